@@ -1,0 +1,1 @@
+"""One request in, exactly one reply out. Knows no cloud."""

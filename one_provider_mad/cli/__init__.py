@@ -1,0 +1,1 @@
+"""The operator's tool `one-provider`; no daemon imports it."""

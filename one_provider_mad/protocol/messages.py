@@ -1,0 +1,119 @@
+"""The values a line is read into and written from."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from one_provider_mad.domain import Value, VmId
+
+
+class Action(Enum):
+    """Every action that oned has sent to a virtualization driver (OpenNebula include/ProtocolMessages.h)."""
+
+    DEPLOY = "DEPLOY"
+    SHUTDOWN = "SHUTDOWN"
+    CANCEL = "CANCEL"
+    SAVE = "SAVE"
+    RESTORE = "RESTORE"
+    MIGRATE = "MIGRATE"
+    REBOOT = "REBOOT"
+    RESET = "RESET"
+    POLL = "POLL"
+    CLEANUP = "CLEANUP"
+    DRIVER_CANCEL = "DRIVER_CANCEL"
+    ATTACHDISK = "ATTACHDISK"
+    DETACHDISK = "DETACHDISK"
+    ATTACHNIC = "ATTACHNIC"
+    DETACHNIC = "DETACHNIC"
+    SNAPSHOTCREATE = "SNAPSHOTCREATE"
+    SNAPSHOTREVERT = "SNAPSHOTREVERT"
+    SNAPSHOTDELETE = "SNAPSHOTDELETE"
+    DISKSNAPSHOTCREATE = "DISKSNAPSHOTCREATE"
+    DISKSNAPSHOTREVERT = "DISKSNAPSHOTREVERT"
+    RESIZE = "RESIZE"
+    RESIZEDISK = "RESIZEDISK"
+    UPDATECONF = "UPDATECONF"
+    UPDATESG = "UPDATESG"
+    UPDATENIC = "UPDATENIC"
+    BACKUP = "BACKUP"
+    BACKUPCANCEL = "BACKUPCANCEL"
+    EXEC = "EXEC"
+    EXEC_CANCEL = "EXEC_CANCEL"
+
+
+class Control(Enum):
+    """The two lines that speak to the driver itself."""
+
+    INIT = "INIT"
+    FINALIZE = "FINALIZE"
+
+
+class Severity(Enum):
+    """First word of a LOG line; oned reads the single letter only."""
+
+    INFO = "I"
+    WARNING = "W"
+    ERROR = "E"
+    DEBUG = "D"
+
+
+class Request(Value, frozen=True, kw_only=True):
+    """One action line, cut into its fields; the payload is not decoded yet.
+
+    Attributes:
+        action: what to do.
+        vm_id: the VM's number (0 to 2147483647, oned's int).
+        payload: base64 as it stood in the line, b"" for none.
+        is_two_blank: the line had an empty (or `-`) status field, as 6.0 and later send it.
+    """
+
+    action: Action
+    vm_id: VmId
+    payload: bytes
+    is_two_blank: bool
+
+
+class Malformed(Value, frozen=True, kw_only=True):
+    """A line that is no request we know.
+
+    Attributes:
+        reason: one sentence: what was wrong.
+        word: the action's word, fit to be written back (upper case, printable ASCII), "" when there was none.
+        vm_id: the id when one could be read, else None.
+        is_two_blank: as in Request.
+    """
+
+    reason: str
+    word: str = ""
+    vm_id: VmId | None = None
+    is_two_blank: bool = True
+
+
+class Reply(Value, frozen=True, kw_only=True):
+    """The one answer to a request.
+
+    Attributes:
+        word: the action's word, upper case.
+        vm_id: the VM's number.
+        is_success: SUCCESS or FAILURE.
+        info: the payload; whatever it holds, it is written as one clean line (protocol/vmm.py).
+    """
+
+    word: str
+    vm_id: VmId
+    is_success: bool
+    info: str = "-"
+
+
+class LogLine(Value, frozen=True, kw_only=True):
+    """A line for oned's logs.
+
+    Attributes:
+        severity: I, W, E or D.
+        text: what to say.
+        vm_id: the VM's log, or None for oned's own.
+    """
+
+    severity: Severity
+    text: str
+    vm_id: VmId | None = None

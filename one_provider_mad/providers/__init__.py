@@ -1,0 +1,1 @@
+"""The clouds. They receive values and return values, and never see a line of the wire."""

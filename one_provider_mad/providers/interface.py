@@ -1,0 +1,263 @@
+"""What a cloud must offer to be driven from OpenNebula: the page to read first.
+
+A cloud of our own kind is a `Provider`: intents, tags, listing. What only some clouds can do is an optional
+capability, a small protocol of its own that the core finds by asking the object (`isinstance`); a provider that
+cannot do a thing simply lacks the methods, and the core answers with one uniform sentence.
+
+A directory of action scripts is a `VerbatimDriver`: it performs a verb as it was sent, with none of the core's
+intents, adoption, coalescing or retries around it.
+
+Rules for every provider method:
+- It raises only kinds of `ProviderError` (errors.py); anything else counts as a defect and is logged as one.
+- It makes one attempt. Retries, pacing and deadlines are the core's; cancellation may strike at any await.
+- After a crash any call may be repeated.
+- It returns when the cloud has accepted the call; waiting for the resulting state is the core's work (`describe`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Value, VmId, VmRequest
+
+Parameters = Mapping[str, Any]
+"""Exactly what a create sends to the cloud, in the cloud's words; must survive JSON unchanged."""
+
+
+class CreatePlan(Value, frozen=True, kw_only=True):
+    """How a VM could be created.
+
+    Attributes:
+        alternatives: parameters to try in this order; the next one only after the cloud definitely had no room.
+        warnings: sentences for the VM's log (an attribute nobody knows, a token that is ignored).
+    """
+
+    alternatives: tuple[Parameters, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class CreateCall(Value, frozen=True, kw_only=True):
+    """One journaled create; repeated exactly as it is.
+
+    Attributes:
+        identity: its tags travel inside the create call itself.
+        token: idempotency token, at most 64 ASCII characters.
+        parameters: one alternative of the plan.
+    """
+
+    identity: Identity
+    token: str
+    parameters: Parameters
+
+
+class ProviderContext(Value, frozen=True, kw_only=True):
+    """What a provider is told about its place.
+
+    Attributes:
+        name: NAME from oned's ARGUMENTS.
+        hypervisor: HYPERVISOR reported, and the TYPE that its PUBLIC_CLOUD sections carry.
+        owner: whose instances these are.
+        state_directory: where it may keep files of its own.
+        warn: tells the operator one sentence (driver log and oned's log).
+    """
+
+    name: str
+    hypervisor: str
+    owner: str
+    state_directory: Path
+    warn: Callable[[str], None]
+
+
+class Provider(Protocol):
+    """A cloud whose instances carry our tags."""
+
+    name: str
+    """The cloud as messages call it: `simulated`, `ec2`..."""
+
+    is_create_repeatable: bool
+    """The cloud honours idempotency tokens: the same create again yields the same instance."""
+
+    visibility_grace: float
+    """Seconds after a create within which the cloud may not show the new instance yet."""
+
+    watch_interval: float
+    """Seconds between two looks while the core waits for a state."""
+
+    async def open(self) -> None:
+        """Get ready (connections, files). Called once, before anything else."""
+
+    async def close(self) -> None:
+        """Let go of everything. Called once, last."""
+
+    async def account(self) -> str:
+        """The account and region the credentials lead to, one short stable text."""
+
+    def plan(self, request: VmRequest) -> CreatePlan:
+        """Turn a VM into create parameters. Pure, no I/O. Raises BadParameter with the sentence for the user."""
+
+    async def create(self, call: CreateCall) -> DeployId:
+        """Create the instance with its identity tags, and return its id.
+
+        The same token and parameters again: the same id. Raises NoCapacity, QuotaExceeded, BadParameter,
+        TokenSpent, TokenMismatch...
+        """
+
+    async def start(self, deploy_id: DeployId) -> None:
+        """Start a stopped (or, where the cloud suspends, suspended) instance. Running already is fine."""
+
+    async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
+        """Stop a running instance, keeping its disks. Stopped already is fine."""
+
+    async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:
+        """Reboot a running instance."""
+
+    async def destroy(self, deploy_id: DeployId) -> None:
+        """Terminate the instance and release what was allocated for it. Terminated already is fine."""
+
+    async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
+        """Make the instance carry exactly this identity (an import, or a start on another host)."""
+
+    async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look at these instances in as few calls as the cloud allows. Ids that the cloud does not know are absent."""
+
+    async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
+        """Every instance whose tags name this owner and VM, gone ones included. Raises rather than return half."""
+
+    async def list_instances(self) -> Sequence[Instance]:
+        """Every instance of the account and region, tagged or not. Raises rather than return half."""
+
+
+@runtime_checkable
+class Suspendable(Protocol):
+    """Keeps an instance's memory while it does not run."""
+
+    async def suspend(self, deploy_id: DeployId) -> None:
+        """Suspend a running instance; `start` resumes it. Suspended already is fine."""
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """Snapshots of a whole instance."""
+
+    async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
+        """Take one (`SNAPSHOT_ID`, `NAME`) and return the cloud's id of it, one word."""
+
+    async def revert_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
+        """Go back to `HYPERVISOR_ID`."""
+
+    async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
+        """Delete `HYPERVISOR_ID`. Gone already is fine."""
+
+
+@runtime_checkable
+class DiskHotplug(Protocol):
+    """Disks that come and go while the instance exists."""
+
+    async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Attach a disk (`DISK_ID`, `SIZE` in MB, `TARGET`...). The same DISK_ID again is fine."""
+
+    async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Detach `DISK_ID`. Not attached is fine."""
+
+
+@runtime_checkable
+class DiskSnapshots(Protocol):
+    """Snapshots of one disk."""
+
+    async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Take a snapshot of `DISK_ID`."""
+
+    async def revert_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Put `DISK_ID` back to its latest snapshot (4.14 only asks for this)."""
+
+
+@runtime_checkable
+class DiskResize(Protocol):
+    """Disks that grow."""
+
+    async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Make `DISK_ID` `SIZE` MB large."""
+
+
+@runtime_checkable
+class NicHotplug(Protocol):
+    """Network interfaces that come and go."""
+
+    async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Attach an interface (`NIC_ID`, `NETWORK`, `MAC`...). The same NIC_ID again is fine."""
+
+    async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Detach `NIC_ID`. Not attached is fine."""
+
+
+@runtime_checkable
+class Resizable(Protocol):
+    """Instances that change their size."""
+
+    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Give the instance the CPU, VCPU and MEMORY (MB) of the request's template."""
+
+
+@runtime_checkable
+class ContextUpdate(Protocol):
+    """Instances whose context can be changed."""
+
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Hand the request's CONTEXT to the instance."""
+
+
+@runtime_checkable
+class NetworkRules(Protocol):
+    """Security groups and network attributes that can be changed on a live instance."""
+
+    async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Apply the rules of `security_group_id`."""
+
+    async def update_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Apply the attributes of the NICs in `virtual_network_id`."""
+
+
+class ProviderFactory(Protocol):
+    """What the registry, or an entry point `one_provider_mad.providers`, yields for a kind of provider."""
+
+    settings_type: type[msgspec.Struct]
+    """Type of the table that is named after the provider; unknown keys are refused by declaring it so."""
+
+    def __call__(self, context: ProviderContext, settings: Any) -> Provider | VerbatimDriver:
+        """Build the provider. No I/O here; that is `open`'s."""
+
+
+class VerbatimRequest(Value, frozen=True, kw_only=True):
+    """One action exactly as the core sent it.
+
+    Attributes:
+        action: the action's word.
+        request: what was read from the message.
+        message: the decoded XML document, as it came.
+        is_two_blank: the line's form, which tells releases up to 5.12 from 6.0 and later.
+    """
+
+    action: str
+    request: VmRequest
+    message: bytes
+    is_two_blank: bool
+
+
+@runtime_checkable
+class VerbatimDriver(Protocol):
+    """Performs verbs as they were sent."""
+
+    name: str
+
+    async def open(self) -> None:
+        """Get ready. Called once, before anything else."""
+
+    async def close(self) -> None:
+        """Let go of everything, children included. Called once, last."""
+
+    async def perform(self, request: VerbatimRequest, log: Callable[[str, str], None]) -> str:
+        """Carry the verb out and return the reply's payload. `log("I", text)` writes to the VM log."""
