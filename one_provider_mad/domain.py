@@ -29,7 +29,7 @@ class Identity(Value, frozen=True, kw_only=True):
     Attributes:
         owner: the installation, as `owner` in the configuration.
         vm_id: the VM's number.
-        stime: the VM's own STIME (seconds since the epoch; 0 where the request had none). It never changes in a VM's life.
+        stime: the VM's own STIME (seconds since the epoch, 0 where the request had none); a VM keeps it all its life.
         seq: HISTORY/SEQ of the create (0 where the request had none). It grows with every resume and recreate.
         host_id: number of the OpenNebula host it runs on (-1 where the request had none); rewritten when it moves.
     """
