@@ -40,6 +40,12 @@ class Identity(Value, frozen=True, kw_only=True):
     seq: int
     host_id: int
 
+    def is_same_life(self, other: Identity | None) -> bool:
+        """True when both are of the same VM in the same of its number's lives, whatever the SEQ and the host."""
+        return (
+            other is not None and self.owner == other.owner and self.vm_id == other.vm_id and self.stime == other.stime
+        )
+
     def tags(self) -> dict[str, str]:
         """The tags that carry this identity in a cloud."""
         return {

@@ -1,0 +1,256 @@
+"""DEPLOY in BOOT: take over the instance this VM has, or create exactly one (decisions 12 and 14).
+
+The order is what makes it safe. First look (tags, then the journal); then repeat what was sent and not answered; only
+then, and only after everything before it was definitely refused or is gone, open a new attempt. An attempt is on disk
+before the cloud hears of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from one_provider_mad.actions.cloud import Cloud, waiting_for
+from one_provider_mad.actions.finding import Finder, listed
+from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmRequest
+from one_provider_mad.errors import (
+    AmbiguousInstance,
+    InstanceNotFound,
+    NoCapacity,
+    NotOurs,
+    ProviderError,
+    TokenMismatch,
+    TokenSpent,
+)
+from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from one_provider_mad.providers.interface import CreateCall, Parameters
+
+
+class Adoption(Value, frozen=True, kw_only=True):
+    """Brings a VM to exactly one instance.
+
+    Attributes:
+        cloud: where the instance is or is to be.
+        journal: attempts and debts.
+        finder: whose instance is it.
+        clock: seconds since the epoch.
+        warn: tells the VM's log one sentence.
+        may_import: an untagged instance that the request names may be taken over.
+    """
+
+    cloud: Cloud
+    journal: Journal
+    finder: Finder
+    clock: Callable[[], float]
+    warn: Callable[[str], None]
+    may_import: bool
+
+    async def adopt_or_create(self, request: VmRequest) -> DeployId:
+        """The id of the VM's instance, which may still be on its way to running.
+
+        Raises:
+            AmbiguousInstance: two instances match in full.
+            NotOurs: the request names an instance that is not this VM's.
+            ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
+        """
+        if request.deploy_id and (named := await self._adopt_named(request)):
+            return named
+        if own := await self._adopt_tagged(request):
+            return own
+        if own := await self._adopt_journaled(request):
+            return own
+        return await self._create(request)
+
+    # Adopting
+
+    async def _adopt_named(self, request: VmRequest) -> DeployId | None:
+        """A DEPLOY in BOOT that names an instance: an import, a retry, or the leftover of a recreate."""
+        deploy_id = request.deploy_id
+        instance = await self.cloud.look_at(deploy_id)
+        if instance is None or instance.state.is_gone:
+            if instance is not None and self.finder.is_ours(instance, request):
+                return None
+            if any(attempt.deploy_id == deploy_id for attempt in await self.finder.attempts(request)):
+                return None  # ours once, and gone since
+            raise InstanceNotFound(f"instance {deploy_id}, which the VM names as its own, does not exist")
+        if instance.identity is None:
+            return await self._import(instance, request)
+        await self.finder.check_ownership(instance, request)
+        if instance.identity.seq == request.seq:
+            return deploy_id
+        if instance.identity.seq < request.seq:
+            await self._leave_behind(instance)
+            return None
+        raise NotOurs(f"instance {deploy_id} is of a later life of VM {request.vm_id} (SEQ {instance.identity.seq})")
+
+    async def _import(self, instance: Instance, request: VmRequest) -> DeployId:
+        if not self.may_import:
+            raise NotOurs(
+                f"instance {instance.deploy_id} has no tags of ours: set policy.allow_import to let VMs take over such"
+            )
+        identity = request.identity(owner=self.cloud.owner)
+        await self.journal.record_import(instance.deploy_id, vm_id=request.vm_id, stime=request.stime)
+        await self.cloud.call("retag", lambda: self.cloud.provider.retag(instance.deploy_id, identity))
+        return instance.deploy_id
+
+    async def _adopt_tagged(self, request: VmRequest) -> DeployId | None:
+        """Sort every live instance with this VM's number: ours now, a leftover, or none of our business."""
+        debts = [debt for debt in await self.journal.debts() if debt.identity.vm_id == request.vm_id]
+        attempts = await self.finder.attempts(request) if debts else []
+        matches: list[Instance] = []
+        for instance in await self.cloud.find(request.vm_id):
+            if instance.state.is_gone or instance.identity is None:
+                continue
+            if any(is_owed(debt, instance, attempts) for debt in debts):
+                continue
+            match self._relation(instance.identity, request):
+                case "ours":
+                    matches.append(instance)
+                case "leftover":
+                    await self._leave_behind(instance)
+                case relation:
+                    self.warn(f"instance {instance.deploy_id} is of {relation} VM {request.vm_id}: it is left alone")
+        if len(matches) > 1:
+            raise AmbiguousInstance(f"{listed(matches)} are both VM {request.vm_id}'s: terminate one in the cloud")
+        return matches[0].deploy_id if matches else None
+
+    @staticmethod
+    def _relation(identity: Identity, request: VmRequest) -> str:
+        if identity.stime != request.stime:
+            return "another"
+        if identity.seq == request.seq:
+            return "ours"
+        return "leftover" if identity.seq < request.seq else "a later life of"
+
+    async def _leave_behind(self, instance: Instance) -> None:
+        """A recreate left this instance: it is somebody's bill until it is terminated."""
+        assert instance.identity is not None  # noqa: S101 - only tagged instances get here
+        self.warn(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
+        await self.journal.add_debt(
+            Debt(
+                deploy_id=instance.deploy_id,
+                identity=instance.identity,
+                reason="left over from before a recreate",
+                since=self.clock(),
+            )
+        )
+
+    async def _adopt_journaled(self, request: VmRequest) -> DeployId | None:
+        """What the journal knows of this very identity, and the cloud does not show (yet)."""
+        owed = {debt.token for debt in await self.journal.debts()}
+        for attempt in await self._attempts(request):
+            if attempt.token in owed:
+                continue
+            if attempt.state is AttemptState.CREATED:
+                if own := await self._adopt_created(attempt):
+                    return own
+            elif attempt.state is AttemptState.OPEN and (own := await self._repeat(attempt, request)):
+                return own
+        return None
+
+    async def _adopt_created(self, attempt: Attempt) -> DeployId | None:
+        instance = await self.cloud.look_at(attempt.deploy_id)
+        if instance is not None and not instance.state.is_gone:
+            return attempt.deploy_id
+        if instance is None and self.finder.is_young(attempt):
+            return attempt.deploy_id  # the cloud has answered its id and will show it
+        await self.finder.close_attempt(attempt, AttemptState.GONE, "terminated or not found")
+        return None
+
+    async def _repeat(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
+        """Send again, unchanged, what was never answered; its token makes that safe."""
+        if not self.cloud.provider.is_create_repeatable:
+            return await self._wait_for_twin(attempt, request)
+        try:
+            return await self._send(attempt, request)
+        except (TokenSpent, NoCapacity):
+            return None
+
+    async def _wait_for_twin(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
+        """Without tokens only time tells: look until the grace has passed."""
+        while True:
+            if own := await self._adopt_tagged(request):
+                return own
+            if not self.finder.is_young(attempt):
+                await self.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
+                return None
+            waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
+            await asyncio.sleep(self.cloud.provider.watch_interval)
+
+    # Creating
+
+    async def _create(self, request: VmRequest) -> DeployId:
+        """Open attempts until one is answered; each alternative once, and again when its token was spent."""
+        plan = self.cloud.provider.plan(request)
+        for warning in plan.warnings:
+            self.warn(warning)
+        shortage: NoCapacity | None = None
+        for parameters in plan.alternatives:
+            try:
+                while True:
+                    attempt = await self._open(request, parameters)
+                    try:
+                        return await self._send(attempt, request)
+                    except TokenSpent as error:
+                        self.warn(f"{error}: a new attempt is made")
+            except NoCapacity as error:
+                shortage = error
+                self.warn(f"{error}")
+        assert shortage is not None  # noqa: S101 - a plan has at least one alternative
+        raise shortage
+
+    async def _attempts(self, request: VmRequest) -> list[Attempt]:
+        return [attempt for attempt in await self.finder.attempts(request) if attempt.identity.seq == request.seq]
+
+    async def _open(self, request: VmRequest, parameters: Parameters) -> Attempt:
+        number = 1 + max((attempt.number for attempt in await self._attempts(request)), default=0)
+        return Attempt.new(request.identity(owner=self.cloud.owner), number, parameters)
+
+    async def _send(self, attempt: Attempt, request: VmRequest) -> DeployId:
+        attempt = msgspec.structs.replace(attempt, sent_at=self.clock())
+        await self.journal.save_attempt(attempt)
+        call = CreateCall(identity=attempt.identity, token=attempt.token, parameters=attempt.parameters)
+        try:
+            return await self.cloud.create(call, record=partial(self._record, attempt))
+        except TokenMismatch as error:
+            return await self._settle_mismatch(attempt, request, error)
+        except TokenSpent as error:
+            await self.finder.close_attempt(attempt, AttemptState.GONE, str(error))
+            raise
+        except ProviderError as error:
+            if error.definite:
+                await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))
+            raise
+
+    async def _record(self, attempt: Attempt, deploy_id: DeployId) -> None:
+        created = msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=deploy_id)
+        await self.journal.save_attempt(created)
+
+    async def _settle_mismatch(self, attempt: Attempt, request: VmRequest, error: TokenMismatch) -> DeployId:
+        """The token made an instance that this journal does not know of: find it before anything else is made."""
+        while self.finder.is_young(attempt):
+            if own := await self._adopt_tagged(request):
+                return own
+            waiting_for.set(f"the instance of an earlier attempt for VM {request.vm_id} to be visible")
+            await asyncio.sleep(self.cloud.provider.watch_interval)
+        await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))
+        raise error
+
+
+def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
+    """True when this instance is what the debt is about, and not something newer of the same VM.
+
+    Newer is what an attempt made that was sent after the debt was noted: by our own clock, since a cloud's may differ.
+    """
+    if debt.deploy_id:
+        return debt.deploy_id == instance.deploy_id
+    identity = instance.identity
+    return (
+        identity is not None
+        and debt.identity.is_same_life(identity)
+        and identity.seq <= debt.identity.seq
+        and all(attempt.deploy_id != instance.deploy_id or attempt.sent_at <= debt.since for attempt in attempts)
+    )

@@ -1,0 +1,253 @@
+"""A provider made safe to call: each call bounded and retried as told, one look at the cloud for all who wait."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.errors import (
+    InstanceNotFound,
+    MadError,
+    ProviderError,
+    ProviderUnavailable,
+    Throttled,
+    WrongState,
+)
+from one_provider_mad.providers.interface import CreateCall, Provider
+
+_Result = TypeVar("_Result")
+
+waiting_for: contextvars.ContextVar[str] = contextvars.ContextVar("waiting_for", default="the cloud")
+"""What the running action waits for; its deadline's sentence says so."""
+
+_FIRST_PAUSE = 0.2
+_LONGEST_PAUSE = 20.0
+"""Seconds between tries: doubled from the first to the longest, with as much again of jitter."""
+
+
+class Cloud:
+    """One provider, as the actions use it.
+
+    Args:
+        provider: the adapter, already open.
+        owner: whose instances are ours.
+        retries: further tries of a call that failed transiently (`-r`).
+        call_timeout: seconds one call may take.
+    """
+
+    def __init__(self, provider: Provider, *, owner: str, retries: int, call_timeout: float) -> None:
+        self.provider = provider
+        self.owner = owner
+        self._retries = retries
+        self._call_timeout = call_timeout
+        self._wanted: set[DeployId] = set()
+        self._next_look: asyncio.Future[Mapping[DeployId, Instance]] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._creates: dict[str, asyncio.Task[DeployId]] = {}
+
+    async def call(
+        self, operation: str, send: Callable[[], Awaitable[_Result]], *, is_repeatable: bool = True
+    ) -> _Result:
+        """Send one call, again where that is allowed, and return its result.
+
+        Args:
+            operation: what it is called in sentences.
+            send: makes the call, once.
+            is_repeatable: sending it again after an uncertain answer does no harm.
+
+        Raises:
+            ProviderError: what the cloud answered in the end.
+        """
+        waiting_for.set(f"the cloud's answer to {operation}")
+        try:
+            return await self._once(operation, send)
+        except ProviderError as error:
+            if not self._may_repeat(error, is_repeatable=is_repeatable, failures=1):
+                raise
+            first = error
+        return await self._again(operation, send, first, is_repeatable=is_repeatable)
+
+    async def _once(self, operation: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
+        limit = asyncio.timeout(self._call_timeout)
+        try:
+            async with limit:
+                return await send()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise ProviderUnavailable(
+                f"{self.provider.name} did not answer {operation} within {self._call_timeout:g} s"
+            ) from error
+
+    def _may_repeat(self, error: BaseException, *, is_repeatable: bool, failures: int) -> bool:
+        if isinstance(error, Throttled):
+            return True  # it was not carried out: pacing it is no retry
+        return isinstance(error, ProviderError) and error.retryable and is_repeatable and failures <= self._retries
+
+    async def _again(
+        self, operation: str, send: Callable[[], Awaitable[_Result]], first: ProviderError, *, is_repeatable: bool
+    ) -> _Result:
+        import tenacity  # only a call that failed needs it
+
+        failures = 0 if isinstance(first, Throttled) else 1
+        pause = tenacity.wait_exponential_jitter(initial=_FIRST_PAUSE, max=_LONGEST_PAUSE, jitter=_FIRST_PAUSE)
+
+        def decide(state: tenacity.RetryCallState) -> bool:
+            nonlocal failures
+            error = state.outcome.exception() if state.outcome else None
+            if error is None:
+                return False
+            failures += not isinstance(error, Throttled)
+            return self._may_repeat(error, is_repeatable=is_repeatable, failures=failures)
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.retry_after if isinstance(error, Throttled) else None
+            return pause(state) if asked is None else asked
+
+        await asyncio.sleep(first.retry_after or _FIRST_PAUSE if isinstance(first, Throttled) else _FIRST_PAUSE)
+        retrying = tenacity.AsyncRetrying(retry=decide, wait=wait, reraise=True, sleep=asyncio.sleep)
+        return await retrying(lambda: self._once(operation, send))
+
+    # Looking
+
+    async def look(self, deploy_ids: Iterable[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look at these instances; everybody who asks meanwhile shares the next call.
+
+        Ids that the cloud does not know are absent; further ids may be present.
+        """
+        self._wanted.update(deploy_ids)
+        if self._next_look is None:
+            self._next_look = asyncio.get_running_loop().create_future()
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_for_all(), name="look")
+        return await asyncio.shield(self._next_look)
+
+    async def _look_for_all(self) -> None:
+        try:
+            while self._next_look is not None:
+                await asyncio.sleep(0)  # let everybody who is about to ask ask
+                wanted, self._wanted = self._wanted, set()
+                answer, self._next_look = self._next_look, None
+                try:
+                    found = await self.call("describe", partial(self.provider.describe, wanted))
+                except asyncio.CancelledError:
+                    answer.cancel()
+                    raise
+                except Exception as error:  # noqa: BLE001 - whoever waits has to deal with it
+                    answer.set_exception(error)
+                    answer.exception()  # they may all have gone
+                else:
+                    answer.set_result(found)
+        finally:
+            self._looking = None
+
+    async def look_at(self, deploy_id: DeployId) -> Instance | None:
+        """Look at one instance; None when the cloud does not know it."""
+        return (await self.look((deploy_id,))).get(deploy_id)
+
+    async def find(self, vm_id: VmId) -> list[Instance]:
+        """Every instance that carries our tags for this VM number, gone ones included; complete or an error."""
+        return list(await self.call("find by tags", lambda: self.provider.find(owner=self.owner, vm_id=vm_id)))
+
+    async def watch(self, deploy_id: DeployId, wanted: frozenset[InstanceState], *, grace: float = 0.0) -> Instance:
+        """Wait until an instance is in one of the wanted states.
+
+        Args:
+            deploy_id: the instance.
+            wanted: states to wait for.
+            grace: seconds for which the cloud may not know the id yet.
+
+        Raises:
+            InstanceNotFound: the cloud does not know it (any more).
+            WrongState: it is terminated, so that it will never get there.
+        """
+        loop = asyncio.get_running_loop()
+        visible_by = loop.time() + grace
+        names = " or ".join(sorted(state.value for state in wanted))
+        while True:
+            try:
+                instance = await self.look_at(deploy_id)
+            except ProviderError as error:
+                if not error.retryable:
+                    raise
+                # Not knowing is no news: keep waiting, the action's deadline bounds it.
+                waiting_for.set(f"{deploy_id} to be {names} (last answer: {error})")
+            else:
+                if arrived := _arrived(deploy_id, instance, wanted, is_young=loop.time() < visible_by):
+                    return arrived
+                state = instance.raw_state if instance else "not visible yet"
+                waiting_for.set(f"{deploy_id} to be {names} (it is {state})")
+            await asyncio.sleep(self.provider.watch_interval)
+
+    # Creating
+
+    async def create(self, call: CreateCall, *, record: Callable[[DeployId], Awaitable[None]]) -> DeployId:
+        """Send a create; whoever sends the same one meanwhile shares its answer.
+
+        The call goes on when the caller is cancelled: only its answer tells what there is to destroy.
+
+        Args:
+            call: what to send.
+            record: writes the id down, before anybody is told of it.
+        """
+        task = self._creates.get(call.token)
+        if task is None:
+            task = asyncio.create_task(self._create(call, record), name=f"create for vm {call.identity.vm_id}")
+            self._creates[call.token] = task
+            task.add_done_callback(lambda done: self._created(call.token, done))
+        waiting_for.set("the cloud's answer to create")
+        return await asyncio.shield(task)
+
+    async def _create(self, call: CreateCall, record: Callable[[DeployId], Awaitable[None]]) -> DeployId:
+        deploy_id = await self.call(
+            "create", lambda: self.provider.create(call), is_repeatable=self.provider.is_create_repeatable
+        )
+        await record(deploy_id)
+        return deploy_id
+
+    def _created(self, token: str, done: asyncio.Task[DeployId]) -> None:
+        del self._creates[token]
+        if not done.cancelled():
+            done.exception()  # whoever sent it may have gone
+
+    async def create_under_way(self, token: str) -> DeployId | None:
+        """Wait for a create that was sent and not answered yet; None when there is none or it failed."""
+        task = self._creates.get(token)
+        if task is None:
+            return None
+        try:
+            return await asyncio.shield(task)
+        except MadError:
+            return None
+
+    async def close(self) -> None:
+        """End what is under way and close the provider."""
+        tasks = [*self._creates.values(), *([self._looking] if self._looking else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.provider.close()
+
+
+def _arrived(
+    deploy_id: DeployId, instance: Instance | None, wanted: frozenset[InstanceState], *, is_young: bool
+) -> Instance | None:
+    """The instance once it is where it should be, None while it may still get there."""
+    if instance is None:
+        if is_young:
+            return None
+        raise InstanceNotFound(f"instance {deploy_id} is not known to the cloud any more")
+    if instance.state in wanted:
+        return instance
+    if instance.state.is_gone and InstanceState.TERMINATED not in wanted:
+        raise WrongState(f"instance {deploy_id} is {instance.raw_state}{_because(instance)}")
+    return None
+
+
+def _because(instance: Instance) -> str:
+    return f": {instance.reason}" if instance.reason else ""

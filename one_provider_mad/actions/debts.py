@@ -1,0 +1,221 @@
+"""What must be destroyed and could not be: noted, and retried until it is seen terminated (decision 17)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import structlog
+
+from one_provider_mad.actions.adoption import is_owed
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.actions.finding import Finder
+from one_provider_mad.actions.intents import Intent, intent_of
+from one_provider_mad.actions.lanes import Job, Lanes
+from one_provider_mad.actions.lifecycle import terminate, terminated
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.errors import (
+    CannotTell,
+    DeadlineExceeded,
+    JournalError,
+    MadError,
+    ProviderError,
+    RequestRefused,
+    SettingsError,
+)
+from one_provider_mad.journal import Attempt, AttemptState, Debt
+from one_provider_mad.protocol.messages import Action, Severity
+
+log = structlog.get_logger()
+
+_FIRST_PAUSE = 2.0
+_LONGEST_PAUSE = 300.0
+"""Seconds between tries of one debt, doubled each time: an outage of a minute costs little, one of a day no flood."""
+
+_TRY_TIMEOUT = 300.0
+"""Seconds one try may take; a terminate that is under way goes on in the cloud without us."""
+
+_OWED_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError)
+"""Failures after which the instance may still be there. Others are refusals: it is not ours to destroy."""
+
+
+class Debts:
+    """Notes debts and pays them.
+
+    Args:
+        engines: the cloud and the journal.
+        tell: says something in a VM's log.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, engines: EngineSource, *, tell: Callable[[Severity, str, VmId], None], clock: Callable[[], float]
+    ) -> None:
+        self._engines = engines
+        self._tell = tell
+        self._clock = clock
+        self._due: dict[int, float] = {}
+        self._under_way: set[int] = set()
+
+    # Noting
+
+    async def note_failure(self, action: Action, content: object, error: MadError) -> None:
+        """A request that was to destroy has failed, and the core will not ask again."""
+        if not isinstance(content, VmRequest) or not isinstance(error, _OWED_AFTER):
+            return
+        if not _means(action, content, Intent.DESTROY):
+            return
+        await self._add(content, f"{action.value} failed: {error}", deploy_id=content.deploy_id, token="")
+
+    async def forget_create(self, action: Action, content: object) -> None:
+        """A deploy was called off: whatever it has made or may yet make has to go."""
+        if not isinstance(content, VmRequest) or not _means(action, content, Intent.CREATE):
+            return
+        try:
+            engine = await self._engines.current()
+            attempts = await engine.finder.attempts(content) if engine.finder else []
+        except MadError as error:
+            log.warning("attempts of a cancelled deploy not read", vm=content.vm_id, error=str(error))
+            return
+        for attempt in attempts:
+            if attempt.identity.seq == content.seq and attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
+                await self._add(content, "its deploy was cancelled", deploy_id=attempt.deploy_id, token=attempt.token)
+
+    async def _add(self, request: VmRequest, reason: str, *, deploy_id: DeployId, token: str) -> None:
+        debt = Debt(
+            deploy_id=deploy_id,
+            token=token,
+            identity=request.identity(owner=self._engines.owner),
+            reason=reason,
+            since=self._clock(),
+        )
+        try:
+            if self._engines.journal is None:
+                raise JournalError("there is no journal to note it in")
+            await self._engines.journal.add_debt(debt)
+        except JournalError as error:
+            text = f"an instance of this VM may be left in the cloud, terminate it there: {error}"
+            self._tell(Severity.ERROR, text, request.vm_id)
+
+    # Paying
+
+    async def pay_for_ever(self, lanes: Lanes) -> None:
+        """Try each debt when it is due, in its VM's lane, for as long as the driver runs."""
+        while True:
+            journal = self._engines.journal
+            if journal is None or self._engines.is_verbatim:
+                return
+            journal.has_new_debt.clear()
+            try:
+                debts = await journal.debts()
+            except JournalError as error:
+                log.warning("debts not read", error=str(error))
+                debts = []
+            now = self._clock()
+            for debt in debts:
+                if debt.id not in self._under_way and self._due.setdefault(debt.id, now) <= now:
+                    self._under_way.add(debt.id)
+                    name = f"debt vm {debt.identity.vm_id}"
+                    lanes.submit(Job(debt.identity.vm_id, name, partial(self._try, debt), is_background=True))
+            await self._pause([self._due[debt.id] - now for debt in debts if debt.id not in self._under_way])
+
+    async def _pause(self, waits: list[float]) -> None:
+        """Until the next debt is due or a new one is noted."""
+        journal = self._engines.journal
+        if journal is None:
+            return
+        try:
+            async with asyncio.timeout(max(0.05, min(waits, default=_LONGEST_PAUSE))):
+                await journal.has_new_debt.wait()
+        except TimeoutError:
+            return
+
+    async def _try(self, debt: Debt, _job: Job) -> None:
+        """One try at one debt. Only cancellation escapes."""
+        tries = debt.tries + 1
+        try:
+            engine = await self._engines.current()
+            async with asyncio.timeout(_TRY_TIMEOUT):
+                await pay(engine, debt)
+            await engine.journal.pay_debt(debt)
+            log.info("debt paid", debt=debt.id, vm=debt.identity.vm_id, instance=debt.deploy_id)
+        except (MadError, TimeoutError) as error:
+            self._due[debt.id] = self._clock() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 10))
+            log.warning("debt not paid", debt=debt.id, vm=debt.identity.vm_id, error=str(error) or "out of time")
+            await self._note_try(debt, str(error) or "out of time")
+        except Exception as error:
+            self._due[debt.id] = self._clock() + _LONGEST_PAUSE
+            log.exception("debt failed unexpectedly", debt=debt.id)
+            await self._note_try(debt, f"internal error ({type(error).__name__})")
+        finally:
+            self._under_way.discard(debt.id)
+            if self._engines.journal is not None:
+                self._engines.journal.has_new_debt.set()
+
+    async def _note_try(self, debt: Debt, error: str) -> None:
+        try:
+            if self._engines.journal is not None:
+                await self._engines.journal.note_try(debt, error)
+        except JournalError as failure:
+            log.warning("debt's try not noted", debt=debt.id, error=str(failure))
+
+
+def _means(action: Action, request: VmRequest, intent: Intent) -> bool:
+    try:
+        return intent_of(action, request.lcm_state, has_deploy_id=bool(request.deploy_id)) is intent
+    except (RequestRefused, KeyError):
+        return False
+
+
+async def pay(engine: Engine, debt: Debt) -> None:
+    """Destroy what a debt is about; returns once it is terminated, or gone for certain.
+
+    Raises:
+        MadError: not this time.
+    """
+    if engine.cloud is None or engine.finder is None:
+        raise SettingsError("the configuration names a directory of scripts, which knows no debts")
+    identity = msgspec.structs.replace(debt.identity, owner=engine.cloud.owner)
+    debt = msgspec.structs.replace(debt, identity=identity)
+    if debt.token:
+        await engine.cloud.create_under_way(debt.token)
+    for instance in await _owed(engine.cloud, engine.finder, debt):
+        if not identity.is_same_life(instance.identity):
+            log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
+            continue
+        await terminate(engine.cloud, instance)
+        await terminated(engine.cloud, instance.deploy_id)
+        await engine.journal.unpark(instance.deploy_id)
+
+
+async def _owed(cloud: Cloud, finder: Finder, debt: Debt) -> list[Instance]:
+    """The debt's instances that are not terminated yet; none only if that is certain."""
+    every = await finder.attempts_of(debt.identity)
+    attempts = [attempt for attempt in every if _is_about(attempt, debt)]
+    ids = {debt.deploy_id} if debt.deploy_id else {attempt.deploy_id for attempt in attempts if attempt.deploy_id}
+    looked = await cloud.look(ids) if ids else {}
+    found = {id_: instance for id_, instance in looked.items() if id_ in ids}
+    for instance in await cloud.find(debt.identity.vm_id):
+        if is_owed(debt, instance, every):
+            found.setdefault(instance.deploy_id, instance)
+    alive = [instance for instance in found.values() if instance.state is not InstanceState.TERMINATED]
+    if not alive:
+        unsettled = [attempt for attempt in attempts if attempt.deploy_id not in found]
+        if any(finder.is_young(attempt) for attempt in unsettled):
+            raise CannotTell(f"cannot tell yet whether VM {debt.identity.vm_id}'s instance exists")
+        for attempt in attempts:
+            await finder.close_attempt(attempt, AttemptState.GONE, "destroyed, or not found after the grace")
+    return alive
+
+
+def _is_about(attempt: Attempt, debt: Debt) -> bool:
+    if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED) or attempt.sent_at > debt.since:
+        return False
+    if debt.token:
+        return attempt.token == debt.token
+    if debt.deploy_id:
+        return attempt.deploy_id == debt.deploy_id
+    return attempt.identity.seq <= debt.identity.seq

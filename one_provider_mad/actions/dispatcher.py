@@ -1,0 +1,384 @@
+"""Takes requests, runs them in their lanes, and answers each exactly once (decision 6)."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from functools import partial
+from time import monotonic
+from typing import Protocol
+
+import structlog
+
+from one_provider_mad.actions.cloud import waiting_for
+from one_provider_mad.actions.debts import Debts
+from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.actions.lanes import Job, Lanes
+from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.actions.polling import NO_NEWS, poll
+from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS
+from one_provider_mad.domain import Value, VmId, VmRequest
+from one_provider_mad.errors import CannotTell, DeadlineExceeded, MadError, RequestRefused, SettingsError
+from one_provider_mad.options import Options
+from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply, Request, Severity
+from one_provider_mad.protocol.payload import read_payload
+from one_provider_mad.protocol.vmm import deploy_id_problem, format_log, format_reply
+from one_provider_mad.providers.interface import VerbatimRequest
+
+log = structlog.get_logger()
+
+DEADLINES = {Action.DEPLOY: 600.0}
+OTHER_DEADLINE = 300.0
+"""Seconds an action may take without `-w`. oned itself never gives up on one; a new instance may well take minutes."""
+
+_LARGE = 128 * 1024
+"""Bytes of payload from which on it is parsed in a thread: about a millisecond of the loop's time."""
+
+_POLLS_AT_ONCE = 64
+"""POLL answers written before others get a turn."""
+
+
+class Output(Protocol):
+    """Where lines go (transport.Writer)."""
+
+    def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
+        """Write a line that must not be lost."""
+
+    def log(self, data: bytes) -> None:
+        """Write a LOG line."""
+
+
+class Accepted(Value, frozen=True, kw_only=True):
+    """A request that will be answered.
+
+    Attributes:
+        action: what to do.
+        vm_id: the VM.
+        is_two_blank: form of the line.
+        content: what was read from the message, or the reading under way of a very large one.
+        message: the XML document, for verbatim drivers only.
+        number: its record in the journal, 0 for none.
+        is_after_cancel: DRIVER_CANCEL for this VM came just before.
+        recovered: it was taken by an earlier process; its answer may be called off by `is_superseded`.
+    """
+
+    action: Action
+    vm_id: VmId
+    is_two_blank: bool
+    content: VmRequest | asyncio.Future[tuple[VmRequest, bytes] | Malformed]
+    message: bytes = b""
+    number: int = 0
+    is_after_cancel: bool = False
+    recovered: Recovered | None = None
+
+
+class Recovered:
+    """A request of an earlier process, until it is answered or a newer one for its VM comes."""
+
+    __slots__ = ("is_superseded",)
+
+    def __init__(self) -> None:
+        self.is_superseded = False
+
+
+class Dispatcher:
+    """Turns requests into replies.
+
+    Args:
+        options: ARGUMENTS.
+        engines: what the actions run on.
+        output: where lines go.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, options: Options, *, engines: EngineSource, output: Output, clock: Callable[[], float]) -> None:
+        self._options = options
+        self._engines = engines
+        self._output = output
+        self._clock = clock
+        self._general_id = "-1"
+        self._cancelled: set[VmId] = set()
+        self._recovered: dict[VmId, list[Recovered]] = {}
+        self._debts = Debts(engines, tell=self.tell, clock=clock)
+        self.lanes = Lanes(options.threads, poll=self._poll, let_go=self._let_go, called_off=self._called_off)
+
+    # Taking requests
+
+    def accept(self, request: Request | Malformed) -> None:
+        """Take one line's content. Never raises, never blocks; the answer comes by itself."""
+        if not request.is_two_blank:
+            # Up to 5.12: oned's own log has the id `-` there, and `-1` from 6.0 on.
+            self._general_id = "-"
+        if isinstance(request, Malformed):
+            self._refuse(request)
+            return
+        self._supersede(request.vm_id)
+        if request.action is Action.DRIVER_CANCEL:
+            self._call_off(request.vm_id)
+        elif len(request.payload) > _LARGE:
+            reading = asyncio.get_running_loop().run_in_executor(None, read_payload, request)
+            self._submit(request, reading, b"")
+        else:
+            read = read_payload(request)
+            if isinstance(read, Malformed):
+                self._refuse(read)
+            else:
+                self._submit(request, *read)
+
+    def take_over(self, request: Request) -> Recovered:
+        """Take a request that an earlier process left unanswered; a newer one for its VM calls its answer off."""
+        recovered = Recovered()
+        self._recovered.setdefault(request.vm_id, []).append(recovered)
+        read = read_payload(request)
+        if isinstance(read, Malformed):
+            self._refuse(read)
+        else:
+            self._submit(request, *read, recovered=recovered)
+        return recovered
+
+    def await_newer(self, vm_id: VmId) -> Recovered:
+        """Be told, by `is_superseded`, when a newer request for this VM comes."""
+        recovered = Recovered()
+        self._recovered.setdefault(vm_id, []).append(recovered)
+        return recovered
+
+    def _supersede(self, vm_id: VmId) -> None:
+        if self._recovered:
+            for recovered in self._recovered.pop(vm_id, ()):
+                recovered.is_superseded = True
+
+    def _submit(
+        self,
+        request: Request,
+        content: VmRequest | asyncio.Future[tuple[VmRequest, bytes] | Malformed],
+        message: bytes,
+        *,
+        recovered: Recovered | None = None,
+    ) -> None:
+        is_verbatim = self._engines.is_verbatim
+        if request.action is Action.POLL and isinstance(content, VmRequest) and not is_verbatim:
+            self.lanes.submit_poll(content)
+            return
+        is_after_cancel = request.vm_id in self._cancelled
+        self._cancelled.discard(request.vm_id)
+        accepted = Accepted(
+            action=request.action,
+            vm_id=request.vm_id,
+            is_two_blank=request.is_two_blank,
+            content=content,
+            message=message if is_verbatim else b"",
+            number=self._record(request, is_verbatim=is_verbatim),
+            is_after_cancel=is_after_cancel,
+            recovered=recovered,
+        )
+        name = f"{request.action.value.lower()} vm {request.vm_id}"
+        self.lanes.submit(Job(request.vm_id, name, partial(self._answer, accepted), number=accepted.number))
+
+    def _record(self, request: Request, *, is_verbatim: bool) -> int:
+        journal = self._engines.journal
+        if journal is None:
+            return 0
+        is_kept = request.action in CREATES_OR_DESTROYS and not is_verbatim
+        return journal.open_request(
+            action=request.action.value,
+            vm_id=request.vm_id,
+            is_two_blank=request.is_two_blank,
+            payload=request.payload if is_kept else b"",
+        )
+
+    def _close(self, number: int) -> None:
+        if number and self._engines.journal is not None:
+            self._engines.journal.close_request(number)
+
+    # DRIVER_CANCEL
+
+    def _call_off(self, vm_id: VmId) -> None:
+        """Cancel what waits or runs for this VM, and answer nothing: a late reply would be taken for a new one's."""
+        if self.lanes.call_off(vm_id):
+            self._cancelled.add(vm_id)
+            self.tell(Severity.INFO, f"Driver command for {vm_id} cancelled", vm_id)
+
+    def _called_off(self, job: Job) -> None:
+        self._close(job.number)
+
+    # Answering
+
+    async def _answer(self, accepted: Accepted, job: Job) -> None:
+        """Carry out one request and say how it went. Only cancellation escapes."""
+        waiting_for.set("its turn")
+        begun = monotonic()
+        try:
+            info = await self._within_deadline(accepted)
+        except asyncio.CancelledError:
+            if job.is_called_off:
+                await self._debts.forget_create(accepted.action, accepted.content)
+                return
+            raise
+        except MadError as error:
+            await self._note_debt(accepted, error)
+            self._finish(accepted, str(error), begun, is_success=False)
+        except Exception as error:
+            log.exception("action failed unexpectedly", action=accepted.action.value, vm=accepted.vm_id)
+            sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
+            await self._note_debt(accepted, CannotTell(sentence))
+            self._finish(accepted, sentence, begun, is_success=False)
+        else:
+            self._finish(accepted, info, begun, is_success=True)
+
+    async def _note_debt(self, accepted: Accepted, error: MadError) -> None:
+        if accepted.action is Action.CLEANUP or (accepted.action is Action.CANCEL and accepted.is_after_cancel):
+            await self._debts.note_failure(accepted.action, accepted.content, error)
+
+    async def _within_deadline(self, accepted: Accepted) -> str:
+        seconds = self._deadline(accepted.action)
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self._carry_out(accepted, limit.when() or math.inf)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(f"gave up after {seconds:g} s waiting for {waiting_for.get()}") from error
+
+    def _deadline(self, action: Action) -> float | None:
+        if self._options.timeout is not None:
+            return self._options.timeout or None
+        return None if self._engines.is_verbatim else DEADLINES.get(action, OTHER_DEADLINE)
+
+    async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
+        request, message = await self._read(accepted)
+        engine = await self._engines.current()
+        if engine.verbatim is not None:
+            verbatim = VerbatimRequest(
+                action=accepted.action.value, request=request, message=message, is_two_blank=accepted.is_two_blank
+            )
+            return await engine.verbatim.perform(verbatim, partial(self._tell_as, accepted.vm_id))
+        work = self._work(engine, request, deadline)
+        if accepted.action is Action.POLL:
+            return await self._poll_alone(engine, request)
+        try:
+            info = await HANDLERS[accepted.action](work)
+        except MadError as error:
+            if first := FIRST_WORDS.get(accepted.action):
+                raise RequestRefused(f"{first(work)} {error}") from error
+            raise
+        if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
+            raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
+        if first := FIRST_WORDS.get(accepted.action):
+            return first(work)
+        return info
+
+    async def _read(self, accepted: Accepted) -> tuple[VmRequest, bytes]:
+        if isinstance(accepted.content, VmRequest):
+            return accepted.content, accepted.message
+        read = await asyncio.shield(accepted.content)
+        if isinstance(read, Malformed):
+            raise RequestRefused(read.reason)
+        return read
+
+    def _work(self, engine: Engine, request: VmRequest, deadline: float) -> Work:
+        if engine.cloud is None or engine.finder is None:
+            raise AssertionError("an engine has a cloud or is verbatim")
+        return Work(
+            cloud=engine.cloud,
+            journal=engine.journal,
+            finder=engine.finder,
+            policy=engine.configuration.settings.policy,
+            request=request,
+            deadline=deadline,
+            clock=self._clock,
+            warn=lambda text: self.tell(Severity.WARNING, text, request.vm_id),
+        )
+
+    def _finish(self, accepted: Accepted, info: str, begun: float, *, is_success: bool) -> None:
+        log.info(
+            "action answered",
+            action=accepted.action.value,
+            vm=accepted.vm_id,
+            success=is_success,
+            info=info,
+            seconds=round(monotonic() - begun, 4),
+        )
+        if accepted.recovered is not None and accepted.recovered.is_superseded:
+            self._close(accepted.number)
+            return
+        if not is_success and accepted.action is Action.REBOOT and accepted.is_two_blank:
+            # 6.0 and later drop the answer to REBOOT, failure and all: only the VM's log can tell.
+            self.tell(Severity.ERROR, f"REBOOT: {info}", accepted.vm_id)
+        self._reply(accepted.action.value, accepted.vm_id, info, is_success=is_success, number=accepted.number)
+
+    def _reply(self, word: str, vm_id: VmId, info: str, *, is_success: bool, number: int = 0) -> None:
+        reply = Reply(word=word, vm_id=vm_id, is_success=is_success, info=info)
+        self._output.send(format_reply(reply), on_written=partial(self._close, number) if number else None)
+
+    def fail(self, word: str, vm_id: VmId, sentence: str) -> None:
+        """Answer a request that is not carried out."""
+        log.warning("request refused", action=word, vm=vm_id, reason=sentence)
+        self._reply(word, vm_id, sentence, is_success=False)
+
+    def _refuse(self, malformed: Malformed) -> None:
+        if malformed.vm_id is not None and malformed.word:
+            self.fail(malformed.word, malformed.vm_id, malformed.reason)
+        else:
+            self.tell(Severity.ERROR, f"ignored a line that is no request: {malformed.reason}")
+
+    def tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
+        """Say something in the VM's log, or in oned's own."""
+        log.info("told", severity=severity.value, vm=vm_id, text=text)
+        self._output.log(format_log(LogLine(severity=severity, text=text, vm_id=vm_id), self._general_id))
+
+    def _tell_as(self, vm_id: VmId, letter: str, text: str) -> None:
+        self.tell(Severity(letter), text, vm_id)
+
+    # POLL
+
+    async def _poll(self, requests: list[VmRequest]) -> None:
+        """Answer a batch of POLLs from one look at the cloud."""
+        waiting_for.set("its turn")
+        unanswered = dict.fromkeys(range(len(requests)))
+        seconds = self._deadline(Action.POLL)
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                engine = await self._engines.current()
+                if engine.cloud is None:
+                    raise SettingsError("the configuration changed meanwhile")
+                number = 0
+                async for request, reply in poll(engine.cloud, requests):
+                    del unanswered[number]
+                    number += 1
+                    if self.lanes.is_listed(request):
+                        self._output.send(format_reply(reply))
+                    if number % _POLLS_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+        except MadError as error:
+            sentence = str(error)
+        except TimeoutError:
+            sentence = f"gave up after {seconds:g} s waiting for {waiting_for.get()}"
+        except Exception as error:
+            log.exception("poll failed unexpectedly")
+            sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
+        else:
+            return
+        for number in unanswered:
+            if self.lanes.is_listed(requests[number]):
+                self._reply(Action.POLL.value, requests[number].vm_id, sentence, is_success=False)
+
+    async def pay_debts(self) -> None:
+        """Destroy, for as long as the driver runs, what must be destroyed and could not be."""
+        await self._debts.pay_for_ever(self.lanes)
+
+    async def _poll_alone(self, engine: Engine, request: VmRequest) -> str:
+        """A POLL that was too large to be read at once."""
+        if engine.cloud is None:
+            raise AssertionError("a verbatim driver performs POLL itself")
+        async for _, reply in poll(engine.cloud, [request]):
+            if not reply.is_success:
+                raise RequestRefused(reply.info)
+            return reply.info
+        raise AssertionError("one POLL, one answer")
+
+    def _let_go(self, request: VmRequest) -> None:
+        """An action has overtaken this POLL: what its listing would tell may be over by then."""
+        self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)

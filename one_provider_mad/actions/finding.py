@@ -1,0 +1,183 @@
+"""Which instance is the VM's: the same way for every verb, and never somebody else's (decisions 14 to 16)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from one_provider_mad.actions.cloud import Cloud, waiting_for
+from one_provider_mad.domain import Identity, Instance, InstanceState, VmRequest
+from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
+from one_provider_mad.journal import Attempt, AttemptState, Journal
+
+
+class Finder:
+    """Finds the instances of VMs.
+
+    Args:
+        cloud: where to look.
+        journal: what was created, and what was imported.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, cloud: Cloud, journal: Journal, clock: Callable[[], float]) -> None:
+        self._cloud = cloud
+        self._journal = journal
+        self._clock = clock
+
+    async def locate(self, request: VmRequest) -> Instance:
+        """The one instance of this VM: by id, else by tags, else by what the journal knows of it.
+
+        Raises:
+            NotOurs: the instance that the request names is another VM's or nobody's.
+            AmbiguousInstance: several are this VM's.
+            InstanceNotFound: there is none.
+        """
+        if request.deploy_id:
+            instance = await self._cloud.look_at(request.deploy_id)
+            if instance is not None:
+                await self.check_ownership(instance, request)
+                return instance
+        while True:
+            alive = await self.alive(request)
+            if len(alive) > 1:
+                raise AmbiguousInstance(
+                    f"{listed(alive)} are all VM {request.vm_id}'s: terminate all but one in the cloud"
+                )
+            if alive:
+                return alive[0]
+            if not await self._may_still_appear(request):
+                raise InstanceNotFound(f"instance {request.deploy_id} of VM {request.vm_id} does not exist")
+            waiting_for.set(f"the new instance of VM {request.vm_id} to be visible")
+            await asyncio.sleep(self._cloud.provider.watch_interval)
+
+    async def check_ownership(self, instance: Instance, request: VmRequest) -> None:
+        """Refuse an instance that is not this very VM's.
+
+        Raises:
+            NotOurs: its tags name somebody else, or nobody.
+        """
+        if self.is_ours(instance, request):
+            return
+        identity = instance.identity
+        if identity is None:
+            if await self._journal.is_imported(instance.deploy_id, vm_id=request.vm_id, stime=request.stime):
+                return
+            raise NotOurs(f"instance {instance.deploy_id} has no tags of ours: it is left alone")
+        if identity.owner != self._cloud.owner:
+            raise NotOurs(f"instance {instance.deploy_id} belongs to owner {identity.owner}: it is left alone")
+        if identity.vm_id != request.vm_id:
+            raise NotOurs(f"instance {instance.deploy_id} belongs to VM {identity.vm_id}: it is left alone")
+        raise NotOurs(f"instance {instance.deploy_id} belongs to an earlier VM {identity.vm_id}: it is left alone")
+
+    def is_ours(self, instance: Instance, request: VmRequest) -> bool:
+        """True when the tags name this owner, this VM and this life of the VM's number."""
+        return request.identity(owner=self._cloud.owner).is_same_life(instance.identity)
+
+    async def alive(self, request: VmRequest) -> list[Instance]:
+        """Every live instance of this VM: by a complete lookup of tags, and by the ids that the journal has."""
+        found = {
+            instance.deploy_id: instance
+            for instance in await self._cloud.find(request.vm_id)
+            if self.is_ours(instance, request)
+        }
+        known = [
+            attempt.deploy_id
+            for attempt in await self.attempts(request)
+            if attempt.state is AttemptState.CREATED and attempt.deploy_id not in found
+        ]
+        if known:
+            looked = await self._cloud.look(known)
+            found.update((id_, looked[id_]) for id_ in known if id_ in looked and self.is_ours(looked[id_], request))
+        return [instance for instance in found.values() if not instance.state.is_gone]
+
+    async def attempts(self, request: VmRequest) -> list[Attempt]:
+        """Every journaled attempt of this life of the VM, oldest first."""
+        return await self.attempts_of(request.identity(owner=self._cloud.owner))
+
+    async def attempts_of(self, identity: Identity) -> list[Attempt]:
+        """Every journaled attempt of this identity's life, whatever its SEQ, oldest first."""
+        attempts = await self._journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
+        return [attempt for attempt in attempts if identity.is_same_life(attempt.identity)]
+
+    async def _may_still_appear(self, request: VmRequest) -> bool:
+        """True while the cloud may not show an instance that it has just made."""
+        return any(
+            attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt)
+            for attempt in await self.attempts(request)
+        )
+
+    def is_young(self, attempt: Attempt) -> bool:
+        """True within the grace after the attempt was last sent."""
+        return self._clock() < attempt.sent_at + self._cloud.provider.visibility_grace
+
+    async def to_destroy(self, request: VmRequest, *, deadline: float) -> list[Instance]:
+        """What is left to destroy of this VM; an empty list means gone for certain (decision 16).
+
+        Args:
+            request: the VM, with or without the id of its instance.
+            deadline: loop time by which certainty must be had.
+
+        Raises:
+            NotOurs: the named instance is not this VM's.
+            CannotTell: something may exist that the cloud does not show.
+        """
+        named = await self._named(request)
+        if named is not None:
+            return [] if named.state is InstanceState.TERMINATED else [named]
+        while True:
+            for attempt in await self.attempts(request):
+                if attempt.state is AttemptState.OPEN:
+                    await self._cloud.create_under_way(attempt.token)
+            try:
+                alive = await self.alive(request)
+            except ProviderError as error:
+                raise CannotTell(f"cannot tell whether VM {request.vm_id}'s instance still exists: {error}") from error
+            if alive:
+                return alive
+            unsettled = [attempt for attempt in await self.attempts(request) if self._is_unsettled(attempt)]
+            if not unsettled:
+                await self._settle(request)
+                return []
+            await self._wait_for_certainty(request, unsettled, deadline)
+
+    async def _named(self, request: VmRequest) -> Instance | None:
+        if not request.deploy_id:
+            return None
+        try:
+            instance = await self._cloud.look_at(request.deploy_id)
+        except ProviderError as error:
+            raise CannotTell(f"cannot tell whether instance {request.deploy_id} still exists: {error}") from error
+        if instance is not None:
+            await self.check_ownership(instance, request)
+        return instance
+
+    def _is_unsettled(self, attempt: Attempt) -> bool:
+        return attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt)
+
+    async def _settle(self, request: VmRequest) -> None:
+        """A complete lookup found nothing and the grace has passed: what was open never came to be."""
+        for attempt in await self.attempts(request):
+            if attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
+                await self.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
+
+    async def close_attempt(self, attempt: Attempt, state: AttemptState, detail: str) -> None:
+        """Write down how an attempt ended."""
+        await self._journal.save_attempt(msgspec.structs.replace(attempt, state=state, detail=detail))
+
+    async def _wait_for_certainty(self, request: VmRequest, unsettled: list[Attempt], deadline: float) -> None:
+        certain_at = max(attempt.sent_at for attempt in unsettled) + self._cloud.provider.visibility_grace
+        seconds = max(0.0, certain_at - self._clock())
+        if asyncio.get_running_loop().time() + seconds > deadline:
+            raise CannotTell(
+                f"cannot tell whether VM {request.vm_id}'s instance still exists: wait {seconds:.0f} s and try again"
+            )
+        waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
+        await asyncio.sleep(min(seconds, self._cloud.provider.watch_interval))
+
+
+def listed(instances: list[Instance]) -> str:
+    """Their ids, for a sentence."""
+    return " and ".join(sorted(instance.deploy_id for instance in instances))

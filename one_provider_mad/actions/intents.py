@@ -1,0 +1,105 @@
+"""What an action means: DEPLOY, SHUTDOWN, CANCEL, SAVE and RESTORE depend on the VM's LCM_STATE (decision 9).
+
+The numbers are OpenNebula's (include/VirtualMachine.h, LcmState). A state that is not in the table is refused: doing
+nothing and saying so can be mended by a person, terminating a VM that was to be stopped cannot.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from one_provider_mad.errors import RequestRefused
+from one_provider_mad.protocol.messages import Action
+
+
+class Intent(Enum):
+    """What is to happen to the VM's instance."""
+
+    CREATE = "create"
+    START = "start"
+    STOP = "stop"
+    STOP_HARD = "stop at once"
+    PARK = "stop, and leave the host"
+    PARK_HARD = "stop at once, and leave the host"
+    SUSPEND = "suspend"
+    DESTROY = "destroy"
+
+
+_NAMES = """
+LCM_INIT PROLOG BOOT RUNNING MIGRATE SAVE_STOP SAVE_SUSPEND SAVE_MIGRATE PROLOG_MIGRATE PROLOG_RESUME
+EPILOG_STOP EPILOG SHUTDOWN CANCEL FAILURE CLEANUP_RESUBMIT UNKNOWN HOTPLUG SHUTDOWN_POWEROFF
+BOOT_UNKNOWN BOOT_POWEROFF BOOT_SUSPENDED BOOT_STOPPED CLEANUP_DELETE HOTPLUG_SNAPSHOT HOTPLUG_NIC
+HOTPLUG_SAVEAS HOTPLUG_SAVEAS_POWEROFF HOTPLUG_SAVEAS_SUSPENDED SHUTDOWN_UNDEPLOY EPILOG_UNDEPLOY
+PROLOG_UNDEPLOY BOOT_UNDEPLOY HOTPLUG_PROLOG_POWEROFF HOTPLUG_EPILOG_POWEROFF BOOT_MIGRATE BOOT_FAILURE
+BOOT_MIGRATE_FAILURE PROLOG_MIGRATE_FAILURE PROLOG_FAILURE EPILOG_FAILURE EPILOG_STOP_FAILURE
+EPILOG_UNDEPLOY_FAILURE PROLOG_MIGRATE_POWEROFF PROLOG_MIGRATE_POWEROFF_FAILURE PROLOG_MIGRATE_SUSPEND
+PROLOG_MIGRATE_SUSPEND_FAILURE BOOT_UNDEPLOY_FAILURE BOOT_STOPPED_FAILURE PROLOG_RESUME_FAILURE
+PROLOG_UNDEPLOY_FAILURE DISK_SNAPSHOT_POWEROFF DISK_SNAPSHOT_REVERT_POWEROFF
+DISK_SNAPSHOT_DELETE_POWEROFF DISK_SNAPSHOT_SUSPENDED DISK_SNAPSHOT_REVERT_SUSPENDED
+DISK_SNAPSHOT_DELETE_SUSPENDED DISK_SNAPSHOT DISK_SNAPSHOT_REVERT DISK_SNAPSHOT_DELETE
+PROLOG_MIGRATE_UNKNOWN PROLOG_MIGRATE_UNKNOWN_FAILURE DISK_RESIZE DISK_RESIZE_POWEROFF
+DISK_RESIZE_UNDEPLOYED HOTPLUG_NIC_POWEROFF HOTPLUG_RESIZE HOTPLUG_SAVEAS_UNDEPLOYED
+HOTPLUG_SAVEAS_STOPPED BACKUP BACKUP_POWEROFF RESTORE
+"""
+
+LCM_STATES: dict[int, str] = dict(enumerate(_NAMES.split()))
+"""Number to name, 4.4 to 7.4. Numbers never change their meaning between releases."""
+
+_STATES_OF = {name: number for number, name in LCM_STATES.items()}
+
+
+def _table(rows: dict[Intent, str]) -> dict[int, Intent]:
+    return {_STATES_OF[name]: intent for intent, names in rows.items() for name in names.split()}
+
+
+INTENTS: dict[Action, dict[int, Intent]] = {
+    Action.DEPLOY: _table(
+        {
+            Intent.CREATE: "BOOT BOOT_FAILURE",
+            # 4.4 re-sends DEPLOY for the last three; later releases send RESTORE for them.
+            Intent.START: "BOOT_UNKNOWN BOOT_POWEROFF BOOT_UNDEPLOY BOOT_SUSPENDED BOOT_STOPPED BOOT_MIGRATE",
+        }
+    ),
+    Action.RESTORE: _table({Intent.START: "BOOT_SUSPENDED BOOT_STOPPED BOOT_MIGRATE BOOT_UNDEPLOY"}),
+    Action.SHUTDOWN: _table(
+        {Intent.DESTROY: "SHUTDOWN", Intent.STOP: "SHUTDOWN_POWEROFF", Intent.PARK: "SHUTDOWN_UNDEPLOY"}
+    ),
+    Action.CANCEL: _table(
+        {
+            Intent.DESTROY: "SHUTDOWN CANCEL",
+            # Also sent by `recover --retry` of a soft power off: it never means terminate here.
+            Intent.STOP_HARD: "SHUTDOWN_POWEROFF",
+            Intent.PARK_HARD: "SHUTDOWN_UNDEPLOY",
+        }
+    ),
+    Action.SAVE: _table({Intent.SUSPEND: "SAVE_SUSPEND", Intent.PARK: "SAVE_STOP"}),
+}
+"""Action and LCM_STATE to intent. Whatever is not here is refused."""
+
+_MIGRATIONS = frozenset(_STATES_OF[name] for name in ("SAVE_MIGRATE", "MIGRATE"))
+
+
+def intent_of(action: Action, lcm_state: int | None, *, has_deploy_id: bool) -> Intent:
+    """What an action means in this state.
+
+    Args:
+        action: one of the keys of INTENTS, or CLEANUP.
+        lcm_state: VM/LCM_STATE of the request, None when it had none.
+        has_deploy_id: the request names an instance.
+
+    Raises:
+        RequestRefused: the state is absent, unknown, or one in which this action has no meaning here.
+    """
+    if action is Action.CLEANUP:
+        return Intent.DESTROY
+    if lcm_state is None:
+        if action is Action.DEPLOY and not has_deploy_id:
+            return Intent.CREATE
+        raise RequestRefused(f"the request has no LCM_STATE, and without it {action.value} has no certain meaning")
+    intent = INTENTS[action].get(lcm_state)
+    if intent is not None:
+        return intent
+    if lcm_state in _MIGRATIONS:
+        raise RequestRefused("migration is not supported: an instance cannot leave its cloud")
+    name = LCM_STATES.get(lcm_state, "unknown")
+    raise RequestRefused(f"{action.value} has no meaning in LCM_STATE {lcm_state} ({name}), nothing was done")

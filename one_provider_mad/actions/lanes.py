@@ -1,0 +1,208 @@
+"""Who runs when: one lane a VM, in order; lanes in parallel; one bound for all (decision 7).
+
+Lifecycle actions of a VM run one after the other. Its POLLs wait until its lane is empty, so that none of them can
+tell what was true before an action that was answered since. A POLL whose listing is under way when an action arrives
+is let go at once: its news would be old by the time it came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from one_provider_mad.domain import VmId, VmRequest
+
+
+class Job:
+    """One action of one VM, from acceptance to answer.
+
+    Attributes:
+        vm_id: its lane.
+        name: what it is called in task lists, `deploy vm 12`.
+        work: does it; started when its turn comes.
+        number: its record in the journal, 0 for none.
+        task: its task while it runs.
+        is_called_off: DRIVER_CANCEL came: nobody wants its answer.
+        is_background: the driver's own work (a debt), which DRIVER_CANCEL does not mean.
+    """
+
+    __slots__ = ("is_background", "is_called_off", "name", "number", "task", "vm_id", "work")
+
+    def __init__(
+        self,
+        vm_id: VmId,
+        name: str,
+        work: Callable[[Job], Coroutine[Any, Any, None]],
+        *,
+        number: int = 0,
+        is_background: bool = False,
+    ) -> None:
+        self.number = number
+        self.vm_id = vm_id
+        self.name = name
+        self.work = work
+        self.task: asyncio.Task[None] | None = None
+        self.is_called_off = False
+        self.is_background = is_background
+
+
+class _Lane:
+    __slots__ = ("current", "polls", "queue")
+
+    def __init__(self) -> None:
+        self.queue: deque[Job] = deque()
+        self.current: Job | None = None
+        self.polls: list[VmRequest] = []
+
+
+class Lanes:
+    """The lanes of one driver.
+
+    Args:
+        threads: how many may run at once; a batch of POLLs counts as one.
+        poll: answers a batch of POLLs.
+        let_go: answers a POLL that an action has overtaken.
+        called_off: told of each job that nobody wants an answer of any more.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        *,
+        poll: Callable[[list[VmRequest]], Coroutine[Any, Any, None]],
+        let_go: Callable[[VmRequest], None],
+        called_off: Callable[[Job], None],
+    ) -> None:
+        self._threads = threads
+        self._poll = poll
+        self._let_go = let_go
+        self._called_off = called_off
+        self._lanes: dict[VmId, _Lane] = {}
+        self._ready: deque[_Lane] = deque()
+        self._running: set[asyncio.Task[None]] = set()
+        self._due_polls: dict[VmId, list[VmRequest]] = {}
+        self._listed_polls: dict[VmId, list[VmRequest]] = {}
+        self._is_listing = False
+        self._is_held = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def submit(self, job: Job) -> None:
+        """Put a lifecycle action at the end of its VM's lane, in front of its POLLs."""
+        lane = self._lanes.setdefault(job.vm_id, _Lane())
+        lane.polls[:0] = self._due_polls.pop(job.vm_id, ())
+        for request in self._listed_polls.pop(job.vm_id, ()):
+            self._let_go(request)
+        lane.queue.append(job)
+        if lane.current is None and len(lane.queue) == 1:
+            self._ready.append(lane)
+        self._idle.clear()
+        self._pump()
+
+    def submit_poll(self, request: VmRequest) -> None:
+        """Answer a POLL with the next listing, once its VM's lane is empty."""
+        lane = self._lanes.get(request.vm_id)
+        if lane is None:
+            self._due_polls.setdefault(request.vm_id, []).append(request)
+        else:
+            lane.polls.append(request)
+        self._idle.clear()
+        self._pump()
+
+    def call_off(self, vm_id: VmId) -> bool:
+        """DRIVER_CANCEL: forget what waits for this VM, cancel what runs. True when there was anything."""
+        found = bool(self._due_polls.pop(vm_id, None)) or bool(self._listed_polls.pop(vm_id, None))
+        lane = self._lanes.get(vm_id)
+        if lane is not None:
+            found = self._empty(lane) or found
+            if lane.current is not None and not lane.current.is_background:
+                found = True
+                lane.current.is_called_off = True
+                self._called_off(lane.current)
+                if lane.current.task is not None:
+                    lane.current.task.cancel()
+            if lane.current is None and not lane.queue:
+                self._drop(vm_id, lane)
+        self._pump()
+        return found
+
+    def _empty(self, lane: _Lane) -> bool:
+        kept = [job for job in lane.queue if job.is_background]
+        waiting = [job for job in lane.queue if not job.is_background]
+        found = bool(waiting or lane.polls)
+        lane.polls.clear()
+        lane.queue = deque(kept)
+        for job in waiting:
+            job.is_called_off = True
+            self._called_off(job)
+        return found
+
+    def _drop(self, vm_id: VmId, lane: _Lane) -> None:
+        self._lanes.pop(vm_id, None)
+        if lane in self._ready:
+            self._ready.remove(lane)
+
+    def hold(self) -> None:
+        """Start nothing new; what runs goes on."""
+        self._is_held = True
+
+    async def drained(self) -> None:
+        """Return when everything submitted was done."""
+        await self._idle.wait()
+
+    async def stop(self, seconds: float) -> None:
+        """Cancel everything, and wait this long at most for it to end."""
+        self._is_held = True
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running, timeout=seconds)
+
+    def _pump(self) -> None:
+        """Start whatever may start. Lifecycle actions first, then one listing for all POLLs that are due."""
+        if self._is_held:
+            return
+        while self._ready and len(self._running) < self._threads:
+            self._start(self._ready.popleft())
+        if self._due_polls and not self._is_listing and len(self._running) < self._threads:
+            self._start_listing()
+        if not (self._running or self._lanes or self._due_polls):
+            self._idle.set()
+
+    def _start(self, lane: _Lane) -> None:
+        job = lane.current = lane.queue.popleft()
+        job.task = self._run(job.work(job), job.name)
+        job.task.add_done_callback(lambda _task: self._finished(lane, job))
+
+    def _finished(self, lane: _Lane, job: Job) -> None:
+        lane.current = None
+        if lane.queue:
+            self._ready.append(lane)
+        else:
+            del self._lanes[job.vm_id]
+            if lane.polls:
+                self._due_polls[job.vm_id] = lane.polls
+        self._pump()
+
+    def _start_listing(self) -> None:
+        self._is_listing = True
+        self._listed_polls, self._due_polls = self._due_polls, {}
+        requests = [request for group in self._listed_polls.values() for request in group]
+        self._run(self._poll(requests), f"poll {len(requests)} VMs").add_done_callback(self._listed)
+
+    def is_listed(self, request: VmRequest) -> bool:
+        """True while this POLL still waits for the listing under way (no action has overtaken it)."""
+        return any(request is waiting for waiting in self._listed_polls.get(request.vm_id, ()))
+
+    def _listed(self, _task: asyncio.Task[None]) -> None:
+        self._is_listing = False
+        self._listed_polls = {}
+        self._pump()
+
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task

@@ -1,0 +1,205 @@
+"""DEPLOY, SHUTDOWN, CANCEL, SAVE, RESTORE, CLEANUP, REBOOT and RESET: an instance's life, by intent."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+
+from one_provider_mad.actions.adoption import Adoption
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.finding import Finder
+from one_provider_mad.actions.intents import Intent
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
+from one_provider_mad.errors import InstanceNotFound, RequestRefused, WrongState
+from one_provider_mad.journal import AttemptState, Journal
+from one_provider_mad.providers.interface import Suspendable
+from one_provider_mad.settings import Policy
+
+_RUNNING = frozenset({InstanceState.RUNNING})
+_STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
+_TERMINATED = frozenset({InstanceState.TERMINATED})
+
+
+class Work(Value, frozen=True, kw_only=True):
+    """What an action works with.
+
+    Attributes:
+        cloud: the provider, made safe.
+        journal: what must not be forgotten.
+        finder: whose instance is it.
+        policy: what end users may do.
+        request: the VM.
+        deadline: loop time by which the action must be done; infinity for none.
+        clock: seconds since the epoch.
+        warn: tells the VM's log one sentence.
+    """
+
+    cloud: Cloud
+    journal: Journal
+    finder: Finder
+    policy: Policy
+    request: VmRequest
+    deadline: float
+    clock: Callable[[], float]
+    warn: Callable[[str], None]
+
+
+async def perform_intent(work: Work, intent: Intent) -> str:
+    """Carry out what an action means, and return the reply's payload."""
+    return await _PERFORM[intent](work)
+
+
+async def create(work: Work) -> str:
+    """Create the VM's instance, or take over the one it has already. Answers its id once it runs."""
+    _check_policy(work)
+    adoption = Adoption(
+        cloud=work.cloud,
+        journal=work.journal,
+        finder=work.finder,
+        clock=work.clock,
+        warn=work.warn,
+        may_import=work.policy.allow_import,
+    )
+    deploy_id = await adoption.adopt_or_create(work.request)
+    await _wait_until_running(work, deploy_id)
+    return deploy_id
+
+
+def _check_policy(work: Work) -> None:
+    forbidden = {name.upper() for name in work.policy.forbidden_attributes}
+    for section in work.request.user_template.vectors("PUBLIC_CLOUD"):
+        if names := sorted(forbidden.intersection(section)):
+            raise RequestRefused(f"PUBLIC_CLOUD may not set {', '.join(names)} here: remove it from the template")
+
+
+async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
+    try:
+        await work.cloud.watch(deploy_id, _RUNNING, grace=work.cloud.provider.visibility_grace)
+    except WrongState:
+        # It ended before it ran: its token is spent, and a retry has to be a new attempt.
+        for attempt in await work.finder.attempts(work.request):
+            if attempt.deploy_id == deploy_id:
+                await work.finder.close_attempt(attempt, AttemptState.GONE, "ended before it ran")
+        raise
+
+
+async def start(work: Work) -> str:
+    """Start the VM's stopped or suspended instance; never create one. Answers its id once it runs."""
+    instance = await work.finder.locate(work.request)
+    provider, deploy_id = work.cloud.provider, instance.deploy_id
+    if instance.state.is_gone:
+        raise WrongState(f"instance {deploy_id} is {instance.raw_state} and cannot be started again")
+    if instance.state in (InstanceState.STOPPING, InstanceState.SUSPENDING):
+        instance = await work.cloud.watch(deploy_id, _STOPPED)
+    await _move_to_host(work, instance)
+    if instance.state not in (InstanceState.RUNNING, InstanceState.PENDING):
+        await work.cloud.call("start", partial(provider.start, deploy_id))
+    await work.journal.unpark(deploy_id)
+    if instance.state is not InstanceState.RUNNING:
+        await work.cloud.watch(deploy_id, _RUNNING)
+    return deploy_id
+
+
+async def _move_to_host(work: Work, instance: Instance) -> None:
+    """Monitoring splits instances by the host in their tags, so the tag follows the VM."""
+    identity, host_id = instance.identity, work.request.host_id
+    if identity is not None and host_id >= 0 and identity.host_id != host_id:
+        moved = msgspec.structs.replace(identity, host_id=host_id)
+        await work.cloud.call("retag", lambda: work.cloud.provider.retag(instance.deploy_id, moved))
+
+
+async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) -> str:
+    """Stop the VM's instance, keeping it; parked ones are remembered as being on no host."""
+    instance = await _alive(work)
+    if is_parked:
+        await work.journal.park(instance.deploy_id, work.request.vm_id)
+    if instance.state is InstanceState.PENDING:
+        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED)
+    if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
+        await work.cloud.call("stop", lambda: work.cloud.provider.stop(instance.deploy_id, hard=is_hard))
+    await work.cloud.watch(instance.deploy_id, _STOPPED)
+    return "-"
+
+
+async def suspend(work: Work) -> str:
+    """Suspend the VM's instance; a cloud that cannot keep memory stops it."""
+    provider = work.cloud.provider
+    if not isinstance(provider, Suspendable):
+        return await stop(work)
+    instance = await _alive(work)
+    if instance.state is InstanceState.PENDING:
+        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED)
+    if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
+        await work.cloud.call("suspend", partial(provider.suspend, instance.deploy_id))
+    await work.cloud.watch(instance.deploy_id, _STOPPED)
+    return "-"
+
+
+async def _alive(work: Work) -> Instance:
+    instance = await work.finder.locate(work.request)
+    if instance.state.is_gone:
+        raise WrongState(f"instance {instance.deploy_id} is {instance.raw_state}")
+    return instance
+
+
+async def destroy(work: Work) -> str:
+    """Terminate whatever instance this VM has; gone for certain is success."""
+    instances = await work.finder.to_destroy(work.request, deadline=work.deadline)
+    for instance in instances:
+        await terminate(work.cloud, instance)
+    for instance in instances:
+        await terminated(work.cloud, instance.deploy_id)
+        await work.journal.unpark(instance.deploy_id)
+    for attempt in await work.finder.attempts(work.request):
+        if attempt.state is AttemptState.CREATED:
+            await work.finder.close_attempt(attempt, AttemptState.GONE, "terminated")
+    return "-"
+
+
+async def terminate(cloud: Cloud, instance: Instance) -> None:
+    """Ask for an instance's end; one that is on its way there needs no asking."""
+    if not instance.state.is_gone:
+        try:
+            await cloud.call("terminate", partial(cloud.provider.destroy, instance.deploy_id))
+        except InstanceNotFound:
+            return  # it went between the look and the call
+
+
+async def terminated(cloud: Cloud, deploy_id: DeployId) -> None:
+    """Return once an instance is seen terminated, or the cloud has forgotten it."""
+    try:
+        await cloud.watch(deploy_id, _TERMINATED)
+    except InstanceNotFound:
+        return
+
+
+async def reboot(work: Work, *, is_hard: bool) -> str:
+    """Reboot the VM's instance. One call where the id is known: nothing is lost if it is the wrong one."""
+    provider = work.cloud.provider
+
+    async def send(deploy_id: DeployId) -> None:
+        await work.cloud.call("reboot", lambda: provider.reboot(deploy_id, hard=is_hard))
+
+    if work.request.deploy_id:
+        try:
+            await send(work.request.deploy_id)
+        except InstanceNotFound:
+            pass  # it may have another id by now: look by tags
+        else:
+            return "-"
+    await send((await work.finder.locate(work.request)).deploy_id)
+    return "-"
+
+
+_PERFORM: dict[Intent, Callable[[Work], Awaitable[str]]] = {
+    Intent.CREATE: create,
+    Intent.START: start,
+    Intent.STOP: stop,
+    Intent.STOP_HARD: partial(stop, is_hard=True),
+    Intent.PARK: partial(stop, is_parked=True),
+    Intent.PARK_HARD: partial(stop, is_hard=True, is_parked=True),
+    Intent.SUSPEND: suspend,
+    Intent.DESTROY: destroy,
+}

@@ -1,0 +1,76 @@
+"""POLL: all that wait are answered from one look at the cloud (decision 10)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.domain import Instance, InstanceState, VmRequest
+from one_provider_mad.errors import MadError
+from one_provider_mad.protocol.messages import Action, Reply
+from one_provider_mad.protocol.poll import format_poll
+
+STATE_LETTERS: dict[InstanceState, str] = {
+    InstanceState.PENDING: "-",
+    InstanceState.RUNNING: "a",
+    InstanceState.STOPPING: "-",
+    InstanceState.STOPPED: "d",
+    InstanceState.SUSPENDING: "-",
+    InstanceState.SUSPENDED: "p",
+    InstanceState.UNKNOWN: "-",
+}
+"""A state to POLL's letter. What is on its way says nothing (`-`): news of it would end an action before its reply."""
+
+NO_NEWS = "STATE=-"
+"""The answer that changes nothing in any release (src/vmm/VirtualMachineManagerDriver.cc, process_poll)."""
+
+
+async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tuple[VmRequest, Reply]]:
+    """Answer POLLs from one look at the cloud, in the order they came.
+
+    A failed look fails them all: a state that is not known must not be told.
+    """
+    try:
+        found = await cloud.look({request.deploy_id for request in requests if request.deploy_id})
+    except MadError as error:
+        for request in requests:
+            yield request, _failure(request, str(error))
+        return
+    for request in requests:
+        instance = found.get(request.deploy_id)
+        if instance is None:
+            yield request, await _by_tags(cloud, request)
+        else:
+            yield request, answer(cloud, request, instance)
+
+
+async def _by_tags(cloud: Cloud, request: VmRequest) -> Reply:
+    try:
+        instances = await cloud.find(request.vm_id)
+    except MadError as error:
+        return _failure(request, str(error))
+    for instance in instances:
+        if not instance.state.is_gone and _is_of(cloud, request, instance):
+            return answer(cloud, request, instance)
+    return _failure(request, f"instance {request.deploy_id} of VM {request.vm_id} does not exist")
+
+
+def answer(cloud: Cloud, request: VmRequest, instance: Instance) -> Reply:
+    """The POLL's reply for this instance."""
+    if not _is_of(cloud, request, instance):
+        return _failure(request, f"instance {instance.deploy_id} is not VM {request.vm_id}'s, so its state is not told")
+    letter = STATE_LETTERS.get(instance.state)
+    if letter is None:
+        # Not POWEROFF: a terminated instance cannot be started again, and UNKNOWN with this sentence says so.
+        return _failure(request, f"instance {instance.deploy_id} is {instance.raw_state}")
+    info = format_poll(letter, instance.usage, instance.attributes, is_legacy=request.is_legacy_poll)
+    return Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=info)
+
+
+def _is_of(cloud: Cloud, request: VmRequest, instance: Instance) -> bool:
+    identity = instance.identity
+    return identity is None or request.identity(owner=cloud.owner).is_same_life(identity)
+
+
+def _failure(request: VmRequest, sentence: str) -> Reply:
+    return Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=False, info=sentence)

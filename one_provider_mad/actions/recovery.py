@@ -1,0 +1,145 @@
+"""After a crash: oned starts the driver again at once and re-sends nothing (decision 13).
+
+What the dead process left unanswered is carried out again, when the same oned started both within a minute and doing
+it twice is doing it once. Everything else gets a FAILURE that says what to do. Either way a newer request for the VM
+comes first: then the old one is not answered any more, since its answer would be taken for the new one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from one_provider_mad.actions.dispatcher import Dispatcher
+from one_provider_mad.domain import Value
+from one_provider_mad.errors import JournalError
+from one_provider_mad.journal import Journal, OpenRequest, Writer
+from one_provider_mad.processes import Process
+from one_provider_mad.protocol.messages import Action, Request
+
+log = structlog.get_logger()
+
+RESTART_SECONDS = 60.0
+"""How long after its last sign of life a dead process counts as restarted. oned needs a second at most."""
+
+_SETTLED_AFTER = 1.0
+"""Seconds after INIT before anything unasked is written: oned reads INIT's answer with one read (include/Driver.h)."""
+
+_FAILURES_AFTER = 3.0
+"""Seconds after INIT before old requests fail: time for oned, or a person, to ask anew."""
+
+_LINGER_SECONDS = 15.0
+"""How long an old process may outlive its FINALIZE; up to 5.12 oned does not kill it (src/mad/Mad.cc, reload)."""
+
+SIGN_OF_LIFE_SECONDS = 15.0
+"""How often a running process shows that it lives: well within RESTART_SECONDS."""
+
+SENTENCE = "the driver ended before it was done: look at the instance, then use onevm recover"
+
+
+class _Dead(Value, frozen=True, kw_only=True):
+    writer: Writer
+    requests: list[OpenRequest]
+
+
+class Recovery:
+    """Deals with what an earlier process left unanswered.
+
+    Args:
+        journal: where it stands.
+        dispatcher: carries requests out, or fails them.
+        open_output: lets lines through although no request has come since INIT.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        dispatcher: Dispatcher,
+        *,
+        open_output: Callable[[], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._journal = journal
+        self._dispatcher = dispatcher
+        self._open_output = open_output
+        self._clock = clock
+        self._begun = asyncio.get_running_loop().time()
+
+    async def run(self) -> None:
+        """Settle every request of dead processes. Called once, right after INIT."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for dead in await self._others():
+                    group.create_task(self._settle(dead), name=f"recover {dead.writer.process.pid}")
+        except* JournalError as errors:
+            log.warning("unanswered requests not recovered", error=str(errors.exceptions[0]))
+
+    async def _others(self) -> list[_Dead]:
+        me = Process.current()
+        requests = await self._journal.open_requests()
+        return [
+            _Dead(writer=writer, requests=[request for request in requests if request.writer == writer.process])
+            for writer in await self._journal.writers()
+            if writer.process != me
+        ]
+
+    async def _settle(self, dead: _Dead) -> None:
+        process = dead.writer.process
+        until = self._now() + _LINGER_SECONDS
+        while process.is_alive():
+            if self._now() > until:
+                return  # another driver of the same NAME, in its own right
+            await asyncio.sleep(0.1)
+        left = [request for request in await self._journal.open_requests() if request.writer == process]
+        again = [request for request in left if request.payload and self._was_restarted(dead.writer, request)]
+        failing = [request for request in left if request not in again]
+        await asyncio.gather(self._repeat(again), self._fail(failing))
+        await self._journal.forget_writer(process)
+
+    def _was_restarted(self, writer: Writer, request: OpenRequest) -> bool:
+        """The same oned started both processes, a moment apart."""
+        last_sign = max(writer.seen_at, request.opened_at)
+        return writer.parent == Process.parent() and 0 <= self._clock() - last_sign <= RESTART_SECONDS
+
+    async def _repeat(self, requests: list[OpenRequest]) -> None:
+        for request in requests:
+            log.info("request taken over", action=request.action, vm=request.vm_id)
+            self._dispatcher.take_over(
+                Request(
+                    action=Action(request.action),
+                    vm_id=request.vm_id,
+                    payload=request.payload,
+                    is_two_blank=request.is_two_blank,
+                )
+            )
+        if requests:
+            await self._until(_SETTLED_AFTER)
+            self._open_output()
+
+    async def _fail(self, requests: list[OpenRequest]) -> None:
+        waiting = [(request, self._dispatcher.await_newer(request.vm_id)) for request in requests]
+        if waiting:
+            await self._until(_FAILURES_AFTER)
+            self._open_output()
+        for request, newer in waiting:
+            if not newer.is_superseded:
+                self._dispatcher.fail(request.action, request.vm_id, SENTENCE)
+
+    async def _until(self, seconds: float) -> None:
+        await asyncio.sleep(max(0.0, self._begun + seconds - self._now()))
+
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
+
+    async def show_life(self) -> None:
+        """Let the journal know, now and then, that this process lives."""
+        while True:
+            await asyncio.sleep(SIGN_OF_LIFE_SECONDS)
+            try:
+                await self._journal.show_life()
+            except JournalError as error:
+                log.warning("sign of life not written", error=str(error))

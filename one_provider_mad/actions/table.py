@@ -1,0 +1,70 @@
+"""Every action to what carries it out: the list of what the driver supports."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from one_provider_mad.actions.devices import CAPABILITIES, perform_capability
+from one_provider_mad.actions.intents import intent_of
+from one_provider_mad.actions.lifecycle import Work, perform_intent, reboot
+from one_provider_mad.errors import NotSupported, RequestRefused
+from one_provider_mad.protocol.messages import Action
+
+Handler = Callable[[Work], Awaitable[str]]
+"""Carries an action out and returns the payload of its SUCCESS."""
+
+
+def _by_intent(action: Action) -> Handler:
+    async def perform(work: Work) -> str:
+        request = work.request
+        intent = intent_of(action, request.lcm_state, has_deploy_id=bool(request.deploy_id))
+        return await perform_intent(work, intent)
+
+    return perform
+
+
+def _not_supported(what: str) -> Handler:
+    async def perform(work: Work) -> str:
+        raise NotSupported(work.cloud.provider.name, what)
+
+    return perform
+
+
+async def _migrate(_work: Work) -> str:
+    raise RequestRefused("migration is not supported: an instance cannot leave its cloud")
+
+
+HANDLERS: dict[Action, Handler] = {
+    **{
+        action: _by_intent(action)
+        for action in (
+            Action.DEPLOY,
+            Action.SHUTDOWN,
+            Action.CANCEL,
+            Action.SAVE,
+            Action.RESTORE,
+            Action.CLEANUP,
+        )
+    },
+    Action.REBOOT: partial(reboot, is_hard=False),
+    Action.RESET: partial(reboot, is_hard=True),
+    Action.MIGRATE: _migrate,
+    **{action: partial(perform_capability, action=action) for action in CAPABILITIES},
+    Action.BACKUP: _not_supported("backups"),
+    Action.BACKUPCANCEL: _not_supported("backups"),
+    Action.EXEC: _not_supported("commands inside the VM"),
+    Action.EXEC_CANCEL: _not_supported("commands inside the VM"),
+}
+"""POLL (actions/polling.py) and DRIVER_CANCEL (actions/dispatcher.py) never get here."""
+
+CREATES_OR_DESTROYS = frozenset(
+    {Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP}
+)
+"""Actions that a new process carries out again after a crash: each brings the instance to a state, so twice is once."""
+
+FIRST_WORDS: dict[Action, Callable[[Work], str]] = {
+    Action.UPDATESG: lambda work: work.request.security_group_id,
+    Action.UPDATENIC: lambda work: work.request.virtual_network_id,
+}
+"""Actions whose reply begins with a number, also when they fail: oned tells by it what to go on with."""

@@ -1,0 +1,148 @@
+"""From configuration to running cloud, and again when the file changes (decisions 3, 16, 24)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.engine import Engine
+from one_provider_mad.actions.finding import Finder
+from one_provider_mad.errors import MadError, SettingsError, WrongAccount
+from one_provider_mad.journal import Journal, read_fact
+from one_provider_mad.options import Options
+from one_provider_mad.providers.interface import Provider, VerbatimDriver
+from one_provider_mad.providers.registry import build
+from one_provider_mad.settings import Configuration, Places, SettingsSource
+
+log = structlog.get_logger()
+
+_CONFIGURED = "configured"
+_ACCOUNT = "account"
+
+
+class Engines:
+    """The engine of one NAME; satisfies actions/engine.py's EngineSource.
+
+    Args:
+        options: ARGUMENTS.
+        places: where configuration and state are.
+        warn: tells the operator one sentence.
+    """
+
+    def __init__(self, options: Options, places: Places, *, warn: Callable[[str], None]) -> None:
+        self._options = options
+        self._places = places
+        self._warn = warn
+        self.journal: Journal | None = None
+        self.is_verbatim = False
+        self.owner = ""
+        self._engine: Engine | None = None
+        self._retired: list[Engine] = []
+        self._lock = asyncio.Lock()
+        self._is_account_confirmed = False
+        was_configured = read_fact(places.default_journal(options.name), _CONFIGURED) is not None
+        self._source = SettingsSource(
+            options.name, places, check=self._check, warn=self._warn_once, was_configured=was_configured
+        )
+
+    def _check(self, configuration: Configuration) -> None:
+        build(configuration, self._places, self._warn)
+
+    def _warn_once(self, sentence: str) -> None:
+        log.warning("configuration not taken", reason=sentence)
+        self._warn(sentence)
+
+    async def open_journal(self) -> None:
+        """Open the journal, if there are settings that say where; every action tries again until it is open."""
+        async with self._lock:
+            try:
+                configuration = await asyncio.to_thread(self._source.current)
+                await self._journal_for(configuration)
+            except MadError as error:
+                log.warning("not ready yet", reason=str(error))
+
+    async def _journal_for(self, configuration: Configuration) -> Journal:
+        self.is_verbatim = configuration.settings.provider == "scripts"
+        self.owner = configuration.settings.owner
+        if self.journal is None:
+            path = self._places.journal(configuration)
+            journal = Journal(path, clock=time.time, on_lost=self._lost)
+            await journal.open()
+            if configuration.path is not None:
+                await journal.set_fact(_CONFIGURED, str(configuration.path))
+            self.journal = journal
+        return self.journal
+
+    def _lost(self, sentence: str) -> None:
+        log.error("journal", reason=sentence)
+
+    async def current(self) -> Engine:
+        """The engine in force, made anew when the configuration has changed.
+
+        Raises:
+            SettingsError: the configuration cannot be used, and never could.
+            JournalError: the journal cannot be opened.
+            WrongAccount: the credentials lead elsewhere than before.
+            ProviderError: the cloud cannot be asked whose credentials these are.
+        """
+        if self._engine is not None and self._source.current() is self._engine.configuration:
+            return self._engine
+        async with self._lock:
+            configuration = await asyncio.to_thread(self._source.current)
+            if self._engine is None or self._engine.configuration is not configuration:
+                engine = await self._make(configuration)
+                if self._engine is not None:
+                    self._retired.append(self._engine)
+                self._engine = engine
+            return self._engine
+
+    async def _make(self, configuration: Configuration) -> Engine:
+        journal = await self._journal_for(configuration)
+        provider = await asyncio.to_thread(build, configuration, self._places, self._warn)
+        try:
+            await provider.open()
+            if isinstance(provider, VerbatimDriver):
+                self.is_verbatim = True
+                return Engine(configuration=configuration, journal=journal, verbatim=provider)
+            await self._confirm_account(provider, configuration, journal)
+        except BaseException as error:
+            await provider.close()
+            if isinstance(error, OSError):
+                raise SettingsError(f"{configuration.name}: the provider cannot be opened: {error}") from error
+            raise
+        cloud = Cloud(
+            provider,
+            owner=configuration.settings.owner,
+            retries=self._options.retries,
+            call_timeout=configuration.settings.call_timeout,
+        )
+        return Engine(
+            configuration=configuration, journal=journal, cloud=cloud, finder=Finder(cloud, journal, time.time)
+        )
+
+    async def _confirm_account(self, provider: Provider, configuration: Configuration, journal: Journal) -> None:
+        """Other credentials show another cloud, in which everything of ours would look gone (decision 16)."""
+        async with asyncio.timeout(configuration.settings.call_timeout):
+            account = await provider.account()
+        recorded = await journal.fact(_ACCOUNT)
+        if recorded is None:
+            await journal.set_fact(_ACCOUNT, account)
+        elif recorded != account:
+            raise WrongAccount(
+                f"the credentials lead to {account}, not to {recorded} as before: nothing is done;"
+                f" if that is meant, run one-provider journal accept {configuration.name}"
+            )
+
+    async def close(self) -> None:
+        """Close every provider and the journal."""
+        for engine in [*self._retired, *([self._engine] if self._engine else [])]:
+            if engine.cloud is not None:
+                await engine.cloud.close()
+            if engine.verbatim is not None:
+                await engine.verbatim.close()
+        if self.journal is not None:
+            await self.journal.close()

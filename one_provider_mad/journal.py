@@ -1,0 +1,483 @@
+"""What a crash must not forget: unanswered requests, attempts to create, debts, parked and imported instances.
+
+One SQLite file a NAME (decision 12). The action daemon writes it; everybody else reads. Creates and destroys are on
+disk before the cloud hears of them; other requests are recorded behind the scenes, and never at all when they are
+answered before their turn to be written comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sqlite3
+import zlib
+from collections.abc import Callable, Mapping
+from enum import Enum
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from one_provider_mad.database import Database
+from one_provider_mad.domain import DeployId, Identity, Value, VmId
+from one_provider_mad.errors import JournalError
+from one_provider_mad.processes import Process
+
+_Result = TypeVar("_Result")
+
+_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS writers (
+    pid INTEGER NOT NULL, start TEXT NOT NULL, parent_pid INTEGER NOT NULL, parent_start TEXT NOT NULL,
+    seen_at REAL NOT NULL, PRIMARY KEY (pid, start));
+CREATE TABLE IF NOT EXISTS requests (
+    id INTEGER PRIMARY KEY, vm_id INTEGER NOT NULL, action TEXT NOT NULL, is_two_blank INTEGER NOT NULL,
+    payload BLOB NOT NULL, opened_at REAL NOT NULL, pid INTEGER NOT NULL, start TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS attempts (
+    token TEXT PRIMARY KEY, owner TEXT NOT NULL, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL, seq INTEGER NOT NULL,
+    host_id INTEGER NOT NULL, number INTEGER NOT NULL, parameters TEXT NOT NULL, state TEXT NOT NULL,
+    deploy_id TEXT NOT NULL, sent_at REAL NOT NULL, detail TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS attempts_of_vm ON attempts (owner, vm_id);
+CREATE TABLE IF NOT EXISTS debts (
+    id INTEGER PRIMARY KEY, deploy_id TEXT NOT NULL, token TEXT NOT NULL, owner TEXT NOT NULL, vm_id INTEGER NOT NULL,
+    stime INTEGER NOT NULL, seq INTEGER NOT NULL, host_id INTEGER NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
+    tries INTEGER NOT NULL, last_error TEXT NOT NULL, UNIQUE (deploy_id, token, vm_id, stime));
+CREATE TABLE IF NOT EXISTS parked (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, since REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS imported (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL);
+"""
+
+
+class AttemptState(Enum):
+    """How far an attempt to create has come."""
+
+    OPEN = "open"
+    """Sent or about to be: the instance may exist."""
+
+    CREATED = "created"
+    """The cloud answered with an id."""
+
+    REFUSED = "refused"
+    """The cloud certainly made nothing."""
+
+    GONE = "gone"
+    """Its instance is terminated, or certainly never came to be."""
+
+
+class Attempt(Value, frozen=True, kw_only=True):
+    """One attempt to create an instance.
+
+    Attributes:
+        token: idempotency token, a hash of identity and number.
+        identity: whose the instance is to be.
+        number: 1 for the first attempt of this identity.
+        parameters: exactly what the call sends.
+        state: how far it has come.
+        deploy_id: the id that the cloud answered, "" until then.
+        sent_at: when it was last sent, seconds since the epoch.
+        detail: why it was refused or is gone.
+    """
+
+    token: str
+    identity: Identity
+    number: int
+    parameters: Mapping[str, Any]
+    state: AttemptState
+    deploy_id: DeployId = DeployId("")
+    sent_at: float = 0.0
+    detail: str = ""
+
+    @classmethod
+    def new(cls, identity: Identity, number: int, parameters: Mapping[str, Any]) -> Attempt:
+        """An attempt about to be sent. Same identity and number, same token: 64 hexadecimal characters."""
+        text = f"{identity.owner}\0{identity.vm_id}\0{identity.stime}\0{identity.seq}\0{number}"
+        return cls(
+            token=sha256(text.encode()).hexdigest(),
+            identity=identity,
+            number=number,
+            # As they will come back from the file: the first sending and every later one are the same call.
+            parameters=json.loads(json.dumps(parameters)),
+            state=AttemptState.OPEN,
+        )
+
+
+class Debt(Value, frozen=True, kw_only=True):
+    """An instance that must be destroyed and could not be, yet.
+
+    Attributes:
+        id: number of the debt.
+        deploy_id: the instance, "" when only its identity is known.
+        token: the attempt it came from, "" when none is known.
+        identity: whose it was.
+        reason: why it must go.
+        since: seconds since the epoch.
+        tries: how often it was tried.
+        last_error: what went wrong last.
+    """
+
+    id: int = 0
+    deploy_id: DeployId
+    token: str = ""
+    identity: Identity
+    reason: str
+    since: float
+    tries: int = 0
+    last_error: str = ""
+
+
+class OpenRequest(Value, frozen=True, kw_only=True):
+    """A request that was not answered yet.
+
+    Attributes:
+        id: number of the record.
+        action: the action's word.
+        vm_id: the VM's number.
+        is_two_blank: form of the line.
+        payload: base64 as it came; b"" where the request need not be carried out again.
+        opened_at: seconds since the epoch.
+        writer: the process that took it.
+    """
+
+    id: int
+    action: str
+    vm_id: VmId
+    is_two_blank: bool
+    payload: bytes
+    opened_at: float
+    writer: Process
+
+
+class Writer(Value, frozen=True, kw_only=True):
+    """A process that wrote the journal.
+
+    Attributes:
+        process: the process.
+        parent: who had started it.
+        seen_at: when it last showed a sign of life, seconds since the epoch.
+    """
+
+    process: Process
+    parent: Process
+    seen_at: float
+
+
+class Journal:
+    """The journal of one NAME, open for writing. Any method may raise JournalError.
+
+    Args:
+        path: the file.
+        clock: seconds since the epoch.
+        on_lost: told when a record that nobody waits for could not be written.
+    """
+
+    def __init__(self, path: Path, *, clock: Callable[[], float], on_lost: Callable[[str], None]) -> None:
+        self.path = path
+        self._clock = clock
+        self._on_lost = on_lost
+        self._database = Database(path, prepare=_prepare)
+        self._me = Process.current()
+        self._unwritten: dict[int, tuple[Any, ...]] = {}
+        self._closed: list[int] = []
+        self._flush: asyncio.Future[None] | None = None
+        self.has_new_debt = asyncio.Event()
+
+    async def open(self) -> None:
+        """Open the file, making it when it is missing."""
+        try:
+            await self._database.open()
+        except (OSError, sqlite3.Error) as error:
+            raise JournalError(f"the journal {self.path} cannot be opened: {error}") from error
+        await self._run(lambda db: _sign_in(db, self._me, Process.parent(), self._clock()))
+
+    async def close(self) -> None:
+        """Write what is due and close the file."""
+        self._flush_soon()
+        await self._database.close()
+
+    async def _run(self, operation: Callable[[sqlite3.Connection], _Result]) -> _Result:
+        try:
+            return await self._database.submit(operation)
+        except (sqlite3.Error, ValueError) as error:
+            raise JournalError(f"the journal {self.path} cannot be used: {error}") from error
+
+    # Unanswered requests
+
+    def open_request(self, *, action: str, vm_id: VmId, is_two_blank: bool, payload: bytes) -> int:
+        """Record, some time soon, that a request waits for its answer. Returns the record's number."""
+        number = secrets.randbits(62)
+        packed = zlib.compress(payload, 1) if payload else b""
+        self._unwritten[number] = (
+            number, vm_id, action, is_two_blank, packed, self._clock(), self._me.pid, self._me.start,
+        )  # fmt: skip
+        self._flush_soon()
+        return number
+
+    def close_request(self, number: int) -> None:
+        """The request was answered (or called off)."""
+        if self._unwritten.pop(number, None) is None:
+            self._closed.append(number)
+            self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        """Write what is due, unless a write is under way: then its end starts the next one."""
+        if self._flush is not None or not (self._unwritten or self._closed):
+            return
+        rows, self._unwritten = list(self._unwritten.values()), {}
+        closed, self._closed = [(number,) for number in self._closed], []
+        try:
+            self._flush = self._database.submit(lambda db: _write_requests(db, rows, closed))
+        except sqlite3.Error as error:
+            self._on_lost(f"the journal {self.path} cannot be written: {error}")
+        else:
+            self._flush.add_done_callback(self._flushed)
+
+    def _flushed(self, flush: asyncio.Future[None]) -> None:
+        self._flush = None
+        if not flush.cancelled() and (error := flush.exception()) is not None:
+            self._on_lost(f"the journal {self.path} cannot be written: {error}")
+        self._flush_soon()
+
+    async def open_requests(self) -> list[OpenRequest]:
+        """Every unanswered request of any writer, oldest first."""
+        return await self._run(_open_requests)
+
+    async def writers(self) -> list[Writer]:
+        """Every process that wrote here and has not been forgotten."""
+        return await self._run(_writers)
+
+    async def show_life(self) -> None:
+        """Record that this writer is alive."""
+        await self._run(lambda db: _see(db, self._me, self._clock()))
+
+    async def forget_writer(self, process: Process) -> None:
+        """Forget a dead writer and its unanswered requests."""
+        await self._run(lambda db: _forget(db, process))
+
+    # Attempts
+
+    async def attempts(self, *, owner: str, vm_id: VmId) -> list[Attempt]:
+        """Every attempt ever made for this VM number, oldest first."""
+        return await self._run(lambda db: _attempts(db, owner, vm_id))
+
+    async def save_attempt(self, attempt: Attempt) -> None:
+        """Write an attempt as it is now; on disk when this returns."""
+        await self._run(lambda db: _save_attempt(db, attempt))
+
+    # Debts
+
+    async def debts(self) -> list[Debt]:
+        """Everything that must still be destroyed, oldest first."""
+        return await self._run(_debts)
+
+    async def add_debt(self, debt: Debt) -> None:
+        """Note a debt; noting the same one again changes nothing."""
+        await self._run(lambda db: _add_debt(db, debt))
+        self.has_new_debt.set()
+
+    async def note_try(self, debt: Debt, error: str) -> None:
+        """A debt could not be paid this time."""
+        await self._run(
+            lambda db: db.execute("UPDATE debts SET tries = tries + 1, last_error = ? WHERE id = ?", (error, debt.id))
+        )
+
+    async def pay_debt(self, debt: Debt) -> None:
+        """The debt's instance was seen terminated, or is gone for certain."""
+        await self._run(lambda db: db.execute("DELETE FROM debts WHERE id = ?", (debt.id,)))
+
+    # Instances
+
+    async def park(self, deploy_id: DeployId, vm_id: VmId) -> None:
+        """The instance is stopped for an undeploy or a stop: OpenNebula has it on no host."""
+        await self._run(
+            lambda db: db.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?)", (deploy_id, vm_id, self._clock()))
+        )
+
+    async def unpark(self, deploy_id: DeployId) -> None:
+        """The instance is on a host again, or gone."""
+        await self._run(lambda db: db.execute("DELETE FROM parked WHERE deploy_id = ?", (deploy_id,)))
+
+    async def parked(self) -> set[DeployId]:
+        """Instances that are stopped for an undeploy or a stop."""
+        rows = await self._run(lambda db: db.execute("SELECT deploy_id FROM parked").fetchall())
+        return {DeployId(row[0]) for row in rows}
+
+    async def record_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> None:
+        """An untagged instance was taken over for this VM."""
+        await self._run(
+            lambda db: db.execute("INSERT OR REPLACE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
+        )
+
+    async def is_imported(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> bool:
+        """True when this instance was taken over for this very VM."""
+        query = "SELECT 1 FROM imported WHERE deploy_id = ? AND vm_id = ? AND stime = ?"
+        return await self._run(lambda db: db.execute(query, (deploy_id, vm_id, stime)).fetchone() is not None)
+
+    # Facts
+
+    async def fact(self, name: str) -> str | None:
+        """A single remembered value, such as the account."""
+        row = await self._run(lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone())
+        return None if row is None else str(row[0])
+
+    async def set_fact(self, name: str, value: str) -> None:
+        """Remember a single value."""
+        await self._run(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
+
+
+def read_fact(path: Path, name: str) -> str | None:
+    """Look up one fact without opening the journal for writing; None when there is no journal or no such fact."""
+    if not path.exists():
+        return None
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+    except sqlite3.Error:
+        return None
+    try:
+        row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    except sqlite3.Error:
+        return None
+    finally:
+        db.close()
+    return None if row is None else str(row[0])
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    # A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
+    db.execute("PRAGMA journal_mode = TRUNCATE")
+    db.execute("PRAGMA synchronous = FULL")
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, _VERSION):
+        raise sqlite3.DatabaseError(f"it was written by another version ({version}, this one reads {_VERSION})")
+    db.execute("BEGIN IMMEDIATE")
+    for statement in _SCHEMA.split(";"):
+        db.execute(statement)
+    db.execute(f"PRAGMA user_version = {_VERSION}")
+    db.execute("COMMIT")
+
+
+def _sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -> None:
+    row = (me.pid, me.start, parent.pid, parent.start, now)
+    db.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?)", row)
+
+
+def _see(db: sqlite3.Connection, me: Process, now: float) -> None:
+    db.execute("UPDATE writers SET seen_at = ? WHERE pid = ? AND start = ?", (now, me.pid, me.start))
+
+
+def _forget(db: sqlite3.Connection, process: Process) -> None:
+    db.execute("DELETE FROM requests WHERE pid = ? AND start = ?", (process.pid, process.start))
+    db.execute("DELETE FROM writers WHERE pid = ? AND start = ?", (process.pid, process.start))
+
+
+def _writers(db: sqlite3.Connection) -> list[Writer]:
+    rows = db.execute("SELECT pid, start, parent_pid, parent_start, seen_at FROM writers").fetchall()
+    return [
+        Writer(
+            process=Process(pid=pid, start=start),
+            parent=Process(pid=parent_pid, start=parent_start),
+            seen_at=seen_at,
+        )
+        for pid, start, parent_pid, parent_start, seen_at in rows
+    ]
+
+
+def _write_requests(db: sqlite3.Connection, rows: list[tuple[Any, ...]], closed: list[tuple[int]]) -> None:
+    db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany("DELETE FROM requests WHERE id = ?", closed)
+
+
+def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
+    rows = db.execute(
+        "SELECT id, vm_id, action, is_two_blank, payload, opened_at, pid, start FROM requests ORDER BY opened_at, id"
+    ).fetchall()
+    return [
+        OpenRequest(
+            id=number,
+            vm_id=VmId(vm_id),
+            action=action,
+            is_two_blank=bool(is_two_blank),
+            payload=zlib.decompress(payload) if payload else b"",
+            opened_at=opened_at,
+            writer=Process(pid=pid, start=start),
+        )
+        for number, vm_id, action, is_two_blank, payload, opened_at, pid, start in rows
+    ]
+
+
+def _attempts(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
+    rows = db.execute(
+        "SELECT token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, detail FROM attempts"
+        " WHERE owner = ? AND vm_id = ? ORDER BY stime, seq, number",
+        (owner, vm_id),
+    ).fetchall()
+    return [
+        Attempt(
+            token=token,
+            identity=Identity(owner=owner, vm_id=vm_id, stime=stime, seq=seq, host_id=host_id),
+            number=number,
+            parameters=json.loads(parameters),
+            state=AttemptState(state),
+            deploy_id=DeployId(deploy_id),
+            sent_at=sent_at,
+            detail=detail,
+        )
+        for token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, detail in rows
+    ]
+
+
+def _save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
+    who = attempt.identity
+    db.execute(
+        "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (attempt.token, who.owner, who.vm_id, who.stime, who.seq, who.host_id, attempt.number,
+         json.dumps(attempt.parameters), attempt.state.value, attempt.deploy_id, attempt.sent_at, attempt.detail),
+    )  # fmt: skip
+
+
+def _debts(db: sqlite3.Connection) -> list[Debt]:
+    rows = db.execute(
+        "SELECT id, deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error FROM debts"
+        " ORDER BY id"
+    ).fetchall()
+    return [
+        Debt(
+            id=number,
+            deploy_id=DeployId(deploy_id),
+            token=token,
+            identity=Identity(owner=owner, vm_id=VmId(vm_id), stime=stime, seq=seq, host_id=host_id),
+            reason=reason,
+            since=since,
+            tries=tries,
+            last_error=last_error,
+        )
+        for number, deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error in rows
+    ]
+
+
+def _add_debt(db: sqlite3.Connection, debt: Debt) -> None:
+    who = debt.identity
+    db.execute(
+        "INSERT OR IGNORE INTO debts"
+        " (deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')",
+        (debt.deploy_id, debt.token, who.owner, who.vm_id, who.stime, who.seq, who.host_id, debt.reason, debt.since),
+    )
+
+
+def read_debts(path: Path) -> list[Debt]:
+    """Everything that must still be destroyed, read without opening the journal for writing; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    if not path.exists():
+        return []
+    try:
+        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
+        try:
+            return _debts(db)
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise JournalError(f"the journal {path} cannot be read: {error}") from error

@@ -1,0 +1,110 @@
+"""The driver's own log: one JSON object a line, in OpenNebula's log directory.
+
+Standard output belongs to the protocol. What an operator should see in OpenNebula's own logs goes there as LOG lines
+(actions/dispatcher.py, Dispatcher.tell).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TextIO, cast
+
+from one_provider_mad.settings import Places
+
+
+def configure(program: str, name: str, places: Places, *, has_stderr: bool, is_verbose: bool) -> str | None:
+    """Send the log to `<program>_<NAME>.log`, or to stderr for a person where that cannot be written.
+
+    Args:
+        program: `one_vmm_provider`.
+        name: NAME from ARGUMENTS.
+        places: the log directory is taken from here.
+        has_stderr: somebody may read stderr.
+        is_verbose: debug lines too (ONE_MAD_DEBUG).
+
+    Returns:
+        A sentence when there is no log file, else None.
+    """
+    structlog = import_structlog()
+    # A NAME that is no name (a path, say) must not choose the file.
+    fit = "".join(character if character.isalnum() or character in "._-" else "_" for character in name) or "unnamed"
+    path = places.log / f"{program}_{fit}.log"
+    problem = None
+    file: LogFile | TextIO = LogFile(path)
+    try:
+        cast("LogFile", file).reopen()
+    except OSError as error:
+        problem = f"there is no driver log, {path} cannot be written: {error.strerror}"
+        file = sys.stderr if has_stderr and is_verbose else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger("debug" if is_verbose else "info"),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", file)),
+        cache_logger_on_first_use=True,
+    )
+    return problem
+
+
+def import_structlog() -> ModuleType:
+    """Import structlog without rich, which it would load just for being installed: 40 ms of the start."""
+    missing = object()
+    before = sys.modules.get("rich", missing)
+    if before is missing:
+        sys.modules["rich"] = cast("ModuleType", None)
+    try:
+        import structlog
+    finally:
+        if before is missing:
+            del sys.modules["rich"]
+    return structlog
+
+
+class LogFile:
+    """A file that follows its path: when logrotate has moved it away, the next line begins a new one.
+
+    Args:
+        path: the file; made with mode 0640.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._inode = -1
+
+    def reopen(self) -> None:
+        """Open the file at the path.
+
+        Raises:
+            OSError: it cannot be made or written.
+        """
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+        self._descriptor = descriptor
+        self._inode = os.fstat(descriptor).st_ino
+
+    def write(self, text: str) -> int:
+        """Append; what cannot be written is lost, since a full disk must not stop the driver."""
+        try:
+            if self._is_moved():
+                self.reopen()
+            return os.write(self._descriptor, text.encode(errors="backslashreplace"))
+        except OSError:
+            return 0
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def _is_moved(self) -> bool:
+        try:
+            return self._path.stat().st_ino != self._inode
+        except FileNotFoundError:
+            return True

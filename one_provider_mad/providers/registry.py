@@ -1,0 +1,59 @@
+"""Which provider a configuration names: built-ins by name, imported on demand, and entry points for everybody else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import cast
+
+from one_provider_mad.errors import SettingsError
+from one_provider_mad.providers.interface import Provider, ProviderContext, ProviderFactory, VerbatimDriver
+from one_provider_mad.settings import Configuration, Places, convert
+
+BUILT_IN = {"simulated": "one_provider_mad.providers.simulated.provider"}
+"""Kind of provider to the module that holds its `factory`. Listed here since asking for entry points takes 30 ms."""
+
+ENTRY_POINTS = "one_provider_mad.providers"
+
+
+def build(configuration: Configuration, places: Places, warn: Callable[[str], None]) -> Provider | VerbatimDriver:
+    """Build the provider that a configuration names; nothing is opened yet.
+
+    Args:
+        configuration: as `settings.load` read it.
+        places: its state directory is taken from here.
+        warn: how the provider tells the operator one sentence.
+
+    Raises:
+        SettingsError: no such provider, or its table is wrong.
+    """
+    settings = configuration.settings
+    factory = _factory(settings.provider, configuration)
+    if places.is_temporary and settings.provider != "simulated":
+        raise SettingsError(
+            f"no lasting directory for the state of {configuration.name}: set ONE_LOCATION, or run as OpenNebula's user"
+        )
+    table = convert(configuration.table, factory.settings_type, path=configuration.path, prefix=f"{settings.provider}.")
+    context = ProviderContext(
+        name=configuration.name,
+        hypervisor=settings.hypervisor,
+        owner=settings.owner,
+        state_directory=places.var,
+        warn=warn,
+    )
+    return factory(context, table)
+
+
+def _factory(kind: str, configuration: Configuration) -> ProviderFactory:
+    if kind in BUILT_IN:
+        return cast("ProviderFactory", import_module(BUILT_IN[kind]).factory)
+    from importlib.metadata import entry_points
+
+    found = list(entry_points(group=ENTRY_POINTS, name=kind))
+    if not found:
+        known = ", ".join(sorted({*BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
+        raise SettingsError(f"{configuration.name}.toml: provider: there is no {kind!r} here, only {known}")
+    try:
+        return cast("ProviderFactory", found[0].load())
+    except Exception as error:  # an outsider's module may fail in any way
+        raise SettingsError(f"{configuration.name}.toml: provider: {kind!r} cannot be imported: {error}") from error

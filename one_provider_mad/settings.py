@@ -1,0 +1,351 @@
+"""The configuration: where it is, what it may say, and how a wrong one is told in one sentence.
+
+A file `<conf>/<NAME>.toml` names the provider, the owner of its instances, and one table named after the provider.
+Nothing here knows any provider: their tables are typed by themselves (providers/interface.py, ProviderFactory).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from one_provider_mad.domain import Value
+from one_provider_mad.errors import SettingsError
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+
+EMBEDDED = "simulated"
+"""The NAME, and the kind of provider, that needs no file."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+_OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
+_SECRET = re.compile(r"secret|passw|token|api_key|access_key|private_key|credential", re.IGNORECASE)
+
+_ONLY_AT_START = ("account", "region", "endpoint", "endpoint_url", "endpoints", "database")
+"""Keys of a provider's table that say which cloud it is; a running daemon keeps the ones it was started with."""
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What end users may and may not do."""
+
+    allow_import: bool = False
+    """A DEPLOY may take over an untagged instance that its template names. Off: anybody could name anybody's."""
+
+    forbidden_attributes: tuple[str, ...] = ()
+    """Names that a PUBLIC_CLOUD section may not hold; such a DEPLOY fails. Upper or lower case."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One configuration file, without the provider's own table."""
+
+    provider: str
+    """Kind of provider: simulated, scripts, ec2, opennebula, or an entry point's name."""
+
+    owner: str = ""
+    """Whose instances these are; travels in their tags. Required wherever instances can cost money."""
+
+    hypervisor: str = ""
+    """HYPERVISOR reported, and the TYPE of PUBLIC_CLOUD sections that are meant. Default: the file's name."""
+
+    journal: str = ""
+    """Path of the journal. Default: `one_provider_mad_<NAME>.journal` in OpenNebula's var directory."""
+
+    call_timeout: Annotated[float, msgspec.Meta(gt=0)] = 60.0
+    """Seconds one call to the cloud may take. Long enough for a slow cloud, short enough to leave room for retries."""
+
+    capacity: dict[str, Any] = {}
+    """What the host reports; read by the information driver."""
+
+    monitor: dict[str, Any] = {}
+    """Periods and thresholds of monitoring; read by the information driver."""
+
+    policy: Policy = Policy()
+    """What end users may and may not do."""
+
+
+class Configuration(Value, frozen=True, kw_only=True):
+    """Settings as they are in force.
+
+    Attributes:
+        name: NAME, the positional argument.
+        path: the file they came from; None for the embedded cloud without a file.
+        settings: the checked settings, defaults filled in.
+        table: the provider's own table, not yet typed.
+    """
+
+    name: str
+    path: Path | None
+    settings: Settings
+    table: Mapping[str, Any]
+
+
+class Places(Value, frozen=True, kw_only=True):
+    """The directories of this OpenNebula.
+
+    Attributes:
+        conf: configuration files.
+        var: state (OpenNebula's var directory, or a stand-in where there is none).
+        log: log files.
+        is_stand_in: `var` is not OpenNebula's.
+        is_temporary: `var` will not survive a reboot: good enough for the simulated cloud only.
+    """
+
+    conf: Path
+    var: Path
+    log: Path
+    is_stand_in: bool = False
+    is_temporary: bool = False
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Places:
+        """Find them as OpenNebula does: under ONE_LOCATION, else system-wide; else a person's own state directory."""
+        location = environ.get("ONE_LOCATION")
+        root = Path(location) if location else None
+        conf = environ.get("ONE_PROVIDER_MAD_CONF")
+        conf_path = Path(conf) if conf else (root / "etc" if root else Path("/etc/one")) / "one_provider_mad"
+        if root is not None:
+            return cls(conf=conf_path, var=root / "var", log=root / "var")
+        var, log = Path("/var/lib/one"), Path("/var/log/one")
+        if os.access(var, os.W_OK | os.X_OK):
+            return cls(conf=conf_path, var=var, log=log)
+        own = _own_state_directory(environ)
+        if own is not None:
+            return cls(conf=conf_path, var=own, log=log, is_stand_in=True)
+        return cls(conf=conf_path, var=_temporary_directory(), log=log, is_stand_in=True, is_temporary=True)
+
+    def journal(self, configuration: Configuration) -> Path:
+        """Where the journal of this configuration lies."""
+        if configuration.settings.journal:
+            return Path(configuration.settings.journal)
+        database = configuration.table.get("database")
+        if self.is_stand_in and configuration.settings.provider == EMBEDDED and database:
+            # Without an OpenNebula there is one journal a cloud, not one a NAME: people try many clouds under one name.
+            return Path(f"{database}.journal")
+        return self.default_journal(configuration.name)
+
+    def default_journal(self, name: str) -> Path:
+        """Where the journal of NAME lies unless the configuration says otherwise."""
+        return self.var / f"one_provider_mad_{name}.journal"
+
+    def scripts(self, name: str) -> Path:
+        """Upstream's directory of action scripts for NAME."""
+        return self.var / "remotes" / "vmm" / name
+
+
+def _own_state_directory(environ: Mapping[str, str]) -> Path | None:
+    home = environ.get("HOME")
+    state = environ.get("XDG_STATE_HOME") or (f"{home}/.local/state" if home else "")
+    if not state.startswith("/"):
+        return None
+    path = Path(state) / "one_provider_mad"
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return path if os.access(path, os.W_OK | os.X_OK) else None
+
+
+def _temporary_directory() -> Path:
+    path = Path(tempfile.gettempdir()) / f"one_provider_mad-{os.getuid()}"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
+            return path
+    except OSError:
+        pass
+    # Somebody else holds that name: never share a directory with them.
+    return Path(tempfile.mkdtemp(prefix="one_provider_mad-"))
+
+
+def load(name: str, places: Places, *, was_configured: bool = False) -> Configuration:
+    """Read the configuration of NAME.
+
+    Args:
+        name: NAME, the positional argument.
+        places: where to look.
+        was_configured: NAME was once served from a file, so that a missing file is a fault.
+
+    Raises:
+        SettingsError: there is none, or it cannot be used; the sentence names file, key and what was expected.
+    """
+    if not _NAME.fullmatch(name):
+        raise SettingsError(f"ARGUMENTS name no provider ({name!r}): end them with a NAME such as {EMBEDDED}")
+    path = places.conf / f"{name}.toml"
+    try:
+        status, content = _read(path)
+    except FileNotFoundError:
+        return _without_file(name, path, places, was_configured=was_configured)
+    except OSError as error:
+        raise SettingsError(f"{path.name} cannot be read: {error.strerror} ({path})") from error
+    return _parse(name, path, status, content)
+
+
+def _read(path: Path) -> tuple[os.stat_result, bytes]:
+    with path.open("rb") as file:
+        return os.fstat(file.fileno()), file.read()
+
+
+def _without_file(name: str, path: Path, places: Places, *, was_configured: bool) -> Configuration:
+    if was_configured:
+        raise SettingsError(f"{path.name} is missing, and {name} was configured by it before: put it back ({path})")
+    if name == EMBEDDED:
+        return Configuration(name=name, path=None, settings=_completed(name, Settings(provider=EMBEDDED)), table={})
+    if places.scripts(name).is_dir():
+        return Configuration(name=name, path=None, settings=_completed(name, Settings(provider="scripts")), table={})
+    raise SettingsError(f"{path.name} does not exist: create {path}, or scripts in {places.scripts(name)}")
+
+
+def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Configuration:
+    if status.st_mode & stat.S_IWOTH:
+        raise SettingsError(f"{path.name} can be written by everybody: run chmod o-rw {path}")
+    try:
+        data = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path.name} is not TOML: {error} ({path})") from error
+    if status.st_mode & stat.S_IROTH and (key := next(_secrets(data), None)):
+        raise SettingsError(f"{path.name} holds the secret {key} and can be read by everybody: run chmod 640 {path}")
+    kind = data.get("provider")
+    table = data.pop(kind, {}) if isinstance(kind, str) and kind not in Settings.__struct_fields__ else {}
+    if not isinstance(table, dict):
+        raise SettingsError(f"{path.name}: {kind}: expected a table [{kind}] ({path})")
+    settings = _completed(name, convert(data, Settings, path=path))
+    if not settings.owner:
+        raise SettingsError(f'{path.name}: owner is missing: say whose instances these are, owner = "…" ({path})')
+    if not _OWNER.fullmatch(settings.owner):
+        raise SettingsError(f"{path.name}: owner: expected up to 64 letters, digits, `_.:@-`, got {settings.owner!r}")
+    return Configuration(name=name, path=path, settings=settings, table=table)
+
+
+def _completed(name: str, settings: Settings) -> Settings:
+    owner = settings.owner or (settings.provider if settings.provider in (EMBEDDED, "scripts") else "")
+    return msgspec.structs.replace(settings, owner=owner, hypervisor=settings.hypervisor or name)
+
+
+def _secrets(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys that look like a secret and have a value."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _secrets(value, f"{prefix}{key}.")
+        elif value and isinstance(value, str) and _SECRET.search(key) and not key.endswith("_file"):
+            yield f"{prefix}{key}"
+
+
+def convert(data: Mapping[str, Any], settings_type: type[_Struct], *, path: Path | None, prefix: str = "") -> _Struct:
+    """Check a table against its type.
+
+    Args:
+        data: what the file says.
+        settings_type: the struct that knows the keys.
+        path: the file, for the sentence.
+        prefix: the table's name and a dot, for the sentence.
+
+    Raises:
+        SettingsError: an unknown key, a missing key, or a value of the wrong kind.
+    """
+    try:
+        return msgspec.convert(dict(data), settings_type, strict=True)
+    except msgspec.ValidationError as error:
+        where = f"{path.name}: " if path else ""
+        whole = f" ({path})" if path else ""
+        raise SettingsError(f"{where}{_explained(str(error), prefix)}{whole}") from error
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
+_MISSING = re.compile(r"Object missing required field `(?P<key>[^`]*)`(?: - at `\$\.?(?P<at>[^`]*)`)?")
+_WRONG = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<at>[^`]*)`", re.DOTALL)
+
+
+def _explained(text: str, prefix: str) -> str:
+    """Put the key first: `simulated.latency: expected `float`, got `str``."""
+    for pattern, what in ((_UNKNOWN, "is no setting; check the spelling"), (_MISSING, "is missing")):
+        if match := pattern.fullmatch(text):
+            at = f"{match['at']}." if match["at"] else ""
+            return f"{prefix}{at}{match['key']} {what}"
+    if match := _WRONG.fullmatch(text):
+        return f"{prefix}{match['at']}: {match['what'][:1].lower()}{match['what'][1:]}"
+    return f"{prefix.rstrip('.')}: {text}"
+
+
+class SettingsSource:
+    """The configuration of one NAME, kept up to date while the daemon runs (decision 3).
+
+    Args:
+        name: NAME, the positional argument.
+        places: where to look.
+        check: raises SettingsError for what only the provider's own type can see.
+        warn: told one sentence when an edit is not taken.
+        was_configured: NAME was once served from a file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        places: Places,
+        *,
+        check: Callable[[Configuration], None],
+        warn: Callable[[str], None],
+        was_configured: bool = False,
+    ) -> None:
+        self._check = check
+        self._name = name
+        self._places = places
+        self._warn = warn
+        self._was_configured = was_configured
+        self._good: Configuration | None = None
+        self._fault = SettingsError("the configuration was not read yet")
+        self._seen: tuple[int, ...] | None = None
+
+    def current(self) -> Configuration:
+        """The settings in force: the file's, or the last good ones while the file is broken.
+
+        Raises:
+            SettingsError: there never were good ones.
+        """
+        fingerprint = self._fingerprint()
+        if fingerprint != self._seen:
+            self._seen = fingerprint
+            self._reload()
+        if self._good is None:
+            raise self._fault
+        return self._good
+
+    def _fingerprint(self) -> tuple[int, ...]:
+        try:
+            status = (self._places.conf / f"{self._name}.toml").stat()
+        except OSError as error:
+            return (error.errno or 0,)
+        return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_mode)
+
+    def _reload(self) -> None:
+        try:
+            fresh = load(self._name, self._places, was_configured=self._was_configured)
+            self._check(fresh)
+            if self._good is not None:
+                _refuse_other_cloud(self._good, fresh)
+        except SettingsError as error:
+            self._fault = error
+            if self._good is not None:
+                self._warn(f"{error}; the settings from before stay in force")
+            return
+        self._good = fresh
+        self._was_configured = self._was_configured or fresh.path is not None
+
+
+def _refuse_other_cloud(good: Configuration, fresh: Configuration) -> None:
+    for key in ("provider", "owner", "journal"):
+        if getattr(good.settings, key) != getattr(fresh.settings, key):
+            raise SettingsError(f"{fresh.name}.toml: {key} changes only when the driver is restarted")
+    for key in _ONLY_AT_START:
+        if good.table.get(key) != fresh.table.get(key):
+            raise SettingsError(
+                f"{fresh.name}.toml: {fresh.settings.provider}.{key} changes only when the driver is restarted"
+            )

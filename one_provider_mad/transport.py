@@ -1,0 +1,226 @@
+"""Standard input and output: the only file that touches them.
+
+Reading never stops, whatever the rest is doing: oned writes to its drivers with blocking writes (src/mad/Mad.cc,
+include/StreamManager.h), so a driver that does not read stalls oned itself. Writing is one `write` a line, whole: up to
+5.12 oned takes a pause of more than 25 ms inside a line for a crash (src/mad/MadManager.cc, listener).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+
+_CHUNK = 256 * 1024
+"""Bytes read at once: enough to keep up, small enough to parse between two heartbeats."""
+
+_PIPE = 1024 * 1024
+"""What a pipe is asked to hold; more is not granted to ordinary users (pipe(7), pipe-max-size)."""
+
+_ATOMIC = 4096
+"""PIPE_BUF: a write of up to so many bytes does not block on a pipe that poll(2) calls writable."""
+
+_LOG_BOUND = 2000
+"""LOG lines kept for a reader that does not read; older ones go first. Replies are kept without bound."""
+
+
+class Reader:
+    """Standard input as chunks of bytes.
+
+    Args:
+        fd: the descriptor.
+        feed: takes each chunk; called in the loop; b"" once, at the end.
+    """
+
+    def __init__(self, fd: int, feed: Callable[[bytes], None]) -> None:
+        self._fd = fd
+        self._feed = feed
+        self._loop = asyncio.get_running_loop()
+
+    def start(self) -> None:
+        """Begin to read; never blocks."""
+        _enlarge(self._fd)
+        try:
+            # Readiness, then one blocking read that cannot block: the descriptor's flags are shared with whoever else
+            # has it open (a shell, say), so it is not made non-blocking.
+            self._loop.add_reader(self._fd, self._on_readable)
+        except OSError:
+            # Files cannot be waited for with epoll (EPERM).
+            threading.Thread(target=self._read_file, name="stdin", daemon=True).start()
+
+    def stop(self) -> None:
+        """Read no more."""
+        with contextlib.suppress(OSError, ValueError):
+            self._loop.remove_reader(self._fd)
+
+    def _on_readable(self) -> None:
+        data = self._read()
+        if not data:
+            self.stop()
+        self._feed(data)
+
+    def _read(self) -> bytes:
+        try:
+            return os.read(self._fd, _CHUNK)
+        except OSError:
+            return b""  # a broken terminal or socket is an end like any other
+
+    def _read_file(self) -> None:
+        data = b"-"
+        while data:
+            data = self._read()
+            taken = threading.Event()
+            try:
+                self._loop.call_soon_threadsafe(self._take, data, taken)
+            except RuntimeError:
+                return  # the loop is closed
+            taken.wait()
+
+    def _take(self, data: bytes, taken: threading.Event) -> None:
+        self._feed(data)
+        taken.set()
+
+
+class _Line:
+    __slots__ = ("data", "is_dropped", "is_log", "on_written")
+
+    def __init__(self, data: bytes, on_written: Callable[[], None] | None, *, is_log: bool) -> None:
+        self.data = data
+        self.on_written = on_written
+        self.is_log = is_log
+        self.is_dropped = False
+
+
+class Writer:
+    """Standard output as whole lines, in order.
+
+    A line is written at once while the reader keeps up. When it does not, lines wait and a thread writes them, so that
+    the loop never blocks; replies all wait, LOG lines up to a bound.
+
+    Args:
+        fd: the descriptor.
+        dropped: told how many LOG lines were dropped, when writing goes on.
+    """
+
+    def __init__(self, fd: int, *, dropped: Callable[[int], bytes]) -> None:
+        self._fd = fd
+        self._dropped = dropped
+        self._loop = asyncio.get_running_loop()
+        self._poll = select.poll()
+        self._poll.register(fd, select.POLLOUT)
+        self._lines: deque[_Line] = deque()
+        self._logs: deque[_Line] = deque()
+        self._drops = 0
+        self._is_open = False
+        self._is_broken = False
+        self._thread_line: _Line | None = None
+        self._empty = asyncio.Event()
+        self._empty.set()
+        _enlarge(fd)
+
+    def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
+        """Write a line; `on_written` is called once it is on its way to the reader. Never blocks, never fails."""
+        self._add(_Line(data, on_written, is_log=False))
+
+    def log(self, data: bytes) -> None:
+        """Write a LOG line, which may be dropped while nobody reads."""
+        line = _Line(data, None, is_log=True)
+        self._logs.append(line)
+        if len(self._logs) > _LOG_BOUND:
+            self._logs.popleft().is_dropped = True
+            self._drops += 1
+        self._add(line)
+
+    def send_first(self, data: bytes) -> None:
+        """Write the answer to INIT, in front of everything that waits."""
+        if not self._is_broken:
+            self._write(data)
+
+    def open(self) -> None:
+        """Let lines through: until the first request after INIT nothing may follow its answer (include/Driver.h)."""
+        self._is_open = True
+        self._flush()
+
+    def is_read(self) -> bool:
+        """False once nobody has the other end open any more."""
+        if not self._is_broken:
+            self._is_broken = any(events & (select.POLLERR | select.POLLNVAL) for _, events in self._poll.poll(0))
+        return not self._is_broken
+
+    async def drained(self) -> None:
+        """Return when everything was written, or can never be."""
+        await self._empty.wait()
+
+    def _add(self, line: _Line) -> None:
+        self._lines.append(line)
+        self._empty.clear()
+        self._flush()
+
+    def _flush(self) -> None:
+        """Write what can be written without blocking; leave the rest to a thread."""
+        if not self._is_open or self._thread_line is not None:
+            return
+        while self._lines:
+            line = self._lines[0]
+            if line.is_dropped:
+                self._lines.popleft()
+                continue
+            if not self._is_broken and (len(line.data) > _ATOMIC or not self._poll.poll(0)):
+                self._write_in_thread(self._lines.popleft())
+                return
+            self._lines.popleft()
+            self._write(line.data)
+            self._done(line)
+        self._tell_drops()
+        if not self._lines:
+            self._empty.set()
+
+    def _tell_drops(self) -> None:
+        if self._drops:
+            count, self._drops = self._drops, 0
+            self._write(self._dropped(count))
+
+    def _done(self, line: _Line) -> None:
+        if line.is_log:
+            with contextlib.suppress(ValueError):
+                self._logs.remove(line)
+        if line.on_written is not None and not self._is_broken:
+            line.on_written()
+
+    def _write_in_thread(self, line: _Line) -> None:
+        self._thread_line = line
+        threading.Thread(target=self._write_line, args=(line,), name="stdout", daemon=True).start()
+
+    def _write_line(self, line: _Line) -> None:
+        self._write(line.data)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._written, line)
+
+    def _written(self, line: _Line) -> None:
+        self._thread_line = None
+        self._done(line)
+        self._flush()
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view and not self._is_broken:
+            try:
+                view = view[os.write(self._fd, view) :]
+            except BlockingIOError:
+                # Somebody else made the shared description non-blocking: wait as a blocking write would.
+                self._poll.poll()
+            except OSError as error:
+                if error.errno != errno.EINTR:
+                    self._is_broken = True
+
+
+def _enlarge(fd: int) -> None:
+    """Ask for a larger pipe, so that a whole line fits; whatever is no pipe stays as it is."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)
