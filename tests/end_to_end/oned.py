@@ -1,0 +1,220 @@
+"""Starts the real program exactly as oned starts a driver, and talks to it over real pipes.
+
+argv is the path and one packed element; fds 0 and 1 are pipes, fd 2 is closed; every signal is blocked; a descriptor
+leaks; the working directory is the var directory (OpenNebula src/mad/Mad.cc, include/Driver.h).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = ROOT / "bin" / "one_vmm_provider"
+
+
+class Place:
+    """An OpenNebula directory of a test's own: `etc/one_provider_mad` and `var` under one ONE_LOCATION."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.conf = root / "etc" / "one_provider_mad"
+        self.var = root / "var"
+        self.conf.mkdir(parents=True, exist_ok=True)
+        self.var.mkdir(exist_ok=True)
+
+    def configure(self, text: str, *, name: str = "simulated") -> Path:
+        """Write the configuration file of NAME."""
+        path = self.conf / f"{name}.toml"
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+    def log(self, name: str = "simulated") -> str:
+        """The driver's own log so far."""
+        path = self.var / f"one_vmm_provider_{name}.log"
+        return path.read_text() if path.exists() else ""
+
+
+def as_oned_starts_it() -> None:
+    """Runs in the child between fork and exec."""
+    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
+    os.close(2)
+
+
+class Driver:
+    """One running driver.
+
+    Args:
+        place: its OpenNebula.
+        arguments: ARGUMENTS of VM_MAD, one argv element.
+        program: what to start.
+        environ: added to a bare environment; None as a value removes a name.
+        init: send INIT and wait for its answer.
+        stdout: a descriptor to use instead of a pipe of our own.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        arguments: str | None = "-t 15 -r 0 simulated",
+        *,
+        program: Path = PROGRAM,
+        environ: Mapping[str, str | None] = {},  # noqa: B006 - never changed
+        init: bool = True,
+        reading: bool = True,
+    ) -> None:
+        names = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+        environment = {name: os.environ[name] for name in names if name in os.environ}
+        environment["ONE_LOCATION"] = str(place.root)
+        for name, value in environ.items():
+            environment.pop(name, None)
+            if value is not None:
+                environment[name] = value
+        leak = os.open(os.devnull, os.O_RDWR)
+        try:
+            self.process = subprocess.Popen(
+                [str(program), *([] if arguments is None else [arguments])],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=None,
+                cwd=place.var,
+                env=environment,
+                pass_fds=[leak],
+                preexec_fn=as_oned_starts_it,  # noqa: PLW1509 - oned forks and execs just so
+                bufsize=0,
+            )
+        finally:
+            os.close(leak)
+        self.started = time.monotonic()
+        self.place = place
+        self.lines: list[str] = []
+        self.raw = bytearray()
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        if reading:
+            self.begin_reading()
+        if init:
+            self.send("INIT")
+            assert self.next_line() == "INIT SUCCESS"
+
+    def begin_reading(self) -> None:
+        """Read what the driver writes, in a thread, as oned does."""
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        rest = b""
+        while data := self.process.stdout.read(65536):
+            self.raw += data
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                self._queue.put(line.decode())
+        self._queue.put(None)
+
+    def send(self, line: str | bytes) -> None:
+        """Send one line."""
+        data = line.encode() if isinstance(line, str) else line
+        self.write(data if data.endswith(b"\n") else data + b"\n")
+
+    def write(self, data: bytes) -> None:
+        """Send bytes."""
+        assert self.process.stdin is not None
+        view = memoryview(data)
+        while view:
+            view = view[self.process.stdin.write(view) :]
+
+    def next_line(self, seconds: float = 20.0) -> str:
+        """The next line the driver writes; fails the test when none comes in time."""
+        try:
+            line = self._queue.get(timeout=seconds)
+        except queue.Empty:
+            raise AssertionError(f"no line within {seconds} s; so far {self.lines}; log:\n{self.place.log()}") from None
+        if line is None:
+            raise AssertionError(f"the driver ended; so far {self.lines}; log:\n{self.place.log()}")
+        self.lines.append(line)
+        return line
+
+    def wait_for(self, matches: Callable[[str], bool], seconds: float = 20.0) -> str:
+        """The next line that matches; others are kept in `lines`."""
+        deadline = time.monotonic() + seconds
+        while True:
+            line = self.next_line(max(0.01, deadline - time.monotonic()))
+            if matches(line):
+                return line
+
+    def reply(self, action: str, vm_id: int, seconds: float = 20.0) -> str:
+        """The next reply to this action of this VM: everything after the id."""
+        line = self.wait_for(lambda text: text.split(" ")[0::2][:2] == [action, str(vm_id)], seconds)
+        words = line.split(" ", 3)
+        return f"{words[1]} {words[3]}"
+
+    def ask(self, line: str | bytes, seconds: float = 20.0) -> str:
+        """Send a request and wait for its reply: `SUCCESS …` or `FAILURE …`."""
+        text = line.decode() if isinstance(line, bytes) else line
+        words = text.split()
+        self.send(line)
+        return self.reply(words[0], int(words[1]), seconds)
+
+    def silence(self, seconds: float = 0.3) -> None:
+        """Fail if the driver writes anything for so long."""
+        try:
+            line = self._queue.get(timeout=seconds)
+        except queue.Empty:
+            return
+        raise AssertionError(f"unexpected: {line}")
+
+    def rest(self, seconds: float = 20.0) -> list[str]:
+        """Everything until the driver closes its output."""
+        found: list[str] = []
+        deadline = time.monotonic() + seconds
+        while True:
+            line = self._queue.get(timeout=max(0.01, deadline - time.monotonic()))
+            if line is None:
+                self.lines += found
+                return found
+            found.append(line)
+
+    def finalize(self, seconds: float = 20.0) -> int:
+        """FINALIZE and the end of input, as a person's pipe ends; returns the exit code."""
+        assert self.process.stdin is not None
+        self.send("FINALIZE")
+        self.process.stdin.close()
+        return self.process.wait(seconds)
+
+    def drop(self, seconds: float = 5.0) -> int:
+        """FINALIZE and both pipes closed at once, as oned ends a driver; returns the exit code."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.send("FINALIZE")
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return self.process.wait(seconds)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> Driver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+def replies(lines: Iterable[str]) -> list[str]:
+    """The lines that answer requests."""
+    return [line for line in lines if not line.startswith(("LOG ", "INIT "))]
