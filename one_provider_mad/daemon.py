@@ -11,13 +11,12 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import LineBuffer, Oversized
-from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Request, Severity
-from one_provider_mad.protocol.vmm import INIT_SUCCESS, format_log, parse_line, parse_oversized
+from one_provider_mad.protocol.messages import Control, Malformed, Request, Severity
+from one_provider_mad.protocol.vmm import INIT_SUCCESS, parse_line, parse_oversized
 from one_provider_mad.transport import Reader, Writer
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class _Daemon:
     async def serve(self) -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_stray_error)
-        self._writer = Writer(_STDOUT, dropped=_dropped)
+        self._writer = Writer(_STDOUT)
         self._reader = Reader(_STDIN, self._feed)
         loop.add_signal_handler(signal.SIGTERM, self._is_terminated.set)
         self._reader.start()
@@ -135,6 +134,7 @@ class _Daemon:
         self._dispatcher = modules.Dispatcher(
             self._options, engines=self._engines, output=self._writer, clock=time.time
         )
+        self._writer.dropped = self._dispatcher.dropped
         if problem:
             self._warn(problem)
         for request in self._early:
@@ -233,11 +233,6 @@ def _import() -> _Modules:
     return _Modules()
 
 
-def _dropped(count: int) -> bytes:
-    text = f"{count} log lines were dropped while nobody read them"
-    return format_log(LogLine(severity=Severity.WARNING, text=text), "-1")
-
-
 def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     """Whatever nobody caught goes to the log, never to stdout."""
     import structlog
@@ -246,6 +241,3 @@ def _log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object
     structlog.get_logger().error(
         "unexpected", message=context.get("message"), exc_info=error if isinstance(error, BaseException) else None
     )
-
-
-Clock = Callable[[], float]

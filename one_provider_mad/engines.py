@@ -11,7 +11,7 @@ import structlog
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine
 from one_provider_mad.actions.finding import Finder
-from one_provider_mad.errors import MadError, SettingsError, WrongAccount
+from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError, WrongAccount
 from one_provider_mad.journal import Journal, read_fact
 from one_provider_mad.options import Options
 from one_provider_mad.providers.interface import Provider, VerbatimDriver
@@ -22,6 +22,9 @@ log = structlog.get_logger()
 
 _CONFIGURED = "configured"
 _ACCOUNT = "account"
+
+_RETIRE_SECONDS = 3600.0
+"""How long the provider of older settings is kept: longer than any action takes, since some may still use it."""
 
 
 class Engines:
@@ -41,9 +44,8 @@ class Engines:
         self.is_verbatim = False
         self.owner = ""
         self._engine: Engine | None = None
-        self._retired: list[Engine] = []
+        self._retired: dict[asyncio.Task[None], Engine] = {}
         self._lock = asyncio.Lock()
-        self._is_account_confirmed = False
         was_configured = read_fact(places.default_journal(options.name), _CONFIGURED) is not None
         self._source = SettingsSource(
             options.name, places, check=self._check, warn=self._warn_once, was_configured=was_configured
@@ -96,7 +98,7 @@ class Engines:
             if self._engine is None or self._engine.configuration is not configuration:
                 engine = await self._make(configuration)
                 if self._engine is not None:
-                    self._retired.append(self._engine)
+                    self._retire(self._engine)
                 self._engine = engine
             return self._engine
 
@@ -126,8 +128,11 @@ class Engines:
 
     async def _confirm_account(self, provider: Provider, configuration: Configuration, journal: Journal) -> None:
         """Other credentials show another cloud, in which everything of ours would look gone (decision 16)."""
-        async with asyncio.timeout(configuration.settings.call_timeout):
-            account = await provider.account()
+        try:
+            async with asyncio.timeout(configuration.settings.call_timeout):
+                account = await provider.account()
+        except TimeoutError as error:
+            raise ProviderUnavailable(f"{provider.name} did not answer whose credentials these are") from error
         recorded = await journal.fact(_ACCOUNT)
         if recorded is None:
             await journal.set_fact(_ACCOUNT, account)
@@ -137,12 +142,30 @@ class Engines:
                 f" if that is meant, run one-provider journal accept {configuration.name}"
             )
 
+    def _retire(self, engine: Engine) -> None:
+        """Close an engine once every action that may still use it is over."""
+        task = asyncio.create_task(_close_later(engine), name="retire an engine")
+        self._retired[task] = engine
+        task.add_done_callback(lambda done: self._retired.pop(done, None))
+
     async def close(self) -> None:
         """Close every provider and the journal."""
-        for engine in [*self._retired, *([self._engine] if self._engine else [])]:
-            if engine.cloud is not None:
-                await engine.cloud.close()
-            if engine.verbatim is not None:
-                await engine.verbatim.close()
+        engines = [*self._retired.values(), *([self._engine] if self._engine else [])]
+        for task in list(self._retired):
+            task.cancel()
+        for engine in engines:
+            await _close(engine)
         if self.journal is not None:
             await self.journal.close()
+
+
+async def _close_later(engine: Engine) -> None:
+    await asyncio.sleep(_RETIRE_SECONDS)
+    await _close(engine)
+
+
+async def _close(engine: Engine) -> None:
+    if engine.cloud is not None:
+        await engine.cloud.close()
+    if engine.verbatim is not None:
+        await engine.verbatim.close()

@@ -27,6 +27,9 @@ _Result = TypeVar("_Result")
 
 _VERSION = 1
 
+_KEPT_SECONDS = 30 * 86400.0
+"""How long attempts that came to nothing are kept: longer than any cloud remembers an idempotency token."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS writers (
@@ -189,6 +192,7 @@ class Journal:
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"the journal {self.path} cannot be opened: {error}") from error
         await self._run(lambda db: _sign_in(db, self._me, Process.parent(), self._clock()))
+        await self._run(lambda db: _prune(db, self._clock() - _KEPT_SECONDS))
 
     async def close(self) -> None:
         """Write what is due and close the file."""
@@ -359,6 +363,10 @@ def _prepare(db: sqlite3.Connection) -> None:
 def _sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -> None:
     row = (me.pid, me.start, parent.pid, parent.start, now)
     db.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?)", row)
+
+
+def _prune(db: sqlite3.Connection, before: float) -> None:
+    db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
 
 
 def _see(db: sqlite3.Connection, me: Process, now: float) -> None:

@@ -336,7 +336,8 @@ class SettingsSource:
             if self._good is not None:
                 self._warn(f"{error}; the settings from before stay in force")
             return
-        self._good = fresh
+        if fresh != self._good:
+            self._good = fresh
         self._was_configured = self._was_configured or fresh.path is not None
 
 

@@ -105,12 +105,14 @@ class Writer:
 
     Args:
         fd: the descriptor.
-        dropped: told how many LOG lines were dropped, when writing goes on.
+
+    Attributes:
+        dropped: makes the line that says how many LOG lines were dropped.
     """
 
-    def __init__(self, fd: int, *, dropped: Callable[[int], bytes]) -> None:
+    def __init__(self, fd: int) -> None:
         self._fd = fd
-        self._dropped = dropped
+        self.dropped: Callable[[int], bytes] = lambda _count: b""
         self._loop = asyncio.get_running_loop()
         self._poll = select.poll()
         self._poll.register(fd, select.POLLOUT)
@@ -184,7 +186,7 @@ class Writer:
     def _tell_drops(self) -> None:
         if self._drops:
             count, self._drops = self._drops, 0
-            self._write(self._dropped(count))
+            self._write(self.dropped(count))
 
     def _done(self, line: _Line) -> None:
         if line.is_log:

@@ -267,7 +267,8 @@ class Dispatcher:
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
         if first := FIRST_WORDS.get(accepted.action):
             return first(work)
-        return info
+        # The core keeps DEPLOY's id; an id in the answer to RESTORE would only mislead whoever reads the line.
+        return "-" if accepted.action is Action.RESTORE else info
 
     async def _read(self, accepted: Accepted) -> tuple[VmRequest, bytes]:
         if isinstance(accepted.content, VmRequest):
@@ -322,6 +323,11 @@ class Dispatcher:
             self.fail(malformed.word, malformed.vm_id, malformed.reason)
         else:
             self.tell(Severity.ERROR, f"ignored a line that is no request: {malformed.reason}")
+
+    def dropped(self, count: int) -> bytes:
+        """The line that says how many LOG lines were lost."""
+        text = f"{count} log lines were dropped while nobody read them"
+        return format_log(LogLine(severity=Severity.WARNING, text=text), self._general_id)
 
     def tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
         """Say something in the VM's log, or in oned's own."""
