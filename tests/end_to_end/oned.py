@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import select
 import signal
 import subprocess
 import threading
@@ -98,6 +99,7 @@ class Driver:
         self.lines: list[str] = []
         self.raw = bytearray()
         self._queue: queue.Queue[str | None] = queue.Queue()
+        self._thread: threading.Thread | None = None
         if reading:
             self.begin_reading()
         if init:
@@ -106,17 +108,32 @@ class Driver:
 
     def begin_reading(self) -> None:
         """Read what the driver writes, in a thread, as oned does."""
-        threading.Thread(target=self._read, daemon=True).start()
+        self._wake, self._wake_end = os.pipe()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     def _read(self) -> None:
         assert self.process.stdout is not None
-        rest = b""
-        while data := self.process.stdout.read(65536):
+        descriptor, rest = self.process.stdout.fileno(), b""
+        while True:
+            ready, _, _ = select.select([descriptor, self._wake], [], [])
+            data = os.read(descriptor, 65536) if descriptor in ready else b""
+            if not data:
+                break
             self.raw += data
             *whole, rest = (rest + data).split(b"\n")
             for line in whole:
                 self._queue.put(line.decode())
         self._queue.put(None)
+
+    def stop_reading(self) -> None:
+        """End the reading thread: a pipe that a thread reads from is not closed before that."""
+        if self._thread is not None:
+            os.write(self._wake_end, b"-")
+            self._thread.join()
+            os.close(self._wake)
+            os.close(self._wake_end)
+            self._thread = None
 
     def send(self, line: str | bytes) -> None:
         """Send one line."""
@@ -192,6 +209,7 @@ class Driver:
         """FINALIZE and both pipes closed at once, as oned ends a driver; returns the exit code."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        self.stop_reading()
         self.send("FINALIZE")
         self.process.stdin.close()
         self.process.stdout.close()
@@ -210,6 +228,7 @@ class Driver:
     ) -> None:
         self.process.kill()
         self.process.wait()
+        self.stop_reading()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:
                 stream.close()
