@@ -52,7 +52,8 @@ class Engines:
         )
 
     def _check(self, configuration: Configuration) -> None:
-        build(configuration, self._places, self._warn)
+        # Before the first request is taken: whether POLLs may be coalesced depends on it.
+        self.is_verbatim = isinstance(build(configuration, self._places, self._warn), VerbatimDriver)
 
     def _warn_once(self, sentence: str) -> None:
         log.warning("configuration not taken", reason=sentence)
@@ -68,7 +69,6 @@ class Engines:
                 log.warning("not ready yet", reason=str(error))
 
     async def _journal_for(self, configuration: Configuration) -> Journal:
-        self.is_verbatim = configuration.settings.provider == "scripts"
         self.owner = configuration.settings.owner
         if self.journal is None:
             path = self._places.journal(configuration)
@@ -108,7 +108,6 @@ class Engines:
         try:
             await provider.open()
             if isinstance(provider, VerbatimDriver):
-                self.is_verbatim = True
                 return Engine(configuration=configuration, journal=journal, verbatim=provider)
             await self._confirm_account(provider, configuration, journal)
         except BaseException as error:

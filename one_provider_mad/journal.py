@@ -246,6 +246,11 @@ class Journal:
         """Every unanswered request of any writer, oldest first."""
         return await self._run(_open_requests)
 
+    async def take_request(self, number: int) -> None:
+        """Make an unanswered request of a dead writer this writer's."""
+        query = "UPDATE requests SET pid = ?, start = ? WHERE id = ?"
+        await self._run(lambda db: db.execute(query, (self._me.pid, self._me.start, number)))
+
     async def writers(self) -> list[Writer]:
         """Every process that wrote here and has not been forgotten."""
         return await self._run(_writers)

@@ -126,16 +126,19 @@ class Dispatcher:
             else:
                 self._submit(request, *read)
 
-    def take_over(self, request: Request) -> Recovered:
-        """Take a request that an earlier process left unanswered; a newer one for its VM calls its answer off."""
-        recovered = Recovered()
-        self._recovered.setdefault(request.vm_id, []).append(recovered)
+    def take_over(self, request: Request, *, number: int) -> None:
+        """Take a request that an earlier process left unanswered; a newer one for its VM calls its answer off.
+
+        Args:
+            request: as it was sent then.
+            number: its record in the journal.
+        """
+        recovered = self.await_newer(request.vm_id)
         read = read_payload(request)
         if isinstance(read, Malformed):
-            self._refuse(read)
+            self.fail(read.word, request.vm_id, read.reason, number=number)
         else:
-            self._submit(request, *read, recovered=recovered)
-        return recovered
+            self._submit(request, *read, recovered=recovered, number=number)
 
     def await_newer(self, vm_id: VmId) -> Recovered:
         """Be told, by `is_superseded`, when a newer request for this VM comes."""
@@ -155,6 +158,7 @@ class Dispatcher:
         message: bytes,
         *,
         recovered: Recovered | None = None,
+        number: int = 0,
     ) -> None:
         is_verbatim = self._engines.is_verbatim
         if request.action is Action.POLL and isinstance(content, VmRequest) and not is_verbatim:
@@ -168,7 +172,7 @@ class Dispatcher:
             is_two_blank=request.is_two_blank,
             content=content,
             message=message if is_verbatim else b"",
-            number=self._record(request, is_verbatim=is_verbatim),
+            number=number or self._record(request, is_verbatim=is_verbatim),
             is_after_cancel=is_after_cancel,
             recovered=recovered,
         )
@@ -313,10 +317,10 @@ class Dispatcher:
         reply = Reply(word=word, vm_id=vm_id, is_success=is_success, info=info)
         self._output.send(format_reply(reply), on_written=partial(self._close, number) if number else None)
 
-    def fail(self, word: str, vm_id: VmId, sentence: str) -> None:
-        """Answer a request that is not carried out."""
+    def fail(self, word: str, vm_id: VmId, sentence: str, *, number: int = 0) -> None:
+        """Answer a request that is not carried out; `number` is its record in the journal."""
         log.warning("request refused", action=word, vm=vm_id, reason=sentence)
-        self._reply(word, vm_id, sentence, is_success=False)
+        self._reply(word, vm_id, sentence, is_success=False, number=number)
 
     def _refuse(self, malformed: Malformed) -> None:
         if malformed.vm_id is not None and malformed.word:

@@ -75,8 +75,13 @@ def _check_policy(work: Work) -> None:
 
 
 async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
+    provider = work.cloud.provider
     try:
-        await work.cloud.watch(deploy_id, _RUNNING, grace=work.cloud.provider.visibility_grace)
+        instance = await work.cloud.watch(deploy_id, _RUNNING | _STOPPED, grace=provider.visibility_grace)
+        if instance.state is not InstanceState.RUNNING:
+            # Taken over, and somebody had stopped it meanwhile.
+            await work.cloud.call("start", partial(provider.start, deploy_id))
+            await work.cloud.watch(deploy_id, _RUNNING)
     except WrongState:
         # It ended before it ran: its token is spent, and a retry has to be a new attempt.
         for attempt in await work.finder.attempts(work.request):

@@ -95,8 +95,8 @@ class Recovery:
             await asyncio.sleep(0.1)
         left = [request for request in await self._journal.open_requests() if request.writer == process]
         again = [request for request in left if request.payload and self._was_restarted(dead.writer, request)]
-        failing = [request for request in left if request not in again]
-        await asyncio.gather(self._repeat(again), self._fail(failing))
+        await self._repeat(again)
+        await self._fail([request for request in left if request not in again])
         await self._journal.forget_writer(process)
 
     def _was_restarted(self, writer: Writer, request: OpenRequest) -> bool:
@@ -106,6 +106,8 @@ class Recovery:
 
     async def _repeat(self, requests: list[OpenRequest]) -> None:
         for request in requests:
+            # Ours from now on: should this process die too, the request is still there once, not twice.
+            await self._journal.take_request(request.id)
             log.info("request taken over", action=request.action, vm=request.vm_id)
             self._dispatcher.take_over(
                 Request(
@@ -113,7 +115,8 @@ class Recovery:
                     vm_id=request.vm_id,
                     payload=request.payload,
                     is_two_blank=request.is_two_blank,
-                )
+                ),
+                number=request.id,
             )
         if requests:
             await self._until(_SETTLED_AFTER)
@@ -125,8 +128,10 @@ class Recovery:
             await self._until(_FAILURES_AFTER)
             self._open_output()
         for request, newer in waiting:
-            if not newer.is_superseded:
-                self._dispatcher.fail(request.action, request.vm_id, SENTENCE)
+            if newer.is_superseded:
+                self._journal.close_request(request.id)
+            else:
+                self._dispatcher.fail(request.action, request.vm_id, SENTENCE, number=request.id)
 
     async def _until(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, self._begun + seconds - self._now()))

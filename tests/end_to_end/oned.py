@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "bin" / "one_vmm_provider"
@@ -68,7 +69,7 @@ class Driver:
         arguments: str | None = "-t 15 -r 0 simulated",
         *,
         program: Path = PROGRAM,
-        environ: Mapping[str, str | None] = {},  # noqa: B006 - never changed
+        environ: Mapping[str, str | None] = {},
         init: bool = True,
         reading: bool = True,
     ) -> None:
@@ -220,7 +221,7 @@ class Driver:
         self.process.kill()
         self.process.wait()
 
-    def __enter__(self) -> Driver:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
