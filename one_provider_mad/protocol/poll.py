@@ -1,0 +1,100 @@
+"""What a POLL is answered with: figures and facts of one VM, in the syntax of oned's release (all before 6.0)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from one_provider_mad.domain import Usage
+from one_provider_mad.protocol.vmm import clean
+
+STATE_LETTERS = frozenset("aped-")
+"""active, paused, error, disappeared, and `-` for nothing to say (OpenNebula include/VirtualMachine.h)."""
+
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_BAREWORD = re.compile(r"[A-Za-z0-9._:/@+%~-]+")
+
+# Up to 4.12 oned writes every name it does not know into the VM's own template (VirtualMachineManagerDriver.cc,
+# replace_template_attribute), later beside the figures: these would overwrite what is the VM's.
+_RESERVED_PREFIXES = ("USED", "AUTOMATIC_", "SCHED_", "TM_MAD")
+_RESERVED = frozenset(
+    {
+        *("STATE", "CPU", "MEMORY", "NETRX", "NETTX", "NET_RX", "NET_TX", "LAST_POLL", "TIMESTAMP"),
+        *("ID", "VMID", "VM_ID", "DEPLOY_ID", "TEMPLATE_ID", "UID", "GID", "UNAME", "GNAME", "NAME"),
+        *("LCM_STATE", "STIME", "ETIME", "ERROR", "MONITORING", "TEMPLATE", "USER_TEMPLATE", "HISTORY_RECORDS"),
+        *("VCPU", "DISK", "NIC", "NIC_ALIAS", "NIC_DEFAULT", "CONTEXT", "OS", "GRAPHICS", "INPUT", "FEATURES", "RAW"),
+        *("PCI", "SNAPSHOT", "SNAPSHOTS", "SECURITY_GROUP_RULE", "TOPOLOGY", "CPU_MODEL", "EC2", "PUBLIC_CLOUD"),
+        *("REQUIREMENTS", "RANK", "SUBMIT_ON_HOLD", "VMGROUP", "IMPORTED", "IMPORT_VM_ID"),
+    }
+)
+
+
+def format_poll(state_letter: str, usage: Usage | None, attributes: Mapping[str, str], *, is_legacy: bool) -> str:
+    """Write the payload of `POLL SUCCESS`: one line that the release's parser takes, whatever the values hold.
+
+    Args:
+        state_letter: `a`, `p`, `e`, `d` or `-`; anything else counts as `-`, which changes nothing.
+        usage: figures, left out when there are none.
+        attributes: further facts; those that the syntax cannot hold, and those that would overwrite the VM's own
+            attributes, are left out.
+        is_legacy: for releases up to 4.12, see VmRequest.
+    """
+    state = state_letter if state_letter in STATE_LETTERS else "-"
+    figures = _legacy_figures(usage) if is_legacy else _figures(usage)
+    facts = _legacy_facts(attributes) if is_legacy else _facts(attributes)
+    return " ".join([f"STATE={state}", *figures, *facts])
+
+
+def _figures(usage: Usage | None) -> list[str]:
+    if usage is None:
+        return []
+    return [f"CPU={round(_sane(usage.cpu), 2)}", f"MEMORY={_whole(usage.memory)}", *_network(usage)]
+
+
+def _legacy_figures(usage: Usage | None) -> list[str]:
+    # Integers under other names: these releases read them into an int, and stop at a dot.
+    if usage is None:
+        return []
+    return [f"USEDCPU={_whole(usage.cpu)}", f"USEDMEMORY={_whole(usage.memory)}", *_network(usage)]
+
+
+def _network(usage: Usage) -> list[str]:
+    return [f"NETRX={_whole(usage.net_rx)}", f"NETTX={_whole(usage.net_tx)}"]
+
+
+def _sane(figure: float) -> float:
+    return max(0.0, float(figure)) if math.isfinite(figure) else 0.0
+
+
+def _whole(figure: float) -> int:
+    return max(0, round(figure)) if math.isfinite(figure) else 0
+
+
+def _facts(attributes: Mapping[str, str]) -> list[str]:
+    """Write them quoted; see OpenNebula's src/parsers/template_parser.l for what a quoted value may hold.
+
+    Its only escape is a backslash before a quote, and a value that ends in a backslash swallows the quote after it:
+    no backslash and no double quote is ever written.
+    """
+    plain = ((name, clean(value.replace("\\", "").replace('"', "'"))) for name, value in _named(attributes))
+    return [f'{name}="{value}"' for name, value in plain if value]
+
+
+def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:
+    """Write those that are one plain word each: there is no quoting, and one bad word voids the whole poll."""
+    return [f"{name}={value}" for name, value in _named(attributes) if _BAREWORD.fullmatch(value)]
+
+
+def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what has a name that may be written, in upper case, each name once."""
+    seen: set[str] = set()
+    for given, value in attributes.items():
+        name = given.upper()
+        if given.isascii() and name not in seen and _NAME.fullmatch(name) and not _is_reserved(name):
+            seen.add(name)
+            yield name, value
+
+
+def _is_reserved(name: str) -> bool:
+    return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)

@@ -1,0 +1,204 @@
+"""The lines between oned and a virtualization driver, both ways.
+
+oned to driver, up to 5.12:       ACTION ID BASE64
+oned to driver, 6.0 and later:    ACTION  ID BASE64      (an empty status field, hence two blanks)
+driver to oned, every release:    ACTION SUCCESS|FAILURE ID TEXT
+                                  LOG I|W|E|D ID TEXT
+
+Read in OpenNebula's include/Message.h (6.0 and later) and src/vmm/VirtualMachineManagerDriver.cc (before).
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from one_provider_mad.domain import VmId
+from one_provider_mad.protocol.framing import Oversized
+from one_provider_mad.protocol.messages import Action, Control, LogLine, Malformed, Reply, Request, Severity
+
+INIT_SUCCESS = b"INIT SUCCESS\n"
+"""The answer to INIT. oned 6.0 and later reads it with one read of 31 bytes (include/Driver.h start_driver)."""
+
+MAX_VM_ID = 2**31 - 1
+"""oned reads ids into an int; a larger one echoed back fails to parse and is applied to VM 0 (include/Message.h)."""
+
+TEXT_LIMIT = 4000
+"""Longest LOG or FAILURE text in bytes: with the words before it the line stays within PIPE_BUF, thus one piece."""
+
+WORD_LIMIT = 64
+"""Longest action word that is written back; the longest real one has 18 letters."""
+
+NOTHING = "-"
+"""The payload when there is nothing to say."""
+
+NO_REASON = "no reason given"
+
+_ACTIONS = {action.value.encode(): action for action in Action}
+_CONTROLS = {control.value.encode(): control for control in Control}
+_SEVERITIES = {severity.value.encode(): severity for severity in Severity}
+_DIGITS_OF_MAX_VM_ID = 10
+
+_UNFIT_IN_WORD = re.compile(r"[^!-~]|[<>]")
+_UNFIT_IN_DEPLOY_ID = re.compile(r"[^!-~]|[<&]|]]>")
+# Control characters of both sets, the Unicode line ends, and what XML 1.0 has no way to write.
+_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]+")
+
+
+def parse_line(line: bytes) -> Request | Control | Malformed:
+    """Read one line of oned's, lenient in letter case and blanks. Never raises: a bad line is a value too."""
+    word, *fields = line.split(None, 2) or [b""]
+    if not word:
+        return Malformed(reason="empty line")
+    control = _CONTROLS.get(word.upper())
+    if control is not None:
+        return control
+    is_two_blank = _is_two_blank(line, word)
+    if fields[:1] == [b"-"]:
+        is_two_blank = True
+        fields = fields[1].split(None, 1) if len(fields) > 1 else []
+    vm_id = _vm_id(fields[0]) if fields else None
+    action = _ACTIONS.get(word.upper())
+    if action is None or vm_id is None:
+        return Malformed(
+            reason=_complaint(word, action, fields), word=_fit(word), vm_id=vm_id, is_two_blank=is_two_blank
+        )
+    # Base64 that was wrapped, with blanks or carriage returns, is one payload all the same.
+    payload = b"".join(fields[1].split()) if len(fields) > 1 else b""
+    return Request(action=action, vm_id=vm_id, payload=payload, is_two_blank=is_two_blank)
+
+
+def parse_oversized(line: Oversized) -> Malformed:
+    """Read whom a line that was too long spoke of, so that the request can be answered."""
+    # The last word of the head may be half a word, and half an id is another VM's.
+    whole_words = line.head[: max(line.head.rfind(b" "), line.head.rfind(b"\t")) + 1]
+    reason = f"the request line is longer than {line.limit} bytes"
+    parsed = parse_line(whole_words)
+    if isinstance(parsed, Malformed):
+        return msgspec.structs.replace(parsed, reason=reason)
+    if isinstance(parsed, Control):
+        return Malformed(reason=reason, word=parsed.value)
+    return Malformed(reason=reason, word=parsed.action.value, vm_id=parsed.vm_id, is_two_blank=parsed.is_two_blank)
+
+
+def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:
+    """Read one line of a driver's as oned reads it. Never raises; what oned would ignore or misread is Malformed."""
+    word, *fields = line.split(None, 3) or [b""]
+    if not word:
+        return Malformed(reason="empty line")
+    control = _CONTROLS.get(word.upper())
+    if control is not None:
+        return _control_reply(control, fields)
+    if len(fields) < 2:
+        return Malformed(reason="a reply has at least three words", word=_fit(word))
+    status, number = fields[:2]
+    info = fields[2].strip().decode("utf-8", "replace") if len(fields) > 2 else ""
+    vm_id = _vm_id(number)
+    if word == b"LOG" and (vm_id is not None or _is_general(number)):
+        return LogLine(severity=_SEVERITIES.get(status[:1], Severity.INFO), text=info, vm_id=vm_id)
+    if vm_id is None:
+        return Malformed(reason=f"{_fit(number)} is not a VM id", word=_fit(word))
+    return Reply(word=_fit(word), vm_id=vm_id, is_success=status == b"SUCCESS", info=info)
+
+
+def format_reply(reply: Reply) -> bytes:
+    """Write the reply as exactly one line that every release takes, whatever the reply holds."""
+    if reply.is_success:
+        result, text = "SUCCESS", clean(reply.info) or NOTHING
+    else:
+        result, text = "FAILURE", _reason(clean(reply.info))
+    return f"{_fit(reply.word)} {result} {reply.vm_id} {text}\n".encode()
+
+
+def format_log(line: LogLine, general_id: str) -> bytes:
+    """Write the LOG line as exactly one line.
+
+    Args:
+        line: what to say.
+        general_id: what stands for oned's own log: `-` up to 5.12, where a number would be taken for a VM's,
+            `-1` from 6.0 on, where `-` would be read as VM 0.
+    """
+    target = general_id if line.vm_id is None else line.vm_id
+    return f"LOG {line.severity.value} {target} {_cut(clean(line.text)) or NOTHING}\n".encode()
+
+
+def clean(text: str) -> str:
+    """Make any text fit for one line and for the XML it ends up in; one that is fit already is only trimmed.
+
+    oned stores what it is told inside CDATA: a control character, broken UTF-8 or `]]>` makes its database refuse
+    the VM's update, and a NUL hides the rest of the stream (include/StringBuffer.h).
+    """
+    if not (text.isascii() and text.isprintable()):
+        valid = text.encode("utf-8", "replace").decode()
+        pieces = (piece.strip(" ") for piece in _BREAKS.split(valid))
+        text = " ".join(piece for piece in pieces if piece)
+    return text.replace("]]>", "]] >").strip(" ")
+
+
+def deploy_id_problem(text: str) -> str | None:
+    """Say why oned could not keep this deploy id as it is, or None when it can.
+
+    oned takes the first word, and puts the id unescaped into the VM's XML (src/vm/VirtualMachine.cc): with `<` or `&`
+    it silently becomes empty. `-` would be stored literally, an empty one counts as a failed deploy.
+    """
+    if not text:
+        return "the deploy id is empty"
+    if text == NOTHING:
+        return "the deploy id is '-', which stands for none"
+    unfit = _UNFIT_IN_DEPLOY_ID.search(text)
+    if unfit is None:
+        return None
+    return f"OpenNebula cannot keep a deploy id with {unfit.group()!a} in it: {text[:WORD_LIMIT]!a}"
+
+
+def _is_two_blank(line: bytes, word: bytes) -> bool:
+    end = line.index(word) + len(word)
+    between = line[end : end + 2]
+    return len(between) == 2 and between.isspace()
+
+
+def _vm_id(digits: bytes) -> VmId | None:
+    significant = digits.lstrip(b"0")
+    if not digits.isdigit() or len(significant) > _DIGITS_OF_MAX_VM_ID:
+        return None
+    number = int(significant or b"0")
+    return VmId(number) if number <= MAX_VM_ID else None
+
+
+def _is_general(number: bytes) -> bool:
+    return number == b"-" or (number.startswith(b"-") and _vm_id(number[1:]) is not None)
+
+
+def _complaint(word: bytes, action: Action | None, fields: list[bytes]) -> str:
+    if action is None:
+        return f"Action {_fit(word)} not supported"
+    if not fields:
+        return f"{action.value} came without a VM id"
+    return f"{action.value} came with {_fit(fields[0])} in place of a VM id (0 to {MAX_VM_ID})"
+
+
+def _control_reply(control: Control, fields: list[bytes]) -> Control | Malformed:
+    if control is Control.FINALIZE or fields[:1] == [b"SUCCESS"]:
+        return control
+    return Malformed(reason="INIT was not answered with SUCCESS", word=control.value)
+
+
+def _fit(word: bytes | str) -> str:
+    """Make a word fit to be written back: upper case, printable ASCII without blanks, not too long, not empty."""
+    text = word[:WORD_LIMIT].decode("latin-1") if isinstance(word, bytes) else word[:WORD_LIMIT]
+    return _UNFIT_IN_WORD.sub("?", text).upper() or "?"
+
+
+def _reason(text: str) -> str:
+    # oned drops a reason that begins with a dash (src/vmm/VirtualMachineManagerProtocol.cc log_error).
+    if not text.strip("- "):
+        return NO_REASON
+    return _cut(f"error: {text}" if text.startswith("-") else text)
+
+
+def _cut(text: str) -> str:
+    encoded = text.encode()
+    if len(encoded) <= TEXT_LIMIT:
+        return text
+    return encoded[: TEXT_LIMIT - 3].decode("utf-8", "ignore").rstrip(" ") + "..."

@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
+from one_provider_mad.protocol.framing import LIMIT, LineBuffer
+from one_provider_mad.protocol.messages import Action, Malformed, Request
+from one_provider_mad.protocol.payload import ORDINARY_SIZE, read_payload
+from one_provider_mad.protocol.vmm import clean, parse_line
+from tests.protocol.cases import (
+    HELLO,
+    legacy_message,
+    middle_message,
+    modern_message,
+    oned_line,
+    request,
+    with_document,
+)
+
+NEEDS_TEMPLATE = {
+    *(Action.DEPLOY, Action.RESTORE, Action.RESIZE),
+    *(Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC),
+}
+
+
+def vm_of(document: bytes, action: Action = Action.POLL, vm_id: int = 42) -> VmRequest:
+    """What the document says, once it is certain that it was accepted and is handed on as it came."""
+    read = read_payload(with_document(document, action, vm_id=vm_id))
+    assert not isinstance(read, Malformed), read.reason
+    vm, message = read
+    assert message == document
+    return vm
+
+
+def refusal_of(payload: bytes, action: Action = Action.SAVE) -> str:
+    """The sentence a payload is refused with, once it is certain that it can be answered."""
+    read = read_payload(request(action, payload=payload, is_two_blank=True))
+    assert isinstance(read, Malformed)
+    assert (read.word, read.vm_id, read.is_two_blank) == (action.value, 42, True)
+    assert len(read.reason) < 300
+    return read.reason
+
+
+def inside(*, vm: str = "", top: str = "") -> bytes:
+    """A message with nothing but this in it."""
+    return f"<VMM_DRIVER_ACTION_DATA>{top}<VM>{vm}</VM></VMM_DRIVER_ACTION_DATA>".encode()
+
+
+# What is read
+
+
+def test_a_message_of_4_4_is_read() -> None:
+    assert vm_of(legacy_message()) == VmRequest(
+        vm_id=VmId(42),
+        name="tide-table",
+        host="harbour",
+        host_id=5,
+        deploy_id=DeployId("i-44"),
+        state=3,
+        lcm_state=3,
+        stime=1400000000,
+        seq=1,
+        is_legacy_poll=True,
+    )
+
+
+def test_a_message_of_5_10_is_read() -> None:
+    assert vm_of(middle_message(), Action.SHUTDOWN) == VmRequest(
+        vm_id=VmId(42),
+        name="tide-table",
+        host="harbour",
+        host_id=6,
+        deploy_id=DeployId("i-510"),
+        state=3,
+        lcm_state=18,
+        stime=1580000000,
+        seq=2,
+    )
+
+
+def test_a_deploy_of_7_4_is_read_with_its_templates() -> None:
+    assert vm_of(modern_message(lcm_state=20, deploy_id="i-74"), Action.DEPLOY) == VmRequest(
+        vm_id=VmId(42),
+        name="tide-table",
+        host="harbour",
+        host_id=7,
+        deploy_id=DeployId("i-74"),
+        state=3,
+        lcm_state=20,
+        stime=1760000000,
+        seq=3,
+        template=Template(values={"CPU": ("2",), "NIC": ({"IP": "10.0.0.5", "NIC_ID": "0"},)}),
+        user_template=Template(values={"PUBLIC_CLOUD": ({"TYPE": "sea"}, {"TYPE": "lake"})}),
+    )
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_only_the_actions_that_need_them_get_the_templates(action: Action) -> None:
+    vm = vm_of(modern_message(), action)
+    assert bool(vm.template.values) == bool(vm.user_template.values) == (action in NEEDS_TEMPLATE)
+
+
+@pytest.mark.parametrize("document", [b"<VMM_DRIVER_ACTION_DATA/>", inside(), inside(vm="<HISTORY_RECORDS/>")])
+@pytest.mark.parametrize("action", list(Action))
+def test_whatever_a_message_lacks_is_absent(document: bytes, action: Action) -> None:
+    assert vm_of(document, action) == VmRequest(vm_id=VmId(42))
+
+
+def test_the_shortest_message_is_read_from_its_line() -> None:
+    parsed = parse_line(b"DEPLOY 42 " + HELLO)
+    assert isinstance(parsed, Request)
+    assert read_payload(parsed) == (
+        VmRequest(vm_id=VmId(42), host="h"),
+        b"<VMM_DRIVER_ACTION_DATA><HOST>h</HOST></VMM_DRIVER_ACTION_DATA>",
+    )
+
+
+def test_order_and_unknown_elements_do_not_matter() -> None:
+    document = (
+        b"<VMM_DRIVER_ACTION_DATA><NEW><VM/></NEW><VM><HISTORY_RECORDS><HISTORY><FUTURE/><HID>7</HID><SEQ>3</SEQ>"
+        b"</HISTORY></HISTORY_RECORDS><FUTURE><ID>1</ID></FUTURE><STIME>9</STIME><ID>42</ID></VM><HOST>h</HOST>"
+        b"</VMM_DRIVER_ACTION_DATA>"
+    )
+    assert vm_of(document) == VmRequest(vm_id=VmId(42), host="h", host_id=7, stime=9, seq=3)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        pytest.param("7", 7, id="digits"),
+        pytest.param(" 7\n", 7, id="blanks-around"),
+        pytest.param("<![CDATA[7]]>", 7, id="cdata"),
+        pytest.param("-1", -1, id="negative"),
+        pytest.param("", None, id="empty"),
+        pytest.param("seven", None, id="letters"),
+        pytest.param("7.0", None, id="dot"),
+        pytest.param("1_0", None, id="underscore"),
+        pytest.param("٧", None, id="digits-of-another-script"),
+        pytest.param("--7", None, id="two-signs"),
+        pytest.param("9" * 5000, None, id="more-digits-than-int-takes"),
+    ],
+)
+def test_what_is_no_number_counts_as_absent(text: str, number: int | None) -> None:
+    names = ("STATE", "LCM_STATE", "STIME")
+    fields = "".join(f"<{name}>{text}</{name}>" for name in names)
+    history = f"<HISTORY_RECORDS><HISTORY><SEQ>{text}</SEQ><HID>{text}</HID></HISTORY></HISTORY_RECORDS>"
+    vm = vm_of(inside(vm=fields + history))
+    assert (vm.state, vm.lcm_state) == (number, number)
+    assert (vm.stime, vm.seq) == (number or 0, number or 0)
+    assert vm.host_id == (-1 if number is None else number)
+
+
+def test_host_zero_is_a_host() -> None:
+    assert vm_of(inside(vm="<HISTORY_RECORDS><HISTORY><HID>0</HID></HISTORY></HISTORY_RECORDS>")).host_id == 0
+
+
+def test_the_newest_history_record_counts() -> None:
+    records = "".join(f"<HISTORY><SEQ>{seq}</SEQ><HID>{seq + 10}</HID></HISTORY>" for seq in range(3))
+    vm = vm_of(inside(vm=f"<HISTORY_RECORDS>{records}</HISTORY_RECORDS>"))
+    assert (vm.seq, vm.host_id) == (2, 12)
+
+
+@pytest.mark.parametrize(
+    ("top", "vm", "deploy_id"),
+    [
+        pytest.param("i-1", "i-2", "i-1", id="top-level-first"),
+        pytest.param("", "i-2", "i-2", id="as-in-every-deploy"),
+        pytest.param("-", "i-2", "i-2", id="dash"),
+        pytest.param("one-42", "i-2", "i-2", id="placeholder"),
+        pytest.param(" i-1\n", "", "i-1", id="blanks-around"),
+        pytest.param("", "", "", id="none"),
+        pytest.param("-", "one-42", "", id="stand-ins-only"),
+        pytest.param("one-42b", "", "one-42b", id="looks-like-the-placeholder"),
+        pytest.param("<![CDATA[i-1]]>", "", "i-1", id="cdata"),
+    ],
+)
+def test_the_deploy_id_is_the_first_real_one(top: str, vm: str, deploy_id: str) -> None:
+    document = inside(top=f"<DEPLOY_ID>{top}</DEPLOY_ID>", vm=f"<DEPLOY_ID>{vm}</DEPLOY_ID>")
+    assert vm_of(document).deploy_id == deploy_id
+
+
+@pytest.mark.parametrize(
+    ("vm", "is_legacy"),
+    [
+        pytest.param("<MEMORY>0</MEMORY><CPU>0</CPU><NET_TX>0</NET_TX>", True, id="4.4-figures"),
+        pytest.param("<NET_TX>0</NET_TX>", True, id="one-figure"),
+        pytest.param("<HISTORY_RECORDS><HISTORY><VMMMAD>x</VMMMAD></HISTORY></HISTORY_RECORDS>", True, id="vmmmad"),
+        pytest.param(
+            "<MONITORING/><HISTORY_RECORDS><HISTORY><VMMMAD>x</VMMMAD></HISTORY></HISTORY_RECORDS>", False, id="4.14"
+        ),
+        pytest.param("<MONITORING/>", False, id="5.10-before-the-first-poll"),
+        pytest.param("<TEMPLATE><CPU>1</CPU><MEMORY>1</MEMORY></TEMPLATE>", False, id="figures-of-the-template"),
+        pytest.param("", False, id="no-hint"),
+    ],
+)
+def test_the_form_of_the_document_tells_how_a_poll_is_answered(vm: str, *, is_legacy: bool) -> None:
+    assert vm_of(inside(vm=vm)).is_legacy_poll is is_legacy
+
+
+def test_only_a_poll_asks_for_the_form_of_its_answer() -> None:
+    assert not vm_of(legacy_message(), Action.REBOOT).is_legacy_poll
+
+
+def test_template_names_are_upper_case_and_repeated_ones_keep_all_values() -> None:
+    template = "<Tag>a</Tag><TAG><![CDATA[b]]></TAG><tag><Key>c</Key><KEY>second</KEY></tag><EMPTY/>"
+    vm = vm_of(inside(vm=f"<TEMPLATE>{template}</TEMPLATE>"), Action.DEPLOY)
+    assert vm.template == Template(values={"TAG": ("a", "b", {"KEY": "c"}), "EMPTY": ("",)})
+
+
+def test_what_is_nested_deeper_than_a_vector_is_flattened() -> None:
+    vm = vm_of(inside(vm="<USER_TEMPLATE><A><B>one<C>two<D>three</D></C>four</B></A></USER_TEMPLATE>"), Action.DEPLOY)
+    assert vm.user_template == Template(values={"A": ({"B": "onetwothreefour"},)})
+
+
+def test_a_text_is_joined_across_cdata_comments_and_character_references() -> None:
+    text = "a<!-- x -->b<![CDATA[<c>&]]>d&amp;&lt;&#233;<?pi x?>e"
+    vm = vm_of(inside(vm=f"<NAME>{text}</NAME><TEMPLATE><T>{text}</T></TEMPLATE>"), Action.DEPLOY)
+    assert vm.name == vm.template.text("T") == "ab<c>&d&<ée"
+
+
+OPERANDS = [
+    pytest.param(
+        (Action.ATTACHDISK, Action.DETACHDISK),
+        "<DISK><DISK_ID>0</DISK_ID></DISK><DISK><ATTACH>YES</ATTACH><DISK_ID>1</DISK_ID></DISK>",
+        {"ATTACH": "YES", "DISK_ID": "1"},
+        id="disk",
+    ),
+    pytest.param(
+        (Action.ATTACHNIC, Action.DETACHNIC),
+        "<DISK><ATTACH>YES</ATTACH></DISK><NIC><ATTACH>NO</ATTACH></NIC>"
+        "<NIC><ATTACH><![CDATA[YES]]></ATTACH><NIC_ID>2</NIC_ID></NIC>",
+        {"ATTACH": "YES", "NIC_ID": "2"},
+        id="nic",
+    ),
+    pytest.param(
+        (Action.ATTACHNIC, Action.DETACHNIC),
+        "<NIC><NIC_ID>0</NIC_ID></NIC><NIC_ALIAS><ATTACH>YES</ATTACH><NIC_ID>3</NIC_ID></NIC_ALIAS>",
+        {"ATTACH": "YES", "NIC_ID": "3"},
+        id="nic-alias",
+    ),
+    pytest.param(
+        (Action.ATTACHNIC, Action.DETACHNIC),
+        "<PCI><ATTACH>yes</ATTACH><NIC_ID>4</NIC_ID></PCI>",
+        {"ATTACH": "yes", "NIC_ID": "4"},
+        id="pci",
+    ),
+    pytest.param(
+        (Action.SNAPSHOTCREATE, Action.SNAPSHOTREVERT, Action.SNAPSHOTDELETE),
+        "<SNAPSHOT><SNAPSHOT_ID>0</SNAPSHOT_ID></SNAPSHOT>"
+        "<SNAPSHOT><ACTIVE>YES</ACTIVE><HYPERVISOR_ID>s-1</HYPERVISOR_ID></SNAPSHOT>",
+        {"ACTIVE": "YES", "HYPERVISOR_ID": "s-1"},
+        id="snapshot",
+    ),
+    pytest.param(
+        (Action.DISKSNAPSHOTCREATE, Action.DISKSNAPSHOTREVERT),
+        "<DISK><ATTACH>YES</ATTACH></DISK>"
+        "<DISK><DISK_SNAPSHOT_ACTIVE>YES</DISK_SNAPSHOT_ACTIVE><DISK_ID>5</DISK_ID></DISK>",
+        {"DISK_SNAPSHOT_ACTIVE": "YES", "DISK_ID": "5"},
+        id="disk-snapshot",
+    ),
+    pytest.param(
+        (Action.RESIZEDISK,),
+        "<DISK><DISK_ID>0</DISK_ID></DISK><DISK><RESIZE>YES</RESIZE><SIZE>9</SIZE></DISK>",
+        {"RESIZE": "YES", "SIZE": "9"},
+        id="disk-resize",
+    ),
+    pytest.param(
+        (Action.EXEC, Action.EXEC_CANCEL),
+        "<QEMU_GA_EXEC><COMMAND>true</COMMAND></QEMU_GA_EXEC>",
+        {"COMMAND": "true"},
+        id="command",
+    ),
+]
+
+
+@pytest.mark.parametrize(("actions", "template", "operand"), OPERANDS)
+def test_the_operand_is_the_section_that_is_marked(
+    actions: tuple[Action, ...], template: str, operand: dict[str, str]
+) -> None:
+    document = inside(vm=f"<TEMPLATE>{template}</TEMPLATE>")
+    assert [vm_of(document, action).operand for action in actions] == [operand] * len(actions)
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_nothing_marked_means_no_operand(action: Action) -> None:
+    sections = "".join(f"<{name}><ID>1</ID></{name}>" for name in ("DISK", "NIC", "NIC_ALIAS", "PCI", "SNAPSHOT"))
+    assert vm_of(inside(vm=f"<TEMPLATE>{sections}</TEMPLATE>"), action).operand == {}
+
+
+@pytest.mark.parametrize("action", list(Action))
+def test_the_group_and_the_network_are_told_to_the_actions_about_them(action: Action) -> None:
+    document = inside(
+        top="<SECURITY_GROUP_ID> 100 </SECURITY_GROUP_ID><VIRTUAL_NETWORK_ID>4</VIRTUAL_NETWORK_ID>",
+    )
+    vm = vm_of(document, action)
+    assert vm.security_group_id == ("100" if action is Action.UPDATESG else "")
+    assert vm.virtual_network_id == ("4" if action is Action.UPDATENIC else "")
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("payload", "sentence"),
+    [
+        pytest.param(b"", "the request has no payload", id="none"),
+        pytest.param(b"-", "payload is not base64: ", id="dash"),
+        pytest.param(HELLO[:-1], "payload is not base64: Incorrect padding", id="a-letter-lost"),
+        pytest.param(b"QUE", "payload is not base64: Incorrect padding", id="padding-lost"),
+        pytest.param(b"QQ==QQ==", "payload is not base64: ", id="two-in-a-row"),
+        pytest.param(b"QQ==x", "payload is not base64: Excess data after padding", id="rest"),
+        pytest.param(b"====", "payload is not base64: ", id="padding-only"),
+        pytest.param(HELLO.replace(b"+", b"-"), "payload is not base64: ", id="url-alphabet"),
+        pytest.param("Ü".encode(), "payload is not base64: ", id="beyond-ascii"),
+        pytest.param(b"%%%%", "payload is not base64: ", id="other-letters"),
+    ],
+)
+def test_a_payload_that_is_not_base64_is_refused(payload: bytes, sentence: str) -> None:
+    assert refusal_of(payload).startswith(sentence)
+
+
+BILLION_LAUGHS = (
+    '<!DOCTYPE x [<!ENTITY e0 "ha">'
+    + "".join("<!ENTITY e{} '{}'>".format(n, f"&e{n - 1};" * 10) for n in range(1, 20))
+    + "]><VMM_DRIVER_ACTION_DATA>&e19;</VMM_DRIVER_ACTION_DATA>"
+).encode()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"STATE=a", id="no-xml"),
+        pytest.param(b"<VM><ID>42</ID></VM>", id="another-root"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA2/>", id="root-of-a-longer-name"),
+        pytest.param(b"<x:VMM_DRIVER_ACTION_DATA xmlns:x='y'/>", id="root-of-a-namespace"),
+        pytest.param(b"text<VMM_DRIVER_ACTION_DATA/>", id="text-before"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA/>text", id="text-after"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA/><VMM_DRIVER_ACTION_DATA/>", id="two-documents"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA><VM></VMM_DRIVER_ACTION_DATA>", id="an-end-tag-lost"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA", id="cut-off"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA>a & b</VMM_DRIVER_ACTION_DATA>", id="bare-ampersand"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA>\x01</VMM_DRIVER_ACTION_DATA>", id="control-character"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA>&#0;</VMM_DRIVER_ACTION_DATA>", id="reference-to-nul"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA>\x00</VMM_DRIVER_ACTION_DATA>", id="nul"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA/>\x00<!DOCTYPE x>", id="nul-after"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA>&unknown;</VMM_DRIVER_ACTION_DATA>", id="entity-without-dtd"),
+        pytest.param(BILLION_LAUGHS, id="entities-that-multiply"),
+        pytest.param(
+            b'<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><VMM_DRIVER_ACTION_DATA>&f;</VMM_DRIVER_ACTION_DATA>',
+            id="entity-that-is-a-file",
+        ),
+        pytest.param(b'<!DOCTYPE x SYSTEM "http://192.0.2.1/x.dtd"><VMM_DRIVER_ACTION_DATA/>', id="dtd-elsewhere"),
+        pytest.param(b"<!-- a --><!DOCTYPE x><VMM_DRIVER_ACTION_DATA/>", id="dtd-behind-a-comment"),
+        pytest.param(b"<!-- a --> <!-- <VMM_DRIVER_ACTION_DATA/> -->", id="nothing-but-comments"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA><!DOCTYPE x></VMM_DRIVER_ACTION_DATA>", id="dtd-inside"),
+        pytest.param(b"<?php x?><VMM_DRIVER_ACTION_DATA/>", id="processing-instruction"),
+        pytest.param(b" <?xml version='1.0'?><VMM_DRIVER_ACTION_DATA/>", id="declaration-not-first"),
+        pytest.param("<VMM_DRIVER_ACTION_DATA/>".encode("utf-16"), id="utf-16"),
+        pytest.param("<VMM_DRIVER_ACTION_DATA/>".encode("utf-16-le"), id="utf-16-without-mark"),
+        pytest.param(b"<!-- -->" * 30_000 + b"<x/>", id="a-row-of-comments"),
+        pytest.param(b"<!--" * 100_000, id="comments-without-end"),
+        pytest.param(b" " * 500_000, id="blanks-without-end"),
+    ],
+)
+def test_what_is_not_a_driver_message_is_refused(document: bytes) -> None:
+    reason = refusal_of(base64.b64encode(document) or b"====")
+    assert reason.startswith("payload is not ")
+    assert clean(reason) == reason
+
+
+@pytest.mark.parametrize("text", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", "é".encode("latin-1")])
+def test_what_is_not_utf_8_is_refused_even_when_it_declares_another_encoding(text: bytes) -> None:
+    document = b"<VMM_DRIVER_ACTION_DATA><HOST>" + text + b"</HOST></VMM_DRIVER_ACTION_DATA>"
+    for declaration in (b"", b"<?xml version='1.0' encoding='ISO-8859-1'?>"):
+        assert refusal_of(base64.b64encode(declaration + document)).startswith("payload is not UTF-8: ")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ISO-8859-1", "UTF-16"])
+def test_a_message_is_utf_8_whatever_it_declares(encoding: str) -> None:
+    document = f"<?xml version='1.0' encoding='{encoding}'?>\n<!-- x --><VMM_DRIVER_ACTION_DATA><HOST>é</HOST>\n"
+    assert vm_of(document.encode() + b"</VMM_DRIVER_ACTION_DATA>").host == "é"
+
+
+@pytest.mark.parametrize(
+    ("vm_id", "in_the_message"), [(42, "7"), (42, "420"), (0, "42"), (42, "-42"), (42, "forty-two"), (42, "+42")]
+)
+def test_a_message_about_another_vm_than_the_line_is_refused(vm_id: int, in_the_message: str) -> None:
+    document = inside(vm=f"<ID>{in_the_message}</ID>")
+    read = read_payload(with_document(document, Action.CANCEL, vm_id=vm_id))
+    assert read == Malformed(
+        reason=f"the message is about VM {in_the_message}, the line about VM {vm_id}",
+        word="CANCEL",
+        vm_id=VmId(vm_id),
+        is_two_blank=False,
+    )
+
+
+@pytest.mark.parametrize(("vm_id", "in_the_message"), [(42, "42"), (42, " 042 "), (0, "0"), (0, ""), (42, "")])
+def test_a_message_about_the_same_vm_or_none_is_read(vm_id: int, in_the_message: str) -> None:
+    assert vm_of(inside(vm=f"<ID>{in_the_message}</ID>"), vm_id=vm_id).vm_id == vm_id
+
+
+def nested(depth: int, *, padding: int = 0) -> bytes:
+    """A message whose template goes down and down."""
+    inner = "<A>" * depth + "x" * padding + "</A>" * depth
+    return inside(vm=f"<TEMPLATE>{inner}</TEMPLATE>")
+
+
+@pytest.mark.parametrize("padding", [0, ORDINARY_SIZE], ids=["small", "large"])
+def test_an_abyss_of_elements_is_refused_without_falling_in(padding: int) -> None:
+    reason = refusal_of(base64.b64encode(nested(100_000, padding=padding)), Action.DEPLOY)
+    assert reason.startswith("payload is not the XML of a driver message: Excessive depth")
+
+
+def test_a_large_message_that_is_deeper_than_it_should_be_is_flattened() -> None:
+    vm = vm_of(nested(1000, padding=ORDINARY_SIZE), Action.DEPLOY)
+    assert vm.template.vectors("A") == ({"A": "x" * ORDINARY_SIZE},)
+
+
+def test_a_text_of_twelve_megabytes_passes_from_the_line_to_the_template() -> None:
+    text = "x" * 12_000_000
+    document = inside(vm=f"<TEMPLATE><CONTEXT><DATA><![CDATA[{text}]]></DATA></CONTEXT></TEMPLATE>")
+    line = oned_line(with_document(document, Action.DEPLOY))
+    assert len(line) < LIMIT
+    (found,) = LineBuffer().feed(line)
+    assert isinstance(found, bytes)
+    parsed = parse_line(found)
+    assert isinstance(parsed, Request)
+    read = read_payload(parsed)
+    assert not isinstance(read, Malformed)
+    assert read[0].template.vectors("CONTEXT") == ({"DATA": text},)
+
+
+def test_a_name_repeated_a_hundred_thousand_times_keeps_all_its_values() -> None:
+    vm = vm_of(inside(vm=f"<TEMPLATE>{'<A>x</A>' * 100_000}</TEMPLATE>"), Action.DEPLOY)
+    assert vm.template.values["A"] == ("x",) * 100_000
+
+
+def test_no_file_is_read_for_a_message(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hush")
+    document = (
+        f"<VMM_DRIVER_ACTION_DATA xmlns:xi='http://www.w3.org/2001/XInclude'><HOST>"
+        f"<xi:include href='{secret}' parse='text'/></HOST></VMM_DRIVER_ACTION_DATA>"
+    )
+    assert vm_of(document.encode()).host == ""
+
+
+# Anything at all
+
+
+@given(payload=st.binary(), action=st.sampled_from(Action))
+def test_no_payload_is_too_strange_to_be_read(payload: bytes, action: Action) -> None:
+    read = read_payload(request(action, payload=payload))
+    assert isinstance(read, Malformed)
+
+
+@given(
+    message=st.sampled_from([legacy_message(), middle_message(), modern_message()]),
+    start=st.integers(0, 2500),
+    length=st.integers(0, 40),
+    splinter=st.binary(max_size=8)
+    | st.sampled_from(
+        [b"<VM>", b"</VM>", b"<ID>", b"<![CDATA[", b"]]>", b"<!--", b"&lt;", b"&x;", b"<a xmlns='b'>", b"x:"]
+    ),
+    action=st.sampled_from(Action),
+)
+def test_a_damaged_message_is_read_or_refused(
+    message: bytes, start: int, length: int, splinter: bytes, action: Action
+) -> None:
+    document = message[:start] + splinter + message[start + length :]
+    read = read_payload(with_document(document, action))
+    if isinstance(read, Malformed):
+        assert (read.word, read.vm_id) == (action.value, 42)
+        assert read.reason.startswith(("payload is not ", "the message is about VM "))
+    else:
+        assert read[0].vm_id == 42
+        assert read[1] == document
+
+
+@given(payload=st.binary())
+def test_base64_is_judged_as_strictly_as_can_be(payload: bytes) -> None:
+    try:
+        binascii.a2b_base64(payload, strict_mode=True)
+    except ValueError:
+        assert "base64" in refusal_of(payload) or not payload
