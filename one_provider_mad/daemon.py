@@ -147,6 +147,8 @@ class _Daemon:
             )
             self._start(recovery.run(), "recovery")
             self._start(recovery.show_life(), "signs of life")
+        else:
+            self._dispatcher.end_recovery()
 
     def _start(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import sqlite3
 import zlib
@@ -197,6 +198,9 @@ class Journal:
     async def close(self) -> None:
         """Write what is due and close the file."""
         self._flush_soon()
+        while self._flush is not None:
+            await asyncio.wait([self._flush])
+            await asyncio.sleep(0)  # its callback may begin another one
         await self._database.close()
 
     async def _run(self, operation: Callable[[sqlite3.Connection], _Result]) -> _Result:
@@ -335,19 +339,57 @@ class Journal:
 
 
 def read_fact(path: Path, name: str) -> str | None:
-    """Look up one fact without opening the journal for writing; None when there is no journal or no such fact."""
+    """Look up one fact without keeping the journal open; None when there is no journal or no such fact."""
+    try:
+        row = _look(path, lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone())
+    except sqlite3.Error:
+        return None
+    return None if row is None else str(row[0])
+
+
+def read_debts(path: Path) -> list[Debt]:
+    """Everything that must still be destroyed, read without keeping the journal open; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    try:
+        return _look(path, _debts) or []
+    except sqlite3.Error as error:
+        raise JournalError(f"the journal {path} cannot be read: {error}") from error
+
+
+def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
+    """Read from the file at the path; None when there is none.
+
+    It is opened for writing where that is allowed: after a crash SQLite has to undo half a commit before it can read.
+    """
+    if not path.exists():
+        return None
+    mode = "rw" if os.access(path, os.W_OK) else "ro"
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=5, isolation_level=None)
+    try:
+        return query(db)
+    finally:
+        db.close()
+
+
+def forget_fact(path: Path, name: str) -> str | None:
+    """Remove one fact, also beside a running writer; returns what it was, None when there was none.
+
+    Raises:
+        JournalError: the journal cannot be written.
+    """
     if not path.exists():
         return None
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-    except sqlite3.Error:
-        return None
-    try:
-        row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    except sqlite3.Error:
-        return None
-    finally:
-        db.close()
+        db = sqlite3.connect(path, timeout=5, isolation_level=None)
+        try:
+            row = db.execute("DELETE FROM facts WHERE name = ? RETURNING value", (name,)).fetchone()
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise JournalError(f"the journal {path} cannot be written: {error}") from error
     return None if row is None else str(row[0])
 
 
@@ -476,21 +518,3 @@ def _add_debt(db: sqlite3.Connection, debt: Debt) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')",
         (debt.deploy_id, debt.token, who.owner, who.vm_id, who.stime, who.seq, who.host_id, debt.reason, debt.since),
     )
-
-
-def read_debts(path: Path) -> list[Debt]:
-    """Everything that must still be destroyed, read without opening the journal for writing; none without a journal.
-
-    Raises:
-        JournalError: there is a journal and it cannot be read.
-    """
-    if not path.exists():
-        return []
-    try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)
-        try:
-            return _debts(db)
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        raise JournalError(f"the journal {path} cannot be read: {error}") from error

@@ -100,6 +100,7 @@ class Dispatcher:
         self._general_id = "-1"
         self._cancelled: set[VmId] = set()
         self._recovered: dict[VmId, list[Recovered]] = {}
+        self._asked: set[VmId] | None = set()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(options.threads, poll=self._poll, let_go=self._let_go, called_off=self._called_off)
 
@@ -113,7 +114,8 @@ class Dispatcher:
         if isinstance(request, Malformed):
             self._refuse(request)
             return
-        self._supersede(request.vm_id)
+        if request.action is not Action.POLL:
+            self._supersede(request.vm_id)
         if request.action is Action.DRIVER_CANCEL:
             self._call_off(request.vm_id)
         elif len(request.payload) > _LARGE:
@@ -135,18 +137,27 @@ class Dispatcher:
         """
         recovered = self.await_newer(request.vm_id)
         read = read_payload(request)
-        if isinstance(read, Malformed):
+        if recovered.is_superseded:
+            self._close(number)
+        elif isinstance(read, Malformed):
             self.fail(read.word, request.vm_id, read.reason, number=number)
         else:
             self._submit(request, *read, recovered=recovered, number=number)
 
     def await_newer(self, vm_id: VmId) -> Recovered:
-        """Be told, by `is_superseded`, when a newer request for this VM comes."""
+        """Be told, by `is_superseded`, when a newer request for this VM comes, or that one has come already."""
         recovered = Recovered()
+        recovered.is_superseded = self._asked is None or vm_id in self._asked
         self._recovered.setdefault(vm_id, []).append(recovered)
         return recovered
 
+    def end_recovery(self) -> None:
+        """Nothing more will be taken over: which VMs were asked about since the start need not be known any more."""
+        self._asked = None
+
     def _supersede(self, vm_id: VmId) -> None:
+        if self._asked is not None:
+            self._asked.add(vm_id)
         if self._recovered:
             for recovered in self._recovered.pop(vm_id, ()):
                 recovered.is_superseded = True

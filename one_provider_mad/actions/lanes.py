@@ -64,7 +64,7 @@ class Lanes:
         threads: how many may run at once; a batch of POLLs counts as one.
         poll: answers a batch of POLLs.
         let_go: answers a POLL that an action has overtaken.
-        called_off: told of each job that nobody wants an answer of any more.
+        called_off: told of each job that was called off, once it is over.
     """
 
     def __init__(
@@ -120,7 +120,6 @@ class Lanes:
             if lane.current is not None and not lane.current.is_background:
                 found = True
                 lane.current.is_called_off = True
-                self._called_off(lane.current)
                 if lane.current.task is not None:
                     lane.current.task.cancel()
             if lane.current is None and not lane.queue:
@@ -178,6 +177,8 @@ class Lanes:
 
     def _finished(self, lane: _Lane, job: Job) -> None:
         lane.current = None
+        if job.is_called_off:
+            self._called_off(job)
         if lane.queue:
             self._ready.append(lane)
         else:

@@ -76,6 +76,8 @@ class Recovery:
                     group.create_task(self._settle(dead), name=f"recover {dead.writer.process.pid}")
         except* JournalError as errors:
             log.warning("unanswered requests not recovered", error=str(errors.exceptions[0]))
+        finally:
+            self._dispatcher.end_recovery()
 
     async def _others(self) -> list[_Dead]:
         me = Process.current()
