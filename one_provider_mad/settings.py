@@ -328,9 +328,9 @@ class SettingsSource:
     def _reload(self) -> None:
         try:
             fresh = load(self._name, self._places, was_configured=self._was_configured)
-            self._check(fresh)
             if self._good is not None:
                 _refuse_other_cloud(self._good, fresh)
+            self._check(fresh)
         except SettingsError as error:
             self._fault = error
             if self._good is not None:

@@ -6,6 +6,7 @@ leaks; the working directory is the var directory (OpenNebula src/mad/Mad.cc, in
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import select
@@ -13,13 +14,17 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from one_provider_mad.cli.instances import collect
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "bin" / "one_vmm_provider"
+OWNER = "one-test"
 
 
 class Place:
@@ -39,16 +44,33 @@ class Place:
         path.chmod(0o600)
         return path
 
+    def simulate(self, *, name: str = "simulated", **settings: object) -> Path:
+        """Write the configuration of a simulated cloud with these settings of its own."""
+        lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        return self.configure(
+            "\n".join(['provider = "simulated"', f'owner = "{OWNER}"', "[simulated]", *lines, ""]), name=name
+        )
+
+    def instances(self, *, name: str = "simulated", is_all: bool = False) -> list[Mapping[str, Any]]:
+        """What `one-provider instances --json` shows by now."""
+        return collect(name, {"ONE_LOCATION": str(self.root)}, is_all=is_all)
+
     def log(self, name: str = "simulated") -> str:
         """The driver's own log so far."""
         path = self.var / f"one_vmm_provider_{name}.log"
         return path.read_text() if path.exists() else ""
 
 
-def as_oned_starts_it() -> None:
-    """Runs in the child between fork and exec."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
-    os.close(2)
+@contextmanager
+def as_oned_starts_drivers() -> Iterator[None]:
+    """What is started meanwhile has every signal blocked and no fd 2."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    os.set_inheritable(2, False)  # noqa: FBT003 - os takes no keyword here
+    try:
+        yield
+    finally:
+        os.set_inheritable(2, True)  # noqa: FBT003
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Driver:
@@ -56,22 +78,30 @@ class Driver:
 
     Args:
         place: its OpenNebula.
-        arguments: ARGUMENTS of VM_MAD, one argv element.
+        arguments: ARGUMENTS of VM_MAD, one argv element; several for a caller that splits it, None for none.
         program: what to start.
+        via: a command that starts it in our place.
         environ: added to a bare environment; None as a value removes a name.
         init: send INIT and wait for its answer.
-        stdout: a descriptor to use instead of a pipe of our own.
+        reading: read what it writes, from the beginning.
+        stdin: a descriptor to use instead of a pipe of our own.
+        stdout: the same.
+        cwd: its working directory; oned's is the var directory.
     """
 
     def __init__(
         self,
         place: Place,
-        arguments: str | None = "-t 15 -r 0 simulated",
+        arguments: str | Sequence[str] | None = "-t 15 -r 0 simulated",
         *,
         program: Path = PROGRAM,
+        via: Sequence[str] = (),
         environ: Mapping[str, str | None] = {},
         init: bool = True,
         reading: bool = True,
+        stdin: int = subprocess.PIPE,
+        stdout: int = subprocess.PIPE,
+        cwd: Path | None = None,
     ) -> None:
         names = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
         environment = {name: os.environ[name] for name in names if name in os.environ}
@@ -82,17 +112,16 @@ class Driver:
                 environment[name] = value
         leak = os.open(os.devnull, os.O_RDWR)
         try:
-            self.process = subprocess.Popen(
-                [str(program), *([] if arguments is None else [arguments])],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=None,
-                cwd=place.var,
-                env=environment,
-                pass_fds=[leak],
-                preexec_fn=as_oned_starts_it,  # noqa: PLW1509 - oned forks and execs just so
-                bufsize=0,
-            )
+            with as_oned_starts_drivers():
+                self.process = subprocess.Popen(
+                    [*via, str(program), *([arguments] if isinstance(arguments, str) else arguments or [])],
+                    stdin=stdin,
+                    stdout=stdout,
+                    cwd=cwd or place.var,
+                    env=environment,
+                    pass_fds=[leak],
+                    bufsize=0,
+                )
         finally:
             os.close(leak)
         self.started = time.monotonic()
@@ -101,7 +130,7 @@ class Driver:
         self.raw = bytearray()
         self._queue: queue.Queue[str | None] = queue.Queue()
         self._thread: threading.Thread | None = None
-        if reading:
+        if reading and self.process.stdout is not None:
             self.begin_reading()
         if init:
             self.send("INIT")
@@ -221,18 +250,24 @@ class Driver:
         self.process.kill()
         self.process.wait()
 
+    def leave(self, seconds: float = 3.0) -> None:
+        """Close both pipes, as an oned that ends does, and kill what does not end by itself."""
+        self.stop_reading()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.stop_reading()
-        for stream in (self.process.stdin, self.process.stdout):
-            if stream is not None:
-                stream.close()
+        self.leave()
 
 
 def replies(lines: Iterable[str]) -> list[str]:
