@@ -1,0 +1,127 @@
+"""What a VM asks of a cloud: its PUBLIC_CLOUD section, which one counts, and what it may not hold.
+
+The section is written by end users (design, decision 25): tags of ours in it fail the VM, an idempotency token in it
+is dropped with a warning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from one_provider_mad.domain import TAG_PREFIX, Value, VmRequest
+from one_provider_mad.errors import BadParameter
+
+SECTION = "PUBLIC_CLOUD"
+
+TOKEN_NAMES = ("CLIENTTOKEN", "CLIENT_TOKEN")
+"""Attributes that would choose the idempotency token; ours is the only one that may be sent."""
+
+
+class Section(Value, frozen=True, kw_only=True):
+    """The section that counts for one VM on one cloud.
+
+    Attributes:
+        attributes: name in upper case to its value; without empty values and without tokens.
+        tags: the user's own tags, read from TAGS.
+        warnings: sentences for the VM's log.
+    """
+
+    attributes: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
+    warnings: tuple[str, ...] = ()
+
+    def text(self, name: str, default: str = "") -> str:
+        """The attribute's value without blanks around it, or the default."""
+        return self.attributes.get(name, default)
+
+    def unknown(self, known: Collection[str], *, cloud: str) -> tuple[str, ...]:
+        """One warning for each attribute that the cloud's adapter does not know."""
+        return tuple(
+            f"{SECTION} attribute {name} is not known to the {cloud} cloud and is ignored, known are {listed(known)}"
+            for name in self.attributes
+            if name not in known
+        )
+
+
+def read_section(request: VmRequest, *, hypervisor: str) -> Section:
+    """Read the section that counts for this VM; an empty one when the VM has none.
+
+    Args:
+        request: the VM.
+        hypervisor: the TYPE that sections for this cloud carry.
+
+    Raises:
+        BadParameter: several sections and none, or more than one, is meant; or the section holds tags of ours.
+    """
+    attributes = pick_section(request, hypervisor=hypervisor)
+    tags = parse_tags(attributes.get("TAGS", ""))
+    _refuse_our_tags(attributes, place=f"the {SECTION} section has the attribute")
+    _refuse_our_tags(tags, place=f"TAGS of the {SECTION} section has the tag")
+    return Section(
+        attributes={name: value for name, value in attributes.items() if name not in TOKEN_NAMES},
+        tags=tags,
+        warnings=tuple(
+            f"{SECTION} attribute {name} is ignored, the driver chooses the idempotency token itself"
+            for name in TOKEN_NAMES
+            if name in attributes
+        ),
+    )
+
+
+def pick_section(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
+    """Choose the section that is meant; empty when the VM has none.
+
+    Those whose TYPE is the hypervisor come first, then HOST (or the deprecated CLOUD) decides. A section that stands
+    alone counts whatever its TYPE says, as upstream's drivers have it.
+    """
+    sections = [_tidy(section) for section in _sections(request)]
+    typed = [section for section in sections if _same(section.get("TYPE", ""), hypervisor)]
+    candidates = typed or sections
+    if len(candidates) == 1:
+        return candidates[0]
+    meant = [section for section in candidates if _same(section.get("HOST") or section.get("CLOUD", ""), request.host)]
+    if len(meant) == 1:
+        return meant[0]
+    if not candidates:
+        return {}
+    how_many = "more than one" if meant else "none"
+    raise BadParameter(
+        f"{len(candidates)} {SECTION} sections, {how_many} for host {request.host}:"
+        f" give exactly one of them TYPE={hypervisor} and HOST={request.host}"
+    )
+
+
+def parse_tags(text: str) -> dict[str, str]:
+    """Read `k=v,k=v`; a tag without `=` has an empty value."""
+    tags = {}
+    for item in text.split(","):
+        key, _, value = item.partition("=")
+        if key.strip():
+            tags[key.strip()] = value.strip()
+        elif item.strip():
+            raise BadParameter(f"TAGS of the {SECTION} section has a tag without a name, write k=v,k=v: {item.strip()}")
+    return tags
+
+
+def listed(names: Collection[str]) -> str:
+    """Names for a sentence, in order."""
+    return ", ".join(sorted(names)) or "none"
+
+
+def _sections(request: VmRequest) -> Sequence[Mapping[str, str]]:
+    """All sections; the user template is where the core keeps them, old releases used the template."""
+    return request.user_template.vectors(SECTION) or request.template.vectors(SECTION)
+
+
+def _tidy(section: Mapping[str, str]) -> dict[str, str]:
+    return {name.upper(): value.strip() for name, value in section.items() if value.strip()}
+
+
+def _same(text: str, other: str) -> bool:
+    return bool(text) and text.casefold() == other.casefold()
+
+
+def _refuse_our_tags(names: Collection[str], *, place: str) -> None:
+    for name in names:
+        if name.upper().startswith(TAG_PREFIX):
+            raise BadParameter(f"{place} {name}: names that begin with {TAG_PREFIX} are the driver's own, remove it")

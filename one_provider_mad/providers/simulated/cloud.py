@@ -1,0 +1,316 @@
+"""The small cloud itself: instances in a table, and states that the clock moves.
+
+Nothing runs in the background. A row holds the state that was entered last and the moment its transition ends, and
+whoever reads the row works out what it is by now; so every process sees the same cloud, and one that is killed
+leaves a true cloud behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, InstanceState, VmId
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    BadParameter,
+    InstanceNotFound,
+    NoCapacity,
+    QuotaExceeded,
+    WrongState,
+)
+from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.database import Database
+from one_provider_mad.providers.simulated.hardware import Disk, Hardware
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+
+MEMORY_OF_THE_DEAD = 3600.0
+"""Cloud seconds in which a terminated instance is still shown, as EC2 does."""
+
+AT_REST = (InstanceState.RUNNING, InstanceState.STOPPED)
+"""States in which an instance's parts can be changed."""
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of a create, as they stand in the journal.
+
+    Attributes:
+        type: an instance type.
+        image: an image id.
+        name: for people.
+        cpu: cores.
+        memory: MiB.
+        tags: the user's own.
+        context: text handed to the instance.
+        disks: by DISK_ID.
+        nics: attributes by NIC_ID.
+    """
+
+    type: str
+    image: str
+    name: str = ""
+    cpu: float = 1.0
+    memory: int = 256
+    tags: dict[str, str] = {}
+    context: str = ""
+    disks: dict[str, Disk] = {}
+    nics: dict[str, dict[str, str]] = {}
+
+
+class Cloud:
+    """One simulated account; every instance of this class on the same file is a client of it.
+
+    Args:
+        path: the SQLite file.
+        settings: what the cloud offers and how fast it is.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, path: Path, settings: SimulatedSettings, *, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._offer = settings.offer
+        self._clock = clock
+        self._database = Database(path, prepare=self._prepare)
+
+    async def open(self) -> None:
+        """Open the file. Raises AuthenticationRefused when the account has another key."""
+        await self._database.open()
+
+    async def close(self) -> None:
+        """Close the file."""
+        await self._database.close()
+
+    async def launch(self, launch: Launch, *, tags: Mapping[str, str], token: str = "") -> DeployId:
+        """Create an instance with exactly these tags, or find the one that the token made before.
+
+        Without a token and without tags it is what somebody does in the cloud's own console.
+        """
+        self._offer.size(launch.type)
+        self._offer.check_image(launch.image)
+        call = _fingerprint(launch, tags)
+
+        def create(db: sqlite3.Connection) -> DeployId:
+            now = self._clock()
+            existing = table.find_by_token(db, token, call, now) if token else None
+            if existing is not None:
+                return existing
+            self._check_room(db, launch.type)
+            db.execute("DELETE FROM instance WHERE forget_at <= ?", (now,))
+            deploy_id = DeployId(f"sim-{os.urandom(6).hex()}")
+            self._insert(db, deploy_id, launch, tags=tags, now=now)
+            if token:
+                db.execute("INSERT INTO token VALUES (?, ?, ?)", (token, call, deploy_id))
+            return deploy_id
+
+        return await self._database.write(create)
+
+    async def start(self, deploy_id: DeployId) -> None:
+        """Let a stopped or suspended instance boot."""
+        await self._move(
+            deploy_id,
+            to=InstanceState.PENDING,
+            sources=(InstanceState.STOPPED, InstanceState.SUSPENDED),
+            done=(InstanceState.PENDING, InstanceState.RUNNING),
+            duration=self._settings.boot_time,
+            what="started",
+        )
+
+    async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
+        """Let a running instance stop; at once, if it is to be hard."""
+        await self._move(
+            deploy_id,
+            to=InstanceState.STOPPING,
+            sources=(InstanceState.RUNNING, InstanceState.STOPPING) if hard else (InstanceState.RUNNING,),
+            done=(InstanceState.STOPPED,) if hard else (InstanceState.STOPPING, InstanceState.STOPPED),
+            duration=0.0 if hard else self._settings.stop_time,
+            what="stopped",
+        )
+
+    async def suspend(self, deploy_id: DeployId) -> None:
+        """Let a running instance suspend."""
+        await self._move(
+            deploy_id,
+            to=InstanceState.SUSPENDING,
+            sources=(InstanceState.RUNNING,),
+            done=(InstanceState.SUSPENDING, InstanceState.SUSPENDED),
+            duration=self._settings.suspend_time,
+            what="suspended",
+        )
+
+    async def terminate(self, deploy_id: DeployId, *, reason: str = "terminated from the console") -> None:
+        """Let an instance terminate, whatever it is doing."""
+
+        def operation(db: sqlite3.Connection) -> None:
+            now = self._clock()
+            row = table.load(db, deploy_id, now)
+            if row.state_at(now).is_gone:
+                return
+            ends_at = now + self._real(self._settings.destroy_time)
+            forget_at = ends_at + self._real(MEMORY_OF_THE_DEAD)
+            hardware = table.encode(table.decode_hardware(row.hardware).release())
+            db.execute(
+                "UPDATE instance SET transition = 'terminating', ends_at = ?, reason = ?, hardware = ?, forget_at = ?"
+                " WHERE id = ?",
+                (ends_at, reason, hardware, forget_at, deploy_id),
+            )
+
+        await self._database.write(operation)
+
+    async def reboot(self, deploy_id: DeployId) -> None:
+        """Count a reboot of a running instance; all that are asked for at once are one statement."""
+        await self._database.write_in_bulk(self._reboot_all, deploy_id)
+
+    def _reboot_all(self, db: sqlite3.Connection, deploy_ids: Sequence[str]) -> dict[str, Exception]:
+        now = self._clock()
+        times = Counter(deploy_ids)
+        changed = db.execute(
+            "UPDATE instance SET reboots = reboots + wanted.value FROM json_each(?) AS wanted"
+            " WHERE instance.id = wanted.key AND transition = 'pending' AND ends_at <= ?",
+            (table.encode(times), now),
+        ).rowcount
+        if changed == len(times):
+            return {}
+        refused: dict[str, Exception] = {}
+        for deploy_id in times:
+            try:
+                state = table.load(db, DeployId(deploy_id), now).state_at(now)
+            except InstanceNotFound as error:
+                refused[deploy_id] = error
+            else:
+                if state is not InstanceState.RUNNING:
+                    refused[deploy_id] = _wrong_state(deploy_id, state, "rebooted", (InstanceState.RUNNING,))
+        return refused
+
+    async def retag(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
+        """Put these tags in the place of all that are ours; the user's own stay."""
+
+        def operation(db: sqlite3.Connection) -> None:
+            row = table.load(db, deploy_id, self._clock())
+            own = {key: value for key, value in table.decode_tags(row.tags).items() if not key.startswith(TAG_PREFIX)}
+            db.execute("UPDATE instance SET tags = ? WHERE id = ?", (table.encode({**own, **tags}), deploy_id))
+
+        await self._database.write(operation)
+
+    async def drop_tags(self, deploy_id: DeployId) -> None:
+        """Remove every tag of ours, as somebody may do in the console."""
+        await self.retag(deploy_id, {})
+
+    async def rework(self, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
+        """Change what an instance is made of while it runs or is stopped."""
+
+        def operation(db: sqlite3.Connection) -> None:
+            now = self._clock()
+            row = table.load(db, deploy_id, now)
+            if row.state_at(now) not in AT_REST:
+                raise _wrong_state(deploy_id, row.state_at(now), "changed", AT_REST)
+            try:
+                hardware = change(table.decode_hardware(row.hardware))
+            except BadParameter as error:
+                raise BadParameter(f"instance {deploy_id} cannot be changed: {error}") from error
+            db.execute("UPDATE instance SET hardware = ? WHERE id = ?", (table.encode(hardware), deploy_id))
+
+        await self._database.write(operation)
+
+    async def describe(self, deploy_ids: Collection[DeployId]) -> dict[DeployId, Instance]:
+        """The visible ones among these instances."""
+        found = await self._look(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
+        return {instance.deploy_id: instance for instance in found}
+
+    async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
+        """The visible instances whose tags name this owner and VM."""
+        return await self._look(table.LIST_TAGGED, {"owner": owner, "vm_id": str(vm_id)})
+
+    async def list_instances(self) -> Sequence[Instance]:
+        """All visible instances, oldest first."""
+        return await self._look(table.LIST_ALL, {})
+
+    async def _look(self, query: str, values: Mapping[str, str]) -> list[Instance]:
+        return await self._database.read(lambda db: table.look(db, query, values, self._clock()))
+
+    async def _move(
+        self,
+        deploy_id: DeployId,
+        *,
+        to: InstanceState,
+        sources: tuple[InstanceState, ...],
+        done: tuple[InstanceState, ...],
+        duration: float,
+        what: str,
+    ) -> None:
+        """Begin a transition from one of the sources; in a state that is as good as done, leave it at that."""
+
+        def operation(db: sqlite3.Connection) -> None:
+            now = self._clock()
+            state = table.load(db, deploy_id, now).state_at(now)
+            if state in done:
+                return
+            if state not in sources:
+                raise _wrong_state(deploy_id, state, what, sources)
+            db.execute(
+                "UPDATE instance SET transition = ?, ends_at = ?, reason = ? WHERE id = ?",
+                (to.value, now + self._real(duration), f"{what} on request", deploy_id),
+            )
+
+        await self._database.write(operation)
+
+    def _real(self, cloud_seconds: float) -> float:
+        return cloud_seconds / self._settings.time_scale
+
+    def _check_room(self, db: sqlite3.Connection, type_name: str) -> None:
+        """Refuse another instance when the account or the cloud is full; what is on its way out takes no room."""
+        limit = self._settings.max_instances
+        if limit and sum(table.count_by_type(db).values()) >= limit:
+            raise QuotaExceeded(f"the simulated account may have {limit} instances and has them, terminate one first")
+        room = self._settings.capacity.get(type_name)
+        if room is not None and table.count_by_type(db).get(type_name, 0) >= room:
+            raise NoCapacity(f"the simulated cloud has room for {room} instances of type {type_name} and is full")
+
+    def _insert(
+        self, db: sqlite3.Connection, deploy_id: DeployId, launch: Launch, *, tags: Mapping[str, str], now: float
+    ) -> None:
+        hardware = Hardware(
+            cpu=launch.cpu, memory=launch.memory, context=launch.context, disks=launch.disks, nics=launch.nics
+        )
+        table.insert(
+            db,
+            table.Row(
+                number=0,
+                id=deploy_id,
+                transition=InstanceState.PENDING.value,
+                ends_at=now + self._real(self._settings.boot_time),
+                reason="",
+                type=launch.type,
+                image=launch.image,
+                name=launch.name,
+                tags=table.encode({**launch.tags, **tags}),
+                hardware=table.encode(hardware),
+                reboots=0,
+                created_at=now,
+                visible_at=now + self._real(self._settings.listing_lag),
+                forget_at=None,
+            ),
+        )
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        """Bring the schema up and check the key."""
+        api_key = hashlib.sha256(self._settings.api_key.encode()).hexdigest()
+        if table.bring_up(db, api_key=api_key) != api_key:
+            raise AuthenticationRefused(
+                "the simulated cloud does not accept the key: its account was opened with another `api_key`"
+            )
+
+
+def _wrong_state(deploy_id: str, state: InstanceState, what: str, allowed: tuple[InstanceState, ...]) -> WrongState:
+    wanted = " or ".join(each.value for each in allowed)
+    return WrongState(f"instance {deploy_id} is {state.value} and cannot be {what}, it must be {wanted} for that")
+
+
+def _fingerprint(launch: Launch, tags: Mapping[str, str]) -> str:
+    """What makes two calls with one token the same call: all that was asked for, whose it is included."""
+    return hashlib.sha256(msgspec.json.encode((launch, tags), order="sorted")).hexdigest()

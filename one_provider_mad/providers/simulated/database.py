@@ -1,0 +1,292 @@
+"""The file behind the cloud: one thread that owns one SQLite connection, and commits in groups.
+
+The event loop never touches SQLite. Operations asked for in one turn of the loop travel to the thread together; all
+that have arrived when the thread is free are carried out in one transaction, and their answers go back to the loop
+in one call. So a thousand calls at once cost one lock and one commit. An operation may be carried out twice before
+it is committed (when another one of its transaction fails halfway), so it does nothing but work on the connection.
+
+Between two steps of SQLite the thread lets go of the interpreter, and a busy event loop gives it back only after
+5 ms. What must be quick beside a busy loop is therefore one step: a listing, or an operation in bulk.
+
+The file is in WAL mode and not synced: a process that is killed loses nothing that was committed and leaves no lock,
+and a crash of the whole machine may cost the last moments of a cloud that does not exist anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any, NamedTuple, TypeVar
+
+from one_provider_mad.errors import ProviderUnavailable
+
+Result = TypeVar("Result")
+Operation = Callable[[sqlite3.Connection], Result]
+BulkOperation = Callable[[sqlite3.Connection, Sequence[str]], Mapping[str, Exception]]
+"""Does one thing to all of these, and says which of them it had to refuse."""
+
+PATIENCE = 60.0
+"""Seconds to wait for another process; it holds the file for milliseconds, unless the machine is starving."""
+
+
+class Job(NamedTuple):
+    """One operation on its way, and who waits for it."""
+
+    operation: Operation[Any]
+    is_write: bool
+    future: asyncio.Future[Any]
+
+
+class BulkJob(NamedTuple):
+    """One of the things that a bulk operation is done to, and who waits for it."""
+
+    operation: BulkOperation
+    item: str
+    future: asyncio.Future[None]
+    is_write: bool = True
+
+
+AnyJob = Job | BulkJob
+
+
+class Outcome(NamedTuple):
+    """How a job went."""
+
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+
+class _Spoilt(Exception):
+    """An operation failed after it had changed something: its transaction must go, and each job begins again alone."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+class Database:
+    """A SQLite file that several tasks and several processes work on at once.
+
+    Args:
+        path: the file; it is made, readable by its owner only, with its directories, if it is missing.
+        prepare: brings the schema up, and may refuse to go on; runs in a transaction of its own.
+    """
+
+    def __init__(self, path: Path, *, prepare: Callable[[sqlite3.Connection], None]) -> None:
+        self._path = path
+        self._prepare = prepare
+        self._inbox: SimpleQueue[list[AnyJob] | None] = SimpleQueue()
+        self._collected: list[AnyJob] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[None] | None = None
+
+    async def open(self) -> None:
+        """Open the file, or raise a ProviderError that says why that cannot be."""
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+        self._loop, self._ended = loop, loop.create_future()
+        thread = threading.Thread(target=self._serve, args=(loop, opened, self._ended), name="simulated cloud")
+        thread.daemon = True  # a driver that is told to go must not wait for a database
+        thread.start()
+        try:
+            await opened
+        except Exception:
+            self._loop = None  # the thread has ended; a cancelled open leaves it to `close`
+            raise
+
+    async def close(self) -> None:
+        """Finish what was asked for, close the file and end the thread."""
+        if self._loop is None or self._ended is None:
+            return
+        self._send()
+        self._loop = None
+        self._inbox.put(None)
+        await self._ended
+
+    async def read(self, operation: Operation[Result]) -> Result:
+        """Carry out an operation that changes nothing."""
+        future: asyncio.Future[Result] = self._promise()
+        self._collect(Job(operation, is_write=False, future=future))
+        return await future
+
+    async def write(self, operation: Operation[Result]) -> Result:
+        """Carry out an operation; when it raises, whatever it had changed is undone."""
+        future: asyncio.Future[Result] = self._promise()
+        self._collect(Job(operation, is_write=True, future=future))
+        return await future
+
+    async def write_in_bulk(self, operation: BulkOperation, item: str) -> None:
+        """Do one thing to one item, together with all others that are waiting for the same thing."""
+        future = self._promise()
+        self._collect(BulkJob(operation, item, future))
+        await future
+
+    def _promise(self) -> asyncio.Future[Any]:
+        if self._loop is None:
+            raise ProviderUnavailable(f"the simulated cloud in {self._path} is closed: the driver is not running")
+        return self._loop.create_future()
+
+    def _collect(self, job: AnyJob) -> None:
+        if not self._collected:
+            job.future.get_loop().call_soon(self._send)
+        self._collected.append(job)
+
+    def _send(self) -> None:
+        """Hand over what this turn of the loop has collected; what was given up meanwhile stays undone."""
+        jobs = [job for job in self._collected if not job.future.done()]
+        self._collected = []
+        if jobs:
+            self._inbox.put(jobs)
+
+    # From here on: the thread.
+
+    def _serve(
+        self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[None], ended: asyncio.Future[None]
+    ) -> None:
+        try:
+            connection = self._connect()
+        except Exception as error:  # noqa: BLE001 whatever it is, somebody waits for an answer
+            _answer(loop, [Outcome(opened, error=error), Outcome(ended)])
+            return
+        _answer(loop, [Outcome(opened)])
+        while jobs := self._next_jobs():
+            _answer(loop, self._transact(connection, jobs))
+        connection.close()
+        _answer(loop, [Outcome(ended)])
+
+    def _next_jobs(self) -> list[AnyJob]:
+        """Wait for jobs and take all there are; none at all means the end."""
+        jobs = list(self._inbox.get() or ())
+        while jobs:
+            try:
+                more = self._inbox.get_nowait()
+            except Empty:
+                break
+            if more is None:  # the end comes after these
+                self._inbox.put(None)
+                break
+            jobs += more
+        return jobs
+
+    def _transact(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
+        """Carry out all jobs in one transaction; none has happened before it is committed."""
+        if not any(job.is_write for job in jobs):
+            return self._attempt_all(connection, jobs)
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = self._attempt_all(connection, jobs)
+            connection.execute("COMMIT")
+        except _Spoilt as spoilt:
+            connection.execute("ROLLBACK")
+            if len(jobs) == 1:
+                return [Outcome(jobs[0].future, error=spoilt.error)]
+            return [self._transact(connection, [job])[0] for job in jobs]
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                connection.execute("ROLLBACK")
+            return [Outcome(job.future, error=self._unusable(error)) for job in jobs]
+        return outcomes
+
+    def _attempt_all(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
+        outcomes = []
+        bulks: dict[BulkOperation, list[BulkJob]] = {}
+        for job in jobs:
+            if isinstance(job, BulkJob):
+                bulks.setdefault(job.operation, []).append(job)
+            else:
+                result, error = self._attempt(connection, job.operation)
+                outcomes.append(Outcome(job.future, result, error))
+        for operation, members in bulks.items():
+            outcomes += self._attempt_bulk(connection, operation, members)
+        return outcomes
+
+    def _attempt_bulk(
+        self, connection: sqlite3.Connection, operation: BulkOperation, members: list[BulkJob]
+    ) -> list[Outcome]:
+        items = [job.item for job in members]
+        refused, error = self._attempt(connection, lambda db: operation(db, items))
+        return [Outcome(job.future, error=error or (refused or {}).get(job.item)) for job in members]
+
+    def _attempt(
+        self, connection: sqlite3.Connection, operation: Operation[Result]
+    ) -> tuple[Result | None, Exception | None]:
+        """Carry out one operation. One that fails before it has changed anything, as refusals do, harms no other."""
+        changes = connection.total_changes
+        try:
+            return operation(connection), None
+        except sqlite3.Error as sqlite_error:
+            error: Exception = self._unusable(sqlite_error)
+        except Exception as defect_or_refusal:  # noqa: BLE001 it belongs to the caller, not to the thread
+            error = defect_or_refusal
+        if connection.total_changes != changes:
+            raise _Spoilt(error)
+        return None, error
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file and bring it up, whoever else does the same at this moment."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._try_to_connect()
+            except OSError as error:
+                raise self._unusable(error) from error
+            except sqlite3.Error as error:
+                # Turning WAL on needs the file for oneself, and SQLite does not wait for that of its own accord.
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise self._unusable(error) from error
+            time.sleep(0.005)
+
+    def _try_to_connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            # Not open(): closing a file drops this process's locks on it, those of another connection included.
+            os.mknod(self._path, stat.S_IFREG | 0o600)
+        connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
+        try:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            self._prepare(connection)
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _unusable(self, error: Exception) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"the simulated cloud's database {self._path} cannot be used: {error};"
+            " see `database` in [simulated] and who may write there"
+        )
+
+
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Another process has the file just now."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _answer(loop: asyncio.AbstractEventLoop, outcomes: list[Outcome]) -> None:
+    """Tell the loop; a loop that was closed without closing the database wants no answers."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(_deliver, outcomes)
+
+
+def _deliver(outcomes: Iterable[Outcome]) -> None:
+    """In the loop: answer those who still wait."""
+    for future, result, error in outcomes:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

@@ -1,0 +1,149 @@
+"""PURE: what an instance is made of, and how disks, interfaces and snapshots change it.
+
+Every change yields new hardware; repeating a change yields the same again. What cannot be done raises BadParameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from one_provider_mad.errors import BadParameter
+
+_Thing = TypeVar("_Thing")
+
+
+class Disk(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A disk of an instance.
+
+    Attributes:
+        size: MB.
+        target: device name, "" when the request had none.
+        snapshots: its size at each snapshot, oldest first.
+    """
+
+    size: int = 0
+    target: str = ""
+    snapshots: tuple[int, ...] = ()
+
+
+class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an instance is made of.
+
+    Attributes:
+        cpu: cores.
+        memory: MiB.
+        context: text handed to the instance.
+        disks: by DISK_ID.
+        nics: attributes by NIC_ID.
+        snapshots: the disks as they were, by snapshot id.
+        rules: how many rules of each security group hold, by the group's id.
+    """
+
+    cpu: float
+    memory: int
+    context: str = ""
+    disks: dict[str, Disk] = {}
+    nics: dict[str, dict[str, str]] = {}
+    snapshots: dict[str, dict[str, Disk]] = {}
+    rules: dict[str, int] = {}
+
+    def attach_disk(self, disk_id: str, disk: Disk) -> Hardware:
+        """Add a disk; one that is there stays as it is."""
+        return replace(self, disks={disk_id: disk, **self.disks})
+
+    def detach_disk(self, disk_id: str) -> Hardware:
+        """Take a disk away, if it is there."""
+        return replace(self, disks=_without(self.disks, disk_id))
+
+    def resize_disk(self, disk_id: str, size: int) -> Hardware:
+        """Let a disk grow to so many MB."""
+        disk = self._disk(disk_id)
+        if size < disk.size:
+            raise BadParameter(f"disk {disk_id} has {disk.size} MB and cannot shrink to {size}, ask for more")
+        return self._with_disk(disk_id, replace(disk, size=size))
+
+    def snapshot_disk(self, disk_id: str) -> Hardware:
+        """Remember a disk as it is."""
+        disk = self._disk(disk_id)
+        return self._with_disk(disk_id, replace(disk, snapshots=(*disk.snapshots, disk.size)))
+
+    def revert_disk(self, disk_id: str) -> Hardware:
+        """Put a disk back to what its latest snapshot remembers."""
+        disk = self._disk(disk_id)
+        if not disk.snapshots:
+            raise BadParameter(f"disk {disk_id} has no snapshot to go back to, take one first")
+        return self._with_disk(disk_id, replace(disk, size=disk.snapshots[-1]))
+
+    def attach_nic(self, nic_id: str, nic: Mapping[str, str]) -> Hardware:
+        """Add an interface; one that is there stays as it is."""
+        return replace(self, nics={nic_id: dict(nic), **self.nics})
+
+    def detach_nic(self, nic_id: str) -> Hardware:
+        """Take an interface away, if it is there."""
+        return replace(self, nics=_without(self.nics, nic_id))
+
+    def update_nics(self, nics: Mapping[str, Mapping[str, str]]) -> Hardware:
+        """Give interfaces new attributes; those that are not there are left out."""
+        return replace(self, nics={nic_id: {**nic, **nics.get(nic_id, {})} for nic_id, nic in self.nics.items()})
+
+    def take_snapshot(self, snapshot_id: str) -> Hardware:
+        """Remember the disks under an id; an id that is taken keeps what it remembers."""
+        return replace(self, snapshots={snapshot_id: self.disks, **self.snapshots})
+
+    def revert_snapshot(self, snapshot_id: str) -> Hardware:
+        """Put the disks back to what a snapshot remembers."""
+        if snapshot_id not in self.snapshots:
+            raise BadParameter(f"there is no snapshot {snapshot_id}, {_there_are(self.snapshots)}")
+        return replace(self, disks=self.snapshots[snapshot_id])
+
+    def delete_snapshot(self, snapshot_id: str) -> Hardware:
+        """Forget a snapshot, if it is there."""
+        return replace(self, snapshots=_without(self.snapshots, snapshot_id))
+
+    def apply_rules(self, group_id: str, count: int) -> Hardware:
+        """Let so many rules of a security group hold, instead of those that did."""
+        return replace(self, rules={**self.rules, group_id: count})
+
+    def resize(self, *, cpu: float, memory: int) -> Hardware:
+        """Have so many cores and MiB."""
+        return replace(self, cpu=cpu, memory=memory)
+
+    def update_context(self, context: str) -> Hardware:
+        """Hand over another context."""
+        return replace(self, context=context)
+
+    def release(self) -> Hardware:
+        """Give everything back that can be given back."""
+        return replace(self, disks={}, nics={}, snapshots={}, rules={})
+
+    def facts(self) -> dict[str, str]:
+        """What monitoring shows of it."""
+        facts = {"SIM_CPU": f"{self.cpu:g}", "SIM_MEMORY": str(self.memory)}
+        if self.disks:
+            facts["SIM_DISKS"] = ",".join(f"{disk_id}:{disk.size}" for disk_id, disk in sorted(self.disks.items()))
+        if self.nics:
+            facts["SIM_NICS"] = ",".join(sorted(self.nics))
+        if self.snapshots:
+            facts["SIM_SNAPSHOTS"] = ",".join(sorted(self.snapshots))
+        return facts
+
+    def _disk(self, disk_id: str) -> Disk:
+        try:
+            return self.disks[disk_id]
+        except KeyError:
+            raise BadParameter(f"there is no disk {disk_id}, {_there_are(self.disks)}") from None
+
+    def _with_disk(self, disk_id: str, disk: Disk) -> Hardware:
+        return replace(self, disks={**self.disks, disk_id: disk})
+
+
+def _without(things: Mapping[str, _Thing], key: str) -> dict[str, _Thing]:
+    return {other: thing for other, thing in things.items() if other != key}
+
+
+def _there_are(ids: Mapping[str, object]) -> str:
+    return f"there are {', '.join(sorted(ids)) or 'none'}"

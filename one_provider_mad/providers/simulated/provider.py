@@ -1,0 +1,295 @@
+"""The simulated cloud as a provider: what a VM asks for becomes parameters, an operand becomes a change."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import shlex
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Template, VmId, VmRequest
+from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.interface import CreateCall, CreatePlan, Parameters, ProviderContext, ProviderFactory
+from one_provider_mad.providers.public_cloud import Section, read_section
+from one_provider_mad.providers.simulated.cloud import Cloud, Launch
+from one_provider_mad.providers.simulated.hardware import Disk, Hardware
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+
+KNOWN_ATTRIBUTES = ("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE")
+"""What a PUBLIC_CLOUD section can say to this cloud."""
+
+DEFAULT_IMAGE = "default"
+"""The image of a VM that names none, on a cloud where every image exists."""
+
+LONGEST_TOKEN = 64
+
+
+class SimulatedProvider:
+    """A client of the simulated cloud, with every optional capability.
+
+    Args:
+        context: its place.
+        settings: the table `[simulated]`.
+        clock: seconds since the epoch.
+    """
+
+    name: str = "simulated"
+    is_create_repeatable: bool = True
+
+    def __init__(
+        self, context: ProviderContext, settings: SimulatedSettings, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        database = settings.database or context.state_directory / f"{context.name}.db"
+        self.visibility_grace: float = settings.grace
+        self.watch_interval: float = settings.watch_interval
+        self.cloud = Cloud(Path(database), settings, clock=clock)
+        self._hypervisor = context.hypervisor
+        self._settings = settings
+        self._offer = settings.offer
+
+    async def open(self) -> None:
+        """Open the database. Raises AuthenticationRefused when its account has another key."""
+        await self.cloud.open()
+
+    async def close(self) -> None:
+        """Finish what was asked for and close the database."""
+        await self.cloud.close()
+
+    async def account(self) -> str:
+        """Account and region, as the settings have them."""
+        await self._travel()
+        return f"{self._settings.account}/{self._settings.region}"
+
+    def plan(self, request: VmRequest) -> CreatePlan:
+        """One alternative for each type in PROVIDER_INSTANCE_TYPE, or the smallest type that CPU and MEMORY fit in."""
+        section = read_section(request, hypervisor=self._hypervisor)
+        return CreatePlan(
+            alternatives=tuple(self._parameters(request, section, name) for name in self._types(request, section)),
+            warnings=(*section.warnings, *section.unknown(KNOWN_ATTRIBUTES, cloud=self.name)),
+        )
+
+    async def create(self, call: CreateCall) -> DeployId:
+        """Launch the instance, its tags, its token and itself in one transaction."""
+        await self._travel()
+        if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
+            raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
+        try:
+            launch = msgspec.convert(call.parameters, Launch)
+        except msgspec.ValidationError as error:
+            raise BadParameter(f"the create parameters are not what the simulated cloud takes: {error}") from error
+        return await self.cloud.launch(launch, tags=call.identity.tags(), token=call.token)
+
+    async def start(self, deploy_id: DeployId) -> None:
+        """Start a stopped or suspended instance."""
+        await self._travel()
+        await self.cloud.start(deploy_id)
+
+    async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
+        """Stop a running instance; a hard stop takes no time, and cuts a soft one short."""
+        await self._travel()
+        await self.cloud.stop(deploy_id, hard=hard)
+
+    async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:  # noqa: ARG002 the cloud knows one kind
+        """Reboot a running instance; soft and hard are the same here."""
+        await self._travel()
+        await self.cloud.reboot(deploy_id)
+
+    async def destroy(self, deploy_id: DeployId) -> None:
+        """Terminate the instance."""
+        await self._travel()
+        await self.cloud.terminate(deploy_id, reason="terminated on request")
+
+    async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
+        """Put this identity in the place of all tags of ours."""
+        await self._travel()
+        await self.cloud.retag(deploy_id, identity.tags())
+
+    async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look at these instances in one query."""
+        await self._travel()
+        return await self.cloud.describe(deploy_ids)
+
+    async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
+        """Every instance tagged with this owner and VM."""
+        await self._travel()
+        return await self.cloud.find(owner=owner, vm_id=vm_id)
+
+    async def list_instances(self) -> Sequence[Instance]:
+        """Every instance there is."""
+        await self._travel()
+        return await self.cloud.list_instances()
+
+    async def suspend(self, deploy_id: DeployId) -> None:
+        """Suspend a running instance."""
+        await self._travel()
+        await self.cloud.suspend(deploy_id)
+
+    async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
+        """Remember the disks; the id follows from SNAPSHOT_ID, so a repeated call makes no second one."""
+        snapshot_id = SnapshotId(f"snap-{_needed(snapshot, 'SNAPSHOT_ID')}")
+        await self._rework(deploy_id, lambda hardware: hardware.take_snapshot(snapshot_id))
+        return snapshot_id
+
+    async def revert_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
+        """Put the disks back."""
+        snapshot_id = _needed(snapshot, "HYPERVISOR_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.revert_snapshot(snapshot_id))
+
+    async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
+        """Forget a snapshot."""
+        snapshot_id = _needed(snapshot, "HYPERVISOR_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.delete_snapshot(snapshot_id))
+
+    async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Add a disk."""
+        disk_id = _needed(disk, "DISK_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.attach_disk(disk_id, _disk(disk)))
+
+    async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Take a disk away."""
+        disk_id = _needed(disk, "DISK_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.detach_disk(disk_id))
+
+    async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Remember one disk."""
+        disk_id = _needed(disk, "DISK_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.snapshot_disk(disk_id))
+
+    async def revert_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Put one disk back."""
+        disk_id = _needed(disk, "DISK_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.revert_disk(disk_id))
+
+    async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Let a disk grow."""
+        disk_id, size = _needed(disk, "DISK_ID"), int(_number(_needed(disk, "SIZE"), "SIZE"))
+        await self._rework(deploy_id, lambda hardware: hardware.resize_disk(disk_id, size))
+
+    async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Add an interface."""
+        nic_id = _needed(nic, "NIC_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.attach_nic(nic_id, nic))
+
+    async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Take an interface away."""
+        nic_id = _needed(nic, "NIC_ID")
+        await self._rework(deploy_id, lambda hardware: hardware.detach_nic(nic_id))
+
+    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Give the instance exactly the cores and memory, as long as some type is as large."""
+        cpu = max(_figure(request.template, "CPU"), _figure(request.template, "VCPU"))
+        memory = _figure(request.template, "MEMORY")
+        self._offer.smallest(cpu=cpu, memory=memory)
+        await self._rework(deploy_id, lambda hardware: hardware.resize(cpu=cpu, memory=int(memory)))
+
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Replace the context."""
+        context = _context(request.template)
+        await self._rework(deploy_id, lambda hardware: hardware.update_context(context))
+
+    async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Let the group's present rules hold."""
+        group_id = request.security_group_id
+        rules = request.template.vectors("SECURITY_GROUP_RULE")
+        count = sum(rule.get("SECURITY_GROUP_ID") == group_id for rule in rules)
+        await self._rework(deploy_id, lambda hardware: hardware.apply_rules(group_id, count))
+
+    async def update_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Give the network's interfaces their present attributes."""
+        network_id = request.virtual_network_id
+        nics = [nic for nic in request.template.vectors("NIC") if nic.get("NETWORK_ID") == network_id]
+        await self._rework(deploy_id, lambda hardware: hardware.update_nics(_by_id(nics, "NIC_ID")))
+
+    async def _travel(self) -> None:
+        """Be on the way to the cloud for as long as the settings say; with no latency not even a turn of the loop."""
+        settings = self._settings
+        if settings.latency or settings.jitter:
+            extra = random.uniform(0, settings.jitter)  # noqa: S311 chance, not secrecy
+            await asyncio.sleep(settings.latency + extra)
+
+    async def _rework(self, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
+        await self._travel()
+        await self.cloud.rework(deploy_id, change)
+
+    def _types(self, request: VmRequest, section: Section) -> Sequence[str]:
+        """The types to try in this order, each once."""
+        asked = [name.strip() for name in section.text("PROVIDER_INSTANCE_TYPE").split(",")]
+        template = request.template
+        return list(dict.fromkeys(filter(None, asked))) or [
+            self._offer.smallest(cpu=_figure(template, "CPU"), memory=_figure(template, "MEMORY"))
+        ]
+
+    def _parameters(self, request: VmRequest, section: Section, type_name: str) -> Parameters:
+        size = self._offer.size(type_name)
+        image = section.text("PROVIDER_IMAGE_ID") or (self._offer.images or (DEFAULT_IMAGE,))[0]
+        self._offer.check_image(image)
+        disks = _by_id(request.template.vectors("DISK"), "DISK_ID")
+        nics = _by_id(request.template.vectors("NIC"), "NIC_ID")
+        launch = Launch(
+            type=type_name,
+            image=image,
+            name=section.text("NAME") or request.name or f"one-{request.vm_id}",
+            cpu=size.cpu,
+            memory=size.memory,
+            tags=dict(section.tags),
+            context=_context(request.template),
+            disks={disk_id: _disk(disk) for disk_id, disk in disks.items()},
+            nics={nic_id: dict(nic) for nic_id, nic in nics.items()},
+        )
+        parameters: Parameters = msgspec.json.decode(msgspec.json.encode(launch))
+        return parameters
+
+
+class SimulatedFactory:
+    """Makes providers for the table `[simulated]`."""
+
+    settings_type: type[msgspec.Struct] = SimulatedSettings
+
+    def __call__(self, context: ProviderContext, settings: SimulatedSettings) -> SimulatedProvider:
+        """Build a provider; the file is not touched before `open`."""
+        return SimulatedProvider(context, settings)
+
+
+factory: ProviderFactory = SimulatedFactory()
+
+
+def _needed(operand: Mapping[str, str], name: str) -> str:
+    value = operand.get(name, "")
+    if not value:
+        raise BadParameter(f"the request names no {name}, without which nothing can be done")
+    return value
+
+
+def _number(text: str, name: str) -> float:
+    """Read a figure of a template."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise BadParameter(f"{name}={text} of the template is not a number, write a figure that is not negative")
+    return number
+
+
+def _figure(template: Template, name: str) -> float:
+    return _number(template.text(name) or "0", name)
+
+
+def _disk(disk: Mapping[str, str]) -> Disk:
+    return Disk(size=int(_number(disk.get("SIZE") or "0", "SIZE")), target=disk.get("TARGET", ""))
+
+
+def _by_id(operands: Sequence[Mapping[str, str]], name: str) -> dict[str, Mapping[str, str]]:
+    return {operand[name]: operand for operand in operands if operand.get(name)}
+
+
+def _context(template: Template) -> str:
+    """CONTEXT as lines that a shell, and upstream's context scripts, can read."""
+    return "\n".join(
+        f"{name}={shlex.quote(value)}" for vector in template.vectors("CONTEXT") for name, value in vector.items()
+    )

@@ -1,0 +1,727 @@
+"""What every cloud of our own kind must pass, whatever cloud it is.
+
+How a new provider plugs in: in its own test module, derive from `OwnedCloudConformance` and give it a fixture
+
+    class TestMyCloudConforms(OwnedCloudConformance):
+        @pytest.fixture
+        def cloud(self, ...) -> CloudUnderTest:
+            return CloudUnderTest(connect=..., console=..., ...)
+
+`connect` makes one more provider on the same cloud, as another process would; `console` does what somebody does behind
+our back. Each test gets an empty cloud of its own. A capability that the provider lacks must be named in `lacks` with
+the reason; the tests of all others run, so nothing is skipped by accident. States should be reached in well under a
+second.
+
+The suite speaks only the words of `providers/interface.py`. It waits for conditions, each with a deadline.
+"""
+
+# mypy: disable-error-code="type-abstract"
+# A capability is a protocol, and handing one over to be asked for by isinstance is what the suite is about.
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Protocol, TypeVar, cast
+
+import msgspec
+import pytest
+from blockbuster import blockbuster_ctx
+
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Template, VmId, VmRequest
+from one_provider_mad.errors import (
+    BadParameter,
+    InstanceNotFound,
+    ProviderError,
+    TokenMismatch,
+    TokenSpent,
+    WrongState,
+)
+from one_provider_mad.providers.interface import (
+    ContextUpdate,
+    CreateCall,
+    DiskHotplug,
+    DiskResize,
+    DiskSnapshots,
+    NetworkRules,
+    NicHotplug,
+    Provider,
+    Resizable,
+    Snapshots,
+    Suspendable,
+)
+
+OWNER = "conformance"
+PATIENCE = 20.0
+"""Seconds after which a condition that has not come is a failure."""
+
+Capability = TypeVar("Capability")
+Result = TypeVar("Result")
+
+numbers = count(1)
+
+
+class Console(Protocol):
+    """What somebody can do in the cloud without us."""
+
+    async def launch(self) -> DeployId:
+        """Create an instance that carries no tag of ours."""
+
+    async def terminate(self, deploy_id: DeployId) -> None:
+        """Terminate an instance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudUnderTest:
+    """A cloud to try a provider on.
+
+    Attributes:
+        connect: makes a provider on it, not opened yet.
+        console: the way behind our back.
+        section: PUBLIC_CLOUD attributes of a VM that the cloud accepts.
+        other_section: the same for a VM of another size.
+        unknown_deploy_id: an id of the right form that the cloud has never given.
+        lacks: capabilities that the provider does not have, each with the reason.
+    """
+
+    connect: Callable[[], Provider]
+    console: Console
+    section: Mapping[str, str]
+    other_section: Mapping[str, str]
+    unknown_deploy_id: DeployId
+    lacks: Mapping[type, str] = field(default_factory=dict)
+
+    def request(self, attributes: Mapping[str, str] | None = None, *, vm_id: int | None = None) -> VmRequest:
+        """A DEPLOY of a VM of its own, with these attributes in its section beside the usual ones."""
+        number = VmId(next(numbers) if vm_id is None else vm_id)
+        section = {**self.section, **(attributes or {})}
+        return VmRequest(
+            vm_id=number,
+            name=f"vm-{number}",
+            host="cloud",
+            host_id=3,
+            stime=1_700_000_000,
+            template=Template(values={"CPU": ("1",), "MEMORY": ("256",), "CONTEXT": ({"START_SCRIPT": "echo hi"},)}),
+            user_template=Template(values={"PUBLIC_CLOUD": (section,)}),
+        )
+
+
+def a_call(provider: Provider, request: VmRequest, *, token: str | None = None) -> CreateCall:
+    """The create that the core would send for this VM."""
+    return CreateCall(
+        identity=request.identity(owner=OWNER),
+        token=f"token-{request.vm_id}" if token is None else token,
+        parameters=provider.plan(request).alternatives[0],
+    )
+
+
+async def look(provider: Provider, deploy_id: DeployId) -> Instance | None:
+    """One instance as the cloud shows it now."""
+    return (await provider.describe([deploy_id])).get(deploy_id)
+
+
+async def until(condition: Callable[[], Awaitable[Result]], what: str) -> Result:
+    """Ask again and again until the answer is true."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not (answer := await condition()):
+                pass
+            return answer
+    except TimeoutError:
+        pytest.fail(f"did not come within {PATIENCE:g} s: {what}")
+
+
+async def reach(provider: Provider, deploy_id: DeployId, *states: InstanceState) -> Instance:
+    """Wait until the instance is in one of these states."""
+
+    async def in_state() -> Instance | None:
+        instance = await look(provider, deploy_id)
+        return instance if instance is not None and instance.state in states else None
+
+    instance = await until(in_state, f"{deploy_id} {' or '.join(state.value for state in states)}")
+    assert instance is not None
+    return instance
+
+
+async def turns(number: int) -> None:
+    """Let the event loop turn so many times."""
+    for _ in range(number):
+        turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(turned.set_result, None)
+        await turned
+
+
+async def give_up(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and see it end."""
+    task.cancel()
+    with suppress(asyncio.CancelledError, ProviderError):
+        await task
+
+
+class OwnedCloudConformance:
+    """The tests; derive a `Test...` class and give it the fixture `cloud`."""
+
+    @pytest.fixture
+    def cloud(self) -> CloudUnderTest:
+        raise NotImplementedError
+
+    @pytest.fixture(autouse=True)
+    def nothing_blocks(self) -> Iterator[None]:
+        """Let any call of ours that blocks the event loop fail the test."""
+        with blockbuster_ctx("one_provider_mad"):
+            yield
+
+    @pytest.fixture
+    async def provider(self, cloud: CloudUnderTest) -> AsyncIterator[Provider]:
+        provider = cloud.connect()
+        await provider.open()
+        yield provider
+        await provider.close()
+
+    @pytest.fixture
+    async def running(self, cloud: CloudUnderTest, provider: Provider) -> DeployId:
+        """A VM's instance that runs."""
+        return await self.launch(cloud, provider)
+
+    async def launch(self, cloud: CloudUnderTest, provider: Provider, request: VmRequest | None = None) -> DeployId:
+        deploy_id = await provider.create(a_call(provider, request or cloud.request()))
+        await reach(provider, deploy_id, InstanceState.RUNNING)
+        return deploy_id
+
+    async def stopped(self, provider: Provider, deploy_id: DeployId) -> DeployId:
+        await provider.stop(deploy_id, hard=False)
+        await reach(provider, deploy_id, InstanceState.STOPPED)
+        return deploy_id
+
+    async def terminated(self, provider: Provider, deploy_id: DeployId) -> DeployId:
+        await provider.destroy(deploy_id)
+        await reach(provider, deploy_id, InstanceState.TERMINATED)
+        return deploy_id
+
+    def capable(self, cloud: CloudUnderTest, provider: Provider, capability: type[Capability]) -> Capability:
+        """The provider as one that has the capability; skips only what is declared as lacking."""
+        if capability in cloud.lacks:
+            assert not isinstance(provider, capability), f"{provider.name} has {capability.__name__} after all"
+            pytest.skip(cloud.lacks[capability])
+        assert isinstance(provider, capability), f"{provider.name} lacks {capability.__name__} without saying so"
+        return cast("Capability", provider)
+
+    # What it is
+
+    async def test_it_says_what_the_core_needs_to_know(self, provider: Provider) -> None:
+        assert provider.name.isascii()
+        assert provider.name
+        assert provider.visibility_grace >= 0
+        assert provider.watch_interval > 0
+
+    async def test_the_account_is_one_short_stable_text(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        account = await provider.account()
+        assert account
+        assert account.isprintable()
+        assert len(account) < 200
+        assert await provider.account() == account
+
+    # Plans
+
+    def test_a_plan_needs_no_connection_and_is_always_the_same(self, cloud: CloudUnderTest) -> None:
+        request = cloud.request()
+        plan = cloud.connect().plan(request)
+        assert plan == cloud.connect().plan(request)
+        assert plan.alternatives
+        assert plan.warnings == ()
+
+    def test_parameters_survive_json_unchanged(self, cloud: CloudUnderTest) -> None:
+        for parameters in cloud.connect().plan(cloud.request({"TAGS": "role=web,café=ja"})).alternatives:
+            assert msgspec.json.decode(msgspec.json.encode(parameters)) == parameters
+
+    def test_parameters_do_not_hold_the_identity(self, cloud: CloudUnderTest) -> None:
+        for parameters in cloud.connect().plan(cloud.request()).alternatives:
+            assert b"ONE_PROVIDER_" not in msgspec.json.encode(parameters)
+
+    @pytest.mark.parametrize("name", ["CLIENTTOKEN", "CLIENT_TOKEN", "ClientToken"])
+    def test_a_token_in_the_template_is_ignored_with_a_warning(self, cloud: CloudUnderTest, name: str) -> None:
+        request = cloud.request()
+        plan = cloud.connect().plan(request)
+        with_token = cloud.connect().plan(cloud.request({name: "mine"}, vm_id=request.vm_id))
+        assert with_token.alternatives == plan.alternatives
+        assert [name.upper() in warning for warning in with_token.warnings] == [True]
+
+    @pytest.mark.parametrize(
+        "attributes",
+        [
+            pytest.param({"TAGS": "role=web,ONE_PROVIDER_OWNER=me"}, id="tag"),
+            pytest.param({"TAGS": " one_provider_vm_id = 7"}, id="tag-in-lower-case"),
+            pytest.param({"TAGS": "ONE_PROVIDER_SOMETHING=new"}, id="tag-of-a-later-release"),
+            pytest.param({"ONE_PROVIDER_SEQ": "0"}, id="attribute"),
+            pytest.param({"One_Provider_Seq": "0"}, id="attribute-in-another-case"),
+        ],
+    )
+    def test_tags_of_ours_in_the_template_fail_the_vm(
+        self, cloud: CloudUnderTest, attributes: Mapping[str, str]
+    ) -> None:
+        with pytest.raises(BadParameter, match=r"(?i)one_provider_"):
+            cloud.connect().plan(cloud.request(attributes))
+
+    # Creating
+
+    async def test_an_id_is_one_plain_word(self, running: DeployId) -> None:
+        assert running.replace("-", "").isalnum()
+        assert running.isascii()
+
+    async def test_a_create_shows_the_identity_it_was_given(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        request = cloud.request({"TAGS": "role=web"})
+        deploy_id = await self.launch(cloud, provider, request)
+        instance = await look(provider, deploy_id)
+        assert instance is not None
+        assert instance.identity == request.identity(owner=OWNER)
+        assert instance.created_at > 0
+
+    async def test_the_same_create_again_yields_the_same_instance(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        if not provider.is_create_repeatable:
+            pytest.skip("the cloud has no idempotency tokens")
+        call = a_call(provider, cloud.request())
+        deploy_id = await provider.create(call)
+        assert await provider.create(call) == deploy_id
+        assert set(await asyncio.gather(*(provider.create(call) for _ in range(5)))) == {deploy_id}
+
+    async def test_a_running_or_stopped_instance_still_answers_to_its_token(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        if not provider.is_create_repeatable:
+            pytest.skip("the cloud has no idempotency tokens")
+        request = cloud.request()
+        deploy_id = await self.launch(cloud, provider, request)
+        assert await provider.create(a_call(provider, request)) == deploy_id
+        await self.stopped(provider, deploy_id)
+        assert await provider.create(a_call(provider, request)) == deploy_id
+
+    async def test_a_token_with_other_parameters_is_refused(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        if not provider.is_create_repeatable:
+            pytest.skip("the cloud has no idempotency tokens")
+        request = cloud.request()
+        call = a_call(provider, request)
+        await provider.create(call)
+        other = provider.plan(cloud.request(cloud.other_section, vm_id=request.vm_id)).alternatives[0]
+        with pytest.raises(TokenMismatch):
+            await provider.create(CreateCall(identity=call.identity, token=call.token, parameters=other))
+
+    async def test_the_token_of_a_terminated_instance_is_spent(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        if not provider.is_create_repeatable:
+            pytest.skip("the cloud has no idempotency tokens")
+        request = cloud.request()
+        await self.terminated(provider, await self.launch(cloud, provider, request))
+        with pytest.raises(TokenSpent):
+            await provider.create(a_call(provider, request))
+
+    async def test_a_new_token_makes_a_new_instance(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        request = cloud.request()
+        first = await provider.create(a_call(provider, request))
+        second = await provider.create(a_call(provider, request, token=f"token-{request.vm_id}-again"))
+        assert first != second
+
+    @pytest.mark.parametrize("turn", range(8))
+    async def test_a_create_given_up_after_some_turns_leaves_nothing_untagged(
+        self, cloud: CloudUnderTest, provider: Provider, turn: int
+    ) -> None:
+        request = cloud.request()
+        task = asyncio.create_task(provider.create(a_call(provider, request)))
+        await turns(turn)
+        await give_up(task)
+        await self.assert_all_is_tagged(provider, request)
+
+    @pytest.mark.parametrize("delay", [0.0005, 0.002, 0.01])
+    async def test_a_create_given_up_after_some_time_leaves_nothing_untagged(
+        self, cloud: CloudUnderTest, provider: Provider, delay: float
+    ) -> None:
+        request = cloud.request()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(delay):
+                await provider.create(a_call(provider, request))
+        await self.assert_all_is_tagged(provider, request)
+
+    async def assert_all_is_tagged(self, provider: Provider, request: VmRequest) -> None:
+        """Nothing without our tags, and when the create is sent again there is one instance and no more."""
+        identity = request.identity(owner=OWNER)
+        assert all(instance.identity == identity for instance in await provider.list_instances())
+        if not provider.is_create_repeatable:
+            return
+        deploy_id = await provider.create(a_call(provider, request))
+        await reach(provider, deploy_id, InstanceState.RUNNING)
+        assert [found.deploy_id for found in await provider.find(owner=OWNER, vm_id=request.vm_id)] == [deploy_id]
+        assert all(instance.identity == identity for instance in await provider.list_instances())
+
+    # Starting, stopping, rebooting
+
+    async def test_stopping_and_starting_can_be_repeated(self, provider: Provider, running: DeployId) -> None:
+        await provider.start(running)
+        await provider.stop(running, hard=False)
+        await provider.stop(running, hard=False)
+        await reach(provider, running, InstanceState.STOPPED)
+        await provider.stop(running, hard=False)
+        await provider.start(running)
+        await provider.start(running)
+        await reach(provider, running, InstanceState.RUNNING)
+
+    async def test_a_hard_stop_stops(self, provider: Provider, running: DeployId) -> None:
+        await provider.stop(running, hard=True)
+        await provider.stop(running, hard=True)
+        await reach(provider, running, InstanceState.STOPPED)
+
+    @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
+    async def test_a_reboot_can_be_repeated_and_leaves_the_instance_running(
+        self, provider: Provider, running: DeployId, *, hard: bool
+    ) -> None:
+        await provider.reboot(running, hard=hard)
+        await provider.reboot(running, hard=hard)
+        await reach(provider, running, InstanceState.RUNNING)
+
+    async def test_a_stopped_instance_cannot_be_rebooted(self, provider: Provider, running: DeployId) -> None:
+        await self.stopped(provider, running)
+        with pytest.raises(WrongState):
+            await provider.reboot(running, hard=False)
+
+    async def test_an_instance_keeps_its_identity_when_it_stops_and_starts(
+        self, provider: Provider, running: DeployId
+    ) -> None:
+        before = await look(provider, running)
+        await self.stopped(provider, running)
+        await provider.start(running)
+        after = await reach(provider, running, InstanceState.RUNNING)
+        assert before is not None
+        assert after.identity == before.identity
+
+    async def test_a_terminated_instance_can_do_nothing_more(self, provider: Provider, running: DeployId) -> None:
+        await self.terminated(provider, running)
+        with pytest.raises(WrongState):
+            await provider.start(running)
+        with pytest.raises(WrongState):
+            await provider.stop(running, hard=False)
+        with pytest.raises(WrongState):
+            await provider.reboot(running, hard=False)
+
+    async def test_an_unknown_id_is_not_found_whatever_is_asked(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        unknown = cloud.unknown_deploy_id
+        identity = cloud.request().identity(owner=OWNER)
+        for attempt in (
+            provider.start(unknown),
+            provider.stop(unknown, hard=False),
+            provider.stop(unknown, hard=True),
+            provider.reboot(unknown, hard=False),
+            provider.destroy(unknown),
+            provider.retag(unknown, identity),
+        ):
+            with pytest.raises(InstanceNotFound):
+                await attempt
+
+    # Destroying
+
+    async def test_destroying_can_be_repeated(self, provider: Provider, running: DeployId) -> None:
+        await provider.destroy(running)
+        await provider.destroy(running)
+        await reach(provider, running, InstanceState.TERMINATED)
+        await provider.destroy(running)
+
+    async def test_a_stopped_instance_can_be_destroyed(self, provider: Provider, running: DeployId) -> None:
+        await self.terminated(provider, await self.stopped(provider, running))
+
+    async def test_a_new_instance_can_be_destroyed_at_once(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        await self.terminated(provider, await provider.create(a_call(provider, cloud.request())))
+
+    async def test_destroying_what_somebody_else_has_terminated_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        await cloud.console.terminate(running)
+        await provider.destroy(running)
+        await reach(provider, running, InstanceState.TERMINATED)
+
+    # Looking
+
+    async def test_a_description_leaves_out_what_the_cloud_does_not_know(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        assert set(await provider.describe([cloud.unknown_deploy_id, running])) == {running}
+        assert not await provider.describe([cloud.unknown_deploy_id])
+        assert not await provider.describe([])
+
+    async def test_many_instances_are_described_at_once(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        calls = [a_call(provider, cloud.request()) for _ in range(5)]
+        deploy_ids = await asyncio.gather(*(provider.create(call) for call in calls))
+
+        async def all_visible() -> Mapping[DeployId, Instance] | None:
+            described = await provider.describe(deploy_ids)
+            return described if len(described) == len(calls) else None
+
+        described = await until(all_visible, "all instances described")
+        assert described is not None
+        assert [described[deploy_id].identity for deploy_id in deploy_ids] == [call.identity for call in calls]
+
+    async def test_find_shows_the_instances_of_one_vm_and_of_no_other(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        request = cloud.request()
+        deploy_id = await self.launch(cloud, provider, request)
+        await self.launch(cloud, provider)
+        found = await provider.find(owner=OWNER, vm_id=request.vm_id)
+        assert [(each.deploy_id, each.identity) for each in found] == [(deploy_id, request.identity(owner=OWNER))]
+        assert not await provider.find(owner="somebody-else", vm_id=request.vm_id)
+        assert not await provider.find(owner=OWNER, vm_id=VmId(999_999))
+
+    async def test_find_shows_every_life_of_a_vm_gone_ones_included(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        request = cloud.request()
+        first = await self.terminated(provider, await self.launch(cloud, provider, request))
+        again = a_call(provider, msgspec.structs.replace(request, seq=1), token=f"token-{request.vm_id}-1")
+        second = await provider.create(again)
+        await reach(provider, second, InstanceState.RUNNING)
+        found = {each.deploy_id: each for each in await provider.find(owner=OWNER, vm_id=request.vm_id)}
+        assert set(found) == {first, second}
+        assert found[first].state.is_gone
+        assert found[second].identity == again.identity
+
+    async def test_a_listing_shows_ours_and_everybody_elses(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        foreign = await cloud.console.launch()
+        await reach(provider, foreign, InstanceState.RUNNING)
+        listed = {instance.deploy_id: instance for instance in await provider.list_instances()}
+        assert set(listed) == {running, foreign}
+        assert listed[foreign].identity is None
+        assert listed[running].identity is not None
+
+    async def test_every_view_of_an_instance_is_the_same(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        request = cloud.request()
+        deploy_id = await self.launch(cloud, provider, request)
+        described = await look(provider, deploy_id)
+        views = [described, *await provider.find(owner=OWNER, vm_id=request.vm_id), *await provider.list_instances()]
+        still = [msgspec.structs.replace(view, usage=None) for view in views if view is not None]
+        assert len(still) == 3
+        assert still == [still[0]] * 3
+
+    async def test_attributes_have_names_that_monitoring_can_carry(self, provider: Provider, running: DeployId) -> None:
+        instance = await look(provider, running)
+        assert instance is not None
+        for name in instance.attributes:
+            assert name.isascii()
+            assert name.replace("_", "A").isalnum()
+            assert name == name.upper()
+            assert not name[0].isdigit()
+
+    # Tags
+
+    async def test_retagging_puts_another_identity_in_the_place_of_the_first(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        request = cloud.request({"TAGS": "role=web"})
+        deploy_id = await self.launch(cloud, provider, request)
+        moved = Identity(owner=OWNER, vm_id=VmId(request.vm_id + 100_000), stime=5, seq=2, host_id=9)
+        await provider.retag(deploy_id, moved)
+        await provider.retag(deploy_id, moved)
+
+        async def carries_it() -> bool:
+            instance = await look(provider, deploy_id)
+            return instance is not None and instance.identity == moved
+
+        await until(carries_it, "the new identity")
+        assert [found.deploy_id for found in await provider.find(owner=OWNER, vm_id=moved.vm_id)] == [deploy_id]
+        assert not await provider.find(owner=OWNER, vm_id=request.vm_id)
+
+    async def test_somebody_elses_instance_can_be_made_ours(self, cloud: CloudUnderTest, provider: Provider) -> None:
+        foreign = await cloud.console.launch()
+        await reach(provider, foreign, InstanceState.RUNNING)
+        request = cloud.request()
+        await provider.retag(foreign, request.identity(owner=OWNER))
+
+        async def is_found() -> bool:
+            return [each.deploy_id for each in await provider.find(owner=OWNER, vm_id=request.vm_id)] == [foreign]
+
+        await until(is_found, "the imported instance among those of its VM")
+
+    # Two processes
+
+    async def test_two_providers_on_one_cloud_see_each_others_work(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
+        other = cloud.connect()
+        await other.open()
+        try:
+            assert await other.account() == await provider.account()
+            request = cloud.request()
+            call = a_call(provider, request)
+            deploy_id = await provider.create(call)
+            await reach(other, deploy_id, InstanceState.RUNNING)
+            if provider.is_create_repeatable:
+                assert await other.create(call) == deploy_id
+            await other.destroy(deploy_id)
+            await reach(provider, deploy_id, InstanceState.TERMINATED)
+        finally:
+            await other.close()
+
+    # Capabilities
+
+    async def test_suspending_can_be_repeated_and_a_start_resumes(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        suspendable = self.capable(cloud, provider, Suspendable)
+        await suspendable.suspend(running)
+        await suspendable.suspend(running)
+        await reach(provider, running, InstanceState.SUSPENDED)
+        await suspendable.suspend(running)
+        await provider.start(running)
+        await reach(provider, running, InstanceState.RUNNING)
+
+    async def test_only_a_running_instance_is_suspended(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        suspendable = self.capable(cloud, provider, Suspendable)
+        await self.stopped(provider, running)
+        with pytest.raises(WrongState):
+            await suspendable.suspend(running)
+        with pytest.raises(InstanceNotFound):
+            await suspendable.suspend(cloud.unknown_deploy_id)
+
+    async def test_a_snapshot_is_taken_reverted_to_and_deleted(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        snapshots = self.capable(cloud, provider, Snapshots)
+        snapshot_id = await snapshots.create_snapshot(running, {"SNAPSHOT_ID": "0", "NAME": "before"})
+        assert snapshot_id
+        assert not any(character.isspace() for character in snapshot_id)
+        taken = {"SNAPSHOT_ID": "0", "NAME": "before", "HYPERVISOR_ID": snapshot_id}
+        await snapshots.revert_snapshot(running, taken)
+        await snapshots.revert_snapshot(running, taken)
+        await snapshots.delete_snapshot(running, taken)
+        await snapshots.delete_snapshot(running, taken)
+        with pytest.raises(BadParameter):
+            await snapshots.revert_snapshot(running, taken)
+
+    async def test_a_disk_comes_and_goes_and_repeating_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        hotplug = self.capable(cloud, provider, DiskHotplug)
+        disk = {"DISK_ID": "5", "SIZE": "1024", "TARGET": "vdf"}
+        for _ in range(2):
+            await hotplug.attach_disk(running, disk)
+        for _ in range(2):
+            await hotplug.detach_disk(running, disk)
+
+    async def test_a_disk_snapshot_is_taken_and_reverted_to(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        snapshots = self.capable(cloud, provider, DiskSnapshots)
+        disk = {"DISK_ID": "5", "SIZE": "1024", "TARGET": "vdf"}
+        await self.capable(cloud, provider, DiskHotplug).attach_disk(running, disk)
+        await snapshots.create_disk_snapshot(running, disk)
+        await snapshots.revert_disk_snapshot(running, disk)
+        await snapshots.revert_disk_snapshot(running, disk)
+
+    async def test_a_disk_grows_and_growing_to_the_same_size_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        growing = self.capable(cloud, provider, DiskResize)
+        await self.capable(cloud, provider, DiskHotplug).attach_disk(running, {"DISK_ID": "5", "SIZE": "1024"})
+        await growing.resize_disk(running, {"DISK_ID": "5", "SIZE": "2048"})
+        await growing.resize_disk(running, {"DISK_ID": "5", "SIZE": "2048"})
+        with pytest.raises(BadParameter):
+            await growing.resize_disk(running, {"DISK_ID": "5", "SIZE": "512"})
+
+    async def test_an_interface_comes_and_goes_and_repeating_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        hotplug = self.capable(cloud, provider, NicHotplug)
+        nic = {"NIC_ID": "2", "NETWORK": "cloud", "MAC": "02:00:0a:00:00:05"}
+        for _ in range(2):
+            await hotplug.attach_nic(running, nic)
+        for _ in range(2):
+            await hotplug.detach_nic(running, nic)
+
+    async def test_an_instance_changes_its_size_and_repeating_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        resizable = self.capable(cloud, provider, Resizable)
+        larger = Template(values={"CPU": ("2",), "VCPU": ("2",), "MEMORY": ("2048",)})
+        for _ in range(2):
+            await resizable.resize(running, VmRequest(vm_id=VmId(1), template=larger))
+
+    async def test_an_impossible_size_is_refused(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        resizable = self.capable(cloud, provider, Resizable)
+        giant = Template(values={"CPU": ("1000000",), "MEMORY": ("1000000000",)})
+        with pytest.raises(BadParameter):
+            await resizable.resize(running, VmRequest(vm_id=VmId(1), template=giant))
+
+    async def test_a_context_is_handed_over_and_repeating_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        updating = self.capable(cloud, provider, ContextUpdate)
+        context = Template(values={"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa AAAA"},)})
+        for _ in range(2):
+            await updating.update_context(running, VmRequest(vm_id=VmId(1), template=context))
+
+    async def test_network_rules_are_applied_and_repeating_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        rules = self.capable(cloud, provider, NetworkRules)
+        request = VmRequest(
+            vm_id=VmId(1),
+            security_group_id="7",
+            virtual_network_id="4",
+            template=Template(
+                values={
+                    "SECURITY_GROUP_RULE": ({"SECURITY_GROUP_ID": "7", "PROTOCOL": "TCP", "RANGE": "22"},),
+                    "NIC": ({"NIC_ID": "0", "NETWORK_ID": "4", "INBOUND_AVG_BW": "100"},),
+                }
+            ),
+        )
+        for _ in range(2):
+            await rules.update_security_group(running, request)
+            await rules.update_nic(running, request)
+
+    async def test_no_capability_does_anything_to_an_instance_that_is_gone_or_unknown(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        await self.terminated(provider, running)
+        for attempt in _every_extra(provider, running):
+            with pytest.raises((WrongState, InstanceNotFound)):
+                await attempt
+        for attempt in _every_extra(provider, cloud.unknown_deploy_id):
+            with pytest.raises(InstanceNotFound):
+                await attempt
+
+
+def _every_extra(provider: Provider, deploy_id: DeployId) -> list[Awaitable[object]]:
+    """One call of each capability that the provider has."""
+    disk, nic = {"DISK_ID": "5", "SIZE": "1024"}, {"NIC_ID": "2"}
+    size = Template(values={"CPU": ("1",), "MEMORY": ("512",)})
+    request = VmRequest(vm_id=VmId(1), template=size, security_group_id="7", virtual_network_id="4")
+    extras: list[Awaitable[object]] = []
+    if isinstance(provider, Suspendable):
+        extras += [provider.suspend(deploy_id)]
+    if isinstance(provider, Snapshots):
+        extras += [
+            provider.create_snapshot(deploy_id, {"SNAPSHOT_ID": "0", "NAME": "before"}),
+            provider.revert_snapshot(deploy_id, {"HYPERVISOR_ID": "snap-0"}),
+        ]
+    if isinstance(provider, DiskHotplug):
+        extras += [provider.attach_disk(deploy_id, disk)]
+    if isinstance(provider, DiskSnapshots):
+        extras += [provider.create_disk_snapshot(deploy_id, disk), provider.revert_disk_snapshot(deploy_id, disk)]
+    if isinstance(provider, DiskResize):
+        extras += [provider.resize_disk(deploy_id, disk)]
+    if isinstance(provider, NicHotplug):
+        extras += [provider.attach_nic(deploy_id, nic)]
+    if isinstance(provider, Resizable):
+        extras += [provider.resize(deploy_id, request)]
+    if isinstance(provider, ContextUpdate):
+        extras += [provider.update_context(deploy_id, request)]
+    if isinstance(provider, NetworkRules):
+        extras += [provider.update_security_group(deploy_id, request), provider.update_nic(deploy_id, request)]
+    return extras

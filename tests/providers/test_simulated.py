@@ -1,0 +1,790 @@
+"""The simulated cloud: it conforms, and what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmId, VmRequest
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    BadParameter,
+    InstanceNotFound,
+    NoCapacity,
+    ProviderUnavailable,
+    QuotaExceeded,
+    TokenSpent,
+    WrongState,
+)
+from one_provider_mad.providers.interface import CreateCall, CreatePlan, ProviderContext
+from one_provider_mad.providers.simulated.cloud import Launch
+from one_provider_mad.providers.simulated.database import Database
+from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance, a_call, give_up, look, reach, turns
+
+QUICK = {"boot_time": 0.004, "stop_time": 0.004, "suspend_time": 0.004, "destroy_time": 0.004}
+"""Transitions that a test sees begin and end."""
+
+Open = Callable[..., Awaitable[SimulatedProvider]]
+
+
+class Clock:
+    """Stands still until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.25
+
+    def __call__(self) -> float:
+        return self.now
+
+    def go_on(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def place(directory: Path) -> ProviderContext:
+    return ProviderContext(
+        name="embedded", hypervisor="provider_name", owner="tests", state_directory=directory, warn=print
+    )
+
+
+def make(directory: Path, **settings: Any) -> SimulatedProvider:
+    """A provider as the composition root makes it from a table of the configuration."""
+    provider = factory(place(directory), msgspec.convert(settings, factory.settings_type))
+    assert isinstance(provider, SimulatedProvider)
+    return provider
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def connect(tmp_path: Path) -> AsyncIterator[Open]:
+    """Opens providers on one cloud, quick unless told otherwise, and closes them in the end."""
+    async with AsyncExitStack() as stack:
+
+        async def connect(*, clock: Clock | None = None, **settings: Any) -> SimulatedProvider:
+            provider = make(tmp_path, **{**QUICK, **settings})
+            if clock is not None:
+                table = msgspec.convert({**QUICK, **settings}, SimulatedSettings)
+                provider = SimulatedProvider(place(tmp_path), table, clock=clock)
+            await provider.open()
+            stack.push_async_callback(provider.close)
+            return provider
+
+        yield connect
+
+
+def a_vm(vm_id: int = 1, *, cpu: str = "1", memory: str = "256", **section: str) -> VmRequest:
+    """A VM with this section, if it has any attributes."""
+    return VmRequest(
+        vm_id=VmId(vm_id),
+        name=f"vm-{vm_id}",
+        host="remote_provider",
+        stime=1_700_000_000,
+        template=Template(values={"CPU": (cpu,), "MEMORY": (memory,)}),
+        user_template=Template(values={"PUBLIC_CLOUD": (section,)} if section else {}),
+    )
+
+
+async def launch(provider: SimulatedProvider, request: VmRequest | None = None) -> DeployId:
+    """A VM's instance that runs."""
+    deploy_id = await provider.create(a_call(provider, request or a_vm()))
+    await reach(provider, deploy_id, InstanceState.RUNNING)
+    return deploy_id
+
+
+async def seen(provider: SimulatedProvider, deploy_id: DeployId) -> Instance:
+    """An instance that must be visible."""
+    instance = await look(provider, deploy_id)
+    assert instance is not None
+    return instance
+
+
+async def fact(provider: SimulatedProvider, deploy_id: DeployId, name: str) -> str | None:
+    """What monitoring shows of an instance."""
+    return (await seen(provider, deploy_id)).attributes.get(name)
+
+
+class SimulatedConsole:
+    """The simulated cloud as somebody sees it who knows nothing of us."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    async def launch(self) -> DeployId:
+        provider = make(self._directory, **QUICK)
+        await provider.open()
+        try:
+            return await provider.cloud.launch(Launch(type="small_512mb", image="any"), tags={"who": "somebody"})
+        finally:
+            await provider.close()
+
+    async def terminate(self, deploy_id: DeployId) -> None:
+        provider = make(self._directory, **QUICK)
+        await provider.open()
+        try:
+            await provider.cloud.terminate(deploy_id)
+        finally:
+            await provider.close()
+
+
+class TestSimulatedConforms(OwnedCloudConformance):
+    """It lacks nothing, so nothing is skipped."""
+
+    @pytest.fixture
+    def cloud(self, tmp_path: Path) -> CloudUnderTest:
+        return CloudUnderTest(
+            connect=lambda: make(tmp_path, **QUICK),
+            console=SimulatedConsole(tmp_path),
+            section={
+                "TYPE": "provider_name",
+                "PROVIDER_INSTANCE_TYPE": "small_256mb",
+                "PROVIDER_IMAGE_ID": "id-141234",
+            },
+            other_section={"PROVIDER_INSTANCE_TYPE": "medium_2gb"},
+            unknown_deploy_id=DeployId("sim-000000000000"),
+        )
+
+
+class TestLaggingSimulatedConforms(TestSimulatedConforms):
+    """The same cloud, far away: every call takes its time."""
+
+    @pytest.fixture
+    def cloud(self, tmp_path: Path) -> CloudUnderTest:
+        return CloudUnderTest(
+            connect=lambda: make(tmp_path, **QUICK, latency=0.001, jitter=0.002),
+            console=SimulatedConsole(tmp_path),
+            section={"TYPE": "provider_name"},
+            other_section={"PROVIDER_INSTANCE_TYPE": "medium_2gb"},
+            unknown_deploy_id=DeployId("sim-000000000000"),
+        )
+
+
+class TestPlan:
+    @pytest.fixture
+    def plan(self, tmp_path: Path) -> Callable[..., CreatePlan]:
+        def plan(request: VmRequest, **settings: Any) -> CreatePlan:
+            return make(tmp_path, **settings).plan(request)
+
+        return plan
+
+    def test_the_guides_template_is_understood(self, plan: Callable[..., CreatePlan]) -> None:
+        request = a_vm(TYPE="provider_name", PROVIDER_IMAGE_ID="id-141234", PROVIDER_INSTANCE_TYPE="small_256mb")
+        (parameters,) = plan(request).alternatives
+        assert {name: parameters[name] for name in ("type", "image", "name", "cpu", "memory")} == {
+            "type": "small_256mb",
+            "image": "id-141234",
+            "name": "vm-1",
+            "cpu": 1,
+            "memory": 256,
+        }
+        assert plan(request).warnings == ()
+
+    def test_a_list_of_types_becomes_alternatives_in_that_order(self, plan: Callable[..., CreatePlan]) -> None:
+        request = a_vm(PROVIDER_INSTANCE_TYPE="large_4gb, small_256mb ,large_4gb")
+        assert [each["type"] for each in plan(request).alternatives] == ["large_4gb", "small_256mb"]
+
+    @pytest.mark.parametrize(
+        ("cpu", "memory", "expected"),
+        [
+            ("1", "256", "small_256mb"),
+            ("0.5", "100", "small_256mb"),
+            ("1", "257", "small_512mb"),
+            ("2", "256", "medium_2gb"),
+            ("", "", "small_256mb"),
+            ("8", "16384", "xlarge_16gb"),
+        ],
+    )
+    def test_without_a_type_the_smallest_that_fits_is_taken(
+        self, plan: Callable[..., CreatePlan], cpu: str, memory: str, expected: str
+    ) -> None:
+        assert [each["type"] for each in plan(a_vm(cpu=cpu, memory=memory)).alternatives] == [expected]
+
+    def test_types_of_the_configuration_are_on_offer(self, plan: Callable[..., CreatePlan]) -> None:
+        request = a_vm(PROVIDER_INSTANCE_TYPE="tiny")
+        (parameters,) = plan(request, instance_types={"tiny": {"cpu": 0.25, "memory": 64}}).alternatives
+        assert (parameters["cpu"], parameters["memory"]) == (0.25, 64)
+
+    @pytest.mark.parametrize(
+        ("request_", "settings", "sentence"),
+        [
+            (a_vm(PROVIDER_INSTANCE_TYPE="m1.huge"), {}, "instance type m1.huge is not known .* known are small_256mb"),
+            (a_vm(PROVIDER_IMAGE_ID="win"), {"images": ["debian", "alma"]}, "image win is not .* debian, alma"),
+            (a_vm(cpu="64"), {}, "no instance type .* CPU=64 and MEMORY=256"),
+            (a_vm(cpu="many"), {}, "CPU=many .* is not a number"),
+            (a_vm(memory="nan"), {}, "MEMORY=nan .* is not a number"),
+            (a_vm(memory="-1"), {}, "MEMORY=-1 .* is not a number"),
+        ],
+        ids=["type", "image", "too-large", "text", "nan", "negative"],
+    )
+    def test_what_the_cloud_does_not_have_is_refused_with_a_sentence(
+        self, plan: Callable[..., CreatePlan], request_: VmRequest, settings: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(BadParameter, match=sentence):
+            plan(request_, **settings)
+
+    def test_the_first_image_is_taken_when_the_vm_names_none(self, plan: Callable[..., CreatePlan]) -> None:
+        (parameters,) = plan(a_vm(), images=["debian", "alma"]).alternatives
+        assert parameters["image"] == "debian"
+
+    def test_each_unknown_attribute_gets_a_warning(self, plan: Callable[..., CreatePlan]) -> None:
+        request = a_vm(TYPE="provider_name", NAME="web", HOST="h", CLOUD="c", TAGS="a=b", AMI="ami-1", KEYPAIR="k")
+        assert [warning.split()[2] for warning in plan(request).warnings] == ["AMI", "KEYPAIR"]
+
+    def test_context_disks_and_interfaces_of_the_template_are_handed_over(
+        self, plan: Callable[..., CreatePlan]
+    ) -> None:
+        template = Template(
+            values={
+                "CONTEXT": ({"START_SCRIPT": "echo it's me"},),
+                "DISK": ({"DISK_ID": "0", "SIZE": "2048", "TARGET": "vda"},),
+                "NIC": ({"NIC_ID": "0", "MAC": "02:00:0a:00:00:05"},),
+            }
+        )
+        (parameters,) = plan(VmRequest(vm_id=VmId(1), template=template)).alternatives
+        assert parameters["context"] == """START_SCRIPT='echo it'"'"'s me'"""
+        assert parameters["disks"] == {"0": {"size": 2048, "target": "vda"}}
+        assert parameters["nics"] == {"0": {"NIC_ID": "0", "MAC": "02:00:0a:00:00:05"}}
+
+
+class TestSettings:
+    @pytest.mark.parametrize(
+        "table",
+        [
+            {"latencey": 1},
+            {"latency": -1},
+            {"time_scale": 0},
+            {"account": ""},
+            {"capacity": {"small_256mb": -1}},
+            {"capacity": {"nothing": 1}},
+            {"instance_types": {"tiny": {"cpu": 1, "memory": 64, "disk": 1}}},
+            {"instance_types": {"tiny": {"cpu": 0, "memory": 64}}},
+        ],
+    )
+    def test_a_typing_error_is_found(self, table: dict[str, Any]) -> None:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(table, SimulatedSettings)
+
+    def test_the_grace_follows_from_the_listing_lag(self, tmp_path: Path) -> None:
+        assert make(tmp_path, listing_lag=60, time_scale=60).visibility_grace == pytest.approx(1.1)
+        assert make(tmp_path, listing_lag=60, visibility_grace=3).visibility_grace == 3
+
+    async def test_account_and_region_name_the_account(self, connect: Open) -> None:
+        assert await (await connect()).account() == "simulated/embedded"
+        assert await (await connect(account="me", region="here")).account() == "me/here"
+
+
+class TestFile:
+    async def test_it_is_made_in_the_state_directory_for_its_owner_only(self, tmp_path: Path) -> None:
+        provider = make(tmp_path / "var" / "one")
+        await provider.open()
+        await launch(provider)
+        files = sorted((tmp_path / "var" / "one").iterdir())
+        assert files[0].name == "embedded.db"
+        assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+        await provider.close()
+
+    async def test_a_path_of_the_configuration_is_used(self, tmp_path: Path) -> None:
+        provider = make(tmp_path, database=str(tmp_path / "elsewhere" / "cloud.sqlite"))
+        await provider.open()
+        await provider.close()
+        assert (tmp_path / "elsewhere" / "cloud.sqlite").exists()
+
+    async def test_instances_outlive_every_process(self, tmp_path: Path) -> None:
+        provider = make(tmp_path, **QUICK)
+        await provider.open()
+        deploy_id = await launch(provider)
+        await provider.close()
+        provider = make(tmp_path, **QUICK)
+        await provider.open()
+        assert [each.deploy_id for each in await provider.list_instances()] == [deploy_id]
+        await provider.close()
+
+    async def test_another_key_than_the_first_is_refused(self, connect: Open, tmp_path: Path) -> None:
+        await connect(api_key="right")
+        await connect(api_key="right")
+        for key in ("wrong", ""):
+            with pytest.raises(AuthenticationRefused, match="api_key"):
+                await make(tmp_path, api_key=key).open()
+        assert b"right" not in (tmp_path / "embedded.db").read_bytes()
+
+    async def test_a_file_that_is_no_cloud_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "embedded.db").write_text("no database at all, however long one reads in it" * 100)
+        provider = make(tmp_path)
+        with pytest.raises(ProviderUnavailable, match=r"embedded\.db cannot be used: .*not a database"):
+            await provider.open()
+        await provider.close()
+
+    async def test_a_place_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        provider = make(tmp_path, database=str(tmp_path / "file" / "cloud.db"))
+        with pytest.raises(ProviderUnavailable, match=r"cloud\.db cannot be used"):
+            await provider.open()
+
+    async def test_a_cloud_of_another_release_is_left_alone(self, tmp_path: Path) -> None:
+        with sqlite3.connect(tmp_path / "embedded.db") as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+        with pytest.raises(ProviderUnavailable, match="schema 99"):
+            await make(tmp_path).open()
+
+    async def test_a_closed_cloud_says_so(self, tmp_path: Path) -> None:
+        provider = make(tmp_path)
+        await provider.open()
+        await provider.close()
+        await provider.close()
+        with pytest.raises(ProviderUnavailable, match="is closed"):
+            await provider.list_instances()
+
+    @pytest.mark.parametrize("blocked", [False, True], ids=["good-place", "bad-place"])
+    async def test_an_open_that_is_given_up_can_be_closed(self, tmp_path: Path, *, blocked: bool) -> None:
+        (tmp_path / "file").touch()
+        provider = make(tmp_path / "file" if blocked else tmp_path)
+        opening = asyncio.create_task(provider.open())
+        await turns(1)
+        await give_up(opening)
+        async with asyncio.timeout(5):
+            await provider.close()
+
+    async def test_closing_finishes_what_was_asked_for(self, tmp_path: Path) -> None:
+        provider = make(tmp_path)
+        await provider.open()
+        creates = [asyncio.ensure_future(provider.create(a_call(provider, a_vm(number)))) for number in range(20)]
+        await turns(1)
+        await provider.close()
+        assert len(set(await asyncio.gather(*creates))) == 20
+
+
+class TestTime:
+    async def test_states_pass_with_the_clock_alone(self, connect: Open, clock: Clock) -> None:
+        provider = await connect(clock=clock, boot_time=60, stop_time=20, destroy_time=30)
+        deploy_id = await provider.create(a_call(provider, a_vm()))
+        clock.go_on(59)
+        assert (await seen(provider, deploy_id)).state is InstanceState.PENDING
+        with pytest.raises(WrongState, match=f"instance {deploy_id} is pending and cannot be rebooted"):
+            await provider.reboot(deploy_id, hard=False)
+        clock.go_on(1)
+        assert (await seen(provider, deploy_id)).state is InstanceState.RUNNING
+        await provider.stop(deploy_id, hard=False)
+        assert (await seen(provider, deploy_id)).state is InstanceState.STOPPING
+        with pytest.raises(WrongState, match="is stopping and cannot be started"):
+            await provider.start(deploy_id)
+        clock.go_on(20)
+        assert (await seen(provider, deploy_id)).state is InstanceState.STOPPED
+        await provider.destroy(deploy_id)
+        assert (await seen(provider, deploy_id)).state is InstanceState.TERMINATING
+        clock.go_on(30)
+        instance = await seen(provider, deploy_id)
+        assert instance.state is InstanceState.TERMINATED
+        assert instance.reason == "terminated on request"
+        assert instance.created_at == 1_700_000_000.25
+
+    async def test_repeating_a_call_does_not_begin_its_transition_again(self, connect: Open, clock: Clock) -> None:
+        provider = await connect(clock=clock, boot_time=60, stop_time=60, suspend_time=60, destroy_time=60)
+        deploy_id = await provider.create(a_call(provider, a_vm()))
+        clock.go_on(60)
+        calls: list[tuple[Callable[[DeployId], Awaitable[None]], InstanceState]] = [
+            (partial(provider.stop, hard=False), InstanceState.STOPPED),
+            (provider.start, InstanceState.RUNNING),
+            (provider.suspend, InstanceState.SUSPENDED),
+            (provider.destroy, InstanceState.TERMINATED),
+        ]
+        for call, state in calls:
+            for _ in range(2):
+                await call(deploy_id)
+                clock.go_on(30)
+            assert (await seen(provider, deploy_id)).state is state
+
+    async def test_a_hard_stop_takes_no_time_and_cuts_a_soft_one_short(self, connect: Open) -> None:
+        provider = await connect(stop_time=3600)
+        deploy_id = await launch(provider)
+        await provider.stop(deploy_id, hard=False)
+        assert (await seen(provider, deploy_id)).state is InstanceState.STOPPING
+        await provider.stop(deploy_id, hard=True)
+        assert (await seen(provider, deploy_id)).state is InstanceState.STOPPED
+
+    async def test_a_new_instance_is_invisible_during_the_listing_lag(self, connect: Open, clock: Clock) -> None:
+        provider = await connect(clock=clock, listing_lag=60)
+        call = a_call(provider, a_vm())
+        deploy_id = await provider.create(call)
+        clock.go_on(59)
+        assert await provider.describe([deploy_id]) == {}
+        assert await provider.find(owner=call.identity.owner, vm_id=VmId(1)) == []
+        assert await provider.list_instances() == []
+        assert await provider.create(call) == deploy_id
+        clock.go_on(1)
+        assert [each.identity for each in await provider.list_instances()] == [call.identity]
+        assert len(await provider.find(owner=call.identity.owner, vm_id=VmId(1))) == 1
+        assert set(await provider.describe([deploy_id])) == {deploy_id}
+
+    async def test_without_a_lag_an_instance_is_visible_at_once(self, connect: Open, clock: Clock) -> None:
+        provider = await connect(clock=clock)
+        for number in range(20):
+            clock.go_on(0.123456789)
+            await provider.create(a_call(provider, a_vm(number)))
+            assert len(await provider.list_instances()) == number + 1
+
+    async def test_cloud_seconds_can_pass_faster_than_real_ones(self, connect: Open) -> None:
+        provider = await connect(boot_time=60, listing_lag=60, time_scale=600)
+        began = time.monotonic()
+        deploy_id = await provider.create(a_call(provider, a_vm()))
+        await reach(provider, deploy_id, InstanceState.RUNNING)
+        assert 0.09 <= time.monotonic() - began < 10
+
+    async def test_a_terminated_instance_is_forgotten_after_an_hour_and_its_token_is_not(
+        self, connect: Open, clock: Clock
+    ) -> None:
+        provider = await connect(clock=clock, destroy_time=10)
+        call = a_call(provider, a_vm())
+        deploy_id = await provider.create(call)
+        await provider.destroy(deploy_id)
+        clock.go_on(3609)
+        assert (await seen(provider, deploy_id)).state is InstanceState.TERMINATED
+        clock.go_on(1)
+        assert await look(provider, deploy_id) is None
+        assert await provider.list_instances() == []
+        with pytest.raises(InstanceNotFound):
+            await provider.destroy(deploy_id)
+        with pytest.raises(TokenSpent):
+            await provider.create(call)
+        await provider.create(a_call(provider, a_vm(2)))
+        with pytest.raises(TokenSpent):
+            await provider.create(call)
+
+    async def test_usage_moves_with_time_and_is_the_same_for_everybody(self, connect: Open, clock: Clock) -> None:
+        provider, other = await connect(clock=clock), await connect(clock=clock)
+        deploy_id = await provider.create(a_call(provider, a_vm()))
+        series = []
+        for _ in range(30):
+            clock.go_on(10)
+            usage = (await seen(provider, deploy_id)).usage
+            assert usage is not None
+            assert (await seen(other, deploy_id)).usage == usage
+            series.append(usage)
+        received, sent = [usage.net_rx for usage in series], [usage.net_tx for usage in series]
+        assert received == sorted(set(received))
+        assert sent == sorted(set(sent))
+        assert len({usage.cpu for usage in series}) > 20
+        assert all(0 < usage.cpu < 100 and 0 < usage.memory < 256 * 1024 for usage in series)
+
+    async def test_only_a_running_instance_uses_anything(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launch(provider)
+        await provider.stop(deploy_id, hard=True)
+        assert (await seen(provider, deploy_id)).usage is None
+
+    async def test_calls_take_their_latency_side_by_side(self, connect: Open) -> None:
+        provider = await connect(latency=0.05, jitter=0.01)
+        began = time.monotonic()
+        await asyncio.gather(*(provider.account() for _ in range(100)))
+        await asyncio.gather(*(provider.list_instances() for _ in range(100)))
+        assert 0.1 <= time.monotonic() - began < 1
+
+
+class TestLimits:
+    async def test_a_full_type_has_no_room_and_another_one_has(self, connect: Open) -> None:
+        provider = await connect(capacity={"small_256mb": 1, "large_4gb": 0})
+        first = await launch(provider)
+        call = a_call(provider, a_vm(2))
+        with pytest.raises(NoCapacity, match="small_256mb"):
+            await provider.create(call)
+        with pytest.raises(NoCapacity, match="large_4gb"):
+            await provider.create(a_call(provider, a_vm(2, PROVIDER_INSTANCE_TYPE="large_4gb")))
+        await launch(provider, a_vm(3, PROVIDER_INSTANCE_TYPE="small_512mb"))
+        await provider.destroy(first)
+        await provider.create(call)
+
+    async def test_a_refused_create_leaves_its_token_free(self, connect: Open) -> None:
+        provider = await connect(max_instances=1)
+        first = await launch(provider)
+        with pytest.raises(QuotaExceeded, match="may have 1 instances"):
+            await provider.create(a_call(provider, a_vm(2)))
+        assert len(await provider.list_instances()) == 1
+        await provider.destroy(first)
+        await provider.create(a_call(provider, a_vm(2)))
+
+    async def test_the_limit_holds_however_many_create_at_once(self, connect: Open) -> None:
+        providers = [await connect(max_instances=5), await connect(max_instances=5)]
+        calls = [a_call(providers[0], a_vm(number)) for number in range(20)]
+        results = await asyncio.gather(
+            *(providers[n % 2].create(call) for n, call in enumerate(calls)), return_exceptions=True
+        )
+        assert sum(isinstance(result, str) for result in results) == 5
+        assert sum(isinstance(result, QuotaExceeded) for result in results) == 15
+
+    @pytest.mark.parametrize(
+        "parameters",
+        [
+            {"type": "m1.huge", "image": "any"},
+            {"type": "small_256mb"},
+            {"type": "small_256mb", "image": "any", "colour": "blue"},
+            {"type": "small_256mb", "image": 7},
+        ],
+        ids=["unknown-type", "no-image", "unknown-parameter", "not-a-text"],
+    )
+    async def test_parameters_it_does_not_understand_are_refused(
+        self, connect: Open, parameters: dict[str, Any]
+    ) -> None:
+        identity = a_vm().identity(owner="tests")
+        with pytest.raises(BadParameter):
+            await (await connect()).create(CreateCall(identity=identity, token="t", parameters=parameters))
+
+    @pytest.mark.parametrize("token", ["", "t" * 65, "jeton-é"])
+    async def test_a_token_no_cloud_would_take_is_refused(self, connect: Open, token: str) -> None:
+        provider = await connect()
+        with pytest.raises(BadParameter, match="token"):
+            await provider.create(a_call(provider, a_vm(), token=token))
+
+
+class TestParts:
+    async def test_disks_of_the_template_are_there_and_others_come_and_go(self, connect: Open) -> None:
+        provider = await connect()
+        request = msgspec.structs.replace(a_vm(), template=Template(values={"DISK": ({"DISK_ID": "0", "SIZE": "8"},)}))
+        deploy_id = await launch(provider, request)
+        await provider.attach_disk(deploy_id, {"DISK_ID": "3", "SIZE": "1024", "TARGET": "vdd"})
+        await provider.resize_disk(deploy_id, {"DISK_ID": "0", "SIZE": "16"})
+        assert await fact(provider, deploy_id, "SIM_DISKS") == "0:16,3:1024"
+        await provider.detach_disk(deploy_id, {"DISK_ID": "0"})
+        assert await fact(provider, deploy_id, "SIM_DISKS") == "3:1024"
+
+    async def test_reverting_brings_back_what_was_there(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launch(provider)
+        disk = {"DISK_ID": "3", "SIZE": "1024"}
+        await provider.attach_disk(deploy_id, disk)
+        snapshot_id = await provider.create_snapshot(deploy_id, {"SNAPSHOT_ID": "0", "NAME": "before"})
+        await provider.create_disk_snapshot(deploy_id, disk)
+        await provider.resize_disk(deploy_id, {"DISK_ID": "3", "SIZE": "4096"})
+        await provider.revert_disk_snapshot(deploy_id, disk)
+        assert await fact(provider, deploy_id, "SIM_DISKS") == "3:1024"
+        await provider.detach_disk(deploy_id, disk)
+        assert await provider.create_snapshot(deploy_id, {"SNAPSHOT_ID": "0"}) == snapshot_id
+        await provider.revert_snapshot(deploy_id, {"HYPERVISOR_ID": snapshot_id})
+        assert await fact(provider, deploy_id, "SIM_DISKS") == "3:1024"
+        assert await fact(provider, deploy_id, "SIM_SNAPSHOTS") == snapshot_id
+
+    async def test_interfaces_come_and_go(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launch(provider)
+        await provider.attach_nic(deploy_id, {"NIC_ID": "1", "NETWORK": "cloud"})
+        assert await fact(provider, deploy_id, "SIM_NICS") == "1"
+        await provider.detach_nic(deploy_id, {"NIC_ID": "1"})
+        assert await fact(provider, deploy_id, "SIM_NICS") is None
+
+    async def test_a_resized_instance_has_the_size_that_was_asked_for(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launch(provider)
+        size = Template(values={"CPU": ("1.5",), "VCPU": ("3",), "MEMORY": ("700",)})
+        await provider.resize(deploy_id, VmRequest(vm_id=VmId(1), template=size))
+        assert await fact(provider, deploy_id, "SIM_CPU") == "3"
+        assert await fact(provider, deploy_id, "SIM_MEMORY") == "700"
+
+    async def test_parts_can_change_while_an_instance_is_stopped_but_not_while_it_boots(self, connect: Open) -> None:
+        provider = await connect(boot_time=0.01)
+        deploy_id = await launch(provider)
+        await provider.stop(deploy_id, hard=True)
+        await provider.attach_nic(deploy_id, {"NIC_ID": "1"})
+        other = await connect(boot_time=3600)
+        await other.start(deploy_id)
+        with pytest.raises(WrongState, match="is pending and cannot be changed, it must be running or stopped"):
+            await provider.attach_nic(deploy_id, {"NIC_ID": "2"})
+
+    async def test_a_terminated_instance_has_given_everything_back(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launch(provider)
+        await provider.attach_disk(deploy_id, {"DISK_ID": "3", "SIZE": "1024"})
+        await provider.attach_nic(deploy_id, {"NIC_ID": "1"})
+        await provider.create_snapshot(deploy_id, {"SNAPSHOT_ID": "0"})
+        await provider.destroy(deploy_id)
+        attributes = (await seen(provider, deploy_id)).attributes
+        assert not {"SIM_DISKS", "SIM_NICS", "SIM_SNAPSHOTS"} & set(attributes)
+
+    async def test_an_operand_that_is_missing_or_unknown_gets_a_sentence(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launch(provider)
+        with pytest.raises(BadParameter, match="names no DISK_ID"):
+            await provider.attach_disk(deploy_id, {"SIZE": "1"})
+        with pytest.raises(
+            BadParameter, match=f"instance {deploy_id} cannot be changed: there is no disk 9, there are"
+        ):
+            await provider.resize_disk(deploy_id, {"DISK_ID": "9", "SIZE": "1"})
+        with pytest.raises(BadParameter, match="there is no snapshot snap-7"):
+            await provider.revert_snapshot(deploy_id, {"HYPERVISOR_ID": "snap-7"})
+        await provider.attach_disk(deploy_id, {"DISK_ID": "9", "SIZE": "1"})
+        with pytest.raises(BadParameter, match="disk 9 has no snapshot"):
+            await provider.revert_disk_snapshot(deploy_id, {"DISK_ID": "9"})
+
+    async def test_each_reboot_counts_however_many_come_at_once(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_ids = [await launch(provider, a_vm(number)) for number in range(3)]
+        stopped = deploy_ids.pop()
+        await provider.stop(stopped, hard=True)
+        asked = [*deploy_ids * 4, stopped, DeployId("sim-unknown")]
+        results = await asyncio.gather(*(provider.reboot(each, hard=True) for each in asked), return_exceptions=True)
+        assert results[:8] == [None] * 8
+        assert isinstance(results[8], WrongState)
+        assert isinstance(results[9], InstanceNotFound)
+        assert [await fact(provider, each, "SIM_REBOOTS") for each in (*deploy_ids, stopped)] == ["4", "4", "0"]
+
+
+class TestConsole:
+    async def test_tags_that_somebody_dropped_are_gone_and_the_users_stay(self, connect: Open) -> None:
+        provider = await connect()
+        request = a_vm(TAGS="role=web")
+        deploy_id = await launch(provider, request)
+        await provider.cloud.drop_tags(deploy_id)
+        assert (await seen(provider, deploy_id)).identity is None
+        assert await provider.find(owner="conformance", vm_id=VmId(1)) == []
+        await provider.retag(deploy_id, request.identity(owner="tests"))
+        assert (await seen(provider, deploy_id)).identity == request.identity(owner="tests")
+
+    async def test_what_was_terminated_in_the_console_says_so(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launch(provider)
+        await provider.cloud.terminate(deploy_id)
+        instance = await reach(provider, deploy_id, InstanceState.TERMINATED)
+        assert instance.reason == "terminated from the console"
+
+
+class TestManyAtOnce:
+    async def test_a_thousand_reboots_and_a_listing_take_moments(self, connect: Open) -> None:
+        provider = await connect(boot_time=0)
+        calls = [a_call(provider, a_vm(number)) for number in range(1000)]
+        deploy_ids = await asyncio.gather(*(provider.create(call) for call in calls))
+        began = time.monotonic()
+        await asyncio.gather(*(provider.reboot(each, hard=False) for each in deploy_ids))
+        described = await provider.describe(deploy_ids)
+        assert time.monotonic() - began < 1  # hundredths as measured; the rest is for a machine that is busy
+        assert {instance.attributes["SIM_REBOOTS"] for instance in described.values()} == {"1"}
+
+    async def test_an_operation_that_fails_halfway_is_undone_and_harms_no_other(self, tmp_path: Path) -> None:
+        def prepare(db: sqlite3.Connection) -> None:
+            db.execute("CREATE TABLE t (n)")
+
+        database = Database(tmp_path / "any.db", prepare=prepare)
+        await database.open()
+
+        def insert(number: int) -> Callable[[sqlite3.Connection], int]:
+            def operation(db: sqlite3.Connection) -> int:
+                db.execute("INSERT INTO t VALUES (?)", (number,))
+                if number % 2:
+                    raise ValueError(number)
+                return number
+
+            return operation
+
+        results = await asyncio.gather(*(database.write(insert(n)) for n in range(6)), return_exceptions=True)
+        rows = await database.read(lambda db: db.execute("SELECT n FROM t ORDER BY n").fetchall())
+        await database.close()
+        assert [results[n] for n in (0, 2, 4)] == [0, 2, 4]
+        assert all(isinstance(results[n], ValueError) for n in (1, 3, 5))
+        assert rows == [(0,), (2,), (4,)]
+
+    @pytest.mark.parametrize("statement", ["ROLLBACK", "SELECT nonsense"])
+    async def test_when_sqlite_fails_the_caller_is_told_and_the_next_call_works(
+        self, tmp_path: Path, statement: str
+    ) -> None:
+        database = Database(tmp_path / "any.db", prepare=lambda _: None)
+        await database.open()
+        with pytest.raises(ProviderUnavailable, match=r"any\.db cannot be used"):
+            await database.write(lambda db: db.execute(statement))
+        assert await database.write(lambda db: db.execute("SELECT 1").fetchone()) == (1,)
+        await database.close()
+
+
+CHILD = """
+import asyncio, sys
+from pathlib import Path
+from one_provider_mad.domain import VmId, VmRequest
+from one_provider_mad.providers.interface import CreateCall, ProviderContext
+from one_provider_mad.providers.simulated.provider import factory
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+
+async def main(directory, first, count):
+    context = ProviderContext(
+        name="embedded", hypervisor="any", owner="child", state_directory=Path(directory), warn=print
+    )
+    for _ in range(5):  # come and go: who closes last tidies up the files that another one is opening
+        provider = factory(context, SimulatedSettings())
+        await provider.open()
+        await provider.close()
+    provider = factory(context, SimulatedSettings())
+    await provider.open()
+    number = first
+    while not count or number < first + count:
+        request = VmRequest(vm_id=VmId(number))
+        call = CreateCall(
+            identity=request.identity(owner="child"),
+            token=str(number),
+            parameters=provider.plan(request).alternatives[0],
+        )
+        print(await provider.create(call), flush=True)
+        number += 1
+    await provider.close()
+
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+"""
+
+
+async def child(directory: Path, first: int, count: int) -> asyncio.subprocess.Process:
+    """Another process that creates instances in the same cloud, for ever if the count is 0."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CHILD, str(directory), str(first), str(count), stdout=asyncio.subprocess.PIPE
+    )
+
+
+class TestProcesses:
+    async def test_several_may_make_the_cloud_at_the_same_moment(self, tmp_path: Path, connect: Open) -> None:
+        children = [await child(tmp_path, 100 * number, 10) for number in range(4)]
+        printed = [(await each.communicate())[0] for each in children]
+        assert [each.returncode for each in children] == [0] * 4
+        provider = await connect()
+        listed = {instance.deploy_id for instance in await provider.list_instances()}
+        assert listed == {line.decode() for text in printed for line in text.split()}
+        assert len(listed) == 40
+
+    async def test_one_that_is_killed_leaves_a_true_cloud_and_no_lock(self, tmp_path: Path, connect: Open) -> None:
+        provider = await connect()
+        victim = await child(tmp_path, 0, 0)
+        assert victim.stdout is not None
+        told = [(await victim.stdout.readline()).decode().strip() for _ in range(20)]
+        victim.send_signal(signal.SIGKILL)
+        told += (await victim.communicate())[0].decode().split("\n")[:-1]
+        assert victim.returncode == -signal.SIGKILL
+
+        began = time.monotonic()
+        await launch(provider, a_vm(5000))
+        assert time.monotonic() - began < 5
+
+        instances = await provider.list_instances()
+        assert set(told) <= {instance.deploy_id for instance in instances}
+        assert all(instance.identity is not None for instance in instances)
+        vm_ids = [instance.identity.vm_id for instance in instances if instance.identity]
+        assert len(vm_ids) == len(set(vm_ids))
+
+    async def test_no_descriptor_stays_open(self, tmp_path: Path) -> None:
+        def descriptors() -> int:
+            return len(list(Path("/proc/self/fd").iterdir()))
+
+        before = descriptors()
+        for _ in range(3):
+            provider = make(tmp_path)
+            await provider.open()
+            await provider.list_instances()
+            await provider.close()
+        assert descriptors() == before
