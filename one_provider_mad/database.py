@@ -1,7 +1,12 @@
 """One SQLite file behind one thread: the event loop never waits for the disk, and many operations share one commit.
 
-Operations that arrive while a transaction runs are carried out together in the next one, each in a savepoint of its
-own, so that a failing one takes nobody with it. An operation's result is delivered only after its commit.
+Operations asked for in one turn of the loop travel to the thread together; all that have arrived when the thread is
+free are carried out in one transaction, and their answers go back to the loop in one call. So a thousand calls at once
+cost one lock and one commit. An operation may be carried out twice before it is committed (when another one of its
+transaction fails halfway), so it does nothing but work on the connection.
+
+Between two steps of SQLite the thread lets go of the interpreter, and a busy event loop gives it back only after
+5 ms. What must be quick beside a busy loop is therefore one step: a listing, or an operation in bulk.
 """
 
 from __future__ import annotations
@@ -9,163 +14,285 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
+import stat
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-_Result = TypeVar("_Result")
+Result = TypeVar("Result")
+Operation = Callable[[sqlite3.Connection], Result]
+BulkOperation = Callable[[sqlite3.Connection, Sequence[str]], Mapping[str, Exception]]
+"""Does one thing to all of these, and says which of them it had to refuse."""
 
-Operation = Callable[[sqlite3.Connection], _Result]
-"""Runs inside a transaction, in the database's thread. Must not commit."""
-
-_BATCH = 512
-"""Operations that share a commit at most, so that the first of a flood is not kept waiting for the last."""
-
-_BUSY_SECONDS = 30.0
-"""How long to wait for another process that writes. Writers hold the lock for milliseconds."""
+PATIENCE = 60.0
+"""Seconds to wait for another process; it holds the file for milliseconds, unless the machine is starving."""
 
 
-class _Job:
-    __slots__ = ("error", "future", "operation", "result")
+class Job(NamedTuple):
+    """One operation on its way, and who waits for it."""
 
-    def __init__(self, operation: Operation[Any], future: asyncio.Future[Any]) -> None:
-        self.operation = operation
-        self.future = future
-        self.result: Any = None
-        self.error: BaseException | None = None
+    operation: Operation[Any]
+    is_write: bool
+    future: asyncio.Future[Any]
 
-    def deliver(self) -> None:
-        if self.future.done():
-            return  # nobody waits any more
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
+
+class BulkJob(NamedTuple):
+    """One of the things that a bulk operation is done to, and who waits for it."""
+
+    operation: BulkOperation
+    item: str
+    future: asyncio.Future[None]
+    is_write: bool = True
+
+
+AnyJob = Job | BulkJob
+
+
+class Outcome(NamedTuple):
+    """How a job went."""
+
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: Exception | None = None
+
+
+class _Spoilt(Exception):
+    """An operation failed after it had changed something: its transaction must go, and each job begins again alone."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
 
 
 class Database:
-    """An SQLite file, opened and used by one thread of its own.
+    """A SQLite file that several tasks and several processes work on at once.
 
     Args:
-        path: the file; made with mode 0600, its directory too, when missing.
-        prepare: sets pragmas and makes the tables; runs in the thread, once, outside any transaction.
+        path: the file; it is made, readable by its owner only, with its directories, if it is missing.
+        pragmas: how it is kept, as `journal_mode = WAL`.
+        prepare: brings the schema up, and may refuse to go on; runs in a transaction of its own.
+        unusable: what to raise when SQLite or the file system fails; given the error.
     """
 
-    def __init__(self, path: Path, *, prepare: Callable[[sqlite3.Connection], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        pragmas: Sequence[str],
+        prepare: Callable[[sqlite3.Connection], None],
+        unusable: Callable[[Exception], Exception],
+    ) -> None:
         self._path = path
+        self._pragmas = pragmas
         self._prepare = prepare
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._unusable = unusable
+        self._inbox: SimpleQueue[list[AnyJob] | None] = SimpleQueue()
+        self._collected: list[AnyJob] = []
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
-        """Start the thread and open the file.
-
-        Raises:
-            OSError, sqlite3.Error: the file cannot be made, opened or prepared.
-        """
-        self._loop = asyncio.get_running_loop()
-        opened: asyncio.Future[None] = self._loop.create_future()
-        # A daemon thread: a process that must end now does not wait for a disk. What was committed stays.
-        self._thread = threading.Thread(target=self._serve, args=(opened,), name=f"db {self._path.name}", daemon=True)
-        self._thread.start()
-        await opened
+        """Open the file, or raise what `unusable` or `prepare` makes of it."""
+        loop = asyncio.get_running_loop()
+        opened: asyncio.Future[None] = loop.create_future()
+        self._loop, self._ended = loop, loop.create_future()
+        thread = threading.Thread(
+            target=self._serve, args=(loop, opened, self._ended), name=f"database {self._path.name}"
+        )
+        thread.daemon = True  # a driver that is told to go must not wait for a database
+        thread.start()
+        try:
+            await opened
+        except Exception:
+            self._loop = None  # the thread has ended; a cancelled open leaves it to `close`
+            raise
 
     async def close(self) -> None:
-        """Finish what was submitted, close the file, end the thread. Closing twice is fine."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            self._jobs.put(None)
-            await asyncio.to_thread(thread.join)
+        """Finish what was asked for, close the file and end the thread."""
+        if self._loop is None or self._ended is None:
+            return
+        self._send()
+        self._loop = None
+        self._inbox.put(None)
+        await self._ended
 
-    def submit(self, operation: Operation[_Result]) -> asyncio.Future[_Result]:
-        """Carry out an operation; the future has its result once it is committed, or its own exception."""
-        if self._thread is None or self._loop is None:
-            raise sqlite3.ProgrammingError(f"{self._path} is not open")
-        future: asyncio.Future[_Result] = self._loop.create_future()
-        self._jobs.put(_Job(operation, future))
+    async def read(self, operation: Operation[Result]) -> Result:
+        """Carry out an operation that changes nothing."""
+        future: asyncio.Future[Result] = self._promise()
+        self._collect(Job(operation, is_write=False, future=future))
+        return await future
+
+    async def write(self, operation: Operation[Result]) -> Result:
+        """Carry out an operation; when it raises, whatever it had changed is undone."""
+        return await self.submit(operation)
+
+    def submit(self, operation: Operation[Result]) -> asyncio.Future[Result]:
+        """Like `write`, without waiting; the future has the result once it is committed."""
+        future: asyncio.Future[Result] = self._promise()
+        self._collect(Job(operation, is_write=True, future=future))
         return future
 
-    def _serve(self, opened: asyncio.Future[None]) -> None:
+    async def write_in_bulk(self, operation: BulkOperation, item: str) -> None:
+        """Do one thing to one item, together with all others that are waiting for the same thing."""
+        future = self._promise()
+        self._collect(BulkJob(operation, item, future))
+        await future
+
+    def _promise(self) -> asyncio.Future[Any]:
+        if self._loop is None:
+            raise self._unusable(sqlite3.ProgrammingError("it is closed"))
+        return self._loop.create_future()
+
+    def _collect(self, job: AnyJob) -> None:
+        if not self._collected:
+            job.future.get_loop().call_soon(self._send)
+        self._collected.append(job)
+
+    def _send(self) -> None:
+        """Hand over what this turn of the loop has collected; what was given up meanwhile stays undone."""
+        jobs = [job for job in self._collected if not job.future.done()]
+        self._collected = []
+        if jobs:
+            self._inbox.put(jobs)
+
+    # From here on: the thread.
+
+    def _serve(
+        self, loop: asyncio.AbstractEventLoop, opened: asyncio.Future[None], ended: asyncio.Future[None]
+    ) -> None:
         try:
             connection = self._connect()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller of open() must hear of it
-            self._call(_fail, opened, error)
+        except Exception as error:  # noqa: BLE001 whatever it is, somebody waits for an answer
+            _answer(loop, [Outcome(opened, error=error), Outcome(ended)])
             return
-        self._call(_succeed, opened)
+        _answer(loop, [Outcome(opened)])
+        while jobs := self._next_jobs():
+            _answer(loop, self._transact(connection, jobs))
+        connection.close()
+        _answer(loop, [Outcome(ended)])
+
+    def _next_jobs(self) -> list[AnyJob]:
+        """Wait for jobs and take all there are; none at all means the end."""
+        jobs = list(self._inbox.get() or ())
+        while jobs:
+            try:
+                more = self._inbox.get_nowait()
+            except Empty:
+                break
+            if more is None:  # the end comes after these
+                self._inbox.put(None)
+                break
+            jobs += more
+        return jobs
+
+    def _transact(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
+        """Carry out all jobs in one transaction; none has happened before it is committed."""
+        if not any(job.is_write for job in jobs):
+            return self._attempt_all(connection, jobs)
         try:
-            while (job := self._jobs.get()) is not None:
-                jobs, is_last = self._more(job)
-                self._carry_out(connection, jobs)
-                self._call(_deliver, jobs)
-                if is_last:
-                    break
-        finally:
-            connection.close()
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = self._attempt_all(connection, jobs)
+            connection.execute("COMMIT")
+        except _Spoilt as spoilt:
+            connection.execute("ROLLBACK")
+            if len(jobs) == 1:
+                return [Outcome(jobs[0].future, error=spoilt.error)]
+            return [self._transact(connection, [job])[0] for job in jobs]
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                connection.execute("ROLLBACK")
+            return [Outcome(job.future, error=self._unusable(error)) for job in jobs]
+        return outcomes
+
+    def _attempt_all(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
+        outcomes = []
+        bulks: dict[BulkOperation, list[BulkJob]] = {}
+        for job in jobs:
+            if isinstance(job, BulkJob):
+                bulks.setdefault(job.operation, []).append(job)
+            else:
+                result, error = self._attempt(connection, job.operation)
+                outcomes.append(Outcome(job.future, result, error))
+        for operation, members in bulks.items():
+            outcomes += self._attempt_bulk(connection, operation, members)
+        return outcomes
+
+    def _attempt_bulk(
+        self, connection: sqlite3.Connection, operation: BulkOperation, members: list[BulkJob]
+    ) -> list[Outcome]:
+        items = [job.item for job in members]
+        refused, error = self._attempt(connection, lambda db: operation(db, items))
+        return [Outcome(job.future, error=error or (refused or {}).get(job.item)) for job in members]
+
+    def _attempt(
+        self, connection: sqlite3.Connection, operation: Operation[Result]
+    ) -> tuple[Result | None, Exception | None]:
+        """Carry out one operation. One that fails before it has changed anything, as refusals do, harms no other."""
+        changes = connection.total_changes
+        try:
+            return operation(connection), None
+        except sqlite3.Error as sqlite_error:
+            error: Exception = self._unusable(sqlite_error)
+        except Exception as defect_or_refusal:  # noqa: BLE001 it belongs to the caller, not to the thread
+            error = defect_or_refusal
+        if connection.total_changes != changes:
+            raise _Spoilt(error)
+        return None, error
 
     def _connect(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        connection = sqlite3.connect(self._path, timeout=_BUSY_SECONDS, isolation_level=None)
+        """Open the file and bring it up, whoever else does the same at this moment."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return self._try_to_connect()
+            except OSError as error:
+                raise self._unusable(error) from error
+            except sqlite3.Error as error:
+                # Turning WAL on needs the file for oneself, and SQLite does not wait for that of its own accord.
+                if not _is_busy(error) or time.monotonic() > deadline:
+                    raise self._unusable(error) from error
+            time.sleep(0.005)
+
+    def _try_to_connect(self) -> sqlite3.Connection:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            # Not open(): closing a file drops this process's locks on it, those of another connection included.
+            os.mknod(self._path, stat.S_IFREG | 0o600)
+        connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
         try:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
             self._prepare(connection)
+            connection.execute("COMMIT")
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _more(self, first: _Job) -> tuple[list[_Job], bool]:
-        """Everything that waits by now, and whether the end was asked for."""
-        jobs = [first]
-        while len(jobs) < _BATCH:
-            try:
-                job = self._jobs.get_nowait()
-            except Empty:
-                break
-            if job is None:
-                return jobs, True
-            jobs.append(job)
-        return jobs, False
 
-    @staticmethod
-    def _carry_out(connection: sqlite3.Connection, jobs: list[_Job]) -> None:
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            for job in jobs:
-                connection.execute("SAVEPOINT job")
-                try:
-                    job.result = job.operation(connection)
-                except Exception as error:  # noqa: BLE001 - belongs to whoever waits for this job
-                    job.error = error
-                    connection.execute("ROLLBACK TO job")
-                connection.execute("RELEASE job")
-            connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            for job in jobs:
-                job.error = job.error or error
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-
-    def _call(self, function: Callable[..., None], *args: Any) -> None:
-        assert self._loop is not None  # noqa: S101 - open() set it before it started this thread
-        try:
-            self._loop.call_soon_threadsafe(function, *args)
-        except RuntimeError:
-            return  # the loop is closed: nobody is left to tell
+def _is_busy(error: sqlite3.Error) -> bool:
+    """Another process has the file just now."""
+    code: int = getattr(error, "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
-def _deliver(jobs: list[_Job]) -> None:
-    for job in jobs:
-        job.deliver()
+def _answer(loop: asyncio.AbstractEventLoop, outcomes: list[Outcome]) -> None:
+    """Tell the loop; a loop that was closed without closing the database wants no answers."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(_deliver, outcomes)
 
 
-def _succeed(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _fail(future: asyncio.Future[None], error: BaseException) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _deliver(outcomes: Iterable[Outcome]) -> None:
+    """In the loop: answer those who still wait."""
+    for future, result, error in outcomes:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)

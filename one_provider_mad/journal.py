@@ -28,6 +28,9 @@ _Result = TypeVar("_Result")
 
 _VERSION = 1
 
+# A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
+_PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
+
 _KEPT_SECONDS = 30 * 86400.0
 """How long attempts that came to nothing are kept: longer than any cloud remembers an idempotency token."""
 
@@ -179,7 +182,7 @@ class Journal:
         self.path = path
         self._clock = clock
         self._on_lost = on_lost
-        self._database = Database(path, prepare=_prepare)
+        self._database = Database(path, pragmas=_PRAGMAS, prepare=_prepare, unusable=self._unusable)
         self._me = Process.current()
         self._unwritten: dict[int, tuple[Any, ...]] = {}
         self._closed: list[int] = []
@@ -188,12 +191,9 @@ class Journal:
 
     async def open(self) -> None:
         """Open the file, making it when it is missing."""
-        try:
-            await self._database.open()
-        except (OSError, sqlite3.Error) as error:
-            raise JournalError(f"the journal {self.path} cannot be opened: {error}") from error
-        await self._run(lambda db: _sign_in(db, self._me, Process.parent(), self._clock()))
-        await self._run(lambda db: _prune(db, self._clock() - _KEPT_SECONDS))
+        await self._database.open()
+        await self._database.write(lambda db: _sign_in(db, self._me, Process.parent(), self._clock()))
+        await self._database.write(lambda db: _prune(db, self._clock() - _KEPT_SECONDS))
 
     async def close(self) -> None:
         """Write what is due and close the file."""
@@ -203,11 +203,8 @@ class Journal:
             await asyncio.sleep(0)  # its callback may begin another one
         await self._database.close()
 
-    async def _run(self, operation: Callable[[sqlite3.Connection], _Result]) -> _Result:
-        try:
-            return await self._database.submit(operation)
-        except (sqlite3.Error, ValueError) as error:
-            raise JournalError(f"the journal {self.path} cannot be used: {error}") from error
+    def _unusable(self, error: Exception) -> JournalError:
+        return JournalError(f"the journal {self.path} cannot be used: {error}")
 
     # Unanswered requests
 
@@ -235,107 +232,109 @@ class Journal:
         closed, self._closed = [(number,) for number in self._closed], []
         try:
             self._flush = self._database.submit(lambda db: _write_requests(db, rows, closed))
-        except sqlite3.Error as error:
-            self._on_lost(f"the journal {self.path} cannot be written: {error}")
+        except JournalError as error:
+            self._on_lost(str(error))
         else:
             self._flush.add_done_callback(self._flushed)
 
     def _flushed(self, flush: asyncio.Future[None]) -> None:
         self._flush = None
         if not flush.cancelled() and (error := flush.exception()) is not None:
-            self._on_lost(f"the journal {self.path} cannot be written: {error}")
+            self._on_lost(str(error))
         self._flush_soon()
 
     async def open_requests(self) -> list[OpenRequest]:
         """Every unanswered request of any writer, oldest first."""
-        return await self._run(_open_requests)
+        return await self._database.read(_open_requests)
 
     async def take_request(self, number: int) -> None:
         """Make an unanswered request of a dead writer this writer's."""
         query = "UPDATE requests SET pid = ?, start = ? WHERE id = ?"
-        await self._run(lambda db: db.execute(query, (self._me.pid, self._me.start, number)))
+        await self._database.write(lambda db: db.execute(query, (self._me.pid, self._me.start, number)))
 
     async def writers(self) -> list[Writer]:
         """Every process that wrote here and has not been forgotten."""
-        return await self._run(_writers)
+        return await self._database.read(_writers)
 
     async def show_life(self) -> None:
         """Record that this writer is alive."""
-        await self._run(lambda db: _see(db, self._me, self._clock()))
+        await self._database.write(lambda db: _see(db, self._me, self._clock()))
 
     async def forget_writer(self, process: Process) -> None:
         """Forget a dead writer and its unanswered requests."""
-        await self._run(lambda db: _forget(db, process))
+        await self._database.write(lambda db: _forget(db, process))
 
     # Attempts
 
     async def attempts(self, *, owner: str, vm_id: VmId) -> list[Attempt]:
         """Every attempt ever made for this VM number, oldest first."""
-        return await self._run(lambda db: _attempts(db, owner, vm_id))
+        return await self._database.read(lambda db: _attempts(db, owner, vm_id))
 
     async def save_attempt(self, attempt: Attempt) -> None:
         """Write an attempt as it is now; on disk when this returns."""
-        await self._run(lambda db: _save_attempt(db, attempt))
+        await self._database.write(lambda db: _save_attempt(db, attempt))
 
     # Debts
 
     async def debts(self) -> list[Debt]:
         """Everything that must still be destroyed, oldest first."""
-        return await self._run(_debts)
+        return await self._database.read(_debts)
 
     async def add_debt(self, debt: Debt) -> None:
         """Note a debt; noting the same one again changes nothing."""
-        await self._run(lambda db: _add_debt(db, debt))
+        await self._database.write(lambda db: _add_debt(db, debt))
         self.has_new_debt.set()
 
     async def note_try(self, debt: Debt, error: str) -> None:
         """A debt could not be paid this time."""
-        await self._run(
+        await self._database.write(
             lambda db: db.execute("UPDATE debts SET tries = tries + 1, last_error = ? WHERE id = ?", (error, debt.id))
         )
 
     async def pay_debt(self, debt: Debt) -> None:
         """The debt's instance was seen terminated, or is gone for certain."""
-        await self._run(lambda db: db.execute("DELETE FROM debts WHERE id = ?", (debt.id,)))
+        await self._database.write(lambda db: db.execute("DELETE FROM debts WHERE id = ?", (debt.id,)))
 
     # Instances
 
     async def park(self, deploy_id: DeployId, vm_id: VmId) -> None:
         """The instance is stopped for an undeploy or a stop: OpenNebula has it on no host."""
-        await self._run(
+        await self._database.write(
             lambda db: db.execute("INSERT OR REPLACE INTO parked VALUES (?, ?, ?)", (deploy_id, vm_id, self._clock()))
         )
 
     async def unpark(self, deploy_id: DeployId) -> None:
         """The instance is on a host again, or gone."""
-        await self._run(lambda db: db.execute("DELETE FROM parked WHERE deploy_id = ?", (deploy_id,)))
+        await self._database.write(lambda db: db.execute("DELETE FROM parked WHERE deploy_id = ?", (deploy_id,)))
 
     async def parked(self) -> set[DeployId]:
         """Instances that are stopped for an undeploy or a stop."""
-        rows = await self._run(lambda db: db.execute("SELECT deploy_id FROM parked").fetchall())
+        rows = await self._database.read(lambda db: db.execute("SELECT deploy_id FROM parked").fetchall())
         return {DeployId(row[0]) for row in rows}
 
     async def record_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> None:
         """An untagged instance was taken over for this VM."""
-        await self._run(
+        await self._database.write(
             lambda db: db.execute("INSERT OR REPLACE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
         )
 
     async def is_imported(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> bool:
         """True when this instance was taken over for this very VM."""
         query = "SELECT 1 FROM imported WHERE deploy_id = ? AND vm_id = ? AND stime = ?"
-        return await self._run(lambda db: db.execute(query, (deploy_id, vm_id, stime)).fetchone() is not None)
+        return await self._database.read(lambda db: db.execute(query, (deploy_id, vm_id, stime)).fetchone() is not None)
 
     # Facts
 
     async def fact(self, name: str) -> str | None:
         """A single remembered value, such as the account."""
-        row = await self._run(lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone())
+        row = await self._database.read(
+            lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        )
         return None if row is None else str(row[0])
 
     async def set_fact(self, name: str, value: str) -> None:
         """Remember a single value."""
-        await self._run(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
+        await self._database.write(lambda db: db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value)))
 
 
 def read_fact(path: Path, name: str) -> str | None:
@@ -385,7 +384,8 @@ def forget_fact(path: Path, name: str) -> str | None:
     try:
         db = sqlite3.connect(path, timeout=5, isolation_level=None)
         try:
-            row = db.execute("DELETE FROM facts WHERE name = ? RETURNING value", (name,)).fetchone()
+            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            db.execute("DELETE FROM facts WHERE name = ?", (name,))
         finally:
             db.close()
     except sqlite3.Error as error:
@@ -394,17 +394,12 @@ def forget_fact(path: Path, name: str) -> str | None:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
-    # A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
-    db.execute("PRAGMA journal_mode = TRUNCATE")
-    db.execute("PRAGMA synchronous = FULL")
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
         raise sqlite3.DatabaseError(f"it was written by another version ({version}, this one reads {_VERSION})")
-    db.execute("BEGIN IMMEDIATE")
     for statement in _SCHEMA.split(";"):
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {_VERSION}")
-    db.execute("COMMIT")
 
 
 def _sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -> None:

@@ -30,7 +30,6 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.providers.interface import CreateCall, CreatePlan, ProviderContext
 from one_provider_mad.providers.simulated.cloud import Launch
-from one_provider_mad.providers.simulated.database import Database
 from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance, a_call, give_up, look, reach, turns
@@ -671,40 +670,6 @@ class TestManyAtOnce:
         described = await provider.describe(deploy_ids)
         assert time.monotonic() - began < 1  # hundredths as measured; the rest is for a machine that is busy
         assert {instance.attributes["SIM_REBOOTS"] for instance in described.values()} == {"1"}
-
-    async def test_an_operation_that_fails_halfway_is_undone_and_harms_no_other(self, tmp_path: Path) -> None:
-        def prepare(db: sqlite3.Connection) -> None:
-            db.execute("CREATE TABLE t (n)")
-
-        database = Database(tmp_path / "any.db", prepare=prepare)
-        await database.open()
-
-        def insert(number: int) -> Callable[[sqlite3.Connection], int]:
-            def operation(db: sqlite3.Connection) -> int:
-                db.execute("INSERT INTO t VALUES (?)", (number,))
-                if number % 2:
-                    raise ValueError(number)
-                return number
-
-            return operation
-
-        results = await asyncio.gather(*(database.write(insert(n)) for n in range(6)), return_exceptions=True)
-        rows = await database.read(lambda db: db.execute("SELECT n FROM t ORDER BY n").fetchall())
-        await database.close()
-        assert [results[n] for n in (0, 2, 4)] == [0, 2, 4]
-        assert all(isinstance(results[n], ValueError) for n in (1, 3, 5))
-        assert rows == [(0,), (2,), (4,)]
-
-    @pytest.mark.parametrize("statement", ["ROLLBACK", "SELECT nonsense"])
-    async def test_when_sqlite_fails_the_caller_is_told_and_the_next_call_works(
-        self, tmp_path: Path, statement: str
-    ) -> None:
-        database = Database(tmp_path / "any.db", prepare=lambda _: None)
-        await database.open()
-        with pytest.raises(ProviderUnavailable, match=r"any\.db cannot be used"):
-            await database.write(lambda db: db.execute(statement))
-        assert await database.write(lambda db: db.execute("SELECT 1").fetchone()) == (1,)
-        await database.close()
 
 
 CHILD = """

@@ -16,17 +16,18 @@ from pathlib import Path
 
 import msgspec
 
+from one_provider_mad.database import Database
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
     InstanceNotFound,
     NoCapacity,
+    ProviderUnavailable,
     QuotaExceeded,
     WrongState,
 )
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.database import Database
 from one_provider_mad.providers.simulated.hardware import Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
@@ -76,7 +77,21 @@ class Cloud:
         self._settings = settings
         self._offer = settings.offer
         self._clock = clock
-        self._database = Database(path, prepare=self._prepare)
+        self._path = path
+        # Not synced: a process that is killed loses nothing that was committed and leaves no lock, and a crash of the
+        # whole machine may cost the last moments of a cloud that does not exist anyway.
+        self._database = Database(
+            path,
+            pragmas=("journal_mode = WAL", "synchronous = OFF"),
+            prepare=self._prepare,
+            unusable=self._unusable,
+        )
+
+    def _unusable(self, error: Exception) -> ProviderUnavailable:
+        return ProviderUnavailable(
+            f"the simulated cloud's database {self._path} cannot be used: {error};"
+            " see `database` in [simulated] and who may write there"
+        )
 
     async def open(self) -> None:
         """Open the file. Raises AuthenticationRefused when the account has another key."""

@@ -1,0 +1,309 @@
+"""`one-provider demo`: a VM's life on the simulated cloud, through the real driver, started as oned starts it."""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import click
+
+from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.driver_message import wire_line
+from one_provider_mad.cli.instances import collect
+from one_provider_mad.cli.verbs import LCM_NUMBERS, Release
+from one_provider_mad.domain import Value
+from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Reply
+from one_provider_mad.protocol.vmm import parse_reply
+
+NAME = "simulated"
+ARGUMENTS = f"-t 15 -r 0 {NAME}"
+"""One element of argv, blanks included: so oned hands it over."""
+
+PATIENCE = 10.0
+"""Seconds a step may take; each takes well under one."""
+
+VM_ID = 42
+
+_SETTINGS = """\
+# Written by `one-provider demo`: a cloud with times that one can watch.
+provider = "simulated"
+owner = "demo"
+
+[simulated]
+latency = 0.02
+boot_time = 0.3
+stop_time = 0.2
+suspend_time = 0.2
+destroy_time = 0.1
+"""
+_SHOWN_OF_LINE = 46
+_SHOWN_OF_LOG = 15
+
+
+class Step(Value, frozen=True, kw_only=True):
+    """One thing that is done to the VM.
+
+    Attributes:
+        title: what its owner does.
+        meaning: what the line then asks the driver for.
+        action: the line's word.
+        lcm_state: what the VM is in the middle of.
+        seq: number of the history record by then.
+        release: whose form of the line.
+    """
+
+    title: str
+    meaning: str
+    action: str
+    lcm_state: str
+    seq: int
+    release: Release = "7.4"
+
+
+LIFE = (
+    Step(title="deploy", meaning="create an instance", action="DEPLOY", lcm_state="BOOT", seq=0),
+    Step(title="poll", meaning="tell how it is", action="POLL", lcm_state="RUNNING", seq=0, release="5.10"),
+    Step(title="power off", meaning="stop it", action="SHUTDOWN", lcm_state="SHUTDOWN_POWEROFF", seq=0),
+    Step(title="resume", meaning="start it again", action="DEPLOY", lcm_state="BOOT_POWEROFF", seq=1),
+    Step(title="reboot", meaning="reboot it", action="REBOOT", lcm_state="RUNNING", seq=1),
+    Step(title="suspend", meaning="suspend it", action="SAVE", lcm_state="SAVE_SUSPEND", seq=1),
+    Step(title="resume", meaning="wake it up", action="RESTORE", lcm_state="BOOT_SUSPENDED", seq=2),
+    Step(
+        title="snapshot", meaning="take a snapshot of it", action="SNAPSHOTCREATE", lcm_state="HOTPLUG_SNAPSHOT", seq=2
+    ),
+    Step(title="terminate", meaning="destroy it", action="SHUTDOWN", lcm_state="SHUTDOWN", seq=2),
+)
+
+
+class DemoFailed(click.ClickException):
+    """A step did not go as it should; one sentence."""
+
+
+@click.command("demo", short_help="Play a VM's life on the simulated cloud.")
+@click.option("--keep", is_flag=True, help="Keep the folder with the cloud, the journal and the log.")
+def command(keep: bool) -> None:
+    """Start the driver as oned does, and play a VM's life with it on the simulated cloud.
+
+    Nothing outside a temporary folder is touched, and nothing costs money.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="one-provider-demo-"))
+    try:
+        _furnish(folder)
+        _play(folder)
+    except DemoFailed:
+        for line in _end_of_log(folder):
+            click.echo(f"    {printable(line)}", err=True)
+        raise
+    finally:
+        if keep:
+            click.echo(f"kept: {folder}")
+            click.echo(f"see also: ONE_LOCATION={folder} one-provider instances --all {NAME}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _furnish(folder: Path) -> None:
+    """Make the folder look like a self-contained OpenNebula."""
+    configuration = folder / "etc" / "one_provider_mad"
+    configuration.mkdir(parents=True)
+    (folder / "var").mkdir()
+    file = configuration / f"{NAME}.toml"
+    file.write_text(_SETTINGS)
+    file.chmod(0o600)
+
+
+def _play(folder: Path) -> None:
+    begun = time.monotonic()
+    with _started(folder) as driver:
+        driver.greet()
+        deploy_id = ""
+        for step in LIFE:
+            deploy_id = driver.perform(step, deploy_id) or deploy_id
+        driver.finish()
+    left = collect(NAME, {"ONE_LOCATION": str(folder)}, is_all=False)
+    if left:
+        raise DemoFailed(f"the cloud still has {left[0]['deploy_id']}, which was to be terminated")
+    verdict = f"{len(LIFE)} actions, all answered SUCCESS; no instance is left in the cloud"
+    click.echo(click.style(verdict, fg="green") + _took(begun))
+
+
+# The driver
+
+
+def launcher() -> Path:
+    """The driver's program: the checkout's, else the one that was installed beside this Python.
+
+    Raises:
+        DemoFailed: there is none.
+    """
+    checkout = Path(__file__).resolve().parents[2] / "bin" / "one_vmm_provider"
+    installed = Path(sys.executable).with_name("one_vmm_provider")
+    for program in (checkout, installed):
+        if os.access(program, os.X_OK):
+            return program
+    raise DemoFailed(f"one_vmm_provider is neither at {checkout} nor at {installed}")
+
+
+@contextmanager
+def _started(folder: Path) -> Iterator[_Driver]:
+    """The driver, running; it is gone when this is left, whatever happens."""
+    program = launcher()
+    click.echo(f'{click.style("start", bold=True)}  {program} "{ARGUMENTS}"')
+    with _spawn(program, folder) as process:
+        try:
+            yield _Driver(process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def _spawn(program: Path, folder: Path) -> subprocess.Popen[bytes]:
+    environ = {name: value for name, value in os.environ.items() if name != "ONE_PROVIDER_MAD_CONF"}
+    try:
+        # oned closes stderr; here it goes to a file, to be shown when something fails.
+        with _stderr_file(folder).open("wb") as stderr:
+            return subprocess.Popen(  # noqa: S603 - our own program
+                [program, ARGUMENTS],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                cwd=folder / "var",
+                env={**environ, "ONE_LOCATION": str(folder)},
+                bufsize=0,
+            )
+    except OSError as error:
+        raise DemoFailed(f"{program} cannot be started: {error.strerror}") from error
+
+
+class _Driver:
+    """A running driver and what is said to it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+        self._stime = int(time.time())
+        self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, name="stdout of the driver", daemon=True).start()
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
+        buffer = b""
+        while piece := self._process.stdout.read(65536):
+            *lines, buffer = (buffer + piece).split(b"\n")
+            for line in lines:
+                self._answers.put(line)
+        self._answers.put(None)  # nothing more will come
+
+    def greet(self) -> None:
+        """INIT, and its answer."""
+        begun = time.monotonic()
+        self._say("init", "are you ready?", wire_line("INIT"))
+        line = self._hear("INIT", begun + PATIENCE)
+        if parse_reply(line) is not Control.INIT:
+            raise DemoFailed(f"the driver answered INIT with {printable(line.decode(errors='replace'))}")
+        self._show_answer(line, begun)
+
+    def perform(self, step: Step, deploy_id: str) -> str:
+        """Carry out a step; returns the deploy id that a DEPLOY was answered with, else ""."""
+        begun = time.monotonic()
+        line = wire_line(
+            step.action,
+            vm_id=VM_ID,
+            release=step.release,
+            name="demo",
+            stime=self._stime,
+            seq=step.seq,
+            lcm_state=LCM_NUMBERS[step.lcm_state],
+            deploy_id=deploy_id,
+        )
+        self._say(step.title, f"{step.meaning} (LCM_STATE {step.lcm_state})", line)
+        reply = self._reply(step, begun)
+        if not reply.is_success:
+            raise DemoFailed(f"{step.title} failed: {printable(reply.info)}")
+        return reply.info if step.action == "DEPLOY" else ""
+
+    def finish(self) -> None:
+        """FINALIZE, and the process ends."""
+        begun = time.monotonic()
+        self._say("finalize", "come to an end, and stdin is closed", wire_line("FINALIZE"))
+        if self._process.stdin is not None:
+            self._process.stdin.close()  # as oned does in the same instant
+        try:
+            code = self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired as error:
+            raise DemoFailed(f"the driver still ran {PATIENCE:g} s after FINALIZE") from error
+        if code:
+            raise DemoFailed(f"the driver ended with exit code {code}")
+        click.echo(f"  {_arrow('<')} exit code 0{_took(begun)}")
+
+    def _reply(self, step: Step, begun: float) -> Reply:
+        """The step's answer; LOG lines before it are shown."""
+        while True:
+            line = self._hear(step.title, begun + PATIENCE)
+            self._show_answer(line, begun)
+            message = parse_reply(line)
+            if isinstance(message, Reply) and (message.word, message.vm_id) == (step.action, VM_ID):
+                return message
+            if not isinstance(message, LogLine):
+                reason = f": {message.reason}" if isinstance(message, Malformed) else ""
+                raise DemoFailed(f"{step.title} was answered with a line that is no answer to it{reason}")
+
+    def _say(self, title: str, meaning: str, line: bytes) -> None:
+        text = line.decode().rstrip("\n")
+        shown = text if len(text) <= _SHOWN_OF_LINE else f"{text[:_SHOWN_OF_LINE]}… ({len(line)} bytes)"
+        click.echo(f"{click.style(title, bold=True)}: {meaning}")
+        click.echo(f"  {_arrow('>')} {shown}")
+        with suppress(BrokenPipeError):  # then waiting for the answer tells what happened
+            if self._process.stdin is not None:
+                self._process.stdin.write(line)
+
+    def _hear(self, what: str, deadline: float) -> bytes:
+        try:
+            line = self._answers.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise DemoFailed(f"the driver did not answer {what} within {PATIENCE:g} s") from None
+        if line is None:
+            raise DemoFailed(f"the driver ended without answering {what}{self._exit_code()}")
+        return line
+
+    def _exit_code(self) -> str:
+        with suppress(subprocess.TimeoutExpired):
+            return f", exit code {self._process.wait(1)}"
+        return ""
+
+    @staticmethod
+    def _show_answer(line: bytes, begun: float) -> None:
+        click.echo(f"  {_arrow('<')} {printable(line.decode(errors='replace'))}{_took(begun)}")
+
+
+# How it looks
+
+
+def _arrow(direction: str) -> str:
+    return click.style(direction, dim=True)
+
+
+def _took(begun: float) -> str:
+    return click.style(f"  [{time.monotonic() - begun:.2f} s]", dim=True)
+
+
+def _stderr_file(folder: Path) -> Path:
+    return folder / "var" / "stderr.log"
+
+
+def _end_of_log(folder: Path) -> Iterator[str]:
+    """The last lines of whatever the driver wrote for people."""
+    for file in sorted((folder / "var").glob("*.log")):
+        with suppress(OSError):
+            lines = file.read_text(errors="replace").splitlines()[-_SHOWN_OF_LOG:]
+            if lines:
+                yield f"the end of {file.name}:"
+                yield from lines

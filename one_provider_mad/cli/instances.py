@@ -1,0 +1,173 @@
+"""`one-provider instances`: what the cloud has of ours, and what must still be destroyed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from one_provider_mad.cli.decode import printable
+from one_provider_mad.domain import Instance, InstanceState
+from one_provider_mad.journal import Debt, read_debts
+from one_provider_mad.providers import registry
+from one_provider_mad.providers.interface import Provider, VerbatimDriver
+from one_provider_mad.settings import Places, load
+
+Entry = Mapping[str, Any]
+"""One instance, or one debt without one, as JSON shows it."""
+
+_COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "STATE": "state", "NAME": "name", "CREATED": "created_at"}
+_FOREIGN_COLUMNS = {**_COLUMNS, "OWNER": "owner"}
+
+
+@click.command("instances", short_help="List the cloud's instances of ours, and debts.")
+@click.argument("name")
+@click.option("--json", "is_json", is_flag=True, help="One JSON array.")
+@click.option("--all", "is_all", is_flag=True, help="Also what is not ours, and what is terminated.")
+def command(name: str, is_json: bool, is_all: bool) -> None:
+    """List the instances of the cloud that NAME's configuration leads to.
+
+    Below them stand the debts: instances that must be destroyed and could not be, yet.
+    """
+    entries = collect(name, os.environ, is_all=is_all)
+    if is_json:
+        click.echo(json.dumps(entries, indent=2))
+        return
+    for line in _table([entry for entry in entries if entry["state"] != _DEBT], is_all=is_all):
+        click.echo(line)
+    for line in _debts([entry for entry in entries if entry["debt"]]):
+        click.echo(line)
+
+
+_DEBT = "debt"
+"""State of an entry that no instance stands behind any more, or that its cloud does not show."""
+
+
+def collect(name: str, environ: Mapping[str, str], *, is_all: bool) -> list[Entry]:
+    """Ask the cloud of NAME, and its journal.
+
+    Args:
+        name: NAME, as oned's ARGUMENTS have it.
+        environ: where OpenNebula is.
+        is_all: foreign and terminated instances too; a foreign one has no `vm_id`.
+
+    Raises:
+        MadError: the configuration, the cloud or the journal cannot be read.
+    """
+    places = Places.from_environment(environ)
+    configuration = load(name, places)
+    provider = registry.build(configuration, places, _warn)
+    if isinstance(provider, VerbatimDriver):
+        raise click.ClickException(f"{name} is served by {provider.name}, which cannot tell what its cloud has")
+    patience = configuration.settings.call_timeout
+    try:
+        instances = asyncio.run(_list(provider, patience=patience))
+    except TimeoutError as error:
+        raise click.ClickException(f"the {provider.name} cloud did not answer within {patience:g} s") from error
+    owner = configuration.settings.owner
+    return list(_entries(instances, read_debts(places.journal(configuration)), owner=owner, is_all=is_all))
+
+
+def _warn(sentence: str) -> None:
+    click.echo(f"note: {sentence}", err=True)
+
+
+async def _list(provider: Provider, *, patience: float) -> Sequence[Instance]:
+    async with asyncio.timeout(patience):
+        await provider.open()
+    try:
+        async with asyncio.timeout(patience):
+            return await provider.list_instances()
+    finally:
+        await provider.close()
+
+
+def _entries(instances: Iterable[Instance], debts: Sequence[Debt], *, owner: str, is_all: bool) -> Iterator[Entry]:
+    owed = {debt.deploy_id: debt for debt in debts if debt.deploy_id}
+    shown = set()
+    for instance in instances:
+        is_ours = instance.identity is not None and instance.identity.owner == owner
+        is_owed = instance.deploy_id in owed
+        if is_all or is_owed or (is_ours and instance.state is not InstanceState.TERMINATED):
+            shown.add(instance.deploy_id)
+            yield {**_entry(instance, is_ours=is_ours), **_debt(owed.get(instance.deploy_id))}
+    yield from (_lone_debt(debt) for debt in debts if debt.deploy_id not in shown)
+
+
+def _entry(instance: Instance, *, is_ours: bool) -> dict[str, Any]:
+    who = instance.identity
+    return {
+        "vm_id": who.vm_id if who is not None and is_ours else None,
+        "deploy_id": instance.deploy_id,
+        "state": instance.state.value,
+        "name": instance.name,
+        "owner": who.owner if who is not None else None,
+        "stime": who.stime if who is not None else None,
+        "seq": who.seq if who is not None else None,
+        "host_id": who.host_id if who is not None else None,
+        "created_at": instance.created_at or None,
+    }
+
+
+def _lone_debt(debt: Debt) -> Entry:
+    who = debt.identity
+    return {
+        "vm_id": who.vm_id,
+        "deploy_id": debt.deploy_id or None,
+        "state": _DEBT,
+        "name": "",
+        "owner": who.owner,
+        "stime": who.stime,
+        "seq": who.seq,
+        "host_id": who.host_id,
+        "created_at": None,
+        **_debt(debt),
+    }
+
+
+def _debt(debt: Debt | None) -> dict[str, Any]:
+    if debt is None:
+        return {"debt": False}
+    why = {"reason": debt.reason, "since": debt.since, "tries": debt.tries, "last_error": debt.last_error}
+    return {"debt": True, **why}
+
+
+# For people
+
+
+def _table(entries: Sequence[Entry], *, is_all: bool) -> Iterator[str]:
+    if not entries:
+        yield "no instances"
+        return
+    columns = _FOREIGN_COLUMNS if is_all else _COLUMNS
+    rows = [tuple(columns), *(tuple(_cell(key, entry[key]) for key in columns.values()) for entry in entries)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        yield line if number else click.style(line, bold=True)
+
+
+def _cell(key: str, value: object) -> str:
+    if value is None:
+        return "-"
+    return _moment(value) if key == "created_at" and isinstance(value, float) else printable(str(value))
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _debts(entries: Sequence[Entry]) -> Iterator[str]:
+    if entries:
+        yield ""
+        yield click.style("debts: to be destroyed, and not yet seen terminated", fg="yellow")
+    for entry in entries:
+        what = printable(entry["deploy_id"] or "an instance with its tags")
+        failed = f"; tried {entry['tries']} times: {entry['last_error']}" if entry["tries"] else ""
+        text = f"VM {entry['vm_id']}, {what}, since {_moment(entry['since'])}: {entry['reason']}{failed}"
+        yield f"  {printable(text)}"

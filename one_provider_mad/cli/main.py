@@ -1,0 +1,110 @@
+"""`one-provider`, the operator's tool: its commands, and how it ends.
+
+Every command lives in a module of its own, imported only when it is called. Exit codes: 0 done, 1 it failed, 2 it was
+called wrongly. Whatever goes wrong is one sentence on stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from one_provider_mad import __version__
+from one_provider_mad.errors import MadError
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+COMMANDS: Mapping[str, str] = {
+    "decode": "one_provider_mad.cli.decode",
+    "demo": "one_provider_mad.cli.demo",
+    "encode": "one_provider_mad.cli.encode",
+    "instances": "one_provider_mad.cli.instances",
+    "journal": "one_provider_mad.cli.journal",
+}
+"""Command to the module that holds it, as `command`."""
+
+
+class _Program(click.Group):
+    """A group that imports a command when it is called, and tells every failure in one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            _end_quietly()
+        except (click.UsageError, click.Abort, click.exceptions.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001 - nobody is shown a traceback
+            sys.exit(_complain(f"{ctx.command_path} {ctx.invoked_subcommand or ''}".rstrip(), error))
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        prog_name = prog_name or "one-provider"
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _end_quietly()
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(MISUSED)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            sys.exit(_complain(prog_name, error))
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group("one-provider", cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="one-provider-mad", message="%(prog)s %(version)s")
+def main() -> None:
+    """Try out, look into and check the drivers that present a cloud as an OpenNebula host."""
+
+
+def _complain(prog_name: str, error: Exception) -> int:
+    """Say what went wrong, and return the exit code."""
+    place, code = prog_name, FAILED
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        place = context.command_path if context is not None else prog_name
+        sentence, code = error.format_message(), error.exit_code
+    elif isinstance(error, MadError | OSError):
+        sentence = str(error)
+    else:
+        sentence = f"stopped by an unexpected {type(error).__name__}: {error}"
+    click.echo(f"{place}: {' '.join(sentence.split())}", err=True)
+    return code
+
+
+def _end_quietly() -> NoReturn:
+    """Whoever read our output has seen enough; what is still buffered goes nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
