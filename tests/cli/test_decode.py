@@ -1,0 +1,149 @@
+"""`one-provider decode`, fed with lines of both directions."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from base64 import b64encode
+from pathlib import Path
+
+import pytest
+from click import unstyle
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from one_provider_mad.cli.decode import explain
+from one_provider_mad.cli.driver_message import wire_line
+from one_provider_mad.cli.verbs import CONTROLS, RELEASES, VERBS, default_lcm_state
+
+DECODE = [sys.executable, "-m", "one_provider_mad.cli.main", "decode"]
+
+
+def decode(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own, without a terminal."""
+    done = subprocess.run([*DECODE, *arguments], input=stdin, capture_output=True, timeout=30)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+def explained(line: bytes) -> str:
+    return unstyle("\n".join(explain(line)))
+
+
+def test_every_action_of_every_release_is_understood() -> None:
+    cases = [(action, release) for action in sorted(VERBS) for release in RELEASES]
+    lines = [wire_line(action, vm_id=7, release=release, deploy_id="i-0f3a") for action, release in cases]
+    done = decode(stdin=b"".join(lines))
+    assert (done.returncode, done.stderr) == (0, "")
+    told = done.stdout.split("\n> ")
+    assert len(told) == len(cases)
+    for (action, release), text in zip(cases, told, strict=True):
+        assert text.removeprefix("> ").startswith(f"{action} VM 7  ({'6.0 and later' if release == '7.4' else 'up to'}")
+        if action != "DRIVER_CANCEL":
+            state = f"LCM_STATE      {default_lcm_state(action, release)} "
+            assert all(part in text for part in ("remote_provider (id 0)", "i-0f3a", state, "TYPE=simulated"))
+
+
+def test_the_fields_that_matter_are_shown() -> None:
+    line = wire_line("SHUTDOWN", vm_id=7, deploy_id="i-0f3a", lcm_state=18, stime=1_760_000_000, seq=2)
+    assert explained(line).splitlines() == [
+        "> SHUTDOWN VM 7  (6.0 and later)",
+        "    name           one-7",
+        "    host           remote_provider (id 0)",
+        "    deploy id      i-0f3a",
+        "    LCM_STATE      18 SHUTDOWN_POWEROFF",
+        "    asks for       stop",
+        "    identity       STIME 1760000000 (2025-10-09 08:53:20 UTC), SEQ 2",
+        "    capacity       CPU 1  MEMORY 256",
+        "    PUBLIC_CLOUD   PROVIDER_IMAGE_ID=id-141234  PROVIDER_INSTANCE_TYPE=small_256mb  TYPE=simulated",
+    ]
+
+
+def test_what_the_action_is_about_is_shown() -> None:
+    text = explained(wire_line("ATTACHDISK", vm_id=7, operand={"SIZE": "1024"}))
+    assert "    operand        ATTACH=YES  DISK_ID=0  SIZE=1024" in text.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        (b"INIT", "> INIT are you ready?"),
+        (b"FINALIZE", "> FINALIZE come to an end"),
+        (b"DRIVER_CANCEL  7 ", "> DRIVER_CANCEL VM 7  (6.0 and later)"),
+        (b"INIT SUCCESS", "< INIT SUCCESS the driver is ready"),
+        (b"INIT SUCCESS - -", "< INIT SUCCESS the driver is ready"),
+        (b"DEPLOY SUCCESS 7 i-0f3a", "< DEPLOY SUCCESS VM 7: deploy id i-0f3a"),
+        (b"SHUTDOWN SUCCESS 7 -", "< SHUTDOWN SUCCESS VM 7"),
+        (b"SAVE FAILURE 7 no such instance", "< SAVE FAILURE VM 7: no such instance"),
+        (b"POLL SUCCESS 7 STATE=a CPU=1.5", "< POLL SUCCESS VM 7: STATE=a CPU=1.5"),
+        (b"LOG I 7 creating", "< LOG info log of VM 7: creating"),
+        (b"LOG E -1 the cloud is gone", "< LOG error oned's log: the cloud is gone"),
+        (b"LOG D - noted", "< LOG debug oned's log: noted"),
+        (b"DEPLOY 7 PGE+", "> DEPLOY VM 7  (up to 5.12)\n    payload        payload is not the XML of a driver "),
+        (b"DEPLOY 7 ***", "> DEPLOY VM 7  (up to 5.12)\n    payload        payload is not base64: "),
+        (b"DEPLOY 7", "> DEPLOY VM 7  (up to 5.12)\n    payload        the request has no payload"),
+        (b"", "?  (neither request nor reply: empty line)"),
+        (b"hello 7 x", "? hello 7 x (neither request nor reply: Action HELLO not supported)"),
+        (b"DEPLOY seven", "? DEPLOY seven (neither request nor reply: DEPLOY came with SEVEN in place of"),
+        (b"DEPLOY SUCCESS x7 i", "? DEPLOY SUCCESS x7 i (neither request nor reply: X7 is not a VM id)"),
+        (b"INIT FAILURE", "? INIT FAILURE (neither request nor reply: INIT was not answered with SUCCESS)"),
+        (b"DEPLOY SUCCESS 7 \x1b[2Jboo", "< DEPLOY SUCCESS VM 7: deploy id \\x1b[2Jboo"),
+        (b"\x1b[2J\xff", "? \\x1b[2J\\xff (neither"),
+    ],
+)  # fmt: skip
+def test_what_lines_say(line: bytes, text: str) -> None:
+    assert explained(line).startswith(text)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60) | st.tuples(st.sampled_from(sorted(VERBS)), st.binary(max_size=80)).map(
+    lambda pair: f"{pair[0]} 7 ".encode() + b64encode(pair[1])
+))  # fmt: skip
+def test_no_line_does_more_than_be_called_neither(line: bytes) -> None:
+    for text in explain(line, is_xml=True):
+        assert unstyle(text).isprintable()
+
+
+def test_the_document_can_be_printed(tmp_path: Path) -> None:
+    file = tmp_path / "lines"
+    file.write_bytes(wire_line("DEPLOY", vm_id=7) + b"FINALIZE\n")
+    done = decode("--xml", str(file), str(file))
+    assert done.returncode == 0
+    assert done.stdout.count("\n    <VMM_DRIVER_ACTION_DATA>\n      <HOST>remote_provider</HOST>\n") == 2
+    assert done.stdout.count("          <PROVIDER_IMAGE_ID>id-141234</PROVIDER_IMAGE_ID>\n") == 2
+
+
+def test_lines_are_shown_as_they_arrive_without_colour_when_nobody_looks() -> None:
+    with subprocess.Popen(DECODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for word in CONTROLS:
+            process.stdin.write(word.encode() + b"\n")
+            process.stdin.flush()
+            assert process.stdout.readline().startswith(f"> {word} ".encode())
+        process.stdin.close()
+        assert process.wait(10) == 0
+
+
+def test_a_reader_that_goes_away_is_no_failure() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        done = subprocess.run(DECODE, input=b"INIT\n" * 1000, stdout=write_end, stderr=subprocess.PIPE, timeout=30)
+    finally:
+        os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_file_that_is_not_there_is_one_sentence() -> None:
+    done = decode("/no/such")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "one-provider decode: /no/such cannot be read: No such file or directory\n"
+
+
+def test_a_line_without_an_end_and_one_without_bounds_are_shown_too() -> None:
+    endless = b"DEPLOY  7 " + b"A" * (16 * 1024 * 1024 + 10)
+    done = decode(stdin=endless + b"\nINIT SUCCESS")
+    assert done.returncode == 0
+    assert "(neither request nor reply: the request line is longer than 16777216 bytes)" in done.stdout
+    assert done.stdout.endswith("< INIT SUCCESS the driver is ready\n")

@@ -1,0 +1,114 @@
+"""`one-provider demo`: green with the real driver, and clear about a driver that fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from one_provider_mad.cli import demo
+from one_provider_mad.cli.main import main
+
+COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
+
+
+def test_a_vms_whole_life_is_green_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    environ = {**os.environ, "TMPDIR": str(tmp_path), "ONE_PROVIDER_MAD_CONF": "/no/such", "ONE_LOCATION": "/no/such"}
+    begun = time.monotonic()
+    done = subprocess.run([*COMMAND, "demo"], env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert time.monotonic() - begun < 15
+    assert list(tmp_path.iterdir()) == []
+    told = done.stdout.splitlines()
+    assert told[0].endswith('one_vmm_provider "-t 15 -r 0 simulated"')
+    assert [line for line in told if line.endswith(("  > INIT", "  > FINALIZE"))] == ["  > INIT", "  > FINALIZE"]
+    words = [line.split()[1] for line in told if re.match("  > [A-Z]+ ", line)]
+    assert words == [step.action for step in demo.LIFE]
+    answers = [line.split()[1:4] for line in told if re.match("  < [A-Z]+ SUCCESS 42 ", line)]
+    assert answers == [[step.action, "SUCCESS", "42"] for step in demo.LIFE]
+    assert told[-2].startswith("  < exit code 0")
+    assert told[-1].startswith("9 actions, all answered SUCCESS; no instance is left in the cloud")
+
+
+def test_a_kept_cloud_can_be_looked_at(tmp_path: Path) -> None:
+    environ = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([*COMMAND, "demo", "--keep"], env=environ, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    (folder,) = tmp_path.iterdir()
+    assert f"kept: {folder}\n" in done.stdout
+    environ["ONE_LOCATION"] = str(folder)
+    command = [*COMMAND, "instances", "--all", "simulated"]
+    seen = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert seen.stdout.splitlines()[1].split()[0::2][:2] == ["42", "terminated"]
+
+
+def run_with(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
+    """The demo with a driver that is a few lines of shell; exit code and stderr."""
+    script = folder / "driver"
+    script.write_text(f"#!/bin/sh\n{program}\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(demo, "launcher", lambda: script)
+    monkeypatch.setattr(demo, "PATIENCE", 0.3)
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    result = CliRunner().invoke(main, ["demo"])
+    return result.exit_code, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "sentence"),
+    [
+        pytest.param(
+            "exec sleep 20",
+            "one-provider demo: the driver did not answer INIT within 0.3 s\n",
+            id="silence",
+        ),
+        pytest.param(
+            "echo something is missing >&2; exit 3",
+            "    the end of stderr.log:\n    something is missing\n"
+            "one-provider demo: the driver ended without answering INIT, exit code 3\n",
+            id="death",
+        ),
+        pytest.param(
+            "echo hello; exec sleep 20",
+            "one-provider demo: the driver answered INIT with hello\n",
+            id="nonsense",
+        ),
+        pytest.param(
+            "echo INIT SUCCESS; echo LOG I 42 trying; echo DEPLOY FAILURE 42 no room; exec sleep 20",
+            "one-provider demo: deploy failed: no room\n",
+            id="failure",
+        ),
+        pytest.param(
+            "echo INIT SUCCESS; echo DEPLOY SUCCESS 41 i-1; exec sleep 20",
+            "one-provider demo: deploy was answered with a line that is no answer to it\n",
+            id="another's answer",
+        ),
+        pytest.param(
+            "echo INIT SUCCESS; echo; exec sleep 20",
+            "one-provider demo: deploy was answered with a line that is no answer to it: empty line\n",
+            id="an empty line",
+        ),
+    ],
+)
+def test_a_driver_that_fails_is_told_in_one_sentence(
+    program: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, told = run_with(program, tmp_path, monkeypatch)
+    assert code == 1
+    assert told.endswith(sentence)
+    assert [path.name for path in tmp_path.iterdir()] == ["driver"]
+
+
+def test_a_driver_that_is_nowhere_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "__file__", str(tmp_path / "a" / "b" / "demo.py"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    result = CliRunner().invoke(main, ["demo"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("one-provider demo: one_vmm_provider is neither at ")

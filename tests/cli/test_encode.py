@@ -1,0 +1,157 @@
+"""`one-provider encode`, called as people call it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from one_provider_mad.cli.driver_message import wire_line
+from one_provider_mad.cli.main import main
+from one_provider_mad.cli.template_text import read_template
+from one_provider_mad.cli.verbs import LCM_NUMBERS, RELEASES, VERBS
+
+TEMPLATE = 'NAME = web\nCPU = 2  # cores\nMEMORY = 512\nPUBLIC_CLOUD = [ TYPE="ec2",\n  AMI="ami-1" ]\n'
+
+
+def encode(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "one_provider_mad.cli.main", "encode", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=30)
+
+
+def test_the_least_that_makes_a_line() -> None:
+    done = encode("DEPLOY", "--vm-id", "7")
+    assert (done.returncode, done.stdout, done.stderr) == (0, wire_line("DEPLOY", vm_id=7), b"")
+
+
+def test_everything_that_can_be_said(tmp_path: Path) -> None:
+    file = tmp_path / "web.tmpl"
+    file.write_text(TEMPLATE)
+    done = encode(
+        *("SHUTDOWN", "--vm-id", "7", "--template", str(file), "--release", "5.10", "--lcm-state", "SHUTDOWN_POWEROFF"),
+        *("--deploy-id", "i-0f3a", "--name", "other", "--host", "us-east-1", "--host-id", "5", "--stime", "9"),
+        *("--seq", "3"),
+    )
+    expected = wire_line(
+        "SHUTDOWN",
+        vm_id=7,
+        release="5.10",
+        template=read_template(TEMPLATE),
+        lcm_state=18,
+        deploy_id="i-0f3a",
+        name="other",
+        host="us-east-1",
+        host_id=5,
+        stime=9,
+        seq=3,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
+
+
+def test_a_template_may_come_from_stdin() -> None:
+    done = encode("DEPLOY", "7", "--template", "-", stdin=TEMPLATE.encode())
+    assert done.stdout == wire_line("DEPLOY", vm_id=7, template=read_template(TEMPLATE))
+
+
+# From here on in this process, for speed.
+
+
+def ran(*arguments: str, stdin: str | bytes = "") -> tuple[int, bytes, str]:
+    """Exit code, stdout and stderr of `encode`."""
+    result = CliRunner().invoke(main, ["encode", *arguments], input=stdin)
+    return result.exit_code, result.stdout_bytes, result.stderr
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("action", sorted(VERBS))
+def test_each_action_in_each_release_is_a_line(action: str, release: str) -> None:
+    code, line, notes = ran(action, "--vm-id", "7", "--release", release)
+    assert code == 0
+    assert line == wire_line(action, vm_id=7, release=release)  # type: ignore[arg-type]
+    assert bool(notes) == (release not in VERBS[action].releases)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["INIT"], b"INIT\n"),
+        (["finalize"], b"FINALIZE\n"),
+        (["DRIVER_CANCEL", "--vm-id", "3"], b"DRIVER_CANCEL  3 \n"),
+        (["DRIVER_CANCEL", "3", "--release", "5.10"], b"DRIVER_CANCEL 3\n"),
+        (["poll", "3"], wire_line("POLL", vm_id=3, release="5.10")),
+        (["DEPLOY", "3", "--lcm-state", "boot-poweroff"], wire_line("DEPLOY", vm_id=3, lcm_state=20)),
+        (["CLEANUP", "3", "--lcm-state", "0"], wire_line("CLEANUP", vm_id=3, lcm_state=0)),
+        (
+            ["ATTACHDISK", "3", "--operand", "size=1024", "--operand", "TARGET=a=b"],
+            wire_line("ATTACHDISK", vm_id=3, operand={"SIZE": "1024", "TARGET": "a=b"}),
+        ),
+        (
+            ["SNAPSHOTDELETE", "3", "--snapshot-id", "2", "--hypervisor-id", "snap-2"],
+            wire_line("SNAPSHOTDELETE", vm_id=3, operand={"SNAPSHOT_ID": "2", "HYPERVISOR_ID": "snap-2"}),
+        ),
+    ],
+)
+def test_short_ways(arguments: list[str], line: bytes) -> None:
+    assert ran(*arguments) == (0, line, "")
+
+
+@pytest.mark.parametrize("name", sorted(LCM_NUMBERS))
+def test_every_state_has_a_name(name: str) -> None:
+    assert ran("DEPLOY", "3", "--lcm-state", name)[1] == wire_line("DEPLOY", vm_id=3, lcm_state=LCM_NUMBERS[name])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        (["FROBNICATE", "3"], "note: no release of OpenNebula sends FROBNICATE\n"),
+        (["POLL", "3", "--release", "7.4"], "note: POLL is not sent by OpenNebula 7.4, only by 4.4 and 5.10\n"),
+        (["DISKSNAPSHOTREVERT", "3"], "note: DISKSNAPSHOTREVERT is not sent by OpenNebula 7.4, only by 4.14\n"),
+        (["DEPLOY", "3", "--lcm-state", "999"], "note: no release has an LCM_STATE 999\n"),
+    ],
+)
+def test_what_oned_would_never_send_is_noted_and_sent(arguments: list[str], note: str) -> None:
+    code, line, notes = ran(*arguments)
+    assert (code, notes) == (0, note)
+    assert line.startswith(arguments[0].encode() + b"  3 ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Missing argument 'ACTION'."),
+        (["DEPLOY"], "DEPLOY is about a VM: say which with --vm-id N"),
+        (["DEPLOY", "3", "--vm-id", "4"], "two VMs are named, 3 and 4"),
+        (["DEPLOY", "x"], "Invalid value for '[VM_ID]': 'x' is not a valid integer."),
+        (["DEPLOY", "--vm-id=-1"], "the VM's id is a number from 0 to 2147483647, not -1"),
+        (["DEPLOY", "3", "--release", "9"], "Invalid value for '--release': '9' is not one of '4.4', '5.10', '7.4'."),
+        (
+            ["DEPLOY", "3", "--lcm-state", "POWER"],
+            "there is no LCM_STATE 'POWER'; expected a number or a name such as SHUTDOWN_POWEROFF",
+        ),
+        (["ATTACHDISK", "3", "--operand", "SIZE"], "--operand expects KEY=VALUE, got 'SIZE'"),
+        (["REBOOT", "3", "--operand", "A=1"], "REBOOT takes no operand, not A"),
+        (["DEPLOY", "3", "--template", "/no/such"], "the template /no/such cannot be read: No such file or directory"),
+        (["DEPLOY", "3", "--template", "-", "--type", "x"],
+         "--type belongs to the built-in template: with --template, write TYPE into the file"),
+        (["DEPLOY", "3", "--deploy-id", "a<b"], "a deploy id holds no <, >, & and no control characters, got 'a<b'"),
+        (["DEPLOY", "3", "--lcm-state", "9999999999"],
+         "there is no LCM_STATE '9999999999'; expected a number or a name such as SHUTDOWN_POWEROFF"),
+    ],
+)  # fmt: skip
+def test_a_wrong_call_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
+    assert ran(*arguments) == (2, b"", f"one-provider encode: {sentence}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"CPU=1\nMEMORY 5", "the template, line 2: MEMORY has no = after it; a value with blanks needs quotes"),
+        (b"CPU=\xff", "the template is not UTF-8 text at byte 4"),
+    ],
+)
+def test_a_wrong_template_is_told_with_its_place(content: bytes, sentence: str) -> None:
+    assert ran("DEPLOY", "3", "--template", "-", stdin=content) == (2, b"", f"one-provider encode: {sentence}\n")
