@@ -264,8 +264,8 @@ class Database:
             os.mknod(self._path, stat.S_IFREG | 0o600)
         connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
         try:
-            connection.execute("PRAGMA synchronous = OFF")
-            connection.execute("PRAGMA journal_mode = WAL")
+            for pragma in self._pragmas:
+                connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN IMMEDIATE")
             self._prepare(connection)
             connection.execute("COMMIT")

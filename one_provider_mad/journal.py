@@ -31,6 +31,9 @@ _VERSION = 1
 # A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
 _PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
 
+_CALLED_OFF = "DRIVER_CANCEL"
+"""What the action of a request becomes when it is called off."""
+
 _KEPT_SECONDS = 30 * 86400.0
 """How long attempts that came to nothing are kept: longer than any cloud remembers an idempotency token."""
 
@@ -138,7 +141,7 @@ class OpenRequest(Value, frozen=True, kw_only=True):
 
     Attributes:
         id: number of the record.
-        action: the action's word.
+        action: the action's word; DRIVER_CANCEL for whatever was called off and is not over.
         vm_id: the VM's number.
         is_two_blank: form of the line.
         payload: base64 as it came; b"" where the request need not be carried out again.
@@ -186,6 +189,7 @@ class Journal:
         self._me = Process.current()
         self._unwritten: dict[int, tuple[Any, ...]] = {}
         self._closed: list[int] = []
+        self._called_off: list[int] = []
         self._flush: asyncio.Future[None] | None = None
         self.has_new_debt = asyncio.Event()
 
@@ -224,14 +228,25 @@ class Journal:
             self._closed.append(number)
             self._flush_soon()
 
+    def call_off_request(self, number: int) -> None:
+        """DRIVER_CANCEL: nobody wants the request's answer any more, though its work is not over yet."""
+        if number in self._unwritten:
+            row = list(self._unwritten[number])
+            row[2] = _CALLED_OFF
+            self._unwritten[number] = tuple(row)
+        else:
+            self._called_off.append(number)
+            self._flush_soon()
+
     def _flush_soon(self) -> None:
         """Write what is due, unless a write is under way: then its end starts the next one."""
-        if self._flush is not None or not (self._unwritten or self._closed):
+        if self._flush is not None or not (self._unwritten or self._closed or self._called_off):
             return
         rows, self._unwritten = list(self._unwritten.values()), {}
         closed, self._closed = [(number,) for number in self._closed], []
+        called_off, self._called_off = [(_CALLED_OFF, number) for number in self._called_off], []
         try:
-            self._flush = self._database.submit(lambda db: _write_requests(db, rows, closed))
+            self._flush = self._database.submit(lambda db: _write_requests(db, rows, called_off, closed))
         except JournalError as error:
             self._on_lost(str(error))
         else:
@@ -432,8 +447,11 @@ def _writers(db: sqlite3.Connection) -> list[Writer]:
     ]
 
 
-def _write_requests(db: sqlite3.Connection, rows: list[tuple[Any, ...]], closed: list[tuple[int]]) -> None:
+def _write_requests(
+    db: sqlite3.Connection, rows: list[tuple[Any, ...]], called_off: list[tuple[str, int]], closed: list[tuple[int]]
+) -> None:
     db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany("UPDATE requests SET action = ? WHERE id = ?", called_off)
     db.executemany("DELETE FROM requests WHERE id = ?", closed)
 
 

@@ -18,10 +18,13 @@ from one_provider_mad.actions.finding import Finder, listed
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmRequest
 from one_provider_mad.errors import (
     AmbiguousInstance,
+    AuthenticationRefused,
     InstanceNotFound,
     NoCapacity,
     NotOurs,
+    PermissionDenied,
     ProviderError,
+    Throttled,
     TokenMismatch,
     TokenSpent,
 )
@@ -165,12 +168,20 @@ class Adoption(Value, frozen=True, kw_only=True):
         if not self.cloud.provider.is_create_repeatable:
             return await self._wait_for_twin(attempt, request)
         try:
-            return await self._send(attempt, request)
-        except (TokenSpent, NoCapacity):
+            return await self._send(attempt, request, is_repeat=True)
+        except TokenSpent:
             return None
+        except (AuthenticationRefused, PermissionDenied, Throttled):
+            raise
+        except ProviderError as error:
+            if not error.definite:
+                raise
+            # It speaks of this sending only: the one before may have made an instance that is not shown yet.
+            self.warn(f"{error}: looking for what the attempt before has made")
+            return await self._wait_for_twin(attempt, request)
 
     async def _wait_for_twin(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
-        """Without tokens only time tells: look until the grace has passed."""
+        """Where the token does not tell, time does: look until the grace has passed."""
         while True:
             if own := await self._adopt_tagged(request):
                 return own
@@ -209,8 +220,8 @@ class Adoption(Value, frozen=True, kw_only=True):
         number = 1 + max((attempt.number for attempt in await self._attempts(request)), default=0)
         return Attempt.new(request.identity(owner=self.cloud.owner), number, parameters)
 
-    async def _send(self, attempt: Attempt, request: VmRequest) -> DeployId:
-        attempt = msgspec.structs.replace(attempt, sent_at=self.clock())
+    async def _send(self, attempt: Attempt, request: VmRequest, *, is_repeat: bool = False) -> DeployId:
+        before, attempt = attempt, msgspec.structs.replace(attempt, sent_at=self.clock())
         await self.journal.save_attempt(attempt)
         call = CreateCall(identity=attempt.identity, token=attempt.token, parameters=attempt.parameters)
         try:
@@ -221,7 +232,9 @@ class Adoption(Value, frozen=True, kw_only=True):
             await self.finder.close_attempt(attempt, AttemptState.GONE, str(error))
             raise
         except ProviderError as error:
-            if error.definite:
+            if error.definite and is_repeat:
+                await self.journal.save_attempt(before)
+            elif error.definite:
                 await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))
             raise
 

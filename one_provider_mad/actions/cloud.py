@@ -94,7 +94,13 @@ class Cloud:
         import tenacity  # only a call that failed needs it
 
         failures = 0 if isinstance(first, Throttled) else 1
-        pause = tenacity.wait_exponential_jitter(initial=_FIRST_PAUSE, max=_LONGEST_PAUSE, jitter=_FIRST_PAUSE)
+        pause = tenacity.wait_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE) + tenacity.wait_random(
+            0, _FIRST_PAUSE
+        )
+
+        async def send_again() -> _Result:
+            # A coroutine function, by name: tenacity does not wait for what a lambda returns.
+            return await self._once(operation, send)
 
         def decide(state: tenacity.RetryCallState) -> bool:
             nonlocal failures
@@ -111,7 +117,7 @@ class Cloud:
 
         await asyncio.sleep(first.retry_after or _FIRST_PAUSE if isinstance(first, Throttled) else _FIRST_PAUSE)
         retrying = tenacity.AsyncRetrying(retry=decide, wait=wait, reraise=True, sleep=asyncio.sleep)
-        return await retrying(lambda: self._once(operation, send))
+        return await retrying(send_again)
 
     # Looking
 
@@ -227,6 +233,9 @@ class Cloud:
 
     async def close(self) -> None:
         """End what is under way and close the provider."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
         tasks = [*self._creates.values(), *([self._looking] if self._looking else [])]
         for task in tasks:
             task.cancel()

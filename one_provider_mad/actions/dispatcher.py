@@ -9,6 +9,7 @@ from functools import partial
 from time import monotonic
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from one_provider_mad.actions.cloud import waiting_for
@@ -102,13 +103,19 @@ class Dispatcher:
         self._recovered: dict[VmId, list[Recovered]] = {}
         self._asked: set[VmId] | None = set()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
-        self.lanes = Lanes(options.threads, poll=self._poll, let_go=self._let_go, called_off=self._called_off)
+        self.lanes = Lanes(
+            options.threads,
+            poll=self._poll,
+            let_go=self._let_go,
+            calling_off=self._calling_off,
+            called_off=self._called_off,
+        )
 
     # Taking requests
 
     def accept(self, request: Request | Malformed) -> None:
         """Take one line's content. Never raises, never blocks; the answer comes by itself."""
-        if not request.is_two_blank:
+        if not request.is_two_blank and request.vm_id is not None:
             # Up to 5.12: oned's own log has the id `-` there, and `-1` from 6.0 on.
             self._general_id = "-"
         if isinstance(request, Malformed):
@@ -140,7 +147,7 @@ class Dispatcher:
         if recovered.is_superseded:
             self._close(number)
         elif isinstance(read, Malformed):
-            self.fail(read.word, request.vm_id, read.reason, number=number)
+            self.fail(read.word, request.vm_id, read.reason, is_two_blank=request.is_two_blank, number=number)
         else:
             self._submit(request, *read, recovered=recovered, number=number)
 
@@ -214,8 +221,18 @@ class Dispatcher:
             self._cancelled.add(vm_id)
             self.tell(Severity.INFO, f"Driver command for {vm_id} cancelled", vm_id)
 
+    def _calling_off(self, job: Job) -> None:
+        if job.number and self._engines.journal is not None:
+            self._engines.journal.call_off_request(job.number)
+
     def _called_off(self, job: Job) -> None:
         self._close(job.number)
+
+    async def forget_called_off(self, request: Request) -> None:
+        """An earlier process was told to call this off and could not end it: owe what a deploy has made."""
+        read = read_payload(msgspec.structs.replace(request, action=Action.DEPLOY))
+        if not isinstance(read, Malformed):
+            await self._debts.forget_create(Action.DEPLOY, read[0])
 
     # Answering
 
@@ -319,23 +336,30 @@ class Dispatcher:
         if accepted.recovered is not None and accepted.recovered.is_superseded:
             self._close(accepted.number)
             return
-        if not is_success and accepted.action is Action.REBOOT and accepted.is_two_blank:
+        word, vm_id, number = accepted.action.value, accepted.vm_id, accepted.number
+        if is_success:
+            self._reply(word, vm_id, info, is_success=True, number=number)
+        else:
+            self._reply_failure(word, vm_id, info, is_two_blank=accepted.is_two_blank, number=number)
+
+    def _reply_failure(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
+        if word == Action.REBOOT.value and is_two_blank:
             # 6.0 and later drop the answer to REBOOT, failure and all: only the VM's log can tell.
-            self.tell(Severity.ERROR, f"REBOOT: {info}", accepted.vm_id)
-        self._reply(accepted.action.value, accepted.vm_id, info, is_success=is_success, number=accepted.number)
+            self.tell(Severity.ERROR, f"REBOOT: {sentence}", vm_id)
+        self._reply(word, vm_id, sentence, is_success=False, number=number)
 
     def _reply(self, word: str, vm_id: VmId, info: str, *, is_success: bool, number: int = 0) -> None:
         reply = Reply(word=word, vm_id=vm_id, is_success=is_success, info=info)
         self._output.send(format_reply(reply), on_written=partial(self._close, number) if number else None)
 
-    def fail(self, word: str, vm_id: VmId, sentence: str, *, number: int = 0) -> None:
+    def fail(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
         """Answer a request that is not carried out; `number` is its record in the journal."""
         log.warning("request refused", action=word, vm=vm_id, reason=sentence)
-        self._reply(word, vm_id, sentence, is_success=False, number=number)
+        self._reply_failure(word, vm_id, sentence, is_two_blank=is_two_blank, number=number)
 
     def _refuse(self, malformed: Malformed) -> None:
         if malformed.vm_id is not None and malformed.word:
-            self.fail(malformed.word, malformed.vm_id, malformed.reason)
+            self.fail(malformed.word, malformed.vm_id, malformed.reason, is_two_blank=malformed.is_two_blank)
         else:
             self.tell(Severity.ERROR, f"ignored a line that is no request: {malformed.reason}")
 

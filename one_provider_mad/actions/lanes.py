@@ -64,6 +64,7 @@ class Lanes:
         threads: how many may run at once; a batch of POLLs counts as one.
         poll: answers a batch of POLLs.
         let_go: answers a POLL that an action has overtaken.
+        calling_off: told of a running job that is about to be cancelled because nobody wants its answer.
         called_off: told of each job that was called off, once it is over.
     """
 
@@ -73,11 +74,13 @@ class Lanes:
         *,
         poll: Callable[[list[VmRequest]], Coroutine[Any, Any, None]],
         let_go: Callable[[VmRequest], None],
+        calling_off: Callable[[Job], None],
         called_off: Callable[[Job], None],
     ) -> None:
         self._threads = threads
         self._poll = poll
         self._let_go = let_go
+        self._calling_off = calling_off
         self._called_off = called_off
         self._lanes: dict[VmId, _Lane] = {}
         self._ready: deque[_Lane] = deque()
@@ -113,13 +116,15 @@ class Lanes:
 
     def call_off(self, vm_id: VmId) -> bool:
         """DRIVER_CANCEL: forget what waits for this VM, cancel what runs. True when there was anything."""
-        found = bool(self._due_polls.pop(vm_id, None)) or bool(self._listed_polls.pop(vm_id, None))
+        due, listed = self._due_polls.pop(vm_id, None), self._listed_polls.pop(vm_id, None)
+        found = bool(due or listed)
         lane = self._lanes.get(vm_id)
         if lane is not None:
             found = self._empty(lane) or found
             if lane.current is not None and not lane.current.is_background:
                 found = True
                 lane.current.is_called_off = True
+                self._calling_off(lane.current)
                 if lane.current.task is not None:
                     lane.current.task.cancel()
             if lane.current is None and not lane.queue:

@@ -181,13 +181,17 @@ async def terminated(cloud: Cloud, deploy_id: DeployId) -> None:
 
 
 async def reboot(work: Work, *, is_hard: bool) -> str:
-    """Reboot the VM's instance. One call where the id is known: nothing is lost if it is the wrong one."""
+    """Reboot the VM's instance.
+
+    A soft one is a single call where the id is known: the guest decides what becomes of its data. A hard one is looked
+    at first, as everything is that may cost somebody their data.
+    """
     provider = work.cloud.provider
 
     async def send(deploy_id: DeployId) -> None:
         await work.cloud.call("reboot", lambda: provider.reboot(deploy_id, hard=is_hard))
 
-    if work.request.deploy_id:
+    if work.request.deploy_id and not is_hard:
         try:
             await send(work.request.deploy_id)
         except InstanceNotFound:

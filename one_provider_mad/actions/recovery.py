@@ -96,6 +96,9 @@ class Recovery:
                 return  # another driver of the same NAME, in its own right
             await asyncio.sleep(0.1)
         left = [request for request in await self._journal.open_requests() if request.writer == process]
+        called_off = [request for request in left if request.action == Action.DRIVER_CANCEL.value]
+        await self._forget(called_off)
+        left = [request for request in left if request not in called_off]
         again = [request for request in left if request.payload and self._was_restarted(dead.writer, request)]
         await self._repeat(again)
         await self._fail([request for request in left if request not in again])
@@ -106,20 +109,18 @@ class Recovery:
         last_sign = max(writer.seen_at, request.opened_at)
         return writer.parent == Process.parent() and 0 <= self._clock() - last_sign <= RESTART_SECONDS
 
+    async def _forget(self, requests: list[OpenRequest]) -> None:
+        """Called off and not over when the process died: nobody is answered, and what was made is owed."""
+        for request in requests:
+            await self._dispatcher.forget_called_off(_as_sent(request))
+            self._journal.close_request(request.id)
+
     async def _repeat(self, requests: list[OpenRequest]) -> None:
         for request in requests:
             # Ours from now on: should this process die too, the request is still there once, not twice.
             await self._journal.take_request(request.id)
             log.info("request taken over", action=request.action, vm=request.vm_id)
-            self._dispatcher.take_over(
-                Request(
-                    action=Action(request.action),
-                    vm_id=request.vm_id,
-                    payload=request.payload,
-                    is_two_blank=request.is_two_blank,
-                ),
-                number=request.id,
-            )
+            self._dispatcher.take_over(_as_sent(request), number=request.id)
         if requests:
             await self._until(_SETTLED_AFTER)
             self._open_output()
@@ -133,7 +134,9 @@ class Recovery:
             if newer.is_superseded:
                 self._journal.close_request(request.id)
             else:
-                self._dispatcher.fail(request.action, request.vm_id, SENTENCE, number=request.id)
+                self._dispatcher.fail(
+                    request.action, request.vm_id, SENTENCE, is_two_blank=request.is_two_blank, number=request.id
+                )
 
     async def _until(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, self._begun + seconds - self._now()))
@@ -150,3 +153,12 @@ class Recovery:
                 await self._journal.show_life()
             except JournalError as error:
                 log.warning("sign of life not written", error=str(error))
+
+
+def _as_sent(request: OpenRequest) -> Request:
+    return Request(
+        action=Action(request.action),
+        vm_id=request.vm_id,
+        payload=request.payload,
+        is_two_blank=request.is_two_blank,
+    )

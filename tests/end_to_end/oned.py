@@ -15,16 +15,26 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from one_provider_mad.cli.instances import collect
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "bin" / "one_vmm_provider"
 OWNER = "one-test"
+
+
+_Result = TypeVar("_Result")
+
+
+def aside(work: Callable[[], _Result]) -> _Result:
+    """Do what runs an event loop of its own: plugins of pytest keep theirs in the thread of the tests."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work).result()
 
 
 class Place:
@@ -44,16 +54,14 @@ class Place:
         path.chmod(0o600)
         return path
 
-    def simulate(self, *, name: str = "simulated", **settings: object) -> Path:
+    def simulate(self, **settings: object) -> Path:
         """Write the configuration of a simulated cloud with these settings of its own."""
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-        return self.configure(
-            "\n".join(['provider = "simulated"', f'owner = "{OWNER}"', "[simulated]", *lines, ""]), name=name
-        )
+        return self.configure("\n".join(['provider = "simulated"', f'owner = "{OWNER}"', "[simulated]", *lines, ""]))
 
     def instances(self, *, name: str = "simulated", is_all: bool = False) -> list[Mapping[str, Any]]:
         """What `one-provider instances --json` shows by now."""
-        return collect(name, {"ONE_LOCATION": str(self.root)}, is_all=is_all)
+        return aside(lambda: collect(name, {"ONE_LOCATION": str(self.root)}, is_all=is_all))
 
     def log(self, name: str = "simulated") -> str:
         """The driver's own log so far."""

@@ -82,7 +82,7 @@ class Cloud:
         # whole machine may cost the last moments of a cloud that does not exist anyway.
         self._database = Database(
             path,
-            pragmas=("journal_mode = WAL", "synchronous = OFF"),
+            pragmas=("synchronous = OFF", "journal_mode = WAL"),
             prepare=self._prepare,
             unusable=self._unusable,
         )
@@ -106,15 +106,15 @@ class Cloud:
 
         Without a token and without tags it is what somebody does in the cloud's own console.
         """
-        self._offer.size(launch.type)
-        self._offer.check_image(launch.image)
         call = _fingerprint(launch, tags)
 
         def create(db: sqlite3.Connection) -> DeployId:
             now = self._clock()
             existing = table.find_by_token(db, token, call, now) if token else None
             if existing is not None:
-                return existing
+                return existing  # whatever is on offer by now
+            self._offer.size(launch.type)
+            self._offer.check_image(launch.image)
             self._check_room(db, launch.type)
             db.execute("DELETE FROM instance WHERE forget_at <= ?", (now,))
             deploy_id = DeployId(f"sim-{os.urandom(6).hex()}")

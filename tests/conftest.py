@@ -1,0 +1,57 @@
+"""What every test may ask for: an OpenNebula of its own, and drivers that are started in it as oned starts them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from tests.end_to_end.oned import Driver, Place
+
+# Plugins ask for a loop even where no test needs one, and leave it open; a later test would be blamed for that.
+asyncio.set_event_loop(None)
+
+# A machine that pauses must not fail a property.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+pytest.register_assert_rewrite("tests.providers.conformance")
+
+StartDriver = Callable[..., Driver]
+
+SPOKEN = re.compile(r"INIT SUCCESS|LOG [IWED] (\d+|-1?) .+|[!-~]+ (SUCCESS|FAILURE) \d+ \S.*")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """An OpenNebula with nothing configured: NAME `simulated` is the embedded cloud."""
+    return Place(tmp_path / "one")
+
+
+@pytest.fixture
+def driver(place: Place) -> Iterator[StartDriver]:
+    """Starts drivers (the arguments are Driver's without the place), and looks at what they have left behind."""
+    started: list[Driver] = []
+
+    def start(*arguments: object, **options: object) -> Driver:
+        started.append(Driver(place, *arguments, **options))  # type: ignore[arg-type]
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.leave()
+        assert_spoke_properly(one)
+
+
+def assert_spoke_properly(driver: Driver) -> None:
+    """Known words and nothing else on stdout, and no defect in the log."""
+    *whole_lines, _ = driver.raw.decode().split("\n")
+    strange = [line for line in whole_lines if not SPOKEN.fullmatch(line)]
+    assert not strange
+    for log in driver.place.var.glob("one_vmm_provider_*.log"):
+        defects = [entry for entry in log.read_text().splitlines() if "unexpected" in entry or "Traceback" in entry]
+        assert not defects

@@ -1,0 +1,18 @@
+"""Waits for something that a test looks at, never for time to pass: the only file here that sleeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+_Found = TypeVar("_Found")
+
+
+def until(look: Callable[[], _Found], *, seconds: float = 10.0, pause: float = 0.01) -> _Found:
+    """Look again and again until what is seen is true, and return it; fail when it is not in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {seconds:g} s, last seen: {found!r}"
+        time.sleep(pause)
+    return found
