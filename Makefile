@@ -1,0 +1,49 @@
+# One command each; the first one sets up .venv. Needs make, pip and a Python of 3.11 or newer.
+
+PYTHON ?= python3
+BIN = .venv/bin
+SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
+
+.PHONY: help setup demo test lint soak bench clean distclean
+
+help:
+	@echo 'make demo       an operator’s day with an embedded cloud, in a minute'
+	@echo 'make test       everything a change has to pass: lint, types, tests, coverage'
+	@echo 'make lint       ruff and mypy alone'
+	@echo 'make soak       the long proofs'
+	@echo 'make bench      the figures, measured here'
+	@echo 'make clean      remove what the tools left; make distclean: .venv too'
+
+# The first Python that is new enough; PYTHON=/path/to/python make ... names one.
+setup:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11; do \
+		if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+			exec $$python tools/bootstrap.py; \
+		fi; \
+	done; \
+	echo 'make: Python 3.11 or newer is needed; PYTHON=/path/to/python names one' >&2; \
+	exit 1
+
+demo: setup
+	@$(BIN)/one-provider demo
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -n 2 --cov --cov-report=term
+
+soak: setup
+	$(BIN)/pytest $(SOAK)
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean
+	rm -rf .venv

@@ -1,0 +1,66 @@
+"""The tree of errors: what each is, and that the page which draws it tells the truth."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pytest
+
+from one_provider_mad import errors
+
+KINDS = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, errors.MadError)]
+
+
+def drawn_tree() -> dict[str, tuple[str, str]]:
+    """Each class in the module's drawing, with its parent's name and what is said of it."""
+    drawn: dict[str, tuple[str, str]] = {}
+    path: list[str] = []
+    for match in re.finditer(r"^((?:[│ ] {3})*)[├└]── (\w+) +(.+)$", errors.__doc__ or "", re.MULTILINE):
+        depth = len(match[1]) // 4
+        path = [*path[:depth], match[2]]
+        drawn[match[2]] = (path[depth - 1] if depth else "MadError", match[3])
+    return drawn
+
+
+def test_the_drawing_shows_every_class_under_its_parent() -> None:
+    parents = {name: parent for name, (parent, _) in drawn_tree().items()}
+    assert parents == {
+        kind.__name__: kind.__base__.__name__ for kind in KINDS if kind is not errors.MadError and kind.__base__
+    }
+
+
+def test_the_drawing_says_something_of_every_class() -> None:
+    assert all(words for _, words in drawn_tree().values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_class_says_in_one_sentence_what_it_is(kind: type[errors.MadError]) -> None:
+    assert kind.__doc__, "a class without a docstring"
+    first, _, rest = inspect.cleandoc(kind.__doc__).partition("\n")
+    assert first.endswith(".")
+    assert rest == "" or rest.startswith("\n"), "the first sentence is one line"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not errors.NotSupported])
+def test_every_error_is_told_by_its_sentence_alone(kind: type[errors.MadError]) -> None:
+    assert str(kind("the cloud said no")) == "the cloud said no"
+
+
+def test_only_what_may_have_taken_effect_is_not_definite() -> None:
+    vague = {kind.__name__ for kind in KINDS if issubclass(kind, errors.ProviderError) and not kind.definite}
+    assert vague == {"ProviderUnavailable"}
+
+
+def test_only_passing_reasons_are_tried_again() -> None:
+    passing = {kind.__name__ for kind in KINDS if issubclass(kind, errors.ProviderError) and kind.retryable}
+    assert passing == {"ProviderUnavailable", "Throttled"}
+
+
+def test_a_throttled_call_knows_how_long_to_wait() -> None:
+    assert errors.Throttled("slow down", retry_after=2.5).retry_after == 2.5
+    assert errors.Throttled("slow down").retry_after is None
+
+
+def test_what_a_provider_cannot_do_is_said_in_one_way() -> None:
+    assert str(errors.NotSupported("ec2", "live migration")) == "provider ec2 does not support live migration"

@@ -1,0 +1,192 @@
+"""Rules that a machine can see to: names, who touches stdin and stdout, no hoping, and documents that are true."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad import errors
+from one_provider_mad.providers.registry import build
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.settings import Places, Policy, load
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "one_provider_mad"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [
+    *SOURCES,
+    *TESTS,
+    *DOCUMENTS,
+    *sorted((ROOT / "benchmarks").rglob("*.py")),
+    *sorted((ROOT / "tools").rglob("*.py")),
+    *sorted((ROOT / "etc").iterdir()),
+    *sorted((ROOT / "bin").iterdir()),
+    *(ROOT / name for name in ("Makefile", "pyproject.toml", "setup.cfg", ".ci/run")),
+]
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+# Names
+
+DUMPING_GROUNDS = re.compile(r"(utils?|helpers?|common|managers?|misc|base(_.*)?)")
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=shown)
+def test_every_module_is_called_by_what_it_holds(path: Path) -> None:
+    assert not DUMPING_GROUNDS.fullmatch(path.stem.removeprefix("test_"))
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=shown)
+def test_a_folder_says_its_rule_and_exports(path: Path) -> None:
+    docstring, *rest = ast.parse(path.read_text()).body
+    assert isinstance(docstring, ast.Expr)
+    assert all(isinstance(node, ast.Import | ast.ImportFrom | ast.Assign) for node in rest)
+
+
+# Standard input and output
+
+STANDARD_STREAMS = re.compile(
+    r"sys\.(__)?std(in|out)\b|\bos\.(write|read|fdopen|dup2?)\((0|1|STDIN|STDOUT)\b|\bfd=(0|1)\b|(?<![\w.])print\(|\binput\("
+)
+MAY_TOUCH_THEM = ("one_provider_mad/programs.py", "one_provider_mad/transport.py", "one_provider_mad/cli/")
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if not shown(path).startswith(MAY_TOUCH_THEM)], ids=shown)
+def test_only_the_transport_touches_stdin_and_stdout(path: Path) -> None:
+    assert not STANDARD_STREAMS.search(path.read_text())
+
+
+# Hoping
+
+SLEEP = re.compile(r"(?<!\w)(?P<module>time|asyncio)?\.?sleep\((?P<seconds>[^)]*)\)")
+WAITS = {"tests/waiting.py"}
+"""Files that wait for something that they look at, with a deadline."""
+
+
+@pytest.mark.parametrize("path", [path for path in TESTS if shown(path) not in WAITS], ids=shown)
+def test_no_test_sleeps_and_hopes(path: Path) -> None:
+    if path == Path(__file__):
+        return
+    found = [match[0] for match in SLEEP.finditer(path.read_text()) if match["seconds"] not in {"", "0"}]
+    assert not found
+
+
+# Documents
+
+NAMED = re.compile(r"`(?P<file>[a-z_/]+\.py)` `(?P<name>\w+(?:\.\w+)?)`")
+FILE = re.compile(r"`((?:one_provider_mad|bin|docs|etc|tests|tools|benchmarks)/[\w./-]+)`")
+
+
+def definitions(path: Path) -> Iterator[str]:
+    """Every function, class, method and top-level name of a file, dotted."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+            yield from (f"{node.name}.{child.name}" for child in node.body if isinstance(child, _FUNCTIONS))
+        elif isinstance(node, _FUNCTIONS):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def test_the_way_of_a_line_leads_through_real_functions() -> None:
+    named = list(NAMED.finditer((ROOT / "docs" / "architecture.md").read_text()))
+    assert len(named) >= 12, "the page names files and functions, in order"
+    missing = [match[0] for match in named if match["name"] not in set(definitions(PACKAGE / match["file"]))]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
+def test_documents_name_files_that_exist(path: Path) -> None:
+    missing = [name for name in FILE.findall(path.read_text()) if not (ROOT / name).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
+    assert not [link for link in links if not (path.parent / link).exists()]
+
+
+def error_table() -> dict[str, tuple[str, str, str]]:
+    rows = re.findall(
+        r"^\| (\w+) \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "providers.md").read_text(), re.MULTILINE
+    )
+    return {kind: (meaning, retried, told) for kind, meaning, retried, told in rows if kind != "kind"}
+
+
+KINDS: dict[str, type[errors.MadError]] = {
+    name: value
+    for name, value in vars(errors).items()
+    if isinstance(value, type) and issubclass(value, errors.ProviderError | errors.OwnershipError)
+}
+
+
+def test_the_table_of_errors_has_every_kind() -> None:
+    assert list(error_table()) == list(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_table_of_errors_says_what_the_class_says(name: str) -> None:
+    meaning, retried, told = error_table()[name]
+    kind = KINDS[name]
+    assert meaning == inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
+    is_retryable = issubclass(kind, errors.ProviderError) and kind.retryable
+    assert re.split(r"[;, ]", retried)[0] == ("yes" if is_retryable else "no")
+    assert told
+
+
+def test_every_decision_that_is_cited_is_written_down() -> None:
+    written = set(re.findall(r"^(\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(), re.MULTILINE))
+    for path in [*SOURCES, *TESTS]:
+        for cited in re.findall(r"\bdecisions? (\d+)(?:(?:,| to| and) (\d+))*", path.read_text()):
+            assert {number for number in cited if number} <= written, shown(path)
+
+
+# Examples
+
+EXAMPLES = {
+    **{path.stem: path.read_text() for path in sorted((ROOT / "etc").glob("*.toml"))},
+    "provider_name": re.findall(r"```toml\n(.+?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0],
+}
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_is_a_configuration(name: str, tmp_path: Path) -> None:
+    places = Places(conf=tmp_path, var=tmp_path, log=tmp_path)
+    file = tmp_path / f"{name}.toml"
+    file.write_text(EXAMPLES[name])
+    file.chmod(0o640)
+    build(load(name, places), places, pytest.fail)
+
+
+def test_the_example_of_the_embedded_cloud_has_every_key() -> None:
+    keys = set(re.findall(r"^(?:# )?(\w+) = ", EXAMPLES["simulated"], re.MULTILINE))
+    tables = set(re.findall(r"^\[simulated\.(\w+)\]", EXAMPLES["simulated"], re.MULTILINE))
+    assert {*SimulatedSettings.__struct_fields__, *Policy.__struct_fields__} <= keys | tables
+
+
+# Nothing leads out of the project
+
+OUTSIDE = re.compile("/work/" + "|shared/" + r"|\b(?:style|dependencies|design)\.md\b")
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=shown)
+def test_nothing_refers_to_files_that_a_reader_does_not_have(path: Path) -> None:
+    if path == Path(__file__):
+        return
+    assert not OUTSIDE.search(path.read_text())

@@ -1,0 +1,596 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.errors import JournalError
+from one_provider_mad.journal import (
+    Attempt,
+    AttemptState,
+    Debt,
+    Journal,
+    OpenRequest,
+    forget_fact,
+    read_debts,
+    read_fact,
+)
+from one_provider_mad.processes import Process
+
+ROOT = Path(__file__).parent.parent
+NOW = 1_800_000_000.0
+DAY = 86400.0
+
+
+class Clock:
+    """Shows what it is told to."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "var" / "one_provider_mad_x.journal"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def lost() -> list[str]:
+    return []
+
+
+@pytest.fixture
+async def journal(path: Path, clock: Clock, lost: list[str]) -> AsyncIterator[Journal]:
+    journal = Journal(path, clock=clock, on_lost=lost.append)
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+async def reopened(journal: Journal, clock: Clock) -> Journal:
+    """The same file, as the next process finds it."""
+    await journal.close()
+    again = Journal(journal.path, clock=clock, on_lost=pytest.fail)
+    await again.open()
+    return again
+
+
+def an_identity(**fields: Any) -> Identity:
+    return Identity(**{"owner": "harbour", "vm_id": VmId(7), "stime": 1_700_000_000, "seq": 0, "host_id": 3, **fields})
+
+
+def a_debt(**fields: Any) -> Debt:
+    base = {"deploy_id": DeployId("i-1"), "identity": an_identity(), "reason": "it has to go", "since": NOW}
+    return Debt(**{**base, **fields})
+
+
+def open_request(journal: Journal, vm_id: int = 7, action: str = "DEPLOY", payload: bytes = b"PFhNTD4=") -> int:
+    return journal.open_request(action=action, vm_id=VmId(vm_id), is_two_blank=True, payload=payload)
+
+
+async def unanswered(journal: Journal) -> list[OpenRequest]:
+    """What is in the file once everything that is due is there: one write may be under way, and another wait for it."""
+    for _ in range(2):
+        await journal.open_requests()
+    return await journal.open_requests()
+
+
+def look(path: Path, query: str) -> list[Any]:
+    """What anybody else sees in the file."""
+    with closing(sqlite3.connect(path)) as db:
+        return db.execute(query).fetchall()
+
+
+def tamper(path: Path, *statements: str) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in statements:
+            db.execute(statement)
+
+
+# The file
+
+
+async def test_the_file_belongs_to_its_owner_alone(journal: Journal) -> None:
+    assert stat.S_IMODE(os.stat(journal.path).st_mode) == 0o600
+
+
+async def test_every_commit_is_on_disk_before_it_is_told(journal: Journal) -> None:
+    async def pragma(name: str) -> object:
+        row = await journal._database.read(lambda db: db.execute(f"PRAGMA {name}").fetchone())
+        return row[0]
+
+    assert (await pragma("journal_mode"), await pragma("synchronous")) == ("truncate", 2)
+
+
+def write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+
+
+def write_another_version(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    tamper(path, "CREATE TABLE attempts (x)", "PRAGMA user_version = 99")
+
+
+BROKEN: list[object] = [
+    pytest.param(lambda path: write(path, b"no database " * 1000), "file is not a database", id="another-kind"),
+    pytest.param(lambda path: path.mkdir(parents=True), "unable to open database file", id="a-directory"),
+    pytest.param(lambda path: path.parent.write_bytes(b""), "File exists|Not a directory", id="no-directory"),
+    pytest.param(
+        write_another_version,
+        re.escape("it was written by another version (99, this one reads 1)"),
+        id="another-version",
+    ),
+]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), BROKEN)
+async def test_a_file_that_cannot_be_used_is_told_by_name(
+    path: Path, clock: Clock, spoil: Callable[[Path], None], reason: str
+) -> None:
+    spoil(path)
+    journal = Journal(path, clock=clock, on_lost=pytest.fail)
+    with pytest.raises(JournalError, match=f"^the journal {path} cannot be (opened|used): .*({reason})"):
+        await journal.open()
+    await journal.close()
+
+
+async def test_a_file_of_another_version_stays_as_it_is(path: Path, clock: Clock) -> None:
+    write_another_version(path)
+    before = path.read_bytes()  # noqa: ASYNC240 - a small file
+    with pytest.raises(JournalError):
+        await Journal(path, clock=clock, on_lost=pytest.fail).open()
+    assert path.read_bytes() == before  # noqa: ASYNC240
+
+
+async def test_a_table_that_is_missing_is_told_as_an_error_of_the_journal(journal: Journal) -> None:
+    tamper(journal.path, "DROP TABLE debts", "DROP TABLE attempts")
+    with pytest.raises(JournalError, match=f"^the journal {journal.path} cannot be used: no such table: debts"):
+        await journal.debts()
+    with pytest.raises(JournalError, match="no such table: attempts"):
+        await journal.save_attempt(Attempt.new(an_identity(), 1, {}))
+
+
+async def test_a_journal_that_was_closed_is_told_as_an_error_of_the_journal(path: Path, clock: Clock) -> None:
+    journal = Journal(path, clock=clock, on_lost=pytest.fail)
+    await journal.open()
+    await journal.close()
+    await journal.close()
+    with pytest.raises(JournalError, match="cannot be used"):
+        await journal.set_fact("account", "one")
+
+
+# Attempts
+
+
+def test_an_attempt_has_a_token_of_64_hexadecimal_characters() -> None:
+    assert re.fullmatch("[0-9a-f]{64}", Attempt.new(an_identity(), 1, {}).token)
+
+
+def test_the_same_identity_and_number_have_the_same_token_whatever_the_host_and_the_parameters() -> None:
+    token = Attempt.new(an_identity(host_id=3), 1, {"size": "small"}).token
+    assert Attempt.new(an_identity(host_id=9), 1, {"size": "large"}).token == token
+
+
+@pytest.mark.parametrize(
+    ("identity", "number"),
+    [
+        pytest.param(an_identity(owner="harbour2"), 1, id="owner"),
+        pytest.param(an_identity(vm_id=VmId(71)), 1, id="vm"),
+        pytest.param(an_identity(stime=1), 1, id="stime"),
+        pytest.param(an_identity(seq=1), 1, id="seq"),
+        pytest.param(an_identity(), 2, id="number"),
+        pytest.param(an_identity(vm_id=VmId(71_700_000_000), stime=0), 1, id="digits-that-run-together"),
+    ],
+)
+def test_any_other_identity_or_number_has_another_token(identity: Identity, number: int) -> None:
+    assert Attempt.new(identity, number, {}).token != Attempt.new(an_identity(), 1, {}).token
+
+
+async def test_an_attempt_is_read_back_exactly_as_it_was_sent(journal: Journal, clock: Clock) -> None:
+    parameters = {"size": "small", "disks": ({"id": "0"}, {"id": "1"}), "name": "grüße 東京", "n": 1.5, "none": None}
+    attempt = Attempt.new(an_identity(seq=4), 2, parameters)
+    await journal.save_attempt(attempt)
+    again = await reopened(journal, clock)
+    assert await again.attempts(owner="harbour", vm_id=VmId(7)) == [attempt]
+    assert (attempt.state, attempt.deploy_id) == (AttemptState.OPEN, "")
+    await again.close()
+
+
+@pytest.mark.parametrize("state", AttemptState, ids=lambda state: state.value)
+async def test_an_attempt_that_has_come_further_replaces_itself(journal: Journal, state: AttemptState) -> None:
+    first = Attempt.new(an_identity(), 1, {"size": "small"})
+    await journal.save_attempt(first)
+    later = Attempt(
+        token=first.token,
+        identity=first.identity,
+        number=1,
+        parameters=first.parameters,
+        state=state,
+        deploy_id=DeployId("i-9"),
+        sent_at=NOW + 0.25,
+        detail="no room",
+    )
+    await journal.save_attempt(later)
+    assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [later]
+
+
+async def test_attempts_come_oldest_first_and_only_this_vms(journal: Journal) -> None:
+    mine = [
+        Attempt.new(an_identity(stime=stime, seq=seq), number, {})
+        for stime, seq, number in [(5, 0, 1), (5, 0, 2), (5, 3, 1), (9, 0, 1)]
+    ]
+    others = [Attempt.new(an_identity(owner="else"), 1, {}), Attempt.new(an_identity(vm_id=VmId(8)), 1, {})]
+    for attempt in [*reversed(mine), *others]:
+        await journal.save_attempt(attempt)
+    assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == mine
+
+
+@pytest.mark.parametrize(
+    ("state", "is_kept"),
+    [
+        pytest.param(AttemptState.OPEN, True, id="open"),
+        pytest.param(AttemptState.CREATED, True, id="created"),
+        pytest.param(AttemptState.REFUSED, False, id="refused"),
+        pytest.param(AttemptState.GONE, False, id="gone"),
+    ],
+)
+async def test_attempts_that_came_to_nothing_are_forgotten_after_a_month(
+    journal: Journal, clock: Clock, state: AttemptState, *, is_kept: bool
+) -> None:
+    old, young = (
+        Attempt(
+            token=f"token-{age}",
+            identity=an_identity(),
+            number=age,
+            parameters={},
+            state=state,
+            sent_at=NOW - age * DAY,
+        )
+        for age in (31, 29)
+    )
+    await journal.save_attempt(old)
+    await journal.save_attempt(young)
+    again = await reopened(journal, clock)
+    left = await again.attempts(owner="harbour", vm_id=VmId(7))
+    assert left == ([young, old] if is_kept else [young])
+    await again.close()
+
+
+# Debts
+
+
+async def test_a_debt_is_read_back_as_it_was_noted(journal: Journal, clock: Clock) -> None:
+    debt = a_debt(token="token-1", reason="grüße")
+    await journal.add_debt(debt)
+    again = await reopened(journal, clock)
+    [found] = await again.debts()
+    assert found == a_debt(id=found.id, token="token-1", reason="grüße")
+    assert found.id > 0
+    await again.close()
+
+
+async def test_the_same_debt_noted_again_changes_nothing(journal: Journal) -> None:
+    await journal.add_debt(a_debt())
+    [first] = await journal.debts()
+    await journal.note_try(first, "no answer")
+    await journal.add_debt(a_debt(reason="again", since=NOW + 5))
+    assert await journal.debts() == [a_debt(id=first.id, tries=1, last_error="no answer")]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(a_debt(deploy_id=DeployId("i-2")), id="instance"),
+        pytest.param(a_debt(token="token-2"), id="token"),
+        pytest.param(a_debt(identity=an_identity(vm_id=VmId(8))), id="vm"),
+        pytest.param(a_debt(identity=an_identity(stime=1)), id="life"),
+    ],
+)
+async def test_a_debt_about_something_else_is_another_one(journal: Journal, other: Debt) -> None:
+    await journal.add_debt(a_debt())
+    await journal.add_debt(other)
+    assert len(await journal.debts()) == 2
+
+
+async def test_debts_come_oldest_first_and_go_when_they_are_paid(journal: Journal) -> None:
+    for number in range(4):
+        await journal.add_debt(a_debt(deploy_id=DeployId(f"i-{number}")))
+    debts = await journal.debts()
+    assert [debt.deploy_id for debt in debts] == ["i-0", "i-1", "i-2", "i-3"]
+    await journal.pay_debt(debts[1])
+    await journal.pay_debt(debts[1])
+    assert [debt.deploy_id for debt in await journal.debts()] == ["i-0", "i-2", "i-3"]
+
+
+async def test_tries_are_counted_and_the_last_error_is_kept(journal: Journal, clock: Clock) -> None:
+    await journal.add_debt(a_debt())
+    [debt] = await journal.debts()
+    for error in ("first", "second"):
+        await journal.note_try(debt, error)
+    again = await reopened(journal, clock)
+    [found] = await again.debts()
+    assert (found.tries, found.last_error) == (2, "second")
+    await again.close()
+
+
+async def test_a_new_debt_wakes_whoever_pays(journal: Journal) -> None:
+    assert not journal.has_new_debt.is_set()
+    await journal.add_debt(a_debt())
+    assert journal.has_new_debt.is_set()
+
+
+# Unanswered requests
+
+
+async def test_an_unanswered_request_is_there_after_a_crash(journal: Journal, clock: Clock) -> None:
+    payload = b"PFhNTD4=" * 10_000
+    number = open_request(journal, 7, "DEPLOY", payload)
+    again = await reopened(journal, clock)
+    assert await again.open_requests() == [
+        OpenRequest(
+            id=number,
+            action="DEPLOY",
+            vm_id=VmId(7),
+            is_two_blank=True,
+            payload=payload,
+            opened_at=NOW,
+            writer=Process.current(),
+        )
+    ]
+    await again.close()
+
+
+async def test_a_request_that_need_not_be_carried_out_again_is_kept_without_its_payload(journal: Journal) -> None:
+    open_request(journal, 7, "REBOOT", b"")
+    [found] = await journal.open_requests()
+    assert (found.action, found.payload) == ("REBOOT", b"")
+
+
+async def test_an_answered_request_is_forgotten(journal: Journal, path: Path) -> None:
+    first, second = open_request(journal, 1), open_request(journal, 2)
+    assert {request.id for request in await unanswered(journal)} == {first, second}
+    journal.close_request(first)
+    assert [request.id for request in await unanswered(journal)] == [second]
+
+
+async def test_unanswered_requests_come_oldest_first(journal: Journal, clock: Clock) -> None:
+    for vm_id in (3, 1, 2):
+        clock.now += 1
+        open_request(journal, vm_id)
+    assert [request.vm_id for request in await unanswered(journal)] == [3, 1, 2]
+
+
+async def test_a_request_that_is_answered_before_it_was_written_never_touches_the_disk(journal: Journal) -> None:
+    may_go_on = threading.Event()
+    changes: list[int] = []
+
+    def count_changes(db: sqlite3.Connection) -> None:
+        may_go_on.wait(10)
+        changes.append(db.total_changes)
+
+    open_request(journal, 1)  # its writing is under way while the others come and go
+    busy = asyncio.create_task(journal._database.read(count_changes))
+    await asyncio.sleep(0)
+    for vm_id in range(100, 200):
+        journal.close_request(open_request(journal, vm_id))
+    may_go_on.set()
+    await busy
+    assert [request.vm_id for request in await unanswered(journal)] == [1]
+    changes.append(await journal._database.read(lambda db: db.total_changes))
+    assert changes[0] == changes[1]
+
+
+async def test_thousands_of_requests_cost_a_few_commits(journal: Journal) -> None:
+    statements: list[str] = []
+    await journal._database.read(lambda db: db.set_trace_callback(statements.append))
+    numbers = []
+    for vm_id in range(2000):
+        numbers.append(open_request(journal, vm_id, payload=b""))
+        if vm_id % 50 == 0:
+            await asyncio.sleep(0)
+    assert len(await unanswered(journal)) == 2000
+    for number in numbers:
+        journal.close_request(number)
+    assert await unanswered(journal) == []
+    assert statements.count("COMMIT") < 50
+
+
+async def test_everything_that_is_due_is_written_when_the_journal_is_closed(journal: Journal, path: Path) -> None:
+    kept = [open_request(journal, vm_id) for vm_id in range(3)]
+    await asyncio.sleep(0)
+    kept += [open_request(journal, vm_id) for vm_id in range(3, 6)]
+    journal.close_request(kept.pop(0))
+    await journal.close()
+    assert {row[0] for row in look(path, "SELECT id FROM requests")} == set(kept)
+
+
+async def test_a_record_that_cannot_be_written_is_told_and_raises_nothing(journal: Journal, lost: list[str]) -> None:
+    tamper(journal.path, "DROP TABLE requests")
+    number = open_request(journal)
+    with pytest.raises(JournalError):
+        await journal.open_requests()
+    assert lost == [f"the journal {journal.path} cannot be used: no such table: requests"]
+    journal.close_request(number)
+    with pytest.raises(JournalError):
+        await journal.open_requests()
+    assert len(lost) == 2
+
+
+async def test_a_record_after_the_end_is_told_and_raises_nothing(journal: Journal, lost: list[str]) -> None:
+    await journal.close()
+    open_request(journal)
+    assert len(lost) == 1
+    assert lost[0].startswith(f"the journal {journal.path} cannot be used")
+
+
+# Writers
+
+
+async def test_a_writer_signs_in_with_its_parent(journal: Journal) -> None:
+    [writer] = await journal.writers()
+    assert (writer.process, writer.parent, writer.seen_at) == (Process.current(), Process.parent(), NOW)
+
+
+async def test_a_sign_of_life_is_dated(journal: Journal, clock: Clock) -> None:
+    clock.now += 15
+    await journal.show_life()
+    [writer] = await journal.writers()
+    assert writer.seen_at == NOW + 15
+
+
+ANOTHER_PROCESS = """
+import asyncio, os, sys
+from pathlib import Path
+from one_provider_mad.domain import VmId
+from one_provider_mad.journal import Journal
+
+async def write():
+    journal = Journal(Path(sys.argv[1]), clock=lambda: 1_800_000_000.0, on_lost=print)
+    await journal.open()
+    for vm_id in range(40, 60):
+        journal.open_request(action="DEPLOY", vm_id=VmId(vm_id), is_two_blank=False, payload=b"UEFZ")
+        await journal.open_requests()
+    print(os.getpid(), flush=True)
+    os._exit(9)
+
+asyncio.run(write())
+"""
+
+
+def write_and_crash(path: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", ANOTHER_PROCESS, str(path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+async def test_two_processes_write_one_journal_and_one_takes_over_what_the_other_left(journal: Journal) -> None:
+    child = write_and_crash(journal.path)
+    while child.poll() is None:
+        number = open_request(journal, 1)
+        await journal.open_requests()
+        journal.close_request(number)
+    output, _ = child.communicate()
+    dead = next(writer for writer in await journal.writers() if writer.process.pid == int(output))
+    assert dead.parent == Process.current()
+    left = [request for request in await journal.open_requests() if request.writer == dead.process]
+    assert {request.vm_id for request in left} == set(range(40, 60))
+    assert {request.payload for request in left} == {b"UEFZ"}
+
+    await journal.take_request(left[0].id)
+    await journal.forget_writer(dead.process)
+    ours = [request for request in await journal.open_requests() if request.vm_id >= 40]
+    assert [(request.id, request.writer) for request in ours] == [(left[0].id, Process.current())]
+    assert [writer.process for writer in await journal.writers()] == [Process.current()]
+
+
+# Instances and facts
+
+
+async def test_parked_instances_are_remembered_until_they_are_on_a_host_again(journal: Journal, clock: Clock) -> None:
+    for deploy_id in ("i-1", "i-2", "i-1"):
+        await journal.park(DeployId(deploy_id), VmId(7))
+    again = await reopened(journal, clock)
+    assert await again.parked() == {"i-1", "i-2"}
+    await again.unpark(DeployId("i-1"))
+    await again.unpark(DeployId("i-404"))
+    assert await again.parked() == {"i-2"}
+    await again.close()
+
+
+async def test_an_import_is_of_one_vm_in_one_of_its_lives(journal: Journal) -> None:
+    await journal.record_import(DeployId("i-1"), vm_id=VmId(7), stime=5)
+    assert await journal.is_imported(DeployId("i-1"), vm_id=VmId(7), stime=5)
+    assert not await journal.is_imported(DeployId("i-2"), vm_id=VmId(7), stime=5)
+    assert not await journal.is_imported(DeployId("i-1"), vm_id=VmId(8), stime=5)
+    assert not await journal.is_imported(DeployId("i-1"), vm_id=VmId(7), stime=6)
+
+
+async def test_a_fact_is_remembered_and_replaced(journal: Journal, clock: Clock) -> None:
+    assert await journal.fact("account") is None
+    await journal.set_fact("account", "one/north")
+    await journal.set_fact("account", "two/south")
+    again = await reopened(journal, clock)
+    assert await again.fact("account") == "two/south"
+    await again.close()
+
+
+# From outside
+
+
+async def test_debts_and_facts_can_be_read_beside_a_running_writer(journal: Journal) -> None:
+    await journal.add_debt(a_debt())
+    await journal.set_fact("account", "one/north")
+    assert [debt.deploy_id for debt in read_debts(journal.path)] == ["i-1"]
+    assert read_fact(journal.path, "account") == "one/north"
+    assert read_fact(journal.path, "weather") is None
+
+
+async def test_a_fact_can_be_forgotten_beside_a_running_writer(journal: Journal) -> None:
+    await journal.set_fact("account", "one/north")
+    assert forget_fact(journal.path, "account") == "one/north"
+    assert forget_fact(journal.path, "account") is None
+    assert await journal.fact("account") is None
+
+
+def test_without_a_journal_there_are_no_debts_and_no_facts(path: Path) -> None:
+    assert read_debts(path) == []
+    assert read_fact(path, "account") is None
+    assert forget_fact(path, "account") is None
+    assert not path.exists(), "looking makes none"
+
+
+def test_of_a_file_that_is_no_journal_no_fact_is_known_and_debts_are_not_none(path: Path) -> None:
+    write(path, b"no database " * 1000)
+    assert read_fact(path, "account") is None
+    with pytest.raises(JournalError, match=f"^the journal {path} cannot be read: file is not a database"):
+        read_debts(path)
+    with pytest.raises(JournalError, match=f"^the journal {path} cannot be written: file is not a database"):
+        forget_fact(path, "account")
+
+
+HALF_A_COMMIT = """
+import os, sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size = 1")
+db.execute("BEGIN IMMEDIATE")
+db.execute("DELETE FROM debts")
+for number in range(2000):
+    db.execute("INSERT INTO facts VALUES (?, ?)", (str(number), "x" * 500))
+os._exit(9)
+"""
+
+
+def die_in_the_middle_of_a_commit(path: Path) -> None:
+    subprocess.run([sys.executable, "-c", HALF_A_COMMIT, path], check=False)
+    assert Path(f"{path}-journal").stat().st_size > 1000, "half a commit is to be undone"
+
+
+async def test_what_was_written_is_there_when_a_writer_dies_in_the_middle_of_a_commit(
+    journal: Journal, path: Path
+) -> None:
+    await journal.add_debt(a_debt())
+    await journal.close()
+    die_in_the_middle_of_a_commit(path)
+    assert [debt.deploy_id for debt in read_debts(path)] == ["i-1"]
+    assert read_fact(path, "5") is None

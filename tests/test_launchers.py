@@ -1,0 +1,159 @@
+"""bin/*: from a checkout, through a symlink, in a folder of their own, started as oned starts drivers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad import __version__
+from tests.waiting import until
+
+ROOT = Path(__file__).parent.parent
+DRIVER, TOOL = ROOT / "bin" / "one_vmm_provider", ROOT / "bin" / "one-provider"
+VERSION = f"one-provider-mad {__version__}\n"
+ARGUMENTS = "-t 15 -r 0 simulated"
+BARE = {"PATH": "/usr/bin:/bin"}
+
+
+def output_of(*command: str | Path, cwd: Path | None = None) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, env=BARE, cwd=cwd, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("program", [DRIVER, TOOL], ids=lambda path: path.name)
+def test_it_runs_from_a_checkout(program: Path, tmp_path: Path) -> None:
+    assert output_of(program, "--version") == VERSION
+    assert output_of(f"./{program.name}", "--version", cwd=program.parent) == VERSION
+    assert output_of("sh", program.name, "--version", cwd=program.parent) == VERSION
+    assert output_of(sys.executable, program, "--version", cwd=tmp_path) == VERSION
+
+
+@pytest.mark.parametrize("program", [DRIVER, TOOL], ids=lambda path: path.name)
+def test_it_runs_through_symlinks(program: Path, tmp_path: Path) -> None:
+    (tmp_path / "mads").mkdir()
+    link = tmp_path / "mads" / program.name
+    link.symlink_to(program)
+    (tmp_path / "again").symlink_to(link)
+    (tmp_path / "folder").symlink_to(program.parent)
+    assert output_of(link, "--version") == VERSION
+    assert output_of(tmp_path / "again", "--version") == VERSION
+    assert output_of(tmp_path / "folder" / program.name, "--version") == VERSION
+    assert output_of(sys.executable, link, "--version") == VERSION
+
+
+def test_a_copy_runs_what_is_installed(tmp_path: Path) -> None:
+    """A Python on PATH that has the package stands for an installation."""
+    (tmp_path / "mads").mkdir()
+    copy = shutil.copy(DRIVER, tmp_path / "mads")
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    done = subprocess.run(
+        [copy, "--version"], capture_output=True, text=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    )
+    assert (done.stdout, done.stderr) == (VERSION, "")
+
+
+def test_a_python_that_is_too_old_is_told_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mads").mkdir()
+    copy = shutil.copy(DRIVER, tmp_path / "mads")
+    code = f"import runpy, sys; sys.version_info = (3, 9, 2); runpy.run_path({str(copy)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("one_vmm_provider needs Python 3.11 or newer, this is ")
+    assert done.stderr.count("\n") == 1
+
+
+@contextmanager
+def started_as_by_oned(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """The driver with fd 2 closed, all signals blocked, a leaked socket, no HOME, and a folder it cannot write to."""
+    (folder / "var").mkdir()
+    leaked = socket.socket()
+    with (
+        leaked,
+        subprocess.Popen(
+            ["env", "--block-signal", "sh", "-c", 'exec "$@" 2>&- 9</dev/null', "sh", DRIVER, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**BARE, "ONE_LOCATION": str(folder)},
+            cwd="/proc",
+            pass_fds=[leaked.fileno()],
+            bufsize=0,
+        ) as driver,
+    ):
+        try:
+            yield driver, leaked
+        finally:
+            driver.kill()
+
+
+def told(driver: subprocess.Popen[bytes], line: bytes) -> bytes:
+    """Send a line, and return the one that answers it."""
+    assert driver.stdin
+    assert driver.stdout
+    driver.stdin.write(line)
+    return driver.stdout.readline()
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def descriptors_of(pid: int) -> dict[int, str]:
+    """What is open by now, without what may be closed while we look."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[int(entry.name)] = str(entry.readlink())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_it_is_at_ease_where_oned_starts_it(tmp_path: Path) -> None:
+    with started_as_by_oned(tmp_path, ARGUMENTS) as (driver, leaked):
+        assert told(driver, b"INIT\n") == b"INIT SUCCESS\n"
+        command = Path(f"/proc/{driver.pid}/cmdline").read_bytes().split(b"\0")
+        assert command[-2:] == [ARGUMENTS.encode(), b""], "the arguments are handed on as they came"
+        open_ones = descriptors_of(driver.pid)
+        assert open_ones[2] == "/dev/null"
+        assert f"socket:[{os.fstat(leaked.fileno()).st_ino}]" not in open_ones.values()
+        assert open_ones.get(9) != "/dev/null"
+        # For a moment everything is blocked again whenever a thread is started.
+        until(lambda: int(status_of(driver.pid)["SigBlk"], 16) == 0)
+        assert driver.stdin
+        driver.stdin.write(b"FINALIZE\n")
+        assert driver.stdout
+        assert driver.stdout.read() == b"", "INIT SUCCESS was all"
+        assert driver.wait(10) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], [""], ["-t", "15", "-r", "0", "simulated"], ["--nonsense"]], ids=["none", "empty", "split", "odd"]
+)
+def test_init_succeeds_whatever_the_arguments(arguments: list[str], tmp_path: Path) -> None:
+    with started_as_by_oned(tmp_path, *arguments) as (driver, _):
+        assert told(driver, b"INIT\n") == b"INIT SUCCESS\n"
+        assert driver.stdin
+        driver.stdin.close()
+        assert driver.wait(10) == 0
+
+
+def test_sigterm_reaches_it(tmp_path: Path) -> None:
+    with started_as_by_oned(tmp_path, ARGUMENTS) as (driver, _):
+        assert told(driver, b"INIT\n") == b"INIT SUCCESS\n"
+        driver.send_signal(signal.SIGTERM)
+        assert driver.stdin
+        driver.stdin.close()
+        assert driver.wait(10) == 0

@@ -1,0 +1,156 @@
+"""What a process is like after oned has started it, and how it ends when something goes wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad import __version__, programs
+
+ROOT = Path(__file__).parent.parent
+
+REPORT = """
+import json, os, signal, sys
+sys.path.insert(0, {root!r})
+from one_provider_mad.programs import prepare_process
+has_stderr = prepare_process()
+open_ones = [int(fd) for fd in os.listdir("/proc/self/fd")][:-1]
+report = dict(
+    has_stderr=has_stderr,
+    open=sorted(open_ones),
+    inheritable=[os.get_inheritable(fd) for fd in (0, 1, 2)],
+    stderr=os.readlink("/proc/self/fd/2"),
+    is_redirected=sys.stdout is sys.stderr,
+    blocked=[*signal.pthread_sigmask(signal.SIG_BLOCK, [])],
+    child=signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL,
+    pipe=signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN,
+)
+print("not for the core")
+print("for nobody", file=sys.stderr)
+with open({path!r}, "w") as file:
+    json.dump(report, file)
+"""
+
+
+def report_of(redirections: str, tmp_path: Path) -> tuple[dict[str, Any], subprocess.CompletedProcess[str]]:
+    """Prepare a process that has all signals blocked, a leaked descriptor, and these redirections."""
+    path = tmp_path / "report.json"
+    code = REPORT.format(root=str(ROOT), path=str(path))
+    shell = ["env", "--block-signal", "sh", "-c", f'exec "$@" 9</dev/null {redirections}', "sh"]
+    done = subprocess.run([*shell, sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    return json.loads(path.read_text()), done
+
+
+@pytest.mark.parametrize(
+    ("redirections", "has_stderr"),
+    [
+        pytest.param("", True, id="all-open"),
+        pytest.param("2>&-", False, id="as-oned-does"),
+        pytest.param("0<&- 2>&-", False, id="no-input-either"),
+        pytest.param("0<&- 1>&- 2>&-", False, id="nothing-open"),
+    ],
+)
+def test_a_process_is_made_fit_before_anything_else(redirections: str, *, has_stderr: bool, tmp_path: Path) -> None:
+    report, done = report_of(redirections, tmp_path)
+    assert done.returncode == 0
+    assert done.stdout == "", "nothing reaches the core that the protocol did not write"
+    assert done.stderr == ("not for the core\nfor nobody\n" if has_stderr else "")
+    assert report["stderr"] == "/dev/null" or has_stderr
+    del report["stderr"]
+    assert report == {
+        "has_stderr": has_stderr,
+        "open": [0, 1, 2],
+        "inheritable": [True, True, True],
+        "is_redirected": True,
+        "blocked": [],
+        "child": True,
+        "pipe": True,
+    }
+
+
+def test_without_proc_descriptors_are_closed_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+
+    def no_proc(path: str) -> list[str]:
+        """Pretends to be a system without /proc."""
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(os, "listdir", no_proc)
+    monkeypatch.setattr(os, "closerange", lambda low, high: closed.extend(range(low, high)))
+    programs._close_leaked()
+    assert closed == [*range(3, min(os.sysconf("SC_OPEN_MAX"), programs._MANY))]
+
+
+FAILING = """
+import sys, types
+sys.path.insert(0, {root!r})
+daemon = types.ModuleType("one_provider_mad.daemon")
+def run(options, *, has_stderr):
+    {body}
+daemon.run = run
+sys.modules["one_provider_mad.daemon"] = daemon
+from one_provider_mad.programs import one_vmm_provider
+one_vmm_provider()
+"""
+
+
+def end_of(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the program over a daemon that pretends to be `body`."""
+    command = [sys.executable, "-c", FAILING.format(root=str(ROOT), body=body), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "sentence"),
+    [
+        pytest.param("return 0", 0, "", id="served"),
+        pytest.param("return 3", 3, "", id="its-own-code"),
+        pytest.param("raise KeyboardInterrupt", 130, "", id="interrupted"),
+        pytest.param(
+            "raise ValueError('two\\nlines')",
+            1,
+            "one_vmm_provider: stopped by an unexpected ValueError: two lines (<string>, line 6)\n",
+            id="defect",
+        ),
+        pytest.param(
+            "import lxml_of_tomorrow",
+            1,
+            "one_vmm_provider: No module named 'lxml_of_tomorrow'; is it installed for " + sys.executable + "?\n",
+            id="library-missing",
+        ),
+        pytest.param("raise OSError('\\udcff')", 1, "OSError: \\udcff (", id="text-that-is-no-text"),
+    ],
+)
+def test_it_ends_with_one_sentence_at_most(body: str, code: int, sentence: str) -> None:
+    done = end_of(body)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == (1 if sentence else 0)
+
+
+def test_the_daemon_gets_what_arguments_say() -> None:
+    done = end_of("print(options.name, options.threads, has_stderr)", "-t 7 -r 0 ec2")
+    assert (done.stdout, done.stderr) == ("", "ec2 7 True\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        pytest.param(["--version"], f"one-provider-mad {__version__}\n", id="version"),
+        pytest.param(["--help"], programs.USAGE, id="help"),
+        pytest.param(["-h"], programs.USAGE, id="short-help"),
+    ],
+)
+def test_a_person_may_ask(arguments: list[str], text: str) -> None:
+    done = end_of("raise AssertionError", *arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
+
+
+def test_a_packed_question_is_an_argument_like_any_other() -> None:
+    assert end_of("print(options.warnings[0])", "--version ec2").stderr == "option '--version' is unknown: ignored\n"
