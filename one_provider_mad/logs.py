@@ -6,8 +6,10 @@ Standard output belongs to the protocol. What an operator should see in OpenNebu
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import TextIO, cast
@@ -67,6 +69,10 @@ def import_structlog() -> ModuleType:
     return structlog
 
 
+_LOOK_SECONDS = 0.2
+"""How often to see whether the file was moved away: logrotate's delaycompress leaves a day for the rest."""
+
+
 class LogFile:
     """A file that follows its path: when logrotate has moved it away, the next line begins a new one.
 
@@ -78,6 +84,7 @@ class LogFile:
         self._path = path
         self._descriptor = -1
         self._inode = -1
+        self._looked_at = -math.inf
 
     def reopen(self) -> None:
         """Open the file at the path.
@@ -104,6 +111,10 @@ class LogFile:
         """Nothing is held back."""
 
     def _is_moved(self) -> bool:
+        now = time.monotonic()
+        if now < self._looked_at + _LOOK_SECONDS:
+            return False
+        self._looked_at = now
         try:
             return self._path.stat().st_ino != self._inode
         except FileNotFoundError:

@@ -296,6 +296,7 @@ class SettingsSource:
         was_configured: bool = False,
     ) -> None:
         self._check = check
+        self._file = str(places.conf / f"{name}.toml")
         self._name = name
         self._places = places
         self._warn = warn
@@ -320,7 +321,7 @@ class SettingsSource:
 
     def _fingerprint(self) -> tuple[int, ...]:
         try:
-            status = (self._places.conf / f"{self._name}.toml").stat()
+            status = os.stat(self._file)
         except OSError as error:
             return (error.errno or 0,)
         return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_mode)

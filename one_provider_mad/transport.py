@@ -17,8 +17,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-_CHUNK = 256 * 1024
-"""Bytes read at once: enough to keep up, small enough to parse between two heartbeats."""
+_CHUNK = 64 * 1024
+"""Bytes read at once: a dozen ordinary requests, so that the first ones start before the last ones are parsed."""
 
 _PIPE = 1024 * 1024
 """What a pipe is asked to hold; more is not granted to ordinary users (pipe(7), pipe-max-size)."""

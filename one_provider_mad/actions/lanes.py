@@ -200,7 +200,7 @@ class Lanes:
 
     def is_listed(self, request: VmRequest) -> bool:
         """True while this POLL still waits for the listing under way (no action has overtaken it)."""
-        return any(request is waiting for waiting in self._listed_polls.get(request.vm_id, ()))
+        return request.vm_id in self._listed_polls
 
     def _listed(self, _task: asyncio.Task[None]) -> None:
         self._is_listing = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from one_provider_mad.domain import Usage
 from one_provider_mad.protocol.vmm import clean
@@ -77,8 +78,14 @@ def _facts(attributes: Mapping[str, str]) -> list[str]:
     Its only escape is a backslash before a quote, and a value that ends in a backslash swallows the quote after it:
     no backslash and no double quote is ever written.
     """
-    plain = ((name, clean(value.replace("\\", "").replace('"', "'"))) for name, value in _named(attributes))
-    return [f'{name}="{value}"' for name, value in plain if value]
+    return [fact for name, value in _named(attributes) if (fact := _fact(name, value))]
+
+
+# The same few names and mostly the same values come with every POLL of a VM; both caches are bounded.
+@lru_cache(maxsize=8192)
+def _fact(name: str, value: str) -> str:
+    plain = clean(value.replace("\\", "").replace('"', "'"))
+    return f'{name}="{plain}"' if plain else ""
 
 
 def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:
@@ -90,11 +97,15 @@ def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield what has a name that may be written, in upper case, each name once."""
     seen: set[str] = set()
     for given, value in attributes.items():
-        name = given.upper()
-        if given.isascii() and name not in seen and _NAME.fullmatch(name) and not _is_reserved(name):
+        name = _fit_name(given)
+        if name and name not in seen:
             seen.add(name)
             yield name, value
 
 
-def _is_reserved(name: str) -> bool:
-    return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
+@lru_cache(maxsize=1024)
+def _fit_name(given: str) -> str:
+    """Write the name in upper case, or nothing when it may not be written."""
+    name = given.upper()
+    is_reserved = name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
+    return name if given.isascii() and _NAME.fullmatch(name) and not is_reserved else ""
