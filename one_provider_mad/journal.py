@@ -383,7 +383,8 @@ def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result
     mode = "rw" if os.access(path, os.W_OK) else "ro"
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=5, isolation_level=None)
     try:
-        return query(db)
+        # A file that a driver is just making has no tables yet: there is nothing in it to read.
+        return query(db) if db.execute("PRAGMA user_version").fetchone()[0] else None
     finally:
         db.close()
 

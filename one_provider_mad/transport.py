@@ -168,30 +168,23 @@ class Writer:
         """Write what can be written without blocking; leave the rest to a thread."""
         if not self._is_open or self._thread_line is not None:
             return
-        while self._lines:
-            line = self._lines[0]
-            if line.is_dropped:
-                self._lines.popleft()
-                continue
-            if not self._is_broken and (len(line.data) > _ATOMIC or not self._poll.poll(0)):
-                self._write_in_thread(self._lines.popleft())
-                return
-            self._lines.popleft()
-            self._write(line.data)
-            self._done(line)
-        self._tell_drops()
-        if not self._lines:
-            self._empty.set()
-
-    def _tell_drops(self) -> None:
         if self._drops:
             count, self._drops = self._drops, 0
-            self._write(self.dropped(count))
+            self._lines.appendleft(_Line(self.dropped(count), None, is_log=False))
+        while self._lines:
+            line = self._lines.popleft()
+            if line.is_dropped:
+                continue
+            if line.is_log:
+                self._logs.popleft()  # the oldest: they are in the same order here and there
+            if not self._is_broken and (len(line.data) > _ATOMIC or not self._poll.poll(0)):
+                self._write_in_thread(line)
+                return
+            self._write(line.data)
+            self._done(line)
+        self._empty.set()
 
     def _done(self, line: _Line) -> None:
-        if line.is_log:
-            with contextlib.suppress(ValueError):
-                self._logs.remove(line)
         if line.on_written is not None and not self._is_broken:
             line.on_written()
 

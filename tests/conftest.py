@@ -52,6 +52,6 @@ def assert_spoke_properly(driver: Driver) -> None:
     *whole_lines, _ = driver.raw.decode().split("\n")
     strange = [line for line in whole_lines if not SPOKEN.fullmatch(line)]
     assert not strange
-    for log in driver.place.var.glob("one_vmm_provider_*.log"):
+    for log in filter(Path.is_file, driver.place.var.glob("one_vmm_provider_*.log")):
         defects = [entry for entry in log.read_text().splitlines() if "unexpected" in entry or "Traceback" in entry]
         assert not defects

@@ -126,6 +126,7 @@ class Cloud:
 
         Ids that the cloud does not know are absent; further ids may be present.
         """
+        waiting_for.set("the cloud's answer to describe")
         self._wanted.update(deploy_ids)
         if self._next_look is None:
             self._next_look = asyncio.get_running_loop().create_future()
@@ -160,12 +161,15 @@ class Cloud:
         """Every instance that carries our tags for this VM number, gone ones included; complete or an error."""
         return list(await self.call("find by tags", lambda: self.provider.find(owner=self.owner, vm_id=vm_id)))
 
-    async def watch(self, deploy_id: DeployId, wanted: frozenset[InstanceState], *, grace: float = 0.0) -> Instance:
+    async def watch(
+        self, deploy_id: DeployId, wanted: frozenset[InstanceState], *, goal: str, grace: float = 0.0
+    ) -> Instance:
         """Wait until an instance is in one of the wanted states.
 
         Args:
             deploy_id: the instance.
             wanted: states to wait for.
+            goal: the one that is hoped for, for the deadline's sentence.
             grace: seconds for which the cloud may not know the id yet.
 
         Raises:
@@ -174,7 +178,6 @@ class Cloud:
         """
         loop = asyncio.get_running_loop()
         visible_by = loop.time() + grace
-        names = " or ".join(sorted(state.value for state in wanted))
         while True:
             try:
                 instance = await self.look_at(deploy_id)
@@ -182,12 +185,12 @@ class Cloud:
                 if not error.retryable:
                     raise
                 # Not knowing is no news: keep waiting, the action's deadline bounds it.
-                waiting_for.set(f"{deploy_id} to be {names} (last answer: {error})")
+                waiting_for.set(f"{deploy_id} to be {goal} (last answer: {error})")
             else:
                 if arrived := _arrived(deploy_id, instance, wanted, is_young=loop.time() < visible_by):
                     return arrived
                 state = instance.raw_state if instance else "not visible yet"
-                waiting_for.set(f"{deploy_id} to be {names} (it is {state})")
+                waiting_for.set(f"{deploy_id} to be {goal} (it is {state})")
             await asyncio.sleep(self.provider.watch_interval)
 
     # Creating

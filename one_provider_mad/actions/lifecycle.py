@@ -77,11 +77,13 @@ def _check_policy(work: Work) -> None:
 async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
     provider = work.cloud.provider
     try:
-        instance = await work.cloud.watch(deploy_id, _RUNNING | _STOPPED, grace=provider.visibility_grace)
+        instance = await work.cloud.watch(
+            deploy_id, _RUNNING | _STOPPED, goal="running", grace=provider.visibility_grace
+        )
         if instance.state is not InstanceState.RUNNING:
             # Taken over, and somebody had stopped it meanwhile.
             await work.cloud.call("start", partial(provider.start, deploy_id))
-            await work.cloud.watch(deploy_id, _RUNNING)
+            await work.cloud.watch(deploy_id, _RUNNING, goal="running")
     except WrongState:
         # It ended before it ran: its token is spent, and a retry has to be a new attempt.
         for attempt in await work.finder.attempts(work.request):
@@ -97,13 +99,13 @@ async def start(work: Work) -> str:
     if instance.state.is_gone:
         raise WrongState(f"instance {deploy_id} is {instance.raw_state} and cannot be started again")
     if instance.state in (InstanceState.STOPPING, InstanceState.SUSPENDING):
-        instance = await work.cloud.watch(deploy_id, _STOPPED)
+        instance = await work.cloud.watch(deploy_id, _STOPPED, goal="stopped")
     await _move_to_host(work, instance)
     if instance.state not in (InstanceState.RUNNING, InstanceState.PENDING):
         await work.cloud.call("start", partial(provider.start, deploy_id))
     await work.journal.unpark(deploy_id)
     if instance.state is not InstanceState.RUNNING:
-        await work.cloud.watch(deploy_id, _RUNNING)
+        await work.cloud.watch(deploy_id, _RUNNING, goal="running")
     return deploy_id
 
 
@@ -121,10 +123,10 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
     if is_parked:
         await work.journal.park(instance.deploy_id, work.request.vm_id)
     if instance.state is InstanceState.PENDING:
-        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED)
+        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
     if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("stop", lambda: work.cloud.provider.stop(instance.deploy_id, hard=is_hard))
-    await work.cloud.watch(instance.deploy_id, _STOPPED)
+    await work.cloud.watch(instance.deploy_id, _STOPPED, goal="stopped")
     return "-"
 
 
@@ -135,10 +137,10 @@ async def suspend(work: Work) -> str:
         return await stop(work)
     instance = await _alive(work)
     if instance.state is InstanceState.PENDING:
-        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED)
+        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
     if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("suspend", partial(provider.suspend, instance.deploy_id))
-    await work.cloud.watch(instance.deploy_id, _STOPPED)
+    await work.cloud.watch(instance.deploy_id, _STOPPED, goal="suspended")
     return "-"
 
 
@@ -175,7 +177,7 @@ async def terminate(cloud: Cloud, instance: Instance) -> None:
 async def terminated(cloud: Cloud, deploy_id: DeployId) -> None:
     """Return once an instance is seen terminated, or the cloud has forgotten it."""
     try:
-        await cloud.watch(deploy_id, _TERMINATED)
+        await cloud.watch(deploy_id, _TERMINATED, goal="terminated")
     except InstanceNotFound:
         return
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from one_provider_mad.actions.cloud import Cloud
-from one_provider_mad.domain import Instance, InstanceState, VmRequest
+from one_provider_mad.domain import Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import MadError
 from one_provider_mad.protocol.messages import Action, Reply
 from one_provider_mad.protocol.poll import format_poll
@@ -36,23 +36,38 @@ async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tup
         for request in requests:
             yield request, _failure(request, str(error))
         return
+    missing = [request for request in requests if request.deploy_id not in found]
+    found_by_tags = await _by_tags(cloud, missing) if missing else {}
     for request in requests:
         instance = found.get(request.deploy_id)
-        if instance is None:
-            yield request, await _by_tags(cloud, request)
-        else:
+        if instance is not None:
             yield request, answer(cloud, request, instance)
+        elif isinstance(found_by_tags, MadError):
+            yield request, _failure(request, str(found_by_tags))
+        elif (instance := found_by_tags.get(request.vm_id)) is not None:
+            yield request, answer(cloud, request, instance)
+        else:
+            yield request, _failure(request, f"instance {request.deploy_id} of VM {request.vm_id} does not exist")
 
 
-async def _by_tags(cloud: Cloud, request: VmRequest) -> Reply:
+async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, Instance] | MadError:
+    """The live instances of VMs whose id leads nowhere, in one call however many they are."""
+    identities = {request.vm_id: request.identity(owner=cloud.owner) for request in requests}
     try:
-        instances = await cloud.find(request.vm_id)
+        if len(identities) == 1:
+            instances = await cloud.find(requests[0].vm_id)
+        else:
+            instances = list(await cloud.call("list", cloud.provider.list_instances))
     except MadError as error:
-        return _failure(request, str(error))
-    for instance in instances:
-        if not instance.state.is_gone and _is_of(cloud, request, instance):
-            return answer(cloud, request, instance)
-    return _failure(request, f"instance {request.deploy_id} of VM {request.vm_id} does not exist")
+        return error
+    return {
+        instance.identity.vm_id: instance
+        for instance in instances
+        if instance.identity is not None
+        and not instance.state.is_gone
+        and (wanted := identities.get(instance.identity.vm_id)) is not None
+        and wanted.is_same_life(instance.identity)
+    }
 
 
 def answer(cloud: Cloud, request: VmRequest, instance: Instance) -> Reply:
