@@ -242,15 +242,22 @@ class Journal:
         """Write what is due, unless a write is under way: then its end starts the next one."""
         if self._flush is not None or not (self._unwritten or self._closed or self._called_off):
             return
-        rows, self._unwritten = list(self._unwritten.values()), {}
-        closed, self._closed = [(number,) for number in self._closed], []
-        called_off, self._called_off = [(_CALLED_OFF, number) for number in self._called_off], []
         try:
-            self._flush = self._database.submit(lambda db: _write_requests(db, rows, called_off, closed))
+            self._flush = self._database.submit(self._take_due())
         except JournalError as error:
             self._on_lost(str(error))
         else:
             self._flush.add_done_callback(self._flushed)
+
+    def _take_due(self) -> Callable[[sqlite3.Connection], None]:
+        rows, self._unwritten = list(self._unwritten.values()), {}
+        called_off, self._called_off = [(_CALLED_OFF, number) for number in self._called_off], []
+        closed, self._closed = [(number,) for number in self._closed], []
+        return lambda db: _write_requests(db, rows, called_off, closed)
+
+    async def sync(self) -> None:
+        """Everything recorded so far is on disk when this returns."""
+        await self._database.write(self._take_due())
 
     def _flushed(self, flush: asyncio.Future[None]) -> None:
         self._flush = None

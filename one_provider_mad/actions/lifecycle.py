@@ -12,7 +12,7 @@ from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
-from one_provider_mad.errors import InstanceNotFound, RequestRefused, WrongState
+from one_provider_mad.errors import InstanceNotFound, JournalError, RequestRefused, WrongState
 from one_provider_mad.journal import AttemptState, Journal
 from one_provider_mad.providers.interface import Suspendable
 from one_provider_mad.settings import Policy
@@ -154,15 +154,29 @@ async def _alive(work: Work) -> Instance:
 async def destroy(work: Work) -> str:
     """Terminate whatever instance this VM has; gone for certain is success."""
     instances = await work.finder.to_destroy(work.request, deadline=work.deadline)
+    await _note(work, work.journal.sync())
     for instance in instances:
         await terminate(work.cloud, instance)
     for instance in instances:
         await terminated(work.cloud, instance.deploy_id)
+    await _note(work, _settle(work, instances))
+    return "-"
+
+
+async def _settle(work: Work, instances: list[Instance]) -> None:
+    for instance in instances:
         await work.journal.unpark(instance.deploy_id)
     for attempt in await work.finder.attempts(work.request):
         if attempt.state is AttemptState.CREATED:
             await work.finder.close_attempt(attempt, AttemptState.GONE, "terminated")
-    return "-"
+
+
+async def _note(work: Work, writing: Awaitable[None]) -> None:
+    """A journal that cannot be written (a full disk) is no reason to keep an instance and its bill."""
+    try:
+        await writing
+    except JournalError as error:
+        work.warn(str(error))
 
 
 async def terminate(cloud: Cloud, instance: Instance) -> None:
