@@ -12,7 +12,7 @@ from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError, WrongAccount
-from one_provider_mad.journal import Journal, read_fact
+from one_provider_mad.journal import Journal
 from one_provider_mad.options import Options
 from one_provider_mad.providers.interface import Provider, VerbatimDriver
 from one_provider_mad.providers.registry import build
@@ -20,7 +20,6 @@ from one_provider_mad.settings import Configuration, Places, SettingsSource
 
 log = structlog.get_logger()
 
-_CONFIGURED = "configured"
 _ACCOUNT = "account"
 
 _RETIRE_SECONDS = 3600.0
@@ -46,10 +45,7 @@ class Engines:
         self._engine: Engine | None = None
         self._retired: dict[asyncio.Task[None], Engine] = {}
         self._lock = asyncio.Lock()
-        was_configured = read_fact(places.default_journal(options.name), _CONFIGURED) is not None
-        self._source = SettingsSource(
-            options.name, places, check=self._check, warn=self._warn_once, was_configured=was_configured
-        )
+        self._source = SettingsSource(options.name, places, check=self._check, warn=self._warn_once)
 
     def _check(self, configuration: Configuration) -> None:
         # Before the first request is taken: whether POLLs may be coalesced depends on it.
@@ -70,12 +66,14 @@ class Engines:
 
     async def _journal_for(self, configuration: Configuration) -> Journal:
         self.owner = configuration.settings.owner
+        path = self._places.journal(configuration)
+        if self.journal is not None and self.journal.path != path:
+            # It was opened for settings that never came into force.
+            await self.journal.close()
+            self.journal = None
         if self.journal is None:
-            path = self._places.journal(configuration)
             journal = Journal(path, clock=time.time, on_lost=self._lost)
             await journal.open()
-            if configuration.path is not None:
-                await journal.set_fact(_CONFIGURED, str(configuration.path))
             self.journal = journal
         return self.journal
 
@@ -96,11 +94,23 @@ class Engines:
         async with self._lock:
             configuration = await asyncio.to_thread(self._source.current)
             if self._engine is None or self._engine.configuration is not configuration:
-                engine = await self._make(configuration)
-                if self._engine is not None:
-                    self._retire(self._engine)
-                self._engine = engine
+                self._engine = await self._replacement(configuration)
             return self._engine
+
+    async def _replacement(self, configuration: Configuration) -> Engine:
+        """The engine of new settings; while these do not work, the one of the settings before."""
+        before = self._engine
+        try:
+            engine = await self._make(configuration)
+        except MadError as error:
+            self._source.fall_back(error)
+            if before is None:
+                raise
+            return before
+        if before is not None:
+            self._retire(before)
+        self._source.put_in_force(configuration)
+        return engine
 
     async def _make(self, configuration: Configuration) -> Engine:
         journal = await self._journal_for(configuration)

@@ -13,7 +13,7 @@ import os
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +30,11 @@ _VERSION = 1
 
 # A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
 _PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
+
+_Row = tuple[Any, ...]
+
+_AGAIN_SECONDS = 5.0
+"""How long to wait after a write that failed, such as on a full disk."""
 
 _CALLED_OFF = "DRIVER_CANCEL"
 """What the action of a request becomes when it is called off."""
@@ -187,9 +192,10 @@ class Journal:
         self._on_lost = on_lost
         self._database = Database(path, pragmas=_PRAGMAS, prepare=_prepare, unusable=self._unusable)
         self._me = Process.current()
-        self._unwritten: dict[int, tuple[Any, ...]] = {}
+        self._unwritten: dict[int, _Row] = {}
         self._closed: list[int] = []
         self._called_off: list[int] = []
+        self._is_failing = False
         self._flush: asyncio.Future[None] | None = None
         self.has_new_debt = asyncio.Event()
 
@@ -204,7 +210,6 @@ class Journal:
         self._flush_soon()
         while self._flush is not None:
             await asyncio.wait([self._flush])
-            await asyncio.sleep(0)  # its callback may begin another one
         await self._database.close()
 
     def _unusable(self, error: Exception) -> JournalError:
@@ -242,28 +247,47 @@ class Journal:
         """Write what is due, unless a write is under way: then its end starts the next one."""
         if self._flush is not None or not (self._unwritten or self._closed or self._called_off):
             return
+        rows, self._unwritten = self._unwritten, {}
+        called_off, self._called_off = self._called_off, []
+        closed, self._closed = self._closed, []
         try:
-            self._flush = self._database.submit(self._take_due())
+            flush = self._database.submit(lambda db: _write_requests(db, rows.values(), called_off, closed))
         except JournalError as error:
-            self._on_lost(str(error))
-        else:
-            self._flush.add_done_callback(self._flushed)
+            self._put_back(rows, called_off, closed, error)
+            return
+        self._flush = flush
+        flush.add_done_callback(lambda _done: self._flushed(flush, rows, called_off, closed))
 
-    def _take_due(self) -> Callable[[sqlite3.Connection], None]:
-        rows, self._unwritten = list(self._unwritten.values()), {}
-        called_off, self._called_off = [(_CALLED_OFF, number) for number in self._called_off], []
-        closed, self._closed = [(number,) for number in self._closed], []
-        return lambda db: _write_requests(db, rows, called_off, closed)
+    def _flushed(
+        self, flush: asyncio.Future[None], rows: dict[int, _Row], called_off: list[int], closed: list[int]
+    ) -> None:
+        self._flush = None
+        error = None if flush.cancelled() else flush.exception()
+        if error is not None:
+            self._put_back(rows, called_off, closed, error)
+            return
+        self._is_failing = False
+        self._flush_soon()
+
+    def _put_back(self, rows: dict[int, _Row], called_off: list[int], closed: list[int], error: BaseException) -> None:
+        """It could not be written: an answered request must not stand there for ever, so try again in a while."""
+        if not self._is_failing:
+            self._is_failing = True
+            self._on_lost(str(error))
+        over = {*closed, *self._closed}
+        self._unwritten = {**{number: row for number, row in rows.items() if number not in over}, **self._unwritten}
+        self._called_off = [*called_off, *self._called_off]
+        self._closed = sorted(over - rows.keys())
+        asyncio.get_running_loop().call_later(_AGAIN_SECONDS, self._flush_soon)
 
     async def sync(self) -> None:
         """Everything recorded so far is on disk when this returns."""
-        await self._database.write(self._take_due())
-
-    def _flushed(self, flush: asyncio.Future[None]) -> None:
-        self._flush = None
-        if not flush.cancelled() and (error := flush.exception()) is not None:
-            self._on_lost(str(error))
-        self._flush_soon()
+        for _ in range(2):  # what is being written now, and then what has come since
+            self._flush_soon()
+            if self._flush is not None:
+                flush = self._flush
+                await asyncio.wait([flush])
+                flush.result()
 
     async def open_requests(self) -> list[OpenRequest]:
         """Every unanswered request of any writer, oldest first."""
@@ -455,12 +479,10 @@ def _writers(db: sqlite3.Connection) -> list[Writer]:
     ]
 
 
-def _write_requests(
-    db: sqlite3.Connection, rows: list[tuple[Any, ...]], called_off: list[tuple[str, int]], closed: list[tuple[int]]
-) -> None:
+def _write_requests(db: sqlite3.Connection, rows: Iterable[_Row], called_off: list[int], closed: list[int]) -> None:
     db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-    db.executemany("UPDATE requests SET action = ? WHERE id = ?", called_off)
-    db.executemany("DELETE FROM requests WHERE id = ?", closed)
+    db.executemany("UPDATE requests SET action = ? WHERE id = ?", [(_CALLED_OFF, number) for number in called_off])
+    db.executemany("DELETE FROM requests WHERE id = ?", [(number,) for number in closed])
 
 
 def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:

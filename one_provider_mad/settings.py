@@ -18,7 +18,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from one_provider_mad.domain import Value
-from one_provider_mad.errors import SettingsError
+from one_provider_mad.errors import MadError, SettingsError
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -135,6 +135,10 @@ class Places(Value, frozen=True, kw_only=True):
         """Where the journal of NAME lies unless the configuration says otherwise."""
         return self.var / f"one_provider_mad_{name}.journal"
 
+    def mark(self, name: str) -> Path:
+        """The file that remembers that NAME was once served from a configuration file."""
+        return self.var / f"one_provider_mad_{name}.configured"
+
     def scripts(self, name: str) -> Path:
         """Upstream's directory of action scripts for NAME."""
         return self.var / "remotes" / "vmm" / name
@@ -166,13 +170,12 @@ def _temporary_directory() -> Path:
     return Path(tempfile.mkdtemp(prefix="one_provider_mad-"))
 
 
-def load(name: str, places: Places, *, was_configured: bool = False) -> Configuration:
+def load(name: str, places: Places) -> Configuration:
     """Read the configuration of NAME.
 
     Args:
         name: NAME, the positional argument.
         places: where to look.
-        was_configured: NAME was once served from a file, so that a missing file is a fault.
 
     Raises:
         SettingsError: there is none, or it cannot be used; the sentence names file, key and what was expected.
@@ -182,8 +185,10 @@ def load(name: str, places: Places, *, was_configured: bool = False) -> Configur
     path = places.conf / f"{name}.toml"
     try:
         status, content = _read(path)
-    except FileNotFoundError:
-        return _without_file(name, path, places, was_configured=was_configured)
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise SettingsError(f"{path.name} cannot be read: it is a link to nothing ({path})") from error
+        return _without_file(name, path, places)
     except OSError as error:
         raise SettingsError(f"{path.name} cannot be read: {error.strerror} ({path})") from error
     return _parse(name, path, status, content)
@@ -194,9 +199,13 @@ def _read(path: Path) -> tuple[os.stat_result, bytes]:
         return os.fstat(file.fileno()), file.read()
 
 
-def _without_file(name: str, path: Path, places: Places, *, was_configured: bool) -> Configuration:
-    if was_configured:
-        raise SettingsError(f"{path.name} is missing, and {name} was configured by it before: put it back ({path})")
+def _without_file(name: str, path: Path, places: Places) -> Configuration:
+    mark = places.mark(name)
+    if mark.exists():
+        raise SettingsError(
+            f"{path.name} is missing, and {name} was configured by it before: put it back ({path}); if {name} is to be"
+            f" served without one from now on, remove {mark}"
+        )
     if name == EMBEDDED:
         return Configuration(name=name, path=None, settings=_completed(name, Settings(provider=EMBEDDED)), table={})
     if places.scripts(name).is_dir():
@@ -283,7 +292,6 @@ class SettingsSource:
         places: where to look.
         check: raises SettingsError for what only the provider's own type can see.
         warn: told one sentence when an edit is not taken.
-        was_configured: NAME was once served from a file.
     """
 
     def __init__(
@@ -293,31 +301,50 @@ class SettingsSource:
         *,
         check: Callable[[Configuration], None],
         warn: Callable[[str], None],
-        was_configured: bool = False,
     ) -> None:
         self._check = check
         self._file = str(places.conf / f"{name}.toml")
         self._name = name
         self._places = places
         self._warn = warn
-        self._was_configured = was_configured
-        self._good: Configuration | None = None
-        self._fault = SettingsError("the configuration was not read yet")
+        self._in_force: Configuration | None = None
+        self._latest: Configuration | SettingsError = SettingsError("the configuration was not read yet")
         self._seen: tuple[int, ...] | None = None
 
     def current(self) -> Configuration:
-        """The settings in force: the file's, or the last good ones while the file is broken.
+        """What the file says; while that cannot be used, what was in force before.
 
         Raises:
-            SettingsError: there never were good ones.
+            SettingsError: it cannot be used, and nothing was ever in force.
         """
         fingerprint = self._fingerprint()
         if fingerprint != self._seen:
             self._seen = fingerprint
             self._reload()
-        if self._good is None:
-            raise self._fault
-        return self._good
+        if isinstance(self._latest, SettingsError):
+            raise self._latest
+        return self._latest
+
+    def put_in_force(self, configuration: Configuration) -> None:
+        """These settings work: from now on they are what a broken edit falls back to, and which cloud it is."""
+        self._in_force = configuration
+        if configuration.path is not None:
+            try:
+                self._places.mark(self._name).write_text(f"{configuration.path}\n")
+            except OSError as error:
+                self._warn(f"cannot remember that {self._name} has a configuration file: {error}")
+
+    def fall_back(self, error: MadError) -> Configuration:
+        """The latest settings do not work: what was in force before stays so.
+
+        Raises:
+            MadError: the error itself, when nothing was in force before.
+        """
+        if self._in_force is None:
+            raise error
+        self._warn(f"{error}; the settings from before stay in force")
+        self._latest = self._in_force
+        return self._in_force
 
     def _fingerprint(self) -> tuple[int, ...]:
         try:
@@ -328,18 +355,17 @@ class SettingsSource:
 
     def _reload(self) -> None:
         try:
-            fresh = load(self._name, self._places, was_configured=self._was_configured)
-            if self._good is not None:
-                _refuse_other_cloud(self._good, fresh)
+            fresh = load(self._name, self._places)
+            if self._in_force is not None:
+                _refuse_other_cloud(self._in_force, fresh)
             self._check(fresh)
         except SettingsError as error:
-            self._fault = error
-            if self._good is not None:
-                self._warn(f"{error}; the settings from before stay in force")
+            self._latest = error
+            if self._in_force is not None:
+                self.fall_back(error)
             return
-        if fresh != self._good:
-            self._good = fresh
-        self._was_configured = self._was_configured or fresh.path is not None
+        if fresh != self._latest:
+            self._latest = fresh
 
 
 def _refuse_other_cloud(good: Configuration, fresh: Configuration) -> None:

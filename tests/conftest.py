@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import re
+import select
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,3 +58,25 @@ def assert_spoke_properly(driver: Driver) -> None:
     for log in filter(Path.is_file, driver.place.var.glob("one_vmm_provider_*.log")):
         defects = [entry for entry in log.read_text().splitlines() if "unexpected" in entry or "Traceback" in entry]
         assert not defects
+
+
+PAGE = 4096
+"""Bytes that the smallest pipe holds."""
+
+
+def read_in_time(descriptor: int, size: int, seconds: float = 10) -> bytes:
+    """One read, once there is something to read."""
+    assert select.select([descriptor], [], [], seconds)[0], "nothing came"
+    return os.read(descriptor, size)
+
+
+@pytest.fixture
+def stalled(place: Place) -> Iterator[Driver]:
+    """A driver whose output nobody reads, and little of it fits into the pipe."""
+    place.simulate(boot_time=0)
+    with Driver(place, reading=False, init=False) as one:
+        one.send("INIT")
+        assert one.process.stdout is not None
+        assert read_in_time(one.process.stdout.fileno(), PAGE) == b"INIT SUCCESS\n"
+        fcntl.fcntl(one.process.stdout, fcntl.F_SETPIPE_SZ, PAGE)
+        yield one

@@ -453,6 +453,41 @@ async def test_a_record_that_cannot_be_written_is_told_and_raises_nothing(journa
     assert len(lost) == 2
 
 
+async def test_an_answer_that_could_not_be_recorded_is_recorded_later(journal: Journal, lost: list[str]) -> None:
+    """Else the next process would carry the request out again, long after its time."""
+    number = open_request(journal)
+    await unanswered(journal)
+    tamper(
+        journal.path,
+        "CREATE TRIGGER full BEFORE DELETE ON requests BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
+    )
+    journal.close_request(number)
+    await unanswered(journal)
+    assert lost == [f"the journal {journal.path} cannot be used: database or disk is full"]
+    tamper(journal.path, "DROP TRIGGER full")
+    later = open_request(journal, 8)
+    assert [request.id for request in await unanswered(journal)] == [later]
+
+
+async def test_who_gives_up_syncing_loses_nobodys_record(journal: Journal) -> None:
+    answered = open_request(journal, 1)
+    await unanswered(journal)
+    kept = [open_request(journal, 2)]  # its writing is under way while the others wait
+    await asyncio.sleep(0)
+    kept.append(open_request(journal, 3))
+    journal.close_request(answered)
+    syncing = asyncio.create_task(journal.sync())
+    await asyncio.sleep(0)
+    syncing.cancel()
+    assert {request.id for request in await unanswered(journal)} == set(kept)
+
+
+async def test_everything_is_on_disk_after_syncing(journal: Journal, path: Path) -> None:
+    numbers = {open_request(journal, vm_id) for vm_id in range(5)}
+    await journal.sync()
+    assert {row[0] for row in look(path, "SELECT id FROM requests")} == numbers
+
+
 async def test_a_record_after_the_end_is_told_and_raises_nothing(journal: Journal, lost: list[str]) -> None:
     await journal.close()
     open_request(journal)

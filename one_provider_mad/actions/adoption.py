@@ -143,9 +143,9 @@ class Adoption(Value, frozen=True, kw_only=True):
 
     async def _adopt_journaled(self, request: VmRequest) -> DeployId | None:
         """What the journal knows of this very identity, and the cloud does not show (yet)."""
-        owed = {debt.token for debt in await self.journal.debts()}
+        debts = await self.journal.debts()
         for attempt in await self._attempts(request):
-            if attempt.token in owed:
+            if any(is_about(debt, attempt) for debt in debts):
                 continue
             if attempt.state is AttemptState.CREATED:
                 if own := await self._adopt_created(attempt):
@@ -267,3 +267,14 @@ def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
         and identity.seq <= debt.identity.seq
         and all(attempt.deploy_id != instance.deploy_id or attempt.sent_at <= debt.since for attempt in attempts)
     )
+
+
+def is_about(debt: Debt, attempt: Attempt) -> bool:
+    """True when what this attempt has made, or may have made, is what the debt is about."""
+    if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED) or attempt.sent_at > debt.since:
+        return False
+    if debt.token:
+        return attempt.token == debt.token
+    if debt.deploy_id:
+        return attempt.deploy_id == debt.deploy_id
+    return debt.identity.is_same_life(attempt.identity) and attempt.identity.seq <= debt.identity.seq

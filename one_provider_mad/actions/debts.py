@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from one_provider_mad.actions.adoption import is_owed
+from one_provider_mad.actions.adoption import is_about, is_owed
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.finding import Finder
@@ -26,7 +26,7 @@ from one_provider_mad.errors import (
     RequestRefused,
     SettingsError,
 )
-from one_provider_mad.journal import Attempt, AttemptState, Debt
+from one_provider_mad.journal import AttemptState, Debt
 from one_provider_mad.protocol.messages import Action, Severity
 
 log = structlog.get_logger()
@@ -194,7 +194,7 @@ async def pay(engine: Engine, debt: Debt) -> None:
 async def _owed(cloud: Cloud, finder: Finder, debt: Debt) -> list[Instance]:
     """The debt's instances that are not terminated yet; none only if that is certain."""
     every = await finder.attempts_of(debt.identity)
-    attempts = [attempt for attempt in every if _is_about(attempt, debt)]
+    attempts = [attempt for attempt in every if is_about(debt, attempt)]
     ids = {debt.deploy_id} if debt.deploy_id else {attempt.deploy_id for attempt in attempts if attempt.deploy_id}
     looked = await cloud.look(ids) if ids else {}
     found = {id_: instance for id_, instance in looked.items() if id_ in ids}
@@ -209,13 +209,3 @@ async def _owed(cloud: Cloud, finder: Finder, debt: Debt) -> list[Instance]:
         for attempt in attempts:
             await finder.close_attempt(attempt, AttemptState.GONE, "destroyed, or not found after the grace")
     return alive
-
-
-def _is_about(attempt: Attempt, debt: Debt) -> bool:
-    if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED) or attempt.sent_at > debt.since:
-        return False
-    if debt.token:
-        return attempt.token == debt.token
-    if debt.deploy_id:
-        return attempt.deploy_id == debt.deploy_id
-    return attempt.identity.seq <= debt.identity.seq

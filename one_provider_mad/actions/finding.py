@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from one_provider_mad.actions.cloud import Cloud, waiting_for
-from one_provider_mad.domain import Identity, Instance, InstanceState, VmRequest
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmRequest
 from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
 from one_provider_mad.journal import Attempt, AttemptState, Journal
 
@@ -113,35 +113,50 @@ class Finder:
         """True within the grace after the attempt was last sent."""
         return self._clock() < attempt.sent_at + self._cloud.provider.visibility_grace
 
-    async def to_destroy(self, request: VmRequest, *, deadline: float) -> list[Instance]:
+    async def to_destroy(self, request: VmRequest, *, gone: set[DeployId], deadline: float) -> list[Instance]:
         """What is left to destroy of this VM; an empty list means gone for certain (decision 16).
 
         Args:
             request: the VM, with or without the id of its instance.
+            gone: ids already seen terminated; added to.
             deadline: loop time by which certainty must be had.
 
         Raises:
             NotOurs: the named instance is not this VM's.
             CannotTell: something may exist that the cloud does not show.
         """
-        named = await self._named(request)
-        if named is not None:
-            return [] if named.state is InstanceState.TERMINATED else [named]
+        if request.deploy_id not in gone:
+            named = await self._named(request)
+            if named is not None and named.state is not InstanceState.TERMINATED:
+                return [named]
+            if named is not None:
+                gone.add(named.deploy_id)
+        if request.deploy_id in gone and not await self._unresolved(request, gone):
+            return []
         while True:
-            for attempt in await self.attempts(request):
-                if attempt.state is AttemptState.OPEN:
-                    await self._cloud.create_under_way(attempt.token)
+            for attempt in await self._unresolved(request, gone):
+                await self._cloud.create_under_way(attempt.token)
             try:
-                alive = await self.alive(request)
+                alive = [instance for instance in await self.alive(request) if instance.deploy_id not in gone]
             except ProviderError as error:
                 raise CannotTell(f"cannot tell whether VM {request.vm_id}'s instance still exists: {error}") from error
             if alive:
                 return alive
-            unsettled = [attempt for attempt in await self.attempts(request) if self._is_unsettled(attempt)]
-            if not unsettled:
-                await self._settle(request)
+            unresolved = await self._unresolved(request, gone)
+            if not any(self.is_young(attempt) for attempt in unresolved):
+                # A complete lookup found nothing and the grace has passed: what was open never came to be.
+                for attempt in unresolved:
+                    await self.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
                 return []
-            await self._wait_for_certainty(request, unsettled, deadline)
+            await self._wait_for_certainty(request, unresolved, deadline)
+
+    async def _unresolved(self, request: VmRequest, gone: set[DeployId]) -> list[Attempt]:
+        """Attempts whose instance exists, or may."""
+        return [
+            attempt
+            for attempt in await self.attempts(request)
+            if attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and attempt.deploy_id not in gone
+        ]
 
     async def _named(self, request: VmRequest) -> Instance | None:
         if not request.deploy_id:
@@ -153,15 +168,6 @@ class Finder:
         if instance is not None:
             await self.check_ownership(instance, request)
         return instance
-
-    def _is_unsettled(self, attempt: Attempt) -> bool:
-        return attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt)
-
-    async def _settle(self, request: VmRequest) -> None:
-        """A complete lookup found nothing and the grace has passed: what was open never came to be."""
-        for attempt in await self.attempts(request):
-            if attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
-                await self.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
 
     async def close_attempt(self, attempt: Attempt, state: AttemptState, detail: str) -> None:
         """Write down how an attempt ended."""

@@ -153,19 +153,21 @@ async def _alive(work: Work) -> Instance:
 
 async def destroy(work: Work) -> str:
     """Terminate whatever instance this VM has; gone for certain is success."""
-    instances = await work.finder.to_destroy(work.request, deadline=work.deadline)
+    gone: set[DeployId] = set()
     await _note(work, work.journal.sync())
-    for instance in instances:
-        await terminate(work.cloud, instance)
-    for instance in instances:
-        await terminated(work.cloud, instance.deploy_id)
-    await _note(work, _settle(work, instances))
+    while instances := await work.finder.to_destroy(work.request, gone=gone, deadline=work.deadline):
+        for instance in instances:
+            await terminate(work.cloud, instance)
+        for instance in instances:
+            await terminated(work.cloud, instance.deploy_id)
+            gone.add(instance.deploy_id)
+    await _note(work, _settle(work, gone))
     return "-"
 
 
-async def _settle(work: Work, instances: list[Instance]) -> None:
-    for instance in instances:
-        await work.journal.unpark(instance.deploy_id)
+async def _settle(work: Work, gone: set[DeployId]) -> None:
+    for deploy_id in gone:
+        await work.journal.unpark(deploy_id)
     for attempt in await work.finder.attempts(work.request):
         if attempt.state is AttemptState.CREATED:
             await work.finder.close_attempt(attempt, AttemptState.GONE, "terminated")

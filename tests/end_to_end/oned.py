@@ -217,6 +217,17 @@ class Driver:
         self.send(line)
         return self.reply(words[0], int(words[1]), seconds)
 
+    def created(self, line: bytes) -> str:
+        """Send a DEPLOY that is to succeed, and return the deploy id."""
+        result, deploy_id = self.ask(line).split(" ", 1)
+        assert result == "SUCCESS", deploy_id
+        return deploy_id
+
+    def is_quiet(self) -> bool:
+        """True when nothing is written before the answer to an action that is refused at once."""
+        self.send("FROBNICATE  999 ")
+        return self.next_line() == "FROBNICATE FAILURE 999 Action FROBNICATE not supported"
+
     def silence(self, seconds: float = 0.3) -> None:
         """Fail if the driver writes anything for so long."""
         try:
