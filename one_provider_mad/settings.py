@@ -330,7 +330,7 @@ class SettingsSource:
         self._in_force = configuration
         if configuration.path is not None:
             try:
-                self._places.mark(self._name).write_text(f"{configuration.path}\n")
+                self._places.mark(self._name).touch(mode=0o600)
             except OSError as error:
                 self._warn(f"cannot remember that {self._name} has a configuration file: {error}")
 

@@ -441,32 +441,53 @@ async def test_everything_that_is_due_is_written_when_the_journal_is_closed(jour
     assert {row[0] for row in look(path, "SELECT id FROM requests")} == set(kept)
 
 
-async def test_a_record_that_cannot_be_written_is_told_and_raises_nothing(journal: Journal, lost: list[str]) -> None:
-    tamper(journal.path, "DROP TABLE requests")
-    number = open_request(journal)
-    with pytest.raises(JournalError):
-        await journal.open_requests()
-    assert lost == [f"the journal {journal.path} cannot be used: no such table: requests"]
-    journal.close_request(number)
-    with pytest.raises(JournalError):
-        await journal.open_requests()
-    assert len(lost) == 2
+FULL = "CREATE TRIGGER full BEFORE {} ON requests BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
+"""Plays a disk that is full for what is to be written."""
 
 
-async def test_an_answer_that_could_not_be_recorded_is_recorded_later(journal: Journal, lost: list[str]) -> None:
-    """Else the next process would carry the request out again, long after its time."""
-    number = open_request(journal)
-    await unanswered(journal)
-    tamper(
-        journal.path,
-        "CREATE TRIGGER full BEFORE DELETE ON requests BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END",
-    )
-    journal.close_request(number)
-    await unanswered(journal)
+async def test_records_that_cannot_be_written_are_told_once_and_raise_nothing(
+    journal: Journal, lost: list[str]
+) -> None:
+    tamper(journal.path, FULL.format("INSERT"))
+    for vm_id in range(5):
+        open_request(journal, vm_id)
+        assert await unanswered(journal) == []
     assert lost == [f"the journal {journal.path} cannot be used: database or disk is full"]
     tamper(journal.path, "DROP TRIGGER full")
-    later = open_request(journal, 8)
-    assert [request.id for request in await unanswered(journal)] == [later]
+    open_request(journal, 5)
+    assert {request.vm_id for request in await unanswered(journal)} == set(range(6))
+    tamper(journal.path, FULL.format("INSERT"))
+    open_request(journal, 6)
+    await unanswered(journal)
+    assert len(lost) == 2, "it is another fault"
+
+
+@pytest.mark.parametrize("is_pushed", [True, False], ids=["with-the-next-one", "by-itself"])
+async def test_what_could_not_be_recorded_is_recorded_later(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch, *, is_pushed: bool
+) -> None:
+    """Else the next process would carry out again, long after its time, what was answered."""
+    monkeypatch.setattr("one_provider_mad.journal._AGAIN_SECONDS", 60 if is_pushed else 0.01)
+    answered, called_off = open_request(journal, 1), open_request(journal, 2)
+    await unanswered(journal)
+    for what in ("DELETE", "UPDATE", "INSERT"):
+        tamper(journal.path, FULL.format(what).replace("full B", f"full_{what} B"))
+    journal.close_request(answered)
+    journal.call_off_request(called_off)
+    fresh, short = open_request(journal, 3), open_request(journal, 4)
+    await unanswered(journal)
+    journal.close_request(short)
+    assert {request.id for request in await unanswered(journal)} == {answered, called_off}
+    for what in ("DELETE", "UPDATE", "INSERT"):
+        tamper(journal.path, f"DROP TRIGGER full_{what}")
+    if is_pushed:
+        journal.close_request(open_request(journal, 5))
+    async with asyncio.timeout(20):
+        while {request.id: request.action for request in await journal.open_requests()} != {
+            called_off: "DRIVER_CANCEL",
+            fresh: "DEPLOY",
+        }:
+            await asyncio.sleep(0)
 
 
 async def test_who_gives_up_syncing_loses_nobodys_record(journal: Journal) -> None:
