@@ -141,14 +141,19 @@ class _Daemon:
             self._dispatcher.accept(request)
         self._early.clear()
         self._start(self._dispatcher.pay_debts(), "debts")
-        if self._is_initialised and self._engines.journal is not None:
-            recovery = modules.Recovery(
-                self._engines.journal, self._dispatcher, open_output=self._writer.open, clock=time.time
-            )
-            self._start(recovery.run(), "recovery")
-            self._start(recovery.show_life(), "signs of life")
+        if self._is_initialised:
+            self._start(self._recover(modules, self._engines, self._dispatcher), "recovery")
         else:
             self._dispatcher.end_recovery()
+
+    async def _recover(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
+        """Deal with what an earlier process left open, as soon as there is a journal to read it from."""
+        await engines.is_journal_open.wait()
+        if engines.journal is None:
+            return
+        recovery = modules.Recovery(engines.journal, dispatcher, open_output=self._writer.open, clock=time.time)
+        self._start(recovery.show_life(), "signs of life")
+        await recovery.run()
 
     def _start(self, work: object, name: str) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]

@@ -40,6 +40,7 @@ class Engines:
         self._places = places
         self._warn = warn
         self.journal: Journal | None = None
+        self.is_journal_open = asyncio.Event()
         self.is_verbatim = False
         self.owner = ""
         self._engine: Engine | None = None
@@ -75,6 +76,7 @@ class Engines:
             journal = Journal(path, clock=time.time, on_lost=self._lost)
             await journal.open()
             self.journal = journal
+            self.is_journal_open.set()
         return self.journal
 
     def _lost(self, sentence: str) -> None:

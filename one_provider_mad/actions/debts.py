@@ -62,17 +62,17 @@ class Debts:
 
     # Noting
 
-    async def note_failure(self, action: Action, content: object, error: MadError) -> None:
+    async def note_failure(self, action: Action, content: VmRequest | None, error: MadError) -> None:
         """A request that was to destroy has failed, and the core will not ask again."""
-        if not isinstance(content, VmRequest) or not isinstance(error, _OWED_AFTER):
+        if content is None or not isinstance(error, _OWED_AFTER):
             return
         if not _means(action, content, Intent.DESTROY):
             return
         await self._add(content, f"{action.value} failed: {error}", deploy_id=content.deploy_id, token="")
 
-    async def forget_create(self, action: Action, content: object) -> None:
+    async def forget_create(self, action: Action, content: VmRequest | None) -> None:
         """A deploy was called off: whatever it has made or may yet make has to go."""
-        if not isinstance(content, VmRequest) or not _means(action, content, Intent.CREATE):
+        if content is None or not _means(action, content, Intent.CREATE):
             return
         try:
             engine = await self._engines.current()
@@ -105,6 +105,7 @@ class Debts:
     async def pay_for_ever(self, lanes: Lanes) -> None:
         """Try each debt when it is due, in its VM's lane, for as long as the driver runs."""
         while True:
+            await self._engines.is_journal_open.wait()
             journal = self._engines.journal
             if journal is None or self._engines.is_verbatim:
                 return

@@ -73,6 +73,15 @@ class Accepted(Value, frozen=True, kw_only=True):
     is_after_cancel: bool = False
     recovered: Recovered | None = None
 
+    def known(self) -> VmRequest | None:
+        """What was read from the message; None while it is not read yet, or cannot be."""
+        if isinstance(self.content, VmRequest):
+            return self.content
+        if not self.content.done() or self.content.cancelled() or self.content.exception() is not None:
+            return None
+        read = self.content.result()
+        return None if isinstance(read, Malformed) else read[0]
+
 
 class Recovered:
     """A request of an earlier process, until it is answered or a newer one for its VM comes."""
@@ -244,7 +253,7 @@ class Dispatcher:
             info = await self._within_deadline(accepted)
         except asyncio.CancelledError:
             if job.is_called_off:
-                await self._debts.forget_create(accepted.action, accepted.content)
+                await self._debts.forget_create(accepted.action, accepted.known())
                 return
             raise
         except MadError as error:
@@ -260,7 +269,7 @@ class Dispatcher:
 
     async def _note_debt(self, accepted: Accepted, error: MadError) -> None:
         if accepted.action is Action.CLEANUP or (accepted.action is Action.CANCEL and accepted.is_after_cancel):
-            await self._debts.note_failure(accepted.action, accepted.content, error)
+            await self._debts.note_failure(accepted.action, accepted.known(), error)
 
     async def _within_deadline(self, accepted: Accepted) -> str:
         seconds = self._deadline(accepted.action)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol
 
 from one_provider_mad.actions.cloud import Cloud
@@ -35,6 +36,9 @@ class EngineSource(Protocol):
 
     journal: Journal | None
     """The journal, None while it cannot be opened."""
+
+    is_journal_open: asyncio.Event
+    """Set once the journal was opened."""
 
     is_verbatim: bool
     """The configuration names a driver that performs verbs as they were sent."""
