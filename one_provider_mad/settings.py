@@ -6,10 +6,12 @@ Nothing here knows any provider: their tables are typed by themselves (providers
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import stat
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from one_provider_mad.domain import Value
-from one_provider_mad.errors import MadError, SettingsError
+from one_provider_mad.errors import MadError, OwnershipError, SettingsError
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -28,6 +30,9 @@ EMBEDDED = "simulated"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _SECRET = re.compile(r"secret|passw|token|api_key|access_key|private_key|credential", re.IGNORECASE)
+
+TRY_AGAIN_SECONDS = 2.0
+"""How long to keep the settings from before when the new ones could not be tried, as during an outage."""
 
 _ONLY_AT_START = ("account", "region", "endpoint", "endpoint_url", "endpoints", "database")
 """Keys of a provider's table that say which cloud it is; a running daemon keeps the ones it was started with."""
@@ -310,6 +315,8 @@ class SettingsSource:
         self._in_force: Configuration | None = None
         self._latest: Configuration | SettingsError = SettingsError("the configuration was not read yet")
         self._seen: tuple[int, ...] | None = None
+        self._warned_of: tuple[int, ...] | None = None
+        self._try_again_at = math.inf
 
     def current(self) -> Configuration:
         """What the file says; while that cannot be used, what was in force before.
@@ -318,8 +325,9 @@ class SettingsSource:
             SettingsError: it cannot be used, and nothing was ever in force.
         """
         fingerprint = self._fingerprint()
-        if fingerprint != self._seen:
+        if fingerprint != self._seen or time.monotonic() >= self._try_again_at:
             self._seen = fingerprint
+            self._try_again_at = math.inf
             self._reload()
         if isinstance(self._latest, SettingsError):
             raise self._latest
@@ -342,7 +350,11 @@ class SettingsSource:
         """
         if self._in_force is None:
             raise error
-        self._warn(f"{error}; the settings from before stay in force")
+        if self._warned_of != self._seen:
+            self._warned_of = self._seen
+            self._warn(f"{error}; the settings from before stay in force")
+        if not isinstance(error, SettingsError | OwnershipError):
+            self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS  # the cloud or the disk may be back by then
         self._latest = self._in_force
         return self._in_force
 

@@ -15,6 +15,7 @@ from one_provider_mad.errors import (
     ProviderError,
     ProviderUnavailable,
     Throttled,
+    TokenSpent,
     WrongState,
 )
 from one_provider_mad.providers.interface import CreateCall, Provider
@@ -213,9 +214,23 @@ class Cloud:
         return await asyncio.shield(task)
 
     async def _create(self, call: CreateCall, record: Callable[[DeployId], Awaitable[None]]) -> DeployId:
-        deploy_id = await self.call(
-            "create", lambda: self.provider.create(call), is_repeatable=self.provider.is_create_repeatable
-        )
+        doubts: list[ProviderError] = []
+
+        async def send() -> DeployId:
+            try:
+                return await self._once("create", lambda: self.provider.create(call))
+            except ProviderError as error:
+                if not error.definite:
+                    doubts.append(error)
+                raise
+
+        try:
+            deploy_id = await self.call("create", send, is_repeatable=self.provider.is_create_repeatable)
+        except ProviderError as error:
+            if doubts and error.definite and not isinstance(error, TokenSpent):
+                # The refusal speaks of the last try only; the one before may have made an instance.
+                raise ProviderUnavailable(f"{error} (and an earlier try was not answered)") from error
+            raise
         await record(deploy_id)
         return deploy_id
 

@@ -68,7 +68,11 @@ class Debts:
             return
         if not _means(action, content, Intent.DESTROY):
             return
-        await self._add(content, f"{action.value} failed: {error}", deploy_id=content.deploy_id, token="")
+        reason = f"{action.value} failed: {error}"
+        if content.deploy_id:
+            await self._add(content, reason, deploy_id=content.deploy_id, token="")
+        # And whatever else this VM has, or may yet turn out to have: a create that was never answered, say.
+        await self._add(content, reason, deploy_id=DeployId(""), token="")
 
     async def forget_create(self, action: Action, content: VmRequest | None) -> None:
         """A deploy was called off: whatever it has made or may yet make has to go."""
@@ -179,20 +183,25 @@ async def pay(engine: Engine, debt: Debt) -> None:
     """
     if engine.cloud is None or engine.finder is None:
         raise SettingsError("the configuration names a directory of scripts, which knows no debts")
-    identity = msgspec.structs.replace(debt.identity, owner=engine.cloud.owner)
-    debt = msgspec.structs.replace(debt, identity=identity)
+    owner = debt.identity.owner or engine.cloud.owner
+    if owner != engine.cloud.owner:
+        raise SettingsError(f"the instance belongs to owner {owner}, and this driver serves {engine.cloud.owner} now")
+    debt = msgspec.structs.replace(debt, identity=msgspec.structs.replace(debt.identity, owner=owner))
     if debt.token:
         await engine.cloud.create_under_way(debt.token)
-    for instance in await _owed(engine.cloud, engine.finder, debt):
-        if not identity.is_same_life(instance.identity):
-            log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
-            continue
-        await terminate(engine.cloud, instance)
-        await terminated(engine.cloud, instance.deploy_id)
-        await engine.journal.unpark(instance.deploy_id)
+    gone: set[DeployId] = set()
+    while instances := await _owed(engine.cloud, engine.finder, debt, gone):
+        for instance in instances:
+            gone.add(instance.deploy_id)
+            if not debt.identity.is_same_life(instance.identity):
+                log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
+                continue
+            await terminate(engine.cloud, instance)
+            await terminated(engine.cloud, instance.deploy_id)
+            await engine.journal.unpark(instance.deploy_id)
 
 
-async def _owed(cloud: Cloud, finder: Finder, debt: Debt) -> list[Instance]:
+async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -> list[Instance]:
     """The debt's instances that are not terminated yet; none only if that is certain."""
     every = await finder.attempts_of(debt.identity)
     attempts = [attempt for attempt in every if is_about(debt, attempt)]
@@ -202,9 +211,10 @@ async def _owed(cloud: Cloud, finder: Finder, debt: Debt) -> list[Instance]:
     for instance in await cloud.find(debt.identity.vm_id):
         if is_owed(debt, instance, every):
             found.setdefault(instance.deploy_id, instance)
-    alive = [instance for instance in found.values() if instance.state is not InstanceState.TERMINATED]
+    gone |= {id_ for id_, instance in found.items() if instance.state is InstanceState.TERMINATED}
+    alive = [instance for id_, instance in found.items() if id_ not in gone]
     if not alive:
-        unsettled = [attempt for attempt in attempts if attempt.deploy_id not in found]
+        unsettled = [attempt for attempt in attempts if attempt.deploy_id not in gone]
         if any(finder.is_young(attempt) for attempt in unsettled):
             raise CannotTell(f"cannot tell yet whether VM {debt.identity.vm_id}'s instance exists")
         for attempt in attempts:

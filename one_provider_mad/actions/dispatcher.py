@@ -111,6 +111,7 @@ class Dispatcher:
         self._cancelled: set[VmId] = set()
         self._recovered: dict[VmId, list[Recovered]] = {}
         self._asked: set[VmId] | None = set()
+        self.is_settled = asyncio.Event()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(
             options.threads,
@@ -250,22 +251,28 @@ class Dispatcher:
         waiting_for.set("its turn")
         begun = monotonic()
         try:
-            info = await self._within_deadline(accepted)
+            is_success, info = await self._outcome(accepted)
+            if accepted.recovered is not None:
+                await self.is_settled.wait()
         except asyncio.CancelledError:
-            if job.is_called_off:
-                await self._debts.forget_create(accepted.action, accepted.known())
-                return
-            raise
+            if not job.is_called_off:
+                raise
+            await self._debts.forget_create(accepted.action, accepted.known())
+        else:
+            self._finish(accepted, info, begun, is_success=is_success)
+
+    async def _outcome(self, accepted: Accepted) -> tuple[bool, str]:
+        """Whether it succeeded, and the reply's payload."""
+        try:
+            return True, await self._within_deadline(accepted)
         except MadError as error:
             await self._note_debt(accepted, error)
-            self._finish(accepted, str(error), begun, is_success=False)
+            return False, str(error)
         except Exception as error:
             log.exception("action failed unexpectedly", action=accepted.action.value, vm=accepted.vm_id)
             sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
             await self._note_debt(accepted, CannotTell(sentence))
-            self._finish(accepted, sentence, begun, is_success=False)
-        else:
-            self._finish(accepted, info, begun, is_success=True)
+            return False, sentence
 
     async def _note_debt(self, accepted: Accepted, error: MadError) -> None:
         if accepted.action is Action.CLEANUP or (accepted.action is Action.CANCEL and accepted.is_after_cancel):

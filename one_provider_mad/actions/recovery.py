@@ -124,6 +124,7 @@ class Recovery:
         if requests:
             await self._until(_SETTLED_AFTER)
             self._open_output()
+            self._dispatcher.is_settled.set()
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
         waiting = [(request, self._dispatcher.await_newer(request.vm_id)) for request in requests]

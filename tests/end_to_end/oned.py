@@ -11,12 +11,13 @@ import os
 import queue
 import select
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -62,6 +63,20 @@ class Place:
     def instances(self, *, name: str = "simulated", is_all: bool = False) -> list[Mapping[str, Any]]:
         """What `one-provider instances --json` shows by now."""
         return aside(lambda: collect(name, {"ONE_LOCATION": str(self.root)}, is_all=is_all))
+
+    def has_attempts(self, count: int = 1) -> bool:
+        """True once the journal knows of so many creates: from then on they may have been sent."""
+        journal = self.var / "one_provider_mad_simulated.journal"
+        return journal.exists() and journal.read_bytes().count(b"small_256mb") >= count
+
+    def unanswered(self) -> list[str]:
+        """The actions that stand in the journal as not answered yet."""
+        path = self.var / "one_provider_mad_simulated.journal"
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                return [row[0] for row in db.execute("SELECT action FROM requests ORDER BY opened_at")]
+        except sqlite3.Error:
+            return []  # it is just being made
 
     def log(self, name: str = "simulated") -> str:
         """The driver's own log so far."""
