@@ -364,10 +364,11 @@ class Journal:
             lambda db: db.execute("INSERT OR REPLACE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
         )
 
-    async def is_imported(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> bool:
-        """True when this instance was taken over for this very VM."""
-        query = "SELECT 1 FROM imported WHERE deploy_id = ? AND vm_id = ? AND stime = ?"
-        return await self._database.read(lambda db: db.execute(query, (deploy_id, vm_id, stime)).fetchone() is not None)
+    async def imported_for(self, deploy_id: DeployId) -> tuple[VmId, int] | None:
+        """The VM's number and STIME that took this untagged instance over; None when none did."""
+        query = "SELECT vm_id, stime FROM imported WHERE deploy_id = ?"
+        row = await self._database.read(lambda db: db.execute(query, (deploy_id,)).fetchone())
+        return None if row is None else (VmId(row[0]), int(row[1]))
 
     # Facts
 

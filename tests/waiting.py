@@ -9,7 +9,7 @@ from typing import TypeVar
 _Found = TypeVar("_Found")
 
 
-def until(look: Callable[[], _Found], *, seconds: float = 10.0, pause: float = 0.01) -> _Found:
+def until(look: Callable[[], _Found], *, seconds: float = 10.0, pause: float = 0.02) -> _Found:
     """Look again and again until what is seen is true, and return it; fail when it is not in time."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

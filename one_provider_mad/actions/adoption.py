@@ -42,6 +42,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         clock: seconds since the epoch.
         warn: tells the VM's log one sentence.
         may_import: an untagged instance that the request names may be taken over.
+        told: what the VM's log was told already; looking again and again does not say it again and again.
     """
 
     cloud: Cloud
@@ -50,6 +51,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     clock: Callable[[], float]
     warn: Callable[[str], None]
     may_import: bool
+    told: set[str] = msgspec.field(default_factory=set)
 
     async def adopt_or_create(self, request: VmRequest) -> DeployId:
         """The id of the VM's instance, which may still be on its way to running.
@@ -94,6 +96,9 @@ class Adoption(Value, frozen=True, kw_only=True):
             raise NotOurs(
                 f"instance {instance.deploy_id} has no tags of ours: set policy.allow_import to let VMs take over such"
             )
+        before = await self.journal.imported_for(instance.deploy_id)
+        if before not in (None, (request.vm_id, request.stime)):
+            raise NotOurs(f"instance {instance.deploy_id} was taken over by another VM before: it is left alone")
         identity = request.identity(owner=self.cloud.owner)
         await self.journal.record_import(instance.deploy_id, vm_id=request.vm_id, stime=request.stime)
         await self.cloud.call("retag", lambda: self.cloud.provider.retag(instance.deploy_id, identity))
@@ -115,10 +120,15 @@ class Adoption(Value, frozen=True, kw_only=True):
                 case "leftover":
                     await self._leave_behind(instance)
                 case relation:
-                    self.warn(f"instance {instance.deploy_id} is of {relation} VM {request.vm_id}: it is left alone")
+                    self._tell(f"instance {instance.deploy_id} is of {relation} VM {request.vm_id}: it is left alone")
         if len(matches) > 1:
             raise AmbiguousInstance(f"{listed(matches)} are both VM {request.vm_id}'s: terminate one in the cloud")
         return matches[0].deploy_id if matches else None
+
+    def _tell(self, text: str) -> None:
+        if text not in self.told:
+            self.told.add(text)
+            self.warn(text)
 
     @staticmethod
     def _relation(identity: Identity, request: VmRequest) -> str:
@@ -131,7 +141,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     async def _leave_behind(self, instance: Instance) -> None:
         """A recreate left this instance: it is somebody's bill until it is terminated."""
         assert instance.identity is not None  # noqa: S101 - only tagged instances get here
-        self.warn(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
+        self._tell(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
         await self.journal.add_debt(
             Debt(
                 deploy_id=instance.deploy_id,

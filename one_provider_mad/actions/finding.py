@@ -63,7 +63,7 @@ class Finder:
             return
         identity = instance.identity
         if identity is None:
-            if await self._journal.is_imported(instance.deploy_id, vm_id=request.vm_id, stime=request.stime):
+            if await self._journal.imported_for(instance.deploy_id) == (request.vm_id, request.stime):
                 return
             raise NotOurs(f"instance {instance.deploy_id} has no tags of ours: it is left alone")
         if identity.owner != self._cloud.owner:
