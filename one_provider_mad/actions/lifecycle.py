@@ -69,21 +69,26 @@ async def create(work: Work) -> str:
 
 def _check_policy(work: Work) -> None:
     forbidden = {name.upper() for name in work.policy.forbidden_attributes}
-    for section in work.request.user_template.vectors("PUBLIC_CLOUD"):
-        if names := sorted(forbidden.intersection(section)):
-            raise RequestRefused(f"PUBLIC_CLOUD may not set {', '.join(names)} here: remove it from the template")
+    for template in (work.request.user_template, work.request.template):
+        for section in template.vectors("PUBLIC_CLOUD"):
+            if names := sorted(forbidden.intersection(name.upper() for name in section)):
+                raise RequestRefused(f"PUBLIC_CLOUD may not set {', '.join(names)} here: remove it from the template")
 
 
 async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
     provider = work.cloud.provider
+    instance = await _watch_boot(work, deploy_id, _RUNNING | _STOPPED, grace=provider.visibility_grace)
+    if instance.state is not InstanceState.RUNNING:
+        # Taken over, and somebody had stopped it meanwhile.
+        await work.cloud.call("start", partial(provider.start, deploy_id))
+        await _watch_boot(work, deploy_id, _RUNNING)
+
+
+async def _watch_boot(
+    work: Work, deploy_id: DeployId, wanted: frozenset[InstanceState], *, grace: float = 0.0
+) -> Instance:
     try:
-        instance = await work.cloud.watch(
-            deploy_id, _RUNNING | _STOPPED, goal="running", grace=provider.visibility_grace
-        )
-        if instance.state is not InstanceState.RUNNING:
-            # Taken over, and somebody had stopped it meanwhile.
-            await work.cloud.call("start", partial(provider.start, deploy_id))
-            await work.cloud.watch(deploy_id, _RUNNING, goal="running")
+        return await work.cloud.watch(deploy_id, wanted, goal="running", grace=grace)
     except WrongState:
         # It ended before it ran: its token is spent, and a retry has to be a new attempt.
         for attempt in await work.finder.attempts(work.request):
@@ -120,13 +125,14 @@ async def _move_to_host(work: Work, instance: Instance) -> None:
 async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) -> str:
     """Stop the VM's instance, keeping it; parked ones are remembered as being on no host."""
     instance = await _alive(work)
-    if is_parked:
-        await work.journal.park(instance.deploy_id, work.request.vm_id)
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
-    if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
+    is_hanging = is_hard and instance.state is InstanceState.STOPPING
+    if is_hanging or instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("stop", lambda: work.cloud.provider.stop(instance.deploy_id, hard=is_hard))
     await work.cloud.watch(instance.deploy_id, _STOPPED, goal="stopped")
+    if is_parked:
+        await work.journal.park(instance.deploy_id, work.request.vm_id)
     return "-"
 
 

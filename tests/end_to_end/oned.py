@@ -66,15 +66,17 @@ class Place:
 
     def has_attempts(self, count: int = 1) -> bool:
         """True once the journal knows of so many creates: from then on they may have been sent."""
-        journal = self.var / "one_provider_mad_simulated.journal"
-        return journal.exists() and journal.read_bytes().count(b"small_256mb") >= count
+        return len(self._journaled("SELECT token FROM attempts")) >= count
 
     def unanswered(self) -> list[str]:
         """The actions that stand in the journal as not answered yet."""
+        return self._journaled("SELECT action FROM requests ORDER BY opened_at")
+
+    def _journaled(self, query: str) -> list[str]:
         path = self.var / "one_provider_mad_simulated.journal"
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-                return [row[0] for row in db.execute("SELECT action FROM requests ORDER BY opened_at")]
+                return [row[0] for row in db.execute(query)]
         except sqlite3.Error:
             return []  # it is just being made
 
