@@ -11,6 +11,7 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
@@ -32,6 +33,9 @@ _WATCH_SECONDS = 0.1
 
 _CANCEL_SECONDS = 0.3
 """How long actions may take to end when they are cancelled; the journal knows them anyhow."""
+
+_JOURNAL_SECONDS = 2.0
+"""How long requests wait for the journal to open; then they are taken, and each tries to open it again."""
 
 _TERM_SECONDS = 5.0
 """How long SIGTERM waits for FINALIZE or the end of input: systemd signals oned and its drivers together."""
@@ -68,8 +72,10 @@ class _Daemon:
         self._reader = Reader(_STDIN, self._feed)
         loop.add_signal_handler(signal.SIGTERM, self._is_terminated.set)
         self._reader.start()
+        # A terminal that hangs up is no reason to leave actions half done; oned's end shows at stdin.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await self._first_of(self._first_line, self._is_ending, self._is_terminated)
-        await self._set_up()
+        await self._set_up_unless_over()
         await self._first_of(self._is_ending, self._is_terminated)
         if self._is_terminated.is_set() and not self._is_ending.is_set():
             await self._end_by_signal()
@@ -112,6 +118,18 @@ class _Daemon:
 
     # Beginning
 
+    async def _set_up_unless_over(self) -> None:
+        """Set up, but not for oned's sake when oned is gone already: a locked disk may take long to open."""
+        set_up = asyncio.create_task(self._set_up(), name="set-up")
+        while not set_up.done() and not self._is_terminated.is_set():
+            await asyncio.wait([set_up], timeout=_WATCH_SECONDS)
+            if self._is_ending.is_set() and not self._writer.is_read():
+                break
+        if set_up.done():
+            set_up.result()
+        else:
+            set_up.cancel()
+
     async def _set_up(self) -> None:
         """Import and open everything; requests that come meanwhile wait."""
         modules = await asyncio.to_thread(_import)
@@ -130,33 +148,49 @@ class _Daemon:
         for warning in self._options.warnings:
             log.warning("arguments", warning=warning)
         self._engines = modules.Engines(self._options, places, warn=self._warn)
-        await self._engines.open_journal()
-        self._dispatcher = modules.Dispatcher(
-            self._options, engines=self._engines, output=self._writer, clock=time.time
-        )
-        self._writer.dropped = self._dispatcher.dropped
+        dispatcher = modules.Dispatcher(self._options, engines=self._engines, output=self._writer, clock=time.time)
+        self._writer.dropped = dispatcher.dropped
+        await self._open_journal(modules, self._engines, dispatcher)
+        # From here on requests are taken as they come.
+        self._dispatcher = dispatcher
         if problem:
             self._warn(problem)
         for request in self._early:
-            self._dispatcher.accept(request)
+            dispatcher.accept(request)
         self._early.clear()
-        self._start(self._dispatcher.pay_debts(), "debts")
-        if self._is_initialised:
-            self._start(self._recover(modules, self._engines, self._dispatcher), "recovery")
-        else:
-            self._dispatcher.end_recovery()
+        self._start(dispatcher.pay_debts(), "debts")
 
-    async def _recover(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
+    async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
+        """Open the journal, and know what it owes, before a request is taken; a locked one is not waited for long."""
+        opening = asyncio.create_task(engines.open_journal(), name="open the journal")
+        self._keep(opening)
+        if not self._is_initialised:
+            await asyncio.wait([opening], timeout=_JOURNAL_SECONDS)
+            dispatcher.end_recovery()
+            return
+        ready = asyncio.Event()
+        self._start(self._recover(modules, engines, dispatcher, ready), "recovery")
+        await asyncio.wait([opening], timeout=_JOURNAL_SECONDS)
+        if engines.journal is not None:
+            await ready.wait()
+
+    async def _recover(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher, ready: asyncio.Event) -> None:
         """Deal with what an earlier process left open, as soon as there is a journal to read it from."""
         await engines.is_journal_open.wait()
         if engines.journal is None:
             return
         recovery = modules.Recovery(engines.journal, dispatcher, open_output=self._writer.open, clock=time.time)
+        try:
+            await recovery.forget_called_off()
+        finally:
+            ready.set()
         self._start(recovery.show_life(), "signs of life")
         await recovery.run()
 
-    def _start(self, work: object, name: str) -> None:
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)  # type: ignore[arg-type]
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        self._keep(asyncio.get_running_loop().create_task(work, name=name))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
         self._background.add(task)
         task.add_done_callback(self._ended)
 

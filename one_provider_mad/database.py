@@ -171,9 +171,16 @@ class Database:
             return
         _answer(loop, [Outcome(opened)])
         while jobs := self._next_jobs():
-            _answer(loop, self._transact(connection, jobs))
+            _answer(loop, self._safely(connection, jobs))
         connection.close()
         _answer(loop, [Outcome(ended)])
+
+    def _safely(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
+        """Carry out all jobs, whatever happens: a thread that died would leave everybody waiting for ever."""
+        try:
+            return self._transact(connection, jobs)
+        except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it
+            return [Outcome(job.future, error=self._unusable(error)) for job in jobs]
 
     def _next_jobs(self) -> list[AnyJob]:
         """Wait for jobs and take all there are; none at all means the end."""
@@ -198,7 +205,8 @@ class Database:
             outcomes = self._attempt_all(connection, jobs)
             connection.execute("COMMIT")
         except _Spoilt as spoilt:
-            connection.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # on a full disk SQLite has rolled back by itself
+                connection.execute("ROLLBACK")
             if len(jobs) == 1:
                 return [Outcome(jobs[0].future, error=spoilt.error)]
             return [self._transact(connection, [job])[0] for job in jobs]
@@ -232,14 +240,14 @@ class Database:
         self, connection: sqlite3.Connection, operation: Operation[Result]
     ) -> tuple[Result | None, Exception | None]:
         """Carry out one operation. One that fails before it has changed anything, as refusals do, harms no other."""
-        changes = connection.total_changes
+        changes, was_in_transaction = connection.total_changes, connection.in_transaction
         try:
             return operation(connection), None
         except sqlite3.Error as sqlite_error:
             error: Exception = self._unusable(sqlite_error)
         except Exception as defect_or_refusal:  # noqa: BLE001 it belongs to the caller, not to the thread
             error = defect_or_refusal
-        if connection.total_changes != changes:
+        if connection.total_changes != changes or connection.in_transaction != was_in_transaction:
             raise _Spoilt(error)
         return None, error
 

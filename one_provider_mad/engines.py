@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.cloud import Cloud, Creates, waiting_for
 from one_provider_mad.actions.engine import Engine
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError, WrongAccount
@@ -21,6 +21,9 @@ from one_provider_mad.settings import Configuration, Places, SettingsSource
 log = structlog.get_logger()
 
 _ACCOUNT = "account"
+
+_PATIENCE_FOR_NEW = 1.0
+"""Seconds an action waits for edited settings to be tried; then it goes on with the ones before."""
 
 _RETIRE_SECONDS = 3600.0
 """How long the provider of older settings is kept: longer than any action takes, since some may still use it."""
@@ -46,6 +49,8 @@ class Engines:
         self._engine: Engine | None = None
         self._retired: dict[asyncio.Task[None], Engine] = {}
         self._lock = asyncio.Lock()
+        self._making: asyncio.Task[Engine] | None = None
+        self._creates = Creates()
         self._source = SettingsSource(options.name, places, check=self._check, warn=self._warn_once)
 
     def _check(self, configuration: Configuration) -> None:
@@ -93,11 +98,29 @@ class Engines:
         """
         if self._engine is not None and self._source.current() is self._engine.configuration:
             return self._engine
+        waiting_for.set("the cloud to say whose credentials these are")
+        if self._making is None:
+            # One try for all who wait; should one of them be cancelled, it goes on for the others.
+            self._making = asyncio.create_task(self._renew(), name="make an engine")
+            self._making.add_done_callback(self._made)
+        making = self._making
+        if self._engine is not None:
+            await asyncio.wait([making], timeout=_PATIENCE_FOR_NEW)
+            if not making.done():
+                return self._engine
+        return await asyncio.shield(making)
+
+    async def _renew(self) -> Engine:
         async with self._lock:
             configuration = await asyncio.to_thread(self._source.current)
             if self._engine is None or self._engine.configuration is not configuration:
                 self._engine = await self._replacement(configuration)
             return self._engine
+
+    def _made(self, making: asyncio.Task[Engine]) -> None:
+        self._making = None
+        if not making.cancelled():
+            making.exception()  # whoever waits for it hears of it
 
     async def _replacement(self, configuration: Configuration) -> Engine:
         """The engine of new settings; while these do not work, the one of the settings before."""
@@ -132,6 +155,7 @@ class Engines:
             owner=configuration.settings.owner,
             retries=self._options.retries,
             call_timeout=configuration.settings.call_timeout,
+            creates=self._creates,
         )
         return Engine(
             configuration=configuration, journal=journal, cloud=cloud, finder=Finder(cloud, journal, time.time)
@@ -149,7 +173,7 @@ class Engines:
             await journal.set_fact(_ACCOUNT, account)
         elif recorded != account:
             raise WrongAccount(
-                f"the credentials lead to {account}, not to {recorded} as before: nothing is done;"
+                f"credentials of another account: {account}, not {recorded} as before;"
                 f" if that is meant, run one-provider journal accept {configuration.name}"
             )
 

@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS writers (
     seen_at REAL NOT NULL, PRIMARY KEY (pid, start));
 CREATE TABLE IF NOT EXISTS requests (
     id INTEGER PRIMARY KEY, vm_id INTEGER NOT NULL, action TEXT NOT NULL, is_two_blank INTEGER NOT NULL,
-    payload BLOB NOT NULL, opened_at REAL NOT NULL, pid INTEGER NOT NULL, start TEXT NOT NULL);
+    payload BLOB NOT NULL, opened_at REAL NOT NULL, pid INTEGER NOT NULL, start TEXT NOT NULL,
+    takers INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS attempts (
     token TEXT PRIMARY KEY, owner TEXT NOT NULL, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL, seq INTEGER NOT NULL,
     host_id INTEGER NOT NULL, number INTEGER NOT NULL, parameters TEXT NOT NULL, state TEXT NOT NULL,
@@ -90,7 +91,7 @@ class Attempt(Value, frozen=True, kw_only=True):
         parameters: exactly what the call sends.
         state: how far it has come.
         deploy_id: the id that the cloud answered, "" until then.
-        sent_at: when it was last sent, seconds since the epoch.
+        sent_at: when it was last sent or answered, seconds since the epoch: the grace counts from here.
         detail: why it was refused or is gone.
     """
 
@@ -152,6 +153,7 @@ class OpenRequest(Value, frozen=True, kw_only=True):
         payload: base64 as it came; b"" where the request need not be carried out again.
         opened_at: seconds since the epoch.
         writer: the process that took it.
+        takers: how many processes have taken it over.
     """
 
     id: int
@@ -161,6 +163,7 @@ class OpenRequest(Value, frozen=True, kw_only=True):
     payload: bytes
     opened_at: float
     writer: Process
+    takers: int = 0
 
 
 class Writer(Value, frozen=True, kw_only=True):
@@ -213,7 +216,7 @@ class Journal:
         await self._database.close()
 
     def _unusable(self, error: Exception) -> JournalError:
-        return JournalError(f"the journal {self.path} cannot be used: {error}")
+        return JournalError(f"the journal cannot be used: {error} ({self.path})")
 
     # Unanswered requests
 
@@ -295,7 +298,7 @@ class Journal:
 
     async def take_request(self, number: int) -> None:
         """Make an unanswered request of a dead writer this writer's."""
-        query = "UPDATE requests SET pid = ?, start = ? WHERE id = ?"
+        query = "UPDATE requests SET pid = ?, start = ?, takers = takers + 1 WHERE id = ?"
         await self._database.write(lambda db: db.execute(query, (self._me.pid, self._me.start, number)))
 
     async def writers(self) -> list[Writer]:
@@ -327,7 +330,7 @@ class Journal:
         return await self._database.read(_debts)
 
     async def add_debt(self, debt: Debt) -> None:
-        """Note a debt; noting the same one again changes nothing."""
+        """Note a debt; noting the same one again makes it reach as far as the newer one does."""
         await self._database.write(lambda db: _add_debt(db, debt))
         self.has_new_debt.set()
 
@@ -402,7 +405,7 @@ def read_debts(path: Path) -> list[Debt]:
     try:
         return _look(path, _debts) or []
     except sqlite3.Error as error:
-        raise JournalError(f"the journal {path} cannot be read: {error}") from error
+        raise JournalError(f"the journal cannot be read: {error} ({path})") from error
 
 
 def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
@@ -437,7 +440,7 @@ def forget_fact(path: Path, name: str) -> str | None:
         finally:
             db.close()
     except sqlite3.Error as error:
-        raise JournalError(f"the journal {path} cannot be written: {error}") from error
+        raise JournalError(f"the journal cannot be written: {error} ({path})") from error
     return None if row is None else str(row[0])
 
 
@@ -481,14 +484,15 @@ def _writers(db: sqlite3.Connection) -> list[Writer]:
 
 
 def _write_requests(db: sqlite3.Connection, rows: Iterable[_Row], called_off: list[int], closed: list[int]) -> None:
-    db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", rows)
     db.executemany("UPDATE requests SET action = ? WHERE id = ?", [(_CALLED_OFF, number) for number in called_off])
     db.executemany("DELETE FROM requests WHERE id = ?", [(number,) for number in closed])
 
 
 def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
     rows = db.execute(
-        "SELECT id, vm_id, action, is_two_blank, payload, opened_at, pid, start FROM requests ORDER BY opened_at, id"
+        "SELECT id, vm_id, action, is_two_blank, payload, opened_at, pid, start, takers FROM requests"
+        " ORDER BY opened_at, id"
     ).fetchall()
     return [
         OpenRequest(
@@ -499,8 +503,9 @@ def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
             payload=zlib.decompress(payload) if payload else b"",
             opened_at=opened_at,
             writer=Process(pid=pid, start=start),
+            takers=takers,
         )
-        for number, vm_id, action, is_two_blank, payload, opened_at, pid, start in rows
+        for number, vm_id, action, is_two_blank, payload, opened_at, pid, start, takers in rows
     ]
 
 
@@ -557,8 +562,9 @@ def _debts(db: sqlite3.Connection) -> list[Debt]:
 def _add_debt(db: sqlite3.Connection, debt: Debt) -> None:
     who = debt.identity
     db.execute(
-        "INSERT OR IGNORE INTO debts"
+        "INSERT INTO debts"
         " (deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')"
+        " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), since = max(since, excluded.since)",
         (debt.deploy_id, debt.token, who.owner, who.vm_id, who.stime, who.seq, who.host_id, debt.reason, debt.since),
     )

@@ -39,7 +39,7 @@ def configure(program: str, name: str, places: Places, *, has_stderr: bool, is_v
     try:
         cast("LogFile", file).reopen()
     except OSError as error:
-        problem = f"there is no driver log, {path} cannot be written: {error.strerror}"
+        problem = f"there is no driver log: {error.strerror} ({path})"
         file = sys.stderr if has_stderr and is_verbose else open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     structlog.configure(
         processors=[

@@ -20,7 +20,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 
 from one_provider_mad.domain import Value
-from one_provider_mad.errors import MadError, OwnershipError, SettingsError
+from one_provider_mad.errors import MadError, SettingsError
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -353,7 +353,7 @@ class SettingsSource:
         if self._warned_of != self._seen:
             self._warned_of = self._seen
             self._warn(f"{error}; the settings from before stay in force")
-        if not isinstance(error, SettingsError | OwnershipError):
+        if not isinstance(error, SettingsError):
             self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS  # the cloud or the disk may be back by then
         self._latest = self._in_force
         return self._in_force

@@ -592,12 +592,12 @@ async def test_parked_instances_are_remembered_until_they_are_on_a_host_again(jo
     await again.close()
 
 
-async def test_an_import_is_of_one_vm_in_one_of_its_lives(journal: Journal) -> None:
+async def test_an_import_is_for_one_vm_in_one_of_its_lives(journal: Journal, clock: Clock) -> None:
     await journal.record_import(DeployId("i-1"), vm_id=VmId(7), stime=5)
-    assert await journal.is_imported(DeployId("i-1"), vm_id=VmId(7), stime=5)
-    assert not await journal.is_imported(DeployId("i-2"), vm_id=VmId(7), stime=5)
-    assert not await journal.is_imported(DeployId("i-1"), vm_id=VmId(8), stime=5)
-    assert not await journal.is_imported(DeployId("i-1"), vm_id=VmId(7), stime=6)
+    again = await reopened(journal, clock)
+    assert await again.imported_for(DeployId("i-1")) == (7, 5)
+    assert await again.imported_for(DeployId("i-2")) is None
+    await again.close()
 
 
 async def test_a_fact_is_remembered_and_replaced(journal: Journal, clock: Clock) -> None:

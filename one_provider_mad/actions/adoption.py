@@ -100,8 +100,8 @@ class Adoption(Value, frozen=True, kw_only=True):
         if before not in (None, (request.vm_id, request.stime)):
             raise NotOurs(f"instance {instance.deploy_id} was taken over by another VM before: it is left alone")
         identity = request.identity(owner=self.cloud.owner)
-        await self.journal.record_import(instance.deploy_id, vm_id=request.vm_id, stime=request.stime)
         await self.cloud.call("retag", lambda: self.cloud.provider.retag(instance.deploy_id, identity))
+        await self.journal.record_import(instance.deploy_id, vm_id=request.vm_id, stime=request.stime)
         return instance.deploy_id
 
     async def _adopt_tagged(self, request: VmRequest) -> DeployId | None:
@@ -110,8 +110,12 @@ class Adoption(Value, frozen=True, kw_only=True):
         attempts = await self.finder.attempts(request) if debts else []
         matches: list[Instance] = []
         for instance in await self.cloud.find(request.vm_id):
-            if instance.state.is_gone or instance.identity is None:
+            if instance.state.is_gone:
                 continue
+            if instance.identity is None:
+                raise AmbiguousInstance(
+                    f"instance {instance.deploy_id} has damaged tags of VM {request.vm_id}: mend them, or terminate it"
+                )
             if any(is_owed(debt, instance, attempts) for debt in debts):
                 continue
             match self._relation(instance.identity, request):
@@ -248,9 +252,23 @@ class Adoption(Value, frozen=True, kw_only=True):
                 await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))
             raise
 
-    async def _record(self, attempt: Attempt, deploy_id: DeployId) -> None:
-        created = msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=deploy_id)
-        await self.journal.save_attempt(created)
+    async def _record(self, attempt: Attempt, deploy_id: DeployId | None) -> None:
+        """The create was answered, or is in doubt: from now on counts the grace in which the cloud may not show it."""
+        now = self.clock()
+        latest = [each for each in await self.finder.attempts_of(attempt.identity) if each.token == attempt.token]
+        is_given_up = any(each.state is AttemptState.GONE for each in latest)
+        if deploy_id is None:
+            if not is_given_up:
+                await self.journal.save_attempt(msgspec.structs.replace(attempt, sent_at=now))
+            return
+        await self.journal.save_attempt(
+            msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=deploy_id, sent_at=now)
+        )
+        if is_given_up:
+            # Somebody was told meanwhile that there is nothing.
+            reason = "its create was answered after the VM was given up"
+            debt = Debt(deploy_id=deploy_id, token=attempt.token, identity=attempt.identity, reason=reason, since=now)
+            await self.journal.add_debt(debt)
 
     async def _settle_mismatch(self, attempt: Attempt, request: VmRequest, error: TokenMismatch) -> DeployId:
         """The token made an instance that this journal does not know of: find it before anything else is made."""
@@ -271,6 +289,8 @@ def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
     if debt.deploy_id:
         return debt.deploy_id == instance.deploy_id
     identity = instance.identity
+    if debt.token and any(each.deploy_id == instance.deploy_id and each.token != debt.token for each in attempts):
+        return False
     return (
         identity is not None
         and debt.identity.is_same_life(identity)

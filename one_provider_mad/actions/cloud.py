@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
@@ -14,6 +15,7 @@ from one_provider_mad.errors import (
     MadError,
     ProviderError,
     ProviderUnavailable,
+    RequestRefused,
     Throttled,
     TokenSpent,
     WrongState,
@@ -30,6 +32,14 @@ _LONGEST_PAUSE = 20.0
 """Seconds between tries: doubled from the first to the longest, with as much again of jitter."""
 
 
+class Creates:
+    """Creates under way, by token: each is sent once, however many wait for it."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, asyncio.Task[DeployId]] = {}
+        self.waiters: Counter[str] = Counter()
+
+
 class Cloud:
     """One provider, as the actions use it.
 
@@ -38,9 +48,18 @@ class Cloud:
         owner: whose instances are ours.
         retries: further tries of a call that failed transiently (`-r`).
         call_timeout: seconds one call may take.
+        creates: what is being created; shared by every Cloud of a driver, since one may replace another meanwhile.
     """
 
-    def __init__(self, provider: Provider, *, owner: str, retries: int, call_timeout: float) -> None:
+    def __init__(
+        self,
+        provider: Provider,
+        *,
+        owner: str,
+        retries: int,
+        call_timeout: float,
+        creates: Creates | None = None,
+    ) -> None:
         self.provider = provider
         self.owner = owner
         self._retries = retries
@@ -48,7 +67,8 @@ class Cloud:
         self._wanted: set[DeployId] = set()
         self._next_look: asyncio.Future[Mapping[DeployId, Instance]] | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._creates: dict[str, asyncio.Task[DeployId]] = {}
+        self._creates = Creates() if creates is None else creates
+        self._started: set[asyncio.Task[DeployId]] = set()
 
     async def call(
         self, operation: str, send: Callable[[], Awaitable[_Result]], *, is_repeatable: bool = True
@@ -196,27 +216,38 @@ class Cloud:
 
     # Creating
 
-    async def create(self, call: CreateCall, *, record: Callable[[DeployId], Awaitable[None]]) -> DeployId:
+    async def create(self, call: CreateCall, *, record: Callable[[DeployId | None], Awaitable[None]]) -> DeployId:
         """Send a create; whoever sends the same one meanwhile shares its answer.
 
         The call goes on when the caller is cancelled: only its answer tells what there is to destroy.
 
         Args:
             call: what to send.
-            record: writes the id down, before anybody is told of it.
+            record: writes the id down, before anybody is told of it; given None when the answer is in doubt.
         """
-        task = self._creates.get(call.token)
+        task = self._creates.tasks.get(call.token)
         if task is None:
             task = asyncio.create_task(self._create(call, record), name=f"create for vm {call.identity.vm_id}")
-            self._creates[call.token] = task
+            self._creates.tasks[call.token] = task
+            self._started.add(task)
             task.add_done_callback(lambda done: self._created(call.token, done))
         waiting_for.set("the cloud's answer to create")
-        return await asyncio.shield(task)
+        self._creates.waiters[call.token] += 1
+        try:
+            return await asyncio.shield(task)
+        finally:
+            self._creates.waiters[call.token] -= 1
+            self._creates.waiters += Counter()  # forget those at zero
 
-    async def _create(self, call: CreateCall, record: Callable[[DeployId], Awaitable[None]]) -> DeployId:
+    async def _create(self, call: CreateCall, record: Callable[[DeployId | None], Awaitable[None]]) -> DeployId:
         doubts: list[ProviderError] = []
+        tries = 0
 
         async def send() -> DeployId:
+            nonlocal tries
+            tries += 1
+            if tries > 1 and not self._creates.waiters[call.token]:
+                raise RequestRefused("nobody waits for the create any more, so it is not sent again")
             try:
                 return await self._once("create", lambda: self.provider.create(call))
             except ProviderError as error:
@@ -226,8 +257,11 @@ class Cloud:
 
         try:
             deploy_id = await self.call("create", send, is_repeatable=self.provider.is_create_repeatable)
-        except ProviderError as error:
-            if doubts and error.definite and not isinstance(error, TokenSpent):
+        except MadError as error:
+            if doubts:
+                await record(None)
+            is_refusal = isinstance(error, ProviderError) and error.definite and not isinstance(error, TokenSpent)
+            if doubts and is_refusal:
                 # The refusal speaks of the last try only; the one before may have made an instance.
                 raise ProviderUnavailable(f"{error} (and an earlier try was not answered)") from error
             raise
@@ -235,13 +269,14 @@ class Cloud:
         return deploy_id
 
     def _created(self, token: str, done: asyncio.Task[DeployId]) -> None:
-        del self._creates[token]
+        del self._creates.tasks[token]
+        self._started.discard(done)
         if not done.cancelled():
             done.exception()  # whoever sent it may have gone
 
     async def create_under_way(self, token: str) -> DeployId | None:
         """Wait for a create that was sent and not answered yet; None when there is none or it failed."""
-        task = self._creates.get(token)
+        task = self._creates.tasks.get(token)
         if task is None:
             return None
         try:
@@ -254,7 +289,7 @@ class Cloud:
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
-        tasks = [*self._creates.values(), *([self._looking] if self._looking else [])]
+        tasks = [*self._started, *([self._looking] if self._looking else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

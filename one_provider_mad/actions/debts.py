@@ -25,6 +25,7 @@ from one_provider_mad.errors import (
     ProviderError,
     RequestRefused,
     SettingsError,
+    WrongAccount,
 )
 from one_provider_mad.journal import AttemptState, Debt
 from one_provider_mad.protocol.messages import Action, Severity
@@ -35,10 +36,13 @@ _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 300.0
 """Seconds between tries of one debt, doubled each time: an outage of a minute costs little, one of a day no flood."""
 
+_AT_ONCE = 2
+"""Debts tried at once: they take slots, and requests are what a driver is for."""
+
 _TRY_TIMEOUT = 300.0
 """Seconds one try may take; a terminate that is under way goes on in the cloud without us."""
 
-_OWED_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError)
+_OWED_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError, WrongAccount)
 """Failures after which the instance may still be there. Others are refusals: it is not ours to destroy."""
 
 
@@ -78,14 +82,18 @@ class Debts:
         """A deploy was called off: whatever it has made or may yet make has to go."""
         if content is None or not _means(action, content, Intent.CREATE):
             return
+        journal, identity = self._engines.journal, content.identity(owner=self._engines.owner)
+        if journal is None:
+            return  # then nothing was sent either
         try:
-            engine = await self._engines.current()
-            attempts = await engine.finder.attempts(content) if engine.finder else []
-        except MadError as error:
+            attempts = await journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
+        except JournalError as error:
             log.warning("attempts of a cancelled deploy not read", vm=content.vm_id, error=str(error))
+            await self._add(content, "its deploy was cancelled", deploy_id=DeployId(""), token="")
             return
         for attempt in attempts:
-            if attempt.identity.seq == content.seq and attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
+            is_same = identity.is_same_life(attempt.identity) and attempt.identity.seq == content.seq
+            if is_same and attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
                 await self._add(content, "its deploy was cancelled", deploy_id=attempt.deploy_id, token=attempt.token)
 
     async def _add(self, request: VmRequest, reason: str, *, deploy_id: DeployId, token: str) -> None:
@@ -119,13 +127,17 @@ class Debts:
             except JournalError as error:
                 log.warning("debts not read", error=str(error))
                 debts = []
-            now = self._clock()
+            now = asyncio.get_running_loop().time()
             for debt in debts:
-                if debt.id not in self._under_way and self._due.setdefault(debt.id, now) <= now:
+                is_due = debt.id not in self._under_way and self._due.setdefault(debt.id, now) <= now
+                if is_due and len(self._under_way) < _AT_ONCE:
                     self._under_way.add(debt.id)
                     name = f"debt vm {debt.identity.vm_id}"
                     lanes.submit(Job(debt.identity.vm_id, name, partial(self._try, debt), is_background=True))
-            await self._pause([self._due[debt.id] - now for debt in debts if debt.id not in self._under_way])
+            if len(self._under_way) < _AT_ONCE:
+                await self._pause([self._due[debt.id] - now for debt in debts if debt.id not in self._under_way])
+            else:
+                await self._pause([])  # the end of a try wakes it
 
     async def _pause(self, waits: list[float]) -> None:
         """Until the next debt is due or a new one is noted."""
@@ -148,17 +160,20 @@ class Debts:
             await engine.journal.pay_debt(debt)
             log.info("debt paid", debt=debt.id, vm=debt.identity.vm_id, instance=debt.deploy_id)
         except (MadError, TimeoutError) as error:
-            self._due[debt.id] = self._clock() + min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 10))
+            self._postpone(debt, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 10)))
             log.warning("debt not paid", debt=debt.id, vm=debt.identity.vm_id, error=str(error) or "out of time")
             await self._note_try(debt, str(error) or "out of time")
         except Exception as error:
-            self._due[debt.id] = self._clock() + _LONGEST_PAUSE
+            self._postpone(debt, _LONGEST_PAUSE)
             log.exception("debt failed unexpectedly", debt=debt.id)
             await self._note_try(debt, f"internal error ({type(error).__name__})")
         finally:
             self._under_way.discard(debt.id)
             if self._engines.journal is not None:
                 self._engines.journal.has_new_debt.set()
+
+    def _postpone(self, debt: Debt, seconds: float) -> None:
+        self._due[debt.id] = asyncio.get_running_loop().time() + seconds
 
     async def _note_try(self, debt: Debt, error: str) -> None:
         try:

@@ -70,6 +70,9 @@ CAPABILITIES: dict[Action, Capability] = {
 }
 """Every action that a provider may or may not be able to carry out."""
 
+_NOT_REPEATABLE = frozenset({Action.SNAPSHOTCREATE, Action.DISKSNAPSHOTCREATE})
+"""Actions that would do it twice when they are sent again after an uncertain answer."""
+
 
 async def perform_capability(work: Work, action: Action) -> str:
     """Carry out an optional action on the VM's instance.
@@ -91,6 +94,6 @@ async def perform_capability(work: Work, action: Action) -> str:
     method: Callable[[DeployId, Any], Awaitable[str | None]] = getattr(provider, capability.method)
     subject = request.operand if capability.operand else request
     result = await work.cloud.call(
-        action.value, lambda: method(instance.deploy_id, subject), is_repeatable=action is not Action.SNAPSHOTCREATE
+        action.value, lambda: method(instance.deploy_id, subject), is_repeatable=action not in _NOT_REPEATABLE
     )
     return result or "-"

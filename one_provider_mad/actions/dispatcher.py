@@ -108,6 +108,7 @@ class Dispatcher:
         self._output = output
         self._clock = clock
         self._general_id = "-1"
+        self._untold: list[LogLine] | None = []
         self._cancelled: set[VmId] = set()
         self._recovered: dict[VmId, list[Recovered]] = {}
         self._asked: set[VmId] | None = set()
@@ -128,6 +129,9 @@ class Dispatcher:
         if not request.is_two_blank and request.vm_id is not None:
             # Up to 5.12: oned's own log has the id `-` there, and `-1` from 6.0 on.
             self._general_id = "-"
+        untold, self._untold = self._untold, None
+        for line in untold or ():
+            self._output.log(format_log(line, self._general_id))
         if isinstance(request, Malformed):
             self._refuse(request)
             return
@@ -211,7 +215,7 @@ class Dispatcher:
         journal = self._engines.journal
         if journal is None:
             return 0
-        is_kept = request.action in CREATES_OR_DESTROYS and not is_verbatim
+        is_kept = not is_verbatim and (request.action in CREATES_OR_DESTROYS or request.action in FIRST_WORDS)
         return journal.open_request(
             action=request.action.value,
             vm_id=request.vm_id,
@@ -252,6 +256,8 @@ class Dispatcher:
         begun = monotonic()
         try:
             is_success, info = await self._outcome(accepted)
+            if not is_success:
+                info = _with_first_word(accepted.action, accepted.known(), info)
             if accepted.recovered is not None:
                 await self.is_settled.wait()
         except asyncio.CancelledError:
@@ -305,16 +311,11 @@ class Dispatcher:
         work = self._work(engine, request, deadline)
         if accepted.action is Action.POLL:
             return await self._poll_alone(engine, request)
-        try:
-            info = await HANDLERS[accepted.action](work)
-        except MadError as error:
-            if first := FIRST_WORDS.get(accepted.action):
-                raise RequestRefused(f"{first(work)} {error}") from error
-            raise
+        info = await HANDLERS[accepted.action](work)
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
         if first := FIRST_WORDS.get(accepted.action):
-            return first(work)
+            return first(request)
         # The core keeps DEPLOY's id; an id in the answer to RESTORE would only mislead whoever reads the line.
         return "-" if accepted.action is Action.RESTORE else info
 
@@ -373,6 +374,14 @@ class Dispatcher:
         log.warning("request refused", action=word, vm=vm_id, reason=sentence)
         self._reply_failure(word, vm_id, sentence, is_two_blank=is_two_blank, number=number)
 
+    def fail_unrepeated(self, request: Request, sentence: str, *, number: int) -> None:
+        """Answer a request of an earlier process that is not carried out again; `number` is its record."""
+        if request.payload:
+            read = read_payload(request)
+            content = None if isinstance(read, Malformed) else read[0]
+            sentence = _with_first_word(request.action, content, sentence)
+        self.fail(request.action.value, request.vm_id, sentence, is_two_blank=request.is_two_blank, number=number)
+
     def _refuse(self, malformed: Malformed) -> None:
         if malformed.vm_id is not None and malformed.word:
             self.fail(malformed.word, malformed.vm_id, malformed.reason, is_two_blank=malformed.is_two_blank)
@@ -387,7 +396,11 @@ class Dispatcher:
     def tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
         """Say something in the VM's log, or in oned's own."""
         log.info("told", severity=severity.value, vm=vm_id, text=text)
-        self._output.log(format_log(LogLine(severity=severity, text=text, vm_id=vm_id), self._general_id))
+        line = LogLine(severity=severity, text=text, vm_id=vm_id)
+        if vm_id is None and self._untold is not None:
+            self._untold.append(line)  # which id oned's own log has shows with the first request
+        else:
+            self._output.log(format_log(line, self._general_id))
 
     def _tell_as(self, vm_id: VmId, letter: str, text: str) -> None:
         self.tell(Severity(letter), text, vm_id)
@@ -415,11 +428,12 @@ class Dispatcher:
                         await asyncio.sleep(0)
         except MadError as error:
             sentence = str(error)
-        except TimeoutError:
-            sentence = f"gave up after {seconds:g} s waiting for {waiting_for.get()}"
         except Exception as error:
-            log.exception("poll failed unexpectedly")
-            sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
+            if isinstance(error, TimeoutError) and limit.expired():
+                sentence = f"gave up after {seconds} s waiting for {waiting_for.get()}"
+            else:
+                log.exception("poll failed unexpectedly")
+                sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
         else:
             return
         for number in unanswered:
@@ -443,3 +457,9 @@ class Dispatcher:
     def _let_go(self, request: VmRequest) -> None:
         """An action has overtaken this POLL: what its listing would tell may be over by then."""
         self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)
+
+
+def _with_first_word(action: Action, content: VmRequest | None, sentence: str) -> str:
+    """UPDATESG and UPDATENIC: oned tells by the first word what to go on with, also when they fail."""
+    first = FIRST_WORDS.get(action)
+    return sentence if first is None or content is None else f"{first(content)} {sentence}"

@@ -49,7 +49,7 @@ class Finder:
             if alive:
                 return alive[0]
             if not await self._may_still_appear(request):
-                raise InstanceNotFound(f"instance {request.deploy_id} of VM {request.vm_id} does not exist")
+                raise InstanceNotFound(missing(request))
             waiting_for.set(f"the new instance of VM {request.vm_id} to be visible")
             await asyncio.sleep(self._cloud.provider.watch_interval)
 
@@ -131,14 +131,14 @@ class Finder:
                 return [named]
             if named is not None:
                 gone.add(named.deploy_id)
-        if request.deploy_id in gone and not await self._unresolved(request, gone):
-            return []
         while True:
             for attempt in await self._unresolved(request, gone):
                 await self._cloud.create_under_way(attempt.token)
             try:
                 alive = [instance for instance in await self.alive(request) if instance.deploy_id not in gone]
             except ProviderError as error:
+                if request.deploy_id in gone and not await self._unresolved(request, gone):
+                    return []  # the cloud has shown its end
                 raise CannotTell(f"cannot tell whether VM {request.vm_id}'s instance still exists: {error}") from error
             if alive:
                 return alive
@@ -187,3 +187,10 @@ class Finder:
 def listed(instances: list[Instance]) -> str:
     """Their ids, for a sentence."""
     return " and ".join(sorted(instance.deploy_id for instance in instances))
+
+
+def missing(request: VmRequest) -> str:
+    """The sentence for a VM whose instance does not exist."""
+    if request.deploy_id:
+        return f"instance {request.deploy_id} of VM {request.vm_id} does not exist"
+    return f"VM {request.vm_id} has no instance"

@@ -89,6 +89,7 @@ class Lanes:
         self._listed_polls: dict[VmId, list[VmRequest]] = {}
         self._is_listing = False
         self._is_held = False
+        self._requests = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -101,7 +102,9 @@ class Lanes:
         lane.queue.append(job)
         if lane.current is None and len(lane.queue) == 1:
             self._ready.append(lane)
-        self._idle.clear()
+        if not job.is_background:
+            self._requests += 1
+            self._idle.clear()
         self._pump()
 
     def submit_poll(self, request: VmRequest) -> None:
@@ -121,7 +124,7 @@ class Lanes:
         lane = self._lanes.get(vm_id)
         if lane is not None:
             found = self._empty(lane) or found
-            if lane.current is not None and not lane.current.is_background:
+            if lane.current is not None and not lane.current.is_background and not lane.current.is_called_off:
                 found = True
                 lane.current.is_called_off = True
                 self._calling_off(lane.current)
@@ -138,6 +141,7 @@ class Lanes:
         found = bool(waiting or lane.polls)
         lane.polls.clear()
         lane.queue = deque(kept)
+        self._requests -= len(waiting)
         for job in waiting:
             job.is_called_off = True
             self._called_off(job)
@@ -153,7 +157,7 @@ class Lanes:
         self._is_held = True
 
     async def drained(self) -> None:
-        """Return when everything submitted was done."""
+        """Return when every request was done; the driver's own work (debts) may still wait."""
         await self._idle.wait()
 
     async def stop(self, seconds: float) -> None:
@@ -172,8 +176,11 @@ class Lanes:
             self._start(self._ready.popleft())
         if self._due_polls and not self._is_listing and len(self._running) < self._threads:
             self._start_listing()
-        if not (self._running or self._lanes or self._due_polls):
+        if not self._requests and not (self._is_listing or self._due_polls or self._has_waiting_polls()):
             self._idle.set()
+
+    def _has_waiting_polls(self) -> bool:
+        return any(lane.polls for lane in self._lanes.values())
 
     def _start(self, lane: _Lane) -> None:
         job = lane.current = lane.queue.popleft()
@@ -182,6 +189,7 @@ class Lanes:
 
     def _finished(self, lane: _Lane, job: Job) -> None:
         lane.current = None
+        self._requests -= not job.is_background
         if job.is_called_off:
             self._called_off(job)
         if lane.queue:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.finding import missing
 from one_provider_mad.domain import Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import MadError
 from one_provider_mad.protocol.messages import Action, Reply
@@ -36,8 +37,8 @@ async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tup
         for request in requests:
             yield request, _failure(request, str(error))
         return
-    missing = [request for request in requests if request.deploy_id not in found]
-    found_by_tags = await _by_tags(cloud, missing) if missing else {}
+    lost = [request for request in requests if request.deploy_id not in found]
+    found_by_tags = await _by_tags(cloud, lost) if lost else {}
     for request in requests:
         instance = found.get(request.deploy_id)
         if instance is not None:
@@ -47,7 +48,7 @@ async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tup
         elif (instance := found_by_tags.get(request.vm_id)) is not None:
             yield request, answer(cloud, request, instance)
         else:
-            yield request, _failure(request, f"instance {request.deploy_id} of VM {request.vm_id} does not exist")
+            yield request, _failure(request, missing(request))
 
 
 async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, Instance] | MadError:

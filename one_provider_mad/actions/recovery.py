@@ -13,6 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from one_provider_mad.actions.dispatcher import Dispatcher
+from one_provider_mad.actions.table import CREATES_OR_DESTROYS
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal import Journal, OpenRequest, Writer
@@ -29,6 +30,9 @@ _SETTLED_AFTER = 1.0
 
 _FAILURES_AFTER = 3.0
 """Seconds after INIT before old requests fail: time for oned, or a person, to ask anew."""
+
+_MOST_TAKERS = 3
+"""How many processes may take a request over: one that ends them all is not to be tried for ever."""
 
 _LINGER_SECONDS = 15.0
 """How long an old process may outlive its FINALIZE; up to 5.12 oned does not kill it (src/mad/Mad.cc, reload)."""
@@ -67,6 +71,7 @@ class Recovery:
         self._open_output = open_output
         self._clock = clock
         self._begun = asyncio.get_running_loop().time()
+        self._has_taken = False
 
     async def run(self) -> None:
         """Settle every request of dead processes. Called once, right after INIT."""
@@ -77,7 +82,24 @@ class Recovery:
         except* JournalError as errors:
             log.warning("unanswered requests not recovered", error=str(errors.exceptions[0]))
         finally:
+            # Whatever went wrong: what was taken over waits for this, and its lane with it.
+            await self._let_out_answers()
             self._dispatcher.end_recovery()
+
+    async def forget_called_off(self) -> None:
+        """Owe what called-off deploys of dead processes have made, before any newer request looks at it."""
+        try:
+            for dead in await self._others():
+                if not dead.writer.process.is_alive():
+                    await self._forget([each for each in dead.requests if each.action == Action.DRIVER_CANCEL.value])
+        except JournalError as error:
+            log.warning("called-off requests not read", error=str(error))
+
+    async def _let_out_answers(self) -> None:
+        if self._has_taken:
+            await self._until(_SETTLED_AFTER)
+            self._open_output()
+        self._dispatcher.is_settled.set()
 
     async def _others(self) -> list[_Dead]:
         me = Process.current()
@@ -99,13 +121,15 @@ class Recovery:
         called_off = [request for request in left if request.action == Action.DRIVER_CANCEL.value]
         await self._forget(called_off)
         left = [request for request in left if request not in called_off]
-        again = [request for request in left if request.payload and self._was_restarted(dead.writer, request)]
+        again = [request for request in left if self._may_repeat(dead.writer, request)]
         await self._repeat(again)
         await self._fail([request for request in left if request not in again])
         await self._journal.forget_writer(process)
 
-    def _was_restarted(self, writer: Writer, request: OpenRequest) -> bool:
-        """The same oned started both processes, a moment apart."""
+    def _may_repeat(self, writer: Writer, request: OpenRequest) -> bool:
+        """The same oned started both processes, a moment apart, and doing it twice is doing it once."""
+        if not request.payload or Action(request.action) not in CREATES_OR_DESTROYS or request.takers >= _MOST_TAKERS:
+            return False
         last_sign = max(writer.seen_at, request.opened_at)
         return writer.parent == Process.parent() and 0 <= self._clock() - last_sign <= RESTART_SECONDS
 
@@ -118,13 +142,11 @@ class Recovery:
     async def _repeat(self, requests: list[OpenRequest]) -> None:
         for request in requests:
             # Ours from now on: should this process die too, the request is still there once, not twice.
+            self._has_taken = True
             await self._journal.take_request(request.id)
             log.info("request taken over", action=request.action, vm=request.vm_id)
             self._dispatcher.take_over(_as_sent(request), number=request.id)
-        if requests:
-            await self._until(_SETTLED_AFTER)
-            self._open_output()
-            self._dispatcher.is_settled.set()
+        await self._let_out_answers()
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
         waiting = [(request, self._dispatcher.await_newer(request.vm_id)) for request in requests]
@@ -135,9 +157,7 @@ class Recovery:
             if newer.is_superseded:
                 self._journal.close_request(request.id)
             else:
-                self._dispatcher.fail(
-                    request.action, request.vm_id, SENTENCE, is_two_blank=request.is_two_blank, number=request.id
-                )
+                self._dispatcher.fail_unrepeated(_as_sent(request), SENTENCE, number=request.id)
 
     async def _until(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, self._begun + seconds - self._now()))

@@ -8,6 +8,7 @@ from functools import partial
 from one_provider_mad.actions.devices import CAPABILITIES, perform_capability
 from one_provider_mad.actions.intents import intent_of
 from one_provider_mad.actions.lifecycle import Work, perform_intent, reboot
+from one_provider_mad.domain import VmRequest
 from one_provider_mad.errors import NotSupported, RequestRefused
 from one_provider_mad.protocol.messages import Action
 
@@ -63,8 +64,8 @@ CREATES_OR_DESTROYS = frozenset(
 )
 """Actions that a new process carries out again after a crash: each brings the instance to a state, so twice is once."""
 
-FIRST_WORDS: dict[Action, Callable[[Work], str]] = {
-    Action.UPDATESG: lambda work: work.request.security_group_id,
-    Action.UPDATENIC: lambda work: work.request.virtual_network_id,
+FIRST_WORDS: dict[Action, Callable[[VmRequest], str]] = {
+    Action.UPDATESG: lambda request: request.security_group_id,
+    Action.UPDATENIC: lambda request: request.virtual_network_id,
 }
 """Actions whose reply begins with a number, also when they fail: oned tells by it what to go on with."""

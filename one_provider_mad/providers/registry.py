@@ -52,7 +52,8 @@ def _factory(kind: str, configuration: Configuration) -> ProviderFactory:
     found = list(entry_points(group=ENTRY_POINTS, name=kind))
     if not found:
         known = ", ".join(sorted({*BUILT_IN, *(point.name for point in entry_points(group=ENTRY_POINTS))}))
-        raise SettingsError(f"{configuration.name}.toml: provider: there is no {kind!r} here, only {known}")
+        where = f"{configuration.path.name}: provider" if configuration.path else f"scripts of {configuration.name}"
+        raise SettingsError(f"{where}: there is no provider {kind!r} here, only {known}")
     try:
         return cast("ProviderFactory", found[0].load())
     except Exception as error:  # an outsider's module may fail in any way

@@ -89,7 +89,7 @@ class Cloud:
 
     def _unusable(self, error: Exception) -> ProviderUnavailable:
         return ProviderUnavailable(
-            f"the simulated cloud's database {self._path} cannot be used: {error};"
+            f"the simulated cloud's database cannot be used: {error} ({self._path});"
             " see `database` in [simulated] and who may write there"
         )
 
