@@ -23,6 +23,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
+from one_provider_mad.belongings import give_to_directory_owner
+
 Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], Result]
 BulkOperation = Callable[[sqlite3.Connection, Sequence[str]], Mapping[str, Exception]]
@@ -270,6 +272,7 @@ class Database:
         with suppress(FileExistsError):
             # Not open(): closing a file drops this process's locks on it, those of another connection included.
             os.mknod(self._path, stat.S_IFREG | 0o600)
+            give_to_directory_owner(self._path)
         connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
         try:
             for pragma in self._pragmas:

@@ -19,6 +19,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 
+from one_provider_mad.belongings import give_to_directory_owner
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError
 
@@ -338,7 +339,10 @@ class SettingsSource:
         self._in_force = configuration
         if configuration.path is not None:
             try:
-                self._places.mark(self._name).touch(mode=0o600)
+                mark = self._places.mark(self._name)
+                if not mark.exists():
+                    mark.touch(mode=0o600)
+                    give_to_directory_owner(mark)
             except OSError as error:
                 self._warn(f"cannot remember that {self._name} has a configuration file: {error}")
 

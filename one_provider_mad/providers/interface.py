@@ -82,7 +82,9 @@ class Provider(Protocol):
     """The cloud honours idempotency tokens: the same create again yields the same instance."""
 
     visibility_grace: float
-    """Seconds after a create within which the cloud may not show the new instance yet."""
+    """Seconds after a create was answered (or, unanswered, was last sent) within which the cloud may not show it yet.
+
+    Once it has passed, a complete lookup that finds nothing means that there is nothing."""
 
     watch_interval: float
     """Seconds between two looks while the core waits for a state."""
