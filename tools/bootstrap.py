@@ -181,6 +181,16 @@ def set_up(root: Path) -> None:
         if not environment.is_usable():
             environment.create()
         environment.install()
+        _tell_if_private(environment.python)
+
+
+def _tell_if_private(python: Path) -> None:
+    """OpenNebula starts the drivers as its own user; a Python in somebody's home is often closed to others."""
+    real = Path(os.path.realpath(python))
+    for path in (real, *real.parents):
+        if not path.stat().st_mode & 0o001:
+            print(f"Note: {path} is closed to other users, so OpenNebula's own cannot start the drivers from here")
+            return
 
 
 def main(argv: list[str]) -> int:
