@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS requests (
 CREATE TABLE IF NOT EXISTS attempts (
     token TEXT PRIMARY KEY, owner TEXT NOT NULL, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL, seq INTEGER NOT NULL,
     host_id INTEGER NOT NULL, number INTEGER NOT NULL, parameters TEXT NOT NULL, state TEXT NOT NULL,
-    deploy_id TEXT NOT NULL, sent_at REAL NOT NULL, detail TEXT NOT NULL);
+    deploy_id TEXT NOT NULL, sent_at REAL NOT NULL, answered_at REAL NOT NULL, detail TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS attempts_of_vm ON attempts (owner, vm_id);
 CREATE TABLE IF NOT EXISTS debts (
     id INTEGER PRIMARY KEY, deploy_id TEXT NOT NULL, token TEXT NOT NULL, owner TEXT NOT NULL, vm_id INTEGER NOT NULL,
@@ -91,7 +91,8 @@ class Attempt(Value, frozen=True, kw_only=True):
         parameters: exactly what the call sends.
         state: how far it has come.
         deploy_id: the id that the cloud answered, "" until then.
-        sent_at: when it was last sent or answered, seconds since the epoch: the grace counts from here.
+        sent_at: when it was last sent, seconds since the epoch.
+        answered_at: when it was answered, or given up on, by the cloud; 0 until then. The grace counts from here.
         detail: why it was refused or is gone.
     """
 
@@ -102,6 +103,7 @@ class Attempt(Value, frozen=True, kw_only=True):
     state: AttemptState
     deploy_id: DeployId = DeployId("")
     sent_at: float = 0.0
+    answered_at: float = 0.0
     detail: str = ""
 
     @classmethod
@@ -337,7 +339,9 @@ class Journal:
     async def note_try(self, debt: Debt, error: str) -> None:
         """A debt could not be paid this time."""
         await self._database.write(
-            lambda db: db.execute("UPDATE debts SET tries = tries + 1, last_error = ? WHERE id = ?", (error, debt.id))
+            lambda db: db.execute(
+                "UPDATE debts SET tries = tries + 1, last_error = ? WHERE id = ?", (_storable(error), debt.id)
+            )
         )
 
     async def pay_debt(self, debt: Debt) -> None:
@@ -444,6 +448,11 @@ def forget_fact(path: Path, name: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+def _storable(text: str) -> str:
+    """A cloud's words may hold half a character, which SQLite does not take."""
+    return text.encode(errors="replace").decode()
+
+
 def _prepare(db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
@@ -511,8 +520,8 @@ def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
 
 def _attempts(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
     rows = db.execute(
-        "SELECT token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, detail FROM attempts"
-        " WHERE owner = ? AND vm_id = ? ORDER BY stime, seq, number",
+        "SELECT token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at, detail"
+        " FROM attempts WHERE owner = ? AND vm_id = ? ORDER BY stime, seq, number",
         (owner, vm_id),
     ).fetchall()
     return [
@@ -524,18 +533,20 @@ def _attempts(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
             state=AttemptState(state),
             deploy_id=DeployId(deploy_id),
             sent_at=sent_at,
+            answered_at=answered_at,
             detail=detail,
         )
-        for token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, detail in rows
+        for token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at, detail in rows
     ]
 
 
 def _save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
     who = attempt.identity
     db.execute(
-        "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (attempt.token, who.owner, who.vm_id, who.stime, who.seq, who.host_id, attempt.number,
-         json.dumps(attempt.parameters), attempt.state.value, attempt.deploy_id, attempt.sent_at, attempt.detail),
+         json.dumps(attempt.parameters), attempt.state.value, attempt.deploy_id, attempt.sent_at, attempt.answered_at,
+         _storable(attempt.detail)),
     )  # fmt: skip
 
 
@@ -560,11 +571,21 @@ def _debts(db: sqlite3.Connection) -> list[Debt]:
 
 
 def _add_debt(db: sqlite3.Connection, debt: Debt) -> None:
-    who = debt.identity
+    who, reason = debt.identity, _storable(debt.reason)
     db.execute(
         "INSERT INTO debts"
         " (deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')"
         " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), since = max(since, excluded.since)",
-        (debt.deploy_id, debt.token, who.owner, who.vm_id, who.stime, who.seq, who.host_id, debt.reason, debt.since),
+        (
+            debt.deploy_id,
+            debt.token,
+            who.owner,
+            who.vm_id,
+            who.stime,
+            who.seq,
+            who.host_id,
+            _storable(debt.reason),
+            debt.since,
+        ),
     )

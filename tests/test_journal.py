@@ -155,7 +155,7 @@ async def test_a_file_that_cannot_be_used_is_told_by_name(
 ) -> None:
     spoil(path)
     journal = Journal(path, clock=clock, on_lost=pytest.fail)
-    with pytest.raises(JournalError, match=f"^the journal {path} cannot be (opened|used): .*({reason})"):
+    with pytest.raises(JournalError, match=rf"^the journal cannot be used: .*({reason}).* \({path}\)$"):
         await journal.open()
     await journal.close()
 
@@ -170,7 +170,7 @@ async def test_a_file_of_another_version_stays_as_it_is(path: Path, clock: Clock
 
 async def test_a_table_that_is_missing_is_told_as_an_error_of_the_journal(journal: Journal) -> None:
     tamper(journal.path, "DROP TABLE debts", "DROP TABLE attempts")
-    with pytest.raises(JournalError, match=f"^the journal {journal.path} cannot be used: no such table: debts"):
+    with pytest.raises(JournalError, match=r"^the journal cannot be used: no such table: debts"):
         await journal.debts()
     with pytest.raises(JournalError, match="no such table: attempts"):
         await journal.save_attempt(Attempt.new(an_identity(), 1, {}))
@@ -295,12 +295,14 @@ async def test_a_debt_is_read_back_as_it_was_noted(journal: Journal, clock: Cloc
     await again.close()
 
 
-async def test_the_same_debt_noted_again_changes_nothing(journal: Journal) -> None:
+async def test_the_same_debt_noted_again_is_one_debt_about_all_there_was_by_then(journal: Journal) -> None:
     await journal.add_debt(a_debt())
     [first] = await journal.debts()
     await journal.note_try(first, "no answer")
-    await journal.add_debt(a_debt(reason="again", since=NOW + 5))
-    assert await journal.debts() == [a_debt(id=first.id, tries=1, last_error="no answer")]
+    await journal.add_debt(a_debt(reason="again", since=NOW + 5, identity=an_identity(seq=2)))
+    await journal.add_debt(a_debt(reason="and again", since=NOW - 5))
+    expected = a_debt(id=first.id, tries=1, last_error="no answer", since=NOW + 5, identity=an_identity(seq=2))
+    assert await journal.debts() == [expected]
 
 
 @pytest.mark.parametrize(
@@ -457,7 +459,7 @@ async def test_records_that_cannot_be_written_are_told_once_and_raise_nothing(
     for vm_id in range(5):
         open_request(journal, vm_id)
         assert await unanswered(journal) == []
-    assert lost == [f"the journal {journal.path} cannot be used: database or disk is full"]
+    assert lost == [f"the journal cannot be used: database or disk is full ({journal.path})"]
     tamper(journal.path, "DROP TRIGGER full")
     open_request(journal, 5)
     assert {request.vm_id for request in await unanswered(journal)} == set(range(6))
@@ -515,7 +517,7 @@ async def test_a_record_after_the_end_is_told_and_raises_nothing(journal: Journa
     await journal.close()
     open_request(journal)
     assert len(lost) == 1
-    assert lost[0].startswith(f"the journal {journal.path} cannot be used")
+    assert lost[0].startswith("the journal cannot be used: ")
 
 
 # Writers
@@ -637,9 +639,9 @@ def test_without_a_journal_there_are_no_debts_and_no_facts(path: Path) -> None:
 def test_of_a_file_that_is_no_journal_no_fact_is_known_and_debts_are_not_none(path: Path) -> None:
     write(path, b"no database " * 1000)
     assert read_fact(path, "account") is None
-    with pytest.raises(JournalError, match=f"^the journal {path} cannot be read: file is not a database"):
+    with pytest.raises(JournalError, match=rf"^the journal cannot be read: file is not a database \({path}\)"):
         read_debts(path)
-    with pytest.raises(JournalError, match=f"^the journal {path} cannot be written: file is not a database"):
+    with pytest.raises(JournalError, match=rf"^the journal cannot be written: file is not a database \({path}\)"):
         forget_fact(path, "account")
 
 

@@ -259,10 +259,10 @@ class Adoption(Value, frozen=True, kw_only=True):
         is_given_up = any(each.state is AttemptState.GONE for each in latest)
         if deploy_id is None:
             if not is_given_up:
-                await self.journal.save_attempt(msgspec.structs.replace(attempt, sent_at=now))
+                await self.journal.save_attempt(msgspec.structs.replace(attempt, answered_at=now))
             return
         await self.journal.save_attempt(
-            msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=deploy_id, sent_at=now)
+            msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=deploy_id, answered_at=now)
         )
         if is_given_up:
             # Somebody was told meanwhile that there is nothing.
@@ -301,10 +301,12 @@ def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
 
 def is_about(debt: Debt, attempt: Attempt) -> bool:
     """True when what this attempt has made, or may have made, is what the debt is about."""
-    if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED) or attempt.sent_at > debt.since:
+    if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED):
         return False
     if debt.token:
         return attempt.token == debt.token
+    if attempt.sent_at > debt.since:
+        return False
     if debt.deploy_id:
         return attempt.deploy_id == debt.deploy_id
     return debt.identity.is_same_life(attempt.identity) and attempt.identity.seq <= debt.identity.seq

@@ -130,7 +130,9 @@ class Debts:
             now = asyncio.get_running_loop().time()
             for debt in debts:
                 is_due = debt.id not in self._under_way and self._due.setdefault(debt.id, now) <= now
-                if is_due and len(self._under_way) < _AT_ONCE:
+                if is_due and lanes.is_busy(debt.identity.vm_id):
+                    self._postpone(debt, _FIRST_PAUSE)
+                elif is_due and len(self._under_way) < _AT_ONCE:
                     self._under_way.add(debt.id)
                     name = f"debt vm {debt.identity.vm_id}"
                     lanes.submit(Job(debt.identity.vm_id, name, partial(self._try, debt), is_background=True))
@@ -163,7 +165,10 @@ class Debts:
             self._postpone(debt, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries, 10)))
             log.warning("debt not paid", debt=debt.id, vm=debt.identity.vm_id, error=str(error) or "out of time")
             await self._note_try(debt, str(error) or "out of time")
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
             self._postpone(debt, _LONGEST_PAUSE)
             log.exception("debt failed unexpectedly", debt=debt.id)
             await self._note_try(debt, f"internal error ({type(error).__name__})")
@@ -208,12 +213,17 @@ async def pay(engine: Engine, debt: Debt) -> None:
     while instances := await _owed(engine.cloud, engine.finder, debt, gone):
         for instance in instances:
             gone.add(instance.deploy_id)
-            if not debt.identity.is_same_life(instance.identity):
+            if not debt.identity.is_same_life(instance.identity) and not await _is_imported(engine, debt, instance):
                 log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
                 continue
             await terminate(engine.cloud, instance)
             await terminated(engine.cloud, instance.deploy_id)
             await engine.journal.unpark(instance.deploy_id)
+
+
+async def _is_imported(engine: Engine, debt: Debt, instance: Instance) -> bool:
+    imported_for = await engine.journal.imported_for(instance.deploy_id)
+    return instance.identity is None and imported_for == (debt.identity.vm_id, debt.identity.stime)
 
 
 async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -> list[Instance]:

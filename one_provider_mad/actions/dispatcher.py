@@ -274,7 +274,9 @@ class Dispatcher:
         except MadError as error:
             await self._note_debt(accepted, error)
             return False, str(error)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
+                raise
             log.exception("action failed unexpectedly", action=accepted.action.value, vm=accepted.vm_id)
             sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
             await self._note_debt(accepted, CannotTell(sentence))
@@ -293,7 +295,7 @@ class Dispatcher:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise DeadlineExceeded(f"gave up after {seconds:g} s waiting for {waiting_for.get()}") from error
+            raise DeadlineExceeded(_gave_up(seconds)) from error
 
     def _deadline(self, action: Action) -> float | None:
         if self._options.timeout is not None:
@@ -424,13 +426,16 @@ class Dispatcher:
                     number += 1
                     if self.lanes.is_listed(request):
                         self._output.send(format_reply(reply))
+                        self.lanes.answered(request)
                     if number % _POLLS_AT_ONCE == 0:
                         await asyncio.sleep(0)
         except MadError as error:
             sentence = str(error)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if _is_cancelled(error):
+                raise
             if isinstance(error, TimeoutError) and limit.expired():
-                sentence = f"gave up after {seconds} s waiting for {waiting_for.get()}"
+                sentence = _gave_up(seconds)
             else:
                 log.exception("poll failed unexpectedly")
                 sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
@@ -457,6 +462,16 @@ class Dispatcher:
     def _let_go(self, request: VmRequest) -> None:
         """An action has overtaken this POLL: what its listing would tell may be over by then."""
         self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)
+
+
+def _gave_up(seconds: float | None) -> str:
+    return f"gave up after {seconds or 0:g} s waiting for {waiting_for.get()}"
+
+
+def _is_cancelled(error: BaseException) -> bool:
+    """True when this task was cancelled; a library may also raise CancelledError by itself, and that is a defect."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _with_first_word(action: Action, content: VmRequest | None, sentence: str) -> str:

@@ -110,8 +110,8 @@ class Finder:
         )
 
     def is_young(self, attempt: Attempt) -> bool:
-        """True within the grace after the attempt was last sent."""
-        return self._clock() < attempt.sent_at + self._cloud.provider.visibility_grace
+        """True within the grace after the attempt was last sent or answered."""
+        return self._clock() < max(attempt.sent_at, attempt.answered_at) + self._cloud.provider.visibility_grace
 
     async def to_destroy(self, request: VmRequest, *, gone: set[DeployId], deadline: float) -> list[Instance]:
         """What is left to destroy of this VM; an empty list means gone for certain (decision 16).
@@ -133,6 +133,7 @@ class Finder:
                 gone.add(named.deploy_id)
         while True:
             for attempt in await self._unresolved(request, gone):
+                waiting_for.set(f"the cloud's answer to VM {request.vm_id}'s create")
                 await self._cloud.create_under_way(attempt.token)
             try:
                 alive = [instance for instance in await self.alive(request) if instance.deploy_id not in gone]
@@ -174,7 +175,8 @@ class Finder:
         await self._journal.save_attempt(msgspec.structs.replace(attempt, state=state, detail=detail))
 
     async def _wait_for_certainty(self, request: VmRequest, unsettled: list[Attempt], deadline: float) -> None:
-        certain_at = max(attempt.sent_at for attempt in unsettled) + self._cloud.provider.visibility_grace
+        latest = max(max(attempt.sent_at, attempt.answered_at) for attempt in unsettled)
+        certain_at = latest + self._cloud.provider.visibility_grace
         seconds = max(0.0, certain_at - self._clock())
         if asyncio.get_running_loop().time() + seconds > deadline:
             raise CannotTell(

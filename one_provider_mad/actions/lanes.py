@@ -206,6 +206,17 @@ class Lanes:
         requests = [request for group in self._listed_polls.values() for request in group]
         self._run(self._poll(requests), f"poll {len(requests)} VMs").add_done_callback(self._listed)
 
+    def is_busy(self, vm_id: VmId) -> bool:
+        """True while an action of this VM runs or waits."""
+        return vm_id in self._lanes
+
+    def answered(self, request: VmRequest) -> None:
+        """The first of this VM's POLLs in the listing under way was answered: no action may let it go any more."""
+        group = self._listed_polls.get(request.vm_id, [])
+        del group[:1]
+        if not group:
+            self._listed_polls.pop(request.vm_id, None)
+
     def is_listed(self, request: VmRequest) -> bool:
         """True while this POLL still waits for the listing under way (no action has overtaken it)."""
         return request.vm_id in self._listed_polls
