@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import sqlite3
+import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
@@ -201,6 +201,7 @@ class Journal:
         self._closed: list[int] = []
         self._called_off: list[int] = []
         self._is_failing = False
+        self._last_number = 0
         self._flush: asyncio.Future[None] | None = None
         self.has_new_debt = asyncio.Event()
 
@@ -224,7 +225,8 @@ class Journal:
 
     def open_request(self, *, action: str, vm_id: VmId, is_two_blank: bool, payload: bytes) -> int:
         """Record, some time soon, that a request waits for its answer. Returns the record's number."""
-        number = secrets.randbits(62)
+        # In the order they came, also when they come in the same moment.
+        number = self._last_number = max(self._last_number + 1, time.time_ns())
         packed = zlib.compress(payload, 1) if payload else b""
         self._unwritten[number] = (
             number, vm_id, action, is_two_blank, packed, self._clock(), self._me.pid, self._me.start,
@@ -500,8 +502,7 @@ def _write_requests(db: sqlite3.Connection, rows: Iterable[_Row], called_off: li
 
 def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
     rows = db.execute(
-        "SELECT id, vm_id, action, is_two_blank, payload, opened_at, pid, start, takers FROM requests"
-        " ORDER BY opened_at, id"
+        "SELECT id, vm_id, action, is_two_blank, payload, opened_at, pid, start, takers FROM requests ORDER BY id"
     ).fetchall()
     return [
         OpenRequest(
@@ -585,7 +586,7 @@ def _add_debt(db: sqlite3.Connection, debt: Debt) -> None:
             who.stime,
             who.seq,
             who.host_id,
-            _storable(debt.reason),
+            reason,
             debt.since,
         ),
     )

@@ -77,7 +77,11 @@ class Finder:
         return request.identity(owner=self._cloud.owner).is_same_life(instance.identity)
 
     async def alive(self, request: VmRequest) -> list[Instance]:
-        """Every live instance of this VM: by a complete lookup of tags, and by the ids that the journal has."""
+        """Every live instance of this VM."""
+        return [instance for instance in await self._every(request) if not instance.state.is_gone]
+
+    async def _every(self, request: VmRequest) -> list[Instance]:
+        """Every instance of this VM: by a complete lookup of tags, and by the ids that the journal has."""
         found = {
             instance.deploy_id: instance
             for instance in await self._cloud.find(request.vm_id)
@@ -91,7 +95,7 @@ class Finder:
         if known:
             looked = await self._cloud.look(known)
             found.update((id_, looked[id_]) for id_ in known if id_ in looked and self.is_ours(looked[id_], request))
-        return [instance for instance in found.values() if not instance.state.is_gone]
+        return list(found.values())
 
     async def attempts(self, request: VmRequest) -> list[Attempt]:
         """Every journaled attempt of this life of the VM, oldest first."""
@@ -136,13 +140,14 @@ class Finder:
                 waiting_for.set(f"the cloud's answer to VM {request.vm_id}'s create")
                 await self._cloud.create_under_way(attempt.token)
             try:
-                alive = [instance for instance in await self.alive(request) if instance.deploy_id not in gone]
+                every = await self._every(request)
             except ProviderError as error:
                 if request.deploy_id in gone and not await self._unresolved(request, gone):
                     return []  # the cloud has shown its end
                 raise CannotTell(f"cannot tell whether VM {request.vm_id}'s instance still exists: {error}") from error
-            if alive:
-                return alive
+            gone |= {instance.deploy_id for instance in every if instance.state is InstanceState.TERMINATED}
+            if left := [instance for instance in every if instance.deploy_id not in gone]:
+                return left
             unresolved = await self._unresolved(request, gone)
             if not any(self.is_young(attempt) for attempt in unresolved):
                 # A complete lookup found nothing and the grace has passed: what was open never came to be.
