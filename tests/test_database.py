@@ -259,6 +259,17 @@ async def test_an_operation_alone_that_fails_leaves_nothing(database: Database) 
     assert await database.read(everything) == []
 
 
+async def test_a_read_that_writes_and_fails_is_told_and_the_database_goes_on(database: Database) -> None:
+    def misbehave(db: sqlite3.Connection) -> None:
+        add("half")(db)
+        raise ValueError("this was to be a read")
+
+    with pytest.raises(Unusable):
+        await database.read(misbehave)
+    await database.write(add("one"))
+    assert "one" in await database.read(everything)
+
+
 async def test_a_commit_that_fails_is_told_to_everybody_in_it(path: Path) -> None:
     def prepare_with_a_trap(db: sqlite3.Connection) -> None:
         prepare(db)

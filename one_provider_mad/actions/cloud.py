@@ -240,7 +240,7 @@ class Cloud:
             self._creates.waiters += Counter()  # forget those at zero
 
     async def _create(self, call: CreateCall, record: Callable[[DeployId | None], Awaitable[None]]) -> DeployId:
-        doubts: list[ProviderError] = []
+        doubts: list[BaseException] = []
         tries = 0
 
         async def send() -> DeployId:
@@ -249,9 +249,10 @@ class Cloud:
             if tries > 1 and not self._creates.waiters[call.token]:
                 raise RequestRefused("nobody waits for the create any more, so it is not sent again")
             try:
-                return await self._once("create", lambda: self.provider.create(call))
-            except ProviderError as error:
-                if not error.definite:
+                return await self.provider.create(call)
+            except (ProviderError, asyncio.CancelledError) as error:
+                # Cancelled is what a try is whose time has run out.
+                if not (isinstance(error, ProviderError) and error.definite):
                     doubts.append(error)
                 raise
 
