@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.actions.devices import CAPABILITIES, perform_capability
+from one_provider_mad.errors import (
+    InstanceNotFound,
+    NotOurs,
+    NotSupported,
+    ProviderUnavailable,
+    RequestRefused,
+)
+from one_provider_mad.protocol.messages import Action
+from one_provider_mad.providers import interface
+from tests.actions.fakes import AbleCloud, World, a_world, identity_of, request_of
+
+pytestmark = pytest.mark.looptime
+
+# Written down from the interface, by OpenNebula's words: the provider's method, what is handed on, the sentence.
+OPERAND, REQUEST = "operand", "request"
+EVERY = [
+    ("ATTACHDISK", "attach_disk", OPERAND, "attaching disks"),
+    ("DETACHDISK", "detach_disk", OPERAND, "detaching disks"),
+    ("ATTACHNIC", "attach_nic", OPERAND, "attaching interfaces"),
+    ("DETACHNIC", "detach_nic", OPERAND, "detaching interfaces"),
+    ("SNAPSHOTCREATE", "create_snapshot", OPERAND, "snapshots"),
+    ("SNAPSHOTREVERT", "revert_snapshot", OPERAND, "snapshots"),
+    ("SNAPSHOTDELETE", "delete_snapshot", OPERAND, "snapshots"),
+    ("DISKSNAPSHOTCREATE", "create_disk_snapshot", OPERAND, "disk snapshots"),
+    ("DISKSNAPSHOTREVERT", "revert_disk_snapshot", OPERAND, "disk snapshots"),
+    ("RESIZEDISK", "resize_disk", OPERAND, "resizing disks"),
+    ("RESIZE", "resize", REQUEST, "resizing a live VM"),
+    ("UPDATECONF", "update_context", REQUEST, "changing the context of a live VM"),
+    ("UPDATESG", "update_security_group", REQUEST, "updating security groups"),
+    ("UPDATENIC", "update_nic", REQUEST, "updating networks"),
+]
+OPERANDS = {word: "SNAPSHOT" if "SNAPSHOT" in word and "DISK" not in word else word[6:] for word, *_ in EVERY}
+OPERANDS |= {"RESIZEDISK": "DISK", "DISKSNAPSHOTCREATE": "DISK", "DISKSNAPSHOTREVERT": "DISK"}
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path, AbleCloud()) as world:
+        yield world
+
+
+@pytest.fixture
+async def plain(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        yield world
+
+
+async def perform(world: World, word: str, **fields: Any) -> str:
+    fields = {"operand": {"DISK_ID": "1", "NIC_ID": "2", "SNAPSHOT_ID": "3"}, **fields}
+    return await perform_capability(world.work(request_of(**fields)), Action(word))
+
+
+def test_the_table_has_every_action_that_only_some_clouds_can_do() -> None:
+    assert {action.value for action in CAPABILITIES} == {word for word, *_ in EVERY}
+
+
+@pytest.mark.parametrize(("word", "method", "subject"), [row[:3] for row in EVERY])
+async def test_what_a_cloud_can_do_reaches_the_vms_instance(world: World, word: str, method: str, subject: str) -> None:
+    deploy_id = world.provider.add(identity_of())
+    answer = await perform(world, word, deploy_id=deploy_id)
+    [(made_on, handed_on)] = [detail for name, detail in world.provider.calls if name == method]
+    assert made_on == deploy_id
+    assert handed_on == ({"DISK_ID": "1", "NIC_ID": "2", "SNAPSHOT_ID": "3"} if subject is OPERAND else handed_on)
+    if subject is REQUEST:
+        assert handed_on.vm_id == 7
+    assert answer == ("snap-1" if word == "SNAPSHOTCREATE" else "-")
+
+
+@pytest.mark.parametrize(("word", "what"), [(word, what) for word, _, _, what in EVERY])
+async def test_what_a_cloud_cannot_do_is_one_uniform_refusal(plain: World, word: str, what: str) -> None:
+    plain.provider.add(identity_of())
+    with pytest.raises(NotSupported) as caught:
+        await perform(plain, word)
+    assert str(caught.value) == f"provider fake does not support {what}"
+    assert plain.provider.calls == []
+
+
+@pytest.mark.parametrize("word", [word for word, _, subject, _ in EVERY if subject is OPERAND])
+async def test_a_message_that_marks_nothing_is_refused(world: World, word: str) -> None:
+    with pytest.raises(RequestRefused) as caught:
+        await perform(world, word, operand={})
+    assert str(caught.value) == f"the message marks no {OPERANDS[word]} for {word}: nothing was done"
+    assert world.provider.calls == []
+
+
+@pytest.mark.parametrize("word", [word for word, *_ in EVERY])
+async def test_somebody_elses_instance_is_never_changed(world: World, word: str) -> None:
+    deploy_id = world.provider.add(identity_of(8))
+    with pytest.raises(NotOurs):
+        await perform(world, word, deploy_id=deploy_id)
+    assert {name for name, _ in world.provider.calls} == {"describe"}
+
+
+async def test_an_instance_that_is_not_there_cannot_be_changed(world: World) -> None:
+    with pytest.raises(InstanceNotFound):
+        await perform(world, "ATTACHDISK", deploy_id="i-404")
+
+
+@pytest.mark.parametrize(
+    ("word", "method", "times"),
+    [
+        pytest.param("ATTACHDISK", "attach_disk", 3, id="repeatable"),
+        pytest.param("SNAPSHOTCREATE", "create_snapshot", 1, id="would-make-two"),
+    ],
+)
+async def test_what_may_be_repeated_is_retried_and_a_snapshot_is_not(
+    world: World, word: str, method: str, times: int
+) -> None:
+    world.set_cloud(retries=2)
+    world.provider.always[method] = ProviderUnavailable("able did not answer")
+    deploy_id = world.provider.add(identity_of())
+    with pytest.raises(ProviderUnavailable):
+        await perform(world, word, deploy_id=deploy_id)
+    assert world.provider.count(method) == times
+
+
+def test_every_optional_protocol_is_in_the_table() -> None:
+    optional = {
+        value
+        for name, value in vars(interface).items()
+        if getattr(value, "_is_runtime_protocol", False) and name not in ("VerbatimDriver", "Suspendable")
+    }
+    assert {capability.protocol for capability in CAPABILITIES.values()} == optional

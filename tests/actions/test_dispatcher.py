@@ -1,0 +1,933 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.cli.driver_message import build
+from one_provider_mad.domain import DeployId, InstanceState, Template
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    JournalError,
+    MadError,
+    NoCapacity,
+    PermissionDenied,
+    ProviderUnavailable,
+    QuotaExceeded,
+    SettingsError,
+    Throttled,
+    WrongAccount,
+)
+from one_provider_mad.journal import AttemptState
+from one_provider_mad.protocol.messages import Reply, Severity
+from one_provider_mad.protocol.vmm import parse_reply
+from one_provider_mad.providers.interface import VerbatimRequest
+from tests.actions.fakes import AbleCloud, Desk, World, a_desk, a_world, identity_of, pass_time, turns, until
+
+pytestmark = pytest.mark.looptime
+
+LARGE = 200_000
+"""Bytes of context in a message that is too large to be read at once."""
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+async def desk(world: World) -> AsyncIterator[Desk]:
+    async with a_desk(world) as desk:
+        yield desk
+
+
+def large() -> Template:
+    """A template with a very large context, as a start script may make it."""
+    return Template(values={"CPU": ("1",), "CONTEXT": ({"START_SCRIPT": "x" * LARGE},)})
+
+
+def of(template: Template | None) -> dict[str, Any]:
+    """A message with this template, or with the usual one."""
+    return {} if template is None else {"template": template}
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def debts(world: World) -> list[tuple[str, str]]:
+    return [(debt.deploy_id, debt.reason) for debt in await world.journal.debts()]
+
+
+# One reply
+
+
+@pytest.mark.parametrize("release", ["4.4", "5.10", "7.4"])
+async def test_a_deploy_is_answered_with_the_id_of_its_instance(desk: Desk, release: str) -> None:
+    assert await desk.answer("DEPLOY", release=release) == "SUCCESS i-1"
+    assert desk.lines == ["DEPLOY SUCCESS 7 i-1"]
+
+
+LIFE: list[tuple[str, dict[str, Any], str]] = [
+    ("DEPLOY", {"lcm_state": 2}, "SUCCESS i-1"),
+    ("REBOOT", {"deploy_id": "i-1"}, "SUCCESS -"),
+    ("SHUTDOWN", {"lcm_state": 18, "deploy_id": "i-1"}, "SUCCESS -"),
+    ("DEPLOY", {"lcm_state": 20, "deploy_id": "i-1", "seq": 1}, "SUCCESS i-1"),
+    ("SAVE", {"lcm_state": 6, "deploy_id": "i-1", "seq": 1}, "SUCCESS -"),
+    ("RESTORE", {"lcm_state": 21, "deploy_id": "i-1", "seq": 2}, "SUCCESS -"),
+    ("SHUTDOWN", {"lcm_state": 12, "deploy_id": "i-1", "seq": 2}, "SUCCESS -"),
+]
+
+
+async def test_a_vms_whole_life_is_answered_line_by_line(desk: Desk) -> None:
+    for action, details, expected in LIFE:
+        assert await desk.answer(action, **details) == expected, action
+
+
+SENTENCES: list[MadError] = [
+    SettingsError("x.toml: owner is missing"),
+    JournalError("the journal /var/x cannot be used: disk is full"),
+    WrongAccount("the credentials lead to two/south"),
+    AuthenticationRefused("the key is not accepted"),
+    ProviderUnavailable("fake did not answer whose credentials these are"),
+]
+
+
+@pytest.mark.parametrize("error", SENTENCES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("action", ["DEPLOY", "SHUTDOWN", "POLL", "REBOOT", "ATTACHDISK", "CLEANUP"])
+async def test_what_is_wrong_with_the_configuration_is_every_actions_answer(
+    desk: Desk, action: str, error: MadError
+) -> None:
+    desk.engines.error = error
+    release = "5.10" if action == "POLL" else "7.4"
+    assert await desk.answer(action, release=release, deploy_id="i-1") == f"FAILURE {error}"
+
+
+REFUSALS = [QuotaExceeded("the account has reached its limit"), NoCapacity("no room"), PermissionDenied("not allowed")]
+
+
+@pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
+async def test_what_the_cloud_refuses_is_the_answer(desk: Desk, error: MadError) -> None:
+    desk.world.provider.before["create"].append(error)
+    assert await desk.answer("DEPLOY") == f"FAILURE {error}"
+
+
+DEFECTS = [
+    KeyError("reservations"),
+    ValueError("no such thing"),
+    TimeoutError("somewhere inside"),
+    asyncio.CancelledError(),
+    AssertionError("cannot be"),
+]
+
+
+@pytest.mark.parametrize("defect", DEFECTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    ("action", "operation"),
+    [
+        ("DEPLOY", "create"),
+        ("DEPLOY", "find"),
+        ("SHUTDOWN", "describe"),
+        ("CLEANUP", "destroy"),
+        ("REBOOT", "reboot"),
+        ("POLL", "describe"),
+    ],
+)
+async def test_a_crashing_provider_costs_a_failure_and_no_reply(
+    desk: Desk, action: str, operation: str, defect: BaseException
+) -> None:
+    deploy_id = "" if action == "DEPLOY" else desk.world.provider.add(identity_of())
+    desk.world.provider.always[operation] = defect
+    release = "5.10" if action == "POLL" else "7.4"
+    answer = await desk.answer(action, release=release, deploy_id=deploy_id)
+    assert answer == f"FAILURE internal error ({type(defect).__name__}), the driver's log has the details"
+    del desk.world.provider.always[operation]
+    assert (await desk.answer("REBOOT", 8, deploy_id=desk.world.provider.add(identity_of(8)))) == "SUCCESS -"
+
+
+async def test_a_defect_in_the_making_of_an_engine_costs_a_failure_and_no_reply(desk: Desk) -> None:
+    desk.engines.error = KeyError("region")
+    expected = "FAILURE internal error (KeyError), the driver's log has the details"
+    for action in ("DEPLOY", "CLEANUP", "UPDATESG"):
+        details: dict[str, Any] = {"operand": {"SECURITY_GROUP_ID": "100"}} if action == "UPDATESG" else {}
+        assert (await desk.answer(action, **details)).replace("100 ", "") == expected
+    assert await desk.answer("POLL", release="5.10") == expected
+
+
+@pytest.mark.parametrize(
+    ("deploy_id", "reason"),
+    [
+        pytest.param("<x>", "OpenNebula cannot keep a deploy id with '<' in it: '<x>'", id="markup"),
+        pytest.param("a&b", "OpenNebula cannot keep a deploy id with '&' in it: 'a&b'", id="entity"),
+        pytest.param("two words", "OpenNebula cannot keep a deploy id with ' ' in it: 'two words'", id="blank"),
+        pytest.param("-", "the deploy id is '-', which stands for none", id="dash"),
+    ],
+)
+async def test_an_id_that_oned_could_not_keep_fails_the_deploy(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, deploy_id: str, reason: str
+) -> None:
+    async def create(_call: object) -> DeployId:
+        return desk.world.provider.add(identity_of(), deploy_id=deploy_id)
+
+    monkeypatch.setattr(desk.world.provider, "create", create)
+    expected = f"FAILURE the cloud's id {deploy_id!r} cannot be kept by OpenNebula: {reason}"
+    assert await desk.answer("DEPLOY") == expected
+
+
+async def test_whatever_an_error_says_the_reply_is_one_clean_line(desk: Desk) -> None:
+    desk.world.provider.before["create"].append(QuotaExceeded("- no\nroom\0 in ]]> \ud800 the\r\ncloud\x1b[0m"))
+    await desk.answer("DEPLOY")
+    reply = parse_reply(desk.lines[0].encode())
+    assert isinstance(reply, Reply)
+    assert not reply.is_success
+    assert reply.info.startswith("error: - no room")
+    assert "]]>" not in reply.info
+
+
+# Lines that are no good requests
+
+
+BAD_PAYLOADS = [
+    pytest.param(b"", "the request has no payload", id="none"),
+    pytest.param(b"!!!!", "payload is not base64", id="no-base64"),
+    pytest.param(base64.b64encode(b"<VMM"), "payload is not the XML of a driver message", id="no-xml"),
+    pytest.param(base64.b64encode(b"\xff"), "payload is not UTF-8", id="no-utf-8"),
+    pytest.param(base64.b64encode(build("DEPLOY", vm_id=8)), "the message is about VM 8, the line about VM 7", id="id"),
+    pytest.param(base64.b64encode(b"x" * LARGE), "payload is not the XML of a driver message", id="large"),
+]
+
+
+@pytest.mark.parametrize(("payload", "reason"), BAD_PAYLOADS)
+@pytest.mark.parametrize("action", ["DEPLOY", "POLL", "CLEANUP"])
+async def test_a_payload_that_cannot_be_read_is_a_failure(desk: Desk, action: str, payload: bytes, reason: str) -> None:
+    desk.write(f"{action} 7 ".encode() + payload)
+    assert (await desk.reply(action)).startswith(f"FAILURE {reason}")
+    assert len(desk.replies()) == 1
+
+
+async def test_an_action_that_nobody_knows_is_a_failure(desk: Desk) -> None:
+    desk.write(b"FROBNICATE  42 QQ==")
+    assert desk.lines == ["FROBNICATE FAILURE 42 Action FROBNICATE not supported"]
+
+
+@pytest.mark.parametrize(
+    ("before", "general_id"),
+    [
+        pytest.param(b"", "-1", id="nothing-known-yet"),
+        pytest.param(b"REBOOT  7 ", "-1", id="6.0-and-later"),
+        pytest.param(b"REBOOT 7 ", "-", id="up-to-5.12"),
+    ],
+)
+async def test_a_line_without_a_vm_is_told_in_oneds_own_log(desk: Desk, before: bytes, general_id: str) -> None:
+    if before:
+        desk.write(before)
+        await desk.settled()
+    desk.write(b"DEPLOY x QQ==")
+    [told] = [line for line in desk.logs() if "no request" in line]
+    assert told.startswith(f"LOG E {general_id} ignored a line that is no request: DEPLOY came with X in place of a VM")
+
+
+async def test_the_count_of_lost_log_lines_is_told_in_oneds_own_log(desk: Desk) -> None:
+    assert desk.dispatcher.dropped(3) == b"LOG W -1 3 log lines were dropped while nobody read them\n"
+    desk.ask("REBOOT", release="5.10")
+    assert desk.dispatcher.dropped(3) == b"LOG W - 3 log lines were dropped while nobody read them\n"
+
+
+NASTY = [
+    b"",
+    b" ",
+    b"\0",
+    b"DEPLOY",
+    b"DEPLOY -1 QQ==",
+    b"DEPLOY 99999999999 QQ==",
+    b"deploy 7 QQ==",
+    b"DEPLOY  7 QQ== QQ==",
+    b"DEPLOY\t7\tQQ==",
+    b"POLL 7 " + b"A" * 100_000,
+    b"\xff\xfe 7 x",
+    b"LOG I 7 hello",
+    b"DRIVER_CANCEL",
+    b"DRIVER_CANCEL x",
+    b"INITIALISE 7",
+    b"RESTORE 7 -",
+]
+
+
+@pytest.mark.parametrize("line", NASTY, ids=lambda line: ascii(line[:20]))
+async def test_no_line_is_ever_an_error_and_each_vm_is_answered_once(desk: Desk, line: bytes) -> None:
+    desk.write(line)
+    await desk.settled()
+    await pass_time(1)
+    has_vm = re.match(rb"\s*\S+\s+7(\s|$)", line)
+    assert len(desk.replies()) == (1 if has_vm else 0)
+    assert len(desk.lines) >= 1, "either a reply or a word in the log"
+
+
+# Deadlines
+
+
+@pytest.mark.parametrize(
+    ("action", "operation", "seconds", "expected"),
+    [
+        pytest.param("DEPLOY", "create", None, 600, id="deploy"),
+        pytest.param("SHUTDOWN", "destroy", None, 300, id="shutdown"),
+        pytest.param("REBOOT", "reboot", None, 300, id="reboot"),
+        pytest.param("DEPLOY", "create", 10, 10, id="deploy-w-10"),
+        pytest.param("SHUTDOWN", "destroy", 10, 10, id="shutdown-w-10"),
+        pytest.param("POLL", "describe", 10, 10, id="poll-w-10"),
+        pytest.param("POLL", "describe", None, 300, id="poll"),
+    ],
+)
+async def test_an_action_gives_up_at_its_deadline_and_says_what_it_waited_for(
+    world: World, action: str, operation: str, seconds: float | None, expected: int
+) -> None:
+    world.set_cloud(call_timeout=10_000)
+    world.provider.always[operation] = asyncio.Event()
+    deploy_id = "" if action == "DEPLOY" else world.provider.add(identity_of())
+    word = {"destroy": "terminate"}.get(operation, operation)
+    async with a_desk(world, timeout=seconds) as desk:
+        answer = await desk.answer(action, release="5.10", deploy_id=deploy_id)
+    assert answer == f"FAILURE gave up after {expected} s waiting for the cloud's answer to {word}"
+    assert expected <= now() < expected + 10
+
+
+async def test_a_deploy_that_does_not_get_running_says_how_far_it_came(world: World) -> None:
+    world.provider.boot_time = 100_000
+    async with a_desk(world, timeout=60) as desk:
+        assert await desk.answer("DEPLOY") == "FAILURE gave up after 60 s waiting for i-1 to be running (it is pending)"
+
+
+async def test_without_a_deadline_an_action_takes_as_long_as_it_takes(world: World) -> None:
+    world.provider.boot_time = 2_000
+    async with a_desk(world, timeout=0) as desk:
+        assert await desk.answer("DEPLOY") == "SUCCESS i-1"
+    assert now() >= 2_000
+
+
+@pytest.mark.parametrize("seconds", [None, 0, 10], ids=["default", "none", "ten"])
+async def test_a_providers_own_timeout_is_not_taken_for_the_deadline(world: World, seconds: float | None) -> None:
+    deploy_id = world.provider.add(identity_of())
+    world.provider.always["describe"] = TimeoutError("somewhere inside")
+    async with a_desk(world, timeout=seconds) as desk:
+        for action in ("POLL", "SHUTDOWN"):
+            answer = await desk.answer(action, release="5.10", deploy_id=deploy_id)
+            assert answer == "FAILURE internal error (TimeoutError), the driver's log has the details"
+    assert now() < 5
+
+
+async def test_the_time_in_the_queue_does_not_count(world: World) -> None:
+    world.provider.boot_time = 50
+    async with a_desk(world, threads=1, timeout=60) as desk:
+        for vm_id in range(4):
+            desk.ask("DEPLOY", vm_id)
+        await desk.settled()
+        assert [reply.split()[1] for reply in desk.replies()] == ["SUCCESS"] * 4
+
+
+async def test_a_throttled_create_is_paced_inside_the_deadline_and_not_after_it(world: World) -> None:
+    """What was never carried out must not be carried out when everybody has been told that it was not."""
+    world.provider.always["create"] = Throttled("slow down")
+    async with a_desk(world, timeout=60) as desk:
+        answer = await desk.answer("DEPLOY")
+        assert answer.startswith("FAILURE gave up after 60 s waiting for the cloud's answer to create")
+        tries = world.provider.count("create")
+        assert tries > 3
+        await pass_time(600)
+        assert world.provider.count("create") <= tries + 1
+        del world.provider.always["create"]
+        await pass_time(600)
+        assert world.provider.instances == {}
+
+
+# Order and bound
+
+
+async def test_no_more_actions_run_at_once_than_the_arguments_allow(world: World) -> None:
+    is_answered = asyncio.Event()
+    world.provider.always["create"] = is_answered
+    async with a_desk(world, threads=3) as desk:
+        for vm_id in range(10):
+            desk.ask("DEPLOY", vm_id)
+        await until(lambda: world.provider.count("create") == 3)
+        await pass_time(20)
+        assert world.provider.count("create") == 3
+        is_answered.set()
+        await desk.settled()
+        assert len(desk.replies()) == 10
+
+
+async def test_the_actions_of_a_vm_are_answered_in_the_order_they_came(desk: Desk) -> None:
+    desk.ask("DEPLOY", lcm_state=2)
+    desk.ask("SHUTDOWN", lcm_state=18)
+    desk.ask("DEPLOY", lcm_state=20, seq=1)
+    desk.ask("CLEANUP")
+    await desk.settled()
+    assert desk.replies() == [
+        "DEPLOY SUCCESS 7 i-1",
+        "SHUTDOWN SUCCESS 7 -",
+        "DEPLOY SUCCESS 7 i-1",
+        "CLEANUP SUCCESS 7 -",
+    ]
+
+
+async def test_the_same_deploy_sent_again_while_it_runs_is_answered_with_the_same_instance(desk: Desk) -> None:
+    """`recover --retry` of a VM in BOOT: oned sends DEPLOY as often as it is asked to, and cancels nothing."""
+    for _ in range(3):
+        desk.ask("DEPLOY")
+    await desk.settled()
+    assert desk.replies() == ["DEPLOY SUCCESS 7 i-1"] * 3
+    assert desk.world.provider.count("create") == 1
+
+
+async def test_a_large_message_keeps_its_place_among_its_vms_actions(desk: Desk) -> None:
+    desk.world.provider.boot_time = 0
+    desk.ask("DEPLOY", template=large())
+    desk.ask("CLEANUP")
+    desk.ask("DEPLOY", seq=1, template=large())
+    await desk.settled()
+    assert [reply.split()[:2] for reply in desk.replies()] == [
+        ["DEPLOY", "SUCCESS"],
+        ["CLEANUP", "SUCCESS"],
+        ["DEPLOY", "SUCCESS"],
+    ]
+    assert len(desk.world.provider.alive()) == 1
+
+
+async def test_a_large_poll_is_answered_too(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    details: dict[str, Any] = {"release": "5.10", "template": large()}
+    assert await desk.answer("POLL", deploy_id=deploy_id, **details) == "SUCCESS STATE=a"
+    assert await desk.answer("POLL", deploy_id="i-404", **details) == "SUCCESS STATE=a", "by its tags"
+    desk.world.provider.instances.clear()
+    expected = "FAILURE instance i-404 of VM 7 does not exist"
+    assert await desk.answer("POLL", deploy_id="i-404", **details) == expected
+
+
+# What a reply must begin with
+
+
+@pytest.fixture
+async def able_desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    async with a_world(tmp_path, AbleCloud()) as world, a_desk(world, timeout=10) as desk:
+        yield desk
+
+
+def fail_nothing(_desk: Desk) -> None:
+    """All is well."""
+
+
+def fail_in_the_cloud(desk: Desk) -> None:
+    for operation in ("update_security_group", "update_nic"):
+        desk.world.provider.always[operation] = PermissionDenied("not allowed")
+
+
+def fail_by_a_defect(desk: Desk) -> None:
+    for operation in ("update_security_group", "update_nic"):
+        desk.world.provider.always[operation] = KeyError("rules")
+
+
+def fail_by_the_deadline(desk: Desk) -> None:
+    for operation in ("update_security_group", "update_nic"):
+        desk.world.provider.always[operation] = asyncio.Event()
+
+
+def fail_to_find(desk: Desk) -> None:
+    desk.world.provider.instances.clear()
+
+
+def fail_in_the_configuration(desk: Desk) -> None:
+    desk.engines.error = SettingsError("x.toml: owner is missing")
+
+
+FAULTS = [fail_in_the_cloud, fail_by_a_defect, fail_by_the_deadline, fail_to_find, fail_in_the_configuration]
+
+
+@pytest.mark.parametrize("fail", [fail_nothing, *FAULTS])
+@pytest.mark.parametrize(("action", "key"), [("UPDATESG", "SECURITY_GROUP_ID"), ("UPDATENIC", "VIRTUAL_NETWORK_ID")])
+async def test_a_reply_by_which_oned_goes_on_begins_with_the_number_whatever_happens(
+    able_desk: Desk, action: str, key: str, fail: Callable[[Desk], None]
+) -> None:
+    deploy_id = able_desk.world.provider.add(identity_of())
+    fail(able_desk)
+    answer = await able_desk.answer(action, deploy_id=deploy_id, operand={key: "104"})
+    assert answer.split()[:2] == ["SUCCESS" if fail is fail_nothing else "FAILURE", "104"]
+
+
+async def test_an_update_that_the_cloud_cannot_do_begins_with_the_number_too(desk: Desk) -> None:
+    answer = await desk.answer("UPDATESG", operand={"SECURITY_GROUP_ID": "104"})
+    assert answer == "FAILURE 104 provider fake does not support updating security groups"
+
+
+@pytest.mark.parametrize(
+    ("release", "logged"),
+    [("5.10", []), ("7.4", ["LOG E 7 REBOOT: instance i-404 of VM 7 does not exist"])],
+)
+async def test_a_failed_reboot_is_told_in_the_vms_log_where_the_answer_is_dropped(
+    desk: Desk, release: str, logged: list[str]
+) -> None:
+    answer = await desk.answer("REBOOT", deploy_id="i-404", release=release)
+    assert answer == "FAILURE instance i-404 of VM 7 does not exist"
+    assert desk.logs() == logged
+
+
+async def test_a_failed_reset_is_not_told_twice(desk: Desk) -> None:
+    await desk.answer("RESET", deploy_id="i-404")
+    assert desk.logs() == []
+
+
+async def test_warnings_go_to_the_vms_log(desk: Desk) -> None:
+    desk.world.provider.warnings = ("attribute X is not known",)
+    await desk.answer("DEPLOY")
+    assert desk.lines == ["LOG W 7 attribute X is not known", "DEPLOY SUCCESS 7 i-1"]
+
+
+# The record of a request
+
+
+async def test_a_record_stands_until_the_reply_was_written(desk: Desk) -> None:
+    desk.is_reading = False
+    desk.ask("DEPLOY")
+    await desk.reply("DEPLOY")
+    await pass_time(1)
+    assert await desk.open_requests() == ["DEPLOY"]
+    desk.read()
+    await pass_time(1)
+    assert await desk.open_requests() == []
+
+
+@pytest.mark.parametrize(
+    ("action", "is_kept"),
+    [
+        *[(action, True) for action in ("DEPLOY", "SHUTDOWN", "CANCEL", "SAVE", "RESTORE", "CLEANUP")],
+        *[(action, False) for action in ("REBOOT", "RESET", "ATTACHDISK", "MIGRATE", "BACKUP")],
+    ],
+)
+async def test_what_may_be_carried_out_again_is_recorded_whole(world: World, action: str, *, is_kept: bool) -> None:
+    world.provider.always["describe"] = world.provider.always["find"] = asyncio.Event()
+    world.set_cloud(call_timeout=10_000)
+    async with a_desk(world) as desk:
+        desk.is_reading = False
+        operand = {"DISK_ID": "1"} if action == "ATTACHDISK" else {}
+        request = desk.ask(action, deploy_id="i-1", operand=operand)
+        await pass_time(1)
+        [record] = await world.journal.open_requests()
+        assert (record.action, record.vm_id, record.is_two_blank) == (action, 7, True)
+        assert record.payload == (request.payload if is_kept else b"")
+
+
+async def test_polls_leave_no_record(world: World) -> None:
+    world.provider.always["describe"] = asyncio.Event()
+    async with a_desk(world) as desk:
+        desk.ask("POLL", release="5.10", deploy_id="i-1")
+        await pass_time(1)
+        assert await desk.open_requests() == []
+
+
+async def test_without_a_journal_requests_are_answered_all_the_same(desk: Desk) -> None:
+    desk.engines.journal = None
+    desk.engines.error = JournalError("the journal cannot be used")
+    assert await desk.answer("DEPLOY") == "FAILURE the journal cannot be used"
+
+
+# DRIVER_CANCEL
+
+
+async def test_a_running_action_is_called_off_and_never_answered(desk: Desk) -> None:
+    desk.world.provider.boot_time = 100_000
+    desk.ask("DEPLOY")
+    await until(lambda: bool(desk.world.provider.instances))
+    desk.ask("DRIVER_CANCEL")
+    await desk.settled()
+    assert desk.lines == ["LOG I 7 Driver command for 7 cancelled"]
+    await pass_time(1000)
+    assert desk.replies() == []
+    assert await desk.open_requests() == []
+
+
+async def test_a_queued_action_is_called_off_and_never_begun(world: World) -> None:
+    world.provider.always["create"] = asyncio.Event()
+    world.set_cloud(call_timeout=10_000)
+    async with a_desk(world, threads=1) as desk:
+        desk.ask("DEPLOY", 1)
+        desk.ask("DEPLOY", 7)
+        await until(lambda: world.provider.count("create") == 1)
+        desk.ask("DRIVER_CANCEL", 7)
+        await pass_time(100)
+        assert desk.lines == ["LOG I 7 Driver command for 7 cancelled"]
+        assert world.provider.count("create") == 1
+        assert await desk.open_requests() == ["DEPLOY"], "VM 1's"
+
+
+async def test_calling_off_nothing_says_nothing(desk: Desk) -> None:
+    desk.ask("DRIVER_CANCEL")
+    desk.ask("DRIVER_CANCEL", release="5.10")
+    await pass_time(1)
+    assert desk.lines == []
+
+
+async def test_what_follows_a_cancellation_is_answered(desk: Desk) -> None:
+    """Terminate --hard while a deploy hangs: oned sends both at once, and knows no id."""
+    desk.world.provider.boot_time = 100_000
+    desk.ask("DEPLOY")
+    await until(lambda: bool(desk.world.provider.instances))
+    desk.ask("DRIVER_CANCEL")
+    desk.ask("CLEANUP")
+    await desk.settled()
+    assert desk.replies() == ["CLEANUP SUCCESS 7 -"]
+    assert desk.world.provider.state("i-1") is InstanceState.TERMINATED
+
+
+async def test_a_cleanup_waits_for_the_create_that_was_called_off(desk: Desk) -> None:
+    is_answered = asyncio.Event()
+    desk.world.provider.before["create"].append(is_answered)
+    desk.ask("DEPLOY")
+    await until(lambda: desk.world.provider.count("create") == 1)
+    desk.ask("DRIVER_CANCEL")
+    desk.ask("CLEANUP")
+    await pass_time(30)
+    assert desk.replies() == []
+    is_answered.set()
+    await desk.settled()
+    assert desk.replies() == ["CLEANUP SUCCESS 7 -"]
+    assert desk.world.provider.alive() == []
+
+
+@pytest.mark.parametrize("state", [AttemptState.OPEN, AttemptState.CREATED])
+@pytest.mark.parametrize("template", [None, large()], ids=["small", "large"])
+async def test_what_a_cancelled_deploy_has_made_or_may_make_is_owed(
+    desk: Desk, state: AttemptState, template: Template | None
+) -> None:
+    desk.world.provider.boot_time = 100_000
+    if state is AttemptState.OPEN:
+        desk.world.provider.before["create"].append(asyncio.Event())
+    desk.ask("DEPLOY", **of(template))
+    await until(lambda: desk.world.provider.count("create") == 1)
+    await pass_time(2)
+    desk.ask("DRIVER_CANCEL")
+    await desk.settled()
+    [attempt] = await desk.world.attempts()
+    [debt] = await desk.world.journal.debts()
+    assert (debt.token, debt.deploy_id, debt.reason) == (attempt.token, attempt.deploy_id, "its deploy was cancelled")
+    assert attempt.state is state
+
+
+async def test_a_cancelled_deploy_that_made_nothing_owes_nothing(desk: Desk) -> None:
+    desk.world.provider.before["find"].append(asyncio.Event())
+    desk.ask("DEPLOY")
+    await until(lambda: desk.world.provider.count("find") == 1)
+    desk.ask("DRIVER_CANCEL")
+    await desk.settled()
+    assert await debts(desk.world) == []
+
+
+@pytest.mark.parametrize(
+    ("action", "lcm_state"), [("SHUTDOWN", 18), ("SHUTDOWN", 12), ("DEPLOY", 20)], ids=["stop", "terminate", "start"]
+)
+async def test_any_other_cancelled_action_owes_nothing(desk: Desk, action: str, lcm_state: int) -> None:
+    desk.world.provider.always["describe"] = asyncio.Event()
+    deploy_id = desk.world.provider.add(identity_of(), InstanceState.STOPPED)
+    await desk.world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+    desk.ask(action, lcm_state=lcm_state, deploy_id=deploy_id)
+    await until(lambda: desk.world.provider.count("describe") == 1)
+    desk.ask("DRIVER_CANCEL")
+    await desk.settled()
+    assert await debts(desk.world) == []
+    assert desk.replies() == []
+
+
+async def test_a_cancelled_request_stands_in_the_journal_until_its_work_is_over(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = asyncio.Event()
+    describe = desk.world.provider.describe
+
+    async def describe_stubbornly(deploy_ids: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await may_end.wait()
+        return await describe(deploy_ids)
+
+    monkeypatch.setattr(desk.world.provider, "reboot", lambda deploy_id, hard: describe_stubbornly([deploy_id]))
+    desk.ask("REBOOT", deploy_id=desk.world.provider.add(identity_of()))
+    await pass_time(1)
+    desk.ask("DRIVER_CANCEL")
+    await pass_time(1)
+    assert await desk.open_requests() == ["DRIVER_CANCEL"]
+    may_end.set()
+    await desk.settled()
+    await pass_time(1)
+    assert await desk.open_requests() == []
+
+
+# What could not be destroyed is owed
+
+
+PASSING = [
+    pytest.param(ProviderUnavailable("no answer"), id="unavailable"),
+    pytest.param(PermissionDenied("not allowed"), id="refused"),
+    pytest.param(KeyError("a defect"), id="defect"),
+]
+
+
+@pytest.mark.parametrize("error", PASSING)
+@pytest.mark.parametrize("template", [None, large()], ids=["small", "large"])
+async def test_a_cleanup_that_failed_is_owed(desk: Desk, error: Exception, template: Template | None) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.always["destroy"] = error
+    assert (await desk.answer("CLEANUP", deploy_id=deploy_id, **of(template))).startswith("FAILURE ")
+    owed = await debts(desk.world)
+    assert {id_ for id_, _ in owed} == {deploy_id, ""}
+    assert all(reason.startswith("CLEANUP failed: ") for _, reason in owed)
+
+
+async def test_a_cleanup_that_ran_out_of_time_is_owed(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    world.provider.destroy_time = 100_000
+    async with a_desk(world, timeout=60) as desk:
+        answer = await desk.answer("CLEANUP", deploy_id=deploy_id)
+        assert answer == f"FAILURE gave up after 60 s waiting for {deploy_id} to be terminated (it is terminating)"
+    assert deploy_id in {id_ for id_, _ in await debts(world)}
+
+
+@pytest.mark.parametrize("template", [None, large()], ids=["small", "large"])
+async def test_a_cleanup_without_a_configuration_is_owed(desk: Desk, template: Template | None) -> None:
+    desk.engines.error = SettingsError("x.toml: owner is missing")
+    await desk.answer("CLEANUP", deploy_id="i-1", **of(template))
+    assert {id_ for id_, _ in await debts(desk.world)} == {"i-1", ""}
+
+
+async def test_a_cleanup_of_what_is_not_the_vms_owes_nothing(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of(8))
+    assert (await desk.answer("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE instance i-1 belongs to VM 8")
+    assert await debts(desk.world) == []
+
+
+@pytest.mark.parametrize("is_after_cancel", [True, False], ids=["after-a-cancellation", "by-itself"])
+async def test_a_cancel_that_failed_is_owed_only_where_the_core_will_not_ask_again(
+    desk: Desk, *, is_after_cancel: bool
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.always["destroy"] = PermissionDenied("not allowed")
+    if is_after_cancel:
+        desk.world.provider.always["stop"] = asyncio.Event()
+        desk.ask("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
+        await until(lambda: desk.world.provider.count("stop") == 1)
+        desk.ask("DRIVER_CANCEL")
+    await desk.answer("CANCEL", lcm_state=12, deploy_id=deploy_id)
+    assert bool(await debts(desk.world)) is is_after_cancel
+
+
+async def test_a_power_off_that_failed_owes_nothing(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.always["stop hard"] = PermissionDenied("not allowed")
+    desk.world.provider.always["stop"] = asyncio.Event()
+    desk.ask("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
+    await until(lambda: desk.world.provider.count("stop") == 1)
+    desk.ask("DRIVER_CANCEL")
+    assert (await desk.answer("CANCEL", lcm_state=18, deploy_id=deploy_id)).startswith("FAILURE")
+    assert await debts(desk.world) == []
+
+
+async def test_what_is_owed_and_cannot_be_noted_is_told(desk: Desk) -> None:
+    desk.engines.journal = None
+    desk.engines.error = SettingsError("x.toml: owner is missing")
+    await desk.answer("CLEANUP", deploy_id="i-1")
+    assert desk.logs()[0] == (
+        "LOG E 7 an instance of this VM may be left in the cloud, terminate it there: there is no journal to note it in"
+    )
+
+
+# POLL
+
+
+async def test_any_number_of_polls_is_answered_from_few_looks(desk: Desk) -> None:
+    ids = [desk.world.provider.add(identity_of(vm_id)) for vm_id in range(500)]
+    for vm_id, deploy_id in enumerate(ids):
+        desk.ask("POLL", vm_id, release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    assert sorted(desk.replies()) == sorted(f"POLL SUCCESS {vm_id} STATE=a" for vm_id in range(500))
+    assert desk.world.provider.count("describe") <= 3
+
+
+async def test_a_poll_that_an_action_overtakes_brings_no_news(desk: Desk) -> None:
+    is_answered = asyncio.Event()
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.before["describe"].append(is_answered)
+    desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+    await until(lambda: desk.world.provider.count("describe") == 1)
+    desk.ask("REBOOT", release="5.10", deploy_id=deploy_id)
+    is_answered.set()
+    await desk.settled()
+    assert desk.replies() == ["POLL SUCCESS 7 STATE=-", "REBOOT SUCCESS 7 -"]
+
+
+async def test_a_poll_behind_a_shutdown_tells_what_is_true_after_it(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
+    desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    assert desk.replies() == ["SHUTDOWN SUCCESS 7 -", "POLL SUCCESS 7 STATE=d"]
+
+
+async def test_a_poll_that_is_called_off_is_not_answered(desk: Desk) -> None:
+    desk.world.provider.before["describe"].append(asyncio.Event())
+    desk.ask("POLL", 7, release="5.10", deploy_id=desk.world.provider.add(identity_of(7)))
+    await until(lambda: desk.world.provider.count("describe") == 1)
+    desk.ask("DRIVER_CANCEL", 7, release="5.10")
+    await pass_time(1000)
+    assert desk.replies() == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_a_defect_in_a_lookup_costs_no_poll_its_answer(desk: Desk, count: int) -> None:
+    deploy_id = desk.world.provider.add(identity_of(100))
+    desk.world.provider.always["find"] = desk.world.provider.always["list"] = KeyError("reservations")
+    for vm_id in range(count):
+        desk.ask("POLL", vm_id, release="5.10", deploy_id="i-404")
+    desk.ask("POLL", 100, release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    assert len(desk.replies()) == count + 1
+
+
+async def test_polls_that_wait_while_the_configuration_breaks_are_answered(desk: Desk) -> None:
+    desk.engines.error = SettingsError("x.toml: owner is missing")
+    for vm_id in range(3):
+        desk.ask("POLL", vm_id, release="5.10", deploy_id="i-1")
+    await desk.settled()
+    assert desk.replies() == [f"POLL FAILURE {vm_id} x.toml: owner is missing" for vm_id in range(3)]
+
+
+# Drivers that perform verbs as they were sent
+
+
+class FakeScripts:
+    """Pretends to run a script for each verb; what it was given is kept, what it is to answer is set."""
+
+    name = "scripts"
+
+    def __init__(self) -> None:
+        self.requests: list[VerbatimRequest] = []
+        self.answer: str | BaseException = "-"
+        self.gate: asyncio.Event | None = None
+
+    async def open(self) -> None:
+        """There is nothing to open."""
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    async def perform(self, request: VerbatimRequest, log: Callable[[str, str], None]) -> str:
+        self.requests.append(request)
+        log("I", f"running {request.action.lower()}")
+        if self.gate is not None:
+            await self.gate.wait()
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.fixture
+def scripts() -> FakeScripts:
+    return FakeScripts()
+
+
+@pytest.fixture
+async def verbatim(world: World, scripts: FakeScripts) -> AsyncIterator[Desk]:
+    async with a_desk(world, verbatim=scripts) as desk:
+        yield desk
+
+
+@pytest.mark.parametrize("release", ["5.10", "7.4"])
+@pytest.mark.parametrize("action", ["DEPLOY", "SHUTDOWN", "POLL", "ATTACHDISK", "MIGRATE", "BACKUP"])
+async def test_a_verb_is_performed_as_it_was_sent(
+    verbatim: Desk, scripts: FakeScripts, action: str, release: str
+) -> None:
+    scripts.answer = "as the script says"
+    operand = {"DISK_ID": "1"} if action == "ATTACHDISK" else {}
+    request = verbatim.ask(action, release=release, deploy_id="one-7", operand=operand)
+    await verbatim.settled()
+    assert verbatim.lines == [f"LOG I 7 running {action.lower()}", f"{action} SUCCESS 7 as the script says"]
+    [given] = scripts.requests
+    assert given.message == binascii.a2b_base64(request.payload)
+    assert (given.action, given.is_two_blank, given.request.vm_id) == (action, release == "7.4", 7)
+
+
+async def test_a_large_message_is_handed_on_whole(verbatim: Desk, scripts: FakeScripts) -> None:
+    request = verbatim.ask("DEPLOY", template=large())
+    await verbatim.settled()
+    assert scripts.requests[0].message == binascii.a2b_base64(request.payload)
+    assert len(verbatim.replies()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (PermissionDenied("deploy: permission denied"), "deploy: permission denied"),
+        (KeyError("x"), "internal error (KeyError), the driver's log has the details"),
+    ],
+)
+async def test_a_script_that_fails_costs_a_failure(
+    verbatim: Desk, scripts: FakeScripts, error: Exception, sentence: str
+) -> None:
+    scripts.answer = error
+    assert await verbatim.answer("DEPLOY") == f"FAILURE {sentence}"
+
+
+async def test_scripts_have_as_much_time_as_they_need(verbatim: Desk, scripts: FakeScripts) -> None:
+    scripts.gate = asyncio.Event()
+    verbatim.ask("DEPLOY")
+    await pass_time(50_000)
+    assert verbatim.replies() == []
+    scripts.gate.set()
+    await verbatim.settled()
+    assert verbatim.replies() == ["DEPLOY SUCCESS 7 -"]
+
+
+async def test_scripts_have_a_deadline_where_the_arguments_say_so(world: World, scripts: FakeScripts) -> None:
+    scripts.gate = asyncio.Event()
+    async with a_desk(world, verbatim=scripts, timeout=20) as desk:
+        assert (await desk.answer("DEPLOY")).startswith("FAILURE gave up after 20 s")
+
+
+async def test_scripts_are_not_run_again_after_a_crash(verbatim: Desk, scripts: FakeScripts) -> None:
+    scripts.gate = asyncio.Event()
+    verbatim.ask("DEPLOY")
+    await pass_time(1)
+    [record] = await verbatim.world.journal.open_requests()
+    assert (record.action, record.payload) == ("DEPLOY", b"")
+
+
+async def test_a_script_that_is_called_off_is_ended_and_not_answered(verbatim: Desk, scripts: FakeScripts) -> None:
+    scripts.gate = asyncio.Event()
+    verbatim.ask("DEPLOY")
+    await turns()
+    verbatim.ask("DRIVER_CANCEL")
+    await verbatim.settled()
+    assert verbatim.replies() == []
+    assert await debts(verbatim.world) == []
+
+
+async def test_a_log_line_of_any_level_gets_through(world: World, desk: Desk) -> None:
+    for severity in Severity:
+        desk.dispatcher.tell(severity, "text", identity_of().vm_id)
+    desk.dispatcher.tell(Severity.WARNING, "for oned")
+    assert desk.lines == ["LOG I 7 text", "LOG W 7 text", "LOG E 7 text", "LOG D 7 text"]
+
+
+@pytest.mark.parametrize(("release", "general_id"), [("5.10", "-"), ("7.4", "-1")])
+async def test_what_oneds_own_log_is_to_hold_waits_until_it_is_known_what_it_is_called(
+    desk: Desk, release: str, general_id: str
+) -> None:
+    desk.dispatcher.tell(Severity.WARNING, "early")
+    assert desk.lines == []
+    desk.ask("REBOOT", release=release)
+    desk.dispatcher.tell(Severity.WARNING, "late")
+    assert desk.logs()[:2] == [f"LOG W {general_id} early", f"LOG W {general_id} late"]

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.domain import DeployId, Identity, InstanceState
+from one_provider_mad.errors import (
+    AmbiguousInstance,
+    AuthenticationRefused,
+    CannotTell,
+    InstanceNotFound,
+    NotOurs,
+    ProviderUnavailable,
+)
+from one_provider_mad.journal import AttemptState
+from one_provider_mad.providers.interface import CreateCall
+from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        yield world
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def to_destroy(world: World, *, deploy_id: str = "", deadline: float = math.inf) -> list[str]:
+    instances = await world.finder.to_destroy(request_of(deploy_id=deploy_id), gone=set(), deadline=deadline)
+    return [instance.deploy_id for instance in instances]
+
+
+# One instance
+
+
+async def test_an_instance_is_found_by_the_id_that_the_request_names(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    world.provider.add(identity_of())
+    assert (await world.finder.locate(request_of(deploy_id=deploy_id))).deploy_id == deploy_id
+    assert world.provider.count("find") == 0, "one look is enough"
+
+
+async def test_an_instance_is_the_vms_whatever_seq_and_host_it_was_made_with(world: World) -> None:
+    deploy_id = world.provider.add(identity_of(seq=1, host_id=3))
+    request = request_of(deploy_id=deploy_id, seq=5, host_id=9)
+    assert (await world.finder.locate(request)).deploy_id == deploy_id
+
+
+OTHERS = [
+    pytest.param(identity_of(8), "instance i-1 belongs to VM 8: it is left alone", id="another-vm"),
+    pytest.param(identity_of(owner="quay"), "instance i-1 belongs to owner quay: it is left alone", id="another-owner"),
+    pytest.param(
+        identity_of(stime=STIME - 1), "instance i-1 belongs to an earlier VM 7: it is left alone", id="earlier-life"
+    ),
+    pytest.param(None, "instance i-1 has no tags of ours: it is left alone", id="nobody"),
+]
+
+
+@pytest.mark.parametrize(("identity", "sentence"), OTHERS)
+async def test_somebody_elses_instance_is_never_touched_though_the_request_names_it(
+    world: World, identity: Identity | None, sentence: str
+) -> None:
+    deploy_id = world.provider.add(identity)
+    world.provider.add(identity_of())
+    with pytest.raises(NotOurs) as caught:
+        await world.finder.locate(request_of(deploy_id=deploy_id))
+    assert str(caught.value) == sentence
+    with pytest.raises(NotOurs) as caught:
+        await to_destroy(world, deploy_id=deploy_id)
+    assert str(caught.value) == sentence
+
+
+async def test_an_untagged_instance_that_was_imported_for_this_vm_is_its_own(world: World) -> None:
+    deploy_id = world.provider.add(None)
+    await world.journal.record_import(deploy_id, vm_id=identity_of().vm_id, stime=STIME)
+    assert (await world.finder.locate(request_of(deploy_id=deploy_id))).deploy_id == deploy_id
+    assert await to_destroy(world, deploy_id=deploy_id) == [deploy_id]
+    with pytest.raises(NotOurs):
+        await world.finder.locate(request_of(deploy_id=deploy_id, stime=STIME + 1))
+
+
+@pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
+async def test_without_a_good_id_the_instance_is_found_by_its_tags(world: World, named: str) -> None:
+    world.provider.add(identity_of(8))
+    world.provider.add(identity_of(stime=STIME - 1))
+    world.provider.add(identity_of(), InstanceState.TERMINATED)
+    world.provider.add(None)
+    deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
+    assert (await world.finder.locate(request_of(deploy_id=named))).deploy_id == deploy_id
+
+
+async def test_several_instances_of_one_vm_are_for_a_person_to_sort_out(world: World) -> None:
+    for deploy_id in ("i-b", "i-a"):
+        world.provider.add(identity_of(), deploy_id=deploy_id)
+    with pytest.raises(AmbiguousInstance) as caught:
+        await world.finder.locate(request_of())
+    assert str(caught.value) == "i-a and i-b are all VM 7's: terminate all but one in the cloud"
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        pytest.param("i-404", "instance i-404 of VM 7 does not exist", id="named"),
+        pytest.param("", "VM 7 has no instance", id="unnamed"),
+    ],
+)
+async def test_an_instance_that_is_not_there_is_told_at_once(world: World, named: str, sentence: str) -> None:
+    with pytest.raises(InstanceNotFound) as caught:
+        await world.finder.locate(request_of(deploy_id=named))
+    assert str(caught.value) == sentence
+    assert now() < 1, "at once"
+
+
+async def test_an_instance_that_was_just_made_is_waited_for(world: World) -> None:
+    world.provider.visibility_grace = 30
+    world.provider.lag = 20
+    await world.add_attempt(AttemptState.OPEN)
+    deploy_id = await world.provider.create(CreateCall(identity=identity_of(), token="t", parameters={}))
+    assert (await world.finder.locate(request_of())).deploy_id == deploy_id
+    assert 20 <= now() <= 22
+
+
+async def test_an_instance_that_does_not_appear_within_the_grace_is_not_there(world: World) -> None:
+    world.provider.visibility_grace = 30
+    await world.add_attempt(AttemptState.CREATED, deploy_id="i-404")
+    with pytest.raises(InstanceNotFound):
+        await world.finder.locate(request_of(deploy_id="i-404"))
+    assert 30 <= now() <= 32
+
+
+@pytest.mark.parametrize("state", [AttemptState.REFUSED, AttemptState.GONE])
+async def test_nothing_is_waited_for_after_an_attempt_that_came_to_nothing(world: World, state: AttemptState) -> None:
+    world.provider.visibility_grace = 30
+    await world.add_attempt(state)
+    with pytest.raises(InstanceNotFound):
+        await world.finder.locate(request_of())
+    assert now() < 1, "at once"
+
+
+async def test_an_instance_that_the_lookup_does_not_show_is_found_by_the_journaled_id(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find_nothing(**_: object) -> list[object]:
+        return []
+
+    monkeypatch.setattr(world.provider, "find", find_nothing)
+    deploy_id = world.provider.add(identity_of())
+    await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+    assert (await world.finder.locate(request_of())).deploy_id == deploy_id
+
+
+async def test_a_journaled_id_that_leads_to_somebody_else_is_not_followed(world: World) -> None:
+    deploy_id = world.provider.add(identity_of(8))
+    await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+    with pytest.raises(InstanceNotFound):
+        await world.finder.locate(request_of())
+
+
+@pytest.mark.parametrize("operation", ["describe", "find"])
+async def test_a_cloud_that_cannot_be_asked_is_no_proof_that_nothing_is_there(world: World, operation: str) -> None:
+    world.provider.always[operation] = ProviderUnavailable("fake did not answer")
+    with pytest.raises(ProviderUnavailable):
+        await world.finder.locate(request_of(deploy_id="i-1"))
+
+
+async def test_attempts_of_other_lives_of_the_number_are_not_this_vms(world: World) -> None:
+    await world.add_attempt(AttemptState.OPEN, seq=0)
+    await world.add_attempt(AttemptState.OPEN, seq=4)
+    assert len(await world.finder.attempts(request_of(seq=9))) == 2
+    assert await world.finder.attempts(request_of(stime=STIME + 1)) == []
+
+
+# What is left to destroy
+
+
+@pytest.mark.parametrize(
+    "state", [InstanceState.RUNNING, InstanceState.STOPPED, InstanceState.UNKNOWN, InstanceState.TERMINATING]
+)
+async def test_what_the_request_names_is_left_until_it_is_terminated(world: World, state: InstanceState) -> None:
+    deploy_id = world.provider.add(identity_of(), state)
+    assert await to_destroy(world, deploy_id=deploy_id) == [deploy_id]
+
+
+async def test_what_the_cloud_shows_terminated_is_gone(world: World) -> None:
+    deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
+    assert await to_destroy(world, deploy_id=deploy_id) == []
+
+
+@pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
+async def test_everything_that_is_tagged_as_this_vms_is_left_and_nothing_else(world: World, named: str) -> None:
+    world.provider.add(identity_of(8))
+    world.provider.add(identity_of(stime=STIME - 1))
+    world.provider.add(identity_of(owner="quay"))
+    world.provider.add(None)
+    mine = [world.provider.add(identity_of()), world.provider.add(identity_of(seq=3), InstanceState.STOPPED)]
+    assert sorted(await to_destroy(world, deploy_id=named)) == sorted(mine)
+
+
+async def test_what_is_on_its_way_out_is_not_gone_yet_however_it_was_found(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    await world.provider.destroy(deploy_id)
+    assert await to_destroy(world) == [deploy_id]
+
+
+async def test_a_complete_lookup_that_finds_nothing_is_proof(world: World) -> None:
+    assert await to_destroy(world) == []
+    assert now() < 1, "at once"
+
+
+@pytest.mark.parametrize("error", [ProviderUnavailable("fake did not answer"), AuthenticationRefused("no")])
+@pytest.mark.parametrize(
+    ("operation", "sentence"),
+    [
+        pytest.param("describe", "cannot tell whether instance i-1 still exists: ", id="by-id"),
+        pytest.param("find", "cannot tell whether VM 7's instance still exists: ", id="by-tags"),
+    ],
+)
+async def test_a_lookup_that_fails_proves_nothing(
+    world: World, operation: str, sentence: str, error: Exception
+) -> None:
+    world.provider.always[operation] = error
+    with pytest.raises(CannotTell) as caught:
+        await to_destroy(world, deploy_id="i-1")
+    assert str(caught.value) == f"{sentence}{error}"
+
+
+@pytest.mark.parametrize("state", [AttemptState.OPEN, AttemptState.CREATED])
+async def test_certainty_is_waited_for_until_the_grace_has_passed(world: World, state: AttemptState) -> None:
+    world.provider.visibility_grace = 30
+    await world.add_attempt(state, deploy_id="i-404" if state is AttemptState.CREATED else "", age=10)
+    assert await to_destroy(world) == []
+    assert 20 <= now() <= 22
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE]
+
+
+async def test_who_has_no_time_to_wait_for_certainty_is_told_how_long_that_takes(world: World) -> None:
+    world.provider.visibility_grace = 30
+    await world.add_attempt(AttemptState.OPEN)
+    with pytest.raises(CannotTell) as caught:
+        await to_destroy(world, deadline=now() + 20)
+    assert str(caught.value) == "cannot tell whether VM 7's instance still exists: wait 30 s and try again"
+    assert now() < 1, "at once"
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.OPEN]
+
+
+async def test_what_appears_within_the_grace_is_left(world: World) -> None:
+    world.provider.visibility_grace = 30
+    world.provider.lag = 20
+    await world.add_attempt(AttemptState.OPEN)
+    deploy_id = await world.provider.create(CreateCall(identity=identity_of(), token="t", parameters={}))
+    assert await to_destroy(world) == [deploy_id]
+
+
+async def test_a_create_under_way_is_waited_for(world: World) -> None:
+    is_answered = asyncio.Event()
+    world.provider.before["create"].append(is_answered)
+    attempt = await world.add_attempt(AttemptState.OPEN)
+
+    async def record(deploy_id: DeployId | None) -> None:
+        assert deploy_id is not None
+        await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+
+    call = CreateCall(identity=attempt.identity, token=attempt.token, parameters=attempt.parameters)
+    creating = asyncio.create_task(world.cloud.create(call, record=record))
+    await turns()
+    looking = asyncio.create_task(to_destroy(world))
+    await pass_time(40)
+    assert not looking.done()
+    is_answered.set()
+    assert await looking == [await creating]
+
+
+async def test_an_id_that_was_seen_terminated_is_proof_even_when_nothing_can_be_looked_up(world: World) -> None:
+    world.provider.visibility_grace = 30
+    deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
+    await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+    world.provider.always["find"] = ProviderUnavailable("fake did not answer")
+    assert await to_destroy(world, deploy_id=deploy_id) == []
+    await world.add_attempt(AttemptState.OPEN, number=2)
+    with pytest.raises(CannotTell):
+        await to_destroy(world, deploy_id=deploy_id)
+
+
+async def test_beside_an_id_that_was_seen_terminated_there_may_be_another_instance(world: World) -> None:
+    deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
+    other = world.provider.add(identity_of())
+    assert await to_destroy(world, deploy_id=deploy_id) == [other]
+
+
+async def test_an_id_that_was_seen_terminated_says_nothing_of_an_attempt_without_answer(world: World) -> None:
+    world.provider.visibility_grace = 30
+    deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
+    await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id, number=1)
+    await world.add_attempt(AttemptState.OPEN, number=2)
+    other = world.provider.add(identity_of())
+    assert await to_destroy(world, deploy_id=deploy_id) == [other]

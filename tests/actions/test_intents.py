@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import pytest
+
+from one_provider_mad.actions.intents import Intent, intent_of
+from one_provider_mad.errors import RequestRefused
+from one_provider_mad.protocol.messages import Action
+
+# Written down from what oned sends when (src/vm/LifeCycleActions.cc, src/dm/DispatchManagerActions.cc), by number:
+# 2 BOOT, 5 SAVE_STOP, 6 SAVE_SUSPEND, 12 SHUTDOWN, 13 CANCEL (up to 4.4), 18 SHUTDOWN_POWEROFF, 19 BOOT_UNKNOWN,
+# 20 BOOT_POWEROFF, 21 BOOT_SUSPENDED, 22 BOOT_STOPPED, 29 SHUTDOWN_UNDEPLOY, 32 BOOT_UNDEPLOY, 35 BOOT_MIGRATE,
+# 36 BOOT_FAILURE. Whatever is not here is to be refused.
+MEANINGS = {
+    "DEPLOY": {
+        2: "create",
+        36: "create",
+        19: "start",
+        20: "start",
+        21: "start",
+        22: "start",
+        32: "start",
+        35: "start",
+    },
+    "RESTORE": {21: "start", 22: "start", 32: "start", 35: "start"},
+    "SHUTDOWN": {12: "destroy", 18: "stop", 29: "stop, and leave the host"},
+    "CANCEL": {12: "destroy", 13: "destroy", 18: "stop at once", 29: "stop at once, and leave the host"},
+    "SAVE": {6: "suspend", 5: "stop, and leave the host"},
+}
+MIGRATIONS = {4, 7}
+"""MIGRATE and SAVE_MIGRATE."""
+
+EVERY_STATE = [*range(72), 72, 999, -1]
+
+
+EXPECTED = [
+    pytest.param(word, number, meanings.get(number), id=f"{word}-{number}")
+    for word, meanings in MEANINGS.items()
+    for number in EVERY_STATE
+]
+
+
+@pytest.mark.parametrize(("word", "lcm_state", "meaning"), EXPECTED)
+def test_every_state_has_its_meaning_or_is_refused(word: str, lcm_state: int, meaning: str | None) -> None:
+    for has_deploy_id in (True, False):
+        if meaning is None:
+            with pytest.raises(RequestRefused):
+                intent_of(Action(word), lcm_state, has_deploy_id=has_deploy_id)
+        else:
+            assert intent_of(Action(word), lcm_state, has_deploy_id=has_deploy_id) is Intent(meaning)
+
+
+@pytest.mark.parametrize("lcm_state", [*EVERY_STATE, None])
+def test_a_cleanup_destroys_whatever_the_state(lcm_state: int | None) -> None:
+    for has_deploy_id in (True, False):
+        assert intent_of(Action.CLEANUP, lcm_state, has_deploy_id=has_deploy_id) is Intent.DESTROY
+
+
+def test_only_a_deploy_without_instance_is_clear_without_a_state() -> None:
+    assert intent_of(Action.DEPLOY, None, has_deploy_id=False) is Intent.CREATE
+
+
+WITHOUT_STATE = [
+    pytest.param("DEPLOY", True, id="deploy-of-an-instance"),
+    *[
+        pytest.param(word, has_deploy_id, id=f"{word.lower()}-{'with' if has_deploy_id else 'without'}-id")
+        for word in MEANINGS
+        if word != "DEPLOY"
+        for has_deploy_id in (True, False)
+    ],
+]
+
+
+@pytest.mark.parametrize(("word", "has_deploy_id"), WITHOUT_STATE)
+def test_without_a_state_everything_else_is_refused(word: str, *, has_deploy_id: bool) -> None:
+    with pytest.raises(RequestRefused, match=f"no LCM_STATE, and without it {word} has no certain meaning"):
+        intent_of(Action(word), None, has_deploy_id=has_deploy_id)
+
+
+@pytest.mark.parametrize("word", MEANINGS)
+@pytest.mark.parametrize("lcm_state", sorted(MIGRATIONS))
+def test_a_migration_is_refused_by_its_name(word: str, lcm_state: int) -> None:
+    with pytest.raises(RequestRefused, match="migration is not supported"):
+        intent_of(Action(word), lcm_state, has_deploy_id=True)
+
+
+@pytest.mark.parametrize(
+    ("lcm_state", "name"),
+    [
+        pytest.param(3, "RUNNING", id="running"),
+        pytest.param(15, "CLEANUP_RESUBMIT", id="cleanup"),
+        pytest.param(47, "BOOT_UNDEPLOY_FAILURE", id="last-of-4.14"),
+        pytest.param(64, "DISK_RESIZE_UNDEPLOYED", id="last-of-5.10"),
+        pytest.param(71, "RESTORE", id="last-of-7.4"),
+        pytest.param(72, "unknown", id="of-a-release-to-come"),
+    ],
+)
+def test_a_refusal_names_the_state_and_says_that_nothing_was_done(lcm_state: int, name: str) -> None:
+    with pytest.raises(RequestRefused) as caught:
+        intent_of(Action.SHUTDOWN, lcm_state, has_deploy_id=True)
+    assert str(caught.value) == f"SHUTDOWN has no meaning in LCM_STATE {lcm_state} ({name}), nothing was done"
+
+
+def test_nothing_that_a_power_off_sends_ever_destroys() -> None:
+    """`recover --retry` of a soft power off sends CANCEL with the same state as a hard one."""
+    for word in MEANINGS:
+        for lcm_state in (18, 29):
+            try:
+                intent = intent_of(Action(word), lcm_state, has_deploy_id=True)
+            except RequestRefused:
+                continue
+            assert intent is not Intent.DESTROY

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.actions.polling import NO_NEWS, STATE_LETTERS, poll
+from one_provider_mad.domain import InstanceState, Usage, VmRequest
+from one_provider_mad.errors import MadError, PermissionDenied, ProviderUnavailable
+from tests.actions.fakes import STIME, World, a_world, identity_of, request_of
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        yield world
+
+
+async def answers(world: World, *requests: VmRequest) -> list[str]:
+    """The replies, in the order they came; a failure with a mark in front."""
+    found = []
+    async for request, reply in poll(world.cloud, requests):
+        assert (reply.word, reply.vm_id) == ("POLL", request.vm_id)
+        found.append(reply.info if reply.is_success else f"! {reply.info}")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("state", "letter"),
+    [
+        (InstanceState.RUNNING, "a"),
+        (InstanceState.STOPPED, "d"),
+        (InstanceState.SUSPENDED, "p"),
+        (InstanceState.PENDING, "-"),
+        (InstanceState.STOPPING, "-"),
+        (InstanceState.SUSPENDING, "-"),
+        (InstanceState.UNKNOWN, "-"),
+    ],
+)
+async def test_a_state_at_rest_is_told_and_one_on_its_way_is_not(
+    world: World, state: InstanceState, letter: str
+) -> None:
+    deploy_id = world.provider.add(identity_of(), state)
+    assert await answers(world, request_of(deploy_id=deploy_id)) == [f"STATE={letter}"]
+
+
+@pytest.mark.parametrize("state", [InstanceState.TERMINATED, InstanceState.TERMINATING])
+async def test_a_terminated_instance_is_a_failure_since_it_cannot_be_started_again(
+    world: World, state: InstanceState
+) -> None:
+    deploy_id = world.provider.add(identity_of(), state)
+    assert await answers(world, request_of(deploy_id=deploy_id)) == [f"! instance {deploy_id} is {state.value}"]
+
+
+def test_every_state_has_a_letter_or_is_gone() -> None:
+    assert {state for state in InstanceState if state not in STATE_LETTERS} == {
+        state for state in InstanceState if state.is_gone
+    }
+
+
+def test_no_news_is_the_letter_that_changes_nothing() -> None:
+    assert NO_NEWS == "STATE=-"
+
+
+async def test_figures_are_told_in_the_words_of_the_release(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    world.provider.instances[deploy_id].usage = Usage(cpu=12.5, memory=1024, net_rx=7, net_tx=8)
+    request = request_of(deploy_id=deploy_id)
+    legacy = request_of(deploy_id=deploy_id, is_legacy_poll=True)
+    assert await answers(world, request, legacy) == [
+        "STATE=a CPU=12.5 MEMORY=1024 NETRX=7 NETTX=8",
+        "STATE=a USEDCPU=12 USEDMEMORY=1024 NETRX=7 NETTX=8",
+    ]
+
+
+async def test_any_number_of_polls_is_one_look(world: World) -> None:
+    ids = [world.provider.add(identity_of(vm_id)) for vm_id in range(200)]
+    requests = [request_of(vm_id, deploy_id=deploy_id) for vm_id, deploy_id in enumerate(ids)]
+    assert await answers(world, *requests) == ["STATE=a"] * 200
+    assert world.provider.calls == [("describe", sorted(ids))]
+
+
+@pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
+async def test_an_instance_that_its_id_does_not_lead_to_is_found_by_tags(world: World, named: str) -> None:
+    world.provider.add(identity_of(), InstanceState.TERMINATED)
+    world.provider.add(identity_of(stime=STIME - 1))
+    world.provider.add(identity_of(owner="quay"))
+    world.provider.add(identity_of(), InstanceState.SUSPENDED)
+    assert await answers(world, request_of(deploy_id=named)) == ["STATE=p"]
+
+
+async def test_any_number_of_lost_ids_is_one_more_look(world: World) -> None:
+    for vm_id in range(50):
+        world.provider.add(identity_of(vm_id))
+    world.provider.add(None)
+    requests = [request_of(vm_id, deploy_id=f"i-404-{vm_id}") for vm_id in range(60)]
+    found = await answers(world, *requests)
+    assert found[:50] == ["STATE=a"] * 50
+    assert found[50] == "! instance i-404-50 of VM 50 does not exist"
+    assert [name for name, _ in world.provider.calls] == ["describe", "list"]
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        pytest.param("i-404", "! instance i-404 of VM 7 does not exist", id="named"),
+        pytest.param("", "! VM 7 has no instance", id="unnamed"),
+    ],
+)
+async def test_an_instance_that_is_not_there_is_a_failure(world: World, named: str, sentence: str) -> None:
+    assert await answers(world, request_of(deploy_id=named)) == [sentence]
+
+
+@pytest.mark.parametrize("error", [ProviderUnavailable("no answer"), PermissionDenied("no")])
+async def test_a_failed_look_fails_every_poll_and_tells_no_state(world: World, error: MadError) -> None:
+    ids = [world.provider.add(identity_of(vm_id)) for vm_id in range(3)]
+    world.provider.before["describe"].append(error)
+    requests = [request_of(vm_id, deploy_id=deploy_id) for vm_id, deploy_id in enumerate(ids)]
+    assert await answers(world, *requests) == [f"! {error}"] * 3
+
+
+@pytest.mark.parametrize(("operation", "lost"), [("find", 1), ("list", 3)])
+async def test_a_failed_lookup_fails_those_it_was_for_and_nobody_else(world: World, operation: str, lost: int) -> None:
+    deploy_id = world.provider.add(identity_of(100))
+    world.provider.always[operation] = ProviderUnavailable("no answer")
+    requests = [request_of(vm_id, deploy_id=f"i-404-{vm_id}") for vm_id in range(lost)]
+    found = await answers(world, *requests, request_of(100, deploy_id=deploy_id))
+    assert found == ["! no answer"] * lost + ["STATE=a"]
+
+
+@pytest.mark.parametrize(
+    "identity", [identity_of(8), identity_of(stime=STIME - 1), identity_of(owner="quay")], ids=["vm", "life", "owner"]
+)
+async def test_somebody_elses_state_is_not_told(world: World, identity: object) -> None:
+    deploy_id = world.provider.add(identity)  # type: ignore[arg-type]
+    assert await answers(world, request_of(deploy_id=deploy_id)) == [
+        f"! instance {deploy_id} is not VM 7's, so its state is not told"
+    ]
+
+
+async def test_an_untagged_instance_that_is_named_is_told_of(world: World) -> None:
+    """An import whose tags could not be written."""
+    deploy_id = world.provider.add(None, InstanceState.STOPPED)
+    assert await answers(world, request_of(deploy_id=deploy_id)) == ["STATE=d"]
+
+
+async def test_two_polls_of_one_vm_are_two_answers(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    assert await answers(world, request_of(deploy_id=deploy_id), request_of(deploy_id=deploy_id)) == ["STATE=a"] * 2

@@ -1,0 +1,708 @@
+"""Every action that a release sends: its one reply, and what the cloud looks like afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import re
+import sqlite3
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from one_provider_mad.cli.driver_message import DEFAULT_STIME
+from one_provider_mad.cli.verbs import RELEASES, VERBS, Release
+from one_provider_mad.domain import Template
+from one_provider_mad.providers.simulated.cloud import Cloud, Launch
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from tests.conftest import StartDriver
+from tests.end_to_end import wire
+from tests.end_to_end.oned import ROOT, Driver, Place, aside
+from tests.waiting import until
+
+AT_ONCE = {"boot_time": 0, "stop_time": 0, "suspend_time": 0, "destroy_time": 0}
+"""Settings of a cloud in which everything is done when it is asked for."""
+
+_numbers = itertools.count(1000)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """One driver for all those tests that leave it as it was; each takes a VM of its own."""
+    place = Place(tmp_path_factory.mktemp("served"))
+    place.simulate(**AT_ONCE)
+    with Driver(place) as driver:
+        yield driver
+        assert "unexpected" not in place.log()
+
+
+@pytest.fixture
+def vm_id() -> int:
+    """The number of a VM that no other test has."""
+    return next(_numbers)
+
+
+def state_of(driver: Driver, vm_id: int) -> str:
+    """What the cloud shows of this VM's instances, terminated ones left out."""
+    return " ".join(entry["state"] for entry in driver.place.instances() if entry["vm_id"] == vm_id)
+
+
+def only_line_after(driver: Driver, line: bytes) -> str:
+    """What the driver writes for a line; fails when it writes anything more."""
+    driver.send(line)
+    found = driver.next_line()
+    assert driver.is_quiet()
+    return found
+
+
+# Every action of every release
+
+
+class Case(NamedTuple):
+    """An action on a running instance.
+
+    Attributes:
+        action: its word.
+        reply: what its reply is, as a pattern, from SUCCESS or FAILURE on.
+        before: lines that come before it: action, LCM_STATE, operand.
+        operand: what it is about.
+    """
+
+    action: str
+    reply: str
+    before: tuple[tuple[str, str, Mapping[str, str]], ...] = ()
+    operand: Mapping[str, str] = {}
+
+
+DISK = {"DISK_ID": "0"}
+SNAPSHOT_TAKEN = (("SNAPSHOTCREATE", "", {"SNAPSHOT_ID": "3"}),)
+SNAPSHOT = {"SNAPSHOT_ID": "3", "HYPERVISOR_ID": "snap-3"}
+NO_MIGRATION = "FAILURE migration is not supported: an instance cannot leave its cloud"
+POLL_REPLY = r"SUCCESS STATE=a (USED)?CPU=[\d.]+ (USED)?MEMORY=\d+ NETRX=\d+ NETTX=\d+ SIM_INSTANCE_TYPE=.*"
+
+CASES = [
+    Case("DEPLOY", "SUCCESS sim-[0-9a-f]+"),
+    Case("SHUTDOWN", "SUCCESS -"),
+    Case("CANCEL", "SUCCESS -"),
+    Case("SAVE", "SUCCESS -"),
+    Case("RESTORE", "SUCCESS -", before=(("SAVE", "SAVE_SUSPEND", {}),)),
+    Case("MIGRATE", NO_MIGRATION),
+    Case("REBOOT", "SUCCESS -"),
+    Case("RESET", "SUCCESS -"),
+    Case("POLL", POLL_REPLY),
+    Case("CLEANUP", "SUCCESS -"),
+    Case("ATTACHDISK", "SUCCESS -", operand={"DISK_ID": "1", "SIZE": "1024", "TARGET": "vdb"}),
+    Case("DETACHDISK", "SUCCESS -", operand=DISK),
+    Case("ATTACHNIC", "SUCCESS -", operand={"NIC_ID": "0", "NETWORK": "cloud", "MAC": "02:00:0a:00:00:05"}),
+    Case("DETACHNIC", "SUCCESS -", operand={"NIC_ID": "0"}),
+    Case("SNAPSHOTCREATE", "SUCCESS snap-3", operand={"SNAPSHOT_ID": "3"}),
+    Case("SNAPSHOTREVERT", "SUCCESS -", before=SNAPSHOT_TAKEN, operand=SNAPSHOT),
+    Case("SNAPSHOTDELETE", "SUCCESS -", before=SNAPSHOT_TAKEN, operand=SNAPSHOT),
+    Case("DISKSNAPSHOTCREATE", "SUCCESS -", operand=DISK),
+    Case("DISKSNAPSHOTREVERT", "SUCCESS -", before=(("DISKSNAPSHOTCREATE", "", DISK),), operand=DISK),
+    Case("RESIZE", "SUCCESS -", operand={"CPU": "2", "VCPU": "2", "MEMORY": "2048"}),
+    Case("RESIZEDISK", "SUCCESS -", operand={"DISK_ID": "0", "SIZE": "20480"}),
+    Case("UPDATECONF", "SUCCESS -", operand={"SSH_PUBLIC_KEY": "ssh-rsa AAAA"}),
+    Case("UPDATESG", "SUCCESS 101", operand={"SECURITY_GROUP_ID": "101"}),
+    Case("UPDATENIC", "SUCCESS 7", operand={"VIRTUAL_NETWORK_ID": "7"}),
+    Case("BACKUP", "FAILURE provider simulated does not support backups"),
+    Case("BACKUPCANCEL", "FAILURE provider simulated does not support backups"),
+    Case("EXEC", "FAILURE provider simulated does not support commands inside the VM", operand={"COMMAND": "date"}),
+    Case("EXEC_CANCEL", "FAILURE provider simulated does not support commands inside the VM"),
+]
+ONLY_4_14: tuple[Release, ...] = ("5.10",)
+"""DISKSNAPSHOTREVERT was sent by 4.14 alone, whose lines have one blank."""
+
+
+def test_no_action_of_the_protocol_is_left_out() -> None:
+    assert {case.action for case in CASES} == set(VERBS) - {"DRIVER_CANCEL"}
+
+
+@pytest.mark.parametrize(
+    ("case", "release"),
+    [
+        pytest.param(case, release, id=f"{case.action}-{release}")
+        for case in CASES
+        for release in VERBS[case.action].releases or ONLY_4_14
+    ],
+)
+def test_an_action_gets_the_one_reply_that_its_release_expects(
+    served: Driver, vm_id: int, case: Case, release: Release
+) -> None:
+    template = Template(values={**wire.asking_for("medium_1gb").values, "DISK": ({"SIZE": "10240"},)})
+    deploy_id = ""
+    if case.action != "DEPLOY":
+        deploy_id = served.created(wire.deploy(vm_id, release=release, template=template))
+    for action, lcm_state, operand in case.before:
+        line = wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id, operand=operand)
+        assert served.ask(line).startswith("SUCCESS ")
+    line = wire.line(case.action, vm_id, release=release, deploy_id=deploy_id, operand=case.operand, template=template)
+    found = only_line_after(served, line)
+    assert re.fullmatch(f"{case.action} (SUCCESS|FAILURE) {vm_id} .+", found)
+    assert re.fullmatch(case.reply, found.replace(f" {vm_id} ", " ").removeprefix(f"{case.action} "))
+
+
+class Step(NamedTuple):
+    """One thing that happens to a VM, and what its instance is doing afterwards."""
+
+    action: str
+    lcm_state: str
+    seq: int
+    state: str
+
+
+LIFE = [
+    Step("DEPLOY", "BOOT", 0, "running"),
+    Step("SHUTDOWN", "SHUTDOWN_POWEROFF", 0, "stopped"),
+    Step("DEPLOY", "BOOT_POWEROFF", 1, "running"),
+    Step("REBOOT", "RUNNING", 1, "running"),
+    Step("SAVE", "SAVE_SUSPEND", 1, "suspended"),
+    Step("RESTORE", "BOOT_SUSPENDED", 2, "running"),
+    Step("SAVE", "SAVE_STOP", 2, "stopped"),
+    Step("RESTORE", "BOOT_STOPPED", 3, "running"),
+    Step("SHUTDOWN", "SHUTDOWN_UNDEPLOY", 3, "stopped"),
+    Step("DEPLOY", "BOOT_UNDEPLOY", 4, "running"),
+    Step("CANCEL", "SHUTDOWN_POWEROFF", 4, "stopped"),
+    Step("DEPLOY", "BOOT_UNKNOWN", 5, "running"),
+    Step("CANCEL", "SHUTDOWN_UNDEPLOY", 5, "stopped"),
+    Step("DEPLOY", "BOOT_POWEROFF", 6, "running"),
+    Step("RESET", "RUNNING", 6, "running"),
+    Step("SHUTDOWN", "SHUTDOWN", 6, ""),
+]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_vm_has_one_instance_and_one_id_all_its_life(served: Driver, vm_id: int, release: Release) -> None:
+    deploy_id = ""
+    for step in LIFE:
+        line = wire.line(step.action, vm_id, step.lcm_state, release=release, deploy_id=deploy_id, seq=step.seq)
+        result, payload = served.ask(line).split(" ", 1)
+        assert result == "SUCCESS", (step, payload)
+        if step.action == "DEPLOY":
+            deploy_id = deploy_id or payload
+        assert payload == (deploy_id if step.action == "DEPLOY" else "-"), step
+        assert state_of(served, vm_id) == step.state, step
+    everything = [entry["deploy_id"] for entry in served.place.instances(is_all=True) if entry["vm_id"] == vm_id]
+    assert everything == [deploy_id], "it never had another one"
+
+
+def test_the_operators_tool_shows_what_the_driver_has_made(driver: StartDriver, place: Place) -> None:
+    deploy_id = driver().created(wire.deploy(7))
+    command = [str(ROOT / "bin" / "one-provider"), "instances", "simulated", "--json"]
+    done = subprocess.run(command, env={"PATH": "/usr/bin:/bin", "ONE_LOCATION": str(place.root)}, capture_output=True)
+    assert done.stderr == b""
+    [entry] = json.loads(done.stdout)
+    assert (entry["vm_id"], entry["deploy_id"], entry["state"]) == (7, deploy_id, "running")
+    assert [entry] == place.instances()
+
+
+# What an action means
+
+
+@pytest.mark.parametrize(
+    ("action", "lcm_state", "release", "state"),
+    [
+        pytest.param("SHUTDOWN", "SHUTDOWN", "7.4", "", id="terminate"),
+        pytest.param("SHUTDOWN", "SHUTDOWN_POWEROFF", "7.4", "stopped", id="poweroff"),
+        pytest.param("SHUTDOWN", "SHUTDOWN_UNDEPLOY", "7.4", "stopped", id="undeploy"),
+        pytest.param("CANCEL", "SHUTDOWN", "7.4", "", id="terminate-hard"),
+        pytest.param("CANCEL", "CANCEL", "4.4", "", id="terminate-hard-in-4.4"),
+        pytest.param("CANCEL", "SHUTDOWN_POWEROFF", "7.4", "stopped", id="poweroff-hard"),
+        pytest.param("CANCEL", "SHUTDOWN_UNDEPLOY", "7.4", "stopped", id="undeploy-hard"),
+        pytest.param("SAVE", "SAVE_SUSPEND", "7.4", "suspended", id="suspend"),
+        pytest.param("SAVE", "SAVE_STOP", "7.4", "stopped", id="stop"),
+    ],
+)
+def test_the_lcm_state_says_whether_an_instance_is_stopped_or_terminated(
+    served: Driver, vm_id: int, action: str, lcm_state: str, release: Release, state: str
+) -> None:
+    deploy_id = served.created(wire.deploy(vm_id, release=release))
+    line = wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)
+    assert served.ask(line) == "SUCCESS -"
+    assert state_of(served, vm_id) == state
+    assert served.ask(line) == "SUCCESS -", "asked again, it is done already"
+    assert state_of(served, vm_id) == state
+
+
+@pytest.mark.parametrize(
+    ("action", "lcm_state", "sentence"),
+    [
+        ("SHUTDOWN", "RUNNING", "SHUTDOWN has no meaning in LCM_STATE 3 (RUNNING), nothing was done"),
+        ("CANCEL", "BOOT", "CANCEL has no meaning in LCM_STATE 2 (BOOT), nothing was done"),
+        ("SAVE", "SHUTDOWN", "SAVE has no meaning in LCM_STATE 12 (SHUTDOWN), nothing was done"),
+        ("RESTORE", "BOOT", "RESTORE has no meaning in LCM_STATE 2 (BOOT), nothing was done"),
+        ("DEPLOY", "RUNNING", "DEPLOY has no meaning in LCM_STATE 3 (RUNNING), nothing was done"),
+        ("SHUTDOWN", "SAVE_MIGRATE", NO_MIGRATION.removeprefix("FAILURE ")),
+        ("CANCEL", "SAVE_MIGRATE", NO_MIGRATION.removeprefix("FAILURE ")),
+        ("SAVE", "SAVE_MIGRATE", NO_MIGRATION.removeprefix("FAILURE ")),
+    ],
+)
+def test_a_state_without_a_meaning_is_refused_and_nothing_is_done(
+    served: Driver, vm_id: int, action: str, lcm_state: str, sentence: str
+) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    assert served.ask(wire.line(action, vm_id, lcm_state, deploy_id=deploy_id)) == f"FAILURE {sentence}"
+    assert state_of(served, vm_id) == "running"
+
+
+def test_an_lcm_state_of_a_release_to_come_is_refused(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    line = wire.line("SHUTDOWN", vm_id, deploy_id=deploy_id, lcm_state=99)
+    assert served.ask(line) == "FAILURE SHUTDOWN has no meaning in LCM_STATE 99 (unknown), nothing was done"
+    assert state_of(served, vm_id) == "running"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("lcm_state", ["BOOT_POWEROFF", "BOOT_UNDEPLOY", "BOOT_UNKNOWN"])
+def test_a_start_answers_the_id_that_the_vm_has_and_never_creates(
+    served: Driver, vm_id: int, lcm_state: str, release: Release
+) -> None:
+    deploy_id = served.created(wire.deploy(vm_id, release=release))
+    assert served.ask(wire.power_off(vm_id, deploy_id, release=release)) == "SUCCESS -"
+    line = wire.line("DEPLOY", vm_id, lcm_state, release=release, deploy_id=deploy_id, seq=1)
+    assert b"<DEPLOY_ID/>" in wire.document(line), "oned leaves the id at the top empty"
+    assert served.ask(line) == f"SUCCESS {deploy_id}"
+    assert served.ask(line) == f"SUCCESS {deploy_id}"
+    assert state_of(served, vm_id) == "running"
+
+
+@pytest.mark.parametrize("deploy_id", ["", "-", "one-1"], ids=["empty", "dash", "made-up"])
+def test_a_start_of_what_does_not_exist_fails_and_creates_nothing(served: Driver, vm_id: int, deploy_id: str) -> None:
+    assert served.ask(wire.resume(vm_id, deploy_id)) == f"FAILURE VM {vm_id} has no instance"
+    reply = served.ask(wire.resume(vm_id, "sim-0123456789ab"))
+    assert reply == f"FAILURE instance sim-0123456789ab of VM {vm_id} does not exist"
+    assert state_of(served, vm_id) == ""
+
+
+def test_a_start_finds_its_instance_by_tags_when_oned_has_lost_the_id(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    assert served.ask(wire.power_off(vm_id, deploy_id)) == "SUCCESS -"
+    assert served.ask(wire.resume(vm_id, f"one-{vm_id}")) == f"SUCCESS {deploy_id}"
+
+
+def test_a_start_of_what_was_terminated_fails(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
+    reply = served.ask(wire.resume(vm_id, deploy_id))
+    assert reply == f"FAILURE instance {deploy_id} is terminated and cannot be started again"
+
+
+def test_a_deploy_without_id_and_state_creates(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.without("LCM_STATE", "DEPLOY", vm_id))
+    assert state_of(served, vm_id) == "running"
+    sentence = "FAILURE the request has no LCM_STATE, and without it DEPLOY has no certain meaning"
+    assert served.ask(wire.without("LCM_STATE", "DEPLOY", vm_id, deploy_id=deploy_id)) == sentence
+
+
+@pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL", "SAVE", "RESTORE"])
+def test_without_a_state_nothing_else_is_done(served: Driver, vm_id: int, action: str) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    reply = served.ask(wire.without("LCM_STATE", action, vm_id, deploy_id=deploy_id))
+    assert reply == f"FAILURE the request has no LCM_STATE, and without it {action} has no certain meaning"
+    assert state_of(served, vm_id) == "running"
+
+
+@pytest.mark.parametrize("lcm_state", ["CLEANUP_RESUBMIT", "CLEANUP_DELETE", "LCM_INIT"])
+@pytest.mark.parametrize("knows_the_id", [True, False], ids=["id", "no-id"])
+def test_a_cleanup_terminates_in_any_state(served: Driver, vm_id: int, lcm_state: str, *, knows_the_id: bool) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    line = wire.line("CLEANUP", vm_id, lcm_state, deploy_id=deploy_id if knows_the_id else "")
+    assert served.ask(line) == "SUCCESS -"
+    assert state_of(served, vm_id) == ""
+    assert served.ask(line) == "SUCCESS -", "gone is gone"
+
+
+def test_a_cleanup_of_a_vm_that_never_had_an_instance_succeeds(served: Driver, vm_id: int) -> None:
+    assert served.ask(wire.cleanup(vm_id)) == "SUCCESS -"
+
+
+def test_a_recreated_vm_gets_a_new_instance_and_the_old_one_is_terminated(served: Driver, vm_id: int) -> None:
+    old = served.created(wire.deploy(vm_id))
+    new = served.created(wire.deploy(vm_id, deploy_id=old, seq=1))
+    assert new != old
+
+    def left() -> list[str]:
+        return [entry["deploy_id"] for entry in served.place.instances() if entry["vm_id"] == vm_id]
+
+    until(lambda: left() == [new])
+
+
+def test_a_deploy_that_is_asked_for_again_answers_the_same_instance(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    assert served.ask(wire.deploy(vm_id)) == f"SUCCESS {deploy_id}"
+    assert served.ask(wire.line("DEPLOY", vm_id, "BOOT_FAILURE")) == f"SUCCESS {deploy_id}"
+    assert state_of(served, vm_id) == "running"
+
+
+# Whose instance it is
+
+
+class Victim(NamedTuple):
+    """An instance that the VM which names it must not touch."""
+
+    deploy_id: str
+    attacker: int
+    stime: int
+
+
+STRANGERS = ["another VM's", "an earlier VM's of that number", "another owner's", "nobody's"]
+
+
+def launched_in_the_console(place: Place) -> str:
+    """An instance that somebody has made without any OpenNebula."""
+
+    async def launch() -> str:
+        cloud = Cloud(place.var / "simulated.db", SimulatedSettings(boot_time=0), clock=time.time)
+        await cloud.open()
+        try:
+            return await cloud.launch(Launch(type="small_256mb", image="x"), tags={})
+        finally:
+            await cloud.close()
+
+    return aside(lambda: asyncio.run(launch()))
+
+
+@pytest.fixture(scope="module")
+def victims(served: Driver) -> Mapping[str, Victim]:
+    """An instance of each kind of stranger, all running."""
+    place, (one, two, three) = served.place, (next(_numbers) for _ in range(3))
+    database = place.var / "simulated.db"
+    text = f'provider = "simulated"\nowner = "somebody-else"\n[simulated]\ndatabase = "{database}"\nboot_time = 0\n'
+    place.configure(text, name="other")
+    with Driver(place, "-t 15 -r 0 other") as other:
+        foreign = other.created(wire.deploy(three))
+    found = [
+        Victim(served.created(wire.deploy(one)), next(_numbers), DEFAULT_STIME),
+        Victim(served.created(wire.deploy(two)), two, DEFAULT_STIME + 1),
+        Victim(foreign, three, DEFAULT_STIME),
+        Victim(launched_in_the_console(place), next(_numbers), DEFAULT_STIME),
+    ]
+    return dict(zip(STRANGERS, found, strict=True))
+
+
+def rows(place: Place, deploy_id: str) -> list[Any]:
+    """Everything that the cloud keeps about an instance."""
+    with closing(sqlite3.connect(place.var / "simulated.db")) as db:
+        return db.execute("SELECT * FROM instance WHERE id = ?", (deploy_id,)).fetchall()
+
+
+@pytest.mark.parametrize("stranger", STRANGERS)
+@pytest.mark.parametrize(
+    ("action", "lcm_state", "operand"),
+    [
+        ("SHUTDOWN", "SHUTDOWN", {}),
+        ("SHUTDOWN", "SHUTDOWN_POWEROFF", {}),
+        ("SHUTDOWN", "SHUTDOWN_UNDEPLOY", {}),
+        ("CANCEL", "SHUTDOWN", {}),
+        ("CANCEL", "SHUTDOWN_POWEROFF", {}),
+        ("CANCEL", "SHUTDOWN_UNDEPLOY", {}),
+        ("SAVE", "SAVE_SUSPEND", {}),
+        ("SAVE", "SAVE_STOP", {}),
+        ("CLEANUP", "CLEANUP_DELETE", {}),
+        ("CLEANUP", "LCM_INIT", {}),
+        ("DEPLOY", "BOOT", {}),
+        ("DEPLOY", "BOOT_POWEROFF", {}),
+        ("RESTORE", "BOOT_SUSPENDED", {}),
+        ("RESET", "RUNNING", {}),
+        ("ATTACHDISK", "", {"SIZE": "1"}),
+        ("DETACHDISK", "", {"DISK_ID": "0"}),
+        ("ATTACHNIC", "", {}),
+        ("DETACHNIC", "", {}),
+        ("SNAPSHOTCREATE", "", {}),
+        ("SNAPSHOTREVERT", "", {"SNAPSHOT_ID": "0", "HYPERVISOR_ID": "snap-0"}),
+        ("SNAPSHOTDELETE", "", {"SNAPSHOT_ID": "0", "HYPERVISOR_ID": "snap-0"}),
+        ("DISKSNAPSHOTCREATE", "", {"DISK_ID": "0"}),
+        ("RESIZE", "", {"MEMORY": "512"}),
+        ("RESIZEDISK", "", {"DISK_ID": "0", "SIZE": "2"}),
+        ("UPDATECONF", "", {"KEY": "value"}),
+        ("UPDATESG", "", {"SECURITY_GROUP_ID": "1"}),
+        ("UPDATENIC", "", {"VIRTUAL_NETWORK_ID": "1"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_strangers_instance_is_never_touched(
+    served: Driver,
+    victims: Mapping[str, Victim],
+    stranger: str,
+    action: str,
+    lcm_state: str,
+    operand: Mapping[str, str],
+) -> None:
+    victim = victims[stranger]
+    before = rows(served.place, victim.deploy_id)
+    line = wire.line(
+        action, victim.attacker, lcm_state, deploy_id=victim.deploy_id, stime=victim.stime, operand=operand
+    )
+    reply = served.ask(line)
+    assert reply.startswith("FAILURE ")
+    assert f"instance {victim.deploy_id} " in reply
+    assert rows(served.place, victim.deploy_id) == before
+    assert not [entry for entry in served.place.instances() if entry["debt"]], "and will not be later"
+
+
+@pytest.mark.parametrize("stranger", STRANGERS[:3])
+def test_a_strangers_state_is_not_told(served: Driver, victims: Mapping[str, Victim], stranger: str) -> None:
+    victim = victims[stranger]
+    reply = served.ask(wire.poll(victim.attacker, victim.deploy_id, stime=victim.stime))
+    assert reply == (f"FAILURE instance {victim.deploy_id} is not VM {victim.attacker}'s, so its state is not told")
+
+
+@pytest.mark.parametrize("is_allowed", [True, False], ids=["allowed", "refused"])
+def test_nobodys_instance_is_taken_over_only_where_that_is_allowed(
+    driver: StartDriver, place: Place, *, is_allowed: bool
+) -> None:
+    path = place.simulate(**AT_ONCE)
+    path.write_text(f"{path.read_text()}\n[policy]\nallow_import = {str(is_allowed).lower()}\n")
+    wild, one = launched_in_the_console(place), driver()
+    reply = one.ask(wire.deploy(7, deploy_id=wild))
+    if is_allowed:
+        assert reply == f"SUCCESS {wild}"
+        assert one.ask(wire.terminate(7, wild)) == "SUCCESS -"
+    else:
+        assert reply.startswith(f"FAILURE instance {wild} has no tags of ours")
+    assert [entry["vm_id"] for entry in place.instances(is_all=True)] == [7 if is_allowed else None]
+
+
+# POLL
+
+
+def poll_words(reply: str) -> dict[str, str]:
+    """What a POLL's success says, name by name."""
+    result, _, payload = reply.partition(" ")
+    assert result == "SUCCESS", payload
+    return dict(re.findall(r'([A-Z_]+)=("[^"]*"|\S+)', payload))
+
+
+def test_a_poll_is_answered_in_words_without_quotes_up_to_4_12(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id, release="4.4"))
+    reply = served.ask(wire.poll(vm_id, deploy_id, release="4.4"))
+    words = reply.removeprefix("SUCCESS ").split(" ")
+    assert all(re.fullmatch(r"[A-Z_]+=[^\s\"=]+", word) for word in words), "one bad word voids the poll"
+    found = dict(word.split("=") for word in words)
+    assert (found["STATE"], found["SIM_INSTANCE_TYPE"]) == ("a", "small_256mb")
+    assert found["USEDCPU"].isdigit()
+    assert found["USEDMEMORY"].isdigit()
+    assert not {"CPU", "MEMORY"} & found.keys()
+
+
+def test_a_poll_is_answered_as_a_template_from_4_14_on(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id, release="5.10"))
+    found = poll_words(served.ask(wire.poll(vm_id, deploy_id)))
+    assert (found["STATE"], found["SIM_INSTANCE_TYPE"]) == ("a", '"small_256mb"')
+    assert float(found["CPU"]) >= 0
+    assert 0 < int(found["MEMORY"]) <= 256 * 1024, "KiB"
+    assert not {"USEDCPU", "USEDMEMORY"} & found.keys()
+
+
+@pytest.mark.parametrize(
+    ("action", "lcm_state", "letter"),
+    [("SHUTDOWN", "SHUTDOWN_POWEROFF", "d"), ("SAVE", "SAVE_SUSPEND", "p"), ("REBOOT", "RUNNING", "a")],
+)
+@pytest.mark.parametrize("release", ["4.4", "5.10"])
+def test_a_poll_tells_the_state_by_its_letter(
+    served: Driver, vm_id: int, action: str, lcm_state: str, letter: str, release: Release
+) -> None:
+    deploy_id = served.created(wire.deploy(vm_id, release=release))
+    assert served.ask(wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)) == "SUCCESS -"
+    assert poll_words(served.ask(wire.poll(vm_id, deploy_id, release=release)))["STATE"] == letter
+
+
+def test_a_poll_of_what_is_gone_fails_with_a_sentence(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id))
+    assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
+    assert served.ask(wire.poll(vm_id, deploy_id)) == f"FAILURE instance {deploy_id} is terminated"
+    assert served.ask(wire.poll(vm_id, "sim-nowhere")) == (f"FAILURE instance sim-nowhere of VM {vm_id} does not exist")
+
+
+def test_a_poll_finds_an_instance_whose_id_oned_has_lost(served: Driver, vm_id: int) -> None:
+    served.created(wire.deploy(vm_id))
+    assert poll_words(served.ask(wire.poll(vm_id, f"one-{vm_id}")))["STATE"] == "a"
+
+
+def test_a_poll_says_nothing_about_what_is_on_its_way(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=60)
+    one = driver("-w 0.5 simulated")
+    assert one.ask(wire.deploy(7)).startswith("FAILURE ")
+    [entry] = place.instances()
+    assert poll_words(one.ask(wire.poll(7, entry["deploy_id"])))["STATE"] == "-"
+
+
+# Failures
+
+
+@pytest.mark.parametrize(("action", "first"), [("UPDATESG", "101"), ("UPDATENIC", "7")])
+def test_the_number_comes_first_in_success_and_failure(served: Driver, vm_id: int, action: str, first: str) -> None:
+    operand = {"UPDATESG": {"SECURITY_GROUP_ID": "101"}, "UPDATENIC": {"VIRTUAL_NETWORK_ID": "7"}}[action]
+    deploy_id = served.created(wire.deploy(vm_id))
+    assert served.ask(wire.line(action, vm_id, deploy_id=deploy_id, operand=operand)) == f"SUCCESS {first}"
+    reply = served.ask(wire.line(action, vm_id + 10_000, deploy_id="sim-nowhere", operand=operand))
+    assert reply == f"FAILURE {first} instance sim-nowhere of VM {vm_id + 10_000} does not exist"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_failed_reboot_is_told_in_the_vms_log_where_oned_drops_the_reply(
+    served: Driver, vm_id: int, release: Release
+) -> None:
+    sentence = f"instance sim-nowhere of VM {vm_id} does not exist"
+    line = wire.reboot(vm_id, "sim-nowhere", release=release)
+    if release == "7.4":
+        served.send(line)
+        assert served.next_line() == f"LOG E {vm_id} REBOOT: {sentence}"
+        assert served.next_line() == f"REBOOT FAILURE {vm_id} {sentence}"
+    else:
+        assert only_line_after(served, line) == f"REBOOT FAILURE {vm_id} {sentence}"
+
+
+def test_an_unreadable_reboot_is_told_in_the_vms_log_too(served: Driver, vm_id: int) -> None:
+    served.send(wire.with_payload("REBOOT", vm_id, b"%%%"))
+    assert served.next_line().startswith(f"LOG E {vm_id} REBOOT: payload is not base64")
+    assert served.next_line().startswith(f"REBOOT FAILURE {vm_id} payload is not base64")
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_an_action_of_no_release_is_refused(served: Driver, vm_id: int, release: Release) -> None:
+    assert served.ask(wire.unknown(vm_id, release=release)) == "FAILURE Action FROBNICATE not supported"
+    assert served.ask(f"LOG {vm_id} x") == "FAILURE Action LOG not supported"
+    lower = wire.deploy(vm_id, release=release).replace(b"DEPLOY", b"deploy")
+    served.send(lower)
+    assert served.reply("DEPLOY", vm_id).startswith("SUCCESS ")
+
+
+@pytest.mark.parametrize(
+    ("payload", "sentence"),
+    [
+        pytest.param(b"", "the request has no payload", id="nothing"),
+        pytest.param(b"%%%", "payload is not base64: ", id="no-base64"),
+        pytest.param(b"PFZN", "payload is not the XML of a driver message: ", id="cut-off"),
+        pytest.param(b"/////w==", "payload is not UTF-8: ", id="no-text"),
+    ],
+)
+@pytest.mark.parametrize("action", ["DEPLOY", "POLL", "CLEANUP"])
+def test_a_message_that_cannot_be_read_fails_its_action(
+    served: Driver, vm_id: int, action: str, payload: bytes, sentence: str
+) -> None:
+    found = only_line_after(served, wire.with_payload(action, vm_id, payload))
+    assert found.startswith(f"{action} FAILURE {vm_id} {sentence}")
+
+
+def test_a_message_about_another_vm_than_its_line_is_refused(served: Driver, vm_id: int) -> None:
+    line = wire.deploy(vm_id).replace(f"  {vm_id} ".encode(), f"  {vm_id + 10_000} ".encode())
+    assert served.ask(line) == f"FAILURE the message is about VM {vm_id}, the line about VM {vm_id + 10_000}"
+
+
+@pytest.mark.parametrize(
+    "line", [b"DEPLOY", b"DEPLOY x29 abc", b"DEPLOY  -1 abc", b"DEPLOY 2147483648 abc", b"\xff\x00 \xfe", b"", b"   "]
+)
+def test_what_names_no_vm_is_logged_and_not_answered(served: Driver, line: bytes) -> None:
+    found = only_line_after(served, line)
+    assert re.fullmatch(r"LOG E -1? ignored a line that is no request: .+", found)
+
+
+def test_oneds_own_log_has_the_id_of_its_release(driver: StartDriver) -> None:
+    one = driver()
+    one.send("DEPLOY  x29 abc")
+    assert one.next_line().startswith("LOG E -1 ")
+    assert one.ask(wire.unknown(1, release="5.10"))
+    one.send("DEPLOY x29 abc")
+    assert one.next_line().startswith("LOG E - ")
+
+
+def test_a_line_without_an_id_says_nothing_about_the_release(driver: StartDriver) -> None:
+    """Read as `-` by 6.0 and later, the id would be VM 0."""
+    one = driver()
+    assert one.ask(wire.unknown(1, release="7.4"))
+    for _ in range(2):
+        one.send("NONSENSE")
+        assert one.next_line().startswith("LOG E -1 ")
+
+
+@pytest.mark.parametrize("action", ["DEPLOY", "POLL"])
+def test_a_megabyte_of_message_is_one_request(served: Driver, vm_id: int, action: str) -> None:
+    large = Template(values={**wire.asking_for().values, "CONTEXT": ({"BLOB": "x" * 1_500_000},)})
+    deploy_id = served.created(wire.deploy(vm_id, template=large))
+    line = wire.line(action, vm_id, release="5.10", deploy_id=deploy_id, template=large)
+    assert len(line) > 2_000_000
+    assert only_line_after(served, line).startswith(f"{action} SUCCESS {vm_id} ")
+
+
+def test_a_line_beyond_all_bounds_fails_its_action(served: Driver, vm_id: int) -> None:
+    served.send(f"DEPLOY  {vm_id} ".encode() + b"A" * (17 * 1024 * 1024))
+    assert served.reply("DEPLOY", vm_id) == "FAILURE the request line is longer than 16777216 bytes"
+    assert served.created(wire.deploy(vm_id))
+
+
+# Templates
+
+
+@pytest.mark.parametrize(
+    ("template", "sentence"),
+    [
+        pytest.param(wire.asking_for("huge"), "instance type huge is not known to the simulated cloud, ", id="type"),
+        pytest.param(
+            wire.asking_for("", TAGS="ONE_PROVIDER_OWNER=me"),
+            "TAGS of the PUBLIC_CLOUD section has the tag ONE_PROVIDER_OWNER: ",
+            id="our-tags",
+        ),
+        pytest.param(
+            wire.asking_for("", ONE_PROVIDER_VM_ID="8"),
+            "the PUBLIC_CLOUD section has the attribute ONE_PROVIDER_VM_ID: ",
+            id="our-attribute",
+        ),
+    ],
+)
+def test_a_template_that_cannot_be_served_fails_its_deploy(
+    served: Driver, vm_id: int, template: Template, sentence: str
+) -> None:
+    assert served.ask(wire.deploy(vm_id, template=template)).startswith(f"FAILURE {sentence}")
+    assert state_of(served, vm_id) == ""
+
+
+def test_a_token_and_an_unknown_attribute_are_ignored_with_a_warning(served: Driver, vm_id: int) -> None:
+    line = wire.deploy(vm_id, template=wire.asking_for("", CLIENTTOKEN="mine", COLOUR="red"))
+    served.send(line)
+    warnings = {served.next_line(), served.next_line()}
+    assert {warning.partition(" is ")[0] for warning in warnings} == {
+        f"LOG W {vm_id} PUBLIC_CLOUD attribute CLIENTTOKEN",
+        f"LOG W {vm_id} PUBLIC_CLOUD attribute COLOUR",
+    }
+    assert served.reply("DEPLOY", vm_id).startswith("SUCCESS ")
+
+
+def test_a_full_cloud_refuses_and_the_next_type_of_the_list_is_taken(driver: StartDriver, place: Place) -> None:
+    path = place.simulate(max_instances=2, **AT_ONCE)
+    path.write_text(f"{path.read_text()}\n[simulated.capacity]\nxlarge_16gb = 0\n")
+    one = driver()
+    full = "the simulated cloud has room for 0 instances of type xlarge_16gb and is full"
+    assert one.ask(wire.deploy(1, template=wire.asking_for("xlarge_16gb"))) == f"FAILURE {full}"
+    one.send(wire.deploy(1, template=wire.asking_for("xlarge_16gb,large_8gb")))
+    assert one.next_line() == f"LOG W 1 {full}"
+    deploy_id = one.reply("DEPLOY", 1).removeprefix("SUCCESS ")
+    assert poll_words(one.ask(wire.poll(1, deploy_id)))["SIM_INSTANCE_TYPE"] == '"large_8gb"'
+    one.created(wire.deploy(2))
+    assert one.ask(wire.deploy(3)) == (
+        "FAILURE the simulated account may have 2 instances and has them, terminate one first"
+    )
+    assert one.ask(wire.terminate(1, deploy_id)) == "SUCCESS -"
+    one.created(wire.deploy(3))
+
+
+def test_a_policy_says_what_a_template_may_not_hold(driver: StartDriver, place: Place) -> None:
+    path: Path = place.simulate(**AT_ONCE)
+    path.write_text(f'{path.read_text()}\n[policy]\nforbidden_attributes = ["tags"]\n')
+    reply = driver().ask(wire.deploy(7, template=wire.asking_for("", TAGS="a=b")))
+    assert reply == "FAILURE PUBLIC_CLOUD may not set TAGS here: remove it from the template"
+    assert place.instances(is_all=True) == []
+
+
+def test_the_tag_follows_a_vm_to_another_host(served: Driver, vm_id: int) -> None:
+    deploy_id = served.created(wire.deploy(vm_id, host_id=0))
+    assert served.ask(wire.line("SHUTDOWN", vm_id, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id)) == "SUCCESS -"
+    assert served.ask(wire.resume(vm_id, deploy_id, host="remote2", host_id=5)) == f"SUCCESS {deploy_id}"
+    [entry] = [entry for entry in served.place.instances() if entry["vm_id"] == vm_id]
+    assert (entry["host_id"], entry["seq"]) == (5, 0)

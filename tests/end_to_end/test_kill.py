@@ -1,0 +1,608 @@
+"""kill -9 anywhere in a deploy buys no second instance and loses none (decisions 12, 13, 16 and 17).
+
+Where a kill has landed is worked out afterwards, from copies of the journal and of the cloud as the dead process left
+them, and from what it had written. The copies matter: whoever opens the files themselves would do the next process's
+recovery for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import shutil
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from enum import Enum
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import pytest
+
+from one_provider_mad.cli.driver_message import DEFAULT_STIME, wire_line
+from one_provider_mad.domain import Identity, Instance, Template, VmId
+from one_provider_mad.journal import AttemptState, read_debts
+from one_provider_mad.providers.simulated.cloud import Cloud
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from tests.end_to_end.oned import Driver, Place, replies
+from tests.waiting import until
+
+SEED = 20260101
+OWNER = "kill-test"
+VM = VmId(7)
+VMS = (VM, VmId(8), VmId(9), VmId(10))
+"""Deployed at once, each a bit later than the one before, so that one kill hits each at a point of its own."""
+
+TIME_SCALE = 60
+"""A minute of listing lag is over in a second."""
+
+AT_LEAST_INSIDE = 1 / 3
+"""Share of the points that has to lie after the request was journaled and before its reply was written."""
+
+MORE_KILLS = 4
+"""How many further kills may be needed for that, on a machine whose speed changes."""
+
+QUICKLY = 0.0005
+"""Seconds between two looks at what is over in milliseconds."""
+
+# No instance type in it: which one a fresh attempt would take depends on the settings.
+VAGUE = Template(values={"CPU": ("1",), "MEMORY": ("256",)})
+
+
+def deploy(vm_id: VmId = VM) -> bytes:
+    return wire_line("DEPLOY", vm_id=vm_id, template=VAGUE)
+
+
+def call_off(vm_id: VmId = VM) -> bytes:
+    return wire_line("DRIVER_CANCEL", vm_id=vm_id)
+
+
+def cleanup(vm_id: VmId = VM) -> bytes:
+    return wire_line("CLEANUP", vm_id=vm_id, template=VAGUE)
+
+
+def simulated(*, lag: float = 0, latency: float = 0.06, boot_time: float = 8, more: str = "") -> str:
+    """A configuration; lag and boot time in the cloud's seconds, of which 60 pass in one."""
+    grace = lag / TIME_SCALE + 0.6
+    return (
+        f'provider = "simulated"\nowner = "{OWNER}"\n[simulated]\ntime_scale = {TIME_SCALE}\nlisting_lag = {lag}\n'
+        f"latency = {latency}\nboot_time = {boot_time}\nvisibility_grace = {grace}\nwatch_interval = 0.02\n{more}"
+    )
+
+
+def shutdown(vm_id: VmId, deploy_id: str) -> bytes:
+    return wire_line("SHUTDOWN", vm_id=vm_id, template=VAGUE, deploy_id=deploy_id)
+
+
+OTHER_SIZES = "[simulated.instance_types]\nsmall_256mb = { cpu = 4, memory = 512 }\ntiny = { cpu = 1, memory = 256 }\n"
+ANOTHER_IMAGE = 'images = ["another"]\n'
+
+
+def room_for(count: int) -> str:
+    return f"max_instances = {count}\n[simulated.capacity]\nsmall_256mb = {count}\n"
+
+
+class Story(NamedTuple):
+    """The settings before the kill and those that the next process finds."""
+
+    before: str
+    after: str
+
+
+STORIES = {
+    "nothing-edited": Story(simulated(), simulated()),
+    "a-minute-of-lag-and-a-quicker-cloud": Story(simulated(lag=60), simulated(lag=60, latency=0.02, boot_time=3)),
+    "half-a-minute-of-lag-and-other-sizes": Story(simulated(lag=30), simulated(lag=30, more=OTHER_SIZES)),
+    "a-minute-of-lag-and-no-room-for-more": Story(
+        simulated(lag=60), simulated(lag=60, latency=0.1, boot_time=12, more=room_for(len(VMS)))
+    ),
+}
+
+
+# Where a kill has landed
+
+
+class Landed(Enum):
+    """What was done when the kill came."""
+
+    UNREAD = "sent, not journaled"
+    JOURNALED = "journaled, no attempt"
+    OPEN = "attempt journaled, nothing created"
+    UNRECORDED = "created, id not recorded"
+    WAITING = "id recorded, not answered"
+    ANSWERED = "reply written"
+
+
+INSIDE = (Landed.JOURNALED, Landed.OPEN, Landed.UNRECORDED, Landed.WAITING)
+
+
+class Remains(NamedTuple):
+    """What a dead process left behind of one VM."""
+
+    vm_id: VmId
+    open_actions: Sequence[str]
+    attempts: Sequence[tuple[AttemptState, Mapping[str, Any]]]
+    instances: Sequence[Instance]
+    written: Sequence[str]
+
+    @property
+    def landed(self) -> Landed:
+        """How far the deploy had come."""
+        if "DEPLOY" in self.written:
+            return Landed.ANSWERED
+        states = [state for state, _ in self.attempts]
+        if AttemptState.CREATED in states:
+            return Landed.WAITING
+        if self.instances:
+            return Landed.UNRECORDED
+        if states:
+            return Landed.OPEN
+        return Landed.JOURNALED if self.open_actions else Landed.UNREAD
+
+    @property
+    def instance_types(self) -> set[str]:
+        """What the attempts asked for."""
+        return {parameters["type"] for _, parameters in self.attempts}
+
+
+def journal_of(place: Place) -> Path:
+    return place.var / "one_provider_mad_simulated.journal"
+
+
+def copied(path: Path, to: Path) -> Path:
+    """Copy an SQLite file with the journal that belongs to it."""
+    to.mkdir(exist_ok=True)
+    for part in path.parent.glob(f"{path.name}*"):
+        if not part.name.endswith("-shm"):
+            shutil.copy(part, to)
+    return to / path.name
+
+
+def remains_of(driver: Driver) -> list[Remains]:
+    """Look at what a killed driver has left, without touching it."""
+    place = driver.place
+    written = [line.split(" ") for line in replies(driver.rest())]
+    scratch = place.root / f"remains-of-{driver.process.pid}"
+    journal = copied(journal_of(place), scratch)
+    cloud = copied(place.var / "simulated.db", scratch)
+    made = instances(cloud) if cloud.exists() else []
+    return [
+        Remains(
+            vm_id=vm_id,
+            open_actions=open_actions(journal, vm_id),
+            attempts=attempts(journal, vm_id),
+            instances=[each for each in made if each.identity is not None and each.identity.vm_id == vm_id],
+            written=[words[0] for words in written if words[2] == str(vm_id)],
+        )
+        for vm_id in VMS
+    ]
+
+
+def rows(journal: Path, query: str, vm_id: VmId) -> list[Any]:
+    """What a query about one VM finds in a journal; nothing while its tables are not made."""
+    if not journal.exists():
+        return []
+    with closing(sqlite3.connect(journal, timeout=10)) as db:
+        is_made = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'attempts'").fetchone()
+        return db.execute(query, (vm_id,)).fetchall() if is_made else []
+
+
+def open_actions(journal: Path, vm_id: VmId) -> list[str]:
+    """The actions of a VM that are journaled and not answered."""
+    return [row[0] for row in rows(journal, "SELECT action FROM requests WHERE vm_id = ? ORDER BY opened_at", vm_id)]
+
+
+def attempts(journal: Path, vm_id: VmId) -> list[tuple[AttemptState, Mapping[str, Any]]]:
+    """State and parameters of every attempt for a VM."""
+    found = rows(journal, "SELECT state, parameters FROM attempts WHERE vm_id = ?", vm_id)
+    return [(AttemptState(state), json.loads(parameters)) for state, parameters in found]
+
+
+def instances(path: Path) -> list[Instance]:
+    """Everything the cloud will show ten seconds from now, when no lag hides anything any more."""
+
+    async def look() -> list[Instance]:
+        cloud = Cloud(path, SimulatedSettings(), clock=lambda: time.time() + 10)
+        await cloud.open()
+        try:
+            return list(await cloud.list_instances())
+        finally:
+            await cloud.close()
+
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(look())
+
+
+def in_cloud(place: Place) -> list[Instance]:
+    return instances(place.var / "simulated.db")
+
+
+def alive(place: Place) -> list[Instance]:
+    return [instance for instance in in_cloud(place) if not instance.state.is_gone]
+
+
+# Killing
+
+
+def run_on(driver: Driver, seconds: float) -> None:
+    """Let the driver run for so long; it has no reason to end."""
+    with pytest.raises(subprocess.TimeoutExpired):
+        driver.process.wait(max(0.0, seconds))
+
+
+@cache
+def seconds_of_a_deploy(story: Story) -> tuple[float, float]:
+    """How long a deploy takes here and now: the first of a process, and any other."""
+    with TemporaryDirectory() as root:
+        place = Place(Path(root))
+        place.configure(story.before)
+        with Driver(place) as driver:
+            begun = time.monotonic()
+            assert driver.ask(deploy(VMS[0])).startswith("SUCCESS ")
+            between = time.monotonic()
+            assert driver.ask(deploy(VMS[1])).startswith("SUCCESS ")
+            return between - begun, time.monotonic() - between
+
+
+class Killer:
+    """Kills drivers whose deploys are at points that are spread over the time that a deploy takes.
+
+    Args:
+        root: every kill gets an OpenNebula of its own below it.
+        name: the story; chooses the points, together with the test and the seed.
+        test: what the points are for.
+    """
+
+    def __init__(self, root: Path, name: str, test: str) -> None:
+        self.name = f"{test}, {name}"
+        self.story = STORIES[name]
+        self.random = random.Random(f"{SEED} {self.name}")
+        self.landed: Counter[Landed] = Counter()
+        self._root = root
+        self._count = 0
+
+    def place(self) -> Place:
+        """A new OpenNebula with the settings of before."""
+        self._count += 1
+        place = Place(self._root / str(self._count))
+        place.configure(self.story.before)
+        return place
+
+    def shares(self) -> list[float]:
+        """How far each VM's action is to come, in parts of its time, the largest first; more of them are small.
+
+        Most of the time is spent waiting for an instance to be seen running, and most can go wrong before that.
+        """
+        offset, longest = self.random.random(), self.random.uniform(0.5, 1.1)
+        shares = [longest * ((number + offset) / len(VMS)) ** 2 for number in range(len(VMS))]
+        return sorted(shares, reverse=True)
+
+    def kills(self, count: int) -> Iterator[tuple[Place, list[Remains]]]:
+        """Kill so many drivers; each is somebody's to look after before the next one is killed."""
+        while self._count < count or (not self._is_enough() and self._count < count + MORE_KILLS):
+            place = self.place()
+            remains = self._kill(place)
+            self.landed.update(each.landed for each in remains)
+            place.configure(self.story.after)
+            yield place, remains
+        figures = ", ".join(f"{self.landed[where]} {where.value}" for where in Landed)
+        print(f"\n{self.name}, seed {SEED}, {self._count} kills: {figures}")  # noqa: T201 - for `pytest -rP`
+        assert self._is_enough(), "the kills have to land where it hurts"
+
+    def _is_enough(self) -> bool:
+        return sum(self.landed[where] for where in INSIDE) >= AT_LEAST_INSIDE * self.landed.total()
+
+    def _kill(self, place: Place) -> list[Remains]:
+        first, other = seconds_of_a_deploy(self.story)
+        ages = [share * (other if number else first) for number, share in enumerate(self.shares())]
+        lives = max(ages)
+        with Driver(place) as driver:
+            begun = time.monotonic()
+            for vm_id, age in sorted(zip(VMS, ages, strict=True), key=lambda each: -each[1]):
+                run_on(driver, begun + lives - age - time.monotonic())
+                driver.send(deploy(vm_id))
+            run_on(driver, begun + lives - time.monotonic())
+            driver.kill()
+            return remains_of(driver)
+
+
+def amounts(few: int, many: int) -> pytest.MarkDecorator:
+    """A few kills always, many in the soak."""
+    return pytest.mark.parametrize(
+        "count", [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.soak)]
+    )
+
+
+@contextmanager
+def next_driver(place: Place) -> Iterator[Driver]:
+    """The process that oned starts after the kill; when it ends it has nothing left to say."""
+    with Driver(place) as driver:
+        yield driver
+        assert driver.finalize() == 0
+        assert replies(driver.rest()) == []
+
+
+def answers(driver: Driver, action: str, vm_ids: Sequence[VmId]) -> dict[VmId, str]:
+    """The answers to one action of each of these VMs; they must all be SUCCESS, and only they may come."""
+    found: dict[VmId, str] = {}
+    while len(found) < len(vm_ids):
+        line = driver.wait_for(lambda line: not line.startswith("LOG "))
+        word, result, number, info = line.split(" ", 3)
+        assert (word, result) == (action, "SUCCESS"), line
+        assert int(number) in set(vm_ids) - set(found), line
+        found[VmId(int(number))] = info
+    return found
+
+
+def assert_exactly_one_each(place: Place, deploy_ids: Mapping[VmId, str], remains: Sequence[Remains]) -> None:
+    """One instance was ever made for each VM: it is the one that was answered, it lives, and its tags are whole."""
+    made = in_cloud(place)
+    assert sorted(instance.deploy_id for instance in made) == sorted(deploy_ids.values())
+    for instance in made:
+        assert not instance.state.is_gone
+        assert instance.identity is not None
+        vm_id = instance.identity.vm_id
+        assert instance.identity == Identity(owner=OWNER, vm_id=vm_id, stime=DEFAULT_STIME, seq=0, host_id=0)
+        assert deploy_ids[vm_id] == instance.deploy_id
+        types = next(each.instance_types for each in remains if each.vm_id == vm_id)
+        assert not types or types == {instance.attributes["SIM_INSTANCE_TYPE"]}
+
+
+def wait_until_nothing_is_left(place: Place) -> None:
+    """No instance lives, and none ever was untagged."""
+    until(lambda: not alive(place) and not read_debts(journal_of(place)))
+    assert all(instance.identity is not None for instance in in_cloud(place))
+
+
+# The same request again
+
+
+@amounts(2, 13)
+@pytest.mark.parametrize("name", STORIES)
+def test_a_deploy_that_is_killed_and_sent_again_has_exactly_one_instance(tmp_path: Path, name: str, count: int) -> None:
+    for place, remains in Killer(tmp_path, name, "again").kills(count):
+        with next_driver(place) as driver:
+            driver.write(b"".join(map(deploy, VMS)))
+            deploy_ids = answers(driver, "DEPLOY", VMS)
+        assert_exactly_one_each(place, deploy_ids, remains)
+
+
+@amounts(1, 13)
+@pytest.mark.parametrize("name", ["nothing-edited", "a-minute-of-lag-and-a-quicker-cloud"])
+def test_a_retry_in_the_middle_of_the_recovery_is_answered_once(tmp_path: Path, name: str, count: int) -> None:
+    for place, remains in Killer(tmp_path, name, "again, late").kills(count):
+        with next_driver(place) as driver:
+            if any(each.open_actions for each in remains):
+                until(partial(is_logged, place, "request taken over"))
+            driver.write(b"".join(map(deploy, VMS)))
+            deploy_ids = answers(driver, "DEPLOY", VMS)
+        assert_exactly_one_each(place, deploy_ids, remains)
+
+
+def is_logged(place: Place, words: str) -> bool:
+    return words in place.log()
+
+
+@amounts(1, 13)
+@pytest.mark.parametrize("name", ["half-a-minute-of-lag-and-other-sizes"])
+def test_a_deploy_whose_recovery_is_killed_as_well_has_exactly_one_instance(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    killer = Killer(tmp_path, name, "killed twice")
+    for place, remains in killer.kills(count):
+        with Driver(place) as driver:
+            run_on(driver, killer.random.random() * seconds_of_a_deploy(killer.story)[0])
+            driver.kill()
+        with next_driver(place) as driver:
+            driver.write(b"".join(map(deploy, VMS)))
+            deploy_ids = answers(driver, "DEPLOY", VMS)
+        assert_exactly_one_each(place, deploy_ids, remains)
+
+
+# Nobody asks
+
+
+@amounts(1, 13)
+@pytest.mark.parametrize("name", ["nothing-edited", "half-a-minute-of-lag-and-other-sizes"])
+def test_a_deploy_that_was_journaled_is_answered_by_the_next_process(tmp_path: Path, name: str, count: int) -> None:
+    for place, remains in Killer(tmp_path, name, "nobody asks").kills(count):
+        with next_driver(place) as driver:
+            deploy_ids = answers(driver, "DEPLOY", [each.vm_id for each in remains if each.open_actions])
+        for each in remains:
+            if not each.open_actions and each.landed is Landed.ANSWERED:
+                deploy_ids[each.vm_id] = each.instances[0].deploy_id
+        assert_exactly_one_each(place, deploy_ids, remains)
+
+
+# The VM is deleted
+
+
+@amounts(1, 13)
+@pytest.mark.parametrize("with_cancel", [True, False], ids=["cancel-and-cleanup", "cleanup-alone"])
+@pytest.mark.parametrize("name", ["nothing-edited", "a-minute-of-lag-and-a-quicker-cloud"])
+def test_a_vm_that_is_deleted_after_the_kill_leaves_nothing(
+    tmp_path: Path, name: str, *, with_cancel: bool, count: int
+) -> None:
+    for place, _ in Killer(tmp_path, name, f"deleted, {with_cancel}").kills(count):
+        with next_driver(place) as driver:
+            for vm_id in VMS:
+                driver.write((call_off(vm_id) if with_cancel else b"") + cleanup(vm_id))
+            answers(driver, "CLEANUP", VMS)
+            wait_until_nothing_is_left(place)
+        wait_until_nothing_is_left(place)
+
+
+@amounts(2, 13)
+@pytest.mark.parametrize("name", ["nothing-edited", "half-a-minute-of-lag-and-other-sizes"])
+def test_a_vm_whose_deletion_is_killed_leaves_nothing(tmp_path: Path, name: str, count: int) -> None:
+    killer = Killer(tmp_path, name, "deletion")
+    landed: Counter[str] = Counter()
+    while landed.total() < count * len(VMS) or (
+        landed["journaled"] < AT_LEAST_INSIDE * landed.total() < AT_LEAST_INSIDE * (count + MORE_KILLS) * len(VMS)
+    ):
+        place = killer.place()
+        remains = kill_during_deletion(place, killer)
+        place.configure(killer.story.after)
+        answered = {each.vm_id for each in remains if "CLEANUP" in each.written}
+        journaled = {each.vm_id for each in remains if "CLEANUP" in each.open_actions}
+        landed.update(answered=len(answered - journaled), journaled=len(journaled))
+        landed["unread"] += len(VMS) - len(answered | journaled)
+        with next_driver(place) as driver:
+            for vm_id in VMS:
+                if vm_id not in answered | journaled:
+                    driver.write(call_off(vm_id) + cleanup(vm_id))
+            answers(driver, "CLEANUP", [vm_id for vm_id in VMS if vm_id in journaled or vm_id not in answered])
+            wait_until_nothing_is_left(place)
+        wait_until_nothing_is_left(place)
+    print(f"\n{killer.name}, seed {SEED}, the CLEANUP was {dict(landed)}")  # noqa: T201 - for `pytest -rP`
+    assert landed["journaled"] >= AT_LEAST_INSIDE * landed.total()
+
+
+@amounts(1, 13)
+@pytest.mark.parametrize("name", ["half-a-minute-of-lag-and-other-sizes"])
+def test_a_vm_whose_termination_is_killed_is_terminated_by_the_next_process(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    killer = Killer(tmp_path, name, "termination")
+    for _ in range(count):
+        place = killer.place()
+        with Driver(place) as driver:
+            driver.write(b"".join(map(deploy, VMS)))
+            deploy_ids = answers(driver, "DEPLOY", VMS)
+            until(partial(is_all_answered, place))
+            lines = {vm_id: shutdown(vm_id, deploy_id) for vm_id, deploy_id in deploy_ids.items()}
+            driver.write(b"".join(lines.values()))
+            run_on(driver, 0.3 * killer.random.random())
+            driver.kill()
+            remains = remains_of(driver)
+        place.configure(killer.story.after)
+        open_ones = [each.vm_id for each in remains if each.open_actions]
+        unread = [each.vm_id for each in remains if not each.open_actions and "SHUTDOWN" not in each.written]
+        with next_driver(place) as driver:
+            driver.write(b"".join(lines[vm_id] for vm_id in unread))
+            answers(driver, "SHUTDOWN", open_ones + unread)
+        assert not alive(place)
+
+
+def is_all_answered(place: Place) -> bool:
+    return not any(open_actions(journal_of(place), vm_id) for vm_id in VMS)
+
+
+def kill_during_deletion(place: Place, killer: Killer) -> list[Remains]:
+    """Delete the VMs one by one while their deploys are at any point, and kill the driver in the midst of it."""
+    first, other = seconds_of_a_deploy(killer.story)
+    with Driver(place) as driver:
+        driver.write(b"".join(map(deploy, VMS)))
+        run_on(driver, first - other * killer.random.random())
+        begun = time.monotonic()
+        shares = killer.shares()
+        for vm_id, share in zip(VMS, shares, strict=True):
+            run_on(driver, begun + other * (shares[0] - share) - time.monotonic())
+            driver.write(call_off(vm_id) + cleanup(vm_id))
+        run_on(driver, begun + other * shares[0] - time.monotonic())
+        driver.kill()
+        return remains_of(driver)
+
+
+NOTING_A_DEBT_TAKES_FOR_EVER = """
+CREATE TABLE slow AS SELECT a.name FROM pragma_function_list a, pragma_function_list b;
+CREATE TRIGGER slow_debts BEFORE INSERT ON debts BEGIN SELECT count(*) FROM slow a, slow b, slow c; END;
+"""
+AS_BEFORE = "DROP TRIGGER slow_debts; DROP TABLE slow;"
+
+
+def kill_after_call_off(root: Path) -> Place:
+    """Call a deploy off while its instance boots, and kill when the journal has heard of it, but owes nothing yet."""
+    place = Place(root)
+    place.configure(simulated(lag=30))
+    with Driver(place) as driver:
+        driver.send(deploy())
+        until(lambda: AttemptState.CREATED in dict(attempts(journal_of(place), VM)), pause=QUICKLY)
+        change_journal(place, NOTING_A_DEBT_TAKES_FOR_EVER)
+        driver.send(call_off())
+        until(lambda: open_actions(journal_of(place), VM) == ["DRIVER_CANCEL"])
+        driver.kill()
+        assert len(remains_of(driver)[0].instances) == 1
+    assert not read_debts(journal_of(place))
+    change_journal(place, AS_BEFORE)
+    return place
+
+
+def change_journal(place: Place, script: str) -> None:
+    with closing(sqlite3.connect(journal_of(place), timeout=10)) as db:
+        db.executescript(script)
+
+
+def test_a_deploy_that_was_called_off_is_owed_and_never_answered(tmp_path: Path) -> None:
+    place = kill_after_call_off(tmp_path)
+    with next_driver(place):
+        wait_until_nothing_is_left(place)
+
+
+def test_a_deploy_after_one_that_was_called_off_keeps_what_it_has_answered(tmp_path: Path) -> None:
+    place = kill_after_call_off(tmp_path)
+    with next_driver(place) as driver:
+        driver.send(deploy())
+        deploy_ids = answers(driver, "DEPLOY", [VM])
+        until(lambda: not read_debts(journal_of(place)))
+    assert [instance.deploy_id for instance in alive(place)] == [deploy_ids[VM]]
+
+
+# Killed at one certain point
+
+
+def kill_between_creation_and_record(root: Path) -> tuple[Place, Remains]:
+    """Keep the journal from being written once the attempt stands in it, and kill when the instance is there.
+
+    The latency is the time there is for the first; where it was not enough, it is done again.
+    """
+    for number in range(10):
+        place = Place(root / str(number))
+        place.configure(simulated(lag=60, latency=0.1))
+        with Driver(place) as driver:
+            driver.send(deploy())
+            until(lambda place=place: attempts(journal_of(place), VM), pause=QUICKLY)  # type: ignore[misc]
+            with closing(sqlite3.connect(journal_of(place), timeout=10, isolation_level=None)) as hold:
+                hold.execute("BEGIN IMMEDIATE")
+                until(partial(in_cloud, place))
+                driver.kill()
+                hold.execute("ROLLBACK")
+            remains = remains_of(driver)[0]
+        if remains.landed is Landed.UNRECORDED:
+            return place, remains
+    raise AssertionError("the journal was never held in time")
+
+
+EDITS = {
+    "nothing": "",
+    "other-sizes": OTHER_SIZES,
+    "no-room-for-a-second": room_for(1),
+    "an-image-less": ANOTHER_IMAGE,
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_hidden_instance_whose_id_was_never_recorded_is_taken_over(tmp_path: Path, edit: str) -> None:
+    place, remains = kill_between_creation_and_record(tmp_path)
+    place.configure(simulated(lag=60, more=EDITS[edit]))
+    with next_driver(place) as driver:
+        driver.send(deploy())
+        deploy_ids = answers(driver, "DEPLOY", [VM])
+    assert_exactly_one_each(place, deploy_ids, [remains])
+
+
+@pytest.mark.parametrize("edit", ["nothing", "an-image-less"])
+def test_a_hidden_instance_whose_id_was_never_recorded_is_destroyed(tmp_path: Path, edit: str) -> None:
+    place, _ = kill_between_creation_and_record(tmp_path)
+    place.configure(simulated(lag=60, more=EDITS[edit]))
+    with next_driver(place) as driver:
+        driver.write(call_off() + cleanup())
+        answers(driver, "CLEANUP", [VM])
+        wait_until_nothing_is_left(place)
+    wait_until_nothing_is_left(place)

@@ -1,0 +1,339 @@
+"""The process as oned meets it: how it is started, where it may write, what it says first, and a reader that stalls."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import select
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+import venv
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import PAGE, StartDriver, read_in_time
+from tests.end_to_end import wire
+from tests.end_to_end.oned import PROGRAM, ROOT, Driver, Place
+from tests.waiting import until
+
+ONE_READ = 31
+"""Bytes that 6.0 and later read in answer to INIT, with one read (OpenNebula include/Driver.h, start_driver)."""
+
+
+# INIT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reply"),
+    [
+        pytest.param("-t 15 -r 0 simulated", "SUCCESS sim-", id="one-element"),
+        pytest.param(["-t", "15", "-r", "0", "simulated"], "SUCCESS sim-", id="split"),
+        pytest.param("-l deploy,shutdown -s ssh -i -d x -c --proxy http://x simulated", "SUCCESS sim-", id="upstream"),
+        pytest.param("--colour -z9 -t many -r -w simulated", "SUCCESS sim-", id="options-that-make-no-sense"),
+        pytest.param(None, "FAILURE ARGUMENTS name no provider ('')", id="absent"),
+        pytest.param("", "FAILURE ARGUMENTS name no provider ('')", id="empty"),
+        pytest.param("-t 15 nowhere", "FAILURE nowhere.toml does not exist: create ", id="unknown-name"),
+        pytest.param("-t 15 ../etc/x", "FAILURE ARGUMENTS name no provider ('../etc/x')", id="a-path"),
+        pytest.param("-t 15 'simulated'", "FAILURE ARGUMENTS name no provider (", id="quotes-are-letters"),
+    ],
+)
+def test_init_succeeds_alone_and_an_action_is_answered_whatever_the_arguments(
+    driver: StartDriver, arguments: str | Sequence[str] | None, reply: str
+) -> None:
+    one = driver(arguments)
+    one.silence(0.2)
+    assert bytes(one.raw) == b"INIT SUCCESS\n"
+    assert one.ask(wire.deploy(7)).startswith(reply)
+
+
+def test_init_succeeds_alone_whatever_the_configuration(driver: StartDriver, place: Place) -> None:
+    place.configure("nonsense")
+    one = driver()
+    one.silence(0.5)
+    assert bytes(one.raw) == b"INIT SUCCESS\n"
+    assert one.ask(wire.deploy(7)).startswith("FAILURE simulated.toml is not TOML: ")
+
+
+def test_every_line_is_one_write(place: Place) -> None:
+    """A pipe in packet mode hands over what one write wrote, and no more."""
+    place.simulate(boot_time=0)
+    (place.var / "one_vmm_provider_simulated.log").mkdir()  # so that there is something to warn about from the start
+    end, other_end = os.pipe2(os.O_DIRECT)
+    try:
+        with Driver(place, "-x simulated", stdout=other_end, init=False) as one:
+            one.send("INIT")
+            assert read_in_time(end, ONE_READ) == b"INIT SUCCESS\n"
+            assert not select.select([end], [], [], 0.3)[0], "nothing may follow before the next request"
+            one.write(wire.deploy(7) + wire.unknown(8) + wire.poll(9, "sim-x") + wire.driver_cancel(4))
+            packets = [read_in_time(end, 65536) for _ in range(4)]
+            assert all(packet.count(b"\n") == 1 and packet.endswith(b"\n") for packet in packets)
+            heads = {packet.split(b" ")[0] for packet in packets}
+            assert heads == {b"LOG", b"FROBNICATE", b"POLL", b"DEPLOY"}
+    finally:
+        os.close(end)
+        os.close(other_end)
+
+
+def test_what_there_is_to_say_at_the_start_waits_for_the_first_request(driver: StartDriver, place: Place) -> None:
+    (place.var / "one_vmm_provider_simulated.log").mkdir()
+    one = driver()
+    one.silence(0.5)
+    one.send(wire.unknown(1))
+    log = place.var / "one_vmm_provider_simulated.log"
+    assert one.next_line() == f"LOG W -1 there is no driver log: Is a directory ({log})"
+    assert one.next_line() == "FROBNICATE FAILURE 1 Action FROBNICATE not supported"
+
+
+def test_a_second_init_is_answered_like_the_first(driver: StartDriver) -> None:
+    one = driver()
+    one.send("INIT")
+    assert one.next_line() == "INIT SUCCESS"
+    assert one.created(wire.deploy(7))
+    one.send("INIT")
+    assert one.next_line() == "INIT SUCCESS"
+
+
+def test_a_person_need_not_say_init(driver: StartDriver) -> None:
+    one = driver(init=False)
+    one.send(wire.deploy(7))
+    assert one.next_line().startswith("DEPLOY SUCCESS 7 sim-")
+
+
+def test_requests_that_come_with_init_are_all_answered(driver: StartDriver) -> None:
+    one = driver(init=False)
+    one.write(b"INIT\n" + b"".join(wire.deploy(vm_id) for vm_id in range(20)))
+    assert one.next_line() == "INIT SUCCESS"
+    found = [one.next_line().split(" ") for _ in range(20)]
+    assert sorted(int(vm_id) for action, result, vm_id, _ in found if (action, result) == ("DEPLOY", "SUCCESS")) == [
+        *range(20)
+    ]
+
+
+# The process
+
+
+def descriptors_of(pid: int) -> dict[int, str]:
+    """What is open by now, without what is closed while we look."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found[int(entry.name)] = str(entry.readlink())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def test_nothing_is_open_but_what_is_the_drivers_own(driver: StartDriver, place: Place) -> None:
+    one = driver()
+    one.created(wire.deploy(7))
+    found = descriptors_of(one.process.pid)
+    assert found.pop(2) == "/dev/null"
+    assert found.pop(0).startswith("pipe:")
+    assert found.pop(1).startswith("pipe:")
+    own = re.compile(rf"anon_inode:\[(eventpoll|eventfd)\]|socket:\[\d+\]|{re.escape(str(place.var))}/.+")
+    assert [target for target in found.values() if not own.fullmatch(target)] == []
+    assert "/dev/null" not in found.values(), "the descriptor that oned has leaked is closed"
+
+
+KEPT = {".log", ".configured", ".journal", ".journal-journal", ".db", ".db-shm", ".db-wal"}
+"""Endings of what the driver keeps in the var directory."""
+
+
+def test_no_file_holds_what_was_meant_for_a_terminal(driver: StartDriver, place: Place) -> None:
+    """Whichever file were given fd 2, it would show here."""
+    place.simulate(boot_time=0)
+    one = driver()
+    deploy_id = one.created(wire.deploy(7))
+    one.send(b"\xff\x00 nonsense")
+    assert one.next_line().startswith("LOG E ")
+    assert one.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert one.drop() == 0
+    for entry in (place.var / "one_vmm_provider_simulated.log").read_text().splitlines():
+        assert "event" in json.loads(entry)
+    for name in ("simulated.db", "one_provider_mad_simulated.journal"):
+        with closing(sqlite3.connect(place.var / name)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert {path.suffix for path in place.var.iterdir()} <= KEPT
+
+
+def test_what_is_kept_is_for_its_owner_alone(driver: StartDriver, place: Place) -> None:
+    driver().created(wire.deploy(7))
+    for name in ("simulated.db", "one_provider_mad_simulated.journal"):
+        assert stat.S_IMODE((place.var / name).stat().st_mode) == 0o600
+    assert stat.S_IMODE((place.var / "one_vmm_provider_simulated.log").stat().st_mode) & 0o007 == 0
+
+
+def test_no_signal_is_blocked_and_the_pipes_are_left_as_they_were(driver: StartDriver) -> None:
+    one = driver()
+    one.created(wire.deploy(7))
+    status = Path(f"/proc/{one.process.pid}/status").read_text()
+    assert re.search(r"^SigBlk:\s*0+$", status, re.MULTILINE)
+    for stream in (one.process.stdin, one.process.stdout):
+        assert stream is not None
+        assert not fcntl.fcntl(stream, fcntl.F_GETFL) & os.O_NONBLOCK
+    for descriptor in (0, 1):
+        flags = Path(f"/proc/{one.process.pid}/fdinfo/{descriptor}").read_text()
+        match = re.search(r"^flags:\s*(\d+)$", flags, re.MULTILINE)
+        assert match is not None
+        assert not int(match[1], 8) & os.O_NONBLOCK, "the description is shared with whoever started us"
+
+
+# Where it is started
+
+
+def test_it_serves_through_a_symlink_in_another_folder(driver: StartDriver, tmp_path: Path) -> None:
+    (tmp_path / "mads").mkdir()
+    link = tmp_path / "mads" / "one_vmm_provider"
+    link.symlink_to(PROGRAM)
+    assert driver(program=link).created(wire.deploy(7))
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The bin folder of an installation from a copy of the sources, with its dependencies beside it."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "one_provider_mad", source / "one_provider_mad")
+    prefix = tmp_path / "installed"
+    venv.create(prefix, symlinks=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(prefix / "bin" / "python"), "install", "-qq"]
+    [packages] = prefix.glob("lib/python3*/site-packages")
+    [dependencies] = {str(Path(path)) for path in sys.path if path.endswith("site-packages")}
+    (packages / "dependencies.pth").write_text(f"{dependencies}\n")
+    subprocess.run([*pip, "--no-index", "--no-deps", "--no-build-isolation", source], check=True)
+    return prefix / "bin"
+
+
+def test_it_serves_as_an_installed_package(driver: StartDriver, place: Place, installed: Path) -> None:
+    one = driver(program=installed / "one_vmm_provider")
+    deploy_id = one.created(wire.deploy(7))
+    assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
+    assert one.finalize() == 0
+    command = [str(installed / "one-provider"), "instances", "simulated", "--json"]
+    shown = subprocess.run(command, env={"ONE_LOCATION": str(place.root)}, capture_output=True, check=True)
+    assert [entry["deploy_id"] for entry in json.loads(shown.stdout)] == [deploy_id]
+    [packages] = installed.parent.glob("lib/python3*/site-packages/one_provider_mad")
+    assert (packages / "py.typed").exists()
+
+
+NO_OPENNEBULA = pytest.mark.skipif(
+    os.access("/var/lib/one", os.W_OK), reason="an OpenNebula lives here, whose directories would be written"
+)
+
+
+@NO_OPENNEBULA
+@pytest.mark.parametrize(
+    ("environ", "state"),
+    [
+        pytest.param({"HOME": "{tmp}/home"}, "{tmp}/home/.local/state/one_provider_mad", id="home"),
+        pytest.param(
+            {"HOME": "/proc/no-home", "XDG_STATE_HOME": "{tmp}/state"}, "{tmp}/state/one_provider_mad", id="state-home"
+        ),
+        pytest.param(
+            {"HOME": "/proc/no-home", "TMPDIR": "{tmp}/t"}, "{tmp}/t/one_provider_mad-{uid}", id="read-only-home"
+        ),
+        pytest.param({"HOME": None, "TMPDIR": "{tmp}/t"}, "{tmp}/t/one_provider_mad-{uid}", id="no-home"),
+    ],
+)
+def test_without_an_opennebula_a_persons_own_folder_will_do(
+    place: Place, tmp_path: Path, environ: dict[str, str | None], state: str
+) -> None:
+    (tmp_path / "t").mkdir()
+    fill = {"tmp": tmp_path, "uid": os.getuid()}
+    there = {name: value and value.format(**fill) for name, value in environ.items()}
+    there |= {"ONE_LOCATION": None, "ONE_PROVIDER_MAD_CONF": str(place.conf)}
+    with Driver(place, environ=there, cwd=Path("/proc")) as one:
+        deploy_id = one.created(wire.deploy(7))
+    with Driver(place, environ=there, cwd=Path("/proc")) as two:
+        assert two.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a "), "the cloud is still there"
+    folder = Path(state.format(**fill))
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert (folder / "simulated.db").exists()
+    assert list(place.var.iterdir()) == []
+
+
+@NO_OPENNEBULA
+def test_a_temporary_folder_that_is_somebody_elses_is_not_shared(place: Place, tmp_path: Path) -> None:
+    squatted = tmp_path / f"one_provider_mad-{os.getuid()}"
+    squatted.mkdir(mode=0o777)
+    squatted.chmod(0o777)
+    environ = {"HOME": None, "TMPDIR": str(tmp_path), "ONE_LOCATION": None, "ONE_PROVIDER_MAD_CONF": str(place.conf)}
+    with Driver(place, environ=environ) as one:
+        one.created(wire.deploy(7))
+    assert list(squatted.iterdir()) == []
+    assert list(tmp_path.glob("one_provider_mad-*/simulated.db"))
+
+
+def test_what_the_working_directory_is_does_not_matter(driver: StartDriver, place: Place) -> None:
+    one = driver(cwd=Path("/proc"))
+    assert one.created(wire.deploy(7))
+    assert (place.var / "simulated.db").exists()
+
+
+# A reader that stalls
+
+
+def test_stdin_is_read_while_nobody_reads_and_no_reply_is_lost(stalled: Driver) -> None:
+    line = b"FROBNICATE  %d " + b"A" * 2000 + b"\n"
+    count = 4000
+    begun = time.monotonic()
+    stalled.write(b"".join(line % vm_id for vm_id in range(count)))  # 8 MB, more than any pipe holds
+    assert time.monotonic() - begun < 10
+    stalled.write(wire.deploy(7_000_000))
+    until(stalled.place.instances)
+    stalled.begin_reading()
+    found = [stalled.next_line() for _ in range(count + 1)]
+    assert found[:count] == [f"FROBNICATE FAILURE {vm_id} Action FROBNICATE not supported" for vm_id in range(count)]
+    assert found[count].startswith("DEPLOY SUCCESS 7000000 sim-")
+
+
+def test_log_lines_nobody_reads_are_dropped_oldest_first_and_counted(stalled: Driver) -> None:
+    count = 5000
+    stalled.write(b"".join(b"NONSENSE-%d\n" % number for number in range(count)) + wire.unknown(1))
+    until(lambda: f"NONSENSE-{count - 1} " in stalled.place.log(), seconds=10)
+    until(lambda: "FROBNICATE" in stalled.place.log(), seconds=10)
+    stalled.begin_reading()
+    stalled.reply("FROBNICATE", 1)
+    assert stalled.ask(wire.unknown(2))
+    lines = stalled.lines
+    numbers = [int(match[1]) for line in lines if (match := re.search(r"NONSENSE-(\d+) ", line))]
+    [told] = [line for line in lines if "log lines were dropped while nobody read them" in line]
+    dropped = int(told.split(" ")[3])
+    assert 0 < len(numbers) <= 2000 + PAGE // 50 + 1, "bounded"
+    assert dropped + len(numbers) == count, "and counted"
+    assert numbers == sorted(numbers)
+    assert numbers[-1] == count - 1, "the oldest went first"
+    assert Counter(line.split(" ")[0] for line in lines)["FROBNICATE"] == 2
+
+
+def test_a_driver_that_nobody_reads_goes_on_working(stalled: Driver) -> None:
+    stalled.write(b"".join(wire.deploy(vm_id) for vm_id in range(200)))
+    until(lambda: len(stalled.place.instances()) == 200, seconds=20, pause=0.1)
+    stalled.begin_reading()
+    found = {stalled.next_line().split(" ")[2] for _ in range(200)}
+    assert found == {str(vm_id) for vm_id in range(200)}
+
+
+def test_stdin_is_read_while_the_reader_stalls_once_more(stalled: Driver) -> None:
+    """The last line fills the pipe, and after it there is the count of dropped lines to be told."""
+    assert stalled.process.stdout is not None
+    stalled.write(b"".join(b"NONSENSE-%d\n" % number for number in range(5000)))
+    stalled.write(wire.line("DISKSNAPSHOTCREATE", 2**31 - 1, deploy_id="x" * 4000, operand={"DISK_ID": "0"}))
+    until(lambda: '"action": "DISKSNAPSHOTCREATE"' in stalled.place.log())
+    seen = b""
+    while b"NONSENSE-4999 " not in seen:
+        seen = seen[-100:] + read_in_time(stalled.process.stdout.fileno(), PAGE)
+    stalled.write(wire.deploy(7))
+    until(stalled.place.instances)

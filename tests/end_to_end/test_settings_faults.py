@@ -1,0 +1,388 @@
+"""A wrong configuration: INIT succeeds, every action says what is wrong, and a corrected file counts at once."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDriver
+from tests.end_to_end import wire
+from tests.end_to_end.oned import OWNER, Driver, Place
+
+FILE = "simulated.toml"
+SHOWN = 79
+"""Characters of a failure's text that are certain to be seen: from 6.10 on oned keeps 100, its own words included."""
+
+GOOD = f'provider = "simulated"\nowner = "{OWNER}"\n'
+
+
+def refusal(driver: Driver, vm_id: int = 7) -> str:
+    """What a deploy is refused with."""
+    result, sentence = driver.ask(wire.deploy(vm_id)).split(" ", 1)
+    assert result == "FAILURE", sentence
+    return sentence
+
+
+@pytest.fixture(scope="module")
+def never_good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """A driver that has seen no configuration it could use; each test gives it another bad one."""
+    place = Place(tmp_path_factory.mktemp("never_good"))
+    place.configure("")
+    with Driver(place) as driver:
+        yield driver
+        assert "unexpected" not in place.log()
+
+
+def emptied(place: Place) -> Path:
+    """The path of the configuration file, with nothing there."""
+    path = place.conf / FILE
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    return path
+
+
+# What is written in the file
+
+
+@pytest.mark.parametrize(
+    ("text", "begins"),
+    [
+        pytest.param("", f"{FILE}: provider is missing", id="empty"),
+        pytest.param('provider = "ec2"\n', f"{FILE}: owner is missing: ", id="no-owner"),
+        pytest.param('provider = "simulated"\nowner = "two words"\n', f"{FILE}: owner: expected ", id="bad-owner"),
+        pytest.param(f'{GOOD}ownr = "x"\n', f"{FILE}: ownr is no setting; check the spelling", id="unknown-key"),
+        pytest.param(
+            f"{GOOD}[simulated]\nlatncy = 1\n",
+            f"{FILE}: simulated.latncy is no setting; ",
+            id="unknown-key-of-provider",
+        ),
+        pytest.param(
+            f'{GOOD}[simulated]\nlatency = "fast"\n', f"{FILE}: simulated.latency: expected `float`", id="wrong-type"
+        ),
+        pytest.param(
+            f"{GOOD}[simulated]\nlatency = -1\n", f"{FILE}: simulated.latency: expected `float` >= 0", id="range"
+        ),
+        pytest.param(
+            f"{GOOD}[simulated.capacity]\nhuge = 1\n",
+            f"{FILE}: simulated: capacity names the instance type huge",
+            id="unknown-type",
+        ),
+        pytest.param(f"{GOOD}simulated = 5\n", f"{FILE}: simulated: expected a table [simulated]", id="no-table"),
+        pytest.param(f"{GOOD}[simulated\n", f"{FILE} is not TOML: ", id="no-toml"),
+        pytest.param(
+            f'provider = "azure"\nowner = "{OWNER}"\n',
+            f"{FILE}: provider: there is no provider 'azure' here",
+            id="azure",
+        ),
+    ],
+)
+def test_every_action_tells_file_key_and_what_was_expected(never_good: Driver, text: str, begins: str) -> None:
+    emptied(never_good.place)
+    never_good.place.configure(text)
+    sentence = refusal(never_good)
+    assert sentence[:SHOWN].startswith(begins[:SHOWN])
+    for line in (wire.reboot(8, "sim-x"), wire.poll(8, "sim-x"), wire.cleanup(8)):
+        assert never_good.ask(line) == f"FAILURE {sentence}"
+
+
+# What kind of file it is
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+def make_loop(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def make_dangling_link(path: Path) -> None:
+    path.symlink_to(path.with_name("nothing"))
+
+
+def make_readable_secret(path: Path) -> None:
+    path.write_text(f'{GOOD}[simulated]\napi_key = "hush"\n')
+    path.chmod(0o644)
+
+
+def make_nested_secret(path: Path) -> None:
+    path.write_text(f'{GOOD}[monitor]\nsecret_access_key = "hush"\n')
+    path.chmod(0o604)
+
+
+def make_no_text(path: Path) -> None:
+    path.write_bytes(b"\xff")
+    path.chmod(0o600)
+
+
+def make_no_toml(path: Path) -> None:
+    path.write_text("[simulated")
+    path.chmod(0o600)
+
+
+def make_writable(path: Path) -> None:
+    path.write_text(GOOD)
+    path.chmod(0o602)
+
+
+@pytest.mark.parametrize(
+    ("make", "begins"),
+    [
+        pytest.param(make_directory, f"{FILE} cannot be read: Is a directory", id="directory"),
+        pytest.param(make_loop, f"{FILE} cannot be read: Too many levels of symbolic links", id="loop"),
+        pytest.param(make_dangling_link, f"{FILE} cannot be read: ", id="link-to-nothing"),
+        pytest.param(make_readable_secret, f"{FILE} holds the secret simulated.api_key and can be read", id="secret"),
+        pytest.param(make_nested_secret, f"{FILE} holds the secret monitor.secret_access_key and can be", id="nested"),
+        pytest.param(make_no_text, f"{FILE} is not TOML: ", id="no-text"),
+        pytest.param(make_writable, f"{FILE} can be written by everybody", id="writable"),
+    ],
+)
+def test_a_file_that_cannot_be_trusted_or_read_is_never_no_file(
+    never_good: Driver, make: Callable[[Path], None], begins: str
+) -> None:
+    make(emptied(never_good.place))
+    sentence = refusal(never_good)
+    assert sentence[:SHOWN].startswith(begins)
+    assert "hush" not in sentence + never_good.place.log()
+
+
+@pytest.mark.parametrize("make", [make_directory, make_loop, make_no_toml], ids=["directory", "loop", "no-toml"])
+def test_a_corrected_file_counts_at_once(driver: StartDriver, place: Place, make: Callable[[Path], None]) -> None:
+    make(place.conf / FILE)
+    one = driver()
+    assert refusal(one).startswith(FILE)
+    emptied(place)
+    place.configure(GOOD)
+    assert one.created(wire.deploy(7))
+
+
+def test_a_secret_that_only_its_owner_and_group_may_read_is_fine(driver: StartDriver, place: Place) -> None:
+    path = place.simulate(boot_time=0, api_key="hush")
+    path.chmod(0o640)
+    assert driver().created(wire.deploy(7))
+    assert "hush" not in place.log()
+
+
+def test_a_wrong_mode_is_mended_with_chmod_alone(driver: StartDriver, place: Place) -> None:
+    path = place.simulate(boot_time=0)
+    path.chmod(0o602)
+    one = driver()
+    assert refusal(one) == f"{FILE} can be written by everybody: run chmod o-rw {path}"
+    path.chmod(0o600)
+    assert one.created(wire.deploy(7))
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [
+        pytest.param("nowhere", "nowhere.toml does not exist: create ", id="unknown"),
+        pytest.param("a/b", "ARGUMENTS name no provider ('a/b')", id="path"),
+        pytest.param("..", "ARGUMENTS name no provider ('..')", id="parent"),
+        pytest.param("x" * 65, "ARGUMENTS name no provider ('xxxx", id="too-long"),
+    ],
+)
+def test_a_name_without_a_file_is_refused(driver: StartDriver, place: Place, name: str, begins: str) -> None:
+    one = driver(f"-t 15 -r 0 {name}")
+    assert refusal(one)[:SHOWN].startswith(begins)
+    assert not [path for path in place.var.parent.rglob("*") if path.suffix in {".db", ".journal"}]
+
+
+def test_a_file_that_comes_later_counts_at_once(driver: StartDriver, place: Place) -> None:
+    one = driver("-t 15 -r 0 nowhere")
+    assert refusal(one).startswith("nowhere.toml does not exist")
+    place.configure(GOOD, name="nowhere")
+    assert one.created(wire.deploy(7))
+
+
+def test_the_folder_that_is_named_outright_comes_first(driver: StartDriver, place: Place, tmp_path: Path) -> None:
+    place.configure("nonsense")
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / FILE).write_text(GOOD)
+    assert driver(environ={"ONE_PROVIDER_MAD_CONF": str(tmp_path / "conf")}).created(wire.deploy(7))
+
+
+def test_a_folder_of_configuration_that_is_missing_is_no_fault_of_the_embedded_cloud(
+    driver: StartDriver, place: Place
+) -> None:
+    shutil.rmtree(place.root / "etc")
+    assert driver().created(wire.deploy(7))
+
+
+@pytest.mark.parametrize(
+    ("text", "begins", "path"),
+    [
+        pytest.param(
+            f'journal = "/proc/no/journal"\n{GOOD}', "the journal cannot be ", "/proc/no/journal", id="journal"
+        ),
+        pytest.param(
+            f'{GOOD}[simulated]\ndatabase = "/proc/no/cloud"\n',
+            "the simulated cloud's database cannot be ",
+            "/proc/no/cloud",
+            id="database",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_until_it_is_corrected(
+    driver: StartDriver, place: Place, text: str, begins: str, path: str
+) -> None:
+    """/proc takes no files, not even root's."""
+    place.configure(text)
+    one = driver()
+    sentence = refusal(one)
+    assert sentence[:SHOWN].startswith(begins)
+    assert path in sentence
+    place.simulate(boot_time=0)
+    assert one.created(wire.deploy(7))
+
+
+# Editing a good file
+
+
+BROKEN = {
+    "TOML": "[simulated\n",
+    "a key": f"{GOOD}colour = 1\n",
+    "a key of the provider": f"{GOOD}[simulated]\nlatncy = 1\n",
+    "the owner": 'provider = "ec2"\n',
+    "the provider": f'provider = "azure"\nowner = "{OWNER}"\n',
+}
+
+
+def test_a_broken_edit_leaves_the_last_good_settings_in_force(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0)
+    one = driver()
+    first = one.created(wire.deploy(99))
+    for vm_id, (what, text) in enumerate(BROKEN.items()):
+        place.configure(text)
+        one.send(wire.deploy(vm_id))
+        warning = one.next_line()
+        assert re.fullmatch(rf"LOG W -1 {FILE}.+; the settings from before stay in force", warning), what
+        assert one.next_line().startswith(f"DEPLOY SUCCESS {vm_id} sim-"), what
+        one.send(wire.reboot(99, first))
+        assert one.next_line() == "REBOOT SUCCESS 99 -", "one warning is enough"
+    place.simulate(boot_time=0, max_instances=2)
+    one.send(wire.deploy(3000))
+    assert one.next_line() == (
+        "DEPLOY FAILURE 3000 the simulated account may have 2 instances and has them, terminate one first"
+    ), "and the corrected file counts"
+
+
+OTHER_CLOUDS = {
+    "owner": 'provider = "simulated"\nowner = "other"\n',
+    "provider": f'provider = "scripts"\nowner = "{OWNER}"\n',
+    "journal": f'{GOOD}journal = "elsewhere"\n',
+    "simulated.database": f'{GOOD}[simulated]\ndatabase = "elsewhere"\n',
+    "simulated.account": f'{GOOD}[simulated]\naccount = "elsewhere"\n',
+    "simulated.region": f'{GOOD}[simulated]\nregion = "elsewhere"\n',
+}
+
+
+def test_which_cloud_it_is_changes_only_by_a_restart(driver: StartDriver, place: Place) -> None:
+    place.configure(GOOD)
+    one = driver()
+    deploy_id = one.created(wire.deploy(7))
+    for key, text in OTHER_CLOUDS.items():
+        place.configure(text)
+        one.send(wire.reboot(7, deploy_id))
+        sentence = f"{FILE}: {key} changes only when the driver is restarted; the settings from before stay in force"
+        assert one.next_line() == f"LOG W -1 {sentence}"
+        assert one.next_line() == "REBOOT SUCCESS 7 -"
+    place.simulate(boot_time=0, max_instances=1)
+    assert refusal(one, 8).startswith("the simulated account may have 1 instances"), "what may change still does"
+
+
+@pytest.mark.parametrize("key", ["account", "region"])
+def test_another_account_is_refused_after_the_restart_too(driver: StartDriver, place: Place, key: str) -> None:
+    place.simulate(boot_time=0)
+    one = driver()
+    deploy_id = one.created(wire.deploy(7))
+    assert one.drop() == 0
+    place.simulate(boot_time=0, **{key: "elsewhere"})
+    two = driver()
+    account = {"account": "elsewhere/embedded", "region": "simulated/elsewhere"}[key]
+    for line in (wire.terminate(7, deploy_id), wire.poll(7, deploy_id), wire.deploy(8), wire.cleanup(7)):
+        assert two.ask(line).startswith(
+            f"FAILURE credentials of another account: {account}, not simulated/embedded as before"
+        )
+    place.simulate(boot_time=0)
+    assert two.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+
+
+def test_a_wrong_key_is_refused_and_the_right_one_counts_at_once(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0, api_key="right")
+    one = driver()
+    one.created(wire.deploy(7))
+    assert one.drop() == 0
+    place.simulate(boot_time=0, api_key="wrong")
+    two = driver()
+    assert refusal(two, 8).startswith("the simulated cloud does not accept the key")
+    place.simulate(boot_time=0, api_key="right")
+    assert two.created(wire.deploy(8))
+
+
+def test_a_new_owner_counts_after_a_restart(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0)
+    one = driver()
+    deploy_id = one.created(wire.deploy(7))
+    assert one.drop() == 0
+    place.configure(GOOD.replace(OWNER, "another"))
+    two = driver()
+    reply = two.ask(wire.terminate(7, deploy_id))
+    assert reply == f"FAILURE instance {deploy_id} belongs to owner {OWNER}: it is left alone"
+
+
+# A file that vanishes
+
+
+def test_a_file_that_vanishes_leaves_the_last_good_settings_in_force(driver: StartDriver, place: Place) -> None:
+    path = place.simulate(boot_time=0)
+    one = driver()
+    one.created(wire.deploy(1))
+    path.unlink()
+    one.send(wire.deploy(2))
+    assert one.next_line().startswith(f"LOG W -1 {FILE} is missing, and simulated was configured by it before: put it ")
+    assert one.next_line().startswith("DEPLOY SUCCESS 2 sim-")
+
+
+@pytest.mark.parametrize("journal", ["", "elsewhere.journal"], ids=["usual-journal", "journal-elsewhere"])
+def test_a_file_that_has_vanished_is_still_missed_after_a_restart(
+    driver: StartDriver, place: Place, journal: str
+) -> None:
+    where = f'journal = "{place.root / journal}"\n' if journal else ""
+    path = place.configure(f"{where}{GOOD}")
+    one = driver()
+    one.created(wire.deploy(7))
+    assert one.drop() == 0
+    path.unlink()
+    two = driver()
+    assert refusal(two).startswith(f"{FILE} is missing, and simulated was configured by it before: put it back ")
+    place.configure(f"{where}{GOOD}")
+    assert two.created(wire.deploy(7))
+    assert len(place.instances()) == 1, "it is the same cloud"
+
+
+def test_a_name_once_served_from_a_file_is_not_served_as_scripts(driver: StartDriver, place: Place) -> None:
+    path = place.configure(GOOD, name="mycloud")
+    one = driver("-t 15 -r 0 mycloud")
+    one.created(wire.deploy(7))
+    assert one.drop() == 0
+    path.unlink()
+    scripts = place.var / "remotes" / "vmm" / "mycloud"
+    scripts.mkdir(parents=True)
+    witness = place.root / "witness"
+    (scripts / "deploy").write_text(f"#!/bin/sh\ntouch {witness}\necho i-0\n")
+    (scripts / "deploy").chmod(0o755)
+    assert refusal(driver("-t 15 -r 0 mycloud")).startswith("mycloud.toml is missing, and mycloud was configured by it")
+    assert not witness.exists()
+
+
+def test_the_embedded_cloud_goes_on_without_a_file_as_it_began(driver: StartDriver, place: Place) -> None:
+    one = driver()
+    deploy_id = one.created(wire.deploy(7))
+    assert one.drop() == 0
+    assert driver().ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a ")
+    assert not (place.conf / FILE).exists()

@@ -1,0 +1,420 @@
+"""How the driver ends, whoever ends it, and what the next one makes of what was left unanswered."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import StartDriver
+from tests.end_to_end import wire
+from tests.end_to_end.oned import PROGRAM, ROOT, Driver, Place, replies
+from tests.waiting import until
+
+KILLED_AFTER = 1.0
+"""Seconds that 6.0 and later leave a driver between FINALIZE and SIGKILL (OpenNebula include/Driver.h, stop_driver)."""
+
+
+def created(driver: Driver, count: int) -> list[str]:
+    """Deploy the VMs from 0 on, and return their deploy ids."""
+    return [driver.created(wire.deploy(vm_id)) for vm_id in range(count)]
+
+
+# The core lets go
+
+
+def let_go(driver: Driver) -> int:
+    """The end of input alone."""
+    driver.stop_reading()
+    assert driver.process.stdin is not None
+    assert driver.process.stdout is not None
+    driver.process.stdin.close()
+    driver.process.stdout.close()
+    return driver.process.wait(5)
+
+
+POLLS = [wire.poll(1000, "sim-x")] * 50
+
+
+@pytest.mark.parametrize("end", [Driver.drop, let_go], ids=["finalize", "end-of-input"])
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [
+        pytest.param({}, [], id="idle"),
+        pytest.param({"boot_time": 60}, [wire.deploy(7), wire.deploy(8)], id="booting"),
+        pytest.param({"latency": 60}, [*[wire.reboot(n, "sim-x") for n in range(50)], *POLLS], id="a-long-queue"),
+    ],
+)
+def test_a_driver_that_nobody_reads_ends_before_it_is_killed(
+    driver: StartDriver, place: Place, settings: dict[str, float], lines: Sequence[bytes], end: Callable[[Driver], int]
+) -> None:
+    place.simulate(**settings)
+    one = driver()
+    assert one.ask(wire.unknown(1))
+    one.write(b"".join(lines))
+    until(lambda: len(place.unanswered()) == sum(not line.startswith(b"POLL") for line in lines))
+    begun = time.monotonic()
+    assert end(one) == 0
+    assert time.monotonic() - begun < KILLED_AFTER
+
+
+def test_a_driver_whose_output_is_stuck_ends_before_it_is_killed(stalled: Driver) -> None:
+    stalled.write(b"".join(wire.unknown(n) for n in range(500)) + wire.deploy(7))
+    until(stalled.place.instances)
+    begun = time.monotonic()
+    assert stalled.drop() == 0
+    assert time.monotonic() - begun < KILLED_AFTER
+
+
+def test_it_ends_right_after_init(driver: StartDriver) -> None:
+    one = driver()
+    assert one.drop() == 0
+
+
+def test_it_ends_before_init(driver: StartDriver) -> None:
+    one = driver(init=False)
+    assert one.drop() == 0
+    assert bytes(one.raw) == b""
+
+
+# A person's pipe ends
+
+
+@pytest.mark.parametrize("says_finalize", [True, False], ids=["finalize", "end-of-input"])
+def test_while_somebody_reads_everything_is_answered_first(
+    driver: StartDriver, place: Place, *, says_finalize: bool
+) -> None:
+    place.simulate(boot_time=0, latency=0.02)
+    one = driver("-t 3 simulated")
+    ids = created(one, 4)
+    one.write(b"".join(wire.reboot(n % 4, ids[n % 4]) + wire.poll(n % 4, ids[n % 4]) for n in range(12)))
+    assert one.process.stdin is not None
+    if says_finalize:
+        one.write(b"FINALIZE\n" + wire.terminate(0, ids[0]))
+    else:
+        one.process.stdin.close()
+    found = replies(one.rest())
+    assert sorted(" ".join(line.split(" ")[:3]) for line in found) == sorted(
+        f"{action} SUCCESS {n}" for action in ("REBOOT", "POLL") for n in range(4) for _ in range(3)
+    )
+    assert one.process.wait(5) == 0
+    assert len(place.instances()) == 4, "what came after FINALIZE does not count"
+
+
+@pytest.mark.parametrize("ending", [b"", b"FINALIZE\n", b"FINALIZE"], ids=["nothing", "finalize", "half-a-finalize"])
+def test_a_file_can_be_the_input_and_another_the_output(
+    driver: StartDriver, place: Place, tmp_path: Path, ending: bytes
+) -> None:
+    lines = b"INIT\n" + b"".join(wire.deploy(n) for n in range(5)) + wire.unknown(6) + ending
+    (tmp_path / "in").write_bytes(lines if ending else lines.removesuffix(b"\n"))
+    with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as target:
+        one = driver(init=False, stdin=source.fileno(), stdout=target.fileno())
+        assert one.process.wait(10) == 0
+    first, *found = (tmp_path / "out").read_text().splitlines()
+    assert first == "INIT SUCCESS"
+    assert sorted(line.split(" sim-")[0] for line in found) == [
+        *(f"DEPLOY SUCCESS {n}" for n in range(5)),
+        "FROBNICATE FAILURE 6 Action FROBNICATE not supported",
+    ]
+
+
+def test_the_pipeline_of_the_help_works_in_a_shell(place: Place) -> None:
+    bin_, program = shlex.quote(str(ROOT / "bin")), shlex.quote(str(PROGRAM))
+    command = (
+        f"{bin_}/one-provider encode DEPLOY --vm-id 7 | {program} '-t 15 -r 0 simulated' | {bin_}/one-provider decode"
+    )
+    environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
+    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    [entry] = place.instances()
+    assert entry["deploy_id"] in done.stdout
+
+
+def test_output_that_goes_nowhere_stops_nobody(driver: StartDriver, place: Place) -> None:
+    with Path(os.devnull).open("wb") as nowhere:
+        one = driver(init=False, stdout=nowhere.fileno())
+        one.write(b"INIT\n" + wire.deploy(7))
+        assert one.finalize() == 0
+    assert len(place.instances()) == 1
+
+
+# Signals
+
+
+def test_after_sigterm_nothing_new_is_started_and_finalize_ends_it(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0)
+    one = driver("-t 1 simulated")
+    ids = created(one, 3)
+    place.simulate(boot_time=0, latency=0.3)
+    assert one.ask(wire.poll(0, ids[0]))
+    one.write(wire.reboot(0, ids[0]) + wire.reboot(1, ids[1]))
+    until(lambda: place.unanswered() == ["REBOOT", "REBOOT"])
+    one.process.send_signal(signal.SIGTERM)
+    assert one.next_line() == "REBOOT SUCCESS 0 -", "what runs goes on"
+    one.send(wire.reboot(2, ids[2]))
+    one.silence(0.4)
+    begun = time.monotonic()
+    assert one.finalize() == 0
+    assert time.monotonic() - begun < KILLED_AFTER
+    assert replies(one.rest()) == []
+
+
+def test_sigterm_alone_ends_it_after_five_seconds(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=60)
+    one = driver()
+    one.send(wire.deploy(7))
+    until(place.instances)
+    begun = time.monotonic()
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(10) == 0
+    assert 4.5 < time.monotonic() - begun < 6.5
+    assert replies(one.rest()) == []
+
+
+def test_sigterm_during_the_drain_ends_it(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=60)
+    one = driver()
+    one.send(wire.deploy(7))
+    until(place.instances)
+    assert one.process.stdin is not None
+    one.process.stdin.close()
+    one.silence(0.2)
+    begun = time.monotonic()
+    one.process.send_signal(signal.SIGTERM)
+    assert one.process.wait(5) == 0
+    assert time.monotonic() - begun < KILLED_AFTER
+
+
+def test_a_person_may_interrupt_it_without_being_shown_a_traceback(place: Place) -> None:
+    place.simulate(boot_time=60)
+    environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen([str(PROGRAM), "simulated"], stdin=pipe, stdout=pipe, stderr=pipe, env=environ) as one:
+        assert one.stdin is not None
+        one.stdin.write(b"INIT\n" + wire.deploy(7))
+        one.stdin.flush()
+        until(place.instances)
+        one.send_signal(signal.SIGINT)
+        assert one.wait(5) == 128 + signal.SIGINT
+        assert one.communicate() == (b"INIT SUCCESS\n", b"")
+
+
+def test_a_kill_in_a_flood_leaves_whole_lines(stalled: Driver) -> None:
+    stalled.write(b"".join(wire.unknown(n) for n in range(500)) + wire.deploy(7))
+    until(stalled.place.instances)
+    stalled.kill()
+    stalled.begin_reading()
+    assert 10 < len(stalled.rest()) < 500, "the pipe was full"
+    assert bytes(stalled.raw).endswith(b"Action FROBNICATE not supported\n")
+
+
+# The next process
+
+
+def left_in_the_middle(driver: StartDriver, place: Place, *vm_ids: int) -> None:
+    """Start a driver, and kill it while it waits for these VMs' instances to boot."""
+    one = driver()
+    one.write(b"".join(wire.deploy(vm_id) for vm_id in vm_ids))
+    until(lambda: place.has_attempts(len(vm_ids)) and len(place.instances()) == len(vm_ids))
+    one.kill()
+
+
+def only_instance(place: Place) -> str:
+    """The deploy id of the one instance that there ever was."""
+    [entry] = place.instances(is_all=True)
+    return str(entry["deploy_id"])
+
+
+def test_a_deploy_that_was_cut_short_is_answered_by_the_next_process(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0.8)
+    left_in_the_middle(driver, place, 7)
+    two = driver()
+    two.silence(0.5)
+    assert bytes(two.raw) == b"INIT SUCCESS\n"
+    assert two.next_line() == f"DEPLOY SUCCESS 7 {only_instance(place)}"
+    assert two.is_quiet()
+    assert place.unanswered() == []
+
+
+def test_a_deploy_whose_create_was_cut_short_is_answered_with_one_instance(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0.1, latency=0.15)
+    one = driver()
+    one.send(wire.deploy(7))
+    until(place.has_attempts)
+    one.kill()
+    two = driver()
+    assert two.next_line().startswith("DEPLOY SUCCESS 7 sim-")
+    assert two.lines[-1].endswith(only_instance(place))
+
+
+def test_what_was_dropped_in_the_middle_is_finished_by_the_next_process(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=1, stop_time=1)
+    one = driver()
+    deploy_id = one.created(wire.deploy(1))
+    one.write(wire.power_off(1, deploy_id) + wire.deploy(2))
+    until(lambda: len(place.instances()) == 2 and len(place.unanswered()) == 2)
+    assert one.drop() == 0
+    assert place.unanswered() == ["SHUTDOWN", "DEPLOY"]
+    place.simulate(boot_time=0, stop_time=0)
+    two = driver()
+    found = {two.next_line() for _ in range(2)}
+    [second] = [entry["deploy_id"] for entry in place.instances() if entry["vm_id"] == 2]
+    assert found == {"SHUTDOWN SUCCESS 1 -", f"DEPLOY SUCCESS 2 {second}"}
+    assert {entry["vm_id"]: entry["state"] for entry in place.instances()} == {1: "stopped", 2: "running"}
+
+
+def test_what_comes_in_the_last_moment_is_finished_by_the_next_process(driver: StartDriver, place: Place) -> None:
+    one = driver()
+    assert one.is_quiet()
+    one.send(wire.deploy(7))
+    assert one.drop() == 0
+    two = driver()
+    assert two.next_line() == f"DEPLOY SUCCESS 7 {only_instance(place)}"
+    assert two.is_quiet()
+
+
+def test_a_process_that_is_killed_while_it_recovers_leaves_it_to_the_next(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=1)
+    left_in_the_middle(driver, place, 7)
+    two = driver()
+    until(lambda: "request taken over" in place.log())
+    two.kill()
+    three = driver()
+    assert three.next_line() == f"DEPLOY SUCCESS 7 {only_instance(place)}"
+    assert three.is_quiet()
+
+
+def test_an_old_process_that_lingers_is_waited_for(driver: StartDriver, place: Place) -> None:
+    """Up to 5.12 a reload starts the new process beside the old one (OpenNebula src/mad/Mad.cc, reload)."""
+    place.simulate(boot_time=1.5)
+    one = driver()
+    one.send(wire.deploy(7))
+    until(lambda: place.has_attempts() and place.instances())
+    two = driver()
+    two.silence(0.2)
+    assert one.drop() == 0
+    assert two.next_line() == f"DEPLOY SUCCESS 7 {only_instance(place)}"
+    assert two.is_quiet()
+
+
+def test_nothing_is_repeated_when_everything_was_answered(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0)
+    one = driver()
+    deploy_id = one.created(wire.deploy(7))
+    assert one.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    assert one.finalize() == 0
+    assert place.unanswered() == []
+    two = driver()
+    two.silence(1.3)
+    assert "request taken over" not in place.log()
+
+
+def is_started(_place: Place) -> bool:
+    """As soon as INIT is answered."""
+    return True
+
+
+def is_taken_over(place: Place) -> bool:
+    """True once the new process has begun with what the old one left."""
+    return place.log().count("request taken over") == 3
+
+
+def is_done_again(place: Place) -> bool:
+    """True once there is nothing more to wait for but the second of silence after INIT."""
+    return is_taken_over(place) and {entry["state"] for entry in place.instances()} == {"running"}
+
+
+@pytest.mark.parametrize(
+    ("boot_time", "has_come_so_far"),
+    [
+        pytest.param(0.8, is_started, id="at-once"),
+        pytest.param(0.8, is_taken_over, id="while-it-recovers"),
+        pytest.param(0.1, is_done_again, id="before-the-old-answer-is-out"),
+    ],
+)
+def test_newer_requests_are_the_only_ones_that_are_answered(
+    driver: StartDriver, place: Place, boot_time: float, has_come_so_far: Callable[[Place], bool]
+) -> None:
+    place.simulate(boot_time=boot_time, destroy_time=0)
+    left_in_the_middle(driver, place, 1, 2, 3)
+    two = driver()
+    until(lambda: has_come_so_far(place))
+    two.write(wire.deploy(1) + wire.driver_cancel(2) + wire.cleanup(2) + wire.terminate(3, ""))
+    found = [two.wait_for(lambda text: not text.startswith("LOG ")) for _ in range(3)]
+    until(lambda: place.unanswered() == [])
+    assert two.finalize() == 0
+    found += replies(two.rest())
+    assert sorted(" ".join(line.split(" ")[:3]) for line in found) == [
+        "CLEANUP SUCCESS 2",
+        "DEPLOY SUCCESS 1",
+        "SHUTDOWN SUCCESS 3",
+    ]
+    assert {entry["vm_id"]: entry["state"] for entry in place.instances(is_all=True)} == {
+        1: "running",
+        2: "terminated",
+        3: "terminated",
+    }
+
+
+SENTENCE = "the driver ended before it was done: look at the instance, then use onevm recover"
+
+
+def test_what_cannot_be_done_twice_fails_three_seconds_after_init(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=0)
+    one = driver()
+    ids = created(one, 4)
+    place.simulate(boot_time=0, latency=60)
+    disk = {"DISK_ID": "1", "SIZE": "1"}
+    one.write(wire.reboot(0, ids[0], release="5.10") + wire.reboot(1, ids[1], release="7.4"))
+    one.write(wire.line("ATTACHDISK", 2, deploy_id=ids[2], operand=disk) + wire.reboot(3, ids[3], release="5.10"))
+    until(lambda: len(place.unanswered()) == 4)
+    one.kill()
+    place.simulate(boot_time=0)
+    two = driver()
+    begun = time.monotonic()
+    assert two.ask(wire.reboot(3, ids[3], release="5.10")) == "SUCCESS -"
+    found = [two.next_line() for _ in range(4)]
+    assert 2.5 < time.monotonic() - begun < 4.5
+    assert sorted(found) == [
+        f"ATTACHDISK FAILURE 2 {SENTENCE}",
+        f"LOG E 1 REBOOT: {SENTENCE}",
+        f"REBOOT FAILURE 0 {SENTENCE}",
+        f"REBOOT FAILURE 1 {SENTENCE}",
+    ], "and VM 3 has had its answer: the one to its newer request"
+    assert found.index(f"LOG E 1 REBOOT: {SENTENCE}") < found.index(f"REBOOT FAILURE 1 {SENTENCE}")
+    assert two.is_quiet()
+
+
+def test_another_oned_is_told_to_look_and_can_delete(driver: StartDriver, place: Place) -> None:
+    """A shell in between stands for an oned that was itself started anew: it never heard of the deploy."""
+    place.simulate(boot_time=60)
+    left_in_the_middle(driver, place, 7)
+    place.simulate(boot_time=0)
+    two = driver(via=["sh", "-c", '"$@"; exit $?', "sh"])
+    begun = time.monotonic()
+    assert two.next_line() == f"DEPLOY FAILURE 7 {SENTENCE}"
+    assert 2.5 < time.monotonic() - begun < 4.5
+    assert [entry["state"] for entry in place.instances()] == ["pending"], "nothing was done"
+    assert two.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert place.instances() == []
+
+
+def test_another_process_of_the_same_name_is_left_in_peace(driver: StartDriver, place: Place) -> None:
+    """Somebody may try out a NAME by hand while oned has a driver for it."""
+    place.simulate(boot_time=0.8)
+    one = driver()
+    one.send(wire.deploy(7))
+    until(lambda: place.has_attempts() and place.instances())
+    command = [sys.executable, str(PROGRAM), "simulated"]
+    environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
+    done = subprocess.run(command, input=wire.unknown(1), env=environ, capture_output=True, timeout=10)
+    assert (done.stdout, done.stderr) == (b"FROBNICATE FAILURE 1 Action FROBNICATE not supported\n", b"")
+    assert one.next_line() == f"DEPLOY SUCCESS 7 {only_instance(place)}"
+    assert one.is_quiet()

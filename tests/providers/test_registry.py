@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from one_provider_mad.errors import SettingsError
+from one_provider_mad.providers.interface import VerbatimDriver
+from one_provider_mad.providers.registry import BUILT_IN, build
+from one_provider_mad.providers.simulated.provider import SimulatedProvider
+from one_provider_mad.settings import Configuration, Places, Settings
+from tests.providers.plugins import install
+
+ROOT = Path(__file__).parents[2]
+
+PLUGIN = """
+import msgspec
+
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    region: str = "north"
+
+class Somebody:
+    name = "somebody"
+    def __init__(self, context, settings):
+        self.context, self.settings = context, settings
+    async def open(self): ...
+    async def close(self): ...
+    async def perform(self, request, log): ...
+
+class Factory:
+    settings_type = Table
+    def __call__(self, context, settings):
+        return Somebody(context, settings)
+
+factory = Factory()
+"""
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(conf=tmp_path / "conf", var=tmp_path / "var", log=tmp_path / "log")
+
+
+def configuration(kind: str, table: Mapping[str, Any] | None = None) -> Configuration:
+    return Configuration(
+        name="provider_name",
+        path=Path("/etc/provider_name.toml"),
+        settings=Settings(provider=kind, owner="harbour", hypervisor="cloud"),
+        table=table or {},
+    )
+
+
+def refusal(configuration: Configuration, places: Places) -> str:
+    with pytest.raises(SettingsError) as caught:
+        build(configuration, places, print)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("kind", BUILT_IN)
+def test_each_one_that_is_built_in_can_be_imported_and_refuses_what_it_does_not_know(kind: str, places: Places) -> None:
+    assert refusal(configuration(kind, {"no_such_key": 1}), places) == (
+        f"provider_name.toml: {kind}.no_such_key is no setting; check the spelling (/etc/provider_name.toml)"
+    )
+
+
+def test_building_opens_nothing(places: Places) -> None:
+    assert isinstance(build(configuration("simulated"), places, print), SimulatedProvider)
+    assert not places.var.exists()
+
+
+def test_a_table_is_checked_against_the_providers_own_type(places: Places) -> None:
+    assert refusal(configuration("simulated", {"latency": "slow"}), places) == (
+        "provider_name.toml: simulated.latency: expected `float`, got `str` (/etc/provider_name.toml)"
+    )
+    assert refusal(configuration("simulated", {"lattency": 1}), places) == (
+        "provider_name.toml: simulated.lattency is no setting; check the spelling (/etc/provider_name.toml)"
+    )
+
+
+def test_a_provider_that_nobody_knows_is_told_with_those_that_are(places: Places) -> None:
+    sentence = refusal(configuration("ec3"), places)
+    assert sentence.startswith("provider_name.toml: provider: there is no provider 'ec3' here, only ")
+    assert all(kind in sentence for kind in BUILT_IN)
+
+
+def test_somebody_elses_provider_is_found_by_its_entry_point(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+    told: list[str] = []
+    built = build(configuration("somebody", {"region": "south"}), places, told.append)
+    assert (built.name, isinstance(built, VerbatimDriver)) == ("somebody", True)
+    found = cast("Any", built)
+    assert found.settings.region == "south"
+    context = found.context
+    assert (context.name, context.hypervisor, context.owner) == ("provider_name", "cloud", "harbour")
+    assert context.state_directory == places.var
+    context.warn("careful")
+    assert told == ["careful"]
+    assert "somebody" in refusal(configuration("nobody"), places)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        pytest.param("import not_installed_anywhere", "No module named 'not_installed_anywhere'", id="missing-part"),
+        pytest.param("1 / 0", "division by zero", id="crashes"),
+        pytest.param("", "has no attribute 'factory'", id="no-factory"),
+    ],
+)
+def test_a_provider_that_cannot_be_imported_is_told_with_the_reason(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
+) -> None:
+    install(tmp_path / "site", monkeypatch, name="broken", module="broken_cloud", code=code)
+    sentence = refusal(configuration("broken"), places)
+    assert sentence.startswith("provider_name.toml: provider: 'broken' cannot be imported: ")
+    assert reason in sentence
+
+
+def test_an_entry_point_does_not_take_the_place_of_what_is_built_in(
+    places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", monkeypatch, name="simulated", module="somebodys_cloud", code=PLUGIN)
+    assert isinstance(build(configuration("simulated"), places, print), SimulatedProvider)
+
+
+def test_only_the_embedded_cloud_may_keep_its_state_where_a_reboot_takes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+    places = Places(conf=tmp_path, var=tmp_path, log=tmp_path, is_stand_in=True, is_temporary=True)
+    build(configuration("simulated"), places, print)
+    assert refusal(configuration("somebody"), places) == (
+        "no lasting directory for the state of provider_name: set ONE_LOCATION, or run as OpenNebula's user"
+    )
+
+
+def test_a_cloud_loads_only_what_it_needs() -> None:
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from one_provider_mad.providers.registry import build, BUILT_IN\n"
+        "from one_provider_mad.settings import *\n"
+        "places = Places(conf=Path('/'), var=Path('/nowhere'), log=Path('/'))\n"
+        "build(Configuration(name='x', path=None, settings=Settings(provider='simulated'), table={}), places, print)\n"
+        "others = [module for kind, module in BUILT_IN.items() if kind != 'simulated']\n"
+        "print([name for name in [*others, 'aiohttp', 'importlib.metadata'] if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")

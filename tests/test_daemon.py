@@ -1,0 +1,74 @@
+"""What the whole program shows from outside is in end_to_end/; here is what it must never show."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from one_provider_mad.daemon import _Daemon, _log_stray_error
+from one_provider_mad.options import Options
+
+
+@pytest.fixture
+async def daemon() -> _Daemon:
+    asyncio.get_running_loop().set_exception_handler(_log_stray_error)
+    return _Daemon(Options(name="x"), has_stderr=False)
+
+
+async def fail() -> None:
+    raise KeyError("reservations")
+
+
+async def wait() -> None:
+    await asyncio.Event().wait()
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_background_work_that_ends_badly_is_named_in_the_log_and_nowhere_else(
+    daemon: _Daemon, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with capture_logs() as logged:
+        daemon._start(fail(), "debts")
+        await turns()
+    [entry] = logged
+    assert (entry["event"], entry["log_level"], entry["message"]) == ("unexpected", "error", "debts ended unexpectedly")
+    assert isinstance(entry["exc_info"], KeyError)
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_background_work_that_is_cancelled_or_done_is_nothing_to_speak_of(daemon: _Daemon) -> None:
+    with capture_logs() as logged:
+        daemon._start(wait(), "signs of life")
+        daemon._start(asyncio.sleep(0), "recovery")
+        await turns()
+        [waiting] = daemon._background
+        waiting.cancel()
+        await turns()
+    assert logged == []
+    assert not daemon._background
+
+
+async def test_an_error_in_a_callback_is_logged_and_the_loop_goes_on(
+    daemon: _Daemon, capfd: pytest.CaptureFixture[str]
+) -> None:
+    del daemon
+    with capture_logs() as logged:
+        asyncio.get_running_loop().call_soon(lambda: 1 / 0)
+        await turns()
+    [entry] = logged
+    assert isinstance(entry["exc_info"], ZeroDivisionError)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_no_exception_goes_with_is_logged_too() -> None:
+    with capture_logs() as logged, asyncio.Runner() as runner:
+        _log_stray_error(runner.get_loop(), {"message": "a socket was left open"})
+    assert logged == [
+        {"event": "unexpected", "log_level": "error", "message": "a socket was left open", "exc_info": None}
+    ]

@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad import engines as engines_module
+from one_provider_mad.actions.engine import Engine
+from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.engines import Engines
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    JournalError,
+    MadError,
+    ProviderUnavailable,
+    WrongAccount,
+)
+from one_provider_mad.journal import forget_fact
+from one_provider_mad.options import Options
+from one_provider_mad.settings import Places
+from tests.providers.plugins import install
+
+GOOD = 'provider = "simulated"\nowner = "harbour"\n'
+
+PLUGIN = """
+import asyncio
+import msgspec
+from one_provider_mad.errors import AuthenticationRefused, ProviderUnavailable
+
+class Table(msgspec.Struct, forbid_unknown_fields=True):
+    key: str = "good"
+
+account = "one/north"
+mishap = None
+opened, closed = [], []
+
+class Somebody:
+    '''Pretends to be somebody's cloud, as far as the driver has to do with it before the first action.'''
+    name = "somebody"
+    visibility_grace = 0.0
+    watch_interval = 1.0
+    is_create_repeatable = True
+
+    def __init__(self, context, settings):
+        self.settings = settings
+
+    async def open(self):
+        opened.append(self.settings.key)
+        if self.settings.key == "bad":
+            raise AuthenticationRefused("the key is not accepted")
+        if self.settings.key == "disk":
+            raise OSError("no space left")
+
+    async def close(self):
+        closed.append(self.settings.key)
+
+    async def account(self):
+        if mishap == "hang":
+            await asyncio.Event().wait()
+        if mishap:
+            raise mishap
+        return account
+
+class Factory:
+    settings_type = Table
+    def __call__(self, context, settings):
+        return Somebody(context, settings)
+
+factory = Factory()
+"""
+
+VERBATIM = """
+import msgspec
+
+class Table(msgspec.Struct):
+    pass
+
+closed = []
+
+class Somebody:
+    '''Pretends to perform verbs as they were sent.'''
+    name = "verbatim"
+    async def open(self): ...
+    async def close(self):
+        closed.append(self)
+    async def perform(self, request, log):
+        return "-"
+
+class Factory:
+    settings_type = Table
+    def __call__(self, context, settings):
+        return Somebody()
+
+factory = Factory()
+"""
+
+
+class Home:
+    """Engines of NAME `x` in an OpenNebula of their own, and what they told the operator."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.places = Places(conf=root / "conf", var=root / "var", log=root / "var")
+        self.places.conf.mkdir()
+        self.places.var.mkdir()
+        self.warnings: list[str] = []
+        self.made: list[Engines] = []
+        install(root / "site", patch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+        install(root / "verbatim", patch, name="verbatim", module="verbatim_cloud", code=VERBATIM)
+
+    def configure(self, text: str, name: str = "x") -> Path:
+        path = self.places.conf / f"{name}.toml"
+        fresh = path.with_suffix(".new")
+        fresh.write_text(text)
+        fresh.chmod(0o600)
+        fresh.rename(path)
+        return path
+
+    def engines(self, name: str = "x") -> Engines:
+        self.made.append(Engines(Options(name=name, retries=2), self.places, warn=self.warnings.append))
+        return self.made[-1]
+
+    @property
+    def somebody(self) -> Any:
+        import somebodys_cloud  # type: ignore[import-not-found]
+
+        return somebodys_cloud
+
+
+@pytest.fixture
+async def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Home]:
+    home = Home(tmp_path, monkeypatch)
+    yield home
+    for engines in home.made:
+        await engines.close()
+
+
+async def refusal(engines: Engines) -> MadError:
+    with pytest.raises(MadError) as caught:
+        await engines.current()
+    return caught.value
+
+
+def key_of(engine: Engine) -> str:
+    assert engine.cloud is not None
+    key: str = engine.cloud.provider.settings.key  # type: ignore[attr-defined]
+    return key
+
+
+# The first engine
+
+
+async def test_an_engine_is_a_cloud_that_is_open_with_a_journal(home: Home) -> None:
+    home.configure(f"{GOOD}call_timeout = 7\n[simulated]\nboot_time = 0")
+    engine = await home.engines().current()
+    assert engine.cloud is not None
+    assert engine.finder is not None
+    assert engine.verbatim is None
+    assert (engine.cloud.owner, engine.cloud.provider.name) == ("harbour", "simulated")
+    assert await engine.cloud.find(VmId(7)) == []
+    assert engine.journal.path == home.places.var / "one_provider_mad_x.journal"
+    assert await engine.journal.fact("account") == "simulated/embedded"
+
+
+async def test_the_engine_stays_the_same_while_the_file_does(home: Home) -> None:
+    home.configure(GOOD)
+    engines = home.engines()
+    first = await engines.current()
+    assert await engines.current() is first
+
+
+async def test_those_who_ask_at_once_get_one_engine(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    found = await asyncio.gather(*(engines.current() for _ in range(20)))
+    assert len({id(engine) for engine in found}) == 1
+    assert home.somebody.opened == ["good"]
+
+
+async def test_arguments_reach_the_cloud(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engine = await home.engines().current()
+    assert engine.cloud is not None
+    sent: list[int] = []
+
+    async def send() -> None:
+        sent.append(1)
+        raise ProviderUnavailable("no answer")
+
+    with pytest.raises(ProviderUnavailable):
+        await engine.cloud.call("find", send)
+    assert len(sent) == 3, "-r 2"
+
+
+async def test_a_wrong_configuration_is_told_to_every_action_until_it_is_corrected(home: Home) -> None:
+    engines = home.engines()
+    for _ in range(2):
+        assert str(await refusal(engines)).startswith("x.toml does not exist: create ")
+    home.configure(f"{GOOD}[simulated]\nlatency = 'slow'")
+    assert str(await refusal(engines)).startswith("x.toml: simulated.latency: expected `float`, got `str`")
+    home.configure(GOOD)
+    assert (await engines.current()).cloud is not None
+    assert not home.warnings
+
+
+async def test_a_journal_that_cannot_be_opened_is_told_until_it_can(home: Home) -> None:
+    home.configure(GOOD)
+    path = home.places.default_journal("x")
+    path.mkdir()
+    engines = home.engines()
+    await engines.open_journal()
+    assert engines.journal is None
+    assert isinstance(await refusal(engines), JournalError)
+    path.rmdir()
+    assert (await engines.current()).journal is engines.journal
+
+
+# Before the first request
+
+
+async def test_the_journal_is_opened_before_the_first_request(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    await engines.open_journal()
+    assert engines.journal is not None
+    assert (engines.owner, engines.is_verbatim) == ("harbour", False)
+    assert home.somebody.opened == [], "no cloud is needed for that"
+    journal = engines.journal
+    assert (await engines.current()).journal is journal
+
+
+async def test_without_settings_there_is_no_journal_yet(home: Home) -> None:
+    engines = home.engines()
+    await engines.open_journal()
+    assert engines.journal is None
+    assert not home.warnings, "every action says what is wrong"
+
+
+async def test_a_driver_of_verbs_is_known_as_one_before_the_first_request(home: Home) -> None:
+    home.configure('provider = "verbatim"\nowner = "harbour"')
+    engines = home.engines()
+    await engines.open_journal()
+    assert engines.is_verbatim
+    engine = await engines.current()
+    assert (engine.cloud, engine.finder) == (None, None)
+    assert engine.verbatim is not None
+    await engines.close()
+    import verbatim_cloud  # type: ignore[import-not-found]
+
+    assert verbatim_cloud.closed == [engine.verbatim]
+
+
+# Another engine
+
+
+async def test_an_edit_makes_another_engine_and_the_journal_stays(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    first = await engines.current()
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    second = await engines.current()
+    assert (key_of(first), key_of(second)) == ("good", "better")
+    assert second.journal is first.journal
+    assert home.somebody.closed == [], "an action may still use the first one"
+    await engines.close()
+    assert sorted(home.somebody.closed) == ["better", "good"]
+
+
+async def test_the_engine_before_is_closed_once_nothing_can_use_it_any_more(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines_module, "_RETIRE_SECONDS", 0.01)
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    await engines.current()
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    await engines.current()
+    async with asyncio.timeout(10):
+        while not home.somebody.closed:
+            await asyncio.to_thread(os.sched_yield)
+    assert home.somebody.closed == ["good"]
+    await engines.close()
+    assert home.somebody.closed == ["good", "better"]
+
+
+BROKEN_EDITS = [
+    pytest.param("provider = ", "x.toml is not TOML", id="no-toml"),
+    pytest.param('provider = "somebody"\nowner = "harbour"\n[somebody]\nkee = 1', "x.toml: somebody.kee", id="key"),
+    pytest.param('provider = "simulated"\nowner = "harbour"', "x.toml: provider changes only", id="another-cloud"),
+    pytest.param(
+        'provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"', "the key is not accepted", id="refused-key"
+    ),
+    pytest.param(
+        'provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "disk"',
+        "x: the provider cannot be opened: no space left",
+        id="no-room",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "reason"), BROKEN_EDITS)
+async def test_a_broken_edit_leaves_the_engine_before_in_force_and_warns_once(
+    home: Home, text: str, reason: str
+) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    first = await engines.current()
+    home.configure(text)
+    for _ in range(3):
+        assert await engines.current() is first
+    [warning] = home.warnings
+    assert warning.startswith(reason)
+    assert warning.endswith("; the settings from before stay in force")
+    assert (engines.is_verbatim, engines.owner) == (False, "harbour")
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    assert key_of(await engines.current()) == "better"
+
+
+async def test_an_edit_that_could_not_be_tried_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Made during an outage, it must not be forgotten when the outage is over."""
+    monkeypatch.setattr("one_provider_mad.settings.TRY_AGAIN_SECONDS", 0.05)
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    first = await engines.current()
+    home.somebody.mishap = ProviderUnavailable("the cloud did not answer")
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    assert await engines.current() is first
+    home.somebody.mishap = None
+    async with asyncio.timeout(5):
+        while key_of(await engines.current()) != "better":
+            await asyncio.to_thread(os.sched_yield)
+
+
+async def test_an_edit_that_takes_long_to_try_keeps_nobody_waiting_long(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines_module, "_PATIENCE_FOR_NEW", 0.01)
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    first = await engines.current()
+    home.somebody.mishap = "hang"
+    home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.3\n[somebody]\nkey = "better"')
+    for _ in range(3):
+        assert await engines.current() is first
+    assert home.somebody.opened == ["good", "better"], "it is tried once for all who wait"
+
+
+async def test_who_stops_waiting_for_an_engine_takes_it_from_nobody(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    hasty = asyncio.create_task(engines.current())
+    patient = asyncio.create_task(engines.current())
+    await asyncio.sleep(0)
+    hasty.cancel()
+    assert (await patient).cloud is not None
+    assert hasty.cancelled()
+    assert home.somebody.opened == ["good"]
+
+
+async def test_what_was_opened_in_vain_is_closed_again(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"')
+    engines = home.engines()
+    assert isinstance(await refusal(engines), AuthenticationRefused)
+    assert home.somebody.closed == ["bad"]
+
+
+# Whose credentials these are
+
+
+async def test_other_credentials_are_refused_until_that_is_confirmed(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    first = home.engines()
+    await first.current()
+    await first.close()
+    home.somebody.account = "two/south"
+    engines = home.engines()
+    error = await refusal(engines)
+    assert isinstance(error, WrongAccount)
+    assert str(error) == (
+        "credentials of another account: two/south, not one/north as before;"
+        " if that is meant, run one-provider journal accept x"
+    )
+    assert forget_fact(home.places.default_journal("x"), "account") == "one/north"
+    engine = await engines.current()
+    assert await engine.journal.fact("account") == "two/south"
+
+
+async def test_credentials_that_change_while_the_driver_runs_are_refused_and_the_ones_before_stay(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    first = await engines.current()
+    home.somebody.account = "two/south"
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "theirs"')
+    assert await engines.current() is first
+    assert home.warnings[0].startswith("credentials of another account: two/south")
+
+
+async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_unavailable(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.05')
+    engines = home.engines()
+    import somebodys_cloud
+
+    somebodys_cloud.mishap = "hang"
+    error = await refusal(engines)
+    assert isinstance(error, ProviderUnavailable)
+    assert str(error) == "somebody did not answer whose credentials these are"
+    somebodys_cloud.mishap = None
+    assert (await engines.current()).cloud is not None
+
+
+# Across restarts
+
+
+async def served(home: Home, name: str) -> None:
+    engines = home.engines(name)
+    await engines.current()
+    await engines.close()
+
+
+@pytest.mark.parametrize("journal", ["", 'journal = "{}/elsewhere"\n'], ids=["default-journal", "its-own-journal"])
+@pytest.mark.parametrize("name", ["simulated", "x"])
+async def test_a_file_that_vanished_is_a_fault_whatever_else_could_be_served(
+    home: Home, name: str, journal: str
+) -> None:
+    path = home.configure(GOOD + journal.format(home.places.var), name)
+    await served(home, name)
+    path.unlink()
+    home.places.scripts(name).mkdir(parents=True)
+    assert str(await refusal(home.engines(name))).startswith(f"{name}.toml is missing, and {name} was configured by it")
+
+
+async def test_settings_that_never_worked_do_not_bind_the_name(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"', "simulated")
+    engines = home.engines("simulated")
+    await refusal(engines)
+    (home.places.conf / "simulated.toml").unlink()
+    assert (await engines.current()).cloud is not None
+
+
+async def test_a_journal_that_was_opened_for_settings_that_never_worked_is_left_again(home: Home) -> None:
+    home.configure(f'provider = "somebody"\nowner = "quay"\njournal = "{home.places.var}/a"\n[somebody]\nkey = "bad"')
+    engines = home.engines()
+    await refusal(engines)
+    home.configure(f'provider = "somebody"\nowner = "harbour"\njournal = "{home.places.var}/b"')
+    engine = await engines.current()
+    assert engine.journal.path == home.places.var / "b"
+    assert engines.journal is engine.journal
+    assert engines.owner == "harbour"
+    await engine.journal.park(DeployId("i-1"), VmId(7))
+
+
+# The end
+
+
+async def test_closing_twice_or_before_the_first_engine_is_fine(home: Home) -> None:
+    engines = home.engines()
+    await engines.close()
+    home.configure(GOOD)
+    await engines.current()
+    await engines.close()
+    await engines.close()

@@ -1,0 +1,618 @@
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.errors import AuthenticationRefused, SettingsError
+from one_provider_mad.settings import Configuration, Places, Policy, Settings, SettingsSource, convert, load
+
+GOOD = 'provider = "simulated"\nowner = "harbour-7f3a"\n'
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    places = Places(conf=tmp_path / "conf", var=tmp_path / "var", log=tmp_path / "log")
+    for path in (places.conf, places.var, places.log):
+        path.mkdir()
+    return places
+
+
+def configure(places: Places, text: str | bytes, *, name: str = "provider_name", mode: int = 0o600) -> Path:
+    path = places.conf / f"{name}.toml"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    path.chmod(mode)
+    return path
+
+
+def refusal(places: Places, name: str = "provider_name") -> str:
+    with pytest.raises(SettingsError) as caught:
+        load(name, places)
+    return str(caught.value)
+
+
+# What a file may say
+
+
+def test_a_file_says_which_provider_and_whose_instances(places: Places) -> None:
+    path = configure(
+        places,
+        """
+        provider = "simulated"
+        owner = "one-prod:7f3a@north.example_1-x"
+        hypervisor = "cloud"
+        journal = "/srv/journal"
+        call_timeout = 12
+        [simulated]
+        latency = 0.1
+        [capacity]
+        cpu = 100
+        [monitor]
+        period = 30
+        [policy]
+        allow_import = true
+        forbidden_attributes = ["IAM_PROFILE"]
+        """,
+    )
+    assert load("provider_name", places) == Configuration(
+        name="provider_name",
+        path=path,
+        settings=Settings(
+            provider="simulated",
+            owner="one-prod:7f3a@north.example_1-x",
+            hypervisor="cloud",
+            journal="/srv/journal",
+            call_timeout=12.0,
+            capacity={"cpu": 100},
+            monitor={"period": 30},
+            policy=Policy(allow_import=True, forbidden_attributes=("IAM_PROFILE",)),
+        ),
+        table={"latency": 0.1},
+    )
+
+
+def test_what_a_file_does_not_say_has_a_default(places: Places) -> None:
+    configure(places, 'provider = "ec2"\nowner = "harbour"\n')
+    configuration = load("provider_name", places)
+    assert configuration.settings == Settings(provider="ec2", owner="harbour", hypervisor="provider_name")
+    assert configuration.settings.call_timeout == 60.0
+    assert configuration.settings.policy == Policy(allow_import=False, forbidden_attributes=())
+    assert configuration.table == {}
+
+
+@pytest.mark.parametrize("kind", ["simulated", "scripts"])
+def test_where_instances_cost_nothing_the_owner_may_be_left_out(places: Places, kind: str) -> None:
+    configure(places, f'provider = "{kind}"\n')
+    assert load("provider_name", places).settings.owner == kind
+
+
+@pytest.mark.parametrize("key", ["monitor", "capacity", "policy", "owner", "provider"])
+def test_a_provider_that_is_called_like_a_setting_takes_none_of_ours(places: Places, key: str) -> None:
+    configure(places, f'provider = "{key}"\nowner = "x"\n[capacity]\ncpu = 3\n')
+    configuration = load("provider_name", places)
+    assert (configuration.table, configuration.settings.capacity) == ({}, {"cpu": 3})
+
+
+# What it may not say
+
+SENTENCES = [
+    pytest.param('owner = "x"', "provider is missing", id="no-provider"),
+    pytest.param('provider = "ec2"', 'owner is missing: say whose instances these are, owner = "…"', id="no-owner"),
+    pytest.param("provider = 7", "provider: expected `str`, got `int`", id="provider-is-no-text"),
+    pytest.param(GOOD + "call_timeout = 0", "call_timeout: expected `float` > 0.0", id="no-time-at-all"),
+    pytest.param(GOOD + 'call_timeout = "1"', "call_timeout: expected `float`, got `str`", id="time-is-no-number"),
+    pytest.param(GOOD + "callTimeout = 1", "callTimeout is no setting; check the spelling", id="unknown-key"),
+    pytest.param(
+        GOOD + "[policy]\nallow_imports = true",
+        "policy.allow_imports is no setting; check the spelling",
+        id="unknown-key-of-a-table",
+    ),
+    pytest.param(
+        GOOD + "[policy]\nallow_import = 1", "policy.allow_import: expected `bool`, got `int`", id="wrong-kind"
+    ),
+    pytest.param(
+        GOOD + '[policy]\nforbidden_attributes = ["A", 7]',
+        "policy.forbidden_attributes[1]: expected `str`, got `int`",
+        id="wrong-kind-in-a-list",
+    ),
+    pytest.param(GOOD + "capacity = 7", "capacity: expected `object`, got `int`", id="no-table"),
+    pytest.param(GOOD + "[ec2]\nregion = 'x'", "ec2 is no setting; check the spelling", id="another-providers-table"),
+    pytest.param(
+        'simulated = 7\nprovider = "simulated"', "simulated: expected a table [simulated]", id="its-own-table"
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), SENTENCES)
+def test_a_wrong_file_is_told_by_file_key_and_what_was_expected(places: Places, text: str, sentence: str) -> None:
+    path = configure(places, text)
+    assert refusal(places) == f"provider_name.toml: {sentence} ({path})"
+
+
+@pytest.mark.parametrize("owner", ["two words", "grüße", "a/b", "x" * 65, "a,b", "a=b", "a\nb"], ids=ascii)
+def test_an_owner_that_not_every_cloud_could_hold_as_a_tag_is_refused(places: Places, owner: str) -> None:
+    configure(places, f"provider = 'ec2'\nowner = {msgspec.json.encode(owner).decode()}")
+    expected = "provider_name.toml: owner: expected up to 64 letters, digits, `_.:@-`, got "
+    assert refusal(places) == expected + repr(owner)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(b"provider = ", "Invalid value (at end of document)", id="half-a-line"),
+        pytest.param(b"a = 1\na = 2", "Cannot overwrite a value (at end of document)", id="a-key-twice"),
+        pytest.param(
+            b"# \xff", "'utf-8' codec can't decode byte 0xff in position 2: invalid start byte", id="no-utf-8"
+        ),
+    ],
+)
+def test_a_file_that_is_no_toml_is_told_with_the_place(places: Places, content: bytes, reason: str) -> None:
+    path = configure(places, content)
+    assert refusal(places) == f"provider_name.toml is not TOML: {reason} ({path})"
+
+
+def test_the_first_79_characters_say_what_is_wrong(places: Places) -> None:
+    """oned cuts a message to 100 characters, its own words included (src/vm/VirtualMachine.cc, set_template_error)."""
+    configure(places, GOOD + "[policy]\nallow_import = 1")
+    assert refusal(places)[:79].startswith("provider_name.toml: policy.allow_import: expected `bool`")
+
+
+# Who may read and write it
+
+
+@pytest.mark.parametrize("mode", [0o602, 0o666, 0o646], ids=oct)
+def test_a_file_that_everybody_can_write_is_refused(places: Places, mode: int) -> None:
+    path = configure(places, GOOD, mode=mode)
+    assert refusal(places) == f"provider_name.toml can be written by everybody: run chmod o-rw {path}"
+
+
+SECRETS = ["secret_access_key", "password", "token", "api_key", "credentials", "PRIVATE_KEY", "aws_secret", "passwd"]
+
+
+@pytest.mark.parametrize("key", SECRETS)
+def test_a_file_with_a_secret_that_everybody_can_read_is_refused(places: Places, key: str) -> None:
+    path = configure(places, f'{GOOD}[simulated]\n{key} = "hush"', mode=0o644)
+    assert refusal(places) == (
+        f"provider_name.toml holds the secret simulated.{key} and can be read by everybody: run chmod 640 {path}"
+    )
+
+
+def test_a_refusal_never_tells_the_secret(places: Places) -> None:
+    configure(places, f'{GOOD}[simulated]\npassword = "hush-hush"', mode=0o644)
+    assert "hush" not in refusal(places)
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o660], ids=oct)
+def test_a_file_with_a_secret_that_only_the_group_can_read_is_taken(places: Places, mode: int) -> None:
+    configure(places, f'{GOOD}[simulated]\napi_key = "hush"', mode=mode)
+    assert load("provider_name", places).table == {"api_key": "hush"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["latency = 0.1", 'api_key = ""', "tokens = 7", 'password_file = "/etc/hush"', 'region = "north"'],
+)
+def test_a_file_without_a_secret_may_be_read_by_everybody(places: Places, line: str) -> None:
+    configure(places, f"{GOOD}[simulated]\n{line}", mode=0o644)
+    load("provider_name", places)
+
+
+# No file
+
+
+def test_without_a_file_the_embedded_cloud_is_served_under_its_own_name(places: Places) -> None:
+    assert load("simulated", places) == Configuration(
+        name="simulated",
+        path=None,
+        settings=Settings(provider="simulated", owner="simulated", hypervisor="simulated"),
+        table={},
+    )
+
+
+def test_without_a_file_a_directory_of_scripts_is_served_under_its_name(places: Places) -> None:
+    places.scripts("mycloud").mkdir(parents=True)
+    assert places.scripts("mycloud") == places.var / "remotes" / "vmm" / "mycloud"
+    assert load("mycloud", places).settings == Settings(provider="scripts", owner="scripts", hypervisor="mycloud")
+
+
+def test_with_neither_file_nor_scripts_it_is_said_what_to_create(places: Places) -> None:
+    expected = f"mycloud.toml does not exist: create {places.conf}/mycloud.toml, or scripts in "
+    assert refusal(places, "mycloud") == expected + str(places.var / "remotes/vmm/mycloud")
+
+
+@pytest.mark.parametrize("name", ["simulated", "mycloud"])
+def test_a_name_once_served_from_a_file_is_never_served_without_it(places: Places, name: str) -> None:
+    places.scripts(name).mkdir(parents=True)
+    path = configure(places, GOOD, name=name)
+    in_force(SettingsSource(name, places, check=accept, warn=pytest.fail))
+    path.unlink()
+    mark = places.var / f"one_provider_mad_{name}.configured"
+    assert refusal(places, name) == (
+        f"{name}.toml is missing, and {name} was configured by it before: put it back ({path});"
+        f" if {name} is to be served without one from now on, remove {mark}"
+    )
+    mark.unlink()
+    assert load(name, places).path is None
+
+
+def test_a_name_served_without_a_file_goes_on_so(places: Places) -> None:
+    in_force(SettingsSource("simulated", places, check=accept, warn=pytest.fail))
+    assert load("simulated", places).path is None
+
+
+def test_a_directory_that_cannot_be_written_is_told_and_harms_nothing(places: Places) -> None:
+    configure(places, GOOD)
+    places.var.rmdir()
+    source = Source(places)
+    assert source.in_force().settings.owner == "harbour-7f3a"
+    [warning] = source.warnings
+    assert warning.startswith("cannot remember that provider_name has a configuration file: ")
+
+
+@pytest.mark.parametrize("name", ["simulated", "mycloud"])
+def test_a_file_that_cannot_be_read_is_not_no_file(places: Places, name: str) -> None:
+    places.scripts(name).mkdir(parents=True)
+    (places.conf / f"{name}.toml").mkdir()
+    expected = f"{name}.toml cannot be read: Is a directory ({places.conf}/{name}.toml)"
+    assert refusal(places, name) == expected
+
+
+def test_a_link_that_leads_nowhere_is_not_no_file(places: Places) -> None:
+    """A mount that is missing, say: the embedded cloud must not take the place of a real one."""
+    (places.conf / "simulated.toml").symlink_to(places.conf / "elsewhere" / "simulated.toml")
+    expected = f"simulated.toml cannot be read: it is a link to nothing ({places.conf}/simulated.toml)"
+    assert refusal(places, "simulated") == expected
+
+
+@pytest.mark.parametrize("name", ["", "-x", "../x", "a/b", "a b", ".hidden", "x" * 65, "grüße", "a\0b"], ids=ascii)
+def test_a_name_that_is_no_name_is_refused(places: Places, name: str) -> None:
+    assert refusal(places, name) == f"ARGUMENTS name no provider ({name!r}): end them with a NAME such as simulated"
+
+
+# A provider's table
+
+
+class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    region: str
+    latency: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    types: dict[str, int] = {}
+
+    def __post_init__(self) -> None:
+        if self.region == "nowhere":
+            raise ValueError("there is no region nowhere")
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        pytest.param({}, "ec2.region is missing", id="missing"),
+        pytest.param({"region": "n", "x": 1}, "ec2.x is no setting; check the spelling", id="unknown"),
+        pytest.param({"region": "n", "latency": -1}, "ec2.latency: expected `float` >= 0.0", id="out-of-range"),
+        pytest.param({"region": "n", "types": {"a": "b"}}, "ec2.types[...]: expected `int`, got `str`", id="deep"),
+        pytest.param({"region": "nowhere"}, "ec2: there is no region nowhere", id="a-rule-of-its-own"),
+    ],
+)
+def test_a_wrong_table_is_told_by_its_key(table: Mapping[str, Any], sentence: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        convert(table, Table, path=Path("/etc/x.toml"), prefix="ec2.")
+    assert str(caught.value) == f"x.toml: {sentence} (/etc/x.toml)"
+
+
+def test_a_table_without_a_file_is_told_without_one() -> None:
+    with pytest.raises(SettingsError) as caught:
+        convert({}, Table, path=None, prefix="ec2.")
+    assert str(caught.value) == "ec2.region is missing"
+
+
+def test_a_right_table_becomes_its_type() -> None:
+    assert convert({"region": "n", "latency": 1}, Table, path=None) == Table(region="n", latency=1.0)
+
+
+# Kept up to date
+
+
+def accept(_configuration: Configuration) -> None:
+    """The provider's own type has no objections."""
+
+
+def in_force(source: SettingsSource) -> Configuration:
+    """The settings, which work: whoever builds something from them says so."""
+    configuration = source.current()
+    source.put_in_force(configuration)
+    return configuration
+
+
+class Source:
+    """A SettingsSource, what it was told and what it has told."""
+
+    def __init__(self, places: Places, name: str = "provider_name") -> None:
+        self.warnings: list[str] = []
+        self.checked: list[Configuration] = []
+        self.objection = ""
+        self.source = SettingsSource(name, places, check=self.check, warn=self.warnings.append)
+
+    def check(self, configuration: Configuration) -> None:
+        self.checked.append(configuration)
+        if self.objection:
+            raise SettingsError(self.objection)
+
+    def current(self) -> Configuration:
+        return self.source.current()
+
+    def in_force(self) -> Configuration:
+        return in_force(self.source)
+
+    def fault(self) -> str:
+        with pytest.raises(SettingsError) as caught:
+            self.source.current()
+        return str(caught.value)
+
+
+def test_settings_stay_the_very_same_while_the_file_does(places: Places) -> None:
+    configure(places, GOOD)
+    source = Source(places)
+    assert source.current() is source.current()
+    assert len(source.checked) == 1
+
+
+def test_a_file_that_was_written_anew_and_says_the_same_changes_nothing(places: Places) -> None:
+    path = configure(places, GOOD)
+    source = Source(places)
+    before = source.in_force()
+    path.unlink()
+    configure(places, f"# a comment\n{GOOD}")
+    assert source.current() is before
+
+
+def edit_in_place(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def edit_by_renaming(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text)
+    fresh.chmod(0o600)
+    fresh.rename(path)
+
+
+@pytest.mark.parametrize("edit", [edit_in_place, edit_by_renaming])
+def test_an_edit_is_taken_without_a_restart(places: Places, edit: Callable[[Path, str], None]) -> None:
+    path = configure(places, GOOD)
+    source = Source(places)
+    source.in_force()
+    edit(path, f"{GOOD}call_timeout = 5")
+    assert source.current().settings.call_timeout == 5
+    assert not source.warnings
+
+
+def test_a_wrong_file_is_a_fault_until_it_is_corrected(places: Places) -> None:
+    source = Source(places)
+    assert source.fault().startswith("provider_name.toml does not exist")
+    path = configure(places, "provider = ")
+    assert source.fault().startswith("provider_name.toml is not TOML")
+    assert source.fault().startswith("provider_name.toml is not TOML")
+    edit_in_place(path, GOOD)
+    assert source.current().settings.owner == "harbour-7f3a"
+    assert not source.warnings, "every action has said it already"
+
+
+def test_what_the_providers_own_type_objects_to_is_a_fault_too(places: Places) -> None:
+    path = configure(places, GOOD)
+    source = Source(places)
+    source.objection = "provider_name.toml: simulated.latency: expected `float`"
+    assert source.fault() == source.objection
+    source.objection = ""
+    edit_in_place(path, GOOD + "call_timeout = 5")
+    assert source.current().settings.call_timeout == 5
+
+
+def test_a_broken_edit_leaves_the_last_good_settings_in_force_and_warns_once(places: Places) -> None:
+    path = configure(places, GOOD)
+    source = Source(places)
+    before = source.in_force()
+    edit_in_place(path, "provider = ")
+    assert all(source.current() is before for _ in range(5))
+    assert len(source.warnings) == 1
+    assert source.warnings[0].startswith("provider_name.toml is not TOML")
+    assert source.warnings[0].endswith("; the settings from before stay in force")
+    edit_in_place(path, "provider =  ")
+    assert source.current() is before
+    assert len(source.warnings) == 2, "another edit, another warning"
+    edit_in_place(path, GOOD)
+    assert source.current() is before
+
+
+def test_settings_that_read_well_and_do_not_work_leave_the_last_good_ones_in_force(places: Places) -> None:
+    path = configure(places, GOOD)
+    source = Source(places)
+    before = source.in_force()
+    edit_in_place(path, GOOD + "call_timeout = 5")
+    assert source.current() is not before
+    assert source.source.fall_back(AuthenticationRefused("the key is not accepted")) is before
+    assert all(source.current() is before for _ in range(5))
+    assert source.warnings == ["the key is not accepted; the settings from before stay in force"]
+
+
+def test_first_settings_that_do_not_work_may_be_replaced_by_any_others(places: Places) -> None:
+    """A typing error in the provider's name must not bind the driver to it."""
+    path = configure(places, 'provider = "simulatd"\nowner = "quay"')
+    source = Source(places)
+    source.current()
+    with pytest.raises(AuthenticationRefused):
+        source.source.fall_back(AuthenticationRefused("the key is not accepted"))
+    edit_in_place(path, GOOD)
+    assert source.current().settings.owner == "harbour-7f3a"
+    assert not source.warnings
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def replace_by_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def let_everybody_write(path: Path) -> None:
+    path.chmod(0o666)
+
+
+@pytest.mark.parametrize("spoil", [remove, replace_by_a_directory, let_everybody_write])
+def test_a_file_that_is_lost_leaves_the_last_good_settings_in_force(
+    places: Places, spoil: Callable[[Path], None]
+) -> None:
+    path = configure(places, GOOD, name="simulated")
+    source = Source(places, "simulated")
+    before = source.in_force()
+    spoil(path)
+    assert source.current() is before
+    assert len(source.warnings) == 1
+
+
+AT_START = [
+    pytest.param('provider = "ec2"\nowner = "harbour"', "provider", id="provider"),
+    pytest.param('provider = "simulated"\nowner = "quay"', "owner", id="owner"),
+    pytest.param('provider = "simulated"\nowner = "harbour"\njournal = "/srv/j"', "journal", id="journal"),
+    *[
+        pytest.param(
+            f'provider = "simulated"\nowner = "harbour"\n[simulated]\n{key} = "other"', f"simulated.{key}", id=key
+        )
+        for key in ("account", "region", "endpoint", "endpoint_url", "endpoints", "database")
+    ],
+]
+
+
+@pytest.mark.parametrize(("text", "key"), AT_START)
+def test_which_cloud_it_is_changes_only_by_a_restart(places: Places, text: str, key: str) -> None:
+    path = configure(places, 'provider = "simulated"\nowner = "harbour"\n')
+    source = Source(places)
+    before = source.in_force()
+    edit_in_place(path, text)
+    assert source.current() is before
+    assert source.warnings == [
+        f"provider_name.toml: {key} changes only when the driver is restarted; the settings from before stay in force"
+    ]
+    assert len(source.checked) == 1, "it is refused before anything is built from it"
+    assert Source(places).current().settings.provider in text
+
+
+def test_a_file_that_appears_beside_the_embedded_cloud_may_not_make_another_cloud_of_it(places: Places) -> None:
+    source = Source(places, "simulated")
+    before = source.in_force()
+    configure(places, 'provider = "ec2"\nowner = "harbour"', name="simulated")
+    assert source.current() is before
+    assert len(source.warnings) == 1
+
+
+# Places
+
+
+@pytest.fixture
+def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine without OpenNebula, whoever runs the tests and wherever."""
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "/var/lib/one" and real(path, mode))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return tmp_path
+
+
+def test_one_location_holds_everything(tmp_path: Path) -> None:
+    places = Places.from_environment({"ONE_LOCATION": str(tmp_path), "HOME": "/nowhere"})
+    assert places == Places(conf=tmp_path / "etc" / "one_provider_mad", var=tmp_path / "var", log=tmp_path / "var")
+
+
+@pytest.mark.parametrize("location", [{}, {"ONE_LOCATION": "/srv/one"}], ids=["system", "self-contained"])
+def test_the_directory_of_configurations_can_be_named(nowhere: Path, location: dict[str, str]) -> None:
+    places = Places.from_environment({"ONE_PROVIDER_MAD_CONF": "/srv/conf", "HOME": str(nowhere), **location})
+    assert places.conf == Path("/srv/conf")
+
+
+def test_a_system_wide_opennebula_has_its_own_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _mode: str(path) == "/var/lib/one")
+    assert Places.from_environment({"HOME": "/root"}) == Places(
+        conf=Path("/etc/one/one_provider_mad"), var=Path("/var/lib/one"), log=Path("/var/log/one")
+    )
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        pytest.param({"HOME": "{}/home"}, "home/.local/state/one_provider_mad", id="home"),
+        pytest.param({"HOME": "{}/home", "XDG_STATE_HOME": "{}/xdg"}, "xdg/one_provider_mad", id="xdg"),
+    ],
+)
+def test_a_person_without_opennebula_has_a_state_directory(
+    nowhere: Path, environ: dict[str, str], expected: str
+) -> None:
+    places = Places.from_environment({name: value.format(nowhere) for name, value in environ.items()})
+    assert (places.var, places.is_stand_in, places.is_temporary) == (nowhere / expected, True, False)
+    assert stat.S_IMODE(places.var.stat().st_mode) == 0o700
+    assert places.log == Path("/var/log/one")
+
+
+NO_HOME: list[object] = [
+    pytest.param({}, id="no-home"),
+    pytest.param({"HOME": "relative"}, id="relative"),
+    pytest.param({"HOME": "/dev/null"}, id="home-is-no-directory"),
+    pytest.param({"HOME": "/proc"}, id="home-cannot-be-written"),
+]
+
+
+@pytest.mark.parametrize("environ", NO_HOME)
+def test_without_a_home_state_is_temporary_and_nobody_elses(nowhere: Path, environ: dict[str, str]) -> None:
+    places = Places.from_environment(environ)
+    assert places.var == nowhere / "tmp" / f"one_provider_mad-{os.getuid()}"
+    assert (places.is_stand_in, places.is_temporary) == (True, True)
+    assert stat.S_IMODE(places.var.stat().st_mode) == 0o700
+    assert Places.from_environment(environ).var == places.var, "the same one the next time"
+
+
+def claim_by_a_link(path: Path) -> None:
+    (path.parent / "elsewhere").mkdir(mode=0o700)
+    path.symlink_to(path.parent / "elsewhere")
+
+
+CLAIMS: list[object] = [
+    pytest.param(lambda path: path.mkdir(mode=0o777) or path.chmod(0o777), id="open-to-everybody"),
+    pytest.param(lambda path: path.write_text(""), id="a-file"),
+    pytest.param(claim_by_a_link, id="a-link"),
+]
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_temporary_directory_that_somebody_else_has_made_is_not_shared(
+    nowhere: Path, claim: Callable[[Path], None]
+) -> None:
+    taken = nowhere / "tmp" / f"one_provider_mad-{os.getuid()}"
+    claim(taken)
+    places = Places.from_environment({})
+    assert places.var != taken
+    assert places.var.parent == nowhere / "tmp"
+    assert stat.S_IMODE(places.var.stat().st_mode) == 0o700
+
+
+def a_configuration(name: str = "x", *, provider: str = "simulated", journal: str = "", **table: str) -> Configuration:
+    return Configuration(
+        name=name, path=None, settings=Settings(provider=provider, owner="o", journal=journal), table=table
+    )
+
+
+def test_each_name_has_a_journal_of_its_own(places: Places) -> None:
+    assert places.journal(a_configuration("a")) == places.var / "one_provider_mad_a.journal"
+    assert places.journal(a_configuration("b", database="/srv/b.db")) == places.var / "one_provider_mad_b.journal"
+    assert places.journal(a_configuration("c", journal="/srv/c.journal")) == Path("/srv/c.journal")
+
+
+def test_without_an_opennebula_each_embedded_cloud_has_a_journal_of_its_own(places: Places) -> None:
+    stand_in = msgspec.structs.replace(places, is_stand_in=True)
+    assert stand_in.journal(a_configuration(database="/srv/b.db")) == Path("/srv/b.db.journal")
+    assert stand_in.journal(a_configuration()) == stand_in.default_journal("x")
+    assert stand_in.journal(a_configuration(provider="ec2", database="/srv/b.db")) == stand_in.default_journal("x")
