@@ -135,7 +135,8 @@ class Writer:
         line = _Line(data, None, is_log=True)
         self._logs.append(line)
         if len(self._logs) > _LOG_BOUND:
-            self._logs.popleft().is_dropped = True
+            oldest = self._logs.popleft()
+            oldest.is_dropped, oldest.data = True, b""  # its place in the queue is all that is kept of it
             self._drops += 1
         self._add(line)
 

@@ -4,11 +4,17 @@ import asyncio
 import base64
 import binascii
 import re
+import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import looptime
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from one_provider_mad.cli.driver_message import build
 from one_provider_mad.domain import DeployId, InstanceState, Template
@@ -18,6 +24,7 @@ from one_provider_mad.errors import (
     MadError,
     NoCapacity,
     PermissionDenied,
+    ProviderError,
     ProviderUnavailable,
     QuotaExceeded,
     SettingsError,
@@ -931,3 +938,152 @@ async def test_what_oneds_own_log_is_to_hold_waits_until_it_is_known_what_it_is_
     desk.ask("REBOOT", release=release)
     desk.dispatcher.tell(Severity.WARNING, "late")
     assert desk.logs()[:2] == [f"LOG W {general_id} early", f"LOG W {general_id} late"]
+
+
+# Whatever is asked, and whatever the cloud does
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request about the VM; `named` when oned has learnt the id of its instance."""
+
+    vm_id: int
+    what: tuple[str, int]
+    named: bool
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """DRIVER_CANCEL."""
+
+    vm_id: int
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """What befalls the next call of this kind: before it takes effect, or on the way of its answer."""
+
+    operation: str
+    error: type[ProviderError]
+    is_after: bool
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing, for a while."""
+
+    seconds: float
+
+
+Step = Ask | Cancel | Mishap | Wait
+
+VMS = st.integers(1, 3)
+ASKED = [
+    *[("DEPLOY", 2)] * 4,
+    ("DEPLOY", 20),
+    ("SHUTDOWN", 18),
+    ("SHUTDOWN", 12),
+    ("CANCEL", 18),
+    ("CANCEL", 12),
+    ("SAVE", 5),
+    ("RESTORE", 22),
+    ("CLEANUP", 23),
+    ("CLEANUP", 15),
+    ("REBOOT", 3),
+    ("POLL", 3),
+    ("MIGRATE", 4),
+]
+OPERATIONS = st.sampled_from(["create", "create", "destroy", "find", "describe", "stop", "start"])
+STEPS = st.lists(
+    st.one_of(
+        st.builds(Ask, VMS, st.sampled_from(ASKED), named=st.booleans()),
+        st.builds(Cancel, VMS),
+        st.builds(
+            Mishap,
+            OPERATIONS,
+            st.sampled_from([ProviderUnavailable, Throttled, NoCapacity, PermissionDenied]),
+            is_after=st.just(value=False),
+        ),
+        # A cloud that says no has done nothing; one that says nothing may have done it.
+        st.builds(Mishap, OPERATIONS, st.just(ProviderUnavailable), is_after=st.just(value=True)),
+        st.builds(Wait, st.sampled_from([0.0, 0.5, 3.0, 30.0])),
+    ),
+    max_size=25,
+)
+
+
+class Core:
+    """Keeps the books that oned keeps: what was asked, answered and called off, and the ids it was told."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.asked: Counter[int] = Counter()
+        self.called_off: Counter[int] = Counter()
+        self.seqs: Counter[int] = Counter()
+
+    def known_id(self, vm_id: int) -> str:
+        told = [reply.split()[3] for reply in self.desk.replies("DEPLOY", vm_id) if " SUCCESS " in reply]
+        return told[-1] if told else ""
+
+    async def take(self, step: Step) -> None:
+        cloud = self.desk.world.provider
+        match step:
+            case Ask(vm_id, (action, lcm_state), named):
+                deploy_id = self.known_id(vm_id) if named and (action, lcm_state) != ("DEPLOY", 2) else ""
+                release = "5.10" if action == "POLL" else "7.4"
+                self.asked[vm_id] += 1
+                self.desk.ask(
+                    action, vm_id, lcm_state=lcm_state, deploy_id=deploy_id, seq=self.seqs[vm_id], release=release
+                )
+                self.seqs[vm_id] += lcm_state in (15, 20)
+            case Cancel(vm_id):
+                self.called_off[vm_id] = self.asked[vm_id] - len(self.desk.replies(vm_id=vm_id))
+                self.desk.ask("DRIVER_CANCEL", vm_id)
+            case Mishap(operation, error, is_after):
+                (cloud.after if is_after else cloud.before)[operation].append(error("a mishap"))
+            case Wait(seconds):
+                await pass_time(seconds)
+
+    def check(self) -> None:
+        for vm_id, count in self.asked.items():
+            answered = len(self.desk.replies(vm_id=vm_id))
+            assert answered == count - self.called_off[vm_id], f"VM {vm_id}: {self.desk.lines}"
+
+
+async def live_through(steps: list[Step], path: Path, *, is_repeatable: bool, lag: float) -> None:
+    """Everything that was asked is answered once or was called off, and what is cleaned up in the end is gone."""
+    async with a_world(path) as world, a_desk(world, threads=2) as desk:
+        world.provider.is_create_repeatable = is_repeatable
+        world.provider.lag, world.provider.visibility_grace = lag, lag + 1
+        world.set_cloud(retries=1)
+        debts = asyncio.create_task(desk.dispatcher.pay_debts())
+        core = Core(desk)
+        for step in steps:
+            await core.take(step)
+        await desk.settled()
+        for orders in (world.provider.before, world.provider.after):
+            orders.clear()
+        for vm_id in (1, 2, 3):
+            await core.take(Ask(vm_id, ("CLEANUP", 23), named=False))
+        await desk.settled()
+        core.check()
+        await pass_time(2000)
+        debts.cancel()
+        await desk.settled()
+        core.check()
+        await world.journal.sync()
+        assert await desk.open_requests() == []
+        assert await world.journal.debts() == []
+        assert world.provider.alive() == []
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@given(steps=STEPS, is_repeatable=st.booleans(), lag=st.sampled_from([0.0, 10.0]))
+def test_whatever_happens_each_request_is_answered_once_and_nothing_is_left_behind(
+    steps: list[Step], *, is_repeatable: bool, lag: float
+) -> None:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        asyncio.Runner(loop_factory=looptime.new_event_loop) as runner,
+    ):
+        runner.run(live_through(steps, Path(directory), is_repeatable=is_repeatable, lag=lag))
