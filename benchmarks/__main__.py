@@ -25,17 +25,8 @@ def _measure(root: Path) -> Iterator[Figure]:
     yield from measures.start(starter)
     fleet = Fleet.deploy(starter, _VMS)
     yield from measures.idle_memory(starter, fleet)
-    yield from measures.reboots(starter, fleet, count=100, threads=15, factor=1.05)
-    yield from measures.reboots(
-        starter,
-        fleet,
-        count=_VMS,
-        threads=200,
-        factor=1.1,
-        upstream="11.7 s (scripts)",
-        memory_limit=80.0,
-        upstream_memory="120 MB (scripts)",
-    )
+    yield from measures.few_reboots(starter, fleet)
+    yield from measures.many_reboots(starter, fleet)
     yield from measures.polls(starter, fleet)
 
 
@@ -49,7 +40,7 @@ def main() -> None:
     figures = []
     with tempfile.TemporaryDirectory(prefix="benchmarks-") as root:
         for figure in _measure(Path(root)):
-            print(f"{time.monotonic() - begun:5.1f} s  {figure.work}", file=sys.stderr)
+            print(f"{time.monotonic() - begun:5.1f} s  {figure.work} {figure.part}".rstrip(), file=sys.stderr)
             figures.append(figure)
     took = time.monotonic() - begun
     if is_json:

@@ -42,6 +42,7 @@ class Figure:
 
     Attributes:
         work: what was done.
+        part: what of it, when it is not the time it took.
         show: writes a value with its unit.
         baseline: the bare program's measurements, None where it has no such thing.
         ours: the driver's measurements.
@@ -52,6 +53,7 @@ class Figure:
     """
 
     work: str
+    part: str = ""
     show: Callable[[float], str]
     baseline: Series | None
     ours: Series
@@ -83,7 +85,7 @@ class Figure:
     def cells(self) -> tuple[str, ...]:
         """The line of the table."""
         return (
-            self.work,
+            f"– {self.part}" if self.part else self.work,
             "–" if self.baseline is None else self._shown(self.baseline),
             self._shown(self.ours),
             "–" if self.ratio is None else f"{self.ratio:.2f}",
@@ -107,6 +109,7 @@ class Figure:
         """Everything, for a program."""
         return {
             "work": self.work,
+            "part": self.part or None,
             "baseline": None if self.baseline is None else _as_json(self.baseline),
             "ours": _as_json(self.ours),
             "ratio": self.ratio,
@@ -142,7 +145,9 @@ def table(figures: Sequence[Figure]) -> str:
 
 def seconds(value: float) -> str:
     """A time."""
-    return f"{value:.3f} s" if value >= 0.1 else f"{value * 1000:.1f} ms"
+    if value >= 0.1:
+        return f"{value:.3f} s"
+    return f"{value * 1000:.1f} ms" if value >= 0.001 else f"{value * 1e6:.0f} µs"
 
 
 def megabytes(value: float) -> str:

@@ -1,7 +1,8 @@
-"""The measurements. Each makes figures; our rounds and the bare ones take turns, so both meet the same noise."""
+"""The measurements. Rounds of ours and of the bare program take turns, so that both meet the same noise."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -11,14 +12,16 @@ from benchmarks.fleet import NAME, Fleet, configure
 from benchmarks.started import BARE_ACTIONS, BARE_POLLS, Exchange, Started, Starter, longest_stall
 
 STARTS = 30
-ROUNDS = 5
-WATCHED_ROUNDS = 3
+REBOOT_ROUNDS = 5
 POLL_ROUNDS = 3
+WATCHED_ROUNDS = 3
+
+LATENCY = 0.1
 POLLED_VMS = 200
 POLLS = 20_000
-LATENCY = 0.1
 
-Open = Callable[[], AbstractContextManager[Started]]
+Open = Callable[[Path | None], AbstractContextManager[Started]]
+"""Starts a program; watched, when a file for its stalls is named."""
 
 
 def start(starter: Starter) -> Iterator[Figure]:
@@ -62,73 +65,97 @@ def idle_memory(starter: Starter, fleet: Fleet) -> Iterator[Figure]:
         )
 
 
-def reboots(
-    starter: Starter,
-    fleet: Fleet,
-    *,
-    count: int,
-    threads: int,
-    factor: float,
-    upstream: str = "",
-    memory_limit: float | None = None,
-    upstream_memory: str = "",
-) -> Iterator[Figure]:
-    """Actions that wait for the cloud: so many at once as `-t` allows, and nothing added to the waiting."""
-    configure(starter, latency=LATENCY)
-    lines = fleet.lines("REBOOT", count, "7.4")
-    bare_arguments, our_arguments = f"bare {threads} {LATENCY}", f"-t {threads} -r 0 {NAME}"
-    taken: dict[str, list[float]] = {"bare": [], "ours": []}
-    most: dict[str, list[float]] = {"bare": [], "ours": []}
-    for _ in range(ROUNDS):
-        for who, program in (
-            ("bare", starter.bare(BARE_ACTIONS, bare_arguments)),
-            ("ours", starter.ours(our_arguments)),
-        ):
-            with program as running:
-                _warm_up(running, lines)
-                taken[who].append(running.exchange(lines, count=count).seconds)
-                most[who].append(running.memory("VmHWM"))
-    work = f"{count:,} REBOOTs of {LATENCY:g} s, -t {threads}"
-    waiting = -(-count // threads) * LATENCY
-    yield Figure(
-        work=work,
-        show=seconds,
-        baseline=Series(values=tuple(taken["bare"])),
-        ours=Series(values=tuple(taken["ours"])),
-        limit=factor * waiting,
-        upstream=upstream,
-    )
-    if memory_limit is not None:
+def few_reboots(starter: Starter, fleet: Fleet) -> Iterator[Figure]:
+    """As many at once as ARGUMENTS usually say."""
+    yield from _Reboots(starter, fleet, count=100, threads=15).figures(limit=1.05 * 0.7)
+
+
+def many_reboots(starter: Starter, fleet: Fleet) -> Iterator[Figure]:
+    """Ten times as many, in less time."""
+    reboots = _Reboots(starter, fleet, count=1000, threads=200)
+    yield from reboots.figures(limit=1.1 * 0.5, upstream="11.7 s (scripts)")
+    yield reboots.memory(limit=80.0, upstream="120 MB (scripts)")
+
+
+class _Reboots:
+    """Actions that wait for the cloud: so many at once as `-t` allows, and little added to the waiting."""
+
+    def __init__(self, starter: Starter, fleet: Fleet, *, count: int, threads: int) -> None:
+        configure(starter, latency=LATENCY)
+        self._starter = starter
+        self._count = count
+        self._arguments = {"bare": f"bare {threads} {LATENCY}", "ours": f"-t {threads} -r 0 {NAME}"}
+        self._lines = fleet.lines("REBOOT", count, "7.4")
+        self._memory: dict[str, list[float]] = defaultdict(list)
+        self._work = f"{count:,} REBOOTs of {LATENCY:g} s, -t {threads}"
+
+    def figures(self, *, limit: float, upstream: str = "") -> Iterator[Figure]:
+        taken: dict[str, list[float]] = defaultdict(list)
+        for _ in range(REBOOT_ROUNDS):
+            for who, opened in (("bare", self._bare), ("ours", self._ours)):
+                with opened(None) as program:
+                    taken[who].append(self._send(program).seconds)
+                    self._memory[who].append(program.memory("VmHWM"))
         yield Figure(
-            work="– most memory ever resident",
-            show=megabytes,
-            baseline=Series(values=tuple(most["bare"])),
-            ours=Series(values=tuple(most["ours"])),
-            limit=memory_limit,
-            upstream=upstream_memory,
+            work=self._work,
+            show=seconds,
+            baseline=Series(values=tuple(taken["bare"])),
+            ours=Series(values=tuple(taken["ours"])),
+            limit=limit,
+            upstream=upstream,
         )
-    yield _stalls(
-        lambda path: starter.ours(our_arguments, stalls=path),
-        lambda path: starter.bare(BARE_ACTIONS, bare_arguments, stalls=path),
-        lambda program: _reboot(program, lines, count),
-        starter.place.root,
-    )
+        yield _stalls(self._work, self._ours, self._bare, self._send, self._starter.place.root)
+
+    def memory(self, *, limit: float, upstream: str) -> Figure:
+        return Figure(
+            work=self._work,
+            part="most memory ever resident",
+            show=megabytes,
+            baseline=Series(values=tuple(self._memory["bare"])),
+            ours=Series(values=tuple(self._memory["ours"])),
+            limit=limit,
+            upstream=upstream,
+        )
+
+    def _ours(self, stalls: Path | None) -> AbstractContextManager[Started]:
+        return self._starter.ours(self._arguments["ours"], stalls=stalls)
+
+    def _bare(self, stalls: Path | None) -> AbstractContextManager[Started]:
+        return self._starter.bare(BARE_ACTIONS, self._arguments["bare"], stalls=stalls)
+
+    def _send(self, program: Started) -> Exchange:
+        one = self._lines[: self._lines.index(b"\n") + 1]
+        program.exchange(one, count=1)  # so that everything that is imported after INIT is there
+        return program.exchange(self._lines, count=self._count)
 
 
 def polls(starter: Starter, fleet: Fleet) -> Iterator[Figure]:
-    """Questions that cost the cloud nothing: what reading, deciding and answering costs."""
+    """Questions that cost the cloud nothing: what reading, looking and answering costs."""
     configure(starter, latency=0.0)
     lines = fleet.lines("POLL", POLLED_VMS, "5.10")
     flood = lines * (POLLS // POLLED_VMS)
-    rates: dict[str, list[float]] = {"bare": [], "ours": []}
-    arguments = f"-t 15 -r 0 {NAME}"
+    work = f"POLLs a second, {POLLS:,} of {POLLED_VMS} VMs"
+
+    def ours(stalls: Path | None) -> AbstractContextManager[Started]:
+        return starter.ours(f"-t 15 -r 0 {NAME}", stalls=stalls)
+
+    def bare(_stalls: Path | None) -> AbstractContextManager[Started]:
+        return starter.bare(BARE_POLLS)
+
+    def send(program: Started) -> Exchange:
+        program.exchange(lines, count=POLLED_VMS)
+        return program.exchange(flood, count=POLLS)
+
+    rates: dict[str, list[float]] = defaultdict(list)
+    costs: dict[str, list[float]] = defaultdict(list)
     for _ in range(POLL_ROUNDS):
-        for who, program in (("bare", starter.bare(BARE_POLLS)), ("ours", starter.ours(arguments))):
-            with program as running:
-                running.exchange(lines, count=POLLED_VMS)
-                rates[who].append(POLLS / running.exchange(flood, count=POLLS).seconds)
+        for who, opened in (("bare", bare), ("ours", ours)):
+            with opened(None) as program:
+                exchange = send(program)
+                rates[who].append(POLLS / exchange.seconds)
+                costs[who].append(exchange.processor_seconds / POLLS)
     yield Figure(
-        work=f"POLLs a second, {POLLS:,} of {POLLED_VMS} VMs",
+        work=work,
         show=per_second,
         baseline=Series(values=tuple(rates["bare"]), is_larger_better=True),
         ours=Series(values=tuple(rates["ours"]), is_larger_better=True),
@@ -136,41 +163,29 @@ def polls(starter: Starter, fleet: Fleet) -> Iterator[Figure]:
         limit_ratio=0.6,
         upstream="300/s (dummy), 145/s (scripts)",
     )
-
-    def poll(program: Started) -> Exchange:
-        program.exchange(lines, count=POLLED_VMS)
-        return program.exchange(flood, count=POLLS)
-
-    yield _stalls(lambda path: starter.ours(arguments, stalls=path), None, poll, starter.place.root)
-
-
-def _warm_up(program: Started, lines: bytes) -> None:
-    """One action, so that everything that is imported after INIT is there."""
-    program.exchange(lines[: lines.index(b"\n") + 1], count=1)
+    yield Figure(
+        work=work,
+        part="processor time a POLL",
+        show=seconds,
+        baseline=Series(values=tuple(costs["bare"])),
+        ours=Series(values=tuple(costs["ours"])),
+    )
+    yield _stalls(work, ours, None, send, starter.place.root)
 
 
-def _reboot(program: Started, lines: bytes, count: int) -> Exchange:
-    _warm_up(program, lines)
-    return program.exchange(lines, count=count)
-
-
-def _stalls(
-    ours: Callable[[Path], AbstractContextManager[Started]],
-    bare: Callable[[Path], AbstractContextManager[Started]] | None,
-    load: Callable[[Started], Exchange],
-    directory: Path,
-) -> Figure:
+def _stalls(work: str, ours: Open, bare: Open | None, send: Callable[[Started], Exchange], directory: Path) -> Figure:
     """The longest time for which the event loop did nothing else, in runs of their own: watching costs a little."""
 
-    def longest(opened: Callable[[Path], AbstractContextManager[Started]], name: str) -> float:
-        path = directory / f"{name}.stalls"
+    def longest(opened: Open) -> float:
+        path = directory / "stalls"
         path.unlink(missing_ok=True)
         with opened(path) as program:
-            return longest_stall(path, load(program))
+            return longest_stall(path, send(program))
 
     return Figure(
-        work="– longest stall of the event loop",
+        work=work,
+        part="longest stall of the event loop",
         show=seconds,
-        baseline=None if bare is None else Series(values=tuple(longest(bare, "bare") for _ in range(WATCHED_ROUNDS))),
-        ours=Series(values=tuple(longest(ours, "ours") for _ in range(WATCHED_ROUNDS))),
+        baseline=None if bare is None else Series(values=tuple(longest(bare) for _ in range(WATCHED_ROUNDS))),
+        ours=Series(values=tuple(longest(ours) for _ in range(WATCHED_ROUNDS))),
     )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from tests.end_to_end.oned import PROGRAM, Driver, Place
 
@@ -53,11 +54,13 @@ class Exchange:
     Attributes:
         begun: the monotonic clock when the first byte was sent.
         seconds: from then to the last answer.
+        processor_seconds: how long all threads of the program ran meanwhile, on any processor.
         answers: the answers, without LOG lines.
     """
 
     begun: float
     seconds: float
+    processor_seconds: float
     answers: list[bytes]
 
 
@@ -82,16 +85,21 @@ class Started:
         """Send lines, read their answers; every one of them must be a success."""
         answers: list[bytes] = []
         sender = threading.Thread(target=self.driver.write, args=(lines,), daemon=True)
-        begun = time.monotonic()
+        used, begun = self._processor_seconds(), time.monotonic()
         sender.start()
         while len(answers) < count:
             answers += [line for line in self._answers.next_lines() if not line.startswith(b"LOG ")]
-        seconds = time.monotonic() - begun
+        seconds, used = time.monotonic() - begun, self._processor_seconds() - used
         sender.join()
         failed = next((line for line in answers if line.split(None, 2)[1] != b"SUCCESS"), None)
         if failed is not None or len(answers) > count:
             raise RuntimeError(f"{count} lines had {len(answers)} answers, one of them {failed!r}")
-        return Exchange(begun, seconds, answers)
+        return Exchange(begun, seconds, used, answers)
+
+    def _processor_seconds(self) -> float:
+        content = Path(f"/proc/{self.driver.process.pid}/stat").read_text()
+        user, system = content[content.rindex(")") :].split()[12:14]  # proc(5), fields 14 and 15, in ticks
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
     def memory(self, field: str) -> float:
         """`VmRSS`, what it has now, or `VmHWM`, the most it ever had; MB of 1,000,000 bytes."""
@@ -134,7 +142,7 @@ class Starter:
     def _launcher(self, source: Path) -> Path:
         launcher = self._root / source.stem
         if not launcher.exists():
-            launcher.write_text(f'#!/bin/sh\nexec {sys.executable} -I {source} "$@"\n')
+            launcher.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} -I {quote(str(source))} "$@"\n')
             launcher.chmod(0o700)
         return launcher
 
