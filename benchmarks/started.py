@@ -123,11 +123,12 @@ class Starter:
 
     @contextmanager
     def ours(self, arguments: str, *, stalls: Path | None = None) -> Iterator[Started]:
-        """The driver itself; watched when the loop's stalls are to be written to a file."""
+        """The driver itself, with nothing left to it by an earlier one; watched when a file for its stalls is named."""
+        for journal in self.place.var.glob("*.journal*"):
+            journal.unlink()
         program, environ = (PROGRAM, {}) if stalls is None else self._watched(PROGRAM, stalls)
         with Driver(self.place, arguments, program=program, environ=environ, init=False, reading=False) as driver:
             yield Started(driver)
-            driver.drop()  # a killed one would leave its last requests to the next one
 
     @contextmanager
     def bare(self, source: Path, arguments: str = "", *, stalls: Path | None = None) -> Iterator[Started]:
