@@ -14,6 +14,9 @@ from typing import Any
 
 from one_provider_mad.domain import VmId, VmRequest
 
+_GATHERED_POLLS = 500
+"""How many POLLs a listing waits for while they come without a pause: some 20 ms of reading."""
+
 
 class Job:
     """One action of one VM, from acceptance to answer.
@@ -88,6 +91,7 @@ class Lanes:
         self._due_polls: dict[VmId, list[VmRequest]] = {}
         self._listed_polls: dict[VmId, list[VmRequest]] = {}
         self._is_listing = False
+        self._taken_polls = 0
         self._is_held = False
         self._requests = 0
         self._idle = asyncio.Event()
@@ -109,6 +113,7 @@ class Lanes:
 
     def submit_poll(self, request: VmRequest) -> None:
         """Answer a POLL with the next listing, once its VM's lane is empty."""
+        self._taken_polls += 1
         lane = self._lanes.get(request.vm_id)
         if lane is None:
             self._due_polls.setdefault(request.vm_id, []).append(request)
@@ -175,7 +180,8 @@ class Lanes:
         while self._ready and len(self._running) < self._threads:
             self._start(self._ready.popleft())
         if self._due_polls and not self._is_listing and len(self._running) < self._threads:
-            self._start_listing()
+            self._is_listing = True
+            self._gather(self._taken_polls, self._taken_polls + _GATHERED_POLLS)
         if not self._requests and not (self._is_listing or self._due_polls or self._has_waiting_polls()):
             self._idle.set()
 
@@ -199,6 +205,20 @@ class Lanes:
             if lane.polls:
                 self._due_polls[job.vm_id] = lane.polls
         self._pump()
+
+    def _gather(self, seen: int, bound: int) -> None:
+        """List in the loop's next turn, unless that turn brings more POLLs: then they share the listing."""
+        asyncio.get_running_loop().call_soon(self._list_or_gather, seen, bound)
+
+    def _list_or_gather(self, seen: int, bound: int) -> None:
+        if seen < self._taken_polls < bound:
+            self._gather(self._taken_polls, bound)
+            return
+        self._is_listing = False
+        if self._due_polls and not self._is_held and len(self._running) < self._threads:
+            self._start_listing()
+        else:
+            self._pump()
 
     def _start_listing(self) -> None:
         self._is_listing = True

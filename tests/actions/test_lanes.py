@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from one_provider_mad.actions.lanes import Job, Lanes
+from one_provider_mad.actions.lanes import _GATHERED_POLLS, Job, Lanes
 from one_provider_mad.domain import VmId, VmRequest
 from tests.actions.fakes import pass_time, turns
 
@@ -183,8 +183,8 @@ async def test_tasks_are_called_what_they_do() -> None:
     hall.poll(5)
     assert job.task is not None
     assert job.task.get_name() == "deploy vm 12"
-    assert "poll 1 VMs" in {task.get_name() for task in asyncio.all_tasks()}
     await turns()
+    assert "poll 1 VMs" in {task.get_name() for task in asyncio.all_tasks()}
     await hall.lanes.stop(1)
 
 
@@ -206,19 +206,46 @@ async def test_actions_start_before_polls_that_came_first() -> None:
 
 async def test_polls_that_are_due_at_once_share_a_listing() -> None:
     hall = Hall()
-    for vm_id in (1, 2, 3):
+    hall.poll(1)
+    await turns(2)
+    assert hall.batches == [[1]], "one alone does not wait for company"
+    for vm_id in (2, 3):
         hall.poll(vm_id)
-    await turns()
-    assert hall.batches == [[1]], "the first one does not wait for company"
     await hall.end_listing()
     assert hall.batches == [[1], [2, 3]]
     await hall.end_listing()
     assert hall.answered == [1, 2, 3]
 
 
+async def test_polls_that_keep_coming_share_a_listing_up_to_a_bound() -> None:
+    hall = Hall()
+    chunks = _GATHERED_POLLS // 10 + 5
+    for chunk in range(chunks):
+        for vm_id in range(10):
+            hall.poll(10 * chunk + vm_id)
+        await asyncio.sleep(0)
+    await turns()
+    [batch] = hall.batches
+    assert len(batch) in range(_GATHERED_POLLS, _GATHERED_POLLS + 20)
+    await hall.end_listing()
+    await turns()
+    assert sum(map(len, hall.batches)) == 10 * chunks
+
+
+async def test_a_listing_that_waits_for_company_still_needs_a_place() -> None:
+    hall = Hall(threads=1)
+    hall.poll(9)
+    hall.submit(1, "first")
+    await turns()
+    assert hall.batches == []
+    await hall.end("first")
+    assert hall.batches == [[9]]
+
+
 async def test_a_listing_takes_one_of_the_places() -> None:
     hall = Hall(threads=2)
     hall.poll(9)
+    await turns()
     for vm_id in (1, 2):
         hall.submit(vm_id, f"vm {vm_id}")
     await turns()
@@ -262,8 +289,8 @@ async def test_a_poll_whose_listing_is_under_way_is_let_go_by_an_action() -> Non
     hall = Hall()
     hall.poll(6)
     await turns()
-    await hall.end_listing()
     hall.poll(7)
+    await hall.end_listing()
     hall.poll(7)
     await turns()
     hall.submit(7, "shutdown")

@@ -122,7 +122,9 @@ def test_a_poll_that_an_action_overtakes_tells_nothing_old(driver: StartDriver, 
     deploy_id = created(one, [7])[7]
     place.simulate(boot_time=0, latency=0.15)
     assert one.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
-    one.write(wire.poll(7, deploy_id) + wire.power_off(7, deploy_id))
+    one.write(wire.poll(7, deploy_id))
+    assert one.ask(wire.unknown(8)), "by now the cloud is being asked"
+    one.write(wire.power_off(7, deploy_id))
     assert one.next_line() == "POLL SUCCESS 7 STATE=-"
     assert one.next_line() == "SHUTDOWN SUCCESS 7 -"
     assert one.is_quiet()
@@ -184,7 +186,7 @@ def test_calling_off_what_is_not_there_is_no_news(driver: StartDriver) -> None:
 
 def has_paid(place: Place, vm_id: int) -> bool:
     """True when what this VM owed to the cloud is terminated for certain, or certainly never came to be."""
-    return any('"debt paid"' in entry and f'"vm": {vm_id},' in entry for entry in place.log().splitlines())
+    return any(event["event"] == "debt paid" and event["vm"] == vm_id for event in place.events())
 
 
 @pytest.mark.parametrize(
