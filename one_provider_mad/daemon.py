@@ -8,6 +8,7 @@ when everything is answered.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import LineBuffer, Oversized
+from one_provider_mad.protocol.handshake import INIT_SUCCESS
 from one_provider_mad.protocol.messages import Control, Malformed, Request, Severity
-from one_provider_mad.protocol.vmm import INIT_SUCCESS, parse_line, parse_oversized
+from one_provider_mad.protocol.vmm import parse_line, parse_oversized
 from one_provider_mad.transport import Reader, Writer
 
 if TYPE_CHECKING:
@@ -34,43 +36,57 @@ _WATCH_SECONDS = 0.1
 _CANCEL_SECONDS = 0.3
 """How long actions may take to end when they are cancelled; the journal knows them anyhow."""
 
+_CLOSE_SECONDS = 0.45
+"""How long the journal may take to note what was answered; with the two above it is less than oned's second."""
+
 _JOURNAL_SECONDS = 2.0
 """How long requests wait for the journal to open; then they are taken, and each tries to open it again."""
+
+_YOUNG_OBJECTS = 10_000
+"""How many new objects start a garbage collection; Python's own 700 makes one of every dozen requests."""
 
 _TERM_SECONDS = 5.0
 """How long SIGTERM waits for FINALIZE or the end of input: systemd signals oned and its drivers together."""
 
 
-def run(options: Options, *, has_stderr: bool) -> int:
+def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: bytes) -> int:
     """Serve until the end of input; returns the exit code.
 
     Args:
         options: ARGUMENTS.
         has_stderr: stderr was open at the start, so a person may be reading it.
+        is_initialised: INIT came and was answered.
+        begun: what else was read of the input.
     """
-    return asyncio.run(_Daemon(options, has_stderr=has_stderr).serve())
+    daemon = _Daemon(options, has_stderr=has_stderr, is_initialised=is_initialised)
+    return asyncio.run(daemon.serve(begun))
 
 
 class _Daemon:
-    def __init__(self, options: Options, *, has_stderr: bool) -> None:
+    def __init__(self, options: Options, *, has_stderr: bool, is_initialised: bool) -> None:
         self._options = options
         self._has_stderr = has_stderr
         self._lines = LineBuffer()
         self._early: list[Request | Malformed] = []
         self._dispatcher: Dispatcher | None = None
         self._engines: Engines | None = None
-        self._is_initialised = False
+        self._is_initialised = is_initialised
         self._is_ending = asyncio.Event()
         self._is_terminated = asyncio.Event()
         self._first_line = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
 
-    async def serve(self) -> int:
+    async def serve(self, begun: bytes) -> int:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_stray_error)
         self._writer = Writer(_STDOUT)
         self._reader = Reader(_STDIN, self._feed)
         loop.add_signal_handler(signal.SIGTERM, self._is_terminated.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # programs.py blocked it until now
+        if self._is_initialised:
+            self._first_line.set()
+        if begun:
+            self._feed(begun)
         self._reader.start()
         # A terminal that hangs up is no reason to leave actions half done; oned's end shows at stdin.
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
@@ -159,6 +175,9 @@ class _Daemon:
             dispatcher.accept(request)
         self._early.clear()
         self._start(dispatcher.pay_debts(), "debts")
+        # What was imported stays for ever: looking through it all would stop the loop for 10 to 30 ms now and then.
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
         """Open the journal, and know what it owes, before a request is taken; a locked one is not waited for long."""
@@ -240,7 +259,7 @@ class _Daemon:
             await self._dispatcher.lanes.stop(_CANCEL_SECONDS)
         if self._engines is not None:
             try:
-                async with asyncio.timeout(_CANCEL_SECONDS):
+                async with asyncio.timeout(_CLOSE_SECONDS):
                     await self._engines.close()
             except TimeoutError:
                 pass

@@ -184,14 +184,14 @@ class Engines:
         task.add_done_callback(lambda done: self._retired.pop(done, None))
 
     async def close(self) -> None:
-        """Close every provider and the journal."""
+        """Close the journal, which must not lose what was answered, and every provider."""
+        if self.journal is not None:
+            await self.journal.close()
         engines = [*self._retired.values(), *([self._engine] if self._engine else [])]
         for task in list(self._retired):
             task.cancel()
         for engine in engines:
             await _close(engine)
-        if self.journal is not None:
-            await self.journal.close()
 
 
 async def _close_later(engine: Engine) -> None:

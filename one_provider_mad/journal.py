@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from hashlib import sha256
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,9 @@ from one_provider_mad.processes import Process
 _Result = TypeVar("_Result")
 
 _VERSION = 1
+
+_ROWS_AT_ONCE = 100
+"""Rows in one INSERT: SQLite takes 999 values in a statement everywhere."""
 
 # A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
 _PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
@@ -495,9 +499,16 @@ def _writers(db: sqlite3.Connection) -> list[Writer]:
 
 
 def _write_requests(db: sqlite3.Connection, rows: Iterable[_Row], called_off: list[int], closed: list[int]) -> None:
-    db.executemany("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", rows)
-    db.executemany("UPDATE requests SET action = ? WHERE id = ?", [(_CALLED_OFF, number) for number in called_off])
-    db.executemany("DELETE FROM requests WHERE id = ?", [(number,) for number in closed])
+    # A step of SQLite each, however many there are (database.py says why).
+    waiting = iter(rows)
+    while some := list(islice(waiting, _ROWS_AT_ONCE)):
+        places = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, 0)"] * len(some))
+        db.execute(f"INSERT OR REPLACE INTO requests VALUES {places}", [*chain.from_iterable(some)])  # noqa: S608 - only marks
+    if called_off:
+        these = "UPDATE requests SET action = ? WHERE id IN (SELECT value FROM json_each(?))"
+        db.execute(these, (_CALLED_OFF, json.dumps(called_off)))
+    if closed:
+        db.execute("DELETE FROM requests WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(closed),))
 
 
 def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:

@@ -8,13 +8,16 @@ never arrive, and monitord's port would stay busy. So the rest of the program is
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from contextlib import suppress
 
 from one_provider_mad import __version__
+from one_provider_mad.protocol.handshake import INIT, INIT_SUCCESS
 
 STDIN, STDOUT, STDERR = 0, 1, 2
+
 _MANY = 4096
 """Where /proc is missing, leaked descriptors are looked for below this."""
 
@@ -45,7 +48,10 @@ def _run(program: str) -> int:
         if text := _text_for_a_person(sys.argv[1:]):
             os.write(STDOUT, text.encode())
             return 0
-        return _serve(sys.argv[1:], has_stderr=has_stderr)
+        # Until the daemon can deal with it, it waits: it may come right after INIT was answered.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        begun = _read_begun()
+        return _serve(sys.argv[1:], has_stderr=has_stderr, begun=begun)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except ModuleNotFoundError as error:
@@ -55,11 +61,26 @@ def _run(program: str) -> int:
     return 1
 
 
-def _serve(argv: list[str], *, has_stderr: bool) -> int:
+def _serve(argv: list[str], *, has_stderr: bool, begun: bytes) -> int:
+    is_initialised = begun == INIT
+    if is_initialised:
+        # oned does nothing else until then; what comes now takes longer than all that came before.
+        with suppress(OSError):  # whoever asked may be gone: the daemon sees that too, and ends in order
+            os.write(STDOUT, INIT_SUCCESS)
     from one_provider_mad.daemon import run
     from one_provider_mad.options import parse_arguments
 
-    return run(parse_arguments(argv), has_stderr=has_stderr)
+    options = parse_arguments(argv)
+    return run(options, has_stderr=has_stderr, is_initialised=is_initialised, begun=b"" if is_initialised else begun)
+
+
+def _read_begun() -> bytes:
+    """Read as much as INIT is long of what is there already: oned writes INIT as soon as there is a process."""
+    try:
+        is_there = select.select([STDIN], [], [], 0)[0]
+        return os.read(STDIN, len(INIT)) if is_there else b""
+    except OSError:
+        return b""
 
 
 def prepare_process() -> bool:

@@ -128,7 +128,17 @@ class Writer:
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
         """Write a line; `on_written` is called once it is on its way to the reader. Never blocks, never fails."""
-        self._add(_Line(data, on_written, is_log=False))
+        if not self._keeps_up(data):
+            self._add(_Line(data, on_written, is_log=False))
+            return
+        self._write(data)
+        if on_written is not None and not self._is_broken:
+            on_written()
+
+    def _keeps_up(self, data: bytes) -> bool:
+        """True when nothing waits and the reader takes this line at once: so it is nearly always."""
+        is_idle = self._is_open and not self._lines and self._thread_line is None and not self._is_broken
+        return is_idle and len(data) <= _ATOMIC and bool(self._poll.poll(0))
 
     def log(self, data: bytes) -> None:
         """Write a LOG line, which may be dropped while nobody reads."""
@@ -147,8 +157,9 @@ class Writer:
 
     def open(self) -> None:
         """Let lines through: until the first request after INIT nothing may follow its answer (include/Driver.h)."""
-        self._is_open = True
-        self._flush()
+        if not self._is_open:
+            self._is_open = True
+            self._flush()
 
     def is_read(self) -> bool:
         """False once nobody has the other end open any more."""

@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 from tests.end_to_end.oned import Driver, Place
+from tests.waiting import until
 
 # Plugins ask for a loop even where no test needs one, and leave it open; a later test would be blamed for that.
 asyncio.set_event_loop(None)
@@ -78,5 +79,6 @@ def stalled(place: Place) -> Iterator[Driver]:
         one.send("INIT")
         assert one.process.stdout is not None
         assert read_in_time(one.process.stdout.fileno(), PAGE) == b"INIT SUCCESS\n"
+        until(place.log)  # by then the driver has asked for a large pipe
         fcntl.fcntl(one.process.stdout, fcntl.F_SETPIPE_SZ, PAGE)
         yield one

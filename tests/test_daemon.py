@@ -14,7 +14,7 @@ from one_provider_mad.options import Options
 @pytest.fixture
 async def daemon() -> _Daemon:
     asyncio.get_running_loop().set_exception_handler(_log_stray_error)
-    return _Daemon(Options(name="x"), has_stderr=False)
+    return _Daemon(Options(name="x"), has_stderr=False, is_initialised=False)
 
 
 async def fail() -> None:

@@ -36,7 +36,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "daemon": BASE
     | {"actions", "engines", "journal", "logs", "monitor", "options", "processes", "protocol", "providers.interface"}
     | {"providers.registry", "settings", "transport"},
-    "programs": {"", "daemon", "options"},
+    "programs": {"", "daemon", "options", "protocol.handshake"},
 }
 """Who may import what of ours, besides its own folder. "" is the package itself, its version."""
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ FAILING = """
 import sys, types
 sys.path.insert(0, {root!r})
 daemon = types.ModuleType("one_provider_mad.daemon")
-def run(options, *, has_stderr):
+def run(options, *, has_stderr, is_initialised, begun):
     {body}
 daemon.run = run
 sys.modules["one_provider_mad.daemon"] = daemon
@@ -100,10 +101,10 @@ one_vmm_provider()
 """
 
 
-def end_of(body: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def end_of(body: str, *arguments: str, sent: str = "") -> subprocess.CompletedProcess[str]:
     """Run the program over a daemon that pretends to be `body`."""
     command = [sys.executable, "-c", FAILING.format(root=str(ROOT), body=body), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, input=sent, capture_output=True, text=True, timeout=30)
 
 
 @pytest.mark.parametrize(
@@ -154,3 +155,44 @@ def test_a_person_may_ask(arguments: list[str], text: str) -> None:
 
 def test_a_packed_question_is_an_argument_like_any_other() -> None:
     assert end_of("print(options.warnings[0])", "--version ec2").stderr == "option '--version' is unknown: ignored\n"
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer", "seen"),
+    [
+        pytest.param("INIT\n", "INIT SUCCESS\n", (True, b"", ""), id="init"),
+        pytest.param("INIT\nFINALIZE\n", "INIT SUCCESS\n", (True, b"", "FINALIZE\n"), id="more-after-it"),
+        pytest.param("DEPLOY 1 -\n", "", (False, b"DEPLO", "Y 1 -\n"), id="a-request-without-it"),
+        pytest.param("INIT \n", "", (False, b"INIT ", "\n"), id="in-other-words"),
+        pytest.param("IN", "", (False, b"IN", ""), id="not-all-of-it"),
+        pytest.param("", "", (False, b"", ""), id="nothing"),
+    ],
+)
+def test_init_is_answered_before_the_daemon_is_imported(sent: str, answer: str, seen: tuple[bool, bytes, str]) -> None:
+    # The input is a file: all of it is there when the program looks.
+    with tempfile.TemporaryFile("w+") as file:
+        file.write(sent)
+        file.seek(0)
+        script = FAILING.format(root=str(ROOT), body="print((is_initialised, begun, os.read(0, 99).decode()))")
+        command = [sys.executable, "-c", f"import os\n{script}", "simulated"]
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == (answer, f"{seen}\n")
+
+
+def test_a_termination_waits_until_the_daemon_deals_with_it() -> None:
+    body = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print(signal.sigpending())"
+    done = end_of(body, "simulated")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "SIGTERM" in done.stderr
+
+
+def test_somebody_who_asks_and_goes_is_no_error() -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-c", FAILING.format(root=str(ROOT), body="return 0"), "simulated"]
+    with tempfile.TemporaryFile() as file:
+        file.write(b"INIT\n")
+        file.seek(0)
+        done = subprocess.run(command, stdin=file, stdout=write_end, stderr=subprocess.PIPE, timeout=30)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (0, b"")

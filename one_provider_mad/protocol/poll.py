@@ -69,6 +69,8 @@ def _sane(figure: float) -> float:
 
 
 def _whole(figure: float) -> int:
+    if type(figure) is int:  # as it nearly always is
+        return max(0, figure)
     return max(0, round(figure)) if math.isfinite(figure) else 0
 
 

@@ -18,9 +18,6 @@ from one_provider_mad.domain import VmId
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Malformed, Reply, Request, Severity
 
-INIT_SUCCESS = b"INIT SUCCESS\n"
-"""The answer to INIT. oned 6.0 and later reads it with one read of 31 bytes (include/Driver.h start_driver)."""
-
 MAX_VM_ID = 2**31 - 1
 """oned reads ids into an int; a larger one echoed back fails to parse and is applied to VM 0 (include/Message.h)."""
 

@@ -85,6 +85,10 @@ class Place:
         path = self.var / f"one_vmm_provider_{name}.log"
         return path.read_text() if path.exists() else ""
 
+    def events(self, name: str = "simulated") -> list[dict[str, Any]]:
+        """The whole entries of that log."""
+        return [json.loads(entry) for entry in self.log(name).splitlines(keepends=True) if entry.endswith("\n")]
+
 
 @contextmanager
 def as_oned_starts_drivers() -> Iterator[None]:

@@ -331,7 +331,7 @@ def test_stdin_is_read_while_the_reader_stalls_once_more(stalled: Driver) -> Non
     assert stalled.process.stdout is not None
     stalled.write(b"".join(b"NONSENSE-%d\n" % number for number in range(5000)))
     stalled.write(wire.line("DISKSNAPSHOTCREATE", 2**31 - 1, deploy_id="x" * 4000, operand={"DISK_ID": "0"}))
-    until(lambda: '"action": "DISKSNAPSHOTCREATE"' in stalled.place.log())
+    until(lambda: any(event.get("action") == "DISKSNAPSHOTCREATE" for event in stalled.place.events()))
     seen = b""
     while b"NONSENSE-4999 " not in seen:
         seen = seen[-100:] + read_in_time(stalled.process.stdout.fileno(), PAGE)

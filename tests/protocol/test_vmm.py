@@ -7,9 +7,9 @@ from lxml import etree
 
 from one_provider_mad.domain import VmId
 from one_provider_mad.protocol.framing import HEAD, LineBuffer, Oversized
+from one_provider_mad.protocol.handshake import INIT_SUCCESS
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Malformed, Reply, Request, Severity
 from one_provider_mad.protocol.vmm import (
-    INIT_SUCCESS,
     NO_REASON,
     TEXT_LIMIT,
     clean,
