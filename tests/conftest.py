@@ -82,3 +82,10 @@ def stalled(place: Place) -> Iterator[Driver]:
         until(place.log)  # by then the driver has asked for a large pipe
         fcntl.fcntl(one.process.stdout, fcntl.F_SETPIPE_SZ, PAGE)
         yield one
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show where the kills of this run have landed (tests/end_to_end/test_kill.py prints it)."""
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    for line in [line for report in reports for line in report.capstdout.splitlines() if " kills: " in line]:
+        terminalreporter.write_line(line)

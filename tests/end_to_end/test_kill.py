@@ -295,7 +295,7 @@ class Killer:
             place.configure(self.story.after)
             yield place, remains
         figures = ", ".join(f"{self.landed[where]} {where.value}" for where in Landed)
-        print(f"\n{self.name}, seed {SEED}, {self._count} kills: {figures}")  # noqa: T201 - for `pytest -rP`
+        print(f"\n{self.name}, seed {SEED}, {self._count} kills: {figures}")  # noqa: T201 - shown by conftest.py
         assert self._is_enough(), "the kills have to land where it hurts"
 
     def _is_enough(self) -> bool:
@@ -463,7 +463,7 @@ def test_a_vm_whose_deletion_is_killed_leaves_nothing(tmp_path: Path, name: str,
             answers(driver, "CLEANUP", [vm_id for vm_id in VMS if vm_id in journaled or vm_id not in answered])
             wait_until_nothing_is_left(place)
         wait_until_nothing_is_left(place)
-    print(f"\n{killer.name}, seed {SEED}, the CLEANUP was {dict(landed)}")  # noqa: T201 - for `pytest -rP`
+    print(f"\n{killer.name}, seed {SEED}, the CLEANUP was {dict(landed)}")  # noqa: T201 - shown by conftest.py
     assert landed["journaled"] >= AT_LEAST_INSIDE * landed.total()
 
 
