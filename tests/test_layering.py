@@ -17,6 +17,7 @@ BASE = {"errors", "domain"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "domain": {"errors"},
+    "documents": set(),
     "options": set(),
     "processes": BASE,
     "belongings": set(),
@@ -24,11 +25,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": BASE | {"belongings"},
     "logs": BASE | {"belongings", "settings"},
     "journal": BASE | {"database", "processes"},
-    "protocol": BASE,
+    "protocol": BASE | {"documents"},
     "transport": BASE | {"protocol"},
     "providers.interface": BASE,
     "providers.registry": BASE | {"settings", "providers.interface"},
-    "providers": BASE | {"settings", "database", "providers.interface"},
+    "providers": BASE | {"documents", "settings", "database", "providers.interface"},
     "actions": BASE | {"options", "settings", "journal", "processes", "protocol", "providers.interface"},
     "monitor": BASE | {"options", "settings", "journal", "processes", "protocol", "providers.interface"},
     "engines": BASE

@@ -13,14 +13,12 @@ from collections.abc import Mapping
 
 from lxml import etree
 
+from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 
-ORDINARY_SIZE = 10_000_000
-"""Documents up to this many bytes are read within libxml2's usual bounds: a text of 10 MB, 256 levels."""
-
-_Fields = Mapping[str, etree._Element]  # noqa: SLF001 - lxml has no public name for the type of its elements
+_Fields = Mapping[str, Element]
 
 _TEMPLATE_ACTIONS = frozenset(
     {Action.DEPLOY, Action.RESTORE, Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC}
@@ -60,23 +58,6 @@ _EXCERPT = 200  # libxml2 quotes names of any length
 _NOT_A_MESSAGE = "payload is not the XML of a driver message: "
 
 
-def _parser(*, huge_tree: bool) -> etree.XMLParser:
-    return etree.XMLParser(
-        encoding="utf-8",
-        resolve_entities=False,
-        load_dtd=False,
-        no_network=True,
-        remove_comments=True,
-        remove_pis=True,
-        collect_ids=False,
-        huge_tree=huge_tree,
-    )
-
-
-_ORDINARY = _parser(huge_tree=False)
-_HUGE = _parser(huge_tree=True)
-
-
 def read_payload(request: Request) -> tuple[VmRequest, bytes] | Malformed:
     """Return what the payload says and the document itself. Never raises: a bad payload is a value too."""
     try:
@@ -105,20 +86,18 @@ def _decode(payload: bytes) -> bytes:
     return document
 
 
-def _parse(document: bytes) -> etree._Element:
+def _parse(document: bytes) -> Element:
     if b"\0" in document:
         raise RequestRefused(_NOT_A_MESSAGE + "it holds a NUL")
     if not _BEGINNING.match(document):
         raise RequestRefused(_NOT_A_MESSAGE + "it does not begin as one")
-    # Larger documents (the line's limit bounds them) may hold texts that libxml2 refuses otherwise.
-    parser = _ORDINARY if len(document) <= ORDINARY_SIZE else _HUGE
     try:
-        return etree.fromstring(document, parser)
+        return parse_document(document)  # the line's limit bounds it
     except etree.XMLSyntaxError as error:
         raise RequestRefused(_NOT_A_MESSAGE + (error.msg or "it is not well formed")[:_EXCERPT]) from error
 
 
-def _vm_request(request: Request, root: etree._Element) -> VmRequest:
+def _vm_request(request: Request, root: Element) -> VmRequest:
     action = request.action
     top = _children(root, *_TOP_FIELDS)
     vm_element = top.get("VM")
@@ -126,11 +105,11 @@ def _vm_request(request: Request, root: etree._Element) -> VmRequest:
     history = _children(_last_record(vm.get("HISTORY_RECORDS")), *_HISTORY_FIELDS)
     host_id = _number(history.get("HID"))
     needs_template = action in _TEMPLATE_ACTIONS
-    _check_id(_text(vm.get("ID")).strip(), request.vm_id)
+    _check_id(text_of(vm.get("ID")).strip(), request.vm_id)
     return VmRequest(
         vm_id=request.vm_id,
-        name=_text(vm.get("NAME")),
-        host=_text(top.get("HOST")).strip(),
+        name=text_of(vm.get("NAME")),
+        host=text_of(top.get("HOST")).strip(),
         host_id=-1 if host_id is None else host_id,
         deploy_id=_deploy_id(top.get("DEPLOY_ID")) or _deploy_id(vm.get("DEPLOY_ID")),
         state=_number(vm.get("STATE")),
@@ -141,19 +120,19 @@ def _vm_request(request: Request, root: etree._Element) -> VmRequest:
         template=_template(vm_element, "TEMPLATE") if needs_template else Template(),
         user_template=_template(vm_element, "USER_TEMPLATE") if needs_template else Template(),
         operand=_operand(vm_element, *_OPERANDS[action]) if action in _OPERANDS else {},
-        security_group_id=_text(top.get("SECURITY_GROUP_ID")).strip() if action is Action.UPDATESG else "",
-        virtual_network_id=_text(top.get("VIRTUAL_NETWORK_ID")).strip() if action is Action.UPDATENIC else "",
+        security_group_id=text_of(top.get("SECURITY_GROUP_ID")).strip() if action is Action.UPDATESG else "",
+        virtual_network_id=text_of(top.get("VIRTUAL_NETWORK_ID")).strip() if action is Action.UPDATENIC else "",
     )
 
 
-def _children(parent: etree._Element | None, *tags: str) -> dict[str, etree._Element]:
+def _children(parent: Element | None, *tags: str) -> dict[str, Element]:
     """Return the first child of each of these names, in one pass: a POLL is read 8,000 times a second."""
     if parent is None:
         return {}
     return {child.tag: child for child in parent.iterchildren(*tags, reversed=True)}
 
 
-def _last_record(records: etree._Element | None) -> etree._Element | None:
+def _last_record(records: Element | None) -> Element | None:
     """Return the newest record. oned sends a driver only that one; a VM's own XML, where they pile up, has it last."""
     return None if records is None else next(records.iterchildren("HISTORY", reversed=True), None)
 
@@ -163,16 +142,16 @@ def _check_id(text: str, vm_id: VmId) -> None:
         raise RequestRefused(f"the message is about VM {text[:20]}, the line about VM {vm_id}")
 
 
-def _deploy_id(element: etree._Element | None) -> DeployId:
+def _deploy_id(element: Element | None) -> DeployId:
     """Return the id, empty for what stands for none.
 
     `one-<vm id>` is what `onevm recover --success` calls a VM whose id oned was never told (LifeCycleManager::recover).
     """
-    text = _text(element).strip()
+    text = text_of(element).strip()
     return DeployId("" if _PLACEHOLDER.fullmatch(text) else text)
 
 
-def _has_legacy_form(vm: etree._Element | None, history: _Fields) -> bool:
+def _has_legacy_form(vm: Element | None, history: _Fields) -> bool:
     """Tell a release that reads POLL answers as `K=V` words (src/vmm/VirtualMachineManagerDriver.cc, POLL).
 
     That is up to 4.12. There the VM's figures are its own children, and the history calls the driver VMMMAD; 4.14
@@ -182,15 +161,15 @@ def _has_legacy_form(vm: etree._Element | None, history: _Fields) -> bool:
     return "VMMMAD" in history or bool(_children(vm, "MEMORY", "CPU", "NET_TX"))
 
 
-def _template(vm: etree._Element | None, name: str) -> Template:
+def _template(vm: Element | None, name: str) -> Template:
     element = _children(vm, name).get(name)
     values: dict[str, list[str | Mapping[str, str]]] = {}
     for child in () if element is None else element:
-        values.setdefault(child.tag.upper(), []).append(_flat(child) if len(child) else _text(child))
+        values.setdefault(child.tag.upper(), []).append(_flat(child) if len(child) else text_of(child))
     return Template(values={key: tuple(found) for key, found in values.items()})
 
 
-def _operand(vm: etree._Element | None, names: tuple[str, ...], flag: str) -> Mapping[str, str]:
+def _operand(vm: Element | None, names: tuple[str, ...], flag: str) -> Mapping[str, str]:
     template = _children(vm, "TEMPLATE").get("TEMPLATE")
     if template is None:
         return {}
@@ -198,21 +177,15 @@ def _operand(vm: etree._Element | None, names: tuple[str, ...], flag: str) -> Ma
     return next((found for found in candidates if not flag or found.get(flag, "").strip().upper() == "YES"), {})
 
 
-def _flat(vector: etree._Element) -> dict[str, str]:
+def _flat(vector: Element) -> dict[str, str]:
     flat: dict[str, str] = {}
     for child in vector:
-        flat.setdefault(child.tag.upper(), _text(child))
+        flat.setdefault(child.tag.upper(), text_of(child))
     return flat
 
 
-def _text(element: etree._Element | None) -> str:
-    if element is None:
-        return ""
-    return "".join(map(str, element.itertext())) if len(element) else element.text or ""
-
-
-def _number(element: etree._Element | None) -> int | None:
+def _number(element: Element | None) -> int | None:
     """Return the element's whole number; None when it holds none, or one that no field of OpenNebula's has."""
-    text = _text(element).strip()
+    text = text_of(element).strip()
     digits = text.removeprefix("-")
     return int(text) if digits.isdigit() and digits.isascii() and len(digits) < 20 else None
