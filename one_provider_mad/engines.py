@@ -14,7 +14,7 @@ from one_provider_mad.actions.finding import Finder
 from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError, WrongAccount
 from one_provider_mad.journal import Journal
 from one_provider_mad.options import Options
-from one_provider_mad.providers.interface import Provider, VerbatimDriver
+from one_provider_mad.providers.interface import Arguments, Provider, VerbatimDriver
 from one_provider_mad.providers.registry import build
 from one_provider_mad.settings import Configuration, Places, SettingsSource
 
@@ -42,6 +42,9 @@ class Engines:
         self._options = options
         self._places = places
         self._warn = warn
+        self._arguments = Arguments(
+            local_actions=options.local_actions, timeout=options.timeout or None, proxy=options.proxy or ""
+        )
         self.journal: Journal | None = None
         self.is_journal_open = asyncio.Event()
         self.is_verbatim = False
@@ -55,7 +58,10 @@ class Engines:
 
     def _check(self, configuration: Configuration) -> None:
         # Before the first request is taken: whether POLLs may be coalesced depends on it.
-        self.is_verbatim = isinstance(build(configuration, self._places, self._warn), VerbatimDriver)
+        self.is_verbatim = isinstance(self._build(configuration), VerbatimDriver)
+
+    def _build(self, configuration: Configuration) -> Provider | VerbatimDriver:
+        return build(configuration, self._places, self._warn, self._arguments)
 
     def _warn_once(self, sentence: str) -> None:
         log.warning("configuration not taken", reason=sentence)
@@ -139,7 +145,7 @@ class Engines:
 
     async def _make(self, configuration: Configuration) -> Engine:
         journal = await self._journal_for(configuration)
-        provider = await asyncio.to_thread(build, configuration, self._places, self._warn)
+        provider = await asyncio.to_thread(self._build, configuration)
         try:
             await provider.open()
             if isinstance(provider, VerbatimDriver):

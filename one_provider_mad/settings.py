@@ -100,6 +100,7 @@ class Places(Value, frozen=True, kw_only=True):
         conf: configuration files.
         var: state (OpenNebula's var directory, or a stand-in where there is none).
         log: log files.
+        etc: OpenNebula's own configuration.
         is_stand_in: `var` is not OpenNebula's.
         is_temporary: `var` will not survive a reboot: good enough for the simulated cloud only.
     """
@@ -107,6 +108,7 @@ class Places(Value, frozen=True, kw_only=True):
     conf: Path
     var: Path
     log: Path
+    etc: Path = Path("/etc/one")
     is_stand_in: bool = False
     is_temporary: bool = False
 
@@ -116,9 +118,10 @@ class Places(Value, frozen=True, kw_only=True):
         location = environ.get("ONE_LOCATION")
         root = Path(location) if location else None
         conf = environ.get("ONE_PROVIDER_MAD_CONF")
-        conf_path = Path(conf) if conf else (root / "etc" if root else Path("/etc/one")) / "one_provider_mad"
+        etc = root / "etc" if root else Path("/etc/one")
+        conf_path = Path(conf) if conf else etc / "one_provider_mad"
         if root is not None:
-            return cls(conf=conf_path, var=root / "var", log=root / "var")
+            return cls(conf=conf_path, var=root / "var", log=root / "var", etc=etc)
         var, log = Path("/var/lib/one"), Path("/var/log/one")
         if os.access(var, os.W_OK | os.X_OK):
             return cls(conf=conf_path, var=var, log=log)

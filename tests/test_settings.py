@@ -526,7 +526,9 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_one_location_holds_everything(tmp_path: Path) -> None:
     places = Places.from_environment({"ONE_LOCATION": str(tmp_path), "HOME": "/nowhere"})
-    assert places == Places(conf=tmp_path / "etc" / "one_provider_mad", var=tmp_path / "var", log=tmp_path / "var")
+    assert places == Places(
+        conf=tmp_path / "etc" / "one_provider_mad", var=tmp_path / "var", log=tmp_path / "var", etc=tmp_path / "etc"
+    )
 
 
 @pytest.mark.parametrize("location", [{}, {"ONE_LOCATION": "/srv/one"}], ids=["system", "self-contained"])

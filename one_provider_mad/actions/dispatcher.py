@@ -298,9 +298,11 @@ class Dispatcher:
             raise DeadlineExceeded(_gave_up(seconds)) from error
 
     def _deadline(self, action: Action) -> float | None:
+        if self._engines.is_verbatim:
+            return None  # there `-w` bounds each script of an action, as upstream does it
         if self._options.timeout is not None:
             return self._options.timeout or None
-        return None if self._engines.is_verbatim else DEADLINES.get(action, OTHER_DEADLINE)
+        return DEADLINES.get(action, OTHER_DEADLINE)
 
     async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
         request, message = await self._read(accepted)

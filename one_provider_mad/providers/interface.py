@@ -54,6 +54,20 @@ class CreateCall(Value, frozen=True, kw_only=True):
     parameters: Parameters
 
 
+class Arguments(Value, frozen=True, kw_only=True):
+    """What ARGUMENTS of VM_MAD say about scripts; a cloud of our own kind has no use for it.
+
+    Attributes:
+        local_actions: `-l`, as it was written; None for upstream's own list.
+        timeout: `-w`, seconds a script may run; None for as long as it likes.
+        proxy: `--proxy`, "" for none.
+    """
+
+    local_actions: str | None = None
+    timeout: float | None = None
+    proxy: str = ""
+
+
 class ProviderContext(Value, frozen=True, kw_only=True):
     """What a provider is told about its place.
 
@@ -61,7 +75,9 @@ class ProviderContext(Value, frozen=True, kw_only=True):
         name: NAME from oned's ARGUMENTS.
         hypervisor: HYPERVISOR reported, and the TYPE that its PUBLIC_CLOUD sections carry.
         owner: whose instances these are.
-        state_directory: where it may keep files of its own.
+        state_directory: OpenNebula's var directory, where it may keep files of its own.
+        system_directory: OpenNebula's etc directory.
+        arguments: for drivers that run scripts.
         warn: tells the operator one sentence (driver log and oned's log).
     """
 
@@ -69,6 +85,8 @@ class ProviderContext(Value, frozen=True, kw_only=True):
     hypervisor: str
     owner: str
     state_directory: Path
+    system_directory: Path = Path("/etc/one")
+    arguments: Arguments = Arguments()
     warn: Callable[[str], None]
 
 

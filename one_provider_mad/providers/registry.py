@@ -7,22 +7,39 @@ from importlib import import_module
 from typing import cast
 
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.providers.interface import Provider, ProviderContext, ProviderFactory, VerbatimDriver
+from one_provider_mad.providers.interface import (
+    Arguments,
+    Provider,
+    ProviderContext,
+    ProviderFactory,
+    VerbatimDriver,
+)
 from one_provider_mad.settings import Configuration, Places, convert
 
-BUILT_IN = {"simulated": "one_provider_mad.providers.simulated.provider"}
+BUILT_IN = {
+    "simulated": "one_provider_mad.providers.simulated.provider",
+    "scripts": "one_provider_mad.providers.scripts.driver",
+}
 """Kind of provider to the module that holds its `factory`. Listed here since asking for entry points takes 30 ms."""
+
+NO_ARGUMENTS = Arguments()
 
 ENTRY_POINTS = "one_provider_mad.providers"
 
 
-def build(configuration: Configuration, places: Places, warn: Callable[[str], None]) -> Provider | VerbatimDriver:
+def build(
+    configuration: Configuration,
+    places: Places,
+    warn: Callable[[str], None],
+    arguments: Arguments = NO_ARGUMENTS,
+) -> Provider | VerbatimDriver:
     """Build the provider that a configuration names; nothing is opened yet.
 
     Args:
         configuration: as `settings.load` read it.
         places: its state directory is taken from here.
         warn: how the provider tells the operator one sentence.
+        arguments: what ARGUMENTS say about scripts.
 
     Raises:
         SettingsError: no such provider, or its table is wrong.
@@ -39,6 +56,8 @@ def build(configuration: Configuration, places: Places, warn: Callable[[str], No
         hypervisor=settings.hypervisor,
         owner=settings.owner,
         state_directory=places.var,
+        system_directory=places.etc,
+        arguments=arguments,
         warn=warn,
     )
     return factory(context, table)

@@ -1,0 +1,284 @@
+"""`scripts`: performs each action by running somebody's scripts, in upstream's order, all on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+import structlog
+
+from one_provider_mad.errors import RequestRefused
+from one_provider_mad.providers.interface import ProviderContext, ProviderFactory, VerbatimRequest
+from one_provider_mad.providers.scripts import outcome
+from one_provider_mad.providers.scripts.environment import script_environment
+from one_provider_mad.providers.scripts.message import Era, Message, read_message
+from one_provider_mad.providers.scripts.runner import CannotRun, Runner, use_quick_watcher
+from one_provider_mad.providers.scripts.sequences import (
+    DEPLOYED,
+    LIVE_SNAPSHOT,
+    NAME,
+    Kind,
+    Step,
+    main_action,
+    sequence,
+)
+from one_provider_mad.providers.scripts.settings import ScriptsSettings
+
+log = structlog.get_logger()
+
+LOCAL_ACTIONS = (
+    "deploy,shutdown,reboot,cancel,save,restore,migrate,poll,pre,post,clean,snapshotcreate,snapshotrevert,"
+    "snapshotdelete,attach_nic,detach_nic,reset,prereconfigure,reconfigure,attach_disk,detach_disk,resize_disk,"
+    "update_sg,update_nic,resize"
+)
+"""What one_vmm_sh of 7.4 runs on the front-end when ARGUMENTS have no `-l` (src/vmm_mad/exec/one_vmm_sh)."""
+
+_FILES = {
+    "snapshotcreate": "snapshot_create",
+    "snapshotrevert": "snapshot_revert",
+    "snapshotdelete": "snapshot_delete",
+}
+"""Words of `-l` whose script is called otherwise."""
+
+DUMMY = "dummy"
+"""The transfer and the network driver that do nothing."""
+
+_LINE = 60
+"""Letters in a line of base64 up to 5.10 (Ruby's Base64.encode64)."""
+
+Log = Callable[[str, str], None]
+
+
+class StepFailed(RequestRefused):
+    """A step did not succeed; the sentence is what its script said."""
+
+
+class ScriptsDriver:
+    """A directory of action scripts.
+
+    Args:
+        context: its place.
+        settings: the table `[scripts]`.
+    """
+
+    name: str = NAME
+
+    def __init__(self, context: ProviderContext, settings: ScriptsSettings) -> None:
+        self._context = context
+        self._settings = settings
+        self._remotes = Path(settings.remotes) if settings.remotes else context.state_directory / "remotes"
+        self._local = _local_actions(context.arguments.local_actions or LOCAL_ACTIONS)
+        self._runner = Runner(context.state_directory, {})
+
+    async def open(self) -> None:
+        """Read what the scripts' environment is to be."""
+        use_quick_watcher()
+        environment = await asyncio.to_thread(
+            script_environment,
+            os.environ,
+            etc=self._context.system_directory,
+            proxy=self._context.arguments.proxy,
+            warn=self._context.warn,
+        )
+        self._runner = Runner(self._context.state_directory, environment)
+
+    async def close(self) -> None:
+        """End every script that still runs."""
+        self._runner.kill()
+
+    async def perform(self, request: VerbatimRequest, log: Log) -> str:
+        """Run the steps of an action, and what undoes them when one fails.
+
+        Raises:
+            RequestRefused: a step failed, and this is what its script said; or the message lacks what it needs.
+            NotSupported: upstream's drivers have no such action.
+        """
+        message = read_message(request.request, request.message, is_two_blank=request.is_two_blank)
+        steps = sequence(request.action, message)
+        action = _Action(self, self._runner, message, main_action(request.action), log)
+        return await action.perform(steps)
+
+    # What the steps need to know
+
+    @property
+    def skips_transfer(self) -> bool:
+        """Transfer steps are turned off."""
+        return self._settings.transfer == "skip"
+
+    @property
+    def timeout(self) -> float | None:
+        """Seconds one script may run."""
+        return self._context.arguments.timeout
+
+    def path(self, step: Step, driver: str) -> Path:
+        """The script of a step.
+
+        Raises:
+            StepFailed: it would have to run on another machine, or its name leads elsewhere.
+        """
+        if step.kind is Kind.TRANSFER:
+            return _transfer_script(self._remotes / "tm" / _plain(driver), _plain(step.arguments[0]))
+        if step.action not in self._local:
+            raise StepFailed(f"{step.action} would need ssh: -l of ARGUMENTS does not name it, and all else runs here")
+        if step.kind is Kind.NETWORK:
+            return self._remotes / "vnm" / _plain(driver) / step.action
+        return self._remotes / "vmm" / self._context.name / self._local[step.action]
+
+
+class _Action:
+    """One action under way."""
+
+    def __init__(self, driver: ScriptsDriver, runner: Runner, message: Message, main: str, log: Log) -> None:
+        self._driver = driver
+        self._runner = runner
+        self._message = message
+        self._main = main
+        self._log = log
+        self._payload = "-"
+        self._deployed = ""
+
+    async def perform(self, steps: Sequence[Step]) -> str:
+        for step in steps:
+            try:
+                await self._run(step)
+            except StepFailed:
+                if step.may_fail:
+                    continue
+                await self._undo(step.undo)
+                raise
+        return self._payload
+
+    async def _undo(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            try:
+                await self._run(step)
+            except StepFailed:
+                continue  # it stands in the log; the other steps may still succeed
+
+    async def _run(self, step: Step) -> None:
+        if step.kind is Kind.TRANSFER and self._driver.skips_transfer:
+            return
+        for driver in step.drivers or ("",):
+            try:
+                printed = await self._run_script(step, driver)
+            except StepFailed as error:
+                log.info("step failed", vm=self._message.request.vm_id, step=step.action, reason=str(error))
+                self._log("I", f"Failed to execute {step.kind.value} operation: {step.action}.")
+                raise
+            self._log("I", f"Successfully execute {step.kind.value} operation: {step.action}.")
+            if step.action == self._main:
+                self._payload = printed
+            if step.action == "deploy":
+                self._deployed = printed.split()[0]
+
+    async def _run_script(self, step: Step, driver: str) -> str:
+        path = self._driver.path(step, driver)
+        if step.action == LIVE_SNAPSHOT:
+            self._check_live_snapshot()
+        if driver == DUMMY and (step.kind is Kind.TRANSFER or not path.exists()):
+            return "-"
+        arguments = self._arguments(step)
+        command = [str(path), *arguments]
+        try:
+            stdin = await self._stdin(step)
+            finished = await self._runner.run(path, arguments, stdin=stdin, seconds=self._driver.timeout)
+        except CannotRun as error:
+            self._log("E", str(error))
+            raise StepFailed(str(error)) from error
+        if finished.is_timeout:
+            self._log("E", f"Timeout executing {outcome.described(command)}")
+        elif finished.code:
+            self._log("E", f"Command execution failed (exit code: {finished.code}): {outcome.described(command)}")
+        for letter, text in outcome.log_lines(finished):
+            self._log(letter, text)
+        if finished.is_timeout:
+            raise StepFailed(f"Timeout executing {outcome.described(command)}")
+        if finished.code:
+            raise StepFailed(outcome.reason(finished, command))
+        return outcome.payload(finished)
+
+    def _arguments(self, step: Step) -> list[str]:
+        given = [self._deployed if argument is DEPLOYED else argument for argument in step.arguments]
+        if step.kind is Kind.TRANSFER:
+            return given[1:]
+        if step.kind is Kind.NETWORK:
+            if self._message.era is not Era.FOUR:
+                return given
+            given.insert(0, base64.b64encode(self._message.vm_document()).decode())
+        return given if step.host is None else [*given, str(self._message.request.vm_id), step.host]
+
+    def _check_live_snapshot(self) -> None:
+        """Refuse what upstream refuses: a live snapshot that nobody has said this pair of drivers can take."""
+        message = self._message
+        pair = f"{message.driver_name}-{message.request.operand.get('TM_MAD', '')}"
+        if pair not in self._runner.environment.get("LIVE_DISK_SNAPSHOTS", "").split():
+            raise StepFailed(f"Cannot perform a live DISKSNAPSHOTCREATE: LIVE_DISK_SNAPSHOTS does not name {pair}")
+
+    async def _stdin(self, step: Step) -> bytes | None:
+        """What the script reads; nothing up to 4.14."""
+        if self._message.era is Era.FOUR:
+            return None
+        content = await self._content(step)
+        if content is None:
+            return None
+        encoded = base64.b64encode(content).decode()
+        if self._message.era is Era.FIVE and step.kind is Kind.VIRTUALIZATION:
+            return "".join(f"{line}\n" for line in textwrap.wrap(encoded, _LINE)).encode()
+        return encoded.encode()
+
+    async def _content(self, step: Step) -> bytes | None:
+        if step.stdin is not None or step.kind is Kind.TRANSFER:
+            return step.stdin
+        if step.kind is Kind.NETWORK:
+            return self._message.network_document()
+        if step.action != "deploy":
+            return self._message.document
+        return await asyncio.to_thread(_read_deployment_file, Path(step.arguments[0]))
+
+
+def _read_deployment_file(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise StepFailed(f"Cannot open deployment file {path}: {error.strerror}") from error
+    if not content:
+        raise StepFailed(f"Cannot open deployment file {path}: it is empty")
+    return content
+
+
+def _transfer_script(directory: Path, command: str) -> Path:
+    """`clone.ssh` where there is one, else `clone`: the part after the dot names the system datastore's driver."""
+    path = directory / command
+    return path if path.exists() else directory / command.partition(".")[0]
+
+
+def _plain(name: str) -> str:
+    """Return a name that comes from a message, if it is one word of a path."""
+    if not name or "/" in name or name in (".", ".."):
+        raise StepFailed(f"{name!r} is no name of a driver")
+    return name
+
+
+def _local_actions(text: str) -> dict[str, str]:
+    """Read `-l`: the actions that run here, each with its script's name."""
+    local: dict[str, str] = {}
+    for entry in text.split(","):
+        action, _, script = (part.strip() for part in entry.partition("="))
+        if action:
+            local[action.lower()] = script or _FILES.get(action.lower(), action.lower())
+    return local
+
+
+class _Factory:
+    settings_type = ScriptsSettings
+
+    def __call__(self, context: ProviderContext, settings: ScriptsSettings) -> ScriptsDriver:
+        return ScriptsDriver(context, settings)
+
+
+factory = cast("ProviderFactory", _Factory())
