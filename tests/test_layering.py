@@ -26,10 +26,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": BASE | {"belongings", "settings"},
     "journal": BASE | {"database", "processes"},
     "protocol": BASE | {"documents"},
+    "scripting": BASE,
     "transport": BASE | {"protocol"},
     "providers.interface": BASE,
     "providers.registry": BASE | {"settings", "providers.interface"},
-    "providers": BASE | {"documents", "settings", "database", "providers.interface"},
+    "providers": BASE | {"documents", "settings", "database", "scripting", "providers.interface"},
     "actions": BASE | {"options", "settings", "journal", "processes", "protocol", "providers.interface"},
     "monitor": BASE | {"options", "settings", "journal", "processes", "protocol", "providers.interface"},
     "engines": BASE

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from one_provider_mad.processes import Process
 from one_provider_mad.providers.scripts import outcome
-from one_provider_mad.providers.scripts.environment import script_environment
-from one_provider_mad.providers.scripts.runner import MAX_OUTPUT, CannotRun, Finished, Runner
+from one_provider_mad.scripting.environment import script_environment
+from one_provider_mad.scripting.runner import MAX_OUTPUT, CannotRun, Finished, Runner
 from tests.waiting import until
 
 Script = Callable[[str], Path]

@@ -15,9 +15,7 @@ import structlog
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.providers.interface import ProviderContext, ProviderFactory, VerbatimRequest
 from one_provider_mad.providers.scripts import outcome
-from one_provider_mad.providers.scripts.environment import script_environment
 from one_provider_mad.providers.scripts.message import Era, Message, read_message
-from one_provider_mad.providers.scripts.runner import CannotRun, Runner, use_quick_watcher
 from one_provider_mad.providers.scripts.sequences import (
     DEPLOYED,
     LIVE_SNAPSHOT,
@@ -28,6 +26,8 @@ from one_provider_mad.providers.scripts.sequences import (
     sequence,
 )
 from one_provider_mad.providers.scripts.settings import ScriptsSettings
+from one_provider_mad.scripting.environment import script_environment
+from one_provider_mad.scripting.runner import CannotRun, Runner, use_quick_watcher
 
 log = structlog.get_logger()
 

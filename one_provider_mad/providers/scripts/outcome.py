@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from one_provider_mad.providers.scripts.runner import Finished
+from one_provider_mad.scripting.runner import Finished
 
 LOGGED_LINES = 200
 """Lines of stderr that go to the VM's log, the last ones; the rest is one line that says how many there were."""
