@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import structlog
 
@@ -47,7 +48,7 @@ class Engines:
         )
         self.journal: Journal | None = None
         self.is_journal_open = asyncio.Event()
-        self.is_verbatim = False
+        self._is_verbatim: bool | None = None
         self.owner = ""
         self._engine: Engine | None = None
         self._retired: dict[asyncio.Task[None], Engine] = {}
@@ -56,9 +57,18 @@ class Engines:
         self._creates = Creates()
         self._source = SettingsSource(options.name, places, check=self._check, warn=self._warn_once)
 
+    @property
+    def is_verbatim(self) -> bool:
+        """The configuration names a driver that performs verbs as they were sent."""
+        if self._is_verbatim is None:
+            # There never was a usable configuration: this request may be the first one after it was put right.
+            with suppress(MadError):
+                self._source.current()
+        return bool(self._is_verbatim)
+
     def _check(self, configuration: Configuration) -> None:
         # Before the first request is taken: whether POLLs may be coalesced depends on it.
-        self.is_verbatim = isinstance(self._build(configuration), VerbatimDriver)
+        self._is_verbatim = isinstance(self._build(configuration), VerbatimDriver)
 
     def _build(self, configuration: Configuration) -> Provider | VerbatimDriver:
         return build(configuration, self._places, self._warn, self._arguments)

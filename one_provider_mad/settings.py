@@ -369,7 +369,9 @@ class SettingsSource:
         try:
             status = os.stat(self._file)
         except OSError as error:
-            return (error.errno or 0,)
+            # What is served without a file may come, or be allowed, while the driver runs.
+            places, name = self._places, self._name
+            return (error.errno or 0, places.mark(name).exists(), places.scripts(name).is_dir())
         return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_mode)
 
     def _reload(self) -> None:

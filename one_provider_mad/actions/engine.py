@@ -40,8 +40,9 @@ class EngineSource(Protocol):
     is_journal_open: asyncio.Event
     """Set once the journal was opened."""
 
-    is_verbatim: bool
-    """The configuration names a driver that performs verbs as they were sent."""
+    @property
+    def is_verbatim(self) -> bool:
+        """The configuration names a driver that performs verbs as they were sent."""
 
     owner: str
     """Whose instances are ours; "" while there never was a usable configuration."""
