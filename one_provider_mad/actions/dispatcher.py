@@ -311,7 +311,8 @@ class Dispatcher:
             verbatim = VerbatimRequest(
                 action=accepted.action.value, request=request, message=message, is_two_blank=accepted.is_two_blank
             )
-            return await engine.verbatim.perform(verbatim, partial(self._tell_as, accepted.vm_id))
+            info = await engine.verbatim.perform(verbatim, partial(self._tell_as, accepted.vm_id))
+            return _with_first_word(accepted.action, request, info)
         work = self._work(engine, request, deadline)
         if accepted.action is Action.POLL:
             return await self._poll_alone(engine, request)
@@ -477,6 +478,6 @@ def _is_cancelled(error: BaseException) -> bool:
 
 
 def _with_first_word(action: Action, content: VmRequest | None, sentence: str) -> str:
-    """UPDATESG and UPDATENIC: oned tells by the first word what to go on with, also when they fail."""
+    """UPDATESG and UPDATENIC: oned tells by the first word what to go on with, whether they succeed or fail."""
     first = FIRST_WORDS.get(action)
     return sentence if first is None or content is None else f"{first(content)} {sentence}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -50,6 +51,8 @@ DUMMY = "dummy"
 
 _LINE = 60
 """Letters in a line of base64 up to 5.10 (Ruby's Base64.encode64)."""
+
+_UNFIT = re.compile(r"[<&]|]]>")
 
 Log = Callable[[str, str], None]
 
@@ -174,7 +177,16 @@ class _Action:
             if step.action == self._main:
                 self._payload = printed
             if step.action == "deploy":
-                self._deployed = printed.split()[0]
+                await self._note_deployed(step, printed)
+
+    async def _note_deployed(self, step: Step, printed: str) -> None:
+        """Take the first word for the id, as oned does, unless it would store none (src/vm/VirtualMachine.cc)."""
+        self._deployed = printed.split(maxsplit=1)[0]
+        if _UNFIT.search(self._deployed):
+            await self._undo(step.regret)
+            raise StepFailed(
+                f"deploy printed an id that OpenNebula cannot keep ({self._deployed!r}), so it was cancelled"
+            )
 
     async def _run_script(self, step: Step, driver: str) -> str:
         path = self._driver.path(step, driver)

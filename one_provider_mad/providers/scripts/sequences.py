@@ -39,6 +39,7 @@ class Step(Value, frozen=True, kw_only=True):
         drivers: the network drivers to run, or the one transfer driver.
         stdin: what the script reads; None for what its kind of script reads as a rule.
         undo: steps that follow when this one fails.
+        regret: steps that follow when it has succeeded, and what it answered is of no use.
         may_fail: a failure is logged, and the action goes on.
     """
 
@@ -49,6 +50,7 @@ class Step(Value, frozen=True, kw_only=True):
     drivers: tuple[str, ...] = ()
     stdin: bytes | None = None
     undo: tuple[Step, ...] = ()
+    regret: tuple[Step, ...] = ()
     may_fail: bool = False
 
 
@@ -79,10 +81,19 @@ def _script(
     *arguments: str,
     host: str | None = None,
     undo: tuple[Step, ...] = (),
+    regret: tuple[Step, ...] = (),
     may_fail: bool = False,
 ) -> Step:
     where = message.request.host if host is None else host
-    return Step(kind=Kind.VIRTUALIZATION, action=action, arguments=arguments, host=where, undo=undo, may_fail=may_fail)
+    return Step(
+        kind=Kind.VIRTUALIZATION,
+        action=action,
+        arguments=arguments,
+        host=where,
+        undo=undo,
+        regret=regret,
+        may_fail=may_fail,
+    )
 
 
 def _network(
@@ -156,7 +167,7 @@ def _deploy(message: Message) -> list[Step]:
     return [
         *_transfers(message, "tm_context"),
         *_network(message, "pre"),
-        _script(message, "deploy", path, message.request.host, undo=tuple(clean)),
+        _script(message, "deploy", path, message.request.host, undo=tuple(clean), regret=(cancel,)),
         *_network(message, "post", DEPLOYED, message.request.host, undo=(cancel, *clean)),
     ]
 
