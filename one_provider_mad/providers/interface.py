@@ -241,6 +241,49 @@ class NetworkRules(Protocol):
         """Apply the attributes of the NICs in `virtual_network_id`."""
 
 
+class Size(Value, frozen=True, kw_only=True):
+    """How large something is: an instance type, or a whole cloud.
+
+    Attributes:
+        cpu: cores.
+        memory: MiB.
+    """
+
+    cpu: float
+    memory: int
+
+
+@runtime_checkable
+class CapacitySource(Protocol):
+    """Knows how much room there is; what `[capacity]` says comes first."""
+
+    def instance_sizes(self) -> Mapping[str, Size]:
+        """Size of each instance type by name, as far as it is known without asking the cloud."""
+
+    async def capacity(self) -> Size | None:
+        """Room of the whole account, what is in use included; None when nobody set a limit."""
+
+
+class ImportHints(Value, frozen=True, kw_only=True):
+    """What a VM would ask for that is to take over an instance.
+
+    Attributes:
+        size: the instance's.
+        public_cloud: attributes of its PUBLIC_CLOUD section, without TYPE.
+    """
+
+    size: Size
+    public_cloud: Mapping[str, str] = {}
+
+
+@runtime_checkable
+class ImportSource(Protocol):
+    """Can tell what an instance that nobody created through us is made of."""
+
+    def import_hints(self, instance: Instance) -> ImportHints:
+        """Read it from a listed instance. Pure, no I/O."""
+
+
 class ProviderFactory(Protocol):
     """What the registry, or an entry point `one_provider_mad.providers`, yields for a kind of provider."""
 
@@ -279,5 +322,13 @@ class VerbatimDriver(Protocol):
     async def close(self) -> None:
         """Let go of everything, children included. Called once, last."""
 
+    @property
+    def is_busy(self) -> bool:
+        """True while a verb is being carried out: then it must not be closed for new settings' sake."""
+
     async def perform(self, request: VerbatimRequest, log: Callable[[str, str], None]) -> str:
-        """Carry the verb out and return the reply's payload. `log("I", text)` writes to the VM log."""
+        """Carry the verb out and return the reply's payload. `log("I", text)` writes to the VM log (I, W, E or D).
+
+        Cancellation may strike at any await, and nothing may be left running after it. Raises MadError with the
+        sentence for the core.
+        """

@@ -123,10 +123,13 @@ async def test_what_may_be_repeated_is_retried_and_a_snapshot_is_not(
     assert world.provider.count(method) == times
 
 
+NOT_DEVICES = ("VerbatimDriver", "Suspendable", "CapacitySource", "ImportSource")
+
+
 def test_every_optional_protocol_is_in_the_table() -> None:
     optional = {
         value
         for name, value in vars(interface).items()
-        if getattr(value, "_is_runtime_protocol", False) and name not in ("VerbatimDriver", "Suspendable")
+        if getattr(value, "_is_runtime_protocol", False) and name not in NOT_DEVICES
     }
     assert {capability.protocol for capability in CAPABILITIES.values()} == optional

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import re
 import signal
 import sqlite3
 import stat
 import sys
 import time
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,15 +27,19 @@ from one_provider_mad.errors import (
     BadParameter,
     InstanceNotFound,
     NoCapacity,
+    ProviderError,
     ProviderUnavailable,
     QuotaExceeded,
+    SettingsError,
+    Throttled,
     TokenSpent,
     WrongState,
 )
 from one_provider_mad.providers.interface import CreateCall, CreatePlan, ProviderContext
 from one_provider_mad.providers.simulated.cloud import Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
-from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.providers.simulated.settings import CALLS, FaultSettings, SimulatedSettings
+from one_provider_mad.settings import convert
 from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance, a_call, give_up, look, reach, turns
 
 QUICK = {"boot_time": 0.004, "stop_time": 0.004, "suspend_time": 0.004, "destroy_time": 0.004}
@@ -660,6 +668,269 @@ class TestConsole:
         assert instance.reason == "terminated from the console"
 
 
+class TestFaults:
+    """What a client meets; what the driver makes of it is shown in end_to_end/test_faults.py."""
+
+    def test_every_call_has_a_name_that_faults_can_be_ordered_for(self) -> None:
+        methods = {name for name, _ in inspect.getmembers(SimulatedProvider, inspect.iscoroutinefunction)}
+        at_hand = {"open", "close", "capacity"}  # nothing travels
+        assert {name for name in methods if not name.startswith("_")} - at_hand == set(CALLS)
+
+    @pytest.mark.parametrize("name", CALLS)
+    async def test_each_call_meets_what_is_ordered_for_it_and_no_other_does(self, connect: Open, name: str) -> None:
+        call = partial(getattr(SimulatedProvider, name), **arguments_of(name))
+        provider = await connect(faults={"transient": {"calls": [name]}})
+        with pytest.raises(ProviderUnavailable, match=f"simulated did not answer {name}, by order of `transient`"):
+            await call(provider)
+        others = await connect(faults={"transient": {"calls": [each for each in CALLS if each != name]}})
+        with suppress(InstanceNotFound, BadParameter):  # what the cloud itself answers
+            await call(others)
+
+    async def test_calls_beyond_the_limit_of_a_second_are_throttled_until_it_is_over(
+        self, connect: Open, clock: Clock
+    ) -> None:
+        provider = await connect(clock=clock, faults={"calls_a_second": 3})
+        for _ in range(2):
+            await provider.list_instances()
+        clock.go_on(0.75)
+        await provider.list_instances()
+        with pytest.raises(Throttled) as refused:
+            await provider.list_instances()
+        assert refused.value.retry_after == 0.25
+        await provider.account()
+        clock.go_on(0.25)
+        for _ in range(2):
+            await provider.list_instances()
+        with pytest.raises(Throttled, match="more than 3 calls a second"):
+            await provider.list_instances()
+
+    async def test_a_clock_that_is_put_back_throttles_nobody_for_long(self, connect: Open, clock: Clock) -> None:
+        provider = await connect(clock=clock, faults={"calls_a_second": 1})
+        await provider.list_instances()
+        clock.go_on(-3600)
+        await provider.list_instances()
+
+    async def test_a_throttled_call_was_not_carried_out(self, connect: Open, clock: Clock) -> None:
+        provider = await connect(clock=clock, faults={"calls_a_second": 1})
+        await provider.find(owner="tests", vm_id=VmId(1))
+        with pytest.raises(Throttled):
+            await provider.create(a_call(provider, a_vm()))
+        assert await provider.cloud.list_instances() == []
+
+    async def test_faults_strike_as_often_as_they_are_ordered(self, connect: Open) -> None:
+        provider = await connect(faults={"transient": {"calls": ["find", "describe"], "times": 3}})
+        fates = []
+        for _ in range(3):
+            fates += [await fate(provider.describe([])), await fate(provider.find(owner="tests", vm_id=VmId(1)))]
+        assert fates == [ProviderUnavailable] * 3 + [None] * 3
+
+    @pytest.mark.parametrize(("rate", "least", "most"), [(0, 0, 0), (0.3, 100, 200), (1, 500, 500)])
+    async def test_a_share_of_the_calls_is_hit(self, connect: Open, rate: float, least: int, most: int) -> None:
+        provider = await connect(faults={"seed": 1, "transient": {"rate": rate}})
+        fates = [await fate(provider.describe([])) for _ in range(500)]
+        assert least <= fates.count(ProviderUnavailable) <= most
+
+    async def test_a_seed_decides_the_fate_of_each_name_whatever_else_is_called(self, connect: Open) -> None:
+        runs = []
+        for others in (0, 3):
+            provider = await connect(faults={"seed": "any", "transient": {"rate": 0.5}})
+            run = []
+            for _ in range(30):
+                run.append(await fate(provider.describe([])))
+                for _ in range(others):
+                    await fate(provider.list_instances())
+            runs.append(run)
+        assert runs[0] == runs[1]
+
+    async def test_without_a_seed_every_run_is_another(self, connect: Open) -> None:
+        runs = []
+        for _ in range(2):
+            provider = await connect(faults={"transient": {"rate": 0.5}})
+            runs.append([await fate(provider.describe([])) for _ in range(100)])
+        assert runs[0] != runs[1]
+
+    async def test_a_call_whose_answer_is_lost_took_effect(self, connect: Open) -> None:
+        provider = await connect(faults={"lost_answers": {}})
+        call = a_call(provider, a_vm())
+        with pytest.raises(ProviderUnavailable, match="did not answer create, by order of `lost_answers`"):
+            await provider.create(call)
+        [instance] = await provider.cloud.list_instances()
+        assert await (await connect()).create(call) == instance.deploy_id
+
+    async def test_a_late_answer_tells_what_was_true_when_the_call_took_effect(self, connect: Open) -> None:
+        slow = await connect(faults={"late_answers": {"calls": ["list_instances"], "seconds": 0.05}})
+        begun = time.monotonic()
+        listing = asyncio.create_task(slow.list_instances())
+        await asyncio.wait([listing], timeout=0.02)
+        await launch(await connect())
+        assert await listing == []
+        assert time.monotonic() - begun >= 0.05
+
+    async def test_a_call_that_hangs_has_no_effect_and_can_be_given_up(self, connect: Open) -> None:
+        provider = await connect(faults={"hangs": {"calls": ["create"]}})
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await provider.create(a_call(provider, a_vm()))
+        assert await provider.list_instances() == []
+
+    @pytest.mark.parametrize("name", ["PermissionDenied", "QuotaExceeded", "InstanceNotFound", "WrongState"])
+    async def test_a_refusal_is_of_the_kind_that_was_ordered(self, connect: Open, name: str) -> None:
+        provider = await connect(faults={"permanent": {"calls": ["create"], "error": name}})
+        with pytest.raises(ProviderError, match="simulated refused create, by order of `permanent`") as refused:
+            await provider.create(a_call(provider, a_vm()))
+        assert (type(refused.value).__name__, refused.value.definite) == (name, True)
+        assert await provider.list_instances() == []
+
+    async def test_a_type_without_room_still_answers_a_token_that_has_made_something(self, connect: Open) -> None:
+        call = a_call(await connect(), a_vm())
+        deploy_id = await (await connect()).create(call)
+        provider = await connect(faults={"no_capacity": ["small_256mb"]})
+        assert await provider.create(call) == deploy_id
+        with pytest.raises(NoCapacity, match="no room for instances of type small_256mb"):
+            await provider.create(a_call(provider, a_vm(2)))
+
+    async def test_an_outage_leaves_nothing_but_the_question_of_the_account(self, connect: Open) -> None:
+        provider = await connect(faults={"outage": True})
+        assert await provider.account() == "simulated/embedded"
+        for call in (provider.list_instances(), provider.describe([]), provider.destroy(DeployId("sim-x"))):
+            assert await fate(call) is ProviderUnavailable
+
+    @pytest.mark.parametrize(
+        ("begin", "end", "is_out"),
+        [
+            pytest.param(-60, 60, True, id="within"),
+            pytest.param(60, 120, False, id="before"),
+            pytest.param(-120, -60, False, id="after"),
+            pytest.param(0, 60, True, id="its-first-moment"),
+            pytest.param(-60, 0, False, id="its-end"),
+            pytest.param(-60, -120, True, id="past-midnight-and-within"),
+            pytest.param(120, 60, True, id="since-yesterday"),
+            pytest.param(60, -60, False, id="between-two-days"),
+        ],
+    )
+    async def test_an_outage_has_its_time_of_the_day(
+        self, connect: Open, clock: Clock, begin: int, end: int, *, is_out: bool
+    ) -> None:
+        noon = datetime.fromtimestamp(clock.now, tz=UTC).astimezone().replace(hour=12)
+        clock.now = noon.timestamp()
+        window = {name: (noon + timedelta(seconds=after)).time() for name, after in (("from", begin), ("to", end))}
+        provider = await connect(clock=clock, faults={"outages": [window]})
+        assert (await fate(provider.list_instances()) is ProviderUnavailable) is is_out
+
+    @pytest.mark.parametrize("name", ["describe", "find", "list_instances"])
+    async def test_a_listing_that_comes_in_part_says_so(self, connect: Open, name: str) -> None:
+        deploy_id = await launch(await connect())
+        provider = await connect(faults={"broken_listings": {"calls": [name]}})
+        looks: dict[str, Awaitable[Any]] = {
+            "describe": provider.describe([deploy_id]),
+            "find": provider.find(owner="tests", vm_id=VmId(1)),
+            "list_instances": provider.list_instances(),
+        }
+        fates = {each: await fate(look) for each, look in looks.items()}
+        assert fates == {each: ProviderUnavailable if each == name else None for each in looks}
+
+    async def test_the_same_share_is_left_out_of_every_look_of_every_client(self, connect: Open) -> None:
+        well = await connect()
+        ids = [await well.create(a_call(well, a_vm(number))) for number in range(60)]
+        providers = [await connect(faults={"unseen": {"share": 0.5}}) for _ in range(2)]
+        seen_by_all = [{each.deploy_id for each in await provider.list_instances()} for provider in providers * 2]
+        assert seen_by_all == [seen_by_all[0]] * 4
+        assert set(await providers[0].describe(ids)) == seen_by_all[0]
+        assert 15 <= len(seen_by_all[0]) <= 45
+        other_seed = await connect(faults={"seed": 2, "unseen": {"share": 0.5}})
+        assert {each.deploy_id for each in await other_seed.list_instances()} != seen_by_all[0]
+
+    async def test_only_the_named_listings_leave_instances_out(self, connect: Open) -> None:
+        deploy_id = await launch(await connect())
+        provider = await connect(faults={"unseen": {"calls": ["describe"]}})
+        assert await provider.describe([deploy_id]) == {}
+        assert [each.deploy_id for each in await provider.find(owner="conformance", vm_id=VmId(1))] == [deploy_id]
+
+    async def test_a_crash_that_cannot_be_counted_does_not_take_place(self, tmp_path: Path) -> None:
+        told: list[str] = []
+        (tmp_path / "embedded.db.crashes").mkdir()
+        settings = msgspec.convert({"faults": {"crash": {"at": "before-list_instances"}}}, SimulatedSettings)
+        context = msgspec.structs.replace(place(tmp_path), warn=told.append)
+        provider = SimulatedProvider(context, settings)
+        await provider.open()
+        assert await provider.list_instances() == []
+        await provider.close()
+        assert [sentence.partition(":")[0] for sentence in told] == [
+            "crash before-list_instances left out, it cannot be counted"
+        ]
+
+    async def test_a_crash_takes_place_as_often_as_it_is_ordered(self, tmp_path: Path) -> None:
+        codes = []
+        for _ in range(4):
+            victim = await child(tmp_path, 0, 1, faults="{'crash': {'at': 'before-create', 'times': 2}}")
+            await victim.communicate()
+            codes.append(victim.returncode)
+        assert codes == [-signal.SIGKILL] * 2 + [0] * 2
+
+    @pytest.mark.parametrize(
+        ("faults", "sentence"),
+        [
+            (
+                {"transient": {"calls": ["rebot"]}},
+                "simulated.faults.transient: there is no call rebot, known are account",
+            ),
+            ({"unseen": {"calls": ["create"]}}, "simulated.faults.unseen: there is no call create, known are describe"),
+            (
+                {"broken_listings": {"calls": ["stop"]}},
+                "simulated.faults.broken_listings: there is no call stop, known",
+            ),
+            ({"hangs": {"rate": 2}}, "simulated.faults.hangs.rate: expected `float` <= 1.0"),
+            ({"hang": {}}, "simulated.faults.hang is no setting; check the spelling"),
+            ({"permanent": {"error": "Throttled"}}, "simulated.faults.permanent.error: invalid enum value 'Throttled'"),
+            ({"no_capacity": ["huge"]}, "simulated: faults.no_capacity names the instance type huge, which is not"),
+            ({"outages": [{"from": "soon"}]}, "simulated.faults.outages[0].from: "),
+            ({"crash": {"at": "create"}}, "simulated.faults.crash: at: expected before- or after- and the name of a"),
+            ({"crash": {"at": "after-crate"}}, "simulated.faults.crash: there is no call crate, known are account"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_an_order_that_would_never_show_is_refused(self, faults: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(SettingsError, match=re.escape(sentence)):
+            convert({"faults": faults}, SimulatedSettings, path=None, prefix="simulated.")
+
+    def test_the_example_and_the_page_about_it_have_every_fault(self) -> None:
+        root = Path(__file__).parents[2]
+        table = (root / "etc" / "simulated.toml").read_text().partition("[simulated.faults]\n")[2].partition("\n[")[0]
+        example = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", table, flags=re.MULTILINE))
+        assert set(example) == set(FaultSettings.__struct_fields__)
+        assert msgspec.convert(example, FaultSettings).outages
+        page = (root / "docs" / "providers.md").read_text()
+        assert {name for name in FaultSettings.__struct_fields__ if f"`{name}`" not in page} == set()
+
+
+def arguments_of(name: str) -> dict[str, Any]:
+    """Something for each parameter of a call."""
+    operand = {"DISK_ID": "1", "SIZE": "1", "NIC_ID": "1", "SNAPSHOT_ID": "1", "HYPERVISOR_ID": "1"}
+    identity = a_vm().identity(owner="tests")
+    values: dict[str, Any] = {
+        "call": CreateCall(identity=identity, token="t", parameters={}),
+        "deploy_id": DeployId("sim-unknown"),
+        "deploy_ids": [],
+        "identity": identity,
+        "hard": False,
+        "owner": "tests",
+        "vm_id": VmId(1),
+        "request": a_vm(),
+        **dict.fromkeys(("disk", "nic", "snapshot"), operand),
+    }
+    parameters = inspect.signature(getattr(SimulatedProvider, name)).parameters
+    return {parameter: values[parameter] for parameter in parameters if parameter != "self"}
+
+
+async def fate(call: Awaitable[Any]) -> type[Exception] | None:
+    """The kind of error that a call meets, if any."""
+    try:
+        await call
+    except ProviderError as error:
+        return type(error)
+    return None
+
+
 class TestManyAtOnce:
     async def test_a_thousand_reboots_and_a_listing_take_moments(self, connect: Open) -> None:
         provider = await connect(boot_time=0)
@@ -673,14 +944,14 @@ class TestManyAtOnce:
 
 
 CHILD = """
-import asyncio, sys
+import ast, asyncio, msgspec, sys
 from pathlib import Path
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.providers.interface import CreateCall, ProviderContext
 from one_provider_mad.providers.simulated.provider import factory
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
-async def main(directory, first, count):
+async def main(directory, first, count, faults):
     context = ProviderContext(
         name="embedded", hypervisor="any", owner="child", state_directory=Path(directory), warn=print
     )
@@ -688,7 +959,7 @@ async def main(directory, first, count):
         provider = factory(context, SimulatedSettings())
         await provider.open()
         await provider.close()
-    provider = factory(context, SimulatedSettings())
+    provider = factory(context, msgspec.convert({"faults": faults}, SimulatedSettings))
     await provider.open()
     number = first
     while not count or number < first + count:
@@ -702,15 +973,14 @@ async def main(directory, first, count):
         number += 1
     await provider.close()
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), ast.literal_eval(sys.argv[4])))
 """
 
 
-async def child(directory: Path, first: int, count: int) -> asyncio.subprocess.Process:
+async def child(directory: Path, first: int, count: int, *, faults: str = "{}") -> asyncio.subprocess.Process:
     """Another process that creates instances in the same cloud, for ever if the count is 0."""
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, str(directory), str(first), str(count), stdout=asyncio.subprocess.PIPE
-    )
+    arguments = (str(directory), str(first), str(count), faults)
+    return await asyncio.create_subprocess_exec(sys.executable, "-c", CHILD, *arguments, stdout=asyncio.subprocess.PIPE)
 
 
 class TestProcesses:

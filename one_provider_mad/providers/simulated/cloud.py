@@ -232,10 +232,9 @@ class Cloud:
 
         await self._database.write(operation)
 
-    async def describe(self, deploy_ids: Collection[DeployId]) -> dict[DeployId, Instance]:
+    async def describe(self, deploy_ids: Collection[DeployId]) -> Sequence[Instance]:
         """The visible ones among these instances."""
-        found = await self._look(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
-        return {instance.deploy_id: instance for instance in found}
+        return await self._look(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
         """The visible instances whose tags name this owner and VM."""
@@ -282,6 +281,8 @@ class Cloud:
         limit = self._settings.max_instances
         if limit and sum(table.count_by_type(db).values()) >= limit:
             raise QuotaExceeded(f"the simulated account may have {limit} instances and has them, terminate one first")
+        if type_name in self._settings.faults.no_capacity:
+            raise NoCapacity(f"the simulated cloud has no room for instances of type {type_name} just now")
         room = self._settings.capacity.get(type_name)
         if room is not None and table.count_by_type(db).get(type_name, 0) >= room:
             raise NoCapacity(f"the simulated cloud has room for {room} instances of type {type_name} and is full")

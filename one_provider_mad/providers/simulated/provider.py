@@ -7,18 +7,32 @@ import math
 import random
 import shlex
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter
-from one_provider_mad.providers.interface import CreateCall, CreatePlan, Parameters, ProviderContext, ProviderFactory
+from one_provider_mad.providers.interface import (
+    CreateCall,
+    CreatePlan,
+    ImportHints,
+    Parameters,
+    ProviderContext,
+    ProviderFactory,
+    Size,
+)
 from one_provider_mad.providers.public_cloud import Section, read_section
+from one_provider_mad.providers.simulated import capacity
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
+from one_provider_mad.providers.simulated.faults import Faults
 from one_provider_mad.providers.simulated.hardware import Disk, Hardware
-from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.providers.simulated.settings import FaultSettings, SimulatedSettings
+
+_Result = TypeVar("_Result")
 
 KNOWN_ATTRIBUTES = ("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE")
 """What a PUBLIC_CLOUD section can say to this cloud."""
@@ -48,6 +62,11 @@ class SimulatedProvider:
         self.visibility_grace: float = settings.grace
         self.watch_interval: float = settings.watch_interval
         self.cloud = Cloud(Path(database), settings, clock=clock)
+        self._faults = (
+            Faults(settings.faults, crashes=Path(f"{database}.crashes"), clock=clock, warn=context.warn)
+            if settings.faults != FaultSettings()
+            else None
+        )
         self._hypervisor = context.hypervisor
         self._settings = settings
         self._offer = settings.offer
@@ -62,7 +81,9 @@ class SimulatedProvider:
 
     async def account(self) -> str:
         """Account and region, as the settings have them."""
-        await self._travel()
+        return await self._call("account", self._credentials)
+
+    async def _credentials(self) -> str:
         return f"{self._settings.account}/{self._settings.region}"
 
     def plan(self, request: VmRequest) -> CreatePlan:
@@ -75,7 +96,9 @@ class SimulatedProvider:
 
     async def create(self, call: CreateCall) -> DeployId:
         """Launch the instance, its tags, its token and itself in one transaction."""
-        await self._travel()
+        return await self._call("create", partial(self._create, call))
+
+    async def _create(self, call: CreateCall) -> DeployId:
         if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
             raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
         try:
@@ -86,135 +109,146 @@ class SimulatedProvider:
 
     async def start(self, deploy_id: DeployId) -> None:
         """Start a stopped or suspended instance."""
-        await self._travel()
-        await self.cloud.start(deploy_id)
+        await self._call("start", partial(self.cloud.start, deploy_id))
 
     async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
         """Stop a running instance; a hard stop takes no time, and cuts a soft one short."""
-        await self._travel()
-        await self.cloud.stop(deploy_id, hard=hard)
+        await self._call("stop", partial(self.cloud.stop, deploy_id, hard=hard))
 
     async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:  # noqa: ARG002 the cloud knows one kind
         """Reboot a running instance; soft and hard are the same here."""
-        await self._travel()
-        await self.cloud.reboot(deploy_id)
+        await self._call("reboot", partial(self.cloud.reboot, deploy_id))
 
     async def destroy(self, deploy_id: DeployId) -> None:
         """Terminate the instance."""
-        await self._travel()
-        await self.cloud.terminate(deploy_id, reason="terminated on request")
+        await self._call("destroy", partial(self.cloud.terminate, deploy_id, reason="terminated on request"))
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
         """Put this identity in the place of all tags of ours."""
-        await self._travel()
-        await self.cloud.retag(deploy_id, identity.tags())
+        await self._call("retag", partial(self.cloud.retag, deploy_id, identity.tags()))
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
         """Look at these instances in one query."""
-        await self._travel()
-        return await self.cloud.describe(deploy_ids)
+        found = await self._list("describe", partial(self.cloud.describe, deploy_ids))
+        return {instance.deploy_id: instance for instance in found}
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
         """Every instance tagged with this owner and VM."""
-        await self._travel()
-        return await self.cloud.find(owner=owner, vm_id=vm_id)
+        return await self._list("find", partial(self.cloud.find, owner=owner, vm_id=vm_id))
 
     async def list_instances(self) -> Sequence[Instance]:
         """Every instance there is."""
-        await self._travel()
-        return await self.cloud.list_instances()
+        return await self._list("list_instances", self.cloud.list_instances)
+
+    def instance_sizes(self) -> Mapping[str, Size]:
+        """Every type on offer."""
+        return capacity.sizes(self._settings)
+
+    async def capacity(self) -> Size | None:
+        """What the settings limit the cloud to; they are at hand, so that no call travels."""
+        return capacity.room(self._settings)
+
+    def import_hints(self, instance: Instance) -> ImportHints:
+        """What the attributes of the instance tell."""
+        return capacity.import_hints(instance)
 
     async def suspend(self, deploy_id: DeployId) -> None:
         """Suspend a running instance."""
-        await self._travel()
-        await self.cloud.suspend(deploy_id)
+        await self._call("suspend", partial(self.cloud.suspend, deploy_id))
 
     async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
         """Remember the disks; the id follows from SNAPSHOT_ID, so a repeated call makes no second one."""
         snapshot_id = SnapshotId(f"snap-{_needed(snapshot, 'SNAPSHOT_ID')}")
-        await self._rework(deploy_id, lambda hardware: hardware.take_snapshot(snapshot_id))
+        await self._rework("create_snapshot", deploy_id, lambda hardware: hardware.take_snapshot(snapshot_id))
         return snapshot_id
 
     async def revert_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
         """Put the disks back."""
         snapshot_id = _needed(snapshot, "HYPERVISOR_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.revert_snapshot(snapshot_id))
+        await self._rework("revert_snapshot", deploy_id, lambda hardware: hardware.revert_snapshot(snapshot_id))
 
     async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
         """Forget a snapshot."""
         snapshot_id = _needed(snapshot, "HYPERVISOR_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.delete_snapshot(snapshot_id))
+        await self._rework("delete_snapshot", deploy_id, lambda hardware: hardware.delete_snapshot(snapshot_id))
 
     async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Add a disk."""
         disk_id = _needed(disk, "DISK_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.attach_disk(disk_id, _disk(disk)))
+        await self._rework("attach_disk", deploy_id, lambda hardware: hardware.attach_disk(disk_id, _disk(disk)))
 
     async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Take a disk away."""
         disk_id = _needed(disk, "DISK_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.detach_disk(disk_id))
+        await self._rework("detach_disk", deploy_id, lambda hardware: hardware.detach_disk(disk_id))
 
     async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Remember one disk."""
         disk_id = _needed(disk, "DISK_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.snapshot_disk(disk_id))
+        await self._rework("create_disk_snapshot", deploy_id, lambda hardware: hardware.snapshot_disk(disk_id))
 
     async def revert_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Put one disk back."""
         disk_id = _needed(disk, "DISK_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.revert_disk(disk_id))
+        await self._rework("revert_disk_snapshot", deploy_id, lambda hardware: hardware.revert_disk(disk_id))
 
     async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Let a disk grow."""
         disk_id, size = _needed(disk, "DISK_ID"), int(_number(_needed(disk, "SIZE"), "SIZE"))
-        await self._rework(deploy_id, lambda hardware: hardware.resize_disk(disk_id, size))
+        await self._rework("resize_disk", deploy_id, lambda hardware: hardware.resize_disk(disk_id, size))
 
     async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Add an interface."""
         nic_id = _needed(nic, "NIC_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.attach_nic(nic_id, nic))
+        await self._rework("attach_nic", deploy_id, lambda hardware: hardware.attach_nic(nic_id, nic))
 
     async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Take an interface away."""
         nic_id = _needed(nic, "NIC_ID")
-        await self._rework(deploy_id, lambda hardware: hardware.detach_nic(nic_id))
+        await self._rework("detach_nic", deploy_id, lambda hardware: hardware.detach_nic(nic_id))
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Give the instance exactly the cores and memory, as long as some type is as large."""
         cpu = max(_figure(request.template, "CPU"), _figure(request.template, "VCPU"))
         memory = _figure(request.template, "MEMORY")
         self._offer.smallest(cpu=cpu, memory=memory)
-        await self._rework(deploy_id, lambda hardware: hardware.resize(cpu=cpu, memory=int(memory)))
+        await self._rework("resize", deploy_id, lambda hardware: hardware.resize(cpu=cpu, memory=int(memory)))
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Replace the context."""
         context = _context(request.template)
-        await self._rework(deploy_id, lambda hardware: hardware.update_context(context))
+        await self._rework("update_context", deploy_id, lambda hardware: hardware.update_context(context))
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Let the group's present rules hold."""
         group_id = request.security_group_id
         rules = request.template.vectors("SECURITY_GROUP_RULE")
         count = sum(rule.get("SECURITY_GROUP_ID") == group_id for rule in rules)
-        await self._rework(deploy_id, lambda hardware: hardware.apply_rules(group_id, count))
+        await self._rework("update_security_group", deploy_id, lambda hardware: hardware.apply_rules(group_id, count))
 
     async def update_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Give the network's interfaces their present attributes."""
         network_id = request.virtual_network_id
         nics = [nic for nic in request.template.vectors("NIC") if nic.get("NETWORK_ID") == network_id]
-        await self._rework(deploy_id, lambda hardware: hardware.update_nics(_by_id(nics, "NIC_ID")))
+        await self._rework("update_nic", deploy_id, lambda hardware: hardware.update_nics(_by_id(nics, "NIC_ID")))
 
-    async def _travel(self) -> None:
-        """Be on the way to the cloud for as long as the settings say; with no latency not even a turn of the loop."""
+    async def _call(self, name: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Send a call: be on the way for as long as the settings say, and meet the faults that they order.
+
+        With neither latency nor faults it takes not even a turn of the loop.
+        """
         settings = self._settings
         if settings.latency or settings.jitter:
             extra = random.uniform(0, settings.jitter)  # noqa: S311 chance, not secrecy
             await asyncio.sleep(settings.latency + extra)
+        return await (send() if self._faults is None else self._faults.meet(name, send))
 
-    async def _rework(self, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
-        await self._travel()
-        await self.cloud.rework(deploy_id, change)
+    async def _list(self, name: str, send: Callable[[], Awaitable[Sequence[Instance]]]) -> Sequence[Instance]:
+        found = await self._call(name, send)
+        return found if self._faults is None else self._faults.shown(name, found)
+
+    async def _rework(self, name: str, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
+        await self._call(name, partial(self.cloud.rework, deploy_id, change))
 
     def _types(self, request: VmRequest, section: Section) -> Sequence[str]:
         """The types to try in this order, each once."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Collection, Mapping
+from datetime import time
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from one_provider_mad.errors import BadParameter
 
 Seconds = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 
 
 class InstanceType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -33,6 +35,166 @@ BUILT_IN_TYPES: Mapping[str, InstanceType] = {
     "xlarge_16gb": InstanceType(cpu=8, memory=16384),
 }
 """What the cloud offers without being told; `small_256mb` is the cloud bursting guide's own example."""
+
+
+LISTINGS = ("describe", "find", "list_instances")
+"""Calls that tell which instances there are: by id, by tags, and all of them."""
+
+ACCOUNT = "account"
+"""The call that every edit of the configuration begins with. A fault hits it only where it is named: settings that do
+not work are not taken (decision 3), and an outage ordered while the driver runs would never come into force."""
+
+CALLS = (
+    *(ACCOUNT, "create", "start", "stop", "reboot", "destroy", "retag", *LISTINGS, "suspend"),
+    *("create_snapshot", "revert_snapshot", "delete_snapshot"),
+    *("attach_disk", "detach_disk", "create_disk_snapshot", "revert_disk_snapshot", "resize_disk"),
+    *("attach_nic", "detach_nic", "resize", "update_context", "update_security_group", "update_nic"),
+)
+"""What the driver can ask this cloud for, in the words of providers/interface.py."""
+
+
+def _check_calls(names: Collection[str], known: Collection[str] = CALLS) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"there is no call {name}, known are {', '.join(known)}")
+
+
+class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which calls a fault hits; without a word all of them, every time."""
+
+    calls: tuple[str, ...] = ()
+    """Names of calls; empty: all but `account`."""
+
+    rate: Share = 1.0
+    """Share of these calls that it hits; chance decides."""
+
+    times: Count = 0
+    """How many calls it hits in all, 0 for any number; counted by each process, and anew when a setting changes."""
+
+    def __post_init__(self) -> None:
+        """Refuse a call that does not exist: the fault would never show."""
+        _check_calls(self.calls)
+
+
+class ListingOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As `Order`, for calls that list instances."""
+
+    def __post_init__(self) -> None:
+        """Refuse a call that lists nothing."""
+        _check_calls(self.calls, LISTINGS)
+
+
+class RefusalOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As `Order`, and what the cloud says."""
+
+    error: Literal[
+        "AuthenticationRefused",
+        "PermissionDenied",
+        "BadParameter",
+        "NoCapacity",
+        "QuotaExceeded",
+        "InstanceNotFound",
+        "WrongState",
+    ] = "PermissionDenied"
+    """A kind of error (errors.py) that says for certain that nothing was done."""
+
+
+class DelayOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """As `Order`, and for how long."""
+
+    seconds: Seconds
+    """Seconds from the moment the call takes effect until its answer comes."""
+
+
+class Unseen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Instances that a listing leaves out without a word. Which ones they are does not change from look to look."""
+
+    share: Share = 1.0
+    """Share of all instances that is left out."""
+
+    calls: tuple[str, ...] = ()
+    """Listings that leave them out; empty: all of them."""
+
+    def __post_init__(self) -> None:
+        """Refuse a call that lists nothing."""
+        _check_calls(self.calls, LISTINGS)
+
+
+class Window(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A time of each day, by the machine's clock: all processes see the same window, whenever they were started."""
+
+    begin: time = field(name="from")
+    """Local time, as `14:30:00`."""
+
+    end: time = field(name="to")
+    """Local time; where it is not after `from`, the window goes on past midnight."""
+
+    def __contains__(self, moment: time) -> bool:
+        if self.begin < self.end:
+            return self.begin <= moment < self.end
+        return moment >= self.begin or moment < self.end
+
+
+class Crash(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the process kills itself, as kill -9 would."""
+
+    at: str
+    """`before-` or `after-` and the name of a call: just before it takes effect, or just after, unanswered."""
+
+    times: Count = 1
+    """How often in all, 0 for every time. Counted in the file `<database>.crashes`, a line for each, so that the
+    process that is started next gets through; remove that file to begin anew."""
+
+    def __post_init__(self) -> None:
+        """Refuse a point that no process ever comes to."""
+        moment, _, call = self.at.partition("-")
+        if moment not in ("before", "after"):
+            raise ValueError(f"at: expected before- or after- and the name of a call, got {self.at}")
+        _check_calls((call,))
+
+
+class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The table `[simulated.faults]`: what goes wrong, by order. Every process applies it to its own calls."""
+
+    seed: int | str | None = None
+    """Makes chance repeatable: of two runs with the same seed, the n-th call of a name meets the same fate in both.
+    Unset: different each time."""
+
+    calls_a_second: Count = 0
+    """Calls that a process may send in any one second; more are throttled. 0: any number."""
+
+    transient: Order | None = None
+    """Calls that are not answered and had no effect; whoever sent them cannot know the latter."""
+
+    permanent: RefusalOrder | None = None
+    """Calls that are refused with an error that trying again does not cure."""
+
+    hangs: Order | None = None
+    """Calls that never return, and have no effect."""
+
+    lost_answers: Order | None = None
+    """Calls that are not answered although they took effect."""
+
+    late_answers: DelayOrder | None = None
+    """Calls that take effect at once and are answered later: a listing is old by the time it comes."""
+
+    broken_listings: ListingOrder | None = None
+    """Listings of which one page comes and the next one fails."""
+
+    unseen: Unseen | None = None
+    """Instances that listings leave out as if that were all."""
+
+    no_capacity: tuple[str, ...] = ()
+    """Instance types that there is no room for, however few instances there are."""
+
+    outage: bool = False
+    """No call but `account` is answered, until this is edited away."""
+
+    outages: tuple[Window, ...] = ()
+    """Times of the day at which no call but `account` is answered."""
+
+    crash: Crash | None = None
+    """Where the process kills itself."""
 
 
 class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,11 +257,15 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     watch_interval: Annotated[float, Meta(gt=0)] = 0.05
     """Real seconds between two looks while the driver waits for a state; a look at a local file costs little."""
 
+    faults: FaultSettings = FaultSettings()
+    """What goes wrong, by order."""
+
     def __post_init__(self) -> None:
         """Refuse a limit for a type that is not on offer: it is a typing error that would go unnoticed."""
-        for name in self.capacity:
-            if name not in self.offer.types:
-                raise ValueError(f"capacity names the instance type {name}, which is not known; {self.offer.choice}")
+        for key, names in (("capacity", self.capacity), ("faults.no_capacity", self.faults.no_capacity)):
+            for name in names:
+                if name not in self.offer.types:
+                    raise ValueError(f"{key} names the instance type {name}, which is not known; {self.offer.choice}")
 
     @property
     def offer(self) -> Offer:

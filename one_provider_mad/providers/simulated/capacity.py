@@ -1,0 +1,39 @@
+"""PURE: how much room the simulated cloud has, as far as its settings limit it."""
+
+from __future__ import annotations
+
+from one_provider_mad.domain import Instance
+from one_provider_mad.providers.interface import ImportHints, Size
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+
+
+def sizes(settings: SimulatedSettings) -> dict[str, Size]:
+    """Size of each instance type on offer."""
+    return {name: Size(cpu=kind.cpu, memory=kind.memory) for name, kind in settings.offer.types.items()}
+
+
+def room(settings: SimulatedSettings) -> Size | None:
+    """Room for the largest set of instances that the limits allow; None when there could be any number of some type."""
+    largest_first = sorted(settings.offer.types.items(), key=lambda item: (item[1].memory, item[1].cpu), reverse=True)
+    left = settings.max_instances or None
+    cpu, memory = 0.0, 0
+    for name, kind in largest_first:
+        count = settings.capacity.get(name, left)
+        if count is None:
+            return None
+        count = count if left is None else min(count, left)
+        cpu, memory = cpu + count * kind.cpu, memory + count * kind.memory
+        left = None if left is None else left - count
+    return Size(cpu=cpu, memory=memory)
+
+
+def import_hints(instance: Instance) -> ImportHints:
+    """What a VM would ask for that is to take over this instance."""
+    facts = instance.attributes
+    return ImportHints(
+        size=Size(cpu=float(facts.get("SIM_CPU", "0")), memory=int(facts.get("SIM_MEMORY", "0"))),
+        public_cloud={
+            "PROVIDER_INSTANCE_TYPE": facts.get("SIM_INSTANCE_TYPE", ""),
+            "PROVIDER_IMAGE_ID": facts.get("SIM_IMAGE_ID", ""),
+        },
+    )
