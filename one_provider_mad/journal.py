@@ -60,13 +60,19 @@ CREATE TABLE IF NOT EXISTS attempts (
     host_id INTEGER NOT NULL, number INTEGER NOT NULL, parameters TEXT NOT NULL, state TEXT NOT NULL,
     deploy_id TEXT NOT NULL, sent_at REAL NOT NULL, answered_at REAL NOT NULL, detail TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS attempts_of_vm ON attempts (owner, vm_id);
+CREATE INDEX IF NOT EXISTS attempts_sent ON attempts (sent_at);
+CREATE INDEX IF NOT EXISTS attempts_answered ON attempts (answered_at);
 CREATE TABLE IF NOT EXISTS debts (
     id INTEGER PRIMARY KEY, deploy_id TEXT NOT NULL, token TEXT NOT NULL, owner TEXT NOT NULL, vm_id INTEGER NOT NULL,
     stime INTEGER NOT NULL, seq INTEGER NOT NULL, host_id INTEGER NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
     tries INTEGER NOT NULL, last_error TEXT NOT NULL, UNIQUE (deploy_id, token, vm_id, stime));
 CREATE TABLE IF NOT EXISTS parked (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS imported (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS answered (vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL);
 """
+
+_ANSWERED_SECONDS = 3600.0
+"""How long it is kept which action of a VM was answered last: longer than any listing takes."""
 
 
 class AttemptState(Enum):
@@ -186,6 +192,34 @@ class Writer(Value, frozen=True, kw_only=True):
     seen_at: float
 
 
+class Answered(Value, frozen=True, kw_only=True):
+    """The action of a VM that was answered last.
+
+    Attributes:
+        action: its word.
+        at: when, seconds since the epoch.
+    """
+
+    action: str
+    at: float
+
+
+class Outline(Value, frozen=True, kw_only=True):
+    """What the action driver is doing, for those who report on its instances.
+
+    Attributes:
+        unanswered: VMs with unanswered requests, by the process that took them.
+        answered: by VM, what was answered within the last hour; what was answered at once need not be here.
+        attempts: attempts to create that are open or have made something, sent or answered since the time asked for.
+        parked: instances that are stopped for an undeploy or a stop.
+    """
+
+    unanswered: Mapping[Process, frozenset[VmId]] = {}
+    answered: Mapping[VmId, Answered] = {}
+    attempts: tuple[Attempt, ...] = ()
+    parked: frozenset[DeployId] = frozenset()
+
+
 class Journal:
     """The journal of one NAME, open for writing. Any method may raise JournalError.
 
@@ -202,6 +236,7 @@ class Journal:
         self._database = Database(path, pragmas=_PRAGMAS, prepare=_prepare, unusable=self._unusable)
         self._me = Process.current()
         self._unwritten: dict[int, _Row] = {}
+        self._writing: dict[int, _Row] = {}
         self._closed: list[int] = []
         self._called_off: list[int] = []
         self._is_failing = False
@@ -244,6 +279,13 @@ class Journal:
             self._closed.append(number)
             self._flush_soon()
 
+    async def recorded(self, number: int) -> None:
+        """Return once this record is written, though perhaps not on disk yet. A crash of this process leaves it."""
+        while number in self._unwritten or number in self._writing:
+            if self._flush is None:
+                raise JournalError(f"the request is not in the journal, which cannot be written now ({self.path})")
+            await asyncio.wait([self._flush])
+
     def call_off_request(self, number: int) -> None:
         """DRIVER_CANCEL: nobody wants the request's answer any more, though its work is not over yet."""
         if number in self._unwritten:
@@ -258,11 +300,13 @@ class Journal:
         """Write what is due, unless a write is under way: then its end starts the next one."""
         if self._flush is not None or not (self._unwritten or self._closed or self._called_off):
             return
-        rows, self._unwritten = self._unwritten, {}
+        rows = self._writing = self._unwritten
+        self._unwritten = {}
         called_off, self._called_off = self._called_off, []
         closed, self._closed = self._closed, []
         try:
-            flush = self._database.submit(lambda db: _write_requests(db, rows.values(), called_off, closed))
+            now = self._clock()
+            flush = self._database.submit(lambda db: _write_requests(db, rows.values(), called_off, closed, now))
         except JournalError as error:
             self._put_back(rows, called_off, closed, error)
             return
@@ -273,6 +317,7 @@ class Journal:
         self, flush: asyncio.Future[None], rows: dict[int, _Row], called_off: list[int], closed: list[int]
     ) -> None:
         self._flush = None
+        self._writing = {}
         error = None if flush.cancelled() else flush.exception()
         if error is not None:
             self._put_back(rows, called_off, closed, error)
@@ -418,6 +463,22 @@ def read_debts(path: Path) -> list[Debt]:
         raise JournalError(f"the journal cannot be read: {error} ({path})") from error
 
 
+def read_outline(path: Path, *, since: float) -> Outline:
+    """What the action driver is doing, in one short look that holds nobody up; nothing without a journal.
+
+    Args:
+        path: the journal.
+        since: attempts that were sent and answered before are left out; seconds since the epoch.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    try:
+        return _look(path, lambda db: _outline(db, since)) or Outline()
+    except sqlite3.Error as error:
+        raise JournalError(f"the journal cannot be read: {error} ({path})") from error
+
+
 def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
     """Read from the file at the path; None when there is none.
 
@@ -475,6 +536,7 @@ def _sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -
 
 def _prune(db: sqlite3.Connection, before: float) -> None:
     db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
+    db.execute("DELETE FROM answered WHERE at < ?", (before,))
 
 
 def _see(db: sqlite3.Connection, me: Process, now: float) -> None:
@@ -498,7 +560,9 @@ def _writers(db: sqlite3.Connection) -> list[Writer]:
     ]
 
 
-def _write_requests(db: sqlite3.Connection, rows: Iterable[_Row], called_off: list[int], closed: list[int]) -> None:
+def _write_requests(
+    db: sqlite3.Connection, rows: Iterable[_Row], called_off: list[int], closed: list[int], now: float
+) -> None:
     # A step of SQLite each, however many there are (database.py says why).
     waiting = iter(rows)
     while some := list(islice(waiting, _ROWS_AT_ONCE)):
@@ -508,7 +572,11 @@ def _write_requests(db: sqlite3.Connection, rows: Iterable[_Row], called_off: li
         these = "UPDATE requests SET action = ? WHERE id IN (SELECT value FROM json_each(?))"
         db.execute(these, (_CALLED_OFF, json.dumps(called_off)))
     if closed:
-        db.execute("DELETE FROM requests WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(closed),))
+        these = "FROM requests WHERE id IN (SELECT value FROM json_each(?))"
+        numbers = json.dumps(closed)
+        # Whoever lists instances meanwhile has to know that what was listed is not true any more.
+        db.execute(f"INSERT OR REPLACE INTO answered SELECT vm_id, action, ? {these} ORDER BY id", (now, numbers))
+        db.execute(f"DELETE {these}", (numbers,))
 
 
 def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
@@ -530,26 +598,55 @@ def _open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
     ]
 
 
+def _outline(db: sqlite3.Connection, since: float) -> Outline:
+    db.execute("PRAGMA query_only = 1")
+    db.execute("BEGIN")  # all of it as it was at one moment
+    unanswered: dict[Process, set[VmId]] = {}
+    for pid, start, vm_id in db.execute("SELECT pid, start, vm_id FROM requests").fetchall():
+        unanswered.setdefault(Process(pid=pid, start=start), set()).add(VmId(vm_id))
+    # A journal that an earlier release has made has no such table before its writer starts anew.
+    has_answers = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'answered'").fetchone()
+    answers = "SELECT vm_id, action, at FROM answered WHERE at >= (SELECT max(at) FROM answered) - ?"
+    rows = db.execute(answers, (_ANSWERED_SECONDS,)).fetchall() if has_answers else []
+    young = "state IN ('open', 'created') AND (sent_at >= :since OR answered_at >= :since)"
+    outline = Outline(
+        unanswered={process: frozenset(vms) for process, vms in unanswered.items()},
+        answered={VmId(vm_id): Answered(action=action, at=at) for vm_id, action, at in rows},
+        attempts=tuple(_select_attempts(db, young, {"since": since})),
+        parked=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM parked").fetchall()),
+    )
+    db.execute("ROLLBACK")
+    return outline
+
+
 def _attempts(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
-    rows = db.execute(
-        "SELECT token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at, detail"
-        " FROM attempts WHERE owner = ? AND vm_id = ? ORDER BY stime, seq, number",
-        (owner, vm_id),
-    ).fetchall()
-    return [
-        Attempt(
-            token=token,
-            identity=Identity(owner=owner, vm_id=vm_id, stime=stime, seq=seq, host_id=host_id),
-            number=number,
-            parameters=json.loads(parameters),
-            state=AttemptState(state),
-            deploy_id=DeployId(deploy_id),
-            sent_at=sent_at,
-            answered_at=answered_at,
-            detail=detail,
-        )
-        for token, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at, detail in rows
-    ]
+    return _select_attempts(db, "owner = :owner AND vm_id = :vm_id", {"owner": owner, "vm_id": vm_id})
+
+
+_ATTEMPT = (
+    "SELECT token, owner, vm_id, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at,"
+    " detail FROM attempts"
+)
+
+
+def _select_attempts(db: sqlite3.Connection, which: str, values: Mapping[str, object]) -> list[Attempt]:
+    rows = db.execute(f"{_ATTEMPT} WHERE {which} ORDER BY stime, seq, number", values).fetchall()
+    return [_attempt(row) for row in rows]
+
+
+def _attempt(row: _Row) -> Attempt:
+    token, owner, vm_id, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at, detail = row
+    return Attempt(
+        token=token,
+        identity=Identity(owner=owner, vm_id=VmId(vm_id), stime=stime, seq=seq, host_id=host_id),
+        number=number,
+        parameters=json.loads(parameters),
+        state=AttemptState(state),
+        deploy_id=DeployId(deploy_id),
+        sent_at=sent_at,
+        answered_at=answered_at,
+        detail=detail,
+    )
 
 
 def _save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:

@@ -19,6 +19,7 @@ from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmReque
 from one_provider_mad.errors import (
     AmbiguousInstance,
     AuthenticationRefused,
+    CannotTell,
     InstanceNotFound,
     NoCapacity,
     NotOurs,
@@ -162,20 +163,35 @@ class Adoption(Value, frozen=True, kw_only=True):
             if any(is_about(debt, attempt) for debt in debts):
                 continue
             if attempt.state is AttemptState.CREATED:
-                if own := await self._adopt_created(attempt):
+                if own := await self._adopt_created(attempt, request):
                     return own
             elif attempt.state is AttemptState.OPEN and (own := await self._repeat(attempt, request)):
                 return own
         return None
 
-    async def _adopt_created(self, attempt: Attempt) -> DeployId | None:
+    async def _adopt_created(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
+        looked_at = self.clock()
         instance = await self.cloud.look_at(attempt.deploy_id)
-        if instance is not None and not instance.state.is_gone:
-            return attempt.deploy_id
-        if instance is None and self.finder.is_young(attempt):
-            return attempt.deploy_id  # the cloud has answered its id and will show it
-        await self.finder.close_attempt(attempt, AttemptState.GONE, "terminated or not found")
+        if instance is None and not self.finder.is_young(attempt, looked_at):
+            return await self._ask_again(attempt, request)
+        if instance is None or not instance.state.is_gone:
+            return attempt.deploy_id  # there, or the cloud has answered its id and will show it
+        await self.finder.close_attempt(attempt, AttemptState.GONE, "terminated")
         return None
+
+    async def _ask_again(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
+        """It was made, and is not listed: the answer to the very same create is the cloud's word, a listing is not."""
+        doubt = (
+            f"instance {attempt.deploy_id} was made for VM {request.vm_id} and is not listed: look for it in the cloud"
+        )
+        if not self.cloud.provider.is_create_repeatable:
+            raise CannotTell(doubt)
+        try:
+            return await self._send(attempt, request, is_repeat=True)
+        except TokenSpent:
+            return None
+        except ProviderError as error:
+            raise CannotTell(f"{doubt} ({error})") from error
 
     async def _repeat(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
         """Send again, unchanged, what was never answered; its token makes that safe."""
@@ -197,9 +213,10 @@ class Adoption(Value, frozen=True, kw_only=True):
     async def _wait_for_twin(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
         """Where the token does not tell, time does: look until the grace has passed."""
         while True:
+            looked_at = self.clock()
             if own := await self._adopt_tagged(request):
                 return own
-            if not self.finder.is_young(attempt):
+            if not self.finder.is_young(attempt, looked_at):
                 await self.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
                 return None
             waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
@@ -272,9 +289,12 @@ class Adoption(Value, frozen=True, kw_only=True):
 
     async def _settle_mismatch(self, attempt: Attempt, request: VmRequest, error: TokenMismatch) -> DeployId:
         """The token made an instance that this journal does not know of: find it before anything else is made."""
-        while self.finder.is_young(attempt):
+        while True:
+            looked_at = self.clock()
             if own := await self._adopt_tagged(request):
                 return own
+            if not self.finder.is_young(attempt, looked_at):
+                break
             waiting_for.set(f"the instance of an earlier attempt for VM {request.vm_id} to be visible")
             await asyncio.sleep(self.cloud.provider.watch_interval)
         await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))

@@ -32,12 +32,19 @@ _LONGEST_PAUSE = 20.0
 """Seconds between tries: doubled from the first to the longest, with as much again of jitter."""
 
 
-class Creates:
-    """Creates under way, by token: each is sent once, however many wait for it."""
+class Knowledge:
+    """What outlives a change of settings, which replaces the `Cloud`.
+
+    Attributes:
+        tasks: creates under way, by token: each is sent once, however many wait for it.
+        waiters: how many wait, by token.
+        shown: instances that the cloud has shown, and not as gone.
+    """
 
     def __init__(self) -> None:
         self.tasks: dict[str, asyncio.Task[DeployId]] = {}
         self.waiters: Counter[str] = Counter()
+        self.shown: set[DeployId] = set()
 
 
 class Cloud:
@@ -48,7 +55,7 @@ class Cloud:
         owner: whose instances are ours.
         retries: further tries of a call that failed transiently (`-r`).
         call_timeout: seconds one call may take.
-        creates: what is being created; shared by every Cloud of a driver, since one may replace another meanwhile.
+        knowledge: shared by every Cloud of a driver, since one may replace another meanwhile.
     """
 
     def __init__(
@@ -58,7 +65,7 @@ class Cloud:
         owner: str,
         retries: int,
         call_timeout: float,
-        creates: Creates | None = None,
+        knowledge: Knowledge | None = None,
     ) -> None:
         self.provider = provider
         self.owner = owner
@@ -67,7 +74,7 @@ class Cloud:
         self._wanted: set[DeployId] = set()
         self._next_look: asyncio.Future[Mapping[DeployId, Instance]] | None = None
         self._looking: asyncio.Task[None] | None = None
-        self._creates = Creates() if creates is None else creates
+        self.knowledge = Knowledge() if knowledge is None else knowledge
         self._started: set[asyncio.Task[DeployId]] = set()
 
     async def call(
@@ -170,6 +177,7 @@ class Cloud:
                     answer.set_exception(error)
                     answer.exception()  # they may all have gone
                 else:
+                    self.knowledge.shown.update(found)
                     answer.set_result(found)
         finally:
             self._looking = None
@@ -200,6 +208,7 @@ class Cloud:
         loop = asyncio.get_running_loop()
         visible_by = loop.time() + grace
         while True:
+            looked_at = loop.time()  # its answer may come late
             try:
                 instance = await self.look_at(deploy_id)
             except ProviderError as error:
@@ -208,7 +217,7 @@ class Cloud:
                 # Not knowing is no news: keep waiting, the action's deadline bounds it.
                 waiting_for.set(f"{deploy_id} to be {goal} (last answer: {error})")
             else:
-                if arrived := _arrived(deploy_id, instance, wanted, is_young=loop.time() < visible_by):
+                if arrived := _arrived(deploy_id, instance, wanted, is_young=looked_at < visible_by):
                     return arrived
                 state = instance.raw_state if instance else "not visible yet"
                 waiting_for.set(f"{deploy_id} to be {goal} (it is {state})")
@@ -225,19 +234,19 @@ class Cloud:
             call: what to send.
             record: writes the id down, before anybody is told of it; given None when the answer is in doubt.
         """
-        task = self._creates.tasks.get(call.token)
+        task = self.knowledge.tasks.get(call.token)
         if task is None:
             task = asyncio.create_task(self._create(call, record), name=f"create for vm {call.identity.vm_id}")
-            self._creates.tasks[call.token] = task
+            self.knowledge.tasks[call.token] = task
             self._started.add(task)
             task.add_done_callback(lambda done: self._created(call.token, done))
         waiting_for.set("the cloud's answer to create")
-        self._creates.waiters[call.token] += 1
+        self.knowledge.waiters[call.token] += 1
         try:
             return await asyncio.shield(task)
         finally:
-            self._creates.waiters[call.token] -= 1
-            self._creates.waiters += Counter()  # forget those at zero
+            self.knowledge.waiters[call.token] -= 1
+            self.knowledge.waiters += Counter()  # forget those at zero
 
     async def _create(self, call: CreateCall, record: Callable[[DeployId | None], Awaitable[None]]) -> DeployId:
         doubts: list[BaseException] = []
@@ -246,7 +255,7 @@ class Cloud:
         async def send() -> DeployId:
             nonlocal tries
             tries += 1
-            if tries > 1 and not self._creates.waiters[call.token]:
+            if tries > 1 and not self.knowledge.waiters[call.token]:
                 raise RequestRefused("nobody waits for the create any more, so it is not sent again")
             try:
                 return await self.provider.create(call)
@@ -270,14 +279,14 @@ class Cloud:
         return deploy_id
 
     def _created(self, token: str, done: asyncio.Task[DeployId]) -> None:
-        del self._creates.tasks[token]
+        del self.knowledge.tasks[token]
         self._started.discard(done)
         if not done.cancelled():
             done.exception()  # whoever sent it may have gone
 
     async def create_under_way(self, token: str) -> DeployId | None:
         """Wait for a create that was sent and not answered yet; None when there is none or it failed."""
-        task = self._creates.tasks.get(token)
+        task = self.knowledge.tasks.get(token)
         if task is None:
             return None
         try:

@@ -12,7 +12,7 @@ import structlog
 from one_provider_mad.actions.adoption import is_about, is_owed
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
-from one_provider_mad.actions.finding import Finder
+from one_provider_mad.actions.finding import Finder, unlisted
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import terminate, terminated
@@ -228,6 +228,7 @@ async def _is_imported(engine: Engine, debt: Debt, instance: Instance) -> bool:
 
 async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -> list[Instance]:
     """The debt's instances that are not terminated yet; none only if that is certain."""
+    looked_at = finder.clock()
     every = await finder.attempts_of(debt.identity)
     attempts = [attempt for attempt in every if is_about(debt, attempt)]
     ids = {debt.deploy_id} if debt.deploy_id else {attempt.deploy_id for attempt in attempts if attempt.deploy_id}
@@ -240,8 +241,10 @@ async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -
     alive = [instance for id_, instance in found.items() if id_ not in gone]
     if not alive:
         unsettled = [attempt for attempt in attempts if attempt.deploy_id not in gone]
-        if any(finder.is_young(attempt) for attempt in unsettled):
+        if any(finder.is_young(attempt, looked_at) for attempt in unsettled):
             raise CannotTell(f"cannot tell yet whether VM {debt.identity.vm_id}'s instance exists")
+        if left := [unlisted(attempt) for attempt in unsettled if attempt.state is AttemptState.CREATED]:
+            return left
         for attempt in attempts:
             await finder.close_attempt(attempt, AttemptState.GONE, "destroyed, or not found after the grace")
     return alive

@@ -20,7 +20,8 @@ from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.polling import NO_NEWS, poll
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS
 from one_provider_mad.domain import Value, VmId, VmRequest
-from one_provider_mad.errors import CannotTell, DeadlineExceeded, MadError, RequestRefused, SettingsError
+from one_provider_mad.errors import CannotTell, DeadlineExceeded, JournalError, MadError, RequestRefused, SettingsError
+from one_provider_mad.journal import Journal
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply, Request, Severity
 from one_provider_mad.protocol.payload import read_payload
@@ -215,7 +216,7 @@ class Dispatcher:
         journal = self._engines.journal
         if journal is None:
             return 0
-        is_kept = not is_verbatim and (request.action in CREATES_OR_DESTROYS or request.action in FIRST_WORDS)
+        is_kept = request.action in FIRST_WORDS or (request.action in CREATES_OR_DESTROYS and not is_verbatim)
         return journal.open_request(
             action=request.action.value,
             vm_id=request.vm_id,
@@ -308,6 +309,7 @@ class Dispatcher:
         request, message = await self._read(accepted)
         engine = await self._engines.current()
         if engine.verbatim is not None:
+            await self._be_on_record(accepted, engine.journal)
             verbatim = VerbatimRequest(
                 action=accepted.action.value, request=request, message=message, is_two_blank=accepted.is_two_blank
             )
@@ -323,6 +325,18 @@ class Dispatcher:
             return first(request)
         # The core keeps DEPLOY's id; an id in the answer to RESTORE would only mislead whoever reads the line.
         return "-" if accepted.action is Action.RESTORE else info
+
+    async def _be_on_record(self, accepted: Accepted, journal: Journal) -> None:
+        """A script that has begun must be known to the next process, or its VM would wait for ever."""
+        if accepted.action is Action.POLL:
+            return
+        try:
+            if accepted.action in CREATES_OR_DESTROYS:
+                await journal.sync()
+            else:
+                await journal.recorded(accepted.number)
+        except JournalError as error:
+            self.tell(Severity.WARNING, str(error), accepted.vm_id)
 
     async def _read(self, accepted: Accepted) -> tuple[VmRequest, bytes]:
         if isinstance(accepted.content, VmRequest):

@@ -25,7 +25,7 @@ class Finder:
     def __init__(self, cloud: Cloud, journal: Journal, clock: Callable[[], float]) -> None:
         self._cloud = cloud
         self._journal = journal
-        self._clock = clock
+        self.clock = clock
 
     async def locate(self, request: VmRequest) -> Instance:
         """The one instance of this VM: by id, else by tags, else by what the journal knows of it.
@@ -41,6 +41,7 @@ class Finder:
                 await self.check_ownership(instance, request)
                 return instance
         while True:
+            looked_at = self.clock()
             alive = await self.alive(request)
             if len(alive) > 1:
                 raise AmbiguousInstance(
@@ -48,7 +49,7 @@ class Finder:
                 )
             if alive:
                 return alive[0]
-            if not await self._may_still_appear(request):
+            if not await self._may_still_appear(request, looked_at):
                 raise InstanceNotFound(missing(request))
             waiting_for.set(f"the new instance of VM {request.vm_id} to be visible")
             await asyncio.sleep(self._cloud.provider.watch_interval)
@@ -106,16 +107,19 @@ class Finder:
         attempts = await self._journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
         return [attempt for attempt in attempts if identity.is_same_life(attempt.identity)]
 
-    async def _may_still_appear(self, request: VmRequest) -> bool:
-        """True while the cloud may not show an instance that it has just made."""
+    async def _may_still_appear(self, request: VmRequest, looked_at: float) -> bool:
+        """True when the cloud may not have shown, at that time, an instance that it had just made."""
         return any(
-            attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt)
+            attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt, looked_at)
             for attempt in await self.attempts(request)
         )
 
-    def is_young(self, attempt: Attempt) -> bool:
-        """True within the grace after the attempt was last sent or answered."""
-        return self._clock() < max(attempt.sent_at, attempt.answered_at) + self._cloud.provider.visibility_grace
+    def is_young(self, attempt: Attempt, looked_at: float) -> bool:
+        """True when a look that began at that time was within the grace after the attempt was last sent or answered.
+
+        It is the beginning that counts: an answer may come late, and tells what was there when it was asked for.
+        """
+        return looked_at < max(attempt.sent_at, attempt.answered_at) + self._cloud.provider.visibility_grace
 
     async def to_destroy(self, request: VmRequest, *, gone: set[DeployId], deadline: float) -> list[Instance]:
         """What is left to destroy of this VM; an empty list means gone for certain (decision 16).
@@ -139,6 +143,7 @@ class Finder:
             for attempt in await self._unresolved(request, gone):
                 waiting_for.set(f"the cloud's answer to VM {request.vm_id}'s create")
                 await self._cloud.create_under_way(attempt.token)
+            looked_at = self.clock()
             try:
                 every = await self._every(request)
             except ProviderError as error:
@@ -149,8 +154,11 @@ class Finder:
             if left := [instance for instance in every if instance.deploy_id not in gone]:
                 return left
             unresolved = await self._unresolved(request, gone)
-            if not any(self.is_young(attempt) for attempt in unresolved):
-                # A complete lookup found nothing and the grace has passed: what was open never came to be.
+            if not any(self.is_young(attempt, looked_at) for attempt in unresolved):
+                # A complete lookup found nothing and the grace has passed: what was open never came to be. What has
+                # come to be may be left out all the same: only the answer to a destroy by its id is the cloud's word.
+                if left := [unlisted(attempt) for attempt in unresolved if attempt.state is AttemptState.CREATED]:
+                    return left
                 for attempt in unresolved:
                     await self.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
                 return []
@@ -182,7 +190,7 @@ class Finder:
     async def _wait_for_certainty(self, request: VmRequest, unsettled: list[Attempt], deadline: float) -> None:
         latest = max(max(attempt.sent_at, attempt.answered_at) for attempt in unsettled)
         certain_at = latest + self._cloud.provider.visibility_grace
-        seconds = max(0.0, certain_at - self._clock())
+        seconds = max(0.0, certain_at - self.clock())
         if asyncio.get_running_loop().time() + seconds > deadline:
             raise CannotTell(
                 f"cannot tell whether VM {request.vm_id}'s instance still exists: wait {seconds:.0f} s and try again"
@@ -194,6 +202,13 @@ class Finder:
 def listed(instances: list[Instance]) -> str:
     """Their ids, for a sentence."""
     return " and ".join(sorted(instance.deploy_id for instance in instances))
+
+
+def unlisted(attempt: Attempt) -> Instance:
+    """An instance that was certainly made, and that the cloud does not list."""
+    return Instance(
+        deploy_id=attempt.deploy_id, state=InstanceState.UNKNOWN, raw_state="not listed", identity=attempt.identity
+    )
 
 
 def missing(request: VmRequest) -> str:

@@ -105,6 +105,7 @@ async def start(work: Work) -> str:
         raise WrongState(f"instance {deploy_id} is {instance.raw_state} and cannot be started again")
     if instance.state in (InstanceState.STOPPING, InstanceState.SUSPENDING):
         instance = await work.cloud.watch(deploy_id, _STOPPED, goal="stopped")
+    await _note(work, work.journal.sync())
     await _move_to_host(work, instance)
     if instance.state not in (InstanceState.RUNNING, InstanceState.PENDING):
         await work.cloud.call("start", partial(provider.start, deploy_id))
@@ -127,6 +128,7 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
     instance = await _alive(work)
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
+    await _note(work, work.journal.sync())
     is_hanging = is_hard and instance.state is InstanceState.STOPPING
     if is_hanging or instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("stop", lambda: work.cloud.provider.stop(instance.deploy_id, hard=is_hard))
@@ -144,6 +146,7 @@ async def suspend(work: Work) -> str:
     instance = await _alive(work)
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
+    await _note(work, work.journal.sync())
     if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("suspend", partial(provider.suspend, instance.deploy_id))
     await work.cloud.watch(instance.deploy_id, _STOPPED, goal="suspended")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
+
+import structlog
 
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import missing
-from one_provider_mad.domain import Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import MadError
 from one_provider_mad.protocol.messages import Action, Reply
 from one_provider_mad.protocol.poll import format_poll
+
+log = structlog.get_logger()
 
 STATE_LETTERS: dict[InstanceState, str] = {
     InstanceState.PENDING: "-",
@@ -26,6 +30,10 @@ NO_NEWS = "STATE=-"
 """The answer that changes nothing in any release (src/vmm/VirtualMachineManagerDriver.cc, process_poll)."""
 
 
+_UNUSUAL_COUNT = 4
+"""So many that are missing at once may be half a listing that looks whole, if they are most of those asked about."""
+
+
 async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tuple[VmRequest, Reply]]:
     """Answer POLLs from one look at the cloud, in the order they came.
 
@@ -39,6 +47,7 @@ async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tup
         return
     lost = [request for request in requests if request.deploy_id not in found]
     found_by_tags = await _by_tags(cloud, lost) if lost else {}
+    is_unusual = not isinstance(found_by_tags, MadError) and _is_unusual(cloud, requests, found.keys())
     for request in requests:
         instance = found.get(request.deploy_id)
         if instance is not None:
@@ -47,8 +56,20 @@ async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tup
             yield request, _failure(request, str(found_by_tags))
         elif (instance := found_by_tags.get(request.vm_id)) is not None:
             yield request, answer(cloud, request, instance)
+        elif is_unusual and request.deploy_id in cloud.knowledge.shown:
+            yield request, Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=NO_NEWS)
         else:
             yield request, _failure(request, missing(request))
+
+
+def _is_unusual(cloud: Cloud, requests: Sequence[VmRequest], found: Collection[DeployId]) -> bool:
+    """Unknown is not absent (decision 18): most of many instances that were there do not vanish at once."""
+    known = {request.deploy_id for request in requests} & cloud.knowledge.shown
+    missing = sum(deploy_id not in found for deploy_id in known)
+    if missing < _UNUSUAL_COUNT or missing <= len(known) / 2:
+        return False
+    log.warning("most instances are missing at once, so none is called missing", missing=missing, known=len(known))
+    return True
 
 
 async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, Instance] | MadError:
@@ -77,6 +98,7 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance) -> Reply:
         return _failure(request, f"instance {instance.deploy_id} is not VM {request.vm_id}'s, so its state is not told")
     letter = STATE_LETTERS.get(instance.state)
     if letter is None:
+        cloud.knowledge.shown.discard(instance.deploy_id)
         # Not POWEROFF: a terminated instance cannot be started again, and UNKNOWN with this sentence says so.
         return _failure(request, f"instance {instance.deploy_id} is {instance.raw_state}")
     info = format_poll(letter, instance.usage, instance.attributes, is_legacy=request.is_legacy_poll)

@@ -120,7 +120,10 @@ class Recovery:
         left = [request for request in await self._journal.open_requests() if request.writer == process]
         called_off = [request for request in left if request.action == Action.DRIVER_CANCEL.value]
         await self._forget(called_off)
-        left = [request for request in left if request not in called_off]
+        replaced = [request for request in left if _is_replaced(request, left)]
+        for request in replaced:
+            self._journal.close_request(request.id)
+        left = [request for request in left if request not in called_off and request not in replaced]
         again = [request for request in left if self._may_repeat(dead.writer, request)]
         await self._repeat(again)
         await self._fail([request for request in left if request not in again])
@@ -174,6 +177,13 @@ class Recovery:
                 await self._journal.show_life()
             except JournalError as error:
                 log.warning("sign of life not written", error=str(error))
+
+
+def _is_replaced(request: OpenRequest, others: list[OpenRequest]) -> bool:
+    """True when the dead process was told something newer about the VM after it had taken this over."""
+    return any(
+        other.vm_id == request.vm_id and other.id > request.id and other.takers < request.takers for other in others
+    )
 
 
 def _as_sent(request: OpenRequest) -> Request:

@@ -16,6 +16,7 @@ from one_provider_mad.errors import (
     AmbiguousInstance,
     AuthenticationRefused,
     BadParameter,
+    CannotTell,
     InstanceNotFound,
     JournalError,
     NoCapacity,
@@ -197,7 +198,7 @@ async def test_a_create_in_doubt_has_its_grace_from_then_on(world: World) -> Non
     [attempt] = await world.attempts()
     assert attempt.state is AttemptState.OPEN
     assert 49 <= attempt.answered_at - attempt.sent_at <= 52
-    assert world.finder.is_young(attempt)
+    assert world.finder.is_young(attempt, world.finder.clock())
 
 
 async def test_a_create_that_is_answered_after_the_vm_was_given_up_is_owed(world: World) -> None:
@@ -373,9 +374,28 @@ async def test_an_instance_that_was_made_and_is_shown_by_id_only_is_taken_over(
     assert await adopt_or_create(world) == deploy_id
 
 
-@pytest.mark.parametrize("is_shown", [True, False], ids=["terminated", "not-shown-after-the-grace"])
-async def test_an_instance_that_is_gone_makes_room_for_a_new_attempt(world: World, *, is_shown: bool) -> None:
-    gone = world.provider.add(identity_of(), InstanceState.TERMINATED) if is_shown else DeployId("i-9")
+async def test_an_instance_that_is_not_listed_after_the_grace_is_asked_for_by_the_same_create(world: World) -> None:
+    attempt = await world.add_attempt(AttemptState.CREATED, deploy_id=DeployId("i-9"), age=1000)
+    await adopt_or_create(world)
+    [call] = sent(world)
+    assert (call.token, call.parameters) == (attempt.token, attempt.parameters)
+    assert await states(world) == [AttemptState.CREATED]
+
+
+@pytest.mark.parametrize("error", [None, BadParameter("no such image"), ProviderUnavailable("no answer")])
+async def test_where_that_does_not_tell_nothing_new_is_made(world: World, error: ProviderError | None) -> None:
+    world.provider.is_create_repeatable = error is not None
+    if error is not None:
+        world.provider.always["create"] = error
+    await world.add_attempt(AttemptState.CREATED, deploy_id=DeployId("i-9"), age=1000)
+    with pytest.raises(CannotTell, match=r"^instance i-9 was made for VM 7 and is not listed: "):
+        await adopt_or_create(world)
+    assert await states(world) == [AttemptState.CREATED]
+    assert world.provider.alive() == []
+
+
+async def test_an_instance_that_is_gone_makes_room_for_a_new_attempt(world: World) -> None:
+    gone = world.provider.add(identity_of(), InstanceState.TERMINATED)
     await world.add_attempt(AttemptState.CREATED, deploy_id=gone, age=1000)
     deploy_id = await adopt_or_create(world)
     assert deploy_id != gone

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from one_provider_mad.actions.cloud import Cloud, Creates, waiting_for
+from one_provider_mad.actions.cloud import Cloud, Knowledge, waiting_for
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -576,9 +576,9 @@ async def test_a_create_is_not_sent_again_when_nobody_waits_for_it_any_more(
 
 async def test_clouds_of_one_driver_share_what_is_being_created(provider: FakeCloud) -> None:
     """An edit of the configuration makes another one while a create is under way."""
-    creates = Creates()
-    before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, creates=creates)
-    after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, creates=creates)
+    knowledge = Knowledge()
+    before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
+    after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
     is_answered = asyncio.Event()
     provider.before["create"].append(is_answered)
     book = Book()
@@ -593,9 +593,9 @@ async def test_clouds_of_one_driver_share_what_is_being_created(provider: FakeCl
 
 
 async def test_closing_one_cloud_ends_only_the_creates_that_it_has_sent(provider: FakeCloud) -> None:
-    creates = Creates()
-    before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, creates=creates)
-    after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, creates=creates)
+    knowledge = Knowledge()
+    before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
+    after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
     is_answered = asyncio.Event()
     provider.always["create"] = is_answered
     other = CreateCall(identity=identity_of(8), token="token-2", parameters={})

@@ -819,6 +819,7 @@ class FakeScripts:
     """Pretends to run a script for each verb; what it was given is kept, what it is to answer is set."""
 
     name = "scripts"
+    is_busy = False
 
     def __init__(self) -> None:
         self.requests: list[VerbatimRequest] = []
