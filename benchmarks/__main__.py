@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import measures
+from benchmarks import measures, script_measures
 from benchmarks.figures import Figure, table
 from benchmarks.fleet import Fleet
 from benchmarks.started import Starter
@@ -28,6 +28,8 @@ def _measure(root: Path) -> Iterator[Figure]:
     yield from measures.few_reboots(starter, fleet)
     yield from measures.many_reboots(starter, fleet)
     yield from measures.polls(starter, fleet)
+    yield from script_measures.few_scripts(starter, fleet)
+    yield from script_measures.many_scripts(starter, fleet)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import structlog
 
-from one_provider_mad.actions.cloud import Cloud, Creates, waiting_for
+from one_provider_mad.actions.cloud import Cloud, Knowledge, waiting_for
 from one_provider_mad.actions.engine import Engine
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError, WrongAccount
@@ -54,7 +54,7 @@ class Engines:
         self._retired: dict[asyncio.Task[None], Engine] = {}
         self._lock = asyncio.Lock()
         self._making: asyncio.Task[Engine] | None = None
-        self._creates = Creates()
+        self._knowledge = Knowledge()
         self._source = SettingsSource(options.name, places, check=self._check, warn=self._warn_once)
 
     @property
@@ -83,6 +83,8 @@ class Engines:
             try:
                 configuration = await asyncio.to_thread(self._source.current)
                 await self._journal_for(configuration)
+                if self.is_verbatim:
+                    self._make_soon()  # what an earlier process has left running is ended at once
             except MadError as error:
                 log.warning("not ready yet", reason=str(error))
 
@@ -115,16 +117,19 @@ class Engines:
         if self._engine is not None and self._source.current() is self._engine.configuration:
             return self._engine
         waiting_for.set("the cloud to say whose credentials these are")
-        if self._making is None:
-            # One try for all who wait; should one of them be cancelled, it goes on for the others.
-            self._making = asyncio.create_task(self._renew(), name="make an engine")
-            self._making.add_done_callback(self._made)
-        making = self._making
+        making = self._make_soon()
         if self._engine is not None:
             await asyncio.wait([making], timeout=_PATIENCE_FOR_NEW)
             if not making.done():
                 return self._engine
         return await asyncio.shield(making)
+
+    def _make_soon(self) -> asyncio.Task[Engine]:
+        """One try for all who wait; should one of them be cancelled, it goes on for the others."""
+        if self._making is None:
+            self._making = asyncio.create_task(self._renew(), name="make an engine")
+            self._making.add_done_callback(self._made)
+        return self._making
 
     async def _renew(self) -> Engine:
         async with self._lock:
@@ -171,7 +176,7 @@ class Engines:
             owner=configuration.settings.owner,
             retries=self._options.retries,
             call_timeout=configuration.settings.call_timeout,
-            creates=self._creates,
+            knowledge=self._knowledge,
         )
         return Engine(
             configuration=configuration, journal=journal, cloud=cloud, finder=Finder(cloud, journal, time.time)
@@ -200,18 +205,24 @@ class Engines:
         task.add_done_callback(lambda done: self._retired.pop(done, None))
 
     async def close(self) -> None:
-        """Close the journal, which must not lose what was answered, and every provider."""
+        """End what runs, close the journal, which must not lose what was answered, and then every provider."""
+        engines = [*self._retired.values(), *([self._engine] if self._engine else [])]
+        for engine in engines:
+            if engine.verbatim is not None:
+                await engine.verbatim.close()
         if self.journal is not None:
             await self.journal.close()
-        engines = [*self._retired.values(), *([self._engine] if self._engine else [])]
         for task in list(self._retired):
             task.cancel()
         for engine in engines:
-            await _close(engine)
+            if engine.cloud is not None:
+                await engine.cloud.close()
 
 
 async def _close_later(engine: Engine) -> None:
     await asyncio.sleep(_RETIRE_SECONDS)
+    while engine.verbatim is not None and engine.verbatim.is_busy:  # noqa: ASYNC110 - an hour later is soon enough
+        await asyncio.sleep(_RETIRE_SECONDS)  # a script may take as long as it likes
     await _close(engine)
 
 

@@ -60,8 +60,15 @@ def configure(program: str, name: str, places: Places, *, has_stderr: bool, is_v
     return problem
 
 
+_LONGEST = 8000
+"""Characters kept of one value: what a script has printed may be megabytes."""
+
+
 def _encode(event: dict[str, object], *, default: Callable[[object], object]) -> str:
     """Write an event as JSON; three times as fast as the standard library, and every action has one."""
+    for key, value in event.items():
+        if isinstance(value, str) and len(value) > _LONGEST:
+            event[key] = f"{value[:_LONGEST]}… ({len(value)} characters)"
     try:
         return msgspec.json.encode(event, enc_hook=default).decode()
     except (UnicodeEncodeError, TypeError):  # half a surrogate pair, a key that is no text

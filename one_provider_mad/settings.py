@@ -152,6 +152,11 @@ class Places(Value, frozen=True, kw_only=True):
         """Upstream's directory of action scripts for NAME."""
         return self.var / "remotes" / "vmm" / name
 
+    def has_scripts(self, name: str) -> bool:
+        """True when there are action scripts or probes for NAME, which are served without a configuration file."""
+        probes = self.var / "remotes" / "im"
+        return any(path.is_dir() for path in (self.scripts(name), probes / f"{name}.d", probes / f"{name}-probes.d"))
+
 
 def _own_state_directory(environ: Mapping[str, str]) -> Path | None:
     home = environ.get("HOME")
@@ -217,7 +222,7 @@ def _without_file(name: str, path: Path, places: Places) -> Configuration:
         )
     if name == EMBEDDED:
         return Configuration(name=name, path=None, settings=_completed(name, Settings(provider=EMBEDDED)), table={})
-    if places.scripts(name).is_dir():
+    if places.has_scripts(name):
         return Configuration(name=name, path=None, settings=_completed(name, Settings(provider="scripts")), table={})
     raise SettingsError(f"{path.name} does not exist: create {path}, or scripts in {places.scripts(name)}")
 
@@ -371,7 +376,7 @@ class SettingsSource:
         except OSError as error:
             # What is served without a file may come, or be allowed, while the driver runs.
             places, name = self._places, self._name
-            return (error.errno or 0, places.mark(name).exists(), places.scripts(name).is_dir())
+            return (error.errno or 0, places.mark(name).exists(), places.has_scripts(name))
         return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_mode)
 
     def _reload(self) -> None:

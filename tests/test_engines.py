@@ -84,9 +84,11 @@ closed = []
 class Somebody:
     '''Pretends to perform verbs as they were sent.'''
     name = "verbatim"
+    is_busy = False
     async def open(self): ...
     async def close(self):
         closed.append(self)
+
     async def perform(self, request, log):
         return "-"
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import re
-import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)=(.*)")
+from one_provider_mad.scripting.assignments import Assignment, read_assignments
+
 _PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 
 
 def script_environment(
-    inherited: Mapping[str, str], *, etc: Path, proxy: str, warn: Callable[[str], None]
+    inherited: Mapping[str, str], *, etc: Path, files: Iterable[str], proxy: str, warn: Callable[[str], None]
 ) -> dict[str, str]:
     """The inherited environment, and what the files of OpenNebula's etc directory add to it.
 
     Args:
         inherited: the driver's own.
-        etc: OpenNebula's etc directory; `defaultrc` and `vmm_exec/vmm_execrc` are read there.
+        etc: OpenNebula's etc directory.
+        files: those of its files whose assignments count, in this order; one that is not there does not.
         proxy: `--proxy`, "" for none.
-        warn: told of a file that cannot be read.
+        warn: told of a file that cannot be read, and of what only a shell could read in it.
     """
     environment = dict(inherited)
-    for name in ("defaultrc", "vmm_exec/vmm_execrc"):
-        environment |= _read(etc / name, warn)
+    for name in files:
+        environment |= _read(etc / name, environment, warn)
     if proxy:
         environment |= dict.fromkeys(_PROXIES, proxy)
     location = inherited.get("ONE_LOCATION")
@@ -34,7 +34,7 @@ def script_environment(
     return environment
 
 
-def _read(path: Path, warn: Callable[[str], None]) -> dict[str, str]:
+def _read(path: Path, known: Mapping[str, str], warn: Callable[[str], None]) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except FileNotFoundError:
@@ -42,17 +42,13 @@ def _read(path: Path, warn: Callable[[str], None]) -> dict[str, str]:
     except OSError as error:
         warn(f"{path} cannot be read, so scripts run without it: {error.strerror}")
         return {}
-    return dict(_assignments(text))
-
-
-def _assignments(text: str) -> Iterator[tuple[str, str]]:
-    """Each `NAME=value`; quotes as a shell takes them, but nothing is expanded or run."""
-    for line in text.splitlines():
-        match = _ASSIGNMENT.match(line)
-        if match is None:
-            continue
-        try:
-            words = shlex.split(match[2], comments=True)
-        except ValueError:  # a quote without its fellow
-            words = match[2].split()
-        yield match[1], words[0] if words else ""
+    found, lines = dict[str, str](), list[int]()
+    for entry in read_assignments(text, known):
+        if isinstance(entry, Assignment):
+            found[entry.name] = entry.value
+        else:
+            lines.append(entry.line)
+    if lines:
+        where = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
+        warn(f"{path} {where}: only a shell could read that, so scripts run without what it sets")
+    return found

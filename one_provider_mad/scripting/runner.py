@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -14,12 +15,25 @@ from pathlib import Path
 from typing import cast
 
 from one_provider_mad.domain import Value
+from one_provider_mad.scripting.leftovers import Leftovers
 
 MAX_OUTPUT = 1024 * 1024
 """Bytes kept of what a script writes to each of stdout (its beginning) and stderr (its end)."""
 
 _LINGER_SECONDS = 0.5
 """How long to read on after a script has ended: what it left behind in the background may hold its pipes for ever."""
+
+_STARTS_AT_ONCE = 4
+"""Processes that may be in the middle of being started; each start stops the loop for 2 to 5 ms."""
+
+_SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+_SCARCE_SECONDS = 0.05
+"""How long to wait when there are no descriptors or processes left, as long as scripts run that will free some."""
+
+_MANY_FILES = 16_384
+"""Descriptors to ask for: a script takes four, and 1024, as usual, would do for 250 at once."""
+
+_SHELL = "/bin/sh"
 
 _TERM_SECONDS = 2.0
 """How long a process group that was told to end may take before it is killed."""
@@ -51,65 +65,108 @@ class Runner:
     Args:
         directory: their working directory.
         environment: all of their environment.
+        leftovers: remembers those that must not be begun twice.
     """
 
-    def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, environment: Mapping[str, str], *, leftovers: Leftovers | None = None) -> None:
         self._directory = directory
         self.environment = environment
+        self._leftovers = leftovers
         self._running: set[_Script] = set()
+        self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a script runs."""
+        return bool(self._running)
 
     async def run(
-        self, path: Path, arguments: Sequence[str], *, stdin: bytes | None = None, seconds: float | None = None
+        self,
+        path: Path,
+        arguments: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        seconds: float | None = None,
+        directory: Path | None = None,
+        is_alone: bool = False,
+        is_remembered: bool = False,
     ) -> Finished:
-        """Run a script and wait for its end. Cancelled, it ends the script and all that belongs to it.
+        """Run a script and wait for its end. Cancelled, it ends the script and all that belongs to it first.
 
         Args:
             path: the script.
             arguments: what follows it on the command line.
             stdin: what it reads; None for nothing.
             seconds: how long it may run before its process group is ended; None for as long as it likes.
+            directory: its working directory, None for that of all.
+            is_alone: what it leaves behind in the background is ended, too.
+            is_remembered: the next driver ends it, should this one be killed.
 
         Raises:
             CannotRun: it is missing, may not be executed, or cannot be started.
         """
-        script = await self._start(path, arguments, stdin)
-        limit = asyncio.timeout(seconds)
+        script = await self._start(path, arguments, stdin, directory or self._directory)
+        if is_remembered and self._leftovers is not None:
+            self._leftovers.note(script.pid)
+        is_over = is_timeout = False  # over: what it has left behind may go on
         try:
-            async with limit:
-                await script.ended.wait()
-                await script.wait_for_output(_LINGER_SECONDS)
-        except TimeoutError:
-            if not limit.expired():
-                raise
-            await script.end(_TERM_SECONDS)
-            return Finished(code=script.code, stdout=script.stdout(), stderr=script.stderr(), is_timeout=True)
+            try:
+                async with asyncio.timeout(seconds):
+                    await script.ended.wait()
+            except TimeoutError:
+                is_timeout = True
+                await script.end(_TERM_SECONDS)
+            is_over = not is_alone
+            if is_alone:
+                script.tell(signal.SIGKILL)
+            await script.wait_for_output(_LINGER_SECONDS)
         except asyncio.CancelledError:
-            # The next action of this VM must not meet it.
-            await script.end(_TERM_SECONDS)
+            # The next action of this VM must not meet it, however often this one is called off.
+            ending = asyncio.ensure_future(script.end(_TERM_SECONDS))
+            while not ending.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(ending)
             raise
         finally:
+            if not is_over:
+                script.tell(signal.SIGKILL)
             script.close()
-        return Finished(code=script.code, stdout=script.stdout(), stderr=script.stderr())
+            if is_remembered and self._leftovers is not None:
+                self._leftovers.forget(script.pid)
+        return Finished(code=script.code, stdout=script.stdout(), stderr=script.stderr(), is_timeout=is_timeout)
 
     def kill(self) -> None:
         """End everything at once."""
         for script in self._running:
             script.tell(signal.SIGKILL)
 
-    async def _start(self, path: Path, arguments: Sequence[str], stdin: bytes | None) -> _Script:
+    async def _start(self, path: Path, arguments: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
         command = [str(path), *arguments]
-        try:
+        while True:
             try:
-                return await self._spawn(command, stdin)
-            except OSError as error:
-                if error.errno != errno.ENOEXEC:
-                    raise
-                # No `#!` line: a shell that is handed such a file runs it itself.
-                return await self._spawn(["/bin/sh", *command], stdin)
-        except (OSError, ValueError) as error:
-            raise CannotRun(_why_not(path, self._directory, error)) from error
+                return await self._spawn_unless_called_off(command, stdin, directory)
+            except (OSError, ValueError) as error:
+                if isinstance(error, OSError):
+                    if error.errno == errno.ENOEXEC and command[0] != _SHELL:
+                        # No `#!` line: a shell that is handed such a file runs it itself.
+                        command = [_SHELL, *command]
+                        continue
+                    if error.errno in _SCARCE and self._running:
+                        await asyncio.sleep(_SCARCE_SECONDS)  # until another one has ended
+                        continue
+                raise CannotRun(_why_not(path, directory, error)) from error
 
-    async def _spawn(self, command: Sequence[str], stdin: bytes | None) -> _Script:
+    async def _spawn_unless_called_off(self, command: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
+        # Starting a process stops the loop for some milliseconds: others get their turn in between.
+        async with self._starts:
+            spawning = asyncio.ensure_future(self._spawn(command, stdin, directory))
+            try:
+                return await asyncio.shield(spawning)
+            except asyncio.CancelledError:
+                spawning.add_done_callback(_end_unwanted)
+                raise
+
+    async def _spawn(self, command: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
         loop = asyncio.get_running_loop()
         transport, script = await loop.subprocess_exec(
             lambda: _Script(self._running),
@@ -117,7 +174,7 @@ class Runner:
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            cwd=self._directory,
+            cwd=directory,
             env=self.environment,
             process_group=0,
         )
@@ -126,6 +183,14 @@ class Runner:
             pipe.write(stdin)
             pipe.close()  # once all is written; a script that does not read it is no error
         return script
+
+
+def _end_unwanted(spawning: asyncio.Future[_Script]) -> None:
+    """Whoever wanted this script was called off while it was being started."""
+    if not spawning.cancelled() and spawning.exception() is None:
+        script = spawning.result()
+        script.tell(signal.SIGKILL)
+        script.close()
 
 
 class _Script(asyncio.SubprocessProtocol):
@@ -140,7 +205,7 @@ class _Script(asyncio.SubprocessProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.SubprocessTransport", transport)
-        self._pid = self._transport.get_pid()
+        self.pid = self._transport.get_pid()
         self._running.add(self)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
@@ -159,7 +224,6 @@ class _Script(asyncio.SubprocessProtocol):
             self._closed.set()
 
     def process_exited(self) -> None:
-        self._running.discard(self)
         self.ended.set()
 
     @property
@@ -194,16 +258,22 @@ class _Script(asyncio.SubprocessProtocol):
     def tell(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group; it outlives the process that began it."""
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._pid, number)
+            os.killpg(self.pid, number)
 
     def close(self) -> None:
-        """Let go of the pipes."""
+        """Let go of it."""
+        self._running.discard(self)
         self._transport.close()
 
 
-def use_quick_watcher() -> None:
-    """Learn of ended children through pidfds: Python before 3.12 would start a thread for each."""
+def prepare_for_many() -> None:
+    """Ready this process and its loop for many scripts at once; once, before the first one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
+        # Else Python starts a thread for each child, to learn of its end.
         watcher = asyncio.PidfdChildWatcher()
         watcher.attach_loop(asyncio.get_running_loop())
         asyncio.set_child_watcher(watcher)
@@ -212,12 +282,23 @@ def use_quick_watcher() -> None:
 def _why_not(path: Path, directory: Path, error: OSError | ValueError) -> str:
     if isinstance(error, ValueError):  # a NUL in an argument
         return f"{path} cannot be run: {error}"
-    if not path.exists():
+    if not os.path.lexists(path):  # unlike Path.exists, it does not mind names that no file can have
+        if os.path.isdir(path.parent) and not os.access(path.parent, os.X_OK):
+            return f"{path} cannot be looked for: this user may not look into {path.parent}"
         return f"{path} does not exist"
     if not directory.is_dir():
         return f"{directory}, where scripts run, is no directory"
+    if not os.path.isfile(path):
+        return f"{path} is no file" if os.path.exists(path) else f"{path} is a link to nothing"
     if not os.access(path, os.X_OK):
         return f"{path} may not be executed: run chmod +x {path}"
     if error.errno == errno.ENOENT:
-        return f"{path} names an interpreter in its first line that does not exist"
+        return f"{path} names an interpreter in its first line that does not exist{_hint(path)}"
     return f"{path} cannot be run: {error.strerror}"
+
+
+def _hint(path: Path) -> str:
+    with suppress(OSError), path.open("rb") as file:
+        if file.readline(4096).endswith(b"\r\n"):
+            return ": the line ends with CR LF, as on Windows"
+    return ""

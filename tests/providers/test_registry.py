@@ -25,6 +25,7 @@ class Table(msgspec.Struct, forbid_unknown_fields=True):
 
 class Somebody:
     name = "somebody"
+    is_busy = False
     def __init__(self, context, settings):
         self.context, self.settings = context, settings
     async def open(self): ...

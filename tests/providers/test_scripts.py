@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_provider_mad.processes import Process
-from one_provider_mad.providers.scripts import outcome
+from one_provider_mad.scripting import outcome
 from one_provider_mad.scripting.environment import script_environment
 from one_provider_mad.scripting.runner import MAX_OUTPUT, CannotRun, Finished, Runner
 from tests.waiting import until
@@ -191,31 +191,45 @@ def test_of_too_many_lines_the_last_ones_are_logged() -> None:
 
 # Environment
 
+FILES = ("defaultrc", "vmm_exec/vmm_execrc")
+
 
 def test_the_environment_is_upstreams(tmp_path: Path) -> None:
     (tmp_path / "vmm_exec").mkdir()
     (tmp_path / "defaultrc").write_text(
-        "# comment\nONE_MAD_DEBUG=\nPRIORITY=19 # nice\nexport NAME='two words'\nnot an assignment\n1=2\nODD='open\n"
+        "# comment\nONE_MAD_DEBUG=\nPRIORITY=19 # nice\nexport NAME='two words'\nnot an assignment\n1=2\n"
     )
-    (tmp_path / "vmm_exec" / "vmm_execrc").write_text('LIVE_DISK_SNAPSHOTS="kvm-qcow2 kvm-ssh"\nRUN=$(touch x)\n')
+    (tmp_path / "vmm_exec" / "vmm_execrc").write_text(
+        'LIVE_DISK_SNAPSHOTS="kvm-qcow2 kvm-ssh"\nPATH=/opt/$PRIORITY:$PATH\n'
+    )
     inherited = {"PATH": "/bin", "ONE_LOCATION": "/srv/one", "RUBYLIB": "/mine", "NAME": "before"}
-    found = script_environment(inherited, etc=tmp_path, proxy="http://proxy:3128", warn=pytest.fail)
+    found = script_environment(inherited, etc=tmp_path, files=FILES, proxy="http://proxy:3128", warn=pytest.fail)
     assert found == {
-        "PATH": "/bin",
+        "PATH": "/opt/19:/bin",
         "ONE_LOCATION": "/srv/one",
         "RUBYLIB": "/srv/one/lib/ruby:/mine",
         "ONE_MAD_DEBUG": "",
         "PRIORITY": "19",
         "NAME": "two words",
-        "ODD": "'open",
         "LIVE_DISK_SNAPSHOTS": "kvm-qcow2 kvm-ssh",
-        "RUN": "$(touch",
         **dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://proxy:3128"),
     }
+
+
+def test_what_only_a_shell_could_read_is_left_out_and_told_of_once(tmp_path: Path) -> None:
+    (tmp_path / "defaultrc").write_text('GOOD=1\nRUN=$(touch x)\n# RUN=`no`\nODD="open\nBETTER=2\n')
+    told: list[str] = []
+    found = script_environment({}, etc=tmp_path, files=FILES, proxy="", warn=told.append)
+    assert found == {"RUBYLIB": "/usr/lib/one/ruby", "GOOD": "1", "BETTER": "2"}
+    assert told == [
+        f"{tmp_path}/defaultrc lines 2, 4: only a shell could read that, so scripts run without what it sets"
+    ]
 
 
 def test_a_file_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
     (tmp_path / "defaultrc").mkdir()
     told: list[str] = []
-    assert script_environment({}, etc=tmp_path, proxy="", warn=told.append) == {"RUBYLIB": "/usr/lib/one/ruby"}
+    assert script_environment({}, etc=tmp_path, files=FILES, proxy="", warn=told.append) == {
+        "RUBYLIB": "/usr/lib/one/ruby"
+    }
     assert told == [f"{tmp_path}/defaultrc cannot be read, so scripts run without it: Is a directory"]

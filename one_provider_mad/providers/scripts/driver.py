@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import os
 import re
-import textwrap
+import stat
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import structlog
 
-from one_provider_mad.errors import RequestRefused
+from one_provider_mad.errors import RequestRefused, SettingsError
 from one_provider_mad.providers.interface import ProviderContext, ProviderFactory, VerbatimRequest
-from one_provider_mad.providers.scripts import outcome
 from one_provider_mad.providers.scripts.message import Era, Message, read_message
 from one_provider_mad.providers.scripts.sequences import (
     DEPLOYED,
@@ -27,8 +29,10 @@ from one_provider_mad.providers.scripts.sequences import (
     sequence,
 )
 from one_provider_mad.providers.scripts.settings import ScriptsSettings
+from one_provider_mad.scripting import outcome
 from one_provider_mad.scripting.environment import script_environment
-from one_provider_mad.scripting.runner import CannotRun, Runner, use_quick_watcher
+from one_provider_mad.scripting.leftovers import Leftovers
+from one_provider_mad.scripting.runner import CannotRun, Runner, prepare_for_many
 
 log = structlog.get_logger()
 
@@ -49,8 +53,20 @@ _FILES = {
 DUMMY = "dummy"
 """The transfer and the network driver that do nothing."""
 
-_LINE = 60
-"""Letters in a line of base64 up to 5.10 (Ruby's Base64.encode64)."""
+_LINE = 45
+"""Bytes in a line of base64 up to 5.10: 60 letters."""
+
+_LARGE = 128 * 1024
+"""Bytes from which on a message is dealt with in a thread: about a millisecond of the loop's time."""
+
+_LARGEST_DEPLOYMENT = 16 * 1024 * 1024
+_READ_SECONDS = 60.0
+"""How large a deployment file may be, and how long reading it may take without `-w`."""
+
+_READERS = 4
+
+NOTHING = "-"
+"""What stands for nothing in a reply, and what oned would keep for an id."""
 
 _UNFIT = re.compile(r"[<&]|]]>")
 
@@ -76,23 +92,30 @@ class ScriptsDriver:
         self._settings = settings
         self._remotes = Path(settings.remotes) if settings.remotes else context.state_directory / "remotes"
         self._local = _local_actions(context.arguments.local_actions or LOCAL_ACTIONS)
-        self._runner = Runner(context.state_directory, {})
+        self.runner = Runner(context.state_directory, {})
+        self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="deployment files")
 
     async def open(self) -> None:
         """Read what the scripts' environment is to be."""
-        use_quick_watcher()
+        prepare_for_many()
         environment = await asyncio.to_thread(
             script_environment,
             os.environ,
             etc=self._context.system_directory,
+            files=("defaultrc", "vmm_exec/vmm_execrc"),
             proxy=self._context.arguments.proxy,
             warn=self._context.warn,
         )
-        self._runner = Runner(self._context.state_directory, environment)
+        folder = self._context.state_directory / f"one_provider_mad_{self._context.name}.scripts"
+        leftovers = Leftovers(folder)
+        ended = await asyncio.to_thread(leftovers.end)
+        if ended:
+            self._context.warn(f"{ended} scripts of a driver that was killed still ran and were ended")
+        self.runner = Runner(self._context.state_directory, environment, leftovers=leftovers)
 
     async def close(self) -> None:
         """End every script that still runs."""
-        self._runner.kill()
+        self.runner.kill()
 
     async def perform(self, request: VerbatimRequest, log: Log) -> str:
         """Run the steps of an action, and what undoes them when one fails.
@@ -101,10 +124,18 @@ class ScriptsDriver:
             RequestRefused: a step failed, and this is what its script said; or the message lacks what it needs.
             NotSupported: upstream's drivers have no such action.
         """
-        message = read_message(request.request, request.message, is_two_blank=request.is_two_blank)
+        read = partial(read_message, request.request, request.message, is_two_blank=request.is_two_blank)
+        message = read() if len(request.message) < _LARGE else await asyncio.to_thread(read)
         steps = sequence(request.action, message)
-        action = _Action(self, self._runner, message, main_action(request.action), log)
+        action = _Action(self, message, main_action(request.action), log)
+        if request.action == "DEPLOY":
+            await action.read_deployment_file()
         return await action.perform(steps)
+
+    @property
+    def is_busy(self) -> bool:
+        """True while a script runs."""
+        return self.runner.is_busy
 
     # What the steps need to know
 
@@ -126,34 +157,58 @@ class ScriptsDriver:
         """
         if step.kind is Kind.TRANSFER:
             return _transfer_script(self._remotes / "tm" / _plain(driver), _plain(step.arguments[0]))
-        if step.action not in self._local:
+        script = self._local.get(step.action)
+        if script is None and f"{driver}-{step.action}" in self.words("VNMAD_LOCAL_ACTIONS"):
+            script = step.action
+        if script is None:
             raise StepFailed(f"{step.action} would need ssh: -l of ARGUMENTS does not name it, and all else runs here")
         if step.kind is Kind.NETWORK:
-            return self._remotes / "vnm" / _plain(driver) / step.action
-        return self._remotes / "vmm" / self._context.name / self._local[step.action]
+            return self._remotes / "vnm" / _plain(driver) / script
+        return self._remotes / "vmm" / self._context.name / script
+
+    def words(self, variable: str) -> list[str]:
+        """The words of a variable of vmm_execrc."""
+        return self.runner.environment.get(variable, "").split()
 
 
 class _Action:
     """One action under way."""
 
-    def __init__(self, driver: ScriptsDriver, runner: Runner, message: Message, main: str, log: Log) -> None:
+    def __init__(self, driver: ScriptsDriver, message: Message, main: str, log: Log) -> None:
         self._driver = driver
-        self._runner = runner
         self._message = message
         self._main = main
         self._log = log
-        self._payload = "-"
+        self._payload = NOTHING
         self._deployed = ""
+        self._regret: tuple[Step, ...] = ()
+        self._deployment = b""
+
+    async def read_deployment_file(self) -> None:
+        """Read what deploy is to read, before anything is done; in every era a missing one is a failure."""
+        path = Path(self._message.field("LOCAL_DEPLOYMENT_FILE"))
+        loop = asyncio.get_running_loop()
+        try:
+            # In threads of their own: a file on a server that hangs must not keep everything else from being read.
+            async with asyncio.timeout(self._driver.timeout or _READ_SECONDS):
+                self._deployment = await loop.run_in_executor(self._driver.readers, _read_deployment_file, path)
+        except TimeoutError as error:
+            raise StepFailed(f"Cannot open deployment file {path}: it took too long") from error
 
     async def perform(self, steps: Sequence[Step]) -> str:
-        for step in steps:
-            try:
-                await self._run(step)
-            except StepFailed:
-                if step.may_fail:
-                    continue
-                await self._undo(step.undo)
-                raise
+        try:
+            for step in steps:
+                try:
+                    await self._run(step)
+                except StepFailed:
+                    if step.may_fail:
+                        continue
+                    await self._undo(step.undo)
+                    raise
+        except asyncio.CancelledError:
+            # Nobody will ever learn the id of what deploy has made.
+            await self._undo(self._regret)
+            raise
         return self._payload
 
     async def _undo(self, steps: Sequence[Step]) -> None:
@@ -182,8 +237,13 @@ class _Action:
     async def _note_deployed(self, step: Step, printed: str) -> None:
         """Take the first word for the id, as oned does, unless it would store none (src/vm/VirtualMachine.cc)."""
         self._deployed = printed.split(maxsplit=1)[0]
+        log.info("deployed", vm=self._message.request.vm_id, id=self._deployed)
+        if self._deployed == NOTHING:
+            self._log("W", "deploy printed no id, so OpenNebula keeps - as the id of this VM")
+            return
+        self._regret = step.regret
         if _UNFIT.search(self._deployed):
-            await self._undo(step.regret)
+            await self._undo(self._regret)
             raise StepFailed(
                 f"deploy printed an id that OpenNebula cannot keep ({self._deployed!r}), so it was cancelled"
             )
@@ -192,13 +252,19 @@ class _Action:
         path = self._driver.path(step, driver)
         if step.action == LIVE_SNAPSHOT:
             self._check_live_snapshot()
-        if driver == DUMMY and (step.kind is Kind.TRANSFER or not path.exists()):
-            return "-"
+        if driver == DUMMY and (step.kind is Kind.TRANSFER or not _is_there(path)):
+            return NOTHING
         arguments = self._arguments(step)
         command = [str(path), *arguments]
         try:
             stdin = await self._stdin(step)
-            finished = await self._runner.run(path, arguments, stdin=stdin, seconds=self._driver.timeout)
+            finished = await self._driver.runner.run(
+                path,
+                arguments,
+                stdin=stdin,
+                seconds=self._driver.timeout,
+                is_remembered=step.kind is Kind.VIRTUALIZATION and step.action != "poll",
+            )
         except CannotRun as error:
             self._log("E", str(error))
             raise StepFailed(str(error)) from error
@@ -228,7 +294,7 @@ class _Action:
         """Refuse what upstream refuses: a live snapshot that nobody has said this pair of drivers can take."""
         message = self._message
         pair = f"{message.driver_name}-{message.request.operand.get('TM_MAD', '')}"
-        if pair not in self._runner.environment.get("LIVE_DISK_SNAPSHOTS", "").split():
+        if pair not in self._driver.words("LIVE_DISK_SNAPSHOTS"):
             raise StepFailed(f"Cannot perform a live DISKSNAPSHOTCREATE: LIVE_DISK_SNAPSHOTS does not name {pair}")
 
     async def _stdin(self, step: Step) -> bytes | None:
@@ -238,35 +304,44 @@ class _Action:
         content = await self._content(step)
         if content is None:
             return None
-        encoded = base64.b64encode(content).decode()
-        if self._message.era is Era.FIVE and step.kind is Kind.VIRTUALIZATION:
-            return "".join(f"{line}\n" for line in textwrap.wrap(encoded, _LINE)).encode()
-        return encoded.encode()
+        encode = _in_lines if self._message.era is Era.FIVE and step.kind is Kind.VIRTUALIZATION else base64.b64encode
+        return encode(content) if len(content) < _LARGE else await asyncio.to_thread(encode, content)
 
     async def _content(self, step: Step) -> bytes | None:
         if step.stdin is not None or step.kind is Kind.TRANSFER:
             return step.stdin
         if step.kind is Kind.NETWORK:
             return self._message.network_document()
-        if step.action != "deploy":
-            return self._message.document
-        return await asyncio.to_thread(_read_deployment_file, Path(step.arguments[0]))
+        return self._deployment if step.action == "deploy" else self._message.document
+
+
+def _is_there(path: Path) -> bool:
+    return os.path.lexists(path)  # unlike Path.exists, it does not mind names that no file can have
+
+
+def _in_lines(content: bytes) -> bytes:
+    """Base64 as Ruby's Base64.encode64 writes it."""
+    return b"".join(binascii.b2a_base64(content[at : at + _LINE]) for at in range(0, len(content), _LINE))
 
 
 def _read_deployment_file(path: Path) -> bytes:
     try:
-        content = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO has nobody to write into it
+        with open(descriptor, "rb") as file:
+            status = os.fstat(descriptor)
+            is_ordinary = stat.S_ISREG(status.st_mode) and 0 < status.st_size <= _LARGEST_DEPLOYMENT
+            content = file.read(_LARGEST_DEPLOYMENT) if is_ordinary else b""
     except OSError as error:
         raise StepFailed(f"Cannot open deployment file {path}: {error.strerror}") from error
     if not content:
-        raise StepFailed(f"Cannot open deployment file {path}: it is empty")
+        raise StepFailed(f"Cannot open deployment file {path}: it is empty, too large, or no file")
     return content
 
 
 def _transfer_script(directory: Path, command: str) -> Path:
     """`clone.ssh` where there is one, else `clone`: the part after the dot names the system datastore's driver."""
     path = directory / command
-    return path if path.exists() else directory / command.partition(".")[0]
+    return path if "." not in command or _is_there(path) else directory / command.rpartition(".")[0]
 
 
 def _plain(name: str) -> str:
@@ -290,6 +365,10 @@ class _Factory:
     settings_type = ScriptsSettings
 
     def __call__(self, context: ProviderContext, settings: ScriptsSettings) -> ScriptsDriver:
+        if settings.remotes and not settings.remotes.startswith("/"):
+            raise SettingsError(
+                f"{context.name}.toml: scripts.remotes: expected a path that begins with /, got {settings.remotes!r}"
+            )
         return ScriptsDriver(context, settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import string
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 
@@ -252,7 +253,9 @@ def _disk_place(message: Message) -> tuple[str, ...]:
     target = message.request.operand.get("TARGET", "").strip()
     if not target:
         raise RequestRefused("the message marks no disk with ATTACH = YES that has a TARGET")
-    index = ord(target[-1].lower()) - ord("a")
+    index = string.ascii_lowercase.find(target[-1].lower())
+    if index < 0:
+        raise RequestRefused(f"the disk's TARGET is expected to end with a letter from a to z, got {target[:20]!r}")
     return message.deploy_id, message.field("DISK_TARGET_PATH"), target, str(index)
 
 

@@ -9,24 +9,33 @@ from collections.abc import Iterator, Sequence
 from one_provider_mad.scripting.runner import Finished
 
 LOGGED_LINES = 200
-"""Lines of stderr that go to the VM's log, the last ones; the rest is one line that says how many there were."""
+"""Lines of stderr that go to the VM's log, the last ones; the rest is one line that says how many there were. As many,
+the first ones, make up the reason of a failure."""
 
 _LONGEST_COMMAND = 1000
+_LONGEST_ARGUMENT = 80
+"""Letters shown of one argument: some are a whole message in base64, or what a user wants to keep to himself."""
 
 _BEGIN, _END = "ERROR MESSAGE --8<------", "ERROR MESSAGE ------>8--"
 _PREFIX = re.compile(r"(ERROR|WARN|WARNING|INFO|DEBUG):\s?(.*)")
+_CONTROLS = re.compile("[\x00-\x1f\x7f]")
 _EXIT_CODE = re.compile(r"ExitCode: [0-9]+")
 
 
 def described(command: Sequence[str]) -> str:
     """The command as a person could repeat it, cut where it becomes tedious."""
-    text = shlex.join(command)
-    return text if len(text) <= _LONGEST_COMMAND else f"{text[:_LONGEST_COMMAND]}..."
+    path, *arguments = command
+    text = shlex.join([path, *(_cut(argument, _LONGEST_ARGUMENT) for argument in arguments)])
+    return _cut(text, _LONGEST_COMMAND)
+
+
+def _cut(text: str, longest: int) -> str:
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def payload(finished: Finished) -> str:
     """The reply's payload after a success."""
-    return " ".join(finished.stdout.split("\n")).strip() or "-"
+    return _CONTROLS.sub(" ", finished.stdout).strip() or "-"
 
 
 def reason(finished: Finished, command: Sequence[str]) -> str:
@@ -36,7 +45,7 @@ def reason(finished: Finished, command: Sequence[str]) -> str:
         return marked
     told = [line.strip() for line in lines if line.strip() and not _EXIT_CODE.fullmatch(line.strip())]
     plain = [line for line in told if not _PREFIX.fullmatch(line)]
-    if found := " ".join(plain or told):
+    if found := " ".join((plain or told)[:LOGGED_LINES]):
         return found
     return f"{command[0]} ended with exit code {finished.code} and said nothing"
 
@@ -66,4 +75,4 @@ def _marked(lines: Sequence[str]) -> str:
         return ""
     after = stripped[stripped.index(_BEGIN) + 1 :]
     inside = after[: after.index(_END)] if _END in after else after
-    return " ".join(line for line in inside if line)
+    return " ".join([line for line in inside if line][:LOGGED_LINES])

@@ -1,0 +1,267 @@
+"""Scripts while everything else goes wrong: called off twice, a locked journal, a killed driver, files that hang."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sqlite3
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.cli.verbs import Release
+from one_provider_mad.domain import Template
+from tests.conftest import StartDriver
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Driver
+from tests.end_to_end.script_cases import CASES, request
+from tests.end_to_end.script_place import HOST, NAME, ScriptPlace, Served, altered
+from tests.waiting import until
+
+NOTE_PID = "echo $$ >>@PLACE@/pids"
+STUBBORN = f"trap '' TERM; {NOTE_PID}; sleep 50 & echo $! >>@PLACE@/pids; wait"
+"""Neither the script nor its child minds being told to end."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[ScriptPlace]:
+    """An OpenNebula with scripts: the one that `driver` starts its drivers in. What they leave behind is ended."""
+    place = ScriptPlace(tmp_path / "one")
+    yield place
+    for pid in pids(place):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def pids(place: ScriptPlace) -> list[int]:
+    """The processes that said which they are."""
+    note = place.note("pids")
+    return [int(word) for word in note.read_text().split()] if note.exists() else []
+
+
+def running(place: ScriptPlace) -> list[int]:
+    """Those of them that are more than an entry nobody has asked for yet."""
+    found = []
+    for pid in pids(place):
+        with suppress(OSError):
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            found += [pid] if state not in "ZX" else []
+    return found
+
+
+def reboot(vm_id: int) -> bytes:
+    return wire.reboot(vm_id, f"i-{vm_id}", host=HOST)
+
+
+def deploy(place: ScriptPlace, vm_id: int, release: Release = "7.4") -> bytes:
+    line = wire.deploy(vm_id, release=release, host=HOST)
+    return altered(line, LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(vm_id)))
+
+
+@contextmanager
+def locked(place: ScriptPlace, how: str) -> Iterator[None]:
+    """Somebody else holds the driver's journal."""
+    path = place.var / f"one_provider_mad_{NAME}.journal"
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute(f"BEGIN {how}")
+        yield
+
+
+# Called off while it is being ended
+
+
+@pytest.mark.parametrize("last", ["exit 0", ":"], ids=["script-ends", "script-stays"])
+@pytest.mark.parametrize("why", ["timeout", "cancelled"])
+def test_a_script_that_is_being_ended_is_not_let_go_when_it_is_called_off(
+    place: ScriptPlace, driver: StartDriver, why: str, last: str
+) -> None:
+    child = "sh -c 'trap \"\" TERM; echo $$ >>@PLACE@/pids; sleep 50'"
+    place.tell("reboot", 7, f"trap ': >@PLACE@/told; {last}' TERM; {NOTE_PID}; {child} & wait; wait; wait")
+    one = driver(f"-t 15 -r 0 {'-w 1' if why == 'timeout' else ''} -p {NAME}")
+    one.send(reboot(7))
+    until(lambda: len(pids(place)) == 2)
+    if why == "cancelled":
+        one.send(wire.driver_cancel(7))
+    until(place.note("told").exists)
+    one.send(wire.driver_cancel(7))
+    assert one.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert not running(place)
+    assert [line for line in one.lines if line.startswith("REBOOT")] == []
+
+
+def test_the_end_of_oned_while_a_script_is_being_ended_leaves_nothing(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("reboot", 7, STUBBORN)
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(7))
+    until(lambda: len(pids(place)) == 2)
+    one.send(wire.driver_cancel(7))
+    assert one.next_line().endswith("cancelled")
+    one.drop()
+    until(lambda: not running(place))
+
+
+# A bought instance is not forgotten
+
+
+@pytest.mark.parametrize("where", ["post", "cancel-of-undo"])
+def test_what_a_cancelled_deploy_has_made_is_cancelled(place: ScriptPlace, driver: StartDriver, where: str) -> None:
+    is_undo = where == "cancel-of-undo"
+    place.network("net", post="exit 1" if is_undo else f"{NOTE_PID}; sleep 50")
+    if is_undo:
+        place.tell("cancel", 7, f"if [ ! -e @PLACE@/pids ]; then {NOTE_PID}; sleep 50; fi; : >@PLACE@/done")
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"], TM_COMMAND=""))
+    until(lambda: pids(place))
+    one.send(wire.driver_cancel(7))
+    assert one.ask(wire.cleanup(7, host=HOST)) == "SUCCESS -"
+    cancelled = [record.arguments for record in place.take() if record.script == "vmm/cloud/cancel"]
+    assert cancelled[-1] == ("i-7", HOST, "7", HOST)
+    assert not is_undo or place.note("done").exists()
+    assert any(event.get("id") == "i-7" for event in place.events(NAME))
+    assert not running(place)
+
+
+def test_a_deploy_that_prints_no_id_is_warned_of(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("deploy", 7, "printf '\\000'; exit 0")
+    outcome = Served(place, driver(f"-t 15 -r 0 {NAME}")).perform(deploy(place, 7))
+    assert outcome.reply == "SUCCESS -"
+    assert any(text.startswith("W ") and "no id" in text for text in outcome.log)
+
+
+# The journal
+
+
+def test_a_script_begins_only_when_its_request_would_outlive_the_driver(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    assert one.ask(reboot(1)) == "SUCCESS -"
+    place.tell("deploy", 7, f"{NOTE_PID}; sleep 50")
+    with locked(place, "IMMEDIATE"):
+        one.send(deploy(place, 7))
+        one.silence(0.4)
+        assert not pids(place)
+    until(lambda: pids(place))
+    one.kill()
+    assert driver(f"-t 15 -r 0 -p {NAME}").reply("DEPLOY", 7).startswith("FAILURE ")
+
+
+def test_a_journal_that_stays_locked_keeps_no_script_alive(place: ScriptPlace, driver: StartDriver) -> None:
+    for vm_id in (1, 2, 3):
+        place.tell("reboot", vm_id, STUBBORN)
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(1) + reboot(2) + reboot(3))
+    until(lambda: len(pids(place)) == 6)
+    with locked(place, "EXCLUSIVE"):
+        one.send(reboot(4))  # there is something left to write
+        assert one.is_quiet()
+        one.drop()
+        until(lambda: not running(place))
+
+
+def test_polls_do_not_wait_for_the_journal(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("poll", 7, "echo STATE=a")
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    assert one.ask(reboot(1)) == "SUCCESS -"
+    with locked(place, "IMMEDIATE"):
+        assert one.ask(wire.poll(7, "i-7"), seconds=4) == "SUCCESS STATE=a"
+
+
+def test_the_script_of_a_killed_driver_is_ended_before_its_action_is_answered(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
+    place.tell("deploy", 7, STUBBORN)
+    first = driver(f"-t 15 -r 0 -p {NAME}")
+    first.send(deploy(place, 7))
+    until(lambda: len(pids(place)) == 2)
+    first.kill()
+    place.tell("deploy", 7, "echo i-second; exit 0")
+    again = driver(f"-t 15 -r 0 -p {NAME}")
+    assert again.reply("DEPLOY", 7).startswith("FAILURE ")
+    assert not running(place)
+    assert again.ask(deploy(place, 7)) == "SUCCESS i-second"
+
+
+@pytest.mark.parametrize(
+    ("action", "script", "number"), [("UPDATESG", "update_sg", "101"), ("UPDATENIC", "update_nic", "7")]
+)
+def test_an_update_of_a_killed_driver_is_answered_with_its_number(
+    place: ScriptPlace, driver: StartDriver, action: str, script: str, number: str
+) -> None:
+    place.network("net", **{script: STUBBORN})
+    first = driver(f"-t 15 -r 0 -p {NAME}")
+    first.send(request(place, action, 7, "7.4", CASES[action]))
+    until(lambda: len(pids(place)) == 2)
+    first.kill()
+    assert driver(f"-t 15 -r 0 -p {NAME}").reply(action, 7).split()[:2] == ["FAILURE", number]
+
+
+# Deployment files
+
+
+@pytest.mark.parametrize("release", ["4.4", "5.10", "7.4"])
+def test_nothing_is_done_for_a_deploy_without_its_file(
+    place: ScriptPlace, driver: StartDriver, release: Release
+) -> None:
+    place.network("net")
+    place.transfer("store")
+    line = request(place, "DEPLOY", 7, release, CASES["DEPLOY"])
+    path = place.deployment_file(7)
+    path.unlink()
+    outcome = Served(place, driver(f"-t 15 -r 0 {NAME}")).perform(line)
+    assert re.match(f"FAILURE .*{re.escape(str(path))}", outcome.reply)
+    assert not outcome.seen
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_deployment_files_that_never_end_hold_nobody_up(place: ScriptPlace, driver: StartDriver, kind: str) -> None:
+    one = driver(f"-t 60 -r 0 -p {NAME}")
+    for vm_id in range(10, 50):
+        line = deploy(place, vm_id)
+        path = place.deployment_file(vm_id)
+        path.unlink()
+        if kind == "fifo":
+            os.mkfifo(path)
+        else:
+            path.symlink_to("/dev/zero")
+        one.send(line)
+    assert one.ask(deploy(place, 7), seconds=5) == "SUCCESS i-7"
+    for vm_id in range(10, 50):
+        found = next((line for line in one.lines if line.startswith(f"DEPLOY FAILURE {vm_id} ")), "")
+        assert str(vm_id) in (found or one.reply("DEPLOY", vm_id))
+
+
+# Little of everything
+
+
+def test_a_large_message_of_an_old_release_holds_nobody_up(place: ScriptPlace, driver: StartDriver) -> None:
+    place.plain_script(f"vmm/{NAME}/reset", "#!/bin/sh\nwc -c\n")
+    template = Template(values={"CPU": ("1",), "NOTES": ("x" * 4_000_000,)})
+    line = wire.line("RESET", 7, release="5.10", deploy_id="i-7", template=template)
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(line)
+    assert one.ask(reboot(8), seconds=5) == "SUCCESS -"
+    size = len(b64encode(wire.document(line)))
+    assert one.reply("RESET", 7, seconds=5) == f"SUCCESS {size + (size + 59) // 60}"
+
+
+def test_where_descriptors_are_few_scripts_wait_for_each_other(place: ScriptPlace, driver: StartDriver) -> None:
+    for vm_id in range(40):
+        place.tell("reboot", vm_id, "sleep 0.1")
+    one: Driver = driver(f"-t 40 -r 0 -p {NAME}", via=("/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh"))
+    one.send(b"".join(map(reboot, range(40))))
+    answers = [one.wait_for(lambda line: line.startswith("REBOOT ")) for _ in range(40)]
+    assert {line.split(" ", 1)[1] for line in answers} == {f"SUCCESS {vm_id} -" for vm_id in range(40)}
+
+
+def test_a_users_text_in_a_command_is_logged_in_short(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("snapshot_delete", 7, "exit 1")
+    line = wire.line("SNAPSHOTDELETE", 7, deploy_id="i-7", operand={"HYPERVISOR_ID": "s" * 5000})
+    outcome = Served(place, driver(f"-t 15 -r 0 {NAME}")).perform(line)
+    assert "s" * 50 in outcome.log[0]
+    assert "s" * 200 not in "".join(outcome.log)
+    assert "s" * 200 not in place.log(NAME)

@@ -1,0 +1,335 @@
+"""Scripts as processes: how many at once, in which order, how long, and that none outlives what it was started for."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.domain import Template
+from tests.conftest import StartDriver
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Driver
+from tests.end_to_end.script_cases import CASES, request
+from tests.end_to_end.script_place import HOST, NAME, ScriptPlace, Served, altered
+from tests.waiting import until
+
+NOTE_PID = "echo $$ >>@PLACE@/pids"
+"""Say which process it is."""
+
+FOR_LONG = "sleep 50"
+"""Longer than any test lasts; what still sleeps at its end was left behind."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[ScriptPlace]:
+    """An OpenNebula with scripts: the one that `driver` starts its drivers in. What they leave behind is ended."""
+    place = ScriptPlace(tmp_path / "one")
+    yield place
+    for pid in pids(place):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def pids(place: ScriptPlace) -> list[int]:
+    """The processes that said which they are."""
+    note = place.note("pids")
+    return [int(word) for word in note.read_text().split()] if note.exists() else []
+
+
+def is_running(pid: int) -> bool:
+    """True for a process that is more than an entry nobody has asked for yet."""
+    with suppress(OSError):
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state not in "ZX"
+    return False
+
+
+def running(place: ScriptPlace) -> list[int]:
+    return [pid for pid in pids(place) if is_running(pid)]
+
+
+def reboot(vm_id: int) -> bytes:
+    return wire.reboot(vm_id, f"i-{vm_id}", host=HOST)
+
+
+def have_started(place: ScriptPlace, count: int) -> Callable[[], bool]:
+    return lambda: len(pids(place)) >= count
+
+
+SLEEPS = f"{NOTE_PID}; sleep 50 & echo $! >>@PLACE@/pids; wait"
+"""A script with a child, both of which stay."""
+
+
+# Order and number
+
+
+def test_scripts_of_different_vms_run_side_by_side_on_one_host(place: ScriptPlace, driver: StartDriver) -> None:
+    waits = "while [ ! -e @PLACE@/from.{0} ]; do :; sleep 0.02; done"
+    place.tell("reboot", 1, ": >@PLACE@/from.1; " + waits.format(2))
+    place.tell("reboot", 2, ": >@PLACE@/from.2; " + waits.format(1))
+    one = driver(f"-t 15 -r 0 {NAME}")  # without -p
+    one.send(reboot(1) + reboot(2))
+    assert {one.wait_for(lambda line: line.startswith("REBOOT ")) for _ in range(2)} == {
+        "REBOOT SUCCESS 1 -",
+        "REBOOT SUCCESS 2 -",
+    }
+
+
+def test_as_many_scripts_run_at_once_as_arguments_say(place: ScriptPlace, driver: StartDriver) -> None:
+    for vm_id in (1, 2, 3):
+        place.tell("reboot", vm_id, f"{NOTE_PID}; while [ ! -e @PLACE@/go.{vm_id} ]; do sleep 0.02; done")
+    one = driver(f"-t 2 -r 0 -p {NAME}")
+    one.send(reboot(1) + reboot(2) + reboot(3))
+    until(have_started(place, 2))
+    assert one.is_quiet()
+    assert len(pids(place)) == 2
+    place.note("go.2").touch()
+    assert one.reply("REBOOT", 2) == "SUCCESS -"
+    until(have_started(place, 3))
+    for vm_id in (1, 3):
+        place.note(f"go.{vm_id}").touch()
+    assert {one.wait_for(lambda line: line.startswith("REBOOT ")) for _ in range(2)} == {
+        "REBOOT SUCCESS 1 -",
+        "REBOOT SUCCESS 3 -",
+    }
+
+
+def test_actions_of_one_vm_run_one_after_the_other(place: ScriptPlace, driver: StartDriver) -> None:
+    for script in ("reboot", "reset", "shutdown"):
+        place.tell(script, 1, f"echo {script} begins >>@PLACE@/story; sleep 0.05; echo {script} ends >>@PLACE@/story")
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(1) + wire.line("RESET", 1, deploy_id="i-1") + wire.terminate(1, "i-1"))
+    assert one.reply("SHUTDOWN", 1) == "SUCCESS -"
+    told = [f"{script} {word}" for script in ("reboot", "reset", "shutdown") for word in ("begins", "ends")]
+    assert place.note("story").read_text().splitlines() == told
+
+
+def test_each_poll_runs_its_script(place: ScriptPlace, driver: StartDriver) -> None:
+    for vm_id in range(1, 6):
+        place.tell("poll", vm_id, f"echo STATE=a CPU={vm_id}.5 'NAME=\"a b\"'")
+    one = driver(f"-t 3 -r 0 -p {NAME}")
+    one.write(b"".join(wire.poll(vm_id, f"i-{vm_id}") for vm_id in range(1, 6)))
+    answers = {one.wait_for(lambda line: line.startswith("POLL ")) for _ in range(5)}
+    assert answers == {f'POLL SUCCESS {vm_id} STATE=a CPU={vm_id}.5 NAME="a b"' for vm_id in range(1, 6)}
+    assert len(place.take()) == 5
+
+
+# Time
+
+
+def test_a_script_that_takes_too_long_is_ended_with_all_that_belongs_to_it(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
+    place.tell("reboot", 1, f"trap 'echo told >@PLACE@/told; exit 0' TERM; {SLEEPS}")
+    place.tell("reboot", 2, f"trap '' TERM; {SLEEPS}")
+    place.tell("reboot", 3, f"echo output; echo INFO: half way >&2; {SLEEPS}")
+    one = driver(f"-t 15 -r 0 -w 1 -p {NAME}")
+    one.send(reboot(1) + reboot(2) + reboot(3) + reboot(4))
+    assert one.reply("REBOOT", 4) == "SUCCESS -"
+    for _ in range(3):
+        line = one.wait_for(lambda line: line.startswith("REBOOT "))
+        vm_id = line.split()[2]
+        command = f"{place.remotes}/vmm/{NAME}/reboot i-{vm_id} {HOST} {vm_id} {HOST}"
+        assert line == f"REBOOT FAILURE {vm_id} Timeout executing {command}"
+    assert place.note("told").read_text() == "told\n"
+    until(lambda: not running(place))
+    assert len(pids(place)) == 6
+    assert one.ask(reboot(4)) == "SUCCESS -"
+
+
+def test_a_network_or_transfer_script_that_takes_too_long_is_ended_too(place: ScriptPlace, driver: StartDriver) -> None:
+    place.network("net", post=FOR_LONG)
+    place.transfer("store")
+    served = Served(place, driver(f"-t 15 -r 0 -w 1 -p {NAME}"))
+    outcome = served.perform(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"]))
+    assert re.match(f"FAILURE .*Timeout executing {place.remotes}/vnm/net/post", outcome.reply)
+    assert [record.script for record in outcome.seen[-2:]] == ["vmm/cloud/cancel", "vnm/net/clean"]
+
+
+def test_what_a_script_leaves_in_the_background_does_not_hold_up_its_reply(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
+    place.tell("reboot", 1, "sleep 50 & echo $! >>@PLACE@/pids; echo done")
+    assert driver(f"-t 15 -r 0 {NAME}").ask(reboot(1), seconds=10) == "SUCCESS done"
+    assert is_running(pids(place)[0]), "it has not waited for it"
+
+
+def test_what_has_left_the_process_group_does_not_hold_up_a_timeout(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("reboot", 1, f"setsid {FOR_LONG} & echo $! >>@PLACE@/pids; {FOR_LONG}")
+    reply = driver(f"-t 15 -r 0 -w 1 {NAME}").ask(reboot(1), seconds=10)
+    assert reply.startswith("FAILURE Timeout executing ")
+
+
+def test_a_script_that_closes_its_output_is_waited_for(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("reboot", 1, "echo early; exec >&- 2>&-; sleep 0.3; : >@PLACE@/late; exit 0")
+    assert driver(f"-t 15 -r 0 {NAME}").ask(reboot(1)) == "SUCCESS early"
+    assert place.note("late").exists()
+
+
+@pytest.mark.parametrize("options", ["-w 0 -p", "-w -p", "-p"])
+def test_without_a_limit_a_script_may_take_its_time(place: ScriptPlace, driver: StartDriver, options: str) -> None:
+    place.tell("reboot", 1, "sleep 0.1; echo done")
+    assert driver(f"-t 15 -r 0 {options} {NAME}").ask(reboot(1)) == "SUCCESS done"
+
+
+# Much of everything
+
+
+def test_megabytes_of_output_hold_nothing_up(place: ScriptPlace, driver: StartDriver) -> None:
+    much = "head -c 3000000 /dev/zero | tr '\\000' 'x' | fold -w 1000"
+    place.tell("reboot", 1, f"{much}; echo; {much} >&2; exit 0")
+    place.tell("reboot", 2, f"{much} >&2; {much}; echo no such image >&2; exit 1")
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(1) + reboot(2) + reboot(3))
+    answers = {line.split(" ", 3)[2]: line for line in (one.wait_for(is_reply) for _ in range(3))}
+    assert answers["1"].startswith("REBOOT SUCCESS 1 xxx")
+    assert answers["2"].startswith("REBOOT FAILURE 2 ")
+    assert len(answers["1"]) < 2_000_000
+    others = [line for line in one.lines if line != answers["1"]]
+    assert max(map(len, others)) < 8_000, "OpenNebula keeps what is logged and what has failed"
+    assert len(others) < 500
+
+
+def is_reply(line: str) -> bool:
+    return line.startswith("REBOOT ")
+
+
+def test_a_large_message_reaches_its_script_and_one_that_reads_nothing(place: ScriptPlace, driver: StartDriver) -> None:
+    place.plain_script(f"vmm/{NAME}/reset", "#!/bin/sh\nexit 0\n")
+    place.plain_script(f"vmm/{NAME}/resize", "#!/bin/sh\nexec <&-\nexit 0\n")
+    template = Template(values={"CPU": ("1",), "NOTES": ("x" * 1_000_000,)})
+    served = Served(place, driver(f"-t 15 -r 0 -p {NAME}"))
+    line = wire.reboot(1, "i-1", template=template)
+    (record,) = served.perform(line).seen
+    assert record.content() == wire.document(line)
+    for action in ("RESET", "RESIZE"):
+        assert served.perform(wire.line(action, 1, deploy_id="i-1", template=template)).reply == "SUCCESS -"
+
+
+def test_a_message_that_is_no_argument_any_more_is_refused_with_the_scripts_name(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
+    place.transfer("store")
+    served = Served(place, driver(f"-t 15 -r 0 -p {NAME}"))
+    line = altered(request(place, "ATTACHDISK", 1, "7.4", CASES["ATTACHDISK"]), MONITORING="x" * 200_000)
+    assert re.match("FAILURE .*attach_disk", served.perform(line).reply)
+
+
+# Being called off
+
+
+def test_a_cancelled_action_ends_its_script_and_is_not_answered(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("reboot", 7, SLEEPS)
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(7))
+    until(have_started(place, 2))
+    one.send(wire.driver_cancel(7))
+    assert one.next_line() == "LOG I 7 Driver command for 7 cancelled"
+    until(lambda: not running(place))
+    assert one.ask(wire.line("RESET", 7, deploy_id="i-7")) == "SUCCESS -"
+    assert [line for line in one.lines if line.startswith("REBOOT")] == []
+
+
+def test_no_step_follows_a_cancelled_one(place: ScriptPlace, driver: StartDriver) -> None:
+    place.network("net")
+    place.transfer("store")
+    place.tell("deploy", 7, SLEEPS)
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"]))
+    until(have_started(place, 2))
+    one.send(wire.driver_cancel(7))
+    assert one.ask(altered(wire.cleanup(7), TM_COMMAND="DELETE store a 7 0")) == "SUCCESS -"
+    ran = [record.script for record in place.take()]
+    assert ran == ["tm/store/context", "vnm/net/pre", "vmm/cloud/deploy", "tm/store/delete"]
+    assert [line for line in one.lines if line.startswith("DEPLOY")] == []
+    assert not running(place)
+
+
+def test_a_cancelled_action_that_waits_its_turn_never_runs(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("reboot", 1, f"{NOTE_PID}; while [ ! -e @PLACE@/go ]; do sleep 0.02; done")
+    one = driver(f"-t 1 -r 0 -p {NAME}")
+    one.send(reboot(1) + reboot(2))
+    until(have_started(place, 1))
+    one.send(wire.driver_cancel(2))
+    assert one.next_line() == "LOG I 2 Driver command for 2 cancelled"
+    place.note("go").touch()
+    assert one.reply("REBOOT", 1) == "SUCCESS -"
+    assert one.ask(reboot(3)) == "SUCCESS -"
+    assert [record.arguments[0] for record in place.take()] == ["i-1", "i-3"]
+
+
+def test_nothing_is_left_of_actions_that_are_called_off_while_they_begin(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
+    vms = range(1, 41)
+    for vm_id in vms:
+        place.tell("reboot", vm_id, f"{FOR_LONG} & wait")
+    one = driver(f"-t 8 -r 0 -p {NAME}")
+    for vm_id in vms:
+        one.send(reboot(vm_id) + (wire.driver_cancel(vm_id) if vm_id % 2 else b""))
+    for vm_id in vms[1::2]:
+        one.send(wire.driver_cancel(vm_id))
+    cancelled = {one.wait_for(lambda line: line.endswith(" cancelled")).split()[2] for _ in vms}
+    assert cancelled == {str(vm_id) for vm_id in vms}
+    assert one.ask(reboot(99)) == "SUCCESS -"  # there are places left
+    until(lambda: not below(place))
+    assert [line for line in one.lines if line.startswith("REBOOT")] == ["REBOOT SUCCESS 99 -"]
+
+
+def below(place: ScriptPlace) -> list[str]:
+    """The command lines of all running processes that name this place's scripts."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (process / "cmdline").read_text(errors="replace")
+            if str(place.remotes) in command:
+                found.append(command)
+    return found
+
+
+# The driver's own end
+
+
+@pytest.fixture
+def busy(place: ScriptPlace, driver: StartDriver) -> Driver:
+    """A driver with a script under way, and a child of it."""
+    place.tell("reboot", 7, f"trap '' TERM; {SLEEPS}")
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(7))
+    until(have_started(place, 2))
+    return one
+
+
+def test_no_script_survives_the_end_of_oned(place: ScriptPlace, busy: Driver) -> None:
+    busy.drop()
+    until(lambda: not running(place))
+
+
+def test_no_script_survives_being_told_to_end(place: ScriptPlace, busy: Driver) -> None:
+    busy.process.send_signal(signal.SIGTERM)
+    busy.drop()
+    until(lambda: not running(place))
+
+
+def test_what_was_sent_through_a_pipe_is_carried_out_before_the_end(place: ScriptPlace, driver: StartDriver) -> None:
+    place.tell("reboot", 7, "sleep 0.2; echo done")
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(7))
+    assert one.finalize() == 0
+    assert one.rest()[-1] == "REBOOT SUCCESS 7 done"
+
+
+def test_after_a_crash_an_action_is_answered_but_not_run_again(
+    place: ScriptPlace, busy: Driver, driver: StartDriver
+) -> None:
+    busy.kill()
+    place.take()
+    again = driver(f"-t 15 -r 0 -p {NAME}")
+    assert again.reply("REBOOT", 7).startswith("FAILURE ")
+    assert not place.take()

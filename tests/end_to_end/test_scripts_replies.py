@@ -1,0 +1,274 @@
+"""What oned is told of a script's end: the reply, and the lines for the VM's log.
+
+From OpenNebula's src/mad/ruby/CommandManager.rb, DriverExecHelper.rb and ScriptsHelper.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import assert_spoke_properly
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Driver
+from tests.end_to_end.script_cases import CASES, request
+from tests.end_to_end.script_place import HOST, NAME, Outcome, ScriptPlace, Served, altered
+
+_numbers = itertools.count(4000)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """One driver for all; each test takes a VM of its own."""
+    place = ScriptPlace(tmp_path_factory.mktemp("scripts") / "one")
+    place.network("net")
+    place.transfer("store")
+    with Driver(place, f"-t 15 -r 0 -p {NAME}") as driver:
+        yield Served(place, driver)
+    assert_spoke_properly(driver)
+
+
+@pytest.fixture
+def vm_id() -> int:
+    """The number of a VM that no other test has."""
+    return next(_numbers)
+
+
+def told(served: Served, vm_id: int, what: str) -> Outcome:
+    """A REBOOT whose script does this."""
+    served.place.tell("reboot", vm_id, what)
+    return served.perform(wire.reboot(vm_id, "i-1", host=HOST))
+
+
+# Replies
+
+SUCCESSES = {
+    "nothing": ("exit 0", "-"),
+    "blank": ("echo; echo '  '", "-"),
+    "a-word": ("echo i-0abc", "i-0abc"),
+    "no-line-feed": ("printf i-0abc", "i-0abc"),
+    "around-it": ("printf '\\n  i-0abc \\n\\n'", "i-0abc"),
+    "lines": ("printf 'STATE=a\\nCPU=1.5 MEMORY=1\\n'", "STATE=a CPU=1.5 MEMORY=1"),
+    "only-stderr": ("echo i-0abc >&2", "-"),
+    "a-dash": ("echo -", "-"),
+    "umlauts": ("echo größe", "größe"),
+}
+
+
+@pytest.mark.parametrize(("what", "payload"), SUCCESSES.values(), ids=SUCCESSES)
+def test_success_carries_what_the_script_printed(served: Served, vm_id: int, what: str, payload: str) -> None:
+    assert told(served, vm_id, what).reply == f"SUCCESS {payload}"
+
+
+BEGIN, END = "ERROR MESSAGE --8<------", "ERROR MESSAGE ------>8--"
+FAILURES = {
+    "markers": (f"noise\n{BEGIN}\nno such image\n{END}\nmore noise", "no such image"),
+    "lines-in-markers": (f"{BEGIN}\nno such image\nin this region\n{END}", "no such image in this region"),
+    "plain": ("no such image", "no such image"),
+    "plain-lines": ("no such image\nin this region", "no such image in this region"),
+    "prefixes-left-out": ("INFO: deploy: trying\nno such image\nDEBUG: 42 details\nWARN: old", "no such image"),
+    "only-prefixed": ("ERROR: no such image\nINFO: deploy", "no such image"),
+    "markers-before-prefixes": (f"ERROR: noise\n{BEGIN}\nno such image\n{END}", "no such image"),
+}
+
+
+@pytest.mark.parametrize(("stderr", "reason"), FAILURES.values(), ids=FAILURES)
+def test_failure_carries_what_the_script_complained_of(served: Served, vm_id: int, stderr: str, reason: str) -> None:
+    reply = told(served, vm_id, f"echo not this; cat >&2 <<'EOF'\n{stderr}\nEOF\nexit 3").reply
+    if stderr.startswith("ERROR: no such image"):  # there is nothing else to tell
+        assert re.fullmatch("FAILURE (ERROR: )?no such image (INFO: )?deploy", reply)
+    else:
+        assert reply == f"FAILURE {reason}"
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        pytest.param("exit 3", "3", id="exit"),
+        pytest.param("echo only this; exit 1", "1", id="stdout-only"),
+        pytest.param("echo >&2; exit 255", "255", id="blank-stderr"),
+        pytest.param("kill -KILL $$", "(137|9|SIGKILL)", id="killed"),
+    ],
+)
+def test_a_script_that_says_nothing_is_named_with_its_exit_code(
+    served: Served, vm_id: int, what: str, code: str
+) -> None:
+    assert re.match(rf"FAILURE .*reboot.*\b{code}\b", told(served, vm_id, what).reply)
+
+
+UNCLEAN = {
+    "starts-with-a-dash": "echo '- no such image' >&2; exit 1",
+    "carriage-return": "printf 'no such\\r\\nimage\\r\\n' >&2; exit 1",
+    "colours": "printf '\\033[31mno such image\\033[0m\\n' >&2; exit 1",
+    "nul": "printf 'no such\\000image\\n' >&2; exit 1",
+    "not-utf-8": "printf 'no such image \\377\\376\\n' >&2; exit 1",
+    "cdata-end": "echo 'no such image ]]>' >&2; exit 1",
+}
+
+
+@pytest.mark.parametrize("what", UNCLEAN.values(), ids=UNCLEAN)
+def test_nothing_a_script_says_can_spoil_a_line(served: Served, vm_id: int, what: str) -> None:
+    reply = told(served, vm_id, what).reply
+    assert re.fullmatch(r"FAILURE [^-\x00-\x1f][^\x00-\x1f\x7f]*", reply)
+    assert "image" in reply
+    assert "]]>" not in reply
+
+
+@pytest.mark.parametrize("printed", ["<i-1>", "a&b"])
+def test_what_oned_could_not_call_by_its_id_is_cancelled(served: Served, vm_id: int, printed: str) -> None:
+    served.place.tell("deploy", vm_id, f"echo '{printed}'; exit 0")
+    line = altered(wire.deploy(vm_id, host=HOST), LOCAL_DEPLOYMENT_FILE=str(served.place.deployment_file(vm_id)))
+    outcome = served.perform(line)
+    assert outcome.reply.startswith("FAILURE ")
+    assert printed in outcome.reply
+    assert outcome.seen[-1].script == "vmm/cloud/cancel"
+    assert outcome.seen[-1].arguments == (printed, HOST, str(vm_id), HOST)
+
+
+# Replies that begin with what they are about
+
+
+@pytest.mark.parametrize(
+    ("action", "operand", "word"),
+    [("UPDATESG", "SECURITY_GROUP_ID", "101"), ("UPDATENIC", "VIRTUAL_NETWORK_ID", "7")],
+)
+@pytest.mark.parametrize("end", ["exit 0", "echo boom >&2; exit 1"], ids=["success", "failure"])
+def test_an_update_is_answered_with_the_number_of_what_changed(
+    served: Served, vm_id: int, action: str, operand: str, word: str, end: str
+) -> None:
+    network = served.place.network(f"net{vm_id}", update_sg=end, update_nic=end)
+    reply = served.perform(request(served.place, action, vm_id, "7.4", CASES[action], network=network)).reply
+    result = "SUCCESS" if end == "exit 0" else "FAILURE"
+    assert reply.split()[:2] == [result, word]
+    assert ("boom" in reply) == (result == "FAILURE")
+    assert operand not in reply
+
+
+@pytest.mark.parametrize("action", ["UPDATESG", "UPDATENIC"])
+def test_an_update_that_needs_no_network_driver_is_answered_likewise(served: Served, vm_id: int, action: str) -> None:
+    reply = served.perform(wire.line(action, vm_id, deploy_id="i-1", operand=CASES[action].operand)).reply
+    assert reply.split()[:2] == ["SUCCESS", *CASES[action].operand.values()]
+
+
+# The VM's log
+
+
+def test_a_failure_is_logged_with_its_command_and_every_line(served: Served, vm_id: int) -> None:
+    lines = "INFO: reboot: trying\\nWARN: slow\\nplain\\nDEBUG: detail\\nERROR: bad"
+    log = told(served, vm_id, f"printf '{lines}\\n' >&2; exit 3").log
+    path = served.place.remotes / "vmm" / NAME / "reboot"
+    first, *rest = log
+    assert first.startswith(f"E Command execution failed (exit code: 3): {path} i-1 {HOST} {vm_id} {HOST}")
+    assert rest == [
+        "I reboot: trying",
+        "W slow",
+        "E plain",
+        "D detail",
+        "E bad",
+        "I Failed to execute virtualization driver operation: reboot.",
+        "E REBOOT: plain",  # from 6.0 on, oned drops the reply
+    ]
+
+
+def test_after_a_success_only_lines_with_a_prefix_are_logged(served: Served, vm_id: int) -> None:
+    log = told(served, vm_id, "printf 'plain\\nINFO: trying\\nDEBUG: detail\\n' >&2").log
+    assert log == ("I trying", "D detail", "I Successfully execute virtualization driver operation: reboot.")
+
+
+def test_each_step_is_logged(served: Served, vm_id: int) -> None:
+    log = served.perform(request(served.place, "DEPLOY", vm_id, "7.4", CASES["DEPLOY"])).log
+    steps = (
+        "transfer manager driver operation: tm_context",
+        "network driver operation: pre",
+        "virtualization driver operation: deploy",
+        "network driver operation: post",
+    )
+    assert log == tuple(f"I Successfully execute {step}." for step in steps)
+
+
+WORDS = {
+    "snapshot_create": "SNAPSHOTCREATE",
+    "attach_disk": "ATTACHDISK",
+    "save": "SAVE",
+}
+
+
+@pytest.mark.parametrize(("script", "action"), WORDS.items())
+def test_a_step_that_failed_is_logged(served: Served, vm_id: int, script: str, action: str) -> None:
+    served.place.tell(script, vm_id, "exit 1")
+    log = served.perform(request(served.place, action, vm_id, "7.4", CASES[action])).log
+    failed = [text for text in log if text.startswith("I Failed to execute virtualization driver operation: ")]
+    assert [text.rpartition(" ")[2].replace("_", "") for text in failed] == [f"{script.replace('_', '')}."]
+    assert log.index(failed[0]) > next(index for index, text in enumerate(log) if "Command execution failed" in text)
+
+
+def test_a_failed_transfer_or_network_step_is_logged(served: Served, vm_id: int) -> None:
+    network = served.place.network(f"net{vm_id}", pre="exit 4")
+    log = served.perform(request(served.place, "DEPLOY", vm_id, "7.4", CASES["DEPLOY"], network=network)).log
+    assert "I Failed to execute network driver operation: pre." in log
+    assert any(f"(exit code: 4): {served.place.remotes}/vnm/{network}/pre" in text for text in log)
+    served.place.transfer(f"store{vm_id}", context="exit 5")
+    command = CASES["DEPLOY"].elements["TM_COMMAND"].replace("store", f"store{vm_id}")
+    log = served.perform(request(served.place, "DEPLOY", vm_id, "7.4", CASES["DEPLOY"], TM_COMMAND=command)).log
+    assert "I Failed to execute transfer manager driver operation: tm_context." in log
+    assert any(f"(exit code: 5): {served.place.remotes}/tm/store{vm_id}/context" in text for text in log)
+
+
+# Scripts that cannot be run
+
+
+def replaced(place: ScriptPlace, how: str) -> Path:
+    """Put something else in the place of `reset`."""
+    path = place.remotes / "vmm" / NAME / "reset"
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    match how:
+        case "not-executable":
+            place.plain_script(f"vmm/{NAME}/reset", "#!/bin/sh\n", mode=0o644)
+        case "no-interpreter":
+            place.plain_script(f"vmm/{NAME}/reset", "#!/nowhere/at-all\n")
+        case "directory":
+            path.mkdir()
+        case "dangling-link":
+            path.symlink_to("nowhere")
+        case "empty-name":
+            place.plain_script(f"vmm/{NAME}/reset", "#!\n")
+    return path
+
+
+@pytest.mark.parametrize("how", ["missing", "not-executable", "no-interpreter", "directory", "dangling-link"])
+def test_a_script_that_cannot_be_run_is_named(served: Served, vm_id: int, how: str) -> None:
+    path = replaced(served.place, how)
+    outcome = served.perform(wire.line("RESET", vm_id, deploy_id="i-1"))
+    assert re.match(f"FAILURE .*{re.escape(str(path))}", outcome.reply)
+    assert "I Failed to execute virtualization driver operation: reset." in outcome.log
+
+
+def test_a_script_without_a_first_line_is_run_by_the_shell(served: Served, vm_id: int) -> None:
+    replaced(served.place, "missing")
+    served.place.plain_script(f"vmm/{NAME}/reset", 'echo "$0 $# $1 $(wc -c)"\n')
+    reply = served.perform(wire.line("RESET", vm_id, deploy_id="i 1")).reply
+    assert re.fullmatch(rf"SUCCESS {served.place.remotes}/vmm/{NAME}/reset 4 i 1 \d{{3,}}", reply)
+
+
+@pytest.mark.parametrize("fault", ["missing", "empty", "directory", "none"])
+def test_a_deployment_file_that_says_nothing_is_named(served: Served, vm_id: int, fault: str) -> None:
+    path = served.place.deployment_file(vm_id)
+    path.unlink()
+    match fault:
+        case "empty":
+            path.touch()
+        case "directory":
+            path.mkdir()
+        case "none":
+            line = altered(wire.deploy(vm_id), LOCAL_DEPLOYMENT_FILE="")
+            assert served.perform(line).reply.startswith("FAILURE ")
+            return
+    outcome = served.perform(altered(wire.deploy(vm_id), LOCAL_DEPLOYMENT_FILE=str(path)))
+    assert re.match(f"FAILURE .*{re.escape(str(path))}", outcome.reply)
+    assert not outcome.seen
