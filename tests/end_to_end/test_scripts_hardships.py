@@ -90,7 +90,8 @@ def test_a_script_that_is_being_ended_is_not_let_go_when_it_is_called_off(
     one.send(wire.driver_cancel(7))
     assert one.ask(wire.cleanup(7)) == "SUCCESS -"
     assert not running(place)
-    assert [line for line in one.lines if line.startswith("REBOOT")] == []
+    if why == "cancelled" or last == ":":  # else it may have been over, and answered, before it was called off
+        assert [line for line in one.lines if line.startswith("REBOOT")] == []
 
 
 def test_the_end_of_oned_while_a_script_is_being_ended_leaves_nothing(place: ScriptPlace, driver: StartDriver) -> None:
