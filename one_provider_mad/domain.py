@@ -117,7 +117,7 @@ class Instance(Value, frozen=True, kw_only=True):
         identity: whose it is, read from its tags; None when it carries no whole identity of ours.
         name: the cloud's name of it, for people.
         created_at: seconds since the epoch, 0 when the cloud does not tell.
-        reason: why it is in this state, if the cloud says so.
+        reason: why it is in this state, if the cloud says so; with UNKNOWN it means that it failed for good.
         usage: figures, None when there are none.
         attributes: further facts for monitoring, names `[A-Z_][A-Z0-9_]*` (addresses, type, image...).
     """

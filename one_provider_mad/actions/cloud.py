@@ -203,7 +203,7 @@ class Cloud:
 
         Raises:
             InstanceNotFound: the cloud does not know it (any more).
-            WrongState: it is terminated, so that it will never get there.
+            WrongState: it is terminated, or the cloud says why nobody can tell its state: it will not get there.
         """
         loop = asyncio.get_running_loop()
         visible_by = loop.time() + grace
@@ -316,7 +316,8 @@ def _arrived(
         raise InstanceNotFound(f"instance {deploy_id} is not known to the cloud any more")
     if instance.state in wanted:
         return instance
-    if instance.state.is_gone and InstanceState.TERMINATED not in wanted:
+    is_failed = instance.state is InstanceState.UNKNOWN and instance.reason != ""
+    if (instance.state.is_gone or is_failed) and InstanceState.TERMINATED not in wanted:
         raise WrongState(f"instance {deploy_id} is {instance.raw_state}{_because(instance)}")
     return None
 

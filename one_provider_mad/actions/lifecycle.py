@@ -70,9 +70,10 @@ async def create(work: Work) -> str:
 def _check_policy(work: Work) -> None:
     forbidden = {name.upper() for name in work.policy.forbidden_attributes}
     for template in (work.request.user_template, work.request.template):
-        for section in template.vectors("PUBLIC_CLOUD"):
-            if names := sorted(forbidden.intersection(name.upper() for name in section)):
-                raise RequestRefused(f"PUBLIC_CLOUD may not set {', '.join(names)} here: remove it from the template")
+        for kind in ("PUBLIC_CLOUD", "EC2"):  # what such a section was called in 4.x
+            for section in template.vectors(kind):
+                if names := sorted(forbidden.intersection(name.upper() for name in section)):
+                    raise RequestRefused(f"{kind} may not set {', '.join(names)} here: remove it from the template")
 
 
 async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
@@ -90,6 +91,9 @@ async def _watch_boot(
     try:
         return await work.cloud.watch(deploy_id, wanted, goal="running", grace=grace)
     except WrongState:
+        instance = await work.cloud.look_at(deploy_id)
+        if instance is not None and not instance.state.is_gone:
+            raise  # failed, but there: a retry takes it over
         # It ended before it ran: its token is spent, and a retry has to be a new attempt.
         for attempt in await work.finder.attempts(work.request):
             if attempt.deploy_id == deploy_id:

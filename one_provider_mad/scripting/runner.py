@@ -23,7 +23,7 @@ MAX_OUTPUT = 1024 * 1024
 _LINGER_SECONDS = 0.5
 """How long to read on after a script has ended: what it left behind in the background may hold its pipes for ever."""
 
-_STARTS_AT_ONCE = 4
+_STARTS_AT_ONCE = 8
 """Processes that may be in the middle of being started; each start stops the loop for 2 to 5 ms."""
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})

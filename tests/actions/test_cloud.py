@@ -629,3 +629,11 @@ async def test_closing_ends_what_is_under_way_and_closes_the_provider(provider: 
     assert all(isinstance(result, asyncio.CancelledError | ProviderError) for result in results)
     assert provider.is_closed
     assert now() == 0
+
+
+async def test_an_instance_that_the_cloud_calls_failed_is_not_waited_for(provider: FakeCloud) -> None:
+    cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=60)
+    deploy_id = provider.add(identity_of(), InstanceState.UNKNOWN, reason="no host fits")
+    with pytest.raises(WrongState, match=f"^instance {deploy_id} is .*: no host fits$"):
+        await cloud.watch(deploy_id, frozenset({InstanceState.RUNNING}), goal="running")
+    await cloud.close()
