@@ -1,0 +1,89 @@
+"""How much room a partner gives us: quotas of the remote user and its group, else what its hosts have. Pure.
+
+Quotas are those of src/um/Quotas.cc: -1 is "the default for everybody", -2 is "no limit".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import Instance
+from one_provider_mad.providers.interface import ImportHints, Size
+
+_DEFAULT, _UNLIMITED = -1.0, -2.0
+
+_MIB = 1024
+"""KiB in a MiB: hosts count memory in KiB."""
+
+
+def quota_size(user: Element, group: Element | None) -> Size | None:
+    """The tighter one of the user's and its group's quotas; None when neither limits both CPU and memory."""
+    cpu = _tightest(user, group, "CPU")
+    memory = _tightest(user, group, "MEMORY")
+    if cpu is None or memory is None:
+        return None
+    return Size(cpu=cpu, memory=int(memory))
+
+
+def hosts_size(pool: Element) -> Size | None:
+    """What all enabled hosts of a pool have; None when none can be seen."""
+    shares = [host.find("HOST_SHARE") for host in pool.iterfind("HOST") if text_of(host.find("STATE")) not in _OFF]
+    cpu = sum(_figure(share, "MAX_CPU") for share in shares if share is not None)
+    memory = sum(_figure(share, "MAX_MEM") for share in shares if share is not None)
+    return Size(cpu=cpu / 100, memory=int(memory / _MIB)) if cpu > 0 and memory > 0 else None
+
+
+_OFF = ("3", "4", "8")
+"""ERROR, DISABLED, OFFLINE (include/Host.h)."""
+
+
+def import_hints(instance: Instance) -> ImportHints:
+    """What a VM would ask for that is to take over this remote VM."""
+    facts = instance.attributes
+    template = facts.get("REMOTE_OPENNEBULA_TEMPLATE_ID", "")
+    return ImportHints(
+        size=Size(
+            cpu=_read(facts.get("REMOTE_OPENNEBULA_CPU", "")),
+            memory=int(_read(facts.get("REMOTE_OPENNEBULA_MEMORY", ""))),
+        ),
+        public_cloud={"TEMPLATE_ID": template} if template else {},
+    )
+
+
+def _tightest(user: Element, group: Element | None, name: str) -> float | None:
+    limits = [_limit(user, "DEFAULT_USER_QUOTAS", name)]
+    if group is not None:
+        limits.append(_limit(group, "DEFAULT_GROUP_QUOTAS", name))
+    known = [limit for limit in limits if limit is not None]
+    return min(known) if known else None
+
+
+def _limit(owner: Element, default: str, name: str) -> float | None:
+    """A limit of a user or a group; None for none."""
+    limit = _quota(owner.iterfind("VM_QUOTA/VM"), name)
+    if limit is None or limit == _DEFAULT:
+        limit = _quota(owner.iterfind(f"{default}/VM_QUOTA/VM"), name)
+    return None if limit is None or limit < 0 else limit
+
+
+def _quota(quotas: Iterable[Element], name: str) -> float | None:
+    """The quota over all clusters; 7.x also has some for one cluster each, which limit less than everything."""
+    for quota in quotas:
+        if text_of(quota.find("CLUSTER_IDS")).strip():
+            continue
+        text = text_of(quota.find(name)).strip()
+        if text:
+            return _read(text, default=_UNLIMITED)
+    return None
+
+
+def _figure(share: Element, name: str) -> float:
+    return max(0.0, _read(text_of(share.find(name))))
+
+
+def _read(text: str, *, default: float = 0.0) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return default

@@ -1,0 +1,265 @@
+"""Disks, interfaces, snapshots, size and context of a remote VM: the optional capabilities.
+
+Numbers differ on both sides: a remote disk or interface carries the local number as an attribute of its own. Here a
+method returns once the remote has carried the change out, since nobody looks for that afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from one_provider_mad.domain import DeployId, InstanceState, SnapshotId, VmRequest
+from one_provider_mad.errors import BadParameter, NoCapacity
+from one_provider_mad.providers.opennebula.launch import (
+    figure,
+    lost_sentence,
+    merged_context,
+    portable_context,
+    without_local,
+)
+from one_provider_mad.providers.opennebula.machine import Machine
+from one_provider_mad.providers.opennebula.remote import Remote, known_number, needed
+from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, vector
+
+LOCAL_DISK_ID = "ONE_PROVIDER_DISK_ID"
+LOCAL_NIC_ID = "ONE_PROVIDER_NIC_ID"
+
+_VOLATILE = ("TYPE", "FORMAT", "FS", "DEV_PREFIX", "TARGET", "BUS", "CACHE", "DRIVER")
+"""What a local disk says that means the same at the partner's."""
+
+_INTERFACE = ("MODEL", "MAC", "IP")
+
+_MERGED_CONFIGURATION = (6, 0)
+"""Releases whose `one.vm.updateconf` can be told to keep what it is not given."""
+
+
+class Devices:
+    """Changes the parts of remote VMs; the provider is one of these."""
+
+    def __init__(self, remote: Remote) -> None:
+        self._remote = remote
+
+    # Suspending
+
+    async def suspend(self, deploy_id: DeployId) -> None:
+        """Suspend a running VM: the remote keeps its memory."""
+        done = (InstanceState.SUSPENDING, InstanceState.SUSPENDED)
+        await self._remote.act(known_number(deploy_id), "suspend", is_done=lambda seen: seen.instance.state in done)
+
+    # Snapshots of a VM
+
+    async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
+        """Take a snapshot; its id is the remote's number of it."""
+        number = known_number(deploy_id)
+        await self._remote.machine(number)
+        name = snapshot.get("NAME", "")
+        taken = await self._remote.order(number, "one.vm.snapshotcreate", number, name, is_repeatable=False)
+        machine = await self._remote.settled(number)
+        if str(taken) not in machine.snapshots:
+            raise _undone(machine, "the snapshot was not taken")
+        return SnapshotId(str(taken))
+
+    async def revert_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
+        """Go back to a snapshot."""
+        number = known_number(deploy_id)
+        machine = await self._remote.machine(number)
+        snapshot_id = needed(dict(snapshot), "HYPERVISOR_ID")
+        if snapshot_id not in machine.snapshots:
+            raise BadParameter(
+                f"snapshot {snapshot_id} does not exist, instance {deploy_id} has {_list(machine.snapshots)}"
+            )
+        await self._remote.order(number, "one.vm.snapshotrevert", number, int(snapshot_id))
+        await self._remote.settled(number)
+
+    async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
+        """Delete a snapshot."""
+        number = known_number(deploy_id)
+        machine = await self._remote.machine(number)
+        snapshot_id = needed(dict(snapshot), "HYPERVISOR_ID")
+        if snapshot_id in machine.snapshots:
+            await self._remote.order(number, "one.vm.snapshotdelete", number, int(snapshot_id))
+            await self._remote.settled(number)
+
+    # Disks
+
+    async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Attach a new empty disk, or a remote image that the disk names with REMOTE_IMAGE_ID or REMOTE_IMAGE."""
+        number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
+        machine = await self._remote.machine(number)
+        if _find(machine.disks, LOCAL_DISK_ID, local_id) is None:
+            text = _written("DISK", {**_disk(disk), LOCAL_DISK_ID: local_id})
+            await self._remote.order(number, "one.vm.attach", number, text, is_repeatable=False)
+        machine = await self._remote.settled(number)
+        if _find(machine.disks, LOCAL_DISK_ID, local_id) is None:
+            raise _undone(machine, f"disk {local_id} was not attached")
+
+    async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Detach a disk that was attached from here; it is gone then, unless it is a remote persistent image."""
+        number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
+        attached = _find((await self._remote.machine(number)).disks, LOCAL_DISK_ID, local_id)
+        if attached is None:
+            return
+        await self._remote.order(number, "one.vm.detach", number, _id(attached, "DISK_ID"))
+        machine = await self._remote.settled(number)
+        if _find(machine.disks, LOCAL_DISK_ID, local_id) is not None:
+            raise _undone(machine, f"disk {local_id} was not detached")
+
+    async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Let a disk grow that was attached from here."""
+        number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
+        size = int(figure(needed(dict(disk), "SIZE"), "SIZE"))
+        attached = _attached(await self._remote.machine(number), local_id)
+        present = int(figure(attached.get("SIZE") or "0", "SIZE"))
+        if size < present:
+            raise BadParameter(f"disk {local_id} has {present} MB and cannot shrink to {size} MB")
+        if size > present:
+            await self._remote.order(number, "one.vm.diskresize", number, _id(attached, "DISK_ID"), str(size))
+            machine = await self._remote.settled(number)
+            if int(figure(_attached(machine, local_id).get("SIZE") or "0", "SIZE")) < size:
+                raise _undone(machine, f"disk {local_id} was not resized")
+
+    async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Take a snapshot of a disk that was attached from here."""
+        number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
+        machine = await self._remote.machine(number)
+        disk_id = _id(_attached(machine, local_id), "DISK_ID")
+        name = f"local disk {local_id}"
+        taken = await self._remote.order(
+            number, "one.vm.disksnapshotcreate", number, disk_id, name, is_repeatable=False
+        )
+        machine = await self._remote.settled(number)
+        if str(taken) not in machine.disk_snapshots.get(str(disk_id), ()):
+            raise _undone(machine, f"no snapshot of disk {local_id} was taken")
+
+    async def revert_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Put a disk back to its latest snapshot; from 5.0 on the remote does so only while the VM is off."""
+        number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
+        machine = await self._remote.machine(number)
+        disk_id = _id(_attached(machine, local_id), "DISK_ID")
+        taken = machine.disk_snapshots.get(str(disk_id), ())
+        if not taken:
+            raise BadParameter(f"disk {local_id} has no snapshot to go back to")
+        await self._remote.order(number, "one.vm.disksnapshotrevert", number, disk_id, int(taken[-1]))
+        await self._remote.settled(number)
+
+    # Interfaces
+
+    async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Attach an interface to the remote network that stands for the local one."""
+        number, local_id = known_number(deploy_id), needed(dict(nic), "NIC_ID")
+        machine = await self._remote.machine(number)
+        if _find(machine.nics, LOCAL_NIC_ID, local_id) is None:
+            text = _written("NIC", {**self._nic(nic), LOCAL_NIC_ID: local_id})
+            await self._remote.order(number, "one.vm.attachnic", number, text, is_repeatable=False)
+        machine = await self._remote.settled(number)
+        if _find(machine.nics, LOCAL_NIC_ID, local_id) is None:
+            raise _undone(machine, f"interface {local_id} was not attached")
+
+    async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Detach an interface that was attached from here."""
+        number, local_id = known_number(deploy_id), needed(dict(nic), "NIC_ID")
+        attached = _find((await self._remote.machine(number)).nics, LOCAL_NIC_ID, local_id)
+        if attached is None:
+            return
+        await self._remote.order(number, "one.vm.detachnic", number, _id(attached, "NIC_ID"))
+        machine = await self._remote.settled(number)
+        if _find(machine.nics, LOCAL_NIC_ID, local_id) is not None:
+            raise _undone(machine, f"interface {local_id} was not detached")
+
+    def _nic(self, nic: Mapping[str, str]) -> dict[str, str]:
+        if number := nic.get("REMOTE_NETWORK_ID", ""):
+            return {"NETWORK_ID": number}
+        local = nic.get("NETWORK", "")
+        name = nic.get("REMOTE_NETWORK") or self._remote.settings.networks.get(local, "")
+        if name:
+            return {"NETWORK": name, **({"MODEL": nic["MODEL"]} if nic.get("MODEL") else {})}
+        if not local:
+            raise BadParameter("the interface names no NETWORK: a partner has only networks with a name")
+        # The networks of one name are meant to be one network: then the addresses are worth keeping, too.
+        return {"NETWORK": local, **{key: nic[key] for key in _INTERFACE if nic.get(key)}}
+
+    # Size and context
+
+    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Change CPU, VCPU and MEMORY; a release before 6.0 does so only while the VM is off."""
+        number = known_number(deploy_id)
+        machine = await self._remote.machine(number)
+        wanted = {
+            name: value
+            for name in ("CPU", "VCPU", "MEMORY")
+            if (value := request.template.text(name).strip()) and figure(value, name)
+        }
+        if _has(machine, wanted):
+            return
+        text = "\n".join(attribute(name, value) for name, value in wanted.items())
+        try:
+            await self._remote.order(number, "one.vm.resize", number, text, True)  # noqa: FBT003 - as the API has it
+        except NoCapacity as error:
+            raise BadParameter(f"the size cannot be had: {error}") from error
+        machine = await self._remote.settled(number)
+        if not _has(machine, wanted):
+            raise _undone(machine, "the size was not changed")
+
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Add the CONTEXT of the request to the remote VM's; up to 5.12 only while the VM is off."""
+        number = known_number(deploy_id)
+        machine = await self._remote.machine(number)
+        given = {name: value for section in request.template.vectors("CONTEXT") for name, value in section.items()}
+        ours, lost = portable_context(given)
+        if lost:
+            raise BadParameter(lost_sentence(lost[0]))
+        context = merged_context(without_local(next(iter(machine.sections.get("CONTEXT", ())), {})), ours)
+        # Releases before `append` came drop every section that is missing here.
+        kept = [(name, values) for name, several in machine.sections.items() for values in several if name != "CONTEXT"]
+        text = "\n".join(
+            _written(name, values) for name, values in [*kept, ("CONTEXT", context)] if any(values.values())
+        )
+        merge = (1,) if await self._remote.version() >= _MERGED_CONFIGURATION else ()
+        await self._remote.order(number, "one.vm.updateconf", number, text, *merge)
+        await self._remote.settled(number)
+
+
+def _disk(disk: Mapping[str, str]) -> dict[str, str]:
+    for name, remote_name in (("REMOTE_IMAGE_ID", "IMAGE_ID"), ("REMOTE_IMAGE", "IMAGE")):
+        if image := disk.get(name, ""):
+            return {remote_name: image, **{key: disk[key] for key in ("TARGET", "DEV_PREFIX") if disk.get(key)}}
+    if image := disk.get("IMAGE_ID") or disk.get("IMAGE", ""):
+        raise BadParameter(f"image {image} is not at the partner's: name one of theirs with REMOTE_IMAGE_ID")
+    size = str(int(figure(needed(dict(disk), "SIZE"), "SIZE")))
+    return {"TYPE": "fs", "SIZE": size, **{key: disk[key] for key in _VOLATILE if disk.get(key)}}
+
+
+def _written(name: str, values: Mapping[str, str]) -> str:
+    try:
+        return vector(name, values)
+    except UnwritableError as error:
+        raise BadParameter(f"{name}: {error}") from error
+
+
+def _find(parts: Iterable[Mapping[str, str]], name: str, local_id: str) -> Mapping[str, str] | None:
+    return next((part for part in parts if part.get(name) == local_id), None)
+
+
+def _attached(machine: Machine, local_id: str) -> Mapping[str, str]:
+    disk = _find(machine.disks, LOCAL_DISK_ID, local_id)
+    if disk is None:
+        raise BadParameter(f"disk {local_id} was not attached from here, so that its remote counterpart is not known")
+    return disk
+
+
+def _id(part: Mapping[str, str], name: str) -> int:
+    return int(figure(part.get(name, ""), name))
+
+
+def _has(machine: Machine, wanted: Mapping[str, str]) -> bool:
+    present = machine.capacity
+    return all(figure(present.get(name) or "0", name) == figure(value, name) for name, value in wanted.items())
+
+
+def _undone(machine: Machine, what: str) -> BadParameter:
+    """The remote accepted a change and then took it back; why stands in the VM's ERROR."""
+    return BadParameter(f"{what}: {machine.error or 'the partner gives no reason'}")
+
+
+def _list(ids: tuple[str, ...]) -> str:
+    return ", ".join(ids) or "none"

@@ -1,0 +1,211 @@
+"""What a VM asks a partner OpenNebula for, as the journal keeps it and as a template text. Pure."""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from one_provider_mad.domain import TAG_PREFIX, Identity, VmRequest
+from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
+from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, is_writable, vector
+from one_provider_mad.providers.public_cloud import Section
+
+KNOWN_ATTRIBUTES = (
+    *("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "TEMPLATE_ID", "TEMPLATE_NAME", "TEMPLATE_TEXT"),
+    *("CPU", "VCPU", "MEMORY", "NETWORKS", "HOLD", "GROUP"),
+)
+"""What a PUBLIC_CLOUD section can say to a partner; TEMPLATE_ID is upstream's."""
+
+_LOCAL_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET|VMID|ONEGATE_.*|TOKEN|ONEADMIN_.*|FILES|FILES_DS")
+"""What CONTEXT says of the local OpenNebula's disks, networks, gate and files; the remote writes its own. FILES would
+name files of the partner's front-end."""
+
+_AS_BASE64 = ("START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD")
+"""What OpenNebula's contextualization packages also take as `<NAME>_BASE64`."""
+
+_YES = frozenset({"YES", "TRUE", "1"})
+
+
+class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parameters of a create, as they stand in the journal.
+
+    Attributes:
+        template: number or name of the remote template, "" when there is a text.
+        text: a whole template, "" when there is a remote one.
+        name: the remote VM's.
+        hold: it is created on hold.
+        group: number or name of the group it is given to, "" for the remote user's own.
+        capacity: CPU, VCPU, MEMORY (MiB) that take the place of the template's.
+        networks: for each interface the attribute that names its network, and the name; empty: the template's own.
+        tags: the user's own, as attributes.
+        attributes: the operator's.
+        context: the VM's CONTEXT without what is local.
+        is_context_merged: it is added to the remote template's own.
+    """
+
+    template: str
+    name: str
+    text: str = ""
+    hold: bool = False
+    group: str = ""
+    capacity: dict[str, str] = {}
+    networks: list[dict[str, str]] = []
+    tags: dict[str, str] = {}
+    attributes: dict[str, str] = {}
+    context: dict[str, str] = {}
+    is_context_merged: bool = True
+
+
+def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettings) -> tuple[Launch, tuple[str, ...]]:
+    """What a VM asks for, and warnings for its log. Raises BadParameter."""
+    text = section.text("TEMPLATE_TEXT")
+    if text and not settings.allow_template_text:
+        raise BadParameter(
+            "TEMPLATE_TEXT may not be set here: name a remote template with TEMPLATE_ID or TEMPLATE_NAME"
+        )
+    if TAG_PREFIX in text.upper():
+        raise BadParameter(f"TEMPLATE_TEXT names {TAG_PREFIX}: such names are the driver's own, remove them")
+    template = "" if text else _template(section, settings)
+    context, warnings = _context(request, settings)
+    launch = Launch(
+        template=template,
+        text=text,
+        name=section.text("NAME") or f"{settings.name_prefix}{request.vm_id}",
+        hold=section.text("HOLD").upper() in _YES or settings.hold,
+        group=section.text("GROUP") or settings.group,
+        capacity=dict(_capacity(request, section, settings)),
+        networks=[_network(name.strip()) for name in section.text("NETWORKS").split(",") if name.strip()],
+        tags={f"TAG_{re.sub('[^A-Z0-9_]', '_', name.upper())}": value for name, value in section.tags.items()},
+        attributes=dict(settings.attributes),
+        context=context,
+        is_context_merged=settings.context == "merge" and not text,
+    )
+    write_extra(launch, request.identity(owner="-"), launch.context)  # what cannot be written is told now
+    return launch, warnings
+
+
+def write_extra(launch: Launch, identity: Identity, context: Mapping[str, str]) -> str:
+    """The template text that goes with the create, identity included. Raises BadParameter.
+
+    Args:
+        launch: what was asked for.
+        identity: whose the VM is.
+        context: CONTEXT as it is to be.
+    """
+    try:
+        return "\n".join(_lines(launch, identity, context))
+    except UnwritableError as error:
+        raise BadParameter(f"{error}") from error
+
+
+def write_whole(launch: Launch, identity: Identity) -> str:
+    """The whole template of a VM that brings its own text. Raises BadParameter.
+
+    Ours comes first: of several attributes with one name the first one counts, and nothing in a text can reach back.
+    """
+    try:
+        name = attribute("NAME", launch.name)
+    except UnwritableError as error:
+        raise BadParameter(f"{error}") from error
+    return f"{name}\n{write_extra(launch, identity, launch.context)}\n{launch.text}"
+
+
+def _lines(launch: Launch, identity: Identity, context: Mapping[str, str]) -> Iterator[str]:
+    for values in (launch.capacity, launch.attributes, launch.tags):
+        yield from (attribute(name, value) for name, value in values.items() if value)
+    yield from (vector("NIC", network) for network in launch.networks)
+    if any(context.values()):
+        yield vector("CONTEXT", context)
+    yield attribute("REMOTE_OPENNEBULA", "YES")
+    yield attribute("REMOTE_OPENNEBULA_VM_ID", str(identity.vm_id))
+    yield write_identity(identity)
+
+
+def write_identity(identity: Identity) -> str:
+    """The tags as attributes of the remote VM's USER_TEMPLATE."""
+    return "\n".join(attribute(name, value) for name, value in identity.tags().items())
+
+
+def merged_context(remote: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
+    """The remote template's CONTEXT with ours over it; a script takes the place of a script, however it is written."""
+    forms = [{name, f"{name}_BASE64"} for name in _AS_BASE64]
+    dropped = {name for both in forms if both & ours.keys() for name in both}
+    return {**{name: value for name, value in remote.items() if name not in dropped}, **ours}
+
+
+def portable_context(context: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """CONTEXT of a VM here as it can go to a partner, and the names of what cannot.
+
+    The remote puts variables of its own in the place of `$NAME` and `$USER[NAME]` (src/parsers/vm_var_parser.l), which
+    would change a text, or tell it what is the partner's. There is no way to write a `$`: what may go as base64 does.
+    """
+    kept, lost = {}, []
+    for name, value in without_local(context).items():
+        if "$" not in value and is_writable(value):
+            kept[name] = value
+        elif name in _AS_BASE64:
+            kept.setdefault(f"{name}_BASE64", base64.b64encode(value.encode()).decode())
+        else:
+            lost.append(name)
+    return kept, tuple(lost)
+
+
+def without_local(context: Mapping[str, str]) -> dict[str, str]:
+    """CONTEXT without what one OpenNebula writes for itself."""
+    return {name: value for name, value in context.items() if value and not _LOCAL_CONTEXT.fullmatch(name)}
+
+
+def figure(text: str, name: str) -> float:
+    """Read a figure of a template. Raises BadParameter."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise BadParameter(f"{name}={text} of the template is not a number, write a figure that is not negative")
+    return number
+
+
+def _template(section: Section, settings: OpenNebulaSettings) -> str:
+    number, name = section.text("TEMPLATE_ID"), section.text("TEMPLATE_NAME")
+    if number and not (number.isascii() and number.isdecimal()):
+        raise BadParameter(f"TEMPLATE_ID={number} is no number of a remote template: use TEMPLATE_NAME for names")
+    template = number or name or settings.template
+    if not template:
+        raise BadParameter("PUBLIC_CLOUD names no remote template: set TEMPLATE_ID or TEMPLATE_NAME")
+    return template
+
+
+def _capacity(request: VmRequest, section: Section, settings: OpenNebulaSettings) -> Iterator[tuple[str, str]]:
+    for name in ("CPU", "VCPU", "MEMORY"):
+        asked = section.text(name)
+        if not asked and settings.capacity_from == "vm":
+            asked = request.template.text(name).strip()
+        if asked and figure(asked, name):
+            yield name, asked
+
+
+def _network(name: str) -> dict[str, str]:
+    """A network by number, by name, or by its owner's name and its own as `owner/name`."""
+    if name.isascii() and name.isdecimal():
+        return {"NETWORK_ID": name}
+    owner, slash, rest = name.partition("/")
+    return {"NETWORK": rest, "NETWORK_UNAME": owner} if slash else {"NETWORK": name}
+
+
+def _context(request: VmRequest, settings: OpenNebulaSettings) -> tuple[dict[str, str], tuple[str, ...]]:
+    if settings.context == "none":
+        return {}, ()
+    given = {name: value for section in request.template.vectors("CONTEXT") for name, value in section.items()}
+    context, lost = portable_context(given)
+    return context, tuple(lost_sentence(name) for name in lost)
+
+
+def lost_sentence(name: str) -> str:
+    """The warning for a CONTEXT attribute that cannot go to a partner."""
+    return f"CONTEXT attribute {name} is left out: $, ]]> or a backslash at its end would mean something to the partner"

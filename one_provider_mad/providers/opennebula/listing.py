@@ -1,0 +1,239 @@
+"""Looking at many remote VMs at once: whoever asks while a listing is under way shares the next one.
+
+A listing leaves out terminated VMs: a partner keeps them for ever. Those that were seen alive before, or are asked for
+by number, are looked up one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import islice
+
+from one_provider_mad.domain import Identity, Instance, InstanceState, VmId
+from one_provider_mad.errors import InstanceNotFound, PermissionDenied
+from one_provider_mad.providers.opennebula.machine import Seen, deploy_id_of, read_seen
+from one_provider_mad.providers.opennebula.remote import EXTENDED_POOL, Remote
+from one_provider_mad.providers.opennebula.states import RemoteState
+from one_provider_mad.xmlrpc.pool import read_pool
+
+_NOT_DONE, _ANY_STATE = -1, -2
+
+_WIDEST_GAP = 50
+"""VMs asked for whose numbers lie so near to each other come in one call; what lies between comes along."""
+
+_AT_ONCE = 8
+"""Single VMs looked up at the same time."""
+
+_MOST_REMEMBERED = 50_000
+
+_NOTED_AT_ONCE = 500
+
+_HIDDEN = "NOT_AUTHORIZED"
+
+
+class Snapshot:
+    """All VMs as one listing showed them.
+
+    Attributes:
+        vms: by number.
+        tagged: by ONE_PROVIDER_OWNER and ONE_PROVIDER_VM_ID.
+    """
+
+    def __init__(self, vms: Mapping[int, Seen]) -> None:
+        self.vms = vms
+        self.tagged: dict[tuple[str, str], list[Seen]] = {}
+        for seen in vms.values():
+            if seen.owner:
+                self.tagged.setdefault((seen.owner, seen.vm_id), []).append(seen)
+
+
+class Remembered:
+    """Whose VMs are, or were, as far as this process has seen or made them; the oldest are forgotten first."""
+
+    def __init__(self) -> None:
+        self._identities: OrderedDict[int, Identity] = OrderedDict()
+        self._numbers: dict[tuple[str, VmId], set[int]] = {}
+
+    def note(self, number: int, identity: Identity) -> None:
+        """Note whose a VM is."""
+        if self._identities.get(number) == identity:
+            return
+        self._forget(number)
+        self._identities[number] = identity
+        self._numbers.setdefault((identity.owner, identity.vm_id), set()).add(number)
+        if len(self._identities) > _MOST_REMEMBERED:
+            self._forget(next(iter(self._identities)))
+
+    def identity(self, number: int) -> Identity | None:
+        """Whose a VM was when it was seen last."""
+        return self._identities.get(number)
+
+    def numbers(self, owner: str, vm_id: VmId) -> set[int]:
+        """Remote VMs of this VM."""
+        return self._numbers.get((owner, vm_id), set())
+
+    def _forget(self, number: int) -> None:
+        before = self._identities.pop(number, None)
+        if before is not None:
+            key = (before.owner, before.vm_id)
+            self._numbers[key].discard(number)
+            if not self._numbers[key]:
+                del self._numbers[key]
+
+
+class Listing:
+    """Sees the VMs of one partner.
+
+    Args:
+        remote: the partner.
+        warn: told once of each state that no release known here has.
+    """
+
+    def __init__(self, remote: Remote, *, warn: Callable[[str], None]) -> None:
+        self._remote = remote
+        self._warn = warn
+        self._told: set[str] = set()
+        self._next: asyncio.Future[Snapshot] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._remembered = Remembered()
+
+    async def close(self) -> None:
+        """End a listing that is under way."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def remember(self, number: int, identity: Identity) -> None:
+        """Note whose a VM is, so that it is found by that when it is terminated."""
+        self._remembered.note(number, identity)
+
+    # Everything
+
+    async def everything(self) -> Snapshot:
+        """Every VM but terminated ones, from a listing that began after this call."""
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        if self._task is None:
+            self._task = asyncio.create_task(self._list_for_all(), name="list remote VMs")
+        return await asyncio.shield(self._next)
+
+    async def _list_for_all(self) -> None:
+        answer: asyncio.Future[Snapshot] | None = None
+        try:
+            while self._next is not None:
+                await asyncio.sleep(0)  # let everybody who is about to ask ask
+                answer, self._next = self._next, None
+                try:
+                    found = await self._list()
+                except Exception as error:  # noqa: BLE001 - whoever waits has to deal with it
+                    answer.set_exception(error)
+                    answer.exception()  # they may all have gone
+                else:
+                    answer.set_result(found)
+        finally:
+            self._task = None
+            for waiting in (answer, self._next):
+                if waiting is not None and not waiting.done():
+                    waiting.cancel()
+            self._next = None
+
+    async def _list(self) -> Snapshot:
+        method, after = await self._method(_NOT_DONE)
+        settings = self._remote.settings
+        found = await read_pool(
+            self._remote.client,
+            method,
+            before=(settings.filter_flag,),
+            after=after,
+            page_size=settings.page_size,
+            read_row=read_seen,
+        )
+        snapshot = await asyncio.to_thread(Snapshot, found)
+        rows = iter(found.values())
+        while chunk := list(islice(rows, _NOTED_AT_ONCE)):
+            self._note(chunk)
+            await asyncio.sleep(0)  # ten thousand in a row would hold everybody up
+        return snapshot
+
+    async def _method(self, state: int) -> tuple[str, tuple[int | str, ...]]:
+        """The method that shows USER_TEMPLATE in this release, and what follows the range."""
+        if await self._remote.version() >= EXTENDED_POOL:
+            return "one.vmpool.infoextended", (state, "")
+        return "one.vmpool.info", (state,)
+
+    # By number
+
+    async def these(self, numbers: Collection[int]) -> Mapping[int, Seen]:
+        """These VMs, terminated ones included; those that the partner does not know are absent."""
+        found: dict[int, Seen] = {}
+        for first, last in _ranges(sorted(numbers), longest=self._remote.settings.page_size):
+            found.update(await self._range(first, last))
+        missing = [number for number in numbers if number not in found]
+        gate = asyncio.Semaphore(_AT_ONCE)
+        looked = await asyncio.gather(*(self._one(number, gate) for number in missing))
+        found.update({seen.number: seen for seen in looked if seen is not None})
+        self._note(looked)
+        return {number: found[number] for number in numbers if number in found}
+
+    async def _range(self, first: int, last: int) -> Mapping[int, Seen]:
+        method, after = await self._method(_ANY_STATE)
+        flag = self._remote.settings.filter_flag
+        rows = await self._remote.client.read(
+            method, flag, first, last, *after, read=lambda pool: [read_seen(row) for row in pool]
+        )
+        self._note(rows)
+        return {seen.number: seen for seen in rows}
+
+    async def _one(self, number: int, gate: asyncio.Semaphore) -> Seen | None:
+        async with gate:
+            try:
+                return await self._remote.look(number)
+            except InstanceNotFound:
+                return None
+            except PermissionDenied as error:
+                return self._hidden(number, str(error))
+
+    def _hidden(self, number: int, sentence: str) -> Seen:
+        """A VM that is there and that we may not see: unknown, which is not absent."""
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._warn(sentence)
+        identity = self._remembered.identity(number)
+        state = RemoteState(meaning=InstanceState.UNKNOWN, word=_HIDDEN)
+        instance = Instance(deploy_id=deploy_id_of(number), state=state.meaning, raw_state=_HIDDEN, identity=identity)
+        owner, vm_id = (identity.owner, str(identity.vm_id)) if identity else ("", "")
+        return Seen(number=number, instance=instance, owner=owner, vm_id=vm_id, state=state)
+
+    # By tags
+
+    async def tagged(self, *, owner: str, vm_id: VmId) -> list[Seen]:
+        """Every VM whose tags name this owner and VM; terminated ones as far as they were seen or made from here."""
+        alive = await self.everything()
+        gone = self._remembered.numbers(owner, vm_id) - alive.vms.keys()
+        found = [*alive.tagged.get((owner, str(vm_id)), ()), *(await self.these(gone)).values()]
+        return [seen for seen in found if seen.owner == owner and seen.vm_id == str(vm_id)]
+
+    def _note(self, found: Iterable[Seen | None]) -> None:
+        for seen in found:
+            if seen is None:
+                continue
+            if seen.instance.identity is not None:
+                self._remembered.note(seen.number, seen.instance.identity)
+            if not seen.state.is_known and seen.state.word not in self._told:
+                self._told.add(seen.state.word)
+                self._warn(f"remote VMs are in {seen.state.word}, which is not known here and counts as unknown")
+
+
+def _ranges(numbers: list[int], *, longest: int) -> Iterator[tuple[int, int]]:
+    """Runs of at least two numbers near to each other."""
+    run: list[int] = []
+    for number in numbers:
+        if run and (number - run[-1] > _WIDEST_GAP or number - run[0] >= longest):
+            if len(run) > 1:
+                yield run[0], run[-1]
+            run = []
+        run.append(number)
+    if len(run) > 1:
+        yield run[0], run[-1]

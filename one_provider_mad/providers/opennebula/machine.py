@@ -1,0 +1,210 @@
+"""One remote VM, read from its `<VM>` document. Pure.
+
+`one.vm.info` and `one.vmpool.infoextended` write the same elements (src/vm/VirtualMachine.cc, to_xml_extended); which
+of them exist differs from release to release, so they are found by name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import DeployId, Identity, Instance, Usage, Value
+from one_provider_mad.providers.opennebula.states import RemoteState, read_state
+
+DEPLOY_ID_PREFIX = "opennebula-hybrid-"
+"""Upstream's driver called instances so, and VMs that it deployed keep their ids."""
+
+_DEPLOY_ID = re.compile(rf"{DEPLOY_ID_PREFIX}(0|[1-9][0-9]{{0,9}})")
+
+_LARGEST_ID = 2**31 - 1
+
+_FIGURES = frozenset({"CPU", "MEMORY", "NETRX", "NETTX", "STATE", "TIMESTAMP", "ID", "OID", "VMID", "LAST_POLL"})
+_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_MOST_FACTS = 64
+_LONGEST_FACT = 1024
+_LONGEST_REASON = 400
+
+
+class Seen(Value, frozen=True, kw_only=True):
+    """A remote VM as a listing shows it.
+
+    Attributes:
+        number: the remote's number of it.
+        instance: what everybody else calls it.
+        owner: ONE_PROVIDER_OWNER, also where the rest of the identity cannot be read.
+        vm_id: ONE_PROVIDER_VM_ID, likewise.
+        state: its state in full.
+    """
+
+    number: int
+    instance: Instance
+    owner: str
+    vm_id: str
+    state: RemoteState
+
+
+class Machine(Value, frozen=True, kw_only=True):
+    """A remote VM with its parts.
+
+    Attributes:
+        seen: what a listing shows.
+        error: the remote's ERROR attribute, "" for none.
+        capacity: CPU, VCPU and MEMORY as they stand in its template.
+        disks: its DISK sections.
+        nics: its NIC sections, aliases included.
+        snapshots: ids of its snapshots.
+        disk_snapshots: DISK_ID to ids of that disk's snapshots, oldest first.
+        sections: OS, GRAPHICS... and CONTEXT, by name.
+    """
+
+    seen: Seen
+    error: str
+    capacity: Mapping[str, str]
+    disks: tuple[Mapping[str, str], ...]
+    nics: tuple[Mapping[str, str], ...]
+    snapshots: tuple[str, ...]
+    disk_snapshots: Mapping[str, tuple[str, ...]]
+    sections: Mapping[str, tuple[Mapping[str, str], ...]]
+
+
+CONFIGURATION = ("OS", "FEATURES", "INPUT", "GRAPHICS", "VIDEO", "RAW", "CPU_MODEL", "CONTEXT")
+"""What `one.vm.updateconf` is about."""
+
+
+def deploy_id_of(number: int) -> DeployId:
+    """The id that OpenNebula keeps of a remote VM."""
+    return DeployId(f"{DEPLOY_ID_PREFIX}{number}")
+
+
+def number_of(deploy_id: DeployId) -> int | None:
+    """The remote's number in an id; None for an id that this provider has never given."""
+    match = _DEPLOY_ID.fullmatch(deploy_id)
+    number = int(match[1]) if match else _LARGEST_ID + 1
+    return number if number <= _LARGEST_ID else None
+
+
+def read_seen(vm: Element) -> Seen:
+    """Read what a listing shows."""
+    parts = {child.tag: child for child in vm}
+    number = _number(parts.get("ID"), default=-1)
+    state = read_state(_number(parts.get("STATE"), default=-1), _number(parts.get("LCM_STATE"), default=-1))
+    tags = {child.tag: child.text or "" for child in parts.get("USER_TEMPLATE", ()) if not len(child)}
+    monitoring = {child.tag: child.text or "" for child in parts.get("MONITORING", ()) if not len(child)}
+    deploy_id = deploy_id_of(number)
+    instance = Instance(
+        deploy_id=deploy_id,
+        state=state.meaning,
+        raw_state=state.word,
+        identity=Identity.from_tags(tags),
+        name=text_of(parts.get("NAME")),
+        created_at=float(_number(parts.get("STIME"), default=0)),
+        reason=_reason(state, tags),
+        usage=_usage(monitoring),
+        attributes=dict(_attributes(deploy_id, parts.get("TEMPLATE"), tags, monitoring)),
+    )
+    return Seen(
+        number=number,
+        instance=instance,
+        owner=tags.get("ONE_PROVIDER_OWNER", ""),
+        vm_id=tags.get("ONE_PROVIDER_VM_ID", ""),
+        state=state,
+    )
+
+
+def read_machine(vm: Element) -> Machine:
+    """Read a VM with its parts."""
+    template = vm.find("TEMPLATE")
+    sections = list(template) if template is not None else []
+    user_template = vm.find("USER_TEMPLATE")
+    return Machine(
+        seen=read_seen(vm),
+        error=text_of(user_template.find("ERROR")).strip() if user_template is not None else "",
+        capacity={each.tag: text_of(each).strip() for each in sections if each.tag in ("CPU", "VCPU", "MEMORY")},
+        disks=tuple(flat(each) for each in sections if each.tag == "DISK"),
+        nics=tuple(flat(each) for each in sections if each.tag in ("NIC", "NIC_ALIAS")),
+        snapshots=tuple(text_of(each.find("SNAPSHOT_ID")).strip() for each in sections if each.tag == "SNAPSHOT"),
+        disk_snapshots=dict(_disk_snapshots(vm)),
+        sections={
+            name: tuple(flat(each) for each in sections if each.tag == name)
+            for name in CONFIGURATION
+            if any(each.tag == name for each in sections)
+        },
+    )
+
+
+def flat(section: Element) -> dict[str, str]:
+    """A section's attributes; the first of several with one name counts."""
+    values: dict[str, str] = {}
+    for child in section:
+        values.setdefault(child.tag, text_of(child))
+    return values
+
+
+def _disk_snapshots(vm: Element) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for disk in vm.iterfind("SNAPSHOTS"):
+        ids = (text_of(snapshot.find("ID")).strip() for snapshot in disk.iterfind("SNAPSHOT"))
+        yield text_of(disk.find("DISK_ID")).strip(), tuple(sorted(filter(str.isdecimal, ids), key=int))
+
+
+def _reason(state: RemoteState, tags: Mapping[str, str]) -> str:
+    """Why a failed VM has failed. ERROR outlives the failure it speaks of, so of others it tells nothing."""
+    if not state.is_failure:
+        return ""
+    said = " ".join(tags.get("ERROR", "").split())[:_LONGEST_REASON]
+    return said or "the partner's OpenNebula gives no reason"
+
+
+def _usage(monitoring: Mapping[str, str]) -> Usage | None:
+    if not any(name in monitoring for name in ("CPU", "MEMORY", "NETRX", "NETTX")):
+        return None
+    return Usage(
+        cpu=_figure(monitoring.get("CPU", "")),
+        memory=int(_figure(monitoring.get("MEMORY", ""))),
+        net_rx=int(_figure(monitoring.get("NETRX", ""))),
+        net_tx=int(_figure(monitoring.get("NETTX", ""))),
+    )
+
+
+def _attributes(
+    deploy_id: DeployId, template: Element | None, tags: Mapping[str, str], monitoring: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Facts for monitoring: what the remote monitors, as upstream's driver forwarded it, then what the VM is."""
+    forwarded = ((name, value) for name, value in monitoring.items() if name not in _FIGURES and _NAME.fullmatch(name))
+    for _, (name, value) in zip(range(_MOST_FACTS), forwarded, strict=False):
+        if value:
+            yield name, value[:_LONGEST_FACT]
+    yield "REMOTE_OPENNEBULA", "YES"
+    yield "REMOTE_OPENNEBULA_VM_ID", tags.get("REMOTE_OPENNEBULA_VM_ID") or tags.get("ONE_PROVIDER_VM_ID", "-1")
+    yield "REMOTE_OPENNEBULA_DEPLOY_ID", deploy_id
+    if template is None:
+        return
+    addresses = [text for name in ("NIC", "NIC_ALIAS") for nic in template.iterfind(name) for text in _addresses(nic)]
+    if addresses and "GUEST_IP" not in monitoring:
+        yield "GUEST_IP", addresses[0]
+    if addresses and "GUEST_IP_ADDRESSES" not in monitoring:
+        yield "GUEST_IP_ADDRESSES", ",".join(addresses)[:_LONGEST_FACT]
+    for name in ("CPU", "MEMORY", "TEMPLATE_ID"):
+        if value := text_of(template.find(name)).strip():
+            yield f"REMOTE_OPENNEBULA_{name}", value[:_LONGEST_FACT]
+
+
+def _addresses(nic: Element) -> Iterator[str]:
+    for name in ("IP", "IP6", "IP6_GLOBAL"):
+        if text := text_of(nic.find(name)).strip():
+            yield text
+
+
+def _number(element: Element | None, *, default: int) -> int:
+    text = text_of(element).strip()
+    return int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else default
+
+
+def _figure(text: str) -> float:
+    try:
+        figure = float(text)
+    except ValueError:
+        return 0.0
+    return max(0.0, figure) if math.isfinite(figure) else 0.0

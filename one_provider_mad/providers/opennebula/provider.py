@@ -1,0 +1,296 @@
+"""A partner OpenNebula as a provider: every intent becomes an action of the remote's API.
+
+There is no idempotency token: `is_create_repeatable` is False, and what an unanswered create has made is found by the
+tags that travelled in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.errors import BadParameter, NotSupported, PermissionDenied, ProviderError, ProviderUnavailable
+from one_provider_mad.providers.interface import (
+    CreateCall,
+    CreatePlan,
+    ImportHints,
+    Parameters,
+    ProviderContext,
+    ProviderFactory,
+    Size,
+)
+from one_provider_mad.providers.opennebula import capacity
+from one_provider_mad.providers.opennebula.devices import Devices
+from one_provider_mad.providers.opennebula.launch import (
+    KNOWN_ATTRIBUTES,
+    Launch,
+    merged_context,
+    plan_launch,
+    write_extra,
+    write_identity,
+    write_whole,
+)
+from one_provider_mad.providers.opennebula.listing import Listing
+from one_provider_mad.providers.opennebula.machine import Seen, deploy_id_of, number_of
+from one_provider_mad.providers.opennebula.remote import TERMINATE, Remote, known_number
+from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
+from one_provider_mad.providers.opennebula.templates import Templates
+from one_provider_mad.providers.public_cloud import read_section
+
+_MYSELF = -1
+
+_KEEP_OWNER = -1
+"""`one.vm.chown` leaves the owner as it is."""
+
+_MERGE = 1
+"""`one.vm.update` adds attributes, and replaces those of the same name."""
+
+_STOPPED = frozenset({InstanceState.STOPPING, InstanceState.STOPPED, InstanceState.SUSPENDING, InstanceState.SUSPENDED})
+_STARTED = frozenset({InstanceState.RUNNING, InstanceState.PENDING})
+_GONE = frozenset({InstanceState.TERMINATING, InstanceState.TERMINATED})
+
+
+class OpenNebulaProvider(Devices):
+    """A client of one partner OpenNebula.
+
+    Args:
+        context: its place.
+        settings: the table `[opennebula]`.
+    """
+
+    name: str = "opennebula"
+    is_create_repeatable: bool = False
+
+    def __init__(self, context: ProviderContext, settings: OpenNebulaSettings) -> None:
+        super().__init__(Remote(settings))
+        self.visibility_grace: float = settings.visibility_grace
+        self.watch_interval: float = settings.watch_interval
+        self._settings = settings
+        self._hypervisor = context.hypervisor
+        self._warn = context.warn
+        self._client = self._remote.client
+        self._listing = Listing(self._remote, warn=context.warn)
+        self._templates = Templates(self._client, page_size=settings.page_size)
+        self._asked_to_end: set[int] = set()
+
+    async def open(self) -> None:
+        """Read the credentials and ask the partner for its release."""
+        await self._remote.open()
+        await self._remote.version()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._listing.close()
+        await self._remote.close()
+
+    async def account(self) -> str:
+        """The remote user, by name and number, the first front-end's URL, and the zone if it can be told."""
+        user = await self._client.read("one.user.info", _MYSELF, False, read=_user)  # noqa: FBT003 - as the API has it
+        zone = await self._zone()
+        return f"{user} at {self._settings.endpoints[0]}" + (f", zone {zone}" if zone else "")
+
+    async def _zone(self) -> str:
+        """The zone's name and number; "" where the user may not see it or a federation does not tell which it is."""
+        endpoints = self._settings.endpoints
+        try:
+            return await self._client.read("one.zonepool.info", read=lambda pool: _zone(pool, endpoints))
+        except (PermissionDenied, NotSupported):
+            return ""
+
+    def plan(self, request: VmRequest) -> CreatePlan:
+        """One alternative: the remote template that the PUBLIC_CLOUD section names, or the configuration."""
+        section = read_section(request, hypervisor=self._hypervisor)
+        launch, warnings = plan_launch(request, section, self._settings)
+        parameters: Parameters = msgspec.json.decode(msgspec.json.encode(launch))
+        unknown = section.unknown(KNOWN_ATTRIBUTES, cloud=self.name)
+        return CreatePlan(alternatives=(parameters,), warnings=(*section.warnings, *unknown, *warnings))
+
+    async def create(self, call: CreateCall) -> DeployId:
+        """Instantiate the template, or allocate from the text; the tags are in that very call."""
+        try:
+            launch = msgspec.convert(call.parameters, Launch)
+        except msgspec.ValidationError as error:
+            raise BadParameter(f"the create parameters are not what a partner OpenNebula takes: {error}") from error
+        number = await (self._allocate(launch, call) if launch.text else self._instantiate(launch, call))
+        self._listing.remember(number, call.identity)
+        if launch.group:
+            await self._give_to_group(number, launch.group)
+        return deploy_id_of(number)
+
+    async def _instantiate(self, launch: Launch, call: CreateCall) -> int:
+        template = await self._templates.number(launch.template)
+        context: Mapping[str, str] = launch.context
+        if launch.is_context_merged and context:
+            context = merged_context(await self._templates.context(template), context)
+        extra = write_extra(launch, call.identity, context)
+        is_new = await self._remote.version() >= TERMINATE
+        persistent = (False,) if is_new else ()  # 5.0 added it
+        return _number(
+            await self._client.call(
+                "one.template.instantiate",
+                template,
+                launch.name,
+                launch.hold,
+                extra,
+                *persistent,
+                is_repeatable=False,
+            )
+        )
+
+    async def _allocate(self, launch: Launch, call: CreateCall) -> int:
+        text = write_whole(launch, call.identity)
+        return _number(await self._client.call("one.vm.allocate", text, launch.hold, is_repeatable=False))
+
+    async def _give_to_group(self, number: int, group: str) -> None:
+        """The instance exists by now: a group that cannot be set is no reason to forget it."""
+        try:
+            await self._client.call("one.vm.chown", number, _KEEP_OWNER, await self._group(group))
+        except ProviderError as error:
+            self._warn(f"instance {deploy_id_of(number)} stays in the remote user's own group, not {group}: {error}")
+
+    async def _group(self, group: str) -> int:
+        if group.isascii() and group.isdecimal():
+            return int(group)
+        found = await self._client.read("one.grouppool.info", read=lambda pool: _group_number(pool, group))
+        if found is None:
+            raise BadParameter(f"the partner has no group {group!r} that the remote user can see")
+        return found
+
+    async def start(self, deploy_id: DeployId) -> None:
+        """Resume a VM that is off, suspended or lost; release one that is on hold."""
+        number = known_number(deploy_id)
+        seen = await self._remote.look(number)
+        if seen.state.word == "HOLD":
+            await self._remote.act(number, "release", is_done=_is(_STARTED))
+        elif seen.instance.state not in _STARTED:
+            await self._remote.act(number, "resume", is_done=_is(_STARTED))
+
+    async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
+        """Power a VM off; a hard stop also cuts short a soft one that hangs, where the release can."""
+        action = "poweroff-hard" if hard else "poweroff"
+        await self._remote.act(known_number(deploy_id), action, is_done=_is(_STOPPED))
+
+    async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:
+        """Reboot a running VM."""
+        number = known_number(deploy_id)
+        await self._remote.act(number, "reboot-hard" if hard else "reboot", is_done=lambda _: False)
+
+    async def destroy(self, deploy_id: DeployId) -> None:
+        """Terminate a VM, softly first unless the settings say otherwise; a VM that came back is ended hard."""
+        number = known_number(deploy_id)
+        is_hard = self._settings.terminate == "hard" or await self._has_come_back(number)
+        if await self._remote.version() >= TERMINATE:
+            action = "terminate-hard" if is_hard else "terminate"
+        else:
+            action = "delete" if is_hard else "shutdown"
+        await self._remote.act(number, action, is_done=_is(_GONE))
+        self._asked_to_end.add(number)
+
+    async def _has_come_back(self, number: int) -> bool:
+        """True for a VM that was asked to shut down, and runs: its guest did not listen, and the remote gave up."""
+        if number not in self._asked_to_end:
+            return False
+        seen = await self._remote.look(number)
+        if seen.instance.state in _GONE:
+            return False
+        self._asked_to_end.discard(number)
+        return True
+
+    async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
+        """Replace the identity in the VM's USER_TEMPLATE, all of it in one call."""
+        number = known_number(deploy_id)
+        await self._client.call("one.vm.update", number, write_identity(identity), _MERGE)
+        self._listing.remember(number, identity)
+
+    async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look at these VMs: those with near numbers in one call, the others one by one."""
+        numbers = {number for each in deploy_ids if (number := number_of(each)) is not None}
+        found = await self._listing.these(numbers)
+        return {seen.instance.deploy_id: seen.instance for seen in found.values()}
+
+    async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
+        """Every VM whose tags name this owner and VM; terminated ones as far as this process has met them.
+
+        The remote cannot be asked by attribute on every database (src/rm/RequestManagerPoolInfoFilter.cc), so all VMs
+        are listed, once for everybody who asks meanwhile.
+        """
+        return [seen.instance for seen in await self._listing.tagged(owner=owner, vm_id=vm_id)]
+
+    async def list_instances(self) -> Sequence[Instance]:
+        """Every VM that the settings let us see, but terminated ones, which a partner keeps for ever."""
+        return [seen.instance for seen in (await self._listing.everything()).vms.values()]
+
+    # Monitoring
+
+    def instance_sizes(self) -> Mapping[str, Size]:
+        """None: a remote VM has the size that it asks for."""
+        return {}
+
+    async def capacity(self) -> Size | None:
+        """The tighter quota of the remote user and its group, else what hosts the user may see have in all."""
+        user = await self._client.read("one.user.info", _MYSELF, False, read=_whole)  # noqa: FBT003 - as the API has it
+        try:
+            group: Element | None = await self._client.read("one.group.info", _MYSELF, read=_whole)
+        except PermissionDenied:
+            group = None
+        size = capacity.quota_size(user, group)
+        if size is not None:
+            return size
+        try:
+            return await self._client.read("one.hostpool.info", read=capacity.hosts_size)
+        except PermissionDenied:
+            return None
+
+    def import_hints(self, instance: Instance) -> ImportHints:
+        """What the attributes of the remote VM tell."""
+        return capacity.import_hints(instance)
+
+
+class OpenNebulaFactory:
+    """Makes providers for the table `[opennebula]`."""
+
+    settings_type: type[msgspec.Struct] = OpenNebulaSettings
+
+    def __call__(self, context: ProviderContext, settings: OpenNebulaSettings) -> OpenNebulaProvider:
+        """Build a provider; nothing is read or sent before `open`."""
+        return OpenNebulaProvider(context, settings)
+
+
+factory: ProviderFactory = OpenNebulaFactory()
+
+
+def _is(states: frozenset[InstanceState]) -> Callable[[Seen], bool]:
+    return lambda seen: seen.instance.state in states
+
+
+def _whole(document: Element) -> Element:
+    return document
+
+
+def _number(result: object) -> int:
+    """The new VM's number."""
+    if isinstance(result, bool) or not isinstance(result, int):
+        raise ProviderUnavailable(f"the partner has answered a create with {result!r} and no number")
+    return result
+
+
+def _user(user: Element) -> str:
+    return f"{text_of(user.find('NAME'))} ({text_of(user.find('ID'))})"
+
+
+def _zone(pool: Element, endpoints: Sequence[str]) -> str:
+    zones = list(pool.iterfind("ZONE"))
+    ours = [zone for zone in zones if text_of(zone.find("TEMPLATE/ENDPOINT")).strip() in endpoints]
+    chosen = zones if len(zones) == 1 else ours
+    return f"{text_of(chosen[0].find('NAME'))} ({text_of(chosen[0].find('ID'))})" if len(chosen) == 1 else ""
+
+
+def _group_number(pool: Element, name: str) -> int | None:
+    for group in pool.iterfind("GROUP"):
+        number = text_of(group.find("ID")).strip()
+        if text_of(group.find("NAME")) == name and number.isdecimal():
+            return int(number)
+    return None

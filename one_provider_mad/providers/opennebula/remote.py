@@ -1,0 +1,152 @@
+"""The remote OpenNebula: its VMs by number, and orders to them that are offered until it is ready for them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState
+from one_provider_mad.errors import BadParameter, InstanceNotFound, NotSupported, Throttled, WrongState
+from one_provider_mad.providers.opennebula.machine import Machine, Seen, number_of, read_machine, read_seen
+from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
+from one_provider_mad.xmlrpc.client import Client
+from one_provider_mad.xmlrpc.envelope import Argument, Result
+
+Version = tuple[int, ...]
+
+EXTENDED_POOL = (5, 8)
+"""From here on `one.vmpool.info` leaves USER_TEMPLATE out, and `one.vmpool.infoextended` has it."""
+
+TERMINATE = (5, 0)
+"""Before that, `shutdown` and `delete` are what `terminate` is."""
+
+_WORD = re.compile(r"[A-Z][A-Z_]+")
+
+_ON_ITS_WAY = frozenset({"INIT", "PENDING", "CLONING"})
+
+
+class Remote:
+    """Asks one partner.
+
+    Args:
+        settings: the table `[opennebula]`.
+    """
+
+    def __init__(self, settings: OpenNebulaSettings) -> None:
+        self.settings = settings
+        self.client = Client(settings.connection)
+        self._version: Version | None = None
+
+    async def open(self) -> None:
+        """Get ready to ask."""
+        await self.client.open()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self.client.close()
+
+    async def version(self) -> Version:
+        """The partner's release, asked for once."""
+        if self._version is None:
+            text = str(await self.client.call("one.system.version"))
+            numbers = re.match(r"\d+(?:\.\d+)*", text)
+            if not numbers:
+                raise NotSupported("opennebula", f"an OpenNebula that calls its release {text[:40]!r}")
+            self._version = tuple(int(part) for part in numbers[0].split("."))
+        return self._version
+
+    # Looking
+
+    async def look(self, number: int) -> Seen:
+        """One VM as it is now, terminated ones included. Raises InstanceNotFound."""
+        return await self.client.read("one.vm.info", number, read=read_seen)
+
+    async def machine(self, number: int) -> Machine:
+        """One VM with its parts. Raises InstanceNotFound, and WrongState when it is terminated or being so."""
+        machine = await self.client.read("one.vm.info", number, read=read_machine)
+        _refuse_gone(machine.seen.instance)
+        return machine
+
+    async def settled(self, number: int) -> Machine:
+        """The VM once nothing is under way any more, however long that takes: the caller's time is bounded."""
+        while True:
+            machine = await self.machine(number)
+            if not machine.seen.state.is_busy:
+                return machine
+            await asyncio.sleep(self.settings.watch_interval)
+
+    # Ordering
+
+    async def act(self, number: int, action: str, *, is_done: Callable[[Seen], bool]) -> None:
+        """Give an order, `poweroff` say; fine when the VM is where the order leads.
+
+        Raises:
+            InstanceNotFound: there is no such VM.
+            WrongState: it will not get there from where it is.
+            Throttled: it is busy, and will take the order later.
+        """
+        await self.order(number, "one.vm.action", action, number, is_done=is_done)
+
+    async def order(
+        self,
+        number: int,
+        method: str,
+        *arguments: Argument,
+        is_done: Callable[[Seen], bool] = lambda _: False,
+        is_repeatable: bool = True,
+    ) -> Result | None:
+        """Call a method that changes a VM, again while the VM is busy with something else.
+
+        Returns:
+            The call's result; None when there was nothing to do.
+        """
+        give_up = asyncio.get_running_loop().time() + self.settings.patience
+        rested_in = ""
+        while True:
+            try:
+                return await self.client.call(method, *arguments, is_repeatable=is_repeatable)
+            except WrongState as error:
+                refusal = error
+            seen = await self.look(number)
+            if is_done(seen):
+                return None
+            _refuse_gone(seen.instance)
+            if not (seen.state.is_busy or seen.state.word in _ON_ITS_WAY):
+                # It may have come to rest between the refusal, which mostly names the state, and the look.
+                if seen.state.word in (rested_in, *_WORD.findall(str(refusal))):
+                    raise WrongState(f"{described(seen.instance)}: {refusal}") from refusal
+                rested_in = seen.state.word
+                continue
+            if asyncio.get_running_loop().time() >= give_up:
+                raise Throttled(
+                    f"{described(seen.instance)} and refuses: {refusal}", retry_after=self.settings.watch_interval
+                ) from refusal
+            await asyncio.sleep(self.settings.watch_interval)
+
+
+def known_number(deploy_id: DeployId) -> int:
+    """The remote's number in an id. Raises InstanceNotFound for an id that is none of the partner's."""
+    number = number_of(deploy_id)
+    if number is None:
+        raise InstanceNotFound(f"instance {deploy_id} is none of a partner OpenNebula's")
+    return number
+
+
+def described(instance: Instance) -> str:
+    """Which VM, in which state and why, for the beginning of a sentence."""
+    because = f" ({instance.reason})" if instance.reason else ""
+    return f"instance {instance.deploy_id} is {instance.raw_state}{because}"
+
+
+def needed(operand: dict[str, str], name: str) -> str:
+    """An attribute without which nothing can be done. Raises BadParameter."""
+    value = operand.get(name, "").strip()
+    if not value:
+        raise BadParameter(f"the request names no {name}, without which nothing can be done")
+    return value
+
+
+def _refuse_gone(instance: Instance) -> None:
+    if instance.state in (InstanceState.TERMINATING, InstanceState.TERMINATED):
+        raise WrongState(f"{described(instance)}, and nothing more can be done with it")

@@ -1,0 +1,76 @@
+"""Remote templates: which number a name has, and what CONTEXT one brings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.opennebula.machine import flat
+from one_provider_mad.xmlrpc.client import Client
+from one_provider_mad.xmlrpc.pool import read_pool
+
+_KEPT_SECONDS = 60.0
+"""How long a name is taken to mean the same template; a hundred VMs deployed at once ask for the list once."""
+
+_ALL = -2
+
+
+class Templates:
+    """Templates of one partner.
+
+    Args:
+        client: whom to ask.
+        page_size: templates in one page.
+        clock: seconds, of any beginning.
+    """
+
+    def __init__(self, client: Client, *, page_size: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._page_size = page_size
+        self._clock = clock
+        self._names: dict[str, list[int]] = {}
+        self._names_until = 0.0
+
+    async def number(self, template: str) -> int:
+        """The number of a template that is given by number or by name.
+
+        Raises:
+            BadParameter: no template, or several, of that name may be used.
+        """
+        if template.isascii() and template.isdecimal():
+            return int(template)
+        if self._clock() >= self._names_until or template not in self._names:
+            await self._list()
+        numbers = self._names.get(template, [])
+        if len(numbers) == 1:
+            return numbers[0]
+        if not numbers:
+            raise BadParameter(
+                f"the partner has no template {template!r} that may be used, look for it with onetemplate"
+            )
+        several = ", ".join(map(str, sorted(numbers)))
+        raise BadParameter(f"the partner has several templates {template!r}, say which with TEMPLATE_ID: {several}")
+
+    async def context(self, number: int) -> dict[str, str]:
+        """CONTEXT of a template as it is written there, variables not yet filled in. Raises BadParameter."""
+        return await self._client.read("one.template.info", number, read=_context)
+
+    async def _list(self) -> None:
+        names = await read_pool(
+            self._client, "one.templatepool.info", before=(_ALL,), page_size=self._page_size, read_row=_name
+        )
+        self._names = {}
+        for number, name in names.items():
+            self._names.setdefault(name, []).append(number)
+        self._names_until = self._clock() + _KEPT_SECONDS
+
+
+def _name(template: Element) -> str:
+    return text_of(template.find("NAME"))
+
+
+def _context(template: Element) -> dict[str, str]:
+    context = template.find("TEMPLATE/CONTEXT")
+    return {} if context is None else flat(context)

@@ -1,0 +1,330 @@
+"""One OpenNebula, behind one or more front-ends, asked without blocking the event loop.
+
+aiohttp is imported by `open`, in a thread: programs that ask no OpenNebula never load it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from one_provider_mad.documents import Element
+from one_provider_mad.domain import Value
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    PermissionDenied,
+    ProviderError,
+    ProviderUnavailable,
+    SettingsError,
+    Throttled,
+)
+from one_provider_mad.xmlrpc.envelope import (
+    Argument,
+    Failure,
+    Result,
+    Success,
+    decode_answer,
+    encode_call,
+    parse_foreign,
+)
+from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status
+from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of, is_not_the_leader
+from one_provider_mad.xmlrpc.session import read_session
+
+if TYPE_CHECKING:
+    import aiohttp
+
+_Read = TypeVar("_Read")
+
+USUAL_ENDPOINT = "http://localhost:2633/RPC2"
+"""Where oned listens unless it is told otherwise (oned.conf, PORT)."""
+
+_SMALL = 65_536
+"""Answers up to so many bytes are parsed on the event loop: it takes less than handing them to a thread."""
+
+_CHUNK = 262_144
+
+_KEPT_SECONDS = 5.0
+"""How long an idle connection is kept; oned closes them after 15 s (oned.conf, KEEPALIVE_TIMEOUT), and a call that
+meets that moment is lost. What must happen once never takes a kept one."""
+
+_FORBIDDEN = 403
+_TOO_MANY = 429
+_SERVER_ERRORS = 500
+
+
+class Connection(Value, frozen=True, kw_only=True):
+    """How an OpenNebula is reached.
+
+    Attributes:
+        endpoints: URLs of its front-ends, tried in this order.
+        credentials_file: holds `user:password`; "" for OpenNebula's usual places.
+        ca_file: certificates to trust instead of the system's; "" for the system's.
+        timeout: seconds one call may take.
+        connect_timeout: seconds until a front-end that does not even accept connections is passed over.
+        body_limit: bytes an answer may have.
+        connections: how many calls may be under way at once.
+    """
+
+    endpoints: tuple[str, ...] = (USUAL_ENDPOINT,)
+    credentials_file: str = ""
+    ca_file: str = ""
+    timeout: float = 30.0
+    connect_timeout: float = 5.0
+    body_limit: int = 268_435_456
+    connections: int = 32
+
+
+class Client:
+    """A connection to one OpenNebula.
+
+    Args:
+        connection: where it is and who asks.
+        read_session: reads the session string anew; not called on the event loop.
+    """
+
+    def __init__(self, connection: Connection, *, read_session: Callable[[], str] | None = None) -> None:
+        self.connection = connection
+        self._read_session = read_session or partial(_usual_session, connection.credentials_file)
+        self._session = ""
+        self._http: aiohttp.ClientSession | None = None
+        self._http_once: aiohttp.ClientSession | None = None
+        self._preferred = 0
+
+    async def open(self) -> None:
+        """Read the credentials and get ready to ask. Nothing is sent yet.
+
+        Raises:
+            SettingsError: the credentials or the certificates cannot be used.
+        """
+        aiohttp = await asyncio.to_thread(import_module, "aiohttp")
+        self._session = await asyncio.to_thread(self._read_session)
+        tls = await asyncio.to_thread(_tls, self.connection)
+        limit, patience = self.connection.connections, self.connection.timeout
+        timeout = aiohttp.ClientTimeout(total=patience, sock_connect=min(self.connection.connect_timeout, patience))
+        kept = aiohttp.TCPConnector(limit=limit, ssl=tls, keepalive_timeout=_KEPT_SECONDS)
+        self._http = aiohttp.ClientSession(connector=kept, timeout=timeout)
+        fresh = aiohttp.TCPConnector(limit=limit, ssl=tls, force_close=True)
+        self._http_once = aiohttp.ClientSession(connector=fresh, timeout=timeout)
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        for http in (self._http, self._http_once):
+            if http is not None:
+                await http.close()
+
+    async def call(self, method: str, *arguments: Argument, is_repeatable: bool = True) -> Result:
+        """Call a method and return its result.
+
+        Args:
+            method: its name, `one.vm.action`.
+            arguments: what follows the session string.
+            is_repeatable: another front-end may be asked after an uncertain answer; false for what must happen once.
+
+        Raises:
+            ProviderError: refused, by kind; or not answered, so that nobody knows whether it was carried out.
+        """
+        return await self._ask(method, arguments, is_repeatable=is_repeatable, read=_same)
+
+    async def read(self, method: str, *arguments: Argument, read: Callable[[Element], _Read]) -> _Read:
+        """Call a method that answers a document, and return what is read from it.
+
+        Args:
+            method: its name, `one.vm.info`.
+            arguments: what follows the session string.
+            read: pure; takes the document's root. Where the document is large it runs in a thread.
+
+        Raises:
+            ProviderError: as `call`; or the document is no XML.
+        """
+        return await self._ask(method, arguments, is_repeatable=True, read=partial(_read_document, method, read))
+
+    async def raft_status(self) -> RaftStatus:
+        """Ask a front-end which part it plays among its peers; it answers for itself, not for the leader."""
+        return await self.read("one.zone.raftstatus", read=read_raft_status)
+
+    async def _ask(
+        self,
+        method: str,
+        arguments: tuple[Argument, ...],
+        *,
+        is_repeatable: bool,
+        read: Callable[[Result], _Read],
+    ) -> _Read:
+        answer = await self._ask_somebody(method, arguments, is_repeatable=is_repeatable, read=read)
+        if isinstance(answer, Failure) and answer.code == AUTHENTICATION and await self._has_new_session():
+            answer = await self._ask_somebody(method, arguments, is_repeatable=is_repeatable, read=read)
+        if isinstance(answer, Failure):
+            raise error_of(method, answer)
+        return answer
+
+    async def _has_new_session(self) -> bool:
+        """True when the credentials were changed since they were read; tokens expire, passwords are replaced."""
+        before = self._session
+        try:
+            self._session = await asyncio.to_thread(self._read_session)
+        except SettingsError as error:
+            raise AuthenticationRefused(f"the credentials are refused, and {error}") from error
+        return self._session != before
+
+    async def _ask_somebody(
+        self,
+        method: str,
+        arguments: tuple[Argument, ...],
+        *,
+        is_repeatable: bool,
+        read: Callable[[Result], _Read],
+    ) -> _Read | Failure:
+        """The answer of the first front-end that gives one."""
+        body = encode_call(method, self._session, arguments)
+        refusal: Failure | None = None
+        silence: ProviderError | None = None
+        for number in self._order():
+            try:
+                http = self._http if is_repeatable else self._http_once
+                answer = await self._post(http, self.connection.endpoints[number], method, body, read)
+            except _NotSentError as error:
+                silence = ProviderUnavailable(str(error))
+            except ProviderUnavailable as error:
+                if not is_repeatable:
+                    raise  # another front-end might carry it out a second time
+                silence = error
+            else:
+                if not (isinstance(answer, Failure) and is_not_the_leader(answer)):
+                    self._preferred = number
+                    return answer
+                refusal = answer
+        if refusal is not None:
+            return refusal
+        raise silence or ProviderUnavailable(f"{method}: there is no front-end to ask")
+
+    def _order(self) -> Iterator[int]:
+        """The one that answered last comes first, then the others as they were given."""
+        yield self._preferred
+        yield from (number for number in range(len(self.connection.endpoints)) if number != self._preferred)
+
+    async def _post(
+        self,
+        http: aiohttp.ClientSession | None,
+        endpoint: str,
+        method: str,
+        body: bytes,
+        read: Callable[[Result], _Read],
+    ) -> _Read | Failure:
+        import aiohttp
+
+        if http is None:
+            raise ProviderUnavailable(f"{method} cannot be sent: the connection is not open")
+        try:
+            async with http.post(
+                endpoint, data=body, headers={"Content-Type": "text/xml"}, allow_redirects=False
+            ) as response:
+                _check_status(response, endpoint, method)
+                answer = await self._body(response, method)
+        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ConnectionTimeoutError) as error:
+            raise _NotSentError(f"{_place(endpoint)} cannot be reached: {_reason(error)}") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method}: {_reason(error)}") from error
+        except TimeoutError as error:
+            limit = self.connection.timeout
+            raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method} within {limit:g} s") from error
+        interpret = partial(_interpret, method, answer, read)
+        return interpret() if len(answer) <= _SMALL else await asyncio.to_thread(interpret)
+
+    async def _body(self, response: aiohttp.ClientResponse, method: str) -> bytes:
+        limit = self.connection.body_limit
+        parts = bytearray()
+        async for part in response.content.iter_chunked(_CHUNK):
+            parts += part
+            if len(parts) > limit:
+                raise ProviderUnavailable(f"the answer to {method} has more than {limit} bytes: raise body_limit")
+        return bytes(parts)
+
+
+class _NotSentError(Exception):
+    """The call certainly did not reach anybody."""
+
+
+def _interpret(method: str, body: bytes, read: Callable[[Result], _Read]) -> _Read | Failure:
+    answer = decode_answer(method, body)
+    return read(answer.result) if isinstance(answer, Success) else answer
+
+
+def _same(result: Result) -> Any:
+    return result
+
+
+def _read_document(method: str, read: Callable[[Element], _Read], result: Result) -> _Read:
+    if not isinstance(result, str):
+        raise ProviderUnavailable(f"the answer to {method} is no document")
+    return read(parse_foreign(result.encode(), what=f"the document in the answer to {method}"))
+
+
+def _check_status(response: aiohttp.ClientResponse, endpoint: str, method: str) -> None:
+    """Tell apart what a proxy says instead of OpenNebula, which answers everything with 200."""
+    status = response.status
+    if status == 200:
+        return
+    said = f"{_place(endpoint)} answers {method} with HTTP {status}"
+    if status == _TOO_MANY:
+        raise Throttled(said, retry_after=_seconds(response.headers.get("Retry-After", "")))
+    if status in (401, 407):
+        raise AuthenticationRefused(f"{said}, which a proxy says and no OpenNebula")
+    if status == _FORBIDDEN:
+        raise PermissionDenied(f"{said}, which a proxy says and no OpenNebula")
+    if status >= _SERVER_ERRORS:
+        raise ProviderUnavailable(said)
+    raise _NotSentError(f"{said}: there is no OpenNebula, check the path of the URL")
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isdecimal() else None
+
+
+def _place(endpoint: str) -> str:
+    """The host and port; a URL may hold a password."""
+    parts = urlsplit(endpoint)
+    return f"OpenNebula at {parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
+def _reason(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _usual_session(file: str) -> str:
+    return read_session(file=file, environ=os.environ)
+
+
+def _tls(connection: Connection) -> ssl.SSLContext | bool:
+    """What to verify certificates with. Reads files: not for the event loop."""
+    if not any(urlsplit(endpoint).scheme == "https" for endpoint in connection.endpoints):
+        return True
+    try:
+        return ssl.create_default_context(cafile=connection.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise SettingsError(
+            f"ca_file holds no certificates that can be used: {error} ({connection.ca_file})"
+        ) from error
+
+
+def check_endpoints(endpoints: Sequence[str]) -> None:
+    """Raise ValueError for a URL that no OpenNebula can have, saying which."""
+    for endpoint in endpoints:
+        try:
+            parts = urlsplit(endpoint)
+            is_good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_good = False
+        else:
+            if is_good and (parts.username or parts.password):
+                raise ValueError(f"endpoints: {parts.hostname} has credentials in its URL, put them into a file")
+        if not is_good:
+            raise ValueError(f"endpoints: {endpoint!r} is no URL such as {USUAL_ENDPOINT}")
+    if not endpoints:
+        raise ValueError(f"endpoints: name at least one, such as {USUAL_ENDPOINT}")

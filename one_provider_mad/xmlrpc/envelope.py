@@ -1,0 +1,124 @@
+"""What goes over the wire: a call as bytes, and the bytes of an answer as a value. Pure.
+
+Every method of OpenNebula answers an array: [True, result, error code, ...] or [False, text, error code, ...], always
+with HTTP 200; a call that it could not read is answered with an XML-RPC fault (src/rm/Request.cc, failure_response).
+A document is one escaped string inside the envelope.
+"""
+
+from __future__ import annotations
+
+import xmlrpc.client
+
+from lxml import etree
+
+from one_provider_mad.documents import Element, parse_document, text_of
+from one_provider_mad.domain import Value
+from one_provider_mad.errors import BadParameter, ProviderUnavailable
+
+Argument = str | int | bool
+"""What a method of OpenNebula takes."""
+
+Result = str | int | bool
+"""What a method of OpenNebula gives back."""
+
+_EXCERPT = 200
+
+
+class Success(Value, frozen=True, kw_only=True):
+    """The call was carried out.
+
+    Attributes:
+        result: an id, a document, or a version.
+    """
+
+    result: Result
+
+
+class Failure(Value, frozen=True, kw_only=True):
+    """The call was refused.
+
+    Attributes:
+        text: OpenNebula's sentence, `[one.vm.action] ...`.
+        code: kind of error (include/Request.h, ErrorCode); negative for an XML-RPC fault.
+    """
+
+    text: str
+    code: int
+
+
+def encode_call(method: str, session: str, arguments: tuple[Argument, ...]) -> bytes:
+    """Write a call. Raises BadParameter for what XML-RPC cannot carry."""
+    try:
+        document = xmlrpc.client.dumps((session, *arguments), method)
+    except OverflowError as error:
+        raise BadParameter(f"{method} cannot be sent: a number in it has more than 32 bits") from error
+    # The marshaller writes control characters as they are, and no XML parser takes them.
+    if any(character < " " and character not in "\t\n\r" for character in document):
+        raise BadParameter(f"{method} cannot be sent: a text in it holds control characters")
+    try:
+        return document.encode()
+    except UnicodeEncodeError as error:
+        raise BadParameter(f"{method} cannot be sent: a text in it is no Unicode text") from error
+
+
+def decode_answer(method: str, body: bytes) -> Success | Failure:
+    """Read an answer whose size is bounded already.
+
+    Raises:
+        ProviderUnavailable: it is no answer of an OpenNebula; whether the call took effect is not known.
+    """
+    root = parse_foreign(body, what=f"the answer to {method}")
+    if root.tag != "methodResponse":
+        raise _no_answer(method, f"it begins with <{str(root.tag)[:_EXCERPT]}>")
+    fault = root.find("fault")
+    if fault is not None:
+        return _fault(fault)
+    values = [_scalar(method, value) for value in root.iterfind("params/param/value/array/data/value")]
+    if len(values) < 2 or not isinstance(values[0], bool):
+        raise _no_answer(method, "it holds no result")
+    if values[0]:
+        return Success(result=values[1])
+    code = values[2] if len(values) > 2 else 0
+    return Failure(text=str(values[1]), code=code if isinstance(code, int) else 0)
+
+
+def parse_foreign(document: bytes, *, what: str) -> Element:
+    """Parse a document of another machine: no entities, and no document type at all.
+
+    Raises:
+        ProviderUnavailable: it is no well-formed XML, or brings a document type along.
+    """
+    try:
+        root = parse_document(document)
+    except etree.XMLSyntaxError as error:
+        raise ProviderUnavailable(f"{what} is no XML: {(error.msg or 'not well formed')[:_EXCERPT]}") from error
+    if root.getroottree().docinfo.internalDTD is not None:
+        raise ProviderUnavailable(f"{what} brings a document type along, which nothing of OpenNebula does")
+    return root
+
+
+def _fault(fault: Element) -> Failure:
+    members = {
+        text_of(member.find("name")): text_of(member.find("value")).strip()
+        for member in fault.iterfind("value/struct/member")
+    }
+    code = members.get("faultCode", "")
+    is_number = code.removeprefix("-").isdecimal()
+    return Failure(text=members.get("faultString", ""), code=int(code) if is_number else -500)
+
+
+def _scalar(method: str, value: Element) -> Result:
+    """Read one value: `<i4>`, `<int>`, `<i8>`, `<boolean>`, `<string>`, or a bare text, which is a string."""
+    if not len(value):
+        return value.text or ""
+    kind, text = value[0].tag, text_of(value[0])
+    if kind == "string":
+        return text
+    number = text.strip()
+    if kind in ("i4", "int", "i8", "boolean") and number.removeprefix("-").isdecimal():
+        return number == "1" if kind == "boolean" else int(number)
+    raise _no_answer(method, f"it holds a value <{str(kind)[:_EXCERPT]}> that nothing of OpenNebula has")
+
+
+def _no_answer(method: str, why: str) -> ProviderUnavailable:
+    return ProviderUnavailable(f"the answer to {method} is none of an OpenNebula's: {why}")

@@ -1,0 +1,84 @@
+"""A whole pool, page by page, without losing a row to what changes meanwhile.
+
+`one.*pool.info*` takes an offset and a negative size (src/rm/RequestManagerPoolInfoFilter.cc). Rows come sorted by id,
+up or down as API_LIST_ORDER says. A row that vanishes from an earlier page moves all later ones up by one: pages
+overlap, and one that does not join the page before means that more has vanished than the overlap holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.xmlrpc.client import Client
+from one_provider_mad.xmlrpc.envelope import Argument
+
+_Row = TypeVar("_Row")
+
+_TRIES = 3
+
+
+async def read_pool(
+    client: Client,
+    method: str,
+    *,
+    before: Sequence[Argument],
+    after: Sequence[Argument] = (),
+    page_size: int,
+    read_row: Callable[[Element], _Row],
+) -> dict[int, _Row]:
+    """Every row of a pool, by id.
+
+    Args:
+        client: whom to ask.
+        method: `one.vmpool.infoextended` and its like.
+        before: arguments before the range.
+        after: arguments after it.
+        page_size: rows a page, at least 2.
+        read_row: pure; reads one row. It runs in a thread where the page is large.
+
+    Raises:
+        ProviderError: a page was refused or not answered, or the pool changes too fast: never half a pool.
+    """
+    for _ in range(_TRIES):
+        rows = await _read_once(client, method, before, after, page_size, read_row)
+        if rows is not None:
+            return rows
+    raise ProviderUnavailable(f"the pool changes faster than {method} lists it: raise page_size")
+
+
+async def _read_once(
+    client: Client,
+    method: str,
+    before: Sequence[Argument],
+    after: Sequence[Argument],
+    page_size: int,
+    read_row: Callable[[Element], _Row],
+) -> dict[int, _Row] | None:
+    """One pass over the pool; None when a page did not join the one before."""
+    overlap = max(1, page_size // 20)
+    rows: dict[int, _Row] = {}
+    offset = 0
+    last: list[int] = []
+
+    def read_page(document: Element) -> list[tuple[int, _Row]]:
+        return [(_id(element), read_row(element)) for element in document]
+
+    while True:
+        page = await client.read(method, *before, offset, -page_size, *after, read=read_page)
+        if last and not set(last).intersection(number for number, _ in page):
+            return None
+        rows.update(page)
+        if len(page) < page_size:
+            return rows
+        last = [number for number, _ in page[-overlap:]]
+        offset += page_size - overlap
+
+
+def _id(element: Element) -> int:
+    text = text_of(element.find("ID")).strip()
+    if not text.isdecimal():
+        raise ProviderUnavailable("a row of the pool has no ID")
+    return int(text)

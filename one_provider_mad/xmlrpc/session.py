@@ -1,0 +1,66 @@
+"""Who we are for an OpenNebula: `user:password` or `user:token`, from a file or the environment.
+
+OpenNebula's own tools read the file that ONE_AUTH names, else ~/.one/one_auth (src/oca/ruby/opennebula/client.rb).
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from one_provider_mad.errors import SettingsError
+
+USUAL_PLACE = Path(".one/one_auth")
+
+
+def read_session(*, file: str, environ: Mapping[str, str]) -> str:
+    """Read the session string that goes with every call. Reads a file: not for the event loop.
+
+    Args:
+        file: path of the file; "" for the one that ONE_AUTH names, else the usual one in the home directory.
+        environ: environment variables.
+
+    Raises:
+        SettingsError: there is none, or it may not be used.
+    """
+    path, source = _place(file, environ)
+    try:
+        with path.open("rb") as opened:
+            status, content = os.fstat(opened.fileno()), opened.read(_LONGEST + 1)
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path.name} does not exist: write user:password into {path} ({source})") from error
+    except OSError as error:
+        reason = error.strerror or "it cannot be opened"
+        raise SettingsError(f"{path.name} cannot be read: {reason} ({path}, {source})") from error
+    if status.st_mode & (stat.S_IROTH | stat.S_IWOTH):
+        raise SettingsError(f"{path.name} holds a password and is open to everybody: run chmod 600 {path} ({source})")
+    return check_session(content, where=f"{path.name} ({path}, {source})")
+
+
+_LONGEST = 4096
+
+
+def check_session(content: bytes, *, where: str) -> str:
+    """The session that a text holds, the first line of it. Raises SettingsError when it holds none."""
+    first, _, _ = content.partition(b"\n")
+    try:
+        session = first.decode().strip()
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{where} is no text: expected user:password") from error
+    user, colon, secret = session.partition(":")
+    if len(content) > _LONGEST or not (user and colon and secret and session.isprintable()):
+        raise SettingsError(f"{where} holds no user:password or user:token in its first line")
+    return session
+
+
+def _place(file: str, environ: Mapping[str, str]) -> tuple[Path, str]:
+    if file:
+        return Path(file), "from the configuration"
+    if named := environ.get("ONE_AUTH"):
+        return Path(named), "from ONE_AUTH"
+    home = environ.get("HOME")
+    if not home:
+        raise SettingsError("no user and password for OpenNebula: set ONE_AUTH to a file that holds user:password")
+    return Path(home) / USUAL_PLACE, "OpenNebula's usual place, ONE_AUTH is not set"

@@ -1,0 +1,68 @@
+"""Connections to a partner as the composition root makes them, and VMs that burst into it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from one_provider_mad.domain import Template, VmId, VmRequest
+from one_provider_mad.providers.interface import ProviderContext
+from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider, factory
+from tests.xmlrpc.partner import Partner
+
+QUICK: dict[str, Any] = {"watch_interval": 0.004, "patience": 5.0}
+
+
+def credentials(directory: Path, session: str = "oneadmin:secret") -> Path:
+    """A file that holds a session, as OpenNebula's own tools want it."""
+    path = directory / f"auth-{session.partition(':')[0]}"
+    path.write_text(f"{session}\n")
+    path.chmod(0o600)
+    return path
+
+
+def connect(
+    partner: Partner,
+    directory: Path,
+    *,
+    session: str = "oneadmin:secret",
+    warn: Callable[[str], None] = print,
+    **settings: Any,
+) -> OpenNebulaProvider:
+    """A provider, not opened yet."""
+    table = {
+        "endpoints": partner.urls,
+        "credentials_file": str(credentials(directory, session)),
+        **QUICK,
+        **settings,
+    }
+    context = ProviderContext(
+        name="burst", hypervisor="opennebula", owner="tests", state_directory=directory, warn=warn
+    )
+    provider = factory(context, msgspec.convert(table, factory.settings_type))
+    assert isinstance(provider, OpenNebulaProvider)
+    return provider
+
+
+def a_vm(
+    vm_id: int = 1,
+    *,
+    context: Mapping[str, str] | None = None,
+    asking: Mapping[str, str] = {},
+    **section: str,
+) -> VmRequest:
+    """A VM with this PUBLIC_CLOUD section."""
+    return VmRequest(
+        vm_id=VmId(vm_id),
+        name=f"vm-{vm_id}",
+        host="partner",
+        host_id=3,
+        stime=1_700_000_000,
+        template=Template(values={"CPU": ("1",), "MEMORY": ("256",), "CONTEXT": (context,) if context else ()}),
+        user_template=Template(
+            values={"PUBLIC_CLOUD": ({"TYPE": "opennebula", "TEMPLATE_ID": "0", **asking, **section},)}
+        ),
+    )

@@ -1,0 +1,210 @@
+"""What a VM asks a partner for, and how that is written."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_provider_mad.cli.template_text import read_template
+from one_provider_mad.domain import Identity, VmId, VmRequest
+from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.opennebula.launch import Launch, merged_context, plan_launch, write_extra, write_whole
+from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
+from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, is_writable, vector
+from one_provider_mad.providers.public_cloud import read_section
+from tests.providers.opennebula.burst import a_vm
+
+WHO = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3)
+
+
+def planned(request: VmRequest, **settings: Any) -> Launch:
+    table = msgspec.convert(settings, OpenNebulaSettings)
+    return plan_launch(request, read_section(request, hypervisor="opennebula"), table)[0]
+
+
+def extra(request: VmRequest, **settings: Any) -> dict[str, Any]:
+    launch = planned(request, **settings)
+    values = read_template(write_extra(launch, WHO, launch.context)).values
+    return {name: several[0] if len(several) == 1 else list(several) for name, several in values.items()}
+
+
+def test_a_template_is_named_by_number_by_name_or_by_the_configuration() -> None:
+    assert planned(a_vm(TEMPLATE_ID="12")).template == "12"
+    assert planned(a_vm(TEMPLATE_ID="", TEMPLATE_NAME="ubuntu server")).template == "ubuntu server"
+    assert planned(a_vm(TEMPLATE_ID=""), template="default").template == "default"
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"TEMPLATE_ID": ""}, "names no remote template: set TEMPLATE_ID or TEMPLATE_NAME"),
+        ({"TEMPLATE_ID": "ubuntu"}, "TEMPLATE_ID=ubuntu is no number of a remote template: use TEMPLATE_NAME"),
+        ({"CPU": "many"}, "CPU=many of the template is not a number"),
+        ({"MEMORY": "-1"}, "MEMORY=-1 of the template is not a number"),
+        ({"TEMPLATE_TEXT": "CPU=1"}, "TEMPLATE_TEXT may not be set here"),
+        ({"TAGS": "dir=C:\\"}, "TAG_DIR ends in a backslash"),
+        ({"NETWORKS": "a]]>b"}, "NETWORK holds ]]>"),
+        ({"NAME": "x", "TAGS": "ONE_PROVIDER_OWNER=me"}, "ONE_PROVIDER_OWNER"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_told_before_anything_is_sent(section: dict[str, str], sentence: str) -> None:
+    with pytest.raises(BadParameter) as caught:
+        planned(a_vm(asking=section))
+    assert sentence in str(caught.value)
+
+
+def test_identity_size_and_upstreams_names_are_in_the_text() -> None:
+    text = extra(a_vm(23))
+    assert text == {
+        "CPU": "1",
+        "MEMORY": "256",
+        "REMOTE_OPENNEBULA": "YES",
+        "REMOTE_OPENNEBULA_VM_ID": "23",
+        **WHO.tags(),
+    }
+    assert planned(a_vm(23)).name == "remote-opennebula-23"
+    assert planned(a_vm(23, NAME="web")).name == "web"
+
+
+def test_the_section_goes_before_the_vm_and_the_template_may_go_before_both() -> None:
+    assert extra(a_vm(CPU="0.5", VCPU="2", MEMORY="512"))["MEMORY"] == "512"
+    assert extra(a_vm(CPU="0.5", VCPU="2"))["VCPU"] == "2"
+    assert "CPU" not in extra(a_vm(), capacity_from="template")
+    assert extra(a_vm(CPU="4"), capacity_from="template")["CPU"] == "4"
+
+
+def test_networks_are_named_by_number_by_name_or_by_owner_and_name() -> None:
+    assert extra(a_vm(NETWORKS="7, public ,oneadmin/private"))["NIC"] == [
+        {"NETWORK_ID": "7"},
+        {"NETWORK": "public"},
+        {"NETWORK": "private", "NETWORK_UNAME": "oneadmin"},
+    ]
+
+
+def test_tags_cannot_be_taken_for_anything_else() -> None:
+    text = extra(a_vm(TAGS="role=web,DISK=x,café-2=ja"))
+    assert {name: value for name, value in text.items() if name.startswith("TAG_")} == {
+        "TAG_ROLE": "web",
+        "TAG_DISK": "x",
+        "TAG_CAF__2": "ja",
+    }
+    assert "DISK" not in text
+
+
+def test_hold_group_and_the_operators_attributes() -> None:
+    assert not planned(a_vm()).hold
+    assert planned(a_vm(HOLD="yes")).hold
+    assert planned(a_vm(), hold=True).hold
+    assert planned(a_vm(GROUP="users"), group="partners").group == "users"
+    requirements = 'CLUSTER_ID="100" & !(HYPERVISOR="lxc")'
+    assert extra(a_vm(), attributes={"SCHED_REQUIREMENTS": requirements})["SCHED_REQUIREMENTS"] == requirements
+
+
+def test_context_goes_along_without_what_is_local() -> None:
+    given_context = {"SSH_PUBLIC_KEY": "ssh-rsa AAAA", "HOSTNAME": "web", "EMPTY": ""}
+    local = {
+        "ETH0_IP": "10.0.0.5",
+        "TARGET": "hda",
+        "DISK_ID": "1",
+        "VMID": "4",
+        "ONEGATE_ENDPOINT": "http://x",
+        "TOKEN": "YES",
+        "FILES": "/etc/shadow",
+        "FILES_DS": "/var/lib/one/datastores/2/x:'init.sh'",
+    }
+    assert extra(a_vm(context=given_context | local))["CONTEXT"] == {
+        "SSH_PUBLIC_KEY": "ssh-rsa AAAA",
+        "HOSTNAME": "web",
+    }
+    assert "CONTEXT" not in extra(a_vm(context=given_context), context="none")
+
+
+@pytest.mark.parametrize("script", ["echo $HOME", "a]]>b", "path\\"])
+@pytest.mark.parametrize("name", ["START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD"])
+def test_what_the_remote_would_change_goes_as_base64_where_that_can_be_said(name: str, script: str) -> None:
+    context = extra(a_vm(context={name: script}))["CONTEXT"]
+    assert list(context) == [f"{name}_BASE64"]
+    assert base64.b64decode(context[f"{name}_BASE64"]).decode() == script
+
+
+@pytest.mark.parametrize(
+    "value", ["costs $5", "$USER[TOKEN_PASSWORD]", "\\$x", "$$USER[SSH_PRIVATE_KEY]", "a]]>b", "C:\\"]
+)
+def test_nothing_else_can_be_asked_of_the_remotes_variables(value: str) -> None:
+    request = a_vm(context={"GREETING": value, "PLAIN": "x"})
+    launch, warnings = plan_launch(request, read_section(request, hypervisor="opennebula"), OpenNebulaSettings())
+    assert launch.context == {"PLAIN": "x"}
+    assert [warning.split(" is left out")[0] for warning in warnings] == ["CONTEXT attribute GREETING"]
+
+
+def test_our_script_takes_the_place_of_the_templates_however_it_is_written() -> None:
+    remote = {"NETWORK": "YES", "START_SCRIPT": "theirs", "USERNAME": "root"}
+    assert merged_context(remote, {"START_SCRIPT_BASE64": "b3Vycw=="}) == {
+        "NETWORK": "YES",
+        "USERNAME": "root",
+        "START_SCRIPT_BASE64": "b3Vycw==",
+    }
+    assert merged_context(remote, {"USERNAME": "us"}) == {**remote, "USERNAME": "us"}
+
+
+def test_a_whole_text_comes_after_ours_and_may_not_name_our_tags() -> None:
+    request = a_vm(TEMPLATE_ID="", TEMPLATE_TEXT='CPU=2\nOS=[ ARCH="x86_64" ]', NAME="mine")
+    launch = planned(request, allow_template_text=True)
+    whole = read_template(write_whole(launch, WHO)).values
+    assert whole["NAME"] == ("mine",)
+    assert whole["CPU"] == ("1", "2")
+    assert whole["ONE_PROVIDER_VM_ID"] == ("23",)
+    with pytest.raises(BadParameter, match="TEMPLATE_TEXT names ONE_PROVIDER_"):
+        planned(a_vm(TEMPLATE_TEXT='CPU=1\none_provider_owner="me"'), allow_template_text=True)
+
+
+@given(st.text(max_size=40))
+def test_whatever_can_be_written_is_read_back_as_it_was(value: str) -> None:
+    if not is_writable(value):
+        with pytest.raises(UnwritableError):
+            attribute("A", value)
+        return
+    text = f"{attribute('A', value)}\n{vector('B', {'C': value, 'D': 'after'})}\n{attribute('E', 'last')}"
+    if "\r" in value:
+        return  # the reader makes one line end of \r\n
+    values = read_template(text).values
+    assert values["A"] == (value,)
+    assert values["B"] == ({"C": value, "D": "after"} if value else {"D": "after"},)
+    assert values["E"] == ("last",)
+
+
+@pytest.mark.parametrize("name", ["", "A B", "1A", "A=1\nB", "Ä"])
+def test_a_name_that_would_be_something_else_is_not_written(name: str) -> None:
+    with pytest.raises(UnwritableError, match="is no name of an attribute"):
+        attribute(name, "x")
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ({"endpoints": []}, "name at least one"),
+        ({"endpoints": ["one.example.org"]}, "is no URL"),
+        ({"attributes": {"A B": "x"}}, "is no name of an attribute"),
+        ({"visibility_grace": 1}, ">= 5"),
+        ({"visible": "everything"}, "Invalid enum value"),
+        ({"endpoint": "http://one:2633/RPC2"}, "unknown field `endpoint`"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(table: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(msgspec.ValidationError) as caught:
+        msgspec.convert(table, OpenNebulaSettings)
+    assert sentence in str(caught.value)
+
+
+def test_the_example_has_every_key() -> None:
+    example = (Path(__file__).parents[3] / "etc" / "opennebula.toml").read_text()
+    keys = set(re.findall(r"^(?:# )?(\w+) = ", example, re.MULTILINE))
+    tables = set(re.findall(r"^\[opennebula\.(\w+)\]", example, re.MULTILINE))
+    assert set(OpenNebulaSettings.__struct_fields__) <= keys | tables

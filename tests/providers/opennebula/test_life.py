@@ -1,0 +1,159 @@
+"""Whole lives through the real driver over real pipes, with a partner OpenNebula at the other end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.domain import Template
+from tests.conftest import assert_spoke_properly
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Driver, Place
+from tests.providers.opennebula.burst import credentials
+from tests.waiting import until
+from tests.xmlrpc.partner import RELEASES, Partner, Release
+
+NAME = "burst"
+BURSTING = Template(
+    values={
+        "CPU": ("1",),
+        "MEMORY": ("256",),
+        "PUBLIC_CLOUD": ({"TYPE": "opennebula", "TEMPLATE_NAME": "ubuntu server"},),
+    }
+)
+
+
+def configure(place: Place, partner: Partner, **settings: object) -> None:
+    table = {
+        "endpoints": partner.urls,
+        "credentials_file": str(credentials(place.root)),
+        "watch_interval": 0.01,
+        "visibility_grace": 5,
+        **settings,
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    head = ['provider = "opennebula"', 'owner = "one-test"', 'hypervisor = "opennebula"', "[opennebula]"]
+    place.configure("\n".join([*head, *lines, ""]), name=NAME)
+
+
+@pytest.fixture
+def release() -> Release:
+    return "7.4.0"
+
+
+@pytest.fixture
+def partner(release: Release) -> Iterator[Partner]:
+    with Partner(release, delay=0.005, front_ends=2) as partner:
+        yield partner
+
+
+@pytest.fixture
+def burst(place: Place, partner: Partner) -> Iterator[Driver]:
+    configure(place, partner)
+    with Driver(place, f"-t 15 -r 0 {NAME}") as driver:
+        yield driver
+    assert_spoke_properly(driver)
+
+
+def deploy(vm_id: int, *, release: Release) -> bytes:
+    return wire.deploy(vm_id, release="5.10" if release == "5.10.5" else "7.4", template=BURSTING)
+
+
+def word(partner: Partner, number: int = 0) -> str:
+    partner.vms[number].catch_up()
+    return partner.vms[number].word
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_a_vm_lives_at_the_partners(burst: Driver, partner: Partner) -> None:
+    deploy_id = burst.created(deploy(7, release=partner.release))
+    assert deploy_id == "opennebula-hybrid-0"
+    assert word(partner) == "RUNNING"
+    assert partner.vms[0].user_template["ONE_PROVIDER_VM_ID"] == ["7"]
+    assert burst.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
+    assert burst.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
+    assert burst.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    assert word(partner) == "POWEROFF"
+    assert burst.ask(wire.resume(7, deploy_id)) == f"SUCCESS {deploy_id}"
+    assert burst.ask(wire.line("SAVE", 7, "SAVE_SUSPEND", deploy_id=deploy_id)) == "SUCCESS -"
+    assert word(partner) == "SUSPENDED"
+    assert burst.ask(wire.line("RESTORE", 7, "BOOT_SUSPENDED", deploy_id=deploy_id)).startswith("SUCCESS")
+    disk = {"DISK_ID": "1", "SIZE": "1024", "TARGET": "vdb"}
+    assert burst.ask(wire.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert len(partner.vms[0].sections("DISK")) == 1
+    assert burst.ask(wire.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    snapshot = {"SNAPSHOT_ID": "4", "NAME": "before"}
+    assert burst.ask(wire.line("SNAPSHOTCREATE", 7, deploy_id=deploy_id, operand=snapshot)) == "SUCCESS 0"
+    assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert word(partner) == "DONE"
+    assert len(partner.vms) == 1
+
+
+def test_a_retried_deploy_takes_over_what_is_there(burst: Driver, partner: Partner) -> None:
+    assert burst.created(deploy(7, release=partner.release)) == burst.created(deploy(7, release=partner.release))
+    assert len(partner.vms) == 1
+
+
+def test_an_instance_whose_create_was_not_answered_is_taken_over(burst: Driver, partner: Partner) -> None:
+    partner.order("lost-answer", "one.template.instantiate")
+    burst.send(deploy(7, release=partner.release))
+    if burst.reply("DEPLOY", 7).startswith("FAILURE"):
+        assert burst.created(deploy(7, release=partner.release)) == "opennebula-hybrid-0"
+    assert len(partner.vms) == 1
+
+
+def test_an_instance_that_oned_never_heard_of_is_cleaned_up(burst: Driver, partner: Partner) -> None:
+    burst.created(deploy(7, release=partner.release))
+    assert burst.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert word(partner) == "DONE"
+
+
+def test_a_partner_that_is_full_says_so_in_the_failure(burst: Driver, partner: Partner) -> None:
+    partner.users["oneadmin:secret"].quota = {"VMS": "1"}
+    burst.created(deploy(7, release=partner.release))
+    reply = burst.ask(deploy(8, release=partner.release))
+    assert reply.startswith("FAILURE [one.template.instantiate] User [0] : limit of 1 reached for VMS quota")
+
+
+def test_the_leader_changes_and_nothing_is_lost(burst: Driver, partner: Partner) -> None:
+    first = burst.created(deploy(7, release=partner.release))
+    partner.front_ends[0].state, partner.front_ends[1].state = 2, 3
+    second = burst.created(deploy(8, release=partner.release))
+    assert (first, second) == ("opennebula-hybrid-0", "opennebula-hybrid-1")
+    assert burst.ask(wire.terminate(7, first)) == "SUCCESS -"
+
+
+def test_a_driver_that_is_killed_in_a_deploy_leaves_one_instance(place: Place, partner: Partner) -> None:
+    partner.delay = 0.3
+    configure(place, partner)
+    with Driver(place, f"-t 15 -r 0 {NAME}") as killed:
+        killed.send(deploy(7, release=partner.release))
+        until(lambda: partner.vms)
+        killed.kill()
+    partner.delay = 0.005
+    with Driver(place, f"-t 15 -r 0 {NAME}") as driver:
+        assert driver.reply("DEPLOY", 7) == "SUCCESS opennebula-hybrid-0"
+    assert len(partner.vms) == 1
+
+
+def test_wrong_credentials_fail_the_action_and_not_the_driver(place: Place, tmp_path: Path) -> None:
+    with Partner() as partner:
+        configure(place, partner, credentials_file=str(credentials(tmp_path, "oneadmin:hunter2")))
+        with Driver(place, NAME) as driver:
+            reply = driver.ask(deploy(7, release="7.4.0"))
+            assert reply == "FAILURE [one.system.version] User couldn't be authenticated, aborting call."
+            assert "hunter2" not in place.log(NAME)
+            configure(place, partner)
+            assert driver.created(deploy(7, release="7.4.0")) == "opennebula-hybrid-0"
+
+
+def test_a_driver_without_its_credentials_says_what_to_write(place: Place, tmp_path: Path) -> None:
+    with Partner() as partner:
+        configure(place, partner, credentials_file=str(tmp_path / "missing"))
+        with Driver(place, NAME) as driver:
+            assert driver.ask(deploy(7, release="7.4.0")).startswith(
+                "FAILURE missing does not exist: write user:password"
+            )

@@ -1,0 +1,143 @@
+"""Remote VMs as they are read: figures, addresses, reasons, and documents of any release."""
+
+from __future__ import annotations
+
+import pytest
+from lxml import etree
+
+from one_provider_mad.domain import DeployId, Identity, InstanceState, Usage, VmId
+from one_provider_mad.providers.opennebula import capacity
+from one_provider_mad.providers.opennebula.machine import number_of, read_machine, read_seen
+
+TAGS = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3).tags()
+
+
+def vm(
+    state: int = 3, lcm_state: int = 3, *, monitoring: str = "", template: str = "", user: str = ""
+) -> etree._Element:
+    tags = "".join(f"<{name}><![CDATA[{value}]]></{name}>" for name, value in TAGS.items())
+    return etree.fromstring(
+        f"<VM><ID>2</ID><NAME>one</NAME><STATE>{state}</STATE><LCM_STATE>{lcm_state}</LCM_STATE><STIME>1795349829</STIME>"
+        f"<MONITORING>{monitoring}</MONITORING><TEMPLATE>{template}</TEMPLATE>"
+        f"<USER_TEMPLATE>{tags}{user}</USER_TEMPLATE></VM>"
+    )
+
+
+def test_a_vm_is_read_with_its_identity() -> None:
+    instance = read_seen(vm()).instance
+    assert instance.deploy_id == "opennebula-hybrid-2"
+    assert instance.identity == Identity.from_tags(TAGS)
+    assert (instance.state, instance.raw_state, instance.name) == (InstanceState.RUNNING, "RUNNING", "one")
+    assert instance.created_at == 1795349829
+    assert (instance.usage, instance.reason) == (None, "")
+
+
+def test_usage_and_what_the_remote_monitors_are_forwarded_under_their_names() -> None:
+    figures = "<CPU>12.5</CPU><MEMORY>262144</MEMORY><NETRX>10</NETRX><NETTX>20</NETTX><STATE>a</STATE>"
+    others = (
+        "<GUEST_IP>192.0.2.7</GUEST_IP><DISKRDBYTES>77</DISKRDBYTES><DISK_SIZE><ID>0</ID><SIZE>3</SIZE></DISK_SIZE>"
+    )
+    instance = read_seen(vm(monitoring=figures + others)).instance
+    assert instance.usage == Usage(cpu=12.5, memory=262144, net_rx=10, net_tx=20)
+    assert instance.attributes == {
+        "GUEST_IP": "192.0.2.7",
+        "DISKRDBYTES": "77",
+        "REMOTE_OPENNEBULA": "YES",
+        "REMOTE_OPENNEBULA_VM_ID": "23",
+        "REMOTE_OPENNEBULA_DEPLOY_ID": "opennebula-hybrid-2",
+    }
+
+
+def test_addresses_of_interfaces_are_told_where_the_guest_tells_none() -> None:
+    template = (
+        "<CPU>2</CPU><MEMORY>512</MEMORY><TEMPLATE_ID>7</TEMPLATE_ID>"
+        "<NIC><IP>10.0.0.5</IP><IP6_GLOBAL>2001:db8::5</IP6_GLOBAL></NIC><NIC_ALIAS><IP>10.0.0.6</IP></NIC_ALIAS>"
+    )
+    instance = read_seen(vm(template=template)).instance
+    assert instance.attributes["GUEST_IP"] == "10.0.0.5"
+    assert instance.attributes["GUEST_IP_ADDRESSES"] == "10.0.0.5,2001:db8::5,10.0.0.6"
+    hints = capacity.import_hints(instance)
+    assert (hints.size.cpu, hints.size.memory, hints.public_cloud) == (2, 512, {"TEMPLATE_ID": "7"})
+
+
+def test_a_failure_quotes_the_remote_and_nothing_else_does() -> None:
+    error = "<ERROR><![CDATA[Sun Nov 22: Error executing image\ntransfer script]]></ERROR>"
+    assert read_seen(vm(3, 39, user=error)).instance.reason == "Sun Nov 22: Error executing image transfer script"
+    assert read_seen(vm(3, 36)).instance.reason == "the partner's OpenNebula gives no reason"
+    assert read_seen(vm(3, 3, user=error)).instance.reason == ""
+    assert read_seen(vm(3, 16, user=error)).instance.reason == ""
+
+
+def test_damaged_tags_still_say_whose_a_vm_may_be() -> None:
+    element = vm()
+    damaged = element.find("USER_TEMPLATE/ONE_PROVIDER_SEQ")
+    assert damaged is not None
+    damaged.text = "first"
+    seen = read_seen(element)
+    assert (seen.instance.identity, seen.owner, seen.vm_id) == (None, "one-prod", "23")
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param("<VM/>", id="empty"),
+        pytest.param("<VM><ID>x</ID><STATE>y</STATE><MONITORING/></VM>", id="no-numbers"),
+        pytest.param(
+            "<VM><ID>4</ID><MONITORING><CPU>nan</CPU><MEMORY>1e999</MEMORY></MONITORING></VM>", id="no-figures"
+        ),
+        pytest.param(
+            "<VM><ID>4</ID><USER_TEMPLATE><A><B/></A></USER_TEMPLATE><TEMPLATE><NIC/></TEMPLATE></VM>", id="odd"
+        ),
+    ],
+)
+def test_whatever_a_document_lacks_it_is_read(document: str) -> None:
+    instance = read_seen(etree.fromstring(document)).instance
+    assert instance.identity is None
+    assert instance.state is InstanceState.UNKNOWN
+    read_machine(etree.fromstring(document))
+
+
+@pytest.mark.parametrize(
+    ("deploy_id", "number"),
+    [
+        ("opennebula-hybrid-0", 0),
+        ("opennebula-hybrid-77", 77),
+        ("opennebula-hybrid-077", None),
+        ("opennebula-hybrid-2147483648", None),
+        ("opennebula-hybrid--1", None),
+        ("opennebula-hybrid-", None),
+        ("one-7", None),
+        ("7", None),
+        ("i-0abc", None),
+    ],
+)
+def test_only_ids_that_were_given_are_taken(deploy_id: str, number: int | None) -> None:
+    assert number_of(DeployId(deploy_id)) == number
+
+
+def quotas(cpu: str = "", memory: str = "", *, default: str = "", kind: str = "USER") -> etree._Element:
+    own = f"<VM><CPU>{cpu}</CPU><MEMORY>{memory}</MEMORY></VM>" if cpu or memory else ""
+    others = f"<VM><CPU>{default}</CPU><MEMORY>{default}</MEMORY></VM>" if default else ""
+    return etree.fromstring(
+        f"<{kind}><VM_QUOTA>{own}</VM_QUOTA>"
+        f"<DEFAULT_{kind}_QUOTAS><VM_QUOTA>{others}</VM_QUOTA></DEFAULT_{kind}_QUOTAS></{kind}>"
+    )
+
+
+@pytest.mark.parametrize(
+    ("user", "group", "size"),
+    [
+        pytest.param(quotas("8", "4096"), quotas(kind="GROUP"), (8, 4096), id="user"),
+        pytest.param(quotas("8", "4096"), quotas("4", "9000", kind="GROUP"), (4, 4096), id="the-tighter-one"),
+        pytest.param(quotas("-1", "-1", default="16"), quotas(kind="GROUP"), (16, 16), id="the-default"),
+        pytest.param(quotas(default="16"), None, (16, 16), id="the-default-where-none-is-set"),
+        pytest.param(quotas("-2", "-2", default="16"), quotas("3", "3", kind="GROUP"), (3, 3), id="unlimited-user"),
+        pytest.param(quotas("8", "-2"), quotas(kind="GROUP"), None, id="half-a-limit-is-none"),
+        pytest.param(quotas(), quotas(kind="GROUP"), None, id="no-limit"),
+    ],
+)
+def test_room_is_what_the_quotas_leave(
+    user: etree._Element, group: etree._Element | None, size: tuple[float, int] | None
+) -> None:
+    found = capacity.quota_size(user, group)
+    assert (None if found is None else (found.cpu, found.memory)) == size

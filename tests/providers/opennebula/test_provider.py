@@ -1,0 +1,478 @@
+"""A partner OpenNebula as a provider: what it sends, what it makes of what comes back, and when things go wrong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmId, VmRequest
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    BadParameter,
+    ProviderUnavailable,
+    QuotaExceeded,
+    Throttled,
+    WrongState,
+)
+from one_provider_mad.providers.interface import CapacitySource, ImportSource
+from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider
+from tests.providers.conformance import OWNER, a_call, look, reach
+from tests.providers.opennebula.burst import a_vm, connect
+from tests.waiting import until
+from tests.xmlrpc.partner import RELEASES, Partner
+
+S = InstanceState
+Open = Callable[..., Awaitable[OpenNebulaProvider]]
+
+
+@pytest.fixture
+def partner() -> Iterator[Partner]:
+    with Partner(delay=0.002) as partner:
+        yield partner
+
+
+@pytest.fixture
+async def opened(tmp_path: Path, partner: Partner) -> AsyncIterator[Open]:
+    """Opens providers on the partner, and closes them in the end."""
+    async with AsyncExitStack() as stack:
+
+        async def opened(**options: Any) -> OpenNebulaProvider:
+            provider = connect(options.pop("at", partner), tmp_path, **options)
+            stack.push_async_callback(provider.close)
+            await provider.open()
+            return provider
+
+        yield opened
+
+
+async def launch(provider: OpenNebulaProvider, request: VmRequest | None = None) -> DeployId:
+    deploy_id = await provider.create(a_call(provider, request or a_vm()))
+    await reach(provider, deploy_id, S.RUNNING)
+    return deploy_id
+
+
+async def seen(provider: OpenNebulaProvider, deploy_id: DeployId) -> Instance:
+    instance = await look(provider, deploy_id)
+    assert instance is not None
+    return instance
+
+
+def sent(partner: Partner, method: str) -> list[tuple[Any, ...]]:
+    return [arguments for called, arguments in partner.calls if called == method]
+
+
+# Creating
+
+
+@pytest.mark.parametrize("release", RELEASES)
+async def test_a_create_is_one_call_with_the_identity_in_it(tmp_path: Path, opened: Open, release: Any) -> None:
+    with Partner(release) as partner:
+        provider = await opened(at=partner)
+        request = a_vm(23, CPU="0.5")
+        assert await provider.create(a_call(provider, request)) == "opennebula-hybrid-0"
+        text = (
+            'CPU="0.5"\nMEMORY="256"\nREMOTE_OPENNEBULA="YES"\nREMOTE_OPENNEBULA_VM_ID="23"\n'
+            f'ONE_PROVIDER_SCHEMA="1"\nONE_PROVIDER_OWNER="{OWNER}"\nONE_PROVIDER_VM_ID="23"\n'
+            'ONE_PROVIDER_STIME="1700000000"\nONE_PROVIDER_SEQ="0"\nONE_PROVIDER_HOST_ID="3"'
+        )
+        assert partner.calls == [
+            ("one.system.version", ()),
+            ("one.template.instantiate", (0, "remote-opennebula-23", False, text, False)),
+        ]
+        assert partner.vms[0].template["CPU"] == ["0.5"]
+        await provider.close()
+
+
+async def test_a_template_is_found_by_name_and_asked_for_once(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    for vm_id in range(3):
+        await provider.create(a_call(provider, a_vm(vm_id, TEMPLATE_ID="", TEMPLATE_NAME="ubuntu server")))
+    assert [arguments[0] for arguments in sent(partner, "one.template.instantiate")] == [7, 7, 7]
+    assert partner.count("one.templatepool.info") == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "debian"}, "the partner has no template 'debian'"),
+        ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "twin"}, "several templates 'twin', say which with TEMPLATE_ID: 8, 9"),
+        ({"TEMPLATE_ID": "99999"}, r"Error getting virtual machine template \[99999\]"),
+    ],
+)
+async def test_a_template_that_cannot_be_used_is_told_and_nothing_is_made(
+    partner: Partner, opened: Open, section: dict[str, str], sentence: str
+) -> None:
+    partner.templates |= {8: ("twin", "CPU=1"), 9: ("twin", "CPU=1")}
+    provider = await opened()
+    with pytest.raises(BadParameter, match=sentence):
+        await provider.create(a_call(provider, a_vm(asking=section)))
+    assert not partner.vms
+
+
+async def test_context_is_added_to_the_templates_own(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    request = a_vm(TEMPLATE_ID="3", context={"USERNAME": "us", "START_SCRIPT": "echo $HOME", "ETH0_IP": "10.0.0.1"})
+    await provider.create(a_call(provider, request))
+    assert partner.vms[0].sections("CONTEXT") == [
+        {
+            "DISK_ID": "0",
+            "TARGET": "hda",
+            "SSH_PUBLIC_KEY": "$USER[SSH_PUBLIC_KEY]",
+            "USERNAME": "us",
+            "START_SCRIPT_BASE64": "ZWNobyAkSE9NRQ==",
+        }
+    ]
+
+
+async def test_context_may_replace_the_templates(partner: Partner, opened: Open) -> None:
+    provider = await opened(context="replace")
+    await provider.create(a_call(provider, a_vm(TEMPLATE_ID="3", context={"USERNAME": "us"})))
+    assert partner.vms[0].sections("CONTEXT") == [{"DISK_ID": "0", "TARGET": "hda", "USERNAME": "us"}]
+    assert not partner.count("one.template.info")
+
+
+async def test_a_vm_may_bring_its_own_template_where_the_operator_lets_it(partner: Partner, opened: Open) -> None:
+    provider = await opened(allow_template_text=True)
+    request = a_vm(4, TEMPLATE_ID="", TEMPLATE_TEXT='CPU="9"\nNIC=[ NETWORK="public" ]')
+    deploy_id = await launch(provider, request)
+    [(text, is_held)] = sent(partner, "one.vm.allocate")
+    assert text.startswith('NAME="remote-opennebula-4"\nCPU="1"\n')
+    assert is_held is False
+    assert (await seen(provider, deploy_id)).identity == request.identity(owner=OWNER)
+    assert partner.vms[0].sections("NIC") == [{"NETWORK": "public", "NIC_ID": "0"}]
+
+
+async def test_a_vm_on_hold_waits_and_a_start_releases_it(partner: Partner, opened: Open) -> None:
+    provider = await opened(hold=True)
+    deploy_id = await provider.create(a_call(provider, a_vm()))
+    instance = await seen(provider, deploy_id)
+    assert (instance.state, instance.raw_state) == (S.PENDING, "HOLD")
+    await provider.start(deploy_id)
+    await reach(provider, deploy_id, S.RUNNING)
+
+
+@pytest.mark.parametrize("group", ["partners", "100"])
+async def test_a_vm_is_given_to_a_group(partner: Partner, opened: Open, group: str) -> None:
+    provider = await opened(group=group)
+    await provider.create(a_call(provider, a_vm()))
+    assert sent(partner, "one.vm.chown") == [(0, -1, 100)]
+
+
+async def test_a_group_that_does_not_exist_costs_no_instance(partner: Partner, opened: Open) -> None:
+    told: list[str] = []
+    provider = await opened(warn=told.append)
+    assert await provider.create(a_call(provider, a_vm(GROUP="nobody"))) == "opennebula-hybrid-0"
+    assert ["'nobody'" in sentence for sentence in told] == [True]
+
+
+async def test_a_quota_is_told_as_one(partner: Partner, opened: Open) -> None:
+    partner.users["burst:secret"].quota = {"VMS": "1", "CPU": "-2", "MEMORY": "-2"}
+    provider = await opened(session="burst:secret")
+    await provider.create(a_call(provider, a_vm(1)))
+    with pytest.raises(QuotaExceeded, match="limit of 1 reached for VMS quota"):
+        await provider.create(a_call(provider, a_vm(2)))
+
+
+async def test_what_an_unanswered_create_has_made_is_found_by_its_tags(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    partner.order("lost-answer", "one.template.instantiate")
+    with pytest.raises(ProviderUnavailable) as caught:
+        await provider.create(a_call(provider, a_vm(5)))
+    assert not caught.value.definite
+    found = await provider.find(owner=OWNER, vm_id=VmId(5))
+    assert [each.deploy_id for each in found] == ["opennebula-hybrid-0"]
+    assert len(partner.vms) == 1
+
+
+def test_nobody_is_told_that_a_create_may_be_repeated() -> None:
+    assert not OpenNebulaProvider.is_create_repeatable
+
+
+# A life
+
+
+async def test_a_partner_of_4_14_is_asked_in_its_own_words(opened: Open) -> None:
+    with Partner("4.14.2") as partner:
+        provider = await opened(at=partner)
+        deploy_id = await launch(provider)
+        [arguments] = sent(partner, "one.template.instantiate")
+        assert len(arguments) == 4, "persistent copies came with 5.0"
+        assert [each.deploy_id for each in await provider.find(owner=OWNER, vm_id=VmId(1))] == [deploy_id]
+        assert not partner.count("one.vmpool.infoextended")
+        await provider.destroy(deploy_id)
+        await reach(provider, deploy_id, S.TERMINATED)
+        assert [arguments[0] for arguments in sent(partner, "one.vm.action")] == ["shutdown"]
+        await provider.close()
+
+
+@pytest.mark.parametrize("action", ["suspend", "stop", "undeploy", "poweroff"])
+async def test_a_start_resumes_from_wherever_somebody_has_put_the_vm(
+    partner: Partner, opened: Open, action: str
+) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    partner.do_vm_action(partner.users["oneadmin:secret"], action, 0)
+    await reach(provider, deploy_id, S.STOPPED, S.SUSPENDED)
+    await provider.start(deploy_id)
+    await reach(provider, deploy_id, S.RUNNING)
+
+
+async def test_a_vm_whose_host_was_lost_is_started_again(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    partner.vms[0].go((3, 16), delay=0)
+    assert (await seen(provider, deploy_id)).state is S.UNKNOWN
+    await provider.start(deploy_id)
+    await reach(provider, deploy_id, S.RUNNING)
+
+
+async def test_a_failed_vm_says_why_and_refuses_what_cannot_be(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    partner.vms[0].user_template["ERROR"] = ["Sun Nov 22 10:00:00 2026: DEPLOY: no such bridge"]
+    partner.vms[0].go((3, 36), delay=0)
+    instance = await seen(provider, deploy_id)
+    assert (instance.state, instance.raw_state) == (S.UNKNOWN, "BOOT_FAILURE")
+    assert instance.reason == "Sun Nov 22 10:00:00 2026: DEPLOY: no such bridge"
+    with pytest.raises(WrongState, match=r"is BOOT_FAILURE \(Sun Nov 22 .*no such bridge\)"):
+        await provider.start(deploy_id)
+    await provider.destroy(deploy_id)
+    await reach(provider, deploy_id, S.TERMINATED)
+
+
+async def test_an_order_waits_for_a_vm_that_boots(partner: Partner, opened: Open) -> None:
+    partner.delay = 0.05
+    provider = await opened()
+    deploy_id = await provider.create(a_call(provider, a_vm()))
+    await provider.reboot(deploy_id, hard=False)
+    assert (await seen(provider, deploy_id)).state is S.RUNNING
+    assert {word for word, _ in sent(partner, "one.vm.action")} == {"reboot"}
+
+
+async def test_an_order_that_waits_too_long_is_paced(partner: Partner, opened: Open) -> None:
+    partner.delay = 60
+    provider = await opened(patience=0.05)
+    deploy_id = await provider.create(a_call(provider, a_vm()))
+    with pytest.raises(Throttled, match=f"instance {deploy_id} is PENDING and refuses") as caught:
+        await provider.stop(deploy_id, hard=False)
+    assert caught.value.retry_after
+
+
+async def test_a_guest_that_does_not_listen_is_ended_hard_when_asked_again(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    partner.vms[0].is_deaf = True
+    await provider.destroy(deploy_id)
+    await reach(provider, deploy_id, S.RUNNING)
+    await provider.destroy(deploy_id)
+    await reach(provider, deploy_id, S.TERMINATED)
+    assert [word for word, _ in sent(partner, "one.vm.action")] == ["terminate", "terminate-hard"]
+
+
+async def test_the_operator_may_have_vms_ended_hard_at_once(partner: Partner, opened: Open) -> None:
+    provider = await opened(terminate="hard")
+    deploy_id = await launch(provider)
+    await provider.destroy(deploy_id)
+    assert [word for word, _ in sent(partner, "one.vm.action")] == ["terminate-hard"]
+
+
+async def test_a_retag_is_one_call_that_leaves_other_attributes(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider, a_vm(TAGS="role=web"))
+    moved = a_vm(9).identity(owner=OWNER)
+    await provider.retag(deploy_id, moved)
+    [(number, text, is_merged)] = sent(partner, "one.vm.update")
+    assert (number, is_merged) == (0, 1)
+    assert text.count("\n") == 5
+    assert (await seen(provider, deploy_id)).identity == moved
+    assert partner.vms[0].user_template["TAG_ROLE"] == ["web"]
+
+
+# Looking
+
+
+async def test_vms_with_near_numbers_are_looked_at_in_one_call(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    ids = await asyncio.gather(*(provider.create(a_call(provider, a_vm(vm_id))) for vm_id in range(20)))
+    partner.calls.clear()
+    assert set(await provider.describe([*ids, DeployId("opennebula-hybrid-900")])) == set(ids)
+    assert partner.calls == [
+        ("one.vmpool.infoextended", (-3, 0, 19, -2, "")),
+        ("one.vm.info", (900,)),
+    ]
+
+
+async def test_whoever_looks_for_tags_at_the_same_time_shares_a_listing_that_began_afterwards(
+    partner: Partner, opened: Open
+) -> None:
+    provider = await opened()
+    await asyncio.gather(*(provider.create(a_call(provider, a_vm(vm_id))) for vm_id in range(10)))
+    partner.calls.clear()
+    first = asyncio.create_task(provider.find(owner=OWNER, vm_id=VmId(0)))
+    await asyncio.to_thread(until, lambda: partner.count("one.vmpool.infoextended"))
+    await provider.create(a_call(provider, a_vm(77)))
+    found = await asyncio.gather(*(provider.find(owner=OWNER, vm_id=VmId(77)) for _ in range(50)))
+    assert [len(each) for each in found] == [1] * 50
+    assert len(await first) == 1
+    assert partner.count("one.vmpool.infoextended") <= 3
+
+
+async def test_a_listing_that_fails_fails_for_all_who_wait_and_the_next_one_works(
+    partner: Partner, opened: Open
+) -> None:
+    provider = await opened()
+    partner.order("http-500", "one.vmpool.infoextended")
+    waiting = [asyncio.create_task(provider.find(owner=OWNER, vm_id=VmId(1))) for _ in range(3)]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [ProviderUnavailable] * 3
+    assert await provider.list_instances() == []
+
+
+async def test_a_lookup_that_is_given_up_leaves_the_others_waiting(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    await launch(provider)
+    given_up, kept = (asyncio.create_task(provider.find(owner=OWNER, vm_id=VmId(1))) for _ in range(2))
+    await asyncio.sleep(0)
+    given_up.cancel()
+    assert len(await kept) == 1
+
+
+async def test_a_vm_with_damaged_tags_is_still_found(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    await launch(provider, a_vm(5))
+    partner.vms[0].user_template["ONE_PROVIDER_SEQ"] = ["x"]
+    assert [each.identity for each in await provider.find(owner=OWNER, vm_id=VmId(5))] == [None]
+
+
+async def test_what_the_user_may_not_see_any_more_is_unknown_and_not_absent(partner: Partner, opened: Open) -> None:
+    told: list[str] = []
+    provider = await opened(session="burst:secret", warn=told.append)
+    request = a_vm(5)
+    deploy_id = await launch(provider, request)
+    partner.vms[0].uid = 0
+    instance = await seen(provider, deploy_id)
+    assert (instance.state, instance.raw_state) == (S.UNKNOWN, "NOT_AUTHORIZED")
+    assert instance.identity == request.identity(owner=OWNER)
+    await seen(provider, deploy_id)
+    assert ["Not authorized to perform USE VM [0]" in sentence for sentence in told] == [True]
+
+
+async def test_only_ones_own_vms_are_listed_unless_the_operator_wants_all(partner: Partner, opened: Open) -> None:
+    admin, burst = await opened(), await opened(session="burst:secret")
+    theirs, ours = await launch(burst, a_vm(1)), await launch(admin, a_vm(2))
+    assert {each.deploy_id for each in await burst.list_instances()} == {theirs}
+    assert {each.deploy_id for each in await admin.list_instances()} == {ours}
+    everything = await opened(visible="all")
+    assert {each.deploy_id for each in await everything.list_instances()} == {theirs, ours}
+
+
+async def test_a_state_of_a_release_to_come_is_warned_about_once(partner: Partner, opened: Open) -> None:
+    told: list[str] = []
+    provider = await opened(warn=told.append)
+    deploy_id = await launch(provider)
+    partner.vms[0].go((3, 99), delay=0)
+    assert (await seen(provider, deploy_id)).state is S.UNKNOWN
+    await provider.list_instances()
+    assert told == ["remote VMs are in LCM_STATE 99, which is not known here and counts as unknown"]
+
+
+# Whose it is, and how large
+
+
+async def test_the_account_is_user_endpoint_and_zone(partner: Partner, opened: Open) -> None:
+    provider = await opened(session="burst:secret")
+    assert await provider.account() == f"burst (2) at {partner.urls[0]}, zone OpenNebula (0)"
+
+
+async def test_wrong_credentials_fail_the_opening(opened: Open) -> None:
+    with pytest.raises(AuthenticationRefused, match="couldn't be authenticated"):
+        await opened(session="oneadmin:wrong")
+
+
+async def test_room_is_what_the_quotas_leave_else_what_the_hosts_have(partner: Partner, opened: Open) -> None:
+    provider = await opened(session="burst:secret")
+    assert isinstance(provider, CapacitySource)
+    assert isinstance(provider, ImportSource)
+    hosts = await provider.capacity()
+    assert hosts is not None
+    assert (hosts.cpu, hosts.memory) == (3 * 800, 3 * 167772160 // 1024)
+    partner.hosts[0] = 4  # disabled
+    fewer = await provider.capacity()
+    assert fewer is not None
+    assert fewer.cpu == 2 * 800
+    partner.may_see_hosts = False
+    assert await provider.capacity() is None
+    partner.users["burst:secret"].quota = {"CPU": "8", "MEMORY": "4096", "VMS": "-1"}
+    limited = await provider.capacity()
+    assert limited is not None
+    assert (limited.cpu, limited.memory) == (8, 4096)
+
+
+# Devices
+
+
+async def test_a_change_that_the_remote_takes_back_is_told_with_its_reason(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    with pytest.raises(BadParameter, match=r"disk 5 was not attached: .*ATTACHDISK: no such target"):
+        await provider.attach_disk(deploy_id, {"DISK_ID": "5", "SIZE": "10", "TARGET": "broken"})
+
+
+async def test_a_disk_is_empty_or_one_of_the_partners_images(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    await provider.attach_disk(deploy_id, {"DISK_ID": "1", "SIZE": "1024", "FORMAT": "qcow2", "SOURCE": "/var/x"})
+    await provider.attach_disk(deploy_id, {"DISK_ID": "2", "IMAGE_ID": "4", "REMOTE_IMAGE_ID": "9", "TARGET": "vdb"})
+    with pytest.raises(BadParameter, match="image 4 is not at the partner's: name one of theirs with REMOTE_IMAGE_ID"):
+        await provider.attach_disk(deploy_id, {"DISK_ID": "3", "IMAGE_ID": "4"})
+    assert partner.vms[0].sections("DISK") == [
+        {"TYPE": "fs", "SIZE": "1024", "FORMAT": "qcow2", "ONE_PROVIDER_DISK_ID": "1", "DISK_ID": "1"},
+        {"IMAGE_ID": "9", "TARGET": "vdb", "ONE_PROVIDER_DISK_ID": "2", "DISK_ID": "2"},
+    ]
+
+
+async def test_an_interface_goes_to_the_network_that_stands_for_the_local_one(partner: Partner, opened: Open) -> None:
+    provider = await opened(networks={"cloud": "partner-public"})
+    deploy_id = await launch(provider)
+    nic = {"NETWORK": "cloud", "MAC": "02:00:0a:00:00:05", "IP": "10.0.0.5", "MODEL": "virtio", "BRIDGE": "br0"}
+    await provider.attach_nic(deploy_id, {"NIC_ID": "1", **nic})
+    await provider.attach_nic(deploy_id, {"NIC_ID": "2", **nic, "NETWORK": "shared"})
+    await provider.attach_nic(deploy_id, {"NIC_ID": "3", **nic, "REMOTE_NETWORK_ID": "12"})
+    assert partner.vms[0].sections("NIC") == [
+        {"NETWORK": "partner-public", "MODEL": "virtio", "ONE_PROVIDER_NIC_ID": "1", "NIC_ID": "1"},
+        {**{name: nic[name] for name in ("MODEL", "MAC", "IP")}, "NETWORK": "shared"}
+        | {"ONE_PROVIDER_NIC_ID": "2", "NIC_ID": "2"},
+        {"NETWORK_ID": "12", "ONE_PROVIDER_NIC_ID": "3", "NIC_ID": "3"},
+    ]
+    with pytest.raises(BadParameter, match="does not own a network with name: nowhere"):
+        await provider.attach_nic(deploy_id, {"NIC_ID": "4", "NETWORK": "nowhere"})
+
+
+async def test_a_changed_context_keeps_what_the_remote_has(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider, a_vm(TEMPLATE_ID="3"))
+    partner.vms[0].template["GRAPHICS"] = [{"TYPE": "VNC"}]
+    context = Template(values={"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa NEW", "ETH0_IP": "10.0.0.1"},)})
+    await provider.update_context(deploy_id, VmRequest(vm_id=VmId(1), template=context))
+    assert partner.vms[0].sections("CONTEXT") == [{"SSH_PUBLIC_KEY": "ssh-rsa NEW", "USERNAME": "root"}]
+    assert partner.vms[0].sections("GRAPHICS") == [{"TYPE": "VNC"}]
+    assert sent(partner, "one.vm.updateconf")[0][2] == 1
+
+
+async def test_a_vm_that_is_off_and_of_an_old_release_keeps_its_other_sections(opened: Open) -> None:
+    with Partner("5.10.5") as partner:
+        provider = await opened(at=partner)
+        deploy_id = await launch(provider)
+        partner.vms[0].template["GRAPHICS"] = [{"TYPE": "VNC"}]
+        await provider.stop(deploy_id, hard=True)
+        await reach(provider, deploy_id, S.STOPPED)
+        context = Template(values={"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa NEW"},)})
+        await provider.update_context(deploy_id, VmRequest(vm_id=VmId(1), template=context))
+        assert partner.vms[0].sections("GRAPHICS") == [{"TYPE": "VNC"}]
+        assert len(sent(partner, "one.vm.updateconf")[0]) == 2, "this release knows no third argument"
+        await provider.close()

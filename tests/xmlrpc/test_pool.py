@@ -1,0 +1,132 @@
+"""A pool page by page: nothing is lost when it changes meanwhile, and nothing stands still while it is read."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.xmlrpc.client import Client, Connection
+from one_provider_mad.xmlrpc.pool import read_pool
+from tests.xmlrpc.partner import Partner
+from tests.xmlrpc.partner_vms import ACTIVE, DONE, RUNNING, Vm
+
+
+def add(partner: Partner, number: int) -> None:
+    tags: dict[str, Any] = {"ONE_PROVIDER_OWNER": ["x"], "ONE_PROVIDER_VM_ID": [str(number)]}
+    template: dict[str, Any] = {"CPU": ["1"], "MEMORY": ["256"], "VMID": [str(number)]}
+    vm = Vm(number, 0, f"vm-{number}", partner.is_7, template, tags)
+    vm.state, vm.lcm_state, vm.has_history = ACTIVE, RUNNING, True
+    partner.vms[number] = vm
+
+
+@pytest.fixture(params=[True, False], ids=["descending", "ascending"])
+def partner(request: pytest.FixtureRequest) -> Iterator[Partner]:
+    with Partner() as partner:
+        partner.is_descending = request.param
+        yield partner
+
+
+@pytest.fixture
+async def client(partner: Partner) -> AsyncIterator[Client]:
+    client = Client(Connection(endpoints=tuple(partner.urls)), read_session=lambda: "oneadmin:secret")
+    await client.open()
+    yield client
+    await client.close()
+
+
+def name(row: Element) -> str:
+    return text_of(row.find("NAME"))
+
+
+async def listed(client: Client, *, page_size: int, read: Callable[[Element], str] = name) -> dict[int, str]:
+    return await read_pool(
+        client, "one.vmpool.infoextended", before=(-2,), after=(-1, ""), page_size=page_size, read_row=read
+    )
+
+
+@pytest.mark.parametrize("count", [0, 1, 19, 20, 21, 100, 137])
+async def test_every_row_is_read_whatever_the_number_of_pages(partner: Partner, client: Client, count: int) -> None:
+    for number in range(count):
+        add(partner, number * 3)
+    assert await listed(client, page_size=20) == {number * 3: f"vm-{number * 3}" for number in range(count)}
+
+
+async def test_nothing_is_lost_when_rows_vanish_and_come_between_two_pages(partner: Partner, client: Client) -> None:
+    for number in range(100):
+        add(partner, number)
+    gone = iter([0, 99, 50, 1, 98])
+    seen = 0
+
+    def read(row: Element) -> str:
+        # Rows are read while the next page was not asked for yet.
+        nonlocal seen
+        seen += 1
+        if seen % 20 == 0 and (number := next(gone, None)) is not None:
+            partner.vms[number].state = DONE
+            add(partner, 200 + number)
+        return name(row)
+
+    found = await listed(client, page_size=20, read=read)
+    assert {number for number, vm in partner.vms.items() if vm.state != DONE and number < 100} <= set(found)
+
+
+async def test_a_pool_that_changes_too_fast_is_not_listed_by_halves(partner: Partner, client: Client) -> None:
+    for number in range(400):
+        add(partner, number)
+    numbers = sorted(partner.vms, reverse=partner.is_descending)
+
+    def read(row: Element) -> str:
+        vanished = [number for number in numbers if partner.vms[number].state != DONE][:2]
+        for number in vanished:
+            partner.vms[number].state = DONE
+        return name(row)
+
+    with pytest.raises(ProviderUnavailable, match=r"changes faster than one\.vmpool\.infoextended lists it"):
+        await listed(client, page_size=20, read=read)
+
+
+async def test_a_page_that_fails_fails_the_listing(partner: Partner, client: Client) -> None:
+    for number in range(50):
+        add(partner, number)
+    pages = 0
+
+    def read(row: Element) -> str:
+        nonlocal pages
+        pages += 1
+        if pages == 20:
+            partner.order("http-500")
+        return name(row)
+
+    with pytest.raises(ProviderUnavailable, match="HTTP 500"):
+        await listed(client, page_size=20, read=read)
+
+
+@pytest.mark.parametrize("partner", [True], indirect=True, ids=["descending"])
+async def test_ten_thousand_rows_are_read_without_stalling_the_loop(partner: Partner, client: Client) -> None:
+    from one_provider_mad.providers.opennebula.machine import read_seen
+
+    for number in range(10_000):
+        add(partner, number)
+    longest, is_over = 0.0, False
+
+    async def watch() -> None:
+        nonlocal longest
+        while not is_over:
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            longest = max(longest, time.perf_counter() - before)
+
+    watching = asyncio.create_task(watch())
+    rows = await read_pool(
+        client, "one.vmpool.infoextended", before=(-2,), after=(-1, ""), page_size=1000, read_row=read_seen
+    )
+    is_over = True
+    await watching
+    assert len(rows) == 10_000
+    assert longest < 0.25, "what takes long is done in a thread"
