@@ -19,6 +19,8 @@ from one_provider_mad.settings import Configuration, Places, convert
 BUILT_IN = {
     "simulated": "one_provider_mad.providers.simulated.provider",
     "scripts": "one_provider_mad.providers.scripts.driver",
+    "ec2": "one_provider_mad.providers.ec2.provider",
+    "opennebula": "one_provider_mad.providers.opennebula.provider",
 }
 """Kind of provider to the module that holds its `factory`. Listed here since asking for entry points takes 30 ms."""
 

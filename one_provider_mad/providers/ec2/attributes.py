@@ -1,0 +1,119 @@
+"""PURE: the PUBLIC_CLOUD attributes of EC2, and how their values are read."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+from one_provider_mad.errors import BadParameter
+
+MOST_TAGS = 40
+"""Tags besides ours: EC2 allows 50 a resource (docs.aws.amazon.com, "Tag your Amazon EC2 resources")."""
+
+KNOWN_ATTRIBUTES = (
+    *("TYPE", "HOST", "CLOUD"),
+    # Upstream's, from src/vmm_mad/remotes/ec2/ec2_driver.rb.
+    *("AMI", "AKI", "RAMDISK", "INSTANCETYPE", "KEYPAIR", "SECURITYGROUPS", "SECURITYGROUPIDS", "SUBNETID"),
+    *("PRIVATEIP", "AVAILABILITYZONE", "PLACEMENTGROUP", "TENANCY", "EBS_OPTIMIZED", "BLOCKDEVICEMAPPING"),
+    *("USERDATA", "ELASTICIP", "TAGS", "CLOUD_INIT"),
+    # Beyond upstream.
+    *("SPOT", "SPOTPRICE"),
+    *("VOLUMETYPE", "VOLUMESIZE", "VOLUMEIOPS", "VOLUMETHROUGHPUT", "VOLUMEENCRYPTED"),
+    "DELETEONTERMINATION",
+)
+"""What a PUBLIC_CLOUD section can say to EC2."""
+
+HISTORIC = {
+    "LICENSEPOOL": "EC2 has no licence pools any more",
+    "AUTHORIZEDPORTS": "ports are opened in security groups, name one in SECURITYGROUPIDS",
+}
+"""Upstream's attributes that no longer do anything, and why."""
+
+PRIVILEGED = ("IAMINSTANCEPROFILE", "IAM_INSTANCE_PROFILE", "INSTANCEPROFILE", "INSTANCE_PROFILE")
+"""Names under which users look for what only the configuration may say (decision 25)."""
+
+LONGEST_USER_DATA = 16 * 1024
+"""Bytes, before base64 (docs.aws.amazon.com, API_RunInstances, UserData)."""
+
+_YES = frozenset({"YES", "TRUE", "ON", "1"})
+_NO = frozenset({"NO", "FALSE", "OFF", "0"})
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The parts of a comma list, each once, in order."""
+    return tuple(dict.fromkeys(filter(None, (item.strip() for item in text.split(",")))))
+
+
+def flag(name: str, text: str) -> bool:
+    """Read YES or NO.
+
+    Raises:
+        BadParameter: it is neither.
+    """
+    if text.upper() in _YES:
+        return True
+    if text.upper() in _NO:
+        return False
+    raise BadParameter(f"{name}={text[:40]} of the PUBLIC_CLOUD section is neither YES nor NO")
+
+
+def number(name: str, text: str) -> str:
+    """Read a whole number, as text.
+
+    Raises:
+        BadParameter: it is none.
+    """
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise BadParameter(f"{name}={text[:40]} of the PUBLIC_CLOUD section is not a whole number")
+    return str(int(text))
+
+
+def price(name: str, text: str) -> str:
+    """Read dollars an hour, as text.
+
+    Raises:
+        BadParameter: it is no price.
+    """
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not float(text):
+        raise BadParameter(f"{name}={text[:40]} of the PUBLIC_CLOUD section is no price an hour, write 0.05")
+    return text
+
+
+def user_data(encoded: str) -> str:
+    """Check user data that is base64 already, as upstream hands it over.
+
+    Raises:
+        BadParameter: it is not base64, or too large.
+    """
+    try:
+        data = base64.b64decode("".join(encoded.split()), validate=True)
+    except (binascii.Error, ValueError):
+        raise BadParameter("USERDATA of the PUBLIC_CLOUD section is not base64, encode it") from None
+    return encoded_user_data(data, source="USERDATA of the PUBLIC_CLOUD section")
+
+
+def encoded_user_data(data: bytes, *, source: str) -> str:
+    """Encode user data for RunInstances.
+
+    Raises:
+        BadParameter: it is larger than EC2 takes.
+    """
+    if len(data) > LONGEST_USER_DATA:
+        raise BadParameter(f"{source} has {len(data)} bytes, EC2 takes {LONGEST_USER_DATA} of user data: shorten it")
+    return base64.b64encode(data).decode()
+
+
+def check_tags(tags: dict[str, str]) -> None:
+    """Refuse tags that EC2 would refuse.
+
+    Raises:
+        BadParameter: too many, too long, or reserved.
+    """
+    if len(tags) > MOST_TAGS:
+        raise BadParameter(f"TAGS of the PUBLIC_CLOUD section has {len(tags)} tags, an instance may have {MOST_TAGS}")
+    for key, value in tags.items():
+        if key.lower().startswith("aws:"):
+            raise BadParameter(f"TAGS of the PUBLIC_CLOUD section has {key[:60]}: names that begin with aws: are EC2's")
+        if len(key) > 128 or len(value) > 256:
+            raise BadParameter(f"TAGS of the PUBLIC_CLOUD section: {key[:40]} is longer than EC2 takes: 128=256")

@@ -1,0 +1,239 @@
+"""The Query API over HTTP: one signed POST a call, an XML answer or an error of our kinds.
+
+From docs.aws.amazon.com, "Query requests for Amazon EC2": a form with Action and Version, lists numbered from 1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from urllib.parse import urlencode
+
+from lxml import etree
+
+from one_provider_mad.documents import Element, parse_document, text_of
+from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable
+from one_provider_mad.providers.ec2.credentials import Credentials
+from one_provider_mad.providers.ec2.pace import Pace
+from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, refusal
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+
+if TYPE_CHECKING:
+    import ssl
+
+    import aiohttp
+
+_Read = TypeVar("_Read")
+
+VERSIONS = {"ec2": "2016-11-15", "sts": "2011-06-15"}
+"""The API versions that are spoken."""
+
+LARGE = 64 * 1024
+"""Bytes from which on an answer is parsed in a thread: it would stop everything else for a millisecond."""
+
+MOST_VALUES = 200
+"""Values that one call may filter by (docs.aws.amazon.com, API_DescribeInstances)."""
+
+MOST_PAGES = 1000
+"""Pages of one listing; more is a cloud that goes round in circles."""
+
+_NAMESPACE = re.compile(rb'\sxmlns="[^"]*"')
+
+_DOMAINS = {"cn-": "amazonaws.com.cn", "eusc-": "amazonaws.eu"}
+
+
+def endpoint(service: str, settings: Ec2Settings) -> str:
+    """Where the service is, with a path."""
+    own = (settings.sts_endpoint_url if service == "sts" else "") or settings.endpoint_url
+    domain = next((name for start, name in _DOMAINS.items() if settings.region.startswith(start)), "amazonaws.com")
+    url = own or f"https://{service}.{settings.region}.{domain}"
+    return url if "/" in url.partition("://")[2] else f"{url}/"
+
+
+class Refused(NamedTuple):
+    """An answer that is an error.
+
+    Attributes:
+        code: EC2's.
+        error: of our kinds.
+    """
+
+    code: str
+    error: ProviderError
+
+
+class Client:
+    """One account's way to the cloud.
+
+    Args:
+        settings: where it is and who we are.
+    """
+
+    def __init__(self, settings: Ec2Settings) -> None:
+        self._settings = settings
+        self._credentials = Credentials(settings, sts_url=settings.sts_endpoint_url or settings.endpoint_url)
+        self._session: aiohttp.ClientSession | None = None
+        self._pace = Pace()
+
+    async def open(self) -> None:
+        """Load what is needed, in a thread, and get ready; nothing is sent.
+
+        Raises:
+            AuthenticationRefused: `ca_bundle` cannot be used.
+        """
+        context = await asyncio.to_thread(self._load)
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=self._settings.max_connections, ttl_dns_cache=60, ssl=True if context is None else context
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout),
+        )
+
+    def _load(self) -> ssl.SSLContext | None:
+        import ssl
+
+        import aiohttp  # noqa: F401 - a tenth of a second that must not stop the loop
+
+        if not self._settings.ca_bundle:
+            return None
+        try:
+            return ssl.create_default_context(cafile=self._settings.ca_bundle)
+        except OSError as error:
+            raise AuthenticationRefused(f"ca_bundle of [ec2] cannot be used: {error}") from error
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def call(
+        self, action: str, parameters: Mapping[str, str] | None = None, *, read: Callable[[Element], _Read]
+    ) -> _Read:
+        """Send one call and read its answer; a large one in a thread.
+
+        Args:
+            action: `RunInstances`...
+            parameters: in the words of the Query API.
+            read: makes something of the answer's root, whose elements have no namespace.
+
+        Raises:
+            ProviderError: of the kind that the answer means.
+        """
+        service = "sts" if action == "GetCallerIdentity" else "ec2"
+        async with self._pace.turn(action):
+            body = await self._post(service, action, parameters or {})
+        return await self._read(action, body, read)
+
+    async def pages(
+        self, action: str, parameters: Mapping[str, str], *, read: Callable[[Element], _Read]
+    ) -> AsyncIterator[_Read]:
+        """Every page of a listing; raises rather than end early.
+
+        Raises:
+            ProviderError: of the kind that a page's answer means.
+        """
+
+        def read_page(root: Element) -> tuple[_Read, str]:
+            return read(root), text_of(root.find("nextToken"))
+
+        seen: set[str] = set()
+        token = ""
+        while True:
+            asked = {**parameters, **({"NextToken": token} if token else {})}
+            page, token = await self.call(action, asked, read=read_page)
+            yield page
+            if not token:
+                return
+            if token in seen or len(seen) >= MOST_PAGES:
+                raise ProviderUnavailable(f"EC2: the pages of {action} do not come to an end, so the list is not whole")
+            seen.add(token)
+
+    async def _post(self, service: str, action: str, parameters: Mapping[str, str]) -> bytes:
+        url = endpoint(service, self._settings)
+        form = {"Action": action, "Version": VERSIONS[service], **parameters}
+        body = urlencode(form).encode()
+        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+        signed = await self._credentials.sign(url, headers, body, service=service)
+        outcome = await self._exchange(url, action, signed.headers, body)
+        if isinstance(outcome, Refused):
+            if outcome.code not in RELOAD_CREDENTIALS or not await self._credentials.reload(signed.key_id):
+                raise outcome.error
+            # It was certainly not carried out, and there are other credentials by now.
+            signed = await self._credentials.sign(url, headers, body, service=service)
+            outcome = await self._exchange(url, action, signed.headers, body)
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        return outcome
+
+    async def _exchange(self, url: str, action: str, headers: Mapping[str, str], body: bytes) -> bytes | Refused:
+        import aiohttp
+
+        if self._session is None:
+            raise ProviderUnavailable(f"EC2 was not asked for {action}: the driver is ending")
+        try:
+            async with self._session.post(
+                url,
+                data=body,
+                headers={**headers, "Accept-Encoding": "identity"},
+                allow_redirects=False,
+                proxy=self._settings.proxy or None,
+            ) as answer:
+                said = await self._body(answer, action)
+                if answer.status == 200:
+                    return said
+                return _refused(action, said, status=answer.status, retry_after=answer.headers.get("Retry-After", ""))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            what = " ".join(str(error).split()) or type(error).__name__
+            raise ProviderUnavailable(f"EC2 did not answer {action}: {what[:200]} ({url})") from error
+
+    async def _body(self, answer: aiohttp.ClientResponse, action: str) -> bytes:
+        whole = bytearray()
+        async for piece in answer.content.iter_any():
+            whole += piece
+            if len(whole) > self._settings.max_answer:
+                raise ProviderUnavailable(
+                    f"EC2: the answer to {action} is larger than max_answer={self._settings.max_answer} bytes"
+                )
+        return bytes(whole)
+
+    async def _read(self, action: str, body: bytes, read: Callable[[Element], _Read]) -> _Read:
+        def work() -> _Read:
+            root = _parsed(body)
+            if root.tag != f"{action}Response":
+                # A portal's or proxy's page must not pass for a cloud in which there is nothing.
+                raise ProviderUnavailable(f"EC2: the answer to {action} is something else, a {str(root.tag)[:40]}")
+            return read(root)
+
+        try:
+            return work() if len(body) < LARGE else await asyncio.to_thread(work)
+        except etree.XMLSyntaxError as error:
+            raise ProviderUnavailable(f"EC2: the answer to {action} is not whole or no XML: {error}") from error
+
+
+def _parsed(body: bytes) -> Element:
+    """The answer's root, its default namespace taken off: it differs between services and versions."""
+    head = _NAMESPACE.sub(b"", body[:1024], count=1)
+    return parse_document(head + body[1024:])
+
+
+def _refused(action: str, body: bytes, *, status: int, retry_after: str) -> Refused:
+    """Read an error; EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, and a proxy something of its own."""
+    try:
+        error = _parsed(body).find(".//Error")
+    except etree.XMLSyntaxError:
+        error = None
+    code = message = ""
+    if error is not None:
+        code, message = text_of(error.find("Code")).strip(), text_of(error.find("Message"))
+    wait = _seconds(retry_after)
+    return Refused(code=code, error=refusal(action, code=code, message=message, status=status, retry_after=wait))
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 5 else None

@@ -1,0 +1,242 @@
+"""Disks that come and go: EBS volumes, made for one DISK_ID of one instance, tagged so, and ended with it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Value
+from one_provider_mad.errors import BadParameter, InstanceNotFound, ProviderUnavailable, WrongState
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.instances import Details, read_details
+from one_provider_mad.providers.ec2.query import filtered, tagged
+from one_provider_mad.providers.ec2.volumes import device_for, volume_size
+
+INSTANCE_TAG = f"{TAG_PREFIX}INSTANCE"
+DISK_TAG = f"{TAG_PREFIX}DISK_ID"
+"""Tags of a volume that was made for a disk, besides those of the instance it belongs to."""
+
+_GONE = frozenset({"deleting", "deleted", "error"})
+
+_PAUSE = 1.0
+"""Seconds between two looks at a volume at most; a new one takes some seconds."""
+
+_UNSEEN = 30.0
+"""Seconds after which a volume that is still not listed is one that was deleted: its token is spent."""
+
+
+class EbsVolume(Value, frozen=True, kw_only=True):
+    """One volume.
+
+    Attributes:
+        volume_id: EC2's id.
+        state: `creating`, `available`, `in-use`, `deleting`, `deleted` or `error`.
+        size: GiB.
+        instance_id: where it is attached or is being detached from, "" for nowhere.
+        attachment: `attaching`, `attached`, `detaching`..., "" for none.
+        device: where it is attached.
+        ends_with_instance: it is deleted when its instance is terminated.
+    """
+
+    volume_id: str
+    state: str
+    size: int
+    instance_id: str = ""
+    attachment: str = ""
+    device: str = ""
+    ends_with_instance: bool = False
+
+
+def read_volumes(root: Element) -> list[EbsVolume]:
+    """Every volume of a DescribeVolumes answer."""
+    if root.find("volumeSet") is None:
+        raise ProviderUnavailable("EC2: the answer to DescribeVolumes has no list, which is not an empty one")
+    return [
+        EbsVolume(
+            volume_id=text_of(item.find("volumeId")),
+            state=text_of(item.find("status")),
+            size=_gib(text_of(item.find("size"))),
+            instance_id=text_of(item.find("attachmentSet/item/instanceId")),
+            attachment=text_of(item.find("attachmentSet/item/status")),
+            device=text_of(item.find("attachmentSet/item/device")),
+            ends_with_instance=text_of(item.find("attachmentSet/item/deleteOnTermination")) == "true",
+        )
+        for item in root.iterfind("volumeSet/item")
+    ]
+
+
+class Disks:
+    """The volumes of instances.
+
+    Args:
+        client: the way to the cloud.
+        pause: seconds between two looks while a volume is on its way.
+    """
+
+    def __init__(self, client: Client, *, pause: float) -> None:
+        self._client = client
+        self._pause = min(pause, _PAUSE)
+        self._generations: dict[tuple[str, str], int] = {}
+
+    async def attach(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Make a volume for the disk, unless there is one, and attach it, unless it is.
+
+        Raises:
+            BadParameter: it is an image's disk, or has no size.
+            WrongState: the instance is gone.
+        """
+        disk_id = _disk_id(disk)
+        if disk.get("IMAGE_ID") or disk.get("SOURCE"):
+            raise BadParameter(f"disk {disk_id} is an image, which EC2 cannot attach: only volatile disks can be")
+        size = volume_size(disk)
+        details = await self.details(deploy_id)
+        volume = await self._find(deploy_id, disk_id) or await self._make(details, disk_id, size=size)
+        if volume.instance_id == deploy_id and volume.attachment in ("attaching", "attached"):
+            await self._end_with_instance(deploy_id, volume.volume_id)
+            return
+        volume = await self._settled(volume.volume_id)
+        await self._client.call(
+            "AttachVolume",
+            {
+                "VolumeId": volume.volume_id,
+                "InstanceId": deploy_id,
+                "Device": device_for(disk, [each.device for each in details.volumes]),
+            },
+            read=lambda _: None,
+        )
+        await self._end_with_instance(deploy_id, volume.volume_id)
+
+    async def detach(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Detach the disk's volume and delete it, as OpenNebula deletes a volatile disk; without one all is well."""
+        disk_id = _disk_id(disk)
+        volume = await self._find(deploy_id, disk_id)
+        if volume is None:
+            await self.details(deploy_id)
+            return
+        if volume.attachment in ("attaching", "attached", "busy"):
+            await self._client.call("DetachVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
+        volume = await self._settled(volume.volume_id)
+        await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
+        key = (deploy_id, disk_id)
+        self._generations[key] = self._generations.get(key, 0) + 1
+
+    async def resize(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Let the disk's volume grow.
+
+        Raises:
+            BadParameter: the instance has no such volume, or it would shrink.
+        """
+        disk_id, size = _disk_id(disk), volume_size(disk)
+        volume = await self._find(deploy_id, disk_id)
+        if volume is None:
+            await self.details(deploy_id)
+            raise BadParameter(f"instance {deploy_id} has no volume for disk {disk_id}: only attached ones can grow")
+        if size < volume.size:
+            raise BadParameter(f"disk {disk_id} has {volume.size} GiB and cannot shrink to {size} GiB")
+        if size > volume.size:
+            call = {"VolumeId": volume.volume_id, "Size": str(size)}
+            await self._client.call("ModifyVolume", call, read=lambda _: None)
+
+    async def let_go(self, deploy_id: DeployId) -> None:
+        """See to it that no volume made for an instance outlives it; asked for just before it is terminated.
+
+        All is well already unless an attach was cut short.
+        """
+        for volume in await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]}):
+            if volume.attachment and not volume.ends_with_instance:
+                await self._flag(deploy_id, volume.device)
+            elif volume.state == "available":
+                await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
+
+    async def details(self, deploy_id: DeployId) -> Details:
+        """The instance with what is attached.
+
+        Raises:
+            InstanceNotFound: EC2 does not know it.
+            WrongState: it is gone.
+        """
+        asked = filtered({"instance-id": [deploy_id]})
+        found = await self._client.call("DescribeInstances", asked, read=read_details)
+        if not found:
+            raise InstanceNotFound(f"EC2 does not know instance {deploy_id}")
+        if found[0].instance.state.is_gone:
+            raise WrongState(f"instance {deploy_id} is {found[0].instance.raw_state}")
+        return found[0]
+
+    async def _find(self, deploy_id: DeployId, disk_id: str) -> EbsVolume | None:
+        found = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id], f"tag:{DISK_TAG}": [disk_id]})
+        alive = sorted((each for each in found if each.state not in _GONE), key=lambda each: each.volume_id)
+        return next((each for each in alive if each.attachment), alive[0] if alive else None)
+
+    async def _volumes(self, filters: Mapping[str, list[str]]) -> list[EbsVolume]:
+        pages = self._client.pages("DescribeVolumes", filtered(filters), read=read_volumes)
+        return [volume async for page in pages for volume in page]
+
+    async def _make(self, details: Details, disk_id: str, *, size: int) -> EbsVolume:
+        """Create the volume; a token that made one which was deleted since gives way to the next."""
+        instance = details.instance
+        owner = instance.identity.tags() if instance.identity else {}
+        tags = {**owner, INSTANCE_TAG: instance.deploy_id, DISK_TAG: disk_id}
+        key = (instance.deploy_id, disk_id)
+        while True:
+            generation = self._generations.get(key, 0)
+            call = {
+                "AvailabilityZone": details.zone,
+                "Size": str(size),
+                "VolumeType": "gp3",
+                "ClientToken": hashlib.sha256(f"{'/'.join(key)}/{generation}".encode()).hexdigest(),
+                **tagged("TagSpecification.1", "volume", tags),
+            }
+            volume_id = await self._client.call("CreateVolume", call, read=lambda root: text_of(root.find("volumeId")))
+            if volume := await self._seen(volume_id):
+                return volume
+            self._generations[key] = generation + 1
+
+    async def _seen(self, volume_id: str) -> EbsVolume | None:
+        """The volume once it is listed; None for one that was deleted."""
+        loop = asyncio.get_running_loop()
+        patience = loop.time() + _UNSEEN
+        while True:
+            found = await self._volumes({"volume-id": [volume_id]})
+            if found:
+                return None if found[0].state in _GONE else found[0]
+            if loop.time() > patience:
+                return None
+            await asyncio.sleep(self._pause)
+
+    async def _settled(self, volume_id: str) -> EbsVolume:
+        """The volume once it is attached to nothing and can be worked with."""
+        while True:
+            volume = await self._seen(volume_id)
+            if volume is None:
+                raise ProviderUnavailable(f"EC2: volume {volume_id} went away while it was needed")
+            if volume.state == "available":
+                return volume
+            await asyncio.sleep(self._pause)
+
+    async def _end_with_instance(self, deploy_id: DeployId, volume_id: str) -> None:
+        """Have the volume deleted when its instance is terminated, or it would cost for ever."""
+        for volume in (await self.details(deploy_id)).volumes:
+            if volume.volume_id == volume_id:
+                await self._flag(deploy_id, volume.device)
+
+    async def _flag(self, deploy_id: DeployId, device: str) -> None:
+        call = {
+            "InstanceId": deploy_id,
+            "BlockDeviceMapping.1.DeviceName": device,
+            "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "true",
+        }
+        await self._client.call("ModifyInstanceAttribute", call, read=lambda _: None)
+
+
+def _gib(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _disk_id(disk: Mapping[str, str]) -> str:
+    disk_id = disk.get("DISK_ID", "")
+    if not disk_id:
+        raise BadParameter("the request names no DISK_ID, without which nothing can be done")
+    return disk_id

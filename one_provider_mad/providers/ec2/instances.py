@@ -1,0 +1,139 @@
+"""PURE: what EC2 says of its instances, as values.
+
+Elements are those of docs.aws.amazon.com, API_Instance; attributes for monitoring have upstream's names
+(src/vmm_mad/remotes/ec2/ec2_driver.rb, EC2_INFO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Value
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.providers.ec2.states import state_of
+
+UPSTREAM_TAG = "ONE_ID"
+"""Upstream's tag; its value is the VM's number."""
+
+UPSTREAM_ATTRIBUTE = "AWS_ONE_ID"
+"""Where a listed instance shows upstream's tag, if it has no whole identity of ours."""
+
+ATTRIBUTES = {
+    "dnsName": "AWS_PUBLIC_DNS_NAME",
+    "privateDnsName": "AWS_PRIVATE_DNS_NAME",
+    "keyName": "AWS_KEY_NAME",
+    "platform": "AWS_PLATFORM",
+    "vpcId": "AWS_VPC_ID",
+    "privateIpAddress": "AWS_PRIVATE_IP_ADDRESS",
+    "ipAddress": "AWS_PUBLIC_IP_ADDRESS",
+    "subnetId": "AWS_SUBNET_ID",
+    "instanceType": "AWS_INSTANCE_TYPE",
+    "imageId": "AWS_IMAGE_ID",
+    "instanceLifecycle": "AWS_INSTANCE_LIFECYCLE",
+}
+"""Element to attribute, where the text is the value."""
+
+
+class Volume(Value, frozen=True, kw_only=True):
+    """A volume that an instance has.
+
+    Attributes:
+        device: `/dev/sdf`.
+        volume_id: EC2's id of it.
+    """
+
+    device: str
+    volume_id: str
+
+
+class Details(Value, frozen=True, kw_only=True):
+    """What only changes to an instance need to know.
+
+    Attributes:
+        instance: as every listing shows it.
+        zone: availability zone.
+        volumes: what is attached.
+    """
+
+    instance: Instance
+    zone: str
+    volumes: tuple[Volume, ...]
+
+
+def read_instances(root: Element) -> list[Instance]:
+    """Every instance of a DescribeInstances answer."""
+    return [_instance(item) for item in _listed(root)]
+
+
+def _listed(root: Element) -> Iterator[Element]:
+    if root.find("reservationSet") is None:
+        raise ProviderUnavailable("EC2: the answer to DescribeInstances has no list, which is not an empty one")
+    return root.iterfind("reservationSet/item/instancesSet/item")
+
+
+def read_details(root: Element) -> list[Details]:
+    """The same with what is attached."""
+    return [
+        Details(
+            instance=_instance(item),
+            zone=text_of(item.find("placement/availabilityZone")),
+            volumes=tuple(
+                Volume(device=text_of(device.find("deviceName")), volume_id=text_of(device.find("ebs/volumeId")))
+                for device in item.iterfind("blockDeviceMapping/item")
+            ),
+        )
+        for item in _listed(root)
+    ]
+
+
+def read_launched(root: Element) -> list[Instance]:
+    """The instances of a RunInstances answer."""
+    return [_instance(item) for item in root.iterfind("instancesSet/item")]
+
+
+def read_changed(root: Element) -> dict[str, str]:
+    """Id and present state of what StartInstances, StopInstances and TerminateInstances speak of."""
+    return {
+        text_of(item.find("instanceId")): text_of(item.find("currentState/name"))
+        for item in root.iterfind("instancesSet/item")
+    }
+
+
+def read_tags(items: Iterable[Element]) -> dict[str, str]:
+    """A `tagSet`."""
+    return {text_of(item.find("key")): text_of(item.find("value")) for item in items}
+
+
+def _instance(item: Element) -> Instance:
+    parts = {str(child.tag): child for child in item}
+    tags = read_tags(parts["tagSet"]) if "tagSet" in parts else {}
+    raw_state = text_of(item.find("instanceState/name"))
+    identity = Identity.from_tags(tags)
+    attributes = {name: text for tag, name in ATTRIBUTES.items() if (text := text_of(parts.get(tag)))}
+    if zone := text_of(item.find("placement/availabilityZone")):
+        attributes["AWS_AVAILABILITY_ZONE"] = zone
+    if groups := ",".join(text_of(group.find("groupId")) for group in parts.get("groupSet", ())):
+        attributes["AWS_SECURITY_GROUPS"] = groups
+    if UPSTREAM_TAG in tags and not any(key.startswith(TAG_PREFIX) for key in tags):
+        attributes[UPSTREAM_ATTRIBUTE] = tags[UPSTREAM_TAG]
+    return Instance(
+        deploy_id=DeployId(text_of(parts.get("instanceId"))),
+        state=state_of(raw_state),
+        raw_state=raw_state,
+        identity=identity,
+        name=tags.get("Name", ""),
+        # The latest start, in fact: EC2 keeps no other moment for an instance as such.
+        created_at=_seconds(text_of(parts.get("launchTime"))),
+        reason=text_of(item.find("stateReason/message")) or text_of(parts.get("reason")),
+        attributes=attributes,
+    )
+
+
+def _seconds(moment: str) -> float:
+    """ISO 8601 to seconds since the epoch; 0 for what is none."""
+    try:
+        return datetime.fromisoformat(moment).timestamp()
+    except ValueError:
+        return 0.0

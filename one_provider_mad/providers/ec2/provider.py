@@ -1,0 +1,296 @@
+"""Amazon EC2 as a provider: each verb is one call, and whoever waits is waited for by the core."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+
+import msgspec
+
+from one_provider_mad.documents import text_of
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.errors import (
+    BadParameter,
+    NoCapacity,
+    PermissionDenied,
+    ProviderUnavailable,
+    TokenSpent,
+    WrongState,
+)
+from one_provider_mad.providers.ec2 import sizes, template
+from one_provider_mad.providers.ec2.client import MOST_VALUES, Client
+from one_provider_mad.providers.ec2.disks import Disks
+from one_provider_mad.providers.ec2.instances import UPSTREAM_ATTRIBUTE, read_changed, read_instances, read_launched
+from one_provider_mad.providers.ec2.launch import Launch, read_launch, run_instances
+from one_provider_mad.providers.ec2.query import filtered, pairs
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.ec2.shortages import Shortages
+from one_provider_mad.providers.ec2.states import STATES, state_of
+from one_provider_mad.providers.interface import (
+    CreateCall,
+    CreatePlan,
+    ImportHints,
+    ProviderContext,
+    ProviderFactory,
+    Size,
+)
+
+LONGEST_TOKEN = 64
+
+
+class Ec2Provider:
+    """One account in one region.
+
+    Args:
+        context: its place.
+        settings: the table `[ec2]`.
+    """
+
+    name: str = "ec2"
+    is_create_repeatable: bool = True
+
+    def __init__(self, context: ProviderContext, settings: Ec2Settings) -> None:
+        self.visibility_grace: float = settings.visibility_grace
+        self.watch_interval: float = settings.watch_interval
+        self._context = context
+        self._settings = settings
+        self._client = Client(settings)
+        self._disks = Disks(self._client, pause=settings.watch_interval)
+        self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
+        self._sizes = sizes.sizes(settings)
+        self._root_devices: dict[str, str] = {}
+        self._pages = 1
+        self._strange: set[str] = set()
+
+    async def open(self) -> None:
+        """Load the HTTP library; credentials are looked for with the first call."""
+        await self._client.open()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.close()
+
+    async def account(self) -> str:
+        """The account's number, from STS, and the region."""
+        number = self._settings.account or await self._client.call(
+            "GetCallerIdentity", read=lambda root: text_of(root.find("GetCallerIdentityResult/Account"))
+        )
+        if not number:
+            raise ProviderUnavailable("EC2: the answer to GetCallerIdentity names no account")
+        return f"{number}/{self._settings.region}"
+
+    # Creating
+
+    def plan(self, request: VmRequest) -> CreatePlan:
+        """One alternative for each market, type and place; those that were short lately last."""
+        planned = template.plan(request, self._settings, hypervisor=self._context.hypervisor)
+        return msgspec.structs.replace(planned, alternatives=self._shortages.ordered(planned.alternatives))
+
+    async def create(self, call: CreateCall) -> DeployId:
+        """Run exactly one instance, tagged in the call itself.
+
+        Raises:
+            TokenSpent: the token made an instance before that is terminated.
+        """
+        if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
+            raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
+        launch = read_launch(call.parameters)
+        device = await self._root_device(launch) if launch.root_volume else ""
+        asked = run_instances(launch, identity=call.identity, token=call.token, root_device=device)
+        try:
+            made = await self._client.call("RunInstances", asked, read=read_launched)
+        except NoCapacity as error:
+            self._shortages.note(launch.place)
+            raise NoCapacity(f"{launch.place}: {error}") from error
+        self._shortages.forget(launch.place)
+        if len(made) != 1 or not made[0].deploy_id:
+            raise ProviderUnavailable(f"EC2: the answer to RunInstances names {len(made)} instances instead of one")
+        if made[0].state.is_gone:
+            # As EC2 answered until January 2025, and as compatible clouds may: the token's instance, whatever it is.
+            raise TokenSpent(f"the token belongs to instance {made[0].deploy_id}, which is {made[0].raw_state}")
+        return made[0].deploy_id
+
+    async def _root_device(self, launch: Launch) -> str:
+        """The device of the image's root volume: it never changes, so a repeated create is the same call."""
+        image = launch.parameters.get("ImageId", "")
+        if image not in self._root_devices:
+            device = await self._client.call(
+                "DescribeImages", {"ImageId.1": image}, read=lambda root: text_of(root.find(".//rootDeviceName"))
+            )
+            if not device:
+                raise BadParameter(f"AMI {image} has no root volume, so VOLUMESIZE and the like cannot be given")
+            self._root_devices[image] = device
+        return self._root_devices[image]
+
+    async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Give the running instance the ELASTICIP that its section names; the same again is fine.
+
+        Raises:
+            BadParameter: the account has no such address.
+        """
+        section = template.read_asked(request, self._settings, hypervisor=self._context.hypervisor)
+        if not (address := section.text("ELASTICIP")):
+            return
+        which = {"AllocationId" if address.startswith("eipalloc-") else "PublicIp": address}
+        # Not from another instance: that VM would be cut off.
+        asked = {**which, "InstanceId": deploy_id, "AllowReassociation": "false"}
+        await self._client.call("AssociateAddress", asked, read=lambda _: None)
+
+    # Changing
+
+    async def start(self, deploy_id: DeployId) -> None:
+        """Start a stopped instance; EC2 takes one that runs for started."""
+        await self._change("StartInstances", deploy_id)
+
+    async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
+        """Stop a running instance; a hard stop does not wait for the guest."""
+        await self._change("StopInstances", deploy_id, {"Force": "true"} if hard else {})
+
+    async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:  # noqa: ARG002 - EC2 knows one kind
+        """Reboot a running instance; EC2 makes it a hard one when the guest does not react."""
+        await self._client.call("RebootInstances", {"InstanceId.1": deploy_id}, read=lambda _: None)
+
+    async def destroy(self, deploy_id: DeployId) -> None:
+        """Terminate the instance; its volumes go with it, unless the VM's section keeps them."""
+        try:
+            await self._disks.let_go(deploy_id)
+        except (PermissionDenied, WrongState, BadParameter) as error:
+            # The instance costs more than a volume that cannot be dealt with.
+            self._context.warn(f"volumes of instance {deploy_id} may outlive it: {error}")
+        await self._client.call("TerminateInstances", {"InstanceId.1": deploy_id}, read=lambda _: None)
+
+    async def _change(self, action: str, deploy_id: DeployId, options: Mapping[str, str] | None = None) -> None:
+        asked = {"InstanceId.1": deploy_id, **(options or {})}
+        word = (await self._client.call(action, asked, read=read_changed)).get(deploy_id, "")
+        if state_of(word).is_gone:
+            raise WrongState(f"instance {deploy_id} is {word}")
+
+    async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
+        """Write all tags of an identity over those that are there; the user's own stay."""
+        asked = {"ResourceId.1": deploy_id, **pairs("Tag", identity.tags())}
+        await self._client.call("CreateTags", asked, read=lambda _: None)
+
+    # Looking
+
+    async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look at these instances, by filter: an id that EC2 does not know would refuse a call that names it.
+
+        For many of them all instances of this owner are listed, where that takes fewer calls.
+        """
+        left = set(deploy_ids)
+        found: dict[DeployId, Instance] = {}
+        if len(left) > MOST_VALUES * self._pages:
+            owned = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner]}
+            found = {each.deploy_id: each for each in await self._list(owned) if each.deploy_id in left}
+            left -= found.keys()
+        wanted = sorted(left)
+        for at in range(0, len(wanted), MOST_VALUES):
+            part = await self._list({"instance-id": wanted[at : at + MOST_VALUES]})
+            found |= {each.deploy_id: each for each in part}
+        return found
+
+    async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
+        """Every instance tagged with this owner and VM."""
+        return await self._list({f"tag:{TAG_PREFIX}OWNER": [owner], f"tag:{TAG_PREFIX}VM_ID": [str(vm_id)]})
+
+    async def list_instances(self) -> Sequence[Instance]:
+        """Every instance of the account in the region."""
+        return await self._list({})
+
+    async def _list(self, filters: Mapping[str, Sequence[str]]) -> list[Instance]:
+        asked = {**filtered(filters), "MaxResults": str(self._settings.page_size)}
+        found: list[Instance] = []
+        pages = 0
+        async for page in self._client.pages("DescribeInstances", asked, read=read_instances):
+            found += page
+            pages += 1
+        if "instance-id" not in filters and f"tag:{TAG_PREFIX}VM_ID" not in filters:
+            self._pages = pages
+        self._tell_of_strange_states(found)
+        return found
+
+    def _tell_of_strange_states(self, instances: Sequence[Instance]) -> None:
+        for instance in instances:
+            if instance.state is InstanceState.UNKNOWN and instance.raw_state not in self._strange | STATES.keys():
+                self._strange.add(instance.raw_state)
+                self._context.warn(
+                    f"EC2 says that instance {instance.deploy_id} is {instance.raw_state[:40]!r}, a state that is not"
+                    " documented: it counts as unknown"
+                )
+
+    def upstream_vm_id(self, instance: Instance) -> VmId | None:
+        """The VM that upstream's tag ONE_ID names, where `adopt_upstream` lets it count and there is no tag of ours."""
+        number = instance.attributes.get(UPSTREAM_ATTRIBUTE, "")
+        if not self._settings.adopt_upstream or instance.identity is not None:
+            return None
+        return VmId(int(number)) if number.isascii() and number.isdigit() else None
+
+    # Capabilities
+
+    def instance_sizes(self) -> Mapping[str, Size]:
+        """Every type whose size is known."""
+        return self._sizes
+
+    async def capacity(self) -> Size | None:
+        """EC2 tells no limit; `[capacity]` of the configuration may."""
+        return None
+
+    def import_hints(self, instance: Instance) -> ImportHints:
+        """What the attributes of the instance tell."""
+        return sizes.import_hints(instance, self._sizes)
+
+    async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Attach an EBS volume, made for this disk and deleted with the instance."""
+        await self._disks.attach(deploy_id, disk)
+
+    async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Detach the disk's volume and delete it."""
+        await self._disks.detach(deploy_id, disk)
+
+    async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
+        """Let the disk's volume grow."""
+        await self._disks.resize(deploy_id, disk)
+
+    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Make a stopped instance the smallest type of its family that CPU and MEMORY fit in.
+
+        Raises:
+            BadParameter: the family has none so large.
+            WrongState: the instance is not stopped.
+        """
+        instance = (await self._disks.details(deploy_id)).instance
+        now = instance.attributes.get("AWS_INSTANCE_TYPE", "")
+        wanted = sizes.resized(now, self._sizes, cpu=_cores(request), memory=_figure(request, "MEMORY"))
+        if wanted == now:
+            return
+        if instance.state is not InstanceState.STOPPED:
+            raise WrongState(
+                f"instance {deploy_id} is {instance.raw_state}: EC2 changes the type of stopped ones only, to {wanted}"
+            )
+        asked = {"InstanceId": deploy_id, "InstanceType.Value": wanted}
+        await self._client.call("ModifyInstanceAttribute", asked, read=lambda _: None)
+
+
+class Ec2Factory:
+    """Makes providers for the table `[ec2]`."""
+
+    settings_type: type[msgspec.Struct] = Ec2Settings
+
+    def __call__(self, context: ProviderContext, settings: Ec2Settings) -> Ec2Provider:
+        """Build a provider; nothing is loaded or sent before `open`."""
+        return Ec2Provider(context, settings)
+
+
+factory: ProviderFactory = Ec2Factory()
+
+
+def _cores(request: VmRequest) -> float:
+    return max(_figure(request, "CPU"), _figure(request, "VCPU"))
+
+
+def _figure(request: VmRequest, name: str) -> float:
+    text = request.template.text(name) or "0"
+    try:
+        return float(text)
+    except ValueError:
+        raise BadParameter(f"{name}={text[:40]} of the template is not a number") from None

@@ -1,0 +1,162 @@
+"""PURE: every error code of EC2 to one of our kinds, in one place.
+
+The codes are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html ("Error codes for the Amazon EC2
+API"), the common ones of every AWS service (IAM's "Common Errors", STS' GetCallerIdentity), and
+IdempotentInstanceTerminated, which RunInstances answers since January 2025. A code that stands in `CODES` means that;
+else the first family that it belongs to decides; else the class of the HTTP status.
+"""
+
+from __future__ import annotations
+
+import re
+
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    BadParameter,
+    InstanceNotFound,
+    NoCapacity,
+    PermissionDenied,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaExceeded,
+    Throttled,
+    TokenMismatch,
+    TokenSpent,
+    WrongState,
+)
+
+Kind = type[ProviderError]
+
+
+def _all(kind: Kind, codes: str) -> dict[str, Kind]:
+    return dict.fromkeys(codes.split(), kind)
+
+
+CODES: dict[str, Kind] = {
+    **_all(
+        Throttled,
+        "RequestLimitExceeded Throttling ThrottlingException ThrottledException RequestThrottled"
+        " RequestThrottledException EC2ThrottledException BandwidthLimitExceeded TooManyRequestsException SlowDown"
+        " PriorRequestNotComplete ResourceRequestLimitExceeded",
+    ),
+    **_all(
+        AuthenticationRefused,
+        "AuthFailure InvalidClientTokenId MissingAuthenticationToken IncompleteSignature SignatureDoesNotMatch"
+        " ExpiredToken ExpiredTokenException RequestExpired InvalidAccessKeyId UnrecognizedClientException InvalidToken"
+        " InvalidSecurity MissingAuthenticationTokenException NotAuthenticated",
+    ),
+    **_all(
+        PermissionDenied,
+        "UnauthorizedOperation AccessDenied AccessDeniedException OperationNotPermitted Blocked OptInRequired"
+        " PendingVerification AccountDisabled InsufficientPrivileges NotAuthorized SubscriptionRequired",
+    ),
+    **_all(
+        NoCapacity,
+        "InsufficientInstanceCapacity InsufficientCapacity InsufficientHostCapacity InsufficientCapacityOnHost"
+        " InsufficientReservedInstanceCapacity InsufficientReservedInstancesCapacity InsufficientFreeAddressesInSubnet"
+        " InsufficientAddressCapacity InsufficientVolumeCapacity SpotMaxPriceTooLow CapacityNotAvailable Unsupported"
+        " InstanceTypeNotSupportedInAvailabilityZone ReservationCapacityExceeded",
+    ),
+    **_all(
+        QuotaExceeded,
+        "InstanceLimitExceeded VcpuLimitExceeded MaxSpotInstanceCountExceeded MaxSpotFleetRequestCountExceeded"
+        " MaxIOPSLimitExceeded MaxScheduledInstanceCapacityExceeded VolumeIOPSLimit AddressLimitExceeded"
+        " VolumeModificationRateExceeded ResourceCountExceeded",
+    ),
+    **_all(TokenSpent, "IdempotentInstanceTerminated"),
+    **_all(TokenMismatch, "IdempotentParameterMismatch IdempotentParameterMismatchException"),
+    **_all(
+        InstanceNotFound,
+        "InvalidInstanceID.NotFound InvalidInstanceId.NotFound InvalidInstanceID.Malformed InvalidInstanceId.Malformed",
+    ),
+    **_all(
+        WrongState,
+        "IncorrectInstanceState IncorrectState IncorrectModificationState InvalidInstanceID.NotLinkable"
+        " InvalidInstanceState InvalidState VolumeInUse InvalidVolume.InUse Resource.AlreadyAssociated"
+        " InvalidIPAddress.InUse InvalidNetworkInterface.InUse",
+    ),
+    **_all(
+        ProviderUnavailable,
+        "InternalError InternalFailure ServiceUnavailable ServiceUnavailableException Unavailable RequestTimeout"
+        " RequestTimeoutException RequestAbandoned ConcurrentTagAccess ConcurrentModification",
+    ),
+    **_all(
+        BadParameter,
+        "UnsupportedOperation UnsupportedProtocol UnsupportedHostConfiguration UnsupportedInstanceAttribute"
+        " MissingAction MissingParameter MalformedQueryString UnknownParameter UnknownParameterValue DryRunOperation"
+        " ValidationError ValidationException InvalidAction InvalidClientToken EncryptedVolumesNotSupported"
+        " InstanceCreditSpecification.NotSupported DependencyViolation VPCIdNotSpecified VPCResourceNotSpecified"
+        " DefaultVpcDoesNotExist NoSuchVersion TagPolicyViolation RootDeviceNotSupported CannotDelete"
+        " AttachmentLimitExceeded",
+    ),
+}
+"""Code to kind. ConcurrentTagAccess and the like: nothing is known to have been done, and again is right."""
+
+FAMILIES: tuple[tuple[re.Pattern[str], Kind], ...] = (
+    # `TagLimitExceeded` speaks of one call, other limits of the account.
+    (re.compile(r"(Tag|Filter|SecurityGroupsPerInstance|SecurityGroupsPerInterface)LimitExceeded"), BadParameter),
+    (re.compile(r".*(LimitExceeded|LimitReached|QuotaExceeded|CountExceeded)"), QuotaExceeded),
+    (re.compile(r"Insufficient\w*Capacity.*"), NoCapacity),
+    (re.compile(r".*Throttl.*"), Throttled),
+    (re.compile(r"Incorrect\w*State.*|.*\.(InUse|IncorrectState)"), WrongState),
+    # Images, groups, subnets, keys, volumes...: what the template names does not exist or is no good.
+    (re.compile(r"(Invalid|Malformed|Missing|Unknown|Unsupported|Incompatible).*|.*NotSupported"), BadParameter),
+    (re.compile(r".*\.(NotFound|Malformed|Duplicate|NotExist)|.*(NotFound|AlreadyExists)"), BadParameter),
+)
+"""Codes that follow EC2's way of naming; the first that fits the whole code counts."""
+
+RELOAD_CREDENTIALS = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure"})
+"""Refusals after which it is worth a look whether there are other credentials by now."""
+
+_LONGEST = 400
+
+
+def kind_of(code: str, *, status: int) -> Kind:
+    """The kind of error that a code means.
+
+    Args:
+        code: as EC2 wrote it, `Client.` or `Server.` before it or not; "" when the answer had none.
+        status: the answer's HTTP status.
+    """
+    bare = code.removeprefix("Client.").removeprefix("Server.")
+    if bare in CODES:
+        return CODES[bare]
+    for pattern, kind in FAMILIES:
+        if bare and pattern.fullmatch(bare):
+            return kind
+    return _kind_of_status(status)
+
+
+def _kind_of_status(status: int) -> Kind:
+    if status == 429:
+        return Throttled
+    if status == 401:
+        return AuthenticationRefused
+    if status == 403:
+        return PermissionDenied
+    # Below 400 is no refusal, and 408 is a server that gave up waiting: nobody knows what was done.
+    return BadParameter if 400 <= status < 500 and status != 408 else ProviderUnavailable
+
+
+def refusal(action: str, *, code: str, message: str, status: int, retry_after: float | None = None) -> ProviderError:
+    """The error that an answer of EC2 stands for; its sentence says first what EC2 said.
+
+    Args:
+        action: what was asked, `RunInstances`.
+        code: the error's code, "" for none.
+        message: EC2's sentence.
+        status: HTTP status.
+        retry_after: seconds that the answer asks to wait.
+    """
+    kind = kind_of(code, status=status)
+    said = tidy(message) or f"HTTP status {status} without a word"
+    if code == "RequestExpired":
+        said = f"this machine's clock differs from EC2's: {said}"
+    sentence = f"EC2: {said} ({action}{f', {code}' if code else ''})"
+    return Throttled(sentence, retry_after=retry_after) if kind is Throttled else kind(sentence)
+
+
+def tidy(message: str) -> str:
+    """One line of what EC2 wrote, without what only AWS' support can read, and without what was signed."""
+    first = message.strip().partition("Encoded authorization failure message")[0].partition("\n")[0]
+    return " ".join(first.split())[:_LONGEST]

@@ -1,0 +1,23 @@
+"""PURE: EC2's words for what an instance is doing, and ours.
+
+From docs.aws.amazon.com, API_InstanceState: 0 pending, 16 running, 32 shutting-down, 48 terminated, 64 stopping,
+80 stopped.
+"""
+
+from __future__ import annotations
+
+from one_provider_mad.domain import InstanceState
+
+STATES: dict[str, InstanceState] = {
+    "pending": InstanceState.PENDING,
+    "running": InstanceState.RUNNING,
+    "shutting-down": InstanceState.TERMINATING,
+    "terminated": InstanceState.TERMINATED,
+    "stopping": InstanceState.STOPPING,
+    "stopped": InstanceState.STOPPED,
+}
+
+
+def state_of(word: str) -> InstanceState:
+    """Our word for an instance state; UNKNOWN for one that EC2 does not document."""
+    return STATES.get(word, InstanceState.UNKNOWN)

@@ -1,0 +1,264 @@
+"""PURE: what a VM asks for, as calls that could create it; upstream's PUBLIC_CLOUD attributes and some more.
+
+Names and meanings are upstream's (src/vmm_mad/remotes/ec2/ec2_driver.rb); parameters are those of docs.aws.amazon.com,
+API_RunInstances.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from itertools import product
+
+import msgspec
+
+from one_provider_mad.domain import Template, VmRequest
+from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.ec2.attributes import (
+    HISTORIC,
+    KNOWN_ATTRIBUTES,
+    PRIVILEGED,
+    check_tags,
+    encoded_user_data,
+    flag,
+    price,
+    user_data,
+    words,
+)
+from one_provider_mad.providers.ec2.launch import Launch
+from one_provider_mad.providers.ec2.query import numbered
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.ec2.volumes import device_mappings, root_volume
+from one_provider_mad.providers.interface import CreatePlan, Parameters
+from one_provider_mad.providers.public_cloud import SECTION, Section, parse_tags, read_section
+
+OLD_SECTION = "EC2"
+"""The section of OpenNebula 4.x, from before PUBLIC_CLOUD."""
+
+MOST_ALTERNATIVES = 50
+"""Ways to try a create; a template that lists more would keep a VM waiting for hours."""
+
+_PLAIN = {
+    "AMI": "ImageId",
+    "AKI": "KernelId",
+    "RAMDISK": "RamdiskId",
+    "KEYPAIR": "KeyName",
+    "PRIVATEIP": "PrivateIpAddress",
+    "PLACEMENTGROUP": "Placement.GroupName",
+    "TENANCY": "Placement.Tenancy",
+}
+"""Attributes whose value is the parameter's."""
+
+
+def read_asked(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Section:
+    """The section that counts, completed by the configuration's defaults.
+
+    Raises:
+        BadParameter: none or several are meant, or it holds tags of ours.
+    """
+    section = read_section(_modern(request), hypervisor=hypervisor)
+    own = section.attributes
+    return msgspec.structs.replace(
+        section,
+        attributes={**settings.defaults, **own},
+        tags=section.tags if "TAGS" in own else parse_tags(settings.defaults.get("TAGS", "")),
+    )
+
+
+def _modern(request: VmRequest) -> VmRequest:
+    """Where 4.x has `EC2=[...]` and no PUBLIC_CLOUD, that is what is meant."""
+    templates = (request.user_template, request.template)
+    old = next((each.vectors(OLD_SECTION) for each in templates if each.vectors(OLD_SECTION)), ())
+    if not old or any(each.vectors(SECTION) for each in templates):
+        return request
+    values = {**request.user_template.values, SECTION: old}
+    return msgspec.structs.replace(request, user_template=Template(values=values))
+
+
+def plan(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> CreatePlan:
+    """Every way to create this VM, the one asked for first.
+
+    Raises:
+        BadParameter: with the sentence for the user.
+    """
+    section = read_asked(request, settings, hypervisor=hypervisor)
+    fixed = {
+        **_named(section),
+        **_security(section),
+        **device_mappings(section.text("BLOCKDEVICEMAPPING")),
+        **_user_data(request, section),
+        **_from_configuration(settings),
+    }
+    root = root_volume(section)
+    tags = _tags(request, section, settings)
+    return CreatePlan(
+        alternatives=tuple(
+            _encoded(Launch(parameters={**fixed, **chosen}, tags=tags, root_volume=root))
+            for chosen in _choices(section, settings)
+        ),
+        warnings=(*section.warnings, *_warnings(request, section)),
+    )
+
+
+def _encoded(launch: Launch) -> Parameters:
+    parameters: Parameters = msgspec.to_builtins(launch)
+    return parameters
+
+
+def _named(section: Section) -> dict[str, str]:
+    if not section.text("AMI"):
+        raise BadParameter(f"the {SECTION} section names no AMI, and [ec2.defaults] has none either")
+    named = {parameter: section.text(name) for name, parameter in _PLAIN.items() if section.text(name)}
+    if text := section.text("EBS_OPTIMIZED"):
+        named["EbsOptimized"] = "true" if flag("EBS_OPTIMIZED", text) else "false"
+    return named
+
+
+def _security(section: Section) -> dict[str, str]:
+    return {
+        **numbered("SecurityGroup", words(section.text("SECURITYGROUPS"))),
+        **numbered("SecurityGroupId", words(section.text("SECURITYGROUPIDS"))),
+    }
+
+
+def _from_configuration(settings: Ec2Settings) -> dict[str, str]:
+    """What end users do not decide."""
+    fixed = {
+        "MetadataOptions.HttpTokens": settings.imdsv2,
+        "MetadataOptions.HttpPutResponseHopLimit": str(settings.metadata_hop_limit),
+    }
+    if profile := settings.instance_profile:
+        fixed[f"IamInstanceProfile.{'Arn' if profile.startswith('arn:') else 'Name'}"] = profile
+    return fixed
+
+
+# What may be chosen
+
+
+def _choices(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
+    """Markets, then types, then places: a type is tried everywhere before the next one is."""
+    kinds = words(section.text("INSTANCETYPE"))
+    if not kinds:
+        raise BadParameter(f"the {SECTION} section names no INSTANCETYPE, and [ec2.defaults] has none either")
+    choices = [
+        {**market, "InstanceType": kind, **place}
+        for market, kind, place in product(_markets(section, settings), kinds, _places(section))
+    ]
+    if len(choices) > MOST_ALTERNATIVES:
+        raise BadParameter(
+            f"INSTANCETYPE, SUBNETID and AVAILABILITYZONE allow {len(choices)} combinations, name {MOST_ALTERNATIVES}"
+            " at most"
+        )
+    return choices
+
+
+def _places(section: Section) -> list[dict[str, str]]:
+    subnets, zones = words(section.text("SUBNETID")), words(section.text("AVAILABILITYZONE"))
+    if subnets and len(zones) > 1:
+        raise BadParameter("SUBNETID and several AVAILABILITYZONEs exclude each other: a subnet lies in one zone")
+    if len(subnets) > 1 and section.text("PRIVATEIP"):
+        raise BadParameter("PRIVATEIP and several SUBNETIDs exclude each other: an address lies in one subnet")
+    zone = {"Placement.AvailabilityZone": zones[0]} if subnets and zones else {}
+    return (
+        [{"SubnetId": subnet, **zone} for subnet in subnets]
+        or [{"Placement.AvailabilityZone": zone} for zone in zones]
+        or [{}]
+    )
+
+
+def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
+    """On demand, spot, or spot first."""
+    wish, most = section.text("SPOT").upper(), section.text("SPOTPRICE")
+    if not wish and not most:
+        return [{}]
+    is_preferred = wish == "PREFERRED"
+    if wish and not is_preferred and not flag("SPOT", wish):
+        return [{}]
+    spot = {
+        "InstanceMarketOptions.MarketType": "spot",
+        # A persistent request would replace an instance that was terminated.
+        "InstanceMarketOptions.SpotOptions.SpotInstanceType": "one-time",
+        "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior": "terminate",
+    }
+    if cap := _cap(most, settings.max_spot_price):
+        spot["InstanceMarketOptions.SpotOptions.MaxPrice"] = cap
+    return [spot, {}] if is_preferred else [spot]
+
+
+def _cap(asked: str, allowed: str) -> str:
+    if not asked:
+        return allowed
+    if allowed and float(price("SPOTPRICE", asked)) > float(allowed):
+        raise BadParameter(f"SPOTPRICE={asked} is more than the configuration allows: {allowed} an hour")
+    return price("SPOTPRICE", asked)
+
+
+# What it carries
+
+
+def _tags(request: VmRequest, section: Section, settings: Ec2Settings) -> dict[str, str]:
+    name = request.name or f"one-{request.vm_id}"
+    tags = {"Name": name[:256], **section.tags, **settings.tags}
+    check_tags(tags)
+    return tags
+
+
+def _user_data(request: VmRequest, section: Section) -> dict[str, str]:
+    if given := section.text("USERDATA"):
+        return {"UserData": user_data(given)}
+    contexts = request.template.vectors("CONTEXT")
+    if not contexts:
+        return {}
+    is_cloud_init = bool(section.text("CLOUD_INIT")) and flag("CLOUD_INIT", section.text("CLOUD_INIT"))
+    text = _cloud_config(contexts[0]) if is_cloud_init else _context(contexts[0])
+    return {"UserData": encoded_user_data(text.encode(), source="CONTEXT")} if text else {}
+
+
+def _cloud_config(context: Mapping[str, str]) -> str:
+    """What upstream gives cloud-init: the keys that may log in. JSON's strings are YAML's."""
+    keys = [key for line in context.get("SSH_PUBLIC_KEY", "").splitlines() if (key := line.strip())]
+    return "\n".join(["#cloud-config", "ssh_authorized_keys:", *(f"  - {json.dumps(key)}" for key in keys), ""])
+
+
+def _context(context: Mapping[str, str]) -> str:
+    """`KEY="value"` lines, as OpenNebula's contextualization sources them in a shell."""
+    return "".join(f'{name}="{_quoted(value)}"\n' for name, value in context.items())
+
+
+def _quoted(value: str) -> str:
+    for special in '\\"$`':
+        value = value.replace(special, f"\\{special}")
+    return value
+
+
+# What the VM's log is told
+
+
+def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
+    told = {*HISTORIC, *PRIVILEGED}
+    strange = {name: value for name, value in section.attributes.items() if name not in told}
+    return (
+        *(
+            f"{SECTION} attribute {name} is ignored: {HISTORIC[name]}"
+            for name in section.attributes
+            if name in HISTORIC
+        ),
+        *(
+            f"{SECTION} attribute {name} is ignored: only instance_profile of the configuration gives privileges"
+            for name in section.attributes
+            if name in PRIVILEGED
+        ),
+        *msgspec.structs.replace(section, attributes=strange).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
+        *((ADDRESS_WARNING,) if section.text("ELASTICIP") else ()),
+        *_context_warnings(request),
+    )
+
+
+ADDRESS_WARNING = "ELASTICIP is not associated by this driver yet: associate the address in the cloud"
+
+
+def _context_warnings(request: VmRequest) -> tuple[str, ...]:
+    contexts = request.template.vectors("CONTEXT")
+    if contexts and contexts[0].get("TOKEN", "").upper() == "YES":
+        return ("CONTEXT asks for a OneGate token, which this driver does not make: ONEGATE_TOKEN is left out",)
+    return ()

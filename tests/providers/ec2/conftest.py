@@ -1,0 +1,70 @@
+"""A cloud like EC2 on loopback, and providers on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.providers.ec2.provider import Ec2Provider
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.interface import ProviderContext
+from tests.providers.ec2.face import KEY, REGION, SECRET, Face
+
+OWNER = "tests"
+
+Open = Callable[..., Awaitable[Ec2Provider]]
+
+
+@pytest.fixture(autouse=True)
+def no_aws_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing of the machine's own AWS set-up reaches a test, and no metadata service is looked for."""
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+
+
+@pytest.fixture
+async def face() -> AsyncIterator[Face]:
+    async with Face().served() as served:
+        yield served
+
+
+def make(url: str, **settings: Any) -> Ec2Provider:
+    """A provider, not opened yet; what it warns of is in `warned`."""
+    warned: list[str] = []
+    context = ProviderContext(
+        name="ec2", hypervisor="ec2", owner=OWNER, state_directory=Path("/nonexistent"), warn=warned.append
+    )
+    table = {
+        "region": REGION,
+        "endpoint_url": url,
+        "access_key_id": KEY,
+        "secret_access_key": SECRET,
+        "watch_interval": 0.01,
+        "visibility_grace": 5.0,
+        **settings,
+    }
+    provider = Ec2Provider(context, msgspec.convert({k: v for k, v in table.items() if v is not None}, Ec2Settings))
+    provider.warned = warned  # type: ignore[attr-defined] # for the tests to look at
+    return provider
+
+
+@pytest.fixture
+async def connect(face: Face) -> AsyncIterator[Open]:
+    """Opens providers on the cloud; the arguments are settings."""
+    async with AsyncExitStack() as stack:
+
+        async def open_one(**settings: Any) -> Ec2Provider:
+            provider = make(face.url, **settings)
+            await provider.open()
+            stack.push_async_callback(provider.close)
+            return provider
+
+        yield open_one

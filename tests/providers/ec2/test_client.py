@@ -1,0 +1,278 @@
+"""The Query API over real connections: what comes back whole, broken, late or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+
+import msgspec
+import pytest
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    BadParameter,
+    NoCapacity,
+    PermissionDenied,
+    ProviderError,
+    ProviderUnavailable,
+    Throttled,
+)
+from one_provider_mad.providers.ec2.client import Client, endpoint
+from one_provider_mad.providers.ec2.pace import FIRST_PAUSE, Pace
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from tests.end_to_end.oned import ROOT
+from tests.providers.conformance import CloudUnderTest, a_call, until
+from tests.providers.ec2.conftest import Open, make
+from tests.providers.ec2.face import Face
+from tests.providers.ec2.test_conformance import FacesConsole
+
+
+@pytest.mark.parametrize(
+    ("service", "settings", "url"),
+    [
+        ("ec2", {"region": "eu-west-1"}, "https://ec2.eu-west-1.amazonaws.com/"),
+        ("sts", {"region": "us-east-1"}, "https://sts.us-east-1.amazonaws.com/"),
+        ("ec2", {"region": "cn-north-1"}, "https://ec2.cn-north-1.amazonaws.com.cn/"),
+        ("ec2", {"region": "x", "endpoint_url": "http://127.0.0.1:5000"}, "http://127.0.0.1:5000/"),
+        ("sts", {"region": "x", "endpoint_url": "http://a/ec2"}, "http://a/ec2"),
+        ("sts", {"region": "x", "endpoint_url": "http://a/", "sts_endpoint_url": "http://b/"}, "http://b/"),
+        ("ec2", {"region": "x", "sts_endpoint_url": "http://b/"}, "https://ec2.x.amazonaws.com/"),
+    ],
+    ids=str,
+)
+def test_the_endpoint_is_the_regions_unless_it_is_given(service: str, settings: dict[str, str], url: str) -> None:
+    assert endpoint(service, msgspec.convert(settings, Ec2Settings)) == url
+
+
+def test_nothing_heavy_is_loaded_before_a_provider_is_opened() -> None:
+    code = (
+        "import sys; from one_provider_mad.providers.ec2.provider import factory;"
+        "print([name for name in ('aiohttp', 'botocore', 'urllib3') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "sentence"),
+    [
+        pytest.param({"code": "Unavailable", "status": 503}, ProviderUnavailable, "An internal error", id="5xx"),
+        pytest.param(
+            {"body": "<html><p>Bad gateway", "status": 502}, ProviderUnavailable, "HTTP status 502", id="html-502"
+        ),
+        pytest.param({"body": "{}", "status": 403}, PermissionDenied, "HTTP status 403", id="json-403"),
+        pytest.param({"body": "gone", "status": 302}, ProviderUnavailable, "HTTP status 302", id="redirect"),
+        pytest.param({"body": "", "status": 200}, ProviderUnavailable, "not whole or no XML", id="empty"),
+        pytest.param({"body": "<html>", "status": 200}, ProviderUnavailable, "not whole or no XML", id="html-200"),
+        pytest.param(
+            {"body": "<html><p>Pay here</p></html>", "status": 200},
+            ProviderUnavailable,
+            "something else, a html",
+            id="portal",
+        ),
+        pytest.param(
+            {"body": "<DescribeInstancesResponse/>", "status": 200}, ProviderUnavailable, "has no list", id="no-list"
+        ),
+        pytest.param({"is_done": True, "cut": 100}, ProviderUnavailable, "did not answer Describe", id="cut-short"),
+        pytest.param({"drop": True}, ProviderUnavailable, "did not answer DescribeInstances", id="dropped"),
+        pytest.param({"code": "InsufficientInstanceCapacity", "status": 500}, NoCapacity, "", id="no-room-is-a-500"),
+        pytest.param({"code": "UnauthorizedOperation", "status": 403}, PermissionDenied, "", id="not-allowed"),
+        pytest.param(
+            {"code": "RequestLimitExceeded", "status": 503, "headers": {"Retry-After": "1"}},
+            Throttled,
+            "",
+            id="throttled",
+        ),
+    ],
+)
+async def test_an_answer_that_is_none_is_one_of_our_kinds(
+    face: Face, connect: Open, fault: dict[str, object], kind: type[ProviderError], sentence: str
+) -> None:
+    provider = await connect()
+    face.order("DescribeInstances", **fault)
+    with pytest.raises(kind) as caught:
+        await provider.list_instances()
+    assert type(caught.value) is kind
+    assert sentence in str(caught.value)
+    if isinstance(caught.value, Throttled):
+        assert caught.value.retry_after == 1
+    assert await provider.list_instances() == []  # and the next one is fine
+
+
+async def test_nobody_there_is_no_answer(face: Face) -> None:
+    provider = make("http://127.0.0.1:9/")
+    await provider.open()
+    with pytest.raises(ProviderUnavailable, match=r"EC2 did not answer DescribeInstances: .*127\.0\.0\.1:9"):
+        await provider.list_instances()
+    await provider.close()
+    with pytest.raises(ProviderUnavailable, match="the driver is ending"):
+        await provider.list_instances()
+
+
+async def test_an_answer_without_end_is_not_read_to_its_end(face: Face, connect: Open) -> None:
+    provider = await connect(max_answer=2048)
+    face.order("DescribeInstances", body="x" * 100_000, status=200)
+    with pytest.raises(ProviderUnavailable, match="is larger than max_answer=2048 bytes"):
+        await provider.list_instances()
+
+
+async def test_entities_in_an_answer_do_no_harm(face: Face, connect: Open) -> None:
+    provider = await connect()
+    bomb = f'<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/passwd">]>{described("&a;")}'
+    face.order("DescribeInstances", body=bomb, status=200)
+    assert await provider.list_instances() == []
+
+
+async def test_a_caller_who_gives_up_leaves_the_connection_fit_for_the_next(face: Face, connect: Open) -> None:
+    provider = await connect(max_connections=1)
+    face.order("DescribeInstances", hold=asyncio.Event())
+    task = asyncio.create_task(provider.list_instances())
+    await until(lambda: _called(face, "DescribeInstances"), "the call")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await provider.list_instances() == []
+
+
+async def _called(face: Face, action: str) -> bool:
+    await asyncio.sleep(0)
+    return face.account.count(action) > 0
+
+
+async def test_connections_are_used_again(face: Face, connect: Open) -> None:
+    provider = await connect()
+    for _ in range(20):
+        await provider.list_instances()
+    assert len(face.connections) == 1
+
+
+def described(items: str, rest: str = "") -> str:
+    return f"<DescribeInstancesResponse><reservationSet>{items}</reservationSet>{rest}</DescribeInstancesResponse>"
+
+
+def launch(face: Face, count: int) -> None:
+    for _ in range(count):
+        face.account.act("RunInstances", {"ImageId": "ami-1", "InstanceType": "t3.small"})
+
+
+class TestPages:
+    async def test_all_pages_are_one_list(self, face: Face, connect: Open) -> None:
+        launch(face, 12)
+        provider = await connect(page_size=5)
+        assert len(await provider.list_instances()) == 12
+        assert face.account.count("DescribeInstances") == 3
+
+    async def test_a_page_that_fails_leaves_no_half_list(self, face: Face, connect: Open) -> None:
+        launch(face, 12)
+        provider = await connect(page_size=5)
+        face.order("DescribeInstances", after=1, code="Unavailable", status=503)
+        with pytest.raises(ProviderUnavailable):
+            await provider.list_instances()
+
+    async def test_pages_that_go_round_in_circles_are_no_list(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        again = described("", "<nextToken>again</nextToken>")
+        face.order("DescribeInstances", body=again, status=200, times=9)
+        with pytest.raises(ProviderUnavailable, match="do not come to an end"):
+            await provider.list_instances()
+        assert face.account.count("DescribeInstances") == 2
+
+    async def test_a_large_page_is_read_aside(self, face: Face, connect: Open) -> None:
+        launch(face, 1000)
+        provider = await connect()
+        longest = 0.0
+
+        async def watch() -> None:
+            nonlocal longest
+            while True:
+                before = time.perf_counter()
+                await asyncio.sleep(0)
+                longest = max(longest, time.perf_counter() - before)
+
+        body = described(_items(4000))
+        face.order("DescribeInstances", body=body, status=200)
+        watching = asyncio.create_task(watch())
+        found = await provider.list_instances()
+        watching.cancel()
+        assert len(found) == 4000
+        assert longest < 0.25  # read on the loop it takes that long by itself; the rest is for a machine that is busy
+
+
+def _items(count: int) -> str:
+    tags = "".join(f"<item><key>k{n}</key><value>v</value></item>" for n in range(20))
+    one = (
+        "<item><instancesSet><item><instanceId>i-{n}</instanceId><instanceState><code>16</code><name>running</name>"
+        f"</instanceState><tagSet>{tags}</tagSet></item></instancesSet></item>"
+    )
+    return "".join(one.replace("{n}", str(number)) for number in range(count))
+
+
+class TestThrottling:
+    async def test_a_class_that_was_throttled_waits_and_the_other_does_not(self) -> None:
+        pace, loop = Pace(), asyncio.get_running_loop()
+        with pytest.raises(Throttled):
+            async with pace.turn("DescribeInstances"):
+                raise Throttled("slow down")
+        began = loop.time()
+        async with pace.turn("RunInstances"):
+            assert loop.time() - began < FIRST_PAUSE / 2
+        async with pace.turn("DescribeVolumes"):
+            assert loop.time() - began >= FIRST_PAUSE * 0.9
+        async with pace.turn("DescribeVolumes"):
+            pass
+        began = loop.time()
+        async with pace.turn("DescribeVolumes"):
+            assert loop.time() - began < FIRST_PAUSE / 2  # it went well since, so nothing waits any more
+
+    async def test_what_would_wait_too_long_is_not_sent(self) -> None:
+        pace = Pace()
+        with pytest.raises(Throttled):
+            async with pace.turn("RunInstances"):
+                raise Throttled("slow down", retry_after=12)
+        with pytest.raises(Throttled, match="too many calls wait") as caught:
+            async with pace.turn("RunInstances"):
+                raise AssertionError("it was sent")
+        assert 5 < (caught.value.retry_after or 0) <= 12
+
+
+async def test_an_unknown_parameter_is_refused_by_this_cloud_too(face: Face) -> None:
+    """The cloud of these tests knows EC2's parameters: a misspelt one would not pass."""
+    client = Client(make(face.url)._settings)
+    await client.open()
+
+    def nothing(root: Element) -> str:
+        return text_of(root)
+
+    with pytest.raises(BadParameter, match=r"InstanceID\.1 is not recognized"):
+        await client.call("DescribeInstances", {"InstanceID.1": "i-1"}, read=nothing)
+    await client.close()
+
+
+async def test_a_wrong_secret_is_refused_in_one_sentence(face: Face, connect: Open) -> None:
+    provider = await connect(secret_access_key="wrong")
+    with pytest.raises(AuthenticationRefused) as caught:
+        await provider.account()
+    assert str(caught.value).count("\n") == 0
+    assert "Canonical" not in str(caught.value)
+
+
+async def test_a_create_whose_answer_is_lost_is_the_same_when_it_is_sent_again(face: Face, connect: Open) -> None:
+    provider = await connect()
+    cloud = CloudUnderTest(
+        connect=lambda: provider,
+        console=FacesConsole(face),
+        section={"AMI": "ami-1", "INSTANCETYPE": "t3.small"},
+        other_section={},
+        unknown_deploy_id=DeployId("i-0"),
+    )
+    call = a_call(provider, cloud.request(vm_id=VmId(1)))
+    for fault in ({"drop": True}, {"cut": 40}, {"status": 500, "body": "oops"}):
+        face.order("RunInstances", is_done=True, **fault)
+        with pytest.raises(ProviderUnavailable):
+            await provider.create(call)
+    assert await provider.create(call) == next(iter(face.account.instances))
+    assert len(face.account.instances) == 1

@@ -1,0 +1,80 @@
+"""EC2 keeps every promise of a provider."""
+
+# mypy: disable-error-code="type-abstract"
+# A capability is a protocol, and handing one over to be asked for by isinstance is what the suite is about.
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState, Template, VmId, VmRequest
+from one_provider_mad.errors import WrongState
+from one_provider_mad.providers.interface import (
+    ContextUpdate,
+    DiskSnapshots,
+    NetworkRules,
+    NicHotplug,
+    Provider,
+    Resizable,
+    Snapshots,
+    Suspendable,
+)
+from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance, look
+from tests.providers.ec2.conftest import make
+from tests.providers.ec2.face import Face
+
+
+@dataclass
+class FacesConsole:
+    """Somebody in the cloud's own console."""
+
+    face: Face
+
+    async def launch(self) -> DeployId:
+        answer = self.face.account.act("RunInstances", {"InstanceType": "t3.small", "ImageId": "ami-0foreign"})
+        return DeployId(answer["instancesSet"][0]["instanceId"])
+
+    async def terminate(self, deploy_id: DeployId) -> None:
+        self.face.account.act("TerminateInstances", {"InstanceId.1": deploy_id})
+
+
+LACKS: dict[type, str] = {
+    Suspendable: "EC2 hibernates only instances that were made for it: SAVE stops them",
+    Snapshots: "EC2 cannot put all volumes of an instance back",
+    DiskSnapshots: "EC2 cannot put a volume back",
+    NicHotplug: "interfaces of EC2 belong to subnets, which OpenNebula's networks do not name",
+    ContextUpdate: "EC2 changes user data of stopped instances only, and no guest reads it again",
+    NetworkRules: "EC2's security groups are not OpenNebula's",
+}
+
+
+class TestEc2Conforms(OwnedCloudConformance):
+    @pytest.fixture
+    def cloud(self, face: Face) -> CloudUnderTest:
+        return CloudUnderTest(
+            connect=partial(make, face.url),
+            console=FacesConsole(face),
+            section={"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"},
+            other_section={"INSTANCETYPE": "t3.large"},
+            unknown_deploy_id=DeployId("i-0ffffffffffffffff"),
+            lacks=LACKS,
+        )
+
+    async def test_an_instance_changes_its_size_and_repeating_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        """EC2 changes the type of stopped instances only; asked of a running one it is refused with the reason."""
+        resizable = self.capable(cloud, provider, Resizable)
+        larger = VmRequest(vm_id=VmId(1), template=Template(values={"CPU": ("2",), "MEMORY": ("8192",)}))
+        with pytest.raises(WrongState, match=r"is running: EC2 changes the type of stopped ones only, to t3\.large"):
+            await resizable.resize(running, larger)
+        await self.stopped(provider, running)
+        for _ in range(2):
+            await resizable.resize(running, larger)
+        instance = await look(provider, running)
+        assert instance is not None
+        assert instance.attributes["AWS_INSTANCE_TYPE"] == "t3.large"
+        assert instance.state is InstanceState.STOPPED

@@ -1,0 +1,122 @@
+"""Disks of VMs are volumes that nobody has to look after."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.errors import BadParameter, ProviderUnavailable
+from tests.providers.conformance import reach, until
+from tests.providers.ec2.conftest import OWNER, Open
+from tests.providers.ec2.face import Face
+from tests.providers.ec2.vms import a_vm, launched
+
+
+async def all_made(face: Face) -> bool:
+    await asyncio.sleep(0)
+    return all(time.time() >= volume.ready_at for volume in face.account.volumes.values())
+
+
+DISK = {"DISK_ID": "2", "SIZE": "1500", "TARGET": "vdf"}
+
+
+class TestDisks:
+    async def test_a_volume_is_the_vms_and_ends_with_it(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        await provider.attach_disk(deploy_id, DISK)
+        (volume,) = face.account.volumes.values()
+        assert (volume.size, volume.zone, volume.device) == (2, "eu-west-1a", "/dev/sdf")
+        assert a_vm().identity(owner=OWNER).tags().items() <= volume.tags.items()
+        await provider.destroy(deploy_id)
+        assert volume.state == "deleted"
+
+    async def test_a_disk_that_is_detached_is_deleted_and_another_may_have_its_number(
+        self, face: Face, connect: Open
+    ) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        for _ in range(2):
+            await provider.attach_disk(deploy_id, DISK)
+            await provider.detach_disk(deploy_id, DISK)
+        assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "deleted"]
+
+    async def test_whoever_comes_later_does_not_take_a_deleted_volume_for_a_new_one(
+        self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("one_provider_mad.providers.ec2.disks._UNSEEN", 0.05)
+        provider, later = await connect(), await connect()
+        deploy_id = await launched(provider)
+        await provider.attach_disk(deploy_id, DISK)
+        await provider.detach_disk(deploy_id, DISK)
+        await later.attach_disk(deploy_id, DISK)
+        assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "in-use"]
+
+    async def test_a_volume_whose_answer_was_lost_is_not_made_twice(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        for action in ("CreateVolume", "AttachVolume", "ModifyInstanceAttribute"):
+            face.order(action, is_done=True, drop=True)
+            with pytest.raises(ProviderUnavailable):
+                await provider.attach_disk(deploy_id, DISK)
+        await provider.attach_disk(deploy_id, DISK)
+        assert [volume.state for volume in face.account.volumes.values()] == ["in-use"]
+
+    @pytest.mark.parametrize("action", ["CreateVolume", "AttachVolume"])
+    async def test_an_attach_that_was_cut_short_leaves_nothing_when_the_vm_ends(
+        self, face: Face, connect: Open, action: str
+    ) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        face.order(action, is_done=True, drop=True)
+        with pytest.raises(ProviderUnavailable):
+            await provider.attach_disk(deploy_id, DISK)
+        await until(lambda: all_made(face), "the volume to be made")
+        await provider.destroy(deploy_id)
+        assert [volume.state for volume in face.account.volumes.values()] == ["deleted"]
+
+    async def test_volumes_that_may_not_be_seen_keep_no_instance_alive(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        face.order("DescribeVolumes", code="UnauthorizedOperation", message="No.", status=403)
+        await provider.destroy(deploy_id)
+        await reach(provider, deploy_id, InstanceState.TERMINATED)
+        warned: list[str] = provider.warned  # type: ignore[attr-defined] # conftest puts it there
+        assert warned == [
+            f"volumes of instance {deploy_id} may outlive it: EC2: No. (DescribeVolumes, UnauthorizedOperation)"
+        ]
+
+    async def test_many_disks_find_places_of_their_own(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        for number, target in enumerate(("vdf", "vdf", "vda", "")):
+            await provider.attach_disk(deploy_id, {"DISK_ID": str(number), "SIZE": "1", "TARGET": target})
+        assert [each.device for each in face.account.volumes.values()] == [f"/dev/sd{each}" for each in "fghi"]
+
+    @pytest.mark.parametrize(
+        ("disk", "sentence"),
+        [
+            ({"SIZE": "1"}, "names no DISK_ID"),
+            ({"DISK_ID": "1"}, "SIZE= of the disk is not a number of MB"),
+            ({"DISK_ID": "1", "SIZE": "many"}, "SIZE=many of the disk is not a number"),
+            ({"DISK_ID": "1", "SIZE": "1", "IMAGE_ID": "3"}, "disk 1 is an image, which EC2 cannot attach"),
+        ],
+        ids=str,
+    )
+    async def test_a_disk_that_cannot_be_is_refused(
+        self, face: Face, connect: Open, disk: Mapping[str, str], sentence: str
+    ) -> None:
+        provider = await connect()
+        with pytest.raises(BadParameter, match=sentence):
+            await provider.attach_disk(DeployId("i-1"), disk)
+        assert not face.account.calls
+
+    async def test_only_what_is_attached_can_grow(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        with pytest.raises(BadParameter, match="has no volume for disk 2: only attached ones can grow"):
+            await provider.resize_disk(deploy_id, DISK)

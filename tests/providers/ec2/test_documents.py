@@ -1,0 +1,66 @@
+"""The pages about EC2 are true: every setting, every attribute, and a policy that allows what is called and no more."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+
+ROOT = Path(__file__).parents[3]
+PAGE = (ROOT / "docs" / "ec2.md").read_text()
+EXAMPLE = (ROOT / "etc" / "ec2.toml").read_text()
+SOURCES = [path.read_text() for path in (ROOT / "one_provider_mad" / "providers" / "ec2").glob("*.py")]
+
+
+def test_the_example_has_every_setting() -> None:
+    keys = set(re.findall(r"^(?:# )?(\w+) = ", EXAMPLE, re.MULTILINE))
+    tables = set(re.findall(r"^\[ec2\.(\w+)\]", EXAMPLE, re.MULTILINE))
+    assert set(Ec2Settings.__struct_fields__) <= keys | tables
+
+
+def test_the_example_says_what_holds_without_it() -> None:
+    table = EXAMPLE.partition("[ec2]\n")[2].partition("\n[")[0]
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Ec2Settings)}
+    for key, value in re.findall(r"^(\w+) = (.+)$", table, re.MULTILINE):
+        if key != "region":
+            assert json.loads(value) == defaults[key], key
+
+
+def test_the_page_has_every_attribute() -> None:
+    table = PAGE.partition("## Attributes of PUBLIC_CLOUD")[2].partition("## ")[0]
+    assert {name for name in KNOWN_ATTRIBUTES if not re.search(rf"\b{name}\b", table)} - {"CLOUD"} == set()
+
+
+def policy() -> list[dict[str, object]]:
+    statements: list[dict[str, object]] = json.loads(re.findall(r"```json\n(.+?)```", PAGE, re.DOTALL)[0])["Statement"]
+    return statements
+
+
+def called() -> set[str]:
+    """The actions that the sources name in a call."""
+    verbs = "Run|Describe|Start|Stop|Reboot|Terminate|Create|Delete|Attach|Detach|Modify|Associate|Get"
+    quoted = {word for source in SOURCES for word in re.findall(rf'"((?:{verbs})[A-Z]\w+)"', source)}
+    return quoted - {"DeleteOnTermination"}
+
+
+def test_the_policy_allows_what_is_called_and_no_more() -> None:
+    allowed = {action.removeprefix("ec2:") for one in policy() for action in listed(one["Action"])}
+    extra = set(re.findall(r"`(?:ec2|sts):(\w+)`", PAGE.partition("Add what you use:")[2].partition("\n\n")[0]))
+    assert called() == allowed | extra
+
+
+def listed(value: object) -> list[str]:
+    return [value] if isinstance(value, str) else list(map(str, value if isinstance(value, list) else []))
+
+
+@pytest.mark.parametrize("statement", policy(), ids=lambda one: str(one["Sid"]))
+def test_the_policy_speaks_of_one_account_and_region(statement: dict[str, object]) -> None:
+    for resource in listed(statement["Resource"]):
+        assert re.fullmatch(r"\*|arn:aws:ec2:eu-west-1:(123456789012)?:[a-z*-]+/\*", resource)
+    assert statement["Effect"] == "Allow"

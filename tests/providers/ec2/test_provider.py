@@ -1,0 +1,291 @@
+"""What EC2's provider does beyond the promises that every provider keeps."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState, VmId
+from one_provider_mad.errors import BadParameter, InstanceNotFound, NoCapacity, ProviderUnavailable, TokenSpent
+from one_provider_mad.providers.ec2.instances import UPSTREAM_TAG
+from one_provider_mad.providers.ec2.launch import Place
+from one_provider_mad.providers.ec2.shortages import Shortages
+from one_provider_mad.providers.ec2.sizes import BUILT_IN, resized
+from one_provider_mad.providers.ec2.states import STATES, state_of
+from one_provider_mad.providers.interface import CapacitySource, CreateCall, ImportSource, Size
+from tests.providers.conformance import look, reach
+from tests.providers.ec2.account import Instance as Shown
+from tests.providers.ec2.conftest import OWNER, Open
+from tests.providers.ec2.face import Face
+from tests.providers.ec2.vms import a_call, a_vm, launched
+
+
+class TestCreating:
+    async def test_what_was_short_is_tried_last_for_a_while(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        vm = a_vm(INSTANCETYPE="t3.small,t3a.small", AVAILABILITYZONE="eu-west-1a,eu-west-1b")
+
+        def order() -> list[tuple[str, str]]:
+            asked = [each["parameters"] for each in provider.plan(vm).alternatives]
+            return [(each["InstanceType"], each["Placement.AvailabilityZone"][-1]) for each in asked]
+
+        assert order() == [("t3.small", "a"), ("t3.small", "b"), ("t3a.small", "a"), ("t3a.small", "b")]
+        face.account.short = {("t3.small", "eu-west-1a")}
+        with pytest.raises(NoCapacity, match=r"t3\.small in eu-west-1a: EC2: We currently do not have sufficient"):
+            await provider.create(a_call(provider, vm))
+        assert order() == [("t3.small", "b"), ("t3a.small", "a"), ("t3a.small", "b"), ("t3.small", "a")]
+        face.account.short.clear()
+        await provider.create(a_call(provider, vm, at=3))
+        assert order()[0] == ("t3.small", "a")  # there was room after all
+
+    def test_a_shortage_is_forgotten_in_time(self) -> None:
+        now = 0.0
+        memory = Shortages(memory=600, clock=lambda: now)
+        one, two = ({"parameters": {"InstanceType": name}} for name in ("a", "b"))
+        memory.note(Place(kind="a", where="", market=""))
+        assert memory.ordered([one, two]) == (two, one)
+        now = 601.0
+        assert memory.ordered([one, two]) == (one, two)
+
+    async def test_a_spent_token_is_seen_by_the_instance_it_shows(self, face: Face, connect: Open) -> None:
+        """As EC2 answered until January 2025, and as compatible clouds may."""
+        face.account.answers_spent_tokens = True
+        provider = await connect()
+        deploy_id = await launched(provider)
+        await provider.destroy(deploy_id)
+        with pytest.raises(TokenSpent, match=f"belongs to instance {deploy_id}, which is shutting-down"):
+            await provider.create(a_call(provider, a_vm()))
+
+    async def test_the_root_volumes_device_is_the_images(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        call = a_call(provider, a_vm(VOLUMESIZE="30"))
+        deploy_id = await provider.create(call)
+        other = await connect()
+        assert await other.create(call) == deploy_id
+        assert await provider.create(call) == deploy_id
+        assert face.account.count("DescribeImages") == 2  # one for each of the two
+        assert face.account.instances[deploy_id].asked["BlockDeviceMapping.1.DeviceName"] == "/dev/xvda"
+        body = "<DescribeImagesResponse><imagesSet/></DescribeImagesResponse>"
+        face.order("DescribeImages", body=body, status=200)
+        with pytest.raises(BadParameter, match="AMI ami-2 has no root volume"):
+            await provider.create(a_call(provider, a_vm(AMI="ami-2", VOLUMESIZE="30")))
+
+    @pytest.mark.parametrize("token", ["", "x" * 65, "é"])
+    async def test_a_token_that_ec2_would_not_take_is_not_sent(self, face: Face, connect: Open, token: str) -> None:
+        provider = await connect()
+        call = a_call(provider, a_vm())
+        with pytest.raises(BadParameter, match="an idempotency token has 1 to 64 ASCII characters"):
+            await provider.create(CreateCall(identity=call.identity, token=token, parameters=call.parameters))
+        assert not face.account.calls
+
+    async def test_an_answer_that_names_no_instance_is_none(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        face.order("RunInstances", body="<RunInstancesResponse/>", status=200)
+        with pytest.raises(ProviderUnavailable, match="names 0 instances instead of one"):
+            await provider.create(a_call(provider, a_vm()))
+
+    async def test_a_new_instance_that_is_not_known_yet_is_not_found(self, face: Face, connect: Open) -> None:
+        face.account.lag = 60.0
+        provider = await connect()
+        deploy_id = await provider.create(a_call(provider, a_vm()))
+        assert await look(provider, deploy_id) is None
+        assert await provider.find(owner=OWNER, vm_id=VmId(7)) == []
+        for attempt in (provider.stop(deploy_id, hard=False), provider.destroy(deploy_id)):
+            with pytest.raises(InstanceNotFound):
+                await attempt
+        assert await provider.create(a_call(provider, a_vm())) == deploy_id
+
+
+class TestAddress:
+    async def test_the_address_is_given_once_the_instance_runs(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        for address in ("198.51.100.7", "eipalloc-1"):
+            vm = a_vm(ELASTICIP=address)
+            deploy_id = await launched(provider, vm)
+            for _ in range(2):
+                await provider.finish_boot(deploy_id, vm)
+            assert face.account.instances[deploy_id].address == address
+
+    async def test_without_one_nothing_is_asked(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        await provider.finish_boot(DeployId("i-1"), a_vm())
+        assert not face.account.calls
+
+
+class TestLooking:
+    async def test_a_thousand_are_one_call(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        ids = [fill(face, number, ONE_PROVIDER_OWNER=OWNER) for number in range(1000)]
+        began = time.monotonic()
+        found = await provider.describe(ids)
+        assert time.monotonic() - began < 3
+        assert set(found) == set(ids)
+        assert face.account.count("DescribeInstances") == 1
+
+    async def test_what_is_not_listed_as_ours_is_asked_for_by_its_id(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        ours = [fill(face, number, ONE_PROVIDER_OWNER=OWNER) for number in range(300)]
+        imported = fill(face, 300)
+        found = await provider.describe([*ours, imported, DeployId("i-unknown")])
+        assert set(found) == {*ours, imported}
+        assert face.account.count("DescribeInstances") == 2
+
+    async def test_few_are_asked_for_by_their_ids(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        ids = [fill(face, number) for number in range(200)]
+        fill(face, 200, ONE_PROVIDER_OWNER=OWNER)
+        assert set(await provider.describe(ids)) == set(ids)
+        assert face.account.count("DescribeInstances") == 1
+
+    async def test_an_instance_shows_upstreams_attributes(self, connect: Open) -> None:
+        provider = await connect()
+        instance = await look(provider, await launched(provider, a_vm(KEYPAIR="mine", SUBNETID="subnet-3")))
+        assert instance is not None
+        assert instance.attributes == {
+            "AWS_PUBLIC_DNS_NAME": "ec2-203-0-113-9.example.com",
+            "AWS_PRIVATE_DNS_NAME": "ip-10-0-0-5.internal",
+            "AWS_KEY_NAME": "mine",
+            "AWS_VPC_ID": "vpc-0a",
+            "AWS_PRIVATE_IP_ADDRESS": "10.0.0.5",
+            "AWS_PUBLIC_IP_ADDRESS": "203.0.113.9",
+            "AWS_SUBNET_ID": "subnet-3",
+            "AWS_INSTANCE_TYPE": "t3.small",
+            "AWS_IMAGE_ID": "ami-0abc",
+            "AWS_AVAILABILITY_ZONE": "eu-west-1a",
+            "AWS_SECURITY_GROUPS": "sg-1,sg-2",
+        }
+        assert (instance.name, instance.reason, instance.raw_state) == ("vm-7", "running by order", "running")
+        assert abs(instance.created_at - time.time()) < 60
+
+    async def test_a_state_that_is_not_documented_is_unknown_and_told_once(
+        self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        provider = await connect()
+        fill(face, 1)
+        monkeypatch.setattr(Shown, "CODES", {**Shown.CODES, "dreaming": 99})
+        face.account.instances["i-1"].state = "dreaming"
+        for _ in range(2):
+            (instance,) = await provider.list_instances()
+            assert instance.state is InstanceState.UNKNOWN
+        warned: list[str] = provider.warned  # type: ignore[attr-defined] # conftest puts it there
+        assert [("'dreaming'" in each) for each in warned] == [True]
+
+    @pytest.mark.parametrize("word", Shown.CODES)
+    def test_every_documented_state_has_a_meaning(self, word: str) -> None:
+        assert state_of(word) is not InstanceState.UNKNOWN
+        assert set(STATES) == set(Shown.CODES)
+
+
+def fill(face: Face, number: int, **tags: str) -> DeployId:
+    """An instance that is simply there."""
+    deploy_id = f"i-{number}"
+    face.account.instances[deploy_id] = Shown(
+        id=deploy_id,
+        token="",
+        asked={"ImageId": "ami-1"},
+        tags=tags,
+        kind="t3.small",
+        zone="eu-west-1a",
+        launched_at=0.0,
+        state="running",
+        ready_at=0.0,
+    )
+    return DeployId(deploy_id)
+
+
+class TestUpstream:
+    @pytest.mark.parametrize(
+        ("tags", "settings", "vm_id"),
+        [
+            pytest.param({UPSTREAM_TAG: "42"}, {"adopt_upstream": True}, 42, id="its-tag-alone"),
+            pytest.param({UPSTREAM_TAG: "42"}, {}, None, id="only-when-it-is-set"),
+            pytest.param({UPSTREAM_TAG: "x"}, {"adopt_upstream": True}, None, id="no-number"),
+            pytest.param({}, {"adopt_upstream": True}, None, id="no-tag"),
+            pytest.param(
+                {UPSTREAM_TAG: "42", "ONE_PROVIDER_OWNER": "b"}, {"adopt_upstream": True}, None, id="half-ours"
+            ),
+        ],
+    )
+    async def test_its_tag_names_a_vm(
+        self, face: Face, connect: Open, tags: dict[str, str], settings: dict[str, Any], vm_id: int | None
+    ) -> None:
+        provider = await connect(**settings)
+        fill(face, 1, **tags)
+        (instance,) = await provider.list_instances()
+        assert provider.upstream_vm_id(instance) == vm_id
+
+    async def test_tags_of_ours_end_that(self, face: Face, connect: Open) -> None:
+        provider = await connect(adopt_upstream=True)
+        deploy_id = fill(face, 1, ONE_ID="7")
+        await provider.retag(deploy_id, a_vm().identity(owner=OWNER))
+        (instance,) = await provider.find(owner=OWNER, vm_id=VmId(7))
+        assert provider.upstream_vm_id(instance) is None
+        assert face.account.instances[deploy_id].tags[UPSTREAM_TAG] == "7"
+
+
+class TestSizes:
+    @pytest.mark.parametrize(
+        ("name", "cpu", "gib"),
+        [
+            ("t3.nano", 2, 0.5),
+            ("t3a.2xlarge", 8, 32),
+            ("m5.large", 2, 8),
+            ("m6i.4xlarge", 16, 64),
+            ("c6g.xlarge", 4, 8),
+            ("r5.16xlarge", 64, 512),
+            ("t2.micro", 1, 1),
+            ("m1.small", 1, 1.7),
+        ],
+    )
+    def test_a_type_has_the_size_that_ec2_says(self, name: str, cpu: float, gib: float) -> None:
+        assert BUILT_IN[name] == Size(cpu=cpu, memory=round(gib * 1024))
+
+    async def test_the_configuration_adds_types(self, connect: Open) -> None:
+        provider = await connect(instance_types={"x9.huge": {"cpu": 64, "memory": 1024}})
+        assert provider.instance_sizes()["x9.huge"] == Size(cpu=64, memory=1024 * 1024)
+        assert isinstance(provider, CapacitySource)
+        assert await provider.capacity() is None
+
+    def test_the_smallest_of_the_family_that_fits_is_taken(self) -> None:
+        assert resized("t3.small", BUILT_IN, cpu=2, memory=3000) == "t3.medium"
+        assert resized("m5.large", BUILT_IN, cpu=5, memory=0) == "m5.2xlarge"
+        with pytest.raises(BadParameter, match="no instance type of the family t3 has CPU=100"):
+            resized("t3.small", BUILT_IN, cpu=100, memory=1)
+        with pytest.raises(BadParameter, match="sizes of the instance family z9 are not known"):
+            resized("z9.small", BUILT_IN, cpu=1, memory=1)
+
+    async def test_what_a_listed_instance_is_made_of_can_be_imported(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        fill(face, 1)
+        (instance,) = await provider.list_instances()
+        assert isinstance(provider, ImportSource)
+        hints = provider.import_hints(instance)
+        assert (hints.size, dict(hints.public_cloud)) == (
+            BUILT_IN["t3.small"],
+            {"AMI": "ami-1", "INSTANCETYPE": "t3.small"},
+        )
+
+
+class TestTheRest:
+    async def test_a_hard_stop_does_not_wait_for_the_guest(self, face: Face, connect: Open) -> None:
+        face.account.stop = 60.0
+        provider = await connect()
+        deploy_id = await launched(provider)
+        await provider.stop(deploy_id, hard=False)
+        assert not face.account.instances[deploy_id].forced
+        await provider.stop(deploy_id, hard=True)
+        await reach(provider, deploy_id, InstanceState.STOPPED)
+
+    async def test_a_cloud_without_sts_is_called_what_the_configuration_says(self, face: Face, connect: Open) -> None:
+        provider = await connect(account="private")
+        assert await provider.account() == "private/eu-west-1"
+        assert not face.account.calls
+
+    async def test_many_at_once_share_the_connections(self, face: Face, connect: Open) -> None:
+        provider = await connect(max_connections=4)
+        ids = await asyncio.gather(*(provider.create(a_call(provider, a_vm(number))) for number in range(40)))
+        assert len(set(ids)) == 40
+        assert len(face.connections) <= 4

@@ -1,0 +1,126 @@
+"""Every error code of EC2 means one of our kinds; what is not documented goes by its name, then by the HTTP status.
+
+The codes are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    BadParameter,
+    InstanceNotFound,
+    NoCapacity,
+    PermissionDenied,
+    ProviderError,
+    ProviderUnavailable,
+    QuotaExceeded,
+    Throttled,
+    TokenMismatch,
+    TokenSpent,
+    WrongState,
+)
+from one_provider_mad.providers.ec2.refusals import CODES, kind_of, refusal
+
+DOCUMENTED: dict[type[ProviderError], str] = {
+    AuthenticationRefused: "AuthFailure IncompleteSignature InvalidClientTokenId MissingAuthenticationToken"
+    " RequestExpired ExpiredToken SignatureDoesNotMatch",
+    PermissionDenied: "Blocked OptInRequired PendingVerification UnauthorizedOperation OperationNotPermitted"
+    " AccessDenied",
+    Throttled: "RequestLimitExceeded BandwidthLimitExceeded Throttling EC2ThrottledException",
+    NoCapacity: "InsufficientInstanceCapacity InsufficientHostCapacity InsufficientCapacity InsufficientCapacityOnHost"
+    " InsufficientReservedInstanceCapacity InsufficientFreeAddressesInSubnet InsufficientAddressCapacity"
+    " InsufficientVolumeCapacity SpotMaxPriceTooLow Unsupported",
+    QuotaExceeded: "InstanceLimitExceeded VcpuLimitExceeded MaxSpotInstanceCountExceeded VolumeLimitExceeded"
+    " MaxIOPSLimitExceeded SnapshotLimitExceeded AddressLimitExceeded HostLimitExceeded NetworkInterfaceLimitExceeded"
+    " ConcurrentSnapshotLimitExceeded SecurityGroupLimitExceeded KeyPairLimitExceeded VolumeModificationRateExceeded",
+    InstanceNotFound: "InvalidInstanceID.NotFound InvalidInstanceID.Malformed",
+    TokenSpent: "IdempotentInstanceTerminated",
+    TokenMismatch: "IdempotentParameterMismatch",
+    WrongState: "IncorrectInstanceState IncorrectState IncorrectModificationState VolumeInUse InvalidIPAddress.InUse"
+    " Resource.AlreadyAssociated",
+    ProviderUnavailable: "InternalError InternalFailure ServiceUnavailable Unavailable RequestTimeout",
+    BadParameter: "DryRunOperation InvalidAction InvalidCharacter InvalidPaginationToken InvalidParameter"
+    " InvalidParameterCombination InvalidParameterValue InvalidQueryParameter MalformedQueryString MissingAction"
+    " MissingParameter UnknownParameter UnsupportedInstanceAttribute UnsupportedOperation UnsupportedProtocol"
+    " ValidationError InvalidAMIID.Malformed InvalidAMIID.NotFound InvalidAMIID.Unavailable InvalidGroup.NotFound"
+    " InvalidKeyPair.NotFound InvalidSubnetID.NotFound InvalidSecurityGroupID.NotFound InvalidSnapshot.NotFound"
+    " InvalidVolume.NotFound InvalidVolume.ZoneMismatch InvalidZone.NotFound InvalidAllocationID.NotFound"
+    " InvalidAddress.NotFound InvalidBlockDeviceMapping InvalidDevice.InUse InvalidPlacementGroup.Unknown"
+    " InvalidUserData.Malformed InvalidInstanceType InvalidTagKey.Malformed InvalidSpotInstanceRequestID.NotFound"
+    " InvalidLaunchTemplateId.NotFound TagLimitExceeded FilterLimitExceeded SecurityGroupsPerInstanceLimitExceeded"
+    " AttachmentLimitExceeded EncryptedVolumesNotSupported InstanceCreditSpecification.NotSupported"
+    " VPCIdNotSpecified DefaultVpcDoesNotExist UnknownVolumeType.Unsupported RootDeviceNotSupported DependencyViolation"
+    " InvalidClientToken InvalidInstanceID InvalidAttachment.NotFound",
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(code, kind) for kind, codes in DOCUMENTED.items() for code in codes.split()], ids=str
+)
+def test_a_documented_code_means_one_kind(code: str, kind: type[ProviderError]) -> None:
+    if code == "InvalidDevice.InUse":
+        kind = WrongState
+    assert kind_of(code, status=400) is kind
+    assert kind_of(code, status=500) is kind
+    assert kind_of(f"Client.{code}", status=400) is kind
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "kind"),
+    [
+        pytest.param("InvalidGizmoID.NotFound", 400, BadParameter, id="a-new-thing-that-does-not-exist"),
+        pytest.param("GizmoLimitExceeded", 400, QuotaExceeded, id="a-new-limit"),
+        pytest.param("InsufficientGizmoCapacity", 500, NoCapacity, id="a-new-shortage"),
+        pytest.param("GizmoThrottledException", 400, Throttled, id="a-new-way-to-throttle"),
+        pytest.param("IncorrectGizmoState", 400, WrongState, id="a-new-state"),
+        pytest.param("Gizmo", 400, BadParameter, id="unknown-400"),
+        pytest.param("Gizmo", 403, PermissionDenied, id="unknown-403"),
+        pytest.param("", 401, AuthenticationRefused, id="no-code-401"),
+        pytest.param("", 404, BadParameter, id="no-code-404"),
+        pytest.param("", 408, ProviderUnavailable, id="no-code-408"),
+        pytest.param("", 429, Throttled, id="no-code-429"),
+        pytest.param("Gizmo", 500, ProviderUnavailable, id="unknown-500"),
+        pytest.param("", 503, ProviderUnavailable, id="no-code-503"),
+        pytest.param("", 302, ProviderUnavailable, id="no-code-302"),
+    ],
+)
+def test_what_is_not_documented_goes_by_its_name_and_then_by_the_status(
+    code: str, status: int, kind: type[ProviderError]
+) -> None:
+    assert kind_of(code, status=status) is kind
+
+
+def test_the_table_has_only_kinds_that_a_refusal_can_be() -> None:
+    assert {kind for kind in CODES.values() if "NotSupported" in kind.__name__} == set()
+
+
+def test_the_sentence_says_first_what_the_cloud_said() -> None:
+    error = refusal(
+        "RunInstances",
+        code="UnauthorizedOperation",
+        message="You are not authorized to perform this operation. Encoded authorization failure message: 4GIOHlTkIaWH",
+        status=403,
+    )
+    assert str(error) == (
+        "EC2: You are not authorized to perform this operation. (RunInstances, UnauthorizedOperation)"
+    )
+
+
+def test_a_signature_that_does_not_match_shows_nothing_of_what_was_signed() -> None:
+    error = refusal(
+        "X", code="SignatureDoesNotMatch", message="It does not match.\n\nThe Canonical String...", status=403
+    )
+    assert str(error) == "EC2: It does not match. (X, SignatureDoesNotMatch)"
+
+
+def test_a_wrong_clock_is_named() -> None:
+    error = refusal("X", code="RequestExpired", message="Request has expired.", status=400)
+    assert str(error).startswith("EC2: this machine's clock differs from EC2's: Request has expired.")
+
+
+def test_a_throttled_call_says_how_long_to_wait() -> None:
+    error = refusal("X", code="RequestLimitExceeded", message="slow down", status=503, retry_after=7)
+    assert isinstance(error, Throttled)
+    assert error.retry_after == 7

@@ -1,0 +1,357 @@
+"""What a VM asks for becomes RunInstances calls; upstream's attributes under their names, and what goes beyond."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import Template, VmId, VmRequest
+from one_provider_mad.errors import BadParameter, SettingsError
+from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES, LONGEST_USER_DATA
+from one_provider_mad.providers.ec2.launch import read_launch, run_instances
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.ec2.template import plan
+from one_provider_mad.providers.interface import CreatePlan
+from one_provider_mad.settings import convert
+from tests.providers.ec2.model import unknown_parameters
+
+SECTION = {"TYPE": "ec2", "AMI": "ami-0abc", "INSTANCETYPE": "t3.small"}
+
+
+def a_vm(
+    *sections: Mapping[str, str],
+    context: Mapping[str, str] | None = None,
+    name: str = "PUBLIC_CLOUD",
+    host: str = "aws",
+) -> VmRequest:
+    values: dict[str, Any] = {"CPU": ("1",), "MEMORY": ("512",)}
+    if context is not None:
+        values["CONTEXT"] = (context,)
+    return VmRequest(
+        vm_id=VmId(7),
+        name="web-1",
+        host=host,
+        template=Template(values=values),
+        user_template=Template(values={name: sections}),
+    )
+
+
+def planned(attributes: Mapping[str, str], *, context: Mapping[str, str] | None = None, **settings: Any) -> CreatePlan:
+    table = msgspec.convert({"region": "eu-west-1", **settings}, Ec2Settings)
+    return plan(a_vm({**SECTION, **attributes}, context=context), table, hypervisor="ec2")
+
+
+def calls(made: CreatePlan) -> list[dict[str, str]]:
+    """The calls of a plan, without what every one of them has; all of their names are ones that EC2 knows."""
+    found = []
+    for parameters in made.alternatives:
+        identity = VmRequest(vm_id=VmId(7)).identity(owner="me")
+        call = run_instances(read_launch(parameters), identity=identity, token="t", root_device="/dev/xvda")
+        assert unknown_parameters("RunInstances", call) == []
+        always = ("TagSpecification.", "MetadataOptions.", "MinCount", "MaxCount", "ClientToken")
+        found.append({name: value for name, value in call.items() if not name.startswith(always)})
+    return found
+
+
+def call(attributes: Mapping[str, str], *, context: Mapping[str, str] | None = None, **settings: Any) -> dict[str, str]:
+    (one,) = calls(planned(attributes, context=context, **settings))
+    return {name: value for name, value in one.items() if name not in ("ImageId", "InstanceType")}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "parameters"),
+    [
+        pytest.param({"AMI": "ami-9"}, {}, id="image"),
+        pytest.param({"AKI": "aki-1", "RAMDISK": "ari-1"}, {"KernelId": "aki-1", "RamdiskId": "ari-1"}, id="kernel"),
+        pytest.param({"KEYPAIR": "mine"}, {"KeyName": "mine"}, id="keypair"),
+        pytest.param(
+            {"SECURITYGROUPS": "web, db"}, {"SecurityGroup.1": "web", "SecurityGroup.2": "db"}, id="group-names"
+        ),
+        pytest.param(
+            {"SECURITYGROUPIDS": "sg-1,sg-2"},
+            {"SecurityGroupId.1": "sg-1", "SecurityGroupId.2": "sg-2"},
+            id="group-ids",
+        ),
+        pytest.param(
+            {"SUBNETID": "subnet-1", "PRIVATEIP": "10.0.0.9"},
+            {"SubnetId": "subnet-1", "PrivateIpAddress": "10.0.0.9"},
+            id="subnet",
+        ),
+        pytest.param({"AVAILABILITYZONE": "eu-west-1b"}, {"Placement.AvailabilityZone": "eu-west-1b"}, id="zone"),
+        pytest.param(
+            {"PLACEMENTGROUP": "rack", "TENANCY": "dedicated"},
+            {"Placement.GroupName": "rack", "Placement.Tenancy": "dedicated"},
+            id="placement",
+        ),
+        pytest.param({"EBS_OPTIMIZED": "yes"}, {"EbsOptimized": "true"}, id="ebs-optimized"),
+        pytest.param(
+            {"BLOCKDEVICEMAPPING": "/dev/sdf=snap-1:10:false:io1:300 /dev/sdg=:20 /dev/sdh=none"},
+            {
+                "BlockDeviceMapping.1.DeviceName": "/dev/sdf",
+                "BlockDeviceMapping.1.Ebs.SnapshotId": "snap-1",
+                "BlockDeviceMapping.1.Ebs.VolumeSize": "10",
+                "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "false",
+                "BlockDeviceMapping.1.Ebs.VolumeType": "io1",
+                "BlockDeviceMapping.1.Ebs.Iops": "300",
+                "BlockDeviceMapping.2.DeviceName": "/dev/sdg",
+                "BlockDeviceMapping.2.Ebs.VolumeSize": "20",
+                "BlockDeviceMapping.2.Ebs.DeleteOnTermination": "true",
+                "BlockDeviceMapping.3.DeviceName": "/dev/sdh",
+                "BlockDeviceMapping.3.NoDevice": "",
+            },
+            id="block-devices",
+        ),
+        pytest.param({"USERDATA": "ZWNobyBoaQ=="}, {"UserData": "ZWNobyBoaQ=="}, id="user-data-as-given"),
+        pytest.param(
+            {"SPOT": "YES", "SPOTPRICE": "0.02"},
+            {
+                "InstanceMarketOptions.MarketType": "spot",
+                "InstanceMarketOptions.SpotOptions.SpotInstanceType": "one-time",
+                "InstanceMarketOptions.SpotOptions.InstanceInterruptionBehavior": "terminate",
+                "InstanceMarketOptions.SpotOptions.MaxPrice": "0.02",
+            },
+            id="spot",
+        ),
+        pytest.param({"SPOT": "NO", "SPOTPRICE": "0.02"}, {}, id="spot-price-but-no-spot"),
+        pytest.param(
+            {"VOLUMESIZE": "30", "VOLUMETYPE": "gp3", "VOLUMEIOPS": "4000", "VOLUMETHROUGHPUT": "250"},
+            {
+                "BlockDeviceMapping.1.DeviceName": "/dev/xvda",
+                "BlockDeviceMapping.1.Ebs.VolumeSize": "30",
+                "BlockDeviceMapping.1.Ebs.VolumeType": "gp3",
+                "BlockDeviceMapping.1.Ebs.Iops": "4000",
+                "BlockDeviceMapping.1.Ebs.Throughput": "250",
+                "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "true",
+            },
+            id="root-volume",
+        ),
+        pytest.param(
+            {"BLOCKDEVICEMAPPING": "/dev/sdf=:5", "VOLUMEENCRYPTED": "YES", "DELETEONTERMINATION": "NO"},
+            {
+                "BlockDeviceMapping.1.DeviceName": "/dev/sdf",
+                "BlockDeviceMapping.1.Ebs.VolumeSize": "5",
+                "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "true",
+                "BlockDeviceMapping.2.DeviceName": "/dev/xvda",
+                "BlockDeviceMapping.2.Ebs.Encrypted": "true",
+                "BlockDeviceMapping.2.Ebs.DeleteOnTermination": "false",
+            },
+            id="root-volume-after-others",
+        ),
+    ],
+)
+def test_an_attribute_becomes_parameters(attributes: dict[str, str], parameters: dict[str, str]) -> None:
+    assert call(attributes) == parameters
+    assert planned(attributes).warnings == ()
+
+
+def chosen(made: CreatePlan, *names: str) -> list[tuple[str, ...]]:
+    return [tuple(one.get(name, "") for name in names) for one in calls(made)]
+
+
+class TestAlternatives:
+    def test_a_type_is_tried_in_all_places_before_the_next(self) -> None:
+        made = planned({"INSTANCETYPE": "t3.small, t3a.small", "SUBNETID": "subnet-1,subnet-2"})
+        assert chosen(made, "InstanceType", "SubnetId") == [
+            ("t3.small", "subnet-1"),
+            ("t3.small", "subnet-2"),
+            ("t3a.small", "subnet-1"),
+            ("t3a.small", "subnet-2"),
+        ]
+
+    def test_zones_are_places_too(self) -> None:
+        made = planned({"AVAILABILITYZONE": "eu-west-1a,eu-west-1b"})
+        assert chosen(made, "Placement.AvailabilityZone") == [("eu-west-1a",), ("eu-west-1b",)]
+
+    def test_preferred_spot_gives_way_to_on_demand(self) -> None:
+        made = planned({"SPOT": "preferred", "INSTANCETYPE": "a.1,b.1"})
+        assert chosen(made, "InstanceMarketOptions.MarketType", "InstanceType") == [
+            ("spot", "a.1"),
+            ("spot", "b.1"),
+            ("", "a.1"),
+            ("", "b.1"),
+        ]
+
+
+class TestConfiguration:
+    def test_defaults_fill_in_what_the_section_lacks(self) -> None:
+        defaults = {"KEYPAIR": "ours", "SUBNETID": "subnet-9", "INSTANCETYPE": "m5.large", "TAGS": "team=ops"}
+        made = planned({"KEYPAIR": "mine"}, defaults=defaults)
+        assert chosen(made, "KeyName", "SubnetId", "InstanceType") == [("mine", "subnet-9", "t3.small")]
+        assert read_launch(made.alternatives[0]).tags == {"Name": "web-1", "team": "ops"}
+
+    def test_the_instance_profile_comes_from_here_only(self) -> None:
+        made = planned({"IAMINSTANCEPROFILE": "admin"}, instance_profile="guests")
+        assert chosen(made, "IamInstanceProfile.Name") == [("guests",)]
+        assert [re.search("IAMINSTANCEPROFILE is ignored: only", each) is not None for each in made.warnings] == [True]
+        arn = "arn:aws:iam::123456789012:instance-profile/guests"
+        assert chosen(planned({}, instance_profile=arn), "IamInstanceProfile.Arn") == [(arn,)]
+
+    @pytest.mark.parametrize(("setting", "sent"), [({}, "required"), ({"imdsv2": "optional"}, "optional")], ids=str)
+    def test_the_metadata_service_asks_for_tokens(self, setting: dict[str, Any], sent: str) -> None:
+        parameters = read_launch(planned({}, **setting).alternatives[0]).parameters
+        assert parameters["MetadataOptions.HttpTokens"] == sent
+        assert parameters["MetadataOptions.HttpPutResponseHopLimit"] == "1"
+
+    def test_the_price_of_spot_instances_is_capped(self) -> None:
+        capped: dict[str, Any] = {"max_spot_price": "0.05"}
+        name = "InstanceMarketOptions.SpotOptions.MaxPrice"
+        assert chosen(planned({"SPOT": "YES"}, **capped), name) == [("0.05",)]
+        assert chosen(planned({"SPOTPRICE": "0.01"}, **capped), name) == [("0.01",)]
+        with pytest.raises(BadParameter, match=r"SPOTPRICE=0\.06 is more than the configuration allows: 0\.05"):
+            planned({"SPOTPRICE": "0.06"}, **capped)
+
+    def test_tags_of_the_configuration_come_over_those_of_the_vm(self) -> None:
+        made = planned({"TAGS": "Name=mine,role=web"}, tags={"role": "any", "site": "a"})
+        assert read_launch(made.alternatives[0]).tags == {"Name": "mine", "role": "any", "site": "a"}
+
+    @pytest.mark.parametrize(
+        ("settings", "sentence"),
+        [
+            ({"region": "Ireland"}, "ec2.region: expected a name such as eu-west-1"),
+            ({"endpoint_url": "ftp://x"}, "ec2.endpoint_url: expected an http or https URL"),
+            ({"proxy": "http://me:pw@proxy"}, "ec2.proxy: expected an http or https URL without user"),
+            ({"access_key_id": "AKIA"}, "access_key_id and secret_access_key belong together"),
+            ({"access_key_id": "A", "secret_access_key": "S", "profile": "p"}, "give either a profile or keys"),
+            ({"role_arn": "opennebula"}, "role_arn: expected an ARN such as"),
+            ({"max_spot_price": "cheap"}, "max_spot_price: expected dollars"),
+            ({"defaults": {"AMY": "x"}}, "defaults: AMY is no PUBLIC_CLOUD attribute"),
+            ({"defaults": {"TAGS": "a=b, one_provider_seq=1"}}, "defaults: TAGS holds one_provider_seq"),
+            ({"tags": {"ONE_PROVIDER_OWNER": "x"}}, "tags: ONE_PROVIDER_OWNER is reserved"),
+            ({"tags": {f"t{n}": "x" for n in range(41)}}, "tags: an instance may have 40"),
+            ({"imdsv2": "off"}, "ec2.imdsv2: invalid enum value"),
+            ({"page_size": 4}, "ec2.page_size: expected `int` >= 5"),
+            ({"regoin": "x"}, "ec2.regoin is no setting"),
+        ],
+        ids=lambda value: str(value)[:40],
+    )
+    def test_a_wrong_setting_is_told(self, settings: dict[str, Any], sentence: str) -> None:
+        with pytest.raises(SettingsError, match=re.escape(sentence.removeprefix("ec2."))):
+            convert({"region": "eu-west-1", **settings}, Ec2Settings, path=None, prefix="ec2.")
+
+
+class TestSections:
+    def test_the_section_of_4x_is_understood(self) -> None:
+        settings = Ec2Settings(region="eu-west-1")
+        made = plan(a_vm({"AMI": "ami-4", "INSTANCETYPE": "m1.small"}, name="EC2"), settings, hypervisor="ec2")
+        assert chosen(made, "ImageId", "InstanceType") == [("ami-4", "m1.small")]
+
+    def test_of_several_sections_type_and_then_host_decide(self) -> None:
+        settings = Ec2Settings(region="eu-west-1")
+        vm = a_vm(
+            {"TYPE": "azure", "AMI": "x"}, {**SECTION, "HOST": "other"}, {**SECTION, "HOST": "AWS", "AMI": "ami-7"}
+        )
+        assert chosen(plan(vm, settings, hypervisor="ec2"), "ImageId") == [("ami-7",)]
+        old = a_vm({**SECTION, "HOST": "other"}, {**SECTION, "CLOUD": "aws", "AMI": "ami-8"}, name="EC2")
+        assert chosen(plan(old, settings, hypervisor="ec2"), "ImageId") == [("ami-8",)]
+
+
+class TestContext:
+    def decoded(self, attributes: dict[str, str], context: dict[str, str]) -> str:
+        return base64.b64decode(call(attributes, context=context)["UserData"]).decode()
+
+    def test_the_context_is_lines_that_a_shell_can_source(self) -> None:
+        context = {"NETWORK": "YES", "START_SCRIPT": 'echo "$HOME" `id` \\'}
+        assert self.decoded({}, context) == 'NETWORK="YES"\nSTART_SCRIPT="echo \\"\\$HOME\\" \\`id\\` \\\\"\n'
+
+    def test_cloud_init_gets_the_keys_when_it_is_asked_for(self) -> None:
+        context = {"SSH_PUBLIC_KEY": 'ssh-rsa AAAA me\n\nssh-ed25519 BBBB: "you"', "OTHER": "x"}
+        assert self.decoded({"CLOUD_INIT": "yes"}, context) == (
+            '#cloud-config\nssh_authorized_keys:\n  - "ssh-rsa AAAA me"\n  - "ssh-ed25519 BBBB: \\"you\\""\n'
+        )
+        assert self.decoded({"CLOUD_INIT": "NO"}, context).startswith("SSH_PUBLIC_KEY=")
+
+    def test_user_data_goes_before_the_context(self) -> None:
+        assert call({"USERDATA": "eA=="}, context={"A": "b"}) == {"UserData": "eA=="}
+
+    def test_without_a_context_there_is_no_user_data(self) -> None:
+        assert "UserData" not in call({})
+
+    @pytest.mark.parametrize("size", [LONGEST_USER_DATA, LONGEST_USER_DATA + 1])
+    def test_more_user_data_than_ec2_takes_is_refused(self, size: int) -> None:
+        context = {"A": "x" * (size - len('A=""\n'))}
+        given = base64.b64encode(b"x" * size).decode()
+        if size <= LONGEST_USER_DATA:
+            assert call({}, context=context)
+            assert call({"USERDATA": given})
+            return
+        with pytest.raises(BadParameter, match="CONTEXT has 16385 bytes, EC2 takes 16384 of user data"):
+            planned({}, context=context)
+        with pytest.raises(BadParameter, match="USERDATA of the PUBLIC_CLOUD section has 16385 bytes"):
+            planned({"USERDATA": given})
+
+    def test_a_onegate_token_that_is_not_made_is_told(self) -> None:
+        assert "OneGate" in planned({}, context={"TOKEN": "YES"}).warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sentence"),
+    [
+        ({"AMI": ""}, "names no AMI"),
+        ({"INSTANCETYPE": " , "}, "names no INSTANCETYPE"),
+        ({"USERDATA": "not base64!"}, "USERDATA of the PUBLIC_CLOUD section is not base64"),
+        ({"EBS_OPTIMIZED": "maybe"}, "EBS_OPTIMIZED=maybe of the PUBLIC_CLOUD section is neither YES nor NO"),
+        ({"CLOUD_INIT": "maybe"}, "CLOUD_INIT=maybe"),
+        ({"SPOT": "sometimes"}, "SPOT=SOMETIMES"),
+        ({"SPOTPRICE": "-1"}, "SPOTPRICE=-1 of the PUBLIC_CLOUD section is no price"),
+        ({"SPOTPRICE": "0"}, "SPOTPRICE=0 of the PUBLIC_CLOUD section is no price"),
+        ({"VOLUMESIZE": "30G"}, "VOLUMESIZE=30G of the PUBLIC_CLOUD section is not a whole number"),
+        ({"BLOCKDEVICEMAPPING": "sdf"}, "BLOCKDEVICEMAPPING of the PUBLIC_CLOUD section: sdf is not"),
+        ({"BLOCKDEVICEMAPPING": "sdf=a:1:true:gp3:9:9"}, "has too many parts"),
+        ({"SUBNETID": "s-1,s-2", "PRIVATEIP": "10.0.0.1"}, "PRIVATEIP and several SUBNETIDs exclude"),
+        ({"SUBNETID": "s-1", "AVAILABILITYZONE": "a,b"}, "SUBNETID and several AVAILABILITYZONEs exclude"),
+        ({"INSTANCETYPE": ",".join(f"t{n}" for n in range(51))}, "allow 51 combinations"),
+        ({"TAGS": ",".join(f"t{n}=x" for n in range(45))}, "TAGS of the PUBLIC_CLOUD section has 46 tags"),
+        ({"TAGS": "AWS:x=1"}, "names that begin with aws: are EC2's"),
+        ({"TAGS": f"k={'v' * 257}"}, "k is longer than EC2 takes"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_ec2_would_refuse_is_refused_with_the_attributes_name(attributes: dict[str, str], sentence: str) -> None:
+    context = {"A": "b"}
+    with pytest.raises(BadParameter, match=re.escape(sentence)):
+        planned(attributes, context=context)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "warning"),
+    [
+        ({"FLAVOUR": "sweet"}, "FLAVOUR is not known to the ec2 cloud and is ignored, known are AKI, AMI, AVAIL"),
+        ({"LICENSEPOOL": "x"}, "LICENSEPOOL is ignored: EC2 has no licence pools any more"),
+        ({"AUTHORIZEDPORTS": "22"}, "AUTHORIZEDPORTS is ignored: ports are opened in security groups"),
+        ({"CLIENTTOKEN": "mine"}, "CLIENTTOKEN is ignored, the driver chooses the idempotency token itself"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_what_is_ignored_is_told_in_the_vms_log(attributes: dict[str, str], warning: str) -> None:
+    made = planned(attributes)
+    assert [warning in each for each in made.warnings] == [True]
+    assert made.alternatives == planned({}).alternatives
+
+
+def test_every_attribute_of_upstream_is_known() -> None:
+    """From OpenNebula's src/vmm_mad/remotes/ec2/ec2_driver.rb."""
+    upstream = "AMI KEYPAIR INSTANCETYPE SECURITYGROUPS SECURITYGROUPIDS ELASTICIP AVAILABILITYZONE USERDATA TAGS"
+    upstream += " BLOCKDEVICEMAPPING SUBNETID PRIVATEIP PLACEMENTGROUP TENANCY EBS_OPTIMIZED CLOUD_INIT AKI RAMDISK"
+    assert set(upstream.split()) <= set(KNOWN_ATTRIBUTES)
+
+
+def test_the_same_identity_and_token_travel_in_the_call_itself() -> None:
+    identity = VmRequest(vm_id=VmId(7), stime=5, seq=1, host_id=3).identity(owner="me")
+    launch = read_launch(planned({"SPOT": "YES", "TAGS": "role=web"}).alternatives[0])
+    sent = run_instances(launch, identity=identity, token="once", root_device="")
+    assert (sent["ClientToken"], sent["MinCount"], sent["MaxCount"]) == ("once", "1", "1")
+    for number, resource in enumerate(("instance", "volume", "spot-instances-request"), 1):
+        at = f"TagSpecification.{number}"
+        assert sent[f"{at}.ResourceType"] == resource
+        keys = [sent[name] for name in sent if name.startswith(f"{at}.Tag.") and name.endswith(".Key")]
+        assert set(keys) == {"Name", "role", *identity.tags()}
+
+
+def test_parameters_of_somebody_else_are_refused() -> None:
+    with pytest.raises(BadParameter, match="the create parameters are not what EC2 takes"):
+        read_launch({"type": "small"})
