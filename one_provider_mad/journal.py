@@ -68,7 +68,8 @@ CREATE TABLE IF NOT EXISTS debts (
     tries INTEGER NOT NULL, last_error TEXT NOT NULL, UNIQUE (deploy_id, token, vm_id, stime));
 CREATE TABLE IF NOT EXISTS parked (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, since REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS imported (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS answered (vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS answered (
+    vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, has_ended INTEGER NOT NULL);
 """
 
 _ANSWERED_SECONDS = 3600.0
@@ -198,10 +199,12 @@ class Answered(Value, frozen=True, kw_only=True):
     Attributes:
         action: its word.
         at: when, seconds since the epoch.
+        has_ended: it has succeeded, and the VM's instance was to be destroyed: that it is gone is no surprise.
     """
 
     action: str
     at: float
+    has_ended: bool = False
 
 
 class Outline(Value, frozen=True, kw_only=True):
@@ -238,6 +241,7 @@ class Journal:
         self._unwritten: dict[int, _Row] = {}
         self._writing: dict[int, _Row] = {}
         self._closed: list[int] = []
+        self._ended: set[int] = set()
         self._called_off: list[int] = []
         self._is_failing = False
         self._last_number = 0
@@ -273,10 +277,12 @@ class Journal:
         self._flush_soon()
         return number
 
-    def close_request(self, number: int) -> None:
-        """The request was answered (or called off)."""
+    def close_request(self, number: int, *, has_ended: bool = False) -> None:
+        """The request was answered (or called off); `has_ended`: it has destroyed its VM's instance."""
         if self._unwritten.pop(number, None) is None:
             self._closed.append(number)
+            if has_ended:
+                self._ended.add(number)
             self._flush_soon()
 
     async def recorded(self, number: int) -> None:
@@ -304,9 +310,10 @@ class Journal:
         self._unwritten = {}
         called_off, self._called_off = self._called_off, []
         closed, self._closed = self._closed, []
+        ended = [number for number in closed if number in self._ended] if self._ended else []
         try:
             now = self._clock()
-            flush = self._database.submit(lambda db: _write_requests(db, rows.values(), called_off, closed, now))
+            flush = self._database.submit(lambda db: _write_requests(db, rows.values(), called_off, closed, ended, now))
         except JournalError as error:
             self._put_back(rows, called_off, closed, error)
             return
@@ -323,6 +330,7 @@ class Journal:
             self._put_back(rows, called_off, closed, error)
             return
         self._is_failing = False
+        self._ended.difference_update(closed)
         self._flush_soon()
 
     def _put_back(self, rows: dict[int, _Row], called_off: list[int], closed: list[int], error: BaseException) -> None:
@@ -443,11 +451,15 @@ class Journal:
 
 
 def read_fact(path: Path, name: str) -> str | None:
-    """Look up one fact without keeping the journal open; None when there is no journal or no such fact."""
+    """Look up one fact without keeping the journal open; None when there is no journal or no such fact.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
     try:
         row = _look(path, lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone())
-    except sqlite3.Error:
-        return None
+    except sqlite3.Error as error:
+        raise JournalError(f"the journal cannot be read: {error} ({path})") from error
     return None if row is None else str(row[0])
 
 
@@ -524,9 +536,15 @@ def _prepare(db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
         raise sqlite3.DatabaseError(f"it was written by another version ({version}, this one reads {_VERSION})")
+    if not _tells_ends(db):
+        db.execute("DROP TABLE IF EXISTS answered")  # of an earlier release; it reaches back an hour at most
     for statement in _SCHEMA.split(";"):
         db.execute(statement)
     db.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _tells_ends(db: sqlite3.Connection) -> bool:
+    return any(row[1] == "has_ended" for row in db.execute("PRAGMA table_info(answered)").fetchall())
 
 
 def _sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -> None:
@@ -561,7 +579,12 @@ def _writers(db: sqlite3.Connection) -> list[Writer]:
 
 
 def _write_requests(
-    db: sqlite3.Connection, rows: Iterable[_Row], called_off: list[int], closed: list[int], now: float
+    db: sqlite3.Connection,
+    rows: Iterable[_Row],
+    called_off: list[int],
+    closed: list[int],
+    ended: list[int],
+    now: float,
 ) -> None:
     # A step of SQLite each, however many there are (database.py says why).
     waiting = iter(rows)
@@ -575,7 +598,9 @@ def _write_requests(
         these = "FROM requests WHERE id IN (SELECT value FROM json_each(?))"
         numbers = json.dumps(closed)
         # Whoever lists instances meanwhile has to know that what was listed is not true any more.
-        db.execute(f"INSERT OR REPLACE INTO answered SELECT vm_id, action, ? {these} ORDER BY id", (now, numbers))
+        has_ended = "id IN (SELECT value FROM json_each(?))"
+        answers = f"INSERT OR REPLACE INTO answered SELECT vm_id, action, ?, {has_ended} {these} ORDER BY id"
+        db.execute(answers, (now, json.dumps(ended), numbers))
         db.execute(f"DELETE {these}", (numbers,))
 
 
@@ -605,13 +630,16 @@ def _outline(db: sqlite3.Connection, since: float) -> Outline:
     for pid, start, vm_id in db.execute("SELECT pid, start, vm_id FROM requests").fetchall():
         unanswered.setdefault(Process(pid=pid, start=start), set()).add(VmId(vm_id))
     # A journal that an earlier release has made has no such table before its writer starts anew.
-    has_answers = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'answered'").fetchone()
-    answers = "SELECT vm_id, action, at FROM answered WHERE at >= (SELECT max(at) FROM answered) - ?"
+    has_answers = _tells_ends(db)
+    answers = "SELECT vm_id, action, at, has_ended FROM answered WHERE at >= (SELECT max(at) FROM answered) - ?"
     rows = db.execute(answers, (_ANSWERED_SECONDS,)).fetchall() if has_answers else []
     young = "state IN ('open', 'created') AND (sent_at >= :since OR answered_at >= :since)"
     outline = Outline(
         unanswered={process: frozenset(vms) for process, vms in unanswered.items()},
-        answered={VmId(vm_id): Answered(action=action, at=at) for vm_id, action, at in rows},
+        answered={
+            VmId(vm_id): Answered(action=action, at=at, has_ended=bool(has_ended))
+            for vm_id, action, at, has_ended in rows
+        },
         attempts=tuple(_select_attempts(db, young, {"since": since})),
         parked=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM parked").fetchall()),
     )

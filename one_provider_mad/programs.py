@@ -35,23 +35,39 @@ To see it work by hand, on the embedded cloud:
   one-provider encode DEPLOY --vm-id 7 | one_vmm_provider "-t 15 -r 0 simulated" | one-provider decode
 """
 
+IM_USAGE = """\
+one_im_provider reports a cloud and its instances to OpenNebula as a host and its VMs.
+
+oned up to 5.10, and monitord from 5.12 on, start it from an IM_MAD section whose ARGUMENTS are: NAME
+  NAME             the configuration: NAME.toml in $ONE_PROVIDER_MAD_CONF or /etc/one/one_provider_mad
+The options of one_im_exec and one_im_sh are accepted as well.
+
+To see it work by hand, on the embedded cloud:
+  echo MONITOR 0 cloud /var/lib/one/datastores 1 | one_im_provider simulated | cut -d ' ' -f 4 | base64 -d
+"""
+
 
 def one_vmm_provider() -> None:
     """Be the driver for VM actions until the core lets go. Never returns."""
-    sys.exit(_run("one_vmm_provider"))
+    sys.exit(_run("one_vmm_provider", USAGE))
 
 
-def _run(program: str) -> int:
+def one_im_provider() -> None:
+    """Be the driver for information until the core lets go. Never returns."""
+    sys.exit(_run("one_im_provider", IM_USAGE))
+
+
+def _run(program: str, usage: str) -> int:
     """Ready the process, serve, and tell the exit code; whatever happens, no traceback is shown."""
     try:
         has_stderr = prepare_process()
-        if text := _text_for_a_person(sys.argv[1:]):
+        if text := _text_for_a_person(sys.argv[1:], usage):
             os.write(STDOUT, text.encode())
             return 0
         # Until the daemon can deal with it, it waits: it may come right after INIT was answered.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         begun = _read_begun()
-        return _serve(sys.argv[1:], has_stderr=has_stderr, begun=begun)
+        return _serve(program, sys.argv[1:], has_stderr=has_stderr, begun=begun)
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except ModuleNotFoundError as error:
@@ -61,13 +77,16 @@ def _run(program: str) -> int:
     return 1
 
 
-def _serve(argv: list[str], *, has_stderr: bool, begun: bytes) -> int:
+def _serve(program: str, argv: list[str], *, has_stderr: bool, begun: bytes) -> int:
     is_initialised = begun == INIT
     if is_initialised:
         # oned does nothing else until then; what comes now takes longer than all that came before.
         with suppress(OSError):  # whoever asked may be gone: the daemon sees that too, and ends in order
             os.write(STDOUT, INIT_SUCCESS)
-    from one_provider_mad.daemon import run
+    if program == "one_im_provider":
+        from one_provider_mad.monitor_daemon import run
+    else:
+        from one_provider_mad.daemon import run
     from one_provider_mad.options import parse_arguments
 
     options = parse_arguments(argv)
@@ -131,10 +150,10 @@ def _close_leaked() -> None:
             os.closerange(descriptor, descriptor + 1)  # unlike close, it does not mind what is closed already
 
 
-def _text_for_a_person(argv: list[str]) -> str:
+def _text_for_a_person(argv: list[str], usage: str) -> str:
     """What `--help` or `--version`, alone, asks for; "" otherwise."""
     if argv in (["-h"], ["--help"]):
-        return USAGE
+        return usage
     if argv == ["--version"]:
         return f"one-provider-mad {__version__}\n"
     return ""

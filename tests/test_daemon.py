@@ -7,13 +7,14 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from one_provider_mad.daemon import _Daemon, _log_stray_error
+from one_provider_mad.daemon import _Daemon
 from one_provider_mad.options import Options
+from one_provider_mad.serving import log_stray_error
 
 
 @pytest.fixture
 async def daemon() -> _Daemon:
-    asyncio.get_running_loop().set_exception_handler(_log_stray_error)
+    asyncio.get_running_loop().set_exception_handler(log_stray_error)
     return _Daemon(Options(name="x"), has_stderr=False, is_initialised=False)
 
 
@@ -68,7 +69,7 @@ async def test_an_error_in_a_callback_is_logged_and_the_loop_goes_on(
 
 def test_what_no_exception_goes_with_is_logged_too() -> None:
     with capture_logs() as logged, asyncio.Runner() as runner:
-        _log_stray_error(runner.get_loop(), {"message": "a socket was left open"})
+        log_stray_error(runner.get_loop(), {"message": "a socket was left open"})
     assert logged == [
         {"event": "unexpected", "log_level": "error", "message": "a socket was left open", "exc_info": None}
     ]

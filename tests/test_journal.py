@@ -26,6 +26,7 @@ from one_provider_mad.journal import (
     forget_fact,
     read_debts,
     read_fact,
+    read_outline,
 )
 from one_provider_mad.processes import Process
 
@@ -636,9 +637,10 @@ def test_without_a_journal_there_are_no_debts_and_no_facts(path: Path) -> None:
     assert not path.exists(), "looking makes none"
 
 
-def test_of_a_file_that_is_no_journal_no_fact_is_known_and_debts_are_not_none(path: Path) -> None:
+def test_of_a_file_that_is_no_journal_nothing_is_known(path: Path) -> None:
     write(path, b"no database " * 1000)
-    assert read_fact(path, "account") is None
+    with pytest.raises(JournalError, match=rf"^the journal cannot be read: file is not a database \({path}\)"):
+        read_fact(path, "account")
     with pytest.raises(JournalError, match=rf"^the journal cannot be read: file is not a database \({path}\)"):
         read_debts(path)
     with pytest.raises(JournalError, match=rf"^the journal cannot be written: file is not a database \({path}\)"):
@@ -670,3 +672,43 @@ async def test_what_was_written_is_there_when_a_writer_dies_in_the_middle_of_a_c
     die_in_the_middle_of_a_commit(path)
     assert [debt.deploy_id for debt in read_debts(path)] == ["i-1"]
     assert read_fact(path, "5") is None
+
+
+def ends(path: Path) -> dict[int, bool]:
+    """By VM, whether its last answer was the end of its instance."""
+    return {vm_id: each.has_ended for vm_id, each in read_outline(path, since=0).answered.items()}
+
+
+async def test_whether_an_answer_was_the_end_of_an_instance_is_kept_also_when_the_disk_is_full_meanwhile(
+    journal: Journal, path: Path, lost: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [open_request(journal, vm_id, "SHUTDOWN") for vm_id in (1, 2)]
+    await journal.sync()
+    monkeypatch.setattr("one_provider_mad.journal._AGAIN_SECONDS", 0.01)
+    tamper(path, "CREATE TRIGGER full BEFORE DELETE ON requests BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    journal.close_request(numbers[0], has_ended=True)
+    with pytest.raises(JournalError, match="disk is full"):
+        await journal.sync()
+    assert ends(path) == {}
+    tamper(path, "DROP TRIGGER full")
+    journal.close_request(numbers[1])
+    async with asyncio.timeout(10):
+        while await unanswered(journal):
+            pass  # every look at the file lets the journal go on
+    assert ends(path) == {1: True, 2: False}
+    assert len(lost) == 1
+
+
+async def test_answers_of_a_release_that_did_not_say_what_had_ended_are_let_go(
+    journal: Journal, path: Path, clock: Clock
+) -> None:
+    earlier = "CREATE TABLE answered (vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL)"
+    tamper(path, "DROP TABLE answered", earlier, "INSERT INTO answered VALUES (7, 'SHUTDOWN', 9.0)")
+    assert ends(path) == {}, "in doubt nothing has ended"
+    again = await reopened(journal, clock)
+    number = open_request(again, 7, "CLEANUP")
+    await again.sync()
+    again.close_request(number, has_ended=True)
+    await again.sync()
+    assert ends(path) == {7: True}
+    await again.close()

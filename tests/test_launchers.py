@@ -19,6 +19,7 @@ from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 DRIVER, TOOL = ROOT / "bin" / "one_vmm_provider", ROOT / "bin" / "one-provider"
+REPORTER = ROOT / "bin" / "one_im_provider"
 VERSION = f"one-provider-mad {__version__}\n"
 ARGUMENTS = "-t 15 -r 0 simulated"
 BARE = {"PATH": "/usr/bin:/bin"}
@@ -30,7 +31,7 @@ def output_of(*command: str | Path, cwd: Path | None = None) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("program", [DRIVER, TOOL], ids=lambda path: path.name)
+@pytest.mark.parametrize("program", [DRIVER, REPORTER, TOOL], ids=lambda path: path.name)
 def test_it_runs_from_a_checkout(program: Path, tmp_path: Path) -> None:
     assert output_of(program, "--version") == VERSION
     assert output_of(f"./{program.name}", "--version", cwd=program.parent) == VERSION
@@ -38,7 +39,7 @@ def test_it_runs_from_a_checkout(program: Path, tmp_path: Path) -> None:
     assert output_of(sys.executable, program, "--version", cwd=tmp_path) == VERSION
 
 
-@pytest.mark.parametrize("program", [DRIVER, TOOL], ids=lambda path: path.name)
+@pytest.mark.parametrize("program", [DRIVER, REPORTER, TOOL], ids=lambda path: path.name)
 def test_it_runs_through_symlinks(program: Path, tmp_path: Path) -> None:
     (tmp_path / "mads").mkdir()
     link = tmp_path / "mads" / program.name

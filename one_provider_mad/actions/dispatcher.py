@@ -15,6 +15,7 @@ import structlog
 from one_provider_mad.actions.cloud import waiting_for
 from one_provider_mad.actions.debts import Debts
 from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.polling import NO_NEWS, poll
@@ -224,9 +225,9 @@ class Dispatcher:
             payload=request.payload if is_kept else b"",
         )
 
-    def _close(self, number: int) -> None:
+    def _close(self, number: int, *, has_ended: bool = False) -> None:
         if number and self._engines.journal is not None:
-            self._engines.journal.close_request(number)
+            self._engines.journal.close_request(number, has_ended=has_ended)
 
     # DRIVER_CANCEL
 
@@ -369,12 +370,14 @@ class Dispatcher:
             info=info,
             seconds=round(monotonic() - begun, 4),
         )
+        content = accepted.known()
+        has_ended = is_success and content is not None and is_end(accepted.action, content.lcm_state)
         if accepted.recovered is not None and accepted.recovered.is_superseded:
-            self._close(accepted.number)
+            self._close(accepted.number, has_ended=has_ended)
             return
         word, vm_id, number = accepted.action.value, accepted.vm_id, accepted.number
         if is_success:
-            self._reply(word, vm_id, info, is_success=True, number=number)
+            self._reply(word, vm_id, info, is_success=True, number=number, has_ended=has_ended)
         else:
             self._reply_failure(word, vm_id, info, is_two_blank=accepted.is_two_blank, number=number)
 
@@ -384,9 +387,12 @@ class Dispatcher:
             self.tell(Severity.ERROR, f"REBOOT: {sentence}", vm_id)
         self._reply(word, vm_id, sentence, is_success=False, number=number)
 
-    def _reply(self, word: str, vm_id: VmId, info: str, *, is_success: bool, number: int = 0) -> None:
+    def _reply(
+        self, word: str, vm_id: VmId, info: str, *, is_success: bool, number: int = 0, has_ended: bool = False
+    ) -> None:
         reply = Reply(word=word, vm_id=vm_id, is_success=is_success, info=info)
-        self._output.send(format_reply(reply), on_written=partial(self._close, number) if number else None)
+        close = partial(self._close, number, has_ended=has_ended) if number else None
+        self._output.send(format_reply(reply), on_written=close)
 
     def fail(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
         """Answer a request that is not carried out; `number` is its record in the journal."""

@@ -103,3 +103,8 @@ def intent_of(action: Action, lcm_state: int | None, *, has_deploy_id: bool) -> 
         raise RequestRefused("migration is not supported: an instance cannot leave its cloud")
     name = LCM_STATES.get(lcm_state, "unknown")
     raise RequestRefused(f"{action.value} has no meaning in LCM_STATE {lcm_state} ({name}), nothing was done")
+
+
+def is_end(action: Action, lcm_state: int | None) -> bool:
+    """True when this action, once it has succeeded, has destroyed the VM's instance."""
+    return action is Action.CLEANUP or INTENTS.get(action, {}).get(lcm_state or 0) is Intent.DESTROY

@@ -1,4 +1,4 @@
-"""`one-provider demo`: a VM's life on the simulated cloud, through the real driver, started as oned starts it."""
+"""`one-provider demo`: a VM's life on the simulated cloud, through the real drivers, started as by OpenNebula."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.demo_monitor import Watcher
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.cli.instances import collect
 from one_provider_mad.cli.verbs import LCM_NUMBERS, Release
@@ -44,6 +45,10 @@ boot_time = 0.3
 stop_time = 0.2
 suspend_time = 0.2
 destroy_time = 0.1
+
+[monitor]
+state_period = 0.1
+min_list_interval = 0.1
 """
 _SHOWN_OF_LINE = 46
 _SHOWN_OF_LOG = 15
@@ -59,6 +64,7 @@ class Step(Value, frozen=True, kw_only=True):
         lcm_state: what the VM is in the middle of.
         seq: number of the history record by then.
         release: whose form of the line.
+        reported: what the information driver says of the VM afterwards, "" for nothing new.
     """
 
     title: str
@@ -67,16 +73,31 @@ class Step(Value, frozen=True, kw_only=True):
     lcm_state: str
     seq: int
     release: Release = "7.4"
+    reported: str = ""
 
 
 LIFE = (
-    Step(title="deploy", meaning="create an instance", action="DEPLOY", lcm_state="BOOT", seq=0),
+    Step(title="deploy", meaning="create an instance", action="DEPLOY", lcm_state="BOOT", seq=0, reported="RUNNING"),
     Step(title="poll", meaning="tell how it is", action="POLL", lcm_state="RUNNING", seq=0, release="5.10"),
-    Step(title="power off", meaning="stop it", action="SHUTDOWN", lcm_state="SHUTDOWN_POWEROFF", seq=0),
-    Step(title="resume", meaning="start it again", action="DEPLOY", lcm_state="BOOT_POWEROFF", seq=1),
+    Step(
+        title="power off",
+        meaning="stop it",
+        action="SHUTDOWN",
+        lcm_state="SHUTDOWN_POWEROFF",
+        seq=0,
+        reported="POWEROFF",
+    ),
+    Step(
+        title="resume",
+        meaning="start it again",
+        action="DEPLOY",
+        lcm_state="BOOT_POWEROFF",
+        seq=1,
+        reported="RUNNING",
+    ),
     Step(title="reboot", meaning="reboot it", action="REBOOT", lcm_state="RUNNING", seq=1),
-    Step(title="suspend", meaning="suspend it", action="SAVE", lcm_state="SAVE_SUSPEND", seq=1),
-    Step(title="resume", meaning="wake it up", action="RESTORE", lcm_state="BOOT_SUSPENDED", seq=2),
+    Step(title="suspend", meaning="suspend it", action="SAVE", lcm_state="SAVE_SUSPEND", seq=1, reported="SUSPENDED"),
+    Step(title="resume", meaning="wake it up", action="RESTORE", lcm_state="BOOT_SUSPENDED", seq=2, reported="RUNNING"),
     Step(
         title="snapshot", meaning="take a snapshot of it", action="SNAPSHOTCREATE", lcm_state="HOTPLUG_SNAPSHOT", seq=2
     ),
@@ -91,7 +112,7 @@ class DemoFailed(click.ClickException):
 @click.command("demo", short_help="Play a VM's life on the simulated cloud.")
 @click.option("--keep", is_flag=True, help="Keep the folder with the cloud, the journal and the log.")
 def command(keep: bool) -> None:
-    """Start the driver as oned does, and play a VM's life with it on the simulated cloud.
+    """Start both drivers as the core does, and play a VM's life with them on the simulated cloud.
 
     Nothing outside a temporary folder is touched, and nothing costs money.
     """
@@ -123,11 +144,15 @@ def _furnish(folder: Path) -> None:
 
 def _play(folder: Path) -> None:
     begun = time.monotonic()
-    with _started(folder) as driver:
+    with _started(folder, "one_vmm_provider") as process, _started(folder, "one_im_provider") as monitor:
+        driver, watcher = _Driver(process), Watcher(monitor)
         driver.greet()
+        _begin_to_watch(watcher)
         deploy_id = ""
         for step in LIFE:
             deploy_id = driver.perform(step, deploy_id) or deploy_id
+            if step.reported:
+                _show_reported(watcher, step)
         driver.finish()
     left = collect(NAME, {"ONE_LOCATION": str(folder)}, is_all=False)
     if left:
@@ -136,31 +161,55 @@ def _play(folder: Path) -> None:
     click.echo(click.style(verdict, fg="green") + _took(begun))
 
 
+# The information driver
+
+
+def _begin_to_watch(watcher: Watcher) -> None:
+    begun = time.monotonic()
+    watcher.say(b"INIT")
+    click.echo(f"{click.style('monitor', bold=True)}: report on this host from now on, as monitord asks for it")
+    click.echo(f"  {_arrow('>')} {_shortened(watcher.start().decode())}")
+    report = watcher.wait(lambda report: report.word == "SYSTEM_HOST" and "TOTALCPU" in report.text, PATIENCE)
+    if report is None:
+        raise DemoFailed("the information driver did not say what the host is")
+    click.echo(f"  {_arrow('<')} SYSTEM_HOST {printable(' '.join(report.text.split()))}{_took(begun)}")
+
+
+def _show_reported(watcher: Watcher, step: Step) -> None:
+    begun = time.monotonic()
+    wanted = f'STATE="{step.reported}"'
+    report = watcher.wait(lambda report: report.word == "STATE_VM" and wanted in report.text, PATIENCE)
+    if report is None:
+        raise DemoFailed(f"the information driver did not report {step.reported} after {step.title}")
+    vm = next(line for line in report.text.splitlines() if wanted in line)
+    click.echo(f"  {_arrow('<')} STATE_VM {printable(vm)}{_took(begun)}")
+
+
 # The driver
 
 
-def launcher() -> Path:
-    """The driver's program: the checkout's, else the one that was installed beside this Python.
+def launcher(name: str = "one_vmm_provider") -> Path:
+    """A driver's program: the checkout's, else the one that was installed beside this Python.
 
     Raises:
         DemoFailed: there is none.
     """
-    checkout = Path(__file__).resolve().parents[2] / "bin" / "one_vmm_provider"
-    installed = Path(sys.executable).with_name("one_vmm_provider")
+    checkout = Path(__file__).resolve().parents[2] / "bin" / name
+    installed = Path(sys.executable).with_name(name)
     for program in (checkout, installed):
         if os.access(program, os.X_OK):
             return program
-    raise DemoFailed(f"one_vmm_provider is neither at {checkout} nor at {installed}")
+    raise DemoFailed(f"{name} is neither at {checkout} nor at {installed}")
 
 
 @contextmanager
-def _started(folder: Path) -> Iterator[_Driver]:
-    """The driver, running; it is gone when this is left, whatever happens."""
-    program = launcher()
+def _started(folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The program, running; it is gone when this is left, whatever happens."""
+    program = launcher(name)
     click.echo(f'{click.style("start", bold=True)}  {program} "{ARGUMENTS}"')
     with _spawn(program, folder) as process:
         try:
-            yield _Driver(process)
+            yield process
         finally:
             if process.poll() is None:
                 process.kill()
@@ -170,7 +219,7 @@ def _spawn(program: Path, folder: Path) -> subprocess.Popen[bytes]:
     environ = {name: value for name, value in os.environ.items() if name != "ONE_PROVIDER_MAD_CONF"}
     try:
         # oned closes stderr; here it goes to a file, to be shown when something fails.
-        with _stderr_file(folder).open("wb") as stderr:
+        with _stderr_file(folder).open("ab") as stderr:
             return subprocess.Popen(  # noqa: S603 - our own program
                 [program, ARGUMENTS],
                 stdin=subprocess.PIPE,
@@ -258,9 +307,8 @@ class _Driver:
 
     def _say(self, title: str, meaning: str, line: bytes) -> None:
         text = line.decode().rstrip("\n")
-        shown = text if len(text) <= _SHOWN_OF_LINE else f"{text[:_SHOWN_OF_LINE]}… ({len(line)} bytes)"
         click.echo(f"{click.style(title, bold=True)}: {meaning}")
-        click.echo(f"  {_arrow('>')} {shown}")
+        click.echo(f"  {_arrow('>')} {_shortened(text)}")
         with suppress(BrokenPipeError):  # then waiting for the answer tells what happened
             if self._process.stdin is not None:
                 self._process.stdin.write(line)
@@ -289,6 +337,10 @@ class _Driver:
 
 def _arrow(direction: str) -> str:
     return click.style(direction, dim=True)
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN_OF_LINE else f"{text[:_SHOWN_OF_LINE]}… ({len(text)} bytes)"
 
 
 def _took(begun: float) -> str:

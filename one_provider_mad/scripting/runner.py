@@ -47,12 +47,14 @@ class Finished(Value, frozen=True, kw_only=True):
         stdout: what it wrote there, at most MAX_OUTPUT bytes of it.
         stderr: the same.
         is_timeout: it ran out of time, and was ended.
+        is_cut: it wrote more to stdout than is kept.
     """
 
     code: int
     stdout: str = ""
     stderr: str = ""
     is_timeout: bool = False
+    is_cut: bool = False
 
 
 class CannotRun(Exception):
@@ -90,6 +92,7 @@ class Runner:
         directory: Path | None = None,
         is_alone: bool = False,
         is_remembered: bool = False,
+        kept: int = MAX_OUTPUT,
     ) -> Finished:
         """Run a script and wait for its end. Cancelled, it ends the script and all that belongs to it first.
 
@@ -101,11 +104,13 @@ class Runner:
             directory: its working directory, None for that of all.
             is_alone: what it leaves behind in the background is ended, too.
             is_remembered: the next driver ends it, should this one be killed.
+            kept: bytes to keep of what it writes to stdout.
 
         Raises:
             CannotRun: it is missing, may not be executed, or cannot be started.
         """
         script = await self._start(path, arguments, stdin, directory or self._directory)
+        script.kept = kept
         if is_remembered and self._leftovers is not None:
             self._leftovers.note(script.pid)
         is_over = is_timeout = False  # over: what it has left behind may go on
@@ -133,7 +138,13 @@ class Runner:
             script.close()
             if is_remembered and self._leftovers is not None:
                 self._leftovers.forget(script.pid)
-        return Finished(code=script.code, stdout=script.stdout(), stderr=script.stderr(), is_timeout=is_timeout)
+        return Finished(
+            code=script.code,
+            stdout=script.stdout(),
+            stderr=script.stderr(),
+            is_timeout=is_timeout,
+            is_cut=script.is_cut,
+        )
 
     def kill(self) -> None:
         """End everything at once."""
@@ -199,6 +210,8 @@ class _Script(asyncio.SubprocessProtocol):
     def __init__(self, running: set[_Script]) -> None:
         self._running = running
         self.ended = asyncio.Event()
+        self.kept = MAX_OUTPUT
+        self.is_cut = False
         self._closed = asyncio.Event()
         self._output: dict[int, bytearray] = {1: bytearray(), 2: bytearray()}
         self._open_pipes = {1, 2}
@@ -209,13 +222,13 @@ class _Script(asyncio.SubprocessProtocol):
         self._running.add(self)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
-        kept = self._output[fd]
-        kept += data
-        if len(kept) > MAX_OUTPUT:
-            if fd == 1:
-                del kept[MAX_OUTPUT:]
-            else:
-                del kept[:-MAX_OUTPUT]
+        output = self._output[fd]
+        output += data
+        if fd == 1 and len(output) > self.kept:
+            self.is_cut = True
+            del output[self.kept :]
+        elif fd != 1 and len(output) > MAX_OUTPUT:
+            del output[:-MAX_OUTPUT]
 
     def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
         del exc

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,9 @@ def test_a_vms_whole_life_is_green_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
     told = done.stdout.splitlines()
     assert told[0].endswith('one_vmm_provider "-t 15 -r 0 simulated"')
+    assert told[1].endswith('one_im_provider "-t 15 -r 0 simulated"')
+    states = [match[1] for line in told if (match := re.match(r'  < STATE_VM VM=\[ID="42",.*STATE="([A-Z]+)"\]', line))]
+    assert states == [step.reported for step in demo.LIFE if step.reported]
     assert [line for line in told if line.endswith(("  > INIT", "  > FINALIZE"))] == ["  > INIT", "  > FINALIZE"]
     words = [line.split()[1] for line in told if re.match("  > [A-Z]+ ", line)]
     assert words == [step.action for step in demo.LIFE]
@@ -50,11 +55,14 @@ def test_a_kept_cloud_can_be_looked_at(tmp_path: Path) -> None:
 
 
 def run_with(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """The demo with a driver that is a few lines of shell; exit code and stderr."""
-    script = folder / "driver"
-    script.write_text(f"#!/bin/sh\n{program}\n")
-    script.chmod(0o755)
-    monkeypatch.setattr(demo, "launcher", lambda: script)
+    """The demo with a driver that is a few lines of shell, beside one that reports; exit code and stderr."""
+    scripts = {"one_vmm_provider": folder / "driver", "one_im_provider": folder / "monitor"}
+    payload = base64.b64encode(zlib.compress(b'TOTALCPU="100"\n')).decode()
+    reporting = f"echo SYSTEM_HOST SUCCESS 0 1 {payload}; exec sleep 20"
+    for script, text in zip(scripts.values(), (program, reporting), strict=True):
+        script.write_text(f"#!/bin/sh\n{text}\n")
+        script.chmod(0o755)
+    monkeypatch.setattr(demo, "launcher", scripts.__getitem__)
     monkeypatch.setattr(demo, "PATIENCE", 0.3)
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     result = CliRunner().invoke(main, ["demo"])
@@ -103,7 +111,7 @@ def test_a_driver_that_fails_is_told_in_one_sentence(
     code, told = run_with(program, tmp_path, monkeypatch)
     assert code == 1
     assert told.endswith(sentence)
-    assert [path.name for path in tmp_path.iterdir()] == ["driver"]
+    assert {path.name for path in tmp_path.iterdir()} == {"driver", "monitor"}
 
 
 def test_a_driver_that_is_nowhere_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,91 @@
+"""What the action driver is doing, as far as it matters to reports: read from its journal, which is never written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from one_provider_mad.domain import DeployId, Value, VmId
+from one_provider_mad.journal import Answered, Attempt, AttemptState, Outline, read_outline
+from one_provider_mad.processes import Process
+
+SLACK_SECONDS = 0.25
+"""How far the times of a journal and of a listing may be off: both are of one machine, whose clock may be
+adjusted meanwhile."""
+
+DEAD_SECONDS = 10.0
+"""How long the requests of a process that died still count as under way: oned starts it anew within a second or two,
+and the new one answers them (decision 13)."""
+
+
+class Activity(Value, frozen=True, kw_only=True):
+    """What the action driver is doing and has done of late.
+
+    Attributes:
+        busy: VMs with an action under way.
+        answered: by VM, the action that was answered last.
+        attempts: young attempts to create.
+        parked: instances of VMs that are on no host.
+    """
+
+    busy: frozenset[VmId] = frozenset()
+    answered: Mapping[VmId, Answered] = {}
+    attempts: tuple[Attempt, ...] = ()
+    parked: frozenset[DeployId] = frozenset()
+
+    def is_settled_since(self, vm_id: VmId, since: float) -> bool:
+        """True when an action of this VM was answered then or later: what was seen before may be over."""
+        answered = self.answered.get(vm_id)
+        return answered is not None and answered.at >= since - SLACK_SECONDS
+
+    def is_ended(self, vm_id: VmId, *, since: float, slack: float = SLACK_SECONDS) -> bool:
+        """True when the action that was answered then or later has ended the instance."""
+        answered = self.answered.get(vm_id)
+        return answered is not None and answered.has_ended and answered.at >= since - slack
+
+    @staticmethod
+    def is_since(attempt: Attempt, since: float) -> bool:
+        """True when the attempt was sent, or answered, then or later."""
+        latest = max(attempt.sent_at, attempt.answered_at)
+        return attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and latest >= since - SLACK_SECONDS
+
+
+class ActivityReader:
+    """Reads the journal of the action driver.
+
+    Args:
+        monotonic: seconds that never go backwards.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._dead: dict[Process, float] = {}
+
+    async def read(self, path: Path, *, since: float) -> Activity:
+        """What is being done now.
+
+        Args:
+            path: the journal; when there is none, nothing is being done.
+            since: attempts that were over before, in seconds since the epoch, are left out.
+
+        Raises:
+            JournalError: it is there and cannot be read, so that nobody can tell.
+        """
+        outline = await asyncio.to_thread(read_outline, path, since=since - SLACK_SECONDS)
+        return Activity(
+            busy=self._busy(outline),
+            answered=outline.answered,
+            attempts=outline.attempts,
+            parked=outline.parked,
+        )
+
+    def _busy(self, outline: Outline) -> frozenset[VmId]:
+        now = self._monotonic()
+        self._dead = {process: self._dead.get(process, now) for process in outline.unanswered if not process.is_alive()}
+        return frozenset(
+            vm_id
+            for process, vms in outline.unanswered.items()
+            if process not in self._dead or now - self._dead[process] < DEAD_SECONDS
+            for vm_id in vms
+        )

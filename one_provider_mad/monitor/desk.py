@@ -1,0 +1,262 @@
+"""Takes what the core asks, answers each request once, and keeps one schedule for each host that is monitored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+
+import structlog
+
+from one_provider_mad.errors import MadError
+from one_provider_mad.monitor.cloud_source import CloudSource
+from one_provider_mad.monitor.host import Load, letter_of, report_of, told_room
+from one_provider_mad.monitor.saying import Output, Saying, Stamps
+from one_provider_mad.monitor.schedule import HostSchedule
+from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside
+from one_provider_mad.protocol import reports
+from one_provider_mad.protocol.im import format_legacy_reply, format_log, refuse
+from one_provider_mad.protocol.im_messages import (
+    Era,
+    HostLog,
+    ImRequest,
+    Kind,
+    LegacyReply,
+    Monitor,
+    StartMonitor,
+    StopMonitor,
+    Unreadable,
+)
+from one_provider_mad.protocol.messages import Severity
+from one_provider_mad.protocol.reports import LegacyVm, VmWord
+
+log = structlog.get_logger()
+
+
+class Desk:
+    """Turns requests into answers and schedules.
+
+    Args:
+        sweeper: looks at the cloud.
+        source: what the configuration says.
+        output: where lines go.
+        stamps: timestamps.
+        on_hosts: called when the hosts that are monitored have changed.
+    """
+
+    def __init__(
+        self,
+        *,
+        sweeper: Sweeper,
+        source: CloudSource,
+        output: Output,
+        stamps: Stamps,
+        on_hosts: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._sweeper = sweeper
+        self._source = source
+        self._output = output
+        self._stamps = stamps
+        self._saying = Saying(output, stamps)
+        self._on_hosts = on_hosts
+        self._era: Era | None = None
+        self._untold: list[HostLog] = []
+        self._hosts: dict[int, HostSchedule] = {}
+        self._running: dict[int, asyncio.Task[None]] = {}
+        self._answering: set[asyncio.Task[None]] = set()
+        self._called_off: set[int] = set()
+
+    @property
+    def hosts(self) -> tuple[StartMonitor, ...]:
+        """What monitord has asked for and not called off, by host."""
+        return tuple(self._hosts[host_id].request for host_id in sorted(self._hosts))
+
+    # Requests
+
+    def accept(self, request: ImRequest | Unreadable) -> None:
+        """Take one request; its answer comes by itself. Never raises, never blocks."""
+        self._know_era(_era_of(request))
+        match request:
+            case Unreadable():
+                self._refuse(request)
+            case Monitor():
+                self._spawn(self._answer(request), f"monitor host {request.host_id}")
+            case StartMonitor():
+                self._saying.say(Kind.START_MONITOR, request.host_id)
+                self.start(request)
+            case StopMonitor():
+                self._stop(request)
+
+    def resume(self, hosts: Iterable[StartMonitor]) -> None:
+        """Take up what an earlier process did, except where a request has come since: to stop, or to start anew."""
+        self._know_era(Era.MODERN)
+        for request in hosts:
+            if request.host_id not in self._hosts and request.host_id not in self._called_off:
+                log.info("host taken up again", host=request.host_id)
+                self.start(request)
+        self._called_off.clear()
+        self._on_hosts()
+
+    def start(self, request: StartMonitor) -> None:
+        """Report on a host from now on; what ran for it before ends, and nothing of it is left."""
+        self._end(request.host_id)
+        self._called_off.discard(request.host_id)
+        schedule = HostSchedule(request, sweeper=self._sweeper, source=self._source, saying=self._saying)
+        self._hosts[request.host_id] = schedule
+        task = asyncio.create_task(self._run(schedule), name=f"monitor host {request.host_id}")
+        task.add_done_callback(partial(_ended, schedule))
+        self._running[request.host_id] = task
+        log.info("host monitored", host=request.host_id, host_name=request.host)
+        self._on_hosts()
+
+    async def _run(self, schedule: HostSchedule) -> None:
+        await schedule.run()
+        if (probes := self._source.probes()) is not None:
+            schedule.has_reported.set()
+            await probes.report(schedule.request, self._saying.pass_on)
+
+    def _stop(self, request: StopMonitor) -> None:
+        was_monitored = self._end(request.host_id)
+        self._called_off.add(request.host_id)  # an earlier process may have monitored it, to be taken up yet
+        log.info("host no longer monitored", host=request.host_id, was_monitored=was_monitored)
+        if request.era is Era.LEGACY:
+            self._output.send(format_legacy_reply(LegacyReply(word="STOPMONITOR", host_id=request.host_id)))
+        else:
+            self._saying.say(Kind.STOP_MONITOR, request.host_id)
+        self._on_hosts()
+
+    def _end(self, host_id: int) -> bool:
+        task = self._running.pop(host_id, None)
+        if task is not None:
+            task.cancel()
+        return self._hosts.pop(host_id, None) is not None
+
+    def _refuse(self, request: Unreadable) -> None:
+        log.warning("request refused", word=request.word, host=request.host_id, reason=request.reason)
+        lines = refuse(request, timestamp=self._stamps.now())
+        for line in lines:
+            self._output.send(line)
+        if not lines:
+            self.tell(Severity.ERROR, f"ignored a line that is no request: {request.reason}")
+
+    # Legacy
+
+    async def _answer(self, request: Monitor) -> None:
+        """One MONITOR, one reply, whatever happens."""
+        is_success, text = True, ""
+        try:
+            probes = self._source.probes()
+            text = await (self._legacy_report(request) if probes is None else probes.answer(request))
+        except MadError as error:
+            is_success, text = False, str(error)
+        except Exception as error:
+            log.exception("monitoring failed unexpectedly", host=request.host_id)
+            is_success, text = False, f"internal error ({type(error).__name__}), the driver's log has the details"
+        reply = LegacyReply(word="MONITOR", host_id=request.host_id, text=text, is_success=is_success)
+        self._output.send(await aside(len(text), lambda: format_legacy_reply(reply)))
+
+    async def _legacy_report(self, request: Monitor) -> str:
+        try:
+            sweep = await self._sweeper.sweep()
+        except MadError as error:
+            return self._held_report(request, error)
+        told = self._source.told()
+        report = report_of(told, sweep.room, sweep.load(request.host_id), wilds=sweep.wilds, warning=sweep.warning)
+        vms = sweep.vms(request.host_id)
+        is_old = told.monitor.is_before_4_14
+        return await aside(
+            len(vms), lambda: reports.legacy_report(report, _legacy_vms(sweep, request.host_id), is_before_4_14=is_old)
+        )
+
+    def _held_report(self, request: Monitor, error: MadError) -> str:
+        """The cloud cannot be asked: every VM is named, and nothing said of it, since two silences power it off.
+
+        Nothing at all is said while nobody knows which VMs there are: that is ignored, and asked again in a while.
+        """
+        told, memory = self._source.told(), self._sweeper.memory
+        since, limit = self._sweeper.failing_since, told.monitor.host_error_after
+        if limit and since is not None and asyncio.get_running_loop().time() - since >= limit:
+            raise error
+        if not memory.listed_at:
+            return ""
+        vms = [
+            LegacyVm(vm_id=known.vm_id, deploy_id=known.deploy_id, state_letter="-")
+            for known in memory.vms.values()
+            if known.host_id == request.host_id and known.misses < told.monitor.missing_after and not known.is_parked
+        ]
+        report = report_of(told, told_room(told.capacity), Load(), error=str(error))
+        return reports.legacy_report(report, vms, is_before_4_14=told.monitor.is_before_4_14)
+
+    # Saying
+
+    def tell(self, severity: Severity, text: str) -> None:
+        """Say something in the core's log; which form it takes shows with the first request."""
+        log.info("told", severity=severity.value, text=text)
+        line = HostLog(severity=severity, text=text)
+        if self._era is None:
+            self._untold.append(line)
+        else:
+            self._output.log(format_log(line, era=self._era, timestamp=self._stamps.now()))
+
+    def dropped(self, count: int) -> bytes:
+        """The line that says how many LOG lines were lost."""
+        line = HostLog(severity=Severity.WARNING, text=f"{count} log lines were dropped while nobody read them")
+        return format_log(line, era=self._era or Era.MODERN, timestamp=self._stamps.now())
+
+    def _know_era(self, era: Era) -> None:
+        self._era = era
+        untold, self._untold = self._untold, []
+        for line in untold:
+            self._output.log(format_log(line, era=era, timestamp=self._stamps.now()))
+
+    # Ending
+
+    async def drained(self) -> None:
+        """Return when everything that was asked is answered, and every host was reported on once."""
+        while self._answering:
+            await asyncio.wait(self._answering)
+        for schedule in list(self._hosts.values()):
+            await schedule.has_reported.wait()
+
+    async def stop(self) -> None:
+        """End everything; the hosts stay known, to be taken up again."""
+        tasks = [*self._running.values(), *self._answering]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _spawn(self, work: Coroutine[object, object, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._answering.add(task)
+        task.add_done_callback(self._answering.discard)
+
+
+def _ended(schedule: HostSchedule, task: asyncio.Task[None]) -> None:
+    """A schedule ends by a defect only; whoever waits for its first report waits no longer."""
+    schedule.has_reported.set()
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("monitoring ended unexpectedly", host=schedule.request.host_id, exc_info=error)
+
+
+def _era_of(request: ImRequest | Unreadable) -> Era:
+    if isinstance(request, Monitor):
+        return Era.LEGACY
+    return Era.MODERN if isinstance(request, StartMonitor) else request.era
+
+
+def _legacy_vms(sweep: Sweep, host_id: int) -> list[LegacyVm]:
+    """VMs that are named; what is missing is left out, and the core powers it off after two reports."""
+    return [
+        LegacyVm(
+            vm_id=vm.state.vm_id,
+            deploy_id=vm.state.deploy_id,
+            state_letter="-"
+            if vm.instance is None or vm.state.state is VmWord.UNKNOWN
+            else letter_of(vm.instance.state),
+            name=vm.instance.name if vm.instance else "",
+            usage=vm.instance.usage if vm.instance else None,
+            attributes=vm.instance.attributes if vm.instance else {},
+        )
+        for vm in sweep.vms(host_id)
+        if vm.is_listed
+    ]

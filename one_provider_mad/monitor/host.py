@@ -1,0 +1,118 @@
+"""PURE: how much room a host is said to have, how much of it is in use, and what stands beside its VMs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from one_provider_mad.domain import Instance, InstanceState, Usage, Value
+from one_provider_mad.monitor.cloud_source import Told
+from one_provider_mad.monitor.settings import UNLIMITED_CPU, UNLIMITED_MEMORY, CapacitySettings
+from one_provider_mad.protocol.reports import HostReport, Wild
+from one_provider_mad.providers.interface import ImportHints, Size
+
+NOTHING = "-"
+"""PROVIDER_WARNING when there is none: what a host was once said to have stays until it is said anew."""
+
+LETTERS: dict[InstanceState, str] = {
+    InstanceState.RUNNING: "a",
+    InstanceState.STOPPED: "d",
+    InstanceState.SUSPENDED: "p",
+}
+"""State to the letter of the legacy report; every other is `-`, which changes nothing."""
+
+UNLIMITED = Size(cpu=UNLIMITED_CPU, memory=UNLIMITED_MEMORY)
+
+
+class Load(Value, frozen=True, kw_only=True):
+    """What is in use.
+
+    Attributes:
+        cpu: percent, 100 is one core.
+        memory: KiB.
+    """
+
+    cpu: float = 0.0
+    memory: int = 0
+
+
+def room_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Size | None) -> Size:
+    """How much room a host has: what the configuration says, else what the cloud tells, else more than is ever asked.
+
+    Args:
+        settings: the table `[capacity]`.
+        sizes: instance types of the provider, to count those of the configuration.
+        limit: what the cloud tells, None for nothing.
+    """
+    known = {name: count for name, count in settings.instance_types.items() if name in sizes}
+    if known:
+        counted = Size(
+            cpu=sum(sizes[name].cpu * count for name, count in known.items()),
+            memory=sum(sizes[name].memory * count for name, count in known.items()),
+        )
+    else:
+        counted = limit or UNLIMITED
+    return Size(
+        cpu=counted.cpu if settings.cpu is None else settings.cpu,
+        memory=counted.memory if settings.memory is None else settings.memory,
+    )
+
+
+def told_room(settings: CapacitySettings) -> Size | None:
+    """The room that the configuration tells without asking anybody, None when that is not all of it."""
+    if settings.cpu is None or settings.memory is None:
+        return None
+    return Size(cpu=settings.cpu, memory=settings.memory)
+
+
+def unknown_types(settings: CapacitySettings, sizes: Mapping[str, Size]) -> list[str]:
+    """Names in `[capacity.instance_types]` that the cloud does not have: typing errors that nobody would notice."""
+    return sorted(set(settings.instance_types) - set(sizes))
+
+
+def load_of(usages: Iterable[Usage | None]) -> Load:
+    """The sum of what instances use."""
+    found = [usage for usage in usages if usage is not None]
+    return Load(cpu=sum(usage.cpu for usage in found), memory=sum(usage.memory for usage in found))
+
+
+def report_of(
+    told: Told, room: Size | None, load: Load, *, wilds: tuple[Wild, ...] = (), error: str = "", warning: str = ""
+) -> HostReport:
+    """What is said of a host.
+
+    Args:
+        told: the configuration.
+        room: its room; None while nobody knows it: then nothing is promised to the scheduler.
+        load: what is in use.
+        wilds: instances that belong to nobody.
+        error: why the cloud cannot be asked, "" when it can.
+        warning: what an operator should look at, "" for nothing.
+    """
+    return HostReport(
+        hypervisor=told.hypervisor,
+        total_cpu=round(100 * room.cpu) if room else 0,
+        total_memory=1024 * room.memory if room else 0,
+        used_cpu=load.cpu,
+        used_memory=load.memory,
+        error=error,
+        attributes={"PROVIDER_KIND": told.kind or NOTHING, "PROVIDER_WARNING": warning or NOTHING},
+        wilds=wilds,
+    )
+
+
+def wild_of(instance: Instance, hints: ImportHints | None) -> Wild:
+    """An instance that belongs to nobody, ready to be imported as far as the provider can tell what it is made of."""
+    size = hints.size if hints else Size(cpu=0, memory=0)
+    return Wild(
+        deploy_id=instance.deploy_id,
+        name=instance.name or instance.deploy_id,
+        cpu=100 * size.cpu,
+        memory=1024 * size.memory,
+        public_cloud=hints.public_cloud if hints else {},
+        state_letter=letter_of(instance.state),
+    )
+
+
+def letter_of(state: InstanceState) -> str:
+    """The letter of the legacy report."""
+    return LETTERS.get(state, "-")

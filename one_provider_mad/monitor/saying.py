@@ -1,0 +1,99 @@
+"""Writes messages to monitord: each with a timestamp that is not older than the one before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Protocol
+
+from one_provider_mad.protocol.im import format_message
+from one_provider_mad.protocol.im_messages import Kind, Message
+
+_LARGE = 16 * 1024
+"""Characters of text from which on it is packed in a thread: a millisecond of the loop's time."""
+
+
+class Output(Protocol):
+    """Where lines go (transport.Writer)."""
+
+    def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
+        """Write a line that must not be lost; `on_written` is called once it is on its way to the reader."""
+
+    def log(self, data: bytes) -> None:
+        """Write a LOG line."""
+
+
+class Stamps:
+    """Timestamps for messages: whole seconds that never go backwards, as monitord drops what is older than the last.
+
+    Args:
+        clock: seconds since the epoch; it may be set back.
+        latest: the latest one that an earlier process has written.
+    """
+
+    def __init__(self, clock: Callable[[], float], latest: int = 0) -> None:
+        self._clock = clock
+        self.latest = latest
+
+    def now(self) -> int:
+        """The time, or the latest timestamp while the clock is behind it."""
+        self.latest = max(self.latest, int(self._clock()))
+        return self.latest
+
+
+class Saying:
+    """Says things to monitord.
+
+    Args:
+        output: where lines go.
+        stamps: timestamps.
+
+    Attributes:
+        figures_at: loop time from which on figures of VMs may be said again, by whichever host.
+    """
+
+    def __init__(self, output: Output, stamps: Stamps) -> None:
+        self.figures_at = 0.0
+        self._output = output
+        self._stamps = stamps
+        self._waiting: Counter[tuple[Kind, int]] = Counter()
+
+    def is_waiting(self, kind: Kind, host_id: int) -> bool:
+        """True while such a message about this host was not read yet.
+
+        Then another one is not to be written: whoever does not read for a night is not to get every state of it in
+        the morning, the oldest first, and nobody has room to keep them.
+        """
+        return self._waiting[kind, host_id] > 0
+
+    def say(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
+        """Write a short message at once."""
+        message = self._message(kind, host_id, text, is_success=is_success)
+        self._send(message, format_message(message))
+
+    async def say_much(self, kind: Kind, host_id: int, text: str) -> None:
+        """Write a message that may be long; the loop goes on meanwhile."""
+        message = self._message(kind, host_id, text, is_success=True)
+        if len(text) < _LARGE:
+            self._send(message, format_message(message))
+        else:
+            self._send(message, await asyncio.to_thread(format_message, message))
+
+    def pass_on(self, message: Message) -> None:
+        """Write a message that somebody else has made, with a timestamp of now."""
+        self.say(message.kind, message.host_id, message.text, is_success=message.is_success)
+
+    def _send(self, message: Message, line: bytes) -> None:
+        key = message.kind, message.host_id
+        self._waiting[key] += 1
+        self._output.send(line, on_written=partial(self._written, key))
+
+    def _written(self, key: tuple[Kind, int]) -> None:
+        self._waiting[key] -= 1
+        if not self._waiting[key]:
+            del self._waiting[key]
+
+    def _message(self, kind: Kind, host_id: int, text: str, *, is_success: bool) -> Message:
+        return Message(kind=kind, host_id=host_id, timestamp=self._stamps.now(), text=text, is_success=is_success)

@@ -1,0 +1,253 @@
+"""One task a host of monitord's: says what is due when it is due, and never waits for the cloud to say so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+import structlog
+
+from one_provider_mad.errors import MadError
+from one_provider_mad.monitor.changes import Changes
+from one_provider_mad.monitor.cloud_source import CloudSource
+from one_provider_mad.monitor.host import Load, report_of, told_room
+from one_provider_mad.monitor.saying import Saying
+from one_provider_mad.monitor.settings import MonitorSettings, Rhythm
+from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside, heard
+from one_provider_mad.monitor.truth import SeenVm
+from one_provider_mad.protocol import reports
+from one_provider_mad.protocol.im_messages import Kind, StartMonitor
+from one_provider_mad.protocol.reports import HostReport, VmFigures
+
+log = structlog.get_logger()
+
+FIGURES_PAUSE = 0.5
+"""Seconds after a MONITOR_VM of 200 VMs until the next one, of whatever host: while oned writes 200 rows, others wait
+for its database (a fifth of a second on a small machine)."""
+
+_VM = "VM=["
+"""How each VM begins in its text."""
+
+_SHARE_OF_PERIOD = 0.8
+"""All lines of a round fit into this part of their period, with shorter pauses if need be."""
+
+
+_TICK = 0.001
+"""Shortest pause in seconds: less than that before its time nothing is due, and nobody minds a millisecond."""
+
+_AGAIN = 1.0
+"""Seconds until it is tried again to say something that nobody reads."""
+
+
+class Due:
+    """A time that comes again and again.
+
+    Args:
+        now: when it comes first.
+    """
+
+    def __init__(self, now: float) -> None:
+        self.at = now
+
+    def take(self, now: float, period: float) -> bool:
+        """True when it has come; then the next one is a period later, and those that were slept through are let go."""
+        if now < self.at:
+            self.at = min(self.at, now + period)  # the period may have become shorter
+            return False
+        self.at = max(self.at + period, now)
+        return True
+
+
+class HostSchedule:
+    """The reports on one host.
+
+    Args:
+        request: what monitord asked for.
+        sweeper: looks at the cloud.
+        source: what the configuration says.
+        saying: writes messages.
+    """
+
+    def __init__(self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, saying: Saying) -> None:
+        self.request = request
+        self._sweeper = sweeper
+        self._source = source
+        self._saying = saying
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        self._heartbeat, self._system, self._look = Due(now), Due(now), Due(now)
+        self._sync, self._figures = Due(now), Due(now)
+        self._changes = Changes()
+        self._sweeping: asyncio.Task[Sweep] | None = None
+        self._sweep: Sweep | None = None
+        self._error = sweeper.error
+        self._is_in_error = False
+        self._said_system: HostReport | None = None
+        self._said_system_at = 0.0
+        self._lines: deque[str] = deque()
+        self._line_pause = FIGURES_PAUSE
+        self.has_reported = asyncio.Event()
+
+    async def run(self) -> None:
+        """Report until cancelled, or until there are probes that report in its place."""
+        try:
+            while self._source.probes() is None:
+                rhythm = self._source.told().monitor.rhythm(self.request.periods)
+                await self._say_what_is_due(rhythm)
+                if self._sweeping is not None and self._sweeping.done():
+                    await self._take_sweep(self._sweeping, rhythm)
+                await self._wait()
+        finally:
+            if self._sweeping is not None:
+                self._sweeping.cancel()  # only our waiting for it
+
+    async def _say_what_is_due(self, rhythm: Rhythm) -> None:
+        now = self._loop.time()
+        if self._system.take(now, rhythm.system):
+            await self._say_system()
+        if self._heartbeat.take(now, rhythm.heartbeat):
+            self._say_monitor()
+        if self._sweeping is None and self._look.take(now, rhythm.state):
+            self._sweeping = asyncio.create_task(self._sweeper.sweep(), name=f"sweep for host {self.request.host_id}")
+            self._sweeping.add_done_callback(heard)
+        if self._lines and now >= self._saying.figures_at and self._is_waiting(Kind.MONITOR_VM):
+            self._saying.figures_at = now + _AGAIN
+        elif self._lines and now >= self._saying.figures_at:
+            text = self._lines.popleft()
+            share = text.count(_VM) / reports.VMS_IN_A_LINE
+            self._saying.figures_at = now + share * self._line_pause
+            await self._tell(Kind.MONITOR_VM, text)
+
+    async def _wait(self) -> None:
+        times = [self._heartbeat.at, self._system.at]
+        if self._sweeping is None:
+            times.append(self._look.at)
+        if self._lines:
+            times.append(self._saying.figures_at)
+        pause = max(_TICK, min(times) - self._loop.time())
+        if self._sweeping is None:
+            await asyncio.sleep(pause)
+        else:
+            await asyncio.wait([self._sweeping], timeout=pause)
+
+    # The host
+
+    def _report(self) -> HostReport:
+        sweep = self._sweep
+        return report_of(
+            self._source.told(),
+            sweep.room if sweep else told_room(self._source.told().capacity),
+            sweep.load(self.request.host_id) if sweep else Load(),
+            wilds=sweep.wilds if sweep else (),
+            error=self._error,
+            warning=sweep.warning if sweep else "",
+        )
+
+    async def _say_system(self) -> None:
+        """Nothing else makes a host MONITORED (decision 20), so a host that is to be in ERROR is not told of."""
+        self._enter_error_if_due()
+        if self._is_in_error:
+            return
+        if self._is_waiting(Kind.SYSTEM_HOST):
+            self._system.at = self._loop.time() + _AGAIN
+            return
+        report = self._report()
+        self._said_system, self._said_system_at = report, self._loop.time()
+        await self._tell(Kind.SYSTEM_HOST, await aside(len(report.wilds), lambda: reports.host_system(report)))
+
+    def _say_monitor(self) -> None:
+        if not self._is_waiting(Kind.MONITOR_HOST):
+            self._saying.say(Kind.MONITOR_HOST, self.request.host_id, reports.host_monitor(self._report()))
+
+    def _enter_error_if_due(self) -> None:
+        """Only where the operator wants it: host hooks may delete every VM of a host in ERROR (decision 19)."""
+        limit, since = self._source.told().monitor.host_error_after, self._sweeper.failing_since
+        if limit and since is not None and not self._is_in_error and self._loop.time() - since >= limit:
+            self._is_in_error = True
+            self._saying.say(Kind.MONITOR_HOST, self.request.host_id, self._sweeper.error, is_success=False)
+
+    def _is_waiting(self, kind: Kind) -> bool:
+        return self._saying.is_waiting(kind, self.request.host_id)
+
+    async def _tell(self, kind: Kind, text: str) -> None:
+        if text:
+            await self._saying.say_much(kind, self.request.host_id, text)
+
+    # What the cloud shows
+
+    async def _take_sweep(self, sweeping: asyncio.Task[Sweep], rhythm: Rhythm) -> None:
+        self._sweeping = None
+        try:
+            sweep = sweeping.result()
+        except MadError as error:
+            await self._cannot_look(str(error))
+        except Exception as error:
+            log.exception("sweep failed unexpectedly", host=self.request.host_id)
+            await self._cannot_look(f"internal error ({type(error).__name__}), the driver's log has the details")
+        else:
+            await self._report_vms(sweep, rhythm)
+        self.has_reported.set()
+
+    async def _cannot_look(self, sentence: str) -> None:
+        """VM states are held; that the cloud cannot be asked shows on the host."""
+        is_news = sentence != self._error
+        self._error = sentence
+        self._enter_error_if_due()
+        if is_news and not self._is_in_error:
+            await self._say_system()
+            self._say_monitor()
+
+    async def _report_vms(self, sweep: Sweep, rhythm: Rhythm) -> None:
+        is_recovery = bool(self._error) or self._is_in_error
+        self._sweep, self._error, self._is_in_error = sweep, "", False
+        now = self._loop.time()
+        if is_recovery:
+            self._sync.at = now
+        if is_recovery or self._is_news_of_host(now, rhythm):
+            await self._say_system()
+            self._say_monitor()
+        vms = sweep.vms(self.request.host_id)
+        if not self._is_waiting(Kind.STATE_VM):
+            await self._say_states(sweep, vms, rhythm, now)
+        if not self._lines and self._figures.take(now, rhythm.figures):
+            self._lines.extend(await aside(len(vms), lambda: self._figures_of(sweep)))
+            self._line_pause = min(FIGURES_PAUSE, _SHARE_OF_PERIOD * rhythm.figures / max(1, len(self._lines)))
+
+    async def _say_states(self, sweep: Sweep, vms: list[SeenVm], rhythm: Rhythm, now: float) -> None:
+        settings = self._source.told().monitor
+        is_synced = self.request.host_id not in sweep.judgement.unsynced and self._sync.take(now, rhythm.sync)
+        text = await aside(len(vms), lambda: self._states(sweep, settings, is_synced=is_synced))
+        await self._tell(Kind.STATE_VM, text)
+
+    def _is_news_of_host(self, now: float, rhythm: Rhythm) -> bool:
+        """Room and warnings are told when they change, wild instances soon: there may be many, which come and go."""
+        said, report = self._said_system, self._report()
+        if said is None or _basics(said) != _basics(report):
+            return True
+        return said.wilds != report.wilds and now - self._said_system_at >= min(rhythm.heartbeat, 10 * rhythm.state)
+
+    def _states(self, sweep: Sweep, settings: MonitorSettings, *, is_synced: bool) -> str:
+        vms = sweep.vms(self.request.host_id)
+        changed = self._changes.see(vms)
+        if not is_synced:
+            return reports.vm_states(changed)
+        self._changes.all_told(vms)
+        listed = [vm.state for vm in vms if vm.is_listed]
+        return reports.synced_vm_states(listed, missing_state=settings.missing_word)
+
+    def _figures_of(self, sweep: Sweep) -> tuple[str, ...]:
+        """Figures of instances that are there: OpenNebula keeps a row for whatever number it is told."""
+        return reports.vm_figures(
+            VmFigures(
+                vm_id=vm.state.vm_id,
+                deploy_id=vm.state.deploy_id,
+                usage=vm.instance.usage,
+                attributes=vm.instance.attributes,
+            )
+            for vm in sweep.vms(self.request.host_id)
+            if vm.instance is not None and vm.is_listed and not vm.instance.state.is_gone
+        )
+
+
+def _basics(report: HostReport) -> tuple[object, ...]:
+    return report.hypervisor, report.total_cpu, report.total_memory, report.attributes

@@ -1,0 +1,73 @@
+"""What the information driver remembers across its own death: hosts, what was listed, the latest timestamp.
+
+monitord starts a dead driver anew and says nothing more (OpenNebula include/Driver.h, stop_driver): its hosts would go
+unmonitored until their interval has run out. So they are taken up again, but only when the same monitord started both:
+another one starts the hosts that it wants (decision 21).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from one_provider_mad.domain import Value
+from one_provider_mad.monitor.truth import Memory
+from one_provider_mad.processes import Process
+from one_provider_mad.protocol.im_messages import StartMonitor
+
+VERSION = 1
+
+
+class State(Value, frozen=True, kw_only=True):
+    """What is kept in the file.
+
+    Attributes:
+        version: of this layout.
+        parent: who started the process that wrote it.
+        hosts: what monitord asked for, by host.
+        memory: what was listed; it does not depend on who asks.
+        timestamp: the latest one that was written on a message.
+    """
+
+    version: int = VERSION
+    parent: Process
+    hosts: tuple[StartMonitor, ...] = ()
+    memory: Memory = Memory()
+    timestamp: int = 0
+
+
+class StateFile:
+    """The file of one NAME, replaced as a whole.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def load(self) -> tuple[State | None, str]:
+        """What was kept, and a sentence when it cannot be used: then everything begins anew."""
+        try:
+            state = msgspec.json.decode(self.path.read_bytes(), type=State)
+        except FileNotFoundError:
+            return None, ""
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            return None, f"what was monitored before cannot be read: {error} ({self.path})"
+        if state.version != VERSION:
+            return None, f"what was monitored before was written by another version: {state.version} ({self.path})"
+        return state, ""
+
+    def save(self, state: State) -> str:
+        """Put this state into the file; a sentence when that fails, as on a full disk."""
+        fresh = self.path.with_name(f"{self.path.name}.new")
+        try:
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(msgspec.json.encode(state))
+            fresh.replace(self.path)
+        except OSError as error:
+            return f"what is monitored cannot be written down: {error.strerror} ({self.path})"
+        return ""

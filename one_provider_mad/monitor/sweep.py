@@ -1,0 +1,302 @@
+"""One look at the cloud for everybody who has to report: listed once, judged anew for each who asks (decision 18)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import structlog
+
+from one_provider_mad.domain import DeployId, Instance, Value
+from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled
+from one_provider_mad.monitor.activity import Activity, ActivityReader
+from one_provider_mad.monitor.cloud_source import CloudSource, Watched
+from one_provider_mad.monitor.host import Load, load_of, room_of, unknown_types, wild_of
+from one_provider_mad.monitor.settings import MonitorSettings
+from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge
+from one_provider_mad.protocol.reports import Wild
+from one_provider_mad.providers.interface import CapacitySource, ImportHints, ImportSource, Size
+
+log = structlog.get_logger()
+
+_Result = TypeVar("_Result")
+
+MANY = 500
+"""From so many instances on, working on them is left to a thread: the loop never stops for more than 5 ms."""
+
+_LONGEST_PAUSE = 30.0
+_SHORTEST_PAUSE = 0.1
+"""Seconds before a cloud that did not answer is asked again: doubled from min_list_interval up to the longest."""
+
+_AS_GOOD_AS_NEW = 0.9
+"""A listing counts as fresh for this part of min_list_interval: periods that equal it are not to miss every other."""
+
+_ROOM_SECONDS = 600.0
+"""How often the cloud is asked how much room it has: quotas change rarely."""
+
+
+_MANY_WARNINGS = 1000
+
+
+class Sweep(Value, frozen=True, kw_only=True):
+    """What is known of the cloud by now.
+
+    Attributes:
+        judgement: the VMs of all hosts.
+        wilds: instances that belong to nobody, ready to be reported.
+        wild_load: what these use.
+        room: room of the whole cloud.
+        warning: what an operator should look at, "" for nothing.
+    """
+
+    judgement: Judgement
+    wilds: tuple[Wild, ...] = ()
+    wild_load: Load = Load()
+    room: Size | None = None
+    warning: str = ""
+
+    def vms(self, host_id: int) -> list[SeenVm]:
+        """The VMs of one host."""
+        return list(self.judgement.hosts.get(host_id, ()))
+
+    def load(self, host_id: int) -> Load:
+        """What a host's VMs use, and the wild instances, which take room as well."""
+        own = load_of(vm.instance.usage for vm in self.vms(host_id) if vm.instance is not None)
+        return Load(cpu=own.cpu + self.wild_load.cpu, memory=own.memory + self.wild_load.memory)
+
+
+class Sweeper:
+    """Looks at one cloud for all its hosts.
+
+    Args:
+        source: the cloud, and what the configuration says.
+        clock: seconds since the epoch.
+        memory: what an earlier process remembered.
+
+    Attributes:
+        memory: what is known of the instances by now.
+        failing_since: loop time since which the cloud cannot be asked, None while it can.
+        error: why it cannot be asked, "" while it can.
+    """
+
+    def __init__(self, source: CloudSource, *, clock: Callable[[], float], memory: Memory | None = None) -> None:
+        self._source = source
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._activity = ActivityReader(self._loop.time)
+        self._judging = asyncio.Lock()
+        self._running: asyncio.Task[Sweep] | None = None
+        self._listing: Listing | None = None
+        self._listed_at = 0.0
+        self._failures = 0
+        self._asked_again_at = 0.0
+        self._last_error: MadError | None = None
+        self._room: Size | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._room_asked_at = -_ROOM_SECONDS
+        self._warned: set[str] = set()
+        self.memory = memory or Memory()
+        self.failing_since: float | None = None
+        self.error = ""
+
+    async def sweep(self) -> Sweep:
+        """Look, together with everybody who asks meanwhile; a listing just made will do.
+
+        Raises:
+            MadError: the cloud cannot be asked, or not all of it, or nobody can tell what the actions are doing.
+        """
+        if self._running is None:
+            self._running = asyncio.create_task(self._sweep(), name="sweep")
+            self._running.add_done_callback(heard)
+        return await asyncio.shield(self._running)
+
+    async def _sweep(self) -> Sweep:
+        """Look and judge. Whatever goes wrong is an error of the cloud: no defect is to put a host into ERROR."""
+        try:
+            return await self._look_and_judge()
+        except MadError as error:
+            self._failed(error)
+            raise
+        except Exception as error:
+            log.exception("sweep failed unexpectedly")
+            defect = _defect(error)
+            self._failed(defect)
+            raise defect from error
+
+    async def _look_and_judge(self) -> Sweep:
+        try:
+            watched = await self._source.current()
+            settings = self._source.told().monitor
+            self._ask_for_room(watched)
+            listing = await self._listed(watched, settings)
+        finally:
+            self._running = None  # whoever asks from here on wants to know of what happens from here on
+        async with self._judging:
+            listing = self._listing or listing  # a later one may have come meanwhile
+            unseen_since = min(listing.began_at, self.memory.listed_at or listing.began_at)
+            activity = await self._activity.read(
+                watched.journal, since=unseen_since - watched.provider.visibility_grace
+            )
+            room = self._room_of(watched)
+            sweep = await aside(
+                len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, room)
+            )
+            self.memory = sweep.judgement.memory
+            self._succeeded(sweep.judgement)
+        return sweep
+
+    # Listing
+
+    async def _listed(self, watched: Watched, settings: MonitorSettings) -> Listing:
+        now = self._loop.time()
+        is_fresh = now - self._listed_at < _AS_GOOD_AS_NEW * settings.min_list_interval
+        if self._listing is not None and is_fresh and not self._failures:
+            return self._listing
+        if now < self._asked_again_at and self._last_error is not None:
+            raise self._last_error
+        self._listed_at = now
+        began_at = self._clock()
+        try:
+            async with asyncio.timeout(watched.call_timeout):
+                instances = await watched.provider.list_instances()
+        except TimeoutError as error:
+            late = ProviderUnavailable(f"{watched.provider.name} did not answer within {watched.call_timeout:g} s")
+            self._pause(late, settings)
+            raise late from error
+        except MadError as error:
+            self._pause(error, settings)
+            raise
+        except Exception as error:
+            log.exception("listing failed unexpectedly")
+            defect = _defect(error)
+            self._pause(defect, settings)
+            raise defect from error
+        self._listing = Listing(began_at=began_at, instances=instances)
+        return self._listing
+
+    def _pause(self, error: MadError, settings: MonitorSettings) -> None:
+        """Ask a cloud that does not answer less often."""
+        self._failures += 1
+        pause = max(settings.min_list_interval, _SHORTEST_PAUSE) * 2 ** min(self._failures - 1, 10)
+        asked = error.retry_after if isinstance(error, Throttled) else None
+        self._last_error = error
+        self._asked_again_at = self._loop.time() + max(min(pause, _LONGEST_PAUSE), asked or 0.0)
+
+    def _failed(self, error: MadError) -> None:
+        self.error = str(error)
+        if self.failing_since is None:
+            self.failing_since = self._loop.time()
+            log.warning("the cloud cannot be asked", reason=str(error))
+
+    def _succeeded(self, judgement: Judgement) -> None:
+        self._failures, self._last_error, self.error = 0, None, ""
+        if self.failing_since is not None:
+            log.info("the cloud answers again", after=round(self._loop.time() - self.failing_since, 1))
+            self.failing_since = None
+        for deploy_id, what in judgement.strays.items():
+            self._warn_once(f"instance {deploy_id} {what}")
+
+    def _warn_once(self, sentence: str) -> None:
+        if len(self._warned) >= _MANY_WARNINGS:
+            self._warned.clear()  # better said twice than kept for ever
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning("strange", what=sentence)
+
+    # Room
+
+    def _ask_for_room(self, watched: Watched) -> None:
+        """Ask beside the listing, and never wait for the answer: the next sweep may have it."""
+        is_due = self._loop.time() - self._room_asked_at >= _ROOM_SECONDS
+        if is_due and self._asking is None and isinstance(watched.provider, CapacitySource):
+            self._asking = asyncio.create_task(self._learn_room(watched.provider, watched), name="ask for room")
+
+    async def _learn_room(self, provider: CapacitySource, watched: Watched) -> None:
+        try:
+            async with asyncio.timeout(watched.call_timeout):
+                self._room = await provider.capacity()
+            self._room_asked_at = self._loop.time()
+        except (MadError, TimeoutError) as error:
+            log.warning("room not known", reason=str(error) or "no answer")
+        except Exception:
+            log.exception("asking for room failed unexpectedly")
+        finally:
+            self._asking = None
+
+    def _room_of(self, watched: Watched) -> Size:
+        settings = self._source.told().capacity
+        if not isinstance(watched.provider, CapacitySource):
+            return room_of(settings, {}, None)
+        sizes = watched.provider.instance_sizes()
+        if strange := unknown_types(settings, sizes):
+            self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
+        return room_of(settings, sizes, self._room)
+
+
+def _judged(
+    memory: Memory,
+    listing: Listing,
+    activity: Activity,
+    watched: Watched,
+    settings: MonitorSettings,
+    room: Size,
+) -> Sweep:
+    rules = Rules(
+        owner=watched.owner,
+        grace=watched.provider.visibility_grace,
+        missing_word=settings.missing_word,
+        missing_after=settings.missing_after,
+        unusual_share=settings.unusual_share,
+        unusual_count=settings.unusual_count,
+        unusual_hold=settings.unusual_hold,
+    )
+    judgement = judge(memory, listing, activity, rules)
+    return Sweep(
+        judgement=judgement,
+        wilds=_wilds(judgement, watched) if settings.report_wilds else (),
+        wild_load=load_of(instance.usage for instance in judgement.wilds),
+        room=room,
+        warning=_warning(judgement),
+    )
+
+
+def _wilds(judgement: Judgement, watched: Watched) -> tuple[Wild, ...]:
+    provider = watched.provider
+    source = provider if isinstance(provider, ImportSource) else None
+    wilds = sorted(judgement.wilds, key=lambda instance: instance.deploy_id)
+    return tuple(wild_of(each, _hints(source, each) if source else None) for each in wilds)
+
+
+def _hints(source: ImportSource, wild: Instance) -> ImportHints | None:
+    """What a provider knows of an instance; nothing when it stumbles over one that is odd."""
+    try:
+        return source.import_hints(wild)
+    except Exception:
+        log.exception("nothing known of a wild instance", deploy_id=wild.deploy_id)
+        return None
+
+
+def _defect(error: Exception) -> ProviderUnavailable:
+    return ProviderUnavailable(f"internal error ({type(error).__name__}), the driver's log has the details")
+
+
+def _warning(judgement: Judgement) -> str:
+    if judgement.held:
+        return (
+            f"{len(judgement.held)} instances vanished at once: their VMs are left as they are for now;"
+            " see unusual_hold in [monitor]"
+        )
+    strays: Mapping[DeployId, str] = judgement.strays
+    return next((f"instance {deploy_id} {what}" for deploy_id, what in sorted(strays.items())), "")
+
+
+async def aside(size: int, work: Callable[[], _Result]) -> _Result:
+    """Do work on so many things: at once where they are few, else in a thread, so that the loop goes on."""
+    return work() if size < MANY else await asyncio.to_thread(work)
+
+
+def heard(task: asyncio.Task[Sweep]) -> None:
+    """Let a failure be forgotten that nobody waits for any more."""
+    if not task.cancelled():
+        task.exception()  # whoever asked hears of it, and may have gone

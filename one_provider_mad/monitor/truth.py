@@ -1,0 +1,392 @@
+"""PURE: what a listing means for the VMs of each host (decision 18). No clock, no files: all is handed in.
+
+Three things are kept apart. An instance that a complete listing shows has a state. One that it does not show is
+missing only after several such listings, and not at all when too many vanish at once. And whatever an action is
+changing is UNKNOWN, since any report would complete that action in OpenNebula before its reply. In doubt a VM is named
+as UNKNOWN, which changes nothing; what a report of all VMs leaves out is lost, however young it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmId
+from one_provider_mad.journal import AttemptState
+from one_provider_mad.monitor.activity import Activity
+from one_provider_mad.monitor.whose import Known, latest_of, latest_time, life_of, sort, with_created
+from one_provider_mad.protocol.reports import VmState, VmWord
+
+WORDS: dict[InstanceState, VmWord] = {
+    InstanceState.PENDING: VmWord.UNKNOWN,
+    InstanceState.RUNNING: VmWord.RUNNING,
+    InstanceState.STOPPING: VmWord.UNKNOWN,
+    InstanceState.STOPPED: VmWord.POWEROFF,
+    InstanceState.SUSPENDING: VmWord.UNKNOWN,
+    InstanceState.SUSPENDED: VmWord.SUSPENDED,
+    InstanceState.TERMINATING: VmWord.UNKNOWN,
+    InstanceState.UNKNOWN: VmWord.UNKNOWN,
+}
+"""What an instance's state means for its VM. On its way is UNKNOWN: POWEROFF in mid-reboot would power the VM off. A
+terminated instance has no word, it is missing for certain."""
+
+_FORGET_SECONDS = 3600.0
+"""How long a missing instance is remembered, so that it is recognised should it come back without its tags."""
+
+_LONGEST_GAP = 300.0
+"""So many seconds between two listings count at most for how long something is held: an outage is no proof."""
+
+
+class Rules(Value, frozen=True, kw_only=True):
+    """How careful to be; see MonitorSettings.
+
+    Attributes:
+        owner: whose instances are ours.
+        grace: seconds after a create within which the cloud may not list the instance yet.
+        missing_word: UNKNOWN or POWEROFF.
+        missing_after: complete listings without an instance until it is missing.
+        unusual_share: share of all known instances that may vanish at once.
+        unusual_count: so many may vanish at once anyway, less one.
+        unusual_hold: seconds for which an unusual number is held.
+    """
+
+    owner: str
+    grace: float = 0.0
+    missing_word: VmWord = VmWord.UNKNOWN
+    missing_after: int = 3
+    unusual_share: float = 0.5
+    unusual_count: int = 5
+    unusual_hold: float = 1800.0
+
+
+class Listing(Value, frozen=True, kw_only=True):
+    """A complete listing.
+
+    Attributes:
+        began_at: when it was asked for, seconds since the epoch: what has happened since it may not show.
+        instances: everything in the account and region.
+    """
+
+    began_at: float
+    instances: Sequence[Instance]
+
+
+class Memory(Value, frozen=True, kw_only=True):
+    """What has to be known of the listings before.
+
+    Attributes:
+        vms: VMs whose instances were seen, by number.
+        listed_at: when the latest listing began, 0 for none.
+        held_since: since when the first of an unusual number is held, 0 while none is.
+    """
+
+    vms: Mapping[VmId, Known] = {}
+    listed_at: float = 0.0
+    held_since: float = 0.0
+
+
+class SeenVm(Value, frozen=True, kw_only=True):
+    """One VM of a host, as it may be told by now.
+
+    Attributes:
+        state: number, instance and word.
+        is_listed: named in a report of all VMs; what that leaves out counts as missing.
+        instance: the instance, None when it was not listed.
+    """
+
+    state: VmState
+    is_listed: bool = True
+    instance: Instance | None = None
+
+
+class Judgement(Value, frozen=True, kw_only=True):
+    """What a listing means.
+
+    Attributes:
+        memory: to be handed in with the next listing.
+        hosts: VMs by the number of their host, in the order of their own numbers.
+        unsynced: hosts on which something is being created that cannot be named yet: no report of all VMs for now.
+        wilds: live instances that belong to nobody.
+        held: VMs that are held because too many vanished at once.
+        strays: instances about which somebody should know, with what is strange about them.
+    """
+
+    memory: Memory
+    hosts: Mapping[int, Sequence[SeenVm]] = {}
+    unsynced: frozenset[int] = frozenset()
+    wilds: Sequence[Instance] = ()
+    held: frozenset[VmId] = frozenset()
+    strays: Mapping[DeployId, str] = {}
+
+
+def judge(memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> Judgement:
+    """Say what a listing means by now. The same listing may be judged again as the actions go on; it counts once.
+
+    Args:
+        memory: of the judgement before.
+        listing: complete, and not older than the one before.
+        activity: what the action driver is doing, read after the listing was complete.
+        rules: how careful to be.
+    """
+    return _Judge(memory, listing, activity, rules).judge()
+
+
+class _Judge:
+    def __init__(self, memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> None:
+        self._memory = memory
+        self._listing = listing
+        self._activity = activity
+        self._rules = rules
+        self._hosts: dict[int, list[SeenVm]] = {}
+        self._unsynced: set[int] = set()
+        # What was created since the listing before is not known yet, be it old enough to be shown by now.
+        unseen_since = self._visible_from(min(listing.began_at, memory.listed_at or listing.began_at))
+        self._attempts = latest_of(
+            attempt
+            for attempt in activity.attempts
+            if attempt.identity.owner == rules.owner
+            and activity.is_since(attempt, unseen_since)
+            and not activity.is_ended(attempt.identity.vm_id, since=latest_time(attempt), slack=0)
+        )
+        self._known = with_created(memory.vms, self._attempts.values())
+        made = {attempt.deploy_id for attempt in activity.attempts if attempt.deploy_id}
+        self._sorted = sort(listing.instances, self._known, owner=rules.owner, made=made)
+        self._strays = self._sorted.strays
+        self._pending = self._find_pending()
+
+    def judge(self) -> Judgement:
+        ours = self._sorted.ours
+        absent = [known for vm_id, known in self._known.items() if vm_id not in ours]
+        held = self._hold(absent)
+        for vm_id, (instance, host_id) in ours.items():
+            self._judge_present(vm_id, instance, host_id)
+        for known in absent:
+            self._judge_absent(known, is_held=known.vm_id in held)
+        for vms in self._hosts.values():
+            vms.sort(key=lambda vm: vm.state.vm_id)
+        held_since = min((self._known[vm_id].held_since for vm_id in held), default=0.0)
+        return Judgement(
+            memory=Memory(vms=self._known, listed_at=self._listing.began_at, held_since=held_since),
+            hosts=self._hosts,
+            unsynced=frozenset(self._unsynced),
+            wilds=self._sorted.wilds,
+            held=held,
+            strays=self._strays,
+        )
+
+    def _visible_from(self, began_at: float) -> float:
+        """What was created earlier than this is shown by a listing that began then, if it is there."""
+        return began_at - self._rules.grace
+
+    def _find_pending(self) -> frozenset[VmId]:
+        """VMs for which something is being created that cannot be named yet: their hosts are not synced for now."""
+        pending: set[VmId] = set()
+        since = self._visible_from(self._listing.began_at)
+        for vm_id, attempt in self._attempts.items():
+            if attempt.state is not AttemptState.OPEN or not self._activity.is_since(attempt, since):
+                continue
+            shown = self._sorted.ours.get(vm_id)
+            identity = shown[0].identity if shown and not shown[0].state.is_gone else None
+            if identity is None or life_of(identity) < life_of(attempt.identity):
+                pending.add(vm_id)
+                self._unsynced.add(attempt.identity.host_id)
+        return frozenset(pending)
+
+    # What is there
+
+    def _judge_present(self, vm_id: VmId, instance: Instance, host_id: int) -> None:
+        deploy_id, state = instance.deploy_id, instance.state
+        before = self._known.get(vm_id)
+        if self._is_parked(vm_id, deploy_id):
+            self._known[vm_id] = _seen(instance, vm_id, host_id, before, is_parked=True)
+            if state is InstanceState.RUNNING:
+                self._strays[deploy_id] = f"runs, and VM {vm_id} is stopped or undeployed in OpenNebula"
+            return
+        is_unsure = vm_id in self._activity.busy or vm_id in self._pending
+        if state.is_gone and not is_unsure:
+            is_beside = vm_id in self._sorted.beside
+            if before is None and not is_beside:
+                return  # gone before anybody looked
+            if before is not None and (self._is_explained(before) or (self._is_forgotten(before) and not is_beside)):
+                del self._known[vm_id]  # as OpenNebula wanted it
+                return
+            if state is InstanceState.TERMINATED and before is not None and not is_beside:
+                self._judge_terminated(before, instance, host_id)
+                return
+            is_unsure = is_beside
+        if before is None or not _is_as_seen(before, instance, host_id):
+            self._known[vm_id] = _seen(instance, vm_id, host_id, before)
+        word = VmWord.UNKNOWN if is_unsure or self._is_changed(vm_id) else WORDS.get(state, VmWord.UNKNOWN)
+        self._add(host_id, vm_id, deploy_id, word, instance=instance)
+
+    def _is_changed(self, vm_id: VmId) -> bool:
+        """Something was done to it while it was being listed: what was seen may be over."""
+        attempt, began_at = self._attempts.get(vm_id), self._listing.began_at
+        is_young = attempt is not None and self._activity.is_since(attempt, began_at)
+        return is_young or self._activity.is_settled_since(vm_id, began_at)
+
+    def _judge_terminated(self, before: Known, instance: Instance, host_id: int) -> None:
+        """The cloud itself says that it is gone: no need to look again."""
+        self._known[before.vm_id] = msgspec.structs.replace(
+            before,
+            host_id=host_id,
+            deploy_id=instance.deploy_id,
+            misses=max(before.misses, self._rules.missing_after),
+            missing_since=before.missing_since or self._listing.began_at,
+            seen_at=before.seen_at or self._memory.listed_at,
+            held_since=0.0,
+            is_terminated=True,
+            is_parked=False,
+        )
+        self._add_missing(host_id, before.vm_id, instance.deploy_id, instance=instance)
+
+    # What is not there
+
+    def _hold(self, absent: Iterable[Known]) -> frozenset[VmId]:
+        """Which of the absent ones are not counted, as too many have gone of late: those held, and those to be."""
+        began_at, rules = self._listing.began_at, self._rules
+        lost = [known for known in absent if self._is_lost(known)]
+        if not lost:
+            return frozenset()
+        there = sum(
+            not known.is_parked and not known.is_terminated and not self._is_long_missing(known)
+            for known in self._known.values()
+            if not self._is_young(known)
+        )
+        is_unusual = len(lost) >= rules.unusual_count and len(lost) > rules.unusual_share * there
+        is_fresh = any(not known.misses and not known.held_since for known in lost)
+        pause = max(0.0, began_at - (self._memory.listed_at or began_at) - _LONGEST_GAP)
+        held: set[VmId] = set()
+        for known in lost:
+            since = known.held_since and known.held_since + pause
+            if not since and is_unusual and is_fresh and known.misses < rules.missing_after:
+                since = began_at
+            if since and began_at - since < rules.unusual_hold:
+                held.add(known.vm_id)
+            if since != known.held_since:
+                self._known[known.vm_id] = msgspec.structs.replace(known, held_since=since)
+        return frozenset(held)
+
+    def _is_lost(self, known: Known) -> bool:
+        """It has vanished of late, and nothing tells why."""
+        return not (
+            self._is_parked(known.vm_id, known.deploy_id)
+            or known.is_terminated
+            or known.vm_id in self._activity.busy
+            or known.vm_id in self._pending
+            or self._is_young(known)
+            or self._is_explained(known)
+            or self._is_long_missing(known)
+        )
+
+    def _is_long_missing(self, known: Known) -> bool:
+        since = known.missing_since
+        return bool(since) and self._listing.began_at - since > self._rules.unusual_hold
+
+    def _judge_absent(self, known: Known, *, is_held: bool) -> None:
+        vm_id = known.vm_id
+        known = self._known[vm_id]
+        if self._is_parked(vm_id, known.deploy_id):
+            self._known[vm_id] = _patient(known, is_parked=True)
+            return
+        is_unsure = vm_id in self._activity.busy or vm_id in self._pending or self._is_young(known)
+        if not is_unsure and (
+            self._is_explained(known) or (self._is_forgotten(known) and vm_id not in self._sorted.beside)
+        ):
+            del self._known[vm_id]
+            return
+        if is_unsure or known.is_parked or self._activity.is_settled_since(vm_id, self._memory.listed_at):
+            known = _patient(known)  # whatever was known before an action: its instance has had no time to be missing
+        if not is_unsure and not is_held:
+            known = self._missed(known)
+        self._known[vm_id] = known
+        if known.misses >= self._rules.missing_after:
+            self._add_missing(known.host_id, vm_id, known.deploy_id)
+        else:
+            self._add(known.host_id, vm_id, known.deploy_id, VmWord.UNKNOWN)
+
+    def _missed(self, known: Known) -> Known:
+        """The same with one miss more, unless this listing was counted already."""
+        began_at = self._listing.began_at
+        if began_at == self._memory.listed_at:
+            return known
+        misses = known.misses + 1
+        return msgspec.structs.replace(
+            known,
+            misses=misses,
+            missing_since=known.missing_since or (began_at if misses >= self._rules.missing_after else 0.0),
+            seen_at=known.seen_at or self._memory.listed_at,
+        )
+
+    # What explains it
+
+    def _is_explained(self, known: Known) -> bool:
+        """An action has ended it since it was last seen."""
+        seen_at = known.seen_at or self._memory.listed_at
+        ended = self._activity.is_ended(known.vm_id, since=seen_at)
+        return ended and self._activity.is_ended(known.vm_id, since=known.made_at, slack=0)
+
+    def _is_forgotten(self, known: Known) -> bool:
+        since = known.missing_since
+        is_missing = known.misses >= self._rules.missing_after and bool(since)
+        return is_missing and self._listing.began_at - since > _FORGET_SECONDS
+
+    def _is_young(self, known: Known) -> bool:
+        """The cloud need not show it yet.
+
+        OpenNebula takes what a report of all VMs leaves out for missing, however young it is (its 30 s of patience
+        cover only VMs that are named; src/im/InformationManager.cc).
+        """
+        attempt = self._attempts.get(known.vm_id)
+        return (
+            attempt is not None
+            and attempt.deploy_id == known.deploy_id
+            and self._activity.is_since(attempt, self._visible_from(self._listing.began_at))
+        )
+
+    def _is_parked(self, vm_id: VmId, deploy_id: DeployId) -> bool:
+        """Its VM is on no host: one that a report names there would become a zombie."""
+        return deploy_id in self._activity.parked and vm_id not in self._activity.busy
+
+    # Saying
+
+    def _add(
+        self, host_id: int, vm_id: VmId, deploy_id: DeployId, word: VmWord, *, instance: Instance | None = None
+    ) -> None:
+        state = VmState(vm_id=vm_id, deploy_id=deploy_id, state=word)
+        self._hosts.setdefault(host_id, []).append(SeenVm(state=state, instance=instance))
+
+    def _add_missing(self, host_id: int, vm_id: VmId, deploy_id: DeployId, *, instance: Instance | None = None) -> None:
+        """Not named in a report of all VMs; by itself it is a FAILURE, the word that makes a VM UNKNOWN."""
+        word = VmWord.POWEROFF if self._rules.missing_word is VmWord.POWEROFF else VmWord.FAILURE
+        state = VmState(vm_id=vm_id, deploy_id=deploy_id, state=word)
+        self._hosts.setdefault(host_id, []).append(SeenVm(state=state, is_listed=False, instance=instance))
+
+
+def _seen(instance: Instance, vm_id: VmId, host_id: int, before: Known | None, *, is_parked: bool = False) -> Known:
+    """What is known of an instance that is there."""
+    same = before if before is not None and before.deploy_id == instance.deploy_id else None
+    life = life_of(instance.identity) if instance.identity is not None else (-1, -1)
+    stime, seq = max(life, same.life) if same is not None else life
+    return Known(
+        vm_id=vm_id,
+        host_id=host_id,
+        deploy_id=instance.deploy_id,
+        stime=stime,
+        seq=seq,
+        made_at=same.made_at if same is not None else 0.0,
+        is_parked=is_parked,
+    )
+
+
+def _is_as_seen(known: Known, instance: Instance, host_id: int) -> bool:
+    """True when nothing new is to be remembered of an instance that is there, as it mostly is."""
+    is_undisturbed = not (known.misses or known.seen_at or known.held_since or known.is_parked or known.is_terminated)
+    has_tags = instance.identity is None or life_of(instance.identity) <= known.life
+    return is_undisturbed and has_tags and (known.deploy_id, known.host_id) == (instance.deploy_id, host_id)
+
+
+def _patient(known: Known, *, is_parked: bool = False) -> Known:
+    """The same as if it had not been missed yet."""
+    return msgspec.structs.replace(known, misses=0, missing_since=0.0, is_terminated=False, is_parked=is_parked)

@@ -1,0 +1,175 @@
+"""PURE: which instance of a listing is which VM's, by its tags, by what was known before, and by what was created.
+
+A VM has one instance at a time, though a listing may show several with its tags: a leftover of a recreate that could
+not be destroyed, the terminated one before it, or a copy that somebody has made in the console, tags and all. The
+latest life counts, in the order of STIME and SEQ (decision 14), also while the cloud does not show it yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmId
+from one_provider_mad.journal import Attempt, AttemptState
+
+
+class Known(Value, frozen=True, kw_only=True):
+    """What is remembered of the instance of one VM.
+
+    Attributes:
+        vm_id: the VM's number.
+        host_id: the host of its tags.
+        deploy_id: the instance.
+        stime: STIME of the VM when the instance was created, -1 when nobody knows.
+        seq: SEQ of that create, -1 when nobody knows.
+        made_at: when it was created, as far as that was seen; seconds since the epoch, else 0.
+        misses: complete listings in a row that did not show it.
+        missing_since: when the listing began with which it came to count as missing; 0 while it does not.
+        seen_at: when the last listing began that showed it; kept only while it is missing.
+        held_since: since when it is held because too many vanished at once; kept until it is seen again.
+        is_terminated: the cloud itself says that it is gone.
+        is_parked: it is stopped for an undeploy or a stop, so that its VM is on no host.
+    """
+
+    vm_id: VmId
+    host_id: int
+    deploy_id: DeployId
+    stime: int = -1
+    seq: int = -1
+    made_at: float = 0.0
+    misses: int = 0
+    missing_since: float = 0.0
+    seen_at: float = 0.0
+    held_since: float = 0.0
+    is_terminated: bool = False
+    is_parked: bool = False
+
+    @property
+    def life(self) -> tuple[int, int]:
+        """The later of two lives of a VM is the greater."""
+        return self.stime, self.seq
+
+
+class Sorted(Value, frozen=True, kw_only=True):
+    """Whose the instances of a listing are.
+
+    Attributes:
+        ours: the instance of each VM that the listing shows, and the host it is on.
+        beside: VMs of which another instance is live: an earlier one, or a copy.
+        wilds: live instances that belong to nobody.
+        strays: instances about which somebody should know, with what is strange about them.
+    """
+
+    ours: Mapping[VmId, tuple[Instance, int]]
+    beside: frozenset[VmId]
+    wilds: list[Instance]
+    strays: dict[DeployId, str]
+
+
+def latest_of(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
+    """Of each VM the attempt of its latest life, and of several the last."""
+    latest: dict[VmId, Attempt] = {}
+    for attempt in attempts:
+        before = latest.get(attempt.identity.vm_id)
+        if before is None or _order(attempt) > _order(before):
+            latest[attempt.identity.vm_id] = attempt
+    return latest
+
+
+def with_created(known: Mapping[VmId, Known], attempts: Iterable[Attempt]) -> dict[VmId, Known]:
+    """What is known, and what was created since: it is there by the cloud's own answer, listed or not."""
+    found = dict(known)
+    for attempt in attempts:
+        who, before = attempt.identity, found.get(attempt.identity.vm_id)
+        if attempt.state is not AttemptState.CREATED or (
+            before is not None and (before.deploy_id == attempt.deploy_id or before.life > life_of(who))
+        ):
+            continue
+        found[who.vm_id] = Known(
+            vm_id=who.vm_id,
+            host_id=who.host_id,
+            deploy_id=attempt.deploy_id,
+            stime=who.stime,
+            seq=who.seq,
+            made_at=latest_time(attempt),
+        )
+    return found
+
+
+def sort(
+    instances: Iterable[Instance], known: Mapping[VmId, Known], *, owner: str, made: Collection[DeployId]
+) -> Sorted:
+    """Say whose each instance is.
+
+    Args:
+        instances: a complete listing.
+        known: the instance of each VM, as far as it is known: another one takes its place in a later life only.
+        owner: whose instances are ours.
+        made: instances that were created of late, whose tags need not show yet.
+    """
+    by_deploy_id = {each.deploy_id: each for each in known.values()}
+    candidates: dict[VmId, list[Instance]] = {}
+    wilds: list[Instance] = []
+    strays: dict[DeployId, str] = {}
+    for instance in instances:
+        identity = instance.identity
+        if identity is not None:
+            if identity.owner == owner:
+                candidates.setdefault(identity.vm_id, []).append(instance)
+        elif (its := by_deploy_id.get(instance.deploy_id)) is not None:
+            strays[instance.deploy_id] = f"has lost its tags, it was VM {its.vm_id}'s"
+            candidates.setdefault(its.vm_id, []).append(instance)
+        elif not instance.state.is_gone and instance.deploy_id not in made:
+            wilds.append(instance)
+    ours: dict[VmId, tuple[Instance, int]] = {}
+    beside: set[VmId] = set()
+    for vm_id, some in candidates.items():
+        its = known.get(vm_id)
+        if len(some) == 1 and (its is None or its.deploy_id == some[0].deploy_id):
+            best: Instance | None = some[0]  # as it nearly always is
+        else:
+            best = _choose(some, its)
+        if best is not None:
+            ours[vm_id] = best, best.identity.host_id if best.identity is not None else known[vm_id].host_id
+        for other in some:
+            if other is not best and not other.state.is_gone:
+                own = best.deploy_id if best is not None else known[vm_id].deploy_id
+                strays[other.deploy_id] = f"is a second live instance of VM {vm_id}, beside {own}"
+                beside.add(vm_id)
+    return Sorted(ours=ours, beside=frozenset(beside), wilds=wilds, strays=strays)
+
+
+def _choose(candidates: list[Instance], known: Known | None) -> Instance | None:
+    """The VM's instance: of the latest life, there the known one, else a live one, else the latest made."""
+    own = [
+        each
+        for each in candidates
+        if known is None or each.deploy_id == known.deploy_id or _life_of_instance(each) > known.life
+    ]
+    return max(own, key=lambda each: _rank(each, known), default=None)
+
+
+def _rank(instance: Instance, known: Known | None) -> tuple[tuple[int, int], bool, bool, float]:
+    is_known = known is not None and instance.deploy_id == known.deploy_id
+    life = _life_of_instance(instance)
+    if known is not None and is_known:
+        life = max(life, known.life)
+    return life, is_known, not instance.state.is_gone, instance.created_at
+
+
+def life_of(identity: Identity) -> tuple[int, int]:
+    """STIME and SEQ: the later of two lives of a VM is the greater."""
+    return identity.stime, identity.seq
+
+
+def latest_time(attempt: Attempt) -> float:
+    """When it was sent or answered, whichever came last."""
+    return max(attempt.sent_at, attempt.answered_at)
+
+
+def _life_of_instance(instance: Instance) -> tuple[int, int]:
+    return (-1, -1) if instance.identity is None else life_of(instance.identity)
+
+
+def _order(attempt: Attempt) -> tuple[tuple[int, int], int]:
+    return life_of(attempt.identity), attempt.number

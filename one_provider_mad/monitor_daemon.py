@@ -1,0 +1,242 @@
+"""The composition root of the information driver: what is reported on a cloud, to oned up to 5.10 or to monitord."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from one_provider_mad.options import Options
+from one_provider_mad.protocol.framing import Oversized
+from one_provider_mad.protocol.im import parse_line, parse_oversized
+from one_provider_mad.protocol.im_messages import ImRequest, Unreadable
+from one_provider_mad.protocol.messages import Control, Severity
+from one_provider_mad.serving import Serving
+
+if TYPE_CHECKING:
+    from one_provider_mad.monitor.desk import Desk
+    from one_provider_mad.monitor.saying import Stamps
+    from one_provider_mad.monitor.state import State, StateFile
+    from one_provider_mad.monitor.sweep import Sweeper
+    from one_provider_mad.monitored_cloud import MonitoredCloud
+
+PROGRAM = "one_im_provider"
+
+_SETTLED_AFTER = 1.0
+"""Seconds after INIT before anything unasked is written: INIT's answer is read with one read (include/Driver.h)."""
+
+_SAVE_SECONDS = 1.0
+"""How often to see whether there is something new to remember."""
+
+_STAMP_SECONDS = 60.0
+"""How old the remembered timestamp may become while nothing else changes."""
+
+_STOP_SECONDS = 0.3
+_CLOSE_SECONDS = 0.4
+"""How long what runs may take to end, and what is open to close: with the watch of serving.py less than a second."""
+
+
+def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: bytes) -> int:
+    """Serve until the end of input; returns the exit code.
+
+    Args:
+        options: ARGUMENTS.
+        has_stderr: stderr was open at the start, so a person may be reading it.
+        is_initialised: INIT came and was answered.
+        begun: what else was read of the input.
+    """
+    daemon = _MonitorDaemon(options, has_stderr=has_stderr, is_initialised=is_initialised)
+    return asyncio.run(daemon.serve(begun))
+
+
+class _MonitorDaemon(Serving[ImRequest | Unreadable]):
+    def __init__(self, options: Options, *, has_stderr: bool, is_initialised: bool) -> None:
+        super().__init__(is_initialised=is_initialised)
+        self._options = options
+        self._has_stderr = has_stderr
+        self._desk: Desk | None = None
+        self._cloud: MonitoredCloud | None = None
+        self._keeper: _Keeper | None = None
+
+    def _parse(self, line: bytes | Oversized) -> ImRequest | Unreadable | Control:
+        return parse_oversized(line) if isinstance(line, Oversized) else parse_line(line)
+
+    def _accept(self, asked: ImRequest | Unreadable) -> None:
+        if self._desk is None:
+            raise AssertionError("nothing is taken before it is set up")
+        self._desk.accept(asked)
+
+    # Beginning
+
+    async def _set_up(self) -> None:
+        begun_at = asyncio.get_running_loop().time()
+        modules = await asyncio.to_thread(_Modules)
+        places = modules.Places.from_environment(os.environ)
+        problem = modules.configure(
+            PROGRAM,
+            self._options.name,
+            places,
+            has_stderr=self._has_stderr,
+            is_verbose=bool(os.environ.get("ONE_MAD_DEBUG")),
+        )
+        log = modules.get_logger()
+        log.info("started", pid=os.getpid(), parent=os.getppid(), name=self._options.name)
+        for warning in self._options.warnings:
+            log.warning("arguments", warning=warning)
+        self._cloud = cloud = modules.MonitoredCloud(self._options, places, warn=self._warn)
+        await cloud.load()
+        file = modules.StateFile(places.var / f"{PROGRAM}_{self._options.name}.state")
+        before, trouble = await asyncio.to_thread(file.load)
+        is_same_parent = before is not None and before.parent == modules.Process.parent()
+        stamps = modules.Stamps(time.time, before.timestamp if before is not None and is_same_parent else 0)
+        sweeper = modules.Sweeper(cloud, clock=time.time, memory=before.memory if before else None)
+        wake = asyncio.Event()
+        self._desk = desk = modules.Desk(
+            sweeper=sweeper, source=cloud, output=self._writer, stamps=stamps, on_hosts=wake.set
+        )
+        self._writer.dropped = desk.dropped
+        self._keeper = _Keeper(modules, file, desk=desk, sweeper=sweeper, stamps=stamps, wake=wake)
+        for sentence in filter(None, (problem, trouble)):
+            self._warn(sentence)
+        self._begin_to_take()
+        if not self._is_initialised:
+            return  # a person at a pipe: what a driver in service remembers is none of their business
+        if before is not None and before.hosts and is_same_parent:
+            self._start(self._resume(before, begun_at), "resume")
+        else:
+            self._keeper.begin()
+        self._start(self._keeper.keep(), "remember")
+
+    async def _resume(self, before: State, begun_at: float) -> None:
+        """Go on where a dead process stopped: monitord says nothing to a driver that it started anew."""
+        await asyncio.sleep(max(0.0, begun_at + _SETTLED_AFTER - asyncio.get_running_loop().time()))
+        self._writer.open()
+        if self._desk is not None:
+            self._desk.resume(before.hosts)
+        if self._keeper is not None:
+            self._keeper.begin()
+
+    def _warn(self, sentence: str) -> None:
+        """Tell the operator: our log, and the core's."""
+        if self._desk is not None:
+            self._desk.tell(Severity.WARNING, sentence)
+
+    # Ending
+
+    async def _drain(self) -> None:
+        if self._desk is not None:
+            await self._desk.drained()
+        await self._writer.drained()
+
+    def _hold(self) -> None:
+        """Reports go on until the core says that it is over: they change nothing."""
+
+    async def _let_go(self) -> None:
+        if self._cloud is not None:
+            self._cloud.kill()  # first: a probe that does not mind being asked would outlive us
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                if self._desk is not None:
+                    await self._desk.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                if self._keeper is not None:
+                    await self._keeper.save()
+                if self._cloud is not None:
+                    await self._cloud.close()
+
+
+class _Keeper:
+    """Writes down what the next process has to know, whenever it has changed."""
+
+    def __init__(
+        self,
+        modules: _Modules,
+        file: StateFile,
+        *,
+        desk: Desk,
+        sweeper: Sweeper,
+        stamps: Stamps,
+        wake: asyncio.Event,
+    ) -> None:
+        self._modules = modules
+        self._file = file
+        self._desk = desk
+        self._sweeper = sweeper
+        self._stamps = stamps
+        self._wake = wake
+        self._parent = modules.Process.parent()
+        self._saved: State | None = None
+        self._may_save = False
+        self._complaint = ""
+
+    def begin(self) -> None:
+        """From now on the hosts are known: what a dead process wrote may be replaced."""
+        self._may_save = True
+        self._wake.set()
+
+    async def keep(self) -> None:
+        """Save for as long as the driver runs: hosts at once, the rest now and then."""
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_SAVE_SECONDS):
+                    await self._wake.wait()
+            self._wake.clear()
+            await self.save()
+
+    async def save(self) -> None:
+        """Save what has changed."""
+        state = self._modules.State(
+            parent=self._parent,
+            hosts=self._desk.hosts,
+            memory=self._sweeper.memory,
+            timestamp=self._stamps.latest,
+        )
+        if not self._may_save or not self._is_news(state):
+            return
+        complaint = await asyncio.to_thread(self._file.save, state)
+        if complaint and complaint != self._complaint:
+            self._desk.tell(Severity.WARNING, complaint)
+        self._complaint = complaint
+        self._saved = state
+
+    def _is_news(self, state: State) -> bool:
+        saved = self._saved
+        return (
+            saved is None
+            or state.hosts != saved.hosts
+            or state.memory.vms != saved.memory.vms
+            or state.memory.held_since != saved.memory.held_since
+            or state.timestamp - saved.timestamp >= _STAMP_SECONDS
+        )
+
+
+class _Modules:
+    """What is imported after INIT."""
+
+    def __init__(self) -> None:
+        from one_provider_mad import logs  # first: it keeps structlog from importing rich
+
+        self.configure = logs.configure
+        logs.import_structlog()
+        import structlog
+
+        from one_provider_mad.monitor.desk import Desk
+        from one_provider_mad.monitor.saying import Stamps
+        from one_provider_mad.monitor.state import State, StateFile
+        from one_provider_mad.monitor.sweep import Sweeper
+        from one_provider_mad.monitored_cloud import MonitoredCloud
+        from one_provider_mad.processes import Process
+        from one_provider_mad.settings import Places
+
+        self.get_logger = structlog.get_logger
+        self.Desk = Desk
+        self.MonitoredCloud = MonitoredCloud
+        self.Places = Places
+        self.Process = Process
+        self.Stamps = Stamps
+        self.State = State
+        self.StateFile = StateFile
+        self.Sweeper = Sweeper

@@ -1,0 +1,199 @@
+"""What an information driver is told and what it says: the values behind the lines (protocol/im.py)."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from one_provider_mad.domain import Value
+from one_provider_mad.protocol.messages import Control, Severity
+
+
+class Era(Enum):
+    """Which core is at the other end; it shows in the first request, never before."""
+
+    LEGACY = "legacy"
+    """oned itself, up to 5.10: asks with MONITOR, and takes a reply at any time."""
+
+    MODERN = "modern"
+    """monitord, 5.12 and later: asks once with START_MONITOR, and takes messages from then on."""
+
+
+class Monitor(Value, frozen=True, kw_only=True):
+    """Legacy MONITOR: report on this host once, now.
+
+    Attributes:
+        host_id: the host's number (0 to 2147483647).
+        host: its name, "" when the line had none.
+        datastore_location: where datastores lie on the front-end, "" before 4.4.
+        is_first: the host was never monitored before ("update the probes").
+    """
+
+    host_id: int
+    host: str = ""
+    datastore_location: str = ""
+    is_first: bool = False
+
+
+class Periods(Value, frozen=True, kw_only=True):
+    """How often monitord wants to be told, in seconds, as PROBES_PERIOD of monitord.conf; all at least 1.
+
+    What a release does not send (5.12 to 7.0 call STATE_VM by another name in their defaults) is as monitord.conf is
+    shipped.
+
+    Attributes:
+        beacon_host: a sign of life.
+        system_host: what hardly changes about a host.
+        monitor_host: figures of a host.
+        state_vm: states of VMs.
+        sync_state_vm: states of all VMs.
+        monitor_vm: figures of VMs.
+        exec_vm: results of EXEC (7.2 and later).
+    """
+
+    beacon_host: int = 30
+    system_host: int = 600
+    monitor_host: int = 120
+    state_vm: int = 5
+    sync_state_vm: int = 180
+    monitor_vm: int = 30
+    exec_vm: int = 5
+
+
+class StartMonitor(Value, frozen=True, kw_only=True):
+    """Modern START_MONITOR: report on this host from now on. A second one for a host replaces the first.
+
+    Attributes:
+        host_id: the host's number (0 to 2147483647).
+        host: its name, "" when the message had none.
+        state: HOST/STATE, None when absent.
+        im_mad: NAME of the information driver.
+        vm_mad: NAME of the virtualization driver.
+        cluster_id: number of its cluster, None when absent.
+        cluster: name of its cluster.
+        datastore_location: where datastores lie on the front-end.
+        periods: how often to report.
+        interval: seconds without a sign of life after which monitord sends START_MONITOR again.
+        timer: seconds between two looks of monitord's.
+        document: the MONITOR_CONFIGURATION element as it came, at most 16 MiB of XML; probes take it on stdin. b"" when
+            the message had none.
+    """
+
+    host_id: int
+    host: str = ""
+    state: int | None = None
+    im_mad: str = ""
+    vm_mad: str = ""
+    cluster_id: int | None = None
+    cluster: str = ""
+    datastore_location: str = ""
+    periods: Periods = Periods()
+    interval: int = 180
+    timer: int = 15
+    document: bytes = b""
+
+
+class StopMonitor(Value, frozen=True, kw_only=True):
+    """STOPMONITOR and STOP_MONITOR: the host is deleted or offline, say no more of it.
+
+    Attributes:
+        host_id: the host's number (0 to 2147483647).
+        era: which of the two it was.
+    """
+
+    host_id: int
+    era: Era
+
+
+class Unreadable(Value, frozen=True, kw_only=True):
+    """A line that is no request we know.
+
+    Attributes:
+        reason: one sentence: what was wrong.
+        word: the first word, fit to be written back (upper case, printable ASCII), "" when there was none.
+        host_id: the host's number when one could be read, else None: then nobody can be answered.
+        era: by the word, else by the form of the line.
+    """
+
+    reason: str
+    word: str = ""
+    host_id: int | None = None
+    era: Era = Era.MODERN
+
+
+ImRequest = Monitor | StartMonitor | StopMonitor
+ImLine = ImRequest | Control | Unreadable
+"""Everything that a line can turn out to be."""
+
+
+class Kind(Enum):
+    """First word of what monitord is told (OpenNebula src/monitor/include/MonitorDriverMessages.h)."""
+
+    START_MONITOR = "START_MONITOR"
+    """The answer to START_MONITOR; success is said with empty text."""
+
+    STOP_MONITOR = "STOP_MONITOR"
+    """The answer to STOP_MONITOR; monitord does not listen to it, upstream's driver sends it all the same."""
+
+    SYSTEM_HOST = "SYSTEM_HOST"
+    """The only message that makes a host MONITORED, and that lifts one out of ERROR."""
+
+    MONITOR_HOST = "MONITOR_HOST"
+    """Figures of a host, and the sign of life that counts on stdout; a failure puts the host into ERROR."""
+
+    BEACON_HOST = "BEACON_HOST"
+    """A sign of life, ignored on stdout: MONITOR_HOST takes its place (decision 20)."""
+
+    STATE_VM = "STATE_VM"
+    """States of VMs."""
+
+    MONITOR_VM = "MONITOR_VM"
+    """Figures of VMs."""
+
+
+class Message(Value, frozen=True, kw_only=True):
+    """One message to monitord.
+
+    Attributes:
+        kind: what it is.
+        host_id: the host it is about.
+        timestamp: seconds since the epoch; monitord drops a message older than the last of its kind and host, 0 is
+            always taken.
+        text: the payload as template text (protocol/reports.py), or the sentence of a failure; "" for none.
+        is_success: SUCCESS or FAILURE.
+    """
+
+    kind: Kind
+    host_id: int
+    timestamp: int
+    text: str = ""
+    is_success: bool = True
+
+
+class LegacyReply(Value, frozen=True, kw_only=True):
+    """One answer to oned up to 5.10; MONITOR may also be said unasked.
+
+    Attributes:
+        word: MONITOR, STOPMONITOR, or the word of what was refused.
+        host_id: the host it is about.
+        text: the report as template text (protocol/reports.py), or the sentence of a failure; "" for none.
+        is_success: SUCCESS or FAILURE. A failed MONITOR puts the host into ERROR.
+    """
+
+    word: str
+    host_id: int
+    text: str = ""
+    is_success: bool = True
+
+
+class HostLog(Value, frozen=True, kw_only=True):
+    """A line for the core's log; hosts have none of their own.
+
+    Attributes:
+        severity: I, W, E or D.
+        text: what to say.
+        host_id: the host it is about, None for none in particular.
+    """
+
+    severity: Severity
+    text: str
+    host_id: int | None = None

@@ -1,0 +1,43 @@
+"""Template text that somebody else has written, cut into its attributes: what OpenNebula would refuse is found here.
+
+Read in OpenNebula's src/parsers/template_parser.l and .y. One attribute that cannot be read makes the core refuse the
+whole text, and an unreadable MONITOR_HOST puts its host into ERROR.
+"""
+
+from __future__ import annotations
+
+import re
+
+_NAME = r"[A-Za-z0-9_]+"
+_SKIPPED = re.compile(r"(?:[ \t\r\n]+|#[^\n]*\n)*")
+# Unlike the core's, a bareword here holds no quotes: there they would be taken for a part of the value.
+_VALUE = r'(?:"(?:\\"|[^"\\]|\\(?!"))*"|[^=# \t\r\n,\[\]"]+)'
+_PAIR = rf"{_NAME}[ \t]*=[ \t]*{_VALUE}"
+_BLANK = r"[ \t\r\n]*"
+_VECTOR = rf"\[{_BLANK}{_PAIR}(?:{_BLANK},{_BLANK}{_PAIR})*{_BLANK}\]"
+_ATTRIBUTE = re.compile(rf"(?P<name>{_NAME})[ \t]*=[ \t]*(?:{_VECTOR}|{_VALUE}|(?=\r?\n))")
+_EXCERPT = 40
+
+
+def split_attributes(text: str) -> list[tuple[str, str]] | str:
+    """Cut a template into its attributes: upper-case name, and the text of all of it; or the place that cannot be read.
+
+    The place is the beginning of what nobody can read, at most 40 characters.
+    """
+    if "\0" in text or "]]>" in text:
+        at = min(text.find(mark) for mark in ("\0", "]]>") if mark in text)
+        return text[at : at + _EXCERPT]
+    found: list[tuple[str, str]] = []
+    at = _end(_SKIPPED, text, 0)
+    while at < len(text):
+        match = _ATTRIBUTE.match(text, at)
+        if match is None:
+            return text[at : at + _EXCERPT]
+        found.append((match["name"].upper(), match[0]))
+        at = _end(_SKIPPED, text, match.end())
+    return found
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return at if match is None else match.end()

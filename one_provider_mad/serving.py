@@ -1,0 +1,220 @@
+"""What every program that the core starts has in common: lines in and out, and how it begins and ends.
+
+What happens before INIT is answered loads next to nothing; everything else is imported off the loop afterwards
+(decision 2). How it ends is decision 4: with nobody left to read, at once; with a person at the other end of the pipe,
+when everything is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine
+from typing import Generic, TypeVar
+
+from one_provider_mad.protocol.framing import LineBuffer, Oversized
+from one_provider_mad.protocol.handshake import INIT_SUCCESS
+from one_provider_mad.protocol.messages import Control
+from one_provider_mad.transport import Reader, Writer
+
+Asked = TypeVar("Asked")
+"""What a line that is neither INIT nor FINALIZE is read into."""
+
+_STDIN, _STDOUT = 0, 1
+
+_WATCH_SECONDS = 0.1
+"""How often to see whether somebody still reads, once the end has begun: oned kills after a second."""
+
+_YOUNG_OBJECTS = 10_000
+"""How many new objects start a garbage collection; Python's own 700 makes one of every dozen requests."""
+
+_TERM_SECONDS = 5.0
+"""How long SIGTERM waits for FINALIZE or the end of input: systemd signals oned and its drivers together."""
+
+
+class Serving(ABC, Generic[Asked]):
+    """Serves the core until it lets go.
+
+    Args:
+        is_initialised: INIT came and was answered.
+    """
+
+    def __init__(self, *, is_initialised: bool) -> None:
+        self._lines = LineBuffer()
+        self._early: list[Asked] | None = []
+        self._is_initialised = is_initialised
+        self._is_ending = asyncio.Event()
+        self._is_terminated = asyncio.Event()
+        self._first_line = asyncio.Event()
+        self._background: set[asyncio.Task[None]] = set()
+
+    # What each program does in its own way
+
+    @abstractmethod
+    def _parse(self, line: bytes | Oversized) -> Asked | Control:
+        """Read one line; never raises."""
+
+    @abstractmethod
+    def _accept(self, asked: Asked) -> None:
+        """Take what was asked; never blocks."""
+
+    @abstractmethod
+    async def _set_up(self) -> None:
+        """Import and open everything, then call `_begin_to_take`; what comes meanwhile waits."""
+
+    @abstractmethod
+    async def _drain(self) -> None:
+        """Return when everything that was asked is answered; never called before it is set up."""
+
+    @abstractmethod
+    def _hold(self) -> None:
+        """SIGTERM: start nothing new; never called before it is set up."""
+
+    @abstractmethod
+    async def _let_go(self) -> None:
+        """Stop and close everything within a moment, however far the set-up has come."""
+
+    # The beginning and the end
+
+    async def serve(self, begun: bytes) -> int:
+        """Serve until the end of input; returns the exit code, unless it ends the process itself.
+
+        Args:
+            begun: what was read of the input before.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(log_stray_error)
+        self._writer = Writer(_STDOUT)
+        self._reader = Reader(_STDIN, self._feed)
+        loop.add_signal_handler(signal.SIGTERM, self._is_terminated.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # programs.py blocked it until now
+        if self._is_initialised:
+            self._first_line.set()
+        if begun:
+            self._feed(begun)
+        self._reader.start()
+        # A terminal that hangs up is no reason to leave actions half done; oned's end shows at stdin.
+        loop.add_signal_handler(signal.SIGHUP, lambda: None)
+        await self._first_of(self._first_line, self._is_ending, self._is_terminated)
+        await self._set_up_unless_over()
+        await self._first_of(self._is_ending, self._is_terminated)
+        if self._is_terminated.is_set() and not self._is_ending.is_set():
+            await self._end_by_signal()
+        else:
+            await self._end_by_core()
+        return 0
+
+    async def _first_of(self, *events: asyncio.Event) -> None:
+        waits = [asyncio.create_task(event.wait()) for event in events]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+
+    async def _set_up_unless_over(self) -> None:
+        """Set up, but not for oned's sake when oned is gone already: a locked disk may take long to open."""
+        set_up = asyncio.create_task(self._set_up(), name="set-up")
+        while not set_up.done() and not self._is_terminated.is_set():
+            await asyncio.wait([set_up], timeout=_WATCH_SECONDS)
+            if self._is_ending.is_set() and not self._writer.is_read():
+                break
+        if set_up.done():
+            set_up.result()
+        else:
+            set_up.cancel()
+
+    @property
+    def _is_taking(self) -> bool:
+        return self._early is None
+
+    def _begin_to_take(self) -> None:
+        """From here on requests are taken as they come."""
+        early, self._early = self._early, None
+        for asked in early or ():
+            self._accept(asked)
+        # What was imported stays for ever: looking through it all would stop the loop for 10 to 30 ms now and then.
+        gc.freeze()
+        gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
+
+    async def _end_by_core(self) -> None:
+        """FINALIZE or the end of input: drain while somebody reads, else stop within a second."""
+        if self._is_taking:
+            drained = asyncio.create_task(self._drain(), name="drain")
+            while not drained.done() and self._writer.is_read() and not self._is_terminated.is_set():
+                await asyncio.wait([drained], timeout=_WATCH_SECONDS)
+            drained.cancel()
+        await self._close()
+
+    async def _end_by_signal(self) -> None:
+        """SIGTERM: start nothing new, wait a little for FINALIZE, and leave what is open to the journal."""
+        if self._is_taking:
+            self._hold()
+        try:
+            async with asyncio.timeout(_TERM_SECONDS):
+                await self._is_ending.wait()
+        except TimeoutError:
+            pass
+        await self._close()
+
+    async def _close(self) -> None:
+        self._reader.stop()
+        for task in self._background:
+            task.cancel()
+        await self._let_go()
+        # Whatever thread still waits for a cloud or for a reader must not keep the process: oned kills after a second.
+        os._exit(0)
+
+    # Lines
+
+    def _feed(self, data: bytes) -> None:
+        if self._is_ending.is_set():
+            return
+        for line in self._lines.feed(data) if data else self._lines.close():
+            self._take(line)
+        if not data:
+            self._is_ending.set()
+
+    def _take(self, line: bytes | Oversized) -> None:
+        if self._is_ending.is_set():
+            return  # nothing counts after FINALIZE
+        parsed = self._parse(line)
+        if parsed is Control.FINALIZE:
+            self._is_ending.set()
+        elif parsed is Control.INIT:
+            self._is_initialised = True
+            self._writer.send_first(INIT_SUCCESS)
+        elif not isinstance(parsed, Control):
+            self._writer.open()
+            if self._early is None:
+                self._accept(parsed)
+            else:
+                self._early.append(parsed)
+        self._first_line.set()
+
+    # Background work
+
+    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+        self._keep(asyncio.get_running_loop().create_task(work, name=name))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": f"{task.get_name()} ended unexpectedly", "exception": error}
+            )
+
+
+def log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
+    """Whatever nobody caught goes to the log, never to stdout."""
+    import structlog
+
+    error = context.get("exception")
+    structlog.get_logger().error(
+        "unexpected", message=context.get("message"), exc_info=error if isinstance(error, BaseException) else None
+    )

@@ -1,0 +1,235 @@
+"""Starts the real information driver as its core does, understands its lines, and has the cloud's console beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from one_provider_mad.domain import DeployId, Identity, Instance, VmId
+from one_provider_mad.providers.simulated.cloud import Cloud, Launch
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from tests.end_to_end.oned import OWNER, ROOT, Driver, Place, aside
+from tests.monitor.decoder import Line, Values, read_legacy, read_modern, start_monitor, vectors
+
+_Result = TypeVar("_Result")
+
+PROGRAM = ROOT / "bin" / "one_im_provider"
+
+QUICK = {"state_period": 0.1, "vm_period": 0.1, "min_list_interval": 0.05}
+"""A `[monitor]` that looks ten times a second: only what is waited for takes time."""
+
+INSTANT = {"boot_time": 0, "stop_time": 0, "suspend_time": 0, "destroy_time": 0, "watch_interval": 0.01}
+
+
+def configure(
+    place: Place,
+    *,
+    monitor: Mapping[str, object] = {},
+    capacity: Mapping[str, object] = {},
+    faults: Mapping[str, object] = {},
+    **simulated: object,
+) -> Path:
+    """Write the configuration of a quick cloud that is looked at all the time."""
+    lines = ['provider = "simulated"', f'owner = "{OWNER}"', "[simulated]"]
+    lines += _keys({**INSTANT, **simulated})
+    for name, table in (("simulated.faults", faults), ("monitor", {**QUICK, **monitor}), ("capacity", capacity)):
+        lines += [f"[{name}]", *_keys(table)] if table else []
+    return place.configure("\n".join([*lines, ""]))
+
+
+def _keys(table: Mapping[str, object]) -> list[str]:
+    return [f"{key} = {_toml(value)}" for key, value in table.items()]
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(_keys(value)) + " }"
+    return json.dumps(value)
+
+
+class Monitored:
+    """An information driver at work, as its core sees it.
+
+    Args:
+        place: its OpenNebula.
+        is_legacy: the core is oned of 5.10 or before.
+        options: what Driver takes.
+    """
+
+    def __init__(self, place: Place, *, is_legacy: bool = False, **options: Any) -> None:
+        self.place = place
+        self._read = read_legacy if is_legacy else read_modern
+        self.driver = Driver(place, "simulated", program=PROGRAM, **options)
+        self.lines: list[Line] = []
+
+    def send(self, line: bytes) -> None:
+        self.driver.send(line)
+
+    def start(self, host_id: int = 3, **periods: int) -> None:
+        """Let the host be monitored, and see that this is answered."""
+        self.send(start_monitor(host_id, f"cloud-{host_id}", **periods))
+        answer = self.wait(lambda line: line.word == "START_MONITOR" and line.host_id == host_id)
+        assert (answer.status, answer.text) == ("SUCCESS", "")
+
+    def next(self, seconds: float = 10.0) -> Line:
+        """The next line, whatever it is."""
+        try:
+            line = self._read(self.driver.next_line(seconds).encode() + b"\n")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log()}") from None
+        self.lines.append(line)
+        return line
+
+    def wait(self, matches: Callable[[Line], bool], seconds: float = 10.0) -> Line:
+        """The next line that matches."""
+        deadline = time.monotonic() + seconds
+        while True:
+            line = self.next(max(0.01, deadline - time.monotonic()))
+            if matches(line):
+                return line
+
+    def message(self, word: str, host_id: int = 3, seconds: float = 10.0) -> Line:
+        """The next message of this kind about this host."""
+        return self.wait(lambda line: (line.word, line.host_id) == (word, host_id), seconds)
+
+    def system(self, host_id: int = 3, **wanted: str) -> Values:
+        """The next SYSTEM_HOST that says so much."""
+        return self._saying("SYSTEM_HOST", host_id, wanted)
+
+    def figures(self, host_id: int = 3, **wanted: str) -> Values:
+        """The next MONITOR_HOST that says so much."""
+        return self._saying("MONITOR_HOST", host_id, wanted)
+
+    def _saying(self, word: str, host_id: int, wanted: Mapping[str, str]) -> Values:
+        def matches(line: Line) -> bool:
+            if (line.word, line.host_id, line.status) != (word, host_id, "SUCCESS"):
+                return False
+            return all(line.values.get(name) == [value] for name, value in wanted.items())
+
+        return self.wait(matches).values
+
+    def sync(self, host_id: int = 3, **wanted: str) -> dict[int, str]:
+        """The next report of all VMs, once it says so much of `vm<number>`: number to word."""
+        goal = {int(name.removeprefix("vm")): word for name, word in wanted.items()}
+
+        def matches(line: Line) -> bool:
+            is_sync = (line.word, line.host_id) == ("STATE_VM", host_id) and "SYNC_STATE" in line.values
+            return is_sync and goal.items() <= states(line).items()
+
+        return states(self.wait(matches))
+
+    def change(self, host_id: int = 3, **wanted: str) -> dict[int, str]:
+        """The next report of changed VMs that says so much of `vm<number>`."""
+        goal = {int(name.removeprefix("vm")): word for name, word in wanted.items()}
+
+        def matches(line: Line) -> bool:
+            is_change = (line.word, line.host_id) == ("STATE_VM", host_id) and "SYNC_STATE" not in line.values
+            return is_change and goal.items() <= states(line).items()
+
+        return states(self.wait(matches))
+
+    def rest_so_far(self, count: int) -> list[Line]:
+        """So many lines more."""
+        return [self.next() for _ in range(count)]
+
+    def catch_up(self) -> None:
+        """Read what was written and not read so far."""
+        while not self.driver._queue.empty():
+            self.next()
+
+    def log(self) -> str:
+        path = self.place.var / "one_im_provider_simulated.log"
+        return path.read_text() if path.exists() else ""
+
+
+def states(line: Line) -> dict[int, str]:
+    """What STATE_VM says, by VM."""
+    return {int(vm["ID"]): vm["STATE"] for vm in vectors(line.values, "VM")}
+
+
+@contextmanager
+def monitored(place: Place, **options: Any) -> Iterator[Monitored]:
+    """An information driver that is ended in the end; its log then tells of no defect."""
+    one = Monitored(place, **options)
+    try:
+        yield one
+    finally:
+        one.driver.leave()
+    defects = [entry for entry in one.log().splitlines() if "unexpected" in entry or "Traceback" in entry]
+    assert not defects
+
+
+class Console:
+    """The cloud's own console: what somebody does there, the drivers have to see.
+
+    Args:
+        place: the OpenNebula beside whose drivers the cloud lies.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._path = place.var / "simulated.db"
+
+    def run(self, *, vm_id: int | None = None, host_id: int = 3, seq: int = 0, name: str = "") -> str:
+        """Start an instance, with the tags of a VM or without."""
+        identity = Identity(owner=OWNER, vm_id=VmId(vm_id or 0), stime=1_760_000_000, seq=seq, host_id=host_id)
+        launch = Launch(type="small_256mb", image="web", name=name or f"one-{vm_id}")
+        tags = {} if vm_id is None else identity.tags()
+        return self._do(lambda cloud: cloud.launch(launch, tags=tags))
+
+    def run_many(self, vm_ids: Iterable[int], *, host_id: int = 3) -> list[str]:
+        """Start an instance for each of these VMs."""
+
+        async def launch(cloud: Cloud) -> list[str]:
+            identities = [
+                Identity(owner=OWNER, vm_id=VmId(number), stime=1_760_000_000, seq=0, host_id=host_id)
+                for number in vm_ids
+            ]
+            launches = [
+                cloud.launch(Launch(type="small_256mb", image="web", name=f"one-{each.vm_id}"), tags=each.tags())
+                for each in identities
+            ]
+            return list(await asyncio.gather(*launches))
+
+        return self._do(launch)
+
+    def stop(self, deploy_id: str) -> None:
+        self._do(lambda cloud: cloud.stop(DeployId(deploy_id), hard=True))
+
+    def start(self, deploy_id: str) -> None:
+        self._do(lambda cloud: cloud.start(DeployId(deploy_id)))
+
+    def suspend(self, deploy_id: str) -> None:
+        self._do(lambda cloud: cloud.suspend(DeployId(deploy_id)))
+
+    def terminate(self, deploy_id: str) -> None:
+        self._do(lambda cloud: cloud.terminate(DeployId(deploy_id)))
+
+    def drop_tags(self, deploy_id: str) -> None:
+        self._do(lambda cloud: cloud.drop_tags(DeployId(deploy_id)))
+
+    def tag(self, deploy_id: str, *, vm_id: int, host_id: int = 3) -> None:
+        identity = Identity(owner=OWNER, vm_id=VmId(vm_id), stime=1_760_000_000, seq=0, host_id=host_id)
+        self._do(lambda cloud: cloud.retag(DeployId(deploy_id), identity.tags()))
+
+    def instances(self) -> list[Instance]:
+        async def look(cloud: Cloud) -> list[Instance]:
+            return list(await cloud.list_instances())
+
+        return self._do(look)
+
+    def _do(self, work: Callable[[Cloud], Awaitable[_Result]]) -> _Result:
+        async def run() -> _Result:
+            settings = SimulatedSettings(boot_time=0, stop_time=0, suspend_time=0, destroy_time=0)
+            cloud = Cloud(self._path, settings, clock=time.time)
+            await cloud.open()
+            try:
+                return await work(cloud)
+            finally:
+                await cloud.close()
+
+        return aside(lambda: asyncio.run(run()))

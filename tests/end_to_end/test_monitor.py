@@ -1,0 +1,367 @@
+"""monitord (5.12 and later) and the real information driver over real pipes: hosts, periods, failures, restarts.
+
+What is told of VMs is in test_monitor_vms.py.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from tests.end_to_end import wire
+from tests.end_to_end.monitored import Console, configure, monitored
+from tests.end_to_end.oned import Driver, Place
+from tests.monitor.decoder import plain, start_monitor, stop_monitor, unpacked, vectors
+from tests.waiting import until
+
+
+@pytest.fixture
+def console(place: Place) -> Console:
+    return Console(place)
+
+
+# Starting
+
+
+def test_a_host_is_lifted_first_and_its_vms_follow(place: Place, console: Console) -> None:
+    configure(place)
+    console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start()
+        first, *_ = one.rest_so_far(1)
+        assert (first.word, first.status, first.host_id) == ("SYSTEM_HOST", "SUCCESS", 3)
+        assert plain(first.values, "HYPERVISOR") == "simulated"
+        assert plain(first.values, "PROVIDER_ERROR") == "-"
+        assert one.sync() == {7: "RUNNING"}
+        words = [line.word for line in one.lines]
+        assert words.index("SYSTEM_HOST") < words.index("MONITOR_HOST") < words.index("STATE_VM")
+        one.message("MONITOR_VM")
+
+
+def test_the_host_does_not_wait_for_a_slow_listing(place: Place) -> None:
+    configure(place, monitor={"heartbeat": 0.2}, latency=30)
+    with monitored(place) as one:
+        begun = time.monotonic()
+        one.start()
+        assert [one.next().word for _ in range(5)] == ["SYSTEM_HOST", *["MONITOR_HOST"] * 4]
+        assert time.monotonic() - begun < 5, "signs of life wait for nobody"
+
+
+def test_a_second_start_replaces_the_first(place: Place, console: Console) -> None:
+    configure(place, monitor={"state_period": 60, "vm_period": 60})
+    console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start(BEACON_HOST=600)
+        one.sync(vm7="RUNNING")
+        one.start(BEACON_HOST=1)
+        assert one.next().word == "SYSTEM_HOST"
+        one.sync(vm7="RUNNING")
+        one.message("MONITOR_HOST")  # at once, and then at the new period
+        one.message("MONITOR_HOST", seconds=5)
+
+
+def test_periods_come_from_the_message(place: Place, console: Console) -> None:
+    place.configure('provider = "simulated"\nowner = "one-test"\n[simulated]\nboot_time = 0\n')
+    with monitored(place) as one:
+        one.start(BEACON_HOST=600, SYSTEM_HOST=600, STATE_VM=600, SYNC_STATE_VM=600, MONITOR_VM=600)
+        one.message("STATE_VM")
+        one.driver.silence(0.5)
+
+
+def test_several_hosts_each_have_their_own_vms(place: Place, console: Console) -> None:
+    configure(place, monitor={"sync_period": 0.1})
+    console.run(vm_id=7, host_id=3)
+    console.run(vm_id=8, host_id=4)
+    with monitored(place) as one:
+        one.start(3)
+        one.start(4)
+        assert one.sync(3) == {7: "RUNNING"}
+        assert one.sync(4) == {8: "RUNNING"}
+        one.send(stop_monitor(3))
+        one.message("STOP_MONITOR", 3)
+        assert {line.host_id for line in one.rest_so_far(12)} == {4}, "the other one goes on"
+        one.start(5)
+        assert one.sync(5) == {}
+
+
+def test_a_line_that_is_no_request_is_answered_and_takes_nothing_down(place: Place) -> None:
+    configure(place)
+    with monitored(place) as one:
+        one.send(b"FROBNICATE - 3 0 \n")
+        assert (one.next().status, one.lines[-1].word) == ("FAILURE", "FROBNICATE")
+        one.send(b"START_MONITOR - 3 0 !!!\n")
+        assert [(line.word, line.status) for line in one.rest_so_far(2)] == [
+            ("START_MONITOR", "SUCCESS"),
+            ("MONITOR_HOST", "FAILURE"),
+        ]
+        one.start()
+        one.sync()
+
+
+def test_stopping_a_host_that_nobody_monitors_is_fine(place: Place) -> None:
+    configure(place)
+    with monitored(place) as one:
+        one.send(stop_monitor(9))
+        assert one.next().word == "STOP_MONITOR"
+
+
+# The host
+
+
+def test_room_comes_from_the_configuration(place: Place) -> None:
+    configure(place, capacity={"cpu": 8, "memory": 1024})
+    with monitored(place) as one:
+        one.start()
+        values = one.next().values
+        assert (plain(values, "TOTALCPU"), plain(values, "TOTALMEMORY")) == ("800", str(1024 * 1024))
+
+
+def test_room_may_be_counted_in_instance_types(place: Place) -> None:
+    configure(place, capacity={"instance_types": {"medium_1gb": 2, "large_8gb": 3, "large_of_tomorrow": 9}})
+    with monitored(place) as one:
+        one.start()
+        one.system(TOTALCPU="1400", TOTALMEMORY=str((2 + 24) * 1024 * 1024))
+        assert "the cloud has no large_of_tomorrow" in one.log()
+
+
+def test_else_the_cloud_is_asked_for_its_quota(place: Place) -> None:
+    configure(place, max_instances=3)
+    with monitored(place) as one:
+        one.start()
+        one.system(TOTALCPU="2400", TOTALMEMORY=str(3 * 16384 * 1024))
+
+
+def test_what_instances_use_shows_on_the_host(place: Place, console: Console) -> None:
+    configure(place, monitor={"heartbeat": 0.1}, capacity={"cpu": 2, "memory": 1024})
+    console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start()
+        used = one.wait(lambda line: line.word == "MONITOR_HOST" and plain(line.values, "USEDMEMORY") != "0").values
+        assert int(plain(used, "USEDMEMORY")) + int(plain(used, "FREEMEMORY")) == 1024 * 1024
+        assert int(plain(used, "USEDCPU")) + int(plain(used, "FREECPU")) == 200
+
+
+def test_wild_instances_can_be_imported_and_are_shown_as_they_come(place: Place, console: Console) -> None:
+    configure(place)
+    with monitored(place) as one:
+        one.start()
+        one.sync()
+        deploy_id = console.run(name="web server")
+        values = one.wait(lambda line: line.word == "SYSTEM_HOST" and "VM" in line.values).values
+        [wild] = vectors(values, "VM")
+        assert (wild["ID"], wild["DEPLOY_ID"], wild["VM_NAME"]) == ("-1", deploy_id, "web server")
+        template = unpacked(wild["IMPORT_TEMPLATE"])
+        assert f'DEPLOY_ID="{deploy_id}"' in template
+        assert 'MEMORY="256"' in template
+        assert 'PROVIDER_INSTANCE_TYPE="small_256mb"' in template
+        console.tag(deploy_id, vm_id=9)
+        one.change(vm9="RUNNING")
+        one.wait(lambda line: line.word == "SYSTEM_HOST" and "VM" not in line.values)
+
+
+def test_wild_instances_are_nobodys_business_where_the_operator_says_so(place: Place, console: Console) -> None:
+    configure(place, monitor={"report_wilds": False})
+    console.run()
+    with monitored(place) as one:
+        one.start()
+        one.sync()
+        assert not [line for line in one.lines if line.word == "SYSTEM_HOST" and "VM" in line.values]
+
+
+# A cloud that cannot be asked
+
+
+def test_an_outage_shows_on_the_host_and_changes_no_vm(place: Place, console: Console) -> None:
+    configure(place, monitor={"heartbeat": 0.1, "sync_period": 0.1})
+    deploy_id = console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start()
+        one.sync(vm7="RUNNING")
+        configure(place, monitor={"heartbeat": 0.1, "sync_period": 0.1}, faults={"outage": True})
+        failing = one.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_ERROR") != "-")
+        assert "did not answer list_instances" in plain(failing.values, "PROVIDER_ERROR")
+        console.stop(deploy_id)
+        during = one.rest_so_far(8)
+        assert {(line.word, line.status) for line in during} == {("MONITOR_HOST", "SUCCESS")}, "and the heart beats"
+        configure(place, monitor={"heartbeat": 0.1, "sync_period": 0.1})
+        one.system(PROVIDER_ERROR="-")
+        assert one.sync() == {7: "POWEROFF"}
+
+
+def test_a_listing_that_came_in_part_is_no_listing(place: Place, console: Console) -> None:
+    configure(place, faults={"broken_listings": {"times": 3}})
+    console.run_many(range(4))
+    with monitored(place) as one:
+        one.start()
+        one.wait(lambda line: line.word == "SYSTEM_HOST" and "in part" in plain(line.values, "PROVIDER_ERROR"))
+        assert not [line for line in one.lines if line.word == "STATE_VM"]
+        assert set(one.sync()) == {0, 1, 2, 3}
+
+
+def test_an_operator_may_want_the_host_in_error(place: Place) -> None:
+    monitor = {"heartbeat": 0.2, "host_error_after": 0.5}
+    configure(place, monitor=monitor, faults={"outage": True})
+    with monitored(place) as one:
+        one.start()
+        failure = one.wait(lambda line: (line.word, line.status) == ("MONITOR_HOST", "FAILURE"))
+        assert "did not answer list_instances" in failure.text
+        one.start()
+        assert "SYSTEM_HOST" not in [line.word for line in one.rest_so_far(5)], "which would lift it out of ERROR"
+        configure(place, monitor=monitor)
+        one.system(PROVIDER_ERROR="-")
+        one.sync()
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param('provider = "of-tomorrow"\nowner = "one-test"\n', "there is no provider", id="no-such-provider"),
+        pytest.param(
+            'provider = "simulated"\nowner = "one-test"\n[monitor]\nhartbeat = 1\n',
+            "monitor.hartbeat is no setting",
+            id="misspelt-key",
+        ),
+        pytest.param(
+            'provider = "simulated"\nowner = "one-test"\n[capacity]\ncpu = "many"\n',
+            "capacity.cpu: expected",
+            id="wrong-kind",
+        ),
+    ],
+)
+def test_a_wrong_configuration_shows_on_the_host_and_is_mended_without_a_restart(
+    place: Place, console: Console, text: str, sentence: str
+) -> None:
+    place.configure(text)
+    console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start(STATE_VM=1)
+        failing = one.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_ERROR") != "-")
+        assert sentence in plain(failing.values, "PROVIDER_ERROR")
+        configure(place)
+        one.sync(vm7="RUNNING")
+        assert not [line for line in one.lines if line.status == "FAILURE"]
+
+
+def test_with_credentials_of_another_account_nothing_is_reported(place: Place, console: Console) -> None:
+    configure(place)
+    with Driver(place) as actions:
+        actions.created(wire.deploy(7, host_id=3))
+    configure(place, region="elsewhere")
+    with monitored(place) as one:
+        one.start()
+        failing = one.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_ERROR") != "-")
+        assert plain(failing.values, "PROVIDER_ERROR").startswith("credentials of another account: simulated/elsewhere")
+        assert "STATE_VM" not in [line.word for line in one.lines], "everything would look gone there"
+
+
+def test_a_broken_edit_leaves_the_settings_from_before_in_force(place: Place, console: Console) -> None:
+    configure(place, monitor={"sync_period": 0.1})
+    console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start()
+        one.sync(vm7="RUNNING")
+        place.configure("provider = ")
+        warning = one.wait(lambda line: line.word == "LOG")
+        assert "the settings from before stay in force" in warning.text
+        one.sync(vm7="RUNNING")
+
+
+# Death and restart
+
+
+def test_a_driver_that_was_killed_goes_on_for_the_same_monitord(place: Place, console: Console) -> None:
+    configure(place)
+    console.run(vm_id=7)
+    with monitored(place) as first:
+        first.start(3)
+        first.start(4)
+        first.sync(3)
+        until(lambda: len(kept(place)["hosts"]) == 2 and kept(place)["memory"]["vms"])
+        first.driver.kill()
+    with monitored(place) as second:
+        begun = time.monotonic()
+        wanted = {(word, host_id) for word in ("SYSTEM_HOST", "STATE_VM") for host_id in (3, 4)}
+        second.wait(lambda _: {(line.word, line.host_id) for line in second.lines} >= wanted)
+        assert time.monotonic() - begun < 5
+        assert second.lines[0].word == "SYSTEM_HOST"
+        assert min(line.timestamp or 0 for line in second.lines) >= max(line.timestamp or 0 for line in first.lines)
+
+
+def kept(place: Place) -> Any:
+    """What is remembered by now."""
+    path = place.var / "one_im_provider_simulated.state"
+    return json.loads(path.read_text()) if path.exists() else {"hosts": [], "memory": {"vms": {}}}
+
+
+def test_another_monitord_starts_what_it_wants(place: Place) -> None:
+    configure(place)
+    with monitored(place) as first:
+        first.start(3)
+        first.sync(3)
+        until(lambda: kept(place)["hosts"])
+        first.driver.kill()
+    path = place.var / "one_im_provider_simulated.state"
+    state = json.loads(path.read_text())
+    state["parent"]["pid"] += 1
+    path.write_text(json.dumps(state))
+    with monitored(place) as second:
+        second.driver.silence(1.5)
+        second.start(4)
+        assert {line.host_id for line in second.rest_so_far(5)} == {4}
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 99}', b"\xff"], ids=["empty", "cut", "version", "bytes"])
+def test_a_file_that_cannot_be_read_is_one_warning(place: Place, content: bytes) -> None:
+    configure(place)
+    (place.var / "one_im_provider_simulated.state").write_bytes(content)
+    with monitored(place) as one:
+        one.start()
+        one.sync()
+        assert one.log().count("what was monitored before") == 1
+
+
+def test_timestamps_never_go_backwards(place: Place) -> None:
+    configure(place)
+    ahead = int(time.time()) + 3600
+    with monitored(place) as first:
+        first.start()
+        first.sync()
+        until(lambda: kept(place)["hosts"])
+        first.driver.kill()
+    path = place.var / "one_im_provider_simulated.state"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "timestamp": ahead}))
+    with monitored(place) as second:
+        second.sync()
+        assert {line.timestamp for line in second.lines} == {ahead}, "the clock was set back an hour meanwhile"
+
+
+# The end
+
+
+def test_the_core_lets_go_and_the_driver_is_gone_within_a_second(place: Place, console: Console) -> None:
+    configure(place, latency=20)
+    with monitored(place) as one:
+        one.start()
+        begun = time.monotonic()
+        assert one.driver.drop() == 0
+        assert time.monotonic() - begun < 1
+
+
+def test_a_person_with_a_pipe_sees_one_round(place: Place, console: Console) -> None:
+    configure(place)
+    console.run(vm_id=7)
+    with monitored(place, init=False) as one:
+        one.send(start_monitor(3))
+        assert one.driver.finalize() == 0
+        words = {line.split(" ")[0] for line in one.driver.rest()}
+        assert {"START_MONITOR", "SYSTEM_HOST", "MONITOR_HOST", "STATE_VM"} <= words
+    assert not (place.var / "one_im_provider_simulated.state").exists(), "nothing of a driver in service is touched"
+
+
+def test_nothing_is_said_between_init_and_the_first_request(place: Place) -> None:
+    place.configure("provider = ")
+    with monitored(place) as one:
+        one.driver.silence(0.5)

@@ -1,0 +1,330 @@
+"""What somebody does, in the cloud's console or in OpenNebula, and what is reported: each row of docs/monitoring.md."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any, TypeVar
+
+import pytest
+
+from tests.end_to_end import wire
+from tests.end_to_end.monitored import Console, Monitored, configure, monitored, states
+from tests.end_to_end.oned import ROOT, Driver, Place
+from tests.monitor.decoder import plain, vectors
+from tests.waiting import until
+
+_Test = TypeVar("_Test", bound=Callable[..., Any])
+
+ROWS: set[str] = set()
+"""First cells of the table that have a test."""
+
+SYNCED = {"sync_period": 0.1}
+"""A `[monitor]` in which all VMs are reported all the time."""
+
+WATCHED = 0.8
+"""Seconds between two looks of the action driver: time to stop it before it replies."""
+
+
+def row(*somebody: str) -> Callable[[_Test], _Test]:
+    """Say which rows of the table a test proves."""
+    ROWS.update(somebody)
+    return lambda test: test
+
+
+@pytest.fixture
+def console(place: Place) -> Console:
+    return Console(place)
+
+
+@pytest.fixture
+def one(place: Place) -> Iterator[Monitored]:
+    """An information driver that reports all VMs of host 3 all the time."""
+    configure(place, monitor=SYNCED)
+    with monitored(place) as driver:
+        driver.start()
+        yield driver
+
+
+def warned(driver: Monitored) -> str:
+    """The next PROVIDER_WARNING."""
+    found = driver.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_WARNING") != "-")
+    return plain(found.values, "PROVIDER_WARNING")
+
+
+# In the console
+
+
+@row("stops an instance in the console", "starts a stopped instance in the console")
+def test_an_instance_that_stops_is_powered_off_until_it_starts(one: Monitored, console: Console) -> None:
+    deploy_id = console.run(vm_id=7)
+    one.sync(vm7="RUNNING")
+    console.stop(deploy_id)
+    one.sync(vm7="POWEROFF")
+    console.start(deploy_id)
+    one.sync(vm7="RUNNING")
+
+
+@row("suspends an instance in the console")
+def test_an_instance_that_sleeps_is_suspended(one: Monitored, console: Console) -> None:
+    deploy_id = console.run(vm_id=7)
+    one.sync(vm7="RUNNING")
+    console.suspend(deploy_id)
+    one.sync(vm7="SUSPENDED")
+
+
+def test_a_change_is_told_again_and_again_until_all_are_told(place: Place, console: Console) -> None:
+    configure(place, monitor={"sync_period": 1.5})
+    first, _ = console.run_many([7, 8])
+    with monitored(place) as one:
+        one.start()
+        one.sync(vm7="RUNNING", vm8="RUNNING")
+        console.stop(first)
+        for _ in range(3):
+            assert one.change(vm7="POWEROFF") == {7: "POWEROFF"}, "and of nothing that has not changed"
+        console.start(first)
+        assert one.change(vm7="RUNNING") == {7: "RUNNING"}
+        one.sync(vm7="RUNNING")
+
+
+@row("terminates an instance in the console")
+def test_an_instance_that_is_terminated_is_a_failure_and_then_missing(place: Place, console: Console) -> None:
+    configure(place, monitor={"sync_period": 0.8})
+    deploy_id = console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start()
+        one.sync(vm7="RUNNING")
+        console.terminate(deploy_id)
+        one.change(vm7="FAILURE")
+        line = one.wait(lambda line: line.word == "STATE_VM" and "SYNC_STATE" in line.values)
+        assert (states(line), line.values["MISSING_STATE"]) == ({}, ["UNKNOWN"])
+
+
+@row('terminates an instance in the console, with `missing_state = "POWEROFF"`')
+def test_gone_may_mean_powered_off(place: Place, console: Console) -> None:
+    configure(place, monitor={"sync_period": 0.8, "missing_state": "POWEROFF"})
+    deploy_id = console.run(vm_id=7)
+    with monitored(place) as one:
+        one.start()
+        one.sync(vm7="RUNNING")
+        console.terminate(deploy_id)
+        one.change(vm7="POWEROFF")
+        line = one.wait(lambda line: line.word == "STATE_VM" and "SYNC_STATE" in line.values)
+        assert (states(line), line.values["MISSING_STATE"]) == ({}, ["POWEROFF"])
+
+
+def forget(place: Place, *deploy_ids: str) -> None:
+    """Let the cloud show these instances no more."""
+    with closing(sqlite3.connect(place.var / "simulated.db", timeout=10)) as db, db:
+        db.executemany("DELETE FROM instance WHERE id = ?", [(deploy_id,) for deploy_id in deploy_ids])
+
+
+@row("makes an instance disappear without a trace")
+def test_an_instance_that_is_not_listed_is_missing_in_the_end(one: Monitored, place: Place, console: Console) -> None:
+    one.sync()
+    gone, _ = console.run_many([7, 8])
+    one.sync(vm7="RUNNING", vm8="RUNNING")
+    forget(place, gone)
+    one.sync(vm7="UNKNOWN", vm8="RUNNING")
+    said = [one.sync() for _ in range(4)]
+    assert said[-1] == {8: "RUNNING"}
+    assert {words.get(7, "left out") for words in said} <= {"UNKNOWN", "left out"}
+
+
+@row("makes more than half of all disappear at once")
+def test_many_that_are_not_listed_are_held(one: Monitored, place: Place, console: Console) -> None:
+    deploy_ids = console.run_many(range(10))
+    one.sync(vm0="RUNNING", vm9="RUNNING")
+    forget(place, *deploy_ids[:8])
+    assert warned(one).startswith("8 instances vanished at once")
+    expected = {number: "UNKNOWN" if number < 8 else "RUNNING" for number in range(10)}
+    assert [one.sync() for _ in range(6)] == [expected] * 6
+
+
+@row("starts an instance without tags")
+def test_an_instance_without_tags_is_wild(one: Monitored, console: Console) -> None:
+    one.sync()
+    deploy_id = console.run()
+    line = one.wait(lambda line: line.word == "SYSTEM_HOST" and "VM" in line.values)
+    assert [wild["DEPLOY_ID"] for wild in vectors(line.values, "VM")] == [deploy_id]
+    assert one.sync() == {}, "in a report of all VMs it would be a zombie"
+
+
+@row("removes the tags of a VM's instance")
+def test_an_instance_that_loses_its_tags_stays_its_vms(one: Monitored, console: Console) -> None:
+    deploy_id = console.run(vm_id=7)
+    one.sync(vm7="RUNNING")
+    console.drop_tags(deploy_id)
+    assert warned(one) == f"instance {deploy_id} has lost its tags, it was VM 7's"
+    assert one.sync() == {7: "RUNNING"}
+
+
+@row("starts a second instance with a VM's tags")
+def test_the_later_of_two_instances_counts(one: Monitored, console: Console) -> None:
+    console.run(vm_id=7, seq=1)
+    one.sync(vm7="RUNNING")
+    older = console.run(vm_id=7, seq=0)
+    assert older in warned(one)
+    console.stop(older)
+    assert [one.sync() for _ in range(3)] == [{7: "RUNNING"}] * 3
+
+
+# In OpenNebula: both drivers at work on one cloud
+
+
+class Pair:
+    """The action driver and the information driver of one NAME, with host 3 monitored and VM 7 to work on."""
+
+    def __init__(self, place: Place, actions: Driver, reports: Monitored) -> None:
+        self.place = place
+        self.console = Console(place)
+        self.actions = actions
+        self.reports = reports
+
+    def during(self, request: bytes, state: str) -> tuple[str, list[dict[int, str]]]:
+        """Send a request, and stop the action driver between what it does and its reply.
+
+        Args:
+            request: the line.
+            state: what the cloud shows by then.
+
+        Returns:
+            The reply, and the reports of all VMs from before it.
+        """
+        word, vm_id = request.split()[0].decode(), int(request.split()[1])
+        self.actions.send(request)
+        until(lambda: state in [instance.state.value for instance in self.console.instances()])
+        self.actions.process.send_signal(signal.SIGSTOP)
+        assert self.place.unanswered() == [word]
+        self.reports.catch_up()
+        reports = [self.reports.sync() for _ in range(5)][1:]
+        self.actions.process.send_signal(signal.SIGCONT)
+        return self.actions.reply(word, vm_id), reports
+
+    def deploy(self) -> str:
+        """Deploy VM 7, and return its id."""
+        return self.actions.created(wire.deploy(7, host_id=3))
+
+
+@pytest.fixture
+def pair(place: Place) -> Iterator[Pair]:
+    """Both drivers; the action driver learns of every state a second late."""
+    monitor = {"state_period": 0.05, "sync_period": 0.05, "missing_state": "POWEROFF"}
+    configure(place, monitor=monitor, boot_time=0.05, stop_time=0.05, destroy_time=0.05, watch_interval=WATCHED)
+    with Driver(place) as actions, monitored(place) as reports:
+        reports.start()
+        reports.sync()
+        yield Pair(place, actions, reports)
+
+
+def only(vm_id: int, word: str, reports: list[dict[int, str]]) -> bool:
+    """True when each report names the VM, and says this of it."""
+    return {report.get(vm_id) for report in reports} == {word}
+
+
+@row("deploys a VM", "powers a VM off", "resumes a VM")
+def test_what_a_vm_goes_through_is_told_by_replies_first(pair: Pair) -> None:
+    reply, reports = pair.during(wire.deploy(7, host_id=3), "running")
+    deploy_id = reply.removeprefix("SUCCESS ")
+    assert only(7, "UNKNOWN", reports), "it runs, and its DEPLOY is not answered yet"
+    pair.reports.sync(vm7="RUNNING")
+    reply, reports = pair.during(wire.power_off(7, deploy_id, host_id=3), "stopped")
+    assert (reply, only(7, "UNKNOWN", reports)) == ("SUCCESS -", True)
+    pair.reports.sync(vm7="POWEROFF")
+    reply, reports = pair.during(wire.resume(7, deploy_id, host_id=3), "running")
+    assert (reply, only(7, "UNKNOWN", reports)) == (f"SUCCESS {deploy_id}", True)
+    pair.reports.sync(vm7="RUNNING")
+
+
+@row("terminates a VM")
+def test_a_terminated_vm_is_named_until_its_reply_and_then_no_more(pair: Pair) -> None:
+    deploy_id = pair.deploy()
+    pair.reports.sync(vm7="RUNNING")
+    reply, reports = pair.during(wire.terminate(7, deploy_id, host_id=3), "terminated")
+    assert reply == "SUCCESS -"
+    assert only(7, "UNKNOWN", reports), "left out, it would be powered off, and the SHUTDOWN completed"
+    pair.reports.wait(lambda line: line.word == "STATE_VM" and states(line) == {})
+    assert not [line for line in pair.reports.lines if "FAILURE" in line.text]
+
+
+@row(
+    "undeploys or stops a VM",
+    "starts the instance of an undeployed VM in the console",
+    "deploys an undeployed VM again",
+)
+def test_an_undeployed_vm_is_on_no_host(pair: Pair, console: Console) -> None:
+    deploy_id = pair.deploy()
+    undeploy = wire.line("SHUTDOWN", 7, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id, host_id=3)
+    reply, reports = pair.during(undeploy, "stopped")
+    assert (reply, only(7, "UNKNOWN", reports)) == ("SUCCESS -", True)
+    pair.reports.wait(lambda line: line.word == "STATE_VM" and states(line) == {})
+    console.start(deploy_id)
+    assert warned(pair.reports) == f"instance {deploy_id} runs, and VM 7 is stopped or undeployed in OpenNebula"
+    assert pair.reports.sync() == {}
+    console.stop(deploy_id)
+    again = wire.line("DEPLOY", 7, "BOOT_UNDEPLOY", deploy_id=deploy_id, host_id=3, seq=1)
+    reply, reports = pair.during(again, "running")
+    assert (reply, only(7, "UNKNOWN", reports)) == (f"SUCCESS {deploy_id}", True)
+    pair.reports.sync(vm7="RUNNING")
+
+
+@row("reboots a VM")
+def test_a_rebooted_vm_runs_all_the_time(pair: Pair) -> None:
+    deploy_id = pair.deploy()
+    pair.reports.sync(vm7="RUNNING")
+    before = len(pair.reports.lines)
+    assert pair.actions.ask(wire.reboot(7, deploy_id, host_id=3)) == "SUCCESS -"
+    pair.reports.sync()
+    pair.reports.sync(vm7="RUNNING")
+    said = [states(line)[7] for line in pair.reports.lines[before:] if line.word == "STATE_VM"]
+    assert set(said) <= {"RUNNING", "UNKNOWN"}
+
+
+@row("terminates a VM that is powered off")
+def test_an_instance_whose_vm_is_done_shows_as_a_zombie(pair: Pair) -> None:
+    deploy_id = pair.deploy()
+    assert pair.actions.ask(wire.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
+    pair.reports.sync(vm7="POWEROFF")
+    assert pair.reports.sync() == {7: "POWEROFF"}, "OpenNebula tells no driver, and goes on being told"
+
+
+@row("kills the action driver in the midst of an action")
+def test_an_action_goes_on_when_its_driver_dies(pair: Pair) -> None:
+    deploy_id = pair.deploy()
+    pair.reports.sync(vm7="RUNNING")
+    pair.actions.send(wire.power_off(7, deploy_id, host_id=3))
+    until(lambda: [instance.state.value for instance in pair.console.instances()] == ["stopped"])
+    pair.actions.kill()
+    assert pair.place.unanswered() == ["SHUTDOWN"]
+    pair.reports.catch_up()
+    assert [pair.reports.sync()[7] for _ in range(5)] == ["UNKNOWN"] * 5
+    with Driver(pair.place) as successor:
+        assert successor.reply("SHUTDOWN", 7) == "SUCCESS -"
+        pair.reports.sync(vm7="POWEROFF")
+
+
+# The cloud
+
+
+@row("cuts the cloud off", "mends the cloud")
+def test_what_cannot_be_asked_is_not_told(one: Monitored, place: Place, console: Console) -> None:
+    deploy_id = console.run(vm_id=7)
+    one.sync(vm7="RUNNING")
+    configure(place, monitor=SYNCED, faults={"outage": True})
+    one.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_ERROR") != "-")
+    console.stop(deploy_id)
+    configure(place, monitor=SYNCED)
+    before = len(one.lines)
+    assert one.sync() == {7: "POWEROFF"}
+    words = [line.word for line in one.lines[before:] if line.word != "MONITOR_HOST"]
+    assert words == ["SYSTEM_HOST", "STATE_VM"]
+
+
+def test_every_row_of_the_table_has_a_test() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+    table = text.partition("| somebody… |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
+    assert {cell for cell in rows if not cell.startswith("---")} == ROWS

@@ -1,0 +1,208 @@
+"""What the journal of the action driver tells: written by a real one, read beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.actions.intents import is_end
+from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.errors import JournalError
+from one_provider_mad.journal import Answered, Attempt, AttemptState, Journal, Outline, read_outline
+from one_provider_mad.monitor.activity import DEAD_SECONDS, Activity, ActivityReader
+from one_provider_mad.protocol.messages import Action
+from tests.monitor.worlds import identity_of
+
+NOW = 1_800_000_000.0
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal"
+
+
+@pytest.fixture
+async def journal(path: Path) -> AsyncIterator[Journal]:
+    """A journal at work, on whose clock it is always the same time."""
+    journal = Journal(path, clock=lambda: NOW, on_lost=pytest.fail)
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+async def look(path: Path, *, since: float = 0.0, at: float = 0.0) -> Activity:
+    return await ActivityReader(lambda: at).read(path, since=since)
+
+
+def opened(journal: Journal, vm_id: int, action: str = "SHUTDOWN") -> int:
+    return journal.open_request(action=action, vm_id=VmId(vm_id), is_two_blank=True, payload=b"x")
+
+
+def test_without_a_journal_nothing_is_being_done(path: Path) -> None:
+    assert asyncio.run(look(path)) == Activity()
+    assert not path.exists(), "and none is made"
+
+
+async def test_a_request_is_under_way_until_it_is_answered(journal: Journal, path: Path) -> None:
+    number = opened(journal, 7)
+    await journal.sync()
+    assert await look(path) == Activity(busy=frozenset({VmId(7)}))
+    journal.close_request(number)
+    await journal.sync()
+    assert await look(path) == Activity(answered={VmId(7): Answered(action="SHUTDOWN", at=NOW)})
+
+
+async def test_only_an_answer_that_says_so_is_the_end_of_an_instance(journal: Journal, path: Path) -> None:
+    numbers = [opened(journal, vm_id) for vm_id in (7, 8)]
+    await journal.sync()
+    journal.close_request(numbers[0], has_ended=True)
+    journal.close_request(numbers[1])
+    await journal.sync()
+    activity = await look(path)
+    assert [activity.is_ended(VmId(vm_id), since=NOW) for vm_id in (7, 8)] == [True, False]
+
+
+async def test_a_request_that_is_called_off_is_under_way_until_it_is_over(journal: Journal, path: Path) -> None:
+    number = opened(journal, 7, "DEPLOY")
+    await journal.sync()
+    journal.call_off_request(number)
+    await journal.sync()
+    assert (await look(path)).busy == {7}
+
+
+async def test_of_several_answers_to_a_vm_the_last_one_counts(journal: Journal, path: Path) -> None:
+    numbers = [opened(journal, 7, action) for action in ("DEPLOY", "REBOOT", "SHUTDOWN")]
+    await journal.sync()
+    for number in numbers:
+        journal.close_request(number)
+    await journal.sync()
+    assert (await look(path)).answered[VmId(7)].action == "SHUTDOWN"
+
+
+async def test_parked_instances_are_told(journal: Journal, path: Path) -> None:
+    await journal.park(DeployId("i-7"), VmId(7))
+    assert (await look(path)).parked == {"i-7"}
+    await journal.unpark(DeployId("i-7"))
+    assert (await look(path)).parked == frozenset()
+
+
+async def test_attempts_are_told_while_they_are_young_and_may_have_made_something(journal: Journal, path: Path) -> None:
+    states = dict(enumerate(AttemptState))
+    for number, state in states.items():
+        attempt = Attempt.new(identity_of(number), 1, {"size": "small"})
+        fields = {
+            **{name: getattr(attempt, name) for name in attempt.__struct_fields__},
+            "state": state,
+            "sent_at": NOW,
+        }
+        await journal.save_attempt(Attempt(**fields))
+    young = (await look(path, since=NOW)).attempts
+    assert {attempt.state for attempt in young} == {AttemptState.OPEN, AttemptState.CREATED}
+    assert (await look(path, since=NOW + 60)).attempts == ()
+
+
+async def test_requests_of_a_dead_process_count_for_a_while(journal: Journal, path: Path) -> None:
+    opened(journal, 7)
+    await journal.sync()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE requests SET start = 'of another boot'")
+    now = 100.0
+    reader = ActivityReader(lambda: now)
+    assert (await reader.read(path, since=0)).busy == {7}
+    now += DEAD_SECONDS - 1
+    assert (await reader.read(path, since=0)).busy == {7}
+    now += 2
+    assert (await reader.read(path, since=0)).busy == frozenset()
+
+
+def test_a_file_that_is_no_journal_is_an_error(path: Path) -> None:
+    path.write_bytes(b"this is no database" * 99)
+    with pytest.raises(JournalError, match="the journal cannot be read"):
+        asyncio.run(look(path))
+
+
+async def test_a_journal_of_an_earlier_release_has_no_answers_in_it(journal: Journal, path: Path) -> None:
+    opened(journal, 7)
+    await journal.sync()
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DROP TABLE answered")
+    assert await look(path) == Activity(busy=frozenset({VmId(7)}))
+
+
+def test_a_journal_that_is_just_being_made_is_empty(path: Path) -> None:
+    path.touch()
+    assert read_outline(path, since=0) == Outline()
+
+
+async def test_reading_changes_nothing_and_needs_no_leave_to_write(journal: Journal, path: Path) -> None:
+    opened(journal, 7)
+    await journal.sync()
+    before = content(path)
+    os.chmod(path, 0o400)
+    assert (await look(path)).busy == {7}
+    assert content(path) == before
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def test_a_reader_that_lingers_does_not_hold_up_the_writer(journal: Journal, path: Path) -> None:
+    begun = time.monotonic()
+    reader = ActivityReader(time.monotonic)
+    for number in range(100):
+        record = opened(journal, number)
+        await reader.read(path, since=0)
+        journal.close_request(record)
+    await journal.sync()
+    assert time.monotonic() - begun < 10
+    assert (await look(path)).busy == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("at", "is_settled", "is_ended"),
+    [
+        pytest.param(10.0, True, True, id="after"),
+        pytest.param(-0.1, True, True, id="just-before"),
+        pytest.param(-5.0, False, False, id="long-before"),
+    ],
+)
+def test_clocks_may_be_off_a_little(at: float, *, is_settled: bool, is_ended: bool) -> None:
+    activity = Activity(answered={VmId(7): Answered(action="CANCEL", at=NOW + at, has_ended=True)})
+    assert activity.is_settled_since(VmId(7), NOW) is is_settled
+    assert activity.is_ended(VmId(7), since=NOW) is is_ended
+    assert not activity.is_settled_since(VmId(8), NOW)
+
+
+def test_an_action_that_has_not_destroyed_the_instance_is_no_end_of_it() -> None:
+    activity = Activity(answered={VmId(7): Answered(action="SHUTDOWN", at=NOW)})
+    assert not activity.is_ended(VmId(7), since=NOW)
+
+
+@pytest.mark.parametrize(
+    ("action", "lcm_state", "is_so"),
+    [
+        pytest.param(Action.SHUTDOWN, 12, True, id="shutdown"),
+        pytest.param(Action.CANCEL, 12, True, id="shutdown-hard"),
+        pytest.param(Action.CANCEL, 13, True, id="cancel"),
+        pytest.param(Action.CLEANUP, 24, True, id="cleanup"),
+        pytest.param(Action.CLEANUP, None, True, id="cleanup-in-no-state"),
+        pytest.param(Action.SHUTDOWN, 18, False, id="power-off"),
+        pytest.param(Action.CANCEL, 18, False, id="power-off-hard"),
+        pytest.param(Action.SHUTDOWN, 29, False, id="undeploy"),
+        pytest.param(Action.SHUTDOWN, None, False, id="in-no-state"),
+        pytest.param(Action.REBOOT, 12, False, id="reboot"),
+        pytest.param(Action.DEPLOY, 2, False, id="deploy"),
+    ],
+)
+def test_only_actions_that_destroy_are_the_end_of_an_instance(
+    action: Action, lcm_state: int | None, *, is_so: bool
+) -> None:
+    assert is_end(action, lcm_state) is is_so

@@ -1,0 +1,312 @@
+"""Probe folders run unchanged: real scripts in a real folder, what they saw, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.monitor.cloud_source import Told
+from one_provider_mad.monitor.probes import Probes
+from one_provider_mad.monitor.settings import MonitorSettings
+from one_provider_mad.options import Options
+from one_provider_mad.processes import Process
+from one_provider_mad.protocol.im_messages import Kind, Message, Monitor, Periods, StartMonitor
+from one_provider_mad.settings import Places
+from tests.waiting import until
+
+DOCUMENT = b"<MONITOR_CONFIGURATION><NETWORK><PORT>4124</PORT></NETWORK></MONITOR_CONFIGURATION>"
+END = "</MONITOR_CONFIGURATION>"
+SHOW = """printf 'ARGUMENTS="%s"\\nFOLDER="%s"\\nLANGUAGE="%s"\\n' "$*" "$PWD" "$LANG\""""
+LEGACY = Monitor(host_id=3, host="us-east-1", datastore_location="/var/lib/one//datastores")
+HOURLY = Periods(**dict.fromkeys(msgspec.structs.asdict(Periods()), 3600))
+MODERN = StartMonitor(host_id=3, host="us-east-1", im_mad="cloud", document=DOCUMENT, periods=HOURLY)
+
+
+class Front:
+    """A front-end with probes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.places = Places(conf=root / "etc/one_provider_mad", var=root / "var", log=root / "var", etc=root / "etc")
+        self.places.etc.mkdir()
+        self.told = Told(hypervisor="cloud", kind="scripts")
+        self.warnings: list[str] = []
+        self.now = 0.0
+
+    def probe(self, path: str, text: str = "", *, mode: int = 0o755) -> Path:
+        """Write a probe below remotes/im."""
+        file = self.places.var / "remotes" / "im" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{text}\n")
+        file.chmod(mode)
+        return file
+
+    def settings(self, **monitor: float) -> None:
+        self.told = Told(hypervisor="cloud", kind="scripts", monitor=MonitorSettings(**monitor))  # type: ignore[arg-type]
+
+    def probes(self, seconds: float | None = None) -> Probes:
+        options = Options(name="cloud", timeout=seconds)
+        return Probes(
+            name=options.name,
+            places=self.places,
+            told=lambda: self.told,
+            options=options,
+            warn=self.warnings.append,
+            clock=lambda: self.now,
+        )
+
+
+@pytest.fixture
+def front(tmp_path: Path) -> Front:
+    return Front(tmp_path)
+
+
+def without_error(text: str) -> list[str]:
+    *lines, error = text.splitlines()
+    assert error == 'PROVIDER_ERROR="-"'
+    return lines
+
+
+# Up to 5.10
+
+
+async def test_the_guides_probe_works_as_written(front: Front) -> None:
+    front.probe("cloud.d/public_cloud.sh", 'echo "PUBLIC_CLOUD=YES"\necho "HYPERVISOR=provider_name"')
+    assert without_error(await front.probes().answer(LEGACY)) == ["PUBLIC_CLOUD=YES", "HYPERVISOR=provider_name"]
+
+
+@pytest.mark.parametrize(
+    ("oned_conf", "port_and_interval"),
+    [
+        pytest.param("", "4124 20", id="not-said"),
+        pytest.param(
+            'IM_MAD = [\n NAME = "collectd",\n EXECUTABLE = "collectd",\n ARGUMENTS = "-p 4125 -f 5 -t 50 -i 10" ]\n',
+            "4125 10",
+            id="said",
+        ),
+        pytest.param('# IM_MAD = [ EXECUTABLE = "collectd", ARGUMENTS = "-p 1" ]\n', "4124 20", id="commented-out"),
+    ],
+)
+async def test_a_probe_gets_upstreams_arguments_directory_and_language(
+    front: Front, oned_conf: str, port_and_interval: str
+) -> None:
+    (front.places.etc / "oned.conf").write_text(oned_conf)
+    probe = front.probe("cloud.d/one", f"{SHOW}; cat")
+    assert without_error(await front.probes().answer(LEGACY)) == [
+        f'ARGUMENTS="cloud /var/lib/one//datastores {port_and_interval} 3 us-east-1"',
+        f'FOLDER="{probe.parent}"',
+        'LANGUAGE="C"',
+    ]
+
+
+async def test_before_4_4_a_probe_gets_less(front: Front) -> None:
+    front.probe("cloud.d/one", SHOW)
+    first, *_ = without_error(await front.probes().answer(Monitor(host_id=3, host="h")))
+    assert first == 'ARGUMENTS="cloud 3 h"'
+
+
+async def test_executable_files_run_in_the_order_of_their_names(front: Front) -> None:
+    for name in ("b", "a", "c.sh", "d.rpmnew", "e.rpmsave", "f.dpkg-old", ".g", "h~"):
+        front.probe(f"cloud.d/{name}", f"printf NAME={name}")
+    front.probe("cloud.d/not-executable", "echo X=1", mode=0o644)
+    front.probe("cloud.d/folder/inside", "echo Y=1")
+    assert without_error(await front.probes().answer(LEGACY)) == ["NAME=a", "NAME=b", "NAME=c.sh"]
+
+
+async def test_probes_without_a_word_say_nothing(front: Front) -> None:
+    front.probe("cloud.d/one", "true")
+    assert await front.probes().answer(LEGACY) == ""
+
+
+async def test_a_host_without_probes_is_told_where_they_are_looked_for(front: Front) -> None:
+    assert await front.probes().answer(LEGACY) == "", "which oned passes over"
+    assert front.warnings == [f"host 3: there are no probes: {front.root}/var/remotes/im/cloud.d is no directory"]
+
+
+async def test_a_probe_that_fails_is_named_and_what_it_said_last_stands(front: Front) -> None:
+    front.probe("cloud.d/1", "echo A=1")
+    flag = front.root / "broken"
+    front.probe("cloud.d/2", f"[ -e {flag} ] && {{ echo no answer >&2; exit 4; }}; echo B=2")
+    front.probe("cloud.d/3", f"[ -e {flag} ] && echo C=4 || echo C=3")
+    probes = front.probes()
+    assert without_error(await probes.answer(LEGACY)) == ["A=1", "B=2", "C=3"]
+    flag.touch()
+    for _ in range(3):
+        assert (await probes.answer(LEGACY)).splitlines() == [
+            "A=1",
+            "B=2",
+            "C=4",
+            'PROVIDER_ERROR="probe 2: no answer"',
+        ]
+    assert front.warnings == ["host 3: probe 2: no answer"], "once"
+    flag.unlink()
+    assert without_error(await probes.answer(LEGACY)) == ["A=1", "B=2", "C=3"]
+
+
+async def test_while_a_probe_never_spoke_there_is_no_report(front: Front) -> None:
+    """Half a report would count as one in which VMs are missing, a failed one would put the host into ERROR."""
+    front.probe("cloud.d/1", "echo VM_POLL=YES")
+    broken = front.probe("cloud.d/2", "exit 4")
+    assert await front.probes().answer(LEGACY) == ""
+    assert front.warnings == [f"host 3: probe 2: {broken} ended with exit code 4 and said nothing"]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        pytest.param("echo Segmentation fault", r"printed what is no template: 'Segmentation fault\n\n'", id="prose"),
+        pytest.param("head -c 17000000 /dev/zero | tr '\\0' '\\n'", "printed more than 16777216 bytes", id="too-much"),
+    ],
+)
+async def test_what_cannot_be_used_is_the_probes_failure(front: Front, text: str, sentence: str) -> None:
+    front.probe("cloud-probes.d/host/system/1", "echo A=1")
+    front.probe("cloud-probes.d/host/system/2", text)
+    async with reporting(front) as said:
+        await come(lambda: texts(said, Kind.SYSTEM_HOST))
+    assert front.warnings == [f"host 3: probe 2 {sentence}"]
+    assert texts(said, Kind.SYSTEM_HOST)[0].startswith('A=1\nPROVIDER_ERROR="probe 2 ')
+
+
+async def test_the_configuration_may_want_the_host_in_error_after_a_while(front: Front) -> None:
+    front.settings(host_error_after=100)
+    flag = front.root / "broken"
+    front.probe("cloud.d/1", f"[ -e {flag} ] && exit 4; echo A=1")
+    probes = front.probes()
+    await probes.answer(LEGACY)
+    flag.touch()
+    assert "A=1" in await probes.answer(LEGACY)
+    front.now = 100
+    with pytest.raises(ProviderUnavailable, match="probe 1"):
+        await probes.answer(LEGACY)
+
+
+async def test_a_probe_that_hangs_is_ended_and_named(front: Front) -> None:
+    front.probe("cloud.d/1", f"echo $$ > {front.root}/pid; sleep 60")
+    assert await front.probes(seconds=0.2).answer(LEGACY) == ""
+    assert front.warnings == ["host 3: probe 1 did not end within 0.2 s"]
+    until(lambda: Process.of(int((front.root / "pid").read_text())) is None)
+
+
+async def test_nothing_is_left_in_the_background(front: Front) -> None:
+    front.probe("cloud.d/1", "sleep 60 &\necho PID=$!")
+    [line] = without_error(await front.probes().answer(LEGACY))
+    until(lambda: Process.of(int(line.removeprefix("PID="))) is None)
+
+
+# From 5.12 on
+
+
+@asynccontextmanager
+async def reporting(front: Front, request: StartMonitor = MODERN) -> AsyncIterator[list[Message]]:
+    said: list[Message] = []
+    probes = front.probes()
+    task = asyncio.create_task(probes.report(request, said.append))
+    try:
+        yield said
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled(), task.exception()
+
+
+async def come(condition: Callable[[], object]) -> None:
+    await asyncio.to_thread(until, condition)
+
+
+def texts(said: list[Message], kind: Kind) -> list[str]:
+    return [message.text for message in said if message.kind is kind]
+
+
+async def test_each_folder_fills_its_message(front: Front) -> None:
+    for folder in ("host/beacon", "host/system", "host/monitor", "vm/status", "vm/monitor"):
+        front.probe(f"cloud-probes.d/{folder}/one", f"echo FOLDER={folder}")
+    async with reporting(front) as said:
+        await come(lambda: {message.kind for message in said} >= {Kind.SYSTEM_HOST, Kind.STATE_VM, Kind.MONITOR_VM})
+        await come(lambda: "FOLDER=host/monitor" in "".join(texts(said, Kind.MONITOR_HOST)))
+    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["FOLDER=host/system"]
+    assert texts(said, Kind.STATE_VM) == ["FOLDER=vm/status\n"]
+    assert texts(said, Kind.MONITOR_VM) == ["FOLDER=vm/monitor\n"]
+    assert texts(said, Kind.BEACON_HOST) == ["FOLDER=host/beacon\n"]
+    assert {(message.host_id, message.is_success) for message in said} == {(3, True)}
+
+
+async def test_a_probe_reads_the_configuration_and_gets_driver_host_and_name(front: Front) -> None:
+    front.probe("cloud-probes.d/host/system/one", f"""{SHOW}; printf 'INPUT="'; cat; echo '"'""")
+    async with reporting(front) as said:
+        await come(lambda: texts(said, Kind.SYSTEM_HOST))
+    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == [
+        'ARGUMENTS="cloud 3 us-east-1"',
+        f'FOLDER="{front.root}/var/remotes/im/cloud-probes.d/host/system"',
+        'LANGUAGE="C"',
+        f'INPUT="{DOCUMENT.decode().removesuffix(END)}<HOST_ID>3</HOST_ID>{END}"',
+    ]
+
+
+@pytest.mark.parametrize("im_mad", ["", "elsewhere", "../cloud"])
+async def test_without_a_folder_of_that_driver_the_name_decides(front: Front, im_mad: str) -> None:
+    front.probe("cloud-probes.d/host/system/one", "echo A=1")
+    async with reporting(front, msgspec.structs.replace(MODERN, im_mad=im_mad)) as said:
+        await come(lambda: texts(said, Kind.SYSTEM_HOST))
+    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["A=1"]
+
+
+async def test_the_guides_probe_tells_what_the_host_is(front: Front) -> None:
+    front.probe("cloud.d/public_cloud.sh", 'echo "PUBLIC_CLOUD=YES"\necho "HYPERVISOR=provider_name"')
+    async with reporting(front) as said:
+        await come(lambda: texts(said, Kind.SYSTEM_HOST))
+    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["PUBLIC_CLOUD=YES", "HYPERVISOR=provider_name"]
+    assert not texts(said, Kind.STATE_VM)
+
+
+async def test_a_hanging_probe_delays_neither_the_others_nor_the_signs_of_life(front: Front) -> None:
+    front.settings(heartbeat=0.05)
+    front.probe("cloud-probes.d/host/system/one", "sleep 60")
+    front.probe("cloud-probes.d/host/monitor/one", "echo A=1")
+    front.probe("cloud-probes.d/vm/status/one", "sleep 60")
+    async with reporting(front) as said:
+        await come(lambda: sum("A=1" in text for text in texts(said, Kind.MONITOR_HOST)) > 3)
+    assert not texts(said, Kind.SYSTEM_HOST)
+
+
+async def test_a_failing_probe_is_named_on_the_host(front: Front) -> None:
+    front.settings(heartbeat=0.05)
+    front.probe("cloud-probes.d/vm/status/bad", "echo out of order >&2; exit 1")
+    front.probe("cloud-probes.d/vm/status/good", 'echo \'VM=[ID="7",STATE="RUNNING"]\'')
+    async with reporting(front) as said:
+        await come(lambda: 'PROVIDER_ERROR="probe bad: out of order"\n' in texts(said, Kind.MONITOR_HOST))
+        await come(lambda: texts(said, Kind.STATE_VM))
+    assert texts(said, Kind.STATE_VM) == ['VM=[ID="7",STATE="RUNNING"]\n']
+    assert all(message.is_success for message in said)
+
+
+async def test_a_report_of_all_vms_is_none_while_a_probe_of_it_fails(front: Front) -> None:
+    front.probe("cloud-probes.d/vm/status/bad", "exit 1")
+    front.probe("cloud-probes.d/vm/status/good", "echo 'Sync_State=YES missing_state=POWEROFF'; echo 'VM=[ID=7]'")
+    async with reporting(front) as said:
+        await come(lambda: texts(said, Kind.STATE_VM))
+    assert texts(said, Kind.STATE_VM)[0].split() == ["VM=[ID=7]"]
+
+
+async def test_a_host_that_was_in_error_is_said_anew_when_its_probes_work_again(front: Front) -> None:
+    front.settings(heartbeat=0.05, state_period=0.1, host_error_after=50)
+    front.probe("cloud-probes.d/host/system/one", "echo A=1")
+    flag = front.root / "broken"
+    flag.touch()
+    front.probe("cloud-probes.d/vm/status/one", f"[ -e {flag} ] && exit 1; true")
+    async with reporting(front) as said:
+        await come(lambda: front.warnings)
+        assert all(message.is_success for message in said)
+        front.now = 50
+        await come(lambda: not said[-1].is_success)
+        failed = said[-1]
+        assert (failed.kind, failed.text.startswith("probe one: ")) == (Kind.MONITOR_HOST, True)
+        del said[:]
+        flag.unlink()
+        await come(lambda: texts(said, Kind.SYSTEM_HOST))
+    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["A=1"]

@@ -1,0 +1,386 @@
+"""When each host is reported on, in virtual time; the listing is a fake cloud's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.domain import InstanceState
+from one_provider_mad.errors import ProviderUnavailable, SettingsError, Throttled
+from one_provider_mad.protocol.im import parse_line
+from one_provider_mad.protocol.im_messages import Kind, Message, Monitor, StartMonitor
+from tests.actions.fakes import pass_time
+from tests.monitor.decoder import plain, start_monitor, vectors
+from tests.monitor.studio import Studio
+
+pytestmark = pytest.mark.looptime
+
+Make = Callable[..., Studio]
+
+
+@pytest.fixture
+async def studio(tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes studios, which are closed in the end."""
+    made: list[Studio] = []
+
+    def make(**options: Any) -> Studio:
+        made.append(Studio(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.desk.stop()
+
+
+async def test_each_report_comes_at_its_period(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    one.start(BEACON_HOST=30, SYSTEM_HOST=600, STATE_VM=5, SYNC_STATE_VM=180, MONITOR_VM=60)
+    await pass_time(601)
+    assert [round(at) for at in one.times("SYSTEM_HOST")] == [0, 0, 600], "at once, with what was listed, and again"
+    assert [round(at) for at in one.times("MONITOR_HOST")][2:] == [30 * n for n in range(1, 21)]
+    assert [(round(at), said) for at, said in one.syncs()] == [(180 * n, {7: "RUNNING"}) for n in range(4)]
+    assert [round(at) for at in one.times("MONITOR_VM")] == [60 * n for n in range(11)]
+    assert one.changes() == [], "nothing has changed"
+
+
+async def test_the_configuration_overrules_the_message(studio: Make) -> None:
+    one = studio(heartbeat=7, sync_period=20)
+    one.start(BEACON_HOST=600, SYNC_STATE_VM=600)
+    await pass_time(61)
+    assert len(one.times("MONITOR_HOST")) == 1 + 1 + 8
+    assert [round(at) for at, _ in one.syncs()] == [0, 20, 40, 60]
+
+
+async def test_an_edited_period_counts_without_a_restart(studio: Make) -> None:
+    one = studio(heartbeat=600)
+    one.start()
+    await pass_time(10)
+    one.set(heartbeat=2)
+    before = len(one.times("MONITOR_HOST"))
+    await pass_time(21)
+    assert len(one.times("MONITOR_HOST")) - before >= 8
+
+
+async def test_a_change_is_repeated_every_period_until_all_are_reported(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    one.add(8)
+    one.start(STATE_VM=5, SYNC_STATE_VM=60)
+    await pass_time(11)
+    one.set_state(7, InstanceState.STOPPED)
+    await pass_time(80)
+    assert [(round(at), said) for at, said in one.changes()] == [(5 * n, {7: "POWEROFF"}) for n in range(3, 12)]
+    assert [said for _, said in one.syncs()] == [{7: "RUNNING", 8: "RUNNING"}, {7: "POWEROFF", 8: "RUNNING"}]
+
+
+async def test_a_listing_that_never_ends_holds_up_no_sign_of_life(studio: Make) -> None:
+    one = studio()
+    one.cloud.always["list"] = asyncio.Event()
+    one.start(BEACON_HOST=30, STATE_VM=5)
+    await pass_time(181)
+    beats = one.times("MONITOR_HOST")
+    assert [round(at) for at in beats if round(at) % 30 == 0] == [
+        0,
+        30,
+        60,
+        *([60] if beats.count(60) else []),
+        90,
+        120,
+        150,
+        180,
+    ]
+    assert not one.times("STATE_VM")
+
+
+async def test_listings_never_overlap(studio: Make) -> None:
+    one = studio(min_list_interval=0)
+    now, most = 0, 0
+    listed = one.cloud.list_instances
+
+    async def slow_list() -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await pass_time(12)
+        now -= 1
+        return await listed()
+
+    one.cloud.list_instances = slow_list  # type: ignore[method-assign]
+    for host_id in range(5):
+        one.start(host_id, STATE_VM=5)
+    await pass_time(121)
+    assert most == 1
+    assert 9 <= one.cloud.count("list") <= 11, "one after the other, for five hosts"
+
+
+async def test_hosts_and_periods_that_fall_together_share_a_listing(studio: Make) -> None:
+    one = studio()
+    for host_id in range(10):
+        one.add(host_id, host_id=host_id)
+        one.start(host_id, STATE_VM=5, SYNC_STATE_VM=5, MONITOR_VM=5)
+    await pass_time(101)
+    assert one.cloud.count("list") == 21
+    assert all(len(one.syncs(host_id)) == 21 for host_id in range(10))
+
+
+async def test_the_cloud_is_listed_no_more_often_than_it_may(studio: Make) -> None:
+    one = studio(min_list_interval=60)
+    one.add(7)
+    one.start(STATE_VM=5, SYNC_STATE_VM=5)
+    await pass_time(121)
+    assert one.cloud.count("list") == 3
+    assert len(one.syncs()) == 25, "and reports go on from the last listing"
+
+
+async def test_a_cloud_that_does_not_answer_is_asked_less_and_less_often(studio: Make) -> None:
+    one = studio()
+    one.cloud.always["list"] = ProviderUnavailable("no answer")
+    one.start(STATE_VM=5)
+    await pass_time(200)
+    asked = one.cloud.count("list")
+    assert 8 <= asked <= 11, "after 5, 10, 20 and then every 30 seconds"
+    assert len(one.lines("SYSTEM_HOST")) == 2, "once without and once with the error"
+    assert plain(one.lines("SYSTEM_HOST")[-1].values, "PROVIDER_ERROR") == "no answer"
+
+
+async def test_a_cloud_that_names_a_time_is_given_it(studio: Make) -> None:
+    one = studio()
+    one.cloud.before["list"].append(Throttled("slow down", retry_after=50))
+    one.start(STATE_VM=5)
+    await pass_time(49)
+    assert one.cloud.count("list") == 1
+    await pass_time(10)
+    assert one.cloud.count("list") >= 2
+    assert len(one.syncs()) == 1
+
+
+async def test_after_a_recovery_the_host_is_lifted_and_all_vms_are_reported(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    one.start(STATE_VM=5, SYNC_STATE_VM=600, SYSTEM_HOST=6000)
+    await pass_time(11)
+    one.cloud.always["list"] = ProviderUnavailable("no answer")
+    await pass_time(100)
+    del one.cloud.always["list"]
+    before = len(one.said)
+    await pass_time(60)
+    after = [line.word for _, line in one.said[before:] if line.word != "MONITOR_HOST"]
+    assert after[:2] == ["SYSTEM_HOST", "STATE_VM"]
+    assert [said for _, said in one.syncs()] == [{7: "RUNNING"}] * 2
+    assert {line.status for _, line in one.said} == {"SUCCESS"}, "and never was the host in ERROR"
+
+
+async def test_an_error_is_said_once_after_its_time_and_lifted_by_a_listing(studio: Make) -> None:
+    one = studio(host_error_after=60, heartbeat=10)
+    one.start(STATE_VM=5, SYSTEM_HOST=20)
+    await pass_time(1)
+    one.cloud.always["list"] = ProviderUnavailable("no answer")
+    await pass_time(200)
+    failures = [(at, line.text) for at, line in one.said if line.status == "FAILURE"]
+    assert [text for _, text in failures] == ["no answer"]
+    assert 60 <= failures[0][0] <= 100
+    assert max(one.times("SYSTEM_HOST")) < failures[0][0], "SYSTEM_HOST would lift the host out of ERROR"
+    assert max(one.times("MONITOR_HOST")) > 180, "the heart beats on"
+    del one.cloud.always["list"]
+    await pass_time(60)
+    assert max(one.times("SYSTEM_HOST")) > 200
+
+
+async def test_settings_that_cannot_be_used_are_an_error_like_any_other(studio: Make) -> None:
+    one = studio()
+    one.source.error = SettingsError("fake.toml: owner is missing")
+    one.start(STATE_VM=5)
+    await pass_time(20)
+    assert plain(one.lines("SYSTEM_HOST")[-1].values, "PROVIDER_ERROR") == "fake.toml: owner is missing"
+    one.source.error = None
+    await pass_time(6)
+    assert plain(one.lines("SYSTEM_HOST")[-1].values, "PROVIDER_ERROR") == "-"
+    assert len(one.syncs()) == 1
+
+
+async def test_figures_come_two_hundred_at_a_time_with_pauses(studio: Make) -> None:
+    one = studio()
+    for number in range(1100):
+        one.add(number)
+    one.start(MONITOR_VM=30)
+    await pass_time(20)
+    assert [len(vectors(line.values, "VM")) for line in one.lines("MONITOR_VM")] == [200] * 5 + [100]
+    times = one.times("MONITOR_VM")
+    assert all(later - earlier >= 0.49 for earlier, later in pairwise(times))
+
+
+async def test_hosts_take_turns_with_their_figures(studio: Make) -> None:
+    one = studio()
+    for number in range(800):
+        one.add(number, host_id=3 + number % 2)
+    one.start(3, MONITOR_VM=30)
+    one.start(4, MONITOR_VM=30)
+    await pass_time(20)
+    times = sorted([*one.times("MONITOR_VM", 3), *one.times("MONITOR_VM", 4)])
+    assert len(times) == 4
+    assert all(later - earlier >= 0.49 for earlier, later in pairwise(times))
+
+
+async def test_many_figures_fit_into_their_period(studio: Make) -> None:
+    one = studio()
+    for number in range(2000):
+        one.add(number)
+    one.start(MONITOR_VM=2)
+    await pass_time(2)
+    assert len(one.lines("MONITOR_VM")) >= 10
+
+
+async def test_figures_are_said_of_instances_that_are_there(studio: Make) -> None:
+    one = studio(missing_after=1)
+    one.add(7)
+    one.add(8)
+    one.add(9, InstanceState.TERMINATED)
+    one.start(MONITOR_VM=10)
+    await pass_time(5)
+    del one.cloud.instances["i-8"]  # type: ignore[arg-type]
+    await pass_time(20)
+    said = [sorted(int(vm["ID"]) for vm in vectors(line.values, "VM")) for line in one.lines("MONITOR_VM")]
+    assert said[0] == [7, 8]
+    assert said[-1] == [7]
+
+
+async def test_a_second_start_leaves_one_schedule(studio: Make) -> None:
+    one = studio()
+    one.start(BEACON_HOST=10)
+    await pass_time(5)
+    one.start(BEACON_HOST=20)
+    await pass_time(100)
+    beats = [at for at in one.times("MONITOR_HOST") if at > 6]
+    assert [round(later - earlier) for earlier, later in pairwise(beats)] == [20] * (len(beats) - 1)
+
+
+async def test_a_stopped_host_is_not_spoken_of_any_more(studio: Make) -> None:
+    one = studio()
+    one.start(3)
+    one.start(4)
+    await pass_time(20)
+    one.stop(3)
+    before = len(one.said)
+    await pass_time(100)
+    assert {line.host_id for _, line in one.said[before:]} == {4}
+    assert [request.host_id for request in one.desk.hosts] == [4]
+
+
+async def test_timestamps_never_go_backwards_whatever_the_clock_does(studio: Make) -> None:
+    jumps = iter([100.0, 50.0, 20.0, 130.0, 7.0] * 99)
+    one = studio(clock=lambda: next(jumps))
+    one.start(BEACON_HOST=1)
+    await pass_time(20)
+    stamps = [line.timestamp or 0 for _, line in one.said]
+    assert stamps == sorted(stamps)
+    assert stamps[-1] == 130
+
+
+async def test_wild_instances_that_come_and_go_are_told_now_and_then(studio: Make) -> None:
+    one = studio()
+    one.start(BEACON_HOST=30, STATE_VM=5, SYSTEM_HOST=6000)
+    for number in range(60):
+        one.cloud.add(deploy_id=f"i-{number}")
+        await pass_time(5)
+    counts = [len(vectors(line.values, "VM")) for line in one.lines("SYSTEM_HOST")]
+    assert 10 <= len(counts) <= 14
+    assert counts[-1] >= 54
+
+
+class FakeProbes:
+    """Pretends to be probes: one message for each host, and one answer."""
+
+    async def answer(self, request: Monitor) -> str:
+        return f'HYPERVISOR="probed-{request.host_id}"\n'
+
+    async def report(self, request: StartMonitor, say: Callable[[Message], None]) -> None:
+        say(Message(kind=Kind.SYSTEM_HOST, host_id=request.host_id, timestamp=0, text='HYPERVISOR="probed"\n'))
+        await asyncio.Event().wait()
+
+
+async def test_probes_take_the_place_of_sweeps_as_soon_as_there_are_any(studio: Make) -> None:
+    one = studio()
+    one.source.error = SettingsError("fake.toml is not TOML")
+    one.start(STATE_VM=5)
+    await pass_time(11)
+    one.source.probe_source = FakeProbes()
+    await pass_time(11)
+    last = one.said[-1][1]
+    assert (last.word, last.text, last.timestamp is not None and last.timestamp > 0) == (
+        "SYSTEM_HOST",
+        'HYPERVISOR="probed"\n',
+        True,
+    )
+    one.ask(5)
+    await pass_time(1)
+    assert one.said[-1][1].text == 'HYPERVISOR="probed-5"\n'
+    assert one.cloud.count("list") == 0
+
+
+# When nobody reads
+
+
+async def test_while_nobody_reads_no_more_than_one_report_of_each_kind_waits(studio: Make) -> None:
+    one = studio(min_list_interval=0)
+    one.add(7)
+    one.start(BEACON_HOST=1, SYSTEM_HOST=2, STATE_VM=1, SYNC_STATE_VM=2, MONITOR_VM=1)
+    await pass_time(10.5)
+    one.is_read, before = False, len(one.said)
+    await pass_time(3600)
+    waiting = one.said[before:]
+    assert sorted(line.word for _, line in waiting) == ["MONITOR_HOST", "MONITOR_VM", "STATE_VM", "SYSTEM_HOST"]
+    one.set_state(7, InstanceState.STOPPED)
+    one.is_read = True
+    one.read()
+    await pass_time(4)
+    fresh = one.said[before + len(waiting) :]
+    assert {line.word for _, line in fresh} == {"MONITOR_HOST", "MONITOR_VM", "STATE_VM", "SYSTEM_HOST"}
+    assert one.syncs()[-1][1] == {7: "POWEROFF"}, "what is true by now, and nothing of the time between"
+
+
+async def test_a_recovery_is_told_once_somebody_reads_again(studio: Make) -> None:
+    one = studio(min_list_interval=0)
+    one.start(BEACON_HOST=10, SYSTEM_HOST=600, STATE_VM=1)
+    await pass_time(1)
+    one.is_read = False
+    one.source.error = SettingsError("no such region")
+    await pass_time(10)
+    one.source.error = None
+    await pass_time(60)
+    assert "no such region" in one.lines("SYSTEM_HOST")[-1].text
+    one.is_read = True
+    one.read()
+    await pass_time(2)
+    assert "no such region" not in one.lines("SYSTEM_HOST")[-1].text
+
+
+# After a restart
+
+
+def asked(host_id: int) -> StartMonitor:
+    request = parse_line(start_monitor(host_id, f"cloud-{host_id}").rstrip())
+    assert isinstance(request, StartMonitor)
+    return request
+
+
+async def test_a_host_that_was_called_off_before_it_was_taken_up_again_stays_so(studio: Make) -> None:
+    one = studio()
+    one.stop(3)
+    one.desk.resume([asked(3), asked(4)])
+    await pass_time(1)
+    assert [request.host_id for request in one.desk.hosts] == [4]
+    assert one.times("SYSTEM_HOST", 3) == []
+
+
+async def test_a_host_that_was_called_off_and_asked_for_again_goes_on(studio: Make) -> None:
+    one = studio()
+    one.stop(3)
+    one.start(3)
+    one.desk.resume([asked(3)])
+    assert [request.host_id for request in one.desk.hosts] == [3]

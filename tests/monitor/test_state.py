@@ -1,0 +1,76 @@
+"""What is remembered across the driver's own death."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.monitor.state import VERSION, State, StateFile
+from one_provider_mad.monitor.truth import Memory
+from one_provider_mad.monitor.whose import Known
+from one_provider_mad.processes import Process
+from one_provider_mad.protocol.im import parse_line
+from one_provider_mad.protocol.im_messages import StartMonitor
+from tests.monitor.decoder import start_monitor
+
+PARENT = Process(pid=7, start="boot/99")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path / "state")
+
+
+def state_of(**fields: object) -> State:
+    known = Known(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2, missing_since=5.0)
+    request = parse_line(start_monitor(3, "cloud-3", interval=60).rstrip())
+    assert isinstance(request, StartMonitor)
+    memory = Memory(vms={VmId(7): known}, listed_at=6.0, held_since=4.0)
+    return State(**{"parent": PARENT, "hosts": (request,), "memory": memory, "timestamp": 9, **fields})  # type: ignore[arg-type]
+
+
+def test_what_was_saved_is_loaded(file: StateFile) -> None:
+    assert file.save(state_of()) == ""
+    assert file.load() == (state_of(), "")
+
+
+def test_the_file_is_its_owners_only(file: StateFile) -> None:
+    file.save(state_of())
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
+
+
+def test_without_a_file_nothing_is_remembered_and_nothing_is_wrong(file: StateFile) -> None:
+    assert file.load() == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        pytest.param(b"", "cannot be read", id="empty"),
+        pytest.param(b'{"version":1,', "cannot be read", id="cut"),
+        pytest.param(b'{"version":1}', "cannot be read", id="something-missing"),
+        pytest.param(b"\xff\xfe", "cannot be read", id="no-text"),
+        pytest.param(b'{"version":2,"parent":{"pid":1,"start":""}}', "another version: 2", id="of-tomorrow"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_and_not_believed(file: StateFile, content: bytes, sentence: str) -> None:
+    file.path.write_bytes(content)
+    state, problem = file.load()
+    assert state is None
+    assert sentence in problem
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    problem = StateFile(tmp_path / "missing" / "state").save(state_of())
+    assert problem.startswith("what is monitored cannot be written down: No such file or directory")
+
+
+def test_a_save_that_fails_halfway_leaves_the_file_before(file: StateFile) -> None:
+    file.save(state_of())
+    (file.path.parent / "state.new").mkdir()
+    assert "cannot be written down" in file.save(state_of(timestamp=10))
+    assert file.load() == (state_of(), "")
+    assert VERSION == 1

@@ -1,0 +1,283 @@
+"""One look at the cloud: what it shares, what it remembers, and how long it keeps others waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Usage
+from one_provider_mad.errors import JournalError, ProviderUnavailable
+from one_provider_mad.journal import Attempt, AttemptState, Journal
+from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.protocol.reports import Wild
+from one_provider_mad.providers.interface import ImportHints, Size
+from tests.actions.fakes import FakeCloud, pass_time, until
+from tests.monitor.studio import Studio
+from tests.monitor.worlds import identity_of, words
+
+
+@pytest.fixture
+async def one(tmp_path: Path) -> AsyncIterator[Studio]:
+    """A driver at work on a fake cloud, in virtual time."""
+    studio = Studio(tmp_path)
+    yield studio
+    await studio.desk.stop()
+
+
+@pytest.mark.looptime
+async def test_everybody_who_asks_meanwhile_shares_a_sweep(one: Studio) -> None:
+    one.add(7)
+    sweeps = await asyncio.gather(*(one.sweeper.sweep() for _ in range(9)))
+    assert one.cloud.count("list") == 1
+    assert all(words(sweep.judgement) == {7: "RUNNING"} for sweep in sweeps)
+
+
+@pytest.mark.looptime
+async def test_somebody_who_gives_up_takes_nothing_from_the_others(one: Studio) -> None:
+    gate = asyncio.Event()
+    one.cloud.before["list"].append(gate)
+    first, second = asyncio.create_task(one.sweeper.sweep()), asyncio.create_task(one.sweeper.sweep())
+    await pass_time(1)
+    first.cancel()
+    gate.set()
+    assert words((await second).judgement) == {}
+
+
+@pytest.mark.looptime
+async def test_a_listing_that_takes_too_long_is_no_answer(one: Studio) -> None:
+    one.cloud.always["list"] = asyncio.Event()
+    with pytest.raises(ProviderUnavailable, match="fake did not answer within 60 s"):
+        await one.sweeper.sweep()
+    assert (one.sweeper.error, one.sweeper.failing_since) == ("fake did not answer within 60 s", 60.0)
+
+
+@pytest.mark.looptime
+async def test_a_defect_of_a_provider_is_an_error_of_its_cloud(one: Studio) -> None:
+    one.cloud.always["list"] = KeyError("reservations")
+    with pytest.raises(ProviderUnavailable, match=r"internal error \(KeyError\)"), capture_logs() as logged:
+        await one.sweeper.sweep()
+    assert logged[0]["event"] == "listing failed unexpectedly"
+
+
+@pytest.mark.looptime
+async def test_a_journal_that_cannot_be_read_is_no_reason_to_guess(one: Studio, tmp_path: Path) -> None:
+    (tmp_path / "journal").write_bytes(b"this is no database" * 99)
+    one.add(7)
+    with pytest.raises(JournalError, match="the journal cannot be read"):
+        await one.sweeper.sweep()
+    (tmp_path / "journal").unlink()
+    assert words((await one.sweeper.sweep()).judgement) == {7: "RUNNING"}
+    assert one.sweeper.error == ""
+
+
+async def test_a_listing_is_judged_by_what_the_actions_are_doing_when_it_is_told(tmp_path: Path) -> None:
+    """The same listing: first with nothing under way, then with a request that came since."""
+    studio = Studio(tmp_path, min_list_interval=60)
+    deploy_id = studio.add(7, InstanceState.STOPPED)
+    journal = Journal(tmp_path / "journal", clock=studio.clock, on_lost=pytest.fail)
+    await journal.open()
+    try:
+        assert words((await studio.sweeper.sweep()).judgement) == {7: "POWEROFF"}
+        vm_id = identity_of(7).vm_id
+        number = journal.open_request(action="DEPLOY", vm_id=vm_id, is_two_blank=True, payload=b"")
+        await journal.sync()
+        assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}
+        journal.close_request(number)
+        await journal.sync()
+        assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}, "the listing is of before it"
+        await journal.park(deploy_id, vm_id)
+        assert words((await studio.sweeper.sweep()).judgement) == {}
+        assert studio.cloud.count("list") == 1
+    finally:
+        await journal.close()
+
+
+@pytest.mark.looptime
+async def test_a_defect_that_is_not_the_listings_is_an_error_of_the_cloud_as_well(
+    one: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stumble() -> Watched:
+        raise KeyError("region")
+
+    monkeypatch.setattr(one.source, "current", stumble)
+    one.ask()
+    with capture_logs() as logged:
+        await pass_time(1)
+    assert [line.status for line in one.lines("MONITOR")] == ["SUCCESS"], "and no reason to put the host into ERROR"
+    assert one.sweeper.error == "internal error (KeyError), the driver's log has the details"
+    assert one.sweeper.failing_since == 0.0
+    assert "sweep failed unexpectedly" in [line["event"] for line in logged]
+
+
+@pytest.fixture
+async def journal(one: Studio, tmp_path: Path) -> AsyncIterator[Journal]:
+    """The action driver's, on the same clock."""
+    journal = Journal(tmp_path / "journal", clock=one.clock, on_lost=pytest.fail)
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+def attempt_at(at: float, state: AttemptState) -> Attempt:
+    deploy_id = DeployId("i-8" if state is AttemptState.CREATED else "")
+    new = Attempt.new(identity_of(8), 1, {})
+    return msgspec.structs.replace(new, state=state, deploy_id=deploy_id, sent_at=at)
+
+
+async def test_what_the_cloud_may_not_show_yet_is_looked_for_in_the_journal(one: Studio, journal: Journal) -> None:
+    one.cloud.visibility_grace = 300
+    await journal.save_attempt(attempt_at(one.clock() - 200, AttemptState.CREATED))
+    assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
+
+
+async def test_what_was_created_since_the_listing_before_is_looked_for_as_well(one: Studio, journal: Journal) -> None:
+    one.set(min_list_interval=0)
+    await one.sweeper.sweep()
+    await asyncio.sleep(0.6)
+    await journal.save_attempt(attempt_at(one.clock() - 0.5, AttemptState.CREATED))
+    assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
+
+
+async def test_a_host_is_not_synced_while_a_create_on_it_has_no_id(one: Studio, journal: Journal) -> None:
+    one.set(min_list_interval=0)
+    one.cloud.visibility_grace = 300
+    one.add(7)
+    await journal.save_attempt(attempt_at(one.clock(), AttemptState.OPEN))
+    one.start(STATE_VM=1, SYNC_STATE_VM=1, BEACON_HOST=1)
+    await until(lambda: bool(one.changes()), "a report of what has changed")
+    assert one.syncs() == []
+    await journal.save_attempt(attempt_at(one.clock(), AttemptState.CREATED))
+    await until(lambda: bool(one.syncs()), "a report of all")
+    assert one.syncs()[0][1] == {7: "RUNNING", 8: "UNKNOWN"}
+
+
+@pytest.mark.looptime
+async def test_a_listing_from_before_an_outage_is_not_told_as_new(one: Studio) -> None:
+    one.add(7)
+    await one.sweeper.sweep()
+    await pass_time(10)
+    one.cloud.before["list"].append(ProviderUnavailable("no route"))
+    for _ in range(2):
+        with pytest.raises(ProviderUnavailable, match="no route"):
+            await one.sweeper.sweep()
+        await pass_time(1)
+    one.set_state(7, InstanceState.STOPPED)
+    await pass_time(10)
+    assert words((await one.sweeper.sweep()).judgement) == {7: "POWEROFF"}
+
+
+class AbleCloud(FakeCloud):
+    """Pretends to be a cloud that knows its room and what its instances are made of."""
+
+    def instance_sizes(self) -> dict[str, Size]:
+        return {"small": Size(cpu=2, memory=1024)}
+
+    async def capacity(self) -> Size | None:
+        await self._travel("capacity", None)
+        return Size(cpu=20, memory=10240)
+
+    def import_hints(self, instance: Instance) -> ImportHints:
+        return ImportHints(size=Size(cpu=2, memory=1024), public_cloud={"PROVIDER_INSTANCE_TYPE": "small"})
+
+
+@pytest.mark.looptime
+async def test_room_is_asked_for_now_and_then_and_never_waited_for(tmp_path: Path) -> None:
+    cloud = AbleCloud()
+    studio = Studio(tmp_path, cloud)
+    cloud.before["capacity"].append(asyncio.Event())
+    assert (await studio.sweeper.sweep()).room == Size(cpu=1000.0, memory=1024 * 1024)
+    await pass_time(120)
+    await studio.sweeper.sweep()
+    await pass_time(10)
+    assert (await studio.sweeper.sweep()).room == Size(cpu=20, memory=10240)
+    for _ in range(30):
+        await pass_time(10)
+        await studio.sweeper.sweep()
+    assert cloud.count("capacity") == 2, "once it hung, and once it was answered for ten minutes"
+
+
+@pytest.mark.looptime
+async def test_wild_instances_come_with_what_the_provider_can_tell(tmp_path: Path) -> None:
+    studio = Studio(tmp_path, AbleCloud())
+    studio.cloud.add(deploy_id="i-web")
+    [found] = (await studio.sweeper.sweep()).wilds
+    assert found == Wild(
+        deploy_id=found.deploy_id,
+        name="i-web",
+        cpu=200,
+        memory=1024 * 1024,
+        public_cloud={"PROVIDER_INSTANCE_TYPE": "small"},
+        state_letter="a",
+    )
+
+
+@pytest.mark.looptime
+async def test_one_odd_wild_instance_keeps_nobody_from_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studio = Studio(tmp_path, AbleCloud())
+    studio.add(7)
+    for deploy_id in ("i-odd", "i-web"):
+        studio.cloud.add(deploy_id=deploy_id)
+
+    def hints(_cloud: AbleCloud, instance: Instance) -> ImportHints:
+        if instance.deploy_id == "i-odd":
+            raise KeyError("flavor")
+        return ImportHints(size=Size(cpu=2, memory=1024))
+
+    monkeypatch.setattr(AbleCloud, "import_hints", hints)
+    with capture_logs():
+        sweep = await studio.sweeper.sweep()
+    assert words(sweep.judgement) == {7: "RUNNING"}
+    assert [(wild.deploy_id, wild.cpu) for wild in sweep.wilds] == [("i-odd", 0), ("i-web", 200)]
+
+
+# Size, in real time
+
+MANY = 10_000
+
+
+class Fleet(FakeCloud):
+    """Pretends to be a cloud with very many instances; listing them takes no time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fleet = [
+            Instance(
+                deploy_id=self.add(deploy_id=f"i-{number:08x}"),
+                state=InstanceState.RUNNING,
+                raw_state="running",
+                identity=identity_of(number),
+                usage=Usage(cpu=12.5, memory=262_144, net_rx=number, net_tx=number),
+                attributes={"PRIVATE_IP": f"10.0.{number >> 8 & 255}.{number & 255}"},
+            )
+            for number in range(MANY)
+        ]
+
+    async def list_instances(self) -> Sequence[Instance]:
+        return self.fleet
+
+
+async def test_ten_thousand_vms_are_told_in_one_sync(tmp_path: Path) -> None:
+    studio = Studio(tmp_path, Fleet())
+    lines: list[bytes] = []
+    is_over = asyncio.Event()
+
+    def take(data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
+        lines.append(data)
+        if on_written is not None:
+            on_written()
+        if data.startswith(b"MONITOR_VM"):
+            is_over.set()
+
+    studio.send = take  # type: ignore[method-assign]
+    studio.start()
+    await is_over.wait()
+    await studio.desk.stop()
+    [sync] = [line for line in lines if line.startswith(b"STATE_VM")]
+    assert len(sync) > MANY

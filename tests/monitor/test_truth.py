@@ -1,0 +1,528 @@
+"""Decision 18: unknown is not absent, and nothing that is said completes an action before its reply."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.journal import Answered, Attempt, AttemptState
+from one_provider_mad.monitor.activity import Activity
+from one_provider_mad.monitor.truth import WORDS, Listing, Memory, Rules, judge
+from one_provider_mad.protocol.reports import VmState, VmWord
+from tests.monitor.worlds import (
+    IDLE,
+    NOW,
+    OWNER,
+    RULES,
+    all_vms,
+    answered,
+    attempt_of,
+    busy_with,
+    instance_of,
+    listing_of,
+    seen_then,
+    through,
+    wild,
+    words,
+)
+
+GONE = (listing_of(after=10), IDLE)
+
+
+def say(*instances: Instance, activity: Activity = IDLE, rules: Rules = RULES) -> dict[int, str]:
+    """What one look at these instances says of the VMs of host 3."""
+    return words(judge(Memory(), listing_of(*instances), activity, rules))
+
+
+# What is there
+
+
+def test_every_state_but_the_last_has_a_word() -> None:
+    assert set(WORDS) == set(InstanceState) - {InstanceState.TERMINATED}
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [
+        pytest.param(InstanceState.RUNNING, "RUNNING", id="running"),
+        pytest.param(InstanceState.STOPPED, "POWEROFF", id="stopped"),
+        pytest.param(InstanceState.SUSPENDED, "SUSPENDED", id="suspended"),
+        pytest.param(InstanceState.PENDING, "UNKNOWN", id="on-its-way-up"),
+        pytest.param(InstanceState.STOPPING, "UNKNOWN", id="on-its-way-down"),
+        pytest.param(InstanceState.SUSPENDING, "UNKNOWN", id="on-its-way-to-sleep"),
+        pytest.param(InstanceState.UNKNOWN, "UNKNOWN", id="nobody-knows"),
+    ],
+)
+def test_a_state_at_rest_is_told_and_one_on_its_way_is_not(state: InstanceState, word: str) -> None:
+    assert say(instance_of(7, state)) == {7: word}
+
+
+@pytest.mark.parametrize("state", InstanceState, ids=lambda state: state.value)
+def test_a_vm_with_an_action_under_way_is_unknown_whatever_the_cloud_says(state: InstanceState) -> None:
+    assert say(instance_of(7, state), activity=busy_with(7)) == {7: "UNKNOWN"}
+
+
+def test_what_was_listed_before_an_action_was_answered_is_not_believed() -> None:
+    stopped = instance_of(7, InstanceState.STOPPED)
+    assert say(stopped, activity=answered(7, "DEPLOY", after=0.5)) == {7: "UNKNOWN"}
+    assert say(stopped, activity=answered(7, "DEPLOY", after=-5)) == {7: "POWEROFF"}
+
+
+def test_an_instance_created_while_it_was_listed_is_unknown() -> None:
+    young = Activity(attempts=(attempt_of(7, AttemptState.CREATED, after=0.2, deploy_id="i-7"),))
+    assert say(instance_of(7), activity=young) == {7: "UNKNOWN"}
+
+
+def test_hosts_are_told_apart_by_the_tags() -> None:
+    judgement = judge(Memory(), listing_of(instance_of(7), instance_of(8, host_id=4)), IDLE, RULES)
+    assert (words(judgement, 3), words(judgement, 4)) == ({7: "RUNNING"}, {8: "RUNNING"})
+
+
+def test_vms_of_other_owners_are_nobodys_business() -> None:
+    judgement = judge(Memory(), listing_of(instance_of(7, owner="quay")), IDLE, RULES)
+    assert (judgement.hosts, judgement.wilds) == ({}, [])
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["older-first", "newer-first"])
+def test_of_two_instances_of_a_vm_the_later_life_counts_and_the_other_is_strange(order: int) -> None:
+    old, new = instance_of(7, InstanceState.STOPPED, deploy_id="i-old"), instance_of(7, seq=2, deploy_id="i-new")
+    judgement = judge(Memory(), listing_of(*[old, new][::order]), IDLE, RULES)
+    assert words(judgement) == {7: "RUNNING"}
+    assert list(judgement.strays) == ["i-old"]
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["dead-first", "live-first"])
+def test_a_dead_instance_of_a_vm_does_not_hide_a_live_one_of_the_same_life(order: int) -> None:
+    dead = instance_of(7, InstanceState.TERMINATED, deploy_id="i-dead")
+    judgement = judge(Memory(), listing_of(*[dead, instance_of(7)][::order]), IDLE, RULES)
+    assert (words(judgement), judgement.strays) == ({7: "RUNNING"}, {})
+
+
+@pytest.mark.parametrize("before", [(), (instance_of(7, seq=2, deploy_id="i-new"),)], ids=["never-seen", "seen"])
+def test_a_live_instance_of_an_earlier_life_makes_its_vm_unknown_and_never_speaks_for_it(
+    before: tuple[Instance, ...],
+) -> None:
+    dead = instance_of(7, InstanceState.TERMINATED, seq=2, deploy_id="i-new")
+    judgement = through([(listing_of(*before), IDLE), (listing_of(dead, instance_of(7), after=10), IDLE)])
+    assert [vm.state for vm in all_vms(judgement)] == [
+        VmState(vm_id=VmId(7), deploy_id=DeployId("i-new"), state=VmWord.UNKNOWN)
+    ]
+    assert list(judgement.strays) == ["i-7"]
+
+
+def test_a_copy_that_has_the_tags_of_a_vms_instance_does_not_take_its_place() -> None:
+    copy = instance_of(7, InstanceState.STOPPED, deploy_id="i-copy")
+    looks = [(listing_of(copy, *own, after=10.0 * n), IDLE) for n, own in enumerate([[instance_of(7)], []], start=1)]
+    judgement = through([(listing_of(instance_of(7)), IDLE), *looks])
+    assert [(vm.state.deploy_id, vm.state.state) for vm in all_vms(judgement)] == [("i-7", VmWord.UNKNOWN)]
+    assert list(judgement.strays) == ["i-copy"]
+
+
+# Parked
+
+
+def parked(*deploy_ids: str, busy: tuple[int, ...] = ()) -> Activity:
+    return Activity(parked=frozenset(map(DeployId, deploy_ids)), busy=frozenset(map(VmId, busy)))
+
+
+def test_a_parked_instance_is_not_named_since_its_vm_is_on_no_host() -> None:
+    stopped = instance_of(7, InstanceState.STOPPED)
+    assert say(stopped, activity=parked("i-7")) == {}
+    assert seen_then((listing_of(stopped, after=10), parked("i-7")), first=[instance_of(7)]) == {}
+
+
+def test_a_parked_instance_whose_vm_has_an_action_under_way_is_named() -> None:
+    assert say(instance_of(7, InstanceState.STOPPED), activity=parked("i-7", busy=(7,))) == {7: "UNKNOWN"}
+
+
+def test_a_parked_instance_that_somebody_has_started_is_strange() -> None:
+    judgement = judge(Memory(), listing_of(instance_of(7)), parked("i-7"), RULES)
+    assert (words(judgement), list(judgement.strays)) == ({}, ["i-7"])
+
+
+@pytest.mark.parametrize("is_watched", [True, False], ids=["looked-at-meanwhile", "not-looked-at"])
+def test_a_vm_that_is_back_on_its_host_is_missing_no_sooner_than_others(*, is_watched: bool) -> None:
+    stopped = listing_of(instance_of(7, InstanceState.STOPPED), after=10)
+    looks = [(listing_of(instance_of(7)), IDLE), (stopped, parked("i-7"))]
+    if is_watched:
+        looks.append((listing_of(after=20), busy_with(7)))
+        assert words(through(looks)) == {7: "UNKNOWN"}
+    looks.append((listing_of(after=30), answered(7, "DEPLOY", after=25)))
+    assert words(through(looks)) == {7: "UNKNOWN"}
+
+
+def test_a_missing_vm_that_was_started_since_is_named_again() -> None:
+    missing = [(listing_of(after=10.0 * n), IDLE) for n in range(1, 5)]
+    look = (listing_of(after=50), answered(7, "DEPLOY", after=45))
+    assert seen_then(*missing, first=[instance_of(7)]) == {7: "(FAILURE)"}
+    assert seen_then(*missing, look, first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+# What is missing
+
+
+def test_a_vm_is_missing_only_after_several_complete_listings() -> None:
+    steps = [(listing_of(instance_of(7)), IDLE)]
+    said = []
+    for number in range(1, 5):
+        steps.append((listing_of(after=10.0 * number), IDLE))
+        said.append(words(through(steps)))
+    assert said == [{7: "UNKNOWN"}, {7: "UNKNOWN"}, {7: "(FAILURE)"}, {7: "(FAILURE)"}]
+
+
+def test_a_listing_that_is_looked_at_twice_counts_once() -> None:
+    steps = [(listing_of(instance_of(7)), IDLE), *[GONE] * 9]
+    assert words(through(steps)) == {7: "UNKNOWN"}
+
+
+def test_an_instance_that_was_not_listed_twice_and_is_back_was_never_missing() -> None:
+    back = [(listing_of(instance_of(7), after=30), IDLE), *[(listing_of(after=40.0 + n), IDLE) for n in range(2)]]
+    assert seen_then(GONE, (listing_of(after=20), IDLE), *back, first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+def test_missing_may_mean_powered_off_where_the_operator_is_sure() -> None:
+    rules = Rules(owner=OWNER, missing_after=1, missing_word=VmWord.POWEROFF)
+    assert seen_then(GONE, first=[instance_of(7)], rules=rules) == {7: "(POWEROFF)"}
+
+
+def test_a_vm_that_was_never_seen_cannot_be_missing() -> None:
+    assert through([GONE]).hosts == {}
+
+
+def test_a_missing_vm_with_an_action_under_way_is_named_and_not_counted() -> None:
+    later = [(listing_of(after=10.0 * n), busy_with(7)) for n in range(1, 9)]
+    assert seen_then(*later, first=[instance_of(7)]) == {7: "UNKNOWN"}
+    assert seen_then(*later, (listing_of(after=100), IDLE), first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+@pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL", "CLEANUP"])
+@pytest.mark.parametrize(
+    "later",
+    [
+        pytest.param([instance_of(7, InstanceState.TERMINATED)], id="shown-as-terminated"),
+        pytest.param([instance_of(7, InstanceState.TERMINATING)], id="on-its-way"),
+        pytest.param([], id="not-shown"),
+    ],
+)
+def test_an_instance_that_an_action_has_ended_is_not_spoken_of(action: str, later: list[Instance]) -> None:
+    look = (listing_of(*later, after=10), answered(7, action, after=5))
+    assert seen_then(look, first=[instance_of(7)]) == {}
+
+
+def test_an_instance_that_vanishes_after_another_action_is_missing_like_any_other() -> None:
+    look = (listing_of(after=10), answered(7, "REBOOT", after=5))
+    assert seen_then(look, first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+@pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL", "CLEANUP"])
+def test_an_end_that_has_failed_explains_nothing(action: str) -> None:
+    look = (listing_of(after=10), answered(7, action, after=5, has_failed=True))
+    assert seen_then(look, first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+def test_an_end_of_long_ago_explains_nothing() -> None:
+    looks = [(listing_of(instance_of(7), after=100.0), IDLE), (listing_of(after=110), answered(7, "CLEANUP", after=50))]
+    assert seen_then(*looks, first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+def test_what_the_cloud_itself_calls_terminated_is_missing_at_once() -> None:
+    look = (listing_of(instance_of(7, InstanceState.TERMINATED), after=10), IDLE)
+    assert seen_then(look, first=[instance_of(7)]) == {7: "(FAILURE)"}
+
+
+def test_what_was_terminated_before_anybody_looked_is_not_spoken_of() -> None:
+    assert say(instance_of(7, InstanceState.TERMINATED), instance_of(8, InstanceState.TERMINATING)) == {}
+
+
+def test_a_missing_instance_is_forgotten_in_the_end() -> None:
+    looks = [(listing_of(after=seconds), IDLE) for seconds in (10, 20, 30, 3700)]
+    judgement = through([(listing_of(instance_of(7)), IDLE), *looks])
+    assert (judgement.hosts, judgement.memory.vms) == ({}, {})
+
+
+def test_an_outage_does_not_make_a_vm_missing_or_forgotten() -> None:
+    looks = [(listing_of(after=seconds), IDLE) for seconds in (10, 4000)]
+    assert seen_then(*looks, first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+def test_an_instance_on_its_way_out_is_not_gone_for_certain() -> None:
+    look = (listing_of(instance_of(7, InstanceState.TERMINATING), after=10), IDLE)
+    assert seen_then(look, first=[instance_of(7)]) == {7: "UNKNOWN"}
+
+
+def test_a_vm_that_has_moved_is_missed_on_its_new_host() -> None:
+    moved = through(
+        [
+            (listing_of(instance_of(7)), IDLE),
+            (listing_of(instance_of(7, host_id=4), after=10), IDLE),
+            (listing_of(after=20), IDLE),
+        ]
+    )
+    assert words(moved, 3) == {}
+    assert words(moved, 4) == {7: "UNKNOWN"}
+
+
+def test_an_end_before_an_instance_was_last_seen_does_not_explain_that_it_is_missing_twice() -> None:
+    """And one between two listings that do not show it does."""
+    steps = [(listing_of(instance_of(7)), IDLE), (listing_of(after=10), IDLE)]
+    assert words(through([*steps, (listing_of(after=20), answered(7, "SHUTDOWN", after=-5))])) == {7: "UNKNOWN"}
+    assert words(through([*steps, (listing_of(after=20), answered(7, "SHUTDOWN", after=5))])) == {}
+
+
+# An unusual number
+
+
+def fleet(*numbers: int) -> list[Instance]:
+    return [instance_of(number) for number in numbers]
+
+
+def look_at(*numbers: int, after: float) -> tuple[Listing, Activity]:
+    return listing_of(*fleet(*numbers), after=after), IDLE
+
+
+def test_half_of_all_and_more_vanishing_at_once_is_held() -> None:
+    later = [look_at(0, 1, 2, after=10.0 * n) for n in range(1, 9)]
+    judgement = through([look_at(*range(10), after=0), *later])
+    assert judgement.held == set(range(3, 10))
+    assert words(judgement) == {n: "RUNNING" if n < 3 else "UNKNOWN" for n in range(10)}
+
+
+@pytest.mark.parametrize(
+    "left",
+    [pytest.param(range(5, 10), id="half"), pytest.param(range(1, 10), id="one")],
+)
+def test_fewer_are_counted(left: range) -> None:
+    later = [look_at(*left, after=10.0 * n) for n in range(1, 4)]
+    judgement = through([look_at(*range(10), after=0), *later])
+    assert not judgement.held
+    assert words(judgement) == {n: "RUNNING" if n in left else "(FAILURE)" for n in range(10)}
+
+
+def test_a_few_of_few_are_nothing_unusual() -> None:
+    later = [look_at(after=10.0 * n) for n in range(1, 4)]
+    judgement = through([look_at(0, 1, 2, 3, after=0), *later])
+    assert words(judgement) == dict.fromkeys(range(4), "(FAILURE)")
+
+
+def test_those_that_are_held_too_long_count_as_missing_after_all() -> None:
+    rules = Rules(owner=OWNER, unusual_hold=60)
+    times = [10.0, 40.0, 69.0]
+    steps = [look_at(*range(10), after=0), *[look_at(after=time) for time in times]]
+    assert len(through(steps, rules=rules).held) == 10
+    steps += [look_at(after=time) for time in (70.0, 80.0, 90.0)]
+    assert words(through(steps, rules=rules)) == dict.fromkeys(range(10), "(FAILURE)")
+
+
+def test_those_that_are_held_stay_held_when_others_come() -> None:
+    later = [look_at(*range(4), *range(100, 105), after=10.0 * n) for n in range(2, 9)]
+    judgement = through([look_at(*range(10), after=0), look_at(*range(4), after=10), *later])
+    assert judgement.held == set(range(4, 10))
+    assert words(judgement)[9] == "UNKNOWN"
+
+
+def test_many_that_vanish_little_by_little_are_held_as_if_it_were_at_once() -> None:
+    steps = [look_at(*range(20), after=0), look_at(*range(11), after=10)]
+    assert not through(steps).held
+    steps += [look_at(*range(6), after=10.0 * n) for n in range(2, 9)]
+    assert through(steps).held == set(range(6, 20))
+
+
+def test_an_outage_is_no_proof_that_those_that_are_held_are_gone() -> None:
+    rules = Rules(owner=OWNER, missing_after=1)
+    steps = [look_at(*range(10), after=0), look_at(after=10), look_at(after=4000)]
+    assert len(through(steps, rules=rules).held) == 10
+
+
+def test_those_that_come_back_were_never_missing() -> None:
+    steps = [look_at(*range(10), after=0), look_at(after=10), look_at(*range(10), after=20)]
+    judgement = through(steps)
+    assert (set(words(judgement).values()), judgement.held, judgement.memory.held_since) == (
+        {"RUNNING"},
+        frozenset(),
+        0,
+    )
+
+
+def test_what_actions_have_ended_does_not_look_like_a_broken_listing() -> None:
+    ended = {VmId(n): Answered(action="SHUTDOWN", at=NOW + 5, has_ended=True) for n in range(9)}
+    judgement = through([look_at(*range(10), after=0), (listing_of(after=10), Activity(answered=ended))])
+    assert (judgement.held, words(judgement)) == (frozenset(), {9: "UNKNOWN"})
+
+
+# What is too young to be listed
+
+
+def test_what_was_created_after_the_listing_began_is_named_in_it() -> None:
+    young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=1, deploy_id="i-8"),))
+    judgement = judge(Memory(), listing_of(instance_of(7)), young, RULES)
+    assert words(judgement) == {7: "RUNNING", 8: "UNKNOWN"}
+    assert all_vms(judgement)[1].state.deploy_id == "i-8"
+    assert not judgement.unsynced
+
+
+def test_what_the_cloud_may_not_show_yet_is_named_too() -> None:
+    young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=-50, deploy_id="i-8"),))
+    assert say(activity=young, rules=Rules(owner=OWNER, grace=60)) == {8: "UNKNOWN"}
+    assert say(activity=young, rules=Rules(owner=OWNER, grace=30)) == {}
+
+
+def test_what_was_created_and_is_not_in_the_first_listing_that_should_show_it_is_missed_like_any_other() -> None:
+    young = Activity(
+        attempts=tuple(attempt_of(n, AttemptState.CREATED, after=1, deploy_id=f"i-{n}") for n in range(10, 60))
+    )
+    steps = [look_at(7, after=0), (listing_of(instance_of(7)), young)]
+    half = [look_at(7, *range(10, 35), after=10.0 * n) for n in range(1, 4)]
+    assert len(words(through([*steps, half[0]]))) == 51
+    assert set(words(through([*steps, *half[:2]])).values()) == {"RUNNING", "UNKNOWN"}
+    assert words(through([*steps, *half]))[59] == "(FAILURE)"
+
+
+@pytest.mark.parametrize("grace", [0, 5], ids=["seen-at-once", "seen-in-a-while"])
+def test_what_was_created_between_two_listings_is_named_though_the_second_does_not_show_it(grace: float) -> None:
+    made = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=3, deploy_id="i-8"),))
+    steps = [look_at(7, after=0), (listing_of(instance_of(7), after=30), made)]
+    assert words(through(steps, rules=Rules(owner=OWNER, grace=grace))) == {7: "RUNNING", 8: "UNKNOWN"}
+
+
+def test_a_create_without_an_id_yet_keeps_its_host_from_being_synced() -> None:
+    opened = attempt_of(8, AttemptState.OPEN, after=1, host_id=4)
+    assert judge(Memory(), listing_of(), Activity(attempts=(opened,)), RULES).unsynced == {4}
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        pytest.param(attempt_of(8, AttemptState.OPEN, after=-90), id="old"),
+        pytest.param(attempt_of(8, AttemptState.REFUSED, after=1), id="refused"),
+        pytest.param(attempt_of(8, AttemptState.GONE, after=1, deploy_id="i-8"), id="gone"),
+        pytest.param(attempt_of(8, AttemptState.OPEN, after=1, owner="quay"), id="of-another-owner"),
+        pytest.param(attempt_of(7, AttemptState.OPEN, after=1), id="of-a-vm-that-is-listed"),
+    ],
+)
+def test_other_attempts_keep_nobody_from_anything(attempt: Attempt) -> None:
+    judgement = judge(Memory(), listing_of(instance_of(7)), Activity(attempts=(attempt,)), RULES)
+    assert (judgement.unsynced, set(words(judgement))) == (frozenset(), {7})
+
+
+# Nobody's
+
+
+def test_live_instances_without_tags_are_wild() -> None:
+    dead = wild("i-dead", InstanceState.TERMINATED)
+    judgement = judge(Memory(), listing_of(wild("i-web"), dead, instance_of(7)), IDLE, RULES)
+    assert [instance.deploy_id for instance in judgement.wilds] == ["i-web"]
+
+
+def test_an_instance_that_has_lost_its_tags_stays_its_vms() -> None:
+    judgement = through([(listing_of(instance_of(7)), IDLE), (listing_of(wild("i-7"), after=10), IDLE)])
+    assert (words(judgement), judgement.wilds, list(judgement.strays)) == ({7: "RUNNING"}, [], ["i-7"])
+
+
+def test_an_instance_that_is_being_created_is_not_wild_before_its_tags_show() -> None:
+    young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=1, deploy_id="i-8"),))
+    assert judge(Memory(), listing_of(wild("i-8")), young, RULES).wilds == []
+
+
+# Whatever happens
+
+VMS = tuple(map(VmId, range(6)))
+
+
+@dataclass
+class Step:
+    """One look: the states of the VMs' instances (None: not listed), and what the actions are doing."""
+
+    states: list[InstanceState | None]
+    busy: set[VmId]
+    parked: set[VmId]
+    answered: dict[VmId, tuple[str, int]]
+    is_repeated: bool
+
+    def listing(self, now: float) -> Listing:
+        found = [instance_of(vm_id, state) for vm_id, state in zip(VMS, self.states, strict=True) if state is not None]
+        return listing_of(*found, after=now - NOW)
+
+    def activity(self, now: float) -> Activity:
+        return Activity(
+            busy=frozenset(self.busy),
+            parked=frozenset(DeployId(f"i-{vm_id}") for vm_id in self.parked),
+            answered={
+                vm_id: Answered(action=action, at=now + at, has_ended=action == "SHUTDOWN")
+                for vm_id, (action, at) in self.answered.items()
+            },
+        )
+
+
+SOME_VMS = st.sets(st.sampled_from(VMS))
+STATES = st.lists(st.sampled_from([None, *InstanceState]), min_size=len(VMS), max_size=len(VMS))
+ANSWERS = st.tuples(st.sampled_from(["SHUTDOWN", "REBOOT", "DEPLOY"]), st.integers(-20, 20))
+STEP = st.builds(
+    Step,
+    states=STATES,
+    busy=SOME_VMS,
+    parked=SOME_VMS,
+    answered=st.dictionaries(st.sampled_from(VMS), ANSWERS),
+    is_repeated=st.booleans(),
+)
+ANY_RULES = st.builds(
+    Rules,
+    owner=st.just(OWNER),
+    missing_after=st.integers(1, 4),
+    unusual_share=st.sampled_from([0.3, 0.5, 1.0]),
+    unusual_count=st.integers(1, 5),
+    missing_word=st.sampled_from([VmWord.UNKNOWN, VmWord.POWEROFF]),
+)
+
+
+def looks_without(state: InstanceState | None, *, before: int) -> int:
+    """How many looks in a row did not show an instance; a terminated one is as good as never shown."""
+    if state is None:
+        return before + 1
+    return 99 if state is InstanceState.TERMINATED else 0
+
+
+@given(steps=st.lists(STEP, max_size=8), rules=ANY_RULES)
+def test_whatever_happens_nothing_is_called_gone_lightly(steps: list[Step], rules: Rules) -> None:
+    memory, now, listing = Memory(), NOW, listing_of()
+    states: dict[VmId, InstanceState | None] = {}
+    unseen = dict.fromkeys(VMS, 0)
+    for step in steps:
+        if not (step.is_repeated and memory.listed_at):
+            now += 10
+            listing, states = step.listing(now), dict(zip(VMS, step.states, strict=True))
+            unseen = {vm_id: looks_without(states[vm_id], before=unseen[vm_id]) for vm_id in VMS}
+        before, activity = memory, step.activity(now)
+        judgement = judge(before, listing, activity, rules)
+        memory = judgement.memory
+        said = {vm.state.vm_id: vm for vm in all_vms(judgement)}
+        assert len(said) == len(all_vms(judgement)), "no VM is spoken of twice"
+        for vm_id in VMS:
+            vm = said.get(vm_id)
+            if vm_id in step.busy and (vm_id in before.vms or states[vm_id]):
+                assert vm is not None
+                assert (vm.state.state, vm.is_listed) == (VmWord.UNKNOWN, True)
+            elif vm_id in step.parked:
+                assert vm is None
+            if vm is not None and not vm.is_listed and vm.instance is None:
+                assert unseen[vm_id] >= rules.missing_after, "so many complete listings did not show it"
+                assert vm_id not in judgement.held
+        for vm_id in set(before.vms) - {vm_id for vm_id, vm in said.items() if vm.is_listed}:
+            state = states[vm_id]
+            is_terminated = state is not None and state.is_gone
+            is_ended = step.answered.get(vm_id, ("", 0))[0] == "SHUTDOWN"
+            is_long_gone = unseen[vm_id] >= rules.missing_after
+            assert vm_id in step.parked or is_terminated or is_ended or is_long_gone, "left out without a reason"
+
+
+@given(steps=st.lists(STEP, min_size=1, max_size=5), rules=ANY_RULES)
+def test_a_memory_survives_its_file(steps: list[Step], rules: Rules) -> None:
+    memory, now = Memory(), NOW
+    for step in steps:
+        now += 10
+        memory = judge(memory, step.listing(now), step.activity(now), rules).memory
+        assert msgspec.json.decode(msgspec.json.encode(memory), type=Memory) == memory

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_provider_mad.protocol.template_text import attribute, fit_name, fit_value, in_base64, lines, vector
+from tests.monitor.decoder import TemplateSyntaxError, Values, read_template
+from tests.protocol.cases import any_text, awkward_text
+
+# The reader that these tests rely on
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        pytest.param('A=1 B="x y"\n', {"A": ["1"], "B": ["x y"]}, id="plain"),
+        pytest.param('a = "say \\"hi\\""', {"A": ['say "hi"']}, id="escaped-quotes-and-lower-case"),
+        pytest.param(
+            'V=[ID=0,SIZE=10]\nV=[\n  ID = "1" ]', {"V": [{"ID": "0", "SIZE": "10"}, {"ID": "1"}]}, id="vector"
+        ),
+        pytest.param('A="= # , [ ]"', {"A": ["= # , [ ]"]}, id="anything-between-quotes"),
+        pytest.param("A=1\n# a comment\nA=2", {"A": ["1", "2"]}, id="comment"),
+        pytest.param("A=\nB=i-0f3a", {"A": [""], "B": ["i-0f3a"]}, id="empty-and-bareword"),
+        pytest.param("", {}, id="nothing"),
+    ],
+)
+@pytest.mark.parametrize("is_old", [False, True], ids=["4.14", "4.12"])
+def test_the_reader_of_these_tests_reads_what_opennebula_reads(text: str, values: Values, *, is_old: bool) -> None:
+    assert read_template(text, is_old=is_old) == values
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *('A="x\\" B="y"', "A=a=b", "A=x y", "A=", 'A="x y', "A=[B=1", "=1", "A=1,", "A=a,b", "A=[B=[C=1]]", "A=[]"),
+        *('A="]]>"', 'A="x\x00"', "1A=1", "XML=1", "A=[B=1,B=2]", "A=[B=1]]>"),
+    ],
+)
+def test_the_reader_of_these_tests_refuses_what_opennebula_refuses(text: str) -> None:
+    with pytest.raises(TemplateSyntaxError):
+        read_template(text)
+
+
+def test_the_reader_of_these_tests_knows_that_old_releases_take_no_empty_quotes() -> None:
+    assert read_template('A=""') == {"A": [""]}
+    with pytest.raises(TemplateSyntaxError):
+        read_template('A=""', is_old=True)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "fit"),
+    [("CPU", "CPU"), ("cpu", "CPU"), ("_x", "_X"), ("A1_2", "A1_2")],
+)
+def test_a_name_is_written_in_upper_case(name: str, fit: str) -> None:
+    assert fit_name(name) == fit
+
+
+@pytest.mark.parametrize(
+    "name", ["", "1ST", "A B", "A-B", "A=B", "A\n", "A]", "A\x00", "Ü", "ß", "ſ", "XMLNS", "xml", "aws:name"]
+)
+def test_a_name_that_cannot_be_one_is_none(name: str) -> None:
+    assert fit_name(name) == ""
+    assert attribute(name, "x") == ""
+    assert vector(name, {"A": "x"}) == ""
+    assert vector("V", {name: "x", "B": "y"}) == 'V=[B="y"]'
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("value", "fit"),
+    [
+        pytest.param("two words", "two words", id="blank"),
+        pytest.param("a=b,c[d]#e", "a=b,c[d]#e", id="what-must-be-quoted"),
+        pytest.param('say "hi"', "say 'hi'", id="double-quotes"),
+        pytest.param("C:\\temp\\", "C:temp", id="backslashes"),
+        pytest.param('\\"', "'", id="an-escape"),
+        pytest.param("a]]>b", "a]] >b", id="cdata-end"),
+        pytest.param("a]]\\>b", "a]] >b", id="cdata-end-once-the-backslash-is-gone"),
+        pytest.param("a\nb\tc\x00d", "a b c d", id="controls"),
+        pytest.param("grüße\ud800", "grüße?", id="surrogate"),
+        pytest.param("  x  ", "x", id="blanks-around"),
+        pytest.param("\\\n\x00", "", id="nothing-left"),
+    ],
+)
+def test_a_value_is_made_fit(value: str, fit: str) -> None:
+    assert fit_value(value) == fit
+    assert attribute("NOTE", value) == (f'NOTE="{fit}"' if fit else "")
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        pytest.param(0, 'N="0"', id="zero-is-a-value"),
+        pytest.param(-1, 'N="-1"', id="negative"),
+        pytest.param(2**40, 'N="1099511627776"', id="large"),
+        pytest.param(1.5, 'N="1.5"', id="fraction"),
+        pytest.param(0.1 + 0.2, 'N="0.3"', id="rounded"),
+        pytest.param(2.0, 'N="2"', id="whole"),
+        pytest.param(100.0, 'N="100"', id="zeros-before-the-dot-stay"),
+        pytest.param(1e20, 'N="100000000000000000000"', id="no-exponent"),
+        pytest.param(float("nan"), "", id="not-a-number"),
+        pytest.param(float("inf"), "", id="infinite"),
+    ],
+)
+def test_a_number_is_written_plainly(value: float, written: str) -> None:
+    assert attribute("N", value) == written
+
+
+def test_a_vector_leaves_out_what_is_empty_and_is_none_without_keys() -> None:
+    assert vector("VM", {"ID": 42, "NOTE": "", "STATE": "RUNNING"}) == 'VM=[ID="42",STATE="RUNNING"]'
+    assert vector("VM", {"NOTE": ""}) == ""
+    assert vector("VM", {}) == ""
+
+
+def test_a_key_of_a_vector_is_written_once() -> None:
+    assert read_template(vector("V", {"ip": "1", "IP": "2"})) == {"V": [{"IP": "1"}]}
+
+
+def test_attributes_stand_one_below_the_other() -> None:
+    assert lines(attribute("A", 1), attribute("B", ""), vector("V", {"C": "x"})) == 'A="1"\nV=[C="x"]\n'
+    assert lines() == ""
+
+
+@pytest.mark.parametrize("text", ["", 'NAME="x"\n', "grüße", "x" * 300])
+def test_base64_is_one_word_of_the_text(text: str) -> None:
+    encoded = in_base64(text)
+    assert base64.b64decode(encoded, validate=True).decode() == text
+
+
+names = any_text | st.sampled_from(["A", "a", "B", "_", "X1", "XMLA", "KEY"])
+values = (
+    st.lists(st.sampled_from(["\\", '"', "]]", ">", "=", "#", ",", "[", "]", " ", "\n", "'"]) | any_text).map("".join)
+    | awkward_text
+    | st.integers()
+    | st.floats()
+)
+
+
+@pytest.mark.parametrize("is_old", [False, True], ids=["4.14", "4.12"])
+@given(plain=st.lists(st.tuples(names, values), max_size=5), keys=st.dictionaries(names, values, max_size=5))
+def test_any_template_is_read_as_it_was_meant(
+    plain: list[tuple[str, str | float]], keys: dict[str, str | float], *, is_old: bool
+) -> None:
+    text = lines(*(attribute(name, value) for name, value in plain), vector("THE_VECTOR", keys))
+    found = read_template(text, is_old=is_old)
+    vectors = found.pop("THE_VECTOR", [])
+    assert found == as_meant(plain)
+    assert vectors == (
+        [{name: several[0] for name, several in meant.items()}] if (meant := as_meant(keys.items())) else []
+    )
+
+
+def as_meant(pairs: Iterable[tuple[str, str | float]]) -> dict[str, list[str]]:
+    """Every name that can be written, with its values that can be."""
+    meant: dict[str, list[str]] = {}
+    for name, value in pairs:
+        text = (
+            fit_value(value) if isinstance(value, str) else attribute("N", value).removeprefix('N="').removesuffix('"')
+        )
+        if fit_name(name) and text:
+            meant.setdefault(fit_name(name), []).append(text)
+    return meant
