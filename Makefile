@@ -37,6 +37,7 @@ test: lint
 
 soak: setup
 	$(BIN)/pytest $(SOAK)
+	$(BIN)/pytest -n 4 -m hypothesis --hypothesis-profile=thorough -o timeout=600
 
 bench: setup
 	$(BIN)/python -m benchmarks

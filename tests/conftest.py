@@ -19,15 +19,25 @@ from tests.waiting import until
 # Plugins ask for a loop even where no test needs one, and leave it open; a later test would be blamed for that.
 asyncio.set_event_loop(None)
 
-# A machine that pauses must not fail a property.
-hypothesis.settings.register_profile("project", deadline=None)
-hypothesis.settings.load_profile("project")
+# A machine that pauses must not fail a property. `make soak` tries each with many more examples.
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("quick")
 
 pytest.register_assert_rewrite("tests.providers.conformance")
 
 StartDriver = Callable[..., Driver]
 
 SPOKEN = re.compile(r"INIT SUCCESS|LOG [IWED] (\d+|-1?) .+|[!-~]+ (SUCCESS|FAILURE) \d+ \S.*")
+
+
+MEASURED = ("test_process", "test_actions", "test_stopping", "test_monitor", "test_scripts", "test_faults")
+"""The files whose drivers' coverage is measured: what these do not reach, the others do not reach either."""
+
+
+@pytest.fixture(autouse=True)
+def _measure(request: pytest.FixtureRequest) -> None:
+    Driver.is_measured = request.path.stem in MEASURED
 
 
 @pytest.fixture

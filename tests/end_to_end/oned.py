@@ -102,6 +102,10 @@ def as_oned_starts_drivers() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+COVERAGE = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+"""What a process is told by when its coverage is to be measured; that doubles the work of its start."""
+
+
 class Driver:
     """One running driver.
 
@@ -116,7 +120,12 @@ class Driver:
         stdin: a descriptor to use instead of a pipe of our own.
         stdout: the same.
         cwd: its working directory; oned's is the var directory.
+
+    Attributes:
+        is_measured: the coverage of drivers is measured in this test.
     """
+
+    is_measured = True
 
     def __init__(
         self,
@@ -132,7 +141,7 @@ class Driver:
         stdout: int = subprocess.PIPE,
         cwd: Path | None = None,
     ) -> None:
-        names = ("PATH", "HOME", "COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
+        names = ("PATH", "HOME", *(COVERAGE if self.is_measured else ()))
         environment = {name: os.environ[name] for name in names if name in os.environ}
         environment["ONE_LOCATION"] = str(place.root)
         for name, value in environ.items():
