@@ -118,7 +118,7 @@ async def test_what_the_policy_forbids_fails_the_deploy_wherever_it_stands(
 
 async def test_the_section_of_4_x_is_bound_by_the_policy_too(world: World) -> None:
     world.policy = Policy(forbidden_attributes=("IAM_PROFILE",))
-    with pytest.raises(RequestRefused, match="^EC2 may not set IAM_PROFILE here"):
+    with pytest.raises(RequestRefused, match=r"^EC2 may not set IAM_PROFILE here"):
         await perform(world, Intent.CREATE, template=Template(values={"EC2": ({"IAM_PROFILE": "admin"},)}))
 
 
