@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.domain import InstanceState
+from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable, SettingsError, Throttled
+from one_provider_mad.monitor.truth import Memory
+from one_provider_mad.monitor.whose import Known
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Kind, Message, Monitor, StartMonitor
 from tests.actions.fakes import pass_time
@@ -384,3 +386,16 @@ async def test_a_host_that_was_called_off_and_asked_for_again_goes_on(studio: Ma
     one.start(3)
     one.desk.resume([asked(3)])
     assert [request.host_id for request in one.desk.hosts] == [3]
+
+
+async def test_while_the_cloud_cannot_be_asked_a_parked_instance_is_not_named(studio: Make) -> None:
+    one = studio()
+    known = [
+        Known(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), is_parked=vm_id == 8) for vm_id in (7, 8)
+    ]
+    one.sweeper.memory = Memory(vms={each.vm_id: each for each in known}, listed_at=1.0)
+    one.source.error = SettingsError("no such region")
+    one.ask()
+    await pass_time(1)
+    [reply] = one.lines("MONITOR")
+    assert [vm["ID"] for vm in vectors(reply.values, "VM")] == ["7"]

@@ -138,8 +138,7 @@ async def test_what_the_cloud_may_not_show_yet_is_looked_for_in_the_journal(one:
 async def test_what_was_created_since_the_listing_before_is_looked_for_as_well(one: Studio, journal: Journal) -> None:
     one.set(min_list_interval=0)
     await one.sweeper.sweep()
-    await asyncio.sleep(0.6)
-    await journal.save_attempt(attempt_at(one.clock() - 0.5, AttemptState.CREATED))
+    await journal.save_attempt(attempt_at(one.clock(), AttemptState.CREATED))
     assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
 
 

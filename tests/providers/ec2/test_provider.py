@@ -56,7 +56,7 @@ class TestCreating:
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.destroy(deploy_id)
-        with pytest.raises(TokenSpent, match=f"belongs to instance {deploy_id}, which is shutting-down"):
+        with pytest.raises(TokenSpent, match=f"belongs to instance {deploy_id}, which is (shutting-down|terminated)"):
             await provider.create(a_call(provider, a_vm()))
 
     async def test_the_root_volumes_device_is_the_images(self, face: Face, connect: Open) -> None:
