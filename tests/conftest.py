@@ -20,7 +20,7 @@ from tests.waiting import until
 asyncio.set_event_loop(None)
 
 # A machine that pauses must not fail a property. `make soak` tries each with many more examples.
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=40)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("quick")
 
