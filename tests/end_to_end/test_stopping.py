@@ -196,7 +196,9 @@ def test_a_person_may_interrupt_it_without_being_shown_a_traceback(place: Place)
     place.simulate(boot_time=60)
     environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
     pipe = subprocess.PIPE
-    with subprocess.Popen([str(PROGRAM), "simulated"], stdin=pipe, stdout=pipe, stderr=pipe, env=environ) as one:
+    # Whoever runs the tests in the background has SIGINT ignored, and all that they start as well.
+    command = ["env", "--default-signal=INT", str(PROGRAM), "simulated"]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environ) as one:
         assert one.stdin is not None
         one.stdin.write(b"INIT\n" + wire.deploy(7))
         one.stdin.flush()
