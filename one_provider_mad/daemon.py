@@ -11,7 +11,7 @@ from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.messages import Control, Malformed, Request, Severity
 from one_provider_mad.protocol.vmm import parse_line, parse_oversized
-from one_provider_mad.serving import Serving
+from one_provider_mad.serving import CommonModules, Serving
 
 if TYPE_CHECKING:
     from one_provider_mad.actions.dispatcher import Dispatcher
@@ -45,9 +45,7 @@ def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: byte
 
 class _Daemon(Serving[Request | Malformed]):
     def __init__(self, options: Options, *, has_stderr: bool, is_initialised: bool) -> None:
-        super().__init__(is_initialised=is_initialised)
-        self._options = options
-        self._has_stderr = has_stderr
+        super().__init__(options, has_stderr=has_stderr, is_initialised=is_initialised)
         self._dispatcher: Dispatcher | None = None
         self._engines: Engines | None = None
 
@@ -63,21 +61,9 @@ class _Daemon(Serving[Request | Malformed]):
 
     async def _set_up(self) -> None:
         """Import and open everything; requests that come meanwhile wait."""
-        modules = await asyncio.to_thread(_import)
+        modules = await asyncio.to_thread(_Modules)
         places = modules.Places.from_environment(os.environ)
-        problem = modules.configure(
-            PROGRAM,
-            self._options.name,
-            places,
-            has_stderr=self._has_stderr,
-            is_verbose=bool(os.environ.get("ONE_MAD_DEBUG")),
-        )
-        log = modules.get_logger()
-        log.info(
-            "started", pid=os.getpid(), parent=os.getppid(), name=self._options.name, threads=self._options.threads
-        )
-        for warning in self._options.warnings:
-            log.warning("arguments", warning=warning)
+        problem = self._begin_log(PROGRAM, modules, places)
         self._engines = modules.Engines(self._options, places, warn=self._warn)
         dispatcher = modules.Dispatcher(self._options, engines=self._engines, output=self._writer, clock=time.time)
         self._writer.dropped = dispatcher.dropped
@@ -142,27 +128,15 @@ class _Daemon(Serving[Request | Malformed]):
                 pass
 
 
-class _Modules:
+class _Modules(CommonModules):
     """What is imported after INIT."""
 
     def __init__(self) -> None:
-        from one_provider_mad import logs  # first: it keeps structlog from importing rich
-
-        self.configure = logs.configure
-        logs.import_structlog()
-        import structlog
-
+        super().__init__()
         from one_provider_mad.actions.dispatcher import Dispatcher
         from one_provider_mad.actions.recovery import Recovery
         from one_provider_mad.engines import Engines
-        from one_provider_mad.settings import Places
 
-        self.get_logger = structlog.get_logger
         self.Dispatcher = Dispatcher
         self.Recovery = Recovery
         self.Engines = Engines
-        self.Places = Places
-
-
-def _import() -> _Modules:
-    return _Modules()

@@ -13,7 +13,7 @@ from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.im import parse_line, parse_oversized
 from one_provider_mad.protocol.im_messages import ImRequest, Unreadable
 from one_provider_mad.protocol.messages import Control, Severity
-from one_provider_mad.serving import Serving
+from one_provider_mad.serving import CommonModules, Serving
 
 if TYPE_CHECKING:
     from one_provider_mad.monitor.desk import Desk
@@ -53,9 +53,7 @@ def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: byte
 
 class _MonitorDaemon(Serving[ImRequest | Unreadable]):
     def __init__(self, options: Options, *, has_stderr: bool, is_initialised: bool) -> None:
-        super().__init__(is_initialised=is_initialised)
-        self._options = options
-        self._has_stderr = has_stderr
+        super().__init__(options, has_stderr=has_stderr, is_initialised=is_initialised)
         self._desk: Desk | None = None
         self._cloud: MonitoredCloud | None = None
         self._keeper: _Keeper | None = None
@@ -74,17 +72,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         begun_at = asyncio.get_running_loop().time()
         modules = await asyncio.to_thread(_Modules)
         places = modules.Places.from_environment(os.environ)
-        problem = modules.configure(
-            PROGRAM,
-            self._options.name,
-            places,
-            has_stderr=self._has_stderr,
-            is_verbose=bool(os.environ.get("ONE_MAD_DEBUG")),
-        )
-        log = modules.get_logger()
-        log.info("started", pid=os.getpid(), parent=os.getppid(), name=self._options.name)
-        for warning in self._options.warnings:
-            log.warning("arguments", warning=warning)
+        problem = self._begin_log(PROGRAM, modules, places)
         self._cloud = cloud = modules.MonitoredCloud(self._options, places, warn=self._warn)
         await cloud.load()
         file = modules.StateFile(places.var / f"{PROGRAM}_{self._options.name}.state")
@@ -213,28 +201,20 @@ class _Keeper:
         )
 
 
-class _Modules:
+class _Modules(CommonModules):
     """What is imported after INIT."""
 
     def __init__(self) -> None:
-        from one_provider_mad import logs  # first: it keeps structlog from importing rich
-
-        self.configure = logs.configure
-        logs.import_structlog()
-        import structlog
-
+        super().__init__()
         from one_provider_mad.monitor.desk import Desk
         from one_provider_mad.monitor.saying import Stamps
         from one_provider_mad.monitor.state import State, StateFile
         from one_provider_mad.monitor.sweep import Sweeper
         from one_provider_mad.monitored_cloud import MonitoredCloud
         from one_provider_mad.processes import Process
-        from one_provider_mad.settings import Places
 
-        self.get_logger = structlog.get_logger
         self.Desk = Desk
         self.MonitoredCloud = MonitoredCloud
-        self.Places = Places
         self.Process = Process
         self.Stamps = Stamps
         self.State = State

@@ -13,12 +13,16 @@ import os
 import signal
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
+from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
 from one_provider_mad.protocol.messages import Control
 from one_provider_mad.transport import Reader, Writer
+
+if TYPE_CHECKING:
+    from one_provider_mad.settings import Places
 
 Asked = TypeVar("Asked")
 """What a line that is neither INIT nor FINALIZE is read into."""
@@ -39,10 +43,14 @@ class Serving(ABC, Generic[Asked]):
     """Serves the core until it lets go.
 
     Args:
+        options: ARGUMENTS.
+        has_stderr: stderr was open at the start, so a person may be reading it.
         is_initialised: INIT came and was answered.
     """
 
-    def __init__(self, *, is_initialised: bool) -> None:
+    def __init__(self, options: Options, *, has_stderr: bool, is_initialised: bool) -> None:
+        self._options = options
+        self._has_stderr = has_stderr
         self._lines = LineBuffer()
         self._early: list[Asked] | None = []
         self._is_initialised = is_initialised
@@ -193,6 +201,25 @@ class Serving(ABC, Generic[Asked]):
                 self._early.append(parsed)
         self._first_line.set()
 
+    # The log
+
+    def _begin_log(self, program: str, modules: CommonModules, places: Places) -> str | None:
+        """Open the log and say who begins; returns what the operator should know about it, None when all is well."""
+        problem = modules.configure(
+            program,
+            self._options.name,
+            places,
+            has_stderr=self._has_stderr,
+            is_verbose=bool(os.environ.get("ONE_MAD_DEBUG")),
+        )
+        log = modules.get_logger()
+        log.info(
+            "started", pid=os.getpid(), parent=os.getppid(), name=self._options.name, threads=self._options.threads
+        )
+        for warning in self._options.warnings:
+            log.warning("arguments", warning=warning)
+        return problem
+
     # Background work
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> None:
@@ -208,6 +235,22 @@ class Serving(ABC, Generic[Asked]):
             asyncio.get_running_loop().call_exception_handler(
                 {"message": f"{task.get_name()} ended unexpectedly", "exception": error}
             )
+
+
+class CommonModules:
+    """What every program imports after INIT."""
+
+    def __init__(self) -> None:
+        from one_provider_mad import logs  # first: it keeps structlog from importing rich
+
+        self.configure = logs.configure
+        logs.import_structlog()
+        import structlog
+
+        from one_provider_mad.settings import Places
+
+        self.get_logger = structlog.get_logger
+        self.Places = Places
 
 
 def log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -48,12 +48,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scripting",
         "settings",
     },
-    "serving": BASE | {"protocol", "transport"},
-    "monitor_daemon": BASE
-    | {"logs", "monitor", "monitored_cloud", "options", "processes", "protocol", "serving", "settings"},
+    "serving": BASE | {"logs", "options", "protocol", "settings", "transport"},
+    "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving"},
     "daemon": BASE
-    | {"actions", "engines", "journal", "logs", "options", "processes", "protocol", "providers.interface"}
-    | {"providers.registry", "serving", "settings", "transport"},
+    | {"actions", "engines", "journal", "options", "processes", "protocol", "providers.interface"}
+    | {"providers.registry", "serving", "transport"},
     "programs": {"", "daemon", "monitor_daemon", "options", "protocol.handshake"},
 }
 """Who may import what of ours, besides its own folder. "" is the package itself, its version."""

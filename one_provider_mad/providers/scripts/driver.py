@@ -116,6 +116,7 @@ class ScriptsDriver:
     async def close(self) -> None:
         """End every script that still runs."""
         self.runner.kill()
+        self.readers.shutdown(wait=False, cancel_futures=True)
 
     async def perform(self, request: VerbatimRequest, log: Log) -> str:
         """Run the steps of an action, and what undoes them when one fails.
