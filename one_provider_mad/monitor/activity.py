@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import msgspec
+
 from one_provider_mad.domain import DeployId, Value, VmId
 from one_provider_mad.journal import Answered, Attempt, AttemptState, Outline, read_outline
 from one_provider_mad.processes import Process
@@ -56,11 +58,14 @@ class ActivityReader:
 
     Args:
         monotonic: seconds that never go backwards.
+        clock: seconds since the epoch.
     """
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], clock: Callable[[], float]) -> None:
         self._monotonic = monotonic
+        self._clock = clock
         self._dead: dict[Process, float] = {}
+        self._future: dict[float, float] = {}
 
     async def read(self, path: Path, *, since: float) -> Activity:
         """What is being done now.
@@ -73,11 +78,34 @@ class ActivityReader:
             JournalError: it is there and cannot be read, so that nobody can tell.
         """
         outline = await asyncio.to_thread(read_outline, path, since=since - SLACK_SECONDS)
-        return Activity(
-            busy=self._busy(outline),
-            answered=outline.answered,
-            attempts=outline.attempts,
-            parked=outline.parked,
+        answered, attempts = self._without_future(outline)
+        return Activity(busy=self._busy(outline), answered=answered, attempts=attempts, parked=outline.parked)
+
+    def _without_future(self, outline: Outline) -> tuple[Mapping[VmId, Answered], tuple[Attempt, ...]]:
+        """What is done and asked, where the clock was set back since: from the future, it would be new for as long.
+
+        It has happened by the time it is seen first, and stays at that.
+        """
+        now, before = self._clock(), self._future
+        times = [answered.at for answered in outline.answered.values()]
+        times += [moment for attempt in outline.attempts for moment in (attempt.sent_at, attempt.answered_at)]
+        self._future = {at: before.get(at, now) for at in times if at in before or at > now + SLACK_SECONDS}
+        if not self._future:
+            return outline.answered, outline.attempts
+        past = self._future
+        return (
+            {
+                vm_id: msgspec.structs.replace(each, at=past.get(each.at, each.at))
+                for vm_id, each in outline.answered.items()
+            },
+            tuple(
+                msgspec.structs.replace(
+                    each,
+                    sent_at=past.get(each.sent_at, each.sent_at),
+                    answered_at=past.get(each.answered_at, each.answered_at),
+                )
+                for each in outline.attempts
+            ),
         )
 
     def _busy(self, outline: Outline) -> frozenset[VmId]:

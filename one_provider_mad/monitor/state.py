@@ -8,6 +8,7 @@ another one starts the hosts that it wants (decision 21).
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import msgspec
@@ -47,6 +48,7 @@ class StateFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._writing = threading.Lock()
 
     def load(self) -> tuple[State | None, str]:
         """What was kept, and a sentence when it cannot be used: then everything begins anew."""
@@ -61,13 +63,18 @@ class StateFile:
         return state, ""
 
     def save(self, state: State) -> str:
-        """Put this state into the file; a sentence when that fails, as on a full disk."""
+        """Put this state into the file, for good; a sentence when that fails, as on a full disk."""
         fresh = self.path.with_name(f"{self.path.name}.new")
-        try:
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with open(descriptor, "wb") as file:
-                file.write(msgspec.json.encode(state))
-            fresh.replace(self.path)
-        except OSError as error:
-            return f"what is monitored cannot be written down: {error.strerror} ({self.path})"
+        content = msgspec.json.encode(state)
+        # At the end a second one may come while the last one is still being written.
+        with self._writing:
+            try:
+                descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+                with open(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())  # a power cut is not to leave an empty file in the place of a good one
+                fresh.replace(self.path)
+            except OSError as error:
+                return f"what is monitored cannot be written down: {error.strerror} ({self.path})"
         return ""

@@ -6,17 +6,19 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+import msgspec
 import structlog
 
 from one_provider_mad.domain import DeployId, Instance, Value
 from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
+from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load, load_of, room_of, unknown_types, wild_of
 from one_provider_mad.monitor.settings import MonitorSettings
-from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge
+from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
 from one_provider_mad.protocol.reports import Wild
-from one_provider_mad.providers.interface import CapacitySource, ImportHints, ImportSource, Size
+from one_provider_mad.providers.interface import CapacitySource, Figures, ImportHints, ImportSource, Size
 
 log = structlog.get_logger()
 
@@ -35,6 +37,9 @@ _AS_GOOD_AS_NEW = 0.9
 _ROOM_SECONDS = 600.0
 """How often the cloud is asked how much room it has: quotas change rarely."""
 
+
+_STEP_SECONDS = 1.0
+"""From so much on a difference between the clock and the time that has passed means that somebody has set it."""
 
 _MANY_WARNINGS = 1000
 
@@ -84,8 +89,9 @@ class Sweeper:
         self._source = source
         self._clock = clock
         self._loop = asyncio.get_running_loop()
-        self._activity = ActivityReader(self._loop.time)
+        self._activity = ActivityReader(self._loop.time, clock)
         self._judging = asyncio.Lock()
+        self._offset = clock() - self._loop.time()
         self._running: asyncio.Task[Sweep] | None = None
         self._listing: Listing | None = None
         self._listed_at = 0.0
@@ -94,6 +100,7 @@ class Sweeper:
         self._last_error: MadError | None = None
         self._room: Size | None = None
         self._asking: asyncio.Task[None] | None = None
+        self._figures = FigureKeeper(self._loop.time)
         self._room_asked_at = -_ROOM_SECONDS
         self._warned: set[str] = set()
         self.memory = memory or Memory()
@@ -130,25 +137,37 @@ class Sweeper:
             settings = self._source.told().monitor
             self._ask_for_room(watched)
             listing = await self._listed(watched, settings)
+            self._figures.ask(watched, listing.instances)
         finally:
             self._running = None  # whoever asks from here on wants to know of what happens from here on
         async with self._judging:
+            self._mind_the_clock()
             listing = self._listing or listing  # a later one may have come meanwhile
-            unseen_since = min(listing.began_at, self.memory.listed_at or listing.began_at)
-            activity = await self._activity.read(
-                watched.journal, since=unseen_since - watched.provider.visibility_grace
-            )
-            room = self._room_of(watched)
+            since = unseen_since_when(self.memory, listing, grace=watched.provider.visibility_grace)
+            activity = await self._activity.read(watched.journal, since=since)
+            room, known = self._room_of(watched), self._figures.known()
             sweep = await aside(
-                len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, room)
+                len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, room, known)
             )
             self.memory = sweep.judgement.memory
             self._succeeded(sweep.judgement)
         return sweep
 
+    def _mind_the_clock(self) -> None:
+        """When the clock was set back, so is what is remembered by it."""
+        offset = self._clock() - self._loop.time()
+        back, self._offset = self._offset - offset, offset
+        if back < _STEP_SECONDS:
+            return
+        log.warning("the clock was set back", by=round(back, 1))
+        self.memory = set_back(self.memory, back)
+        if self._listing is not None:
+            self._listing = msgspec.structs.replace(self._listing, began_at=self._listing.began_at - back)
+
     # Listing
 
     async def _listed(self, watched: Watched, settings: MonitorSettings) -> Listing:
+        self._mind_the_clock()
         now = self._loop.time()
         is_fresh = now - self._listed_at < _AS_GOOD_AS_NEW * settings.min_list_interval
         if self._listing is not None and is_fresh and not self._failures:
@@ -241,6 +260,7 @@ def _judged(
     watched: Watched,
     settings: MonitorSettings,
     room: Size,
+    known: Mapping[DeployId, Figures],
 ) -> Sweep:
     rules = Rules(
         owner=watched.owner,
@@ -251,7 +271,8 @@ def _judged(
         unusual_count=settings.unusual_count,
         unusual_hold=settings.unusual_hold,
     )
-    judgement = judge(memory, listing, activity, rules)
+    measured = Listing(began_at=listing.began_at, instances=with_figures(listing.instances, known))
+    judgement = judge(memory, measured, activity, rules)
     return Sweep(
         judgement=judgement,
         wilds=_wilds(judgement, watched) if settings.report_wilds else (),

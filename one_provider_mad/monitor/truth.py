@@ -120,6 +120,37 @@ class Judgement(Value, frozen=True, kw_only=True):
     strays: Mapping[DeployId, str] = {}
 
 
+def unseen_since_when(memory: Memory, listing: Listing, *, grace: float) -> float:
+    """Seconds since the epoch from which on creates are of interest to a judgement.
+
+    Without a memory all of them are: what was created is the past by which a first listing that lacks half is known.
+    """
+    return min(listing.began_at, memory.listed_at) - grace if memory.listed_at else 0.0
+
+
+def set_back(memory: Memory, by: float) -> Memory:
+    """The same after the clock was set back by so many seconds.
+
+    A hold lasts no longer for it, and what is done from now on is not older than what was seen. A clock that is set
+    ahead is like an outage: see `_LONGEST_GAP`.
+    """
+    vms = {
+        vm_id: msgspec.structs.replace(
+            known,
+            made_at=_earlier(known.made_at, by),
+            seen_at=_earlier(known.seen_at, by),
+            missing_since=_earlier(known.missing_since, by),
+            held_since=_earlier(known.held_since, by),
+        )
+        for vm_id, known in memory.vms.items()
+    }
+    return Memory(vms=vms, listed_at=_earlier(memory.listed_at, by), held_since=_earlier(memory.held_since, by))
+
+
+def _earlier(moment: float, by: float) -> float:
+    return max(moment - by, 1.0) if moment else 0.0
+
+
 def judge(memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> Judgement:
     """Say what a listing means by now. The same listing may be judged again as the actions go on; it counts once.
 
@@ -141,7 +172,7 @@ class _Judge:
         self._hosts: dict[int, list[SeenVm]] = {}
         self._unsynced: set[int] = set()
         # What was created since the listing before is not known yet, be it old enough to be shown by now.
-        unseen_since = self._visible_from(min(listing.began_at, memory.listed_at or listing.began_at))
+        unseen_since = unseen_since_when(memory, listing, grace=rules.grace)
         self._attempts = latest_of(
             attempt
             for attempt in activity.attempts

@@ -38,7 +38,7 @@ async def journal(path: Path) -> AsyncIterator[Journal]:
 
 
 async def look(path: Path, *, since: float = 0.0, at: float = 0.0) -> Activity:
-    return await ActivityReader(lambda: at).read(path, since=since)
+    return await ActivityReader(lambda: at, lambda: NOW).read(path, since=since)
 
 
 def opened(journal: Journal, vm_id: int, action: str = "SHUTDOWN") -> int:
@@ -114,12 +114,24 @@ async def test_requests_of_a_dead_process_count_for_a_while(journal: Journal, pa
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("UPDATE requests SET start = 'of another boot'")
     now = 100.0
-    reader = ActivityReader(lambda: now)
+    reader = ActivityReader(lambda: now, lambda: NOW)
     assert (await reader.read(path, since=0)).busy == {7}
     now += DEAD_SECONDS - 1
     assert (await reader.read(path, since=0)).busy == {7}
     now += 2
     assert (await reader.read(path, since=0)).busy == frozenset()
+
+
+async def test_what_was_done_before_the_clock_was_set_back_does_not_stay_new(journal: Journal, path: Path) -> None:
+    number = opened(journal, 7)
+    journal.close_request(number)
+    await journal.sync()
+    clock = NOW - 3600.0
+    reader = ActivityReader(time.monotonic, lambda: clock)
+    for later in (0.0, 60.0, 3600.0):
+        clock = NOW - 3600.0 + later
+        answered = (await reader.read(path, since=0)).answered[VmId(7)]
+        assert answered.at == NOW - 3600.0, "it had happened when it was seen first"
 
 
 def test_a_file_that_is_no_journal_is_an_error(path: Path) -> None:
@@ -156,7 +168,7 @@ def content(path: Path) -> bytes:
 
 async def test_a_reader_that_lingers_does_not_hold_up_the_writer(journal: Journal, path: Path) -> None:
     begun = time.monotonic()
-    reader = ActivityReader(time.monotonic)
+    reader = ActivityReader(time.monotonic, lambda: NOW)
     for number in range(100):
         record = opened(journal, number)
         await reader.read(path, since=0)

@@ -16,7 +16,7 @@ from one_provider_mad.journal import Attempt, AttemptState, Journal
 from one_provider_mad.monitor.cloud_source import Watched
 from one_provider_mad.protocol.reports import Wild
 from one_provider_mad.providers.interface import ImportHints, Size
-from tests.actions.fakes import FakeCloud, pass_time, until
+from tests.actions.fakes import FakeCloud, pass_time, until, virtual_clock
 from tests.monitor.studio import Studio
 from tests.monitor.worlds import identity_of, words
 
@@ -139,6 +139,39 @@ async def test_what_was_created_since_the_listing_before_is_looked_for_as_well(o
     one.set(min_list_interval=0)
     await one.sweeper.sweep()
     await journal.save_attempt(attempt_at(one.clock(), AttemptState.CREATED))
+    assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("step", [-5000.0, 5000.0], ids=["back", "ahead"])
+async def test_a_clock_that_is_set_makes_nothing_last_longer(tmp_path: Path, step: float) -> None:
+    now, loop = virtual_clock(), asyncio.get_running_loop()
+    set_by = 0.0
+    one = Studio(tmp_path, clock=lambda: now() + set_by, min_list_interval=1, unusual_hold=600, missing_after=1)
+    for vm_id in range(10):
+        one.add(vm_id)
+    await one.sweeper.sweep()
+    for vm_id in range(8):
+        del one.cloud.instances[DeployId(f"i-{vm_id}")]
+    vanished_at = loop.time()
+    held = []
+    while loop.time() - vanished_at < 700:
+        await asyncio.sleep(50)
+        set_by = step if loop.time() - vanished_at > 300 else 0.0
+        held.append((loop.time() - vanished_at, len((await one.sweeper.sweep()).judgement.held)))
+    assert {count for at, count in held if at < (600 if step < 0 else 300)} == {8}
+    assert {count for at, count in held if at > 660} == {0}
+
+
+@pytest.mark.looptime
+async def test_a_clock_that_is_set_back_makes_nothing_old_that_is_new(tmp_path: Path, journal: Journal) -> None:
+    """A create that is answered right after the clock was set back, to a listing that lacks it, is not missing."""
+    real, set_by = virtual_clock(), 0.0
+    one = Studio(tmp_path, clock=lambda: real() + set_by)
+    await one.sweeper.sweep()
+    await asyncio.sleep(30)
+    set_by = -3600.0
+    await journal.save_attempt(attempt_at(real() + set_by, AttemptState.CREATED))
     assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
 
 

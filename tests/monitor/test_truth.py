@@ -367,8 +367,22 @@ def test_what_was_created_after_the_listing_began_is_named_in_it() -> None:
 
 def test_what_the_cloud_may_not_show_yet_is_named_too() -> None:
     young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=-50, deploy_id="i-8"),))
-    assert say(activity=young, rules=Rules(owner=OWNER, grace=60)) == {8: "UNKNOWN"}
-    assert say(activity=young, rules=Rules(owner=OWNER, grace=30)) == {}
+    memory = Memory(listed_at=NOW - 10)
+    assert words(judge(memory, listing_of(), young, Rules(owner=OWNER, grace=60))) == {8: "UNKNOWN"}
+    assert words(judge(memory, listing_of(), young, Rules(owner=OWNER, grace=30))) == {}
+
+
+def test_without_a_memory_the_journal_is_the_past() -> None:
+    """The state file is lost, and the first listing lacks half: what was ever created is missed like any other."""
+    created = Activity(
+        attempts=tuple(attempt_of(n, AttemptState.CREATED, after=-9e5, deploy_id=f"i-{n}") for n in range(10, 20))
+    )
+    steps = [(listing_of(*map(instance_of, range(10, 14)), after=10.0 * n), created) for n in range(3)]
+    said = {vm_id: "RUNNING" if vm_id < 14 else "UNKNOWN" for vm_id in range(10, 20)}
+    assert [words(through(steps[:n])) for n in (1, 2, 3)] == [said] * 3
+    assert through(steps).held == frozenset(map(VmId, range(14, 20)))
+    ended = msgspec.structs.replace(created, answered=answered(15, "CANCEL", after=-30).answered)
+    assert 15 not in words(judge(Memory(), steps[0][0], ended, RULES))
 
 
 def test_what_was_created_and_is_not_in_the_first_listing_that_should_show_it_is_missed_like_any_other() -> None:
