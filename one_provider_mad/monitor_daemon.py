@@ -96,6 +96,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         else:
             self._keeper.begin()
         self._start(self._keeper.keep(), "remember")
+        leadership = modules.Leadership(os.environ, warn=self._warn)
+        self._start(leadership.watch(lambda leads: desk.be_silent(is_silent=leads)), "leadership")
 
     async def _resume(self, before: State, begun_at: float) -> None:
         """Go on where a dead process stopped: monitord says nothing to a driver that it started anew."""
@@ -212,8 +214,10 @@ class _Modules(CommonModules):
         from one_provider_mad.monitor.sweep import Sweeper
         from one_provider_mad.monitored_cloud import MonitoredCloud
         from one_provider_mad.processes import Process
+        from one_provider_mad.xmlrpc.leadership import Leadership
 
         self.Desk = Desk
+        self.Leadership = Leadership
         self.MonitoredCloud = MonitoredCloud
         self.Process = Process
         self.Stamps = Stamps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
 
 import structlog
 
@@ -32,6 +31,9 @@ from one_provider_mad.protocol.reports import LegacyVm, VmWord
 
 log = structlog.get_logger()
 
+_STUMBLE_SECONDS = 5.0
+"""Pause after a defect in reporting on a host; monitord's patience is some minutes."""
+
 
 class Desk:
     """Turns requests into answers and schedules.
@@ -42,6 +44,9 @@ class Desk:
         output: where lines go.
         stamps: timestamps.
         on_hosts: called when the hosts that are monitored have changed.
+
+    Attributes:
+        is_silent: another front-end leads: nothing is reported, and nothing is looked at (decision 21).
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Desk:
         self._running: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._called_off: set[int] = set()
+        self.is_silent = False
 
     @property
     def hosts(self) -> tuple[StartMonitor, ...]:
@@ -77,6 +83,8 @@ class Desk:
         """Take one request; its answer comes by itself. Never raises, never blocks."""
         self._know_era(_era_of(request))
         match request:
+            case Unreadable(word=Kind.START_MONITOR.value, host_id=int(host_id)):
+                self._make_do(request, host_id)
             case Unreadable():
                 self._refuse(request)
             case Monitor():
@@ -97,23 +105,62 @@ class Desk:
         self._called_off.clear()
         self._on_hosts()
 
-    def start(self, request: StartMonitor) -> None:
-        """Report on a host from now on; what ran for it before ends, and nothing of it is left."""
+    def start(self, request: StartMonitor, *, trouble: str = "") -> None:
+        """Report on a host from now on; what ran for it before ends, and nothing of it is left.
+
+        Args:
+            request: what monitord asked for.
+            trouble: what was wrong with the request, for the host to show; "" for nothing.
+        """
         self._end(request.host_id)
         self._called_off.discard(request.host_id)
-        schedule = HostSchedule(request, sweeper=self._sweeper, source=self._source, saying=self._saying)
+        schedule = HostSchedule(
+            request, sweeper=self._sweeper, source=self._source, saying=self._saying, trouble=trouble
+        )
         self._hosts[request.host_id] = schedule
-        task = asyncio.create_task(self._run(schedule), name=f"monitor host {request.host_id}")
-        task.add_done_callback(partial(_ended, schedule))
-        self._running[request.host_id] = task
-        log.info("host monitored", host=request.host_id, host_name=request.host)
+        if self.is_silent:
+            schedule.has_reported.set()
+        else:
+            self._running[request.host_id] = asyncio.create_task(
+                self._run(schedule), name=f"monitor host {request.host_id}"
+            )
+        log.info("host monitored", host=request.host_id, host_name=request.host, is_silent=self.is_silent)
         self._on_hosts()
 
     async def _run(self, schedule: HostSchedule) -> None:
+        """Report until cancelled: a defect costs some seconds, not the host."""
+        while True:
+            try:
+                await self._report(schedule)
+            except Exception:
+                log.exception("monitoring stumbled, and goes on", host=schedule.request.host_id)
+            schedule.has_reported.set()  # whoever waits for a first report waits no longer
+            await asyncio.sleep(_STUMBLE_SECONDS)
+
+    async def _report(self, schedule: HostSchedule) -> None:
         await schedule.run()
         if (probes := self._source.probes()) is not None:
             schedule.has_reported.set()
             await probes.report(schedule.request, self._saying.pass_on)
+
+    def be_silent(self, *, is_silent: bool) -> None:
+        """Say no more of any host while another front-end leads; then begin anew with all of them."""
+        if is_silent == self.is_silent:
+            return
+        self.is_silent = is_silent
+        for request in self.hosts:
+            self.start(request)
+
+    def _make_do(self, request: Unreadable, host_id: int) -> None:
+        """Monitor the host all the same, as before or as is usual: a failure could cost its VMs (decision 19)."""
+        before = self._hosts.get(host_id)
+        log.warning("monitoring as before", host=host_id, reason=request.reason, is_new=before is None)
+        self._saying.say(Kind.START_MONITOR, host_id)
+        self.tell(
+            Severity.ERROR,
+            f"host {host_id} is monitored {'as before' if before else 'with usual periods'}: {request.reason}",
+        )
+        self.start(before.request if before else StartMonitor(host_id=host_id), trouble=request.reason)
 
     def _stop(self, request: StopMonitor) -> None:
         was_monitored = self._end(request.host_id)
@@ -143,10 +190,13 @@ class Desk:
 
     async def _answer(self, request: Monitor) -> None:
         """One MONITOR, one reply, whatever happens."""
-        is_success, text = True, ""
+        is_success, text = True, ""  # oned passes over an empty report
         try:
-            probes = self._source.probes()
-            text = await (self._legacy_report(request) if probes is None else probes.answer(request))
+            probes = None if self.is_silent else self._source.probes()
+            if probes is not None:
+                text = await probes.answer(request)
+            elif not self.is_silent:
+                text = await self._legacy_report(request)
         except MadError as error:
             is_success, text = False, str(error)
         except Exception as error:
@@ -229,13 +279,6 @@ class Desk:
         task = asyncio.create_task(work, name=name)
         self._answering.add(task)
         task.add_done_callback(self._answering.discard)
-
-
-def _ended(schedule: HostSchedule, task: asyncio.Task[None]) -> None:
-    """A schedule ends by a defect only; whoever waits for its first report waits no longer."""
-    schedule.has_reported.set()
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("monitoring ended unexpectedly", host=schedule.request.host_id, exc_info=error)
 
 
 def _era_of(request: ImRequest | Unreadable) -> Era:

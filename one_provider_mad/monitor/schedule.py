@@ -66,13 +66,17 @@ class HostSchedule:
         sweeper: looks at the cloud.
         source: what the configuration says.
         saying: writes messages.
+        trouble: what was wrong with what monitord asked, "" for nothing; the host shows it.
     """
 
-    def __init__(self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, saying: Saying) -> None:
+    def __init__(
+        self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, saying: Saying, trouble: str = ""
+    ) -> None:
         self.request = request
         self._sweeper = sweeper
         self._source = source
         self._saying = saying
+        self._trouble = trouble
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
         self._heartbeat, self._system, self._look = Due(now), Due(now), Due(now)
@@ -139,7 +143,7 @@ class HostSchedule:
             sweep.room if sweep else told_room(self._source.told().capacity),
             sweep.load(self.request.host_id) if sweep else Load(),
             wilds=sweep.wilds if sweep else (),
-            error=self._error,
+            error=self._error or self._trouble,
             warning=sweep.warning if sweep else "",
         )
 

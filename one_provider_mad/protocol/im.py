@@ -126,22 +126,12 @@ def format_log(line: HostLog, *, era: Era, timestamp: int) -> bytes:
 
 
 def refuse(line: Unreadable, *, timestamp: int) -> tuple[bytes, ...]:
-    """Write the answer to a line that cannot be carried out; nothing when it names no host.
-
-    A START_MONITOR is answered with success and then a failed MONITOR_HOST, since monitord keeps the sentence of the
-    latter only.
-    """
+    """Write the answer to a line that cannot be carried out; nothing when it names no host."""
     if line.host_id is None:
         return ()
     if line.era is Era.LEGACY:
         reply = LegacyReply(word=line.word, host_id=line.host_id, text=line.reason, is_success=False)
         return (format_legacy_reply(reply),)
-    if line.word == Kind.START_MONITOR.value:
-        answer = Message(kind=Kind.START_MONITOR, host_id=line.host_id, timestamp=timestamp)
-        failure = Message(
-            kind=Kind.MONITOR_HOST, host_id=line.host_id, timestamp=timestamp, text=line.reason, is_success=False
-        )
-        return (format_message(answer), format_message(failure))
     return (_modern_line(_fit(line.word), "FAILURE", line.host_id, timestamp, _sentence(line.reason)),)
 
 

@@ -16,6 +16,7 @@ from tests.end_to_end.monitored import Console, configure, monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import plain, start_monitor, stop_monitor, unpacked, vectors
 from tests.waiting import until
+from tests.xmlrpc.partner import FrontEnd, Partner
 
 
 @pytest.fixture
@@ -92,13 +93,28 @@ def test_a_line_that_is_no_request_is_answered_and_takes_nothing_down(place: Pla
     with monitored(place) as one:
         one.send(b"FROBNICATE - 3 0 \n")
         assert (one.next().status, one.lines[-1].word) == ("FAILURE", "FROBNICATE")
-        one.send(b"START_MONITOR - 3 0 !!!\n")
-        assert [(line.word, line.status) for line in one.rest_so_far(2)] == [
-            ("START_MONITOR", "SUCCESS"),
-            ("MONITOR_HOST", "FAILURE"),
-        ]
         one.start()
         one.sync()
+
+
+def test_an_unreadable_start_is_made_the_best_of(place: Place) -> None:
+    """A host in ERROR may lose every VM to a hook, so it is monitored with what is known of it."""
+    configure(place)
+    with monitored(place) as one:
+        one.send(b"START_MONITOR - 3 0 !!!\n")
+        answer, told = one.next(), one.next()
+        assert (answer.word, answer.status) == ("START_MONITOR", "SUCCESS")
+        assert (told.word, told.status) == ("LOG", "E")
+        assert told.text.startswith("host 3 is monitored with usual periods: payload is not base64")
+        assert plain(one.system(), "PROVIDER_ERROR").startswith("payload is not base64")
+        assert one.sync() == {}
+        one.start()
+        assert plain(one.system(), "PROVIDER_ERROR") == "-"
+        one.send(b"START_MONITOR - 3 0 !!!\n")
+        assert one.wait(lambda line: line.word == "LOG").text.startswith("host 3 is monitored as before: payload is")
+        assert plain(one.system(), "PROVIDER_ERROR").startswith("payload is not base64")
+        one.sync()
+        assert "FAILURE" not in {line.status for line in one.lines}
 
 
 def test_stopping_a_host_that_nobody_monitors_is_fine(place: Place) -> None:
@@ -365,3 +381,47 @@ def test_nothing_is_said_between_init_and_the_first_request(place: Place) -> Non
     place.configure("provider = ")
     with monitored(place) as one:
         one.driver.silence(0.5)
+
+
+# Several front-ends
+
+FOLLOWER, LEADER = 2, 3
+"""src/raft/RaftManager.h, State."""
+
+
+def access_to(front_end: FrontEnd, place: Place) -> dict[str, str]:
+    """How OpenNebula's own tools are told where it is and who asks."""
+    auth = place.root / "one_auth"
+    auth.write_text("oneadmin:secret\n")
+    auth.chmod(0o600)
+    return {"ONE_XMLRPC": front_end.url, "ONE_AUTH": str(auth)}
+
+
+def test_a_front_end_that_leads_no_more_says_no_more(place: Place) -> None:
+    """monitord of a follower forwards what it is told to an oned that has a newer truth (decision 21)."""
+    configure(place)
+    with Partner() as opennebula:
+        (front_end,) = opennebula.front_ends
+        front_end.state = LEADER
+        with monitored(place, environ=access_to(front_end, place)) as one:
+            one.start()
+            one.sync()
+            front_end.state = FOLLOWER
+            until(lambda: '"FOLLOWER"' in one.log())
+            one.start(4)
+            one.send(stop_monitor(4))
+            assert one.next().word == "STOP_MONITOR", "neither the host that is new nor the other is spoken of"
+            front_end.state = LEADER
+            assert one.next().word == "SYSTEM_HOST"
+            one.sync()
+
+
+def test_an_opennebula_without_peers_is_asked_once(place: Place) -> None:
+    configure(place)
+    with Partner() as opennebula:
+        (front_end,) = opennebula.front_ends
+        with monitored(place, environ=access_to(front_end, place)) as one:
+            one.start()
+            until(lambda: '"SOLO"' in one.log())
+            one.sync()
+            assert front_end.calls == ["one.zone.raftstatus"]

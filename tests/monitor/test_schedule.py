@@ -14,6 +14,7 @@ from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable, SettingsError, Throttled
 from one_provider_mad.monitor.truth import Memory
 from one_provider_mad.monitor.whose import Known
+from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Kind, Message, Monitor, StartMonitor
 from tests.actions.fakes import pass_time
@@ -369,6 +370,44 @@ def asked(host_id: int) -> StartMonitor:
     request = parse_line(start_monitor(host_id, f"cloud-{host_id}").rstrip())
     assert isinstance(request, StartMonitor)
     return request
+
+
+async def test_a_defect_costs_a_host_some_seconds(studio: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = studio()
+    one.add(7)
+    with monkeypatch.context() as broken:
+        broken.setattr(reports, "host_monitor", lambda _: 1 / 0)
+        one.start()
+        await asyncio.sleep(1)
+        assert one.lines("MONITOR_HOST") == []
+    await asyncio.sleep(10)
+    assert one.lines("MONITOR_HOST")
+    assert one.syncs()[-1][1] == {7: "RUNNING"}
+
+
+async def test_while_another_front_end_leads_nothing_is_said_and_nobody_is_asked(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    one.start(SYNC_STATE_VM=1000)
+    await asyncio.sleep(10)
+    one.desk.be_silent(is_silent=True)
+    said, listed = len(one.said), one.cloud.count("list_instances")
+    await asyncio.sleep(600)
+    one.start(4)
+    await asyncio.sleep(600)
+    assert [line.word for _, line in one.said[said:]] == ["START_MONITOR"]
+    assert one.cloud.count("list_instances") == listed
+    one.ask(5)
+    await asyncio.sleep(1)
+    assert one.lines("MONITOR", 5)[-1].text == "", "oned passes over that"
+    one.desk.be_silent(is_silent=False)
+    said = len(one.said)
+    await asyncio.sleep(2)
+    assert {line.word for _, line in one.said[said:] if line.host_id == 3} >= {"SYSTEM_HOST", "MONITOR_HOST"}
+    at, all_vms = one.syncs(3)[-1]
+    assert at > 1210
+    assert all_vms == {7: "RUNNING"}
+    assert one.syncs(4)
 
 
 async def test_a_host_that_was_called_off_before_it_was_taken_up_again_stays_so(studio: Make) -> None:

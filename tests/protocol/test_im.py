@@ -369,14 +369,6 @@ def test_an_unknown_action_of_oneds_is_refused() -> None:
     assert line == b"FROBNICATE FAILURE 5 Action FROBNICATE not supported\n"
 
 
-def test_the_sentence_about_a_start_travels_where_monitord_keeps_it() -> None:
-    answer, failure = refuse(unreadable(b"START_MONITOR - 5 0 !!!"), timestamp=NOW)
-    assert answer == b"START_MONITOR SUCCESS 5 1760000000 \n"
-    told = decoder.read_modern(failure)
-    assert (told.word, told.status, told.host_id) == ("MONITOR_HOST", "FAILURE", 5)
-    assert told.text.startswith("payload is not base64")
-
-
 def test_a_monitor_that_is_too_long_fails_in_base64() -> None:
     (line,) = refuse(parse_oversized(Oversized(head=b"MONITOR 5 hhhh", limit=300)), timestamp=NOW)
     told = decoder.read_legacy(line)

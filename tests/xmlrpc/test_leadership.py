@@ -1,0 +1,116 @@
+"""Whether this front-end leads, asked of an OpenNebula on loopback that may be late, deaf, or too old to have peers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.xmlrpc.leadership import Leadership
+from tests.xmlrpc.partner import Fault, Partner
+
+ALONE, CANDIDATE, FOLLOWER, LEADER = range(4)
+
+
+@pytest.fixture
+def opennebula() -> Iterator[Partner]:
+    with Partner() as opennebula:
+        yield opennebula
+
+
+class Watching:
+    """Watches an OpenNebula, and does the next thing to it whenever the watcher would wait.
+
+    Args:
+        url: where it is said to be.
+        auth: the file that ONE_AUTH names.
+        steps: what happens in each pause; after the last one the watching is over.
+    """
+
+    def __init__(
+        self, url: str, auth: Path, steps: list[int | Fault | None], opennebula: Partner | None = None
+    ) -> None:
+        self.environ = {"ONE_XMLRPC": url, "ONE_AUTH": str(auth)}
+        self.warnings: list[str] = []
+        self.changes: list[bool] = []
+        self.pauses: list[float] = []
+        self._steps = steps
+        self._opennebula = opennebula
+
+    async def run(self) -> None:
+        with suppress(asyncio.CancelledError):
+            await Leadership(self.environ, warn=self.warnings.append, sleep=self._sleep).watch(self.changes.append)
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        if not self._steps:
+            raise asyncio.CancelledError
+        step = self._steps.pop(0)
+        if isinstance(step, int) and self._opennebula is not None:
+            self._opennebula.front_ends[0].state = step
+        elif isinstance(step, Fault) and self._opennebula is not None:
+            self._opennebula.faults.append(step)
+
+
+@pytest.fixture
+def auth(tmp_path: Path) -> Path:
+    path = tmp_path / "one_auth"
+    path.write_text("oneadmin:secret\n")
+    path.chmod(0o600)
+    return path
+
+
+async def test_another_one_leads_from_the_moment_this_one_does_not(opennebula: Partner, auth: Path) -> None:
+    front_end = opennebula.front_ends[0]
+    front_end.state = LEADER
+    one = Watching(front_end.url, auth, [LEADER, FOLLOWER, FOLLOWER, CANDIDATE, LEADER], opennebula)
+    await one.run()
+    assert one.changes == [False, True, True, False]
+    assert not one.warnings
+
+
+async def test_what_was_known_last_stays_while_nobody_answers(opennebula: Partner, auth: Path) -> None:
+    front_end = opennebula.front_ends[0]
+    front_end.state = FOLLOWER
+    deaf = Fault("one.zone.raftstatus", "http-500", 3)
+    one = Watching(front_end.url, auth, [deaf, None, None, None], opennebula)
+    await one.run()
+    assert one.changes == [True]
+
+
+async def test_an_oned_that_is_just_starting_is_waited_for(opennebula: Partner, auth: Path) -> None:
+    opennebula.front_ends[0].state = FOLLOWER
+    opennebula.faults.append(Fault("one.zone.raftstatus", "dropped", 3))
+    one = Watching(opennebula.front_ends[0].url, auth, [None] * 3, opennebula)
+    await one.run()
+    assert (one.changes, one.warnings) == ([True], [])
+    assert one.pauses == [1, 2, 4, 2], "less and less often, and as usual once it answers"
+
+
+async def test_long_silence_is_one_warning(auth: Path) -> None:
+    one = Watching("http://127.0.0.1:9/RPC2", auth, [None] * 12)
+    await one.run()
+    (warning,) = one.warnings
+    assert warning == (
+        "whether this front-end leads is not known, and reports go on as if it did:"
+        " OpenNebula at 127.0.0.1:9 cannot be asked: Connection refused"
+    )
+    assert one.changes == []
+    assert max(one.pauses) == 60
+
+
+async def test_without_credentials_nobody_is_asked(tmp_path: Path) -> None:
+    one = Watching("http://127.0.0.1:9/RPC2", tmp_path / "missing", [None])
+    await one.run()
+    assert (one.pauses, one.warnings, one.changes) == ([], [], [])
+
+
+async def test_before_there_were_peers_every_front_end_was_alone(opennebula: Partner, auth: Path) -> None:
+    """Up to 5.2 there is no such method."""
+    opennebula.do_zone_raftstatus = None  # type: ignore[method-assign, assignment]
+    one = Watching(opennebula.front_ends[0].url, auth, [None], opennebula)
+    await one.run()
+    assert (one.pauses, one.changes, one.warnings) == ([], [False], [])
