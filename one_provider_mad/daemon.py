@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
@@ -25,6 +26,9 @@ _CANCEL_SECONDS = 0.3
 _CLOSE_SECONDS = 0.45
 """How long the journal may take to note what was answered; with the one above, and the watch of serving.py, it is less
 than oned's second."""
+
+_SETTLED_SECONDS = 5.0
+"""How long after the start orphans wait: oned listens only after it has started its drivers."""
 
 _JOURNAL_SECONDS = 2.0
 """How long requests wait for the journal to open; then they are taken, and each tries to open it again."""
@@ -73,6 +77,29 @@ class _Daemon(Serving[Request | Malformed]):
             self._warn(problem)
         self._begin_to_take()
         self._start(dispatcher.pay_debts(), "debts")
+        if self._is_initialised:  # not for a person at a pipe
+            self._start(self._reconcile(self._engines, dispatcher), "orphans")
+            leadership = modules.Leadership(os.environ, warn=self._warn)
+            self._start(leadership.watch(lambda held: dispatcher.hold_debts(is_held=held)), "leadership")
+
+    async def _reconcile(self, engines: Engines, dispatcher: Dispatcher) -> None:
+        """Look for what is paid for and belongs to no VM, once the driver has settled."""
+        await asyncio.sleep(_SETTLED_SECONDS)
+        await engines.is_journal_open.wait()
+        if engines.is_verbatim:
+            return
+        await asyncio.to_thread(import_module, "one_provider_mad.orphans.documents")
+        await asyncio.to_thread(import_module, "one_provider_mad.orphans.reconciler")
+        from one_provider_mad.orphans.documents import LocalOpenNebula
+        from one_provider_mad.orphans.machine import machine
+        from one_provider_mad.orphans.reconciler import Reconciler
+
+        opennebula = LocalOpenNebula(os.environ)
+        is_busy, tell = dispatcher.lanes.is_busy, dispatcher.tell
+        try:
+            await Reconciler(engines, opennebula, tell=tell, is_busy=is_busy, clock=time.time, machine=machine).run()
+        finally:
+            await opennebula.close()
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
         """Open the journal, and know what it owes, before a request is taken; a locked one is not waited for long."""
@@ -136,7 +163,9 @@ class _Modules(CommonModules):
         from one_provider_mad.actions.dispatcher import Dispatcher
         from one_provider_mad.actions.recovery import Recovery
         from one_provider_mad.engines import Engines
+        from one_provider_mad.xmlrpc.leadership import Leadership
 
+        self.Leadership = Leadership
         self.Dispatcher = Dispatcher
         self.Recovery = Recovery
         self.Engines = Engines

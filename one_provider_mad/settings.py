@@ -15,7 +15,7 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
@@ -49,6 +49,22 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Names that a PUBLIC_CLOUD section may not hold; such a DEPLOY fails. Upper or lower case."""
 
 
+class OrphanPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What becomes of instances that no VM needs any more."""
+
+    policy: Literal["report", "terminate-done"] = "report"
+    """`report` tells of them; `terminate-done` terminates those whose VM is DONE for certain, and leftovers of one."""
+
+    interval: Annotated[float, msgspec.Meta(ge=1)] = 300.0
+    """Seconds between two looks; each lists the cloud, and the VMs of the local OpenNebula, once."""
+
+    grace: Annotated[float, msgspec.Meta(ge=0)] = 600.0
+    """Seconds since the end of its VM, and since its own beginning, before an orphan is terminated."""
+
+    at_most: Annotated[int, msgspec.Meta(ge=1)] = 5
+    """Orphans that are terminated after one look: should all this be wrong, somebody has time to see it."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One configuration file, without the provider's own table."""
 
@@ -75,6 +91,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     policy: Policy = Policy()
     """What end users may and may not do."""
+
+    orphans: OrphanPolicy = OrphanPolicy()
+    """What becomes of instances that no VM needs any more."""
 
 
 class Configuration(Value, frozen=True, kw_only=True):

@@ -472,6 +472,12 @@ class Dispatcher:
         """Destroy, for as long as the driver runs, what must be destroyed and could not be."""
         await self._debts.pay_for_ever(self.lanes)
 
+    def hold_debts(self, *, is_held: bool) -> None:
+        """Leave debts alone while another front-end leads, and go on with them when this one does."""
+        self._debts.is_held = is_held
+        if self._engines.journal is not None:
+            self._engines.journal.has_new_debt.set()
+
     async def _poll_alone(self, engine: Engine, request: VmRequest) -> str:
         """A POLL that was too large to be read at once."""
         if engine.cloud is None:

@@ -25,6 +25,7 @@ COMMANDS: Mapping[str, str] = {
     "encode": "one_provider_mad.cli.encode",
     "instances": "one_provider_mad.cli.instances",
     "journal": "one_provider_mad.cli.journal",
+    "orphans": "one_provider_mad.cli.orphans",
 }
 """Command to the module that holds it, as `command`."""
 

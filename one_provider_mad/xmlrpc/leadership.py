@@ -94,7 +94,7 @@ class Leadership:
         log.debug("front-end not asked", reason=reason)
         if self._silent_for >= _PATIENCE_SECONDS and not self._is_warned:
             self._is_warned = True
-            self._warn(f"whether this front-end leads is not known, and reports go on as if it did: {reason}")
+            self._warn(f"whether this front-end leads is not known, and everything goes on as if it did: {reason}")
 
     def _ask(self) -> RaftState:
         """Ask once; blocks. Raises MadError."""

@@ -95,7 +95,7 @@ async def test_long_silence_is_one_warning(auth: Path) -> None:
     await one.run()
     (warning,) = one.warnings
     assert warning == (
-        "whether this front-end leads is not known, and reports go on as if it did:"
+        "whether this front-end leads is not known, and everything goes on as if it did:"
         " OpenNebula at 127.0.0.1:9 cannot be asked: Connection refused"
     )
     assert one.changes == []

@@ -1,0 +1,85 @@
+"""`one-provider orphans`: what the action driver has found that is paid for and belongs to no VM."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+
+from one_provider_mad.cli.decode import printable
+from one_provider_mad.errors import SettingsError
+from one_provider_mad.journal import read_debts, read_fact
+from one_provider_mad.orphans.reconciler import ORPHANS
+from one_provider_mad.settings import Places, load
+
+Entry = Mapping[str, Any]
+
+_COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "WHAT": "verdict", "LOOKS": "looks", "WHY": "evidence"}
+
+
+@click.command("orphans", short_help="List instances that no VM needs, as the driver has found them.")
+@click.argument("name")
+@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+def command(name: str, is_json: bool) -> None:
+    """List what the action driver of NAME has found that is paid for and belongs to no VM for certain.
+
+    The driver looks every few minutes, when it may ask the local OpenNebula; what it does about it is said by
+    [orphans] in the configuration. Nothing is asked or changed here.
+    """
+    found = collect(name, os.environ)
+    if is_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    for line in _lines(found):
+        click.echo(line)
+
+
+def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
+    """What the journal of NAME has of the last look.
+
+    Returns:
+        `looked_at` (seconds since the epoch, None for never), `policy`, and `orphans`: one entry an instance, with what
+        it is, why, in how many looks in a row, and whether it is being terminated (`is_owed`).
+
+    Raises:
+        MadError: the configuration or the journal cannot be read.
+    """
+    places = Places.from_environment(environ)
+    configuration = load(name, places)
+    if configuration.settings.provider == "scripts":
+        raise SettingsError(f"{name} is served by scripts, which cannot tell what its cloud has")
+    path = places.journal(configuration)
+    text = read_fact(path, ORPHANS)
+    found = json.loads(text) if text else {"at": None, "orphans": []}
+    owed = {debt.deploy_id for debt in read_debts(path)}
+    return {
+        "looked_at": found["at"],
+        "policy": configuration.settings.orphans.policy,
+        "orphans": [{**entry, "is_owed": entry["deploy_id"] in owed} for entry in found["orphans"]],
+    }
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    looked_at, entries = found["looked_at"], found["orphans"]
+    if looked_at is None:
+        yield "The driver has not looked yet: it does when it runs and may ask the local OpenNebula (ONE_AUTH)."
+        return
+    yield from _table(entries)
+    ago = max(0, round(time.time() - looked_at))
+    yield f"{len(entries) or 'No'} instances belong to no VM for certain, as of {ago} s ago; policy: {found['policy']}."
+
+
+def _table(entries: Sequence[Entry]) -> Iterator[str]:
+    if not entries:
+        return
+    rows = [list(_COLUMNS)]
+    for entry in sorted(entries, key=lambda each: (each["vm_id"], each["deploy_id"])):
+        shown = {**entry, "verdict": f"{entry['verdict']}, being terminated" if entry["is_owed"] else entry["verdict"]}
+        rows.append([printable(str(shown[key])) for key in _COLUMNS.values()])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

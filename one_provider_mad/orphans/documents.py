@@ -1,0 +1,108 @@
+"""The local OpenNebula, asked about its VMs with the rights of its own user (ONE_XMLRPC, ONE_AUTH)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from functools import partial
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.errors import InstanceNotFound, ProviderError, ProviderUnavailable
+from one_provider_mad.orphans.verdicts import VmDocument
+from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection
+from one_provider_mad.xmlrpc.pool import read_pool
+from one_provider_mad.xmlrpc.raft import RaftState
+from one_provider_mad.xmlrpc.session import read_session
+
+_ALL_USERS, _NOT_DONE = -2, -1
+
+_PAGE_SIZE = 1000
+
+_AT_ONCE = 4
+"""VMs asked for at the same time: oned has better things to do."""
+
+
+class LocalOpenNebula:
+    """The OpenNebula whose driver this is.
+
+    Args:
+        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.endpoint = environ.get("ONE_XMLRPC") or USUAL_ENDPOINT
+        self._read_session = partial(read_session, file="", environ=environ)
+        self._client = Client(Connection(endpoints=(self.endpoint,)), read_session=self._read_session)
+
+    async def open(self) -> None:
+        """Read the credentials. Raises SettingsError when there are none that can be used."""
+        await asyncio.to_thread(self._read_session)  # first: without them nothing large is imported
+        await self._client.open()
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._client.close()
+
+    async def may_act(self) -> bool:
+        """True when this front-end has no peers, or leads them. Raises ProviderError when it cannot be asked."""
+        status = await self._client.raft_status()
+        return status.state in (RaftState.SOLO, RaftState.LEADER)
+
+    async def living(self) -> Mapping[VmId, VmDocument]:
+        """Every VM that is not DONE, by number. Raises ProviderError: never half of them."""
+        rows = await read_pool(
+            self._client,
+            "one.vmpool.info",
+            before=(_ALL_USERS,),
+            after=(_NOT_DONE,),
+            page_size=_PAGE_SIZE,
+            read_row=read_document,
+        )
+        return {row.vm_id: row for row in rows.values()}
+
+    async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
+        """What is known of these VMs, DONE ones too: None for one that never was, nothing where it is not answered."""
+        turn = asyncio.Semaphore(_AT_ONCE)
+        found: dict[VmId, VmDocument | None] = {}
+
+        async def ask(vm_id: VmId) -> None:
+            async with turn:
+                with suppress(ProviderError):  # whoever asks sees that it is missing
+                    found[vm_id] = await self.document(vm_id)
+
+        async with asyncio.TaskGroup() as group:
+            for vm_id in vm_ids:
+                group.create_task(ask(vm_id))
+        return found
+
+    async def document(self, vm_id: VmId) -> VmDocument | None:
+        """What is known of one VM; None when there never was one of that number. Raises ProviderError."""
+        try:
+            document = await self._client.read("one.vm.info", vm_id, read=read_document)
+        except InstanceNotFound:
+            return None
+        if document.vm_id != vm_id:
+            raise ProviderUnavailable(f"OpenNebula answers with VM {document.vm_id} when it is asked for VM {vm_id}")
+        return document
+
+
+def read_document(element: Element) -> VmDocument:
+    """Read a `<VM>`. Raises ProviderUnavailable for one that lacks what everything depends on."""
+    history = element.findall("HISTORY_RECORDS/HISTORY")
+    return VmDocument(
+        vm_id=VmId(_number(element, "ID")),
+        state=_number(element, "STATE"),
+        stime=_number(element, "STIME"),
+        etime=_number(element, "ETIME"),
+        deploy_id=DeployId(text_of(element.find("DEPLOY_ID")).strip()),
+        host_id=_number(history[-1], "HID") if history else -1,
+    )
+
+
+def _number(element: Element, name: str) -> int:
+    text = text_of(element.find(name)).strip()
+    if not text.removeprefix("-").isdecimal():
+        raise ProviderUnavailable(f"a VM of the local OpenNebula has no {name}")
+    return int(text)

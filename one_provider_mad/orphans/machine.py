@@ -1,0 +1,33 @@
+"""Which machine this is: a copy of a front-end, with its journal and its configuration, is another one.
+
+A clone that is started beside the original, or a backup that is restored for a look, has an OpenNebula of its own: what
+somebody terminates there is alive and needed here.
+"""
+
+from __future__ import annotations
+
+import socket
+import uuid
+from hashlib import sha256
+from pathlib import Path
+
+_MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+"""Made once at installation (systemd, machine-id(5)); a cloned disk has the same, so that it is not enough."""
+
+_IS_MADE_UP = 1 << 40
+"""Bit of a hardware address that Python sets in one that it has made up (uuid.getnode)."""
+
+
+def machine() -> str:
+    """A short text that is the same on this machine only. Reads files: not for the event loop."""
+    parts = [socket.gethostname()]
+    for path in _MACHINE_IDS:
+        try:
+            parts.append(path.read_text().strip())
+            break
+        except OSError:
+            continue
+    address = uuid.getnode()
+    if not address & _IS_MADE_UP:
+        parts.append(f"{address:012x}")
+    return sha256("\0".join(parts).encode()).hexdigest()[:16]

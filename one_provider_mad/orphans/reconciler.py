@@ -1,0 +1,293 @@
+"""Compares the cloud with the local OpenNebula, now and then, for as long as the action driver runs.
+
+Nothing is destroyed here: what may be is noted as a debt, and debts are paid in their VM's lane, after another look at
+the tags (actions/debts.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+import structlog
+
+from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.domain import DeployId, Instance, VmId
+from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
+from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.orphans.verdicts import (
+    Finding,
+    Rules,
+    Sighting,
+    Verdict,
+    VmDocument,
+    judge,
+    seen_again,
+    suspects,
+    to_destroy,
+)
+from one_provider_mad.protocol.messages import Severity
+from one_provider_mad.settings import OrphanPolicy
+
+log = structlog.get_logger()
+
+MACHINE = "machine"
+"""Name of the journal's fact: on which machine it is written."""
+
+ORPHANS = "orphans"
+"""Name of the journal's fact: what the last look has found, as JSON."""
+
+_PATIENCE = 4
+"""Looks in a row without an answer of OpenNebula before that is worth a warning: it starts after its drivers."""
+
+
+class OpenNebula(Protocol):
+    """The local OpenNebula (orphans/documents.py)."""
+
+    endpoint: str
+
+    async def open(self) -> None:
+        """Get ready. Raises SettingsError where there are no credentials."""
+
+    async def may_act(self) -> bool:
+        """True when this front-end has no peers, or leads them."""
+
+    async def living(self) -> Mapping[VmId, VmDocument]:
+        """Every VM that is not DONE."""
+
+    async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
+        """These VMs, DONE or not."""
+
+
+class Reconciler:
+    """Finds orphans, tells of them, and has them destroyed where the configuration wants that.
+
+    Args:
+        engines: the cloud and the journal.
+        opennebula: whose instances they are.
+        tell: says something in oned's log.
+        is_busy: tells whether an action of a VM is under way.
+        clock: seconds since the epoch.
+        machine: tells which machine this is; not called on the loop.
+    """
+
+    def __init__(
+        self,
+        engines: EngineSource,
+        opennebula: OpenNebula,
+        *,
+        tell: Callable[[Severity, str], None],
+        is_busy: Callable[[VmId], bool],
+        clock: Callable[[], float],
+        machine: Callable[[], str],
+    ) -> None:
+        self._engines = engines
+        self._opennebula = opennebula
+        self._tell = tell
+        self._is_busy = is_busy
+        self._clock = clock
+        self._machine = machine
+        self._sightings: dict[DeployId, Sighting] = {}
+        self._told: dict[DeployId, Verdict] = {}
+        self._warned: set[str] = set()
+        self._silences = 0
+
+    async def run(self) -> None:
+        """Look again and again. Ends only where there is nothing to compare: no credentials, or a folder of scripts."""
+        await self._engines.is_journal_open.wait()
+        if self._engines.is_verbatim:
+            return
+        try:
+            if self._engines.journal is not None:
+                await self._is_this_machine(self._engines.journal)  # from the first day on: a copy may come later
+            await self._opennebula.open()
+        except (SettingsError, JournalError) as error:
+            log.warning("orphans are not looked for", reason=str(error))
+            return
+        pause = OrphanPolicy().interval
+        while True:
+            try:
+                engine = await self._engines.current()
+                pause = engine.configuration.settings.orphans.interval
+                await self.look(engine)
+                self._silences = 0
+            except MadError as error:
+                self._not_seen(error)
+            except Exception:
+                self._sightings = {}
+                log.exception("looking for orphans failed unexpectedly")
+            await asyncio.sleep(pause)
+
+    def _not_seen(self, error: MadError) -> None:
+        """What was not seen completely counts for nothing, and what was seen before begins anew."""
+        self._sightings = {}
+        self._silences += 1
+        log.info("orphans not looked for", reason=str(error))
+        if self._silences == _PATIENCE:
+            self._warn_once(f"orphans are not looked for: {error}")
+
+    async def look(self, engine: Engine) -> list[Finding]:
+        """One look: list, compare, tell, and note what is to be destroyed.
+
+        Raises:
+            MadError: the cloud or OpenNebula did not answer, or not completely.
+        """
+        cloud, policy = engine.cloud, engine.configuration.settings.orphans
+        if cloud is None:
+            return []
+        living = await self._opennebula.living()
+        instances = list(await cloud.call("list", cloud.provider.list_instances))
+        findings = await self._findings(instances, living, owner=cloud.owner)
+        now = self._clock()
+        self._sightings = seen_again(self._sightings, findings, now=now)
+        await self._publish(engine.journal)
+        self._tell_news()
+        if policy.policy == "terminate-done":
+            await self._destroy(engine, policy, now)
+        return findings
+
+    async def _findings(
+        self, instances: list[Instance], living: Mapping[VmId, VmDocument], *, owner: str
+    ) -> list[Finding]:
+        """What those are that are not a VM's for certain, by documents that were read after the cloud was listed."""
+        doubtful = suspects(instances, living, owner=owner)
+        vm_ids = {each.identity.vm_id for each in doubtful if each.identity is not None}
+        documents = await self._opennebula.documents(vm_ids)
+        beside = [each for each in instances if each.identity is not None and each.identity.vm_id in vm_ids]
+        busy = {vm_id for vm_id in vm_ids if self._is_busy(vm_id)}
+        found = judge(beside, documents, owner=owner, busy=busy)
+        return [each for each in found if each.verdict is not Verdict.CURRENT]
+
+    # Telling
+
+    async def _publish(self, journal: Journal) -> None:
+        """Write down what was found, for `one-provider orphans`."""
+        entries = [_entry(each) for each in self._sightings.values()]
+        await journal.set_fact(ORPHANS, json.dumps({"at": self._clock(), "orphans": entries}))
+
+    def _tell_news(self) -> None:
+        """What was seen twice is told once."""
+        settled = {id_: each.finding for id_, each in self._sightings.items() if each.count > 1}
+        for deploy_id, finding in settled.items():
+            if self._told.get(deploy_id) is finding.verdict:
+                continue
+            word = "is an orphan" if finding.verdict.is_orphan else "belongs to no VM for certain"
+            log.warning(
+                "orphan" if finding.verdict.is_orphan else "strange instance",
+                deploy_id=deploy_id,
+                vm=finding.identity.vm_id,
+                verdict=finding.verdict.value,
+                evidence=finding.evidence,
+            )
+            self._tell(Severity.WARNING, f"instance {deploy_id} {word}: {finding.evidence}")
+        self._told = {id_: finding.verdict for id_, finding in settled.items()}
+
+    def _warn_once(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            log.warning("orphans", reason=sentence)
+            self._tell(Severity.WARNING, sentence)
+
+    # Destroying
+
+    async def _destroy(self, engine: Engine, policy: OrphanPolicy, now: float) -> None:
+        orphans = [each for each in self._sightings.values() if each.finding.verdict.is_orphan]
+        if not orphans or not await self._is_this_machine(engine.journal):
+            return
+        owed = {debt.deploy_id for debt in await engine.journal.debts()}
+        made = await self._made_here(engine.journal, orphans)
+        rules = Rules(grace=policy.grace, at_most=policy.at_most)
+        due = to_destroy(
+            [each for each in orphans if each.finding.deploy_id not in owed], made=made, rules=rules, now=now
+        )
+        for each in due:
+            # The last thing before: does this front-end lead, and is everything still as it was seen?
+            if not await self._opennebula.may_act():
+                log.info("orphans are left to the front-end that leads")
+                return
+            if (finding := await self._seen_anew(engine, each.finding)) is not None:
+                await self._give_up(engine.journal, finding)
+
+    async def _is_this_machine(self, journal: Journal) -> bool:
+        """A journal that was copied to another machine is nobody's permission to destroy anything."""
+        here = await asyncio.to_thread(self._machine)
+        recorded = await journal.fact(MACHINE)
+        if recorded is None:
+            await journal.set_fact(MACHINE, here)
+        elif recorded != here:
+            name = self._name(journal)
+            self._warn_once(
+                f"no orphan is terminated: the journal comes from another machine (a restored or cloned front-end?);"
+                f" if this one has taken its place, run one-provider journal accept {name}"
+            )
+        return recorded in (None, here)
+
+    def _name(self, journal: Journal) -> str:
+        return journal.path.stem.removeprefix("one_provider_mad_")
+
+    async def _made_here(self, journal: Journal, orphans: list[Sighting]) -> dict[DeployId, float]:
+        """When those were created that this driver has created; what was taken over from somebody is left out."""
+        made: dict[DeployId, float] = {}
+        for each in orphans:
+            who, deploy_id = each.finding.identity, each.finding.deploy_id
+            if await journal.imported_for(deploy_id) is not None:
+                continue
+            for attempt in await journal.attempts(owner=who.owner, vm_id=who.vm_id):
+                if attempt.deploy_id == deploy_id and who.is_same_life(attempt.identity):
+                    made[deploy_id] = max(attempt.sent_at, attempt.answered_at)
+        return made
+
+    async def _seen_anew(self, engine: Engine, before: Finding) -> Finding | None:
+        """The same finding by a fresh look at this VM and what it has; None when anything is different by now."""
+        cloud, vm_id = engine.cloud, before.identity.vm_id
+        assert cloud is not None  # noqa: S101 - `look` has seen to it
+        documents = await self._opennebula.documents([vm_id])
+        try:
+            instances = await cloud.find(vm_id)
+        except ProviderError as error:
+            log.info("orphan not seen anew", deploy_id=before.deploy_id, reason=str(error))
+            return None
+        busy = {vm_id} if self._is_busy(vm_id) else frozenset[VmId]()
+        for found in judge(instances, documents, owner=cloud.owner, busy=busy):
+            if found.deploy_id == before.deploy_id:
+                is_same = (found.verdict, found.identity) == (before.verdict, before.identity)
+                return found if is_same else None
+        return None
+
+    async def _give_up(self, journal: Journal, finding: Finding) -> None:
+        """Note that it must go; from here on it is a debt like any other."""
+        await journal.add_debt(
+            Debt(
+                deploy_id=finding.deploy_id,
+                identity=finding.identity,
+                reason=f"orphan ({finding.verdict.value}): {finding.evidence}",
+                since=self._clock(),
+            )
+        )
+        log.warning(
+            "orphan is terminated",
+            deploy_id=finding.deploy_id,
+            vm=finding.identity.vm_id,
+            stime=finding.identity.stime,
+            seq=finding.identity.seq,
+            verdict=finding.verdict.value,
+            evidence=finding.evidence,
+        )
+        self._tell(Severity.WARNING, f"instance {finding.deploy_id} is terminated as an orphan: {finding.evidence}")
+
+
+def _entry(sighting: Sighting) -> dict[str, object]:
+    finding = sighting.finding
+    return {
+        "deploy_id": finding.deploy_id,
+        "vm_id": finding.identity.vm_id,
+        "stime": finding.identity.stime,
+        "seq": finding.identity.seq,
+        "verdict": finding.verdict.value,
+        "evidence": finding.evidence,
+        "since": sighting.since,
+        "looks": sighting.count,
+        "created_at": finding.created_at or None,
+    }

@@ -1,0 +1,243 @@
+"""PURE: what an instance with our tags is to the local OpenNebula. In doubt it is unknown, and never touched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from enum import Enum
+
+from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmId
+
+DONE_STATE = 6
+"""VM/STATE of a VM that is over for good (OpenNebula include/VirtualMachine.h, VmState)."""
+
+
+class VmDocument(Value, frozen=True, kw_only=True):
+    """What the local OpenNebula says of one VM.
+
+    Attributes:
+        vm_id: its number.
+        state: VM/STATE.
+        stime: VM/STIME, when this VM of the number was made, seconds since the epoch.
+        etime: VM/ETIME, when it ended; 0 until then.
+        deploy_id: VM/DEPLOY_ID, "" for none.
+        host_id: HID of its latest history record, -1 for none.
+    """
+
+    vm_id: VmId
+    state: int
+    stime: int
+    etime: int = 0
+    deploy_id: DeployId = DeployId("")
+    host_id: int = -1
+
+
+class Verdict(Enum):
+    """What an instance is."""
+
+    CURRENT = "current"
+    """The instance of a VM that there is."""
+
+    ELSEWHERE = "elsewhere"
+    """Its VM is there, and runs as something else on another host."""
+
+    DONE = "done"
+    """Its VM is over for good."""
+
+    LEFTOVER = "leftover"
+    """A recreate of its VM left it behind."""
+
+    TWIN = "twin"
+    """A second instance of the same create; OpenNebula knows the other one."""
+
+    UNKNOWN = "unknown"
+    """Nobody can tell."""
+
+    @property
+    def is_orphan(self) -> bool:
+        """True when nothing of OpenNebula needs the instance any more."""
+        return self in (Verdict.DONE, Verdict.LEFTOVER, Verdict.TWIN)
+
+
+class Finding(Value, frozen=True, kw_only=True):
+    """One instance and what it is.
+
+    Attributes:
+        deploy_id: the instance.
+        identity: what its tags say.
+        verdict: what it is.
+        evidence: why, as a sentence for the log.
+        ended_at: when its VM ended, seconds since the epoch; 0 where that is not the point.
+        created_at: when the cloud made it, seconds since the epoch; 0 when the cloud does not tell.
+    """
+
+    deploy_id: DeployId
+    identity: Identity
+    verdict: Verdict
+    evidence: str
+    ended_at: float = 0.0
+    created_at: float = 0.0
+
+
+def suspects(instances: Iterable[Instance], living: Mapping[VmId, VmDocument], *, owner: str) -> list[Instance]:
+    """Live instances of this owner that are not just what a VM that is not done calls its own."""
+    return [
+        each
+        for each in instances
+        if each.identity is not None
+        and each.identity.owner == owner
+        and not each.state.is_gone
+        and not _is_named_by(living.get(each.identity.vm_id), each)
+    ]
+
+
+def judge(
+    instances: Collection[Instance], documents: Mapping[VmId, VmDocument | None], *, owner: str, busy: Collection[VmId]
+) -> list[Finding]:
+    """Say what each live instance of this owner is.
+
+    Args:
+        instances: a complete listing.
+        documents: what OpenNebula says of the VMs; None where it has no such VM; missing where it could not be asked.
+        owner: whose instances are ours.
+        busy: VMs with an action under way.
+    """
+    ours: dict[VmId, list[Instance]] = {}
+    for each in instances:
+        if each.identity is not None and each.identity.owner == owner and not each.state.is_gone:
+            ours.setdefault(each.identity.vm_id, []).append(each)
+    return [
+        _found(each, *_verdict(each, some, documents, busy), document=documents.get(vm_id))
+        for vm_id, some in ours.items()
+        for each in some
+    ]
+
+
+def _verdict(
+    instance: Instance,
+    siblings: list[Instance],
+    documents: Mapping[VmId, VmDocument | None],
+    busy: Collection[VmId],
+) -> tuple[Verdict, str]:
+    who = instance.identity
+    assert who is not None  # noqa: S101 - only tagged instances get here
+    vm = documents.get(who.vm_id)
+    if who.vm_id not in documents:
+        return Verdict.UNKNOWN, f"OpenNebula could not be asked about VM {who.vm_id}"
+    if vm is None:
+        return Verdict.UNKNOWN, f"OpenNebula has no VM {who.vm_id}"
+    if vm.stime != who.stime or not who.stime:
+        return Verdict.UNKNOWN, f"VM {vm.vm_id} of OpenNebula began at {vm.stime}, the instance's at {who.stime}"
+    if who.vm_id in busy:
+        return Verdict.UNKNOWN, f"an action of VM {vm.vm_id} is under way"
+    if vm.state == DONE_STATE:
+        if not vm.etime:
+            return Verdict.UNKNOWN, f"VM {vm.vm_id} is DONE, and OpenNebula does not say since when"
+        return Verdict.DONE, f"VM {vm.vm_id} (STIME {vm.stime}) is DONE since {vm.etime}"
+    if _is_named_by(vm, instance):
+        return Verdict.CURRENT, f"VM {vm.vm_id} has this DEPLOY_ID"
+    return _beside(who, vm, siblings)
+
+
+def _beside(who: Identity, vm: VmDocument, siblings: list[Instance]) -> tuple[Verdict, str]:
+    """A VM that there is calls something else its own."""
+    if not vm.deploy_id:
+        return Verdict.UNKNOWN, f"VM {vm.vm_id} has no DEPLOY_ID"
+    named = next((each for each in siblings if each.deploy_id == vm.deploy_id), None)
+    its = named.identity if named is not None else None
+    if its is None or not who.is_same_life(its):
+        if vm.host_id != who.host_id:
+            return Verdict.ELSEWHERE, f"VM {vm.vm_id} is {vm.deploy_id} on host {vm.host_id}"
+        return Verdict.UNKNOWN, f"VM {vm.vm_id} is {vm.deploy_id}, which the cloud does not show as its instance"
+    if who.seq < its.seq:
+        return Verdict.LEFTOVER, f"VM {vm.vm_id} is {vm.deploy_id} (SEQ {its.seq}), this one is of SEQ {who.seq}"
+    if who.seq == its.seq:
+        return Verdict.TWIN, f"VM {vm.vm_id} is {vm.deploy_id}, of the same SEQ {who.seq}"
+    return Verdict.UNKNOWN, f"VM {vm.vm_id} is {vm.deploy_id} (SEQ {its.seq}), this one is newer: SEQ {who.seq}"
+
+
+def _is_named_by(vm: VmDocument | None, instance: Instance) -> bool:
+    who = instance.identity
+    return (
+        vm is not None
+        and who is not None
+        and vm.state != DONE_STATE
+        and vm.stime == who.stime
+        and vm.deploy_id == instance.deploy_id
+    )
+
+
+def _found(instance: Instance, verdict: Verdict, evidence: str, *, document: VmDocument | None) -> Finding:
+    assert instance.identity is not None  # noqa: S101 - only tagged instances get here
+    return Finding(
+        deploy_id=instance.deploy_id,
+        identity=instance.identity,
+        verdict=verdict,
+        evidence=evidence,
+        ended_at=float(document.etime) if document is not None else 0.0,
+        created_at=instance.created_at,
+    )
+
+
+class Rules(Value, frozen=True, kw_only=True):
+    """When an orphan may be destroyed.
+
+    Attributes:
+        grace: seconds since its VM's end, and since its own beginning.
+        at_most: how many at once.
+    """
+
+    grace: float
+    at_most: int
+
+
+class Sighting(Value, frozen=True, kw_only=True):
+    """How often an instance was the same in a row.
+
+    Attributes:
+        finding: what it is.
+        count: complete looks in a row that said so.
+        since: when the first of them was, seconds since the epoch.
+    """
+
+    finding: Finding
+    count: int
+    since: float
+
+
+def seen_again(
+    before: Mapping[DeployId, Sighting], findings: Iterable[Finding], *, now: float
+) -> dict[DeployId, Sighting]:
+    """Count what was found once more; what is found otherwise, or not at all, begins anew."""
+    sightings = {}
+    for finding in findings:
+        was = before.get(finding.deploy_id)
+        is_same = was is not None and (was.finding.verdict, was.finding.identity) == (finding.verdict, finding.identity)
+        count, since = (was.count + 1, was.since) if was is not None and is_same else (1, now)
+        sightings[finding.deploy_id] = Sighting(finding=finding, count=count, since=since)
+    return sightings
+
+
+def to_destroy(
+    sightings: Iterable[Sighting], *, made: Mapping[DeployId, float], rules: Rules, now: float
+) -> list[Sighting]:
+    """Which orphans may be destroyed now, longest known first.
+
+    Args:
+        sightings: what was found.
+        made: instances that the journal says were created here, and when they were answered, seconds since the epoch.
+        rules: how careful to be.
+        now: seconds since the epoch.
+    """
+    due = [
+        each
+        for each in sightings
+        if each.finding.verdict.is_orphan
+        and each.count >= _LOOKS
+        and each.finding.deploy_id in made
+        and now - max(each.finding.ended_at, each.finding.created_at, made[each.finding.deploy_id]) >= rules.grace
+    ]
+    return sorted(due, key=lambda each: (each.since, each.finding.deploy_id))[: rules.at_most]
+
+
+_LOOKS = 2
+"""Complete looks in a row that have to say the same."""
