@@ -27,8 +27,8 @@ _CLOSE_SECONDS = 0.45
 """How long the journal may take to note what was answered; with the one above, and the watch of serving.py, it is less
 than oned's second."""
 
-_SETTLED_SECONDS = 5.0
-"""How long after the start orphans wait: oned listens only after it has started its drivers."""
+_SETTLED_SECONDS = 1.0
+"""How long after the start orphans wait: requests come first."""
 
 _JOURNAL_SECONDS = 2.0
 """How long requests wait for the journal to open; then they are taken, and each tries to open it again."""

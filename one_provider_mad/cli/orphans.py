@@ -43,7 +43,8 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
 
     Returns:
         `looked_at` (seconds since the epoch, None for never), `policy`, and `orphans`: one entry an instance, with what
-        it is, why, in how many looks in a row, and whether it is being terminated (`is_owed`).
+        it is, why, in how many looks in a row, and whether it is being terminated (`is_owed`); `parts`: volumes,
+        snapshots and addresses that belong to nothing.
 
     Raises:
         MadError: the configuration or the journal cannot be read.
@@ -54,12 +55,13 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
         raise SettingsError(f"{name} is served by scripts, which cannot tell what its cloud has")
     path = places.journal(configuration)
     text = read_fact(path, ORPHANS)
-    found = json.loads(text) if text else {"at": None, "orphans": []}
+    found = json.loads(text) if text else {"at": None, "orphans": [], "parts": []}
     owed = {debt.deploy_id for debt in read_debts(path)}
     return {
         "looked_at": found["at"],
         "policy": configuration.settings.orphans.policy,
         "orphans": [{**entry, "is_owed": entry["deploy_id"] in owed} for entry in found["orphans"]],
+        "parts": found["parts"],
     }
 
 
@@ -69,6 +71,9 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield "The driver has not looked yet: it does when it runs and may ask the local OpenNebula (ONE_AUTH)."
         return
     yield from _table(entries)
+    for part in found["parts"]:
+        of = f" of VM {part['vm_id']}" if part["vm_id"] is not None else ""
+        yield printable(f"{part['kind']} {part['id']}{of} belongs to nothing: {part['detail']}")
     ago = max(0, round(time.time() - looked_at))
     yield f"{len(entries) or 'No'} instances belong to no VM for certain, as of {ago} s ago; policy: {found['policy']}."
 

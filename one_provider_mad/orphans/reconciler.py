@@ -13,8 +13,9 @@ from typing import Protocol
 
 import structlog
 
+from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
-from one_provider_mad.domain import DeployId, Instance, VmId
+from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
 from one_provider_mad.journal import Debt, Journal
 from one_provider_mad.orphans.verdicts import (
@@ -29,6 +30,7 @@ from one_provider_mad.orphans.verdicts import (
     to_destroy,
 )
 from one_provider_mad.protocol.messages import Severity
+from one_provider_mad.providers.interface import LoosePart, LooseParts
 from one_provider_mad.settings import OrphanPolicy
 
 log = structlog.get_logger()
@@ -93,6 +95,7 @@ class Reconciler:
         self._told: dict[DeployId, Verdict] = {}
         self._warned: set[str] = set()
         self._silences = 0
+        self._parts_told = 0
 
     async def run(self) -> None:
         """Look again and again. Ends only where there is nothing to compare: no credentials, or a folder of scripts."""
@@ -142,8 +145,9 @@ class Reconciler:
         findings = await self._findings(instances, living, owner=cloud.owner)
         now = self._clock()
         self._sightings = seen_again(self._sightings, findings, now=now)
-        await self._publish(engine.journal)
-        self._tell_news()
+        parts = await self._parts(cloud, living)
+        await self._publish(engine.journal, parts)
+        self._tell_news(parts)
         if policy.policy == "terminate-done":
             await self._destroy(engine, policy, now)
         return findings
@@ -162,13 +166,28 @@ class Reconciler:
 
     # Telling
 
-    async def _publish(self, journal: Journal) -> None:
-        """Write down what was found, for `one-provider orphans`."""
-        entries = [_entry(each) for each in self._sightings.values()]
-        await journal.set_fact(ORPHANS, json.dumps({"at": self._clock(), "orphans": entries}))
+    async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[LoosePart]:
+        """What no instance uses, and no VM that there is: only told of, since a person may have put it aside."""
+        provider = cloud.provider
+        if not isinstance(provider, LooseParts):
+            return []
+        found = await cloud.call("list", lambda: provider.loose_parts(owner=cloud.owner))
+        return [part for part in found if part.identity is None or not _is_needed(part.identity, living)]
 
-    def _tell_news(self) -> None:
-        """What was seen twice is told once."""
+    async def _publish(self, journal: Journal, parts: list[LoosePart]) -> None:
+        """Write down what was found, for `one-provider orphans`."""
+        found = {
+            "at": self._clock(),
+            "orphans": [_entry(each) for each in self._sightings.values()],
+            "parts": [_part_entry(each) for each in parts],
+        }
+        await journal.set_fact(ORPHANS, json.dumps(found))
+
+    def _tell_news(self, parts: list[LoosePart]) -> None:
+        """What was seen twice is told once; parts are told by their number."""
+        if parts and len(parts) != self._parts_told:
+            self._tell(Severity.WARNING, f"{len(parts)} volumes, snapshots or addresses of ours belong to nothing")
+        self._parts_told = len(parts)
         settled = {id_: each.finding for id_, each in self._sightings.items() if each.count > 1}
         for deploy_id, finding in settled.items():
             if self._told.get(deploy_id) is finding.verdict:
@@ -276,6 +295,16 @@ class Reconciler:
             evidence=finding.evidence,
         )
         self._tell(Severity.WARNING, f"instance {finding.deploy_id} is terminated as an orphan: {finding.evidence}")
+
+
+def _is_needed(who: Identity, living: Mapping[VmId, VmDocument]) -> bool:
+    vm = living.get(who.vm_id)
+    return vm is not None and vm.stime == who.stime
+
+
+def _part_entry(part: LoosePart) -> dict[str, object]:
+    vm_id = part.identity.vm_id if part.identity is not None else None
+    return {"id": part.part_id, "kind": part.kind, "vm_id": vm_id, "detail": part.detail}
 
 
 def _entry(sighting: Sighting) -> dict[str, object]:
