@@ -33,16 +33,13 @@ class LocalOpenNebula:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.endpoint = environ.get("ONE_XMLRPC") or USUAL_ENDPOINT
-        self._environ = environ
-        self._client = Client(Connection(endpoints=(self.endpoint,)), read_session=self._session)
+        self._read_session = partial(read_session, file="", environ=environ)
+        self._client = Client(Connection(endpoints=(self.endpoint,)), read_session=self._read_session)
 
     async def open(self) -> None:
         """Read the credentials. Raises SettingsError when there are none that can be used."""
-        await self._session()  # first: without them nothing large is imported
+        await asyncio.to_thread(self._read_session)  # first: without them nothing large is imported
         await self._client.open()
-
-    async def _session(self) -> str:
-        return await asyncio.to_thread(partial(read_session, file="", environ=self._environ))
 
     async def close(self) -> None:
         """Let go of all connections."""
