@@ -23,8 +23,8 @@ class Value(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all values: immutable, compared by content."""
 
 
-# gc=False: these hold nothing that could lead back to them, and a collection that looks through 10,000 of them would hold
-# the loop up for 50 ms.
+# gc=False: these hold nothing that could lead back to them, and a collection that looks through 10,000 of them would
+# hold the loop up for 50 ms.
 
 
 class Identity(Value, frozen=True, kw_only=True, gc=False):
