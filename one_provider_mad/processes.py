@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from contextlib import suppress
+from pathlib import Path
 
 from one_provider_mad.domain import Value
 
@@ -47,3 +50,38 @@ class Process(Value, frozen=True, kw_only=True):
     def is_alive(self) -> bool:
         """True while this very process exists."""
         return Process.of(self.pid) == self
+
+    def kill(self) -> None:
+        """SIGKILL for this very process, if it exists and may be killed."""
+        if self.is_alive():
+            with suppress(OSError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def children(pid: int) -> list[int] | None:
+    """The children of a process, ended ones that nobody has asked for included.
+
+    None where the kernel does not tell (proc(5), /proc/<pid>/task/<tid>/children: CONFIG_PROC_CHILDREN), and for a
+    process that is not there.
+    """
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return None
+    found: list[int] | None = None
+    for thread in threads:
+        with suppress(OSError), (thread / "children").open("rb") as file:  # some may have ended
+            found = [*(found or ()), *map(int, file.read().split())]
+    return found
+
+
+def descendants(pid: int) -> list[Process]:
+    """The children of a process, their children, and so on, as far as the kernel tells.
+
+    One whose parent has ended is nobody's descendant any more.
+    """
+    found: list[Process] = []
+    for child in children(pid) or ():
+        if (process := Process.of(child)) is not None:
+            found += [process, *descendants(child)]
+    return found

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Protocol
 
 from one_provider_mad.domain import Value
+from one_provider_mad.monitor.saying import Saying
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
-from one_provider_mad.protocol.im_messages import Message, Monitor, StartMonitor
+from one_provider_mad.protocol.im_messages import Monitor, StartMonitor
 from one_provider_mad.providers.interface import Provider
 
 
@@ -50,8 +51,17 @@ class ProbeSource(Protocol):
     async def answer(self, request: Monitor) -> str:
         """Text of the report for a legacy MONITOR. Raises MadError with the sentence of a failure."""
 
-    async def report(self, request: StartMonitor, say: Callable[[Message], None]) -> None:
-        """Say messages about a host until cancelled; the answer to START_MONITOR was given already."""
+    async def report(self, request: StartMonitor, saying: Saying, on_reported: Callable[[], None]) -> None:
+        """Say messages about a host until cancelled; the answer to START_MONITOR was given already.
+
+        Args:
+            request: what monitord asked for.
+            saying: writes messages.
+            on_reported: called once everything there is to say was said once.
+        """
+
+    def forget(self, host_id: int) -> None:
+        """The host is no longer monitored: nothing that was known of it is true any more. Never raises."""
 
 
 class CloudSource(Protocol):

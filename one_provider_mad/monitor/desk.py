@@ -118,6 +118,7 @@ class Desk:
             request, sweeper=self._sweeper, source=self._source, saying=self._saying, trouble=trouble
         )
         self._hosts[request.host_id] = schedule
+        self._sweeper.hosts |= {request.host_id}
         if self.is_silent:
             schedule.has_reported.set()
         else:
@@ -140,8 +141,7 @@ class Desk:
     async def _report(self, schedule: HostSchedule) -> None:
         await schedule.run()
         if (probes := self._source.probes()) is not None:
-            schedule.has_reported.set()
-            await probes.report(schedule.request, self._saying.pass_on)
+            await probes.report(schedule.request, self._saying, schedule.has_reported.set)
 
     def be_silent(self, *, is_silent: bool) -> None:
         """Say no more of any host while another front-end leads; then begin anew with all of them."""
@@ -166,6 +166,8 @@ class Desk:
         was_monitored = self._end(request.host_id)
         self._called_off.add(request.host_id)  # an earlier process may have monitored it, to be taken up yet
         log.info("host no longer monitored", host=request.host_id, was_monitored=was_monitored)
+        if (probes := self._source.probes()) is not None:
+            probes.forget(request.host_id)
         if request.era is Era.LEGACY:
             self._output.send(format_legacy_reply(LegacyReply(word="STOPMONITOR", host_id=request.host_id)))
         else:
@@ -176,6 +178,7 @@ class Desk:
         task = self._running.pop(host_id, None)
         if task is not None:
             task.cancel()
+        self._sweeper.hosts -= {host_id}
         return self._hosts.pop(host_id, None) is not None
 
     def _refuse(self, request: Unreadable) -> None:
@@ -190,6 +193,7 @@ class Desk:
 
     async def _answer(self, request: Monitor) -> None:
         """One MONITOR, one reply, whatever happens."""
+        self._sweeper.hosts |= {request.host_id}
         is_success, text = True, ""  # oned passes over an empty report
         try:
             probes = None if self.is_silent else self._source.probes()

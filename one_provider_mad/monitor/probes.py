@@ -13,23 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import stat
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import structlog
 
-from one_provider_mad.domain import Value
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.monitor.cloud_source import Told
+from one_provider_mad.monitor.probe_folders import TREES, Folder, ProbeFolders, Tree, collectd_of
+from one_provider_mad.monitor.probed_host import Printed, ProbedHost, Voice, joined, split
 from one_provider_mad.options import Options
-from one_provider_mad.protocol.im_messages import Kind, Message, Monitor, StartMonitor
-from one_provider_mad.protocol.template_reader import split_attributes
-from one_provider_mad.protocol.template_text import attribute
+from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from one_provider_mad.scripting.environment import script_environment
 from one_provider_mad.scripting.leftovers import Leftovers
+from one_provider_mad.scripting.offspring import Offspring
 from one_provider_mad.scripting.outcome import reason
 from one_provider_mad.scripting.runner import CannotRun, Finished, Runner
 from one_provider_mad.settings import Places
@@ -39,64 +39,31 @@ log = structlog.get_logger()
 PROBE_SECONDS = 60.0
 """How long a probe may take without `-w`: monitord gives a host up after 180 s, oned asks again after 300 s."""
 
-ERROR = "PROVIDER_ERROR"
-"""The attribute of the host that names the probes that do not work, `-` while all do."""
-
-_LEFTOVERS = re.compile(r".*\.(rpmnew|rpmsave|dpkg-[a-z]+)|\..*|.*~")
-"""Files of a probe folder that package managers and editors have left there."""
-
-_SYNC = frozenset({"SYNC_STATE", "MISSING_STATE"})
-"""What makes a report of VM states one of all VMs."""
+_TURN_SECONDS = 5.0
+"""How long a host's probes count among those of `-t`: hanging ones must not hold up the other hosts."""
 
 _MAX_PRINTED = 16 * 1024 * 1024
 """Bytes a probe may print: 100,000 VMs and more; a report that was cut would be one in which VMs are missing."""
 
-_LARGE = 64 * 1024
 
-_COLLECTD = re.compile(
-    r"IM_MAD\s*=\s*\[[^\]]*?EXECUTABLE\s*=\s*\"collectd\"[^\]]*?ARGUMENTS\s*=\s*\"([^\"]*)\"", re.DOTALL
-)
-_PORT = re.compile(r"-p\s*([0-9]+)")
-_INTERVAL = re.compile(r"-i\s*([0-9]+)")
+class _Memory:
+    """What is known of one host.
 
-
-class Printed(Value, frozen=True, kw_only=True):
-    """What the probes of a folder have printed.
-
-    Attributes:
-        text: all of it, in the order of the files' names.
-        errors: by probe, why it has failed.
-        is_complete: every probe has spoken, now or, where that may be said again, the last time.
+    Args:
+        host: its name: another one is another host, whatever its number.
     """
 
-    text: str
-    errors: tuple[str, ...] = ()
-    is_complete: bool = True
-
-
-class _Tree(Value, frozen=True, kw_only=True):
-    """One folder below `<IM_MAD>-probes.d`, and what its output is.
-
-    Attributes:
-        folder: its path in there.
-        kind: the message that it fills.
-        is_host: it speaks of the host, so what a probe printed last may be said again.
-    """
-
-    folder: str
-    kind: Kind
-    is_host: bool = False
-
-
-_SYSTEM = _Tree(folder="host/system", kind=Kind.SYSTEM_HOST, is_host=True)
-_HOST = _Tree(folder="host/monitor", kind=Kind.MONITOR_HOST, is_host=True)
-_BEACON = _Tree(folder="host/beacon", kind=Kind.BEACON_HOST, is_host=True)
-_STATE = _Tree(folder="vm/status", kind=Kind.STATE_VM)
-_FIGURES = _Tree(folder="vm/monitor", kind=Kind.MONITOR_VM)
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.last: dict[Path, str] = {}
+        self.printed: dict[Kind, str] = {}
+        self.failing: dict[str, tuple[str, ...]] = {}
+        self.failed_since: dict[str, float] = {}
+        self.reporting: object = None
 
 
 class Probes:
-    """The probe folders of one NAME; satisfies cloud_source.ProbeSource.
+    """The probe folders of one NAME; satisfies cloud_source.ProbeSource and probed_host.ProbeRuns.
 
     Args:
         name: NAME of ARGUMENTS.
@@ -118,26 +85,34 @@ class Probes:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._name = name
-        self._folder = places.var / "remotes" / "im"
+        self._folders = ProbeFolders(places.var / "remotes" / "im", name)
         self._oned_conf = places.etc / "oned.conf"
         self._told = told
         self._warn = warn
         self._clock = clock
         self._seconds = options.timeout or PROBE_SECONDS
-        self._slots = asyncio.Semaphore(options.threads)
-        self._last: dict[tuple[int, Path], str] = {}
-        self._failing: dict[tuple[int, str], tuple[str, ...]] = {}
-        self._failed_since: dict[tuple[int, str], float] = {}
+        self._slots = {tree.folder: asyncio.Semaphore(options.threads) for tree in TREES}
+        self._memories: dict[int, _Memory] = {}
         files = ("defaultrc", f"one_im_sh_{name}/one_im_sh_{name}rc")
         environment = script_environment(os.environ, etc=places.etc, proxy=options.proxy or "", warn=warn, files=files)
         leftovers = Leftovers(places.var / f"one_provider_mad_{name}.probes")
-        if ended := leftovers.end():
-            log.warning("probes of a dead driver ended", number=ended)
-        self._runner = Runner(places.var, {**environment, "LANG": "C"}, leftovers=leftovers)
+        self._leftovers: Leftovers | None = leftovers
+        self._beginning = asyncio.Lock()
+        self._runner = Runner(places.var, {**environment, "LANG": "C"}, leftovers=leftovers, offspring=Offspring())
 
     def close(self) -> None:
         """End every probe that still runs."""
         self._runner.kill()
+
+    def forget(self, host_id: int) -> None:
+        """The host is no longer monitored: what its probes printed, and what did not work, is no longer true."""
+        self._memories.pop(host_id, None)
+
+    def _memory(self, host_id: int, host: str) -> _Memory:
+        memory = self._memories.get(host_id)
+        if memory is None or memory.host != host:
+            memory = self._memories[host_id] = _Memory(host)
+        return memory
 
     # Up to 5.10
 
@@ -147,89 +122,78 @@ class Probes:
         Raises:
             ProviderUnavailable: the configuration wants the host in ERROR by now.
         """
-        directory = self._folder / f"{self._name}.d"
+        memory = self._memory(request.host_id, request.host)
         arguments = [str(request.host_id), request.host]
         if request.datastore_location:
-            port, interval = await asyncio.to_thread(_collectd, self._oned_conf)
+            port, interval = await asyncio.to_thread(collectd_of, self._oned_conf)
             arguments = [request.datastore_location, port, interval, *arguments]
-        if directory.is_dir():
-            printed = await self._run(directory, [self._name, *arguments], None, request.host_id, may_repeat=True)
-        else:
-            errors = (f"there are no probes: {directory} is no directory",)
-            printed = Printed(text="", errors=errors, is_complete=False)
-        self._note(request.host_id, "", printed.errors)
-        if printed.errors and self._is_error_due(request.host_id, ""):
+        printed = await self._run(self._folders.legacy, [self._name, *arguments], None, memory.last)
+        self.note(request.host_id, "", printed.errors)
+        if printed.errors and self._is_error_due(memory, ""):
             raise ProviderUnavailable("; ".join(printed.errors))
         # oned passes over an empty report. A FAILURE would put the host into ERROR, and half a report would count as
         # one in which VMs are missing.
         is_whole = printed.is_complete and printed.text.strip() != ""
-        return _joined(printed.text, printed.errors) if is_whole else ""
+        return joined(printed.text, printed.errors) if is_whole else ""
 
     # From 5.12 on
 
-    async def report(self, request: StartMonitor, say: Callable[[Message], None]) -> None:
-        """Say what the probes of a host print, at their periods, until cancelled."""
-        rhythm = self._told().monitor.rhythm(request.periods)
-        host = _Host(self, request, say)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(host.beat(rhythm.heartbeat), name="heartbeat")
-            for tree, period in (
-                (_SYSTEM, rhythm.system),
-                (_HOST, request.periods.monitor_host),
-                (_BEACON, request.periods.beacon_host),
-                (_STATE, rhythm.state),
-                (_FIGURES, rhythm.figures),
-            ):
-                group.create_task(host.repeat(tree, period), name=f"probes {tree.folder}")
+    async def report(self, request: StartMonitor, saying: Voice, on_reported: Callable[[], None]) -> None:
+        """Say what the probes of a host print, at their periods, until cancelled.
 
-    def trees(self, im_mad: str) -> Path:
-        """The folder with the probes of an IM_MAD, else of NAME."""
-        folder = self._folder / f"{im_mad}-probes.d"
-        is_plain = im_mad and "/" not in im_mad
-        return folder if is_plain and folder.is_dir() else self._folder / f"{self._name}-probes.d"
+        Args:
+            request: what monitord asked for.
+            saying: writes messages.
+            on_reported: called once every folder has had its turn.
+        """
+        memory = self._memory(request.host_id, request.host)
+        memory.reporting = me = object()
+        host = ProbedHost(self, request, saying=saying, printed=memory.printed, on_reported=on_reported)
+        try:
+            await host.report(self._told().monitor.rhythm(request.periods))
+        finally:
+            # A START_MONITOR that replaces this one goes on where it stopped.
+            if memory.reporting is me and self._memories.get(request.host_id) is memory:
+                self.forget(request.host_id)
 
-    def plain(self, im_mad: str) -> Path:
-        """The folder with probes as they were up to 5.10, of an IM_MAD, else of NAME."""
-        folder = self._folder / f"{im_mad}.d"
-        is_plain = im_mad and "/" not in im_mad
-        return folder if is_plain and folder.is_dir() else self._folder / f"{self._name}.d"
-
-    async def print_tree(self, tree: _Tree, request: StartMonitor) -> Printed:
-        """Run one folder of a host's probes; where there is none of these at all, `<NAME>.d` tells of the host."""
-        trees = self.trees(request.im_mad)
-        directory = trees / tree.folder
-        if tree is _SYSTEM and not trees.is_dir():
-            directory = self.plain(request.im_mad)
+    async def print_tree(self, tree: Tree, request: StartMonitor) -> Printed:
+        """Run one folder of a host's probes."""
+        memory = self._memory(request.host_id, request.host)
+        folder = partial(self._folders.of, tree, request.im_mad)
         arguments = [request.im_mad or self._name, str(request.host_id), request.host]
         end = f"<HOST_ID>{request.host_id}</HOST_ID></MONITOR_CONFIGURATION>".encode()
         stdin = request.document.replace(b"</MONITOR_CONFIGURATION>", end)
-        async with self._slots:
-            printed = await self._run(directory, arguments, stdin, request.host_id, may_repeat=tree.is_host)
-        self._note(request.host_id, tree.folder, printed.errors)
+        async with _turn(self._slots[tree.folder]):
+            printed = await self._run(folder, arguments, stdin, memory.last if tree.is_host else None)
+        self.note(request.host_id, tree.folder, printed.errors)
         return printed
 
     # Running
 
     async def _run(
-        self, directory: Path, arguments: Sequence[str], stdin: bytes | None, host_id: int, *, may_repeat: bool
+        self, find: Callable[[], Folder], arguments: Sequence[str], stdin: bytes | None, last: dict[Path, str] | None
     ) -> Printed:
-        paths = await asyncio.to_thread(_probes, directory)
-        results = await asyncio.gather(*(self._run_one(path, arguments, stdin) for path in paths))
+        """Run the probes of a folder; `last` is what they have printed before, None where it may not be said again."""
+        await self._end_leftovers()
+        folder = await asyncio.to_thread(find)
+        if folder.problem:
+            before = [last[path] for path in sorted(last) if path.parent == folder.path] if last else []
+            return Printed(text=_lines(before), errors=(folder.problem,), is_complete=False)
+        results = await asyncio.gather(*(self._run_one(path, arguments, stdin) for path in folder.probes))
         texts: list[str] = []
         errors: list[str] = []
         is_complete = True
-        for path, result in zip(paths, results, strict=True):
+        for path, result in zip(folder.probes, results, strict=True):
             if isinstance(result, str):
                 errors.append(result)
-                last = self._last.get((host_id, path)) if may_repeat else None
-                is_complete = is_complete and last is not None
-                texts.append(last or "")
+                said = last.get(path) if last is not None else None
+                is_complete = is_complete and said is not None
+                texts.append(said or "")
             else:
                 texts.append(result.stdout)
-                if may_repeat:
-                    self._last[host_id, path] = result.stdout
-        text = "".join(text if text.endswith("\n") else f"{text}\n" for text in texts if text)
-        return Printed(text=text, errors=tuple(errors), is_complete=is_complete)
+                if last is not None:
+                    last[path] = result.stdout
+        return Printed(text=_lines(texts), errors=tuple(errors), is_complete=is_complete)
 
     async def _run_one(self, path: Path, arguments: Sequence[str], stdin: bytes | None) -> Finished | str:
         """What a probe has printed, or the sentence that names it and says why it has failed."""
@@ -241,7 +205,6 @@ class Probes:
                 stdin=stdin,
                 seconds=self._seconds,
                 directory=path.parent,
-                is_alone=True,
                 is_remembered=True,
                 kept=_MAX_PRINTED,
             )
@@ -254,131 +217,69 @@ class Probes:
         if finished.code:
             return f"probe {path.name}: {reason(finished, command)}"
         # What the core cannot read would put the host into ERROR, with nothing to say why.
-        attributes = await _split(finished.stdout)
+        attributes = await split(finished.stdout)
         if isinstance(attributes, str):
             return f"probe {path.name} printed what is no template: {attributes!r}"
         return finished
 
+    async def _end_leftovers(self) -> None:
+        """Before the first probe: end those of a driver that was killed."""
+        async with self._beginning:
+            leftovers, self._leftovers = self._leftovers, None
+            if leftovers is not None and (ended := await asyncio.to_thread(leftovers.end)):
+                log.warning("probes of a dead driver ended", number=ended)
+
     # What does not work
 
-    def _note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
+    def note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
         """Tell the operator when something begins to fail, fails otherwise, or works again; not each time."""
-        key = (host_id, folder)
-        before = self._failing.get(key, ())
-        if errors == before:
+        memory = self._memories.get(host_id)
+        if memory is None or errors == memory.failing.get(folder, ()):
             return
         if errors:
-            self._failing[key] = errors
-            self._failed_since.setdefault(key, self._clock())
+            memory.failing[folder] = errors
+            memory.failed_since.setdefault(folder, self._clock())
             for error in errors:
                 self._warn(f"host {host_id}: {error}")
         else:
-            del self._failing[key], self._failed_since[key]
+            del memory.failing[folder], memory.failed_since[folder]
             log.info("probes work again", host=host_id, folder=folder)
 
     def errors(self, host_id: int) -> tuple[str, ...]:
         """Everything that does not work for a host just now."""
-        return tuple(error for (host, _), errors in self._failing.items() if host == host_id for error in errors)
-
-    def _is_error_due(self, host_id: int, folder: str) -> bool:
-        after = self._told().monitor.host_error_after
-        since = self._failed_since.get((host_id, folder))
-        return bool(after) and since is not None and self._clock() - since >= after
+        memory = self._memories.get(host_id)
+        return tuple(error for errors in memory.failing.values() for error in errors) if memory else ()
 
     def is_error_due(self, host_id: int) -> bool:
         """True when the configuration wants a host in ERROR whose probes have failed for so long."""
-        return any(self._is_error_due(host, folder) for host, folder in self._failing if host == host_id)
+        memory = self._memories.get(host_id)
+        return memory is not None and any(self._is_error_due(memory, folder) for folder in memory.failing)
+
+    def _is_error_due(self, memory: _Memory, folder: str) -> bool:
+        after = self._told().monitor.host_error_after
+        since = memory.failed_since.get(folder)
+        return bool(after) and since is not None and self._clock() - since >= after
 
 
-class _Host:
-    """One host that monitord wants to hear of."""
+@asynccontextmanager
+async def _turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """A slot while it is needed, but not for ever."""
+    await slots.acquire()
+    is_held = True
 
-    def __init__(self, probes: Probes, request: StartMonitor, say: Callable[[Message], None]) -> None:
-        self._probes = probes
-        self._request = request
-        self._say = say
-        self._printed: dict[Kind, str] = {}
+    def give_back() -> None:
+        nonlocal is_held
+        if is_held:
+            is_held = False
+            slots.release()
 
-    async def beat(self, period: float) -> None:
-        """Give signs of life, whatever the probes do: what they said of the host last, with what does not work."""
-        while True:
-            self._tell_host(Kind.MONITOR_HOST)
-            await asyncio.sleep(period)
-
-    async def repeat(self, tree: _Tree, period: float) -> None:
-        """Run a folder's probes at its period, and never twice at once."""
-        loop = asyncio.get_running_loop()
-        while True:
-            begun = loop.time()
-            await self._tell(tree)
-            await asyncio.sleep(max(0.0, begun + period - loop.time()))
-
-    async def _tell(self, tree: _Tree) -> None:
-        was_in_order = not self._probes.errors(self._request.host_id)
-        printed = await self._probes.print_tree(tree, self._request)
-        if tree in (_SYSTEM, _HOST):
-            self._printed[tree.kind] = printed.text
-            self._tell_host(tree.kind)
-        else:
-            # A report of all VMs from which a probe's are missing would power these off.
-            text = printed.text if printed.is_complete else await _without_sync(printed.text)
-            if text.strip():
-                self._say(Message(kind=tree.kind, host_id=self._request.host_id, timestamp=0, text=text))
-        if not was_in_order and not self._probes.errors(self._request.host_id) and tree is not _SYSTEM:
-            self._tell_host(Kind.SYSTEM_HOST)  # nothing else takes a host out of ERROR
-
-    def _tell_host(self, kind: Kind) -> None:
-        host_id = self._request.host_id
-        errors = self._probes.errors(host_id)
-        if self._probes.is_error_due(host_id):
-            kind, text, is_success = Kind.MONITOR_HOST, "; ".join(errors), False
-        else:
-            text, is_success = _joined(self._printed.get(kind, ""), errors), True
-        self._say(Message(kind=kind, host_id=host_id, timestamp=0, text=text, is_success=is_success))
-
-
-def _joined(text: str, errors: Sequence[str]) -> str:
-    """What probes have printed, and the attribute that names what does not work."""
-    return f"{text.rstrip()}\n{attribute(ERROR, '; '.join(errors) or '-')}\n".lstrip("\n")
-
-
-async def _split(text: str) -> list[tuple[str, str]] | str:
-    if len(text) < _LARGE:
-        return split_attributes(f"{text}\n")
-    return await asyncio.to_thread(split_attributes, f"{text}\n")
-
-
-async def _without_sync(text: str) -> str:
-    attributes = await _split(text)
-    if isinstance(attributes, str):
-        return ""
-    return "".join(f"{written}\n" for name, written in attributes if name not in _SYNC)
-
-
-def _probes(directory: Path) -> list[Path]:
-    """The probes of a folder in the order of their names: files, or links to files, that may be executed."""
+    timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, give_back)
     try:
-        paths = sorted(directory.iterdir())
-    except OSError:
-        return []
-    return [path for path in paths if not _LEFTOVERS.fullmatch(path.name) and _is_executable(path)]
+        yield
+    finally:
+        timer.cancel()
+        give_back()
 
 
-def _is_executable(path: Path) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return stat.S_ISREG(status.st_mode) and os.access(path, os.X_OK)
-
-
-def _collectd(oned_conf: Path) -> tuple[str, str]:
-    """Port and interval of oned.conf's collectd driver: legacy probes are told (src/im_mad/im_exec/one_im_exec.rb)."""
-    try:
-        text = oned_conf.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    text = re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
-    arguments = match[1] if (match := _COLLECTD.search(text)) else ""
-    port, interval = _PORT.search(arguments), _INTERVAL.search(arguments)
-    return port[1] if port else "4124", interval[1] if interval else "20"
+def _lines(texts: Sequence[str]) -> str:
+    return "".join(text if text.endswith("\n") else f"{text}\n" for text in texts if text)

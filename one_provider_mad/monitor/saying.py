@@ -73,17 +73,13 @@ class Saying:
         message = self._message(kind, host_id, text, is_success=is_success)
         self._send(message, format_message(message))
 
-    async def say_much(self, kind: Kind, host_id: int, text: str) -> None:
+    async def say_much(self, kind: Kind, host_id: int, text: str, *, is_success: bool = True) -> None:
         """Write a message that may be long; the loop goes on meanwhile."""
-        message = self._message(kind, host_id, text, is_success=True)
+        message = self._message(kind, host_id, text, is_success=is_success)
         if len(text) < _LARGE:
             self._send(message, format_message(message))
         else:
             self._send(message, await asyncio.to_thread(format_message, message))
-
-    def pass_on(self, message: Message) -> None:
-        """Write a message that somebody else has made, with a timestamp of now."""
-        self.say(message.kind, message.host_id, message.text, is_success=message.is_success)
 
     def _send(self, message: Message, line: bytes) -> None:
         key = message.kind, message.host_id

@@ -140,6 +140,7 @@ class Reconciler:
         cloud, policy = engine.cloud, engine.configuration.settings.orphans
         if cloud is None:
             return []
+        await self._is_this_machine(engine.journal)
         living = await self._opennebula.living()
         instances = list(await cloud.call("list", cloud.provider.list_instances))
         findings = await self._findings(instances, living, owner=cloud.owner)
@@ -213,7 +214,13 @@ class Reconciler:
 
     async def _destroy(self, engine: Engine, policy: OrphanPolicy, now: float) -> None:
         orphans = [each for each in self._sightings.values() if each.finding.verdict.is_orphan]
-        if not orphans or not await self._is_this_machine(engine.journal):
+        if not orphans:
+            return
+        if not await self._is_this_machine(engine.journal):
+            self._warn_once(
+                "no orphan is terminated: the journal comes from another machine (a restored or cloned front-end?);"
+                f" if this one has taken its place, run one-provider journal accept {engine.configuration.name}"
+            )
             return
         owed = {debt.deploy_id for debt in await engine.journal.debts()}
         made = await self._made_here(engine.journal, orphans)
@@ -230,21 +237,12 @@ class Reconciler:
                 await self._give_up(engine.journal, finding)
 
     async def _is_this_machine(self, journal: Journal) -> bool:
-        """A journal that was copied to another machine is nobody's permission to destroy anything."""
+        """True when the journal was begun here; a copy of it is nobody's permission to destroy anything."""
         here = await asyncio.to_thread(self._machine)
         recorded = await journal.fact(MACHINE)
         if recorded is None:
             await journal.set_fact(MACHINE, here)
-        elif recorded != here:
-            name = self._name(journal)
-            self._warn_once(
-                f"no orphan is terminated: the journal comes from another machine (a restored or cloned front-end?);"
-                f" if this one has taken its place, run one-provider journal accept {name}"
-            )
         return recorded in (None, here)
-
-    def _name(self, journal: Journal) -> str:
-        return journal.path.stem.removeprefix("one_provider_mad_")
 
     async def _made_here(self, journal: Journal, orphans: list[Sighting]) -> dict[DeployId, float]:
         """When those were created that this driver has created; what was taken over from somebody is left out."""

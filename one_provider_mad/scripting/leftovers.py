@@ -13,7 +13,8 @@ from pathlib import Path
 
 import structlog
 
-from one_provider_mad.processes import Process
+from one_provider_mad.processes import Process, descendants
+from one_provider_mad.scripting.offspring import end_marked
 
 log = structlog.get_logger()
 
@@ -29,12 +30,17 @@ class Leftovers:
         self._folder = folder
         self._me = Process.current()
 
-    def note(self, pid: int) -> None:
-        """A script has begun; a folder that cannot be written is no reason not to run it."""
-        process = Process.of(pid)
-        if process is not None:
+    def note(self, pid: int, mark: str = "") -> None:
+        """A script has begun; a folder that cannot be written is no reason not to run it.
+
+        Args:
+            pid: its process.
+            mark: what is in the environment of all that it starts (scripting/offspring.py), "" for nothing.
+        """
+        start = process.start if (process := Process.of(pid)) is not None else ""  # ended, not what it has started
+        if start or mark:
             with suppress(OSError):
-                (self._folder / str(pid)).write_text(f"{process.start}\n{self._me.pid}\n{self._me.start}\n")
+                (self._folder / str(pid)).write_text(f"{start}\n{self._me.pid}\n{self._me.start}\n{mark}\n")
 
     def forget(self, pid: int) -> None:
         """It has ended."""
@@ -42,8 +48,12 @@ class Leftovers:
             (self._folder / str(pid)).unlink()
 
     def end(self) -> int:
-        """End the scripts of drivers that are dead, with all that belongs to them; returns how many ran on."""
-        ended = 0
+        """End the scripts of drivers that are dead, and all that belongs to them; returns how many processes that were.
+
+        What has left its script's process group is found while its parents live, or by its mark. Blocks, for tens of
+        milliseconds.
+        """
+        ended, marks = 0, set[str]()
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)
             files = list(self._folder.iterdir())
@@ -52,14 +62,18 @@ class Leftovers:
             return 0
         for file in files:
             with suppress(OSError, ValueError):
-                start, driver, driver_start = file.read_text().splitlines()
+                start, driver, driver_start, *mark = file.read_text().splitlines()
                 script = Process(pid=int(file.name), start=start)
                 if Process(pid=int(driver), start=driver_start).is_alive():
                     continue  # two drivers may overlap for a while
+                marks.update(mark)
                 if script.is_alive():
+                    strays = descendants(script.pid)
                     os.killpg(script.pid, signal.SIGKILL)
+                    for stray in strays:
+                        stray.kill()
                     log.warning("script of a dead driver ended", pid=script.pid, driver=driver)
                     ended += 1
             with suppress(OSError):
                 file.unlink()
-        return ended
+        return ended + end_marked(marks - {""})

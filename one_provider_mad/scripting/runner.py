@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import cast
 
 from one_provider_mad.domain import Value
+from one_provider_mad.processes import Process, descendants
 from one_provider_mad.scripting.leftovers import Leftovers
+from one_provider_mad.scripting.offspring import MARK, Offspring
 
 MAX_OUTPUT = 1024 * 1024
 """Bytes kept of what a script writes to each of stdout (its beginning) and stderr (its end)."""
@@ -68,13 +70,23 @@ class Runner:
         directory: their working directory.
         environment: all of their environment.
         leftovers: remembers those that must not be begun twice.
+        offspring: ends what a script leaves behind when it has ended, wherever that went; None to let it go on.
     """
 
-    def __init__(self, directory: Path, environment: Mapping[str, str], *, leftovers: Leftovers | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        environment: Mapping[str, str],
+        *,
+        leftovers: Leftovers | None = None,
+        offspring: Offspring | None = None,
+    ) -> None:
         self._directory = directory
         self.environment = environment
         self._leftovers = leftovers
+        self._offspring = offspring
         self._running: set[_Script] = set()
+        self._unwanted: set[asyncio.Task[None]] = set()
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
 
     @property
@@ -90,7 +102,6 @@ class Runner:
         stdin: bytes | None = None,
         seconds: float | None = None,
         directory: Path | None = None,
-        is_alone: bool = False,
         is_remembered: bool = False,
         kept: int = MAX_OUTPUT,
     ) -> Finished:
@@ -100,9 +111,8 @@ class Runner:
             path: the script.
             arguments: what follows it on the command line.
             stdin: what it reads; None for nothing.
-            seconds: how long it may run before its process group is ended; None for as long as it likes.
+            seconds: how long it may run before it and its descendants are ended; None for as long as it likes.
             directory: its working directory, None for that of all.
-            is_alone: what it leaves behind in the background is ended, too.
             is_remembered: the next driver ends it, should this one be killed.
             kept: bytes to keep of what it writes to stdout.
 
@@ -112,7 +122,7 @@ class Runner:
         script = await self._start(path, arguments, stdin, directory or self._directory)
         script.kept = kept
         if is_remembered and self._leftovers is not None:
-            self._leftovers.note(script.pid)
+            self._leftovers.note(script.pid, script.mark)
         is_over = is_timeout = False  # over: what it has left behind may go on
         try:
             try:
@@ -121,13 +131,12 @@ class Runner:
             except TimeoutError:
                 is_timeout = True
                 await script.end(_TERM_SECONDS)
-            is_over = not is_alone
-            if is_alone:
-                script.tell(signal.SIGKILL)
+            is_over = self._offspring is None
+            await self._end_offspring(script)
             await script.wait_for_output(_LINGER_SECONDS)
         except asyncio.CancelledError:
             # The next action of this VM must not meet it, however often this one is called off.
-            ending = asyncio.ensure_future(script.end(_TERM_SECONDS))
+            ending = asyncio.ensure_future(self._end(script))
             while not ending.done():
                 with suppress(asyncio.CancelledError):
                     await asyncio.shield(ending)
@@ -149,7 +158,22 @@ class Runner:
     def kill(self) -> None:
         """End everything at once."""
         for script in self._running:
+            strays = descendants(script.pid)
             script.tell(signal.SIGKILL)
+            for stray in strays:
+                stray.kill()
+        if self._offspring is not None:
+            self._offspring.kill()
+
+    async def _end(self, script: _Script) -> None:
+        await script.end(_TERM_SECONDS)
+        await self._end_offspring(script)
+
+    async def _end_offspring(self, script: _Script) -> None:
+        """What a script that has ended leaves in the background ends, too, if that is what is wanted here."""
+        if self._offspring is not None:
+            script.tell(signal.SIGKILL)
+            await self._offspring.end(script.mark)
 
     async def _start(self, path: Path, arguments: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
         command = [str(path), *arguments]
@@ -174,10 +198,25 @@ class Runner:
             try:
                 return await asyncio.shield(spawning)
             except asyncio.CancelledError:
-                spawning.add_done_callback(_end_unwanted)
+                spawning.add_done_callback(self._end_unwanted)
                 raise
 
     async def _spawn(self, command: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
+        if self._offspring is None:
+            return await self._spawn_in(self.environment, command, stdin, directory)
+        mark = self._offspring.begin()
+        try:
+            script = await self._spawn_in({**self.environment, MARK: mark}, command, stdin, directory)
+        except BaseException:
+            await self._offspring.end(mark)
+            raise
+        script.mark = mark
+        self._offspring.began(mark, script.pid)
+        return script
+
+    async def _spawn_in(
+        self, environment: Mapping[str, str], command: Sequence[str], stdin: bytes | None, directory: Path
+    ) -> _Script:
         loop = asyncio.get_running_loop()
         transport, script = await loop.subprocess_exec(
             lambda: _Script(self._running),
@@ -186,7 +225,7 @@ class Runner:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=directory,
-            env=self.environment,
+            env=environment,
             process_group=0,
         )
         if stdin is not None:
@@ -195,13 +234,20 @@ class Runner:
             pipe.close()  # once all is written; a script that does not read it is no error
         return script
 
+    def _end_unwanted(self, spawning: asyncio.Future[_Script]) -> None:
+        """Whoever wanted this script was called off while it was being started."""
+        if not spawning.cancelled() and spawning.exception() is None:
+            script = spawning.result()
+            script.tell(signal.SIGKILL)
+            script.close()
+            if self._offspring is not None:
+                task = asyncio.ensure_future(self._bury(script))
+                self._unwanted.add(task)
+                task.add_done_callback(self._unwanted.discard)
 
-def _end_unwanted(spawning: asyncio.Future[_Script]) -> None:
-    """Whoever wanted this script was called off while it was being started."""
-    if not spawning.cancelled() and spawning.exception() is None:
-        script = spawning.result()
-        script.tell(signal.SIGKILL)
-        script.close()
+    async def _bury(self, script: _Script) -> None:
+        await script.ended.wait()
+        await self._end_offspring(script)
 
 
 class _Script(asyncio.SubprocessProtocol):
@@ -210,6 +256,7 @@ class _Script(asyncio.SubprocessProtocol):
     def __init__(self, running: set[_Script]) -> None:
         self._running = running
         self.ended = asyncio.Event()
+        self.mark = ""
         self.kept = MAX_OUTPUT
         self.is_cut = False
         self._closed = asyncio.Event()
@@ -259,14 +306,21 @@ class _Script(asyncio.SubprocessProtocol):
                     await self._closed.wait()
 
     async def end(self, seconds: float) -> None:
-        """End the process group: ask, then insist."""
+        """End the process group, and descendants that have left it: ask, then insist."""
+        strays = self._descendants()
         self.tell(signal.SIGTERM)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
+        strays += self._descendants()
         self.tell(signal.SIGKILL)
+        for stray in strays:
+            stray.kill()
         await self.ended.wait()
         await self.wait_for_output(_LINGER_SECONDS)
+
+    def _descendants(self) -> list[Process]:
+        return [] if self.ended.is_set() else descendants(self.pid)
 
     def tell(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group; it outlives the process that began it."""

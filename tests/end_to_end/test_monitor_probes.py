@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from one_provider_mad.processes import Process
+from one_provider_mad.processes import Process, children
 from tests.end_to_end.oned import Driver, Place
-from tests.monitor.decoder import Line, monitor, read_legacy, read_modern, start_monitor
+from tests.monitor.decoder import Line, monitor, read_legacy, read_modern, start_monitor, stop_monitor
 from tests.waiting import until
 
 NAME = "provider_name"
@@ -48,7 +49,7 @@ def test_the_guides_probe_makes_a_public_cloud_from_5_12_on(place: Place) -> Non
     probe(place, f"{NAME}.d/public_cloud.sh", GUIDE)
     with monitored(place) as one:
         one.send(start_monitor(3, "us-east-1"))
-        line = modern(one, "SYSTEM_HOST")
+        line = modern(one, "SYSTEM_HOST", "HYPERVISOR")
     assert line.status == "SUCCESS"
     assert {"PUBLIC_CLOUD": ["YES"], "HYPERVISOR": ["provider_name"]}.items() <= line.values.items()
 
@@ -80,7 +81,7 @@ def test_a_probe_that_does_not_work_is_named_and_stops_nobody(place: Place, text
     probe(place, f"{NAME}-probes.d/host/system/fine", "echo TOTALCPU=400")
     with monitored(place, f"-w 1 {NAME}") as one:
         one.send(start_monitor(3, "us-east-1"))
-        line = modern(one, "SYSTEM_HOST")
+        line = modern(one, "SYSTEM_HOST", "TOTALCPU")
     assert line.status == "SUCCESS", "the host is not put into ERROR"
     assert line.values["TOTALCPU"] == ["400"]
     [error] = line.values["PROVIDER_ERROR"]
@@ -97,3 +98,110 @@ def test_nothing_runs_on_when_the_core_has_gone(place: Place) -> None:
         until(lambda: file.exists() and file.read_text().strip())
         assert one.drop() == 0
     until(lambda: Process.of(int(file.read_text())) is None)
+
+
+# What probes leave in the background
+
+DAEMONS = {
+    "in-its-group": "sleep 50 &\necho $! >> @PIDS@",
+    "in-a-session": "setsid sh -c 'echo $$ >> @PIDS@; exec sleep 50' &",
+    "twice-forked": "(setsid sh -c 'echo $$ >> @PIDS@; sleep 50 & echo $! >> @PIDS@; wait' &)",
+    "without-environment": "(env -i setsid sh -c 'echo $$ >> @PIDS@; exec sleep 50' &)",
+    "ended-by-itself": "(setsid sh -c 'echo $$ >> @PIDS@' &)",
+}
+COUNT = len(DAEMONS) + 1
+UNTIL_ALL_RUN = f"while [ $(wc -l < @PIDS@) -lt {COUNT} ]; do sleep 0.02; done"
+
+
+def daemons(place: Place, tree: str, *more: str) -> Path:
+    """Let a probe leave all kinds of processes behind, which note their pids in the file that is returned."""
+    pids = place.root / "pids"
+    lines = (": > @PIDS@", *DAEMONS.values(), UNTIL_ALL_RUN, *more)
+    probe(place, f"{NAME}-probes.d/{tree}/daemons", "\n".join(lines).replace("@PIDS@", str(pids)))
+    return pids
+
+
+def noted(pids: Path, count: int = COUNT) -> list[int]:
+    """The pids, once so many are there."""
+
+    def look() -> list[int]:
+        found = [int(word) for word in pids.read_text().split()] if pids.exists() else []
+        return found if len(found) == count else []
+
+    return until(look, seconds=20)
+
+
+def processes(pids: Path, count: int = COUNT) -> list[Process]:
+    """The processes behind the pids that still run, not those that may get their pids later."""
+    return [process for pid in noted(pids, count) if (process := Process.of(pid)) is not None]
+
+
+def are_gone(found: list[Process]) -> bool:
+    return not any(process.is_alive() for process in found)
+
+
+def test_nothing_that_a_probe_starts_outlives_it(place: Place) -> None:
+    pids = daemons(place, "host/system", "echo A=1")
+    with monitored(place) as one:
+        one.send(start_monitor(3, "us-east-1"))
+        assert modern(one, "SYSTEM_HOST", "A=1").values["PROVIDER_ERROR"] == ["-"]
+        left = processes(pids)
+        until(lambda: are_gone(left), seconds=20)
+        until(lambda: children(one.process.pid) == [], seconds=20)
+
+
+def test_a_probe_that_fails_does_so_with_its_own_exit_code(place: Place) -> None:
+    """Whoever buries orphans must not bury a probe, whose exit code would be lost."""
+    daemons(place, "host/system", "exit 7")
+    with monitored(place) as one:
+        one.send(start_monitor(3, "us-east-1"))
+        line = modern(one, "SYSTEM_HOST", "daemons")
+    assert "ended with exit code 7" in line.text
+
+
+def test_what_one_probe_still_needs_is_left_alone_when_another_ends(place: Place) -> None:
+    go, pids = place.root / "go", place.root / "pids"
+    needs = f"(env -i setsid sh -c 'echo $$ > {pids}; while [ ! -e {go} ]; do sleep 0.02; done; echo ANSWER=1' &) | cat"
+    probe(place, f"{NAME}-probes.d/host/system/needs", needs)
+    probe(place, f"{NAME}-probes.d/vm/status/quick", f"while [ ! -s {pids} ]; do sleep 0.02; done; echo 'VM=[ID=7]'")
+    with monitored(place) as one:
+        one.send(start_monitor(3, "us-east-1", STATE_VM=1))
+        modern(one, "STATE_VM")
+        modern(one, "STATE_VM")
+        go.touch()
+        assert modern(one, "SYSTEM_HOST", "ANSWER").values["ANSWER"] == ["1"]
+
+
+@pytest.mark.parametrize("end", ["stop", "drop"])
+def test_nothing_is_left_of_probes_that_are_called_off(place: Place, end: str) -> None:
+    pids = daemons(place, "vm/status", "sleep 50")
+    with monitored(place) as one:
+        one.send(start_monitor(3, "us-east-1"))
+        left = processes(pids)
+        assert len(left) >= COUNT - 1
+        one.send(stop_monitor(3)) if end == "stop" else one.drop()
+        until(lambda: are_gone(left), seconds=20)
+
+
+def test_probes_of_a_driver_that_was_killed_end_with_the_next_one(place: Place) -> None:
+    pids = daemons(place, "vm/status", f"echo $$ >> {place.root}/pids; sleep 50")
+    with monitored(place) as one:
+        one.send(start_monitor(3, "us-east-1"))
+        left = processes(pids, COUNT + 1)
+        one.kill()
+    shutil.rmtree(place.var / "remotes/im" / f"{NAME}-probes.d/vm")
+    wiped = [process for process in left if is_wiped(process)]
+    others = [process for process in left if process not in wiped]
+    try:
+        assert len(wiped) == 1
+        assert not are_gone(others)
+        with monitored(place) as one:
+            one.send(start_monitor(3, "us-east-1"))
+            until(lambda: are_gone(others), seconds=20)
+    finally:
+        for process in wiped:  # nothing tells whose it is
+            process.kill()
+
+
+def is_wiped(process: Process) -> bool:
+    return process.is_alive() and b"HOME=" not in Path(f"/proc/{process.pid}/environ").read_bytes()

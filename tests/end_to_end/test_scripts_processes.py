@@ -293,6 +293,27 @@ def below(place: ScriptPlace) -> list[str]:
     return found
 
 
+def test_a_descendant_in_a_session_of_its_own_ends_with_a_script_that_is_called_off(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
+    place.tell("reboot", 7, f"{NOTE_PID}; setsid sh -c 'echo $$ >>@PLACE@/pids; {FOR_LONG}' & wait")
+    one = driver(f"-t 15 -r 0 -p {NAME}")
+    one.send(reboot(7))
+    until(have_started(place, 2))
+    one.send(wire.driver_cancel(7))
+    assert one.next_line() == "LOG I 7 Driver command for 7 cancelled"
+    until(lambda: not running(place))
+
+
+def test_a_daemon_that_a_script_starts_on_purpose_goes_on(place: ScriptPlace, driver: StartDriver) -> None:
+    daemon = f"(setsid sh -c 'echo $$ >>@PLACE@/pids; exec {FOR_LONG}' >/dev/null 2>&1 &)"
+    place.tell("reboot", 1, f"{daemon}; while [ ! -s @PLACE@/pids ]; do sleep 0.02; done; echo done")
+    one = driver(f"-t 15 -r 0 -w 5 {NAME}")
+    assert one.ask(reboot(1)) == "SUCCESS done"
+    one.drop()
+    assert len(running(place)) == 1, "as upstream leaves it"
+
+
 # The driver's own end
 
 

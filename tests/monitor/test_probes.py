@@ -2,75 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from one_provider_mad.errors import ProviderUnavailable
-from one_provider_mad.monitor.cloud_source import Told
-from one_provider_mad.monitor.probes import Probes
-from one_provider_mad.monitor.settings import MonitorSettings
-from one_provider_mad.options import Options
 from one_provider_mad.processes import Process
-from one_provider_mad.protocol.im_messages import Kind, Message, Monitor, Periods, StartMonitor
-from one_provider_mad.settings import Places
+from one_provider_mad.protocol.im_messages import Kind, Message, Monitor
+from tests.monitor.front import DOCUMENT, MODERN, Front, come, front_end, reporting, systems, texts, without_error
 from tests.waiting import until
 
-DOCUMENT = b"<MONITOR_CONFIGURATION><NETWORK><PORT>4124</PORT></NETWORK></MONITOR_CONFIGURATION>"
 END = "</MONITOR_CONFIGURATION>"
 SHOW = """printf 'ARGUMENTS="%s"\\nFOLDER="%s"\\nLANGUAGE="%s"\\n' "$*" "$PWD" "$LANG\""""
 LEGACY = Monitor(host_id=3, host="us-east-1", datastore_location="/var/lib/one//datastores")
-HOURLY = Periods(**dict.fromkeys(msgspec.structs.asdict(Periods()), 3600))
-MODERN = StartMonitor(host_id=3, host="us-east-1", im_mad="cloud", document=DOCUMENT, periods=HOURLY)
-
-
-class Front:
-    """A front-end with probes."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.places = Places(conf=root / "etc/one_provider_mad", var=root / "var", log=root / "var", etc=root / "etc")
-        self.places.etc.mkdir()
-        self.told = Told(hypervisor="cloud", kind="scripts")
-        self.warnings: list[str] = []
-        self.now = 0.0
-
-    def probe(self, path: str, text: str = "", *, mode: int = 0o755) -> Path:
-        """Write a probe below remotes/im."""
-        file = self.places.var / "remotes" / "im" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"#!/bin/sh\n{text}\n")
-        file.chmod(mode)
-        return file
-
-    def settings(self, **monitor: float) -> None:
-        self.told = Told(hypervisor="cloud", kind="scripts", monitor=MonitorSettings(**monitor))  # type: ignore[arg-type]
-
-    def probes(self, seconds: float | None = None) -> Probes:
-        options = Options(name="cloud", timeout=seconds)
-        return Probes(
-            name=options.name,
-            places=self.places,
-            told=lambda: self.told,
-            options=options,
-            warn=self.warnings.append,
-            clock=lambda: self.now,
-        )
 
 
 @pytest.fixture
-def front(tmp_path: Path) -> Front:
-    return Front(tmp_path)
-
-
-def without_error(text: str) -> list[str]:
-    *lines, error = text.splitlines()
-    assert error == 'PROVIDER_ERROR="-"'
-    return lines
+def front(tmp_path: Path) -> Iterator[Front]:
+    with front_end(tmp_path) as found:
+        yield found
 
 
 # Up to 5.10
@@ -168,9 +120,9 @@ async def test_what_cannot_be_used_is_the_probes_failure(front: Front, text: str
     front.probe("cloud-probes.d/host/system/1", "echo A=1")
     front.probe("cloud-probes.d/host/system/2", text)
     async with reporting(front) as said:
-        await come(lambda: texts(said, Kind.SYSTEM_HOST))
+        await come(lambda: systems(said))
     assert front.warnings == [f"host 3: probe 2 {sentence}"]
-    assert texts(said, Kind.SYSTEM_HOST)[0].startswith('A=1\nPROVIDER_ERROR="probe 2 ')
+    assert systems(said)[0].startswith('A=1\nPROVIDER_ERROR="probe 2 ')
 
 
 async def test_the_configuration_may_want_the_host_in_error_after_a_while(front: Front) -> None:
@@ -202,34 +154,14 @@ async def test_nothing_is_left_in_the_background(front: Front) -> None:
 # From 5.12 on
 
 
-@asynccontextmanager
-async def reporting(front: Front, request: StartMonitor = MODERN) -> AsyncIterator[list[Message]]:
-    said: list[Message] = []
-    probes = front.probes()
-    task = asyncio.create_task(probes.report(request, said.append))
-    try:
-        yield said
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-        assert task.cancelled(), task.exception()
-
-
-async def come(condition: Callable[[], object]) -> None:
-    await asyncio.to_thread(until, condition)
-
-
-def texts(said: list[Message], kind: Kind) -> list[str]:
-    return [message.text for message in said if message.kind is kind]
-
-
 async def test_each_folder_fills_its_message(front: Front) -> None:
     for folder in ("host/beacon", "host/system", "host/monitor", "vm/status", "vm/monitor"):
         front.probe(f"cloud-probes.d/{folder}/one", f"echo FOLDER={folder}")
     async with reporting(front) as said:
-        await come(lambda: {message.kind for message in said} >= {Kind.SYSTEM_HOST, Kind.STATE_VM, Kind.MONITOR_VM})
+        await come(lambda: {message.kind for message in said} >= {Kind.BEACON_HOST, Kind.STATE_VM, Kind.MONITOR_VM})
+        await come(lambda: systems(said))
         await come(lambda: "FOLDER=host/monitor" in "".join(texts(said, Kind.MONITOR_HOST)))
-    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["FOLDER=host/system"]
+    assert without_error(systems(said)[0]) == ["FOLDER=host/system"]
     assert texts(said, Kind.STATE_VM) == ["FOLDER=vm/status\n"]
     assert texts(said, Kind.MONITOR_VM) == ["FOLDER=vm/monitor\n"]
     assert texts(said, Kind.BEACON_HOST) == ["FOLDER=host/beacon\n"]
@@ -239,8 +171,8 @@ async def test_each_folder_fills_its_message(front: Front) -> None:
 async def test_a_probe_reads_the_configuration_and_gets_driver_host_and_name(front: Front) -> None:
     front.probe("cloud-probes.d/host/system/one", f"""{SHOW}; printf 'INPUT="'; cat; echo '"'""")
     async with reporting(front) as said:
-        await come(lambda: texts(said, Kind.SYSTEM_HOST))
-    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == [
+        await come(lambda: systems(said))
+    assert without_error(systems(said)[0]) == [
         'ARGUMENTS="cloud 3 us-east-1"',
         f'FOLDER="{front.root}/var/remotes/im/cloud-probes.d/host/system"',
         'LANGUAGE="C"',
@@ -252,15 +184,15 @@ async def test_a_probe_reads_the_configuration_and_gets_driver_host_and_name(fro
 async def test_without_a_folder_of_that_driver_the_name_decides(front: Front, im_mad: str) -> None:
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     async with reporting(front, msgspec.structs.replace(MODERN, im_mad=im_mad)) as said:
-        await come(lambda: texts(said, Kind.SYSTEM_HOST))
-    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["A=1"]
+        await come(lambda: systems(said))
+    assert without_error(systems(said)[0]) == ["A=1"]
 
 
 async def test_the_guides_probe_tells_what_the_host_is(front: Front) -> None:
     front.probe("cloud.d/public_cloud.sh", 'echo "PUBLIC_CLOUD=YES"\necho "HYPERVISOR=provider_name"')
     async with reporting(front) as said:
-        await come(lambda: texts(said, Kind.SYSTEM_HOST))
-    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["PUBLIC_CLOUD=YES", "HYPERVISOR=provider_name"]
+        await come(lambda: systems(said))
+    assert without_error(systems(said)[0]) == ["PUBLIC_CLOUD=YES", "HYPERVISOR=provider_name"]
     assert not texts(said, Kind.STATE_VM)
 
 
@@ -271,7 +203,8 @@ async def test_a_hanging_probe_delays_neither_the_others_nor_the_signs_of_life(f
     front.probe("cloud-probes.d/vm/status/one", "sleep 60")
     async with reporting(front) as said:
         await come(lambda: sum("A=1" in text for text in texts(said, Kind.MONITOR_HOST)) > 3)
-    assert not texts(said, Kind.SYSTEM_HOST)
+    assert said[0] == Message(kind=Kind.SYSTEM_HOST, host_id=3, timestamp=0, text='PROVIDER_ERROR="-"\n')
+    assert not systems(said)
 
 
 async def test_a_failing_probe_is_named_on_the_host(front: Front) -> None:
@@ -308,5 +241,5 @@ async def test_a_host_that_was_in_error_is_said_anew_when_its_probes_work_again(
         assert (failed.kind, failed.text.startswith("probe one: ")) == (Kind.MONITOR_HOST, True)
         del said[:]
         flag.unlink()
-        await come(lambda: texts(said, Kind.SYSTEM_HOST))
-    assert without_error(texts(said, Kind.SYSTEM_HOST)[0]) == ["A=1"]
+        await come(lambda: systems(said))
+    assert without_error(systems(said)[0]) == ["A=1"]

@@ -1,0 +1,221 @@
+"""One host that monitord wants to hear of and that probes tell of: says what they print, at their periods."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from one_provider_mad.domain import Value
+from one_provider_mad.monitor.probe_folders import BEACON, FIGURES, HOST, STATE, SYSTEM, TREES, Tree
+from one_provider_mad.monitor.settings import Rhythm
+from one_provider_mad.protocol.im_messages import Kind, StartMonitor
+from one_provider_mad.protocol.template_reader import split_attributes
+from one_provider_mad.protocol.template_text import attribute
+
+log = structlog.get_logger()
+
+ERROR = "PROVIDER_ERROR"
+"""The attribute of the host that names the probes that do not work, `-` while all do."""
+
+_SYNC = frozenset({"SYNC_STATE", "MISSING_STATE"})
+"""What makes a report of VM states one of all VMs."""
+
+_STUMBLE_SECONDS = 10.0
+"""Longest pause after a defect; monitord's patience is three minutes."""
+
+_UNREAD_SECONDS = 1.0
+"""How soon to see again whether what was said last has been read."""
+
+_LARGE = 64 * 1024
+
+
+class Printed(Value, frozen=True, kw_only=True):
+    """What the probes of a folder have printed.
+
+    Attributes:
+        text: all of it, in the order of the files' names.
+        errors: by probe, why it has failed.
+        is_complete: every probe has spoken, now or, where that may be said again, the last time.
+    """
+
+    text: str
+    errors: tuple[str, ...] = ()
+    is_complete: bool = True
+
+
+class ProbeRuns(Protocol):
+    """What runs the probes of a host, and knows which of them do not work (monitor/probes.py)."""
+
+    async def print_tree(self, tree: Tree, request: StartMonitor) -> Printed:
+        """Run one folder; what fails is noted."""
+
+    def note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
+        """What does not work in a folder now, () for nothing."""
+
+    def errors(self, host_id: int) -> tuple[str, ...]:
+        """Everything that does not work for a host just now."""
+
+    def is_error_due(self, host_id: int) -> bool:
+        """True when the configuration wants a host in ERROR whose probes have failed for so long."""
+
+
+class Voice(Protocol):
+    """What writes messages to monitord (monitor/saying.py)."""
+
+    def is_waiting(self, kind: Kind, host_id: int) -> bool:
+        """True while such a message about this host was not read yet."""
+
+    def say(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
+        """Write a short message at once."""
+
+    async def say_much(self, kind: Kind, host_id: int, text: str) -> None:
+        """Write a message that may be long; the loop goes on meanwhile."""
+
+
+class ProbedHost:
+    """The reports on one host.
+
+    Args:
+        runs: runs its probes.
+        request: what monitord asked for.
+        saying: writes messages.
+        printed: what was said of the host last; kept up to date.
+        on_reported: called once every folder has had its turn.
+    """
+
+    def __init__(
+        self,
+        runs: ProbeRuns,
+        request: StartMonitor,
+        *,
+        saying: Voice,
+        printed: dict[Kind, str],
+        on_reported: Callable[[], None],
+    ) -> None:
+        self._runs = runs
+        self._request = request
+        self._saying = saying
+        self._printed = printed
+        self._on_reported = on_reported
+        self._unheard = {tree.folder for tree in TREES}
+        self._in_order = asyncio.Lock()
+        # A host that is new, or was in ERROR, is nothing until it is told of (decision 20), and the slowest probe
+        # takes a minute. HYPERVISOR is left to the probes, whose word would be overwritten.
+        self._owes_system = True
+
+    async def report(self, rhythm: Rhythm) -> None:
+        """Report until cancelled."""
+        periods = {
+            SYSTEM: rhythm.system,
+            HOST: self._request.periods.monitor_host,
+            BEACON: self._request.periods.beacon_host,
+            STATE: rhythm.state,
+            FIGURES: rhythm.figures,
+        }
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._repeat("heartbeat", self._beat, rhythm.heartbeat), name="heartbeat")
+            for tree, period in periods.items():
+                turn = partial(self._tell, tree)
+                group.create_task(self._repeat(tree.folder, turn, period), name=f"probes {tree.folder}")
+
+    async def _repeat(self, name: str, work: Callable[[], Awaitable[bool]], period: float) -> None:
+        """Do it at its period, and never twice at once; a defect takes nothing else away, and is named."""
+        loop = asyncio.get_running_loop()
+        while True:
+            begun, pause, is_done = loop.time(), period, True
+            try:
+                is_done = await work()
+                self._note_defect(name, ())
+            except Exception as error:
+                log.exception("probes stumbled, and go on", host=self._request.host_id, folder=name)
+                problem = f"{name}: internal error ({type(error).__name__}), the driver's log has the details"
+                self._note_defect(name, (problem,))
+                pause = min(period, _STUMBLE_SECONDS)
+            if is_done:
+                self._heard(name)
+            else:
+                pause = min(period, _UNREAD_SECONDS)
+            await asyncio.sleep(max(0.0, begun + pause - loop.time()))
+
+    def _note_defect(self, name: str, problems: tuple[str, ...]) -> None:
+        host_id = self._request.host_id
+        was_in_order = not self._runs.errors(host_id)
+        self._runs.note(host_id, f"{name}, said", problems)
+        if not was_in_order and not self._runs.errors(host_id):
+            self._owes_system = True  # nothing else takes a host out of ERROR
+
+    def _heard(self, name: str) -> None:
+        if name in self._unheard:
+            self._unheard.discard(name)
+            if not self._unheard:
+                self._on_reported()
+
+    async def _beat(self) -> bool:
+        """Give a sign of life, whatever the probes do: what they said of the host last, with what does not work."""
+        if self._owes_system and not self._runs.is_error_due(self._request.host_id):
+            await self._tell_host(Kind.SYSTEM_HOST)
+        await self._tell_host(Kind.MONITOR_HOST)
+        return True
+
+    async def _tell(self, tree: Tree) -> bool:
+        """Run a folder, and say what it prints.
+
+        Returns:
+            False while what it printed last was not read: then it does not run, so nothing piles up, or is lost.
+        """
+        host_id = self._request.host_id
+        if self._saying.is_waiting(tree.kind, host_id):
+            return False
+        was_in_order = not self._runs.errors(host_id)
+        printed = await self._runs.print_tree(tree, self._request)
+        if tree in (SYSTEM, HOST):
+            self._owes_system = self._owes_system or tree is SYSTEM
+            self._printed[tree.kind] = printed.text
+            await self._tell_host(tree.kind)
+        else:
+            # A report of all VMs from which a probe's are missing would power these off.
+            text = printed.text if printed.is_complete else await _without_sync(printed.text)
+            if text.strip():
+                async with self._in_order:
+                    await self._saying.say_much(tree.kind, host_id, text)
+        if not was_in_order and not self._runs.errors(host_id) and tree is not SYSTEM:
+            self._owes_system = True  # as above
+            await self._tell_host(Kind.SYSTEM_HOST)
+        return True
+
+    async def _tell_host(self, kind: Kind) -> None:
+        host_id = self._request.host_id
+        async with self._in_order:  # a long text is packed meanwhile, and the newest must come last
+            is_error_due = self._runs.is_error_due(host_id)
+            if self._saying.is_waiting(Kind.MONITOR_HOST if is_error_due else kind, host_id):
+                return
+            errors = self._runs.errors(host_id)
+            if is_error_due:
+                self._saying.say(Kind.MONITOR_HOST, host_id, "; ".join(errors), is_success=False)
+                return
+            await self._saying.say_much(kind, host_id, joined(self._printed.get(kind, ""), errors))
+            if kind is Kind.SYSTEM_HOST:
+                self._owes_system = False
+
+
+def joined(text: str, errors: tuple[str, ...]) -> str:
+    """What probes have printed, and the attribute that names what does not work."""
+    return f"{text.rstrip()}\n{attribute(ERROR, '; '.join(errors) or '-')}\n".lstrip("\n")
+
+
+async def split(text: str) -> list[tuple[str, str]] | str:
+    """The attributes of a template text, by name and as they were written; what is none, as text."""
+    if len(text) < _LARGE:
+        return split_attributes(f"{text}\n")
+    return await asyncio.to_thread(split_attributes, f"{text}\n")
+
+
+async def _without_sync(text: str) -> str:
+    attributes = await split(text)
+    if isinstance(attributes, str):
+        return ""
+    return "".join(f"{written}\n" for name, written in attributes if name not in _SYNC)
