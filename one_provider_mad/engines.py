@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -136,6 +137,7 @@ class Engines:
             configuration = await asyncio.to_thread(self._source.current)
             if self._engine is None or self._engine.configuration is not configuration:
                 self._engine = await self._replacement(configuration)
+                gc.freeze()  # what a provider has imported stays for ever: no collection is to look through it
             return self._engine
 
     def _made(self, making: asyncio.Task[Engine]) -> None:

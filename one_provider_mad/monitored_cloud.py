@@ -7,6 +7,7 @@ files: the journal, and the account that it remembers, belong to the action driv
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -120,6 +121,7 @@ class MonitoredCloud:
             if before is not None:
                 self._retire(before[1].provider)
             self._watched = (configuration, watched)
+            gc.freeze()  # what a provider has imported stays for ever: no collection is to look through it
             self._source.put_in_force(configuration)
             return watched
 

@@ -14,7 +14,9 @@ from functools import partial
 import msgspec
 
 from one_provider_mad.actions.cloud import Cloud, waiting_for
-from one_provider_mad.actions.finding import Finder, listed
+from one_provider_mad.actions.finding import Finder, listed, unlisted
+from one_provider_mad.actions.owed import is_about, is_owed
+from one_provider_mad.actions.twins import sort_twins, unanswered
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmRequest
 from one_provider_mad.errors import (
     AmbiguousInstance,
@@ -31,6 +33,10 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
 from one_provider_mad.providers.interface import CreateCall, Parameters
+
+LOOKS_APART = 5.0
+"""Seconds between the first and the last look for what an unanswered create has made, in a cloud without tokens: an
+overloaded one may be working on it still, and a second create would buy a second instance."""
 
 
 class Adoption(Value, frozen=True, kw_only=True):
@@ -81,8 +87,14 @@ class Adoption(Value, frozen=True, kw_only=True):
                 return None
             if any(attempt.deploy_id == deploy_id for attempt in await self.finder.attempts(request)):
                 return None  # ours once, and gone since
+            if await self.finder.is_imported(deploy_id, request):
+                return None
+            if instance is not None and self.finder.upstream_vm_id(instance) == request.vm_id:
+                return None
             raise InstanceNotFound(f"instance {deploy_id}, which the VM names as its own, does not exist")
         if instance.identity is None:
+            if await self.finder.take_over_upstreams(instance, request):
+                return deploy_id
             return await self._import(instance, request)
         await self.finder.check_ownership(instance, request)
         if instance.identity.seq == request.seq:
@@ -106,6 +118,13 @@ class Adoption(Value, frozen=True, kw_only=True):
         return instance.deploy_id
 
     async def _adopt_tagged(self, request: VmRequest) -> DeployId | None:
+        """The live instance that carries this very identity."""
+        matches = await self._matches(request)
+        if len(matches) > 1:
+            return await self._one_of(matches, request)
+        return matches[0].deploy_id if matches else None
+
+    async def _matches(self, request: VmRequest) -> list[Instance]:
         """Sort every live instance with this VM's number: ours now, a leftover, or none of our business."""
         debts = [debt for debt in await self.journal.debts() if debt.identity.vm_id == request.vm_id]
         attempts = await self.finder.attempts(request) if debts else []
@@ -126,9 +145,28 @@ class Adoption(Value, frozen=True, kw_only=True):
                     await self._leave_behind(instance)
                 case relation:
                     self._tell(f"instance {instance.deploy_id} is of {relation} VM {request.vm_id}: it is left alone")
-        if len(matches) > 1:
+        return matches
+
+    async def _one_of(self, matches: list[Instance], request: VmRequest) -> DeployId:
+        """Of several full matches the one that stays, where our own attempts without tokens explain them all.
+
+        Raises:
+            AmbiguousInstance: they do not.
+        """
+        is_repeatable = self.cloud.provider.is_create_repeatable
+        twins = None if is_repeatable else sort_twins(matches, await self._attempts(request), now=self.clock())
+        if twins is None:
             raise AmbiguousInstance(f"{listed(matches)} are both VM {request.vm_id}'s: terminate one in the cloud")
-        return matches[0].deploy_id if matches else None
+        for attempt in twins.attempts:
+            await self.journal.save_attempt(attempt)
+        for twin in twins.owed:
+            reason = f"a twin of {twins.stays.deploy_id}: a create whose answer was lost has made it"
+            self._tell(f"instance {twin.deploy_id} is {reason}; it will be terminated")
+            identity = request.identity(owner=self.cloud.owner)
+            await self.journal.add_debt(
+                Debt(deploy_id=twin.deploy_id, identity=identity, reason=reason, since=self.clock())
+            )
+        return twins.stays.deploy_id
 
     def _tell(self, text: str) -> None:
         if text not in self.told:
@@ -210,14 +248,25 @@ class Adoption(Value, frozen=True, kw_only=True):
             self.warn(f"{error}: looking for what the attempt before has made")
             return await self._wait_for_twin(attempt, request)
 
-    async def _wait_for_twin(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
-        """Where the token does not tell, time does: look until the grace has passed."""
+    async def _wait_for_twin(
+        self, attempt: Attempt, request: VmRequest, *, is_given_up: bool = True
+    ) -> DeployId | None:
+        """Where the token does not tell, time does: look until the grace has passed, and twice at least.
+
+        Args:
+            attempt: the one without an answer.
+            request: the VM.
+            is_given_up: when nothing is found, a new attempt may be opened.
+        """
+        loop = asyncio.get_running_loop()
+        look_until = loop.time() + (0.0 if self.cloud.provider.is_create_repeatable else LOOKS_APART)
         while True:
-            looked_at = self.clock()
+            looked_at, is_apart = self.clock(), loop.time() >= look_until
             if own := await self._adopt_tagged(request):
                 return own
-            if not self.finder.is_young(attempt, looked_at):
-                await self.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
+            if is_apart and not self.finder.is_young(attempt, looked_at):
+                if is_given_up:
+                    await self.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
                 return None
             waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
             await asyncio.sleep(self.cloud.provider.watch_interval)
@@ -235,7 +284,7 @@ class Adoption(Value, frozen=True, kw_only=True):
                 while True:
                     attempt = await self._open(request, parameters)
                     try:
-                        return await self._send(attempt, request)
+                        return await self._send_new(attempt, request)
                     except TokenSpent as error:
                         self.warn(f"{error}: a new attempt is made")
             except NoCapacity as error:
@@ -243,6 +292,47 @@ class Adoption(Value, frozen=True, kw_only=True):
                 self.warn(f"{error}")
         assert shortage is not None  # noqa: S101 - a plan has at least one alternative
         raise shortage
+
+    async def _send_new(self, attempt: Attempt, request: VmRequest) -> DeployId:
+        """Send an attempt for the first time; without tokens, look for what becomes of those that are not answered."""
+        if self.cloud.provider.is_create_repeatable:
+            return await self._send(attempt, request)
+        try:
+            deploy_id = await self._send(attempt, request)
+        except ProviderError as error:
+            if not error.definite and (own := await self._made_by(attempt, request)):
+                return own
+            raise
+        return await self._without_twin(deploy_id, request)
+
+    async def _made_by(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
+        """What a create has made whose answer was lost, most often; it is not sent again before somebody asks again."""
+        try:
+            for each in await self._attempts(request):
+                if each.token == attempt.token:
+                    return await self._wait_for_twin(each, request, is_given_up=False)
+        except ProviderError as error:
+            self.warn(f"what the create without an answer has made is not known: {error}")
+        return None
+
+    async def _without_twin(self, deploy_id: DeployId, request: VmRequest) -> DeployId:
+        """An earlier create without an answer may have been carried out by now: then the younger instance has to go."""
+        attempts = await self._attempts(request)
+        if not unanswered(attempts):
+            return deploy_id
+        try:
+            matches = {instance.deploy_id: instance for instance in await self._matches(request)}
+            if matches.keys() <= {deploy_id}:
+                return deploy_id
+            if deploy_id not in matches:
+                made = next(unlisted(each) for each in attempts if each.deploy_id == deploy_id)
+                newest = msgspec.structs.replace(made, created_at=self.clock())
+                matches[deploy_id] = await self.cloud.look_at(deploy_id) or newest
+        except ProviderError as error:
+            self.warn(f"whether an earlier create has made a second instance is not known: {error}")
+            return deploy_id
+        alive = [instance for instance in matches.values() if not instance.state.is_gone]
+        return await self._one_of(alive, request) if len(alive) > 1 else alive[0].deploy_id
 
     async def _attempts(self, request: VmRequest) -> list[Attempt]:
         return [attempt for attempt in await self.finder.attempts(request) if attempt.identity.seq == request.seq]
@@ -299,34 +389,3 @@ class Adoption(Value, frozen=True, kw_only=True):
             await asyncio.sleep(self.cloud.provider.watch_interval)
         await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))
         raise error
-
-
-def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
-    """True when this instance is what the debt is about, and not something newer of the same VM.
-
-    Newer is what an attempt made that was sent after the debt was noted: by our own clock, since a cloud's may differ.
-    """
-    if debt.deploy_id:
-        return debt.deploy_id == instance.deploy_id
-    identity = instance.identity
-    if debt.token and any(each.deploy_id == instance.deploy_id and each.token != debt.token for each in attempts):
-        return False
-    return (
-        identity is not None
-        and debt.identity.is_same_life(identity)
-        and identity.seq <= debt.identity.seq
-        and all(attempt.deploy_id != instance.deploy_id or attempt.sent_at <= debt.since for attempt in attempts)
-    )
-
-
-def is_about(debt: Debt, attempt: Attempt) -> bool:
-    """True when what this attempt has made, or may have made, is what the debt is about."""
-    if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED):
-        return False
-    if debt.token:
-        return attempt.token == debt.token
-    if attempt.sent_at > debt.since:
-        return False
-    if debt.deploy_id:
-        return attempt.deploy_id == debt.deploy_id
-    return debt.identity.is_same_life(attempt.identity) and attempt.identity.seq <= debt.identity.seq

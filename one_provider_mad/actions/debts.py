@@ -9,13 +9,13 @@ from functools import partial
 import msgspec
 import structlog
 
-from one_provider_mad.actions.adoption import is_about, is_owed
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.finding import Finder, unlisted
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import terminate, terminated
+from one_provider_mad.actions.owed import is_about, is_owed
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import (
     CannotTell,
@@ -53,6 +53,9 @@ class Debts:
         engines: the cloud and the journal.
         tell: says something in a VM's log.
         clock: seconds since the epoch.
+
+    Attributes:
+        is_held: another front-end leads, and destroys what has to be (decision 21).
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Debts:
         self._clock = clock
         self._due: dict[int, float] = {}
         self._under_way: set[int] = set()
+        self.is_held = False
 
     # Noting
 
@@ -123,7 +127,7 @@ class Debts:
                 return
             journal.has_new_debt.clear()
             try:
-                debts = await journal.debts()
+                debts = [] if self.is_held else await journal.debts()
             except JournalError as error:
                 log.warning("debts not read", error=str(error))
                 debts = []

@@ -8,9 +8,10 @@ from collections.abc import Callable
 import msgspec
 
 from one_provider_mad.actions.cloud import Cloud, waiting_for
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmRequest
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
 from one_provider_mad.journal import Attempt, AttemptState, Journal
+from one_provider_mad.providers.interface import UpstreamTags
 
 
 class Finder:
@@ -64,7 +65,9 @@ class Finder:
             return
         identity = instance.identity
         if identity is None:
-            if await self._journal.imported_for(instance.deploy_id) == (request.vm_id, request.stime):
+            if await self.take_over_upstreams(instance, request):
+                return
+            if await self.is_imported(instance.deploy_id, request):
                 return
             raise NotOurs(f"instance {instance.deploy_id} has no tags of ours: it is left alone")
         if identity.owner != self._cloud.owner:
@@ -72,6 +75,42 @@ class Finder:
         if identity.vm_id != request.vm_id:
             raise NotOurs(f"instance {instance.deploy_id} belongs to VM {identity.vm_id}: it is left alone")
         raise NotOurs(f"instance {instance.deploy_id} belongs to an earlier VM {identity.vm_id}: it is left alone")
+
+    async def take_over_upstreams(self, instance: Instance, request: VmRequest) -> bool:
+        """Give our tags to an instance that upstream's driver made for this VM; False when its tags do not say so.
+
+        The request has to name the instance: upstream's tag alone may be that of another OpenNebula in the account.
+        The journal hears of it first, as of an instance that was not made here, so that nothing but a request ever
+        destroys it.
+
+        Raises:
+            NotOurs: upstream's tags name another VM, or another VM of this number has taken it over before.
+        """
+        vm_id = self.upstream_vm_id(instance)
+        if vm_id is None:
+            return False
+        deploy_id = instance.deploy_id
+        if vm_id != request.vm_id:
+            raise NotOurs(f"instance {deploy_id} is VM {vm_id}'s by upstream's tag: it is left alone")
+        if await self._journal.imported_for(deploy_id) not in (None, (request.vm_id, request.stime)):
+            raise NotOurs(f"instance {deploy_id} was taken over by another VM before: it is left alone")
+        if instance.state.is_gone:
+            return True
+        await self._journal.record_import(deploy_id, vm_id=request.vm_id, stime=request.stime)
+        identity = request.identity(owner=self._cloud.owner)
+        await self._cloud.call("retag", lambda: self._cloud.provider.retag(deploy_id, identity))
+        return True
+
+    async def is_imported(self, deploy_id: DeployId, request: VmRequest) -> bool:
+        """True when the journal says that this very VM has taken the instance over."""
+        return await self._journal.imported_for(deploy_id) == (request.vm_id, request.stime)
+
+    def upstream_vm_id(self, instance: Instance) -> VmId | None:
+        """The VM that upstream's tags name, where those count and there are none of ours."""
+        provider = self._cloud.provider
+        if instance.identity is not None or not isinstance(provider, UpstreamTags):
+            return None
+        return provider.upstream_vm_id(instance)
 
     def is_ours(self, instance: Instance, request: VmRequest) -> bool:
         """True when the tags name this owner, this VM and this life of the VM's number."""

@@ -10,11 +10,11 @@ import msgspec
 from one_provider_mad.actions.adoption import Adoption
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import Finder
-from one_provider_mad.actions.intents import Intent
+from one_provider_mad.actions.intents import LCM_STATES, Intent
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
-from one_provider_mad.errors import InstanceNotFound, JournalError, RequestRefused, WrongState
+from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, RequestRefused, WrongState
 from one_provider_mad.journal import AttemptState, Journal
-from one_provider_mad.providers.interface import Suspendable
+from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTerminate, Suspendable
 from one_provider_mad.settings import Policy
 
 _RUNNING = frozenset({InstanceState.RUNNING})
@@ -46,8 +46,10 @@ class Work(Value, frozen=True, kw_only=True):
     warn: Callable[[str], None]
 
 
-async def perform_intent(work: Work, intent: Intent) -> str:
-    """Carry out what an action means, and return the reply's payload."""
+async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
+    """Carry out what an action means, and return the reply's payload; `is_soft`: an end may take the guest's time."""
+    if is_soft and intent is Intent.DESTROY:
+        return await destroy(work, is_soft=True)
     return await _PERFORM[intent](work)
 
 
@@ -64,7 +66,22 @@ async def create(work: Work) -> str:
     )
     deploy_id = await adoption.adopt_or_create(work.request)
     await _wait_until_running(work, deploy_id)
+    await _finish_boot(work, deploy_id)
     return deploy_id
+
+
+async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
+    """Do what is left once it runs; what goes wrong is told in the VM's log, as with upstream's drivers.
+
+    After a failed deploy the instance would run all the same, unseen, and the next deploy would fail the same way.
+    """
+    provider = work.cloud.provider
+    if not isinstance(provider, BootFinisher):
+        return
+    try:
+        await work.cloud.call("finish boot", partial(provider.finish_boot, deploy_id, work.request))
+    except ProviderError as error:
+        work.warn(f"instance {deploy_id} runs, but not everything is done: {error}")
 
 
 def _check_policy(work: Work) -> None:
@@ -129,17 +146,27 @@ async def _move_to_host(work: Work, instance: Instance) -> None:
 
 async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) -> str:
     """Stop the VM's instance, keeping it; parked ones are remembered as being on no host."""
+    provider = work.cloud.provider
     instance = await _alive(work)
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
     await _note(work, work.journal.sync())
     is_hanging = is_hard and instance.state is InstanceState.STOPPING
     if is_hanging or instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
-        await work.cloud.call("stop", lambda: work.cloud.provider.stop(instance.deploy_id, hard=is_hard))
+        if is_parked and isinstance(provider, Parkable):
+            send = partial(provider.park, hard=is_hard, keeps_memory=_keeps_memory(work.request))
+            await work.cloud.call("park", partial(send, instance.deploy_id))
+        else:
+            await work.cloud.call("stop", partial(provider.stop, instance.deploy_id, hard=is_hard))
     await work.cloud.watch(instance.deploy_id, _STOPPED, goal="stopped")
     if is_parked:
         await work.journal.park(instance.deploy_id, work.request.vm_id)
     return "-"
+
+
+def _keeps_memory(request: VmRequest) -> bool:
+    """True for `onevm stop`, which saves what the guest is doing; an undeploy shuts it down."""
+    return LCM_STATES.get(request.lcm_state or 0) == "SAVE_STOP"
 
 
 async def suspend(work: Work) -> str:
@@ -164,13 +191,13 @@ async def _alive(work: Work) -> Instance:
     return instance
 
 
-async def destroy(work: Work) -> str:
+async def destroy(work: Work, *, is_soft: bool = False) -> str:
     """Terminate whatever instance this VM has; gone for certain is success."""
     gone: set[DeployId] = set()
     await _note(work, work.journal.sync())
     while instances := await work.finder.to_destroy(work.request, gone=gone, deadline=work.deadline):
         for instance in instances:
-            await terminate(work.cloud, instance)
+            await terminate(work.cloud, instance, is_soft=is_soft)
         for instance in instances:
             await terminated(work.cloud, instance.deploy_id)
             gone.add(instance.deploy_id)
@@ -194,13 +221,16 @@ async def _note(work: Work, writing: Awaitable[None]) -> None:
         work.warn(str(error))
 
 
-async def terminate(cloud: Cloud, instance: Instance) -> None:
-    """Ask for an instance's end; one that is on its way there needs no asking."""
-    if not instance.state.is_gone:
-        try:
-            await cloud.call("terminate", partial(cloud.provider.destroy, instance.deploy_id))
-        except InstanceNotFound:
-            return  # it went between the look and the call
+async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> None:
+    """Ask for an instance's end; one that is on its way there needs no asking, unless its guest may keep it waiting."""
+    provider, can_wait = cloud.provider, isinstance(cloud.provider, SoftTerminate)
+    if instance.state.is_gone and (is_soft or not can_wait or instance.state is InstanceState.TERMINATED):
+        return
+    end = provider.shut_down if is_soft and isinstance(provider, SoftTerminate) else provider.destroy
+    try:
+        await cloud.call("terminate", partial(end, instance.deploy_id))
+    except InstanceNotFound:
+        return  # it went between the look and the call
 
 
 async def terminated(cloud: Cloud, deploy_id: DeployId) -> None:

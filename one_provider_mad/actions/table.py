@@ -20,7 +20,7 @@ def _by_intent(action: Action) -> Handler:
     async def perform(work: Work) -> str:
         request = work.request
         intent = intent_of(action, request.lcm_state, has_deploy_id=bool(request.deploy_id))
-        return await perform_intent(work, intent)
+        return await perform_intent(work, intent, is_soft=action is Action.SHUTDOWN)
 
     return perform
 

@@ -8,7 +8,7 @@ from one_provider_mad.domain import Instance, InstanceState, Usage, Value
 from one_provider_mad.monitor.cloud_source import Told
 from one_provider_mad.monitor.settings import UNLIMITED_CPU, UNLIMITED_MEMORY, CapacitySettings
 from one_provider_mad.protocol.reports import HostReport, Wild
-from one_provider_mad.providers.interface import ImportHints, Size
+from one_provider_mad.providers.interface import ImportHints, Provider, Size, SizedInstances
 
 NOTHING = "-"
 """PROVIDER_WARNING when there is none: what a host was once said to have stays until it is said anew."""
@@ -73,6 +73,14 @@ def load_of(usages: Iterable[Usage | None]) -> Load:
     """The sum of what instances use."""
     found = [usage for usage in usages if usage is not None]
     return Load(cpu=sum(usage.cpu for usage in found), memory=sum(usage.memory for usage in found))
+
+
+def taken_by(instances: Iterable[Instance], provider: Provider) -> Load:
+    """What instances take of the room: the size of their types where the provider knows it, else what they use."""
+    if not isinstance(provider, SizedInstances):
+        return load_of(each.usage for each in instances)
+    sizes = [size for each in instances if (size := provider.size_of(each)) is not None]
+    return Load(cpu=100 * sum(size.cpu for size in sizes), memory=1024 * sum(size.memory for size in sizes))
 
 
 def report_of(

@@ -9,16 +9,24 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from one_provider_mad.domain import DeployId, Instance, Value
+from one_provider_mad.domain import DeployId, Instance, Value, VmId
 from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
-from one_provider_mad.monitor.host import Load, load_of, room_of, unknown_types, wild_of
+from one_provider_mad.monitor.host import Load, room_of, taken_by, unknown_types, wild_of
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
 from one_provider_mad.protocol.reports import Wild
-from one_provider_mad.providers.interface import CapacitySource, Figures, ImportHints, ImportSource, Size
+from one_provider_mad.providers.interface import (
+    CapacitySource,
+    Figures,
+    ImportHints,
+    ImportSource,
+    Provider,
+    Size,
+    UpstreamTags,
+)
 
 log = structlog.get_logger()
 
@@ -50,13 +58,15 @@ class Sweep(Value, frozen=True, kw_only=True):
     Attributes:
         judgement: the VMs of all hosts.
         wilds: instances that belong to nobody, ready to be reported.
-        wild_load: what these use.
+        loads: what the VMs of each host use.
+        wild_load: what the wild instances use.
         room: room of the whole cloud.
         warning: what an operator should look at, "" for nothing.
     """
 
     judgement: Judgement
     wilds: tuple[Wild, ...] = ()
+    loads: Mapping[int, Load] = {}
     wild_load: Load = Load()
     room: Size | None = None
     warning: str = ""
@@ -67,7 +77,7 @@ class Sweep(Value, frozen=True, kw_only=True):
 
     def load(self, host_id: int) -> Load:
         """What a host's VMs use, and the wild instances, which take room as well."""
-        own = load_of(vm.instance.usage for vm in self.vms(host_id) if vm.instance is not None)
+        own = self.loads.get(host_id, Load())
         return Load(cpu=own.cpu + self.wild_load.cpu, memory=own.memory + self.wild_load.memory)
 
 
@@ -83,6 +93,7 @@ class Sweeper:
         memory: what is known of the instances by now.
         failing_since: loop time since which the cloud cannot be asked, None while it can.
         error: why it cannot be asked, "" while it can.
+        hosts: those that are monitored.
     """
 
     def __init__(self, source: CloudSource, *, clock: Callable[[], float], memory: Memory | None = None) -> None:
@@ -106,6 +117,7 @@ class Sweeper:
         self.memory = memory or Memory()
         self.failing_since: float | None = None
         self.error = ""
+        self.hosts: frozenset[int] = frozenset()
 
     async def sweep(self) -> Sweep:
         """Look, together with everybody who asks meanwhile; a listing just made will do.
@@ -143,6 +155,7 @@ class Sweeper:
         async with self._judging:
             self._mind_the_clock()
             listing = self._listing or listing  # a later one may have come meanwhile
+            listing = msgspec.structs.replace(listing, hosts=self.hosts)
             since = unseen_since_when(self.memory, listing, grace=watched.provider.visibility_grace)
             activity = await self._activity.read(watched.journal, since=since)
             room, known = self._room_of(watched), self._figures.known()
@@ -271,15 +284,32 @@ def _judged(
         unusual_count=settings.unusual_count,
         unusual_hold=settings.unusual_hold,
     )
-    measured = Listing(began_at=listing.began_at, instances=with_figures(listing.instances, known))
+    measured = msgspec.structs.replace(
+        listing,
+        instances=with_figures(listing.instances, known),
+        upstreams=_upstreams(listing, watched.provider),
+    )
     judgement = judge(memory, measured, activity, rules)
     return Sweep(
         judgement=judgement,
         wilds=_wilds(judgement, watched) if settings.report_wilds else (),
-        wild_load=load_of(instance.usage for instance in judgement.wilds),
+        loads={
+            host_id: taken_by((vm.instance for vm in vms if vm.instance is not None), watched.provider)
+            for host_id, vms in judgement.hosts.items()
+        },
+        wild_load=taken_by(judgement.wilds, watched.provider),
         room=room,
         warning=_warning(judgement),
     )
+
+
+def _upstreams(listing: Listing, provider: Provider) -> dict[DeployId, VmId]:
+    """VMs of the instances that carry nothing but the tags of upstream's driver, where these count."""
+    if not isinstance(provider, UpstreamTags):
+        return {}
+    untagged = (instance for instance in listing.instances if instance.identity is None)
+    found = ((instance.deploy_id, provider.upstream_vm_id(instance)) for instance in untagged)
+    return {deploy_id: vm_id for deploy_id, vm_id in found if vm_id is not None}
 
 
 def _wilds(judgement: Judgement, watched: Watched) -> tuple[Wild, ...]:

@@ -66,10 +66,14 @@ class Listing(Value, frozen=True, kw_only=True):
     Attributes:
         began_at: when it was asked for, seconds since the epoch: what has happened since it may not show.
         instances: everything in the account and region.
+        upstreams: VMs of those that carry nothing but the tags of upstream's driver.
+        hosts: those that are monitored.
     """
 
     began_at: float
     instances: Sequence[Instance]
+    upstreams: Mapping[DeployId, VmId] = {}
+    hosts: frozenset[int] = frozenset()
 
 
 class Memory(Value, frozen=True, kw_only=True):
@@ -182,8 +186,17 @@ class _Judge:
         )
         self._known = with_created(memory.vms, self._attempts.values())
         made = {attempt.deploy_id for attempt in activity.attempts if attempt.deploy_id}
-        self._sorted = sort(listing.instances, self._known, owner=rules.owner, made=made)
+        self._sorted = sort(
+            listing.instances,
+            self._known,
+            owner=rules.owner,
+            made=made,
+            upstreams=listing.upstreams,
+            hosts=listing.hosts,
+        )
         self._strays = self._sorted.strays
+        for vm_id in self._sorted.homeless:
+            self._known.pop(vm_id, None)  # of a time with one host, perhaps not this VM's
         self._pending = self._find_pending()
 
     def judge(self) -> Judgement:
@@ -194,6 +207,7 @@ class _Judge:
             self._judge_present(vm_id, instance, host_id)
         for known in absent:
             self._judge_absent(known, is_held=known.vm_id in held)
+        self._name_homeless()
         for vms in self._hosts.values():
             vms.sort(key=lambda vm: vm.state.vm_id)
         held_since = min((self._known[vm_id].held_since for vm_id in held), default=0.0)
@@ -251,6 +265,16 @@ class _Judge:
         word = VmWord.UNKNOWN if is_unsure or self._is_changed(vm_id) else WORDS.get(state, VmWord.UNKNOWN)
         self._add(host_id, vm_id, deploy_id, word, instance=instance)
 
+    def _name_homeless(self) -> None:
+        """A VM of which nobody knows the host is named on each as UNKNOWN, which changes nothing where it is not.
+
+        In a report of all VMs it would be a zombie there, and left out it would be lost where it is.
+        """
+        for vm_id, instance in self._sorted.homeless.items():
+            for host_id in self._listing.hosts:
+                self._add(host_id, vm_id, instance.deploy_id, VmWord.UNKNOWN)
+                self._unsynced.add(host_id)
+
     def _is_changed(self, vm_id: VmId) -> bool:
         """Something was done to it while it was being listed: what was seen may be over."""
         attempt, began_at = self._attempts.get(vm_id), self._listing.began_at
@@ -280,12 +304,12 @@ class _Judge:
         lost = [known for known in absent if self._is_lost(known)]
         if not lost:
             return frozenset()
-        there = sum(
-            not known.is_parked and not known.is_terminated and not self._is_long_missing(known)
-            for known in self._known.values()
-            if not self._is_young(known)
+        # Only what this listing can tell of is a whole to take a share of: busy VMs that it lacks are on neither side.
+        shown = sum(
+            not self._is_parked(vm_id, each.deploy_id) and not each.state.is_gone
+            for vm_id, (each, _) in self._sorted.ours.items()
         )
-        is_unusual = len(lost) >= rules.unusual_count and len(lost) > rules.unusual_share * there
+        is_unusual = len(lost) >= rules.unusual_count and len(lost) > rules.unusual_share * (len(lost) + shown)
         is_fresh = any(not known.misses and not known.held_since for known in lost)
         pause = max(0.0, began_at - (self._memory.listed_at or began_at) - _LONGEST_GAP)
         held: set[VmId] = set()

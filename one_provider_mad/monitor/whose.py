@@ -56,12 +56,14 @@ class Sorted(Value, frozen=True, kw_only=True):
     Attributes:
         ours: the instance of each VM that the listing shows, and the host it is on.
         beside: VMs of which another instance is live: an earlier one, or a copy.
+        homeless: the instance of each VM of which nobody can tell on which host it is.
         wilds: live instances that belong to nobody.
         strays: instances about which somebody should know, with what is strange about them.
     """
 
     ours: Mapping[VmId, tuple[Instance, int]]
     beside: frozenset[VmId]
+    homeless: Mapping[VmId, Instance]
     wilds: list[Instance]
     strays: dict[DeployId, str]
 
@@ -97,7 +99,13 @@ def with_created(known: Mapping[VmId, Known], attempts: Iterable[Attempt]) -> di
 
 
 def sort(
-    instances: Iterable[Instance], known: Mapping[VmId, Known], *, owner: str, made: Collection[DeployId]
+    instances: Iterable[Instance],
+    known: Mapping[VmId, Known],
+    *,
+    owner: str,
+    made: Collection[DeployId],
+    upstreams: Mapping[DeployId, VmId] = {},
+    hosts: Collection[int] = (),
 ) -> Sorted:
     """Say whose each instance is.
 
@@ -106,37 +114,71 @@ def sort(
         known: the instance of each VM, as far as it is known: another one takes its place in a later life only.
         owner: whose instances are ours.
         made: instances that were created of late, whose tags need not show yet.
+        upstreams: VMs of instances that carry nothing but the tags of upstream's driver, which know no host.
+        hosts: those that are monitored: an instance without a host is on the only one.
     """
-    by_deploy_id = {each.deploy_id: each for each in known.values()}
     candidates: dict[VmId, list[Instance]] = {}
     wilds: list[Instance] = []
     strays: dict[DeployId, str] = {}
+    by_deploy_id = {each.deploy_id: each for each in known.values()}
     for instance in instances:
         identity = instance.identity
         if identity is not None:
             if identity.owner == owner:
                 candidates.setdefault(identity.vm_id, []).append(instance)
+        elif (vm_id := upstreams.get(instance.deploy_id)) is not None:
+            candidates.setdefault(vm_id, []).append(instance)
         elif (its := by_deploy_id.get(instance.deploy_id)) is not None:
             strays[instance.deploy_id] = f"has lost its tags, it was VM {its.vm_id}'s"
             candidates.setdefault(its.vm_id, []).append(instance)
         elif not instance.state.is_gone and instance.deploy_id not in made:
             wilds.append(instance)
-    ours: dict[VmId, tuple[Instance, int]] = {}
+    chosen: dict[VmId, Instance] = {}
     beside: set[VmId] = set()
     for vm_id, some in candidates.items():
-        its = known.get(vm_id)
-        if len(some) == 1 and (its is None or its.deploy_id == some[0].deploy_id):
-            best: Instance | None = some[0]  # as it nearly always is
-        else:
-            best = _choose(some, its)
+        best = _best(some, known.get(vm_id))
         if best is not None:
-            ours[vm_id] = best, best.identity.host_id if best.identity is not None else known[vm_id].host_id
+            chosen[vm_id] = best
         for other in some:
             if other is not best and not other.state.is_gone:
                 own = best.deploy_id if best is not None else known[vm_id].deploy_id
                 strays[other.deploy_id] = f"is a second live instance of VM {vm_id}, beside {own}"
                 beside.add(vm_id)
-    return Sorted(ours=ours, beside=frozenset(beside), wilds=wilds, strays=strays)
+    homeless = _without_host(chosen, upstreams) if upstreams and len(hosts) != 1 else {}
+    for vm_id, instance in homeless.items():
+        strays[instance.deploy_id] = f"is VM {vm_id}'s by upstream's tag, which names no host: power it off and on once"
+    only_host = next(iter(hosts), -1)
+    return Sorted(
+        ours={
+            vm_id: (instance, _host_of(instance, known.get(vm_id), upstreams, only_host))
+            for vm_id, instance in chosen.items()
+            if vm_id not in homeless
+        },
+        beside=frozenset(beside),
+        homeless=homeless,
+        wilds=wilds,
+        strays=strays,
+    )
+
+
+def _without_host(chosen: Mapping[VmId, Instance], upstreams: Mapping[DeployId, VmId]) -> dict[VmId, Instance]:
+    return {
+        vm_id: instance
+        for vm_id, instance in chosen.items()
+        if instance.deploy_id in upstreams and not instance.state.is_gone
+    }
+
+
+def _host_of(instance: Instance, known: Known | None, upstreams: Collection[DeployId], only_host: int) -> int:
+    if instance.identity is not None:
+        return instance.identity.host_id
+    return only_host if known is None or instance.deploy_id in upstreams else known.host_id
+
+
+def _best(candidates: list[Instance], known: Known | None) -> Instance | None:
+    if len(candidates) == 1 and (known is None or known.deploy_id == candidates[0].deploy_id):
+        return candidates[0]  # as it nearly always is
+    return _choose(candidates, known)
 
 
 def _choose(candidates: list[Instance], known: Known | None) -> Instance | None:

@@ -22,7 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
-from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Value, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Usage, Value, VmId, VmRequest
 
 Parameters = Mapping[str, Any]
 """Exactly what a create sends to the cloud, in the cloud's words; must survive JSON unchanged."""
@@ -160,6 +160,41 @@ class Suspendable(Protocol):
 
 
 @runtime_checkable
+class SoftTerminate(Protocol):
+    """Can ask the guest before an instance ends; `destroy` then ends it whatever the guest does."""
+
+    async def shut_down(self, deploy_id: DeployId) -> None:
+        """Let the guest shut down, and terminate the instance then. Terminated already is fine."""
+
+
+@runtime_checkable
+class Parkable(Protocol):
+    """Has a state for instances whose VM leaves its host, as undeploy and stop mean it."""
+
+    async def park(self, deploy_id: DeployId, *, hard: bool, keeps_memory: bool) -> None:
+        """Stop a running instance and give its place up, keeping its disks; `start` brings it back.
+
+        Parked already is fine.
+
+        Args:
+            deploy_id: the instance.
+            hard: do not wait for the guest.
+            keeps_memory: what the guest was doing is to go on afterwards (`onevm stop`).
+        """
+
+
+@runtime_checkable
+class UpstreamTags(Protocol):
+    """Knows the instances that upstream's own driver made in the same cloud."""
+
+    def upstream_vm_id(self, instance: Instance) -> VmId | None:
+        """The VM that upstream's tags name; None unless the operator lets them count and there are no tags of ours.
+
+        Pure, no I/O.
+        """
+
+
+@runtime_checkable
 class Snapshots(Protocol):
     """Snapshots of a whole instance."""
 
@@ -264,6 +299,14 @@ class CapacitySource(Protocol):
         """Room of the whole account, what is in use included; None when nobody set a limit."""
 
 
+@runtime_checkable
+class SizedInstances(Protocol):
+    """Instances take the room of their type, whatever they use of it."""
+
+    def size_of(self, instance: Instance) -> Size | None:
+        """What a live instance takes of the room; None, which counts as nothing, where nobody knows. Pure, no I/O."""
+
+
 class ImportHints(Value, frozen=True, kw_only=True):
     """What a VM would ask for that is to take over an instance.
 
@@ -282,6 +325,91 @@ class ImportSource(Protocol):
 
     def import_hints(self, instance: Instance) -> ImportHints:
         """Read it from a listed instance. Pure, no I/O."""
+
+
+class Figures(Value, frozen=True, kw_only=True):
+    """What is measured of one instance, and what lies ahead of it.
+
+    Attributes:
+        usage: in the units of `Usage`, counters since the instance was created; None while nothing is known.
+        attributes: further facts for monitoring, over those of the listing (`DISKRDBYTES`, an event that is due...).
+    """
+
+    usage: Usage | None = None
+    attributes: Mapping[str, str] = {}
+
+
+@runtime_checkable
+class FigureSource(Protocol):
+    """Knows more of instances than a listing shows, but slowly, or for money: asked beside the listings."""
+
+    figures_period: float
+    """Seconds between two questions."""
+
+    async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
+        """What is known of these instances by now, all that the latest listing has; of those left out nothing is.
+
+        Nobody asks twice at a time. What it raises is told, and what was known before goes on being reported.
+        """
+
+
+@runtime_checkable
+class BootFinisher(Protocol):
+    """Has something left to do once a new instance runs (an address...)."""
+
+    async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Do it; often there is nothing. Asked again after a crash, or of an instance that was taken over.
+
+        What it raises is told in the VM's log: the instance runs, and stays.
+        """
+
+
+class LoosePart(Value, frozen=True, kw_only=True):
+    """Something that costs money without an instance that uses it.
+
+    Attributes:
+        part_id: the cloud's id of it.
+        kind: `volume`, `snapshot`, `address`.
+        identity: whose it is, by its tags; None when they name the owner only.
+        detail: how large it is and the like, for a person.
+    """
+
+    part_id: str
+    kind: str
+    identity: Identity | None = None
+    detail: str = ""
+
+
+@runtime_checkable
+class LooseParts(Protocol):
+    """Makes things beside instances, which may be left over."""
+
+    async def loose_parts(self, *, owner: str) -> Sequence[LoosePart]:
+        """Everything that carries this owner's tags and that no instance uses. Raises rather than return half."""
+
+
+class SelfCheck(Value, frozen=True, kw_only=True):
+    """One thing that a provider has checked for a person.
+
+    Attributes:
+        what: what was looked at, in a word or two.
+        is_well: True, False, or None for what only may be wrong.
+        found: what was seen.
+        remedy: what to do, "" where all is well.
+    """
+
+    what: str
+    is_well: bool | None
+    found: str
+    remedy: str = ""
+
+
+@runtime_checkable
+class SelfChecking(Protocol):
+    """Can tell, without changing anything, whether it would be able to do its work."""
+
+    async def check(self) -> Sequence[SelfCheck]:
+        """Clock, rights (by dry runs), defaults, limits left. What goes wrong is a finding, not an error."""
 
 
 class ProviderFactory(Protocol):

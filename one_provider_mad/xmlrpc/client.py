@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -86,12 +86,20 @@ class Client:
 
     Args:
         connection: where it is and who asks.
-        read_session: reads the session string anew; not called on the event loop.
+        read_session: reads the session string anew; not called on the event loop. Default: from the connection's file.
+        ask_session: the same where it has to be asked for; it comes in the place of `read_session`.
     """
 
-    def __init__(self, connection: Connection, *, read_session: Callable[[], str] | None = None) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        read_session: Callable[[], str] | None = None,
+        ask_session: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
         self.connection = connection
-        self._read_session = read_session or partial(_usual_session, connection.credentials_file)
+        read = read_session or partial(_usual_session, connection.credentials_file)
+        self._new_session: Callable[[], Awaitable[str]] = ask_session or partial(asyncio.to_thread, read)
         self._session = ""
         self._http: aiohttp.ClientSession | None = None
         self._http_once: aiohttp.ClientSession | None = None
@@ -102,9 +110,10 @@ class Client:
 
         Raises:
             SettingsError: the credentials or the certificates cannot be used.
+            ProviderError: whoever gives the credentials out did not.
         """
         aiohttp = await asyncio.to_thread(import_module, "aiohttp")
-        self._session = await asyncio.to_thread(self._read_session)
+        self._session = await self._new_session()
         tls = await asyncio.to_thread(_tls, self.connection)
         limit, patience = self.connection.connections, self.connection.timeout
         timeout = aiohttp.ClientTimeout(total=patience, sock_connect=min(self.connection.connect_timeout, patience))
@@ -168,7 +177,7 @@ class Client:
         """True when the credentials were changed since they were read; tokens expire, passwords are replaced."""
         before = self._session
         try:
-            self._session = await asyncio.to_thread(self._read_session)
+            self._session = await self._new_session()
         except SettingsError as error:
             raise AuthenticationRefused(f"the credentials are refused, and {error}") from error
         return self._session != before

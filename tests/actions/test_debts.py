@@ -67,9 +67,10 @@ async def pay_off(world: World) -> None:
 
 async def settled(world: World) -> None:
     """Nothing is owed any more."""
+    begun = now()
     async with asyncio.timeout(10_000):
         while await world.journal.debts():
-            await pass_time(1)
+            await pass_time(max(1, (now() - begun) / 50))
 
 
 # Paying one
@@ -249,12 +250,12 @@ async def test_a_debt_is_tried_again_and_again_with_growing_pauses(desk: Desk) -
         await destroy(deploy_id)
 
     desk.world.provider.destroy = destroy_and_note  # type: ignore[method-assign]
-    desk.world.provider.before["destroy"].extend(ProviderUnavailable("no answer") for _ in range(12))
+    desk.world.provider.before["destroy"].extend(ProviderUnavailable("no answer") for _ in range(10))
     await desk.world.add_debt(deploy_id)
     async with paying(desk):
         await settled(desk.world)
     pauses = [later - earlier for earlier, later in itertools.pairwise(tried)]
-    assert len(pauses) == 12
+    assert len(pauses) == 10
     assert all(a <= b + 1 for a, b in itertools.pairwise(pauses))
     assert pauses[0] <= 6
     assert 290 <= pauses[-1] <= 310
@@ -409,7 +410,7 @@ async def test_debts_of_vms_that_are_busy_do_not_keep_the_others_waiting(world: 
             await world.add_debt(f"i-404-{vm_id}", vm_id=vm_id)
         deploy_id = world.provider.add(identity_of())
         await world.add_debt(deploy_id)
-        await pass_time(2000)
+        await pass_time(200)
         assert world.provider.state(deploy_id) is TERMINATED
 
 

@@ -123,7 +123,10 @@ async def test_what_may_be_repeated_is_retried_and_a_snapshot_is_not(
     assert world.provider.count(method) == times
 
 
-NOT_DEVICES = ("VerbatimDriver", "Suspendable", "CapacitySource", "ImportSource")
+NOT_DEVICES = (
+    *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
+    *("CapacitySource", "ImportSource", "FigureSource", "LooseParts", "SizedInstances"),
+)
 
 
 def test_every_optional_protocol_is_in_the_table() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from one_provider_mad.actions import cloud, debts
 from one_provider_mad.cli.driver_message import DEFAULT_STIME, Details
 from one_provider_mad.domain import Identity, Template
 from one_provider_mad.errors import (
@@ -87,6 +88,13 @@ def place(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debts are tried again, and calls are sent again, after moments."""
+    monkeypatch.setattr(debts, "_FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(cloud, "_FIRST_PAUSE", 0.1)
+
+
+@pytest.fixture
 def console(place: Place) -> Console:
     return Console(place)
 
@@ -120,6 +128,7 @@ async def test_a_lookup_by_tags_ends_only_this_life_of_the_vm(
     assert await console.alive() == theirs
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_debt_does_not_end_what_has_become_somebody_elses(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
@@ -196,7 +205,7 @@ async def test_a_lookup_that_failed_does_not_mean_that_there_is_nothing_to_take_
 # (c) Could it still appear?
 
 
-LAG = {"listing_lag": 0.4, "visibility_grace": 1.0}
+LAG = {"listing_lag": 0.3, "visibility_grace": 0.5}
 
 
 @pytest.mark.parametrize("request_", by_name(DESTROYERS))
@@ -266,6 +275,7 @@ async def test_the_instance_of_this_very_start_is_taken_over(place: Place, conso
     assert await console.alive() == {ours}
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_an_instance_from_before_a_recreate_is_terminated_and_not_taken_over(
     place: Place, console: Console
 ) -> None:
@@ -512,10 +522,11 @@ async def test_a_refused_retry_is_no_reason_to_try_something_else(
 
 
 @pytest.mark.parametrize("refusal", [pytest.param(error, id=type(error).__name__) for error in REFUSALS])
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_call_that_is_refused_at_its_second_try_may_have_made_something_at_its_first(
     place: Place, console: Console, moods: Moods, refusal: ProviderError
 ) -> None:
-    configure(place, listing_lag=1.0, visibility_grace=1.6)
+    configure(place, listing_lag=0.4, visibility_grace=0.6)
     moods.losing_once.add("create")
     moods.failing_once["create"] = refusal
     async with Front(place, retries=1) as front:
@@ -542,6 +553,7 @@ async def test_a_refused_retry_does_not_make_gone_what_is_hidden_yet(
 # (k) Debts
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_debt_survives_a_restart(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
@@ -554,6 +566,7 @@ async def test_a_debt_survives_a_restart(place: Place, console: Console, moods: 
     assert await console.alive() == set()
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_debt_is_not_paid_with_the_instance_of_a_later_start(
     place: Place, console: Console, moods: Moods
 ) -> None:
@@ -631,6 +644,7 @@ async def test_a_debt_without_an_id_leaves_later_starts_alone_whoever_made_them(
     assert await console.alive() == {later}
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_debt_is_not_paid_while_more_of_it_may_still_appear(
     place: Place, console: Console, moods: Moods
 ) -> None:
@@ -651,6 +665,7 @@ async def test_a_debt_is_not_paid_while_more_of_it_may_still_appear(
     assert await console.alive() == set()
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_where_there_is_no_time_to_wait_all_that_may_still_appear_is_owed(
     place: Place, console: Console, moods: Moods
 ) -> None:
@@ -669,6 +684,7 @@ async def test_where_there_is_no_time_to_wait_all_that_may_still_appear_is_owed(
     assert await console.alive() == set()
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_a_debt_outlives_a_change_of_owner(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
@@ -698,6 +714,7 @@ async def test_an_instance_that_is_owed_is_not_taken_over(place: Place, console:
     assert await console.alive() == {ours}
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_what_a_called_off_deploy_makes_afterwards_goes(place: Place, console: Console, moods: Moods) -> None:
     configure(place, latency=0.1)
     async with Front(place) as front:
@@ -709,6 +726,7 @@ async def test_what_a_called_off_deploy_makes_afterwards_goes(place: Place, cons
     assert await console.alive() == set()
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_what_is_made_after_a_clean_up_ran_out_of_time_goes(place: Place, console: Console, moods: Moods) -> None:
     """The deploy ran out of time as well, and its create is answered last of all."""
     configure(place, visibility_grace=1.5)
@@ -721,6 +739,7 @@ async def test_what_is_made_after_a_clean_up_ran_out_of_time_goes(place: Place, 
     assert await console.alive() == set()
 
 
+@pytest.mark.usefixtures("short_pauses")
 async def test_what_a_called_off_deploy_has_made_goes_and_what_the_next_one_makes_stays(
     place: Place, console: Console, moods: Moods
 ) -> None:

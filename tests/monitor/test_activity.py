@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from one_provider_mad.actions.intents import is_end
@@ -17,6 +18,7 @@ from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal import Answered, Attempt, AttemptState, Journal, Outline, read_outline
 from one_provider_mad.monitor.activity import DEAD_SECONDS, Activity, ActivityReader
+from one_provider_mad.monitor.whose import latest_time
 from one_provider_mad.protocol.messages import Action
 from tests.monitor.worlds import identity_of
 
@@ -191,6 +193,47 @@ def test_clocks_may_be_off_a_little(at: float, *, is_settled: bool, is_ended: bo
     assert activity.is_settled_since(VmId(7), NOW) is is_settled
     assert activity.is_ended(VmId(7), since=NOW) is is_ended
     assert not activity.is_settled_since(VmId(8), NOW)
+
+
+async def test_a_create_that_was_sent_just_before_counts_as_well(journal: Journal, path: Path) -> None:
+    times = {7: NOW - 0.1, 8: NOW - 5.0}
+    for vm_id, at in times.items():
+        attempt = msgspec.structs.replace(Attempt.new(identity_of(vm_id), 1, {}), sent_at=at)
+        await journal.save_attempt(attempt)
+        assert Activity.is_since(attempt, NOW) is (vm_id == 7)
+    assert [attempt.identity.vm_id for attempt in (await look(path, since=NOW)).attempts] == [7]
+
+
+async def test_creates_that_were_sent_before_the_clock_was_set_back_do_not_stay_new(
+    journal: Journal, path: Path
+) -> None:
+    for vm_id, times in {7: {"sent_at": NOW}, 8: {"sent_at": NOW - 9000, "answered_at": NOW}}.items():
+        await journal.save_attempt(msgspec.structs.replace(Attempt.new(identity_of(vm_id), 1, {}), **times))
+    clock = NOW - 3600.0
+    reader = ActivityReader(time.monotonic, lambda: clock)
+    for later in (0.0, 60.0):
+        clock = NOW - 3600.0 + later
+        attempts = (await reader.read(path, since=0)).attempts
+        assert {latest_time(attempt) for attempt in attempts} == {NOW - 3600.0}
+        assert not any(Activity.is_since(attempt, NOW - 3590.0) for attempt in attempts)
+
+
+async def test_what_is_just_ahead_of_the_clock_is_left_as_it_is(journal: Journal, path: Path) -> None:
+    await journal.save_attempt(msgspec.structs.replace(Attempt.new(identity_of(7), 1, {}), sent_at=NOW + 0.1))
+    [attempt] = (await look(path)).attempts
+    assert attempt.sent_at == NOW + 0.1
+
+
+@pytest.mark.xfail(strict=True, reason="what was done in a future that is no more is all said to be of one moment")
+async def test_what_was_done_before_the_clock_was_set_back_keeps_its_order(journal: Journal, path: Path) -> None:
+    number = opened(journal, 7, "CLEANUP")
+    await journal.sync()
+    journal.close_request(number, has_ended=True)
+    await journal.sync()
+    await journal.save_attempt(msgspec.structs.replace(Attempt.new(identity_of(7, seq=1), 1, {}), sent_at=NOW + 1))
+    activity = await ActivityReader(time.monotonic, lambda: NOW - 3600.0).read(path, since=0)
+    [attempt] = activity.attempts
+    assert not activity.is_ended(VmId(7), since=latest_time(attempt), slack=0), "it was destroyed, and then made anew"
 
 
 def test_an_action_that_has_not_destroyed_the_instance_is_no_end_of_it() -> None:

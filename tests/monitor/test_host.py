@@ -63,6 +63,11 @@ def test_a_report_has_percent_and_kib() -> None:
     assert (report.error, report.attributes["PROVIDER_WARNING"]) == ("e", "w")
 
 
+def test_a_warning_is_taken_back() -> None:
+    """OpenNebula keeps what it was once told of a host until it is told otherwise."""
+    assert report_of(Told(hypervisor="sea"), None, Load()).attributes["PROVIDER_WARNING"] == "-"
+
+
 def test_room_that_nobody_knows_is_not_promised() -> None:
     report = report_of(Told(hypervisor="sea"), None, Load())
     assert (report.total_cpu, report.total_memory) == (0, 0)

@@ -12,11 +12,12 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable, SettingsError, Throttled
+from one_provider_mad.monitor.saying import Saying
 from one_provider_mad.monitor.truth import Memory
 from one_provider_mad.monitor.whose import Known
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import parse_line
-from one_provider_mad.protocol.im_messages import Kind, Message, Monitor, StartMonitor
+from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from tests.actions.fakes import pass_time
 from tests.monitor.decoder import plain, start_monitor, vectors
 from tests.monitor.studio import Studio
@@ -302,9 +303,13 @@ class FakeProbes:
     async def answer(self, request: Monitor) -> str:
         return f'HYPERVISOR="probed-{request.host_id}"\n'
 
-    async def report(self, request: StartMonitor, say: Callable[[Message], None]) -> None:
-        say(Message(kind=Kind.SYSTEM_HOST, host_id=request.host_id, timestamp=0, text='HYPERVISOR="probed"\n'))
+    async def report(self, request: StartMonitor, saying: Saying, on_reported: Callable[[], None]) -> None:
+        saying.say(Kind.SYSTEM_HOST, request.host_id, 'HYPERVISOR="probed"\n')
+        on_reported()
         await asyncio.Event().wait()
+
+    def forget(self, host_id: int) -> None:
+        del host_id
 
 
 async def test_probes_take_the_place_of_sweeps_as_soon_as_there_are_any(studio: Make) -> None:

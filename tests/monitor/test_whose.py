@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, judge
+from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, judge, set_back
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.monitor.worlds import (
     IDLE,
@@ -101,7 +103,10 @@ LIVE = st.sampled_from([InstanceState.RUNNING, InstanceState.STOPPED])
 
 @dataclass
 class World:
-    """A cloud whose VMs are created anew, with leftovers and failures, and whose listings omit some now and then."""
+    """A cloud whose VMs are created anew, with leftovers and failures, and whose listings omit some now and then.
+
+    Some creates have no id for a while, some VMs end for good, and now and then somebody sets the clock back.
+    """
 
     rules: Rules
     now: float = NOW
@@ -113,25 +118,55 @@ class World:
     answered: dict[VmId, Answered] = field(default_factory=dict)
     omitted: dict[VmId, int] = field(default_factory=dict)
     listing: Listing = field(default_factory=listing_of)
+    busy: set[VmId] = field(default_factory=set)
+    ended: set[VmId] = field(default_factory=set)
+    lives: Counter[VmId] = field(default_factory=Counter)
+
+    def send(self, vm_id: VmId) -> None:
+        """A create is under way: it has no id yet."""
+        self.now += 1
+        self.busy.add(vm_id)
+        self.ended.discard(vm_id)
+        self.attempts[vm_id] = attempt_of(vm_id, AttemptState.OPEN, after=self.now - NOW, seq=self.lives[vm_id])
 
     def create(self, vm_id: VmId, state: InstanceState) -> None:
-        seq = sum(each.identity is not None and each.identity.vm_id == vm_id for each in self.others)
+        """The create that is under way, or else a new one, is answered."""
+        if vm_id not in self.busy:
+            self.send(vm_id)
+        seq, self.lives[vm_id] = self.lives[vm_id], self.lives[vm_id] + 1
         made = instance_of(vm_id, state, seq=seq, deploy_id=f"i-{vm_id}-{seq}")
         self.now += 1
-        self.attempts[vm_id] = attempt_of(
-            vm_id, AttemptState.CREATED, after=self.now - NOW, deploy_id=made.deploy_id, seq=seq
+        self.attempts[vm_id] = msgspec.structs.replace(
+            self.attempts[vm_id], state=AttemptState.CREATED, deploy_id=made.deploy_id, answered_at=self.now
         )
         self.current[vm_id], self.made_at[vm_id], self.omitted[vm_id] = made, self.now, 0
         self.now += 1
+        self.busy.discard(vm_id)
         self.answer(vm_id, "DEPLOY")
 
-    def recreate(self, vm_id: VmId, state: InstanceState, *, is_cleaned: bool) -> None:
+    def clean_up(self, vm_id: VmId, action: str, *, is_cleaned: bool) -> None:
+        """Nobody wants its instance any more: it is destroyed, or stays where it is."""
         old = self.current.pop(vm_id, None)
         if old is not None:
             gone = instance_of(vm_id, InstanceState.TERMINATED, seq=_seq(old), deploy_id=old.deploy_id)
             self.others.append(gone if is_cleaned else old)
-            self.answer(vm_id, "CLEANUP", has_ended=is_cleaned)
-        self.create(vm_id, state)
+            self.answer(vm_id, action, has_ended=is_cleaned)
+
+    def set_back(self, by: float) -> None:
+        """Somebody sets the clock back, and what is of its future by then has happened by now."""
+        self.now -= by
+        self.memory = set_back(self.memory, by)
+        self.listing = msgspec.structs.replace(self.listing, began_at=self.listing.began_at - by)
+        self.made_at = {vm_id: at - by for vm_id, at in self.made_at.items()}
+        times = [each.at for each in self.answered.values()]
+        times += [at for each in self.attempts.values() for at in (each.sent_at, each.answered_at)]
+        by = max(0.0, max(times, default=0.0) - self.now)
+        past = {at: at - by if at > self.now else at for at in times}
+        for vm_id, done in self.answered.items():
+            self.answered[vm_id] = msgspec.structs.replace(done, at=past[done.at])
+        for vm_id, each in self.attempts.items():
+            moved = {"sent_at": past[each.sent_at], "answered_at": past[each.answered_at]}
+            self.attempts[vm_id] = msgspec.structs.replace(each, **moved)
 
     def answer(self, vm_id: VmId, action: str, *, has_ended: bool = False) -> None:
         self.answered[vm_id] = Answered(action=action, at=self.now, has_ended=has_ended)
@@ -152,7 +187,7 @@ class World:
             meanwhile.act(self)
 
     def judge(self) -> Judgement:
-        activity = Activity(attempts=tuple(self.attempts.values()), answered=self.answered)
+        activity = Activity(attempts=tuple(self.attempts.values()), answered=self.answered, busy=frozenset(self.busy))
         judgement = judge(self.memory, self.listing, activity, self.rules)
         self.memory = judgement.memory
         return judgement
@@ -172,7 +207,17 @@ class Step:
 
     def act(self, world: World) -> None:
         if self.kind == "recreate":
-            world.recreate(self.vm_id, self.state, is_cleaned=self.is_cleaned)
+            world.clean_up(self.vm_id, "CLEANUP", is_cleaned=self.is_cleaned)
+            world.create(self.vm_id, self.state)
+        elif self.kind == "recreate-slowly" and self.vm_id not in world.busy:
+            world.clean_up(self.vm_id, "CLEANUP", is_cleaned=self.is_cleaned)
+            world.send(self.vm_id)
+        elif self.kind == "end" and self.vm_id in world.current:
+            world.now += 1
+            world.clean_up(self.vm_id, "SHUTDOWN", is_cleaned=True)
+            world.ended.add(self.vm_id)
+        elif self.kind == "set-back":
+            world.set_back(5 if self.is_cleaned else 5000)
         elif self.kind == "fail-to-end" and self.vm_id in world.current:
             world.now += 1
             world.answer(self.vm_id, "SHUTDOWN")
@@ -183,7 +228,7 @@ class Step:
 STEPS = st.lists(
     st.builds(
         Step,
-        kind=st.sampled_from(["recreate", "fail-to-end", "outage", "nothing", "nothing"]),
+        kind=st.sampled_from(["recreate", "recreate-slowly", "end", "fail-to-end", "outage", "set-back", "nothing"]),
         vm_id=st.sampled_from(VMS),
         state=LIVE,
         is_cleaned=st.booleans(),
@@ -226,6 +271,11 @@ def check(world: World, judgement: Judgement) -> None:
             assert vm.state.deploy_id == instance.deploy_id, "it is spoken of by its own instance"
             is_seen = vm.is_listed and vm.state.state is not VmWord.UNKNOWN
             assert not is_seen or vm.instance == instance, "and by nothing else"
+    for vm_id in world.busy | world.ended:
+        assert vm_id not in said or said[vm_id].state.state is VmWord.UNKNOWN, "nothing is said of it for now"
+    since = world.listing.began_at - GRACE
+    is_pending = any(world.attempts[vm_id].sent_at >= since for vm_id in world.busy)
+    assert not is_pending or judgement.unsynced == {3}, "what has no id yet cannot be named"
 
 
 def _seq(instance: Instance) -> int:

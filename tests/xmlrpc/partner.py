@@ -22,7 +22,7 @@ from tests.xmlrpc.partner_parts import Parts
 
 __all__ = ["RELEASES", "Partner", "Release"]
 
-FaultKind = Literal["http-500", "hang", "lost-answer", "dropped", "garbage", "no-leader", "refused"]
+FaultKind = Literal["http-500", "hang", "held", "lost-answer", "dropped", "garbage", "no-leader", "refused"]
 
 
 @dataclass
@@ -66,6 +66,8 @@ class Partner(Parts):
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over: asyncio.Event | None = None
+        self._may_go_on: asyncio.Event | None = None
+        self.held = 0
 
     # Running
 
@@ -82,11 +84,12 @@ class Partner(Parts):
         assert self._loop is not None
         assert self._over is not None
         assert self._thread is not None
+        self.go_on()
         self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join(10)
 
     async def _serve(self, ready: threading.Event) -> None:
-        self._loop, self._over = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._over, self._may_go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
         for front_end in self.front_ends:
             application = web.Application(client_max_size=2**26)
             application.router.add_post("/RPC2", self._handler(front_end))
@@ -110,6 +113,14 @@ class Partner(Parts):
         """Let the next calls of a method, or of any, go wrong."""
         self.faults.append(Fault(method, kind, times))
 
+    def go_on(self) -> None:
+        """Answer what was held, and hold no more."""
+        assert self._loop is not None
+        assert self._may_go_on is not None
+        for fault in self.faults:
+            fault.times = 0 if fault.kind == "held" else fault.times
+        self._loop.call_soon_threadsafe(self._may_go_on.set)
+
     def count(self, method: str) -> int:
         """How often a method was called."""
         return sum(called == method for called, _ in self.calls)
@@ -126,6 +137,10 @@ class Partner(Parts):
             if fault == "hang":
                 assert self._over is not None
                 await self._over.wait()
+            if fault == "held":
+                assert self._may_go_on is not None
+                self.held += 1
+                await self._may_go_on.wait()
             if fault == "http-500":
                 return web.Response(status=500, text="<html><body>Internal Server Error</body></html>")
             if fault == "garbage":

@@ -74,6 +74,7 @@ class Api:
             7: ("ubuntu server", "CPU=1\nMEMORY=256"),
         }
         self.hosts = {2: 2, 1: 2, 0: 2}
+        self.host_attributes: dict[str, str] = {}
         self.is_descending = True
         self.may_see_hosts = True
         self.next_number = 0
@@ -115,11 +116,15 @@ class Api:
         number + 0
         if number not in self.hosts or not self.may_see_hosts:
             raise ApiError(NO_EXISTS, f"Error getting host [{number}].", number)
-        return self._host(number, self.hosts[number], is_whole=True)
+        may_decrypt = is_decrypted and user.gid == 0
+        return self._host(number, self.hosts[number], is_whole=True, is_decrypted=may_decrypt)
 
-    def _host(self, number: int, state: int, *, is_whole: bool = False) -> str:
+    def _host(self, number: int, state: int, *, is_whole: bool = False, is_decrypted: bool = False) -> str:
         vms = [vm.number for vm in self.vms.values() if vm.has_history and vm.state != DONE] if number == 0 else []
-        return host_xml(number, state, vms, is_7=self.is_7, is_whole=is_whole)
+        secrets = {
+            name: value if is_decrypted else "bm90IGZvciB5b3VyIGV5ZXM=" for name, value in self.host_attributes.items()
+        }
+        return host_xml(number, state, vms, is_7=self.is_7, is_whole=is_whole, attributes=secrets)
 
     def do_templatepool_info(self, user: User, flag: int, first: int, last: int) -> str:
         rows = {

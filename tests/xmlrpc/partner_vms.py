@@ -280,7 +280,9 @@ def pool(vms: Sequence[Vm], *, is_extended: bool) -> str:
     return f"<VM_POOL>{''.join(vm.document() if is_extended else vm.brief() for vm in vms)}</VM_POOL>"
 
 
-def host_xml(number: int, state: int, vms: Sequence[int], *, is_7: bool, is_whole: bool) -> str:
+def host_xml(
+    number: int, state: int, vms: Sequence[int], *, is_7: bool, is_whole: bool, attributes: Mapping[str, str] = {}
+) -> str:
     """A `<HOST>` (src/host/Host.cc, HostShare.cc); 7.4 monitors into tables of their own."""
     head = (
         f"<ID>{number}</ID><NAME>remote{number}</NAME><STATE>{state}</STATE><PREV_STATE>{state}</PREV_STATE>"
@@ -291,6 +293,7 @@ def host_xml(number: int, state: int, vms: Sequence[int], *, is_7: bool, is_whol
     template = {"HYPERVISOR": "provider_name", "IM_MAD": "im_provider", "PUBLIC_CLOUD": "YES"}
     template |= {"RESERVED_CPU": "", "RESERVED_MEM": ""}
     template |= {"TOTALCPU": "80000", "TOTALMEMORY": "167772160"} if is_7 else {}
+    template |= attributes
     template |= {"VM_MAD": "vmm_provider"} | ({"TOTAL_ZOMBIES": "1", "ZOMBIES": "1"} if is_7 and number else {})
     values = "".join(written(name, template[name]) for name in sorted(template))
     return (

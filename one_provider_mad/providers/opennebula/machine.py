@@ -11,11 +11,14 @@ import re
 from collections.abc import Iterator, Mapping
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import DeployId, Identity, Instance, Usage, Value
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Usage, Value
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
 
 DEPLOY_ID_PREFIX = "opennebula-hybrid-"
 """Upstream's driver called instances so, and VMs that it deployed keep their ids."""
+
+UPSTREAM_ATTRIBUTE = "REMOTE_OPENNEBULA_VM_ID"
+"""In it upstream's driver wrote the VM's number, in USER_TEMPLATE, and so does this one besides its tags."""
 
 _DEPLOY_ID = re.compile(rf"{DEPLOY_ID_PREFIX}(0|[1-9][0-9]{{0,9}})")
 
@@ -28,8 +31,8 @@ _LONGEST_FACT = 1024
 _LONGEST_REASON = 400
 
 
-class Seen(Value, frozen=True, kw_only=True):
-    """A remote VM as a listing shows it.
+class Seen(Value, frozen=True, kw_only=True, gc=False):
+    """A remote VM as a listing shows it. There are thousands: garbage collection need not walk through them.
 
     Attributes:
         number: the remote's number of it.
@@ -177,7 +180,7 @@ def _attributes(
         if value:
             yield name, value[:_LONGEST_FACT]
     yield "REMOTE_OPENNEBULA", "YES"
-    yield "REMOTE_OPENNEBULA_VM_ID", tags.get("REMOTE_OPENNEBULA_VM_ID") or tags.get("ONE_PROVIDER_VM_ID", "-1")
+    yield UPSTREAM_ATTRIBUTE, _upstream_tag(tags)
     yield "REMOTE_OPENNEBULA_DEPLOY_ID", deploy_id
     if template is None:
         return
@@ -189,6 +192,13 @@ def _attributes(
     for name in ("CPU", "MEMORY", "TEMPLATE_ID"):
         if value := text_of(template.find(name)).strip():
             yield f"REMOTE_OPENNEBULA_{name}", value[:_LONGEST_FACT]
+
+
+def _upstream_tag(tags: Mapping[str, str]) -> str:
+    """The VM's number here; -1 where there is none, or where tags of ours are damaged, so that nobody can tell."""
+    if any(name.startswith(TAG_PREFIX) for name in tags) and Identity.from_tags(tags) is None:
+        return "-1"
+    return tags.get(UPSTREAM_ATTRIBUTE) or tags.get("ONE_PROVIDER_VM_ID", "-1")
 
 
 def _addresses(nic: Element) -> Iterator[str]:

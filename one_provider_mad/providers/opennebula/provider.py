@@ -34,7 +34,7 @@ from one_provider_mad.providers.opennebula.launch import (
     write_whole,
 )
 from one_provider_mad.providers.opennebula.listing import Listing
-from one_provider_mad.providers.opennebula.machine import Seen, deploy_id_of, number_of
+from one_provider_mad.providers.opennebula.machine import UPSTREAM_ATTRIBUTE, Seen, deploy_id_of, number_of
 from one_provider_mad.providers.opennebula.remote import TERMINATE, Remote, known_number
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.opennebula.templates import Templates
@@ -178,16 +178,27 @@ class OpenNebulaProvider(Devices):
         number = known_number(deploy_id)
         await self._remote.act(number, "reboot-hard" if hard else "reboot", is_done=lambda _: False)
 
-    async def destroy(self, deploy_id: DeployId) -> None:
-        """Terminate a VM, softly first unless the settings say otherwise; a VM that came back is ended hard."""
+    async def park(self, deploy_id: DeployId, *, hard: bool, keeps_memory: bool) -> None:
+        """Undeploy a VM, or stop it with its memory: either way the partner's host is free for others."""
+        action = "stop" if keeps_memory else "undeploy-hard" if hard else "undeploy"
+        await self._remote.act(known_number(deploy_id), action, is_done=_is(_STOPPED))
+
+    async def shut_down(self, deploy_id: DeployId) -> None:
+        """Terminate a VM softly, unless the settings say otherwise; a VM that came back is ended hard."""
         number = known_number(deploy_id)
-        is_hard = self._settings.terminate == "hard" or await self._has_come_back(number)
-        if await self._remote.version() >= TERMINATE:
-            action = "terminate-hard" if is_hard else "terminate"
-        else:
-            action = "delete" if is_hard else "shutdown"
-        await self._remote.act(number, action, is_done=_is(_GONE))
+        if self._settings.terminate == "hard" or await self._has_come_back(number):
+            await self.destroy(deploy_id)
+            return
+        await self._end(number, "terminate", "shutdown")
         self._asked_to_end.add(number)
+
+    async def destroy(self, deploy_id: DeployId) -> None:
+        """Terminate a VM whatever its guest does; cuts a soft end short, where the release can."""
+        await self._end(known_number(deploy_id), "terminate-hard", "delete")
+
+    async def _end(self, number: int, action: str, before_5: str) -> None:
+        is_new = await self._remote.version() >= TERMINATE
+        await self._remote.act(number, action if is_new else before_5, is_done=_is(_GONE))
 
     async def _has_come_back(self, number: int) -> bool:
         """True for a VM that was asked to shut down, and runs: its guest did not listen, and the remote gave up."""
@@ -222,6 +233,13 @@ class OpenNebulaProvider(Devices):
     async def list_instances(self) -> Sequence[Instance]:
         """Every VM that the settings let us see, but terminated ones, which a partner keeps for ever."""
         return [seen.instance for seen in (await self._listing.everything()).vms.values()]
+
+    def upstream_vm_id(self, instance: Instance) -> VmId | None:
+        """The VM that upstream's driver made it for, where `adopt_upstream` lets that count and no tag is ours."""
+        number = instance.attributes.get(UPSTREAM_ATTRIBUTE, "")
+        if not self._settings.adopt_upstream or instance.identity is not None:
+            return None
+        return VmId(int(number)) if number.isascii() and number.isdecimal() else None
 
     # Monitoring
 

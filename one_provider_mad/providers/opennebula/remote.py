@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from functools import partial
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import BadParameter, InstanceNotFound, NotSupported, Throttled, WrongState
@@ -12,6 +13,8 @@ from one_provider_mad.providers.opennebula.machine import Machine, Seen, number_
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.envelope import Argument, Result
+from one_provider_mad.xmlrpc.host_login import HostLogin
+from one_provider_mad.xmlrpc.session import check_session
 
 Version = tuple[int, ...]
 
@@ -20,6 +23,9 @@ EXTENDED_POOL = (5, 8)
 
 TERMINATE = (5, 0)
 """Before that, `shutdown` and `delete` are what `terminate` is."""
+
+LOGIN = ("ONE_USER", "ONE_PASSWORD")
+"""What upstream's driver wants in the host's template."""
 
 _WORD = re.compile(r"[A-Z][A-Z_]+")
 
@@ -35,7 +41,8 @@ class Remote:
 
     def __init__(self, settings: OpenNebulaSettings) -> None:
         self.settings = settings
-        self.client = Client(settings.connection)
+        login = HostLogin(settings.login_from_host, LOGIN) if settings.login_from_host else None
+        self.client = Client(settings.connection, ask_session=partial(_ask_session, login) if login else None)
         self._version: Version | None = None
 
     async def open(self) -> None:
@@ -123,6 +130,11 @@ class Remote:
                     f"{described(seen.instance)} and refuses: {refusal}", retry_after=self.settings.watch_interval
                 ) from refusal
             await asyncio.sleep(self.settings.watch_interval)
+
+
+async def _ask_session(login: HostLogin) -> str:
+    user, password = await login.read()
+    return check_session(f"{user}:{password}".encode(), where="ONE_USER and ONE_PASSWORD of the host")
 
 
 def known_number(deploy_id: DeployId) -> int:

@@ -23,6 +23,10 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """File that holds `user:password` or `user:token` in its first line, mode 600. Default: the file that ONE_AUTH
     names, else ~/.one/one_auth. Beware: on a front-end that is the key of the local OpenNebula."""
 
+    login_from_host: str = ""
+    """Name or number of the host here whose template holds ONE_USER and ONE_PASSWORD, as upstream's driver wants them;
+    they come in the place of `credentials_file`. OpenNebula decrypts them from 5.10 on, for oneadmin."""
+
     ca_file: str = ""
     """Certificates (PEM) to trust for https endpoints. Default: the system's."""
 
@@ -53,9 +57,13 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     allow_template_text: bool = False
     """VMs may bring a whole template text. Off: it could ask for anything that the remote user may have."""
 
+    adopt_upstream: bool = False
+    """A remote VM with nothing but upstream's REMOTE_OPENNEBULA_VM_ID counts as that VM's. Off: with another OpenNebula
+    that bursts with the same remote user, its VMs would count too."""
+
     terminate: Literal["soft", "hard"] = "soft"
-    """How a VM is ended. soft: the guest is asked to shut down first, and ended hard when the request is repeated after
-    that failed. hard: at once."""
+    """How `onevm terminate` ends a VM. soft: the guest is asked to shut down first, and ended hard when the request is
+    repeated after that failed. hard: at once, as `onevm terminate --hard` always does."""
 
     visible: Literal["mine", "group", "all"] = "mine"
     """Which remote VMs are listed: those of the remote user, also those of its groups, or all that it may see."""
@@ -82,6 +90,8 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     def __post_init__(self) -> None:
         """Refuse what would only show when a VM is created."""
         check_endpoints(self.endpoints)
+        if self.login_from_host and self.credentials_file:
+            raise ValueError("login_from_host: give either a host or credentials_file, not both")
         for name, value in self.attributes.items():
             attribute(name, value)
 

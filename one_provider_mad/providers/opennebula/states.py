@@ -5,6 +5,8 @@ The word is OpenNebula's own, so that POWEROFF, SUSPENDED, UNDEPLOYED and STOPPE
 
 from __future__ import annotations
 
+from functools import cache
+
 from one_provider_mad.domain import InstanceState, Value
 
 _PENDING, _RUNNING = InstanceState.PENDING, InstanceState.RUNNING
@@ -127,6 +129,7 @@ class RemoteState(Value, frozen=True, kw_only=True):
     is_known: bool = True
 
 
+@cache
 def read_state(state: int, lcm_state: int) -> RemoteState:
     """What the pair of numbers means. LCM_STATE counts only while the VM is ACTIVE. Total: never raises."""
     found = (LCM_STATES.get(lcm_state) if state == ACTIVE else STATES.get(state)) or None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
+from lxml import etree
+
 from one_provider_mad.domain import Identity, VmId
 from one_provider_mad.providers.opennebula import listing
 from one_provider_mad.providers.opennebula.listing import Remembered
+from one_provider_mad.providers.opennebula.machine import read_seen
 
 
 def who(vm_id: int, *, seq: int = 0) -> Identity:
@@ -31,3 +36,11 @@ def test_only_so_many_are_remembered() -> None:
     assert remembered.identity(9) is None
     assert remembered.identity(10) == who(10)
     assert not remembered.numbers("tests", VmId(9))
+
+
+def test_what_is_kept_of_ten_thousand_vms_is_not_walked_through_by_each_garbage_collection() -> None:
+    """A full one holds up the event loop for as long as it takes to visit what it tracks."""
+    vm = etree.fromstring("<VM><ID>1</ID><STATE>3</STATE><LCM_STATE>3</LCM_STATE></VM>")
+    first, second = read_seen(vm), read_seen(vm)
+    assert not gc.is_tracked(first)
+    assert first.state is second.state

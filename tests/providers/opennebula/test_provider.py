@@ -204,9 +204,11 @@ async def test_a_partner_of_4_14_is_asked_in_its_own_words(opened: Open) -> None
         assert len(arguments) == 4, "persistent copies came with 5.0"
         assert [each.deploy_id for each in await provider.find(owner=OWNER, vm_id=VmId(1))] == [deploy_id]
         assert not partner.count("one.vmpool.infoextended")
-        await provider.destroy(deploy_id)
+        await provider.shut_down(deploy_id)
         await reach(provider, deploy_id, S.TERMINATED)
-        assert [arguments[0] for arguments in sent(partner, "one.vm.action")] == ["shutdown"]
+        other = await launch(provider, a_vm(2))
+        await provider.destroy(other)
+        assert [arguments[0] for arguments in sent(partner, "one.vm.action")] == ["shutdown", "delete"]
         await provider.close()
 
 
@@ -267,17 +269,50 @@ async def test_a_guest_that_does_not_listen_is_ended_hard_when_asked_again(partn
     provider = await opened()
     deploy_id = await launch(provider)
     partner.vms[0].is_deaf = True
-    await provider.destroy(deploy_id)
+    await provider.shut_down(deploy_id)
     await reach(provider, deploy_id, S.RUNNING)
+    await provider.shut_down(deploy_id)
+    await reach(provider, deploy_id, S.TERMINATED)
+    assert [word for word, _ in sent(partner, "one.vm.action")] == ["terminate", "terminate-hard"]
+
+
+async def test_a_hard_end_does_not_ask_the_guest_and_cuts_a_soft_one_short(partner: Partner, opened: Open) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    partner.delay = 60
+    await provider.shut_down(deploy_id)
+    assert (await seen(provider, deploy_id)).state is S.TERMINATING
+    partner.delay = 0.002
     await provider.destroy(deploy_id)
     await reach(provider, deploy_id, S.TERMINATED)
     assert [word for word, _ in sent(partner, "one.vm.action")] == ["terminate", "terminate-hard"]
 
 
+@pytest.mark.parametrize(
+    ("hard", "keeps_memory", "action", "word"),
+    [
+        pytest.param(False, False, "undeploy", "UNDEPLOYED", id="undeploy"),
+        pytest.param(True, False, "undeploy-hard", "UNDEPLOYED", id="undeploy-hard"),
+        pytest.param(False, True, "stop", "STOPPED", id="stop"),
+    ],
+)
+async def test_a_vm_that_leaves_its_host_here_leaves_it_there(
+    partner: Partner, opened: Open, action: str, word: str, *, hard: bool, keeps_memory: bool
+) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    for _ in range(2):
+        await provider.park(deploy_id, hard=hard, keeps_memory=keeps_memory)
+        assert (await reach(provider, deploy_id, S.STOPPED, S.SUSPENDED)).raw_state == word
+    assert {sent_word for sent_word, _ in sent(partner, "one.vm.action")} == {action}
+    await provider.start(deploy_id)
+    await reach(provider, deploy_id, S.RUNNING)
+
+
 async def test_the_operator_may_have_vms_ended_hard_at_once(partner: Partner, opened: Open) -> None:
     provider = await opened(terminate="hard")
     deploy_id = await launch(provider)
-    await provider.destroy(deploy_id)
+    await provider.shut_down(deploy_id)
     assert [word for word, _ in sent(partner, "one.vm.action")] == ["terminate-hard"]
 
 
@@ -476,3 +511,35 @@ async def test_a_vm_that_is_off_and_of_an_old_release_keeps_its_other_sections(o
         assert partner.vms[0].sections("GRAPHICS") == [{"TYPE": "VNC"}]
         assert len(sent(partner, "one.vm.updateconf")[0]) == 2, "this release knows no third argument"
         await provider.close()
+
+
+# What upstream's driver has made
+
+
+@pytest.mark.parametrize(
+    ("attributes", "does_count", "vm_id"),
+    [
+        pytest.param("REMOTE_OPENNEBULA_VM_ID=42", True, 42, id="its-attribute-alone"),
+        pytest.param("REMOTE_OPENNEBULA_VM_ID=42", False, None, id="only-when-it-is-set"),
+        pytest.param("REMOTE_OPENNEBULA_VM_ID=x", True, None, id="no-number"),
+        pytest.param("", True, None, id="none"),
+        pytest.param('REMOTE_OPENNEBULA_VM_ID=42\nONE_PROVIDER_OWNER="b"', True, None, id="half-ours"),
+    ],
+)
+async def test_upstreams_attribute_names_a_vm(
+    partner: Partner, opened: Open, attributes: str, vm_id: int | None, *, does_count: bool
+) -> None:
+    provider = await opened(adopt_upstream=does_count)
+    partner.do_template_instantiate(partner.users["oneadmin:secret"], 0, "theirs", False, attributes)  # noqa: FBT003
+    [instance] = await provider.list_instances()
+    assert provider.upstream_vm_id(instance) == vm_id
+
+
+async def test_tags_of_ours_end_that(partner: Partner, opened: Open) -> None:
+    provider = await opened(adopt_upstream=True)
+    as_upstream = "REMOTE_OPENNEBULA_VM_ID=42"
+    partner.do_template_instantiate(partner.users["oneadmin:secret"], 0, "theirs", False, as_upstream)  # noqa: FBT003
+    [instance] = await provider.list_instances()
+    await provider.retag(instance.deploy_id, a_vm(42).identity(owner=OWNER))
+    [instance] = await provider.find(owner=OWNER, vm_id=VmId(42))
+    assert provider.upstream_vm_id(instance) is None

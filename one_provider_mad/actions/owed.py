@@ -1,0 +1,37 @@
+"""PURE: which instances and attempts a debt is about (decision 17)."""
+
+from __future__ import annotations
+
+from one_provider_mad.domain import Instance
+from one_provider_mad.journal import Attempt, AttemptState, Debt
+
+
+def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:
+    """True when this instance is what the debt is about, and not something newer of the same VM.
+
+    Newer is what an attempt made that was sent after the debt was noted: by our own clock, since a cloud's may differ.
+    """
+    if debt.deploy_id:
+        return debt.deploy_id == instance.deploy_id
+    identity = instance.identity
+    if debt.token and any(each.deploy_id == instance.deploy_id and each.token != debt.token for each in attempts):
+        return False
+    return (
+        identity is not None
+        and debt.identity.is_same_life(identity)
+        and identity.seq <= debt.identity.seq
+        and all(attempt.deploy_id != instance.deploy_id or attempt.sent_at <= debt.since for attempt in attempts)
+    )
+
+
+def is_about(debt: Debt, attempt: Attempt) -> bool:
+    """True when what this attempt has made, or may have made, is what the debt is about."""
+    if attempt.state not in (AttemptState.OPEN, AttemptState.CREATED):
+        return False
+    if debt.token:
+        return attempt.token == debt.token
+    if attempt.sent_at > debt.since:
+        return False
+    if debt.deploy_id:
+        return attempt.deploy_id == debt.deploy_id
+    return debt.identity.is_same_life(attempt.identity) and attempt.identity.seq <= debt.identity.seq

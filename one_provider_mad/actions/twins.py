@@ -1,0 +1,82 @@
+"""PURE: which of several instances of one create stays, in a cloud that has no idempotency tokens.
+
+There a create whose answer was lost may be carried out after all, when another one has been sent long since: one VM,
+two instances, alike to the last tag. What our own journal explains may be put right (the younger one is a debt); copies
+that it does not explain somebody else has made, and a person has to choose (decision 14).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from one_provider_mad.domain import Instance, InstanceState, Value
+from one_provider_mad.journal import Attempt, AttemptState
+
+_ABOUT_THEN = 900.0
+"""An instance that an attempt has made was created within so many seconds of its sending: clocks differ by minutes."""
+
+
+class Twins(Value, frozen=True, kw_only=True):
+    """Instances that one VM's attempts have made.
+
+    Attributes:
+        stays: the one that is the VM's.
+        owed: the others, which have to go.
+        attempts: those that have to be written down anew, since by now it is known what they have made.
+    """
+
+    stays: Instance
+    owed: tuple[Instance, ...]
+    attempts: tuple[Attempt, ...]
+
+
+def unanswered(attempts: Iterable[Attempt]) -> list[Attempt]:
+    """Attempts that were sent, and of which nobody knows what they have made: also those that were given up."""
+    return [each for each in attempts if not each.deploy_id and each.state in (AttemptState.OPEN, AttemptState.GONE)]
+
+
+def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, now: float) -> Twins | None:
+    """Say which one stays: the oldest; of equals the one whose id is known.
+
+    Args:
+        instances: live ones of one identity, at least one.
+        attempts: every attempt of that very identity.
+        now: seconds since the epoch.
+
+    Returns:
+        None when the attempts do not account for every instance, so that somebody else has made one.
+    """
+    by_id = {each.deploy_id: each for each in attempts if each.deploy_id}
+    left = unanswered(attempts)
+    found: dict[str, Attempt] = {}
+    for instance in sorted(instances, key=lambda each: each.created_at):
+        attempt = by_id.get(instance.deploy_id) or next((each for each in left if _may_have_made(each, instance)), None)
+        if attempt is None:
+            return None
+        if not attempt.deploy_id:
+            left.remove(attempt)
+            attempt = msgspec.structs.replace(
+                attempt, state=AttemptState.CREATED, deploy_id=instance.deploy_id, answered_at=now, detail=""
+            )
+        found[instance.deploy_id] = attempt
+    has_ages = all(instance.created_at for instance in instances)
+
+    def rank(instance: Instance) -> tuple[bool, float, bool, int, str]:
+        has_failed = instance.state is InstanceState.UNKNOWN and instance.reason != ""
+        age = instance.created_at if has_ages else math.inf
+        return has_failed, age, instance.deploy_id not in by_id, len(instance.deploy_id), instance.deploy_id
+
+    stays, *owed = sorted(instances, key=rank)
+    own = found[stays.deploy_id]
+    # Whoever reports on the VM takes the attempt with the highest number for the one that counts.
+    latest = max(each.number for each in attempts)
+    found[stays.deploy_id] = msgspec.structs.replace(own, number=own.number if own.number == latest else latest + 1)
+    changed = tuple(each for each in found.values() if each not in attempts)
+    return Twins(stays=stays, owed=tuple(owed), attempts=changed)
+
+
+def _may_have_made(attempt: Attempt, instance: Instance) -> bool:
+    return not instance.created_at or abs(instance.created_at - attempt.sent_at) <= _ABOUT_THEN

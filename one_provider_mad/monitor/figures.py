@@ -1,0 +1,84 @@
+"""What is known of instances beyond the listing: asked beside the sweeps, and never waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from one_provider_mad.domain import DeployId, Instance
+from one_provider_mad.errors import MadError
+from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.providers.interface import Figures, FigureSource, Provider
+
+log = structlog.get_logger()
+
+
+class FigureKeeper:
+    """The latest figures of a cloud's instances.
+
+    Args:
+        time: seconds of a clock that goes on.
+    """
+
+    def __init__(self, time: Callable[[], float]) -> None:
+        self._time = time
+        self._known: Mapping[DeployId, Figures] = {}
+        self._of: Provider | None = None
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = 0.0
+        self._error = ""
+
+    def ask(self, watched: Watched, instances: Sequence[Instance]) -> None:
+        """Ask for the figures of what was just listed, if it is time; the answer comes with later sweeps.
+
+        A provider that took another's place, after an edit of the configuration, is asked at once.
+        """
+        provider = watched.provider
+        if not isinstance(provider, FigureSource):
+            self._known = {}
+            return
+        is_due = provider is not self._of or self._time() - self._asked_at >= provider.figures_period
+        if is_due and self._asking is None:
+            self._of, self._asked_at = provider, self._time()
+            # One question may take many calls, each of which may take this long; the next is due after the period.
+            limit = max(watched.call_timeout, provider.figures_period)
+            self._asking = asyncio.create_task(self._learn(provider, instances, limit), name="ask for figures")
+
+    async def _learn(self, provider: FigureSource, instances: Sequence[Instance], limit: float) -> None:
+        try:
+            async with asyncio.timeout(limit):
+                self._known = await provider.figures(instances)
+            self._error = ""
+        except (MadError, TimeoutError) as error:
+            self._failed(str(error) or f"no answer within {limit:g} s")
+        except Exception:
+            log.exception("asking for figures failed unexpectedly")
+        finally:
+            self._asking = None
+
+    def _failed(self, sentence: str) -> None:
+        if sentence != self._error:
+            self._error = sentence
+            log.warning("figures not known", reason=sentence)
+
+    def known(self) -> Mapping[DeployId, Figures]:
+        """The latest figures, to be put over listings; nobody changes them."""
+        return self._known
+
+
+def with_figures(instances: Sequence[Instance], known: Mapping[DeployId, Figures]) -> Sequence[Instance]:
+    """The instances with what is known of them. PURE, and quick where nothing is."""
+    if not known:
+        return instances
+    return [_with(each, known[each.deploy_id]) if each.deploy_id in known else each for each in instances]
+
+
+def _with(instance: Instance, figures: Figures) -> Instance:
+    return msgspec.structs.replace(
+        instance,
+        usage=figures.usage or instance.usage,
+        attributes={**instance.attributes, **figures.attributes},
+    )

@@ -1,0 +1,80 @@
+"""What is left to do once a new instance runs is done then, and an instance that runs is never given up for it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.actions.intents import Intent
+from one_provider_mad.actions.lifecycle import perform_intent
+from one_provider_mad.domain import DeployId, InstanceState, VmRequest
+from one_provider_mad.errors import BadParameter, ProviderError, ProviderUnavailable, Throttled
+from tests.actions.fakes import FakeCloud, World, a_world, identity_of, request_of
+
+pytestmark = pytest.mark.looptime
+
+
+class AddressedCloud(FakeCloud):
+    """A cloud whose instances get an address once they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.finished: list[tuple[DeployId, InstanceState, str]] = []
+        self.errors: list[ProviderError] = []
+
+    async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.finished.append((deploy_id, self.state(deploy_id), request.name))
+
+
+@pytest.fixture
+async def cloud() -> AddressedCloud:
+    return AddressedCloud()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, cloud: AddressedCloud) -> AsyncIterator[World]:
+    async with a_world(tmp_path, cloud) as world:
+        world.set_cloud(retries=1)
+        yield world
+
+
+async def created(world: World) -> str:
+    return await perform_intent(world.work(request_of(name="web")), Intent.CREATE)
+
+
+async def test_a_new_instance_is_finished_when_it_runs_and_before_it_is_answered(
+    world: World, cloud: AddressedCloud
+) -> None:
+    assert await created(world) == "i-1"
+    assert cloud.finished == [("i-1", InstanceState.RUNNING, "web")]
+
+
+async def test_an_instance_that_was_taken_over_is_finished_as_well(world: World, cloud: AddressedCloud) -> None:
+    """As after a crash between the boot and the finish."""
+    deploy_id = cloud.add(identity_of(), InstanceState.STOPPED)
+    assert await created(world) == deploy_id
+    assert cloud.finished == [(deploy_id, InstanceState.RUNNING, "web")]
+
+
+async def test_what_cannot_be_finished_is_told_and_the_instance_stays(world: World, cloud: AddressedCloud) -> None:
+    cloud.errors = [BadParameter("there is no such address")]
+    assert await created(world) == "i-1"
+    assert cloud.state(DeployId("i-1")) is InstanceState.RUNNING
+    assert world.told == ["instance i-1 runs, but not everything is done: there is no such address"]
+
+
+async def test_what_fails_for_a_moment_is_tried_again(world: World, cloud: AddressedCloud) -> None:
+    cloud.errors = [Throttled("slow down"), ProviderUnavailable("no answer")]
+    assert await created(world) == "i-1"
+    assert [deploy_id for deploy_id, *_ in cloud.finished] == ["i-1"]
+    assert world.told == []
+
+
+async def test_a_start_finishes_nothing(world: World, cloud: AddressedCloud) -> None:
+    deploy_id = cloud.add(identity_of(), InstanceState.STOPPED)
+    await perform_intent(world.work(request_of(deploy_id=deploy_id)), Intent.START)
+    assert cloud.finished == []

@@ -1,0 +1,96 @@
+"""What some clouds can do at an instance's end, or when it leaves its host: ask the guest, and give its place up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.actions.debts import pay
+from one_provider_mad.domain import DeployId, InstanceState
+from tests.actions.fakes import Desk, FakeCloud, World, a_desk, a_world, identity_of, until
+
+pytestmark = pytest.mark.looptime
+
+
+class PartnerCloud(FakeCloud):
+    """Pretends to be a cloud that asks guests and parks instances."""
+
+    async def shut_down(self, deploy_id: DeployId) -> None:
+        await self._travel("shut down", deploy_id)
+        instance = self._known(deploy_id)
+        if not instance.state.is_gone:
+            instance.state = InstanceState.TERMINATING
+            instance.then = (asyncio.get_running_loop().time() + self.destroy_time, InstanceState.TERMINATED)
+
+    async def park(self, deploy_id: DeployId, *, hard: bool, keeps_memory: bool) -> None:
+        await self._travel(f"park{' hard' if hard else ''}{' with memory' if keeps_memory else ''}", deploy_id)
+        self._known(deploy_id).state = InstanceState.STOPPED
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path, PartnerCloud()) as world:
+        yield world
+
+
+@pytest.fixture
+async def desk(world: World) -> AsyncIterator[Desk]:
+    async with a_desk(world) as desk:
+        yield desk
+
+
+def asked(world: World) -> list[str]:
+    return [name for name, _ in world.provider.calls if name not in ("describe", "find")]
+
+
+@pytest.mark.parametrize(
+    ("action", "lcm_state", "call"),
+    [
+        pytest.param("SHUTDOWN", 12, "shut down", id="terminate"),
+        pytest.param("CANCEL", 12, "destroy", id="terminate-hard"),
+        pytest.param("CLEANUP", 23, "destroy", id="delete"),
+        pytest.param("SHUTDOWN", 18, "stop", id="power-off"),
+        pytest.param("SHUTDOWN", 29, "park", id="undeploy"),
+        pytest.param("CANCEL", 29, "park hard", id="undeploy-hard"),
+        pytest.param("SAVE", 5, "park with memory", id="stop"),
+    ],
+)
+async def test_each_action_asks_for_what_a_person_means_by_it(
+    desk: Desk, action: str, lcm_state: int, call: str
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    assert await desk.answer(action, deploy_id=deploy_id, lcm_state=lcm_state) == "SUCCESS -"
+    assert asked(desk.world) == [call]
+    assert await desk.world.journal.parked() == ({deploy_id} if call.startswith("park") else set())
+
+
+async def test_a_hard_end_cuts_a_soft_one_short_that_does_not_end(desk: Desk) -> None:
+    desk.world.provider.destroy_time = 100_000
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
+    await until(lambda: asked(desk.world) == ["shut down"])
+    desk.ask("DRIVER_CANCEL")
+    desk.world.provider.instances[deploy_id].then = None
+    desk.ask("CANCEL", deploy_id=deploy_id, lcm_state=12)
+    await until(lambda: asked(desk.world) == ["shut down", "destroy"])
+    desk.world.provider.instances[deploy_id].state = InstanceState.TERMINATED
+    assert await desk.reply("CANCEL") == "SUCCESS -"
+
+
+async def test_a_soft_end_under_way_is_not_asked_for_again(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of(), InstanceState.TERMINATING)
+    desk.world.provider.instances[deploy_id].then = (5.0, InstanceState.TERMINATED)
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
+    assert asked(desk.world) == []
+
+
+async def test_what_is_owed_is_ended_whatever_its_guest_does(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    await world.add_debt(deploy_id)
+    [debt] = await world.journal.debts()
+    await pay(world.engine(), debt)
+    assert asked(world) == ["destroy"]
+    assert world.provider.state(deploy_id) is InstanceState.TERMINATED

@@ -1,0 +1,340 @@
+"""Clouds without idempotency tokens: one instance in the end, whatever becomes of the answers (decisions 12 and 14)."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.actions.adoption import Adoption
+from one_provider_mad.actions.debts import pay
+from one_provider_mad.actions.twins import Twins, sort_twins
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.errors import AmbiguousInstance, ProviderUnavailable
+from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.monitor.whose import latest_of
+from one_provider_mad.providers.interface import CreateCall
+from tests.actions.fakes import EPOCH, FakeCloud, World, a_world, identity_of, pass_time, request_of
+
+GRACE = 10.0
+SECONDS_APART = 5.0
+
+
+class Partner(FakeCloud):
+    """Pretends to be a cloud without tokens that tells how old its instances are.
+
+    `fates` says of each create in turn after how many seconds it is carried out although it is never answered; None for
+    one that is answered at once. `looks` and `creates` hold when it was asked.
+    """
+
+    name: str = "partner"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_create_repeatable = False
+        self.visibility_grace = GRACE
+        self.boot_time = 0.0
+        self.fates: list[float | None] = []
+        self.looks: list[float] = []
+        self.creates: list[float] = []
+        self.is_down = False
+
+    async def create(self, call: CreateCall) -> DeployId:
+        self.creates.append(now())
+        fate = self.fates.pop(0) if self.fates else None
+        deploy_id = await super().create(call)
+        if fate is None:
+            return deploy_id
+        self.instances[deploy_id].visible_at = now() + fate
+        raise ProviderUnavailable("partner did not answer")
+
+    async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
+        self.looks.append(now())
+        if self.is_down:
+            raise ProviderUnavailable("partner is down")
+        return await super().find(owner=owner, vm_id=vm_id)
+
+    def _visible(self) -> list[Instance]:
+        """An instance begins when its create is carried out, which is when it can be seen."""
+        return [
+            msgspec.structs.replace(each, created_at=EPOCH + self.instances[each.deploy_id].visible_at)
+            for each in super()._visible()
+        ]
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path, Partner()) as world:
+        yield world
+
+
+def partner(world: World) -> Partner:
+    assert isinstance(world.provider, Partner)
+    return world.provider
+
+
+async def deploy(world: World, **fields: Any) -> DeployId:
+    adoption = Adoption(
+        cloud=world.cloud,
+        journal=world.journal,
+        finder=world.finder,
+        clock=world.clock,
+        warn=world.told.append,
+        may_import=False,
+    )
+    return await adoption.adopt_or_create(request_of(**fields))
+
+
+async def pay_all(world: World) -> None:
+    for debt in await world.journal.debts():
+        await pay(world.engine(), debt)
+        await world.journal.pay_debt(debt)
+
+
+# An answer that is lost
+
+
+@pytest.mark.looptime
+async def test_what_an_unanswered_create_has_made_is_found_within_the_same_deploy(world: World) -> None:
+    partner(world).fates = [4.0]
+    deploy_id = await deploy(world)
+    assert (world.provider.alive(), len(partner(world).creates)) == ([deploy_id], 1)
+
+
+@pytest.mark.looptime
+async def test_a_create_without_an_answer_that_made_nothing_is_told_and_not_sent_again(world: World) -> None:
+    world.provider.before["create"].append(ProviderUnavailable("partner did not answer"))
+    with pytest.raises(ProviderUnavailable, match="partner did not answer"):
+        await deploy(world)
+    assert len(partner(world).creates) == 1
+    assert now() >= GRACE
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.OPEN]
+
+
+@pytest.mark.looptime
+async def test_where_nobody_can_look_the_create_without_an_answer_is_what_is_told(world: World) -> None:
+    partner(world).fates = [1000.0]
+    looking = asyncio.create_task(deploy(world))
+    while not partner(world).creates:
+        await pass_time(0.05)
+    partner(world).is_down = True
+    with pytest.raises(ProviderUnavailable, match="partner did not answer"):
+        await looking
+    assert world.told == ["what the create without an answer has made is not known: partner is down"]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("interval", [0.5, 7.0])
+async def test_a_second_create_comes_after_two_looks_that_lie_apart(world: World, interval: float) -> None:
+    """However old the attempt is: an overloaded front-end may be working on it still."""
+    world.provider.watch_interval = interval
+    await world.add_attempt(AttemptState.OPEN, age=1000)
+    await deploy(world)
+    [created] = partner(world).creates
+    before = [look for look in partner(world).looks if look <= created]
+    assert before[-1] - before[0] >= SECONDS_APART
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE, AttemptState.CREATED]
+
+
+@pytest.mark.looptime
+async def test_what_shows_between_the_two_looks_is_taken_over(world: World) -> None:
+    partner(world).fates = [1003.0]
+    made = world.provider.create(CreateCall(identity=identity_of(), token="lost", parameters={}))
+    with suppress(ProviderUnavailable):
+        await made
+    await world.add_attempt(AttemptState.OPEN, age=0)
+    await pass_time(1000)
+    [deploy_id] = world.provider.alive()
+    assert await deploy(world) == deploy_id
+    assert len(partner(world).creates) == 1
+
+
+# Twins
+
+
+async def two_creates(world: World, *, late: float) -> DeployId:
+    """A create that is carried out so late that another one was sent; what the second DEPLOY answers."""
+    partner(world).fates = [late]
+    with pytest.raises(ProviderUnavailable):
+        await deploy(world)
+    return await deploy(world)
+
+
+@pytest.mark.looptime
+async def test_of_two_instances_of_one_create_the_younger_one_is_owed(world: World) -> None:
+    await two_creates(world, late=40.0)
+    await pass_time(60)
+    late, answered = world.provider.alive()
+    assert await deploy(world) == answered, "the one that was made first"
+    [debt] = await world.journal.debts()
+    assert (debt.deploy_id, debt.identity) == (late, identity_of())
+    assert debt.reason == f"a twin of {answered}: a create whose answer was lost has made it"
+    assert world.told[-1] == f"instance {late} is {debt.reason}; it will be terminated"
+    await pay_all(world)
+    assert world.provider.alive() == [answered]
+    assert await deploy(world) == answered
+
+
+@pytest.mark.looptime
+async def test_the_older_one_stays_though_the_younger_ones_id_was_answered(world: World) -> None:
+    """And what is reported on the VM follows: the journal's latest attempt is the one that made it."""
+    partner(world).fates = [1000.0]
+    with pytest.raises(ProviderUnavailable):
+        await deploy(world)
+    older = world.provider.alive()[0]
+    await pass_time(300)
+    with pytest.MonkeyPatch.context() as patch:
+        create = partner(world).create
+
+        async def create_meanwhile(call: CreateCall) -> DeployId:
+            world.provider.instances[older].visible_at = now() - 1  # carried out just before this one
+            return await create(call)
+
+        patch.setattr(world.provider, "create", create_meanwhile)
+        assert await deploy(world) == older
+    answered = world.provider.alive()[1]
+    assert [debt.deploy_id for debt in await world.journal.debts()] == [answered]
+    assert [(attempt.deploy_id, attempt.state) for attempt in await world.attempts()] == [
+        (answered, AttemptState.CREATED),
+        (older, AttemptState.CREATED),
+    ]
+    assert latest_of(await world.attempts())[VmId(7)].deploy_id == older
+    await pay_all(world)
+    assert world.provider.alive() == [older]
+    assert [(attempt.deploy_id, attempt.state) for attempt in await world.attempts()] == [
+        (answered, AttemptState.GONE),
+        (older, AttemptState.CREATED),
+    ]
+
+
+@pytest.mark.looptime
+async def test_an_instance_that_no_attempt_of_ours_explains_is_nobodys_twin(world: World) -> None:
+    own = await deploy(world)
+    copy = world.provider.add(identity_of())
+    with pytest.raises(AmbiguousInstance, match=f"{own} and {copy} are both VM 7's"):
+        await deploy(world)
+    assert await world.journal.debts() == []
+
+
+@pytest.mark.looptime
+async def test_where_tokens_tell_two_instances_are_for_a_person_to_sort_out(world: World) -> None:
+    await two_creates(world, late=40.0)
+    await pass_time(60)
+    world.provider.is_create_repeatable = True
+    with pytest.raises(AmbiguousInstance):
+        await deploy(world)
+    assert await world.journal.debts() == []
+
+
+@pytest.mark.looptime
+async def test_where_nobody_can_look_for_a_twin_the_deploy_succeeds_all_the_same(world: World) -> None:
+    await world.add_attempt(AttemptState.GONE, age=1000)
+    create = partner(world).create
+    with pytest.MonkeyPatch.context() as patch:
+
+        async def create_and_go_down(call: CreateCall) -> DeployId:
+            deploy_id = await create(call)
+            partner(world).is_down = True
+            return deploy_id
+
+        patch.setattr(world.provider, "create", create_and_go_down)
+        deploy_id = await deploy(world)
+    assert world.provider.alive() == [deploy_id]
+    assert world.told == ["whether an earlier create has made a second instance is not known: partner is down"]
+
+
+LATE = [None, None, 0.0, 3.0, 9.0, 12.0, 30.0, 200.0]
+
+
+@pytest.mark.looptime
+async def test_whatever_becomes_of_the_answers_one_instance_is_left(tmp_path: Path) -> None:
+    for seed in range(12):
+        fates = random.Random(seed)
+        async with a_world(tmp_path / f"{seed}", Partner()) as world:
+            cloud = partner(world)
+            cloud.fates = fates.choices(LATE, k=4)
+            shown = f"seed {seed}: {cloud.fates}"
+            for _ in range(5):
+                with suppress(ProviderUnavailable):
+                    await deploy(world)
+                await pass_time(fates.choice([0.1, 6.0, 50.0]))
+            for first, second in zip(cloud.creates, cloud.creates[1:], strict=False):
+                between = [look for look in cloud.looks if first < look <= second]
+                assert between[-1] - between[0] >= SECONDS_APART, shown
+            await pass_time(300)  # whatever comes late has come
+            deploy_id = await deploy(world)
+            await pay_all(world)
+            assert world.provider.alive() == [deploy_id], shown
+            assert await deploy(world) == deploy_id, shown
+
+
+# Which one stays
+
+
+def an_instance(number: int, *, at: float = 0.0, **fields: Any) -> Instance:
+    return Instance(
+        **{
+            "deploy_id": DeployId(f"i-{number}"),
+            "state": InstanceState.RUNNING,
+            "raw_state": "",
+            "identity": identity_of(),
+            "created_at": at,
+            **fields,
+        }
+    )
+
+
+def an_attempt(number: int, *, at: float, deploy_id: str = "", state: AttemptState = AttemptState.GONE) -> Attempt:
+    attempt = Attempt.new(identity_of(), number, {})
+    return msgspec.structs.replace(attempt, sent_at=at, deploy_id=DeployId(deploy_id), state=state)
+
+
+def staying(*instances: Instance, attempts: Sequence[Attempt]) -> str | None:
+    twins: Twins | None = sort_twins(instances, attempts, now=5000.0)
+    if twins is None:
+        return None
+    assert {each.deploy_id for each in (twins.stays, *twins.owed)} == {each.deploy_id for each in instances}
+    return twins.stays.deploy_id
+
+
+LOST = an_attempt(1, at=1000.0)
+MADE = an_attempt(2, at=1030.0, deploy_id="i-2", state=AttemptState.CREATED)
+
+
+def test_the_oldest_stays() -> None:
+    assert staying(an_instance(1, at=1040), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
+    assert staying(an_instance(1, at=1020), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-1"
+
+
+def test_of_equals_the_one_whose_id_is_known_stays() -> None:
+    assert staying(an_instance(1, at=1031), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
+    assert staying(an_instance(1), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2", "where one has no age"
+
+
+def test_one_that_has_failed_does_not_stay_beside_one_that_has_not() -> None:
+    failed = an_instance(1, at=1020, state=InstanceState.UNKNOWN, reason="no space left")
+    assert staying(failed, an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
+
+
+def test_more_instances_than_attempts_were_made_by_somebody_else() -> None:
+    three = [an_instance(number, at=1031) for number in (1, 2, 3)]
+    assert staying(*three, attempts=[LOST, MADE]) is None
+
+
+def test_an_instance_of_another_time_is_not_what_the_attempt_has_made() -> None:
+    assert staying(an_instance(1, at=9000), an_instance(2, at=1031), attempts=[LOST, MADE]) is None
+
+
+def test_what_was_refused_has_made_nothing() -> None:
+    refused = msgspec.structs.replace(LOST, state=AttemptState.REFUSED)
+    assert staying(an_instance(1, at=1020), an_instance(2, at=1031), attempts=[refused, MADE]) is None

@@ -1,0 +1,191 @@
+"""VMs that upstream's own driver deployed live on under this one, where the operator lets its tag count."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.actions.debts import pay
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId
+from one_provider_mad.errors import PermissionDenied
+from tests.actions.fakes import STIME, Desk, FakeCloud, World, a_desk, a_world, identity_of
+
+pytestmark = pytest.mark.looptime
+
+
+class UpstreamsCloud(FakeCloud):
+    """Pretends to be a cloud in which upstream's driver has made instances; `one_id` holds its tags."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one_id: dict[DeployId, int] = {}
+        self.does_count = True
+
+    def upstream_vm_id(self, instance: Instance) -> VmId | None:
+        number = self.one_id.get(instance.deploy_id)
+        return VmId(number) if self.does_count and number is not None and instance.identity is None else None
+
+    def deploy_as_upstream(self, vm_id: int = 7, state: InstanceState = InstanceState.RUNNING) -> DeployId:
+        deploy_id = self.add(None, state)
+        self.one_id[deploy_id] = vm_id
+        return deploy_id
+
+
+@pytest.fixture
+async def cloud() -> UpstreamsCloud:
+    return UpstreamsCloud()
+
+
+@pytest.fixture
+async def world(tmp_path: Path, cloud: UpstreamsCloud) -> AsyncIterator[World]:
+    async with a_world(tmp_path, cloud) as world:
+        yield world
+
+
+@pytest.fixture
+async def desk(world: World) -> AsyncIterator[Desk]:
+    async with a_desk(world) as desk:
+        yield desk
+
+
+def changes(cloud: FakeCloud) -> list[str]:
+    return [name for name, _ in cloud.calls if name not in ("describe", "find", "list")]
+
+
+BY_NAME: list[Any] = [
+    pytest.param("SHUTDOWN", {"lcm_state": 18}, "stop", InstanceState.STOPPED, id="power-off"),
+    pytest.param("DEPLOY", {"lcm_state": 20}, "start", InstanceState.RUNNING, id="resume"),
+    pytest.param("RESET", {"lcm_state": 3}, "reboot hard", InstanceState.RUNNING, id="reset"),
+    pytest.param("SHUTDOWN", {"lcm_state": 12}, "destroy", InstanceState.TERMINATED, id="terminate"),
+    pytest.param("CLEANUP", {"lcm_state": 23}, "destroy", InstanceState.TERMINATED, id="delete"),
+]
+
+
+@pytest.mark.parametrize(("action", "details", "call", "state"), BY_NAME)
+async def test_the_first_request_that_names_it_gives_it_our_tags(
+    desk: Desk, cloud: UpstreamsCloud, action: str, details: dict[str, Any], call: str, state: InstanceState
+) -> None:
+    is_start = call == "start"
+    deploy_id = cloud.deploy_as_upstream(state=InstanceState.STOPPED if is_start else InstanceState.RUNNING)
+    reply = await desk.answer(action, deploy_id=deploy_id, seq=2, **details)
+    assert reply == f"SUCCESS {deploy_id if is_start else '-'}"
+    assert changes(cloud) == ["retag", call]
+    assert cloud.identity(deploy_id) == identity_of(seq=2)
+    assert cloud.state(deploy_id) is state
+
+
+async def test_it_lives_its_life_on(desk: Desk, cloud: UpstreamsCloud) -> None:
+    """Tags are given once; a driver that starts anew, with the journal lost or not, knows it by them."""
+    deploy_id = cloud.deploy_as_upstream()
+    assert (await desk.answer("POLL", deploy_id=deploy_id)).startswith("SUCCESS STATE=a")
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18) == "SUCCESS -"
+    cloud.does_count = False
+    assert await desk.answer("DEPLOY", deploy_id=deploy_id, lcm_state=20, seq=1) == f"SUCCESS {deploy_id}"
+    assert await desk.answer("SHUTDOWN", lcm_state=12, seq=1) == "SUCCESS -", "also without its id by now"
+    assert changes(cloud) == ["retag", "stop", "start", "destroy"]
+
+
+async def test_that_it_was_not_made_here_is_recorded(world: World, desk: Desk, cloud: UpstreamsCloud) -> None:
+    """Before it has tags: whoever terminates what is left over looks there, and passes it over."""
+    deploy_id = cloud.deploy_as_upstream()
+    cloud.before["retag"].append(PermissionDenied("tags may not be written"))
+    reply = await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18)
+    assert reply == "FAILURE tags may not be written"
+    assert await world.journal.imported_for(deploy_id) == (7, STIME)
+    assert await world.attempts() == []
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18) == "SUCCESS -"
+    assert cloud.identity(deploy_id) == identity_of()
+
+
+async def test_a_deploy_that_names_it_takes_it_over(desk: Desk, cloud: UpstreamsCloud) -> None:
+    deploy_id = cloud.deploy_as_upstream()
+    assert await desk.answer("DEPLOY", deploy_id=deploy_id, lcm_state=2) == f"SUCCESS {deploy_id}"
+    assert cloud.identity(deploy_id) == identity_of()
+    assert await desk.answer("DEPLOY", deploy_id=deploy_id, lcm_state=2) == f"SUCCESS {deploy_id}"
+    assert changes(cloud) == ["retag"]
+
+
+@pytest.mark.parametrize("is_shown", [True, False], ids=["terminated", "forgotten"])
+async def test_a_deploy_that_names_one_that_is_gone_makes_another(
+    world: World, desk: Desk, cloud: UpstreamsCloud, *, is_shown: bool
+) -> None:
+    deploy_id = cloud.deploy_as_upstream(state=InstanceState.TERMINATED)
+    if not is_shown:
+        await world.journal.record_import(deploy_id, vm_id=VmId(7), stime=STIME)
+        del cloud.instances[deploy_id]
+    reply = await desk.answer("DEPLOY", deploy_id=deploy_id, lcm_state=2)
+    assert reply.startswith("SUCCESS i-")
+    assert reply != f"SUCCESS {deploy_id}"
+
+
+async def test_one_that_is_gone_is_terminated_already(desk: Desk, cloud: UpstreamsCloud) -> None:
+    deploy_id = cloud.deploy_as_upstream(state=InstanceState.TERMINATED)
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
+    assert changes(cloud) == []
+
+
+REFUSED: list[Any] = [
+    pytest.param(8, None, "i-1 is VM 8's by upstream's tag: it is left alone", id="another-vm"),
+    pytest.param(7, identity_of(8), "i-1 belongs to VM 8: it is left alone", id="tagged-for-another-vm"),
+    pytest.param(7, identity_of(owner="quay"), "i-1 belongs to owner quay: it is left alone", id="another-owner"),
+    pytest.param(7, identity_of(stime=1), "i-1 belongs to an earlier VM 7: it is left alone", id="earlier-life"),
+    pytest.param(None, None, "i-1 has no tags of ours", id="no-tag"),
+]
+
+
+@pytest.mark.parametrize(("action", "lcm_state"), [("SHUTDOWN", 12), ("SHUTDOWN", 18), ("DEPLOY", 2), ("CLEANUP", 23)])
+@pytest.mark.parametrize(("one_id", "tags", "sentence"), REFUSED)
+async def test_somebody_elses_is_refused(
+    desk: Desk,
+    cloud: UpstreamsCloud,
+    action: str,
+    lcm_state: int,
+    one_id: int | None,
+    tags: Identity | None,
+    sentence: str,
+) -> None:
+    deploy_id = cloud.add(tags)
+    if one_id is not None:
+        cloud.one_id[deploy_id] = one_id
+    reply = await desk.answer(action, deploy_id=deploy_id, lcm_state=lcm_state)
+    assert reply.startswith(f"FAILURE instance {sentence}")
+    assert (changes(cloud), cloud.identity(deploy_id)) == ([], tags)
+
+
+async def test_while_its_tag_does_not_count_nobody_touches_it(desk: Desk, cloud: UpstreamsCloud) -> None:
+    cloud.does_count = False
+    deploy_id = cloud.deploy_as_upstream()
+    for action, lcm_state in (("SHUTDOWN", 12), ("DEPLOY", 2), ("CLEANUP", 23)):
+        reply = await desk.answer(action, deploy_id=deploy_id, lcm_state=lcm_state)
+        assert reply.startswith(f"FAILURE instance {deploy_id} has no tags of ours"), action
+    assert changes(cloud) == []
+
+
+async def test_one_that_an_earlier_vm_of_the_number_took_over_is_its(
+    world: World, desk: Desk, cloud: UpstreamsCloud
+) -> None:
+    deploy_id = cloud.deploy_as_upstream()
+    await world.journal.record_import(deploy_id, vm_id=VmId(7), stime=STIME - 1)
+    reply = await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
+    assert reply == f"FAILURE instance {deploy_id} was taken over by another VM before: it is left alone"
+    assert changes(cloud) == []
+
+
+async def test_a_request_without_its_id_does_not_find_it_by_upstreams_tag(desk: Desk, cloud: UpstreamsCloud) -> None:
+    """The number alone may be that of a VM of another OpenNebula in the same account."""
+    deploy_id = cloud.deploy_as_upstream()
+    assert await desk.answer("CLEANUP", lcm_state=23) == "SUCCESS -"
+    assert cloud.state(deploy_id) is InstanceState.RUNNING
+
+
+async def test_what_could_not_be_tagged_can_be_owed(world: World, desk: Desk, cloud: UpstreamsCloud) -> None:
+    deploy_id = cloud.deploy_as_upstream()
+    cloud.always["retag"] = PermissionDenied("tags may not be written")
+    reply = await desk.answer("CLEANUP", deploy_id=deploy_id, lcm_state=23)
+    assert reply == "FAILURE tags may not be written"
+    for debt in await world.journal.debts():
+        await pay(world.engine(), debt)
+    assert cloud.state(deploy_id) is InstanceState.TERMINATED

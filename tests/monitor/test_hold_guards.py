@@ -1,0 +1,154 @@
+"""When many instances vanish at once: who counts as vanished, who as there, and until when they are held."""
+
+from __future__ import annotations
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.journal import AttemptState
+from one_provider_mad.monitor.activity import Activity
+from one_provider_mad.monitor.truth import Judgement, Listing, Rules
+from tests.monitor.worlds import IDLE, OWNER, answered, attempt_of, busy_with, instance_of, listing_of, through, words
+
+DEAD = InstanceState.TERMINATED
+Look = tuple[Listing, Activity]
+
+GRACE = Rules(owner=OWNER, grace=300)
+SHORT = Rules(owner=OWNER, unusual_hold=60)
+
+
+def look_at(live: range, *others: Instance, after: float, activity: Activity = IDLE) -> Look:
+    """A complete listing with the instances of these VMs running, and some others."""
+    return listing_of(*[instance_of(number) for number in live], *others, after=after), activity
+
+
+def dead(vm_ids: range) -> list[Instance]:
+    return [instance_of(number, DEAD) for number in vm_ids]
+
+
+def parked(vm_ids: range) -> Activity:
+    return Activity(parked=frozenset(DeployId(f"i-{number}") for number in vm_ids))
+
+
+def held_after(*steps: Look, rules: Rules = SHORT) -> set[int]:
+    return set(through(steps, rules=rules).held)
+
+
+# Who is there
+
+
+def test_parked_instances_are_none_of_those_that_are_there() -> None:
+    activity = parked(range(10, 20))
+    steps = [look_at(range(20), after=0), look_at(range(20), after=10, activity=activity)]
+    stopped = [instance_of(number, InstanceState.STOPPED) for number in range(10, 20)]
+    assert held_after(*steps, look_at(range(4), *stopped, after=20, activity=activity)) == set(range(4, 10))
+
+
+def test_terminated_instances_are_none_of_those_that_are_there() -> None:
+    gone = dead(range(10, 20))
+    steps = [look_at(range(20), after=0), look_at(range(10), *gone, after=10), look_at(range(4), *gone, after=20)]
+    assert held_after(*steps) == set(range(4, 10))
+
+
+def test_those_that_are_missing_for_long_are_none_of_those_that_are_there() -> None:
+    away = [look_at(range(11), after=seconds) for seconds in (10, 20, 30, 200)]
+    assert held_after(look_at(range(20), after=0), *away, look_at(range(5), after=210)) == set(range(5, 11))
+
+
+def test_those_that_the_cloud_need_not_show_yet_are_none_of_those_that_are_there() -> None:
+    made = Activity(
+        attempts=tuple(attempt_of(n, AttemptState.CREATED, after=5, deploy_id=f"i-{n}") for n in range(10, 20))
+    )
+    steps = [look_at(range(10), after=0), look_at(range(4), after=10, activity=made)]
+    assert held_after(*steps, rules=GRACE) == set(range(4, 10))
+
+
+# Who has vanished: six for whom there is a reason, and one for whom there is none, of ten
+
+
+def test_parked_instances_have_not_vanished() -> None:
+    activity = parked(range(6))
+    steps = [look_at(range(10), after=0), look_at(range(10), after=10, activity=activity)]
+    assert held_after(*steps, look_at(range(7, 10), after=20, activity=activity)) == set()
+
+
+def test_terminated_instances_have_not_vanished_when_the_cloud_shows_them_no_more() -> None:
+    steps = [look_at(range(10), after=0), look_at(range(6, 10), *dead(range(6)), after=10)]
+    assert held_after(*steps, look_at(range(7, 10), after=20)) == set()
+
+
+def test_instances_with_an_action_under_way_have_not_vanished() -> None:
+    steps = [look_at(range(10), after=0), look_at(range(7, 10), after=10, activity=busy_with(*range(6)))]
+    assert held_after(*steps) == set()
+
+
+def test_instances_of_vms_that_are_being_created_anew_have_not_vanished() -> None:
+    opened = Activity(attempts=tuple(attempt_of(n, AttemptState.OPEN, after=12, seq=1) for n in range(6)))
+    steps = [look_at(range(10), after=0), look_at(range(7, 10), after=10, activity=opened)]
+    assert held_after(*steps) == set()
+
+
+def test_instances_that_are_missing_for_long_do_not_vanish_again() -> None:
+    away = [look_at(range(11), after=seconds) for seconds in (10, 20, 30, 200)]
+    assert held_after(look_at(range(20), after=0), *away, look_at(range(6), after=210)) == set()
+
+
+# Until when
+
+
+def test_those_that_are_missing_already_are_not_held_when_others_vanish() -> None:
+    away = [look_at(range(11), after=10.0 * n) for n in range(1, 4)]
+    judgement = through([look_at(range(20), after=0), *away, look_at(range(6), after=40)])
+    assert judgement.held == set(range(6, 11))
+    assert {words(judgement)[number] for number in range(11, 20)} == {"(FAILURE)"}
+
+
+def test_those_that_are_held_are_not_held_for_longer_when_others_vanish() -> None:
+    steps = [look_at(range(20), after=0), look_at(range(8), after=10), look_at(range(7), after=50)]
+    assert held_after(*steps) == set(range(7, 20))
+    assert held_after(*steps, look_at(range(7), after=75)) == {7}
+
+
+def test_a_pause_between_two_listings_that_is_none_takes_nothing_off() -> None:
+    steps = [look_at(range(10), after=0), *[look_at(range(0), after=10.0 * n) for n in range(1, 7)]]
+    assert held_after(*steps) == set(range(10))
+    assert held_after(*steps, look_at(range(0), after=75)) == set()
+
+
+def test_those_that_have_come_back_are_held_for_as_long_as_others_when_they_vanish_again() -> None:
+    steps = [look_at(range(10), after=0), look_at(range(0), after=10), look_at(range(10), after=20)]
+    assert held_after(*steps, look_at(range(0), after=75)) == set(range(10))
+
+
+def test_those_that_were_terminated_and_are_worked_on_again_may_vanish_like_others() -> None:
+    steps = [look_at(range(10), after=0), look_at(range(6, 10), *dead(range(6)), after=10)]
+    steps.append(look_at(range(6, 10), after=20, activity=busy_with(*range(6))))
+    assert held_after(*steps, look_at(range(6, 10), after=30)) == set(range(6))
+
+
+def counted() -> list[Look]:
+    """Five of ten were missed once, which is nothing unusual; then the other five are terminated."""
+    steps = [look_at(range(10), after=0), look_at(range(5), after=10), look_at(range(0), *dead(range(5)), after=20)]
+    assert held_after(*steps) == set()
+    return steps
+
+
+def test_those_that_were_counted_before_are_counted_on_when_fewer_are_left() -> None:
+    judgement = through([*counted(), look_at(range(0), after=30)])
+    assert judgement.held == frozenset()
+    assert {words(judgement)[number] for number in range(5, 10)} == {"(FAILURE)"}
+
+
+def test_that_some_are_held_is_no_reason_to_hold_those_that_were_counted() -> None:
+    rules = Rules(owner=OWNER, missing_after=4)
+    more = range(100, 130)
+    others = [instance_of(number) for number in more]
+    steps = [look_at(range(20), after=0), look_at(range(9), after=10), look_at(range(9), *others, after=20)]
+    steps += [look_at(range(7), *others, after=30), look_at(range(7), *dead(more), after=40)]
+    assert held_after(*steps, look_at(range(7), after=50), rules=rules) == set(range(9, 20))
+
+
+def test_what_is_terminated_while_it_is_held_is_held_no_longer() -> None:
+    steps = [look_at(range(10), after=0), look_at(range(0), after=10), look_at(range(1, 10), *dead(range(1)), after=20)]
+    steps.append(look_at(range(1, 10), after=30, activity=answered(0, "DEPLOY", after=25)))
+    judgement: Judgement = through([*steps, *[look_at(range(1, 10), after=10.0 * n) for n in (4, 5)]])
+    assert (judgement.held, words(judgement)[0]) == (frozenset(), "(FAILURE)")
+    assert VmId(0) in judgement.memory.vms

@@ -1,0 +1,189 @@
+"""What oned up to 5.10 is told, row by row: the letters in the table of docs/monitoring.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState, VmId
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.journal import Answered
+from one_provider_mad.monitor.activity import Activity
+from tests.actions.fakes import pass_time
+from tests.end_to_end.oned import ROOT
+from tests.monitor.decoder import vectors
+from tests.monitor.studio import Studio
+from tests.monitor.worlds import identity_of
+
+pytestmark = pytest.mark.looptime
+
+VM, ITS = VmId(7), DeployId("i-7")
+
+
+class Scene:
+    """VM 7, its instance, what the action driver is doing with it, and what oned is told."""
+
+    def __init__(self, path: Path) -> None:
+        self.one = Studio(path)
+        self.one.sweeper._activity = self  # type: ignore[assignment]
+        self.activity = Activity()
+
+    async def read(self, path: Path, *, since: float) -> Activity:
+        """What the journal says."""
+        return self.activity
+
+    def state(self, state: InstanceState) -> None:
+        self.one.set_state(VM, state)
+
+    def busy(self, *, parked: bool = False) -> None:
+        self.activity = Activity(busy=frozenset({VM}), parked=frozenset({ITS} if parked else ()))
+
+    def answer(self, action: str, *, parked: bool = False, has_ended: bool = False) -> None:
+        answered = {VM: Answered(action=action, at=self.one.clock(), has_ended=has_ended)}
+        self.activity = Activity(answered=answered, parked=frozenset({ITS} if parked else ()))
+
+    async def told(self) -> str:
+        """The letter of VM 7 in the next report, unless it is left out or there is another instance."""
+        await pass_time(10)
+        self.one.ask()
+        await pass_time(1)
+        found = {int(vm["ID"]): vm["POLL"] for vm in vectors(self.one.lines("MONITOR")[-1].values, "VM")}
+        if -1 in found:
+            return "wild"
+        return found[VM].partition("STATE=")[2][:1] if VM in found else "left out"
+
+
+@pytest.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    await scene.one.desk.stop()
+
+
+Act = Callable[[Scene], object]
+
+STOPPED, RUNNING, DEAD = InstanceState.STOPPED, InstanceState.RUNNING, InstanceState.TERMINATED
+
+
+def start(scene: Scene) -> None:
+    scene.one.add(VM)
+
+
+def stop(scene: Scene) -> None:
+    scene.state(STOPPED)
+
+
+def run(scene: Scene) -> None:
+    scene.state(RUNNING)
+
+
+def busy(scene: Scene) -> None:
+    scene.busy()
+
+
+def start_busily(scene: Scene) -> None:
+    busy(scene)
+    start(scene)
+
+
+def vanish(scene: Scene) -> None:
+    for deploy_id in list(scene.one.cloud.instances)[:8]:
+        del scene.one.cloud.instances[deploy_id]
+
+
+def wait(scene: Scene) -> None:
+    """Nothing happens."""
+
+
+def cut_off(scene: Scene) -> None:
+    scene.one.cloud.always["list"] = ProviderUnavailable("no answer")
+
+
+def park(scene: Scene) -> None:
+    stop(scene)
+    scene.answer("SHUTDOWN", parked=True)
+
+
+def answered(action: str, *, has_ended: bool = False) -> Act:
+    return lambda scene: scene.answer(action, has_ended=has_ended)
+
+
+ROWS: dict[str, tuple[list[Act], list[Act]]] = {
+    "stops an instance in the console": ([start], [stop]),
+    "starts a stopped instance in the console": ([start, stop], [run]),
+    "suspends an instance in the console": ([start], [lambda scene: scene.state(InstanceState.SUSPENDED)]),
+    "terminates an instance in the console": ([start], [lambda scene: scene.state(DEAD)]),
+    'terminates an instance in the console, with `missing_state = "POWEROFF"`': (
+        [lambda scene: scene.one.set(missing_state="POWEROFF"), start],
+        [lambda scene: scene.state(DEAD)],
+    ),
+    "makes an instance disappear without a trace": ([start], [vanish, wait, wait, wait]),
+    "makes more than half of all disappear at once": (
+        [lambda scene: [scene.one.add(number) for number in range(10)]],
+        [vanish, wait, wait, wait],
+    ),
+    "starts an instance without tags": ([start], [lambda scene: scene.one.cloud.add(deploy_id="i-web")]),
+    "removes the tags of a VM's instance": (
+        [start],
+        [lambda scene: setattr(scene.one.cloud.instances[ITS], "identity", None)],
+    ),
+    "starts a second instance with a VM's tags": (
+        [start],
+        [lambda scene: scene.one.cloud.add(identity_of(VM, seq=1), STOPPED, deploy_id="i-second")],
+    ),
+    "deploys a VM": ([wait], [start_busily, answered("DEPLOY")]),
+    "powers a VM off": ([start], [busy, stop, answered("SHUTDOWN")]),
+    "resumes a VM": ([start, stop], [busy, run, answered("DEPLOY")]),
+    "reboots a VM": ([start], [busy, answered("REBOOT")]),
+    "terminates a VM": (
+        [start],
+        [busy, lambda scene: scene.state(DEAD), answered("SHUTDOWN", has_ended=True)],
+    ),
+    "undeploys or stops a VM": ([start], [busy, park]),
+    "starts the instance of an undeployed VM in the console": ([start, park], [run]),
+    "deploys an undeployed VM again": ([start, park], [lambda scene: scene.busy(parked=True), run, answered("DEPLOY")]),
+    "terminates a VM that is powered off": ([start, stop], [wait]),
+    "cuts the cloud off": ([start], [cut_off]),
+    "mends the cloud": ([start, cut_off], [lambda scene: scene.one.cloud.always.clear(), wait, wait]),
+    "kills the action driver in the midst of an action": ([start], [busy]),
+}
+"""By what somebody does: how things are before it, and what happens then."""
+
+IN_WORDS = {"as before": "a", "the same": "d", "- for all": "-", "all VMs": "a"}
+"""What the table says in words: VM 7 ran before, and the second instance of that name is stopped."""
+
+
+def table() -> dict[str, list[str]]:
+    """First cell of each row, and what its third says is told one after the other."""
+    text = (ROOT / "docs" / "monitoring.md").read_text()
+    rows = text.partition("| somebody… |")[2].partition("\n\n")[0]
+    cells = re.findall(r"^\| ([^-].+?) \| .+? \| (.+?) \|", rows, re.MULTILINE)
+    letters = {who: cell.replace("`", "").split(", then ") for who, cell in cells}
+    return {who: [IN_WORDS.get(each, each) for each in told] for who, told in letters.items()}
+
+
+TABLE = table()
+
+
+def test_every_row_of_the_table_is_tried() -> None:
+    assert set(TABLE) == set(ROWS)
+
+
+@pytest.mark.parametrize("who", ROWS)
+async def test_what_somebody_does_is_told_in_these_letters(scene: Scene, who: str) -> None:
+    before, then = ROWS[who]
+    for act in before:
+        act(scene)
+        await scene.told()
+    said = []
+    for act in then:
+        act(scene)
+        said.append(await scene.told())
+    # Of a listing that began before an answer nothing is said yet, and a cloud that is back is asked in a while.
+    said = [letter for letter, _ in groupby([*said, await scene.told()])]
+    assert said[-len(TABLE[who]) :] == TABLE[who]
+    assert set(said) <= {*TABLE[who], "-"}

@@ -1,0 +1,220 @@
+"""What keeps a report from saying what is not so: one test for each condition that no other test proves."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from one_provider_mad.domain import DeployId, InstanceState, VmId
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.monitor.changes import Changes
+from one_provider_mad.monitor.saying import Saying
+from one_provider_mad.monitor.schedule import Due
+from one_provider_mad.monitor.truth import Memory, SeenVm
+from one_provider_mad.monitor.whose import Known
+from one_provider_mad.protocol.im import parse_line
+from one_provider_mad.protocol.im_messages import Monitor, StartMonitor
+from one_provider_mad.protocol.reports import VmState, VmWord
+from tests.actions.fakes import pass_time
+from tests.monitor.decoder import plain, start_monitor, vectors
+from tests.monitor.studio import Studio
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.fixture
+async def one(tmp_path: Path) -> AsyncIterator[Studio]:
+    """A driver at work on a fake cloud, in virtual time."""
+    studio = Studio(tmp_path)
+    yield studio
+    await studio.desk.stop()
+
+
+OUTAGE = ProviderUnavailable("no answer")
+
+
+# Changes
+
+
+def seen(*vms: tuple[int, VmWord]) -> list[SeenVm]:
+    return [
+        SeenVm(state=VmState(vm_id=VmId(vm_id), deploy_id=DeployId(f"i-{vm_id}"), state=word)) for vm_id, word in vms
+    ]
+
+
+def test_what_is_unknown_is_no_change_and_what_was_unknown_to_all_is_one() -> None:
+    changes = Changes()
+    assert [state.vm_id for state in changes.see(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)))] == [7]
+    changes.all_told(seen((7, VmWord.UNKNOWN)))
+    told = [changes.see(seen((7, VmWord.RUNNING))) for _ in range(2)]
+    assert [[state.state for state in states] for states in told] == [[VmWord.RUNNING]] * 2
+
+
+# Periods
+
+
+def test_what_was_slept_through_is_not_said_again_and_again() -> None:
+    due = Due(0.0)
+    assert due.take(100.0, 10.0)
+    assert sum(due.take(100.0 + tick, 10.0) for tick in range(9)) <= 1
+
+
+# States
+
+
+async def test_what_is_missing_is_left_out_of_a_report_of_all(one: Studio) -> None:
+    one.set(missing_after=1)
+    one.add(7)
+    gone = one.add(8)
+    one.start(STATE_VM=5, SYNC_STATE_VM=20)
+    await pass_time(1)
+    del one.cloud.instances[gone]
+    await pass_time(25)
+    assert [said for _, said in one.syncs()] == [{7: "RUNNING", 8: "RUNNING"}, {7: "RUNNING"}]
+
+
+async def test_no_figures_are_said_of_what_is_on_its_way_out(one: Studio) -> None:
+    one.add(7)
+    one.add(8)
+    one.start(MONITOR_VM=10)
+    await pass_time(5)
+    one.set_state(8, InstanceState.TERMINATING)
+    await pass_time(10)
+    said = [sorted(int(vm["ID"]) for vm in vectors(line.values, "VM")) for line in one.lines("MONITOR_VM")]
+    assert (said[0], said[-1]) == ([7, 8], [7])
+
+
+# The host
+
+
+async def test_a_host_that_has_not_looked_itself_is_lifted_out_of_error_by_its_next_look(one: Studio) -> None:
+    """Sweeps are for all hosts, and one that looks rarely is put into ERROR by those that look often."""
+    one.set(host_error_after=60)
+    one.start(3, STATE_VM=5)
+    one.start(4, STATE_VM=500, SYSTEM_HOST=200, SYNC_STATE_VM=6000)
+    await pass_time(1)
+    one.cloud.always["list"] = OUTAGE
+    await pass_time(300)
+    assert [line.text for line in one.lines("MONITOR_HOST", 4) if line.status == "FAILURE"] == ["no answer"]
+    del one.cloud.always["list"]
+    await pass_time(220)
+    begun = one.times("SYSTEM_HOST", 4)[0]
+    assert [round(at - begun) for at in one.times("SYSTEM_HOST", 4)] == [0, 0, 500]
+    assert [round(at - begun) for at, _ in one.syncs(4)] == [0, 500]
+
+
+async def test_a_host_that_is_new_during_an_outage_is_told_of_it_at_once(one: Studio) -> None:
+    one.cloud.always["list"] = OUTAGE
+    one.start(3)
+    await pass_time(10)
+    one.start(4)
+    await pass_time(1)
+    assert plain(one.lines("SYSTEM_HOST", 4)[0].values, "PROVIDER_ERROR") == "no answer"
+
+
+async def test_a_request_that_came_since_is_not_replaced_by_one_of_an_earlier_process(one: Studio) -> None:
+    one.start(3, BEACON_HOST=7)
+    before = parse_line(start_monitor(3, "cloud-3", BEACON_HOST=77).rstrip())
+    assert isinstance(before, StartMonitor)
+    one.desk.resume([before])
+    await pass_time(1)
+    assert [request.periods.beacon_host for request in one.desk.hosts] == [7]
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["monitored-already", "new"])
+async def test_a_start_that_cannot_be_read_shows_on_its_host_and_changes_nothing_else(
+    one: Studio, *, is_known: bool
+) -> None:
+    one.add(7)
+    if is_known:
+        one.start(3, BEACON_HOST=7)
+        await pass_time(1)
+    one.tell(b"START_MONITOR - 3 0 !!!\n")
+    await pass_time(1)
+    assert [request.periods.beacon_host for request in one.desk.hosts] == [7 if is_known else 30]
+    assert {line.status for _, line in one.said if line.word != "LOG"} == {"SUCCESS"}
+    assert plain(one.lines("SYSTEM_HOST")[-1].values, "PROVIDER_ERROR").startswith("payload is not base64")
+    assert one.syncs()[-1][1] == {7: "RUNNING"}
+
+
+# Up to 5.10
+
+
+def letters(one: Studio) -> dict[int, str]:
+    """What the last report says of the VMs, by number."""
+    values = one.lines("MONITOR")[-1].values
+    return {int(vm["ID"]): vm["POLL"].partition("STATE=")[2][:1] for vm in vectors(values, "VM") if vm["ID"] != "-1"}
+
+
+async def asked(one: Studio) -> dict[int, str]:
+    await pass_time(10)
+    one.ask()
+    await pass_time(1)
+    return letters(one)
+
+
+async def test_nothing_is_said_while_nobody_knows_which_vms_there_are(one: Studio) -> None:
+    """A report without VMs is a miss of every VM, and the second one powers them off."""
+    one.cloud.always["list"] = OUTAGE
+    one.ask()
+    await pass_time(1)
+    assert [(line.status, line.text) for line in one.lines("MONITOR")] == [("SUCCESS", "")]
+
+
+async def test_what_is_missing_is_left_out_of_a_report_and_what_may_be_there_is_not(one: Studio) -> None:
+    one.set(missing_after=2)
+    one.add(7)
+    gone = one.add(8)
+    assert await asked(one) == {7: "a", 8: "a"}
+    del one.cloud.instances[gone]
+    assert await asked(one) == {7: "a", 8: "-"}
+    assert await asked(one) == {7: "a"}
+    one.cloud.always["list"] = OUTAGE
+    assert await asked(one) == {7: "-"}
+
+
+async def test_while_the_cloud_cannot_be_asked_the_vms_of_the_host_are_named_and_no_others(one: Studio) -> None:
+    known = [
+        Known(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2),
+        Known(vm_id=VmId(8), host_id=3, deploy_id=DeployId("i-8"), misses=3, missing_since=1.0),
+        Known(vm_id=VmId(9), host_id=4, deploy_id=DeployId("i-9")),
+    ]
+    one.sweeper.memory = Memory(vms={each.vm_id: each for each in known}, listed_at=1.0)
+    one.cloud.always["list"] = OUTAGE
+    assert await asked(one) == {7: "-"}
+
+
+async def test_a_host_is_put_into_error_after_its_time_and_no_sooner(one: Studio) -> None:
+    one.set(host_error_after=30)
+    one.cloud.always["list"] = OUTAGE
+    for _ in range(6):
+        one.ask()
+        await pass_time(10)
+    assert [line.status for line in one.lines("MONITOR")] == ["SUCCESS"] * 3 + ["FAILURE"] * 3
+
+
+class OddProbes:
+    """Pretends to be probes with a defect."""
+
+    async def answer(self, request: Monitor) -> str:
+        raise KeyError("HYPERVISOR")
+
+    async def report(self, request: StartMonitor, saying: Saying, on_reported: Callable[[], None]) -> None:
+        raise KeyError("HYPERVISOR")
+
+    def forget(self, host_id: int) -> None:
+        raise KeyError("HYPERVISOR")
+
+
+async def test_a_defect_is_answered_as_well_unless_another_front_end_leads(one: Studio) -> None:
+    one.source.probe_source = OddProbes()
+    with capture_logs():
+        for is_silent in (False, True):
+            one.desk.be_silent(is_silent=is_silent)
+            one.ask()
+            await pass_time(1)
+    said = [(line.status, line.text.split(",")[0]) for line in one.lines("MONITOR")]
+    assert said == [("FAILURE", "internal error (KeyError)"), ("SUCCESS", "")]

@@ -1,0 +1,227 @@
+"""What keeps a sweep from telling old news as new: one test for each condition that no other test proves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState, VmId
+from one_provider_mad.journal import Answered, Attempt, AttemptState, Journal
+from one_provider_mad.monitor.activity import Activity
+from one_provider_mad.monitor.sweep import Sweep
+from tests.actions.fakes import EPOCH, pass_time
+from tests.monitor.studio import Studio
+from tests.monitor.worlds import identity_of, words
+
+pytestmark = pytest.mark.looptime
+
+
+class FakeReader:
+    """Pretends to read the journal: takes as long as it is told, and finds what it is told."""
+
+    def __init__(self) -> None:
+        self.activity = Activity()
+        self.gates: deque[asyncio.Event] = deque()
+
+    async def read(self, path: Path, *, since: float) -> Activity:
+        if self.gates:
+            await self.gates.popleft().wait()
+        return self.activity
+
+
+class Clock:
+    """The clock on the wall, which somebody may set."""
+
+    def __init__(self) -> None:
+        self.offset = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> float:
+        return EPOCH + self._loop.time() + self.offset
+
+
+@pytest.fixture
+async def one(tmp_path: Path) -> AsyncIterator[Studio]:
+    """A driver at work on a fake cloud, in virtual time."""
+    studio = Studio(tmp_path, clock=Clock())
+    yield studio
+    await studio.desk.stop()
+
+
+@pytest.fixture
+def reader(one: Studio) -> FakeReader:
+    """What its sweeps read in place of the journal."""
+    fake = FakeReader()
+    one.sweeper._activity = fake  # type: ignore[assignment]
+    return fake
+
+
+@pytest.fixture
+async def journal(one: Studio, tmp_path: Path) -> AsyncIterator[Journal]:
+    """The action driver's, on the same clock."""
+    journal = Journal(tmp_path / "journal", clock=one.clock, on_lost=pytest.fail)
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+def created(at: float) -> Attempt:
+    return msgspec.structs.replace(
+        Attempt.new(identity_of(8), 1, {}), state=AttemptState.CREATED, deploy_id=DeployId("i-8"), sent_at=at
+    )
+
+
+def sweep(one: Studio, said: list[dict[int, str]]) -> asyncio.Task[None]:
+    """Ask, and note what is said in the order in which it is."""
+
+    async def look() -> None:
+        said.append(words((await one.sweeper.sweep()).judgement))
+
+    return asyncio.create_task(look())
+
+
+async def look_again(one: Studio) -> Sweep:
+    """A look at a new listing."""
+    await pass_time(one.source.settings.monitor.min_list_interval + 1)
+    return await one.sweeper.sweep()
+
+
+# Order
+
+
+async def test_nobody_is_told_an_older_state_after_a_newer_one(one: Studio, reader: FakeReader) -> None:
+    gate = asyncio.Event()
+    reader.gates.append(gate)
+    one.add(7)
+    said: list[dict[int, str]] = []
+    first = sweep(one, said)
+    await pass_time(10)
+    one.set_state(7, InstanceState.STOPPED)
+    second = sweep(one, said)
+    await pass_time(1)
+    gate.set()
+    await asyncio.gather(first, second)
+    assert said == [{7: "RUNNING"}, {7: "POWEROFF"}]
+    assert one.sweeper.memory.listed_at == EPOCH + 10
+
+
+async def test_whoever_had_to_wait_is_told_of_the_latest_listing(one: Studio, reader: FakeReader) -> None:
+    gate = asyncio.Event()
+    reader.gates.append(gate)
+    one.add(7)
+    said: list[dict[int, str]] = []
+    waiting = [sweep(one, said)]
+    for state in (InstanceState.SUSPENDED, InstanceState.STOPPED):
+        await pass_time(10)
+        one.set_state(7, state)
+        waiting.append(sweep(one, said))
+    await pass_time(1)
+    gate.set()
+    await asyncio.gather(*waiting)
+    assert said == [{7: "RUNNING"}, {7: "POWEROFF"}, {7: "POWEROFF"}]
+
+
+async def test_a_slow_listing_is_as_old_as_its_beginning(one: Studio, reader: FakeReader) -> None:
+    gate = asyncio.Event()
+    one.cloud.before["list"].append(gate)
+    one.add(7, InstanceState.STOPPED)
+    said: list[dict[int, str]] = []
+    asked = sweep(one, said)
+    await pass_time(10)
+    answer = Answered(action="DEPLOY", at=one.clock())
+    reader.activity = Activity(answered={VmId(7): answer})
+    await pass_time(10)
+    gate.set()
+    await asked
+    assert said == [{7: "UNKNOWN"}], "it may have been looked at before it was started"
+
+
+async def test_what_was_created_since_the_listing_before_is_read_of(one: Studio, journal: Journal) -> None:
+    await one.sweeper.sweep()
+    await pass_time(2)
+    await journal.save_attempt(created(one.clock()))
+    assert words((await look_again(one)).judgement) == {8: "UNKNOWN"}
+
+
+async def test_what_the_cloud_may_not_show_yet_is_read_of(one: Studio, journal: Journal) -> None:
+    one.cloud.visibility_grace = 300
+    await one.sweeper.sweep()
+    await journal.save_attempt(created(one.clock() - 200))
+    assert words((await look_again(one)).judgement) == {8: "UNKNOWN"}
+
+
+@pytest.mark.parametrize("wait", [1, 61], ids=["after-it-was-listed", "while-it-is-listed"])
+async def test_a_clock_that_is_set_back_makes_nothing_too_old_to_be_named(
+    one: Studio, journal: Journal, wait: int
+) -> None:
+    one.set(min_list_interval=60)
+    one.add(7)
+    await one.sweeper.sweep()
+    await journal.save_attempt(created(one.clock() + wait + 1 - 100))  # what it says will be so by then
+    await pass_time(wait)
+    gate = asyncio.Event()
+    one.cloud.before["list"].append(gate)
+    asked = asyncio.create_task(one.sweeper.sweep())
+    await pass_time(1)
+    assert isinstance(one.clock, Clock)
+    one.clock.offset = -100
+    gate.set()
+    looked = [await asked, await one.sweeper.sweep()]
+    assert words(looked[0 if wait > 60 else 1].judgement) == {7: "RUNNING", 8: "UNKNOWN"}
+
+
+async def test_a_clock_that_is_set_back_makes_no_answer_older_than_what_was_listed_before(
+    one: Studio, reader: FakeReader
+) -> None:
+    one.set(min_list_interval=60)
+    one.add(7, InstanceState.STOPPED)
+    await one.sweeper.sweep()
+    await pass_time(1)
+    assert isinstance(one.clock, Clock)
+    one.clock.offset = -100
+    reader.activity = Activity(answered={VmId(7): Answered(action="DEPLOY", at=one.clock())})
+    await pass_time(1)
+    assert words((await one.sweeper.sweep()).judgement) == {7: "UNKNOWN"}
+
+
+# What the configuration says
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        pytest.param({}, ["UNKNOWN", "UNKNOWN", "(FAILURE)"], id="as-shipped"),
+        pytest.param({"missing_after": 1}, ["(FAILURE)"], id="missing_after"),
+        pytest.param({"missing_after": 1, "missing_state": "POWEROFF"}, ["(POWEROFF)"], id="missing_state"),
+        pytest.param({"missing_after": 1, "unusual_count": 1}, ["UNKNOWN"] * 4, id="unusual_count"),
+        pytest.param(
+            {"missing_after": 1, "unusual_count": 1, "unusual_share": 1.0}, ["(FAILURE)"] * 2, id="unusual_share"
+        ),
+        pytest.param(
+            {"missing_after": 1, "unusual_count": 1, "unusual_hold": 9},
+            ["UNKNOWN"] * 2 + ["(FAILURE)"],
+            id="unusual_hold",
+        ),
+    ],
+)
+async def test_how_careful_to_be_is_for_the_operator_to_say(
+    one: Studio, settings: dict[str, Any], said: list[str]
+) -> None:
+    one.set(**settings)
+    one.add(7)
+    await one.sweeper.sweep()
+    one.cloud.instances.clear()
+    assert [words((await look_again(one)).judgement)[7] for _ in said] == said
+
+
+async def test_wild_instances_are_not_told_where_nobody_wants_to_know(one: Studio) -> None:
+    one.cloud.add(deploy_id="i-web")
+    assert len((await one.sweeper.sweep()).wilds) == 1
+    one.set(report_wilds=False)
+    assert (await one.sweeper.sweep()).wilds == ()

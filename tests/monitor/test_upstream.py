@@ -1,0 +1,110 @@
+"""VMs that upstream's own driver deployed count as OpenNebula's before they have any tag of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.monitor.truth import Judgement, Listing, Memory
+from tests.actions.fakes import FakeCloud
+from tests.monitor.studio import Studio
+from tests.monitor.worlds import IDLE, NOW, identity_of, instance_of, listing_of, through, wild, words
+
+
+def listing(*instances: Instance, hosts: tuple[int, ...] = (3,), after: float = 0.0) -> Listing:
+    """A listing in which i-7 and i-70 carry nothing but upstream's tag of VM 7."""
+    upstreams = {
+        each.deploy_id: VmId(7) for each in instances if each.identity is None and each.deploy_id in ("i-7", "i-70")
+    }
+    return msgspec.structs.replace(listing_of(*instances, after=after), upstreams=upstreams, hosts=frozenset(hosts))
+
+
+def judged(*listings: Listing, memory: Memory | None = None) -> Judgement:
+    return through([(each, IDLE) for each in listings], memory=memory)
+
+
+@pytest.mark.parametrize(
+    ("state", "word"),
+    [(InstanceState.RUNNING, "RUNNING"), (InstanceState.STOPPED, "POWEROFF"), (InstanceState.PENDING, "UNKNOWN")],
+)
+def test_it_is_its_vms_on_the_one_host_that_is_monitored(state: InstanceState, word: str) -> None:
+    judgement = judged(listing(wild("i-7", state), wild("i-8")))
+    assert words(judgement) == {7: word}
+    assert [each.deploy_id for each in judgement.wilds] == ["i-8"]
+    assert (judgement.strays, judgement.unsynced) == ({}, frozenset())
+
+
+def test_it_is_missing_when_it_is_not_listed_any_more() -> None:
+    looks = [listing(wild("i-8"), after=10.0 * count) for count in range(1, 4)]
+    assert words(judged(listing(wild("i-7")), *looks)) == {7: "(FAILURE)"}
+
+
+def test_it_follows_the_host_that_is_monitored_until_it_has_tags() -> None:
+    judgement = judged(listing(wild("i-7")), listing(wild("i-7"), hosts=(4,), after=10))
+    assert (words(judgement, 3), words(judgement, 4)) == ({}, {7: "RUNNING"})
+    tagged = instance_of(7, deploy_id="i-7", host_id=5)
+    judgement = judged(listing(wild("i-7")), listing(tagged, hosts=(4, 5), after=10))
+    assert (words(judgement, 4), words(judgement, 5)) == ({}, {7: "RUNNING"})
+
+
+def test_among_several_hosts_it_is_named_on_each_and_nothing_is_said_of_it() -> None:
+    """No report of all VMs goes out meanwhile: it would be lost where it is, and a zombie where it is not."""
+    looks = [listing(wild("i-7"), instance_of(8), hosts=(3, 4), after=10.0 * count) for count in range(1, 5)]
+    judgement = judged(listing(wild("i-7")), *looks)
+    assert [len(judgement.hosts[host_id]) for host_id in (3, 4)] == [2, 1]
+    assert (words(judgement, 3), words(judgement, 4)) == ({7: "UNKNOWN", 8: "RUNNING"}, {7: "UNKNOWN"})
+    assert judgement.unsynced == {3, 4}
+    assert judgement.wilds == []
+    assert judgement.strays == {"i-7": "is VM 7's by upstream's tag, which names no host: power it off and on once"}
+
+
+def test_one_that_is_gone_is_no_reason_to_wait_with_a_report() -> None:
+    judgement = judged(listing(wild("i-7", InstanceState.TERMINATED), hosts=(3, 4)))
+    assert (words(judgement, 3), words(judgement, 4), judgement.unsynced) == ({}, {}, frozenset())
+
+
+def test_beside_an_instance_with_our_tags_it_is_a_second_one() -> None:
+    judgement = judged(listing(instance_of(7, deploy_id="i-1"), wild("i-7"), hosts=(3, 4)))
+    assert words(judgement) == {7: "RUNNING"}
+    assert judgement.strays == {"i-7": "is a second live instance of VM 7, beside i-1"}
+
+
+def test_of_two_with_its_tag_one_is_the_vms() -> None:
+    young = msgspec.structs.replace(wild("i-70"), created_at=NOW)
+    judgement = judged(listing(wild("i-7"), young))
+    assert words(judgement) == {7: "RUNNING"}
+    assert judgement.strays == {"i-7": "is a second live instance of VM 7, beside i-70"}
+
+
+class UpstreamsCloud(FakeCloud):
+    """Pretends to be a cloud in which every untagged instance is VM 7's by upstream's tag."""
+
+    def upstream_vm_id(self, instance: Instance) -> VmId | None:
+        return VmId(7) if instance.identity is None else None
+
+
+@pytest.mark.looptime
+async def test_the_hosts_that_are_monitored_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    cloud = UpstreamsCloud()
+    deploy_id: DeployId = cloud.add(None)
+    studio = Studio(tmp_path, cloud)
+
+    async def told() -> dict[int, dict[int, Any]]:
+        sweep = await studio.sweeper.sweep()
+        return {host_id: words(sweep.judgement, host_id) for host_id in (3, 4)}
+
+    studio.start(3)
+    assert await told() == {3: {7: "RUNNING"}, 4: {}}
+    studio.start(4)
+    assert await told() == {3: {7: "UNKNOWN"}, 4: {7: "UNKNOWN"}}
+    studio.stop(3)
+    assert await told() == {3: {}, 4: {7: "RUNNING"}}
+    studio.start(3)
+    cloud.instances[deploy_id].identity = identity_of(7)
+    studio.sweeper._listing = None
+    assert await told() == {3: {7: "RUNNING"}, 4: {}}
+    await studio.desk.stop()

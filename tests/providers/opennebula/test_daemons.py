@@ -1,0 +1,244 @@
+"""Lives at a partner's through both daemons at once, and what becomes of them when the partner misbehaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from one_provider_mad.domain import Template
+from tests.conftest import assert_spoke_properly
+from tests.end_to_end import wire
+from tests.end_to_end.monitored import PROGRAM, Monitored, states
+from tests.end_to_end.oned import Driver, Place
+from tests.monitor.decoder import monitor as legacy_monitor
+from tests.monitor.decoder import plain, read_legacy, read_modern, vectors
+from tests.providers.opennebula.burst import credentials
+from tests.waiting import until
+from tests.xmlrpc.partner import Partner
+
+NAME = "burst"
+BURSTING = Template(
+    values={
+        "CPU": ("1",),
+        "MEMORY": ("256",),
+        "PUBLIC_CLOUD": ({"TYPE": "opennebula", "TEMPLATE_NAME": "ubuntu server"},),
+    }
+)
+WITH_TEXT = Template(
+    values={"CPU": ("1",), "PUBLIC_CLOUD": ({"TYPE": "opennebula", "TEMPLATE_TEXT": 'CPU="1"\nMEMORY="128"'},)}
+)
+
+
+def configure(place: Place, partner: Partner) -> None:
+    table = {
+        "endpoints": partner.urls,
+        "credentials_file": str(credentials(place.root)),
+        "watch_interval": 0.01,
+        "patience": 0.2,
+        "visibility_grace": 5,
+        "allow_template_text": True,
+    }
+    monitor = {"state_period": 0.1, "sync_period": 0.1, "vm_period": 0.1, "min_list_interval": 0.05}
+    lines = ['provider = "opennebula"', 'owner = "one-test"', 'hypervisor = "opennebula"']
+    for name, keys in (("opennebula", table), ("monitor", monitor)):
+        lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+    place.configure("\n".join([*lines, ""]), name=NAME)
+
+
+class Watching(Monitored):
+    """The information driver of the partner's cloud."""
+
+    def __init__(self, place: Place, *, is_legacy: bool = False) -> None:
+        self.place = place
+        self._read = read_legacy if is_legacy else read_modern
+        self.driver = Driver(place, NAME, program=PROGRAM)
+        self.lines = []
+
+    def log(self) -> str:
+        path = self.place.var / f"one_im_provider_{NAME}.log"
+        return path.read_text() if path.exists() else ""
+
+    def said(self, vm_id: int) -> set[str]:
+        """Every word that was said of a VM so far."""
+        self.catch_up()
+        reports = [states(line) for line in self.lines if line.word == "STATE_VM"]
+        return {said[vm_id] for said in reports if vm_id in said}
+
+
+@contextmanager
+def watching(place: Place, *, is_legacy: bool = False) -> Iterator[Watching]:
+    one = Watching(place, is_legacy=is_legacy)
+    try:
+        yield one
+    finally:
+        one.driver.leave()
+    assert "unexpected" not in one.log()
+
+
+@pytest.fixture
+def partner() -> Iterator[Partner]:
+    with Partner(delay=0.005) as partner:
+        yield partner
+
+
+@pytest.fixture
+def burst(place: Place, partner: Partner) -> Iterator[Driver]:
+    configure(place, partner)
+    with Driver(place, f"-t 15 -r 0 {NAME}") as driver:
+        yield driver
+    assert_spoke_properly(driver)
+
+
+def word(partner: Partner, number: int = 0) -> str:
+    partner.vms[number].catch_up()
+    return partner.vms[number].word
+
+
+def deploy(vm_id: int, template: Template = BURSTING) -> bytes:
+    return wire.deploy(vm_id, template=template, host_id=3)
+
+
+def test_a_whole_life_is_seen_and_nothing_of_it_before_its_reply(place: Place, burst: Driver, partner: Partner) -> None:
+    partner.order("held", "one.vm.info", times=1000)
+    with watching(place) as core:
+        core.start()
+        burst.send(deploy(7))
+        until(lambda: partner.held and word(partner) == "RUNNING")
+        core.catch_up()
+        assert core.sync(vm7="UNKNOWN") == {7: "UNKNOWN"}, "it runs, and nobody was told yet"
+        assert core.said(7) == {"UNKNOWN"}
+        partner.go_on()
+        deploy_id = burst.reply("DEPLOY", 7).removeprefix("SUCCESS ")
+        assert deploy_id == "opennebula-hybrid-0"
+        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
+
+        assert burst.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+        assert core.sync(vm7="POWEROFF") == {7: "POWEROFF"}
+        assert burst.ask(wire.resume(7, deploy_id, host_id=3)) == f"SUCCESS {deploy_id}"
+        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
+
+        for action, lcm_state, remote, resume, resumed in (
+            ("SHUTDOWN", "SHUTDOWN_UNDEPLOY", "UNDEPLOYED", "DEPLOY", "BOOT_UNDEPLOY"),
+            ("SAVE", "SAVE_STOP", "STOPPED", "RESTORE", "BOOT_STOPPED"),
+        ):
+            assert burst.ask(wire.line(action, 7, lcm_state, deploy_id=deploy_id)) == "SUCCESS -"
+            assert word(partner) == remote
+            until(lambda: core.sync() == {}, pause=0)
+            reply = burst.ask(wire.line(resume, 7, resumed, deploy_id=deploy_id, seq=2, host_id=3))
+            assert reply == ("SUCCESS -" if resume == "RESTORE" else f"SUCCESS {deploy_id}")
+            assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
+
+        assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+        assert word(partner) == "DONE"
+        until(lambda: core.sync() == {}, pause=0)
+        assert "POWEROFF" in core.said(7)
+        assert len(partner.vms) == 1
+
+
+def test_oned_of_5_10_sees_it_as_well(place: Place, burst: Driver, partner: Partner) -> None:
+    deploy_id = burst.created(wire.deploy(7, release="5.10", template=BURSTING, host_id=3))
+    user = partner.users["oneadmin:secret"]
+    partner.do_template_instantiate(user, 0, "theirs", False, "")  # noqa: FBT003 - as the API has it
+    until(lambda: word(partner, 1) == "RUNNING")
+    with watching(place, is_legacy=True) as core:
+        core.send(legacy_monitor(3, "cloud-3"))
+        line = core.wait(lambda line: line.word == "MONITOR")
+        assert line.status == "SUCCESS"
+        seen = {vm["ID"]: vm["DEPLOY_ID"] for vm in vectors(line.values, "VM")}
+        assert seen == {"7": deploy_id, "-1": "opennebula-hybrid-1"}
+        assert plain(line.values, "PROVIDER_ERROR") == "-"
+
+
+def test_a_remote_failure_is_told_with_the_partners_own_words(burst: Driver, partner: Partner) -> None:
+    partner.order("held", "one.vm.info", times=1000)
+    burst.send(deploy(7))
+    until(lambda: partner.held)
+    vm = partner.vms[0]
+    until(lambda: word(partner) == "RUNNING")
+    vm.user_template["ERROR"] = ["Sun Nov 22 10:00:00 2026: DEPLOY: no such bridge"]
+    vm.go((3, 36), delay=0)
+    partner.go_on()
+    assert burst.reply("DEPLOY", 7) == (
+        "FAILURE instance opennebula-hybrid-0 is BOOT_FAILURE: Sun Nov 22 10:00:00 2026: DEPLOY: no such bridge"
+    )
+    assert burst.ask(wire.cleanup(7)) == "SUCCESS -"
+    assert word(partner) == "DONE"
+
+
+@pytest.mark.parametrize(
+    ("method", "template"),
+    [("one.template.instantiate", BURSTING), ("one.vm.allocate", WITH_TEXT)],
+    ids=["instantiate", "allocate"],
+)
+def test_a_create_whose_answer_is_lost_leaves_one_instance(
+    burst: Driver, partner: Partner, method: str, template: Template
+) -> None:
+    partner.order("lost-answer", method)
+    assert burst.created(deploy(7, template)) == "opennebula-hybrid-0"
+    assert (len(partner.vms), partner.count(method)) == (1, 1)
+
+
+def test_faults_of_the_partner_cost_one_action_each_and_are_told(burst: Driver, partner: Partner) -> None:
+    deploy_id = burst.created(deploy(7))
+    place = f"OpenNebula at {partner.urls[0].removeprefix('http://').removesuffix('/RPC2')}"
+    for kind, said in (
+        ("refused", "[one.vm.action] User couldn't be authenticated, aborting call."),
+        ("http-500", f"{place} answers one.vm.action with HTTP 500"),
+        ("dropped", f"{place} did not answer one.vm.action: "),
+        ("garbage", "the answer to one.vm.action is no"),
+    ):
+        partner.order(kind, "one.vm.action")  # type: ignore[arg-type]
+        assert burst.ask(wire.line("RESET", 7, deploy_id=deploy_id)).startswith(f"FAILURE {said}"), kind
+    partner.order("no-leader", "one.vm.action")
+    assert burst.ask(wire.line("RESET", 7, deploy_id=deploy_id)) == "SUCCESS -", "it is paced until one leads"
+    assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert (word(partner), len(partner.vms)) == ("DONE", 1)
+
+
+def test_a_guest_that_does_not_listen_is_ended_hard_at_once(burst: Driver, partner: Partner) -> None:
+    deploy_id = burst.created(deploy(7))
+    partner.vms[0].is_deaf = True
+    assert burst.ask(wire.line("CANCEL", 7, "SHUTDOWN", deploy_id=deploy_id)) == "SUCCESS -"
+    assert [arguments[0] for method, arguments in partner.calls if method == "one.vm.action"] == ["terminate-hard"]
+
+
+def test_a_partner_that_is_away_leaves_the_hosts_vms_as_they_are(place: Place, burst: Driver, partner: Partner) -> None:
+    burst.created(deploy(7))
+    with watching(place) as core:
+        core.start()
+        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
+        partner.order("http-500", times=10_000)
+        told = core.system()
+        while "HTTP 500" not in told.get("PROVIDER_ERROR", [""])[0]:
+            told = core.system()
+        core.catch_up()
+        so_far = len(core.lines)
+        partner.faults.clear()
+        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
+        since = [states(line).get(7) for line in core.lines[so_far:] if line.word == "STATE_VM"]
+        assert set(since) == {"RUNNING"}
+
+
+def test_a_vm_that_upstreams_driver_deployed_lives_on(place: Place, burst: Driver, partner: Partner) -> None:
+    user, as_upstream = partner.users["oneadmin:secret"], "REMOTE_OPENNEBULA = YES\nREMOTE_OPENNEBULA_VM_ID = 7\n"
+    partner.do_template_instantiate(user, 0, "remote-opennebula-7", False, as_upstream)  # noqa: FBT003 - as the API has it
+    until(lambda: word(partner) == "RUNNING")
+    deploy_id = "opennebula-hybrid-0"
+    reply = burst.ask(wire.power_off(7, deploy_id, host_id=3))
+    assert reply == f"FAILURE instance {deploy_id} has no tags of ours: it is left alone"
+    path = place.conf / f"{NAME}.toml"
+    place.configure(path.read_text().replace("[opennebula]", "[opennebula]\nadopt_upstream = true"), name=NAME)
+    with watching(place) as core:
+        core.start()
+        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
+        assert burst.ask(wire.terminate(8, deploy_id)) == (
+            f"FAILURE instance {deploy_id} is VM 7's by upstream's tag: it is left alone"
+        )
+        assert burst.ask(wire.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
+        assert partner.vms[0].user_template["ONE_PROVIDER_OWNER"] == ["one-test"]
+        assert core.sync(vm7="POWEROFF") == {7: "POWEROFF"}
+        assert burst.ask(wire.cleanup(7)) == "SUCCESS -", "by its tags, without its id"
+        assert word(partner) == "DONE"
