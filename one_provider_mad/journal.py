@@ -469,8 +469,30 @@ def read_debts(path: Path) -> list[Debt]:
     Raises:
         JournalError: there is a journal and it cannot be read.
     """
+    return _read_all(path, _debts)
+
+
+def read_open_requests(path: Path) -> list[OpenRequest]:
+    """Requests without an answer, oldest first, read without keeping the journal open; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, _open_requests)
+
+
+def read_attempts(path: Path) -> list[Attempt]:
+    """Every attempt to create, read without keeping the journal open; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, lambda db: _select_attempts(db, "1 = 1", {}))
+
+
+def _read_all(path: Path, query: Callable[[sqlite3.Connection], list[_Result]]) -> list[_Result]:
     try:
-        return _look(path, _debts) or []
+        return _look(path, query) or []
     except sqlite3.Error as error:
         raise JournalError(f"the journal cannot be read: {error} ({path})") from error
 

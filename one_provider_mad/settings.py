@@ -277,7 +277,7 @@ def _secrets(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     for key, value in data.items():
         if isinstance(value, dict):
             yield from _secrets(value, f"{prefix}{key}.")
-        elif value and isinstance(value, str) and _SECRET.search(key) and not key.endswith("_file"):
+        elif value and isinstance(value, str) and is_secret(key):
             yield f"{prefix}{key}"
 
 
@@ -315,6 +315,11 @@ def _explained(text: str, prefix: str) -> str:
     if match := _WRONG.fullmatch(text):
         return f"{prefix}{match['at']}: {match['what'][:1].lower()}{match['what'][1:]}"
     return f"{prefix.rstrip('.')}: {text}"
+
+
+def is_secret(key: str) -> bool:
+    """True for the name of a key whose value nobody is to see."""
+    return bool(_SECRET.search(key)) and not key.endswith("_file")
 
 
 class SettingsSource:

@@ -1,4 +1,4 @@
-"""`one-provider demo`: a VM's life on the simulated cloud, through the real drivers, started as by OpenNebula."""
+"""`one-provider demo`: a VM's life on an embedded cloud, through the real drivers, started as by OpenNebula."""
 
 from __future__ import annotations
 
@@ -11,98 +11,27 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import click
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.demo_life import SIMULATED, Play, Step
 from one_provider_mad.cli.demo_monitor import Watcher
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.cli.instances import collect
-from one_provider_mad.cli.verbs import LCM_NUMBERS, Release
-from one_provider_mad.domain import Value
+from one_provider_mad.cli.verbs import LCM_NUMBERS
 from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Reply
 from one_provider_mad.protocol.vmm import parse_reply
-
-NAME = "simulated"
-ARGUMENTS = f"-t 15 -r 0 {NAME}"
-"""One element of argv, blanks included: so oned hands it over."""
 
 PATIENCE = 10.0
 """Seconds a step may take; each takes well under one."""
 
 VM_ID = 42
 
-_SETTINGS = """\
-# Written by `one-provider demo`: a cloud with times that one can watch.
-provider = "simulated"
-owner = "demo"
-
-[simulated]
-latency = 0.02
-boot_time = 0.3
-stop_time = 0.2
-suspend_time = 0.2
-destroy_time = 0.1
-
-[monitor]
-state_period = 0.1
-min_list_interval = 0.1
-"""
 _SHOWN_OF_LINE = 46
 _SHOWN_OF_LOG = 15
-
-
-class Step(Value, frozen=True, kw_only=True):
-    """One thing that is done to the VM.
-
-    Attributes:
-        title: what its owner does.
-        meaning: what the line then asks the driver for.
-        action: the line's word.
-        lcm_state: what the VM is in the middle of.
-        seq: number of the history record by then.
-        release: whose form of the line.
-        reported: what the information driver says of the VM afterwards, "" for nothing new.
-    """
-
-    title: str
-    meaning: str
-    action: str
-    lcm_state: str
-    seq: int
-    release: Release = "7.4"
-    reported: str = ""
-
-
-LIFE = (
-    Step(title="deploy", meaning="create an instance", action="DEPLOY", lcm_state="BOOT", seq=0, reported="RUNNING"),
-    Step(title="poll", meaning="tell how it is", action="POLL", lcm_state="RUNNING", seq=0, release="5.10"),
-    Step(
-        title="power off",
-        meaning="stop it",
-        action="SHUTDOWN",
-        lcm_state="SHUTDOWN_POWEROFF",
-        seq=0,
-        reported="POWEROFF",
-    ),
-    Step(
-        title="resume",
-        meaning="start it again",
-        action="DEPLOY",
-        lcm_state="BOOT_POWEROFF",
-        seq=1,
-        reported="RUNNING",
-    ),
-    Step(title="reboot", meaning="reboot it", action="REBOOT", lcm_state="RUNNING", seq=1),
-    Step(title="suspend", meaning="suspend it", action="SAVE", lcm_state="SAVE_SUSPEND", seq=1, reported="SUSPENDED"),
-    Step(title="resume", meaning="wake it up", action="RESTORE", lcm_state="BOOT_SUSPENDED", seq=2, reported="RUNNING"),
-    Step(
-        title="snapshot", meaning="take a snapshot of it", action="SNAPSHOTCREATE", lcm_state="HOTPLUG_SNAPSHOT", seq=2
-    ),
-    Step(title="terminate", meaning="destroy it", action="SHUTDOWN", lcm_state="SHUTDOWN", seq=2),
-)
 
 
 class DemoFailed(click.ClickException):
@@ -110,16 +39,18 @@ class DemoFailed(click.ClickException):
 
 
 @click.command("demo", short_help="Play a VM's life on the simulated cloud.")
+@click.option("--ec2", "is_ec2", is_flag=True, help="Play it with the provider ec2, on an EC2 endpoint of its own.")
 @click.option("--keep", is_flag=True, help="Keep the folder with the cloud, the journal and the log.")
-def command(keep: bool) -> None:
+def command(is_ec2: bool, keep: bool) -> None:
     """Start both drivers as the core does, and play a VM's life with them on the simulated cloud.
 
     Nothing outside a temporary folder is touched, and nothing costs money.
     """
     folder = Path(tempfile.mkdtemp(prefix="one-provider-demo-"))
     try:
-        _furnish(folder)
-        _play(folder)
+        with _stage(folder, is_ec2=is_ec2) as play:
+            _furnish(folder, play)
+            _play(folder, play)
     except DemoFailed:
         for line in _end_of_log(folder):
             click.echo(f"    {printable(line)}", err=True)
@@ -127,37 +58,55 @@ def command(keep: bool) -> None:
     finally:
         if keep:
             click.echo(f"kept: {folder}")
-            click.echo(f"see also: ONE_LOCATION={folder} one-provider instances --all {NAME}")
+            if not is_ec2:
+                click.echo(f"see also: ONE_LOCATION={folder} one-provider instances --all {SIMULATED.name}")
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _furnish(folder: Path) -> None:
+@contextmanager
+def _stage(folder: Path, *, is_ec2: bool) -> Iterator[Play]:
+    """The cloud that is played on, for as long as that takes."""
+    if not is_ec2:
+        yield SIMULATED
+        return
+    from one_provider_mad.cli.demo_ec2 import NoBotocore, ec2_stage
+
+    with ExitStack() as stack:
+        try:
+            play = stack.enter_context(ec2_stage(folder))
+        except NoBotocore as error:
+            raise DemoFailed(str(error)) from error
+        click.echo(f"{click.style('serve', bold=True)}  {play.stage}")
+        yield play
+
+
+def _furnish(folder: Path, play: Play) -> None:
     """Make the folder look like a self-contained OpenNebula."""
     configuration = folder / "etc" / "one_provider_mad"
     configuration.mkdir(parents=True)
     (folder / "var").mkdir()
-    file = configuration / f"{NAME}.toml"
-    file.write_text(_SETTINGS)
-    file.chmod(0o600)
+    file = configuration / f"{play.name}.toml"
+    file.touch(mode=0o600)
+    file.write_text(play.settings)
 
 
-def _play(folder: Path) -> None:
+def _play(folder: Path, play: Play) -> None:
     begun = time.monotonic()
-    with _started(folder, "one_vmm_provider") as process, _started(folder, "one_im_provider") as monitor:
-        driver, watcher = _Driver(process), Watcher(monitor)
+    with _started(folder, "one_vmm_provider", play) as process, _started(folder, "one_im_provider", play) as monitor:
+        driver, watcher = _Driver(process, play), Watcher(monitor)
         driver.greet()
         _begin_to_watch(watcher)
         deploy_id = ""
-        for step in LIFE:
+        for step in play.life:
             deploy_id = driver.perform(step, deploy_id) or deploy_id
             if step.reported:
                 _show_reported(watcher, step)
         driver.finish()
-    left = collect(NAME, {"ONE_LOCATION": str(folder)}, is_all=False)
+    left = collect(play.name, {"ONE_LOCATION": str(folder)}, is_all=False)
     if left:
         raise DemoFailed(f"the cloud still has {left[0]['deploy_id']}, which was to be terminated")
-    verdict = f"{len(LIFE)} actions, all answered SUCCESS; no instance is left in the cloud"
+    verdict = f"{len(play.life)} actions, all answered SUCCESS; no instance is left in the cloud"
     click.echo(click.style(verdict, fg="green") + _took(begun))
 
 
@@ -203,11 +152,11 @@ def launcher(name: str = "one_vmm_provider") -> Path:
 
 
 @contextmanager
-def _started(folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
+def _started(folder: Path, name: str, play: Play) -> Iterator[subprocess.Popen[bytes]]:
     """The program, running; it is gone when this is left, whatever happens."""
     program = launcher(name)
-    click.echo(f'{click.style("start", bold=True)}  {program} "{ARGUMENTS}"')
-    with _spawn(program, folder) as process:
+    click.echo(f'{click.style("start", bold=True)}  {program} "{play.arguments}"')
+    with _spawn(program, folder, play) as process:
         try:
             yield process
         finally:
@@ -215,18 +164,22 @@ def _started(folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
                 process.kill()
 
 
-def _spawn(program: Path, folder: Path) -> subprocess.Popen[bytes]:
-    environ = {name: value for name, value in os.environ.items() if name != "ONE_PROVIDER_MAD_CONF"}
+def _spawn(program: Path, folder: Path, play: Play) -> subprocess.Popen[bytes]:
+    environ = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "ONE_PROVIDER_MAD_CONF" and not name.startswith("AWS_")
+    }
     try:
         # oned closes stderr; here it goes to a file, to be shown when something fails.
         with _stderr_file(folder).open("ab") as stderr:
             return subprocess.Popen(  # noqa: S603 - our own program
-                [program, ARGUMENTS],
+                [program, play.arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 cwd=folder / "var",
-                env={**environ, "ONE_LOCATION": str(folder)},
+                env={**environ, **play.environ, "ONE_LOCATION": str(folder)},
                 bufsize=0,
             )
     except OSError as error:
@@ -236,8 +189,9 @@ def _spawn(program: Path, folder: Path) -> subprocess.Popen[bytes]:
 class _Driver:
     """A running driver and what is said to it."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], play: Play) -> None:
         self._process = process
+        self._template = play.template
         self._stime = int(time.time())
         self._answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         threading.Thread(target=self._listen, name="stdout of the driver", daemon=True).start()
@@ -272,6 +226,8 @@ class _Driver:
             seq=step.seq,
             lcm_state=LCM_NUMBERS[step.lcm_state],
             deploy_id=deploy_id,
+            operand=step.operand,
+            template=self._template,
         )
         self._say(step.title, f"{step.meaning} (LCM_STATE {step.lcm_state})", line)
         reply = self._reply(step, begun)

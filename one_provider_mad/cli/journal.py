@@ -1,20 +1,42 @@
-"""`one-provider journal accept`: confirm that a driver's credentials, or its machine, are others on purpose."""
+"""`one-provider journal`: what a driver's journal holds, and how to confirm another account or machine."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping
 
 import click
 
+from one_provider_mad.cli import journal_show
 from one_provider_mad.journal import forget_fact
 from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.settings import Places, load
 
 
-@click.group("journal", short_help="Look after a driver's journal.")
+class _NameOrCommand(click.Group):
+    """`journal NAME` is `journal show NAME`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_name = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
+        return super().parse_args(ctx, ["show", *args] if is_name else args)
+
+
+@click.group("journal", cls=_NameOrCommand, short_help="Show a driver's journal, or accept another account.")
 def command() -> None:
-    """Look after the journal of a NAME: what a crash must not forget."""
+    """Show the journal of a NAME, `one-provider journal NAME`: what a crash must not forget."""
+
+
+@command.command("show", short_help="Show what is open, owed and attempted.")
+@click.argument("name")
+@click.option("--json", "is_json", is_flag=True, help="One JSON object.")
+def show(name: str, is_json: bool) -> None:
+    """Show requests without an answer, debts, and attempts to create."""
+    found = journal_show.collect(name, os.environ)
+    if is_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        journal_show.show(found)
 
 
 @command.command("accept", short_help="Accept another account or region, or this machine.")

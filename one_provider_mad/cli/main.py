@@ -20,12 +20,17 @@ from one_provider_mad.errors import MadError
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 COMMANDS: Mapping[str, str] = {
+    "check": "one_provider_mad.cli.check",
+    "config": "one_provider_mad.cli.config",
     "decode": "one_provider_mad.cli.decode",
     "demo": "one_provider_mad.cli.demo",
     "encode": "one_provider_mad.cli.encode",
+    "install": "one_provider_mad.cli.install",
     "instances": "one_provider_mad.cli.instances",
     "journal": "one_provider_mad.cli.journal",
+    "oned-conf": "one_provider_mad.cli.oned_conf",
     "orphans": "one_provider_mad.cli.orphans",
+    "tail": "one_provider_mad.cli.tail",
 }
 """Command to the module that holds it, as `command`."""
 

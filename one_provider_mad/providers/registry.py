@@ -6,6 +6,8 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import cast
 
+import msgspec
+
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.providers.interface import (
     Arguments,
@@ -47,12 +49,11 @@ def build(
         SettingsError: no such provider, or its table is wrong.
     """
     settings = configuration.settings
-    factory = _factory(settings.provider, configuration)
     if places.is_temporary and settings.provider != "simulated":
         raise SettingsError(
             f"no lasting directory for the state of {configuration.name}: set ONE_LOCATION, or run as OpenNebula's user"
         )
-    table = convert(configuration.table, factory.settings_type, path=configuration.path, prefix=f"{settings.provider}.")
+    factory, table = _factory(settings.provider, configuration), settings_of(configuration)
     context = ProviderContext(
         name=configuration.name,
         hypervisor=settings.hypervisor,
@@ -63,6 +64,22 @@ def build(
         warn=warn,
     )
     return factory(context, table)
+
+
+def settings_of(configuration: Configuration) -> msgspec.Struct:
+    """The provider's own table, checked.
+
+    Raises:
+        SettingsError: no such provider, or its table is wrong.
+    """
+    settings_type = settings_type_of(configuration)
+    prefix = f"{configuration.settings.provider}."
+    return convert(configuration.table, settings_type, path=configuration.path, prefix=prefix)
+
+
+def settings_type_of(configuration: Configuration) -> type[msgspec.Struct]:
+    """The type of the provider's own table. Raises SettingsError when there is no such provider."""
+    return _factory(configuration.settings.provider, configuration).settings_type
 
 
 def _factory(kind: str, configuration: Configuration) -> ProviderFactory:

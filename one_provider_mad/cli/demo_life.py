@@ -1,0 +1,148 @@
+"""What the demonstration plays: a VM's life on the embedded cloud, and the same on the embedded EC2 endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from one_provider_mad.cli.driver_message import default_template
+from one_provider_mad.cli.verbs import Release
+from one_provider_mad.domain import Template, Value
+
+
+class Step(Value, frozen=True, kw_only=True):
+    """One thing that is done to the VM.
+
+    Attributes:
+        title: what its owner does.
+        meaning: what the line then asks the driver for.
+        action: the line's word.
+        lcm_state: what the VM is in the middle of.
+        seq: number of the history record by then.
+        release: whose form of the line.
+        operand: what the action is about, besides the VM.
+        reported: what the information driver says of the VM afterwards, "" for nothing new.
+    """
+
+    title: str
+    meaning: str
+    action: str
+    lcm_state: str
+    seq: int
+    release: Release = "7.4"
+    operand: Mapping[str, str] = {}
+    reported: str = ""
+
+
+class Play(Value, frozen=True, kw_only=True):
+    """What is played, and on which stage.
+
+    Attributes:
+        name: NAME of the drivers.
+        settings: the text of its configuration file.
+        life: the steps.
+        template: what the VM asks for.
+        environ: added to the drivers' environment.
+        stage: a sentence about where the cloud is, "" where there is nothing to tell.
+        is_lasting: a kept folder has the whole cloud in it.
+    """
+
+    name: str
+    settings: str
+    life: tuple[Step, ...]
+    template: Template
+    environ: Mapping[str, str] = {}
+    stage: str = ""
+    is_lasting: bool = True
+
+    @property
+    def arguments(self) -> str:
+        """One element of argv, blanks included: so oned hands it over."""
+        return f"-t 15 -r 0 {self.name}"
+
+
+_BEGINNING = (
+    Step(title="deploy", meaning="create an instance", action="DEPLOY", lcm_state="BOOT", seq=0, reported="RUNNING"),
+    Step(title="poll", meaning="tell how it is", action="POLL", lcm_state="RUNNING", seq=0, release="5.10"),
+    Step(
+        title="power off",
+        meaning="stop it",
+        action="SHUTDOWN",
+        lcm_state="SHUTDOWN_POWEROFF",
+        seq=0,
+        reported="POWEROFF",
+    ),
+    Step(
+        title="resume",
+        meaning="start it again",
+        action="DEPLOY",
+        lcm_state="BOOT_POWEROFF",
+        seq=1,
+        reported="RUNNING",
+    ),
+    Step(title="reboot", meaning="reboot it", action="REBOOT", lcm_state="RUNNING", seq=1),
+)
+_END = Step(title="terminate", meaning="destroy it", action="SHUTDOWN", lcm_state="SHUTDOWN", seq=2)
+
+LIFE = (
+    *_BEGINNING,
+    Step(title="suspend", meaning="suspend it", action="SAVE", lcm_state="SAVE_SUSPEND", seq=1, reported="SUSPENDED"),
+    Step(title="resume", meaning="wake it up", action="RESTORE", lcm_state="BOOT_SUSPENDED", seq=2, reported="RUNNING"),
+    Step(
+        title="snapshot", meaning="take a snapshot of it", action="SNAPSHOTCREATE", lcm_state="HOTPLUG_SNAPSHOT", seq=2
+    ),
+    _END,
+)
+
+_DISK = {"DISK_ID": "1", "SIZE": "1024", "TARGET": "vdf"}
+
+EC2_LIFE = (
+    *_BEGINNING,
+    Step(
+        title="suspend",
+        meaning="stop it, for EC2 keeps no memory",
+        action="SAVE",
+        lcm_state="SAVE_SUSPEND",
+        seq=1,
+        reported="POWEROFF",
+    ),
+    Step(title="resume", meaning="start it", action="RESTORE", lcm_state="BOOT_SUSPENDED", seq=2, reported="RUNNING"),
+    Step(
+        title="attach a disk",
+        meaning="make a volume and attach it",
+        action="ATTACHDISK",
+        lcm_state="HOTPLUG",
+        seq=2,
+        operand=_DISK,
+    ),
+    Step(
+        title="detach the disk",
+        meaning="detach the volume and delete it",
+        action="DETACHDISK",
+        lcm_state="HOTPLUG",
+        seq=2,
+        operand=_DISK,
+    ),
+    _END,
+)
+
+SIMULATED = Play(
+    name="simulated",
+    settings="""\
+# Written by `one-provider demo`: a cloud with times that one can watch.
+provider = "simulated"
+owner = "demo"
+
+[simulated]
+latency = 0.02
+boot_time = 0.3
+stop_time = 0.2
+suspend_time = 0.2
+destroy_time = 0.1
+
+[monitor]
+state_period = 0.1
+min_list_interval = 0.1
+""",
+    life=LIFE,
+    template=default_template(),
+)

@@ -1,0 +1,159 @@
+"""`one-provider install`: links the drivers to where OpenNebula looks for them, and writes a first configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+
+import click
+
+from one_provider_mad.belongings import give_to_directory_owner
+from one_provider_mad.cli.reference import Key, commented, keys_of
+from one_provider_mad.domain import Value
+from one_provider_mad.errors import SettingsError
+from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
+from one_provider_mad.providers.registry import BUILT_IN, settings_type_of
+from one_provider_mad.settings import Configuration, OrphanPolicy, Places, Policy, Settings
+
+PROGRAMS = ("one_vmm_provider", "one_im_provider")
+
+_KINDS = tuple(kind for kind in BUILT_IN if kind != "scripts")
+
+
+class Step(Value, frozen=True, kw_only=True):
+    """One thing that is done, or that is there already.
+
+    Attributes:
+        path: the file or link.
+        target: where a link leads; "" for a file.
+        text: what a file holds; "" for a link.
+        is_there: nothing is to be done.
+    """
+
+    path: Path
+    target: str = ""
+    text: str = ""
+    is_there: bool = False
+
+    def told(self) -> str:
+        """What it is, as a line."""
+        verb = "is there" if self.is_there else "linked" if self.target else "written"
+        return f"{verb}: {self.path}" + (f" -> {self.target}" if self.target else "")
+
+
+@click.command("install", short_help="Link the drivers, and write a configuration.")
+@click.argument("name")
+@click.option("--provider", "kind", type=click.Choice(_KINDS), default="simulated", show_default=True)
+@click.option("--mads", type=click.Path(path_type=Path), help="Where OpenNebula looks for drivers.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--json", "is_json", is_flag=True, help="One JSON array.")
+def command(name: str, kind: str, mads: Path | None, is_dry: bool, is_json: bool) -> None:
+    """Link both drivers to where OpenNebula looks for them, and write the configuration of NAME, commented.
+
+    Nothing that is there is changed. The configuration gets an owner that nobody else has; every instance carries it.
+    """
+    steps = list(plan(name, kind, mads, os.environ))
+    if not is_dry:
+        for step in steps:
+            carry_out(step)
+    if is_json:
+        click.echo(
+            json.dumps(
+                [{"path": str(each.path), "target": each.target or None, "is_there": each.is_there} for each in steps],
+                indent=2,
+            )
+        )
+        return
+    for step in steps:
+        click.echo(("would be " if is_dry and not step.is_there else "") + step.told())
+    click.echo(f"next: one-provider check {name}, then one-provider oned-conf {name} --release ...")
+
+
+def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str]) -> Iterator[Step]:
+    """What has to be done.
+
+    Raises:
+        SettingsError: the programs are not where they should be, or something else is in the way.
+    """
+    places = Places.from_environment(environ)
+    location = environ.get("ONE_LOCATION")
+    folder = mads or (Path(location) / "lib" / "mads" if location else Path("/usr/lib/one/mads"))
+    if not folder.is_dir():
+        raise SettingsError(f"{folder} does not exist: say with --mads where OpenNebula looks for its drivers")
+    for program in PROGRAMS:
+        yield _link(folder / program, _program(program))
+    path = places.conf / f"{name}.toml"
+    yield Step(path=path, is_there=path.exists() or path.is_symlink(), text=configuration_of(name, kind))
+
+
+def _program(name: str) -> Path:
+    """The program beside the one that runs."""
+    for folder in (Path(sys.argv[0]).resolve().parent, Path(sys.executable).parent):
+        if (folder / name).is_file():
+            return folder / name
+    raise SettingsError(f"{name} is not beside {sys.argv[0]}: install one-provider-mad with pip first")
+
+
+def _link(path: Path, program: Path) -> Step:
+    if path.is_symlink() and path.resolve() == program.resolve():
+        return Step(path=path, target=str(program), is_there=True)
+    if path.exists() or path.is_symlink():
+        raise SettingsError(f"{path} is something else already, and is left as it is: move it away, or use --mads")
+    return Step(path=path, target=str(program))
+
+
+def configuration_of(name: str, kind: str) -> str:
+    """A configuration with every key, each with what it means; only what has to be set is set."""
+    given = {
+        "provider": json.dumps(kind),
+        "owner": json.dumps(f"one-{secrets.token_hex(4)}"),
+    }
+    settings = Settings(provider=kind)
+    configuration = Configuration(name=name, path=None, settings=settings, table={})
+    plain = (key for key in keys_of(Settings) if not key.table and key.name not in ("monitor", "capacity"))
+    tables = {
+        kind: keys_of(settings_type_of(configuration), table=kind),
+        "capacity": keys_of(CapacitySettings, table="capacity"),
+        "monitor": keys_of(MonitorSettings, table="monitor"),
+        "policy": keys_of(Policy, table="policy"),
+        "orphans": keys_of(OrphanPolicy, table="orphans"),
+    }
+    lines = [f"# The drivers of {name}; docs/configuration.md tells more. Edits count at once, without a restart.", ""]
+    lines += commented(plain, given=given)
+    for keys in tables.values():
+        for table, some in groupby(keys, key=_table):
+            lines += [f"[{table}]", *commented(some, given={})]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(key: Key) -> str:
+    return key.table
+
+
+def carry_out(step: Step) -> None:
+    """Do one step, unless it is there; never changes what is.
+
+    Raises:
+        SettingsError: it cannot be done.
+    """
+    if step.is_there:
+        return
+    try:
+        if step.target:
+            step.path.symlink_to(step.target)
+            return
+        if not step.path.parent.exists():
+            step.path.parent.mkdir(mode=0o750, parents=True)
+            give_to_directory_owner(step.path.parent)
+        # It may come to hold credentials: nobody but its owner reads it.
+        descriptor = os.open(step.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(step.text)
+        give_to_directory_owner(step.path)
+    except OSError as error:
+        raise SettingsError(f"{step.path} cannot be made: {error.strerror}; run this as root or oneadmin") from error

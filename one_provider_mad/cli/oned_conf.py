@@ -1,0 +1,169 @@
+"""`one-provider oned-conf`: what goes into OpenNebula's own files, release by release, and the commands that follow.
+
+IM_MAD moved to monitord.conf with 5.12, and 7.0 knows no public cloud any more, so that its hosts want a datastore like
+any other (OpenNebula src/im, src/vm; docs.opennebula.io, "Cloud Bursting").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from textwrap import dedent
+
+import click
+
+from one_provider_mad.domain import Value
+from one_provider_mad.errors import MadError
+from one_provider_mad.settings import Places, load
+
+RELEASES = ("7.4", "6.10", "5.10", "4.14")
+
+_ASKED_FOR: Mapping[str, Mapping[str, str]] = {
+    "simulated": {"PROVIDER_IMAGE_ID": "img-alma-9", "PROVIDER_INSTANCE_TYPE": "small_256mb"},
+    "ec2": {"AMI": "ami-0123456789abcdef0", "INSTANCETYPE": "t3.small"},
+    "opennebula": {"TEMPLATE_ID": "0"},
+    "scripts": {"PROVIDER_IMAGE_ID": "your-image", "PROVIDER_INSTANCE_TYPE": "your-size"},
+}
+"""What a VM's PUBLIC_CLOUD section names, by kind of provider."""
+
+
+class Block(Value, frozen=True, kw_only=True):
+    """One thing to do.
+
+    Attributes:
+        what: what it is for, as a sentence.
+        where: the file it goes into, "" for a command.
+        text: what to write, or to run.
+    """
+
+    what: str
+    where: str = ""
+    text: str
+
+
+@click.command("oned-conf", short_help="Print what goes into oned.conf and monitord.conf.")
+@click.argument("name")
+@click.option("--release", type=click.Choice(RELEASES), required=True, help="OpenNebula's, or the next older one.")
+@click.option("--json", "is_json", is_flag=True, help="One JSON array.")
+def command(name: str, release: str, is_json: bool) -> None:
+    """Print what OpenNebula has to be told so that NAME becomes one of its hosts.
+
+    Nothing is written or run. NAME need not be configured yet.
+    """
+    kind, hypervisor = _configured(name, os.environ)
+    blocks = list(blocks_of(name, kind=kind, hypervisor=hypervisor, release=release))
+    if is_json:
+        click.echo(
+            json.dumps([{"what": each.what, "where": each.where, "text": each.text} for each in blocks], indent=2)
+        )
+        return
+    for number, each in enumerate(blocks):
+        click.echo(("\n" if number else "") + click.style(f"# {each.what}", bold=True))
+        if each.where:
+            click.echo(f"# into {each.where}")
+        click.echo(each.text)
+
+
+def _configured(name: str, environ: Mapping[str, str]) -> tuple[str, str]:
+    """Kind of provider and HYPERVISOR, as far as there is a configuration."""
+    try:
+        settings = load(name, Places.from_environment(environ)).settings
+    except MadError:
+        return "simulated", name
+    return settings.provider, settings.hypervisor
+
+
+def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterator[Block]:
+    """What has to be done, in order.
+
+    Args:
+        name: NAME of the drivers, and of their configuration.
+        kind: kind of provider, for the example.
+        hypervisor: HYPERVISOR reported.
+        release: one of RELEASES.
+    """
+    number = tuple(map(int, release.split(".")))
+    is_modern, is_7 = number >= (5, 12), number >= (7, 0)
+    yield Block(what="The action driver", where="oned.conf", text=_vm_mad(name, number))
+    where = "monitord.conf" if is_modern else "oned.conf"
+    yield Block(what="The information driver", where=where, text=_im_mad(name, is_modern=is_modern))
+    yield Block(what="Both are read when OpenNebula starts", text="systemctl restart opennebula")
+    if is_7:
+        yield from _datastore_of_7(hypervisor)
+    network = " -n dummy" if number < (5, 0) else ""
+    yield Block(what="The cloud as a host", text=f"onehost create {name} -i {name} -v {name}{network}")
+    if is_7:
+        yield Block(what="It takes VMs of the datastore in its cluster", text=f"onecluster addhost {name} {name}")
+    yield Block(
+        what="A VM in the cloud",
+        where="vm.tmpl, then: onetemplate create vm.tmpl",
+        text=_vm_template(kind if kind in _ASKED_FOR else "simulated", hypervisor, is_7=is_7),
+    )
+
+
+def _vm_mad(name: str, release: tuple[int, ...]) -> str:
+    pairs = {
+        "NAME": f'"{name}"',
+        "SUNSTONE_NAME": f'"{name}"',
+        "EXECUTABLE": '"one_vmm_provider"',
+        "ARGUMENTS": f'"-t 15 -r 0 {name}"',
+        "TYPE": '"xml"',
+    }
+    if release >= (5, 0):
+        pairs["KEEP_SNAPSHOTS"] = '"no"'
+    if (5, 0) <= release < (7, 0):
+        pairs["IMPORTED_VMS_ACTIONS"] = (
+            '"terminate, terminate-hard, poweroff, poweroff-hard, hold, release, suspend, resume, delete, reboot,'
+            ' reboot-hard, resched, unresched"'
+        )
+    if release >= (6, 0):
+        pairs |= {"THREADS": "0", "LIVE_RESIZE": '"no"', "COLD_NIC_ATTACH": '"no"', "SUPPORT_SHAREABLE": '"no"'}
+    return _vector("VM_MAD", pairs)
+
+
+def _im_mad(name: str, *, is_modern: bool) -> str:
+    pairs = {
+        "NAME": f'"{name}"',
+        "SUNSTONE_NAME": f'"{name}"',
+        "EXECUTABLE": '"one_im_provider"',
+        "ARGUMENTS": f'"{name}"',
+    }
+    if is_modern:
+        pairs["THREADS"] = "0"
+    return _vector("IM_MAD", pairs)
+
+
+def _vector(name: str, pairs: Mapping[str, str]) -> str:
+    width = max(map(len, pairs))
+    inside = ",\n".join(f"    {key.ljust(width)} = {value}" for key, value in pairs.items())
+    return f"{name} = [\n{inside} ]"
+
+
+def _datastore_of_7(hypervisor: str) -> Iterator[Block]:
+    """7.x runs the steps of transfer and network drivers on every host: `dummy` ones do nothing."""
+    yield Block(
+        what="A place for VMs that takes no room: 7.x wants a system datastore, and the dummy driver does nothing",
+        where=f"{hypervisor}.ds, then: onedatastore create {hypervisor}.ds",
+        text=f'NAME = "{hypervisor}-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"',
+    )
+    yield Block(
+        what="A cluster that keeps other VMs out; it needs neither images nor networks, which are the cloud's own",
+        text=f"onecluster create {hypervisor}\nonecluster adddatastore {hypervisor} {hypervisor}-system",
+    )
+
+
+def _vm_template(kind: str, hypervisor: str, *, is_7: bool) -> str:
+    asked = ",\n".join(f'    {key} = "{value}"' for key, value in _ASKED_FOR[kind].items())
+    text = dedent(
+        """\
+        NAME = "in-the-cloud"
+        CPU = 1
+        MEMORY = 256
+        PUBLIC_CLOUD = [
+            TYPE = "{hypervisor}",
+        {asked} ]
+        SCHED_REQUIREMENTS = "HYPERVISOR = \\"{hypervisor}\\""
+        """
+    ).format(hypervisor=hypervisor, asked=asked)
+    return text + ('SCHED_DS_REQUIREMENTS = "TM_MAD = \\"dummy\\""' if is_7 else "").rstrip()
