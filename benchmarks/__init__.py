@@ -1,1 +1,1 @@
-"""The figures of the action daemon, measured beside a bare program that does the same work."""
+"""The figures of both daemons, measured beside bare programs that do the same work."""

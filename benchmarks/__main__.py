@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import measures, script_measures
+from benchmarks import measures, monitor_measures, script_measures
 from benchmarks.figures import Figure, table
 from benchmarks.fleet import Fleet
 from benchmarks.started import Starter
@@ -30,6 +30,7 @@ def _measure(root: Path) -> Iterator[Figure]:
     yield from measures.polls(starter, fleet)
     yield from script_measures.few_scripts(starter, fleet)
     yield from script_measures.many_scripts(starter, fleet)
+    yield from monitor_measures.monitor(starter)
 
 
 def main() -> None:

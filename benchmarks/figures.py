@@ -158,3 +158,13 @@ def megabytes(value: float) -> str:
 def per_second(value: float) -> str:
     """A rate."""
     return f"{value:,.0f}/s"
+
+
+def kilobytes(value: float) -> str:
+    """A length."""
+    return f"{value / 1000:.1f} kB"
+
+
+def number(value: float) -> str:
+    """A count."""
+    return f"{value:,.0f}"

@@ -8,6 +8,7 @@ import select
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from tests.end_to_end.oned import PROGRAM, Driver, Place
 HERE = Path(__file__).resolve().parent
 BARE_ACTIONS = HERE / "bare_actions.py"
 BARE_POLLS = HERE / "bare_polls.py"
+IM_PROGRAM = PROGRAM.with_name("one_im_provider")
 _WATCHED = HERE / "watched.py"
+_LISTINGS = HERE / "listings.py"
 _PATIENCE = 60.0
 """Seconds without a single line after which a measurement is given up."""
 
@@ -33,9 +36,20 @@ class Answers:
             raise AssertionError("a driver writes to a pipe")
         self._descriptor = stdout.fileno()
         self._rest = b""
+        self._waiting: deque[bytes] = deque()
+
+    def next_line(self) -> bytes:
+        """Wait until there is a whole line and return it."""
+        if not self._waiting:
+            self._waiting.extend(self.next_lines())
+        return self._waiting.popleft()
 
     def next_lines(self) -> list[bytes]:
         """Wait until there are whole lines and return them."""
+        if self._waiting:
+            lines = list(self._waiting)
+            self._waiting.clear()
+            return lines
         while True:
             if not select.select([self._descriptor], [], [], _PATIENCE)[0]:
                 raise RuntimeError(f"no line came within {_PATIENCE:g} s")
@@ -56,12 +70,14 @@ class Exchange:
         seconds: from then to the last answer.
         processor_seconds: how long all threads of the program ran meanwhile, on any processor.
         answers: the answers, without LOG lines.
+        times: the monotonic clock when each of them was read, where that matters.
     """
 
     begun: float
     seconds: float
     processor_seconds: float
     answers: list[bytes]
+    times: tuple[float, ...] = ()
 
 
 class Started:
@@ -96,6 +112,21 @@ class Started:
             raise RuntimeError(f"{count} lines had {len(answers)} answers, one of them {failed!r}")
         return Exchange(begun, seconds, used, answers)
 
+    def hear(self, lines: bytes, word: bytes, *, count: int) -> Exchange:
+        """Send lines, and read until so many that begin like this have come, what comes between them included."""
+        answers: list[bytes] = []
+        times: list[float] = []
+        used, begun = self._processor_seconds(), time.monotonic()
+        self.driver.write(lines)
+        while count > 0:
+            line = self._answers.next_line()
+            if not line.startswith(b"LOG "):
+                answers.append(line)
+                times.append(time.monotonic())
+            count -= line.startswith(word)
+        seconds, used = time.monotonic() - begun, self._processor_seconds() - used
+        return Exchange(begun, seconds, used, answers, tuple(times))
+
     def _processor_seconds(self) -> float:
         content = Path(f"/proc/{self.driver.process.pid}/stat").read_text()
         user, system = content[content.rindex(")") :].split()[12:14]  # proc(5), fields 14 and 15, in ticks
@@ -122,11 +153,30 @@ class Starter:
         self._root = root
 
     @contextmanager
-    def ours(self, arguments: str, *, stalls: Path | None = None) -> Iterator[Started]:
-        """The driver itself, with nothing left to it by an earlier one; watched when a file for its stalls is named."""
-        for journal in self.place.var.glob("*.journal*"):
-            journal.unlink()
-        program, environ = (PROGRAM, {}) if stalls is None else self._watched(PROGRAM, stalls)
+    def ours(
+        self,
+        arguments: str,
+        *,
+        program: Path = PROGRAM,
+        stalls: Path | None = None,
+        listings: Path | None = None,
+    ) -> Iterator[Started]:
+        """A driver itself, with nothing left to it by an earlier one.
+
+        Args:
+            arguments: ARGUMENTS.
+            program: which one; the action driver where nothing is said.
+            stalls: a file for the stalls of its loop; None when it is not watched.
+            listings: a file for its listings (benchmarks/listings.py); None when it is not watched.
+        """
+        for left in [*self.place.var.glob("*.journal*"), *self.place.var.glob("*.state")]:
+            left.unlink()
+        environ: dict[str, str | None] = {}
+        if stalls is not None:
+            program, environ = self._watched(program, stalls)
+        elif listings is not None:
+            environ = {"BENCHMARK_PROGRAM": str(program), "BENCHMARK_LISTINGS": str(listings)}
+            program = self._launcher(_LISTINGS)
         with Driver(self.place, arguments, program=program, environ=environ, init=False, reading=False) as driver:
             yield Started(driver)
 

@@ -84,12 +84,13 @@ class ActivityReader:
     def _without_future(self, outline: Outline) -> tuple[Mapping[VmId, Answered], tuple[Attempt, ...]]:
         """What is done and asked, where the clock was set back since: from the future, it would be new for as long.
 
-        It has happened by the time it is seen first, and stays at that.
+        The latest of it has happened by the time it is seen first, and the rest so much earlier as it was; that stays.
         """
         now, before = self._clock(), self._future
         times = [answered.at for answered in outline.answered.values()]
         times += [moment for attempt in outline.attempts for moment in (attempt.sent_at, attempt.answered_at)]
-        self._future = {at: before.get(at, now) for at in times if at in before or at > now + SLACK_SECONDS}
+        ahead = max((at for at in times if at not in before), default=now) - now
+        self._future = {at: before.get(at, at - ahead) for at in times if at in before or at > now + SLACK_SECONDS}
         if not self._future:
             return outline.answered, outline.attempts
         past = self._future

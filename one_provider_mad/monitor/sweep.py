@@ -204,6 +204,7 @@ class Sweeper:
             defect = _defect(error)
             self._pause(defect, settings)
             raise defect from error
+        began_at = min(began_at, self._clock() - (self._loop.time() - now))  # it may have been set back meanwhile
         self._listing = Listing(began_at=began_at, instances=instances)
         return self._listing
 

@@ -293,8 +293,8 @@ def test_a_driver_that_was_killed_goes_on_for_the_same_monitord(place: Place, co
     console.run(vm_id=7)
     with monitored(place) as first:
         first.start(3)
+        first.sync(3)  # before anything else is waited for: it comes once
         first.start(4)
-        first.sync(3)
         until(lambda: len(kept(place)["hosts"]) == 2 and kept(place)["memory"]["vms"])
         first.driver.kill()
     with monitored(place) as second:

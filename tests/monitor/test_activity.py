@@ -224,7 +224,6 @@ async def test_what_is_just_ahead_of_the_clock_is_left_as_it_is(journal: Journal
     assert attempt.sent_at == NOW + 0.1
 
 
-@pytest.mark.xfail(strict=True, reason="what was done in a future that is no more is all said to be of one moment")
 async def test_what_was_done_before_the_clock_was_set_back_keeps_its_order(journal: Journal, path: Path) -> None:
     number = opened(journal, 7, "CLEANUP")
     await journal.sync()

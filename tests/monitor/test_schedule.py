@@ -383,9 +383,9 @@ async def test_a_defect_costs_a_host_some_seconds(studio: Make, monkeypatch: pyt
     with monkeypatch.context() as broken:
         broken.setattr(reports, "host_monitor", lambda _: 1 / 0)
         one.start()
-        await asyncio.sleep(1)
+        await pass_time(1)
         assert one.lines("MONITOR_HOST") == []
-    await asyncio.sleep(10)
+    await pass_time(10)
     assert one.lines("MONITOR_HOST")
     assert one.syncs()[-1][1] == {7: "RUNNING"}
 
@@ -394,20 +394,20 @@ async def test_while_another_front_end_leads_nothing_is_said_and_nobody_is_asked
     one = studio()
     one.add(7)
     one.start(SYNC_STATE_VM=1000)
-    await asyncio.sleep(10)
+    await pass_time(10)
     one.desk.be_silent(is_silent=True)
     said, listed = len(one.said), one.cloud.count("list_instances")
-    await asyncio.sleep(600)
+    await pass_time(600)
     one.start(4)
-    await asyncio.sleep(600)
+    await pass_time(600)
     assert [line.word for _, line in one.said[said:]] == ["START_MONITOR"]
     assert one.cloud.count("list_instances") == listed
     one.ask(5)
-    await asyncio.sleep(1)
+    await pass_time(1)
     assert one.lines("MONITOR", 5)[-1].text == "", "oned passes over that"
     one.desk.be_silent(is_silent=False)
     said = len(one.said)
-    await asyncio.sleep(2)
+    await pass_time(2)
     assert {line.word for _, line in one.said[said:] if line.host_id == 3} >= {"SYSTEM_HOST", "MONITOR_HOST"}
     at, all_vms = one.syncs(3)[-1]
     assert at > 1210

@@ -156,7 +156,7 @@ async def test_a_clock_that_is_set_makes_nothing_last_longer(tmp_path: Path, ste
     vanished_at = loop.time()
     held = []
     while loop.time() - vanished_at < 700:
-        await asyncio.sleep(50)
+        await pass_time(50)
         set_by = step if loop.time() - vanished_at > 300 else 0.0
         held.append((loop.time() - vanished_at, len((await one.sweeper.sweep()).judgement.held)))
     assert {count for at, count in held if at < (600 if step < 0 else 300)} == {8}
@@ -169,7 +169,7 @@ async def test_a_clock_that_is_set_back_makes_nothing_old_that_is_new(tmp_path: 
     real, set_by = virtual_clock(), 0.0
     one = Studio(tmp_path, clock=lambda: real() + set_by)
     await one.sweeper.sweep()
-    await asyncio.sleep(30)
+    await pass_time(30)
     set_by = -3600.0
     await journal.save_attempt(attempt_at(real() + set_by, AttemptState.CREATED))
     assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}

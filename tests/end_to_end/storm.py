@@ -1,0 +1,310 @@
+"""A storm: both drivers on one cloud, VMs to which something is done all the time, bad weather, and kill -9.
+
+The test is oned and monitord at once: one thread reads both drivers, and takes replies before reports where both have
+come, as reports travel through monitord.
+"""
+
+from __future__ import annotations
+
+import random
+import select
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from one_provider_mad.domain import InstanceState
+from one_provider_mad.errors import MadError
+from tests.end_to_end.cloud_truth import CloudTruth
+from tests.end_to_end.core import CHOICES, CoreVm
+from tests.end_to_end.ear import Ear
+from tests.end_to_end.monitored import PROGRAM as REPORTS
+from tests.end_to_end.monitored import Console
+from tests.end_to_end.oned import PROGRAM as ACTIONS
+from tests.end_to_end.oned import Place
+from tests.end_to_end.weather import Weather
+from tests.end_to_end.witness import Witness
+from tests.monitor.decoder import start_monitor
+from tests.waiting import until
+
+HOST = 3
+
+PATIENCE = 6.0
+"""Seconds after the restart of a driver until a person gives up on what was asked of the one before: one that cannot
+repeat a request fails it after three."""
+
+HARDLY_SENT = 0.3
+"""Seconds before its end within which a driver may not have taken note of what was written to it."""
+
+AGREED = {
+    ("RUNNING", InstanceState.RUNNING),
+    ("POWEROFF", InstanceState.STOPPED),
+    ("SUSPENDED", InstanceState.SUSPENDED),
+    ("SUSPENDED", InstanceState.STOPPED),  # somebody had stopped it before it was to be suspended
+    ("UNDEPLOYED", InstanceState.STOPPED),
+    ("STOPPED", InstanceState.STOPPED),
+    # A suspend that took effect and was answered with FAILURE: what is suspended already is not stopped as well.
+    ("POWEROFF", InstanceState.SUSPENDED),
+    ("UNDEPLOYED", InstanceState.SUSPENDED),
+    ("STOPPED", InstanceState.SUSPENDED),
+    ("DONE", None),
+    # Gone in the console. A VM that is powered off already is not moved by that.
+    ("UNKNOWN", None),
+    ("POWEROFF", None),
+    ("SUSPENDED", None),
+    ("BOOT_UNDEPLOY_FAILURE", None),
+    ("BOOT_STOPPED_FAILURE", None),
+}
+"""What OpenNebula and the cloud may say of a VM in the end."""
+
+
+class Plan(NamedTuple):
+    """What kind of storm it is to be: seconds from one kill of a driver to the next, seconds that a weather lasts..."""
+
+    seed: int
+    vms: int
+    seconds: float
+    kills: tuple[float, float]
+    most_kills: int = 1000
+    weather: tuple[float, float] = (0.5, 2.0)
+    missing_state: str = "POWEROFF"
+    rest: float = 1.0
+
+
+class Storm:
+    """One storm.
+
+    Args:
+        place: an OpenNebula with nothing in it.
+        plan: what kind of storm.
+
+    Attributes:
+        witness: what happened.
+        kills: how often each driver was killed.
+    """
+
+    def __init__(self, place: Place, plan: Plan) -> None:
+        self.place = place
+        self.plan = plan
+        self.kills: Counter[str] = Counter()
+        self._begun = time.time()
+        self._chance = random.Random(plan.seed)
+        self._chance_of_kills = random.Random(f"kills {plan.seed}")
+        self._weather = Weather(place, seed=plan.seed, seconds=plan.weather, missing_state=plan.missing_state)
+        self._weather.set("fair", boot_time=0.3)
+        self._console = Console(place)
+        self._console.instances()
+        self.truth = CloudTruth(place.var / "simulated.db")
+        self.vms = {number: CoreVm(number, host_id=HOST) for number in range(plan.vms)}
+        title = f"seed {plan.seed}, begun at {self._begun:.3f}"
+        self.witness = Witness(title, self.vms, truth=self.truth, missing_state=plan.missing_state)
+        self.actions = Ear(place, "-t 50 -r 2 -w 8 simulated", program=ACTIONS)
+        self.reports = Ear(place, "simulated", program=REPORTS)
+        self.reports.send(start_monitor(HOST, "harbour"))
+        self._due = dict.fromkeys(self.vms, 0.0)
+        self._lost_at: dict[int, float] = {}
+        self._next_kills: dict[str, float] = {}
+
+    def leave(self) -> None:
+        self.truth.close()
+        self.actions.driver.leave()
+        self.reports.driver.leave()
+
+    def summary(self) -> str:
+        counts = {**self.witness.counts, **{f"kills of {name}": count for name, count in self.kills.items()}}
+        counted = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+        return f"storm {self.plan.seed}: {len(self.vms)} VMs in {time.time() - self._begun:.0f} s: {counted}"
+
+    def _change_weather(self, now: float) -> None:
+        if name := self._weather.change(now):
+            self.witness.note(None, f"weather: {name}")
+            self.witness.counts[f"times {name}"] += 1
+
+    # kill -9
+
+    def _kill(self, now: float) -> None:
+        chance = self._chance_of_kills
+        for name, ear in (("actions", self.actions), ("reports", self.reports)):
+            due = self._next_kills.setdefault(name, now + chance.uniform(*self.plan.kills))
+            if now >= due and ear.ready_at and self.kills[name] < self.plan.most_kills:
+                self._next_kills[name] = now + chance.uniform(*self.plan.kills)
+                self.kill(name)
+
+    def kill(self, name: str) -> None:
+        """End a driver in the midst of it; what it has written is still read."""
+        ear = self.actions if name == "actions" else self.reports
+        self.witness.note(None, f"kill -9 of the driver for {name}")
+        self.kills[name] += 1
+        ready_at = ear.ready_at
+        lines = ear.kill()
+        if name == "reports":
+            self.witness.take(lines)
+            return
+        self._take_replies(lines)
+        for vm in self.vms.values():
+            vm.lose_driver(ready_at)
+            if vm.is_waiting:
+                self._lost_at[vm.number] = time.time()
+
+    def _recover_lost(self, vm: CoreVm, now: float) -> None:
+        """What was written to a driver that did not read it any more is asked again by a person."""
+        lost_at = self._lost_at.get(vm.number)
+        if lost_at is None or not self.actions.ready_at:
+            return
+        if not vm.is_waiting or vm.asked:
+            del self._lost_at[vm.number]
+        elif lost_at - vm.asked_at < HARDLY_SENT or now > self.actions.ready_at + PATIENCE:
+            del self._lost_at[vm.number]
+            self._write(vm, "recover", vm.recover())
+
+    # What is done to VMs
+
+    def _act(self, now: float) -> None:
+        for vm in list(self.vms.values()):
+            self._recover_lost(vm, now)
+            if now < self._due[vm.number] or vm.state == "DONE":
+                continue
+            self._due[vm.number] = now + self._chance.uniform(0.05, self.plan.rest)
+            if not vm.is_waiting:
+                self._do_something(vm)
+            elif vm.state == "BOOT" and self._chance.random() < 0.02:
+                self._write(vm, *self._chance.choice((("recreate", vm.do("recreate")), ("retry", vm.recover()))))
+
+    def _do_something(self, vm: CoreVm) -> None:
+        if self._chance.random() < 0.2 and vm.state in ("RUNNING", "POWEROFF") and not vm.asked:
+            self._use_console(vm)
+            return
+        choices = CHOICES[vm.state]
+        (name,) = self._chance.choices(list(choices), list(choices.values()))
+        self._write(vm, name, vm.do(name))
+        if name == "terminate":
+            self._add_vm()
+
+    def _add_vm(self) -> None:
+        if sum(vm.state not in ("DONE", "SHUTDOWN") for vm in self.vms.values()) < self.plan.vms:
+            number = len(self.vms)
+            self.vms[number] = CoreVm(number, host_id=HOST)
+            self._due[number] = time.time()
+
+    def _write(self, vm: CoreVm, name: str, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self.witness.note(vm.number, f"{name}: {line.decode().split()[0]}, now {vm.state}")
+            self.actions.send(line)
+            self.witness.counts["requests"] += 1
+
+    def _use_console(self, vm: CoreVm) -> None:
+        state = self.truth.state(vm.deploy_id)
+        word = ""
+        try:
+            if state is InstanceState.RUNNING and self._chance.random() < 0.7:
+                word = "stops"
+                self._console.stop(vm.deploy_id)
+            elif state is InstanceState.STOPPED:
+                word = "starts"
+                self._console.start(vm.deploy_id)
+            elif state is InstanceState.RUNNING:
+                word = "terminates"
+                self._console.terminate(vm.deploy_id)
+        except MadError as error:
+            self.witness.note(vm.number, f"the console refuses: {error}")
+            return
+        if word:
+            self.witness.note(vm.number, f"somebody {word} {vm.deploy_id} in the console")
+            self.witness.counts[f"times somebody {word} in the console"] += 1
+
+    # What the drivers say
+
+    def listen(self, seconds: float = 0.02) -> None:
+        """Wait for something to come, and take it."""
+        ears = [self.actions, self.reports]
+        select.select([ear.descriptor for ear in ears], [], [], seconds)
+        told = self.reports.hear()
+        answers = self.actions.hear()  # read after the reports: whatever was written before them is there
+        self.truth.look()
+        self._take_replies(answers)
+        self.witness.ready_at = self.actions.ready_at
+        self.witness.take(told)
+
+    def _take_replies(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if line.startswith("LOG "):
+                continue
+            action, status, number, info = line.split(" ", 3)
+            vm = self.vms[int(number)]
+            before = vm.state
+            is_asked = vm.reply(action, info, is_success=status == "SUCCESS")
+            self.witness.note(vm.number, f"reply: {line}; {before} -> {vm.state}")
+            self.witness.counts["replies" if status == "SUCCESS" else "replies of failure"] += 1
+            if not is_asked:
+                self.witness.accuse(vm.number, f"a reply that nobody has asked for: {line}")
+            if before != vm.state:
+                # Some are left in peace for long enough to be spoken of, and to be missed.
+                longest = self.plan.rest * (1 if vm.number % 3 else 6)
+                self._due[vm.number] = time.time() + self._chance.uniform(0, longest)
+            if vm.state == "DONE":
+                self._add_vm()
+
+    # The whole
+
+    def blow(self) -> None:
+        """Let it last for as long as it is planned, or until something is wrong."""
+        until(self._is_monitored)
+        end = time.time() + self.plan.seconds
+        while (now := time.time()) < end and not self.witness.harm:
+            self._change_weather(now)
+            self._act(now)
+            self._kill(now)
+            self.listen()
+
+    def _is_monitored(self) -> bool:
+        """The host is known even to a driver that were started anew."""
+        self.listen(0)
+        path = self.place.var / "one_im_provider_simulated.state"
+        is_kept = path.exists() and '"hosts":[{' in path.read_text()
+        return is_kept and self.witness.is_monitored and bool(self.actions.ready_at)
+
+    def calm_down(self, seconds: float = 40.0) -> None:
+        """Let the weather be fair, and everything that is under way come to its end."""
+        self._weather.set("fair", boot_time=0.1)
+        self.witness.note(None, "calm")
+        deadline = time.time() + seconds
+        while not self.witness.harm and (left := self._unsettled()):
+            assert time.time() < deadline, "\n".join(f"{why}\n{self.witness.story(number)}" for number, why in left[:4])
+            now = time.time()
+            for vm in self.vms.values():
+                self._recover_lost(vm, now)
+                if vm.state == "PENDING" or (vm.state.endswith("FAILURE") and self._difference(vm)):
+                    (name, *_) = CHOICES[vm.state]
+                    self._write(vm, name, vm.do(name))
+            self.listen()
+
+    def settle(self) -> None:
+        """See that nothing is owed any more, and nothing unanswered."""
+        until(
+            lambda: self._is_heard() and not [each for each in self.place.instances() if each["debt"]],
+            seconds=30,
+            pause=0.2,
+        )
+        until(lambda: self._is_heard() and not self.place.unanswered())
+
+    def _is_heard(self) -> bool:
+        self.listen(0)
+        return True
+
+    def _unsettled(self) -> list[tuple[int, str]]:
+        """The VMs whose state is not what the cloud's is, or not what was reported last."""
+        found = [(vm.number, self._difference(vm)) for vm in self.vms.values()]
+        return [(number, why) for number, why in found if why]
+
+    def _difference(self, vm: CoreVm) -> str:
+        live = self.truth.live(vm.number)
+        if vm.is_waiting or vm.state in ("PENDING", "BOOT_FAILURE"):
+            return f"still {vm.state}"
+        if len(live) > 1 or (live and live != [vm.deploy_id]):
+            return f"its instance is {vm.deploy_id}, and there are {live}"
+        state = self.truth.state(live[0]) if live else None
+        if (vm.state, state) not in AGREED:
+            return f"{vm.state} in OpenNebula, {state and state.value} in the cloud"
+        if (bool(live) and vm.is_on_host) is not (vm.number in self.witness.synced):
+            return f"{'' if vm.number in self.witness.synced else 'not '}named in reports of all VMs, {vm.state}"
+        return ""

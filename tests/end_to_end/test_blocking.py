@@ -1,0 +1,106 @@
+"""Both drivers at work as they are, with their event loops watched: nothing of ours that blocks is called there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.blocking import ROOT
+from tests.end_to_end import wire
+from tests.end_to_end.monitored import Console, configure, monitored
+from tests.end_to_end.oned import Driver, Place
+from tests.end_to_end.script_place import NAME, ScriptPlace, altered
+from tests.monitor.decoder import monitor, read_modern, start_monitor
+from tests.waiting import until
+
+IM_PROGRAM = ROOT / "bin" / "one_im_provider"
+WATCHED = (sys.executable, "-I", str(ROOT / "tests" / "blocking.py"))
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """What Driver takes to watch a driver; in the end, nothing that blocks was called by any of them."""
+    noted = tmp_path / "blocking"
+    yield {"via": WATCHED, "environ": {"BLOCKING": str(noted)}}
+    assert not noted.exists(), noted.read_text()
+
+
+def test_whoever_blocks_a_loop_is_caught(tmp_path: Path) -> None:
+    program, noted = tmp_path / "program", tmp_path / "blocking"
+    program.write_text(
+        "import asyncio, os\n"
+        "from pathlib import Path\n"
+        "from one_provider_mad.monitor.state import StateFile\n"
+        f"file = StateFile(Path({str(program)!r}))\n"
+        "async def main():\n"
+        "    try:\n"
+        "        file.load()\n"
+        "    except Exception:\n"
+        "        pass\n"
+        "asyncio.run(main())\n"
+        "os._exit(0)\n"
+    )
+    subprocess.run([*WATCHED, program], env={"BLOCKING": str(noted)}, check=True)
+    assert "monitor/state.py" in noted.read_text()
+
+
+def test_a_life_on_the_embedded_cloud_stops_no_loop(place: Place, watched: dict[str, Any]) -> None:
+    configuration = configure(place, monitor={"sync_period": 0.1})
+    console = Console(place)
+    console.run_many(range(100, 120))
+    wild = console.run(name="nobody's")
+    with monitored(place, **watched) as reports, Driver(place, **watched) as actions:
+        reports.start()
+        reports.sync(vm100="RUNNING")
+        deploy_id = actions.created(wire.deploy(7, host_id=3))
+        reports.sync(vm7="RUNNING")
+        for line in (
+            wire.poll(7, deploy_id),
+            wire.reboot(7, deploy_id, host_id=3),
+            wire.power_off(7, deploy_id, host_id=3),
+            wire.resume(7, deploy_id, host_id=3),
+        ):
+            assert actions.ask(line).startswith("SUCCESS")
+        good = configuration.read_text()
+        configuration.write_text("provider = ")
+        until(lambda: "is not TOML" in reports.next().text)
+        actions.ask(wire.poll(7, deploy_id))
+        configuration.write_text(good.replace("[monitor]", "[monitor]\nmissing_after = 2"))
+        console.terminate(wild)
+        reports.start(4)
+        reports.sync(4)
+        assert actions.ask(wire.terminate(7, deploy_id, host_id=3)) == "SUCCESS -"
+    with monitored(place, **watched) as successor:
+        successor.sync(vm100="RUNNING")
+
+
+def test_legacy_reports_stop_no_loop(place: Place, watched: dict[str, Any]) -> None:
+    configure(place)
+    Console(place).run_many(range(100, 120))
+    with monitored(place, is_legacy=True, **watched) as reports:
+        for _ in range(3):
+            reports.send(monitor(3))
+            assert reports.next().status == "SUCCESS"
+
+
+def test_scripts_and_probes_stop_no_loop(tmp_path: Path, watched: dict[str, Any]) -> None:
+    place = ScriptPlace(tmp_path / "one")
+    place.plain_script(f"im/{NAME}.d/one", "#!/bin/sh\necho HYPERVISOR=cloud\n")
+    place.plain_script(f"im/{NAME}.d/broken", "#!/bin/sh\nexit 3\n")
+    with Driver(place, f"-t 15 -r 0 -p {NAME}", **watched) as actions:
+        deploy_id = actions.created(altered(wire.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7))))
+        place.tell("reboot", 7, "echo no such luck >&2; exit 1")
+        assert actions.ask(wire.poll(7, deploy_id)).startswith("SUCCESS")
+        assert actions.ask(wire.reboot(7, deploy_id)).startswith("FAILURE")
+        assert actions.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+    with Driver(place, NAME, program=IM_PROGRAM, **watched) as probes:
+        probes.send(start_monitor(3))
+        probes.wait_for(lambda line: "HYPERVISOR" in read_modern(line.encode() + b"\n").text)
+    with Driver(place, NAME, program=IM_PROGRAM, **watched) as probes:
+        probes.send(monitor(3))
+        probes.wait_for(lambda line: line.startswith("MONITOR SUCCESS"))

@@ -1,0 +1,99 @@
+"""Bad weather over a simulated cloud: its configuration, written anew every now and then, with faults to order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+from tests.end_to_end.monitored import _keys
+from tests.end_to_end.oned import OWNER, Place
+
+Table = Mapping[str, object]
+
+CLOUD: Table = {
+    "latency": 0.02,
+    "jitter": 0.15,
+    "listing_lag": 0.2,
+    "stop_time": 0.1,
+    "suspend_time": 0.1,
+    "destroy_time": 0.1,
+    "watch_interval": 0.1,
+}
+
+MONITOR: Table = {
+    "heartbeat": 0.5,
+    "system_period": 2.0,
+    "state_period": 0.05,
+    "sync_period": 0.1,
+    "vm_period": 1.0,
+    "min_list_interval": 0.2,
+    "missing_after": 4,
+}
+
+WEATHERS: Mapping[str, Table] = {
+    "fair": {},
+    "an outage": {"outage": True},
+    "calls fail": {"transient": {"rate": 0.2}},
+    "answers are lost": {"lost_answers": {"rate": 0.2}},
+    "calls hang": {"hangs": {"rate": 0.05}},
+    "listings are late": {"late_answers": {"seconds": 0.6, "rate": 0.5, "calls": ["list_instances"]}},
+    "listings break off": {"broken_listings": {"rate": 0.6, "calls": ["list_instances"]}},
+    "most instances are not listed": {"unseen": {"share": 0.95, "calls": ["list_instances"]}},
+    "all instances are not listed": {"unseen": {"share": 1.0, "calls": ["list_instances"]}},
+    "some instances are not listed": {"unseen": {"share": 0.15, "calls": ["list_instances"]}},
+    "creates are refused": {"permanent": {"rate": 0.7, "calls": ["create"], "error": "NoCapacity"}},
+    "throttled": {"calls_a_second": 40},
+}
+
+BRIEF = {"some instances are not listed": 0.3}
+"""Seconds that a weather lasts at most: so few are missing in so many listings, and no more, before they count."""
+
+BOOT_TIMES = (0.1, 0.3, 1.0, 2.5)
+
+
+class Weather:
+    """Changes by itself: each kind comes once before any comes twice.
+
+    Args:
+        place: where the configuration is.
+        seed: for what comes when.
+        seconds: how long a weather lasts, at least and at most.
+        missing_state: what instances that are gone are reported as.
+    """
+
+    def __init__(self, place: Place, *, seed: int, seconds: tuple[float, float], missing_state: str) -> None:
+        self._place = place
+        self._random = random.Random(f"weather {seed}")
+        self._seconds = seconds
+        self._missing_state = missing_state
+        self._next: list[str] = []
+        self._until = 0.0
+        self.name = ""
+
+    def change(self, now: float) -> str:
+        """The new weather when it is time for one, else nothing."""
+        if now < self._until:
+            return ""
+        if not self._next:
+            self._next = self._random.sample(list(WEATHERS), len(WEATHERS))
+        name = self._next.pop()
+        if name == self.name:
+            name, self._next[0] = self._next[0], name
+        seconds = min(self._random.uniform(*self._seconds), BRIEF.get(name, 60.0))
+        self._until = now + seconds
+        self.set(name, boot_time=self._random.choice(BOOT_TIMES))
+        return name
+
+    def set(self, name: str, *, boot_time: float) -> None:
+        """Write the configuration, as a whole."""
+        tables: Mapping[str, Table] = {
+            "simulated": {**CLOUD, "boot_time": boot_time},
+            "simulated.faults": {"seed": "storm", **WEATHERS[name]},
+            "monitor": {**MONITOR, "missing_state": self._missing_state},
+        }
+        lines = _keys({"provider": "simulated", "owner": OWNER, "call_timeout": 1.0})
+        for title, table in tables.items():
+            lines += [f"[{title}]", *_keys(table)]
+        fresh = self._place.configure("\n".join([*lines, ""]), name="fresh")
+        fresh.replace(self._place.conf / "simulated.toml")
+        self.name = name
