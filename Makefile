@@ -2,12 +2,14 @@
 
 PYTHON ?= python3
 BIN = .venv/bin
+unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would compile them all, every time
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
-.PHONY: help setup demo test lint soak bench clean distclean
+.PHONY: help setup demo demo-ec2 test lint compile soak bench clean distclean
 
 help:
 	@echo 'make demo       an operator’s day with an embedded cloud, in a minute'
+	@echo 'make demo-ec2   the same with the provider ec2, on an EC2 endpoint of its own'
 	@echo 'make test       everything a change has to pass: lint, types, tests, coverage'
 	@echo 'make lint       ruff and mypy alone'
 	@echo 'make soak       the long proofs'
@@ -27,12 +29,20 @@ setup:
 demo: setup
 	@$(BIN)/one-provider demo
 
+demo-ec2: setup
+	@$(BIN)/one-provider demo --ec2
+
 lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-test: lint
+# The tests of a fresh checkout take as long to compile as mypy takes to read it. What is wrong with one, pytest tells.
+compile: setup
+	@$(BIN)/pytest --collect-only -q > /dev/null 2>&1 || true
+
+test: setup
+	@$(MAKE) --no-print-directory --jobs=2 lint compile
 	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
 
 soak: setup

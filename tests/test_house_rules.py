@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -36,21 +37,35 @@ def shown(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text()
+
+
+def assert_none(paths: Iterable[Path], found: Callable[[Path], object]) -> None:
+    """Nothing is found in any of these files; fails with the names of all in which something is, and with what."""
+    looked_at = {shown(path): found(path) for path in paths}
+    assert looked_at, "a rule about no file at all"
+    wrong = [f"{name}: {what}" for name, what in looked_at.items() if what]
+    assert not wrong, "\n".join(wrong)
+
+
 # Names
 
 DUMPING_GROUNDS = re.compile(r"(utils?|helpers?|common|managers?|misc|base(_.*)?)")
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=shown)
-def test_every_module_is_called_by_what_it_holds(path: Path) -> None:
-    assert not DUMPING_GROUNDS.fullmatch(path.stem.removeprefix("test_"))
+def test_every_module_is_called_by_what_it_holds() -> None:
+    assert_none([*SOURCES, *TESTS], lambda path: DUMPING_GROUNDS.fullmatch(path.stem.removeprefix("test_")))
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("__init__.py")), ids=shown)
-def test_a_folder_says_its_rule_and_exports(path: Path) -> None:
-    docstring, *rest = ast.parse(path.read_text()).body
-    assert isinstance(docstring, ast.Expr)
-    assert all(isinstance(node, ast.Import | ast.ImportFrom | ast.Assign) for node in rest)
+def test_a_folder_says_its_rule_and_exports() -> None:
+    def more_than_that(path: Path) -> list[str]:
+        first, *rest = ast.parse(text_of(path)).body or [ast.Pass()]
+        more = [node for node in rest if not isinstance(node, ast.Import | ast.ImportFrom | ast.Assign)]
+        return [type(node).__name__ for node in ([] if isinstance(first, ast.Expr) else [first]) + more]
+
+    assert_none(sorted(PACKAGE.rglob("__init__.py")), more_than_that)
 
 
 # Standard input and output
@@ -61,9 +76,9 @@ STANDARD_STREAMS = re.compile(
 MAY_TOUCH_THEM = ("one_provider_mad/programs.py", "one_provider_mad/transport.py", "one_provider_mad/cli/")
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if not shown(path).startswith(MAY_TOUCH_THEM)], ids=shown)
-def test_only_the_transport_touches_stdin_and_stdout(path: Path) -> None:
-    assert not STANDARD_STREAMS.search(path.read_text())
+def test_only_the_transport_touches_stdin_and_stdout() -> None:
+    others = [path for path in SOURCES if not shown(path).startswith(MAY_TOUCH_THEM)]
+    assert_none(others, lambda path: STANDARD_STREAMS.search(text_of(path)))
 
 
 # Hoping
@@ -73,12 +88,12 @@ WAITS = {"tests/waiting.py"}
 """Files that wait for something that they look at, with a deadline."""
 
 
-@pytest.mark.parametrize("path", [path for path in TESTS if shown(path) not in WAITS], ids=shown)
-def test_no_test_sleeps_and_hopes(path: Path) -> None:
-    if path == Path(__file__):
-        return
-    found = [match[0] for match in SLEEP.finditer(path.read_text()) if match["seconds"] not in {"", "0"}]
-    assert not found
+def test_no_test_sleeps_and_hopes() -> None:
+    def sleeps(path: Path) -> list[str]:
+        return [match[0] for match in SLEEP.finditer(text_of(path)) if match["seconds"] not in {"", "0"}]
+
+    others = [path for path in TESTS if shown(path) not in WAITS and path != Path(__file__)]
+    assert_none(others, sleeps)
 
 
 # Documents
@@ -110,16 +125,19 @@ def test_the_way_of_a_line_leads_through_real_functions() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
-def test_documents_name_files_that_exist(path: Path) -> None:
-    missing = [name for name in FILE.findall(path.read_text()) if not (ROOT / name).exists()]
-    assert not missing
+def test_documents_name_files_that_exist() -> None:
+    def missing(path: Path) -> list[str]:
+        return [name for name in FILE.findall(text_of(path)) if not (ROOT / name).exists()]
+
+    assert_none(DOCUMENTS, missing)
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
-def test_links_between_documents_lead_somewhere(path: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
-    assert not [link for link in links if not (path.parent / link).exists()]
+def test_links_between_documents_lead_somewhere() -> None:
+    def broken(path: Path) -> list[str]:
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", text_of(path))
+        return [link for link in links if not (path.parent / link).exists()]
+
+    assert_none(DOCUMENTS, broken)
 
 
 def error_table() -> dict[str, tuple[str, str, str]]:
@@ -153,7 +171,7 @@ def test_the_table_of_errors_says_what_the_class_says(name: str) -> None:
 def test_every_decision_that_is_cited_is_written_down() -> None:
     written = set(re.findall(r"^(\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(), re.MULTILINE))
     for path in [*SOURCES, *TESTS]:
-        for cited in re.findall(r"\bdecisions? (\d+)(?:(?:,| to| and) (\d+))*", path.read_text()):
+        for cited in re.findall(r"\bdecisions? (\d+)(?:(?:,| to| and) (\d+))*", text_of(path)):
             assert {number for number in cited if number} <= written, shown(path)
 
 
@@ -185,8 +203,6 @@ def test_the_example_of_the_embedded_cloud_has_every_key() -> None:
 OUTSIDE = re.compile("/work/" + "|shared/" + r"|\b(?:style|dependencies|design)\.md\b")
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=shown)
-def test_nothing_refers_to_files_that_a_reader_does_not_have(path: Path) -> None:
-    if path == Path(__file__):
-        return
-    assert not OUTSIDE.search(path.read_text())
+def test_nothing_refers_to_files_that_a_reader_does_not_have() -> None:
+    others = [path for path in TEXTS if path != Path(__file__)]
+    assert_none(others, lambda path: OUTSIDE.search(text_of(path)))

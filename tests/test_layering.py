@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers": BASE | {"documents", "settings", "database", "scripting", "xmlrpc", "providers.interface"},
     "actions": BASE | {"options", "settings", "journal", "processes", "protocol", "providers.interface"},
     "monitor": BASE | {"options", "settings", "journal", "processes", "protocol", "providers.interface", "scripting"},
+    "orphans": BASE | {"actions", "documents", "journal", "protocol", "providers.interface", "settings", "xmlrpc"},
     "engines": BASE
     | {"actions", "journal", "options", "processes", "providers.interface", "providers.registry", "settings"},
     "monitored_cloud": BASE
@@ -49,9 +50,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
     },
     "serving": BASE | {"logs", "options", "protocol", "settings", "transport"},
-    "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving"},
+    "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving", "xmlrpc"},
     "daemon": BASE
-    | {"actions", "engines", "journal", "options", "processes", "protocol", "providers.interface"}
+    | {"actions", "engines", "journal", "options", "orphans", "processes", "protocol", "providers.interface", "xmlrpc"}
     | {"providers.registry", "serving", "transport"},
     "programs": {"", "daemon", "monitor_daemon", "options", "protocol.handshake"},
 }
@@ -72,7 +73,6 @@ NEVER_IN_PROTOCOL = {
 NEVER_IN_DAEMONS = {"click", "rich", "argparse"}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
-NAMES = ["/".join(path.relative_to(PACKAGE).parts) for path in MODULES]
 
 
 def module_name(path: Path) -> str:
@@ -81,19 +81,23 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported(path: Path) -> Iterator[str]:
+@cache
+def imported(path: Path) -> frozenset[str]:
     """Every module that a file names in an import, wherever it stands."""
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative imports hide the direction"
             assert node.module
             for alias in node.names:
                 is_module = _is_module(f"{node.module}.{alias.name}")
-                yield f"{node.module}.{alias.name}" if is_module else node.module
+                found.add(f"{node.module}.{alias.name}" if is_module else node.module)
+    return frozenset(found)
 
 
+@cache
 def _is_module(dotted: str) -> bool:
     path = ROOT.joinpath(*dotted.split("."))
     return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
@@ -103,6 +107,16 @@ def own(dotted: str) -> str | None:
     """The module's name inside the package; None for somebody else's."""
     head, _, rest = dotted.partition(".")
     return rest if head == "one_provider_mad" else None
+
+
+def imported_of_ours(path: Path) -> set[str]:
+    """What of the package a file imports, by its name inside."""
+    return {target for dotted in imported(path) if (target := own(dotted)) is not None}
+
+
+def is_of_cli(module: str) -> bool:
+    """The operator's tool stands above everything."""
+    return module.split(".", maxsplit=1)[0] == "cli"
 
 
 def row_of(module: str) -> str | None:
@@ -135,34 +149,48 @@ def is_allowed(module: str, target: str) -> bool:
     return any(target == allowed or (allowed and target.startswith(f"{allowed}.")) for allowed in MAY_IMPORT[row])
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_imports_point_one_way(path: Path) -> None:
-    module = module_name(path)
-    targets = {target for dotted in imported(path) if (target := own(dotted)) is not None}
-    if module == "":
-        assert not targets, "the package itself imports nothing of its own"
-    elif module.split(".")[0] != "cli":  # the operator's tool stands above everything
-        wrong = sorted(target for target in targets if not is_allowed(module, target))
-        assert not wrong, f"{module} may not import {', '.join(wrong)}"
+def test_imports_point_one_way() -> None:
+    assert imported_of_ours(PACKAGE / "__init__.py") == set(), "the package itself imports nothing of its own"
+    wrong = [
+        f"{module} may not import {target}"
+        for path in MODULES
+        if (module := module_name(path)) and not is_of_cli(module)
+        for target in sorted(imported_of_ours(path))
+        if not is_allowed(module, target)
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_nobody_imports_the_programs_above_it(path: Path) -> None:
-    targets = {target for dotted in imported(path) if (target := own(dotted)) is not None}
-    assert "programs" not in targets
-    if module_name(path).split(".")[0] != "cli":
-        assert not [target for target in targets if target.split(".")[0] == "cli"]
+def test_nobody_imports_the_programs_above_it() -> None:
+    wrong = [
+        f"{module} may not import {target}"
+        for path in MODULES
+        for module, targets in [(module_name(path), imported_of_ours(path))]
+        for target in sorted(targets)
+        if target == "programs" or (is_of_cli(target) and not is_of_cli(module))
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "protocol").rglob("*.py")), ids=lambda path: path.name)
-def test_the_protocol_knows_no_clock_and_no_files(path: Path) -> None:
-    assert not {dotted.split(".")[0] for dotted in imported(path)} & NEVER_IN_PROTOCOL
+def forbidden(paths: list[Path], names: set[str]) -> list[str]:
+    """Who among these imports what has one of these names, or is inside it."""
+    assert paths
+    return [
+        f"{module_name(path)} may not import {dotted}"
+        for path in paths
+        for dotted in sorted(imported(path))
+        if dotted.split(".")[0] in names
+    ]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=NAMES)
-def test_daemons_load_nothing_for_terminals(path: Path) -> None:
-    if module_name(path).split(".")[0] != "cli":
-        assert not {dotted.split(".")[0] for dotted in imported(path)} & NEVER_IN_DAEMONS
+def test_the_protocol_knows_no_clock_and_no_files() -> None:
+    wrong = forbidden(sorted((PACKAGE / "protocol").rglob("*.py")), NEVER_IN_PROTOCOL)
+    assert not wrong, "\n".join(wrong)
+
+
+def test_daemons_load_nothing_for_terminals() -> None:
+    wrong = forbidden([path for path in MODULES if not is_of_cli(module_name(path))], NEVER_IN_DAEMONS)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_table_has_no_rows_that_lead_nowhere() -> None:

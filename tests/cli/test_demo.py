@@ -16,6 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 from one_provider_mad.cli import demo
+from one_provider_mad.cli.demo_life import LIFE
 from one_provider_mad.cli.main import main
 
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
@@ -32,12 +33,12 @@ def test_a_vms_whole_life_is_green_and_leaves_nothing_behind(tmp_path: Path) -> 
     assert told[0].endswith('one_vmm_provider "-t 15 -r 0 simulated"')
     assert told[1].endswith('one_im_provider "-t 15 -r 0 simulated"')
     states = [match[1] for line in told if (match := re.match(r'  < STATE_VM VM=\[ID="42",.*STATE="([A-Z]+)"\]', line))]
-    assert states == [step.reported for step in demo.LIFE if step.reported]
+    assert states == [step.reported for step in LIFE if step.reported]
     assert [line for line in told if line.endswith(("  > INIT", "  > FINALIZE"))] == ["  > INIT", "  > FINALIZE"]
     words = [line.split()[1] for line in told if re.match("  > [A-Z]+ ", line)]
-    assert words == [step.action for step in demo.LIFE]
+    assert words == [step.action for step in LIFE]
     answers = [line.split()[1:4] for line in told if re.match("  < [A-Z]+ SUCCESS 42 ", line)]
-    assert answers == [[step.action, "SUCCESS", "42"] for step in demo.LIFE]
+    assert answers == [[step.action, "SUCCESS", "42"] for step in LIFE]
     assert told[-2].startswith("  < exit code 0")
     assert told[-1].startswith("9 actions, all answered SUCCESS; no instance is left in the cloud")
 

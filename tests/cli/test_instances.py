@@ -20,6 +20,7 @@ from one_provider_mad.journal import Debt, Journal
 from one_provider_mad.providers import registry
 from one_provider_mad.providers.interface import CreateCall, VerbatimDriver
 from one_provider_mad.settings import Places, load
+from tests.end_to_end.oned import COVERAGE
 
 _Result = TypeVar("_Result")
 
@@ -39,7 +40,7 @@ def location(tmp_path: Path) -> Path:
 
 def instances(location: Path, *arguments: str, name: str = NAME) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of the command as a process of its own."""
-    environ = {key: value for key, value in os.environ.items() if key != "ONE_PROVIDER_MAD_CONF"}
+    environ = {key: value for key, value in os.environ.items() if key not in {"ONE_PROVIDER_MAD_CONF", *COVERAGE}}
     done = subprocess.run(
         [sys.executable, "-m", "one_provider_mad.cli.main", "instances", name, *arguments],
         env={**environ, "ONE_LOCATION": str(location)},

@@ -108,25 +108,32 @@ def signals(status: str, field: str) -> set[int]:
 
 
 @pytest.mark.parametrize(
-    ("options", "action", "script"),
+    ("options", "scripts"),
     [
-        pytest.param("-l reboot", "REBOOT", "vmm/cloud/reboot", id="listed"),
-        pytest.param("-l deploy,reboot=restart", "REBOOT", "vmm/cloud/restart", id="script-of-another-name"),
-        pytest.param("-l REBOOT=restart,save", "REBOOT", "vmm/cloud/restart", id="upper-case"),
-        pytest.param("-l snapshotcreate=take", "SNAPSHOTCREATE", "vmm/cloud/take", id="word-without-underscore"),
-        pytest.param("-l snapshotcreate", "SNAPSHOTCREATE", "vmm/cloud/snapshot_create", id="script-of-its-own-name"),
-        pytest.param("-l save -l reboot", "REBOOT", "vmm/cloud/reboot", id="the-last-list-counts"),
-        pytest.param("--local reboot", "REBOOT", "vmm/cloud/reboot", id="long-option"),
+        pytest.param("-l reboot", {"REBOOT": "reboot"}, id="listed"),
+        pytest.param(
+            "-l deploy,reboot=restart,snapshotcreate=take",
+            {"REBOOT": "restart", "SNAPSHOTCREATE": "take"},
+            id="scripts-of-other-names",
+        ),
+        pytest.param(
+            "-l REBOOT=restart,snapshotcreate",
+            {"REBOOT": "restart", "SNAPSHOTCREATE": "snapshot_create"},
+            id="upper-case-and-a-script-of-its-own-name",
+        ),
+        pytest.param("-l save -l reboot", {"REBOOT": "reboot"}, id="the-last-list-counts"),
+        pytest.param("--local reboot", {"REBOOT": "reboot"}, id="long-option"),
     ],
 )
 def test_a_list_of_local_actions_names_their_scripts(
-    place: ScriptPlace, driver: StartDriver, options: str, action: str, script: str
+    place: ScriptPlace, driver: StartDriver, options: str, scripts: Mapping[str, str]
 ) -> None:
     for name in ("restart", "take"):
         place.script(f"vmm/{NAME}/{name}")
     served = Served(place, driver(f"-t 15 -r 0 {options} {NAME}"))
-    outcome = served.perform(wire.line(action, 7, deploy_id="i-7", host=HOST))
-    assert [record.script for record in outcome.seen] == [script]
+    for action, script in scripts.items():
+        outcome = served.perform(wire.line(action, 7, deploy_id="i-7", host=HOST))
+        assert [record.script for record in outcome.seen] == [f"vmm/{NAME}/{script}"], action
 
 
 def test_what_a_list_leaves_out_is_refused(place: ScriptPlace, driver: StartDriver) -> None:
@@ -222,22 +229,23 @@ def test_a_configuration_file_may_say_where_the_scripts_are(place: ScriptPlace, 
     assert seen_by_reboot(place, driver(f"-t 15 -r 0 {NAME}")).script == f"vmm/{NAME}/reboot"
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        pytest.param('[scripts]\ntransfer = "ssh"\n', ("cloud.toml", "transfer"), id="value"),
-        pytest.param('[scripts]\nremote = "/x"\n', ("cloud.toml", "remote"), id="unknown-key"),
-        pytest.param("[scripts]\ntransfer =\n", ("cloud.toml",), id="syntax"),
-    ],
-)
+WRONG: Mapping[str, tuple[str, ...]] = {
+    '[scripts]\ntransfer = "ssh"\n': ("cloud.toml", "transfer"),
+    '[scripts]\nremote = "/x"\n': ("cloud.toml", "remote"),
+    "[scripts]\ntransfer =\n": ("cloud.toml",),
+}
+
+
 def test_a_wrong_configuration_file_is_told_and_a_corrected_one_is_taken(
-    place: ScriptPlace, driver: StartDriver, text: str, words: tuple[str, ...]
+    place: ScriptPlace, driver: StartDriver
 ) -> None:
-    place.configure(f'provider = "scripts"\n{text}', name=NAME)
+    place.configure("", name=NAME)
     one = driver(f"-t 15 -r 0 {NAME}")
-    reply = one.ask(reboot())
-    assert reply.startswith("FAILURE ")
-    assert [word for word in words if word not in reply] == []
+    for text, words in WRONG.items():
+        place.configure(f'provider = "scripts"\n{text}', name=NAME)
+        reply = one.ask(reboot())
+        assert reply.startswith("FAILURE "), text
+        assert [word for word in words if word not in reply] == [], text
     place.configure('provider = "scripts"\n', name=NAME)
     assert one.ask(reboot(8)) == "SUCCESS -"
 
@@ -264,15 +272,13 @@ def test_the_embedded_cloud_does_not_give_way_to_a_directory_of_its_name(
     assert not place.take()
 
 
-def test_a_name_without_a_directory_is_told_where_it_would_be(place: ScriptPlace, driver: StartDriver) -> None:
-    reply = driver("-t 15 -r 0 nothing_there").ask(reboot())
-    assert reply.startswith("FAILURE ")
-    assert "nothing_there" in reply
-
-
-def test_a_directory_that_comes_later_is_served_without_a_restart(place: ScriptPlace, driver: StartDriver) -> None:
+def test_a_name_without_a_directory_is_told_and_one_that_comes_later_is_served_without_a_restart(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
     one = driver("-t 15 -r 0 later")
-    assert one.ask(reboot()).startswith("FAILURE ")
+    reply = one.ask(reboot())
+    assert reply.startswith("FAILURE ")
+    assert "later" in reply
     place.script("vmm/later/reboot", "echo here")
     assert one.ask(reboot()) == "SUCCESS here"
 

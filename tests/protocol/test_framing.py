@@ -61,9 +61,8 @@ def test_after_the_end_nothing_is_left() -> None:
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
-@pytest.mark.parametrize("size", [1, PIECE, 3 * PIECE])
-def test_a_line_of_exactly_the_limit_passes_and_one_byte_more_does_not(size: int, end: bytes) -> None:
-    limit = 2 * PIECE
+@pytest.mark.parametrize(("size", "limit"), [(1, 4 * HEAD), (PIECE, 2 * PIECE), (3 * PIECE, 2 * PIECE)])
+def test_a_line_of_exactly_the_limit_passes_and_one_byte_more_does_not(size: int, limit: int, end: bytes) -> None:
     for length, expected in [
         (limit, b"x" * limit),
         (limit + 1, Oversized(head=b"x" * HEAD, limit=limit)),

@@ -101,16 +101,15 @@ def test_a_deploy_of_7_4_is_read_with_its_templates() -> None:
     )
 
 
-@pytest.mark.parametrize("action", list(Action))
-def test_only_the_actions_that_need_them_get_the_templates(action: Action) -> None:
-    vm = vm_of(modern_message(), action)
-    assert bool(vm.template.values) == bool(vm.user_template.values) == (action in NEEDS_TEMPLATE)
+def test_only_the_actions_that_need_them_get_the_templates() -> None:
+    read = {action: vm_of(modern_message(), action) for action in Action}
+    assert {action for action, vm in read.items() if vm.template.values} == NEEDS_TEMPLATE
+    assert {action for action, vm in read.items() if vm.user_template.values} == NEEDS_TEMPLATE
 
 
 @pytest.mark.parametrize("document", [b"<VMM_DRIVER_ACTION_DATA/>", inside(), inside(vm="<HISTORY_RECORDS/>")])
-@pytest.mark.parametrize("action", list(Action))
-def test_whatever_a_message_lacks_is_absent(document: bytes, action: Action) -> None:
-    assert vm_of(document, action) == VmRequest(vm_id=VmId(42))
+def test_whatever_a_message_lacks_is_absent(document: bytes) -> None:
+    assert {action: vm_of(document, action) for action in Action} == dict.fromkeys(Action, VmRequest(vm_id=VmId(42)))
 
 
 def test_the_shortest_message_is_read_from_its_line() -> None:
@@ -288,20 +287,23 @@ def test_the_operand_is_the_section_that_is_marked(
     assert [vm_of(document, action).operand for action in actions] == [operand] * len(actions)
 
 
-@pytest.mark.parametrize("action", list(Action))
-def test_nothing_marked_means_no_operand(action: Action) -> None:
+def test_nothing_marked_means_no_operand() -> None:
     sections = "".join(f"<{name}><ID>1</ID></{name}>" for name in ("DISK", "NIC", "NIC_ALIAS", "PCI", "SNAPSHOT"))
-    assert vm_of(inside(vm=f"<TEMPLATE>{sections}</TEMPLATE>"), action).operand == {}
+    document = inside(vm=f"<TEMPLATE>{sections}</TEMPLATE>")
+    assert {action: vm_of(document, action).operand for action in Action} == {action: {} for action in Action}
 
 
-@pytest.mark.parametrize("action", list(Action))
-def test_the_group_and_the_network_are_told_to_the_actions_about_them(action: Action) -> None:
+def test_the_group_and_the_network_are_told_to_the_actions_about_them() -> None:
     document = inside(
         top="<SECURITY_GROUP_ID> 100 </SECURITY_GROUP_ID><VIRTUAL_NETWORK_ID>4</VIRTUAL_NETWORK_ID>",
     )
-    vm = vm_of(document, action)
-    assert vm.security_group_id == ("100" if action is Action.UPDATESG else "")
-    assert vm.virtual_network_id == ("4" if action is Action.UPDATENIC else "")
+    read = {action: vm_of(document, action) for action in Action}
+    assert {action: vm.security_group_id for action, vm in read.items() if vm.security_group_id != ""} == {
+        Action.UPDATESG: "100"
+    }
+    assert {action: vm.virtual_network_id for action, vm in read.items() if vm.virtual_network_id != ""} == {
+        Action.UPDATENIC: "4"
+    }
 
 
 # What is refused
