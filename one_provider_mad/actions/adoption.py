@@ -122,7 +122,23 @@ class Adoption(Value, frozen=True, kw_only=True):
         matches = await self._matches(request)
         if len(matches) > 1:
             return await self._one_of(matches, request)
-        return matches[0].deploy_id if matches else None
+        if not matches:
+            return None
+        await self._note_answer(matches[0].deploy_id, request)
+        return matches[0].deploy_id
+
+    async def _note_answer(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """The tags answer what the create did not: whoever reads the journal is to know which instance it has made.
+
+        Monitoring misses a new instance, like any other, only because it knows of it (monitor/whose.py).
+        """
+        attempts = await self._attempts(request)
+        unanswered_ones = [each for each in attempts if each.state is AttemptState.OPEN]
+        if unanswered_ones and all(each.deploy_id != deploy_id for each in attempts):
+            answered = msgspec.structs.replace(
+                unanswered_ones[-1], state=AttemptState.CREATED, deploy_id=deploy_id, answered_at=self.clock()
+            )
+            await self.journal.save_attempt(answered)
 
     async def _matches(self, request: VmRequest) -> list[Instance]:
         """Sort every live instance with this VM's number: ours now, a leftover, or none of our business."""

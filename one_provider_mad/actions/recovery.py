@@ -14,7 +14,7 @@ import structlog
 
 from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS
-from one_provider_mad.domain import Value
+from one_provider_mad.domain import Value, VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal import Journal, OpenRequest, Writer
 from one_provider_mad.processes import Process
@@ -72,10 +72,12 @@ class Recovery:
         self._clock = clock
         self._begun = asyncio.get_running_loop().time()
         self._has_taken = False
+        self._newest: dict[VmId, int] = {}
 
     async def run(self) -> None:
         """Settle every request of dead processes. Called once, right after INIT."""
         try:
+            self._note_newest(await self._journal.open_requests())
             async with asyncio.TaskGroup() as group:
                 for dead in await self._others():
                     group.create_task(self._settle(dead), name=f"recover {dead.writer.process.pid}")
@@ -117,10 +119,12 @@ class Recovery:
             if self._now() > until:
                 return  # another driver of the same NAME, in its own right
             await asyncio.sleep(0.1)
-        left = [request for request in await self._journal.open_requests() if request.writer == process]
+        every = await self._journal.open_requests()
+        self._note_newest(every)
+        left = [request for request in every if request.writer == process]
         called_off = [request for request in left if request.action == Action.DRIVER_CANCEL.value]
         await self._forget(called_off)
-        replaced = [request for request in left if _is_replaced(request, left)]
+        replaced = [request for request in left if request.id < self._newest.get(request.vm_id, 0)]
         for request in replaced:
             self._journal.close_request(request.id)
         left = [request for request in left if request not in called_off and request not in replaced]
@@ -128,6 +132,16 @@ class Recovery:
         await self._repeat(again)
         await self._fail([request for request in left if request not in again])
         await self._journal.forget_writer(process)
+
+    def _note_newest(self, requests: list[OpenRequest]) -> None:
+        """Of all that was asked about a VM, of whichever process, only the last is still waited for.
+
+        oned asks anew only when it has its answer, or as a retry. An older request that two deaths have left in the
+        journal, answered or not, would undo the newer one; so this is looked at before anything is settled.
+        """
+        for request in requests:
+            if request.action != Action.DRIVER_CANCEL.value:
+                self._newest[request.vm_id] = max(request.id, self._newest.get(request.vm_id, 0))
 
     def _may_repeat(self, writer: Writer, request: OpenRequest) -> bool:
         """The same oned started both processes, a moment apart, and doing it twice is doing it once."""
@@ -177,13 +191,6 @@ class Recovery:
                 await self._journal.show_life()
             except JournalError as error:
                 log.warning("sign of life not written", error=str(error))
-
-
-def _is_replaced(request: OpenRequest, others: list[OpenRequest]) -> bool:
-    """True when the dead process was told something newer about the VM after it had taken this over."""
-    return any(
-        other.vm_id == request.vm_id and other.id > request.id and other.takers < request.takers for other in others
-    )
 
 
 def _as_sent(request: OpenRequest) -> Request:

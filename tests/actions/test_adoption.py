@@ -268,6 +268,15 @@ async def test_an_instance_that_matches_in_full_is_taken_over(world: World) -> N
     assert sent(world) == []
 
 
+async def test_tags_answer_what_the_create_did_not(world: World) -> None:
+    """From then on the journal names the instance, as it does that of any other create."""
+    await world.add_attempt(AttemptState.OPEN, age=60)
+    deploy_id = world.provider.add(identity_of())
+    assert await adopt_or_create(world) == deploy_id
+    (attempt,) = await world.attempts()
+    assert (attempt.state, attempt.deploy_id, attempt.answered_at) == (AttemptState.CREATED, deploy_id, world.clock())
+
+
 async def test_two_instances_that_match_in_full_are_for_a_person_to_sort_out(world: World) -> None:
     for deploy_id in ("i-b", "i-a"):
         world.provider.add(identity_of(), deploy_id=deploy_id)

@@ -11,7 +11,7 @@ import pytest
 
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent, reboot
-from one_provider_mad.domain import DeployId, InstanceState, Template
+from one_provider_mad.domain import DeployId, InstanceState, Template, VmId
 from one_provider_mad.errors import (
     CannotTell,
     InstanceNotFound,
@@ -237,6 +237,16 @@ async def test_a_stop_keeps_the_instance_and_answers_once_it_has_stopped(
     assert asked(world) == [call]
     assert world.provider.state(deploy_id) is STOPPED
     assert await world.journal.parked() == ({deploy_id} if is_parked else set())
+
+
+async def test_an_undeploy_that_fails_leaves_the_vm_on_its_host(world: World) -> None:
+    """The process before had stopped it, marked it, and was killed; this one cannot see it, and answers FAILURE."""
+    deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
+    await world.journal.park(deploy_id, VmId(7))
+    world.provider.before["describe"].append(ProviderUnavailable("an outage"))
+    with pytest.raises(ProviderUnavailable):
+        await perform_intent(world.work(request_of(deploy_id=deploy_id, lcm_state=29)), Intent.PARK)
+    assert await world.journal.parked() == set()
 
 
 async def test_a_parked_instance_that_is_started_is_on_a_host_again(world: World) -> None:

@@ -160,14 +160,34 @@ async def test_what_brings_an_instance_to_a_state_is_carried_out_again(
     assert desk.world.provider.state(deploy_id) is after
 
 
-async def test_two_requests_of_one_vm_are_carried_out_in_their_order(desk: Desk) -> None:
+async def test_of_two_requests_of_one_vm_only_the_last_is_still_waited_for(desk: Desk) -> None:
+    """oned asks anew when it has its answer: the first was answered, and its end had not reached the disk."""
+    desk.world.provider.add(identity_of(), deploy_id="i-1")
     await leave(
         desk.world,
         request("DEPLOY"),
         request("SHUTDOWN", lcm_state=18, deploy_id="i-1"),
     )
     await recover(desk)
-    assert desk.lines == ["DEPLOY SUCCESS 7 i-1", "SHUTDOWN SUCCESS 7 -"]
+    assert desk.lines == ["SHUTDOWN SUCCESS 7 -"]
+    assert await left_over(desk.world) == []
+
+
+@pytest.mark.parametrize("is_later_first", [False, True])
+async def test_what_two_deaths_have_left_does_not_undo_what_came_after_it(desk: Desk, *, is_later_first: bool) -> None:
+    """SAVE was answered, and its process killed; the next one was asked to RESTORE, and killed as well."""
+    desk.world.provider.add(identity_of(), InstanceState.STOPPED, deploy_id="i-1")
+    pids = (4_000_002, 4_000_001) if is_later_first else (4_000_001, 4_000_002)
+    for pid, each in zip(
+        pids,
+        (request("SAVE", lcm_state=5, deploy_id="i-1"), request("RESTORE", lcm_state=22, deploy_id="i-1")),
+        strict=True,
+    ):
+        await leave(desk.world, each, writer=Process(pid=pid, start="an earlier time"))
+    await recover(desk)
+    assert desk.lines == ["RESTORE SUCCESS 7 -"]
+    assert desk.world.provider.state("i-1") is InstanceState.RUNNING
+    assert await left_over(desk.world) == []
 
 
 async def test_nothing_is_written_so_soon_that_it_could_be_read_with_the_answer_to_init(desk: Desk) -> None:
