@@ -107,10 +107,10 @@ async def test_a_page_that_fails_fails_the_listing(partner: Partner, client: Cli
 
 
 @pytest.mark.parametrize("partner", [True], indirect=True, ids=["descending"])
-async def test_ten_thousand_rows_are_read_beside_the_loop(partner: Partner, client: Client) -> None:
+async def test_thousands_of_rows_are_read_beside_the_loop(partner: Partner, client: Client) -> None:
     from one_provider_mad.providers.opennebula.machine import read_seen
 
-    for number in range(10_000):
+    for number in range(3_000):
         add(partner, number)
     readers: set[threading.Thread] = set()
 
@@ -121,5 +121,5 @@ async def test_ten_thousand_rows_are_read_beside_the_loop(partner: Partner, clie
     rows = await read_pool(
         client, "one.vmpool.infoextended", before=(-2,), after=(-1, ""), page_size=1000, read_row=read_row
     )
-    assert len(rows) == 10_000
+    assert len(rows) == 3_000
     assert threading.main_thread() not in readers
