@@ -203,7 +203,8 @@ class HostSchedule:
 
     async def _report_vms(self, sweep: Sweep, rhythm: Rhythm) -> None:
         is_recovery = bool(self._error) or self._is_in_error
-        self._sweep, self._error, self._is_in_error = sweep, "", False
+        before, self._sweep = self._sweep, sweep
+        self._error, self._is_in_error = "", False
         now = self._loop.time()
         if is_recovery:
             self._sync.at = now
@@ -216,6 +217,8 @@ class HostSchedule:
         if not self._lines and self._figures.take(now, rhythm.figures):
             self._lines.extend(await aside(len(vms), lambda: self._figures_of(sweep)))
             self._line_pause = min(FIGURES_PAUSE, _SHARE_OF_PERIOD * rhythm.figures / max(1, len(self._lines)))
+        if before is not None and before is not sweep:
+            await aside(len(vms), lambda: before.let_go(self.request.host_id))
 
     async def _say_states(self, sweep: Sweep, vms: list[SeenVm], rhythm: Rhythm, now: float) -> None:
         settings = self._source.told().monitor

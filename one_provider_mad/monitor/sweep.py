@@ -46,6 +46,9 @@ _ROOM_SECONDS = 600.0
 """How often the cloud is asked how much room it has: quotas change rarely."""
 
 
+_FREED_AT_ONCE = 200
+"""VMs that are forgotten between two moments at which another thread may go on."""
+
 _STEP_SECONDS = 1.0
 """From so much on a difference between the clock and the time that has passed means that somebody has set it."""
 
@@ -74,6 +77,12 @@ class Sweep(Value, frozen=True, kw_only=True):
     def vms(self, host_id: int) -> list[SeenVm]:
         """The VMs of one host."""
         return list(self.judgement.hosts.get(host_id, ()))
+
+    def let_go(self, host_id: int) -> None:
+        """Forget a host's VMs, for the sake of a loop that runs beside: 10,000 at once would stop it for 15 ms."""
+        vms = self.judgement.hosts.get(host_id)
+        while isinstance(vms, list) and vms:
+            del vms[-_FREED_AT_ONCE:]
 
     def load(self, host_id: int) -> Load:
         """What a host's VMs use, and the wild instances, which take room as well."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import inspect
 import re
 import signal
 import sqlite3
 import stat
+import subprocess
 import sys
 import time
 import tomllib
@@ -32,14 +34,16 @@ from one_provider_mad.errors import (
     QuotaExceeded,
     SettingsError,
     Throttled,
+    TokenMismatch,
     TokenSpent,
     WrongState,
 )
 from one_provider_mad.providers.interface import CreateCall, CreatePlan, ProviderContext
-from one_provider_mad.providers.simulated.cloud import Launch
+from one_provider_mad.providers.simulated.cloud import Extras, Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
 from one_provider_mad.providers.simulated.settings import CALLS, FaultSettings, SimulatedSettings
 from one_provider_mad.settings import convert
+from tests.end_to_end.oned import ROOT
 from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance, a_call, give_up, look, reach, turns
 
 QUICK = {"boot_time": 0.004, "stop_time": 0.004, "suspend_time": 0.004, "destroy_time": 0.004}
@@ -666,6 +670,70 @@ class TestConsole:
         await provider.cloud.terminate(deploy_id)
         instance = await reach(provider, deploy_id, InstanceState.TERMINATED)
         assert instance.reason == "terminated from the console"
+
+
+class TestInterfaces:
+    """What other ways to the cloud than its own provider need of it."""
+
+    LAUNCH = Launch(type="small_256mb", image="default")
+
+    async def test_what_an_interface_adds_is_made_with_the_instance_or_not_at_all(self, connect: Open) -> None:
+        cloud = (await connect()).cloud
+
+        def create(db: sqlite3.Connection) -> None:
+            db.execute("CREATE TABLE of_mine (id TEXT)")
+
+        def add(db: sqlite3.Connection, deploy_id: DeployId) -> None:
+            db.execute("INSERT INTO of_mine VALUES (?)", (deploy_id,))
+
+        def fail(db: sqlite3.Connection, deploy_id: DeployId) -> None:
+            add(db, deploy_id)
+            raise BadParameter("no")
+
+        await cloud.database.write(create)
+        extras = Extras(details={"a": "1"}, new_id=lambda: "i-1", add=add)
+        assert await cloud.launch(self.LAUNCH, tags={}, token="t", extras=extras) == "i-1"
+        with pytest.raises(BadParameter):
+            await cloud.launch(self.LAUNCH, tags={}, token="u", extras=extras._replace(add=fail, new_id=lambda: "i-2"))
+        assert [instance.deploy_id for instance in await cloud.list_instances()] == ["i-1"]
+        made = await cloud.database.read(lambda db: db.execute("SELECT id FROM of_mine").fetchall())
+        assert made == [("i-1",)]
+
+    async def test_details_are_part_of_what_a_token_stands_for(self, connect: Open) -> None:
+        cloud = (await connect()).cloud
+        made = await cloud.launch(self.LAUNCH, tags={}, token="t", extras=Extras(details={"a": "1"}))
+        assert await cloud.launch(self.LAUNCH, tags={}, token="t", extras=Extras(details={"a": "1"})) == made
+        for extras in (None, Extras(details={"a": "2"})):
+            with pytest.raises(TokenMismatch):
+                await cloud.launch(self.LAUNCH, tags={}, token="t", extras=extras)
+
+    async def test_a_token_of_an_earlier_release_still_stands_for_its_call(self, connect: Open) -> None:
+        """The fingerprint of a create as this cloud's own provider sends it never changes."""
+        cloud = (await connect()).cloud
+        await cloud.launch(self.LAUNCH, tags={"a": "b"}, token="t")
+        [(call,)] = await cloud.database.read(lambda db: db.execute("SELECT call FROM token").fetchall())
+        assert call == hashlib.sha256(msgspec.json.encode((self.LAUNCH, {"a": "b"}), order="sorted")).hexdigest()
+
+    async def test_a_stopped_instance_becomes_one_of_another_type(self, connect: Open) -> None:
+        provider = await connect(boot_time=0, stop_time=0)
+        deploy_id = await provider.cloud.launch(self.LAUNCH, tags={})
+        with pytest.raises(WrongState, match="running and cannot be given another type"):
+            await provider.cloud.change_type(deploy_id, "large_8gb")
+        await provider.stop(deploy_id, hard=True)
+        with pytest.raises(BadParameter, match="instance type huge is not known"):
+            await provider.cloud.change_type(deploy_id, "huge")
+        await provider.cloud.change_type(deploy_id, "large_8gb")
+        instance = await look(provider, deploy_id)
+        assert instance is not None
+        assert (instance.attributes["SIM_INSTANCE_TYPE"], instance.attributes["SIM_MEMORY"]) == ("large_8gb", "8192")
+
+    def test_no_driver_loads_an_interface_or_a_web_server(self) -> None:
+        code = (
+            "import sys, one_provider_mad.providers.simulated.provider;"
+            "print([name for name in sys.modules if name.partition('.')[0] == 'aiohttp' or '.simulated.ec2' in name])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 class TestFaults:

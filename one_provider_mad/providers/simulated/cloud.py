@@ -13,6 +13,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -64,6 +65,28 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     nics: dict[str, dict[str, str]] = {}
 
 
+def _new_id() -> str:
+    return f"sim-{os.urandom(6).hex()}"
+
+
+def _nothing_more(db: sqlite3.Connection, deploy_id: DeployId) -> None:
+    """The instance is all there is to make."""
+
+
+class Extras(NamedTuple):
+    """What an interface of its own adds to a create.
+
+    Attributes:
+        details: what else was asked for; two creates with one token must agree in it.
+        new_id: makes an id as this interface writes them.
+        add: makes what belongs to the new instance, in the same transaction.
+    """
+
+    details: Mapping[str, str] = {}
+    new_id: Callable[[], str] = _new_id
+    add: Callable[[sqlite3.Connection, DeployId], None] = _nothing_more
+
+
 class Cloud:
     """One simulated account; every instance of this class on the same file is a client of it.
 
@@ -101,12 +124,20 @@ class Cloud:
         """Close the file."""
         await self._database.close()
 
-    async def launch(self, launch: Launch, *, tags: Mapping[str, str], token: str = "") -> DeployId:
+    @property
+    def database(self) -> Database:
+        """The file, for what an interface of its own keeps beside the instances."""
+        return self._database
+
+    async def launch(
+        self, launch: Launch, *, tags: Mapping[str, str], token: str = "", extras: Extras | None = None
+    ) -> DeployId:
         """Create an instance with exactly these tags, or find the one that the token made before.
 
         Without a token and without tags it is what somebody does in the cloud's own console.
         """
-        call = _fingerprint(launch, tags)
+        extras = extras or Extras()
+        call = _fingerprint(launch, tags, extras.details)
 
         def create(db: sqlite3.Connection) -> DeployId:
             now = self._clock()
@@ -117,8 +148,9 @@ class Cloud:
             self._offer.check_image(launch.image)
             self._check_room(db, launch.type)
             db.execute("DELETE FROM instance WHERE forget_at <= ?", (now,))
-            deploy_id = DeployId(f"sim-{os.urandom(6).hex()}")
-            self._insert(db, deploy_id, launch, tags=tags, now=now)
+            deploy_id = DeployId(extras.new_id())
+            self._insert(db, deploy_id, launch, tags=tags, details=extras.details, now=now)
+            extras.add(db, deploy_id)
             if token:
                 db.execute("INSERT INTO token VALUES (?, ?, ?)", (token, call, deploy_id))
             return deploy_id
@@ -232,6 +264,21 @@ class Cloud:
 
         await self._database.write(operation)
 
+    async def change_type(self, deploy_id: DeployId, type_name: str) -> None:
+        """Make a stopped instance one of another type, and give it that type's size."""
+        size = self._offer.size(type_name)
+
+        def operation(db: sqlite3.Connection) -> None:
+            now = self._clock()
+            row = table.load(db, deploy_id, now)
+            if row.state_at(now) is not InstanceState.STOPPED:
+                raise _wrong_state(deploy_id, row.state_at(now), "given another type", (InstanceState.STOPPED,))
+            hardware = table.decode_hardware(row.hardware).resize(cpu=size.cpu, memory=size.memory)
+            values = (type_name, table.encode(hardware), deploy_id)
+            db.execute("UPDATE instance SET type = ?, hardware = ? WHERE id = ?", values)
+
+        await self._database.write(operation)
+
     async def describe(self, deploy_ids: Collection[DeployId]) -> Sequence[Instance]:
         """The visible ones among these instances."""
         return await self._look(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
@@ -288,10 +335,22 @@ class Cloud:
             raise NoCapacity(f"the simulated cloud has room for {room} instances of type {type_name} and is full")
 
     def _insert(
-        self, db: sqlite3.Connection, deploy_id: DeployId, launch: Launch, *, tags: Mapping[str, str], now: float
+        self,
+        db: sqlite3.Connection,
+        deploy_id: DeployId,
+        launch: Launch,
+        *,
+        tags: Mapping[str, str],
+        details: Mapping[str, str],
+        now: float,
     ) -> None:
         hardware = Hardware(
-            cpu=launch.cpu, memory=launch.memory, context=launch.context, disks=launch.disks, nics=launch.nics
+            cpu=launch.cpu,
+            memory=launch.memory,
+            context=launch.context,
+            disks=launch.disks,
+            nics=launch.nics,
+            details=dict(details),
         )
         table.insert(
             db,
@@ -327,6 +386,7 @@ def _wrong_state(deploy_id: str, state: InstanceState, what: str, allowed: tuple
     return WrongState(f"instance {deploy_id} is {state.value} and cannot be {what}, it must be {wanted} for that")
 
 
-def _fingerprint(launch: Launch, tags: Mapping[str, str]) -> str:
+def _fingerprint(launch: Launch, tags: Mapping[str, str], details: Mapping[str, str]) -> str:
     """What makes two calls with one token the same call: all that was asked for, whose it is included."""
-    return hashlib.sha256(msgspec.json.encode((launch, tags), order="sorted")).hexdigest()
+    call = (launch, tags, details) if details else (launch, tags)
+    return hashlib.sha256(msgspec.json.encode(call, order="sorted")).hexdigest()

@@ -41,6 +41,7 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
         nics: attributes by NIC_ID.
         snapshots: the disks as they were, by snapshot id.
         rules: how many rules of each security group hold, by the group's id.
+        details: what else its create said, in the words of the interface that it came through.
     """
 
     cpu: float
@@ -50,6 +51,7 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
     nics: dict[str, dict[str, str]] = {}
     snapshots: dict[str, dict[str, Disk]] = {}
     rules: dict[str, int] = {}
+    details: dict[str, str] = {}
 
     def attach_disk(self, disk_id: str, disk: Disk) -> Hardware:
         """Add a disk; one that is there stays as it is."""

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-import random
 import shlex
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -28,11 +25,9 @@ from one_provider_mad.providers.interface import (
 from one_provider_mad.providers.public_cloud import Section, read_section
 from one_provider_mad.providers.simulated import capacity
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
-from one_provider_mad.providers.simulated.faults import Faults
 from one_provider_mad.providers.simulated.hardware import Disk, Hardware
-from one_provider_mad.providers.simulated.settings import FaultSettings, SimulatedSettings
-
-_Result = TypeVar("_Result")
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.providers.simulated.traffic import Traffic
 
 KNOWN_ATTRIBUTES = ("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE")
 """What a PUBLIC_CLOUD section can say to this cloud."""
@@ -62,11 +57,7 @@ class SimulatedProvider:
         self.visibility_grace: float = settings.grace
         self.watch_interval: float = settings.watch_interval
         self.cloud = Cloud(Path(database), settings, clock=clock)
-        self._faults = (
-            Faults(settings.faults, crashes=Path(f"{database}.crashes"), clock=clock, warn=context.warn)
-            if settings.faults != FaultSettings()
-            else None
-        )
+        self._traffic = Traffic(settings, crashes=Path(f"{database}.crashes"), clock=clock, warn=context.warn)
         self._hypervisor = context.hypervisor
         self._settings = settings
         self._offer = settings.offer
@@ -81,7 +72,7 @@ class SimulatedProvider:
 
     async def account(self) -> str:
         """Account and region, as the settings have them."""
-        return await self._call("account", self._credentials)
+        return await self._traffic.call("account", self._credentials)
 
     async def _credentials(self) -> str:
         return f"{self._settings.account}/{self._settings.region}"
@@ -96,7 +87,7 @@ class SimulatedProvider:
 
     async def create(self, call: CreateCall) -> DeployId:
         """Launch the instance, its tags, its token and itself in one transaction."""
-        return await self._call("create", partial(self._create, call))
+        return await self._traffic.call("create", partial(self._create, call))
 
     async def _create(self, call: CreateCall) -> DeployId:
         if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
@@ -109,23 +100,23 @@ class SimulatedProvider:
 
     async def start(self, deploy_id: DeployId) -> None:
         """Start a stopped or suspended instance."""
-        await self._call("start", partial(self.cloud.start, deploy_id))
+        await self._traffic.call("start", partial(self.cloud.start, deploy_id))
 
     async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
         """Stop a running instance; a hard stop takes no time, and cuts a soft one short."""
-        await self._call("stop", partial(self.cloud.stop, deploy_id, hard=hard))
+        await self._traffic.call("stop", partial(self.cloud.stop, deploy_id, hard=hard))
 
     async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:  # noqa: ARG002 the cloud knows one kind
         """Reboot a running instance; soft and hard are the same here."""
-        await self._call("reboot", partial(self.cloud.reboot, deploy_id))
+        await self._traffic.call("reboot", partial(self.cloud.reboot, deploy_id))
 
     async def destroy(self, deploy_id: DeployId) -> None:
         """Terminate the instance."""
-        await self._call("destroy", partial(self.cloud.terminate, deploy_id, reason="terminated on request"))
+        await self._traffic.call("destroy", partial(self.cloud.terminate, deploy_id, reason="terminated on request"))
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
         """Put this identity in the place of all tags of ours."""
-        await self._call("retag", partial(self.cloud.retag, deploy_id, identity.tags()))
+        await self._traffic.call("retag", partial(self.cloud.retag, deploy_id, identity.tags()))
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
         """Look at these instances in one query."""
@@ -154,7 +145,7 @@ class SimulatedProvider:
 
     async def suspend(self, deploy_id: DeployId) -> None:
         """Suspend a running instance."""
-        await self._call("suspend", partial(self.cloud.suspend, deploy_id))
+        await self._traffic.call("suspend", partial(self.cloud.suspend, deploy_id))
 
     async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
         """Remember the disks; the id follows from SNAPSHOT_ID, so a repeated call makes no second one."""
@@ -232,23 +223,11 @@ class SimulatedProvider:
         nics = [nic for nic in request.template.vectors("NIC") if nic.get("NETWORK_ID") == network_id]
         await self._rework("update_nic", deploy_id, lambda hardware: hardware.update_nics(_by_id(nics, "NIC_ID")))
 
-    async def _call(self, name: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Send a call: be on the way for as long as the settings say, and meet the faults that they order.
-
-        With neither latency nor faults it takes not even a turn of the loop.
-        """
-        settings = self._settings
-        if settings.latency or settings.jitter:
-            extra = random.uniform(0, settings.jitter)  # noqa: S311 chance, not secrecy
-            await asyncio.sleep(settings.latency + extra)
-        return await (send() if self._faults is None else self._faults.meet(name, send))
-
     async def _list(self, name: str, send: Callable[[], Awaitable[Sequence[Instance]]]) -> Sequence[Instance]:
-        found = await self._call(name, send)
-        return found if self._faults is None else self._faults.shown(name, found)
+        return self._traffic.shown(name, await self._traffic.call(name, send))
 
     async def _rework(self, name: str, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
-        await self._call(name, partial(self.cloud.rework, deploy_id, change))
+        await self._traffic.call(name, partial(self.cloud.rework, deploy_id, change))
 
     def _types(self, request: VmRequest, section: Section) -> Sequence[str]:
         """The types to try in this order, each once."""

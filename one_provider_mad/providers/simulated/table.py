@@ -169,7 +169,7 @@ def count_by_type(db: sqlite3.Connection) -> dict[str, int]:
 def view(row: Row, now: float) -> Instance:
     """The instance as clients see it."""
     state = row.state_at(now)
-    traits = _traits(row.number, row.id, row.type, row.image, row.reboots, row.hardware)
+    traits = _traits_of(row)
     return Instance(
         deploy_id=DeployId(row.id),
         state=state,
@@ -181,6 +181,15 @@ def view(row: Row, now: float) -> Instance:
         usage=traits.usage(now - row.created_at) if state is InstanceState.RUNNING else None,
         attributes=traits.attributes,
     )
+
+
+def usage(row: Row, now: float) -> Usage:
+    """The figures of an instance at some moment, if it ran then."""
+    return _traits_of(row).usage(now - row.created_at)
+
+
+def _traits_of(row: Row) -> Traits:
+    return _traits(row.number, row.id, row.type, row.image, row.reboots, row.hardware)
 
 
 class Traits(NamedTuple):

@@ -1,34 +1,52 @@
-"""An account of a cloud like EC2, for tests: what it knows, and what each action of the Query API does to it.
+"""What the tests look at, and set, in the account that the embedded EC2 endpoint serves.
 
-Written from docs.aws.amazon.com, "Amazon EC2 API Reference": API_RunInstances and its fellows, "Ensuring idempotency",
-"Eventual consistency". Nothing runs in the background; a state is worked out from the time at which it was entered.
+They look past the API, at the simulated cloud's file: also at what cannot be seen yet, or any more.
 """
 
 from __future__ import annotations
 
-import itertools
+import json
+import sqlite3
+import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
-Form = Mapping[str, str]
-Answer = dict[str, Any]
+from msgspec.structs import replace
+
+from one_provider_mad.domain import DeployId
+from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.ec2 import account as served
+from one_provider_mad.providers.simulated.ec2 import estate, shown
+from one_provider_mad.providers.simulated.ec2.addresses import add_address
+from one_provider_mad.providers.simulated.ec2.offers import EC2_TYPES
+from one_provider_mad.providers.simulated.hardware import Hardware
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 NUMBER = "123456789012"
+REGION = "eu-west-1"
+
+ADDRESSES = {"198.51.100.7": "eipalloc-0", "198.51.100.8": "eipalloc-1"}
+"""The account has them from the beginning."""
+
+SETTINGS = SimulatedSettings(
+    account=NUMBER,
+    region=REGION,
+    boot_time=0.02,
+    stop_time=0.02,
+    destroy_time=0.02,
+    instance_types=dict(EC2_TYPES),
+)
+
+_COLUMNS = {"boot": "boot_time", "stop": "stop_time", "end": "destroy_time", "lag": "listing_lag"}
 
 
-class Refusal(Exception):
-    """An error that the API answers."""
-
-    def __init__(self, code: str, message: str, status: int = 400) -> None:
-        super().__init__(f"{code}: {message}")
-        self.code, self.message, self.status = code, message, status
-
-
-@dataclass
+@dataclass(kw_only=True)
 class Instance:
-    """One instance; `state` is where it goes, `ready_at` when it is there."""
+    """One instance that a test puts there."""
 
     id: str
     token: str
@@ -39,360 +57,259 @@ class Instance:
     launched_at: float
     state: str
     ready_at: float
-    reboots: int = 0
-    forced: bool = False
-    address: str = ""
-    devices: dict[str, str] = field(default_factory=dict)
-    kept: set[str] = field(default_factory=set)
 
-    ON_THE_WAY: ClassVar = {"running": "pending", "stopped": "stopping", "terminated": "shutting-down"}
-    CODES: ClassVar = {
-        "pending": 0,
-        "running": 16,
-        "shutting-down": 32,
-        "terminated": 48,
-        "stopping": 64,
-        "stopped": 80,
-    }
-
-    @property
-    def word(self) -> str:
-        return self.state if time.time() >= self.ready_at else self.ON_THE_WAY[self.state]
-
-    def shown(self) -> Answer:
-        word = self.word
-        return {
-            "instanceId": self.id,
-            "imageId": self.asked["ImageId"],
-            "instanceState": {"code": str(self.CODES[word]), "name": word},
-            "privateDnsName": "ip-10-0-0-5.internal",
-            "dnsName": "ec2-203-0-113-9.example.com",
-            "reason": "",
-            "keyName": self.asked.get("KeyName", ""),
-            "instanceType": self.kind,
-            "launchTime": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(self.launched_at)),
-            "placement": {"availabilityZone": self.zone, "tenancy": "default"},
-            "subnetId": self.asked.get("SubnetId", "subnet-0default"),
-            "vpcId": "vpc-0a",
-            "privateIpAddress": "10.0.0.5",
-            "ipAddress": self.address or "203.0.113.9",
-            "groupSet": [{"groupId": "sg-1", "groupName": "web"}, {"groupId": "sg-2", "groupName": "db"}],
-            "stateReason": {"code": "Client.Ordered", "message": f"{word} by order"},
-            "blockDeviceMapping": [
-                {"deviceName": name, "ebs": {"volumeId": volume, "status": "attached"}}
-                for name, volume in self.devices.items()
-            ],
-            "clientToken": self.token,
-            "tagSet": [{"key": key, "value": value} for key, value in self.tags.items()],
-        }
+    CODES: ClassVar[Mapping[str, int]] = shown.CODES
 
 
-@dataclass
-class Volume:
-    """One EBS volume."""
-
-    id: str
-    size: int
-    zone: str
-    token: str
-    tags: dict[str, str]
-    ready_at: float
-    state: str = "available"
-    instance_id: str = ""
-    device: str = ""
-
-    def shown(self) -> Answer:
-        is_ready = time.time() >= self.ready_at
-        attached = {"volumeId": self.id, "instanceId": self.instance_id, "device": self.device, "status": "attached"}
-        return {
-            "volumeId": self.id,
-            "size": str(self.size),
-            "availabilityZone": self.zone,
-            "status": self.state if is_ready else "creating",
-            "attachmentSet": [attached] if self.instance_id else [],
-            "tagSet": [{"key": key, "value": value} for key, value in self.tags.items()],
-        }
-
-
-@dataclass
 class Account:
-    """The account.
+    """The account, from beside.
+
+    Args:
+        path: the simulated cloud's file.
+        account: what is served from it.
+        aside: carries something out where the account is served.
 
     Attributes:
-        boot, stop, end: seconds that a transition takes.
-        lag: seconds for which a new instance is not known, neither to lookups nor to calls that name it.
         short: (type, zone or subnet or "") without room.
         answers_spent_tokens: as EC2 did until January 2025: a used token shows its instance, even a terminated one.
         calls: every action that was accepted as signed, with its form.
     """
 
-    boot: float = 0.02
-    stop: float = 0.02
-    end: float = 0.02
-    lag: float = 0.0
-    short: set[tuple[str, str]] = field(default_factory=set)
-    answers_spent_tokens: bool = False
-    instances: dict[str, Instance] = field(default_factory=dict)
-    volumes: dict[str, Volume] = field(default_factory=dict)
-    calls: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    _numbers: Any = field(default_factory=lambda: itertools.count(1))
+    def __init__(self, path: Path, account: served.Account, aside: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
+        self.short: set[tuple[str, str]] = set()
+        self.answers_spent_tokens = False
+        self.calls: list[tuple[str, dict[str, str]]] = []
+        self._file = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        self._file.execute("PRAGMA synchronous = OFF")
+        self._lock = threading.RLock()
+        self._account = account
+        self._aside = aside
+        self.instances = Instances(self)
+        self._first = self._settings
+        self.reset()
 
-    def act(self, action: str, form: Form) -> Answer:
-        """Carry out one action and return what its answer holds."""
-        handler: Callable[[Form], Answer] | None = getattr(self, f"_{action}", None)
-        if handler is None:
-            raise Refusal("InvalidAction", f"The action {action} is not valid for this web service.")
-        return handler(form)
+    def reset(self) -> None:
+        """An empty account, with settings as at first."""
+        self.short, self.answers_spent_tokens = set(), False
+        self.calls.clear()
+        self._settings = self._first
+        with self.file() as db:
+            for name in ("instance", "token", "ec2_volume", "ec2_address", "ec2_event"):
+                db.execute(f"DELETE FROM {name}")
+            for public_ip, allocation_id in ADDRESSES.items():
+                add_address(db, public_ip, allocation_id=allocation_id)
+
+    @contextmanager
+    def file(self) -> Iterator[sqlite3.Connection]:
+        """The cloud's file, for one transaction."""
+        with self._lock:
+            self._file.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._file
+            except BaseException:
+                self._file.execute("ROLLBACK")
+                raise
+            self._file.execute("COMMIT")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def act(self, action: str, form: Mapping[str, str]) -> Any:
+        """Carry out an action as somebody else, in the console."""
+        return self._aside(self._account.perform(action, form))
 
     def count(self, action: str) -> int:
         return sum(name == action for name, _ in self.calls)
 
+    def show_all(self) -> None:
+        """Let everything be seen from now on."""
+        with self.file() as db:
+            db.execute("UPDATE instance SET visible_at = 0")
+
+    def plan_event(self, instance_id: str, code: str, description: str, not_before: float) -> None:
+        """Have EC2 plan something for an instance."""
+        event = estate.Event(
+            number=0, instance_id=instance_id, code=code, description=description, not_before=not_before
+        )
+        with self.file() as db:
+            estate.plan_event(db, event)
+
     @property
-    def alive(self) -> list[Instance]:
+    def alive(self) -> list[Seen]:
         return [each for each in self.instances.values() if each.state != "terminated"]
 
-    # Who
+    @property
+    def volumes(self) -> dict[str, SeenVolume]:
+        """Those that were made by themselves."""
+        with self.file() as db:
+            found = db.execute("SELECT id FROM ec2_volume WHERE NOT is_launched ORDER BY number").fetchall()
+        return {line[0]: SeenVolume(self, line[0]) for line in found}
 
-    def _GetCallerIdentity(self, _: Form) -> Answer:  # noqa: N802 - the action's name
-        arn = f"arn:aws:iam::{NUMBER}:user/opennebula"
-        return {"GetCallerIdentityResult": {"Arn": arn, "UserId": "AIDA", "Account": NUMBER}}
+    # Seconds of transitions, and how long a new instance cannot be seen
 
-    # Instances
+    @property
+    def _settings(self) -> SimulatedSettings:
+        return self._account.estate.settings
 
-    def _RunInstances(self, form: Form) -> Answer:  # noqa: N802
-        token, kind = form.get("ClientToken", ""), form["InstanceType"]
-        asked = {name: value for name, value in form.items() if name not in ("Action", "Version")}
-        if token and (before := next((each for each in self.instances.values() if each.token == token), None)):
-            if before.asked != asked:
-                raise Refusal("IdempotentParameterMismatch", "Arguments on this idempotent request are inconsistent")
-            if before.word in ("shutting-down", "terminated") and not self.answers_spent_tokens:
-                raise Refusal("IdempotentInstanceTerminated", "The client token is associated with a terminated one")
-            return {"reservationId": "r-1", "instancesSet": [before.shown()]}
-        zone = form.get("Placement.AvailabilityZone", "eu-west-1a")
-        place = form.get("SubnetId") or form.get("Placement.AvailabilityZone", "")
-        if {(kind, place), (kind, "")} & self.short:
-            text = f"We currently do not have sufficient {kind} capacity in the Availability Zone you requested"
-            raise Refusal("InsufficientInstanceCapacity", text, status=500)
-        if not form.get("ImageId", "").startswith("ami-"):
-            raise Refusal("InvalidAMIID.Malformed", f'Invalid id: "{form.get("ImageId")}" (expecting "ami-...")')
-        now = time.time()
-        made = Instance(
-            id=f"i-{next(self._numbers):017x}",
-            token=token,
-            asked=asked,
-            tags=specified(form, "instance"),
-            kind=kind,
-            zone=zone,
-            launched_at=now,
-            state="running",
-            ready_at=now + self.boot,
-            devices={"/dev/xvda": "vol-0root"},
-        )
-        self.instances[made.id] = made
-        return {"reservationId": "r-1", "instancesSet": [made.shown()]}
+    @_settings.setter
+    def _settings(self, settings: SimulatedSettings) -> None:
+        self._account.estate.settings = self._account.estate.cloud._settings = settings
 
-    def _DescribeInstances(self, form: Form) -> Answer:  # noqa: N802
-        if named := numbered(form, "InstanceId"):
-            for each in named:
-                self.named(each)
-        shown = [each for each in self.instances.values() if self._is_visible(each)]
-        for name, values in filters(form).items():
-            shown = [each for each in shown if matches(name, values, each.id, each.tags)]
-        page, token = paged(shown, form)
-        items = [{"reservationId": "r-1", "instancesSet": [each.shown()]} for each in page]
-        return {"reservationSet": items, **token}
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _COLUMNS:
+            self._settings = replace(self._settings, **{_COLUMNS[name]: float(value)})
+        else:
+            super().__setattr__(name, value)
 
-    def _is_visible(self, instance: Instance) -> bool:
-        return time.time() >= instance.launched_at + self.lag
 
-    def named(self, instance_id: str) -> Instance:
-        found = self.instances.get(instance_id)
-        if not instance_id.startswith("i-"):
-            raise Refusal("InvalidInstanceID.Malformed", f'Invalid id: "{instance_id}"')
-        if found is None or not self._is_visible(found):
-            raise Refusal("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
-        return found
+class Instances(MutableMapping[str, "Seen"]):
+    """Every instance, by its id, in order."""
 
-    def _change(self, form: Form, to: str, *, sources: tuple[str, ...], seconds: float) -> Answer:
-        changed = []
-        for instance in [self.named(each) for each in numbered(form, "InstanceId")]:
-            before = instance.word
-            if before not in sources:
-                text = f"The instance '{instance.id}' is not in a state from which it can be {to}."
-                raise Refusal("IncorrectInstanceState", text)
-            if instance.state != to:
-                instance.state, instance.ready_at = to, time.time() + seconds
-            elif form.get("Force") == "true":
-                instance.ready_at = 0.0
-            changed.append(
-                {
-                    "instanceId": instance.id,
-                    "currentState": {"code": "0", "name": instance.word},
-                    "previousState": {"code": "0", "name": before},
-                }
-            )
-        return {"instancesSet": changed}
+    def __init__(self, account: Account) -> None:
+        self._account = account
 
-    def _StartInstances(self, form: Form) -> Answer:  # noqa: N802
-        return self._change(form, "running", sources=("stopped", "pending", "running"), seconds=self.boot)
+    def __getitem__(self, instance_id: str) -> Seen:
+        if instance_id not in list(self):
+            raise KeyError(instance_id)
+        return Seen(self._account, instance_id)
 
-    def _StopInstances(self, form: Form) -> Answer:  # noqa: N802
-        for each in numbered(form, "InstanceId"):
-            self.named(each).forced |= form.get("Force") == "true"
-        return self._change(form, "stopped", sources=("running", "stopping", "stopped"), seconds=self.stop)
+    def __iter__(self) -> Iterator[str]:
+        with self._account.file() as db:
+            return iter([line[0] for line in db.execute("SELECT id FROM instance ORDER BY number")])
 
-    def _TerminateInstances(self, form: Form) -> Answer:  # noqa: N802
-        answer = self._change(form, "terminated", sources=tuple(Instance.CODES), seconds=self.end)
-        for each in numbered(form, "InstanceId"):
-            for volume in self.volumes.values():
-                if volume.instance_id == each and volume.device not in self.instances[each].kept:
-                    volume.state = "deleted"
-        return answer
+    def __len__(self) -> int:
+        return len(list(iter(self)))
 
-    def _RebootInstances(self, form: Form) -> Answer:  # noqa: N802
-        for each in numbered(form, "InstanceId"):
-            if self.named(each).word != "running":
-                raise Refusal(
-                    "IncorrectState", f"The instance '{each}' is not in a state from which it can be rebooted"
+    def __setitem__(self, instance_id: str, instance: Any) -> None:
+        """Put one there that nobody launched."""
+        self.fill([instance])
+
+    def fill(self, instances: Iterable[Instance]) -> None:
+        """Put some there that nobody launched, at once."""
+        with self._account.file() as db:
+            for each in instances:
+                size = EC2_TYPES[each.kind]
+                details = {"Placement.AvailabilityZone": each.zone, **each.asked}
+                hardware = Hardware(cpu=size.cpu, memory=size.memory, details=details)
+                row = table.Row(
+                    number=0,
+                    id=each.id,
+                    transition={"running": "pending", "stopped": "stopping"}[each.state],
+                    ends_at=each.ready_at,
+                    reason="",
+                    type=each.kind,
+                    image=each.asked["ImageId"],
+                    name="",
+                    tags=table.encode(each.tags),
+                    hardware=table.encode(hardware),
+                    reboots=0,
+                    created_at=each.launched_at,
+                    visible_at=each.launched_at,
+                    forget_at=None,
                 )
-            self.named(each).reboots += 1
-        return {"return": "true"}
+                table.insert(db, row)
 
-    def _CreateTags(self, form: Form) -> Answer:  # noqa: N802
-        for each in numbered(form, "ResourceId"):
-            self.named(each).tags.update(pairs(form, "Tag"))
-        return {"return": "true"}
-
-    def _ModifyInstanceAttribute(self, form: Form) -> Answer:  # noqa: N802
-        instance = self.named(form["InstanceId"])
-        if kind := form.get("InstanceType.Value"):
-            if instance.word != "stopped":
-                raise Refusal("IncorrectInstanceState", f"The instance '{instance.id}' is not in the 'stopped' state.")
-            instance.kind = kind
-        if device := form.get("BlockDeviceMapping.1.DeviceName"):
-            is_kept = form["BlockDeviceMapping.1.Ebs.DeleteOnTermination"] == "false"
-            (instance.kept.add if is_kept else instance.kept.discard)(device)
-        return {"return": "true"}
-
-    def _DescribeImages(self, form: Form) -> Answer:  # noqa: N802
-        images = [{"imageId": each, "rootDeviceName": "/dev/xvda"} for each in numbered(form, "ImageId")]
-        return {"imagesSet": images}
-
-    def _AssociateAddress(self, form: Form) -> Answer:  # noqa: N802
-        if self.named(form["InstanceId"]).word != "running":
-            raise Refusal("IncorrectInstanceState", f"The instance '{form['InstanceId']}' is not running")
-        self.named(form["InstanceId"]).address = form.get("PublicIp") or form["AllocationId"]
-        return {"return": "true", "associationId": "eipassoc-1"}
-
-    # Volumes
-
-    def _CreateVolume(self, form: Form) -> Answer:  # noqa: N802
-        token = form.get("ClientToken", "")
-        made = next((each for each in self.volumes.values() if token and each.token == token), None)
-        if made is None:
-            made = Volume(
-                id=f"vol-{next(self._numbers):017x}",
-                size=int(form["Size"]),
-                zone=form["AvailabilityZone"],
-                token=token,
-                tags=specified(form, "volume"),
-                ready_at=time.time() + self.boot,
-            )
-            self.volumes[made.id] = made
-        return made.shown()
-
-    def _DescribeVolumes(self, form: Form) -> Answer:  # noqa: N802
-        shown = [each for each in self.volumes.values() if each.state != "deleted"]
-        for name, values in filters(form).items():
-            shown = [each for each in shown if matches(name, values, each.id, each.tags)]
-        page, token = paged(shown, form)
-        answers = [each.shown() for each in page]
-        for attached in (each for answer in answers for each in answer["attachmentSet"]):
-            is_kept = attached["device"] in self.instances[attached["instanceId"]].kept
-            attached["deleteOnTermination"] = "false" if is_kept else "true"
-        return {"volumeSet": answers, **token}
-
-    def _volume(self, form: Form, *states: str) -> Volume:
-        found = self.volumes.get(form["VolumeId"])
-        if found is None or found.state == "deleted":
-            raise Refusal("InvalidVolume.NotFound", f"The volume '{form['VolumeId']}' does not exist.")
-        if found.shown()["status"] not in states:
-            raise Refusal("IncorrectState", f"{found.id} is {found.shown()['status']}")
-        return found
-
-    def _AttachVolume(self, form: Form) -> Answer:  # noqa: N802
-        volume, instance = self._volume(form, "available"), self.named(form["InstanceId"])
-        if volume.zone != instance.zone:
-            raise Refusal("InvalidVolume.ZoneMismatch", "The volume is not in the same availability zone")
-        if form["Device"] in instance.devices:
-            raise Refusal("InvalidParameterValue", f"Invalid value '{form['Device']}': already in use")
-        instance.devices[form["Device"]] = volume.id
-        instance.kept.add(form["Device"])
-        volume.state, volume.instance_id, volume.device = "in-use", instance.id, form["Device"]
-        return {"volumeId": volume.id, "status": "attaching"}
-
-    def _DetachVolume(self, form: Form) -> Answer:  # noqa: N802
-        volume = self._volume(form, "in-use")
-        self.instances[volume.instance_id].devices.pop(volume.device)
-        volume.state, volume.instance_id, volume.device = "available", "", ""
-        return {"volumeId": volume.id, "status": "detaching"}
-
-    def _DeleteVolume(self, form: Form) -> Answer:  # noqa: N802
-        self._volume(form, "available").state = "deleted"
-        return {"return": "true"}
-
-    def _ModifyVolume(self, form: Form) -> Answer:  # noqa: N802
-        volume = self._volume(form, "available", "in-use")
-        volume.size = int(form["Size"])
-        return {"volumeModification": {"volumeId": volume.id, "targetSize": form["Size"]}}
+    def __delitem__(self, instance_id: str) -> None:
+        with self._account.file() as db:
+            db.execute("DELETE FROM instance WHERE id = ?", (instance_id,))
 
 
-# How the Query API writes things
+class Seen:
+    """One instance, as it is whenever something is asked of it."""
+
+    def __init__(self, account: Account, instance_id: str) -> None:
+        self._account = account
+        self.id = instance_id
+
+    @property
+    def _row(self) -> table.Row:
+        with self._account.file() as db:
+            return table.load(db, DeployId(self.id), 0.0)
+
+    @property
+    def word(self) -> str:
+        """EC2's word for its state."""
+        return shown.word(self._row.state_at(time.time()))
+
+    @property
+    def state(self) -> str:
+        """Where it goes."""
+        return shown.word(table.TRANSITIONS[self._row.transition][1])
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return table.decode_tags(self._row.tags)
+
+    @property
+    def kind(self) -> str:
+        return self._row.type
+
+    @property
+    def reboots(self) -> int:
+        return self._row.reboots
+
+    @property
+    def asked(self) -> Mapping[str, str]:
+        """What RunInstances was told."""
+        return shown.details(self._row)
+
+    @property
+    def forced(self) -> bool:
+        """It was told to stop with Force."""
+        forms = [form for action, form in self._account.calls if action == "StopInstances"]
+        return any(form.get("Force") == "true" for form in forms if self.id in form.values())
+
+    @property
+    def address(self) -> str:
+        """The address that was given to it last, in the words of whoever gave it; "" if it does not have it."""
+        with self._account.file() as db:
+            line = db.execute("SELECT id, public_ip FROM ec2_address WHERE instance_id = ?", (self.id,)).fetchone()
+        forms = [form for action, form in self._account.calls if action == "AssociateAddress"]
+        asked = [form.get("PublicIp") or form["AllocationId"] for form in forms if form["InstanceId"] == self.id]
+        return asked[-1] if line and asked and asked[-1] in line else ""
 
 
-def numbered(form: Form, name: str) -> list[str]:
-    found: list[str] = []
-    while (value := form.get(f"{name}.{len(found) + 1}")) is not None:
-        found.append(value)
-    return found
+class SeenVolume:
+    """One volume, as it is whenever something is asked of it."""
 
+    def __init__(self, account: Account, volume_id: str) -> None:
+        self._account = account
+        self.id = volume_id
 
-def pairs(form: Form, name: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    while (key := form.get(f"{name}.{len(found) + 1}.Key")) is not None:
-        found[key] = form[f"{name}.{len(found) + 1}.Value"]
-    return found
+    @property
+    def _line(self) -> estate.Volume:
+        now = time.time()
+        with self._account.file() as db:
+            found = db.execute("SELECT * FROM ec2_volume WHERE id = ?", (self.id,)).fetchone()
+            volume = estate.Volume._make(found)
+            return volume.settled(now, estate.owners(db, {volume.instance_id} - {""}, now).get(volume.instance_id))
 
+    @property
+    def state(self) -> str:
+        return self._line.state(max(time.time(), self.ready_at))
 
-def specified(form: Form, resource: str) -> dict[str, str]:
-    at = [name.split(".")[1] for name, value in form.items() if name.endswith(".ResourceType") and value == resource]
-    return pairs(form, f"TagSpecification.{at[0]}.Tag") if at else {}
+    @property
+    def ready_at(self) -> float:
+        return self._line.ready_at
 
+    @property
+    def size(self) -> int:
+        return self._line.size
 
-def filters(form: Form) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    while (name := form.get(f"Filter.{len(found) + 1}.Name")) is not None:
-        found[name] = numbered(form, f"Filter.{len(found) + 1}.Value")
-    if sum(map(len, found.values())) > 200:
-        raise Refusal("FilterLimitExceeded", "The maximum number of filter values specified on a single call is 200.")
-    return found
+    @property
+    def zone(self) -> str:
+        return self._line.zone
 
+    @property
+    def device(self) -> str:
+        return self._line.device
 
-def matches(name: str, values: list[str], number: str, tags: Mapping[str, str]) -> bool:
-    if name.startswith("tag:"):
-        return tags.get(name.removeprefix("tag:")) in values
-    if name in ("instance-id", "volume-id"):
-        return number in values
-    raise Refusal("InvalidParameterValue", f"The filter '{name}' is invalid")
+    @property
+    def instance_id(self) -> str:
+        return self._line.instance_id
 
-
-def paged(shown: list[Any], form: Form) -> tuple[list[Any], dict[str, str]]:
-    if "MaxResults" not in form:
-        return shown, {}
-    size, begin = int(form["MaxResults"]), int(form.get("NextToken", "0"))
-    if not 5 <= size <= 1000:
-        raise Refusal("InvalidParameterValue", "MaxResults is not between 5 and 1000")
-    if numbered(form, "InstanceId"):
-        raise Refusal("InvalidParameterCombination", "The parameter instancesSet cannot be used with maxResults")
-    rest = len(shown) > begin + size
-    return shown[begin : begin + size], {"nextToken": str(begin + size)} if rest else {}
+    @property
+    def tags(self) -> dict[str, str]:
+        tags: dict[str, str] = json.loads(self._line.tags)
+        return tags

@@ -1,25 +1,53 @@
-"""The cloud of these tests is one for others too: an unmodified botocore client drives a whole life on it."""
+"""The embedded EC2 endpoint is one for others too: an unmodified botocore client drives a whole life on it."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import UNSIGNED
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
+from one_provider_mad.documents import text_of
+from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.interface import ProviderContext
+from one_provider_mad.providers.simulated.cloud import Launch
+from one_provider_mad.providers.simulated.ec2.refusals import Refusal
+from one_provider_mad.providers.simulated.provider import SimulatedProvider
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.providers.conformance import until
+from tests.providers.ec2.account import NUMBER, Instance
+from tests.providers.ec2.conftest import make
 from tests.providers.ec2.face import KEY, REGION, SECRET, Face
+
+RUN = {"ImageId": "ami-1", "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1}
+TAG = {"Key": "Name", "Value": "web & <1>"}
+ZONE = f"{REGION}a"
 
 
 class Botocore:
-    """botocore's client, its calls in threads."""
+    """botocore's client of a service, its calls in threads; it tries nothing again."""
 
-    def __init__(self, url: str) -> None:
-        self._client: Any = Session().create_client(
-            "ec2", region_name=REGION, endpoint_url=url, aws_access_key_id=KEY, aws_secret_access_key=SECRET
+    session = Session()
+
+    def __init__(
+        self, url: str, service: str = "ec2", *, secret: str = SECRET, region: str = REGION, **config: Any
+    ) -> None:
+        self._client: Any = self.session.create_client(
+            service,
+            region_name=region,
+            endpoint_url=url,
+            aws_access_key_id=KEY,
+            aws_secret_access_key=secret,
+            config=Config(retries={"total_max_attempts": 1}, **config),
         )
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -28,10 +56,24 @@ class Botocore:
 
         return call
 
-    async def state(self, instance_id: str) -> str:
-        filters = [{"Name": "instance-id", "Values": [instance_id]}]
-        answer = await self.describe_instances(Filters=filters)
-        return str(answer["Reservations"][0]["Instances"][0]["State"]["Name"])
+    async def pages(self, operation: str, **arguments: Any) -> list[Any]:
+        """Every page that botocore's own paginator finds."""
+        paginator = self._client.get_paginator(operation)
+        return await asyncio.to_thread(lambda: list(paginator.paginate(**arguments)))
+
+    async def run(self, **arguments: Any) -> str:
+        made = await self.run_instances(**{**RUN, **arguments})
+        return str(made["Instances"][0]["InstanceId"])
+
+    async def instance(self, instance_id: str) -> Any:
+        answer = await self.describe_instances(Filters=[{"Name": "instance-id", "Values": [instance_id]}])
+        return answer["Reservations"][0]["Instances"][0]
+
+    async def reaches(self, instance_id: str, state: str) -> None:
+        async def is_there() -> bool:
+            return bool((await self.instance(instance_id))["State"]["Name"] == state)
+
+        await until(is_there, state)
 
 
 @pytest.fixture
@@ -39,67 +81,276 @@ async def botocore(face: Face) -> Botocore:
     return await asyncio.to_thread(Botocore, face.url)
 
 
-async def test_botocore_lives_a_whole_life(face: Face, botocore: Botocore) -> None:
+def named(*values: str, by: str) -> list[dict[str, Any]]:
+    return [{"Name": by, "Values": list(values)}]
+
+
+async def test_an_instance_lives_its_whole_life(face: Face, botocore: Botocore) -> None:
     face.account.lag = 0.1
-    run = {
-        "ImageId": "ami-1",
-        "InstanceType": "t3.small",
-        "MinCount": 1,
-        "MaxCount": 1,
-        "ClientToken": "once",
-        "TagSpecifications": [{"ResourceType": "instance", "Tags": [{"Key": "Name", "Value": "web & <1>"}]}],
-    }
-    made = (await botocore.run_instances(**run))["Instances"][0]
+    once = {"ClientToken": "once", "TagSpecifications": [{"ResourceType": "instance", "Tags": [TAG]}]}
+    made = (await botocore.run_instances(**RUN, **once))["Instances"][0]
     number = made["InstanceId"]
-    assert made["State"]["Name"] == "pending"
+    assert (made["State"]["Name"], made["Tags"]) == ("pending", [TAG])
     with pytest.raises(ClientError, match=r"InvalidInstanceID\.NotFound"):
         await botocore.describe_instances(InstanceIds=[number])
 
-    async def runs() -> bool:
-        seen = await botocore.describe_instances()
-        return bool(seen["Reservations"]) and await botocore.state(number) == "running"
+    async def is_seen() -> bool:
+        return bool((await botocore.describe_instances())["Reservations"])
 
-    await until(runs, "running")
-    assert (await botocore.run_instances(**run))["Instances"][0]["InstanceId"] == number
+    await until(is_seen, "the instance to be seen")
+    await botocore.reaches(number, "running")
+    assert await botocore.run(**once) == number
     with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
-        await botocore.run_instances(**{**run, "InstanceType": "t3.large"})
+        await botocore.run(**once, KeyName="another")
 
-    instance = (await botocore.describe_instances(InstanceIds=[number]))["Reservations"][0]["Instances"][0]
-    assert instance["Tags"] == [{"Key": "Name", "Value": "web & <1>"}]
-    assert instance["Placement"]["AvailabilityZone"] == "eu-west-1a"
-    assert [group["GroupId"] for group in instance["SecurityGroups"]] == ["sg-1", "sg-2"]
+    instance = await botocore.instance(number)
+    assert instance["Placement"]["AvailabilityZone"] == ZONE
+    assert instance["PublicIpAddress"] in instance["PublicDnsName"].replace("-", ".")
+    assert abs(instance["LaunchTime"] - datetime.now(UTC)) < timedelta(seconds=30)
+    assert [each["DeviceName"] for each in instance["BlockDeviceMappings"]] == ["/dev/xvda"]
+    found = await botocore.describe_instances(
+        Filters=[*named("web*", by="tag:Name"), *named("running", by="instance-state-name")]
+    )
+    assert len(found["Reservations"]) == 1
+    assert not (await botocore.describe_instances(Filters=named("web", by="tag:Name")))["Reservations"]
 
-    volume = await botocore.create_volume(AvailabilityZone="eu-west-1a", Size=1)
+    await botocore.stop_instances(InstanceIds=[number])
+    await botocore.reaches(number, "stopped")
+    await botocore.modify_instance_attribute(InstanceId=number, InstanceType={"Value": "t3.large"})
+    started = await botocore.start_instances(InstanceIds=[number])
+    assert started["StartingInstances"][0]["PreviousState"] == {"Code": 80, "Name": "stopped"}
+    await botocore.reaches(number, "running")
+    assert (await botocore.instance(number))["InstanceType"] == "t3.large"
+    with pytest.raises(ClientError, match="IncorrectInstanceState"):
+        await botocore.modify_instance_attribute(InstanceId=number, InstanceType={"Value": "t3.nano"})
+    await botocore.reboot_instances(InstanceIds=[number])
 
-    async def available() -> bool:
-        shown = await botocore.describe_volumes(Filters=[{"Name": "volume-id", "Values": [volume["VolumeId"]]}])
+    changed = (await botocore.terminate_instances(InstanceIds=[number]))["TerminatingInstances"]
+    assert changed[0]["PreviousState"]["Name"] == "running"
+    await botocore.reaches(number, "terminated")
+    assert "PublicIpAddress" not in await botocore.instance(number)
+    with pytest.raises(ClientError, match="IdempotentInstanceTerminated"):
+        await botocore.run(**once)
+
+
+async def test_what_belongs_to_an_instance_comes_and_goes(face: Face, botocore: Botocore) -> None:
+    number, other = await botocore.run(), await botocore.run()
+    await botocore.reaches(number, "running")
+    volume = (await botocore.create_volume(AvailabilityZone=ZONE, Size=1, ClientToken="v"))["VolumeId"]
+
+    async def is_available() -> bool:
+        shown = await botocore.describe_volumes(VolumeIds=[volume])
         return bool(shown["Volumes"][0]["State"] == "available")
 
-    await until(available, "available")
-    await botocore.attach_volume(VolumeId=volume["VolumeId"], InstanceId=number, Device="/dev/sdf")
-    await botocore.stop_instances(InstanceIds=[number])
-    await until(lambda: _is(botocore, number, "stopped"), "stopped")
-    await botocore.start_instances(InstanceIds=[number])
-    await until(lambda: _is(botocore, number, "running"), "running again")
-    await botocore.reboot_instances(InstanceIds=[number])
-    changes = (await botocore.terminate_instances(InstanceIds=[number]))["TerminatingInstances"]
-    assert changes[0]["PreviousState"]["Name"] == "running"
-    await until(lambda: _is(botocore, number, "terminated"), "terminated")
-    with pytest.raises(ClientError, match="IdempotentInstanceTerminated"):
-        await botocore.run_instances(**run)
+    await until(is_available, "the volume")
+    assert (await botocore.create_volume(AvailabilityZone=ZONE, Size=1, ClientToken="v"))["VolumeId"] == volume
+    await botocore.attach_volume(VolumeId=volume, InstanceId=number, Device="/dev/sdf")
+    with pytest.raises(ClientError, match="VolumeInUse"):
+        await botocore.delete_volume(VolumeId=volume)
+    await botocore.modify_volume(VolumeId=volume, Size=3)
+    attached = await botocore.describe_volumes(Filters=named(number, by="attachment.instance-id"))
+    assert {each["Size"] for each in attached["Volumes"]} == {8, 3}
+    await botocore.detach_volume(VolumeId=volume)
+    await botocore.delete_volume(VolumeId=volume)
+    with pytest.raises(ClientError, match=r"InvalidVolume\.NotFound"):
+        await botocore.describe_volumes(VolumeIds=[volume])
+
+    address = await botocore.allocate_address(Domain="vpc")
+    given = await botocore.associate_address(AllocationId=address["AllocationId"], InstanceId=number)
+    assert (await botocore.instance(number))["PublicIpAddress"] == address["PublicIp"]
+    await botocore.reaches(other, "running")
+    with pytest.raises(ClientError, match=r"Resource\.AlreadyAssociated"):
+        await botocore.associate_address(PublicIp=address["PublicIp"], InstanceId=other, AllowReassociation=False)
+    with pytest.raises(ClientError, match=r"InvalidIPAddress\.InUse"):
+        await botocore.release_address(AllocationId=address["AllocationId"])
+    await botocore.disassociate_address(AssociationId=given["AssociationId"])
+    await botocore.release_address(AllocationId=address["AllocationId"])
+    assert address["PublicIp"] not in str((await botocore.describe_addresses())["Addresses"])
+
+    await botocore.create_tags(Resources=[number, other], Tags=[TAG, {"Key": "role", "Value": "web"}])
+    await botocore.delete_tags(Resources=[number], Tags=[{"Key": "role"}])
+    tags = (await botocore.describe_tags(Filters=named(number, by="resource-id")))["Tags"]
+    assert [(each["ResourceType"], each["Key"]) for each in tags] == [("instance", "Name")]
+    with pytest.raises(ClientError, match=r"InvalidInstanceID\.NotFound"):
+        await botocore.create_tags(Resources=[number, "i-0123"], Tags=[{"Key": "lost", "Value": ""}])
+    assert (await botocore.instance(number))["Tags"] == [TAG]  # all or nothing
 
 
-async def _is(botocore: Botocore, number: str, state: str) -> bool:
-    return await botocore.state(number) == state
+async def test_what_there_is_to_choose_from_is_told(botocore: Botocore) -> None:
+    types = (await botocore.describe_instance_types(InstanceTypes=["t3.small"]))["InstanceTypes"]
+    assert (types[0]["VCpuInfo"]["DefaultVCpus"], types[0]["MemoryInfo"]["SizeInMiB"]) == (2, 2048)
+    assert (await botocore.describe_images(ImageIds=["ami-1"]))["Images"][0]["RootDeviceName"] == "/dev/xvda"
+    zones = (await botocore.describe_availability_zones())["AvailabilityZones"]
+    assert [zone["ZoneName"] for zone in zones] == [f"{REGION}{letter}" for letter in "abc"]
+    assert [region["RegionName"] for region in (await botocore.describe_regions())["Regions"]] == [REGION]
 
 
-async def test_botocore_reads_pages_and_shortages(face: Face, botocore: Botocore) -> None:
-    for _ in range(7):
-        face.account.act("RunInstances", {"ImageId": "ami-1", "InstanceType": "t3.small"})
-    first = await botocore.describe_instances(MaxResults=5)
-    second = await botocore.describe_instances(MaxResults=5, NextToken=first["NextToken"])
-    assert (len(first["Reservations"]), len(second["Reservations"])) == (5, 2)
-    assert "NextToken" not in second
-    face.account.short = {("t3.nano", "")}
-    with pytest.raises(ClientError, match="InsufficientInstanceCapacity"):
-        await botocore.run_instances(ImageId="ami-1", InstanceType="t3.nano", MinCount=1, MaxCount=1)
+async def test_what_is_planned_for_an_instance_is_told(face: Face, botocore: Botocore) -> None:
+    number, spot = await botocore.run(), await botocore.run(InstanceMarketOptions={"MarketType": "spot"})
+    await botocore.reaches(number, "running")
+    face.account.plan_event(number, "instance-retirement", "degraded hardware", time.time() + 3600)
+    status = (await botocore.describe_instance_status(Filters=named("instance-*", by="event.code")))["InstanceStatuses"]
+    assert [(each["InstanceId"], each["Events"][0]["Code"]) for each in status] == [(number, "instance-retirement")]
+    face.account.plan_event(spot, "marked-for-termination", "two minutes left", time.time())
+    requests = (await botocore.describe_spot_instance_requests())["SpotInstanceRequests"]
+    assert [(each["InstanceId"], each["Status"]["Code"]) for each in requests] == [(spot, "marked-for-termination")]
+    with pytest.raises(ClientError, match="UnsupportedOperation"):
+        await botocore.stop_instances(InstanceIds=[spot])
+
+
+async def test_hibernation_is_a_stop_that_keeps_memory(botocore: Botocore) -> None:
+    plain, ready = await botocore.run(), await botocore.run(HibernationOptions={"Configured": True})
+    await botocore.reaches(ready, "running")
+    with pytest.raises(ClientError, match="UnsupportedHibernationConfiguration"):
+        await botocore.stop_instances(InstanceIds=[plain, ready], Hibernate=True)
+    await botocore.stop_instances(InstanceIds=[ready], Hibernate=True)
+    await botocore.reaches(ready, "stopped")
+
+
+async def test_figures_of_an_instance(face: Face, botocore: Botocore) -> None:
+    """botocore asks CloudWatch in JSON, the driver in the Query API."""
+    hour = 3600.0
+    face.account.instances["i-1"] = Instance(
+        id="i-1",
+        token="",
+        asked={"ImageId": "ami-1"},
+        tags={},
+        kind="t3.small",
+        zone=ZONE,
+        launched_at=time.time() - hour,
+        state="running",
+        ready_at=time.time() - hour,
+    )
+    watch = await asyncio.to_thread(Botocore, face.url, "cloudwatch")
+    now = datetime.now(UTC)
+
+    def query(name: str, instance_id: str) -> dict[str, Any]:
+        metric = {
+            "Namespace": "AWS/EC2",
+            "MetricName": name,
+            "Dimensions": [{"Name": "InstanceId", "Value": instance_id}],
+        }
+        return {"Id": name.lower(), "MetricStat": {"Metric": metric, "Period": 300, "Stat": "Average"}}
+
+    queries = [query("CPUUtilization", "i-1"), query("NetworkIn", "i-1"), query("Nonsense", "i-2")]
+    asked = {"StartTime": now - timedelta(minutes=20), "EndTime": now, "MetricDataQueries": queries}
+    cpu, network, nothing = (await watch.get_metric_data(**asked))["MetricDataResults"]
+    assert len(cpu["Values"]) == len(cpu["Timestamps"]) == len(network["Values"]) >= 3
+    assert all(0 <= value <= 100 for value in cpu["Values"])
+    assert all(value > 0 for value in network["Values"])
+    assert cpu["Timestamps"] == sorted(cpu["Timestamps"], reverse=True)
+    assert nothing["Values"] == []
+    with pytest.raises(ClientError, match="StartTime must be less"):
+        await watch.get_metric_data(**{**asked, "StartTime": now, "EndTime": now})
+    nobody = await asyncio.to_thread(Botocore, face.url, "cloudwatch", secret="wrong")
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        await nobody.get_metric_data(**asked)
+
+    metric = "MetricDataQueries.member.1.MetricStat"
+    form = {
+        "StartTime": (now - timedelta(minutes=20)).isoformat(),
+        "EndTime": now.isoformat(),
+        "ScanBy": "TimestampAscending",
+        "MetricDataQueries.member.1.Id": "cpu",
+        f"{metric}.Period": "300",
+        f"{metric}.Stat": "Average",
+        f"{metric}.Metric.MetricName": "CPUUtilization",
+        f"{metric}.Metric.Dimensions.member.1.Name": "InstanceId",
+        f"{metric}.Metric.Dimensions.member.1.Value": "i-1",
+    }
+    client = Client(make(face.url)._settings)
+    await client.open()
+    shown = await client.call("GetMetricData", form, read=lambda root: root)
+    await client.close()
+    points = {
+        name: [text_of(each) for each in shown.iterfind(f"GetMetricDataResult/MetricDataResults/member/{name}/member")]
+        for name in ("Timestamps", "Values")
+    }
+    assert [float(value) for value in points["Values"]] == cpu["Values"][::-1]
+    assert [datetime.fromisoformat(at) for at in points["Timestamps"]] == cpu["Timestamps"][::-1]
+
+
+async def test_who_somebody_is_and_who_is_nobody(face: Face, botocore: Botocore) -> None:
+    sts = await asyncio.to_thread(Botocore, face.url, "sts")
+    assert (await sts.get_caller_identity())["Account"] == NUMBER
+    for service, method in (("ec2", "describe_instances"), ("sts", "get_caller_identity")):
+        nobody = await asyncio.to_thread(Botocore, face.url, service, secret="wrong")
+        with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+            await getattr(nobody, method)()
+    with pytest.raises(ClientError, match="DryRunOperation"):
+        await botocore.run(DryRun=True)
+    elsewhere = await asyncio.to_thread(Botocore, face.url, region="us-east-1")
+    with pytest.raises(ClientError, match=f"SignatureDoesNotMatch.*scoped to {REGION}"):
+        await elsewhere.describe_instances()
+    unsigned = await asyncio.to_thread(Botocore, face.url, signature_version=UNSIGNED)
+    with pytest.raises(ClientError, match="MissingAuthenticationToken"):
+        await unsigned.describe_instances()
+    face.account._account.estate.clock = lambda: time.time() + 1000
+    with pytest.raises(ClientError, match="RequestExpired"):
+        await botocore.describe_instances()
+
+
+async def test_it_is_the_cloud_that_the_simulated_provider_has(face: Face, botocore: Botocore, tmp_path: Path) -> None:
+    context = ProviderContext(name="x", hypervisor="x", owner="x", state_directory=tmp_path, warn=pytest.fail)
+    provider = SimulatedProvider(context, SimulatedSettings(database=str(face.path), boot_time=0, stop_time=0))
+    await provider.open()
+    theirs = await provider.cloud.launch(Launch(type="small_256mb", image="default"), tags={"a": "b"})
+    ours = await botocore.run()
+    assert {each.deploy_id for each in await provider.list_instances()} == {theirs, ours}
+    assert (await botocore.instance(theirs))["Tags"] == [{"Key": "a", "Value": "b"}]
+    await botocore.stop_instances(InstanceIds=[theirs], Force=True)
+    assert (await provider.describe([theirs]))[theirs].state is InstanceState.STOPPED
+    await provider.destroy(DeployId(ours))
+    await botocore.reaches(ours, "terminated")
+    await provider.close()
+
+
+def test_a_call_that_says_nothing_is_refused_or_answered(face: Face) -> None:
+    for action in face.account._account._actions:
+        try:
+            answer = face.account.act(action, {})
+        except Refusal as refusal:
+            assert refusal.status < 500  # noqa: PT017 - some of them are answered
+        else:
+            assert isinstance(answer, dict)
+    with pytest.raises(Refusal, match="InvalidAction"):
+        face.account.act("Nonsense", {})
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"ImageId": "image"}, r"InvalidAMIID\.Malformed"),
+        ({"InstanceType": "t3.huge"}, "InvalidParameterValue"),
+        ({"MinCount": 2}, "InvalidParameterValue"),
+        ({"ClientToken": "x" * 65}, "InvalidParameterValue"),
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_launched_is_refused(botocore: Botocore, asked: dict[str, Any], code: str) -> None:
+    with pytest.raises(ClientError, match=code):
+        await botocore.run(**asked)
+    assert not (await botocore.describe_instances())["Reservations"]
+
+
+async def test_a_listing_of_1200_comes_in_pages_that_join(face: Face, botocore: Botocore) -> None:
+    face.account.instances.fill(
+        Instance(
+            id=f"i-{number:017x}",
+            token="",
+            asked={"ImageId": "ami-1"},
+            tags={"Name": f"vm-{number}", "ONE_PROVIDER_OWNER": "one"},
+            kind="t3.small",
+            zone=ZONE,
+            launched_at=0.0,
+            state="running",
+            ready_at=0.0,
+        )
+        for number in range(1200)
+    )
+    pages = await botocore.pages("describe_instances", PaginationConfig={"PageSize": 500})
+    assert [len(page["Reservations"]) for page in pages] == [500, 500, 200]
+    ids = [each["InstanceId"] for page in pages for one in page["Reservations"] for each in one["Instances"]]
+    assert ids == list(face.account.instances)
+    with pytest.raises(ClientError, match="InvalidParameterCombination"):
+        await botocore.describe_instances(MaxResults=5, InstanceIds=ids[:1])

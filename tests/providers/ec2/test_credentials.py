@@ -6,7 +6,6 @@ import asyncio
 import json
 import stat
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ ROLE = f"arn:aws:iam::{NUMBER}:role/opennebula"
 @pytest.fixture(autouse=True)
 def nothing_blocks() -> Iterator[None]:
     """Let any call of ours that blocks the event loop fail the test."""
-    with blockbuster_ctx("one_provider_mad"):
+    with blockbuster_ctx("one_provider_mad.providers.ec2"):
         yield
 
 
@@ -170,12 +169,3 @@ async def test_the_signature_is_botocores_own(face: Face) -> None:
     signature = signer.signature(signer.string_to_sign(same, signer.canonical_request(same)), same)
     assert signed.headers["Authorization"].endswith(f"Signature={signature}")
     assert SECRET not in repr(signed)
-
-
-async def test_a_signature_takes_no_time(face: Face) -> None:
-    credentials = Credentials(Ec2Settings(region=REGION, access_key_id=KEY, secret_access_key=SECRET))
-    await credentials.sign("http://a/", {}, b"", service="ec2")
-    began = time.perf_counter()
-    for _ in range(100):
-        await credentials.sign("http://a/", {"Content-Type": "text/plain"}, b"x" * 4096, service="ec2")
-    assert time.perf_counter() - began < 0.5  # about a tenth of a millisecond each; the rest is for a busy machine

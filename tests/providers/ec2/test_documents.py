@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.providers.ec2.attributes import KNOWN_ATTRIBUTES
+from one_provider_mad.providers.ec2.refusals import CODES, kind_of
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 
 ROOT = Path(__file__).parents[3]
@@ -46,12 +47,13 @@ def called() -> set[str]:
     """The actions that the sources name in a call."""
     verbs = "Run|Describe|Start|Stop|Reboot|Terminate|Create|Delete|Attach|Detach|Modify|Associate|Get"
     quoted = {word for source in SOURCES for word in re.findall(rf'"((?:{verbs})[A-Z]\w+)"', source)}
-    return quoted - {"DeleteOnTermination"}
+    return quoted - {"DeleteOnTermination", "StartTime"}
 
 
 def test_the_policy_allows_what_is_called_and_no_more() -> None:
     allowed = {action.removeprefix("ec2:") for one in policy() for action in listed(one["Action"])}
-    extra = set(re.findall(r"`(?:ec2|sts):(\w+)`", PAGE.partition("Add what you use:")[2].partition("\n\n")[0]))
+    further = PAGE.partition("Add what you use:")[2].partition("\n\n")[0]
+    extra = set(re.findall(r"`(?:ec2|sts|cloudwatch):(\w+)`", further))
     assert called() == allowed | extra
 
 
@@ -64,3 +66,33 @@ def test_the_policy_speaks_of_one_account_and_region(statement: dict[str, object
     for resource in listed(statement["Resource"]):
         assert re.fullmatch(r"\*|arn:aws:ec2:eu-west-1:(123456789012)?:[a-z*-]+/\*", resource)
     assert statement["Effect"] == "Allow"
+
+
+def test_the_page_has_every_error_code() -> None:
+    table = PAGE.partition("## Error codes")[2].partition("\nA code that")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
+    told = {code: kind for kind, codes in rows for code in re.findall(r"`([\w.]+)`", codes)}
+    assert told == {code: kind.__name__ for code, kind in CODES.items()}
+
+
+OTHER_CODES = {
+    ("FancyLimitExceeded", 400): "QuotaExceeded",
+    ("InsufficientFancyCapacity", 500): "NoCapacity",
+    ("FancyThrottling", 400): "Throttled",
+    ("IncorrectFancyState", 400): "WrongState",
+    ("Fancy.InUse", 400): "WrongState",
+    ("InvalidFancy", 500): "BadParameter",
+    ("FancyNotFound", 400): "BadParameter",
+    ("", 429): "Throttled",
+    ("", 401): "AuthenticationRefused",
+    ("Fancy", 403): "PermissionDenied",
+    ("Fancy", 404): "BadParameter",
+    ("Fancy", 408): "ProviderUnavailable",
+    ("Fancy", 500): "ProviderUnavailable",
+}
+
+
+def test_the_page_says_what_becomes_of_other_codes() -> None:
+    assert {(code, status): kind_of(code, status=status).__name__ for code, status in OTHER_CODES} == OTHER_CODES
+    rest = PAGE.partition("A code that stands nowhere here")[2]
+    assert all(f"`{kind}`" in rest for kind in set(OTHER_CODES.values()))

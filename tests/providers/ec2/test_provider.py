@@ -9,9 +9,16 @@ from typing import Any
 import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
-from one_provider_mad.errors import BadParameter, InstanceNotFound, NoCapacity, ProviderUnavailable, TokenSpent
+from one_provider_mad.errors import (
+    BadParameter,
+    InstanceNotFound,
+    NoCapacity,
+    ProviderUnavailable,
+    QuotaExceeded,
+    TokenSpent,
+)
 from one_provider_mad.providers.ec2.instances import UPSTREAM_TAG
-from one_provider_mad.providers.ec2.launch import Place
+from one_provider_mad.providers.ec2.launch import Place, read_launch
 from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.sizes import BUILT_IN, resized
 from one_provider_mad.providers.ec2.states import STATES, state_of
@@ -49,6 +56,17 @@ class TestCreating:
         assert memory.ordered([one, two]) == (two, one)
         now = 601.0
         assert memory.ordered([one, two]) == (one, two)
+
+    async def test_a_quota_of_spot_instances_leaves_the_way_on_demand(self, face: Face, connect: Open) -> None:
+        provider, vm = await connect(), a_vm(SPOT="PREFERRED")
+        face.order("RunInstances", code="MaxSpotInstanceCountExceeded", status=400)
+        with pytest.raises(NoCapacity, match="MaxSpotInstanceCountExceeded"):
+            await provider.create(a_call(provider, vm))
+        first, second = provider.plan(vm).alternatives
+        assert (read_launch(first).place.market, read_launch(second).place.market) == ("", "spot")  # tried last for now
+        face.order("RunInstances", code="VcpuLimitExceeded", status=400)
+        with pytest.raises(QuotaExceeded):
+            await provider.create(a_call(provider, a_vm()))
 
     async def test_a_spent_token_is_seen_by_the_instance_it_shows(self, face: Face, connect: Open) -> None:
         """As EC2 answered until January 2025, and as compatible clouds may."""
@@ -142,31 +160,31 @@ class TestLooking:
 
     async def test_an_instance_shows_upstreams_attributes(self, connect: Open) -> None:
         provider = await connect()
-        instance = await look(provider, await launched(provider, a_vm(KEYPAIR="mine", SUBNETID="subnet-3")))
+        vm = a_vm(KEYPAIR="mine", SUBNETID="subnet-3", SECURITYGROUPIDS="sg-1,sg-2")
+        instance = await look(provider, await launched(provider, vm))
         assert instance is not None
         assert instance.attributes == {
-            "AWS_PUBLIC_DNS_NAME": "ec2-203-0-113-9.example.com",
-            "AWS_PRIVATE_DNS_NAME": "ip-10-0-0-5.internal",
+            "AWS_PUBLIC_DNS_NAME": "ec2-198-18-0-1.eu-west-1.compute.example.com",
+            "AWS_PRIVATE_DNS_NAME": "ip-10-0-0-1.eu-west-1.compute.internal",
             "AWS_KEY_NAME": "mine",
-            "AWS_VPC_ID": "vpc-0a",
-            "AWS_PRIVATE_IP_ADDRESS": "10.0.0.5",
-            "AWS_PUBLIC_IP_ADDRESS": "203.0.113.9",
+            "AWS_VPC_ID": "vpc-default",
+            "AWS_PRIVATE_IP_ADDRESS": "10.0.0.1",
+            "AWS_PUBLIC_IP_ADDRESS": "198.18.0.1",
             "AWS_SUBNET_ID": "subnet-3",
             "AWS_INSTANCE_TYPE": "t3.small",
             "AWS_IMAGE_ID": "ami-0abc",
             "AWS_AVAILABILITY_ZONE": "eu-west-1a",
             "AWS_SECURITY_GROUPS": "sg-1,sg-2",
         }
-        assert (instance.name, instance.reason, instance.raw_state) == ("vm-7", "running by order", "running")
+        assert (instance.name, instance.reason, instance.raw_state) == ("vm-7", "", "running")
         assert abs(instance.created_at - time.time()) < 60
 
-    async def test_a_state_that_is_not_documented_is_unknown_and_told_once(
-        self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_state_that_is_not_documented_is_unknown_and_told_once(self, face: Face, connect: Open) -> None:
         provider = await connect()
-        fill(face, 1)
-        monkeypatch.setattr(Shown, "CODES", {**Shown.CODES, "dreaming": 99})
-        face.account.instances["i-1"].state = "dreaming"
+        one = "<item><instanceId>i-1</instanceId><instanceState><name>dreaming</name></instanceState></item>"
+        body = f"<reservationSet><item><instancesSet>{one}</instancesSet></item></reservationSet>"
+        body = f"<DescribeInstancesResponse>{body}</DescribeInstancesResponse>"
+        face.order("DescribeInstances", body=body, status=200, times=2)
         for _ in range(2):
             (instance,) = await provider.list_instances()
             assert instance.state is InstanceState.UNKNOWN

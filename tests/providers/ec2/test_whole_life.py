@@ -1,144 +1,65 @@
-"""A VM's whole life through the real program, over real pipes, against a cloud like EC2 in a process of its own."""
+"""A VM's whole life through both real programs, over real pipes, against the embedded EC2 endpoint."""
 
 from __future__ import annotations
 
-import json
-import random
-import sqlite3
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
+import base64
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-from urllib.request import Request, urlopen
 
 import pytest
 
-from one_provider_mad.domain import Template
-from one_provider_mad.providers.registry import BUILT_IN
-from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
-from tests.end_to_end.oned import ROOT, Driver, Place
-from tests.providers import plugins
-from tests.providers.ec2.face import KEY, REGION, SECRET
+from tests.end_to_end.monitored import states
+from tests.end_to_end.oned import Driver, Place
+from tests.monitor.decoder import Line, vectors
+from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration, started, template
+from tests.providers.ec2.face import Face
 from tests.waiting import until
-
-NAME = "ec2"
-SECTION = {"TYPE": NAME, "AMI": "ami-0abc", "INSTANCETYPE": "t3.small"}
-
-
-def template(**attributes: str) -> Template:
-    return Template(
-        values={
-            "CPU": ("1",),
-            "MEMORY": ("1024",),
-            "CONTEXT": ({"START_SCRIPT": "echo hi"},),
-            "PUBLIC_CLOUD": ({**SECTION, **attributes},),
-        }
-    )
-
-
-@dataclass
-class Cloud:
-    """The other process."""
-
-    url: str
-
-    def order(self, **what: Any) -> None:
-        body = json.dumps(what).encode()
-        urlopen(Request(f"{self.url}_order", data=body), timeout=10).close()
-
-    @property
-    def seen(self) -> dict[str, Any]:
-        with urlopen(f"{self.url}_calls", timeout=10) as answer:
-            seen: dict[str, Any] = json.load(answer)
-            return seen
-
-    def count(self, action: str) -> int:
-        return int(self.seen["calls"].count(action))
 
 
 @pytest.fixture(scope="module")
-def process() -> Iterator[Cloud]:
-    command = [sys.executable, "-m", "tests.providers.ec2.face"]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as served:
-        assert served.stdout is not None
-        assert served.stdin is not None
-        yield Cloud(served.stdout.readline().strip())
-        served.stdin.close()
-        served.wait(10)
+def face() -> Iterator[Face]:
+    """One endpoint for all; each test begins with an empty account."""
+    with Face().running() as face:
+        yield face
+
+
+@pytest.fixture(autouse=True)
+def _empty(face: Face) -> None:
+    face.account.reset()
+    face.orders.clear()
 
 
 @pytest.fixture
-def cloud(process: Cloud) -> Cloud:
-    process.order(reset=True)
-    return process
-
-
-CONFIGURATION = """
-provider = "ec2"
-owner = "one-test"
-[ec2]
-region = "{region}"
-endpoint_url = "{url}"
-access_key_id = "{key}"
-secret_access_key = "{secret}"
-watch_interval = 0.02
-visibility_grace = 5.0
-"""
-
-
-LAUNCHER = """
-import sys
-sys.path[:0] = {paths}
-sys.argv.pop(0)
-from one_provider_mad.programs import one_vmm_provider
-one_vmm_provider()
-"""
-"""Starts the program with one provider more, which an entry point names."""
+def place(face: Face, tmp_path: Path) -> Place:
+    place = Place(tmp_path / "one")
+    place.configure(configuration(face), name=NAME)
+    return place
 
 
 @pytest.fixture
-def start(cloud: Cloud, place: Place, tmp_path: Path) -> Iterator[Any]:
-    """Starts drivers on the cloud, as oned does."""
-    place.configure(CONFIGURATION.format(url=cloud.url, key=KEY, secret=SECRET, region=REGION), name=NAME)
-    site = tmp_path / "site"
-    with pytest.MonkeyPatch.context() as patch:
-        code = "from one_provider_mad.providers.ec2.provider import factory\n"
-        plugins.install(site, patch, name=NAME, module="ec2_for_tests", code=code)
-    via = () if NAME in BUILT_IN else (sys.executable, "-I", "-c", LAUNCHER.format(paths=[str(ROOT), str(site)]))
-    started: list[Driver] = []
-
-    def one(arguments: str = f"-t 15 -r 0 {NAME}") -> Driver:
-        started.append(Driver(place, arguments, environ={"AWS_EC2_METADATA_DISABLED": "true"}, via=via))
-        return started[-1]
-
-    yield one
-    for driver in started:
-        driver.leave()
-        assert_spoke_properly(driver)
-    assert SECRET not in place.log(NAME)
+def driver(place: Place) -> Iterator[Driver]:
+    with started(place) as driver:
+        yield driver
 
 
-def test_a_vm_lives_its_whole_life(cloud: Cloud, start: Any) -> None:
-    driver = start()
+def alive(face: Face) -> list[str]:
+    return [each.id for each in face.account.alive]
+
+
+def test_a_vm_lives_its_whole_life(face: Face, driver: Driver) -> None:
     deploy_id = driver.created(wire.deploy(7, template=template(TAGS="role=web")))
     assert deploy_id.startswith("i-")
-    tags = cloud.seen["alive"][deploy_id]
-    assert tags["ONE_PROVIDER_OWNER"] == "one-test"
-    assert (tags["ONE_PROVIDER_VM_ID"], tags["role"]) == ("7", "web")
+    instance = face.account.instances[deploy_id]
+    assert instance.tags["ONE_PROVIDER_OWNER"] == OWNER
+    assert (instance.tags["ONE_PROVIDER_VM_ID"], instance.tags["role"]) == ("7", "web")
 
     assert driver.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
+    assert instance.reboots == 1
     assert driver.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
-    assert cloud.seen["states"][deploy_id] == "stopped"
+    assert instance.word == "stopped"
     assert driver.ask(wire.resume(7, deploy_id, template=template(), host_id=4)) == f"SUCCESS {deploy_id}"
-    assert cloud.seen["states"][deploy_id] == "running"
-    assert cloud.seen["alive"][deploy_id]["ONE_PROVIDER_HOST_ID"] == "4"
+    assert (instance.word, instance.tags["ONE_PROVIDER_HOST_ID"]) == ("running", "4")
 
     disk = {"DISK_ID": "2", "SIZE": "2048", "TARGET": "vdf"}
     assert driver.ask(wire.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
@@ -146,123 +67,170 @@ def test_a_vm_lives_its_whole_life(cloud: Cloud, start: Any) -> None:
     assert driver.ask(wire.line("SAVE", 7, deploy_id=deploy_id)) == "SUCCESS -"
     assert driver.ask(wire.line("RESTORE", 7, deploy_id=deploy_id, seq=1)) == "SUCCESS -"
     assert driver.ask(wire.poll(7, deploy_id)).startswith("SUCCESS ")
-    assert 'AWS_PUBLIC_IP_ADDRESS="203.0.113.9"' in driver.lines[-1]
+    assert 'AWS_PUBLIC_IP_ADDRESS="198.18.' in driver.lines[-1]
     assert driver.ask(wire.line("SNAPSHOTCREATE", 7, deploy_id=deploy_id, operand={"SNAPSHOT_ID": "0"})) == (
         "FAILURE provider ec2 does not support snapshots"
     )
 
     assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
-    assert cloud.seen["states"] == {deploy_id: "terminated"}
-    assert cloud.count("RunInstances") == 1
+    assert {each.word for each in face.account.instances.values()} == {"terminated"}
+    assert face.account.count("RunInstances") == 1
 
 
-def test_a_driver_that_is_killed_in_a_create_buys_one_instance(cloud: Cloud, start: Any) -> None:
-    """The first answer is lost; whoever comes next repeats the journaled call with its token, and finds that one."""
-    cloud.order(lag=1.0, fault={"action": "RunInstances", "is_done": True, "drop": True})
-    first = start()
-    first.send(wire.deploy(8, template=template()))
-    until(lambda: cloud.count("RunInstances"))
-    first.kill()
-    driver = start()
-    reply = driver.ask(wire.deploy(8, template=template(INSTANCETYPE="t3.large")))
-    assert reply == f"SUCCESS {next(iter(cloud.seen['alive']))}"
-    assert len(cloud.seen["alive"]) == 1
+def says(word: str) -> Callable[[Line], bool]:
+    """A report of the VM's state, alone or among all."""
+    return lambda line: line.word == "STATE_VM" and states(line).get(7) == word
 
 
-def is_journaled(place: Place) -> bool:
-    """True when the journal has a request that was not answered: what is lost before that, a person asks for again."""
-    path = place.var / f"one_provider_mad_{NAME}.journal"
-    try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
-            return bool(db.execute("SELECT * FROM requests").fetchall())
-    except sqlite3.Error:
-        return False  # the driver did not come so far
+def test_both_drivers_tell_one_story(face: Face, place: Place) -> None:
+    """What runs is reported only once its DEPLOY is answered: oned would complete it by the report."""
+    face.account.boot = 1.0
+    place.configure(configuration(face, watch_interval=3.0), name=NAME)  # the driver's second look is late
+    monitored = MonitoredEc2(place)
+    with started(place) as driver, monitored.driver:
+        monitored.start(SYNC_STATE_VM=1, STATE_VM=1)
+        monitored.system()
+        driver.send(wire.deploy(7, template=template(), host_id=3))
+        until(lambda: [each.word for each in face.account.instances.values()] == ["running"])
+        looks = face.account.count("DescribeInstances")
+        until(lambda: face.account.count("DescribeInstances") >= looks + 4)
+        monitored.catch_up()
+        early = [states(line) for line in monitored.lines if line.word == "STATE_VM"]
+        assert driver.is_quiet()  # the looks were before the reply
+        assert all(seen.get(7, "UNKNOWN") == "UNKNOWN" for seen in early)
+        assert not [line for line in monitored.lines if line.word == "MONITOR_VM" and "AWS_" in line.text]
+        deploy_id = driver.reply("DEPLOY", 7).removeprefix("SUCCESS ")
+        face.account.boot = 0.02
+        place.configure(configuration(face), name=NAME)
+
+        monitored.wait(says("RUNNING"))
+        figures = monitored.wait(lambda line: line.word == "MONITOR_VM" and bool(vectors(line.values, "VM")))
+        [shown] = vectors(figures.values, "VM")
+        assert shown["ID"] == "7"
+        assert 'AWS_INSTANCE_TYPE="t3.small"' in base64.b64decode(shown["MONITOR"]).decode()
+        driver.ask(wire.power_off(7, deploy_id))
+        monitored.wait(says("POWEROFF"))
+        driver.ask(wire.resume(7, deploy_id, template=template(), host_id=3))
+        monitored.wait(says("RUNNING"))
+
+        wild = face.account.act("RunInstances", {"ImageId": "ami-0foreign", "InstanceType": "t3.nano"})
+        foreign = wild["instancesSet"][0]["instanceId"]
+        line = monitored.wait(lambda line: line.word == "SYSTEM_HOST" and foreign in line.text)
+        [shown] = vectors(line.values, "VM")
+        assert (shown["ID"], shown["DEPLOY_ID"]) == ("-1", foreign)
+        offered = base64.b64decode(shown["IMPORT_TEMPLATE"]).decode()
+        assert 'AMI="ami-0foreign"' in offered
+        assert 'INSTANCETYPE="t3.nano"' in offered
+
+        assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+        monitored.wait(lambda line: "SYNC_STATE" in line.values and 7 not in states(line))
+    assert alive(face) == [foreign]
+    assert "Traceback" not in monitored.log()
 
 
-def killed_and_started_again(cloud: Cloud, place: Place, start: Any, vm_id: int, delay: float) -> None:
-    """Kill a driver so long after its DEPLOY was sent, and see the next one answer it with the one instance."""
-    first = start()
-    first.send(wire.deploy(vm_id, template=template()))
-    began = time.monotonic()
-    until(lambda: time.monotonic() - began >= delay, pause=0.005)
-    first.kill()
-    first.stop_reading()
-    if b"DEPLOY SUCCESS" in first.raw:
-        assert len(cloud.seen["alive"]) == 1
-        return
-    was_journaled = is_journaled(place)
-    driver = start()
-    if not was_journaled:
-        driver.send(wire.deploy(vm_id, template=template()))
-    line = driver.wait_for(lambda text: text.startswith(f"DEPLOY SUCCESS {vm_id} "))
-    assert list(cloud.seen["alive"]) == [line.split(" ")[3]]
+class TestMoney:
+    """Never a second instance, and none that stays."""
+
+    def test_a_short_type_gives_way_to_the_next_one(self, face: Face, driver: Driver) -> None:
+        face.account.short = {("t3.small", "subnet-1"), ("t3.small", "subnet-2")}
+        asked = template(INSTANCETYPE="t3.small,t3a.small", SUBNETID="subnet-1,subnet-2")
+        deploy_id = driver.created(wire.deploy(9, template=asked))
+        got = face.account.instances[deploy_id].asked
+        assert (got["InstanceType"], got["SubnetId"]) == ("t3a.small", "subnet-1")
+        assert face.account.count("RunInstances") == 3
+        told = [line for line in driver.lines if line.startswith(("LOG I 9", "LOG W 9"))]
+        assert sum("We currently do not have sufficient t3.small capacity" in line for line in told) == 2
+        second = driver.created(wire.deploy(10, template=asked))
+        assert face.account.instances[second].kind == "t3a.small"
+        assert face.account.count("RunInstances") == 4  # what was short a moment ago is not asked first
+
+        # A cloud that is down keeps no debt from being paid.
+        face.order(times=1, status=503, code="Unavailable")
+        assert driver.ask(wire.cleanup(9, deploy_id)).startswith("FAILURE ")
+        until(lambda: alive(face) == [second], seconds=20)
+
+    def test_a_spent_token_gives_way_to_a_new_one(self, face: Face, place: Place) -> None:
+        """Somebody terminates what a deploy has made before it is retried."""
+        face.account.boot = 60.0
+        place.configure(configuration(face, grace=1.0), name=NAME)
+        with started(place) as driver:
+            self.tell_of_a_spent_token(face, driver)
+
+    def tell_of_a_spent_token(self, face: Face, driver: Driver) -> None:
+        driver.send(wire.deploy(8, template=template()))
+        until(lambda: alive(face))
+        [first] = alive(face)
+        face.account.boot = 0.02
+        face.account.act("TerminateInstances", {"InstanceId.1": first})
+        assert driver.reply("DEPLOY", 8).startswith("FAILURE ")
+        second = driver.created(wire.deploy(8, template=template()))
+        assert alive(face) == [second]
+        tokens = {each.asked["ClientToken"] for each in face.account.instances.values()}
+        assert len(tokens) == 2
+
+        face.order("RunInstances", code="IdempotentParameterMismatch", message="Arguments differ", status=400)
+        assert "Arguments differ" in driver.ask(wire.deploy(9, template=template()))
+        assert alive(face) == [second]
+
+    def test_a_retry_is_the_same_call_whatever_was_edited(self, face: Face, place: Place) -> None:
+        """The answer is lost, then the configuration and the template change, and the instance cannot be seen yet."""
+        face.account.lag = 60.0
+        face.order("RunInstances", is_done=True, drop=True)
+        with started(place) as driver:
+            driver.send(wire.deploy(8, template=template()))
+            until(lambda: face.account.count("RunInstances"))
+            driver.kill()
+        place.configure(configuration(face, more='tags = { team = "two" }\nimdsv2 = "optional"'), name=NAME)
+        with started(place) as driver:
+            driver.send(wire.deploy(8, template=template(INSTANCETYPE="t3.large")))
+            until(lambda: face.account.count("RunInstances") == 2)
+            face.account.show_all()
+            assert [driver.reply("DEPLOY", 8)] == [f"SUCCESS {each}" for each in alive(face)]
+            assert not [refused for refused in driver.lines if "Idempotent" in refused]
+        assert face.account.count("RunInstances") == 2
+        assert len(alive(face)) == 1
+
+    def test_another_account_is_not_touched(self, face: Face, place: Place) -> None:
+        with started(place) as driver:
+            deploy_id = driver.created(wire.deploy(8, template=template()))
+        estate = face.account._account.estate
+        before, estate.number = estate.number, "210987654321"
+        try:
+            with started(place) as driver:
+                for line in (wire.terminate(8, deploy_id), wire.deploy(9, template=template())):
+                    assert "210987654321" in driver.ask(line)
+        finally:
+            estate.number = before
+        assert alive(face) == [deploy_id]
 
 
-@pytest.mark.parametrize("delay", [0.2, 0.4])
-def test_a_restarted_driver_completes_the_deploy_with_one_instance(
-    cloud: Cloud, place: Place, start: Any, delay: float
-) -> None:
-    cloud.order(boot=0.3, lag=0.2)
-    killed_and_started_again(cloud, place, start, 12, delay)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("run", range(60))
-def test_a_driver_killed_anywhere_in_a_deploy_buys_one_instance(
-    cloud: Cloud, place: Place, start: Any, run: int
-) -> None:
-    cloud.order(boot=0.3, lag=0.2)
-    killed_and_started_again(cloud, place, start, 100 + run, random.Random(run).uniform(0.0, 0.9))
-
-
-def test_a_short_type_gives_way_to_the_next_one(cloud: Cloud, start: Any) -> None:
-    cloud.order(short=[["t3.small", "subnet-1"], ["t3.small", "subnet-2"]])
-    driver = start()
-    asked = template(INSTANCETYPE="t3.small,t3a.small", SUBNETID="subnet-1,subnet-2")
-    deploy_id = driver.created(wire.deploy(9, template=asked))
-    got = cloud.seen["asked"][deploy_id]
-    assert (got["InstanceType"], got["SubnetId"]) == ("t3a.small", "subnet-1")
-    assert cloud.count("RunInstances") == 3
-    told = [line for line in driver.lines if line.startswith(("LOG I 9", "LOG W 9"))]
-    assert sum("We currently do not have sufficient t3.small capacity" in line for line in told) == 2
-    second = driver.created(wire.deploy(10, template=asked))
-    assert cloud.seen["asked"][second]["InstanceType"] == "t3a.small"
-    assert cloud.count("RunInstances") == 4  # what was short a moment ago is not asked first
-
-
-def test_a_cleanup_waits_for_a_cloud_that_is_down(cloud: Cloud, start: Any) -> None:
-    driver = start()
-    deploy_id = driver.created(wire.deploy(11, template=template()))
-    cloud.order(fault={"action": "", "times": 1, "status": 503, "code": "Unavailable"})
-    assert driver.ask(wire.cleanup(11, deploy_id)).startswith("FAILURE ")
-    until(lambda: cloud.seen["states"] == {deploy_id: "terminated"}, seconds=20)
-
-
-def test_polls_in_flight_share_a_look(cloud: Cloud, start: Any) -> None:
-    driver = start("-t 100 -r 0 ec2")
-    numbers = range(100, 160)
-    for number in numbers:
-        driver.send(wire.deploy(number, template=template()))
-    ids = dict(driver.wait_for(lambda line: " SUCCESS " in line).split(" ")[2:4] for _ in numbers)
-    looks = cloud.count("DescribeInstances")
-    for _ in range(10):
+def test_polls_in_flight_share_a_look(face: Face, place: Place) -> None:
+    with started(place, f"-t 100 -r 0 {NAME}") as driver:
+        numbers = range(100, 160)
         for number in numbers:
-            driver.send(wire.poll(number, ids[str(number)]))
-    for _ in range(10 * len(numbers)):
-        driver.wait_for(lambda line: line.startswith("POLL SUCCESS "))
-    assert cloud.count("DescribeInstances") - looks < 100
+            driver.send(wire.deploy(number, template=template()))
+        ids = dict(driver.wait_for(lambda line: " SUCCESS " in line).split(" ")[2:4] for _ in numbers)
+        looks = face.account.count("DescribeInstances")
+        for _ in range(10):
+            for number in numbers:
+                driver.send(wire.poll(number, ids[str(number)]))
+        for _ in range(10 * len(numbers)):
+            driver.wait_for(lambda line: line.startswith("POLL SUCCESS "))
+        assert face.account.count("DescribeInstances") - looks < 100
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "sentence"),
-    [
-        pytest.param("secret_access_key", "wrong", "request signature we calculated does not match", id="secret"),
-        pytest.param("region", "Ireland", "ec2.toml: ec2: region: expected a name such as eu-west-1", id="region"),
-        pytest.param("endpoint_url", "http://127.0.0.1:1", "EC2 did not answer GetCallerIdentity", id="endpoint"),
-    ],
-)
-def test_wrong_settings_are_told_in_a_sentence(start: Any, place: Place, key: str, value: str, sentence: str) -> None:
-    path = place.conf / f"{NAME}.toml"
-    lines = [f'{key} = "{value}"' if line.startswith(f"{key} =") else line for line in path.read_text().splitlines()]
-    place.configure("\n".join(lines), name=NAME)
-    assert sentence in start().ask(wire.deploy(7, template=template()))
+WRONG = {
+    "region": ("Ireland", "ec2.toml: ec2: region: expected a name such as eu-west-1"),
+    "secret_access_key": ("wrong", "request signature we calculated does not match"),
+    "endpoint_url": ("http://127.0.0.1:1", "EC2 did not answer GetCallerIdentity"),
+}
+
+
+def test_wrong_settings_are_told_in_a_sentence_until_they_are_right(face: Face, driver: Driver) -> None:
+    right = configuration(face)
+    for key, (value, sentence) in WRONG.items():
+        lines = [f'{key} = "{value}"' if line.startswith(f"{key} =") else line for line in right.splitlines()]
+        driver.place.configure("\n".join(lines), name=NAME)
+        assert sentence in driver.ask(wire.deploy(7, template=template()))
+    driver.place.configure(right, name=NAME)
+    assert driver.ask(wire.deploy(7, template=template())).startswith("SUCCESS i-")

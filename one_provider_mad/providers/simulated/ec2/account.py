@@ -1,0 +1,161 @@
+"""An account of EC2, STS and CloudWatch on the simulated cloud: every action, and the faults that its calls meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from one_provider_mad.errors import ProviderError
+from one_provider_mad.providers.simulated.ec2 import forms
+from one_provider_mad.providers.simulated.ec2.addresses import Addresses
+from one_provider_mad.providers.simulated.ec2.answers import Answer
+from one_provider_mad.providers.simulated.ec2.estate import Estate
+from one_provider_mad.providers.simulated.ec2.forms import Form
+from one_provider_mad.providers.simulated.ec2.instances import Instances
+from one_provider_mad.providers.simulated.ec2.metrics import Metrics
+from one_provider_mad.providers.simulated.ec2.offers import Offers
+from one_provider_mad.providers.simulated.ec2.plans import Plans
+from one_provider_mad.providers.simulated.ec2.refusals import AnswerLost, Refusal, refusal_of
+from one_provider_mad.providers.simulated.ec2.tags import Tags
+from one_provider_mad.providers.simulated.ec2.volumes import Volumes
+from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.providers.simulated.traffic import Traffic
+
+Handler = Callable[[Form], Awaitable[Answer]]
+
+
+class Action(NamedTuple):
+    """One action of an API.
+
+    Attributes:
+        service: whose it is.
+        call: the simulated cloud's word for it (`CALLS` of its settings.py), by which faults are ordered.
+        handler: carries it out.
+    """
+
+    service: str
+    call: str
+    handler: Handler
+
+
+class Account:
+    """One account in one region, as its APIs see it.
+
+    Args:
+        database: the simulated cloud's file; the `simulated` provider may have it open too.
+        settings: the table `[simulated]`: what is on offer, how fast it is, and what goes wrong. `account` and
+            `region` name the account (twelve digits, or they are made up from it) and the region.
+        clock: seconds since the epoch.
+        warn: told when a crash cannot be counted, and so does not take place.
+    """
+
+    def __init__(
+        self,
+        database: Path,
+        settings: SimulatedSettings,
+        *,
+        clock: Callable[[], float] = time.time,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.estate = Estate(database, settings, clock=clock)
+        crashes = database.with_name(f"{database.name}.crashes")
+        self._traffic = Traffic(settings, crashes=crashes, clock=clock, warn=warn)
+        self._actions = self._known_actions()
+
+    def _known_actions(self) -> dict[str, Action]:
+        estate = self.estate
+        instances, volumes = Instances(estate, self._traffic), Volumes(estate)
+        addresses, tags, offers = Addresses(estate), Tags(estate), Offers(estate)
+        plans = Plans(estate, instances)
+        ec2: dict[str, tuple[str, Handler]] = {
+            "RunInstances": ("create", instances.run),
+            "DescribeInstances": ("list_instances", instances.describe),
+            "DescribeInstanceStatus": ("list_instances", plans.status),
+            "DescribeSpotInstanceRequests": ("list_instances", plans.spot_requests),
+            "StartInstances": ("start", instances.start),
+            "StopInstances": ("stop", instances.stop),
+            "RebootInstances": ("reboot", instances.reboot),
+            "TerminateInstances": ("destroy", instances.terminate),
+            "ModifyInstanceAttribute": ("resize", instances.modify),
+            "CreateTags": ("retag", tags.create),
+            "DeleteTags": ("retag", tags.delete),
+            "DescribeTags": ("list_instances", tags.describe),
+            "CreateVolume": ("attach_disk", volumes.create),
+            "AttachVolume": ("attach_disk", volumes.attach),
+            "DetachVolume": ("detach_disk", volumes.detach),
+            "DeleteVolume": ("detach_disk", volumes.delete),
+            "ModifyVolume": ("resize_disk", volumes.modify),
+            "DescribeVolumes": ("list_instances", volumes.describe),
+            "DescribeSnapshots": ("list_instances", volumes.snapshots),
+            "AllocateAddress": ("attach_nic", addresses.allocate),
+            "AssociateAddress": ("attach_nic", addresses.associate),
+            "DisassociateAddress": ("detach_nic", addresses.disassociate),
+            "ReleaseAddress": ("detach_nic", addresses.release),
+            "DescribeAddresses": ("list_instances", addresses.describe),
+            "DescribeImages": ("list_instances", offers.images),
+            "DescribeInstanceTypes": ("list_instances", offers.instance_types),
+            "DescribeAvailabilityZones": ("list_instances", offers.zones),
+            "DescribeRegions": ("list_instances", offers.regions),
+        }
+        return {
+            **{name: Action("ec2", call, handler) for name, (call, handler) in ec2.items()},
+            "GetCallerIdentity": Action("sts", "account", self._identity),
+            "GetMetricData": Action("monitoring", "list_instances", Metrics(estate).data),
+        }
+
+    async def open(self) -> None:
+        """Open the file. Raises ProviderError when it cannot be used."""
+        await self.estate.open()
+
+    async def close(self) -> None:
+        """Close it."""
+        await self.estate.close()
+
+    def service_of(self, action: str) -> str:
+        """Whose action it is; "" for an unknown one."""
+        return self._actions[action].service if action in self._actions else ""
+
+    async def perform(self, action: str, form: Form) -> Answer:
+        """Carry out one action, on its way through all that the settings order.
+
+        Raises:
+            Refusal: what EC2 answers instead.
+            AnswerLost: it was carried out, and nothing is answered.
+        """
+        known = self._actions.get(action)
+        if known is None:
+            raise Refusal("InvalidAction", f"The action {action[:80]} is not valid for this web service.")
+        is_done = False
+
+        async def send() -> Answer:
+            nonlocal is_done
+            if forms.is_true(form, "DryRun"):
+                raise Refusal("DryRunOperation", "Request would have succeeded, but DryRun flag is set.", 412)
+            answer = await known.handler(form)
+            is_done = True
+            return answer
+
+        try:
+            return await self._traffic.call(self._call_of(known, form), send)
+        except ProviderError as error:
+            if is_done:
+                raise AnswerLost from error
+            raise refusal_of(error) from error
+
+    @staticmethod
+    def _call_of(action: Action, form: Form) -> str:
+        """The simulated cloud tells listings apart by what they look for, and stops by what becomes of memory."""
+        if action.call == "list_instances":
+            names = {text for name, text in form.items() if name.startswith("Filter.") and name.endswith(".Name")}
+            if "instance-id" in names or "InstanceId.1" in form:
+                return "describe"
+            return "find" if "tag:ONE_PROVIDER_VM_ID" in names else "list_instances"
+        if action.call == "stop" and forms.is_true(form, "Hibernate"):
+            return "suspend"
+        return action.call
+
+    async def _identity(self, form: Form) -> Answer:  # noqa: ARG002 - it says nothing
+        number = self.estate.number
+        return {"Arn": f"arn:aws:iam::{number}:user/opennebula", "UserId": "AIDA00000000000000000", "Account": number}

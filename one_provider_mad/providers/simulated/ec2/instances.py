@@ -1,0 +1,288 @@
+"""Actions on instances: RunInstances and its fellows, as docs.aws.amazon.com, "Amazon EC2 API Reference" has them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sqlite3
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.errors import BadParameter, NoCapacity, ProviderError, QuotaExceeded
+from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.cloud import Extras, Launch
+from one_provider_mad.providers.simulated.ec2 import forms, shown
+from one_provider_mad.providers.simulated.ec2.answers import Answer
+from one_provider_mad.providers.simulated.ec2.estate import (
+    ROOT_DEVICE,
+    Estate,
+    Sight,
+    Volume,
+    put_volume,
+)
+from one_provider_mad.providers.simulated.ec2.forms import Form
+from one_provider_mad.providers.simulated.ec2.refusals import Refusal, invalid
+from one_provider_mad.providers.simulated.traffic import Traffic
+
+LONGEST_TOKEN = 64
+MOST_AT_ONCE = 100
+"""Instances that one call may make; EC2 has a limit of the account there."""
+
+ROOT_SIZE = 8
+"""GiB of a root volume that is as its image has it."""
+
+_EBS = re.compile(r"BlockDeviceMapping\.(\d+)\.DeviceName")
+
+
+class Instances:
+    """Instances of one account.
+
+    Args:
+        estate: the account.
+        traffic: faults that listings meet.
+    """
+
+    def __init__(self, estate: Estate, traffic: Traffic) -> None:
+        self._estate = estate
+        self._cloud = estate.cloud
+        self._traffic = traffic
+
+    # Creating
+
+    async def run(self, form: Form) -> Answer:
+        """RunInstances: at least MinCount and at most MaxCount, or those that the token made before."""
+        least, most = forms.number(form, "MinCount", 1), forms.number(form, "MaxCount", 1)
+        if not 1 <= least <= most <= MOST_AT_ONCE:
+            raise invalid("MaxCount", str(most))
+        launch = self._launch(form)
+        details = {name: text for name, text in form.items() if name not in ("Action", "Version")}
+        token = form.get("ClientToken", "")
+        if len(token) > LONGEST_TOKEN or not token.isascii():
+            raise invalid("ClientToken", token)
+        made: list[DeployId] = []
+        for at in range(most):
+            extras = Extras(details=details, new_id=new_instance_id, add=partial(self._add_volumes, form))
+            one = f"{token}/{at}" if token and at else token
+            try:
+                made.append(await self._cloud.launch(launch, tags={}, token=one, extras=extras))
+            except (NoCapacity, QuotaExceeded):
+                if len(made) >= least:
+                    break
+                await asyncio.gather(*map(self._cloud.terminate, made))
+                raise
+            except BadParameter as error:
+                raise self._what_is_not_on_offer(form, error) from error
+        found = await self._estate.read(lambda db: _just_made(db, made, self._estate.clock()))
+        return {
+            "reservationId": shown.reservation(made[0]),
+            "ownerId": self._estate.number,
+            "groupSet": [],
+            "instancesSet": [shown.instance(row, found, self._estate) for row in found.rows],
+        }
+
+    def _launch(self, form: Form) -> Launch:
+        image, kind = forms.value(form, "ImageId"), form.get("InstanceType", "")
+        if not re.fullmatch(r"ami-[0-9a-z]+", image):
+            raise Refusal("InvalidAMIID.Malformed", f'Invalid id: "{image[:80]}" (expecting "ami-...")')
+        if not kind:
+            raise Refusal("MissingParameter", "The request must contain the parameter InstanceType")
+        size = self._estate.settings.offer.types.get(kind)
+        tags = forms.specified(form, "instance")
+        return Launch(
+            type=kind,
+            image=image,
+            name=tags.get("Name", ""),
+            # A type that is not on offer is refused only after the token was looked up.
+            cpu=size.cpu if size else 0,
+            memory=size.memory if size else 0,
+            tags=tags,
+        )
+
+    def _what_is_not_on_offer(self, form: Form, error: ProviderError) -> Refusal:
+        images = self._estate.settings.offer.images
+        if images and form["ImageId"] not in images:
+            return Refusal("InvalidAMIID.NotFound", f"The image id '[{form['ImageId']}]' does not exist")
+        return Refusal("InvalidParameterValue", f"Invalid value '{form['InstanceType']}' for InstanceType: {error}")
+
+    def _add_volumes(self, form: Form, db: sqlite3.Connection, deploy_id: DeployId) -> None:
+        """The root volume and those of the form's mappings."""
+        mappings = {ROOT_DEVICE: {}, **_mappings(form)}
+        now = self._estate.clock()
+        for device, ebs in mappings.items():
+            if "NoDevice" in ebs or "VirtualName" in ebs:
+                continue
+            volume = Volume(
+                number=0,
+                id=f"vol-{os.urandom(9).hex()[:17]}",
+                size=forms.number(ebs, "Ebs.VolumeSize", ROOT_SIZE),
+                kind=ebs.get("Ebs.VolumeType", "gp3"),
+                zone=shown.zone(form, self._estate),
+                encrypted=forms.is_true(ebs, "Ebs.Encrypted"),
+                tags=table.encode(forms.specified(form, "volume")),
+                token="",
+                asked="{}",
+                created_at=now,
+                ready_at=now,
+                instance_id=deploy_id,
+                device=device,
+                attached_at=now,
+                ends_with_instance=ebs.get("Ebs.DeleteOnTermination", "true") != "false",
+                is_launched=True,
+                deleted_at=None,
+            )
+            put_volume(db, volume)
+
+    # Looking
+
+    async def describe(self, form: Form) -> Answer:
+        """DescribeInstances."""
+        page = forms.Page.of(form, named="InstanceId")
+        sight = await self.looked(form)
+        wanted = forms.matching(
+            sight.rows, forms.filters(form), tags=shown.tags, fields=shown.fields(sight, self._estate)
+        )
+        rows, more = page.cut(wanted, lambda row: row.number)
+        return {
+            "reservationSet": [
+                {
+                    "reservationId": shown.reservation(row.id),
+                    "ownerId": self._estate.number,
+                    "groupSet": [],
+                    "instancesSet": [shown.instance(row, sight, self._estate)],
+                }
+                for row in rows
+            ],
+            **more,
+        }
+
+    async def looked(self, form: Form) -> Sight:
+        """All instances that a listing may be about, without what faults hide.
+
+        Raises:
+            Refusal: one that it names is not known.
+        """
+        name, sight = await self._found(form)
+        hidden = self._traffic.shown(name, [table.view(row, sight.now) for row in sight.rows])
+        if len(hidden) == len(sight.rows):
+            return sight
+        ids = {instance.deploy_id for instance in hidden}
+        return sight._replace(rows=[row for row in sight.rows if row.id in ids])
+
+    async def _found(self, form: Form) -> tuple[str, Sight]:
+        filters = forms.filters(form)
+        if ids := forms.listed(form, "InstanceId"):
+            return "describe", await self._estate.named(ids)
+        if ids := filters.get("instance-id", []):
+            return "describe", await self._estate.sight(table.LIST_THESE, ids=table.encode(ids))
+        owner, vm_id = (filters.get(f"tag:ONE_PROVIDER_{name}", []) for name in ("OWNER", "VM_ID"))
+        if len(owner) == len(vm_id) == 1 and not {"*", "?"} & {*owner[0], *vm_id[0]}:
+            return "find", await self._estate.sight(table.LIST_TAGGED, owner=owner[0], vm_id=vm_id[0])
+        return "list_instances", await self._estate.sight()
+
+    # Changing
+
+    async def start(self, form: Form) -> Answer:
+        """StartInstances."""
+        allowed = (InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.PENDING, InstanceState.RUNNING)
+        return await self._change(form, allowed, "started", self._cloud.start)
+
+    async def stop(self, form: Form) -> Answer:
+        """StopInstances; with Hibernate, those that were launched so are suspended."""
+        is_hard, is_hibernating = forms.is_true(form, "Force"), forms.is_true(form, "Hibernate")
+        for row in (await self._estate.named(forms.needed_list(form, "InstanceId"))).rows:
+            details = shown.details(row)
+            if details.get("InstanceMarketOptions.MarketType") == "spot":
+                text = f"You can't stop the Spot Instance '{row.id}' because it is associated with a one-time request."
+                raise Refusal("UnsupportedOperation", text)
+            if is_hibernating and not forms.is_true(details, "HibernationOptions.Configured"):
+                text = "Hibernation is not configured for this instance"
+                raise Refusal("UnsupportedHibernationConfiguration", text)
+        allowed = (InstanceState.RUNNING, InstanceState.STOPPING, InstanceState.STOPPED, InstanceState.SUSPENDED)
+        send = self._cloud.suspend if is_hibernating else partial(self._cloud.stop, hard=is_hard)
+        return await self._change(form, allowed, "stopped", send)
+
+    async def terminate(self, form: Form) -> Answer:
+        """TerminateInstances; whatever they are doing."""
+        return await self._change(form, tuple(InstanceState), "terminated", self._terminate)
+
+    async def _terminate(self, deploy_id: DeployId) -> None:
+        await self._cloud.terminate(deploy_id, reason="User initiated")
+
+    async def reboot(self, form: Form) -> Answer:
+        """RebootInstances."""
+        ids = forms.needed_list(form, "InstanceId")
+        await self._estate.named(ids)
+        await asyncio.gather(*(self._cloud.reboot(DeployId(each)) for each in ids))
+        return {"return": True}
+
+    async def _change(
+        self,
+        form: Form,
+        allowed: Sequence[InstanceState],
+        what: str,
+        send: Callable[[DeployId], Awaitable[None]],
+    ) -> Answer:
+        """Change all of them or none."""
+        ids = forms.needed_list(form, "InstanceId")
+        before = await self._estate.named(ids)
+        for row in before.rows:
+            if (state := row.state_at(before.now)) not in allowed:
+                text = f"The instance '{row.id}' is not in a state from which it can be {what}: {shown.word(state)}"
+                raise Refusal("IncorrectInstanceState", text)
+        await asyncio.gather(*(send(DeployId(row.id)) for row in before.rows))
+        after = await self._estate.sight(table.LIST_THESE, ids=table.encode(ids))
+        states = {row.id: row.state_at(after.now) for row in after.rows}
+        return {
+            "instancesSet": [
+                {
+                    "instanceId": row.id,
+                    "currentState": shown.state(states.get(row.id, InstanceState.TERMINATED)),
+                    "previousState": shown.state(row.state_at(before.now)),
+                }
+                for row in before.rows
+            ]
+        }
+
+    async def modify(self, form: Form) -> Answer:
+        """ModifyInstanceAttribute: the type of a stopped one, and which volumes end with it."""
+        instance_id = forms.value(form, "InstanceId")
+        sight = await self._estate.named([instance_id])
+        kind = form.get("InstanceType.Value") or (form.get("Value") if form.get("Attribute") == "instanceType" else "")
+        mappings = _mappings(form)
+        if not kind and not mappings:
+            raise Refusal("InvalidParameterCombination", "No attributes specified.")
+        if kind:
+            if sight.rows[0].state_at(sight.now) is not InstanceState.STOPPED:
+                raise Refusal("IncorrectInstanceState", f"The instance '{instance_id}' is not in the 'stopped' state.")
+            await self._cloud.change_type(DeployId(instance_id), kind)
+        volumes = {volume.device: volume for volume in sight.volumes.get(instance_id, ())}
+        for device, ebs in mappings.items():
+            if device not in volumes:
+                raise Refusal("InvalidInstanceAttributeValue", f"No device is currently mapped at {device}")
+            is_ending = ebs.get("Ebs.DeleteOnTermination", "true") != "false"
+            changed = volumes[device]._replace(ends_with_instance=is_ending)
+            await self._estate.write(partial(put_volume, volume=changed))
+        return {"return": True}
+
+
+def new_instance_id() -> str:
+    """As EC2 writes them: 17 hexadecimal digits."""
+    return f"i-{os.urandom(9).hex()[:17]}"
+
+
+def _mappings(form: Form) -> dict[str, dict[str, str]]:
+    """Device to what the form says of it."""
+    found = {}
+    for name, device in form.items():
+        if match := _EBS.fullmatch(name):
+            prefix = f"BlockDeviceMapping.{match[1]}."
+            found[device] = {key.removeprefix(prefix): text for key, text in form.items() if key.startswith(prefix)}
+    return found
+
+
+def _just_made(db: sqlite3.Connection, ids: Sequence[DeployId], now: float) -> Sight:
+    """Instances that nobody else can see yet."""
+    rows = [table.load(db, each, now) for each in ids]
+    return Sight(now=now, rows=rows, volumes={}, addresses={})

@@ -1,0 +1,112 @@
+"""What there is to choose from: images, instance types, zones and regions."""
+
+from __future__ import annotations
+
+from one_provider_mad.providers.simulated.ec2 import forms
+from one_provider_mad.providers.simulated.ec2.answers import Answer, moment
+from one_provider_mad.providers.simulated.ec2.estate import ROOT_DEVICE, Estate
+from one_provider_mad.providers.simulated.ec2.forms import Form
+from one_provider_mad.providers.simulated.ec2.refusals import Refusal
+from one_provider_mad.providers.simulated.settings import InstanceType
+
+EC2_TYPES = {
+    "t3.nano": InstanceType(cpu=2, memory=512),
+    "t3.micro": InstanceType(cpu=2, memory=1024),
+    "t3.small": InstanceType(cpu=2, memory=2048),
+    "t3.medium": InstanceType(cpu=2, memory=4096),
+    "t3.large": InstanceType(cpu=2, memory=8192),
+    "t3a.small": InstanceType(cpu=2, memory=2048),
+    "t3a.medium": InstanceType(cpu=2, memory=4096),
+    "m5.large": InstanceType(cpu=2, memory=8192),
+}
+"""Some of EC2's types, for `instance_types` of a cloud that has none with such names."""
+
+
+class Offers:
+    """The choice in one account.
+
+    Args:
+        estate: the account.
+    """
+
+    def __init__(self, estate: Estate) -> None:
+        self._estate = estate
+
+    async def images(self, form: Form) -> Answer:
+        """DescribeImages: those of the settings, or any that is asked for where every one exists."""
+        known = self._estate.settings.offer.images
+        asked = forms.listed(form, "ImageId") or forms.filters(form).get("image-id", [])
+        for each in asked:
+            if not each.startswith("ami-"):
+                raise Refusal("InvalidAMIID.Malformed", f'Invalid id: "{each[:80]}" (expecting "ami-...")')
+            if known and each not in known:
+                raise Refusal("InvalidAMIID.NotFound", f"The image id '[{each[:80]}]' does not exist")
+        return {"imagesSet": [self._image(each) for each in asked or known]}
+
+    def _image(self, image_id: str) -> Answer:
+        return {
+            "imageId": image_id,
+            "imageLocation": f"amazon/{image_id}",
+            "imageState": "available",
+            "imageOwnerId": self._estate.number,
+            "creationDate": moment(0),
+            "isPublic": True,
+            "architecture": "x86_64",
+            "imageType": "machine",
+            "name": image_id,
+            "rootDeviceType": "ebs",
+            "rootDeviceName": ROOT_DEVICE,
+            "blockDeviceMapping": [
+                {"deviceName": ROOT_DEVICE, "ebs": {"volumeSize": 8, "deleteOnTermination": True, "volumeType": "gp3"}}
+            ],
+            "virtualizationType": "hvm",
+            "hypervisor": "xen",
+        }
+
+    async def instance_types(self, form: Form) -> Answer:
+        """DescribeInstanceTypes."""
+        types = self._estate.settings.offer.types
+        asked = forms.listed(form, "InstanceType")
+        for each in asked:
+            if each not in types:
+                text = f"The following supplied instance types do not exist: [{each[:80]}]"
+                raise Refusal("InvalidInstanceType", text)
+        wanted = forms.matching(
+            [each for each in sorted(types) if each in asked or not asked],
+            forms.filters(form),
+            tags=lambda _: {},
+            fields={"instance-type": str},
+        )
+        page, more = forms.Page.of(form).cut(list(enumerate(wanted, 1)), lambda numbered: numbered[0])
+        return {
+            "instanceTypeSet": [
+                {
+                    "instanceType": name,
+                    "currentGeneration": True,
+                    "hypervisor": "nitro",
+                    "vCpuInfo": {"defaultVCpus": max(1, int(types[name].cpu))},
+                    "memoryInfo": {"sizeInMiB": types[name].memory},
+                    "hibernationSupported": True,
+                }
+                for _, name in page
+            ],
+            **more,
+        }
+
+    async def zones(self, form: Form) -> Answer:
+        """DescribeAvailabilityZones: three of them."""
+        region = self._estate.region
+        names = [f"{region}{letter}" for letter in "abc"]
+        asked = forms.listed(form, "ZoneName")
+        return {
+            "availabilityZoneInfo": [
+                {"zoneName": name, "zoneId": f"{region}-az{at}", "zoneState": "available", "regionName": region}
+                for at, name in enumerate(names, 1)
+                if name in asked or not asked
+            ]
+        }
+
+    async def regions(self, form: Form) -> Answer:  # noqa: ARG002 - there is one
+        """DescribeRegions: the one that is served."""
+        region = self._estate.region
+        return {"regionInfo": [{"regionName": region, "optInStatus": "opt-in-not-required"}]}

@@ -1,0 +1,95 @@
+"""What EC2 is about to do to instances by itself: DescribeInstanceStatus, DescribeSpotInstanceRequests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from one_provider_mad.domain import InstanceState
+from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.ec2 import forms, shown
+from one_provider_mad.providers.simulated.ec2.answers import Answer, moment
+from one_provider_mad.providers.simulated.ec2.estate import Estate, Event, events_planned
+from one_provider_mad.providers.simulated.ec2.forms import Form
+from one_provider_mad.providers.simulated.ec2.instances import Instances
+
+INTERRUPTIONS = ("marked-for-termination", "marked-for-stop")
+"""Plans that are told of the spot request, not of the instance."""
+
+
+class Plans:
+    """What is planned in one account.
+
+    Args:
+        estate: the account.
+        instances: its instances.
+    """
+
+    def __init__(self, estate: Estate, instances: Instances) -> None:
+        self._estate = estate
+        self._instances = instances
+
+    async def status(self, form: Form) -> Answer:
+        """DescribeInstanceStatus: what runs, with scheduled events."""
+        page = forms.Page.of(form, named="InstanceId")
+        sight = await self._instances.looked(form)
+        planned = await self._estate.read(events_planned)
+        events = {
+            instance_id: [event for event in each if event.code not in INTERRUPTIONS]
+            for instance_id, each in planned.items()
+        }
+        is_all = forms.is_true(form, "IncludeAllInstances")
+        candidates = [row for row in sight.rows if is_all or row.state_at(sight.now) is InstanceState.RUNNING]
+        fields: dict[str, Callable[[table.Row], str]] = {
+            **shown.fields(sight, self._estate),
+            "event.code": lambda row: next((event.code for event in events.get(row.id, ())), ""),
+        }
+        wanted = forms.matching(candidates, forms.filters(form), tags=shown.tags, fields=fields)
+        rows, more = page.cut(wanted, lambda row: row.number)
+        answered = [shown.status(row, sight.now, events.get(row.id, ()), self._estate) for row in rows]
+        return {"instanceStatusSet": answered, **more}
+
+    async def spot_requests(self, form: Form) -> Answer:
+        """DescribeSpotInstanceRequests: one for each spot instance, one-time."""
+        sight = await self._estate.sight()
+        planned = await self._estate.read(events_planned)
+        spot = [row for row in sight.rows if shown.details(row).get("InstanceMarketOptions.MarketType") == "spot"]
+        interruptions = {
+            row.id: event for row in spot for event in planned.get(row.id, ()) if event.code in INTERRUPTIONS
+        }
+        codes = {row.id: _code(row, sight.now, interruptions.get(row.id)) for row in spot}
+        asked = forms.listed(form, "SpotInstanceRequestId")
+        wanted = forms.matching(
+            [row for row in spot if not asked or shown.spot_request(row) in asked],
+            forms.filters(form),
+            tags=shown.tags,
+            fields={
+                "status-code": lambda row: codes[row.id],
+                "instance-id": lambda row: row.id,
+                "spot-instance-request-id": shown.spot_request,
+            },
+        )
+        rows, more = forms.Page.of(form).cut(wanted, lambda row: row.number)
+        answered = [
+            {
+                "spotInstanceRequestId": shown.spot_request(row),
+                "instanceId": row.id,
+                "type": "one-time",
+                "state": "closed" if row.state_at(sight.now).is_gone else "active",
+                "status": {
+                    "code": codes[row.id],
+                    "message": interruptions[row.id].description if row.id in interruptions else codes[row.id],
+                    "updateTime": moment(
+                        interruptions[row.id].not_before if row.id in interruptions else row.created_at
+                    ),
+                },
+                "createTime": moment(row.created_at),
+            }
+            for row in rows
+        ]
+        return {"spotInstanceRequestSet": answered, **more}
+
+
+def _code(row: table.Row, now: float, interruption: Event | None) -> str:
+    if row.state_at(now).is_gone:
+        return "instance-terminated-by-user"
+    return interruption.code if interruption else "fulfilled"

@@ -1,0 +1,227 @@
+"""PURE: instances as EC2's answers show them (docs.aws.amazon.com, API_Instance, API_InstanceStatus)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from one_provider_mad.domain import InstanceState
+from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.ec2.answers import Answer, moment, tag_set
+from one_provider_mad.providers.simulated.ec2.estate import ROOT_DEVICE, Estate, Event, Sight, Volume
+from one_provider_mad.providers.simulated.ec2.forms import listed
+
+WORDS: Mapping[InstanceState, str] = {
+    InstanceState.PENDING: "pending",
+    InstanceState.RUNNING: "running",
+    InstanceState.STOPPING: "stopping",
+    InstanceState.STOPPED: "stopped",
+    # EC2's word for what hibernates is the one for what is stopped.
+    InstanceState.SUSPENDING: "stopping",
+    InstanceState.SUSPENDED: "stopped",
+    InstanceState.TERMINATING: "shutting-down",
+    InstanceState.TERMINATED: "terminated",
+}
+
+CODES: Mapping[str, int] = {
+    "pending": 0,
+    "running": 16,
+    "shutting-down": 32,
+    "terminated": 48,
+    "stopping": 64,
+    "stopped": 80,
+}
+
+_REASONS = {
+    "stopping": ("Client.UserInitiatedShutdown", "User initiated shutdown"),
+    "stopped": ("Client.UserInitiatedShutdown", "User initiated shutdown"),
+    "shutting-down": ("Client.UserInitiatedShutdown", "User initiated shutdown"),
+    "terminated": ("Client.UserInitiatedShutdown", "User initiated shutdown"),
+}
+
+
+def word(state: InstanceState) -> str:
+    """EC2's word for a state."""
+    return WORDS[state]
+
+
+def state(state: InstanceState) -> Answer:
+    """Code and word."""
+    return {"code": CODES[WORDS[state]], "name": WORDS[state]}
+
+
+def reservation(instance_id: str) -> str:
+    """The reservation of an instance; each has its own here."""
+    return f"r-{instance_id.partition('-')[2]}"
+
+
+def details(row: table.Row) -> Mapping[str, str]:
+    """What RunInstances was told; nothing for an instance that came another way."""
+    return table.decode_hardware(row.hardware).details
+
+
+def tags(row: table.Row) -> Mapping[str, str]:
+    """Everybody's."""
+    return table.decode_tags(row.tags)
+
+
+def spot_request(row: table.Row) -> str:
+    """The request that a spot instance came from."""
+    return f"sir-{row.number:08x}"
+
+
+def zone(form: Mapping[str, str], estate: Estate) -> str:
+    """Availability zone of an instance."""
+    return form.get("Placement.AvailabilityZone") or estate.zone
+
+
+def public_ip(row: table.Row, sight: Sight) -> str:
+    """The address that reaches the instance from outside, "" while there is none.
+
+    198.18.0.0/15 leads nowhere (RFC 2544).
+    """
+    if address := sight.addresses.get(row.id):
+        return address.public_ip
+    if word(row.state_at(sight.now)) not in ("pending", "running"):
+        return ""
+    return f"198.{18 + (row.number >> 16 & 1)}.{row.number >> 8 & 255}.{row.number & 255}"
+
+
+def private_ip(row: table.Row) -> str:
+    """The address within."""
+    given = details(row).get("PrivateIpAddress")
+    return given or f"10.{row.number >> 16 & 255}.{row.number >> 8 & 255}.{row.number & 255}"
+
+
+def instance(row: table.Row, sight: Sight, estate: Estate) -> Answer:
+    """An `Instance` element."""
+    asked, by_now = details(row), row.state_at(sight.now)
+    named = word(by_now)
+    optional: Answer = {}
+    if key := asked.get("KeyName"):
+        optional["keyName"] = key
+    if asked.get("InstanceMarketOptions.MarketType") == "spot":
+        optional |= {"instanceLifecycle": "spot", "spotInstanceRequestId": spot_request(row)}
+    if profile := asked.get("IamInstanceProfile.Name") or asked.get("IamInstanceProfile.Arn"):
+        arn = f"arn:aws:iam::{estate.number}:instance-profile/{profile.rpartition('/')[2]}"
+        optional["iamInstanceProfile"] = {"arn": arn, "id": "AIPA00000000000000000"}
+    if named in _REASONS:
+        code, message = _REASONS[named]
+        optional["stateReason"] = {"code": code, "message": f"{code}: {message}"}
+    return {
+        "instanceId": row.id,
+        "imageId": row.image,
+        "instanceState": state(by_now),
+        "reason": f"User initiated ({moment(row.ends_at)})" if named in _REASONS else "",
+        "amiLaunchIndex": 0,
+        "productCodes": [],
+        "instanceType": row.type,
+        "launchTime": moment(_launched_at(row, estate)),
+        "placement": {
+            "availabilityZone": zone(asked, estate),
+            "groupName": asked.get("Placement.GroupName", ""),
+            "tenancy": asked.get("Placement.Tenancy", "default"),
+        },
+        "monitoring": {"state": "disabled"},
+        **(_network(row, sight, estate, asked) if named != "terminated" else {"privateDnsName": "", "dnsName": ""}),
+        "architecture": "x86_64",
+        "rootDeviceType": "ebs",
+        "rootDeviceName": ROOT_DEVICE,
+        "blockDeviceMapping": [_mapping(volume) for volume in sight.volumes.get(row.id, ())],
+        "virtualizationType": "hvm",
+        "clientToken": asked.get("ClientToken", ""),
+        "tagSet": tag_set(tags(row)),
+        "hypervisor": "xen",
+        "cpuOptions": _cpu_options(row),
+        "ebsOptimized": asked.get("EbsOptimized", "false"),
+        "hibernationOptions": {"configured": asked.get("HibernationOptions.Configured", "false")},
+        **optional,
+    }
+
+
+def _cpu_options(row: table.Row) -> Answer:
+    cores = max(1, int(table.decode_hardware(row.hardware).cpu))
+    threads = 1 if cores % 2 else 2
+    return {"coreCount": cores // threads, "threadsPerCore": threads}
+
+
+def _launched_at(row: table.Row, estate: Estate) -> float:
+    """The latest start, as far as the line tells it."""
+    if row.transition != InstanceState.PENDING.value:
+        return row.created_at
+    return max(row.created_at, row.ends_at - estate.real(estate.settings.boot_time))
+
+
+def _network(row: table.Row, sight: Sight, estate: Estate, asked: Mapping[str, str]) -> Answer:
+    private, public = private_ip(row), public_ip(row, sight)
+    ids, names = listed(asked, "SecurityGroupId"), listed(asked, "SecurityGroup")
+    groups = [(each, each) for each in ids] + [(f"sg-{each}", each) for each in names] or [("sg-default", "default")]
+    name = f"ec2-{public.replace('.', '-')}.{estate.region}.compute.example.com" if public else ""
+    return {
+        "privateDnsName": f"ip-{private.replace('.', '-')}.{estate.region}.compute.internal",
+        "dnsName": name,
+        "subnetId": asked.get("SubnetId", "subnet-default"),
+        "vpcId": "vpc-default",
+        "privateIpAddress": private,
+        **({"ipAddress": public} if public else {}),
+        "sourceDestCheck": True,
+        "groupSet": [{"groupId": group, "groupName": name} for group, name in groups],
+    }
+
+
+def _mapping(volume: Volume) -> Answer:
+    return {
+        "deviceName": volume.device,
+        "ebs": {
+            "volumeId": volume.id,
+            "status": "attached",
+            "attachTime": moment(volume.attached_at),
+            "deleteOnTermination": bool(volume.ends_with_instance),
+        },
+    }
+
+
+def fields(sight: Sight, estate: Estate) -> Mapping[str, Callable[[table.Row], str]]:
+    """Filters of DescribeInstances besides tags, and what they look at."""
+    return {
+        "instance-id": lambda row: row.id,
+        "instance-state-name": lambda row: word(row.state_at(sight.now)),
+        "instance-state-code": lambda row: str(CODES[word(row.state_at(sight.now))]),
+        "instance-type": lambda row: row.type,
+        "image-id": lambda row: row.image,
+        "availability-zone": lambda row: zone(details(row), estate),
+        "client-token": lambda row: details(row).get("ClientToken", ""),
+        "instance-lifecycle": lambda row: details(row).get("InstanceMarketOptions.MarketType", ""),
+        "ip-address": lambda row: public_ip(row, sight),
+        "key-name": lambda row: details(row).get("KeyName", ""),
+        "private-ip-address": private_ip,
+        "subnet-id": lambda row: details(row).get("SubnetId", "subnet-default"),
+    }
+
+
+def status(row: table.Row, now: float, planned: Sequence[Event], estate: Estate) -> Answer:
+    """An `InstanceStatus` element."""
+    by_now = row.state_at(now)
+    health = "ok" if by_now is InstanceState.RUNNING else "not-applicable"
+    reached = [{"name": "reachability", "status": "passed"}] if health == "ok" else []
+    return {
+        "instanceId": row.id,
+        "availabilityZone": zone(details(row), estate),
+        **(
+            {
+                "eventsSet": [
+                    {
+                        "instanceEventId": f"instance-event-{event.number:017x}",
+                        "code": event.code,
+                        "description": event.description,
+                        "notBefore": moment(event.not_before),
+                    }
+                    for event in planned
+                ]
+            }
+            if planned
+            else {}
+        ),
+        "instanceState": state(by_now),
+        "systemStatus": {"status": health, "details": reached},
+        "instanceStatus": {"status": health, "details": reached},
+    }

@@ -1,0 +1,204 @@
+"""A VM's whole life through both programs against moto's server: an EC2 that somebody else has written."""
+
+from __future__ import annotations
+
+import base64
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.session import Session
+
+from one_provider_mad.domain import Template
+from tests.conftest import assert_spoke_properly
+from tests.end_to_end import wire
+from tests.end_to_end.oned import ROOT, Driver, Place
+from tests.monitor.decoder import read_modern, read_template, start_monitor, vectors
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("moto") is None, reason="moto[ec2], flask and flask-cors are dev"
+)
+
+NAME, REGION, KEY, SECRET = "ec2", "eu-west-1", "AKIDEXAMPLE", "notverysecret"
+
+SERVER = """
+import sys
+from moto.server import ThreadedMotoServer
+server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+server.start()
+print("http://%s:%d/" % server.get_host_and_port(), flush=True)
+sys.stdin.read()
+"""
+
+CONFIGURATION = """
+provider = "ec2"
+owner = "one-test"
+[ec2]
+region = "{region}"
+endpoint_url = "{url}"
+access_key_id = "{key}"
+secret_access_key = "{secret}"
+watch_interval = 0.02
+cloudwatch = true
+cloudwatch_disks = true
+events_period = 10
+[capacity]
+instance_types = {{ "t3.small" = 3 }}
+[monitor]
+state_period = 0.1
+vm_period = 0.2
+min_list_interval = 0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    # The credentials and images that moto would look for otherwise take seconds.
+    environ = {**os.environ, "MOTO_EC2_LOAD_DEFAULT_AMIS": "false", "AWS_EC2_METADATA_DISABLED": "true"}
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=environ,
+        text=True,
+    ) as served:
+        assert served.stdout is not None
+        assert served.stdin is not None
+        yield served.stdout.readline().strip()
+        served.stdin.close()
+        served.wait(10)
+
+
+@pytest.fixture
+def drivers(url: str, place: Place) -> Iterator[tuple[Driver, Driver]]:
+    """Both programs, on moto's account."""
+    place.configure(CONFIGURATION.format(url=url, key=KEY, secret=SECRET, region=REGION), name=NAME)
+    environ = {"AWS_EC2_METADATA_DISABLED": "true"}
+    actions = Driver(place, f"-t 15 -r 0 {NAME}", environ=environ)
+    monitor = Driver(place, NAME, environ=environ, program=ROOT / "bin" / "one_im_provider")
+    yield actions, monitor
+    for driver in (actions, monitor):
+        driver.leave()
+    assert_spoke_properly(actions)
+    logs = [path.read_text() for path in place.var.glob("*.log")]
+    assert not [line for text in logs for line in text.splitlines() if "unexpected" in line or "Traceback" in line]
+    assert not [text for text in logs if SECRET in text]
+
+
+class Console:
+    """Somebody with botocore."""
+
+    def __init__(self, url: str) -> None:
+        def client(service: str) -> Any:
+            return Session().create_client(
+                service, region_name=REGION, endpoint_url=url, aws_access_key_id=KEY, aws_secret_access_key=SECRET
+            )
+
+        self.ec2, self.cloudwatch = client("ec2"), client("cloudwatch")
+
+    def instance(self, instance_id: str) -> dict[str, Any]:
+        answer = self.ec2.describe_instances(InstanceIds=[instance_id])
+        found: dict[str, Any] = answer["Reservations"][0]["Instances"][0]
+        return found
+
+    def state(self, instance_id: str) -> str:
+        return str(self.instance(instance_id)["State"]["Name"])
+
+    def tags(self, instance_id: str) -> dict[str, str]:
+        return {each["Key"]: each["Value"] for each in self.instance(instance_id)["Tags"]}
+
+    def measure(self, instance_id: str, **figures: float) -> None:
+        """Let CloudWatch know figures from ten minutes ago, which have settled."""
+        at = datetime.now(UTC) - timedelta(minutes=11)
+        dimensions = [{"Name": "InstanceId", "Value": instance_id}]
+        data = [
+            {"MetricName": name, "Dimensions": dimensions, "Timestamp": at, "Value": value}
+            for name, value in figures.items()
+        ]
+        self.cloudwatch.put_metric_data(Namespace="AWS/EC2", MetricData=data)
+
+
+def template(**attributes: str) -> Template:
+    section = {"TYPE": NAME, "AMI": "ami-12c6146b", "INSTANCETYPE": "t3.small", **attributes}
+    return Template(
+        values={
+            "CPU": ("1",),
+            "MEMORY": ("1024",),
+            "CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-ed25519 AAAA one@here"},),
+            "PUBLIC_CLOUD": (section,),
+        }
+    )
+
+
+def told(monitor: Driver, word: str, vm_id: int, **wanted: str) -> dict[str, str]:
+    """What the next report says of a VM that says so much of it."""
+    while True:
+        line = read_modern(monitor.next_line().encode() + b"\n")
+        if line.word != word:
+            continue
+        for vm in vectors(line.values, "VM"):
+            text = dict(vm)
+            if word == "MONITOR_VM":
+                measured = read_template(base64.b64decode(vm["MONITOR"]).decode(), is_old=False)
+                text |= {name: str(value[0]) for name, value in measured.items()}
+            if text["ID"] == str(vm_id) and wanted.items() <= text.items():
+                return text
+
+
+def test_a_vm_lives_its_whole_life(url: str, drivers: tuple[Driver, Driver]) -> None:
+    driver, monitor = drivers
+    console = Console(url)
+    address = console.ec2.allocate_address(Domain="vpc")["PublicIp"]
+    image = console.ec2.register_image(Name="web", RootDeviceName="/dev/xvda")["ImageId"]
+    asked = template(AMI=image, TAGS="role=web", CLOUD_INIT="YES", ELASTICIP=address, VOLUMETYPE="gp3", VOLUMESIZE="8")
+
+    deploy_id = driver.created(wire.deploy(7, template=asked, host_id=3))
+    tags = console.tags(deploy_id)
+    assert (tags["ONE_PROVIDER_OWNER"], tags["ONE_PROVIDER_VM_ID"], tags["role"]) == ("one-test", "7", "web")
+    assert console.instance(deploy_id)["PublicIpAddress"] == address
+    assert driver.created(wire.deploy(7, template=asked, host_id=3)) == deploy_id  # a retry takes it over
+
+    console.measure(deploy_id, CPUUtilization=25.0, NetworkIn=1000.0, NetworkOut=500.0, EBSReadBytes=70.0)
+    monitor.send(start_monitor(3, "cloud"))
+    assert told(monitor, "STATE_VM", 7)["STATE"] == "RUNNING"
+    seen = told(monitor, "MONITOR_VM", 7, NETRX="1000")
+    assert (seen["NETTX"], seen["MEMORY"], seen["DISKRDBYTES"]) == ("500", str(2 * 1024 * 1024), "70")
+    assert (seen["AWS_PUBLIC_IP_ADDRESS"], seen["AWS_INSTANCE_TYPE"]) == (address, "t3.small")
+
+    assert driver.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
+    assert driver.ask(wire.line("RESET", 7, deploy_id=deploy_id)) == "SUCCESS -"
+    disk = {"DISK_ID": "2", "SIZE": "2048", "TARGET": "vdf"}
+    assert driver.ask(wire.line("ATTACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+    assert len(console.instance(deploy_id)["BlockDeviceMappings"]) == 2
+    assert driver.ask(wire.line("DETACHDISK", 7, deploy_id=deploy_id, operand=disk)) == "SUCCESS -"
+
+    assert driver.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    assert console.state(deploy_id) == "stopped"
+    told(monitor, "STATE_VM", 7, STATE="POWEROFF")
+    larger = Template(values={**asked.values, "CPU": ("2",), "MEMORY": ("4096",)})
+    assert driver.ask(wire.line("RESIZE", 7, deploy_id=deploy_id, template=larger)) == "SUCCESS -"
+    assert console.instance(deploy_id)["InstanceType"] == "t3.medium"
+    assert driver.ask(wire.resume(7, deploy_id, template=asked, host_id=3)) == f"SUCCESS {deploy_id}"
+    told(monitor, "STATE_VM", 7, STATE="RUNNING")
+    assert driver.ask(wire.line("SAVE", 7, deploy_id=deploy_id)) == "SUCCESS -"
+    assert driver.ask(wire.line("RESTORE", 7, deploy_id=deploy_id, seq=1)) == "SUCCESS -"
+    assert 'AWS_INSTANCE_TYPE="t3.medium"' in driver.ask(wire.poll(7, deploy_id))
+
+    assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
+    assert console.state(deploy_id) == "terminated"
+
+
+def test_what_moto_refuses_is_a_sentence(drivers: tuple[Driver, Driver]) -> None:
+    driver, _ = drivers
+    refused = driver.ask(wire.deploy(8, template=template(SUBNETID="subnet-0123456789abcdef0")))
+    assert refused.startswith("FAILURE EC2: The subnet ID 'subnet-0123456789abcdef0' does not exist (RunInstances")
+    deploy_id = driver.created(wire.deploy(9, template=template(ELASTICIP="203.0.113.200")))
+    told_to_vm = [line for line in driver.lines if line.startswith("LOG W 9 ")]
+    assert any(f"instance {deploy_id} runs, but not everything is done: EC2: " in line for line in told_to_vm)
+    assert driver.ask(wire.terminate(9, deploy_id)) == "SUCCESS -"

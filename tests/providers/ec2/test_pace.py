@@ -1,0 +1,113 @@
+"""Calls keep within EC2's budgets, each action within its own, and none waits without an end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from one_provider_mad.errors import Throttled
+from one_provider_mad.providers.ec2.pace import LONGEST_WAIT, READS, SPECIAL, WRITES, Pace
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from tests.actions.fakes import pass_time
+
+pytestmark = pytest.mark.looptime
+
+
+async def sent(pace: Pace, action: str, count: int) -> list[float]:
+    """When so many calls that want to be sent at once are sent; those that are refused are left out."""
+    times = []
+
+    async def one() -> None:
+        async with pace.turn(action):
+            times.append(round(asyncio.get_running_loop().time(), 3))
+
+    outcomes = await asyncio.gather(*(one() for _ in range(count)), return_exceptions=True)
+    assert all(isinstance(each, Throttled) for each in outcomes if each is not None)
+    return sorted(times)
+
+
+async def test_creates_come_in_a_burst_and_then_by_the_second() -> None:
+    times = await sent(Pace(share=1.0), "RunInstances", 100)
+    assert times == [0.0] * 5 + [0.5 * number for number in range(1, 11)]  # and the others not within five seconds
+
+
+@pytest.mark.parametrize(
+    ("action", "burst", "rate"),
+    [
+        pytest.param("DescribeInstances", READS.burst, READS.rate, id="read"),
+        pytest.param("StopInstances", WRITES.burst, WRITES.rate, id="write"),
+        pytest.param("StartInstances", *SPECIAL["StartInstances"], id="start"),
+        pytest.param("GetMetricData", *SPECIAL["GetMetricData"], id="figures"),
+    ],
+)
+async def test_each_kind_has_its_budget(action: str, burst: float, rate: float) -> None:
+    times = await sent(Pace(share=1.0), action, 500)
+    assert times.count(0.0) == burst
+    assert len(times) == pytest.approx(burst + LONGEST_WAIT * rate, abs=1)
+
+
+async def test_a_share_is_kept_to() -> None:
+    times = await sent(Pace(share=0.5), "DescribeInstances", 500)
+    assert times.count(0.0) == READS.burst / 2
+    assert len(times) == pytest.approx((READS.burst + LONGEST_WAIT * READS.rate) / 2, abs=1)
+
+
+async def test_a_bucket_fills_again() -> None:
+    pace = Pace(share=1.0)
+    await sent(pace, "RunInstances", 100)
+    await pass_time(60)
+    assert len(await sent(pace, "RunInstances", 100)) == 15
+
+
+async def test_one_action_takes_nothing_from_another() -> None:
+    pace = Pace(share=1.0)
+    await sent(pace, "DescribeInstances", 500)
+    now = asyncio.get_running_loop().time()
+    assert await sent(pace, "DescribeVolumes", 1) == [round(now, 3)]
+
+
+async def test_who_is_refused_is_told_when_there_is_room() -> None:
+    pace = Pace(share=1.0)
+    outcomes = await asyncio.gather(*(sent_or_refused(pace) for _ in range(30)))
+    waits = [each.retry_after for each in outcomes if each is not None]
+    assert len(waits) == 15
+    assert all(wait is not None and wait > LONGEST_WAIT for wait in waits)
+
+
+async def sent_or_refused(pace: Pace) -> Throttled | None:
+    try:
+        async with pace.turn("RunInstances"):
+            return None
+    except Throttled as refused:
+        return refused
+
+
+async def test_a_refusal_still_slows_its_whole_class_down() -> None:
+    pace = Pace(share=1.0)
+    with pytest.raises(Throttled):
+        async with pace.turn("DescribeInstances"):
+            raise Throttled("slow down", retry_after=2.0)
+    assert await sent(pace, "GetMetricData", 1) == [0.0]  # a service of its own
+    assert await sent(pace, "StopInstances", 1) == [0.0]
+    assert await sent(pace, "DescribeVolumes", 1) == [2.0]
+
+
+async def test_cloudwatch_slows_nothing_else_down() -> None:
+    pace = Pace(share=1.0)
+    with pytest.raises(Throttled):
+        async with pace.turn("GetMetricData"):
+            raise Throttled("slow down", retry_after=2.0)
+    assert await sent(pace, "DescribeInstances", 1) == [0.0]
+    assert await sent(pace, "TerminateInstances", 1) == [0.0]
+    assert await sent(pace, "GetMetricData", 1) == [2.0]
+
+
+async def test_a_cloud_whose_budgets_nobody_knows_is_not_held_back() -> None:
+    assert await sent(Pace(), "RunInstances", 500) == [0.0] * 500
+
+
+def test_amazons_endpoint_is_paced_and_others_only_by_order() -> None:
+    there, here = Ec2Settings(region="eu-west-1"), Ec2Settings(region="eu-west-1", endpoint_url="http://cloud/")
+    assert (there.share_of_budget, here.share_of_budget) == (0.9, 0.0)
+    assert Ec2Settings(region="eu-west-1", endpoint_url="http://cloud/", call_share=0.5).share_of_budget == 0.5

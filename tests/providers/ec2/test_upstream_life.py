@@ -1,0 +1,65 @@
+"""VMs that upstream's driver had deployed on EC2 before the switch live on, through both drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Place
+from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration, started
+from tests.providers.ec2.face import Face
+
+AS_UPSTREAM = {
+    "ImageId": "ami-1",
+    "InstanceType": "t3.small",
+    "MinCount": "1",
+    "MaxCount": "1",
+    "TagSpecification.1.ResourceType": "instance",
+    "TagSpecification.1.Tag.1.Key": "ONE_ID",
+    "TagSpecification.1.Tag.1.Value": "7",
+}
+
+
+@pytest.fixture
+def face() -> Iterator[Face]:
+    with Face().running() as face:
+        yield face
+
+
+def test_a_vm_of_before_the_switch_lives_on(face: Face, place: Place) -> None:
+    deploy_id = deployed_by_upstream(face)
+    more = "adopt_upstream = true"
+    place.configure(configuration(face, more=more).replace("[monitor]", "[monitor]\nsync_period = 0.1"), name=NAME)
+    core = MonitoredEc2(place)
+    try:
+        core.start()
+        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}, "before anything was asked of it"
+        with started(place) as driver:
+            assert driver.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
+            assert driver.ask(wire.terminate(8, deploy_id)).startswith(
+                f"FAILURE instance {deploy_id} is VM 7's by upstream's tag: it is left alone"
+            )
+            assert tags(face, deploy_id) == {"ONE_ID": "7"}
+            assert driver.ask(wire.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
+        assert tags(face, deploy_id)["ONE_PROVIDER_OWNER"] == OWNER
+        assert core.sync(vm7="POWEROFF") == {7: "POWEROFF"}
+        with started(place) as driver:
+            assert driver.ask(wire.resume(7, deploy_id, host_id=3)) == f"SUCCESS {deploy_id}"
+            assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
+            assert driver.ask(wire.terminate(7, deploy_id, host_id=3)) == "SUCCESS -"
+        assert {each.word for each in face.account.instances.values()} == {"terminated"}
+    finally:
+        core.driver.leave()
+
+
+def deployed_by_upstream(face: Face) -> str:
+    """What its driver leaves: a running instance with one tag."""
+    face.account.act("RunInstances", AS_UPSTREAM)
+    [deploy_id] = [each.id for each in face.account.alive]
+    return deploy_id
+
+
+def tags(face: Face, deploy_id: str) -> dict[str, str]:
+    return dict(face.account.instances[deploy_id].tags)

@@ -1,0 +1,223 @@
+"""What EC2 is about to do to instances is shown and told once; figures and notices do without each other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from itertools import count
+from typing import Any
+
+import pytest
+
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId
+from one_provider_mad.providers.ec2.provider import Ec2Provider
+from one_provider_mad.providers.interface import Figures, FigureSource, Size
+from tests.providers.ec2.conftest import OWNER, make
+from tests.providers.ec2.scripted import Answer, Form, Meter, Scripted, events, interruptions
+
+RETIREMENT = "instance-retirement|2026-12-01T00:00:00.000Z|The instance is running on degraded hardware"
+RUNNING = InstanceState.RUNNING
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Scripted]:
+    answers: dict[str, Answer] = {
+        "DescribeInstanceStatus": events(),
+        "DescribeSpotInstanceRequests": interruptions(),
+        "GetMetricData": Meter(),
+    }
+    async with Scripted(answers=answers).served() as served:
+        yield served
+
+
+@pytest.fixture
+async def provider(server: Scripted) -> AsyncIterator[Ec2Provider]:
+    async for each in opened(server):
+        yield each
+
+
+async def opened(server: Scripted, **settings: Any) -> AsyncIterator[Ec2Provider]:
+    """A provider for which a minute goes by between two questions."""
+    provider = make(server.url, **settings)
+    provider._watch._clock = count(step=60.0).__next__
+    await provider.open()
+    yield provider
+    await provider.close()
+
+
+@pytest.fixture
+async def measuring(server: Scripted) -> AsyncIterator[Ec2Provider]:
+    async for each in opened(server, cloudwatch=True):
+        yield each
+
+
+def an_instance(number: int = 1, state: InstanceState = RUNNING, *, owner: str = OWNER, **attributes: str) -> Instance:
+    return Instance(
+        deploy_id=DeployId(f"i-{number}"),
+        state=state,
+        raw_state=state.value,
+        identity=Identity(owner=owner, vm_id=VmId(70 + number), stime=1, seq=0, host_id=0) if owner else None,
+        attributes={"AWS_INSTANCE_TYPE": "t3.small", **attributes},
+    )
+
+
+def warned(provider: Ec2Provider) -> list[str]:
+    sentences: list[str] = provider.warned  # type: ignore[attr-defined] # make's
+    return sentences
+
+
+async def shown(provider: Ec2Provider, *instances: Instance) -> dict[str, dict[str, str]]:
+    return {str(key): dict(each.attributes) for key, each in (await provider.figures(instances)).items()}
+
+
+async def test_a_scheduled_event_is_shown_and_told_once(server: Scripted, provider: Ec2Provider) -> None:
+    server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT)
+    for _ in range(2):
+        assert await shown(provider, an_instance(1), an_instance(2)) == {
+            "i-1": {
+                "AWS_SCHEDULED_EVENT": "instance-retirement",
+                "AWS_SCHEDULED_EVENT_FROM": "2026-12-01T00:00:00.000Z",
+                "AWS_SCHEDULED_EVENT_TEXT": "The instance is running on degraded hardware",
+            }
+        }
+    assert warned(provider) == [
+        (
+            "instance i-1 of VM 71 has a scheduled event, instance-retirement from 2026-12-01T00:00:00.000Z on:"
+            " The instance is running on degraded hardware"
+        )
+    ]
+    server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT.replace("12-01", "12-08"))
+    await shown(provider, an_instance(1))
+    assert len(warned(provider)) == 2
+    server.answers["DescribeInstanceStatus"] = events()
+    assert await shown(provider, an_instance(1)) == {}
+
+
+async def test_an_event_that_is_over_is_none(server: Scripted, provider: Ec2Provider) -> None:
+    server.answers["DescribeInstanceStatus"] = events(
+        i_1="system-reboot|2026-12-01T00:00:00.000Z|[Completed] scheduled reboot",
+        i_2="system-reboot|2026-12-01T00:00:00.000Z|[Canceled] scheduled reboot",
+    )
+    assert await shown(provider, an_instance(1), an_instance(2)) == {}
+    assert warned(provider) == []
+
+
+async def test_a_spot_instance_that_is_taken_back_is_shown_and_told_once(
+    server: Scripted, provider: Ec2Provider
+) -> None:
+    spot = an_instance(1, AWS_INSTANCE_LIFECYCLE="spot")
+    server.answers["DescribeSpotInstanceRequests"] = interruptions(
+        i_1="marked-for-termination|2026-11-22T10:00:00.000Z"
+    )
+    for _ in range(2):
+        assert await shown(provider, spot) == {
+            "i-1": {
+                "AWS_SPOT_INTERRUPTION": "marked-for-termination",
+                "AWS_SPOT_INTERRUPTION_SINCE": "2026-11-22T10:00:00.000Z",
+            }
+        }
+    ended = an_instance(1, InstanceState.TERMINATED, AWS_STATE_REASON="Server.SpotInstanceTermination")
+    for _ in range(2):
+        assert await shown(provider, ended) == {}
+    assert warned(provider) == [
+        (
+            "instance i-1 of VM 71 is being taken back by EC2 within two minutes, marked-for-termination since"
+            " 2026-11-22T10:00:00.000Z"
+        ),
+        "instance i-1 of VM 71 was taken back by EC2: Server.SpotInstanceTermination",
+    ]
+
+
+async def test_without_spot_instances_nobody_asks_for_their_requests(server: Scripted, provider: Ec2Provider) -> None:
+    await shown(provider, an_instance(1))
+    assert [action for action, _ in server.calls] == ["DescribeInstanceStatus"]
+
+
+async def test_instances_of_others_are_neither_asked_nor_told_about(server: Scripted, measuring: Ec2Provider) -> None:
+    server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT, i_2=RETIREMENT)
+    assert await shown(measuring, an_instance(1, owner="another"), an_instance(2, owner="")) == {}
+    assert warned(measuring) == []
+    assert server.calls == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        pytest.param({"cloudwatch": True}, (60.0, 10, 2), id="as-it-is"),
+        pytest.param(
+            {"cloudwatch": True, "cloudwatch_period": 60.0, "events_period": 300.0}, (60.0, 2, 10), id="other"
+        ),
+        pytest.param({"cloudwatch": True, "events": False}, (300.0, 0, 2), id="figures-only"),
+        pytest.param({"events": False}, (3600.0, 0, 0), id="nothing"),
+    ],
+)
+async def test_figures_and_notices_come_at_their_own_periods(
+    server: Scripted, settings: dict[str, Any], asked: tuple[float, int, int]
+) -> None:
+    """Asked every minute for ten minutes; what is not asked for is as it was."""
+    server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT)
+    provider = make(server.url, **settings)
+    await provider.open()
+    assert isinstance(provider, FigureSource)
+    for minute in range(10):
+        provider._watch._clock = partial(float, 60 * minute)
+        (found,) = (await provider.figures([an_instance(1)])).values() or (Figures(),)
+        assert ("AWS_SCHEDULED_EVENT" in found.attributes) is settings.get("events", True)
+        assert (found.usage is not None) is settings.get("cloudwatch", False)
+    questions = [
+        form for form in server.asked("GetMetricData") if form["MetricDataQueries.member.1.MetricStat.Period"] == "300"
+    ]
+    assert (provider.figures_period, len(server.asked("DescribeInstanceStatus")), len(questions)) == asked
+    await provider.close()
+
+
+async def test_only_what_runs_costs_money(server: Scripted, measuring: Ec2Provider) -> None:
+    found = await measuring.figures([an_instance(1, InstanceState.STOPPED), an_instance(2)])
+    asked = {
+        value for form in server.asked("GetMetricData") for name, value in form.items() if name.endswith("1.Value")
+    }
+    assert asked == {"i-2"}
+    assert list(found) == ["i-2"]
+
+
+async def test_an_instance_takes_the_room_of_its_type_while_it_runs(provider: Ec2Provider) -> None:
+    assert provider.size_of(an_instance()) == Size(cpu=2, memory=2048)
+    assert provider.size_of(an_instance(state=InstanceState.PENDING)) == Size(cpu=2, memory=2048)
+    assert provider.size_of(an_instance(state=InstanceState.STOPPED)) is None
+    assert provider.size_of(an_instance(AWS_INSTANCE_TYPE="z9.huge")) is None
+
+
+async def test_without_cloudwatch_nothing_is_paid_for(server: Scripted, provider: Ec2Provider) -> None:
+    await provider.figures([an_instance(1)])
+    assert server.asked("GetMetricData") == []
+
+
+def refuse(form: Form) -> str:
+    raise PermissionError(f"You are not authorized to perform {form['Action']}")
+
+
+async def test_what_may_not_be_asked_is_told_once_and_takes_nothing_from_the_rest(
+    server: Scripted, measuring: Ec2Provider
+) -> None:
+    meter = server.answers["GetMetricData"]
+    assert isinstance(meter, Meter)
+    meter.add("i-1", "CPUUtilization", time.time() // 300 * 300, 25.0)
+    server.answers["DescribeInstanceStatus"] = refuse
+    for _ in range(2):
+        (figures,) = (await measuring.figures([an_instance(1)])).values()
+        assert figures.usage is not None
+        assert figures.usage.cpu == 50.0
+    assert warned(measuring) == [
+        (
+            "what EC2 is about to do to instances is not known: EC2: You are not authorized to perform"
+            " DescribeInstanceStatus (DescribeInstanceStatus, UnauthorizedOperation)"
+        )
+    ]
+
+
+async def test_notices_come_without_figures(server: Scripted, measuring: Ec2Provider) -> None:
+    server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT)
+    server.answers["GetMetricData"] = refuse
+    assert "AWS_SCHEDULED_EVENT" in (await shown(measuring, an_instance(1)))["i-1"]
+    assert any(sentence.startswith("there are no new figures of instances: ") for sentence in warned(measuring))
