@@ -27,8 +27,14 @@ if TYPE_CHECKING:
 
 _Read = TypeVar("_Read")
 
-VERSIONS = {"ec2": "2016-11-15", "sts": "2011-06-15"}
-"""The API versions that are spoken."""
+VERSIONS = {"ec2": "2016-11-15", "sts": "2011-06-15", "monitoring": "2010-08-01"}
+"""The API versions that are spoken; `monitoring` is CloudWatch."""
+
+SERVICES = {"GetCallerIdentity": "sts", "GetMetricData": "monitoring"}
+"""Actions that are not EC2's, and whose they are."""
+
+MANY_PARAMETERS = 300
+"""Parameters from which on a form is written in a thread: that takes a millisecond."""
 
 LARGE = 64 * 1024
 """Bytes from which on an answer is parsed in a thread: it would stop everything else for a millisecond."""
@@ -46,7 +52,8 @@ _DOMAINS = {"cn-": "amazonaws.com.cn", "eusc-": "amazonaws.eu"}
 
 def endpoint(service: str, settings: Ec2Settings) -> str:
     """Where the service is, with a path."""
-    own = (settings.sts_endpoint_url if service == "sts" else "") or settings.endpoint_url
+    special = {"sts": settings.sts_endpoint_url, "monitoring": settings.cloudwatch_endpoint_url}
+    own = special.get(service) or settings.endpoint_url
     domain = next((name for start, name in _DOMAINS.items() if settings.region.startswith(start)), "amazonaws.com")
     url = own or f"https://{service}.{settings.region}.{domain}"
     return url if "/" in url.partition("://")[2] else f"{url}/"
@@ -75,7 +82,7 @@ class Client:
         self._settings = settings
         self._credentials = Credentials(settings, sts_url=settings.sts_endpoint_url or settings.endpoint_url)
         self._session: aiohttp.ClientSession | None = None
-        self._pace = Pace()
+        self._pace = Pace(share=settings.share_of_budget)
 
     async def open(self) -> None:
         """Load what is needed, in a thread, and get ready; nothing is sent.
@@ -125,7 +132,7 @@ class Client:
         Raises:
             ProviderError: of the kind that the answer means.
         """
-        service = "sts" if action == "GetCallerIdentity" else "ec2"
+        service = SERVICES.get(action, "ec2")
         async with self._pace.turn(action):
             body = await self._post(service, action, parameters or {})
         return await self._read(action, body, read)
@@ -140,7 +147,7 @@ class Client:
         """
 
         def read_page(root: Element) -> tuple[_Read, str]:
-            return read(root), text_of(root.find("nextToken"))
+            return read(root), text_of(root.find("nextToken")) or text_of(root.find(f"{action}Result/NextToken"))
 
         seen: set[str] = set()
         token = ""
@@ -157,7 +164,8 @@ class Client:
     async def _post(self, service: str, action: str, parameters: Mapping[str, str]) -> bytes:
         url = endpoint(service, self._settings)
         form = {"Action": action, "Version": VERSIONS[service], **parameters}
-        body = urlencode(form).encode()
+        written = urlencode(form) if len(form) < MANY_PARAMETERS else await asyncio.to_thread(urlencode, form)
+        body = written.encode()
         headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
         signed = await self._credentials.sign(url, headers, body, service=service)
         outcome = await self._exchange(url, action, signed.headers, body)

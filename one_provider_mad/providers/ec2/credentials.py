@@ -7,12 +7,16 @@ which is arithmetic, is made where it is needed. Nothing here puts a credential 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, ProviderUnavailable
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.xmlrpc.host_login import HostLogin
+
+LOGIN = ("EC2_ACCESS", "EC2_SECRET")
+"""What upstream's driver wants in the host's template."""
 
 ROLE_SESSION = "one-provider-mad"
 """Name of the session when a role is assumed; shows in CloudTrail."""
@@ -43,6 +47,7 @@ class Credentials:
     def __init__(self, settings: Ec2Settings, *, sts_url: str = "") -> None:
         self._settings = settings
         self._sts_url = sts_url
+        self._login = HostLogin(settings.login_from_host, LOGIN) if settings.login_from_host else None
         self._source: Any = None
         self._frozen: Any = None
         self._lock = asyncio.Lock()
@@ -80,7 +85,8 @@ class Credentials:
             return self._frozen
         async with self._lock:  # one search, however many wait for it
             if not self._is_fresh():
-                self._frozen = await asyncio.to_thread(self._obtain)
+                given = await self._login.read() if self._login is not None and self._source is None else ()
+                self._frozen = await asyncio.to_thread(self._obtain, given)
             return self._frozen
 
     def _is_fresh(self) -> bool:
@@ -90,8 +96,12 @@ class Credentials:
         is_fresh: bool = needs_refresh is None or not needs_refresh()
         return is_fresh
 
-    def _obtain(self) -> Any:
-        """Find them or refresh them. Blocks."""
+    def _obtain(self, given: Sequence[str]) -> Any:
+        """Find them or refresh them. Blocks.
+
+        Args:
+            given: key and secret, where the host's template had them.
+        """
         try:
             import botocore.auth  # loaded here, so that signing loads nothing
             import botocore.awsrequest  # noqa: F401
@@ -101,7 +111,7 @@ class Credentials:
             raise AuthenticationRefused(MISSING) from error
         try:
             if self._source is None:
-                self._source = self._find()
+                self._source = self._find(given)
             return self._source.get_frozen_credentials()
         except (NotReached, HTTPClientError) as error:
             raise ProviderUnavailable(f"the source of the AWS credentials did not answer: {error}") from error
@@ -111,7 +121,7 @@ class Credentials:
         except (BotoCoreError, OSError, ValueError, RuntimeError) as error:
             raise AuthenticationRefused(f"the AWS credentials cannot be read: {error}") from error
 
-    def _find(self) -> Any:
+    def _find(self, given: Sequence[str]) -> Any:
         from botocore.credentials import Credentials as Given
         from botocore.session import Session
 
@@ -121,7 +131,9 @@ class Credentials:
             if path := getattr(wanted, key):
                 session.set_config_variable(key, path)
         found: Any
-        if wanted.access_key_id:
+        if given:
+            found = Given(*given)
+        elif wanted.access_key_id:
             found = Given(wanted.access_key_id, wanted.secret_access_key, wanted.session_token or None)
         else:
             found = session.get_credentials()

@@ -116,7 +116,8 @@ class Disks:
             await self.details(deploy_id)
             return
         if volume.attachment in ("attaching", "attached", "busy"):
-            await self._client.call("DetachVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
+            call = {"VolumeId": volume.volume_id, "InstanceId": volume.instance_id}
+            await self._client.call("DetachVolume", call, read=lambda _: None)
         volume = await self._settled(volume.volume_id)
         await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
         key = (deploy_id, disk_id)

@@ -6,13 +6,14 @@ Elements are those of docs.aws.amazon.com, API_Instance; attributes for monitori
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Value
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, Usage, Value
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.states import state_of
+from one_provider_mad.providers.interface import Size
 
 UPSTREAM_TAG = "ONE_ID"
 """Upstream's tag; its value is the VM's number."""
@@ -34,6 +35,12 @@ ATTRIBUTES = {
     "instanceLifecycle": "AWS_INSTANCE_LIFECYCLE",
 }
 """Element to attribute, where the text is the value."""
+
+
+NO_SIZES: Mapping[str, Size] = {}
+
+_HOLDS_MEMORY = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
+"""States whose instances upstream counted as using the host's room."""
 
 
 class Volume(Value, frozen=True, kw_only=True):
@@ -62,9 +69,9 @@ class Details(Value, frozen=True, kw_only=True):
     volumes: tuple[Volume, ...]
 
 
-def read_instances(root: Element) -> list[Instance]:
-    """Every instance of a DescribeInstances answer."""
-    return [_instance(item) for item in _listed(root)]
+def read_instances(root: Element, *, sizes: Mapping[str, Size] = NO_SIZES) -> list[Instance]:
+    """Every instance of a DescribeInstances answer; with the memory of its type as in use while it runs."""
+    return [_instance(item, sizes) for item in _listed(root)]
 
 
 def _listed(root: Element) -> Iterator[Element]:
@@ -106,7 +113,7 @@ def read_tags(items: Iterable[Element]) -> dict[str, str]:
     return {text_of(item.find("key")): text_of(item.find("value")) for item in items}
 
 
-def _instance(item: Element) -> Instance:
+def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
     parts = {str(child.tag): child for child in item}
     tags = read_tags(parts["tagSet"]) if "tagSet" in parts else {}
     raw_state = text_of(item.find("instanceState/name"))
@@ -118,15 +125,20 @@ def _instance(item: Element) -> Instance:
         attributes["AWS_SECURITY_GROUPS"] = groups
     if UPSTREAM_TAG in tags and not any(key.startswith(TAG_PREFIX) for key in tags):
         attributes[UPSTREAM_ATTRIBUTE] = tags[UPSTREAM_TAG]
+    state = state_of(raw_state)
+    if state is not InstanceState.RUNNING and (code := text_of(item.find("stateReason/code"))):
+        attributes["AWS_STATE_REASON"] = code
+    size = sizes.get(attributes.get("AWS_INSTANCE_TYPE", "")) if state in _HOLDS_MEMORY else None
     return Instance(
         deploy_id=DeployId(text_of(parts.get("instanceId"))),
-        state=state_of(raw_state),
+        state=state,
         raw_state=raw_state,
         identity=identity,
         name=tags.get("Name", ""),
         # The latest start, in fact: EC2 keeps no other moment for an instance as such.
         created_at=_seconds(text_of(parts.get("launchTime"))),
         reason=text_of(item.find("stateReason/message")) or text_of(parts.get("reason")),
+        usage=Usage(memory=1024 * size.memory) if size else None,
         attributes=attributes,
     )
 

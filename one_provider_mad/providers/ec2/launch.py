@@ -9,6 +9,9 @@ from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.ec2.query import tagged
 from one_provider_mad.providers.interface import Parameters
 
+SPOT = "spot"
+"""The market of spot instances; on demand has no name."""
+
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that RunInstances is told, but whose the instance is and the token.
@@ -78,7 +81,7 @@ def run_instances(launch: Launch, *, identity: Identity, token: str, root_device
         call[f"BlockDeviceMapping.{number}.DeviceName"] = root_device
         call |= {f"BlockDeviceMapping.{number}.Ebs.{name}": value for name, value in launch.root_volume.items()}
     resources = ["instance", "volume"]
-    if launch.place.market == "spot":
+    if launch.place.market == SPOT:
         resources.append("spot-instances-request")
     for number, resource in enumerate(resources, 1):
         call |= tagged(f"TagSpecification.{number}", resource, {**launch.tags, **identity.tags()})

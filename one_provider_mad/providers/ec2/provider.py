@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import msgspec
 
@@ -14,21 +15,26 @@ from one_provider_mad.errors import (
     NoCapacity,
     PermissionDenied,
     ProviderUnavailable,
+    QuotaExceeded,
     TokenSpent,
     WrongState,
 )
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client
+from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
 from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.instances import UPSTREAM_ATTRIBUTE, read_changed, read_instances, read_launched
-from one_provider_mad.providers.ec2.launch import Launch, read_launch, run_instances
+from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
+from one_provider_mad.providers.ec2.notices import Notices
 from one_provider_mad.providers.ec2.query import filtered, pairs
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.states import STATES, state_of
+from one_provider_mad.providers.ec2.watch import Watch
 from one_provider_mad.providers.interface import (
     CreateCall,
     CreatePlan,
+    Figures,
     ImportHints,
     ProviderContext,
     ProviderFactory,
@@ -58,9 +64,23 @@ class Ec2Provider:
         self._disks = Disks(self._client, pause=settings.watch_interval)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
+        self._watch = Watch(
+            cloudwatch=CloudWatch(self._client, self._sizes, with_disks=settings.cloudwatch_disks, clock=time.time)
+            if settings.cloudwatch
+            else None,
+            cloudwatch_period=settings.cloudwatch_period,
+            notices=Notices(self._client, warn=context.warn) if settings.events else None,
+            notices_period=settings.events_period,
+            is_ours=self._is_ours,
+            clock=time.monotonic,
+            warn=context.warn,
+        )
+        self.figures_period: float = self._watch.period
         self._root_devices: dict[str, str] = {}
         self._pages = 1
         self._strange: set[str] = set()
+        # Where there are figures a listing has none: its zeros would set OpenNebula's counters back.
+        self._read = partial(read_instances, sizes={} if settings.cloudwatch else self._sizes)
 
     async def open(self) -> None:
         """Load the HTTP library; credentials are looked for with the first call."""
@@ -99,7 +119,10 @@ class Ec2Provider:
         asked = run_instances(launch, identity=call.identity, token=call.token, root_device=device)
         try:
             made = await self._client.call("RunInstances", asked, read=read_launched)
-        except NoCapacity as error:
+        except (NoCapacity, QuotaExceeded) as error:
+            # Spot instances have a quota of their own: there may be room on demand.
+            if isinstance(error, QuotaExceeded) and launch.place.market != SPOT:
+                raise
             self._shortages.note(launch.place)
             raise NoCapacity(f"{launch.place}: {error}") from error
         self._shortages.forget(launch.place)
@@ -201,7 +224,7 @@ class Ec2Provider:
         asked = {**filtered(filters), "MaxResults": str(self._settings.page_size)}
         found: list[Instance] = []
         pages = 0
-        async for page in self._client.pages("DescribeInstances", asked, read=read_instances):
+        async for page in self._client.pages("DescribeInstances", asked, read=self._read):
             found += page
             pages += 1
         if "instance-id" not in filters and f"tag:{TAG_PREFIX}VM_ID" not in filters:
@@ -225,7 +248,15 @@ class Ec2Provider:
             return None
         return VmId(int(number)) if number.isascii() and number.isdigit() else None
 
+    def _is_ours(self, instance: Instance) -> bool:
+        identity = instance.identity
+        return self.upstream_vm_id(instance) is not None if identity is None else identity.owner == self._context.owner
+
     # Capabilities
+
+    async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
+        """CloudWatch's figures of ours, and what EC2 is about to do to them; a part that fails is warned of."""
+        return await self._watch.figures(instances)
 
     def instance_sizes(self) -> Mapping[str, Size]:
         """Every type whose size is known."""
@@ -234,6 +265,12 @@ class Ec2Provider:
     async def capacity(self) -> Size | None:
         """EC2 tells no limit; `[capacity]` of the configuration may."""
         return None
+
+    def size_of(self, instance: Instance) -> Size | None:
+        """The size of its type while it runs or begins to, as upstream's driver counted."""
+        if instance.state not in (InstanceState.PENDING, InstanceState.RUNNING):
+            return None
+        return self._sizes.get(instance.attributes.get("AWS_INSTANCE_TYPE", ""))
 
     def import_hints(self, instance: Instance) -> ImportHints:
         """What the attributes of the instance tell."""

@@ -40,6 +40,9 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     sts_endpoint_url: str = ""
     """Where the credentials' account is asked for; empty: Amazon's endpoint, or `endpoint_url` when that is set."""
 
+    cloudwatch_endpoint_url: str = ""
+    """Where CloudWatch is; empty: Amazon's endpoint, or `endpoint_url` when that is set."""
+
     account: str = ""
     """What to call the account without asking; only for a compatible cloud that knows no GetCallerIdentity."""
 
@@ -51,6 +54,10 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     session_token: str = ""
     """Session of a temporary key."""
+
+    login_from_host: str = ""
+    """Name or number of the OpenNebula host whose template holds EC2_ACCESS and EC2_SECRET, as upstream's driver wants
+    them; in the place of keys here. OpenNebula decrypts them from 5.10 on, for oneadmin."""
 
     profile: str = ""
     """Profile of the AWS configuration files to use instead of keys here; empty: the default one."""
@@ -92,6 +99,10 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     watch_interval: Seconds = 3.0
     """Seconds between two looks while the driver waits for a state; all that wait share one call."""
 
+    call_share: Annotated[float, Meta(gt=0, le=1)] | None = None
+    """Part of the calls that Amazon allows an account in a region, 1 for all of them; calls beyond it wait. Not set:
+    0.9 at Amazon's endpoint, and no bound at any other."""
+
     shortage_memory: Annotated[float, Meta(ge=0)] = 600.0
     """Seconds in which a type and place that had no room is tried after the others."""
 
@@ -117,6 +128,23 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     instance_types: dict[str, InstanceType] = {}
     """Sizes of further instance types, or other sizes for the built-in ones."""
 
+    cloudwatch: bool = False
+    """Report what running instances use, as CloudWatch measures it. Off: Amazon asks money for each metric that is
+    read, 26 cents a month for an instance at the usual period."""
+
+    cloudwatch_period: Annotated[float, Meta(ge=60)] = 300.0
+    """Seconds between two questions for figures; CloudWatch has new ones every five minutes."""
+
+    cloudwatch_disks: bool = False
+    """Report what volumes read and write as well: four metrics more for each instance, which costs more than twice as
+    much."""
+
+    events: bool = True
+    """Report and warn of what EC2 is about to do by itself: scheduled events, spot instances that it takes back."""
+
+    events_period: Annotated[float, Meta(ge=10)] = 60.0
+    """Seconds between two questions for that; a spot instance is told of two minutes ahead."""
+
     adopt_upstream: bool = False
     """An instance tagged only with upstream's ONE_ID counts as that VM's. Off: in an account that another OpenNebula
     uses as well, its instances would count too."""
@@ -125,11 +153,13 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         """Refuse what would only fail later, or go unnoticed."""
         if not _REGION.fullmatch(self.region):
             raise ValueError(f"region: expected a name such as eu-west-1, got {self.region!r}")
-        for key in ("endpoint_url", "sts_endpoint_url", "proxy"):
+        for key in ("endpoint_url", "sts_endpoint_url", "cloudwatch_endpoint_url", "proxy"):
             if (url := getattr(self, key)) and not re.match(r"https?://[^\s/?#@]+(/[^\s?#]*)?$", url):
                 raise ValueError(f"{key}: expected an http or https URL without user and query")
         if bool(self.access_key_id) != bool(self.secret_access_key):
             raise ValueError("access_key_id and secret_access_key belong together, give both or neither")
+        if self.login_from_host and (self.access_key_id or self.profile):
+            raise ValueError("login_from_host: give either a host, or keys, or a profile")
         if self.access_key_id and self.profile:
             raise ValueError("profile: give either a profile or keys, not both")
         if self.role_arn and not _ROLE.fullmatch(self.role_arn):
@@ -142,6 +172,11 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         for name in self.tags:
             if name.upper().startswith((TAG_PREFIX, "AWS:")):
                 raise ValueError(f"tags: {name} is reserved")
+
+    @property
+    def share_of_budget(self) -> float:
+        """`call_share`, or what holds without it; 0 for no bound."""
+        return self.call_share or (0.0 if self.endpoint_url else 0.9)
 
     @staticmethod
     def _check_defaults(defaults: Mapping[str, str]) -> None:

@@ -249,12 +249,8 @@ def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
             if name in PRIVILEGED
         ),
         *msgspec.structs.replace(section, attributes=strange).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
-        *((ADDRESS_WARNING,) if section.text("ELASTICIP") else ()),
         *_context_warnings(request),
     )
-
-
-ADDRESS_WARNING = "ELASTICIP is not associated by this driver yet: associate the address in the cloud"
 
 
 def _context_warnings(request: VmRequest) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ def test_a_vm_lives_its_whole_life(url: str, drivers: tuple[Driver, Driver]) -> 
 
     console.measure(deploy_id, CPUUtilization=25.0, NetworkIn=1000.0, NetworkOut=500.0, EBSReadBytes=70.0)
     monitor.send(start_monitor(3, "cloud"))
-    assert told(monitor, "STATE_VM", 7)["STATE"] == "RUNNING"
+    told(monitor, "STATE_VM", 7, STATE="RUNNING")
     seen = told(monitor, "MONITOR_VM", 7, NETRX="1000")
     assert (seen["NETTX"], seen["MEMORY"], seen["DISKRDBYTES"]) == ("500", str(2 * 1024 * 1024), "70")
     assert (seen["AWS_PUBLIC_IP_ADDRESS"], seen["AWS_INSTANCE_TYPE"]) == (address, "t3.small")

@@ -1,0 +1,240 @@
+"""What instances do, as CloudWatch measures it: many metrics a call, and bytes counted up as OpenNebula wants them.
+
+From docs.aws.amazon.com: API_GetMetricData (500 metrics and 100,800 points a call, further ones in pages; points of
+five minutes are kept for 63 days, of an hour and more for 455) and "CloudWatch metrics that are available for your
+instances". CloudWatch tells bytes of five minutes, OpenNebula's counters never go back: so what was moved on the days
+before is asked for once, and what each five minutes brought is added to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import DeployId, Instance, Usage, Value
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.interface import Figures, Size
+
+MOST_METRICS = 500
+"""Metrics of one call."""
+
+PERIOD = 300
+"""Seconds of one point: basic monitoring, which costs nothing by itself."""
+
+SETTLING = 300
+"""Seconds after which a point no longer grows: on Nitro it is there from the first minute of its five."""
+
+DAY = 86400
+LONGEST_KEPT = 455 * DAY
+
+CPU = "CPUUtilization"
+RECEIVED, SENT = "NetworkIn", "NetworkOut"
+READ, WRITTEN = ("EBSReadBytes", "DiskReadBytes"), ("EBSWriteBytes", "DiskWriteBytes")
+"""EBS volumes of Nitro instances, and volumes of the machine itself; an instance has the ones, the others or both."""
+
+STILL_TRUE = 3 * PERIOD
+"""Seconds for which the last figure of the processor counts; after that the instance shows none."""
+
+
+class Series(Value, frozen=True, kw_only=True):
+    """What an answer holds of one metric.
+
+    Attributes:
+        total: sum of the points that count.
+        last: the latest point's value, whether it counts or not.
+        last_at: when that one began, 0 for none.
+    """
+
+    total: float = 0.0
+    last: float = 0.0
+    last_at: float = 0.0
+
+    def __add__(self, later: Series) -> Series:
+        """The same metric on a further page."""
+        latest = max(self, later, key=lambda each: each.last_at)
+        return Series(total=self.total + later.total, last=latest.last, last_at=latest.last_at)
+
+
+class Counted(Value, frozen=True, kw_only=True):
+    """What is known of one instance.
+
+    Attributes:
+        until: up to when bytes are counted, seconds since the epoch.
+        totals: metric to bytes.
+        cpu: percent of all its cores.
+    """
+
+    until: float
+    totals: Mapping[str, float]
+    cpu: float = 0.0
+
+
+class CloudWatch:
+    """The figures of instances.
+
+    Args:
+        client: the way to the cloud.
+        sizes: cores of each instance type.
+        with_disks: ask for what volumes read and write as well; each metric costs.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self, client: Client, sizes: Mapping[str, Size], *, with_disks: bool, clock: Callable[[], float]
+    ) -> None:
+        self._client = client
+        self._sizes = sizes
+        self._clock = clock
+        self._bytes = (RECEIVED, SENT, *(READ + WRITTEN if with_disks else ()))
+        self._counted: dict[DeployId, Counted] = {}
+
+    async def learn(self, instances: Sequence[Instance]) -> None:
+        """Ask for the figures of running instances.
+
+        Raises:
+            ProviderError: they cannot be had; what was learnt until then stays.
+        """
+        now = self._clock()
+        settled = (now - SETTLING) // PERIOD * PERIOD
+        new = [each for each in instances if self._is_new(each, now)]
+        for part in _parts(new, MOST_METRICS // len(self._bytes)):
+            await self._count_days(part, until=(now - 2 * SETTLING) // DAY * DAY)
+        ready = sorted(instances, key=lambda each: self._counted[each.deploy_id].until)
+        for part in _parts(ready, MOST_METRICS // (1 + len(self._bytes))):
+            await self._count_on(part, now=now, until=settled)
+
+    def _is_new(self, instance: Instance, now: float) -> bool:
+        """Not known, or stopped for so long that a whole day is missing."""
+        counted = self._counted.get(instance.deploy_id)
+        return counted is None or counted.until < now - DAY - 2 * SETTLING
+
+    async def _count_days(self, instances: Sequence[Instance], *, until: float) -> None:
+        asked = [(each.deploy_id, name) for each in instances for name in self._bytes]
+        found = await self._ask(asked, period=DAY, start=until - LONGEST_KEPT, end=until, counts=lambda *_: True)
+        for each in instances:
+            totals = {name: found.get((each.deploy_id, name), Series()).total for name in self._bytes}
+            self._counted[each.deploy_id] = Counted(until=until, totals=totals)
+
+    async def _count_on(self, instances: Sequence[Instance], *, now: float, until: float) -> None:
+        asked = [(each.deploy_id, name) for each in instances for name in (CPU, *self._bytes)]
+        before = {each.deploy_id: self._counted[each.deploy_id] for each in instances}
+        start = min(now // PERIOD * PERIOD - STILL_TRUE, *(each.until for each in before.values()))
+
+        def counts(deploy_id: DeployId, at: float) -> bool:
+            return before[deploy_id].until <= at < until
+
+        found = await self._ask(asked, period=PERIOD, start=start, end=now, counts=counts)
+        for deploy_id, counted in before.items():
+            cpu = found.get((deploy_id, CPU), Series())
+            self._counted[deploy_id] = Counted(
+                until=max(until, counted.until),
+                totals={
+                    name: counted.totals[name] + found.get((deploy_id, name), Series()).total for name in self._bytes
+                },
+                cpu=cpu.last if cpu.last_at > now - STILL_TRUE - PERIOD else 0.0,
+            )
+
+    async def _ask(
+        self,
+        asked: Sequence[tuple[DeployId, str]],
+        *,
+        period: int,
+        start: float,
+        end: float,
+        counts: Callable[[DeployId, float], bool],
+    ) -> dict[tuple[DeployId, str], Series]:
+        call = {
+            "StartTime": _moment(start),
+            "EndTime": _moment(end),
+            "ScanBy": "TimestampAscending",
+            **{key: value for number, each in enumerate(asked, 1) for key, value in _query(number, *each, period)},
+        }
+        found: dict[tuple[DeployId, str], Series] = {}
+        read = partial(read_series, asked=asked, counts=counts)
+        async for page in self._client.pages("GetMetricData", call, read=read):
+            for key, series in page.items():
+                found[key] = found.get(key, Series()) + series
+        return found
+
+    def keep(self, instances: Sequence[Instance]) -> None:
+        """Forget all others: they are gone."""
+        kept = {each.deploy_id for each in instances}
+        self._counted = {deploy_id: counted for deploy_id, counted in self._counted.items() if deploy_id in kept}
+
+    def of(self, instance: Instance, *, is_running: bool) -> Figures | None:
+        """The figures of an instance in OpenNebula's units, its type's memory among them; None while there are none."""
+        counted = self._counted.get(instance.deploy_id)
+        if counted is None:
+            return None
+        size = self._sizes.get(instance.attributes.get("AWS_INSTANCE_TYPE", ""))
+        usage = Usage(
+            # CloudWatch's 100 is all cores, OpenNebula's is one.
+            cpu=round(counted.cpu * (size.cpu if size else 1), 2) if is_running else 0.0,
+            memory=1024 * size.memory if size else 0,
+            net_rx=round(counted.totals[RECEIVED]),
+            net_tx=round(counted.totals[SENT]),
+        )
+        disks = {"DISKRDBYTES": READ, "DISKWRBYTES": WRITTEN}
+        attributes = {
+            attribute: str(round(sum(counted.totals[name] for name in names)))
+            for attribute, names in disks.items()
+            if names[0] in counted.totals
+        }
+        return Figures(usage=usage, attributes=attributes)
+
+
+def read_series(
+    root: Element, *, asked: Sequence[tuple[DeployId, str]], counts: Callable[[DeployId, float], bool]
+) -> dict[tuple[DeployId, str], Series]:
+    """One page of a GetMetricData answer, summed up.
+
+    Args:
+        root: the answer.
+        asked: instance and metric of `m1`, `m2`...
+        counts: whether an instance's point of this time belongs into the sum.
+
+    Raises:
+        ProviderUnavailable: a metric could not be read just now.
+    """
+    found = {}
+    for member in root.iterfind("GetMetricDataResult/MetricDataResults/member"):
+        if (status := text_of(member.find("StatusCode"))) not in ("Complete", "PartialData"):
+            raise ProviderUnavailable(f"CloudWatch could not read a metric: {status[:40] or 'no StatusCode'}")
+        key = asked[int(text_of(member.find("Id"))[1:]) - 1]
+        times = [_seconds(text_of(each)) for each in member.iterfind("Timestamps/member")]
+        values = [float(text_of(each)) for each in member.iterfind("Values/member")]
+        points = dict(zip(times, values, strict=True))
+        last_at = max(points, default=0.0)
+        found[key] = Series(
+            total=sum(value for at, value in points.items() if counts(key[0], at)),
+            last=points.get(last_at, 0.0),
+            last_at=last_at,
+        )
+    return found
+
+
+def _query(number: int, deploy_id: DeployId, name: str, period: int) -> Iterator[tuple[str, str]]:
+    prefix = f"MetricDataQueries.member.{number}"
+    yield f"{prefix}.Id", f"m{number}"
+    yield f"{prefix}.MetricStat.Metric.Namespace", "AWS/EC2"
+    yield f"{prefix}.MetricStat.Metric.MetricName", name
+    yield f"{prefix}.MetricStat.Metric.Dimensions.member.1.Name", "InstanceId"
+    yield f"{prefix}.MetricStat.Metric.Dimensions.member.1.Value", deploy_id
+    yield f"{prefix}.MetricStat.Period", str(period)
+    yield f"{prefix}.MetricStat.Stat", "Average" if name == CPU else "Sum"
+
+
+def _parts(instances: Sequence[Instance], size: int) -> Iterator[Sequence[Instance]]:
+    for at in range(0, len(instances), size):
+        yield instances[at : at + size]
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()

@@ -1,0 +1,148 @@
+"""What EC2 is about to do to instances by itself: scheduled events, and spot instances that it takes back.
+
+From docs.aws.amazon.com: API_DescribeInstanceStatus, "Scheduled events for your instances" (the description of one that
+is over begins with a word in brackets), and "Get the status of a Spot Instance request".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import DeployId, Instance, Value
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.query import filtered
+
+EVENTS = ("instance-reboot", "system-reboot", "system-maintenance", "instance-retirement", "instance-stop")
+"""Every code of a scheduled event; as a filter they leave out all instances that have none."""
+
+INTERRUPTED = ("marked-for-termination", "marked-for-stop")
+"""States of a spot request whose instance has two minutes left."""
+
+TAKEN_BACK = "Server.Spot"
+"""How the reason of an instance begins that was ended for want of room or money (`Server.SpotInstanceTermination`)."""
+
+STATE_REASON = "AWS_STATE_REASON"
+LIFECYCLE = "AWS_INSTANCE_LIFECYCLE"
+
+_MOST_SAID = 10_000
+
+
+class Notice(Value, frozen=True, kw_only=True):
+    """Something ahead of one instance.
+
+    Attributes:
+        deploy_id: the instance.
+        code: EC2's word.
+        at: when it begins, or was decided, as EC2 writes it.
+        text: EC2's sentence, "" for none.
+    """
+
+    deploy_id: DeployId
+    code: str
+    at: str
+    text: str = ""
+
+
+class Notices:
+    """What lies ahead of instances.
+
+    Args:
+        client: the way to the cloud.
+        warn: tells the operator one sentence.
+    """
+
+    def __init__(self, client: Client, *, warn: Callable[[str], None]) -> None:
+        self._client = client
+        self._warn = warn
+        self._said: set[tuple[DeployId, str, str]] = set()
+        self._attributes: dict[DeployId, dict[str, str]] = {}
+
+    async def learn(self, instances: Sequence[Instance]) -> None:
+        """Ask, and warn once of each thing; instances that are gone are among those handed in.
+
+        Raises:
+            ProviderError: it cannot be known; what was learnt before stays.
+        """
+        ours = {each.deploy_id: each for each in instances}
+        for each in instances:
+            if (reason := each.attributes.get(STATE_REASON, "")).startswith(TAKEN_BACK):
+                self._tell(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
+        found: dict[DeployId, dict[str, str]] = {}
+        for notice in await self._events():
+            if notice.deploy_id in ours:
+                found.setdefault(notice.deploy_id, _event_attributes(notice))
+                sentence = f"has a scheduled event, {notice.code} from {notice.at} on: {notice.text}"
+                self._tell(ours[notice.deploy_id], notice.code, notice.at, sentence)
+        if any(each.attributes.get(LIFECYCLE) == "spot" and not each.state.is_gone for each in instances):
+            for notice in await self._interruptions():
+                if notice.deploy_id in ours:
+                    found.setdefault(notice.deploy_id, {}).update(_interruption_attributes(notice))
+                    sentence = f"is being taken back by EC2 within two minutes, {notice.code} since {notice.at}"
+                    self._tell(ours[notice.deploy_id], notice.code, notice.at, sentence)
+        self._attributes = found
+
+    def of(self, instance: Instance) -> Mapping[str, str]:
+        """Attributes that tell what lies ahead of an instance."""
+        return self._attributes.get(instance.deploy_id, {})
+
+    async def _events(self) -> list[Notice]:
+        """The next event of each instance first."""
+        asked = {**filtered({"event.code": EVENTS}), "MaxResults": "1000"}
+        pages = self._client.pages("DescribeInstanceStatus", asked, read=read_events)
+        return sorted([each async for page in pages for each in page], key=lambda each: each.at)
+
+    async def _interruptions(self) -> list[Notice]:
+        asked = {**filtered({"status-code": INTERRUPTED}), "MaxResults": "1000"}
+        pages = self._client.pages("DescribeSpotInstanceRequests", asked, read=read_interruptions)
+        return [each async for page in pages for each in page]
+
+    def _tell(self, instance: Instance, code: str, at: str, sentence: str) -> None:
+        said = (instance.deploy_id, code, at)
+        if len(self._said) >= _MOST_SAID:
+            self._said.clear()  # better said twice than kept for ever
+        if said not in self._said:
+            self._said.add(said)
+            vm = f" of VM {instance.identity.vm_id}" if instance.identity else ""
+            self._warn(f"instance {instance.deploy_id}{vm} {sentence}")
+
+
+def read_events(root: Element) -> list[Notice]:
+    """The events that are still to come of a DescribeInstanceStatus answer."""
+    return [
+        Notice(
+            deploy_id=DeployId(text_of(item.find("instanceId"))),
+            code=text_of(event.find("code")),
+            at=text_of(event.find("notBefore")),
+            text=text,
+        )
+        for item in root.iterfind("instanceStatusSet/item")
+        for event in item.iterfind("eventsSet/item")
+        if not (text := text_of(event.find("description"))).startswith(("[Completed]", "[Canceled]"))
+    ]
+
+
+def read_interruptions(root: Element) -> list[Notice]:
+    """The requests of a DescribeSpotInstanceRequests answer that are being interrupted."""
+    return [
+        Notice(
+            deploy_id=DeployId(text_of(item.find("instanceId"))),
+            code=code,
+            at=text_of(item.find("status/updateTime")),
+            text=text_of(item.find("status/message")),
+        )
+        for item in root.iterfind("spotInstanceRequestSet/item")
+        if (code := text_of(item.find("status/code"))) in INTERRUPTED
+    ]
+
+
+def _event_attributes(notice: Notice) -> dict[str, str]:
+    return {
+        "AWS_SCHEDULED_EVENT": notice.code,
+        "AWS_SCHEDULED_EVENT_FROM": notice.at,
+        "AWS_SCHEDULED_EVENT_TEXT": notice.text,
+    }
+
+
+def _interruption_attributes(notice: Notice) -> dict[str, str]:
+    return {"AWS_SPOT_INTERRUPTION": notice.code, "AWS_SPOT_INTERRUPTION_SINCE": notice.at}

@@ -1,0 +1,100 @@
+"""What is asked beside the listings: figures now and then, since they cost money, and what lies ahead more often."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState
+from one_provider_mad.errors import ProviderError
+from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
+from one_provider_mad.providers.ec2.notices import Notices
+from one_provider_mad.providers.interface import Figures
+
+_ALMOST = 0.9
+"""A part of its period after which figures are due: periods that equal it are not to miss every other."""
+
+
+_NEVER = 3600.0
+"""Seconds between two questions where nothing is to be known."""
+
+
+class Watch:
+    """Figures and notices of instances, each at its own pace; one that cannot be had keeps nobody from the other.
+
+    Args:
+        cloudwatch: the figures, None where nobody wants to pay for them.
+        cloudwatch_period: seconds between two questions for figures.
+        notices: what lies ahead, None where nobody wants to know.
+        notices_period: seconds between two questions for that.
+        is_ours: whether an instance is one of ours; others are not asked about.
+        clock: seconds of any clock that goes on.
+        warn: tells the operator one sentence.
+    """
+
+    def __init__(
+        self,
+        *,
+        cloudwatch: CloudWatch | None,
+        cloudwatch_period: float,
+        notices: Notices | None,
+        notices_period: float,
+        is_ours: Callable[[Instance], bool],
+        clock: Callable[[], float],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._cloudwatch = cloudwatch
+        self._notices = notices
+        self._periods = {"figures": cloudwatch_period, "notices": notices_period}
+        self._asked_at: dict[str, float] = {}
+        self._is_ours = is_ours
+        self._clock = clock
+        self._warn = warn
+        self._failures: dict[str, str] = {}
+
+    async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
+        """What is known of our instances by now."""
+        ours = [each for each in instances if self._is_ours(each)]
+        alive = [each for each in ours if not each.state.is_gone]
+        if self._notices is not None and ours and self._is_due("notices"):
+            await self._try("what EC2 is about to do to instances is not known", self._notices.learn, ours)
+        if self._cloudwatch is not None:
+            self._cloudwatch.keep(alive)
+            if self._is_due("figures"):
+                running = [each for each in alive if each.state is InstanceState.RUNNING]
+                await self._try("there are no new figures of instances", self._cloudwatch.learn, running)
+        told = {each.deploy_id: self._of(each) for each in alive}
+        return {deploy_id: figures for deploy_id, figures in told.items() if figures is not None}
+
+    @property
+    def period(self) -> float:
+        """Seconds after which something is due."""
+        wanted = {"figures": self._cloudwatch, "notices": self._notices}
+        return min((self._periods[name] for name, source in wanted.items() if source is not None), default=_NEVER)
+
+    def _is_due(self, name: str) -> bool:
+        now = self._clock()
+        if name in self._asked_at and now - self._asked_at[name] < _ALMOST * self._periods[name]:
+            return False
+        self._asked_at[name] = now
+        return True
+
+    async def _try(
+        self, loss: str, learn: Callable[[Sequence[Instance]], Awaitable[None]], instances: Sequence[Instance]
+    ) -> None:
+        """Learn; a failure is told when it is a new one."""
+        try:
+            await learn(instances)
+        except ProviderError as error:
+            if self._failures.get(loss) != str(error):
+                self._failures[loss] = str(error)
+                self._warn(f"{loss}: {error}")
+        else:
+            self._failures.pop(loss, None)
+
+    def _of(self, instance: Instance) -> Figures | None:
+        is_running = instance.state is InstanceState.RUNNING
+        measured = self._cloudwatch.of(instance, is_running=is_running) if self._cloudwatch else None
+        notices = self._notices.of(instance) if self._notices else {}
+        if measured is None:
+            return Figures(attributes=notices) if notices else None
+        return Figures(usage=measured.usage, attributes={**measured.attributes, **notices})
