@@ -316,7 +316,7 @@ class Dispatcher:
             )
             info = await engine.verbatim.perform(verbatim, partial(self._tell_as, accepted.vm_id))
             return _with_first_word(accepted.action, request, info)
-        work = self._work(engine, request, deadline)
+        work = self._work(engine, request, deadline, accepted.recovered)
         if accepted.action is Action.POLL:
             return await self._poll_alone(engine, request)
         info = await HANDLERS[accepted.action](work)
@@ -347,7 +347,7 @@ class Dispatcher:
             raise RequestRefused(read.reason)
         return read
 
-    def _work(self, engine: Engine, request: VmRequest, deadline: float) -> Work:
+    def _work(self, engine: Engine, request: VmRequest, deadline: float, recovered: Recovered | None) -> Work:
         if engine.cloud is None or engine.finder is None:
             raise AssertionError("an engine has a cloud or is verbatim")
         return Work(
@@ -359,6 +359,7 @@ class Dispatcher:
             deadline=deadline,
             clock=self._clock,
             warn=lambda text: self.tell(Severity.WARNING, text, request.vm_id),
+            is_stale=lambda: recovered is not None and recovered.is_superseded,
         )
 
     def _finish(self, accepted: Accepted, info: str, begun: float, *, is_success: bool) -> None:

@@ -34,6 +34,7 @@ class Work(Value, frozen=True, kw_only=True):
         deadline: loop time by which the action must be done; infinity for none.
         clock: seconds since the epoch.
         warn: tells the VM's log one sentence.
+        is_stale: true once the core has asked something newer of the VM, and waits for this no longer.
     """
 
     cloud: Cloud
@@ -44,6 +45,7 @@ class Work(Value, frozen=True, kw_only=True):
     deadline: float
     clock: Callable[[], float]
     warn: Callable[[str], None]
+    is_stale: Callable[[], bool] = lambda: False
 
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
@@ -162,9 +164,17 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
         else:
             await work.cloud.call("stop", partial(provider.stop, instance.deploy_id, hard=is_hard))
     await work.cloud.watch(instance.deploy_id, _STOPPED, goal="stopped")
-    if is_parked:
+    if is_parked and not work.is_stale():
         await work.journal.park(instance.deploy_id, work.request.vm_id)
+    elif not is_parked:
+        await _note(work, _be_on_host(work, instance.deploy_id))
     return "-"
+
+
+async def _be_on_host(work: Work, deploy_id: DeployId) -> None:
+    """Only the VM of an undeploy or a stop is on no host; whatever mark is left by one that failed is over."""
+    if deploy_id in await work.journal.parked():
+        await work.journal.unpark(deploy_id)
 
 
 def _keeps_memory(request: VmRequest) -> bool:
@@ -184,6 +194,7 @@ async def suspend(work: Work) -> str:
     if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("suspend", partial(provider.suspend, instance.deploy_id))
     await work.cloud.watch(instance.deploy_id, _STOPPED, goal="suspended")
+    await _note(work, _be_on_host(work, instance.deploy_id))
     return "-"
 
 

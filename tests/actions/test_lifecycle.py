@@ -239,6 +239,14 @@ async def test_a_stop_keeps_the_instance_and_answers_once_it_has_stopped(
     assert await world.journal.parked() == ({deploy_id} if is_parked else set())
 
 
+@pytest.mark.parametrize("intent", [Intent.STOP, Intent.STOP_HARD, Intent.SUSPEND])
+async def test_a_vm_that_is_stopped_on_its_host_is_on_it(world: World, intent: Intent) -> None:
+    deploy_id = world.provider.add(identity_of())
+    await world.journal.park(deploy_id, VmId(7))
+    await perform_intent(world.work(request_of(deploy_id=deploy_id)), intent)
+    assert await world.journal.parked() == set()
+
+
 async def test_an_undeploy_that_fails_leaves_the_vm_on_its_host(world: World) -> None:
     """The process before had stopped it, marked it, and was killed; this one cannot see it, and answers FAILURE."""
     deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)

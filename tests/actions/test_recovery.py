@@ -342,6 +342,19 @@ async def test_a_newer_request_comes_first_though_the_old_one_is_being_carried_o
     assert desk.world.provider.count("create") == 1
 
 
+async def test_an_undeploy_that_nobody_waits_for_any_more_takes_no_vm_off_its_host(desk: Desk) -> None:
+    """It was answered with a failure, and its process killed; oned powers the VM off instead, meanwhile."""
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.stop_time = 60
+    await leave(desk.world, request("SHUTDOWN", lcm_state=29, deploy_id=deploy_id))
+    recovering = asyncio.create_task(recover(desk))
+    await until(lambda: desk.world.provider.count("stop") == 1)
+    desk.ask("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
+    await recovering
+    assert desk.lines == ["SHUTDOWN SUCCESS 7 -"]
+    assert await desk.world.journal.parked() == set()
+
+
 async def test_what_was_asked_before_the_journal_was_read_is_not_undone_by_what_is_older(desk: Desk) -> None:
     """The old power off must not be carried out after the new resume."""
     deploy_id = desk.world.provider.add(identity_of(), InstanceState.STOPPED)
