@@ -215,12 +215,14 @@ class Outline(Value, frozen=True, kw_only=True):
         answered: by VM, what was answered within the last hour; what was answered at once need not be here.
         attempts: attempts to create that are open or have made something, sent or answered since the time asked for.
         parked: instances that are stopped for an undeploy or a stop.
+        owed: instances that must be destroyed and could not be, yet; "" among them for one without an id.
     """
 
     unanswered: Mapping[Process, frozenset[VmId]] = {}
     answered: Mapping[VmId, Answered] = {}
     attempts: tuple[Attempt, ...] = ()
     parked: frozenset[DeployId] = frozenset()
+    owed: frozenset[DeployId] = frozenset()
 
 
 class Journal:
@@ -664,6 +666,7 @@ def _outline(db: sqlite3.Connection, since: float) -> Outline:
         },
         attempts=tuple(_select_attempts(db, young, {"since": since})),
         parked=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM parked").fetchall()),
+        owed=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM debts").fetchall()),
     )
     db.execute("ROLLBACK")
     return outline

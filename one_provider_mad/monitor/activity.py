@@ -29,12 +29,19 @@ class Activity(Value, frozen=True, kw_only=True):
         answered: by VM, the action that was answered last.
         attempts: young attempts to create.
         parked: instances of VMs that are on no host.
+        owed: instances that are to be destroyed and could not be, yet.
     """
 
     busy: frozenset[VmId] = frozenset()
     answered: Mapping[VmId, Answered] = {}
     attempts: tuple[Attempt, ...] = ()
     parked: frozenset[DeployId] = frozenset()
+    owed: frozenset[DeployId] = frozenset()
+
+    def is_given_up(self, vm_id: VmId, deploy_id: DeployId) -> bool:
+        """True when OpenNebula has taken the VM off this instance, which lives on: it ignores a CLEANUP that fails."""
+        answered = self.answered.get(vm_id)
+        return deploy_id in self.owed or (answered is not None and answered.action == "CLEANUP")
 
     def is_settled_since(self, vm_id: VmId, since: float) -> bool:
         """True when an action of this VM was answered then or later: what was seen before may be over."""
@@ -79,7 +86,9 @@ class ActivityReader:
         """
         outline = await asyncio.to_thread(read_outline, path, since=since - SLACK_SECONDS)
         answered, attempts = self._without_future(outline)
-        return Activity(busy=self._busy(outline), answered=answered, attempts=attempts, parked=outline.parked)
+        return Activity(
+            busy=self._busy(outline), answered=answered, attempts=attempts, parked=outline.parked, owed=outline.owed
+        )
 
     def _without_future(self, outline: Outline) -> tuple[Mapping[VmId, Answered], tuple[Attempt, ...]]:
         """What is done and asked, where the clock was set back since: from the future, it would be new for as long.

@@ -262,7 +262,8 @@ class _Judge:
             is_unsure = is_beside
         if before is None or not _is_as_seen(before, instance, host_id):
             self._known[vm_id] = _seen(instance, vm_id, host_id, before)
-        word = VmWord.UNKNOWN if is_unsure or self._is_changed(vm_id) else WORDS.get(state, VmWord.UNKNOWN)
+        is_unsure = is_unsure or self._is_changed(vm_id) or self._activity.is_given_up(vm_id, deploy_id)
+        word = VmWord.UNKNOWN if is_unsure else WORDS.get(state, VmWord.UNKNOWN)
         self._add(host_id, vm_id, deploy_id, word, instance=instance)
 
     def _name_homeless(self) -> None:

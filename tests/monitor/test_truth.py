@@ -67,6 +67,18 @@ def test_a_vm_with_an_action_under_way_is_unknown_whatever_the_cloud_says(state:
     assert say(instance_of(7, state), activity=busy_with(7)) == {7: "UNKNOWN"}
 
 
+@pytest.mark.parametrize(
+    "activity",
+    [
+        pytest.param(answered(7, "CLEANUP", after=-60, has_failed=True), id="a-cleanup-that-failed"),
+        pytest.param(Activity(owed=frozenset({DeployId("i-7")})), id="to-be-destroyed"),
+    ],
+)
+def test_what_a_recreate_has_left_never_says_that_the_vm_runs(activity: Activity) -> None:
+    """The VM is about to be deployed anew: RUNNING would end that deploy before it has begun."""
+    assert say(instance_of(7), activity=activity) == {7: "UNKNOWN"}
+
+
 def test_what_was_listed_before_an_action_was_answered_is_not_believed() -> None:
     stopped = instance_of(7, InstanceState.STOPPED)
     assert say(stopped, activity=answered(7, "DEPLOY", after=0.5)) == {7: "UNKNOWN"}
