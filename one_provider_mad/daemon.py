@@ -78,13 +78,17 @@ class _Daemon(Serving[Request | Malformed]):
         self._begin_to_take()
         self._start(dispatcher.pay_debts(), "debts")
         if self._is_initialised:  # not for a person at a pipe
-            self._start(self._reconcile(self._engines, dispatcher), "orphans")
-            leadership = modules.Leadership(os.environ, warn=self._warn)
-            self._start(leadership.watch(lambda held: dispatcher.hold_debts(is_held=held)), "leadership")
+            self._start(self._know_opennebula(self._engines, dispatcher), "know OpenNebula")
 
-    async def _reconcile(self, engines: Engines, dispatcher: Dispatcher) -> None:
-        """Look for what is paid for and belongs to no VM, once the driver has settled."""
+    async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher) -> None:
+        """Ask the local OpenNebula, where it may be asked, who leads, and what is paid for and belongs to no VM."""
         await asyncio.sleep(_SETTLED_SECONDS)
+        if not await self._may_ask_opennebula():
+            return
+        from one_provider_mad.xmlrpc.leadership import Leadership
+
+        leadership = Leadership(os.environ, warn=self._warn)
+        self._start(leadership.watch(lambda held: dispatcher.hold_debts(is_held=held)), "leadership")
         await engines.is_journal_open.wait()
         if engines.is_verbatim:
             return
@@ -163,9 +167,7 @@ class _Modules(CommonModules):
         from one_provider_mad.actions.dispatcher import Dispatcher
         from one_provider_mad.actions.recovery import Recovery
         from one_provider_mad.engines import Engines
-        from one_provider_mad.xmlrpc.leadership import Leadership
 
-        self.Leadership = Leadership
         self.Dispatcher = Dispatcher
         self.Recovery = Recovery
         self.Engines = Engines

@@ -96,8 +96,14 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         else:
             self._keeper.begin()
         self._start(self._keeper.keep(), "remember")
-        leadership = modules.Leadership(os.environ, warn=self._warn)
-        self._start(leadership.watch(lambda leads: desk.be_silent(is_silent=leads)), "leadership")
+        self._start(self._know_who_leads(desk), "leadership")
+
+    async def _know_who_leads(self, desk: Desk) -> None:
+        """Be silent while another front-end leads (decision 21)."""
+        if await self._may_ask_opennebula():
+            from one_provider_mad.xmlrpc.leadership import Leadership
+
+            await Leadership(os.environ, warn=self._warn).watch(lambda held: desk.be_silent(is_silent=held))
 
     async def _resume(self, before: State, begun_at: float) -> None:
         """Go on where a dead process stopped: monitord says nothing to a driver that it started anew."""
@@ -214,10 +220,8 @@ class _Modules(CommonModules):
         from one_provider_mad.monitor.sweep import Sweeper
         from one_provider_mad.monitored_cloud import MonitoredCloud
         from one_provider_mad.processes import Process
-        from one_provider_mad.xmlrpc.leadership import Leadership
 
         self.Desk = Desk
-        self.Leadership = Leadership
         self.MonitoredCloud = MonitoredCloud
         self.Process = Process
         self.Stamps = Stamps

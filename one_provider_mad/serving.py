@@ -220,6 +220,21 @@ class Serving(ABC, Generic[Asked]):
             log.warning("arguments", warning=warning)
         return problem
 
+    async def _may_ask_opennebula(self) -> bool:
+        """Whether there are credentials for the local OpenNebula; without them nothing is imported for its sake."""
+        from one_provider_mad.errors import SettingsError
+        from one_provider_mad.xmlrpc.session import read_session
+
+        try:
+            await asyncio.to_thread(read_session, file="", environ=os.environ)
+        except SettingsError as error:
+            import structlog
+
+            log = structlog.get_logger()
+            log.warning("orphans are not looked for, nor which front-end leads", reason=str(error))
+            return False
+        return True
+
     # Background work
 
     def _start(self, work: Coroutine[object, object, None], name: str) -> None:

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import stat
-import tempfile
 import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
@@ -191,6 +190,8 @@ def _own_state_directory(environ: Mapping[str, str]) -> Path | None:
 
 
 def _temporary_directory() -> Path:
+    import tempfile
+
     path = Path(tempfile.gettempdir()) / f"one_provider_mad-{os.getuid()}"
     try:
         path.mkdir(mode=0o700, exist_ok=True)

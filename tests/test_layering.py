@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scripting",
         "settings",
     },
-    "serving": BASE | {"logs", "options", "protocol", "settings", "transport"},
+    "serving": BASE | {"logs", "options", "protocol", "settings", "transport", "xmlrpc"},
     "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving", "xmlrpc"},
     "daemon": BASE
     | {"actions", "engines", "journal", "options", "orphans", "processes", "protocol", "providers.interface", "xmlrpc"}
