@@ -6,6 +6,7 @@ driver survives most defects, so each such call is also written down, in the fil
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import sys
@@ -81,11 +82,14 @@ def _stack() -> str:
 def nothing_blocks() -> Iterator[None]:
     """Fail in the end if anything blocked an event loop, whoever caught the error."""
     noted: list[str] = []
+    gc.collect()
+    gc.disable()  # what other tests have left may log when it is collected, wherever that happens to be
     watcher = watch(noted.append)
     try:
         yield
     finally:
         watcher.deactivate()
+        gc.enable()
         blockbuster.BlockingError = BlockingError  # type: ignore[misc]
     if noted:
         raise AssertionError("\n".join(noted))

@@ -722,8 +722,11 @@ async def test_what_a_called_off_deploy_makes_afterwards_goes(place: Place, cons
         await until(lambda: is_creating(moods))
         front.send("DRIVER_CANCEL")
         await until(console.instances)
-        await until(lambda: is_free_of_debts(front))
-    assert await console.alive() == set()
+
+        async def is_gone() -> bool:
+            return not await console.alive() and await is_free_of_debts(front)
+
+        await until(is_gone)
 
 
 @pytest.mark.usefixtures("short_pauses")
