@@ -76,19 +76,22 @@ class _Daemon(Serving[Request | Malformed]):
         if problem:
             self._warn(problem)
         self._begin_to_take()
-        self._start(dispatcher.pay_debts(), "debts")
         if self._is_initialised:  # not for a person at a pipe
+            # A front-end that comes back as a follower destroys nothing: its debts may be what the leader lives on.
+            dispatcher.hold_debts(is_held=True)
             self._start(self._know_opennebula(self._engines, dispatcher), "know OpenNebula")
+        self._start(dispatcher.pay_debts(), "debts")
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher) -> None:
         """Ask the local OpenNebula, where it may be asked, who leads, and what is paid for and belongs to no VM."""
-        await asyncio.sleep(_SETTLED_SECONDS)
         if not await self._may_ask_opennebula():
+            dispatcher.hold_debts(is_held=False)
             return
         from one_provider_mad.xmlrpc.leadership import Leadership
 
         leadership = Leadership(os.environ, warn=self._warn)
         self._start(leadership.watch(lambda held: dispatcher.hold_debts(is_held=held)), "leadership")
+        await asyncio.sleep(_SETTLED_SECONDS)
         await engines.is_journal_open.wait()
         if engines.is_verbatim:
             return

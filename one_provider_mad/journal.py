@@ -255,6 +255,10 @@ class Journal:
         await self._database.open()
         await self._database.write(lambda db: _sign_in(db, self._me, Process.parent(), self._clock()))
         await self._database.write(lambda db: _prune(db, self._clock() - _KEPT_SECONDS))
+        # Whatever the clock says: what is asked from now on is newer than what is there.
+        self._last_number = await self._database.read(
+            lambda db: int(db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()[0])
+        )
 
     async def close(self) -> None:
         """Write what is due and close the file."""

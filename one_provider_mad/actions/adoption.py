@@ -370,10 +370,16 @@ class Adoption(Value, frozen=True, kw_only=True):
             raise
         except ProviderError as error:
             if error.definite and is_repeat:
-                await self.journal.save_attempt(before)
+                await self._restore(before)
             elif error.definite:
                 await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))
             raise
+
+    async def _restore(self, before: Attempt) -> None:
+        """A refused repeat says nothing of the sending before, nor of what was found out meanwhile."""
+        latest = [each for each in await self.finder.attempts_of(before.identity) if each.token == before.token]
+        if all(each.state is AttemptState.OPEN for each in latest):
+            await self.journal.save_attempt(before)
 
     async def _record(self, attempt: Attempt, deploy_id: DeployId | None) -> None:
         """The create was answered, or is in doubt: from now on counts the grace in which the cloud may not show it."""
@@ -381,7 +387,8 @@ class Adoption(Value, frozen=True, kw_only=True):
         latest = [each for each in await self.finder.attempts_of(attempt.identity) if each.token == attempt.token]
         is_given_up = any(each.state is AttemptState.GONE for each in latest)
         if deploy_id is None:
-            if not is_given_up:
+            # Tags may have told meanwhile which instance it has made; an answer that never comes takes nothing back.
+            if not is_given_up and all(each.state is AttemptState.OPEN for each in latest):
                 await self.journal.save_attempt(msgspec.structs.replace(attempt, answered_at=now))
             return
         await self.journal.save_attempt(

@@ -162,7 +162,7 @@ class Debts:
         try:
             engine = await self._engines.current()
             async with asyncio.timeout(_TRY_TIMEOUT):
-                await pay(engine, debt)
+                await pay(engine, debt, is_held=lambda: self.is_held)
             await engine.journal.pay_debt(debt)
             log.info("debt paid", debt=debt.id, vm=debt.identity.vm_id, instance=debt.deploy_id)
         except (MadError, TimeoutError) as error:
@@ -199,8 +199,13 @@ def _means(action: Action, request: VmRequest, intent: Intent) -> bool:
         return False
 
 
-async def pay(engine: Engine, debt: Debt) -> None:
+async def pay(engine: Engine, debt: Debt, *, is_held: Callable[[], bool] = lambda: False) -> None:
     """Destroy what a debt is about; returns once it is terminated, or gone for certain.
+
+    Args:
+        engine: the cloud and the journal.
+        debt: what must be destroyed.
+        is_held: true while another front-end leads, which may need what this one has given up.
 
     Raises:
         MadError: not this time.
@@ -220,6 +225,8 @@ async def pay(engine: Engine, debt: Debt) -> None:
             if not debt.identity.is_same_life(instance.identity) and not await _is_imported(engine, debt, instance):
                 log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
                 continue
+            if is_held():
+                raise CannotTell("another front-end leads, and sees to what must be destroyed")
             await terminate(engine.cloud, instance)
             await terminated(engine.cloud, instance.deploy_id)
             await engine.journal.unpark(instance.deploy_id)

@@ -19,7 +19,7 @@ from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.polling import NO_NEWS, poll
-from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS
+from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, replaces
 from one_provider_mad.domain import Value, VmId, VmRequest
 from one_provider_mad.errors import CannotTell, DeadlineExceeded, JournalError, MadError, RequestRefused, SettingsError
 from one_provider_mad.journal import Journal
@@ -88,9 +88,10 @@ class Accepted(Value, frozen=True, kw_only=True):
 class Recovered:
     """A request of an earlier process, until it is answered or a newer one for its VM comes."""
 
-    __slots__ = ("is_superseded",)
+    __slots__ = ("action", "is_superseded")
 
-    def __init__(self) -> None:
+    def __init__(self, action: Action) -> None:
+        self.action = action
         self.is_superseded = False
 
 
@@ -113,7 +114,7 @@ class Dispatcher:
         self._untold: list[LogLine] | None = []
         self._cancelled: set[VmId] = set()
         self._recovered: dict[VmId, list[Recovered]] = {}
-        self._asked: set[VmId] | None = set()
+        self._asked: dict[VmId, set[Action]] | None = {}
         self.is_settled = asyncio.Event()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(
@@ -137,8 +138,7 @@ class Dispatcher:
         if isinstance(request, Malformed):
             self._refuse(request)
             return
-        if request.action is not Action.POLL:
-            self._supersede(request.vm_id)
+        self._supersede(request.vm_id, request.action)
         if request.action is Action.DRIVER_CANCEL:
             self._call_off(request.vm_id)
         elif len(request.payload) > _LARGE:
@@ -158,7 +158,7 @@ class Dispatcher:
             request: as it was sent then.
             number: its record in the journal.
         """
-        recovered = self.await_newer(request.vm_id)
+        recovered = self.await_newer(request.vm_id, request.action)
         read = read_payload(request)
         if recovered.is_superseded:
             self._close(number)
@@ -167,10 +167,12 @@ class Dispatcher:
         else:
             self._submit(request, *read, recovered=recovered, number=number)
 
-    def await_newer(self, vm_id: VmId) -> Recovered:
-        """Be told, by `is_superseded`, when a newer request for this VM comes, or that one has come already."""
-        recovered = Recovered()
-        recovered.is_superseded = self._asked is None or vm_id in self._asked
+    def await_newer(self, vm_id: VmId, action: Action) -> Recovered:
+        """Be told, by `is_superseded`, when a newer request for this VM comes that replaces it, or has come already."""
+        recovered = Recovered(action)
+        recovered.is_superseded = self._asked is None or any(
+            replaces(newer, action) for newer in self._asked.get(vm_id, ())
+        )
         self._recovered.setdefault(vm_id, []).append(recovered)
         return recovered
 
@@ -178,12 +180,11 @@ class Dispatcher:
         """Nothing more will be taken over: which VMs were asked about since the start need not be known any more."""
         self._asked = None
 
-    def _supersede(self, vm_id: VmId) -> None:
+    def _supersede(self, vm_id: VmId, action: Action) -> None:
         if self._asked is not None:
-            self._asked.add(vm_id)
-        if self._recovered:
-            for recovered in self._recovered.pop(vm_id, ()):
-                recovered.is_superseded = True
+            self._asked.setdefault(vm_id, set()).add(action)
+        for recovered in self._recovered.get(vm_id, ()):
+            recovered.is_superseded = recovered.is_superseded or replaces(action, recovered.action)
 
     def _submit(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -16,6 +17,9 @@ from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderErro
 from one_provider_mad.journal import AttemptState, Journal
 from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTerminate, Suspendable
 from one_provider_mad.settings import Policy
+
+_FINISH_SECONDS = 60.0
+"""How long what is left to do for a running instance may take, throttled or not: its DEPLOY waits for that."""
 
 _RUNNING = frozenset({InstanceState.RUNNING})
 _STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
@@ -80,10 +84,13 @@ async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
     provider = work.cloud.provider
     if not isinstance(provider, BootFinisher):
         return
+    left = work.deadline - asyncio.get_running_loop().time()
     try:
-        await work.cloud.call("finish boot", partial(provider.finish_boot, deploy_id, work.request))
-    except ProviderError as error:
-        work.warn(f"instance {deploy_id} runs, but not everything is done: {error}")
+        async with asyncio.timeout(min(_FINISH_SECONDS, max(0.0, left / 2))):
+            await work.cloud.call("finish boot", partial(provider.finish_boot, deploy_id, work.request))
+    except (ProviderError, TimeoutError) as error:
+        reason = str(error) or "the cloud did not answer in time"
+        work.warn(f"instance {deploy_id} runs, but not everything is done: {reason}")
 
 
 def _check_policy(work: Work) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import structlog
 
 from one_provider_mad.actions.dispatcher import Dispatcher
-from one_provider_mad.actions.table import CREATES_OR_DESTROYS
-from one_provider_mad.domain import Value, VmId
+from one_provider_mad.actions.table import CREATES_OR_DESTROYS, replaces
+from one_provider_mad.domain import Value
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal import Journal, OpenRequest, Writer
 from one_provider_mad.processes import Process
@@ -72,17 +72,19 @@ class Recovery:
         self._clock = clock
         self._begun = asyncio.get_running_loop().time()
         self._has_taken = False
-        self._newest: dict[VmId, int] = {}
+        self._asked: dict[int, OpenRequest] = {}
+        self._parents: dict[Process, Process] = {}
 
     async def run(self) -> None:
         """Settle every request of dead processes. Called once, right after INIT."""
         try:
-            self._note_newest(await self._journal.open_requests())
+            self._parents = {each.process: each.parent for each in await self._journal.writers()}
+            self._note(await self._journal.open_requests())
             async with asyncio.TaskGroup() as group:
                 for dead in await self._others():
-                    group.create_task(self._settle(dead), name=f"recover {dead.writer.process.pid}")
-        except* JournalError as errors:
-            log.warning("unanswered requests not recovered", error=str(errors.exceptions[0]))
+                    group.create_task(self._settle_if_possible(dead), name=f"recover {dead.writer.process.pid}")
+        except JournalError as error:
+            log.warning("unanswered requests not recovered", error=str(error))
         finally:
             # Whatever went wrong: what was taken over waits for this, and its lane with it.
             await self._let_out_answers()
@@ -112,6 +114,13 @@ class Recovery:
             if writer.process != me
         ]
 
+    async def _settle_if_possible(self, dead: _Dead) -> None:
+        """A journal that cannot be used for one dead process hinders nothing else."""
+        try:
+            await self._settle(dead)
+        except JournalError as error:
+            log.warning("unanswered requests not recovered", pid=dead.writer.process.pid, error=str(error))
+
     async def _settle(self, dead: _Dead) -> None:
         process = dead.writer.process
         until = self._now() + _LINGER_SECONDS
@@ -120,11 +129,11 @@ class Recovery:
                 return  # another driver of the same NAME, in its own right
             await asyncio.sleep(0.1)
         every = await self._journal.open_requests()
-        self._note_newest(every)
+        self._note(every)
         left = [request for request in every if request.writer == process]
         called_off = [request for request in left if request.action == Action.DRIVER_CANCEL.value]
         await self._forget(called_off)
-        replaced = [request for request in left if request.id < self._newest.get(request.vm_id, 0)]
+        replaced = [request for request in left if self._is_replaced(request)]
         for request in replaced:
             self._journal.close_request(request.id)
         left = [request for request in left if request not in called_off and request not in replaced]
@@ -133,15 +142,24 @@ class Recovery:
         await self._fail([request for request in left if request not in again])
         await self._journal.forget_writer(process)
 
-    def _note_newest(self, requests: list[OpenRequest]) -> None:
-        """Of all that was asked about a VM, of whichever process, only the last is still waited for.
+    def _note(self, requests: list[OpenRequest]) -> None:
+        """Remember what was asked, of whichever process, before anything of it is settled and gone."""
+        self._asked.update((request.id, request) for request in requests)
 
-        oned asks anew only when it has its answer, or as a retry. An older request that two deaths have left in the
-        journal, answered or not, would undo the newer one; so this is looked at before anything is settled.
+    def _is_replaced(self, request: OpenRequest) -> bool:
+        """True when the same oned has asked something newer of the VM, and waits for this no longer.
+
+        What two deaths have left in the journal, answered or not, would undo the newer request.
         """
-        for request in requests:
-            if request.action != Action.DRIVER_CANCEL.value:
-                self._newest[request.vm_id] = max(request.id, self._newest.get(request.vm_id, 0))
+        parent = self._parents.get(request.writer)
+        return any(
+            other.vm_id == request.vm_id
+            and other.id > request.id
+            and other.action != Action.DRIVER_CANCEL.value
+            and self._parents.get(other.writer) == parent
+            and replaces(Action(other.action), Action(request.action))
+            for other in self._asked.values()
+        )
 
     def _may_repeat(self, writer: Writer, request: OpenRequest) -> bool:
         """The same oned started both processes, a moment apart, and doing it twice is doing it once."""
@@ -160,13 +178,18 @@ class Recovery:
         for request in requests:
             # Ours from now on: should this process die too, the request is still there once, not twice.
             self._has_taken = True
-            await self._journal.take_request(request.id)
+            try:
+                await self._journal.take_request(request.id)
+            except JournalError as error:
+                log.warning("request not taken over", action=request.action, vm=request.vm_id, error=str(error))
+                await self._fail([request])  # whoever waits is told, in any case
+                continue
             log.info("request taken over", action=request.action, vm=request.vm_id)
             self._dispatcher.take_over(_as_sent(request), number=request.id)
         await self._let_out_answers()
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
-        waiting = [(request, self._dispatcher.await_newer(request.vm_id)) for request in requests]
+        waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if waiting:
             await self._until(_FAILURES_AFTER)
             self._open_output()

@@ -69,3 +69,17 @@ FIRST_WORDS: dict[Action, Callable[[VmRequest], str]] = {
     Action.UPDATENIC: lambda request: request.virtual_network_id,
 }
 """Actions whose reply begins with a number, also when they fail: oned tells by it what to go on with."""
+
+
+def replaces(new: Action, old: Action) -> bool:
+    """True when a request for a VM means that oned no longer waits for an older one of the same VM.
+
+    A VM is in one state, so that what moves it from state to state comes one after the other, or as a retry. What
+    leaves it in its state may come beside that: UPDATESG to a VM whose disk is being attached, BACKUPCANCEL to a BACKUP
+    (src/lcm/LifeCycleManager.cc, trigger_updatesg; src/vm/VirtualMachine.cc).
+    """
+    if new is Action.POLL:
+        return False
+    if new is Action.DRIVER_CANCEL or old in CREATES_OR_DESTROYS:
+        return True
+    return new is old and old not in FIRST_WORDS

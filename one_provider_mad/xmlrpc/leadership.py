@@ -30,6 +30,9 @@ _METHOD = "one.zone.raftstatus"
 
 _BODY_LIMIT = 65_536
 
+_NO_SUCH_METHOD = -506
+"""xmlrpc-c's fault (include/xmlrpc-c/base.h, XMLRPC_NO_SUCH_METHOD_ERROR)."""
+
 ASK_SECONDS = 2.0
 """How often a front-end with peers is asked: an election takes about as long (oned.conf, RAFT)."""
 
@@ -66,17 +69,15 @@ class Leadership:
     async def watch(self, on_change: Callable[[bool], None]) -> None:
         """Call back whenever it becomes, or ceases to be, true that another front-end leads; ends where none can.
 
-        While nobody can be asked, what was known last stays, and at first that nobody else leads.
+        While nobody can be asked, what was known last stays; if nothing ever was, then, after a while, that none does.
         """
         pause = 1.0
         while True:
             try:
                 state = await asyncio.to_thread(self._ask)
-            except SettingsError as error:
-                log.info("not known whether this front-end leads", reason=str(error))
-                return
-            except MadError as error:
-                self._not_answered(str(error), pause)
+            except MadError as error:  # credentials that cannot be read just now are a silence like any other
+                if self._not_answered(str(error), pause) and self._state is RaftState.UNKNOWN:
+                    on_change(False)  # noqa: FBT003 - nobody has ever said that another one leads
                 await self._sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue
@@ -89,12 +90,16 @@ class Leadership:
                 return  # only a restart of oned, which restarts its drivers, gives it peers
             await self._sleep(ASK_SECONDS)
 
-    def _not_answered(self, reason: str, pause: float) -> None:
+    def _not_answered(self, reason: str, pause: float) -> bool:
+        """True, once, when the silence has lasted long enough to be worth a word."""
         self._silent_for += pause
         log.debug("front-end not asked", reason=reason)
-        if self._silent_for >= _PATIENCE_SECONDS and not self._is_warned:
-            self._is_warned = True
-            self._warn(f"whether this front-end leads is not known, and everything goes on as if it did: {reason}")
+        if self._silent_for < _PATIENCE_SECONDS or self._is_warned:
+            return False
+        self._is_warned = True
+        known = "nothing has changed" if self._state is not RaftState.UNKNOWN else "this one did"
+        self._warn(f"whether this front-end leads is not known, and everything goes on as if {known}: {reason}")
+        return True
 
     def _ask(self) -> RaftState:
         """Ask once; blocks. Raises MadError."""
@@ -104,8 +109,8 @@ class Leadership:
             raise SettingsError(f"ONE_XMLRPC: {error}") from error
         session = read_session(file="", environ=self._environ)
         answer = decode_answer(_METHOD, self._post(encode_call(_METHOD, session, ())))
-        if isinstance(answer, Failure) and answer.code < 0:
-            return RaftState.SOLO  # a fault: up to 5.2 there is no such method, and no peers
+        if isinstance(answer, Failure) and answer.code == _NO_SUCH_METHOD:
+            return RaftState.SOLO  # up to 5.2 there is no such method, and no peers
         if isinstance(answer, Failure):
             raise error_of(_METHOD, answer)
         return read_raft_status(parse_foreign(str(answer.result).encode(), what=f"the answer to {_METHOD}")).state

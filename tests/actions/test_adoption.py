@@ -277,6 +277,25 @@ async def test_tags_answer_what_the_create_did_not(world: World) -> None:
     assert (attempt.state, attempt.deploy_id, attempt.answered_at) == (AttemptState.CREATED, deploy_id, world.clock())
 
 
+@pytest.mark.parametrize("has_tokens", [True, False])
+async def test_an_answer_that_never_comes_takes_back_nothing_that_tags_have_told(
+    world: World, *, has_tokens: bool
+) -> None:
+    """The first DEPLOY ran out of time while its create went on; a second one found the instance by its tags."""
+    world.provider.is_create_repeatable = has_tokens
+    world.provider.visibility_grace = 300
+    world.provider.after["create"].append(asyncio.Event())
+    first = asyncio.create_task(adopt_or_create(world))
+    await until(lambda: bool(world.provider.instances))
+    await pass_time(1)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    deploy_id = await adopt_or_create(world)
+    await pass_time(200)
+    (attempt,) = await world.attempts()
+    assert (attempt.state, attempt.deploy_id) == (AttemptState.CREATED, deploy_id)
+
+
 async def test_two_instances_that_match_in_full_are_for_a_person_to_sort_out(world: World) -> None:
     for deploy_id in ("i-b", "i-a"):
         world.provider.add(identity_of(), deploy_id=deploy_id)

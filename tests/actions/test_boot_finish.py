@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent
 from one_provider_mad.domain import DeployId, InstanceState, VmRequest
 from one_provider_mad.errors import BadParameter, ProviderError, ProviderUnavailable, Throttled
-from tests.actions.fakes import FakeCloud, World, a_world, identity_of, request_of
+from tests.actions.fakes import FakeCloud, World, a_desk, a_world, identity_of, request_of
 
 pytestmark = pytest.mark.looptime
 
@@ -78,3 +79,22 @@ async def test_a_start_finishes_nothing(world: World, cloud: AddressedCloud) -> 
     deploy_id = cloud.add(identity_of(), InstanceState.STOPPED)
     await perform_intent(world.work(request_of(deploy_id=deploy_id)), Intent.START)
     assert cloud.finished == []
+
+
+@pytest.mark.parametrize("boot_time", [5.0, 590.0], ids=["soon", "late"])
+@pytest.mark.parametrize("how", ["throttled", "unanswered"])
+async def test_a_finish_that_takes_too_long_is_no_reason_to_fail_a_deploy(
+    world: World, cloud: AddressedCloud, how: str, boot_time: float
+) -> None:
+    """The instance would run, and be paid for, behind a VM in BOOT_FAILURE."""
+    cloud.boot_time = boot_time
+
+    async def finish_boot(_deploy_id: DeployId, _request: VmRequest) -> None:
+        if how == "throttled":
+            raise Throttled("Request limit exceeded")
+        await asyncio.Event().wait()
+
+    cloud.finish_boot = finish_boot  # type: ignore[method-assign, assignment]
+    async with a_desk(world) as desk:
+        assert await desk.answer("DEPLOY") == "SUCCESS i-1"
+    assert [line for line in desk.logs() if "instance i-1 runs, but not everything is done" in line]

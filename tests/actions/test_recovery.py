@@ -14,7 +14,7 @@ import pytest
 from one_provider_mad.actions.recovery import Recovery
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.domain import InstanceState
-from one_provider_mad.errors import PermissionDenied
+from one_provider_mad.errors import JournalError, PermissionDenied
 from one_provider_mad.journal import AttemptState, Journal
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.messages import Action, Request
@@ -188,6 +188,89 @@ async def test_what_two_deaths_have_left_does_not_undo_what_came_after_it(desk: 
     assert desk.lines == ["RESTORE SUCCESS 7 -"]
     assert desk.world.provider.state("i-1") is InstanceState.RUNNING
     assert await left_over(desk.world) == []
+
+
+SECURITY_GROUP = {"SECURITY_GROUP_ID": "104"}
+
+
+@pytest.mark.parametrize(
+    ("waiting", "beside", "answer"),
+    [
+        pytest.param(
+            request("ATTACHDISK", lcm_state=17, deploy_id="i-1", operand={"DISK_ID": "1"}),
+            request("UPDATESG", lcm_state=17, deploy_id="i-1", operand=SECURITY_GROUP),
+            f"ATTACHDISK FAILURE 7 {SENTENCE}",
+            id="a-security-group-beside-a-disk",
+        ),
+        pytest.param(
+            request("UPDATESG", lcm_state=3, deploy_id="i-1", operand=SECURITY_GROUP),
+            request("SHUTDOWN", lcm_state=18, deploy_id="i-1"),
+            f"UPDATESG FAILURE 7 104 {SENTENCE}",
+            id="a-security-group-before-a-power-off",
+        ),
+        pytest.param(
+            request("UPDATESG", lcm_state=3, deploy_id="i-1", operand=SECURITY_GROUP),
+            request("UPDATESG", lcm_state=3, deploy_id="i-1", operand={"SECURITY_GROUP_ID": "105"}),
+            f"UPDATESG FAILURE 7 104 {SENTENCE}",
+            id="two-security-groups",
+        ),
+        pytest.param(
+            request("BACKUP", lcm_state=69, deploy_id="i-1"),
+            request("BACKUPCANCEL", lcm_state=69, deploy_id="i-1"),
+            f"BACKUP FAILURE 7 {SENTENCE}",
+            id="a-backup-that-is-called-off",
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_asked_anew", [False, True], ids=["both-left", "the-other-asked-anew"])
+async def test_what_is_waited_for_beside_something_else_is_answered(
+    desk: Desk, waiting: Request, beside: Request, answer: str, *, is_asked_anew: bool
+) -> None:
+    desk.world.provider.add(identity_of(), deploy_id="i-1")
+    if is_asked_anew:
+        await leave(desk.world, waiting)
+        desk.dispatcher.accept(beside)
+    else:
+        await leave(desk.world, waiting, beside)
+    await recover(desk)
+    assert answer in desk.replies()
+    assert len(desk.replies()) == 2
+
+
+async def test_what_a_person_has_tried_by_hand_replaces_nothing_of_oneds(desk: Desk) -> None:
+    desk.world.provider.add(identity_of(), deploy_id="i-1")
+    await leave(desk.world, request("SHUTDOWN", lcm_state=18, deploy_id="i-1"))
+    person, shell = Process(pid=4_000_009, start="a while ago"), Process(pid=4_000_010, start="a while ago")
+    await leave(desk.world, request("RESET", deploy_id="i-1"), writer=person, parent=shell)
+    await recover(desk)
+    assert "SHUTDOWN SUCCESS 7 -" in desk.replies()
+
+
+async def test_the_order_of_requests_does_not_hang_on_the_clock(desk: Desk) -> None:
+    """The clock was an hour ahead when SAVE came; RESTORE came to the next process, and both were killed."""
+    desk.world.provider.add(identity_of(), InstanceState.STOPPED, deploy_id="i-1")
+    first, second = (Process(pid=pid, start="an earlier time") for pid in (4_000_001, 4_000_002))
+    await leave(desk.world, request("SAVE", lcm_state=5, deploy_id="i-1"), writer=first)
+    with closing(sqlite3.connect(desk.world.journal.path, isolation_level=None)) as db:
+        db.execute("UPDATE requests SET id = id + 3600 * 1000000000")
+    await leave(desk.world, request("RESTORE", lcm_state=22, deploy_id="i-1"), writer=second)
+    await recover(desk)
+    assert desk.replies() == ["RESTORE SUCCESS 7 -"]
+
+
+async def test_what_cannot_be_taken_over_is_answered_and_hinders_nothing_else(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (Process(pid=pid, start="an earlier time") for pid in (4_000_001, 4_000_002))
+    await leave(desk.world, request("DEPLOY"), writer=first)
+    await leave(desk.world, request("REBOOT", 8, deploy_id="i-1"), writer=second)
+
+    async def full(_number: int) -> None:
+        raise JournalError("the journal cannot be used: database or disk is full")
+
+    monkeypatch.setattr(desk.world.journal, "take_request", full)
+    await recover(desk)
+    assert sorted(desk.replies()) == [f"DEPLOY FAILURE 7 {SENTENCE}", f"REBOOT FAILURE 8 {SENTENCE}"]
 
 
 async def test_nothing_is_written_so_soon_that_it_could_be_read_with_the_answer_to_init(desk: Desk) -> None:

@@ -48,6 +48,10 @@ class Watching:
         self.pauses.append(seconds)
         if not self._steps:
             raise asyncio.CancelledError
+        self.do(len(self.pauses))
+
+    def do(self, _pause: int) -> None:
+        """The next thing."""
         step = self._steps.pop(0)
         if isinstance(step, int) and self._opennebula is not None:
             self._opennebula.front_ends[0].state = step
@@ -95,17 +99,37 @@ async def test_long_silence_is_one_warning(auth: Path) -> None:
     await one.run()
     (warning,) = one.warnings
     assert warning == (
-        "whether this front-end leads is not known, and everything goes on as if it did:"
+        "whether this front-end leads is not known, and everything goes on as if this one did:"
         " OpenNebula at 127.0.0.1:9 cannot be asked: Connection refused"
     )
-    assert one.changes == []
+    assert one.changes == [False]
     assert max(one.pauses) == 60
 
 
-async def test_without_credentials_nobody_is_asked(tmp_path: Path) -> None:
-    one = Watching("http://127.0.0.1:9/RPC2", tmp_path / "missing", [None])
+async def test_credentials_that_cannot_be_read_for_a_moment_are_no_end(opennebula: Partner, auth: Path) -> None:
+    """They are being replaced, say; and then this front-end is elected."""
+    front_end = opennebula.front_ends[0]
+    front_end.state = FOLLOWER
+    one = Watching(front_end.url, auth, [None, None, None, LEADER, None], opennebula)
+    before = one.do
+
+    def do(pause: int) -> None:
+        auth.write_text("" if pause in (1, 2) else "oneadmin:secret\n")
+        before(pause)
+
+    one.do = do  # type: ignore[method-assign]
     await one.run()
-    assert (one.pauses, one.warnings, one.changes) == ([], [], [])
+    assert one.changes == [True, False]
+
+
+async def test_a_fault_is_no_answer(opennebula: Partner, auth: Path) -> None:
+    """Only that there is no such method means that there are no peers."""
+    front_end = opennebula.front_ends[0]
+    front_end.state = FOLLOWER
+    opennebula.do_zone_raftstatus = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
+    one = Watching(front_end.url, auth, [None, None], opennebula)
+    await one.run()
+    assert one.changes == []
 
 
 async def test_before_there_were_peers_every_front_end_was_alone(opennebula: Partner, auth: Path) -> None:
