@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,7 @@ class _Daemon(Serving[Request | Malformed]):
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher) -> None:
         """Ask the local OpenNebula, where it may be asked, who leads, and what is paid for and belongs to no VM."""
+        self._start(self._note_machine(engines), "note the machine")
         if not await self._may_ask_opennebula():
             dispatcher.hold_debts(is_held=False)
             return
@@ -107,6 +109,17 @@ class _Daemon(Serving[Request | Malformed]):
             await Reconciler(engines, opennebula, tell=tell, is_busy=is_busy, clock=time.time, machine=machine).run()
         finally:
             await opennebula.close()
+
+    async def _note_machine(self, engines: Engines) -> None:
+        """Note where the journal is written, from the first day on, credentials or not: a copy of it may come later."""
+        await asyncio.sleep(_SETTLED_SECONDS)
+        await engines.is_journal_open.wait()
+        from one_provider_mad.errors import JournalError
+        from one_provider_mad.orphans.machine import machine, note_machine
+
+        if engines.journal is not None and not engines.is_verbatim:
+            with suppress(JournalError):
+                await note_machine(engines.journal, await asyncio.to_thread(machine))
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
         """Open the journal, and know what it owes, before a request is taken; a locked one is not waited for long."""

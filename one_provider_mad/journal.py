@@ -430,6 +430,11 @@ class Journal:
         rows = await self._database.read(lambda db: db.execute("SELECT deploy_id FROM parked").fetchall())
         return {DeployId(row[0]) for row in rows}
 
+    async def parked_since(self) -> dict[DeployId, tuple[VmId, float]]:
+        """Of each parked instance whose it is, and since when, in seconds since the epoch."""
+        rows = await self._database.read(lambda db: db.execute("SELECT deploy_id, vm_id, since FROM parked").fetchall())
+        return {DeployId(deploy_id): (VmId(vm_id), since) for deploy_id, vm_id, since in rows}
+
     async def record_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> None:
         """An untagged instance was taken over for this VM."""
         await self._database.write(

@@ -66,4 +66,7 @@ def accept_here(name: str, environ: Mapping[str, str]) -> Iterator[str]:
     else:
         yield f"{path} no longer insists on {before}: the next action records the account it finds"
     if forget_fact(path, MACHINE) is not None:
-        yield f"{path} no longer insists on the machine it was written on"
+        yield (
+            f"{path} no longer insists on the machine it was written on: from now on instances are terminated by what"
+            " the OpenNebula on this one says, so see that the other one runs no more"
+        )

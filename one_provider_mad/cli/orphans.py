@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.tables import show_table
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.journal import read_debts, read_fact
 from one_provider_mad.orphans.reconciler import ORPHANS
@@ -34,8 +35,7 @@ def command(name: str, is_json: bool) -> None:
     if is_json:
         click.echo(json.dumps(found, indent=2))
         return
-    for line in _lines(found):
-        click.echo(line)
+    _show(found)
 
 
 def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
@@ -65,26 +65,22 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     }
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+def _show(found: Mapping[str, Any]) -> None:
     looked_at, entries = found["looked_at"], found["orphans"]
     if looked_at is None:
-        yield "The driver has not looked yet: it does when it runs and may ask the local OpenNebula (ONE_AUTH)."
+        click.echo("The driver has not looked yet: it does when it runs and may ask the local OpenNebula (ONE_AUTH).")
         return
-    yield from _table(entries)
+    if entries:
+        rows = sorted(entries, key=lambda each: (each["vm_id"], each["deploy_id"]))
+        show_table(list(_COLUMNS), [[_cell(entry, key) for key in _COLUMNS.values()] for entry in rows])
     for part in found["parts"]:
         of = f" of VM {part['vm_id']}" if part["vm_id"] is not None else ""
-        yield printable(f"{part['kind']} {part['id']}{of} belongs to nothing: {part['detail']}")
+        click.echo(printable(f"{part['kind']} {part['id']}{of} belongs to nothing: {part['detail']}"))
+    strange = "1 instance belongs" if len(entries) == 1 else f"{len(entries)} instances belong"
+    count = f"{strange} to no VM for certain" if entries else "Every instance belongs to a VM"
     ago = max(0, round(time.time() - looked_at))
-    yield f"{len(entries) or 'No'} instances belong to no VM for certain, as of {ago} s ago; policy: {found['policy']}."
+    click.echo(f"{count}, as of {ago} s ago; policy: {found['policy']}.")
 
 
-def _table(entries: Sequence[Entry]) -> Iterator[str]:
-    if not entries:
-        return
-    rows = [list(_COLUMNS)]
-    for entry in sorted(entries, key=lambda each: (each["vm_id"], each["deploy_id"])):
-        shown = {**entry, "verdict": f"{entry['verdict']}, being terminated" if entry["is_owed"] else entry["verdict"]}
-        rows.append([printable(str(shown[key])) for key in _COLUMNS.values()])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+def _cell(entry: Entry, key: str) -> str:
+    return f"{entry[key]}, being terminated" if key == "verdict" and entry["is_owed"] else str(entry[key])

@@ -9,11 +9,10 @@ from functools import partial
 
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import DeployId, VmId
-from one_provider_mad.errors import InstanceNotFound, ProviderError, ProviderUnavailable
+from one_provider_mad.errors import InstanceNotFound, NotSupported, ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.verdicts import VmDocument
-from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection
+from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection, check_endpoints
 from one_provider_mad.xmlrpc.pool import read_pool
-from one_provider_mad.xmlrpc.raft import RaftState
 from one_provider_mad.xmlrpc.session import read_session
 
 _ALL_USERS, _NOT_DONE = -2, -1
@@ -37,7 +36,11 @@ class LocalOpenNebula:
         self._client = Client(Connection(endpoints=(self.endpoint,)), read_session=self._read_session)
 
     async def open(self) -> None:
-        """Read the credentials. Raises SettingsError when there are none that can be used."""
+        """Read the credentials. Raises SettingsError when there are none, or no URL, that can be used."""
+        try:
+            check_endpoints([self.endpoint])
+        except ValueError as error:
+            raise SettingsError(f"ONE_XMLRPC: {error}") from error
         await asyncio.to_thread(self._read_session)  # first: without them nothing large is imported
         await self._client.open()
 
@@ -47,8 +50,10 @@ class LocalOpenNebula:
 
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them. Raises ProviderError when it cannot be asked."""
-        status = await self._client.raft_status()
-        return status.state in (RaftState.SOLO, RaftState.LEADER)
+        try:
+            return (await self._client.raft_status()).state.may_act
+        except NotSupported:
+            return True  # up to 5.2 there is no such method, and no peers
 
     async def living(self) -> Mapping[VmId, VmDocument]:
         """Every VM that is not DONE, by number. Raises ProviderError: never half of them."""
@@ -96,8 +101,9 @@ def read_document(element: Element) -> VmDocument:
         state=_number(element, "STATE"),
         stime=_number(element, "STIME"),
         etime=_number(element, "ETIME"),
+        lcm_state=_number(element, "LCM_STATE"),
         deploy_id=DeployId(text_of(element.find("DEPLOY_ID")).strip()),
-        host_id=_number(history[-1], "HID") if history else -1,
+        hosts=tuple(_number(record, "HID") for record in history),
     )
 
 

@@ -11,6 +11,11 @@ import uuid
 from hashlib import sha256
 from pathlib import Path
 
+from one_provider_mad.journal import Journal
+
+MACHINE = "machine"
+"""Name of the journal's fact: on which machine it is written."""
+
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 """Made once at installation (systemd, machine-id(5)); a cloned disk has the same, so that it is not enough."""
 
@@ -31,3 +36,15 @@ def machine() -> str:
     if not address & _IS_MADE_UP:
         parts.append(f"{address:012x}")
     return sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+async def note_machine(journal: Journal, here: str) -> bool:
+    """Record on which machine a journal is written, where that was not done yet; True unless it is another one.
+
+    Raises:
+        JournalError: it cannot be read or written.
+    """
+    recorded = await journal.fact(MACHINE)
+    if recorded is None:
+        await journal.set_fact(MACHINE, here)
+    return recorded in (None, here)

@@ -15,9 +15,11 @@ import structlog
 
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
-from one_provider_mad.domain import DeployId, Identity, Instance, VmId
+from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
 from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.orphans.grounds import REASON, is_back, is_needed, is_over, made_at
+from one_provider_mad.orphans.machine import MACHINE, note_machine
 from one_provider_mad.orphans.verdicts import (
     Finding,
     Rules,
@@ -35,11 +37,13 @@ from one_provider_mad.settings import OrphanPolicy
 
 log = structlog.get_logger()
 
-MACHINE = "machine"
-"""Name of the journal's fact: on which machine it is written."""
+__all__ = ["MACHINE", "ORPHANS", "OpenNebula", "Reconciler"]
 
 ORPHANS = "orphans"
 """Name of the journal's fact: what the last look has found, as JSON."""
+
+_MARK_SECONDS = 60.0
+"""How old the mark of an undeploy is before a document can contradict it: oned may have its answer yet to read."""
 
 _PATIENCE = 4
 """Looks in a row without an answer of OpenNebula before that is worth a warning: it starts after its drivers."""
@@ -102,11 +106,10 @@ class Reconciler:
         await self._engines.is_journal_open.wait()
         if self._engines.is_verbatim:
             return
+        await self._begin()
         try:
-            if self._engines.journal is not None:
-                await self._is_this_machine(self._engines.journal)  # from the first day on: a copy may come later
             await self._opennebula.open()
-        except (SettingsError, JournalError) as error:
+        except SettingsError as error:
             log.warning("orphans are not looked for", reason=str(error))
             return
         pause = OrphanPolicy().interval
@@ -122,6 +125,14 @@ class Reconciler:
                 self._sightings = {}
                 log.exception("looking for orphans failed unexpectedly")
             await asyncio.sleep(pause)
+
+    async def _begin(self) -> None:
+        """Note which machine this is, from the first day on, credentials or not: a copy may come later."""
+        if self._engines.journal is not None:
+            try:
+                await self._is_this_machine(self._engines.journal)
+            except JournalError as error:
+                log.info("machine not noted yet", reason=str(error))  # the first look does it
 
     def _not_seen(self, error: MadError) -> None:
         """What was not seen completely counts for nothing, and what was seen before begins anew."""
@@ -141,11 +152,14 @@ class Reconciler:
         if cloud is None:
             return []
         await self._is_this_machine(engine.journal)
+        asked_at = self._clock()
         living = await self._opennebula.living()
+        await self._free_parked(engine.journal, living, asked_at)
         instances = list(await cloud.call("list", cloud.provider.list_instances))
-        findings = await self._findings(instances, living, owner=cloud.owner)
+        findings = await self._findings(instances, living, engine.journal, owner=cloud.owner)
         now = self._clock()
         self._sightings = seen_again(self._sightings, findings, now=now)
+        await self._withdraw(engine.journal, living, policy)
         parts = await self._parts(cloud, living)
         await self._publish(engine.journal, parts)
         self._tell_news(parts)
@@ -154,16 +168,33 @@ class Reconciler:
         return findings
 
     async def _findings(
-        self, instances: list[Instance], living: Mapping[VmId, VmDocument], *, owner: str
+        self, instances: list[Instance], living: Mapping[VmId, VmDocument], journal: Journal, *, owner: str
     ) -> list[Finding]:
         """What those are that are not a VM's for certain, by documents that were read after the cloud was listed."""
         doubtful = suspects(instances, living, owner=owner)
         vm_ids = {each.identity.vm_id for each in doubtful if each.identity is not None}
         documents = await self._opennebula.documents(vm_ids)
         beside = [each for each in instances if each.identity is not None and each.identity.vm_id in vm_ids]
-        busy = {vm_id for vm_id in vm_ids if self._is_busy(vm_id)}
+        busy = await self._busy(journal, vm_ids)
         found = judge(beside, documents, owner=owner, busy=busy)
         return [each for each in found if each.verdict is not Verdict.CURRENT]
+
+    async def _free_parked(self, journal: Journal, living: Mapping[VmId, VmDocument], asked_at: float) -> None:
+        """Drop marks of VMs that are on a host again without this driver's doing: a person, or another front-end.
+
+        A marked instance is named in no report, which would make its VM UNKNOWN or POWEROFF (monitor/truth.py).
+        """
+        for deploy_id, (vm_id, since) in (await journal.parked_since()).items():
+            vm = living.get(vm_id)
+            is_old = since < asked_at - _MARK_SECONDS
+            if vm is not None and is_old and vm.is_on_host and vm.deploy_id == deploy_id and not self._is_busy(vm_id):
+                log.warning("VM is on its host again", vm=vm_id, deploy_id=deploy_id)
+                await journal.unpark(deploy_id)
+
+    async def _busy(self, journal: Journal, vm_ids: Collection[VmId]) -> set[VmId]:
+        """Those with an action under way: here, or in a process before this one that has not ended yet."""
+        unanswered = {request.vm_id for request in await journal.open_requests()} if vm_ids else set()
+        return {vm_id for vm_id in vm_ids if vm_id in unanswered or self._is_busy(vm_id)}
 
     # Telling
 
@@ -173,7 +204,10 @@ class Reconciler:
         if not isinstance(provider, LooseParts):
             return []
         found = await cloud.call("list", lambda: provider.loose_parts(owner=cloud.owner))
-        return [part for part in found if part.identity is None or not _is_needed(part.identity, living)]
+        loose = [part for part in found if part.identity is None or not is_needed(part.identity, living)]
+        # Not every user sees every VM in the pool: what is not there may be all the same.
+        documents = await self._opennebula.documents({part.identity.vm_id for part in loose if part.identity})
+        return [part for part in loose if part.identity is None or is_over(part.identity, documents)]
 
     async def _publish(self, journal: Journal, parts: list[LoosePart]) -> None:
         """Write down what was found, for `one-provider orphans`."""
@@ -187,7 +221,9 @@ class Reconciler:
     def _tell_news(self, parts: list[LoosePart]) -> None:
         """What was seen twice is told once; parts are told by their number."""
         if parts and len(parts) != self._parts_told:
-            self._tell(Severity.WARNING, f"{len(parts)} volumes, snapshots or addresses of ours belong to nothing")
+            self._tell(
+                Severity.WARNING, f"volumes, snapshots or addresses of ours that belong to nothing: {len(parts)}"
+            )
         self._parts_told = len(parts)
         settled = {id_: each.finding for id_, each in self._sightings.items() if each.count > 1}
         for deploy_id, finding in settled.items():
@@ -202,7 +238,9 @@ class Reconciler:
                 evidence=finding.evidence,
             )
             self._tell(Severity.WARNING, f"instance {deploy_id} {word}: {finding.evidence}")
-        self._told = {id_: finding.verdict for id_, finding in settled.items()}
+        # What was not seen completely just now begins anew, and was told all the same.
+        known = {id_: verdict for id_, verdict in self._told.items() if id_ in self._sightings}
+        self._told = known | {id_: finding.verdict for id_, finding in settled.items()}
 
     def _warn_once(self, sentence: str) -> None:
         if sentence not in self._warned:
@@ -238,11 +276,7 @@ class Reconciler:
 
     async def _is_this_machine(self, journal: Journal) -> bool:
         """True when the journal was begun here; a copy of it is nobody's permission to destroy anything."""
-        here = await asyncio.to_thread(self._machine)
-        recorded = await journal.fact(MACHINE)
-        if recorded is None:
-            await journal.set_fact(MACHINE, here)
-        return recorded in (None, here)
+        return await note_machine(journal, await asyncio.to_thread(self._machine))
 
     async def _made_here(self, journal: Journal, orphans: list[Sighting]) -> dict[DeployId, float]:
         """When those were created that this driver has created; what was taken over from somebody is left out."""
@@ -251,9 +285,9 @@ class Reconciler:
             who, deploy_id = each.finding.identity, each.finding.deploy_id
             if await journal.imported_for(deploy_id) is not None:
                 continue
-            for attempt in await journal.attempts(owner=who.owner, vm_id=who.vm_id):
-                if attempt.deploy_id == deploy_id and who.is_same_life(attempt.identity):
-                    made[deploy_id] = max(attempt.sent_at, attempt.answered_at)
+            moment = made_at(each.finding, await journal.attempts(owner=who.owner, vm_id=who.vm_id))
+            if moment is not None:
+                made[deploy_id] = moment
         return made
 
     async def _seen_anew(self, engine: Engine, before: Finding) -> Finding | None:
@@ -266,7 +300,7 @@ class Reconciler:
         except ProviderError as error:
             log.info("orphan not seen anew", deploy_id=before.deploy_id, reason=str(error))
             return None
-        busy = {vm_id} if self._is_busy(vm_id) else frozenset[VmId]()
+        busy = await self._busy(engine.journal, [vm_id])
         for found in judge(instances, documents, owner=cloud.owner, busy=busy):
             if found.deploy_id == before.deploy_id:
                 is_same = (found.verdict, found.identity) == (before.verdict, before.identity)
@@ -279,7 +313,7 @@ class Reconciler:
             Debt(
                 deploy_id=finding.deploy_id,
                 identity=finding.identity,
-                reason=f"orphan ({finding.verdict.value}): {finding.evidence}",
+                reason=f"{REASON}{finding.verdict.value}): {finding.evidence}",
                 since=self._clock(),
             )
         )
@@ -294,10 +328,20 @@ class Reconciler:
         )
         self._tell(Severity.WARNING, f"instance {finding.deploy_id} is terminated as an orphan: {finding.evidence}")
 
+    async def _withdraw(self, journal: Journal, living: Mapping[VmId, VmDocument], policy: OrphanPolicy) -> None:
+        """Forget debts of ours that were not paid yet, where the VM is there again or nobody wants that any more.
 
-def _is_needed(who: Identity, living: Mapping[VmId, VmDocument]) -> bool:
-    vm = living.get(who.vm_id)
-    return vm is not None and vm.stime == who.stime
+        A debt may stand for days, as while the cloud refuses to terminate; an OpenNebula that is restored from a backup
+        meanwhile may need the instance again.
+        """
+        for debt in await journal.debts():
+            if not debt.reason.startswith(REASON):
+                continue
+            if policy.policy == "terminate-done" and not is_back(debt, living.get(debt.identity.vm_id)):
+                continue
+            await journal.pay_debt(debt)
+            log.warning("orphan is not terminated any more", deploy_id=debt.deploy_id, vm=debt.identity.vm_id)
+            self._tell(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more as an orphan")
 
 
 def _part_entry(part: LoosePart) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime
 from enum import Enum
 
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmId
@@ -20,7 +21,8 @@ class VmDocument(Value, frozen=True, kw_only=True):
         stime: VM/STIME, when this VM of the number was made, seconds since the epoch.
         etime: VM/ETIME, when it ended; 0 until then.
         deploy_id: VM/DEPLOY_ID, "" for none.
-        host_id: HID of its latest history record, -1 for none.
+        hosts: HID of its history records, the latest one last; a pool has only that one.
+        lcm_state: VM/LCM_STATE.
     """
 
     vm_id: VmId
@@ -28,7 +30,23 @@ class VmDocument(Value, frozen=True, kw_only=True):
     stime: int
     etime: int = 0
     deploy_id: DeployId = DeployId("")
-    host_id: int = -1
+    hosts: tuple[int, ...] = ()
+    lcm_state: int = 0
+
+    @property
+    def host_id(self) -> int:
+        """HID of its latest history record, -1 for none."""
+        return self.hosts[-1] if self.hosts else -1
+
+    @property
+    def is_on_host(self) -> bool:
+        """True when it is at rest on its host: POWEROFF, or ACTIVE with LCM_STATE RUNNING or UNKNOWN."""
+        return self.state == _POWEROFF or (self.state == _ACTIVE and self.lcm_state in _AT_REST)
+
+
+_ACTIVE, _POWEROFF = 3, 8
+_AT_REST = frozenset({3, 16})
+"""include/VirtualMachine.h, VmState and LcmState."""
 
 
 class Verdict(Enum):
@@ -66,6 +84,8 @@ class Finding(Value, frozen=True, kw_only=True):
         identity: what its tags say.
         verdict: what it is.
         evidence: why, as a sentence for the log.
+        is_alone: no other live instance carries the same identity.
+        named: what OpenNebula calls the VM's instance, "" for nothing or where it was not asked.
         ended_at: when its VM ended, seconds since the epoch; 0 where that is not the point.
         created_at: when the cloud made it, seconds since the epoch; 0 when the cloud does not tell.
     """
@@ -74,6 +94,8 @@ class Finding(Value, frozen=True, kw_only=True):
     identity: Identity
     verdict: Verdict
     evidence: str
+    is_alone: bool = True
+    named: DeployId = DeployId("")
     ended_at: float = 0.0
     created_at: float = 0.0
 
@@ -106,7 +128,7 @@ def judge(
         if each.identity is not None and each.identity.owner == owner and not each.state.is_gone:
             ours.setdefault(each.identity.vm_id, []).append(each)
     return [
-        _found(each, *_verdict(each, some, documents, busy), document=documents.get(vm_id))
+        _found(each, some, *_verdict(each, some, documents, busy), document=documents.get(vm_id))
         for vm_id, some in ours.items()
         for each in some
     ]
@@ -132,7 +154,9 @@ def _verdict(
     if vm.state == DONE_STATE:
         if not vm.etime:
             return Verdict.UNKNOWN, f"VM {vm.vm_id} is DONE, and OpenNebula does not say since when"
-        return Verdict.DONE, f"VM {vm.vm_id} (STIME {vm.stime}) is DONE since {vm.etime}"
+        if who.host_id not in vm.hosts:
+            return Verdict.UNKNOWN, f"VM {vm.vm_id} of OpenNebula never was on host {who.host_id}, the instance's"
+        return Verdict.DONE, f"VM {vm.vm_id} (STIME {vm.stime}) is DONE since {_shown(vm.etime)}"
     if _is_named_by(vm, instance):
         return Verdict.CURRENT, f"VM {vm.vm_id} has this DEPLOY_ID"
     return _beside(who, vm, siblings)
@@ -155,6 +179,10 @@ def _beside(who: Identity, vm: VmDocument, siblings: list[Instance]) -> tuple[Ve
     return Verdict.UNKNOWN, f"VM {vm.vm_id} is {vm.deploy_id} (SEQ {its.seq}), this one is newer: SEQ {who.seq}"
 
 
+def _shown(moment: int) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def _is_named_by(vm: VmDocument | None, instance: Instance) -> bool:
     who = instance.identity
     return (
@@ -166,16 +194,26 @@ def _is_named_by(vm: VmDocument | None, instance: Instance) -> bool:
     )
 
 
-def _found(instance: Instance, verdict: Verdict, evidence: str, *, document: VmDocument | None) -> Finding:
-    assert instance.identity is not None  # noqa: S101 - only tagged instances get here
+def _found(
+    instance: Instance, siblings: list[Instance], verdict: Verdict, evidence: str, *, document: VmDocument | None
+) -> Finding:
+    who = instance.identity
+    assert who is not None  # noqa: S101 - only tagged instances get here
+    alike = [each for each in siblings if who.is_same_life(each.identity) and _seq(each) == who.seq]
     return Finding(
         deploy_id=instance.deploy_id,
-        identity=instance.identity,
+        identity=who,
+        is_alone=len(alike) == 1,
         verdict=verdict,
         evidence=evidence,
+        named=document.deploy_id if document is not None else DeployId(""),
         ended_at=float(document.etime) if document is not None else 0.0,
         created_at=instance.created_at,
     )
+
+
+def _seq(instance: Instance) -> int | None:
+    return instance.identity.seq if instance.identity is not None else None
 
 
 class Rules(Value, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from tests.xmlrpc.partner import Partner
-from tests.xmlrpc.partner_api import NO_EXISTS, ApiError, User
+from tests.xmlrpc.partner_api import AUTHORIZATION, NO_EXISTS, ApiError, User
 
 ACTIVE, DONE, POWEROFF = 3, 6, 8
 """include/VirtualMachine.h, VmState."""
@@ -59,11 +59,13 @@ class LocalOned(Partner):
 
     Attributes:
         own: VMs by number.
+        is_silent_about: VMs that its user may not look at.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.own: dict[int, OwnVm] = {}
+        self.is_silent_about: set[int] = set()
 
     def know(self, instance: Any, **details: Any) -> OwnVm:
         """Have the VM of an instance, as `one-provider instances --json` shows that."""
@@ -81,6 +83,8 @@ class LocalOned(Partner):
         return {"ONE_XMLRPC": self.front_ends[0].url, "ONE_AUTH": str(auth)}
 
     def do_vm_info(self, _user: User, number: int, _decrypt: bool = False) -> str:  # noqa: FBT001, FBT002
+        if number in self.is_silent_about:
+            raise ApiError(AUTHORIZATION, f"Not authorized to perform USE VM [{number}].")
         if number not in self.own:
             raise ApiError(NO_EXISTS, f"Error getting virtual machine [{number}].")
         return self.own[number].xml()

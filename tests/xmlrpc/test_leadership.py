@@ -117,7 +117,7 @@ async def test_credentials_that_cannot_be_read_for_a_moment_are_no_end(opennebul
         auth.write_text("" if pause in (1, 2) else "oneadmin:secret\n")
         before(pause)
 
-    one.do = do  # type: ignore[method-assign]
+    one.do = do  # type: ignore[method-assign, assignment]
     await one.run()
     assert one.changes == [True, False]
 

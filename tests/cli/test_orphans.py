@@ -1,0 +1,158 @@
+"""`one-provider orphans`, and what `one-provider journal accept` says of machines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from one_provider_mad.cli import main as program
+from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
+from tests.end_to_end import wire
+from tests.end_to_end.oned import COVERAGE, Driver, Place, aside
+from tests.orphans.local import LocalOned
+from tests.waiting import until
+
+NAME = "simulated"
+
+
+def orphans(place: Place, *arguments: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of the command as a process of its own."""
+    environ = {key: value for key, value in os.environ.items() if key not in {"ONE_PROVIDER_MAD_CONF", *COVERAGE}}
+    done = subprocess.run(
+        [sys.executable, "-m", "one_provider_mad.cli.main", "orphans", *arguments],
+        env={**environ, "ONE_LOCATION": str(place.root)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def said(place: Place, *arguments: str) -> list[str]:
+    """The same in this process."""
+    result = CliRunner().invoke(program.main, arguments, env={"ONE_LOCATION": str(place.root)})
+    assert result.exit_code == 0, result.output
+    return result.output.splitlines()
+
+
+def journaled(place: Place, *writings: Callable[[Journal], Awaitable[None]]) -> None:
+    """Let the journal hold something, as the driver writes it."""
+
+    async def write() -> None:
+        journal = Journal(place.var / f"one_provider_mad_{NAME}.journal", clock=time.time, on_lost=print)
+        await journal.open()
+        for writing in writings:
+            await writing(journal)
+        await journal.close()
+
+    aside(lambda: asyncio.run(write()))
+
+
+def fact(name: str, value: str) -> Callable[[Journal], Awaitable[None]]:
+    return lambda journal: journal.set_fact(name, value)
+
+
+def found(*entries: dict[str, Any], parts: tuple[dict[str, Any], ...] = ()) -> Callable[[Journal], Awaitable[None]]:
+    return fact(ORPHANS, json.dumps({"at": time.time() - 90, "orphans": entries, "parts": parts}))
+
+
+def entry(vm_id: int, deploy_id: str, verdict: str = "done") -> dict[str, Any]:
+    return {"deploy_id": deploy_id, "vm_id": vm_id, "verdict": verdict, "evidence": "because", "looks": 2}
+
+
+def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) -> None:
+    place.configure(
+        'provider = "simulated"\nowner = "mine"\n[simulated]\nboot_time = 0\nstop_time = 0\n[orphans]\ninterval = 1\n'
+    )
+    assert orphans(place, NAME) == (
+        0,
+        "The driver has not looked yet: it does when it runs and may ask the local OpenNebula (ONE_AUTH).\n",
+        "",
+    )
+    with LocalOned() as oned, Driver(place, environ=oned.environ(place.root)) as driver:
+        deploy_id = driver.created(wire.deploy(7))
+        driver.ask(wire.power_off(7, deploy_id))
+        oned.know(place.instances()[0]).end(int(time.time()) - 5)
+        until(lambda: '"event":"orphan"' in place.log(), seconds=20)
+    code, table, complaints = orphans(place, NAME)
+    assert (code, complaints) == (0, "")
+    head, row, count = table.splitlines()
+    assert head.split() == ["VM", "DEPLOY", "ID", "WHAT", "LOOKS", "WHY"]
+    assert re.fullmatch(rf"7 +{deploy_id} +done +\d+ +VM 7 \(STIME 1760000000\) is DONE since [-0-9]+ [:0-9]+ UTC", row)
+    assert re.fullmatch(r"1 instance belongs to no VM for certain, as of \d+ s ago; policy: report\.", count)
+    code, text, complaints = orphans(place, NAME, "--json")
+    told = json.loads(text)
+    assert (code, complaints, told["policy"], told["parts"]) == (0, "", "report", [])
+    assert abs(told["looked_at"] - time.time()) < 60
+    (shown,) = told["orphans"]
+    assert shown.pop("looks") >= 2
+    assert shown.pop("since") <= told["looked_at"]
+    assert shown.pop("created_at") <= told["looked_at"]
+    assert shown.pop("evidence").startswith("VM 7 (STIME 1760000000) is DONE since ")
+    expected = {"deploy_id": deploy_id, "vm_id": 7, "stime": 1_760_000_000, "seq": 0, "verdict": "done"}
+    assert shown == {**expected, "is_owed": False}
+    assert [each["deploy_id"] for each in place.instances()] == [deploy_id]
+
+
+def test_what_is_being_terminated_and_parts_that_belong_to_nothing_are_shown(place: Place) -> None:
+    identity = Identity(owner="simulated", vm_id=VmId(9), stime=1, seq=0, host_id=3)
+    debt = Debt(deploy_id=DeployId("i-9"), identity=identity, reason="orphan (done): because", since=0.0)
+    volume = {"id": "vol-1", "kind": "volume", "vm_id": 9, "detail": "8 GiB\x1b[2J"}
+    address = {"id": "eip-1", "kind": "address", "vm_id": None, "detail": "198.18.0.1"}
+    journaled(
+        place,
+        found(entry(12, "i-12", "unknown"), entry(9, "i-9"), parts=(volume, address)),
+        lambda journal: journal.add_debt(debt),
+    )
+    _, nine, twelve, *parts, count = said(place, "orphans", NAME)
+    assert nine.split(maxsplit=2) == ["9", "i-9", "done, being terminated  2      because"]
+    assert twelve.split() == ["12", "i-12", "unknown", "2", "because"]
+    assert parts[0].startswith("volume vol-1 of VM 9 belongs to nothing: 8 GiB")
+    assert "\x1b" not in parts[0]
+    assert parts[1] == "address eip-1 belongs to nothing: 198.18.0.1"
+    assert count.startswith("2 instances belong to no VM for certain, as of 9")
+
+
+def test_nothing_found_is_said(place: Place) -> None:
+    journaled(place, found())
+    (line,) = said(place, "orphans", NAME)
+    assert line.startswith("Every instance belongs to a VM, as of 9")
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("nobody", "nobody.toml does not exist: "),
+        ("kvm", "kvm is served by scripts, which cannot tell what its cloud has\n"),
+    ],
+)
+def test_who_cannot_have_any_is_told_in_a_sentence(place: Place, name: str, sentence: str) -> None:
+    (place.var / "remotes" / "vmm" / "kvm").mkdir(parents=True)
+    code, told, complaint = orphans(place, name)
+    assert (code, told) == (1, "")
+    assert complaint.startswith(f"one-provider orphans: {sentence}")
+
+
+def test_accepting_a_machine_says_what_that_means(place: Place) -> None:
+    path: Path = place.var / f"one_provider_mad_{NAME}.journal"
+    journaled(place, fact(MACHINE, "the original"), fact("account", "account-1/north"))
+    account, machine = said(place, "journal", "accept", NAME)
+    assert account == f"{path} no longer insists on account-1/north: the next action records the account it finds"
+    assert machine.startswith(f"{path} no longer insists on the machine it was written on: from now on instances are ")
+    assert machine.endswith(" so see that the other one runs no more")
+    assert said(place, "journal", "accept", NAME) == [
+        f"{path} has no account recorded: the next action records the one it finds"
+    ]

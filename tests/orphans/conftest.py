@@ -1,0 +1,21 @@
+"""What the tests of orphans share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.actions.fakes import a_world
+from tests.orphans.front import Front
+
+
+@pytest.fixture
+async def front(tmp_path: Path) -> AsyncIterator[Front]:
+    """VM 7 runs as i-7, which this driver has made."""
+    async with a_world(tmp_path) as world:
+        front = Front(world)
+        await front.create("i-7")
+        front.opennebula.vm(7, "i-7")
+        yield front

@@ -1,0 +1,199 @@
+"""A front-end for the tests: a cloud, a journal, an OpenNebula that says what it must, and one who compares them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.actions.engine import Engine
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId
+from one_provider_mad.errors import MadError
+from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.orphans.reconciler import Reconciler
+from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
+from one_provider_mad.protocol.messages import Severity
+from one_provider_mad.providers.interface import LoosePart
+from one_provider_mad.settings import OrphanPolicy
+from tests.actions.fakes import OWNER, STIME, FakeCloud, FakeEngines, FakeInstance, World, identity_of
+
+ACTIVE, POWEROFF = 3, 8
+TERMINATE = OrphanPolicy(policy="terminate-done", grace=0)
+
+
+class FakeOpenNebula:
+    """Pretends to be the local OpenNebula.
+
+    Attributes:
+        vms: its VMs by number; an error in the place of one befalls who asks for it.
+        error: befalls everybody.
+        refusal: befalls who opens it.
+        deaf: VMs that it does not tell of.
+        hidden: VMs that the pool leaves out.
+        leads: it has no peers, or leads them.
+        asked: VMs whose documents were asked for.
+    """
+
+    endpoint = "http://localhost:2633/RPC2"
+
+    def __init__(self) -> None:
+        self.vms: dict[int, VmDocument] = {}
+        self.error: MadError | None = None
+        self.refusal: MadError | None = None
+        self.deaf: set[int] = set()
+        self.hidden: set[int] = set()
+        self.leads = True
+        self.asked: list[set[VmId]] = []
+
+    def vm(self, vm_id: int, deploy_id: str, *, state: int = ACTIVE, **details: Any) -> None:
+        """Let a VM be so."""
+        fields = {"stime": STIME, "hosts": (3,), **details}
+        self.vms[vm_id] = VmDocument(vm_id=VmId(vm_id), state=state, deploy_id=DeployId(deploy_id), **fields)
+
+    def end(self, vm_id: int, *, at: float) -> None:
+        """Terminate a VM, and tell nobody."""
+        self.vms[vm_id] = msgspec.structs.replace(self.vms[vm_id], state=DONE_STATE, etime=int(at))
+
+    async def open(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
+
+    async def may_act(self) -> bool:
+        self._obey()
+        return self.leads
+
+    async def living(self) -> Mapping[VmId, VmDocument]:
+        self._obey()
+        return {vm.vm_id: vm for vm in self.vms.values() if vm.state != DONE_STATE and vm.vm_id not in self.hidden}
+
+    async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
+        self._obey()
+        self.asked.append(set(vm_ids))
+        return {vm_id: self.vms.get(vm_id) for vm_id in vm_ids if vm_id not in self.deaf}
+
+    def _obey(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+class Dated(FakeInstance):
+    """Pretends to be an instance of a cloud that tells when it was made.
+
+    Attributes:
+        created_at: seconds since the epoch.
+    """
+
+    created_at = 0.0
+
+    def shown(self) -> Instance:
+        return msgspec.structs.replace(super().shown(), created_at=self.created_at)
+
+
+class CloudOfParts(FakeCloud):
+    """Pretends to be a cloud that makes things beside instances.
+
+    Attributes:
+        parts: what no instance uses.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[LoosePart] = []
+
+    async def loose_parts(self, *, owner: str) -> Sequence[LoosePart]:
+        assert owner == OWNER
+        return self.parts
+
+
+class Front:
+    """A front-end: a cloud, a journal, an OpenNebula, and somebody who compares them.
+
+    Args:
+        world: the cloud and the journal.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.cloud = world.provider
+        self.opennebula = FakeOpenNebula()
+        self.policy = TERMINATE
+        self.machine = "here"
+        self.busy: set[int] = set()
+        self.told: list[str] = []
+        self.set_by = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """A new process begins with nothing but the journal."""
+        self.engines = FakeEngines(self.world)
+        self.engines.current = self._current  # type: ignore[method-assign]
+        self.reconciler = Reconciler(
+            self.engines,
+            self.opennebula,
+            tell=self._tell,
+            is_busy=lambda vm_id: vm_id in self.busy,
+            clock=lambda: self.world.clock() + self.set_by,
+            machine=lambda: self.machine,
+        )
+
+    def _tell(self, severity: Severity, text: str) -> None:
+        assert severity is Severity.WARNING
+        self.told.append(text)
+
+    async def _current(self) -> Engine:
+        return self.engine()
+
+    def engine(self) -> Engine:
+        engine = self.world.engine()
+        settings = msgspec.structs.replace(engine.configuration.settings, orphans=self.policy)
+        configuration = msgspec.structs.replace(engine.configuration, settings=settings)
+        return msgspec.structs.replace(engine, configuration=configuration)
+
+    async def create(
+        self, deploy_id: str, *, vm_id: int = 7, seq: int = 0, is_known: bool = True, ago: float = 0.0, **tags: Any
+    ) -> None:
+        """An instance that this driver has made; unless its journal is lost."""
+        identity = identity_of(vm_id, seq=seq, **tags)
+        dated = Dated(DeployId(deploy_id), identity, InstanceState.RUNNING)
+        dated.created_at = self.world.clock() - ago
+        self.cloud.instances[dated.deploy_id] = dated
+        if is_known:
+            await self.attempt(identity, deploy_id=deploy_id)
+
+    async def attempt(
+        self, identity: Identity, *, deploy_id: str = "", state: AttemptState = AttemptState.CREATED
+    ) -> None:
+        """Let the journal know of a create."""
+        attempt = Attempt.new(identity, len(self.cloud.instances), {})
+        created = msgspec.structs.replace(
+            attempt, state=state, deploy_id=DeployId(deploy_id), sent_at=self.world.clock()
+        )
+        await self.world.journal.save_attempt(created)
+
+    async def run(self, looks: int) -> None:
+        """Run as the driver does, for so many looks."""
+        pauses: list[float] = []
+
+        async def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == looks:
+                raise asyncio.CancelledError
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio, "sleep", pause)
+            with suppress(asyncio.CancelledError):
+                await self.reconciler.run()
+
+    async def look(self, times: int = 1) -> set[str]:
+        """Look so many times; the instances that are to be terminated by now."""
+        for _ in range(times):
+            await self.reconciler.look(self.engine())
+        return {debt.deploy_id for debt in await self.world.journal.debts()}
+
+
+def end(front: Front, vm_id: int = 7, *, ago: float = 5) -> None:
+    front.opennebula.end(vm_id, at=front.world.clock() - ago)

@@ -1,0 +1,138 @@
+"""How it runs: what is told, once, and what ends it; and parts that belong to nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.errors import JournalError, ProviderUnavailable, SettingsError
+from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
+from one_provider_mad.orphans.verdicts import DONE_STATE
+from one_provider_mad.providers.interface import LoosePart
+from one_provider_mad.settings import OrphanPolicy
+from tests.actions.fakes import STIME, a_world, identity_of
+from tests.orphans.front import POWEROFF, CloudOfParts, Front, end
+
+
+async def test_without_credentials_it_is_off_and_the_machine_is_known_all_the_same(front: Front) -> None:
+    front.opennebula.refusal = SettingsError("one_auth does not exist")
+    end(front)
+    await front.run(99)
+    (warning,) = [entry for entry in front.world.logged if entry["log_level"] == "warning"]
+    assert warning["event"] == "orphans are not looked for"
+    assert (front.told, front.cloud.calls) == ([], [])
+    assert await front.world.journal.fact(MACHINE) == "here", "it may be copied later"
+
+
+async def test_a_folder_of_scripts_has_nothing_to_look_for(front: Front) -> None:
+    front.engines.is_verbatim = True
+    front.opennebula.refusal = SettingsError("one_auth does not exist")
+    await front.run(99)
+    assert await front.world.journal.fact(MACHINE) is None
+    assert not front.world.logged
+
+
+async def test_a_journal_that_is_locked_at_first_does_not_end_it(front: Front) -> None:
+    end(front)
+    fact = front.world.journal.fact
+
+    async def locked(name: str) -> str | None:
+        front.world.journal.fact = fact  # type: ignore[method-assign]
+        raise JournalError("the journal cannot be used: database is locked")
+
+    front.world.journal.fact = locked  # type: ignore[method-assign]
+    await front.run(2)
+    assert [debt.deploy_id for debt in await front.world.journal.debts()] == ["i-7"]
+
+
+@pytest.mark.parametrize(("looks", "warnings"), [(3, 0), (4, 1), (9, 1)])
+async def test_an_opennebula_that_is_silent_for_long_is_told_of_once(front: Front, looks: int, warnings: int) -> None:
+    """oned starts its drivers before it listens itself."""
+    front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
+    await front.run(looks)
+    assert front.told == ["orphans are not looked for: OpenNebula at localhost:2633 cannot be reached"] * warnings
+
+
+async def test_what_nobody_has_thought_of_begins_anew_as_well(front: Front) -> None:
+    end(front)
+    await front.look()
+    front.cloud.before["list"].append(ZeroDivisionError())
+    await front.run(1)
+    assert await front.look() == set()
+    assert [entry["event"] for entry in front.world.logged if entry["log_level"] == "error"] == [
+        "looking for orphans failed unexpectedly"
+    ]
+
+
+async def test_a_copy_of_a_journal_says_so_once(front: Front) -> None:
+    await front.look()
+    front.machine = "a copy"
+    end(front)
+    await front.look(5)
+    assert len([text for text in front.told if "another machine" in text]) == 1
+
+
+# Parts
+
+
+@pytest.fixture
+async def parted(tmp_path: Path) -> AsyncIterator[Front]:
+    """VM 7 runs as i-7; a volume of it is used by nothing, and one that names no VM."""
+    cloud = CloudOfParts()
+    async with a_world(tmp_path, cloud) as world:
+        front = Front(world)
+        await front.create("i-7")
+        front.opennebula.vm(7, "i-7")
+        cloud.parts = [
+            LoosePart(part_id="vol-1", kind="volume", identity=identity_of(7), detail="8 GiB"),
+            LoosePart(part_id="snap-1", kind="snapshot"),
+        ]
+        yield front
+
+
+async def parts(front: Front) -> list[str]:
+    await front.look()
+    return [entry["id"] for entry in json.loads(await front.world.journal.fact(ORPHANS) or "")["parts"]]
+
+
+@pytest.mark.parametrize(
+    ("vm", "is_loose"),
+    [
+        pytest.param({"state": POWEROFF}, False, id="off"),
+        pytest.param({"state": DONE_STATE, "etime": 5}, True, id="over"),
+        pytest.param({"stime": STIME + 1}, True, id="its-number-was-used-again"),
+        pytest.param(None, True, id="there-is-no-such-vm"),
+    ],
+)
+async def test_a_part_is_told_of_when_its_vm_is_no_more(
+    parted: Front, vm: dict[str, Any] | None, *, is_loose: bool
+) -> None:
+    parted.opennebula.vms.clear()
+    if vm is not None:
+        parted.opennebula.vm(7, "i-7", **vm)
+    assert await parts(parted) == ["vol-1", "snap-1"][0 if is_loose else 1 :]
+
+
+async def test_a_part_of_a_vm_that_the_pool_leaves_out_is_needed(parted: Front) -> None:
+    """A user who is no administrator sees only some VMs in the pool."""
+    parted.opennebula.hidden = {7}
+    assert await parts(parted) == ["snap-1"]
+    parted.opennebula.deaf = {7}
+    assert await parts(parted) == ["snap-1"]
+
+
+async def test_about_a_vm_that_is_there_nobody_is_asked_for_its_parts(parted: Front) -> None:
+    await parts(parted)
+    assert parted.opennebula.asked == [set(), set()]
+
+
+async def test_parts_are_told_of_once_and_never_touched(parted: Front) -> None:
+    parted.policy = OrphanPolicy(policy="terminate-done", grace=0)
+    for _ in range(3):
+        await parts(parted)
+    assert parted.told == ["volumes, snapshots or addresses of ours that belong to nothing: 1"]
+    assert {name for name, _ in parted.cloud.calls} == {"list"}

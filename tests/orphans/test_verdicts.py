@@ -1,0 +1,156 @@
+"""What an instance is, case by case: no cloud, no journal, no time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.orphans.verdicts import (
+    DONE_STATE,
+    Finding,
+    Rules,
+    Sighting,
+    Verdict,
+    VmDocument,
+    judge,
+    suspects,
+    to_destroy,
+)
+from tests.actions.fakes import OWNER, STIME, identity_of
+
+RULES = Rules(grace=100, at_most=9)
+
+
+def instance(deploy_id: str, *, state: InstanceState = InstanceState.STOPPED, vm_id: int = 7, **tags: Any) -> Instance:
+    return Instance(
+        deploy_id=DeployId(deploy_id), state=state, raw_state=state.value, identity=identity_of(vm_id, **tags)
+    )
+
+
+def vm(deploy_id: str = "i-7", **details: Any) -> VmDocument:
+    fields = {"state": 8, "stime": STIME, "hosts": (3,), **details}
+    return VmDocument(vm_id=VmId(7), deploy_id=DeployId(deploy_id), **fields)
+
+
+OVER = vm(state=DONE_STATE, etime=STIME + 5)
+
+
+def verdicts(*instances: Instance, of: VmDocument | None) -> dict[str, Verdict]:
+    found = judge(instances, {VmId(7): of}, owner=OWNER, busy=())
+    return {each.deploy_id: each.verdict for each in found}
+
+
+# Who is asked about
+
+
+def test_only_live_instances_of_this_owner_are_asked_about() -> None:
+    bare = msgspec.structs.replace(instance("i-9"), identity=None)
+    others = [bare, instance("i-1", owner="another"), instance("i-2", state=InstanceState.TERMINATED)]
+    mine = instance("i-7")
+    assert suspects([*others, mine], {}, owner=OWNER) == [mine]
+
+
+@pytest.mark.parametrize(
+    ("document", "is_suspect"),
+    [
+        pytest.param(vm(), False, id="its-own"),
+        pytest.param(vm("i-8"), True, id="another-id"),
+        pytest.param(vm(stime=STIME + 1), True, id="another-life"),
+        pytest.param(OVER, True, id="over"),
+    ],
+)
+def test_what_a_living_vm_calls_its_own_is_not_asked_about(document: VmDocument, *, is_suspect: bool) -> None:
+    assert bool(suspects([instance("i-7")], {VmId(7): document}, owner=OWNER)) is is_suspect
+
+
+# What it is
+
+
+def test_only_live_instances_of_this_owner_are_judged() -> None:
+    others = [instance("i-1", owner="another"), instance("i-2", state=InstanceState.TERMINATING)]
+    assert verdicts(*others, instance("i-7"), of=OVER) == {"i-7": Verdict.DONE}
+
+
+def test_a_vm_that_could_not_be_asked_about_is_not_one_that_there_is_not() -> None:
+    (unasked,) = judge([instance("i-7")], {}, owner=OWNER, busy=())
+    (unknown,) = judge([instance("i-7")], {VmId(7): None}, owner=OWNER, busy=())
+    assert (unasked.verdict, unasked.evidence) == (Verdict.UNKNOWN, "OpenNebula could not be asked about VM 7")
+    assert (unknown.verdict, unknown.evidence) == (Verdict.UNKNOWN, "OpenNebula has no VM 7")
+
+
+@pytest.mark.parametrize("stime", [0, STIME + 1])
+def test_without_the_same_stime_nobody_can_tell(stime: int) -> None:
+    tagged = instance("i-7", stime=0 if stime == 0 else STIME)
+    assert verdicts(tagged, of=msgspec.structs.replace(OVER, stime=stime)) == {"i-7": Verdict.UNKNOWN}
+
+
+@pytest.mark.parametrize("hosts", [(), (12,)])
+def test_a_vm_that_never_was_on_the_instances_host_is_another_ones(hosts: tuple[int, ...]) -> None:
+    assert verdicts(instance("i-7"), of=msgspec.structs.replace(OVER, hosts=hosts)) == {"i-7": Verdict.UNKNOWN}
+
+
+def test_a_vm_that_was_on_several_hosts_was_on_this_one() -> None:
+    assert verdicts(instance("i-7"), of=msgspec.structs.replace(OVER, hosts=(3, 12))) == {"i-7": Verdict.DONE}
+
+
+@pytest.mark.parametrize("state", [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11])
+def test_only_a_vm_that_is_done_is_over(state: int) -> None:
+    assert verdicts(instance("i-7"), of=vm(state=state, etime=STIME + 5)) == {"i-7": Verdict.CURRENT}
+
+
+def test_what_is_gone_is_nobodys_instance_whatever_opennebula_calls_it() -> None:
+    """The VM's own has been terminated; the other one may be all that there is."""
+    gone = instance("i-8", seq=1, state=InstanceState.TERMINATED)
+    assert verdicts(instance("i-7"), gone, of=vm("i-8")) == {"i-7": Verdict.UNKNOWN}
+
+
+def test_an_instance_of_an_earlier_life_explains_nothing() -> None:
+    assert verdicts(instance("i-7"), instance("i-8", seq=1, stime=STIME - 9), of=vm("i-8"))["i-7"] is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("seq", "verdict"), [(0, Verdict.LEFTOVER), (1, Verdict.TWIN), (2, Verdict.UNKNOWN)], ids=["lower", "same", "newer"]
+)
+def test_beside_the_vms_own_the_seq_decides(seq: int, verdict: Verdict) -> None:
+    found = verdicts(instance("i-7", seq=seq), instance("i-8", seq=1), instance("i-9", seq=3), of=vm("i-8"))
+    assert found == {"i-7": verdict, "i-8": Verdict.CURRENT, "i-9": Verdict.UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("document", "evidence"),
+    [
+        (vm(""), "VM 7 has no DEPLOY_ID"),
+        (vm("one-7"), "VM 7 is one-7, which the cloud does not show as its instance"),
+        (vm("one-7", hosts=(3, 12)), "VM 7 is one-7 on host 12"),
+    ],
+)
+def test_a_vm_that_names_nothing_here_keeps_everything(document: VmDocument, evidence: str) -> None:
+    found = judge([instance("i-7"), instance("i-8", seq=1)], {VmId(7): document}, owner=OWNER, busy=())
+    assert {each.evidence for each in found} == {evidence}
+    assert not any(each.verdict.is_orphan for each in found)
+
+
+# When it may go
+
+
+def sighting(verdict: Verdict = Verdict.DONE, **times: Any) -> Sighting:
+    finding = Finding(deploy_id=DeployId("i-7"), identity=identity_of(), verdict=verdict, evidence="", **times)
+    return Sighting(finding=finding, count=2, since=0)
+
+
+@pytest.mark.parametrize("verdict", Verdict)
+def test_nothing_but_an_orphan_goes(verdict: Verdict) -> None:
+    due = to_destroy([sighting(verdict)], made={DeployId("i-7"): 0.0}, rules=RULES, now=1e9)
+    assert bool(due) is (verdict in (Verdict.DONE, Verdict.LEFTOVER, Verdict.TWIN))
+
+
+@pytest.mark.parametrize("latest", ["ended_at", "created_at", "made"])
+def test_the_grace_counts_from_whatever_came_last(latest: str) -> None:
+    times: dict[str, Any] = {"ended_at": 10.0, "created_at": 10.0, "made": 10.0, latest: 500.0}
+    made = {DeployId("i-7"): times.pop("made")}
+    assert not to_destroy([sighting(**times)], made=made, rules=RULES, now=599.0)
+    assert to_destroy([sighting(**times)], made=made, rules=RULES, now=600.0)
+    assert not to_destroy([sighting(**times)], made=made, rules=RULES, now=-1e9), "the clock was set back"
