@@ -43,7 +43,7 @@ compile: setup
 
 test: setup
 	@$(MAKE) --no-print-directory --jobs=2 lint compile
-	$(BIN)/pytest -n 4 --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest -n 6 --dist worksteal --cov --cov-report=term
 
 soak: setup
 	$(BIN)/pytest $(SOAK)

@@ -20,7 +20,7 @@ from tests.waiting import until
 asyncio.set_event_loop(None)
 
 # A machine that pauses must not fail a property. `make soak` tries each with many more examples.
-hypothesis.settings.register_profile("quick", deadline=None, max_examples=25)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=15)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("quick")
 
@@ -31,7 +31,7 @@ StartDriver = Callable[..., Driver]
 SPOKEN = re.compile(r"INIT SUCCESS|LOG [IWED] (\d+|-1?) .+|[!-~]+ (SUCCESS|FAILURE) \d+ \S.*")
 
 
-MEASURED = ("test_scripts", "test_monitor")
+MEASURED = ("test_scripts", "test_actions", "test_monitor_memory")
 """The files whose drivers' coverage is measured: the others reach next to nothing that these, or calls, do not."""
 
 
