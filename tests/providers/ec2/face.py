@@ -249,6 +249,7 @@ class Face:
 
     @contextmanager
     def running(self) -> Iterator[Face]:
+        unknown_parameters("DescribeInstances", ())  # botocore reads its description now, not in the endpoint's loop
         with TemporaryDirectory(prefix="ec2-face-") as folder:
             self.path = path = Path(folder) / "cloud.db"
             account = served.Account(path, self.settings)
