@@ -46,7 +46,7 @@ ALLOWED = {
         "note": "io.BufferedWriter.write io.TextIOWrapper.write",  # a few bytes beside the start of a process
         "forget": "os.unlink",  # likewise
     },
-    "coverage/collector.py": {"lock_data": "threading.Lock.acquire"},  # whoever measures coverage does so wherever we are
+    "coverage/collector.py": {"lock_data": "threading.Lock.acquire"},  # measuring goes on wherever we are
 }
 """By file and function, what it may call."""
 
