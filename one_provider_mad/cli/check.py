@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import click
 
+from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.progress import progress
+from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.domain import Value
-from one_provider_mad.errors import MadError, SettingsError
+from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
 from one_provider_mad.journal import read_debts, read_fact, read_open_requests
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.orphans.documents import LocalOpenNebula
@@ -22,8 +26,14 @@ from one_provider_mad.providers.interface import Provider, SelfChecking, Verbati
 from one_provider_mad.providers.registry import build
 from one_provider_mad.settings import Configuration, Places, load
 
+NOT_WELL = 3
+"""Exit code when something is wrong (cli/main.py has them all)."""
+
 _LONG_AGO = 3600.0
 """Seconds after which a debt is nothing that passes by itself."""
+
+_SCRIPTS = ("deploy", "shutdown", "cancel")
+"""Without these a directory of scripts can neither begin nor end a VM."""
 
 
 class Point(Value, frozen=True, kw_only=True):
@@ -48,29 +58,31 @@ class Point(Value, frozen=True, kw_only=True):
 def command(name: str, is_json: bool) -> None:
     """Check whether the drivers of NAME would work here: files, credentials, the cloud, the journal, OpenNebula.
 
-    Nothing is changed or made; rights are tried with dry runs. Exit code 1 when something is wrong.
+    Nothing is changed or made; rights are tried with dry runs. Exit code 3 when something is wrong.
     """
-    points = asyncio.run(_shown(name, os.environ, is_json=is_json))
+    with no_logs():
+        points = asyncio.run(_shown(name, os.environ, is_json=is_json))
     if is_json:
         click.echo(json.dumps([_entry(each) for each in points], indent=2))
     if any(each.is_well is False for each in points):
-        raise SystemExit(1)
+        raise SystemExit(NOT_WELL)
 
 
 async def _shown(name: str, environ: Mapping[str, str], *, is_json: bool) -> list[Point]:
-    points = []
-    async for point in points_of(name, environ):
-        points.append(point)
-        if not is_json:
-            _show(point)
+    points: list[Point] = []
+    with progress(f"checking {name}", is_wanted=not is_json):
+        async for point in points_of(name, environ):
+            points.append(point)
+            if not is_json:
+                _show(point)
     return points
 
 
 def _show(point: Point) -> None:
     mark, colour = {True: ("✓", "green"), False: ("✗", "red"), None: ("!", "yellow")}[point.is_well]
-    click.echo(f"{click.style(mark, fg=colour)} {point.what}: {point.found}")
+    click.echo(f"{click.style(mark, fg=colour)} {printable(f'{point.what}: {point.found}')}")
     if point.remedy:
-        click.echo(f"    {point.remedy}")
+        click.echo(f"    {printable(point.remedy)}")
 
 
 def _entry(point: Point) -> Mapping[str, object]:
@@ -79,33 +91,73 @@ def _entry(point: Point) -> Mapping[str, object]:
 
 async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Point]:
     """Check one thing after the other; what depends on one that is wrong is left out."""
-    places = Places.from_environment(environ)
+    places, warnings = Places.from_environment(environ), list[str]()
     try:
         configuration = load(name, places)
         read_tables(configuration)
-        provider = build(configuration, places, lambda _: None)
+        provider = build(configuration, places, warnings.append)
     except SettingsError as error:
-        yield Point(what="configuration", is_well=False, found=str(error), remedy="mend it; no restart is needed")
+        remedy = "mend it, no restart is needed; one-provider install writes a first one"
+        yield Point(what="configuration", is_well=False, found=str(error), remedy=remedy)
         return
     kind = configuration.settings.provider
-    yield Point(what="configuration", is_well=True, found=f"{configuration.path or 'none'}, provider {kind}")
-    for point in (_folder("state", places.var), _folder("logs", places.log), *_programs(environ)):
+    yield Point(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
+    for point in (*_permissions(configuration, places), *_folders(places), *_programs(environ)):
         yield point
     if isinstance(provider, VerbatimDriver):
-        yield Point(what="scripts", is_well=True, found=f"served from {places.scripts(name)}")
+        yield _scripts(places.scripts(name))
     else:
         async for point in _cloud(provider, configuration, places):
             yield point
+    for sentence in warnings:
+        yield Point(what="note", is_well=None, found=sentence)
     for point in _journal(configuration, places):
         yield point
     yield await _opennebula(environ)
 
 
-def _folder(what: str, path: Path) -> Point:
-    if os.access(path, os.W_OK | os.X_OK):
-        return Point(what=what, is_well=True, found=f"{path} can be written")
-    remedy = f"make it, or run this as the user that runs OpenNebula: sudo -u oneadmin one-provider check ({path})"
-    return Point(what=what, is_well=False, found=f"{path} cannot be written", remedy=remedy)
+def _permissions(configuration: Configuration, places: Places) -> Iterator[Point]:
+    """Files of ours that others may read or write, or that their directory's owner may not."""
+    journal = places.journal(configuration)
+    files = [path for path in (configuration.path, journal) if path is not None and path.exists()]
+    wrong = [point for path in files for point in _wrong_file(path, is_private=path == journal)]
+    if files and not wrong:
+        modes = ", ".join(f"{path.name} {stat.filemode(path.stat().st_mode)}" for path in files)
+        yield Point(what="permissions", is_well=True, found=modes)
+    yield from wrong
+
+
+def _wrong_file(path: Path, *, is_private: bool) -> Iterator[Point]:
+    status, directory = path.stat(), path.parent.stat()
+    mode = stat.filemode(status.st_mode)
+    if is_private and status.st_mode & 0o077:
+        yield Point(what="permissions", is_well=False, found=f"{path} is {mode}", remedy=f"chmod 600 {path}")
+    if not is_private and status.st_mode & 0o022:
+        found = f"{path} is {mode}: others may change it"
+        yield Point(what="permissions", is_well=False, found=found, remedy=f"chmod go-w {path}")
+    if is_private and status.st_uid != directory.st_uid:
+        found = f"{path} belongs to user {status.st_uid}, its directory to {directory.st_uid}: the driver cannot use it"
+        remedy = f"chown --reference={path.parent} {path}"
+        yield Point(what="permissions", is_well=False, found=found, remedy=remedy)
+
+
+def _folders(places: Places) -> Iterator[Point]:
+    for what, path, is_needed in (("state", places.var, True), ("logs", places.log, False)):
+        if os.access(path, os.W_OK | os.X_OK):
+            yield Point(what=what, is_well=True, found=f"{path} can be written")
+            continue
+        remedy = "make it, or run this as OpenNebula's user: sudo -u oneadmin one-provider check"
+        lost = "" if is_needed else ": the driver works without a log"
+        is_well = False if is_needed else None
+        yield Point(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)
+
+
+def _scripts(folder: Path) -> Point:
+    missing = [name for name in _SCRIPTS if not os.access(folder / name, os.X_OK)]
+    if not missing:
+        return Point(what="scripts", is_well=True, found=f"served from {folder}")
+    found = f"{', '.join(missing)} cannot be run in {folder}"
+    return Point(what="scripts", is_well=None, found=found, remedy="put them there, and make them executable")
 
 
 def _programs(environ: Mapping[str, str]) -> Iterator[Point]:
@@ -122,35 +174,62 @@ def _programs(environ: Mapping[str, str]) -> Iterator[Point]:
 
 
 async def _cloud(provider: Provider, configuration: Configuration, places: Places) -> AsyncIterator[Point]:
-    patience = configuration.settings.call_timeout
-    begun = time.monotonic()
+    patience, begun = configuration.settings.call_timeout, time.monotonic()
     try:
         async with asyncio.timeout(patience):
             await provider.open()
             account = await provider.account()
-        took = time.monotonic() - begun
-        yield Point(what="credentials", is_well=True, found=f"lead to {account}, in {took:.1f} s")
-        recorded = read_fact(places.journal(configuration), "account")
-        if recorded not in (None, account):
-            remedy = f"if that is meant, run one-provider journal accept {configuration.name}"
-            yield Point(what="account", is_well=False, found=f"was {recorded} before", remedy=remedy)
+        found = f"lead to {account}, in {time.monotonic() - begun:.1f} s"
+        yield Point(what="credentials", is_well=True, found=found)
+        for point in _account(account, configuration, places):
+            yield point
         async with asyncio.timeout(patience):
-            instances = await provider.list_instances()
-        ours = sum(
-            each.identity is not None and each.identity.owner == configuration.settings.owner and not each.state.is_gone
-            for each in instances
-        )
-        yield Point(what="listing", is_well=True, found=f"{len(instances)} instances, {ours} of them ours")
+            yield await _listing(provider, owner=configuration.settings.owner)
         if isinstance(provider, SelfChecking):
-            for finding in await provider.check():
-                yield Point(what=finding.what, is_well=finding.is_well, found=finding.found, remedy=finding.remedy)
+            async with asyncio.timeout(patience):
+                findings = await provider.check()
+            for each in findings:
+                yield Point(what=each.what, is_well=each.is_well, found=each.found, remedy=each.remedy)
     except TimeoutError:
         remedy = "look at the endpoint and the network, or raise call_timeout"
-        yield Point(what="cloud", is_well=False, found=f"no answer within {patience:g} s", remedy=remedy)
+        yield Point(what="endpoint", is_well=False, found=f"no answer within {patience:g} s", remedy=remedy)
     except MadError as error:
-        yield Point(what="cloud", is_well=False, found=str(error), remedy="until that is mended every action fails so")
+        yield _failed(error)
     finally:
         await provider.close()
+
+
+def _account(account: str, configuration: Configuration, places: Places) -> Iterator[Point]:
+    """Nothing, unless the journal knows another one: then the driver refuses everything."""
+    recorded = _recorded(places.journal(configuration), "account")
+    if recorded not in (None, account):
+        remedy = f"mend the credentials; if this one is meant, run one-provider journal accept {configuration.name}"
+        yield Point(what="account", is_well=False, found=f"{account}, and {recorded} before", remedy=remedy)
+
+
+def _recorded(journal: Path, name: str) -> str | None:
+    try:
+        return read_fact(journal, name)
+    except MadError:
+        return None  # _journal tells of it
+
+
+async def _listing(provider: Provider, *, owner: str) -> Point:
+    instances = [each for each in await provider.list_instances() if not each.state.is_gone]
+    ours = sum(each.identity is not None and each.identity.owner == owner for each in instances)
+    return Point(what="listing", is_well=True, found=f"{_count(len(instances), 'instance')}, {ours} of them ours")
+
+
+def _failed(error: MadError) -> Point:
+    """What a call's failure says about what is wrong."""
+    if isinstance(error, AuthenticationRefused | SettingsError):
+        return Point(
+            what="credentials", is_well=False, found=str(error), remedy="until they are mended all actions fail"
+        )
+    if isinstance(error, PermissionDenied):
+        return Point(what="rights", is_well=False, found=str(error), remedy="give the account the right to do that")
+    remedy = "look at the endpoint and the network; until it answers all actions fail"
+    return Point(what="endpoint", is_well=False, found=str(error), remedy=remedy)
 
 
 def _journal(configuration: Configuration, places: Places) -> Iterator[Point]:
@@ -162,18 +241,22 @@ def _journal(configuration: Configuration, places: Places) -> Iterator[Point]:
         yield Point(what="journal", is_well=False, found=str(error), remedy="move it away only if no VM is running")
         return
     dead = [each for each in requests if not each.writer.is_alive()]
-    yield Point(what="journal", is_well=True, found=f"{path}: {len(requests)} requests open, {len(debts)} debts")
+    held = f"{_count(len(requests), 'request')} open, {_count(len(debts), 'debt')}"
+    yield Point(what="journal", is_well=True, found=f"{path}: {held}")
     if dead:
         remedy = f"start the driver, which deals with them: one-provider journal {configuration.name}"
         yield Point(what="requests", is_well=None, found=f"{len(dead)} left open by a driver that ended", remedy=remedy)
     if old := [each for each in debts if time.time() - each.since > _LONG_AGO]:
         remedy = f"see why, and terminate them in the cloud: one-provider journal {configuration.name}"
-        yield Point(
-            what="debts", is_well=False, found=f"{len(old)} instances not terminated for an hour", remedy=remedy
-        )
+        found = f"{_count(len(old), 'instance')} not terminated for an hour"
+        yield Point(what="debts", is_well=False, found=found, remedy=remedy)
     if recorded not in (None, machine()):
         remedy = f"if this one has taken its place, run one-provider journal accept {configuration.name}"
         yield Point(what="machine", is_well=None, found="the journal was written on another one", remedy=remedy)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 async def _opennebula(environ: Mapping[str, str]) -> Point:

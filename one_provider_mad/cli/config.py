@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +17,10 @@ from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.providers.registry import settings_of
 from one_provider_mad.settings import Configuration, Places, is_secret, load
 
+_DEFAULT = "default"
 _MASK = "********"
+
+_URL_LOGIN = re.compile(r"(\w+://)[^/@\s]+@")
 
 Entry = Mapping[str, Any]
 
@@ -38,15 +42,15 @@ def command(name: str, is_json: bool) -> None:
 
 
 def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
-    """Every setting: `key` (dotted), `value`, and `source`, the path of the file or `default`.
+    """Every setting: `key` (dotted), `value`, and `source`, the path of the file or how the default comes about.
 
     Raises:
         MadError: the configuration cannot be used; the sentence says why.
     """
-    configuration = load(name, Places.from_environment(environ))
-    settings = configuration.settings
+    places = Places.from_environment(environ)
+    configuration = load(name, places)
+    settings, written = configuration.settings, _written(configuration)
     monitor, capacity = read_tables(configuration)
-    written = _written(configuration)
     tables: dict[str, msgspec.Struct] = {
         settings.provider: settings_of(configuration),
         "capacity": capacity,
@@ -55,15 +59,33 @@ def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
         "orphans": settings.orphans,
     }
     path = str(configuration.path)
-    plain = [entry for entry in _entries(settings, "", written, path) if entry["key"].split(".")[0] not in tables]
-    return [
-        *plain,
-        *(
-            entry
-            for name, table in tables.items()
-            for entry in _entries(table, f"{name}.", written.get(name, {}), path)
-        ),
+    filled = _filled_in(configuration, places)
+    plain = [
+        {**entry, **filled.get(entry["key"], {})} if entry["source"] == _DEFAULT else entry
+        for entry in _entries(settings, "", written, path)
+        if entry["key"].split(".")[0] not in tables
     ]
+    typed = (
+        entry for name, table in tables.items() for entry in _entries(table, f"{name}.", _table(written, name), path)
+    )
+    return [*plain, *typed]
+
+
+def _filled_in(configuration: Configuration, places: Places) -> Mapping[str, Entry]:
+    """Where values come from that are not set, and yet not always the same."""
+    name, kind = configuration.name, configuration.settings.provider
+    unwritten = f"{places.scripts(name)}" if kind == "scripts" else f"there is no {places.conf / name}.toml"
+    return {
+        "provider": {"source": unwritten},
+        "owner": {"source": "the provider's name"},
+        "hypervisor": {"source": "NAME"},
+        "journal": {"value": str(places.journal(configuration)), "source": "OpenNebula's var directory, and NAME"},
+    }
+
+
+def _table(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = written.get(name)
+    return table if isinstance(table, dict) else {}
 
 
 def _written(configuration: Configuration) -> Mapping[str, Any]:
@@ -75,6 +97,7 @@ def _written(configuration: Configuration) -> Mapping[str, Any]:
 
 def _entries(table: msgspec.Struct, prefix: str, written: Mapping[str, Any], path: str) -> Iterator[Entry]:
     """Each key of a table, and of the tables in it."""
+    marked = _marked(type(table))
     for key in table.__struct_fields__:
         value, own = getattr(table, key), written.get(key)
         if isinstance(value, msgspec.Struct):
@@ -83,12 +106,39 @@ def _entries(table: msgspec.Struct, prefix: str, written: Mapping[str, Any], pat
         plain = msgspec.to_builtins(value, str_keys=True)
         yield {
             "key": f"{prefix}{key}",
-            "value": _MASK if is_secret(key) and plain else plain,
-            "source": path if own is not None else "default",
+            "value": _MASK if plain and (key in marked or _is_hidden(key)) else _masked(plain),
+            "source": path if own is not None else _DEFAULT,
         }
+
+
+def _marked(table: type[msgspec.Struct]) -> set[str]:
+    """Keys that their type calls secret, `Meta(extra={"secret": True})`: for names that do not tell."""
+    kinds = {field.name: msgspec.inspect.type_info(field.type) for field in msgspec.structs.fields(table)}
+    return {
+        name
+        for name, kind in kinds.items()
+        if isinstance(kind, msgspec.inspect.Metadata) and (kind.extra or {}).get("secret")
+    }
+
+
+def _is_hidden(key: str) -> bool:
+    """True for what may hold a secret: also what is handed to instances, and whole logins."""
+    word = key.lower().replace("_", "")
+    if key.endswith(("_file", "_from_host")):
+        return False
+    return is_secret(key) or "userdata" in word or "startscript" in word or word.startswith("login")
+
+
+def _masked(value: Any) -> Any:
+    """A value without what is secret inside: keys of tables, and credentials in URLs."""
+    if isinstance(value, dict):
+        return {key: _MASK if _is_hidden(key) and part else _masked(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_masked(part) for part in value]
+    return _URL_LOGIN.sub(rf"\g<1>{_MASK}@", value) if isinstance(value, str) else value
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "-"
-    return value if isinstance(value, str) and value else json.dumps(value)
+    return value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)

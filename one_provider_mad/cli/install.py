@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 
 from one_provider_mad.belongings import give_to_directory_owner
-from one_provider_mad.cli.reference import Key, commented, keys_of
+from one_provider_mad.cli.names import check_name
+from one_provider_mad.cli.reference import Key, commented, keys_of, tables
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
 from one_provider_mad.providers.registry import BUILT_IN, settings_type_of
-from one_provider_mad.settings import Configuration, OrphanPolicy, Places, Policy, Settings
+from one_provider_mad.settings import Configuration, Places, Settings
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
 
@@ -80,6 +80,7 @@ def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str]) ->
     Raises:
         SettingsError: the programs are not where they should be, or something else is in the way.
     """
+    check_name(name)
     places = Places.from_environment(environ)
     location = environ.get("ONE_LOCATION")
     folder = mads or (Path(location) / "lib" / "mads" if location else Path("/usr/lib/one/mads"))
@@ -115,18 +116,12 @@ def configuration_of(name: str, kind: str) -> str:
     }
     settings = Settings(provider=kind)
     configuration = Configuration(name=name, path=None, settings=settings, table={})
-    plain = (key for key in keys_of(Settings) if not key.table and key.name not in ("monitor", "capacity"))
-    tables = {
-        kind: keys_of(settings_type_of(configuration), table=kind),
-        "capacity": keys_of(CapacitySettings, table="capacity"),
-        "monitor": keys_of(MonitorSettings, table="monitor"),
-        "policy": keys_of(Policy, table="policy"),
-        "orphans": keys_of(OrphanPolicy, table="orphans"),
-    }
+    plain = (key for key in keys_of(Settings) if not key.table and key.name not in tables())
+    typed = {kind: settings_type_of(configuration), **tables()}
     lines = [f"# The drivers of {name}; docs/configuration.md tells more. Edits count at once, without a restart.", ""]
     lines += commented(plain, given=given)
-    for keys in tables.values():
-        for table, some in groupby(keys, key=_table):
+    for name, settings_type in typed.items():
+        for table, some in groupby(keys_of(settings_type, table=name), key=_table):
             lines += [f"[{table}]", *commented(some, given={})]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -12,6 +12,9 @@ from typing import Any
 import click
 
 from one_provider_mad.cli.decode import printable
+from one_provider_mad.cli.progress import progress
+from one_provider_mad.cli.quiet import no_logs
+from one_provider_mad.cli.tables import show_table
 from one_provider_mad.domain import Instance, InstanceState
 from one_provider_mad.journal import Debt, read_debts
 from one_provider_mad.providers import registry
@@ -34,12 +37,12 @@ def command(name: str, is_json: bool, is_all: bool) -> None:
 
     Below them stand the debts: instances that must be destroyed and could not be, yet.
     """
-    entries = collect(name, os.environ, is_all=is_all)
+    with no_logs(), progress(f"asking the cloud of {name}", is_wanted=not is_json):
+        entries = collect(name, os.environ, is_all=is_all)
     if is_json:
         click.echo(json.dumps(entries, indent=2))
         return
-    for line in _table([entry for entry in entries if entry["state"] != _DEBT], is_all=is_all):
-        click.echo(line)
+    _show([entry for entry in entries if entry["state"] != _DEBT], is_all=is_all)
     for line in _debts([entry for entry in entries if entry["debt"]]):
         click.echo(line)
 
@@ -140,22 +143,18 @@ def _debt(debt: Debt | None) -> dict[str, Any]:
 # For people
 
 
-def _table(entries: Sequence[Entry], *, is_all: bool) -> Iterator[str]:
+def _show(entries: Sequence[Entry], *, is_all: bool) -> None:
     if not entries:
-        yield "no instances"
+        click.echo("no instances")
         return
     columns = _FOREIGN_COLUMNS if is_all else _COLUMNS
-    rows = [tuple(columns), *(tuple(_cell(key, entry[key]) for key in columns.values()) for entry in entries)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        yield line if number else click.style(line, bold=True)
+    show_table(list(columns), [[_cell(key, entry[key]) for key in columns.values()] for entry in entries])
 
 
 def _cell(key: str, value: object) -> str:
     if value is None:
         return "-"
-    return _moment(value) if key == "created_at" and isinstance(value, float) else printable(str(value))
+    return _moment(value) if key == "created_at" and isinstance(value, float) else str(value)
 
 
 def _moment(seconds: float) -> str:

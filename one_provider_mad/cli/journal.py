@@ -41,15 +41,16 @@ def show(name: str, is_json: bool) -> None:
 
 @command.command("accept", short_help="Accept another account or region, or this machine.")
 @click.argument("name")
-def accept(name: str) -> None:
+@click.option("--json", "is_json", is_flag=True, help="One JSON array of sentences.")
+def accept(name: str, is_json: bool) -> None:
     """Accept whatever account and region the configuration of NAME leads to from now on, and this machine.
 
     A driver refuses every action when its credentials lead elsewhere than before, since in another account all its
     instances look as if they were gone. It terminates no orphan when its journal was written on another machine, since
     a copy of a front-end knows nothing of what the original has done since.
     """
-    for sentence in accept_here(name, os.environ):
-        click.echo(sentence)
+    sentences = list(accept_here(name, os.environ))
+    click.echo(json.dumps(sentences, indent=2) if is_json else "\n".join(sentences))
 
 
 def accept_here(name: str, environ: Mapping[str, str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """`one-provider`, the operator's tool: its commands, and how it ends.
 
-Every command lives in a module of its own, imported only when it is called. Exit codes: 0 done, 1 it failed, 2 it was
-called wrongly. Whatever goes wrong is one sentence on stderr.
+Every command lives in a module of its own, imported only when it is called. Whatever goes wrong is one sentence on
+stderr, and an exit code that scripts can use; with --json stdout holds JSON and nothing else.
 """
 
 from __future__ import annotations
@@ -18,6 +18,10 @@ from one_provider_mad import __version__
 from one_provider_mad.errors import MadError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+_CODES = """\
+Exit codes: 0 done; 1 it failed; 2 it was called wrongly; 3 it was done, and what it looked at is not well (check);
+130 it was interrupted."""
 
 COMMANDS: Mapping[str, str] = {
     "check": "one_provider_mad.cli.check",
@@ -84,7 +88,7 @@ class _Program(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
 
-@click.group("one-provider", cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("one-provider", cls=_Program, epilog=_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="one-provider-mad", message="%(prog)s %(version)s")
 def main() -> None:
     """Try out, look into and check the drivers that present a cloud as an OpenNebula host."""

@@ -13,11 +13,15 @@ from textwrap import dedent
 
 import click
 
+from one_provider_mad.cli.names import check_name
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError
 from one_provider_mad.settings import Places, load
 
 RELEASES = ("7.4", "6.10", "5.10", "4.14")
+
+MONITORD = (5, 12)
+"""From here on monitord starts the information drivers."""
 
 _ASKED_FOR: Mapping[str, Mapping[str, str]] = {
     "simulated": {"PROVIDER_IMAGE_ID": "img-alma-9", "PROVIDER_INSTANCE_TYPE": "small_256mb"},
@@ -34,12 +38,12 @@ class Block(Value, frozen=True, kw_only=True):
     Attributes:
         what: what it is for, as a sentence.
         where: the file it goes into, "" for a command.
-        text: what to write, or to run.
+        text: what to write, or to run; "" for something to know.
     """
 
     what: str
     where: str = ""
-    text: str
+    text: str = ""
 
 
 @click.command("oned-conf", short_help="Print what goes into oned.conf and monitord.conf.")
@@ -51,7 +55,8 @@ def command(name: str, release: str, is_json: bool) -> None:
 
     Nothing is written or run. NAME need not be configured yet.
     """
-    kind, hypervisor = _configured(name, os.environ)
+    check_name(name)
+    kind, hypervisor = _configured(name, Places.from_environment(os.environ))
     blocks = list(blocks_of(name, kind=kind, hypervisor=hypervisor, release=release))
     if is_json:
         click.echo(
@@ -62,14 +67,17 @@ def command(name: str, release: str, is_json: bool) -> None:
         click.echo(("\n" if number else "") + click.style(f"# {each.what}", bold=True))
         if each.where:
             click.echo(f"# into {each.where}")
-        click.echo(each.text)
+        if each.text:
+            click.echo(each.text)
 
 
-def _configured(name: str, environ: Mapping[str, str]) -> tuple[str, str]:
+def _configured(name: str, places: Places) -> tuple[str, str]:
     """Kind of provider and HYPERVISOR, as far as there is a configuration."""
     try:
-        settings = load(name, Places.from_environment(environ)).settings
-    except MadError:
+        settings = load(name, places).settings
+    except MadError as error:
+        if (places.conf / f"{name}.toml").exists():
+            click.echo(f"note: {error}; so this is for a simulated cloud", err=True)
         return "simulated", name
     return settings.provider, settings.hypervisor
 
@@ -84,17 +92,21 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterato
         release: one of RELEASES.
     """
     number = tuple(map(int, release.split(".")))
-    is_modern, is_7 = number >= (5, 12), number >= (7, 0)
+    is_7 = number >= (7, 0)
     yield Block(what="The action driver", where="oned.conf", text=_vm_mad(name, number))
-    where = "monitord.conf" if is_modern else "oned.conf"
-    yield Block(what="The information driver", where=where, text=_im_mad(name, is_modern=is_modern))
+    where = "monitord.conf" if number >= MONITORD else "oned.conf"
+    yield Block(what="The information driver", where=where, text=_im_mad(name, number))
     yield Block(what="Both are read when OpenNebula starts", text="systemctl restart opennebula")
     if is_7:
         yield from _datastore_of_7(hypervisor)
     network = " -n dummy" if number < (5, 0) else ""
     yield Block(what="The cloud as a host", text=f"onehost create {name} -i {name} -v {name}{network}")
+    if not is_7:
+        yield Block(
+            what="No datastore and no network: OpenNebula leaves both out on a host that reports PUBLIC_CLOUD=YES"
+        )
     if is_7:
-        yield Block(what="It takes VMs of the datastore in its cluster", text=f"onecluster addhost {name} {name}")
+        yield Block(what="It takes VMs of the datastore in its cluster", text=f"onecluster addhost {hypervisor} {name}")
     yield Block(
         what="A VM in the cloud",
         where="vm.tmpl, then: onetemplate create vm.tmpl",
@@ -104,8 +116,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterato
 
 def _vm_mad(name: str, release: tuple[int, ...]) -> str:
     pairs = {
-        "NAME": f'"{name}"',
-        "SUNSTONE_NAME": f'"{name}"',
+        **_named(name, release),
         "EXECUTABLE": '"one_vmm_provider"',
         "ARGUMENTS": f'"-t 15 -r 0 {name}"',
         "TYPE": '"xml"',
@@ -122,16 +133,20 @@ def _vm_mad(name: str, release: tuple[int, ...]) -> str:
     return _vector("VM_MAD", pairs)
 
 
-def _im_mad(name: str, *, is_modern: bool) -> str:
+def _im_mad(name: str, release: tuple[int, ...]) -> str:
     pairs = {
-        "NAME": f'"{name}"',
-        "SUNSTONE_NAME": f'"{name}"',
+        **_named(name, release),
         "EXECUTABLE": '"one_im_provider"',
         "ARGUMENTS": f'"{name}"',
     }
-    if is_modern:
+    if release >= MONITORD:
         pairs["THREADS"] = "0"
     return _vector("IM_MAD", pairs)
+
+
+def _named(name: str, release: tuple[int, ...]) -> dict[str, str]:
+    """Sunstone's label came with 5.0."""
+    return {"NAME": f'"{name}"', **({"SUNSTONE_NAME": f'"{name}"'} if release >= (5, 0) else {})}
 
 
 def _vector(name: str, pairs: Mapping[str, str]) -> str:
@@ -166,4 +181,4 @@ def _vm_template(kind: str, hypervisor: str, *, is_7: bool) -> str:
         SCHED_REQUIREMENTS = "HYPERVISOR = \\"{hypervisor}\\""
         """
     ).format(hypervisor=hypervisor, asked=asked)
-    return text + ('SCHED_DS_REQUIREMENTS = "TM_MAD = \\"dummy\\""' if is_7 else "").rstrip()
+    return (text + ('SCHED_DS_REQUIREMENTS = "TM_MAD = \\"dummy\\""' if is_7 else "")).rstrip()

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 
 from one_provider_mad.domain import Value
+from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
+from one_provider_mad.settings import Settings
 
 
 class Key(Value, frozen=True, kw_only=True):
@@ -30,6 +32,13 @@ class Key(Value, frozen=True, kw_only=True):
     default: str | None
     is_required: bool
     text: str
+
+
+def tables() -> dict[str, type[msgspec.Struct]]:
+    """Every table that a file may hold whatever its provider is, by name."""
+    defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
+    nested = {name: type(default) for name, default in defaults.items() if isinstance(default, msgspec.Struct)}
+    return {"capacity": CapacitySettings, "monitor": MonitorSettings, **nested}
 
 
 def keys_of(settings_type: type[msgspec.Struct], *, table: str = "") -> Iterator[Key]:
@@ -86,8 +95,9 @@ def commented(keys: Iterator[Key], *, given: dict[str, str]) -> Iterator[str]:
         given: values to set, as TOML writes them, by name.
     """
     for key in keys:
-        if key.text:
-            yield indent(fill(key.text, 115), "# ")
+        text = f"{key.text} Has to be set." if key.is_required and key.name not in given else key.text
+        if text:
+            yield indent(fill(text, 115), "# ")
         if key.name in given:
             yield f"{key.name} = {given[key.name]}"
         else:

@@ -32,7 +32,9 @@ def _ruled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*head, box=SIMPLE_HEAD)
+    table = Table(box=SIMPLE_HEAD)
+    for name in head:
+        table.add_column(name, overflow="fold")  # an id that is cut short can be copied nowhere
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

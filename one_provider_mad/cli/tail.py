@@ -7,9 +7,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
@@ -63,15 +64,21 @@ def command(
     path = log_of(name, PROGRAMS[is_im], os.environ)
     wanted = Wanted(vm_id=vm_id, level=level)
     show = json.dumps if is_json else written
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with ExitStack() as stack:
+        file = stack.enter_context(_opened(path))
         last: deque[Mapping[str, Any]] = deque(maxlen=count)
-        last.extend(entry for entry in _entries(file) if wanted.has(entry))
-    for entry in last:
-        click.echo(show(entry))
-    if is_following:
-        for entry in _following(path):
-            if wanted.has(entry):
-                click.echo(show(entry))
+        begun = ""
+        for line in file:
+            if is_following and not line.endswith("\n"):
+                begun = line
+            elif (entry := _entry(line)) and wanted.has(entry):
+                last.append(entry)
+        for entry in last:
+            click.echo(show(entry))
+        if is_following:
+            for entry in _following(path, file, begun, stack):
+                if wanted.has(entry):
+                    click.echo(show(entry))
 
 
 def log_of(name: str, program: str, environ: Mapping[str, str]) -> Path:
@@ -109,12 +116,6 @@ def _short(value: object) -> str:
     return value if isinstance(value, str) and value and " " not in value else json.dumps(value)
 
 
-def _entries(lines: Iterator[str]) -> Iterator[Mapping[str, Any]]:
-    for line in lines:
-        if entry := _entry(line):
-            yield entry
-
-
 def _entry(line: str) -> Mapping[str, Any]:
     try:
         entry = json.loads(line)
@@ -123,19 +124,42 @@ def _entry(line: str) -> Mapping[str, Any]:
     return entry if isinstance(entry, dict) else {"event": line.strip()}
 
 
-def _following(path: Path) -> Iterator[Mapping[str, Any]]:
-    """What is appended from now on; logrotate may put another file in its place."""
-    file, rest = path.open(encoding="utf-8", errors="replace"), ""
-    try:
-        file.seek(0, os.SEEK_END)
-        while True:
-            *whole, rest = (rest + file.read()).split("\n")
-            yield from _entries(iter(whole))
-            if whole:
-                continue
+def _opened(path: Path) -> TextIO:
+    return path.open(encoding="utf-8", errors="replace")
+
+
+def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterator[Mapping[str, Any]]:
+    """What is appended from now on, for ever; logrotate may put another file in its place, or empty it.
+
+    Args:
+        path: the log.
+        file: it, read to its end.
+        begun: a last line that is not whole yet.
+        stack: closes every file that takes its place.
+    """
+    rest, is_rotated = begun, False
+    while True:
+        *whole, rest = (rest + file.read()).split("\n")
+        yield from filter(None, map(_entry, whole))
+        if whole:
+            continue
+        if is_rotated:
+            # Read to its end after its successor was seen: nothing is written there any more.
+            yield from filter(None, [_entry(rest)])
+            file, rest = stack.enter_context(_opened(path)), ""
+        else:
             time.sleep(_LOOK_SECONDS)
-            if path.exists() and path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                file.close()
-                file = path.open(encoding="utf-8", errors="replace")
-    finally:
-        file.close()
+        is_rotated = _is_rotated(path, file)
+
+
+def _is_rotated(path: Path, file: TextIO) -> bool:
+    """True when another file has the name; one that was emptied is read from its beginning."""
+    try:
+        now = path.stat()
+    except FileNotFoundError:
+        return False  # between the two steps of a rotation
+    if now.st_ino != os.fstat(file.fileno()).st_ino:
+        return True
+    if now.st_size < file.tell():
+        file.seek(0)
+    return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from importlib import import_module
@@ -88,6 +89,10 @@ class Client:
         connection: where it is and who asks.
         read_session: reads the session string anew; not called on the event loop. Default: from the connection's file.
         ask_session: the same where it has to be asked for; it comes in the place of `read_session`.
+
+    Attributes:
+        connection: as given.
+        answered: header `Date` of the last answer, and when it came, in seconds since the epoch.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Client:
         ask_session: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
         self.connection = connection
+        self.answered: tuple[str, float] = ("", 0.0)
         read = read_session or partial(_usual_session, connection.credentials_file)
         self._new_session: Callable[[], Awaitable[str]] = ask_session or partial(asyncio.to_thread, read)
         self._session = ""
@@ -234,6 +240,7 @@ class Client:
             async with http.post(
                 endpoint, data=body, headers={"Content-Type": "text/xml"}, allow_redirects=False
             ) as response:
+                self.answered = (response.headers.get("Date", ""), time.time())
                 _check_status(response, endpoint, method)
                 answer = await self._body(response, method)
         except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ConnectionTimeoutError) as error:

@@ -20,6 +20,7 @@ from one_provider_mad.journal import Debt, Journal
 from one_provider_mad.providers import registry
 from one_provider_mad.providers.interface import CreateCall, VerbatimDriver
 from one_provider_mad.settings import Places, load
+from tests.cli.running import on_a_terminal
 from tests.end_to_end.oned import COVERAGE
 
 _Result = TypeVar("_Result")
@@ -142,6 +143,21 @@ def test_people_get_a_table(location: Path) -> None:
     assert head.split() == ["VM", "DEPLOY", "ID", "STATE", "NAME", "CREATED"]
     assert sorted(row.split()[:2] for row in rows) == sorted([["7", made[7]], ["123", made[123]]])
     assert len({row.index("vm-") for row in rows}) == 1
+
+
+def test_a_terminal_gets_a_ruled_table_in_which_nothing_is_cut_short(location: Path) -> None:
+    made = populate(location, owners={7: "mine"})
+    code, told = on_a_terminal(location, "instances", NAME, columns=200)
+    assert (code, "─" in told) == (0, True)
+    assert made[7] in told
+    narrow = on_a_terminal(location, "instances", NAME, columns=30)[1]
+    assert "…" not in narrow
+
+
+def test_what_the_provider_logs_is_kept_away(location: Path) -> None:
+    path = location / "etc" / "one_provider_mad" / f"{NAME}.toml"
+    path.write_text(f"{CONFIGURATION}[simulated.faults.late_answers]\nseconds = 0\n")
+    assert listed(location) == []
 
 
 def test_debts_are_shown_whether_or_not_their_instance_is(location: Path) -> None:

@@ -13,7 +13,10 @@ from click.testing import CliRunner
 
 from one_provider_mad import __version__
 from one_provider_mad.cli import main as program
+from one_provider_mad.cli.check import NOT_WELL
 from one_provider_mad.errors import SettingsError
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Driver, Place
 
 LAUNCHER = Path(__file__).parents[2] / "bin" / "one-provider"
 
@@ -81,6 +84,42 @@ def test_whatever_goes_wrong_inside_is_one_sentence(error: BaseException, code: 
 def test_the_driver_starts_without_anything_of_the_tool() -> None:
     code = "import sys, one_provider_mad.programs; sys.exit('click' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ}, timeout=30).returncode == 0
+
+
+SPY = """
+import os, sys
+
+class Spy:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("click", "rich", "one_provider_mad.cli"):
+            with open(os.environ["SPIED"], "a") as file:
+                file.write(name + "\\n")
+
+sys.meta_path.insert(0, Spy())
+"""
+
+
+def test_neither_driver_loads_anything_of_the_tool_in_a_whole_life(place: Place, tmp_path: Path) -> None:
+    site, spied = tmp_path / "site", tmp_path / "spied"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(SPY)
+    environ = {"PYTHONPATH": str(site), "SPIED": str(spied)}
+    place.simulate()
+    with Driver(place, environ=environ) as vmm:
+        deploy_id = vmm.created(wire.deploy(7))
+        assert vmm.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+    with Driver(place, "simulated", program=LAUNCHER.with_name("one_im_provider"), environ=environ) as im:
+        im.send("MONITOR 3 cloud /var/lib/one/datastores 1")
+        assert im.next_line().startswith("MONITOR SUCCESS 3 ")
+    assert not spied.exists()
+    command = [sys.executable, "-m", "one_provider_mad.cli.main", "--version"]
+    subprocess.run(command, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL, timeout=30)
+    assert "click" in spied.read_text().split()  # the spy sees what there is to see
+
+
+def test_exit_codes_are_told() -> None:
+    told = " ".join(CliRunner().invoke(program.main, ["--help"]).output.split())
+    assert f"{NOT_WELL} it was done, and what it looked at is not well" in told
 
 
 def test_the_tool_is_a_click_group() -> None:

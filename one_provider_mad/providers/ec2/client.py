@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlencode
@@ -76,9 +77,13 @@ class Client:
 
     Args:
         settings: where it is and who we are.
+
+    Attributes:
+        answered: header `Date` of the last answer, and when it came, in seconds since the epoch.
     """
 
     def __init__(self, settings: Ec2Settings) -> None:
+        self.answered: tuple[str, float] = ("", 0.0)
         self._settings = settings
         self._credentials = Credentials(settings, sts_url=settings.sts_endpoint_url or settings.endpoint_url)
         self._session: aiohttp.ClientSession | None = None
@@ -192,6 +197,7 @@ class Client:
                 allow_redirects=False,
                 proxy=self._settings.proxy or None,
             ) as answer:
+                self.answered = (answer.headers.get("Date", ""), time.time())
                 said = await self._body(answer, action)
                 if answer.status == 200:
                     return said

@@ -20,6 +20,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.providers.ec2 import sizes, template
+from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client
 from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
 from one_provider_mad.providers.ec2.disks import Disks
@@ -38,6 +39,7 @@ from one_provider_mad.providers.interface import (
     ImportHints,
     ProviderContext,
     ProviderFactory,
+    SelfCheck,
     Size,
 )
 
@@ -253,6 +255,12 @@ class Ec2Provider:
         return self.upstream_vm_id(instance) is not None if identity is None else identity.owner == self._context.owner
 
     # Capabilities
+
+    async def check(self) -> Sequence[SelfCheck]:
+        """The clock, the rights held, and whether the defaults exist; rights are tried with one of ours, if any."""
+        owned = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner]}
+        ours = next((each.deploy_id for each in await self._list(owned) if not each.state.is_gone), "")
+        return await Checks(self._client, self._settings, owner=self._context.owner, instance=ours).run()
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
         """CloudWatch's figures of ours, and what EC2 is about to do to them; a part that fails is warned of."""

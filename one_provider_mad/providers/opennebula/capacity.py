@@ -26,6 +26,23 @@ def quota_size(user: Element, group: Element | None) -> Size | None:
     return Size(cpu=cpu, memory=int(memory))
 
 
+def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, float]]:
+    """What is left of the tighter quota, and its limit, by name: VMS, CPU (cores), MEMORY (MiB). Unlimited is left out.
+
+    Usage is counted even where nothing limits it (src/um/QuotaVirtualMachine.cc).
+    """
+    owners = [(user, "DEFAULT_USER_QUOTAS"), *([(group, "DEFAULT_GROUP_QUOTAS")] if group is not None else [])]
+    found: dict[str, tuple[float, float]] = {}
+    for name in ("VMS", "CPU", "MEMORY"):
+        for owner, default in owners:
+            limit = _limit(owner, default, name)
+            if limit is None:
+                continue
+            free = limit - max(0.0, _quota(owner.iterfind("VM_QUOTA/VM"), f"{name}_USED") or 0.0)
+            found[name] = min(found.get(name, (free, limit)), (free, limit))
+    return found
+
+
 def hosts_size(pool: Element) -> Size | None:
     """What all enabled hosts of a pool have; None when none can be seen."""
     shares = [host.find("HOST_SHARE") for host in pool.iterfind("HOST") if text_of(host.find("STATE")) not in _OFF]

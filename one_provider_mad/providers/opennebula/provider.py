@@ -20,9 +20,11 @@ from one_provider_mad.providers.interface import (
     Parameters,
     ProviderContext,
     ProviderFactory,
+    SelfCheck,
     Size,
 )
 from one_provider_mad.providers.opennebula import capacity
+from one_provider_mad.providers.opennebula.checks import Checks
 from one_provider_mad.providers.opennebula.devices import Devices
 from one_provider_mad.providers.opennebula.launch import (
     KNOWN_ATTRIBUTES,
@@ -240,6 +242,10 @@ class OpenNebulaProvider(Devices):
         if not self._settings.adopt_upstream or instance.identity is not None:
             return None
         return VmId(int(number)) if number.isascii() and number.isdecimal() else None
+
+    async def check(self) -> Sequence[SelfCheck]:
+        """Release, clock, default template, quotas left, and whether hosts can be seen."""
+        return await Checks(self._remote, self._templates).run()
 
     # Monitoring
 

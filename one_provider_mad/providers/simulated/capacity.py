@@ -1,9 +1,14 @@
-"""PURE: how much room the simulated cloud has, as far as its settings limit it."""
+"""How much room the simulated cloud has, as far as its settings limit it."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
 from one_provider_mad.domain import Instance
-from one_provider_mad.providers.interface import ImportHints, Size
+from one_provider_mad.providers.interface import ImportHints, SelfCheck, Size
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 
@@ -37,3 +42,25 @@ def import_hints(instance: Instance) -> ImportHints:
             "PROVIDER_IMAGE_ID": facts.get("SIM_IMAGE_ID", ""),
         },
     )
+
+
+def check(settings: SimulatedSettings, database: Path, instances: Iterable[Instance]) -> Iterator[SelfCheck]:
+    """Whether the file can be written, and what the limits leave over."""
+    is_writable = os.access(database, os.W_OK) and os.access(database.parent, os.W_OK | os.X_OK)
+    yield SelfCheck(
+        what="database",
+        is_well=is_writable,
+        found=f"{database} {'can' if is_writable else 'cannot'} be written",
+        remedy="" if is_writable else "give it and its directory to the user that runs the driver",
+    )
+    used = Counter(each.attributes.get("SIM_INSTANCE_TYPE", "") for each in instances if not each.state.is_gone)
+    if settings.max_instances:
+        yield _limit("instances", used.total(), settings.max_instances)
+    for name, limit in settings.capacity.items():
+        yield _limit(f"instances of {name}", used[name], limit)
+
+
+def _limit(what: str, used: int, limit: int) -> SelfCheck:
+    left = max(0, limit - used)
+    remedy = "" if left else "terminate some, or raise max_instances or capacity in [simulated]"
+    return SelfCheck(what=what, is_well=left > 0, found=f"{left} of {limit} left", remedy=remedy)

@@ -20,6 +20,7 @@ from one_provider_mad.providers.interface import (
     Parameters,
     ProviderContext,
     ProviderFactory,
+    SelfCheck,
     Size,
 )
 from one_provider_mad.providers.public_cloud import Section, read_section
@@ -53,11 +54,11 @@ class SimulatedProvider:
     def __init__(
         self, context: ProviderContext, settings: SimulatedSettings, *, clock: Callable[[], float] = time.time
     ) -> None:
-        database = settings.database or context.state_directory / f"{context.name}.db"
+        self._path = Path(settings.database or context.state_directory / f"{context.name}.db")
         self.visibility_grace: float = settings.grace
         self.watch_interval: float = settings.watch_interval
-        self.cloud = Cloud(Path(database), settings, clock=clock)
-        self._traffic = Traffic(settings, crashes=Path(f"{database}.crashes"), clock=clock, warn=context.warn)
+        self.cloud = Cloud(self._path, settings, clock=clock)
+        self._traffic = Traffic(settings, crashes=Path(f"{self._path}.crashes"), clock=clock, warn=context.warn)
         self._hypervisor = context.hypervisor
         self._settings = settings
         self._offer = settings.offer
@@ -138,6 +139,10 @@ class SimulatedProvider:
     async def capacity(self) -> Size | None:
         """What the settings limit the cloud to; they are at hand, so that no call travels."""
         return capacity.room(self._settings)
+
+    async def check(self) -> Sequence[SelfCheck]:
+        """The file, and what the limits leave over."""
+        return list(capacity.check(self._settings, self._path, await self.list_instances()))
 
     def import_hints(self, instance: Instance) -> ImportHints:
         """What the attributes of the instance tell."""

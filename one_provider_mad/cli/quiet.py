@@ -1,0 +1,26 @@
+"""Keeps what providers log for a driver's log file away from a person's terminal, and out of --json."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from one_provider_mad.logs import import_structlog
+
+
+@contextmanager
+def no_logs() -> Iterator[None]:
+    """Drop log entries, which structlog would print on stdout; how logs were set up before comes back."""
+    structlog = import_structlog()
+    before = structlog.get_config()
+    structlog.configure(processors=[_drop])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+def _drop(*_: object) -> None:
+    from structlog import DropEvent
+
+    raise DropEvent

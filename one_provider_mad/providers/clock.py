@@ -1,0 +1,45 @@
+"""How far the clock here is from that of whoever answers over HTTP."""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+
+from one_provider_mad.providers.interface import SelfCheck
+
+_NOTHING = 10.0
+"""Seconds that mean nothing: `Date` has whole seconds, and an answer takes its time."""
+
+
+def skew(answered: tuple[str, float]) -> float | None:
+    """Seconds by which the clock here is ahead; None where an answer does not tell.
+
+    Args:
+        answered: its header `Date` (RFC 9110, 6.6.1), and when it was read, in seconds since the epoch.
+    """
+    date, read_at = answered
+    try:
+        return read_at - parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
+
+
+def check_clock(answered: tuple[str, float], *, whose: str, at_most: float | None) -> list[SelfCheck]:
+    """One finding; none where the answer has no date.
+
+    Args:
+        answered: as `skew` takes it.
+        whose: clock the other one is, `EC2`.
+        at_most: seconds from which on calls are refused; None where nobody minds.
+    """
+    seconds = skew(answered)
+    if seconds is None:
+        return []
+    size = abs(seconds)
+    if size < _NOTHING:
+        return [SelfCheck(what="clock", is_well=True, found=f"as {whose}'s")]
+    found = f"{size:.0f} s {'ahead of' if seconds > 0 else 'behind'} {whose}'s"
+    is_refused = at_most is not None and size >= at_most
+    remedy = "set it by NTP (chronyc tracking, timedatectl)"
+    if is_refused:
+        remedy += f": {whose} refuses calls that are signed {at_most:g} s off"
+    return [SelfCheck(what="clock", is_well=False if is_refused else None, found=found, remedy=remedy)]

@@ -1,0 +1,177 @@
+"""What `one-provider check` asks EC2: the clock, the rights held, and whether the defaults exist. Nothing is changed.
+
+With DryRun=true EC2 answers DryRunOperation to whoever would be allowed, and UnauthorizedOperation to all others
+(docs.aws.amazon.com, API_RunInstances, DryRun). EC2's API tells no limit that holds: quotas are Service Quotas'.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from one_provider_mad.documents import text_of
+from one_provider_mad.domain import Identity, VmId
+from one_provider_mad.errors import PermissionDenied, ProviderError
+from one_provider_mad.providers.clock import check_clock
+from one_provider_mad.providers.ec2.attributes import words
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.launch import Launch, run_instances
+from one_provider_mad.providers.ec2.query import numbered, pairs
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.interface import SelfCheck
+
+SIGNATURE_SECONDS = 300.0
+"""How old a signed request may be (docs.aws.amazon.com, "Troubleshoot signed requests for AWS APIs")."""
+
+NO_INSTANCE = "i-00000000000000000"
+"""Stands for an instance where there is none of ours to try with."""
+
+_LOOKS = ("DescribeImages", "DescribeVolumes", "DescribeInstanceStatus", "DescribeSpotInstanceRequests")
+_LEFTOVERS = ("DescribeSnapshots", "DescribeAddresses")
+_CHANGES = ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances")
+
+_DONE, _HELD, _REFUSED = "", "DryRunOperation", "UnauthorizedOperation"
+_NO_SUCH_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
+"""Whoever is told that may ask."""
+
+_CODE = re.compile(r"\(\w+, (?P<code>[\w.]+)\)$")
+"""Where refusals.refusal puts EC2's own code."""
+
+
+class Checks:
+    """Everything that can be found out without changing anything.
+
+    Args:
+        client: whom to ask.
+        settings: the table `[ec2]`.
+        owner: whose tags are tried.
+        instance: one of ours to try rights with, "" for none.
+    """
+
+    def __init__(self, client: Client, settings: Ec2Settings, *, owner: str, instance: str = "") -> None:
+        self._client = client
+        self._settings = settings
+        self._owner = owner
+        self._instance = instance
+
+    async def run(self) -> Sequence[SelfCheck]:
+        """Ask for everything; what goes wrong is a finding."""
+        dry = await self._try("DescribeInstances", {})
+        clock = check_clock(self._client.answered, whose="EC2", at_most=SIGNATURE_SECONDS)
+        rights = await self._rights(dry) if dry != _DONE else [_unknown("rights", "this cloud knows no dry runs")]
+        return [*clock, *rights, *await self._image(), *await self._types()]
+
+    # Rights
+
+    async def _rights(self, dry: str) -> list[SelfCheck]:
+        looks = [("DescribeInstances", dry), *[(name, await self._try(name, {})) for name in _LOOKS]]
+        leftovers = [name for name in _LEFTOVERS if await self._try(name, {}) == _REFUSED]
+        changes = await self._changes()
+        findings = [*_rights("rights to look", looks), *self._told(changes)]
+        if leftovers:
+            remedy = "allow it, or leftovers of that kind are not told of by one-provider orphans"
+            findings.append(_unknown("rights to look", f"{', '.join(leftovers)} not held", remedy))
+        # An endpoint that is not Amazon's has to have shown that it does not carry out a dry run.
+        is_safe = not self._settings.endpoint_url or all(code == _HELD for _, code in changes)
+        return [*findings, *(await self._creates() if is_safe else [_unknown("right to create", "was not tried")])]
+
+    async def _changes(self) -> list[tuple[str, str]]:
+        # Only Amazon is trusted with a real instance.
+        named = NO_INSTANCE if self._settings.endpoint_url else self._instance or NO_INSTANCE
+        tags = {"ResourceId.1": named, **pairs("Tag", self._identity.tags())}
+        tried = [(name, await self._try(name, {"InstanceId.1": named})) for name in _CHANGES]
+        return [*tried, ("CreateTags", await self._try("CreateTags", tags))]
+
+    def _told(self, changes: Sequence[tuple[str, str]]) -> list[SelfCheck]:
+        refused = [name for name, code in changes if code == _REFUSED]
+        if self._instance or not refused:
+            return _rights("rights to change", changes)
+        remedy = "a policy that goes by tags refuses that, too: check again when a VM of ours runs"
+        found = f"cannot be told: {', '.join(refused)} refused for an instance that does not exist"
+        return [_unknown("rights to change", found, remedy)]
+
+    async def _creates(self) -> list[SelfCheck]:
+        defaults = self._settings.defaults
+        image, types = defaults.get("AMI", ""), words(defaults.get("INSTANCETYPE", ""))
+        if not image or not types:
+            remedy = "give AMI and INSTANCETYPE in [ec2.defaults] to have it tried"
+            return [_unknown("right to create", "was not tried", remedy)]
+        subnets = words(defaults.get("SUBNETID", ""))
+        subnet = {"SubnetId": subnets[0]} if subnets else {}
+        launch = Launch(parameters={"ImageId": image, "InstanceType": types[0], **subnet})
+        asked = run_instances(launch, identity=self._identity, token="one-provider-check", root_device="")  # noqa: S106
+        return _rights("right to create", [("RunInstances", await self._try("RunInstances", asked))])
+
+    async def _try(self, action: str, asked: Mapping[str, str]) -> str:
+        """EC2's code, DryRunOperation for a right that is held, else what went wrong; "" for a call that was done."""
+        try:
+            await self._client.call(action, {**asked, "DryRun": "true"}, read=lambda _: None)
+        except ProviderError as error:
+            found = _CODE.search(str(error))
+            if found and found["code"] in (_HELD, _REFUSED, *_NO_SUCH_INSTANCE):
+                return found["code"]
+            return _REFUSED if isinstance(error, PermissionDenied) else str(error)
+        return _DONE
+
+    @property
+    def _identity(self) -> Identity:
+        return Identity(owner=self._owner, vm_id=VmId(0), stime=0, seq=0, host_id=-1)
+
+    # Defaults
+
+    async def _image(self) -> list[SelfCheck]:
+        image = self._settings.defaults.get("AMI", "")
+        if not image:
+            return []
+        try:
+            state = await self._client.call(
+                "DescribeImages", {"ImageId.1": image}, read=lambda root: text_of(root.find(".//imageState"))
+            )
+        except ProviderError as error:
+            return [_wrong("default image", str(error), f"mend AMI in [ec2.defaults]: {image}")]
+        if state != "available":
+            remedy = "mend AMI in [ec2.defaults]: the image was taken away, or is not shared with this account"
+            return [_wrong("default image", f"{image} is {state or 'not there'}", remedy)]
+        return [SelfCheck(what="default image", is_well=True, found=f"{image} is available")]
+
+    async def _types(self) -> list[SelfCheck]:
+        types, mend = words(self._settings.defaults.get("INSTANCETYPE", "")), "mend INSTANCETYPE in [ec2.defaults]"
+        if not types:
+            return []
+        try:
+            found = await self._client.call(
+                "DescribeInstanceTypes",
+                numbered("InstanceType", types),
+                read=lambda root: {text_of(each) for each in root.iterfind("instanceTypeSet/item/instanceType")},
+            )
+        except PermissionDenied:
+            return [_unknown("default type", "was not looked at", "allow ec2:DescribeInstanceTypes")]
+        except ProviderError as error:
+            return [_wrong("default type", str(error), mend)]
+        if missing := [each for each in types if each not in found]:
+            return [_wrong("default type", f"{', '.join(missing)} cannot be had in {self._settings.region}", mend)]
+        return [SelfCheck(what="default type", is_well=True, found=f"{', '.join(types)} can be had")]
+
+
+def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[SelfCheck]:
+    """One finding for all that are held, and one for each that is not."""
+    held, findings = [], []
+    for action, code in tried:
+        if code == _HELD or code in _NO_SUCH_INSTANCE:
+            held.append(action)
+        elif code == _REFUSED:
+            findings.append(_wrong(what, f"{action} is not held", f"allow ec2:{action}: docs/ec2.md has the policy"))
+        elif code == _DONE:
+            findings.append(_wrong(what, f"{action} was carried out in spite of DryRun", "undo it, and tell the cloud"))
+        else:
+            findings.append(_wrong(what, code, "mend what it speaks of: docs/ec2.md has the codes"))
+    well = [SelfCheck(what=what, is_well=True, found=f"{', '.join(held)}: held")] if held else []
+    return [*well, *findings]
+
+
+def _wrong(what: str, found: str, remedy: str) -> SelfCheck:
+    return SelfCheck(what=what, is_well=False, found=found, remedy=remedy)
+
+
+def _unknown(what: str, found: str, remedy: str = "") -> SelfCheck:
+    return SelfCheck(what=what, is_well=None, found=found, remedy=remedy)

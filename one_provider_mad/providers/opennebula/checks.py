@@ -1,0 +1,95 @@
+"""What `one-provider check` asks a partner: release, clock, template, group, rights and quotas. Nothing is changed.
+
+The API has no dry run: that a template can be seen is what USE of it shows (src/rm/RequestManagerInfo.cc), and a create
+also needs CREATE of VMs, which every user has unless the partner took that rule away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from one_provider_mad.documents import Element
+from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError
+from one_provider_mad.providers.clock import check_clock
+from one_provider_mad.providers.interface import SelfCheck
+from one_provider_mad.providers.opennebula import capacity
+from one_provider_mad.providers.opennebula.remote import Remote
+from one_provider_mad.providers.opennebula.templates import Templates
+
+OLDEST = (4, 14)
+"""The first release whose answers this provider was made for."""
+
+_MYSELF = -1
+
+
+class Checks:
+    """Everything that can be found out without changing anything.
+
+    Args:
+        remote: whom to ask.
+        templates: its templates.
+    """
+
+    def __init__(self, remote: Remote, templates: Templates) -> None:
+        self._remote = remote
+        self._templates = templates
+        self._settings = remote.settings
+
+    async def run(self) -> Sequence[SelfCheck]:
+        """Ask for everything; what goes wrong is a finding."""
+        release = await self._release()
+        clock = check_clock(self._remote.client.answered, whose="the partner", at_most=None)
+        return [release, *clock, await self._template(), *await self._quotas(), await self._hosts()]
+
+    async def _release(self) -> SelfCheck:
+        version = await self._remote.version()
+        found = f"OpenNebula {'.'.join(map(str, version))}"
+        if version >= OLDEST:
+            return SelfCheck(what="release", is_well=True, found=found)
+        return SelfCheck(what="release", is_well=None, found=found, remedy="older than 4.14: nobody has tried that")
+
+    async def _template(self) -> SelfCheck:
+        named = self._settings.template
+        if not named:
+            return SelfCheck(what="default template", is_well=None, found="none, so that each VM has to name one")
+        try:
+            number = await self._templates.number(named)
+            await self._templates.context(number)
+        except (BadParameter, PermissionDenied) as error:
+            remedy = "mend template in [opennebula], or ask the partner for USE of it"
+            return SelfCheck(what="default template", is_well=False, found=str(error), remedy=remedy)
+        return SelfCheck(what="default template", is_well=True, found=f"{named} may be instantiated")
+
+    async def _quotas(self) -> list[SelfCheck]:
+        user = await self._remote.client.read("one.user.info", _MYSELF, False, read=_same)  # noqa: FBT003 - as the API
+        try:
+            group: Element | None = await self._remote.client.read("one.group.info", _MYSELF, read=_same)
+        except PermissionDenied:
+            group = None
+        left = capacity.quotas_left(user, group)
+        if not left:
+            return [SelfCheck(what="quotas", is_well=True, found="none that limits VMs")]
+        return [_quota(name, free, limit) for name, (free, limit) in left.items()]
+
+    async def _hosts(self) -> SelfCheck:
+        try:
+            size = await self._remote.client.read("one.hostpool.info", read=capacity.hosts_size)
+        except ProviderError:
+            size = None
+        if size is None:
+            remedy = "fine where quotas limit CPU and MEMORY; else set cpu and memory in [capacity]"
+            return SelfCheck(what="hosts", is_well=None, found="cannot be seen by this user", remedy=remedy)
+        found = f"{size.cpu:g} cores and {size.memory} MiB in all can be seen"
+        return SelfCheck(what="hosts", is_well=True, found=found)
+
+
+def _quota(name: str, free: float, limit: float) -> SelfCheck:
+    found = f"{free:g} of {limit:g} left"
+    if free > 0:
+        return SelfCheck(what=f"quota {name}", is_well=True, found=found)
+    remedy = "every deploy fails until VMs end there, or the partner raises it"
+    return SelfCheck(what=f"quota {name}", is_well=False, found=found, remedy=remedy)
+
+
+def _same(document: Element) -> Element:
+    return document

@@ -1,0 +1,67 @@
+"""Runs `one-provider`: as a process of its own, on a terminal, or within this one where that shows as much."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from one_provider_mad.cli import main as program
+from tests.end_to_end.oned import COVERAGE, aside
+
+COMMAND = (sys.executable, "-m", "one_provider_mad.cli.main")
+
+
+def surroundings(root: Path, **more: str) -> dict[str, str]:
+    """An environment in which OpenNebula is there, and nothing leads to another one."""
+    away = {"ONE_PROVIDER_MAD_CONF", "ONE_XMLRPC", *COVERAGE}
+    kept = {name: value for name, value in os.environ.items() if name not in away}
+    return {**kept, "ONE_LOCATION": str(root), "ONE_AUTH": str(root / "no_one_auth"), **more}
+
+
+def ran(root: Path, *arguments: str, **environ: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a process of its own."""
+    done = subprocess.run(
+        [*COMMAND, *arguments], env=surroundings(root, **environ), capture_output=True, text=True, timeout=30
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def said(root: Path, *arguments: str, code: int = 0, **environ: str) -> str:
+    """What it writes, in this process; fails unless it ends so."""
+    result = aside(lambda: CliRunner().invoke(program.main, arguments, env=surroundings(root, **environ)))
+    assert result.exit_code == code, result.output
+    return str(result.output)
+
+
+def parsed(root: Path, *arguments: str, code: int = 0, **environ: str) -> Any:
+    """The same with --json, read."""
+    return json.loads(said(root, *arguments, "--json", code=code, **environ))
+
+
+def on_a_terminal(root: Path, *arguments: str, columns: int = 100) -> tuple[int, str]:
+    """Exit code, and what a terminal is sent."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    environ = surroundings(root, TERM="xterm-256color")
+    for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR"):
+        environ.pop(name, None)
+    with subprocess.Popen([*COMMAND, *arguments], env=environ, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        written = bytearray()
+        try:
+            while part := os.read(ours, 65536):
+                written += part
+        except OSError:
+            pass  # how Linux tells that nobody holds the other end any more
+        os.close(ours)
+    return process.returncode, written.decode()

@@ -1,0 +1,201 @@
+"""`one-provider check`: ticks and crosses, each cross with what to do, and an exit code for scripts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.cli.check import NOT_WELL
+from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.orphans.reconciler import MACHINE
+from tests.cli.running import on_a_terminal, parsed, ran, said
+from tests.end_to_end.oned import OWNER, Place, aside
+from tests.xmlrpc.partner import Partner
+
+Point = dict[str, Any]
+
+
+@pytest.fixture
+def ready(place: Place) -> Place:
+    """Everything where it should be, but for OpenNebula itself."""
+    mads = place.root / "lib" / "mads"
+    mads.mkdir(parents=True)
+    for program in ("one_vmm_provider", "one_im_provider"):
+        (mads / program).symlink_to("/bin/true")
+    place.simulate(max_instances=2)
+    return place
+
+
+def points(place: Place, *, code: int = 0) -> dict[str, Point]:
+    return by_name(parsed(place.root, "check", "simulated", code=code))
+
+
+def by_name(entries: list[Point]) -> dict[str, Point]:
+    return {each.pop("what"): each for each in entries}
+
+
+def crosses(found: dict[str, Point]) -> set[str]:
+    return {what for what, point in found.items() if point["is_well"] is False}
+
+
+def journaled(place: Place, *writings: Callable[[Journal], Awaitable[None]]) -> Path:
+    path = place.var / "one_provider_mad_simulated.journal"
+
+    async def write() -> None:
+        journal = Journal(path, clock=time.time, on_lost=print)
+        await journal.open()
+        for writing in writings:
+            await writing(journal)
+        await journal.close()
+
+    aside(lambda: asyncio.run(write()))
+    return path
+
+
+def test_all_is_well(ready: Place, tmp_path: Path) -> None:
+    login = tmp_path / "one_auth"
+    login.write_text("oneadmin:secret\n")
+    login.chmod(0o600)
+    with Partner() as oned:
+        environ = {"ONE_AUTH": str(login), "ONE_XMLRPC": oned.urls[0]}
+        code, told, complaints = ran(ready.root, "check", "simulated", **environ)
+        assert (code, complaints) == (0, "")
+        marks = [line[0] for line in told.splitlines()]
+        assert set(marks) == {"✓"}
+        found = by_name(json.loads(ran(ready.root, "check", "simulated", "--json", **environ)[1]))
+    assert [point["remedy"] for point in found.values() if point["remedy"]] == []
+    assert [line[2:].partition(":")[0] for line in told.splitlines()] == list(found)
+    assert list(found) == [
+        "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "credentials",
+        "listing", "database", "instances", "journal", "OpenNebula",
+    ]  # fmt: skip
+    assert found["credentials"]["found"].startswith("lead to simulated/embedded, in ")
+    assert found["listing"]["found"] == "0 instances, 0 of them ours"
+    assert found["instances"]["found"] == "2 of 2 left"
+    assert found["OpenNebula"]["found"] == f"{environ['ONE_XMLRPC']} answers: has no peers, or leads them"
+
+
+def test_what_only_may_be_wrong_is_no_failure(ready: Place) -> None:
+    (ready.root / "lib" / "mads" / "one_im_provider").unlink()
+    told = said(ready.root, "check", "simulated")
+    lines = told.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("! one_im_provider: is not in "))
+    assert lines[at + 1] == "    run one-provider install, unless EXECUTABLE names another path"
+    assert any(line.startswith("! OpenNebula: ") for line in lines)
+    assert "✗" not in told
+    code, coloured = on_a_terminal(ready.root, "check", "simulated")
+    assert (code, "\x1b[32m✓" in coloured, "\x1b[33m!" in coloured) == (0, True, True)
+    assert "checking simulated" in coloured  # progress, and only there
+    assert "checking" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('provider = "ec2"\n', "owner is missing"),
+        ('provider = "simulated"\nowner = "x"\n[capacity]\ncpus = 1\n', "capacity.cpus is no setting"),
+        ('provider = "ec2"\nowner = "x"\n', "ec2.region is missing"),
+        ('provider = "nobody"\nowner = "x"\n', "there is no provider 'nobody' here"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_the_one_cross(place: Place, text: str, found: str) -> None:
+    place.configure(text)
+    (point,) = points(place, code=NOT_WELL).values()
+    assert (point["is_well"], found in point["found"]) == (False, True)
+    assert point["remedy"]
+
+
+def test_a_name_without_a_configuration_is_a_cross_and_a_script_can_tell(place: Place) -> None:
+    code, told, complaints = ran(place.root, "check", "other")
+    assert (code, complaints) == (NOT_WELL, "")
+    assert told.startswith("✗ configuration: other.toml does not exist: create ")
+
+
+def test_files_that_others_may_use(ready: Place) -> None:
+    journal = journaled(ready)
+    configuration = ready.conf / "simulated.toml"
+    configuration.chmod(0o620)
+    journal.chmod(0o644)
+    told = said(ready.root, "check", "simulated", code=NOT_WELL)
+    assert (
+        f"✗ permissions: {configuration} is -rw--w----: others may change it\n    chmod go-w {configuration}\n" in told
+    )
+    assert f"✗ permissions: {journal} is -rw-r--r--\n    chmod 600 {journal}\n" in told
+    configuration.chmod(0o640)
+    journal.chmod(0o600)
+    assert points(ready)["permissions"]["is_well"] is True
+    if os.geteuid() == 0:
+        os.chown(journal, 4711, 4712)
+        point = points(ready, code=NOT_WELL)["permissions"]
+        assert "belongs to user 4711" in point["found"]
+        assert point["remedy"] == f"chown --reference={ready.var} {journal}"
+
+
+def test_credentials_and_clouds_that_do_not_answer(ready: Place) -> None:
+    ready.simulate(api_key="the right one")
+    assert not crosses(points(ready))
+    ready.simulate(api_key="hush")
+    told = said(ready.root, "check", "simulated", code=NOT_WELL)
+    assert "✗ credentials: " in told
+    assert "hush" not in told
+    ready.configure(
+        f'provider = "simulated"\nowner = "{OWNER}"\ncall_timeout = 0.05\n[simulated]\napi_key = "the right one"\n'
+        "[simulated.faults.hangs]\n"
+    )
+    point = points(ready, code=NOT_WELL)["endpoint"]
+    assert point["found"] == "no answer within 0.05 s"
+    ready.simulate(api_key="the right one", region="elsewhere")
+    journaled(ready, lambda journal: journal.set_fact("account", "simulated/embedded"))
+    point = points(ready, code=NOT_WELL)["account"]
+    assert point["found"] == "simulated/elsewhere, and simulated/embedded before"
+    assert "one-provider journal accept simulated" in point["remedy"]
+
+
+def test_limits_that_are_reached(ready: Place) -> None:
+    ready.configure(
+        f'provider = "simulated"\nowner = "{OWNER}"\n[simulated.capacity]\nsmall_256mb = 0\nlarge_4gb = 3\n'
+    )
+    found = points(ready, code=NOT_WELL)
+    assert crosses(found) == {"instances of small_256mb"}
+    assert found["instances of small_256mb"]["found"] == "0 of 0 left"
+    assert found["instances of large_4gb"]["found"] == "3 of 3 left"
+
+
+def test_what_the_journal_tells(ready: Place) -> None:
+    who = Identity(owner=OWNER, vm_id=VmId(7), stime=1, seq=0, host_id=0)
+    journaled(
+        ready,
+        lambda journal: journal.add_debt(Debt(deploy_id=DeployId("sim-1"), identity=who, reason="x", since=1.0)),
+        lambda journal: journal.add_debt(
+            Debt(deploy_id=DeployId("sim-2"), identity=who, reason="x", since=time.time())
+        ),
+        lambda journal: journal.set_fact(MACHINE, "another"),
+    )
+    found = points(ready, code=NOT_WELL)
+    assert crosses(found) == {"debts"}
+    assert found["debts"]["found"] == "1 instance not terminated for an hour"
+    assert found["journal"]["found"].endswith("0 requests open, 2 debts")
+    assert found["machine"]["is_well"] is None
+    (ready.var / "one_provider_mad_simulated.journal").write_text("no database" * 200)
+    assert crosses(points(ready, code=NOT_WELL)) == {"journal"}
+
+
+def test_scripts(ready: Place) -> None:
+    scripts = ready.var / "remotes" / "vmm" / "mine"
+    scripts.mkdir(parents=True)
+    for name in ("deploy", "shutdown"):
+        (scripts / name).write_text("#!/bin/sh\n")
+        (scripts / name).chmod(0o755)
+    found = {each["what"]: each for each in json.loads(said(ready.root, "check", "mine", "--json"))}
+    assert (found["scripts"]["is_well"], found["scripts"]["found"]) == (None, f"cancel cannot be run in {scripts}")
+    (scripts / "cancel").symlink_to(scripts / "deploy")
+    found = {each["what"]: each for each in json.loads(said(ready.root, "check", "mine", "--json"))}
+    assert (found["scripts"]["is_well"], found["scripts"]["found"]) == (True, f"served from {scripts}")

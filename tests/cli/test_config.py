@@ -1,0 +1,145 @@
+"""`one-provider config`: every value, where it comes from, and no secret."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.cli.running import on_a_terminal, parsed, ran, said
+from tests.end_to_end.oned import Place
+from tests.providers.plugins import install
+
+SECRETS = ("hush-1", "hush-2", "hush-3", "hush-4", "hush-5", "hush-6")
+
+PLUGIN = """
+import msgspec
+from typing import Annotated
+
+class Inner(msgspec.Struct, frozen=True):
+    api_token: str = ""
+    harmless: str = ""
+
+class Table(msgspec.Struct):
+    login: str = ""
+    pin: Annotated[str, msgspec.Meta(extra={"secret": True})] = ""
+    home: str = ""
+    regions: dict[str, dict[str, str]] = {}
+    mirrors: list[str] = []
+    inner: Inner = Inner()
+    login_from_host: str = ""
+
+class Factory:
+    settings_type = Table
+    def __call__(self, context, settings):
+        raise AssertionError
+
+factory = Factory()
+"""
+
+
+def entries(place: Place, name: str = "simulated") -> dict[str, dict[str, Any]]:
+    return {entry.pop("key"): entry for entry in parsed(place.root, "config", name)}
+
+
+def test_each_value_says_where_it_comes_from(place: Place) -> None:
+    path = place.configure(
+        'provider = "simulated"\nowner = "mine"\n[simulated]\nlatency = 0.5\n[monitor]\nmissing_after = 7\n'
+        "[simulated.faults]\noutage = true\n[orphans]\ngrace = 60\n",
+        name="cloud",
+    )
+    code, told, complaints = ran(place.root, "config", "cloud", "--json")
+    assert (code, complaints) == (0, "")
+    found = {entry["key"]: (entry["value"], entry["source"]) for entry in json.loads(told)}
+    written = str(path)
+    assert found["owner"] == ("mine", written)
+    assert found["simulated.latency"] == (0.5, written)
+    assert found["simulated.jitter"] == (0.0, "default")
+    assert found["simulated.faults.outage"] == (True, written)
+    assert found["monitor.missing_after"] == (7, written)
+    assert found["monitor.unusual_count"] == (5, "default")
+    assert found["orphans.grace"] == (60.0, written)
+    assert found["policy.allow_import"] == (False, "default")
+    assert found["hypervisor"] == ("cloud", "NAME")
+    assert found["journal"] == (
+        str(place.var / "one_provider_mad_cloud.journal"),
+        "OpenNebula's var directory, and NAME",
+    )
+    assert not [key for key in found if key in ("monitor", "capacity", "policy", "orphans")]
+
+
+def test_what_nobody_has_written_is_told_as_such(place: Place) -> None:
+    found = entries(place)
+    assert found["provider"] == {"value": "simulated", "source": f"there is no {place.conf / 'simulated.toml'}"}
+    assert found["owner"] == {"value": "simulated", "source": "the provider's name"}
+    assert found["hypervisor"] == {"value": "simulated", "source": "NAME"}
+    (place.var / "remotes" / "vmm" / "mine").mkdir(parents=True)
+    found = entries(place, "mine")
+    assert found["provider"] == {"value": "scripts", "source": str(place.var / "remotes" / "vmm" / "mine")}
+    assert found["scripts.transfer"] == {"value": "run", "source": "default"}
+
+
+def test_people_get_columns_and_terminals_a_ruled_table(place: Place) -> None:
+    place.simulate(latency=0.5)
+    plain = said(place.root, "config", "simulated")
+    head, *rows = plain.splitlines()
+    assert head.split() == ["SETTING", "VALUE", "FROM"]
+    assert ["simulated.latency", "0.5", str(place.conf / "simulated.toml")] in [row.split() for row in rows]
+    assert "\x1b" not in plain
+    code, ruled = on_a_terminal(place.root, "config", "simulated", columns=200)
+    assert (code, "─" in ruled) == (0, True)
+    assert "\x1b[" in ruled
+
+
+def test_no_secret_is_ever_shown(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path / "site", monkeypatch, name="harbour", module="harbours_cloud", code=PLUGIN)
+    one, two, three, four, five, six = SECRETS
+    path = place.configure(
+        f'provider = "harbour"\nowner = "mine"\n[harbour]\nlogin = "me:{one}"\npin = "{two}"\n'
+        f'home = "https://me:{three}@harbour.example/api"\nmirrors = ["https://{four}@mirror.example"]\n'
+        f'login_from_host = "aws"\n[harbour.regions.south]\npassword = "{five}"\nname = "South"\n'
+        f'[harbour.inner]\napi_token = "{six}"\nharmless = "seen"\n'
+    )
+    for told in (said(place.root, "config", "simulated"), said(place.root, "config", "simulated", "--json")):
+        assert not [secret for secret in SECRETS if secret in told]
+    found = {key: entry["value"] for key, entry in entries(place).items()}
+    hidden = "********"
+    assert found["harbour.login"] == found["harbour.pin"] == found["harbour.inner.api_token"] == hidden
+    assert found["harbour.home"] == f"https://{hidden}@harbour.example/api"
+    assert found["harbour.mirrors"] == [f"https://{hidden}@mirror.example"]
+    assert found["harbour.regions"] == {"south": {"password": hidden, "name": "South"}}
+    assert (found["harbour.inner.harmless"], found["harbour.login_from_host"]) == ("seen", "aws")
+    path.chmod(0o644)
+    sentence = said(place.root, "config", "simulated", code=1)
+    assert "simulated.toml holds the secret harbour." in sentence
+    assert not [secret for secret in SECRETS if secret in sentence]
+
+
+def test_secrets_of_the_clouds_that_are_built_in(place: Place) -> None:
+    place.configure(
+        'provider = "ec2"\nowner = "mine"\n[ec2]\nregion = "eu-west-1"\naccess_key_id = "AKIAHUSH"\n'
+        'secret_access_key = "hush-1"\nsession_token = "hush-2"\n[ec2.defaults]\nUSERDATA = "hush-3"\nAMI = "ami-1"\n'
+    )
+    told = said(place.root, "config", "simulated", "--json")
+    assert not [secret for secret in ("AKIAHUSH", *SECRETS) if secret in told]
+    values = {entry["key"]: entry["value"] for entry in msgspec.json.decode(told)}
+    assert values["ec2.defaults"] == {"USERDATA": "********", "AMI": "ami-1"}
+    assert values["ec2.region"] == "eu-west-1"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("provider = 5", "one-provider config: simulated.toml: provider: expected `str`, got `int` ("),
+        ('provider = "simulated"\nowner = "x"\n[monitor]\nperiod = 1', "one-provider config: simulated.toml: monitor."),
+        ("nonsense", "one-provider config: simulated.toml is not TOML: "),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(place: Place, text: str, sentence: str) -> None:
+    place.configure(text)
+    complaint = said(place.root, "config", "simulated", code=1)
+    assert complaint.startswith(sentence)
+    assert complaint.count("\n") == 1

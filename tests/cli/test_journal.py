@@ -1,0 +1,96 @@
+"""`one-provider journal`: what is open, owed and attempted; and what is accepted from now on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from tests.cli.running import on_a_terminal, parsed, ran, said
+from tests.end_to_end.oned import Place, aside
+
+IDENTITY = Identity(owner="mine", vm_id=VmId(7), stime=1007, seq=2, host_id=5)
+SINCE = 1_760_000_000.0
+
+
+def journaled(path: Path, *writings: Callable[[Journal], Awaitable[None]]) -> None:
+    async def write() -> None:
+        journal = Journal(path, clock=lambda: SINCE, on_lost=print)
+        await journal.open()
+        for writing in writings:
+            await writing(journal)
+        await journal.close()
+
+    aside(lambda: asyncio.run(write()))
+
+
+@pytest.fixture
+def path(place: Place) -> Path:
+    """A journal with something of everything."""
+    path = place.var / "one_provider_mad_simulated.journal"
+    attempt = Attempt(
+        token="t7",
+        identity=IDENTITY,
+        number=1,
+        parameters={},
+        state=AttemptState.REFUSED,
+        sent_at=SINCE,
+        detail="no room",
+    )
+    debt = Debt(deploy_id=DeployId("sim-7"), identity=IDENTITY, reason="left over", since=SINCE)
+    journaled(
+        path,
+        lambda journal: journal.set_fact("account", "simulated/elsewhere"),
+        lambda journal: journal.save_attempt(attempt),
+        lambda journal: journal.add_debt(debt),
+    )
+    return path
+
+
+def test_it_shows_what_a_crash_must_not_forget(place: Place, path: Path) -> None:
+    code, told, complaints = ran(place.root, "journal", "simulated", "--json")
+    assert (code, complaints) == (0, "")
+    found = json.loads(told)
+    assert (found["path"], found["account"], found["requests"]) == (str(path), "simulated/elsewhere", [])
+    assert found["debts"] == [
+        {"vm_id": 7, "deploy_id": "sim-7", "since": SINCE, "tries": 0, "reason": "left over", "last_error": ""}
+    ]
+    (attempt,) = found["attempts"]
+    assert (attempt["vm_id"], attempt["seq"], attempt["number"], attempt["state"]) == (7, 2, 1, "refused")
+    assert (attempt["deploy_id"], attempt["detail"]) == (None, "no room")
+    plain = said(place.root, "journal", "show", "simulated")
+    assert "Requests without an answer yet: none\n" in plain
+    assert "\nDebts: to be terminated, and not yet seen to be: 1\nVM  DEPLOY ID" in plain
+    assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(SINCE)) in plain
+    assert "─" not in plain
+    code, ruled = on_a_terminal(place.root, "journal", "simulated")
+    assert (code, "─" in ruled, "sim-7" in ruled) == (0, True, True)
+
+
+def test_nothing_is_shown_as_nothing(place: Place) -> None:
+    found = parsed(place.root, "journal", "simulated")
+    assert (found["account"], found["requests"], found["debts"], found["attempts"]) == (None, [], [], [])
+    assert said(place.root, "journal", "simulated").count(": none\n") == 3
+
+
+def test_another_account_is_accepted_once_somebody_says_so(place: Place, path: Path) -> None:
+    gone = f"{path} no longer insists on simulated/elsewhere: the next action records the account it finds"
+    assert parsed(place.root, "journal", "accept", "simulated") == [gone]
+    assert parsed(place.root, "journal", "simulated")["account"] is None
+    again = f"{path} has no account recorded: the next action records the one it finds\n"
+    assert said(place.root, "journal", "accept", "simulated") == again
+
+
+def test_what_cannot_be_read_is_one_sentence(place: Place) -> None:
+    (place.var / "one_provider_mad_simulated.journal").write_text("no database" * 200)
+    for arguments in (("journal", "simulated"), ("journal", "accept", "simulated")):
+        complaint = said(place.root, *arguments, code=1)
+        assert complaint.startswith("one-provider journal: the journal ")
+        assert complaint.count("\n") == 1
+    assert said(place.root, "journal", "-h").startswith("Usage: one-provider journal ")

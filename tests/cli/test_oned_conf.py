@@ -1,0 +1,88 @@
+"""`one-provider oned-conf`: what each release has to be told, whole, and OpenNebula's own grammar reads it.
+
+The files in `oned_conf/` are what a person gets. Sources: OpenNebula's oned.conf and monitord.conf of each release,
+src/vmm/VirtualMachineManagerDriver.cc.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.cli.oned_conf import RELEASES
+from one_provider_mad.cli.template_text import read_template
+from one_provider_mad.domain import VmId, VmRequest
+from one_provider_mad.providers.interface import VerbatimDriver
+from one_provider_mad.providers.registry import BUILT_IN, build
+from one_provider_mad.settings import Places, load
+from tests.cli.running import parsed, ran, said
+from tests.end_to_end.oned import Place
+
+GOLDEN = Path(__file__).parent / "oned_conf"
+
+EC2 = 'provider = "ec2"\nowner = "one-prod-7f3a"\nhypervisor = "ec2"\n[ec2]\nregion = "eu-west-1"\n'
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_what_a_release_is_told(place: Place, release: str) -> None:
+    place.configure(EC2, name="aws")
+    assert said(place.root, "oned-conf", "aws", "--release", release) == (GOLDEN / f"{release}.txt").read_text()
+
+
+def test_nothing_need_be_configured_yet(place: Place) -> None:
+    code, told, complaints = ran(place.root, "oned-conf", "simulated", "--release", "7.4")
+    assert (code, complaints) == (0, "")
+    assert told == said(place.root, "oned-conf", "simulated", "--release", "7.4")
+    assert 'PROVIDER_INSTANCE_TYPE = "small_256mb"' in told
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_opennebula_reads_what_goes_into_its_files(place: Place, release: str) -> None:
+    place.configure(EC2, name="aws")
+    blocks = parsed(place.root, "oned-conf", "aws", "--release", release)
+    files = [read_template(block["text"]) for block in blocks if block["where"]]
+    drivers = {name: vector for file in files for name in ("VM_MAD", "IM_MAD") for vector in file.vectors(name)}
+    assert {name: vector["NAME"] for name, vector in drivers.items()} == {"VM_MAD": "aws", "IM_MAD": "aws"}
+    vm = files[-1]
+    assert vm.vectors("PUBLIC_CLOUD")[0]["TYPE"] == "ec2"
+    assert vm.text("SCHED_REQUIREMENTS") == r'HYPERVISOR = "ec2"'
+    clusters = {words[2] for block in blocks for words in _commands(block["text"]) if words[0] == "onecluster"}
+    assert clusters == ({"ec2"} if release.startswith("7") else set())
+
+
+def _commands(text: str) -> list[list[str]]:
+    return [line.split() for line in text.splitlines() if line.startswith("one")]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BUILT_IN if kind != "scripts"])
+def test_the_vm_that_is_shown_can_be_created(place: Place, kind: str) -> None:
+    region = 'region = "eu-west-1"\n' if kind == "ec2" else ""
+    place.configure(f'provider = "{kind}"\nowner = "mine"\n[{kind}]\n{region}', name="cloud")
+    template = read_template(parsed(place.root, "oned-conf", "cloud", "--release", "7.4")[-1]["text"])
+    places = Places.from_environment({"ONE_LOCATION": str(place.root)})
+    provider = build(load("cloud", places), places, print)
+    assert not isinstance(provider, VerbatimDriver)
+    assert provider.plan(VmRequest(vm_id=VmId(1), name="one", host="cloud", user_template=template)).alternatives
+
+
+def test_a_configuration_that_cannot_be_used_is_noted(place: Place) -> None:
+    place.configure("nonsense", name="aws")
+    code, told, complaints = ran(place.root, "oned-conf", "aws", "--release", "7.4")
+    assert (code, 'TYPE = "aws"' in told) == (0, True)
+    assert complaints.startswith("note: aws.toml is not TOML: ")
+    assert complaints.endswith("; so this is for a simulated cloud\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (('x"', "--release", "7.4"), 1, "one-provider oned-conf: 'x\"' is no NAME: "),
+        (("x",), 2, "one-provider oned-conf: Missing option '--release'."),
+        (("x", "--release", "3.8"), 2, "one-provider oned-conf: Invalid value for '--release': '3.8' is not one of"),
+    ],
+)
+def test_a_wrong_call_is_one_sentence(place: Place, arguments: tuple[str, ...], code: int, sentence: str) -> None:
+    complaint = said(place.root, "oned-conf", *arguments, code=code)
+    assert complaint.startswith(sentence)
+    assert complaint.count("\n") == 1

@@ -1,0 +1,144 @@
+"""`one-provider tail`: the log for people, by VM and level, and through a rotation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.running import COMMAND, on_a_terminal, said, surroundings
+from tests.end_to_end.oned import Place
+from tests.waiting import until
+
+
+def entry(event: str, **more: Any) -> str:
+    return json.dumps({"event": event, "level": "info", "timestamp": "2026-03-04T05:06:07Z", **more}) + "\n"
+
+
+@pytest.fixture
+def log(place: Place) -> Path:
+    path = place.var / "one_vmm_provider_cloud.log"
+    path.write_text(
+        entry("started", pid=12)
+        + entry("deployed", vm=7, deploy_id="sim-1", took=0.25)
+        + entry("looked", level="debug", vm=7)
+        + entry("no room", level="warning", vm=8, text="two words", what={"a": 1})
+        + "Traceback of somebody else\n"
+        + entry("sent \x1b[31m", level="error", vm=7)
+    )
+    return path
+
+
+def test_entries_are_lines_for_people(place: Place, log: Path) -> None:
+    lines = said(place.root, "tail", "cloud").splitlines()
+    assert [line[16:] for line in lines if "sent" not in line and "Traceback" not in line] == [
+        "-        started  pid=12",
+        "VM 7     deployed  deploy_id=sim-1 took=0.25",
+        'VM 8     no room  text="two words" what={"a": 1}',
+    ]
+    here = datetime.fromisoformat("2026-03-04T05:06:07Z").astimezone()
+    assert lines[0].startswith(here.strftime("%m-%d %H:%M:%S  "))
+    assert "Traceback of somebody else" in lines[3]
+    assert "\x1b" not in lines[4]
+    assert "sent" in lines[4]
+
+
+@pytest.mark.parametrize(
+    ("options", "events"),
+    [
+        (("--vm", "7"), ["deployed", "sent"]),
+        (("--level", "debug", "--vm", "7"), ["deployed", "looked", "sent"]),
+        (("--level", "warning"), ["no room", "Traceback", "sent"]),
+        (("-n", "1"), ["sent"]),
+        (("-n", "0"), []),
+    ],
+)
+def test_what_is_wanted_is_shown(place: Place, log: Path, options: tuple[str, ...], events: list[str]) -> None:
+    lines = said(place.root, "tail", "cloud", "--json", *options).splitlines()
+    shown = [json.loads(line)["event"] for line in lines]
+    assert len(shown) == len(events)
+    assert all(text.startswith(event) for text, event in zip(shown, events, strict=True))
+
+
+def test_the_information_driver_has_a_log_of_its_own(place: Place, log: Path) -> None:
+    sentence = said(place.root, "tail", "cloud", "--im", code=1)
+    im = log.with_name("one_im_provider_cloud.log")
+    assert sentence == (
+        "one-provider tail: there is no log of one_im_provider for cloud yet: it is written where the driver runs"
+        f" ({im})\n"
+    )
+    im.write_text(entry("swept"))
+    assert "swept" in said(place.root, "tail", "cloud", "--im")
+
+
+def test_a_terminal_gets_colours(place: Place, log: Path) -> None:
+    code, told = on_a_terminal(place.root, "tail", "cloud")
+    assert code == 0
+    assert "\x1b[33m" in next(line for line in told.splitlines() if "no room" in line)
+    assert "\x1b" not in next(line for line in told.splitlines() if "deployed" in line)
+
+
+class Followed:
+    """What a process that follows the log has written so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.events: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.events.extend(json.loads(line)["event"] for line in self.process.stdout)
+
+    def saw(self, *events: str) -> bool:
+        return until(lambda: self.events[-len(events) :] == list(events))
+
+
+@contextmanager
+def following(place: Place, *options: str) -> Iterator[Followed]:
+    command = [*COMMAND, "tail", "cloud", "-f", "--json", *options]
+    environ = surroundings(place.root)
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        followed = Followed(process)
+        try:
+            yield followed
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 130
+            followed._thread.join(10)
+            assert process.stderr is not None
+            assert process.stderr.read().strip() == ""
+
+
+def append(path: Path, text: str) -> None:
+    with path.open("a") as file:
+        file.write(text)
+
+
+def test_following_goes_on_through_halves_rotation_and_emptying(place: Place, log: Path) -> None:
+    append(log, entry("half begun")[:20])
+    with following(place, "-n", "1", "--vm", "7") as followed:
+        assert followed.saw("sent \x1b[31m")
+        append(log, entry("half begun")[20:] + entry("other", vm=8) + entry("one", vm=7))
+        assert followed.saw("sent \x1b[31m", "one")
+        old = log.with_suffix(".log.1")
+        log.rename(old)
+        append(old, entry("still to the old one", vm=7))
+        assert followed.saw("one", "still to the old one")
+        log.write_text(entry("two", vm=7))
+        assert followed.saw("still to the old one", "two")
+        append(log, entry("three", vm=7))
+        assert followed.saw("two", "three")
+        os.truncate(log, 0)
+        append(log, entry("4", vm=7))
+        assert followed.saw("three", "4")
