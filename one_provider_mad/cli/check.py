@@ -117,28 +117,35 @@ async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Poin
 
 
 def _permissions(configuration: Configuration, places: Places) -> Iterator[Point]:
-    """Files of ours that others may read or write, or that their directory's owner may not."""
+    """Files of ours that others may use, or that OpenNebula's user, whose the state directory is, may not."""
     journal = places.journal(configuration)
     files = [path for path in (configuration.path, journal) if path is not None and path.exists()]
-    wrong = [point for path in files for point in _wrong_file(path, is_private=path == journal)]
+    wrong = [point for path in files for point in _wrong_file(path, places.var, is_journal=path == journal)]
     if files and not wrong:
         modes = ", ".join(f"{path.name} {stat.filemode(path.stat().st_mode)}" for path in files)
         yield Point(what="permissions", is_well=True, found=modes)
     yield from wrong
 
 
-def _wrong_file(path: Path, *, is_private: bool) -> Iterator[Point]:
-    status, directory = path.stat(), path.parent.stat()
+def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[Point]:
+    status = path.stat()
     mode = stat.filemode(status.st_mode)
-    if is_private and status.st_mode & 0o077:
+    if is_journal and status.st_mode & 0o077:
         yield Point(what="permissions", is_well=False, found=f"{path} is {mode}", remedy=f"chmod 600 {path}")
-    if not is_private and status.st_mode & 0o022:
+    if not is_journal and status.st_mode & 0o022:
         found = f"{path} is {mode}: others may change it"
         yield Point(what="permissions", is_well=False, found=found, remedy=f"chmod go-w {path}")
-    if is_private and status.st_uid != directory.st_uid:
-        found = f"{path} belongs to user {status.st_uid}, its directory to {directory.st_uid}: the driver cannot use it"
-        remedy = f"chown --reference={path.parent} {path}"
-        yield Point(what="permissions", is_well=False, found=found, remedy=remedy)
+    if var.exists() and not _is_for(var.stat(), status, is_journal=is_journal):
+        found = f"{path} is {mode} of user {status.st_uid}: OpenNebula's user, {var.stat().st_uid}, cannot use it"
+        yield Point(what="permissions", is_well=False, found=found, remedy=f"chown --reference={var} {path}")
+
+
+def _is_for(user: os.stat_result, file: os.stat_result, *, is_journal: bool) -> bool:
+    """True when that user, with its group, reads the file; writes it, too, where it is the journal."""
+    if user.st_uid in (file.st_uid, 0):
+        return True
+    is_group = user.st_gid == file.st_gid and bool(file.st_mode & stat.S_IRGRP)
+    return not is_journal and (is_group or bool(file.st_mode & stat.S_IROTH))
 
 
 def _folders(places: Places) -> Iterator[Point]:

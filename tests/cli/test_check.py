@@ -132,11 +132,21 @@ def test_files_that_others_may_use(ready: Place) -> None:
     configuration.chmod(0o640)
     journal.chmod(0o600)
     assert points(ready)["permissions"]["is_well"] is True
-    if os.geteuid() == 0:
-        os.chown(journal, 4711, 4712)
-        point = points(ready, code=NOT_WELL)["permissions"]
-        assert "belongs to user 4711" in point["found"]
-        assert point["remedy"] == f"chown --reference={ready.var} {journal}"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_files_that_opennebulas_user_cannot_use(ready: Place) -> None:
+    journal = journaled(ready)
+    configuration = ready.conf / "simulated.toml"
+    os.chown(ready.var, 4711, 4712)
+    told = said(ready.root, "check", "simulated", code=NOT_WELL)
+    for path in (configuration, journal):
+        assert f"✗ permissions: {path} is -rw------- of user 0: OpenNebula's user, 4711, cannot use it\n" in told
+        assert f"    chown --reference={ready.var} {path}\n" in told
+    os.chown(journal, 4711, 4712)
+    os.chown(configuration, 0, 4712)
+    configuration.chmod(0o640)
+    assert points(ready)["permissions"]["is_well"] is True
 
 
 def test_credentials_and_clouds_that_do_not_answer(ready: Place) -> None:
