@@ -12,7 +12,12 @@ from pathlib import Path
 
 def give_to_directory_owner(path: Path) -> None:
     """Hand a file just made to whoever owns its directory; only root can, and needs to."""
+    give_to_owner_of(path.parent, path)
+
+
+def give_to_owner_of(directory: Path, path: Path) -> None:
+    """Hand a file just made to the user and the group that a directory has; only root can, and needs to."""
     if os.geteuid() == 0:
         with suppress(OSError):
-            directory = path.parent.stat()
-            os.chown(path, directory.st_uid, directory.st_gid)
+            status = directory.stat()
+            os.chown(path, status.st_uid, status.st_gid)

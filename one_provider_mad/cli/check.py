@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import stat
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Poin
         return
     kind = configuration.settings.provider
     yield Point(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
-    for point in (*_permissions(configuration, places), *_folders(places), *_programs(environ)):
+    for point in (*_permissions(configuration, places), *_folders(places), *_programs(environ, places.var)):
         yield point
     if isinstance(provider, VerbatimDriver):
         yield _scripts(places.scripts(name))
@@ -167,17 +168,40 @@ def _scripts(folder: Path) -> Point:
     return Point(what="scripts", is_well=None, found=found, remedy="put them there, and make them executable")
 
 
-def _programs(environ: Mapping[str, str]) -> Iterator[Point]:
+def _programs(environ: Mapping[str, str], var: Path) -> Iterator[Point]:
     location = environ.get("ONE_LOCATION")
     folder = Path(location) / "lib" / "mads" if location else Path("/usr/lib/one/mads")
-    for program in ("one_vmm_provider", "one_im_provider"):
-        is_there = os.access(folder / program, os.X_OK)
-        yield Point(
-            what=program,
-            is_well=True if is_there else None,
-            found=f"{folder / program}" if is_there else f"is not in {folder}",
-            remedy="" if is_there else "run one-provider install, unless EXECUTABLE names another path",
-        )
+    for program in (folder / "one_vmm_provider", folder / "one_im_provider"):
+        if not os.access(program, os.X_OK):
+            remedy = "run one-provider install, unless EXECUTABLE names another path"
+            yield Point(what=program.name, is_well=None, found=f"is not in {folder}", remedy=remedy)
+        elif (barred := _barred(program, var)) is not None:
+            found = f"OpenNebula's user, {var.stat().st_uid}, cannot run {barred}"
+            remedy = "let it into the folders above, or install one-provider-mad where everybody may read, as in /opt"
+            yield Point(what=program.name, is_well=False, found=found, remedy=remedy)
+        else:
+            yield Point(what=program.name, is_well=True, found=f"{program}")
+
+
+def _barred(program: Path, var: Path) -> Path | None:
+    """What OpenNebula's user, whose `var` is, may not run: the program a link leads to, or its interpreter.
+
+    Only root can try that for somebody else; whoever else asks is taken for OpenNebula's user.
+    """
+    if os.geteuid() != 0 or not var.exists():
+        return None
+    target = program.resolve()
+    with target.open("rb") as file:
+        shebang = file.readline(256).split()
+    interpreter = (
+        [Path(os.fsdecode(shebang[0].removeprefix(b"#!")))] if shebang[:1] and shebang[0][:3] == b"#!/" else []
+    )
+    user = var.stat()
+    for path in (target, *interpreter):
+        trial = ["test", "-x", os.fspath(path)]
+        if subprocess.run(trial, user=user.st_uid, group=user.st_gid, extra_groups=[], check=False).returncode:  # noqa: S603 - a program of every system
+            return path
+    return None
 
 
 async def _cloud(provider: Provider, configuration: Configuration, places: Places) -> AsyncIterator[Point]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from one_provider_mad.belongings import give_to_directory_owner
+from one_provider_mad.belongings import give_to_owner_of
 from one_provider_mad.cli.names import check_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
 from one_provider_mad.domain import Value
@@ -57,10 +57,11 @@ def command(name: str, kind: str, mads: Path | None, is_dry: bool, is_json: bool
 
     Nothing that is there is changed. The configuration gets an owner that nobody else has; every instance carries it.
     """
+    places = Places.from_environment(os.environ)
     steps = list(plan(name, kind, mads, os.environ))
     if not is_dry:
         for step in steps:
-            carry_out(step)
+            carry_out(step, places.var)
     if is_json:
         click.echo(
             json.dumps(
@@ -130,8 +131,11 @@ def _table(key: Key) -> str:
     return key.table
 
 
-def carry_out(step: Step) -> None:
+def carry_out(step: Step, var: Path) -> None:
     """Do one step, unless it is there; never changes what is.
+
+    What it writes is given to OpenNebula's user, who is the owner of its state directory `var`: packages leave
+    /etc/one with root and only its group with oneadmin, and a file for its owner alone could then be read by nobody.
 
     Raises:
         SettingsError: it cannot be done.
@@ -144,11 +148,11 @@ def carry_out(step: Step) -> None:
             return
         if not step.path.parent.exists():
             step.path.parent.mkdir(mode=0o750, parents=True)
-            give_to_directory_owner(step.path.parent)
+            give_to_owner_of(var, step.path.parent)
         # It may come to hold credentials: nobody but its owner reads it.
         descriptor = os.open(step.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(step.text)
-        give_to_directory_owner(step.path)
+        give_to_owner_of(var, step.path)
     except OSError as error:
         raise SettingsError(f"{step.path} cannot be made: {error.strerror}; run this as root or oneadmin") from error

@@ -147,6 +147,16 @@ def test_files_that_opennebulas_user_cannot_use(ready: Place) -> None:
     os.chown(configuration, 0, 4712)
     configuration.chmod(0o640)
     assert points(ready)["permissions"]["is_well"] is True
+    program = ready.root / "lib" / "mads" / "one_im_provider"
+    program.unlink()
+    (ready.root / "here").mkdir(mode=0o700)
+    target = ready.root / "here" / "one_im_provider"
+    target.write_text("#!/bin/sh\n")
+    target.chmod(0o755)
+    program.symlink_to(target)
+    found = points(ready, code=NOT_WELL)
+    assert crosses(found) == {"one_im_provider"}
+    assert found["one_im_provider"]["found"] == f"OpenNebula's user, 4711, cannot run {target}"
 
 
 def test_credentials_and_clouds_that_do_not_answer(ready: Place) -> None:
