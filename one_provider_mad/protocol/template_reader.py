@@ -16,6 +16,7 @@ _PAIR = rf"{_NAME}[ \t]*=[ \t]*{_VALUE}"
 _BLANK = r"[ \t\r\n]*"
 _VECTOR = rf"\[{_BLANK}{_PAIR}(?:{_BLANK},{_BLANK}{_PAIR})*{_BLANK}\]"
 _ATTRIBUTE = re.compile(rf"(?P<name>{_NAME})[ \t]*=[ \t]*(?:{_VECTOR}|{_VALUE}|(?=\r?\n))")
+_PAIRS = re.compile(rf"(?P<name>{_NAME})[ \t]*=[ \t]*(?P<value>{_VALUE})")
 _EXCERPT = 40
 
 
@@ -36,6 +37,18 @@ def split_attributes(text: str) -> list[tuple[str, str]] | str:
         found.append((match["name"].upper(), match[0]))
         at = _end(_SKIPPED, text, match.end())
     return found
+
+
+def pairs_of(attribute: str) -> list[tuple[str, str]]:
+    """Names and values in one attribute's text, as split_attributes gives it: one pair, or a vector's; unquoted."""
+    name, _, value = attribute.partition("=")
+    if not value.lstrip().startswith("["):
+        return [(name.strip(), _unquoted(value.strip()))]
+    return [(match["name"], _unquoted(match["value"])) for match in _PAIRS.finditer(value)]
+
+
+def _unquoted(value: str) -> str:
+    return value[1:-1].replace('\\"', '"') if value.startswith('"') else value
 
 
 def _end(pattern: re.Pattern[str], text: str, at: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import zlib
 from base64 import b64encode
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from click import unstyle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from one_provider_mad.cli.decode import explain
+from one_provider_mad.cli.decode import entry, explain
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.cli.verbs import CONTROLS, RELEASES, VERBS, default_lcm_state
 
@@ -82,7 +84,7 @@ def test_what_the_action_is_about_is_shown() -> None:
         (b"DEPLOY 7 PGE+", "> DEPLOY VM 7  (up to 5.12)\n    payload        payload is not the XML of a driver "),
         (b"DEPLOY 7 ***", "> DEPLOY VM 7  (up to 5.12)\n    payload        payload is not base64: "),
         (b"DEPLOY 7", "> DEPLOY VM 7  (up to 5.12)\n    payload        the request has no payload"),
-        (b"", "?  (neither request nor reply: empty line)"),
+        (b"", "? (neither request nor reply: empty line)"),
         (b"hello 7 x", "? hello 7 x (neither request nor reply: Action HELLO not supported)"),
         (b"DEPLOY seven", "? DEPLOY seven (neither request nor reply: DEPLOY came with SEVEN in place of"),
         (b"DEPLOY SUCCESS x7 i", "? DEPLOY SUCCESS x7 i (neither request nor reply: X7 is not a VM id)"),
@@ -95,13 +97,93 @@ def test_what_lines_say(line: bytes, text: str) -> None:
     assert explained(line).startswith(text)
 
 
+def packed(text: str) -> bytes:
+    return b64encode(zlib.compress(text.encode()))
+
+
+START = (
+    "<MONITOR_DRIVER_ACTION><HOST><ID>3</ID><NAME>cloud</NAME><IM_MAD>ec2</IM_MAD></HOST><MONITOR_CONFIGURATION>"
+    "<PROBES_PERIOD><STATE_VM>7</STATE_VM></PROBES_PERIOD></MONITOR_CONFIGURATION></MONITOR_DRIVER_ACTION>"
+)
+SECONDS = (
+    "    seconds        BEACON_HOST 30  SYSTEM_HOST 600  MONITOR_HOST 120  STATE_VM 7  SYNC_STATE_VM 180  "
+    "MONITOR_VM 30  EXEC_VM 5"
+)
+NO_HOST = (
+    "? START_MONITOR x (neither request nor reply: START_MONITOR came with X in place of a host id (0 to 2147483647))"
+)
+FIGURES = b64encode(b'CPU=1.5\nAWS_X="a"').decode()
+REPORT = f'VM = [ ID="7", DEPLOY_ID="i-1", MONITOR="{FIGURES}" ]\nNAME="a \\"b\\""'
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        (b"START_MONITOR - 3 0 " + packed(START), [
+            "> START_MONITOR host 3  (5.12 and later)",
+            "    name           cloud",
+            "    drivers        IM_MAD ec2",
+            SECONDS,
+        ]),
+        (b"STOP_MONITOR - 3 0 eJw", ["> STOP_MONITOR host 3  (5.12 and later)"]),
+        (b"MONITOR 3 cloud /var/lib/one/datastores 1", [
+            "> MONITOR host 3  (up to 5.10)",
+            "    name           cloud",
+            "    datastores     /var/lib/one/datastores",
+            "    first time     yes",
+        ]),
+        (b"STOPMONITOR 3 cloud", ["> STOPMONITOR host 3  (up to 5.10)"]),
+        (b"START_MONITOR x", [NO_HOST]),
+        (b"START_MONITOR SUCCESS 3 1760000000 ", ["< START_MONITOR SUCCESS host 3 (2025-10-09 08:53:20 UTC)"]),
+        (b"MONITOR_VM SUCCESS 3 0 " + packed(REPORT), [
+            "< MONITOR_VM SUCCESS host 3",
+            '    VM             ID=7  DEPLOY_ID=i-1  MONITOR=(CPU=1.5 AWS_X="a")',
+            '    NAME           a "b"',
+        ]),
+        (b"MONITOR_HOST FAILURE 3 0 " + packed("it is gone"), ["< MONITOR_HOST FAILURE host 3: it is gone"]),
+        (b"STATE_VM SUCCESS 3 0 " + packed("VM = [ ID=7"), [
+            "< STATE_VM SUCCESS host 3",
+            "    payload        OpenNebula cannot read it, from here on: VM = [ ID=7",
+        ]),
+        (b"STATE_VM SUCCESS 3 0 QUJD", [
+            "< STATE_VM SUCCESS host 3", "    payload        it is not base64 of what zlib has compressed",
+        ]),
+        (b"LOG W -1 0 " + packed("slow"), ["< LOG warning monitord's log: slow"]),
+        (b"LOG W 3 0 " + packed("slow"), ["< LOG warning monitord's log, of host 3: slow"]),
+        (b"LOG W 7 0 slowly", ["< LOG warning log of VM 7: 0 slowly"]),
+        (b"MONITOR SUCCESS 3 " + b64encode(b"TOTALCPU=800\n"), ["< MONITOR SUCCESS host 3", "    TOTALCPU       800"]),
+        (b"MONITOR FAILURE 3 " + b64encode(b"no access"), ["< MONITOR FAILURE host 3: no access"]),
+        (b"MONITOR SUCCESS 3 -", ["< MONITOR SUCCESS host 3", "    payload        it is not base64"]),
+        (b"STOPMONITOR SUCCESS 3 -", ["< STOPMONITOR SUCCESS host 3"]),
+    ],
+)  # fmt: skip
+def test_what_the_information_drivers_lines_say(line: bytes, told: list[str]) -> None:
+    assert explained(line).splitlines() == told
+
+
+def test_a_script_can_read_it() -> None:
+    lines = [b"DEPLOY SUCCESS 7 i-0f3a", b"MONITOR_HOST SUCCESS 3 0 " + packed("USEDCPU=1\n"), b"nonsense"]
+    assert [json.loads(each) for each in decode("--json", stdin=b"\n".join(lines)).stdout.splitlines()] == [
+        {"from": "driver", "word": "DEPLOY", "status": "SUCCESS", "vm_id": 7, "host_id": None,
+         "text": "VM 7: deploy id i-0f3a", "note": None, "fields": []},
+        {"from": "driver", "word": "MONITOR_HOST", "status": "SUCCESS", "vm_id": None, "host_id": 3,
+         "text": "host 3", "note": None, "fields": [{"name": "USEDCPU", "text": "1"}]},
+        {"from": None, "word": "nonsense", "status": None, "vm_id": None, "host_id": None, "text": "",
+         "note": "neither request nor reply: Action NONSENSE not supported", "fields": []},
+    ]  # fmt: skip
+    assert "<HOST>remote_provider</HOST>" in json.loads(entry(wire_line("DEPLOY", vm_id=7), is_xml=True))["xml"]
+
+
 @settings(deadline=None)
 @given(st.binary(max_size=60) | st.tuples(st.sampled_from(sorted(VERBS)), st.binary(max_size=80)).map(
     lambda pair: f"{pair[0]} 7 ".encode() + b64encode(pair[1])
+) | st.tuples(st.sampled_from(["START_MONITOR -", "STATE_VM SUCCESS", "LOG I"]), st.text(max_size=60)).map(
+    lambda pair: f"{pair[0]} 7 0 ".encode() + b64encode(zlib.compress(pair[1].encode("utf-8", "replace")))
 ))  # fmt: skip
 def test_no_line_does_more_than_be_called_neither(line: bytes) -> None:
     for text in explain(line, is_xml=True):
         assert unstyle(text).isprintable()
+    assert json.loads(entry(line, is_xml=True))
 
 
 def test_the_document_can_be_printed(tmp_path: Path) -> None:
