@@ -27,7 +27,9 @@ _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 EMBEDDED = "simulated"
 """The NAME, and the kind of provider, that needs no file."""
 
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+"""What drivers can be called."""
+
 _OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _SECRET = re.compile(r"secret|passw|token|api_key|access_key|private_key|credential", re.IGNORECASE)
 
@@ -214,7 +216,7 @@ def load(name: str, places: Places) -> Configuration:
     Raises:
         SettingsError: there is none, or it cannot be used; the sentence names file, key and what was expected.
     """
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise SettingsError(f"ARGUMENTS name no provider ({name!r}): end them with a NAME such as {EMBEDDED}")
     path = places.conf / f"{name}.toml"
     try:
