@@ -5,11 +5,12 @@ BIN = .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would compile them all, every time
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
-.PHONY: help setup demo demo-ec2 test lint compile soak bench clean distclean
+.PHONY: help setup demo demo-ec2 picture test lint compile soak bench clean distclean
 
 help:
 	@echo 'make demo       an operator’s day with an embedded cloud, in a minute'
 	@echo 'make demo-ec2   the same with the provider ec2, on an EC2 endpoint of its own'
+	@echo 'make picture    docs/demo.svg, drawn from a run of the demonstration'
 	@echo 'make test       everything a change has to pass: lint, types, tests, coverage'
 	@echo 'make lint       ruff and mypy alone'
 	@echo 'make soak       the long proofs'
@@ -31,6 +32,9 @@ demo: setup
 
 demo-ec2: setup
 	@$(BIN)/one-provider demo --ec2
+
+picture: setup
+	$(BIN)/python tools/picture.py
 
 lint: setup
 	$(BIN)/ruff check
