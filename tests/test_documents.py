@@ -1,0 +1,398 @@
+"""What documents quote: commands are run, sentences are said, settings count, and the picture is that of a run."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from one_provider_mad.cli import main as program
+from one_provider_mad.monitor.settings import read_tables
+from one_provider_mad.options import parse_arguments
+from one_provider_mad.providers import interface
+from one_provider_mad.providers.registry import BUILT_IN, settings_of
+from one_provider_mad.settings import Configuration, Settings, convert
+from tests.end_to_end.oned import COVERAGE, aside
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+BLOCK = re.compile(r"^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)```$", re.DOTALL | re.MULTILINE)
+INLINE = re.compile(r"`([^`]+)`")
+
+OURS = ("one-provider", "one_vmm_provider", "one_im_provider")
+OTHERS = ("aws", "export", "git", "install", "ln", "make")
+"""Programs that no test can try here, or that are not ours to try."""
+
+WHERE = "/opt/one-provider-mad/"
+"""Where documents assume the checkout."""
+
+
+@cache
+def text_of(page: Path) -> str:
+    return page.read_text()
+
+
+def blocks(page: Path, *kinds: str) -> Iterator[str]:
+    """Every fenced block of these kinds, without its indentation."""
+    for match in BLOCK.finditer(text_of(page)):
+        if match["kind"] in kinds:
+            yield re.sub(rf"^{match['indent']}", "", match["text"], flags=re.MULTILINE)
+
+
+def surroundings(root: Path) -> dict[str, str]:
+    """An environment in which OpenNebula is there, without credentials, and nothing leads to another one."""
+    for folder in ("etc", "var", "lib/mads"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    away = {"ONE_PROVIDER_MAD_CONF", "ONE_XMLRPC", *COVERAGE}
+    kept = {name: value for name, value in os.environ.items() if name not in away}
+    return {**kept, "ONE_LOCATION": str(root), "ONE_AUTH": str(root / "no_one_auth")}
+
+
+def run(environ: Mapping[str, str], line: str) -> str:
+    """What a line with pipes writes; `one-provider` runs in this process, drivers are started as they are."""
+    written = ""
+    for part in line.split(" | "):
+        words = shlex.split(part)
+        assert words[0] in OURS, line
+        if words[0] == "one-provider":
+            written = within(environ, words[1:], given=written)
+        else:
+            command = [str(ROOT / "bin" / words[0]), *words[1:]]
+            done = subprocess.run(command, input=written, env=environ, capture_output=True, text=True, timeout=30)
+            assert done.returncode == 0, f"{line}: {done.stderr}"
+            written = done.stdout
+    return written
+
+
+def within(environ: Mapping[str, str], words: list[str], *, given: str) -> str:
+    result = aside(lambda: CliRunner().invoke(program.main, words, input=given, env=environ))
+    assert result.exit_code == 0, f"one-provider {shlex.join(words)}: {result.output}"
+    return str(result.output)
+
+
+# What is typed on a terminal, and what is written there
+
+VARYING = (
+    (r"/\S+(?=/)", ""),  # where things are
+    (r"\bsim-[0-9a-f]+", "sim-0"),
+    (r"\d{4}-\d\d-\d\d|\d\d-\d\d(?= \d\d:)", "day"),
+    (r"\d\d:\d\d:\d\d", "time"),
+    (r"\d+\.\d+", "seconds"),
+    (r" +", " "),
+)
+
+
+def plain(text: str) -> str:
+    """Text without what differs from one run to the next."""
+    for pattern, stead in VARYING:
+        text = re.sub(pattern, stead, text)
+    return text.strip()
+
+
+def is_output(quoted: Iterable[str], written: Iterable[str]) -> bool:
+    """True when that was written; `…` stands for anything, alone in its line for any lines."""
+    wanted = ".*".join(map(re.escape, "\n".join(map(plain, quoted)).split("…")))
+    return re.fullmatch(wanted, "\n".join(map(plain, written)), re.DOTALL) is not None
+
+
+def sessions(page: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each command of the blocks of kind `console`, and the lines that follow it."""
+    for block in blocks(page, "console"):
+        for typed in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+            command, *quoted = typed.rstrip("\n").split("\n")
+            yield command, quoted
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/quick-start.md"])
+def test_a_command_on_a_terminal_writes_what_is_quoted(name: str, tmp_path: Path) -> None:
+    environ, found = surroundings(tmp_path), list(sessions(ROOT / name))
+    assert len(found) >= 4
+    for command, quoted in found:
+        written = run(environ, command)
+        assert is_output(quoted, written.strip().split("\n")), f"{command} writes\n{written}"
+
+
+def test_other_pages_quote_no_terminal() -> None:
+    assert {page.name for page in PAGES if any(sessions(page))} == {"README.md", "quick-start.md"}
+
+
+def test_output_of_something_else_is_noticed() -> None:
+    written = ["7  sim-5f  running", "", "the end"]
+    assert is_output(["7 sim-00  …", "…", "the end"], written)
+    assert not is_output(["8 sim-00  …", "…", "the end"], written)
+    assert not is_output(["7 sim-00 running", "the end"], written)
+
+
+# The picture
+
+
+def test_the_picture_shows_a_demonstration_of_today(tmp_path: Path) -> None:
+    picture: Any = runpy.run_path(str(ROOT / "tools" / "picture.py"))
+    environ = {**surroundings(tmp_path), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [ROOT / "bin" / "one-provider", "demo"], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    shown = picture["shown"](text_of(picture["PICTURE"]))
+    written = [picture["masked"](line).strip() for line in done.stdout.splitlines()]
+    assert is_output(map(picture["masked"], shown), written), f"run make picture; the demonstration is\n{done.stdout}"
+    # Nothing but the ends of long lines is left out: `…` above is no excuse for more.
+    assert len(shown) == len(written)
+    assert sum(line.endswith(" …") for line in shown) <= 2
+
+
+def test_nothing_in_the_picture_stands_outside_it_or_is_fetched() -> None:
+    svg = text_of(ROOT / "docs" / "demo.svg")
+    assert "url(#" in svg
+    assert not re.search(r"url\((?!#)|href=|@import|<script", svg)
+    match = re.search(r'<rect x="0" y="0" width="([\d.]+)" height="([\d.]+)" />', svg)
+    assert match
+    width, height = map(float, match.groups())
+    places = [
+        tuple(map(float, each))
+        for each in re.findall(r'<text .*? x="([\d.]+)" y="([\d.]+)" textLength="([\d.]+)"', svg)
+    ]
+    assert len(places) > 60
+    assert all(x + length <= width and y <= height for x, y, length in places)
+
+
+# Every command
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Every command that a page names: of ours those in the text, in blocks all of them."""
+    typed = [line for block in blocks(page, "sh") if not block.startswith("#!") for line in block.splitlines()]
+    for line in [*typed, *(command for command, _ in sessions(page))]:
+        yield from shell_commands(line)
+    for name in INLINE.findall(BLOCK.sub("", text_of(page))):
+        if name.split()[0] in {*OURS, "sudo"} and len(name.split()) > 1:
+            yield from shell_commands(" ".join(name.split()))
+
+
+def shell_commands(line: str) -> Iterator[str]:
+    """The commands of a line, without comments, and without sudo."""
+    for part in re.split(r" \| | && ", line.strip()):
+        words = shlex.split(re.sub(r"^sudo -u \w+ ", "", part).replace("…", "x"), comments=True)
+        if words:
+            yield shlex.join(words)
+
+
+def test_every_command_in_a_block_is_ours_or_one_of_a_few_others() -> None:
+    found = {(page.name, command.split()[0]) for page in PAGES for command in commands(page)}
+    assert {word for _, word in found if word not in OURS} == set(OTHERS), found
+
+
+def test_what_make_is_asked_for_is_in_the_makefile() -> None:
+    asked = {
+        match
+        for page in PAGES
+        for match in re.findall(r"(?:^|`)make (?:-C \S+ )?([a-z][a-z0-9-]*)", text_of(page), re.MULTILINE)
+    }
+    assert {"demo", "demo-ec2", "test", "setup", "soak", "bench"} <= asked
+    assert asked <= set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+
+def test_every_path_in_the_checkout_exists() -> None:
+    named = {path for page in PAGES for path in re.findall(rf"{WHERE}([\w/.-]*\w)", text_of(page))}
+    assert named >= {"bin", "bin/one_vmm_provider"}
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+NOT_RUN = {
+    "one-provider demo": "the picture's test plays it",
+    "one-provider demo --ec2": "tests/cli/test_demo_ec2.py plays it",
+    "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
+}
+
+
+def normal(command: str) -> str:
+    """A command with NAME for whatever a page calls its configuration."""
+    if command.split()[:2] == ["one-provider", "install"]:
+        return command.replace("KIND", "simulated").replace("provider_name", "NAME")
+    return re.sub(r"(?<=\s)(?:provider_name|ec2|simulated)(?=\s|'|$)", "NAME", command)
+
+
+def understand(command: str) -> bool:
+    """Read a command as the program would; False for one that is only mentioned, without what it needs.
+
+    Raises:
+        click.ClickException: there is no such command, or it has no such option.
+    """
+    _, *rest = shlex.split(command)
+    is_mention = len(rest) == 1
+    name: str | None = "one-provider"
+    understood: click.Command | None = program.main
+    context = None
+    try:
+        while understood is not None:
+            context = understood.make_context(name, rest, parent=context)
+            if not isinstance(understood, click.Group):
+                break
+            name, understood, rest = understood.resolve_command(context, [*context._protected_args, *context.args])
+    except click.exceptions.Exit:
+        pass  # --version
+    except click.MissingParameter:
+        if not is_mention:
+            raise
+        return False
+    return True
+
+
+def test_every_command_of_ours_can_be_run(tmp_path: Path) -> None:
+    named = {normal(command): page.name for page in PAGES for command in commands(page) if command.startswith(OURS)}
+    environ = surroundings(tmp_path)
+    assert len(named) > 25
+    assert set(NOT_RUN) <= set(named)
+    wrong, ran = [], 0
+    # What makes the configuration comes first, then the drivers, which make the logs.
+    for command in sorted(named, key=lambda each: ("install NAME" not in each, each.startswith("one-provider"), each)):
+        try:
+            is_whole = not command.startswith("one-provider ") or understand(command)
+        except click.ClickException as error:
+            wrong.append(f"{named[command]}: {command}: {error.format_message()}")
+            continue
+        if is_whole and command not in NOT_RUN:
+            run(environ, command.replace("NAME", "provider_name"))
+            ran += 1
+    assert not wrong, "\n".join(wrong)
+    assert ran > 20
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "one-provider chekc ec2",
+        "one-provider tail ec2 --since yesterday",
+        "one-provider oned-conf ec2 --release 3.8",
+        "one-provider journal accept ec2 --force",
+        "one-provider install --dry-run",
+    ],
+)
+def test_a_command_that_there_is_not_is_noticed(command: str) -> None:
+    with pytest.raises(click.ClickException):
+        understand(command)
+
+
+def test_the_scripts_are_drivers(tmp_path: Path) -> None:
+    cloud = tmp_path / "my-cloud"
+    cloud.write_text('#!/bin/sh\necho "$*" >> "$0.calls"\n[ "$5" != nowhere ] && echo id-1\n')
+    cloud.chmod(0o755)
+    environ = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    deploy, shutdown = [block for block in blocks(ROOT / "docs" / "scripts.md", "sh") if block.startswith("#!")]
+
+    def ended(script: str, *arguments: str) -> tuple[int, str, str]:
+        command = ["/bin/sh", "-euc", script, "script", *arguments]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
+        return done.returncode, done.stdout, done.stderr
+
+    assert ended(deploy, "deployment.0", "here", "7") == (0, "id-1\n", "")
+    assert ended(deploy, "deployment.0", "nowhere", "7") == (1, "", "the cloud refused VM 7\n")
+    assert ended(shutdown, "id-1", "here")[0] == 0
+    assert (tmp_path / "my-cloud.calls").read_text().splitlines()[-1] == "destroy --region here id-1"
+
+
+# Settings and sections
+
+
+def test_every_setting_in_a_block_is_one() -> None:
+    seen = 0
+    for page in PAGES:
+        for block in blocks(page, "toml"):
+            data = tomllib.loads(block)
+            if "project" in data:
+                continue
+            kind = data.setdefault("provider", next((name for name in BUILT_IN if name in data), "simulated"))
+            table = {**({"region": "eu-west-1"} if kind == "ec2" else {}), **data.pop(kind, {})}
+            settings = convert(data, Settings, path=page)
+            configuration = Configuration(name="docs", path=page, settings=settings, table=table)
+            settings_of(configuration)
+            read_tables(configuration)
+            seen += 1
+    assert seen >= 7
+
+
+def test_every_section_starts_a_driver_of_ours_with_arguments_that_are_understood() -> None:
+    seen = 0
+    for page in PAGES:
+        for block in blocks(page, "", "console"):
+            for section in re.findall(r"^[VI]M_MAD = \[.*?\]$|^[VI]M_MAD = \[[^]]*\]", block, re.DOTALL | re.MULTILINE):
+                values = dict(re.findall(r'(\w+)\s*= "([^"]*)"', section))
+                if "EXECUTABLE" not in values:
+                    continue  # the rest of it is left out
+                options = parse_arguments([values["ARGUMENTS"]])
+                assert (ROOT / "bin" / Path(values["EXECUTABLE"]).name).exists(), page.name
+                assert (options.warnings, options.name) == ((), values["NAME"]), page.name
+                seen += 1
+    assert seen >= 3
+
+
+def test_the_endpoint_can_be_started_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (block,) = blocks(ROOT / "docs" / "ec2.md", "python")
+    monkeypatch.chdir(tmp_path)
+    asked: list[str] = []
+    exec(compile(block.replace("4566", "0"), "ec2.md", "exec"), {"input": asked.append})
+    assert re.fullmatch(r"EC2, STS and CloudWatch are at http://\S+:\d+/?, Enter ends them ", asked[0])
+
+
+def test_every_capability_is_told_of_to_who_writes_a_provider() -> None:
+    capabilities = {
+        name for name, value in vars(interface).items() if getattr(value, "_is_runtime_protocol", False)
+    } - {"VerbatimDriver"}
+    told = set(re.findall(r"`(\w+)`", text_of(ROOT / "docs" / "providers.md")))
+    assert len(capabilities) > 10
+    assert capabilities <= told
+
+
+# Sentences
+
+
+AMAZONS = "You are not authorized to perform this operation"
+"""EC2's own words, which are passed on."""
+
+
+@cache
+def sentences() -> str:
+    """Every text of the package but what explains the code, those with values in them with … in their place."""
+    found: list[str] = []
+    for path in sorted((ROOT / "one_provider_mad").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        explained = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.JoinedStr):
+                parts = [part.value if isinstance(part, ast.Constant) else "…" for part in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in explained:
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def quoted_sentences() -> Iterator[tuple[str, str]]:
+    """What the drivers say, as pages quote it: in tables of symptoms, and as quotations."""
+    for page in PAGES:
+        for table in re.findall(
+            r"^\| what (?:it|the VM's ERROR) says \|.*?(?=^$|\Z)", text_of(page), re.DOTALL | re.MULTILINE
+        ):
+            yield from ((page.name, sentence) for sentence in re.findall(r"^\| `(.+?)` \|", table, re.MULTILINE))
+        yield from (
+            (page.name, sentence) for sentence in re.findall(r"^> (.+)$", BLOCK.sub("", text_of(page)), re.MULTILINE)
+        )
+
+
+def test_every_sentence_that_is_quoted_is_said() -> None:
+    quoted = list(quoted_sentences())
+    assert len(quoted) > 45
+    said = sentences()
+    assert [sentence for _, sentence in quoted if sentence not in said] == [AMAZONS]
