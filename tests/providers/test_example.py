@@ -1,0 +1,76 @@
+"""The provider that docs/providers.md shows passes what every cloud must pass."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import sys
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any, cast
+
+import pytest
+
+from one_provider_mad.domain import DeployId
+from one_provider_mad.providers.interface import (
+    ContextUpdate,
+    DiskHotplug,
+    DiskResize,
+    DiskSnapshots,
+    NetworkRules,
+    NicHotplug,
+    Provider,
+    ProviderContext,
+    ProviderFactory,
+    Resizable,
+    Snapshots,
+    Suspendable,
+)
+from one_provider_mad.settings import convert
+from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance
+
+PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
+EXTRAS = (
+    ContextUpdate, DiskHotplug, DiskResize, DiskSnapshots, NetworkRules, NicHotplug, Resizable, Snapshots, Suspendable
+)  # fmt: skip
+
+
+class Console:
+    """What somebody does in the dictionary that is the cloud."""
+
+    def __init__(self, module: Any) -> None:
+        self._module = module
+        self._numbers = itertools.count(1)
+
+    async def launch(self) -> DeployId:
+        made = DeployId(f"foreign-{next(self._numbers)}")
+        self._module.SERVERS[made] = self._module.Server(id=made, token="", made_from={}, tags={}, made_at=1.0)
+        return made
+
+    async def terminate(self, deploy_id: DeployId) -> None:
+        self._module.SERVERS[deploy_id].state = "gone"
+
+
+@pytest.fixture(scope="module")
+def code() -> CodeType:
+    """What the page shows."""
+    (text,) = re.findall(r"^```python\n(.+?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return compile(text, str(PAGE), "exec")
+
+
+class TestTheExampleConforms(OwnedCloudConformance):
+    @pytest.fixture
+    def cloud(self, code: CodeType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CloudUnderTest:
+        module = ModuleType("mycloud_one")
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(code, vars(module))
+        factory: ProviderFactory = vars(module)["factory"]
+        place = ProviderContext(name="my", hypervisor="my", owner="tests", state_directory=tmp_path, warn=pytest.fail)
+        return CloudUnderTest(
+            connect=lambda: cast("Provider", factory(place, convert({}, factory.settings_type, path=None))),
+            console=Console(module),
+            section={"TYPE": "my", "IMAGE": "debian"},
+            other_section={"SIZE": "large"},
+            unknown_deploy_id=DeployId("my-0"),
+            lacks=dict.fromkeys(EXTRAS, "it is the smallest one"),
+        )
