@@ -40,7 +40,9 @@ _LINGER_SECONDS = 15.0
 SIGN_OF_LIFE_SECONDS = 15.0
 """How often a running process shows that it lives: well within RESTART_SECONDS."""
 
-SENTENCE = "the driver ended before it was done: look at the instance, then use onevm recover"
+SENTENCE = (
+    "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
+)
 
 
 class _Dead(Value, frozen=True, kw_only=True):

@@ -23,7 +23,9 @@ from tests.actions.fakes import EPOCH, STIME, Desk, World, a_desk, a_world, iden
 
 pytestmark = pytest.mark.looptime
 
-SENTENCE = "the driver ended before it was done: look at the instance, then use onevm recover"
+SENTENCE = (
+    "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
+)
 ONED = Process.parent()
 """Who has started this process, and the earlier one unless a test says otherwise."""
 

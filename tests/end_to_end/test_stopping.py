@@ -365,7 +365,9 @@ def test_newer_requests_are_the_only_ones_that_are_answered(
     }
 
 
-SENTENCE = "the driver ended before it was done: look at the instance, then use onevm recover"
+SENTENCE = (
+    "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
+)
 
 
 def test_what_cannot_be_done_twice_fails_three_seconds_after_init(driver: StartDriver, place: Place) -> None:
