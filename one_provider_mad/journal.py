@@ -20,9 +20,12 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from one_provider_mad.database import Database
 from one_provider_mad.domain import DeployId, Identity, Value, VmId
 from one_provider_mad.errors import JournalError
+from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
 
 _Result = TypeVar("_Result")
@@ -59,6 +62,7 @@ CREATE TABLE IF NOT EXISTS attempts (
     token TEXT PRIMARY KEY, owner TEXT NOT NULL, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL, seq INTEGER NOT NULL,
     host_id INTEGER NOT NULL, number INTEGER NOT NULL, parameters TEXT NOT NULL, state TEXT NOT NULL,
     deploy_id TEXT NOT NULL, sent_at REAL NOT NULL, answered_at REAL NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS moments (token TEXT PRIMARY KEY, at REAL NOT NULL, steady REAL NOT NULL, boot TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS attempts_of_vm ON attempts (owner, vm_id);
 CREATE INDEX IF NOT EXISTS attempts_sent ON attempts (sent_at);
 CREATE INDEX IF NOT EXISTS attempts_answered ON attempts (answered_at);
@@ -105,6 +109,7 @@ class Attempt(Value, frozen=True, kw_only=True):
         sent_at: when it was last sent, seconds since the epoch.
         answered_at: when it was answered, or given up on, by the cloud; 0 until then. The grace counts from here.
         detail: why it was refused or is gone.
+        latest: the later of the two, on a clock that nobody sets; None when only the wall's is known.
     """
 
     token: str
@@ -116,6 +121,7 @@ class Attempt(Value, frozen=True, kw_only=True):
     sent_at: float = 0.0
     answered_at: float = 0.0
     detail: str = ""
+    latest: Moment | None = None
 
     @classmethod
     def new(cls, identity: Identity, number: int, parameters: Mapping[str, Any]) -> Attempt:
@@ -129,6 +135,18 @@ class Attempt(Value, frozen=True, kw_only=True):
             parameters=json.loads(json.dumps(parameters)),
             state=AttemptState.OPEN,
         )
+
+    def sent(self, now: Moment) -> Attempt:
+        """The attempt, sent at this moment."""
+        return msgspec.structs.replace(self, sent_at=now.at, latest=now)
+
+    def answered(self, now: Moment) -> Attempt:
+        """The attempt, answered or given up on at this moment."""
+        return msgspec.structs.replace(self, answered_at=now.at, latest=now)
+
+    def age(self, now: Moment) -> float:
+        """Seconds at that moment since it was last sent or answered, whichever is later."""
+        return now.since(self.latest or Moment(at=max(self.sent_at, self.answered_at)))
 
 
 class Debt(Value, frozen=True, kw_only=True):
@@ -587,6 +605,7 @@ def _sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -
 
 def _prune(db: sqlite3.Connection, before: float) -> None:
     db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
+    db.execute("DELETE FROM moments WHERE token NOT IN (SELECT token FROM attempts)")
     db.execute("DELETE FROM answered WHERE at < ?", (before,))
 
 
@@ -682,7 +701,15 @@ def _outline(db: sqlite3.Connection, since: float) -> Outline:
 
 
 def _attempts(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
-    return _select_attempts(db, "owner = :owner AND vm_id = :vm_id", {"owner": owner, "vm_id": vm_id})
+    values = {"owner": owner, "vm_id": vm_id}
+    found = _select_attempts(db, "owner = :owner AND vm_id = :vm_id", values)
+    rows = db.execute(
+        "SELECT token, at, steady, boot FROM moments JOIN attempts USING (token)"
+        " WHERE owner = :owner AND vm_id = :vm_id",
+        values,
+    ).fetchall()
+    moments = {token: Moment(at=at, steady=steady, boot=boot) for token, at, steady, boot in rows}
+    return [msgspec.structs.replace(each, latest=moments.get(each.token)) for each in found]
 
 
 _ATTEMPT = (
@@ -719,6 +746,9 @@ def _save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
          json.dumps(attempt.parameters), attempt.state.value, attempt.deploy_id, attempt.sent_at, attempt.answered_at,
          _storable(attempt.detail)),
     )  # fmt: skip
+    if attempt.latest is not None:
+        moment = (attempt.token, attempt.latest.at, attempt.latest.steady, attempt.latest.boot)
+        db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?)", moment)
 
 
 def _debts(db: sqlite3.Connection) -> list[Debt]:

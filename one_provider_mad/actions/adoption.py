@@ -135,10 +135,8 @@ class Adoption(Value, frozen=True, kw_only=True):
         attempts = await self._attempts(request)
         unanswered_ones = [each for each in attempts if each.state is AttemptState.OPEN]
         if unanswered_ones and all(each.deploy_id != deploy_id for each in attempts):
-            answered = msgspec.structs.replace(
-                unanswered_ones[-1], state=AttemptState.CREATED, deploy_id=deploy_id, answered_at=self.clock()
-            )
-            await self.journal.save_attempt(answered)
+            answered = msgspec.structs.replace(unanswered_ones[-1], state=AttemptState.CREATED, deploy_id=deploy_id)
+            await self.journal.save_attempt(answered.answered(self.finder.now()))
 
     async def _matches(self, request: VmRequest) -> list[Instance]:
         """Sort every live instance with this VM's number: ours now, a leftover, or none of our business."""
@@ -170,7 +168,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             AmbiguousInstance: they do not.
         """
         is_repeatable = self.cloud.provider.is_create_repeatable
-        twins = None if is_repeatable else sort_twins(matches, await self._attempts(request), now=self.clock())
+        twins = None if is_repeatable else sort_twins(matches, await self._attempts(request), now=self.finder.now())
         if twins is None:
             raise AmbiguousInstance(f"{listed(matches)} are both VM {request.vm_id}'s: terminate one in the cloud")
         for attempt in twins.attempts:
@@ -224,7 +222,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         return None
 
     async def _adopt_created(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
-        looked_at = self.clock()
+        looked_at = self.finder.now()
         instance = await self.cloud.look_at(attempt.deploy_id)
         if instance is None and not self.finder.is_young(attempt, looked_at):
             return await self._ask_again(attempt, request)
@@ -277,7 +275,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         loop = asyncio.get_running_loop()
         look_until = loop.time() + (0.0 if self.cloud.provider.is_create_repeatable else LOOKS_APART)
         while True:
-            looked_at, is_apart = self.clock(), loop.time() >= look_until
+            looked_at, is_apart = self.finder.now(), loop.time() >= look_until
             if own := await self._adopt_tagged(request):
                 return own
             if is_apart and not self.finder.is_young(attempt, looked_at):
@@ -358,7 +356,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         return Attempt.new(request.identity(owner=self.cloud.owner), number, parameters)
 
     async def _send(self, attempt: Attempt, request: VmRequest, *, is_repeat: bool = False) -> DeployId:
-        before, attempt = attempt, msgspec.structs.replace(attempt, sent_at=self.clock())
+        before, attempt = attempt, attempt.sent(self.finder.now())
         await self.journal.save_attempt(attempt)
         call = CreateCall(identity=attempt.identity, token=attempt.token, parameters=attempt.parameters)
         try:
@@ -383,27 +381,29 @@ class Adoption(Value, frozen=True, kw_only=True):
 
     async def _record(self, attempt: Attempt, deploy_id: DeployId | None) -> None:
         """The create was answered, or is in doubt: from now on counts the grace in which the cloud may not show it."""
-        now = self.clock()
+        now = self.finder.now()
         latest = [each for each in await self.finder.attempts_of(attempt.identity) if each.token == attempt.token]
         is_given_up = any(each.state is AttemptState.GONE for each in latest)
         if deploy_id is None:
             # Tags may have told meanwhile which instance it has made; an answer that never comes takes nothing back.
             if not is_given_up and all(each.state is AttemptState.OPEN for each in latest):
-                await self.journal.save_attempt(msgspec.structs.replace(attempt, answered_at=now))
+                await self.journal.save_attempt(attempt.answered(now))
             return
         await self.journal.save_attempt(
-            msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=deploy_id, answered_at=now)
+            msgspec.structs.replace(attempt.answered(now), state=AttemptState.CREATED, deploy_id=deploy_id)
         )
         if is_given_up:
             # Somebody was told meanwhile that there is nothing.
             reason = "its create was answered after the VM was given up"
-            debt = Debt(deploy_id=deploy_id, token=attempt.token, identity=attempt.identity, reason=reason, since=now)
+            debt = Debt(
+                deploy_id=deploy_id, token=attempt.token, identity=attempt.identity, reason=reason, since=now.at
+            )
             await self.journal.add_debt(debt)
 
     async def _settle_mismatch(self, attempt: Attempt, request: VmRequest, error: TokenMismatch) -> DeployId:
         """The token made an instance that this journal does not know of: find it before anything else is made."""
         while True:
-            looked_at = self.clock()
+            looked_at = self.finder.now()
             if own := await self._adopt_tagged(request):
                 return own
             if not self.finder.is_young(attempt, looked_at):

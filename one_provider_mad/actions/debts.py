@@ -239,7 +239,7 @@ async def _is_imported(engine: Engine, debt: Debt, instance: Instance) -> bool:
 
 async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -> list[Instance]:
     """The debt's instances that are not terminated yet; none only if that is certain."""
-    looked_at = finder.clock()
+    looked_at = finder.now()
     every = await finder.attempts_of(debt.identity)
     attempts = [attempt for attempt in every if is_about(debt, attempt)]
     ids = {debt.deploy_id} if debt.deploy_id else {attempt.deploy_id for attempt in attempts if attempt.deploy_id}

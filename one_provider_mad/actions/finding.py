@@ -11,6 +11,7 @@ from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
 from one_provider_mad.journal import Attempt, AttemptState, Journal
+from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import UpstreamTags
 
 
@@ -26,7 +27,11 @@ class Finder:
     def __init__(self, cloud: Cloud, journal: Journal, clock: Callable[[], float]) -> None:
         self._cloud = cloud
         self._journal = journal
-        self.clock = clock
+        self._clock = clock
+
+    def now(self) -> Moment:
+        """This moment."""
+        return Moment.now(self._clock)
 
     async def locate(self, request: VmRequest) -> Instance:
         """The one instance of this VM: by id, else by tags, else by what the journal knows of it.
@@ -42,7 +47,7 @@ class Finder:
                 await self.check_ownership(instance, request)
                 return instance
         while True:
-            looked_at = self.clock()
+            looked_at = self.now()
             alive = await self.alive(request)
             if len(alive) > 1:
                 raise AmbiguousInstance(
@@ -146,19 +151,19 @@ class Finder:
         attempts = await self._journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
         return [attempt for attempt in attempts if identity.is_same_life(attempt.identity)]
 
-    async def _may_still_appear(self, request: VmRequest, looked_at: float) -> bool:
+    async def _may_still_appear(self, request: VmRequest, looked_at: Moment) -> bool:
         """True when the cloud may not have shown, at that time, an instance that it had just made."""
         return any(
             attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt, looked_at)
             for attempt in await self.attempts(request)
         )
 
-    def is_young(self, attempt: Attempt, looked_at: float) -> bool:
+    def is_young(self, attempt: Attempt, looked_at: Moment) -> bool:
         """True when a look that began at that time was within the grace after the attempt was last sent or answered.
 
         It is the beginning that counts: an answer may come late, and tells what was there when it was asked for.
         """
-        return looked_at < max(attempt.sent_at, attempt.answered_at) + self._cloud.provider.visibility_grace
+        return attempt.age(looked_at) < self._cloud.provider.visibility_grace
 
     async def to_destroy(self, request: VmRequest, *, gone: set[DeployId], deadline: float) -> list[Instance]:
         """What is left to destroy of this VM; an empty list means gone for certain (decision 16).
@@ -182,7 +187,7 @@ class Finder:
             for attempt in await self._unresolved(request, gone):
                 waiting_for.set(f"the cloud's answer to VM {request.vm_id}'s create")
                 await self._cloud.create_under_way(attempt.token)
-            looked_at = self.clock()
+            looked_at = self.now()
             try:
                 every = await self._every(request)
             except ProviderError as error:
@@ -227,9 +232,9 @@ class Finder:
         await self._journal.save_attempt(msgspec.structs.replace(attempt, state=state, detail=detail))
 
     async def _wait_for_certainty(self, request: VmRequest, unsettled: list[Attempt], deadline: float) -> None:
-        latest = max(max(attempt.sent_at, attempt.answered_at) for attempt in unsettled)
-        certain_at = latest + self._cloud.provider.visibility_grace
-        seconds = max(0.0, certain_at - self.clock())
+        now = self.now()
+        age = min(attempt.age(now) for attempt in unsettled)
+        seconds = max(0.0, self._cloud.provider.visibility_grace - age)
         if asyncio.get_running_loop().time() + seconds > deadline:
             raise CannotTell(
                 f"cannot tell whether VM {request.vm_id}'s instance still exists: wait {seconds:.0f} s and try again"

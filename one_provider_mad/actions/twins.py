@@ -14,6 +14,7 @@ import msgspec
 
 from one_provider_mad.domain import Instance, InstanceState, Value
 from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.moments import Moment
 
 _ABOUT_THEN = 900.0
 """An instance that an attempt has made was created within so many seconds of its sending: clocks differ by minutes."""
@@ -38,13 +39,13 @@ def unanswered(attempts: Iterable[Attempt]) -> list[Attempt]:
     return [each for each in attempts if not each.deploy_id and each.state in (AttemptState.OPEN, AttemptState.GONE)]
 
 
-def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, now: float) -> Twins | None:
+def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, now: Moment) -> Twins | None:
     """Say which one stays: the oldest; of equals the one whose id is known.
 
     Args:
         instances: live ones of one identity, at least one.
         attempts: every attempt of that very identity.
-        now: seconds since the epoch.
+        now: when that is found out.
 
     Returns:
         None when the attempts do not account for every instance, so that somebody else has made one.
@@ -59,7 +60,7 @@ def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, no
         if not attempt.deploy_id:
             left.remove(attempt)
             attempt = msgspec.structs.replace(
-                attempt, state=AttemptState.CREATED, deploy_id=instance.deploy_id, answered_at=now, detail=""
+                attempt.answered(now), state=AttemptState.CREATED, deploy_id=instance.deploy_id, detail=""
             )
         found[instance.deploy_id] = attempt
     has_ages = all(instance.created_at for instance in instances)

@@ -199,7 +199,7 @@ async def test_a_create_in_doubt_has_its_grace_from_then_on(world: World) -> Non
     [attempt] = await world.attempts()
     assert attempt.state is AttemptState.OPEN
     assert 49 <= attempt.answered_at - attempt.sent_at <= 52
-    assert world.finder.is_young(attempt, world.finder.clock())
+    assert world.finder.is_young(attempt, world.finder.now())
 
 
 async def test_a_create_that_is_answered_after_the_vm_was_given_up_is_owed(world: World) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from one_provider_mad.actions.finding import Finder
+from one_provider_mad.actions.intents import Intent
+from one_provider_mad.actions.lifecycle import perform_intent
 from one_provider_mad.domain import DeployId, Identity, InstanceState
 from one_provider_mad.errors import (
     AmbiguousInstance,
@@ -17,6 +20,7 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
 )
 from one_provider_mad.journal import AttemptState
+from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns
 
@@ -306,3 +310,34 @@ async def test_an_id_that_was_seen_terminated_says_nothing_of_an_attempt_without
     await world.add_attempt(AttemptState.OPEN, number=2)
     other = world.provider.add(identity_of())
     assert await to_destroy(world, deploy_id=deploy_id) == [other]
+
+
+# Clocks that are set
+
+
+def test_what_lies_between_two_moments_is_told_by_the_clock_that_nobody_sets() -> None:
+    sent = Moment(at=5000.0, steady=100.0, boot="a")
+    assert Moment(at=9000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set ahead"
+    assert Moment(at=1000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set back"
+    assert Moment(at=5030.0, steady=7.0, boot="b").since(sent) == 30, "the machine was booted"
+    assert Moment(at=1000.0, steady=7.0, boot="b").since(sent) == 7, "and its clock was set back: since the boot"
+    assert Moment(at=5030.0, steady=7.0, boot="b").since(Moment(at=5000.0)) == 30, "of an earlier release"
+    assert Moment(at=5030.0).since(sent) == 30, "no boot can be told"
+
+
+@pytest.mark.parametrize("set_by", [5000.0, -5000.0], ids=["ahead", "back"])
+async def test_a_clock_that_is_set_ends_no_grace_and_prolongs_none(world: World, set_by: float) -> None:
+    world.provider.visibility_grace, world.provider.lag = 300, 60
+    world.provider.is_create_repeatable = False
+    world.provider.after["create"].append(ProviderUnavailable("connection lost"))
+    create = asyncio.create_task(perform_intent(world.work(request_of()), Intent.CREATE))
+    await pass_time(10)
+    create.cancel()
+    await asyncio.gather(create, return_exceptions=True)
+    steady = world.clock
+    world.finder = Finder(world.cloud, world.journal, lambda: steady() + set_by)
+    with pytest.raises(CannotTell, match=r"wait 2\d\d s and try again"):
+        await to_destroy(world, deadline=now() + 1)
+    deploy_id = await perform_intent(world.work(request_of()), Intent.CREATE)
+    assert (world.provider.alive(), world.provider.count("create")) == ([deploy_id], 1)
+    assert await to_destroy(world) == [deploy_id]

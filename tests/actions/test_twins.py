@@ -18,6 +18,7 @@ from one_provider_mad.actions.twins import Twins, sort_twins
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import AmbiguousInstance, ProviderUnavailable
 from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.moments import Moment
 from one_provider_mad.monitor.whose import latest_of
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import EPOCH, FakeCloud, World, a_world, identity_of, pass_time, request_of
@@ -300,7 +301,7 @@ def an_attempt(number: int, *, at: float, deploy_id: str = "", state: AttemptSta
 
 
 def staying(*instances: Instance, attempts: Sequence[Attempt]) -> str | None:
-    twins: Twins | None = sort_twins(instances, attempts, now=5000.0)
+    twins: Twins | None = sort_twins(instances, attempts, now=Moment(at=5000.0))
     if twins is None:
         return None
     assert {each.deploy_id for each in (twins.stays, *twins.owed)} == {each.deploy_id for each in instances}
