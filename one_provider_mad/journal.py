@@ -71,6 +71,9 @@ CREATE TABLE IF NOT EXISTS debts (
     stime INTEGER NOT NULL, seq INTEGER NOT NULL, host_id INTEGER NOT NULL, reason TEXT NOT NULL, since REAL NOT NULL,
     tries INTEGER NOT NULL, last_error TEXT NOT NULL, UNIQUE (deploy_id, token, vm_id, stime));
 CREATE TABLE IF NOT EXISTS parked (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, since REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS soft_ends (
+    deploy_id TEXT PRIMARY KEY, at REAL NOT NULL, steady REAL NOT NULL, boot TEXT NOT NULL,
+    is_refused INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS imported (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS answered (
     vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, has_ended INTEGER NOT NULL);
@@ -453,6 +456,24 @@ class Journal:
         rows = await self._database.read(lambda db: db.execute("SELECT deploy_id, vm_id, since FROM parked").fetchall())
         return {DeployId(deploy_id): (VmId(vm_id), since) for deploy_id, vm_id, since in rows}
 
+    async def soft_end(self, deploy_id: DeployId, now: Moment) -> tuple[Moment, bool]:
+        """Note that the guest is asked to end its instance; when it was asked first, and whether it has refused."""
+
+        def note(db: sqlite3.Connection) -> tuple[Moment, bool]:
+            row = (deploy_id, now.at, now.steady, now.boot)
+            db.execute("INSERT OR IGNORE INTO soft_ends VALUES (?, ?, ?, ?, 0)", row)
+            select = "SELECT at, steady, boot, is_refused FROM soft_ends WHERE deploy_id = ?"
+            at, steady, boot, is_refused = db.execute(select, (deploy_id,)).fetchone()
+            return Moment(at=at, steady=steady, boot=boot), bool(is_refused)
+
+        return await self._database.write(note)
+
+    async def refuse_soft_end(self, deploy_id: DeployId) -> None:
+        """The guest was asked to end its instance, and runs on."""
+        await self._database.write(
+            lambda db: db.execute("UPDATE soft_ends SET is_refused = 1 WHERE deploy_id = ?", (deploy_id,))
+        )
+
     async def record_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> None:
         """An untagged instance was taken over for this VM."""
         await self._database.write(
@@ -607,6 +628,7 @@ def _prune(db: sqlite3.Connection, before: float) -> None:
     db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
     db.execute("DELETE FROM moments WHERE token NOT IN (SELECT token FROM attempts)")
     db.execute("DELETE FROM answered WHERE at < ?", (before,))
+    db.execute("DELETE FROM soft_ends WHERE at < ?", (before,))
 
 
 def _see(db: sqlite3.Connection, me: Process, now: float) -> None:

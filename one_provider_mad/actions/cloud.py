@@ -191,7 +191,13 @@ class Cloud:
         return list(await self.call("find by tags", lambda: self.provider.find(owner=self.owner, vm_id=vm_id)))
 
     async def watch(
-        self, deploy_id: DeployId, wanted: frozenset[InstanceState], *, goal: str, grace: float = 0.0
+        self,
+        deploy_id: DeployId,
+        wanted: frozenset[InstanceState],
+        *,
+        goal: str,
+        grace: float = 0.0,
+        check: Callable[[Instance], None] = lambda _: None,
     ) -> Instance:
         """Wait until an instance is in one of the wanted states.
 
@@ -200,6 +206,7 @@ class Cloud:
             wanted: states to wait for.
             goal: the one that is hoped for, for the deadline's sentence.
             grace: seconds for which the cloud may not know the id yet.
+            check: given what was seen on the way; raises when it will not get there.
 
         Raises:
             InstanceNotFound: the cloud does not know it (any more).
@@ -219,6 +226,8 @@ class Cloud:
             else:
                 if arrived := _arrived(deploy_id, instance, wanted, is_young=looked_at < visible_by):
                     return arrived
+                if instance is not None:
+                    check(instance)
                 state = instance.raw_state if instance else "not visible yet"
                 waiting_for.set(f"{deploy_id} to be {goal} (it is {state})")
             await asyncio.sleep(self.provider.watch_interval)

@@ -21,6 +21,11 @@ from one_provider_mad.settings import Policy
 _FINISH_SECONDS = 60.0
 """How long what is left to do for a running instance may take, throttled or not: its DEPLOY waits for that."""
 
+_GUESTS_SECONDS = 120.0
+"""What a guest has for shutting down before a repeated request ends its instance whatever it does."""
+
+_SURE = 2
+
 _RUNNING = frozenset({InstanceState.RUNNING})
 _STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
 _TERMINATED = frozenset({InstanceState.TERMINATED})
@@ -217,13 +222,57 @@ async def destroy(work: Work, *, is_soft: bool = False) -> str:
     gone: set[DeployId] = set()
     await _note(work, work.journal.sync())
     while instances := await work.finder.to_destroy(work.request, gone=gone, deadline=work.deadline):
+        asked = {each.deploy_id for each in instances if is_soft and await _is_guests_turn(work, each.deploy_id)}
         for instance in instances:
-            await terminate(work.cloud, instance, is_soft=is_soft)
+            await terminate(work.cloud, instance, is_soft=instance.deploy_id in asked)
         for instance in instances:
-            await terminated(work.cloud, instance.deploy_id)
+            if instance.deploy_id in asked:
+                await _ended_by_guest(work, instance.deploy_id)
+            else:
+                await terminated(work.cloud, instance.deploy_id)
             gone.add(instance.deploy_id)
     await _note(work, _settle(work, gone))
     return "-"
+
+
+async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
+    """True when a soft end may take the guest's time: it has not refused yet, nor had its time before this request."""
+    if not isinstance(work.cloud.provider, SoftTerminate):
+        return False
+    now = work.finder.now()
+    try:
+        first, is_refused = await work.journal.soft_end(deploy_id, now)
+    except JournalError as error:
+        work.warn(str(error))
+        return True
+    return not is_refused and now.since(first) < _GUESTS_SECONDS
+
+
+async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:
+    """Return once an instance is terminated whose guest was asked to see to that.
+
+    Raises:
+        WrongState: it runs on.
+    """
+    try:
+        await terminated(work.cloud, deploy_id, check=_runs_on())
+    except WrongState:
+        await _note(work, work.journal.refuse_soft_end(deploy_id))
+        raise
+
+
+def _runs_on() -> Callable[[Instance], None]:
+    """A check that fails for an instance that was on its way out and runs again: twice, for one look may be old."""
+    was_leaving, times = False, 0
+
+    def check(instance: Instance) -> None:
+        nonlocal was_leaving, times
+        was_leaving = was_leaving or instance.state.is_gone
+        times = times + 1 if was_leaving and instance.state is InstanceState.RUNNING else 0
+        if times == _SURE:
+            raise WrongState(f"instance {instance.deploy_id} runs on: its guest did not shut down; ask again to end it")
+
+    return check
 
 
 async def _settle(work: Work, gone: set[DeployId]) -> None:
@@ -254,10 +303,10 @@ async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) 
         return  # it went between the look and the call
 
 
-async def terminated(cloud: Cloud, deploy_id: DeployId) -> None:
-    """Return once an instance is seen terminated, or the cloud has forgotten it."""
+async def terminated(cloud: Cloud, deploy_id: DeployId, *, check: Callable[[Instance], None] = lambda _: None) -> None:
+    """Return once an instance is seen terminated, or the cloud has forgotten it; `check` as Cloud.watch has it."""
     try:
-        await cloud.watch(deploy_id, _TERMINATED, goal="terminated")
+        await cloud.watch(deploy_id, _TERMINATED, goal="terminated", check=check)
     except InstanceNotFound:
         return
 

@@ -42,6 +42,10 @@ async def desk(world: World) -> AsyncIterator[Desk]:
         yield desk
 
 
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def asked(world: World) -> list[str]:
     return [name for name, _ in world.provider.calls if name not in ("describe", "find")]
 
@@ -85,6 +89,44 @@ async def test_a_soft_end_under_way_is_not_asked_for_again(desk: Desk) -> None:
     desk.world.provider.instances[deploy_id].then = (5.0, InstanceState.TERMINATED)
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
     assert asked(desk.world) == []
+
+
+async def test_a_guest_that_refuses_is_told_of_at_once_and_not_asked_again(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
+    await until(lambda: asked(desk.world) == ["shut down"])
+    desk.world.provider.instances[deploy_id].then = (now() + 20.0, InstanceState.RUNNING)
+    begun = now()
+    assert await desk.reply("SHUTDOWN") == (
+        f"FAILURE instance {deploy_id} runs on: its guest did not shut down; ask again to end it"
+    )
+    assert now() - begun < 60, "the slot is free long before the deadline"
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
+    assert asked(desk.world) == ["shut down", "destroy"]
+
+
+async def test_a_cloud_that_goes_on_asking_is_cut_short_by_a_request_after_the_guests_time(tmp_path: Path) -> None:
+    """Also by the next process: what a guest was asked stands in the journal."""
+    async with a_world(tmp_path, PartnerCloud()) as world, a_desk(world) as desk:
+        world.provider.destroy_time = 100_000
+        deploy_id = world.provider.add(identity_of())
+        assert (await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)).startswith("FAILURE")
+        assert asked(world) == ["shut down"]
+    async with a_world(tmp_path, world.provider) as world, a_desk(world) as desk:
+        desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
+        await until(lambda: asked(world) == ["shut down", "destroy"])
+        world.provider.instances[deploy_id].state = InstanceState.TERMINATED
+        assert await desk.reply("SHUTDOWN") == "SUCCESS -"
+
+
+async def test_a_request_that_is_repeated_soon_leaves_the_guest_its_time(desk: Desk) -> None:
+    desk.world.provider.destroy_time = 60
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
+    await until(lambda: asked(desk.world) == ["shut down"])
+    desk.ask("DRIVER_CANCEL")
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
+    assert asked(desk.world) == ["shut down"]
 
 
 async def test_what_is_owed_is_ended_whatever_its_guest_does(world: World) -> None:

@@ -76,7 +76,6 @@ class OpenNebulaProvider(Devices):
         self._client = self._remote.client
         self._listing = Listing(self._remote, warn=context.warn)
         self._templates = Templates(self._client, page_size=settings.page_size)
-        self._asked_to_end: set[int] = set()
 
     async def open(self) -> None:
         """Read the credentials and ask the partner for its release."""
@@ -186,13 +185,11 @@ class OpenNebulaProvider(Devices):
         await self._remote.act(known_number(deploy_id), action, is_done=_is(_STOPPED))
 
     async def shut_down(self, deploy_id: DeployId) -> None:
-        """Terminate a VM softly, unless the settings say otherwise; a VM that came back is ended hard."""
-        number = known_number(deploy_id)
-        if self._settings.terminate == "hard" or await self._has_come_back(number):
+        """Terminate a VM softly, unless the settings say otherwise."""
+        if self._settings.terminate == "hard":
             await self.destroy(deploy_id)
             return
-        await self._end(number, "terminate", "shutdown")
-        self._asked_to_end.add(number)
+        await self._end(known_number(deploy_id), "terminate", "shutdown")
 
     async def destroy(self, deploy_id: DeployId) -> None:
         """Terminate a VM whatever its guest does; cuts a soft end short, where the release can."""
@@ -201,16 +198,6 @@ class OpenNebulaProvider(Devices):
     async def _end(self, number: int, action: str, before_5: str) -> None:
         is_new = await self._remote.version() >= TERMINATE
         await self._remote.act(number, action if is_new else before_5, is_done=_is(_GONE))
-
-    async def _has_come_back(self, number: int) -> bool:
-        """True for a VM that was asked to shut down, and runs: its guest did not listen, and the remote gave up."""
-        if number not in self._asked_to_end:
-            return False
-        seen = await self._remote.look(number)
-        if seen.instance.state in _GONE:
-            return False
-        self._asked_to_end.discard(number)
-        return True
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
         """Replace the identity in the VM's USER_TEMPLATE, all of it in one call."""

@@ -63,7 +63,7 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     terminate: Literal["soft", "hard"] = "soft"
     """How `onevm terminate` ends a VM. soft: the guest is asked to shut down first, and ended hard when the request is
-    repeated after the partner gave up on it. hard: at once, as `onevm terminate --hard` always does."""
+    repeated after it has refused, or two minutes later. hard: at once, as `onevm terminate --hard` always does."""
 
     visible: Literal["mine", "group", "all"] = "mine"
     """Which remote VMs are listed: those of the remote user, also those of its groups, or all that it may see."""

@@ -265,17 +265,6 @@ async def test_an_order_that_waits_too_long_is_paced(partner: Partner, opened: O
     assert caught.value.retry_after
 
 
-async def test_a_guest_that_does_not_listen_is_ended_hard_when_asked_again(partner: Partner, opened: Open) -> None:
-    provider = await opened()
-    deploy_id = await launch(provider)
-    partner.vms[0].is_deaf = True
-    await provider.shut_down(deploy_id)
-    await reach(provider, deploy_id, S.RUNNING)
-    await provider.shut_down(deploy_id)
-    await reach(provider, deploy_id, S.TERMINATED)
-    assert [word for word, _ in sent(partner, "one.vm.action")] == ["terminate", "terminate-hard"]
-
-
 async def test_a_hard_end_does_not_ask_the_guest_and_cuts_a_soft_one_short(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider)
