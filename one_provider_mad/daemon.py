@@ -76,6 +76,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._dispatcher = dispatcher
         if problem:
             self._warn(problem)
+        await self._begin_metrics(PROGRAM, places, warn=self._warn, measure=dispatcher.measure)
         self._begin_to_take()
         if self._is_initialised:  # not for a person at a pipe
             # A front-end that comes back as a follower destroys nothing: its debts may be what the leader lives on.

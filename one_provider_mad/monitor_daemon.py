@@ -88,6 +88,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         self._keeper = _Keeper(modules, file, desk=desk, sweeper=sweeper, stamps=stamps, wake=wake)
         for sentence in filter(None, (problem, trouble)):
             self._warn(sentence)
+        await self._begin_metrics(PROGRAM, places, warn=self._warn, measure=desk.measure)
         self._begin_to_take()
         if not self._is_initialised:
             return  # a person at a pipe: what a driver in service remembers is none of their business

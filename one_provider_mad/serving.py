@@ -12,7 +12,8 @@ import gc
 import os
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from one_provider_mad.options import Options
@@ -22,6 +23,8 @@ from one_provider_mad.protocol.messages import Control
 from one_provider_mad.transport import Reader, Writer
 
 if TYPE_CHECKING:
+    from one_provider_mad.metrics import Recorder
+    from one_provider_mad.metrics_file import MetricsFile
     from one_provider_mad.settings import Places
 
 Asked = TypeVar("Asked")
@@ -34,6 +37,9 @@ _WATCH_SECONDS = 0.1
 
 _YOUNG_OBJECTS = 10_000
 """How many new objects start a garbage collection; Python's own 700 makes one of every dozen requests."""
+
+_METRICS_SECONDS = 0.1
+"""How long the last writing of metrics may take: what is left of oned's second once all else has ended."""
 
 _TERM_SECONDS = 5.0
 """How long SIGTERM waits for FINALIZE or the end of input: systemd signals oned and its drivers together."""
@@ -58,6 +64,7 @@ class Serving(ABC, Generic[Asked]):
         self._is_terminated = asyncio.Event()
         self._first_line = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
+        self._metrics: MetricsFile | None = None
 
     # What each program does in its own way
 
@@ -171,6 +178,7 @@ class Serving(ABC, Generic[Asked]):
         for task in self._background:
             task.cancel()
         await self._let_go()
+        await self._end_metrics()
         # Whatever thread still waits for a cloud or for a reader must not keep the process: oned kills after a second.
         os._exit(0)
 
@@ -234,6 +242,31 @@ class Serving(ABC, Generic[Asked]):
             log.warning("orphans are not looked for, nor which front-end leads", reason=str(error))
             return False
         return True
+
+    # Metrics
+
+    async def _begin_metrics(
+        self,
+        program: str,
+        places: Places,
+        *,
+        warn: Callable[[str], None],
+        measure: Callable[[Recorder], Awaitable[None]],
+    ) -> None:
+        """Count from the first request on, where the configuration says so; a person at a pipe leaves no figures."""
+        if self._is_initialised:
+            from one_provider_mad.metrics_file import MetricsFile
+
+            self._metrics = MetricsFile(self._options.name, program, places, warn=warn, measure=measure)
+            await self._metrics.begin()
+            self._start(self._metrics.keep(), "metrics")
+
+    async def _end_metrics(self) -> None:
+        """Write them a last time; a directory that does not answer is not waited for."""
+        if self._metrics is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_METRICS_SECONDS):
+                    await self._metrics.end()
 
     # Background work
 

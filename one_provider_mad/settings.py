@@ -66,6 +66,17 @@ class OrphanPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Orphans that are terminated after one look: should all this be wrong, somebody has time to see it."""
 
 
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Figures on the drivers themselves, for Prometheus."""
+
+    textfile_directory: Annotated[str, msgspec.Meta(pattern="^(/.*)?$")] = ""
+    """Directory that node_exporter's textfile collector reads: each driver writes `<program>_<NAME>.prom` there. Empty:
+    none."""
+
+    interval: Annotated[float, msgspec.Meta(ge=0.1)] = 15.0
+    """Seconds between two writings."""
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One configuration file, without the provider's own table."""
 
@@ -95,6 +106,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     orphans: OrphanPolicy = OrphanPolicy()
     """What becomes of instances that no VM needs any more."""
+
+    metrics: MetricsSettings = MetricsSettings()
+    """Figures on the drivers themselves, for Prometheus."""
 
 
 class Configuration(Value, frozen=True, kw_only=True):

@@ -25,6 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "database": BASE | {"belongings"},
     "settings": BASE | {"belongings"},
     "logs": BASE | {"belongings", "settings"},
+    "metrics": BASE,
+    "metrics_file": BASE | {"", "metrics", "settings"},
     "journal": BASE | {"database", "moments", "processes"},
     "protocol": BASE | {"documents"},
     "xmlrpc": BASE | {"documents"},
@@ -33,8 +35,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers.interface": BASE,
     "providers.registry": BASE | {"settings", "providers.interface"},
     "providers": BASE | {"documents", "settings", "database", "scripting", "xmlrpc", "providers.interface"},
-    "actions": BASE | {"options", "settings", "journal", "moments", "processes", "protocol", "providers.interface"},
-    "monitor": BASE | {"options", "settings", "journal", "processes", "protocol", "providers.interface", "scripting"},
+    "actions": BASE
+    | {"metrics", "options", "settings", "journal", "moments", "processes", "protocol", "providers.interface"},
+    "monitor": BASE
+    | {"metrics", "options", "settings", "journal", "processes", "protocol", "providers.interface", "scripting"},
     "orphans": BASE | {"actions", "documents", "journal", "protocol", "providers.interface", "settings", "xmlrpc"},
     "engines": BASE
     | {"actions", "journal", "options", "processes", "providers.interface", "providers.registry", "settings"},
@@ -50,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scripting",
         "settings",
     },
-    "serving": BASE | {"logs", "options", "protocol", "settings", "transport", "xmlrpc"},
+    "serving": BASE | {"logs", "metrics", "metrics_file", "options", "protocol", "settings", "transport", "xmlrpc"},
     "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving", "xmlrpc"},
     "daemon": BASE
     | {"actions", "engines", "journal", "options", "orphans", "processes", "protocol", "providers.interface", "xmlrpc"}
@@ -199,9 +203,10 @@ def test_the_table_has_no_rows_that_lead_nowhere() -> None:
     assert not rows
 
 
-def test_what_the_daemon_loads_before_its_first_line_is_light() -> None:
-    heavy = ["aiohttp", "click", "rich", "tenacity", "one_provider_mad.cli"]
-    code = f"import sys, one_provider_mad.daemon; print([name for name in {heavy} if sys.modules.get(name)])"
+def test_what_the_daemons_load_before_their_first_line_is_light() -> None:
+    heavy = ["aiohttp", "click", "prometheus_client", "rich", "tenacity", "one_provider_mad.cli"]
+    daemons = "one_provider_mad.daemon, one_provider_mad.monitor_daemon"
+    code = f"import sys, {daemons}; print([name for name in {heavy} if sys.modules.get(name)])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import (
     InstanceNotFound,
@@ -100,6 +101,10 @@ class Cloud:
         return await self._again(operation, send, first, is_repeatable=is_repeatable)
 
     async def _once(self, operation: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
+        sent = self._in_time(operation, send)
+        return await (sent if metrics.recorder is None else metrics.recorder.timed(operation, sent))
+
+    async def _in_time(self, operation: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
         limit = asyncio.timeout(self._call_timeout)
         try:
             async with limit:
@@ -128,6 +133,8 @@ class Cloud:
 
         async def send_again() -> _Result:
             # A coroutine function, by name: tenacity does not wait for what a lambda returns.
+            if metrics.recorder is not None:
+                metrics.recorder.repeated(operation)
             return await self._once(operation, send)
 
         def decide(state: tenacity.RetryCallState) -> bool:

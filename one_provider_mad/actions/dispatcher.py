@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 from typing import Protocol
@@ -12,6 +13,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
+from one_provider_mad import metrics
 from one_provider_mad.actions.cloud import waiting_for
 from one_provider_mad.actions.debts import Debts
 from one_provider_mad.actions.engine import Engine, EngineSource
@@ -243,6 +245,9 @@ class Dispatcher:
             self._engines.journal.call_off_request(job.number)
 
     def _called_off(self, job: Job) -> None:
+        has_begun = job.task is not None and not job.task.cancelled()
+        if metrics.recorder is not None and not has_begun:  # _answer counts those that had
+            metrics.recorder.called_off(job.name.partition(" ")[0].upper())
         self._close(job.number)
 
     async def forget_called_off(self, request: Request) -> None:
@@ -267,6 +272,8 @@ class Dispatcher:
             if not job.is_called_off:
                 raise
             await self._debts.forget_create(accepted.action, accepted.known())
+            if metrics.recorder is not None:
+                metrics.recorder.called_off(accepted.action.value)
         else:
             self._finish(accepted, info, begun, is_success=is_success)
 
@@ -298,7 +305,7 @@ class Dispatcher:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise DeadlineExceeded(_gave_up(seconds)) from error
+            raise DeadlineExceeded(_gave_up(accepted.action, seconds)) from error
 
     def _deadline(self, action: Action) -> float | None:
         if self._engines.is_verbatim:
@@ -364,6 +371,8 @@ class Dispatcher:
         )
 
     def _finish(self, accepted: Accepted, info: str, begun: float, *, is_success: bool) -> None:
+        if metrics.recorder is not None:
+            metrics.recorder.took(accepted.action.value, monotonic() - begun)
         log.info(
             "action answered",
             action=accepted.action.value,
@@ -393,8 +402,13 @@ class Dispatcher:
         self, word: str, vm_id: VmId, info: str, *, is_success: bool, number: int = 0, has_ended: bool = False
     ) -> None:
         reply = Reply(word=word, vm_id=vm_id, is_success=is_success, info=info)
-        close = partial(self._close, number, has_ended=has_ended) if number else None
-        self._output.send(format_reply(reply), on_written=close)
+        self._send(reply, on_written=partial(self._close, number, has_ended=has_ended) if number else None)
+
+    def _send(self, reply: Reply, *, on_written: Callable[[], None] | None = None) -> None:
+        if metrics.recorder is not None:
+            action = reply.word if reply.word in Action.__members__ else metrics.OTHER
+            metrics.recorder.answered(action, is_success=reply.is_success)
+        self._output.send(format_reply(reply), on_written=on_written)
 
     def fail(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
         """Answer a request that is not carried out; `number` is its record in the journal."""
@@ -450,7 +464,7 @@ class Dispatcher:
                     del unanswered[number]
                     number += 1
                     if self.lanes.is_listed(request):
-                        self._output.send(format_reply(reply))
+                        self._send(reply)
                         self.lanes.answered(request)
                     if number % _POLLS_AT_ONCE == 0:
                         await asyncio.sleep(0)
@@ -460,7 +474,8 @@ class Dispatcher:
             if _is_cancelled(error):
                 raise
             if isinstance(error, TimeoutError) and limit.expired():
-                sentence = _gave_up(seconds)
+                late = sum(self.lanes.is_listed(requests[number]) for number in unanswered)
+                sentence = _gave_up(Action.POLL, seconds, late)
             else:
                 log.exception("poll failed unexpectedly")
                 sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
@@ -480,6 +495,14 @@ class Dispatcher:
         if self._engines.journal is not None:
             self._engines.journal.has_new_debt.set()
 
+    async def measure(self, recorder: metrics.Recorder) -> None:
+        """Tell how much there is to do, and what is owed."""
+        waiting, running = self.lanes.depth()
+        recorder.queue(waiting=waiting, running=running)
+        if self._engines.journal is not None:
+            with suppress(JournalError):
+                recorder.owed(len(await self._engines.journal.debts()))
+
     async def _poll_alone(self, engine: Engine, request: VmRequest) -> str:
         """A POLL that was too large to be read at once."""
         if engine.cloud is None:
@@ -495,7 +518,9 @@ class Dispatcher:
         self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)
 
 
-def _gave_up(seconds: float | None) -> str:
+def _gave_up(action: Action, seconds: float | None, count: int = 1) -> str:
+    if metrics.recorder is not None:
+        metrics.recorder.overdue(action.value, count)
     return f"gave up after {seconds or 0:g} s waiting for {waiting_for.get()}"
 
 

@@ -226,6 +226,12 @@ class Lanes:
         requests = [request for group in self._listed_polls.values() for request in group]
         self._run(self._poll(requests), f"poll {len(requests)} VMs").add_done_callback(self._listed)
 
+    def depth(self) -> tuple[int, int]:
+        """How many requests wait for their turn, and how much is being carried out."""
+        lanes = self._lanes.values()
+        waiting = sum(len(lane.queue) + len(lane.polls) for lane in lanes) + sum(map(len, self._due_polls.values()))
+        return waiting, len(self._running)
+
     def is_busy(self, vm_id: VmId) -> bool:
         """True while an action of this VM runs or waits."""
         return vm_id in self._lanes

@@ -57,6 +57,7 @@ def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
         "monitor": monitor,
         "policy": settings.policy,
         "orphans": settings.orphans,
+        "metrics": settings.metrics,
     }
     path = str(configuration.path)
     filled = _filled_in(configuration, places)

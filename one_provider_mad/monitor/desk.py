@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 
 import structlog
 
+from one_provider_mad import metrics
 from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, letter_of, report_of, told_room
@@ -242,6 +243,10 @@ class Desk:
         return reports.legacy_report(report, vms, is_before_4_14=told.monitor.is_before_4_14)
 
     # Saying
+
+    async def measure(self, recorder: metrics.Recorder) -> None:
+        """Tell how many hosts are reported on."""
+        recorder.monitored(0 if self.is_silent else len(self._sweeper.hosts))
 
     def tell(self, severity: Severity, text: str) -> None:
         """Say something in the core's log; which form it takes shows with the first request."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import msgspec
 import structlog
 
+from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, Value, VmId
 from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled
 from one_provider_mad.monitor.activity import Activity, ActivityReader
@@ -17,7 +19,7 @@ from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load, room_of, taken_by, unknown_types, wild_of
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
-from one_provider_mad.protocol.reports import Wild
+from one_provider_mad.protocol.reports import VmWord, Wild
 from one_provider_mad.providers.interface import (
     CapacitySource,
     Figures,
@@ -65,6 +67,7 @@ class Sweep(Value, frozen=True, kw_only=True):
         wild_load: what the wild instances use.
         room: room of the whole cloud.
         warning: what an operator should look at, "" for nothing.
+        states: VMs by what is reported of them; counted while metrics are on.
     """
 
     judgement: Judgement
@@ -73,6 +76,7 @@ class Sweep(Value, frozen=True, kw_only=True):
     wild_load: Load = Load()
     room: Size | None = None
     warning: str = ""
+    states: Mapping[str, int] = {}
 
     def vms(self, host_id: int) -> list[SeenVm]:
         """The VMs of one host."""
@@ -153,6 +157,7 @@ class Sweeper:
             raise defect from error
 
     async def _look_and_judge(self) -> Sweep:
+        begun = self._loop.time()
         try:
             watched = await self._source.current()
             settings = self._source.told().monitor
@@ -173,6 +178,9 @@ class Sweeper:
             )
             self.memory = sweep.judgement.memory
             self._succeeded(sweep.judgement)
+            if metrics.recorder is not None:
+                seconds = self._loop.time() - begun
+                metrics.recorder.swept(listing.began_at, seconds, sweep.states, held=len(sweep.judgement.held))
         return sweep
 
     def _mind_the_clock(self) -> None:
@@ -213,12 +221,16 @@ class Sweeper:
             defect = _defect(error)
             self._pause(defect, settings)
             raise defect from error
+        if metrics.recorder is not None:
+            metrics.recorder.called("list", self._loop.time() - now)
         began_at = min(began_at, self._clock() - (self._loop.time() - now))  # it may have been set back meanwhile
         self._listing = Listing(began_at=began_at, instances=instances)
         return self._listing
 
     def _pause(self, error: MadError, settings: MonitorSettings) -> None:
         """Ask a cloud that does not answer less often."""
+        if metrics.recorder is not None:
+            metrics.recorder.called("list", self._loop.time() - self._listed_at, error)
         self._failures += 1
         pause = max(settings.min_list_interval, _SHORTEST_PAUSE) * 2 ** min(self._failures - 1, 10)
         asked = error.retry_after if isinstance(error, Throttled) else None
@@ -226,6 +238,8 @@ class Sweeper:
         self._asked_again_at = self._loop.time() + max(min(pause, _LONGEST_PAUSE), asked or 0.0)
 
     def _failed(self, error: MadError) -> None:
+        if metrics.recorder is not None:
+            metrics.recorder.lost()
         self.error = str(error)
         if self.failing_since is None:
             self.failing_since = self._loop.time()
@@ -310,7 +324,14 @@ def _judged(
         wild_load=taken_by(judgement.wilds, watched.provider),
         room=room,
         warning=_warning(judgement),
+        states=_states(judgement) if metrics.recorder is not None else {},
     )
+
+
+def _states(judgement: Judgement) -> dict[str, int]:
+    """VMs of all hosts by their word, the words that none has included."""
+    words = Counter(vm.state.state for vms in judgement.hosts.values() for vm in vms)
+    return {word.value.lower(): words[word] for word in VmWord}
 
 
 def _upstreams(listing: Listing, provider: Provider) -> dict[DeployId, VmId]:

@@ -48,7 +48,8 @@ def entries(place: Place, name: str = "simulated") -> dict[str, dict[str, Any]]:
 def test_each_value_says_where_it_comes_from(place: Place) -> None:
     path = place.configure(
         'provider = "simulated"\nowner = "mine"\n[simulated]\nlatency = 0.5\n[monitor]\nmissing_after = 7\n'
-        "[simulated.faults]\noutage = true\n[orphans]\ngrace = 60\n",
+        "[simulated.faults]\noutage = true\n[orphans]\ngrace = 60\n"
+        '[metrics]\ntextfile_directory = "/srv/metrics"\n',
         name="cloud",
     )
     code, told, complaints = ran(place.root, "config", "cloud", "--json")
@@ -62,13 +63,15 @@ def test_each_value_says_where_it_comes_from(place: Place) -> None:
     assert found["monitor.missing_after"] == (7, written)
     assert found["monitor.unusual_count"] == (5, "default")
     assert found["orphans.grace"] == (60.0, written)
+    assert found["metrics.textfile_directory"] == ("/srv/metrics", written)
+    assert found["metrics.interval"] == (15.0, "default")
     assert found["policy.allow_import"] == (False, "default")
     assert found["hypervisor"] == ("cloud", "NAME")
     assert found["journal"] == (
         str(place.var / "one_provider_mad_cloud.journal"),
         "OpenNebula's var directory, and NAME",
     )
-    assert not [key for key in found if key in ("monitor", "capacity", "policy", "orphans")]
+    assert not [key for key in found if key in ("monitor", "capacity", "policy", "orphans", "metrics")]
 
 
 def test_what_nobody_has_written_is_told_as_such(place: Place) -> None:

@@ -1,0 +1,367 @@
+"""What the drivers count, as node_exporter would read it: from a file, while both serve a VM's life."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import stat
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from one_provider_mad import __version__, metrics, metrics_file
+from one_provider_mad.domain import VmId
+from one_provider_mad.errors import NoCapacity, ProviderUnavailable, Throttled
+from one_provider_mad.journal import read_debts
+from one_provider_mad.metrics_file import InUseError, MetricsFile, Textfile
+from one_provider_mad.settings import Places
+from tests.end_to_end import wire
+from tests.end_to_end.monitored import configure, monitored
+from tests.end_to_end.oned import ROOT, Driver, Place
+from tests.waiting import until
+
+UMASK = ("sh", "-c", 'umask 077; exec "$@"', "sh")
+
+DEAD = "# of a dead process\n"
+
+PAGE = ROOT / "docs" / "metrics.md"
+
+SHORT = {"actions": metrics.ACTIONS, "reports": metrics.REPORTS}
+
+Samples = Mapping[str, float]
+
+
+@pytest.fixture
+def directory(place: Place) -> Path:
+    """A directory that node_exporter reads."""
+    path = place.root / "textfile_collector"
+    path.mkdir()
+    return path
+
+
+def write_metrics(place: Place, directory: Path | None, **settings: object) -> None:
+    """Configure a quick cloud that is counted, in one step: nobody sees half of an edit."""
+    aside = Place(place.root / "aside")
+    path = configure(aside, **settings)  # type: ignore[arg-type]
+    if directory is not None:
+        path.write_text(f'{path.read_text()}[metrics]\ntextfile_directory = "{directory}"\ninterval = 0.1\n')
+    path.replace(place.conf / path.name)
+
+
+def read(path: Path) -> Samples:
+    """Every sample by its name and labels, those that all have left out; fails unless all of it can be read."""
+    program = path.stem.removesuffix("_simulated")
+    found = {}
+    for family in text_string_to_metric_families(path.read_text()):
+        assert family.documentation.endswith("."), family.name
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            assert (labels.pop("name"), labels.pop("program")) == ("simulated", program)
+            shown = ",".join(f"{label}={value}" for label, value in labels.items())
+            found[f"{sample.name}{{{shown}}}"] = sample.value
+    return found
+
+
+def until_read(path: Path, wanted: Mapping[str, float]) -> Samples:
+    """What the file holds once it holds this, half of a file at no time; fails with what is not so."""
+    found: Samples = {}
+
+    def look() -> bool:
+        nonlocal found
+        found = read(path) if path.exists() else {}
+        return wanted.items() <= found.items()
+
+    try:
+        until(look)
+    except AssertionError:
+        assert {name: found.get(name) for name in wanted} == dict(wanted)
+    return found
+
+
+def documented() -> set[tuple[str, str, str, str]]:
+    """What docs/metrics.md lists: program, name, type, and labels but those that all have."""
+    rows = re.findall(r"^\| `(one_provider_\w+)` \| (\w+) \| ([^|]*)\| (\w+) \|", PAGE.read_text(), re.MULTILINE)
+    return {
+        (program, name, kind, ",".join(re.findall(r"\w+", labels)))
+        for name, kind, labels, of in rows
+        for program in ([SHORT[of]] if of in SHORT else SHORT.values())
+    }
+
+
+def written(path: Path) -> set[tuple[str, str, str, str]]:
+    """The same of what a file holds."""
+    text, found = path.read_text(), set()
+    for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE):
+        sample = re.search(rf"^{name}(?:_count)?{{(.*)}}", text, re.MULTILINE)
+        assert sample, f"{name} has no sample"
+        labels = dict(re.findall(r'(\w+)="(.*?)"', sample[1]))
+        program = labels.pop("program")
+        found.add((program, name, kind, ",".join(sorted(labels.keys() - {"name"}))))
+    return found
+
+
+def total(action: str, result: str) -> str:
+    return f"one_provider_actions_total{{action={action},result={result}}}"
+
+
+def calls(operation: str, outcome: str) -> str:
+    return f"one_provider_cloud_calls_total{{operation={operation},outcome={outcome}}}"
+
+
+def test_a_life_is_counted_by_both_drivers_until_they_end(place: Place, directory: Path) -> None:
+    write_metrics(place, directory)
+    one_file, other_file = (directory / f"{program}_simulated.prom" for program in SHORT.values())
+    for file in (one_file, other_file):
+        file.write_text(DEAD)
+        file.chmod(0o600)
+    with Driver(place, "-t 15 -r 1 -w 2 simulated", via=UMASK) as one, monitored(place, via=UMASK) as other:
+        deploy_id = one.created(wire.deploy(7))
+        one.ask(wire.poll(7, deploy_id, release="7.4"))
+        one.ask(wire.unknown(8))
+        until_read(other_file, {"one_provider_hosts_monitored{}": 0})
+        other.start()
+        until_read(
+            other_file,
+            {"one_provider_vms{state=running}": 1, "one_provider_vms{state=poweroff}": 0, "one_provider_cloud_up{}": 1},
+        )
+        one.ask(wire.power_off(7, deploy_id))
+        seen = until_read(
+            other_file,
+            {"one_provider_vms{state=running}": 0, "one_provider_vms{state=poweroff}": 1, "one_provider_vms_held{}": 0},
+        )
+        assert seen["one_provider_hosts_monitored{}"] == 1
+        assert seen[calls("list", "success")] >= 1
+        assert seen["one_provider_sweep_duration_seconds_count{}"] >= 2
+        assert seen["one_provider_sweep_last_success_timestamp_seconds{}"] >= seen["one_provider_start_time_seconds{}"]
+
+        check_failures(place, directory, one, one_file, deploy_id)
+        check_an_outage(place, directory, other_file)
+
+        # Another process of the same program, a mistake or one that is ending, keeps its hands off.
+        for file, driver in ((one_file, one), (other_file, other.driver)):
+            with pytest.raises(InUseError, match=f"^{driver.process.pid}$"):
+                Textfile(file).write(lambda: b"")
+            assert stat.S_IMODE(file.stat().st_mode) == 0o644
+
+        write_metrics(place, directory, faults={"calls_a_second": 2})
+        one.write(wire.deploy(9) + wire.deploy(10))
+        until(lambda: all(read(file)["one_provider_cloud_throttles_total{}"] for file in (one_file, other_file)))
+        assert written(one_file) | written(other_file) == documented()
+
+        for vm_id in (9, 10):
+            one.reply("DEPLOY", vm_id)
+        one.send(wire.unknown(8))
+        assert one.finalize() == 0
+        assert read(one_file)[total("other", "failure")] == 2, "what comes last is written at the end"
+        Textfile(one_file).write(lambda: b"")  # whoever comes next may
+
+        write_metrics(place, None)
+        until(lambda: [path.name for path in directory.glob("*.prom")] == [one_file.name])
+
+
+def check_failures(place: Place, directory: Path, one: Driver, file: Path, deploy_id: str) -> None:
+    """What goes wrong is counted for what it is: a try, a deadline, DRIVER_CANCEL, a debt."""
+    faults = {"transient": {"times": 1, "calls": ["start"]}, "hangs": {"calls": ["reboot"]}}
+    write_metrics(place, directory, faults=faults)
+    assert one.ask(wire.resume(7, deploy_id)).startswith("SUCCESS")
+    one.write(wire.reboot(7, deploy_id) * 2)
+    until_read(file, {"one_provider_requests_running{}": 1, "one_provider_requests_waiting{}": 1})
+    assert one.reply("REBOOT", 7).startswith("FAILURE gave up after 2 s")
+    one.write(wire.reboot(7, deploy_id) + wire.driver_cancel(7))  # one of the two has had its turn
+
+    write_metrics(place, directory, faults={"permanent": {"calls": ["destroy"]}})
+    assert one.ask(wire.cleanup(7, deploy_id)).startswith("FAILURE")
+    counted = until_read(
+        file,
+        {
+            total("DEPLOY", "success"): 2,
+            total("POLL", "success"): 1,
+            total("SHUTDOWN", "success"): 1,
+            total("REBOOT", "failure"): 1,
+            total("REBOOT", "cancelled"): 2,
+            total("CLEANUP", "failure"): 1,
+            total("other", "failure"): 1,
+            "one_provider_actions_timed_out_total{action=REBOOT}": 1,
+            "one_provider_action_duration_seconds_count{action=SHUTDOWN}": 1,
+            "one_provider_action_duration_seconds_count{action=REBOOT}": 1,
+            calls("create", "success"): 1,
+            "one_provider_cloud_call_duration_seconds_count{operation=create}": 1,
+            calls("start", "ProviderUnavailable"): 1,
+            calls("start", "success"): 1,
+            "one_provider_cloud_retries_total{operation=start}": 1,
+            "one_provider_cloud_throttles_total{}": 0,
+            "one_provider_requests_waiting{}": 0,
+            "one_provider_requests_running{}": 0,
+            "one_provider_debts{}": 2,
+            f"one_provider_info{{version={__version__}}}": 1,
+        },
+    )
+    assert counted[calls("reboot", "cancelled")] in (1, 2), "the second one was called off before it was sent, or while"
+    # CLEANUP owes two things: the instance that it names, and whatever else this VM may have.
+    assert len(read_debts(place.var / "one_provider_mad_simulated.journal")) == counted["one_provider_debts{}"]
+    assert not [name for name in counted if "sweep" in name or "_created" in name or "vms" in name]
+
+
+def check_an_outage(place: Place, directory: Path, file: Path) -> None:
+    """While the cloud cannot be asked the age of the last sweep grows, and is that of the last one that succeeded."""
+    write_metrics(place, directory, faults={"outage": True})
+    swept = "one_provider_sweep_last_success_timestamp_seconds{}"
+    written_at = "one_provider_last_write_timestamp_seconds{}"
+    first = until_read(file, {"one_provider_cloud_up{}": 0})
+    until(lambda: read(file)[written_at] > first[written_at])
+    later = read(file)
+    assert (later["one_provider_cloud_up{}"], later[swept]) == (0, first[swept])
+    assert later[calls("list", "ProviderUnavailable")] >= 1
+    assert later["one_provider_vms{state=running}"] == first["one_provider_vms{state=running}"]
+
+
+STARTER = """\
+#!{python}
+import sys
+sys.path[:0] = [{fake!r}, {root!r}]
+from one_provider_mad.programs import one_vmm_provider
+one_vmm_provider()
+"""
+
+
+def test_until_they_are_wanted_nothing_is_imported_for_them_and_a_missing_library_costs_one_sentence(
+    place: Place, directory: Path, tmp_path: Path
+) -> None:
+    fake, tried = tmp_path / "fake", tmp_path / "tried"
+    fake.mkdir()
+    note = f"open({str(tried)!r}, 'a').write('-')"
+    (fake / "prometheus_client.py").write_text(f"{note}\nraise ImportError('there is none')\n")
+    program = tmp_path / "one_vmm_provider"
+    program.write_text(STARTER.format(python=sys.executable, fake=str(fake), root=str(ROOT)))
+    program.chmod(0o755)
+    configure(place)
+    with Driver(place, program=program) as one:
+        one.created(wire.deploy(7))
+        assert not tried.exists()
+        write_metrics(place, directory)
+        assert one.wait_for(lambda line: line.startswith("LOG W")) == (
+            f"LOG W -1 metrics are not written: prometheus-client is not installed for {sys.executable};"
+            " pip install 'one-provider-mad[metrics]', or take [metrics] out of the configuration"
+        )
+        until(lambda: len(tried.read_text()) >= 3)
+        one.created(wire.deploy(8))
+        assert one.is_quiet()
+    assert len([entry for entry in place.events() if entry["event"] == "metrics are not written"]) == 1
+    assert not any(directory.iterdir())
+
+
+class Keeper:
+    """A MetricsFile at work in a thread of this process, what it has told, and how often it was about to write."""
+
+    def __init__(self, place: Place) -> None:
+        self.told: list[str] = []
+        self._measured = 0
+        places = Places.from_environment({"ONE_LOCATION": str(place.root)})
+        self._file = MetricsFile("simulated", metrics.ACTIONS, places, warn=self.told.append, measure=self._measure)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    async def _measure(self, _recorder: metrics.Recorder) -> None:
+        self._measured += 1
+
+    def more(self, times: int = 3) -> None:
+        """Return when it was about to write so many more times."""
+        wanted = self._measured + times
+        until(lambda: self._measured >= wanted)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._keeping = asyncio.run_coroutine_threadsafe(self._file.keep(), self._loop)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._keeping.cancel()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+        metrics.recorder = None
+
+
+def test_a_directory_that_is_not_there_is_told_once_and_written_to_once_it_is(place: Place, directory: Path) -> None:
+    directory.rmdir()
+    write_metrics(place, directory)
+    sentence = (
+        f"metrics are not written: {directory}: {{}}; make that directory, which [metrics] names,"
+        f" and let user {os.geteuid()} write there"
+    )
+    with Keeper(place) as keeper:
+        keeper.more()
+        assert keeper.told == [sentence.format("No such file or directory")]
+        directory.write_text("")
+        keeper.more()
+        directory.unlink()
+        directory.mkdir()
+        until(lambda: list(directory.glob("*.prom")))
+        for left in directory.iterdir():
+            left.unlink(missing_ok=True)
+        until(lambda: list(directory.glob("*.prom")))  # a directory may be cleaned up
+    # Between the file that is no directory and the directory there is none for a moment.
+    assert {*keeper.told} == {sentence.format(why) for why in ("No such file or directory", "Not a directory")}
+    assert len(keeper.told) <= 3
+
+
+def test_a_second_driver_says_so_and_takes_its_turn_when_the_first_has_ended(
+    place: Place, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metrics_file, "_PATIENCE", 0.0)
+    write_metrics(place, directory)
+    path = directory / "one_vmm_provider_simulated.prom"
+    first = Textfile(path)
+    first.write(lambda: b"of the first")
+    with Keeper(place) as keeper:
+        keeper.more()
+        assert path.read_bytes() == b"of the first"
+        first.remove()
+        until(path.exists)
+        first.remove()
+        assert read(path), "what another one writes is left to it"
+    [sentence] = keeper.told
+    assert sentence == (
+        f"metrics are not written: another one_vmm_provider of simulated, process {os.getpid()}, writes {path} already;"
+        " end the one that is too many"
+    )
+
+
+async def test_a_sweep_that_nobody_wants_any_more_is_no_news() -> None:
+    recorder = metrics.Recorder(name="ec2", program=metrics.REPORTS, version="1")
+    recorder.monitored(1)
+    recorder.swept(1.0, 0.1, {"running": 2}, held=0)
+    assert b'one_provider_vms{name="ec2",program="one_im_provider",state="running"} 2.0' in recorder.text()
+    recorder.monitored(0)
+    gone = ("one_provider_vms{", "one_provider_vms_held{", "one_provider_cloud_up{", "one_provider_sweep_last")
+    assert not [line for line in recorder.text().decode().splitlines() if line.startswith(gone)]
+
+
+async def test_outcomes_are_the_kinds_of_errors_and_few_however_many_a_cloud_invents() -> None:
+    recorder = metrics.Recorder(name="ec2", program=metrics.ACTIONS, version="1")
+
+    class OnTuesdays(NoCapacity):
+        """Of a provider of somebody else's."""
+
+    async def fail(error: Exception) -> None:
+        raise error
+
+    for error in (Throttled("slow down"), OnTuesdays("not today"), ProviderUnavailable("gone"), KeyError(VmId(7))):
+        with pytest.raises(type(error)):
+            await recorder.timed("create", fail(error))
+    for number in range(1000):
+        recorder.called(f"operation {number}", 0.1)
+    samples = [each for family in text_string_to_metric_families(recorder.text().decode()) for each in family.samples]
+    calls = [each.labels for each in samples if each.name == "one_provider_cloud_calls_total"]
+    outcomes = {labels["outcome"] for labels in calls if labels["operation"] == "create"}
+    assert outcomes == {"Throttled", "NoCapacity", "ProviderUnavailable", "defect"}
+    operations = {labels["operation"] for labels in calls}
+    assert (len(operations), "other" in operations) == (65, True)
+    assert [each.value for each in samples if each.name == "one_provider_cloud_throttles_total"] == [1]
