@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pwd
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import click
@@ -103,7 +107,8 @@ async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Poin
         return
     kind = configuration.settings.provider
     yield Point(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
-    for point in (*_permissions(configuration, places), *_folders(places), *_programs(environ, places.var)):
+    metrics = _metrics(configuration.settings.metrics.textfile_directory, places.var)
+    for point in (*_permissions(configuration, places), *_folders(places), *metrics, *_programs(environ, places.var)):
         yield point
     if isinstance(provider, VerbatimDriver):
         yield _scripts(places.scripts(name))
@@ -158,6 +163,37 @@ def _folders(places: Places) -> Iterator[Point]:
         lost = "" if is_needed else ": the driver works without a log"
         is_well = False if is_needed else None
         yield Point(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)
+
+
+def _metrics(name: str, var: Path) -> Iterator[Point]:
+    """Nothing unless metrics are on. Without them the drivers work, so nothing here is a cross."""
+    if not name:
+        return
+    directory, remedy = Path(name), ""
+    if find_spec("prometheus_client") is None:
+        found = f"prometheus-client is not installed for {sys.executable}"
+        remedy = "pip install 'one-provider-mad[metrics]', or take [metrics] out of the configuration"
+    elif not directory.is_dir() or not _may_write(directory, var):
+        found = f"{directory} cannot be written: the driver works without metrics"
+        remedy = "make it, and let OpenNebula's user write there"
+    elif ~(mode := directory.stat().st_mode) & (stat.S_IROTH | stat.S_IXOTH):
+        found = f"{directory} is {stat.filemode(mode)}: node_exporter reads it only as a member of its group"
+        remedy = f"chmod o+rx {directory}, unless it is"
+    else:
+        found = f"{directory} can be written"
+    yield Point(what="metrics", is_well=None if remedy else True, found=found, remedy=remedy)
+
+
+def _may_write(directory: Path, var: Path) -> bool:
+    """Whether OpenNebula's user, whose `var` is, may make files there; root tries it for that user."""
+    if os.geteuid() != 0 or not var.exists():
+        return os.access(directory, os.W_OK | os.X_OK)
+    user, groups = var.stat(), list[int]()
+    with suppress(KeyError):
+        groups = os.getgrouplist(pwd.getpwuid(user.st_uid).pw_name, user.st_gid)
+    trial = ["test", "-w", os.fspath(directory), "-a", "-x", os.fspath(directory)]
+    tried = subprocess.run(trial, user=user.st_uid, group=user.st_gid, extra_groups=groups, check=False)  # noqa: S603 - a program of every system
+    return tried.returncode == 0
 
 
 def _scripts(folder: Path) -> Point:

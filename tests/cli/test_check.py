@@ -159,6 +159,25 @@ def test_files_that_opennebulas_user_cannot_use(ready: Place) -> None:
     assert found["one_im_provider"]["found"] == f"OpenNebula's user, 4711, cannot run {target}"
 
 
+def test_the_directory_of_metrics(ready: Place) -> None:
+    directory = ready.root / "textfiles"
+    path = ready.conf / "simulated.toml"
+    path.write_text(f'{path.read_text()}[metrics]\ntextfile_directory = "{directory}"\n')
+    assert points(ready)["metrics"] == {
+        "is_well": None,
+        "found": f"{directory} cannot be written: the driver works without metrics",
+        "remedy": "make it, and let OpenNebula's user write there",
+    }
+    directory.mkdir(mode=0o755)
+    assert points(ready)["metrics"] == {"is_well": True, "found": f"{directory} can be written", "remedy": ""}
+    directory.chmod(0o750)
+    told = said(ready.root, "check", "simulated")
+    assert f"! metrics: {directory} is drwxr-x---: node_exporter reads it only as a member of its group\n" in told
+    if os.geteuid() == 0:  # who asks for somebody else
+        os.chown(ready.var, 4711, 4712)
+        assert points(ready, code=NOT_WELL)["metrics"]["found"].startswith(f"{directory} cannot be written: ")
+
+
 def test_credentials_and_clouds_that_do_not_answer(ready: Place) -> None:
     ready.simulate(api_key="the right one")
     assert not crosses(points(ready))
