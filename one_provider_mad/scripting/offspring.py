@@ -67,10 +67,10 @@ class Offspring:
             return
         loop = asyncio.get_running_loop()
         deadline, pause = loop.time() + _END_SECONDS, _FIRST_PAUSE
-        while not _bury(orphans) and loop.time() < deadline:
+        while _bury(orphans) and loop.time() < deadline:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            orphans = self._orphans() or []  # those of the killed
+            orphans = self._orphans() or []  # among them those of the killed
 
     def kill(self) -> None:
         """Kill everything at once; what then becomes an orphan needs a further call."""
@@ -132,14 +132,17 @@ def _become_reaper() -> bool:
 
 
 def _bury(orphans: Collection[int]) -> bool:
-    """Kill orphans and ask for those that have ended; True when nothing is left that could be killed."""
-    is_done = True
+    """Kill orphans and ask for those that have ended; True where another look is due.
+
+    One that has ended at once, as on a busy machine, has left its own children behind: nobody has seen these yet.
+    """
+    is_due = False
     for pid in orphans:
         is_ending = _kill(pid)
         with suppress(ChildProcessError):
             is_gone = os.waitpid(pid, os.WNOHANG)[0] == pid
-            is_done = is_done and (is_gone or not is_ending)
-    return is_done
+            is_due = is_due or is_gone or is_ending
+    return is_due
 
 
 def _kill(pid: int) -> bool:
