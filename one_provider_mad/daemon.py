@@ -17,7 +17,10 @@ from one_provider_mad.serving import CommonModules, Serving
 
 if TYPE_CHECKING:
     from one_provider_mad.actions.dispatcher import Dispatcher
+    from one_provider_mad.domain import Instance
     from one_provider_mad.engines import Engines
+    from one_provider_mad.journal import Debt
+    from one_provider_mad.orphans.last_look import LastLook
 
 PROGRAM = "one_vmm_provider"
 
@@ -53,6 +56,9 @@ class _Daemon(Serving[Request | Malformed]):
         super().__init__(options, has_stderr=has_stderr, is_initialised=is_initialised)
         self._dispatcher: Dispatcher | None = None
         self._engines: Engines | None = None
+        self._begun_at = time.time()
+        self._last_look: LastLook | None = None
+        self._is_copy_told = False
 
     def _parse(self, line: bytes | Oversized) -> Request | Malformed | Control:
         return parse_oversized(line) if isinstance(line, Oversized) else parse_line(line)
@@ -82,6 +88,7 @@ class _Daemon(Serving[Request | Malformed]):
             # A front-end that comes back as a follower destroys nothing: its debts may be what the leader lives on.
             dispatcher.hold_debts(is_held=True)
             self._start(self._know_opennebula(self._engines, dispatcher), "know OpenNebula")
+        dispatcher.confirm_debts(self._confirm)
         self._start(dispatcher.pay_debts(), "debts")
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher) -> None:
@@ -106,8 +113,10 @@ class _Daemon(Serving[Request | Malformed]):
 
         opennebula = LocalOpenNebula(os.environ)
         is_busy, tell = dispatcher.lanes.is_busy, dispatcher.tell
+        reconciler = Reconciler(engines, opennebula, tell=tell, is_busy=is_busy, clock=time.time, machine=machine)
+        self._last_look = reconciler.last_look
         try:
-            await Reconciler(engines, opennebula, tell=tell, is_busy=is_busy, clock=time.time, machine=machine).run()
+            await reconciler.run()
         finally:
             await opennebula.close()
 
@@ -121,6 +130,34 @@ class _Daemon(Serving[Request | Malformed]):
         if engines.journal is not None and not engines.is_verbatim:
             with suppress(JournalError):
                 await note_machine(engines.journal, await asyncio.to_thread(machine))
+
+    async def _confirm(self, debt: Debt, instance: Instance) -> None:
+        """See that what is owed is to be terminated here and now: a debt may be old, and the journal a copy.
+
+        Raises:
+            MadError: it is not, or that cannot be told just now.
+        """
+        from one_provider_mad.actions.debts import nobody_confirms
+        from one_provider_mad.errors import CannotTell
+        from one_provider_mad.orphans.machine import machine, note_machine
+
+        journal = self._engines.journal if self._engines is not None else None
+        if instance.state.is_gone or journal is None:
+            return
+        if debt.since < self._begun_at and not await note_machine(journal, await asyncio.to_thread(machine)):
+            sentence = (
+                "nothing that is owed from before is terminated: the journal comes from another machine (a restored or"
+                " cloned front-end?); if this one has taken its place, run one-provider journal accept"
+                f" {self._options.name}"
+            )
+            if not self._is_copy_told:
+                self._is_copy_told = True
+                self._warn(sentence)
+            raise CannotTell(sentence)
+        if debt.is_orphan and self._last_look is not None:
+            await self._last_look.confirm(debt)
+        else:
+            await nobody_confirms(debt, instance)
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
         """Open the journal, and know what it owes, before a request is taken; a locked one is not waited for long."""

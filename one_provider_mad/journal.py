@@ -152,6 +152,10 @@ class Attempt(Value, frozen=True, kw_only=True):
         return now.since(self.latest or Moment(at=max(self.sent_at, self.answered_at)))
 
 
+ORPHAN = "orphan ("
+"""How the reason of a debt begins that the look for orphans has noted, and that no request has asked for."""
+
+
 class Debt(Value, frozen=True, kw_only=True):
     """An instance that must be destroyed and could not be, yet.
 
@@ -174,6 +178,11 @@ class Debt(Value, frozen=True, kw_only=True):
     since: float
     tries: int = 0
     last_error: str = ""
+
+    @property
+    def is_orphan(self) -> bool:
+        """True when only the look for orphans says that it must go: it has to be one still when it is terminated."""
+        return self.reason.startswith(ORPHAN)
 
 
 class OpenRequest(Value, frozen=True, kw_only=True):
@@ -799,7 +808,9 @@ def _add_debt(db: sqlite3.Connection, debt: Debt) -> None:
         "INSERT INTO debts"
         " (deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')"
-        " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), since = max(since, excluded.since)",
+        " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), since = max(since, excluded.since),"
+        # What a request has asked for is no orphan's debt any more, which may be withdrawn.
+        " reason = CASE WHEN substr(reason, 1, ?) = ? THEN excluded.reason ELSE reason END",
         (
             debt.deploy_id,
             debt.token,
@@ -810,5 +821,7 @@ def _add_debt(db: sqlite3.Connection, debt: Debt) -> None:
             who.host_id,
             reason,
             debt.since,
+            len(ORPHAN),
+            ORPHAN,
         ),
     )

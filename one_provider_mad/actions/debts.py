@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import msgspec
@@ -56,6 +56,7 @@ class Debts:
 
     Attributes:
         is_held: another front-end leads, and destroys what has to be (decision 21).
+        confirm: what is asked before anything is terminated.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Debts:
         self._due: dict[int, float] = {}
         self._under_way: set[int] = set()
         self.is_held = False
+        self.confirm: Confirm = nobody_confirms
 
     # Noting
 
@@ -162,7 +164,7 @@ class Debts:
         try:
             engine = await self._engines.current()
             async with asyncio.timeout(_TRY_TIMEOUT):
-                await pay(engine, debt, is_held=lambda: self.is_held)
+                await pay(engine, debt, confirm=self._confirm)
             await engine.journal.pay_debt(debt)
             log.info("debt paid", debt=debt.id, vm=debt.identity.vm_id, instance=debt.deploy_id)
         except (MadError, TimeoutError) as error:
@@ -180,6 +182,11 @@ class Debts:
             self._under_way.discard(debt.id)
             if self._engines.journal is not None:
                 self._engines.journal.has_new_debt.set()
+
+    async def _confirm(self, debt: Debt, instance: Instance) -> None:
+        await self.confirm(debt, instance)
+        if self.is_held:
+            raise CannotTell("another front-end leads, and sees to what must be destroyed")
 
     def _postpone(self, debt: Debt, seconds: float) -> None:
         self._due[debt.id] = asyncio.get_running_loop().time() + seconds
@@ -199,13 +206,23 @@ def _means(action: Action, request: VmRequest, intent: Intent) -> bool:
         return False
 
 
-async def pay(engine: Engine, debt: Debt, *, is_held: Callable[[], bool] = lambda: False) -> None:
+Confirm = Callable[[Debt, Instance], Awaitable[None]]
+"""Asked right before an instance is terminated for a debt; raises MadError where that is not to be, or not now."""
+
+
+async def nobody_confirms(debt: Debt, instance: Instance) -> None:
+    """Stands for whoever has to see that an orphan is one still. Raises CannotTell for an orphan that lives."""
+    if debt.is_orphan and not instance.state.is_gone:
+        raise CannotTell("the local OpenNebula has to be asked first whether it is an orphan still")
+
+
+async def pay(engine: Engine, debt: Debt, *, confirm: Confirm = nobody_confirms) -> None:
     """Destroy what a debt is about; returns once it is terminated, or gone for certain.
 
     Args:
         engine: the cloud and the journal.
         debt: what must be destroyed.
-        is_held: true while another front-end leads, which may need what this one has given up.
+        confirm: what is asked before anything is terminated.
 
     Raises:
         MadError: not this time.
@@ -225,8 +242,7 @@ async def pay(engine: Engine, debt: Debt, *, is_held: Callable[[], bool] = lambd
             if not debt.identity.is_same_life(instance.identity) and not await _is_imported(engine, debt, instance):
                 log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
                 continue
-            if is_held():
-                raise CannotTell("another front-end leads, and sees to what must be destroyed")
+            await confirm(debt, instance)
             await terminate(engine.cloud, instance)
             await terminated(engine.cloud, instance.deploy_id)
             await engine.journal.unpark(instance.deploy_id)

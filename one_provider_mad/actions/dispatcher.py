@@ -15,7 +15,7 @@ import structlog
 
 from one_provider_mad import metrics
 from one_provider_mad.actions.cloud import waiting_for
-from one_provider_mad.actions.debts import Debts
+from one_provider_mad.actions.debts import Confirm, Debts
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.lanes import Job, Lanes
@@ -502,6 +502,10 @@ class Dispatcher:
         if self._engines.journal is not None:
             with suppress(JournalError):
                 recorder.owed(len(await self._engines.journal.debts()))
+
+    def confirm_debts(self, confirm: Confirm) -> None:
+        """Have this asked right before anything is terminated for a debt."""
+        self._debts.confirm = confirm
 
     async def _poll_alone(self, engine: Engine, request: VmRequest) -> str:
         """A POLL that was too large to be read at once."""

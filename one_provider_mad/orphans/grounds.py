@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import Identity, VmId
-from one_provider_mad.journal import Attempt, AttemptState, Debt
+from one_provider_mad.journal import ORPHAN, Attempt, AttemptState, Debt
 from one_provider_mad.orphans.verdicts import DONE_STATE, Finding, Verdict, VmDocument
-
-REASON = "orphan ("
-"""How the reason of a debt begins that the look for orphans has noted."""
 
 _ABOUT_THEN = 900.0
 """Seconds that a cloud's clock and ours may differ by, with the time that a create takes."""
@@ -43,7 +40,7 @@ def is_back(debt: Debt, vm: VmDocument | None) -> bool:
     """True when the VM that was over is there again, or calls the instance of this debt its own."""
     if vm is None or vm.stime != debt.identity.stime:
         return False
-    return vm.deploy_id == debt.deploy_id or debt.reason.startswith(f"{REASON}{Verdict.DONE.value}")
+    return vm.deploy_id == debt.deploy_id or debt.reason.startswith(f"{ORPHAN}{Verdict.DONE.value}")
 
 
 def is_over(who: Identity, documents: Mapping[VmId, VmDocument | None]) -> bool:

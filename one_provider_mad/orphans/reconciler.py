@@ -17,9 +17,10 @@ from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
-from one_provider_mad.journal import Debt, Journal
-from one_provider_mad.orphans.grounds import REASON, is_back, is_needed, is_over, made_at
-from one_provider_mad.orphans.machine import MACHINE, note_machine
+from one_provider_mad.journal import ORPHAN, Debt, Journal
+from one_provider_mad.orphans.grounds import is_back, is_needed, is_over
+from one_provider_mad.orphans.last_look import LastLook
+from one_provider_mad.orphans.machine import MACHINE
 from one_provider_mad.orphans.verdicts import (
     Finding,
     Rules,
@@ -77,6 +78,9 @@ class Reconciler:
         is_busy: tells whether an action of a VM is under way.
         clock: seconds since the epoch.
         machine: tells which machine this is; not called on the loop.
+
+    Attributes:
+        last_look: what looks once more before anything is destroyed.
     """
 
     def __init__(
@@ -94,7 +98,7 @@ class Reconciler:
         self._tell = tell
         self._is_busy = is_busy
         self._clock = clock
-        self._machine = machine
+        self.last_look = LastLook(engines, opennebula, machine=machine)
         self._sightings: dict[DeployId, Sighting] = {}
         self._told: dict[DeployId, Verdict] = {}
         self._warned: set[str] = set()
@@ -130,7 +134,7 @@ class Reconciler:
         """Note which machine this is, from the first day on, credentials or not: a copy may come later."""
         if self._engines.journal is not None:
             try:
-                await self._is_this_machine(self._engines.journal)
+                await self.last_look.is_this_machine(self._engines.journal)
             except JournalError as error:
                 log.info("machine not noted yet", reason=str(error))  # the first look does it
 
@@ -151,7 +155,7 @@ class Reconciler:
         cloud, policy = engine.cloud, engine.configuration.settings.orphans
         if cloud is None:
             return []
-        await self._is_this_machine(engine.journal)
+        await self.last_look.is_this_machine(engine.journal)
         asked_at = self._clock()
         living = await self._opennebula.living()
         await self._free_parked(engine.journal, living, asked_at)
@@ -193,7 +197,7 @@ class Reconciler:
 
     async def _busy(self, journal: Journal, vm_ids: Collection[VmId]) -> set[VmId]:
         """Those with an action under way: here, or in a process before this one that has not ended yet."""
-        unanswered = {request.vm_id for request in await journal.open_requests()} if vm_ids else set()
+        unanswered = await self.last_look.unanswered(journal) if vm_ids else set()
         return {vm_id for vm_id in vm_ids if vm_id in unanswered or self._is_busy(vm_id)}
 
     # Telling
@@ -254,14 +258,14 @@ class Reconciler:
         orphans = [each for each in self._sightings.values() if each.finding.verdict.is_orphan]
         if not orphans:
             return
-        if not await self._is_this_machine(engine.journal):
+        if not await self.last_look.is_this_machine(engine.journal):
             self._warn_once(
                 "no orphan is terminated: the journal comes from another machine (a restored or cloned front-end?);"
                 f" if this one has taken its place, run one-provider journal accept {engine.configuration.name}"
             )
             return
         owed = {debt.deploy_id for debt in await engine.journal.debts()}
-        made = await self._made_here(engine.journal, orphans)
+        made = await self.last_look.made_here(engine.journal, [each.finding for each in orphans])
         rules = Rules(grace=policy.grace, at_most=policy.at_most)
         due = to_destroy(
             [each for each in orphans if each.finding.deploy_id not in owed], made=made, rules=rules, now=now
@@ -274,38 +278,17 @@ class Reconciler:
             if (finding := await self._seen_anew(engine, each.finding)) is not None:
                 await self._give_up(engine.journal, finding)
 
-    async def _is_this_machine(self, journal: Journal) -> bool:
-        """True when the journal was begun here; a copy of it is nobody's permission to destroy anything."""
-        return await note_machine(journal, await asyncio.to_thread(self._machine))
-
-    async def _made_here(self, journal: Journal, orphans: list[Sighting]) -> dict[DeployId, float]:
-        """When those were created that this driver has created; what was taken over from somebody is left out."""
-        made: dict[DeployId, float] = {}
-        for each in orphans:
-            who, deploy_id = each.finding.identity, each.finding.deploy_id
-            if await journal.imported_for(deploy_id) is not None:
-                continue
-            moment = made_at(each.finding, await journal.attempts(owner=who.owner, vm_id=who.vm_id))
-            if moment is not None:
-                made[deploy_id] = moment
-        return made
-
     async def _seen_anew(self, engine: Engine, before: Finding) -> Finding | None:
         """The same finding by a fresh look at this VM and what it has; None when anything is different by now."""
-        cloud, vm_id = engine.cloud, before.identity.vm_id
-        assert cloud is not None  # noqa: S101 - `look` has seen to it
-        documents = await self._opennebula.documents([vm_id])
+        vm_id = before.identity.vm_id
         try:
-            instances = await cloud.find(vm_id)
+            found = await self.last_look.seen(engine, vm_id, before.deploy_id)
         except ProviderError as error:
             log.info("orphan not seen anew", deploy_id=before.deploy_id, reason=str(error))
             return None
-        busy = await self._busy(engine.journal, [vm_id])
-        for found in judge(instances, documents, owner=cloud.owner, busy=busy):
-            if found.deploy_id == before.deploy_id:
-                is_same = (found.verdict, found.identity) == (before.verdict, before.identity)
-                return found if is_same else None
-        return None
+        if found is None or self._is_busy(vm_id):
+            return None
+        return found if (found.verdict, found.identity) == (before.verdict, before.identity) else None
 
     async def _give_up(self, journal: Journal, finding: Finding) -> None:
         """Note that it must go; from here on it is a debt like any other."""
@@ -313,7 +296,7 @@ class Reconciler:
             Debt(
                 deploy_id=finding.deploy_id,
                 identity=finding.identity,
-                reason=f"{REASON}{finding.verdict.value}): {finding.evidence}",
+                reason=f"{ORPHAN}{finding.verdict.value}): {finding.evidence}",
                 since=self._clock(),
             )
         )
@@ -335,7 +318,7 @@ class Reconciler:
         meanwhile may need the instance again.
         """
         for debt in await journal.debts():
-            if not debt.reason.startswith(REASON):
+            if not debt.is_orphan:
                 continue
             if policy.policy == "terminate-done" and not is_back(debt, living.get(debt.identity.vm_id)):
                 continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -40,6 +41,7 @@ async def _play(path: Path, steps: list[tuple[str, int]]) -> None:
             await play.begin(vm_id)
         for step, vm_id in [("nothing", 1), *steps]:
             await play.do(step, vm_id)
+            assert not await play.confirmed() & set(play.needed.values())
             try:
                 owed = await play.front.look()
             except MadError as error:
@@ -82,6 +84,15 @@ class Play:
             await self._last(step, vm_id)
         elif (vm := self._own.get(vm_id)) is not None and (step == "end" or self._is_mine(vm)):
             await self._live(step, vm)
+
+    async def confirmed(self) -> set[str]:
+        """What would be terminated if its turn came just now."""
+        found = set[str]()
+        for debt in await self.front.world.journal.debts():
+            with suppress(MadError):
+                await self.front.reconciler.last_look.confirm(debt)
+                found.add(debt.deploy_id)
+        return found
 
     def _is_mine(self, vm: VmDocument) -> bool:
         """It is the OpenNebula that has made the instances, and this life of the number's."""

@@ -1,0 +1,106 @@
+"""The last thing before an orphan is given up, and again before it is terminated: is it one still?
+
+Between the two may lie days, as while the cloud refuses to terminate: OpenNebula may be restored from a backup
+meanwhile, the journal copied to another machine, the front-end lead no more, the configuration be edited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Protocol
+
+import structlog
+
+from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.errors import CannotTell
+from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.orphans.grounds import made_at
+from one_provider_mad.orphans.machine import note_machine
+from one_provider_mad.orphans.verdicts import Finding, VmDocument, judge
+
+log = structlog.get_logger()
+
+
+class Witness(Protocol):
+    """The local OpenNebula, as far as one VM goes (orphans/documents.py)."""
+
+    async def may_act(self) -> bool:
+        """True when this front-end has no peers, or leads them."""
+
+    async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
+        """These VMs, DONE or not."""
+
+
+class LastLook:
+    """Looks at one instance once more.
+
+    Args:
+        engines: the cloud and the journal.
+        opennebula: whose instances they are.
+        machine: tells which machine this is; not called on the loop.
+    """
+
+    def __init__(self, engines: EngineSource, opennebula: Witness, *, machine: Callable[[], str]) -> None:
+        self._engines = engines
+        self._opennebula = opennebula
+        self._machine = machine
+
+    async def is_this_machine(self, journal: Journal) -> bool:
+        """True when the journal was begun here; a copy of it is nobody's permission to destroy anything."""
+        return await note_machine(journal, await asyncio.to_thread(self._machine))
+
+    async def made_here(self, journal: Journal, findings: Iterable[Finding]) -> dict[DeployId, float]:
+        """When those were created that this driver has created; what was taken over from somebody is left out."""
+        made: dict[DeployId, float] = {}
+        for each in findings:
+            if await journal.imported_for(each.deploy_id) is not None:
+                continue
+            who = each.identity
+            moment = made_at(each, await journal.attempts(owner=who.owner, vm_id=who.vm_id))
+            if moment is not None:
+                made[each.deploy_id] = moment
+        return made
+
+    async def unanswered(self, journal: Journal) -> set[VmId]:
+        """VMs with an action under way, here or in a process before this one that has not ended yet."""
+        return {request.vm_id for request in await journal.open_requests()}
+
+    async def seen(self, engine: Engine, vm_id: VmId, deploy_id: DeployId) -> Finding | None:
+        """What an instance is now, by a fresh look at its VM and at all that the VM has; None when it is gone.
+
+        Raises:
+            ProviderError: the cloud did not answer.
+        """
+        cloud = engine.cloud
+        assert cloud is not None  # noqa: S101 - whoever asks has seen to it
+        documents = await self._opennebula.documents([vm_id])
+        instances = await cloud.find(vm_id)
+        busy = await self.unanswered(engine.journal)
+        findings = judge(instances, documents, owner=cloud.owner, busy=busy)
+        return next((each for each in findings if each.deploy_id == deploy_id), None)
+
+    async def confirm(self, debt: Debt) -> None:
+        """Return if what a debt is about is an orphan still, and may be terminated here.
+
+        The VM's own lane is taken by whoever pays: actions of this process wait.
+
+        Raises:
+            MadError: it is not, or nobody can tell just now.
+        """
+        engine = await self._engines.current()
+        if engine.cloud is None or engine.configuration.settings.orphans.policy != "terminate-done":
+            raise CannotTell("orphans are not to be terminated any more")
+        if not await self.is_this_machine(engine.journal):
+            raise CannotTell("the journal comes from another machine")
+        if not await self._opennebula.may_act():
+            raise CannotTell("another front-end leads")
+        found = await self.seen(engine, debt.identity.vm_id, debt.deploy_id)
+        if found is None:
+            raise CannotTell(f"instance {debt.deploy_id} is not shown just now")
+        if not found.verdict.is_orphan or not debt.identity.is_same_life(found.identity):
+            raise CannotTell(f"instance {debt.deploy_id} is no orphan for certain: {found.evidence}")
+        if not await self.made_here(engine.journal, [found]):
+            raise CannotTell(f"the journal does not account for instance {debt.deploy_id}")
+        log.info("orphan confirmed", deploy_id=debt.deploy_id, verdict=found.verdict.value, evidence=found.evidence)
