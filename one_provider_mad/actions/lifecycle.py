@@ -161,10 +161,11 @@ async def _move_to_host(work: Work, instance: Instance) -> None:
 async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) -> str:
     """Stop the VM's instance, keeping it; parked ones are remembered as being on no host."""
     provider = work.cloud.provider
-    if is_parked:
-        # A process that died before its answer may have left the mark; should this one fail, the VM stays on its host.
-        await _note(work, work.journal.unpark(work.request.deploy_id))
     instance = await _alive(work)
+    if is_parked and instance.state not in _STOPPED:
+        # Whatever mark an earlier one has left: should this one fail, the VM stays on its host. Once it is stopped
+        # the answer may have come and the process died right after, so that nobody hears of a failure any more.
+        await _note(work, work.journal.unpark(instance.deploy_id))
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
     await _note(work, work.journal.sync())

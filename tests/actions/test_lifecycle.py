@@ -247,14 +247,16 @@ async def test_a_vm_that_is_stopped_on_its_host_is_on_it(world: World, intent: I
     assert await world.journal.parked() == set()
 
 
-async def test_an_undeploy_that_fails_leaves_the_vm_on_its_host(world: World) -> None:
-    """The process before had stopped it, marked it, and was killed; this one cannot see it, and answers FAILURE."""
-    deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
+@pytest.mark.parametrize("what", ["describe", "stop"])
+async def test_an_undeploy_that_is_repeated_and_fails_leaves_the_vm_where_it_is(world: World, what: str) -> None:
+    """The process before had stopped it, marked it, answered and was killed; or somebody has started it since."""
+    is_stopped = what == "describe"
+    deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED if is_stopped else InstanceState.RUNNING)
     await world.journal.park(deploy_id, VmId(7))
-    world.provider.before["describe"].append(ProviderUnavailable("an outage"))
+    world.provider.before[what].append(ProviderUnavailable("an outage"))
     with pytest.raises(ProviderUnavailable):
         await perform_intent(world.work(request_of(deploy_id=deploy_id, lcm_state=29)), Intent.PARK)
-    assert await world.journal.parked() == set()
+    assert await world.journal.parked() == ({deploy_id} if is_stopped else set())
 
 
 async def test_a_parked_instance_that_is_started_is_on_a_host_again(world: World) -> None:
