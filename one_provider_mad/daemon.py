@@ -112,13 +112,26 @@ class _Daemon(Serving[Request | Malformed]):
         from one_provider_mad.orphans.reconciler import Reconciler
 
         opennebula = LocalOpenNebula(os.environ)
-        is_busy, tell = dispatcher.lanes.is_busy, dispatcher.tell
-        reconciler = Reconciler(engines, opennebula, tell=tell, is_busy=is_busy, clock=time.time, machine=machine)
+        reconciler = Reconciler(
+            engines,
+            opennebula,
+            tell=dispatcher.tell,
+            is_busy=dispatcher.lanes.is_busy,
+            clock=time.time,
+            machine=machine,
+            learn_release=self._learn_release,
+        )
         self._last_look = reconciler.last_look
         try:
             await reconciler.run()
         finally:
             await opennebula.close()
+
+    def _learn_release(self, release: tuple[int, ...]) -> None:
+        """OpenNebula has answered, so it has read INIT's answer long since, and takes lines without having asked."""
+        if self._dispatcher is not None:
+            self._dispatcher.learn_release(release)
+            self._writer.open()
 
     async def _note_machine(self, engines: Engines) -> None:
         """Note where the journal is written, from the first day on, credentials or not: a copy of it may come later."""

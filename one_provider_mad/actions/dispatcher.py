@@ -40,6 +40,9 @@ OTHER_DEADLINE = 300.0
 _LARGE = 128 * 1024
 """Bytes of payload from which on it is parsed in a thread: about a millisecond of the loop's time."""
 
+_LOG_HAS_NUMBERS = (6,)
+"""The release from which on oned's own log has the id `-1`; before, it is `-`, and a number is a VM's."""
+
 _POLLS_AT_ONCE = 64
 """POLL answers written before others get a turn."""
 
@@ -132,11 +135,8 @@ class Dispatcher:
     def accept(self, request: Request | Malformed) -> None:
         """Take one line's content. Never raises, never blocks; the answer comes by itself."""
         if not request.is_two_blank and request.vm_id is not None:
-            # Up to 5.12: oned's own log has the id `-` there, and `-1` from 6.0 on.
-            self._general_id = "-"
-        untold, self._untold = self._untold, None
-        for line in untold or ():
-            self._output.log(format_log(line, self._general_id))
+            self._general_id = "-"  # up to 5.12
+        self._tell_untold()
         if isinstance(request, Malformed):
             self._refuse(request)
             return
@@ -442,6 +442,17 @@ class Dispatcher:
             self._untold.append(line)  # which id oned's own log has shows with the first request
         else:
             self._output.log(format_log(line, self._general_id))
+
+    def _tell_untold(self) -> None:
+        untold, self._untold = self._untold, None
+        for line in untold or ():
+            self._output.log(format_log(line, self._general_id))
+
+    def learn_release(self, release: tuple[int, ...]) -> None:
+        """The core's release is known from elsewhere: what waits for its first request, which may be days, is told."""
+        if self._untold is not None:
+            self._general_id = "-1" if release >= _LOG_HAS_NUMBERS else "-"
+            self._tell_untold()
 
     def _tell_as(self, vm_id: VmId, letter: str, text: str) -> None:
         self.tell(Severity(letter), text, vm_id)

@@ -46,8 +46,8 @@ def accept(name: str, is_json: bool) -> None:
     """Accept whatever account and region the configuration of NAME leads to from now on, and this machine.
 
     A driver refuses every action when its credentials lead elsewhere than before, since in another account all its
-    instances look as if they were gone. It terminates no orphan when its journal was written on another machine, since
-    a copy of a front-end knows nothing of what the original has done since.
+    instances look as if they were gone. It terminates no orphan, and nothing that is owed from before, when its journal
+    was written on another machine, since a copy of a front-end knows nothing of what the original has done since.
     """
     sentences = list(accept_here(name, os.environ))
     click.echo(json.dumps(sentences, indent=2) if is_json else "\n".join(sentences))

@@ -21,6 +21,10 @@ Entry = Mapping[str, Any]
 
 _COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "WHAT": "verdict", "LOOKS": "looks", "WHY": "evidence"}
 
+_MISSED_LOOKS = 3
+_MINUTE = 60
+"""A look may take a while, and one that failed is made up for by the next."""
+
 
 @click.command("orphans", short_help="List instances that no VM needs, as the driver has found them.")
 @click.argument("name")
@@ -42,9 +46,10 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     """What the journal of NAME has of the last look.
 
     Returns:
-        `looked_at` (seconds since the epoch, None for never), `policy`, and `orphans`: one entry an instance, with what
-        it is, why, in how many looks in a row, and whether it is being terminated (`is_owed`); `parts`: volumes,
-        snapshots and addresses that belong to nothing.
+        `looked_at` (seconds since the epoch, None for never), `policy`, `interval` (seconds), and `orphans`: one entry
+        an instance, with what it is, why, in how many looks in a row, and whether it is being terminated (`is_owed`);
+        `parts`: volumes, snapshots and addresses that belong to nothing; `parts_problem`: why these are not known, ""
+        for nothing.
 
     Raises:
         MadError: the configuration or the journal cannot be read.
@@ -60,8 +65,10 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     return {
         "looked_at": found["at"],
         "policy": configuration.settings.orphans.policy,
+        "interval": configuration.settings.orphans.interval,
         "orphans": [{**entry, "is_owed": entry["deploy_id"] in owed} for entry in found["orphans"]],
         "parts": found["parts"],
+        "parts_problem": found.get("parts_problem", ""),
     }
 
 
@@ -76,10 +83,15 @@ def _show(found: Mapping[str, Any]) -> None:
     for part in found["parts"]:
         of = f" of VM {part['vm_id']}" if part["vm_id"] is not None else ""
         click.echo(printable(f"{part['kind']} {part['id']}{of} belongs to nothing: {part['detail']}"))
+    if found["parts_problem"]:
+        problem = f"Volumes, snapshots and addresses could not be looked at: {found['parts_problem']}"
+        click.echo(printable(problem))
     strange = "1 instance belongs" if len(entries) == 1 else f"{len(entries)} instances belong"
     count = f"{strange} to no VM for certain" if entries else "Every instance belongs to a VM"
     ago = max(0, round(time.time() - looked_at))
     click.echo(f"{count}, as of {ago} s ago; policy: {found['policy']}.")
+    if ago > _MISSED_LOOKS * found["interval"] + _MINUTE:
+        click.echo("The driver has not looked since: either it does not run, or its log says why (one-provider tail).")
 
 
 def _cell(entry: Entry, key: str) -> str:

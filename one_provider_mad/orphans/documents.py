@@ -55,6 +55,14 @@ class LocalOpenNebula:
         except NotSupported:
             return True  # up to 5.2 there is no such method, and no peers
 
+    async def release(self) -> tuple[int, ...]:
+        """Which release it is: (6, 10, 0). Raises ProviderError."""
+        text = str(await self._client.call("one.system.version"))
+        numbers = text.strip().split(".")
+        if not all(number.isdecimal() for number in numbers):
+            raise ProviderUnavailable(f"OpenNebula calls its release {text[:20]!r}")
+        return tuple(map(int, numbers))
+
     async def living(self) -> Mapping[VmId, VmDocument]:
         """Every VM that is not DONE, by number. Raises ProviderError: never half of them."""
         rows = await read_pool(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -61,6 +62,9 @@ class OpenNebula(Protocol):
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them."""
 
+    async def release(self) -> tuple[int, ...]:
+        """Which release it is."""
+
     async def living(self) -> Mapping[VmId, VmDocument]:
         """Every VM that is not DONE."""
 
@@ -78,6 +82,7 @@ class Reconciler:
         is_busy: tells whether an action of a VM is under way.
         clock: seconds since the epoch.
         machine: tells which machine this is; not called on the loop.
+        learn_release: told which release OpenNebula is, before anything is told of.
 
     Attributes:
         last_look: what looks once more before anything is destroyed.
@@ -92,6 +97,7 @@ class Reconciler:
         is_busy: Callable[[VmId], bool],
         clock: Callable[[], float],
         machine: Callable[[], str],
+        learn_release: Callable[[tuple[int, ...]], None],
     ) -> None:
         self._engines = engines
         self._opennebula = opennebula
@@ -104,6 +110,8 @@ class Reconciler:
         self._warned: set[str] = set()
         self._silences = 0
         self._parts_told = 0
+        self._is_parts_problem_told = False
+        self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
 
     async def run(self) -> None:
         """Look again and again. Ends only where there is nothing to compare: no credentials, or a folder of scripts."""
@@ -121,14 +129,23 @@ class Reconciler:
             try:
                 engine = await self._engines.current()
                 pause = engine.configuration.settings.orphans.interval
+                await self._know_release()
                 await self.look(engine)
                 self._silences = 0
             except MadError as error:
-                self._not_seen(error)
-            except Exception:
-                self._sightings = {}
+                log.info("orphans not looked for", reason=str(error))
+                self._not_seen(str(error))
+            except Exception as error:
                 log.exception("looking for orphans failed unexpectedly")
+                self._not_seen(f"internal error ({type(error).__name__}), the driver's log has the details")
             await asyncio.sleep(pause)
+
+    async def _know_release(self) -> None:
+        """What is told in oned's log has a form that depends on it."""
+        if self._learn_release is not None:
+            with suppress(ProviderError):  # then it is asked again next time
+                self._learn_release(await self._opennebula.release())
+                self._learn_release = None
 
     async def _begin(self) -> None:
         """Note which machine this is, from the first day on, credentials or not: a copy may come later."""
@@ -138,13 +155,12 @@ class Reconciler:
             except JournalError as error:
                 log.info("machine not noted yet", reason=str(error))  # the first look does it
 
-    def _not_seen(self, error: MadError) -> None:
+    def _not_seen(self, reason: str) -> None:
         """What was not seen completely counts for nothing, and what was seen before begins anew."""
         self._sightings = {}
         self._silences += 1
-        log.info("orphans not looked for", reason=str(error))
         if self._silences == _PATIENCE:
-            self._warn_once(f"orphans are not looked for: {error}")
+            self._warn(f"orphans are not looked for: {reason}")
 
     async def look(self, engine: Engine) -> list[Finding]:
         """One look: list, compare, tell, and note what is to be destroyed.
@@ -164,8 +180,8 @@ class Reconciler:
         now = self._clock()
         self._sightings = seen_again(self._sightings, findings, now=now)
         await self._withdraw(engine.journal, living, policy)
-        parts = await self._parts(cloud, living)
-        await self._publish(engine.journal, parts)
+        parts, problem = await self._parts_or_problem(cloud, living)
+        await self._publish(engine.journal, parts, problem)
         self._tell_news(parts)
         if policy.policy == "terminate-done":
             await self._destroy(engine, policy, now)
@@ -202,6 +218,18 @@ class Reconciler:
 
     # Telling
 
+    async def _parts_or_problem(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> tuple[list[LoosePart], str]:
+        """Parts, or why they are not known: a permission for them is another one, and instances cost more."""
+        try:
+            parts = await self._parts(cloud, living)
+        except ProviderError as error:
+            if not error.retryable and not self._is_parts_problem_told:
+                self._is_parts_problem_told = True
+                self._warn(f"volumes, snapshots and addresses that belong to nothing are not looked for: {error}")
+            return [], str(error)
+        self._is_parts_problem_told = False
+        return parts, ""
+
     async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[LoosePart]:
         """What no instance uses, and no VM that there is: only told of, since a person may have put it aside."""
         provider = cloud.provider
@@ -213,12 +241,13 @@ class Reconciler:
         documents = await self._opennebula.documents({part.identity.vm_id for part in loose if part.identity})
         return [part for part in loose if part.identity is None or is_over(part.identity, documents)]
 
-    async def _publish(self, journal: Journal, parts: list[LoosePart]) -> None:
+    async def _publish(self, journal: Journal, parts: list[LoosePart], problem: str) -> None:
         """Write down what was found, for `one-provider orphans`."""
         found = {
             "at": self._clock(),
             "orphans": [_entry(each) for each in self._sightings.values()],
             "parts": [_part_entry(each) for each in parts],
+            "parts_problem": problem,
         }
         await journal.set_fact(ORPHANS, json.dumps(found))
 
@@ -249,8 +278,11 @@ class Reconciler:
     def _warn_once(self, sentence: str) -> None:
         if sentence not in self._warned:
             self._warned.add(sentence)
-            log.warning("orphans", reason=sentence)
-            self._tell(Severity.WARNING, sentence)
+            self._warn(sentence)
+
+    def _warn(self, sentence: str) -> None:
+        log.warning("orphans", reason=sentence)
+        self._tell(Severity.WARNING, sentence)
 
     # Destroying
 

@@ -239,6 +239,17 @@ async def test_a_line_without_a_vm_is_told_in_oneds_own_log(desk: Desk, before: 
     assert told.startswith(f"LOG E {general_id} ignored a line that is no request: DEPLOY came with X in place of a VM")
 
 
+@pytest.mark.parametrize(("release", "general_id"), [((5, 12, 0, 4), "-"), ((6, 0), "-1"), ((6, 10, 0), "-1")])
+async def test_what_waits_for_the_first_request_is_told_when_the_release_is_known(
+    desk: Desk, release: tuple[int, ...], general_id: str
+) -> None:
+    desk.dispatcher.tell(Severity.WARNING, "an orphan")
+    assert desk.logs() == []
+    desk.dispatcher.learn_release(release)
+    desk.dispatcher.tell(Severity.WARNING, "another")
+    assert desk.logs() == [f"LOG W {general_id} an orphan", f"LOG W {general_id} another"]
+
+
 async def test_the_count_of_lost_log_lines_is_told_in_oneds_own_log(desk: Desk) -> None:
     assert desk.dispatcher.dropped(3) == b"LOG W -1 3 log lines were dropped while nobody read them\n"
     desk.ask("REBOOT", release="5.10")

@@ -132,6 +132,16 @@ def test_nothing_found_is_said(place: Place) -> None:
     assert line.startswith("Every instance belongs to a VM, as of 9")
 
 
+def test_what_was_not_looked_at_and_a_look_of_long_ago_are_said(place: Place) -> None:
+    last = {"at": time.time() - 3000, "orphans": [], "parts": [], "parts_problem": "no permission"}
+    journaled(place, fact(ORPHANS, json.dumps(last)))
+    assert [line.split(",")[0] for line in said(place, "orphans", NAME)] == [
+        "Volumes",
+        "Every instance belongs to a VM",
+        "The driver has not looked since: either it does not run",
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -66,6 +66,10 @@ class FakeOpenNebula:
         self._obey()
         return self.leads
 
+    async def release(self) -> tuple[int, ...]:
+        self._obey()
+        return (7, 4, 0)
+
     async def living(self) -> Mapping[VmId, VmDocument]:
         self._obey()
         return {vm.vm_id: vm for vm in self.vms.values() if vm.state != DONE_STATE and vm.vm_id not in self.hidden}
@@ -98,14 +102,18 @@ class CloudOfParts(FakeCloud):
 
     Attributes:
         parts: what no instance uses.
+        refusal: befalls who asks for them.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.parts: list[LoosePart] = []
+        self.refusal: MadError | None = None
 
     async def loose_parts(self, *, owner: str) -> Sequence[LoosePart]:
         assert owner == OWNER
+        if self.refusal is not None:
+            raise self.refusal
         return self.parts
 
 
@@ -125,6 +133,7 @@ class Front:
         self.busy: set[int] = set()
         self.told: list[str] = []
         self.set_by = 0.0
+        self.learned: list[tuple[int, ...]] = []
         self.restart()
 
     def restart(self) -> None:
@@ -138,6 +147,7 @@ class Front:
             is_busy=lambda vm_id: vm_id in self.busy,
             clock=lambda: self.world.clock() + self.set_by,
             machine=lambda: self.machine,
+            learn_release=self.learned.append,
         )
 
     def _tell(self, severity: Severity, text: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.domain import VmId
-from one_provider_mad.errors import ProviderError, SettingsError
+from one_provider_mad.errors import ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.verdicts import VmDocument
 from tests.orphans.local import FOLLOWER, LEADER, LocalOned, OwnVm
@@ -89,3 +89,12 @@ async def test_an_opennebula_that_knows_no_peers_has_none(
 async def test_an_address_that_cannot_be_one_is_told_at_once(oned: LocalOned, tmp_path: Path, url: str) -> None:
     with pytest.raises(SettingsError, match=r"^ONE_XMLRPC: endpoints: "):
         await LocalOpenNebula({**oned.environ(tmp_path), "ONE_XMLRPC": url}).open()
+
+
+async def test_its_release_is_numbers(
+    oned: LocalOned, opennebula: LocalOpenNebula, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await opennebula.release() == (7, 4, 0)
+    monkeypatch.setattr(oned, "release", "unknown")
+    with pytest.raises(ProviderUnavailable, match="calls its release 'unknown'"):
+        await opennebula.release()

@@ -141,6 +141,8 @@ def test_a_copy_of_a_front_end_destroys_nothing_before_somebody_says_so(
     list(accept_here("simulated", {"ONE_LOCATION": str(place.root)}))
     until(lambda: alive(place) == {7}, seconds=20)
     until(lambda: not any(entry["debt"] for entry in place.instances()), seconds=20)
+    two.finalize()
+    assert "LOG W -1 nothing that is owed from before" in "\n".join([*two.lines, *two.rest()]), "no request has come"
 
 
 def test_a_front_end_that_does_not_lead_destroys_nothing(place: Place, driver: Run, opennebula: LocalOned) -> None:

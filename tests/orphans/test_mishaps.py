@@ -45,7 +45,7 @@ async def _play(path: Path, steps: list[tuple[str, int]]) -> None:
             try:
                 owed = await play.front.look()
             except MadError as error:
-                play.front.reconciler._not_seen(error)
+                play.front.reconciler._not_seen(str(error))
                 continue  # a debt that stands is withdrawn by the next look
             assert not owed & set(play.needed.values())
 

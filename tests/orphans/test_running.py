@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.errors import JournalError, ProviderUnavailable, SettingsError
+from one_provider_mad.errors import JournalError, PermissionDenied, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
 from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.providers.interface import LoosePart
@@ -57,15 +57,37 @@ async def test_an_opennebula_that_is_silent_for_long_is_told_of_once(front: Fron
     assert front.told == ["orphans are not looked for: OpenNebula at localhost:2633 cannot be reached"] * warnings
 
 
-async def test_what_nobody_has_thought_of_begins_anew_as_well(front: Front) -> None:
+async def test_a_silence_after_another_is_told_of_as_well(front: Front) -> None:
+    for _ in range(2):
+        front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
+        await front.run(5)
+        front.opennebula.error = None
+        await front.run(1)
+    assert len(front.told) == 2
+
+
+async def test_what_nobody_has_thought_of_begins_anew_as_well_and_is_told_of(front: Front) -> None:
     end(front)
     await front.look()
-    front.cloud.before["list"].append(ZeroDivisionError())
-    await front.run(1)
-    assert await front.look() == set()
-    assert [entry["event"] for entry in front.world.logged if entry["log_level"] == "error"] == [
-        "looking for orphans failed unexpectedly"
+    front.cloud.before["list"] += [ZeroDivisionError()] * 5
+    await front.run(5)
+    assert front.told == [
+        "orphans are not looked for: internal error (ZeroDivisionError), the driver's log has the details"
     ]
+    assert await front.look() == set()
+    assert {entry["event"] for entry in front.world.logged if entry["log_level"] == "error"} == {
+        "looking for orphans failed unexpectedly"
+    }
+
+
+async def test_the_release_is_learned_before_anything_is_told(front: Front) -> None:
+    """The form of what is told in oned's log depends on it, and the first request may be days away."""
+    front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
+    await front.run(2)
+    assert front.learned == []
+    front.opennebula.error = None
+    await front.run(3)
+    assert front.learned == [(7, 4, 0)]
 
 
 async def test_a_copy_of_a_journal_says_so_once(front: Front) -> None:
@@ -136,3 +158,14 @@ async def test_parts_are_told_of_once_and_never_touched(parted: Front) -> None:
         await parts(parted)
     assert parted.told == ["volumes, snapshots or addresses of ours that belong to nothing: 1"]
     assert {name for name, _ in parted.cloud.calls} == {"list"}
+
+
+async def test_an_orphan_goes_also_where_parts_may_not_be_looked_at(parted: Front) -> None:
+    parted.cloud.refusal = PermissionDenied("no permission for DescribeVolumes")  # type: ignore[attr-defined]
+    end(parted)
+    assert await parted.look(3) == {"i-7"}
+    assert [text for text in parted.told if "volumes" in text] == [
+        "volumes, snapshots and addresses that belong to nothing are not looked for: no permission for DescribeVolumes"
+    ]
+    found = json.loads(await parted.world.journal.fact(ORPHANS) or "")
+    assert (found["parts"], found["parts_problem"]) == ([], "no permission for DescribeVolumes")
