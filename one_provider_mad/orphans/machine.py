@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import uuid
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -18,6 +19,9 @@ MACHINE = "machine"
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 """Made once at installation (systemd, machine-id(5)); a cloned disk has the same, so that it is not enough."""
+
+_DEVICES = Path("/sys/class/net")
+"""Network devices; one that is made of software has no `device` in it (Documentation/ABI/testing/sysfs-class-net)."""
 
 _IS_MADE_UP = 1 << 40
 """Bit of a hardware address that Python sets in one that it has made up (uuid.getnode)."""
@@ -32,10 +36,28 @@ def machine() -> str:
             break
         except OSError:
             continue
-    address = uuid.getnode()
-    if not address & _IS_MADE_UP:
-        parts.append(f"{address:012x}")
+    if address := _hardware_address():
+        parts.append(address)
     return sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _hardware_address() -> str:
+    """Twelve hexadecimal digits, "" where there is none that stays.
+
+    What Python tells is the first device's that has an IPv4 address, so another one's, or none, while the network
+    comes up: a driver starts with the machine.
+    """
+    found: list[tuple[int, str]] = []
+    with suppress(OSError):
+        for each in _DEVICES.iterdir():
+            with suppress(OSError, ValueError):
+                if (each / "device").exists():
+                    address = (each / "address").read_text().strip().replace(":", "")
+                    found.append((int((each / "ifindex").read_text()), address))
+    if found:
+        return min(found)[1]
+    number = uuid.getnode()  # a container has nothing but software
+    return "" if number & _IS_MADE_UP else f"{number:012x}"
 
 
 async def note_machine(journal: Journal, here: str) -> bool:

@@ -14,9 +14,15 @@ Make = Callable[..., str]
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """A machine of this name, with this machine-id and hardware address."""
+    """A machine of this name, with this machine-id and hardware address; with devices of hardware, where told."""
+    monkeypatch.setattr(machines, "_DEVICES", tmp_path / "net")
 
-    def make(name: str = "front", machine_id: str = "b3d1", address: int = 0x52540012AB34) -> str:
+    def make(name: str = "front", machine_id: str = "b3d1", address: int = 0x52540012AB34, *devices: str) -> str:
+        for number, device in enumerate(devices):
+            folder = tmp_path / "net" / f"eth{9 - number}"
+            (folder / "device").mkdir(parents=True, exist_ok=True)
+            (folder / "ifindex").write_text(f"{number + 2}\n")
+            (folder / "address").write_text(f"{device}\n")
         file = tmp_path / "machine-id"
         file.write_text(f"{machine_id}\n")
         monkeypatch.setattr("socket.gethostname", lambda: name)
@@ -36,6 +42,15 @@ def test_a_copy_that_differs_in_anything_is_another_machine(make: Make, other: d
 
 def test_an_address_that_is_made_up_at_each_start_does_not_count(make: Make) -> None:
     assert make(address=0x0154_0000_0001) == make(address=0x0354_0000_0002)
+
+
+def test_a_machine_of_hardware_is_the_same_before_its_network_is_there(make: Make) -> None:
+    """Only an interface that has an IPv4 address counts for Python, and the driver may start before that."""
+    devices = ("52:54:00:12:ab:34", "52:54:00:00:00:01")
+    here = make("front", "b3d1", 0x52540012AB34, *devices)
+    assert make("front", "b3d1", 0x0154_0000_0001) == here
+    assert make("front", "b3d1", 0x0242_AC11_0002) == here, "a bridge came up first"
+    assert make("front", "b3d1", 0x52540012AB34, "52:54:00:12:ab:35") != here
 
 
 def test_a_machine_that_tells_nothing_but_its_name_has_a_text_all_the_same(
