@@ -99,7 +99,7 @@ class LastLook:
         found = await self.seen(engine, debt.identity.vm_id, debt.deploy_id)
         if found is None:
             raise CannotTell(f"instance {debt.deploy_id} is not shown just now")
-        if not found.verdict.is_orphan or not debt.identity.is_same_life(found.identity):
+        if not found.verdict.is_orphan:
             raise CannotTell(f"instance {debt.deploy_id} is no orphan for certain: {found.evidence}")
         if not await self.made_here(engine.journal, [found]):
             raise CannotTell(f"the journal does not account for instance {debt.deploy_id}")

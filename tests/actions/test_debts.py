@@ -10,8 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from one_provider_mad.actions.debts import Debts, pay
-from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.actions.debts import Debts, nobody_confirms, pay
+from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import (
     CannotTell,
     MadError,
@@ -279,6 +279,26 @@ async def test_what_went_wrong_last_is_noted_and_the_debt_stays(desk: Desk, erro
         await pass_time(1.5)
         debt = await only_debt(desk.world)
         assert (debt.tries, debt.last_error) == (1, noted)
+        await settled(desk.world)
+    assert desk.world.provider.state(deploy_id) is TERMINATED
+
+
+async def test_whether_another_front_end_leads_by_now_is_seen_right_before(desk: Desk) -> None:
+    """The cloud may have been asked for minutes, and OpenNebula elected another leader meanwhile."""
+    deploy_id = desk.world.provider.add(identity_of())
+    await desk.world.add_debt(deploy_id)
+
+    async def lose_an_election(debt: Debt, instance: Instance) -> None:
+        assert (debt.deploy_id, instance.deploy_id) == (deploy_id, deploy_id)
+        desk.dispatcher.hold_debts(is_held=True)
+
+    desk.dispatcher.confirm_debts(lose_an_election)
+    async with paying(desk):
+        await pass_time(1.5)
+        assert (await only_debt(desk.world)).last_error.startswith("another front-end leads")
+        assert desk.world.provider.state(deploy_id) is RUNNING
+        desk.dispatcher.confirm_debts(nobody_confirms)
+        desk.dispatcher.hold_debts(is_held=False)
         await settled(desk.world)
     assert desk.world.provider.state(deploy_id) is TERMINATED
 

@@ -309,6 +309,7 @@ async def test_a_vm_whose_request_another_process_has_not_answered_is_left_alone
     number = journal.open_request(action="DEPLOY", vm_id=VmId(7), is_two_blank=True, payload=b"")
     await journal.sync()
     assert await front.look(5) == set()
+    assert front.told == ["instance i-7 belongs to no VM for certain: an action of VM 7 is under way"]
     journal.close_request(number)
     await journal.sync()
     assert await front.look(2) == {"i-7"}
