@@ -57,6 +57,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._dispatcher: Dispatcher | None = None
         self._engines: Engines | None = None
         self._begun_at = time.time()
+        self._asks_opennebula = False
         self._last_look: LastLook | None = None
         self._is_copy_told = False
 
@@ -99,6 +100,7 @@ class _Daemon(Serving[Request | Malformed]):
             return
         from one_provider_mad.xmlrpc.leadership import Leadership
 
+        self._asks_opennebula = True
         leadership = Leadership(os.environ, warn=self._warn)
         self._start(leadership.watch(lambda held: dispatcher.hold_debts(is_held=held)), "leadership")
         await asyncio.sleep(_SETTLED_SECONDS)
@@ -167,10 +169,14 @@ class _Daemon(Serving[Request | Malformed]):
                 self._is_copy_told = True
                 self._warn(sentence)
             raise CannotTell(sentence)
-        if debt.is_orphan and self._last_look is not None:
-            await self._last_look.confirm(debt)
-        else:
+        if self._last_look is None:
+            if self._asks_opennebula:
+                raise CannotTell("the local OpenNebula is about to be asked first")
             await nobody_confirms(debt, instance)
+        elif debt.is_orphan:
+            await self._last_look.confirm(debt)
+        elif debt.since < self._begun_at:
+            await self._last_look.refuse_needed(debt, instance.deploy_id)
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
         """Open the journal, and know what it owes, before a request is taken; a locked one is not waited for long."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from one_provider_mad.domain import Identity, VmId
+from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.journal import ORPHAN, Attempt, AttemptState, Debt
 from one_provider_mad.orphans.verdicts import DONE_STATE, Finding, Verdict, VmDocument
 
@@ -41,6 +41,17 @@ def is_back(debt: Debt, vm: VmDocument | None) -> bool:
     if vm is None or vm.stime != debt.identity.stime:
         return False
     return vm.deploy_id == debt.deploy_id or debt.reason.startswith(f"{ORPHAN}{Verdict.DONE.value}")
+
+
+def may_live_on(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
+    """True when the VM of a debt calls that instance its own: another front-end may have taken it over since."""
+    is_same = vm is not None and vm.stime == debt.identity.stime and vm.deploy_id == deploy_id
+    return vm is not None and is_same and not vm.is_without
+
+
+def lives_on(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
+    """True when the VM of a debt is at rest with that instance, so that it has been taken over for certain."""
+    return vm is not None and may_live_on(vm, debt, deploy_id) and vm.is_at_rest
 
 
 def is_over(who: Identity, documents: Mapping[VmId, VmDocument | None]) -> bool:

@@ -16,7 +16,7 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import CannotTell
 from one_provider_mad.journal import Debt, Journal
-from one_provider_mad.orphans.grounds import made_at
+from one_provider_mad.orphans.grounds import made_at, may_live_on
 from one_provider_mad.orphans.machine import note_machine
 from one_provider_mad.orphans.verdicts import Finding, VmDocument, judge
 
@@ -104,3 +104,16 @@ class LastLook:
         if not await self.made_here(engine.journal, [found]):
             raise CannotTell(f"the journal does not account for instance {debt.deploy_id}")
         log.info("orphan confirmed", deploy_id=debt.deploy_id, verdict=found.verdict.value, evidence=found.evidence)
+
+    async def refuse_needed(self, debt: Debt, deploy_id: DeployId) -> None:
+        """See that no VM lives on what is owed from before: this front-end may have been away, and another one led.
+
+        Raises:
+            MadError: one does, or nobody can tell just now.
+        """
+        vm_id = debt.identity.vm_id
+        documents = await self._opennebula.documents([vm_id])
+        if vm_id not in documents:
+            raise CannotTell(f"OpenNebula could not be asked whether VM {vm_id} needs instance {deploy_id} again")
+        if may_live_on(documents[vm_id], debt, deploy_id):
+            raise CannotTell(f"VM {vm_id} of OpenNebula lives on instance {deploy_id} again")

@@ -19,7 +19,7 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
 from one_provider_mad.journal import ORPHAN, Debt, Journal
-from one_provider_mad.orphans.grounds import is_back, is_needed, is_over
+from one_provider_mad.orphans.grounds import is_back, is_needed, is_over, lives_on
 from one_provider_mad.orphans.last_look import LastLook
 from one_provider_mad.orphans.machine import MACHINE
 from one_provider_mad.orphans.verdicts import (
@@ -104,6 +104,7 @@ class Reconciler:
         self._tell = tell
         self._is_busy = is_busy
         self._clock = clock
+        self._begun_at = clock()
         self.last_look = LastLook(engines, opennebula, machine=machine)
         self._sightings: dict[DeployId, Sighting] = {}
         self._told: dict[DeployId, Verdict] = {}
@@ -344,19 +345,23 @@ class Reconciler:
         self._tell(Severity.WARNING, f"instance {finding.deploy_id} is terminated as an orphan: {finding.evidence}")
 
     async def _withdraw(self, journal: Journal, living: Mapping[VmId, VmDocument], policy: OrphanPolicy) -> None:
-        """Forget debts of ours that were not paid yet, where the VM is there again or nobody wants that any more.
+        """Forget debts that were not paid yet, where the VM is there again or nobody wants that any more.
 
         A debt may stand for days, as while the cloud refuses to terminate; an OpenNebula that is restored from a backup
-        meanwhile may need the instance again.
+        meanwhile may need the instance again, and so may one that another front-end has led.
         """
         for debt in await journal.debts():
-            if not debt.is_orphan:
-                continue
-            if policy.policy == "terminate-done" and not is_back(debt, living.get(debt.identity.vm_id)):
+            vm = living.get(debt.identity.vm_id)
+            if debt.is_orphan:
+                is_off = policy.policy != "terminate-done" or is_back(debt, vm)
+            else:
+                is_off = debt.since < self._begun_at and lives_on(vm, debt, debt.deploy_id)
+            if not is_off:
                 continue
             await journal.pay_debt(debt)
-            log.warning("orphan is not terminated any more", deploy_id=debt.deploy_id, vm=debt.identity.vm_id)
-            self._tell(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more as an orphan")
+            log.warning("debt withdrawn", reason=debt.reason, deploy_id=debt.deploy_id, vm=debt.identity.vm_id)
+            word = " as an orphan" if debt.is_orphan else f": VM {debt.identity.vm_id} lives on it again"
+            self._tell(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more{word}")
 
 
 def _part_entry(part: LoosePart) -> dict[str, object]:

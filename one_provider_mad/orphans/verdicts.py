@@ -43,8 +43,22 @@ class VmDocument(Value, frozen=True, kw_only=True):
         """True when it is at rest on its host: POWEROFF, or ACTIVE with LCM_STATE RUNNING or UNKNOWN."""
         return self.state == _POWEROFF or (self.state == _ACTIVE and self.lcm_state in _AT_REST)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """True when it is on its host, or kept: SUSPENDED, STOPPED, UNDEPLOYED."""
+        return self.is_on_host or self.state in _KEPT
+
+    @property
+    def is_without(self) -> bool:
+        """True when it has no instance, or is about to get or to lose one, whatever its DEPLOY_ID says."""
+        return self.state in _WITHOUT or (self.state == _ACTIVE and self.lcm_state in _COMES_OR_GOES)
+
 
 _ACTIVE, _POWEROFF = 3, 8
+_KEPT = frozenset({4, 5, 9})
+_WITHOUT = frozenset({0, 1, 2, 6, 7})
+_COMES_OR_GOES = frozenset({1, 2, 11, 12, 13, 14, 15, 23, 36, 39, 40})
+"""PROLOG, BOOT, EPILOG, SHUTDOWN, CANCEL, FAILURE, CLEANUP_RESUBMIT, CLEANUP_DELETE; BOOT_, PROLOG_, EPILOG_FAILURE."""
 _AT_REST = frozenset({3, 16})
 """include/VirtualMachine.h, VmState and LcmState."""
 

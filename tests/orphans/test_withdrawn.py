@@ -12,7 +12,7 @@ from one_provider_mad.errors import CannotTell, MadError, ProviderUnavailable
 from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, identity_of
-from tests.orphans.front import POWEROFF, TERMINATE, Front, end
+from tests.orphans.front import ACTIVE, POWEROFF, Front, end
 
 
 @pytest.mark.parametrize("named", ["i-7", ""])
@@ -40,13 +40,55 @@ async def test_what_is_owed_is_withdrawn_when_nobody_wants_that_any_more(front: 
     assert await front.look() == set()
 
 
-async def test_other_debts_stand(front: Front) -> None:
+@pytest.mark.parametrize(
+    ("vm", "is_refused", "is_withdrawn"),
+    [
+        pytest.param({"state": ACTIVE, "lcm_state": 3}, True, True, id="it-runs"),
+        pytest.param({"state": POWEROFF}, True, True, id="it-is-off"),
+        pytest.param({"state": 9}, True, True, id="it-is-undeployed"),
+        pytest.param({"state": ACTIVE, "lcm_state": 18}, True, False, id="it-is-on-its-way"),
+        pytest.param({"state": ACTIVE, "lcm_state": 15}, False, False, id="it-is-recreated"),
+        pytest.param({"state": 1}, False, False, id="it-is-to-be-deployed-again"),
+        pytest.param({"state": DONE_STATE, "etime": 5}, False, False, id="it-is-over"),
+        pytest.param({"state": POWEROFF, "deploy_id": "i-8"}, False, False, id="it-is-something-else"),
+        pytest.param({"state": POWEROFF, "stime": STIME + 1}, False, False, id="it-is-another"),
+        pytest.param(None, False, False, id="there-is-none"),
+    ],
+)
+async def test_what_a_request_owes_stands_unless_the_vm_lives_on_it(
+    front: Front, vm: dict[str, Any] | None, *, is_refused: bool, is_withdrawn: bool
+) -> None:
+    """A deploy was called off here, and another front-end that led meanwhile has taken the instance over."""
     await front.world.add_debt("i-7")
+    front.set_by = 10.0
+    front.restart()
     front.policy = OrphanPolicy(policy="report")
-    assert await front.look(2) == {"i-7"}
-    front.opennebula.vm(7, "i-7", state=POWEROFF)
-    front.policy = TERMINATE
-    assert await front.look(2) == {"i-7"}
+    front.opennebula.vms.clear()
+    if vm is not None:
+        front.opennebula.vm(7, **{"deploy_id": "i-7", **vm})
+    assert await is_refused_now(front) == is_refused
+    assert await front.look(2) == (set() if is_withdrawn else {"i-7"})
+    assert [text for text in front.told if "lives on it" in text] == [
+        "instance i-7 is not terminated any more: VM 7 lives on it again"
+    ] * is_withdrawn
+
+
+async def is_refused_now(front: Front) -> bool:
+    (debt,) = await front.world.journal.debts()
+    try:
+        await front.reconciler.last_look.refuse_needed(debt, DeployId("i-7"))
+    except CannotTell:
+        return True
+    return False
+
+
+async def test_what_is_owed_from_before_waits_for_opennebula_and_what_is_new_stands(front: Front) -> None:
+    front.set_by = -10.0
+    front.restart()
+    await front.world.add_debt("i-7")
+    assert await front.look(2) == {"i-7"}, "the VM is on its way back to its host, perhaps"
+    front.opennebula.deaf = {7}
+    assert await is_refused_now(front)
 
 
 @pytest.mark.parametrize("other", [{"stime": STIME + 1}, {"deploy_id": "i-8"}])
