@@ -16,7 +16,7 @@ from lxml import etree
 
 from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable
-from one_provider_mad.providers.ec2.credentials import Credentials
+from one_provider_mad.providers.ec2.credentials import Credentials, Sign
 from one_provider_mad.providers.ec2.pace import Pace
 from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, refusal
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -46,6 +46,8 @@ MOST_VALUES = 200
 MOST_PAGES = 1000
 """Pages of one listing; more is a cloud that goes round in circles."""
 
+_HEADERS = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
+
 _NAMESPACE = re.compile(rb'\sxmlns="[^"]*"')
 
 _DOMAINS = {"cn-": "amazonaws.com.cn", "eusc-": "amazonaws.eu"}
@@ -58,6 +60,11 @@ def endpoint(service: str, settings: Ec2Settings) -> str:
     domain = next((name for start, name in _DOMAINS.items() if settings.region.startswith(start)), "amazonaws.com")
     url = own or f"https://{service}.{settings.region}.{domain}"
     return url if "/" in url.partition("://")[2] else f"{url}/"
+
+
+def read_account(root: Element) -> str:
+    """The number in an answer to GetCallerIdentity, "" for none."""
+    return text_of(root.find("GetCallerIdentityResult/Account"))
 
 
 class Refused(NamedTuple):
@@ -77,15 +84,23 @@ class Client:
 
     Args:
         settings: where it is and who we are.
+        warn: tells the operator one sentence.
 
     Attributes:
+        account: number of the account; once it is known, no credentials of another are used.
         answered: header `Date` of the last answer, and when it came, in seconds since the epoch.
     """
 
-    def __init__(self, settings: Ec2Settings) -> None:
+    def __init__(self, settings: Ec2Settings, *, warn: Callable[[str], None] = lambda _: None) -> None:
+        self.account = ""
         self.answered: tuple[str, float] = ("", 0.0)
         self._settings = settings
-        self._credentials = Credentials(settings, sts_url=settings.sts_endpoint_url or settings.endpoint_url)
+        self._credentials = Credentials(
+            settings,
+            sts_url=settings.sts_endpoint_url or settings.endpoint_url,
+            confirm=self._confirm_account,
+            warn=warn,
+        )
         self._session: aiohttp.ClientSession | None = None
         self._pace = Pace(share=settings.share_of_budget)
 
@@ -171,18 +186,38 @@ class Client:
         form = {"Action": action, "Version": VERSIONS[service], **parameters}
         written = urlencode(form) if len(form) < MANY_PARAMETERS else await asyncio.to_thread(urlencode, form)
         body = written.encode()
-        headers = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
-        signed = await self._credentials.sign(url, headers, body, service=service)
+        signed = await self._credentials.sign(url, _HEADERS, body, service=service)
         outcome = await self._exchange(url, action, signed.headers, body)
         if isinstance(outcome, Refused):
             if outcome.code not in RELOAD_CREDENTIALS or not await self._credentials.reload(signed.key_id):
                 raise outcome.error
             # It was certainly not carried out, and there are other credentials by now.
-            signed = await self._credentials.sign(url, headers, body, service=service)
+            signed = await self._credentials.sign(url, _HEADERS, body, service=service)
             outcome = await self._exchange(url, action, signed.headers, body)
         if isinstance(outcome, Refused):
             raise outcome.error
         return outcome
+
+    async def _confirm_account(self, sign: Sign) -> None:
+        """See to it that other credentials are the same account's: in another, everything of ours would look gone.
+
+        Raises:
+            AuthenticationRefused: they are another's.
+            ProviderUnavailable: STS does not say whose they are.
+        """
+        if not self.account:
+            return
+        url, action = endpoint("sts", self._settings), "GetCallerIdentity"
+        body = urlencode({"Action": action, "Version": VERSIONS["sts"]}).encode()
+        outcome = await self._exchange(url, action, sign(url, _HEADERS, body, "sts").headers, body)
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        number = await self._read(action, outcome, read_account)
+        if number != self.account:
+            raise AuthenticationRefused(
+                f"the AWS credentials are of another account by now, {number}, not {self.account}: give back those of"
+                " before, or restart the driver if that is meant"
+            )
 
     async def _exchange(self, url: str, action: str, headers: Mapping[str, str], body: bytes) -> bytes | Refused:
         import aiohttp

@@ -7,11 +7,12 @@ which is arithmetic, is made where it is needed. Nothing here puts a credential 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from one_provider_mad.domain import Value
-from one_provider_mad.errors import AuthenticationRefused, ProviderUnavailable
+from one_provider_mad.errors import AuthenticationRefused, MadError, ProviderUnavailable
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.xmlrpc.host_login import HostLogin
 
@@ -20,6 +21,13 @@ LOGIN = ("EC2_ACCESS", "EC2_SECRET")
 
 ROLE_SESSION = "one-provider-mad"
 """Name of the session when a role is assumed; shows in CloudTrail."""
+
+RENEW_AGAIN = 60.0
+"""Seconds between two tries to renew credentials that are still good: metadata services have new ones some minutes
+before the end only ("Retrieve security credentials from instance metadata"), and refuse who asks too often."""
+
+RENEWAL_PATIENCE = 2.0
+"""Seconds that a call waits for new credentials while the old ones are good."""
 
 MISSING = "provider ec2 needs botocore: run pip install 'one-provider-mad[ec2]'"
 
@@ -36,21 +44,43 @@ class Signed(Value, frozen=True, kw_only=True):
     key_id: str
 
 
+Sign = Callable[[str, Mapping[str, str], bytes, str], Signed]
+"""Signs one POST with certain credentials: URL, headers, body, service."""
+
+
+async def _take_all(_: Sign) -> None:
+    """Confirm any credentials."""
+
+
 class Credentials:
-    """The credentials of one account, found lazily and refreshed before they expire.
+    """The credentials of one account, found lazily and renewed before they expire; until then the old ones do.
 
     Args:
         settings: where to look.
         sts_url: endpoint for assuming a role, "" for Amazon's.
+        confirm: asked about credentials that are to take the place of refused ones, before any call is signed with
+            them; raises when they are another account's.
+        warn: tells the operator one sentence.
     """
 
-    def __init__(self, settings: Ec2Settings, *, sts_url: str = "") -> None:
+    def __init__(
+        self,
+        settings: Ec2Settings,
+        *,
+        sts_url: str = "",
+        confirm: Callable[[Sign], Awaitable[None]] = _take_all,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._settings = settings
         self._sts_url = sts_url
+        self._confirm = confirm
+        self._warn = warn
         self._login = HostLogin(settings.login_from_host, LOGIN) if settings.login_from_host else None
         self._source: Any = None
         self._frozen: Any = None
-        self._lock = asyncio.Lock()
+        self._renewing: asyncio.Task[Any] | None = None
+        self._renew_at = 0.0
+        self._told = ""
 
     async def sign(self, url: str, headers: Mapping[str, str], body: bytes, *, service: str) -> Signed:
         """Sign one POST.
@@ -65,7 +95,9 @@ class Credentials:
             AuthenticationRefused: there are no credentials, or botocore is not installed.
             ProviderUnavailable: whoever gives the credentials out did not answer.
         """
-        frozen = await self._current()
+        return self._sign(await self._current(), url, headers, body, service)
+
+    def _sign(self, frozen: Any, url: str, headers: Mapping[str, str], body: bytes, service: str) -> Signed:
         from botocore.auth import SigV4Auth
         from botocore.awsrequest import AWSRequest
 
@@ -74,32 +106,64 @@ class Credentials:
         return Signed(headers=dict(request.headers.items()), key_id=frozen.access_key)
 
     async def reload(self, key_id: str) -> bool:
-        """Look for the credentials anew, because this key was refused; True when there is another one by now."""
-        async with self._lock:
-            if self._frozen is not None and self._frozen.access_key == key_id:
-                self._source = self._frozen = None
+        """Look for the credentials anew, because this key was refused; True when there is another one by now.
+
+        Raises:
+            AuthenticationRefused: there are none, or they are another account's: none is used until there are others.
+        """
+        if self._frozen is not None and self._frozen.access_key == key_id:
+            self._source = self._frozen = None
         return bool((await self._current()).access_key != key_id)
 
     async def _current(self) -> Any:
-        if self._is_fresh():
+        if self._frozen is not None and not self._ends_within(None):
             return self._frozen
-        async with self._lock:  # one search, however many wait for it
-            if not self._is_fresh():
-                given = await self._login.read() if self._login is not None and self._source is None else ()
-                self._frozen = await asyncio.to_thread(self._obtain, given)
+        is_good = self._frozen is not None and not self._ends_within(0)
+        if is_good and (self._renewing is not None or asyncio.get_running_loop().time() < self._renew_at):
             return self._frozen
+        renewing = self._renew_soon()
+        if is_good:
+            before = self._frozen
+            await asyncio.wait([renewing], timeout=RENEWAL_PATIENCE)
+            return self._frozen or before
+        return await asyncio.shield(renewing)
 
-    def _is_fresh(self) -> bool:
-        if self._frozen is None:
-            return False
+    def _ends_within(self, seconds: int | None) -> bool:
+        """Whether the credentials end so soon; None: as soon as botocore begins to renew them, 15 minutes before."""
         needs_refresh = getattr(self._source, "refresh_needed", None)
-        is_fresh: bool = needs_refresh is None or not needs_refresh()
-        return is_fresh
+        return needs_refresh is not None and bool(needs_refresh(seconds))
 
-    def _obtain(self, given: Sequence[str]) -> Any:
-        """Find them or refresh them. Blocks.
+    def _renew_soon(self) -> asyncio.Task[Any]:
+        """One search for all who wait; should one of them be cancelled, it goes on for the others."""
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew(), name="find the AWS credentials")
+            self._renewing.add_done_callback(self._renewed)
+        return self._renewing
+
+    async def _renew(self) -> Any:
+        source, is_another = self._source, self._renew_at > 0 and self._source is None
+        self._renew_at = asyncio.get_running_loop().time() + RENEW_AGAIN
+        given = await self._login.read() if self._login is not None and source is None else ()
+        source, frozen = await asyncio.to_thread(self._obtain, source, given)
+        if is_another:
+            await self._confirm(partial(self._sign, frozen))
+        self._source, self._frozen = source, frozen
+        return frozen
+
+    def _renewed(self, renewing: asyncio.Task[Any]) -> None:
+        self._renewing = None
+        error = None if renewing.cancelled() else renewing.exception()
+        if error is None:
+            self._told = ""
+        elif isinstance(error, MadError) and self._frozen is not None and self._told != str(error):
+            self._told = str(error)
+            self._warn(f"the AWS credentials end soon and cannot be renewed: {error}")
+
+    def _obtain(self, source: Any, given: Sequence[str]) -> tuple[Any, Any]:
+        """Find them or refresh them: where they come from, and what they are. Blocks.
 
         Args:
+            source: where they came from before, None to look for it.
             given: key and secret, where the host's template had them.
         """
         try:
@@ -110,9 +174,9 @@ class Credentials:
         except ImportError as error:
             raise AuthenticationRefused(MISSING) from error
         try:
-            if self._source is None:
-                self._source = self._find(given)
-            return self._source.get_frozen_credentials()
+            if source is None:
+                source = self._find(given)
+            return source, source.get_frozen_credentials()
         except (NotReached, HTTPClientError) as error:
             raise ProviderUnavailable(f"the source of the AWS credentials did not answer: {error}") from error
         except ClientError as error:
@@ -146,8 +210,6 @@ class Credentials:
 
     def _assumed(self, session: Any, source: Any) -> Any:
         """Credentials of the role, asked for with those found, again before they expire."""
-        from functools import partial
-
         from botocore.config import Config
         from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 

@@ -21,7 +21,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.checks import Checks
-from one_provider_mad.providers.ec2.client import MOST_VALUES, Client
+from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
 from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
 from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.instances import UPSTREAM_ATTRIBUTE, read_changed, read_instances, read_launched
@@ -62,7 +62,7 @@ class Ec2Provider:
         self.watch_interval: float = settings.watch_interval
         self._context = context
         self._settings = settings
-        self._client = Client(settings)
+        self._client = Client(settings, warn=context.warn)
         self._disks = Disks(self._client, pause=settings.watch_interval)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
@@ -94,11 +94,12 @@ class Ec2Provider:
 
     async def account(self) -> str:
         """The account's number, from STS, and the region."""
-        number = self._settings.account or await self._client.call(
-            "GetCallerIdentity", read=lambda root: text_of(root.find("GetCallerIdentityResult/Account"))
-        )
+        if number := self._settings.account:
+            return f"{number}/{self._settings.region}"
+        number = await self._client.call("GetCallerIdentity", read=read_account)
         if not number:
             raise ProviderUnavailable("EC2: the answer to GetCallerIdentity names no account")
+        self._client.account = number
         return f"{number}/{self._settings.region}"
 
     # Creating

@@ -94,6 +94,7 @@ async def test_credentials_are_refreshed_before_they_expire(face: Face, connect:
     await asyncio.gather(*(provider.list_instances() for _ in range(3)))
     first = face.account.count("AssumeRole")
     face.role_seconds = 3600.0
+    provider._client._credentials._renew_at = 0.0  # a minute later
     await provider.list_instances()
     assert face.account.count("AssumeRole") == first + 1
     await provider.list_instances()
@@ -116,6 +117,24 @@ async def test_keys_that_were_changed_in_their_file_are_taken_up(face: Face, con
         await provider.list_instances()
     file.write_text(keys(key="AKIDNEW", secret="new secret"))
     assert await provider.list_instances() == []
+
+
+async def test_keys_of_another_account_are_not_taken_up(face: Face, connect: Open, tmp_path: Path) -> None:
+    """In another account everything of ours would look gone, and a create would buy a second instance."""
+    file = tmp_path / "aws-credentials"
+    file.write_text(keys())
+    provider = await connect(**NONE)
+    await provider.account()
+    face.keys = {"AKIDOTHER": "s"}
+    file.write_text(keys(key="AKIDOTHER", secret="s"))
+    body = "<GetCallerIdentityResult><Account>999999999999</Account></GetCallerIdentityResult>"
+    response = f"<GetCallerIdentityResponse>{body}</GetCallerIdentityResponse>"
+    face.order("GetCallerIdentity", body=response, status=200, times=2)
+    for _ in range(2):
+        with pytest.raises(AuthenticationRefused, match=f"are of another account by now, 999999999999, not {NUMBER}"):
+            await provider.list_instances()
+    assert face.account.count("DescribeInstances") == 0
+    assert await provider.list_instances() == []  # they are ours again
 
 
 async def test_without_any_the_sentence_says_where_they_go(connect: Open) -> None:

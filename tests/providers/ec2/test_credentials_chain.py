@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from blockbuster import blockbuster_ctx
 from botocore.credentials import SSOProvider
 from botocore.tokens import SSOTokenProvider
 
-from one_provider_mad.errors import AuthenticationRefused
+from one_provider_mad.errors import AuthenticationRefused, ProviderUnavailable
 from one_provider_mad.providers.ec2.credentials import Credentials
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 
@@ -31,16 +32,18 @@ TOO_SOON, LATER = 14 * 60.0, 3600.0
 
 @dataclass
 class Givers:
-    """STS, IAM Identity Center and a container's agent; each gives a new key, good for so many seconds.
+    """STS, IAM Identity Center, a container's agent and an instance's metadata service; each gives a new key.
 
     Attributes:
-        seconds: how long.
+        seconds: how long it is good for.
         asked: what was asked, in order.
+        is_throttling: nobody is given any.
         is_token_known: Identity Center takes the token.
     """
 
     seconds: float = LATER
     asked: list[str] = field(default_factory=list)
+    is_throttling: bool = False
     is_token_known: bool = True
     url: str = ""
 
@@ -54,6 +57,8 @@ class Givers:
         application.router.add_post("/", self._sts)
         application.router.add_get("/federation/credentials", self._sso)
         application.router.add_get("/container", self._container)
+        application.router.add_put("/latest/api/token", self._instance)
+        application.router.add_get("/latest/meta-data/iam/security-credentials/{role:.*}", self._instance)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -67,7 +72,22 @@ class Givers:
         self.asked.append(what)
         return f"ASIA{len(self.asked)}"
 
+    def _refuse_throttled(self) -> None:
+        if self.is_throttling:
+            self.asked.append("refused")
+            raise web.HTTPTooManyRequests
+
+    async def _instance(self, request: web.Request) -> web.Response:
+        self._refuse_throttled()
+        if not request.match_info.get("role"):
+            return web.Response(text="a session" if request.method == "PUT" else "one")
+        key, until = self._key("instance"), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.ends_at))
+        return web.json_response({"AccessKeyId": key, "SecretAccessKey": "s", "Token": "t", "Expiration": until})
+
     async def _sts(self, request: web.Request) -> web.Response:
+        if self.is_throttling:
+            self.asked.append("refused")
+            return web.Response(text="<ErrorResponse><Error><Code>No</Code></Error></ErrorResponse>", status=400)
         form = await request.post()
         action = str(form["Action"])
         said = " ".join([action, str(form["RoleArn"]), str(form.get("WebIdentityToken", ""))]).strip()
@@ -98,6 +118,7 @@ class Givers:
         return web.json_response({"roleCredentials": given})
 
     async def _container(self, request: web.Request) -> web.Response:
+        self._refuse_throttled()
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.ends_at))
         key = self._key(f"container {request.headers.get('Authorization', '')}")
         return web.json_response({"AccessKeyId": key, "SecretAccessKey": "s", "Token": "t", "Expiration": until})
@@ -138,7 +159,7 @@ async def is_renewed(credentials: Credentials, givers: Givers) -> None:
     """Credentials that end soon are asked for again before they do, and others are not."""
     givers.seconds = TOO_SOON
     first = await key_of(credentials)
-    givers.seconds = LATER
+    givers.seconds, credentials._renew_at = LATER, 0.0  # a minute later
     second = await key_of(credentials)
     assert first != second
     assert await key_of(credentials) == second
@@ -244,6 +265,57 @@ async def test_a_program(givers: Givers, home: Path) -> None:
     seconds.write_text(f"{TOO_SOON:.0f}")
     first = await key_of(credentials)
     seconds.write_text(f"{LATER:.0f}")
+    credentials._renew_at = 0.0  # a minute later
     second = await key_of(credentials)
     assert first != second
     assert await key_of(credentials) == second
+
+
+def go_on(credentials: Credentials, *, minutes: float) -> None:
+    """Let time go by for what botocore knows of the end."""
+    credentials._source._time_fetcher = lambda: datetime.now(UTC) + timedelta(minutes=minutes)
+    credentials._renew_at = 0.0
+
+
+@pytest.mark.parametrize("source", ["instance", "container", "assumed role"])
+async def test_credentials_that_are_still_good_are_used_while_there_are_no_new_ones(
+    givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """A metadata service that is throttled or gone stops no call before the end, and is not asked by each of them."""
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+    if source == "instance":
+        monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
+        monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", givers.url)
+    elif source == "container":
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{givers.url}/container")
+    role: dict[str, Any] = {"access_key_id": "A", "secret_access_key": "s", "role_arn": ROLE}
+    told: list[str] = []
+    is_role = source == "assumed role"
+    settings = Ec2Settings(region=REGION, **(role if is_role else {}))
+    givers.seconds = 5 * 60.0 if is_role else LATER  # roles have a cache that goes by the real time
+    credentials = Credentials(settings, sts_url=givers.url, warn=told.append)
+    first = await key_of(credentials)
+    givers.is_throttling = True
+    go_on(credentials, minutes=0 if is_role else 55)
+    assert {await key_of(credentials) for _ in range(5)} == {first}
+    assert 1 <= givers.asked.count("refused") <= 3  # botocore's tries of one renewal
+    assert len(told) == 1
+    assert told[0].startswith("the AWS credentials end soon and cannot be renewed: ")
+    givers.is_throttling, givers.seconds, credentials._renew_at = False, 3 * LATER, 0.0
+    second = await key_of(credentials)
+    assert second != first
+    assert await key_of(credentials) == second
+    assert len(told) == 1
+
+
+async def test_credentials_that_have_ended_are_not_used(
+    givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{givers.url}/container")
+    credentials = chain()
+    await key_of(credentials)
+    givers.is_throttling = True
+    go_on(credentials, minutes=61)
+    with pytest.raises((AuthenticationRefused, ProviderUnavailable), match="the AWS credentials cannot be read: "):
+        await key_of(credentials)
