@@ -5,10 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
+from urllib.parse import urlencode
 
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Value
-from one_provider_mad.errors import BadParameter, InstanceNotFound, ProviderUnavailable, WrongState
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    BadParameter,
+    InstanceNotFound,
+    ProviderError,
+    ProviderUnavailable,
+    Throttled,
+    WrongState,
+)
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import Details, read_details
 from one_provider_mad.providers.ec2.query import filtered, tagged
@@ -22,6 +32,9 @@ _GONE = frozenset({"deleting", "deleted", "error"})
 
 _PAUSE = 1.0
 """Seconds between two looks at a volume at most; a new one takes some seconds."""
+
+_LEAVING = 20.0
+"""Seconds for which the end of an instance waits for volumes that are being made or detached: they take some."""
 
 _UNSEEN = 30.0
 """Seconds after which a volume that is still not listed is one that was deleted: its token is spent."""
@@ -73,10 +86,12 @@ class Disks:
     Args:
         client: the way to the cloud.
         pause: seconds between two looks while a volume is on its way.
+        tags: the configuration's, of every volume.
     """
 
-    def __init__(self, client: Client, *, pause: float) -> None:
+    def __init__(self, client: Client, *, pause: float, tags: Mapping[str, str]) -> None:
         self._client = client
+        self._tags = tags
         self._pause = min(pause, _PAUSE)
         self._generations: dict[tuple[str, str], int] = {}
 
@@ -92,21 +107,32 @@ class Disks:
             raise BadParameter(f"disk {disk_id} is an image, which EC2 cannot attach: only volatile disks can be")
         size = volume_size(disk)
         details = await self.details(deploy_id)
-        volume = await self._find(deploy_id, disk_id) or await self._make(details, disk_id, size=size)
-        if volume.instance_id == deploy_id and volume.attachment in ("attaching", "attached"):
-            await self._end_with_instance(deploy_id, volume.volume_id)
-            return
-        volume = await self._settled(volume.volume_id)
-        await self._client.call(
-            "AttachVolume",
-            {
-                "VolumeId": volume.volume_id,
-                "InstanceId": deploy_id,
-                "Device": device_for(disk, [each.device for each in details.volumes]),
-            },
-            read=lambda _: None,
-        )
+        volume = await self._find(deploy_id, disk_id)
+        if volume is not None and not volume.attachment and volume.size != size:
+            await self._delete(deploy_id, disk_id, volume)  # of an attach that failed, of another disk with this number
+            volume = None
+        volume = volume or await self._make(details, disk_id, size=size)
+        if volume.instance_id != deploy_id or volume.attachment not in ("attaching", "attached"):
+            volume = await self._settled(volume.volume_id)
+            device = device_for(disk, [each.device for each in details.volumes])
+            call = {"VolumeId": volume.volume_id, "InstanceId": deploy_id, "Device": device}
+            try:
+                await self._client.call("AttachVolume", call, read=lambda _: None)
+            except ProviderError as error:
+                if error.definite and not isinstance(error, Throttled):
+                    await self._give_up(deploy_id, disk_id, volume)
+                raise
         await self._end_with_instance(deploy_id, volume.volume_id)
+
+    async def _give_up(self, deploy_id: DeployId, disk_id: str, volume: EbsVolume) -> None:
+        """Delete what could not be attached, since OpenNebula forgets the disk; EC2 deletes none that is attached."""
+        with suppress(ProviderError):
+            await self._delete(deploy_id, disk_id, volume)
+
+    async def _delete(self, deploy_id: DeployId, disk_id: str, volume: EbsVolume) -> None:
+        await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
+        key = (deploy_id, disk_id)
+        self._generations[key] = self._generations.get(key, 0) + 1
 
     async def detach(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Detach the disk's volume and delete it, as OpenNebula deletes a volatile disk; without one all is well."""
@@ -118,10 +144,7 @@ class Disks:
         if volume.attachment in ("attaching", "attached", "busy"):
             call = {"VolumeId": volume.volume_id, "InstanceId": volume.instance_id}
             await self._client.call("DetachVolume", call, read=lambda _: None)
-        volume = await self._settled(volume.volume_id)
-        await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
-        key = (deploy_id, disk_id)
-        self._generations[key] = self._generations.get(key, 0) + 1
+        await self._delete(deploy_id, disk_id, await self._settled(volume.volume_id))
 
     async def resize(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Let the disk's volume grow.
@@ -140,16 +163,41 @@ class Disks:
             call = {"VolumeId": volume.volume_id, "Size": str(size)}
             await self._client.call("ModifyVolume", call, read=lambda _: None)
 
-    async def let_go(self, deploy_id: DeployId) -> None:
+    async def let_go(self, deploy_id: DeployId) -> list[str]:
         """See to it that no volume made for an instance outlives it; asked for just before it is terminated.
 
-        All is well already unless an attach was cut short.
+        All is well already unless an attach or detach was cut short.
+
+        Returns:
+            A sentence for each volume with which that did not work: the others, and the instance, cost more than it.
+
+        Raises:
+            ProviderError: the same may succeed when it is asked for again.
         """
+        failures = []
         for volume in await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]}):
-            if volume.attachment and not volume.ends_with_instance:
-                await self._flag(deploy_id, volume.device)
-            elif volume.state == "available":
-                await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
+            try:
+                await self._release(deploy_id, volume)
+            except (Throttled, AuthenticationRefused):
+                raise
+            except ProviderError as error:
+                if not error.definite:
+                    raise
+                failures.append(f"{volume.volume_id}: {error}")
+        return failures
+
+    async def _release(self, deploy_id: DeployId, volume: EbsVolume) -> None:
+        if volume.state in _GONE or (volume.attachment and volume.ends_with_instance):
+            return
+        if volume.attachment in ("attaching", "attached", "busy"):
+            await self._flag(deploy_id, volume.device)
+            return
+        try:
+            async with asyncio.timeout(_LEAVING):
+                volume = await self._settled(volume.volume_id)
+        except TimeoutError as error:
+            raise WrongState(f"it is {volume.attachment or volume.state} for a long time") from error
+        await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
 
     async def details(self, deploy_id: DeployId) -> Details:
         """The instance with what is attached.
@@ -179,7 +227,7 @@ class Disks:
         """Create the volume; a token that made one which was deleted since gives way to the next."""
         instance = details.instance
         owner = instance.identity.tags() if instance.identity else {}
-        tags = {**owner, INSTANCE_TAG: instance.deploy_id, DISK_TAG: disk_id}
+        tags = {**self._tags, **owner, INSTANCE_TAG: instance.deploy_id, DISK_TAG: disk_id}
         key = (instance.deploy_id, disk_id)
         while True:
             generation = self._generations.get(key, 0)
@@ -187,9 +235,10 @@ class Disks:
                 "AvailabilityZone": details.zone,
                 "Size": str(size),
                 "VolumeType": "gp3",
-                "ClientToken": hashlib.sha256(f"{'/'.join(key)}/{generation}".encode()).hexdigest(),
                 **tagged("TagSpecification.1", "volume", tags),
             }
+            # Of everything that is asked for: the same token with anything else is a mismatch, and for ever.
+            call["ClientToken"] = hashlib.sha256(f"{generation} {urlencode(call)}".encode()).hexdigest()
             volume_id = await self._client.call("CreateVolume", call, read=lambda root: text_of(root.find("volumeId")))
             if volume := await self._seen(volume_id):
                 return volume

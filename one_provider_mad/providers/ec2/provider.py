@@ -63,7 +63,7 @@ class Ec2Provider:
         self._context = context
         self._settings = settings
         self._client = Client(settings, warn=context.warn)
-        self._disks = Disks(self._client, pause=settings.watch_interval)
+        self._disks = Disks(self._client, pause=settings.watch_interval, tags=settings.tags)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
         self._watch = Watch(
@@ -179,10 +179,12 @@ class Ec2Provider:
     async def destroy(self, deploy_id: DeployId) -> None:
         """Terminate the instance; its volumes go with it, unless the VM's section keeps them."""
         try:
-            await self._disks.let_go(deploy_id)
-        except (PermissionDenied, WrongState, BadParameter) as error:
-            # The instance costs more than a volume that cannot be dealt with.
-            self._context.warn(f"volumes of instance {deploy_id} may outlive it: {error}")
+            failures = await self._disks.let_go(deploy_id)
+        except (PermissionDenied, BadParameter) as error:
+            # The instance costs more than volumes that cannot be looked for.
+            failures = [str(error)]
+        for failure in failures:
+            self._context.warn(f"volumes of instance {deploy_id} may outlive it: {failure}")
         await self._client.call("TerminateInstances", {"InstanceId.1": deploy_id}, read=lambda _: None)
 
     async def _change(self, action: str, deploy_id: DeployId, options: Mapping[str, str] | None = None) -> None:

@@ -75,9 +75,51 @@ class TestDisks:
         face.order(action, is_done=True, drop=True)
         with pytest.raises(ProviderUnavailable):
             await provider.attach_disk(deploy_id, DISK)
+        await provider.destroy(deploy_id)  # a volume that is still being made cannot be deleted yet
         await until(lambda: all_made(face), "the volume to be made")
-        await provider.destroy(deploy_id)
         assert [volume.state for volume in face.account.volumes.values()] == ["deleted"]
+
+    async def test_a_volume_that_cannot_be_dealt_with_keeps_none_of_the_others(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        for disk in ("1", "2"):
+            face.order("AttachVolume", drop=True)
+            with pytest.raises(ProviderUnavailable):
+                await provider.attach_disk(deploy_id, {**DISK, "DISK_ID": disk})
+        face.order("DeleteVolume", code="InvalidVolume.NotFound", message="The volume does not exist.", status=400)
+        await provider.destroy(deploy_id)
+        await reach(provider, deploy_id, InstanceState.TERMINATED)
+        first, second = face.account.volumes.values()
+        assert (first.state, second.state) == ("available", "deleted")
+        warned: list[str] = provider.warned  # type: ignore[attr-defined] # conftest puts it there
+        assert [each.partition(": EC2")[0] for each in warned] == [
+            f"volumes of instance {deploy_id} may outlive it: {first.id}"
+        ]
+
+    async def test_a_volume_that_cannot_be_attached_is_not_kept_for_the_next_disk_of_its_number(
+        self, face: Face, connect: Open
+    ) -> None:
+        provider = await connect(tags={"Team": "one"})
+        deploy_id = await launched(provider)
+        face.order("AttachVolume", code="AttachmentLimitExceeded", message="No more.", status=400)
+        with pytest.raises(BadParameter, match="No more"):
+            await provider.attach_disk(deploy_id, DISK)
+        face.order("AttachVolume", drop=True)
+        with pytest.raises(ProviderUnavailable):
+            await provider.attach_disk(deploy_id, DISK)
+        await provider.attach_disk(deploy_id, {**DISK, "SIZE": "4096"})
+        volumes = [(volume.state, volume.size) for volume in face.account.volumes.values()]
+        assert volumes == [("deleted", 2), ("deleted", 2), ("in-use", 4)]
+        assert {volume.tags["Team"] for volume in face.account.volumes.values()} == {"one"}
+
+    async def test_another_size_under_a_number_that_was_used_is_no_mismatch(self, face: Face, connect: Open) -> None:
+        """EC2 keeps the tokens of volumes that were deleted, and a driver that starts knows of none."""
+        provider, later = await connect(), await connect()
+        deploy_id = await launched(provider)
+        await provider.attach_disk(deploy_id, DISK)
+        await provider.detach_disk(deploy_id, DISK)
+        await later.attach_disk(deploy_id, {**DISK, "SIZE": "4096"})
+        assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "in-use"]
 
     async def test_volumes_that_may_not_be_seen_keep_no_instance_alive(self, face: Face, connect: Open) -> None:
         provider = await connect()

@@ -175,6 +175,8 @@ class Volumes:
             volume = accounts.volume(db, volume_id, now)
             if volume.instance_id:
                 raise Refusal("VolumeInUse", f"Volume {volume_id} is currently attached to {volume.instance_id}")
+            if (state := volume.state(now)) != "available":
+                raise Refusal("IncorrectState", f"Volume {volume_id} is {state}")
             put_volume(db, volume._replace(deleted_at=now))
             return {"return": True}
 
