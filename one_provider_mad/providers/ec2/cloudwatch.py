@@ -16,6 +16,7 @@ from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import DeployId, Instance, Usage, Value
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.interface import Figures, Size
 
 MOST_METRICS = 500
@@ -99,7 +100,7 @@ class CloudWatch:
         """
         now = self._clock()
         settled = (now - SETTLING) // PERIOD * PERIOD
-        new = [each for each in instances if self._is_new(each, now)]
+        new = await by_pieces(instances, lambda part: [each for each in part if self._is_new(each, now)])
         for part in _parts(new, MOST_METRICS // len(self._bytes)):
             await self._count_days(part, until=(now - 2 * SETTLING) // DAY * DAY)
         ready = sorted(instances, key=lambda each: self._counted[each.deploy_id].until)

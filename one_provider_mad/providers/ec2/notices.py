@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import DeployId, Instance, Value
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.ec2.query import filtered
 
 EVENTS = ("instance-reboot", "system-reboot", "system-maintenance", "instance-retirement", "instance-stop")
@@ -64,17 +65,17 @@ class Notices:
         Raises:
             ProviderError: it cannot be known; what was learnt before stays.
         """
-        ours = {each.deploy_id: each for each in instances}
-        for each in instances:
-            if (reason := each.attributes.get(STATE_REASON, "")).startswith(TAKEN_BACK):
-                self._tell(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
+        for each in await by_pieces(instances, _taken_back):
+            reason = each.attributes[STATE_REASON]
+            self._tell(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
+        ours = dict(await by_pieces(instances, lambda part: [(each.deploy_id, each) for each in part]))
         found: dict[DeployId, dict[str, str]] = {}
         for notice in await self._events():
             if notice.deploy_id in ours:
                 found.setdefault(notice.deploy_id, _event_attributes(notice))
                 sentence = f"has a scheduled event, {notice.code} from {notice.at} on: {notice.text}"
                 self._tell(ours[notice.deploy_id], notice.code, notice.at, sentence)
-        if any(each.attributes.get(LIFECYCLE) == "spot" and not each.state.is_gone for each in instances):
+        if await by_pieces(instances, _spot_instances):
             for notice in await self._interruptions():
                 if notice.deploy_id in ours:
                     found.setdefault(notice.deploy_id, {}).update(_interruption_attributes(notice))
@@ -105,6 +106,14 @@ class Notices:
             self._said.add(said)
             vm = f" of VM {instance.identity.vm_id}" if instance.identity else ""
             self._warn(f"instance {instance.deploy_id}{vm} {sentence}")
+
+
+def _taken_back(instances: Sequence[Instance]) -> list[Instance]:
+    return [each for each in instances if each.attributes.get(STATE_REASON, "").startswith(TAKEN_BACK)]
+
+
+def _spot_instances(instances: Sequence[Instance]) -> list[Instance]:
+    return [each for each in instances if each.attributes.get(LIFECYCLE) == "spot" and not each.state.is_gone]
 
 
 def read_events(root: Element) -> list[Notice]:

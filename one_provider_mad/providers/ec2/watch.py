@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import ProviderError
 from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
 from one_provider_mad.providers.ec2.notices import Notices
+from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.interface import Figures
 
 _ALMOST = 0.9
@@ -53,8 +54,8 @@ class Watch:
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
         """What is known of our instances by now."""
-        ours = [each for each in instances if self._is_ours(each)]
-        alive = [each for each in ours if not each.state.is_gone]
+        ours = await by_pieces(list(instances), lambda part: filter(self._is_ours, part))
+        alive = await by_pieces(ours, lambda part: [each for each in part if not each.state.is_gone])
         if self._notices is not None and ours and self._is_due("notices"):
             await self._try("what EC2 is about to do to instances is not known", self._notices.learn, ours)
         if self._cloudwatch is not None:
@@ -62,8 +63,12 @@ class Watch:
             if self._is_due("figures"):
                 running = [each for each in alive if each.state is InstanceState.RUNNING]
                 await self._try("there are no new figures of instances", self._cloudwatch.learn, running)
-        told = {each.deploy_id: self._of(each) for each in alive}
-        return {deploy_id: figures for deploy_id, figures in told.items() if figures is not None}
+        return dict(await by_pieces(alive, self._told))
+
+    def _told(self, alive: Sequence[Instance]) -> Iterator[tuple[DeployId, Figures]]:
+        for each in alive:
+            if (figures := self._of(each)) is not None:
+                yield each.deploy_id, figures
 
     @property
     def period(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId
+from one_provider_mad.providers.ec2.pieces import PIECE
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import Figures, FigureSource, Size
 from tests.providers.ec2.conftest import OWNER, make
@@ -221,3 +223,21 @@ async def test_notices_come_without_figures(server: Scripted, measuring: Ec2Prov
     server.answers["GetMetricData"] = refuse
     assert "AWS_SCHEDULED_EVENT" in (await shown(measuring, an_instance(1)))["i-1"]
     assert any(sentence.startswith("there are no new figures of instances: ") for sentence in warned(measuring))
+
+
+async def test_many_instances_keep_nobody_waiting(server: Scripted) -> None:
+    """Whoever else has something to do has a turn after each few hundred of them."""
+    provider = make(server.url, events=False)  # so that nothing is waited for
+    instances = [an_instance(number) for number in range(2000)]
+    turns = 0
+
+    async def another() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(another())
+    await provider.figures(instances)
+    busy.cancel()
+    assert turns >= 2 * len(instances) / PIECE - 2
