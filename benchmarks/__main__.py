@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import measures, monitor_measures, script_measures
+from benchmarks import ec2_measures, measures, monitor_measures, script_measures
 from benchmarks.figures import Figure, table
 from benchmarks.fleet import Fleet
 from benchmarks.started import Starter
@@ -31,6 +31,7 @@ def _measure(root: Path) -> Iterator[Figure]:
     yield from script_measures.few_scripts(starter, fleet)
     yield from script_measures.many_scripts(starter, fleet)
     yield from monitor_measures.monitor(starter)
+    yield from ec2_measures.ec2(starter)
 
 
 def main() -> None:
