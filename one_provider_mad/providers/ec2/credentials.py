@@ -108,12 +108,15 @@ class Credentials:
     async def reload(self, key_id: str) -> bool:
         """Look for the credentials anew, because this key was refused; True when there is another one by now.
 
+        Those of before stay until others are found: EC2 says AuthFailure of an image that is not shared, too.
+
         Raises:
-            AuthenticationRefused: there are none, or they are another account's: none is used until there are others.
+            AuthenticationRefused: there are none, or they are another account's.
+            ProviderUnavailable: whoever gives the credentials out did not answer.
         """
-        if self._frozen is not None and self._frozen.access_key == key_id:
-            self._source = self._frozen = None
-        return bool((await self._current()).access_key != key_id)
+        if self._frozen is None or self._frozen.access_key != key_id:
+            return bool((await self._current()).access_key != key_id)
+        return bool((await asyncio.shield(self._renew_soon(is_anew=True))).access_key != key_id)
 
     async def _current(self) -> Any:
         if self._frozen is not None and not self._ends_within(None):
@@ -123,9 +126,8 @@ class Credentials:
             return self._frozen
         renewing = self._renew_soon()
         if is_good:
-            before = self._frozen
             await asyncio.wait([renewing], timeout=RENEWAL_PATIENCE)
-            return self._frozen or before
+            return self._frozen
         return await asyncio.shield(renewing)
 
     def _ends_within(self, seconds: int | None) -> bool:
@@ -133,19 +135,19 @@ class Credentials:
         needs_refresh = getattr(self._source, "refresh_needed", None)
         return needs_refresh is not None and bool(needs_refresh(seconds))
 
-    def _renew_soon(self) -> asyncio.Task[Any]:
+    def _renew_soon(self, *, is_anew: bool = False) -> asyncio.Task[Any]:
         """One search for all who wait; should one of them be cancelled, it goes on for the others."""
         if self._renewing is None:
-            self._renewing = asyncio.create_task(self._renew(), name="find the AWS credentials")
+            renewing = self._renew(None if is_anew else self._source)
+            self._renewing = asyncio.create_task(renewing, name="find the AWS credentials")
             self._renewing.add_done_callback(self._renewed)
         return self._renewing
 
-    async def _renew(self) -> Any:
-        source, is_another = self._source, self._renew_at > 0 and self._source is None
+    async def _renew(self, before: Any) -> Any:
         self._renew_at = asyncio.get_running_loop().time() + RENEW_AGAIN
-        given = await self._login.read() if self._login is not None and source is None else ()
-        source, frozen = await asyncio.to_thread(self._obtain, source, given)
-        if is_another:
+        given = await self._login.read() if self._login is not None and before is None else ()
+        source, frozen = await asyncio.to_thread(self._obtain, before, given)
+        if before is None and self._frozen is not None and self._frozen.access_key != frozen.access_key:
             await self._confirm(partial(self._sign, frozen))
         self._source, self._frozen = source, frozen
         return frozen
@@ -157,7 +159,7 @@ class Credentials:
             self._told = ""
         elif isinstance(error, MadError) and self._frozen is not None and self._told != str(error):
             self._told = str(error)
-            self._warn(f"the AWS credentials end soon and cannot be renewed: {error}")
+            self._warn(f"no new AWS credentials are to be had: {error}")
 
     def _obtain(self, source: Any, given: Sequence[str]) -> tuple[Any, Any]:
         """Find them or refresh them: where they come from, and what they are. Blocks.

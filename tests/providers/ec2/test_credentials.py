@@ -7,6 +7,7 @@ import json
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,19 @@ async def test_keys_of_another_account_are_not_taken_up(face: Face, connect: Ope
             await provider.list_instances()
     assert face.account.count("DescribeInstances") == 0
     assert await provider.list_instances() == []  # they are ours again
+
+
+async def test_good_credentials_stay_while_no_others_are_to_be_had(face: Face, connect: Open) -> None:
+    """AuthFailure is also what EC2 says of an image that is not shared, which any user can ask for."""
+    provider = await connect(role_arn=ROLE)
+    await provider.list_instances()
+    face.order("DescribeInstances", code="AuthFailure", message="Not authorized for images", status=403)
+    face.order("AssumeRole", code="AccessDenied", message="No.", status=403, times=9)
+    for _ in range(2):
+        with suppress(AuthenticationRefused):
+            await provider.list_instances()
+    assert face.account.count("DescribeInstances") == 3
+    assert await provider.list_instances() == []
 
 
 async def test_without_any_the_sentence_says_where_they_go(connect: Open) -> None:
