@@ -55,9 +55,9 @@ class Ec2Provider:
     """
 
     name: str = "ec2"
-    is_create_repeatable: bool = True
 
     def __init__(self, context: ProviderContext, settings: Ec2Settings) -> None:
+        self.is_create_repeatable: bool = settings.client_tokens
         self.visibility_grace: float = settings.visibility_grace
         self.watch_interval: float = settings.watch_interval
         self._context = context

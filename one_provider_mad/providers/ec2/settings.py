@@ -92,6 +92,10 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     page_size: Annotated[int, Meta(ge=5, le=1000)] = 1000
     """Instances asked for in one page of a listing; EC2 gives 5 to 1,000."""
 
+    client_tokens: bool = True
+    """The cloud heeds a create's ClientToken, so that the same create again makes no second instance. Amazon does.
+    false for a compatible cloud that does not: what an unanswered create has made is then looked for by its tags."""
+
     visibility_grace: Seconds = 300.0
     """Seconds after a create in which an instance may be missing from listings: EC2 is consistent only after a while,
     and believing it too early buys a second instance."""

@@ -190,6 +190,14 @@ class TestMoney:
         assert face.account.count("RunInstances") == 2
         assert len(alive(face)) == 1
 
+    def test_a_cloud_without_tokens_is_not_asked_twice(self, face: Face, place: Place) -> None:
+        place.configure(configuration(face, more="client_tokens = false"), name=NAME)
+        with started(place, f"-t 15 -r 3 {NAME}") as driver:
+            face.order("RunInstances", is_done=True, drop=True)
+            deploy_id = driver.created(wire.deploy(8, template=template()))
+        assert alive(face) == [deploy_id]
+        assert face.account.count("RunInstances") == 1
+
     def test_another_account_is_not_touched(self, face: Face, place: Place) -> None:
         with started(place) as driver:
             deploy_id = driver.created(wire.deploy(8, template=template()))
