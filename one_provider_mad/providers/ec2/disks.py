@@ -174,16 +174,16 @@ class Disks:
         Raises:
             ProviderError: the same may succeed when it is asked for again.
         """
+        volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
+        outcomes = await asyncio.gather(*(self._release(deploy_id, each) for each in volumes), return_exceptions=True)
         failures = []
-        for volume in await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]}):
-            try:
-                await self._release(deploy_id, volume)
-            except (Throttled, AuthenticationRefused):
-                raise
-            except ProviderError as error:
-                if not error.definite:
-                    raise
-                failures.append(f"{volume.volume_id}: {error}")
+        for volume, error in zip(volumes, outcomes, strict=True):
+            if error is None:
+                continue
+            is_final = isinstance(error, ProviderError) and error.definite
+            if not is_final or isinstance(error, Throttled | AuthenticationRefused):
+                raise error
+            failures.append(f"{volume.volume_id}: {error}")
         return failures
 
     async def _release(self, deploy_id: DeployId, volume: EbsVolume) -> None:

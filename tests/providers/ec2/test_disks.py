@@ -89,11 +89,11 @@ class TestDisks:
         face.order("DeleteVolume", code="InvalidVolume.NotFound", message="The volume does not exist.", status=400)
         await provider.destroy(deploy_id)
         await reach(provider, deploy_id, InstanceState.TERMINATED)
-        first, second = face.account.volumes.values()
-        assert (first.state, second.state) == ("available", "deleted")
+        left = [volume.id for volume in face.account.volumes.values() if volume.state != "deleted"]
+        assert (len(left), len(face.account.volumes)) == (1, 2)
         warned: list[str] = provider.warned  # type: ignore[attr-defined] # conftest puts it there
         assert [each.partition(": EC2")[0] for each in warned] == [
-            f"volumes of instance {deploy_id} may outlive it: {first.id}"
+            f"volumes of instance {deploy_id} may outlive it: {left[0]}"
         ]
 
     async def test_a_volume_that_cannot_be_attached_is_not_kept_for_the_next_disk_of_its_number(
