@@ -40,6 +40,10 @@ _UNSEEN = 30.0
 """Seconds after which a volume that is still not listed is one that was deleted: its token is spent."""
 
 
+_MOST_UNSEEN = 3
+"""Volumes made in a row without any being listed: a cloud whose listings are late is not bought empty."""
+
+
 class EbsVolume(Value, frozen=True, kw_only=True):
     """One volume.
 
@@ -224,12 +228,16 @@ class Disks:
         return [volume async for page in pages for volume in page]
 
     async def _make(self, details: Details, disk_id: str, *, size: int) -> EbsVolume:
-        """Create the volume; a token that made one which was deleted since gives way to the next."""
+        """Create the volume; a token that made one which was deleted since gives way to the next.
+
+        Raises:
+            ProviderUnavailable: what is made is not listed; rather than make more of them.
+        """
         instance = details.instance
         owner = instance.identity.tags() if instance.identity else {}
         tags = {**self._tags, **owner, INSTANCE_TAG: instance.deploy_id, DISK_TAG: disk_id}
         key = (instance.deploy_id, disk_id)
-        while True:
+        for _ in range(_MOST_UNSEEN):
             generation = self._generations.get(key, 0)
             call = {
                 "AvailabilityZone": details.zone,
@@ -243,6 +251,7 @@ class Disks:
             if volume := await self._seen(volume_id):
                 return volume
             self._generations[key] = generation + 1
+        raise ProviderUnavailable(f"EC2: volumes made for disk {disk_id} of {instance.deploy_id} are not listed")
 
     async def _seen(self, volume_id: str) -> EbsVolume | None:
         """The volume once it is listed; None for one that was deleted."""

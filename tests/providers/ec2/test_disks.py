@@ -112,6 +112,22 @@ class TestDisks:
         assert volumes == [("deleted", 2), ("deleted", 2), ("in-use", 4)]
         assert {volume.tags["Team"] for volume in face.account.volumes.values()} == {"one"}
 
+    async def test_volumes_that_are_not_listed_are_not_made_without_end(
+        self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("one_provider_mad.providers.ec2.disks._UNSEEN", 0.01)
+        provider = await connect()
+        deploy_id = await launched(provider)
+        nothing = "<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>"
+        late = face.order("DescribeVolumes", body=nothing, status=200, times=1000)
+        with pytest.raises(ProviderUnavailable, match="are not listed"):
+            await provider.attach_disk(deploy_id, DISK)
+        assert face.account.count("CreateVolume") == 3
+        late.times = 0
+        await provider.destroy(deploy_id)
+        await until(lambda: all_made(face), "the volumes to be made")
+        assert {volume.state for volume in face.account.volumes.values()} == {"deleted"}
+
     async def test_another_size_under_a_number_that_was_used_is_no_mismatch(self, face: Face, connect: Open) -> None:
         """EC2 keeps the tokens of volumes that were deleted, and a driver that starts knows of none."""
         provider, later = await connect(), await connect()
