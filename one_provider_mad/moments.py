@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from functools import cache
 
 from one_provider_mad.domain import Value
 
@@ -30,7 +29,7 @@ class Moment(Value, frozen=True, kw_only=True):
         Args:
             clock: the wall's, seconds since the epoch.
         """
-        return cls(at=clock(), steady=asyncio.get_running_loop().time(), boot=_boot())
+        return cls(at=clock(), steady=asyncio.get_running_loop().time(), boot=_BOOT)
 
     def since(self, earlier: Moment) -> float:
         """Seconds from an earlier moment to this one; by the wall's clock only where there has been a boot between."""
@@ -41,10 +40,12 @@ class Moment(Value, frozen=True, kw_only=True):
         return seconds if seconds >= 0 or not self.boot else self.steady
 
 
-@cache
 def _boot() -> str:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
     except OSError:
         return ""
+
+
+_BOOT = _boot()
