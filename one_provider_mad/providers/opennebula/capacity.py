@@ -17,6 +17,10 @@ _MIB = 1024
 """KiB in a MiB: hosts count memory in KiB."""
 
 
+_RUNNING = "RUNNING_"
+"""5.8 and later also limit what runs at the same time (src/um/QuotaVirtualMachine.cc, VM_METRICS)."""
+
+
 def quota_size(user: Element, group: Element | None) -> Size | None:
     """The tighter one of the user's and its group's quotas; None when neither limits both CPU and memory."""
     cpu = _tightest(user, group, "CPU")
@@ -27,13 +31,15 @@ def quota_size(user: Element, group: Element | None) -> Size | None:
 
 
 def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, float]]:
-    """What is left of the tighter quota, and its limit, by name: VMS, CPU (cores), MEMORY (MiB). Unlimited is left out.
+    """What is left of the tighter quota, and its limit, by name: VMS, CPU (cores), MEMORY (MiB), and each RUNNING_.
+
+    Unlimited ones are left out.
 
     Usage is counted even where nothing limits it (src/um/QuotaVirtualMachine.cc).
     """
     owners = [(user, "DEFAULT_USER_QUOTAS"), *([(group, "DEFAULT_GROUP_QUOTAS")] if group is not None else [])]
     found: dict[str, tuple[float, float]] = {}
-    for name in ("VMS", "CPU", "MEMORY"):
+    for name in (prefix + metric for metric in ("VMS", "CPU", "MEMORY") for prefix in ("", _RUNNING)):
         for owner, default in owners:
             limit = _limit(owner, default, name)
             if limit is None:
@@ -51,8 +57,9 @@ def hosts_size(pool: Element) -> Size | None:
     return Size(cpu=cpu / 100, memory=int(memory / _MIB)) if cpu > 0 and memory > 0 else None
 
 
-_OFF = ("3", "4", "8")
-"""ERROR, DISABLED, OFFLINE (include/Host.h)."""
+_OFF = ("3", "4", "5", "7", "8")
+"""ERROR, DISABLED, those two while they are looked at again (which up to 5.10 they are all the time), and OFFLINE
+(include/Host.h)."""
 
 
 def import_hints(instance: Instance) -> ImportHints:
@@ -69,9 +76,10 @@ def import_hints(instance: Instance) -> ImportHints:
 
 
 def _tightest(user: Element, group: Element | None, name: str) -> float | None:
-    limits = [_limit(user, "DEFAULT_USER_QUOTAS", name)]
+    names = (name, _RUNNING + name)
+    limits = [_limit(user, "DEFAULT_USER_QUOTAS", each) for each in names]
     if group is not None:
-        limits.append(_limit(group, "DEFAULT_GROUP_QUOTAS", name))
+        limits += [_limit(group, "DEFAULT_GROUP_QUOTAS", each) for each in names]
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None
 

@@ -241,7 +241,7 @@ class OpenNebulaProvider(Devices):
         return {}
 
     async def capacity(self) -> Size | None:
-        """The tighter quota of the remote user and its group, else what hosts the user may see have in all."""
+        """The tightest quota of the remote user and its group, else what hosts the user may see have in all."""
         user = await self._client.read("one.user.info", _MYSELF, False, read=_whole)  # noqa: FBT003 - as the API has it
         try:
             group: Element | None = await self._client.read("one.group.info", _MYSELF, read=_whole)

@@ -115,8 +115,13 @@ def test_only_ids_that_were_given_are_taken(deploy_id: str, number: int | None) 
     assert number_of(DeployId(deploy_id)) == number
 
 
-def quotas(cpu: str = "", memory: str = "", *, default: str = "", kind: str = "USER") -> etree._Element:
+def quotas(
+    cpu: str = "", memory: str = "", *, default: str = "", kind: str = "USER", running: str = ""
+) -> etree._Element:
     own = f"<VM><CPU>{cpu}</CPU><MEMORY>{memory}</MEMORY></VM>" if cpu or memory else ""
+    if running:
+        limit = f"<RUNNING_CPU>{running}</RUNNING_CPU><RUNNING_MEMORY>{running}</RUNNING_MEMORY>"
+        own = f"{own.removesuffix('</VM>') or '<VM>'}{limit}</VM>"
     others = f"<VM><CPU>{default}</CPU><MEMORY>{default}</MEMORY></VM>" if default else ""
     return etree.fromstring(
         f"<{kind}><VM_QUOTA>{own}</VM_QUOTA>"
@@ -134,6 +139,8 @@ def quotas(cpu: str = "", memory: str = "", *, default: str = "", kind: str = "U
         pytest.param(quotas("-2", "-2", default="16"), quotas("3", "3", kind="GROUP"), (3, 3), id="unlimited-user"),
         pytest.param(quotas("8", "-2"), quotas(kind="GROUP"), None, id="half-a-limit-is-none"),
         pytest.param(quotas(), quotas(kind="GROUP"), None, id="no-limit"),
+        pytest.param(quotas("8", "64", running="4"), quotas(kind="GROUP"), (4, 4), id="what-may-run-at-a-time"),
+        pytest.param(quotas(), quotas(kind="GROUP", running="2"), (2, 2), id="only-what-may-run-at-a-time"),
     ],
 )
 def test_room_is_what_the_quotas_leave(
