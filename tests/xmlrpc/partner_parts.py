@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.xmlrpc.partner_api import ACTION, ALLOCATE, Api, ApiError, User, parsed
+from tests.xmlrpc.partner_api import ACTION, ALLOCATE, AUTHORIZATION, Api, ApiError, User, parsed
 from tests.xmlrpc.partner_vms import ACTIVE, POWEROFF, RUNNING, Vm, attributes_of
 
 
@@ -46,6 +46,9 @@ class Parts(Api):
         return self._attach(self.vm(user, number, "MANAGE"), "DISK", 17, text)
 
     def do_vm_attachnic(self, user: User, number: int, text: str) -> int:
+        if user.gid != 0 and any("MAC" in section for section in parsed(text).vectors("NIC")):
+            text = "VM Template includes a restricted attribute NIC/MAC."
+            raise ApiError(AUTHORIZATION, f"User [{user.number}] : {text}", number)
         return self._attach(self.vm(user, number, "MANAGE"), "NIC", 25, text)
 
     def _attach(self, vm: Vm, name: str, lcm_state: int, text: str) -> int:

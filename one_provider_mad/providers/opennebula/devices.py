@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import DeployId, InstanceState, SnapshotId, VmRequest
-from one_provider_mad.errors import BadParameter, NoCapacity
+from one_provider_mad.errors import BadParameter, NoCapacity, PermissionDenied
 from one_provider_mad.providers.opennebula.launch import (
     figure,
     lost_sentence,
@@ -149,11 +149,22 @@ class Devices:
         number, local_id = known_number(deploy_id), needed(dict(nic), "NIC_ID")
         machine = await self._remote.machine(number)
         if _find(machine.nics, LOCAL_NIC_ID, local_id) is None:
-            text = _written("NIC", {**self._nic(nic), LOCAL_NIC_ID: local_id})
-            await self._remote.order(number, "one.vm.attachnic", number, text, is_repeatable=False)
+            await self._attach_nic(number, {**self._nic(nic), LOCAL_NIC_ID: local_id})
         machine = await self._remote.settled(number)
         if _find(machine.nics, LOCAL_NIC_ID, local_id) is None:
             raise _undone(machine, f"interface {local_id} was not attached")
+
+    async def _attach_nic(self, number: int, nic: Mapping[str, str]) -> None:
+        """Attach it; without its MAC where the user may not choose one, which is what most partners have it like.
+
+        MAC is among the VM_RESTRICTED_ATTR that oned.conf comes with, in every release.
+        """
+        try:
+            await self._remote.order(number, "one.vm.attachnic", number, _written("NIC", nic), is_repeatable=False)
+        except PermissionDenied:
+            if "MAC" not in nic:
+                raise
+            await self._attach_nic(number, {name: value for name, value in nic.items() if name != "MAC"})
 
     async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Detach an interface that was attached from here."""

@@ -478,6 +478,19 @@ async def test_an_interface_goes_to_the_network_that_stands_for_the_local_one(pa
         await provider.attach_nic(deploy_id, {"NIC_ID": "4", "NETWORK": "nowhere"})
 
 
+async def test_an_interface_of_an_ordinary_user_gets_the_address_that_the_partner_gives(
+    partner: Partner, opened: Open
+) -> None:
+    provider = await opened(session="burst:secret")
+    deploy_id = await launch(provider)
+    await provider.attach_nic(
+        deploy_id, {"NIC_ID": "1", "NETWORK": "shared", "MAC": "02:00:0a:00:00:05", "IP": "10.0.0.5"}
+    )
+    assert partner.vms[0].sections("NIC") == [
+        {"NETWORK": "shared", "IP": "10.0.0.5", "ONE_PROVIDER_NIC_ID": "1", "NIC_ID": "1"}
+    ]
+
+
 async def test_a_changed_context_keeps_what_the_remote_has(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider, a_vm(TEMPLATE_ID="3"))
