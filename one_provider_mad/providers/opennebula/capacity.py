@@ -5,13 +5,15 @@ Quotas are those of src/um/Quotas.cc: -1 is "the default for everybody", -2 is "
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import Instance
 from one_provider_mad.providers.interface import ImportHints, Size
 
 _DEFAULT, _UNLIMITED = -1.0, -2.0
+
+_ONEADMIN = "0"
 
 _MIB = 1024
 """KiB in a MiB: hosts count memory in KiB."""
@@ -37,7 +39,7 @@ def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, 
 
     Usage is counted even where nothing limits it (src/um/QuotaVirtualMachine.cc).
     """
-    owners = [(user, "DEFAULT_USER_QUOTAS"), *([(group, "DEFAULT_GROUP_QUOTAS")] if group is not None else [])]
+    owners = list(_limited(user, group))
     found: dict[str, tuple[float, float]] = {}
     for name in (prefix + metric for metric in ("VMS", "CPU", "MEMORY") for prefix in ("", _RUNNING)):
         for owner, default in owners:
@@ -75,11 +77,20 @@ def import_hints(instance: Instance) -> ImportHints:
     )
 
 
+def _limited(user: Element, group: Element | None) -> Iterator[tuple[Element, str]]:
+    """Whose quotas count, and where those for everybody stand: nobody's for the user and the group oneadmin.
+
+    (src/rm/Request.cc, quota_authorization.)
+    """
+    for owner, default in ((user, "DEFAULT_USER_QUOTAS"), (group, "DEFAULT_GROUP_QUOTAS")):
+        if owner is not None and text_of(owner.find("ID")).strip() != _ONEADMIN:
+            yield owner, default
+
+
 def _tightest(user: Element, group: Element | None, name: str) -> float | None:
-    names = (name, _RUNNING + name)
-    limits = [_limit(user, "DEFAULT_USER_QUOTAS", each) for each in names]
-    if group is not None:
-        limits += [_limit(group, "DEFAULT_GROUP_QUOTAS", each) for each in names]
+    limits = (
+        _limit(owner, default, each) for owner, default in _limited(user, group) for each in (name, _RUNNING + name)
+    )
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None
 

@@ -116,7 +116,7 @@ def test_only_ids_that_were_given_are_taken(deploy_id: str, number: int | None) 
 
 
 def quotas(
-    cpu: str = "", memory: str = "", *, default: str = "", kind: str = "USER", running: str = ""
+    cpu: str = "", memory: str = "", *, default: str = "", kind: str = "USER", running: str = "", number: int = 2
 ) -> etree._Element:
     own = f"<VM><CPU>{cpu}</CPU><MEMORY>{memory}</MEMORY></VM>" if cpu or memory else ""
     if running:
@@ -124,7 +124,7 @@ def quotas(
         own = f"{own.removesuffix('</VM>') or '<VM>'}{limit}</VM>"
     others = f"<VM><CPU>{default}</CPU><MEMORY>{default}</MEMORY></VM>" if default else ""
     return etree.fromstring(
-        f"<{kind}><VM_QUOTA>{own}</VM_QUOTA>"
+        f"<{kind}><ID>{number}</ID><VM_QUOTA>{own}</VM_QUOTA>"
         f"<DEFAULT_{kind}_QUOTAS><VM_QUOTA>{others}</VM_QUOTA></DEFAULT_{kind}_QUOTAS></{kind}>"
     )
 
@@ -141,6 +141,7 @@ def quotas(
         pytest.param(quotas(), quotas(kind="GROUP"), None, id="no-limit"),
         pytest.param(quotas("8", "64", running="4"), quotas(kind="GROUP"), (4, 4), id="what-may-run-at-a-time"),
         pytest.param(quotas(), quotas(kind="GROUP", running="2"), (2, 2), id="only-what-may-run-at-a-time"),
+        pytest.param(quotas(default="2", number=0), quotas("9", "9", kind="GROUP"), (9, 9), id="oneadmin-has-none"),
     ],
 )
 def test_room_is_what_the_quotas_leave(
