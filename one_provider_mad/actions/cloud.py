@@ -235,7 +235,7 @@ class Cloud:
                     return arrived
                 if instance is not None:
                     check(instance)
-                state = instance.raw_state if instance else "not visible yet"
+                state = f"{instance.raw_state}{_because(instance)}" if instance else "not visible yet"
                 waiting_for.set(f"{deploy_id} to be {goal} (it is {state})")
             await asyncio.sleep(self.provider.watch_interval)
 

@@ -326,7 +326,7 @@ async def test_a_watch_outlives_an_outage(provider: FakeCloud) -> None:
 
 
 async def test_a_watch_tells_of_the_outage_and_of_the_state(provider: FakeCloud) -> None:
-    deploy_id = provider.add(state=InstanceState.STOPPING)
+    deploy_id = provider.add(state=InstanceState.STOPPING, reason="the host is slow")
     provider.before["describe"].append(unavailable())
     told = []
     with pytest.raises(TimeoutError):
@@ -339,7 +339,7 @@ async def test_a_watch_tells_of_the_outage_and_of_the_state(provider: FakeCloud)
     told.append(waiting_for.get())
     assert told == [
         f"{deploy_id} to be stopped (last answer: fake did not answer)",
-        f"{deploy_id} to be stopped (it is stopping)",
+        f"{deploy_id} to be stopped (it is stopping: the host is slow)",
     ]
 
 

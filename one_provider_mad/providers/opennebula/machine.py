@@ -153,11 +153,19 @@ def _disk_snapshots(vm: Element) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _reason(state: RemoteState, tags: Mapping[str, str]) -> str:
-    """Why a failed VM has failed. ERROR outlives the failure it speaks of, so of others it tells nothing."""
+    """Why a failed VM has failed, or a pending one has no host yet.
+
+    ERROR outlives the failure it speaks of, as SCHED_MESSAGE does the waiting, so of other VMs they tell nothing.
+    """
+    if state.word == "PENDING":
+        return _flat(tags.get("SCHED_MESSAGE", ""))
     if not state.is_failure:
         return ""
-    said = " ".join(tags.get("ERROR", "").split())[:_LONGEST_REASON]
-    return said or "the partner's OpenNebula gives no reason"
+    return _flat(tags.get("ERROR", "")) or "the partner's OpenNebula gives no reason"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())[:_LONGEST_REASON]
 
 
 def _usage(monitoring: Mapping[str, str]) -> Usage | None:

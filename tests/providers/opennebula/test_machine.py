@@ -68,6 +68,14 @@ def test_a_failure_quotes_the_remote_and_nothing_else_does() -> None:
     assert read_seen(vm(3, 16, user=error)).instance.reason == ""
 
 
+def test_a_vm_without_a_host_tells_what_the_remote_scheduler_says() -> None:
+    said = "<SCHED_MESSAGE><![CDATA[Sun Nov 22: No hosts enabled to run VMs]]></SCHED_MESSAGE>"
+    waiting = read_seen(vm(1, 0, user=said)).instance
+    assert (waiting.state, waiting.reason) == (InstanceState.PENDING, "Sun Nov 22: No hosts enabled to run VMs")
+    assert read_seen(vm(1, 0)).instance.reason == ""
+    assert read_seen(vm(3, 2, user=said)).instance.reason == ""
+
+
 def test_damaged_tags_still_say_whose_a_vm_may_be() -> None:
     element = vm()
     damaged = element.find("USER_TEMPLATE/ONE_PROVIDER_SEQ")
