@@ -341,6 +341,7 @@ def check_endpoints(endpoints: Sequence[str]) -> None:
             if is_good and (parts.username or parts.password):
                 raise ValueError(f"endpoints: {parts.hostname} has credentials in its URL, put them into a file")
         if not is_good:
-            raise ValueError(f"endpoints: {endpoint!r} is no URL such as {USUAL_ENDPOINT}")
+            shown = endpoint.rpartition("@")[2]  # what comes before may be a password
+            raise ValueError(f"endpoints: {shown!r} is no URL such as {USUAL_ENDPOINT}")
     if not endpoints:
         raise ValueError(f"endpoints: name at least one, such as {USUAL_ENDPOINT}")
