@@ -48,6 +48,10 @@ _STATE = re.compile(r"\bstates?\b", re.IGNORECASE)
 
 _FULL = re.compile(r"\bnot (?:have )?enough\b.*\bcapacity\b|\benough capacity\b", re.IGNORECASE)
 
+_NOT_WRITTEN = re.compile(r"\bin(?: the)? DB\b")
+"""`Error inserting VM in DB.` (src/vm/VirtualMachine.cc): among peers that is a leader that has lost its followers, and
+what it has put into its log may be carried out by the next one all the same (src/logdb/LogDB.cc)."""
+
 _UNREADABLE = re.compile(
     r"\b(?:syntax|parse|parsing) error|\berror parsing\b|not supported by the SQL backend", re.IGNORECASE
 )
@@ -81,6 +85,8 @@ def error_of(method: str, failure: Failure) -> ProviderError:
             return WrongState(text)
         case code if code == ACTION:
             return NoCapacity(text) if _FULL.search(text) else BadParameter(text)
+        case code if code == ALLOCATE and _NOT_WRITTEN.search(text):
+            return ProviderUnavailable(text)
         case code if code in (XML_RPC_API, ALLOCATE):
             return QuotaExceeded(text) if _QUOTA.search(text) else BadParameter(text)
         case code if code == _NO_METHOD:

@@ -32,6 +32,7 @@ REFUSALS = [
     (8192, "[one.vm.allocate] Cannot process request, zone disabled", errors.Throttled),
     (8192, "[one.vm.allocate] Error sending request to leader: timeout", errors.ProviderUnavailable),
     (16384, "[one.vm.allocate] CPU attribute must be a positive float", errors.BadParameter),
+    (16384, "[one.template.instantiate] Error inserting VM in DB.", errors.ProviderUnavailable),
     (32768, "[one.vm.action] VM is locked", errors.WrongState),
     (65536, "[one.zone.replicate] oned is not follower", errors.Throttled),
     (-501, "Parameter that is supposed to be integer is not", errors.BadParameter),
