@@ -53,8 +53,12 @@ _NOT_WRITTEN = re.compile(r"\bin(?: the)? DB\b")
 what it has put into its log may be carried out by the next one all the same (src/logdb/LogDB.cc)."""
 
 _UNREADABLE = re.compile(
-    r"\b(?:syntax|parse|parsing) error|\berror parsing\b|not supported by the SQL backend", re.IGNORECASE
+    r"\b(?:syntax|parse|parsing) error|\berror parsing\b|not supported by the SQL backend"
+    r"|\battribute must be\b|\bdoes not own an? (?:image|network)\b",
+    re.IGNORECASE,
 )
+"""What is wrong with the call itself, though its code does not say so: `one.vm.allocate` answers whatever it finds in a
+template with the same one (src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
 
 _NO_METHOD = -506
 _OTHER_FAULTS = range(-599, -500)

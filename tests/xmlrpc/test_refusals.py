@@ -26,6 +26,8 @@ REFUSALS = [
     (4096, "[one.vmpool.info] Incorrect filter_flag", errors.BadParameter),
     (8192, "[one.vm.update] Parse error: syntax error, unexpected CCDATA", errors.BadParameter),
     (8192, "[one.vmpool.info] Full text search is not supported by the SQL backend", errors.BadParameter),
+    (8192, "[one.vm.allocate] CPU attribute must be a positive float or integer value.", errors.BadParameter),
+    (8192, "[one.vm.allocate] User 2 does not own a network with name: x . Set NETWORK_UNAME", errors.BadParameter),
     (8192, "[one.vm.allocate] Cannot process request, no leader found", errors.Throttled),
     (8192, "[one.vm.allocate] Cannot process request, oned cluster in election mode", errors.Throttled),
     (8192, "[one.vm.allocate] Cannot process request, oned cluster is replicating log", errors.Throttled),
