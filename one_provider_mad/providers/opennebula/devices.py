@@ -14,6 +14,7 @@ from one_provider_mad.providers.opennebula.launch import (
     figure,
     lost_sentence,
     merged_context,
+    network_of,
     portable_context,
     without_local,
 )
@@ -183,7 +184,7 @@ class Devices:
         local = nic.get("NETWORK", "")
         name = nic.get("REMOTE_NETWORK") or self._remote.settings.networks.get(local, "")
         if name:
-            return {"NETWORK": name, **({"MODEL": nic["MODEL"]} if nic.get("MODEL") else {})}
+            return {**network_of(name), **({"MODEL": nic["MODEL"]} if nic.get("MODEL") else {})}
         if not local:
             raise BadParameter("the interface names no NETWORK: a partner has only networks with a name")
         # The networks of one name are meant to be one network: then the addresses are worth keeping, too.

@@ -79,7 +79,7 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         hold=section.text("HOLD").upper() in _YES or settings.hold,
         group=section.text("GROUP") or settings.group,
         capacity=dict(_capacity(request, section, settings)),
-        networks=[_network(name.strip()) for name in section.text("NETWORKS").split(",") if name.strip()],
+        networks=[network_of(name.strip()) for name in section.text("NETWORKS").split(",") if name.strip()],
         tags={f"TAG_{re.sub('[^A-Z0-9_]', '_', name.upper())}": value for name, value in section.tags.items()},
         attributes=dict(settings.attributes),
         context=context,
@@ -190,7 +190,7 @@ def _capacity(request: VmRequest, section: Section, settings: OpenNebulaSettings
             yield name, asked
 
 
-def _network(name: str) -> dict[str, str]:
+def network_of(name: str) -> dict[str, str]:
     """A network by number, by name, or by its owner's name and its own as `owner/name`."""
     if name.isascii() and name.isdecimal():
         return {"NETWORK_ID": name}

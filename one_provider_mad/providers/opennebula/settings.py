@@ -37,7 +37,8 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Remote VMs are called so, and the VM's number; upstream's driver used the same prefix."""
 
     networks: dict[str, str] = {}
-    """Name of a local network to name of the remote one that stands for it, for interfaces that are attached."""
+    """Name of a local network to the remote one that stands for it, for interfaces that are attached: its number, its
+    name, or `owner/name`, which a network of another remote user needs."""
 
     group: str = ""
     """Name or number of the remote group that VMs are given to. Default: the remote user's own."""

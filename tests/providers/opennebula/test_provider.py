@@ -462,20 +462,22 @@ async def test_a_disk_is_empty_or_one_of_the_partners_images(partner: Partner, o
 
 
 async def test_an_interface_goes_to_the_network_that_stands_for_the_local_one(partner: Partner, opened: Open) -> None:
-    provider = await opened(networks={"cloud": "partner-public"})
+    provider = await opened(networks={"cloud": "partner-public", "storage": "oneadmin/san"})
     deploy_id = await launch(provider)
     nic = {"NETWORK": "cloud", "MAC": "02:00:0a:00:00:05", "IP": "10.0.0.5", "MODEL": "virtio", "BRIDGE": "br0"}
     await provider.attach_nic(deploy_id, {"NIC_ID": "1", **nic})
     await provider.attach_nic(deploy_id, {"NIC_ID": "2", **nic, "NETWORK": "shared"})
     await provider.attach_nic(deploy_id, {"NIC_ID": "3", **nic, "REMOTE_NETWORK_ID": "12"})
+    await provider.attach_nic(deploy_id, {"NIC_ID": "4", "NETWORK": "storage"})
     assert partner.vms[0].sections("NIC") == [
         {"NETWORK": "partner-public", "MODEL": "virtio", "ONE_PROVIDER_NIC_ID": "1", "NIC_ID": "1"},
         {**{name: nic[name] for name in ("MODEL", "MAC", "IP")}, "NETWORK": "shared"}
         | {"ONE_PROVIDER_NIC_ID": "2", "NIC_ID": "2"},
         {"NETWORK_ID": "12", "ONE_PROVIDER_NIC_ID": "3", "NIC_ID": "3"},
+        {"NETWORK": "san", "NETWORK_UNAME": "oneadmin", "ONE_PROVIDER_NIC_ID": "4", "NIC_ID": "4"},
     ]
     with pytest.raises(BadParameter, match="does not own a network with name: nowhere"):
-        await provider.attach_nic(deploy_id, {"NIC_ID": "4", "NETWORK": "nowhere"})
+        await provider.attach_nic(deploy_id, {"NIC_ID": "5", "NETWORK": "nowhere"})
 
 
 async def test_an_interface_of_an_ordinary_user_gets_the_address_that_the_partner_gives(
