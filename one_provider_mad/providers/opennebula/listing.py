@@ -11,8 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
+from one_provider_mad.documents import Element
 from one_provider_mad.domain import Identity, Instance, InstanceState, VmId
-from one_provider_mad.errors import InstanceNotFound, PermissionDenied
+from one_provider_mad.errors import InstanceNotFound, PermissionDenied, ProviderUnavailable
 from one_provider_mad.providers.opennebula.machine import Seen, deploy_id_of, read_seen
 from one_provider_mad.providers.opennebula.remote import EXTENDED_POOL, Remote
 from one_provider_mad.providers.opennebula.states import RemoteState
@@ -142,14 +143,18 @@ class Listing:
     async def _list(self) -> Snapshot:
         method, after = await self._method(_NOT_DONE)
         settings = self._remote.settings
-        found = await read_pool(
-            self._remote.client,
-            method,
-            before=(settings.filter_flag,),
-            after=after,
-            page_size=settings.page_size,
-            read_row=read_seen,
-        )
+        try:
+            found = await read_pool(
+                self._remote.client,
+                method,
+                before=(settings.filter_flag,),
+                after=after,
+                page_size=settings.page_size,
+                read_row=_read_whole,
+            )
+        except _HalfRowError:
+            self._remote.forget_version()
+            raise
         snapshot = await asyncio.to_thread(Snapshot, found)
         rows = iter(found.values())
         while chunk := list(islice(rows, _NOTED_AT_ONCE)):
@@ -168,8 +173,12 @@ class Listing:
     async def these(self, numbers: Collection[int]) -> Mapping[int, Seen]:
         """These VMs, terminated ones included; those that the partner does not know are absent."""
         found: dict[int, Seen] = {}
-        for first, last in _ranges(sorted(numbers), longest=self._remote.settings.page_size):
-            found.update(await self._range(first, last))
+        try:
+            for first, last in _ranges(sorted(numbers), longest=self._remote.settings.page_size):
+                found.update(await self._range(first, last))
+        except _HalfRowError:
+            self._remote.forget_version()
+            raise
         missing = [number for number in numbers if number not in found]
         gate = asyncio.Semaphore(_AT_ONCE)
         looked = await asyncio.gather(*(self._one(number, gate) for number in missing))
@@ -181,7 +190,7 @@ class Listing:
         method, after = await self._method(_ANY_STATE)
         flag = self._remote.settings.filter_flag
         rows = await self._remote.client.read(
-            method, flag, first, last, *after, read=lambda pool: [read_seen(row) for row in pool]
+            method, flag, first, last, *after, read=lambda pool: [_read_whole(row) for row in pool]
         )
         self._note(rows)
         return {seen.number: seen for seen in rows}
@@ -224,6 +233,17 @@ class Listing:
             if not seen.state.is_known and seen.state.word not in self._told:
                 self._told.add(seen.state.word)
                 self._warn(f"remote VMs are in {seen.state.word}, which is not known here and counts as unknown")
+
+
+class _HalfRowError(ProviderUnavailable):
+    """A pool that once had whole VMs has them no more."""
+
+
+def _read_whole(vm: Element) -> Seen:
+    """Read a row of a pool. Without its tags a VM would count as nobody's, and be made once more."""
+    if vm.find("PERMISSIONS") is None:
+        raise _HalfRowError("the partner lists VMs without their attributes, as if it had just been upgraded")
+    return read_seen(vm)
 
 
 def _ranges(numbers: list[int], *, longest: int) -> Iterator[tuple[int, int]]:

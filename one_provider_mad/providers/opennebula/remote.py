@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -24,6 +25,8 @@ EXTENDED_POOL = (5, 8)
 TERMINATE = (5, 0)
 """Before that, `shutdown` and `delete` are what `terminate` is."""
 
+_VERSION_SECONDS = 600.0
+
 LOGIN = ("ONE_USER", "ONE_PASSWORD")
 """What upstream's driver wants in the host's template."""
 
@@ -37,10 +40,13 @@ class Remote:
 
     Args:
         settings: the table `[opennebula]`.
+        clock: seconds, of any beginning.
     """
 
-    def __init__(self, settings: OpenNebulaSettings) -> None:
+    def __init__(self, settings: OpenNebulaSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
+        self._clock = clock
+        self._version_until = 0.0
         login = HostLogin(settings.login_from_host, LOGIN) if settings.login_from_host else None
         self.client = Client(settings.connection, ask_session=partial(_ask_session, login) if login else None)
         self._version: Version | None = None
@@ -54,14 +60,19 @@ class Remote:
         await self.client.close()
 
     async def version(self) -> Version:
-        """The partner's release, asked for once."""
-        if self._version is None:
+        """The partner's release, asked for now and then: a partner may be upgraded."""
+        if self._version is None or self._clock() >= self._version_until:
             text = str(await self.client.call("one.system.version"))
             numbers = re.match(r"\d+(?:\.\d+)*", text)
             if not numbers:
                 raise NotSupported("opennebula", f"an OpenNebula that calls its release {text[:40]!r}")
             self._version = tuple(int(part) for part in numbers[0].split("."))
+            self._version_until = self._clock() + _VERSION_SECONDS
         return self._version
+
+    def forget_version(self) -> None:
+        """Ask for the release again: the partner does not behave like what it was."""
+        self._version = None
 
     # Looking
 

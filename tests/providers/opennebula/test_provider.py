@@ -212,6 +212,19 @@ async def test_a_partner_of_4_14_is_asked_in_its_own_words(opened: Open) -> None
         await provider.close()
 
 
+async def test_a_partner_that_is_upgraded_does_not_seem_to_have_lost_its_vms(opened: Open) -> None:
+    with Partner("4.14.2") as partner:
+        provider = await opened(at=partner)
+        ids = [await launch(provider, a_vm(vm_id)) for vm_id in (1, 2)]
+        partner.release = "5.10.5"
+        with pytest.raises(ProviderUnavailable, match="as if it had just been upgraded"):
+            await provider.find(owner=OWNER, vm_id=VmId(1))
+        found = [await provider.find(owner=OWNER, vm_id=VmId(vm_id)) for vm_id in (1, 2)]
+        assert [[each.deploy_id for each in several] for several in found] == [[ids[0]], [ids[1]]]
+        partner.release = "4.14.2"
+        await provider.close()
+
+
 @pytest.mark.parametrize("action", ["suspend", "stop", "undeploy", "poweroff"])
 async def test_a_start_resumes_from_wherever_somebody_has_put_the_vm(
     partner: Partner, opened: Open, action: str
