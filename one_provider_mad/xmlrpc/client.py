@@ -9,7 +9,7 @@ import asyncio
 import os
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -219,10 +219,13 @@ class Client:
             return refusal
         raise silence or ProviderUnavailable(f"{method}: there is no front-end to ask")
 
-    def _order(self) -> Iterator[int]:
-        """The one that answered last comes first, then the others as they were given."""
-        yield self._preferred
-        yield from (number for number in range(len(self.connection.endpoints)) if number != self._preferred)
+    def _order(self) -> list[int]:
+        """The one that answered last comes first, then the others as they were given.
+
+        Made up once for a call: while it waits, others find out who answers now.
+        """
+        first = self._preferred
+        return [first, *(number for number in range(len(self.connection.endpoints)) if number != first)]
 
     async def _post(
         self,

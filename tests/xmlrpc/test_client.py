@@ -128,6 +128,17 @@ async def test_when_the_leader_changes_the_next_call_finds_it(pair: Partner, con
     assert [len(calls) for calls in asked] == [2, 2]
 
 
+async def test_when_the_leader_changes_whoever_was_waiting_finds_it_as_well(pair: Partner, connect: Open) -> None:
+    pair.front_ends[0].state, pair.front_ends[1].state = 2, 3
+    client = await connect(*pair.urls)
+    pair.order("held", "one.template.instantiate")
+    late = asyncio.create_task(create(client))
+    await asyncio.to_thread(until, lambda: pair.held)
+    assert await client.call("one.system.version") == "7.4.0"
+    pair.go_on()
+    assert await late == 0
+
+
 async def test_without_any_leader_the_call_was_not_carried_out_and_is_paced(pair: Partner, connect: Open) -> None:
     pair.front_ends[0].state = pair.front_ends[1].state = 1
     client = await connect(*pair.urls)
