@@ -14,9 +14,19 @@ class Parts(Api):
     """Methods that change a part of a VM, in the states in which OpenNebula does."""
 
     def _change(
-        self, vm: Vm, what: str, lcm_state: int, effect: Callable[[], None], *, resting: tuple[int, ...] = ()
+        self,
+        vm: Vm,
+        what: str,
+        lcm_state: int,
+        effect: Callable[[], None],
+        *,
+        resting: tuple[int, ...] = (),
+        part: tuple[str, int] | None = None,
     ) -> None:
-        """Let the change take its time, in RUNNING or one of the resting states."""
+        """Let the change take its time, in RUNNING or one of the resting states, if the VM has that part."""
+        is_ready = vm.state in resting or (vm.state, vm.lcm_state) == (ACTIVE, RUNNING)
+        if part and is_ready and all(each[f"{part[0]}_ID"] != str(part[1]) for each in vm.sections(part[0])):
+            raise ApiError(ACTION, f"Could not {what} VM {vm.number}, {part[0]} {part[1]} does not exist.")
         if vm.state == ACTIVE and vm.lcm_state == RUNNING and lcm_state:
             vm.go((ACTIVE, lcm_state), (ACTIVE, RUNNING), delay=self.delay, effect=effect)
         elif vm.state in resting:
@@ -39,7 +49,8 @@ class Parts(Api):
 
     def do_vm_snapshotdelete(self, user: User, number: int, snapshot: int) -> int:
         vm = self.vm(user, number, "MANAGE")
-        self._change(vm, "delete a snapshot of", 24, lambda: _remove(vm, "SNAPSHOT", str(snapshot)))
+        part = ("SNAPSHOT", snapshot)
+        self._change(vm, "delete a snapshot of", 24, lambda: _remove(vm, "SNAPSHOT", str(snapshot)), part=part)
         return number
 
     def do_vm_attach(self, user: User, number: int, text: str) -> int:
@@ -69,12 +80,16 @@ class Parts(Api):
 
     def do_vm_detach(self, user: User, number: int, disk: int) -> int:
         vm = self.vm(user, number, "MANAGE")
-        self._change(vm, "detach disk from", 17, lambda: _remove(vm, "DISK", str(disk)), resting=(POWEROFF,))
+        self._change(
+            vm, "detach disk from", 17, lambda: _remove(vm, "DISK", str(disk)), resting=(POWEROFF,), part=("DISK", disk)
+        )
         return number
 
     def do_vm_detachnic(self, user: User, number: int, nic: int) -> int:
         vm = self.vm(user, number, "MANAGE")
-        self._change(vm, "detach NIC from", 25, lambda: _remove(vm, "NIC", str(nic)), resting=(POWEROFF,))
+        self._change(
+            vm, "detach NIC from", 25, lambda: _remove(vm, "NIC", str(nic)), resting=(POWEROFF,), part=("NIC", nic)
+        )
         return number
 
     def do_vm_diskresize(self, user: User, number: int, disk: int, size: str) -> int:

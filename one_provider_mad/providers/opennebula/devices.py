@@ -1,7 +1,8 @@
 """Disks, interfaces, snapshots, size and context of a remote VM: the optional capabilities.
 
 Numbers differ on both sides: a remote disk or interface carries the local number as an attribute of its own. Here a
-method returns once the remote has carried the change out, since nobody looks for that afterwards.
+method returns once the remote has carried the change out, since nobody looks for that afterwards. What the remote would
+refuse a second time is sent once: after an uncertain answer the method is called again, and looks what came of it.
 """
 
 from __future__ import annotations
@@ -75,10 +76,10 @@ class Devices:
     async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
         """Delete a snapshot."""
         number = known_number(deploy_id)
-        machine = await self._remote.machine(number)
+        machine = await self._remote.settled(number)
         snapshot_id = needed(dict(snapshot), "HYPERVISOR_ID")
         if snapshot_id in machine.snapshots:
-            await self._remote.order(number, "one.vm.snapshotdelete", number, int(snapshot_id))
+            await self._remote.order(number, "one.vm.snapshotdelete", number, int(snapshot_id), is_repeatable=False)
             await self._remote.settled(number)
 
     # Disks
@@ -97,10 +98,10 @@ class Devices:
     async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Detach a disk that was attached from here; it is gone then, unless it is a remote persistent image."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
-        attached = _find((await self._remote.machine(number)).disks, LOCAL_DISK_ID, local_id)
+        attached = _find((await self._remote.settled(number)).disks, LOCAL_DISK_ID, local_id)
         if attached is None:
             return
-        await self._remote.order(number, "one.vm.detach", number, _id(attached, "DISK_ID"))
+        await self._remote.order(number, "one.vm.detach", number, _id(attached, "DISK_ID"), is_repeatable=False)
         machine = await self._remote.settled(number)
         if _find(machine.disks, LOCAL_DISK_ID, local_id) is not None:
             raise _undone(machine, f"disk {local_id} was not detached")
@@ -109,12 +110,13 @@ class Devices:
         """Let a disk grow that was attached from here."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         size = int(figure(needed(dict(disk), "SIZE"), "SIZE"))
-        attached = _attached(await self._remote.machine(number), local_id)
+        attached = _attached(await self._remote.settled(number), local_id)
         present = int(figure(attached.get("SIZE") or "0", "SIZE"))
         if size < present:
             raise BadParameter(f"disk {local_id} has {present} MB and cannot shrink to {size} MB")
         if size > present:
-            await self._remote.order(number, "one.vm.diskresize", number, _id(attached, "DISK_ID"), str(size))
+            disk_id = _id(attached, "DISK_ID")
+            await self._remote.order(number, "one.vm.diskresize", number, disk_id, str(size), is_repeatable=False)
             machine = await self._remote.settled(number)
             if int(figure(_attached(machine, local_id).get("SIZE") or "0", "SIZE")) < size:
                 raise _undone(machine, f"disk {local_id} was not resized")
@@ -170,10 +172,10 @@ class Devices:
     async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Detach an interface that was attached from here."""
         number, local_id = known_number(deploy_id), needed(dict(nic), "NIC_ID")
-        attached = _find((await self._remote.machine(number)).nics, LOCAL_NIC_ID, local_id)
+        attached = _find((await self._remote.settled(number)).nics, LOCAL_NIC_ID, local_id)
         if attached is None:
             return
-        await self._remote.order(number, "one.vm.detachnic", number, _id(attached, "NIC_ID"))
+        await self._remote.order(number, "one.vm.detachnic", number, _id(attached, "NIC_ID"), is_repeatable=False)
         machine = await self._remote.settled(number)
         if _find(machine.nics, LOCAL_NIC_ID, local_id) is not None:
             raise _undone(machine, f"interface {local_id} was not detached")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -472,6 +473,28 @@ async def test_a_disk_is_empty_or_one_of_the_partners_images(partner: Partner, o
         {"TYPE": "fs", "SIZE": "1024", "FORMAT": "qcow2", "ONE_PROVIDER_DISK_ID": "1", "DISK_ID": "1"},
         {"IMAGE_ID": "9", "TARGET": "vdb", "ONE_PROVIDER_DISK_ID": "2", "DISK_ID": "2"},
     ]
+
+
+@pytest.mark.parametrize("method", ["detach", "detachnic", "snapshotdelete"])
+async def test_what_has_gone_before_its_answer_was_lost_is_not_missed(opened: Open, method: str) -> None:
+    with Partner(front_ends=2, delay=0.05) as partner:
+        provider = await opened(at=partner)
+        deploy_id = await launch(provider)
+        if method == "detach":
+            await provider.attach_disk(deploy_id, {"DISK_ID": "1", "SIZE": "10"})
+            remove = partial(provider.detach_disk, deploy_id, {"DISK_ID": "1"})
+        elif method == "detachnic":
+            await provider.attach_nic(deploy_id, {"NIC_ID": "1", "NETWORK": "shared"})
+            remove = partial(provider.detach_nic, deploy_id, {"NIC_ID": "1"})
+        else:
+            taken = await provider.create_snapshot(deploy_id, {"NAME": "before"})
+            remove = partial(provider.delete_snapshot, deploy_id, {"HYPERVISOR_ID": taken})
+        partner.order("lost-answer", f"one.vm.{method}")
+        with pytest.raises(ProviderUnavailable):
+            await remove()
+        await remove()
+        assert partner.count(f"one.vm.{method}") == 1
+        await provider.close()
 
 
 async def test_an_interface_goes_to_the_network_that_stands_for_the_local_one(partner: Partner, opened: Open) -> None:
