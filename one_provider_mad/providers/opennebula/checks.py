@@ -1,7 +1,8 @@
 """What `one-provider check` asks a partner: release, clock, template, group, rights and quotas. Nothing is changed.
 
-The API has no dry run: that a template can be seen is what USE of it shows (src/rm/RequestManagerInfo.cc), and a create
-also needs CREATE of VMs, which every user has unless the partner took that rule away.
+The API has no dry run: that a template can be seen is what USE of it shows (src/rm/RequestManagerInfo.cc). A create
+also needs CREATE of VMs and, since attributes are added, of templates (src/rm/RequestManagerVMTemplate.cc), which every
+user has unless the partner took those rules away.
 """
 
 from __future__ import annotations
