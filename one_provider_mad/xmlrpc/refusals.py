@@ -33,9 +33,12 @@ LOCKED = 0x8000
 REPLICATION = 0x10000
 
 _NOT_THE_LEADER = re.compile(
-    r"Cannot process request, (?:no leader found|oned (?:cluster )?(?:is|in) |the zone is|zone )", re.IGNORECASE
+    r"Cannot process request, (?:no leader found|oned (?:cluster )?(?:is|in) |the zone is|zone )"
+    r"|Forwarding xml-rpc message to gRPC leader is not supported",
+    re.IGNORECASE,
 )
-"""src/rm/Request.cc refuses so before it looks at the call: no leader, an election, a log being replicated."""
+"""src/rm/Request.cc refuses so before it looks at the call: no leader, an election, a log being replicated, or, in 7.x,
+a leader that is set up for gRPC alone, to whom nothing is passed on."""
 
 _QUOTA = re.compile(r"\bquota\b|\blimit of \S+ reached\b", re.IGNORECASE)
 """src/um/Quota.cc; it comes as a lack of authorization."""

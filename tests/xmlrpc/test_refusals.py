@@ -32,6 +32,7 @@ REFUSALS = [
     (8192, "[one.vm.allocate] Cannot process request, oned cluster in election mode", errors.Throttled),
     (8192, "[one.vm.allocate] Cannot process request, oned cluster is replicating log", errors.Throttled),
     (8192, "[one.vm.allocate] Cannot process request, zone disabled", errors.Throttled),
+    (8192, "[one.vm.info] Forwarding xml-rpc message to gRPC leader is not supported", errors.Throttled),
     (8192, "[one.vm.allocate] Error sending request to leader: timeout", errors.ProviderUnavailable),
     (16384, "[one.vm.allocate] CPU attribute must be a positive float", errors.BadParameter),
     (16384, "[one.template.instantiate] Error inserting VM in DB.", errors.ProviderUnavailable),
