@@ -17,7 +17,7 @@ from one_provider_mad.providers.opennebula.launch import (
     merged_context,
     network_of,
     portable_context,
-    without_local,
+    without_written,
 )
 from one_provider_mad.providers.opennebula.machine import Machine
 from one_provider_mad.providers.opennebula.remote import Remote, known_number, needed
@@ -222,7 +222,7 @@ class Devices:
         ours, lost = portable_context(given)
         if lost:
             raise BadParameter(lost_sentence(lost[0]))
-        context = merged_context(without_local(next(iter(machine.sections.get("CONTEXT", ())), {})), ours)
+        context = merged_context(without_written(next(iter(machine.sections.get("CONTEXT", ())), {})), ours)
         # Releases before `append` came drop every section that is missing here.
         kept = [(name, values) for name, several in machine.sections.items() for values in several if name != "CONTEXT"]
         text = "\n".join(

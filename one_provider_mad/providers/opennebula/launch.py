@@ -25,6 +25,9 @@ _LOCAL_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET|VMID|ONEGATE_.
 """What CONTEXT says of the local OpenNebula's disks, networks, gate and files; the remote writes its own. FILES would
 name files of the partner's front-end."""
 
+_WRITTEN_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET")
+"""What an OpenNebula writes anew into a CONTEXT that it is given (src/vm/VirtualMachine.cc, updateconf)."""
+
 _AS_BASE64 = ("START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD")
 """What OpenNebula's contextualization packages also take as `<NAME>_BASE64`."""
 
@@ -158,6 +161,11 @@ def portable_context(context: Mapping[str, str]) -> tuple[dict[str, str], tuple[
 def without_local(context: Mapping[str, str]) -> dict[str, str]:
     """CONTEXT without what one OpenNebula writes for itself."""
     return {name: value for name, value in context.items() if value and not _LOCAL_CONTEXT.fullmatch(name)}
+
+
+def without_written(context: Mapping[str, str]) -> dict[str, str]:
+    """The CONTEXT of a remote VM as it is given back: its FILES_DS and TOKEN would be lost otherwise."""
+    return {name: value for name, value in context.items() if value and not _WRITTEN_CONTEXT.fullmatch(name)}
 
 
 def figure(text: str, name: str) -> float:

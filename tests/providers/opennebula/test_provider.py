@@ -533,9 +533,12 @@ async def test_a_changed_context_keeps_what_the_remote_has(partner: Partner, ope
     provider = await opened()
     deploy_id = await launch(provider, a_vm(TEMPLATE_ID="3"))
     partner.vms[0].template["GRAPHICS"] = [{"TYPE": "VNC"}]
-    context = Template(values={"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa NEW", "ETH0_IP": "10.0.0.1"},)})
+    theirs = {"USERNAME": "root", "TOKEN": "YES", "FILES_DS": "/var/lib/one/datastores/2/1f:'init.sh' "}
+    partner.vms[0].template["CONTEXT"] = [{**theirs, "SSH_PUBLIC_KEY": "ssh-rsa OLD", "ETH0_IP": "10.8.0.1"}]
+    ours = {"SSH_PUBLIC_KEY": "ssh-rsa NEW", "ETH0_IP": "10.0.0.1", "FILES_DS": "ours"}
+    context = Template(values={"CONTEXT": (ours,)})
     await provider.update_context(deploy_id, VmRequest(vm_id=VmId(1), template=context))
-    assert partner.vms[0].sections("CONTEXT") == [{"SSH_PUBLIC_KEY": "ssh-rsa NEW", "USERNAME": "root"}]
+    assert partner.vms[0].sections("CONTEXT") == [{**theirs, "SSH_PUBLIC_KEY": "ssh-rsa NEW"}]
     assert partner.vms[0].sections("GRAPHICS") == [{"TYPE": "VNC"}]
     assert sent(partner, "one.vm.updateconf")[0][2] == 1
 
