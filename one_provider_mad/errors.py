@@ -12,6 +12,7 @@ MadError
 │   └── WrongAccount          the credentials belong to another account or region
 └── ProviderError             what a cloud answered, by kind
     ├── ProviderUnavailable   no answer, or a server error: it may have taken effect
+    │   └── NotReached        nobody took the call: it was not sent
     ├── Throttled             refused for now: it was not carried out
     ├── AuthenticationRefused the credentials are not accepted
     ├── PermissionDenied      the credentials may not do this
@@ -90,6 +91,12 @@ class ProviderUnavailable(ProviderError):
 
     retryable = True
     definite = False
+
+
+class NotReached(ProviderUnavailable):
+    """The cloud could not be asked at all: the call was not even sent."""
+
+    definite = True
 
 
 class Throttled(ProviderError):

@@ -54,7 +54,7 @@ def test_only_what_may_have_taken_effect_is_not_definite() -> None:
 
 def test_only_passing_reasons_are_tried_again() -> None:
     passing = {kind.__name__ for kind in KINDS if issubclass(kind, errors.ProviderError) and kind.retryable}
-    assert passing == {"ProviderUnavailable", "Throttled"}
+    assert passing == {"ProviderUnavailable", "NotReached", "Throttled"}
 
 
 def test_a_throttled_call_knows_how_long_to_wait() -> None:

@@ -119,7 +119,9 @@ class Cloud:
     def _may_repeat(self, error: BaseException, *, is_repeatable: bool, failures: int) -> bool:
         if isinstance(error, Throttled):
             return True  # it was not carried out: pacing it is no retry
-        return isinstance(error, ProviderError) and error.retryable and is_repeatable and failures <= self._retries
+        if not (isinstance(error, ProviderError) and error.retryable and failures <= self._retries):
+            return False
+        return is_repeatable or error.definite  # what was not even sent is sent for the first time
 
     async def _again(
         self, operation: str, send: Callable[[], Awaitable[_Result]], first: ProviderError, *, is_repeatable: bool

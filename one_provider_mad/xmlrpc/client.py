@@ -19,6 +19,7 @@ from one_provider_mad.documents import Element
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import (
     AuthenticationRefused,
+    NotReached,
     PermissionDenied,
     ProviderError,
     ProviderUnavailable,
@@ -143,6 +144,7 @@ class Client:
             is_repeatable: another front-end may be asked after an uncertain answer; false for what must happen once.
 
         Raises:
+            NotReached: it was not sent, for no front-end takes a connection.
             ProviderError: refused, by kind; or not answered, so that nobody knows whether it was carried out.
         """
         return await self._ask(method, arguments, is_repeatable=is_repeatable, read=_same)
@@ -205,7 +207,8 @@ class Client:
                 http = self._http if is_repeatable else self._http_once
                 answer = await self._post(http, self.connection.endpoints[number], method, body, read)
             except _NotSentError as error:
-                silence = ProviderUnavailable(str(error))
+                kind = NotReached if silence is None or silence.definite else ProviderUnavailable
+                silence = kind(str(error))
             except ProviderUnavailable as error:
                 if not is_repeatable:
                     raise  # another front-end might carry it out a second time

@@ -14,6 +14,7 @@ from one_provider_mad.errors import (
     BadParameter,
     InstanceNotFound,
     NoCapacity,
+    NotReached,
     NotSupported,
     PermissionDenied,
     ProviderError,
@@ -429,6 +430,13 @@ async def test_those_who_send_the_same_create_share_its_answer(provider: FakeClo
     assert set(ids) == set(provider.instances)
     assert provider.count("create") == 1
     assert len(book.ids) == 1
+
+
+async def test_a_create_that_reached_nobody_is_sent_again_wherever(provider: FakeCloud) -> None:
+    provider.is_create_repeatable = False
+    provider.before["create"].append(NotReached("fake is not there"))
+    cloud = cloud_of(provider, retries=1)
+    assert await cloud.create(CALL, record=Book().record) in provider.alive()
 
 
 async def test_a_create_without_answer_is_sent_again_where_it_is_repeatable(provider: FakeCloud) -> None:

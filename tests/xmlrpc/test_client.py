@@ -21,6 +21,7 @@ from one_provider_mad.documents import text_of
 from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
+    NotReached,
     PermissionDenied,
     ProviderError,
     ProviderUnavailable,
@@ -106,8 +107,17 @@ async def test_a_front_end_that_is_down_is_passed_over_and_not_asked_first_again
 async def test_when_none_can_be_reached_the_sentence_names_the_last(connect: Open) -> None:
     url = nobody()
     client = await connect(nobody(), url)
-    with pytest.raises(ProviderUnavailable, match=f"OpenNebula at {url[7:-5]} cannot be reached"):
-        await client.call("one.system.version")
+    with pytest.raises(ProviderUnavailable, match=f"OpenNebula at {url[7:-5]} cannot be reached") as caught:
+        await create(client)
+    assert caught.value.definite, "nothing was sent"
+
+
+async def test_a_call_of_which_one_front_end_may_know_was_perhaps_carried_out(partner: Partner, connect: Open) -> None:
+    client = await connect(*partner.urls, nobody())
+    partner.order("dropped", "one.vm.action")
+    with pytest.raises(ProviderUnavailable, match="cannot be reached") as caught:
+        await client.call("one.vm.action", "reboot", 0)
+    assert not caught.value.definite
 
 
 async def test_a_front_end_that_does_not_lead_is_passed_over(pair: Partner, connect: Open) -> None:
@@ -272,8 +282,8 @@ async def test_credentials_that_cannot_be_used_fail_the_opening(tmp_path: Path) 
     [
         (401, AuthenticationRefused),
         (403, PermissionDenied),
-        (404, ProviderUnavailable),
-        (301, ProviderUnavailable),
+        (404, NotReached),
+        (301, NotReached),
         (429, Throttled),
         (502, ProviderUnavailable),
         (503, ProviderUnavailable),

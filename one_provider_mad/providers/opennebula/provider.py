@@ -12,7 +12,14 @@ import msgspec
 
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
-from one_provider_mad.errors import BadParameter, NotSupported, PermissionDenied, ProviderError, ProviderUnavailable
+from one_provider_mad.errors import (
+    BadParameter,
+    NotReached,
+    NotSupported,
+    PermissionDenied,
+    ProviderError,
+    ProviderUnavailable,
+)
 from one_provider_mad.providers.interface import (
     CreateCall,
     CreatePlan,
@@ -122,12 +129,15 @@ class OpenNebulaProvider(Devices):
         return deploy_id_of(number)
 
     async def _instantiate(self, launch: Launch, call: CreateCall) -> int:
-        template = await self._templates.number(launch.template)
-        context: Mapping[str, str] = launch.context
-        if launch.is_context_merged and context:
-            context = merged_context(await self._templates.context(template), context)
+        try:
+            template = await self._templates.number(launch.template)
+            context: Mapping[str, str] = launch.context
+            if launch.is_context_merged and context:
+                context = merged_context(await self._templates.context(template), context)
+            is_new = await self._remote.version() >= TERMINATE
+        except ProviderUnavailable as error:
+            raise NotReached(f"nothing was created: {error}") from error
         extra = write_extra(launch, call.identity, context)
-        is_new = await self._remote.version() >= TERMINATE
         persistent = (False,) if is_new else ()  # 5.0 added it
         return _number(
             await self._client.call(

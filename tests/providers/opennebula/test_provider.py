@@ -190,6 +190,17 @@ async def test_what_an_unanswered_create_has_made_is_found_by_its_tags(partner: 
     assert len(partner.vms) == 1
 
 
+@pytest.mark.parametrize("method", ["one.templatepool.info", "one.template.info"])
+async def test_what_fails_before_a_create_is_sent_leaves_no_doubt(partner: Partner, opened: Open, method: str) -> None:
+    provider = await opened()
+    partner.order("dropped", method)
+    request = a_vm(5, TEMPLATE_ID="", TEMPLATE_NAME="with key", context={"USERNAME": "us"})
+    with pytest.raises(ProviderUnavailable, match="nothing was created: ") as caught:
+        await provider.create(a_call(provider, request))
+    assert caught.value.definite
+    assert not partner.vms
+
+
 def test_nobody_is_told_that_a_create_may_be_repeated() -> None:
     assert not OpenNebulaProvider.is_create_repeatable
 
