@@ -465,17 +465,16 @@ class Journal:
         rows = await self._database.read(lambda db: db.execute("SELECT deploy_id, vm_id, since FROM parked").fetchall())
         return {DeployId(deploy_id): (VmId(vm_id), since) for deploy_id, vm_id, since in rows}
 
-    async def soft_end(self, deploy_id: DeployId, now: Moment) -> tuple[Moment, bool]:
-        """Note that the guest is asked to end its instance; when it was asked first, and whether it has refused."""
+    async def soft_end(self, deploy_id: DeployId) -> tuple[Moment, bool] | None:
+        """When the guest was asked first to end its instance, and whether it has refused; None when it never was."""
+        select = "SELECT at, steady, boot, is_refused FROM soft_ends WHERE deploy_id = ?"
+        row = await self._database.read(lambda db: db.execute(select, (deploy_id,)).fetchone())
+        return (Moment(at=row[0], steady=row[1], boot=row[2]), bool(row[3])) if row else None
 
-        def note(db: sqlite3.Connection) -> tuple[Moment, bool]:
-            row = (deploy_id, now.at, now.steady, now.boot)
-            db.execute("INSERT OR IGNORE INTO soft_ends VALUES (?, ?, ?, ?, 0)", row)
-            select = "SELECT at, steady, boot, is_refused FROM soft_ends WHERE deploy_id = ?"
-            at, steady, boot, is_refused = db.execute(select, (deploy_id,)).fetchone()
-            return Moment(at=at, steady=steady, boot=boot), bool(is_refused)
-
-        return await self._database.write(note)
+    async def note_soft_end(self, deploy_id: DeployId, now: Moment) -> None:
+        """The guest is asked to end its instance; it is the first time that counts."""
+        row = (deploy_id, now.at, now.steady, now.boot)
+        await self._database.write(lambda db: db.execute("INSERT OR IGNORE INTO soft_ends VALUES (?, ?, ?, ?, 0)", row))
 
     async def refuse_soft_end(self, deploy_id: DeployId) -> None:
         """The guest was asked to end its instance, and runs on."""

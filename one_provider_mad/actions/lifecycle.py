@@ -226,6 +226,8 @@ async def destroy(work: Work, *, is_soft: bool = False) -> str:
         asked = {each.deploy_id for each in instances if is_soft and await _is_guests_turn(work, each.deploy_id)}
         for instance in instances:
             await terminate(work.cloud, instance, is_soft=instance.deploy_id in asked)
+            if instance.deploy_id in asked:
+                await _note(work, work.journal.note_soft_end(instance.deploy_id, work.finder.now()))
         for instance in instances:
             if instance.deploy_id in asked:
                 await _ended_by_guest(work, instance.deploy_id)
@@ -240,13 +242,15 @@ async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
     """True when a soft end may take the guest's time: it has not refused yet, nor had its time before this request."""
     if not isinstance(work.cloud.provider, SoftTerminate):
         return False
-    now = work.finder.now()
     try:
-        first, is_refused = await work.journal.soft_end(deploy_id, now)
+        before = await work.journal.soft_end(deploy_id)
     except JournalError as error:
         work.warn(str(error))
         return True
-    return not is_refused and now.since(first) < _GUESTS_SECONDS
+    if before is None:
+        return True
+    first, is_refused = before
+    return not is_refused and work.finder.now().since(first) < _GUESTS_SECONDS
 
 
 async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:

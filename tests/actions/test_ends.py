@@ -10,7 +10,8 @@ import pytest
 
 from one_provider_mad.actions.debts import pay
 from one_provider_mad.domain import DeployId, InstanceState
-from tests.actions.fakes import Desk, FakeCloud, World, a_desk, a_world, identity_of, until
+from one_provider_mad.errors import NotReached
+from tests.actions.fakes import Desk, FakeCloud, World, a_desk, a_world, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime
 
@@ -117,6 +118,15 @@ async def test_a_cloud_that_goes_on_asking_is_cut_short_by_a_request_after_the_g
         await until(lambda: asked(world) == ["shut down", "destroy"])
         world.provider.instances[deploy_id].state = InstanceState.TERMINATED
         assert await desk.reply("SHUTDOWN") == "SUCCESS -"
+
+
+async def test_a_guest_that_could_not_be_asked_has_its_time_yet(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.before["shut down"].append(NotReached("nobody takes a connection"))
+    assert (await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)).startswith("FAILURE nobody takes")
+    await pass_time(1000)
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
+    assert asked(desk.world) == ["shut down", "shut down"]
 
 
 async def test_a_request_that_is_repeated_soon_leaves_the_guest_its_time(desk: Desk) -> None:
