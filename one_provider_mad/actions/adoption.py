@@ -25,6 +25,7 @@ from one_provider_mad.errors import (
     InstanceNotFound,
     NoCapacity,
     NotOurs,
+    NotReached,
     PermissionDenied,
     ProviderError,
     Throttled,
@@ -253,7 +254,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             return await self._send(attempt, request, is_repeat=True)
         except TokenSpent:
             return None
-        except (AuthenticationRefused, PermissionDenied, Throttled):
+        except (AuthenticationRefused, NotReached, PermissionDenied, Throttled):
             raise
         except ProviderError as error:
             if not error.definite:

@@ -20,6 +20,7 @@ from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
     NoCapacity,
+    NotReached,
     PermissionDenied,
     ProviderError,
     QuotaExceeded,
@@ -484,6 +485,7 @@ async def test_a_retry_repeats_the_journaled_call_whatever_the_settings_say_by_n
 REFUSALS = [
     AuthenticationRefused("the key was withdrawn"),
     PermissionDenied("the role may not launch any more"),
+    NotReached("nobody takes a connection"),
     BadParameter("the image is gone"),
     QuotaExceeded("the quota was lowered"),
     NoCapacity("the zone is full"),
@@ -507,7 +509,7 @@ async def test_a_refused_retry_does_not_prove_that_nothing_was_made(
     assert set(await console.instances()) == {ours}
 
 
-@pytest.mark.parametrize("refusal", [pytest.param(error, id=type(error).__name__) for error in REFUSALS[2:]])
+@pytest.mark.parametrize("refusal", [pytest.param(error, id=type(error).__name__) for error in REFUSALS[3:]])
 async def test_a_refused_retry_is_no_reason_to_try_something_else(
     place: Place, console: Console, moods: Moods, refusal: ProviderError
 ) -> None:
