@@ -6,6 +6,8 @@ and size unless the caller has bounded the document himself.
 
 from __future__ import annotations
 
+import threading
+
 from lxml import etree
 
 ORDINARY_SIZE = 10_000_000
@@ -27,8 +29,18 @@ def _parser(*, huge_tree: bool) -> etree.XMLParser:
     )
 
 
-_ORDINARY = _parser(huge_tree=False)
-_HUGE = _parser(huge_tree=True)
+class _Parsers(threading.local):
+    """Each thread's own: one parser parses one document at a time, and whoever comes meanwhile waits (lxml's FAQ).
+
+    A thread that reads a cloud's listing must not hold up the event loop, which reads requests.
+    """
+
+    def __init__(self) -> None:
+        self.ordinary = _parser(huge_tree=False)
+        self.huge = _parser(huge_tree=True)
+
+
+_parsers = _Parsers()
 
 
 def parse_document(document: bytes) -> Element:
@@ -38,7 +50,7 @@ def parse_document(document: bytes) -> Element:
         etree.XMLSyntaxError: it is no well-formed XML.
     """
     # A large document may hold texts that libxml2 refuses otherwise.
-    return etree.fromstring(document, _ORDINARY if len(document) <= ORDINARY_SIZE else _HUGE)
+    return etree.fromstring(document, _parsers.ordinary if len(document) <= ORDINARY_SIZE else _parsers.huge)
 
 
 def text_of(element: Element | None) -> str:

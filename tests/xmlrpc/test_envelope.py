@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
+from one_provider_mad.documents import Element, parse_document
 from one_provider_mad.errors import BadParameter, ProviderUnavailable
 from one_provider_mad.xmlrpc.envelope import Failure, Success, decode_answer, encode_call
 
@@ -71,6 +74,18 @@ def test_a_document_of_more_than_ten_million_bytes_is_read() -> None:
     found = decode_answer("one.vmpool.info", answer("<boolean>1</boolean>", f"<string>{document}</string>"))
     assert isinstance(found, Success)
     assert len(str(found.result)) == 4 * 1_200_000
+
+
+def test_nobody_waits_for_the_parser_of_another_thread() -> None:
+    """One of lxml's reads one document at a time: a pool of 3 MB would hold up the requests that the loop reads."""
+
+    def parsed() -> Element:
+        return parse_document(b"<VM/>")
+
+    with ThreadPoolExecutor(1) as thread:
+        theirs, again = thread.submit(parsed).result(), thread.submit(parsed).result()
+    assert theirs.getroottree().parser is again.getroottree().parser
+    assert theirs.getroottree().parser is not parsed().getroottree().parser
 
 
 @pytest.mark.parametrize(
