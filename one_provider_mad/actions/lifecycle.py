@@ -25,6 +25,8 @@ _GUESTS_SECONDS = 120.0
 """What a guest has for shutting down before a repeated request ends its instance whatever it does."""
 
 _SURE = 2
+_SURELY_FAILED = 10
+"""Looks that have to agree."""
 
 _RUNNING = frozenset({InstanceState.RUNNING})
 _STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
@@ -257,27 +259,13 @@ async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:
     """Return once an instance is terminated whose guest was asked to see to that.
 
     Raises:
-        WrongState: it runs on.
+        WrongState: it runs on, or its end has failed.
     """
     try:
-        await terminated(work.cloud, deploy_id, check=_runs_on())
+        await terminated(work.cloud, deploy_id, whose="its guest did not shut down; ask again to end it")
     except WrongState:
         await _note(work, work.journal.refuse_soft_end(deploy_id))
         raise
-
-
-def _runs_on() -> Callable[[Instance], None]:
-    """A check that fails for an instance that was on its way out and runs again: twice, for one look may be old."""
-    was_leaving, times = False, 0
-
-    def check(instance: Instance) -> None:
-        nonlocal was_leaving, times
-        was_leaving = was_leaving or instance.state.is_gone
-        times = times + 1 if was_leaving and instance.state is InstanceState.RUNNING else 0
-        if times == _SURE:
-            raise WrongState(f"instance {instance.deploy_id} runs on: its guest did not shut down; ask again to end it")
-
-    return check
 
 
 async def _settle(work: Work, gone: set[DeployId]) -> None:
@@ -308,12 +296,41 @@ async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) 
         return  # it went between the look and the call
 
 
-async def terminated(cloud: Cloud, deploy_id: DeployId, *, check: Callable[[Instance], None] = lambda _: None) -> None:
-    """Return once an instance is seen terminated, or the cloud has forgotten it; `check` as Cloud.watch has it."""
+async def terminated(cloud: Cloud, deploy_id: DeployId, *, whose: str = "the cloud did not end it") -> None:
+    """Return once an instance is seen terminated, or the cloud has forgotten it.
+
+    Args:
+        cloud: where it is.
+        deploy_id: the instance, whose end was asked for.
+        whose: what to say of one that runs on.
+
+    Raises:
+        WrongState: it was on its way out and runs again, or its end has failed.
+    """
     try:
-        await cloud.watch(deploy_id, _TERMINATED, goal="terminated", check=check)
+        await cloud.watch(deploy_id, _TERMINATED, goal="terminated", check=_will_end(whose))
     except InstanceNotFound:
         return
+
+
+def _will_end(whose: str) -> Callable[[Instance], None]:
+    """A check that fails for an instance that will not end after all: twice, for one look may be old.
+
+    One that has failed before its end was asked for may be shown so until the cloud gets round to it.
+    """
+    was_leaving, running, failed = False, 0, 0
+
+    def check(instance: Instance) -> None:
+        nonlocal was_leaving, running, failed
+        was_leaving = was_leaving or instance.state.is_gone
+        running = running + 1 if was_leaving and instance.state is InstanceState.RUNNING else 0
+        failed = failed + 1 if instance.state is InstanceState.UNKNOWN and instance.reason else 0
+        if running == _SURE:
+            raise WrongState(f"instance {instance.deploy_id} runs on: {whose}")
+        if failed == (_SURE if was_leaving else _SURELY_FAILED):
+            raise WrongState(f"instance {instance.deploy_id} is {instance.raw_state}: {instance.reason}")
+
+    return check
 
 
 async def reboot(work: Work, *, is_hard: bool) -> str:

@@ -129,6 +129,29 @@ async def test_a_guest_that_could_not_be_asked_has_its_time_yet(desk: Desk) -> N
     assert asked(desk.world) == ["shut down", "shut down"]
 
 
+@pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL"])
+async def test_an_end_that_fails_in_the_cloud_is_told_with_its_reason_at_once(desk: Desk, action: str) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask(action, deploy_id=deploy_id, lcm_state=12)
+    await until(lambda: len(asked(desk.world)) == 1)
+    instance = desk.world.provider.instances[deploy_id]
+    instance.reason, instance.then = "no such datastore", (now() + 20.0, InstanceState.UNKNOWN)
+    begun = now()
+    assert await desk.reply(action) == f"FAILURE instance {deploy_id} is unknown: no such datastore"
+    assert now() - begun < 60
+    assert await desk.answer("CANCEL", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -", "what has failed can be ended"
+
+
+async def test_a_failed_instance_has_time_to_begin_its_end(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of(), InstanceState.UNKNOWN, reason="no such bridge")
+
+    async def slow(deploy_id: DeployId) -> None:
+        desk.world.provider.instances[deploy_id].then = (now() + 8.0, InstanceState.TERMINATED)
+
+    desk.world.provider.destroy = slow  # type: ignore[method-assign]
+    assert await desk.answer("CANCEL", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
+
+
 async def test_a_request_that_is_repeated_soon_leaves_the_guest_its_time(desk: Desk) -> None:
     desk.world.provider.destroy_time = 60
     deploy_id = desk.world.provider.add(identity_of())
