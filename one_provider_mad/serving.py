@@ -11,6 +11,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -37,6 +38,9 @@ _WATCH_SECONDS = 0.1
 
 _YOUNG_OBJECTS = 10_000
 """How many new objects start a garbage collection; Python's own 700 makes one of every dozen requests."""
+
+_SWITCH_SECONDS = 0.001
+"""How long a computing thread keeps the interpreter when another wants it; Python's own is five times as long."""
 
 _METRICS_SECONDS = 0.1
 """How long the last writing of metrics may take: what is left of oned's second once all else has ended."""
@@ -152,6 +156,8 @@ class Serving(ABC, Generic[Asked]):
         # What was imported stays for ever: looking through it all would stop the loop for 10 to 30 ms now and then.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
+        # A thread that computes (a listing of thousands) keeps the loop waiting for so long, several times in a row.
+        sys.setswitchinterval(_SWITCH_SECONDS)
 
     async def _end_by_core(self) -> None:
         """FINALIZE or the end of input: drain while somebody reads, else stop within a second."""

@@ -308,20 +308,24 @@ async def terminated(cloud: Cloud, deploy_id: DeployId, *, whose: str = "the clo
         WrongState: it was on its way out and runs again, or its end has failed.
     """
     try:
-        await cloud.watch(deploy_id, _TERMINATED, goal="terminated", check=_will_end(whose))
+        await cloud.watch(deploy_id, _TERMINATED, goal="terminated", check=_will_end(cloud, whose))
     except InstanceNotFound:
         return
 
 
-def _will_end(whose: str) -> Callable[[Instance], None]:
+def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
     """A check that fails for an instance that will not end after all: twice, for one look may be old.
 
-    One that has failed before its end was asked for may be shown so until the cloud gets round to it.
+    One that has failed before its end was asked for may be shown so until the cloud gets round to it. Where no guest
+    is asked nothing comes back, and what looks so is an old answer.
     """
+    can_come_back = isinstance(cloud.provider, SoftTerminate)
     was_leaving, running, failed = False, 0, 0
 
     def check(instance: Instance) -> None:
         nonlocal was_leaving, running, failed
+        if not can_come_back:
+            return
         was_leaving = was_leaving or instance.state.is_gone
         running = running + 1 if was_leaving and instance.state is InstanceState.RUNNING else 0
         failed = failed + 1 if instance.state is InstanceState.UNKNOWN and instance.reason else 0

@@ -70,6 +70,8 @@ async def _read_once(
         page = await client.read(method, *before, offset, -page_size, *after, read=read_page)
         if last and not set(last).intersection(number for number, _ in page):
             return None
+        if rows and len(page) >= page_size and rows.keys() >= {number for number, _ in page}:
+            raise ProviderUnavailable(f"{method} answers every page alike: a front-end, or a proxy, ignores the range")
         rows.update(page)
         if len(page) < page_size:
             return rows

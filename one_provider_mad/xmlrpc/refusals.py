@@ -63,6 +63,9 @@ _UNREADABLE = re.compile(
 """What is wrong with the call itself, though its code does not say so: `one.vm.allocate` answers whatever it finds in a
 template with the same one (src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
 
+_TEXT = 2000
+"""Longest text of a refusal in characters; it comes from outside, and goes into logs and replies."""
+
 _NO_METHOD = -506
 _OTHER_FAULTS = range(-599, -500)
 """Faults of xmlrpc-c for calls that it could not read (xmlrpc-c/base.h)."""
@@ -78,7 +81,7 @@ def is_not_the_leader(failure: Failure) -> bool:
 
 def error_of(method: str, failure: Failure) -> ProviderError:
     """The error to raise for a refusal."""
-    text = failure.text.strip() or f"[{method}] was refused without a word (code {failure.code})"
+    text = failure.text.strip()[:_TEXT] or f"[{method}] was refused without a word (code {failure.code})"
     if is_not_the_leader(failure):
         return Throttled(f"no OpenNebula front-end leads just now: {text}", retry_after=ELECTION_SECONDS)
     match failure.code:

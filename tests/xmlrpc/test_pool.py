@@ -90,6 +90,24 @@ async def test_a_pool_that_changes_too_fast_is_not_listed_by_halves(partner: Par
         await listed(client, page_size=20, read=read)
 
 
+class Alike:
+    """Asks for the first rows, whatever it is told."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def read(self, method: str, *arguments: Any, read: Any) -> Any:
+        return await self._client.read(method, *arguments[:3], *arguments[5:], read=read)
+
+
+async def test_a_front_end_that_ignores_the_range_is_not_asked_for_ever(partner: Partner, client: Client) -> None:
+    for number in range(20):
+        add(partner, number)
+    alike = {"before": (-2, 0, -20), "after": (-1, "")}
+    with pytest.raises(ProviderUnavailable, match="answers every page alike"):
+        await read_pool(Alike(client), "one.vmpool.infoextended", **alike, page_size=20, read_row=name)  # type: ignore[arg-type]
+
+
 async def test_a_page_that_fails_fails_the_listing(partner: Partner, client: Client) -> None:
     for number in range(50):
         add(partner, number)

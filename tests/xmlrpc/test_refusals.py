@@ -62,3 +62,7 @@ def test_what_nobody_looked_at_was_certainly_not_done() -> None:
     assert error.definite
     assert isinstance(error, errors.Throttled)
     assert error.retry_after
+
+
+def test_a_text_without_end_is_cut() -> None:
+    assert len(str(error_of("one.vm.action", Failure(code=2048, text="x" * 1_000_000)))) == 2000
