@@ -234,7 +234,7 @@ def test_a_deploy_at_once_after_a_cancelled_one_gets_an_instance_that_stays(driv
 
 
 def test_a_deadline_says_what_was_waited_for(driver: StartDriver, place: Place) -> None:
-    place.simulate(boot_time=30)
+    place.simulate(boot_time=30, watch_interval=20)  # looked at once: the deadline comes between two looks
     one = driver("-w 1 simulated")
     begun = time.monotonic()
     reply = one.ask(wire.deploy(7))
