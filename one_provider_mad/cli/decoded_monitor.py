@@ -17,8 +17,8 @@ from one_provider_mad.protocol.template_reader import pairs_of, split_attributes
 
 _ASKED = frozenset({b"START_MONITOR", b"STOP_MONITOR", b"MONITOR", b"STOPMONITOR"})
 _KINDS = frozenset(kind.value for kind in Kind) | {"EXEC_VM"}
-_MODERN = re.compile(rb"([A-Z_]+) ([A-Z]+) (-?[0-9]+) (-?[0-9]+)(?: +(\S*))?\s*")
-_LEGACY = re.compile(rb"(MONITOR|STOPMONITOR) (SUCCESS|FAILURE) ([0-9]+)(?: (.*))?", re.DOTALL)
+_MODERN = re.compile(rb"([A-Z_]+) ([A-Z]+) (-?[0-9]{1,19}) (-?[0-9]{1,19})(?: +(\S+))?\s*")
+_LEGACY = re.compile(rb"(MONITOR|STOPMONITOR) (SUCCESS|FAILURE) ([0-9]{1,19})(?: (.*))?", re.DOTALL)
 _LEGACY_NOTE, _MODERN_NOTE = "up to 5.10", "5.12 and later"
 _IN_BASE64 = frozenset({"MONITOR", "IMPORT_TEMPLATE"})
 """Attributes of a VM whose value is template text once more (protocol/reports.py)."""

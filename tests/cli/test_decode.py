@@ -186,6 +186,20 @@ def test_no_line_does_more_than_be_called_neither(line: bytes) -> None:
     assert json.loads(entry(line, is_xml=True))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"BEACON_HOST SUCCESS " + b"9" * 5000 + b" 0 ",
+        b"MONITOR_VM SUCCESS 7 " + b"9" * 5000 + b" ",
+        b"MONITOR SUCCESS " + b"9" * 5000 + b" VFdP",
+        b"MONITOR_VM SUCCESS 7 0" + b" " * 1_000_000 + b"x y",
+    ],
+    ids=["host", "moment", "up-to-5.10", "blanks"],
+)
+def test_a_line_that_is_made_to_hurt_costs_nothing(line: bytes) -> None:
+    assert json.loads(entry(line))
+
+
 def test_the_document_can_be_printed(tmp_path: Path) -> None:
     file = tmp_path / "lines"
     file.write_bytes(wire_line("DEPLOY", vm_id=7) + b"FINALIZE\n")
