@@ -188,11 +188,19 @@ def _may_write(directory: Path, var: Path) -> bool:
     """Whether OpenNebula's user, whose `var` is, may make files there; root tries it for that user."""
     if os.geteuid() != 0 or not var.exists():
         return os.access(directory, os.W_OK | os.X_OK)
-    user, groups = var.stat(), list[int]()
+    return _tried_by(var.stat(), "-w", directory) and _tried_by(var.stat(), "-x", directory)
+
+
+def _tried_by(user: os.stat_result, operator: str, path: Path) -> bool:
+    """What test(1) says of a path to whoever this belongs to; True where root may not find out, as in a container."""
+    groups: list[int] = []
     with suppress(KeyError):
         groups = os.getgrouplist(pwd.getpwuid(user.st_uid).pw_name, user.st_gid)
-    trial = ["test", "-w", os.fspath(directory), "-a", "-x", os.fspath(directory)]
-    tried = subprocess.run(trial, user=user.st_uid, group=user.st_gid, extra_groups=groups, check=False)  # noqa: S603 - a program of every system
+    trial = ["test", operator, os.fspath(path)]
+    try:
+        tried = subprocess.run(trial, user=user.st_uid, group=user.st_gid, extra_groups=groups, check=False)  # noqa: S603 - a program of every system
+    except (OSError, subprocess.SubprocessError):
+        return True
     return tried.returncode == 0
 
 
@@ -227,15 +235,17 @@ def _barred(program: Path, var: Path) -> Path | None:
     if os.geteuid() != 0 or not var.exists():
         return None
     target = program.resolve()
-    with target.open("rb") as file:
-        shebang = file.readline(256).split()
+    try:
+        with target.open("rb") as file:
+            shebang = file.readline(256).split()
+    except OSError:
+        return target  # root may be nobody on a file system of another machine
     interpreter = (
         [Path(os.fsdecode(shebang[0].removeprefix(b"#!")))] if shebang[:1] and shebang[0][:3] == b"#!/" else []
     )
     user = var.stat()
     for path in (target, *interpreter):
-        trial = ["test", "-x", os.fspath(path)]
-        if subprocess.run(trial, user=user.st_uid, group=user.st_gid, extra_groups=[], check=False).returncode:  # noqa: S603 - a program of every system
+        if not _tried_by(user, "-x", path):
             return path
     return None
 

@@ -157,6 +157,9 @@ def test_files_that_opennebulas_user_cannot_use(ready: Place) -> None:
     found = points(ready, code=NOT_WELL)
     assert crosses(found) == {"one_im_provider"}
     assert found["one_im_provider"]["found"] == f"OpenNebula's user, 4711, cannot run {target}"
+    with pytest.MonkeyPatch.context() as patch:  # as in a container, where root is nobody else
+        patch.setenv("PATH", "/nowhere")
+        assert points(ready)["one_im_provider"]["is_well"] is True
 
 
 def test_the_directory_of_metrics(ready: Place) -> None:
