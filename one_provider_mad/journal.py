@@ -607,6 +607,13 @@ def forget_fact(path: Path, name: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+_FORGET_MOMENT = """
+CREATE TRIGGER IF NOT EXISTS attempt_without_moment AFTER INSERT ON attempts
+BEGIN DELETE FROM moments WHERE token = NEW.token; END
+"""
+"""An earlier release that writes here after a downgrade knows of no moments: none may outlive what it was of."""
+
+
 def _storable(text: str) -> str:
     """A cloud's words may hold half a character, which SQLite does not take."""
     return text.encode(errors="replace").decode()
@@ -620,6 +627,7 @@ def _prepare(db: sqlite3.Connection) -> None:
         db.execute("DROP TABLE IF EXISTS answered")  # of an earlier release; it reaches back an hour at most
     for statement in _SCHEMA.split(";"):
         db.execute(statement)
+    db.execute(_FORGET_MOMENT)
     db.execute(f"PRAGMA user_version = {_VERSION}")
 
 

@@ -28,6 +28,7 @@ from one_provider_mad.journal import (
     read_fact,
     read_outline,
 )
+from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
 
 ROOT = Path(__file__).parent.parent
@@ -239,6 +240,20 @@ async def test_an_attempt_that_has_come_further_replaces_itself(journal: Journal
     )
     await journal.save_attempt(later)
     assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [later]
+
+
+async def test_what_an_earlier_release_writes_again_is_as_young_as_it_says(journal: Journal, path: Path) -> None:
+    """It knows of no moments: an attempt that it has sent anew would seem to have had its grace long since."""
+    attempt = Attempt.new(an_identity(), 1, {}).sent(Moment(at=NOW, steady=5.0, boot="one"))
+    await journal.save_attempt(attempt)
+    assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [attempt]
+    tamper(
+        path,
+        "INSERT OR REPLACE INTO attempts SELECT token, owner, vm_id, stime, seq, host_id, number, parameters, state,"
+        " deploy_id, sent_at + 900, answered_at, detail FROM attempts",
+    )
+    [again] = await journal.attempts(owner="harbour", vm_id=VmId(7))
+    assert again.age(Moment(at=NOW + 901, steady=906.0, boot="one")) == 1
 
 
 async def test_attempts_come_oldest_first_and_only_this_vms(journal: Journal) -> None:
