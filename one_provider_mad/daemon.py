@@ -157,7 +157,7 @@ class _Daemon(Serving[Request | Malformed]):
         from one_provider_mad.orphans.machine import machine, note_machine
 
         journal = self._engines.journal if self._engines is not None else None
-        if instance.state.is_gone or journal is None:
+        if journal is None:
             return
         if debt.since < self._begun_at and not await note_machine(journal, await asyncio.to_thread(machine)):
             sentence = (

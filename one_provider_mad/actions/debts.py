@@ -14,7 +14,7 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.finding import Finder, unlisted
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
-from one_provider_mad.actions.lifecycle import terminate, terminated
+from one_provider_mad.actions.lifecycle import needs_asking, terminate, terminated
 from one_provider_mad.actions.owed import is_about, is_owed
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import (
@@ -210,9 +210,9 @@ Confirm = Callable[[Debt, Instance], Awaitable[None]]
 """Asked right before an instance is terminated for a debt; raises MadError where that is not to be, or not now."""
 
 
-async def nobody_confirms(debt: Debt, instance: Instance) -> None:
-    """Stands for whoever has to see that an orphan is one still. Raises CannotTell for an orphan that lives."""
-    if debt.is_orphan and not instance.state.is_gone:
+async def nobody_confirms(debt: Debt, _instance: Instance) -> None:
+    """Stands for whoever has to see that an orphan is one still. Raises CannotTell for an orphan."""
+    if debt.is_orphan:
         raise CannotTell("the local OpenNebula has to be asked first whether it is an orphan still")
 
 
@@ -242,7 +242,8 @@ async def pay(engine: Engine, debt: Debt, *, confirm: Confirm = nobody_confirms)
             if not debt.identity.is_same_life(instance.identity) and not await _is_imported(engine, debt, instance):
                 log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
                 continue
-            await confirm(debt, instance)
+            if needs_asking(engine.cloud, instance):
+                await confirm(debt, instance)
             await terminate(engine.cloud, instance)
             await terminated(engine.cloud, instance.deploy_id)
             await engine.journal.unpark(instance.deploy_id)

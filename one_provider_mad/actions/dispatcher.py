@@ -93,10 +93,11 @@ class Accepted(Value, frozen=True, kw_only=True):
 class Recovered:
     """A request of an earlier process, until it is answered or a newer one for its VM comes."""
 
-    __slots__ = ("action", "is_superseded")
+    __slots__ = ("action", "asked_at", "is_superseded")
 
-    def __init__(self, action: Action) -> None:
+    def __init__(self, action: Action, asked_at: float) -> None:
         self.action = action
+        self.asked_at = asked_at
         self.is_superseded = False
 
 
@@ -153,14 +154,15 @@ class Dispatcher:
             else:
                 self._submit(request, *read)
 
-    def take_over(self, request: Request, *, number: int) -> None:
+    def take_over(self, request: Request, *, number: int, asked_at: float) -> None:
         """Take a request that an earlier process left unanswered; a newer one for its VM calls its answer off.
 
         Args:
             request: as it was sent then.
             number: its record in the journal.
+            asked_at: when the core sent it, seconds since the epoch.
         """
-        recovered = self.await_newer(request.vm_id, request.action)
+        recovered = self.await_newer(request.vm_id, request.action, asked_at=asked_at)
         read = read_payload(request)
         if recovered.is_superseded:
             self._close(number)
@@ -169,9 +171,9 @@ class Dispatcher:
         else:
             self._submit(request, *read, recovered=recovered, number=number)
 
-    def await_newer(self, vm_id: VmId, action: Action) -> Recovered:
+    def await_newer(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
         """Be told, by `is_superseded`, when a newer request for this VM comes that replaces it, or has come already."""
-        recovered = Recovered(action)
+        recovered = Recovered(action, asked_at)
         recovered.is_superseded = self._asked is None or any(
             replaces(newer, action) for newer in self._asked.get(vm_id, ())
         )
@@ -368,6 +370,7 @@ class Dispatcher:
             clock=self._clock,
             warn=lambda text: self.tell(Severity.WARNING, text, request.vm_id),
             is_stale=lambda: recovered is not None and recovered.is_superseded,
+            asked_at=math.inf if recovered is None else recovered.asked_at,
         )
 
     def _finish(self, accepted: Accepted, info: str, begun: float, *, is_success: bool) -> None:

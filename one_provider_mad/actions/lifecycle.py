@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -46,6 +47,7 @@ class Work(Value, frozen=True, kw_only=True):
         clock: seconds since the epoch.
         warn: tells the VM's log one sentence.
         is_stale: true once the core has asked something newer of the VM, and waits for this no longer.
+        asked_at: when an earlier process was asked, seconds since the epoch; infinity for a request of this one.
     """
 
     cloud: Cloud
@@ -57,6 +59,7 @@ class Work(Value, frozen=True, kw_only=True):
     clock: Callable[[], float]
     warn: Callable[[str], None]
     is_stale: Callable[[], bool] = lambda: False
+    asked_at: float = math.inf
 
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
@@ -252,6 +255,8 @@ async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
     if before is None:
         return True
     first, is_refused = before
+    if first.at >= work.asked_at:
+        return True  # it is this very request that has asked it, before a driver's end cut it short: nobody repeated it
     return not is_refused and work.finder.now().since(first) < _GUESTS_SECONDS
 
 
@@ -284,10 +289,17 @@ async def _note(work: Work, writing: Awaitable[None]) -> None:
         work.warn(str(error))
 
 
+def needs_asking(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> bool:
+    """True when an instance does not end by itself: a soft end, which a guest may refuse, is no hard one yet."""
+    can_wait = isinstance(cloud.provider, SoftTerminate)
+    is_over = is_soft or not can_wait or instance.state is InstanceState.TERMINATED
+    return not (instance.state.is_gone and is_over)
+
+
 async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> None:
     """Ask for an instance's end; one that is on its way there needs no asking, unless its guest may keep it waiting."""
-    provider, can_wait = cloud.provider, isinstance(cloud.provider, SoftTerminate)
-    if instance.state.is_gone and (is_soft or not can_wait or instance.state is InstanceState.TERMINATED):
+    provider = cloud.provider
+    if not needs_asking(cloud, instance, is_soft=is_soft):
         return
     end = provider.shut_down if is_soft and isinstance(provider, SoftTerminate) else provider.destroy
     try:

@@ -187,7 +187,7 @@ class Recovery:
                 await self._fail([request])  # whoever waits is told, in any case
                 continue
             log.info("request taken over", action=request.action, vm=request.vm_id)
-            self._dispatcher.take_over(_as_sent(request), number=request.id)
+            self._dispatcher.take_over(_as_sent(request), number=request.id, asked_at=request.opened_at)
         await self._let_out_answers()
 
     async def _fail(self, requests: list[OpenRequest]) -> None:

@@ -6,12 +6,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from one_provider_mad.actions.debts import pay
-from one_provider_mad.domain import DeployId, InstanceState
-from one_provider_mad.errors import NotReached
-from tests.actions.fakes import Desk, FakeCloud, World, a_desk, a_world, identity_of, pass_time, until
+from one_provider_mad.cli.driver_message import wire_line
+from one_provider_mad.domain import DeployId, Instance, InstanceState
+from one_provider_mad.errors import CannotTell, NotReached
+from one_provider_mad.journal import ORPHAN, Debt
+from one_provider_mad.protocol.messages import Request
+from one_provider_mad.protocol.vmm import parse_line
+from tests.actions.fakes import STIME, Desk, FakeCloud, World, a_desk, a_world, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime
 
@@ -160,6 +165,42 @@ async def test_a_request_that_is_repeated_soon_leaves_the_guest_its_time(desk: D
     desk.ask("DRIVER_CANCEL")
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
     assert asked(desk.world) == ["shut down"]
+
+
+@pytest.mark.parametrize("is_refused", [False, True], ids=["hangs", "refuses"])
+async def test_a_request_that_goes_on_in_the_next_process_is_no_repeated_one(desk: Desk, *, is_refused: bool) -> None:
+    """Nobody has asked again: the guest keeps its time, however long the driver before has waited for it."""
+    journal, deploy_id = desk.world.journal, desk.world.provider.add(identity_of())
+    asked_at = desk.world.clock()
+    await pass_time(1)
+    await journal.note_soft_end(deploy_id, desk.world.finder.now())
+    if is_refused:
+        await journal.refuse_soft_end(deploy_id)
+    await pass_time(200)
+    line = wire_line("SHUTDOWN", vm_id=7, stime=STIME, host_id=3, deploy_id=deploy_id, lcm_state=12)
+    request = parse_line(line.rstrip(b"\n"))
+    assert isinstance(request, Request)
+    desk.dispatcher.take_over(request, number=0, asked_at=asked_at)
+    desk.dispatcher.is_settled.set()
+    assert await desk.reply("SHUTDOWN") == "SUCCESS -"
+    assert asked(desk.world) == ["shut down"]
+
+
+async def test_what_ends_softly_is_not_ended_hard_for_a_debt_that_nobody_confirms(world: World) -> None:
+    deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATING)
+    world.provider.instances[deploy_id].then = (now() + 20.0, InstanceState.TERMINATED)
+    await world.add_debt(deploy_id)
+    [debt] = await world.journal.debts()
+
+    async def refuse(debt: Debt, instance: Instance) -> None:
+        raise CannotTell(f"VM {debt.identity.vm_id} lives on {instance.deploy_id} again")
+
+    with pytest.raises(CannotTell, match="lives on"):
+        await pay(world.engine(), debt, confirm=refuse)
+    orphan = msgspec.structs.replace(debt, reason=f"{ORPHAN}done)")
+    with pytest.raises(CannotTell, match="asked first"):
+        await pay(world.engine(), orphan)
+    assert asked(world) == []
 
 
 async def test_what_is_owed_is_ended_whatever_its_guest_does(world: World) -> None:
