@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import Oversized
-from one_provider_mad.protocol.messages import Control, Malformed, Request, Severity
+from one_provider_mad.protocol.messages import Action, Control, Malformed, Request, Severity
 from one_provider_mad.protocol.vmm import parse_line, parse_oversized
 from one_provider_mad.serving import CommonModules, Serving
 
@@ -64,6 +64,11 @@ class _Daemon(Serving[Request | Malformed]):
     def _parse(self, line: bytes | Oversized) -> Request | Malformed | Control:
         return parse_oversized(line) if isinstance(line, Oversized) else parse_line(line)
 
+    def _shows_core_is_up(self, asked: Request | Malformed) -> bool:
+        # A core's timer asks for POLLs while it starts (src/vmm/VirtualMachineManager.cc, timer_action).
+        word = asked.action.value if isinstance(asked, Request) else asked.word
+        return word != Action.POLL.value
+
     def _accept(self, asked: Request | Malformed) -> None:
         if self._dispatcher is None:
             raise AssertionError("nothing is taken before it is set up")
@@ -79,6 +84,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._engines = modules.Engines(self._options, places, warn=self._warn)
         dispatcher = modules.Dispatcher(self._options, engines=self._engines, output=self._writer, clock=time.time)
         self._writer.dropped = dispatcher.dropped
+        dispatcher.core_is_up = self._core.is_up
         await self._open_journal(modules, self._engines, dispatcher)
         self._dispatcher = dispatcher
         if problem:
@@ -197,7 +203,13 @@ class _Daemon(Serving[Request | Malformed]):
         await engines.is_journal_open.wait()
         if engines.journal is None:
             return
-        recovery = modules.Recovery(engines.journal, dispatcher, open_output=self._writer.open, clock=time.time)
+        recovery = modules.Recovery(
+            engines.journal,
+            dispatcher,
+            open_output=self._writer.open,
+            core_is_up=self._core.is_up,
+            clock=time.time,
+        )
         try:
             await recovery.forget_called_off()
         finally:

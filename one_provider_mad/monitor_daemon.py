@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.im import parse_line, parse_oversized
-from one_provider_mad.protocol.im_messages import ImRequest, Unreadable
+from one_provider_mad.protocol.im_messages import ImRequest, Monitor, Unreadable
 from one_provider_mad.protocol.messages import Control, Severity
 from one_provider_mad.serving import CommonModules, Serving
 
@@ -60,6 +60,12 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
     def _parse(self, line: bytes | Oversized) -> ImRequest | Unreadable | Control:
         return parse_oversized(line) if isinstance(line, Oversized) else parse_line(line)
+
+    def _shows_core_is_up(self, asked: ImRequest | Unreadable) -> bool:
+        # oned's timer sends MONITOR while it starts (up to 5.10, src/im/InformationManager.cc, timer_action); monitord
+        # is started once everything else is up (from 5.12 on, src/nebula/Nebula.cc).
+        word = asked.word if isinstance(asked, Unreadable) else type(asked).__name__.upper()
+        return word != Monitor.__name__.upper()
 
     def _accept(self, asked: ImRequest | Unreadable) -> None:
         if self._desk is None:

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from one_provider_mad.core_up import CoreUp
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
@@ -77,6 +78,10 @@ class Serving(ABC, Generic[Asked]):
         """Read one line; never raises."""
 
     @abstractmethod
+    def _shows_core_is_up(self, asked: Asked) -> bool:
+        """True for a request that a core sends only once it has finished starting."""
+
+    @abstractmethod
     def _accept(self, asked: Asked) -> None:
         """Take what was asked; never blocks."""
 
@@ -108,6 +113,7 @@ class Serving(ABC, Generic[Asked]):
         loop.set_exception_handler(log_stray_error)
         self._writer = Writer(_STDOUT)
         self._reader = Reader(_STDIN, self._feed)
+        self._begin_to_wait_for_core()
         loop.add_signal_handler(signal.SIGTERM, self._is_terminated.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # programs.py blocked it until now
         if self._is_initialised:
@@ -125,6 +131,23 @@ class Serving(ABC, Generic[Asked]):
         else:
             await self._end_by_core()
         return 0
+
+    def _begin_to_wait_for_core(self) -> None:
+        """Keep replies until the core has finished starting; a person at a pipe has nothing to wait for."""
+        self._core = CoreUp()
+        if self._core.has_core():
+            self._writer.hold_replies()
+            self._start(self._wait_for_core(), "wait for the core")
+        else:
+            self._core.is_up.set()
+
+    async def _wait_for_core(self) -> None:
+        await self._core.watch(_core_settings)
+        self._core_is_up()
+
+    def _core_is_up(self) -> None:
+        self._core.is_up.set()
+        self._writer.let_replies_go()
 
     async def _first_of(self, *events: asyncio.Event) -> None:
         waits = [asyncio.create_task(event.wait()) for event in events]
@@ -191,6 +214,8 @@ class Serving(ABC, Generic[Asked]):
     # Lines
 
     def _feed(self, data: bytes) -> None:
+        if not data:
+            self._core_is_up()  # it has let go of us, so no reply can harm it
         if self._is_ending.is_set():
             return
         for line in self._lines.feed(data) if data else self._lines.close():
@@ -209,6 +234,8 @@ class Serving(ABC, Generic[Asked]):
             self._writer.send_first(INIT_SUCCESS)
         elif not isinstance(parsed, Control):
             self._writer.open()
+            if self._shows_core_is_up(parsed):
+                self._core_is_up()
             if self._early is None:
                 self._accept(parsed)
             else:
@@ -305,6 +332,13 @@ class CommonModules:
 
         self.get_logger = structlog.get_logger
         self.Places = Places
+
+
+def _core_settings() -> str:
+    """Path of the file to which oned writes its settings before it starts drivers."""
+    from one_provider_mad.settings import Places
+
+    return str(Places.from_environment(os.environ).var / "config")
 
 
 def log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

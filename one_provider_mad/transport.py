@@ -121,13 +121,18 @@ class Writer:
         self._drops = 0
         self._is_open = False
         self._is_broken = False
+        self._held: list[_Line] | None = None
         self._thread_line: _Line | None = None
         self._empty = asyncio.Event()
         self._empty.set()
         _enlarge(fd)
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
-        """Write a line; `on_written` is called once it is on its way to the reader. Never blocks, never fails."""
+        """Write a reply; `on_written` is called once it is on its way to the reader. Never blocks, never fails."""
+        if self._held is not None:
+            self._held.append(_Line(data, on_written, is_log=False))
+            self._empty.clear()
+            return
         if not self._keeps_up(data):
             self._add(_Line(data, on_written, is_log=False))
             return
@@ -160,6 +165,16 @@ class Writer:
         if not self._is_open:
             self._is_open = True
             self._flush()
+
+    def hold_replies(self) -> None:
+        """Keep replies, but not LOG lines, until `let_replies_go`: a core that is starting may die of one."""
+        self._held = [] if self._held is None else self._held
+
+    def let_replies_go(self) -> None:
+        """Write the replies that were kept, in order, and every later one as it comes."""
+        held, self._held = self._held, None
+        for line in held or ():
+            self._add(line)
 
     def is_read(self) -> bool:
         """False once nobody has the other end open any more."""
@@ -194,7 +209,8 @@ class Writer:
                 return
             self._write(line.data)
             self._done(line)
-        self._empty.set()
+        if not self._held:
+            self._empty.set()
 
     def _done(self, line: _Line) -> None:
         if line.on_written is not None and not self._is_broken:

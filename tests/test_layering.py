@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "processes": BASE,
     "moments": BASE,
     "belongings": set(),
+    "core_up": set(),
     "database": BASE | {"belongings"},
     "settings": BASE | {"belongings"},
     "logs": BASE | {"belongings", "settings"},
@@ -54,7 +55,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "scripting",
         "settings",
     },
-    "serving": BASE | {"logs", "metrics", "metrics_file", "options", "protocol", "settings", "transport", "xmlrpc"},
+    "serving": BASE
+    | {"core_up", "logs", "metrics", "metrics_file", "options", "protocol", "settings", "transport", "xmlrpc"},
     "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving", "xmlrpc"},
     "daemon": BASE
     | {"actions", "engines", "journal", "options", "orphans", "processes", "protocol", "providers.interface", "xmlrpc"}

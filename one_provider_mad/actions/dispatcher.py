@@ -109,6 +109,9 @@ class Dispatcher:
         engines: what the actions run on.
         output: where lines go.
         clock: seconds since the epoch.
+
+    Attributes:
+        core_is_up: set once the core may be answered (decision 27).
     """
 
     def __init__(self, options: Options, *, engines: EngineSource, output: Output, clock: Callable[[], float]) -> None:
@@ -122,6 +125,8 @@ class Dispatcher:
         self._recovered: dict[VmId, list[Recovered]] = {}
         self._asked: dict[VmId, set[Action]] | None = {}
         self.is_settled = asyncio.Event()
+        self.core_is_up = asyncio.Event()
+        self.core_is_up.set()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(
             options.threads,
@@ -464,6 +469,7 @@ class Dispatcher:
 
     async def _poll(self, requests: list[VmRequest]) -> None:
         """Answer a batch of POLLs from one look at the cloud."""
+        await self.core_is_up.wait()  # what is seen before would be old by then
         waiting_for.set("its turn")
         unanswered = dict.fromkeys(range(len(requests)))
         seconds = self._deadline(Action.POLL)

@@ -57,6 +57,7 @@ class Recovery:
         journal: where it stands.
         dispatcher: carries requests out, or fails them.
         open_output: lets lines through although no request has come since INIT.
+        core_is_up: set once the core may be answered (decision 27).
         clock: seconds since the epoch.
     """
 
@@ -66,11 +67,13 @@ class Recovery:
         dispatcher: Dispatcher,
         *,
         open_output: Callable[[], None],
+        core_is_up: asyncio.Event,
         clock: Callable[[], float],
     ) -> None:
         self._journal = journal
         self._dispatcher = dispatcher
         self._open_output = open_output
+        self._core_is_up = core_is_up
         self._clock = clock
         self._begun = asyncio.get_running_loop().time()
         self._has_taken = False
@@ -104,6 +107,7 @@ class Recovery:
     async def _let_out_answers(self) -> None:
         if self._has_taken:
             await self._until(_SETTLED_AFTER)
+            await self._core_is_up.wait()
             self._open_output()
         self._dispatcher.is_settled.set()
 
@@ -194,6 +198,9 @@ class Recovery:
         waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if waiting:
             await self._until(_FAILURES_AFTER)
+            if not self._core_is_up.is_set():
+                log.info("answers wait for the core", count=len(waiting))
+            await self._core_is_up.wait()
             self._open_output()
         for request, newer in waiting:
             if newer.is_superseded:

@@ -98,7 +98,13 @@ async def leave(
 
 def recovery_of(desk: Desk) -> Recovery:
     """The desk's output is always open."""
-    return Recovery(desk.world.journal, desk.dispatcher, open_output=lambda: None, clock=desk.world.clock)
+    return Recovery(
+        desk.world.journal,
+        desk.dispatcher,
+        open_output=lambda: None,
+        core_is_up=desk.dispatcher.core_is_up,
+        clock=desk.world.clock,
+    )
 
 
 async def recover(desk: Desk) -> None:
@@ -292,7 +298,11 @@ async def test_the_output_is_opened_for_what_nobody_has_asked_for(desk: Desk) ->
     opened: list[float] = []
     await leave(desk.world, request("DEPLOY"))
     recovery = Recovery(
-        desk.world.journal, desk.dispatcher, open_output=lambda: opened.append(now()), clock=desk.world.clock
+        desk.world.journal,
+        desk.dispatcher,
+        open_output=lambda: opened.append(now()),
+        core_is_up=desk.dispatcher.core_is_up,
+        clock=desk.world.clock,
     )
     begun = now()
     await recovery.run()
@@ -302,7 +312,13 @@ async def test_the_output_is_opened_for_what_nobody_has_asked_for(desk: Desk) ->
 
 
 async def test_without_anything_left_nothing_is_written_and_nothing_opened(desk: Desk) -> None:
-    recovery = Recovery(desk.world.journal, desk.dispatcher, open_output=pytest.fail, clock=desk.world.clock)
+    recovery = Recovery(
+        desk.world.journal,
+        desk.dispatcher,
+        open_output=pytest.fail,
+        core_is_up=desk.dispatcher.core_is_up,
+        clock=desk.world.clock,
+    )
     await recovery.run()
     assert desk.lines == []
 

@@ -1,0 +1,159 @@
+"""Whether the OpenNebula that started this driver has finished starting (decision 27).
+
+oned carries out its drivers' lines from the first one on, while most of its managers are set up nearly last: from 4.14
+to 7.4 it dies of a reply that comes in between (src/nebula/Nebula.cc, start: vmm->load_drivers and lcm->init_managers).
+It listens for its API right after that point, so a listening socket is the sign that replies are safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+_CORE = "oned"
+"""What the kernel calls OpenNebula's daemon (proc(5), comm)."""
+
+_LOOK_SECONDS = 0.1
+"""Pause between two looks while the core starts, which takes some seconds."""
+
+_OLD_SECONDS = 120.0
+"""A process of this age has started up: the slowest start seen took 10 seconds."""
+
+_CONNECT_SECONDS = 1.0
+
+_ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read from oned's configuration
+_SETTING = re.compile(r'^\s*(PORT|LISTEN_ADDRESS)\s*=\s*"?([^"\s]*)"?', re.MULTILINE)
+
+_TCP_LISTEN = "0A"
+"""State of a listening socket in /proc/net/tcp (proc(5))."""
+
+_MOST_ANCESTORS = 64
+
+
+class CoreUp:
+    """Tells when the core may be answered.
+
+    Args:
+        proc: where the kernel tells of processes.
+        parent: the process that started this one.
+
+    Attributes:
+        is_up: set once replies are safe.
+    """
+
+    def __init__(self, *, proc: str = "/proc", parent: int | None = None) -> None:
+        self._proc = proc
+        self._parent = os.getppid() if parent is None else parent
+        self._begun = time.monotonic()
+        self.is_up = asyncio.Event()
+
+    def has_core(self) -> bool:
+        """False when no oned is among our ancestors: a person at a pipe, or a benchmark, can be answered at once."""
+        ancestors = list(self._ancestors())
+        is_complete = bool(ancestors) and ancestors[-1][2] == 0
+        return not is_complete or any(name == _CORE for _, name, _ in ancestors)
+
+    async def watch(self, config: Callable[[], str]) -> None:
+        """Return when there is a sign that the core is up.
+
+        Args:
+            config: tells the path of the file in OpenNebula's var directory to which oned writes its settings before
+                it starts drivers.
+        """
+        while not self.is_up.is_set():
+            if await asyncio.to_thread(self.has_sign, config()):
+                self.is_up.set()
+            else:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await self.is_up.wait()
+
+    def has_sign(self, config: str) -> bool:
+        """Look once for a sign that the core is up; `config` is the path that `watch` is told. Blocks."""
+        cores = [pid for pid, name, _ in self._ancestors() if name == _CORE]
+        starters = [self._parent, *cores]
+        if any(self._is_listening(pid) for pid in starters) or self._age(starters[-1]) >= _OLD_SECONDS:
+            return True
+        # Descriptors that can be read have told; a wrapper's parent, or a hidden /proc, tells nothing.
+        is_seen = any(self._sockets(pid) is not None for pid in cores)
+        return not is_seen and _is_port_open(config)
+
+    def _ancestors(self) -> Iterator[tuple[int, str, int]]:
+        """Pid, name and parent's pid of our parent, its parent, and so on, as far as they can be read."""
+        pid = self._parent
+        for _ in range(_MOST_ANCESTORS):
+            if (stat := self._stat(pid)) is None:
+                return
+            name, fields = stat
+            parent = int(fields[1])
+            yield pid, name, parent
+            if parent <= 0:
+                return
+            pid = parent
+
+    def _age(self, pid: int) -> float:
+        """Seconds since a process began; since we began, which is less, where that cannot be read."""
+        stat, uptime = self._stat(pid), _read(f"{self._proc}/uptime").split()
+        if stat is None or not uptime:
+            return time.monotonic() - self._begun
+        return float(uptime[0]) - int(stat[1][19]) / os.sysconf("SC_CLK_TCK")
+
+    def _stat(self, pid: int) -> tuple[str, list[str]] | None:
+        """The command's name and the fields after it (proc(5), /proc/<pid>/stat); the name may hold parentheses."""
+        text = _read(f"{self._proc}/{pid}/stat")
+        start, end = text.find("("), text.rfind(")")
+        return (text[start + 1 : end], text[end + 2 :].split()) if 0 <= start < end else None
+
+    def _is_listening(self, pid: int) -> bool:
+        """True when one of a process's sockets is a TCP socket that takes connections."""
+        sockets = self._sockets(pid) or set()
+        return bool(sockets) and not sockets.isdisjoint(self._listening())
+
+    def _sockets(self, pid: int) -> set[str] | None:
+        """Inodes of a process's sockets, None when its descriptors may not be read."""
+        folder = f"{self._proc}/{pid}/fd"
+        found: set[str] = set()
+        try:
+            for name in os.listdir(folder):  # noqa: PTH208 - pathlib is not loaded
+                with suppress(FileNotFoundError):  # closed meanwhile
+                    kind, _, inode = os.readlink(f"{folder}/{name}").partition(":[")
+                    if kind == "socket":
+                        found.add(inode.removesuffix("]"))
+        except OSError:
+            return None
+        return found
+
+    def _listening(self) -> Iterator[str]:
+        """Inodes of all TCP sockets that take connections."""
+        for table in ("tcp", "tcp6"):
+            for row in _read(f"{self._proc}/self/net/{table}").splitlines()[1:]:
+                fields = row.split()
+                if fields[3] == _TCP_LISTEN:
+                    yield fields[9]
+
+
+def _is_port_open(config: str) -> bool:
+    """Whether the port that oned has written down takes a connection. Blocks."""
+    settings = dict(_SETTING.findall(_read(config)))
+    address, port = settings.get("LISTEN_ADDRESS", ""), settings.get("PORT", "")
+    if not re.fullmatch(r"[0-9]{1,5}", port):
+        return False
+    try:
+        with socket.create_connection((_ANY_ADDRESS.get(address, address), int(port)), timeout=_CONNECT_SECONDS):
+            return True
+    except (OSError, OverflowError):
+        return False
+
+
+def _read(path: str) -> str:
+    """The content of a file, "" when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

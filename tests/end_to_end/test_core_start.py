@@ -1,0 +1,91 @@
+"""A core that is starting dies of a reply (docs/protocol.md), so every reply waits for a sign that it is up."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Driver, Place
+from tests.waiting import until
+
+CORE = [sys.executable, str(Path(__file__).with_name("starting_core.py"))]
+
+Start = Callable[[], Driver]
+
+
+@pytest.fixture
+def start(place: Place) -> Iterator[Start]:
+    """Start the driver under a core that is starting."""
+    place.simulate(boot_time=0.2)
+    begun: list[Driver] = []
+
+    def begin() -> Driver:
+        begun.append(Driver(place, via=CORE))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.leave()
+
+
+def listen(driver: Driver) -> None:
+    driver.process.send_signal(signal.SIGUSR1)
+
+
+def has_logged(place: Place, event: str) -> bool:
+    return any(entry["event"] == event for entry in place.events())
+
+
+def test_a_recovered_answer_waits_until_the_core_listens(place: Place, start: Start) -> None:
+    place.simulate(boot_time=3600)
+    with Driver(place) as dead:
+        dead.send(wire.deploy(7))
+        until(lambda: place.has_attempts() and place.unanswered() == ["DEPLOY"])
+        dead.kill()
+    one = start()
+    until(lambda: has_logged(place, "answers wait for the core"))
+    one.silence()
+    assert place.unanswered() == ["DEPLOY"]
+    listen(one)
+    assert one.reply("DEPLOY", 7).startswith("FAILURE the driver ended before it was done")
+    until(lambda: place.unanswered() == [])
+
+
+def test_a_poll_is_answered_once_the_core_listens(place: Place, start: Start) -> None:
+    one = start()
+    one.send("POLL 7 x")
+    until(lambda: has_logged(place, "request refused"))
+    one.silence()
+    listen(one)
+    assert one.reply("POLL", 7).startswith("FAILURE payload is not base64")
+
+
+def test_a_request_shows_that_the_core_is_up_and_what_waits_is_written_first(place: Place, start: Start) -> None:
+    one = start()
+    one.send("POLL 7 x")
+    until(lambda: has_logged(place, "request refused"))
+    one.silence()
+    assert one.ask(wire.deploy(8)).startswith("SUCCESS sim-")
+    assert [line.split()[:3] for line in one.lines[1:]] == [["POLL", "FAILURE", "7"], ["DEPLOY", "SUCCESS", "8"]]
+
+
+def test_the_end_of_stdin_lets_every_reply_go(start: Start) -> None:
+    one = start()
+    one.send(wire.poll(7, "sim-x"))
+    assert one.process.stdin is not None
+    one.process.stdin.close()
+    assert one.rest()[-1].startswith("POLL FAILURE 7 ")
+
+
+def test_an_information_driver_answers_monitor_once_the_core_listens(place: Place) -> None:
+    program = Path(__file__).resolve().parents[2] / "bin" / "one_im_provider"
+    with Driver(place, "simulated", program=program, via=CORE) as one:
+        one.send("MONITOR 4 cloud")
+        one.silence(1.0)
+        listen(one)
+        one.wait_for(lambda line: line.startswith("MONITOR SUCCESS 4 "))
