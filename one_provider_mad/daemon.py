@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -17,10 +18,12 @@ from one_provider_mad.serving import CommonModules, Serving
 
 if TYPE_CHECKING:
     from one_provider_mad.actions.dispatcher import Dispatcher
+    from one_provider_mad.actions.settling import Settling
     from one_provider_mad.domain import Instance
     from one_provider_mad.engines import Engines
     from one_provider_mad.journal import Debt
     from one_provider_mad.orphans.last_look import LastLook
+    from one_provider_mad.xmlrpc.leadership import Leadership
 
 PROGRAM = "one_vmm_provider"
 
@@ -59,6 +62,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._begun_at = time.time()
         self._asks_opennebula = False
         self._last_look: LastLook | None = None
+        self._settling: Settling | None = None
         self._is_copy_told = False
 
     def _parse(self, line: bytes | Oversized) -> Request | Malformed | Control:
@@ -85,6 +89,13 @@ class _Daemon(Serving[Request | Malformed]):
         dispatcher = modules.Dispatcher(self._options, engines=self._engines, output=self._writer, clock=time.time)
         self._writer.dropped = dispatcher.dropped
         dispatcher.core_is_up = self._core.is_up
+        self._settling = modules.Settling(
+            dispatcher,
+            self._engines,
+            name=self._options.name,
+            core_is_up=self._core.is_up,
+            open_output=self._writer.open,
+        )
         await self._open_journal(modules, self._engines, dispatcher)
         self._dispatcher = dispatcher
         if problem:
@@ -94,21 +105,38 @@ class _Daemon(Serving[Request | Malformed]):
         if self._is_initialised:  # not for a person at a pipe
             # A front-end that comes back as a follower destroys nothing: its debts may be what the leader lives on.
             dispatcher.hold_debts(is_held=True)
-            self._start(self._know_opennebula(self._engines, dispatcher), "know OpenNebula")
+            self._start(self._know_opennebula(self._engines, dispatcher, self._settling), "know OpenNebula")
         dispatcher.confirm_debts(self._confirm)
         self._start(dispatcher.pay_debts(), "debts")
 
-    async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher) -> None:
-        """Ask the local OpenNebula, where it may be asked, who leads, and what is paid for and belongs to no VM."""
+    async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher, settling: Settling) -> None:
+        """Ask the local OpenNebula, where it may be asked, who leads, what waits, and what belongs to no VM."""
         self._start(self._note_machine(engines), "note the machine")
         if not await self._may_ask_opennebula():
             dispatcher.hold_debts(is_held=False)
+            self._start(settling.run(None), "settle")
             return
         from one_provider_mad.xmlrpc.leadership import Leadership
 
+        def lead(held: bool) -> None:  # noqa: FBT001 - Leadership's own form
+            dispatcher.hold_debts(is_held=held)
+            settling.lead(leads=not held)
+
         self._asks_opennebula = True
         leadership = Leadership(os.environ, warn=self._warn)
-        self._start(leadership.watch(lambda held: dispatcher.hold_debts(is_held=held)), "leadership")
+        self._start(self._watch_leadership(leadership, lead), "leadership")
+        await asyncio.to_thread(import_module, "one_provider_mad.orphans.waiting")
+        from one_provider_mad.orphans.waiting import WaitingVms
+        from one_provider_mad.xmlrpc.local import LocalCore
+
+        self._start(settling.run(WaitingVms(LocalCore(os.environ))), "settle")
+        await self._reconcile(engines, dispatcher)
+
+    async def _watch_leadership(self, leadership: Leadership, lead: Callable[[bool], None]) -> None:
+        await self._core.is_up.wait()  # until then nothing answers, and the pauses between tries grow
+        await leadership.watch(lead)
+
+    async def _reconcile(self, engines: Engines, dispatcher: Dispatcher) -> None:
         await asyncio.sleep(_SETTLED_SECONDS)
         await engines.is_journal_open.wait()
         if engines.is_verbatim:
@@ -209,6 +237,7 @@ class _Daemon(Serving[Request | Malformed]):
             open_output=self._writer.open,
             core_is_up=self._core.is_up,
             clock=time.time,
+            hand_over=self._settling.take if self._settling is not None else None,
         )
         try:
             await recovery.forget_called_off()
@@ -251,8 +280,10 @@ class _Modules(CommonModules):
         super().__init__()
         from one_provider_mad.actions.dispatcher import Dispatcher
         from one_provider_mad.actions.recovery import Recovery
+        from one_provider_mad.actions.settling import Settling
         from one_provider_mad.engines import Engines
 
         self.Dispatcher = Dispatcher
         self.Recovery = Recovery
+        self.Settling = Settling
         self.Engines = Engines

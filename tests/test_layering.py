@@ -39,8 +39,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "actions": BASE
     | {"metrics", "options", "settings", "journal", "moments", "processes", "protocol", "providers.interface"},
     "monitor": BASE
-    | {"metrics", "options", "settings", "journal", "processes", "protocol", "providers.interface", "scripting"},
-    "orphans": BASE | {"actions", "documents", "journal", "protocol", "providers.interface", "settings", "xmlrpc"},
+    | {
+        "documents",
+        "metrics",
+        "options",
+        "settings",
+        "journal",
+        "processes",
+        "protocol",
+        "providers.interface",
+        "scripting",
+    },
+    "orphans": BASE
+    | {"actions", "documents", "journal", "options", "protocol", "providers.interface", "settings", "xmlrpc"},
     "engines": BASE
     | {"actions", "journal", "options", "processes", "providers.interface", "providers.registry", "settings"},
     "monitored_cloud": BASE

@@ -39,6 +39,8 @@ LOOKS_APART = 5.0
 """Seconds between the first and the last look for what an unanswered create has made, in a cloud without tokens: an
 overloaded one may be working on it still, and a second create would buy a second instance."""
 
+_UNSETTLED = (AttemptState.OPEN, AttemptState.CREATED)
+
 
 class Adoption(Value, frozen=True, kw_only=True):
     """Brings a VM to exactly one instance.
@@ -76,6 +78,52 @@ class Adoption(Value, frozen=True, kw_only=True):
         if own := await self._adopt_journaled(request):
             return own
         return await self._create(request)
+
+    async def adopt(self, request: VmRequest) -> DeployId | None:
+        """The id of the instance that an earlier deploy has made, here or on another front-end; nothing is created.
+
+        Returns:
+            None once the cloud would show such an instance, and shows none.
+
+        Raises:
+            CannotTell: the journal knows of an instance that the cloud does not show.
+            MadError: as `adopt_or_create`.
+        """
+        if request.deploy_id and (named := await self._adopt_named(request)):
+            return named
+        begun = self.finder.now()
+        grace = self.cloud.provider.visibility_grace
+        if not self.cloud.provider.is_create_repeatable:
+            grace = max(grace, LOOKS_APART)
+        while True:
+            looked_at = self.finder.now()
+            if own := await self._adopt_tagged(request):
+                return own
+            attempts = [each for each in await self._attempts(request) if each.state in _UNSETTLED]
+            if own := await self._first_shown(attempts):
+                return own
+            is_young = any(self.finder.is_young(each, looked_at) for each in attempts)
+            if not is_young and looked_at.since(begun) >= grace:
+                await self._give_up(attempts)
+                return None
+            waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
+            await asyncio.sleep(self.cloud.provider.watch_interval)
+
+    async def _first_shown(self, attempts: list[Attempt]) -> DeployId | None:
+        """The first instance of these attempts that the cloud shows alive."""
+        for attempt in attempts:
+            if attempt.state is AttemptState.CREATED:
+                instance = await self.cloud.look_at(attempt.deploy_id)
+                if instance is not None and not instance.state.is_gone:
+                    return attempt.deploy_id
+        return None
+
+    async def _give_up(self, attempts: list[Attempt]) -> None:
+        """Close attempts that the cloud, asked for long enough, shows nothing of."""
+        for attempt in attempts:
+            if attempt.state is AttemptState.CREATED and await self.cloud.look_at(attempt.deploy_id) is None:
+                raise CannotTell(f"instance {attempt.deploy_id} was made and is not listed: look for it in the cloud")
+            await self.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
 
     # Adopting
 

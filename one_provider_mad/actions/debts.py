@@ -72,17 +72,19 @@ class Debts:
 
     # Noting
 
-    async def note_failure(self, action: Action, content: VmRequest | None, error: MadError) -> None:
-        """A request that was to destroy has failed, and the core will not ask again."""
+    async def note_failure(
+        self, action: Action, content: VmRequest | None, error: MadError, *, since: float | None = None
+    ) -> None:
+        """A request that was to destroy has failed, and the core will not ask again; `since`: when it asked."""
         if content is None or not isinstance(error, _OWED_AFTER):
             return
         if not _means(action, content, Intent.DESTROY):
             return
         reason = f"{action.value} failed: {error}"
         if content.deploy_id:
-            await self._add(content, reason, deploy_id=content.deploy_id, token="")
+            await self._add(content, reason, deploy_id=content.deploy_id, token="", since=since)
         # And whatever else this VM has, or may yet turn out to have: a create that was never answered, say.
-        await self._add(content, reason, deploy_id=DeployId(""), token="")
+        await self._add(content, reason, deploy_id=DeployId(""), token="", since=since)
 
     async def forget_create(self, action: Action, content: VmRequest | None) -> None:
         """A deploy was called off: whatever it has made or may yet make has to go."""
@@ -102,13 +104,15 @@ class Debts:
             if is_same and attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
                 await self._add(content, "its deploy was cancelled", deploy_id=attempt.deploy_id, token=attempt.token)
 
-    async def _add(self, request: VmRequest, reason: str, *, deploy_id: DeployId, token: str) -> None:
+    async def _add(
+        self, request: VmRequest, reason: str, *, deploy_id: DeployId, token: str, since: float | None = None
+    ) -> None:
         debt = Debt(
             deploy_id=deploy_id,
             token=token,
             identity=request.identity(owner=self._engines.owner),
             reason=reason,
-            since=self._clock(),
+            since=self._clock() if since is None else since,
         )
         try:
             if self._engines.journal is None:

@@ -20,6 +20,7 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.actions.outcomes import UNREPEATED, settle
 from one_provider_mad.actions.polling import NO_NEWS, poll
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, replaces
 from one_provider_mad.domain import Value, VmId, VmRequest
@@ -69,6 +70,7 @@ class Accepted(Value, frozen=True, kw_only=True):
         number: its record in the journal, 0 for none.
         is_after_cancel: DRIVER_CANCEL for this VM came just before.
         recovered: it was taken by an earlier process; its answer may be called off by `is_superseded`.
+        is_settled: it is not carried out: its answer is what the cloud shows.
     """
 
     action: Action
@@ -79,6 +81,7 @@ class Accepted(Value, frozen=True, kw_only=True):
     number: int = 0
     is_after_cancel: bool = False
     recovered: Recovered | None = None
+    is_settled: bool = False
 
     def known(self) -> VmRequest | None:
         """What was read from the message; None while it is not read yet, or cannot be."""
@@ -176,6 +179,21 @@ class Dispatcher:
         else:
             self._submit(request, *read, recovered=recovered, number=number)
 
+    def settle(self, request: Request, *, number: int = 0) -> None:
+        """Answer by what the cloud shows what the core still waits for; a newer request for its VM comes first.
+
+        Args:
+            request: as the core would send it now.
+            number: its record in the journal, 0 for none.
+        """
+        recovered = Recovered(request.action, math.inf)
+        self._recovered.setdefault(request.vm_id, []).append(recovered)
+        read = read_payload(request)
+        if isinstance(read, Malformed):
+            self.fail(read.word, request.vm_id, read.reason, is_two_blank=request.is_two_blank, number=number)
+        else:
+            self._submit(request, *read, recovered=recovered, number=number, is_settled=True)
+
     def await_newer(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
         """Be told, by `is_superseded`, when a newer request for this VM comes that replaces it, or has come already."""
         recovered = Recovered(action, asked_at)
@@ -203,6 +221,7 @@ class Dispatcher:
         *,
         recovered: Recovered | None = None,
         number: int = 0,
+        is_settled: bool = False,
     ) -> None:
         is_verbatim = self._engines.is_verbatim
         if request.action is Action.POLL and isinstance(content, VmRequest) and not is_verbatim:
@@ -219,6 +238,7 @@ class Dispatcher:
             number=number or self._record(request, is_verbatim=is_verbatim),
             is_after_cancel=is_after_cancel,
             recovered=recovered,
+            is_settled=is_settled,
         )
         name = f"{request.action.value.lower()} vm {request.vm_id}"
         self.lanes.submit(Job(request.vm_id, name, partial(self._answer, accepted), number=accepted.number))
@@ -324,6 +344,8 @@ class Dispatcher:
     async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
         request, message = await self._read(accepted)
         engine = await self._engines.current()
+        if engine.verbatim is not None and accepted.is_settled:
+            raise RequestRefused(UNREPEATED)  # a directory of scripts cannot tell
         if engine.verbatim is not None:
             await self._be_on_record(accepted, engine.journal)
             verbatim = VerbatimRequest(
@@ -334,7 +356,7 @@ class Dispatcher:
         work = self._work(engine, request, deadline, accepted.recovered)
         if accepted.action is Action.POLL:
             return await self._poll_alone(engine, request)
-        info = await HANDLERS[accepted.action](work)
+        info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
         if first := FIRST_WORDS.get(accepted.action):
@@ -423,8 +445,24 @@ class Dispatcher:
         log.warning("request refused", action=word, vm=vm_id, reason=sentence)
         self._reply_failure(word, vm_id, sentence, is_two_blank=is_two_blank, number=number)
 
-    def fail_unrepeated(self, request: Request, sentence: str, *, number: int) -> None:
+    async def drop(self, request: Request, *, number: int, asked_at: float) -> None:
+        """Answer nothing to a request of an earlier process; a clean-up, which nothing asks for again, is owed.
+
+        Args:
+            request: as it was sent then.
+            number: its record in the journal.
+            asked_at: when the core sent it, seconds since the epoch.
+        """
+        if request.action is Action.CLEANUP:
+            read = read_payload(request)
+            if not isinstance(read, Malformed):
+                await self._debts.note_failure(request.action, read[0], CannotTell(UNREPEATED), since=asked_at)
+        self._close(number)
+
+    async def fail_unrepeated(self, request: Request, sentence: str, *, number: int, asked_at: float) -> None:
         """Answer a request of an earlier process that is not carried out again; `number` is its record."""
+        if request.action is Action.CLEANUP:
+            await self.drop(request, number=0, asked_at=asked_at)
         if request.payload:
             read = read_payload(request)
             content = None if isinstance(read, Malformed) else read[0]

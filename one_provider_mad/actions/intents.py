@@ -105,6 +105,72 @@ def intent_of(action: Action, lcm_state: int | None, *, has_deploy_id: bool) -> 
     raise RequestRefused(f"{action.value} has no meaning in LCM_STATE {lcm_state} ({name}), nothing was done")
 
 
+_AWAITED = {
+    _STATES_OF[name]: action
+    for action, names in {
+        Action.DEPLOY: "BOOT BOOT_UNKNOWN BOOT_POWEROFF BOOT_UNDEPLOY BOOT_MIGRATE",
+        Action.RESTORE: "BOOT_SUSPENDED BOOT_STOPPED",
+        Action.SHUTDOWN: "SHUTDOWN SHUTDOWN_POWEROFF SHUTDOWN_UNDEPLOY",
+        Action.CANCEL: "CANCEL",
+        Action.SAVE: "SAVE_STOP SAVE_SUSPEND SAVE_MIGRATE",
+        Action.MIGRATE: "MIGRATE",
+        Action.CLEANUP: "CLEANUP_RESUBMIT CLEANUP_DELETE",
+        Action.DISKSNAPSHOTCREATE: "DISK_SNAPSHOT",
+        Action.DISKSNAPSHOTREVERT: "DISK_SNAPSHOT_REVERT",
+        Action.RESIZEDISK: "DISK_RESIZE",
+        Action.RESIZE: "HOTPLUG_RESIZE",
+        Action.BACKUP: "BACKUP",
+    }.items()
+    for name in names.split()
+}
+"""A state to the action whose answer oned waits for in it; a soft and a hard end of a VM are answered alike."""
+
+_AWAITED_BY_HISTORY = {
+    21: Action.ATTACHDISK,
+    22: Action.DETACHDISK,
+    23: Action.ATTACHNIC,
+    24: Action.DETACHNIC,
+    37: Action.SNAPSHOTCREATE,
+    38: Action.SNAPSHOTDELETE,
+    39: Action.SNAPSHOTREVERT,
+    46: Action.ATTACHNIC,
+    47: Action.DETACHNIC,
+}
+"""History's ACTION (include/VMActions.h) to the action that is awaited, where several share a state."""
+
+_SHARED_STATES = frozenset(_STATES_OF[name] for name in ("HOTPLUG", "HOTPLUG_NIC", "HOTPLUG_SNAPSHOT"))
+
+
+def awaited_action(lcm_state: int, closed_by: int) -> Action | None:
+    """The action whose answer oned waits for; None when it waits for none, or that cannot be told.
+
+    Args:
+        lcm_state: VM/LCM_STATE of a VM that is ACTIVE.
+        closed_by: ACTION of the history record before the last one, which a device action closes
+            (src/dm/DispatchManagerActions.cc, close_cp_history); 0 for none.
+    """
+    if lcm_state in _SHARED_STATES:
+        return _AWAITED_BY_HISTORY.get(closed_by)
+    return _AWAITED.get(lcm_state)
+
+
+def may_wait(lcm_state: int) -> bool:
+    """True for a state in which oned waits for an answer of the VM's virtualization driver."""
+    return lcm_state in _AWAITED or lcm_state in _SHARED_STATES
+
+
+def is_awaited(action: Action, lcm_state: int) -> bool:
+    """True when oned may wait for this action's answer in this state."""
+    if lcm_state in _SHARED_STATES:
+        return action in _AWAITED_BY_HISTORY.values() or action in (Action.UPDATECONF, Action.UPDATENIC)
+    awaited = _AWAITED.get(lcm_state)
+    return awaited is not None and (action is awaited or {action, awaited} <= _ENDS or {action, awaited} <= _STARTS)
+
+
+_ENDS = frozenset({Action.SHUTDOWN, Action.CANCEL})
+_STARTS = frozenset({Action.DEPLOY, Action.RESTORE})
+
+
 def is_end(action: Action, lcm_state: int | None) -> bool:
     """True when this action, once it has succeeded, has destroyed the VM's instance."""
     return action is Action.CLEANUP or INTENTS.get(action, {}).get(lcm_state or 0) is Intent.DESTROY

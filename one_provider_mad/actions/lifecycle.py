@@ -29,8 +29,8 @@ _SURE = 2
 _SURELY_FAILED = 10
 """Looks that have to agree."""
 
-_RUNNING = frozenset({InstanceState.RUNNING})
-_STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
+RUNNING = frozenset({InstanceState.RUNNING})
+STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
 _TERMINATED = frozenset({InstanceState.TERMINATED})
 
 
@@ -72,7 +72,14 @@ async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -
 async def create(work: Work) -> str:
     """Create the VM's instance, or take over the one it has already. Answers its id once it runs."""
     _check_policy(work)
-    adoption = Adoption(
+    deploy_id = await adoption_of(work).adopt_or_create(work.request)
+    await bring_up(work, deploy_id)
+    return deploy_id
+
+
+def adoption_of(work: Work) -> Adoption:
+    """What brings this VM to exactly one instance."""
+    return Adoption(
         cloud=work.cloud,
         journal=work.journal,
         finder=work.finder,
@@ -80,10 +87,12 @@ async def create(work: Work) -> str:
         warn=work.warn,
         may_import=work.policy.allow_import,
     )
-    deploy_id = await adoption.adopt_or_create(work.request)
+
+
+async def bring_up(work: Work, deploy_id: DeployId) -> None:
+    """Return once the VM's instance runs and is finished."""
     await _wait_until_running(work, deploy_id)
     await _finish_boot(work, deploy_id)
-    return deploy_id
 
 
 async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
@@ -114,11 +123,11 @@ def _check_policy(work: Work) -> None:
 
 async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
     provider = work.cloud.provider
-    instance = await _watch_boot(work, deploy_id, _RUNNING | _STOPPED, grace=provider.visibility_grace)
+    instance = await _watch_boot(work, deploy_id, RUNNING | STOPPED, grace=provider.visibility_grace)
     if instance.state is not InstanceState.RUNNING:
         # Taken over, and somebody had stopped it meanwhile.
         await work.cloud.call("start", partial(provider.start, deploy_id))
-        await _watch_boot(work, deploy_id, _RUNNING)
+        await _watch_boot(work, deploy_id, RUNNING)
 
 
 async def _watch_boot(
@@ -144,18 +153,18 @@ async def start(work: Work) -> str:
     if instance.state.is_gone:
         raise WrongState(f"instance {deploy_id} is {instance.raw_state} and cannot be started again")
     if instance.state in (InstanceState.STOPPING, InstanceState.SUSPENDING):
-        instance = await work.cloud.watch(deploy_id, _STOPPED, goal="stopped")
+        instance = await work.cloud.watch(deploy_id, STOPPED, goal="stopped")
     await _note(work, work.journal.sync())
-    await _move_to_host(work, instance)
+    await move_to_host(work, instance)
     if instance.state not in (InstanceState.RUNNING, InstanceState.PENDING):
         await work.cloud.call("start", partial(provider.start, deploy_id))
     await work.journal.unpark(deploy_id)
     if instance.state is not InstanceState.RUNNING:
-        await work.cloud.watch(deploy_id, _RUNNING, goal="running")
+        await work.cloud.watch(deploy_id, RUNNING, goal="running")
     return deploy_id
 
 
-async def _move_to_host(work: Work, instance: Instance) -> None:
+async def move_to_host(work: Work, instance: Instance) -> None:
     """Monitoring splits instances by the host in their tags, so the tag follows the VM."""
     identity, host_id = instance.identity, work.request.host_id
     if identity is not None and host_id >= 0 and identity.host_id != host_id:
@@ -167,12 +176,12 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
     """Stop the VM's instance, keeping it; parked ones are remembered as being on no host."""
     provider = work.cloud.provider
     instance = await _alive(work)
-    if is_parked and instance.state not in _STOPPED:
+    if is_parked and instance.state not in STOPPED:
         # Whatever mark an earlier one has left: should this one fail, the VM stays on its host. Once it is stopped
         # the answer may have come and the process died right after, so that nobody hears of a failure any more.
         await _note(work, work.journal.unpark(instance.deploy_id))
     if instance.state is InstanceState.PENDING:
-        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
+        instance = await work.cloud.watch(instance.deploy_id, RUNNING | STOPPED, goal="running")
     await _note(work, work.journal.sync())
     is_hanging = is_hard and instance.state is InstanceState.STOPPING
     if is_hanging or instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
@@ -181,15 +190,15 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
             await work.cloud.call("park", partial(send, instance.deploy_id))
         else:
             await work.cloud.call("stop", partial(provider.stop, instance.deploy_id, hard=is_hard))
-    await work.cloud.watch(instance.deploy_id, _STOPPED, goal="stopped")
+    await work.cloud.watch(instance.deploy_id, STOPPED, goal="stopped")
     if is_parked and not work.is_stale():
         await work.journal.park(instance.deploy_id, work.request.vm_id)
     elif not is_parked:
-        await _note(work, _be_on_host(work, instance.deploy_id))
+        await _note(work, be_on_host(work, instance.deploy_id))
     return "-"
 
 
-async def _be_on_host(work: Work, deploy_id: DeployId) -> None:
+async def be_on_host(work: Work, deploy_id: DeployId) -> None:
     """Only the VM of an undeploy or a stop is on no host; whatever mark is left by one that failed is over."""
     if deploy_id in await work.journal.parked():
         await work.journal.unpark(deploy_id)
@@ -207,12 +216,12 @@ async def suspend(work: Work) -> str:
         return await stop(work)
     instance = await _alive(work)
     if instance.state is InstanceState.PENDING:
-        instance = await work.cloud.watch(instance.deploy_id, _RUNNING | _STOPPED, goal="running")
+        instance = await work.cloud.watch(instance.deploy_id, RUNNING | STOPPED, goal="running")
     await _note(work, work.journal.sync())
     if instance.state in (InstanceState.RUNNING, InstanceState.UNKNOWN):
         await work.cloud.call("suspend", partial(provider.suspend, instance.deploy_id))
-    await work.cloud.watch(instance.deploy_id, _STOPPED, goal="suspended")
-    await _note(work, _be_on_host(work, instance.deploy_id))
+    await work.cloud.watch(instance.deploy_id, STOPPED, goal="suspended")
+    await _note(work, be_on_host(work, instance.deploy_id))
     return "-"
 
 

@@ -2,17 +2,19 @@
 
 What the dead process left unanswered is carried out again, when the same oned started both within a minute and doing
 it twice is doing it once. Everything else gets a FAILURE that says what to do. Either way a newer request for the VM
-comes first: then the old one is not answered any more, since its answer would be taken for the new one's.
+comes first: then the old one is not answered any more, since its answer would be taken for the new one's. What another
+core has asked for is settled by what the cloud shows (actions/settling.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from one_provider_mad.actions.dispatcher import Dispatcher
+from one_provider_mad.actions.outcomes import UNREPEATED
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, replaces
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import JournalError
@@ -25,7 +27,7 @@ log = structlog.get_logger()
 RESTART_SECONDS = 60.0
 """How long after its last sign of life a dead process counts as restarted. oned needs a second at most."""
 
-_SETTLED_AFTER = 1.0
+SETTLED_AFTER = 1.0
 """Seconds after INIT before anything unasked is written: oned reads INIT's answer with one read (include/Driver.h)."""
 
 _FAILURES_AFTER = 3.0
@@ -39,10 +41,6 @@ _LINGER_SECONDS = 15.0
 
 SIGN_OF_LIFE_SECONDS = 15.0
 """How often a running process shows that it lives: well within RESTART_SECONDS."""
-
-SENTENCE = (
-    "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
-)
 
 
 class _Dead(Value, frozen=True, kw_only=True):
@@ -59,6 +57,7 @@ class Recovery:
         open_output: lets lines through although no request has come since INIT.
         core_is_up: set once the core may be answered (decision 27).
         clock: seconds since the epoch.
+        hand_over: takes what another core has asked for, which may wait for it no longer; None: it fails like the rest.
     """
 
     def __init__(
@@ -69,11 +68,13 @@ class Recovery:
         open_output: Callable[[], None],
         core_is_up: asyncio.Event,
         clock: Callable[[], float],
+        hand_over: Callable[[list[OpenRequest]], Awaitable[None]] | None = None,
     ) -> None:
         self._journal = journal
         self._dispatcher = dispatcher
         self._open_output = open_output
         self._core_is_up = core_is_up
+        self._hand_over = hand_over
         self._clock = clock
         self._begun = asyncio.get_running_loop().time()
         self._has_taken = False
@@ -106,7 +107,7 @@ class Recovery:
 
     async def _let_out_answers(self) -> None:
         if self._has_taken:
-            await self._until(_SETTLED_AFTER)
+            await self._until(SETTLED_AFTER)
             await self._core_is_up.wait()
             self._open_output()
         self._dispatcher.is_settled.set()
@@ -145,7 +146,11 @@ class Recovery:
         left = [request for request in left if request not in called_off and request not in replaced]
         again = [request for request in left if self._may_repeat(dead.writer, request)]
         await self._repeat(again)
-        await self._fail([request for request in left if request not in again])
+        left = [request for request in left if request not in again]
+        if self._hand_over is not None and dead.writer.parent != Process.parent():
+            await self._hand_over(left)
+        else:
+            await self._fail(left)
         await self._journal.forget_writer(process)
 
     def _note(self, requests: list[OpenRequest]) -> None:
@@ -177,7 +182,7 @@ class Recovery:
     async def _forget(self, requests: list[OpenRequest]) -> None:
         """Called off and not over when the process died: nobody is answered, and what was made is owed."""
         for request in requests:
-            await self._dispatcher.forget_called_off(_as_sent(request))
+            await self._dispatcher.forget_called_off(as_sent(request))
             self._journal.close_request(request.id)
 
     async def _repeat(self, requests: list[OpenRequest]) -> None:
@@ -191,7 +196,7 @@ class Recovery:
                 await self._fail([request])  # whoever waits is told, in any case
                 continue
             log.info("request taken over", action=request.action, vm=request.vm_id)
-            self._dispatcher.take_over(_as_sent(request), number=request.id, asked_at=request.opened_at)
+            self._dispatcher.take_over(as_sent(request), number=request.id, asked_at=request.opened_at)
         await self._let_out_answers()
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
@@ -206,7 +211,9 @@ class Recovery:
             if newer.is_superseded:
                 self._journal.close_request(request.id)
             else:
-                self._dispatcher.fail_unrepeated(_as_sent(request), SENTENCE, number=request.id)
+                await self._dispatcher.fail_unrepeated(
+                    as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
+                )
 
     async def _until(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, self._begun + seconds - self._now()))
@@ -225,7 +232,8 @@ class Recovery:
                 log.warning("sign of life not written", error=str(error))
 
 
-def _as_sent(request: OpenRequest) -> Request:
+def as_sent(request: OpenRequest) -> Request:
+    """The request as the core sent it."""
     return Request(
         action=Action(request.action),
         vm_id=request.vm_id,

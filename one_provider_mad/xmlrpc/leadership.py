@@ -2,41 +2,26 @@
 
 Several front-ends of one OpenNebula each run their drivers, and nobody tells a driver that its front-end leads no more
 (src/monitor has no such message): one that goes on reports states of yesterday beside its successor.
-
-The standard library asks here, in a thread: one small question, and a daemon that needs no aiohttp stays without it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import http.client
-import os
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
-from urllib.parse import urlsplit
 
 import structlog
 
-from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError
-from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, check_endpoints
-from one_provider_mad.xmlrpc.envelope import Failure, decode_answer, encode_call, parse_foreign
+from one_provider_mad.errors import MadError, NotSupported
+from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
-from one_provider_mad.xmlrpc.refusals import error_of
-from one_provider_mad.xmlrpc.session import read_session
 
 log = structlog.get_logger()
 
 _METHOD = "one.zone.raftstatus"
 
-_BODY_LIMIT = 65_536
-
-_NO_SUCH_METHOD = -506
-"""xmlrpc-c's fault (include/xmlrpc-c/base.h, XMLRPC_NO_SUCH_METHOD_ERROR)."""
-
 ASK_SECONDS = 2.0
 """How often a front-end with peers is asked: an election takes about as long (oned.conf, RAFT)."""
 
-_CALL_SECONDS = 5.0
 _LONGEST_PAUSE = 60.0
 _PATIENCE_SECONDS = 90.0
 """oned starts its drivers before it listens itself; after so long its silence is worth a word."""
@@ -58,10 +43,9 @@ class Leadership:
         warn: Callable[[str], None],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        self._environ = environ
+        self._core = LocalCore(environ)
         self._warn = warn
         self._sleep = sleep
-        self._endpoint = environ.get("ONE_XMLRPC") or USUAL_ENDPOINT
         self._state = RaftState.UNKNOWN
         self._silent_for = 0.0
         self._is_warned = False
@@ -104,29 +88,7 @@ class Leadership:
     def _ask(self) -> RaftState:
         """Ask once; blocks. Raises MadError."""
         try:
-            check_endpoints([self._endpoint])
-        except ValueError as error:
-            raise SettingsError(f"ONE_XMLRPC: {error}") from error
-        session = read_session(file="", environ=self._environ)
-        answer = decode_answer(_METHOD, self._post(encode_call(_METHOD, session, ())))
-        if isinstance(answer, Failure) and answer.code == _NO_SUCH_METHOD:
+            document = self._core.document(_METHOD, root="RAFT")
+        except NotSupported:
             return RaftState.SOLO  # up to 5.2 there is no such method, and no peers
-        if isinstance(answer, Failure):
-            raise error_of(_METHOD, answer)
-        return read_raft_status(parse_foreign(str(answer.result).encode(), what=f"the answer to {_METHOD}")).state
-
-    def _post(self, body: bytes) -> bytes:
-        parts = urlsplit(self._endpoint)
-        place = f"OpenNebula at {parts.hostname}" + (f":{parts.port}" if parts.port else "")
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        try:
-            with closing(kind(parts.hostname or "", parts.port, timeout=_CALL_SECONDS)) as connection:
-                connection.request("POST", parts.path or "/RPC2", body, {"Content-Type": "text/xml"})
-                response = connection.getresponse()
-                status, answer = response.status, response.read(_BODY_LIMIT)
-        except (OSError, http.client.HTTPException) as error:
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
-            raise ProviderUnavailable(f"{place} cannot be asked: {reason}") from error
-        if status != http.client.OK:
-            raise ProviderUnavailable(f"{place} answers with HTTP {status}")
-        return answer
+        return read_raft_status(document).state

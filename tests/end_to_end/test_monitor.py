@@ -424,4 +424,4 @@ def test_an_opennebula_without_peers_is_asked_once(place: Place) -> None:
             one.start()
             until(lambda: '"SOLO"' in one.log())
             one.sync()
-            assert front_end.calls == ["one.zone.raftstatus"]
+            assert front_end.calls.count("one.zone.raftstatus") == 1

@@ -1,0 +1,132 @@
+"""Whether an action has happened, by what the cloud shows; nothing is carried out here (decision 13).
+
+OpenNebula repeats no request. One whose driver or whose core has ended since is answered from here: it has happened, it
+has not, or it is under way and is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from one_provider_mad.actions.cloud import waiting_for
+from one_provider_mad.actions.intents import INTENTS, Intent, intent_of
+from one_provider_mad.actions.lifecycle import (
+    RUNNING,
+    STOPPED,
+    Work,
+    adoption_of,
+    be_on_host,
+    bring_up,
+    destroy,
+    move_to_host,
+    terminated,
+)
+from one_provider_mad.domain import Instance, InstanceState
+from one_provider_mad.errors import CannotTell, InstanceNotFound, ProviderError, RequestRefused, WrongState
+from one_provider_mad.protocol.messages import Action
+
+UNREPEATED = (
+    "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
+)
+"""The answer to a request of a dead process that is not carried out again."""
+
+_PAUSE = 5.0
+"""Seconds until a cloud that has not told is asked again."""
+
+
+async def settle(work: Work, action: Action) -> str:
+    """Return the payload of the SUCCESS of an action that the core waits for and that nothing carries out any more.
+
+    Raises:
+        MadError: it has not happened, or that cannot be told; the sentence says what to do.
+    """
+    if action is Action.CLEANUP:
+        return await destroy(work)  # the core has given the instance up, whatever is answered
+    if action not in INTENTS:
+        raise RequestRefused(UNREPEATED)
+    request = work.request
+    return await observe(work, intent_of(action, request.lcm_state, has_deploy_id=bool(request.deploy_id)))
+
+
+async def observe(work: Work, intent: Intent) -> str:
+    """Return the payload of the SUCCESS of an action that has happened.
+
+    A cloud that cannot tell is asked again until the action's deadline.
+
+    Raises:
+        MadError: the action has not happened; the sentence says what to do.
+    """
+    while True:
+        try:
+            return await _OBSERVE[intent](work)
+        except ProviderError as error:
+            if not error.retryable:
+                raise
+            reason = str(error)
+        except CannotTell as error:
+            reason = str(error)
+        waiting_for.set(f"the cloud to tell what has happened (last answer: {reason})")
+        await asyncio.sleep(_PAUSE)
+
+
+async def _created(work: Work) -> str:
+    deploy_id = await adoption_of(work).adopt(work.request)
+    if deploy_id is None:
+        raise InstanceNotFound(
+            "no instance was made before the driver or OpenNebula ended: deploy again with onevm recover --retry"
+        )
+    await bring_up(work, deploy_id)
+    return deploy_id
+
+
+async def _started(work: Work) -> str:
+    instance = await work.finder.locate(work.request)
+    if instance.state is InstanceState.PENDING:
+        instance = await work.cloud.watch(instance.deploy_id, RUNNING | STOPPED, goal="running")
+    if instance.state is not InstanceState.RUNNING:
+        raise _not_done(instance, "started", "resume the VM again")
+    await move_to_host(work, instance)
+    await work.journal.unpark(instance.deploy_id)
+    return instance.deploy_id
+
+
+async def _stopped(work: Work, *, is_parked: bool = False) -> str:
+    instance = await work.finder.locate(work.request)
+    if instance.state in (InstanceState.STOPPING, InstanceState.SUSPENDING):
+        instance = await work.cloud.watch(instance.deploy_id, STOPPED, goal="stopped")
+    if instance.state not in STOPPED:
+        raise _not_done(instance, "stopped", "ask again")
+    if is_parked and not work.is_stale():
+        await work.journal.park(instance.deploy_id, work.request.vm_id)
+    elif not is_parked:
+        await be_on_host(work, instance.deploy_id)
+    return "-"
+
+
+async def _destroyed(work: Work) -> str:
+    for instance in await work.finder.to_destroy(work.request, gone=set(), deadline=work.deadline):
+        if not instance.state.is_gone:
+            raise _not_done(instance, "terminated", "terminate the VM again")
+        await terminated(work.cloud, instance.deploy_id)
+    return "-"
+
+
+def _not_done(instance: Instance, done: str, remedy: str) -> WrongState:
+    return WrongState(
+        f"instance {instance.deploy_id} is {instance.raw_state}: it was not {done} before the driver or OpenNebula"
+        f" ended; {remedy}"
+    )
+
+
+_OBSERVE: dict[Intent, Callable[[Work], Awaitable[str]]] = {
+    Intent.CREATE: _created,
+    Intent.START: _started,
+    Intent.STOP: _stopped,
+    Intent.STOP_HARD: _stopped,
+    Intent.PARK: partial(_stopped, is_parked=True),
+    Intent.PARK_HARD: partial(_stopped, is_parked=True),
+    Intent.SUSPEND: _stopped,
+    Intent.DESTROY: _destroyed,
+}

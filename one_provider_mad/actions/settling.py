@@ -1,0 +1,249 @@
+"""Answers what OpenNebula still waits for after a restart, or after another front-end has led (decision 13).
+
+oned repeats no request: a VM whose request, or whose answer, went to a process that is dead waits for ever, and on 7.x
+its placement plan blocks all others. The core itself tells which VMs wait; each is answered once, by what the cloud
+shows (actions/outcomes.py). What the journal of this machine holds of requests that nobody waits for is dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Callable, Collection, Mapping
+from html import escape
+from typing import Protocol
+
+import structlog
+
+from one_provider_mad.actions.dispatcher import Dispatcher, Recovered
+from one_provider_mad.actions.engine import EngineSource
+from one_provider_mad.actions.intents import awaited_action, is_awaited
+from one_provider_mad.actions.outcomes import UNREPEATED
+from one_provider_mad.actions.recovery import SETTLED_AFTER, as_sent
+from one_provider_mad.actions.table import CREATES_OR_DESTROYS
+from one_provider_mad.domain import Value, VmId
+from one_provider_mad.errors import MadError
+from one_provider_mad.journal import OpenRequest
+from one_provider_mad.protocol.messages import Action, Request
+
+log = structlog.get_logger()
+
+_APART_SECONDS = 5.0
+"""Seconds between two looks that have to agree: a request may be on its way to us, or its answer to the core."""
+
+_AGAIN_SECONDS = 5.0
+"""Seconds until a core that did not answer is asked again."""
+
+
+class WaitingVm(Value, frozen=True, kw_only=True):
+    """A VM in a state in which the core may wait for an answer of its driver.
+
+    Attributes:
+        vm_id: its number.
+        lcm_state: VM/LCM_STATE.
+        stime: VM/STIME.
+        seq: SEQ of its latest history record.
+        driver: VM_MAD of that record.
+    """
+
+    vm_id: VmId
+    lcm_state: int
+    stime: int
+    seq: int
+    driver: str
+
+
+class WaitingDocument(Value, frozen=True, kw_only=True):
+    """All that the core says of a waiting VM.
+
+    Attributes:
+        vm: the VM.
+        host: name of its host.
+        closed_by: ACTION of the history record before the latest one, 0 for none.
+        document: its `<VM>` element as XML.
+    """
+
+    vm: WaitingVm
+    host: str
+    closed_by: int
+    document: bytes
+
+
+class Core(Protocol):
+    """The local OpenNebula, as far as waiting VMs go."""
+
+    async def may_act(self) -> bool:
+        """True when this front-end has no peers, or leads them. Raises ProviderError."""
+
+    async def driver_names(self, name: str) -> Collection[str]:
+        """NAMEs of the VM_MADs that are drivers of this configuration. Raises ProviderError."""
+
+    async def waiting(self) -> Mapping[VmId, WaitingVm]:
+        """VMs in a state in which the core waits for a driver (`may_wait`), by number. Raises ProviderError."""
+
+    async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
+        """What the core says of one VM now; None when it does not wait. Raises ProviderError."""
+
+
+class Settling:
+    """Settles VMs that wait.
+
+    Args:
+        dispatcher: answers.
+        engines: the journal.
+        name: the configuration's NAME.
+        core_is_up: set once the core may be answered.
+        open_output: lets lines through although no request has come since INIT.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        engines: EngineSource,
+        *,
+        name: str,
+        core_is_up: asyncio.Event,
+        open_output: Callable[[], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._engines = engines
+        self._name = name
+        self._core_is_up = core_is_up
+        self._open_output = open_output
+        self._left: dict[int, tuple[OpenRequest, Recovered]] = {}
+        self._leads: bool | None = None
+        self._is_due = asyncio.Event()
+
+    # What is told
+
+    async def take(self, requests: list[OpenRequest]) -> None:
+        """Take requests that a dead process has left, sent by another core than ours.
+
+        Raises:
+            JournalError: they cannot be marked as ours.
+        """
+        journal = self._engines.journal
+        for request in requests:
+            newer = self._dispatcher.await_newer(request.vm_id, Action(request.action))
+            self._left[request.id] = request, newer
+            if journal is not None:
+                await journal.take_request(request.id)
+        self._is_due.set()
+
+    def lead(self, *, leads: bool) -> None:
+        """This front-end leads its peers, or has none; or another one leads."""
+        self._leads = leads
+        self._is_due.set()
+
+    # Settling
+
+    async def run(self, core: Core | None) -> None:
+        """Settle what waits now, and again whenever this front-end begins to lead.
+
+        Args:
+            core: the local OpenNebula, None where it may not be asked.
+        """
+        await asyncio.sleep(SETTLED_AFTER)
+        await self._core_is_up.wait()
+        while True:
+            await self._is_due.wait()
+            self._is_due.clear()
+            self._open_output()
+            if core is None:
+                await self._fail_left()
+            elif self._leads is False:
+                await self._drop_left("another front-end leads")
+            elif self._leads:
+                await self._settle_in_time(core)
+
+    async def _settle_in_time(self, core: Core) -> None:
+        """Settle once; a core that does not answer is asked again, for as long as this front-end leads."""
+        try:
+            await self._settle(core)
+        except MadError as error:
+            log.warning("waiting VMs not settled", reason=str(error))
+            try:
+                async with asyncio.timeout(_AGAIN_SECONDS):
+                    await self._is_due.wait()
+            except TimeoutError:
+                self._is_due.set()
+
+    async def _settle(self, core: Core) -> None:
+        if not await core.may_act():
+            return
+        names = await core.driver_names(self._name)
+        first = {vm_id: vm for vm_id, vm in (await core.waiting()).items() if vm.driver in names}
+        await self._settle_left(core, first)
+        silent = {vm_id: vm for vm_id, vm in first.items() if not await self._is_open(vm_id)}
+        if not silent:
+            return
+        await asyncio.sleep(_APART_SECONDS)
+        second = await core.waiting()
+        for vm_id, vm in silent.items():
+            if second.get(vm_id) == vm and not await self._is_open(vm_id):
+                await self._settle_silent(core, vm)
+
+    async def _settle_left(self, core: Core, waiting: Mapping[VmId, WaitingVm]) -> None:
+        """Settle the requests that a dead process has left, and drop those that nobody waits for."""
+        for request, newer in [*self._left.values()]:
+            action, vm = Action(request.action), waiting.get(request.vm_id)
+            if newer.is_superseded or vm is None or not is_awaited(action, vm.lcm_state):
+                await self._drop(request, "nobody waits for it")
+                continue
+            found = await core.waiting_document(request.vm_id)
+            if found is None or found.vm != vm:
+                await self._drop(request, "nobody waits for it")
+            elif action in CREATES_OR_DESTROYS:
+                self._dispatcher.settle(_request(found, action), number=request.id)
+            else:
+                await self._dispatcher.fail_unrepeated(
+                    as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
+                )
+            self._left.pop(request.id, None)
+
+    async def _settle_silent(self, core: Core, vm: WaitingVm) -> None:
+        """Settle a VM of which no request is known here."""
+        found = await core.waiting_document(vm.vm_id)
+        if found is None or found.vm != vm:
+            return
+        action = awaited_action(vm.lcm_state, found.closed_by)
+        if action is None:
+            log.warning("VM waits for an unknown action", vm=vm.vm_id, lcm_state=vm.lcm_state)
+            return
+        log.warning("waiting VM settled", vm=vm.vm_id, lcm_state=vm.lcm_state, action=action.value)
+        self._dispatcher.settle(_request(found, action))
+
+    async def _is_open(self, vm_id: VmId) -> bool:
+        """True while a request of this VM is under way here."""
+        if self._dispatcher.lanes.is_busy(vm_id):
+            return True
+        journal = self._engines.journal
+        requests = [] if journal is None else await journal.open_requests()
+        return any(request.vm_id == vm_id for request in requests)
+
+    async def _drop(self, request: OpenRequest, reason: str) -> None:
+        log.info("request dropped", vm=request.vm_id, action=request.action, reason=reason)
+        await self._dispatcher.drop(as_sent(request), number=request.id, asked_at=request.opened_at)
+        self._left.pop(request.id, None)
+
+    async def _drop_left(self, reason: str) -> None:
+        for request, _ in [*self._left.values()]:
+            await self._drop(request, reason)
+
+    async def _fail_left(self) -> None:
+        """Nobody can be asked which VMs wait: fail what was left, as after any crash."""
+        for request, newer in [*self._left.values()]:
+            if newer.is_superseded:
+                await self._drop(request, "a newer one came")
+            else:
+                await self._dispatcher.fail_unrepeated(
+                    as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
+                )
+        self._left.clear()
+
+
+def _request(found: WaitingDocument, action: Action) -> Request:
+    """The request that the core would send for this VM now."""
+    host = escape(found.host).encode()
+    document = b"<VMM_DRIVER_ACTION_DATA><HOST>" + host + b"</HOST>" + found.document + b"</VMM_DRIVER_ACTION_DATA>"
+    return Request(action=action, vm_id=found.vm.vm_id, payload=base64.b64encode(document), is_two_blank=True)

@@ -1,0 +1,119 @@
+"""Which VMs the local OpenNebula waits for, as `actions/settling.py` asks it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from typing import TypeVar
+
+from lxml import etree
+
+from one_provider_mad.actions.intents import may_wait
+from one_provider_mad.actions.settling import WaitingDocument, WaitingVm
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import VmId
+from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderUnavailable
+from one_provider_mad.options import parse_arguments
+from one_provider_mad.xmlrpc.local import LocalCore
+from one_provider_mad.xmlrpc.raft import read_raft_status
+
+_Answer = TypeVar("_Answer")
+
+_PROGRAM = "one_vmm_provider"
+_ALL_USERS, _FROM_FIRST, _TO_LAST, _ACTIVE = -2, -1, -1, 3
+"""Arguments of one.vmpool.info; VMs that wait for a driver are ACTIVE (include/VirtualMachine.h)."""
+
+
+class WaitingVms:
+    """The local OpenNebula; satisfies settling.Core.
+
+    Args:
+        core: asks it.
+    """
+
+    def __init__(self, core: LocalCore) -> None:
+        self._core = core
+
+    async def may_act(self) -> bool:
+        """True when this front-end has no peers, or leads them. Raises MadError."""
+        return await asyncio.to_thread(self._may_act)
+
+    def _may_act(self) -> bool:
+        try:
+            return read_raft_status(self._core.document("one.zone.raftstatus", root="RAFT")).state.may_act
+        except NotSupported:
+            return True  # up to 5.2 there is no such method, and no peers
+
+    async def driver_names(self, name: str) -> Collection[str]:
+        """NAMEs of the VM_MADs whose ARGUMENTS name this configuration; NAME itself where there is none."""
+        try:
+            found = await self._read(_drivers, "OPENNEBULA_CONFIGURATION", "one.system.config")
+        except (NotSupported, PermissionDenied):
+            return {name}  # 4.x has no such method; later ones tell administrators only
+        return {mad for mad, arguments in found if parse_arguments([arguments]).name == name} or {name}
+
+    async def waiting(self) -> Mapping[VmId, WaitingVm]:
+        """VMs in a state in which the core waits for a driver, by number. Raises MadError."""
+        arguments = (_ALL_USERS, _FROM_FIRST, _TO_LAST, _ACTIVE)
+        return await self._read(_waiting, "VM_POOL", "one.vmpool.info", *arguments)
+
+    async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
+        """What the core says of one VM now; None when it does not wait. Raises MadError."""
+        try:
+            found = await self._read(_document, "VM", "one.vm.info", vm_id)
+        except InstanceNotFound:
+            return None
+        return found if found.vm.vm_id == vm_id and may_wait(found.vm.lcm_state) else None
+
+    async def _read(self, read: Callable[[Element], _Answer], root: str, method: str, *arguments: int) -> _Answer:
+        return await asyncio.to_thread(lambda: read(self._core.document(method, *arguments, root=root)))
+
+
+def _waiting(pool: Element) -> dict[VmId, WaitingVm]:
+    vms = [_vm(element) for element in pool.iterchildren("VM")]
+    return {vm.vm_id: vm for vm in vms if may_wait(vm.lcm_state)}
+
+
+def _document(element: Element) -> WaitingDocument:
+    records = element.findall("HISTORY_RECORDS/HISTORY")
+    return WaitingDocument(
+        vm=_vm(element),
+        host=text_of(_last_record(element).find("HOSTNAME")).strip(),
+        closed_by=_number(records[-2], "ACTION") if len(records) > 1 else 0,
+        document=etree.tostring(element),
+    )
+
+
+def _vm(element: Element) -> WaitingVm:
+    record = _last_record(element)
+    driver = next(record.iterchildren("VM_MAD", "VMMMAD"), None)  # the second is how 4.x calls it
+    return WaitingVm(
+        vm_id=VmId(_number(element, "ID")),
+        lcm_state=_number(element, "LCM_STATE") if _number(element, "STATE") == _ACTIVE else 0,
+        stime=_number(element, "STIME"),
+        seq=_number(record, "SEQ"),
+        driver=text_of(driver).strip(),
+    )
+
+
+def _last_record(vm: Element) -> Element:
+    records = vm.findall("HISTORY_RECORDS/HISTORY")
+    if not records:
+        raise ProviderUnavailable("an active VM of the local OpenNebula has no history")
+    return records[-1]
+
+
+def _drivers(configuration: Element) -> list[tuple[str, str]]:
+    """NAME and ARGUMENTS of each VM_MAD that starts our program."""
+    return [
+        (text_of(mad.find("NAME")).strip(), text_of(mad.find("ARGUMENTS")))
+        for mad in configuration.iterchildren("VM_MAD")
+        if text_of(mad.find("EXECUTABLE")).strip().rpartition("/")[2] == _PROGRAM
+    ]
+
+
+def _number(element: Element, name: str) -> int:
+    text = text_of(element.find(name)).strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ProviderUnavailable(f"a VM of the local OpenNebula has no {name}")
+    return int(text)

@@ -1,0 +1,80 @@
+"""The OpenNebula on this machine, asked a question now and then.
+
+The standard library asks here, in a thread: a daemon that needs no aiohttp stays without it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+from collections.abc import Mapping
+from contextlib import closing
+from urllib.parse import urlsplit
+
+from one_provider_mad.documents import Element
+from one_provider_mad.errors import ProviderUnavailable, SettingsError
+from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, check_endpoints
+from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, parse_foreign
+from one_provider_mad.xmlrpc.refusals import error_of
+from one_provider_mad.xmlrpc.session import read_session
+
+_BODY_LIMIT = 32 * 1024 * 1024
+"""Longest answer in bytes: a pool of 20,000 VMs."""
+
+_CALL_SECONDS = 5.0
+_EXCERPT = 100
+
+
+class LocalCore:
+    """Asks with the rights of OpenNebula's own user. Every method blocks.
+
+    Args:
+        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._endpoint = environ.get("ONE_XMLRPC") or USUAL_ENDPOINT
+
+    def call(self, method: str, *arguments: Argument) -> Result:
+        """Call a method once, and return its result.
+
+        Raises:
+            SettingsError: the credentials, or the URL, cannot be used.
+            ProviderError: it was not answered, or refused.
+        """
+        try:
+            check_endpoints([self._endpoint])
+        except ValueError as error:
+            raise SettingsError(f"ONE_XMLRPC: {error}") from error
+        session = read_session(file="", environ=self._environ)
+        answer = decode_answer(method, self._post(encode_call(method, session, arguments)))
+        if isinstance(answer, Failure):
+            raise error_of(method, answer)
+        return answer.result
+
+    def document(self, method: str, *arguments: Argument, root: str) -> Element:
+        """Call a method that answers a document whose root has this name, and return it. Raises as `call`."""
+        what = f"the answer to {method}"
+        document = parse_foreign(str(self.call(method, *arguments)).encode(), what=what)
+        if document.tag != root:
+            raise ProviderUnavailable(f"{what} is no <{root}>, but begins with <{str(document.tag)[:_EXCERPT]}>")
+        return document
+
+    def _post(self, body: bytes) -> bytes:
+        parts = urlsplit(self._endpoint)
+        place = f"OpenNebula at {parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        try:
+            with closing(kind(parts.hostname or "", parts.port, timeout=_CALL_SECONDS)) as connection:
+                connection.request("POST", parts.path or "/RPC2", body, {"Content-Type": "text/xml"})
+                response = connection.getresponse()
+                status, answer = response.status, response.read(_BODY_LIMIT + 1)
+        except (OSError, http.client.HTTPException) as error:
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+            raise ProviderUnavailable(f"{place} cannot be asked: {reason}") from error
+        if status != http.client.OK:
+            raise ProviderUnavailable(f"{place} answers with HTTP {status}")
+        if len(answer) > _BODY_LIMIT:
+            raise ProviderUnavailable(f"{place} answers with more than {_BODY_LIMIT} bytes")
+        return answer

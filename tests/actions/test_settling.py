@@ -1,0 +1,324 @@
+"""What OpenNebula waits for, and no process here knows of, is answered once: by what the cloud shows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.actions.intents import LCM_STATES
+from one_provider_mad.actions.settling import Settling, WaitingDocument, WaitingVm
+from one_provider_mad.domain import InstanceState, VmId
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.journal import AttemptState
+from one_provider_mad.processes import Process
+from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
+from tests.actions.test_recovery import leave, recovery_of, request
+
+pytestmark = pytest.mark.looptime
+
+STATES = {name: number for number, name in LCM_STATES.items()}
+OTHER_CORE = Process(pid=4_000_001, start="an earlier time")
+
+
+class FakeCore:
+    """Pretends to be the local OpenNebula: VMs that wait, by number, and whether it answers."""
+
+    def __init__(self) -> None:
+        self.vms: dict[VmId, WaitingDocument] = {}
+        self.leads = True
+        self.is_silent = False
+
+    def wait(
+        self, state: str, vm_id: int = 7, *, deploy_id: str = "", closed_by: int = 0, driver: str = "ec2", seq: int = 0
+    ) -> None:
+        """Let a VM wait in this state."""
+        number = STATES[state]
+        vm = WaitingVm(vm_id=VmId(vm_id), lcm_state=number, stime=STIME, seq=seq, driver=driver)
+        xml = (
+            f"<VM><ID>{vm_id}</ID><NAME>one</NAME><STATE>3</STATE><LCM_STATE>{number}</LCM_STATE><STIME>{STIME}</STIME>"
+            f"<DEPLOY_ID>{deploy_id}</DEPLOY_ID><TEMPLATE/><USER_TEMPLATE/><HISTORY_RECORDS><HISTORY><SEQ>{seq}</SEQ>"
+            "<HID>3</HID></HISTORY></HISTORY_RECORDS></VM>"
+        )
+        self.vms[vm.vm_id] = WaitingDocument(vm=vm, host="a&b", closed_by=closed_by, document=xml.encode())
+
+    async def may_act(self) -> bool:
+        if self.is_silent:
+            raise ProviderUnavailable("OpenNebula cannot be asked")
+        return self.leads
+
+    async def driver_names(self, name: str) -> Collection[str]:
+        return {name}
+
+    async def waiting(self) -> Mapping[VmId, WaitingVm]:
+        return {vm_id: found.vm for vm_id, found in self.vms.items()}
+
+    async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
+        return self.vms.get(vm_id)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path) as world:
+        yield world
+
+
+@pytest.fixture
+async def desk(world: World) -> AsyncIterator[Desk]:
+    async with a_desk(world) as desk:
+        yield desk
+
+
+@pytest.fixture
+def core() -> FakeCore:
+    return FakeCore()
+
+
+@asynccontextmanager
+async def settling(desk: Desk, core: FakeCore | None, *, leads: bool | None = True) -> AsyncIterator[Settling]:
+    """A driver of the VM_MAD ec2 that begins now, after another core's one; recovery goes before."""
+    one = Settling(
+        desk.dispatcher,
+        desk.dispatcher._engines,
+        name="ec2",
+        core_is_up=desk.dispatcher.core_is_up,
+        open_output=lambda: None,
+    )
+    recovery = recovery_of(desk)
+    recovery._hand_over = one.take
+    if leads is not None:
+        one.lead(leads=leads)
+    running = asyncio.create_task(one.run(core))
+    await recovery.run()
+    yield one
+    running.cancel()
+
+
+async def settled(desk: Desk, core: FakeCore, *, leads: bool = True) -> list[str]:
+    """Every reply that is written within the time that settling takes."""
+    async with settling(desk, core, leads=leads):
+        await pass_time(30)
+        await desk.settled()
+    return desk.replies()
+
+
+@pytest.mark.parametrize(
+    ("waits", "shown", "reply"),
+    [
+        pytest.param("BOOT", InstanceState.RUNNING, "DEPLOY SUCCESS 7 i-1", id="deployed"),
+        pytest.param("BOOT", None, "DEPLOY FAILURE 7 no instance was made before the driver or", id="not-deployed"),
+        pytest.param("BOOT_POWEROFF", InstanceState.RUNNING, "DEPLOY SUCCESS 7 i-1", id="resumed"),
+        pytest.param(
+            "BOOT_POWEROFF",
+            InstanceState.STOPPED,
+            "DEPLOY FAILURE 7 instance i-1 is stopped: it was not started before",
+            id="not-resumed",
+        ),
+        pytest.param("BOOT_SUSPENDED", InstanceState.RUNNING, "RESTORE SUCCESS 7 -", id="restored"),
+        pytest.param("SHUTDOWN", InstanceState.TERMINATED, "SHUTDOWN SUCCESS 7 -", id="terminated"),
+        pytest.param(
+            "SHUTDOWN",
+            InstanceState.RUNNING,
+            "SHUTDOWN FAILURE 7 instance i-1 is running: it was not terminated before",
+            id="not-terminated",
+        ),
+        pytest.param("SHUTDOWN_POWEROFF", InstanceState.STOPPED, "SHUTDOWN SUCCESS 7 -", id="powered-off"),
+        pytest.param(
+            "SHUTDOWN_POWEROFF",
+            InstanceState.RUNNING,
+            "SHUTDOWN FAILURE 7 instance i-1 is running: it was not stopped before",
+            id="not-powered-off",
+        ),
+        pytest.param("SHUTDOWN_UNDEPLOY", InstanceState.STOPPED, "SHUTDOWN SUCCESS 7 -", id="undeployed"),
+        pytest.param("SAVE_SUSPEND", InstanceState.STOPPED, "SAVE SUCCESS 7 -", id="suspended"),
+        pytest.param("CLEANUP_RESUBMIT", InstanceState.RUNNING, "CLEANUP SUCCESS 7 -", id="recreated"),
+    ],
+)
+async def test_a_waiting_vm_is_answered_by_what_the_cloud_shows(
+    desk: Desk, core: FakeCore, waits: str, shown: InstanceState | None, reply: str
+) -> None:
+    deploy_id = "" if shown is None else desk.world.provider.add(identity_of(), shown)
+    core.wait(waits, deploy_id="" if waits == "BOOT" else deploy_id)
+    found = await settled(desk, core)
+    assert len(found) == 1
+    assert found[0].startswith(reply)
+    assert desk.world.provider.count("create") == 0
+    assert await desk.open_requests() == []
+
+
+@pytest.mark.parametrize(
+    ("waits", "shown", "then", "reply"),
+    [
+        pytest.param("BOOT", InstanceState.PENDING, InstanceState.RUNNING, "DEPLOY SUCCESS 7 i-1", id="boots"),
+        pytest.param(
+            "SHUTDOWN_POWEROFF", InstanceState.STOPPING, InstanceState.STOPPED, "SHUTDOWN SUCCESS 7 -", id="stops"
+        ),
+        pytest.param(
+            "SHUTDOWN", InstanceState.TERMINATING, InstanceState.TERMINATED, "SHUTDOWN SUCCESS 7 -", id="ends"
+        ),
+    ],
+)
+async def test_what_is_under_way_is_waited_for(
+    desk: Desk, core: FakeCore, waits: str, shown: InstanceState, then: InstanceState, reply: str
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of(), shown)
+    core.wait(waits, deploy_id="" if waits == "BOOT" else deploy_id)
+    async with settling(desk, core):
+        await pass_time(20)
+        assert desk.replies() == []
+        desk.world.provider.instances[deploy_id].state = then
+        await until(lambda: desk.replies() == [reply])
+
+
+async def test_a_create_whose_answer_was_lost_is_looked_for_until_the_cloud_would_show_it(
+    desk: Desk, core: FakeCore
+) -> None:
+    desk.world.provider.visibility_grace = 40.0
+    core.wait("BOOT")
+    async with settling(desk, core):
+        await pass_time(30)
+        assert desk.replies() == []
+        desk.world.provider.add(identity_of())
+        await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
+
+
+async def test_a_cloud_that_cannot_tell_is_asked_again(desk: Desk, core: FakeCore) -> None:
+    desk.world.provider.add(identity_of())
+    desk.world.provider.before["find"].append(ProviderUnavailable("no answer"))
+    core.wait("BOOT")
+    assert await settled(desk, core) == ["DEPLOY SUCCESS 7 i-1"]
+
+
+@pytest.mark.parametrize(
+    ("waits", "closed_by", "reply"),
+    [
+        pytest.param("HOTPLUG", 21, "ATTACHDISK FAILURE 7 the driver ended before", id="attach"),
+        pytest.param("HOTPLUG", 22, "DETACHDISK FAILURE 7 the driver ended before", id="detach"),
+        pytest.param("HOTPLUG_NIC", 46, "ATTACHNIC FAILURE 7 the driver ended before", id="alias"),
+        pytest.param("HOTPLUG_SNAPSHOT", 39, "SNAPSHOTREVERT FAILURE 7 the driver ended before", id="revert"),
+        pytest.param("HOTPLUG_RESIZE", 0, "RESIZE FAILURE 7 the driver ended before", id="resize"),
+    ],
+)
+async def test_a_device_action_fails_by_the_name_that_the_history_gives_it(
+    desk: Desk, core: FakeCore, waits: str, closed_by: int, reply: str
+) -> None:
+    core.wait(waits, deploy_id=desk.world.provider.add(identity_of()), closed_by=closed_by)
+    found = await settled(desk, core)
+    assert len(found) == 1
+    assert found[0].startswith(reply)
+
+
+async def test_a_device_action_that_cannot_be_named_is_not_guessed(desk: Desk, core: FakeCore) -> None:
+    core.wait("HOTPLUG", deploy_id=desk.world.provider.add(identity_of()), closed_by=33)
+    assert await settled(desk, core) == []
+
+
+async def test_a_vm_of_another_driver_is_left_alone(desk: Desk, core: FakeCore) -> None:
+    core.wait("BOOT", driver="kvm")
+    assert await settled(desk, core) == []
+
+
+async def test_a_vm_whose_request_is_under_way_is_left_alone(desk: Desk, core: FakeCore) -> None:
+    desk.world.provider.boot_time = 60
+    desk.ask("DEPLOY")
+    core.wait("BOOT")
+    assert await settled(desk, core) == ["DEPLOY SUCCESS 7 i-1"]
+
+
+async def test_a_vm_that_has_moved_on_by_the_second_look_is_left_alone(desk: Desk, core: FakeCore) -> None:
+    core.wait("BOOT")
+    async with settling(desk, core):
+        await pass_time(3)
+        core.wait("BOOT", seq=1)
+        await pass_time(30)
+    assert desk.replies() == []
+
+
+async def test_a_newer_request_comes_before_the_settling_of_an_older_one(desk: Desk, core: FakeCore) -> None:
+    deploy_id = desk.world.provider.add(identity_of(), InstanceState.PENDING)
+    core.wait("BOOT")
+    async with settling(desk, core):
+        await until(lambda: desk.lanes.is_busy(VmId(7)))
+        desk.ask("CLEANUP", deploy_id=deploy_id)
+        desk.world.provider.instances[deploy_id].state = InstanceState.RUNNING
+        await desk.settled()
+    assert desk.replies() == ["CLEANUP SUCCESS 7 -"]
+
+
+# What a dead process of another core has left
+
+
+async def test_what_an_earlier_core_has_asked_is_settled_and_not_carried_out_again(desk: Desk, core: FakeCore) -> None:
+    await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
+    core.wait("BOOT")
+    found = await settled(desk, core)
+    assert len(found) == 1
+    assert found[0].startswith("DEPLOY FAILURE 7 no instance was made before")
+    assert desk.world.provider.count("create") == 0
+    assert await desk.open_requests() == []
+
+
+async def test_what_nobody_waits_for_any_more_is_dropped(desk: Desk, core: FakeCore) -> None:
+    await leave(desk.world, request("DEPLOY"), request("REBOOT", vm_id=8), parent=OTHER_CORE)
+    assert await settled(desk, core) == []
+    assert await desk.open_requests() == []
+
+
+async def test_a_follower_answers_nothing(desk: Desk, core: FakeCore) -> None:
+    desk.world.provider.add(identity_of())
+    await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
+    core.wait("BOOT")
+    core.wait("BOOT", vm_id=8)
+    assert await settled(desk, core, leads=False) == []
+    assert await desk.open_requests() == []
+
+
+async def test_a_front_end_that_begins_to_lead_settles_what_waits(desk: Desk, core: FakeCore) -> None:
+    desk.world.provider.add(identity_of())
+    core.wait("BOOT")
+    async with settling(desk, core, leads=False) as one:
+        await pass_time(30)
+        assert desk.replies() == []
+        one.lead(leads=True)
+        await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
+
+
+async def test_a_cleanup_that_was_open_is_owed(desk: Desk, core: FakeCore) -> None:
+    """`onevm recover --delete` has ended the VM at once: nobody asks for the end of its instance again."""
+    deploy_id = desk.world.provider.add(identity_of())
+    await leave(desk.world, request("CLEANUP", deploy_id=deploy_id), parent=OTHER_CORE)
+    assert await settled(desk, core) == []
+    assert [debt.deploy_id for debt in await desk.world.journal.debts()] == [deploy_id, ""]
+
+
+async def test_a_core_that_does_not_answer_is_asked_again(desk: Desk, core: FakeCore) -> None:
+    desk.world.provider.add(identity_of())
+    core.wait("BOOT")
+    core.is_silent = True
+    async with settling(desk, core):
+        await pass_time(60)
+        assert desk.replies() == []
+        core.is_silent = False
+        await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
+
+
+async def test_without_a_core_to_ask_what_was_left_fails(desk: Desk) -> None:
+    await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
+    async with settling(desk, None):
+        await until(lambda: bool(desk.replies()))
+    assert desk.replies()[0].startswith("DEPLOY FAILURE 7 the driver ended before it was done")
+    assert await desk.open_requests() == []
+
+
+async def test_an_attempt_of_a_failed_deploy_is_closed(desk: Desk, core: FakeCore) -> None:
+    """The next deploy makes a new one, and does not repeat a call that nobody waits for."""
+    desk.world.provider.always["create"] = ProviderUnavailable("no answer")
+    await desk.answer("DEPLOY")
+    core.wait("BOOT")
+    async with settling(desk, core):
+        await until(lambda: len(desk.replies()) == 2)
+    attempts = await desk.world.journal.attempts(owner=identity_of().owner, vm_id=VmId(7))
+    assert [attempt.state for attempt in attempts] == [AttemptState.GONE]
