@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from one_provider_mad.monitor.state import State, StateFile
     from one_provider_mad.monitor.sweep import Sweeper
     from one_provider_mad.monitored_cloud import MonitoredCloud
+    from one_provider_mad.protocol.im_messages import StartMonitor
 
 PROGRAM = "one_im_provider"
 
@@ -32,6 +34,9 @@ _SAVE_SECONDS = 1.0
 
 _STAMP_SECONDS = 60.0
 """How old the remembered timestamp may become while nothing else changes."""
+
+_ASK_AGAIN_SECONDS = 5.0
+"""Seconds until a core that did not name its hosts is asked again."""
 
 _STOP_SECONDS = 0.3
 _CLOSE_SECONDS = 0.4
@@ -100,21 +105,81 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             return  # a person at a pipe: what a driver in service remembers is none of their business
         if before is not None and before.hosts and is_same_parent:
             self._start(self._resume(before, begun_at), "resume")
-        else:
-            self._keeper.begin()
+            before = None
         self._start(self._keeper.keep(), "remember")
-        self._start(self._know_who_leads(desk), "leadership")
+        self._start(self._know_core(desk, self._keeper, before, begun_at), "know the core")
 
-    async def _know_who_leads(self, desk: Desk) -> None:
-        """Be silent while another front-end leads (decision 21)."""
-        if await self._may_ask_opennebula():
-            from one_provider_mad.xmlrpc.leadership import Leadership
+    async def _know_core(self, desk: Desk, keeper: _Keeper, before: State | None, begun_at: float) -> None:
+        """Be silent while another front-end leads, and report on all hosts of the core when this one does.
 
-            await Leadership(os.environ, warn=self._warn).watch(lambda held: desk.be_silent(is_silent=held))
+        Args:
+            desk: keeps the schedules.
+            keeper: replaces what is remembered, once the core's hosts are known.
+            before: what another monitord's driver has remembered, None for nothing.
+            begun_at: loop time of our beginning.
+        """
+        if not await self._may_ask_opennebula():
+            keeper.begin()
+            return
+        from one_provider_mad.xmlrpc.leadership import Leadership
+
+        begins_to_lead = asyncio.Event()
+
+        def lead(held: bool) -> None:  # noqa: FBT001 - Leadership's own form
+            desk.be_silent(is_silent=held)
+            if held:
+                begins_to_lead.clear()
+            else:
+                begins_to_lead.set()
+
+        await self._core.is_up.wait()
+        self._start(self._take_up_hosts(desk, keeper, before, begins_to_lead, begun_at), "take up hosts")
+        await Leadership(os.environ, warn=self._warn).watch(lead)
+
+    async def _take_up_hosts(
+        self, desk: Desk, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event, begun_at: float
+    ) -> None:
+        """Take up the core's hosts whenever this front-end begins to lead: monitord may never name them."""
+        from one_provider_mad.errors import MadError
+
+        await self._until_settled(begun_at)
+        complaint = ""
+        while True:
+            await begins_to_lead.wait()
+            begins_to_lead.clear()
+            try:
+                await self._take_up(desk, before.hosts if before is not None else ())
+                before = None
+            except MadError as error:
+                if str(error) != complaint:
+                    complaint = str(error)
+                    self._warn(f"hosts that monitord does not name are not monitored: {error}")
+                await asyncio.sleep(_ASK_AGAIN_SECONDS)
+                if not desk.is_silent:
+                    begins_to_lead.set()
+            keeper.begin()
+
+    async def _take_up(self, desk: Desk, before: tuple[StartMonitor, ...]) -> None:
+        """Ask the core for its hosts once, and report on them. Raises MadError."""
+        from one_provider_mad.monitor.core_hosts import FIRST_WITH_MONITORD, release_of, wanted_hosts
+        from one_provider_mad.xmlrpc.local import LocalCore
+
+        core, asked_at = LocalCore(os.environ), asyncio.get_running_loop().time()
+        version = await asyncio.to_thread(core.call, "one.system.version")
+        if release_of(str(version)) < FIRST_WITH_MONITORD:
+            return
+        pool = await asyncio.to_thread(partial(core.document, "one.hostpool.info", root="HOST_POOL"))
+        known = [*desk.hosts, *before]
+        im_mads = {self._options.name, *(request.im_mad for request in known)}
+        self._writer.open()
+        desk.take_up(wanted_hosts(pool, im_mads=im_mads, known=known), asked_at=asked_at)
+
+    async def _until_settled(self, begun_at: float) -> None:
+        await asyncio.sleep(max(0.0, begun_at + _SETTLED_AFTER - asyncio.get_running_loop().time()))
 
     async def _resume(self, before: State, begun_at: float) -> None:
         """Go on where a dead process stopped: monitord says nothing to a driver that it started anew."""
-        await asyncio.sleep(max(0.0, begun_at + _SETTLED_AFTER - asyncio.get_running_loop().time()))
+        await self._until_settled(begun_at)
         self._writer.open()
         if self._desk is not None:
             self._desk.resume(before.hosts)

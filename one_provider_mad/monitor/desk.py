@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+import math
+from collections.abc import Callable, Collection, Coroutine, Iterable
 
 import structlog
 
@@ -70,7 +71,9 @@ class Desk:
         self._hosts: dict[int, HostSchedule] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
-        self._called_off: set[int] = set()
+        self._called_off: dict[int, float] = {}
+        self._doubtful: set[int] = set()
+        self._loop = asyncio.get_running_loop()
         self.is_silent = False
 
     @property
@@ -106,6 +109,28 @@ class Desk:
         self._called_off.clear()
         self._on_hosts()
 
+    def take_up(self, wanted: Collection[StartMonitor], *, asked_at: float) -> None:
+        """Report on the hosts that the core has; a request that came since it was asked counts more.
+
+        A host that was monitored before another front-end led, and is none of the core's any more, is given up:
+        STOP_MONITOR came to the leader alone.
+
+        Args:
+            wanted: the core's hosts.
+            asked_at: loop time at which the core was asked for them.
+        """
+        self._know_era(Era.MODERN)
+        for request in wanted:
+            was_called_off = self._called_off.get(request.host_id, -math.inf) >= asked_at
+            if request.host_id not in self._hosts and not was_called_off:
+                log.info("host taken up", host=request.host_id, host_name=request.host)
+                self.start(request)
+        for host_id in self._doubtful - {request.host_id for request in wanted}:
+            log.info("host is none of the core's any more", host=host_id)
+            self._end(host_id)
+        self._doubtful.clear()
+        self._on_hosts()
+
     def start(self, request: StartMonitor, *, trouble: str = "") -> None:
         """Report on a host from now on; what ran for it before ends, and nothing of it is left.
 
@@ -114,7 +139,8 @@ class Desk:
             trouble: what was wrong with the request, for the host to show; "" for nothing.
         """
         self._end(request.host_id)
-        self._called_off.discard(request.host_id)
+        self._doubtful.discard(request.host_id)
+        self._called_off.pop(request.host_id, None)
         schedule = HostSchedule(
             request, sweeper=self._sweeper, source=self._source, saying=self._saying, trouble=trouble
         )
@@ -151,6 +177,7 @@ class Desk:
         self.is_silent = is_silent
         for request in self.hosts:
             self.start(request)
+        self._doubtful = set() if is_silent else set(self._hosts)
 
     def _make_do(self, request: Unreadable, host_id: int) -> None:
         """Monitor the host all the same, as before or as is usual: a failure could cost its VMs (decision 19)."""
@@ -165,7 +192,9 @@ class Desk:
 
     def _stop(self, request: StopMonitor) -> None:
         was_monitored = self._end(request.host_id)
-        self._called_off.add(request.host_id)  # an earlier process may have monitored it, to be taken up yet
+        self._called_off[request.host_id] = (
+            self._loop.time()
+        )  # an earlier process may have monitored it, to be taken up yet
         log.info("host no longer monitored", host=request.host_id, was_monitored=was_monitored)
         if (probes := self._source.probes()) is not None:
             probes.forget(request.host_id)

@@ -74,6 +74,7 @@ class Api:
             7: ("ubuntu server", "CPU=1\nMEMORY=256"),
         }
         self.hosts = {2: 2, 1: 2, 0: 2}
+        self.im_mad = "im_provider"
         self.host_attributes: dict[str, str] = {}
         self.is_descending = True
         self.may_see_hosts = True
@@ -124,7 +125,7 @@ class Api:
         secrets = {
             name: value if is_decrypted else "bm90IGZvciB5b3VyIGV5ZXM=" for name, value in self.host_attributes.items()
         }
-        return host_xml(number, state, vms, is_7=self.is_7, is_whole=is_whole, attributes=secrets)
+        return host_xml(number, state, vms, is_7=self.is_7, is_whole=is_whole, im_mad=self.im_mad, attributes=secrets)
 
     def do_templatepool_info(self, user: User, flag: int, first: int, last: int) -> str:
         rows = {

@@ -281,16 +281,23 @@ def pool(vms: Sequence[Vm], *, is_extended: bool) -> str:
 
 
 def host_xml(
-    number: int, state: int, vms: Sequence[int], *, is_7: bool, is_whole: bool, attributes: Mapping[str, str] = {}
+    number: int,
+    state: int,
+    vms: Sequence[int],
+    *,
+    is_7: bool,
+    is_whole: bool,
+    im_mad: str = "im_provider",
+    attributes: Mapping[str, str] = {},
 ) -> str:
     """A `<HOST>` (src/host/Host.cc, HostShare.cc); 7.4 monitors into tables of their own."""
     head = (
         f"<ID>{number}</ID><NAME>remote{number}</NAME><STATE>{state}</STATE><PREV_STATE>{state}</PREV_STATE>"
-        f"{written('IM_MAD', 'im_provider')}{written('VM_MAD', 'vmm_provider')}"
+        f"{written('IM_MAD', im_mad)}{written('VM_MAD', 'vmm_provider')}"
     )
     last = "" if is_7 else "<LAST_MON_TIME>1795349844</LAST_MON_TIME>"
     inner = "".join(f"<ID>{vm}</ID>" for vm in vms)
-    template = {"HYPERVISOR": "provider_name", "IM_MAD": "im_provider", "PUBLIC_CLOUD": "YES"}
+    template = {"HYPERVISOR": "provider_name", "IM_MAD": im_mad, "PUBLIC_CLOUD": "YES"}
     template |= {"RESERVED_CPU": "", "RESERVED_MEM": ""}
     template |= {"TOTALCPU": "80000", "TOTALMEMORY": "167772160"} if is_7 else {}
     template |= attributes

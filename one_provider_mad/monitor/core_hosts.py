@@ -1,0 +1,68 @@
+"""Which hosts the core wants reports on, read from its own pool of hosts (decision 21).
+
+monitord sends START_MONITOR only to a host that was silent for MONITORING_INTERVAL_HOST, and every VM that comes to a
+host or leaves it counts as a sign of life (src/monitor/src/data_model/HostBase.cc, init_attributes). So after a
+restart, or on a new leader, a busy host is never named to the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import msgspec
+
+from one_provider_mad.documents import Element, text_of
+from one_provider_mad.protocol.im_messages import StartMonitor
+
+FIRST_WITH_MONITORD = (5, 12)
+"""The release from which on monitord asks for reports; before, oned itself asks for each."""
+
+_OFFLINE = "8"
+"""HOST/STATE of a host that is not to be monitored (include/Host.h, HostState)."""
+
+
+def wanted_hosts(pool: Element, *, im_mads: Collection[str], known: Iterable[StartMonitor]) -> tuple[StartMonitor, ...]:
+    """The hosts of these information drivers that are not offline, as monitord would ask for them.
+
+    Args:
+        pool: the answer to one.hostpool.info.
+        im_mads: NAMEs of our IM_MADs.
+        known: what monitord has asked for before; a new host has the periods of another one.
+    """
+    before = {request.host_id: request for request in known}
+    usual = next(iter(before.values()), StartMonitor(host_id=-1))
+    found = []
+    for host in pool.iterchildren("HOST"):
+        if _text(host, "IM_MAD") not in im_mads or _text(host, "STATE") == _OFFLINE:
+            continue
+        host_id = _number(host, "ID")
+        if host_id is not None:
+            found.append(
+                msgspec.structs.replace(
+                    before.get(host_id, usual),
+                    host_id=host_id,
+                    host=_text(host, "NAME"),
+                    state=_number(host, "STATE"),
+                    im_mad=_text(host, "IM_MAD"),
+                    vm_mad=_text(host, "VM_MAD"),
+                    cluster_id=_number(host, "CLUSTER_ID"),
+                    cluster=_text(host, "CLUSTER"),
+                )
+            )
+    return tuple(found)
+
+
+def release_of(version: str) -> tuple[int, ...]:
+    """The numbers of what one.system.version answers, `7.4.0`; () for anything else."""
+    numbers = version.strip().split(".")
+    is_known = all(each.isascii() and each.isdigit() and len(each) < 6 for each in numbers)
+    return tuple(map(int, numbers)) if is_known else ()
+
+
+def _text(host: Element, name: str) -> str:
+    return text_of(host.find(name)).strip()
+
+
+def _number(host: Element, name: str) -> int | None:
+    text = _text(host, name)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None

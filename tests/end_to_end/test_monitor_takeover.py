@@ -1,0 +1,70 @@
+"""Hosts of the core are reported on although a new monitord, or one whose front-end has begun to lead, names none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.monitored import configure, monitored
+from tests.end_to_end.oned import Place
+from tests.monitor.decoder import stop_monitor
+from tests.xmlrpc.partner import Partner, Release
+
+SOLO, FOLLOWER, LEADER = 0, 2, 3
+MONITORED, OFFLINE = 2, 8
+
+
+@pytest.fixture
+def release() -> Release:
+    return "7.4.0"
+
+
+@pytest.fixture
+def core(release: Release) -> Iterator[Partner]:
+    with Partner(release) as core:
+        core.im_mad = "simulated"
+        core.hosts = {2: MONITORED, 1: OFFLINE}
+        yield core
+
+
+@pytest.fixture
+def environ(core: Partner, tmp_path: Path) -> dict[str, str]:
+    auth = tmp_path / "one_auth"
+    auth.write_text("oneadmin:secret\n")
+    auth.chmod(0o600)
+    return {"ONE_XMLRPC": core.front_ends[0].url, "ONE_AUTH": str(auth)}
+
+
+def test_hosts_of_the_core_are_monitored_without_being_asked_for(
+    place: Place, core: Partner, environ: dict[str, str]
+) -> None:
+    configure(place)
+    with monitored(place, environ=environ) as one:
+        assert (one.next().word, one.lines[-1].host_id) == ("SYSTEM_HOST", 2)
+        one.sync(2)
+        assert {line.host_id for line in one.lines} == {2}
+        one.send(stop_monitor(2))
+        one.message("STOP_MONITOR", 2)
+        one.start(1)
+        one.sync(1)
+
+
+def test_a_follower_takes_hosts_up_when_it_begins_to_lead(place: Place, core: Partner, environ: dict[str, str]) -> None:
+    core.front_ends[0].state = FOLLOWER
+    configure(place)
+    with monitored(place, environ=environ) as one:
+        one.driver.silence(1.5)
+        core.front_ends[0].state = LEADER
+        assert one.next().word == "SYSTEM_HOST"
+        one.sync(2)
+
+
+@pytest.mark.parametrize("release", ["5.10.5"])
+def test_up_to_5_10_oned_asks_for_each_report(place: Place, core: Partner, environ: dict[str, str]) -> None:
+    configure(place)
+    with monitored(place, environ=environ) as one:
+        one.driver.silence(2.0)
+        assert "one.system.version" in [method for method, _ in core.calls]
+        assert "one.hostpool.info" not in [method for method, _ in core.calls]

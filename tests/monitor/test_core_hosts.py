@@ -1,0 +1,53 @@
+"""Which of the core's hosts are reported on without being asked for."""
+
+from __future__ import annotations
+
+import pytest
+from lxml import etree
+
+from one_provider_mad.monitor.core_hosts import release_of, wanted_hosts
+from one_provider_mad.protocol.im_messages import Periods, StartMonitor
+
+KNOWN = StartMonitor(host_id=3, host="old name", im_mad="ours", periods=Periods(state_vm=7), document=b"<M/>")
+
+
+def host(number: int, *, im_mad: str = "ec2", state: int = 2) -> str:
+    return (
+        f"<HOST><ID>{number}</ID><NAME>cloud-{number}</NAME><STATE>{state}</STATE><IM_MAD>{im_mad}</IM_MAD>"
+        f"<VM_MAD>vmm</VM_MAD><CLUSTER_ID>100</CLUSTER_ID><CLUSTER>clouds</CLUSTER></HOST>"
+    )
+
+
+def wanted(*hosts: str, known: tuple[StartMonitor, ...] = ()) -> tuple[StartMonitor, ...]:
+    pool = etree.fromstring(f"<HOST_POOL>{''.join(hosts)}</HOST_POOL>")
+    return wanted_hosts(pool, im_mads={"ec2", "ours"}, known=known)
+
+
+def test_a_host_of_ours_is_wanted_as_monitord_would_ask_for_it() -> None:
+    assert wanted(host(3)) == (
+        StartMonitor(host_id=3, host="cloud-3", state=2, im_mad="ec2", vm_mad="vmm", cluster_id=100, cluster="clouds"),
+    )
+
+
+@pytest.mark.parametrize("state", [0, 2, 3, 4])
+def test_a_host_that_is_not_offline_is_wanted(state: int) -> None:
+    assert [each.host_id for each in wanted(host(3, state=state))] == [3]
+
+
+def test_neither_an_offline_host_nor_one_of_another_driver_is_wanted() -> None:
+    assert wanted(host(3, state=8), host(4, im_mad="kvm")) == ()
+
+
+def test_a_known_host_keeps_its_periods_and_a_new_one_takes_those_of_another() -> None:
+    found = wanted(host(3, im_mad="ours"), host(4), known=(KNOWN,))
+    assert [(each.host_id, each.host, each.periods.state_vm, each.document) for each in found] == [
+        (3, "cloud-3", 7, b"<M/>"),
+        (4, "cloud-4", 7, b"<M/>"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "release"), [("7.4.0", (7, 4, 0)), (" 5.12.0\n", (5, 12, 0)), ("7.x", ()), ("", ()), ("9" * 9, ())]
+)
+def test_a_release_is_read_from_its_name(version: str, release: tuple[int, ...]) -> None:
+    assert release_of(version) == release
