@@ -19,6 +19,7 @@ _LONGEST_ARGUMENT = 80
 _BEGIN, _END = "ERROR MESSAGE --8<------", "ERROR MESSAGE ------>8--"
 _PREFIX = re.compile(r"(ERROR|WARN|WARNING|INFO|DEBUG):\s?(.*)")
 _CONTROLS = re.compile("[\x00-\x1f\x7f]")
+_WORD = re.compile("[^ \t\n\v\f\r]+")
 _EXIT_CODE = re.compile(r"ExitCode: [0-9]+")
 
 
@@ -35,7 +36,20 @@ def _cut(text: str, longest: int) -> str:
 
 def payload(finished: Finished) -> str:
     """The reply's payload after a success."""
-    return _CONTROLS.sub(" ", finished.stdout).strip() or "-"
+    return _CONTROLS.sub(" ", finished.stdout).strip(" ") or "-"
+
+
+def first_word(finished: Finished) -> str | None:
+    """Return the first word that was printed, byte for byte: what is not UTF-8 is in it as surrogates.
+
+    A script that prints nothing at all has said `-`, as upstream's drivers take it; None for blanks and nothing else,
+    which they pass on as an empty payload (src/mad/ruby/DriverExecHelper.rb, get_info_from_execution).
+    """
+    text = finished.raw.decode("utf-8", "surrogateescape") if finished.raw else finished.stdout
+    if not text:
+        return "-"
+    word = _WORD.search(text)
+    return word and word[0]
 
 
 def reason(finished: Finished, command: Sequence[str]) -> str:

@@ -50,6 +50,7 @@ class Finished(Value, frozen=True, kw_only=True):
         stderr: the same.
         is_timeout: it ran out of time, and was ended.
         is_cut: it wrote more to stdout than is kept.
+        raw: the bytes of stdout where these are not UTF-8; b"" where `stdout` has them all.
     """
 
     code: int
@@ -57,6 +58,7 @@ class Finished(Value, frozen=True, kw_only=True):
     stderr: str = ""
     is_timeout: bool = False
     is_cut: bool = False
+    raw: bytes = b""
 
 
 class CannotRun(Exception):
@@ -147,12 +149,14 @@ class Runner:
             script.close()
             if is_remembered and self._leftovers is not None:
                 self._leftovers.forget(script.pid)
+        stdout, raw = script.stdout()
         return Finished(
             code=script.code,
-            stdout=script.stdout(),
+            stdout=stdout,
             stderr=script.stderr(),
             is_timeout=is_timeout,
             is_cut=script.is_cut,
+            raw=raw,
         )
 
     def kill(self) -> None:
@@ -292,8 +296,12 @@ class _Script(asyncio.SubprocessProtocol):
         code = self._transport.get_returncode()
         return 128 - code if code is not None and code < 0 else code or 0
 
-    def stdout(self) -> str:
-        return self._output[1].decode("utf-8", "replace")
+    def stdout(self) -> tuple[str, bytes]:
+        output = self._output[1]
+        try:
+            return output.decode(), b""
+        except UnicodeDecodeError:
+            return output.decode("utf-8", "replace"), bytes(output)
 
     def stderr(self) -> str:
         return self._output[2].decode("utf-8", "replace")

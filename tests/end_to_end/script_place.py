@@ -171,7 +171,7 @@ class ScriptPlace(Place):
         directory, _, rest = data.partition(b"\n")
         words, _, rest = rest.partition(b"\x1e")
         stdin, _, environment = rest.partition(_END_OF_STDIN)
-        path, *arguments = words.decode().split("\x1f")[:-1]
+        path, *arguments = words.decode("utf-8", "surrogateescape").split("\x1f")[:-1]
         pairs = (pair.partition("=") for pair in environment.decode().split("\0") if pair)
         return Record(
             script=str(Path(path).relative_to(self.remotes)),

@@ -118,15 +118,50 @@ def test_nothing_a_script_says_can_spoil_a_line(served: Served, vm_id: int, what
     assert "]]>" not in reply
 
 
-@pytest.mark.parametrize("printed", ["<i-1>", "a&b"])
-def test_what_oned_could_not_call_by_its_id_is_cancelled(served: Served, vm_id: int, printed: str) -> None:
-    served.place.tell("deploy", vm_id, f"echo '{printed}'; exit 0")
-    line = altered(wire.deploy(vm_id, host=HOST), LOCAL_DEPLOYMENT_FILE=str(served.place.deployment_file(vm_id)))
-    outcome = served.perform(line)
-    assert outcome.reply.startswith("FAILURE ")
-    assert printed in outcome.reply
-    assert outcome.seen[-1].script == "vmm/cloud/cancel"
-    assert outcome.seen[-1].arguments == (printed, HOST, str(vm_id), HOST)
+def deployed(served: Served, vm_id: int, what: str) -> Outcome:
+    """A DEPLOY of 7.4 with a network driver, whose script does this."""
+    served.place.tell("deploy", vm_id, f"{what}; exit 0")
+    return served.perform(request(served.place, "DEPLOY", vm_id, "7.4", CASES["DEPLOY"]))
+
+
+# What `printf` writes, and the bytes that have to reach `cancel`: an id is never passed on changed.
+UNKEEPABLE = {
+    "markup": ("<i-1>", b"<i-1>"),
+    "ampersand": ("a&b", b"a&b"),
+    "latin-1": ("vm-caf\\351-7", b"vm-caf\xe9-7"),
+    "escape-sequence": ("\\033[32mi-7\\033[0m", b"\x1b[32mi-7\x1b[0m"),
+    "byte-order-mark": ("\\357\\273\\277i-7", b"\xef\xbb\xbfi-7"),
+    "c1": ("i-7\\302\\205", b"i-7\xc2\x85"),
+    "right-to-left": ("i-\\342\\200\\2567", b"i-\xe2\x80\xae7"),
+    "after-a-blank-line": ("\\n  <i-1> of this region\\n", b"<i-1>"),
+}
+
+
+@pytest.mark.parametrize(("printed", "word"), UNKEEPABLE.values(), ids=UNKEEPABLE)
+def test_what_oned_could_not_call_by_its_id_is_cancelled(served: Served, vm_id: int, printed: str, word: bytes) -> None:
+    outcome = deployed(served, vm_id, f"printf '{printed}'")
+    assert outcome.reply.startswith("FAILURE deploy printed an id that OpenNebula cannot keep (")
+    assert outcome.steps()[-2:] == [
+        f"vmm/cloud/cancel {word.decode('utf-8', 'surrogateescape')} {HOST} {vm_id} {HOST}",
+        f"vnm/net/clean {HOST}",
+    ]
+
+
+WORDS_OF_SCRIPTS = ["one-7", "-rf", "größe-7", "../7", "i\u00a07", "\U0001f4e6"]
+
+
+@pytest.mark.parametrize("word", WORDS_OF_SCRIPTS)
+def test_any_other_word_of_a_script_is_the_id_as_it_is(served: Served, vm_id: int, word: str) -> None:
+    outcome = deployed(served, vm_id, f"echo '{word} in this region'")
+    assert outcome.reply.split(" ")[:2] == ["SUCCESS", word]
+    assert outcome.steps()[-1].startswith(f"vnm/net/post {word} {HOST}")
+
+
+@pytest.mark.parametrize("what", ["echo", "printf ' \\t\\r\\n'"])
+def test_a_deploy_that_prints_blanks_has_failed(served: Served, vm_id: int, what: str) -> None:
+    outcome = deployed(served, vm_id, what)
+    assert outcome.reply.startswith("FAILURE deploy printed a blank line and no id")
+    assert [record.script for record in outcome.seen[-2:]] == ["vmm/cloud/deploy", "vnm/net/clean"]
 
 
 # Replies that begin with what they are about

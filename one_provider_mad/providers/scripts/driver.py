@@ -32,7 +32,7 @@ from one_provider_mad.providers.scripts.settings import ScriptsSettings
 from one_provider_mad.scripting import outcome
 from one_provider_mad.scripting.environment import script_environment
 from one_provider_mad.scripting.leftovers import Leftovers
-from one_provider_mad.scripting.runner import CannotRun, Runner, prepare_for_many
+from one_provider_mad.scripting.runner import CannotRun, Finished, Runner, prepare_for_many
 
 log = structlog.get_logger()
 
@@ -68,7 +68,11 @@ _READERS = 4
 NOTHING = "-"
 """What stands for nothing in a reply, and what oned would keep for an id."""
 
-_UNFIT = re.compile(r"[<&]|]]>")
+# What XML, OpenNebula or the line would lose or change: markup, control characters of all kinds, a byte order mark,
+# and bytes that are not UTF-8, which are read as surrogates.
+_UNFIT = re.compile(
+    "[<&]|]]>|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
 
 Log = Callable[[str, str], None]
 
@@ -224,20 +228,22 @@ class _Action:
             return
         for driver in step.drivers or ("",):
             try:
-                printed = await self._run_script(step, driver)
+                finished = await self._run_script(step, driver)
             except StepFailed as error:
                 log.info("step failed", vm=self._message.request.vm_id, step=step.action, reason=str(error))
                 self._log("I", f"Failed to execute {step.kind.value} operation: {step.action}.")
                 raise
             self._log("I", f"Successfully execute {step.kind.value} operation: {step.action}.")
             if step.action == self._main:
-                self._payload = printed
+                self._payload = outcome.payload(finished)
             if step.action == "deploy":
-                await self._note_deployed(step, printed)
+                await self._note_deployed(step, outcome.first_word(finished))
 
-    async def _note_deployed(self, step: Step, printed: str) -> None:
+    async def _note_deployed(self, step: Step, word: str | None) -> None:
         """Take the first word for the id, as oned does, unless it would store none (src/vm/VirtualMachine.cc)."""
-        self._deployed = printed.split(maxsplit=1)[0]
+        if word is None:
+            raise StepFailed("deploy printed a blank line and no id, so OpenNebula would not know what it has made")
+        self._deployed = word
         log.info("deployed", vm=self._message.request.vm_id, id=self._deployed)
         if self._deployed == NOTHING:
             self._log("W", "deploy printed no id, so OpenNebula keeps - as the id of this VM")
@@ -249,12 +255,12 @@ class _Action:
                 f"deploy printed an id that OpenNebula cannot keep ({self._deployed!r}), so it was cancelled"
             )
 
-    async def _run_script(self, step: Step, driver: str) -> str:
+    async def _run_script(self, step: Step, driver: str) -> Finished:
         path = self._driver.path(step, driver)
         if step.action == LIVE_SNAPSHOT:
             self._check_live_snapshot()
         if driver == DUMMY and (step.kind is Kind.TRANSFER or not _is_there(path)):
-            return NOTHING
+            return Finished(code=0)
         arguments = self._arguments(step)
         command = [str(path), *arguments]
         try:
@@ -279,7 +285,7 @@ class _Action:
             raise StepFailed(f"Timeout executing {outcome.described(command)}")
         if finished.code:
             raise StepFailed(outcome.reason(finished, command))
-        return outcome.payload(finished)
+        return finished
 
     def _arguments(self, step: Step) -> list[str]:
         given = [self._deployed if argument is DEPLOYED else argument for argument in step.arguments]
