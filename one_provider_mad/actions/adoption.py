@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import NoReturn
 
 import msgspec
 
@@ -33,6 +34,7 @@ from one_provider_mad.errors import (
     TokenSpent,
 )
 from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import CreateCall, Parameters
 
 LOOKS_APART = 5.0
@@ -203,6 +205,8 @@ class Adoption(Value, frozen=True, kw_only=True):
                 continue
             match self._relation(instance.identity, request):
                 case "ours":
+                    if problem := deploy_id_problem(instance.deploy_id):
+                        await self._owe_nameless(instance.identity, problem)
                     matches.append(instance)
                 case "leftover":
                     await self._leave_behind(instance)
@@ -243,6 +247,22 @@ class Adoption(Value, frozen=True, kw_only=True):
         if identity.seq == request.seq:
             return "ours"
         return "leftover" if identity.seq < request.seq else "a later life of"
+
+    async def _owe_nameless(self, identity: Identity, problem: str, *, token: str = "") -> NoReturn:
+        """Owe what was made under an id that can be none; its tags lead to it.
+
+        Args:
+            identity: whose it is.
+            problem: what is wrong with the id.
+            token: of the create that was answered so, "" for whatever this life of the VM has.
+
+        Raises:
+            CannotTell: always; the sentence is the DEPLOY's failure.
+        """
+        sentence = f"the cloud has answered with an id of no use: {problem}"
+        debt = Debt(deploy_id=DeployId(""), token=token, identity=identity, reason=sentence, since=self.clock())
+        await self.journal.add_debt(debt)
+        raise CannotTell(f"{sentence}; what it has made is looked for by its tags, and terminated")
 
     async def _leave_behind(self, instance: Instance) -> None:
         """A recreate left this instance: it is somebody's bill until it is terminated."""
@@ -438,6 +458,9 @@ class Adoption(Value, frozen=True, kw_only=True):
             if not is_given_up and all(each.state is AttemptState.OPEN for each in latest):
                 await self.journal.save_attempt(attempt.answered(now))
             return
+        if problem := deploy_id_problem(deploy_id):
+            await self.journal.save_attempt(attempt.answered(now))
+            await self._owe_nameless(attempt.identity, problem, token=attempt.token)
         await self.journal.save_attempt(
             msgspec.structs.replace(attempt.answered(now), state=AttemptState.CREATED, deploy_id=deploy_id)
         )

@@ -20,6 +20,7 @@ from one_provider_mad.monitor.host import Load, room_of, taken_by, unknown_types
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
 from one_provider_mad.protocol.reports import VmWord, Wild
+from one_provider_mad.protocol.vmm import shown_deploy_id
 from one_provider_mad.providers.interface import (
     CapacitySource,
     Figures,
@@ -251,7 +252,7 @@ class Sweeper:
             log.info("the cloud answers again", after=round(self._loop.time() - self.failing_since, 1))
             self.failing_since = None
         for deploy_id, what in judgement.strays.items():
-            self._warn_once(f"instance {deploy_id} {what}")
+            self._warn_once(f"instance {shown_deploy_id(deploy_id)} {what}")
 
     def _warn_once(self, sentence: str) -> None:
         if len(self._warned) >= _MANY_WARNINGS:
@@ -370,7 +371,7 @@ def _warning(judgement: Judgement) -> str:
             " see unusual_hold in [monitor]"
         )
     strays: Mapping[DeployId, str] = judgement.strays
-    return next((f"instance {deploy_id} {what}" for deploy_id, what in sorted(strays.items())), "")
+    return next((f"instance {shown_deploy_id(deploy_id)} {what}" for deploy_id, what in sorted(strays.items())), "")
 
 
 async def aside(size: int, work: Callable[[], _Result]) -> _Result:

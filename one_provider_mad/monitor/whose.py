@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmId
 from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.protocol.vmm import shown_deploy_id
 
 
 class Known(Value, frozen=True, kw_only=True):
@@ -142,7 +143,7 @@ def sort(
         for other in some:
             if other is not best and not other.state.is_gone:
                 own = best.deploy_id if best is not None else known[vm_id].deploy_id
-                strays[other.deploy_id] = f"is a second live instance of VM {vm_id}, beside {own}"
+                strays[other.deploy_id] = f"is a second live instance of VM {vm_id}, beside {shown_deploy_id(own)}"
                 beside.add(vm_id)
     homeless = _without_host(chosen, upstreams) if upstreams and len(hosts) != 1 else {}
     for vm_id, instance in homeless.items():

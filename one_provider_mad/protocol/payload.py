@@ -17,6 +17,7 @@ from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
+from one_provider_mad.protocol.vmm import NO_INSTANCE
 
 _Fields = Mapping[str, Element]
 
@@ -44,7 +45,6 @@ _OPERANDS: Mapping[Action, tuple[tuple[str, ...], str]] = {
 }
 """The names in VM/TEMPLATE that the thing an action is about may have, and the flag that marks it, if there is one."""
 
-_PLACEHOLDER = re.compile(r"-|one-[0-9]+")
 _TOP_FIELDS = ("HOST", "DEPLOY_ID", "SECURITY_GROUP_ID", "VIRTUAL_NETWORK_ID", "VM")
 _VM_FIELDS = ("ID", "NAME", "STATE", "LCM_STATE", "STIME", "DEPLOY_ID", "MONITORING", "HISTORY_RECORDS")
 _HISTORY_FIELDS = ("SEQ", "HID", "VMMMAD")
@@ -148,7 +148,7 @@ def _deploy_id(element: Element | None) -> DeployId:
     `one-<vm id>` is what `onevm recover --success` calls a VM whose id oned was never told (LifeCycleManager::recover).
     """
     text = text_of(element).strip()
-    return DeployId("" if _PLACEHOLDER.fullmatch(text) else text)
+    return DeployId("" if NO_INSTANCE.fullmatch(text) else text)
 
 
 def _has_legacy_form(vm: Element | None, history: _Fields) -> bool:

@@ -25,9 +25,6 @@ PREFIX = "PROVIDER_"
 ERROR = "PROVIDER_ERROR"
 """Why the cloud cannot be asked. Always said: an attribute that is not said any more stays (src/host/Host.cc)."""
 
-# oned's own word for an instance that it was never told of; such a VM could never be imported.
-_PLACEHOLDER = re.compile(r"one-[0-9]+")
-
 # What an expression may compare with; `*` and `?` would match other names too.
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
@@ -253,10 +250,11 @@ def _figures(vm: VmFigures) -> str:
 
 def _legacy_vm(vm: LegacyVm, *, is_before_4_14: bool) -> str:
     # The core looks VMs up by ID; the deploy id and the name are for people.
+    deploy_id = vm.deploy_id if _can_be_kept(vm.deploy_id) else ""
     values: dict[str, Plain] = {
         "ID": vm.vm_id,
-        "DEPLOY_ID": vm.deploy_id if _can_be_kept(vm.deploy_id) else "",
-        "VM_NAME": vm.name or vm.deploy_id,
+        "DEPLOY_ID": deploy_id,
+        "VM_NAME": vm.name or deploy_id,
         "POLL": _poll(vm, is_before_4_14=is_before_4_14),
     }
     return vector("VM", values)
@@ -272,7 +270,7 @@ def _poll(vm: LegacyVm, *, is_before_4_14: bool) -> str:
 
 
 def _wild(wild: Wild, hypervisor: str, *, has_poll: bool = False) -> str:
-    if not _can_be_kept(wild.deploy_id) or _PLACEHOLDER.fullmatch(wild.deploy_id):
+    if not _can_be_kept(wild.deploy_id):
         return ""
     values: dict[str, Plain] = {
         "ID": -1,

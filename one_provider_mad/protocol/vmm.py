@@ -39,6 +39,17 @@ _DIGITS_OF_MAX_VM_ID = 10
 
 _UNFIT_IN_WORD = re.compile(r"[^!-~]|[<>]")
 _UNFIT_IN_DEPLOY_ID = re.compile(r"[^!-~]|[<&]|]]>")
+_LONGEST_DEPLOY_ID = 1024
+"""The longest ids of real clouds are paths of some hundred letters; a longer one would fill every line it stands in."""
+
+NO_INSTANCE = re.compile(r"-|one-[0-9]+")
+"""What stands for no instance; `one-<vm id>` is what `onevm recover --success` stores (LifeCycleManager::recover)."""
+
+_ORDINARY_DEPLOY_ID = re.compile(r"(?!one-[0-9]+\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+"""Most ids are so: one look tells, for a report may have ten thousand of them."""
+
+_OTHER_MEANING = re.compile(r"-.*|(.*/)?\.\.?(/.*)?", re.DOTALL)
+"""An option, or a path that leads elsewhere, for the programs that are handed ids: hooks, scripts, people's shells."""
 # Control characters of both sets, the Unicode line ends, and what XML 1.0 has no way to write.
 _BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]+")
 
@@ -134,19 +145,30 @@ def clean(text: str) -> str:
 
 
 def deploy_id_problem(text: str) -> str | None:
-    """Say why oned could not keep this deploy id as it is, or None when it can.
+    """Say why this cannot be the deploy id of a cloud's instance, or None when it can.
 
     oned takes the first word, and puts the id unescaped into the VM's XML (src/vm/VirtualMachine.cc): with `<` or `&`
     it silently becomes empty. `-` would be stored literally, an empty one counts as a failed deploy.
     """
+    if _ORDINARY_DEPLOY_ID.fullmatch(text):
+        return None
     if not text:
         return "the deploy id is empty"
-    if text == NOTHING:
-        return "the deploy id is '-', which stands for none"
+    if NO_INSTANCE.fullmatch(text):
+        return f"the deploy id is {text[:WORD_LIMIT]!a}, which stands for no instance"
+    if len(text) > _LONGEST_DEPLOY_ID:
+        return f"the deploy id has more than {_LONGEST_DEPLOY_ID} letters: {text[:WORD_LIMIT]!a}"
     unfit = _UNFIT_IN_DEPLOY_ID.search(text)
-    if unfit is None:
-        return None
-    return f"OpenNebula cannot keep a deploy id with {unfit.group()!a} in it: {text[:WORD_LIMIT]!a}"
+    if unfit is not None:
+        return f"OpenNebula cannot keep a deploy id with {unfit.group()!a} in it: {text[:WORD_LIMIT]!a}"
+    if _OTHER_MEANING.fullmatch(text):
+        return f"the deploy id would be taken for an option or a path: {text[:WORD_LIMIT]!a}"
+    return None
+
+
+def shown_deploy_id(text: str) -> str:
+    """Return the deploy id for a sentence, quoted and cut short where it can be no instance's."""
+    return text if deploy_id_problem(text) is None else f"{text[:WORD_LIMIT]!a}"
 
 
 def _is_two_blank(line: bytes, word: bytes) -> bool:

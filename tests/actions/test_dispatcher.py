@@ -34,8 +34,8 @@ from one_provider_mad.errors import (
 from one_provider_mad.journal import AttemptState
 from one_provider_mad.protocol.messages import Reply, Severity
 from one_provider_mad.protocol.vmm import parse_reply
-from one_provider_mad.providers.interface import VerbatimRequest
-from tests.actions.fakes import AbleCloud, Desk, World, a_desk, a_world, identity_of, pass_time, turns, until
+from one_provider_mad.providers.interface import CreateCall, VerbatimRequest
+from tests.actions.fakes import PATIENCE, AbleCloud, Desk, World, a_desk, a_world, identity_of, pass_time, turns, until
 
 pytestmark = pytest.mark.looptime
 
@@ -166,24 +166,56 @@ async def test_a_defect_in_the_making_of_an_engine_costs_a_failure_and_no_reply(
     assert await desk.answer("POLL", release="5.10") == expected
 
 
-@pytest.mark.parametrize(
-    ("deploy_id", "reason"),
-    [
-        pytest.param("<x>", "OpenNebula cannot keep a deploy id with '<' in it: '<x>'", id="markup"),
-        pytest.param("a&b", "OpenNebula cannot keep a deploy id with '&' in it: 'a&b'", id="entity"),
-        pytest.param("two words", "OpenNebula cannot keep a deploy id with ' ' in it: 'two words'", id="blank"),
-        pytest.param("-", "the deploy id is '-', which stands for none", id="dash"),
-    ],
-)
-async def test_an_id_that_oned_could_not_keep_fails_the_deploy(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, deploy_id: str, reason: str
-) -> None:
-    async def create(_call: object) -> DeployId:
-        return desk.world.provider.add(identity_of(), deploy_id=deploy_id)
+UNUSABLE = {
+    "markup": ("<x>", "OpenNebula cannot keep a deploy id with '<' in it: '<x>'"),
+    "entity": ("a&b", "OpenNebula cannot keep a deploy id with '&' in it: 'a&b'"),
+    "words": ("two words", "OpenNebula cannot keep a deploy id with ' ' in it: 'two words'"),
+    "blank": (" ", "OpenNebula cannot keep a deploy id with ' ' in it: ' '"),
+    "control": ("i-1\x1b[0m", "OpenNebula cannot keep a deploy id with '\\x1b' in it: 'i-1\\x1b[0m'"),
+    "dash": ("-", "the deploy id is '-', which stands for no instance"),
+    "placeholder": ("one-5", "the deploy id is 'one-5', which stands for no instance"),
+    "option": ("-rf", "the deploy id would be taken for an option or a path: '-rf'"),
+    "path": ("../../../etc/passwd", "the deploy id would be taken for an option or a path: '../../../etc/passwd'"),
+    "long": ("i" * 100_000, f"the deploy id has more than 1024 letters: '{'i' * 64}'"),
+}
 
-    monkeypatch.setattr(desk.world.provider, "create", create)
-    expected = f"FAILURE the cloud's id {deploy_id!r} cannot be kept by OpenNebula: {reason}"
-    assert await desk.answer("DEPLOY") == expected
+
+@pytest.mark.parametrize("is_repeatable", [True, False], ids=["tokens", "no-tokens"])
+@pytest.mark.parametrize(("deploy_id", "reason"), UNUSABLE.values(), ids=UNUSABLE)
+async def test_what_a_cloud_makes_under_an_id_of_no_use_fails_the_deploy_and_is_terminated(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, deploy_id: str, reason: str, *, is_repeatable: bool
+) -> None:
+    cloud = desk.world.provider
+
+    async def create(call: CreateCall) -> DeployId:
+        return cloud.add(call.identity, deploy_id=deploy_id)
+
+    cloud.is_create_repeatable, cloud.visibility_grace = is_repeatable, 30.0
+    with monkeypatch.context() as patch:
+        patch.setattr(cloud, "create", create)
+        sentence = f"the cloud has answered with an id of no use: {reason}; what it has made is looked for by its tags"
+        assert await desk.answer("DEPLOY") == f"FAILURE {sentence}, and terminated"
+    assert [debt.deploy_id for debt in await desk.world.journal.debts()] == [""]
+    assert await desk.answer("DEPLOY") == "SUCCESS i-2", "what is owed is not taken for the VM's"
+    paying = asyncio.create_task(desk.dispatcher.pay_debts())
+    await until(lambda: cloud.alive() == ["i-2"])
+    await until_paid(desk)
+    paying.cancel()
+    assert cloud.alive() == ["i-2"]
+
+
+async def until_paid(desk: Desk) -> None:
+    """Wait until nothing is owed any more."""
+    async with asyncio.timeout(PATIENCE):
+        while await desk.world.journal.debts():
+            await pass_time(1)
+
+
+async def test_an_instance_of_ours_that_is_listed_under_an_id_of_no_use_is_not_taken_over_but_owed(desk: Desk) -> None:
+    desk.world.provider.add(identity_of(), deploy_id="-rf")
+    assert (await desk.answer("DEPLOY")).startswith("FAILURE the cloud has answered with an id of no use: ")
+    [debt] = await desk.world.journal.debts()
+    assert (debt.deploy_id, debt.identity) == ("", identity_of())
 
 
 async def test_whatever_an_error_says_the_reply_is_one_clean_line(desk: Desk) -> None:

@@ -65,6 +65,17 @@ async def test_a_defect_of_a_provider_is_an_error_of_its_cloud(one: Studio) -> N
 
 
 @pytest.mark.looptime
+async def test_an_id_that_can_be_none_of_ours_reaches_no_report(one: Studio) -> None:
+    one.add(7)
+    for deploy_id in ("-rf", "i" * 100_000):
+        one.cloud.add(identity_of(7), deploy_id=deploy_id)
+    sweep = await one.sweeper.sweep()
+    assert sweep.warning == "instance '-rf' is a second live instance of VM 7, beside i-7"
+    assert len(sweep.warning) + sum(map(len, sweep.judgement.strays.values())) < 500
+    assert words(sweep.judgement) == {7: "RUNNING"}
+
+
+@pytest.mark.looptime
 async def test_a_journal_that_cannot_be_read_is_no_reason_to_guess(one: Studio, tmp_path: Path) -> None:
     (tmp_path / "journal").write_bytes(b"this is no database" * 99)
     one.add(7)

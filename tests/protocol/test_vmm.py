@@ -444,14 +444,38 @@ def test_a_fit_text_stays_as_it_is(text: str) -> None:
 # Deploy ids
 
 
-@pytest.mark.parametrize("deploy_id", ["i-0f3a", "one-7", "42", "-x", "a/b:c@d", "7f3a,eu-1", "x" * 300, "a>b", "]]"])
+@pytest.mark.parametrize(
+    "deploy_id", ["i-0f3a", "one-x", "42", "x-", "a/b:c@d", "/a/b..c", "7f3a,eu-1", "x" * 300, "a>b", "]]"]
+)
 def test_an_ordinary_deploy_id_is_fine(deploy_id: str) -> None:
     assert deploy_id_problem(deploy_id) is None
 
 
 @pytest.mark.parametrize(
     "deploy_id",
-    ["", "-", "a b", "a<b", "a&b", "a\n", "\x00", "a\x7f", "a\x85", "é", "\u2028", "\ud800", "\xa0", "\t", "]]>"],
+    [
+        "",
+        "-",
+        "a b",
+        "a<b",
+        "a&b",
+        "a\n",
+        "\x00",
+        "a\x7f",
+        "a\x85",
+        "é",
+        "\u2028",
+        "\ud800",
+        "\xa0",
+        "\t",
+        "]]>",
+        "one-7",
+        "-x",
+        "..",
+        "../x",
+        "a/./b",
+        "x" * 1025,
+    ],
 )
 def test_a_deploy_id_that_oned_could_not_keep_is_refused(deploy_id: str) -> None:
     problem = deploy_id_problem(deploy_id)
