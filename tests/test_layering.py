@@ -21,6 +21,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": set(),
     "processes": BASE,
     "moments": BASE,
+    "listings": BASE,
     "belongings": set(),
     "core_up": set(),
     "database": BASE | {"belongings"},
@@ -35,12 +36,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transport": BASE | {"protocol"},
     "providers.interface": BASE,
     "providers.registry": BASE | {"settings", "providers.interface"},
-    "providers": BASE | {"documents", "settings", "database", "scripting", "xmlrpc", "providers.interface"},
+    "providers": BASE | {"documents", "listings", "settings", "database", "scripting", "xmlrpc", "providers.interface"},
     "actions": BASE
-    | {"metrics", "options", "settings", "journal", "moments", "processes", "protocol", "providers.interface"},
+    | {
+        "listings",
+        "metrics",
+        "options",
+        "settings",
+        "journal",
+        "moments",
+        "processes",
+        "protocol",
+        "providers.interface",
+    },
     "monitor": BASE
     | {
         "documents",
+        "listings",
         "metrics",
         "options",
         "settings",

@@ -21,6 +21,7 @@ from one_provider_mad.errors import (
     TokenSpent,
     WrongState,
 )
+from one_provider_mad.listings import by_id
 from one_provider_mad.providers.interface import CreateCall, Provider
 
 _Result = TypeVar("_Result")
@@ -197,7 +198,19 @@ class Cloud:
 
     async def find(self, vm_id: VmId) -> list[Instance]:
         """Every instance that carries our tags for this VM number, gone ones included; complete or an error."""
-        return list(await self.call("find by tags", lambda: self.provider.find(owner=self.owner, vm_id=vm_id)))
+
+        async def find() -> list[Instance]:
+            return list(by_id(await self.provider.find(owner=self.owner, vm_id=vm_id)).values())
+
+        return await self.call("find by tags", find)
+
+    async def list_instances(self) -> list[Instance]:
+        """Every instance of the account and region; complete or an error."""
+
+        async def list_all() -> list[Instance]:
+            return list(by_id(await self.provider.list_instances()).values())
+
+        return await self.call("list", list_all)
 
     async def watch(
         self,

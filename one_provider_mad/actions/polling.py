@@ -79,7 +79,7 @@ async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, In
         if len(identities) == 1:
             instances = await cloud.find(requests[0].vm_id)
         else:
-            instances = list(await cloud.call("list", cloud.provider.list_instances))
+            instances = await cloud.list_instances()
     except MadError as error:
         return error
     return {

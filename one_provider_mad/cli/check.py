@@ -23,6 +23,7 @@ from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
 from one_provider_mad.journal import read_debts, read_fact, read_open_requests
+from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.machine import machine
@@ -292,7 +293,7 @@ def _recorded(journal: Path, name: str) -> str | None:
 
 
 async def _listing(provider: Provider, *, owner: str) -> Point:
-    instances = [each for each in await provider.list_instances() if not each.state.is_gone]
+    instances = [each for each in by_id(await provider.list_instances()).values() if not each.state.is_gone]
     ours = sum(each.identity is not None and each.identity.owner == owner for each in instances)
     return Point(what="listing", is_well=True, found=f"{_count(len(instances), 'instance')}, {ours} of them ours")
 

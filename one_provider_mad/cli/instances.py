@@ -17,6 +17,7 @@ from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.domain import Instance, InstanceState
 from one_provider_mad.journal import Debt, read_debts
+from one_provider_mad.listings import by_id
 from one_provider_mad.providers import registry
 from one_provider_mad.providers.interface import Provider, VerbatimDriver
 from one_provider_mad.settings import Places, load
@@ -85,7 +86,7 @@ async def _list(provider: Provider, *, patience: float) -> Sequence[Instance]:
         await provider.open()
     try:
         async with asyncio.timeout(patience):
-            return await provider.list_instances()
+            return list(by_id(await provider.list_instances()).values())
     finally:
         await provider.close()
 

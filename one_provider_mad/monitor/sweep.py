@@ -13,6 +13,7 @@ import structlog
 from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, Value, VmId
 from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled
+from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
@@ -209,7 +210,7 @@ class Sweeper:
         began_at = self._clock()
         try:
             async with asyncio.timeout(watched.call_timeout):
-                instances = await watched.provider.list_instances()
+                instances = list(by_id(await watched.provider.list_instances()).values())
         except TimeoutError as error:
             late = ProviderUnavailable(f"{watched.provider.name} did not answer within {watched.call_timeout:g} s")
             self._pause(late, settings)

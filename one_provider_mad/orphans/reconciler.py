@@ -176,7 +176,7 @@ class Reconciler:
         asked_at = self._clock()
         living = await self._opennebula.living()
         await self._free_parked(engine.journal, living, asked_at)
-        instances = list(await cloud.call("list", cloud.provider.list_instances))
+        instances = await cloud.list_instances()
         findings = await self._findings(instances, living, engine.journal, owner=cloud.owner)
         now = self._clock()
         self._sightings = seen_again(self._sightings, findings, now=now)

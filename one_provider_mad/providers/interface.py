@@ -12,6 +12,8 @@ Rules for every provider method:
 - It makes one attempt. Retries, pacing and deadlines are the core's; cancellation may strike at any await.
 - After a crash any call may be repeated.
 - It returns when the cloud has accepted the call; waiting for the resulting state is the core's work (`describe`).
+- What it lists has each instance once. A listing that shows an id twice, and differently, counts as failed (listings.py);
+  an answer that is not the document that was asked for is no listing, and never an empty one.
 """
 
 from __future__ import annotations

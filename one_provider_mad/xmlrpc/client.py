@@ -33,7 +33,7 @@ from one_provider_mad.xmlrpc.envelope import (
     Success,
     decode_answer,
     encode_call,
-    parse_foreign,
+    read_document,
 )
 from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status
 from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of, is_not_the_leader
@@ -153,12 +153,12 @@ class Client:
         """Call a method that answers a document, and return what is read from it.
 
         Args:
-            method: its name, `one.vm.info`.
+            method: its name, one of `DOCUMENTS` (envelope.py).
             arguments: what follows the session string.
             read: pure; takes the document's root. Where the document is large it runs in a thread.
 
         Raises:
-            ProviderError: as `call`; or the document is no XML.
+            ProviderError: as `call`; or it is another document than the method answers.
         """
         return await self._ask(method, arguments, is_repeatable=True, read=partial(_read_document, method, read))
 
@@ -283,9 +283,7 @@ def _same(result: Result) -> Any:
 
 
 def _read_document(method: str, read: Callable[[Element], _Read], result: Result) -> _Read:
-    if not isinstance(result, str):
-        raise ProviderUnavailable(f"the answer to {method} is no document")
-    return read(parse_foreign(result.encode(), what=f"the document in the answer to {method}"))
+    return read(read_document(method, result))
 
 
 def _check_status(response: aiohttp.ClientResponse, endpoint: str, method: str) -> None:

@@ -21,6 +21,22 @@ Argument = str | int | bool
 Result = str | int | bool
 """What a method of OpenNebula gives back."""
 
+DOCUMENTS = {
+    "one.group.info": "GROUP",
+    "one.grouppool.info": "GROUP_POOL",
+    "one.host.info": "HOST",
+    "one.hostpool.info": "HOST_POOL",
+    "one.template.info": "VMTEMPLATE",
+    "one.templatepool.info": "VMTEMPLATE_POOL",
+    "one.user.info": "USER",
+    "one.vm.info": "VM",
+    "one.vmpool.info": "VM_POOL",
+    "one.vmpool.infoextended": "VM_POOL",
+    "one.zone.raftstatus": "RAFT",
+    "one.zonepool.info": "ZONE_POOL",
+}
+"""The root of the document that a method answers: in another one nothing is found, which must not pass for nothing."""
+
 _EXCERPT = 200
 
 
@@ -80,6 +96,22 @@ def decode_answer(method: str, body: bytes) -> Success | Failure:
         return Success(result=values[1])
     code = values[2] if len(values) > 2 else 0
     return Failure(text=str(values[1]), code=code if isinstance(code, int) else 0)
+
+
+def read_document(method: str, result: Result) -> Element:
+    """Return the root of the document that a method of `DOCUMENTS` has answered.
+
+    Raises:
+        ProviderUnavailable: it is another document, or none.
+    """
+    if not isinstance(result, str):
+        raise ProviderUnavailable(f"the answer to {method} is no document")
+    root = parse_foreign(result.encode(), what=f"the document in the answer to {method}")
+    if root.tag != DOCUMENTS[method]:
+        raise ProviderUnavailable(
+            f"the answer to {method} is no <{DOCUMENTS[method]}>, it begins with <{str(root.tag)[:_EXCERPT]}>"
+        )
+    return root
 
 
 def parse_foreign(document: bytes, *, what: str) -> Element:

@@ -40,7 +40,8 @@ async def read_pool(
         read_row: pure; reads one row. It runs in a thread where the page is large.
 
     Raises:
-        ProviderError: a page was refused or not answered, or the pool changes too fast: never half a pool.
+        ProviderError: a page was refused or not answered, or contradicts itself, or the pool changes too fast: never
+            half a pool.
     """
     for _ in range(_TRIES):
         rows = await _read_once(client, method, before, after, page_size, read_row)
@@ -64,7 +65,9 @@ async def _read_once(
     last: list[int] = []
 
     def read_page(document: Element) -> list[tuple[int, _Row]]:
-        return [(_id(element), read_row(element)) for element in document]
+        page = [(_id(element), read_row(element)) for element in document]
+        check_page(method, page)
+        return page
 
     while True:
         page = await client.read(method, *before, offset, -page_size, *after, read=read_page)
@@ -77,6 +80,17 @@ async def _read_once(
             return rows
         last = [number for number, _ in page[-overlap:]]
         offset += page_size - overlap
+
+
+def check_page(method: str, page: Sequence[tuple[int, _Row]]) -> None:
+    """Refuse a page that says two things of one row. Two pages may: they overlap, and rows change in between.
+
+    Raises:
+        ProviderUnavailable: it does, so that nothing it says can be relied on.
+    """
+    rows = dict(page)
+    if len(rows) < len(page) and any(rows[number] != row for number, row in page):
+        raise ProviderUnavailable(f"a page of {method} contradicts itself: one ID stands there twice, and differently")
 
 
 def _id(element: Element) -> int:

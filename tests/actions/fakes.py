@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 
@@ -128,7 +129,8 @@ class FakeCloud:
     """Pretends to be a cloud: instances in a dictionary, states that follow the loop's clock, mishaps to order.
 
     `before["create"]` holds what befalls the next creates before they take effect, `after["create"]` what befalls their
-    answers; `always["create"]` befalls every one. `calls` holds every call that was made.
+    answers; `always["create"]` befalls every one. `calls` holds every call that was made. `doubles` are shown a second
+    time in each listing, in the state that stands there.
     """
 
     name: str = "fake"
@@ -150,6 +152,7 @@ class FakeCloud:
         self.always: dict[str, Order] = {}
         self.instances: dict[DeployId, FakeInstance] = {}
         self.tokens: dict[str, tuple[CreateCall, DeployId]] = {}
+        self.doubles: dict[DeployId, InstanceState] = {}
         self.is_closed = False
         self._numbers = 0
 
@@ -295,7 +298,9 @@ class FakeCloud:
 
     def _visible(self) -> list[Instance]:
         now = _now()
-        return [self._settled(id_).shown() for id_ in self.instances if now >= self.instances[id_].visible_at]
+        shown = [self._settled(id_).shown() for id_ in self.instances if now >= self.instances[id_].visible_at]
+        doubles = [each for each in shown if each.deploy_id in self.doubles]
+        return shown + [msgspec.structs.replace(each, state=self.doubles[each.deploy_id]) for each in doubles]
 
 
 class AbleCloud(FakeCloud):

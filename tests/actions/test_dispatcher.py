@@ -218,6 +218,27 @@ async def test_an_instance_of_ours_that_is_listed_under_an_id_of_no_use_is_not_t
     assert (debt.deploy_id, debt.identity) == ("", identity_of())
 
 
+@pytest.mark.parametrize("action", ["DEPLOY", "CLEANUP", "RESET"])
+async def test_nothing_is_done_by_a_listing_that_contradicts_itself(desk: Desk, action: str) -> None:
+    cloud = desk.world.provider
+    cloud.doubles[cloud.add(identity_of())] = InstanceState.TERMINATED
+    reply = await desk.answer(action)
+    assert reply.startswith("FAILURE ")
+    assert "the cloud's listing contradicts itself: instance 'i-1' is in it twice, and differently" in reply
+    assert {name for name, _ in cloud.calls} == {"find"}
+
+
+async def test_no_poll_is_answered_from_a_listing_that_contradicts_itself(desk: Desk) -> None:
+    cloud = desk.world.provider
+    for vm_id in (7, 8):
+        cloud.doubles[cloud.add(identity_of(vm_id))] = InstanceState.STOPPED
+        desk.ask("POLL", vm_id, deploy_id=f"old-{vm_id}", release="5.10")
+    await desk.settled()
+    assert [reply.split(" ")[1] for reply in desk.replies("POLL")] == ["FAILURE", "FAILURE"]
+    assert all("contradicts itself" in reply for reply in desk.replies("POLL"))
+    assert cloud.count("list") == 1
+
+
 async def test_whatever_an_error_says_the_reply_is_one_clean_line(desk: Desk) -> None:
     desk.world.provider.before["create"].append(QuotaExceeded("- no\nroom\0 in ]]> \ud800 the\r\ncloud\x1b[0m"))
     await desk.answer("DEPLOY")

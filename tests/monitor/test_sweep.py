@@ -65,6 +65,17 @@ async def test_a_defect_of_a_provider_is_an_error_of_its_cloud(one: Studio) -> N
 
 
 @pytest.mark.looptime
+async def test_a_listing_that_contradicts_itself_is_a_broken_one(one: Studio) -> None:
+    one.cloud.doubles[one.add(7)] = InstanceState.RUNNING
+    assert words((await one.sweeper.sweep()).judgement) == {7: "RUNNING"}, "said twice alike"
+    await pass_time(60)
+    one.cloud.doubles[DeployId("i-7")] = InstanceState.STOPPED
+    with pytest.raises(ProviderUnavailable, match="contradicts itself: instance 'i-7' is in it twice, and differently"):
+        await one.sweeper.sweep()
+    assert one.sweeper.error.startswith("the cloud's listing contradicts itself")
+
+
+@pytest.mark.looptime
 async def test_an_id_that_can_be_none_of_ours_reaches_no_report(one: Studio) -> None:
     one.add(7)
     for deploy_id in ("-rf", "i" * 100_000):

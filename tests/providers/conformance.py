@@ -494,8 +494,10 @@ class OwnedCloudConformance:
     ) -> None:
         foreign = await cloud.console.launch()
         await reach(provider, foreign, InstanceState.RUNNING)
-        listed = {instance.deploy_id: instance for instance in await provider.list_instances()}
+        rows = await provider.list_instances()
+        listed = {instance.deploy_id: instance for instance in rows}
         assert set(listed) == {running, foreign}
+        assert len(rows) == 2, "each of them once"
         assert listed[foreign].identity is None
         assert listed[running].identity is not None
 

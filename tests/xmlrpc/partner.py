@@ -22,7 +22,7 @@ from tests.xmlrpc.partner_parts import Parts
 
 __all__ = ["RELEASES", "Partner", "Release"]
 
-FaultKind = Literal["http-500", "hang", "held", "lost-answer", "dropped", "garbage", "no-leader", "refused"]
+FaultKind = Literal["http-500", "hang", "held", "lost-answer", "dropped", "garbage", "page", "no-leader", "refused"]
 
 
 @dataclass
@@ -145,6 +145,8 @@ class Partner(Parts):
                 return web.Response(status=500, text="<html><body>Internal Server Error</body></html>")
             if fault == "garbage":
                 return web.Response(text="<html><body>Welcome to nginx!</body></html>", content_type="text/html")
+            if fault == "page":
+                return web.Response(text=answer_xml(0, "<html></html>"), content_type="text/xml")
             if fault == "dropped":
                 _drop(request)
                 return web.Response()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 import subprocess
@@ -29,6 +30,7 @@ from one_provider_mad.errors import (
     Throttled,
 )
 from one_provider_mad.xmlrpc.client import Client, Connection, check_endpoints
+from one_provider_mad.xmlrpc.envelope import DOCUMENTS
 from one_provider_mad.xmlrpc.raft import RaftState
 from tests.waiting import until
 from tests.xmlrpc.partner import FaultKind, Partner, answer_xml
@@ -85,6 +87,20 @@ async def test_a_value_and_a_document_are_read(partner: Partner, connect: Open) 
     client = await connect(*partner.urls)
     assert await client.call("one.system.version") == "7.4.0"
     assert await name_of(client, await create(client)) == "one"
+
+
+@pytest.mark.parametrize("method", DOCUMENTS)
+async def test_a_document_that_was_not_asked_for_is_no_answer(partner: Partner, connect: Open, method: str) -> None:
+    partner.order("page", method)
+    client = await connect(*partner.urls)
+    with pytest.raises(ProviderUnavailable, match=f"the answer to {method} is no <[A-Z_]+>, it begins with <html>"):
+        await client.read(method, read=len)
+
+
+def test_every_document_that_is_read_has_a_root_of_its_own() -> None:
+    sources = [path.read_text() for path in (Path(__file__).parents[2] / "one_provider_mad").rglob("*.py")]
+    asked = {method for text in sources for method in re.findall(r'"(one\.\w+\.(?:info\w*|raftstatus))"', text)}
+    assert asked == DOCUMENTS.keys()
 
 
 async def test_many_ask_at_once(partner: Partner, connect: Open) -> None:

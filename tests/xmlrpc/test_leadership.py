@@ -132,6 +132,14 @@ async def test_a_fault_is_no_answer(opennebula: Partner, auth: Path) -> None:
     assert one.changes == []
 
 
+async def test_a_page_in_the_place_of_a_document_is_no_answer(opennebula: Partner, auth: Path) -> None:
+    front_end = opennebula.front_ends[0]
+    front_end.state = FOLLOWER
+    one = Watching(front_end.url, auth, [Fault("one.zone.raftstatus", "page", 1)], opennebula)
+    await one.run()
+    assert one.changes == [True], "another one leads until it is known that none does"
+
+
 async def test_before_there_were_peers_every_front_end_was_alone(opennebula: Partner, auth: Path) -> None:
     """Up to 5.2 there is no such method."""
     opennebula.do_zone_raftstatus = None  # type: ignore[method-assign, assignment]

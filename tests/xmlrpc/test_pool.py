@@ -108,6 +108,19 @@ async def test_a_front_end_that_ignores_the_range_is_not_asked_for_ever(partner:
         await read_pool(Alike(client), "one.vmpool.infoextended", **alike, page_size=20, read_row=name)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("second", ["vm-3", "another"])
+async def test_a_page_that_says_two_things_of_a_row_fails_the_listing(
+    partner: Partner, client: Client, monkeypatch: pytest.MonkeyPatch, second: str
+) -> None:
+    rows = "".join(f"<VM><ID>3</ID><NAME>{text}</NAME></VM>" for text in ("vm-3", second))
+    monkeypatch.setattr(partner, "do_vmpool_infoextended", lambda *_: f"<VM_POOL>{rows}</VM_POOL>")
+    if second == "vm-3":
+        assert await listed(client, page_size=20) == {3: "vm-3"}
+        return
+    with pytest.raises(ProviderUnavailable, match="contradicts itself: one ID stands there twice, and differently"):
+        await listed(client, page_size=20)
+
+
 async def test_a_page_that_fails_fails_the_listing(partner: Partner, client: Client) -> None:
     for number in range(50):
         add(partner, number)

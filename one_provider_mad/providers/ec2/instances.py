@@ -109,8 +109,16 @@ def read_changed(root: Element) -> dict[str, str]:
 
 
 def read_tags(items: Iterable[Element]) -> dict[str, str]:
-    """A `tagSet`."""
-    return {text_of(item.find("key")): text_of(item.find("value")) for item in items}
+    """A `tagSet`.
+
+    Raises:
+        ProviderUnavailable: a tag is in it twice, and differently: whose the resource is nobody can tell.
+    """
+    pairs = [(text_of(item.find("key")), text_of(item.find("value"))) for item in items]
+    tags = dict(pairs)
+    if len(tags) < len(pairs) and any(tags[key] != value for key, value in pairs):
+        raise ProviderUnavailable("EC2: the answer contradicts itself: a tag is in it twice, and differently")
+    return tags
 
 
 def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:

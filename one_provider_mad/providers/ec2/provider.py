@@ -19,6 +19,7 @@ from one_provider_mad.errors import (
     TokenSpent,
     WrongState,
 )
+from one_provider_mad.listings import by_id
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
@@ -209,12 +210,12 @@ class Ec2Provider:
         found: dict[DeployId, Instance] = {}
         if len(left) > MOST_VALUES * self._pages:
             owned = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner]}
-            found = {each.deploy_id: each for each in await self._list(owned) if each.deploy_id in left}
+            every = by_id(await self._list(owned))
+            found = {each: every[each] for each in every if each in left}
             left -= found.keys()
         wanted = sorted(left)
         for at in range(0, len(wanted), MOST_VALUES):
-            part = await self._list({"instance-id": wanted[at : at + MOST_VALUES]})
-            found |= {each.deploy_id: each for each in part}
+            found |= by_id(await self._list({"instance-id": wanted[at : at + MOST_VALUES]}))
         return found
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:

@@ -17,7 +17,7 @@ from one_provider_mad.errors import InstanceNotFound, PermissionDenied, Provider
 from one_provider_mad.providers.opennebula.machine import Seen, deploy_id_of, read_seen
 from one_provider_mad.providers.opennebula.remote import EXTENDED_POOL, Remote
 from one_provider_mad.providers.opennebula.states import RemoteState
-from one_provider_mad.xmlrpc.pool import read_pool
+from one_provider_mad.xmlrpc.pool import check_page, read_pool
 
 _NOT_DONE, _ANY_STATE = -1, -2
 
@@ -192,8 +192,10 @@ class Listing:
         rows = await self._remote.client.read(
             method, flag, first, last, *after, read=lambda pool: [_read_whole(row) for row in pool]
         )
+        pairs = [(seen.number, seen) for seen in rows]
+        check_page(method, pairs)
         self._note(rows)
-        return {seen.number: seen for seen in rows}
+        return dict(pairs)
 
     async def _one(self, number: int, gate: asyncio.Semaphore) -> Seen | None:
         async with gate:

@@ -9,7 +9,14 @@ from collections.abc import Callable
 from functools import partial
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState
-from one_provider_mad.errors import BadParameter, InstanceNotFound, NotSupported, Throttled, WrongState
+from one_provider_mad.errors import (
+    BadParameter,
+    InstanceNotFound,
+    NotSupported,
+    ProviderUnavailable,
+    Throttled,
+    WrongState,
+)
 from one_provider_mad.providers.opennebula.machine import Machine, Seen, number_of, read_machine, read_seen
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.xmlrpc.client import Client
@@ -78,11 +85,12 @@ class Remote:
 
     async def look(self, number: int) -> Seen:
         """One VM as it is now, terminated ones included. Raises InstanceNotFound."""
-        return await self.client.read("one.vm.info", number, read=read_seen)
+        return _of(number, await self.client.read("one.vm.info", number, read=read_seen))
 
     async def machine(self, number: int) -> Machine:
         """One VM with its parts. Raises InstanceNotFound, and WrongState when it is terminated or being so."""
         machine = await self.client.read("one.vm.info", number, read=read_machine)
+        _of(number, machine.seen)
         _refuse_gone(machine.seen.instance)
         return machine
 
@@ -168,6 +176,13 @@ def needed(operand: dict[str, str], name: str) -> str:
     if not value:
         raise BadParameter(f"the request names no {name}, without which nothing can be done")
     return value
+
+
+def _of(number: int, seen: Seen) -> Seen:
+    """Return the VM if it is the one that was asked for. Raises ProviderUnavailable: another's state is not its own."""
+    if seen.number != number:
+        raise ProviderUnavailable(f"the partner answers with VM {seen.number} when it is asked for VM {number}")
+    return seen
 
 
 def _refuse_gone(instance: Instance) -> None:

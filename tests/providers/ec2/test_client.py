@@ -57,6 +57,19 @@ def test_nothing_heavy_is_loaded_before_a_provider_is_opened() -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+TAGS = "<item><key>ONE_PROVIDER_VM_ID</key><value>{}</value></item>"
+
+
+def listed(tags: str, *states: str) -> str:
+    """An answer that shows i-1 in each of these states."""
+    items = "".join(
+        f"<item><instanceId>i-1</instanceId><instanceState><name>{state}</name></instanceState><tagSet>{tags}</tagSet></item>"
+        for state in states or ("running",)
+    )
+    reservation = f"<reservationSet><item><instancesSet>{items}</instancesSet></item></reservationSet>"
+    return f"<DescribeInstancesResponse>{reservation}</DescribeInstancesResponse>"
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "sentence"),
     [
@@ -76,6 +89,12 @@ def test_nothing_heavy_is_loaded_before_a_provider_is_opened() -> None:
         ),
         pytest.param(
             {"body": "<DescribeInstancesResponse/>", "status": 200}, ProviderUnavailable, "has no list", id="no-list"
+        ),
+        pytest.param(
+            {"body": listed(TAGS.format(7) + TAGS.format(8)), "status": 200},
+            ProviderUnavailable,
+            "a tag is in it twice, and differently",
+            id="two-owners",
         ),
         pytest.param({"is_done": True, "cut": 100}, ProviderUnavailable, "did not answer Describe", id="cut-short"),
         pytest.param({"drop": True}, ProviderUnavailable, "did not answer DescribeInstances", id="dropped"),
@@ -101,6 +120,13 @@ async def test_an_answer_that_is_none_is_one_of_our_kinds(
     if isinstance(caught.value, Throttled):
         assert caught.value.retry_after == 1
     assert await provider.list_instances() == []  # and the next one is fine
+
+
+async def test_an_instance_that_is_shown_in_two_states_is_not_described(face: Face, connect: Open) -> None:
+    provider = await connect()
+    face.order("DescribeInstances", body=listed("", "running", "stopped"), status=200)
+    with pytest.raises(ProviderUnavailable, match="instance 'i-1' is in it twice, and differently"):
+        await provider.describe([DeployId("i-1")])
 
 
 async def test_nobody_there_is_no_answer(face: Face) -> None:

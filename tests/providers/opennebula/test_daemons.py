@@ -168,6 +168,23 @@ def test_a_remote_failure_is_told_with_the_partners_own_words(burst: Driver, par
     assert word(partner) == "DONE"
 
 
+def test_a_page_in_the_place_of_a_document_is_no_proof_that_a_vm_is_gone(
+    place: Place, burst: Driver, partner: Partner
+) -> None:
+    deploy_id = burst.created(deploy(7))
+    front_end = Place(place.root / "other")  # its journal knows nothing of the VM
+    configure(front_end, partner)
+    for method in ("one.vm.info", "one.vmpool.infoextended"):
+        partner.order("page", method, times=1_000_000)
+    with Driver(front_end, f"-t 15 -r 0 {NAME}") as other:
+        reply = other.ask(wire.terminate(7, deploy_id))
+    assert reply == (
+        f"FAILURE cannot tell whether instance {deploy_id} still exists:"
+        " the answer to one.vm.info is no <VM>, it begins with <html>"
+    )
+    assert word(partner) == "RUNNING"
+
+
 @pytest.mark.parametrize(
     ("method", "template"),
     [("one.template.instantiate", BURSTING), ("one.vm.allocate", WITH_TEXT)],

@@ -356,6 +356,22 @@ async def test_vms_with_near_numbers_are_looked_at_in_one_call(partner: Partner,
     ]
 
 
+async def test_a_partner_that_says_two_things_of_a_vm_or_speaks_of_another_is_not_believed(
+    partner: Partner, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = await opened()
+    ids = [await launch(provider), await launch(provider)]
+    user = partner.users["oneadmin:secret"]
+    monkeypatch.setattr(partner, "do_vm_info", lambda _user, _number, _info=partner.do_vm_info: _info(user, 1))
+    with pytest.raises(ProviderUnavailable, match="answers with VM 1 when it is asked for VM 0"):
+        await provider.describe(ids[:1])
+    rows = "".join(partner.do_vm_info(user, 1).replace("<STATE>3<", f"<STATE>{state}<", 1) for state in (3, 8))
+    monkeypatch.setattr(partner, "do_vmpool_infoextended", lambda *_: f"<VM_POOL>{rows}</VM_POOL>")
+    for look_at in (provider.describe(ids), provider.list_instances()):
+        with pytest.raises(ProviderUnavailable, match="contradicts itself"):
+            await look_at
+
+
 async def test_whoever_looks_for_tags_at_the_same_time_shares_a_listing_that_began_afterwards(
     partner: Partner, opened: Open
 ) -> None:
