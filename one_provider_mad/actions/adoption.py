@@ -32,10 +32,11 @@ from one_provider_mad.errors import (
     Throttled,
     TokenMismatch,
     TokenSpent,
+    WrongState,
 )
 from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
 from one_provider_mad.protocol.vmm import deploy_id_problem
-from one_provider_mad.providers.interface import CreateCall, Parameters
+from one_provider_mad.providers.interface import CreateCall, Parameters, ShortageTeller
 
 LOOKS_APART = 5.0
 """Seconds between the first and the last look for what an unanswered create has made, in a cloud without tokens: an
@@ -55,6 +56,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         warn: tells the VM's log one sentence.
         may_import: an untagged instance that the request names may be taken over.
         told: what the VM's log was told already; looking again and again does not say it again and again.
+        short: alternatives for which there was no room, with what the cloud has said.
     """
 
     cloud: Cloud
@@ -64,6 +66,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     warn: Callable[[str], None]
     may_import: bool
     told: set[str] = msgspec.field(default_factory=set)
+    short: list[tuple[Parameters, NoCapacity]] = msgspec.field(default_factory=list)
 
     async def adopt_or_create(self, request: VmRequest) -> DeployId:
         """The id of the VM's instance, which may still be on its way to running.
@@ -360,21 +363,64 @@ class Adoption(Value, frozen=True, kw_only=True):
         """Open attempts until one is answered; each alternative once, and again when its token was spent."""
         plan = self.cloud.provider.plan(request)
         for warning in plan.warnings:
-            self.warn(warning)
-        shortage: NoCapacity | None = None
+            self._tell(warning)
         for parameters in plan.alternatives:
+            attempt = await self._open(request, parameters)
+            if any(attempt.parameters == short for short, _ in self.short):
+                continue
             try:
                 while True:
-                    attempt = await self._open(request, parameters)
                     try:
                         return await self._send_new(attempt, request)
                     except TokenSpent as error:
                         self.warn(f"{error}: a new attempt is made")
+                    attempt = await self._open(request, parameters)
             except NoCapacity as error:
-                shortage = error
-                self.warn(f"{error}")
-        assert shortage is not None  # noqa: S101 - a plan has at least one alternative
-        raise shortage
+                self._note_short(attempt, error)
+        raise self.short[-1][1]  # a plan has at least one alternative
+
+    def _note_short(self, attempt: Attempt, error: NoCapacity) -> None:
+        self.short.append((attempt.parameters, error))
+        self.warn(f"{error}")
+
+    async def fall_back(self, deploy_id: DeployId, request: VmRequest, error: WrongState) -> None:
+        """Leave an instance that did not come to run for want of room behind, so that the next alternative is tried.
+
+        Args:
+            deploy_id: the instance.
+            request: the VM.
+            error: what became of it.
+
+        Raises:
+            WrongState: the same error, of one that failed for any other reason. A retry takes over what is still there;
+                where it is gone its token is spent, and a retry is a new attempt.
+        """
+        instance = await self.cloud.look_at(deploy_id)
+        made = [attempt for attempt in await self.finder.attempts(request) if attempt.deploy_id == deploy_id]
+        short = [attempt for attempt in made if instance is not None and self._lacked_room(instance, attempt)]
+        for attempt in short:
+            await self._owe_short(attempt, error)
+        if instance is None or instance.state.is_gone:
+            for attempt in made:
+                await self.finder.close_attempt(attempt, AttemptState.GONE, "ended before it ran")
+        if not short:
+            raise error
+
+    def _lacked_room(self, instance: Instance, attempt: Attempt) -> bool:
+        provider = self.cloud.provider
+        return isinstance(provider, ShortageTeller) and provider.lacked_room(instance, attempt.parameters)
+
+    async def _owe_short(self, attempt: Attempt, error: WrongState) -> None:
+        """What came to nothing is owed until it is seen terminated."""
+        debt = Debt(
+            deploy_id=attempt.deploy_id,
+            token=attempt.token,
+            identity=attempt.identity,
+            reason=f"there was no room for it: {error}",
+            since=self.clock(),
+        )
+        await self.journal.add_debt(debt)
+        self._note_short(attempt, NoCapacity(f"{error}"))
 
     async def _send_new(self, attempt: Attempt, request: VmRequest) -> DeployId:
         """Send an attempt for the first time; without tokens, look for what becomes of those that are not answered."""

@@ -70,11 +70,20 @@ async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -
 
 
 async def create(work: Work) -> str:
-    """Create the VM's instance, or take over the one it has already. Answers its id once it runs."""
+    """Create the VM's instance, or take over the one it has already. Answers its id once it runs.
+
+    One that ends for want of room gives way to the next alternative, as a create that is refused for it does.
+    """
     _check_policy(work)
-    deploy_id = await adoption_of(work).adopt_or_create(work.request)
-    await bring_up(work, deploy_id)
-    return deploy_id
+    adoption = adoption_of(work)
+    while True:
+        deploy_id = await adoption.adopt_or_create(work.request)
+        try:
+            await bring_up(work, deploy_id)
+        except WrongState as error:
+            await adoption.fall_back(deploy_id, work.request, error)
+        else:
+            return deploy_id
 
 
 def adoption_of(work: Work) -> Adoption:
@@ -90,7 +99,7 @@ def adoption_of(work: Work) -> Adoption:
 
 
 async def bring_up(work: Work, deploy_id: DeployId) -> None:
-    """Return once the VM's instance runs and is finished."""
+    """Return once the VM's instance runs and is finished. Raises WrongState for one that will not run."""
     await _wait_until_running(work, deploy_id)
     await _finish_boot(work, deploy_id)
 
@@ -123,27 +132,12 @@ def _check_policy(work: Work) -> None:
 
 async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
     provider = work.cloud.provider
-    instance = await _watch_boot(work, deploy_id, RUNNING | STOPPED, grace=provider.visibility_grace)
+    grace = provider.visibility_grace
+    instance = await work.cloud.watch(deploy_id, RUNNING | STOPPED, goal="running", grace=grace)
     if instance.state is not InstanceState.RUNNING:
         # Taken over, and somebody had stopped it meanwhile.
         await work.cloud.call("start", partial(provider.start, deploy_id))
-        await _watch_boot(work, deploy_id, RUNNING)
-
-
-async def _watch_boot(
-    work: Work, deploy_id: DeployId, wanted: frozenset[InstanceState], *, grace: float = 0.0
-) -> Instance:
-    try:
-        return await work.cloud.watch(deploy_id, wanted, goal="running", grace=grace)
-    except WrongState:
-        instance = await work.cloud.look_at(deploy_id)
-        if instance is not None and not instance.state.is_gone:
-            raise  # failed, but there: a retry takes it over
-        # It ended before it ran: its token is spent, and a retry has to be a new attempt.
-        for attempt in await work.finder.attempts(work.request):
-            if attempt.deploy_id == deploy_id:
-                await work.finder.close_attempt(attempt, AttemptState.GONE, "ended before it ran")
-        raise
+        await work.cloud.watch(deploy_id, RUNNING, goal="running")
 
 
 async def start(work: Work) -> str:

@@ -12,8 +12,8 @@ Rules for every provider method:
 - It makes one attempt. Retries, pacing and deadlines are the core's; cancellation may strike at any await.
 - After a crash any call may be repeated.
 - It returns when the cloud has accepted the call; waiting for the resulting state is the core's work (`describe`).
-- What it lists has each instance once. A listing that shows an id twice, and differently, counts as failed (listings.py);
-  an answer that is not the document that was asked for is no listing, and never an empty one.
+- What it lists has each instance once: a listing that shows an id twice, and differently, counts as failed
+  (listings.py). An answer that is not the document that was asked for is no listing, and never an empty one.
 """
 
 from __future__ import annotations
@@ -363,6 +363,21 @@ class BootFinisher(Protocol):
         """Do it; often there is nothing. Asked again after a crash, or of an instance that was taken over.
 
         What it raises is told in the VM's log: the instance runs, and stays.
+        """
+
+
+@runtime_checkable
+class ShortageTeller(Protocol):
+    """Tells of an instance that was accepted, and did not come to run, whether there was no room for it."""
+
+    def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
+        """True when it ended, or failed for good, for want of room: then the plan's next alternative is tried.
+
+        No I/O. A provider may remember what was short.
+
+        Args:
+            instance: as the cloud shows it.
+            parameters: of its create.
         """
 
 

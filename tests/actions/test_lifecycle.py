@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
+from one_provider_mad.actions.debts import pay
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent, reboot
-from one_provider_mad.domain import DeployId, InstanceState, Template, VmId
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmId
 from one_provider_mad.errors import (
     CannotTell,
     InstanceNotFound,
+    NoCapacity,
     NotOurs,
     PermissionDenied,
     ProviderUnavailable,
@@ -22,6 +24,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.journal import AttemptState
+from one_provider_mad.providers.interface import CreateCall, Parameters
 from one_provider_mad.settings import Policy
 from tests.actions.fakes import STIME, AbleCloud, FakeCloud, World, a_world, identity_of, pass_time, request_of, until
 
@@ -326,6 +329,75 @@ async def test_an_instance_that_ends_while_it_stops_is_told(world: World) -> Non
 
 
 @able
+class CrampedCloud(FakeCloud):
+    """Pretends to be a cloud that accepts what it has no room for, and tells of it by the instance that ends."""
+
+    name: str = "cramped"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alternatives = ({"size": "small"}, {"size": "medium"}, {"size": "large"})
+        self.short = {"small", "medium"}
+        self.end = TERMINATED
+        self.reason = "no room"
+
+    async def create(self, call: CreateCall) -> DeployId:
+        deploy_id = await super().create(call)
+        if call.parameters["size"] in self.short:
+            instance = self.instances[deploy_id]
+            instance.then, instance.reason = (asyncio.get_running_loop().time() + 2, self.end), self.reason
+        return deploy_id
+
+    def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
+        return instance.reason == "no room" and parameters["size"] in self.short
+
+
+cramped = pytest.mark.parametrize("world", [CrampedCloud], indirect=True, ids=["cramped"])
+
+
+@cramped
+@pytest.mark.parametrize("end", [TERMINATED, TERMINATING, UNKNOWN])
+async def test_an_instance_that_ends_for_want_of_room_is_owed_and_gives_way_to_the_next_alternative(
+    world: World, end: InstanceState
+) -> None:
+    assert isinstance(world.provider, CrampedCloud)
+    world.provider.end, world.provider.warnings = end, ("an attribute nobody knows",)
+    world.provider.before["create"].append(NoCapacity("none small either"))
+    world.provider.short = {"medium"}
+    assert await perform(world, Intent.CREATE) == "i-2"
+    sizes = [attempt.parameters["size"] for attempt in await world.attempts()]
+    assert sizes == ["small", "medium", "large"], "each alternative once"
+    assert world.told == [
+        "an attribute nobody knows",
+        "none small either",
+        f"instance i-1 is {end.value}: no room",
+    ]
+    [debt] = await world.journal.debts()
+    assert (debt.deploy_id, debt.reason) == ("i-1", f"there was no room for it: instance i-1 is {end.value}: no room")
+    if end is not TERMINATING:  # nothing ends it in this cloud
+        await pay(world.engine(), debt)
+        assert world.provider.alive() == ["i-2"]
+
+
+@cramped
+async def test_when_the_instances_of_all_alternatives_end_for_want_of_room_the_last_is_told(world: World) -> None:
+    assert isinstance(world.provider, CrampedCloud)
+    world.provider.short = {"small", "medium", "large"}
+    with pytest.raises(NoCapacity, match="instance i-3 is terminated: no room"):
+        await perform(world, Intent.CREATE)
+    assert [debt.deploy_id for debt in await world.journal.debts()] == ["i-1", "i-2", "i-3"]
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE] * 3
+
+
+@cramped
+async def test_an_instance_that_ends_for_another_reason_fails_the_deploy(world: World) -> None:
+    assert isinstance(world.provider, CrampedCloud)
+    world.provider.reason = "the image is damaged"
+    with pytest.raises(WrongState, match="instance i-1 is terminated: the image is damaged"):
+        await perform(world, Intent.CREATE)
+    assert (world.provider.count("create"), await world.journal.debts()) == (1, [])
+
+
 @pytest.mark.parametrize("state", [RUNNING, UNKNOWN])
 async def test_a_cloud_that_keeps_memory_suspends(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)

@@ -27,8 +27,9 @@ from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
 from one_provider_mad.providers.ec2.disks import Disks
 from one_provider_mad.providers.ec2.instances import UPSTREAM_ATTRIBUTE, read_changed, read_instances, read_launched
 from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
-from one_provider_mad.providers.ec2.notices import Notices
+from one_provider_mad.providers.ec2.notices import STATE_REASON, Notices
 from one_provider_mad.providers.ec2.query import filtered, pairs
+from one_provider_mad.providers.ec2.refusals import is_shortage
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.states import STATES, state_of
@@ -38,6 +39,7 @@ from one_provider_mad.providers.interface import (
     CreatePlan,
     Figures,
     ImportHints,
+    Parameters,
     ProviderContext,
     ProviderFactory,
     SelfCheck,
@@ -132,10 +134,17 @@ class Ec2Provider:
         self._shortages.forget(launch.place)
         if len(made) != 1 or not made[0].deploy_id:
             raise ProviderUnavailable(f"EC2: the answer to RunInstances names {len(made)} instances instead of one")
-        if made[0].state.is_gone:
+        if made[0].state.is_gone and not self.lacked_room(made[0], call.parameters):
             # As EC2 answered until January 2025, and as compatible clouds may: the token's instance, whatever it is.
             raise TokenSpent(f"the token belongs to instance {made[0].deploy_id}, which is {made[0].raw_state}")
         return made[0].deploy_id
+
+    def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
+        """True of one that EC2 has accepted and ended for want of capacity; the place counts as short then."""
+        if not (instance.state.is_gone and is_shortage(instance.attributes.get(STATE_REASON, ""))):
+            return False
+        self._shortages.note(read_launch(parameters).place)
+        return True
 
     async def _root_device(self, launch: Launch) -> str:
         """The device of the image's root volume: it never changes, so a repeated create is the same call."""

@@ -55,7 +55,7 @@ CODES: dict[str, Kind] = {
         "InsufficientInstanceCapacity InsufficientCapacity InsufficientHostCapacity InsufficientCapacityOnHost"
         " InsufficientReservedInstanceCapacity InsufficientReservedInstancesCapacity InsufficientFreeAddressesInSubnet"
         " InsufficientAddressCapacity InsufficientVolumeCapacity SpotMaxPriceTooLow CapacityNotAvailable Unsupported"
-        " InstanceTypeNotSupportedInAvailabilityZone ReservationCapacityExceeded",
+        " InstanceTypeNotSupportedInAvailabilityZone ReservationCapacityExceeded UnfulfillableCapacity",
     ),
     **_all(
         QuotaExceeded,
@@ -125,6 +125,14 @@ def kind_of(code: str, *, status: int) -> Kind:
         if bare and pattern.fullmatch(bare):
             return kind
     return _kind_of_status(status)
+
+
+def is_shortage(code: str) -> bool:
+    """True for the code of a state reason, `Server.InsufficientInstanceCapacity`, that tells of no room.
+
+    An instance of any market may be accepted and end so ("Troubleshoot instance launch issues").
+    """
+    return kind_of(code, status=200) is NoCapacity
 
 
 def _kind_of_status(status: int) -> Kind:

@@ -71,12 +71,14 @@ class Account:
 
     Attributes:
         short: (type, zone or subnet or "") without room.
+        ends: types whose instances are accepted and ended at once, for want of capacity.
         answers_spent_tokens: as EC2 did until January 2025: a used token shows its instance, even a terminated one.
         calls: every action that was accepted as signed, with its form.
     """
 
     def __init__(self, path: Path, account: served.Account, aside: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self.short: set[tuple[str, str]] = set()
+        self.ends: set[str] = set()
         self.answers_spent_tokens = False
         self.calls: list[tuple[str, dict[str, str]]] = []
         self._file = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
@@ -90,7 +92,7 @@ class Account:
 
     def reset(self) -> None:
         """An empty account, with settings as at first."""
-        self.short, self.answers_spent_tokens = set(), False
+        self.short, self.ends, self.answers_spent_tokens = set(), set(), False
         self.calls.clear()
         self._settings = self._first
         with self.file() as db:

@@ -18,6 +18,7 @@ from typing import Any
 
 from aiohttp import web
 
+from one_provider_mad.domain import DeployId
 from one_provider_mad.providers.simulated.ec2 import account as served
 from one_provider_mad.providers.simulated.ec2.answers import Answer
 from one_provider_mad.providers.simulated.ec2.background import Background
@@ -114,7 +115,7 @@ class OrderedServer(Server):
         if call.action == "RunInstances":
             self._see_room(call)
         try:
-            return await super().perform(call)
+            return await self._performed(call)
         except Refusal as refusal:
             if refusal.code != "IdempotentInstanceTerminated" or not self.face.account.answers_spent_tokens:
                 raise
@@ -122,6 +123,13 @@ class OrderedServer(Server):
         found = await self.account.perform("DescribeInstances", asked)
         answer: Answer = found["reservationSet"][0]
         return answer
+
+    async def _performed(self, call: Call) -> Answer:
+        made = await super().perform(call)
+        if call.action == "RunInstances" and call.form["InstanceType"] in self.face.account.ends:
+            deploy_id = DeployId(made["instancesSet"][0]["instanceId"])
+            await self.account.estate.cloud.terminate(deploy_id, reason="Server.InsufficientInstanceCapacity")
+        return made
 
     def _see_room(self, call: Call) -> None:
         """Refuse a type that is short where it is asked for, unless the instance is there."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from one_provider_mad.journal import read_debts
 from tests.end_to_end import wire
 from tests.end_to_end.monitored import states
 from tests.end_to_end.oned import Driver, Place
@@ -148,6 +150,27 @@ class TestMoney:
         face.order(times=1, status=503, code="Unavailable")
         assert driver.ask(wire.cleanup(9, deploy_id)).startswith("FAILURE ")
         until(lambda: alive(face) == [second], seconds=20)
+
+    def test_a_type_whose_instances_end_for_want_of_capacity_gives_way_to_the_next_one(
+        self, face: Face, driver: Driver, place: Place
+    ) -> None:
+        face.account.ends, face.account.end = {"t3.small", "t3.large"}, 0.3
+        deploy_id = driver.created(wire.deploy(9, template=template(INSTANCETYPE="t3.small,t3a.small")))
+        assert [(each.kind, each.id == deploy_id) for each in face.account.instances.values()] == [
+            ("t3.small", False),
+            ("t3a.small", True),
+        ]
+        told = [line for line in driver.lines if line.startswith("LOG W 9 ")]
+        assert len(told) == 1
+        assert "There was insufficient capacity available to satisfy the launch request" in told[0]
+        until(lambda: not read_debts(place.var / f"one_provider_mad_{NAME}.journal"))
+        assert alive(face) == [deploy_id]
+
+        later = driver.created(wire.deploy(10, template=template(INSTANCETYPE="t3.small,t3a.small")))
+        assert face.account.instances[later].kind == "t3a.small", "what was short is tried last"
+        reply = driver.ask(wire.deploy(11, template=template(INSTANCETYPE="t3.large")))
+        assert re.match(r"FAILURE instance i-\w+ is (shutting-down|terminated): Server\.InsufficientInstanceCap", reply)
+        assert face.account.count("RunInstances") == 4
 
     def test_a_spent_token_gives_way_to_a_new_one(self, face: Face, place: Place) -> None:
         """Somebody terminates what a deploy has made before it is retried."""

@@ -38,6 +38,17 @@ _REASONS = {
     "terminated": ("Client.UserInitiatedShutdown", "User initiated shutdown"),
 }
 
+_SERVERS_REASONS = {
+    "Server.InsufficientInstanceCapacity": "There was insufficient capacity available to satisfy the launch request."
+}
+"""Why EC2 itself ends an instance (API_StateReason); the reason that its row has."""
+
+
+def _transition(row: table.Row) -> str:
+    """Return who has ended or stopped it, and when."""
+    who = row.reason if row.reason in _SERVERS_REASONS else "User initiated"
+    return f"{who} ({moment(row.ends_at)})"
+
 
 def word(state: InstanceState) -> str:
     """EC2's word for a state."""
@@ -105,13 +116,15 @@ def instance(row: table.Row, sight: Sight, estate: Estate) -> Answer:
         arn = f"arn:aws:iam::{estate.number}:instance-profile/{profile.rpartition('/')[2]}"
         optional["iamInstanceProfile"] = {"arn": arn, "id": "AIPA00000000000000000"}
     if named in _REASONS:
-        code, message = _REASONS[named]
+        code, message = (
+            (row.reason, _SERVERS_REASONS[row.reason]) if row.reason in _SERVERS_REASONS else _REASONS[named]
+        )
         optional["stateReason"] = {"code": code, "message": f"{code}: {message}"}
     return {
         "instanceId": row.id,
         "imageId": row.image,
         "instanceState": state(by_now),
-        "reason": f"User initiated ({moment(row.ends_at)})" if named in _REASONS else "",
+        "reason": _transition(row) if named in _REASONS else "",
         "amiLaunchIndex": 0,
         "productCodes": [],
         "instanceType": row.type,
