@@ -259,7 +259,7 @@ async def test_no_more_than_so_many_at_once(front: Front) -> None:
 # Between two looks, and between a look and the deed
 
 
-@pytest.mark.parametrize("what", ["opennebula", "cloud", "vm"])
+@pytest.mark.parametrize("what", ["opennebula", "cloud", "contradiction", "vm"])
 async def test_a_look_that_was_not_complete_begins_anew(front: Front, what: str) -> None:
     end(front)
     await front.look()
@@ -267,10 +267,12 @@ async def test_a_look_that_was_not_complete_begins_anew(front: Front, what: str)
         front.opennebula.error = ProviderUnavailable("OpenNebula cannot be asked")
     elif what == "cloud":
         front.cloud.before["list"].append(ProviderUnavailable("the cloud cannot be asked"))
+    elif what == "contradiction":
+        front.cloud.doubles = {DeployId("i-7"): InstanceState.STOPPED}
     else:
         front.opennebula.deaf = {7}
     await front.run(1)
-    front.opennebula.error, front.opennebula.deaf = None, set()
+    front.opennebula.error, front.opennebula.deaf, front.cloud.doubles = None, set(), {}
     assert await front.look() == set()
     assert await front.look() == {"i-7"}
 

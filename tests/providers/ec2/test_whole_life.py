@@ -172,6 +172,18 @@ class TestMoney:
         assert re.match(r"FAILURE instance i-\w+ is (shutting-down|terminated): Server\.InsufficientInstanceCap", reply)
         assert face.account.count("RunInstances") == 4
 
+    def test_what_was_made_and_answered_with_an_id_of_no_use_is_terminated(self, face: Face, driver: Driver) -> None:
+        state = "<instanceState><name>pending</name></instanceState>"
+        made = f"<instancesSet><item><instanceId>../../../etc/passwd</instanceId>{state}</item></instancesSet>"
+        body = f"<RunInstancesResponse>{made}</RunInstancesResponse>"
+        face.order("RunInstances", is_done=True, status=200, body=body)
+        assert driver.ask(wire.deploy(9, template=template())) == (
+            "FAILURE the cloud has answered with an id of no use: the deploy id would be taken for an option or a path:"
+            " '../../../etc/passwd'; what it has made is looked for by its tags, and terminated"
+        )
+        assert len(face.account.instances) == 1
+        until(lambda: not alive(face), seconds=20)
+
     def test_a_spent_token_gives_way_to_a_new_one(self, face: Face, place: Place) -> None:
         """Somebody terminates what a deploy has made before it is retried."""
         face.account.boot = 60.0
