@@ -6,7 +6,6 @@ import asyncio
 import os
 import time
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
@@ -168,7 +167,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         version = await asyncio.to_thread(core.call, "one.system.version")
         if release_of(str(version)) < FIRST_WITH_MONITORD:
             return
-        pool = await asyncio.to_thread(partial(core.document, "one.hostpool.info", root="HOST_POOL"))
+        pool = await asyncio.to_thread(core.document, "one.hostpool.info")
         known = [*desk.hosts, *before]
         im_mads = {self._options.name, *(request.im_mad for request in known)}
         self._writer.open()

@@ -72,12 +72,17 @@ async def observe(work: Work, intent: Intent) -> str:
 
 
 async def _created(work: Work) -> str:
-    deploy_id = await adoption_of(work).adopt(work.request)
+    adoption = adoption_of(work)
+    deploy_id = await adoption.adopt(work.request)
     if deploy_id is None:
         raise InstanceNotFound(
             "no instance was made before the driver or OpenNebula ended: deploy again with onevm recover --retry"
         )
-    await bring_up(work, deploy_id)
+    try:
+        await bring_up(work, deploy_id)
+    except WrongState as error:
+        await adoption.fall_back(deploy_id, work.request, error)
+        raise
     return deploy_id
 
 

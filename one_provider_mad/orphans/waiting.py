@@ -40,14 +40,14 @@ class WaitingVms:
 
     def _may_act(self) -> bool:
         try:
-            return read_raft_status(self._core.document("one.zone.raftstatus", root="RAFT")).state.may_act
+            return read_raft_status(self._core.document("one.zone.raftstatus")).state.may_act
         except NotSupported:
             return True  # up to 5.2 there is no such method, and no peers
 
     async def driver_names(self, name: str) -> Collection[str]:
         """NAMEs of the VM_MADs whose ARGUMENTS name this configuration; NAME itself where there is none."""
         try:
-            found = await self._read(_drivers, "OPENNEBULA_CONFIGURATION", "one.system.config")
+            found = await self._read(_drivers, "one.system.config")
         except (NotSupported, PermissionDenied):
             return {name}  # 4.x has no such method; later ones tell administrators only
         return {mad for mad, arguments in found if parse_arguments([arguments]).name == name} or {name}
@@ -55,18 +55,18 @@ class WaitingVms:
     async def waiting(self) -> Mapping[VmId, WaitingVm]:
         """VMs in a state in which the core waits for a driver, by number. Raises MadError."""
         arguments = (_ALL_USERS, _FROM_FIRST, _TO_LAST, _ACTIVE)
-        return await self._read(_waiting, "VM_POOL", "one.vmpool.info", *arguments)
+        return await self._read(_waiting, "one.vmpool.info", *arguments)
 
     async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
         """What the core says of one VM now; None when it does not wait. Raises MadError."""
         try:
-            found = await self._read(_document, "VM", "one.vm.info", vm_id)
+            found = await self._read(_document, "one.vm.info", vm_id)
         except InstanceNotFound:
             return None
         return found if found.vm.vm_id == vm_id and may_wait(found.vm.lcm_state) else None
 
-    async def _read(self, read: Callable[[Element], _Answer], root: str, method: str, *arguments: int) -> _Answer:
-        return await asyncio.to_thread(lambda: read(self._core.document(method, *arguments, root=root)))
+    async def _read(self, read: Callable[[Element], _Answer], method: str, *arguments: int) -> _Answer:
+        return await asyncio.to_thread(lambda: read(self._core.document(method, *arguments)))
 
 
 def _waiting(pool: Element) -> dict[VmId, WaitingVm]:

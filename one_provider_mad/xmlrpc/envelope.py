@@ -26,6 +26,7 @@ DOCUMENTS = {
     "one.grouppool.info": "GROUP_POOL",
     "one.host.info": "HOST",
     "one.hostpool.info": "HOST_POOL",
+    "one.system.config": "OPENNEBULA_CONFIGURATION",
     "one.template.info": "VMTEMPLATE",
     "one.templatepool.info": "VMTEMPLATE_POOL",
     "one.user.info": "USER",

@@ -88,7 +88,7 @@ class Leadership:
     def _ask(self) -> RaftState:
         """Ask once; blocks. Raises MadError."""
         try:
-            document = self._core.document(_METHOD, root="RAFT")
+            document = self._core.document(_METHOD)
         except NotSupported:
             return RaftState.SOLO  # up to 5.2 there is no such method, and no peers
         return read_raft_status(document).state

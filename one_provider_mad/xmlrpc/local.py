@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from one_provider_mad.documents import Element
 from one_provider_mad.errors import ProviderUnavailable, SettingsError
 from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, check_endpoints
-from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, parse_foreign
+from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, read_document
 from one_provider_mad.xmlrpc.refusals import error_of
 from one_provider_mad.xmlrpc.session import read_session
 
@@ -22,7 +22,6 @@ _BODY_LIMIT = 32 * 1024 * 1024
 """Longest answer in bytes: a pool of 20,000 VMs."""
 
 _CALL_SECONDS = 5.0
-_EXCERPT = 100
 
 
 class LocalCore:
@@ -53,13 +52,9 @@ class LocalCore:
             raise error_of(method, answer)
         return answer.result
 
-    def document(self, method: str, *arguments: Argument, root: str) -> Element:
-        """Call a method that answers a document whose root has this name, and return it. Raises as `call`."""
-        what = f"the answer to {method}"
-        document = parse_foreign(str(self.call(method, *arguments)).encode(), what=what)
-        if document.tag != root:
-            raise ProviderUnavailable(f"{what} is no <{root}>, but begins with <{str(document.tag)[:_EXCERPT]}>")
-        return document
+    def document(self, method: str, *arguments: Argument) -> Element:
+        """Call a method that answers a document (envelope.DOCUMENTS), and return its root. Raises as `call`."""
+        return read_document(method, self.call(method, *arguments))
 
     def _post(self, body: bytes) -> bytes:
         parts = urlsplit(self._endpoint)

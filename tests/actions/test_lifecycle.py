@@ -328,7 +328,6 @@ async def test_an_instance_that_ends_while_it_stops_is_told(world: World) -> Non
 # Suspend
 
 
-@able
 class CrampedCloud(FakeCloud):
     """Pretends to be a cloud that accepts what it has no room for, and tells of it by the instance that ends."""
 
@@ -398,6 +397,7 @@ async def test_an_instance_that_ends_for_another_reason_fails_the_deploy(world: 
     assert (world.provider.count("create"), await world.journal.debts()) == (1, [])
 
 
+@able
 @pytest.mark.parametrize("state", [RUNNING, UNKNOWN])
 async def test_a_cloud_that_keeps_memory_suspends(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)

@@ -99,7 +99,7 @@ async def test_a_document_that_was_not_asked_for_is_no_answer(partner: Partner, 
 
 def test_every_document_that_is_read_has_a_root_of_its_own() -> None:
     sources = [path.read_text() for path in (Path(__file__).parents[2] / "one_provider_mad").rglob("*.py")]
-    asked = {method for text in sources for method in re.findall(r'"(one\.\w+\.(?:info\w*|raftstatus))"', text)}
+    asked = {method for text in sources for method in re.findall(r'"(one\.\w+\.(?:info\w*|raftstatus|config))"', text)}
     assert asked == DOCUMENTS.keys()
 
 
