@@ -1,23 +1,252 @@
-"""Whose the files are that this project makes: the owner's of the directory they are in.
+"""Makes files and directories, and gives them to the owner of the directory they are in.
 
-A person who looks into things as root must not leave files behind that OpenNebula's own user cannot open.
+A person who looks into things as root must not leave files behind that OpenNebula's own user cannot open. That user may
+have put links where root is about to make them: so root goes through no link that leads out of its maker's own
+directories, opens no link in the place of a file, and gives away the file that is open, never a name.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-from contextlib import suppress
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+_STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+"""Names one part of a path, without following a link and without needing more than search permission."""
 
-def give_to_directory_owner(path: Path) -> None:
-    """Hand a file just made to whoever owns its directory; only root can, and needs to."""
-    give_to_owner_of(path.parent, path)
+_LINKS_IN_A_ROW = 40
+"""How many links lead to one another at most, as in the kernel (path_resolution(7))."""
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def give_to_owner_of(directory: Path, path: Path) -> None:
-    """Hand a file just made to the user and the group that a directory has; only root can, and needs to."""
+def open_file(path: Path, flags: int, mode: int = 0o600, *, owner_of: Path | None = None) -> int:
+    """Open a file, making it when it is missing, and return its descriptor, which no child gets.
+
+    Args:
+        path: the file.
+        flags: as for open(2), without O_CREAT, which is understood, and O_TRUNC, which comes before any check.
+        mode: of a file that is made.
+        owner_of: the directory whose owner gets a file that is made; None for the one that it is in.
+
+    Raises:
+        OSError: it cannot be opened, or another user has put something in its place for root to open.
+    """
+    with _opened(path.parent) as directory:
+        owner = _owner(directory, owner_of)
+        try:
+            return _make(path.name, flags | os.O_CLOEXEC, mode, directory, owner)
+        except FileExistsError:
+            if flags & os.O_EXCL:
+                raise
+        return _open_existing(path, flags | os.O_CLOEXEC, mode, directory)
+
+
+def replace_file(path: Path, content: bytes, *, beside: str, mode: int = 0o600, is_lasting: bool = False) -> None:
+    """Put this content in the place of a file, all of it or nothing.
+
+    Args:
+        path: the file.
+        content: what it is to hold.
+        beside: the name under which it is written first, in the same directory.
+        mode: of the new file, whatever the umask.
+        is_lasting: it is on disk when this returns: a power cut leaves no empty file in the place of a good one.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    with _opened(path.parent) as directory:
+        with suppress(FileNotFoundError):
+            os.unlink(beside, dir_fd=directory)  # of a process that was killed
+        flags = os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC
+        try:
+            descriptor = _make(beside, flags, mode, directory, _owner(directory, None))
+            with open(descriptor, "wb") as file:
+                os.fchmod(descriptor, mode)
+                file.write(content)
+                file.flush()
+                if is_lasting:
+                    os.fsync(descriptor)
+            os.replace(beside, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(beside, dir_fd=directory)
+            raise
+
+
+def make_link(path: Path, target: str) -> None:
+    """Make a symbolic link where nothing is yet."""
+    with _opened(path.parent) as directory:
+        os.symlink(target, path.name, dir_fd=directory)
+
+
+def make_directory(path: Path, mode: int = 0o777, *, owner_of: Path | None = None) -> None:
+    """Make a directory and those above it that are missing; one that is there stays as it is.
+
+    Args:
+        path: the directory.
+        mode: of each that is made.
+        owner_of: the directory whose owner gets them; None for the one that each is in.
+
+    Raises:
+        OSError: it cannot be made, or another user has put a link in its place.
+    """
+    try:
+        with _opened(path):
+            return
+    except FileNotFoundError:
+        pass
+    make_directory(path.parent, mode, owner_of=owner_of)
+    with _opened(path.parent) as parent:
+        try:
+            os.mkdir(path.name, mode, dir_fd=parent)
+        except FileExistsError:
+            return
+        owner = _owner(parent, owner_of)
+        if owner is not None:
+            _give_empty(path.name, parent, owner)
+
+
+@contextmanager
+def folder(path: Path) -> Iterator[int]:
+    """Open a directory of ours, making it when it is missing, for calls that take `dir_fd`; for its owner alone.
+
+    Raises:
+        OSError: it cannot be opened, or another user has put a link in its place.
+    """
+    make_directory(path, 0o700)
+    with _opened(path) as directory:
+        descriptor = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    with _closing(descriptor):
+        yield descriptor
+
+
+def check_file(path: Path) -> os.stat_result | None:
+    """Say what root would open at a path by name, None when nothing is there; a library opens SQLite's files itself.
+
+    Raises:
+        OSError: another user has put something in its place for root to open.
+    """
+    with _opened(path.parent) as directory:
+        try:
+            status = os.stat(path.name, dir_fd=directory, follow_symlinks=not _is_open_to_others(directory))
+        except FileNotFoundError:
+            return None
+        if _is_open_to_others(directory):
+            _refuse_planted(path, status)
+        return status
+
+
+# Files
+
+
+def _make(name: str, flags: int, mode: int, directory: int, owner: tuple[int, int] | None) -> int:
+    """Make a file that is not there yet; O_EXCL follows no link (open(2))."""
+    descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory)
+    if owner is not None:
+        with suppress(OSError):  # a file system of another machine may not let root do that
+            os.fchown(descriptor, *owner)
+    return descriptor
+
+
+def _open_existing(path: Path, flags: int, mode: int, directory: int) -> int:
+    if not _is_open_to_others(directory):
+        return os.open(path.name, flags | os.O_CREAT, mode, dir_fd=directory)  # a link may lead to nothing yet
+    _refuse_planted(path, os.stat(path.name, dir_fd=directory, follow_symlinks=False))
+    # Non-blocking: it may be a FIFO by now, which would keep us until its other end is opened.
+    descriptor = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
+    try:
+        _refuse_planted(path, os.fstat(descriptor))
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse_planted(path: Path, status: os.stat_result) -> None:
+    kind = "a link" if stat.S_ISLNK(status.st_mode) else "" if stat.S_ISREG(status.st_mode) else "no file"
+    if not kind and status.st_nlink > 1:
+        kind = "a file with another name"
+    if kind:
+        raise OSError(errno.ELOOP, f"it is {kind} in a directory of another user, which root leaves alone", str(path))
+
+
+def _give_empty(name: str, parent: int, owner: tuple[int, int]) -> None:
+    """Give away a directory just made: still root's and empty, so nothing that another user has put in its place."""
+    with suppress(OSError):
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        with _closing(os.open(name, flags, dir_fd=parent)) as made:
+            if os.fstat(made).st_uid == 0 and not any(os.scandir(made)):
+                os.fchown(made, *owner)
+
+
+# Directories
+
+
+@contextmanager
+def _closing(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """Open a directory to make things in it, so that it stays the same one whatever becomes of its name."""
     if os.geteuid() == 0:
-        with suppress(OSError):
-            status = directory.stat()
-            os.chown(path, status.st_uid, status.st_gid)
+        with _closing(os.open(".", _DIRECTORY)) as start:
+            descriptor = _enter(start, str(path), _LINKS_IN_A_ROW)
+    else:
+        descriptor = os.open(path, _DIRECTORY)
+    with _closing(descriptor):
+        yield descriptor
+
+
+def _enter(start: int, path: str, links: int) -> int:
+    """Go from a directory along a path, part by part, and return the one it leads to."""
+    here = os.open("/" if path.startswith("/") else ".", _DIRECTORY, dir_fd=start)
+    for part in filter(None, path.split("/")):
+        with _closing(here):
+            here = _step(here, part, path, links)
+    return here
+
+
+def _step(here: int, part: str, path: str, links: int) -> int:
+    """Enter one directory; a user's link is followed to that user's own directories alone."""
+    step = os.open(part, _STEP, dir_fd=here)
+    status = os.fstat(step)
+    if stat.S_ISDIR(status.st_mode):
+        return step
+    with _closing(step):
+        if not stat.S_ISLNK(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
+        if not links:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        # What is open is read, not its name, which may be another link by now.
+        target = _enter(here, os.readlink("", dir_fd=step), links - 1)
+    if status.st_uid not in (0, os.fstat(target).st_uid):
+        os.close(target)
+        reason = f"{part} is a link of user {status.st_uid} to a directory of another user, which root does not follow"
+        raise OSError(errno.ELOOP, reason, path)
+    return target
+
+
+def _is_open_to_others(directory: int) -> bool:
+    """Whether another user than root may put things there, while we are root."""
+    status = os.fstat(directory)
+    return os.geteuid() == 0 and bool(status.st_uid or status.st_mode & _OTHERS_WRITE)
+
+
+def _owner(directory: int, owner_of: Path | None) -> tuple[int, int] | None:
+    """Say who gets what is made in a directory; None where it stays ours, since only root can give away."""
+    if os.geteuid() != 0:
+        return None
+    with suppress(OSError):
+        status = os.fstat(directory) if owner_of is None else owner_of.stat()
+        return status.st_uid, status.st_gid
+    return None

@@ -12,9 +12,9 @@ Between two steps of SQLite the thread lets go of the interpreter, and a busy ev
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,12 +23,19 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from one_provider_mad.belongings import give_to_directory_owner
+from one_provider_mad.belongings import check_file, make_directory, open_file
 
 Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], Result]
 BulkOperation = Callable[[sqlite3.Connection, Sequence[str]], Mapping[str, Exception]]
 """Does one thing to all of these, and says which of them it had to refuse."""
+
+_making = threading.Lock()
+"""Held while a file is made: closing one drops this process's locks on it, those of another connection included
+(fcntl(2)), and none can be there before the lock is free."""
+
+_BESIDE = ("-journal", "-wal", "-shm")
+"""What SQLite opens beside a file; it follows no links there (os_unix.c, O_NOFOLLOW)."""
 
 PATIENCE = 60.0
 """Seconds to wait for another process; it holds the file for milliseconds, unless the machine is starving."""
@@ -268,12 +275,10 @@ class Database:
             time.sleep(0.005)
 
     def _try_to_connect(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            # Not open(): closing a file drops this process's locks on it, those of another connection included.
-            os.mknod(self._path, stat.S_IFREG | 0o600)
-            give_to_directory_owner(self._path)
-        connection = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
+        make_directory(self._path.parent)
+        with _making, suppress(FileExistsError):
+            os.close(open_file(self._path, os.O_RDWR | os.O_EXCL))
+        connection = connect(self._path, timeout=PATIENCE)
         try:
             for pragma in self._pragmas:
                 connection.execute(f"PRAGMA {pragma}")
@@ -284,6 +289,42 @@ class Database:
             connection.close()
             raise
         return connection
+
+
+def connect(path: Path, *, timeout: float, mode: str = "rwc") -> sqlite3.Connection:
+    """Open a SQLite file that is there; as root nothing that another user has put in its place.
+
+    Args:
+        path: the file.
+        timeout: seconds to wait for another process that has it.
+        mode: `ro`, `rw` or `rwc`; only the last one follows a link to nothing, and not for root.
+
+    Raises:
+        OSError: another user has put something in its place.
+        sqlite3.Error: it cannot be opened.
+    """
+    is_root = os.geteuid() == 0
+    wanted = check_file(path)
+    if is_root:
+        mode = "rw" if mode == "rwc" else mode
+        for name in _BESIDE:
+            check_file(path.with_name(path.name + name))
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
+    # SQLite opens by name, and the name may have changed hands since.
+    if is_root and wanted is not None and not _has_open(wanted):
+        connection.close()
+        raise OSError(errno.ELOOP, "another file was put in its place while root opened it", str(path))
+    return connection
+
+
+def _has_open(wanted: os.stat_result) -> bool:
+    """Whether this process has that very file open."""
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # closed since, as that of this listing
+            if os.path.samestat(descriptor.stat(), wanted):
+                return True
+    return False
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from one_provider_mad.database import Database
+from one_provider_mad.database import Database, connect
 from one_provider_mad.domain import DeployId, Identity, Value, VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.moments import Moment
@@ -516,7 +516,7 @@ def read_fact(path: Path, name: str) -> str | None:
     """
     try:
         row = _look(path, lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone())
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal cannot be read: {error} ({path})") from error
     return None if row is None else str(row[0])
 
@@ -551,7 +551,7 @@ def read_attempts(path: Path) -> list[Attempt]:
 def _read_all(path: Path, query: Callable[[sqlite3.Connection], list[_Result]]) -> list[_Result]:
     try:
         return _look(path, query) or []
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal cannot be read: {error} ({path})") from error
 
 
@@ -567,7 +567,7 @@ def read_outline(path: Path, *, since: float) -> Outline:
     """
     try:
         return _look(path, lambda db: _outline(db, since)) or Outline()
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal cannot be read: {error} ({path})") from error
 
 
@@ -579,7 +579,7 @@ def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result
     if not path.exists():
         return None
     mode = "rw" if os.access(path, os.W_OK) else "ro"
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=5, isolation_level=None)
+    db = connect(path, timeout=5, mode=mode)
     try:
         # A file that a driver is just making has no tables yet: there is nothing in it to read.
         return query(db) if db.execute("PRAGMA user_version").fetchone()[0] else None
@@ -596,13 +596,13 @@ def forget_fact(path: Path, name: str) -> str | None:
     if not path.exists():
         return None
     try:
-        db = sqlite3.connect(path, timeout=5, isolation_level=None)
+        db = connect(path, timeout=5, mode="rw")
         try:
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
             db.execute("DELETE FROM facts WHERE name = ?", (name,))
         finally:
             db.close()
-    except sqlite3.Error as error:
+    except (OSError, sqlite3.Error) as error:
         raise JournalError(f"the journal cannot be written: {error} ({path})") from error
     return None if row is None else str(row[0])
 

@@ -18,7 +18,7 @@ from typing import TextIO, cast
 
 import msgspec
 
-from one_provider_mad.belongings import give_to_directory_owner
+from one_provider_mad.belongings import open_file
 from one_provider_mad.settings import Places
 
 
@@ -112,12 +112,9 @@ class LogFile:
         Raises:
             OSError: it cannot be made or written.
         """
-        is_new = not self._path.exists()
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        descriptor = open_file(self._path, os.O_WRONLY | os.O_APPEND, 0o640)
         if self._descriptor >= 0:
             os.close(self._descriptor)
-        if is_new:
-            give_to_directory_owner(self._path)
         self._descriptor = descriptor
         self._inode = os.fstat(descriptor).st_ino
 

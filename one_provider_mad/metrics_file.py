@@ -20,6 +20,7 @@ from time import monotonic
 import structlog
 
 from one_provider_mad import __version__, metrics
+from one_provider_mad.belongings import open_file, replace_file
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.settings import MetricsSettings, Places, load
 
@@ -190,18 +191,7 @@ class Textfile:
         """
         with self._turn:  # what a cancelled task has begun goes on in its thread
             self._hold()
-            beside = self.path.with_name(f".{self.path.name}.new")
-            beside.unlink(missing_ok=True)  # of a process that was killed
-            try:
-                descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-                with open(descriptor, "wb") as file:
-                    os.fchmod(descriptor, _MODE)  # whatever umask oned was started with
-                    file.write(render())
-                beside.replace(self.path)
-            except OSError:
-                with suppress(OSError):
-                    beside.unlink(missing_ok=True)
-                raise
+            replace_file(self.path, render(), beside=f".{self.path.name}.new", mode=_MODE)
 
     def remove(self) -> None:
         """What is written no more is not to be scraped for ever. Never raises; what others write is left to them."""
@@ -216,7 +206,7 @@ class Textfile:
         if self._lock is not None and self._is_there(self._lock):
             return
         self._release()
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = open_file(self._lock_path, os.O_RDWR | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self._is_there(descriptor):

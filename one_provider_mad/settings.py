@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from one_provider_mad.belongings import give_to_directory_owner
+from one_provider_mad.belongings import make_directory, open_file
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError
 
@@ -199,7 +199,7 @@ def _own_state_directory(environ: Mapping[str, str]) -> Path | None:
         return None
     path = Path(state) / "one_provider_mad"
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(path, 0o700)
     except OSError:
         return None
     return path if os.access(path, os.W_OK | os.X_OK) else None
@@ -210,7 +210,7 @@ def _temporary_directory() -> Path:
 
     path = Path(tempfile.gettempdir()) / f"one_provider_mad-{os.getuid()}"
     try:
-        path.mkdir(mode=0o700, exist_ok=True)
+        make_directory(path, 0o700)
         status = path.lstat()
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             return path
@@ -390,8 +390,7 @@ class SettingsSource:
             try:
                 mark = self._places.mark(self._name)
                 if not mark.exists():
-                    mark.touch(mode=0o600)
-                    give_to_directory_owner(mark)
+                    os.close(open_file(mark, os.O_WRONLY))
             except OSError as error:
                 self._warn(f"cannot remember that {self._name} has a configuration file: {error}")
 

@@ -1,23 +1,286 @@
 from __future__ import annotations
 
+import asyncio
 import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from one_provider_mad.belongings import give_to_directory_owner
+import pytest
+
+from one_provider_mad.belongings import folder, make_directory, make_link, open_file, replace_file
+from one_provider_mad.cli.install import Step, carry_out
+from one_provider_mad.database import Database
+from one_provider_mad.errors import JournalError, SettingsError
+from one_provider_mad.journal import Journal, forget_fact, read_fact
+from one_provider_mad.logs import LogFile
+from one_provider_mad.metrics_file import InUseError, Textfile
+from one_provider_mad.monitor.state import State, StateFile
+from one_provider_mad.processes import Process
+from one_provider_mad.providers.simulated.faults import Faults
+from one_provider_mad.providers.simulated.settings import Crash, FaultSettings
+from one_provider_mad.scripting.leftovers import Leftovers
+from one_provider_mad.settings import Configuration, Places, Settings, SettingsSource
+
+USER = (4711, 4712)
+"""OpenNebula's user and group, whose directories root works in."""
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made to write where a user may not")
 
 
-def test_what_root_makes_belongs_to_the_directorys_owner_and_what_others_make_stays_theirs(tmp_path: Path) -> None:
-    directory = tmp_path / "var"
-    directory.mkdir()
-    file = directory / "journal"
-    file.touch()
-    mine = (os.geteuid(), os.getegid())
-    somebody = (4711, 4712) if os.geteuid() == 0 else mine
-    os.chown(directory, *somebody)
-    give_to_directory_owner(file)
-    status = file.stat()
-    assert (status.st_uid, status.st_gid) == somebody
+@pytest.fixture
+def var(tmp_path: Path) -> Path:
+    """OpenNebula's var directory, of its user where root may give it away."""
+    var = tmp_path / "var"
+    var.mkdir()
+    if os.geteuid() == 0:
+        os.chown(var, *USER)
+    return var
 
 
-def test_a_file_that_is_gone_already_is_no_fault(tmp_path: Path) -> None:
-    give_to_directory_owner(tmp_path / "gone")
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A directory of root's in which a user has no business."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    return elsewhere
+
+
+def plant(link: Path, target: Path) -> None:
+    """Put a link there as OpenNebula's user can."""
+    link.symlink_to(target)
+    os.chown(link, *USER, follow_symlinks=False)
+
+
+def owner(path: Path) -> tuple[int, int]:
+    status = path.stat(follow_symlinks=False)
+    return status.st_uid, status.st_gid
+
+
+def close(descriptor: int) -> None:
+    os.close(descriptor)
+
+
+# Every place that makes a file
+
+
+def remember_configuration(file: Path) -> None:
+    name = file.name.removeprefix("one_provider_mad_").removesuffix(".configured")
+    places = Places(conf=file.parent, var=file.parent, log=file.parent)
+    source = SettingsSource(name, places, check=lambda _: None, warn=lambda _: None)
+    configuration = Configuration(name=name, path=file, settings=Settings(provider="simulated"), table={})
+    source.put_in_force(configuration)
+
+
+def open_journal(file: Path) -> None:
+    async def open_and_close() -> None:
+        journal = Journal(file, clock=lambda: 0.0, on_lost=lambda _: None)
+        await journal.open()
+        await journal.close()
+
+    asyncio.run(open_and_close())
+
+
+def prepare_cloud(db: sqlite3.Connection) -> None:
+    db.execute("CREATE TABLE IF NOT EXISTS instances (id TEXT)")
+
+
+def open_cloud(file: Path) -> None:
+    async def open_and_close() -> None:
+        database = Database(
+            file,
+            pragmas=("journal_mode = WAL",),
+            prepare=prepare_cloud,
+            unusable=lambda error: JournalError(str(error)),
+        )
+        await database.open()
+        await database.close()
+
+    asyncio.run(open_and_close())
+
+
+def count_a_crash(file: Path) -> None:
+    crash = Crash(at="before-create", times=1)
+    faults = Faults(FaultSettings(crash=crash), crashes=file, clock=lambda: 0.0, warn=lambda _: None)
+    faults._may_crash(crash)
+
+
+def save_state(file: Path) -> None:
+    StateFile(file.with_name(file.name.removesuffix(".new"))).save(State(parent=Process(pid=1, start="1")))
+
+
+def write_metrics(file: Path) -> None:
+    text = Textfile(file.with_name("x.prom"))
+    with suppress(InUseError):
+        text.write(lambda: b"figure 1\n")
+    text._release()
+
+
+def log_a_line(file: Path) -> None:
+    log = LogFile(file)
+    log.reopen()
+    log.write("line\n")
+    os.close(log._descriptor)
+
+
+PLACES = [
+    pytest.param("one_provider_mad_x.configured", remember_configuration, id="mark-of-the-configuration"),
+    pytest.param("x.log", log_a_line, id="log"),
+    pytest.param("x.journal", open_journal, id="journal"),
+    pytest.param("x.journal-journal", lambda file: open_journal(file.with_name("x.journal")), id="journal-of-sqlite"),
+    pytest.param("x.db", open_cloud, id="simulated-cloud"),
+    pytest.param("x.db-wal", lambda file: open_cloud(file.with_name("x.db")), id="log-of-sqlite"),
+    pytest.param("x.crashes", count_a_crash, id="crashes"),
+    pytest.param("x.state.new", save_state, id="state"),
+    pytest.param(".x.prom.lock", write_metrics, id="lock-of-the-metrics"),
+    pytest.param(".x.prom.new", write_metrics, id="metrics"),
+    pytest.param("7", lambda file: Leftovers(file.parent).note(7, "mark"), id="script-that-runs"),
+    pytest.param("x", lambda file: close(open_file(file, os.O_WRONLY)), id="any-file"),
+]
+
+Make = Callable[[Path], None]
+
+
+@only_root
+@pytest.mark.parametrize(("name", "make"), PLACES)
+def test_a_link_that_a_user_has_planted_makes_root_write_nowhere_else(
+    var: Path, elsewhere: Path, name: str, make: Make
+) -> None:
+    plant(var / name, elsewhere / "victim")
+    with suppress(OSError, JournalError):
+        make(var / name)
+    assert list(elsewhere.iterdir()) == []
+
+
+@only_root
+@pytest.mark.parametrize(("name", "make"), PLACES)
+def test_another_name_of_roots_own_file_makes_root_change_nothing_in_it(
+    var: Path, elsewhere: Path, name: str, make: Make
+) -> None:
+    victim = elsewhere / "victim"
+    victim.write_bytes(b"\xd9\xd5\x05\xf9 precious")  # as a journal of SQLite begins
+    (var / name).hardlink_to(victim)
+    with suppress(OSError, JournalError):
+        make(var / name)
+    assert (victim.read_bytes(), owner(victim)) == (b"\xd9\xd5\x05\xf9 precious", (0, 0))
+
+
+@only_root
+@pytest.mark.parametrize(("name", "make"), PLACES)
+def test_a_users_link_to_a_directory_of_roots_makes_root_write_nothing_there(
+    var: Path, elsewhere: Path, name: str, make: Make
+) -> None:
+    plant(var / "below", elsewhere)
+    with suppress(OSError, JournalError):
+        make(var / "below" / name)
+    assert list(elsewhere.iterdir()) == []
+
+
+@only_root
+@pytest.mark.parametrize(("name", "make"), PLACES)
+def test_what_root_makes_belongs_to_the_directorys_owner(var: Path, name: str, make: Make) -> None:
+    make(var / name)
+    assert {owner(path) for path in var.iterdir()} == {USER}
+
+
+@only_root
+def test_installing_as_root_follows_no_users_link(var: Path, elsewhere: Path) -> None:
+    plant(var / "conf", elsewhere)
+    for step in (Step(path=var / "conf" / "x.toml", text="a"), Step(path=var / "conf" / "x", target="/bin/true")):
+        with pytest.raises(SettingsError, match="conf is a link of user 4711 to a directory of another user"):
+            carry_out(step, var)
+    assert list(elsewhere.iterdir()) == []
+
+
+@only_root
+def test_ending_leftovers_removes_nothing_of_roots(var: Path, elsewhere: Path) -> None:
+    (elsewhere / "7").write_text("precious")
+    plant(var / "scripts", elsewhere)
+    assert Leftovers(var / "scripts").end() == 0
+    assert (elsewhere / "7").read_text() == "precious"
+
+
+@only_root
+def test_looking_into_a_planted_journal_is_one_sentence(var: Path, elsewhere: Path) -> None:
+    plant(var / "x.journal", elsewhere / "victim")
+    (elsewhere / "victim").touch()
+    for look in (read_fact, forget_fact):
+        with pytest.raises(JournalError, match="it is a link in a directory of another user, which root leaves alone"):
+            look(var / "x.journal", "account")
+
+
+@only_root
+def test_a_users_link_to_that_users_own_directory_is_followed(var: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    os.chown(disk, *USER)
+    plant(var / "logs", disk)
+    log_a_line(var / "logs" / "x.log")
+    assert (disk / "x.log").read_text() == "line\n"
+
+
+@only_root
+def test_a_link_in_a_directory_of_roots_own_is_followed(elsewhere: Path) -> None:
+    (elsewhere / "x.log").symlink_to(elsewhere / "y.log")
+    log_a_line(elsewhere / "x.log")
+    assert (elsewhere / "y.log").read_text() == "line\n"
+
+
+@only_root
+def test_directories_that_root_makes_belong_to_the_owner_of_the_one_above(var: Path) -> None:
+    make_directory(var / "a" / "b", 0o700)
+    assert [(owner(path), stat.S_IMODE(path.stat().st_mode)) for path in (var / "a", var / "a" / "b")] == [
+        (USER, 0o700)
+    ] * 2
+
+
+@only_root
+def test_a_fifo_in_the_place_of_a_file_does_not_hold_root_up(var: Path) -> None:
+    os.mkfifo(var / "x.log")
+    with pytest.raises(OSError, match="it is no file in a directory of another user"):
+        open_file(var / "x.log", os.O_WRONLY)
+
+
+@only_root
+def test_a_circle_of_links_ends(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(OSError, match="Too many levels"):
+        make_directory(tmp_path / "a" / "c")
+
+
+# What does not depend on the user
+
+
+def test_a_file_that_is_replaced_is_whole_or_as_it_was(var: Path) -> None:
+    replace_file(var / "x", b"one", beside="x.new", mode=0o644)
+    (var / "x.new").write_text("left by a driver that was killed")
+    replace_file(var / "x", b"two", beside="x.new", is_lasting=True)
+    assert ((var / "x").read_bytes(), stat.S_IMODE((var / "x").stat().st_mode)) == (b"two", 0o600)
+    assert not (var / "x.new").exists()
+    (var / "y").mkdir()
+    with pytest.raises(OSError, match="directory"):
+        replace_file(var / "y", b"three", beside="y.new")
+    assert sorted(path.name for path in var.iterdir()) == ["x", "y"]
+
+
+def test_a_link_is_made_only_where_nothing_is(var: Path) -> None:
+    make_link(var / "x", "target")
+    with pytest.raises(FileExistsError):
+        make_link(var / "x", "other")
+    assert os.readlink(var / "x") == "target"
+
+
+def test_a_path_through_a_file_leads_nowhere(var: Path) -> None:
+    (var / "x").touch()
+    with pytest.raises(NotADirectoryError):
+        open_file(var / "x" / "y", os.O_WRONLY)
+
+
+def test_a_folder_is_made_for_its_owner_alone_and_listed_by_its_descriptor(var: Path) -> None:
+    with folder(var / "scripts") as descriptor:
+        (var / "scripts" / "7").touch()
+        assert os.listdir(descriptor) == ["7"]  # noqa: PTH208 - a descriptor is no path
+    assert stat.S_IMODE((var / "scripts").stat().st_mode) == 0o700

@@ -81,6 +81,24 @@ def test_only_the_transport_touches_stdin_and_stdout() -> None:
     assert_none(others, lambda path: STANDARD_STREAMS.search(text_of(path)))
 
 
+# Files
+
+MAKES_FILES = re.compile(
+    r"\bos\.(mknod|mkdir|makedirs|l?chown|symlink|link|rename|replace)\(|O_CREAT|sqlite3\.connect\("
+    r"|\.(touch|mkdir|write_text|write_bytes|symlink_to|hardlink_to|chmod)\("
+)
+MAY_MAKE_THEM = {
+    "one_provider_mad/belongings.py": "does it for all",
+    "one_provider_mad/database.py": "opens what that has made",
+    "one_provider_mad/cli/demo.py": "in a temporary directory of its own",
+}
+
+
+def test_one_place_makes_files_so_that_root_follows_no_link_anywhere() -> None:
+    others = [path for path in SOURCES if shown(path) not in MAY_MAKE_THEM]
+    assert_none(others, lambda path: [match[0] for match in MAKES_FILES.finditer(text_of(path))])
+
+
 # Hoping
 
 SLEEP = re.compile(r"(?<!\w)(?P<module>time|asyncio)?\.?sleep\((?P<seconds>[^)]*)\)")

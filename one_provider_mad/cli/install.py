@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from one_provider_mad.belongings import give_to_owner_of
+from one_provider_mad.belongings import make_directory, make_link, open_file
 from one_provider_mad.cli.names import check_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
 from one_provider_mad.domain import Value
@@ -144,15 +144,12 @@ def carry_out(step: Step, var: Path) -> None:
         return
     try:
         if step.target:
-            step.path.symlink_to(step.target)
+            make_link(step.path, step.target)
             return
-        if not step.path.parent.exists():
-            step.path.parent.mkdir(mode=0o750, parents=True)
-            give_to_owner_of(var, step.path.parent)
+        make_directory(step.path.parent, 0o750, owner_of=var)
         # It may come to hold credentials: nobody but its owner reads it.
-        descriptor = os.open(step.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = open_file(step.path, os.O_WRONLY | os.O_EXCL, owner_of=var)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(step.text)
-        give_to_owner_of(var, step.path)
     except OSError as error:
         raise SettingsError(f"{step.path} cannot be made: {error.strerror}; run this as root or oneadmin") from error

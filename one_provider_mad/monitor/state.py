@@ -7,12 +7,12 @@ another one starts the hosts that it wants (decision 21).
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
 import msgspec
 
+from one_provider_mad.belongings import replace_file
 from one_provider_mad.domain import Value
 from one_provider_mad.monitor.truth import Memory
 from one_provider_mad.processes import Process
@@ -64,17 +64,11 @@ class StateFile:
 
     def save(self, state: State) -> str:
         """Put this state into the file, for good; a sentence when that fails, as on a full disk."""
-        fresh = self.path.with_name(f"{self.path.name}.new")
         content = msgspec.json.encode(state)
         # At the end a second one may come while the last one is still being written.
         with self._writing:
             try:
-                descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-                with open(descriptor, "wb") as file:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())  # a power cut is not to leave an empty file in the place of a good one
-                fresh.replace(self.path)
+                replace_file(self.path, content, beside=f"{self.path.name}.new", is_lasting=True)
             except OSError as error:
                 return f"what is monitored cannot be written down: {error.strerror} ({self.path})"
         return ""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from one_provider_mad.belongings import folder, open_file
 from one_provider_mad.processes import Process, descendants
 from one_provider_mad.scripting.offspring import end_marked
 
@@ -39,8 +40,9 @@ class Leftovers:
         """
         start = process.start if (process := Process.of(pid)) is not None else ""  # ended, not what it has started
         if start or mark:
-            with suppress(OSError):
-                (self._folder / str(pid)).write_text(f"{start}\n{self._me.pid}\n{self._me.start}\n{mark}\n")
+            with suppress(OSError), open(open_file(self._folder / str(pid), os.O_WRONLY), "w") as file:
+                file.truncate()  # what a process of that number has left
+                file.write(f"{start}\n{self._me.pid}\n{self._me.start}\n{mark}\n")
 
     def forget(self, pid: int) -> None:
         """It has ended."""
@@ -53,17 +55,19 @@ class Leftovers:
         What has left its script's process group is found while its parents live, or by its mark. Blocks, for tens of
         milliseconds.
         """
-        ended, marks = 0, set[str]()
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            files = list(self._folder.iterdir())
+            with folder(self._folder) as descriptor:
+                return self._end(descriptor)
         except OSError as error:
             log.warning("what runs is not remembered", folder=str(self._folder), reason=str(error))
             return 0
-        for file in files:
+
+    def _end(self, descriptor: int) -> int:
+        ended, marks = 0, set[str]()
+        for name in os.listdir(descriptor):
             with suppress(OSError, ValueError):
-                start, driver, driver_start, *mark = file.read_text().splitlines()
-                script = Process(pid=int(file.name), start=start)
+                start, driver, driver_start, *mark = _read(name, descriptor).splitlines()
+                script = Process(pid=int(name), start=start)
                 if Process(pid=int(driver), start=driver_start).is_alive():
                     continue  # two drivers may overlap for a while
                 marks.update(mark)
@@ -75,5 +79,11 @@ class Leftovers:
                     log.warning("script of a dead driver ended", pid=script.pid, driver=driver)
                     ended += 1
             with suppress(OSError):
-                file.unlink()
+                os.unlink(name, dir_fd=descriptor)
         return ended + end_marked(marks - {""})
+
+
+def _read(name: str, folder: int) -> str:
+    descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    with open(descriptor, encoding="utf-8") as file:
+        return file.read()

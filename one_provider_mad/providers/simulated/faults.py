@@ -20,6 +20,7 @@ from typing import TypeVar
 import structlog
 
 from one_provider_mad import errors
+from one_provider_mad.belongings import open_file
 from one_provider_mad.domain import Instance
 from one_provider_mad.errors import ProviderError, ProviderUnavailable, Throttled
 from one_provider_mad.providers.simulated.settings import ACCOUNT, LISTINGS, Crash, FaultSettings, Order, Unseen
@@ -121,7 +122,7 @@ class Faults:
         if not crash.times:
             return True
         try:
-            descriptor = os.open(self._crashes, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            descriptor = open_file(self._crashes, os.O_RDWR | os.O_APPEND)
             with os.fdopen(descriptor, "r+") as file:
                 file.seek(0)
                 if file.read().split().count(crash.at) >= crash.times:
