@@ -85,6 +85,8 @@ class Database:
         pragmas: how it is kept, as `journal_mode = WAL`.
         prepare: brings the schema up, and may refuse to go on; runs in a transaction of its own.
         unusable: what to raise when SQLite or the file system fails; given the error.
+        on_moved: told, in words that go on after the file's name, when it was removed or replaced and has been opened
+            anew; None for a file that is used on wherever it is.
     """
 
     def __init__(
@@ -94,11 +96,14 @@ class Database:
         pragmas: Sequence[str],
         prepare: Callable[[sqlite3.Connection], None],
         unusable: Callable[[Exception], Exception],
+        on_moved: Callable[[str], None] | None = None,
     ) -> None:
         self._path = path
         self._pragmas = pragmas
         self._prepare = prepare
         self._unusable = unusable
+        self._on_moved = on_moved
+        self._file: tuple[int, int] | None = None
         self._inbox: SimpleQueue[list[AnyJob] | None] = SimpleQueue()
         self._collected: list[AnyJob] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -180,9 +185,29 @@ class Database:
             return
         _answer(loop, [Outcome(opened)])
         while jobs := self._next_jobs():
+            if self._on_moved is not None and _file_at(self._path) != self._file:
+                connection = self._follow(connection, loop, self._on_moved)
             _answer(loop, self._safely(connection, jobs))
         connection.close()
         _answer(loop, [Outcome(ended)])
+
+    def _follow(
+        self, before: sqlite3.Connection, loop: asyncio.AbstractEventLoop, on_moved: Callable[[str], None]
+    ) -> sqlite3.Connection:
+        """Open the file at the path; when that fails go on with the one before, whose writes SQLite refuses."""
+        try:
+            if _holds_something(self._path):
+                told = "was replaced by another file while it was in use: that one is used now"
+                connection = self._connect()
+            else:
+                told = "was removed while it was in use: it is made anew, with all that it held"
+                connection = self._connect(before)
+        except Exception:  # noqa: BLE001 - the next jobs try again, and these hear of it from SQLite
+            return before
+        before.close()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(on_moved, told)
+        return connection
 
     def _safely(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
         """Carry out all jobs, whatever happens: a thread that died would leave everybody waiting for ever."""
@@ -260,12 +285,16 @@ class Database:
             raise _Spoilt(error)
         return None, error
 
-    def _connect(self) -> sqlite3.Connection:
-        """Open the file and bring it up, whoever else does the same at this moment."""
+    def _connect(self, before: sqlite3.Connection | None = None) -> sqlite3.Connection:
+        """Open the file and bring it up, whoever else does the same at this moment.
+
+        Args:
+            before: what a file that is made is filled from.
+        """
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                return self._try_to_connect()
+                return self._try_to_connect(before)
             except OSError as error:
                 raise self._unusable(error) from error
             except sqlite3.Error as error:
@@ -274,12 +303,15 @@ class Database:
                     raise self._unusable(error) from error
             time.sleep(0.005)
 
-    def _try_to_connect(self) -> sqlite3.Connection:
+    def _try_to_connect(self, before: sqlite3.Connection | None) -> sqlite3.Connection:
         make_directory(self._path.parent)
         with _making, suppress(FileExistsError):
             os.close(open_file(self._path, os.O_RDWR | os.O_EXCL))
         connection = connect(self._path, timeout=PATIENCE)
+        self._file = _file_at(self._path)
         try:
+            if before is not None:
+                before.backup(connection)
             for pragma in self._pragmas:
                 connection.execute(f"PRAGMA {pragma}")
             connection.execute("BEGIN IMMEDIATE")
@@ -325,6 +357,23 @@ def _has_open(wanted: os.stat_result) -> bool:
             if os.path.samestat(descriptor.stat(), wanted):
                 return True
     return False
+
+
+def _file_at(path: Path) -> tuple[int, int] | None:
+    """Which file is there; None for none, and for one that cannot be seen."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _holds_something(path: Path) -> bool:
+    """False when nothing is there, or what a try that failed has left."""
+    try:
+        return bool(path.stat().st_size)
+    except OSError:
+        return False
 
 
 def _is_busy(error: sqlite3.Error) -> bool:

@@ -11,9 +11,9 @@ from contextlib import suppress
 import structlog
 
 from one_provider_mad.actions.cloud import Cloud, Knowledge, waiting_for
-from one_provider_mad.actions.engine import Engine
+from one_provider_mad.actions.engine import Engine, Sight
 from one_provider_mad.actions.finding import Finder
-from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError, WrongAccount
+from one_provider_mad.errors import JournalError, MadError, ProviderUnavailable, SettingsError, WrongAccount
 from one_provider_mad.journal import Journal
 from one_provider_mad.options import Options
 from one_provider_mad.providers.interface import Arguments, Provider, VerbatimDriver
@@ -26,6 +26,9 @@ _ACCOUNT = "account"
 
 _PATIENCE_FOR_NEW = 1.0
 """Seconds an action waits for edited settings to be tried; then it goes on with the ones before."""
+
+_PATIENCE_FOR_JOURNAL = 1.0
+"""Seconds a POLL waits for a journal that is just being opened; another process may hold it for a minute."""
 
 _RETIRE_SECONDS = 3600.0
 """How long the provider of older settings is kept: longer than any action takes, since some may still use it."""
@@ -52,8 +55,11 @@ class Engines:
         self._is_verbatim: bool | None = None
         self.owner = ""
         self._engine: Engine | None = None
-        self._retired: dict[asyncio.Task[None], Engine] = {}
+        self._opened: tuple[Configuration, Sight] | None = None
+        self._retired: dict[asyncio.Task[None], Engine | Sight] = {}
         self._lock = asyncio.Lock()
+        self._journal_lock = asyncio.Lock()
+        self._told = ""
         self._making: asyncio.Task[Engine] | None = None
         self._knowledge = Knowledge()
         self._source = SettingsSource(options.name, places, check=self._check, warn=self._warn_once)
@@ -75,29 +81,33 @@ class Engines:
         return build(configuration, self._places, self._warn, self._arguments)
 
     def _warn_once(self, sentence: str) -> None:
-        log.warning("configuration not taken", reason=sentence)
+        log.warning("operator warned", reason=sentence)
         self._warn(sentence)
 
     async def open_journal(self) -> None:
         """Open the journal, if there are settings that say where; every action tries again until it is open."""
-        async with self._lock:
-            try:
+        try:
+            async with self._lock:
                 configuration = await asyncio.to_thread(self._source.current)
-                await self._journal_for(configuration)
-                if self.is_verbatim:
-                    self._make_soon()  # what an earlier process has left running is ended at once
-            except MadError as error:
-                log.warning("not ready yet", reason=str(error))
+            await self._journal_for(configuration)  # without the lock: a locked file holds no POLL up
+        except MadError as error:
+            log.warning("not ready yet", reason=str(error))
+        if self.is_verbatim:
+            self._make_soon()  # what an earlier process has left running is ended at once
 
     async def _journal_for(self, configuration: Configuration) -> Journal:
         self.owner = configuration.settings.owner
+        async with self._journal_lock:
+            return await self._open_journal_for(configuration)
+
+    async def _open_journal_for(self, configuration: Configuration) -> Journal:
         path = self._places.journal(configuration)
         if self.journal is not None and self.journal.path != path:
             # It was opened for settings that never came into force.
             await self.journal.close()
             self.journal = None
         if self.journal is None:
-            journal = Journal(path, clock=time.time, on_lost=self._lost)
+            journal = Journal(path, clock=time.time, on_lost=self._lost, on_moved=self._warn_once)
             await journal.open()
             self.journal = journal
             self.is_journal_open.set()
@@ -124,6 +134,28 @@ class Engines:
             if not making.done():
                 return self._engine
         return await asyncio.shield(making)
+
+    async def sight(self) -> Sight:
+        """What POLLs are answered from: the engine in force, and the cloud alone while the journal cannot be used.
+
+        Raises:
+            MadError: as `current`, but for a JournalError.
+        """
+        try:
+            making = self._make_soon() if self._engine is None else None
+            while making is not None and not making.done():
+                await asyncio.wait([making], timeout=_PATIENCE_FOR_JOURNAL)
+                if not making.done() and self._opened is not None and self.journal is None:
+                    return self._opened[1]
+            engine = await self.current()
+        except JournalError as error:
+            if self._opened is None:
+                raise
+            if self._told != str(error):
+                self._told = str(error)
+                self._warn_once(f"{error}; POLLs are answered meanwhile, all other actions fail")
+            return self._opened[1]
+        return Sight(cloud=engine.cloud, verbatim=engine.verbatim)
 
     def _make_soon(self) -> asyncio.Task[Engine]:
         """One try for all who wait; should one of them be cancelled, it goes on for the others."""
@@ -161,18 +193,46 @@ class Engines:
         return engine
 
     async def _make(self, configuration: Configuration) -> Engine:
-        journal = await self._journal_for(configuration)
+        sight = await self._sight_of(configuration)
+        try:
+            journal = await self._journal_for(configuration)
+            if sight.cloud is not None:
+                await self._confirm_account(sight.cloud.provider, configuration, journal)
+        except JournalError:
+            raise  # POLLs need none: what is open is kept for them, and for when there is one
+        except BaseException:
+            self._opened = None
+            await _close(sight)
+            raise
+        self._opened, self._told = None, ""
+        if sight.cloud is None:
+            return Engine(configuration=configuration, journal=journal, verbatim=sight.verbatim)
+        finder = Finder(sight.cloud, journal, time.time)
+        return Engine(configuration=configuration, journal=journal, cloud=sight.cloud, finder=finder)
+
+    async def _sight_of(self, configuration: Configuration) -> Sight:
+        """What these settings lead to, opened; what was opened for them before while there was no journal."""
+        if self._opened is not None:
+            opened_for, sight = self._opened
+            if opened_for is configuration:
+                return sight
+            self._opened = None
+            self._retire(sight)
+        sight = await self._open(configuration)
+        self._opened = (configuration, sight)
+        return sight
+
+    async def _open(self, configuration: Configuration) -> Sight:
         provider = await asyncio.to_thread(self._build, configuration)
         try:
             await provider.open()
-            if isinstance(provider, VerbatimDriver):
-                return Engine(configuration=configuration, journal=journal, verbatim=provider)
-            await self._confirm_account(provider, configuration, journal)
         except BaseException as error:
             await provider.close()
             if isinstance(error, OSError):
                 raise SettingsError(f"{configuration.name}: the provider cannot be opened: {error}") from error
             raise
+        if isinstance(provider, VerbatimDriver):
+            return Sight(verbatim=provider, is_certain=False)
         cloud = Cloud(
             provider,
             owner=configuration.settings.owner,
@@ -180,9 +240,7 @@ class Engines:
             call_timeout=configuration.settings.call_timeout,
             knowledge=self._knowledge,
         )
-        return Engine(
-            configuration=configuration, journal=journal, cloud=cloud, finder=Finder(cloud, journal, time.time)
-        )
+        return Sight(cloud=cloud, is_certain=False)
 
     async def _confirm_account(self, provider: Provider, configuration: Configuration, journal: Journal) -> None:
         """Other credentials show another cloud, in which everything of ours would look gone (decision 16)."""
@@ -200,7 +258,7 @@ class Engines:
                 f" if that is meant, run one-provider journal accept {configuration.name}"
             )
 
-    def _retire(self, engine: Engine) -> None:
+    def _retire(self, engine: Engine | Sight) -> None:
         """Close an engine once every action that may still use it is over."""
         task = asyncio.create_task(_close_later(engine), name="retire an engine")
         self._retired[task] = engine
@@ -208,7 +266,8 @@ class Engines:
 
     async def close(self) -> None:
         """End what runs, close the journal, which must not lose what was answered, and then every provider."""
-        engines = [*self._retired.values(), *([self._engine] if self._engine else [])]
+        opened = [self._opened[1]] if self._opened else []
+        engines = [*self._retired.values(), *opened, *([self._engine] if self._engine else [])]
         for engine in engines:
             if engine.verbatim is not None:
                 await engine.verbatim.close()
@@ -221,14 +280,14 @@ class Engines:
                 await engine.cloud.close()
 
 
-async def _close_later(engine: Engine) -> None:
+async def _close_later(engine: Engine | Sight) -> None:
     await asyncio.sleep(_RETIRE_SECONDS)
     while engine.verbatim is not None and engine.verbatim.is_busy:  # noqa: ASYNC110 - an hour later is soon enough
         await asyncio.sleep(_RETIRE_SECONDS)  # a script may take as long as it likes
     await _close(engine)
 
 
-async def _close(engine: Engine) -> None:
+async def _close(engine: Engine | Sight) -> None:
     if engine.cloud is not None:
         await engine.cloud.close()
     if engine.verbatim is not None:

@@ -8,6 +8,7 @@ answered before their turn to be written comes.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sqlite3
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from one_provider_mad.belongings import open_file
 from one_provider_mad.database import Database, connect
 from one_provider_mad.domain import DeployId, Identity, Value, VmId
 from one_provider_mad.errors import JournalError
@@ -262,14 +264,28 @@ class Journal:
         path: the file.
         clock: seconds since the epoch.
         on_lost: told when a record that nobody waits for could not be written.
+        on_moved: told when the file was removed or replaced, and which one is used from then on.
     """
 
-    def __init__(self, path: Path, *, clock: Callable[[], float], on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float],
+        on_lost: Callable[[str], None],
+        on_moved: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.path = path
         self._clock = clock
         self._on_lost = on_lost
-        self._database = Database(path, pragmas=_PRAGMAS, prepare=_prepare, unusable=self._unusable)
-        self._me = Process.current()
+        self._database = Database(
+            path,
+            pragmas=_PRAGMAS,
+            prepare=self._prepare,
+            unusable=self._unusable,
+            on_moved=lambda what: on_moved(f"the journal {what} ({path})"),
+        )
+        self._me, self._parent = Process.current(), Process.parent()
         self._unwritten: dict[int, _Row] = {}
         self._writing: dict[int, _Row] = {}
         self._closed: list[int] = []
@@ -283,7 +299,6 @@ class Journal:
     async def open(self) -> None:
         """Open the file, making it when it is missing."""
         await self._database.open()
-        await self._database.write(lambda db: _sign_in(db, self._me, Process.parent(), self._clock()))
         await self._database.write(lambda db: _prune(db, self._clock() - _KEPT_SECONDS))
         # Whatever the clock says: what is asked from now on is newer than what is there.
         self._last_number = await self._database.read(
@@ -296,6 +311,10 @@ class Journal:
         while self._flush is not None:
             await asyncio.wait([self._flush])
         await self._database.close()
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
+        _prepare(db)
+        _sign_in(db, self._me, self._parent, self._clock())
 
     def _unusable(self, error: Exception) -> JournalError:
         return JournalError(f"the journal cannot be used: {error} ({self.path})")
@@ -607,6 +626,50 @@ def forget_fact(path: Path, name: str) -> str | None:
     return None if row is None else str(row[0])
 
 
+def try_to_write(path: Path) -> None:
+    """Write into the journal and take it out again, also beside a running writer; without one, into its directory.
+
+    Raises:
+        JournalError: a driver could not write it.
+    """
+    try:
+        directory = next(each for each in path.absolute().parents if each.exists())
+        if os.geteuid() == 0 and not os.statvfs(directory).f_bavail:
+            raise OSError(errno.ENOSPC, "there is room left for root only", str(directory))
+        if path.exists():
+            _write_and_forget(path)
+        else:
+            _write_into(directory, path.name)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal cannot be written: {error} ({path})") from error
+
+
+_FILLER = "-" * 16_384
+"""More than the pages of a small journal have room for: the file has to grow."""
+
+
+def _write_and_forget(path: Path) -> None:
+    db = connect(path, timeout=5, mode="rw")
+    try:
+        for pragma in _PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        if _check_version(db):  # else a driver is just making it
+            db.execute("INSERT OR REPLACE INTO facts VALUES ('tried', ?)", (_FILLER,))
+            db.execute("DELETE FROM facts WHERE name = 'tried'")
+    finally:
+        db.close()
+
+
+def _write_into(directory: Path, name: str) -> None:
+    trial = directory / f".{name}.{os.getpid()}.tried"
+    descriptor = open_file(trial, os.O_WRONLY | os.O_EXCL)
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(_FILLER)
+    finally:
+        trial.unlink()
+
+
 _FORGET_MOMENT = """
 CREATE TRIGGER IF NOT EXISTS attempt_without_moment AFTER INSERT ON attempts
 BEGIN DELETE FROM moments WHERE token = NEW.token; END
@@ -619,10 +682,15 @@ def _storable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _prepare(db: sqlite3.Connection) -> None:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
+def _check_version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
         raise sqlite3.DatabaseError(f"it was written by another version ({version}, this one reads {_VERSION})")
+    return version
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    _check_version(db)
     if not _tells_ends(db):
         db.execute("DROP TABLE IF EXISTS answered")  # of an earlier release; it reaches back an hour at most
     for statement in _SCHEMA.split(";"):

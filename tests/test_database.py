@@ -59,7 +59,7 @@ def mode(path: Path) -> int:
 
 
 def make_file(path: Path, content: bytes, mode: int) -> None:
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     path.chmod(mode)
 
@@ -410,3 +410,73 @@ def test_a_loop_that_ends_first_is_not_waited_for(path: Path) -> None:
     asyncio.run(leave())
     may_go_on.set()
     assert until(lambda: seen_by_others(path)) == ["one"]
+
+
+# A file that is removed or replaced while it is in use
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def put_away(path: Path) -> None:
+    path.rename(path.with_name(f"{path.name}.old"))
+
+
+class Followed:
+    """A database that follows its path, and what it has told of that."""
+
+    def __init__(self, path: Path) -> None:
+        self.told: list[str] = []
+        self.database = Database(path, pragmas=CAREFUL, prepare=prepare, unusable=unusable, on_moved=self.told.append)
+
+    async def has_told(self) -> list[str]:
+        await asyncio.sleep(0)
+        return self.told
+
+
+@pytest.fixture
+async def followed(path: Path) -> AsyncIterator[Followed]:
+    followed = Followed(path)
+    await followed.database.open()
+    await followed.database.write(add("before"))
+    yield followed
+    await followed.database.close()
+
+
+async def test_a_file_that_is_removed_is_made_anew_with_what_it_held_and_told_once(
+    followed: Followed, path: Path
+) -> None:
+    remove(path)
+    for text in ("one", "two"):
+        await followed.database.write(add(text))
+    assert seen_by_others(path) == ["before", "one", "two"]
+    assert await followed.has_told() == ["was removed while it was in use: it is made anew, with all that it held"]
+
+
+async def test_a_file_in_the_place_of_the_one_before_is_used_as_it_is_and_told_once(
+    followed: Followed, path: Path
+) -> None:
+    put_away(path)
+    other = a_database(path, pragmas=CAREFUL)
+    await other.open()
+    await other.write(add("of another"))
+    await other.close()
+    for text in ("one", "two"):
+        await followed.database.write(add(text))
+    assert seen_by_others(path) == ["of another", "one", "two"]
+    assert seen_by_others(path.with_name(f"{path.name}.old")) == ["before"]
+    assert await followed.has_told() == ["was replaced by another file while it was in use: that one is used now"]
+
+
+async def test_a_file_that_cannot_be_made_anew_is_tried_again_until_it_can(followed: Followed, path: Path) -> None:
+    remove(path)
+    put_away(path.parent)
+    make_file(path.parent, b"", 0o600)  # no directory: nothing can be made in it
+    with pytest.raises(Unusable, match="readonly"):
+        await followed.database.write(add("lost"))
+    assert await followed.database.read(everything) == ["before"]
+    remove(path.parent)
+    await followed.database.write(add("kept"))
+    assert seen_by_others(path) == ["before", "kept"]
+    assert len(await followed.has_told()) == 1

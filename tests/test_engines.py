@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +220,58 @@ async def test_a_journal_that_cannot_be_opened_is_told_until_it_can(home: Home) 
     assert isinstance(await refusal(engines), JournalError)
     path.rmdir()
     assert (await engines.current()).journal is engines.journal
+
+
+async def test_polls_need_no_journal_and_what_is_open_for_them_is_used_when_there_is_one(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    path = home.places.default_journal("x")
+    path.mkdir()
+    engines = home.engines()
+    await engines.open_journal()
+    sight = await engines.sight()
+    assert sight.cloud is not None
+    assert not sight.is_certain, "it may be the cloud of other credentials"
+    assert await engines.sight() is sight
+    [warning] = home.warnings
+    assert warning.startswith("the journal cannot be used: ")
+    assert warning.endswith("; POLLs are answered meanwhile, all other actions fail")
+    assert isinstance(await refusal(engines), JournalError)
+    path.rmdir()
+    engine = await engines.current()
+    assert engine.cloud is sight.cloud
+    assert home.somebody.opened == ["good"]
+    assert (await engines.sight()).is_certain
+
+
+async def test_polls_wait_for_a_locked_journal_no_longer_than_a_moment(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines_module, "_PATIENCE_FOR_JOURNAL", 0.1)
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    await engines.open_journal()
+    await engines.close()
+    with closing(sqlite3.connect(home.places.default_journal("x"), isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        engines = home.engines()
+        opening = asyncio.create_task(engines.open_journal())
+        assert not (await engines.sight()).is_certain
+        assert not opening.done()
+        other.execute("ROLLBACK")
+        await opening
+    assert (await engines.sight()).is_certain
+
+
+async def test_what_was_open_for_polls_is_given_up_for_other_settings_and_at_the_end(home: Home) -> None:
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.places.default_journal("x").mkdir()
+    engines = home.engines()
+    first = await engines.sight()
+    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    second = await engines.sight()
+    assert second.cloud is not first.cloud
+    await engines.close()
+    assert sorted(home.somebody.closed) == ["better", "good"]
 
 
 # Before the first request

@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": BASE | {"belongings", "settings"},
     "metrics": BASE,
     "metrics_file": BASE | {"", "belongings", "metrics", "settings"},
-    "journal": BASE | {"database", "moments", "processes"},
+    "journal": BASE | {"belongings", "database", "moments", "processes"},
     "protocol": BASE | {"documents"},
     "xmlrpc": BASE | {"documents"},
     "scripting": BASE | {"belongings", "processes"},

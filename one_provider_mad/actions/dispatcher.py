@@ -30,7 +30,7 @@ from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply, Request, Severity
 from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.protocol.vmm import deploy_id_problem, format_log, format_reply
-from one_provider_mad.providers.interface import VerbatimRequest
+from one_provider_mad.providers.interface import VerbatimDriver, VerbatimRequest
 
 log = structlog.get_logger()
 
@@ -343,19 +343,15 @@ class Dispatcher:
 
     async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
         request, message = await self._read(accepted)
+        if accepted.action is Action.POLL:
+            return await self._poll_alone(accepted, request, message)
         engine = await self._engines.current()
         if engine.verbatim is not None and accepted.is_settled:
             raise RequestRefused(UNREPEATED)  # a directory of scripts cannot tell
         if engine.verbatim is not None:
             await self._be_on_record(accepted, engine.journal)
-            verbatim = VerbatimRequest(
-                action=accepted.action.value, request=request, message=message, is_two_blank=accepted.is_two_blank
-            )
-            info = await engine.verbatim.perform(verbatim, partial(self._tell_as, accepted.vm_id))
-            return _with_first_word(accepted.action, request, info)
+            return await self._perform(engine.verbatim, accepted, request, message)
         work = self._work(engine, request, deadline, accepted.recovered)
-        if accepted.action is Action.POLL:
-            return await self._poll_alone(engine, request)
         info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
@@ -364,10 +360,15 @@ class Dispatcher:
         # The core keeps DEPLOY's id; an id in the answer to RESTORE would only mislead whoever reads the line.
         return "-" if accepted.action is Action.RESTORE else info
 
+    async def _perform(self, driver: VerbatimDriver, accepted: Accepted, request: VmRequest, message: bytes) -> str:
+        verbatim = VerbatimRequest(
+            action=accepted.action.value, request=request, message=message, is_two_blank=accepted.is_two_blank
+        )
+        info = await driver.perform(verbatim, partial(self._tell_as, accepted.vm_id))
+        return _with_first_word(accepted.action, request, info)
+
     async def _be_on_record(self, accepted: Accepted, journal: Journal) -> None:
         """A script that has begun must be known to the next process, or its VM would wait for ever."""
-        if accepted.action is Action.POLL:
-            return
         try:
             if accepted.action in CREATES_OR_DESTROYS:
                 await journal.sync()
@@ -514,11 +515,11 @@ class Dispatcher:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                engine = await self._engines.current()
-                if engine.cloud is None:
+                sight = await self._engines.sight()
+                if sight.cloud is None:
                     raise SettingsError("the configuration changed meanwhile")
                 number = 0
-                async for request, reply in poll(engine.cloud, requests):
+                async for request, reply in poll(sight.cloud, requests, is_certain=sight.is_certain):
                     del unanswered[number]
                     number += 1
                     if self.lanes.is_listed(request):
@@ -565,11 +566,14 @@ class Dispatcher:
         """Have this asked right before anything is terminated for a debt."""
         self._debts.confirm = confirm
 
-    async def _poll_alone(self, engine: Engine, request: VmRequest) -> str:
-        """A POLL that was too large to be read at once."""
-        if engine.cloud is None:
-            raise AssertionError("a verbatim driver performs POLL itself")
-        async for _, reply in poll(engine.cloud, [request]):
+    async def _poll_alone(self, accepted: Accepted, request: VmRequest, message: bytes) -> str:
+        """A POLL that a verbatim driver performs, or that was too large to be read at once."""
+        sight = await self._engines.sight()
+        if sight.verbatim is not None:
+            return await self._perform(sight.verbatim, accepted, request, message)
+        if sight.cloud is None:
+            raise AssertionError("there is a cloud or a verbatim driver")
+        async for _, reply in poll(sight.cloud, [request], is_certain=sight.is_certain):
             if not reply.is_success:
                 raise RequestRefused(reply.info)
             return reply.info

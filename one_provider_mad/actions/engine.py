@@ -31,6 +31,20 @@ class Engine(Value, frozen=True, kw_only=True):
     verbatim: VerbatimDriver | None = None
 
 
+class Sight(Value, frozen=True, kw_only=True):
+    """What a POLL is answered from. Exactly one of `cloud` and `verbatim` is there.
+
+    Attributes:
+        cloud: a cloud whose instances carry our tags.
+        verbatim: a driver that performs verbs as they were sent.
+        is_certain: the journal says that it is the cloud of before: what it does not show may be called missing.
+    """
+
+    cloud: Cloud | None = None
+    verbatim: VerbatimDriver | None = None
+    is_certain: bool = True
+
+
 class EngineSource(Protocol):
     """Where the engine in force comes from; it changes when the configuration file does."""
 
@@ -52,4 +66,11 @@ class EngineSource(Protocol):
 
         Raises:
             MadError: there is none, with the sentence that every action is to answer.
+        """
+
+    async def sight(self) -> Sight:
+        """What POLLs are answered from: the engine in force, and the cloud alone while the journal cannot be used.
+
+        Raises:
+            MadError: there is none, with the sentence that every POLL is to answer.
         """

@@ -34,10 +34,17 @@ _UNUSUAL_COUNT = 4
 """So many that are missing at once may be half a listing that looks whole, if they are most of those asked about."""
 
 
-async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tuple[VmRequest, Reply]]:
+async def poll(
+    cloud: Cloud, requests: Sequence[VmRequest], *, is_certain: bool = True
+) -> AsyncIterator[tuple[VmRequest, Reply]]:
     """Answer POLLs from one look at the cloud, in the order they came.
 
     A failed look fails them all: a state that is not known must not be told.
+
+    Args:
+        cloud: what is looked at.
+        requests: the POLLs.
+        is_certain: it is the cloud of before; else an instance that is not seen alive is no news, and never gone.
     """
     try:
         found = await cloud.look({request.deploy_id for request in requests if request.deploy_id})
@@ -51,13 +58,13 @@ async def poll(cloud: Cloud, requests: Sequence[VmRequest]) -> AsyncIterator[tup
     for request in requests:
         instance = found.get(request.deploy_id)
         if instance is not None:
-            yield request, answer(cloud, request, instance)
+            yield request, answer(cloud, request, instance, is_certain=is_certain)
         elif isinstance(found_by_tags, MadError):
             yield request, _failure(request, str(found_by_tags))
         elif (instance := found_by_tags.get(request.vm_id)) is not None:
             yield request, answer(cloud, request, instance)
-        elif is_unusual and request.deploy_id in cloud.knowledge.shown:
-            yield request, Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=NO_NEWS)
+        elif not is_certain or (is_unusual and request.deploy_id in cloud.knowledge.shown):
+            yield request, _no_news(request)
         else:
             yield request, _failure(request, missing(request))
 
@@ -92,11 +99,13 @@ async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, In
     }
 
 
-def answer(cloud: Cloud, request: VmRequest, instance: Instance) -> Reply:
+def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: bool = True) -> Reply:
     """The POLL's reply for this instance."""
     if not _is_of(cloud, request, instance):
         return _failure(request, f"instance {instance.deploy_id} is not VM {request.vm_id}'s, so its state is not told")
     letter = STATE_LETTERS.get(instance.state)
+    if letter is None and not is_certain:
+        return _no_news(request)
     if letter is None:
         cloud.knowledge.shown.discard(instance.deploy_id)
         # Not POWEROFF: a terminated instance cannot be started again, and UNKNOWN with this sentence says so.
@@ -108,6 +117,10 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance) -> Reply:
 def _is_of(cloud: Cloud, request: VmRequest, instance: Instance) -> bool:
     identity = instance.identity
     return identity is None or request.identity(owner=cloud.owner).is_same_life(identity)
+
+
+def _no_news(request: VmRequest) -> Reply:
+    return Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=NO_NEWS)
 
 
 def _failure(request: VmRequest, sentence: str) -> Reply:

@@ -22,7 +22,7 @@ from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
-from one_provider_mad.journal import read_debts, read_fact, read_open_requests
+from one_provider_mad.journal import read_debts, read_fact, read_open_requests, try_to_write
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.orphans.documents import LocalOpenNebula
@@ -64,7 +64,8 @@ class Point(Value, frozen=True, kw_only=True):
 def command(name: str, is_json: bool) -> None:
     """Check whether the drivers of NAME would work here: files, credentials, the cloud, the journal, OpenNebula.
 
-    Nothing is changed or made; rights are tried with dry runs. Exit code 3 when something is wrong.
+    Rights are tried with dry runs, and what is written into the journal as a trial is taken out again. Exit code 3 when
+    something is wrong.
     """
     with no_logs():
         points = asyncio.run(_shown(name, os.environ, is_json=is_json))
@@ -142,8 +143,12 @@ def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[Point]:
     if not is_journal and status.st_mode & 0o022:
         found = f"{path} is {mode}: others may change it"
         yield Point(what="permissions", is_well=False, found=found, remedy=f"chmod go-w {path}")
-    if var.exists() and not _is_for(var.stat(), status, is_journal=is_journal):
-        found = f"{path} is {mode} of user {status.st_uid}: OpenNebula's user, {var.stat().st_uid}, cannot use it"
+    owner = var.stat() if var.exists() else None
+    if is_journal and owner is not None and status.st_uid == owner.st_uid and not status.st_mode & stat.S_IWUSR:
+        found = f"{path} is {mode}: OpenNebula's user, {owner.st_uid}, cannot write it"
+        yield Point(what="permissions", is_well=False, found=found, remedy=f"chmod 600 {path}")
+    if owner is not None and not _is_for(owner, status, is_journal=is_journal):
+        found = f"{path} is {mode} of user {status.st_uid}: OpenNebula's user, {owner.st_uid}, cannot use it"
         yield Point(what="permissions", is_well=False, found=found, remedy=f"chown --reference={var} {path}")
 
 
@@ -315,8 +320,13 @@ def _journal(configuration: Configuration, places: Places) -> Iterator[Point]:
     try:
         debts, requests = read_debts(path), read_open_requests(path)
         recorded = read_fact(path, MACHINE)
+        if not path.exists() and places.mark(configuration.name).exists():
+            yield _lost_journal(path, configuration.name)
+            return
+        try_to_write(path)
     except MadError as error:
-        yield Point(what="journal", is_well=False, found=str(error), remedy="move it away only if no VM is running")
+        remedy = f"make room and let OpenNebula's user write there: until then all actions but POLL fail; {_DAMAGED}"
+        yield Point(what="journal", is_well=False, found=str(error), remedy=remedy)
         return
     dead = [each for each in requests if not each.writer.is_alive()]
     held = f"{_count(len(requests), 'request')} open, {_count(len(debts), 'debt')}"
@@ -331,6 +341,19 @@ def _journal(configuration: Configuration, places: Places) -> Iterator[Point]:
     if recorded not in (None, machine()):
         remedy = f"if this one has taken its place, run one-provider journal accept {configuration.name}"
         yield Point(what="machine", is_well=None, found="the journal was written on another one", remedy=remedy)
+
+
+_DAMAGED = "move a damaged one away only if no VM is in a passing state"
+
+
+def _lost_journal(path: Path, name: str) -> Point:
+    return Point(
+        what="journal",
+        is_well=False,
+        found=f"{path} is missing, and {name} has had one",
+        remedy="a running driver makes it anew with its next request, with all that it held; else put it back, or see"
+        f" what is left in the cloud: one-provider instances {name}",
+    )
 
 
 def _count(number: int, what: str) -> str:

@@ -22,7 +22,7 @@ from structlog.testing import capture_logs
 
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.dispatcher import Dispatcher
-from one_provider_mad.actions.engine import Engine
+from one_provider_mad.actions.engine import Engine, Sight
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.cli.driver_message import wire_line
@@ -488,6 +488,10 @@ class FakeEngines:
         if self.error is not None:
             raise self.error
         return self._world.engine(self._verbatim)
+
+    async def sight(self) -> Sight:
+        engine = await self.current()
+        return Sight(cloud=engine.cloud, verbatim=engine.verbatim)
 
 
 class Desk:

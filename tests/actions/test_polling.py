@@ -19,10 +19,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         yield world
 
 
-async def answers(world: World, *requests: VmRequest) -> list[str]:
+async def answers(world: World, *requests: VmRequest, is_certain: bool = True) -> list[str]:
     """The replies, in the order they came; a failure with a mark in front."""
     found = []
-    async for request, reply in poll(world.cloud, requests):
+    async for request, reply in poll(world.cloud, requests, is_certain=is_certain):
         assert (reply.word, reply.vm_id) == ("POLL", request.vm_id)
         found.append(reply.info if reply.is_success else f"! {reply.info}")
     return found
@@ -53,6 +53,26 @@ async def test_a_terminated_instance_is_a_failure_since_it_cannot_be_started_aga
 ) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     assert await answers(world, request_of(deploy_id=deploy_id)) == [f"! instance {deploy_id} is {state.value}"]
+
+
+async def test_without_a_journal_what_is_found_is_told_and_nothing_is_called_gone(world: World) -> None:
+    """The journal knows whose credentials these were: in another account everything looks gone."""
+    running, ended = (
+        world.provider.add(identity_of()),
+        world.provider.add(identity_of(vm_id=8), InstanceState.TERMINATED),
+    )
+    requests = [
+        request_of(deploy_id=running),
+        request_of(vm_id=8, deploy_id=ended),
+        request_of(vm_id=9, deploy_id="i-nowhere"),
+        request_of(vm_id=10, deploy_id=running),
+    ]
+    assert await answers(world, *requests, is_certain=False) == [
+        "STATE=a",
+        "STATE=-",
+        "STATE=-",
+        f"! instance {running} is not VM 10's, so its state is not told",
+    ]
 
 
 def test_every_state_has_a_letter_or_is_gone() -> None:

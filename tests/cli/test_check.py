@@ -5,9 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
+import sqlite3
+import subprocess
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +21,7 @@ from one_provider_mad.cli.check import NOT_WELL
 from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.journal import Debt, Journal
 from one_provider_mad.orphans.reconciler import MACHINE
-from tests.cli.running import on_a_terminal, parsed, ran, said
+from tests.cli.running import COMMAND, on_a_terminal, parsed, ran, said, surroundings
 from tests.end_to_end.oned import OWNER, Place, aside
 from tests.xmlrpc.partner import Partner
 
@@ -228,6 +233,62 @@ def test_what_the_journal_tells(ready: Place) -> None:
     assert found["machine"]["is_well"] is None
     (ready.var / "one_provider_mad_simulated.journal").write_text("no database" * 200)
     assert crosses(points(ready, code=NOT_WELL)) == {"journal"}
+
+
+def full(place: Place) -> dict[str, Point]:
+    """What it finds where no file can grow, as on a full disk."""
+    command = shlex.join([*COMMAND, "check", "simulated", "--json"])
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"ulimit -f 0; {command}"], env=surroundings(place.root), capture_output=True, timeout=30
+    )
+    assert done.returncode == NOT_WELL, done
+    return by_name(json.loads(done.stdout))
+
+
+def test_a_journal_is_ticked_only_when_it_could_be_written(ready: Place) -> None:
+    """Without it every DEPLOY fails, and with a full disk it is read as well as ever."""
+    assert points(ready)["journal"]["is_well"] is True, "there is none yet, and it can be made"
+    assert full(ready)["journal"]["is_well"] is False
+    path = journaled(ready)
+    assert points(ready)["journal"]["is_well"] is True
+    found = full(ready)["journal"]
+    assert found["is_well"] is False
+    assert found["found"].startswith("the journal cannot be written: ")
+    assert found["remedy"].startswith("make room and let OpenNebula's user write there: until then all actions but")
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        assert db.execute("SELECT name FROM facts").fetchall() == []
+        db.execute("PRAGMA user_version = 9")
+    assert points(ready, code=NOT_WELL)["journal"]["found"].startswith(
+        "the journal cannot be written: it was written by another version (9, this one reads 1) ("
+    )
+    assert sorted(each.name for each in ready.var.glob("*tried*")) == []
+
+
+def test_a_journal_that_has_room_for_root_only_is_a_cross(ready: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0))
+    found = points(ready, code=NOT_WELL)["journal"]
+    assert found["found"].startswith("the journal cannot be written: [Errno 28] there is room left for root only")
+
+
+def test_a_journal_that_may_only_be_read_is_a_cross(ready: Place) -> None:
+    path = journaled(ready)
+    path.chmod(0o400)
+    if os.geteuid() == 0:  # who may write all the same, and asks for somebody else
+        os.chown(ready.var, 4711, 4712)
+        os.chown(path, 4711, 4712)
+    user = ready.var.stat().st_uid
+    told = said(ready.root, "check", "simulated", code=NOT_WELL)
+    found = f"✗ permissions: {path} is -r--------: OpenNebula's user, {user}, cannot write it\n    chmod 600 {path}\n"
+    assert found in told
+
+
+def test_a_journal_that_is_gone_is_a_cross_where_there_was_one(ready: Place) -> None:
+    (ready.var / "one_provider_mad_simulated.configured").touch()
+    found = points(ready, code=NOT_WELL)
+    assert crosses(found) == {"journal"}
+    path = ready.var / "one_provider_mad_simulated.journal"
+    assert found["journal"]["found"] == f"{path} is missing, and simulated has had one"
 
 
 def test_scripts(ready: Place) -> None:
