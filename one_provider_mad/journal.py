@@ -27,6 +27,7 @@ from one_provider_mad.belongings import open_file
 from one_provider_mad.database import Database, connect
 from one_provider_mad.domain import DeployId, Identity, Value, VmId
 from one_provider_mad.errors import JournalError
+from one_provider_mad.masking import masked
 from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
 
@@ -678,8 +679,8 @@ BEGIN DELETE FROM moments WHERE token = NEW.token; END
 
 
 def _storable(text: str) -> str:
-    """A cloud's words may hold half a character, which SQLite does not take."""
-    return text.encode(errors="replace").decode()
+    """A cloud's words may hold a secret of ours, and half a character, which SQLite does not take."""
+    return masked(text).encode(errors="replace").decode()
 
 
 def _check_version(db: sqlite3.Connection) -> int:

@@ -19,6 +19,7 @@ from typing import TextIO, cast
 import msgspec
 
 from one_provider_mad.belongings import open_file
+from one_provider_mad.masking import masked
 from one_provider_mad.settings import Places
 
 
@@ -68,11 +69,11 @@ def _encode(event: dict[str, object], *, default: Callable[[object], object]) ->
     """Write an event as JSON; three times as fast as the standard library, and every action has one."""
     for key, value in event.items():
         if isinstance(value, str) and len(value) > _LONGEST:
-            event[key] = f"{value[:_LONGEST]}… ({len(value)} characters)"
+            event[key] = f"{masked(value)[:_LONGEST]}… ({len(value)} characters)"
     try:
-        return msgspec.json.encode(event, enc_hook=default).decode()
+        return masked(msgspec.json.encode(event, enc_hook=default).decode())
     except (UnicodeEncodeError, TypeError):  # half a surrogate pair, a key that is no text
-        return json.dumps(event, default=default)
+        return masked(json.dumps(event, default=default))
 
 
 def import_structlog() -> ModuleType:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from one_provider_mad.core_up import CoreUp
+from one_provider_mad.masking import keep_url_secret
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
@@ -33,6 +34,9 @@ Asked = TypeVar("Asked")
 """What a line that is neither INIT nor FINALIZE is read into."""
 
 _STDIN, _STDOUT = 0, 1
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+"""Where the environment may name a proxy, and its password."""
 
 _WATCH_SECONDS = 0.1
 """How often to see whether somebody still reads, once the end has begun: oned kills after a second."""
@@ -246,6 +250,8 @@ class Serving(ABC, Generic[Asked]):
 
     def _begin_log(self, program: str, modules: CommonModules, places: Places) -> str | None:
         """Open the log and say who begins; returns what the operator should know about it, None when all is well."""
+        for url in (self._options.proxy or "", *(os.environ.get(name, "") for name in _PROXIES)):
+            keep_url_secret(url)
         problem = modules.configure(
             program,
             self._options.name,

@@ -21,6 +21,7 @@ import msgspec
 from one_provider_mad.belongings import make_directory, open_file
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError
+from one_provider_mad.masking import keep_secret, keep_url_secret
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
@@ -270,6 +271,7 @@ def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Con
         data = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path.name} is not TOML: {error} ({path})") from error
+    _keep_secrets(data)
     if status.st_mode & stat.S_IROTH and (key := next(_secrets(data), None)):
         raise SettingsError(f"{path.name} holds the secret {key} and can be read by everybody: run chmod 640 {path}")
     kind = data.get("provider")
@@ -296,6 +298,18 @@ def _secrets(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from _secrets(value, f"{prefix}{key}.")
         elif value and isinstance(value, str) and is_secret(key):
             yield f"{prefix}{key}"
+
+
+def _keep_secrets(data: Mapping[str, Any]) -> None:
+    """See that no value of a secret key is told, nor the password of a URL, as a proxy's."""
+    for key, value in data.items():
+        if isinstance(value, dict):
+            _keep_secrets(value)
+        elif isinstance(value, str):
+            if is_secret(key) and not key.endswith("_id"):  # the id of an access key is none
+                keep_secret(value)
+            if "@" in value:
+                keep_url_secret(value)
 
 
 def convert(data: Mapping[str, Any], settings_type: type[_Struct], *, path: Path | None, prefix: str = "") -> _Struct:

@@ -25,19 +25,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     "belongings": set(),
     "core_up": set(),
     "database": BASE | {"belongings"},
-    "settings": BASE | {"belongings"},
-    "logs": BASE | {"belongings", "settings"},
+    "settings": BASE | {"belongings", "masking"},
+    "logs": BASE | {"belongings", "masking", "settings"},
     "metrics": BASE,
     "metrics_file": BASE | {"", "belongings", "metrics", "settings"},
-    "journal": BASE | {"belongings", "database", "moments", "processes"},
-    "protocol": BASE | {"documents"},
-    "xmlrpc": BASE | {"documents"},
+    "journal": BASE | {"belongings", "database", "masking", "moments", "processes"},
+    "protocol": BASE | {"documents", "masking"},
+    "xmlrpc": BASE | {"documents", "masking"},
     "scripting": BASE | {"belongings", "processes"},
     "transport": BASE | {"protocol"},
     "providers.interface": BASE,
     "providers.registry": BASE | {"providers.interface", "settings"},
     "providers": BASE
-    | {"belongings", "database", "documents", "listings", "providers.interface", "scripting", "settings", "xmlrpc"},
+    | {
+        "belongings",
+        "database",
+        "documents",
+        "listings",
+        "masking",
+        "providers.interface",
+        "scripting",
+        "settings",
+        "xmlrpc",
+    },
     "actions": BASE
     | {
         "journal",
@@ -81,7 +91,18 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
     },
     "serving": BASE
-    | {"core_up", "logs", "metrics", "metrics_file", "options", "protocol", "settings", "transport", "xmlrpc"},
+    | {
+        "core_up",
+        "logs",
+        "masking",
+        "metrics",
+        "metrics_file",
+        "options",
+        "protocol",
+        "settings",
+        "transport",
+        "xmlrpc",
+    },
     "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving", "xmlrpc"},
     "daemon": BASE
     | {
@@ -99,6 +120,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "xmlrpc",
     },
     "programs": {"", "daemon", "monitor_daemon", "options", "protocol.handshake"},
+    "masking": set(),
 }
 """Who may import what of ours, besides its own folder. "" is the package itself, its version."""
 

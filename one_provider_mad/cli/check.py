@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import click
+import msgspec
 
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.progress import progress
@@ -24,6 +25,7 @@ from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
 from one_provider_mad.journal import read_debts, read_fact, read_open_requests, try_to_write
 from one_provider_mad.listings import by_id
+from one_provider_mad.masking import masked
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.machine import machine
@@ -78,7 +80,8 @@ def command(name: str, is_json: bool) -> None:
 async def _shown(name: str, environ: Mapping[str, str], *, is_json: bool) -> list[Point]:
     points: list[Point] = []
     with progress(f"checking {name}", is_wanted=not is_json):
-        async for point in points_of(name, environ):
+        async for told in points_of(name, environ):
+            point = msgspec.structs.replace(told, found=masked(told.found))  # as a cloud may repeat them
             points.append(point)
             if not is_json:
                 _show(point)

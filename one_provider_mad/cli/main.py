@@ -16,6 +16,7 @@ import click
 
 from one_provider_mad import __version__
 from one_provider_mad.errors import MadError
+from one_provider_mad.masking import masked
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -105,7 +106,7 @@ def _complain(prog_name: str, error: Exception) -> int:
         sentence = str(error)
     else:
         sentence = f"stopped by an unexpected {type(error).__name__}: {error}"
-    click.echo(f"{place}: {' '.join(sentence.split())}", err=True)
+    click.echo(f"{place}: {masked(' '.join(sentence.split()))}", err=True)
     return code
 
 

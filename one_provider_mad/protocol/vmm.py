@@ -15,6 +15,7 @@ import re
 import msgspec
 
 from one_provider_mad.domain import VmId
+from one_provider_mad.masking import masked
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Malformed, Reply, Request, Severity
 
@@ -134,6 +135,8 @@ def format_log(line: LogLine, general_id: str) -> bytes:
 def clean(text: str) -> str:
     """Make any text fit for one line and for the XML it ends up in; one that is fit already is only trimmed.
 
+    The secrets that are known are taken out: whatever is told of a cloud's or a partner's words passes here.
+
     oned stores what it is told inside CDATA: a control character, broken UTF-8 or `]]>` makes its database refuse
     the VM's update, and a NUL hides the rest of the stream (include/StringBuffer.h).
     """
@@ -141,7 +144,7 @@ def clean(text: str) -> str:
         valid = text.encode("utf-8", "replace").decode()
         pieces = (piece.strip(" ") for piece in _BREAKS.split(valid))
         text = " ".join(piece for piece in pieces if piece)
-    return text.replace("]]>", "]] >").strip(" ")
+    return masked(text).replace("]]>", "]] >").strip(" ")
 
 
 def deploy_id_problem(text: str) -> str | None:
@@ -150,6 +153,8 @@ def deploy_id_problem(text: str) -> str | None:
     oned takes the first word, and puts the id unescaped into the VM's XML (src/vm/VirtualMachine.cc): with `<` or `&`
     it silently becomes empty. `-` would be stored literally, an empty one counts as a failed deploy.
     """
+    if masked(text) != text:
+        return "the deploy id holds a secret of this driver's"
     if _ORDINARY_DEPLOY_ID.fullmatch(text):
         return None
     if not text:

@@ -20,6 +20,7 @@ from one_provider_mad.errors import (
     Throttled,
     WrongState,
 )
+from one_provider_mad.masking import masked
 from one_provider_mad.xmlrpc.envelope import Failure
 
 AUTHENTICATION = 0x0100
@@ -81,7 +82,7 @@ def is_not_the_leader(failure: Failure) -> bool:
 
 def error_of(method: str, failure: Failure) -> ProviderError:
     """The error to raise for a refusal."""
-    text = failure.text.strip()[:_TEXT] or f"[{method}] was refused without a word (code {failure.code})"
+    text = masked(failure.text.strip())[:_TEXT] or f"[{method}] was refused without a word (code {failure.code})"
     if is_not_the_leader(failure):
         return Throttled(f"no OpenNebula front-end leads just now: {text}", retry_after=ELECTION_SECONDS)
     match failure.code:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from one_provider_mad.errors import SettingsError
+from one_provider_mad.masking import keep_login_secret
 
 USUAL_PLACE = Path(".one/one_auth")
 
@@ -52,6 +53,7 @@ def check_session(content: bytes, *, where: str) -> str:
     user, colon, secret = session.partition(":")
     if len(content) > _LONGEST or not (user and colon and secret and session.isprintable()):
         raise SettingsError(f"{where} holds no user:password or user:token in its first line")
+    keep_login_secret(session)
     return session
 
 

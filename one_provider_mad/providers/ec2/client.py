@@ -16,6 +16,7 @@ from lxml import etree
 
 from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable
+from one_provider_mad.masking import masked
 from one_provider_mad.providers.ec2.credentials import Credentials, Sign
 from one_provider_mad.providers.ec2.pace import Pace
 from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, refusal
@@ -238,7 +239,7 @@ class Client:
                     return said
                 return _refused(action, said, status=answer.status, retry_after=answer.headers.get("Retry-After", ""))
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            what = " ".join(str(error).split()) or type(error).__name__
+            what = masked(" ".join(str(error).split())) or type(error).__name__
             raise ProviderUnavailable(f"EC2 did not answer {action}: {what[:200]} ({url})") from error
 
     async def _body(self, answer: aiohttp.ClientResponse, action: str) -> bytes:

@@ -11,8 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import structlog
+
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, MadError, ProviderUnavailable
+from one_provider_mad.masking import keep_secret, masked, masked_by_name
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.xmlrpc.host_login import HostLogin
 
@@ -30,6 +33,9 @@ RENEWAL_PATIENCE = 2.0
 """Seconds that a call waits for new credentials while the old ones are good."""
 
 MISSING = "provider ec2 needs botocore: run pip install 'one-provider-mad[ec2]'"
+
+
+log = structlog.get_logger()
 
 
 class Signed(Value, frozen=True, kw_only=True):
@@ -171,21 +177,25 @@ class Credentials:
         try:
             import botocore.auth  # loaded here, so that signing loads nothing
             import botocore.awsrequest  # noqa: F401
-            from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+            from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, HTTPClientError
             from botocore.exceptions import ConnectionError as NotReached
         except ImportError as error:
             raise AuthenticationRefused(MISSING) from error
         try:
             if source is None:
                 source = self._find(given)
-            return source, source.get_frozen_credentials()
+            frozen = source.get_frozen_credentials()
         except (NotReached, HTTPClientError) as error:
             raise ProviderUnavailable(f"the source of the AWS credentials did not answer: {error}") from error
         except ClientError as error:
             said = error.response.get("Error", {}).get("Message", "")
-            raise AuthenticationRefused(f"the AWS role cannot be assumed: {said[:200]}") from error
+            raise AuthenticationRefused(f"the AWS role cannot be assumed: {masked(said)[:200]}") from error
+        except CredentialRetrievalError as error:
+            raise AuthenticationRefused(_not_given(error)) from error
         except (BotoCoreError, OSError, ValueError, RuntimeError) as error:
             raise AuthenticationRefused(f"the AWS credentials cannot be read: {error}") from error
+        keep_secret(frozen.secret_key, frozen.token or "")
+        return source, frozen
 
     def _find(self, given: Sequence[str]) -> Any:
         from botocore.credentials import Credentials as Given
@@ -221,7 +231,8 @@ class Credentials:
             arguments["ExternalId"] = wanted.external_id
         proxies = {"http": wanted.proxy, "https": wanted.proxy} if wanted.proxy else None
         create_client = partial(
-            session.create_client,
+            _create_client,
+            session,
             region_name=wanted.region,
             endpoint_url=self._sts_url or None,
             verify=wanted.ca_bundle or None,
@@ -234,3 +245,23 @@ class Credentials:
             extra_args=arguments,
         )
         return DeferredRefreshableCredentials(refresh_using=fetcher.fetch_credentials, method="assume-role")
+
+
+def _create_client(session: Any, *arguments: Any, **keys: Any) -> Any:
+    """Create a client that signs with these credentials, which AWS may repeat when it refuses them."""
+    keep_secret(keys.get("aws_secret_access_key") or "", keys.get("aws_session_token") or "")
+    return session.create_client(*arguments, **keys)
+
+
+_HELPER = "custom-process"
+"""botocore's name for a program that `credential_process` names; what it wrote to stderr is in the error."""
+
+
+def _not_given(error: Any) -> str:
+    """Say that the credentials were not given; a helper's own words stay in the driver's log."""
+    if error.kwargs.get("provider") != _HELPER:
+        return f"the AWS credentials cannot be read: {error}"
+    log.warning("credential_process failed", stderr=masked_by_name(str(error.kwargs.get("error_msg", ""))))
+    return (
+        "the AWS credentials cannot be read: credential_process of the profile failed, the driver's log has its words"
+    )

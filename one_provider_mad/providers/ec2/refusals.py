@@ -24,6 +24,7 @@ from one_provider_mad.errors import (
     TokenSpent,
     WrongState,
 )
+from one_provider_mad.masking import masked
 
 Kind = type[ProviderError]
 
@@ -167,4 +168,4 @@ def refusal(action: str, *, code: str, message: str, status: int, retry_after: f
 def tidy(message: str) -> str:
     """One line of what EC2 wrote, without what only AWS' support can read, and without what was signed."""
     first = message.strip().partition("Encoded authorization failure message")[0].partition("\n")[0]
-    return " ".join(first.split())[:_LONGEST]
+    return masked(" ".join(first.split()))[:_LONGEST]

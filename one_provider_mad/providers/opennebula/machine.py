@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Usage, Value
+from one_provider_mad.masking import masked
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
 
 DEPLOY_ID_PREFIX = "opennebula-hybrid-"
@@ -165,7 +166,7 @@ def _reason(state: RemoteState, tags: Mapping[str, str]) -> str:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split())[:_LONGEST_REASON]
+    return masked(" ".join(text.split()))[:_LONGEST_REASON]
 
 
 def _usage(monitoring: Mapping[str, str]) -> Usage | None:
@@ -186,7 +187,7 @@ def _attributes(
     forwarded = ((name, value) for name, value in monitoring.items() if name not in _FIGURES and _NAME.fullmatch(name))
     for _, (name, value) in zip(range(_MOST_FACTS), forwarded, strict=False):
         if value:
-            yield name, value[:_LONGEST_FACT]
+            yield name, masked(value)[:_LONGEST_FACT]
     yield "REMOTE_OPENNEBULA", "YES"
     yield UPSTREAM_ATTRIBUTE, _upstream_tag(tags)
     yield "REMOTE_OPENNEBULA_DEPLOY_ID", deploy_id

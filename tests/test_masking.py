@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import base64
+from urllib.parse import quote
+
+import pytest
+
+from one_provider_mad import masking
+from one_provider_mad.masking import keep_login_secret, keep_secret, keep_url_secret, masked, masked_by_name
+
+SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCY"
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(masking, "_known", masking._Known())
+
+
+def in_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode().rstrip("=")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (f"the signature of {SECRET} does not match", "the signature of *** does not match"),
+        (f"<{SECRET}><{SECRET}>", "<***><***>"),
+        (f"token={quote(SECRET, safe='')}&x", "token=***&x"),
+        (f"Basic {in_base64(SECRET)}", "Basic ***"),
+        ("nothing of ours", "nothing of ours"),
+    ],
+    ids=["plain", "twice", "quoted", "base64", "none"],
+)
+def test_a_secret_is_taken_out_in_every_form_it_may_come_back_in(said: str, told: str) -> None:
+    keep_secret(SECRET)
+    assert masked(said) == told
+
+
+def test_a_secret_with_quotes_is_found_as_json_python_and_templates_write_it() -> None:
+    keep_secret('pass"wor\\d 1')
+    for form in ('pass"wor\\d 1', 'pass\\"wor\\\\d 1', "pass'word 1"):
+        assert masked(f"it was {form}!") == "it was ***!"
+
+
+@pytest.mark.parametrize("word", ["", "abc1234", "opennebula", "Password", "INSTANCE"])
+def test_what_is_short_or_a_word_is_not_cut_out_of_sentences(word: str) -> None:
+    keep_secret(word)
+    assert masked(f"the {word} of VM 7") == f"the {word} of VM 7"
+
+
+@pytest.mark.parametrize("password", ["opennebula", "x1", "9f8e7d6c5b4a"])
+def test_of_a_login_the_user_stays_whatever_the_password(password: str) -> None:
+    keep_login_secret(f"oneadmin:{password}")
+    pair = f"oneadmin:{password}"
+    assert masked(f"user {pair} is not known") == "user oneadmin:*** is not known"
+    assert masked(f"Authorization: Basic {in_base64(pair)}") == "Authorization: Basic ***"
+    assert masked(f"<session>{quote(pair, safe='')}</session>") == "<session>oneadmin:***</session>"
+
+
+@pytest.mark.parametrize("url", ["http://me:p%40ssw0rd@proxy:3128/", "me:p%40ssw0rd@proxy:3128"])
+def test_a_proxys_password_is_taken_out_as_written_and_as_meant(url: str) -> None:
+    keep_url_secret(url)
+    keep_url_secret("http://[half")
+    assert masked(f"{url} refused p@ssw0rd") == f"{url.replace('p%40ssw0rd', '***')} refused ***"
+
+
+def test_the_longer_one_of_two_secrets_is_taken_out_whole() -> None:
+    keep_secret("12345678", "12345678-abcdefgh")
+    assert masked("12345678-abcdefgh") == "***"
+
+
+def test_a_bound_keeps_what_was_used_last() -> None:
+    keep_secret("the-first-one")
+    for number in range(masking._MOST - 1):
+        keep_secret(f"session-token-{number:03}")
+    keep_secret("the-first-one", "session-token-999")
+    assert masked("the-first-one session-token-000 session-token-001") == "*** session-token-000 ***"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('{"SecretAccessKey": "abc", "AccessKeyId": "AKIA1"}', '{"SecretAccessKey": "***", "AccessKeyId": "***"}'),
+        ("export AWS_SESSION_TOKEN=abc; password: xyz", "export AWS_SESSION_TOKEN=***; password: ***"),
+        ("vault: permission denied", "vault: permission denied"),
+    ],
+)
+def test_what_a_helper_names_a_secret_is_masked_though_nobody_knows_it_yet(said: str, told: str) -> None:
+    assert masked_by_name(said) == told
