@@ -454,9 +454,11 @@ class Adoption(Value, frozen=True, kw_only=True):
             if matches.keys() <= {deploy_id}:
                 return deploy_id
             if deploy_id not in matches:
+                shown = await self.cloud.look_at(deploy_id)
+                if shown is not None and not self.finder.is_ours(shown, request):
+                    return deploy_id  # refused by its tags before anything is done with it
                 made = next(unlisted(each) for each in attempts if each.deploy_id == deploy_id)
-                newest = msgspec.structs.replace(made, created_at=self.clock())
-                matches[deploy_id] = await self.cloud.look_at(deploy_id) or newest
+                matches[deploy_id] = shown or msgspec.structs.replace(made, created_at=self.clock())
         except ProviderError as error:
             self.warn(f"whether an earlier create has made a second instance is not known: {error}")
             return deploy_id

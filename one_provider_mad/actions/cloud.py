@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -179,7 +179,7 @@ class Cloud:
                 wanted, self._wanted = self._wanted, set()
                 answer, self._next_look = self._next_look, None
                 try:
-                    found = await self.call("describe", partial(self.provider.describe, wanted))
+                    found = await self.describe(wanted)
                 except asyncio.CancelledError:
                     answer.cancel()
                     raise
@@ -187,10 +187,15 @@ class Cloud:
                     answer.set_exception(error)
                     answer.exception()  # they may all have gone
                 else:
-                    self.knowledge.shown.update(found)
                     answer.set_result(found)
         finally:
             self._looking = None
+
+    async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
+        """Look at these instances in a call that nobody else shares. Ids that the cloud does not know are absent."""
+        found = await self.call("describe", partial(self.provider.describe, deploy_ids))
+        self.knowledge.shown.update(found)
+        return found
 
     async def look_at(self, deploy_id: DeployId) -> Instance | None:
         """Look at one instance; None when the cloud does not know it."""

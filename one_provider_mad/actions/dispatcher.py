@@ -20,9 +20,10 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
 from one_provider_mad.actions.polling import NO_NEWS, poll
-from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, replaces
+from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, NEEDS_ONLY_TAGS, replaces
 from one_provider_mad.domain import Value, VmId, VmRequest
 from one_provider_mad.errors import CannotTell, DeadlineExceeded, JournalError, MadError, RequestRefused, SettingsError
 from one_provider_mad.journal import Journal
@@ -130,6 +131,7 @@ class Dispatcher:
         self.is_settled = asyncio.Event()
         self.core_is_up = asyncio.Event()
         self.core_is_up.set()
+        self._looks = SharedLooks()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(
             options.threads,
@@ -227,6 +229,8 @@ class Dispatcher:
         if request.action is Action.POLL and isinstance(content, VmRequest) and not is_verbatim:
             self.lanes.submit_poll(content)
             return
+        if not is_verbatim and isinstance(content, VmRequest):
+            self._expect_look(request.action, content)
         is_after_cancel = request.vm_id in self._cancelled
         self._cancelled.discard(request.vm_id)
         accepted = Accepted(
@@ -242,6 +246,10 @@ class Dispatcher:
         )
         name = f"{request.action.value.lower()} vm {request.vm_id}"
         self.lanes.submit(Job(request.vm_id, name, partial(self._answer, accepted), number=accepted.number))
+
+    def _expect_look(self, action: Action, content: VmRequest) -> None:
+        if action in NEEDS_ONLY_TAGS and content.deploy_id:
+            self._looks.expect(content.deploy_id)
 
     def _record(self, request: Request, *, is_verbatim: bool) -> int:
         journal = self._engines.journal
@@ -383,6 +391,7 @@ class Dispatcher:
         read = await asyncio.shield(accepted.content)
         if isinstance(read, Malformed):
             raise RequestRefused(read.reason)
+        self._expect_look(accepted.action, read[0])
         return read
 
     def _work(self, engine: Engine, request: VmRequest, deadline: float, recovered: Recovered | None) -> Work:
@@ -399,6 +408,7 @@ class Dispatcher:
             warn=lambda text: self.tell(Severity.WARNING, text, request.vm_id),
             is_stale=lambda: recovered is not None and recovered.is_superseded,
             asked_at=math.inf if recovered is None else recovered.asked_at,
+            looks=self._looks,
         )
 
     def _finish(self, accepted: Accepted, info: str, begun: float, *, is_success: bool) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
-from one_provider_mad.journal import Attempt, AttemptState, Journal
+from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import UpstreamTags
+
+LookAt = Callable[[DeployId], Awaitable[Instance | None]]
+"""Looks at one instance; None when the cloud does not know it."""
 
 
 class Finder:
@@ -33,8 +36,12 @@ class Finder:
         """This moment."""
         return Moment.now(self._clock)
 
-    async def locate(self, request: VmRequest) -> Instance:
+    async def locate(self, request: VmRequest, *, look_at: LookAt | None = None) -> Instance:
         """The one instance of this VM: by id, else by tags, else by what the journal knows of it.
+
+        Args:
+            request: the VM.
+            look_at: looks at the instance that the request names; the cloud's own look where nothing is said.
 
         Raises:
             NotOurs: the instance that the request names is another VM's or nobody's.
@@ -42,7 +49,7 @@ class Finder:
             InstanceNotFound: there is none.
         """
         if request.deploy_id:
-            instance = await self._cloud.look_at(request.deploy_id)
+            instance = await (look_at or self._cloud.look_at)(request.deploy_id)
             if instance is not None:
                 await self.check_ownership(instance, request)
                 return instance
@@ -68,18 +75,36 @@ class Finder:
         """
         if self.is_ours(instance, request):
             return
-        identity = instance.identity
-        if identity is None:
+        if instance.identity is None:
             if await self.take_over_upstreams(instance, request):
                 return
             if await self.is_imported(instance.deploy_id, request):
                 return
-            raise NotOurs(f"instance {instance.deploy_id} has no tags of ours: it is left alone")
+        raise NotOurs(f"instance {instance.deploy_id} {self._whose(instance, request)}")
+
+    async def check_made(self, instance: Instance, request: VmRequest) -> None:
+        """Refuse an instance that only a create's answer calls this VM's.
+
+        Raises:
+            NotOurs: its tags name another VM, or none.
+        """
+        is_untagged = instance.identity is None
+        if self.is_ours(instance, request) or (is_untagged and await self.is_imported(instance.deploy_id, request)):
+            return
+        raise NotOurs(
+            f"instance {instance.deploy_id}, which the cloud's answer calls VM {request.vm_id}'s,"
+            f" {self._whose(instance, request)}"
+        )
+
+    def _whose(self, instance: Instance, request: VmRequest) -> str:
+        identity = instance.identity
+        if identity is None:
+            return "has no tags of ours: it is left alone"
         if identity.owner != self._cloud.owner:
-            raise NotOurs(f"instance {instance.deploy_id} belongs to owner {identity.owner}: it is left alone")
+            return f"belongs to owner {identity.owner}: it is left alone"
         if identity.vm_id != request.vm_id:
-            raise NotOurs(f"instance {instance.deploy_id} belongs to VM {identity.vm_id}: it is left alone")
-        raise NotOurs(f"instance {instance.deploy_id} belongs to an earlier VM {identity.vm_id}: it is left alone")
+            return f"belongs to VM {identity.vm_id}: it is left alone"
+        return f"belongs to an earlier VM {identity.vm_id}: it is left alone"
 
     async def take_over_upstreams(self, instance: Instance, request: VmRequest) -> bool:
         """Give our tags to an instance that upstream's driver made for this VM; False when its tags do not say so.
@@ -199,14 +224,61 @@ class Finder:
                 return left
             unresolved = await self._unresolved(request, gone)
             if not any(self.is_young(attempt, looked_at) for attempt in unresolved):
-                # A complete lookup found nothing and the grace has passed: what was open never came to be. What has
-                # come to be may be left out all the same: only the answer to a destroy by its id is the cloud's word.
-                if left := [unlisted(attempt) for attempt in unresolved if attempt.state is AttemptState.CREATED]:
-                    return left
-                for attempt in unresolved:
-                    await self.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
-                return []
+                # A complete lookup found nothing and the grace has passed.
+                return await self._resolve(request, unresolved, gone)
             await self._wait_for_certainty(request, unresolved, deadline)
+
+    async def _resolve(self, request: VmRequest, attempts: list[Attempt], gone: set[DeployId]) -> list[Instance]:
+        """Settle attempts of which no lookup by tags shows anything; what is left to destroy.
+
+        What was open never came to be. What the cloud's answer has named is never destroyed unseen: it may be
+        another's, and what is not shown is owed until it is.
+        """
+        made = {attempt.deploy_id for attempt in attempts if attempt.state is AttemptState.CREATED}
+        try:
+            shown = await self._cloud.look(made) if made else {}
+        except ProviderError as error:
+            raise CannotTell(f"cannot tell whether VM {request.vm_id}'s instance still exists: {error}") from error
+        left: list[Instance] = []
+        for attempt in attempts:
+            instance = shown.get(attempt.deploy_id)
+            if attempt.state is AttemptState.OPEN:
+                await self.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
+            elif instance is None:
+                await self._owe_unlisted(attempt)
+            elif await self._is_made(instance, request, has_another=bool(gone)):
+                left.append(instance)
+            else:
+                await self.close_attempt(
+                    attempt, AttemptState.GONE, "its answer named an instance that is not the VM's"
+                )
+        return left
+
+    async def _is_made(self, instance: Instance, request: VmRequest, *, has_another: bool) -> bool:
+        """Whether the instance that a create's answer has named is the VM's.
+
+        Raises:
+            NotOurs: it is not, and no other instance of the VM has been seen either.
+        """
+        try:
+            await self.check_made(instance, request)
+        except NotOurs:
+            if not has_another:
+                raise
+            return False
+        return True
+
+    async def _owe_unlisted(self, attempt: Attempt) -> None:
+        reason = "the cloud has made it, and did not show it when it was to be destroyed"
+        await self._journal.add_debt(
+            Debt(
+                deploy_id=attempt.deploy_id,
+                token=attempt.token,
+                identity=attempt.identity,
+                reason=reason,
+                since=self._clock(),
+            )
+        )
 
     async def _unresolved(self, request: VmRequest, gone: set[DeployId]) -> list[Attempt]:
         """Attempts whose instance exists, or may."""

@@ -10,9 +10,10 @@ from functools import partial
 import msgspec
 
 from one_provider_mad.actions.adoption import Adoption
-from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import LCM_STATES, Intent
+from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, RequestRefused, WrongState
 from one_provider_mad.journal import AttemptState, Journal
@@ -48,6 +49,7 @@ class Work(Value, frozen=True, kw_only=True):
         warn: tells the VM's log one sentence.
         is_stale: true once the core has asked something newer of the VM, and waits for this no longer.
         asked_at: when an earlier process was asked, seconds since the epoch; infinity for a request of this one.
+        looks: looks at the cloud that all reboots share.
     """
 
     cloud: Cloud
@@ -60,6 +62,7 @@ class Work(Value, frozen=True, kw_only=True):
     warn: Callable[[str], None]
     is_stale: Callable[[], bool] = lambda: False
     asked_at: float = math.inf
+    looks: SharedLooks = msgspec.field(default_factory=SharedLooks)
 
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
@@ -134,10 +137,28 @@ async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
     provider = work.cloud.provider
     grace = provider.visibility_grace
     instance = await work.cloud.watch(deploy_id, RUNNING | STOPPED, goal="running", grace=grace)
+    await _check_made(work, instance)
     if instance.state is not InstanceState.RUNNING:
         # Taken over, and somebody had stopped it meanwhile.
         await work.cloud.call("start", partial(provider.start, deploy_id))
         await work.cloud.watch(deploy_id, RUNNING, goal="running")
+
+
+async def _check_made(work: Work, instance: Instance) -> None:
+    """See that the id which the cloud answered, or the journal has, is the VM's; new tags may show a little later.
+
+    Raises:
+        NotOurs: it is another VM's, or nobody's.
+    """
+    loop, provider = asyncio.get_running_loop(), work.cloud.provider
+    tagged_by = loop.time() + provider.visibility_grace
+    while instance.identity is None and not await work.finder.is_imported(instance.deploy_id, work.request):
+        if loop.time() >= tagged_by:
+            break
+        waiting_for.set(f"the tags of {instance.deploy_id} to be visible")
+        await asyncio.sleep(provider.watch_interval)
+        instance = await work.cloud.look_at(instance.deploy_id) or instance
+    await work.finder.check_made(instance, work.request)
 
 
 async def start(work: Work) -> str:
@@ -280,7 +301,7 @@ async def _settle(work: Work, gone: set[DeployId]) -> None:
     for deploy_id in gone:
         await work.journal.unpark(deploy_id)
     for attempt in await work.finder.attempts(work.request):
-        if attempt.state is AttemptState.CREATED:
+        if attempt.state is AttemptState.CREATED and attempt.deploy_id in gone:
             await work.finder.close_attempt(attempt, AttemptState.GONE, "terminated")
 
 
@@ -353,24 +374,9 @@ def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
 
 
 async def reboot(work: Work, *, is_hard: bool) -> str:
-    """Reboot the VM's instance.
-
-    A soft one is a single call where the id is known: the guest decides what becomes of its data. A hard one is looked
-    at first, as everything is that may cost somebody their data.
-    """
-    provider = work.cloud.provider
-
-    async def send(deploy_id: DeployId) -> None:
-        await work.cloud.call("reboot", lambda: provider.reboot(deploy_id, hard=is_hard))
-
-    if work.request.deploy_id and not is_hard:
-        try:
-            await send(work.request.deploy_id)
-        except InstanceNotFound:
-            pass  # it may have another id by now: look by tags
-        else:
-            return "-"
-    await send((await work.finder.locate(work.request)).deploy_id)
+    """Reboot the VM's instance, whose tags one look reads for all reboots that wait."""
+    instance = await work.finder.locate(work.request, look_at=partial(work.looks.look_at, work.cloud))
+    await work.cloud.call("reboot", lambda: work.cloud.provider.reboot(instance.deploy_id, hard=is_hard))
     return "-"
 
 

@@ -59,6 +59,9 @@ HANDLERS: dict[Action, Handler] = {
 }
 """POLL (actions/polling.py) and DRIVER_CANCEL (actions/dispatcher.py) never get here."""
 
+NEEDS_ONLY_TAGS = frozenset({Action.REBOOT, Action.RESET})
+"""Actions that only have to know whose the instance is, so that one look serves all that wait (actions/looks.py)."""
+
 CREATES_OR_DESTROYS = frozenset(
     {Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP}
 )

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.actions.debts import Debts, nobody_confirms, pay
-from one_provider_mad.domain import DeployId, Instance, InstanceState
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState
 from one_provider_mad.errors import (
     CannotTell,
     MadError,
@@ -221,6 +221,38 @@ async def test_scripts_know_no_debts(world: World) -> None:
 
 
 # Paying for as long as the driver runs
+
+
+@pytest.mark.parametrize(
+    ("identity", "state"), [(identity_of(), TERMINATED), (identity_of(8), InstanceState.RUNNING)], ids=["ours", "not"]
+)
+async def test_what_was_made_and_is_not_shown_when_it_has_to_go_is_destroyed_once_its_tags_say_so(
+    desk: Desk, identity: Identity, state: InstanceState
+) -> None:
+    deploy_id = desk.world.provider.add(identity)
+    desk.world.provider.instances[deploy_id].visible_at = now() + 600
+    await desk.world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+    assert await desk.answer("CLEANUP") == "SUCCESS -"
+    assert (await only_debt(desk.world)).deploy_id == deploy_id
+    async with paying(desk):
+        await pass_time(590)
+        assert desk.world.provider.count("destroy") == 0, "nothing is destroyed unseen"
+        await settled(desk.world)
+    assert desk.world.provider.state(deploy_id) is state
+    assert [attempt.state for attempt in await desk.world.attempts()] == [AttemptState.GONE]
+
+
+async def test_what_was_made_and_is_not_shown_for_an_hour_is_gone(desk: Desk) -> None:
+    await desk.world.add_attempt(AttemptState.CREATED, deploy_id="i-404")
+    assert await desk.answer("CLEANUP") == "SUCCESS -"
+    async with paying(desk):
+        await pass_time(3590)
+        debt = await only_debt(desk.world)
+        assert debt.last_error == "the cloud does not show instance i-404, which it has made: nothing is destroyed"
+        await settled(desk.world)
+    assert now() < 4200
+    assert desk.world.provider.count("destroy") == 0
+    assert [attempt.state for attempt in await desk.world.attempts()] == [AttemptState.GONE]
 
 
 async def test_what_is_owed_from_before_is_paid_after_a_restart(desk: Desk) -> None:

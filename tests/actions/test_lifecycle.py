@@ -12,7 +12,7 @@ import pytest
 from one_provider_mad.actions.debts import pay
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent, reboot
-from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmId
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Template, VmId
 from one_provider_mad.errors import (
     CannotTell,
     InstanceNotFound,
@@ -33,6 +33,8 @@ pytestmark = pytest.mark.looptime
 RUNNING, STOPPED, PENDING = InstanceState.RUNNING, InstanceState.STOPPED, InstanceState.PENDING
 STOPPING, SUSPENDED, SUSPENDING = InstanceState.STOPPING, InstanceState.SUSPENDED, InstanceState.SUSPENDING
 TERMINATED, TERMINATING, UNKNOWN = InstanceState.TERMINATED, InstanceState.TERMINATING, InstanceState.UNKNOWN
+
+SOMEBODY_ELSE = [identity_of(8), identity_of(stime=STIME - 1), identity_of(owner="quay"), None]
 
 
 @pytest.fixture(params=[FakeCloud], ids=["plain"])
@@ -540,6 +542,62 @@ async def test_the_request_is_on_disk_before_the_cloud_hears_of_a_destroy(world:
     await pass_time(1)
 
 
+# What only a create's answer calls the VM's
+
+
+@pytest.mark.parametrize("whose", SOMEBODY_ELSE, ids=str)
+async def test_an_instance_that_the_journal_calls_the_vms_is_not_destroyed_against_its_tags(
+    world: World, whose: Identity | None
+) -> None:
+    theirs = world.provider.add(whose)
+    await world.add_attempt(AttemptState.CREATED, deploy_id=theirs)
+    with pytest.raises(
+        NotOurs, match=f"instance {theirs}, which the cloud's answer calls VM 7's, .*: it is left alone"
+    ):
+        await perform(world, Intent.DESTROY)
+    assert asked(world) == []
+
+
+async def test_beside_its_own_instance_a_vm_ends_without_the_one_that_an_answer_named(world: World) -> None:
+    theirs, own = world.provider.add(identity_of(8)), world.provider.add(identity_of())
+    await world.add_attempt(AttemptState.CREATED, deploy_id=theirs)
+    assert await perform(world, Intent.DESTROY, deploy_id=own) == "-"
+    assert [world.provider.state(each) for each in (theirs, own)] == [RUNNING, TERMINATED]
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE]
+
+
+@pytest.mark.parametrize("whose", SOMEBODY_ELSE, ids=str)
+async def test_a_deploy_fails_whose_create_answers_the_id_of_somebody_elses_instance(
+    world: World, monkeypatch: pytest.MonkeyPatch, whose: Identity | None
+) -> None:
+    world.provider.visibility_grace = 30
+    theirs = world.provider.add(whose, STOPPED)
+    create = world.provider.create
+
+    async def create_and_misname(call: CreateCall) -> DeployId:
+        await create(call)
+        return theirs
+
+    monkeypatch.setattr(world.provider, "create", create_and_misname)
+    with pytest.raises(NotOurs, match=f"instance {theirs}, which the cloud's answer calls VM 7's"):
+        await perform(world, Intent.CREATE)
+    assert asked(world) == ["create"], "and it is not started"
+    [own] = [each for each in world.provider.alive() if each != theirs]
+    assert await perform(world, Intent.CREATE) == own, "which its tags tell"
+    assert await perform(world, Intent.DESTROY) == "-"
+    assert [world.provider.state(each) for each in (theirs, own)] == [STOPPED, TERMINATED]
+
+
+async def test_a_new_instance_whose_tags_show_later_is_waited_for(world: World) -> None:
+    world.provider.visibility_grace = 30
+    deploy = asyncio.create_task(perform(world, Intent.CREATE))
+    await until(lambda: bool(world.provider.instances))
+    world.provider.instances[DeployId("i-1")].identity = None
+    await pass_time(15)
+    world.provider.instances[DeployId("i-1")].identity = identity_of()
+    assert await deploy == "i-1"
+
+
 # Reboot
 
 
@@ -552,16 +610,14 @@ async def test_a_reboot_reaches_the_vms_instance(world: World, call: str, *, is_
     assert [made for made in world.provider.calls if made[0].startswith("reboot")] == [(call, deploy_id)]
 
 
-async def test_a_soft_reboot_is_one_call(world: World) -> None:
-    deploy_id = world.provider.add(identity_of())
-    await reboot(world.work(request_of(deploy_id=deploy_id)), is_hard=False)
-    assert world.provider.calls == [("reboot", deploy_id)]
-
-
-async def test_a_hard_reboot_never_reaches_somebody_elses_instance(world: World) -> None:
-    deploy_id = world.provider.add(identity_of(8))
+@pytest.mark.parametrize("is_hard", [False, True], ids=["soft", "hard"])
+@pytest.mark.parametrize("whose", SOMEBODY_ELSE, ids=str)
+async def test_a_reboot_never_reaches_somebody_elses_instance(
+    world: World, whose: Identity | None, *, is_hard: bool
+) -> None:
+    deploy_id = world.provider.add(whose)
     with pytest.raises(NotOurs):
-        await reboot(world.work(request_of(deploy_id=deploy_id)), is_hard=True)
+        await reboot(world.work(request_of(deploy_id=deploy_id)), is_hard=is_hard)
     assert asked(world) == []
 
 

@@ -12,7 +12,8 @@ our back. Each test gets an empty cloud of its own. A capability that the provid
 the reason; the tests of all others run, so nothing is skipped by accident. States should be reached in well under a
 second.
 
-The suite speaks only the words of `providers/interface.py`. It waits for conditions, each with a deadline.
+The suite speaks the words of `providers/interface.py`; one test lets actions see whose an instance is. It waits for
+conditions, each with a deadline.
 """
 
 # mypy: disable-error-code="type-abstract"
@@ -21,25 +22,34 @@ The suite speaks only the words of `providers/interface.py`. It waits for condit
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 import pytest
 from blockbuster import blockbuster_ctx
 
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.finding import Finder
+from one_provider_mad.actions.lifecycle import Work, destroy, reboot, stop
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Template, VmId, VmRequest
 from one_provider_mad.errors import (
     BadParameter,
     InstanceNotFound,
+    NotOurs,
     ProviderError,
     TokenMismatch,
     TokenSpent,
     WrongState,
 )
+from one_provider_mad.journal import Attempt, AttemptState, Journal
 from one_provider_mad.providers.interface import (
     ContextUpdate,
     CreateCall,
@@ -53,6 +63,7 @@ from one_provider_mad.providers.interface import (
     Snapshots,
     Suspendable,
 )
+from one_provider_mad.settings import Policy
 
 OWNER = "conformance"
 PATIENCE = 20.0
@@ -159,6 +170,31 @@ async def give_up(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError, ProviderError):
         await task
+
+
+@asynccontextmanager
+async def a_worker(provider: Provider, directory: Path) -> AsyncIterator[tuple[Callable[[VmRequest], Work], Journal]]:
+    """Makes what an action works with, and the journal that it looks in."""
+    journal = await asyncio.to_thread(Journal, directory / "journal", clock=time.time, on_lost=pytest.fail)
+    await journal.open()
+    cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=PATIENCE)
+
+    def work(request: VmRequest) -> Work:
+        return Work(
+            cloud=cloud,
+            journal=journal,
+            finder=Finder(cloud, journal, time.time),
+            policy=Policy(),
+            request=request,
+            deadline=math.inf,
+            clock=time.time,
+            warn=pytest.fail,
+        )
+
+    try:
+        yield work, journal
+    finally:
+        await journal.close()
 
 
 class OwnedCloudConformance:
@@ -548,6 +584,29 @@ class OwnedCloudConformance:
             return [each.deploy_id for each in await provider.find(owner=OWNER, vm_id=request.vm_id)] == [foreign]
 
         await until(is_found, "the imported instance among those of its VM")
+
+    @pytest.mark.parametrize("is_tagged", [True, False], ids=["another-vms", "nobodys"])
+    async def test_an_action_leaves_alone_what_its_tags_say_is_not_the_vms(
+        self, cloud: CloudUnderTest, provider: Provider, tmp_path: Path, *, is_tagged: bool
+    ) -> None:
+        """Named by the request, or by the answer to the VM's own create."""
+        theirs = await (self.launch(cloud, provider) if is_tagged else cloud.console.launch())
+        await reach(provider, theirs, InstanceState.RUNNING)
+        other = cloud.request()
+        request = msgspec.structs.replace(other, deploy_id=theirs)
+        async with a_worker(provider, tmp_path) as (work, journal):
+            for act in (partial(reboot, is_hard=False), partial(reboot, is_hard=True), stop, destroy):
+                with pytest.raises(NotOurs):
+                    await act(work(request))
+            answered = Attempt.new(other.identity(owner=OWNER), 1, {})
+            await journal.save_attempt(
+                msgspec.structs.replace(answered, state=AttemptState.CREATED, deploy_id=theirs, sent_at=1.0)
+            )
+            with pytest.raises(NotOurs):
+                await destroy(work(other))
+        instance = await look(provider, theirs)
+        assert instance is not None
+        assert instance.state is InstanceState.RUNNING
 
     # Two processes
 

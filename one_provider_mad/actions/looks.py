@@ -1,0 +1,91 @@
+"""One look at the cloud for all actions that only have to know whose their instance is."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+
+from one_provider_mad.actions.cloud import Cloud, waiting_for
+from one_provider_mad.domain import DeployId, Instance, Value
+
+_FRESH_SECONDS = 30.0
+"""How long a look that began while an action waited for its turn counts as a look for this action."""
+
+_APART_SECONDS = 0.02
+_AT_ONCE = 2
+"""A burst takes a while to be read: its first actions are looked at without delay, the next ones a little later beside
+them, and the rest with the look after that."""
+
+
+class _Look(Value, frozen=True, kw_only=True):
+    begun: float
+    task: asyncio.Task[Mapping[DeployId, Instance]]
+
+
+class SharedLooks:
+    """Looks at the instances of all actions that wait, those that have no slot yet included.
+
+    A thousand REBOOTs at once cost a few calls, and the look of those that wait for a slot goes on beside the work of
+    those that have one. Only a look that began after the action was asked for is ever given to it.
+    """
+
+    def __init__(self) -> None:
+        self._expected: set[DeployId] = set()
+        self._wanted: set[DeployId] = set()
+        self._looked: dict[DeployId, _Look] = {}
+        self._next: asyncio.Task[Mapping[DeployId, Instance]] | None = None
+        self._tasks: set[asyncio.Task[Mapping[DeployId, Instance]]] = set()
+        self._begun = -math.inf
+        self._gate = asyncio.Semaphore(_AT_ONCE)
+
+    def expect(self, deploy_id: DeployId) -> None:
+        """An action on this instance was asked for: the next look includes it, and earlier ones do not count."""
+        self._looked.pop(deploy_id, None)
+        self._expected.add(deploy_id)
+
+    async def look_at(self, cloud: Cloud, deploy_id: DeployId) -> Instance | None:
+        """The instance, for the action whose turn has come; None when the cloud does not know it.
+
+        Raises:
+            ProviderError: the cloud could not be asked.
+        """
+        waiting_for.set("the cloud's answer to describe")
+        look = self._looked.pop(deploy_id, None)
+        if look is not None and asyncio.get_running_loop().time() - look.begun <= _FRESH_SECONDS:
+            task = look.task
+        else:
+            self._expected.discard(deploy_id)
+            self._wanted.add(deploy_id)
+            task = self._next or self._start(cloud)
+        return (task.result() if task.done() else await asyncio.shield(task)).get(deploy_id)
+
+    def _start(self, cloud: Cloud) -> asyncio.Task[Mapping[DeployId, Instance]]:
+        task = self._next = asyncio.create_task(self._look(cloud), name="look for all that wait")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[Mapping[DeployId, Instance]]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the actions that wait for it may all have been called off
+
+    async def _look(self, cloud: Cloud) -> Mapping[DeployId, Instance]:
+        await asyncio.sleep(max(0.0, self._begun + _APART_SECONDS - asyncio.get_running_loop().time()))
+        async with self._gate:
+            found = await cloud.describe(self._begin())
+        if self._expected and self._next is None:
+            self._start(cloud)
+        return found
+
+    def _begin(self) -> set[DeployId]:
+        """Every instance that the look which begins now is for."""
+        now = self._begun = asyncio.get_running_loop().time()
+        # An action that was called off never asks for its own.
+        self._looked = {id_: look for id_, look in self._looked.items() if now - look.begun <= _FRESH_SECONDS}
+        if self._next is not None:
+            self._looked.update(dict.fromkeys(self._expected, _Look(begun=now, task=self._next)))
+        wanted = self._wanted | self._expected
+        self._wanted, self._expected, self._next = set(), set(), None
+        return wanted
