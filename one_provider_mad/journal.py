@@ -502,17 +502,21 @@ class Journal:
             lambda db: db.execute("UPDATE soft_ends SET is_refused = 1 WHERE deploy_id = ?", (deploy_id,))
         )
 
-    async def record_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> None:
-        """An untagged instance was taken over for this VM."""
-        await self._database.write(
-            lambda db: db.execute("INSERT OR REPLACE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
-        )
+    async def record_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> tuple[VmId, int]:
+        """Claim an untagged instance for this VM unless another VM has it; the number and STIME of the VM that has it.
+
+        Of two VMs that ask at once one gets it. It is on disk when this returns.
+        """
+        return await self._database.write(lambda db: _claim_import(db, deploy_id, vm_id, stime))
+
+    async def forget_import(self, deploy_id: DeployId, *, vm_id: VmId, stime: int) -> None:
+        """Give back an untagged instance that this VM has claimed and certainly did not get."""
+        query = "DELETE FROM imported WHERE deploy_id = ? AND vm_id = ? AND stime = ?"
+        await self._database.write(lambda db: db.execute(query, (deploy_id, vm_id, stime)))
 
     async def imported_for(self, deploy_id: DeployId) -> tuple[VmId, int] | None:
-        """The VM's number and STIME that took this untagged instance over; None when none did."""
-        query = "SELECT vm_id, stime FROM imported WHERE deploy_id = ?"
-        row = await self._database.read(lambda db: db.execute(query, (deploy_id,)).fetchone())
-        return None if row is None else (VmId(row[0]), int(row[1]))
+        """The number and STIME of the VM that has taken this untagged instance over; None when none has."""
+        return await self._database.read(lambda db: _imported_for(db, deploy_id))
 
     # Facts
 
@@ -805,6 +809,16 @@ def _outline(db: sqlite3.Connection, since: float) -> Outline:
     )
     db.execute("ROLLBACK")
     return outline
+
+
+def _imported_for(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, int] | None:
+    row = db.execute("SELECT vm_id, stime FROM imported WHERE deploy_id = ?", (deploy_id,)).fetchone()
+    return None if row is None else (VmId(row[0]), int(row[1]))
+
+
+def _claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stime: int) -> tuple[VmId, int]:
+    db.execute("INSERT OR IGNORE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
+    return _imported_for(db, deploy_id) or (vm_id, stime)
 
 
 def _attempts(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:

@@ -163,12 +163,26 @@ class Adoption(Value, frozen=True, kw_only=True):
             raise NotOurs(
                 f"instance {instance.deploy_id} has no tags of ours: set policy.allow_import to let VMs take over such"
             )
-        before = await self.journal.imported_for(instance.deploy_id)
-        if before not in (None, (request.vm_id, request.stime)):
-            raise NotOurs(f"instance {instance.deploy_id} was taken over by another VM before: it is left alone")
+        has_begun_before = await self.finder.is_imported(instance.deploy_id, request)
+        await self.finder.claim(instance.deploy_id, request)
+        is_untouched = not has_begun_before
         identity = request.identity(owner=self.cloud.owner)
-        await self.cloud.call("retag", lambda: self.cloud.provider.retag(instance.deploy_id, identity))
-        await self.journal.record_import(instance.deploy_id, vm_id=request.vm_id, stime=request.stime)
+
+        async def retag() -> None:
+            nonlocal is_untouched
+            was_untouched, is_untouched = is_untouched, False
+            try:
+                await self.cloud.provider.retag(instance.deploy_id, identity)
+            except ProviderError as error:
+                is_untouched = was_untouched and error.definite
+                raise
+
+        try:
+            await self.cloud.call("retag", retag)
+        except ProviderError:
+            if is_untouched:
+                await self.journal.forget_import(instance.deploy_id, vm_id=request.vm_id, stime=request.stime)
+            raise
         return instance.deploy_id
 
     async def _adopt_tagged(self, request: VmRequest) -> DeployId | None:

@@ -122,14 +122,24 @@ class Finder:
         deploy_id = instance.deploy_id
         if vm_id != request.vm_id:
             raise NotOurs(f"instance {deploy_id} is VM {vm_id}'s by upstream's tag: it is left alone")
-        if await self._journal.imported_for(deploy_id) not in (None, (request.vm_id, request.stime)):
-            raise NotOurs(f"instance {deploy_id} was taken over by another VM before: it is left alone")
         if instance.state.is_gone:
+            if await self._journal.imported_for(deploy_id) not in (None, (request.vm_id, request.stime)):
+                raise NotOurs(f"instance {deploy_id} was taken over by another VM before: it is left alone")
             return True
-        await self._journal.record_import(deploy_id, vm_id=request.vm_id, stime=request.stime)
+        await self.claim(deploy_id, request)
         identity = request.identity(owner=self._cloud.owner)
         await self._cloud.call("retag", lambda: self._cloud.provider.retag(deploy_id, identity))
         return True
+
+    async def claim(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Note that this VM takes an untagged instance over, before the cloud hears of it.
+
+        Raises:
+            NotOurs: another VM has claimed it.
+        """
+        claimed = await self._journal.record_import(deploy_id, vm_id=request.vm_id, stime=request.stime)
+        if claimed != (request.vm_id, request.stime):
+            raise NotOurs(f"instance {deploy_id} was taken over by another VM before: it is left alone")
 
     async def is_imported(self, deploy_id: DeployId, request: VmRequest) -> bool:
         """True when the journal says that this very VM has taken the instance over."""

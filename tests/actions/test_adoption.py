@@ -580,6 +580,43 @@ async def test_an_import_that_could_not_be_tagged_is_no_import(world: World) -> 
     assert await world.journal.imported_for(deploy_id) is None
 
 
+async def test_of_two_vms_that_import_one_instance_at_once_one_gets_it(world: World) -> None:
+    deploy_id = world.provider.add(None)
+    imports = [adopt_or_create(world, vm_id=vm_id, deploy_id=deploy_id, may_import=True) for vm_id in (7, 8)]
+    answers = await asyncio.gather(*imports, return_exceptions=True)
+    refusals = [str(answer) for answer in answers if isinstance(answer, NotOurs)]
+    assert refusals == [f"instance {deploy_id} was taken over by another VM before: it is left alone"]
+    [winner] = [vm_id for vm_id, answer in zip((7, 8), answers, strict=True) if answer == deploy_id]
+    assert world.provider.identity(deploy_id) == identity_of(winner)
+    assert await world.journal.imported_for(deploy_id) == (winner, STIME)
+    assert world.provider.count("retag") == 1
+
+
+async def test_an_import_that_is_refused_leaves_the_instance_to_another_vm(world: World) -> None:
+    deploy_id = world.provider.add(None)
+    world.provider.before["retag"].append(PermissionDenied("tags may not be written"))
+    with pytest.raises(PermissionDenied):
+        await adopt_or_create(world, deploy_id=deploy_id, may_import=True)
+    assert await adopt_or_create(world, vm_id=8, deploy_id=deploy_id, may_import=True) == deploy_id
+
+
+@pytest.mark.parametrize("then", [None, PermissionDenied("no")], ids=["once", "and-refused-the-next-time"])
+async def test_an_import_without_an_answer_keeps_the_instance_for_its_vm(world: World, then: Exception | None) -> None:
+    """It may have been tagged."""
+    world.set_cloud(retries=1)
+    deploy_id = world.provider.add(None)
+    no_answer = ProviderUnavailable("no answer")
+    world.provider.before["retag"].extend([no_answer, then or no_answer])
+    with pytest.raises(ProviderError):
+        await adopt_or_create(world, deploy_id=deploy_id, may_import=True)
+    with pytest.raises(NotOurs, match="was taken over by another VM before"):
+        await adopt_or_create(world, vm_id=8, deploy_id=deploy_id, may_import=True)
+    world.provider.before["retag"].append(PermissionDenied("not now"))
+    with pytest.raises(PermissionDenied):
+        await adopt_or_create(world, deploy_id=deploy_id, may_import=True)
+    assert await adopt_or_create(world, deploy_id=deploy_id, may_import=True) == deploy_id
+
+
 async def test_an_import_that_lost_its_tags_can_be_repeated(world: World) -> None:
     deploy_id = world.provider.add(None)
     await adopt_or_create(world, deploy_id=deploy_id, may_import=True)
