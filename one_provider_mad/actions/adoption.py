@@ -35,6 +35,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from one_provider_mad.moments import Moment
 from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import CreateCall, Parameters, ShortageTeller
 
@@ -55,6 +56,8 @@ class Adoption(Value, frozen=True, kw_only=True):
         clock: seconds since the epoch.
         warn: tells the VM's log one sentence.
         may_import: an untagged instance that the request names may be taken over.
+        leads_since: when this front-end began to lead or to run, if just now: until then another one may have sent
+            creates of which this journal knows nothing. None when that is long ago.
         told: what the VM's log was told already; looking again and again does not say it again and again.
         short: alternatives for which there was no room, with what the cloud has said.
     """
@@ -65,6 +68,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     clock: Callable[[], float]
     warn: Callable[[str], None]
     may_import: bool
+    leads_since: Moment | None = None
     told: set[str] = msgspec.field(default_factory=set)
     short: list[tuple[Parameters, NoCapacity]] = msgspec.field(default_factory=list)
 
@@ -80,6 +84,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             return named
         if own := await self._adopt_tagged(request):
             return own
+        await self._presume_attempt(request)
         if own := await self._adopt_journaled(request):
             return own
         return await self._create(request)
@@ -131,6 +136,18 @@ class Adoption(Value, frozen=True, kw_only=True):
             await self.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
 
     # Adopting
+
+    async def _presume_attempt(self, request: VmRequest) -> None:
+        """Note that another front-end may have sent a create and died: without tokens only time tells.
+
+        It is looked for as any create without an answer, and once more after our own (twins.py).
+        """
+        since = self.leads_since
+        if since is None or self.cloud.provider.is_create_repeatable or await self._attempts(request):
+            return
+        presumed = Attempt.new(request.identity(owner=self.cloud.owner), 1, {}).sent(since)
+        detail = "another front-end may have sent it"
+        await self.journal.save_attempt(msgspec.structs.replace(presumed, detail=detail))
 
     async def _adopt_named(self, request: VmRequest) -> DeployId | None:
         """A DEPLOY in BOOT that names an instance: an import, a retry, or the leftover of a recreate."""

@@ -27,6 +27,7 @@ from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HAN
 from one_provider_mad.domain import Value, VmId, VmRequest
 from one_provider_mad.errors import CannotTell, DeadlineExceeded, JournalError, MadError, RequestRefused, SettingsError
 from one_provider_mad.journal import Journal
+from one_provider_mad.moments import Moment
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply, Request, Severity
 from one_provider_mad.protocol.payload import read_payload
@@ -132,6 +133,7 @@ class Dispatcher:
         self.core_is_up = asyncio.Event()
         self.core_is_up.set()
         self._looks = SharedLooks()
+        self._led_since: Moment | None = None
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(
             options.threads,
@@ -409,6 +411,7 @@ class Dispatcher:
             is_stale=lambda: recovered is not None and recovered.is_superseded,
             asked_at=math.inf if recovered is None else recovered.asked_at,
             looks=self._looks,
+            leads_since=self._leads_since(),
         )
 
     def _finish(self, accepted: Accepted, info: str, begun: float, *, is_success: bool) -> None:
@@ -559,10 +562,25 @@ class Dispatcher:
         await self._debts.pay_for_ever(self.lanes)
 
     def hold_debts(self, *, is_held: bool) -> None:
-        """Leave debts alone while another front-end leads, and go on with them when this one does."""
+        """Leave debts alone while another front-end leads, and go on with them when this one does.
+
+        Never called for a person at a pipe, who has no predecessor.
+        """
         self._debts.is_held = is_held
+        self._led_since = Moment.now(self._clock)
         if self._engines.journal is not None:
             self._engines.journal.has_new_debt.set()
+
+    def _leads_since(self) -> Moment | None:
+        """When this front-end began to lead or to run; None once no create of another one can be under way any more.
+
+        Asked while another one is said to lead, it leads since this very moment: only a leader's oned asks.
+        """
+        now = Moment.now(self._clock)
+        if self._debts.is_held:
+            return now
+        since = self._led_since
+        return since if since is not None and now.since(since) < DEADLINES[Action.DEPLOY] else None
 
     async def measure(self, recorder: metrics.Recorder) -> None:
         """Tell how much there is to do, and what is owed."""

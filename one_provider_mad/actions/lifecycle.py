@@ -17,6 +17,7 @@ from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, RequestRefused, WrongState
 from one_provider_mad.journal import AttemptState, Journal
+from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTerminate, Suspendable
 from one_provider_mad.settings import Policy
 
@@ -50,6 +51,7 @@ class Work(Value, frozen=True, kw_only=True):
         is_stale: true once the core has asked something newer of the VM, and waits for this no longer.
         asked_at: when an earlier process was asked, seconds since the epoch; infinity for a request of this one.
         looks: looks at the cloud that all reboots share.
+        leads_since: when this front-end began to lead or to run, if just now; None when that is long ago.
     """
 
     cloud: Cloud
@@ -63,6 +65,7 @@ class Work(Value, frozen=True, kw_only=True):
     is_stale: Callable[[], bool] = lambda: False
     asked_at: float = math.inf
     looks: SharedLooks = msgspec.field(default_factory=SharedLooks)
+    leads_since: Moment | None = None
 
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
@@ -98,6 +101,7 @@ def adoption_of(work: Work) -> Adoption:
         clock=work.clock,
         warn=work.warn,
         may_import=work.policy.allow_import,
+        leads_since=work.leads_since,
     )
 
 

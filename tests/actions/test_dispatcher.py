@@ -736,6 +736,32 @@ async def test_a_cancelled_request_stands_in_the_journal_until_its_work_is_over(
     assert await desk.open_requests() == []
 
 
+# Another front-end may be creating what is asked for
+
+
+async def test_a_driver_that_has_just_begun_to_lead_looks_for_creates_of_another_front_end(world: World) -> None:
+    """For ten minutes, in which an action of another one may end, and only in a cloud without tokens."""
+    world.provider.is_create_repeatable, world.provider.boot_time = False, 0.0
+
+    async def seconds(desk: Desk, vm_id: int) -> float:
+        begun = now()
+        assert (await desk.answer("DEPLOY", vm_id)).startswith("SUCCESS")
+        return now() - begun
+
+    async with a_desk(world) as desk:
+        assert await seconds(desk, 1) < 1, "a person at a pipe has no predecessor"
+        desk.dispatcher.hold_debts(is_held=True)
+        assert await seconds(desk, 2) >= 5, "only a leader's oned asks, though the driver has not heard of it yet"
+        desk.dispatcher.hold_debts(is_held=False)
+        assert await seconds(desk, 3) >= 5
+        await pass_time(580)
+        assert await seconds(desk, 4) >= 5
+        await pass_time(20)
+        assert await seconds(desk, 5) < 1
+        desk.dispatcher.hold_debts(is_held=False)
+        assert await seconds(desk, 6) >= 5, "it leads again"
+
+
 # What could not be destroyed is owed
 
 

@@ -84,7 +84,7 @@ def partner(world: World) -> Partner:
     return world.provider
 
 
-async def deploy(world: World, **fields: Any) -> DeployId:
+async def deploy(world: World, *, leads_since: Moment | None = None, **fields: Any) -> DeployId:
     adoption = Adoption(
         cloud=world.cloud,
         journal=world.journal,
@@ -92,6 +92,7 @@ async def deploy(world: World, **fields: Any) -> DeployId:
         clock=world.clock,
         warn=world.told.append,
         may_import=False,
+        leads_since=leads_since,
     )
     return await adoption.adopt_or_create(request_of(**fields))
 
@@ -158,6 +159,68 @@ async def test_what_shows_between_the_two_looks_is_taken_over(world: World) -> N
     [deploy_id] = world.provider.alive()
     assert await deploy(world) == deploy_id
     assert len(partner(world).creates) == 1
+
+
+# Another front-end has led until now
+
+
+async def take_over(world: World, *, led_for: float = 0.0) -> DeployId:
+    """A DEPLOY of which this journal knows nothing, so long after this front-end began to lead."""
+    since = Moment.now(world.clock)
+    await pass_time(led_for)
+    return await deploy(world, leads_since=since)
+
+
+@pytest.mark.looptime
+async def test_what_the_front_end_before_was_creating_is_taken_over(world: World) -> None:
+    theirs = world.provider.add(identity_of())
+    world.provider.instances[theirs].visible_at = now() + 4
+    assert await take_over(world) == theirs
+    assert partner(world).creates == []
+    assert [(attempt.deploy_id, attempt.state) for attempt in await world.attempts()] == [
+        (theirs, AttemptState.CREATED)
+    ]
+
+
+@pytest.mark.looptime
+async def test_what_the_front_end_before_has_created_meanwhile_is_owed(world: World) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        create = partner(world).create
+
+        async def create_beside(call: CreateCall) -> DeployId:
+            made = await create(call)
+            await pass_time(1)
+            world.provider.instances[world.provider.add(identity_of())].visible_at = now()
+            return made
+
+        patch.setattr(world.provider, "create", create_beside)
+        own = await take_over(world)
+    [theirs] = [each for each in world.provider.alive() if each != own]
+    assert [debt.deploy_id for debt in await world.journal.debts()] == [theirs]
+    await pay_all(world)
+    assert await deploy(world) == own
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("led_for", "seconds"), [(0.0, GRACE), (GRACE - 2, SECONDS_APART), (100.0, SECONDS_APART)], ids=str
+)
+async def test_it_looks_until_the_grace_has_passed_since_it_leads(world: World, led_for: float, seconds: float) -> None:
+    begun = now() + led_for
+    await take_over(world, led_for=led_for)
+    [created] = partner(world).creates
+    assert seconds <= created - begun <= seconds + 2
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("case", ["leads for long", "has tokens", "knows the VM"])
+async def test_without_a_predecessor_at_work_a_deploy_creates_at_once(world: World, case: str) -> None:
+    world.provider.is_create_repeatable = case == "has tokens"
+    if case == "knows the VM":
+        await world.add_attempt(AttemptState.REFUSED)
+    begun = now()
+    await deploy(world, leads_since=None if case == "leads for long" else Moment.now(world.clock))
+    assert partner(world).creates == [pytest.approx(begun, abs=0.01)]
 
 
 # Twins

@@ -86,8 +86,9 @@ def partner() -> Iterator[Partner]:
 
 @pytest.fixture
 def burst(place: Place, partner: Partner) -> Iterator[Driver]:
+    """As a person starts it: without INIT it takes over from no other front-end, and looks for no creates of one."""
     configure(place, partner)
-    with Driver(place, f"-t 15 -r 0 {NAME}") as driver:
+    with Driver(place, f"-t 15 -r 0 {NAME}", init=False) as driver:
         yield driver
     assert_spoke_properly(driver)
 

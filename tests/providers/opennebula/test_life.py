@@ -52,8 +52,9 @@ def partner(release: Release) -> Iterator[Partner]:
 
 @pytest.fixture
 def burst(place: Place, partner: Partner) -> Iterator[Driver]:
+    """As a person starts it: without INIT it takes over from no other front-end, and looks for no creates of one."""
     configure(place, partner)
-    with Driver(place, f"-t 15 -r 0 {NAME}") as driver:
+    with Driver(place, f"-t 15 -r 0 {NAME}", init=False) as driver:
         yield driver
     assert_spoke_properly(driver)
 
@@ -139,10 +140,32 @@ def test_a_driver_that_is_killed_in_a_deploy_leaves_one_instance(place: Place, p
     assert len(partner.vms) == 1
 
 
+def test_a_front_end_that_takes_over_during_a_create_leaves_one_instance(
+    place: Place, partner: Partner, tmp_path: Path
+) -> None:
+    """The journal stays on the front-end that died, and the partner is still at work on its create."""
+    successor = Place(tmp_path / "successor")
+    for front_end in (place, successor):
+        configure(front_end, partner)
+    partner.order("held", "one.template.instantiate")
+    with Driver(place, f"-t 15 -r 0 {NAME}") as dead:
+        dead.send(deploy(7, release=partner.release))
+        until(lambda: partner.held)
+        dead.kill()
+    with Driver(successor, f"-t 15 -r 0 {NAME}") as driver:
+        looks = partner.count("one.vmpool.infoextended")
+        driver.send(deploy(7, release=partner.release))
+        until(lambda: partner.vms or partner.count("one.vmpool.infoextended") > looks + 2)
+        partner.go_on()
+        assert driver.reply("DEPLOY", 7) == "SUCCESS opennebula-hybrid-0"
+        until(lambda: len(partner.vms) >= 1)
+    assert len(partner.vms) == 1
+
+
 def test_wrong_credentials_fail_the_action_and_not_the_driver(place: Place, tmp_path: Path) -> None:
     with Partner() as partner:
         configure(place, partner, credentials_file=str(credentials(tmp_path, "oneadmin:hunter2")))
-        with Driver(place, NAME) as driver:
+        with Driver(place, NAME, init=False) as driver:
             reply = driver.ask(deploy(7, release="7.4.0"))
             assert reply == "FAILURE [one.system.version] User couldn't be authenticated, aborting call."
             assert "hunter2" not in place.log(NAME)
@@ -153,7 +176,7 @@ def test_wrong_credentials_fail_the_action_and_not_the_driver(place: Place, tmp_
 def test_a_driver_without_its_credentials_says_what_to_write(place: Place, tmp_path: Path) -> None:
     with Partner() as partner:
         configure(place, partner, credentials_file=str(tmp_path / "missing"))
-        with Driver(place, NAME) as driver:
+        with Driver(place, NAME, init=False) as driver:
             assert driver.ask(deploy(7, release="7.4.0")).startswith(
                 "FAILURE missing does not exist: write user:password"
             )
