@@ -11,7 +11,7 @@ import structlog
 
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
-from one_provider_mad.actions.finding import Finder
+from one_provider_mad.actions.finding import UNLISTED_SECONDS, Finder
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import needs_asking, terminate, terminated
@@ -41,9 +41,6 @@ _AT_ONCE = 2
 
 _TRY_TIMEOUT = 300.0
 """Seconds one try may take; a terminate that is under way goes on in the cloud without us."""
-
-_UNLISTED_SECONDS = 3600.0
-"""How long an instance that the cloud has made and does not show is looked for: clouds show new ones within minutes."""
 
 _OWED_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError, WrongAccount)
 """Failures after which the instance may still be there. Others are refusals: it is not ours to destroy."""
@@ -279,7 +276,7 @@ async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -
         if any(finder.is_young(attempt, looked_at) for attempt in unsettled):
             raise CannotTell(f"cannot tell yet whether VM {debt.identity.vm_id}'s instance exists")
         unlisted = [attempt.deploy_id for attempt in unsettled if attempt.state is AttemptState.CREATED]
-        if unlisted and looked_at.at - debt.since < _UNLISTED_SECONDS:
+        if unlisted and looked_at.at - debt.since < UNLISTED_SECONDS:
             # Whose it is by now only its tags can tell.
             raise CannotTell(f"the cloud does not show instance {unlisted[0]}, which it has made: nothing is destroyed")
         for attempt in attempts:

@@ -14,6 +14,10 @@ from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import UpstreamTags
 
+UNLISTED_SECONDS = 3600.0
+"""How long an instance that the cloud has made and does not show is not called gone: clouds show new instances within
+minutes, and terminated ones for an hour."""
+
 LookAt = Callable[[DeployId], Awaitable[Instance | None]]
 """Looks at one instance; None when the cloud does not know it."""
 
@@ -235,33 +239,39 @@ class Finder:
             unresolved = await self._unresolved(request, gone)
             if not any(self.is_young(attempt, looked_at) for attempt in unresolved):
                 # A complete lookup found nothing and the grace has passed.
-                return await self._resolve(request, unresolved, gone)
+                return await self._resolve(request, unresolved, gone, looked_at)
             await self._wait_for_certainty(request, unresolved, deadline)
 
-    async def _resolve(self, request: VmRequest, attempts: list[Attempt], gone: set[DeployId]) -> list[Instance]:
+    async def _resolve(
+        self, request: VmRequest, attempts: list[Attempt], gone: set[DeployId], looked_at: Moment
+    ) -> list[Instance]:
         """Settle attempts of which no lookup by tags shows anything; what is left to destroy.
 
-        What was open never came to be. What the cloud's answer has named is never destroyed unseen: it may be
-        another's, and what is not shown is owed until it is.
+        What was open never came to be. What the cloud's answer has named is never destroyed unseen, since it may be
+        another's: it is looked for, by the request that is repeated or for a debt.
+
+        Raises:
+            CannotTell: the cloud has made something lately and does not show it.
         """
         made = {attempt.deploy_id for attempt in attempts if attempt.state is AttemptState.CREATED}
+        doubt = f"cannot tell whether VM {request.vm_id}'s instance still exists"
         try:
             shown = await self._cloud.look(made) if made else {}
         except ProviderError as error:
-            raise CannotTell(f"cannot tell whether VM {request.vm_id}'s instance still exists: {error}") from error
+            raise CannotTell(f"{doubt}: {error}") from error
         left: list[Instance] = []
         for attempt in attempts:
             instance = shown.get(attempt.deploy_id)
             if attempt.state is AttemptState.OPEN:
                 await self.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
+            elif instance is None and attempt.age(looked_at) < UNLISTED_SECONDS:
+                raise CannotTell(f"{doubt}: the cloud has made instance {attempt.deploy_id} and does not show it")
             elif instance is None:
                 await self._owe_unlisted(attempt)
             elif await self._is_made(instance, request, has_another=bool(gone)):
                 left.append(instance)
             else:
-                await self.close_attempt(
-                    attempt, AttemptState.GONE, "its answer named an instance that is not the VM's"
-                )
+                await self.close_attempt(attempt, AttemptState.GONE, "its answer named another's instance")
         return left
 
     async def _is_made(self, instance: Instance, request: VmRequest, *, has_another: bool) -> bool:

@@ -13,7 +13,7 @@ _FRESH_SECONDS = 30.0
 """How long a look that began while an action waited for its turn counts as a look for this action."""
 
 _APART_SECONDS = 0.02
-_AT_ONCE = 2
+_AT_ONCE = 4
 """A burst takes a while to be read: its first actions are looked at without delay, the next ones a little later beside
 them, and the rest with the look after that."""
 

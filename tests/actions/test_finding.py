@@ -236,15 +236,31 @@ async def test_a_lookup_that_fails_proves_nothing(
     assert str(caught.value) == f"{sentence}{error}"
 
 
-@pytest.mark.parametrize("state", [AttemptState.OPEN, AttemptState.CREATED])
-async def test_certainty_is_waited_for_until_the_grace_has_passed(world: World, state: AttemptState) -> None:
+async def test_certainty_is_waited_for_until_the_grace_has_passed(world: World) -> None:
     world.provider.visibility_grace = 30
-    await world.add_attempt(state, deploy_id="i-404" if state is AttemptState.CREATED else "", age=10)
+    await world.add_attempt(AttemptState.OPEN, age=10)
     assert await to_destroy(world) == []
     assert 20 <= now() <= 22
-    is_made = state is AttemptState.CREATED
-    assert [attempt.state for attempt in await world.attempts()] == [state if is_made else AttemptState.GONE]
-    assert [debt.deploy_id for debt in await world.journal.debts()] == (["i-404"] if is_made else [])
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE]
+
+
+async def test_what_was_made_lately_and_is_not_shown_after_the_grace_may_be_there(world: World) -> None:
+    world.provider.visibility_grace = 30
+    await world.add_attempt(AttemptState.CREATED, deploy_id="i-404", age=10)
+    with pytest.raises(CannotTell) as caught:
+        await to_destroy(world)
+    assert str(caught.value) == (
+        "cannot tell whether VM 7's instance still exists: the cloud has made instance i-404 and does not show it"
+    )
+    assert 20 <= now() <= 22
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.CREATED]
+
+
+async def test_what_was_made_long_ago_and_is_not_shown_is_gone_and_looked_for_all_the_same(world: World) -> None:
+    await world.add_attempt(AttemptState.CREATED, deploy_id="i-404", age=4000)
+    assert await to_destroy(world) == []
+    assert [debt.deploy_id for debt in await world.journal.debts()] == ["i-404"]
+    assert [attempt.state for attempt in await world.attempts()] == [AttemptState.CREATED]
 
 
 async def test_who_has_no_time_to_wait_for_certainty_is_told_how_long_that_takes(world: World) -> None:

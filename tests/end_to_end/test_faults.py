@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -95,15 +96,14 @@ def test_throttled_calls_are_paced_and_need_no_retries(start: StartDriver, place
 
 def test_pacing_ends_at_the_deadline(start: StartDriver, place: Place) -> None:
     one = start("-t 50 -r 5 -w 0.5 simulated")
-    deploy_id = one.created(wire.deploy(7))
+    ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in range(7, 11)}
     order(place, "calls_a_second = 2")
-    lines = sorted(
-        asked_all(one, [wire.reboot(7, deploy_id, release="5.10")] + [wire.reboot(n, deploy_id) for n in range(8, 11)])
-    )
+    lines = asked_all(one, [wire.reboot(vm_id, deploy_id, release="5.10") for vm_id, deploy_id in ids.items()])
     failures = [line for line in lines if line.startswith("REBOOT FAILURE")]
-    assert len(failures) == 2
-    assert all(line.endswith("gave up after 0.5 s waiting for the cloud's answer to reboot") for line in failures)
-    assert reboots(place) == ["2"]
+    assert failures, "a look and four reboots do not fit into half a second, which has one begin of a second at most"
+    given_up = re.compile("gave up after 0.5 s waiting for the cloud's answer to (describe|reboot)$")
+    assert all(given_up.search(line) for line in failures)
+    assert reboots(place).count("1") == 4 - len(failures)
 
 
 # Errors that pass
@@ -133,7 +133,7 @@ def test_with_a_seed_the_same_calls_fail_every_time(start: StartDriver, place: P
     runs = []
     for seed in (7, 7, 8):
         order(place, f"seed = {seed}", 'transient = { calls = ["reboot"], rate = 0.5 }')
-        runs.append(results(asked_all(one, [wire.reboot(vm_id, deploy_id) for vm_id in range(40)])))
+        runs.append(results(asked_all(one, [wire.reboot(7, deploy_id)] * 40)))
         order(place)
         assert one.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
     assert runs[0] == runs[1] != runs[2]

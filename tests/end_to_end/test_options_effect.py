@@ -46,7 +46,7 @@ def test_as_many_actions_run_at_once_as_the_option_says(driver: StartDriver, pla
     one.write(b"".join(wire.reboot(vm_id, ids[vm_id], host="remote_provider") for vm_id in ids))
     moments = [moment - begun for moment, _ in answered(one, 9)]
     assert all(later - sooner > 0.2 for sooner, later in zip(moments, moments[3:], strict=False)), "never four"
-    assert moments[-1] < 0.25 * 5, "two at once would take five rounds"
+    assert moments[-1] < 0.25 * 6, "a look and three rounds: two at once would take a look and five"
 
 
 def test_p_changes_nothing_since_vms_of_one_host_run_side_by_side_anyway(driver: StartDriver, place: Place) -> None:
@@ -58,7 +58,7 @@ def test_p_changes_nothing_since_vms_of_one_host_run_side_by_side_anyway(driver:
     begun = time.monotonic()
     one.write(b"".join(wire.reboot(vm_id, ids[vm_id], host="remote_provider") for vm_id in ids))
     lines = [line for _, line in answered(one, 15)]
-    assert time.monotonic() - begun < 0.4 * 2, "two rounds would take longer"
+    assert time.monotonic() - begun < 0.4 * 3, "a look and one round: two rounds would take longer"
     assert sorted(lines) == sorted(f"REBOOT SUCCESS {vm_id} -" for vm_id in range(15))
 
 
