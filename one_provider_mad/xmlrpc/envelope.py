@@ -38,6 +38,9 @@ DOCUMENTS = {
 }
 """The root of the document that a method answers: in another one nothing is found, which must not pass for nothing."""
 
+_OLDER_ROOTS = {"one.system.config": "TEMPLATE"}
+"""What older releases call the same root (seen on 5.10.5)."""
+
 _EXCERPT = 200
 
 
@@ -108,7 +111,7 @@ def read_document(method: str, result: Result) -> Element:
     if not isinstance(result, str):
         raise ProviderUnavailable(f"the answer to {method} is no document")
     root = parse_foreign(result.encode(), what=f"the document in the answer to {method}")
-    if root.tag != DOCUMENTS[method]:
+    if root.tag not in (DOCUMENTS[method], _OLDER_ROOTS.get(method)):
         raise ProviderUnavailable(
             f"the answer to {method} is no <{DOCUMENTS[method]}>, it begins with <{str(root.tag)[:_EXCERPT]}>"
         )
