@@ -118,7 +118,11 @@ class Database:
             target=self._serve, args=(loop, opened, self._ended), name=f"database {self._path.name}"
         )
         thread.daemon = True  # a driver that is told to go must not wait for a database
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # a limit on processes or memory
+            self._loop = None
+            raise self._unusable(error) from error
         try:
             await opened
         except Exception:

@@ -24,6 +24,7 @@ from one_provider_mad.protocol.framing import LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
 from one_provider_mad.protocol.messages import Control
 from one_provider_mad.transport import Reader, Writer
+from one_provider_mad.workers import Workers
 
 if TYPE_CHECKING:
     from one_provider_mad.metrics import Recorder
@@ -115,6 +116,7 @@ class Serving(ABC, Generic[Asked]):
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_stray_error)
+        loop.set_default_executor(Workers(name="worker"))
         self._writer = Writer(_STDOUT)
         self._reader = Reader(_STDIN, self._feed)
         self._begin_to_wait_for_core()

@@ -16,6 +16,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
+from queue import SimpleQueue
 
 _CHUNK = 64 * 1024
 """Bytes read at once: a dozen ordinary requests, so that the first ones start before the last ones are parsed."""
@@ -28,6 +29,9 @@ _ATOMIC = 4096
 
 _LOG_BOUND = 2000
 """LOG lines kept for a reader that does not read; older ones go first. Replies are kept without bound."""
+
+_AGAIN_SECONDS = 0.1
+"""How long to wait for memory to read into; what is not read stays in the pipe."""
 
 
 class Reader:
@@ -63,19 +67,28 @@ class Reader:
         data = self._read()
         if not data:
             self.stop()
-        self._feed(data)
+        if data is None:
+            self._loop.call_later(_AGAIN_SECONDS, self.start)
+        else:
+            self._feed(data)
 
-    def _read(self) -> bytes:
+    def _read(self) -> bytes | None:
+        """Read a piece, b"" at the end; None when there is no memory to read it into."""
         try:
             return os.read(self._fd, _CHUNK)
+        except MemoryError:
+            return None
         except OSError:
             return b""  # a broken terminal or socket is an end like any other
 
     def _read_file(self) -> None:
-        data = b"-"
-        while data:
+        data: bytes | None = b"-"
+        while data != b"":
             data = self._read()
             taken = threading.Event()
+            if data is None:
+                taken.wait(_AGAIN_SECONDS)
+                continue
             try:
                 self._loop.call_soon_threadsafe(self._take, data, taken)
             except RuntimeError:
@@ -83,8 +96,10 @@ class Reader:
             taken.wait()
 
     def _take(self, data: bytes, taken: threading.Event) -> None:
-        self._feed(data)
-        taken.set()
+        try:
+            self._feed(data)
+        finally:
+            taken.set()
 
 
 class _Line:
@@ -101,13 +116,17 @@ class Writer:
     """Standard output as whole lines, in order.
 
     A line is written at once while the reader keeps up. When it does not, lines wait and a thread writes them, so that
-    the loop never blocks; replies all wait, LOG lines up to a bound.
+    the loop never blocks; replies all wait, LOG lines up to a bound. The thread is there from the beginning: a machine
+    that is short of processes or memory may start none just when it is needed.
 
     Args:
         fd: the descriptor.
 
     Attributes:
         dropped: makes the line that says how many LOG lines were dropped.
+
+    Raises:
+        RuntimeError: the thread cannot be started.
     """
 
     def __init__(self, fd: int) -> None:
@@ -123,9 +142,11 @@ class Writer:
         self._is_broken = False
         self._held: list[_Line] | None = None
         self._thread_line: _Line | None = None
+        self._handed: SimpleQueue[_Line] = SimpleQueue()
         self._empty = asyncio.Event()
         self._empty.set()
         _enlarge(fd)
+        threading.Thread(target=self._write_handed, name="stdout", daemon=True).start()
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
         """Write a reply; `on_written` is called once it is on its way to the reader. Never blocks, never fails."""
@@ -138,7 +159,7 @@ class Writer:
             return
         self._write(data)
         if on_written is not None and not self._is_broken:
-            on_written()
+            self._tell(on_written)
 
     def _keeps_up(self, data: bytes) -> bool:
         """True when nothing waits and the reader takes this line at once: so it is nearly always."""
@@ -214,16 +235,27 @@ class Writer:
 
     def _done(self, line: _Line) -> None:
         if line.on_written is not None and not self._is_broken:
-            line.on_written()
+            self._tell(line.on_written)
+
+    def _tell(self, on_written: Callable[[], None]) -> None:
+        """Call back; a failure there is not the line's, which is written, nor that of the lines behind it."""
+        try:
+            on_written()
+        except Exception as error:  # noqa: BLE001 - the loop's handler logs it
+            self._loop.call_exception_handler({"message": "a written line was not noted", "exception": error})
 
     def _write_in_thread(self, line: _Line) -> None:
         self._thread_line = line
-        threading.Thread(target=self._write_line, args=(line,), name="stdout", daemon=True).start()
+        self._handed.put(line)
 
-    def _write_line(self, line: _Line) -> None:
-        self._write(line.data)
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._written, line)
+    def _write_handed(self) -> None:
+        """Write what the loop hands over, for as long as the process lives."""
+        while True:
+            line = self._handed.get()
+            self._write(line.data)
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._written, line)
+            del line
 
     def _written(self, line: _Line) -> None:
         self._thread_line = None

@@ -177,6 +177,22 @@ async def test_a_file_that_cannot_be_opened_is_unusable(path: Path, obstruct: Ca
     await database.close()
 
 
+async def test_without_a_thread_the_file_is_unusable_until_it_is_opened_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    database = a_database(path)
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", no_thread)
+        with pytest.raises(Unusable, match="can't start new thread"):
+            await database.open()
+    await database.open()
+    assert await database.read(lambda db: db.execute("SELECT 7").fetchone()) == (7,)
+    await database.close()
+
+
 async def test_many_may_open_one_new_file_at_once(path: Path) -> None:
     databases = [a_database(path) for _ in range(8)]
     await asyncio.gather(*(database.open() for database in databases))

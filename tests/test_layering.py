@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "providers.interface",
         "scripting",
         "settings",
+        "workers",
         "xmlrpc",
     },
     "actions": BASE
@@ -101,6 +102,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol",
         "settings",
         "transport",
+        "workers",
         "xmlrpc",
     },
     "monitor_daemon": BASE | {"monitor", "monitored_cloud", "options", "processes", "protocol", "serving", "xmlrpc"},
@@ -121,6 +123,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "programs": {"", "daemon", "monitor_daemon", "options", "protocol.handshake"},
     "masking": set(),
+    "workers": set(),
 }
 """Who may import what of ours, besides its own folder. "" is the package itself, its version."""
 

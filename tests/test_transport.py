@@ -343,6 +343,45 @@ async def test_telling_how_many_were_dropped_does_not_block_the_loop(
     assert pipe.lines.count(b"dropped 2") == 1
 
 
+def no_thread(_thread: threading.Thread) -> None:
+    """Stands for Thread.start where a limit on processes or memory is reached."""
+    raise RuntimeError("can't start new thread")
+
+
+async def test_a_line_that_a_thread_has_to_write_needs_no_new_thread(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = an_open_writer(pipe)
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    lines = [b"x" * (2 * PIPE), b"short", b"y" * PAGE]
+    for line in lines:
+        writer.send(line + b"\n")
+    monkeypatch.undo()
+    pipe.read_on()
+    await writer.drained()
+    pipe.finish()
+    assert pipe.lines == lines
+
+
+@pytest.mark.parametrize("size", [10, 2 * PAGE], ids=["at-once", "by-the-thread"])
+async def test_lines_go_on_behind_one_whose_record_cannot_be_closed(pipe: Pipe, size: int) -> None:
+    def fail() -> None:
+        raise OSError("the journal is closed")
+
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    writer = an_open_writer(pipe)
+    written: list[str] = []
+    writer.send(b"x" * size + b"\n", on_written=fail)
+    writer.send(b"second\n", on_written=lambda: written.append("second"))
+    pipe.read_on()
+    async with asyncio.timeout(10):
+        await writer.drained()
+    pipe.finish()
+    assert (pipe.lines[1:], written) == ([b"second"], ["second"])
+    assert [type(each) for each in told] == [OSError]
+
+
 # Nobody reads any more
 
 
@@ -498,6 +537,54 @@ async def test_a_broken_descriptor_is_an_end_like_any_other(pipe: Pipe) -> None:
     Reader(pipe.write_end, intake.feed).start()  # the wrong end: readable once it breaks, and then an error
     pipe.break_()
     assert await intake.whole() == b""
+
+
+@pytest.mark.parametrize("is_file", [False, True], ids=["pipe", "file"])
+async def test_what_there_is_no_memory_to_read_into_is_read_later(
+    pipe: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_file: bool
+) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(b"DEPLOY 7\n")
+    descriptor = os.open(path, os.O_RDONLY) if is_file else pipe.read_end
+    os.write(pipe.write_end, b"DEPLOY 7\n")
+    os.close(pipe.write_end)
+    pipe.write_end = -1
+    failures = [MemoryError(), MemoryError()]
+    read = os.read
+
+    def scarcely(fd: int, size: int) -> bytes:
+        if fd == descriptor and failures:
+            raise failures.pop()
+        return read(fd, size)
+
+    monkeypatch.setattr(transport.os, "read", scarcely)
+    intake = Intake()
+    Reader(descriptor, intake.feed).start()
+    assert await intake.whole() == b"DEPLOY 7\n"
+    assert not failures
+    if is_file:
+        os.close(descriptor)
+
+
+async def test_a_feed_that_fails_does_not_end_the_reading_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "in"
+    path.write_bytes(b"DEPLOY 7\n")
+    descriptor = os.open(path, os.O_RDONLY)
+    fed: list[bytes] = []
+    is_over = asyncio.Event()
+
+    def feed(data: bytes) -> None:
+        fed.append(data)
+        if not data:
+            is_over.set()
+        raise KeyError("a defect")
+
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
+    Reader(descriptor, feed).start()
+    async with asyncio.timeout(10):
+        await is_over.wait()
+    assert fed == [b"DEPLOY 7\n", b""]
+    os.close(descriptor)
 
 
 def test_a_file_that_outlasts_the_loop_harms_nobody(tmp_path: Path) -> None:

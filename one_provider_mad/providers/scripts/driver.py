@@ -9,7 +9,6 @@ import os
 import re
 import stat
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -33,6 +32,7 @@ from one_provider_mad.scripting import outcome
 from one_provider_mad.scripting.environment import script_environment
 from one_provider_mad.scripting.leftovers import Leftovers
 from one_provider_mad.scripting.runner import CannotRun, Finished, Runner, prepare_for_many
+from one_provider_mad.workers import Workers
 
 log = structlog.get_logger()
 
@@ -97,7 +97,7 @@ class ScriptsDriver:
         self._remotes = Path(settings.remotes) if settings.remotes else context.state_directory / "remotes"
         self._local = _local_actions(context.arguments.local_actions or LOCAL_ACTIONS)
         self.runner = Runner(context.state_directory, {})
-        self.readers = ThreadPoolExecutor(_READERS, thread_name_prefix="deployment files")
+        self.readers = Workers(_READERS, name="deployment files")
 
     async def open(self) -> None:
         """Read what the scripts' environment is to be."""

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from one_provider_mad.workers import Workers
+
+
+def no_thread(_thread: threading.Thread) -> None:
+    """Stands for Thread.start where a limit on processes or memory is reached."""
+    raise RuntimeError("can't start new thread")
+
+
+def test_work_waits_for_a_thread_that_is_there_when_no_other_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(3, name="test")
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    is_free = threading.Event()
+    first = workers.submit(is_free.wait, 20)
+    others = [workers.submit(pow, 2, number) for number in range(5)]
+    is_free.set()
+    assert first.result(20)
+    assert [other.result(20) for other in others] == [1, 2, 4, 8, 16]
+    workers.shutdown()
+
+
+def test_where_not_even_one_thread_can_be_started_it_is_told_at_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Workers(name="test")
+
+
+def test_more_threads_are_started_when_they_can_be_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers(3, name="test")
+    meeting = threading.Barrier(3, timeout=20)
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", no_thread)
+        first = workers.submit(meeting.wait)
+    others = [workers.submit(meeting.wait) for _ in range(2)]
+    assert sorted(each.result(20) for each in (first, *others)) == [0, 1, 2]
+    workers.shutdown()
