@@ -162,3 +162,8 @@ class NotSupported(ProviderError):
         super().__init__(f"provider {provider} does not support {what}")
         self.provider = provider
         self.what = what
+
+
+def internal_error(error: BaseException) -> str:
+    """The sentence for a defect: its kind; what else is known of it is no sentence, and stands in the log."""
+    return f"internal error ({type(error).__name__}), the driver's log has the details"

@@ -18,9 +18,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from one_provider_mad.core_up import CoreUp
+from one_provider_mad.errors import internal_error
 from one_provider_mad.masking import keep_url_secret
 from one_provider_mad.options import Options
-from one_provider_mad.protocol.framing import LineBuffer, Oversized
+from one_provider_mad.protocol.framing import HEAD, LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
 from one_provider_mad.protocol.messages import Control
 from one_provider_mad.transport import Reader, Writer
@@ -72,6 +73,7 @@ class Serving(ABC, Generic[Asked]):
         self._is_initialised = is_initialised
         self._is_ending = asyncio.Event()
         self._is_terminated = asyncio.Event()
+        self._is_defective = asyncio.Event()
         self._first_line = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._metrics: MetricsFile | None = None
@@ -80,7 +82,7 @@ class Serving(ABC, Generic[Asked]):
 
     @abstractmethod
     def _parse(self, line: bytes | Oversized) -> Asked | Control:
-        """Read one line; never raises."""
+        """Read one line; a bad one is a value too."""
 
     @abstractmethod
     def _shows_core_is_up(self, asked: Asked) -> bool:
@@ -88,7 +90,7 @@ class Serving(ABC, Generic[Asked]):
 
     @abstractmethod
     def _accept(self, asked: Asked) -> None:
-        """Take what was asked; never blocks."""
+        """Take what was asked, or answer that it cannot be; never blocks. What this raises ends the process."""
 
     @abstractmethod
     async def _set_up(self) -> None:
@@ -129,10 +131,13 @@ class Serving(ABC, Generic[Asked]):
         self._reader.start()
         # A terminal that hangs up is no reason to leave actions half done; oned's end shows at stdin.
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
-        await self._first_of(self._first_line, self._is_ending, self._is_terminated)
+        ends = (self._is_ending, self._is_terminated, self._is_defective)
+        await self._first_of(self._first_line, *ends)
         await self._set_up_unless_over()
-        await self._first_of(self._is_ending, self._is_terminated)
-        if self._is_terminated.is_set() and not self._is_ending.is_set():
+        await self._first_of(*ends)
+        if self._is_defective.is_set():
+            await self._close(1)
+        elif self._is_terminated.is_set() and not self._is_ending.is_set():
             await self._end_by_signal()
         else:
             await self._end_by_core()
@@ -164,7 +169,7 @@ class Serving(ABC, Generic[Asked]):
     async def _set_up_unless_over(self) -> None:
         """Set up, but not for oned's sake when oned is gone already: a locked disk may take long to open."""
         set_up = asyncio.create_task(self._set_up(), name="set-up")
-        while not set_up.done() and not self._is_terminated.is_set():
+        while not set_up.done() and not (self._is_terminated.is_set() or self._is_defective.is_set()):
             await asyncio.wait([set_up], timeout=_WATCH_SECONDS)
             if self._is_ending.is_set() and not self._writer.is_read():
                 break
@@ -208,31 +213,43 @@ class Serving(ABC, Generic[Asked]):
             pass
         await self._close()
 
-    async def _close(self) -> None:
-        self._reader.stop()
-        for task in self._background:
-            task.cancel()
-        await self._let_go()
-        await self._end_metrics()
-        # Whatever thread still waits for a cloud or for a reader must not keep the process: oned kills after a second.
-        os._exit(0)
+    async def _close(self, code: int = 0) -> None:
+        try:
+            self._reader.stop()
+            for task in self._background:
+                task.cancel()
+            await self._let_go()
+            await self._end_metrics()
+        except Exception as error:  # noqa: BLE001 - there is nothing left that it could be told but the log
+            _log_error("the end was not in order", error)
+        finally:
+            # Threads that still wait for a cloud or for a reader must not keep the process: oned kills after a second.
+            os._exit(code)
 
     # Lines
 
     def _feed(self, data: bytes) -> None:
+        """Take a piece of the input. Never raises: where requests would be lost, the process ends.
+
+        The core starts another one, which settles what the journal has of this one's requests.
+        """
         if not data:
             self._core_is_up()  # it has let go of us, so no reply can harm it
-        if self._is_ending.is_set():
+        if self._is_ending.is_set() or self._is_defective.is_set():
             return
-        for line in self._lines.feed(data) if data else self._lines.close():
-            self._take(line)
+        try:
+            for line in self._lines.feed(data) if data else self._lines.close():
+                self._take(line)
+        except Exception as error:  # noqa: BLE001 - what is half done cannot be told from what is not
+            self._is_defective.set()
+            _log_error("the driver ends, since it could not take its input", error)
         if not data:
             self._is_ending.set()
 
     def _take(self, line: bytes | Oversized) -> None:
         if self._is_ending.is_set():
             return  # nothing counts after FINALIZE
-        parsed = self._parse(line)
+        parsed = self._read(line)
         if parsed is Control.FINALIZE:
             self._is_ending.set()
         elif parsed is Control.INIT:
@@ -247,6 +264,16 @@ class Serving(ABC, Generic[Asked]):
             else:
                 self._early.append(parsed)
         self._first_line.set()
+
+    def _read(self, line: bytes | Oversized) -> Asked | Control:
+        """Read one line; one that cannot be read for want of memory, or for a defect, by its head."""
+        try:
+            return self._parse(line)
+        except Exception as error:
+            if isinstance(line, Oversized):
+                raise
+            _log_error("a request line was not read", error)
+            return self._parse(Oversized(head=line[:HEAD], trouble=internal_error(error)))
 
     # The log
 
@@ -347,6 +374,12 @@ def _core_settings() -> str:
     from one_provider_mad.settings import Places
 
     return str(Places.from_environment(os.environ).var / "config")
+
+
+def _log_error(message: str, error: Exception) -> None:
+    """Log an error that is dealt with; one that memory is too short for is not worth another one."""
+    with suppress(Exception):
+        log_stray_error(asyncio.get_running_loop(), {"message": message, "exception": error})
 
 
 def log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

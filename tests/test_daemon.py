@@ -8,7 +8,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from one_provider_mad.daemon import _Daemon
+from one_provider_mad.domain import VmId
 from one_provider_mad.options import Options
+from one_provider_mad.protocol.framing import Oversized
+from one_provider_mad.protocol.messages import Malformed, Request
 from one_provider_mad.serving import log_stray_error
 
 
@@ -73,3 +76,30 @@ def test_what_no_exception_goes_with_is_logged_too() -> None:
     assert logged == [
         {"event": "unexpected", "log_level": "error", "message": "a socket was left open", "exc_info": None}
     ]
+
+
+async def test_a_line_that_a_defect_keeps_from_being_read_is_read_by_its_head(
+    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_line: bytes) -> Request:
+        raise MemoryError
+
+    monkeypatch.setattr("one_provider_mad.daemon.parse_line", fail)
+    with capture_logs() as logged:
+        read = daemon._read(b"DEPLOY  7 " + b"A" * 1000)
+    assert read == Malformed(
+        reason="internal error (MemoryError), the driver's log has the details", word="DEPLOY", vm_id=VmId(7)
+    )
+    assert [entry["message"] for entry in logged] == ["a request line was not read"]
+
+
+async def test_what_is_lost_of_the_input_ends_the_driver(daemon: _Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_line: bytes | Oversized) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(daemon, "_take", fail)
+    with capture_logs() as logged:
+        daemon._feed(b"DEPLOY  7 \n")
+        daemon._feed(b"DEPLOY  8 \n")
+    assert daemon._is_defective.is_set()
+    assert [entry["message"] for entry in logged] == ["the driver ends, since it could not take its input"]

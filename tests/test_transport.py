@@ -557,7 +557,7 @@ async def test_what_there_is_no_memory_to_read_into_is_read_later(
             raise failures.pop()
         return read(fd, size)
 
-    monkeypatch.setattr(transport.os, "read", scarcely)
+    monkeypatch.setattr(os, "read", scarcely)
     intake = Intake()
     Reader(descriptor, intake.feed).start()
     assert await intake.whole() == b"DEPLOY 7\n"

@@ -25,7 +25,15 @@ from one_provider_mad.actions.outcomes import UNREPEATED, settle
 from one_provider_mad.actions.polling import NO_NEWS, poll
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, NEEDS_ONLY_TAGS, replaces
 from one_provider_mad.domain import Value, VmId, VmRequest
-from one_provider_mad.errors import CannotTell, DeadlineExceeded, JournalError, MadError, RequestRefused, SettingsError
+from one_provider_mad.errors import (
+    CannotTell,
+    DeadlineExceeded,
+    JournalError,
+    MadError,
+    RequestRefused,
+    SettingsError,
+    internal_error,
+)
 from one_provider_mad.journal import Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.options import Options
@@ -95,6 +103,10 @@ class Accepted(Value, frozen=True, kw_only=True):
         return None if isinstance(read, Malformed) else read[0]
 
 
+class _LaneError(Exception):
+    """A lane failed while it took this job: the journal has it, and the next process settles it."""
+
+
 class Recovered:
     """A request of an earlier process, until it is answered or a newer one for its VM comes."""
 
@@ -146,7 +158,19 @@ class Dispatcher:
     # Taking requests
 
     def accept(self, request: Request | Malformed) -> None:
-        """Take one line's content. Never raises, never blocks; the answer comes by itself."""
+        """Take one line's content. Never blocks; the answer comes by itself, a defect's as well.
+
+        What is raised all the same comes of a lane: then nobody can tell whether it will answer.
+        """
+        try:
+            self._take(request)
+        except _LaneError:
+            raise
+        except Exception as error:
+            log.exception("request not taken", vm=request.vm_id)
+            self._refuse(_untaken(request, error))
+
+    def _take(self, request: Request | Malformed) -> None:
         if not request.is_two_blank and request.vm_id is not None:
             self._general_id = "-"  # up to 5.12
         self._tell_untold()
@@ -175,7 +199,11 @@ class Dispatcher:
             asked_at: when the core sent it, seconds since the epoch.
         """
         recovered = self.await_newer(request.vm_id, request.action, asked_at=asked_at)
-        read = read_payload(request)
+        try:
+            read = read_payload(request)
+        except Exception as error:
+            log.exception("request not taken over", vm=request.vm_id)
+            read = _untaken(request, error)
         if recovered.is_superseded:
             self._close(number)
         elif isinstance(read, Malformed):
@@ -247,7 +275,11 @@ class Dispatcher:
             is_settled=is_settled,
         )
         name = f"{request.action.value.lower()} vm {request.vm_id}"
-        self.lanes.submit(Job(request.vm_id, name, partial(self._answer, accepted), number=accepted.number))
+        job = Job(request.vm_id, name, partial(self._answer, accepted), number=accepted.number)
+        try:
+            self.lanes.submit(job)
+        except Exception as error:
+            raise _LaneError(name) from error
 
     def _expect_look(self, action: Action, content: VmRequest) -> None:
         if action in NEEDS_ONLY_TAGS and content.deploy_id:
@@ -325,7 +357,7 @@ class Dispatcher:
             if _is_cancelled(error):
                 raise
             log.exception("action failed unexpectedly", action=accepted.action.value, vm=accepted.vm_id)
-            sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
+            sentence = internal_error(error)
             await self._note_debt(accepted, CannotTell(sentence))
             return False, sentence
 
@@ -550,7 +582,7 @@ class Dispatcher:
                 sentence = _gave_up(Action.POLL, seconds, late)
             else:
                 log.exception("poll failed unexpectedly")
-                sentence = f"internal error ({type(error).__name__}), the driver's log has the details"
+                sentence = internal_error(error)
         else:
             return
         for number in unanswered:
@@ -610,6 +642,18 @@ class Dispatcher:
     def _let_go(self, request: VmRequest) -> None:
         """An action has overtaken this POLL: what its listing would tell may be over by then."""
         self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)
+
+
+def _untaken(request: Request | Malformed, error: Exception) -> Malformed:
+    """A request that a defect, or a lack of memory, keeps from being taken."""
+    is_answered = not isinstance(request, Request) or request.action is not Action.DRIVER_CANCEL
+    word = request.action.value if isinstance(request, Request) else request.word
+    return Malformed(
+        reason=internal_error(error),
+        word=word if is_answered else "",
+        vm_id=request.vm_id,
+        is_two_blank=request.is_two_blank,
+    )
 
 
 def _gave_up(action: Action, seconds: float | None, count: int = 1) -> str:

@@ -84,7 +84,7 @@ class Desk:
     # Requests
 
     def accept(self, request: ImRequest | Unreadable) -> None:
-        """Take one request; its answer comes by itself. Never raises, never blocks."""
+        """Take one request; its answer comes by itself. Never blocks; what it raises ends the process (serving.py)."""
         self._know_era(_era_of(request))
         match request:
             case Unreadable(word=Kind.START_MONITOR.value, host_id=int(host_id)):

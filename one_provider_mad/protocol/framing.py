@@ -10,17 +10,26 @@ LIMIT = 16 * 1024 * 1024
 HEAD = 256
 """How much is kept of a line that is too long: enough for the action and the id, so that it can be answered."""
 
+_NO_MEMORY = "the driver has too little memory to read a request line of this length"
+
 
 class Oversized(Value, frozen=True, kw_only=True):
-    """A line that was longer than the limit; its bytes are gone.
+    """A line that was longer than the limit, or that could not be read for another reason; its bytes are gone.
 
     Attributes:
         head: its first 256 bytes.
         limit: the limit it broke, in bytes.
+        trouble: the other reason, "" for the limit.
     """
 
     head: bytes
     limit: int = LIMIT
+    trouble: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why it was not read, for its FAILURE."""
+        return self.trouble or f"the request line is longer than {self.limit} bytes"
 
 
 class LineBuffer:
@@ -35,7 +44,7 @@ class LineBuffer:
             raise ValueError(f"a line limit below {HEAD} bytes leaves no room for the head of a line")
         self._limit = limit
         self._pending = bytearray()
-        self._head: bytes | None = None
+        self._unread: Oversized | None = None
 
     def feed(self, data: bytes) -> list[bytes | Oversized]:
         r"""Take the next bytes and return the lines they complete, without `\n` or `\r\n`."""
@@ -53,7 +62,7 @@ class LineBuffer:
         return [self._take()] if self._is_inside_a_line() else []
 
     def _is_inside_a_line(self) -> bool:
-        return bool(self._pending) or self._head is not None
+        return bool(self._pending) or self._unread is not None
 
     def _finish(self, piece: bytes) -> bytes | Oversized:
         if not self._is_inside_a_line():
@@ -62,21 +71,33 @@ class LineBuffer:
         return self._take()
 
     def _keep(self, piece: bytes) -> None:
-        if self._head is not None:
+        if self._unread is not None:
             return
         # One byte above the limit may still be the \r of a line end; two cannot.
         if len(self._pending) + len(piece) > self._limit + 1:
-            self._head = bytes(self._pending[:HEAD] + piece[:HEAD])[:HEAD]
-            self._pending.clear()
-        else:
+            self._drop(piece)
+            return
+        try:
             self._pending += piece
+        except MemoryError:
+            self._drop(piece, trouble=_NO_MEMORY)
+
+    def _drop(self, piece: bytes, *, trouble: str = "") -> None:
+        """Keep the head alone of a line that goes on with this piece."""
+        head = bytes(self._pending[:HEAD] + piece[:HEAD])[:HEAD]
+        self._pending.clear()
+        self._unread = Oversized(head=head, limit=self._limit, trouble=trouble)
 
     def _take(self) -> bytes | Oversized:
-        head, self._head = self._head, None
-        if head is not None:
-            return Oversized(head=head, limit=self._limit)
-        line = bytes(self._pending)
-        self._pending.clear()
+        unread, self._unread = self._unread, None
+        if unread is not None:
+            return unread
+        try:
+            line = bytes(self._pending)
+        except MemoryError:
+            return Oversized(head=bytes(self._pending[:HEAD]), limit=self._limit, trouble=_NO_MEMORY)
+        finally:
+            self._pending.clear()
         return self._bounded(line)
 
     def _bounded(self, line: bytes) -> bytes | Oversized:

@@ -78,15 +78,14 @@ def parse_line(line: bytes) -> ImLine:
 
 def parse_oversized(line: Oversized) -> Unreadable:
     """Read whom a line that was too long spoke of, so that it can be answered. Never raises."""
-    reason = f"the request line is longer than {line.limit} bytes"
     # The last word of the head may be half a word, and half an id is another host's.
     parsed = parse_line(line.head[: max(line.head.rfind(b" "), line.head.rfind(b"\t")) + 1])
     if isinstance(parsed, Unreadable):
-        return msgspec.structs.replace(parsed, reason=reason)
+        return msgspec.structs.replace(parsed, reason=line.reason)
     if isinstance(parsed, Control):
-        return Unreadable(reason=reason, word=parsed.value)
+        return Unreadable(reason=line.reason, word=parsed.value)
     word, era = _asked(parsed)
-    return Unreadable(reason=reason, word=word, host_id=parsed.host_id, era=era)
+    return Unreadable(reason=line.reason, word=word, host_id=parsed.host_id, era=era)
 
 
 def format_message(message: Message) -> bytes:

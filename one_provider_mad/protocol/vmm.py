@@ -82,13 +82,12 @@ def parse_oversized(line: Oversized) -> Malformed:
     """Read whom a line that was too long spoke of, so that the request can be answered."""
     # The last word of the head may be half a word, and half an id is another VM's.
     whole_words = line.head[: max(line.head.rfind(b" "), line.head.rfind(b"\t")) + 1]
-    reason = f"the request line is longer than {line.limit} bytes"
     parsed = parse_line(whole_words)
     if isinstance(parsed, Malformed):
-        return msgspec.structs.replace(parsed, reason=reason)
+        return msgspec.structs.replace(parsed, reason=line.reason)
     if isinstance(parsed, Control):
-        return Malformed(reason=reason, word=parsed.value)
-    return Malformed(reason=reason, word=parsed.action.value, vm_id=parsed.vm_id, is_two_blank=parsed.is_two_blank)
+        return Malformed(reason=line.reason, word=parsed.value)
+    return Malformed(reason=line.reason, word=parsed.action.value, vm_id=parsed.vm_id, is_two_blank=parsed.is_two_blank)
 
 
 def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:

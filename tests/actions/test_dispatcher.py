@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import looptime
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from one_provider_mad.actions import dispatcher
 from one_provider_mad.cli.driver_message import build
 from one_provider_mad.domain import DeployId, InstanceState, Template
 from one_provider_mad.errors import (
@@ -268,6 +269,32 @@ async def test_a_payload_that_cannot_be_read_is_a_failure(desk: Desk, payload: b
         desk.write(f"{action} 7 ".encode() + payload)
         assert (await desk.reply(action)).startswith(f"FAILURE {reason}"), action
         assert len(desk.replies()) == count, action
+
+
+def refuse(*_arguments: object, **_details: object) -> NoReturn:
+    raise MemoryError
+
+
+async def test_a_request_that_cannot_be_taken_is_a_failure_and_the_next_one_is_taken(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "FAILURE internal error (MemoryError), the driver's log has the details"
+    loop = asyncio.get_running_loop()
+    with monkeypatch.context() as shortage:
+        shortage.setattr(loop, "run_in_executor", refuse)
+        for vm_id in range(8):
+            assert await desk.answer("DEPLOY", vm_id=vm_id, template=large()) == sentence
+    with monkeypatch.context() as shortage:
+        shortage.setattr(dispatcher, "read_payload", refuse)
+        assert await desk.answer("DEPLOY") == sentence
+    with monkeypatch.context() as shortage:
+        shortage.setattr(desk.world.journal, "open_request", refuse)
+        assert await desk.answer("DEPLOY") == sentence
+    with monkeypatch.context() as shortage:
+        shortage.setattr(desk.lanes, "call_off", refuse)
+        desk.ask("DRIVER_CANCEL")  # which is never answered
+    assert await desk.answer("DEPLOY") == "SUCCESS i-1"
+    assert len(desk.replies()) == 11
 
 
 async def test_an_action_that_nobody_knows_is_a_failure(desk: Desk) -> None:

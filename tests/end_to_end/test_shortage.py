@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import resource
+import sys
 from pathlib import Path
 
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
-from tests.end_to_end.oned import Driver, Place, replies
+from tests.end_to_end.oned import ROOT, Driver, Place, replies
 from tests.waiting import until
 
 _MARGIN = 4 * 1024 * 1024
@@ -46,3 +47,58 @@ def test_requests_that_are_read_in_threads_are_answered_when_no_thread_can_be_st
     assert found == {str(vm_id) for vm_id in range(8)}
     assert one.finalize() == 0
     assert len(replies(one.lines)) == 9
+
+
+def test_a_request_that_there_is_no_memory_for_fails_and_those_around_it_are_answered(
+    driver: StartDriver, place: Place
+) -> None:
+    place.simulate(boot_time=0)
+    one = driver()
+    one.created(wire.deploy(100))
+    grant_no_thread(one)
+    before, after = range(15), range(16, 31)
+    one.write(
+        b"".join(wire.unknown(number) for number in before)
+        + wire.with_payload("DEPLOY", 15, b"A" * 12_000_000)
+        + b"".join(wire.unknown(number) for number in after)
+    )
+    for number in before:
+        assert one.reply("FROBNICATE", number).startswith("FAILURE")
+    assert one.reply("DEPLOY", 15) == ("FAILURE the driver has too little memory to read a request line of this length")
+    for number in after:
+        assert one.reply("FROBNICATE", number).startswith("FAILURE")
+    assert one.finalize() == 0
+
+
+DEFECTIVE = f"""\
+#!{sys.executable}
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+from one_provider_mad.actions.lanes import Lanes
+from one_provider_mad.programs import one_vmm_provider
+submit = Lanes.submit
+def fail(lanes, job):
+    if job.vm_id == 13:
+        raise MemoryError
+    submit(lanes, job)
+Lanes.submit = fail
+one_vmm_provider()
+"""
+"""A driver whose lanes cannot take VM 13."""
+
+
+def test_a_driver_that_loses_a_request_ends_and_the_next_one_answers_it(
+    driver: StartDriver, place: Place, tmp_path: Path
+) -> None:
+    place.simulate(boot_time=0)
+    program = tmp_path / "defective"
+    program.write_text(DEFECTIVE)
+    program.chmod(0o755)
+    with Driver(place, program=program) as one:
+        one.created(wire.deploy(7))
+        one.send(wire.deploy(13))
+        assert one.process.wait(10) == 1
+    (place.root / "var" / "one_vmm_provider_simulated.log").unlink()  # that there was a defect is what was wanted
+    successor = driver()
+    assert successor.reply("DEPLOY", 13).startswith("SUCCESS")
+    assert len(place.instances()) == 2

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from hypothesis import given
@@ -168,3 +168,36 @@ def test_nothing_is_lost_or_added_below_the_limit(stream: bytes) -> None:
     if not stream or stream.endswith(b"\n"):
         expected.pop()
     assert lines_of([stream]) == expected
+
+
+class Scarce(bytearray):
+    """A line under way for which there is no more memory, to let it grow or to copy it."""
+
+    def __iadd__(self, piece: object) -> Self:
+        raise MemoryError
+
+    def __bytes__(self) -> bytes:
+        raise MemoryError
+
+
+NO_MEMORY = "the driver has too little memory to read a request line of this length"
+
+
+def test_a_line_that_memory_is_too_short_for_keeps_its_head_and_the_next_one_is_read() -> None:
+    buffer = LineBuffer(SMALL)
+    buffer._pending = Scarce(b"DEPLOY 42 AA")
+    assert buffer.feed(b"AAAA") == []
+    assert buffer.feed(b"AAAA\nINIT\n") == [
+        Oversized(head=b"DEPLOY 42 AAAAAA", limit=SMALL, trouble=NO_MEMORY),
+        b"INIT",
+    ]
+
+
+def test_a_line_that_there_is_no_memory_to_copy_keeps_its_head() -> None:
+    buffer = LineBuffer(SMALL)
+    buffer._pending = Scarce(b"DEPLOY 42 AAAA")
+    (line,) = buffer.close()
+    assert line == Oversized(head=b"DEPLOY 42 AAAA", limit=SMALL, trouble=NO_MEMORY)
+    assert isinstance(line, Oversized)
+    assert line.reason == NO_MEMORY
+    assert buffer.close() == []
