@@ -19,6 +19,7 @@ from typing import TextIO, cast
 import msgspec
 
 from one_provider_mad.belongings import open_file
+from one_provider_mad.characters import escaped
 from one_provider_mad.masking import masked
 from one_provider_mad.settings import Places
 
@@ -71,7 +72,7 @@ def _encode(event: dict[str, object], *, default: Callable[[object], object]) ->
         if isinstance(value, str) and len(value) > _LONGEST:
             event[key] = f"{masked(value)[:_LONGEST]}… ({len(value)} characters)"
     try:
-        return masked(msgspec.json.encode(event, enc_hook=default).decode())
+        return escaped(masked(msgspec.json.encode(event, enc_hook=default).decode()))
     except (UnicodeEncodeError, TypeError):  # half a surrogate pair, a key that is no text
         return masked(json.dumps(event, default=default))
 

@@ -26,11 +26,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "core_up": set(),
     "database": BASE | {"belongings"},
     "settings": BASE | {"belongings", "masking"},
-    "logs": BASE | {"belongings", "masking", "settings"},
+    "logs": BASE | {"belongings", "characters", "masking", "settings"},
     "metrics": BASE,
     "metrics_file": BASE | {"", "belongings", "metrics", "settings"},
     "journal": BASE | {"belongings", "database", "masking", "moments", "processes"},
-    "protocol": BASE | {"documents", "masking"},
+    "protocol": BASE | {"characters", "documents", "masking"},
     "xmlrpc": BASE | {"documents", "masking"},
     "scripting": BASE | {"belongings", "processes"},
     "transport": BASE | {"protocol"},
@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers": BASE
     | {
         "belongings",
+        "characters",
         "database",
         "documents",
         "listings",
@@ -60,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "protocol",
         "providers.interface",
         "settings",
+        "tasks",
     },
     "monitor": BASE
     | {
@@ -74,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "providers.interface",
         "scripting",
         "settings",
+        "tasks",
     },
     "orphans": BASE
     | {"actions", "documents", "journal", "options", "protocol", "providers.interface", "settings", "xmlrpc"},
@@ -101,6 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "options",
         "protocol",
         "settings",
+        "tasks",
         "transport",
         "workers",
         "xmlrpc",
@@ -124,6 +128,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "programs": {"", "daemon", "monitor_daemon", "options", "protocol.handshake"},
     "masking": set(),
     "workers": set(),
+    "characters": set(),
+    "tasks": set(),
 }
 """Who may import what of ours, besides its own folder. "" is the package itself, its version."""
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -105,6 +106,15 @@ def test_text_that_is_no_unicode_is_written_all_the_same(places: Places) -> None
 
 
 # Where there is no log directory
+
+
+def test_what_would_order_the_line_anew_or_move_a_cursor_is_escaped(places: Places) -> None:
+    begin(places)
+    structlog.get_logger().warning("refused", reason="i-\u202egpj.exe \x9b31m\x7f na\xefve")
+    raw = (places.log / "one_vmm_provider_x.log").read_bytes()
+    assert raw.isascii() or b"na\xc3\xafve" in raw
+    assert not re.search("[\u202e\x7f-\x9f]", raw.decode())
+    assert entries(places.log / "one_vmm_provider_x.log")[-1]["reason"] == "i-\u202egpj.exe \x9b31m\x7f na\xefve"
 
 
 def without_directory(places: Places) -> Places:

@@ -18,6 +18,7 @@ import zlib
 
 import msgspec
 
+from one_provider_mad.characters import without_unwritten
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol import vmm
@@ -26,6 +27,7 @@ from one_provider_mad.protocol.im_messages import (
     Era,
     HostLog,
     ImLine,
+    ImRequest,
     Kind,
     LegacyReply,
     Message,
@@ -84,7 +86,7 @@ def parse_oversized(line: Oversized) -> Unreadable:
         return msgspec.structs.replace(parsed, reason=line.reason)
     if isinstance(parsed, Control):
         return Unreadable(reason=line.reason, word=parsed.value)
-    word, era = _asked(parsed)
+    word, era = asked(parsed)
     return Unreadable(reason=line.reason, word=word, host_id=parsed.host_id, era=era)
 
 
@@ -187,7 +189,8 @@ def _modern_request(word: bytes, host_id: int, fields: list[bytes]) -> StartMoni
         return Unreadable(reason=str(refusal), word=_fit(word), host_id=host_id, era=Era.MODERN)
 
 
-def _asked(request: Monitor | StartMonitor | StopMonitor) -> tuple[str, Era]:
+def asked(request: ImRequest) -> tuple[str, Era]:
+    """The word that a request came with, and the era that it is of."""
     if isinstance(request, Monitor):
         return "MONITOR", Era.LEGACY
     if isinstance(request, StartMonitor):
@@ -202,7 +205,7 @@ def _modern_line(word: str, status: str, host_id: int, timestamp: int, text: str
 
 def _bytes(text: str) -> bytes:
     # Behind a NUL both cores read nothing.
-    return text.replace("\0", "").encode("utf-8", "replace")
+    return without_unwritten(text).replace("\0", "").encode("utf-8", "replace")
 
 
 def _fit(word: bytes | str) -> str:

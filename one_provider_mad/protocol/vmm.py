@@ -14,6 +14,7 @@ import re
 
 import msgspec
 
+from one_provider_mad.characters import BREAKS, HIDDEN
 from one_provider_mad.domain import VmId
 from one_provider_mad.masking import masked
 from one_provider_mad.protocol.framing import Oversized
@@ -51,8 +52,6 @@ _ORDINARY_DEPLOY_ID = re.compile(r"(?!one-[0-9]+\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,1
 
 _OTHER_MEANING = re.compile(r"-.*|(.*/)?\.\.?(/.*)?", re.DOTALL)
 """An option, or a path that leads elsewhere, for the programs that are handed ids: hooks, scripts, people's shells."""
-# Control characters of both sets, the Unicode line ends, and what XML 1.0 has no way to write.
-_BREAKS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff]+")
 
 
 def parse_line(line: bytes) -> Request | Control | Malformed:
@@ -132,7 +131,7 @@ def format_log(line: LogLine, general_id: str) -> bytes:
 
 
 def clean(text: str) -> str:
-    """Make any text fit for one line and for the XML it ends up in; one that is fit already is only trimmed.
+    """Make any text fit for one line and for the XML it ends up in (characters.py); one that is fit is only trimmed.
 
     The secrets that are known are taken out: whatever is told of a cloud's or a partner's words passes here.
 
@@ -140,8 +139,8 @@ def clean(text: str) -> str:
     the VM's update, and a NUL hides the rest of the stream (include/StringBuffer.h).
     """
     if not (text.isascii() and text.isprintable()):
-        valid = text.encode("utf-8", "replace").decode()
-        pieces = (piece.strip(" ") for piece in _BREAKS.split(valid))
+        valid = HIDDEN.sub("", text.encode("utf-8", "replace").decode())
+        pieces = (piece.strip(" ") for piece in BREAKS.split(valid))
         text = " ".join(piece for piece in pieces if piece)
     return masked(text).replace("]]>", "]] >").strip(" ")
 

@@ -5,6 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lxml import etree
 
+from one_provider_mad.characters import HIDDEN
 from one_provider_mad.domain import VmId
 from one_provider_mad.protocol.framing import HEAD, LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
@@ -43,6 +44,7 @@ def is_fit(text: str) -> bool:
         text.splitlines() not in ([], [text])
         or "]]>" in text
         or any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in text)
+        or HIDDEN.search(text)
     ):
         return False
     return etree.fromstring(f"<ERROR><![CDATA[{text}]]></ERROR>".encode()).text in (text, None)
@@ -326,6 +328,9 @@ def test_no_line_of_a_driver_is_too_strange_to_be_read(line: bytes) -> None:
         pytest.param("\x1b[31mred\x1b[0m", "[31mred [0m", id="escape-sequences"),
         pytest.param("del\x7fc1\x9bnel\x85end", "del c1 nel end", id="the-other-controls"),
         pytest.param("line\u2028paragraph\u2029end", "line paragraph end", id="unicode-line-ends"),
+        pytest.param("i-\u202egpj.exe\u202c\u2066x\u2069", "i-gpj.exex", id="what-turns-text-round"),
+        pytest.param("\ufeffbom \U000e0041tag\u206a", "bom tag", id="what-nobody-sees"),
+        pytest.param("]]\u202e>", "]] >", id="cdata-end-behind-an-override"),
         pytest.param("non\ufffecharacters\uffff", "non characters", id="what-xml-cannot-hold"),
         pytest.param("half \ud83d emoji", "half ? emoji", id="lone-surrogate"),
         pytest.param("whole 😀 emoji", "whole 😀 emoji", id="astral"),

@@ -15,6 +15,7 @@ from typing import cast
 
 import structlog
 
+from one_provider_mad.characters import UNWRITTEN
 from one_provider_mad.errors import RequestRefused, SettingsError
 from one_provider_mad.providers.interface import ProviderContext, ProviderFactory, VerbatimRequest
 from one_provider_mad.providers.scripts.message import Era, Message, read_message
@@ -249,7 +250,7 @@ class _Action:
             self._log("W", "deploy printed no id, so OpenNebula keeps - as the id of this VM")
             return
         self._regret = step.regret
-        if _UNFIT.search(self._deployed):
+        if _UNFIT.search(self._deployed) or UNWRITTEN.search(self._deployed):
             await self._undo(self._regret)
             raise StepFailed(
                 f"deploy printed an id that OpenNebula cannot keep ({self._deployed!r}), so it was cancelled"

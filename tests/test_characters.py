@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+
+import pytest
+
+from one_provider_mad.characters import HIDDEN, UNWRITTEN, escaped
+from one_provider_mad.protocol.vmm import clean
+
+EVERY = [chr(number) for number in range(sys.maxunicode + 1)]
+
+SENTENCES = {
+    "persian": "\u0646\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "hebrew-with-a-mark": "\u05e9\u05dc\u05d5\u05dd!\u200f (a)",
+    "hindi": "\u0915\u094d\u200d\u0937",
+    "khmer": "\u1781\u17d2\u1789\u17bb\u17c6\u200b\u1791\u17c5",
+    "chinese": "\u78c1\u76d8\u5df2\u6ee1",
+    "a-family": "\U0001f469\u200d\U0001f469\u200d\U0001f467",
+    "german": "Gr\xf6\xdfe \xfcber\xadschritten",
+}
+
+
+@pytest.mark.parametrize("language", SENTENCES)
+def test_ordinary_text_of_every_script_stays(language: str) -> None:
+    text = SENTENCES[language]
+    assert (clean(text), escaped(text)) == (text, text)
+
+
+def test_no_control_and_no_line_end_and_nothing_that_turns_text_round_is_written() -> None:
+    turning = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
+    unwritten = {
+        character
+        for character in EVERY
+        if unicodedata.category(character) in {"Cc", "Zl", "Zp"} or unicodedata.bidirectional(character) in turning
+    }
+    assert not [character for character in unwritten if not UNWRITTEN.search(character)]
+    beyond = {unicodedata.category(character) for character in EVERY if HIDDEN.search(character)}
+    assert beyond <= {"Cf", "Cn"}, "no letter, no mark and no sign is hidden"
+
+
+def test_what_is_escaped_is_the_same_to_whoever_reads_json() -> None:
+    text = "a\u202eb\x9bc\u2028d\U000e0041e\x7ff"
+    written = escaped(json.dumps(text, ensure_ascii=False))
+    assert written == r'"a\u202eb\u009bc\u2028d\udb40\udc41e\u007ff"'
+    assert json.loads(written) == text
