@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -105,16 +106,16 @@ class _Daemon(Serving[Request | Malformed]):
         if self._is_initialised:  # not for a person at a pipe
             # A front-end that comes back as a follower destroys nothing: its debts may be what the leader lives on.
             dispatcher.hold_debts(is_held=True)
-            self._start(self._know_opennebula(self._engines, dispatcher, self._settling), "know OpenNebula")
+            self._start(partial(self._note_machine, self._engines), "note the machine")
+            self._start(partial(self._know_opennebula, self._engines, dispatcher, self._settling), "know OpenNebula")
         dispatcher.confirm_debts(self._confirm)
-        self._start(dispatcher.pay_debts(), "debts")
+        self._start(dispatcher.pay_debts, "debts")
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher, settling: Settling) -> None:
         """Ask the local OpenNebula, where it may be asked, who leads, what waits, and what belongs to no VM."""
-        self._start(self._note_machine(engines), "note the machine")
         if not await self._may_ask_opennebula():
             dispatcher.hold_debts(is_held=False)
-            self._start(settling.run(None), "settle")
+            self._start(partial(settling.run, None), "settle")
             return
         from one_provider_mad.xmlrpc.leadership import Leadership
 
@@ -124,19 +125,19 @@ class _Daemon(Serving[Request | Malformed]):
 
         self._asks_opennebula = True
         leadership = Leadership(os.environ, warn=self._warn)
-        self._start(self._watch_leadership(leadership, lead), "leadership")
         await asyncio.to_thread(import_module, "one_provider_mad.orphans.waiting")
         from one_provider_mad.orphans.waiting import WaitingVms
         from one_provider_mad.xmlrpc.local import LocalCore
 
-        self._start(settling.run(WaitingVms(LocalCore(os.environ))), "settle")
-        await self._reconcile(engines, dispatcher)
+        self._start(partial(self._watch_leadership, leadership, lead), "leadership")
+        self._start(partial(settling.run, WaitingVms(LocalCore(os.environ))), "settle")
+        self._start(partial(self._look_for_orphans, engines, dispatcher), "orphans")
 
     async def _watch_leadership(self, leadership: Leadership, lead: Callable[[bool], None]) -> None:
         await self._core.is_up.wait()  # until then nothing answers, and the pauses between tries grow
         await leadership.watch(lead)
 
-    async def _reconcile(self, engines: Engines, dispatcher: Dispatcher) -> None:
+    async def _look_for_orphans(self, engines: Engines, dispatcher: Dispatcher) -> None:
         await asyncio.sleep(_SETTLED_SECONDS)
         await engines.is_journal_open.wait()
         if engines.is_verbatim:
@@ -221,7 +222,7 @@ class _Daemon(Serving[Request | Malformed]):
             dispatcher.end_recovery()
             return
         ready = asyncio.Event()
-        self._start(self._recover(modules, engines, dispatcher, ready), "recovery")
+        self._start_once(self._recover(modules, engines, dispatcher, ready), "recovery")
         await asyncio.wait([opening], timeout=_JOURNAL_SECONDS)
         if engines.journal is not None:
             await ready.wait()
@@ -243,7 +244,7 @@ class _Daemon(Serving[Request | Malformed]):
             await recovery.forget_called_off()
         finally:
             ready.set()
-        self._start(recovery.show_life(), "signs of life")
+        self._start(recovery.show_life, "signs of life")
         await recovery.run()
 
     def _warn(self, sentence: str) -> None:

@@ -19,6 +19,19 @@ TAG_PREFIX = "ONE_PROVIDER_"
 """Every tag of ours begins so. Upper case and underscores only: any cloud, and OpenNebula, can hold such names."""
 
 
+_MOST_DIGITS = 18
+"""What 64 bits hold for certain, and with them SQLite and XML-RPC."""
+
+
+def whole_number(text: str) -> int | None:
+    """Read a whole number of a cloud, of OpenNebula or of a file; None for anything else, and beyond 18 digits.
+
+    Python's int() also takes digits of other scripts, blanks and underscores, and raises from 4,301 digits on.
+    """
+    digits = text.removeprefix("-")
+    return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS else None
+
+
 class Value(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all values: immutable, compared by content."""
 
@@ -64,16 +77,14 @@ class Identity(Value, frozen=True, kw_only=True, gc=False):
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Identity | None:
         """Read an identity back from tags; None when they carry none, or not a whole and readable one."""
-        try:
-            return cls(
-                owner=tags["ONE_PROVIDER_OWNER"],
-                vm_id=VmId(int(tags["ONE_PROVIDER_VM_ID"])),
-                stime=int(tags["ONE_PROVIDER_STIME"]),
-                seq=int(tags["ONE_PROVIDER_SEQ"]),
-                host_id=int(tags["ONE_PROVIDER_HOST_ID"]),
-            )
-        except (KeyError, ValueError):
+        owner = tags.get("ONE_PROVIDER_OWNER")
+        vm_id = whole_number(tags.get("ONE_PROVIDER_VM_ID", ""))
+        stime = whole_number(tags.get("ONE_PROVIDER_STIME", ""))
+        seq = whole_number(tags.get("ONE_PROVIDER_SEQ", ""))
+        host_id = whole_number(tags.get("ONE_PROVIDER_HOST_ID", ""))
+        if owner is None or vm_id is None or stime is None or seq is None or host_id is None:
             return None
+        return cls(owner=owner, vm_id=VmId(vm_id), stime=stime, seq=seq, host_id=host_id)
 
 
 class InstanceState(Enum):

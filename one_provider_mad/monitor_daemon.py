@@ -6,6 +6,7 @@ import asyncio
 import os
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from one_provider_mad.options import Options
@@ -103,10 +104,10 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         if not self._is_initialised:
             return  # a person at a pipe: what a driver in service remembers is none of their business
         if before is not None and before.hosts and is_same_parent:
-            self._start(self._resume(before, begun_at), "resume")
+            self._start(partial(self._resume, before, begun_at), "resume")
             before = None
-        self._start(self._keeper.keep(), "remember")
-        self._start(self._know_core(desk, self._keeper, before, begun_at), "know the core")
+        self._start(self._keeper.keep, "remember")
+        self._start(partial(self._know_core, desk, self._keeper, before, begun_at), "know the core")
 
     async def _know_core(self, desk: Desk, keeper: _Keeper, before: State | None, begun_at: float) -> None:
         """Be silent while another front-end leads, and report on all hosts of the core when this one does.
@@ -131,31 +132,29 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             else:
                 begins_to_lead.set()
 
-        await self._core.is_up.wait()
-        self._start(self._take_up_hosts(desk, keeper, before, begins_to_lead, begun_at), "take up hosts")
-        await Leadership(os.environ, warn=self._warn).watch(lead)
+        await self._core.is_up.wait()  # until then nothing answers, and the pauses between tries grow
+        await self._until_settled(begun_at)
+        self._start(partial(Leadership(os.environ, warn=self._warn).watch, lead), "leadership")
+        self._start(partial(self._take_up_hosts, desk, keeper, before, begins_to_lead), "take up hosts")
 
     async def _take_up_hosts(
-        self, desk: Desk, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event, begun_at: float
+        self, desk: Desk, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event
     ) -> None:
         """Take up the core's hosts whenever this front-end begins to lead: monitord may never name them."""
         from one_provider_mad.errors import MadError
 
-        await self._until_settled(begun_at)
         complaint = ""
         while True:
             await begins_to_lead.wait()
-            begins_to_lead.clear()
             try:
                 await self._take_up(desk, before.hosts if before is not None else ())
-                before = None
             except MadError as error:
                 if str(error) != complaint:
                     complaint = str(error)
                     self._warn(f"hosts that monitord does not name are not monitored: {error}")
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
-                if not desk.is_silent:
-                    begins_to_lead.set()
+            else:
+                begins_to_lead.clear()
             keeper.begin()
 
     async def _take_up(self, desk: Desk, before: tuple[StartMonitor, ...]) -> None:

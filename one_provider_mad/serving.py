@@ -15,6 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from one_provider_mad.core_up import CoreUp
@@ -24,6 +25,7 @@ from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import HEAD, LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
 from one_provider_mad.protocol.messages import Control
+from one_provider_mad.tasks import keep_running
 from one_provider_mad.transport import Reader, Writer
 from one_provider_mad.workers import Workers
 
@@ -148,7 +150,7 @@ class Serving(ABC, Generic[Asked]):
         self._core = CoreUp()
         if self._core.has_core():
             self._writer.hold_replies()
-            self._start(self._wait_for_core(), "wait for the core")
+            self._start(self._wait_for_core, "wait for the core")
         else:
             self._core.is_up.set()
 
@@ -327,7 +329,7 @@ class Serving(ABC, Generic[Asked]):
 
             self._metrics = MetricsFile(self._options.name, program, places, warn=warn, measure=measure)
             await self._metrics.begin()
-            self._start(self._metrics.keep(), "metrics")
+            self._start(self._metrics.keep, "metrics")
 
     async def _end_metrics(self) -> None:
         """Write them a last time; a directory that does not answer is not waited for."""
@@ -338,8 +340,17 @@ class Serving(ABC, Generic[Asked]):
 
     # Background work
 
-    def _start(self, work: Coroutine[object, object, None], name: str) -> None:
+    def _start(self, work: Callable[[], Awaitable[None]], name: str) -> None:
+        """Do work that no error may end: it is begun again after a pause, whatever it has raised."""
+        self._start_once(keep_running(work, on_error=partial(self._stumbled, name)), name)
+
+    def _start_once(self, work: Coroutine[object, object, None], name: str) -> None:
         self._keep(asyncio.get_running_loop().create_task(work, name=name))
+
+    @staticmethod
+    def _stumbled(name: str, error: BaseException, pause: float) -> None:
+        message = f"{name} ended unexpectedly, and begins again in {pause:g} s"
+        asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._background.add(task)

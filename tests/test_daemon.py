@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from structlog.testing import capture_logs
@@ -13,6 +14,7 @@ from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.messages import Malformed, Request
 from one_provider_mad.serving import log_stray_error
+from tests.actions.fakes import pass_time
 
 
 @pytest.fixture
@@ -38,18 +40,46 @@ async def test_background_work_that_ends_badly_is_named_in_the_log_and_nowhere_e
     daemon: _Daemon, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with capture_logs() as logged:
-        daemon._start(fail(), "debts")
+        daemon._start_once(fail(), "recovery")
         await turns()
     [entry] = logged
-    assert (entry["event"], entry["log_level"], entry["message"]) == ("unexpected", "error", "debts ended unexpectedly")
+    message = "recovery ended unexpectedly"
+    assert (entry["event"], entry["log_level"], entry["message"]) == ("unexpected", "error", message)
     assert isinstance(entry["exc_info"], KeyError)
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.looptime
+async def test_work_that_must_not_end_begins_again_after_longer_and_longer_pauses(daemon: _Daemon) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(log_stray_error)
+    errors = [KeyError("odd"), asyncio.CancelledError(), *(MemoryError() for _ in range(6))]
+    begun: list[float] = []
+
+    async def work() -> None:
+        begun.append(loop.time())
+        if len(begun) == 9:
+            await pass_time(100)
+            raise KeyError("again")
+        if len(begun) <= len(errors):
+            raise errors[len(begun) - 1]
+
+    with capture_logs() as logged:
+        daemon._start(work, "debts")
+        [task] = daemon._background
+        await task
+    pauses = [round(after - before) for before, after in pairwise(begun)]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 101], "after a minute without an error the pause is short again"
+    messages = [entry["message"] for entry in logged]
+    assert messages[0] == "debts ended unexpectedly, and begins again in 1 s"
+    assert len(messages) == 9
+    assert not daemon._background
+
+
 async def test_background_work_that_is_cancelled_or_done_is_nothing_to_speak_of(daemon: _Daemon) -> None:
     with capture_logs() as logged:
-        daemon._start(wait(), "signs of life")
-        daemon._start(asyncio.sleep(0), "recovery")
+        daemon._start(wait, "signs of life")
+        daemon._start_once(asyncio.sleep(0), "recovery")
         await turns()
         [waiting] = daemon._background
         waiting.cancel()

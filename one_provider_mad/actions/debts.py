@@ -29,6 +29,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal import AttemptState, Debt
 from one_provider_mad.protocol.messages import Action, Severity
+from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -176,8 +177,7 @@ class Debts:
             log.warning("debt not paid", debt=debt.id, vm=debt.identity.vm_id, error=str(error) or "out of time")
             await self._note_try(debt, str(error) or "out of time")
         except (Exception, asyncio.CancelledError) as error:
-            task = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            if is_cancelled(error):
                 raise
             self._postpone(debt, _LONGEST_PAUSE)
             log.exception("debt failed unexpectedly", debt=debt.id)

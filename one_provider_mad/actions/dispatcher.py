@@ -41,6 +41,7 @@ from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply
 from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.protocol.vmm import deploy_id_problem, format_log, format_reply
 from one_provider_mad.providers.interface import VerbatimDriver, VerbatimRequest
+from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -354,7 +355,7 @@ class Dispatcher:
             await self._note_debt(accepted, error)
             return False, str(error)
         except (Exception, asyncio.CancelledError) as error:
-            if _is_cancelled(error):
+            if is_cancelled(error):
                 raise
             log.exception("action failed unexpectedly", action=accepted.action.value, vm=accepted.vm_id)
             sentence = internal_error(error)
@@ -575,7 +576,7 @@ class Dispatcher:
         except MadError as error:
             sentence = str(error)
         except (Exception, asyncio.CancelledError) as error:
-            if _is_cancelled(error):
+            if is_cancelled(error):
                 raise
             if isinstance(error, TimeoutError) and limit.expired():
                 late = sum(self.lanes.is_listed(requests[number]) for number in unanswered)
@@ -660,12 +661,6 @@ def _gave_up(action: Action, seconds: float | None, count: int = 1) -> str:
     if metrics.recorder is not None:
         metrics.recorder.overdue(action.value, count)
     return f"gave up after {seconds or 0:g} s waiting for {waiting_for.get()}"
-
-
-def _is_cancelled(error: BaseException) -> bool:
-    """True when this task was cancelled; a library may also raise CancelledError by itself, and that is a defect."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _with_first_word(action: Action, content: VmRequest | None, sentence: str) -> str:

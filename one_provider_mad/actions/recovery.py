@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import structlog
 
@@ -21,6 +22,7 @@ from one_provider_mad.errors import JournalError
 from one_provider_mad.journal import Journal, OpenRequest, Writer
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.messages import Action, Request
+from one_provider_mad.tasks import keep_running
 
 log = structlog.get_logger()
 
@@ -79,6 +81,7 @@ class Recovery:
         self._begun = asyncio.get_running_loop().time()
         self._has_taken = False
         self._asked: dict[int, OpenRequest] = {}
+        self._dealt_with: set[int] = set()
         self._parents: dict[Process, Process] = {}
 
     async def run(self) -> None:
@@ -88,7 +91,8 @@ class Recovery:
             self._note(await self._journal.open_requests())
             async with asyncio.TaskGroup() as group:
                 for dead in await self._others():
-                    group.create_task(self._settle_if_possible(dead), name=f"recover {dead.writer.process.pid}")
+                    settling = keep_running(partial(self._settle_if_possible, dead), on_error=_stumbled)
+                    group.create_task(settling, name=f"recover {dead.writer.process.pid}")
         except JournalError as error:
             log.warning("unanswered requests not recovered", error=str(error))
         finally:
@@ -104,6 +108,8 @@ class Recovery:
                     await self._forget([each for each in dead.requests if each.action == Action.DRIVER_CANCEL.value])
         except JournalError as error:
             log.warning("called-off requests not read", error=str(error))
+        except Exception:
+            log.exception("called-off requests not read")
 
     async def _let_out_answers(self) -> None:
         if self._has_taken:
@@ -137,12 +143,12 @@ class Recovery:
             await asyncio.sleep(0.1)
         every = await self._journal.open_requests()
         self._note(every)
-        left = [request for request in every if request.writer == process]
+        left = [each for each in every if each.writer == process and each.id not in self._dealt_with]
         called_off = [request for request in left if request.action == Action.DRIVER_CANCEL.value]
         await self._forget(called_off)
         replaced = [request for request in left if self._is_replaced(request)]
         for request in replaced:
-            self._journal.close_request(request.id)
+            self._close(request)
         left = [request for request in left if request not in called_off and request not in replaced]
         again = [request for request in left if self._may_repeat(dead.writer, request)]
         await self._repeat(again)
@@ -183,21 +189,30 @@ class Recovery:
         """Called off and not over when the process died: nobody is answered, and what was made is owed."""
         for request in requests:
             await self._dispatcher.forget_called_off(as_sent(request))
-            self._journal.close_request(request.id)
+            self._close(request)
+
+    def _close(self, request: OpenRequest) -> None:
+        self._dealt_with.add(request.id)  # until the journal has written it down, it is still there
+        self._journal.close_request(request.id)
 
     async def _repeat(self, requests: list[OpenRequest]) -> None:
-        for request in requests:
-            # Ours from now on: should this process die too, the request is still there once, not twice.
-            self._has_taken = True
-            try:
-                await self._journal.take_request(request.id)
-            except JournalError as error:
-                log.warning("request not taken over", action=request.action, vm=request.vm_id, error=str(error))
-                await self._fail([request])  # whoever waits is told, in any case
-                continue
-            log.info("request taken over", action=request.action, vm=request.vm_id)
-            self._dispatcher.take_over(as_sent(request), number=request.id, asked_at=request.opened_at)
-        await self._let_out_answers()
+        try:
+            for request in requests:
+                await self._take_over(request)
+        finally:
+            await self._let_out_answers()
+
+    async def _take_over(self, request: OpenRequest) -> None:
+        # Ours from now on: should this process die too, the request is still there once, not twice.
+        self._has_taken = True
+        try:
+            await self._journal.take_request(request.id)
+        except JournalError as error:
+            log.warning("request not taken over", action=request.action, vm=request.vm_id, error=str(error))
+            await self._fail([request])  # whoever waits is told, in any case
+            return
+        log.info("request taken over", action=request.action, vm=request.vm_id)
+        self._dispatcher.take_over(as_sent(request), number=request.id, asked_at=request.opened_at)
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
         waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
@@ -209,8 +224,9 @@ class Recovery:
             self._open_output()
         for request, newer in waiting:
             if newer.is_superseded:
-                self._journal.close_request(request.id)
+                self._close(request)
             else:
+                self._dealt_with.add(request.id)
                 await self._dispatcher.fail_unrepeated(
                     as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
                 )
@@ -230,6 +246,10 @@ class Recovery:
                 await self._journal.show_life()
             except JournalError as error:
                 log.warning("sign of life not written", error=str(error))
+
+
+def _stumbled(error: BaseException, pause: float) -> None:
+    log.error("unanswered requests not recovered, tried again", seconds=pause, exc_info=error)
 
 
 def as_sent(request: OpenRequest) -> Request:

@@ -145,6 +145,7 @@ class Settling:
         """
         await asyncio.sleep(SETTLED_AFTER)
         await self._core_is_up.wait()
+        self._is_due.set()  # after a defect, what it left is due
         while True:
             await self._is_due.wait()
             self._is_due.clear()

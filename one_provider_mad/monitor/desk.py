@@ -9,14 +9,14 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 import structlog
 
 from one_provider_mad import metrics
-from one_provider_mad.errors import MadError
+from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, letter_of, report_of, told_room
 from one_provider_mad.monitor.saying import Output, Saying, Stamps
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside
 from one_provider_mad.protocol import reports
-from one_provider_mad.protocol.im import format_legacy_reply, format_log, refuse
+from one_provider_mad.protocol.im import asked, format_legacy_reply, format_log, refuse
 from one_provider_mad.protocol.im_messages import (
     Era,
     HostLog,
@@ -30,6 +30,7 @@ from one_provider_mad.protocol.im_messages import (
 )
 from one_provider_mad.protocol.messages import Severity
 from one_provider_mad.protocol.reports import LegacyVm, VmWord
+from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -84,7 +85,20 @@ class Desk:
     # Requests
 
     def accept(self, request: ImRequest | Unreadable) -> None:
-        """Take one request; its answer comes by itself. Never blocks; what it raises ends the process (serving.py)."""
+        """Take one request. Never blocks; the answer comes by itself, a defect's as well.
+
+        Only START_MONITOR's is raised, which ends the process: a FAILURE could cost the host its VMs (decision 19).
+        """
+        try:
+            self._take(request)
+        except Exception as error:
+            if isinstance(request, StartMonitor | Unreadable):
+                raise
+            log.exception("request not taken", host=request.host_id)
+            word, era = asked(request)
+            self._refuse(Unreadable(reason=internal_error(error), word=word, host_id=request.host_id, era=era))
+
+    def _take(self, request: ImRequest | Unreadable) -> None:
         self._know_era(_era_of(request))
         match request:
             case Unreadable(word=Kind.START_MONITOR.value, host_id=int(host_id)):
@@ -160,7 +174,9 @@ class Desk:
         while True:
             try:
                 await self._report(schedule)
-            except Exception:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled(error):
+                    raise
                 log.exception("monitoring stumbled, and goes on", host=schedule.request.host_id)
             schedule.has_reported.set()  # whoever waits for a first report waits no longer
             await asyncio.sleep(_STUMBLE_SECONDS)
@@ -233,9 +249,11 @@ class Desk:
                 text = await self._legacy_report(request)
         except MadError as error:
             is_success, text = False, str(error)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled(error):
+                raise
             log.exception("monitoring failed unexpectedly", host=request.host_id)
-            is_success, text = False, f"internal error ({type(error).__name__}), the driver's log has the details"
+            is_success, text = False, internal_error(error)
         reply = LegacyReply(word="MONITOR", host_id=request.host_id, text=text, is_success=is_success)
         self._output.send(await aside(len(text), lambda: format_legacy_reply(reply)))
 

@@ -10,11 +10,13 @@ from typing import Protocol
 import structlog
 
 from one_provider_mad.domain import Value
+from one_provider_mad.errors import internal_error
 from one_provider_mad.monitor.probe_folders import BEACON, FIGURES, HOST, STATE, SYSTEM, TREES, Tree
 from one_provider_mad.monitor.settings import Rhythm
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
 from one_provider_mad.protocol.template_reader import split_attributes
 from one_provider_mad.protocol.template_text import attribute
+from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -130,10 +132,11 @@ class ProbedHost:
             try:
                 is_done = await work()
                 self._note_defect(name, ())
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if is_cancelled(error):
+                    raise
                 log.exception("probes stumbled, and go on", host=self._request.host_id, folder=name)
-                problem = f"{name}: internal error ({type(error).__name__}), the driver's log has the details"
-                self._note_defect(name, (problem,))
+                self._note_defect(name, (f"{name}: {internal_error(error)}",))
                 pause = min(period, _STUMBLE_SECONDS)
             if is_done:
                 self._heard(name)

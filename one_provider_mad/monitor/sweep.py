@@ -12,7 +12,7 @@ import structlog
 
 from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, Value, VmId
-from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled
+from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled, internal_error
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
@@ -31,6 +31,7 @@ from one_provider_mad.providers.interface import (
     Size,
     UpstreamTags,
 )
+from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -152,6 +153,13 @@ class Sweeper:
         except MadError as error:
             self._failed(error)
             raise
+        except asyncio.CancelledError as error:
+            if is_cancelled(error):
+                raise
+            # A provider that is closed, in the end or for new settings, gives up what it lists for others.
+            called_off = ProviderUnavailable("the listing was called off before it was complete")
+            self._failed(called_off)
+            raise called_off from error
         except Exception as error:
             log.exception("sweep failed unexpectedly")
             defect = _defect(error)
@@ -362,7 +370,7 @@ def _hints(source: ImportSource, wild: Instance) -> ImportHints | None:
 
 
 def _defect(error: Exception) -> ProviderUnavailable:
-    return ProviderUnavailable(f"internal error ({type(error).__name__}), the driver's log has the details")
+    return ProviderUnavailable(internal_error(error))
 
 
 def _warning(judgement: Judgement) -> str:

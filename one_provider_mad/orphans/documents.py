@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.domain import DeployId, VmId, whole_number
 from one_provider_mad.errors import InstanceNotFound, NotSupported, ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.verdicts import VmDocument
 from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection, check_endpoints
@@ -58,10 +58,10 @@ class LocalOpenNebula:
     async def release(self) -> tuple[int, ...]:
         """Which release it is: (6, 10, 0). Raises ProviderError."""
         text = str(await self._client.call("one.system.version"))
-        numbers = text.strip().split(".")
-        if not all(number.isdecimal() for number in numbers):
+        numbers = [number for part in text.strip().split(".") if (number := whole_number(part)) is not None]
+        if len(numbers) != text.count(".") + 1:
             raise ProviderUnavailable(f"OpenNebula calls its release {text[:20]!r}")
-        return tuple(map(int, numbers))
+        return tuple(numbers)
 
     async def living(self) -> Mapping[VmId, VmDocument]:
         """Every VM that is not DONE, by number. Raises ProviderError: never half of them."""
@@ -116,7 +116,7 @@ def read_document(element: Element) -> VmDocument:
 
 
 def _number(element: Element, name: str) -> int:
-    text = text_of(element.find(name)).strip()
-    if not text.removeprefix("-").isdecimal():
+    number = whole_number(text_of(element.find(name)).strip())
+    if number is None:
         raise ProviderUnavailable(f"a VM of the local OpenNebula has no {name}")
-    return int(text)
+    return number

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from lxml import etree
 
 from one_provider_mad.documents import Element, parse_document, text_of
-from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Template, VmId, VmRequest, whole_number
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.vmm import NO_INSTANCE
@@ -186,6 +186,4 @@ def _flat(vector: Element) -> dict[str, str]:
 
 def _number(element: Element | None) -> int | None:
     """Return the element's whole number; None when it holds none, or one that no field of OpenNebula's has."""
-    text = text_of(element).strip()
-    digits = text.removeprefix("-")
-    return int(text) if digits.isdigit() and digits.isascii() and len(digits) < 20 else None
+    return whole_number(text_of(element).strip())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from one_provider_mad.documents import Element
-from one_provider_mad.domain import Value
+from one_provider_mad.domain import Value, whole_number
 from one_provider_mad.errors import (
     AuthenticationRefused,
     NotReached,
@@ -304,7 +304,8 @@ def _check_status(response: aiohttp.ClientResponse, endpoint: str, method: str) 
 
 
 def _seconds(text: str) -> float | None:
-    return float(text) if text.isdecimal() else None
+    seconds = whole_number(text)
+    return None if seconds is None or seconds < 0 else float(seconds)
 
 
 def _place(endpoint: str) -> str:

@@ -12,7 +12,7 @@ import xmlrpc.client
 from lxml import etree
 
 from one_provider_mad.documents import Element, parse_document, text_of
-from one_provider_mad.domain import Value
+from one_provider_mad.domain import Value, whole_number
 from one_provider_mad.errors import BadParameter, ProviderUnavailable
 
 Argument = str | int | bool
@@ -138,9 +138,8 @@ def _fault(fault: Element) -> Failure:
         text_of(member.find("name")): text_of(member.find("value")).strip()
         for member in fault.iterfind("value/struct/member")
     }
-    code = members.get("faultCode", "")
-    is_number = code.removeprefix("-").isdecimal()
-    return Failure(text=members.get("faultString", ""), code=int(code) if is_number else -500)
+    code = whole_number(members.get("faultCode", ""))
+    return Failure(text=members.get("faultString", ""), code=-500 if code is None else code)
 
 
 def _scalar(method: str, value: Element) -> Result:
@@ -150,9 +149,9 @@ def _scalar(method: str, value: Element) -> Result:
     kind, text = value[0].tag, text_of(value[0])
     if kind == "string":
         return text
-    number = text.strip()
-    if kind in ("i4", "int", "i8", "boolean") and number.removeprefix("-").isdecimal():
-        return number == "1" if kind == "boolean" else int(number)
+    number = whole_number(text.strip())
+    if kind in ("i4", "int", "i8", "boolean") and number is not None:
+        return number == 1 if kind == "boolean" else number
     raise _no_answer(method, f"it holds a value <{str(kind)[:_EXCERPT]}> that nothing of OpenNebula has")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection, check_endpoints
 from one_provider_mad.xmlrpc.session import read_session
@@ -82,13 +83,13 @@ class HostLogin:
     @staticmethod
     async def _check_release(client: Client) -> None:
         text = str(await client.call("one.system.version"))
-        release = tuple(int(part) for part in text.split(".")[:2] if part.isdecimal())
+        release = tuple(number for part in text.split(".")[:2] if (number := whole_number(part)) is not None)
         if release < _DECRYPTING:
             raise AuthenticationRefused(f"OpenNebula {text[:20]} decrypts nothing, only 5.10 and later do")
 
     async def _number(self, client: Client) -> int:
-        if self._host.isascii() and self._host.isdecimal():
-            return int(self._host)
+        if (number := whole_number(self._host)) is not None:
+            return number
         found = await client.read("one.hostpool.info", read=lambda pool: _number_of(pool, self._host))
         if found is None:
             raise AuthenticationRefused("there is no host of that name")
@@ -101,7 +102,6 @@ def _template(host: Element) -> dict[str, str]:
 
 def _number_of(pool: Element, name: str) -> int | None:
     for host in pool.iterfind("HOST"):
-        number = text_of(host.find("ID")).strip()
-        if text_of(host.find("NAME")) == name and number.isdecimal():
-            return int(number)
+        if text_of(host.find("NAME")) == name:
+            return whole_number(text_of(host.find("ID")).strip())
     return None

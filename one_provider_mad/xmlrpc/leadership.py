@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from one_provider_mad.errors import MadError, NotSupported
+from one_provider_mad.errors import MadError, NotSupported, ProviderUnavailable, internal_error
 from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
 
@@ -59,8 +59,11 @@ class Leadership:
         while True:
             try:
                 state = await asyncio.to_thread(self._ask)
-            except MadError as error:  # credentials that cannot be read just now are a silence like any other
-                if self._not_answered(str(error), pause) and self._state is RaftState.UNKNOWN:
+            except Exception as error:  # also credentials that cannot be read just now are a silence like any other
+                if not isinstance(error, MadError):
+                    log.exception("front-end not asked")
+                reason = str(error) if isinstance(error, MadError) else internal_error(error)
+                if self._not_answered(reason, pause) and self._state is RaftState.UNKNOWN:
                     on_change(False)  # noqa: FBT003 - nobody has ever said that another one leads
                 await self._sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -68,8 +71,8 @@ class Leadership:
             self._silent_for, pause = 0.0, 1.0
             if state is not self._state:
                 log.info("this front-end", state=state.name)
-                self._state = state
                 on_change(state in (RaftState.FOLLOWER, RaftState.CANDIDATE))
+                self._state = state
             if state is RaftState.SOLO:
                 return  # only a restart of oned, which restarts its drivers, gives it peers
             await self._sleep(ASK_SECONDS)
@@ -91,4 +94,7 @@ class Leadership:
             document = self._core.document(_METHOD)
         except NotSupported:
             return RaftState.SOLO  # up to 5.2 there is no such method, and no peers
-        return read_raft_status(document).state
+        state = read_raft_status(document).state
+        if state is RaftState.UNKNOWN:
+            raise ProviderUnavailable(f"the answer to {_METHOD} names no STATE that is known")
+        return state

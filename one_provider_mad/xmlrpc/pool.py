@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.envelope import Argument
@@ -94,7 +95,7 @@ def check_page(method: str, page: Sequence[tuple[int, _Row]]) -> None:
 
 
 def _id(element: Element) -> int:
-    text = text_of(element.find("ID")).strip()
-    if not text.isdecimal():
+    number = whole_number(text_of(element.find("ID")).strip())
+    if number is None or number < 0:
         raise ProviderUnavailable("a row of the pool has no ID")
-    return int(text)
+    return number

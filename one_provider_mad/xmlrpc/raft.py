@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import Value
+from one_provider_mad.domain import Value, whole_number
 
 
 class RaftState(Enum):
@@ -49,5 +49,5 @@ def read_raft_status(document: Element) -> RaftStatus:
 
 
 def _number(document: Element, name: str) -> int:
-    text = text_of(document.find(name)).strip()
-    return int(text) if text.removeprefix("-").isdecimal() else -1
+    number = whole_number(text_of(document.find(name)).strip())
+    return -1 if number is None else number

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -377,11 +377,17 @@ def asked(host_id: int) -> StartMonitor:
     return request
 
 
-async def test_a_defect_costs_a_host_some_seconds(studio: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
+async def test_a_defect_costs_a_host_some_seconds(
+    studio: Make, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fail(_report: object) -> NoReturn:
+        raise error
+
     one = studio()
     one.add(7)
     with monkeypatch.context() as broken:
-        broken.setattr(reports, "host_monitor", lambda _: 1 / 0)
+        broken.setattr(reports, "host_monitor", fail)
         one.start()
         await pass_time(1)
         assert one.lines("MONITOR_HOST") == []

@@ -16,7 +16,7 @@ from one_provider_mad.monitor.schedule import Due
 from one_provider_mad.monitor.truth import Memory, SeenVm
 from one_provider_mad.monitor.whose import Known
 from one_provider_mad.protocol.im import parse_line
-from one_provider_mad.protocol.im_messages import Monitor, StartMonitor
+from one_provider_mad.protocol.im_messages import Era, Monitor, StartMonitor, StopMonitor
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.actions.fakes import pass_time
 from tests.monitor.decoder import plain, start_monitor, vectors
@@ -216,5 +216,12 @@ async def test_a_defect_is_answered_as_well_unless_another_front_end_leads(one: 
             one.desk.be_silent(is_silent=is_silent)
             one.ask()
             await pass_time(1)
+        one.desk.accept(StopMonitor(host_id=3, era=Era.LEGACY))
+    (_, stopped) = one.said[-1]
+    assert (stopped.word, stopped.status, stopped.text.split(",")[0]) == (
+        "STOPMONITOR",
+        "FAILURE",
+        "internal error (KeyError)",
+    )
     said = [(line.status, line.text.split(",")[0]) for line in one.lines("MONITOR")]
     assert said == [("FAILURE", "internal error (KeyError)"), ("SUCCESS", "")]

@@ -65,6 +65,13 @@ async def test_a_defect_of_a_provider_is_an_error_of_its_cloud(one: Studio) -> N
 
 
 @pytest.mark.looptime
+async def test_a_listing_that_a_provider_calls_off_is_an_error_of_its_cloud(one: Studio) -> None:
+    one.cloud.always["list"] = asyncio.CancelledError()
+    with pytest.raises(ProviderUnavailable, match="the listing was called off before it was complete"):
+        await one.sweeper.sweep()
+
+
+@pytest.mark.looptime
 async def test_a_listing_that_contradicts_itself_is_a_broken_one(one: Studio) -> None:
     one.cloud.doubles[one.add(7)] = InstanceState.RUNNING
     assert words((await one.sweeper.sweep()).judgement) == {7: "RUNNING"}, "said twice alike"

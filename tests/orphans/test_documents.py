@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -54,13 +55,15 @@ async def test_who_is_not_answered_does_not_take_it_for_no_such_vm(
     assert set(await opennebula.documents([VmId(7), VmId(8)])) == {8}
 
 
+@pytest.mark.parametrize("number", ["", "9" * 5000, "\u0663", "1_0"], ids=["none", "5000-digits", "arabic", "_"])
 @pytest.mark.parametrize("wrong", ["<STATE>3</STATE>", "<STIME>1760000000</STIME>", "<ID>7</ID>"])
 async def test_a_document_that_lacks_what_counts_is_none(
-    oned: LocalOned, opennebula: LocalOpenNebula, monkeypatch: pytest.MonkeyPatch, wrong: str
+    oned: LocalOned, opennebula: LocalOpenNebula, monkeypatch: pytest.MonkeyPatch, wrong: str, number: str
 ) -> None:
     text = oned.own[7].xml()
     assert wrong in text
-    monkeypatch.setattr(OwnVm, "xml", lambda _vm: text.replace(wrong, ""))
+    odd = re.sub("[0-9]+", number, wrong)
+    monkeypatch.setattr(OwnVm, "xml", lambda _vm: text.replace(wrong, odd))
     assert await opennebula.documents([VmId(7)]) == {}
     with pytest.raises(ProviderError):
         await opennebula.living()

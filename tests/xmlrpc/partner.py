@@ -43,7 +43,7 @@ class FrontEnd:
         url: where it listens; filled in when it does.
     """
 
-    state: int = 0
+    state: int | str = 0
     url: str = ""
     runner: web.AppRunner | None = None
     calls: list[str] = field(default_factory=list)

@@ -49,6 +49,8 @@ NO_ANSWERS = {
     "no-flag": answer("<i4>1</i4>", "<i4>1</i4>"),
     "a-struct": answer("<boolean>1</boolean>", "<struct/>"),
     "a-word-for-a-number": answer("<boolean>1</boolean>", "<i4>seven</i4>"),
+    "5000-digits": answer("<boolean>1</boolean>", f"<i8>{'9' * 5000}</i8>"),
+    "digits-of-another-script": answer("<boolean>1</boolean>", "<i4>&#1639;</i4>"),
     "entities": b'<!DOCTYPE a [<!ENTITY x "y">]><methodResponse>&x;</methodResponse>',
     "a-dtd": b'<!DOCTYPE a SYSTEM "http://127.0.0.1:1/x.dtd"><methodResponse/>',
 }

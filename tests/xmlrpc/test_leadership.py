@@ -8,8 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
+from one_provider_mad.documents import Element
+from one_provider_mad.xmlrpc import leadership
 from one_provider_mad.xmlrpc.leadership import Leadership
+from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status
 from tests.xmlrpc.partner import Fault, Partner
 
 ALONE, CANDIDATE, FOLLOWER, LEADER = range(4)
@@ -31,7 +35,7 @@ class Watching:
     """
 
     def __init__(
-        self, url: str, auth: Path, steps: list[int | Fault | None], opennebula: Partner | None = None
+        self, url: str, auth: Path, steps: list[int | str | Fault | None], opennebula: Partner | None = None
     ) -> None:
         self.environ = {"ONE_XMLRPC": url, "ONE_AUTH": str(auth)}
         self.warnings: list[str] = []
@@ -53,7 +57,7 @@ class Watching:
     def do(self, _pause: int) -> None:
         """The next thing."""
         step = self._steps.pop(0)
-        if isinstance(step, int) and self._opennebula is not None:
+        if isinstance(step, int | str) and self._opennebula is not None:
             self._opennebula.front_ends[0].state = step
         elif isinstance(step, Fault) and self._opennebula is not None:
             self._opennebula.faults.append(step)
@@ -120,6 +124,45 @@ async def test_credentials_that_cannot_be_read_for_a_moment_are_no_end(opennebul
     one.do = do  # type: ignore[method-assign, assignment]
     await one.run()
     assert one.changes == [True, False]
+
+
+ODD = ["", "soon", "7", "9" * 5000, "\u0663"]  # the last one is an Arabic three
+
+
+@pytest.mark.parametrize("state", ODD, ids=["nothing", "a-word", "no-state", "5000-digits", "another-script"])
+async def test_an_odd_answer_is_no_answer_and_no_end_of_the_watch(opennebula: Partner, auth: Path, state: str) -> None:
+    opennebula.front_ends[0].state = FOLLOWER
+    one = Watching(opennebula.front_ends[0].url, auth, [state, LEADER, None], opennebula)
+    await one.run()
+    assert (one.changes, one.pauses) == ([True, False], [2, 1, 2, 2])
+    one = Watching(opennebula.front_ends[0].url, auth, [state, *[None] * 11], opennebula)
+    one.do(0)
+    await one.run()
+    assert one.changes == [False], "nobody has ever said that another one leads"
+    (warning,) = one.warnings
+    assert warning == (
+        "whether this front-end leads is not known, and everything goes on as if this one did:"
+        " the answer to one.zone.raftstatus names no STATE that is known"
+    )
+
+
+async def test_a_defect_is_no_end_of_the_watch(
+    opennebula: Partner, auth: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = [KeyError("a defect"), KeyError("a defect")]
+
+    def fail(document: Element) -> RaftStatus:
+        if failures:
+            raise failures.pop()
+        return read_raft_status(document)
+
+    monkeypatch.setattr(leadership, "read_raft_status", fail)
+    opennebula.front_ends[0].state = LEADER
+    one = Watching(opennebula.front_ends[0].url, auth, [None] * 2, opennebula)
+    with capture_logs() as logged:
+        await one.run()
+    assert one.changes == [False]
+    assert [entry["event"] for entry in logged if entry["log_level"] == "error"] == ["front-end not asked"] * 2
 
 
 async def test_a_fault_is_no_answer(opennebula: Partner, auth: Path) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import DeployId, Instance, Usage, Value
+from one_provider_mad.domain import DeployId, Instance, Usage, Value, whole_number
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.pieces import by_pieces
@@ -204,10 +204,8 @@ def read_series(
     for member in root.iterfind("GetMetricDataResult/MetricDataResults/member"):
         if (status := text_of(member.find("StatusCode"))) not in ("Complete", "PartialData"):
             raise ProviderUnavailable(f"CloudWatch could not read a metric: {status[:40] or 'no StatusCode'}")
-        key = asked[int(text_of(member.find("Id"))[1:]) - 1]
-        times = [_seconds(text_of(each)) for each in member.iterfind("Timestamps/member")]
-        values = [float(text_of(each)) for each in member.iterfind("Values/member")]
-        points = dict(zip(times, values, strict=True))
+        key = _asked_as(text_of(member.find("Id")), asked)
+        points = _points(member)
         last_at = max(points, default=0.0)
         found[key] = Series(
             total=sum(value for at, value in points.items() if counts(key[0], at)),
@@ -215,6 +213,23 @@ def read_series(
             last_at=last_at,
         )
     return found
+
+
+def _asked_as(query: str, asked: Sequence[tuple[DeployId, str]]) -> tuple[DeployId, str]:
+    number = whole_number(query.removeprefix("m"))
+    if number is None or not 1 <= number <= len(asked):
+        raise ProviderUnavailable(f"CloudWatch answers for a metric that was not asked for: {query[:40]!r}")
+    return asked[number - 1]
+
+
+def _points(member: Element) -> dict[float, float]:
+    """The values of a metric by their times."""
+    try:
+        times = [_seconds(text_of(each)) for each in member.iterfind("Timestamps/member")]
+        values = [float(text_of(each)) for each in member.iterfind("Values/member")]
+        return dict(zip(times, values, strict=True))
+    except (ValueError, OverflowError) as error:
+        raise ProviderUnavailable("CloudWatch answers with a metric whose times or values cannot be read") from error
 
 
 def _query(number: int, deploy_id: DeployId, name: str, period: int) -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from urllib.parse import urlencode
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Value
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Value, whole_number
 from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
@@ -291,7 +291,7 @@ class Disks:
 
 
 def _gib(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return whole_number(text) or 0
 
 
 def _disk_id(disk: Mapping[str, str]) -> str:

@@ -9,7 +9,16 @@ from functools import partial
 import msgspec
 
 from one_provider_mad.documents import text_of
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.domain import (
+    TAG_PREFIX,
+    DeployId,
+    Identity,
+    Instance,
+    InstanceState,
+    VmId,
+    VmRequest,
+    whole_number,
+)
 from one_provider_mad.errors import (
     BadParameter,
     NoCapacity,
@@ -258,10 +267,10 @@ class Ec2Provider:
 
     def upstream_vm_id(self, instance: Instance) -> VmId | None:
         """The VM that upstream's tag ONE_ID names, where `adopt_upstream` lets it count and there is no tag of ours."""
-        number = instance.attributes.get(UPSTREAM_ATTRIBUTE, "")
-        if not self._settings.adopt_upstream or instance.identity is not None:
+        number = whole_number(instance.attributes.get(UPSTREAM_ATTRIBUTE, ""))
+        if not self._settings.adopt_upstream or instance.identity is not None or number is None or number < 0:
             return None
-        return VmId(int(number)) if number.isascii() and number.isdigit() else None
+        return VmId(number)
 
     def _is_ours(self, instance: Instance) -> bool:
         identity = instance.identity

@@ -5,6 +5,7 @@ Quotas are those of src/um/Quotas.cc: -1 is "the default for everybody", -2 is "
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 from one_provider_mad.documents import Element, text_of
@@ -120,6 +121,7 @@ def _figure(share: Element, name: str) -> float:
 
 def _read(text: str, *, default: float = 0.0) -> float:
     try:
-        return float(text)
+        figure = float(text)
     except ValueError:
         return default
+    return figure if math.isfinite(figure) else default

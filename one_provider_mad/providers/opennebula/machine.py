@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Usage, Value
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Usage, Value, whole_number
 from one_provider_mad.masking import masked
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
 
@@ -149,8 +149,9 @@ def flat(section: Element) -> dict[str, str]:
 
 def _disk_snapshots(vm: Element) -> Iterator[tuple[str, tuple[str, ...]]]:
     for disk in vm.iterfind("SNAPSHOTS"):
-        ids = (text_of(snapshot.find("ID")).strip() for snapshot in disk.iterfind("SNAPSHOT"))
-        yield text_of(disk.find("DISK_ID")).strip(), tuple(sorted(filter(str.isdecimal, ids), key=int))
+        ids = (whole_number(text_of(snapshot.find("ID")).strip()) for snapshot in disk.iterfind("SNAPSHOT"))
+        known = sorted(number for number in ids if number is not None)
+        yield text_of(disk.find("DISK_ID")).strip(), tuple(map(str, known))
 
 
 def _reason(state: RemoteState, tags: Mapping[str, str]) -> str:
@@ -217,8 +218,8 @@ def _addresses(nic: Element) -> Iterator[str]:
 
 
 def _number(element: Element | None, *, default: int) -> int:
-    text = text_of(element).strip()
-    return int(text) if text.removeprefix("-").isdecimal() and len(text) < 20 else default
+    number = whole_number(text_of(element).strip())
+    return default if number is None else number
 
 
 def _figure(text: str) -> float:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import msgspec
 
 from one_provider_mad.documents import Element, text_of
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest, whole_number
 from one_provider_mad.errors import (
     BadParameter,
     NotReached,
@@ -163,8 +163,8 @@ class OpenNebulaProvider(Devices):
             self._warn(f"instance {deploy_id_of(number)} stays in the remote user's own group, not {group}: {error}")
 
     async def _group(self, group: str) -> int:
-        if group.isascii() and group.isdecimal():
-            return int(group)
+        if (number := whole_number(group)) is not None:
+            return number
         found = await self._client.read("one.grouppool.info", read=lambda pool: _group_number(pool, group))
         if found is None:
             raise BadParameter(f"the partner has no group {group!r} that the remote user can see")
@@ -235,10 +235,10 @@ class OpenNebulaProvider(Devices):
 
     def upstream_vm_id(self, instance: Instance) -> VmId | None:
         """The VM that upstream's driver made it for, where `adopt_upstream` lets that count and no tag is ours."""
-        number = instance.attributes.get(UPSTREAM_ATTRIBUTE, "")
-        if not self._settings.adopt_upstream or instance.identity is not None:
+        number = whole_number(instance.attributes.get(UPSTREAM_ATTRIBUTE, ""))
+        if not self._settings.adopt_upstream or instance.identity is not None or number is None or number < 0:
             return None
-        return VmId(int(number)) if number.isascii() and number.isdecimal() else None
+        return VmId(number)
 
     async def check(self) -> Sequence[SelfCheck]:
         """Release, clock, default template, quotas left, and whether hosts can be seen."""
@@ -311,7 +311,6 @@ def _zone(pool: Element, endpoints: Sequence[str]) -> str:
 
 def _group_number(pool: Element, name: str) -> int | None:
     for group in pool.iterfind("GROUP"):
-        number = text_of(group.find("ID")).strip()
-        if text_of(group.find("NAME")) == name and number.isdecimal():
-            return int(number)
+        if text_of(group.find("NAME")) == name:
+            return whole_number(text_of(group.find("ID")).strip())
     return None

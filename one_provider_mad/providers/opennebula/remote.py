@@ -70,7 +70,7 @@ class Remote:
         """The partner's release, asked for now and then: a partner may be upgraded."""
         if self._version is None or self._clock() >= self._version_until:
             text = str(await self.client.call("one.system.version"))
-            numbers = re.match(r"\d+(?:\.\d+)*", text)
+            numbers = re.match(r"[0-9]{1,9}(?:\.[0-9]{1,9})*", text)
             if not numbers:
                 raise NotSupported("opennebula", f"an OpenNebula that calls its release {text[:40]!r}")
             self._version = tuple(int(part) for part in numbers[0].split("."))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 from one_provider_mad.documents import Element, text_of
+from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.machine import flat
 from one_provider_mad.xmlrpc.client import Client
@@ -39,8 +40,8 @@ class Templates:
         Raises:
             BadParameter: no template, or several, of that name may be used.
         """
-        if template.isascii() and template.isdecimal():
-            return int(template)
+        if (number := whole_number(template)) is not None:
+            return number
         if self._clock() >= self._names_until or template not in self._names:
             await self._list()
         numbers = self._names.get(template, [])
