@@ -218,8 +218,6 @@ class Recovery:
         waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if waiting:
             await self._until(_FAILURES_AFTER)
-            if not self._core_is_up.is_set():
-                log.info("answers wait for the core", count=len(waiting))
             await self._core_is_up.wait()
             self._open_output()
         for request, newer in waiting:

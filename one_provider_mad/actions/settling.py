@@ -128,6 +128,7 @@ class Settling:
             self._left[request.id] = request, newer
             if journal is not None:
                 await journal.take_request(request.id)
+            log.info("request of an earlier core", action=request.action, vm=request.vm_id)
         self._is_due.set()
 
     def lead(self, *, leads: bool) -> None:

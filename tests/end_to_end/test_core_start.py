@@ -48,8 +48,8 @@ def test_a_recovered_answer_waits_until_the_core_listens(place: Place, start: St
         until(lambda: place.has_attempts() and place.unanswered() == ["DEPLOY"])
         dead.kill()
     one = start()
-    until(lambda: has_logged(place, "answers wait for the core"))
-    one.silence()
+    until(lambda: has_logged(place, "request of an earlier core"))
+    one.silence(1.5)  # longer than what is unasked waits after INIT
     assert place.unanswered() == ["DEPLOY"]
     listen(one)
     assert one.reply("DEPLOY", 7).startswith("FAILURE the driver ended before it was done")
