@@ -1,7 +1,9 @@
 """`one-provider oned-conf`: what goes into OpenNebula's own files, release by release, and the commands that follow.
 
-IM_MAD moved to monitord.conf with 5.12, and 7.0 knows no public cloud any more, so that its hosts want a datastore like
-any other (OpenNebula src/im, src/vm; docs.opennebula.io, "Cloud Bursting").
+IM_MAD moved to monitord.conf with 5.12. Up to 6.10 the core keeps ordinary VMs off a host that reports PUBLIC_CLOUD=YES
+(VirtualMachine::automatic_requirements). 7.0 knows no public cloud any more: its hosts want a datastore like any other,
+and only clusters and VDCs keep ordinary VMs away (OpenNebula src/im, src/vm, src/schedm; docs.opennebula.io, "Cloud
+Bursting").
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from textwrap import dedent
+from textwrap import dedent, wrap
 
 import click
 
@@ -22,6 +24,9 @@ RELEASES = ("7.4", "6.10", "5.10", "4.14")
 
 MONITORD = (5, 12)
 """From here on monitord starts the information drivers."""
+
+_WIDTH = 118
+"""Of sentences, as a comment of a file has them."""
 
 _ASKED_FOR: Mapping[str, Mapping[str, str]] = {
     "simulated": {"PROVIDER_IMAGE_ID": "img-alma-9", "PROVIDER_INSTANCE_TYPE": "small_256mb"},
@@ -64,7 +69,8 @@ def command(name: str, release: str, is_json: bool) -> None:
         )
         return
     for number, each in enumerate(blocks):
-        click.echo(("\n" if number else "") + click.style(f"# {each.what}", bold=True))
+        lines = wrap(each.what, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+        click.echo(("\n" if number else "") + click.style("\n".join(lines), bold=True))
         if each.where:
             click.echo(f"# into {each.where}")
         if each.text:
@@ -98,15 +104,18 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterato
     yield Block(what="The information driver", where=where, text=_im_mad(name, number))
     yield Block(what="Both are read when OpenNebula starts", text="systemctl restart opennebula")
     if is_7:
-        yield from _datastore_of_7(hypervisor)
-    network = " -n dummy" if number < (5, 0) else ""
-    yield Block(what="The cloud as a host", text=f"onehost create {name} -i {name} -v {name}{network}")
-    if not is_7:
+        yield from _place_of_7(hypervisor)
         yield Block(
-            what="No datastore and no network: OpenNebula leaves both out on a host that reports PUBLIC_CLOUD=YES"
+            what="The cloud as a host, made in its cluster: in the default one any VM could be placed on it meanwhile",
+            text=f"onehost create {name} -i {name} -v {name} -c {hypervisor}",
         )
-    if is_7:
-        yield Block(what="It takes VMs of the datastore in its cluster", text=f"onecluster addhost {hypervisor} {name}")
+    else:
+        network = " -n dummy" if number < (5, 0) else ""
+        yield Block(what="The cloud as a host", text=f"onehost create {name} -i {name} -v {name}{network}")
+        yield Block(
+            what="No datastore and no network: OpenNebula leaves both out on a host that reports PUBLIC_CLOUD=YES,"
+            " and places there only VMs with a PUBLIC_CLOUD section of its TYPE"
+        )
     yield Block(
         what="A VM in the cloud",
         where="vm.tmpl, then: onetemplate create vm.tmpl",
@@ -155,16 +164,34 @@ def _vector(name: str, pairs: Mapping[str, str]) -> str:
     return f"{name} = [\n{inside} ]"
 
 
-def _datastore_of_7(hypervisor: str) -> Iterator[Block]:
-    """7.x runs the steps of transfer and network drivers on every host: `dummy` ones do nothing."""
+def _place_of_7(hypervisor: str) -> Iterator[Block]:
+    """What keeps the cloud's VMs and ordinary ones apart.
+
+    7.x runs the steps of transfer and network drivers on every host: `dummy` ones do nothing.
+    """
     yield Block(
-        what="A place for VMs that takes no room: 7.x wants a system datastore, and the dummy driver does nothing",
-        where=f"{hypervisor}.ds, then: onedatastore create {hypervisor}.ds",
+        what="Ordinary VMs stay at home: the default VDC (0), which holds every group, has ALL clusters of this zone"
+        " (0), and gets those at home instead. Before ALL goes, add each further cluster at home by a line like the"
+        " first, and what is in no cluster by onevdc adddatastore and addvnet. Other VDCs with ALL need the same",
+        text="onevdc addcluster 0 0 default\nonevdc delcluster 0 0 ALL",
+    )
+    yield Block(
+        what="A cluster of its own; it needs neither images nor networks, which are the cloud's own",
+        text=f"onecluster create {hypervisor}",
+    )
+    yield Block(
+        what="A place for VMs that takes no room: 7.x wants a system datastore, and the dummy driver does nothing. It"
+        " is made in this cluster alone: in the default one the scheduler would prefer it for its room, and"
+        " ordinary VMs with an image would wait for ever",
+        where=f"{hypervisor}.ds, then: onedatastore create {hypervisor}.ds -c {hypervisor}",
         text=f'NAME = "{hypervisor}-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"',
     )
     yield Block(
-        what="A cluster that keeps other VMs out; it needs neither images nor networks, which are the cloud's own",
-        text=f"onecluster create {hypervisor}\nonecluster adddatastore {hypervisor} {hypervisor}-system",
+        what="Who may use the cloud: the users of this group (oneuser addgroup USER GROUP). Their ordinary VMs without"
+        " an image or a network may be placed there, too, as may those of oneadmin's group: policy.without_section"
+        " says whether an instance is created for them",
+        text=f"onegroup create {hypervisor}\nonevdc create {hypervisor}\n"
+        f"onevdc addcluster {hypervisor} 0 {hypervisor}\nonevdc addgroup {hypervisor} {hypervisor}",
     )
 
 

@@ -55,6 +55,25 @@ def _commands(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.startswith("one")]
 
 
+def test_in_7_x_the_cloud_gets_a_place_that_ordinary_vms_never_see(place: Place) -> None:
+    """Run on 7.4.0: a datastore in the default cluster as well, or a host there for a moment, draws ordinary VMs."""
+    place.configure(EC2, name="aws")
+    blocks = parsed(place.root, "oned-conf", "aws", "--release", "7.4")
+    lines = [line for block in blocks for line in (block["where"].partition("then: ")[2], *block["text"].splitlines())]
+    assert [line for line in lines if line.startswith("one")] == [
+        "onevdc addcluster 0 0 default",
+        "onevdc delcluster 0 0 ALL",
+        "onecluster create ec2",
+        "onedatastore create ec2.ds -c ec2",
+        "onegroup create ec2",
+        "onevdc create ec2",
+        "onevdc addcluster ec2 0 ec2",
+        "onevdc addgroup ec2 ec2",
+        "onehost create aws -i aws -v aws -c ec2",
+        "onetemplate create vm.tmpl",
+    ]
+
+
 @pytest.mark.parametrize("kind", [kind for kind in BUILT_IN if kind != "scripts"])
 def test_the_vm_that_is_shown_can_be_created(place: Place, kind: str) -> None:
     region = 'region = "eu-west-1"\n' if kind == "ec2" else ""
