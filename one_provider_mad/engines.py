@@ -17,7 +17,7 @@ from one_provider_mad.errors import JournalError, MadError, ProviderUnavailable,
 from one_provider_mad.journal import Journal
 from one_provider_mad.options import Options
 from one_provider_mad.providers.interface import Arguments, Provider, VerbatimDriver
-from one_provider_mad.providers.registry import build
+from one_provider_mad.providers.registry import build, costs_money
 from one_provider_mad.settings import Configuration, Places, SettingsSource
 
 log = structlog.get_logger()
@@ -207,8 +207,13 @@ class Engines:
         self._opened, self._told = None, ""
         if sight.cloud is None:
             return Engine(configuration=configuration, journal=journal, verbatim=sight.verbatim)
-        finder = Finder(sight.cloud, journal, time.time)
-        return Engine(configuration=configuration, journal=journal, cloud=sight.cloud, finder=finder)
+        return Engine(
+            configuration=configuration,
+            journal=journal,
+            cloud=sight.cloud,
+            finder=Finder(sight.cloud, journal, time.time),
+            costs_money=costs_money(configuration),
+        )
 
     async def _sight_of(self, configuration: Configuration) -> Sight:
         """What these settings lead to, opened; what was opened for them before while there was no journal."""

@@ -50,6 +50,14 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     forbidden_attributes: tuple[str, ...] = ()
     """Names that a PUBLIC_CLOUD section may not hold; such a DEPLOY fails. Upper or lower case."""
 
+    without_section: Literal["refuse", "allow"] | None = None
+    """Whether an instance is created for a VM that has no PUBLIC_CLOUD section whose TYPE is `hypervisor`. Unset:
+    `refuse` where instances cost money (ec2, opennebula, entry points unless they say otherwise), else `allow`."""
+
+    def needs_section(self, *, costs_money: bool) -> bool:
+        """Whether a VM must ask for this cloud in a section before an instance is created for it."""
+        return costs_money if self.without_section is None else self.without_section == "refuse"
+
 
 class OrphanPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What becomes of instances that no VM needs any more."""

@@ -58,6 +58,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         may_import: an untagged instance that the request names may be taken over.
         leads_since: when this front-end began to lead or to run, if just now: until then another one may have sent
             creates of which this journal knows nothing. None when that is long ago.
+        check_new: raises RequestRefused for a VM for which no further attempt may be opened.
         told: what the VM's log was told already; looking again and again does not say it again and again.
         short: alternatives for which there was no room, with what the cloud has said.
     """
@@ -69,6 +70,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     warn: Callable[[str], None]
     may_import: bool
     leads_since: Moment | None = None
+    check_new: Callable[[VmRequest], None] = lambda _: None
     told: set[str] = msgspec.field(default_factory=set)
     short: list[tuple[Parameters, NoCapacity]] = msgspec.field(default_factory=list)
 
@@ -78,6 +80,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         Raises:
             AmbiguousInstance: two instances match in full.
             NotOurs: the request names an instance that is not this VM's.
+            RequestRefused: it has no instance, and none may be bought for it.
             ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
         """
         if request.deploy_id and (named := await self._adopt_named(request)):
@@ -392,6 +395,7 @@ class Adoption(Value, frozen=True, kw_only=True):
 
     async def _create(self, request: VmRequest) -> DeployId:
         """Open attempts until one is answered; each alternative once, and again when its token was spent."""
+        self.check_new(request)
         plan = self.cloud.provider.plan(request)
         for warning in plan.warnings:
             self._tell(warning)

@@ -432,16 +432,19 @@ class Dispatcher:
     def _work(self, engine: Engine, request: VmRequest, deadline: float, recovered: Recovered | None) -> Work:
         if engine.cloud is None or engine.finder is None:
             raise AssertionError("an engine has a cloud or is verbatim")
+        settings = engine.configuration.settings
+        needs_section = settings.policy.needs_section(costs_money=engine.costs_money)
         return Work(
             cloud=engine.cloud,
             journal=engine.journal,
             finder=engine.finder,
-            policy=engine.configuration.settings.policy,
+            policy=settings.policy,
             request=request,
             deadline=deadline,
             clock=self._clock,
             warn=lambda text: self.tell(Severity.WARNING, text, request.vm_id),
             is_stale=lambda: recovered is not None and recovered.is_superseded,
+            required_type=settings.hypervisor if needs_section else "",
             asked_at=math.inf if recovered is None else recovered.asked_at,
             looks=self._looks,
             leads_since=self._leads_since(),

@@ -21,6 +21,7 @@ class Engine(Value, frozen=True, kw_only=True):
         journal: what must not be forgotten.
         cloud: a cloud whose instances carry our tags.
         finder: finds instances in it.
+        costs_money: true where its instances cost money.
         verbatim: a driver that performs verbs as they were sent.
     """
 
@@ -28,6 +29,7 @@ class Engine(Value, frozen=True, kw_only=True):
     journal: Journal
     cloud: Cloud | None = None
     finder: Finder | None = None
+    costs_money: bool = True
     verbatim: VerbatimDriver | None = None
 
 

@@ -14,8 +14,9 @@ from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import LCM_STATES, Intent
 from one_provider_mad.actions.looks import SharedLooks
+from one_provider_mad.actions.policy import check_attributes, check_section
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
-from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, RequestRefused, WrongState
+from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
 from one_provider_mad.journal import AttemptState, Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTerminate, Suspendable
@@ -49,6 +50,7 @@ class Work(Value, frozen=True, kw_only=True):
         clock: seconds since the epoch.
         warn: tells the VM's log one sentence.
         is_stale: true once the core has asked something newer of the VM, and waits for this no longer.
+        required_type: TYPE of the section that a VM must have before an instance is created for it; "" for none.
         asked_at: when an earlier process was asked, seconds since the epoch; infinity for a request of this one.
         looks: looks at the cloud that all reboots share.
         leads_since: when this front-end began to lead or to run, if just now; None when that is long ago.
@@ -63,6 +65,7 @@ class Work(Value, frozen=True, kw_only=True):
     clock: Callable[[], float]
     warn: Callable[[str], None]
     is_stale: Callable[[], bool] = lambda: False
+    required_type: str = ""
     asked_at: float = math.inf
     looks: SharedLooks = msgspec.field(default_factory=SharedLooks)
     leads_since: Moment | None = None
@@ -80,7 +83,7 @@ async def create(work: Work) -> str:
 
     One that ends for want of room gives way to the next alternative, as a create that is refused for it does.
     """
-    _check_policy(work)
+    check_attributes(work.policy, work.request)
     adoption = adoption_of(work)
     while True:
         deploy_id = await adoption.adopt_or_create(work.request)
@@ -102,6 +105,7 @@ def adoption_of(work: Work) -> Adoption:
         warn=work.warn,
         may_import=work.policy.allow_import,
         leads_since=work.leads_since,
+        check_new=partial(check_section, work.required_type, cloud=work.cloud.provider.name),
     )
 
 
@@ -126,15 +130,6 @@ async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
     except (ProviderError, TimeoutError) as error:
         reason = str(error) or "the cloud did not answer in time"
         work.warn(f"instance {deploy_id} runs, but not everything is done: {reason}")
-
-
-def _check_policy(work: Work) -> None:
-    forbidden = {name.upper() for name in work.policy.forbidden_attributes}
-    for template in (work.request.user_template, work.request.template):
-        for kind in ("PUBLIC_CLOUD", "EC2"):  # what such a section was called in 4.x
-            for section in template.vectors(kind):
-                if names := sorted(forbidden.intersection(name.upper() for name in section)):
-                    raise RequestRefused(f"{kind} may not set {', '.join(names)} here: remove it from the template")
 
 
 async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:

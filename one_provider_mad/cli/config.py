@@ -14,7 +14,7 @@ import msgspec
 
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.monitor.settings import read_tables
-from one_provider_mad.providers.registry import settings_of
+from one_provider_mad.providers.registry import costs_money, settings_of
 from one_provider_mad.settings import Configuration, Places, is_secret, load
 
 _DEFAULT = "default"
@@ -61,15 +61,14 @@ def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
     }
     path = str(configuration.path)
     filled = _filled_in(configuration, places)
-    plain = [
-        {**entry, **filled.get(entry["key"], {})} if entry["source"] == _DEFAULT else entry
-        for entry in _entries(settings, "", written, path)
-        if entry["key"].split(".")[0] not in tables
-    ]
+    plain = (entry for entry in _entries(settings, "", written, path) if entry["key"].split(".")[0] not in tables)
     typed = (
         entry for name, table in tables.items() for entry in _entries(table, f"{name}.", _table(written, name), path)
     )
-    return [*plain, *typed]
+    return [
+        {**entry, **filled.get(entry["key"], {})} if entry["source"] == _DEFAULT else entry
+        for entry in (*plain, *typed)
+    ]
 
 
 def _filled_in(configuration: Configuration, places: Places) -> Mapping[str, Entry]:
@@ -81,6 +80,16 @@ def _filled_in(configuration: Configuration, places: Places) -> Mapping[str, Ent
         "owner": {"source": "the provider's name"},
         "hypervisor": {"source": "NAME"},
         "journal": {"value": str(places.journal(configuration)), "source": "OpenNebula's var directory, and NAME"},
+        **({} if kind == "scripts" else {"policy.without_section": _without_section(configuration)}),
+    }
+
+
+def _without_section(configuration: Configuration) -> Entry:
+    is_priced = costs_money(configuration)
+    value = "refuse" if configuration.settings.policy.needs_section(costs_money=is_priced) else "allow"
+    return {
+        "value": value,
+        "source": f"instances of {configuration.settings.provider} cost {'' if is_priced else 'no '}money",
     }
 
 

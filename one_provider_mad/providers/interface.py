@@ -439,6 +439,14 @@ class ProviderFactory(Protocol):
         """Build the provider. No I/O here; that is `open`'s."""
 
 
+@runtime_checkable
+class Priced(Protocol):
+    """A factory that says whether its clouds' instances cost money; those of any other do."""
+
+    costs_money: bool
+    """True: an instance is created only for a VM that asks for this cloud (`policy.without_section`)."""
+
+
 class VerbatimRequest(Value, frozen=True, kw_only=True):
     """One action exactly as the core sent it.
 

@@ -11,6 +11,7 @@ import msgspec
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.providers.interface import (
     Arguments,
+    Priced,
     Provider,
     ProviderContext,
     ProviderFactory,
@@ -80,6 +81,12 @@ def settings_of(configuration: Configuration) -> msgspec.Struct:
 def settings_type_of(configuration: Configuration) -> type[msgspec.Struct]:
     """The type of the provider's own table. Raises SettingsError when there is no such provider."""
     return _factory(configuration.settings.provider, configuration).settings_type
+
+
+def costs_money(configuration: Configuration) -> bool:
+    """Whether instances cost money: they do unless the provider says otherwise. Raises SettingsError as `build`."""
+    factory = _factory(configuration.settings.provider, configuration)
+    return factory.costs_money if isinstance(factory, Priced) else True
 
 
 def _factory(kind: str, configuration: Configuration) -> ProviderFactory:

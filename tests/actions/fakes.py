@@ -383,6 +383,7 @@ class World:
     retries: int = 0
     call_timeout: float = 60.0
     policy: Policy = field(default_factory=Policy)
+    required_type: str = ""
     told: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     logged: Sequence[Mapping[str, Any]] = ()
@@ -406,6 +407,7 @@ class World:
             deadline=deadline,
             clock=self.clock,
             warn=self.told.append,
+            required_type=self.required_type,
         )
 
     def engine(self, verbatim: VerbatimDriver | None = None) -> Engine:

@@ -149,6 +149,42 @@ async def test_the_policy_decides_about_imports(world: World, *, may_import: boo
             await perform(world, Intent.CREATE, deploy_id=deploy_id)
 
 
+async def test_nothing_is_bought_for_a_vm_that_does_not_ask_for_this_cloud(world: World) -> None:
+    world.required_type = "fake"
+    with pytest.raises(RequestRefused, match=r'^the template has no PUBLIC_CLOUD section with TYPE="fake": add one'):
+        await perform(world, Intent.CREATE)
+    assert (asked(world), await world.attempts()) == ([], [])
+    assert await perform(world, Intent.CREATE, user_template=a_section(TYPE="fake")) == "i-1"
+
+
+async def test_an_instance_that_is_there_needs_no_section(world: World) -> None:
+    deploy_id = world.provider.add(identity_of(), STOPPED)
+    world.required_type = "fake"
+    assert await perform(world, Intent.CREATE) == deploy_id
+    world.provider.instances[deploy_id].state = STOPPED
+    assert await perform(world, Intent.START, deploy_id=deploy_id) == deploy_id
+
+
+async def test_a_create_that_was_sent_and_not_answered_is_repeated_without_a_section(world: World) -> None:
+    await world.add_attempt(AttemptState.OPEN)
+    world.required_type = "fake"
+    assert await perform(world, Intent.CREATE) == "i-1"
+
+
+async def test_an_import_needs_no_section(world: World) -> None:
+    world.policy, world.required_type = Policy(allow_import=True), "fake"
+    deploy_id = world.provider.add(None)
+    assert await perform(world, Intent.CREATE, deploy_id=deploy_id) == deploy_id
+
+
+async def test_a_refused_attempt_entitles_a_vm_to_no_other(world: World) -> None:
+    await world.add_attempt(AttemptState.REFUSED)
+    world.required_type = "fake"
+    with pytest.raises(RequestRefused, match="the template has no PUBLIC_CLOUD section"):
+        await perform(world, Intent.CREATE)
+    assert asked(world) == []
+
+
 # Start
 
 

@@ -85,6 +85,16 @@ def test_what_nobody_has_written_is_told_as_such(place: Place) -> None:
     assert found["scripts.transfer"] == {"value": "run", "source": "default"}
 
 
+def test_what_becomes_of_vms_without_a_section_depends_on_what_instances_cost(place: Place) -> None:
+    key = "policy.without_section"
+    assert entries(place)[key] == {"value": "allow", "source": "instances of simulated cost no money"}
+    ec2 = 'provider = "ec2"\nowner = "mine"\n[ec2]\nregion = "eu-west-1"\n'
+    place.configure(ec2, name="cloud")
+    assert entries(place, "cloud")[key] == {"value": "refuse", "source": "instances of ec2 cost money"}
+    path = place.configure(f'{ec2}[policy]\nwithout_section = "allow"\n', name="cloud")
+    assert entries(place, "cloud")[key] == {"value": "allow", "source": str(path)}
+
+
 def test_people_get_columns_and_terminals_a_ruled_table(place: Place) -> None:
     place.simulate(latency=0.5)
     plain = said(place.root, "config", "simulated")

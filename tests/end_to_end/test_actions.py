@@ -692,6 +692,20 @@ def test_a_policy_says_what_a_template_may_not_hold(driver: StartDriver, place: 
     assert place.instances(is_all=True) == []
 
 
+def test_a_policy_keeps_vms_out_that_do_not_ask_for_this_cloud(driver: StartDriver, place: Place) -> None:
+    path: Path = place.simulate(**AT_ONCE)
+    one, ordinary = driver(), Template(values={"CPU": ("1",), "MEMORY": ("256",)})
+    deploy_id = one.created(wire.deploy(1, template=ordinary))
+    path.write_text(f'{path.read_text()}\n[policy]\nwithout_section = "refuse"\n')
+    assert one.ask(wire.deploy(2, template=ordinary)) == (
+        'FAILURE the template has no PUBLIC_CLOUD section with TYPE="simulated": add one, or place the VM on another'
+        " host (policy.without_section)"
+    )
+    one.created(wire.deploy(3))
+    assert one.ask(wire.deploy(1, template=ordinary)) == f"SUCCESS {deploy_id}"
+    assert {entry["vm_id"] for entry in place.instances(is_all=True)} == {1, 3}
+
+
 def test_the_tag_follows_a_vm_to_another_host(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id, host_id=0))
     assert served.ask(wire.line("SHUTDOWN", vm_id, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id)) == "SUCCESS -"

@@ -10,7 +10,7 @@ import pytest
 
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.providers.interface import VerbatimDriver
-from one_provider_mad.providers.registry import BUILT_IN, build
+from one_provider_mad.providers.registry import BUILT_IN, build, costs_money
 from one_provider_mad.providers.simulated.provider import SimulatedProvider
 from one_provider_mad.settings import Configuration, Places, Settings
 from tests.providers.plugins import install
@@ -127,6 +127,22 @@ def test_an_entry_point_does_not_take_the_place_of_what_is_built_in(
 ) -> None:
     install(tmp_path / "site", monkeypatch, name="simulated", module="somebodys_cloud", code=PLUGIN)
     assert isinstance(build(configuration("simulated"), places, print), SimulatedProvider)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_priced"), [("simulated", False), ("ec2", True), ("opennebula", True), ("somebody", True)]
+)
+def test_instances_cost_money_unless_the_provider_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, *, is_priced: bool
+) -> None:
+    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+    assert costs_money(configuration(kind)) is is_priced
+
+
+def test_a_provider_of_somebody_else_may_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = PLUGIN.replace("settings_type = Table", "settings_type = Table; costs_money = False")
+    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=free)
+    assert not costs_money(configuration("somebody"))
 
 
 def test_only_the_embedded_cloud_may_keep_its_state_where_a_reboot_takes_it(

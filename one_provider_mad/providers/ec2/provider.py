@@ -342,6 +342,7 @@ class Ec2Factory:
     """Makes providers for the table `[ec2]`."""
 
     settings_type: type[msgspec.Struct] = Ec2Settings
+    costs_money: bool = True
 
     def __call__(self, context: ProviderContext, settings: Ec2Settings) -> Ec2Provider:
         """Build a provider; nothing is loaded or sent before `open`."""

@@ -274,6 +274,7 @@ class OpenNebulaFactory:
     """Makes providers for the table `[opennebula]`."""
 
     settings_type: type[msgspec.Struct] = OpenNebulaSettings
+    costs_money: bool = True
 
     def __call__(self, context: ProviderContext, settings: OpenNebulaSettings) -> OpenNebulaProvider:
         """Build a provider; nothing is read or sent before `open`."""

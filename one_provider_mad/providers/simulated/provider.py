@@ -267,6 +267,7 @@ class SimulatedFactory:
     """Makes providers for the table `[simulated]`."""
 
     settings_type: type[msgspec.Struct] = SimulatedSettings
+    costs_money: bool = False
 
     def __call__(self, context: ProviderContext, settings: SimulatedSettings) -> SimulatedProvider:
         """Build a provider; the file is not touched before `open`."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from one_provider_mad.domain import Template
 from one_provider_mad.journal import read_debts
 from tests.end_to_end import wire
 from tests.end_to_end.monitored import states
@@ -77,6 +78,18 @@ def test_a_vm_lives_its_whole_life(face: Face, driver: Driver) -> None:
     assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
     assert {each.word for each in face.account.instances.values()} == {"terminated"}
     assert face.account.count("RunInstances") == 1
+
+
+def test_nothing_is_bought_for_an_ordinary_vm(face: Face, place: Place) -> None:
+    defaults = '[ec2.defaults]\nAMI = "ami-0abc"\nINSTANCETYPE = "t3.small"'
+    place.configure(configuration(face, more=defaults), name=NAME)
+    ordinary = Template(values={"CPU": ("1",), "MEMORY": ("1024",)})
+    with started(place) as driver:
+        assert driver.ask(wire.deploy(7, template=ordinary)) == (
+            'FAILURE the template has no PUBLIC_CLOUD section with TYPE="ec2": add one, or place the VM on another'
+            " host (policy.without_section)"
+        )
+    assert face.account.count("RunInstances") == 0
 
 
 def says(word: str) -> Callable[[Line], bool]:

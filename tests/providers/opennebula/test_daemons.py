@@ -139,6 +139,16 @@ def test_a_whole_life_is_seen_and_nothing_of_it_before_its_reply(place: Place, b
         assert len(partner.vms) == 1
 
 
+def test_the_partner_gets_no_vm_that_asks_for_another_cloud(burst: Driver, partner: Partner) -> None:
+    """Upstream's driver took a section that stands alone for its own, whatever its TYPE."""
+    other = {"TYPE": "another", "TEMPLATE_NAME": "ubuntu server"}
+    template = Template(values={"CPU": ("1",), "MEMORY": ("256",), "PUBLIC_CLOUD": (other,)})
+    assert burst.ask(deploy(7, template)).startswith(
+        'FAILURE the template has no PUBLIC_CLOUD section with TYPE="opennebula": add one'
+    )
+    assert not partner.vms
+
+
 def test_oned_of_5_10_sees_it_as_well(place: Place, burst: Driver, partner: Partner) -> None:
     deploy_id = burst.created(wire.deploy(7, release="5.10", template=BURSTING, host_id=3))
     user = partner.users["oneadmin:secret"]
