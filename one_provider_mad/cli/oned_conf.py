@@ -102,7 +102,9 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterato
     yield Block(what="The action driver", where="oned.conf", text=_vm_mad(name, number))
     where = "monitord.conf" if number >= MONITORD else "oned.conf"
     yield Block(what="The information driver", where=where, text=_im_mad(name, number))
-    yield Block(what="Both are read when OpenNebula starts", text="systemctl restart opennebula")
+    if is_7:
+        yield _pace_of_7()
+    yield Block(what="All this is read when OpenNebula starts", text="systemctl restart opennebula")
     if is_7:
         yield from _place_of_7(hypervisor)
         yield Block(
@@ -162,6 +164,16 @@ def _vector(name: str, pairs: Mapping[str, str]) -> str:
     width = max(map(len, pairs))
     inside = ",\n".join(f"    {key.ljust(width)} = {value}" for key, value in pairs.items())
     return f"{name} = [\n{inside} ]"
+
+
+def _pace_of_7() -> Block:
+    """How long a slow cloud may hold up others; up to 6.10 each scheduling round starts whatever still deploys."""
+    return Block(
+        what="Instead of the lines that are there: 7.x places no VM before every deploy of the last placement is over,"
+        " for up to five minutes, so that a slow cloud holds up VMs at home. With these it looks again after 15 s",
+        where="oned.conf",
+        text="ACTION_TIMEOUT   = 10\nSCHED_RETRY_TIME = 15",
+    )
 
 
 def _place_of_7(hypervisor: str) -> Iterator[Block]:
