@@ -1,4 +1,4 @@
-"""Who runs when: one lane a VM, in order; lanes in parallel; one bound for all (decision 7).
+"""Who runs when: one lane a VM, in order; lanes in parallel; one bound for all (decision 7, actions/turns.py).
 
 Lifecycle actions of a VM run one after the other. Its POLLs wait until its lane is empty, so that none of them can
 tell what was true before an action that was answered since. A POLL whose listing is under way when an action arrives
@@ -8,10 +8,12 @@ is let go at once: its news would be old by the time it came.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from one_provider_mad.actions.turns import Turns
 from one_provider_mad.domain import VmId, VmRequest
 
 _GATHERED_POLLS = 500
@@ -29,9 +31,23 @@ class Job:
         task: its task while it runs.
         is_called_off: DRIVER_CANCEL came: nobody wants its answer.
         is_background: the driver's own work (a debt), which DRIVER_CANCEL does not mean.
+        host: the host it is for, where hosts are told apart; None elsewhere.
+        is_broken_off: a newer action has no use for its end.
+        context: the variables of its task.
     """
 
-    __slots__ = ("is_background", "is_called_off", "name", "number", "task", "vm_id", "work")
+    __slots__ = (
+        "context",
+        "host",
+        "is_background",
+        "is_broken_off",
+        "is_called_off",
+        "name",
+        "number",
+        "task",
+        "vm_id",
+        "work",
+    )
 
     def __init__(
         self,
@@ -41,6 +57,7 @@ class Job:
         *,
         number: int = 0,
         is_background: bool = False,
+        host: str | None = None,
     ) -> None:
         self.number = number
         self.vm_id = vm_id
@@ -49,6 +66,9 @@ class Job:
         self.task: asyncio.Task[None] | None = None
         self.is_called_off = False
         self.is_background = is_background
+        self.host = host
+        self.is_broken_off = False
+        self.context = contextvars.Context()
 
 
 class _Lane:
@@ -64,11 +84,12 @@ class Lanes:
     """The lanes of one driver.
 
     Args:
-        threads: how many may run at once; a batch of POLLs counts as one.
+        threads: how many may run at once; a batch of POLLs counts as one. Where jobs name their hosts, each host that
+            runs nothing has a place beside these, up to as many again.
         poll: answers a batch of POLLs.
         let_go: answers a POLL that an action has overtaken.
         calling_off: told of a running job that is about to be cancelled because nobody wants its answer.
-        called_off: told of each job that was called off, once it is over.
+        called_off: told of each job that was called off, broken off or dropped, once it is over.
     """
 
     def __init__(
@@ -81,12 +102,12 @@ class Lanes:
         called_off: Callable[[Job], None],
     ) -> None:
         self._threads = threads
+        self._turns: Turns[_Lane] = Turns(threads)
         self._poll = poll
         self._let_go = let_go
         self._calling_off = calling_off
         self._called_off = called_off
         self._lanes: dict[VmId, _Lane] = {}
-        self._ready: deque[_Lane] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._due_polls: dict[VmId, list[VmRequest]] = {}
         self._listed_polls: dict[VmId, list[VmRequest]] = {}
@@ -105,7 +126,7 @@ class Lanes:
             self._let_go(request)
         lane.queue.append(job)
         if lane.current is None and len(lane.queue) == 1:
-            self._ready.append(lane)
+            self._turns.wait(lane, job.host)
         if not job.is_background:
             self._requests += 1
             self._idle.clear()
@@ -136,7 +157,7 @@ class Lanes:
                 if lane.current.task is not None:
                     lane.current.task.cancel()
             if lane.current is None and not lane.queue:
-                self._drop(vm_id, lane)
+                del self._lanes[vm_id]
         self._pump()
         return found
 
@@ -146,16 +167,40 @@ class Lanes:
         found = bool(waiting or lane.polls)
         lane.polls.clear()
         lane.queue = deque(kept)
+        self._queue_up(lane)
         self._requests -= len(waiting)
         for job in waiting:
             job.is_called_off = True
             self._called_off(job)
         return found
 
-    def _drop(self, vm_id: VmId, lane: _Lane) -> None:
-        self._lanes.pop(vm_id, None)
-        if lane in self._ready:
-            self._ready.remove(lane)
+    def open_jobs(self, vm_id: VmId) -> list[Job]:
+        """What runs and what waits in a VM's lane, oldest first."""
+        lane = self._lanes.get(vm_id)
+        if lane is None:
+            return []
+        return [*lane.queue] if lane.current is None else [lane.current, *lane.queue]
+
+    def break_off(self, job: Job) -> None:
+        """Cancel a job that runs; the next one of its lane begins once it has ended."""
+        if job.task is not None and not job.is_broken_off:
+            job.is_broken_off = True
+            job.task.cancel()
+
+    def drop(self, job: Job) -> None:
+        """Take a job out of its lane that waits there in front of others: it never begins."""
+        lane = self._lanes[job.vm_id]
+        lane.queue.remove(job)
+        self._requests -= 1
+        if lane.current is None and lane.queue[0].host != job.host:
+            self._queue_up(lane)
+        self._called_off(job)
+
+    def _queue_up(self, lane: _Lane) -> None:
+        """Let a lane wait for its turn as the host of its next action demands."""
+        self._turns.leave(lane)
+        if lane.queue and lane.current is None:
+            self._turns.wait(lane, lane.queue[0].host)
 
     def hold(self) -> None:
         """Start nothing new; what runs goes on."""
@@ -177,8 +222,8 @@ class Lanes:
         """Start whatever may start. Lifecycle actions first, then one listing for all POLLs that are due."""
         if self._is_held:
             return
-        while self._ready and len(self._running) < self._threads:
-            self._start(self._ready.popleft())
+        while (lane := self._turns.take(len(self._running))) is not None:
+            self._start(lane)
         if self._due_polls and not self._is_listing and len(self._running) < self._threads:
             self._is_listing = True
             self._gather(self._taken_polls, self._taken_polls + _GATHERED_POLLS)
@@ -190,16 +235,19 @@ class Lanes:
 
     def _start(self, lane: _Lane) -> None:
         job = lane.current = lane.queue.popleft()
-        job.task = self._run(job.work(job), job.name)
+        self._turns.begin(job.host)
+        job.context = contextvars.copy_context()
+        job.task = self._run(job.work(job), job.name, job.context)
         job.task.add_done_callback(lambda _task: self._finished(lane, job))
 
     def _finished(self, lane: _Lane, job: Job) -> None:
         lane.current = None
+        self._turns.end(job.host)
         self._requests -= not job.is_background
-        if job.is_called_off:
+        if job.is_called_off or job.is_broken_off:
             self._called_off(job)
         if lane.queue:
-            self._ready.append(lane)
+            self._turns.wait(lane, lane.queue[0].host)
         else:
             del self._lanes[job.vm_id]
             if lane.polls:
@@ -252,8 +300,10 @@ class Lanes:
         self._listed_polls = {}
         self._pump()
 
-    def _run(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name)
+    def _run(
+        self, work: Coroutine[Any, Any, None], name: str, context: contextvars.Context | None = None
+    ) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name, context=context)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
