@@ -7,6 +7,8 @@ and size unless the caller has bounded the document himself.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 from lxml import etree
 
@@ -16,17 +18,19 @@ ORDINARY_SIZE = 10_000_000
 Element = etree._Element  # noqa: SLF001 - lxml has no public name for the type of its elements
 
 
+_OPTIONS: dict[str, Any] = {
+    "encoding": "utf-8",
+    "resolve_entities": False,
+    "load_dtd": False,
+    "no_network": True,
+    "remove_comments": True,
+    "remove_pis": True,
+    "collect_ids": False,
+}
+
+
 def _parser(*, huge_tree: bool) -> etree.XMLParser:
-    return etree.XMLParser(
-        encoding="utf-8",
-        resolve_entities=False,
-        load_dtd=False,
-        no_network=True,
-        remove_comments=True,
-        remove_pis=True,
-        collect_ids=False,
-        huge_tree=huge_tree,
-    )
+    return etree.XMLParser(huge_tree=huge_tree, **_OPTIONS)
 
 
 class _Parsers(threading.local):
@@ -51,6 +55,25 @@ def parse_document(document: bytes) -> Element:
     """
     # A large document may hold texts that libxml2 refuses otherwise.
     return etree.fromstring(document, _parsers.ordinary if len(document) <= ORDINARY_SIZE else _parsers.huge)
+
+
+def outline_of(beginning: bytes) -> Iterator[tuple[tuple[str, ...], Element]]:
+    """Each whole element of a document's beginning, below its root, with the names that lead to it.
+
+    Raises:
+        etree.XMLSyntaxError: it is no well-formed XML.
+    """
+    parser = etree.XMLPullParser(("start", "end"), **_OPTIONS)
+    parser.feed(beginning)
+    path: list[str] = []
+    for event, element in parser.read_events():
+        if not isinstance(element, Element):
+            continue  # of other events there are none
+        if event == "start":
+            path.append(element.tag)
+        else:
+            yield tuple(path[1:]), element
+            path.pop()
 
 
 def text_of(element: Element | None) -> str:

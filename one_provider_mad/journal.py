@@ -38,6 +38,9 @@ _VERSION = 1
 _ROWS_AT_ONCE = 100
 """Rows in one INSERT: SQLite takes 999 values in a statement everywhere."""
 
+_LARGE_PAYLOAD = 128 * 1024
+"""Bytes from which on a payload is packed by the thread that writes it: packing 12 MB takes half a second."""
+
 # A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
 _PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
 
@@ -326,9 +329,9 @@ class Journal:
         """Record, some time soon, that a request waits for its answer. Returns the record's number."""
         # In the order they came, also when they come in the same moment.
         number = self._last_number = max(self._last_number + 1, time.time_ns())
-        packed = zlib.compress(payload, 1) if payload else b""
+        kept: bytes | memoryview = memoryview(payload) if len(payload) > _LARGE_PAYLOAD else _packed(payload)
         self._unwritten[number] = (
-            number, vm_id, action, is_two_blank, packed, self._clock(), self._me.pid, self._me.start,
+            number, vm_id, action, is_two_blank, kept, self._clock(), self._me.pid, self._me.start,
         )  # fmt: skip
         self._flush_soon()
         return number
@@ -682,6 +685,10 @@ BEGIN DELETE FROM moments WHERE token = NEW.token; END
 """An earlier release that writes here after a downgrade knows of no moments: none may outlive what it was of."""
 
 
+def _packed(payload: bytes | memoryview) -> bytes:
+    return zlib.compress(payload, 1) if payload else b""
+
+
 def _storable(text: str) -> str:
     """A cloud's words may hold a secret of ours, and half a character, which SQLite does not take."""
     return masked(text).encode(errors="replace").decode()
@@ -750,7 +757,11 @@ def _write_requests(
     now: float,
 ) -> None:
     # A step of SQLite each, however many there are (database.py says why).
-    waiting = iter(rows)
+    for row in rows:
+        if isinstance(row[4], memoryview):
+            packed = (*row[:4], _packed(row[4]), *row[5:])
+            db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", packed)
+    waiting = (row for row in rows if not isinstance(row[4], memoryview))
     while some := list(islice(waiting, _ROWS_AT_ONCE)):
         places = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, 0)"] * len(some))
         db.execute(f"INSERT OR REPLACE INTO requests VALUES {places}", [*chain.from_iterable(some)])  # noqa: S608 - only marks

@@ -12,6 +12,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import msgspec
 import structlog
 
 from one_provider_mad.actions.dispatcher import Dispatcher
@@ -161,7 +162,7 @@ class Recovery:
 
     def _note(self, requests: list[OpenRequest]) -> None:
         """Remember what was asked, of whichever process, before anything of it is settled and gone."""
-        self._asked.update((request.id, request) for request in requests)
+        self._asked.update((each.id, msgspec.structs.replace(each, payload=b"")) for each in requests)
 
     def _is_replaced(self, request: OpenRequest) -> bool:
         """True when the same oned has asked something newer of the VM, and waits for this no longer.

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from lxml import etree
 
-from one_provider_mad.documents import Element, parse_document, text_of
+from one_provider_mad.documents import Element, outline_of, parse_document, text_of
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest, whole_number
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
@@ -21,9 +21,10 @@ from one_provider_mad.protocol.vmm import NO_INSTANCE
 
 _Fields = Mapping[str, Element]
 
-_TEMPLATE_ACTIONS = frozenset(
+TEMPLATE_ACTIONS = frozenset(
     {Action.DEPLOY, Action.RESTORE, Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC}
 )
+"""Actions of whose message the whole templates are read."""
 
 _DISK_ATTACH = (("DISK",), "ATTACH")
 _NIC_ATTACH = (("NIC", "NIC_ALIAS", "PCI"), "ATTACH")  # aliases from 5.8 on, PCI from 6.10 on
@@ -55,6 +56,13 @@ _BEGINNING = re.compile(
     rb"(?:<\?xml[ \t\r\n][^>]*\?>)?(?>(?:[ \t\r\n]+|<!--(?>.*?-->))*)<VMM_DRIVER_ACTION_DATA[ \t\r\n/>]", re.DOTALL
 )
 _EXCERPT = 200  # libxml2 quotes names of any length
+MOST_ELEMENTS = 100_000
+"""Elements that a message may have: parsed, each takes some hundred bytes, and the longest line has room for millions.
+"""
+
+_OUTLINE = 64 * 1024
+"""Bytes of base64 in which what comes before the templates stands in every release; a multiple of four."""
+
 _NOT_A_MESSAGE = "payload is not the XML of a driver message: "
 
 
@@ -70,6 +78,24 @@ def read_payload(request: Request) -> tuple[VmRequest, bytes] | Malformed:
             vm_id=request.vm_id,
             is_two_blank=request.is_two_blank,
         )
+
+
+def read_outline(request: Request) -> tuple[str, int | None]:
+    """Return the host and LCM_STATE of a long message from its beginning; "" and None where they cannot be told.
+
+    Never raises. Both stand before what end users write at any length (VirtualMachine::to_xml_extended).
+    """
+    host, lcm_state = "", None
+    try:
+        for path, element in outline_of(binascii.a2b_base64(request.payload[:_OUTLINE])):
+            if path == ("HOST",):
+                host = text_of(element).strip()
+            elif path == ("VM", "LCM_STATE"):
+                lcm_state = _number(element)
+                break
+    except (ValueError, etree.XMLSyntaxError):
+        pass  # a message that cannot be read is refused when its turn comes
+    return host, lcm_state
 
 
 def _decode(payload: bytes) -> bytes:
@@ -91,6 +117,8 @@ def _parse(document: bytes) -> Element:
         raise RequestRefused(_NOT_A_MESSAGE + "it holds a NUL")
     if not _BEGINNING.match(document):
         raise RequestRefused(_NOT_A_MESSAGE + "it does not begin as one")
+    if document.count(b"</") + document.count(b"/>") > MOST_ELEMENTS:
+        raise RequestRefused(f"the message has more than {MOST_ELEMENTS} elements: give the VM a smaller template")
     try:
         return parse_document(document)  # the line's limit bounds it
     except etree.XMLSyntaxError as error:
@@ -104,7 +132,7 @@ def _vm_request(request: Request, root: Element) -> VmRequest:
     vm = _children(vm_element, *_VM_FIELDS)
     history = _children(_last_record(vm.get("HISTORY_RECORDS")), *_HISTORY_FIELDS)
     host_id = _number(history.get("HID"))
-    needs_template = action in _TEMPLATE_ACTIONS
+    needs_template = action in TEMPLATE_ACTIONS
     _check_id(text_of(vm.get("ID")).strip(), request.vm_id)
     return VmRequest(
         vm_id=request.vm_id,

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from one_provider_mad.cli.driver_message import wire_line
+from one_provider_mad.cli.verbs import RELEASES, Release
 from one_provider_mad.documents import ORDINARY_SIZE
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
 from one_provider_mad.protocol.framing import LIMIT, LineBuffer
 from one_provider_mad.protocol.messages import Action, Malformed, Request
-from one_provider_mad.protocol.payload import read_payload
+from one_provider_mad.protocol.payload import read_outline, read_payload
 from one_provider_mad.protocol.vmm import clean, parse_line
 from tests.protocol.cases import (
     HELLO,
@@ -418,7 +420,7 @@ def nested(depth: int, *, padding: int = 0) -> bytes:
 
 @pytest.mark.parametrize("padding", [0, ORDINARY_SIZE], ids=["small", "large"])
 def test_an_abyss_of_elements_is_refused_without_falling_in(padding: int) -> None:
-    reason = refusal_of(base64.b64encode(nested(100_000, padding=padding)), Action.DEPLOY)
+    reason = refusal_of(base64.b64encode(nested(90_000, padding=padding)), Action.DEPLOY)
     assert reason.startswith("payload is not the XML of a driver message: Excessive depth")
 
 
@@ -441,9 +443,40 @@ def test_a_text_of_twelve_megabytes_passes_from_the_line_to_the_template() -> No
     assert read[0].template.vectors("CONTEXT") == ({"DATA": text},)
 
 
-def test_a_name_repeated_a_hundred_thousand_times_keeps_all_its_values() -> None:
-    vm = vm_of(inside(vm=f"<TEMPLATE>{'<A>x</A>' * 100_000}</TEMPLATE>"), Action.DEPLOY)
-    assert vm.template.values["A"] == ("x",) * 100_000
+def test_a_name_repeated_ninety_thousand_times_keeps_all_its_values() -> None:
+    vm = vm_of(inside(vm=f"<TEMPLATE>{'<A>x</A>' * 90_000}</TEMPLATE>"), Action.DEPLOY)
+    assert vm.template.values["A"] == ("x",) * 90_000
+
+
+@pytest.mark.parametrize("element", ["<A>x</A>", "<A/>"])
+def test_a_message_of_more_than_a_hundred_thousand_elements_is_refused_unparsed(element: str) -> None:
+    document = inside(vm=f"<TEMPLATE>{element * 100_000}</TEMPLATE>")
+    reason = refusal_of(base64.b64encode(document), Action.DEPLOY)
+    assert reason == "the message has more than 100000 elements: give the VM a smaller template"
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_the_outline_of_a_long_message_is_read_from_its_beginning(release: Release) -> None:
+    template = Template(values={"CPU": ("1",), "CONTEXT": ({"START_SCRIPT": "x" * 200_000},)})
+    line = wire_line("DEPLOY", vm_id=7, release=release, lcm_state=20, host="cloud", template=template)
+    request = parse_line(line.rstrip())
+    assert isinstance(request, Request)
+    assert read_outline(request) == ("cloud", 20)
+
+
+@pytest.mark.parametrize(
+    ("document", "outline"),
+    [
+        pytest.param(b"x", ("", None), id="no-xml"),
+        pytest.param(b"<X><HOST>cloud</HOST><VM><LCM_STATE>2", ("cloud", None), id="half"),
+        pytest.param(b"<X><VM><USER_TEMPLATE><LCM_STATE>2</LCM_STATE></USER_TEMPLATE>", ("", None), id="a-users"),
+        pytest.param(b"<!DOCTYPE X [<!ENTITY h 'cloud'>]><X><HOST>&h;</HOST>", ("&h;", None), id="an-entity"),
+    ],
+)
+def test_an_outline_that_cannot_be_read_is_none(document: bytes, outline: tuple[str, int | None]) -> None:
+    payload = base64.b64encode(document)
+    assert read_outline(Request(action=Action.DEPLOY, vm_id=VmId(7), payload=payload, is_two_blank=True)) == outline
+    assert read_outline(Request(action=Action.DEPLOY, vm_id=VmId(7), payload=b"A", is_two_blank=True)) == ("", None)
 
 
 def test_no_file_is_read_for_a_message(tmp_path: Path) -> None:
