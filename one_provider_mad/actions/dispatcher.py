@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from one_provider_mad import metrics
+from one_provider_mad.actions.accepted import Accepted, Recovered, RequestJob
 from one_provider_mad.actions.cloud import waiting_for
 from one_provider_mad.actions.debts import Confirm, Debts
 from one_provider_mad.actions.engine import Engine, EngineSource
@@ -23,8 +24,10 @@ from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
 from one_provider_mad.actions.polling import NO_NEWS, poll
+from one_provider_mad.actions.queued import Backlog, Content
+from one_provider_mad.actions.replacing import replace_older, success_of_both
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, NEEDS_ONLY_TAGS, replaces
-from one_provider_mad.domain import Value, VmId, VmRequest
+from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import (
     CannotTell,
     DeadlineExceeded,
@@ -49,9 +52,6 @@ DEADLINES = {Action.DEPLOY: 600.0}
 OTHER_DEADLINE = 300.0
 """Seconds an action may take without `-w`. oned itself never gives up on one; a new instance may well take minutes."""
 
-_LARGE = 128 * 1024
-"""Bytes of payload from which on it is parsed in a thread: about a millisecond of the loop's time."""
-
 _LOG_HAS_NUMBERS = (6,)
 """The release from which on oned's own log has the id `-1`; before, it is `-`, and a number is a VM's."""
 
@@ -69,54 +69,8 @@ class Output(Protocol):
         """Write a LOG line."""
 
 
-class Accepted(Value, frozen=True, kw_only=True):
-    """A request that will be answered.
-
-    Attributes:
-        action: what to do.
-        vm_id: the VM.
-        is_two_blank: form of the line.
-        content: what was read from the message, or the reading under way of a very large one.
-        message: the XML document, for verbatim drivers only.
-        number: its record in the journal, 0 for none.
-        is_after_cancel: DRIVER_CANCEL for this VM came just before.
-        recovered: it was taken by an earlier process; its answer may be called off by `is_superseded`.
-        is_settled: it is not carried out: its answer is what the cloud shows.
-    """
-
-    action: Action
-    vm_id: VmId
-    is_two_blank: bool
-    content: VmRequest | asyncio.Future[tuple[VmRequest, bytes] | Malformed]
-    message: bytes = b""
-    number: int = 0
-    is_after_cancel: bool = False
-    recovered: Recovered | None = None
-    is_settled: bool = False
-
-    def known(self) -> VmRequest | None:
-        """What was read from the message; None while it is not read yet, or cannot be."""
-        if isinstance(self.content, VmRequest):
-            return self.content
-        if not self.content.done() or self.content.cancelled() or self.content.exception() is not None:
-            return None
-        read = self.content.result()
-        return None if isinstance(read, Malformed) else read[0]
-
-
 class _LaneError(Exception):
     """A lane failed while it took this job: the journal has it, and the next process settles it."""
-
-
-class Recovered:
-    """A request of an earlier process, until it is answered or a newer one for its VM comes."""
-
-    __slots__ = ("action", "asked_at", "is_superseded")
-
-    def __init__(self, action: Action, asked_at: float) -> None:
-        self.action = action
-        self.asked_at = asked_at
-        self.is_superseded = False
 
 
 class Dispatcher:
@@ -147,6 +101,7 @@ class Dispatcher:
         self.core_is_up.set()
         self._looks = SharedLooks()
         self._led_since: Moment | None = None
+        self._backlog = Backlog()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(
             options.threads,
@@ -181,15 +136,14 @@ class Dispatcher:
         self._supersede(request.vm_id, request.action)
         if request.action is Action.DRIVER_CANCEL:
             self._call_off(request.vm_id)
-        elif len(request.payload) > _LARGE:
-            reading = asyncio.get_running_loop().run_in_executor(None, read_payload, request)
-            self._submit(request, reading, b"")
+            return
+        taken = self._backlog.take(request, is_verbatim=self._engines.is_verbatim)
+        if isinstance(taken, Malformed):
+            self._refuse(taken)
+        elif isinstance(taken, VmRequest):
+            self.lanes.submit_poll(taken)
         else:
-            read = read_payload(request)
-            if isinstance(read, Malformed):
-                self._refuse(read)
-            else:
-                self._submit(request, *read)
+            self._submit(request, taken)
 
     def take_over(self, request: Request, *, number: int, asked_at: float) -> None:
         """Take a request that an earlier process left unanswered; a newer one for its VM calls its answer off.
@@ -200,17 +154,21 @@ class Dispatcher:
             asked_at: when the core sent it, seconds since the epoch.
         """
         recovered = self.await_newer(request.vm_id, request.action, asked_at=asked_at)
-        try:
-            read = read_payload(request)
-        except Exception as error:
-            log.exception("request not taken over", vm=request.vm_id)
-            read = _untaken(request, error)
         if recovered.is_superseded:
             self._close(number)
-        elif isinstance(read, Malformed):
-            self.fail(read.word, request.vm_id, read.reason, is_two_blank=request.is_two_blank, number=number)
         else:
-            self._submit(request, *read, recovered=recovered, number=number)
+            self._take_again(request, recovered, number=number)
+
+    def _take_again(self, request: Request, recovered: Recovered, *, number: int, is_settled: bool = False) -> None:
+        try:
+            taken = self._backlog.take_again(request, is_verbatim=self._engines.is_verbatim)
+        except Exception as error:
+            log.exception("request not taken over", vm=request.vm_id)
+            taken = _untaken(request, error)
+        if isinstance(taken, Malformed):
+            self.fail(taken.word, request.vm_id, taken.reason, is_two_blank=request.is_two_blank, number=number)
+        else:
+            self._submit(request, taken, recovered=recovered, number=number, is_settled=is_settled)
 
     def settle(self, request: Request, *, number: int = 0) -> None:
         """Answer by what the cloud shows what the core still waits for; a newer request for its VM comes first.
@@ -221,11 +179,7 @@ class Dispatcher:
         """
         recovered = Recovered(request.action, math.inf)
         self._recovered.setdefault(request.vm_id, []).append(recovered)
-        read = read_payload(request)
-        if isinstance(read, Malformed):
-            self.fail(read.word, request.vm_id, read.reason, is_two_blank=request.is_two_blank, number=number)
-        else:
-            self._submit(request, *read, recovered=recovered, number=number, is_settled=True)
+        self._take_again(request, recovered, number=number, is_settled=True)
 
     def await_newer(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
         """Be told, by `is_superseded`, when a newer request for this VM comes that replaces it, or has come already."""
@@ -249,19 +203,15 @@ class Dispatcher:
     def _submit(
         self,
         request: Request,
-        content: VmRequest | asyncio.Future[tuple[VmRequest, bytes] | Malformed],
-        message: bytes,
+        content: Content,
         *,
         recovered: Recovered | None = None,
         number: int = 0,
         is_settled: bool = False,
     ) -> None:
         is_verbatim = self._engines.is_verbatim
-        if request.action is Action.POLL and isinstance(content, VmRequest) and not is_verbatim:
-            self.lanes.submit_poll(content)
-            return
-        if not is_verbatim and isinstance(content, VmRequest):
-            self._expect_look(request.action, content)
+        if not is_verbatim and content.known is not None:
+            self._expect_look(request.action, content.known)
         is_after_cancel = request.vm_id in self._cancelled
         self._cancelled.discard(request.vm_id)
         accepted = Accepted(
@@ -269,18 +219,19 @@ class Dispatcher:
             vm_id=request.vm_id,
             is_two_blank=request.is_two_blank,
             content=content,
-            message=message if is_verbatim else b"",
             number=number or self._record(request, is_verbatim=is_verbatim),
             is_after_cancel=is_after_cancel,
             recovered=recovered,
             is_settled=is_settled,
         )
-        name = f"{request.action.value.lower()} vm {request.vm_id}"
-        job = Job(request.vm_id, name, partial(self._answer, accepted), number=accepted.number)
+        job = RequestJob(accepted, partial(self._answer, accepted))
         try:
             self.lanes.submit(job)
+            told = replace_older(self.lanes, job, is_verbatim=is_verbatim) if recovered is None else ()
         except Exception as error:
-            raise _LaneError(name) from error
+            raise _LaneError(job.name) from error
+        for sentence in told:
+            self.tell(Severity.INFO, sentence, request.vm_id)
 
     def _expect_look(self, action: Action, content: VmRequest) -> None:
         if action in NEEDS_ONLY_TAGS and content.deploy_id:
@@ -319,6 +270,8 @@ class Dispatcher:
         if metrics.recorder is not None and not has_begun:  # _answer counts those that had
             metrics.recorder.called_off(job.name.partition(" ")[0].upper())
         self._close(job.number)
+        if isinstance(job, RequestJob):
+            job.accepted.content.let_go()
 
     async def forget_called_off(self, request: Request) -> None:
         """An earlier process was told to call this off and could not end it: owe what a deploy has made."""
@@ -335,17 +288,21 @@ class Dispatcher:
         try:
             is_success, info = await self._outcome(accepted)
             if not is_success:
-                info = _with_first_word(accepted.action, accepted.known(), info)
+                info = _with_first_word(accepted.action, accepted.known, info)
             if accepted.recovered is not None:
                 await self.is_settled.wait()
         except asyncio.CancelledError:
-            if not job.is_called_off:
+            if not (job.is_called_off or job.is_broken_off):
                 raise
-            await self._debts.forget_create(accepted.action, accepted.known())
+            if job.is_called_off:
+                await self._debts.forget_create(accepted.action, accepted.known)
             if metrics.recorder is not None:
                 metrics.recorder.called_off(accepted.action.value)
         else:
             self._finish(accepted, info, begun, is_success=is_success)
+        finally:
+            accepted.standing.follows = None
+            accepted.content.let_go()
 
     async def _outcome(self, accepted: Accepted) -> tuple[bool, str]:
         """Whether it succeeded, and the reply's payload."""
@@ -364,7 +321,7 @@ class Dispatcher:
 
     async def _note_debt(self, accepted: Accepted, error: MadError) -> None:
         if accepted.action is Action.CLEANUP or (accepted.action is Action.CANCEL and accepted.is_after_cancel):
-            await self._debts.note_failure(accepted.action, accepted.known(), error)
+            await self._debts.note_failure(accepted.action, accepted.known, error)
 
     async def _within_deadline(self, accepted: Accepted) -> str:
         seconds = self._deadline(accepted.action)
@@ -385,16 +342,21 @@ class Dispatcher:
         return DEADLINES.get(action, OTHER_DEADLINE)
 
     async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
-        request, message = await self._read(accepted)
+        is_read = accepted.known is not None
+        request, message = await accepted.content.read()
         if accepted.action is Action.POLL:
             return await self._poll_alone(accepted, request, message)
+        if not is_read:
+            self._expect_look(accepted.action, request)
         engine = await self._engines.current()
         if engine.verbatim is not None and accepted.is_settled:
             raise RequestRefused(UNREPEATED)  # a directory of scripts cannot tell
         if engine.verbatim is not None:
+            if (success := success_of_both(accepted, request)) is not None:
+                return success
             await self._be_on_record(accepted, engine.journal)
             return await self._perform(engine.verbatim, accepted, request, message)
-        work = self._work(engine, request, deadline, accepted.recovered)
+        work = self._work(engine, request, deadline, accepted)
         info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
@@ -420,16 +382,7 @@ class Dispatcher:
         except JournalError as error:
             self.tell(Severity.WARNING, str(error), accepted.vm_id)
 
-    async def _read(self, accepted: Accepted) -> tuple[VmRequest, bytes]:
-        if isinstance(accepted.content, VmRequest):
-            return accepted.content, accepted.message
-        read = await asyncio.shield(accepted.content)
-        if isinstance(read, Malformed):
-            raise RequestRefused(read.reason)
-        self._expect_look(accepted.action, read[0])
-        return read
-
-    def _work(self, engine: Engine, request: VmRequest, deadline: float, recovered: Recovered | None) -> Work:
+    def _work(self, engine: Engine, request: VmRequest, deadline: float, accepted: Accepted) -> Work:
         if engine.cloud is None or engine.finder is None:
             raise AssertionError("an engine has a cloud or is verbatim")
         settings = engine.configuration.settings
@@ -443,9 +396,9 @@ class Dispatcher:
             deadline=deadline,
             clock=self._clock,
             warn=lambda text: self.tell(Severity.WARNING, text, request.vm_id),
-            is_stale=lambda: recovered is not None and recovered.is_superseded,
+            is_stale=lambda: accepted.is_replaced,
             required_type=settings.hypervisor if needs_section else "",
-            asked_at=math.inf if recovered is None else recovered.asked_at,
+            asked_at=math.inf if accepted.recovered is None else accepted.recovered.asked_at,
             looks=self._looks,
             leads_since=self._leads_since(),
         )
@@ -461,16 +414,28 @@ class Dispatcher:
             info=info,
             seconds=round(monotonic() - begun, 4),
         )
-        content = accepted.known()
+        content = accepted.known
         has_ended = is_success and content is not None and is_end(accepted.action, content.lcm_state)
-        if accepted.recovered is not None and accepted.recovered.is_superseded:
+        accepted.standing.is_over = True
+        accepted.standing.succeeded = info if is_success else None
+        if accepted.is_replaced:
             self._close(accepted.number, has_ended=has_ended)
+            self._tell_unanswered(accepted, info, is_success=is_success)
             return
         word, vm_id, number = accepted.action.value, accepted.vm_id, accepted.number
         if is_success:
             self._reply(word, vm_id, info, is_success=True, number=number, has_ended=has_ended)
         else:
             self._reply_failure(word, vm_id, info, is_two_blank=accepted.is_two_blank, number=number)
+
+    def _tell_unanswered(self, accepted: Accepted, info: str, *, is_success: bool) -> None:
+        """Say in the VM's log how a request has ended for which a newer one is answered."""
+        if metrics.recorder is not None:
+            metrics.recorder.called_off(accepted.action.value)
+        if (newer := accepted.standing.replaced_by) is not None:
+            result = "SUCCESS" if is_success else "FAILURE"
+            sentence = f"{accepted.action.value} has ended with {result} {info}; {newer.value} is answered for it"
+            self.tell(Severity.INFO, sentence, accepted.vm_id)
 
     def _reply_failure(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
         if word == Action.REBOOT.value and is_two_blank:

@@ -15,7 +15,8 @@ from typing import Protocol
 
 import structlog
 
-from one_provider_mad.actions.dispatcher import Dispatcher, Recovered
+from one_provider_mad.actions.accepted import Recovered
+from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.engine import EngineSource
 from one_provider_mad.actions.intents import awaited_action, is_awaited
 from one_provider_mad.actions.outcomes import UNREPEATED

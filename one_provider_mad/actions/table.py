@@ -74,15 +74,38 @@ FIRST_WORDS: dict[Action, Callable[[VmRequest], str]] = {
 """Actions whose reply begins with a number, also when they fail: oned tells by it what to go on with."""
 
 
-def replaces(new: Action, old: Action) -> bool:
-    """True when a request for a VM means that oned no longer waits for an older one of the same VM.
+BESIDE = frozenset(
+    {
+        Action.POLL,
+        Action.DRIVER_CANCEL,
+        Action.REBOOT,
+        Action.RESET,
+        Action.UPDATESG,
+        Action.UPDATENIC,
+        Action.BACKUPCANCEL,
+        Action.EXEC,
+        Action.EXEC_CANCEL,
+    }
+)
+"""Actions that come beside others: their answers bring no VM from one state to another, or are told by their first
+word whose they are (src/lcm/LifeCycleManager.cc, trigger_updatesg; src/vm/VirtualMachine.cc)."""
 
-    A VM is in one state, so that what moves it from state to state comes one after the other, or as a retry. What
-    leaves it in its state may come beside that: UPDATESG to a VM whose disk is being attached, BACKUPCANCEL to a BACKUP
-    (src/lcm/LifeCycleManager.cc, trigger_updatesg; src/vm/VirtualMachine.cc).
+
+def takes_place_of(new: Action, old: Action) -> bool:
+    """True when a request for a VM is answered for an older one that is open: both move the VM from state to state.
+
+    A VM is in one state, so that such requests come one after the other: oned waits for the newer alone.
+    """
+    return new not in BESIDE and old not in BESIDE
+
+
+def replaces(new: Action, old: Action) -> bool:
+    """True when a request for a VM means that oned no longer waits for one that an earlier process has left.
+
+    Whatever comes after a request that moves the VM came when the VM had left that state.
     """
     if new is Action.POLL:
         return False
-    if new is Action.DRIVER_CANCEL or old in CREATES_OR_DESTROYS:
+    if new is Action.DRIVER_CANCEL or old in CREATES_OR_DESTROYS or takes_place_of(new, old):
         return True
     return new is old and old not in FIRST_WORDS

@@ -245,6 +245,15 @@ async def test_what_is_waited_for_beside_something_else_is_answered(
     assert len(desk.replies()) == 2
 
 
+async def test_of_two_devices_one_after_the_other_only_the_last_is_still_waited_for(desk: Desk) -> None:
+    """The attaching hung, a person recovered the VM and detached: a late answer to the first would end the second."""
+    disk = {"DISK_ID": "1"}
+    attach = request("ATTACHDISK", lcm_state=17, deploy_id="i-1", operand=disk)
+    await leave(desk.world, attach, request("DETACHDISK", lcm_state=17, deploy_id="i-1", operand=disk))
+    await recover(desk)
+    assert desk.replies() == [f"DETACHDISK FAILURE 7 {SENTENCE}"]
+
+
 async def test_what_a_person_has_tried_by_hand_replaces_nothing_of_oneds(desk: Desk) -> None:
     desk.world.provider.add(identity_of(), deploy_id="i-1")
     await leave(desk.world, request("SHUTDOWN", lcm_state=18, deploy_id="i-1"))
@@ -439,7 +448,7 @@ async def test_a_newer_request_comes_first_though_the_old_one_is_being_carried_o
     await pass_time(30)
     desk.ask("DEPLOY")
     await recovering
-    assert desk.lines == ["DEPLOY SUCCESS 7 i-1"]
+    assert desk.replies() == ["DEPLOY SUCCESS 7 i-1"]
     assert desk.world.provider.count("create") == 1
 
 
@@ -452,7 +461,7 @@ async def test_an_undeploy_that_nobody_waits_for_any_more_takes_no_vm_off_its_ho
     await until(lambda: desk.world.provider.count("stop") == 1)
     desk.ask("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
     await recovering
-    assert desk.lines == ["SHUTDOWN SUCCESS 7 -"]
+    assert desk.replies() == ["SHUTDOWN SUCCESS 7 -"]
     assert await desk.world.journal.parked() == set()
 
 

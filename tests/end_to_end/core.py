@@ -185,6 +185,8 @@ class CoreVm:
         yield self._line("CLEANUP", "CLEANUP_RESUBMIT")
 
     def _line(self, action: str, lcm_state: str) -> bytes:
+        if lcm_state:
+            self.doubt()  # it is answered for what is still open (decision 6), unless that was answered meanwhile
         self.asked[action] += 1
         self.is_perhaps_lost = False
         self.asked_at = time.time()

@@ -1,0 +1,98 @@
+"""Requests between their coming and their answer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from one_provider_mad.actions.lanes import Job
+from one_provider_mad.actions.queued import Content
+from one_provider_mad.domain import Value, VmId, VmRequest
+from one_provider_mad.protocol.messages import Action
+
+
+class Recovered:
+    """A request of an earlier process, until it is answered or a newer one for its VM comes."""
+
+    __slots__ = ("action", "asked_at", "is_superseded")
+
+    def __init__(self, action: Action, asked_at: float) -> None:
+        self.action = action
+        self.asked_at = asked_at
+        self.is_superseded = False
+
+
+class Standing:
+    """What has become of a request since it was accepted.
+
+    Attributes:
+        replaced_by: the newer request that is answered for both; None while there is none.
+        follows: the request that it has replaced and that still runs: its success may be the answer to both.
+        succeeded: the payload of its success, once it has succeeded.
+        is_over: it was answered, or its newer one is to be.
+    """
+
+    __slots__ = ("follows", "is_over", "replaced_by", "succeeded")
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.replaced_by: Action | None = None
+        self.follows: Accepted | None = None
+        self.succeeded: str | None = None
+
+
+class Accepted(Value, frozen=True, kw_only=True):
+    """A request that will be answered, unless a newer one for its VM replaces it.
+
+    Attributes:
+        action: what to do.
+        vm_id: the VM.
+        is_two_blank: form of the line.
+        content: what the message says.
+        number: its record in the journal, 0 for none.
+        is_after_cancel: DRIVER_CANCEL for this VM came just before.
+        recovered: it was taken by an earlier process; its answer may be called off by `is_superseded`.
+        standing: what has become of it since.
+        is_settled: it is not carried out: its answer is what the cloud shows.
+    """
+
+    action: Action
+    vm_id: VmId
+    is_two_blank: bool
+    content: Content
+    number: int = 0
+    is_after_cancel: bool = False
+    recovered: Recovered | None = None
+    standing: Standing = msgspec.field(default_factory=Standing)
+    is_settled: bool = False
+
+    @property
+    def known(self) -> VmRequest | None:
+        """What was read from the message; None while it is not read yet, or cannot be."""
+        return self.content.known
+
+    @property
+    def is_replaced(self) -> bool:
+        """True when a newer request for the VM is answered instead."""
+        return self.standing.replaced_by is not None or (self.recovered is not None and self.recovered.is_superseded)
+
+
+class RequestJob(Job):
+    """The job of a request.
+
+    Args:
+        accepted: the request.
+        work: answers it.
+        host: the host it is for, where hosts are told apart.
+    """
+
+    __slots__ = ("accepted",)
+
+    def __init__(
+        self, accepted: Accepted, work: Callable[[Job], Coroutine[Any, Any, None]], *, host: str | None = None
+    ) -> None:
+        name = f"{accepted.action.value.lower()} vm {accepted.vm_id}"
+        super().__init__(accepted.vm_id, name, work, number=accepted.number, host=host)
+        self.accepted = accepted

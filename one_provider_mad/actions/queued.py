@@ -1,0 +1,178 @@
+"""What requests hold in memory until they are answered: large ones their bytes alone, all of them within a budget.
+
+oned writes to its drivers with blocking writes, so reading stdin never stops, however much there is to do. A document
+takes ten to twenty times its size once it is parsed: so a large one is parsed when its turn comes, one at a time, and
+where too much waits already it is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+
+from one_provider_mad.actions.table import FIRST_WORDS
+from one_provider_mad.domain import Template, Value, VmRequest
+from one_provider_mad.errors import RequestRefused
+from one_provider_mad.protocol.messages import Action, Malformed, Request
+from one_provider_mad.protocol.payload import TEMPLATE_ACTIONS, read_outline, read_payload
+
+_SMALL = 16 * 1024
+"""Bytes of payload up to which a request is parsed as it comes, and never refused; an ordinary one has 7,000."""
+
+_LARGE = 128 * 1024
+"""Bytes of payload from which on it is parsed in a thread: about a millisecond of the loop's time."""
+
+_OWN_PIECE = 256 * 1024
+"""Bytes from which on an allocation gets a piece of memory of its own, which goes back as soon as it is freed."""
+
+BUDGET = 256 * 1024 * 1024
+"""Bytes of payload that all unanswered requests may hold: sixteen lines of the longest that is read."""
+
+_SPARE = 16 * 1024 * 1024
+"""Bytes of freed small things that stay with the process: it needs them again at once."""
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+_NEVER_REFUSED = frozenset({Action.CLEANUP, Action.CANCEL, *FIRST_WORDS})
+"""oned does not ask again for the end of an instance, and goes on by the first word of these answers."""
+
+
+class Heading(Value, frozen=True, kw_only=True):
+    """What has to be known of a request before its turn comes.
+
+    Attributes:
+        host: the OpenNebula host, "" where it cannot be told.
+        lcm_state: VM/LCM_STATE, None where it cannot be told.
+    """
+
+    host: str = ""
+    lcm_state: int | None = None
+
+
+class Content:
+    """What a request says, read now or when its turn comes.
+
+    Args:
+        backlog: counts its bytes.
+        request: as it came.
+        read: what it says, where it was read already.
+
+    Attributes:
+        known: what was read; None while it is not read yet, or cannot be.
+        heading: what has to be known before.
+    """
+
+    __slots__ = ("_backlog", "_document", "_request", "_size", "heading", "known")
+
+    def __init__(self, backlog: Backlog, request: Request, read: tuple[VmRequest, bytes] | None = None) -> None:
+        self._backlog = backlog
+        self._size = len(request.payload)
+        self._request: Request | None = None
+        self._document = b""
+        self.known: VmRequest | None = None
+        if read is None:
+            self._request = request
+            host, lcm_state = read_outline(request)
+            self.heading = Heading(host=host, lcm_state=lcm_state)
+        else:
+            self.known, self._document = read
+            self.heading = Heading(host=self.known.host, lcm_state=self.known.lcm_state)
+
+    async def read(self) -> tuple[VmRequest, bytes]:
+        """What it says, and the document itself.
+
+        Raises:
+            RequestRefused: it cannot be read.
+        """
+        if self.known is None:
+            if self._request is None:
+                raise AssertionError("a request is not read after its end")
+            read = await self._backlog.parse(self._request)
+            self._request = None
+            if isinstance(read, Malformed):
+                raise RequestRefused(read.reason)
+            self.known, self._document = read
+        return self.known, self._document
+
+    def let_go(self) -> None:
+        """Its request is over: hold no more than what tells its VM."""
+        self._backlog.held -= self._size
+        self._size = 0
+        self._request = None
+        self._document = b""
+        known = self.known
+        if known is not None and (known.template.values or known.user_template.values or known.operand):
+            self.known = msgspec.structs.replace(known, template=Template(), user_template=Template(), operand={})
+
+
+class Backlog:
+    """The memory that unanswered requests hold.
+
+    Attributes:
+        held: bytes of their payloads.
+    """
+
+    def __init__(self) -> None:
+        _let_memory_return()
+        self.held = 0
+        self._parsers = ThreadPoolExecutor(1, "large messages")
+
+    def take(self, request: Request, *, is_verbatim: bool) -> Content | VmRequest | Malformed:
+        """Take a request: read it now, or keep its bytes for later, or say why not.
+
+        A POLL that is read already is all that is kept of it.
+        """
+        size = len(request.payload)
+        if request.action is Action.POLL and size <= _LARGE and not is_verbatim:
+            read = read_payload(request)
+            return read if isinstance(read, Malformed) else read[0]
+        if self.held + size > BUDGET and size > _SMALL and request.action not in _NEVER_REFUSED:
+            return self._refuse(request)
+        return self.take_again(request, is_verbatim=is_verbatim)
+
+    def take_again(self, request: Request, *, is_verbatim: bool) -> Content | Malformed:
+        """Take a request that was taken before, by an earlier process: it is not refused for want of room."""
+        size = len(request.payload)
+        if size <= _LARGE if _is_little_kept(request.action, is_verbatim=is_verbatim) else size <= _SMALL:
+            read = read_payload(request)
+            if isinstance(read, Malformed):
+                return read
+            content = Content(self, request, read if is_verbatim else (read[0], b""))
+        else:
+            content = Content(self, request)
+        self.held += size
+        return content
+
+    def _refuse(self, request: Request) -> Malformed:
+        return Malformed(
+            reason=f"too much waits already: requests of {self.held // 1_000_000} MB are not answered yet, and this one"
+            f" has {len(request.payload) / 1_000_000:.1f} MB; ask again later, or give the VM a smaller template",
+            word=request.action.value,
+            vm_id=request.vm_id,
+            is_two_blank=request.is_two_blank,
+        )
+
+    async def parse(self, request: Request) -> tuple[VmRequest, bytes] | Malformed:
+        """Parse a request whose turn has come; large ones one at a time, beside the loop."""
+        if len(request.payload) <= _LARGE:
+            return read_payload(request)
+        return await asyncio.get_running_loop().run_in_executor(self._parsers, read_payload, request)
+
+
+def _is_little_kept(action: Action, *, is_verbatim: bool) -> bool:
+    """True for a request of which little is left once it is read."""
+    return not is_verbatim and action not in TEMPLATE_ACTIONS
+
+
+def _let_memory_return() -> None:
+    """Keep glibc from putting lines of megabytes between smaller things: the holes that they leave stay resident.
+
+    By itself it raises the bound up to 32 MB (mallopt(3), M_MMAP_THRESHOLD). Other libraries know no such call.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, _OWN_PIECE)
+        set_option(_M_TRIM_THRESHOLD, _SPARE)

@@ -1,0 +1,45 @@
+"""What waits for its turn, in the memory of the real process."""
+
+from __future__ import annotations
+
+import base64
+import random
+import re
+from pathlib import Path
+
+from one_provider_mad.cli.driver_message import build
+from tests.end_to_end import wire
+from tests.end_to_end.oned import Driver, Place
+
+LINE = 12_000_000
+"""Bytes of a line: below the longest that is read, far above what a person would write."""
+
+VECTOR = b"<A><B>v</B></A>"
+
+
+def long_line(vm_id: int) -> bytes:
+    """A DEPLOY whose user has filled the template with one long script, or with as many attributes as there is room."""
+    document = build("DEPLOY", vm_id=vm_id, lcm_state=2)
+    room = LINE * 3 // 4 - len(document)
+    if vm_id % 3:
+        script = base64.b64encode(random.Random(vm_id).randbytes(room * 3 // 4 - 100))
+        filling = b"<CONTEXT><START_SCRIPT_BASE64><![CDATA[%b]]></START_SCRIPT_BASE64></CONTEXT>" % script
+    else:
+        filling = VECTOR * (room // len(VECTOR))
+    document = document.replace(b"<USER_TEMPLATE>", b"<USER_TEMPLATE>" + filling, 1)
+    return wire.with_payload("DEPLOY", vm_id, base64.b64encode(document))
+
+
+def test_fifteen_large_deploys_that_wait_stay_below_400_megabytes(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.simulate(latency=300)
+    with Driver(place, "-t 2 -r 0 simulated") as driver:
+        for vm_id in range(15):
+            driver.write(long_line(vm_id))
+        refusal = driver.ask(wire.unknown(99), 60)
+        assert refusal.startswith("FAILURE"), "everything was read, though hardly anything was answered"
+        status = Path(f"/proc/{driver.process.pid}/status").read_text()
+        peak = re.search(r"VmHWM:\s+(\d+) kB", status)
+        assert peak is not None
+        assert int(peak[1]) < 400 * 1024
+        driver.kill()
