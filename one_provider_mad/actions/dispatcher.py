@@ -224,7 +224,8 @@ class Dispatcher:
             recovered=recovered,
             is_settled=is_settled,
         )
-        job = RequestJob(accepted, partial(self._answer, accepted))
+        host = content.heading.host if is_verbatim else None
+        job = RequestJob(accepted, partial(self._answer, accepted), host=host)
         try:
             self.lanes.submit(job)
             told = replace_older(self.lanes, job, is_verbatim=is_verbatim) if recovered is None else ()

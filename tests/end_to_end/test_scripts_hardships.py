@@ -71,6 +71,27 @@ def locked(place: ScriptPlace, how: str) -> Iterator[None]:
         yield
 
 
+# Scripts of one host that hang
+
+
+def test_scripts_that_hang_on_one_host_keep_no_other_host_waiting(place: ScriptPlace, driver: StartDriver) -> None:
+    """OpenNebula/one#1702: upstream's driver runs one action a host at a time, and so protects the others."""
+    for vm_id in (1, 2, 3):
+        place.tell("deploy", vm_id, "while [ ! -e @PLACE@/go ]; do sleep 0.05; done")
+    one = driver(f"-t 2 -r 0 {NAME}")
+    for vm_id in (1, 2, 3):
+        one.send(deploy(place, vm_id))
+    until(lambda: len(place.recorded()) == 2)
+    for vm_id, host in ((4, "second"), (5, "third")):
+        line = altered(wire.deploy(vm_id, host=host), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(vm_id)))
+        assert one.ask(line) == f"SUCCESS i-{vm_id}"
+    assert len(place.recorded()) == 4, "one host alone has no more places than -t says"
+    place.note("go").touch()
+    assert sorted(one.wait_for(lambda line: line.startswith("DEPLOY")) for _ in range(3)) == [
+        f"DEPLOY SUCCESS {vm_id} i-{vm_id}" for vm_id in (1, 2, 3)
+    ]
+
+
 # Called off while it is being ended
 
 
