@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "providers.interface",
         "settings",
         "tasks",
+        "workers",
     },
     "monitor": BASE
     | {

@@ -32,11 +32,13 @@ class Standing:
         follows: the request that it has replaced and that still runs: its success may be the answer to both.
         succeeded: the payload of its success, once it has succeeded.
         is_over: it was answered, or its newer one is to be.
+        is_abandoned: another front-end has begun to lead, and settles what was asked.
     """
 
-    __slots__ = ("follows", "is_over", "replaced_by", "succeeded")
+    __slots__ = ("follows", "is_abandoned", "is_over", "replaced_by", "succeeded")
 
     def __init__(self) -> None:
+        self.is_abandoned = False
         self.is_over = False
         self.replaced_by: Action | None = None
         self.follows: Accepted | None = None
@@ -75,8 +77,10 @@ class Accepted(Value, frozen=True, kw_only=True):
 
     @property
     def is_replaced(self) -> bool:
-        """True when a newer request for the VM is answered instead."""
-        return self.standing.replaced_by is not None or (self.recovered is not None and self.recovered.is_superseded)
+        """True when a newer request for the VM is answered instead, or another front-end answers."""
+        standing = self.standing
+        is_superseded = self.recovered is not None and self.recovered.is_superseded
+        return standing.replaced_by is not None or standing.is_abandoned or is_superseded
 
 
 class RequestJob(Job):

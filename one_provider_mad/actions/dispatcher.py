@@ -563,6 +563,19 @@ class Dispatcher:
         """Destroy, for as long as the driver runs, what must be destroyed and could not be."""
         await self._debts.pay_for_ever(self.lanes)
 
+    def abandon(self) -> None:
+        """Answer nothing that is open: another front-end has begun to lead, and settles what was asked of this one."""
+        for job in self.lanes.every_open_job():
+            if isinstance(job, RequestJob):
+                job.accepted.standing.is_abandoned = True
+        for recovered in (each for found in self._recovered.values() for each in found):
+            recovered.is_superseded = True
+
+    def is_to_be_answered(self, vm_id: VmId) -> bool:
+        """True while a request of this VM is open that will be answered."""
+        jobs = self.lanes.open_jobs(vm_id)
+        return any(isinstance(job, RequestJob) and not job.accepted.standing.is_abandoned for job in jobs)
+
     def hold_debts(self, *, is_held: bool) -> None:
         """Leave debts alone while another front-end leads, and go on with them when this one does.
 

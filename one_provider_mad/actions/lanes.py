@@ -181,6 +181,10 @@ class Lanes:
             return []
         return [*lane.queue] if lane.current is None else [lane.current, *lane.queue]
 
+    def every_open_job(self) -> list[Job]:
+        """What runs and what waits, whatever the VM."""
+        return [job for vm_id in self._lanes for job in self.open_jobs(vm_id)]
+
     def break_off(self, job: Job) -> None:
         """Cancel a job that runs; the next one of its lane begins once it has ended."""
         if job.task is not None and not job.is_broken_off:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 
@@ -18,6 +17,7 @@ from one_provider_mad.domain import Template, Value, VmRequest
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.payload import TEMPLATE_ACTIONS, read_outline, read_payload
+from one_provider_mad.workers import Workers
 
 _SMALL = 16 * 1024
 """Bytes of payload up to which a request is parsed as it comes, and never refused; an ordinary one has 7,000."""
@@ -118,7 +118,7 @@ class Backlog:
     def __init__(self) -> None:
         _let_memory_return()
         self.held = 0
-        self._parsers = ThreadPoolExecutor(1, "large messages")
+        self._parsers = Workers(1, name="large messages")
 
     def take(self, request: Request, *, is_verbatim: bool) -> Content | VmRequest | Malformed:
         """Take a request: read it now, or keep its bytes for later, or say why not.

@@ -25,6 +25,7 @@ from one_provider_mad.actions.table import CREATES_OR_DESTROYS
 from one_provider_mad.domain import Value, VmId
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal import OpenRequest
+from one_provider_mad.processes import Process
 from one_provider_mad.protocol.messages import Action, Request
 
 log = structlog.get_logger()
@@ -134,6 +135,8 @@ class Settling:
 
     def lead(self, *, leads: bool) -> None:
         """This front-end leads its peers, or has none; or another one leads."""
+        if not leads:
+            self._dispatcher.abandon()
         self._leads = leads
         self._is_due.set()
 
@@ -217,12 +220,12 @@ class Settling:
         self._dispatcher.settle(_request(found, action))
 
     async def _is_open(self, vm_id: VmId) -> bool:
-        """True while a request of this VM is under way here."""
-        if self._dispatcher.lanes.is_busy(vm_id):
+        """True while a request of this VM will be answered, here or by a process before this one."""
+        if self._dispatcher.is_to_be_answered(vm_id):
             return True
-        journal = self._engines.journal
+        journal, me = self._engines.journal, Process.current()
         requests = [] if journal is None else await journal.open_requests()
-        return any(request.vm_id == vm_id for request in requests)
+        return any(request.vm_id == vm_id and request.writer != me for request in requests)
 
     async def _drop(self, request: OpenRequest, reason: str) -> None:
         log.info("request dropped", vm=request.vm_id, action=request.action, reason=reason)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from one_provider_mad.actions import dispatcher
+from one_provider_mad.actions import queued
 from one_provider_mad.cli.driver_message import build
 from one_provider_mad.domain import DeployId, InstanceState, Template
 from one_provider_mad.errors import (
@@ -285,7 +285,7 @@ async def test_a_request_that_cannot_be_taken_is_a_failure_and_the_next_one_is_t
         for vm_id in range(8):
             assert await desk.answer("DEPLOY", vm_id=vm_id, template=large()) == sentence
     with monkeypatch.context() as shortage:
-        shortage.setattr(dispatcher, "read_payload", refuse)
+        shortage.setattr(queued, "read_payload", refuse)
         assert await desk.answer("DEPLOY") == sentence
     with monkeypatch.context() as shortage:
         shortage.setattr(desk.world.journal, "open_request", refuse)

@@ -286,6 +286,34 @@ async def test_a_front_end_that_begins_to_lead_settles_what_waits(desk: Desk, co
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
 
 
+async def test_what_is_open_when_another_front_end_begins_to_lead_is_not_answered(desk: Desk, core: FakeCore) -> None:
+    """An answer that comes late would be taken for the answer to what the new leader has asked."""
+    async with settling(desk, core) as one:
+        desk.ask("DEPLOY")
+        await until(lambda: desk.world.provider.count("create") == 1)
+        one.lead(leads=False)
+        await desk.settled()
+        assert desk.replies() == []
+        assert await desk.open_requests() == []
+        core.wait("BOOT")
+        one.lead(leads=True)
+        await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
+
+
+async def test_what_still_runs_when_this_front_end_leads_again_is_settled_after_it(desk: Desk, core: FakeCore) -> None:
+    desk.world.provider.boot_time = 60
+    async with settling(desk, core) as one:
+        desk.ask("DEPLOY")
+        await until(lambda: desk.world.provider.count("create") == 1)
+        core.wait("BOOT")
+        one.lead(leads=False)
+        await pass_time(1)
+        one.lead(leads=True)
+        await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
+        await desk.settled()
+    assert desk.replies() == ["DEPLOY SUCCESS 7 i-1"]
+
+
 async def test_a_cleanup_that_was_open_is_owed(desk: Desk, core: FakeCore) -> None:
     """`onevm recover --delete` has ended the VM at once: nobody asks for the end of its instance again."""
     deploy_id = desk.world.provider.add(identity_of())
