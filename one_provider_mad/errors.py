@@ -33,6 +33,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+LONGEST_WAIT = 30.0
+"""Seconds that a cloud may make us wait before it is asked again, whatever it says: everything waits for that call."""
+
 
 class MadError(Exception):
     """Something that went wrong, told in one sentence by `str()`. Never raised itself: one of its kinds is."""
@@ -105,13 +108,16 @@ class Throttled(ProviderError):
     Args:
         sentence: what the cloud said.
         retry_after: seconds the cloud asked to wait, or None.
+
+    Attributes:
+        retry_after: the same, but never more than `LONGEST_WAIT`.
     """
 
     retryable = True
 
     def __init__(self, sentence: str, *, retry_after: float | None = None) -> None:
         super().__init__(sentence)
-        self.retry_after = retry_after
+        self.retry_after = None if retry_after is None else min(max(retry_after, 0.0), LONGEST_WAIT)
 
 
 class AuthenticationRefused(ProviderError):

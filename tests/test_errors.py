@@ -62,5 +62,10 @@ def test_a_throttled_call_knows_how_long_to_wait() -> None:
     assert errors.Throttled("slow down").retry_after is None
 
 
+@pytest.mark.parametrize(("asked", "kept"), [(30.0, 30.0), (9999.0, 30.0), (float("inf"), 30.0), (-1.0, 0.0)], ids=str)
+def test_no_cloud_makes_us_wait_longer_than_half_a_minute(asked: float, kept: float) -> None:
+    assert errors.Throttled("slow down", retry_after=asked).retry_after == kept
+
+
 def test_what_a_provider_cannot_do_is_said_in_one_way() -> None:
     assert str(errors.NotSupported("ec2", "live migration")) == "provider ec2 does not support live migration"

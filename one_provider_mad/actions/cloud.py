@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from functools import partial
@@ -93,13 +94,20 @@ class Cloud:
             ProviderError: what the cloud answered in the end.
         """
         waiting_for.set(f"the cloud's answer to {operation}")
-        try:
-            return await self._once(operation, send)
-        except ProviderError as error:
-            if not self._may_repeat(error, is_repeatable=is_repeatable, failures=1):
-                raise
-            first = error
-        return await self._again(operation, send, first, is_repeatable=is_repeatable)
+        failures, pause = 0, _FIRST_PAUSE
+        while True:
+            try:
+                return await self._once(operation, send)
+            except ProviderError as error:
+                failures += not isinstance(error, Throttled)
+                if not self._may_repeat(error, is_repeatable=is_repeatable, failures=failures):
+                    raise
+                asked = error.retry_after if isinstance(error, Throttled) else None
+                # The error itself is not kept: its traceback holds this very frame, and both would stay in memory.
+            await asyncio.sleep(asked or pause + random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - jitter is no secret
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            if metrics.recorder is not None:
+                metrics.recorder.repeated(operation)
 
     async def _once(self, operation: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
         sent = self._in_time(operation, send)
@@ -117,45 +125,12 @@ class Cloud:
                 f"{self.provider.name} did not answer {operation} within {self._call_timeout:g} s"
             ) from error
 
-    def _may_repeat(self, error: BaseException, *, is_repeatable: bool, failures: int) -> bool:
+    def _may_repeat(self, error: ProviderError, *, is_repeatable: bool, failures: int) -> bool:
         if isinstance(error, Throttled):
             return True  # it was not carried out: pacing it is no retry
-        if not (isinstance(error, ProviderError) and error.retryable and failures <= self._retries):
+        if not (error.retryable and failures <= self._retries):
             return False
         return is_repeatable or error.definite  # what was not even sent is sent for the first time
-
-    async def _again(
-        self, operation: str, send: Callable[[], Awaitable[_Result]], first: ProviderError, *, is_repeatable: bool
-    ) -> _Result:
-        import tenacity  # only a call that failed needs it
-
-        failures = 0 if isinstance(first, Throttled) else 1
-        pause = tenacity.wait_exponential(multiplier=_FIRST_PAUSE, max=_LONGEST_PAUSE) + tenacity.wait_random(
-            0, _FIRST_PAUSE
-        )
-
-        async def send_again() -> _Result:
-            # A coroutine function, by name: tenacity does not wait for what a lambda returns.
-            if metrics.recorder is not None:
-                metrics.recorder.repeated(operation)
-            return await self._once(operation, send)
-
-        def decide(state: tenacity.RetryCallState) -> bool:
-            nonlocal failures
-            error = state.outcome.exception() if state.outcome else None
-            if error is None:
-                return False
-            failures += not isinstance(error, Throttled)
-            return self._may_repeat(error, is_repeatable=is_repeatable, failures=failures)
-
-        def wait(state: tenacity.RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.retry_after if isinstance(error, Throttled) else None
-            return pause(state) if asked is None else asked
-
-        await asyncio.sleep(first.retry_after or _FIRST_PAUSE if isinstance(first, Throttled) else _FIRST_PAUSE)
-        retrying = tenacity.AsyncRetrying(retry=decide, wait=wait, reraise=True, sleep=asyncio.sleep)
-        return await retrying(send_again)
 
     # Looking
 
@@ -188,6 +163,8 @@ class Cloud:
                     answer.exception()  # they may all have gone
                 else:
                     answer.set_result(found)
+                    del found
+                del answer  # its error's traceback holds this very frame
         finally:
             self._looking = None
 
@@ -285,11 +262,11 @@ class Cloud:
             self.knowledge.waiters += Counter()  # forget those at zero
 
     async def _create(self, call: CreateCall, record: Callable[[DeployId | None], Awaitable[None]]) -> DeployId:
-        doubts: list[BaseException] = []
+        is_in_doubt = False
         tries = 0
 
         async def send() -> DeployId:
-            nonlocal tries
+            nonlocal tries, is_in_doubt
             tries += 1
             if tries > 1 and not self.knowledge.waiters[call.token]:
                 raise RequestRefused("nobody waits for the create any more, so it is not sent again")
@@ -297,17 +274,16 @@ class Cloud:
                 return await self.provider.create(call)
             except (ProviderError, asyncio.CancelledError) as error:
                 # Cancelled is what a try is whose time has run out.
-                if not (isinstance(error, ProviderError) and error.definite):
-                    doubts.append(error)
+                is_in_doubt |= not (isinstance(error, ProviderError) and error.definite)
                 raise
 
         try:
             deploy_id = await self.call("create", send, is_repeatable=self.provider.is_create_repeatable)
         except MadError as error:
-            if doubts:
+            if is_in_doubt:
                 await record(None)
             is_refusal = isinstance(error, ProviderError) and error.definite and not isinstance(error, TokenSpent)
-            if doubts and is_refusal:
+            if is_in_doubt and is_refusal:
                 # The refusal speaks of the last try only; the one before may have made an instance.
                 raise ProviderUnavailable(f"{error} (and an earlier try was not answered)") from error
             raise

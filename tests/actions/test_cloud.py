@@ -151,6 +151,19 @@ async def test_the_pause_that_the_cloud_asks_for_is_kept(provider: FakeCloud, pl
     assert sent[place + 1] - sent[place] == pytest.approx(17.0)
 
 
+@pytest.mark.parametrize("asked", [9999.0, 0.0], ids=["hours", "none"])
+async def test_one_throttled_look_keeps_nobody_waiting_for_more_than_half_a_minute(
+    provider: FakeCloud, asked: float
+) -> None:
+    deploy_id = provider.add(identity_of(), state=InstanceState.RUNNING)
+    provider.before["describe"].extend(Throttled("slow down", retry_after=asked) for _ in range(2))
+    cloud = cloud_of(provider)
+    begun = now()
+    shared = await asyncio.gather(*(cloud.look_at(deploy_id) for _ in range(3)))
+    assert all(shared)
+    assert 0.4 <= now() - begun <= 60
+
+
 async def test_being_throttled_uses_up_no_retry(provider: FakeCloud) -> None:
     provider.before["find"].extend([Throttled("slow"), unavailable(), Throttled("slow"), unavailable()])
     assert await cloud_of(provider, retries=2).find(identity_of().vm_id) == []
