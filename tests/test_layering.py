@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics_file": BASE | {"", "belongings", "metrics", "settings"},
     "journal": BASE | {"belongings", "database", "masking", "moments", "processes"},
     "protocol": BASE | {"characters", "documents", "masking"},
-    "xmlrpc": BASE | {"documents", "masking"},
+    "xmlrpc": BASE | {"documents", "http_answers", "masking"},
     "scripting": BASE | {"belongings", "processes"},
     "transport": BASE | {"protocol"},
     "providers.interface": BASE,
@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "characters",
         "database",
         "documents",
+        "http_answers",
         "listings",
         "masking",
         "providers.interface",
@@ -131,6 +132,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "workers": set(),
     "characters": set(),
     "tasks": set(),
+    "http_answers": BASE,
 }
 """Who may import what of ours, besides its own folder. "" is the package itself, its version."""
 

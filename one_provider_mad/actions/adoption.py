@@ -412,10 +412,10 @@ class Adoption(Value, frozen=True, kw_only=True):
                     attempt = await self._open(request, parameters)
             except NoCapacity as error:
                 self._note_short(attempt, error)
-        raise self.short[-1][1]  # a plan has at least one alternative
+        raise self.short.pop()[1]  # a plan has at least one alternative; what is kept here would keep this frame
 
     def _note_short(self, attempt: Attempt, error: NoCapacity) -> None:
-        self.short.append((attempt.parameters, error))
+        self.short.append((attempt.parameters, error.with_traceback(None)))
         self.warn(f"{error}")
 
     async def fall_back(self, deploy_id: DeployId, request: VmRequest, error: WrongState) -> None:

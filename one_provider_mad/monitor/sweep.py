@@ -162,9 +162,7 @@ class Sweeper:
             raise called_off from error
         except Exception as error:
             log.exception("sweep failed unexpectedly")
-            defect = _defect(error)
-            self._failed(defect)
-            raise defect from error
+            raise self._failed(_defect(error)) from error
 
     async def _look_and_judge(self) -> Sweep:
         begun = self._loop.time()
@@ -213,32 +211,29 @@ class Sweeper:
         if self._listing is not None and is_fresh and not self._failures:
             return self._listing
         if now < self._asked_again_at and self._last_error is not None:
-            raise self._last_error
+            raise self._last_error.with_traceback(None)  # it would grow by each who asks
         self._listed_at = now
         began_at = self._clock()
         try:
             async with asyncio.timeout(watched.call_timeout):
                 instances = list(by_id(await watched.provider.list_instances()).values())
         except TimeoutError as error:
-            late = ProviderUnavailable(f"{watched.provider.name} did not answer within {watched.call_timeout:g} s")
-            self._pause(late, settings)
-            raise late from error
+            late = f"{watched.provider.name} did not answer within {watched.call_timeout:g} s"
+            raise self._paused(ProviderUnavailable(late), settings) from error
         except MadError as error:
-            self._pause(error, settings)
+            self._paused(error, settings)
             raise
         except Exception as error:
             log.exception("listing failed unexpectedly")
-            defect = _defect(error)
-            self._pause(defect, settings)
-            raise defect from error
+            raise self._paused(_defect(error), settings) from error
         if metrics.recorder is not None:
             metrics.recorder.called("list", self._loop.time() - now)
         began_at = min(began_at, self._clock() - (self._loop.time() - now))  # it may have been set back meanwhile
         self._listing = Listing(began_at=began_at, instances=instances)
         return self._listing
 
-    def _pause(self, error: MadError, settings: MonitorSettings) -> None:
-        """Ask a cloud that does not answer less often."""
+    def _paused(self, error: MadError, settings: MonitorSettings) -> MadError:
+        """Ask a cloud that does not answer less often, and return why it does not."""
         if metrics.recorder is not None:
             metrics.recorder.called("list", self._loop.time() - self._listed_at, error)
         self._failures += 1
@@ -246,14 +241,16 @@ class Sweeper:
         asked = error.retry_after if isinstance(error, Throttled) else None
         self._last_error = error
         self._asked_again_at = self._loop.time() + max(min(pause, _LONGEST_PAUSE), asked or 0.0)
+        return error
 
-    def _failed(self, error: MadError) -> None:
+    def _failed(self, error: MadError) -> MadError:
         if metrics.recorder is not None:
             metrics.recorder.lost()
         self.error = str(error)
         if self.failing_since is None:
             self.failing_since = self._loop.time()
             log.warning("the cloud cannot be asked", reason=str(error))
+        return error
 
     def _succeeded(self, judgement: Judgement) -> None:
         self._failures, self._last_error, self.error = 0, None, ""

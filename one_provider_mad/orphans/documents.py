@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import DeployId, VmId, whole_number
 from one_provider_mad.errors import InstanceNotFound, NotSupported, ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.verdicts import VmDocument
@@ -103,7 +103,7 @@ class LocalOpenNebula:
 
 def read_document(element: Element) -> VmDocument:
     """Read a `<VM>`. Raises ProviderUnavailable for one that lacks what everything depends on."""
-    history = element.findall("HISTORY_RECORDS/HISTORY")
+    history = elements_at(element, "HISTORY_RECORDS/HISTORY")
     return VmDocument(
         vm_id=VmId(_number(element, "ID")),
         state=_number(element, "STATE"),

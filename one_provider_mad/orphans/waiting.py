@@ -10,7 +10,7 @@ from lxml import etree
 
 from one_provider_mad.actions.intents import may_wait
 from one_provider_mad.actions.settling import WaitingDocument, WaitingVm
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderUnavailable
 from one_provider_mad.options import parse_arguments
@@ -75,7 +75,7 @@ def _waiting(pool: Element) -> dict[VmId, WaitingVm]:
 
 
 def _document(element: Element) -> WaitingDocument:
-    records = element.findall("HISTORY_RECORDS/HISTORY")
+    records = list(elements_at(element, "HISTORY_RECORDS/HISTORY"))
     return WaitingDocument(
         vm=_vm(element),
         host=text_of(_last_record(element).find("HOSTNAME")).strip(),
@@ -97,7 +97,7 @@ def _vm(element: Element) -> WaitingVm:
 
 
 def _last_record(vm: Element) -> Element:
-    records = vm.findall("HISTORY_RECORDS/HISTORY")
+    records = list(elements_at(vm, "HISTORY_RECORDS/HISTORY"))
     if not records:
         raise ProviderUnavailable("an active VM of the local OpenNebula has no history")
     return records[-1]

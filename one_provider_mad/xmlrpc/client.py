@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from one_provider_mad.documents import Element
-from one_provider_mad.domain import Value, whole_number
+from one_provider_mad.domain import Value
 from one_provider_mad.errors import (
     AuthenticationRefused,
     NotReached,
@@ -26,6 +26,7 @@ from one_provider_mad.errors import (
     SettingsError,
     Throttled,
 )
+from one_provider_mad.http_answers import CODINGS, Answers, seconds_asked, without_frames
 from one_provider_mad.xmlrpc.envelope import (
     Argument,
     Failure,
@@ -47,14 +48,11 @@ _Read = TypeVar("_Read")
 USUAL_ENDPOINT = "http://localhost:2633/RPC2"
 """Where oned listens unless it is told otherwise (oned.conf, PORT)."""
 
-_SMALL = 65_536
-"""Answers up to so many bytes are parsed on the event loop: it takes less than handing them to a thread."""
-
-_CHUNK = 262_144
-
 _KEPT_SECONDS = 5.0
 """How long an idle connection is kept; oned closes them after 15 s (oned.conf, KEEPALIVE_TIMEOUT), and a call that
 meets that moment is lost. What must happen once never takes a kept one."""
+
+_HEADERS = {"Content-Type": "text/xml", "Accept-Encoding": CODINGS}
 
 _FORBIDDEN = 403
 _TOO_MANY = 429
@@ -79,7 +77,7 @@ class Connection(Value, frozen=True, kw_only=True):
     ca_file: str = ""
     timeout: float = 30.0
     connect_timeout: float = 5.0
-    body_limit: int = 268_435_456
+    body_limit: int = 16_777_216
     connections: int = 32
 
 
@@ -108,6 +106,7 @@ class Client:
         read = read_session or partial(_usual_session, connection.credentials_file)
         self._new_session: Callable[[], Awaitable[str]] = ask_session or partial(asyncio.to_thread, read)
         self._session = ""
+        self._answers = Answers(limit=connection.body_limit, setting="body_limit")
         self._http: aiohttp.ClientSession | None = None
         self._http_once: aiohttp.ClientSession | None = None
         self._preferred = 0
@@ -125,9 +124,9 @@ class Client:
         limit, patience = self.connection.connections, self.connection.timeout
         timeout = aiohttp.ClientTimeout(total=patience, sock_connect=min(self.connection.connect_timeout, patience))
         kept = aiohttp.TCPConnector(limit=limit, ssl=tls, keepalive_timeout=_KEPT_SECONDS)
-        self._http = aiohttp.ClientSession(connector=kept, timeout=timeout)
+        self._http = aiohttp.ClientSession(connector=kept, timeout=timeout, auto_decompress=False)
         fresh = aiohttp.TCPConnector(limit=limit, ssl=tls, force_close=True)
-        self._http_once = aiohttp.ClientSession(connector=fresh, timeout=timeout)
+        self._http_once = aiohttp.ClientSession(connector=fresh, timeout=timeout, auto_decompress=False)
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -212,7 +211,7 @@ class Client:
             except ProviderUnavailable as error:
                 if not is_repeatable:
                     raise  # another front-end might carry it out a second time
-                silence = error
+                silence = without_frames(error)
             else:
                 if not (isinstance(answer, Failure) and is_not_the_leader(answer)):
                     self._preferred = number
@@ -220,7 +219,10 @@ class Client:
                 refusal = answer
         if refusal is not None:
             return refusal
-        raise silence or ProviderUnavailable(f"{method}: there is no front-end to ask")
+        try:
+            raise silence or ProviderUnavailable(f"{method}: there is no front-end to ask")
+        finally:
+            del silence  # its traceback holds this very frame
 
     def _order(self) -> list[int]:
         """The one that answered last comes first, then the others as they were given.
@@ -242,38 +244,27 @@ class Client:
 
         if http is None:
             raise ProviderUnavailable(f"{method} cannot be sent: the connection is not open")
-        try:
-            async with http.post(
-                endpoint, data=body, headers={"Content-Type": "text/xml"}, allow_redirects=False
-            ) as response:
-                self.answered = (response.headers.get("Date", ""), time.time())
-                _check_status(response, endpoint, method)
-                answer = await self._body(response, method)
-        except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ConnectionTimeoutError) as error:
-            raise _NotSentError(f"{_place(endpoint)} cannot be reached: {_reason(error)}") from error
-        except (aiohttp.ClientError, ValueError) as error:
-            raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method}: {_reason(error)}") from error
-        except TimeoutError as error:
-            limit = self.connection.timeout
-            raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method} within {limit:g} s") from error
-        interpret = partial(_interpret, method, answer, read)
-        return interpret() if len(answer) <= _SMALL else await asyncio.to_thread(interpret)
-
-    async def _body(self, response: aiohttp.ClientResponse, method: str) -> bytes:
-        limit = self.connection.body_limit
-        parts = bytearray()
-        async for part in response.content.iter_chunked(_CHUNK):
-            parts += part
-            if len(parts) > limit:
-                raise ProviderUnavailable(f"the answer to {method} has more than {limit} bytes: raise body_limit")
-        return bytes(parts)
+        async with self._answers.next() as answer:
+            try:
+                async with http.post(endpoint, data=body, headers=_HEADERS, allow_redirects=False) as response:
+                    self.answered = (response.headers.get("Date", ""), time.time())
+                    _check_status(response, endpoint, method)
+                    await answer.take(response, what=f"the answer to {method}")
+            except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ConnectionTimeoutError) as error:
+                raise _NotSentError(f"{_place(endpoint)} cannot be reached: {_reason(error)}") from error
+            except (aiohttp.ClientError, ValueError) as error:
+                raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method}: {_reason(error)}") from error
+            except TimeoutError as error:
+                limit = self.connection.timeout
+                raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method} within {limit:g} s") from error
+            return await answer.read(partial(_interpret, method, read))
 
 
 class _NotSentError(Exception):
     """The call certainly did not reach anybody."""
 
 
-def _interpret(method: str, body: bytes, read: Callable[[Result], _Read]) -> _Read | Failure:
+def _interpret(method: str, read: Callable[[Result], _Read], body: bytes) -> _Read | Failure:
     answer = decode_answer(method, body)
     return read(answer.result) if isinstance(answer, Success) else answer
 
@@ -293,7 +284,7 @@ def _check_status(response: aiohttp.ClientResponse, endpoint: str, method: str) 
         return
     said = f"{_place(endpoint)} answers {method} with HTTP {status}"
     if status == _TOO_MANY:
-        raise Throttled(said, retry_after=_seconds(response.headers.get("Retry-After", "")))
+        raise Throttled(said, retry_after=seconds_asked(response.headers))
     if status in (401, 407):
         raise AuthenticationRefused(f"{said}, which a proxy says and no OpenNebula")
     if status == _FORBIDDEN:
@@ -301,11 +292,6 @@ def _check_status(response: aiohttp.ClientResponse, endpoint: str, method: str) 
     if status >= _SERVER_ERRORS:
         raise ProviderUnavailable(said)
     raise _NotSentError(f"{said}: there is no OpenNebula, check the path of the URL")
-
-
-def _seconds(text: str) -> float | None:
-    seconds = whole_number(text)
-    return None if seconds is None or seconds < 0 else float(seconds)
 
 
 def _place(endpoint: str) -> str:

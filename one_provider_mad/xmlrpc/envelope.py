@@ -11,9 +11,16 @@ import xmlrpc.client
 
 from lxml import etree
 
-from one_provider_mad.documents import Element, parse_document, text_of
+from one_provider_mad.documents import (
+    Element,
+    TooManyElementsError,
+    elements_at,
+    parse_bounded,
+    text_of,
+)
 from one_provider_mad.domain import Value, whole_number
 from one_provider_mad.errors import BadParameter, ProviderUnavailable
+from one_provider_mad.http_answers import TooLargeError
 
 Argument = str | int | bool
 """What a method of OpenNebula takes."""
@@ -93,7 +100,7 @@ def decode_answer(method: str, body: bytes) -> Success | Failure:
     fault = root.find("fault")
     if fault is not None:
         return _fault(fault)
-    values = [_scalar(method, value) for value in root.iterfind("params/param/value/array/data/value")]
+    values = [_scalar(method, value) for value in elements_at(root, "params/param/value/array/data/value")]
     if len(values) < 2 or not isinstance(values[0], bool):
         raise _no_answer(method, "it holds no result")
     if values[0]:
@@ -125,7 +132,9 @@ def parse_foreign(document: bytes, *, what: str) -> Element:
         ProviderUnavailable: it is no well-formed XML, or brings a document type along.
     """
     try:
-        root = parse_document(document)
+        root = parse_bounded(document)
+    except TooManyElementsError as error:
+        raise TooLargeError(f"{what} has too many elements: lower page_size") from error
     except etree.XMLSyntaxError as error:
         raise ProviderUnavailable(f"{what} is no XML: {(error.msg or 'not well formed')[:_EXCERPT]}") from error
     if root.getroottree().docinfo.internalDTD is not None:
@@ -136,7 +145,7 @@ def parse_foreign(document: bytes, *, what: str) -> Element:
 def _fault(fault: Element) -> Failure:
     members = {
         text_of(member.find("name")): text_of(member.find("value")).strip()
-        for member in fault.iterfind("value/struct/member")
+        for member in elements_at(fault, "value/struct/member")
     }
     code = whole_number(members.get("faultCode", ""))
     return Failure(text=members.get("faultString", ""), code=-500 if code is None else code)

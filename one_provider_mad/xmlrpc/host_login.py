@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection, check_endpoints
@@ -97,7 +97,7 @@ class HostLogin:
 
 
 def _template(host: Element) -> dict[str, str]:
-    return {str(each.tag): text_of(each).strip() for each in host.iterfind("TEMPLATE/*")}
+    return {str(each.tag): text_of(each).strip() for each in elements_at(host, "TEMPLATE/*")}
 
 
 def _number_of(pool: Element, name: str) -> int | None:

@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +293,22 @@ async def test_credentials_that_cannot_be_used_fail_the_opening(tmp_path: Path) 
 # What stands between
 
 
+@asynccontextmanager
+async def proxy(respond: Callable[[], web.StreamResponse | web.Response]) -> AsyncIterator[str]:
+    """The URL of a machine that answers whatever is asked with this."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return respond()
+
+    application = web.Application()
+    application.router.add_post("/RPC2", answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/RPC2"
+    await runner.cleanup()
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
@@ -306,22 +322,21 @@ async def test_credentials_that_cannot_be_used_fail_the_opening(tmp_path: Path) 
     ],
 )
 async def test_what_a_proxy_says_is_understood(connect: Open, status: int, kind: type[ProviderError]) -> None:
-    async def refuse(_: web.Request) -> web.Response:
-        return web.Response(
-            status=status, text="<html>", headers={"Retry-After": "7", "Location": "http://127.0.0.1:1/"}
-        )
-
-    application = web.Application()
-    application.router.add_post("/RPC2", refuse)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    client = await connect(f"http://127.0.0.1:{runner.addresses[0][1]}/RPC2")
-    with pytest.raises(kind, match=f"HTTP {status}") as caught:
-        await create(client)
+    headers = {"Retry-After": "7", "Location": "http://127.0.0.1:1/"}
+    async with proxy(lambda: web.Response(status=status, text="<html>", headers=headers)) as url:
+        client = await connect(url)
+        with pytest.raises(kind, match=f"HTTP {status}") as caught:
+            await create(client)
     assert type(caught.value) is kind
     assert not isinstance(caught.value, Throttled) or caught.value.retry_after == 7
-    await runner.cleanup()
+
+
+async def test_no_proxy_makes_us_wait_longer_than_half_a_minute(connect: Open) -> None:
+    async with proxy(lambda: web.Response(status=429, headers={"Retry-After": "9" * 4000})) as url:
+        client = await connect(url)
+        with pytest.raises(Throttled) as caught:
+            await create(client)
+    assert caught.value.retry_after == 30
 
 
 @pytest.fixture(scope="session")

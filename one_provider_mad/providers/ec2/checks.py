@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from one_provider_mad.documents import text_of
+from one_provider_mad.documents import elements_at, text_of
 from one_provider_mad.domain import Identity, VmId
 from one_provider_mad.errors import PermissionDenied, ProviderError
 from one_provider_mad.providers.clock import check_clock
@@ -142,7 +142,7 @@ class Checks:
             found = await self._client.call(
                 "DescribeInstanceTypes",
                 numbered("InstanceType", types),
-                read=lambda root: {text_of(each) for each in root.iterfind("instanceTypeSet/item/instanceType")},
+                read=lambda root: {text_of(each) for each in elements_at(root, "instanceTypeSet/item/instanceType")},
             )
         except PermissionDenied:
             return [_unknown("default type", "was not looked at", "allow ec2:DescribeInstanceTypes")]

@@ -9,13 +9,15 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
 from lxml import etree
 
-from one_provider_mad.documents import Element, parse_document, text_of
+from one_provider_mad.documents import Element, TooManyElementsError, element_at, parse_bounded, text_of
 from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable
+from one_provider_mad.http_answers import Answers, TooLargeError, seconds_asked
 from one_provider_mad.masking import masked
 from one_provider_mad.providers.ec2.credentials import Credentials, Sign
 from one_provider_mad.providers.ec2.pace import Pace
@@ -37,9 +39,6 @@ SERVICES = {"GetCallerIdentity": "sts", "GetMetricData": "monitoring"}
 
 MANY_PARAMETERS = 300
 """Parameters from which on a form is written in a thread: that takes a millisecond."""
-
-LARGE = 64 * 1024
-"""Bytes from which on an answer is parsed in a thread: it would stop everything else for a millisecond."""
 
 MOST_VALUES = 200
 """Values that one call may filter by (docs.aws.amazon.com, API_DescribeInstances)."""
@@ -65,7 +64,7 @@ def endpoint(service: str, settings: Ec2Settings) -> str:
 
 def read_account(root: Element) -> str:
     """The number in an answer to GetCallerIdentity, "" for none."""
-    return text_of(root.find("GetCallerIdentityResult/Account"))
+    return text_of(element_at(root, "GetCallerIdentityResult/Account"))
 
 
 class Refused(NamedTuple):
@@ -104,6 +103,7 @@ class Client:
         )
         self._session: aiohttp.ClientSession | None = None
         self._pace = Pace(share=settings.share_of_budget)
+        self._answers = Answers(limit=settings.max_answer, setting="max_answer")
 
     async def open(self) -> None:
         """Load what is needed, in a thread, and get ready; nothing is sent.
@@ -119,6 +119,7 @@ class Client:
                 limit=self._settings.max_connections, ttl_dns_cache=60, ssl=True if context is None else context
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._settings.connect_timeout),
         )
 
@@ -155,8 +156,7 @@ class Client:
         """
         service = SERVICES.get(action, "ec2")
         async with self._pace.turn(action):
-            body = await self._post(service, action, parameters or {})
-        return await self._read(action, body, read)
+            return await self._post(service, action, parameters or {}, read)
 
     async def pages(
         self, action: str, parameters: Mapping[str, str], *, read: Callable[[Element], _Read]
@@ -168,7 +168,7 @@ class Client:
         """
 
         def read_page(root: Element) -> tuple[_Read, str]:
-            return read(root), text_of(root.find("nextToken")) or text_of(root.find(f"{action}Result/NextToken"))
+            return read(root), text_of(root.find("nextToken")) or text_of(element_at(root, f"{action}Result/NextToken"))
 
         seen: set[str] = set()
         token = ""
@@ -182,19 +182,21 @@ class Client:
                 raise ProviderUnavailable(f"EC2: the pages of {action} do not come to an end, so the list is not whole")
             seen.add(token)
 
-    async def _post(self, service: str, action: str, parameters: Mapping[str, str]) -> bytes:
+    async def _post(
+        self, service: str, action: str, parameters: Mapping[str, str], read: Callable[[Element], _Read]
+    ) -> _Read:
         url = endpoint(service, self._settings)
         form = {"Action": action, "Version": VERSIONS[service], **parameters}
         written = urlencode(form) if len(form) < MANY_PARAMETERS else await asyncio.to_thread(urlencode, form)
         body = written.encode()
         signed = await self._credentials.sign(url, _HEADERS, body, service=service)
-        outcome = await self._exchange(url, action, signed.headers, body)
+        outcome = await self._exchange(url, action, signed.headers, body, read)
         if isinstance(outcome, Refused):
             if outcome.code not in RELOAD_CREDENTIALS or not await self._credentials.reload(signed.key_id):
                 raise outcome.error
             # It was certainly not carried out, and there are other credentials by now.
             signed = await self._credentials.sign(url, _HEADERS, body, service=service)
-            outcome = await self._exchange(url, action, signed.headers, body)
+            outcome = await self._exchange(url, action, signed.headers, body, read)
         if isinstance(outcome, Refused):
             raise outcome.error
         return outcome
@@ -210,69 +212,61 @@ class Client:
             return
         url, action = endpoint("sts", self._settings), "GetCallerIdentity"
         body = urlencode({"Action": action, "Version": VERSIONS["sts"]}).encode()
-        outcome = await self._exchange(url, action, sign(url, _HEADERS, body, "sts").headers, body)
-        if isinstance(outcome, Refused):
-            raise outcome.error
-        number = await self._read(action, outcome, read_account)
+        number = await self._exchange(url, action, sign(url, _HEADERS, body, "sts").headers, body, read_account)
+        if isinstance(number, Refused):
+            raise number.error
         if number != self.account:
             raise AuthenticationRefused(
                 f"the AWS credentials are of another account by now, {number}, not {self.account}: give back those of"
                 " before, or restart the driver if that is meant"
             )
 
-    async def _exchange(self, url: str, action: str, headers: Mapping[str, str], body: bytes) -> bytes | Refused:
+    async def _exchange(
+        self, url: str, action: str, headers: Mapping[str, str], body: bytes, read: Callable[[Element], _Read]
+    ) -> _Read | Refused:
         import aiohttp
 
         if self._session is None:
             raise ProviderUnavailable(f"EC2 was not asked for {action}: the driver is ending")
-        try:
-            async with self._session.post(
-                url,
-                data=body,
-                headers={**headers, "Accept-Encoding": "identity"},
-                allow_redirects=False,
-                proxy=self._settings.proxy or None,
-            ) as answer:
-                self.answered = (answer.headers.get("Date", ""), time.time())
-                said = await self._body(answer, action)
-                if answer.status == 200:
-                    return said
-                return _refused(action, said, status=answer.status, retry_after=answer.headers.get("Retry-After", ""))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            what = masked(" ".join(str(error).split())) or type(error).__name__
-            raise ProviderUnavailable(f"EC2 did not answer {action}: {what[:200]} ({url})") from error
+        async with self._answers.next() as answer:
+            try:
+                async with self._session.post(
+                    url,
+                    data=body,
+                    headers={**headers, "Accept-Encoding": "identity"},
+                    allow_redirects=False,
+                    proxy=self._settings.proxy or None,
+                ) as response:
+                    self.answered = (response.headers.get("Date", ""), time.time())
+                    if response.status != 200:
+                        return _refused(action, response, await answer.take_refusal(response))
+                    await answer.take(response, what=f"EC2: the answer to {action}")
+            except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                what = masked(" ".join(str(error).split())) or type(error).__name__
+                raise ProviderUnavailable(f"EC2 did not answer {action}: {what[:200]} ({url})") from error
+            return await answer.read(partial(_interpreted, action, read))
 
-    async def _body(self, answer: aiohttp.ClientResponse, action: str) -> bytes:
-        whole = bytearray()
-        async for piece in answer.content.iter_any():
-            whole += piece
-            if len(whole) > self._settings.max_answer:
-                raise ProviderUnavailable(
-                    f"EC2: the answer to {action} is larger than max_answer={self._settings.max_answer} bytes"
-                )
-        return bytes(whole)
 
-    async def _read(self, action: str, body: bytes, read: Callable[[Element], _Read]) -> _Read:
-        def work() -> _Read:
-            root = _parsed(body)
-            if root.tag != f"{action}Response":
-                # A portal's or proxy's page must not pass for a cloud in which there is nothing.
-                raise ProviderUnavailable(f"EC2: the answer to {action} is something else, a {str(root.tag)[:40]}")
-            return read(root)
-
-        try:
-            return work() if len(body) < LARGE else await asyncio.to_thread(work)
-        except etree.XMLSyntaxError as error:
-            raise ProviderUnavailable(f"EC2: the answer to {action} is not whole or no XML: {error}") from error
+def _interpreted(action: str, read: Callable[[Element], _Read], body: bytes) -> _Read:
+    try:
+        root = _parsed(body)
+    except etree.XMLSyntaxError as error:
+        raise ProviderUnavailable(f"EC2: the answer to {action} is not whole or no XML: {error}") from error
+    except TooManyElementsError as error:
+        raise TooLargeError(f"EC2: the answer to {action} has too many elements: lower page_size") from error
+    if root.tag != f"{action}Response":
+        # A portal's or proxy's page must not pass for a cloud in which there is nothing.
+        raise ProviderUnavailable(f"EC2: the answer to {action} is something else, a {str(root.tag)[:40]}")
+    return read(root)
 
 
 def _parsed(body: bytes) -> Element:
     """The answer's root, its default namespace taken off: it differs between services and versions."""
     head = _NAMESPACE.sub(b"", body[:1024], count=1)
-    return parse_document(head + body[1024:])
+    return parse_bounded(head + body[1024:])
 
 
-def _refused(action: str, body: bytes, *, status: int, retry_after: str) -> Refused:
+def _refused(action: str, response: aiohttp.ClientResponse, body: bytes) -> Refused:
     """Read an error; EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, and a proxy something of its own."""
     try:
         error = _parsed(body).find(".//Error")
@@ -281,9 +275,6 @@ def _refused(action: str, body: bytes, *, status: int, retry_after: str) -> Refu
     code = message = ""
     if error is not None:
         code, message = text_of(error.find("Code")).strip(), text_of(error.find("Message"))
-    wait = _seconds(retry_after)
-    return Refused(code=code, error=refusal(action, code=code, message=message, status=status, retry_after=wait))
-
-
-def _seconds(text: str) -> float | None:
-    return float(text) if text.isascii() and text.isdigit() and len(text) < 5 else None
+    wait = seconds_asked(response.headers)
+    refused = refusal(action, code=code, message=message, status=response.status, retry_after=wait)
+    return Refused(code=code, error=refused)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import DeployId, Instance, Usage, Value, whole_number
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.client import Client
@@ -201,7 +201,7 @@ def read_series(
         ProviderUnavailable: a metric could not be read just now.
     """
     found = {}
-    for member in root.iterfind("GetMetricDataResult/MetricDataResults/member"):
+    for member in elements_at(root, "GetMetricDataResult/MetricDataResults/member"):
         if (status := text_of(member.find("StatusCode"))) not in ("Complete", "PartialData"):
             raise ProviderUnavailable(f"CloudWatch could not read a metric: {status[:40] or 'no StatusCode'}")
         key = _asked_as(text_of(member.find("Id")), asked)
@@ -225,8 +225,8 @@ def _asked_as(query: str, asked: Sequence[tuple[DeployId, str]]) -> tuple[Deploy
 def _points(member: Element) -> dict[float, float]:
     """The values of a metric by their times."""
     try:
-        times = [_seconds(text_of(each)) for each in member.iterfind("Timestamps/member")]
-        values = [float(text_of(each)) for each in member.iterfind("Values/member")]
+        times = [_seconds(text_of(each)) for each in elements_at(member, "Timestamps/member")]
+        values = [float(text_of(each)) for each in elements_at(member, "Values/member")]
         return dict(zip(times, values, strict=True))
     except (ValueError, OverflowError) as error:
         raise ProviderUnavailable("CloudWatch answers with a metric whose times or values cannot be read") from error

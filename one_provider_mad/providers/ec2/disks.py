@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from urllib.parse import urlencode
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Value, whole_number
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -75,12 +75,12 @@ def read_volumes(root: Element) -> list[EbsVolume]:
             volume_id=text_of(item.find("volumeId")),
             state=text_of(item.find("status")),
             size=_gib(text_of(item.find("size"))),
-            instance_id=text_of(item.find("attachmentSet/item/instanceId")),
-            attachment=text_of(item.find("attachmentSet/item/status")),
-            device=text_of(item.find("attachmentSet/item/device")),
-            ends_with_instance=text_of(item.find("attachmentSet/item/deleteOnTermination")) == "true",
+            instance_id=text_of(element_at(item, "attachmentSet/item/instanceId")),
+            attachment=text_of(element_at(item, "attachmentSet/item/status")),
+            device=text_of(element_at(item, "attachmentSet/item/device")),
+            ends_with_instance=text_of(element_at(item, "attachmentSet/item/deleteOnTermination")) == "true",
         )
-        for item in root.iterfind("volumeSet/item")
+        for item in elements_at(root, "volumeSet/item")
     ]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, Usage, Value
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.states import state_of
@@ -77,7 +77,7 @@ def read_instances(root: Element, *, sizes: Mapping[str, Size] = NO_SIZES) -> li
 def _listed(root: Element) -> Iterator[Element]:
     if root.find("reservationSet") is None:
         raise ProviderUnavailable("EC2: the answer to DescribeInstances has no list, which is not an empty one")
-    return root.iterfind("reservationSet/item/instancesSet/item")
+    return elements_at(root, "reservationSet/item/instancesSet/item")
 
 
 def read_details(root: Element) -> list[Details]:
@@ -85,10 +85,10 @@ def read_details(root: Element) -> list[Details]:
     return [
         Details(
             instance=_instance(item),
-            zone=text_of(item.find("placement/availabilityZone")),
+            zone=text_of(element_at(item, "placement/availabilityZone")),
             volumes=tuple(
-                Volume(device=text_of(device.find("deviceName")), volume_id=text_of(device.find("ebs/volumeId")))
-                for device in item.iterfind("blockDeviceMapping/item")
+                Volume(device=text_of(device.find("deviceName")), volume_id=text_of(element_at(device, "ebs/volumeId")))
+                for device in elements_at(item, "blockDeviceMapping/item")
             ),
         )
         for item in _listed(root)
@@ -97,14 +97,14 @@ def read_details(root: Element) -> list[Details]:
 
 def read_launched(root: Element) -> list[Instance]:
     """The instances of a RunInstances answer."""
-    return [_instance(item) for item in root.iterfind("instancesSet/item")]
+    return [_instance(item) for item in elements_at(root, "instancesSet/item")]
 
 
 def read_changed(root: Element) -> dict[str, str]:
     """Id and present state of what StartInstances, StopInstances and TerminateInstances speak of."""
     return {
-        text_of(item.find("instanceId")): text_of(item.find("currentState/name"))
-        for item in root.iterfind("instancesSet/item")
+        text_of(item.find("instanceId")): text_of(element_at(item, "currentState/name"))
+        for item in elements_at(root, "instancesSet/item")
     }
 
 
@@ -124,17 +124,17 @@ def read_tags(items: Iterable[Element]) -> dict[str, str]:
 def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
     parts = {str(child.tag): child for child in item}
     tags = read_tags(parts["tagSet"]) if "tagSet" in parts else {}
-    raw_state = text_of(item.find("instanceState/name"))
+    raw_state = text_of(element_at(item, "instanceState/name"))
     identity = Identity.from_tags(tags)
     attributes = {name: text for tag, name in ATTRIBUTES.items() if (text := text_of(parts.get(tag)))}
-    if zone := text_of(item.find("placement/availabilityZone")):
+    if zone := text_of(element_at(item, "placement/availabilityZone")):
         attributes["AWS_AVAILABILITY_ZONE"] = zone
     if groups := ",".join(text_of(group.find("groupId")) for group in parts.get("groupSet", ())):
         attributes["AWS_SECURITY_GROUPS"] = groups
     if UPSTREAM_TAG in tags and not any(key.startswith(TAG_PREFIX) for key in tags):
         attributes[UPSTREAM_ATTRIBUTE] = tags[UPSTREAM_TAG]
     state = state_of(raw_state)
-    if state is not InstanceState.RUNNING and (code := text_of(item.find("stateReason/code"))):
+    if state is not InstanceState.RUNNING and (code := text_of(element_at(item, "stateReason/code"))):
         attributes["AWS_STATE_REASON"] = code
     size = sizes.get(attributes.get("AWS_INSTANCE_TYPE", "")) if state in _HOLDS_MEMORY else None
     return Instance(
@@ -145,7 +145,7 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
         name=tags.get("Name", ""),
         # The latest start, in fact: EC2 keeps no other moment for an instance as such.
         created_at=_seconds(text_of(parts.get("launchTime"))),
-        reason=text_of(item.find("stateReason/message")) or text_of(parts.get("reason")),
+        reason=text_of(element_at(item, "stateReason/message")) or text_of(parts.get("reason")),
         usage=Usage(memory=1024 * size.memory) if size else None,
         attributes=attributes,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import Identity
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import read_tags
@@ -33,7 +33,7 @@ async def _all(
 
 
 def _rows(root: Element, read_row: Callable[[Element], LoosePart | None]) -> Iterator[LoosePart]:
-    for row in root.iterfind("*/item"):
+    for row in elements_at(root, "*/item"):
         if (part := read_row(row)) is not None:
             yield part
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import DeployId, Instance, Value
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.pieces import by_pieces
@@ -125,8 +125,8 @@ def read_events(root: Element) -> list[Notice]:
             at=text_of(event.find("notBefore")),
             text=text,
         )
-        for item in root.iterfind("instanceStatusSet/item")
-        for event in item.iterfind("eventsSet/item")
+        for item in elements_at(root, "instanceStatusSet/item")
+        for event in elements_at(item, "eventsSet/item")
         if not (text := text_of(event.find("description"))).startswith(("[Completed]", "[Canceled]"))
     ]
 
@@ -137,11 +137,11 @@ def read_interruptions(root: Element) -> list[Notice]:
         Notice(
             deploy_id=DeployId(text_of(item.find("instanceId"))),
             code=code,
-            at=text_of(item.find("status/updateTime")),
-            text=text_of(item.find("status/message")),
+            at=text_of(element_at(item, "status/updateTime")),
+            text=text_of(element_at(item, "status/message")),
         )
-        for item in root.iterfind("spotInstanceRequestSet/item")
-        if (code := text_of(item.find("status/code"))) in INTERRUPTED
+        for item in elements_at(root, "spotInstanceRequestSet/item")
+        if (code := text_of(element_at(item, "status/code"))) in INTERRUPTED
     ]
 
 

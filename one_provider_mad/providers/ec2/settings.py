@@ -86,7 +86,7 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     max_connections: Annotated[int, Meta(ge=1, le=1000)] = 32
     """Connections kept open to the cloud; further calls wait for one that is free."""
 
-    max_answer: Annotated[int, Meta(ge=1024)] = 64 * 1024 * 1024
+    max_answer: Annotated[int, Meta(ge=1024)] = 16 * 1024 * 1024
     """Bytes of the largest answer that is read; a page of 1,000 instances has about 3 MB."""
 
     page_size: Annotated[int, Meta(ge=5, le=1000)] = 1000

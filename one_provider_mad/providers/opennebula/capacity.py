@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import Instance
 from one_provider_mad.providers.interface import ImportHints, Size
 
@@ -47,7 +47,7 @@ def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, 
             limit = _limit(owner, default, name)
             if limit is None:
                 continue
-            free = limit - max(0.0, _quota(owner.iterfind("VM_QUOTA/VM"), f"{name}_USED") or 0.0)
+            free = limit - max(0.0, _quota(elements_at(owner, "VM_QUOTA/VM"), f"{name}_USED") or 0.0)
             found[name] = min(found.get(name, (free, limit)), (free, limit))
     return found
 
@@ -98,9 +98,9 @@ def _tightest(user: Element, group: Element | None, name: str) -> float | None:
 
 def _limit(owner: Element, default: str, name: str) -> float | None:
     """A limit of a user or a group; None for none."""
-    limit = _quota(owner.iterfind("VM_QUOTA/VM"), name)
+    limit = _quota(elements_at(owner, "VM_QUOTA/VM"), name)
     if limit is None or limit == _DEFAULT:
-        limit = _quota(owner.iterfind(f"{default}/VM_QUOTA/VM"), name)
+        limit = _quota(elements_at(owner, f"{default}/VM_QUOTA/VM"), name)
     return None if limit is None or limit < 0 else limit
 
 

@@ -133,6 +133,8 @@ class Listing:
                     answer.exception()  # they may all have gone
                 else:
                     answer.set_result(found)
+                    del found
+                answer = None  # its error's traceback holds this very frame
         finally:
             self._task = None
             for waiting in (answer, self._next):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, element_at, text_of
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest, whole_number
 from one_provider_mad.errors import (
     BadParameter,
@@ -304,10 +304,9 @@ def _user(user: Element) -> str:
 
 
 def _zone(pool: Element, endpoints: Sequence[str]) -> str:
-    zones = list(pool.iterfind("ZONE"))
-    ours = [zone for zone in zones if text_of(zone.find("TEMPLATE/ENDPOINT")).strip() in endpoints]
-    chosen = zones if len(zones) == 1 else ours
-    return f"{text_of(chosen[0].find('NAME'))} ({text_of(chosen[0].find('ID'))})" if len(chosen) == 1 else ""
+    zones = {zone: text_of(element_at(zone, "TEMPLATE/ENDPOINT")).strip() for zone in pool.iterfind("ZONE")}
+    ours = [zone for zone, endpoint in zones.items() if len(zones) == 1 or endpoint in endpoints]
+    return f"{text_of(ours[0].find('NAME'))} ({text_of(ours[0].find('ID'))})" if len(ours) == 1 else ""
 
 
 def _group_number(pool: Element, name: str) -> int | None:

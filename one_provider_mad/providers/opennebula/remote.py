@@ -133,21 +133,21 @@ class Remote:
             try:
                 return await self.client.call(method, *arguments, is_repeatable=is_repeatable)
             except WrongState as error:
-                refusal = error
+                refusal = str(error)
             seen = await self.look(number)
             if is_done(seen):
                 return None
             _refuse_gone(seen.instance)
             if not (seen.state.is_busy or seen.state.word in _ON_ITS_WAY):
                 # It may have come to rest between the refusal, which mostly names the state, and the look.
-                if seen.state.word in (rested_in, *_WORD.findall(str(refusal))):
-                    raise WrongState(f"{described(seen.instance)}: {refusal}") from refusal
+                if seen.state.word in (rested_in, *_WORD.findall(refusal)):
+                    raise WrongState(f"{described(seen.instance)}: {refusal}")
                 rested_in = seen.state.word
                 continue
             if asyncio.get_running_loop().time() >= give_up:
                 raise Throttled(
                     f"{described(seen.instance)} and refuses: {refusal}", retry_after=self.settings.watch_interval
-                ) from refusal
+                )
             await asyncio.sleep(self.settings.watch_interval)
 
 

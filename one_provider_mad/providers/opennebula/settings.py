@@ -73,7 +73,7 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """VMs in one page of a listing; a page of 500 has about 2 MB. What is done with a page holds up everything else for
     some milliseconds, a page of 10,000 for a tenth of a second."""
 
-    body_limit: Annotated[int, Meta(ge=65_536)] = 268_435_456
+    body_limit: Annotated[int, Meta(ge=65_536)] = 16_777_216
     """Bytes that one answer may have; a larger one is refused rather than filling the memory."""
 
     timeout: Seconds = 30.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, element_at, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.machine import flat
@@ -73,5 +73,5 @@ def _name(template: Element) -> str:
 
 
 def _context(template: Element) -> dict[str, str]:
-    context = template.find("TEMPLATE/CONTEXT")
+    context = element_at(template, "TEMPLATE/CONTEXT")
     return {} if context is None else flat(context)

@@ -129,6 +129,14 @@ async def test_an_instance_that_is_shown_in_two_states_is_not_described(face: Fa
         await provider.describe([DeployId("i-1")])
 
 
+async def test_no_answer_makes_us_wait_longer_than_half_a_minute(face: Face, connect: Open) -> None:
+    provider = await connect()
+    face.order("DescribeInstances", body="<html>", status=429, headers={"Retry-After": "9999"})
+    with pytest.raises(Throttled, match="HTTP status 429") as caught:
+        await provider.list_instances()
+    assert caught.value.retry_after == 30
+
+
 async def test_nobody_there_is_no_answer(face: Face) -> None:
     provider = make("http://127.0.0.1:9/")
     await provider.open()
@@ -142,7 +150,7 @@ async def test_nobody_there_is_no_answer(face: Face) -> None:
 async def test_an_answer_without_end_is_not_read_to_its_end(face: Face, connect: Open) -> None:
     provider = await connect(max_answer=2048)
     face.order("DescribeInstances", body="x" * 100_000, status=200)
-    with pytest.raises(ProviderUnavailable, match="is larger than max_answer=2048 bytes"):
+    with pytest.raises(ProviderUnavailable, match="has more than 2048 bytes: raise max_answer"):
         await provider.list_instances()
 
 
