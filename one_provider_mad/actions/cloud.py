@@ -41,13 +41,18 @@ class Knowledge:
     Attributes:
         tasks: creates under way, by token: each is sent once, however many wait for it.
         waiters: how many wait, by token.
-        shown: instances that the cloud has shown, and not as gone.
+        shown: instances that the cloud has shown, and that are not known to be gone.
     """
 
     def __init__(self) -> None:
         self.tasks: dict[str, asyncio.Task[DeployId]] = {}
         self.waiters: Counter[str] = Counter()
         self.shown: set[DeployId] = set()
+
+    def note(self, found: Mapping[DeployId, Instance]) -> None:
+        """Remember what a look has shown, and let go of what it shows as gone."""
+        self.shown.update(found)
+        self.shown.difference_update(id_ for id_, instance in found.items() if instance.state.is_gone)
 
 
 class Cloud:
@@ -171,7 +176,7 @@ class Cloud:
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
         """Look at these instances in a call that nobody else shares. Ids that the cloud does not know are absent."""
         found = await self.call("describe", partial(self.provider.describe, deploy_ids))
-        self.knowledge.shown.update(found)
+        self.knowledge.note(found)
         return found
 
     async def look_at(self, deploy_id: DeployId) -> Instance | None:

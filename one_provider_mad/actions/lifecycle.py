@@ -262,6 +262,7 @@ async def destroy(work: Work, *, is_soft: bool = False) -> str:
             else:
                 await terminated(work.cloud, instance.deploy_id)
             gone.add(instance.deploy_id)
+    work.cloud.knowledge.shown -= {*gone, work.request.deploy_id}
     await _note(work, _settle(work, gone))
     return "-"
 

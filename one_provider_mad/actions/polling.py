@@ -66,6 +66,7 @@ async def poll(
         elif not is_certain or (is_unusual and request.deploy_id in cloud.knowledge.shown):
             yield request, _no_news(request)
         else:
+            cloud.knowledge.shown.discard(request.deploy_id)
             yield request, _failure(request, missing(request))
 
 
@@ -107,7 +108,6 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: 
     if letter is None and not is_certain:
         return _no_news(request)
     if letter is None:
-        cloud.knowledge.shown.discard(instance.deploy_id)
         # Not POWEROFF: a terminated instance cannot be started again, and UNKNOWN with this sentence says so.
         return _failure(request, f"instance {instance.deploy_id} is {instance.raw_state}")
     info = format_poll(letter, instance.usage, instance.attributes, is_legacy=request.is_legacy_poll)

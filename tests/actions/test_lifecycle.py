@@ -566,6 +566,17 @@ async def test_a_full_disk_is_no_reason_to_keep_an_instance(world: World) -> Non
     assert set(world.told) == {f"the journal cannot be used: database or disk is full ({world.journal.path})"}
 
 
+@pytest.mark.parametrize("is_listed", [True, False], ids=["terminated", "not-listed-any-more"])
+async def test_what_is_destroyed_is_let_go(world: World, *, is_listed: bool) -> None:
+    deploy_id = world.provider.add(identity_of(), RUNNING)
+    await world.cloud.look_at(deploy_id)
+    assert world.cloud.knowledge.shown == {deploy_id}
+    if not is_listed:
+        del world.provider.instances[deploy_id]
+    await perform(world, Intent.DESTROY, deploy_id=deploy_id)
+    assert world.cloud.knowledge.shown == set()
+
+
 async def test_the_request_is_on_disk_before_the_cloud_hears_of_a_destroy(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.always["destroy"] = asyncio.Event()

@@ -170,3 +170,18 @@ async def test_an_untagged_instance_that_is_named_is_told_of(world: World) -> No
 async def test_two_polls_of_one_vm_are_two_answers(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     assert await answers(world, request_of(deploy_id=deploy_id), request_of(deploy_id=deploy_id)) == ["STATE=a"] * 2
+
+
+@pytest.mark.parametrize("end", ["terminated", "missing"])
+async def test_what_is_gone_is_let_go(world: World, end: str) -> None:
+    deploy_id = world.provider.add(identity_of(), InstanceState.RUNNING)
+    asked = request_of(deploy_id=deploy_id)
+    assert await answers(world, asked) == ["STATE=a"]
+    assert world.cloud.knowledge.shown == {deploy_id}
+    if end == "terminated":
+        world.provider.instances[deploy_id].state = InstanceState.TERMINATED
+    else:
+        del world.provider.instances[deploy_id]
+    [reply] = await answers(world, asked)
+    assert reply.startswith("! ")
+    assert world.cloud.knowledge.shown == set()
