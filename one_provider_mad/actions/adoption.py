@@ -45,6 +45,9 @@ overloaded one may be working on it still, and a second create would buy a secon
 
 _UNSETTLED = (AttemptState.OPEN, AttemptState.CREATED)
 
+_MOST_SPENT = 10
+"""Attempts whose tokens a cloud may call spent, one after the other: a recreate spends one, and no more are known."""
+
 
 class Adoption(Value, frozen=True, kw_only=True):
     """Brings a VM to exactly one instance.
@@ -404,12 +407,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             if any(attempt.parameters == short for short, _ in self.short):
                 continue
             try:
-                while True:
-                    try:
-                        return await self._send_new(attempt, request)
-                    except TokenSpent as error:
-                        self.warn(f"{error}: a new attempt is made")
-                    attempt = await self._open(request, parameters)
+                return await self._create_so(attempt, request)
             except NoCapacity as error:
                 self._note_short(attempt, error)
         raise self.short.pop()[1]  # a plan has at least one alternative; what is kept here would keep this frame
@@ -456,6 +454,16 @@ class Adoption(Value, frozen=True, kw_only=True):
         )
         await self.journal.add_debt(debt)
         self._note_short(attempt, NoCapacity(f"{error}"))
+
+    async def _create_so(self, attempt: Attempt, request: VmRequest) -> DeployId:
+        """Send an attempt, and another one when its token was spent; not for ever, whatever the cloud answers."""
+        for _ in range(_MOST_SPENT):
+            try:
+                return await self._send_new(attempt, request)
+            except TokenSpent as error:
+                self.warn(f"{error}: a new attempt is made")
+            attempt = await self._open(request, attempt.parameters)
+        return await self._send_new(attempt, request)
 
     async def _send_new(self, attempt: Attempt, request: VmRequest) -> DeployId:
         """Send an attempt for the first time; without tokens, look for what becomes of those that are not answered."""

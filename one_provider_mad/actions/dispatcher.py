@@ -73,6 +73,24 @@ class _LaneError(Exception):
     """A lane failed while it took this job: the journal has it, and the next process settles it."""
 
 
+MOST_WARNINGS = 60
+"""Lines that one request may write into its VM's log: the template and the cloud's answer choose how many there are.
+A create that finds room nowhere has one for each of 50 types and places."""
+
+
+def at_most(lines: int, warn: Callable[[str], None]) -> Callable[[str], None]:
+    """The same, but for so many lines only; the last one says that there is more."""
+    left = lines
+
+    def warn_while_any_are_left(text: str) -> None:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            warn(text if left else "there are more warnings, which are left out here")
+
+    return warn_while_any_are_left
+
+
 class Dispatcher:
     """Turns requests into replies.
 
@@ -396,7 +414,7 @@ class Dispatcher:
             request=request,
             deadline=deadline,
             clock=self._clock,
-            warn=lambda text: self.tell(Severity.WARNING, text, request.vm_id),
+            warn=at_most(MOST_WARNINGS, lambda text: self.tell(Severity.WARNING, text, request.vm_id)),
             is_stale=lambda: accepted.is_replaced,
             required_type=settings.hypervisor if needs_section else "",
             asked_at=math.inf if accepted.recovered is None else accepted.recovered.asked_at,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import TypeVar
 
 import msgspec
@@ -257,12 +258,16 @@ class Sweeper:
         if self.failing_since is not None:
             log.info("the cloud answers again", after=round(self._loop.time() - self.failing_since, 1))
             self.failing_since = None
-        for deploy_id, what in judgement.strays.items():
-            self._warn_once(f"instance {shown_deploy_id(deploy_id)} {what}")
+        strange = [
+            f"instance {shown_deploy_id(deploy_id)} {what}"
+            for deploy_id, what in islice(judgement.strays.items(), _MANY_WARNINGS)
+        ]
+        if len(self._warned) > 2 * _MANY_WARNINGS:
+            self._warned.intersection_update(strange)
+        for sentence in strange:
+            self._warn_once(sentence)
 
     def _warn_once(self, sentence: str) -> None:
-        if len(self._warned) >= _MANY_WARNINGS:
-            self._warned.clear()  # better said twice than kept for ever
         if sentence not in self._warned:
             self._warned.add(sentence)
             log.warning("strange", what=sentence)

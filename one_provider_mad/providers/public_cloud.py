@@ -13,6 +13,12 @@ from one_provider_mad.errors import BadParameter
 
 SECTION = "PUBLIC_CLOUD"
 
+MOST_ATTRIBUTES = 200
+"""Attributes that a section may have; no cloud knows a quarter of that."""
+
+_MOST_SHOWN, _LONGEST_SHOWN = 5, 40
+"""Names that one sentence shows, and characters of each."""
+
 TOKEN_NAMES = ("CLIENTTOKEN", "CLIENT_TOKEN")
 """Attributes that would choose the idempotency token; ours is the only one that may be sent."""
 
@@ -35,12 +41,13 @@ class Section(Value, frozen=True, kw_only=True):
         return self.attributes.get(name, default)
 
     def unknown(self, known: Collection[str], *, cloud: str) -> tuple[str, ...]:
-        """One warning for each attribute that the cloud's adapter does not know."""
-        return tuple(
-            f"{SECTION} attribute {name} is not known to the {cloud} cloud and is ignored, known are {listed(known)}"
-            for name in self.attributes
-            if name not in known
-        )
+        """One warning for all attributes that the cloud's adapter does not know."""
+        names = [name for name in self.attributes if name not in known]
+        if not names:
+            return ()
+        what, are = ("attribute", "is") if len(names) == 1 else ("attributes", "are")
+        sentence = f"{SECTION} {what} {some(names)} {are} not known to the {cloud} cloud and {are} ignored"
+        return (f"{sentence}, known are {listed(known)}",)
 
 
 def read_section(request: VmRequest, *, hypervisor: str) -> Section:
@@ -78,10 +85,10 @@ def pick_section(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
     typed = [section for section in sections if _same(section.get("TYPE", ""), hypervisor)]
     candidates = typed or sections
     if len(candidates) == 1:
-        return candidates[0]
+        return _checked(candidates[0])
     meant = [section for section in candidates if _same(section.get("HOST") or section.get("CLOUD", ""), request.host)]
     if len(meant) == 1:
-        return meant[0]
+        return _checked(meant[0])
     if not candidates:
         return {}
     how_many = "more than one" if meant else "none"
@@ -108,6 +115,13 @@ def listed(names: Collection[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
+def some(names: Sequence[str]) -> str:
+    """The first of some names, each shortened, and how many more there are; a template's writer chooses them all."""
+    shown = ", ".join(name[:_LONGEST_SHOWN] for name in names[:_MOST_SHOWN])
+    more = len(names) - _MOST_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
 def _sections(request: VmRequest) -> Sequence[Mapping[str, str]]:
     """All sections; the user template is where the core keeps them, old releases used the template."""
     return request.user_template.vectors(SECTION) or request.template.vectors(SECTION)
@@ -115,6 +129,14 @@ def _sections(request: VmRequest) -> Sequence[Mapping[str, str]]:
 
 def _tidy(section: Mapping[str, str]) -> dict[str, str]:
     return {name.upper(): value.strip() for name, value in section.items() if value.strip()}
+
+
+def _checked(section: dict[str, str]) -> dict[str, str]:
+    if len(section) > MOST_ATTRIBUTES:
+        raise BadParameter(
+            f"the {SECTION} section has {len(section)} attributes, the driver takes {MOST_ATTRIBUTES}: remove some"
+        )
+    return section
 
 
 def _same(text: str, other: str) -> bool:

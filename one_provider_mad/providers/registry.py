@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from time import monotonic
 from typing import cast
 
 import msgspec
@@ -28,6 +29,11 @@ BUILT_IN = {
 """Kind of provider to the module that holds its `factory`. Listed here since asking for entry points takes 30 ms."""
 
 NO_ARGUMENTS = Arguments()
+
+MOST_WARNINGS = 100
+"""Sentences that a provider may tell the operator in a minute."""
+
+_MINUTE = 60.0
 
 ENTRY_POINTS = "one_provider_mad.providers"
 
@@ -62,9 +68,34 @@ def build(
         state_directory=places.var,
         system_directory=places.etc,
         arguments=arguments,
-        warn=warn,
+        warn=_Paced(warn),
     )
     return factory(context, table)
+
+
+class _Paced:
+    """Warnings of a provider, so many a minute and how many were left out: a cloud's answers choose how many come.
+
+    Args:
+        warn: tells the operator one sentence.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._minute_begun = -_MINUTE
+        self._told = self._left_out = 0
+
+    def __call__(self, sentence: str) -> None:
+        now = monotonic()
+        if now - self._minute_begun >= _MINUTE:
+            if self._left_out:
+                self._warn(f"{self._left_out} more warnings of the cloud were left out")
+            self._minute_begun, self._told, self._left_out = now, 0, 0
+        if self._told < MOST_WARNINGS:
+            self._told += 1
+            self._warn(sentence)
+        else:
+            self._left_out += 1
 
 
 def settings_of(configuration: Configuration) -> msgspec.Struct:

@@ -158,6 +158,13 @@ async def test_a_token_that_is_spent_calls_for_a_new_attempt(world: World) -> No
     assert world.told == ["the token made i-0, which is terminated: a new attempt is made"]
 
 
+async def test_a_cloud_that_calls_every_token_spent_is_not_asked_for_ever(world: World) -> None:
+    world.provider.before["create"].extend(TokenSpent("spent") for _ in range(100))
+    with pytest.raises(TokenSpent):
+        await adopt_or_create(world)
+    assert len(sent(world)) == 11
+
+
 async def test_after_a_definite_refusal_the_next_deploy_opens_a_new_attempt(world: World) -> None:
     world.provider.before["create"].append(QuotaExceeded("no more"))
     with pytest.raises(QuotaExceeded):

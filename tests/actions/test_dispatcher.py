@@ -562,6 +562,13 @@ async def test_a_failed_reset_is_not_told_twice(desk: Desk) -> None:
     assert desk.logs() == []
 
 
+async def test_no_template_and_no_cloud_fill_the_vms_log(desk: Desk) -> None:
+    desk.world.provider.warnings = tuple(f"attribute X{number} is not known" for number in range(300_000))
+    assert (await desk.answer("DEPLOY")).startswith("SUCCESS")
+    assert len(desk.logs()) == 60
+    assert desk.logs()[-1] == "LOG W 7 there are more warnings, which are left out here"
+
+
 async def test_warnings_go_to_the_vms_log(desk: Desk) -> None:
     desk.world.provider.warnings = ("attribute X is not known",)
     await desk.answer("DEPLOY")

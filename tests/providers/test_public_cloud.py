@@ -8,7 +8,7 @@ import pytest
 
 from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter
-from one_provider_mad.providers.public_cloud import Section, parse_tags, read_section
+from one_provider_mad.providers.public_cloud import MOST_ATTRIBUTES, Section, parse_tags, read_section
 
 
 def a_vm(*sections: Mapping[str, str], host: str = "Cloud-1") -> VmRequest:
@@ -126,8 +126,21 @@ def test_a_tag_without_a_name_is_refused() -> None:
         parse_tags("a=b,=web")
 
 
-def test_each_attribute_nobody_knows_gets_one_warning() -> None:
+def test_an_attribute_nobody_knows_gets_a_warning() -> None:
     section = read({"TYPE": "simulated", "AMI": "ami-1"})
     (warning,) = section.unknown(("TYPE", "NAME"), cloud="simulated")
     assert warning.startswith("PUBLIC_CLOUD attribute AMI is not known to the simulated cloud")
     assert warning.endswith("NAME, TYPE")
+
+
+def test_many_attributes_nobody_knows_get_one_short_warning() -> None:
+    section = read({f"{number:03}{'N' * 1000}": "x" for number in range(MOST_ATTRIBUTES)})
+    (warning,) = section.unknown(("TYPE",), cloud="simulated")
+    assert warning.startswith("PUBLIC_CLOUD attributes 000NNN")
+    assert warning.endswith("and 195 more are not known to the simulated cloud and are ignored, known are TYPE")
+    assert len(warning) < 500
+
+
+def test_more_attributes_than_any_cloud_knows_are_refused() -> None:
+    with pytest.raises(BadParameter, match="has 300000 attributes, the driver takes 200: remove some"):
+        read({f"N{number}": "x" for number in range(300_000)})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -9,8 +10,9 @@ from typing import Any, cast
 import pytest
 
 from one_provider_mad.errors import SettingsError
+from one_provider_mad.providers import registry
 from one_provider_mad.providers.interface import VerbatimDriver
-from one_provider_mad.providers.registry import BUILT_IN, build, costs_money
+from one_provider_mad.providers.registry import BUILT_IN, MOST_WARNINGS, build, costs_money
 from one_provider_mad.providers.simulated.provider import SimulatedProvider
 from one_provider_mad.settings import Configuration, Places, Settings
 from tests.providers.plugins import install
@@ -102,6 +104,13 @@ def test_somebody_elses_provider_is_found_by_its_entry_point(
     assert context.state_directory == places.var
     context.warn("careful")
     assert told == ["careful"]
+    for number in range(300_000):
+        context.warn(f"instance i-{number} is strange")
+    assert len(told) == MOST_WARNINGS
+    later = time.monotonic() + 61
+    monkeypatch.setattr(registry, "monotonic", lambda: later)
+    context.warn("careful again")
+    assert told[MOST_WARNINGS:] == ["299901 more warnings of the cloud were left out", "careful again"]
     assert "somebody" in refusal(configuration("nobody"), places)
 
 

@@ -55,6 +55,9 @@ from one_provider_mad.providers.interface import (
     Size,
 )
 
+_MOST_STRANGE = 1000
+"""States nobody has documented that are remembered as told."""
+
 LONGEST_TOKEN = 64
 
 
@@ -259,6 +262,8 @@ class Ec2Provider:
     def _tell_of_strange_states(self, instances: Sequence[Instance]) -> None:
         for instance in instances:
             if instance.state is InstanceState.UNKNOWN and instance.raw_state not in self._strange | STATES.keys():
+                if len(self._strange) >= _MOST_STRANGE:
+                    self._strange.clear()  # better said twice than kept for ever
                 self._strange.add(instance.raw_state)
                 self._context.warn(
                     f"EC2 says that instance {instance.deploy_id} is {instance.raw_state[:40]!r}, a state that is not"

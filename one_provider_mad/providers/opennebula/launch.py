@@ -13,7 +13,7 @@ from one_provider_mad.domain import TAG_PREFIX, Identity, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, is_writable, vector
-from one_provider_mad.providers.public_cloud import Section
+from one_provider_mad.providers.public_cloud import Section, some
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "TEMPLATE_ID", "TEMPLATE_NAME", "TEMPLATE_TEXT"),
@@ -211,7 +211,7 @@ def _context(request: VmRequest, settings: OpenNebulaSettings) -> tuple[dict[str
         return {}, ()
     given = {name: value for section in request.template.vectors("CONTEXT") for name, value in section.items()}
     context, lost = portable_context(given)
-    return context, tuple(lost_sentence(name) for name in lost)
+    return context, (lost_sentence(some(lost)),) if lost else ()
 
 
 def lost_sentence(name: str) -> str:

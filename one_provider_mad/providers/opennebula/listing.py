@@ -31,6 +31,8 @@ _MOST_REMEMBERED = 50_000
 
 _NOTED_AT_ONCE = 500
 
+_MOST_TOLD = 1000
+
 _HIDDEN = "NOT_AUTHORIZED"
 
 
@@ -210,9 +212,7 @@ class Listing:
 
     def _hidden(self, number: int, sentence: str) -> Seen:
         """A VM that is there and that we may not see: unknown, which is not absent."""
-        if sentence not in self._told:
-            self._told.add(sentence)
-            self._warn(sentence)
+        self._tell_once(sentence)
         identity = self._remembered.identity(number)
         state = RemoteState(meaning=InstanceState.UNKNOWN, word=_HIDDEN)
         instance = Instance(deploy_id=deploy_id_of(number), state=state.meaning, raw_state=_HIDDEN, identity=identity)
@@ -234,9 +234,15 @@ class Listing:
                 continue
             if seen.instance.identity is not None:
                 self._remembered.note(seen.number, seen.instance.identity)
-            if not seen.state.is_known and seen.state.word not in self._told:
-                self._told.add(seen.state.word)
-                self._warn(f"remote VMs are in {seen.state.word}, which is not known here and counts as unknown")
+            if not seen.state.is_known:
+                self._tell_once(f"remote VMs are in {seen.state.word}, which is not known here and counts as unknown")
+
+    def _tell_once(self, sentence: str) -> None:
+        if len(self._told) >= _MOST_TOLD:
+            self._told.clear()  # better said twice than kept for ever
+        if sentence not in self._told:
+            self._told.add(sentence)
+            self._warn(sentence)
 
 
 class _HalfRowError(ProviderUnavailable):
