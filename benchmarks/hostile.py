@@ -171,6 +171,7 @@ async def hurt(ask: Ask, seconds: float) -> str:
 
     await asyncio.gather(*(go_on() for _ in range(CALLERS)))
     watching.cancel()
+    await asyncio.sleep(0.5)  # what is given back is given back in a thread
     stall = f"stall {1000 * stalls.longest:6.1f} (own {1000 * stalls.own:5.1f}) ms"
     figures = f"{calls:6} calls, {stall}, memory {before:6.1f} -> {highest:6.1f}"
     return f"{figures} -> {memory():6.1f} MB"

@@ -73,7 +73,7 @@ class Answer:
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
         self._body = bytearray()
-        self._is_large = False
+        self._is_bulky = self._is_large = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -82,6 +82,8 @@ class Answer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._let_go()
+        if self._is_bulky:
+            asyncio.get_running_loop().run_in_executor(None, _give_memory_back)
 
     async def take(self, response: aiohttp.ClientResponse, *, what: str) -> None:
         """Take in the whole body.
@@ -119,6 +121,7 @@ class Answer:
                 self._body += piece
                 if len(self._body) > limit:
                     raise _EndlessError
+                self._is_bulky = len(self._body) > BULKY
                 if len(self._body) > LARGE and not self._is_large:
                     await self._answers.reading.acquire()
                     self._is_large = True
@@ -138,17 +141,13 @@ class Answer:
         Raises:
             MadError: what `work` raises, without the frames that hold the body and what was made of it.
         """
-        size = len(self._body)
         try:
-            if size <= SMALL:
+            if len(self._body) <= SMALL:
                 return work(self._given_away())
             async with self._answers.parsing:
                 return await asyncio.to_thread(work, self._given_away())
         except MadError as error:
             raise without_frames(error) from None
-        finally:
-            if size > BULKY:
-                asyncio.get_running_loop().run_in_executor(None, _give_memory_back)
 
     def _given_away(self) -> bytes:
         body, self._body = bytes(self._body), bytearray()

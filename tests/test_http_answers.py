@@ -27,7 +27,7 @@ from tests.xmlrpc.partner import answer_xml
 
 MB = 1_000_000
 
-LIMIT = 6 * MB
+LIMIT = 3 * MB
 
 Ask = Callable[[], Awaitable[str]]
 
@@ -131,12 +131,13 @@ def uncollected() -> Iterator[None]:
 @CLIENTS
 @pytest.mark.parametrize("fault", ["too large", "no XML", "too many elements"])
 async def test_an_answer_that_is_refused_leaves_nothing_in_memory(
-    server: Server, open_client: Open, written: Written, fault: str
+    server: Server, open_client: Open, written: Written, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
+    monkeypatch.setattr(documents, "MOST_MARKS", 3000)
     server.body = {
         "too large": b"x" * (LIMIT + 1),
-        "no XML": written("x" * 3 * MB)[:-20],
-        "too many elements": written("<a/>" * 500_000),
+        "no XML": written("x" * 2 * MB)[:-20],
+        "too many elements": written("x" * 2 * MB + "<a/>" * 3000),
     }[fault]
     async with open_client(server.url) as ask:  # type: ignore[attr-defined]
         cloud = Cloud(FakeCloud(), owner=OWNER, retries=1, call_timeout=30)

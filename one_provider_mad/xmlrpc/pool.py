@@ -13,12 +13,16 @@ from typing import TypeVar
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.http_answers import TooLargeError
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.envelope import Argument
 
 _Row = TypeVar("_Row")
 
 _TRIES = 3
+
+_SMALLEST_PAGE = 10
+"""Rows of a page that is asked for when larger ones are larger than an answer may be."""
 
 
 async def read_pool(
@@ -37,17 +41,25 @@ async def read_pool(
         method: `one.vmpool.infoextended` and its like.
         before: arguments before the range.
         after: arguments after it.
-        page_size: rows a page, at least 2.
+        page_size: rows a page, at least 2; fewer are asked for where an answer is too large.
         read_row: pure; reads one row. It runs in a thread where the page is large.
 
     Raises:
         ProviderError: a page was refused or not answered, or contradicts itself, or the pool changes too fast: never
             half a pool.
     """
-    for _ in range(_TRIES):
-        rows = await _read_once(client, method, before, after, page_size, read_row)
+    tries = 0
+    while tries < _TRIES:
+        try:
+            rows = await _read_once(client, method, before, after, page_size, read_row)
+        except TooLargeError:
+            if page_size <= _SMALLEST_PAGE:
+                raise
+            page_size = max(page_size // 4, _SMALLEST_PAGE)  # some of its rows are large
+            continue
         if rows is not None:
             return rows
+        tries += 1
     raise ProviderUnavailable(f"the pool changes faster than {method} lists it: raise page_size")
 
 

@@ -154,3 +154,20 @@ async def test_thousands_of_rows_are_read_beside_the_loop(partner: Partner, clie
     )
     assert len(rows) == 3_000
     assert threading.main_thread() not in readers
+
+
+async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(partner: Partner) -> None:
+    """A few VMs with much in their templates must not hide all others."""
+    for number in range(60):
+        add(partner, number)
+    for number in (7, 8):
+        partner.vms[number].template["LARGE"] = ["x" * 60_000]
+    client = Client(
+        Connection(endpoints=tuple(partner.urls), body_limit=200_000), read_session=lambda: "oneadmin:secret"
+    )
+    await client.open()
+    assert await listed(client, page_size=60) == {number: f"vm-{number}" for number in range(60)}
+    partner.vms[9].template["LARGE"] = ["x" * 250_000]
+    with pytest.raises(ProviderUnavailable, match="has more than 200000 bytes: raise body_limit"):
+        await listed(client, page_size=60)
+    await client.close()
