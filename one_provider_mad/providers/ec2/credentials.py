@@ -32,6 +32,9 @@ before the end only ("Retrieve security credentials from instance metadata"), an
 RENEWAL_PATIENCE = 2.0
 """Seconds that a call waits for new credentials while the old ones are good."""
 
+LARGEST_ANSWER = 1024 * 1024
+"""Bytes that STS, a metadata service or whatever else gives credentials out may answer; they answer some thousands."""
+
 MISSING = "provider ec2 needs botocore: run pip install 'one-provider-mad[ec2]'"
 
 
@@ -175,12 +178,13 @@ class Credentials:
             given: key and secret, where the host's template had them.
         """
         try:
-            import botocore.auth  # loaded here, so that signing loads nothing
-            import botocore.awsrequest  # noqa: F401
+            import botocore.auth  # noqa: F401 - loaded here, so that signing loads nothing
+            from botocore.awsrequest import AWSResponse
             from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, HTTPClientError
             from botocore.exceptions import ConnectionError as NotReached
         except ImportError as error:
             raise AuthenticationRefused(MISSING) from error
+        AWSResponse.content = property(_content_within_bounds)  # botocore has no other place for a bound
         try:
             if source is None:
                 source = self._find(given)
@@ -265,3 +269,17 @@ def _not_given(error: Any) -> str:
     return (
         "the AWS credentials cannot be read: credential_process of the profile failed, the driver's log has its words"
     )
+
+
+def _content_within_bounds(response: Any) -> bytes:
+    """The body of an answer to botocore, which would read it to its end however far that is."""
+    if response._content is None:  # noqa: SLF001 - as botocore's own property has it
+        content = bytearray()
+        for piece in response.raw.stream():
+            content += piece
+            if len(content) > LARGEST_ANSWER:
+                content.clear()
+                raise ValueError(f"the answer has more than {LARGEST_ANSWER} bytes")
+        response._content = bytes(content)  # noqa: SLF001
+    content_read: bytes = response._content  # noqa: SLF001
+    return content_read

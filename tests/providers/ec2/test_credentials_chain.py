@@ -7,7 +7,7 @@ import json
 import stat
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,12 +38,14 @@ class Givers:
         seconds: how long it is good for.
         asked: what was asked, in order.
         is_throttling: nobody is given any.
+        is_endless: answers do not come to an end.
         is_token_known: Identity Center takes the token.
     """
 
     seconds: float = LATER
     asked: list[str] = field(default_factory=list)
     is_throttling: bool = False
+    is_endless: bool = False
     is_token_known: bool = True
     url: str = ""
 
@@ -68,6 +70,14 @@ class Givers:
         finally:
             await runner.cleanup()
 
+    async def _flood(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while True:
+                await response.write(bytes(65_536))
+        return response
+
     def _key(self, what: str) -> str:
         self.asked.append(what)
         return f"ASIA{len(self.asked)}"
@@ -84,7 +94,9 @@ class Givers:
         key, until = self._key("instance"), time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.ends_at))
         return web.json_response({"AccessKeyId": key, "SecretAccessKey": "s", "Token": "t", "Expiration": until})
 
-    async def _sts(self, request: web.Request) -> web.Response:
+    async def _sts(self, request: web.Request) -> web.StreamResponse:
+        if self.is_endless:
+            return await self._flood(request)
         if self.is_throttling:
             self.asked.append("refused")
             return web.Response(text="<ErrorResponse><Error><Code>No</Code></Error></ErrorResponse>", status=400)
@@ -117,7 +129,9 @@ class Givers:
         }
         return web.json_response({"roleCredentials": given})
 
-    async def _container(self, request: web.Request) -> web.Response:
+    async def _container(self, request: web.Request) -> web.StreamResponse:
+        if self.is_endless:
+            return await self._flood(request)
         self._refuse_throttled()
         until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self.ends_at))
         key = self._key(f"container {request.headers.get('Authorization', '')}")
@@ -306,6 +320,18 @@ async def test_credentials_that_are_still_good_are_used_while_there_are_no_new_o
     assert second != first
     assert await key_of(credentials) == second
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("source", ["container", "assumed role"])
+async def test_an_answer_without_end_is_not_read_to_its_end(
+    givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    givers.is_endless = True
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{givers.url}/container")
+    role: dict[str, Any] = {"access_key_id": "A", "secret_access_key": "s", "role_arn": ROLE}
+    settings = Ec2Settings(region=REGION, **(role if source == "assumed role" else {}))
+    with pytest.raises(ProviderUnavailable, match="the answer has more than 1048576 bytes"):
+        await key_of(Credentials(settings, sts_url=givers.url))
 
 
 async def test_credentials_that_have_ended_are_not_used(
