@@ -15,9 +15,9 @@ from lxml import etree
 ORDINARY_SIZE = 10_000_000
 """Documents up to this many bytes are read within libxml2's usual bounds: a text of 10 MB, 256 levels."""
 
-MOST_MARKS = 500_000
+MOST_MARKS = 400_000
 """What a document of another machine may have of `<` and `=`, of which each can become two nodes of 120 bytes: freeing
-more would stop the event loop for 25 ms and longer, in whichever thread. A page of 1,000 instances has 300,000."""
+more would stop the event loop for longer than 20 ms, in whichever thread. 1,000 instances have some 200,000."""
 
 _COUNTED_AT_ONCE = 262_144
 """Bytes that are counted before another thread may go on."""
