@@ -79,6 +79,8 @@ class Serving(ABC, Generic[Asked]):
         self._first_line = asyncio.Event()
         self._background: set[asyncio.Task[None]] = set()
         self._metrics: MetricsFile | None = None
+        self._core = CoreUp()
+        self._has_core = self._core.has_core()  # which reads /proc, so before there is a loop to hold up
 
     # What each program does in its own way
 
@@ -147,8 +149,7 @@ class Serving(ABC, Generic[Asked]):
 
     def _begin_to_wait_for_core(self) -> None:
         """Keep replies until the core has finished starting; a person at a pipe has nothing to wait for."""
-        self._core = CoreUp()
-        if self._core.has_core():
+        if self._has_core:
             self._writer.hold_replies()
             self._start(self._wait_for_core, "wait for the core")
         else:

@@ -33,7 +33,7 @@ RESTART_SECONDS = 60.0
 SETTLED_AFTER = 1.0
 """Seconds after INIT before anything unasked is written: oned reads INIT's answer with one read (include/Driver.h)."""
 
-_FAILURES_AFTER = 3.0
+FAILURES_AFTER = 3.0
 """Seconds after INIT before old requests fail: time for oned, or a person, to ask anew."""
 
 _MOST_TAKERS = 3
@@ -218,7 +218,7 @@ class Recovery:
     async def _fail(self, requests: list[OpenRequest]) -> None:
         waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if waiting:
-            await self._until(_FAILURES_AFTER)
+            await self._until(FAILURES_AFTER)
             await self._core_is_up.wait()
             self._open_output()
         for request, newer in waiting:

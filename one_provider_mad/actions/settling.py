@@ -20,7 +20,7 @@ from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.engine import EngineSource
 from one_provider_mad.actions.intents import awaited_action, is_awaited
 from one_provider_mad.actions.outcomes import UNREPEATED
-from one_provider_mad.actions.recovery import SETTLED_AFTER, as_sent
+from one_provider_mad.actions.recovery import FAILURES_AFTER, SETTLED_AFTER, as_sent
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS
 from one_provider_mad.domain import Value, VmId
 from one_provider_mad.errors import MadError
@@ -148,7 +148,7 @@ class Settling:
         Args:
             core: the local OpenNebula, None where it may not be asked.
         """
-        await asyncio.sleep(SETTLED_AFTER)
+        await asyncio.sleep(FAILURES_AFTER if core is None else SETTLED_AFTER)
         await self._core_is_up.wait()
         self._is_due.set()  # after a defect, what it left is due
         while True:
