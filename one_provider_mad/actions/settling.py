@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Callable, Collection, Mapping
-from html import escape
 from typing import Protocol
 
 import structlog
+from lxml import etree
 
 from one_provider_mad.actions.accepted import Recovered
 from one_provider_mad.actions.dispatcher import Dispatcher
@@ -250,6 +250,7 @@ class Settling:
 
 def _request(found: WaitingDocument, action: Action) -> Request:
     """The request that the core would send for this VM now."""
-    host = escape(found.host).encode()
-    document = b"<VMM_DRIVER_ACTION_DATA><HOST>" + host + b"</HOST>" + found.document + b"</VMM_DRIVER_ACTION_DATA>"
+    host = etree.Element("HOST")
+    host.text = found.host
+    document = b"<VMM_DRIVER_ACTION_DATA>" + etree.tostring(host) + found.document + b"</VMM_DRIVER_ACTION_DATA>"
     return Request(action=action, vm_id=found.vm.vm_id, payload=base64.b64encode(document), is_two_blank=True)
