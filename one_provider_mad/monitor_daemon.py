@@ -96,6 +96,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             sweeper=sweeper, source=cloud, output=self._writer, stamps=stamps, on_hosts=wake.set
         )
         self._writer.dropped = desk.dropped
+        desk.core_is_up = self._core.is_up
         self._keeper = _Keeper(modules, file, desk=desk, sweeper=sweeper, stamps=stamps, wake=wake)
         for sentence in filter(None, (problem, trouble)):
             self._warn(sentence)

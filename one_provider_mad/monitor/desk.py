@@ -50,6 +50,7 @@ class Desk:
 
     Attributes:
         is_silent: another front-end leads: nothing is reported, and nothing is looked at (decision 21).
+        core_is_up: set once the core may be answered (decision 27).
     """
 
     def __init__(
@@ -76,6 +77,8 @@ class Desk:
         self._doubtful: set[int] = set()
         self._loop = asyncio.get_running_loop()
         self.is_silent = False
+        self.core_is_up = asyncio.Event()
+        self.core_is_up.set()
 
     @property
     def hosts(self) -> tuple[StartMonitor, ...]:
@@ -240,6 +243,7 @@ class Desk:
     async def _answer(self, request: Monitor) -> None:
         """One MONITOR, one reply, whatever happens."""
         self._sweeper.hosts |= {request.host_id}
+        await self.core_is_up.wait()  # what is seen before would be old by then
         is_success, text = True, ""  # oned passes over an empty report
         try:
             probes = None if self.is_silent else self._source.probes()

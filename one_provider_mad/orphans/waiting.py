@@ -55,7 +55,12 @@ class WaitingVms:
     async def waiting(self) -> Mapping[VmId, WaitingVm]:
         """VMs in a state in which the core waits for a driver, by number. Raises MadError."""
         arguments = (_ALL_USERS, _FROM_FIRST, _TO_LAST, _ACTIVE)
-        return await self._read(_waiting, "one.vmpool.info", *arguments)
+        found = await self._read(_waiting, "one.vmpool.info", *arguments)
+        for vm in [vm for vm in found.values() if not vm.driver]:
+            del found[vm.vm_id]
+            if (document := await self.waiting_document(vm.vm_id)) is not None:
+                found[vm.vm_id] = document.vm  # the pool of 5.x names no driver
+        return found
 
     async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
         """What the core says of one VM now; None when it does not wait. Raises MadError."""

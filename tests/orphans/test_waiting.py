@@ -1,0 +1,92 @@
+"""What the local OpenNebula says of VMs that wait, in the documents of the releases that were seen."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+from lxml import etree
+
+from one_provider_mad.actions.settling import WaitingVm
+from one_provider_mad.documents import Element
+from one_provider_mad.domain import VmId
+from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderError
+from one_provider_mad.orphans.waiting import WaitingVms
+from one_provider_mad.xmlrpc.envelope import read_document
+from one_provider_mad.xmlrpc.local import LocalCore
+
+BOOT, RUNNING = 2, 3
+
+
+def vm(vm_id: int, *, lcm_state: int = BOOT, driver: str = "<VM_MAD>ec2</VM_MAD>", older: str = "") -> str:
+    return (
+        f"<VM><ID>{vm_id}</ID><STATE>3</STATE><LCM_STATE>{lcm_state}</LCM_STATE><STIME>1795975451</STIME>"
+        f"<HISTORY_RECORDS>{older}<HISTORY><SEQ>1</SEQ><HOSTNAME>cloud</HOSTNAME><HID>3</HID>{driver}"
+        "<ACTION>0</ACTION></HISTORY></HISTORY_RECORDS></VM>"
+    )
+
+
+class FakeLocalCore:
+    """Pretends to be OpenNebula's API: answers by method, and by VM for one.vm.info."""
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[object, ...], str | ProviderError] = {}
+
+    def document(self, method: str, *arguments: object) -> Element:
+        answer = self.answers[method, *(arguments if method == "one.vm.info" else ())]
+        if isinstance(answer, ProviderError):
+            raise answer
+        return read_document(method, answer)
+
+
+@pytest.fixture
+def core() -> FakeLocalCore:
+    return FakeLocalCore()
+
+
+@pytest.fixture
+def vms(core: FakeLocalCore) -> WaitingVms:
+    return WaitingVms(cast("LocalCore", core))
+
+
+async def test_vms_in_a_state_of_waiting_are_found(core: FakeLocalCore, vms: WaitingVms) -> None:
+    core.answers["one.vmpool.info",] = f"<VM_POOL>{vm(7)}{vm(8, lcm_state=RUNNING)}</VM_POOL>"
+    waiting = WaitingVm(vm_id=VmId(7), lcm_state=BOOT, stime=1795975451, seq=1, driver="ec2")
+    assert await vms.waiting() == {7: waiting}
+
+
+async def test_the_pool_of_5_10_names_no_driver_and_the_vm_itself_does(core: FakeLocalCore, vms: WaitingVms) -> None:
+    core.answers["one.vmpool.info",] = f"<VM_POOL>{vm(7, driver='')}{vm(8, driver='')}{vm(9, driver='')}</VM_POOL>"
+    core.answers["one.vm.info", 7] = vm(7)
+    core.answers["one.vm.info", 8] = vm(8, lcm_state=RUNNING)
+    core.answers["one.vm.info", 9] = InstanceNotFound("gone meanwhile")
+    assert {vm_id: found.driver for vm_id, found in (await vms.waiting()).items()} == {7: "ec2"}
+
+
+async def test_a_document_names_host_and_closed_action(core: FakeLocalCore, vms: WaitingVms) -> None:
+    core.answers["one.vm.info", 7] = vm(7, older="<HISTORY><SEQ>0</SEQ><ACTION>21</ACTION></HISTORY>")
+    found = await vms.waiting_document(VmId(7))
+    assert found is not None
+    assert (found.host, found.closed_by, found.vm.seq) == ("cloud", 21, 1)
+    assert etree.fromstring(found.document).findtext("ID") == "7"
+
+
+@pytest.mark.parametrize("root", ["OPENNEBULA_CONFIGURATION", "TEMPLATE"])
+async def test_drivers_are_told_apart_by_their_arguments(core: FakeLocalCore, vms: WaitingVms, root: str) -> None:
+    def mad(name: str, arguments: str, program: str = "/usr/lib/one/mads/one_vmm_provider") -> str:
+        return (
+            f"<VM_MAD><NAME>{name}</NAME><ARGUMENTS>{arguments}</ARGUMENTS><EXECUTABLE>{program}</EXECUTABLE></VM_MAD>"
+        )
+
+    sections = mad("cloud", "-t 15 -r 0 ec2") + mad("other", "-t 15 azure") + mad("kvm", "-t 15 ec2", "one_vmm_exec")
+    core.answers["one.system.config",] = f"<{root}>{sections}</{root}>"
+    assert set(await vms.driver_names("ec2")) == {"cloud"}
+    assert set(await vms.driver_names("nothing")) == {"nothing"}
+
+
+@pytest.mark.parametrize("refusal", [PermissionDenied("admins only"), NotSupported("opennebula", "it")])
+async def test_a_core_that_tells_no_configuration_leaves_the_name(
+    core: FakeLocalCore, vms: WaitingVms, refusal: ProviderError
+) -> None:
+    core.answers["one.system.config",] = refusal
+    assert set(await vms.driver_names("ec2")) == {"ec2"}
