@@ -37,6 +37,10 @@ _AGAIN_SECONDS = 5.0
 """Seconds until a core that did not answer is asked again."""
 
 
+_PATIENCE_SECONDS = 60.0
+"""How long a core may be silent before what a dead process has left fails, as where no core may be asked."""
+
+
 class WaitingVm(Value, frozen=True, kw_only=True):
     """A VM in a state in which the core may wait for an answer of its driver.
 
@@ -114,6 +118,7 @@ class Settling:
         self._open_output = open_output
         self._left: dict[int, tuple[OpenRequest, Recovered]] = {}
         self._leads: bool | None = None
+        self._silent_for = 0.0
         self._is_due = asyncio.Event()
 
     # What is told
@@ -168,11 +173,16 @@ class Settling:
             await self._settle(core)
         except MadError as error:
             log.warning("waiting VMs not settled", reason=str(error))
+            self._silent_for += _AGAIN_SECONDS
+            if self._silent_for >= _PATIENCE_SECONDS:
+                await self._fail_left()
             try:
                 async with asyncio.timeout(_AGAIN_SECONDS):
                     await self._is_due.wait()
             except TimeoutError:
                 self._is_due.set()
+        else:
+            self._silent_for = 0.0
 
     async def _settle(self, core: Core) -> None:
         if not await core.may_act():

@@ -333,6 +333,15 @@ async def test_a_core_that_does_not_answer_is_asked_again(desk: Desk, core: Fake
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
 
 
+async def test_what_was_left_fails_when_the_core_stays_silent(desk: Desk, core: FakeCore) -> None:
+    """Its credentials may be out of date: then nobody learns what waits."""
+    await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
+    core.is_silent = True
+    async with settling(desk, core):
+        await until(lambda: bool(desk.replies()))
+    assert desk.replies()[0].startswith("DEPLOY FAILURE 7 the driver ended before it was done")
+
+
 async def test_without_a_core_to_ask_what_was_left_fails(desk: Desk) -> None:
     await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
     async with settling(desk, None):
