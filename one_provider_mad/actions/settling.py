@@ -207,7 +207,7 @@ class Settling:
                 await self._drop(request, "nobody waits for it")
                 continue
             found = await core.waiting_document(request.vm_id)
-            if found is None or found.vm != vm:
+            if newer.is_superseded or found is None or found.vm != vm:
                 await self._drop(request, "nobody waits for it")
             elif action in CREATES_OR_DESTROYS:
                 self._dispatcher.settle(_request(found, action), number=request.id)
@@ -220,7 +220,7 @@ class Settling:
     async def _settle_silent(self, core: Core, vm: WaitingVm) -> None:
         """Settle a VM of which no request is known here."""
         found = await core.waiting_document(vm.vm_id)
-        if found is None or found.vm != vm:
+        if found is None or found.vm != vm or self._dispatcher.is_to_be_answered(vm.vm_id):
             return
         action = awaited_action(vm.lcm_state, found.closed_by)
         if action is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -246,6 +246,30 @@ async def test_a_newer_request_comes_before_the_settling_of_an_older_one(desk: D
         desk.world.provider.instances[deploy_id].state = InstanceState.RUNNING
         await desk.settled()
     assert desk.replies() == ["CLEANUP SUCCESS 7 -"]
+
+
+class RacingCore(FakeCore):
+    """Pretends to be a local OpenNebula that sends a request while it is asked for a VM's document."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self.ask: Callable[[], object] = lambda: desk.ask("DEPLOY")
+
+    async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
+        ask, self.ask = self.ask, lambda: None
+        ask()
+        return await super().waiting_document(vm_id)
+
+
+@pytest.mark.parametrize("is_left", [False, True], ids=["silent", "left-by-an-earlier-core"])
+async def test_a_request_that_comes_while_the_core_is_asked_is_answered_alone(desk: Desk, *, is_left: bool) -> None:
+    """`onevm recover --retry` just then: two answers to one request, and the second would land on the next one."""
+    desk.world.provider.add(identity_of())
+    if is_left:
+        await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
+    core = RacingCore(desk)
+    core.wait("BOOT")
+    assert await settled(desk, core) == ["DEPLOY SUCCESS 7 i-1"]
 
 
 # What a dead process of another core has left
