@@ -308,7 +308,7 @@ class Dispatcher:
             is_success, info = await self._outcome(accepted)
             if not is_success:
                 info = _with_first_word(accepted.action, accepted.known, info)
-            if accepted.recovered is not None:
+            if accepted.recovered is not None and not accepted.is_settled:
                 await self.is_settled.wait()
         except asyncio.CancelledError:
             if not (job.is_called_off or job.is_broken_off):

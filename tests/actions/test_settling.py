@@ -12,7 +12,7 @@ import pytest
 from one_provider_mad.actions.intents import LCM_STATES
 from one_provider_mad.actions.settling import Settling, WaitingDocument, WaitingVm
 from one_provider_mad.domain import InstanceState, VmId
-from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.errors import JournalError, ProviderUnavailable
 from one_provider_mad.journal import AttemptState
 from one_provider_mad.processes import Process
 from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
@@ -270,6 +270,24 @@ async def test_a_request_that_comes_while_the_core_is_asked_is_answered_alone(de
     core = RacingCore(desk)
     core.wait("BOOT")
     assert await settled(desk, core) == ["DEPLOY SUCCESS 7 i-1"]
+
+
+async def test_without_a_journal_a_waiting_vm_is_answered_and_blocks_nothing(desk: Desk, core: FakeCore) -> None:
+    """Recovery, which lets recovered answers go, never begins then."""
+    desk.engines.journal, desk.engines.error = None, JournalError("the journal cannot be opened")
+    core.wait("BOOT")
+    one = Settling(
+        desk.dispatcher,
+        desk.engines,
+        name="ec2",
+        core_is_up=desk.dispatcher.core_is_up,
+        open_output=lambda: None,
+    )
+    one.lead(leads=True)
+    running = asyncio.create_task(one.run(core))
+    await until(lambda: len(desk.replies()) == 1)
+    assert await desk.answer("DEPLOY") == "FAILURE the journal cannot be opened"
+    running.cancel()
 
 
 # What a dead process of another core has left
