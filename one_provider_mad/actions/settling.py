@@ -129,14 +129,16 @@ class Settling:
         Raises:
             JournalError: they cannot be marked as ours.
         """
-        journal = self._engines.journal
         for request in requests:
             newer = self._dispatcher.await_newer(request.vm_id, Action(request.action))
             self._left[request.id] = request, newer
-            if journal is not None:
-                await journal.take_request(request.id)
             log.info("request of an earlier core", action=request.action, vm=request.vm_id)
-        self._is_due.set()
+        try:
+            if (journal := self._engines.journal) is not None:
+                for request in requests:
+                    await journal.take_request(request.id)
+        finally:
+            self._is_due.set()  # who waits is answered in any case
 
     def lead(self, *, leads: bool) -> None:
         """This front-end leads its peers, or has none; or another one leads."""
@@ -255,7 +257,7 @@ class Settling:
                 await self._dispatcher.fail_unrepeated(
                     as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
                 )
-        self._left.clear()
+            self._left.pop(request.id, None)
 
 
 def _request(found: WaitingDocument, action: Action) -> Request:

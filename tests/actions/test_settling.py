@@ -13,7 +13,7 @@ from one_provider_mad.actions.intents import LCM_STATES
 from one_provider_mad.actions.settling import Settling, WaitingDocument, WaitingVm
 from one_provider_mad.domain import InstanceState, VmId
 from one_provider_mad.errors import JournalError, ProviderUnavailable
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal import AttemptState, Debt
 from one_provider_mad.processes import Process
 from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
 from tests.actions.test_recovery import leave, recovery_of, request
@@ -77,16 +77,20 @@ def core() -> FakeCore:
     return FakeCore()
 
 
-@asynccontextmanager
-async def settling(desk: Desk, core: FakeCore | None, *, leads: bool | None = True) -> AsyncIterator[Settling]:
-    """A driver of the VM_MAD ec2 that begins now, after another core's one; recovery goes before."""
-    one = Settling(
+def settling_of(desk: Desk) -> Settling:
+    return Settling(
         desk.dispatcher,
-        desk.dispatcher._engines,
+        desk.engines,
         name="ec2",
         core_is_up=desk.dispatcher.core_is_up,
         open_output=lambda: None,
     )
+
+
+@asynccontextmanager
+async def settling(desk: Desk, core: FakeCore | None, *, leads: bool | None = True) -> AsyncIterator[Settling]:
+    """A driver of the VM_MAD ec2 that begins now, after another core's one; recovery goes before."""
+    one = settling_of(desk)
     recovery = recovery_of(desk)
     recovery._hand_over = one.take
     if leads is not None:
@@ -276,13 +280,7 @@ async def test_without_a_journal_a_waiting_vm_is_answered_and_blocks_nothing(des
     """Recovery, which lets recovered answers go, never begins then."""
     desk.engines.journal, desk.engines.error = None, JournalError("the journal cannot be opened")
     core.wait("BOOT")
-    one = Settling(
-        desk.dispatcher,
-        desk.engines,
-        name="ec2",
-        core_is_up=desk.dispatcher.core_is_up,
-        open_output=lambda: None,
-    )
+    one = settling_of(desk)
     one.lead(leads=True)
     running = asyncio.create_task(one.run(core))
     await until(lambda: len(desk.replies()) == 1)
@@ -401,3 +399,40 @@ async def test_an_attempt_of_a_failed_deploy_is_closed(desk: Desk, core: FakeCor
         await until(lambda: len(desk.replies()) == 2)
     attempts = await desk.world.journal.attempts(owner=identity_of().owner, vm_id=VmId(7))
     assert [attempt.state for attempt in attempts] == [AttemptState.GONE]
+
+
+async def test_a_request_that_is_handed_over_while_another_fails_is_answered_too(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old process may outlive another by some seconds: what it has left may come while a debt is written."""
+    await leave(desk.world, request("CLEANUP"), parent=OTHER_CORE)
+    await leave(desk.world, request("DEPLOY", vm_id=8), parent=OTHER_CORE, writer=Process(pid=4_000_002, start="then"))
+    first, *later = await desk.world.journal.open_requests()
+    one, add_debt = settling_of(desk), desk.world.journal.add_debt
+
+    async def hand_over_meanwhile(debt: Debt) -> None:
+        await one.take([later.pop()] if later else [])
+        await add_debt(debt)
+
+    monkeypatch.setattr(desk.world.journal, "add_debt", hand_over_meanwhile)
+    await one.take([first])
+    running = asyncio.create_task(one.run(None))
+    await pass_time(30)
+    running.cancel()
+    assert [line.split(" the ")[0] for line in desk.replies()] == ["CLEANUP FAILURE 7", "DEPLOY FAILURE 8"]
+    assert await desk.open_requests() == []
+
+
+async def test_a_journal_that_cannot_take_requests_over_leaves_none_unanswered(
+    desk: Desk, core: FakeCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave(desk.world, request("DEPLOY"), request("DEPLOY", vm_id=8), parent=OTHER_CORE)
+    core.wait("BOOT")
+    core.wait("BOOT", vm_id=8)
+
+    async def refuse(_number: int) -> None:
+        raise JournalError("the disk is full")
+
+    monkeypatch.setattr(desk.world.journal, "take_request", refuse)
+    found = await settled(desk, core)
+    assert [line.split(" no ")[0] for line in found] == ["DEPLOY FAILURE 7", "DEPLOY FAILURE 8"]
