@@ -339,7 +339,7 @@ class Dispatcher:
             return False, sentence
 
     async def _note_debt(self, accepted: Accepted, error: MadError) -> None:
-        if accepted.action is Action.CLEANUP or (accepted.action is Action.CANCEL and accepted.is_after_cancel):
+        if _is_last_end(accepted):
             await self._debts.note_failure(accepted.action, accepted.known, error)
 
     async def _within_deadline(self, accepted: Accepted) -> str:
@@ -582,10 +582,16 @@ class Dispatcher:
         await self._debts.pay_for_ever(self.lanes)
 
     def abandon(self) -> None:
-        """Answer nothing that is open: another front-end has begun to lead, and settles what was asked of this one."""
+        """Answer nothing that is open: another front-end has begun to lead, and settles what was asked of this one.
+
+        What has not begun never will: the new leader says of a deploy that there is no instance, and of an end that
+        it has to be asked for again. The end of an instance that nobody asks for again goes on.
+        """
         for job in self.lanes.every_open_job():
             if isinstance(job, RequestJob):
                 job.accepted.standing.is_abandoned = True
+                if job.task is None and not _is_last_end(job.accepted):
+                    self.lanes.drop(job)
         for recovered in (each for found in self._recovered.values() for each in found):
             recovered.is_superseded = True
 
@@ -643,6 +649,11 @@ class Dispatcher:
     def _let_go(self, request: VmRequest) -> None:
         """An action has overtaken this POLL: what its listing would tell may be over by then."""
         self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)
+
+
+def _is_last_end(accepted: Accepted) -> bool:
+    """True for the end of an instance that the core does not ask for again, whatever is answered."""
+    return accepted.action is Action.CLEANUP or (accepted.action is Action.CANCEL and accepted.is_after_cancel)
 
 
 def _untaken(request: Request | Malformed, error: Exception) -> Malformed:

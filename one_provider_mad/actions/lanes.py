@@ -192,13 +192,16 @@ class Lanes:
             job.task.cancel()
 
     def drop(self, job: Job) -> None:
-        """Take a job out of its lane that waits there in front of others: it never begins."""
+        """Take a job out of its lane that waits there: it never begins."""
         lane = self._lanes[job.vm_id]
         lane.queue.remove(job)
         self._requests -= 1
-        if lane.current is None and lane.queue[0].host != job.host:
+        if lane.current is None and (not lane.queue or lane.queue[0].host != job.host):
             self._queue_up(lane)
         self._called_off(job)
+        if lane.current is None and not lane.queue:
+            self._end(lane, job.vm_id)
+            self._pump()
 
     def _queue_up(self, lane: _Lane) -> None:
         """Let a lane wait for its turn as the host of its next action demands."""
@@ -253,10 +256,14 @@ class Lanes:
         if lane.queue:
             self._turns.wait(lane, lane.queue[0].host)
         else:
-            del self._lanes[job.vm_id]
-            if lane.polls:
-                self._due_polls[job.vm_id] = lane.polls
+            self._end(lane, job.vm_id)
         self._pump()
+
+    def _end(self, lane: _Lane, vm_id: VmId) -> None:
+        """Nothing is left to do in this lane: its POLLs may be answered."""
+        del self._lanes[vm_id]
+        if lane.polls:
+            self._due_polls[vm_id] = lane.polls
 
     def _gather(self, seen: int, bound: int) -> None:
         """List in the loop's next turn, unless that turn brings more POLLs: then they share the listing."""

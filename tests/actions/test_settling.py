@@ -354,6 +354,24 @@ async def test_what_still_runs_when_this_front_end_leads_again_is_settled_after_
     assert desk.replies() == ["DEPLOY SUCCESS 7 i-1"]
 
 
+async def test_what_has_not_begun_when_another_front_end_leads_never_begins(world: World) -> None:
+    """The new leader says that there is no instance: one that came minutes later would be bought for nobody."""
+    world.provider.boot_time = 60
+    gone = world.provider.add(identity_of(9))
+    async with a_desk(world, threads=1) as desk, settling(desk, FakeCore()) as one:
+        desk.ask("DEPLOY")
+        desk.ask("DEPLOY", vm_id=8)
+        desk.ask("POLL", vm_id=8)
+        desk.ask("CLEANUP", vm_id=9, deploy_id=gone)
+        await until(lambda: world.provider.count("create") == 1)
+        one.lead(leads=False)
+        await desk.settled()
+        assert desk.replies() == ["POLL FAILURE 8 VM 8 has no instance"]
+        assert world.provider.count("create") == 1
+        assert world.provider.state(gone) is InstanceState.TERMINATED  # nobody asks for that again
+        assert await desk.open_requests() == []
+
+
 async def test_a_cleanup_that_was_open_is_owed(desk: Desk, core: FakeCore) -> None:
     """`onevm recover --delete` has ended the VM at once: nobody asks for the end of its instance again."""
     deploy_id = desk.world.provider.add(identity_of())
