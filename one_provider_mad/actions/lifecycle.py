@@ -262,9 +262,14 @@ async def destroy(work: Work, *, is_soft: bool = False) -> str:
             else:
                 await terminated(work.cloud, instance.deploy_id)
             gone.add(instance.deploy_id)
+    await note_gone(work, gone)
+    return "-"
+
+
+async def note_gone(work: Work, gone: set[DeployId]) -> None:
+    """All instances of the VM are seen terminated: nothing is known, or expected, of them any more."""
     work.cloud.knowledge.shown -= {*gone, work.request.deploy_id}
     await _note(work, _settle(work, gone))
-    return "-"
 
 
 async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:

@@ -21,9 +21,10 @@ from one_provider_mad.actions.lifecycle import (
     bring_up,
     destroy,
     move_to_host,
+    note_gone,
     terminated,
 )
-from one_provider_mad.domain import Instance, InstanceState
+from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import CannotTell, InstanceNotFound, ProviderError, RequestRefused, WrongState
 from one_provider_mad.protocol.messages import Action
 
@@ -111,10 +112,14 @@ async def _stopped(work: Work, *, is_parked: bool = False) -> str:
 
 
 async def _destroyed(work: Work) -> str:
-    for instance in await work.finder.to_destroy(work.request, gone=set(), deadline=work.deadline):
-        if not instance.state.is_gone:
-            raise _not_done(instance, "terminated", "terminate the VM again")
-        await terminated(work.cloud, instance.deploy_id)
+    gone: set[DeployId] = set()
+    while instances := await work.finder.to_destroy(work.request, gone=gone, deadline=work.deadline):
+        for instance in instances:
+            if not instance.state.is_gone:
+                raise _not_done(instance, "terminated", "terminate the VM again")
+            await terminated(work.cloud, instance.deploy_id)
+            gone.add(instance.deploy_id)
+    await note_gone(work, gone)
     return "-"
 
 

@@ -288,6 +288,26 @@ async def test_without_a_journal_a_waiting_vm_is_answered_and_blocks_nothing(des
     running.cancel()
 
 
+async def test_an_end_is_told_once_no_instance_of_the_vm_is_left(desk: Desk, core: FakeCore) -> None:
+    """SHUTDOWN's SUCCESS ends the VM: what still ran would be nobody's, and its bill yours."""
+    provider = desk.world.provider
+    named, other = provider.add(identity_of(), InstanceState.TERMINATING), provider.add(identity_of())
+    core.wait("SHUTDOWN", deploy_id=named)
+    async with settling(desk, core):
+        await pass_time(20)
+        provider.instances[named].state = InstanceState.TERMINATED
+        await until(lambda: bool(desk.replies()))
+    assert desk.replies()[0].startswith(f"SHUTDOWN FAILURE 7 instance {other} is running: it was not terminated")
+
+
+async def test_the_attempt_of_an_instance_whose_end_is_told_is_closed(desk: Desk, core: FakeCore) -> None:
+    made = desk.world.provider.add(identity_of(), InstanceState.TERMINATED)
+    await desk.world.add_attempt(AttemptState.CREATED, deploy_id=made)
+    core.wait("SHUTDOWN", deploy_id=made)
+    assert await settled(desk, core) == ["SHUTDOWN SUCCESS 7 -"]
+    assert [each.state for each in await desk.world.attempts()] == [AttemptState.GONE]
+
+
 # What a dead process of another core has left
 
 
