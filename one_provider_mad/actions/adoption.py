@@ -115,7 +115,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             looked_at = self.finder.now()
             if own := await self._adopt_tagged(request):
                 return own
-            attempts = [each for each in await self._attempts(request) if each.state in _UNSETTLED]
+            attempts = await self._unsettled(request)
             if own := await self._first_shown(attempts):
                 return own
             is_young = any(self.finder.is_young(each, looked_at) for each in attempts)
@@ -124,6 +124,15 @@ class Adoption(Value, frozen=True, kw_only=True):
                 return None
             waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
             await asyncio.sleep(self.cloud.provider.watch_interval)
+
+    async def _unsettled(self, request: VmRequest) -> list[Attempt]:
+        """Attempts whose instance exists, or may, and is not owed."""
+        debts = await self.journal.debts()
+        return [
+            attempt
+            for attempt in await self._attempts(request)
+            if attempt.state in _UNSETTLED and not any(is_about(debt, attempt) for debt in debts)
+        ]
 
     async def _first_shown(self, attempts: list[Attempt]) -> DeployId | None:
         """The first instance of these attempts that the cloud shows alive."""

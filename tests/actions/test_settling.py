@@ -308,6 +308,17 @@ async def test_the_attempt_of_an_instance_whose_end_is_told_is_closed(desk: Desk
     assert [each.state for each in await desk.world.attempts()] == [AttemptState.GONE]
 
 
+async def test_an_instance_that_is_owed_is_no_answer_to_a_deploy(desk: Desk, core: FakeCore) -> None:
+    """It will be terminated: the VM would lose it right after DEPLOY's SUCCESS."""
+    made = desk.world.provider.add(identity_of())
+    attempt = await desk.world.add_attempt(AttemptState.CREATED, deploy_id=made)
+    await desk.world.add_debt(made, token=attempt.token)
+    core.wait("BOOT")
+    found = await settled(desk, core)
+    assert len(found) == 1
+    assert found[0].startswith("DEPLOY FAILURE 7 no instance was made before")
+
+
 # What a dead process of another core has left
 
 
