@@ -97,11 +97,15 @@ class CoreUp:
             pid = parent
 
     def _age(self, pid: int) -> float:
-        """Seconds since a process began; since we began, which is less, where that cannot be read."""
+        """Seconds since a process that was there before us began; since we began at least, whatever /proc says.
+
+        A container may be shown its own uptime (lxcfs) beside starts that count from its host's.
+        """
+        ours = time.monotonic() - self._begun
         stat, uptime = self._stat(pid), _read(f"{self._proc}/uptime").split()
         if stat is None or not uptime:
-            return time.monotonic() - self._begun
-        return float(uptime[0]) - int(stat[1][19]) / os.sysconf("SC_CLK_TCK")
+            return ours
+        return max(ours, float(uptime[0]) - int(stat[1][19]) / os.sysconf("SC_CLK_TCK"))
 
     def _stat(self, pid: int) -> tuple[str, list[str]] | None:
         """The command's name and the fields after it (proc(5), /proc/<pid>/stat); the name may hold parentheses."""

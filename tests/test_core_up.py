@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,16 @@ async def test_a_core_older_than_two_minutes_is_up(proc: Proc) -> None:
     assert not await is_up(proc)
     proc.process(CORE, "oned", parent=FIRST, age=121)
     assert await is_up(proc)
+
+
+async def test_replies_are_held_for_two_minutes_at_most(proc: Proc, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the uptime may be the container's, and starts count from its host's."""
+    (proc.root / "uptime").write_text("60.0 1.0\n")
+    core = CoreUp(proc=str(proc.root), parent=CORE)
+    assert not core.has_sign("")
+    begun = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: begun + 121)
+    assert core.has_sign("")
 
 
 @pytest.mark.parametrize(
