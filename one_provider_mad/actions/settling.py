@@ -21,7 +21,7 @@ from one_provider_mad.actions.engine import EngineSource
 from one_provider_mad.actions.intents import awaited_action, is_awaited
 from one_provider_mad.actions.outcomes import UNREPEATED
 from one_provider_mad.actions.recovery import FAILURES_AFTER, SETTLED_AFTER, as_sent
-from one_provider_mad.actions.table import CREATES_OR_DESTROYS
+from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS
 from one_provider_mad.domain import Value, VmId
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal import OpenRequest
@@ -205,6 +205,9 @@ class Settling:
         """Settle the requests that a dead process has left, and drop those that nobody waits for."""
         for request, newer in [*self._left.values()]:
             action, vm = Action(request.action), waiting.get(request.vm_id)
+            if action in FIRST_WORDS and not newer.is_superseded:
+                await self._fail(request)  # no state of the VM shows that it is awaited, and oned goes on by it
+                continue
             if newer.is_superseded or vm is None or not is_awaited(action, vm.lcm_state):
                 await self._drop(request, "nobody waits for it")
                 continue
@@ -214,9 +217,7 @@ class Settling:
             elif action in CREATES_OR_DESTROYS:
                 self._dispatcher.settle(_request(found, action), number=request.id)
             else:
-                await self._dispatcher.fail_unrepeated(
-                    as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
-                )
+                await self._fail(request)
             self._left.pop(request.id, None)
 
     async def _settle_silent(self, core: Core, vm: WaitingVm) -> None:
@@ -244,6 +245,12 @@ class Settling:
         await self._dispatcher.drop(as_sent(request), number=request.id, asked_at=request.opened_at)
         self._left.pop(request.id, None)
 
+    async def _fail(self, request: OpenRequest) -> None:
+        await self._dispatcher.fail_unrepeated(
+            as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
+        )
+        self._left.pop(request.id, None)
+
     async def _drop_left(self, reason: str) -> None:
         for request, _ in [*self._left.values()]:
             await self._drop(request, reason)
@@ -254,10 +261,7 @@ class Settling:
             if newer.is_superseded:
                 await self._drop(request, "a newer one came")
             else:
-                await self._dispatcher.fail_unrepeated(
-                    as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
-                )
-            self._left.pop(request.id, None)
+                await self._fail(request)
 
 
 def _request(found: WaitingDocument, action: Action) -> Request:

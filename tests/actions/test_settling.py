@@ -338,6 +338,16 @@ async def test_what_nobody_waits_for_any_more_is_dropped(desk: Desk, core: FakeC
     assert await desk.open_requests() == []
 
 
+async def test_an_update_by_whose_answer_the_core_goes_on_fails(desk: Desk, core: FakeCore) -> None:
+    """No state shows that it is awaited; without an answer the security group's other VMs are never updated."""
+    group = {"SECURITY_GROUP_ID": "104"}
+    await leave(desk.world, request("UPDATESG", deploy_id="i-1", operand=group), parent=OTHER_CORE)
+    found = await settled(desk, core)
+    assert len(found) == 1
+    assert found[0].startswith("UPDATESG FAILURE 7 104 the driver ended before it was done")
+    assert await desk.open_requests() == []
+
+
 async def test_a_follower_answers_nothing(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
