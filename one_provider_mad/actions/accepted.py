@@ -29,7 +29,7 @@ class Standing:
 
     Attributes:
         replaced_by: the newer request that is answered for both; None while there is none.
-        follows: the request that it has replaced and that still runs: its success may be the answer to both.
+        follows: the request that runs before it and is not answered: its success may be the answer to both.
         succeeded: the payload of its success, once it has succeeded.
         is_over: it was answered, or its newer one is to be.
         is_abandoned: another front-end has begun to lead, and settles what was asked.

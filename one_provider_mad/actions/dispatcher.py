@@ -25,7 +25,7 @@ from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
 from one_provider_mad.actions.polling import NO_NEWS, poll
 from one_provider_mad.actions.queued import Backlog, Content
-from one_provider_mad.actions.replacing import replace_older, success_of_both
+from one_provider_mad.actions.replacing import follow_unanswered, replace_older, success_of_both
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, NEEDS_ONLY_TAGS, replaces
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import (
@@ -247,6 +247,8 @@ class Dispatcher:
         try:
             self.lanes.submit(job)
             told = replace_older(self.lanes, job, is_verbatim=is_verbatim) if recovered is None else ()
+            if is_settled:
+                follow_unanswered(self.lanes, job)
         except Exception as error:
             raise _LaneError(job.name) from error
         for sentence in told:
@@ -368,11 +370,11 @@ class Dispatcher:
         if not is_read:
             self._expect_look(accepted.action, request)
         engine = await self._engines.current()
-        if engine.verbatim is not None and accepted.is_settled:
-            raise RequestRefused(UNREPEATED)  # a directory of scripts cannot tell
         if engine.verbatim is not None:
             if (success := success_of_both(accepted, request)) is not None:
                 return success
+            if accepted.is_settled:
+                raise RequestRefused(UNREPEATED)  # a directory of scripts cannot tell
             await self._be_on_record(accepted, engine.journal)
             return await self._perform(engine.verbatim, accepted, request, message)
         work = self._work(engine, request, deadline, accepted)

@@ -52,8 +52,15 @@ def replace_older(lanes: Lanes, newer: RequestJob, *, is_verbatim: bool) -> list
         if not is_told:
             told.append(_sentence(job, newer, fate))
     if is_verbatim:
-        newer.accepted.standing.follows = _running_before(lanes, newer)
+        follow_unanswered(lanes, newer)
     return told
+
+
+def follow_unanswered(lanes: Lanes, newer: RequestJob) -> None:
+    """Have a request know the one that runs before it and is not answered: its success may be the answer to both."""
+    match lanes.open_jobs(newer.vm_id):
+        case [RequestJob() as job, last] if job.task is not None and last is newer and job.accepted.is_replaced:
+            newer.accepted.standing.follows = job.accepted
 
 
 def _takes_place_of(newer: RequestJob, job: RequestJob) -> bool:
@@ -69,14 +76,6 @@ def _sentence(job: RequestJob, newer: RequestJob, fate: Fate) -> str:
     if job.task is None:
         return f"{sentence}, once {old} has had its turn"
     return f"{sentence}, once {old} has ended, which waits for {job.context.get(waiting_for, 'its turn')}"
-
-
-def _running_before(lanes: Lanes, newer: RequestJob) -> Accepted | None:
-    """The request that runs and that nothing but the newer one comes after."""
-    match lanes.open_jobs(newer.vm_id):
-        case [RequestJob() as job, last] if job.task is not None and last is newer:
-            return job.accepted if job.accepted.standing.replaced_by is not None else None
-    return None
 
 
 def success_of_both(accepted: Accepted, request: VmRequest) -> str | None:

@@ -11,11 +11,13 @@ import pytest
 
 from one_provider_mad.actions.intents import LCM_STATES
 from one_provider_mad.actions.settling import Settling, WaitingDocument, WaitingVm
+from one_provider_mad.cli.driver_message import DEFAULT_HOST
 from one_provider_mad.domain import InstanceState, VmId
 from one_provider_mad.errors import JournalError, ProviderUnavailable
 from one_provider_mad.journal import AttemptState, Debt
 from one_provider_mad.processes import Process
 from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
+from tests.actions.test_dispatcher import FakeScripts
 from tests.actions.test_recovery import leave, recovery_of, request
 
 pytestmark = pytest.mark.looptime
@@ -33,7 +35,15 @@ class FakeCore:
         self.is_silent = False
 
     def wait(
-        self, state: str, vm_id: int = 7, *, deploy_id: str = "", closed_by: int = 0, driver: str = "ec2", seq: int = 0
+        self,
+        state: str,
+        vm_id: int = 7,
+        *,
+        deploy_id: str = "",
+        closed_by: int = 0,
+        driver: str = "ec2",
+        seq: int = 0,
+        host: str = "a&b",
     ) -> None:
         """Let a VM wait in this state."""
         number = STATES[state]
@@ -43,7 +53,7 @@ class FakeCore:
             f"<DEPLOY_ID>{deploy_id}</DEPLOY_ID><TEMPLATE/><USER_TEMPLATE/><HISTORY_RECORDS><HISTORY><SEQ>{seq}</SEQ>"
             "<HID>3</HID></HISTORY></HISTORY_RECORDS></VM>"
         )
-        self.vms[vm.vm_id] = WaitingDocument(vm=vm, host="a&b", closed_by=closed_by, document=xml.encode())
+        self.vms[vm.vm_id] = WaitingDocument(vm=vm, host=host, closed_by=closed_by, document=xml.encode())
 
     async def may_act(self) -> bool:
         if self.is_silent:
@@ -379,6 +389,22 @@ async def test_what_is_open_when_another_front_end_begins_to_lead_is_not_answere
         core.wait("BOOT")
         one.lead(leads=True)
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
+
+
+async def test_a_script_that_still_runs_when_this_front_end_leads_again_is_answered(world: World) -> None:
+    """Nobody else can tell what it has done: a FAILURE, and the retry would buy a second machine."""
+    scripts, core = FakeScripts(), FakeCore()
+    scripts.gate, scripts.answer = asyncio.Event(), "i-5"
+    core.wait("BOOT", host=DEFAULT_HOST)
+    async with a_desk(world, verbatim=scripts) as desk, settling(desk, core) as one:
+        desk.ask("DEPLOY")
+        await until(lambda: len(scripts.requests) == 1)
+        one.lead(leads=False)
+        one.lead(leads=True)
+        await until(lambda: len(desk.lanes.open_jobs(VmId(7))) == 2)
+        scripts.gate.set()
+        await desk.settled()
+        assert (len(scripts.requests), desk.replies()) == (1, ["DEPLOY SUCCESS 7 i-5"])
 
 
 async def test_what_still_runs_when_this_front_end_leads_again_is_settled_after_it(desk: Desk, core: FakeCore) -> None:
