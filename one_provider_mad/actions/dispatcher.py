@@ -346,6 +346,9 @@ class Dispatcher:
 
     async def _within_deadline(self, accepted: Accepted) -> str:
         seconds = self._deadline(accepted.action)
+        if accepted.is_settled and seconds is None:
+            # `-w 0` lets work take its time; here nothing works, and a cloud may never tell.
+            seconds = DEADLINES.get(accepted.action, OTHER_DEADLINE)
         limit = asyncio.timeout(seconds)
         try:
             async with limit:

@@ -107,8 +107,10 @@ def _has_no_use_for_the_end_of(older: Accepted, newer: Accepted) -> bool:
     """True when the newer request need not wait: it goes further, or takes an end back that may not have come yet.
 
     What may have been created is awaited by every end of a VM (actions/finding.py, to_destroy), and by nothing else: a
-    deploy is broken off by an end alone.
+    deploy is broken off by an end alone. What is settled only looks, but for a CLEANUP, which destroys.
     """
+    if older.is_settled and older.action is not Action.CLEANUP:
+        return True
     if _ends(newer):
         return not (_ends(older) and (_is_soft(newer) or not _is_soft(older)))
     if _intent(newer) in _HARD_STOPS and _intent(older) in _SOFT_STOPS:

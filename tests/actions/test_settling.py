@@ -329,6 +329,27 @@ async def test_an_instance_that_is_owed_is_no_answer_to_a_deploy(desk: Desk, cor
     assert found[0].startswith("DEPLOY FAILURE 7 no instance was made before")
 
 
+async def test_a_cloud_that_never_tells_ends_the_settling_without_a_limit_on_actions_too(
+    world: World, core: FakeCore
+) -> None:
+    await world.add_attempt(AttemptState.CREATED, deploy_id="i-9", age=4000)
+    core.wait("BOOT")
+    async with a_desk(world, timeout=0) as desk, settling(desk, core):
+        await pass_time(700)
+        assert len(desk.replies()) == 1
+    assert desk.replies()[0].startswith("DEPLOY FAILURE 7 gave up after 600 s waiting for the cloud to tell")
+
+
+async def test_a_newer_request_need_not_wait_for_a_cloud_that_cannot_tell(desk: Desk, core: FakeCore) -> None:
+    await desk.world.add_attempt(AttemptState.CREATED, deploy_id="i-9", age=4000)
+    core.wait("BOOT")
+    async with settling(desk, core):
+        await pass_time(60)
+        desk.ask("DEPLOY")
+        await pass_time(30)
+    assert desk.replies() == ["DEPLOY SUCCESS 7 i-1"]
+
+
 # What a dead process of another core has left
 
 
