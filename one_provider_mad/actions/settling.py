@@ -223,7 +223,8 @@ class Settling:
     async def _settle_silent(self, core: Core, vm: WaitingVm) -> None:
         """Settle a VM of which no request is known here."""
         found = await core.waiting_document(vm.vm_id)
-        if found is None or found.vm != vm or self._dispatcher.is_to_be_answered(vm.vm_id):
+        is_answered = not self._leads or self._dispatcher.is_to_be_answered(vm.vm_id)
+        if is_answered or found is None or found.vm != vm:
             return
         action = awaited_action(vm.lcm_state, found.closed_by)
         if action is None:

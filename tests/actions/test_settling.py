@@ -388,6 +388,18 @@ async def test_a_follower_answers_nothing(desk: Desk, core: FakeCore) -> None:
     assert await desk.open_requests() == []
 
 
+async def test_a_front_end_that_leads_no_more_settles_nothing(desk: Desk, core: FakeCore) -> None:
+    """Between two looks that have to agree lie some seconds."""
+    desk.world.provider.add(identity_of())
+    core.wait("BOOT")
+    async with settling(desk, core) as one:
+        await pass_time(3)
+        one.lead(leads=False)
+        await pass_time(30)
+        await desk.settled()
+    assert desk.replies() == []
+
+
 async def test_a_front_end_that_begins_to_lead_settles_what_waits(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     core.wait("BOOT")
