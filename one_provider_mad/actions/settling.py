@@ -204,21 +204,27 @@ class Settling:
     async def _settle_left(self, core: Core, waiting: Mapping[VmId, WaitingVm]) -> None:
         """Settle the requests that a dead process has left, and drop those that nobody waits for."""
         for request, newer in [*self._left.values()]:
-            action, vm = Action(request.action), waiting.get(request.vm_id)
-            if action in FIRST_WORDS and not newer.is_superseded:
+            action = Action(request.action)
+            found = await self._still_waiting(core, action, waiting.get(request.vm_id))
+            if newer.is_superseded:
+                await self._drop(request, "a newer one came, or another front-end leads")
+            elif action in FIRST_WORDS:
                 await self._fail(request)  # no state of the VM shows that it is awaited, and oned goes on by it
-                continue
-            if newer.is_superseded or vm is None or not is_awaited(action, vm.lcm_state):
-                await self._drop(request, "nobody waits for it")
-                continue
-            found = await core.waiting_document(request.vm_id)
-            if newer.is_superseded or found is None or found.vm != vm:
+            elif found is None:
                 await self._drop(request, "nobody waits for it")
             elif action in CREATES_OR_DESTROYS:
                 self._dispatcher.settle(_request(found, action), number=request.id)
+                self._left.pop(request.id, None)
             else:
                 await self._fail(request)
-            self._left.pop(request.id, None)
+
+    @staticmethod
+    async def _still_waiting(core: Core, action: Action, vm: WaitingVm | None) -> WaitingDocument | None:
+        """What the core says of a VM that waits for this action; None when it does not, or not any more."""
+        if vm is None or not is_awaited(action, vm.lcm_state):
+            return None
+        found = await core.waiting_document(vm.vm_id)
+        return found if found is not None and found.vm == vm else None
 
     async def _settle_silent(self, core: Core, vm: WaitingVm) -> None:
         """Settle a VM of which no request is known here."""
