@@ -416,10 +416,10 @@ class Journal:
         """Every unanswered request of any writer, oldest first."""
         return await self._database.read(_open_requests)
 
-    async def take_request(self, number: int) -> None:
-        """Make an unanswered request of a dead writer this writer's."""
-        query = "UPDATE requests SET pid = ?, start = ?, takers = takers + 1 WHERE id = ?"
-        await self._database.write(lambda db: db.execute(query, (self._me.pid, self._me.start, number)))
+    async def take_request(self, number: int, *, takers: int = 1) -> None:
+        """Make an unanswered request of a dead writer this writer's; `takers`: as how many takers that counts."""
+        query = "UPDATE requests SET pid = ?, start = ?, takers = takers + ? WHERE id = ?"
+        await self._database.write(lambda db: db.execute(query, (self._me.pid, self._me.start, takers, number)))
 
     async def writers(self) -> list[Writer]:
         """Every process that wrote here and has not been forgotten."""

@@ -36,7 +36,7 @@ SETTLED_AFTER = 1.0
 FAILURES_AFTER = 3.0
 """Seconds after INIT before old requests fail: time for oned, or a person, to ask anew."""
 
-_MOST_TAKERS = 3
+MOST_TAKERS = 3
 """How many processes may take a request over: one that ends them all is not to be tried for ever."""
 
 _LINGER_SECONDS = 15.0
@@ -181,7 +181,7 @@ class Recovery:
 
     def _may_repeat(self, writer: Writer, request: OpenRequest) -> bool:
         """The same oned started both processes, a moment apart, and doing it twice is doing it once."""
-        if not request.payload or Action(request.action) not in CREATES_OR_DESTROYS or request.takers >= _MOST_TAKERS:
+        if not request.payload or Action(request.action) not in CREATES_OR_DESTROYS or request.takers >= MOST_TAKERS:
             return False
         last_sign = max(writer.seen_at, request.opened_at)
         return writer.parent == Process.parent() and 0 <= self._clock() - last_sign <= RESTART_SECONDS

@@ -20,7 +20,7 @@ from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.engine import EngineSource
 from one_provider_mad.actions.intents import awaited_action, is_awaited
 from one_provider_mad.actions.outcomes import UNREPEATED
-from one_provider_mad.actions.recovery import FAILURES_AFTER, SETTLED_AFTER, as_sent
+from one_provider_mad.actions.recovery import FAILURES_AFTER, MOST_TAKERS, SETTLED_AFTER, as_sent
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS
 from one_provider_mad.domain import Value, VmId
 from one_provider_mad.errors import MadError
@@ -136,7 +136,8 @@ class Settling:
         try:
             if (journal := self._engines.journal) is not None:
                 for request in requests:
-                    await journal.take_request(request.id)
+                    # Should this process die too, the next one, of this very core, must not carry it out.
+                    await journal.take_request(request.id, takers=MOST_TAKERS)
         finally:
             self._is_due.set()  # who waits is answered in any case
 

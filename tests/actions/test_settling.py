@@ -14,7 +14,7 @@ from one_provider_mad.actions.settling import Settling, WaitingDocument, Waiting
 from one_provider_mad.cli.driver_message import DEFAULT_HOST
 from one_provider_mad.domain import InstanceState, VmId
 from one_provider_mad.errors import JournalError, ProviderUnavailable
-from one_provider_mad.journal import AttemptState, Debt
+from one_provider_mad.journal import AttemptState, Debt, Journal
 from one_provider_mad.processes import Process
 from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
 from tests.actions.test_dispatcher import FakeScripts
@@ -363,6 +363,25 @@ async def test_what_an_earlier_core_has_asked_is_settled_and_not_carried_out_aga
     assert await desk.open_requests() == []
 
 
+async def test_what_an_earlier_core_has_asked_is_not_carried_out_after_a_second_death_either(
+    desk: Desk, core: FakeCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver that had taken it over died under this very core, a moment ago; the VM may be over long since."""
+    await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE, age=3600)
+    requests = await desk.world.journal.open_requests()
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "current", lambda: Process(pid=4_000_003, start="a moment ago"))
+        journal = Journal(desk.world.journal.path, clock=desk.world.clock, on_lost=pytest.fail)
+        await journal.open()
+    patch.setattr(desk.engines, "journal", journal)
+    await settling_of(desk).take(requests)
+    patch.undo()
+    await journal.close()
+    await settled(desk, core)
+    assert desk.world.provider.count("create") == 0
+    assert await desk.open_requests() == []
+
+
 async def test_what_nobody_waits_for_any_more_is_dropped(desk: Desk, core: FakeCore) -> None:
     await leave(desk.world, request("DEPLOY"), request("REBOOT", vm_id=8), parent=OTHER_CORE)
     assert await settled(desk, core) == []
@@ -548,7 +567,7 @@ async def test_a_journal_that_cannot_take_requests_over_leaves_none_unanswered(
     core.wait("BOOT")
     core.wait("BOOT", vm_id=8)
 
-    async def refuse(_number: int) -> None:
+    async def refuse(_number: int, **_: int) -> None:
         raise JournalError("the disk is full")
 
     monkeypatch.setattr(desk.world.journal, "take_request", refuse)
