@@ -192,8 +192,9 @@ class Settling:
             return
         names = await core.driver_names(self._name)
         first = {vm_id: vm for vm_id, vm in (await core.waiting()).items() if vm.driver in names}
-        await self._settle_left(core, first)
-        silent = {vm_id: vm for vm_id, vm in first.items() if not await self._is_open(vm_id)}
+        answered = await self._settle_left(core, first)
+        asked = {vm_id: vm for vm_id, vm in first.items() if vm_id not in answered}
+        silent = {vm_id: vm for vm_id, vm in asked.items() if not await self._is_open(vm_id)}
         if not silent:
             return
         await asyncio.sleep(_APART_SECONDS)
@@ -202,8 +203,13 @@ class Settling:
             if second.get(vm_id) == vm and not await self._is_open(vm_id):
                 await self._settle_silent(core, vm)
 
-    async def _settle_left(self, core: Core, waiting: Mapping[VmId, WaitingVm]) -> None:
-        """Settle the requests that a dead process has left, and drop those that nobody waits for."""
+    async def _settle_left(self, core: Core, waiting: Mapping[VmId, WaitingVm]) -> set[VmId]:
+        """Settle the requests that a dead process has left, and drop those that nobody waits for.
+
+        Returns:
+            The VMs that have their answer, though the core may need a while to read it.
+        """
+        answered: set[VmId] = set()
         for request, newer in [*self._left.values()]:
             action = Action(request.action)
             found = await self._still_waiting(core, action, waiting.get(request.vm_id))
@@ -214,10 +220,13 @@ class Settling:
             elif found is None:
                 await self._drop(request, "nobody waits for it")
             elif action in CREATES_OR_DESTROYS:
+                answered.add(request.vm_id)
                 self._dispatcher.settle(_request(found, action), number=request.id)
                 self._left.pop(request.id, None)
             else:
+                answered.add(request.vm_id)
                 await self._fail(request)
+        return answered
 
     @staticmethod
     async def _still_waiting(core: Core, action: Action, vm: WaitingVm | None) -> WaitingDocument | None:

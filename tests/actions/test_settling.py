@@ -382,6 +382,13 @@ async def test_what_an_earlier_core_has_asked_is_not_carried_out_after_a_second_
     assert await desk.open_requests() == []
 
 
+async def test_a_core_that_takes_its_time_to_read_an_answer_gets_no_second_one(desk: Desk, core: FakeCore) -> None:
+    await leave(desk.world, request("ATTACHDISK", deploy_id="i-1"), parent=OTHER_CORE)
+    core.wait("HOTPLUG", deploy_id="i-1", closed_by=21)
+    found = await settled(desk, core)
+    assert [line.split(" the ")[0] for line in found] == ["ATTACHDISK FAILURE 7"]
+
+
 async def test_what_nobody_waits_for_any_more_is_dropped(desk: Desk, core: FakeCore) -> None:
     await leave(desk.world, request("DEPLOY"), request("REBOOT", vm_id=8), parent=OTHER_CORE)
     assert await settled(desk, core) == []
