@@ -147,6 +147,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         complaint = ""
         while True:
             await begins_to_lead.wait()
+            begins_to_lead.clear()  # before the core is asked: it may be set again meanwhile
             try:
                 await self._take_up(desk, before.hosts if before is not None else ())
             except MadError as error:
@@ -154,8 +155,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
                     complaint = str(error)
                     self._warn(f"hosts that monitord does not name are not monitored: {error}")
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            else:
-                begins_to_lead.clear()
+                if not desk.is_silent:
+                    begins_to_lead.set()
             keeper.begin()
 
     async def _take_up(self, desk: Desk, before: tuple[StartMonitor, ...]) -> None:

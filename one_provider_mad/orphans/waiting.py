@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TypeVar
 
 from lxml import etree
@@ -75,12 +75,13 @@ class WaitingVms:
 
 
 def _waiting(pool: Element) -> dict[VmId, WaitingVm]:
-    vms = [_vm(element) for element in pool.iterchildren("VM")]
+    # One without a history was never on a host, so it waits for no driver.
+    vms = [_vm(element) for element in pool.iterchildren("VM") if next(_records(element), None) is not None]
     return {vm.vm_id: vm for vm in vms if may_wait(vm.lcm_state)}
 
 
 def _document(element: Element) -> WaitingDocument:
-    records = list(elements_at(element, "HISTORY_RECORDS/HISTORY"))
+    records = list(_records(element))
     return WaitingDocument(
         vm=_vm(element),
         host=text_of(_last_record(element).find("HOSTNAME")).strip(),
@@ -101,8 +102,12 @@ def _vm(element: Element) -> WaitingVm:
     )
 
 
+def _records(vm: Element) -> Iterator[Element]:
+    return elements_at(vm, "HISTORY_RECORDS/HISTORY")
+
+
 def _last_record(vm: Element) -> Element:
-    records = list(elements_at(vm, "HISTORY_RECORDS/HISTORY"))
+    records = list(_records(vm))
     if not records:
         raise ProviderUnavailable("an active VM of the local OpenNebula has no history")
     return records[-1]

@@ -63,6 +63,12 @@ async def test_the_pool_of_5_10_names_no_driver_and_the_vm_itself_does(core: Fak
     assert {vm_id: found.driver for vm_id, found in (await vms.waiting()).items()} == {7: "ec2"}
 
 
+async def test_an_odd_vm_hides_no_other_one(core: FakeLocalCore, vms: WaitingVms) -> None:
+    odd = "<VM><ID>8</ID><STATE>3</STATE><LCM_STATE>2</LCM_STATE><STIME>1</STIME><HISTORY_RECORDS/></VM>"
+    core.answers["one.vmpool.info",] = f"<VM_POOL>{odd}{vm(7)}</VM_POOL>"
+    assert (await vms.waiting()).keys() == {7}
+
+
 async def test_a_document_names_host_and_closed_action(core: FakeLocalCore, vms: WaitingVms) -> None:
     core.answers["one.vm.info", 7] = vm(7, older="<HISTORY><SEQ>0</SEQ><ACTION>21</ACTION></HISTORY>")
     found = await vms.waiting_document(VmId(7))
