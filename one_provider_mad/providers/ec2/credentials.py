@@ -7,7 +7,9 @@ which is arithmetic, is made where it is needed. Nothing here puts a credential 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -184,11 +186,11 @@ class Credentials:
             from botocore.exceptions import ConnectionError as NotReached
         except ImportError as error:
             raise AuthenticationRefused(MISSING) from error
-        AWSResponse.content = property(_content_within_bounds)  # botocore has no other place for a bound
         try:
-            if source is None:
-                source = self._find(given)
-            frozen = source.get_frozen_credentials()
+            with _bounded_answers(AWSResponse):
+                if source is None:
+                    source = self._find(given)
+                frozen = source.get_frozen_credentials()
         except (NotReached, HTTPClientError) as error:
             raise ProviderUnavailable(f"the source of the AWS credentials did not answer: {error}") from error
         except ClientError as error:
@@ -269,6 +271,37 @@ def _not_given(error: Any) -> str:
     return (
         "the AWS credentials cannot be read: credential_process of the profile failed, the driver's log has its words"
     )
+
+
+_in_thread = threading.local()
+"""Whether this thread asks for credentials: other users of botocore in the process read what they like."""
+
+
+@contextmanager
+def _bounded_answers(response_class: Any) -> Iterator[None]:
+    """Bound the answers that botocore reads in this thread; it has no place of its own for that."""
+    if not isinstance(response_class.content, _BoundedContent):
+        response_class.content = _BoundedContent(response_class.content.fget)
+    _in_thread.is_bounded = True
+    try:
+        yield
+    finally:
+        _in_thread.is_bounded = False
+
+
+class _BoundedContent(property):
+    """`AWSResponse.content`, bounded where a thread asks for credentials.
+
+    Args:
+        unbounded: botocore's own getter.
+    """
+
+    def __init__(self, unbounded: Callable[[Any], bytes]) -> None:
+        super().__init__(
+            lambda response: (
+                _content_within_bounds(response) if getattr(_in_thread, "is_bounded", False) else unbounded(response)
+            )
+        )
 
 
 def _content_within_bounds(response: Any) -> bytes:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import stat
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,7 @@ from botocore.credentials import SSOProvider
 from botocore.tokens import SSOTokenProvider
 
 from one_provider_mad.errors import AuthenticationRefused, ProviderUnavailable
-from one_provider_mad.providers.ec2.credentials import Credentials
+from one_provider_mad.providers.ec2.credentials import LARGEST_ANSWER, Credentials
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 
 REGION = "eu-west-1"
@@ -332,6 +332,21 @@ async def test_an_answer_without_end_is_not_read_to_its_end(
     settings = Ec2Settings(region=REGION, **(role if source == "assumed role" else {}))
     with pytest.raises(ProviderUnavailable, match="the answer has more than 1048576 bytes"):
         await key_of(Credentials(settings, sts_url=givers.url))
+
+
+async def test_another_user_of_botocore_in_the_process_reads_what_it_likes(
+    givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.awsrequest import AWSResponse
+
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{givers.url}/container")
+    await key_of(chain())
+
+    class Raw:
+        def stream(self) -> Iterator[bytes]:
+            yield b"x" * (LARGEST_ANSWER + 1)
+
+    assert len(AWSResponse("http://127.0.0.1", 200, {}, Raw()).content) == LARGEST_ANSWER + 1
 
 
 async def test_credentials_that_have_ended_are_not_used(
