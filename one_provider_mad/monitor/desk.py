@@ -211,9 +211,8 @@ class Desk:
 
     def _stop(self, request: StopMonitor) -> None:
         was_monitored = self._end(request.host_id)
-        self._called_off[request.host_id] = (
-            self._loop.time()
-        )  # an earlier process may have monitored it, to be taken up yet
+        # An earlier process may have monitored it, to be taken up yet.
+        self._called_off[request.host_id] = self._loop.time()
         log.info("host no longer monitored", host=request.host_id, was_monitored=was_monitored)
         if (probes := self._source.probes()) is not None:
             probes.forget(request.host_id)

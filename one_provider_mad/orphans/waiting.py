@@ -15,7 +15,6 @@ from one_provider_mad.domain import VmId
 from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderUnavailable
 from one_provider_mad.options import parse_arguments
 from one_provider_mad.xmlrpc.local import LocalCore
-from one_provider_mad.xmlrpc.raft import read_raft_status
 
 _Answer = TypeVar("_Answer")
 
@@ -36,13 +35,7 @@ class WaitingVms:
 
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them. Raises MadError."""
-        return await asyncio.to_thread(self._may_act)
-
-    def _may_act(self) -> bool:
-        try:
-            return read_raft_status(self._core.document("one.zone.raftstatus")).state.may_act
-        except NotSupported:
-            return True  # up to 5.2 there is no such method, and no peers
+        return (await asyncio.to_thread(self._core.raft_state)).may_act
 
     async def driver_names(self, name: str) -> Collection[str]:
         """NAMEs of the VM_MADs whose ARGUMENTS name this configuration; NAME itself where there is none."""

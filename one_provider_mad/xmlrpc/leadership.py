@@ -11,13 +11,11 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from one_provider_mad.errors import MadError, NotSupported, ProviderUnavailable, internal_error
+from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.xmlrpc.local import LocalCore
-from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
+from one_provider_mad.xmlrpc.raft import RaftState
 
 log = structlog.get_logger()
-
-_METHOD = "one.zone.raftstatus"
 
 ASK_SECONDS = 2.0
 """How often a front-end with peers is asked: an election takes about as long (oned.conf, RAFT)."""
@@ -58,7 +56,7 @@ class Leadership:
         pause = 1.0
         while True:
             try:
-                state = await asyncio.to_thread(self._ask)
+                state = await asyncio.to_thread(self._core.raft_state)
             except Exception as error:  # also credentials that cannot be read just now are a silence like any other
                 if not isinstance(error, MadError):
                     log.exception("front-end not asked")
@@ -87,14 +85,3 @@ class Leadership:
         known = "nothing has changed" if self._state is not RaftState.UNKNOWN else "this one did"
         self._warn(f"whether this front-end leads is not known, and everything goes on as if {known}: {reason}")
         return True
-
-    def _ask(self) -> RaftState:
-        """Ask once; blocks. Raises MadError."""
-        try:
-            document = self._core.document(_METHOD)
-        except NotSupported:
-            return RaftState.SOLO  # up to 5.2 there is no such method, and no peers
-        state = read_raft_status(document).state
-        if state is RaftState.UNKNOWN:
-            raise ProviderUnavailable(f"the answer to {_METHOD} names no STATE that is known")
-        return state

@@ -12,11 +12,14 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 from one_provider_mad.documents import Element
-from one_provider_mad.errors import ProviderUnavailable, SettingsError
+from one_provider_mad.errors import NotSupported, ProviderUnavailable, SettingsError
 from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, check_endpoints
 from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, read_document
+from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
 from one_provider_mad.xmlrpc.refusals import error_of
 from one_provider_mad.xmlrpc.session import read_session
+
+_RAFT_STATUS = "one.zone.raftstatus"
 
 _BODY_LIMIT = 32 * 1024 * 1024
 """Longest answer in bytes: a pool of 20,000 VMs."""
@@ -55,6 +58,21 @@ class LocalCore:
     def document(self, method: str, *arguments: Argument) -> Element:
         """Call a method that answers a document (envelope.DOCUMENTS), and return its root. Raises as `call`."""
         return read_document(method, self.call(method, *arguments))
+
+    def raft_state(self) -> RaftState:
+        """Which part this front-end plays among its peers.
+
+        Raises:
+            SettingsError: as `call`.
+            ProviderError: as `call`; or the part is none that is known.
+        """
+        try:
+            state = read_raft_status(self.document(_RAFT_STATUS)).state
+        except NotSupported:
+            return RaftState.SOLO  # up to 5.2 there is no such method, and no peers
+        if state is RaftState.UNKNOWN:
+            raise ProviderUnavailable(f"the answer to {_RAFT_STATUS} names no STATE that is known")
+        return state
 
     def _post(self, body: bytes) -> bytes:
         parts = urlsplit(self._endpoint)

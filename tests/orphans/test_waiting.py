@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -10,10 +12,11 @@ from lxml import etree
 from one_provider_mad.actions.settling import WaitingVm
 from one_provider_mad.documents import Element
 from one_provider_mad.domain import VmId
-from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderError
+from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderError, ProviderUnavailable
 from one_provider_mad.orphans.waiting import WaitingVms
 from one_provider_mad.xmlrpc.envelope import read_document
 from one_provider_mad.xmlrpc.local import LocalCore
+from tests.xmlrpc.partner import Partner
 
 BOOT, RUNNING = 2, 3
 
@@ -47,6 +50,20 @@ def core() -> FakeLocalCore:
 @pytest.fixture
 def vms(core: FakeLocalCore) -> WaitingVms:
     return WaitingVms(cast("LocalCore", core))
+
+
+@pytest.fixture
+def partner() -> Iterator[Partner]:
+    with Partner() as partner:
+        yield partner
+
+
+@pytest.fixture
+def environ(partner: Partner, tmp_path: Path) -> dict[str, str]:
+    auth = tmp_path / "one_auth"
+    auth.write_text("oneadmin:secret\n")
+    auth.chmod(0o600)
+    return {"ONE_XMLRPC": partner.front_ends[0].url, "ONE_AUTH": str(auth)}
 
 
 async def test_vms_in_a_state_of_waiting_are_found(core: FakeLocalCore, vms: WaitingVms) -> None:
@@ -96,3 +113,18 @@ async def test_a_core_that_tells_no_configuration_leaves_the_name(
 ) -> None:
     core.answers["one.system.config",] = refusal
     assert set(await vms.driver_names("ec2")) == {"ec2"}
+
+
+@pytest.mark.parametrize(("state", "leads"), [(0, True), (1, False), (2, False), (3, True)])
+async def test_a_front_end_that_is_alone_or_leads_may_act(
+    partner: Partner, environ: dict[str, str], state: int, *, leads: bool
+) -> None:
+    partner.front_ends[0].state = state
+    assert await WaitingVms(LocalCore(environ)).may_act() is leads
+
+
+async def test_an_odd_part_among_the_peers_is_no_answer(partner: Partner, environ: dict[str, str]) -> None:
+    """What waits is asked for again then; "may not act" would end it until the next change of leader."""
+    partner.front_ends[0].state = 9
+    with pytest.raises(ProviderUnavailable, match="names no STATE that is known"):
+        await WaitingVms(LocalCore(environ)).may_act()

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from one_provider_mad.documents import Element
-from one_provider_mad.xmlrpc import leadership
+from one_provider_mad.xmlrpc import local
 from one_provider_mad.xmlrpc.leadership import Leadership
 from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status
 from tests.xmlrpc.partner import Fault, Partner
@@ -156,7 +156,7 @@ async def test_a_defect_is_no_end_of_the_watch(
             raise failures.pop()
         return read_raft_status(document)
 
-    monkeypatch.setattr(leadership, "read_raft_status", fail)
+    monkeypatch.setattr(local, "read_raft_status", fail)
     opennebula.front_ends[0].state = LEADER
     one = Watching(opennebula.front_ends[0].url, auth, [None] * 2, opennebula)
     with capture_logs() as logged:
