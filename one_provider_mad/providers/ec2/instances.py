@@ -114,7 +114,8 @@ def read_tags(items: Iterable[Element]) -> dict[str, str]:
     Raises:
         ProviderUnavailable: a tag is in it twice, and differently: whose the resource is nobody can tell.
     """
-    pairs = [(text_of(item.find("key")), text_of(item.find("value"))) for item in items]
+    fields = [{child.tag: child.text or "" for child in item} for item in items]  # half the time of two searches
+    pairs = [(each.get("key", ""), each.get("value", "")) for each in fields]
     tags = dict(pairs)
     if len(tags) < len(pairs) and any(tags[key] != value for key, value in pairs):
         raise ProviderUnavailable("EC2: the answer contradicts itself: a tag is in it twice, and differently")
