@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from contextlib import suppress
-from pathlib import Path
 
 from one_provider_mad.domain import Value
 
@@ -65,12 +64,12 @@ def children(pid: int) -> list[int] | None:
     process that is not there.
     """
     try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - Path.iterdir reads it piece by piece from 3.13 on
     except OSError:
         return None
     found: list[int] | None = None
     for thread in threads:
-        with suppress(OSError), (thread / "children").open("rb") as file:  # some may have ended
+        with suppress(OSError), open(f"/proc/{pid}/task/{thread}/children", "rb") as file:  # some may have ended
             found = [*(found or ()), *map(int, file.read().split())]
     return found
 
