@@ -25,7 +25,7 @@ hypothesis.settings.register_profile("quick", deadline=None, max_examples=15)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000)
 hypothesis.settings.load_profile("quick")
 
-pytest.register_assert_rewrite("tests.providers.conformance")
+pytest.register_assert_rewrite("one_provider_mad.testing.conformance")
 
 
 def pytest_configure(config: pytest.Config) -> None:

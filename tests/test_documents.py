@@ -214,7 +214,7 @@ def test_every_path_in_the_checkout_exists() -> None:
 
 NOT_RUN = {
     "one-provider demo": "the picture's test plays it",
-    "one-provider demo --ec2": "tests/cli/test_demo_ec2.py plays it",
+    "one-provider demo --ec2": "tests/lab/test_demo_ec2.py plays it",
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
 

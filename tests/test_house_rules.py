@@ -90,7 +90,7 @@ MAKES_FILES = re.compile(
 MAY_MAKE_THEM = {
     "one_provider_mad/belongings.py": "does it for all",
     "one_provider_mad/database.py": "opens what that has made",
-    "one_provider_mad/cli/demo.py": "in a temporary directory of its own",
+    "one_provider_mad/lab/demo.py": "in a temporary directory of its own",
 }
 
 

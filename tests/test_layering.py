@@ -94,9 +94,14 @@ def imported_of_ours(path: Path) -> set[str]:
     return {target for dotted in imported(path) if (target := own(dotted)) is not None}
 
 
-def is_of_cli(module: str) -> bool:
-    """The operator's tool stands above everything."""
-    return module.split(".", maxsplit=1)[0] == "cli"
+TOPS: dict[str, set[str]] = {"cli": set(), "lab": {"cli"}, "testing": set()}
+"""Folders that may import everything but `programs`, and which of each other; nothing else imports them."""
+
+
+def top_of(module: str) -> str | None:
+    """The folder of `TOPS` that a module is in."""
+    folder = module.split(".", maxsplit=1)[0]
+    return folder if folder in TOPS else None
 
 
 def row_of(module: str) -> str | None:
@@ -134,22 +139,43 @@ def test_imports_point_one_way() -> None:
     wrong = [
         f"{module} may not import {target}"
         for path in MODULES
-        if (module := module_name(path)) and not is_of_cli(module)
+        if (module := module_name(path)) and not top_of(module)
         for target in sorted(imported_of_ours(path))
         if not is_allowed(module, target)
     ]
     assert not wrong, "\n".join(wrong)
 
 
-def test_nobody_imports_the_programs_above_it() -> None:
+def is_above(target: str, module: str) -> bool:
+    """True for a target that this module may not import since it stands above it."""
+    top, own_top = top_of(target), top_of(module)
+    return target == "programs" or (top is not None and top != own_top and top not in TOPS.get(own_top or "", set()))
+
+
+def test_no_module_imports_what_stands_above_it() -> None:
     wrong = [
         f"{module} may not import {target}"
         for path in MODULES
-        for module, targets in [(module_name(path), imported_of_ours(path))]
-        for target in sorted(targets)
-        if target == "programs" or (is_of_cli(target) and not is_of_cli(module))
+        for module in [module_name(path)]
+        for target in sorted(imported_of_ours(path))
+        if is_above(target, module)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("module", "target", "expected"),
+    [
+        pytest.param("lab.demo", "cli.decode", False, id="the-lab-and-the-tool"),
+        pytest.param("cli.main", "lab.demo", True, id="the-tool-and-the-lab"),
+        pytest.param("providers.ec2.client", "lab.ec2.server", True, id="a-cloud-and-the-lab"),
+        pytest.param("lab.ec2.server", "lab.ec2.account", False, id="the-lab-itself"),
+        pytest.param("lab.demo", "testing.conformance", True, id="the-lab-and-the-suite"),
+        pytest.param("daemon", "programs", True, id="the-daemon-and-the-programs"),
+    ],
+)
+def test_what_stands_above_a_module(module: str, target: str, *, expected: bool) -> None:
+    assert is_above(target, module) is expected
 
 
 def forbidden(paths: list[Path], names: set[str]) -> list[str]:
@@ -169,7 +195,7 @@ def test_the_protocol_knows_no_clock_and_no_files() -> None:
 
 
 def test_daemons_load_nothing_for_terminals() -> None:
-    wrong = forbidden([path for path in MODULES if not is_of_cli(module_name(path))], NEVER_IN_DAEMONS)
+    wrong = forbidden([path for path in MODULES if not top_of(module_name(path))], NEVER_IN_DAEMONS)
     assert not wrong, "\n".join(wrong)
 
 

@@ -10,13 +10,16 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from one_provider_mad import __version__
 from one_provider_mad.errors import MadError
 from one_provider_mad.masking import masked
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
@@ -28,7 +31,6 @@ COMMANDS: Mapping[str, str] = {
     "check": "one_provider_mad.cli.check",
     "config": "one_provider_mad.cli.config",
     "decode": "one_provider_mad.cli.decode",
-    "demo": "one_provider_mad.cli.demo",
     "encode": "one_provider_mad.cli.encode",
     "install": "one_provider_mad.cli.install",
     "instances": "one_provider_mad.cli.instances",
@@ -39,18 +41,22 @@ COMMANDS: Mapping[str, str] = {
 }
 """Command to the module that holds it, as `command`."""
 
+FURTHER_COMMANDS = "one_provider_mad.commands"
+"""Group of the entry points of further commands, such as `demo`, which nothing here imports."""
+
 
 class _Program(click.Group):
     """A group that imports a command when it is called, and tells every failure in one sentence."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*COMMANDS, *super().list_commands(ctx)})
+        return sorted({*COMMANDS, *_further_commands(), *super().list_commands(ctx)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return super().get_command(ctx, cmd_name)
-        command: click.Command = import_module(COMMANDS[cmd_name]).command
-        return command
+        if cmd_name in COMMANDS:
+            command: click.Command = import_module(COMMANDS[cmd_name]).command
+            return command
+        further = _further_commands().get(cmd_name)
+        return super().get_command(ctx, cmd_name) if further is None else further.load()
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -93,6 +99,12 @@ class _Program(click.Group):
 @click.version_option(__version__, prog_name="one-provider-mad", message="%(prog)s %(version)s")
 def main() -> None:
     """Try out, look into and check the drivers that present a cloud as an OpenNebula host."""
+
+
+def _further_commands() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # most commands do without
+
+    return {each.name: each for each in entry_points(group=FURTHER_COMMANDS)}
 
 
 def _complain(prog_name: str, error: Exception) -> int:

@@ -27,7 +27,7 @@ from one_provider_mad.providers.interface import (
     Suspendable,
 )
 from one_provider_mad.settings import convert
-from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance
+from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 EXTRAS = (

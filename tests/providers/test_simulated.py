@@ -44,8 +44,16 @@ from one_provider_mad.providers.simulated.cloud import Extras, Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider, factory
 from one_provider_mad.providers.simulated.settings import CALLS, FaultSettings, SimulatedSettings
 from one_provider_mad.settings import convert
+from one_provider_mad.testing.conformance import (
+    CloudUnderTest,
+    OwnedCloudConformance,
+    a_call,
+    give_up,
+    look,
+    reach,
+    turns,
+)
 from tests.end_to_end.oned import ROOT
-from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance, a_call, give_up, look, reach, turns
 
 QUICK = {"boot_time": 0.004, "stop_time": 0.004, "suspend_time": 0.004, "destroy_time": 0.004}
 """Transitions that a test sees begin and end."""

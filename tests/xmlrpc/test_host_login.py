@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable
+from one_provider_mad.testing.conformance import a_call
 from one_provider_mad.xmlrpc.host_login import HostLogin
-from tests.providers.conformance import a_call
 from tests.providers.opennebula.burst import a_vm, connect, credentials
 from tests.xmlrpc.partner import RELEASES, Partner, Release
 

@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from one_provider_mad.domain import DeployId
+from one_provider_mad.lab.ec2 import account as served
+from one_provider_mad.lab.ec2 import estate, shown
+from one_provider_mad.lab.ec2.addresses import add_address
+from one_provider_mad.lab.ec2.offers import EC2_TYPES
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.ec2 import account as served
-from one_provider_mad.providers.simulated.ec2 import estate, shown
-from one_provider_mad.providers.simulated.ec2.addresses import add_address
-from one_provider_mad.providers.simulated.ec2.offers import EC2_TYPES
 from one_provider_mad.providers.simulated.hardware import Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 

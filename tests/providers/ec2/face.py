@@ -19,12 +19,12 @@ from typing import Any
 from aiohttp import web
 
 from one_provider_mad.domain import DeployId
-from one_provider_mad.providers.simulated.ec2 import account as served
-from one_provider_mad.providers.simulated.ec2.answers import Answer
-from one_provider_mad.providers.simulated.ec2.background import Background
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal
-from one_provider_mad.providers.simulated.ec2.server import Call, Server, abandoned, refused, written
-from one_provider_mad.providers.simulated.ec2.signatures import Key
+from one_provider_mad.lab.ec2 import account as served
+from one_provider_mad.lab.ec2.answers import Answer
+from one_provider_mad.lab.ec2.background import Background
+from one_provider_mad.lab.ec2.refusals import Refusal
+from one_provider_mad.lab.ec2.server import Call, Server, abandoned, refused, written
+from one_provider_mad.lab.ec2.signatures import Key
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.providers.ec2.account import REGION, SETTINGS, Account
 from tests.providers.ec2.model import unknown_parameters

@@ -17,13 +17,13 @@ from botocore.session import Session
 
 from one_provider_mad.documents import text_of
 from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.lab.ec2.refusals import Refusal
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.simulated.cloud import Launch
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal
 from one_provider_mad.providers.simulated.provider import SimulatedProvider
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
-from tests.providers.conformance import until
+from one_provider_mad.testing.conformance import until
 from tests.providers.ec2.account import NUMBER, Instance
 from tests.providers.ec2.conftest import make
 from tests.providers.ec2.face import KEY, REGION, SECRET, Face

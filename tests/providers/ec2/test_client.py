@@ -24,8 +24,8 @@ from one_provider_mad.errors import (
 from one_provider_mad.providers.ec2.client import Client, endpoint
 from one_provider_mad.providers.ec2.pace import FIRST_PAUSE, Pace
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.testing.conformance import CloudUnderTest, a_call, until
 from tests.end_to_end.oned import ROOT
-from tests.providers.conformance import CloudUnderTest, a_call, until
 from tests.providers.ec2.conftest import Open, make
 from tests.providers.ec2.face import KEY, REGION, SECRET, Face
 from tests.providers.ec2.test_conformance import FacesConsole

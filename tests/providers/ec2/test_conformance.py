@@ -22,7 +22,7 @@ from one_provider_mad.providers.interface import (
     Snapshots,
     Suspendable,
 )
-from tests.providers.conformance import CloudUnderTest, OwnedCloudConformance, look
+from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance, look
 from tests.providers.ec2.conftest import make
 from tests.providers.ec2.face import Face
 

@@ -10,7 +10,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import BadParameter, ProviderUnavailable
-from tests.providers.conformance import reach, until
+from one_provider_mad.testing.conformance import reach, until
 from tests.providers.ec2.conftest import OWNER, Open
 from tests.providers.ec2.face import Face
 from tests.providers.ec2.vms import a_vm, launched

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, HTTPClientError
 
-from one_provider_mad.providers.simulated.ec2.account import Account
-from one_provider_mad.providers.simulated.ec2.background import Background
-from one_provider_mad.providers.simulated.ec2.offers import EC2_TYPES
-from one_provider_mad.providers.simulated.ec2.server import Server
-from one_provider_mad.providers.simulated.ec2.signatures import Key
+from one_provider_mad.lab.ec2.account import Account
+from one_provider_mad.lab.ec2.background import Background
+from one_provider_mad.lab.ec2.offers import EC2_TYPES
+from one_provider_mad.lab.ec2.server import Server
+from one_provider_mad.lab.ec2.signatures import Key
 from one_provider_mad.providers.simulated.settings import (
     FaultSettings,
     ListingOrder,

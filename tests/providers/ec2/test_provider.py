@@ -23,7 +23,7 @@ from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.sizes import BUILT_IN, resized
 from one_provider_mad.providers.ec2.states import STATES, state_of
 from one_provider_mad.providers.interface import CapacitySource, CreateCall, ImportSource, Size
-from tests.providers.conformance import look, reach
+from one_provider_mad.testing.conformance import look, reach
 from tests.providers.ec2.account import Instance as Shown
 from tests.providers.ec2.conftest import OWNER, Open
 from tests.providers.ec2.face import Face

@@ -5,7 +5,7 @@ from __future__ import annotations
 from one_provider_mad.domain import DeployId, InstanceState, Template, VmId, VmRequest
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import CreateCall
-from tests.providers.conformance import reach
+from one_provider_mad.testing.conformance import reach
 from tests.providers.ec2.conftest import OWNER
 
 SECTION = {"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"}

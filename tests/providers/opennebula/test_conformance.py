@@ -19,7 +19,7 @@ from one_provider_mad.providers.interface import (
     Provider,
     Resizable,
 )
-from tests.providers.conformance import OWNER, CloudUnderTest, OwnedCloudConformance, a_call, reach
+from one_provider_mad.testing.conformance import OWNER, CloudUnderTest, OwnedCloudConformance, a_call, reach
 from tests.providers.opennebula.burst import connect
 from tests.xmlrpc.partner import Partner
 

@@ -22,7 +22,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.providers.interface import CapacitySource, ImportSource
 from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider
-from tests.providers.conformance import OWNER, a_call, look, reach
+from one_provider_mad.testing.conformance import OWNER, a_call, look, reach
 from tests.providers.opennebula.burst import a_vm, connect
 from tests.waiting import until
 from tests.xmlrpc.partner import RELEASES, Partner

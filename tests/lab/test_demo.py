@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from one_provider_mad.cli import demo
-from one_provider_mad.cli.demo_life import LIFE
 from one_provider_mad.cli.main import main
+from one_provider_mad.lab import demo
+from one_provider_mad.lab.demo_life import LIFE
 
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
 

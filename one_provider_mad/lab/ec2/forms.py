@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple, TypeVar
 
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal, invalid, needed
+from one_provider_mad.lab.ec2.refusals import Refusal, invalid, needed
 
 Form = Mapping[str, str]
 Filters = Mapping[str, Sequence[str]]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from one_provider_mad.providers.simulated.ec2 import forms
-from one_provider_mad.providers.simulated.ec2.answers import Answer, moment
-from one_provider_mad.providers.simulated.ec2.estate import ROOT_DEVICE, Estate
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal
+from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2.answers import Answer, moment
+from one_provider_mad.lab.ec2.estate import ROOT_DEVICE, Estate
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal
 from one_provider_mad.providers.simulated.settings import InstanceType
 
 EC2_TYPES = {

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import escape
 
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal
+from one_provider_mad.lab.ec2.refusals import Refusal
 
 Answer = dict[str, Any]
 """Element to text, to elements, or to a list: of `item`s, or of what `Members` says."""

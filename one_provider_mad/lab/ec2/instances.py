@@ -11,19 +11,19 @@ from functools import partial
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import BadParameter, NoCapacity, ProviderError, QuotaExceeded
-from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.cloud import Extras, Launch
-from one_provider_mad.providers.simulated.ec2 import forms, shown
-from one_provider_mad.providers.simulated.ec2.answers import Answer
-from one_provider_mad.providers.simulated.ec2.estate import (
+from one_provider_mad.lab.ec2 import forms, shown
+from one_provider_mad.lab.ec2.answers import Answer
+from one_provider_mad.lab.ec2.estate import (
     ROOT_DEVICE,
     Estate,
     Sight,
     Volume,
     put_volume,
 )
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal, invalid
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal, invalid
+from one_provider_mad.providers.simulated import table
+from one_provider_mad.providers.simulated.cloud import Extras, Launch
 from one_provider_mad.providers.simulated.traffic import Traffic
 
 LONGEST_TOKEN = 64

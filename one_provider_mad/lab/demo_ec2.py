@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from one_provider_mad.cli.demo_life import EC2_LIFE, Play
 from one_provider_mad.domain import Template
+from one_provider_mad.lab.demo_life import EC2_LIFE, Play
 from one_provider_mad.providers.ec2.credentials import MISSING
 
 REGION = "eu-west-1"
@@ -64,11 +64,11 @@ def ec2_stage(folder: Path) -> Iterator[Play]:
     """
     if find_spec("botocore") is None:
         raise NoBotocore(MISSING)
-    from one_provider_mad.providers.simulated.ec2.account import Account
-    from one_provider_mad.providers.simulated.ec2.background import Background
-    from one_provider_mad.providers.simulated.ec2.offers import EC2_TYPES
-    from one_provider_mad.providers.simulated.ec2.server import Server
-    from one_provider_mad.providers.simulated.ec2.signatures import Key
+    from one_provider_mad.lab.ec2.account import Account
+    from one_provider_mad.lab.ec2.background import Background
+    from one_provider_mad.lab.ec2.offers import EC2_TYPES
+    from one_provider_mad.lab.ec2.server import Server
+    from one_provider_mad.lab.ec2.signatures import Key
     from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
     offered = SimulatedSettings(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 
+from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2.answers import Answer
+from one_provider_mad.lab.ec2.estate import Estate
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal, needed, not_found
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.ec2 import forms
-from one_provider_mad.providers.simulated.ec2.answers import Answer
-from one_provider_mad.providers.simulated.ec2.estate import Estate
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal, needed, not_found
 
 _KINDS = {
     "instance": ("instance", "visible_at <= :now AND (forget_at IS NULL OR forget_at > :now)"),

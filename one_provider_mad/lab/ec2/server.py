@@ -16,11 +16,11 @@ from urllib.parse import parse_qsl
 import structlog
 from aiohttp import web
 
-from one_provider_mad.providers.simulated.ec2 import answers
-from one_provider_mad.providers.simulated.ec2.account import Account
-from one_provider_mad.providers.simulated.ec2.answers import Answer
-from one_provider_mad.providers.simulated.ec2.refusals import AnswerLost, Refusal
-from one_provider_mad.providers.simulated.ec2.signatures import Key, SignedRequest, check, service_of
+from one_provider_mad.lab.ec2 import answers
+from one_provider_mad.lab.ec2.account import Account
+from one_provider_mad.lab.ec2.answers import Answer
+from one_provider_mad.lab.ec2.refusals import AnswerLost, Refusal
+from one_provider_mad.lab.ec2.signatures import Key, SignedRequest, check, service_of
 
 log = structlog.get_logger()
 

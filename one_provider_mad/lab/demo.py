@@ -17,11 +17,11 @@ from pathlib import Path
 import click
 
 from one_provider_mad.cli.decode import printable
-from one_provider_mad.cli.demo_life import SIMULATED, Play, Step
-from one_provider_mad.cli.demo_monitor import Watcher
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.cli.instances import collect
 from one_provider_mad.cli.verbs import LCM_NUMBERS
+from one_provider_mad.lab.demo_life import SIMULATED, Play, Step
+from one_provider_mad.lab.demo_monitor import Watcher
 from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Reply
 from one_provider_mad.protocol.vmm import parse_reply
 
@@ -70,7 +70,7 @@ def _stage(folder: Path, *, is_ec2: bool) -> Iterator[Play]:
     if not is_ec2:
         yield SIMULATED
         return
-    from one_provider_mad.cli.demo_ec2 import NoBotocore, ec2_stage
+    from one_provider_mad.lab.demo_ec2 import NoBotocore, ec2_stage
 
     with ExitStack() as stack:
         try:

@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from one_provider_mad.domain import Usage
+from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2.answers import Answer, Members, Moment
+from one_provider_mad.lab.ec2.estate import Estate
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal, invalid
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.ec2 import forms
-from one_provider_mad.providers.simulated.ec2.answers import Answer, Members, Moment
-from one_provider_mad.providers.simulated.ec2.estate import Estate
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal, invalid
 
 MOST_QUERIES = 500
 MOST_DATAPOINTS = 1440

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from one_provider_mad.domain import InstanceState
+from one_provider_mad.lab.ec2 import forms, shown
+from one_provider_mad.lab.ec2.answers import Answer, moment
+from one_provider_mad.lab.ec2.estate import Estate, Event, events_planned
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.instances import Instances
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.ec2 import forms, shown
-from one_provider_mad.providers.simulated.ec2.answers import Answer, moment
-from one_provider_mad.providers.simulated.ec2.estate import Estate, Event, events_planned
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.instances import Instances
 
 INTERRUPTIONS = ("marked-for-termination", "marked-for-stop")
 """Plans that are told of the spot request, not of the instance."""

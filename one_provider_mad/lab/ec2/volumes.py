@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import InstanceNotFound
+from one_provider_mad.lab.ec2 import estate as accounts
+from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2.answers import Answer, moment, tag_set
+from one_provider_mad.lab.ec2.estate import Estate, Volume, put_volume
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal, invalid, not_found
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.ec2 import estate as accounts
-from one_provider_mad.providers.simulated.ec2 import forms
-from one_provider_mad.providers.simulated.ec2.answers import Answer, moment, tag_set
-from one_provider_mad.providers.simulated.ec2.estate import Estate, Volume, put_volume
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal, invalid, not_found
 
 MOST_GIB = 65536
 

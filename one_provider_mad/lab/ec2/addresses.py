@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import InstanceNotFound
+from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2.answers import Answer, tag_set
+from one_provider_mad.lab.ec2.estate import Address, Estate, check_id, owners
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal, needed, not_found
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.ec2 import forms
-from one_provider_mad.providers.simulated.ec2.answers import Answer, tag_set
-from one_provider_mad.providers.simulated.ec2.estate import Address, Estate, check_id, owners
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal, needed, not_found
 
 MOST_ADDRESSES = 250
 """EC2 begins with five a region; these are all that 203.0.113.0/24 has (RFC 5737: it leads nowhere)."""

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from one_provider_mad.cli import demo_ec2
-from one_provider_mad.cli.demo_life import EC2_LIFE
 from one_provider_mad.cli.main import main
+from one_provider_mad.lab import demo_ec2
+from one_provider_mad.lab.demo_life import EC2_LIFE
 
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main", "demo", "--ec2"]
 

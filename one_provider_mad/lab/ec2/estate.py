@@ -15,9 +15,9 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from one_provider_mad.lab.ec2.refusals import Refusal, not_found
 from one_provider_mad.providers.simulated import table
 from one_provider_mad.providers.simulated.cloud import Cloud
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal, not_found
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 _Result = TypeVar("_Result")

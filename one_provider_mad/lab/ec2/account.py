@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from one_provider_mad.errors import ProviderError
-from one_provider_mad.providers.simulated.ec2 import forms
-from one_provider_mad.providers.simulated.ec2.addresses import Addresses
-from one_provider_mad.providers.simulated.ec2.answers import Answer
-from one_provider_mad.providers.simulated.ec2.estate import Estate
-from one_provider_mad.providers.simulated.ec2.forms import Form
-from one_provider_mad.providers.simulated.ec2.instances import Instances
-from one_provider_mad.providers.simulated.ec2.metrics import Metrics
-from one_provider_mad.providers.simulated.ec2.offers import Offers
-from one_provider_mad.providers.simulated.ec2.plans import Plans
-from one_provider_mad.providers.simulated.ec2.refusals import AnswerLost, Refusal, refusal_of
-from one_provider_mad.providers.simulated.ec2.tags import Tags
-from one_provider_mad.providers.simulated.ec2.volumes import Volumes
+from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2.addresses import Addresses
+from one_provider_mad.lab.ec2.answers import Answer
+from one_provider_mad.lab.ec2.estate import Estate
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.instances import Instances
+from one_provider_mad.lab.ec2.metrics import Metrics
+from one_provider_mad.lab.ec2.offers import Offers
+from one_provider_mad.lab.ec2.plans import Plans
+from one_provider_mad.lab.ec2.refusals import AnswerLost, Refusal, refusal_of
+from one_provider_mad.lab.ec2.tags import Tags
+from one_provider_mad.lab.ec2.volumes import Volumes
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.traffic import Traffic
 

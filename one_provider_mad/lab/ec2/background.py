@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from one_provider_mad.providers.simulated.ec2.server import Server
+from one_provider_mad.lab.ec2.server import Server
 
 _Result = TypeVar("_Result")
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from urllib.parse import quote
 
-from one_provider_mad.providers.simulated.ec2.refusals import Refusal
+from one_provider_mad.lab.ec2.refusals import Refusal
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 TOLERANCE = 900.0

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from one_provider_mad.domain import InstanceState
+from one_provider_mad.lab.ec2.answers import Answer, moment, tag_set
+from one_provider_mad.lab.ec2.estate import ROOT_DEVICE, Estate, Event, Sight, Volume
+from one_provider_mad.lab.ec2.forms import listed
 from one_provider_mad.providers.simulated import table
-from one_provider_mad.providers.simulated.ec2.answers import Answer, moment, tag_set
-from one_provider_mad.providers.simulated.ec2.estate import ROOT_DEVICE, Estate, Event, Sight, Volume
-from one_provider_mad.providers.simulated.ec2.forms import listed
 
 WORDS: Mapping[InstanceState, str] = {
     InstanceState.PENDING: "pending",
