@@ -29,6 +29,9 @@ TEXT_LIMIT = 4000
 WORD_LIMIT = 64
 """Longest action word that is written back; the longest real one has 18 letters."""
 
+ERROR_LENGTH = 100
+"""Bytes of `ACTION: text` that oned of 6.6 and later keeps in a VM's ERROR (include/VirtualMachine.h)."""
+
 NOTHING = "-"
 """The payload when there is nothing to say."""
 
@@ -111,11 +114,12 @@ def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:
 
 def format_reply(reply: Reply) -> bytes:
     """Write the reply as exactly one line that every release takes, whatever the reply holds."""
+    word = _fit(reply.word)
     if reply.is_success:
         result, text = "SUCCESS", clean(reply.info) or NOTHING
     else:
-        result, text = "FAILURE", _reason(clean(reply.info))
-    return f"{_fit(reply.word)} {result} {reply.vm_id} {text}\n".encode()
+        result, text = "FAILURE", _whole_where_cut(_reason(clean(reply.info)), ERROR_LENGTH - len(f"{word}: "))
+    return f"{word} {result} {reply.vm_id} {text}\n".encode()
 
 
 def format_log(line: LogLine, general_id: str) -> bytes:
@@ -217,6 +221,20 @@ def _reason(text: str) -> str:
     if not text.strip("- "):
         return NO_REASON
     return _cut(f"error: {text}" if text.startswith("-") else text)
+
+
+def _whole_where_cut(text: str, cut: int) -> str:
+    """Begin the letter that the cut would halve behind it: the blank before its word becomes wider, nothing is lost.
+
+    oned counts bytes, and half a letter makes its database refuse the VM's update (VirtualMachine.cc).
+    """
+    if text.isascii():
+        return text
+    encoded = text.encode()
+    before = encoded[:cut].decode("utf-8", "ignore").encode()
+    missing = min(cut, len(encoded)) - len(before)
+    at = before.rfind(b" ") + 1 or len(before)
+    return (encoded[:at] + b" " * missing + encoded[at:]).decode()
 
 
 def _cut(text: str) -> str:

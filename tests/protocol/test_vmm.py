@@ -395,6 +395,43 @@ def test_a_long_success_is_not_cut() -> None:
     assert format_reply(success("POLL", 1, info)) == f"POLL SUCCESS 1 {info}\n".encode()
 
 
+def stored_error(line: bytes) -> bytes:
+    """What oned of 6.6 and later keeps of a failure: VirtualMachine::set_template_error_message, in bytes."""
+    word, _, _, text = line.rstrip(b"\n").split(b" ", 3)
+    return (word + b": " + text)[:100]
+
+
+@pytest.mark.parametrize("word", ["SAVE", "DEPLOY", "DISKSNAPSHOTCREATE"])
+@pytest.mark.parametrize(
+    "info",
+    [
+        pytest.param("Größe " * 40, id="words"),
+        pytest.param("x" * 60 + "ä" * 60, id="one-word"),
+        pytest.param("101 " + "東" * 60, id="first-word-kept"),
+        pytest.param("😀" * 40, id="four-bytes"),
+    ],
+)
+def test_a_failure_has_no_letter_across_the_byte_at_which_oned_cuts_it(word: str, info: str) -> None:
+    for shift in range(4):
+        line = format_reply(failure(word, 1, "-" * shift + info))
+        assert len(stored_error(line)) == 100
+        stored_error(line).decode()
+
+
+@pytest.mark.parametrize(
+    ("before", "written"),
+    [
+        pytest.param("x" * 88 + " grü", "x" * 88 + "  grü", id="halved"),
+        pytest.param("x" * 87 + " grü", "x" * 87 + " grü", id="ends-at-the-cut"),
+        pytest.param("x" * 89 + " grü", "x" * 89 + " grü", id="begins-at-the-cut"),
+        pytest.param("x" * 91 + "ü", "x" * 91 + " ü", id="no-blank-to-widen"),
+        pytest.param("ü" * 46, "ü" * 46, id="short"),
+    ],
+)
+def test_blanks_before_the_word_make_room_for_a_letter_at_the_cut(before: str, written: str) -> None:
+    assert format_reply(failure("DEPLOY", 1, before)) == f"DEPLOY FAILURE 1 {written}\n".encode()
+
+
 @given(reply=any_reply)
 @example(reply=failure("SAVE", 1, "]]\x00>"))
 @example(reply=success("SAVE", 1, "]\ud800]>"))
