@@ -187,7 +187,7 @@ CASES = {
     ),
     "RESIZE": Case({"7.4": (f"vmm/cloud/resize {{id}} {VM}",)}, operand={"CPU": "2", "MEMORY": "2048"}),
     "UPDATECONF": Case({"5.10": RECONFIGURE}, operand={"SSH_PUBLIC_KEY": "ssh-rsa AAAA"}, elements=CONTEXT),
-    "UPDATESG": Case({"5.10": ("vnm/net/update_sg {id} 101",)}, operand={"SECURITY_GROUP_ID": "101"}),
+    "UPDATESG": Case({"5.10": ("vnm/net/update_sg {id}",)}, operand={"SECURITY_GROUP_ID": "101"}),
     "UPDATENIC": Case({"7.4": ("vnm/net/update_nic {id} 7",)}, operand={"VIRTUAL_NETWORK_ID": "7"}),
     "DISKSNAPSHOTCREATE": Case(
         {"5.10": ("tm/store/snap_create_live host:disk 1 9 0",)},

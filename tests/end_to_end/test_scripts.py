@@ -149,6 +149,16 @@ def test_an_action_script_reads_the_whole_message(served: Served, vm_id: int, re
     assert record.stdin == read_of(release, wire.document(line))
 
 
+def test_base64_is_one_line_on_a_front_end_of_5_12(tmp_path: Path) -> None:
+    """Its messages look like those of 5.10: the file that every release installs tells them apart."""
+    place = ScriptPlace(tmp_path / "one")
+    (place.remotes / "VERSION").write_text("5.12.13\n")
+    line = wire.reboot(7, "i-1", release="5.10", host=HOST)
+    with Driver(place, f"-t 15 -r 0 -p {NAME}") as driver:
+        (record,) = Served(place, driver).perform(line).seen
+    assert record.stdin == b64encode(wire.document(line))
+
+
 @pytest.mark.parametrize("release", RELEASES)
 def test_deploy_reads_the_deployment_file(served: Served, vm_id: int, release: Release) -> None:
     text = f"<VM><ID>{vm_id}</ID><NAME>été</NAME></VM>\n"
@@ -238,17 +248,6 @@ def renamed(line: bytes, kind: str) -> bytes:
         return f"{before}<{kind}>{inside}</{kind}>{after}"
 
     return edited(line, rename)
-
-
-@pytest.mark.parametrize("release", SINCE_5)
-def test_an_alias_is_no_interface_of_its_own(served: Served, vm_id: int, release: Release) -> None:
-    attach = renamed(request(served.place, "ATTACHNIC", vm_id, release, CASES["ATTACHNIC"]), "NIC_ALIAS")
-    ran = [record.script for record in served.perform(attach).seen]
-    reconfigure = ["vmm/cloud/prereconfigure", "tm/store/context", "vmm/cloud/reconfigure"]
-    assert ran == ["vnm/net/pre", "vnm/net/post", *reconfigure]
-    detach = renamed(request(served.place, "DETACHNIC", vm_id, release, CASES["DETACHNIC"]), "NIC_ALIAS")
-    ran = [record.script for record in served.perform(detach).seen]
-    assert ran == ["vnm/net/clean", *reconfigure]
 
 
 def test_a_pci_device_may_be_an_interface(served: Served, vm_id: int) -> None:

@@ -9,6 +9,7 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -225,8 +226,26 @@ def test_each_step_is_logged(served: Served, vm_id: int) -> None:
     assert log == tuple(f"I Successfully execute {step}." for step in steps)
 
 
+def test_nothing_is_logged_of_a_poll_or_a_snapshot_that_succeeds(served: Served, vm_id: int) -> None:
+    served.place.tell("poll", vm_id, "echo 'INFO: asking' >&2; echo STATE=a")
+    assert served.perform(wire.poll(vm_id, "i-1", host=HOST)) == ("SUCCESS STATE=a", (), ANY)
+    for action in ("SNAPSHOTCREATE", "SNAPSHOTREVERT", "SNAPSHOTDELETE"):
+        assert served.perform(request(served.place, action, vm_id, "5.10", CASES[action])).log == ()
+
+
+def test_a_poll_that_fails_is_logged_with_its_command_alone(served: Served, vm_id: int) -> None:
+    served.place.tell("poll", vm_id, "echo no such VM >&2; exit 2")
+    outcome = served.perform(wire.poll(vm_id, "i-1", host=HOST))
+    path = served.place.remotes / "vmm" / NAME / "poll"
+    assert outcome.reply == "FAILURE no such VM"
+    assert outcome.log == (
+        f"E Command execution failed (exit code: 2): {path} i-1 {HOST} {vm_id} {HOST}",
+        "E no such VM",
+    )
+
+
 WORDS = {
-    "snapshot_create": "SNAPSHOTCREATE",
+    "detach_nic": "DETACHNIC",
     "attach_disk": "ATTACHDISK",
     "save": "SAVE",
 }

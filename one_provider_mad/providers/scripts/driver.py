@@ -18,7 +18,8 @@ import structlog
 from one_provider_mad.characters import UNWRITTEN
 from one_provider_mad.errors import RequestRefused, SettingsError
 from one_provider_mad.providers.interface import ProviderContext, ProviderFactory, VerbatimRequest
-from one_provider_mad.providers.scripts.message import Era, Message, read_message
+from one_provider_mad.providers.scripts.message import Message, read_message
+from one_provider_mad.providers.scripts.release import Release, read_version
 from one_provider_mad.providers.scripts.sequences import (
     DEPLOYED,
     LIVE_SNAPSHOT,
@@ -96,13 +97,16 @@ class ScriptsDriver:
         self._context = context
         self._settings = settings
         self._remotes = Path(settings.remotes) if settings.remotes else context.state_directory / "remotes"
+        self._installed: Release | None = None
         self._local = _local_actions(context.arguments.local_actions or LOCAL_ACTIONS)
         self.runner = Runner(context.state_directory, {})
         self.readers = Workers(_READERS, name="deployment files")
 
     async def open(self) -> None:
-        """Read what the scripts' environment is to be."""
+        """Read what the scripts' environment is to be, and which release this front-end is of."""
         prepare_for_many()
+        version = self._context.state_directory / "remotes" / "VERSION"
+        self._installed = await asyncio.to_thread(read_version, version)
         environment = await asyncio.to_thread(
             script_environment,
             os.environ,
@@ -130,7 +134,13 @@ class ScriptsDriver:
             RequestRefused: a step failed, and this is what its script said; or the message lacks what it needs.
             NotSupported: upstream's drivers have no such action.
         """
-        read = partial(read_message, request.request, request.message, is_two_blank=request.is_two_blank)
+        read = partial(
+            read_message,
+            request.request,
+            request.message,
+            is_two_blank=request.is_two_blank,
+            installed=self._installed,
+        )
         message = read() if len(request.message) < _LARGE else await asyncio.to_thread(read)
         steps = sequence(request.action, message)
         action = _Action(self, message, main_action(request.action), log)
@@ -227,18 +237,21 @@ class _Action:
     async def _run(self, step: Step) -> None:
         if step.kind is Kind.TRANSFER and self._driver.skips_transfer:
             return
-        for driver in step.drivers or ("",):
-            try:
-                finished = await self._run_script(step, driver)
-            except StepFailed as error:
-                log.info("step failed", vm=self._message.request.vm_id, step=step.action, reason=str(error))
-                self._log("I", f"Failed to execute {step.kind.value} operation: {step.action}.")
-                raise
-            self._log("I", f"Successfully execute {step.kind.value} operation: {step.action}.")
-            if step.action == self._main:
-                self._payload = outcome.payload(finished)
-            if step.action == "deploy":
-                await self._note_deployed(step, outcome.first_word(finished))
+        try:
+            finished = [await self._run_script(step, driver) for driver in step.drivers or ("",)][-1]
+        except StepFailed as error:
+            log.info("step failed", vm=self._message.request.vm_id, step=step.action, reason=str(error))
+            self._tell(step, "Failed to execute")
+            raise
+        self._tell(step, "Successfully execute")
+        if step.action == self._main:
+            self._payload = outcome.payload(finished)
+        if step.action == "deploy":
+            await self._note_deployed(step, outcome.first_word(finished))
+
+    def _tell(self, step: Step, result: str) -> None:
+        if step.is_told:
+            self._log("I", f"{result} {step.kind.value} operation: {step.action}.")
 
     async def _note_deployed(self, step: Step, word: str | None) -> None:
         """Take the first word for the id, as oned does, unless it would store none (src/vm/VirtualMachine.cc)."""
@@ -280,8 +293,10 @@ class _Action:
             self._log("E", f"Timeout executing {outcome.described(command)}")
         elif finished.code:
             self._log("E", f"Command execution failed (exit code: {finished.code}): {outcome.described(command)}")
-        for letter, text in outcome.log_lines(finished):
-            self._log(letter, text)
+        # Nothing is told of a POLL that succeeds: oned asks every minute.
+        if finished.code or finished.is_timeout or step.action != "poll":
+            for letter, text in outcome.log_lines(finished):
+                self._log(letter, text)
         if finished.is_timeout:
             raise StepFailed(f"Timeout executing {outcome.described(command)}")
         if finished.code:
@@ -292,10 +307,6 @@ class _Action:
         given = [self._deployed if argument is DEPLOYED else argument for argument in step.arguments]
         if step.kind is Kind.TRANSFER:
             return given[1:]
-        if step.kind is Kind.NETWORK:
-            if self._message.era is not Era.FOUR:
-                return given
-            given.insert(0, base64.b64encode(self._message.vm_document()).decode())
         return given if step.host is None else [*given, str(self._message.request.vm_id), step.host]
 
     def _check_live_snapshot(self) -> None:
@@ -306,21 +317,24 @@ class _Action:
             raise StepFailed(f"Cannot perform a live DISKSNAPSHOTCREATE: LIVE_DISK_SNAPSHOTS does not name {pair}")
 
     async def _stdin(self, step: Step) -> bytes | None:
-        """What the script reads; nothing up to 4.14."""
-        if self._message.era is Era.FOUR:
-            return None
-        content = await self._content(step)
+        """What the script reads, in base64."""
+        content = self._content(step)
         if content is None:
             return None
-        encode = _in_lines if self._message.era is Era.FIVE and step.kind is Kind.VIRTUALIZATION else base64.b64encode
+        is_in_lines = step.kind is Kind.VIRTUALIZATION and not self._message.since(5, 12)
+        encode = _in_lines if is_in_lines else base64.b64encode
         return encode(content) if len(content) < _LARGE else await asyncio.to_thread(encode, content)
 
-    async def _content(self, step: Step) -> bytes | None:
-        if step.stdin is not None or step.kind is Kind.TRANSFER:
-            return step.stdin
-        if step.kind is Kind.NETWORK:
-            return self._message.network_document()
-        return self._deployment if step.action == "deploy" else self._message.document
+    def _content(self, step: Step) -> bytes | None:
+        """What the script reads; nothing up to 4.14, and for a network driver up to 5.8."""
+        match step.kind:
+            case Kind.TRANSFER:
+                return step.stdin
+            case Kind.NETWORK:
+                return self._message.network_document() if self._message.since(5, 10) else None
+            case Kind.VIRTUALIZATION if self._message.since(5):
+                return self._deployment if step.action == "deploy" else self._message.document
+        return None
 
 
 def _is_there(path: Path) -> bool:

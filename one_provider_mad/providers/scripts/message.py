@@ -8,31 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from enum import Enum
 
 from lxml import etree
 
 from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.domain import Value, VmRequest
+from one_provider_mad.providers.scripts.release import Release, release_of
 
-_NIC_NAMES = ("NIC", "NIC_ALIAS", "PCI")
-
-_NETWORK_FIELDS = ("ID", "DEPLOY_ID", "USER_TEMPLATE")
-_NETWORK_TEMPLATE = ("CONTEXT", "SECURITY_GROUP_RULE")
-_NETWORK_HISTORY = ("HOSTNAME", "HID", "VM_MAD", "DS_ID")
-
-
-class Era(Enum):
-    """The releases that drive scripts alike."""
-
-    FOUR = "4"
-    """4.4 to 4.14: the network driver is the host's, and scripts read nothing."""
-
-    FIVE = "5"
-    """5.0 to 5.12: network drivers by NIC; scripts read base64 in lines of 60 characters."""
-
-    SIX = "6"
-    """6.0 to 7.4: the same, in one unbroken line."""
+# Names of elements, and the first release that passes them on to network drivers.
+_NIC_NAMES: Mapping[str, Release] = {"NIC": (4,), "NIC_ALIAS": (5, 8), "PCI": (6, 6)}
+_NETWORK_FIELDS: Mapping[str, Release] = {"ID": (4,), "DEPLOY_ID": (4,), "USER_TEMPLATE": (5, 4)}
+_NETWORK_TEMPLATE: Mapping[str, Release] = {"SECURITY_GROUP_RULE": (4,), "CONTEXT": (5, 4)}
+_NETWORK_HISTORY: Mapping[str, Release] = {"HOSTNAME": (4,), "VM_MAD": (5,), "DS_ID": (5, 10), "HID": (6,)}
 
 
 class Nic(Value, frozen=True, kw_only=True):
@@ -56,7 +43,7 @@ class Message(Value, frozen=True, kw_only=True):
     """One action's message, as upstream's drivers see it.
 
     Attributes:
-        era: which releases may have sent it.
+        release: who has sent it.
         document: the XML as it came.
         request: what every provider is told.
         fields: the text of every plain child of the document.
@@ -64,12 +51,16 @@ class Message(Value, frozen=True, kw_only=True):
         vm: the VM's element.
     """
 
-    era: Era
+    release: Release
     document: bytes
     request: VmRequest
     fields: Mapping[str, str]
     nics: tuple[Nic, ...]
     vm: Element | None
+
+    def since(self, *release: int) -> bool:
+        """True when this release or a later one has sent it."""
+        return self.release >= release
 
     def field(self, name: str) -> str:
         """The text of a child of the document, "" when it has none."""
@@ -100,58 +91,73 @@ class Message(Value, frozen=True, kw_only=True):
 
     def network_drivers(self) -> tuple[str, ...]:
         """The network drivers of the VM's interfaces, each once, in order of appearance; up to 4.14 the host's."""
-        if self.era is Era.FOUR:
+        if not self.since(5):
             name = self.field("NET_DRV").strip()
             return (name,) if name else ()
         return tuple(dict.fromkeys(name for nic in self.nics if (name := nic.driver)))
 
     def network_document(self) -> bytes:
-        """The VM reduced to what network drivers look at."""
+        """The VM reduced to what network drivers look at; up to 4.4 all of it."""
+        if not self.since(4, 6):
+            return self.vm_document()
         root = etree.Element("VM")
         if self.vm is not None:
-            root.extend(_network_parts(self.vm))
+            root.extend(_network_parts(self.vm, self.release))
         return etree.tostring(root)
 
 
-def read_message(request: VmRequest, document: bytes, *, is_two_blank: bool) -> Message:
-    """Read a message that was found to be well formed before."""
+def read_message(
+    request: VmRequest, document: bytes, *, is_two_blank: bool, installed: Release | None = None
+) -> Message:
+    """Read a message that was found to be well formed before.
+
+    Args:
+        request: what every provider is told of it.
+        document: the message.
+        is_two_blank: the form of its line.
+        installed: the release of this front-end, None when that is unknown.
+    """
     root = parse_document(document)
     fields = {child.tag: text_of(child).strip() for child in root if not len(child)}
     vm = root.find("VM")
+    release = release_of(fields, is_two_blank=is_two_blank, installed=installed)
     return Message(
-        era=_era(fields, is_two_blank=is_two_blank),
+        release=release,
         document=document,
         request=request,
         fields=fields,
-        nics=tuple(_nics(vm)),
+        nics=tuple(_nics(vm, release)),
         vm=vm,
     )
 
 
-def _era(fields: Mapping[str, str], *, is_two_blank: bool) -> Era:
-    if is_two_blank:
-        return Era.SIX
-    return Era.FOUR if "NET_DRV" in fields else Era.FIVE
+def _known(names: Mapping[str, Release], release: Release) -> tuple[str, ...]:
+    return tuple(name for name, since in names.items() if release >= since)
 
 
-def _nics(vm: Element | None) -> Iterator[Nic]:
+def _nics(vm: Element | None, release: Release) -> Iterator[Nic]:
     template = None if vm is None else vm.find("TEMPLATE")
-    for element in () if template is None else template.iterchildren(*_NIC_NAMES):
-        attributes = {child.tag: text_of(child).strip() for child in element}
-        if element.tag != "PCI" or attributes.get("VN_MAD"):
-            yield Nic(kind=element.tag, attributes=attributes)
+    if template is None:
+        return
+    for name in _known(_NIC_NAMES, release):
+        for element in template.iterchildren(name):
+            attributes = {child.tag: text_of(child).strip() for child in element}
+            if name != "PCI" or attributes.get("VN_MAD"):
+                yield Nic(kind=name, attributes=attributes)
 
 
-def _network_parts(vm: Element) -> Iterator[Element]:
-    yield from map(deepcopy, vm.iterchildren(*_NETWORK_FIELDS))
+def _network_parts(vm: Element, release: Release) -> Iterator[Element]:
+    yield from map(deepcopy, vm.iterchildren(*_known(_NETWORK_FIELDS, release)))
     template = etree.Element("TEMPLATE")
+    fields, nics = _known(_NETWORK_TEMPLATE, release), _known(_NIC_NAMES, release)
     for child in vm.iterfind("TEMPLATE/*"):
-        if child.tag in _NETWORK_TEMPLATE or (child.tag in _NIC_NAMES and text_of(child.find("VN_MAD")).strip()):
+        has_driver = release < (5,) or text_of(child.find("VN_MAD")).strip()
+        if child.tag in fields or (child.tag in nics and has_driver):
             template.append(deepcopy(child))
     yield template
     history = vm.find("HISTORY_RECORDS/HISTORY")
     if history is not None:
         records = etree.Element("HISTORY_RECORDS")
         record = etree.SubElement(records, "HISTORY")
-        record.extend(map(deepcopy, history.iterchildren(*_NETWORK_HISTORY)))
+        record.extend(map(deepcopy, history.iterchildren(*_known(_NETWORK_HISTORY, release))))
         yield records

@@ -9,7 +9,7 @@ from enum import Enum
 
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import NotSupported, RequestRefused
-from one_provider_mad.providers.scripts.message import Era, Message, Nic
+from one_provider_mad.providers.scripts.message import Message, Nic
 
 DEPLOYED = "\0the id that deploy has printed"
 """Stands in arguments for what is known only once `deploy` has run; no argument can hold a NUL."""
@@ -42,6 +42,7 @@ class Step(Value, frozen=True, kw_only=True):
         undo: steps that follow when this one fails.
         regret: steps that follow when it has succeeded, and what it answered is of no use.
         may_fail: a failure is logged, and the action goes on.
+        is_told: the VM's log is told that it has succeeded or failed.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class Step(Value, frozen=True, kw_only=True):
     undo: tuple[Step, ...] = ()
     regret: tuple[Step, ...] = ()
     may_fail: bool = False
+    is_told: bool = True
 
 
 def sequence(action: str, message: Message) -> tuple[Step, ...]:
@@ -84,6 +86,7 @@ def _script(
     undo: tuple[Step, ...] = (),
     regret: tuple[Step, ...] = (),
     may_fail: bool = False,
+    is_told: bool = True,
 ) -> Step:
     where = message.request.host if host is None else host
     return Step(
@@ -94,6 +97,7 @@ def _script(
         undo=undo,
         regret=regret,
         may_fail=may_fail,
+        is_told=is_told,
     )
 
 
@@ -104,10 +108,14 @@ def _network(
     host: str | None = None,
     undo: tuple[Step, ...] = (),
     may_fail: bool = False,
+    skipped: tuple[str, ...] = (),
 ) -> list[Step]:
-    """Return the step that runs a script of every network driver; nothing when no interface has one."""
-    drivers = message.network_drivers()
-    if host is not None and message.era is Era.FOUR:
+    """Return the step that runs a script of every network driver; nothing when no interface has one.
+
+    Up to 5.8 its first argument is the VM, which it reads from 5.10 on (src/vnm_mad/one_vnm.rb).
+    """
+    drivers = tuple(name for name in message.network_drivers() if name not in skipped)
+    if host is not None and not message.since(5):
         name = message.field("MIGR_NET_DRV").strip()
         drivers = (name,) if name else drivers
     if not drivers:
@@ -115,8 +123,7 @@ def _network(
     step = Step(
         kind=Kind.NETWORK,
         action=action,
-        arguments=arguments,
-        host=message.request.host if host is None else host,
+        arguments=arguments if message.since(5, 10) else (_encoded(message.network_document()), *arguments),
         drivers=drivers,
         undo=undo,
         may_fail=may_fail,
@@ -124,12 +131,40 @@ def _network(
     return [step]
 
 
+def _post(
+    message: Message,
+    deploy_id: str,
+    *,
+    host: str | None = None,
+    undo: tuple[Step, ...] = (),
+    may_fail: bool = False,
+    skipped: tuple[str, ...] = (),
+) -> list[Step]:
+    arguments = deploy_id, *_host(message)
+    return _network(message, "post", *arguments, host=host, undo=undo, may_fail=may_fail, skipped=skipped)
+
+
 def _clean(message: Message, *, host: str | None = None, may_fail: bool = False) -> list[Step]:
-    return _network(message, "clean", message.request.host, host=host, may_fail=may_fail)
+    return _network(message, "clean", *_host(message), host=host, may_fail=may_fail)
+
+
+def _host(message: Message) -> tuple[str, ...]:
+    """Return what `post` and `clean` are told last: the host, from 6.0 on; also where they run for another one."""
+    return (message.request.host,) if message.since(6) else ()
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _transfer(
-    words: tuple[str, ...], action: str, prefix: str = "", *, stdin: bytes | None = None, may_fail: bool = False
+    words: tuple[str, ...],
+    action: str,
+    prefix: str = "",
+    *,
+    stdin: bytes | None = None,
+    undo: tuple[Step, ...] = (),
+    may_fail: bool = False,
 ) -> Step:
     """Return the step for `COMMAND driver argument…`; the script is called like the command."""
     if len(words) < 2:
@@ -141,6 +176,7 @@ def _transfer(
         arguments=((prefix + command).lower(), *arguments),
         drivers=(driver,),
         stdin=stdin,
+        undo=undo,
         may_fail=may_fail,
     )
 
@@ -161,7 +197,7 @@ def _only_transfer(message: Message, name: str, what: str) -> tuple[str, ...]:
 
 def _deploy(message: Message) -> list[Step]:
     cancel = _script(message, "cancel", DEPLOYED, message.request.host)
-    clean = _clean(message) if message.era is Era.SIX else []
+    clean = _clean(message) if message.since(5, 12) else []
     path = message.field("LOCAL_DEPLOYMENT_FILE")
     if not path:
         raise RequestRefused("DEPLOY: the message names no LOCAL_DEPLOYMENT_FILE")
@@ -169,18 +205,18 @@ def _deploy(message: Message) -> list[Step]:
         *_transfers(message, "tm_context"),
         *_network(message, "pre"),
         _script(message, "deploy", path, message.request.host, undo=tuple(clean), regret=(cancel,)),
-        *_network(message, "post", DEPLOYED, message.request.host, undo=(cancel, *clean)),
+        *_post(message, DEPLOYED, undo=(cancel, *clean)),
     ]
 
 
 def _restore(message: Message) -> list[Step]:
     deploy_id = message.deploy_id
-    cancel = () if message.era is Era.FOUR else (_script(message, "cancel", deploy_id, message.request.host),)
+    cancel = _script(message, "cancel", deploy_id, message.request.host)
     return [
         *_transfers(message, "tm_context"),
         *_network(message, "pre"),
         _script(message, "restore", message.field("CHECKPOINT_FILE"), message.request.host, deploy_id),
-        *_network(message, "post", deploy_id, message.request.host, undo=cancel),
+        *_post(message, deploy_id, undo=(cancel,)),
     ]
 
 
@@ -199,36 +235,40 @@ def _save(message: Message) -> list[Step]:
     return [_script(message, "save", *arguments), *_clean(message)]
 
 
-def _on_host(action: str) -> Callable[[Message], list[Step]]:
-    """Return what runs one script with deploy id and host."""
-    return lambda message: [_script(message, action, message.deploy_id, message.request.host)]
+def _restart(action: str) -> Callable[[Message], list[Step]]:
+    """Return what runs one script with deploy id and host; up to 5.8 nothing is told of it."""
+
+    def steps(message: Message) -> list[Step]:
+        return [_script(message, action, message.deploy_id, message.request.host, is_told=message.since(5, 10))]
+
+    return steps
+
+
+def _poll(message: Message) -> list[Step]:
+    return [_script(message, "poll", message.deploy_id, message.request.host, is_told=False)]
 
 
 def _migrate(message: Message) -> list[Step]:
     deploy_id, destination = message.deploy_id, message.field("MIGR_HOST")
     vm = message.vm_document()
 
-    def transfer(prefix: str, *, may_fail: bool = False) -> list[Step]:
+    def transfer(prefix: str, *, undo: tuple[Step, ...] = (), may_fail: bool = False) -> list[Step]:
         action = f"tm_{prefix}migrate"
         found = message.transfers()[:1]
-        if message.era is Era.FOUR:  # there the VM is an argument
-            found = tuple((*words, base64.b64encode(vm).decode()) for words in found)
-        return [_transfer(words, action, prefix, stdin=vm, may_fail=may_fail) for words in found]
+        if message.since(5, 10):
+            return [_transfer(words, action, prefix, stdin=vm, undo=undo, may_fail=may_fail) for words in found]
+        # There the VM is an argument.
+        again = _encoded(vm)
+        return [_transfer((*words, again), action, prefix, undo=undo, may_fail=may_fail) for words in found]
 
+    fail = tuple(transfer("fail", may_fail=True)) if message.since(4, 14) else ()
     # Once the VM is on the other host, a failure would make oned look for it on the first one.
     return [
-        *transfer("pre"),
+        *transfer("pre", undo=fail if message.since(7, 4) else ()),
         *_network(message, "pre", host=destination),
-        _script(
-            message,
-            "migrate",
-            deploy_id,
-            destination,
-            message.request.host,
-            undo=tuple(transfer("fail", may_fail=True)),
-        ),
+        _script(message, "migrate", deploy_id, destination, message.request.host, undo=fail),
         *_clean(message, may_fail=True),
-        *_network(message, "post", deploy_id, message.request.host, host=destination, may_fail=True),
+        *_post(message, deploy_id, host=destination, may_fail=True),
         *transfer("post", may_fail=True),
     ]
 
@@ -237,7 +277,7 @@ def _attach_disk(message: Message) -> list[Step]:
     attach = _only_transfer(message, "TM_COMMAND", "ATTACHDISK")
     rollback = message.transfers("TM_COMMAND_ROLLBACK")[:1]
     undo = tuple(_transfer(words, "tm_detach") for words in rollback)
-    again = base64.b64encode(message.document).decode()
+    again = _encoded(message.document)
     return [
         _transfer(attach, "tm_attach"),
         _script(message, "attach_disk", *_disk_place(message), again, undo=undo),
@@ -262,42 +302,61 @@ def _disk_place(message: Message) -> tuple[str, ...]:
 def _attach_nic(message: Message) -> list[Step]:
     nic, deploy_id = _nic(message), message.deploy_id
     mac, model = nic.attributes["MAC"], nic.attributes.get("MODEL", "") or "-"
-    where = [nic.attributes.get("BRIDGE", ""), model]
-    where += (
-        [message.field("NET_DRV")] if message.era is Era.FOUR else [nic.attributes["VN_MAD"], nic.attributes["TARGET"]]
-    )
     detach = _script(message, "detach_nic", deploy_id, mac)
-    is_alias = nic.kind == "NIC_ALIAS"
-    attach = [] if is_alias else [_script(message, "attach_nic", deploy_id, mac, *where)]
+    reconfigure = _reconfigure(message, undo=(detach,) if message.since(6, 4, 1) else ()) if message.since(5) else []
+    if nic.kind == "NIC_ALIAS":
+        around = [*_network(message, "pre"), *_post(message, deploy_id)] if _is_for_network(message, nic) else []
+        return [*around, *reconfigure]
     return [
         *_network(message, "pre"),
-        *attach,
-        *_network(message, "post", deploy_id, message.request.host, undo=() if is_alias else (detach,)),
-        *_reconfigure(message, undo=(detach,) if message.era is Era.SIX else ()),
+        _script(message, "attach_nic", deploy_id, mac, _bridge(message, nic), model, *_network_place(message, nic)),
+        *_post(message, deploy_id, undo=(detach,)),
+        *reconfigure,
     ]
+
+
+def _bridge(message: Message, nic: Nic) -> str:
+    """Return the bridge; in 4.14 that of Open vSwitch, where the host's network driver is that."""
+    is_split = message.since(4, 14) and message.field("NET_DRV") == "ovswitch"  # no NET_DRV from 5.0 on
+    return (nic.attributes.get("BRIDGE_OVS", "") if is_split else "") or nic.attributes.get("BRIDGE", "")
+
+
+def _network_place(message: Message, nic: Nic) -> tuple[str, ...]:
+    if not message.since(5):
+        return (message.field("NET_DRV"),)
+    return nic.attributes["VN_MAD"], nic.attributes["TARGET"]
 
 
 def _detach_nic(message: Message) -> list[Step]:
     nic = _nic(message, "MAC")
-    is_alias = nic.kind == "NIC_ALIAS"
-    detach = [] if is_alias else [_script(message, "detach_nic", message.deploy_id, nic.attributes["MAC"])]
-    return [*detach, *_clean(message), *_reconfigure(message)]
+    reconfigure = _reconfigure(message) if message.since(5, 8) else []
+    if nic.kind == "NIC_ALIAS":
+        return [*(_clean(message) if _is_for_network(message, nic) else []), *reconfigure]
+    return [_script(message, "detach_nic", message.deploy_id, nic.attributes["MAC"]), *_clean(message), *reconfigure]
+
+
+def _is_for_network(message: Message, alias: Nic) -> bool:
+    """True when network drivers run for an alias. Up to 6.0.2 they do so for an external one alone.
+
+    Their `clean` drops the security groups of every interface of the VM, as long as they do not know aliases.
+    """
+    if message.since(6, 0, 3):
+        return True
+    return "EXTERNAL" in alias.attributes or (message.since(6) and alias.driver == "elastic")
 
 
 def _nic(message: Message, *needed: str) -> Nic:
     nic = next((nic for nic in message.nics if nic.is_being_changed), None)
     if nic is None:
         raise RequestRefused("the message marks no network interface with ATTACH = YES")
-    needed = needed or (("MAC", "BRIDGE") if message.era is Era.FOUR else ("MAC", "BRIDGE", "VN_MAD", "TARGET"))
+    needed = needed or (("MAC", "BRIDGE", "VN_MAD", "TARGET") if message.since(5) else ("MAC", "BRIDGE"))
     if missing := ", ".join(name for name in needed if not nic.attributes.get(name, "").strip()):
         raise RequestRefused(f"the {nic.kind} that the message is about has no {missing}")
     return nic
 
 
 def _reconfigure(message: Message, undo: tuple[Step, ...] = ()) -> list[Step]:
-    """Tell the guest of what has changed: since 5.0."""
-    if message.era is Era.FOUR:
-        return []
+    """Tell the guest of what has changed."""
     deploy_id, target = message.deploy_id, message.template("CONTEXT/TARGET")
     return [
         _script(message, "prereconfigure", deploy_id, target, undo=undo),
@@ -311,7 +370,8 @@ def _cleanup(message: Message) -> list[Step]:
     steps: list[Step] = []
     if deploy_id:
         steps.append(_script(message, "cancel", deploy_id, message.request.host, may_fail=True))
-    steps += _clean(message, may_fail=True)
+    if deploy_id or message.since(5, 8, 3):
+        steps += _clean(message, may_fail=True)
     if before:
         if deploy_id:
             steps.append(_script(message, "cancel", deploy_id, before, host=before, may_fail=True))
@@ -321,20 +381,24 @@ def _cleanup(message: Message) -> list[Step]:
 
 def _snapshot(action: str, name: str) -> Callable[[Message], list[Step]]:
     def steps(message: Message) -> list[Step]:
-        snapshot = message.request.operand.get(name, "")
-        return [_script(message, action, message.deploy_id, snapshot)]
+        return [_script(message, action, message.deploy_id, message.request.operand.get(name, ""), is_told=False)]
 
     return steps
 
 
 def _snapshot_revert(message: Message) -> list[Step]:
-    again = _network(message, "post", message.deploy_id, message.request.host) if message.era is Era.SIX else []
-    return [*_snapshot("snapshotrevert", "HYPERVISOR_ID")(message), *again]
+    snapshot, is_told = message.request.operand.get("HYPERVISOR_ID", ""), message.since(6, 8)
+    again = _post(message, message.deploy_id, skipped=("elastic",)) if message.since(6, 8) else []
+    return [_script(message, "snapshotrevert", message.deploy_id, snapshot, is_told=is_told), *again]
+
+
+def _resize(message: Message) -> list[Step]:
+    return [_script(message, "resize", message.deploy_id, is_told=False)]
 
 
 def _resize_disk(message: Message) -> list[Step]:
     operand = message.request.operand
-    again = base64.b64encode(message.document).decode()
+    again = _encoded(message.document)
     arguments = (message.deploy_id, operand.get("DISK_ID", ""), operand.get("SIZE", ""), again)
     return [
         _transfer(_only_transfer(message, "TM_COMMAND", "RESIZEDISK"), "tm_resize"),
@@ -349,7 +413,7 @@ def _disk_snapshot(message: Message) -> list[Step]:
 
 
 def _update_sg(message: Message) -> list[Step]:
-    return _network(message, "update_sg", message.deploy_id, message.field("SECURITY_GROUP_ID"))
+    return _network(message, "update_sg", message.deploy_id)
 
 
 def _update_nic(message: Message) -> list[Step]:
@@ -359,20 +423,20 @@ def _update_nic(message: Message) -> list[Step]:
 def _exec(message: Message) -> list[Step]:
     operand, vm_id = message.request.operand, str(message.request.vm_id)
     arguments = (vm_id, message.request.host, operand.get("COMMAND", ""), operand.get("STDIN", ""))
-    return [Step(kind=Kind.VIRTUALIZATION, action="exec", arguments=arguments)]
+    return [Step(kind=Kind.VIRTUALIZATION, action="exec", arguments=arguments, is_told=False)]
 
 
 def _exec_cancel(message: Message) -> list[Step]:
-    return [_script(message, "exec_cancel")]
+    return [_script(message, "exec_cancel", is_told=False)]
 
 
 _SEQUENCES: Mapping[str, Callable[[Message], Iterable[Step]]] = {
     "DEPLOY": _deploy,
     "SHUTDOWN": _ending("shutdown"),
     "CANCEL": _ending("cancel"),
-    "REBOOT": _on_host("reboot"),
-    "RESET": _on_host("reset"),
-    "POLL": _on_host("poll"),
+    "REBOOT": _restart("reboot"),
+    "RESET": _restart("reset"),
+    "POLL": _poll,
     "SAVE": _save,
     "RESTORE": _restore,
     "MIGRATE": _migrate,
@@ -383,7 +447,7 @@ _SEQUENCES: Mapping[str, Callable[[Message], Iterable[Step]]] = {
     "SNAPSHOTCREATE": _snapshot("snapshotcreate", "SNAPSHOT_ID"),
     "SNAPSHOTREVERT": _snapshot_revert,
     "SNAPSHOTDELETE": _snapshot("snapshotdelete", "HYPERVISOR_ID"),
-    "RESIZE": lambda message: [_script(message, "resize", message.deploy_id)],
+    "RESIZE": _resize,
     "RESIZEDISK": _resize_disk,
     "UPDATECONF": _reconfigure,
     "UPDATESG": _update_sg,

@@ -1,0 +1,42 @@
+"""Which release of OpenNebula asks: upstream's drivers run scripts a little differently in nearly every one.
+
+The line and its message tell 4.x, 5.x and later releases apart; `remotes/VERSION`, which every release installs
+(install.sh, IM_PROBES_VERSION), tells the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container
+from pathlib import Path
+
+Release = tuple[int, ...]
+"""Major, minor and patch number; compares as releases do."""
+
+_VERSION = re.compile(r"\s*([0-9]{1,3})\.([0-9]{1,3})(?:\.([0-9]{1,3}))?")
+
+_OLD, _MIDDLE, _NEW = (4, 14, 2), (5, 10, 5), (7, 4, 0)
+"""What a message of 4.x, 5.x and 6.0 or later is taken for where VERSION does not say it: the most widespread."""
+
+
+def read_version(path: Path) -> Release | None:
+    """Read the release that is installed; None where the file is missing or says something else."""
+    try:
+        match = _VERSION.match(path.read_text(encoding="ascii", errors="replace")[:100])
+    except OSError:
+        return None
+    return tuple(int(number) for number in match.groups(default="0")) if match else None
+
+
+def release_of(fields: Container[str], *, is_two_blank: bool, installed: Release | None) -> Release:
+    """Return the release that has sent a message.
+
+    Args:
+        fields: names of the plain children of its document.
+        is_two_blank: the form of its line.
+        installed: what VERSION says; passed over where that release writes no such message.
+    """
+    if is_two_blank:
+        return installed if installed is not None and installed >= (6,) else _NEW
+    assumed = _OLD if "NET_DRV" in fields else _MIDDLE
+    return installed if installed is not None and installed[0] == assumed[0] else assumed

@@ -1,0 +1,280 @@
+"""What differs between releases in the scripts that run for an action: each line is read as that release's driver does.
+
+Compared with OpenNebula's src/vmm_mad/exec/one_vmm_exec.rb and src/vnm_mad/one_vnm.rb of every release named here.
+"""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.cli.verbs import Release as Form
+from one_provider_mad.protocol.messages import Request
+from one_provider_mad.protocol.payload import read_payload
+from one_provider_mad.protocol.vmm import parse_line
+from one_provider_mad.providers.scripts.message import Message, read_message
+from one_provider_mad.providers.scripts.release import read_version, release_of
+from one_provider_mad.providers.scripts.sequences import DEPLOYED, Kind, Step, sequence
+from tests.end_to_end.script_cases import CASES, MAC, request
+from tests.end_to_end.script_place import ScriptPlace, altered, edited
+
+Edit = Callable[[bytes], bytes]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> ScriptPlace:
+    return ScriptPlace(tmp_path_factory.mktemp("scripts") / "one")
+
+
+def message_of(place: ScriptPlace, action: str, version: str, edit: Edit) -> Message:
+    """The message of an action about VM 9 as this release sends it."""
+    forms: dict[str, Form] = {"4": "4.4", "5": "5.10"}
+    line = edit(request(place, action, 9, forms.get(version[0], "7.4"), CASES[action]))
+    parsed = parse_line(line)
+    assert isinstance(parsed, Request)
+    read = read_payload(parsed)
+    assert isinstance(read, tuple), read
+    installed = tuple(int(number) for number in version.split("."))
+    message = read_message(*read, is_two_blank=parsed.is_two_blank, installed=installed)
+    assert message.release == installed
+    return message
+
+
+def steps_of(place: ScriptPlace, action: str, version: str, edit: Edit = lambda line: line) -> tuple[Step, ...]:
+    return sequence(action, message_of(place, action, version, edit))
+
+
+def shown(steps: Iterable[Step], *, kind: Kind | None = Kind.NETWORK) -> list[str]:
+    """The steps of a kind, all for None, with their arguments; a VM in base64 is {xml}."""
+    return [" ".join((step.action, *map(word, step.arguments))) for step in steps if kind in (None, step.kind)]
+
+
+def word(argument: str) -> str:
+    return "{xml}" if argument.startswith(b64encode(b"<VM>").decode()[:5]) else argument.replace(DEPLOYED, "{id}")
+
+
+HOST = "remote_provider"
+
+
+@pytest.mark.parametrize(
+    ("version", "deploy", "shutdown", "security"),
+    [
+        ("4.4.1", ["pre {xml}", "post {xml} {id}"], ["clean {xml}"], None),
+        ("4.14.2", ["pre {xml}", "post {xml} {id}"], ["clean {xml}"], None),
+        ("5.0.2", ["pre {xml}", "post {xml} {id}"], ["clean {xml}"], ["update_sg {xml} i-9"]),
+        ("5.8.5", ["pre {xml}", "post {xml} {id}"], ["clean {xml}"], ["update_sg {xml} i-9"]),
+        ("5.10.0", ["pre", "post {id}"], ["clean"], ["update_sg i-9"]),
+        ("5.12.13", ["pre", "post {id}"], ["clean"], ["update_sg i-9"]),
+        ("6.0.0", ["pre", f"post {{id}} {HOST}"], [f"clean {HOST}"], ["update_sg i-9"]),
+        ("7.4.0", ["pre", f"post {{id}} {HOST}"], [f"clean {HOST}"], ["update_sg i-9"]),
+    ],
+)
+def test_network_drivers_get_the_arguments_of_the_release(
+    place: ScriptPlace, version: str, deploy: list[str], shutdown: list[str], security: list[str] | None
+) -> None:
+    assert shown(steps_of(place, "DEPLOY", version)) == deploy
+    assert shown(steps_of(place, "SHUTDOWN", version)) == shutdown
+    if security is not None:
+        assert shown(steps_of(place, "UPDATESG", version)) == security
+
+
+def alias(line: bytes, *, driver: str = "net", more: str = "") -> bytes:
+    """The line about a NIC_ALIAS in place of its NIC."""
+
+    def rename(document: str) -> str:
+        head, _, tail = document.partition("<ATTACH>")
+        before, _, nic = head.rpartition("<NIC>")
+        rest, _, after = tail.partition("</NIC>")
+        changed = f"<NIC_ALIAS>{more}{nic}<ATTACH>{rest}</NIC_ALIAS>".replace("[net]", f"[{driver}]")
+        return before + changed + after
+
+    return edited(line, rename)
+
+
+def external(line: bytes) -> bytes:
+    return alias(line, more="<EXTERNAL>YES</EXTERNAL>")
+
+
+def elastic(line: bytes) -> bytes:
+    return alias(line, driver="elastic")
+
+
+@pytest.mark.parametrize(
+    ("version", "edit", "attach", "detach"),
+    [
+        ("5.8.5", alias, [], []),
+        ("5.10.5", alias, [], []),
+        ("5.12.13", alias, [], []),
+        ("5.12.13", elastic, [], []),
+        ("5.10.5", external, ["pre", "post i-9"], ["clean"]),
+        ("6.0.2", alias, [], []),
+        ("6.0.2", elastic, ["pre", f"post i-9 {HOST}"], [f"clean {HOST}"]),
+        ("6.0.2", external, ["pre", f"post i-9 {HOST}"], [f"clean {HOST}"]),
+        ("6.0.3", alias, ["pre", f"post i-9 {HOST}"], [f"clean {HOST}"]),
+        ("7.4.0", alias, ["pre", f"post i-9 {HOST}"], [f"clean {HOST}"]),
+    ],
+)
+def test_an_alias_changes_no_network_where_upstream_leaves_it_to_the_guest(
+    place: ScriptPlace, version: str, edit: Edit, attach: list[str], detach: list[str]
+) -> None:
+    attaching, detaching = steps_of(place, "ATTACHNIC", version, edit), steps_of(place, "DETACHNIC", version, edit)
+    assert (shown(attaching), shown(detaching)) == (attach, detach)
+    for steps in (attaching, detaching):
+        assert [step.action for step in steps if step.kind is not Kind.NETWORK] == [
+            *("prereconfigure", "tm_context", "reconfigure")
+        ]
+
+
+def undone(steps: tuple[Step, ...], action: str) -> list[str]:
+    return shown(next(step for step in steps if step.action == action).undo, kind=None)
+
+
+@pytest.mark.parametrize(
+    ("version", "undo"),
+    [("5.10.5", []), ("5.12.0", ["clean"]), ("6.0.0", [f"clean {HOST}"])],
+)
+def test_a_deploy_that_fails_cleans_the_network_from_5_12_on(place: ScriptPlace, version: str, undo: list[str]) -> None:
+    assert undone(steps_of(place, "DEPLOY", version), "deploy") == undo
+
+
+@pytest.mark.parametrize("version", ["4.4.1", "5.0.2", "7.4.0"])
+def test_a_restore_whose_network_fails_is_cancelled(place: ScriptPlace, version: str) -> None:
+    assert undone(steps_of(place, "RESTORE", version), "post") == [f"cancel i-9 {HOST}"]
+
+
+@pytest.mark.parametrize(("version", "undo"), [("6.4.0", []), ("6.4.1", [f"detach_nic i-9 {MAC}"])])
+def test_an_interface_that_the_guest_cannot_use_is_detached_from_6_4_1_on(
+    place: ScriptPlace, version: str, undo: list[str]
+) -> None:
+    assert undone(steps_of(place, "ATTACHNIC", version), "prereconfigure") == undo
+
+
+@pytest.mark.parametrize(("version", "attach", "detach"), [("4.14.2", 0, 0), ("5.6.2", 1, 0), ("5.8.0", 1, 1)])
+def test_the_guest_is_told_of_interfaces_since_different_releases(
+    place: ScriptPlace, version: str, attach: int, detach: int
+) -> None:
+    told = [[step.action for step in steps_of(place, action, version)] for action in ("ATTACHNIC", "DETACHNIC")]
+    assert [actions.count("reconfigure") for actions in told] == [attach, detach]
+
+
+def without_id(line: bytes) -> bytes:
+    return altered(line, DEPLOY_ID="")
+
+
+@pytest.mark.parametrize(("version", "cleaned"), [("4.14.2", []), ("5.8.2", []), ("5.8.3", ["clean {xml}"])])
+def test_a_clean_up_without_an_instance_cleans_the_network_from_5_8_3_on(
+    place: ScriptPlace, version: str, cleaned: list[str]
+) -> None:
+    assert shown(steps_of(place, "CLEANUP", version, without_id)) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("version", "pre", "has_stdin", "fails"),
+    [
+        ("5.8.5", "tm_premigrate premigrate a b {xml}", False, (False, True)),
+        ("5.10.5", "tm_premigrate premigrate a b", True, (False, True)),
+        ("7.2.0", "tm_premigrate premigrate a b", True, (False, True)),
+        ("7.4.0", "tm_premigrate premigrate a b", True, (True, True)),
+    ],
+)
+def test_a_migration_hands_the_vm_to_the_transfer_driver_as_the_release_does(
+    place: ScriptPlace, version: str, pre: str, *, has_stdin: bool, fails: tuple[bool, bool]
+) -> None:
+    steps = steps_of(place, "MIGRATE", version)
+    assert shown(steps, kind=Kind.TRANSFER)[0] == pre
+    assert (steps[0].stdin is not None) == has_stdin
+    migrate = next(step for step in steps if step.action == "migrate")
+    assert (bool(steps[0].undo), bool(migrate.undo)) == fails
+
+
+@pytest.mark.parametrize(
+    ("action", "version", "is_told"),
+    [
+        *(("POLL", version, False) for version in ("4.4.1", "5.10.5", "5.12.13")),
+        *(("SNAPSHOTCREATE", version, False) for version in ("4.4.1", "5.10.5", "7.4.0")),
+        *(("SNAPSHOTDELETE", version, False) for version in ("5.10.5", "7.4.0")),
+        ("SNAPSHOTREVERT", "6.6.3", False),
+        ("SNAPSHOTREVERT", "6.8.0", True),
+        ("RESIZE", "7.4.0", False),
+        ("REBOOT", "5.8.5", False),
+        ("REBOOT", "5.10.0", True),
+        ("RESET", "5.8.5", False),
+        ("RESET", "7.4.0", True),
+        ("SHUTDOWN", "4.4.1", True),
+    ],
+)
+def test_what_upstream_does_in_one_go_is_not_told_of(
+    place: ScriptPlace, action: str, version: str, *, is_told: bool
+) -> None:
+    assert {step.is_told for step in steps_of(place, action, version)} == {is_told}
+
+
+@pytest.mark.parametrize(
+    ("version", "driver", "posts"),
+    [("6.6.3", "net", []), ("6.8.0", "net", [f"post i-9 {HOST}"]), ("7.4.0", "elastic", [])],
+)
+def test_a_reverted_snapshot_sets_the_network_up_anew_from_6_8_on(
+    place: ScriptPlace, version: str, driver: str, posts: list[str]
+) -> None:
+    steps = steps_of(place, "SNAPSHOTREVERT", version, lambda line: with_driver(line, driver))
+    assert shown(steps) == posts
+
+
+def with_driver(line: bytes, driver: str, kind: str = "NIC") -> bytes:
+    """The line with the VM's interface of another driver or kind."""
+
+    def change(document: str) -> str:
+        document = document.replace("<![CDATA[net]]></VN_MAD>", f"<![CDATA[{driver}]]></VN_MAD>")
+        return document.replace("<NIC>", f"<{kind}>").replace("</NIC>", f"</{kind}>")
+
+    return edited(line, change)
+
+
+@pytest.mark.parametrize(("version", "cleaned"), [("6.4.1", []), ("6.6.0", [f"clean {HOST}"])])
+def test_a_pci_device_is_an_interface_from_6_6_on(place: ScriptPlace, version: str, cleaned: list[str]) -> None:
+    assert shown(steps_of(place, "SHUTDOWN", version, lambda line: with_driver(line, "net", "PCI"))) == cleaned
+
+
+# Which release it is
+
+
+@pytest.mark.parametrize(
+    ("text", "release"),
+    [("5.10.5\n", (5, 10, 5)), ("7.4.0", (7, 4, 0)), ("5.0\n", (5, 0, 0)), ("6.10.0.1\n", (6, 10, 0))],
+)
+def test_the_release_stands_in_the_file_that_every_release_installs(
+    tmp_path: Path, text: str, release: tuple[int, ...]
+) -> None:
+    (tmp_path / "VERSION").write_text(text)
+    assert read_version(tmp_path / "VERSION") == release
+
+
+@pytest.mark.parametrize("content", [None, b"", b"unknown\n", b"\xff\xfe", b"5\n"])
+def test_a_release_that_is_not_written_down_is_unknown(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "VERSION"
+    if content is not None:
+        path.write_bytes(content)
+    assert read_version(path) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_two_blank", "installed", "release"),
+    [
+        (["NET_DRV"], False, None, (4, 14, 2)),
+        ([], False, None, (5, 10, 5)),
+        ([], True, None, (7, 4, 0)),
+        (["NET_DRV"], False, (4, 4, 1), (4, 4, 1)),
+        ([], False, (5, 12, 0), (5, 12, 0)),
+        ([], True, (6, 0, 2), (6, 0, 2)),
+        ([], True, (5, 12, 0), (7, 4, 0)),
+        ([], False, (7, 4, 0), (5, 10, 5)),
+        ([], True, (8, 0, 0), (8, 0, 0)),
+    ],
+)
+def test_the_form_of_a_message_counts_more_than_what_is_installed(
+    fields: list[str], installed: tuple[int, ...] | None, release: tuple[int, ...], *, is_two_blank: bool
+) -> None:
+    assert release_of(fields, is_two_blank=is_two_blank, installed=installed) == release
