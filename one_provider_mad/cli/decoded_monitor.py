@@ -16,7 +16,7 @@ from one_provider_mad.protocol.messages import Control, Severity
 from one_provider_mad.protocol.template_reader import pairs_of, split_attributes
 
 _ASKED = frozenset({b"START_MONITOR", b"STOP_MONITOR", b"MONITOR", b"STOPMONITOR"})
-_KINDS = frozenset(kind.value for kind in Kind) | {"EXEC_VM"}
+_KINDS = frozenset(kind.value for kind in Kind)
 _MODERN = re.compile(rb"([A-Z_]+) ([A-Z]+) (-?[0-9]{1,19}) (-?[0-9]{1,19})(?: +(\S+))?\s*")
 _LEGACY = re.compile(rb"(MONITOR|STOPMONITOR) (SUCCESS|FAILURE) ([0-9]{1,19})(?: (.*))?", re.DOTALL)
 _LEGACY_NOTE, _MODERN_NOTE = "up to 5.10", "5.12 and later"

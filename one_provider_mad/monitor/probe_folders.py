@@ -27,19 +27,24 @@ class Tree(Value, frozen=True, kw_only=True):
         folder: its path in there.
         kind: the message that it fills.
         is_host: it speaks of the host, so what a probe printed last may be said again.
+        is_template: the core reads it as a template, so anything else is a failure of the probe.
     """
 
     folder: str
     kind: Kind
     is_host: bool = False
+    is_template: bool = True
 
 
 SYSTEM = Tree(folder="host/system", kind=Kind.SYSTEM_HOST, is_host=True)
 HOST = Tree(folder="host/monitor", kind=Kind.MONITOR_HOST, is_host=True)
-BEACON = Tree(folder="host/beacon", kind=Kind.BEACON_HOST, is_host=True)
+BEACON = Tree(folder="host/beacon", kind=Kind.BEACON_HOST, is_host=True, is_template=False)
 STATE = Tree(folder="vm/status", kind=Kind.STATE_VM)
 FIGURES = Tree(folder="vm/monitor", kind=Kind.MONITOR_VM)
-TREES = (SYSTEM, HOST, BEACON, STATE, FIGURES)
+SNAPSHOTS = Tree(folder="vm/snapshot", kind=Kind.MONITOR_VM)
+RESULTS = Tree(folder="vm/execution", kind=Kind.EXEC_VM)
+TREES = (SYSTEM, HOST, BEACON, STATE, FIGURES, SNAPSHOTS, RESULTS)
+"""Those of upstream's client (src/im_mad/remotes/common.d/monitord-client.rb). A beacon is any text, there the time."""
 
 
 class Folder(Value, frozen=True, kw_only=True):

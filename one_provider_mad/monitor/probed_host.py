@@ -11,7 +11,17 @@ import structlog
 
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import internal_error
-from one_provider_mad.monitor.probe_folders import BEACON, FIGURES, HOST, STATE, SYSTEM, TREES, Tree
+from one_provider_mad.monitor.probe_folders import (
+    BEACON,
+    FIGURES,
+    HOST,
+    RESULTS,
+    SNAPSHOTS,
+    STATE,
+    SYSTEM,
+    TREES,
+    Tree,
+)
 from one_provider_mad.monitor.settings import Rhythm
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
 from one_provider_mad.protocol.template_reader import split_attributes
@@ -25,6 +35,9 @@ ERROR = "PROVIDER_ERROR"
 
 _SYNC = frozenset({"SYNC_STATE", "MISSING_STATE"})
 """What makes a report of VM states one of all VMs."""
+
+_SNAPSHOT_SECONDS = 60.0
+"""Period of vm/snapshot, which monitord does not tell (monitord-client.rb)."""
 
 _STUMBLE_SECONDS = 10.0
 """Longest pause after a defect; monitord's patience is three minutes."""
@@ -40,7 +53,7 @@ class Printed(Value, frozen=True, kw_only=True):
 
     Attributes:
         text: all of it, in the order of the files' names.
-        errors: by probe, why it has failed.
+        errors: by probe, why it has failed: one line for people, further lines for the log.
         is_complete: every probe has spoken, now or, where that may be said again, the last time.
     """
 
@@ -59,7 +72,7 @@ class ProbeRuns(Protocol):
         """What does not work in a folder now, () for nothing."""
 
     def errors(self, host_id: int) -> tuple[str, ...]:
-        """Everything that does not work for a host just now."""
+        """Everything that does not work for a host just now, a line each."""
 
     def is_error_due(self, host_id: int) -> bool:
         """True when the configuration wants a host in ERROR whose probes have failed for so long."""
@@ -117,6 +130,8 @@ class ProbedHost:
             BEACON: self._request.periods.beacon_host,
             STATE: rhythm.state,
             FIGURES: rhythm.figures,
+            SNAPSHOTS: _SNAPSHOT_SECONDS,
+            RESULTS: self._request.periods.exec_vm,
         }
         async with asyncio.TaskGroup() as group:
             group.create_task(self._repeat("heartbeat", self._beat, rhythm.heartbeat), name="heartbeat")
@@ -181,7 +196,8 @@ class ProbedHost:
             await self._tell_host(tree.kind)
         else:
             # A report of all VMs from which a probe's are missing would power these off.
-            text = printed.text if printed.is_complete else await _without_sync(printed.text)
+            is_said = printed.is_complete or tree is not STATE
+            text = printed.text if is_said else await _without_sync(printed.text)
             if text.strip():
                 async with self._in_order:
                     await self._saying.say_much(tree.kind, host_id, text)

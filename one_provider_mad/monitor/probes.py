@@ -30,7 +30,7 @@ from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from one_provider_mad.scripting.environment import script_environment
 from one_provider_mad.scripting.leftovers import Leftovers
 from one_provider_mad.scripting.offspring import Offspring
-from one_provider_mad.scripting.outcome import reason
+from one_provider_mad.scripting.outcome import complaints
 from one_provider_mad.scripting.runner import CannotRun, Finished, Runner
 from one_provider_mad.settings import Places
 
@@ -60,6 +60,7 @@ class _Memory:
         self.failing: dict[str, tuple[str, ...]] = {}
         self.failed_since: dict[str, float] = {}
         self.reporting: object = None
+        self.is_new = False
 
 
 class Probes:
@@ -120,21 +121,25 @@ class Probes:
         """What the probes of `<NAME>.d` print for one MONITOR; "" when there is nothing to say.
 
         Raises:
-            ProviderUnavailable: the configuration wants the host in ERROR by now.
+            ProviderUnavailable: a probe fails that has never spoken, of a host that was never monitored; or the
+                configuration wants the host in ERROR by now.
         """
         memory = self._memory(request.host_id, request.host)
+        memory.is_new = memory.is_new or request.is_first
         arguments = [str(request.host_id), request.host]
         if request.datastore_location:
             port, interval = await asyncio.to_thread(collectd_of, self._oned_conf)
             arguments = [request.datastore_location, port, interval, *arguments]
         printed = await self._run(self._folders.legacy, [self._name, *arguments], None, memory.last)
         self.note(request.host_id, "", printed.errors)
-        if printed.errors and self._is_error_due(memory, ""):
-            raise ProviderUnavailable("; ".join(printed.errors))
-        # oned passes over an empty report. A FAILURE would put the host into ERROR, and half a report would count as
-        # one in which VMs are missing.
+        errors = self.errors(request.host_id)
+        if errors and (self._is_error_due(memory, "") or (memory.is_new and not printed.is_complete)):
+            raise ProviderUnavailable("; ".join(errors))
+        # oned passes over an empty report. A FAILURE would put a host with VMs into ERROR, and half a report would
+        # count as one in which VMs are missing. A new host has none, and without an answer it would stay INIT.
         is_whole = printed.is_complete and printed.text.strip() != ""
-        return joined(printed.text, printed.errors) if is_whole else ""
+        memory.is_new = memory.is_new and not is_whole
+        return joined(printed.text, errors) if is_whole else ""
 
     # From 5.12 on
 
@@ -164,14 +169,21 @@ class Probes:
         end = f"<HOST_ID>{request.host_id}</HOST_ID></MONITOR_CONFIGURATION>".encode()
         stdin = request.document.replace(b"</MONITOR_CONFIGURATION>", end)
         async with _turn(self._slots[tree.folder]):
-            printed = await self._run(folder, arguments, stdin, memory.last if tree.is_host else None)
+            last = memory.last if tree.is_host else None
+            printed = await self._run(folder, arguments, stdin, last, is_template=tree.is_template)
         self.note(request.host_id, tree.folder, printed.errors)
         return printed
 
     # Running
 
     async def _run(
-        self, find: Callable[[], Folder], arguments: Sequence[str], stdin: bytes | None, last: dict[Path, str] | None
+        self,
+        find: Callable[[], Folder],
+        arguments: Sequence[str],
+        stdin: bytes | None,
+        last: dict[Path, str] | None,
+        *,
+        is_template: bool = True,
     ) -> Printed:
         """Run the probes of a folder; `last` is what they have printed before, None where it may not be said again."""
         await self._end_leftovers()
@@ -179,7 +191,8 @@ class Probes:
         if folder.problem:
             before = [last[path] for path in sorted(last) if path.parent == folder.path] if last else []
             return Printed(text=_lines(before), errors=(folder.problem,), is_complete=False)
-        results = await asyncio.gather(*(self._run_one(path, arguments, stdin) for path in folder.probes))
+        running = (self._run_one(path, arguments, stdin, is_template=is_template) for path in folder.probes)
+        results = await asyncio.gather(*running)
         texts: list[str] = []
         errors: list[str] = []
         is_complete = True
@@ -195,8 +208,10 @@ class Probes:
                     last[path] = result.stdout
         return Printed(text=_lines(texts), errors=tuple(errors), is_complete=is_complete)
 
-    async def _run_one(self, path: Path, arguments: Sequence[str], stdin: bytes | None) -> Finished | str:
-        """What a probe has printed, or the sentence that names it and says why it has failed."""
+    async def _run_one(
+        self, path: Path, arguments: Sequence[str], stdin: bytes | None, *, is_template: bool
+    ) -> Finished | str:
+        """What a probe has printed, or lines that say why it has failed; the first names it."""
         command = [str(path), *arguments]
         try:
             finished = await self._runner.run(
@@ -215,9 +230,9 @@ class Probes:
         if finished.is_cut:
             return f"probe {path.name} printed more than {_MAX_PRINTED} bytes"
         if finished.code:
-            return f"probe {path.name}: {reason(finished, command)}"
+            return "\n".join(f"probe {path.name}: {line}" for line in complaints(finished, command))
         # What the core cannot read would put the host into ERROR, with nothing to say why.
-        attributes = await split(finished.stdout)
+        attributes = await split(finished.stdout) if is_template else []
         if isinstance(attributes, str):
             return f"probe {path.name} printed what is no template: {attributes!r}"
         return finished
@@ -234,19 +249,20 @@ class Probes:
     def note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
         """Tell the operator when something begins to fail, fails otherwise, or works again; not each time."""
         memory = self._memories.get(host_id)
-        if memory is None or errors == memory.failing.get(folder, ()):
+        heads = tuple(error.partition("\n")[0] for error in errors)
+        if memory is None or heads == memory.failing.get(folder, ()):
             return
         if errors:
-            memory.failing[folder] = errors
+            memory.failing[folder] = heads
             memory.failed_since.setdefault(folder, self._clock())
-            for error in errors:
-                self._warn(f"host {host_id}: {error}")
+            for line in (line for error in errors for line in error.splitlines()):
+                self._warn(f"host {host_id}: {line}")
         else:
             del memory.failing[folder], memory.failed_since[folder]
             log.info("probes work again", host=host_id, folder=folder)
 
     def errors(self, host_id: int) -> tuple[str, ...]:
-        """Everything that does not work for a host just now."""
+        """Everything that does not work for a host just now, a line each."""
         memory = self._memories.get(host_id)
         return tuple(error for errors in memory.failing.values() for error in errors) if memory else ()
 

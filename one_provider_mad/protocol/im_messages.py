@@ -149,6 +149,9 @@ class Kind(Enum):
     MONITOR_VM = "MONITOR_VM"
     """Figures of VMs."""
 
+    EXEC_VM = "EXEC_VM"
+    """Results of EXEC (7.2 and later)."""
+
 
 class Message(Value, frozen=True, kw_only=True):
     """One message to monitord.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from one_provider_mad.domain import Usage
-from one_provider_mad.protocol.vmm import clean
+from one_provider_mad.protocol.template_text import fit_value
 
 STATE_LETTERS = frozenset("aped-")
 """active, paused, error, disappeared, and `-` for nothing to say (OpenNebula include/VirtualMachine.h)."""
@@ -32,7 +32,7 @@ _RESERVED = frozenset(
 
 
 def format_poll(state_letter: str, usage: Usage | None, attributes: Mapping[str, str], *, is_legacy: bool) -> str:
-    """Write the payload of `POLL SUCCESS`: one line that the release's parser takes, whatever the values hold.
+    """Write the payload of `POLL SUCCESS`: what the release's parser takes, whatever the values hold.
 
     Args:
         state_letter: `a`, `p`, `e`, `d` or `-`; anything else counts as `-`, which changes nothing.
@@ -75,19 +75,15 @@ def _whole(figure: float) -> int:
 
 
 def _facts(attributes: Mapping[str, str]) -> list[str]:
-    """Write them quoted; see OpenNebula's src/parsers/template_parser.l for what a quoted value may hold.
-
-    Its only escape is a backslash before a quote, and a value that ends in a backslash swallows the quote after it:
-    no backslash and no double quote is ever written.
-    """
+    """Write them quoted; in a reply, which is one line, a value of several lines becomes one."""
     return [fact for name, value in _named(attributes) if (fact := _fact(name, value))]
 
 
 # The same few names and mostly the same values come with every POLL of a VM; both caches are bounded.
 @lru_cache(maxsize=8192)
 def _fact(name: str, value: str) -> str:
-    plain = clean(value.replace("\\", "").replace('"', "'"))
-    return f'{name}="{plain}"' if plain else ""
+    fit = fit_value(value)
+    return f'{name}="{fit}"' if fit else ""
 
 
 def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:

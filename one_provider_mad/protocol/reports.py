@@ -312,7 +312,7 @@ def _requirements(hypervisor: str) -> str:
 
 
 def _name(wild: Wild) -> str:
-    return fit_value(wild.name) or wild.deploy_id
+    return fit_value(clean(wild.name)) or wild.deploy_id
 
 
 def _can_be_kept(deploy_id: DeployId) -> bool:

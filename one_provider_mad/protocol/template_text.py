@@ -13,6 +13,7 @@ import math
 import re
 from collections.abc import Mapping
 
+from one_provider_mad.masking import masked
 from one_provider_mad.protocol.vmm import clean
 
 Plain = str | float
@@ -29,12 +30,14 @@ def fit_name(name: str) -> str:
 
 
 def fit_value(value: str) -> str:
-    """Return the value as it can stand between quotes: one line, valid XML, no backslash and no double quote.
+    """Return the value as it can stand between quotes: valid XML without a double quote; lines and backslashes stay.
 
-    The parser's only escape is a backslash before a quote, and a value that ends in a backslash swallows the quote
-    after it. `]]>` makes it give up even inside quotes.
+    The parser's only escape is a backslash before a quote, so a value that ends in a backslash would swallow the quote
+    after it: a blank follows there. `]]>` makes it give up even inside quotes.
     """
-    return clean(value.replace("\\", "").replace('"', "'"))
+    plain = masked(value).replace('"', "'")
+    text = clean(plain) if "\n" not in plain else "\n".join(map(clean, plain.split("\n"))).strip()
+    return f"{text} " if text.endswith("\\") else text
 
 
 def attribute(name: str, value: Plain) -> str:

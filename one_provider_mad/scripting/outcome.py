@@ -64,6 +64,20 @@ def reason(finished: Finished, command: Sequence[str]) -> str:
     return f"{command[0]} ended with exit code {finished.code} and said nothing"
 
 
+def complaints(finished: Finished, command: Sequence[str]) -> list[str]:
+    """Return the lines of its error output, at most LOGGED_LINES; first the first one that gives a cause.
+
+    run_probes of upstream writes the cause before its markers, and between them only which probe has failed.
+    """
+    lines = [line.strip() for line in finished.stderr.splitlines()]
+    told = [line for line in lines if line and line not in (_BEGIN, _END) and not _EXIT_CODE.fullmatch(line)]
+    first = next((line for line in told if not _PREFIX.fullmatch(line)), told[0] if told else "")
+    if not first:
+        return [reason(finished, command)]
+    told.remove(first)
+    return [first, *told[: LOGGED_LINES - 1]]
+
+
 def log_lines(finished: Finished) -> Iterator[tuple[str, str]]:
     """Letter and text of the lines for the VM's log; after a success, of those that ask for it by a prefix."""
     is_failure = bool(finished.code) or finished.is_timeout

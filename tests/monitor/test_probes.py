@@ -101,6 +101,72 @@ async def test_a_probe_that_fails_is_named_and_what_it_said_last_stands(front: F
     assert without_error(await probes.answer(LEGACY)) == ["A=1", "B=2", "C=3"]
 
 
+NEW = msgspec.structs.replace(LEGACY, is_first=True)
+
+
+async def test_a_new_host_whose_probes_fail_from_the_start_is_failed_with_the_cause(front: Front) -> None:
+    """An empty report would leave it in INIT for ever; it has no VMs that an ERROR could cost."""
+    front.probe("cloud.d/1", "echo A=1")
+    flag = front.root / "broken"
+    flag.touch()
+    front.probe("cloud.d/2", f"[ -e {flag} ] && {{ echo no answer >&2; exit 4; }}; echo B=2")
+    probes = front.probes()
+    for request in (NEW, LEGACY):
+        with pytest.raises(ProviderUnavailable, match=r"^probe 2: no answer$"):
+            await probes.answer(request)
+    assert front.warnings == ["host 3: probe 2: no answer"]
+    flag.unlink()
+    assert without_error(await probes.answer(LEGACY)) == ["A=1", "B=2"]
+    flag.touch()
+    assert 'PROVIDER_ERROR="probe 2: no answer"' in await probes.answer(LEGACY)
+
+
+async def test_a_new_host_without_probes_is_failed(front: Front) -> None:
+    with pytest.raises(ProviderUnavailable, match=r"^there are no probes: .*/cloud\.d is no directory$"):
+        await front.probes().answer(NEW)
+
+
+async def test_a_new_host_whose_probes_say_nothing_is_left_alone(front: Front) -> None:
+    front.probe("cloud.d/one", "true")
+    assert await front.probes().answer(NEW) == ""
+
+
+RUN_PROBES = """
+echo Traceback >&2
+echo 'INFO: asking' >&2
+echo 'ERROR MESSAGE --8<------' >&2
+echo Error executing poll >&2
+echo 'ERROR MESSAGE ------>8--' >&2
+exit 1
+"""
+"""What run_probes of upstream writes when a probe fails: the cause, then between markers which probe it was."""
+
+
+async def test_the_cause_of_a_failure_is_shown_and_all_of_it_is_logged(front: Front) -> None:
+    front.probe("cloud.d/run", f"echo 'DEBUG: 1' >&2\n{RUN_PROBES}")
+    with pytest.raises(ProviderUnavailable, match=r"^probe run: Traceback$"):
+        await front.probes().answer(NEW)
+    assert front.warnings == [
+        f"host 3: probe run: {line}" for line in ("Traceback", "DEBUG: 1", "INFO: asking", "Error executing poll")
+    ]
+
+
+async def test_backslashes_survive_in_the_attribute_that_names_a_failure(front: Front) -> None:
+    flag = front.root / "broken"
+    front.probe("cloud.d/1", f"[ -e {flag} ] && {{ printf '%s\\n' 'no C:\\temp' 'at all' >&2; exit 1; }}; echo A=1")
+    probes = front.probes()
+    await probes.answer(LEGACY)
+    flag.touch()
+    assert await probes.answer(LEGACY) == 'A=1\nPROVIDER_ERROR="probe 1: no C:\\temp"\n'
+
+
+async def test_backslashes_and_lines_survive_in_what_a_probe_prints(front: Front) -> None:
+    text = 'PATH="C:\\temp\nD:\\ "\nOTHER="a \\"quoted\\" word"'
+    (front.root / "printed").write_text(text)
+    front.probe("cloud.d/1", f"cat {front.root}/printed")
+    assert await front.probes().answer(LEGACY) == f'{text}\nPROVIDER_ERROR="-"\n'
+
+
 async def test_while_a_probe_never_spoke_there_is_no_report(front: Front) -> None:
     """Half a report would count as one in which VMs are missing, a failed one would put the host into ERROR."""
     front.probe("cloud.d/1", "echo VM_POLL=YES")
@@ -154,16 +220,20 @@ async def test_nothing_is_left_in_the_background(front: Front) -> None:
 # From 5.12 on
 
 
+FOLDERS = (*("host/beacon", "host/system", "host/monitor"), *("vm/status", "vm/monitor", "vm/snapshot", "vm/execution"))
+
+
 async def test_each_folder_fills_its_message(front: Front) -> None:
-    for folder in ("host/beacon", "host/system", "host/monitor", "vm/status", "vm/monitor"):
+    for folder in FOLDERS:
         front.probe(f"cloud-probes.d/{folder}/one", f"echo FOLDER={folder}")
     async with reporting(front) as said:
-        await come(lambda: {message.kind for message in said} >= {Kind.BEACON_HOST, Kind.STATE_VM, Kind.MONITOR_VM})
-        await come(lambda: systems(said))
+        await come(lambda: {message.kind for message in said} >= {Kind.BEACON_HOST, Kind.STATE_VM, Kind.EXEC_VM})
+        await come(lambda: len(texts(said, Kind.MONITOR_VM)) == 2 and systems(said))
         await come(lambda: "FOLDER=host/monitor" in "".join(texts(said, Kind.MONITOR_HOST)))
     assert without_error(systems(said)[0]) == ["FOLDER=host/system"]
     assert texts(said, Kind.STATE_VM) == ["FOLDER=vm/status\n"]
-    assert texts(said, Kind.MONITOR_VM) == ["FOLDER=vm/monitor\n"]
+    assert sorted(texts(said, Kind.MONITOR_VM)) == ["FOLDER=vm/monitor\n", "FOLDER=vm/snapshot\n"]
+    assert texts(said, Kind.EXEC_VM) == ["FOLDER=vm/execution\n"]
     assert texts(said, Kind.BEACON_HOST) == ["FOLDER=host/beacon\n"]
     assert {(message.host_id, message.is_success) for message in said} == {(3, True)}
 
@@ -194,6 +264,20 @@ async def test_the_guides_probe_tells_what_the_host_is(front: Front) -> None:
         await come(lambda: systems(said))
     assert without_error(systems(said)[0]) == ["PUBLIC_CLOUD=YES", "HYPERVISOR=provider_name"]
     assert not texts(said, Kind.STATE_VM)
+
+
+async def test_a_beacon_is_no_template(front: Front) -> None:
+    front.settings(heartbeat=0.05, host_error_after=1)
+    front.now = 100
+    front.probe("cloud-probes.d/host/beacon/date.sh", "date +%s")
+    front.probe("cloud-probes.d/host/system/one", "echo A=1")
+    async with reporting(front) as said:
+        await come(lambda: texts(said, Kind.BEACON_HOST) and systems(said) and len(said) > 5)
+    assert texts(said, Kind.BEACON_HOST)[0].strip().isdigit()
+    assert front.warnings == []
+    assert {(message.kind, message.is_success) for message in said} == {
+        (kind, True) for kind in (Kind.SYSTEM_HOST, Kind.MONITOR_HOST, Kind.BEACON_HOST)
+    }
 
 
 async def test_a_hanging_probe_delays_neither_the_others_nor_the_signs_of_life(front: Front) -> None:

@@ -200,7 +200,7 @@ def test_a_vm_to_import_asks_for_its_own_hypervisor(hypervisor: str, *, is_writt
     assert values.get("SCHED_REQUIREMENTS") == expected
 
 
-UNFIT_IDS = ["", "-", "two words", "a<b", "a&b", "a\nb", "a\x00", "grüße", 'a"b', "a\\b", "a]]>b"]
+UNFIT_IDS = ["", "-", "two words", "a<b", "a&b", "a\nb", "a\x00", "grüße", 'a"b', "a\\", "a]]>b"]
 
 
 @pytest.mark.parametrize("deploy_id", [*UNFIT_IDS, "one-7"])
