@@ -37,6 +37,7 @@ from one_provider_mad.xmlrpc.envelope import (
     read_document,
 )
 from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status
+from one_provider_mad.xmlrpc.reach import login_refused, place_of, unreachable
 from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of, is_not_the_leader
 from one_provider_mad.xmlrpc.session import read_session
 
@@ -70,6 +71,9 @@ class Connection(Value, frozen=True, kw_only=True):
         connect_timeout: seconds until a front-end that does not even accept connections is passed over.
         body_limit: bytes an answer may have.
         connections: how many calls may be under way at once.
+        whose: what it is called in sentences.
+        address_setting: where `endpoints` stand, for sentences.
+        login_setting: where user and password stand, for sentences.
     """
 
     endpoints: tuple[str, ...] = (USUAL_ENDPOINT,)
@@ -79,6 +83,9 @@ class Connection(Value, frozen=True, kw_only=True):
     connect_timeout: float = 5.0
     body_limit: int = 16_777_216
     connections: int = 32
+    whose: str = "OpenNebula"
+    address_setting: str = "ONE_XMLRPC"
+    login_setting: str = "ONE_AUTH"
 
 
 class Client:
@@ -177,8 +184,20 @@ class Client:
         if isinstance(answer, Failure) and answer.code == AUTHENTICATION and await self._has_new_session():
             answer = await self._ask_somebody(method, arguments, is_repeatable=is_repeatable, read=read)
         if isinstance(answer, Failure):
-            raise error_of(method, answer)
+            if answer.code == AUTHENTICATION:
+                raise self._login_refused()
+            raise error_of(method, answer, whose=self.connection.whose)
         return answer
+
+    def _login_refused(self) -> AuthenticationRefused:
+        return login_refused(
+            self._place(self.connection.endpoints[self._preferred]),
+            self._session,
+            setting=self.connection.login_setting,
+        )
+
+    def _place(self, endpoint: str) -> str:
+        return place_of(endpoint, whose=self.connection.whose)
 
     async def _has_new_session(self) -> bool:
         """True when the credentials were changed since they were read; tokens expire, passwords are replaced."""
@@ -186,7 +205,7 @@ class Client:
         try:
             self._session = await self._new_session()
         except SettingsError as error:
-            raise AuthenticationRefused(f"the credentials are refused, and {error}") from error
+            raise AuthenticationRefused(f"{self._login_refused()}: {error}") from error
         return self._session != before
 
     async def _ask_somebody(
@@ -244,20 +263,38 @@ class Client:
 
         if http is None:
             raise ProviderUnavailable(f"{method} cannot be sent: the connection is not open")
+        place = self._place(endpoint)
         async with self._answers.next() as answer:
             try:
                 async with http.post(endpoint, data=body, headers=_HEADERS, allow_redirects=False) as response:
                     self.answered = (response.headers.get("Date", ""), time.time())
-                    _check_status(response, endpoint, method)
+                    self._check_status(response, endpoint, method)
                     await answer.take(response, what=f"the answer to {method}")
             except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ConnectionTimeoutError) as error:
-                raise _NotSentError(f"{_place(endpoint)} cannot be reached: {_reason(error)}") from error
+                setting = self.connection.address_setting
+                raise _NotSentError(unreachable(place, error, setting=setting)) from error
             except (aiohttp.ClientError, ValueError) as error:
-                raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method}: {_reason(error)}") from error
+                raise ProviderUnavailable(f"{place} did not answer {method}: {_reason(error)}") from error
             except TimeoutError as error:
                 limit = self.connection.timeout
-                raise ProviderUnavailable(f"{_place(endpoint)} did not answer {method} within {limit:g} s") from error
+                raise ProviderUnavailable(f"{place} did not answer {method} within {limit:g} s") from error
             return await answer.read(partial(_interpret, method, read))
+
+    def _check_status(self, response: aiohttp.ClientResponse, endpoint: str, method: str) -> None:
+        """Tell apart what a proxy says instead of OpenNebula, which answers everything with 200."""
+        status = response.status
+        if status == 200:
+            return
+        said = f"{self._place(endpoint)} answers {method} with HTTP {status}"
+        if status == _TOO_MANY:
+            raise Throttled(said, retry_after=seconds_asked(response.headers))
+        if status in (401, 407):
+            raise AuthenticationRefused(f"{said}, which a proxy says and no OpenNebula")
+        if status == _FORBIDDEN:
+            raise PermissionDenied(f"{said}, which a proxy says and no OpenNebula")
+        if status >= _SERVER_ERRORS:
+            raise ProviderUnavailable(said)
+        raise _NotSentError(f"{said}: no OpenNebula is there; see {self.connection.address_setting}")
 
 
 class _NotSentError(Exception):
@@ -275,29 +312,6 @@ def _same(result: Result) -> Any:
 
 def _read_document(method: str, read: Callable[[Element], _Read], result: Result) -> _Read:
     return read(read_document(method, result))
-
-
-def _check_status(response: aiohttp.ClientResponse, endpoint: str, method: str) -> None:
-    """Tell apart what a proxy says instead of OpenNebula, which answers everything with 200."""
-    status = response.status
-    if status == 200:
-        return
-    said = f"{_place(endpoint)} answers {method} with HTTP {status}"
-    if status == _TOO_MANY:
-        raise Throttled(said, retry_after=seconds_asked(response.headers))
-    if status in (401, 407):
-        raise AuthenticationRefused(f"{said}, which a proxy says and no OpenNebula")
-    if status == _FORBIDDEN:
-        raise PermissionDenied(f"{said}, which a proxy says and no OpenNebula")
-    if status >= _SERVER_ERRORS:
-        raise ProviderUnavailable(said)
-    raise _NotSentError(f"{said}: there is no OpenNebula, check the path of the URL")
-
-
-def _place(endpoint: str) -> str:
-    """The host and port; a URL may hold a password."""
-    parts = urlsplit(endpoint)
-    return f"OpenNebula at {parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
 
 def _reason(error: BaseException) -> str:

@@ -16,7 +16,8 @@ from one_provider_mad.errors import NotSupported, ProviderUnavailable, SettingsE
 from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, check_endpoints
 from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, read_document
 from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
-from one_provider_mad.xmlrpc.refusals import error_of
+from one_provider_mad.xmlrpc.reach import login_refused, place_of
+from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of
 from one_provider_mad.xmlrpc.session import read_session
 
 _RAFT_STATUS = "one.zone.raftstatus"
@@ -52,6 +53,8 @@ class LocalCore:
         session = read_session(file="", environ=self._environ)
         answer = decode_answer(method, self._post(encode_call(method, session, arguments)))
         if isinstance(answer, Failure):
+            if answer.code == AUTHENTICATION:
+                raise login_refused(place_of(self._endpoint), session, setting="ONE_AUTH")
             raise error_of(method, answer)
         return answer.result
 
@@ -76,7 +79,7 @@ class LocalCore:
 
     def _post(self, body: bytes) -> bytes:
         parts = urlsplit(self._endpoint)
-        place = f"OpenNebula at {parts.hostname}" + (f":{parts.port}" if parts.port else "")
+        place = place_of(self._endpoint)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         try:
             with closing(kind(parts.hostname or "", parts.port, timeout=_CALL_SECONDS)) as connection:

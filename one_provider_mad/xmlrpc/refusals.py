@@ -64,6 +64,9 @@ _UNREADABLE = re.compile(
 """What is wrong with the call itself, though its code does not say so: `one.vm.allocate` answers whatever it finds in a
 template with the same one (src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
 
+_METHOD = re.compile(r"\A\[one\.[\w.]+\] *")
+"""How src/rm/Request.cc begins each text; what is wrong is to come first, and the method last."""
+
 _TEXT = 2000
 """Longest text of a refusal in characters; it comes from outside, and goes into logs and replies."""
 
@@ -80,16 +83,24 @@ def is_not_the_leader(failure: Failure) -> bool:
     return failure.code == REPLICATION or (failure.code == INTERNAL and bool(_NOT_THE_LEADER.search(failure.text)))
 
 
-def error_of(method: str, failure: Failure) -> ProviderError:
-    """The error to raise for a refusal."""
-    text = masked(failure.text.strip())[:_TEXT] or f"[{method}] was refused without a word (code {failure.code})"
+def error_of(method: str, failure: Failure, *, whose: str = "OpenNebula") -> ProviderError:
+    """The error to raise for a refusal.
+
+    Args:
+        method: what was asked.
+        failure: the answer.
+        whose: who refuses; a quota or a right of the partner's is easily taken for one of ours.
+    """
+    said = _METHOD.sub("", masked(failure.text.strip()))[:_TEXT] or f"refused without a word, code {failure.code}"
+    text = f"{said} ({method})"
     if is_not_the_leader(failure):
         return Throttled(f"no OpenNebula front-end leads just now: {text}", retry_after=ELECTION_SECONDS)
     match failure.code:
         case code if code == AUTHENTICATION:
             return AuthenticationRefused(text)
         case code if code == AUTHORIZATION:
-            return QuotaExceeded(text) if _QUOTA.search(text) else PermissionDenied(text)
+            kind = QuotaExceeded if _QUOTA.search(text) else PermissionDenied
+            return kind(f"{whose} refuses: {text}")
         case code if code == NO_EXISTS:
             return InstanceNotFound(text) if _VM.search(text) else BadParameter(text)
         case code if code == LOCKED or (code == ACTION and _STATE.search(text)):
@@ -103,7 +114,7 @@ def error_of(method: str, failure: Failure) -> ProviderError:
         case code if code == _NO_METHOD:
             return NotSupported("opennebula", f"{method} (this OpenNebula does not know it)")
         case code if code in _OTHER_FAULTS:
-            return BadParameter(f"[{method}] {text}")
+            return BadParameter(text)
     if failure.code == INTERNAL and _UNREADABLE.search(text):
         return BadParameter(text)
     # Among others what a follower says when the leader did not answer it: the leader may have done it.

@@ -109,6 +109,11 @@ class Partner(Parts):
     def urls(self) -> list[str]:
         return [front_end.url for front_end in self.front_ends]
 
+    @property
+    def place(self) -> str:
+        """Host and port, as sentences have them."""
+        return self.urls[0].removeprefix("http://").removesuffix("/RPC2")
+
     def order(self, kind: FaultKind, method: str = "", *, times: int = 1) -> None:
         """Let the next calls of a method, or of any, go wrong."""
         self.faults.append(Fault(method, kind, times))

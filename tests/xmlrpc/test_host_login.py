@@ -62,9 +62,9 @@ async def refusal(one: HostLogin, kind: type[ProviderError] = AuthenticationRefu
 async def test_what_is_wrong_is_told_in_one_sentence(local: Partner, tmp_path: Path) -> None:
     asking = "cannot be asked for EC2_ACCESS and EC2_SECRET:"
     assert await refusal(login(local, tmp_path, "nowhere")) == (f"host nowhere {asking} there is no host of that name")
-    assert await refusal(login(local, tmp_path, "99")) == (f"host 99 {asking} [one.host.info] Error getting host [99].")
+    assert await refusal(login(local, tmp_path, "99")) == (f"host 99 {asking} Error getting host [99]. (one.host.info)")
     assert await refusal(login(local, tmp_path, session="oneadmin:hunter2")) == (
-        f"host remote2 {asking} [one.system.version] User couldn't be authenticated, aborting call."
+        f"host remote2 {asking} OpenNebula at {local.place} refuses the login of oneadmin: see ONE_AUTH"
     )
     del local.host_attributes["EC2_SECRET"]
     assert await refusal(login(local, tmp_path)) == "host remote2 has no EC2_SECRET in its template"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from one_provider_mad import errors
@@ -48,7 +50,8 @@ REFUSALS = [
 def test_a_refusal_is_told_by_its_kind(code: int, text: str, kind: type[errors.ProviderError]) -> None:
     error = error_of("one.vm.action", Failure(code=code, text=text))
     assert type(error) is kind
-    assert text in str(error) or kind is errors.NotSupported
+    said = re.sub(r"^\[.*?\] ", "", text)
+    assert said in str(error) or kind is errors.NotSupported
 
 
 def test_a_follower_that_got_no_answer_of_the_leader_leaves_open_what_was_done() -> None:
@@ -65,4 +68,20 @@ def test_what_nobody_looked_at_was_certainly_not_done() -> None:
 
 
 def test_a_text_without_end_is_cut() -> None:
-    assert len(str(error_of("one.vm.action", Failure(code=2048, text="x" * 1_000_000)))) == 2000
+    assert len(str(error_of("one.vm.action", Failure(code=2048, text="x" * 1_000_000)))) < 2100
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "sentence"),
+    [
+        (
+            512,
+            "[one.template.instantiate] User [2] : limit of 2 reached for VMS quota in VM.",
+            "the partner refuses: User [2] : limit of 2 reached for VMS quota in VM. (one.vm.action)",
+        ),
+        (2048, "[one.vm.action] Wrong state", "Wrong state (one.vm.action)"),
+        (77, "", "refused without a word, code 77 (one.vm.action)"),
+    ],
+)
+def test_a_refusal_begins_with_what_is_wrong_and_ends_with_the_method(code: int, text: str, sentence: str) -> None:
+    assert str(error_of("one.vm.action", Failure(code=code, text=text), whose="the partner")) == sentence

@@ -211,9 +211,9 @@ def test_a_create_whose_answer_is_lost_leaves_one_instance(
 
 def test_faults_of_the_partner_cost_one_action_each_and_are_told(burst: Driver, partner: Partner) -> None:
     deploy_id = burst.created(deploy(7))
-    place = f"OpenNebula at {partner.urls[0].removeprefix('http://').removesuffix('/RPC2')}"
+    place = f"the partner's OpenNebula at {partner.place}"
     for kind, said in (
-        ("refused", "[one.vm.action] User couldn't be authenticated, aborting call."),
+        ("refused", f"{place} refuses the login of oneadmin: see credentials_file in [opennebula]"),
         ("http-500", f"{place} answers one.vm.action with HTTP 500"),
         ("dropped", f"{place} did not answer one.vm.action: "),
         ("garbage", "the answer to one.vm.action is no"),

@@ -116,7 +116,7 @@ def test_a_partner_that_is_full_says_so_in_the_failure(burst: Driver, partner: P
     partner.users["oneadmin:secret"].quota = {"VMS": "1"}
     burst.created(deploy(7, release=partner.release))
     reply = burst.ask(deploy(8, release=partner.release))
-    assert reply.startswith("FAILURE [one.template.instantiate] User [0] : limit of 1 reached for VMS quota")
+    assert reply.startswith("FAILURE the partner's OpenNebula refuses: User [0] : limit of 1 reached for VMS")
 
 
 def test_the_leader_changes_and_nothing_is_lost(burst: Driver, partner: Partner) -> None:
@@ -167,7 +167,9 @@ def test_wrong_credentials_fail_the_action_and_not_the_driver(place: Place, tmp_
         configure(place, partner, credentials_file=str(credentials(tmp_path, "oneadmin:hunter2")))
         with Driver(place, NAME, init=False) as driver:
             reply = driver.ask(deploy(7, release="7.4.0"))
-            assert reply == "FAILURE [one.system.version] User couldn't be authenticated, aborting call."
+            assert reply.startswith(
+                f"FAILURE the partner's OpenNebula at {partner.place} refuses the login of oneadmin"
+            )
             assert "hunter2" not in place.log(NAME)
             configure(place, partner)
             assert driver.created(deploy(7, release="7.4.0")) == "opennebula-hybrid-0"

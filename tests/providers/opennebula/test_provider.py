@@ -15,6 +15,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, Template,
 from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
+    NotReached,
     ProviderUnavailable,
     QuotaExceeded,
     Throttled,
@@ -454,9 +455,24 @@ async def test_the_account_is_user_endpoint_and_zone(partner: Partner, opened: O
     assert await provider.account() == f"burst (2) at {partner.urls[0]}, zone OpenNebula (0)"
 
 
-async def test_wrong_credentials_fail_the_opening(opened: Open) -> None:
-    with pytest.raises(AuthenticationRefused, match="couldn't be authenticated"):
+async def test_wrong_credentials_fail_the_opening_and_name_user_and_setting(partner: Partner, opened: Open) -> None:
+    with pytest.raises(AuthenticationRefused) as caught:
         await opened(session="oneadmin:wrong")
+    assert str(caught.value) == (
+        f"the partner's OpenNebula at {partner.place} refuses the login of oneadmin:"
+        " see credentials_file in [opennebula]"
+    )
+
+
+async def test_a_partner_that_is_away_is_told_once_with_the_setting(tmp_path: Path) -> None:
+    with Partner() as gone:
+        provider = connect(gone, tmp_path)
+    with pytest.raises(NotReached) as caught:
+        await provider.open()
+    await provider.close()
+    assert str(caught.value) == (
+        f"the partner's OpenNebula at {gone.place} cannot be reached: connection refused; see endpoints in [opennebula]"
+    )
 
 
 async def test_room_is_what_the_quotas_leave_else_what_the_hosts_have(partner: Partner, opened: Open) -> None:
