@@ -137,7 +137,16 @@ class NoCapacity(ProviderError):
 
 
 class QuotaExceeded(ProviderError):
-    """The account has reached a limit."""
+    """The account has reached a limit.
+
+    Args:
+        sentence: what the cloud said.
+        is_general: the limit holds for every VM of this cloud, not only for one that asks for something special.
+    """
+
+    def __init__(self, sentence: str, *, is_general: bool = False) -> None:
+        super().__init__(sentence)
+        self.is_general = is_general
 
 
 class InstanceNotFound(ProviderError):

@@ -85,6 +85,9 @@ CREATE TABLE IF NOT EXISTS answered (
     vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, has_ended INTEGER NOT NULL);
 """
 
+_REFUSAL = "refusal"
+"""Name of the fact that holds a `Refusal`."""
+
 _ANSWERED_SECONDS = 3600.0
 """How long it is kept which action of a VM was answered last: longer than any listing takes."""
 
@@ -243,6 +246,24 @@ class Answered(Value, frozen=True, kw_only=True):
     has_ended: bool = False
 
 
+class Refusal(Value, frozen=True, kw_only=True):
+    """A create that the cloud has refused for want of room, or by a limit.
+
+    Attributes:
+        at: when, seconds since the epoch.
+        text: what the cloud said.
+        vm_id: for which VM.
+        is_limit: a limit of the account was reached; else there was no room just then.
+        is_general: the limit holds for every VM of this cloud.
+    """
+
+    at: float
+    text: str
+    vm_id: VmId
+    is_limit: bool
+    is_general: bool
+
+
 class Outline(Value, frozen=True, kw_only=True):
     """What the action driver is doing, for those who report on its instances.
 
@@ -252,6 +273,7 @@ class Outline(Value, frozen=True, kw_only=True):
         attempts: attempts to create that are open or have made something, sent or answered since the time asked for.
         parked: instances that are stopped for an undeploy or a stop.
         owed: instances that must be destroyed and could not be, yet; "" among them for one without an id.
+        refusal: the latest create that was refused for want of room or by a limit, None for none.
     """
 
     unanswered: Mapping[Process, frozenset[VmId]] = {}
@@ -259,6 +281,7 @@ class Outline(Value, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     parked: frozenset[DeployId] = frozenset()
     owed: frozenset[DeployId] = frozenset()
+    refusal: Refusal | None = None
 
 
 class Journal:
@@ -442,6 +465,11 @@ class Journal:
     async def save_attempt(self, attempt: Attempt) -> None:
         """Write an attempt as it is now; on disk when this returns."""
         await self._database.write(lambda db: _save_attempt(db, attempt))
+
+    async def note_refusal(self, refusal: Refusal) -> None:
+        """Tell those who report on hosts that there was no room; the latest refusal counts."""
+        kept = msgspec.structs.replace(refusal, text=_storable(refusal.text))
+        await self.set_fact(_REFUSAL, msgspec.json.encode(kept).decode())
 
     # Debts
 
@@ -817,9 +845,18 @@ def _outline(db: sqlite3.Connection, since: float) -> Outline:
         attempts=tuple(_select_attempts(db, young, {"since": since})),
         parked=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM parked").fetchall()),
         owed=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM debts").fetchall()),
+        refusal=_refusal(db),
     )
     db.execute("ROLLBACK")
     return outline
+
+
+def _refusal(db: sqlite3.Connection) -> Refusal | None:
+    row = db.execute("SELECT value FROM facts WHERE name = ?", (_REFUSAL,)).fetchone()
+    try:
+        return None if row is None else msgspec.json.decode(row[0], type=Refusal)
+    except msgspec.MsgspecError:
+        return None  # another release has written it, in another form
 
 
 def _imported_for(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, int] | None:

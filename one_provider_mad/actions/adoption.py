@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import NoReturn
 
@@ -24,17 +25,19 @@ from one_provider_mad.errors import (
     AuthenticationRefused,
     CannotTell,
     InstanceNotFound,
+    JournalError,
     NoCapacity,
     NotOurs,
     NotReached,
     PermissionDenied,
     ProviderError,
+    QuotaExceeded,
     Throttled,
     TokenMismatch,
     TokenSpent,
     WrongState,
 )
-from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal, Refusal
 from one_provider_mad.moments import Moment
 from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import CreateCall, Parameters, ShortageTeller
@@ -419,7 +422,23 @@ class Adoption(Value, frozen=True, kw_only=True):
                 return await self._create_so(attempt, request)
             except NoCapacity as error:
                 self._note_short(attempt, error)
+            except QuotaExceeded as error:
+                await self._note_refusal(request, error)
+                raise
+        await self._note_refusal(request, self.short[-1][1])
         raise self.short.pop()[1]  # a plan has at least one alternative; what is kept here would keep this frame
+
+    async def _note_refusal(self, request: VmRequest, error: NoCapacity | QuotaExceeded) -> None:
+        """Tell the information driver, so that the scheduler sends nothing more to where there is no room."""
+        refusal = Refusal(
+            at=self.clock(),
+            text=str(error),
+            vm_id=request.vm_id,
+            is_limit=isinstance(error, QuotaExceeded),
+            is_general=isinstance(error, QuotaExceeded) and error.is_general,
+        )
+        with suppress(JournalError):  # what the cloud has said matters more to the VM
+            await self.journal.note_refusal(refusal)
 
     def _note_short(self, attempt: Attempt, error: NoCapacity) -> None:
         self.short.append((attempt.parameters, error.with_traceback(None)))

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from one_provider_mad.domain import DeployId, Value, VmId
-from one_provider_mad.journal import Answered, Attempt, AttemptState, Outline, read_outline
+from one_provider_mad.journal import Answered, Attempt, AttemptState, Outline, Refusal, read_outline
 from one_provider_mad.processes import Process
 
 SLACK_SECONDS = 0.25
@@ -30,6 +30,7 @@ class Activity(Value, frozen=True, kw_only=True):
         attempts: young attempts to create.
         parked: instances of VMs that are on no host.
         owed: instances that are to be destroyed and could not be, yet.
+        refusal: the latest create that was refused for want of room or by a limit.
     """
 
     busy: frozenset[VmId] = frozenset()
@@ -37,6 +38,7 @@ class Activity(Value, frozen=True, kw_only=True):
     attempts: tuple[Attempt, ...] = ()
     parked: frozenset[DeployId] = frozenset()
     owed: frozenset[DeployId] = frozenset()
+    refusal: Refusal | None = None
 
     def is_given_up(self, vm_id: VmId, deploy_id: DeployId) -> bool:
         """True when OpenNebula has taken the VM off this instance, which lives on: it ignores a CLEANUP that fails."""
@@ -87,7 +89,12 @@ class ActivityReader:
         outline = await asyncio.to_thread(read_outline, path, since=since - SLACK_SECONDS)
         answered, attempts = self._without_future(outline)
         return Activity(
-            busy=self._busy(outline), answered=answered, attempts=attempts, parked=outline.parked, owed=outline.owed
+            busy=self._busy(outline),
+            answered=answered,
+            attempts=attempts,
+            parked=outline.parked,
+            owed=outline.owed,
+            refusal=outline.refusal,
         )
 
     def _without_future(self, outline: Outline) -> tuple[Mapping[VmId, Answered], tuple[Attempt, ...]]:

@@ -30,7 +30,7 @@ from one_provider_mad.errors import (
     TokenMismatch,
     TokenSpent,
 )
-from one_provider_mad.journal import Attempt, AttemptState, Debt
+from one_provider_mad.journal import Attempt, AttemptState, Debt, read_outline
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns, until
 
@@ -148,6 +148,34 @@ async def test_any_other_refusal_ends_the_matter(world: World, error: ProviderEr
         await adopt_or_create(world)
     assert len(sent(world)) == 1
     assert await states(world) == [AttemptState.REFUSED]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_limit", "is_general"),
+    [
+        (QuotaExceeded("no more", is_general=True), True, True),
+        (QuotaExceeded("no more of this family"), True, False),
+        (NoCapacity("no room"), False, False),
+    ],
+    ids=["a-general-limit", "another-limit", "no-room"],
+)
+async def test_a_refusal_for_want_of_room_is_noted_for_those_who_report_on_the_host(
+    world: World, error: ProviderError, *, is_limit: bool, is_general: bool
+) -> None:
+    world.provider.before["create"].append(error)
+    with pytest.raises(type(error)):
+        await adopt_or_create(world)
+    noted = read_outline(world.journal.path, since=0).refusal
+    assert noted is not None
+    assert (noted.text, noted.vm_id, noted.is_limit, noted.is_general) == (str(error), 7, is_limit, is_general)
+    assert abs(noted.at - world.clock()) < 5
+
+
+async def test_a_refusal_by_what_is_asked_for_is_not_noted(world: World) -> None:
+    world.provider.before["create"].append(BadParameter("no such image"))
+    with pytest.raises(BadParameter):
+        await adopt_or_create(world)
+    assert read_outline(world.journal.path, since=0).refusal is None
 
 
 async def test_a_token_that_is_spent_calls_for_a_new_attempt(world: World) -> None:

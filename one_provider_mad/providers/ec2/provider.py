@@ -140,7 +140,8 @@ class Ec2Provider:
         except (NoCapacity, QuotaExceeded) as error:
             # Spot instances have a quota of their own: there may be room on demand.
             if isinstance(error, QuotaExceeded) and launch.place.market != SPOT:
-                raise
+                is_standard = sizes.is_standard(launch.parameters.get("InstanceType", ""))
+                raise QuotaExceeded(str(error), is_general=error.is_general and is_standard) from error
             self._shortages.note(launch.place)
             raise NoCapacity(f"{launch.place}: {error}") from error
         self._shortages.forget(launch.place)

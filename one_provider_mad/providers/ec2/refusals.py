@@ -106,6 +106,10 @@ FAMILIES: tuple[tuple[re.Pattern[str], Kind], ...] = (
 )
 """Codes that follow EC2's way of naming; the first that fits the whole code counts."""
 
+GENERAL_LIMITS = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
+"""Limits of the account in a region, as far as it asks for types of the standard families (sizes.is_standard): each
+further family has a limit of its own (docs.aws.amazon.com, "Amazon EC2 instance type quotas")."""
+
 RELOAD_CREDENTIALS = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure"})
 """Refusals after which it is worth a look whether there are other credentials by now."""
 
@@ -162,7 +166,11 @@ def refusal(action: str, *, code: str, message: str, status: int, retry_after: f
     if code == "RequestExpired":
         said = f"this machine's clock differs from EC2's: {said}"
     sentence = f"EC2: {said} ({action}{f', {code}' if code else ''})"
-    return Throttled(sentence, retry_after=retry_after) if kind is Throttled else kind(sentence)
+    if kind is Throttled:
+        return Throttled(sentence, retry_after=retry_after)
+    if kind is QuotaExceeded:
+        return QuotaExceeded(sentence, is_general=code.removeprefix("Client.") in GENERAL_LIMITS)
+    return kind(sentence)
 
 
 def tidy(message: str) -> str:

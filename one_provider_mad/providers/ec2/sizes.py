@@ -7,6 +7,7 @@ otherwise, stands in `[ec2.instance_types]`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from one_provider_mad.domain import Instance
@@ -73,6 +74,15 @@ def sizes(settings: Ec2Settings) -> dict[str, Size]:
     """Size of each type that is known."""
     own: Mapping[str, InstanceType] = settings.instance_types
     return {**BUILT_IN, **{name: _size(kind.cpu, kind.memory) for name, kind in own.items()}}
+
+
+_STANDARD = re.compile(r"(?:[acdhimrtz]|im|is)\d")
+"""Families that share one limit, "Running On-Demand Standard (A, C, D, H, I, M, R, T, Z) instances"."""
+
+
+def is_standard(name: str) -> bool:
+    """True for a type of the families that share EC2's standard limit."""
+    return _STANDARD.match(name) is not None
 
 
 def resized(name: str, known: Mapping[str, Size], *, cpu: float, memory: float) -> str:

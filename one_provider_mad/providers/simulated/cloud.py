@@ -327,7 +327,8 @@ class Cloud:
         """Refuse another instance when the account or the cloud is full; what is on its way out takes no room."""
         limit = self._settings.max_instances
         if limit and sum(table.count_by_type(db).values()) >= limit:
-            raise QuotaExceeded(f"the simulated account may have {limit} instances and has them, terminate one first")
+            sentence = f"the simulated account may have {limit} instances and has them, terminate one first"
+            raise QuotaExceeded(sentence, is_general=True)
         if type_name in self._settings.faults.no_capacity:
             raise NoCapacity(f"the simulated cloud has no room for instances of type {type_name} just now")
         room = self._settings.capacity.get(type_name)

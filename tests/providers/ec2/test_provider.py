@@ -68,6 +68,25 @@ class TestCreating:
         with pytest.raises(QuotaExceeded):
             await provider.create(a_call(provider, a_vm()))
 
+    @pytest.mark.parametrize(
+        ("code", "kind", "is_general"),
+        [
+            ("VcpuLimitExceeded", "t3.small", True),
+            ("InstanceLimitExceeded", "im4gn.large", True),
+            ("VcpuLimitExceeded", "p4d.24xlarge", False),
+            ("InstanceLimitExceeded", "inf2.xlarge", False),
+            ("VolumeLimitExceeded", "t3.small", False),
+        ],
+    )
+    async def test_a_limit_holds_for_every_vm_when_it_is_that_of_the_standard_families(
+        self, face: Face, connect: Open, code: str, kind: str, *, is_general: bool
+    ) -> None:
+        provider = await connect()
+        face.order("RunInstances", code=code, status=400)
+        with pytest.raises(QuotaExceeded, match=code) as caught:
+            await provider.create(a_call(provider, a_vm(INSTANCETYPE=kind)))
+        assert caught.value.is_general is is_general
+
     async def test_a_spent_token_is_seen_by_the_instance_it_shows(self, face: Face, connect: Open) -> None:
         """As EC2 answered until January 2025, and as compatible clouds may."""
         face.account.answers_spent_tokens = True
