@@ -64,7 +64,7 @@ _UNREADABLE = re.compile(
 """What is wrong with the call itself, though its code does not say so: `one.vm.allocate` answers whatever it finds in a
 template with the same one (src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
 
-_METHOD = re.compile(r"\A\[one\.[\w.]+\] *")
+_METHOD = re.compile(r"\A\[one\.[\w.]+\] *(?:User \[\d+\] : *)?")
 """How src/rm/Request.cc begins each text; what is wrong is to come first, and the method last."""
 
 _TEXT = 2000

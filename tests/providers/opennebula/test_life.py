@@ -116,7 +116,7 @@ def test_a_partner_that_is_full_says_so_in_the_failure(burst: Driver, partner: P
     partner.users["oneadmin:secret"].quota = {"VMS": "1"}
     burst.created(deploy(7, release=partner.release))
     reply = burst.ask(deploy(8, release=partner.release))
-    assert reply.startswith("FAILURE the partner's OpenNebula refuses: User [0] : limit of 1 reached for VMS")
+    assert reply.startswith("FAILURE the partner's OpenNebula refuses: limit of 1 reached for VMS")
 
 
 def test_the_leader_changes_and_nothing_is_lost(burst: Driver, partner: Partner) -> None:
