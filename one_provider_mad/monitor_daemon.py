@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from one_provider_mad.serving import CommonModules, Serving
 
 if TYPE_CHECKING:
     from one_provider_mad.monitor.desk import Desk
+    from one_provider_mad.monitor.room import Allocation
     from one_provider_mad.monitor.saying import Stamps
     from one_provider_mad.monitor.state import State, StateFile
     from one_provider_mad.monitor.sweep import Sweeper
@@ -61,6 +63,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         super().__init__(options, has_stderr=has_stderr, is_initialised=is_initialised)
         self._desk: Desk | None = None
         self._cloud: MonitoredCloud | None = None
+        self._sweeper: Sweeper | None = None
         self._keeper: _Keeper | None = None
 
     def _parse(self, line: bytes | Oversized) -> ImRequest | Unreadable | Control:
@@ -92,6 +95,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         stamps = modules.Stamps(time.time, before.timestamp if before is not None and is_same_parent else 0)
         sweeper = modules.Sweeper(cloud, clock=time.time, memory=before.memory if before else None)
         wake = asyncio.Event()
+        self._sweeper = sweeper
         self._desk = desk = modules.Desk(
             sweeper=sweeper, source=cloud, output=self._writer, stamps=stamps, on_hosts=wake.set
         )
@@ -135,6 +139,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
         await self._core.is_up.wait()  # until then nothing answers, and the pauses between tries grow
         await self._until_settled(begun_at)
+        if self._sweeper is not None:
+            self._sweeper.know_core(_allocations)
         self._start(partial(Leadership(os.environ, warn=self._warn).watch, lead), "leadership")
         self._start(partial(self._take_up_hosts, desk, keeper, before, begins_to_lead), "take up hosts")
 
@@ -214,6 +220,17 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
                     await self._keeper.save()
                 if self._cloud is not None:
                     await self._cloud.close()
+
+
+async def _allocations(host_ids: Collection[int]) -> Mapping[int, Allocation]:
+    """What the local OpenNebula has given away on these hosts. Raises MadError."""
+    from one_provider_mad.monitor.core_hosts import allocation_of
+    from one_provider_mad.xmlrpc.local import LocalCore
+
+    core = LocalCore(os.environ)
+    return {
+        host_id: allocation_of(await asyncio.to_thread(core.document, "one.host.info", host_id)) for host_id in host_ids
+    }
 
 
 class _Keeper:

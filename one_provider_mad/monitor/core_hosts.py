@@ -11,7 +11,10 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from one_provider_mad.documents import Element, text_of
+from one_provider_mad.documents import Element, element_at, elements_at, text_of
+from one_provider_mad.domain import VmId
+from one_provider_mad.monitor.host import Load
+from one_provider_mad.monitor.room import Allocation
 from one_provider_mad.protocol.im_messages import StartMonitor
 
 FIRST_WITH_MONITORD = (5, 12)
@@ -52,6 +55,14 @@ def wanted_hosts(pool: Element, *, im_mads: Collection[str], known: Iterable[Sta
     return tuple(found)
 
 
+def allocation_of(host: Element) -> Allocation:
+    """What OpenNebula has given away on a host, from the answer to one.host.info."""
+    return Allocation(
+        load=Load(cpu=_number(host, "HOST_SHARE/CPU_USAGE") or 0, memory=_number(host, "HOST_SHARE/MEM_USAGE") or 0),
+        vm_ids=frozenset(VmId(int(text)) for each in elements_at(host, "VMS/ID") if (text := text_of(each)).isdigit()),
+    )
+
+
 def release_of(version: str) -> tuple[int, ...]:
     """The numbers of what one.system.version answers, `7.4.0`; () for anything else."""
     numbers = version.strip().split(".")
@@ -60,7 +71,7 @@ def release_of(version: str) -> tuple[int, ...]:
 
 
 def _text(host: Element, name: str) -> str:
-    return text_of(host.find(name)).strip()
+    return text_of(element_at(host, name)).strip()
 
 
 def _number(host: Element, name: str) -> int | None:

@@ -266,7 +266,13 @@ class Desk:
         except MadError as error:
             return self._held_report(request, error)
         told = self._source.told()
-        report = report_of(told, sweep.room, sweep.load(request.host_id), wilds=sweep.wilds, warning=sweep.warning)
+        report = report_of(
+            told,
+            sweep.rooms.get(request.host_id),
+            sweep.load(request.host_id),
+            wilds=sweep.wilds,
+            warning=sweep.warning,
+        )
         vms = sweep.vms(request.host_id)
         is_old = told.monitor.is_before_4_14
         return await aside(

@@ -140,7 +140,7 @@ class HostSchedule:
         sweep = self._sweep
         return report_of(
             self._source.told(),
-            sweep.room if sweep else told_room(self._source.told().capacity),
+            sweep.rooms.get(self.request.host_id) if sweep else told_room(self._source.told().capacity),
             sweep.load(self.request.host_id) if sweep else Load(),
             wilds=sweep.wilds if sweep else (),
             error=self._error or self._trouble,

@@ -18,18 +18,19 @@ from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
-from one_provider_mad.monitor.host import Load, room_of, taken_by, unknown_types, wild_of
+from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
+from one_provider_mad.monitor.room import Allocations, RoomKeeper, Shown
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
 from one_provider_mad.protocol.reports import VmWord, Wild
 from one_provider_mad.protocol.vmm import shown_deploy_id
 from one_provider_mad.providers.interface import (
-    CapacitySource,
     Figures,
     ImportHints,
     ImportSource,
     Provider,
     Size,
+    TroubleTeller,
     UpstreamTags,
 )
 from one_provider_mad.tasks import is_cancelled
@@ -48,10 +49,6 @@ _SHORTEST_PAUSE = 0.1
 _AS_GOOD_AS_NEW = 0.9
 """A listing counts as fresh for this part of min_list_interval: periods that equal it are not to miss every other."""
 
-_ROOM_SECONDS = 600.0
-"""How often the cloud is asked how much room it has: quotas change rarely."""
-
-
 _FREED_AT_ONCE = 200
 """VMs that are forgotten between two moments at which another thread may go on."""
 
@@ -69,7 +66,7 @@ class Sweep(Value, frozen=True, kw_only=True):
         wilds: instances that belong to nobody, ready to be reported.
         loads: what the VMs of each host use.
         wild_load: what the wild instances use.
-        room: room of the whole cloud.
+        rooms: room of each host, as far as anybody knows it.
         warning: what an operator should look at, "" for nothing.
         states: VMs by what is reported of them; counted while metrics are on.
     """
@@ -78,7 +75,7 @@ class Sweep(Value, frozen=True, kw_only=True):
     wilds: tuple[Wild, ...] = ()
     loads: Mapping[int, Load] = {}
     wild_load: Load = Load()
-    room: Size | None = None
+    rooms: Mapping[int, Size] = {}
     warning: str = ""
     states: Mapping[str, int] = {}
 
@@ -126,15 +123,17 @@ class Sweeper:
         self._failures = 0
         self._asked_again_at = 0.0
         self._last_error: MadError | None = None
-        self._room: Size | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._room = RoomKeeper(time=self._loop.time, clock=clock)
         self._figures = FigureKeeper(self._loop.time)
-        self._room_asked_at = -_ROOM_SECONDS
         self._warned: set[str] = set()
         self.memory = memory or Memory()
         self.failing_since: float | None = None
         self.error = ""
         self.hosts: frozenset[int] = frozenset()
+
+    def know_core(self, allocations: Allocations) -> None:
+        """Ask OpenNebula, from now on, what it has given away on hosts whose room is limited."""
+        self._room.allocations = allocations
 
     async def sweep(self) -> Sweep:
         """Look, together with everybody who asks meanwhile; a listing just made will do.
@@ -170,7 +169,7 @@ class Sweeper:
         try:
             watched = await self._source.current()
             settings = self._source.told().monitor
-            self._ask_for_room(watched)
+            self._room.ask(watched)
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)
         finally:
@@ -181,16 +180,32 @@ class Sweeper:
             listing = msgspec.structs.replace(listing, hosts=self.hosts)
             since = unseen_since_when(self.memory, listing, grace=watched.provider.visibility_grace)
             activity = await self._activity.read(watched.journal, since=since)
-            room, known = self._room_of(watched), self._figures.known()
+            self._room.note(activity.refusal, watched)
+            known = self._figures.known()
             sweep = await aside(
-                len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, room, known)
+                len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, known)
             )
+            sweep = await self._with_rooms(sweep, listing, watched)
             self.memory = sweep.judgement.memory
             self._succeeded(sweep.judgement)
             if metrics.recorder is not None:
                 seconds = self._loop.time() - begun
                 metrics.recorder.swept(listing.began_at, seconds, sweep.states, held=len(sweep.judgement.held))
         return sweep
+
+    async def _with_rooms(self, sweep: Sweep, listing: Listing, watched: Watched) -> Sweep:
+        capacity = self._source.told().capacity
+        shown = Shown(
+            provider=watched.provider, listed=listing.instances, hosts=listing.hosts, judgement=sweep.judgement
+        )
+        limits, rooms = await aside(len(listing.instances), lambda: self._room.rooms(capacity, shown))
+        self._room.ask_core(limits, shown)
+        if await self._room.settled(limits, shown):
+            limits, rooms = await aside(len(listing.instances), lambda: self._room.rooms(capacity, shown))
+        if limits.sizes and (strange := unknown_types(capacity, limits.sizes)):
+            self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
+        warning = sweep.warning or self._room.warning(limits, shown)
+        return msgspec.structs.replace(sweep, rooms=rooms, warning=warning)
 
     def _mind_the_clock(self) -> None:
         """When the clock was set back, so is what is remembered by it."""
@@ -272,35 +287,6 @@ class Sweeper:
             self._warned.add(sentence)
             log.warning("strange", what=sentence)
 
-    # Room
-
-    def _ask_for_room(self, watched: Watched) -> None:
-        """Ask beside the listing, and never wait for the answer: the next sweep may have it."""
-        is_due = self._loop.time() - self._room_asked_at >= _ROOM_SECONDS
-        if is_due and self._asking is None and isinstance(watched.provider, CapacitySource):
-            self._asking = asyncio.create_task(self._learn_room(watched.provider, watched), name="ask for room")
-
-    async def _learn_room(self, provider: CapacitySource, watched: Watched) -> None:
-        try:
-            async with asyncio.timeout(watched.call_timeout):
-                self._room = await provider.capacity()
-            self._room_asked_at = self._loop.time()
-        except (MadError, TimeoutError) as error:
-            log.warning("room not known", reason=str(error) or "no answer")
-        except Exception:
-            log.exception("asking for room failed unexpectedly")
-        finally:
-            self._asking = None
-
-    def _room_of(self, watched: Watched) -> Size:
-        settings = self._source.told().capacity
-        if not isinstance(watched.provider, CapacitySource):
-            return room_of(settings, {}, None)
-        sizes = watched.provider.instance_sizes()
-        if strange := unknown_types(settings, sizes):
-            self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
-        return room_of(settings, sizes, self._room)
-
 
 def _judged(
     memory: Memory,
@@ -308,7 +294,6 @@ def _judged(
     activity: Activity,
     watched: Watched,
     settings: MonitorSettings,
-    room: Size,
     known: Mapping[DeployId, Figures],
 ) -> Sweep:
     rules = Rules(
@@ -334,8 +319,7 @@ def _judged(
             for host_id, vms in judgement.hosts.items()
         },
         wild_load=taken_by(judgement.wilds, watched.provider),
-        room=room,
-        warning=_warning(judgement),
+        warning=_warning(judgement, watched.provider),
         states=_states(judgement) if metrics.recorder is not None else {},
     )
 
@@ -375,14 +359,17 @@ def _defect(error: Exception) -> ProviderUnavailable:
     return ProviderUnavailable(internal_error(error))
 
 
-def _warning(judgement: Judgement) -> str:
+def _warning(judgement: Judgement, provider: Provider) -> str:
     if judgement.held:
         return (
             f"{len(judgement.held)} instances vanished at once: their VMs are left as they are for now;"
             " see unusual_hold in [monitor]"
         )
     strays: Mapping[DeployId, str] = judgement.strays
-    return next((f"instance {shown_deploy_id(deploy_id)} {what}" for deploy_id, what in sorted(strays.items())), "")
+    if strays:
+        deploy_id = min(strays)
+        return f"instance {shown_deploy_id(deploy_id)} {strays[deploy_id]}"
+    return next(iter(provider.troubles()), "") if isinstance(provider, TroubleTeller) else ""
 
 
 async def aside(size: int, work: Callable[[], _Result]) -> _Result:

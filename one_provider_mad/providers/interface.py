@@ -290,6 +290,25 @@ class Size(Value, frozen=True, kw_only=True):
     memory: int
 
 
+class Room(Value, frozen=True, kw_only=True):
+    """How much room an account has.
+
+    Attributes:
+        cpu: cores, those in use included; None when nothing limits them.
+        memory: MiB, what is in use included; None when nothing limits it.
+        used: how much of both is in use, whoever uses it; None for what the instances of a listing take.
+        most: instances that may exist, those on their way out left aside; None when nothing limits their number, or
+            when `left` says it.
+        left: how many more instances may be made than there are when this is asked.
+    """
+
+    cpu: float | None = None
+    memory: int | None = None
+    used: Size | None = None
+    most: int | None = None
+    left: int | None = None
+
+
 @runtime_checkable
 class CapacitySource(Protocol):
     """Knows how much room there is; what `[capacity]` says comes first."""
@@ -297,8 +316,20 @@ class CapacitySource(Protocol):
     def instance_sizes(self) -> Mapping[str, Size]:
         """Size of each instance type by name, as far as it is known without asking the cloud."""
 
-    async def capacity(self) -> Size | None:
-        """Room of the whole account, what is in use included; None when nobody set a limit."""
+    async def capacity(self) -> Room | Size | None:
+        """Room of the whole account, what is in use included; None when nobody set a limit.
+
+        Asked every minute, and at once after the cloud has refused a create for want of room or by a limit. While it
+        was never answered, nothing is promised to the scheduler.
+        """
+
+
+@runtime_checkable
+class TroubleTeller(Protocol):
+    """Knows of something in the cloud that an operator should see before an action fails."""
+
+    def troubles(self) -> Sequence[str]:
+        """Sentences for PROVIDER_WARNING of the hosts, as of the latest listing; the most important first. No I/O."""
 
 
 @runtime_checkable

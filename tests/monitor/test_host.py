@@ -19,7 +19,7 @@ from one_provider_mad.monitor.host import (
     wild_of,
 )
 from one_provider_mad.monitor.settings import CapacitySettings
-from one_provider_mad.providers.interface import Size
+from one_provider_mad.providers.interface import Room, Size
 from one_provider_mad.providers.simulated.capacity import import_hints, room, sizes
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.monitor.worlds import wild
@@ -88,16 +88,18 @@ def test_only_what_is_at_rest_has_a_letter() -> None:
     [
         pytest.param({}, None, id="no-limit"),
         pytest.param({"capacity": {"xlarge_16gb": 2}}, None, id="one-type-limited"),
-        pytest.param({"max_instances": 2}, Size(cpu=16, memory=32768), id="so-many-of-the-largest"),
+        pytest.param({"max_instances": 2}, Room(cpu=16, memory=32768, most=2), id="so-many-of-the-largest"),
         pytest.param(
-            {"max_instances": 3, "capacity": {"xlarge_16gb": 1}}, Size(cpu=16, memory=32768), id="one-and-the-next-ones"
+            {"max_instances": 3, "capacity": {"xlarge_16gb": 1}},
+            Room(cpu=16, memory=32768, most=3),
+            id="one-and-the-next-ones",
         ),
         pytest.param(
-            {"capacity": dict.fromkeys(sizes(SimulatedSettings()), 1)}, Size(cpu=19, memory=32512), id="one-of-each"
+            {"capacity": dict.fromkeys(sizes(SimulatedSettings()), 1)}, Room(cpu=19, memory=32512), id="one-of-each"
         ),
     ],
 )
-def test_the_simulated_cloud_knows_its_quota(limits: Mapping[str, object], expected: Size | None) -> None:
+def test_the_simulated_cloud_knows_its_quota(limits: Mapping[str, object], expected: Room | None) -> None:
     assert room(SimulatedSettings(**limits)) == expected  # type: ignore[arg-type]
 
 

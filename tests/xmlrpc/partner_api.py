@@ -200,7 +200,7 @@ class Api:
         vm = self.vms.get(number)
         if vm is None:
             raise ApiError(NO_EXISTS, f"Error getting virtual machine [{number}].", number)
-        if user.number not in (0, vm.uid):
+        if user.number not in (0, vm.uid) and not vm.is_open:
             text = f"User [{user.number}] : Not authorized to perform {what} VM [{number}]."
             raise ApiError(AUTHORIZATION, text, number)
         return vm
@@ -222,7 +222,7 @@ class Api:
             number: vm
             for number, vm in self.vms.items()
             if (state == -2 or (vm.state != DONE if state == -1 else vm.state == state))
-            and (vm.uid == user.number or (flag == -2 and user.number == 0))
+            and (vm.uid == user.number or (flag == -2 and (user.number == 0 or vm.is_open)))
         }
         return pool(self._page(rows, first, last), is_extended=is_extended)
 

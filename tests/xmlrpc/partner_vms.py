@@ -76,6 +76,7 @@ class Vm:
         steps: what it does next, in order.
         is_deaf: its guest ignores a soft shutdown.
         gid: its group's.
+        is_open: everybody may see it.
     """
 
     number: int
@@ -95,6 +96,7 @@ class Vm:
     action: int = 0
     is_deaf: bool = False
     gid: int = 0
+    is_open: bool = False
     has_history: bool = False
 
     def catch_up(self) -> None:

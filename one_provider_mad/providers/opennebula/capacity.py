@@ -6,11 +6,11 @@ Quotas are those of src/um/Quotas.cc: -1 is "the default for everybody", -2 is "
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from one_provider_mad.documents import Element, elements_at, text_of
-from one_provider_mad.domain import Instance
-from one_provider_mad.providers.interface import ImportHints, Size
+from one_provider_mad.domain import Instance, Value
+from one_provider_mad.providers.interface import ImportHints, Room, Size
 
 _DEFAULT, _UNLIMITED = -1.0, -2.0
 
@@ -24,13 +24,54 @@ _RUNNING = "RUNNING_"
 """5.8 and later also limit what runs at the same time (src/um/QuotaVirtualMachine.cc, VM_METRICS)."""
 
 
-def quota_size(user: Element, group: Element | None) -> Size | None:
-    """The tighter one of the user's and its group's quotas; None when neither limits both CPU and memory."""
-    cpu = _tightest(user, group, "CPU")
-    memory = _tightest(user, group, "MEMORY")
-    if cpu is None or memory is None:
+def room(user: Element, group: Element | None, hosts: Share | None) -> Room | None:
+    """What the tighter quotas of the user and its group leave, where none is set what hosts have; None for no limit.
+
+    Args:
+        user: the answer to one.user.info.
+        group: the answer to one.group.info, None where it may not be seen.
+        hosts: what all hosts have, None where none can be seen or need be.
+    """
+    quotas = quotas_left(user, group)
+    cpu = _tightest(quotas, "CPU") or (hosts.cpu if hosts else None)
+    memory = _tightest(quotas, "MEMORY") or (hosts.memory if hosts else None)
+    vms = _tightest(quotas, "VMS")
+    if cpu is None and memory is None and vms is None:
         return None
-    return Size(cpu=cpu, memory=int(memory))
+    return Room(
+        cpu=cpu.limit if cpu else None,
+        memory=int(memory.limit) if memory else None,
+        used=Size(cpu=cpu.used if cpu else 0, memory=int(memory.used) if memory else 0),
+        left=max(0, int(vms.limit - vms.used)) if vms else None,
+    )
+
+
+def is_limited(user: Element, group: Element | None) -> bool:
+    """True when quotas limit both CPU and memory, so that nobody need look at hosts."""
+    quotas = quotas_left(user, group)
+    return all(_tightest(quotas, name) for name in ("CPU", "MEMORY"))
+
+
+class Part(Value, frozen=True, kw_only=True):
+    """A limit, and how much of it is in use."""
+
+    limit: float
+    used: float
+
+
+class Share(Value, frozen=True, kw_only=True):
+    """What hosts have: cores, and MiB."""
+
+    cpu: Part
+    memory: Part
+
+
+def _tightest(quotas: Mapping[str, tuple[float, float]], name: str) -> Part | None:
+    known = [quotas[each] for each in (name, _RUNNING + name) if each in quotas]
+    if not known:
+        return None
+    free, limit = min(known)
+    return Part(limit=limit, used=limit - free)
 
 
 def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, float]]:
@@ -52,12 +93,24 @@ def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, 
     return found
 
 
-def hosts_size(pool: Element) -> Size | None:
-    """What all enabled hosts of a pool have; None when none can be seen."""
+def hosts_share(pool: Element) -> Share | None:
+    """What all enabled hosts of a pool have, and what their VMs take of it; None when none can be seen."""
     shares = [host.find("HOST_SHARE") for host in pool.iterfind("HOST") if text_of(host.find("STATE")) not in _OFF]
-    cpu = sum(_figure(share, "MAX_CPU") for share in shares if share is not None)
-    memory = sum(_figure(share, "MAX_MEM") for share in shares if share is not None)
-    return Size(cpu=cpu / 100, memory=int(memory / _MIB)) if cpu > 0 and memory > 0 else None
+    cpu, memory = (_part(shares, resource) for resource in ("CPU", "MEM"))
+    if cpu.limit <= 0 or memory.limit <= 0:
+        return None
+    return Share(
+        cpu=Part(limit=cpu.limit / 100, used=cpu.used / 100),
+        memory=Part(limit=memory.limit // _MIB, used=memory.used // _MIB),
+    )
+
+
+def _part(shares: Iterable[Element | None], resource: str) -> Part:
+    known = [share for share in shares if share is not None]
+    return Part(
+        limit=sum(_figure(share, f"MAX_{resource}") for share in known),
+        used=sum(_figure(share, f"{resource}_USAGE") for share in known),
+    )
 
 
 _OFF = ("3", "4", "5", "7", "8")
@@ -86,14 +139,6 @@ def _limited(user: Element, group: Element | None) -> Iterator[tuple[Element, st
     for owner, default in ((user, "DEFAULT_USER_QUOTAS"), (group, "DEFAULT_GROUP_QUOTAS")):
         if owner is not None and text_of(owner.find("ID")).strip() != _ONEADMIN:
             yield owner, default
-
-
-def _tightest(user: Element, group: Element | None, name: str) -> float | None:
-    limits = (
-        _limit(owner, default, each) for owner, default in _limited(user, group) for each in (name, _RUNNING + name)
-    )
-    known = [limit for limit in limits if limit is not None]
-    return min(known) if known else None
 
 
 def _limit(owner: Element, default: str, name: str) -> float | None:

@@ -74,13 +74,13 @@ class Checks:
 
     async def _hosts(self) -> SelfCheck:
         try:
-            size = await self._remote.client.read("one.hostpool.info", read=capacity.hosts_size)
+            share = await self._remote.client.read("one.hostpool.info", read=capacity.hosts_share)
         except ProviderError:
-            size = None
-        if size is None:
+            share = None
+        if share is None:
             remedy = "fine where quotas limit CPU and MEMORY; else set cpu and memory in [capacity]"
             return SelfCheck(what="hosts", is_well=None, found="cannot be seen by this user", remedy=remedy)
-        found = f"{size.cpu:g} cores and {size.memory} MiB in all can be seen"
+        found = f"{share.cpu.limit:g} cores and {share.memory.limit:.0f} MiB in all can be seen"
         return SelfCheck(what="hosts", is_well=True, found=found)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 
 from one_provider_mad.documents import Element
@@ -42,10 +43,16 @@ class Snapshot:
     Attributes:
         vms: by number.
         tagged: by ONE_PROVIDER_OWNER and ONE_PROVIDER_VM_ID.
+        ours: numbers of those with this owner's tag.
+
+    Args:
+        vms: by number.
+        owner: whose VMs are ours.
     """
 
-    def __init__(self, vms: Mapping[int, Seen]) -> None:
+    def __init__(self, vms: Mapping[int, Seen], *, owner: str) -> None:
         self.vms = vms
+        self.ours = {number for number, seen in vms.items() if seen.owner == owner}
         self.tagged: dict[tuple[str, str], list[Seen]] = {}
         for seen in vms.values():
             if seen.owner:
@@ -91,12 +98,16 @@ class Listing:
 
     Args:
         remote: the partner.
-        warn: told once of each state that no release known here has.
+        owner: whose VMs are ours.
+        warn: told once of each state that no release known here has, and of each VM that was given away.
     """
 
-    def __init__(self, remote: Remote, *, warn: Callable[[str], None]) -> None:
+    def __init__(self, remote: Remote, *, owner: str, warn: Callable[[str], None]) -> None:
         self._remote = remote
+        self._owner = owner
         self._warn = warn
+        self._ours: set[int] = set()
+        self._away: dict[int, str] = {}
         self._told: set[str] = set()
         self._next: asyncio.Future[Snapshot] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -159,12 +170,20 @@ class Listing:
         except _HalfRowError:
             self._remote.forget_version()
             raise
-        snapshot = await asyncio.to_thread(Snapshot, found)
+        found = {**found, **await self._given_away(found)}
+        snapshot = await asyncio.to_thread(partial(Snapshot, found, owner=self._owner))
+        self._ours = snapshot.ours
         rows = iter(found.values())
         while chunk := list(islice(rows, _NOTED_AT_ONCE)):
             self._note(chunk)
             await asyncio.sleep(0)  # ten thousand in a row would hold everybody up
         return snapshot
+
+    async def _given_away(self, found: Mapping[int, Seen]) -> Mapping[int, Seen]:
+        """VMs of ours that were listed before, are not any more, and have not ended: they have another owner."""
+        missing = (self._ours | self._away.keys()) - found.keys()
+        looked = await self.these(missing) if missing else {}
+        return {number: seen for number, seen in looked.items() if not seen.instance.state.is_gone}
 
     async def _method(self, state: int) -> tuple[str, tuple[int | str, ...]]:
         """The method that shows USER_TEMPLATE in this release, and what follows the range."""
@@ -207,12 +226,11 @@ class Listing:
                 return await self._remote.look(number)
             except InstanceNotFound:
                 return None
-            except PermissionDenied as error:
-                return self._hidden(number, str(error))
+            except PermissionDenied:
+                return self._hidden(number)
 
-    def _hidden(self, number: int, sentence: str) -> Seen:
+    def _hidden(self, number: int) -> Seen:
         """A VM that is there and that we may not see: unknown, which is not absent."""
-        self._tell_once(sentence)
         identity = self._remembered.identity(number)
         state = RemoteState(meaning=InstanceState.UNKNOWN, word=_HIDDEN)
         instance = Instance(deploy_id=deploy_id_of(number), state=state.meaning, raw_state=_HIDDEN, identity=identity)
@@ -232,10 +250,35 @@ class Listing:
         for seen in found:
             if seen is None:
                 continue
+            self._note_owner(seen)
             if seen.instance.identity is not None:
                 self._remembered.note(seen.number, seen.instance.identity)
             if not seen.state.is_known:
                 self._tell_once(f"remote VMs are in {seen.state.word}, which is not known here and counts as unknown")
+
+    def troubles(self) -> list[str]:
+        """What is wrong with VMs of ours that belong to another remote user by now."""
+        return [self._away[number] for number in sorted(self._away)]
+
+    def _note_owner(self, seen: Seen) -> None:
+        """Warn of a VM that was given away: it runs, and costs, and can be neither changed nor ended from here."""
+        if not self._is_away(seen):
+            self._away.pop(seen.number, None)
+            return
+        who = f"remote user {seen.user} ({seen.user_id})" if seen.user_id >= 0 else "another remote user"
+        vm = f" of VM {seen.vm_id}" if seen.vm_id else ""
+        sentence = (
+            f"remote VM {seen.number}{vm} was given to {who}: have the partner give it back, or its end is refused"
+        )
+        self._away[seen.number] = sentence
+        self._tell_once(sentence)
+
+    def _is_away(self, seen: Seen) -> bool:
+        if seen.state.word == _HIDDEN:
+            return True
+        user_id = self._remote.user_id  # of oneadmin everything is
+        is_foreign = user_id > 0 and seen.user_id not in (user_id, -1)
+        return is_foreign and seen.owner == self._owner and not seen.instance.state.is_gone
 
     def _tell_once(self, sentence: str) -> None:
         if len(self._told) >= _MOST_TOLD:

@@ -41,6 +41,8 @@ class Seen(Value, frozen=True, kw_only=True, gc=False):
         owner: ONE_PROVIDER_OWNER, also where the rest of the identity cannot be read.
         vm_id: ONE_PROVIDER_VM_ID, likewise.
         state: its state in full.
+        user_id: the remote user that it belongs to, -1 where that is not shown.
+        user: that user's name.
     """
 
     number: int
@@ -48,6 +50,8 @@ class Seen(Value, frozen=True, kw_only=True, gc=False):
     owner: str
     vm_id: str
     state: RemoteState
+    user_id: int = -1
+    user: str = ""
 
 
 class Machine(Value, frozen=True, kw_only=True):
@@ -115,6 +119,8 @@ def read_seen(vm: Element) -> Seen:
         owner=tags.get("ONE_PROVIDER_OWNER", ""),
         vm_id=tags.get("ONE_PROVIDER_VM_ID", ""),
         state=state,
+        user_id=_number(parts.get("UID"), default=-1),
+        user=text_of(parts.get("UNAME")),
     )
 
 

@@ -7,10 +7,11 @@ tags that travelled in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
-from one_provider_mad.documents import Element, element_at, text_of
+from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest, whole_number
 from one_provider_mad.errors import (
     BadParameter,
@@ -27,6 +28,7 @@ from one_provider_mad.providers.interface import (
     Parameters,
     ProviderContext,
     ProviderFactory,
+    Room,
     SelfCheck,
     Size,
 )
@@ -50,6 +52,9 @@ from one_provider_mad.providers.opennebula.templates import Templates
 from one_provider_mad.providers.public_cloud import read_section
 
 _MYSELF = -1
+
+_ONEADMIN = "0"
+"""Number of the group oneadmin."""
 
 _KEEP_OWNER = -1
 """`one.vm.chown` leaves the owner as it is."""
@@ -81,7 +86,7 @@ class OpenNebulaProvider(Devices):
         self._hypervisor = context.hypervisor
         self._warn = context.warn
         self._client = self._remote.client
-        self._listing = Listing(self._remote, warn=context.warn)
+        self._listing = Listing(self._remote, owner=context.owner, warn=context.warn)
         self._templates = Templates(self._client, page_size=settings.page_size)
 
     async def open(self) -> None:
@@ -96,9 +101,15 @@ class OpenNebulaProvider(Devices):
 
     async def account(self) -> str:
         """The remote user, by name and number, the first front-end's URL, and the zone if it can be told."""
-        user = await self._client.read("one.user.info", _MYSELF, False, read=_user)  # noqa: FBT003 - as the API has it
+        user = _user(await self._myself())
         zone = await self._zone()
         return f"{user} at {self._settings.endpoints[0]}" + (f", zone {zone}" if zone else "")
+
+    async def _myself(self) -> Element:
+        user = await self._client.read("one.user.info", _MYSELF, False, read=_whole)  # noqa: FBT003 - as the API has it
+        groups = {text_of(each).strip() for each in elements_at(user, "GROUPS/ID")}
+        self._remote.user_id = 0 if _ONEADMIN in groups else whole_number(text_of(user.find("ID")).strip()) or 0
+        return user
 
     async def _zone(self) -> str:
         """The zone's name and number; "" where the user may not see it or a federation does not tell which it is."""
@@ -250,20 +261,22 @@ class OpenNebulaProvider(Devices):
         """None: a remote VM has the size that it asks for."""
         return {}
 
-    async def capacity(self) -> Size | None:
-        """The tightest quota of the remote user and its group, else what hosts the user may see have in all."""
-        user = await self._client.read("one.user.info", _MYSELF, False, read=_whole)  # noqa: FBT003 - as the API has it
+    async def capacity(self) -> Room | None:
+        """The tightest quotas of the remote user and its group, else what hosts the user may see have in all."""
+        user = await self._myself()
         try:
             group: Element | None = await self._client.read("one.group.info", _MYSELF, read=_whole)
         except PermissionDenied:
             group = None
-        size = capacity.quota_size(user, group)
-        if size is not None:
-            return size
-        try:
-            return await self._client.read("one.hostpool.info", read=capacity.hosts_size)
-        except PermissionDenied:
-            return None
+        hosts: capacity.Share | None = None
+        if not capacity.is_limited(user, group):
+            with suppress(PermissionDenied):
+                hosts = await self._client.read("one.hostpool.info", read=capacity.hosts_share)
+        return capacity.room(user, group, hosts)
+
+    def troubles(self) -> Sequence[str]:
+        """Remote VMs of ours that were given to another user there."""
+        return self._listing.troubles()
 
     def import_hints(self, instance: Instance) -> ImportHints:
         """What the attributes of the remote VM tell."""

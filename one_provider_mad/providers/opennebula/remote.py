@@ -48,10 +48,15 @@ class Remote:
     Args:
         settings: the table `[opennebula]`.
         clock: seconds, of any beginning.
+
+    Attributes:
+        user_id: number of the remote user, -1 until it is known; 0 for every member of the group oneadmin, who may do
+            everything.
     """
 
     def __init__(self, settings: OpenNebulaSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.settings = settings
+        self.user_id = -1
         self._clock = clock
         self._version_until = 0.0
         login = HostLogin(settings.login_from_host, LOGIN) if settings.login_from_host else None

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from one_provider_mad.domain import Instance
-from one_provider_mad.providers.interface import ImportHints, SelfCheck, Size
+from one_provider_mad.providers.interface import ImportHints, Room, SelfCheck, Size
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 
@@ -17,7 +17,7 @@ def sizes(settings: SimulatedSettings) -> dict[str, Size]:
     return {name: Size(cpu=kind.cpu, memory=kind.memory) for name, kind in settings.offer.types.items()}
 
 
-def room(settings: SimulatedSettings) -> Size | None:
+def room(settings: SimulatedSettings) -> Room | None:
     """Room for the largest set of instances that the limits allow; None when there could be any number of some type."""
     largest_first = sorted(settings.offer.types.items(), key=lambda item: (item[1].memory, item[1].cpu), reverse=True)
     left = settings.max_instances or None
@@ -29,7 +29,7 @@ def room(settings: SimulatedSettings) -> Size | None:
         count = count if left is None else min(count, left)
         cpu, memory = cpu + count * kind.cpu, memory + count * kind.memory
         left = None if left is None else left - count
-    return Size(cpu=cpu, memory=memory)
+    return Room(cpu=cpu, memory=memory, most=settings.max_instances or None)
 
 
 def import_hints(instance: Instance) -> ImportHints:

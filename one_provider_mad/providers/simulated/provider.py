@@ -20,6 +20,7 @@ from one_provider_mad.providers.interface import (
     Parameters,
     ProviderContext,
     ProviderFactory,
+    Room,
     SelfCheck,
     Size,
 )
@@ -136,7 +137,7 @@ class SimulatedProvider:
         """Every type on offer."""
         return capacity.sizes(self._settings)
 
-    async def capacity(self) -> Size | None:
+    async def capacity(self) -> Room | None:
         """What the settings limit the cloud to; they are at hand, so that no call travels."""
         return capacity.room(self._settings)
 

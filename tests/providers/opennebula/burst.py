@@ -11,6 +11,7 @@ import msgspec
 from one_provider_mad.domain import Template, VmId, VmRequest
 from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider, factory
+from one_provider_mad.testing.conformance import OWNER
 from tests.xmlrpc.partner import Partner
 
 QUICK: dict[str, Any] = {"watch_interval": 0.004, "patience": 5.0}
@@ -39,9 +40,7 @@ def connect(
         **QUICK,
         **settings,
     }
-    context = ProviderContext(
-        name="burst", hypervisor="opennebula", owner="tests", state_directory=directory, warn=warn
-    )
+    context = ProviderContext(name="burst", hypervisor="opennebula", owner=OWNER, state_directory=directory, warn=warn)
     provider = factory(context, msgspec.convert(table, factory.settings_type))
     assert isinstance(provider, OpenNebulaProvider)
     return provider

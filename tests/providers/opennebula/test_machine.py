@@ -6,6 +6,7 @@ import pytest
 from lxml import etree
 
 from one_provider_mad.domain import DeployId, Identity, InstanceState, Usage, VmId
+from one_provider_mad.providers.interface import Room, Size
 from one_provider_mad.providers.opennebula import capacity
 from one_provider_mad.providers.opennebula.machine import number_of, read_machine, read_seen
 
@@ -145,7 +146,7 @@ def quotas(
         pytest.param(quotas("-1", "-1", default="16"), quotas(kind="GROUP"), (16, 16), id="the-default"),
         pytest.param(quotas(default="16"), None, (16, 16), id="the-default-where-none-is-set"),
         pytest.param(quotas("-2", "-2", default="16"), quotas("3", "3", kind="GROUP"), (3, 3), id="unlimited-user"),
-        pytest.param(quotas("8", "-2"), quotas(kind="GROUP"), None, id="half-a-limit-is-none"),
+        pytest.param(quotas("8", "-2"), quotas(kind="GROUP"), (8, None), id="half-a-limit-is-one"),
         pytest.param(quotas(), quotas(kind="GROUP"), None, id="no-limit"),
         pytest.param(quotas("8", "64", running="4"), quotas(kind="GROUP"), (4, 4), id="what-may-run-at-a-time"),
         pytest.param(quotas(), quotas(kind="GROUP", running="2"), (2, 2), id="only-what-may-run-at-a-time"),
@@ -153,7 +154,28 @@ def quotas(
     ],
 )
 def test_room_is_what_the_quotas_leave(
-    user: etree._Element, group: etree._Element | None, size: tuple[float, int] | None
+    user: etree._Element, group: etree._Element | None, size: tuple[float, int | None] | None
 ) -> None:
-    found = capacity.quota_size(user, group)
+    found = capacity.room(user, group, None)
     assert (None if found is None else (found.cpu, found.memory)) == size
+
+
+def test_what_quotas_do_not_limit_is_what_hosts_have_and_what_others_use_of_it() -> None:
+    share = "<MAX_CPU>800</MAX_CPU><CPU_USAGE>250</CPU_USAGE><MAX_MEM>4096000</MAX_MEM><MEM_USAGE>1024000</MEM_USAGE>"
+    host = f"<HOST><STATE>2</STATE><HOST_SHARE>{share}</HOST_SHARE></HOST>"
+    pool = etree.fromstring(f"<HOST_POOL>{host}{host}{host.replace('>2<', '>3<')}</HOST_POOL>")
+    user = etree.fromstring(
+        "<USER><ID>2</ID><VM_QUOTA><VM><CPU>4</CPU><CPU_USED>3</CPU_USED><VMS>5</VMS><VMS_USED>3</VMS_USED>"
+        "<RUNNING_VMS>4</RUNNING_VMS><RUNNING_VMS_USED>3</RUNNING_VMS_USED></VM></VM_QUOTA></USER>"
+    )
+    assert capacity.room(user, None, capacity.hosts_share(pool)) == Room(
+        cpu=4, memory=8000, used=Size(cpu=3, memory=2000), left=1
+    )
+
+
+def test_a_quota_that_was_lowered_leaves_nothing() -> None:
+    user = etree.fromstring(
+        "<USER><ID>2</ID><VM_QUOTA><VM><CPU>2</CPU><CPU_USED>3</CPU_USED><VMS>2</VMS><VMS_USED>3</VMS_USED></VM>"
+        "</VM_QUOTA></USER>"
+    )
+    assert capacity.room(user, None, None) == Room(cpu=2, used=Size(cpu=3, memory=0), left=0)

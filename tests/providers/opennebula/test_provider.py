@@ -425,7 +425,43 @@ async def test_what_the_user_may_not_see_any_more_is_unknown_and_not_absent(part
     assert (instance.state, instance.raw_state) == (S.UNKNOWN, "NOT_AUTHORIZED")
     assert instance.identity == request.identity(owner=OWNER)
     await seen(provider, deploy_id)
-    assert ["Not authorized to perform USE VM [0]" in sentence for sentence in told] == [True]
+    given = "remote VM 0 of VM 5 was given to another remote user: have the partner give it back, or its end is refused"
+    assert told == list(provider.troubles()) == [given]
+    partner.vms[0].uid = 2
+    assert (await seen(provider, deploy_id)).state is S.RUNNING
+    assert provider.troubles() == []
+
+
+async def test_a_vm_that_was_given_away_stays_in_listings_with_a_warning(partner: Partner, opened: Open) -> None:
+    told: list[str] = []
+    provider = await opened(session="burst:secret", warn=told.append)
+    await provider.account()
+    kept, given, ended = [await launch(provider, a_vm(vm_id)) for vm_id in (5, 6, 7)]
+    await provider.list_instances()
+    partner.vms[1].uid = 0
+    await provider.destroy(ended)
+    await reach(provider, ended, S.TERMINATED)
+    for _ in range(2):
+        listed = {each.deploy_id: each for each in await provider.list_instances()}
+        assert (set(listed), listed[given].raw_state) == ({kept, given}, "NOT_AUTHORIZED")
+        assert listed[given].identity == a_vm(6).identity(owner=OWNER)
+    assert told == list(provider.troubles())
+    assert told[0].startswith("remote VM 1 of VM 6 was given to another remote user")
+
+
+async def test_a_vm_of_another_user_that_can_still_be_seen_is_told_with_the_users_name(
+    partner: Partner, opened: Open
+) -> None:
+    admin, provider = await opened(), await opened(session="burst:secret", visible="all")
+    await provider.account()
+    await admin.account()
+    await launch(admin, a_vm(5))
+    partner.vms[0].is_open = True
+    assert [each.raw_state for each in await provider.list_instances()] == ["RUNNING"]
+    assert [sentence.partition(":")[0] for sentence in provider.troubles()] == [
+        "remote VM 0 of VM 5 was given to remote user oneadmin (0)"
+    ]
+    assert admin.troubles() == [], "of oneadmin everything is"
 
 
 async def test_only_ones_own_vms_are_listed_unless_the_operator_wants_all(partner: Partner, opened: Open) -> None:

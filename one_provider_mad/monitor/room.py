@@ -1,0 +1,395 @@
+"""How much room each host has: what is told or was found out of the cloud's limits, less what others take of it.
+
+OpenNebula's scheduler compares TOTALCPU and TOTALMEMORY of a host with what its VMs there ask for (HOST_SHARE), not
+with USEDCPU. So the room that other instances take has to come off the total, and the total of a full host is what
+OpenNebula has given away on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import structlog
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmId
+from one_provider_mad.errors import MadError
+from one_provider_mad.journal import Refusal
+from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.monitor.host import UNLIMITED, Load, room_of
+from one_provider_mad.monitor.settings import CapacitySettings
+from one_provider_mad.monitor.truth import Judgement
+from one_provider_mad.providers.interface import (
+    CapacitySource,
+    ImportSource,
+    Provider,
+    Room,
+    Size,
+    SizedInstances,
+)
+
+log = structlog.get_logger()
+
+_Answer = TypeVar("_Answer")
+
+ROOM_SECONDS = 60.0
+"""How often the cloud is asked how much room it has, and OpenNebula what it has given away."""
+
+LIMIT_SECONDS = 600.0
+"""How long a limit counts that only a refusal has shown: it may have been raised since."""
+
+URGENT_SECONDS = 2.0
+"""How long a sweep waits for an answer that it cannot do without: up to 5.10 the next report is minutes away."""
+
+_RUNNING = (InstanceState.PENDING, InstanceState.RUNNING)
+
+
+class Allocation(Value, frozen=True, kw_only=True):
+    """What OpenNebula has given away on a host.
+
+    Attributes:
+        load: of its CPU and memory.
+        vm_ids: the VMs on it.
+    """
+
+    load: Load
+    vm_ids: frozenset[VmId]
+
+
+Allocations = Callable[[Collection[int]], Awaitable[Mapping[int, Allocation]]]
+"""Asks OpenNebula for these hosts; raises MadError."""
+
+
+class Limits(Value, frozen=True, kw_only=True):
+    """What is known about room, to judge a listing by.
+
+    Attributes:
+        settings: the table `[capacity]`.
+        sizes: instance types of the provider.
+        told: what the cloud tells; None while it was never asked with success.
+        elsewhere: what is in use of that by others than a host's VMs, where the cloud tells what is in use.
+        most: how many instances may exist, None for any number.
+        most_running: how many may run, as a refusal has shown; None for any number.
+        allocations: what OpenNebula has given away, by host, as far as it is known.
+        orphans: instances of VMs that OpenNebula did not have on their host when it was asked.
+    """
+
+    settings: CapacitySettings
+    sizes: Mapping[str, Size] = {}
+    told: Room | None = None
+    elsewhere: Mapping[int, Size] = {}
+    most: int | None = None
+    most_running: int | None = None
+    allocations: Mapping[int, Allocation] = {}
+    orphans: frozenset[DeployId] = frozenset()
+
+    @property
+    def is_any(self) -> bool:
+        """True when anything limits the room."""
+        told, settings = self.told or Room(), self.settings
+        known = (self.most, self.most_running, told.cpu, told.memory, settings.cpu, settings.memory)
+        return any(each is not None for each in known) or bool(settings.instance_types)
+
+
+class Shown(Value, frozen=True, kw_only=True):
+    """What a sweep has shown.
+
+    Attributes:
+        provider: the cloud.
+        listed: everything in the account.
+        hosts: those that are monitored.
+        judgement: the VMs of each.
+    """
+
+    provider: Provider
+    listed: Sequence[Instance]
+    hosts: Collection[int]
+    judgement: Judgement
+
+    def own(self, host_id: int) -> list[Instance]:
+        """The instances of a host's VMs."""
+        return [vm.instance for vm in self.judgement.hosts.get(host_id, ()) if vm.instance is not None]
+
+    def taken(self, instances: Iterable[Instance]) -> Size:
+        """What instances take, as far as their size is known."""
+        sizes = [size for each in instances if not each.state.is_gone and (size := self._size_of(each)) is not None]
+        return Size(cpu=sum(each.cpu for each in sizes), memory=sum(each.memory for each in sizes))
+
+    def _size_of(self, instance: Instance) -> Size | None:
+        if isinstance(self.provider, SizedInstances):
+            return self.provider.size_of(instance)
+        return self.provider.import_hints(instance).size if isinstance(self.provider, ImportSource) else None
+
+    @property
+    def count(self) -> int:
+        """How many instances there are."""
+        return sum(not each.state.is_gone for each in self.listed)
+
+    @property
+    def running(self) -> int:
+        """How many run, or begin to."""
+        return sum(each.state in _RUNNING for each in self.listed)
+
+
+def rooms_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:
+    """The room of each host; those of which nobody knows it are left out. PURE."""
+    whole = _whole(limits)
+    if whole is None:
+        return {}
+    if not limits.is_any:
+        return dict.fromkeys(shown.hosts, whole)
+    places = places_left(limits, shown)
+    return {host_id: _room_on(host_id, whole, places, limits, shown) for host_id in shown.hosts}
+
+
+def places_left(limits: Limits, shown: Shown) -> int | None:
+    """How many more instances may be made, None for any number. PURE."""
+    left = []
+    if limits.most is not None:
+        left.append(limits.most - shown.count)
+    if limits.most_running is not None:
+        left.append(limits.most_running - shown.running)
+    return max(0, min(left)) if left else None
+
+
+def _whole(limits: Limits) -> Size | None:
+    settings, told = limits.settings, limits.told
+    is_set = settings.instance_types or (settings.cpu is not None and settings.memory is not None)
+    if told is None and not is_set:
+        return None
+    cpu = told.cpu if told is not None and told.cpu is not None else UNLIMITED.cpu
+    memory = told.memory if told is not None and told.memory is not None else UNLIMITED.memory
+    return room_of(settings, limits.sizes, Size(cpu=cpu, memory=memory))
+
+
+def _room_on(host_id: int, whole: Size, places: int | None, limits: Limits, shown: Shown) -> Size:
+    room = _less(whole, _taken_by_others(host_id, limits, shown))
+    if places is None:
+        return room
+    if not places and host_id not in limits.allocations:
+        return Size(cpu=0, memory=0)  # full, by whatever OpenNebula has given away
+    held, count = _held(host_id, limits, shown)
+    each = _largest(limits) or Size(cpu=held.cpu / max(1, count), memory=held.memory // max(1, count))
+    if places and not each.cpu:
+        return room  # there is nothing to go by
+    return Size(
+        cpu=min(room.cpu, held.cpu + places * each.cpu), memory=min(room.memory, held.memory + places * each.memory)
+    )
+
+
+def _taken_by_others(host_id: int, limits: Limits, shown: Shown) -> Size:
+    """What comes off the whole: of a cloud's own limit everything that is not this host's, else its orphans."""
+    if host_id in limits.elsewhere:
+        return limits.elsewhere[host_id]
+    own, told = shown.own(host_id), limits.told or Room()
+    if told.cpu is None and told.memory is None:
+        return shown.taken(each for each in own if each.deploy_id in limits.orphans)
+    ours = {each.deploy_id for each in own} - limits.orphans
+    return shown.taken(each for each in shown.listed if each.deploy_id not in ours)
+
+
+def _largest(limits: Limits) -> Size | None:
+    """The largest of the cloud's types where it tells how many instances there may be."""
+    if limits.most is None or not limits.sizes:
+        return None
+    sizes = limits.sizes.values()
+    return Size(cpu=max(each.cpu for each in sizes), memory=max(each.memory for each in sizes))
+
+
+def _held(host_id: int, limits: Limits, shown: Shown) -> tuple[Size, int]:
+    """What OpenNebula has given away on a host, and to how many VMs; as large as they look where it cannot be asked."""
+    given = limits.allocations.get(host_id)
+    if given is not None:
+        return Size(cpu=given.load.cpu / 100, memory=given.load.memory // 1024), len(given.vm_ids)
+    own = shown.own(host_id)
+    return shown.taken(own), len(own)
+
+
+def _less(whole: Size, taken: Size) -> Size:
+    return Size(cpu=max(0.0, whole.cpu - taken.cpu), memory=max(0, whole.memory - taken.memory))
+
+
+class RoomKeeper:
+    """Asks the cloud for its room, OpenNebula for what it has given away, and remembers what was refused.
+
+    Args:
+        time: seconds of a clock that goes on.
+        clock: seconds since the epoch.
+
+    Attributes:
+        allocations: asks OpenNebula; None where it cannot be asked.
+    """
+
+    def __init__(self, *, time: Callable[[], float], clock: Callable[[], float]) -> None:
+        self._time = time
+        self._clock = clock
+        self._of: object = None
+        self._answer: Room | None = None
+        self._told: Room | None = None
+        self._elsewhere: Mapping[int, Size] = {}
+        self._most: int | None = None
+        self._due_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
+        self._refusal: Refusal | None = None
+        self._refused_until = 0.0
+        self._most_running: int | None = None
+        self._given: Mapping[int, Allocation] = {}
+        self._orphans: frozenset[DeployId] = frozenset()
+        self._given_due_at = 0.0
+        self._asking_core: asyncio.Task[None] | None = None
+        self._is_urgent = True
+        self.allocations: Allocations | None = None
+
+    # Asking the cloud
+
+    def ask(self, watched: Watched) -> None:
+        """Ask beside the listing, if it is time; mostly a later sweep has the answer."""
+        provider = watched.provider
+        if provider is not self._of:  # another one, after an edit of the configuration
+            self._of, self._due_at = provider, 0.0
+        if not isinstance(provider, CapacitySource):
+            self._told, self._elsewhere, self._most = Room(), {}, None
+        elif self._asking is None and self._time() >= self._due_at:
+            self._due_at = self._time() + ROOM_SECONDS
+            self._asking = asyncio.create_task(self._learn(provider, watched.call_timeout), name="ask for room")
+
+    async def _learn(self, provider: CapacitySource, patience: float) -> None:
+        try:
+            answer = await _answered(provider.capacity(), patience, "room not known")
+        finally:
+            self._asking = None
+        if provider is not self._of:  # of settings that were replaced meanwhile
+            return
+        if not isinstance(answer, _Silence):
+            self._answer = Room(cpu=answer.cpu, memory=answer.memory) if isinstance(answer, Size) else answer or Room()
+        elif self._told is None:
+            self._due_at = 0.0
+
+    def note(self, refusal: Refusal | None, watched: Watched) -> None:
+        """Take what the action driver has noted: after a new refusal the cloud is asked at once."""
+        if refusal is None or refusal == self._refusal:
+            return
+        self._refusal, self._most_running = refusal, None
+        age = max(0.0, self._clock() - refusal.at)
+        self._refused_until = self._time() + LIMIT_SECONDS - age if refusal.is_limit else 0.0
+        if age < LIMIT_SECONDS:
+            self._due_at = self._given_due_at = 0.0
+            self._is_urgent = True
+            self.ask(watched)
+
+    async def settled(self, limits: Limits, shown: Shown) -> bool:
+        """Wait a moment for what matters now: the first answer, one after a refusal, what a full host has given away.
+
+        Returns:
+            True when there is something new to reckon with.
+        """
+        wanted = [self._asking if self._is_urgent else None]
+        wanted.append(self._asking_core if places_left(limits, shown) == 0 else None)
+        pending = [task for task in wanted if task is not None]
+        done = (await asyncio.wait(pending, timeout=URGENT_SECONDS))[0] if pending else set()
+        return bool(done) or (self._is_urgent and self._answer is not None)
+
+    # What a sweep makes of it
+
+    def rooms(self, settings: CapacitySettings, shown: Shown) -> tuple[Limits, Mapping[int, Size]]:
+        """What is known by now, and the room of each host. Many instances take a while: not for the event loop."""
+        if self._answer is not None:
+            self._take(self._answer, shown)
+        if self._is_limited:
+            self._most_running = max(self._most_running or 0, shown.running)
+        limits = Limits(
+            settings=settings,
+            sizes=shown.provider.instance_sizes() if isinstance(shown.provider, CapacitySource) else {},
+            told=self._told,
+            elsewhere=self._elsewhere,
+            most=self._most,
+            most_running=self._most_running if self._is_limited else None,
+            allocations=self._given,
+            orphans=self._orphans,
+        )
+        return limits, rooms_of(limits, shown)
+
+    def _take(self, answer: Room, shown: Shown) -> None:
+        """What an answer says of the instances of just now holds as they come and go."""
+        self._answer, self._told, used, self._is_urgent = None, answer, answer.used, False
+        self._most = answer.most if answer.left is None else shown.count + answer.left
+        self._elsewhere = (
+            {host_id: _less(used, shown.taken(self._known_own(host_id, shown))) for host_id in shown.hosts}
+            if used is not None
+            else {}
+        )
+
+    def _known_own(self, host_id: int, shown: Shown) -> list[Instance]:
+        return [each for each in shown.own(host_id) if each.deploy_id not in self._orphans]
+
+    @property
+    def _is_limited(self) -> bool:
+        """A refusal has shown a limit that holds for every VM, and not long ago."""
+        refusal = self._refusal
+        return refusal is not None and refusal.is_general and self._time() < self._refused_until
+
+    def warning(self, limits: Limits, shown: Shown) -> str:
+        """What an operator should know of limits, "" for nothing."""
+        refusal, is_full = self._refusal, places_left(limits, shown) == 0
+        if refusal is not None and self._time() < self._refused_until:
+            if not refusal.is_general:
+                return f"VM {refusal.vm_id} was refused by a limit: {refusal.text}"
+            if is_full:
+                return f"no further instance can be made: {refusal.text}"
+        alive = {each.deploy_id for each in shown.listed if not each.state.is_gone} if is_full else set()
+        if left_over := sorted(self._orphans & alive):
+            many = f" and {len(left_over) - 1} more" if len(left_over) > 1 else ""
+            return (
+                f"the cloud is full, and its instance {left_over[0]}{many} may be an orphan: see one-provider orphans"
+            )
+        return ""
+
+    # Asking OpenNebula
+
+    def ask_core(self, limits: Limits, shown: Shown) -> None:
+        """Ask OpenNebula what it has given away, beside the sweeps: with each of them while hosts are full."""
+        if not limits.is_any or self.allocations is None or self._asking_core is not None:
+            return
+        if self._time() < self._given_due_at and places_left(limits, shown) != 0:
+            return
+        self._given_due_at = self._time() + ROOM_SECONDS
+        vms = {
+            host_id: [(vm.state.vm_id, vm.state.deploy_id) for vm in shown.judgement.hosts.get(host_id, ())]
+            for host_id in shown.hosts
+        }
+        self._asking_core = asyncio.create_task(self._learn_given(self.allocations, vms), name="ask for allocations")
+
+    async def _learn_given(self, allocations: Allocations, vms: Mapping[int, Sequence[tuple[VmId, DeployId]]]) -> None:
+        """Learn; what was listed before OpenNebula was asked, and it does not have, is an orphan."""
+        try:
+            given = await _answered(allocations(list(vms)), ROOM_SECONDS, "allocations not known")
+        finally:
+            self._asking_core = None
+        if isinstance(given, _Silence):
+            return
+        self._given, before = given, self._orphans
+        self._orphans = frozenset(
+            deploy_id
+            for host_id, pairs in vms.items()
+            if host_id in given
+            for vm_id, deploy_id in pairs
+            if vm_id not in given[host_id].vm_ids
+        )
+        if self._orphans != before:
+            self._due_at = 0.0  # what is in use elsewhere was reckoned without them
+
+
+class _Silence:
+    """There was no answer."""
+
+
+async def _answered(question: Awaitable[_Answer], patience: float, loss: str) -> _Answer | _Silence:
+    try:
+        async with asyncio.timeout(patience):
+            return await question
+    except (MadError, TimeoutError) as error:
+        log.warning(loss, reason=str(error) or f"no answer within {patience:g} s")
+    except Exception:
+        log.exception(loss)
+    return _Silence()

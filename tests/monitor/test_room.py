@@ -1,0 +1,272 @@
+"""The room of a host: what limits are known, what others take of them, and what OpenNebula has given away."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.journal import Journal, Refusal
+from one_provider_mad.monitor.host import Load
+from one_provider_mad.monitor.room import LIMIT_SECONDS, Allocation, Limits, Shown, rooms_of
+from one_provider_mad.monitor.settings import CapacitySettings
+from one_provider_mad.monitor.truth import Judgement, Memory, SeenVm
+from one_provider_mad.protocol.reports import VmState, VmWord
+from one_provider_mad.providers.interface import Room, Size
+from tests.actions.fakes import FakeCloud, pass_time
+from tests.monitor.studio import Studio
+from tests.monitor.worlds import instance_of, wild
+
+GIB = 1024
+SIZES = {"small": Size(cpu=1, memory=GIB), "large": Size(cpu=4, memory=4 * GIB)}
+UNLIMITED = Size(cpu=1000, memory=1024 * GIB)
+
+
+class SizedCloud(FakeCloud):
+    """Pretends to be a cloud whose instances have 2 cores and 2 GiB while they run."""
+
+    room: Room | Size | None = None
+
+    def instance_sizes(self) -> Mapping[str, Size]:
+        return {}
+
+    async def capacity(self) -> Room | Size | None:
+        await self._travel("capacity", None)
+        return self.room
+
+    def size_of(self, instance: Instance) -> Size | None:
+        return Size(cpu=2, memory=2 * GIB) if instance.state is InstanceState.RUNNING else None
+
+
+def given(*vm_ids: int, cpu: float = 100, memory: int = 1024 * 1024) -> Allocation:
+    """What OpenNebula has given away to these VMs, one core and a GiB each unless told otherwise."""
+    load = Load(cpu=cpu * len(vm_ids), memory=memory * len(vm_ids))
+    return Allocation(load=load, vm_ids=frozenset(map(VmId, vm_ids)))
+
+
+def shown(*instances: Instance, hosts: Collection[int] = (3,)) -> Shown:
+    seen: dict[int, list[SeenVm]] = {}
+    for each in instances:
+        if each.identity is not None:
+            state = VmState(vm_id=each.identity.vm_id, deploy_id=each.deploy_id, state=VmWord.RUNNING)
+            seen.setdefault(each.identity.host_id, []).append(SeenVm(state=state, instance=each))
+    judgement = Judgement(memory=Memory(), hosts=seen)
+    return Shown(provider=SizedCloud(), listed=instances, hosts=hosts, judgement=judgement)
+
+
+def limits(told: Room | None = None, **known: Any) -> Limits:
+    return Limits(settings=CapacitySettings(), told=told or Room(), **known)
+
+
+ORPHAN = frozenset({DeployId("i-9")})
+TEN = Room(cpu=10, memory=10 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("known", "seen", "room"),
+    [
+        pytest.param(limits(), shown(instance_of(7), wild("i-x")), UNLIMITED, id="without-a-limit"),
+        pytest.param(limits(TEN), shown(instance_of(7)), Size(cpu=10, memory=10 * GIB), id="its-own-vms-take-nothing"),
+        pytest.param(limits(TEN), shown(wild("i-x")), Size(cpu=8, memory=8 * GIB), id="wild-ones-do"),
+        pytest.param(limits(TEN), shown(instance_of(7, host_id=4)), Size(cpu=8, memory=8 * GIB), id="another-hosts-do"),
+        pytest.param(
+            limits(TEN, orphans=ORPHAN), shown(instance_of(9)), Size(cpu=8, memory=8 * GIB), id="an-orphan-does"
+        ),
+        pytest.param(
+            limits(TEN), shown(wild("i-x", InstanceState.TERMINATED)), Size(cpu=10, memory=10 * GIB), id="not-when-gone"
+        ),
+        pytest.param(
+            limits(TEN, elsewhere={3: Size(cpu=3, memory=0)}),
+            shown(wild("i-x")),
+            Size(cpu=7, memory=10 * GIB),
+            id="what-the-cloud-says-is-in-use",
+        ),
+        pytest.param(
+            Limits(settings=CapacitySettings(cpu=6, memory=6 * GIB), orphans=ORPHAN),
+            shown(instance_of(9), wild("i-x")),
+            Size(cpu=4, memory=4 * GIB),
+            id="an-orphan-takes-what-was-configured-and-strangers-do-not",
+        ),
+        pytest.param(
+            limits(most=2, allocations={3: given(7)}),
+            shown(instance_of(7), instance_of(9)),
+            Size(cpu=1, memory=GIB),
+            id="full-is-what-was-given-away",
+        ),
+        pytest.param(
+            limits(most=2),
+            shown(instance_of(7), instance_of(9)),
+            Size(cpu=0, memory=0),
+            id="full-and-not-known-of-what",
+        ),
+        pytest.param(
+            limits(most=3, sizes=SIZES, allocations={3: given(7)}),
+            shown(instance_of(7), instance_of(9)),
+            Size(cpu=5, memory=5 * GIB),
+            id="one-place-may-take-the-largest-type",
+        ),
+        pytest.param(
+            limits(most_running=3, sizes=SIZES, allocations={3: given(7, 9)}),
+            shown(instance_of(7), instance_of(9), instance_of(8, InstanceState.STOPPED)),
+            Size(cpu=3, memory=3 * GIB),
+            id="a-place-that-came-free-is-as-large-as-the-others",
+        ),
+        pytest.param(limits(most_running=0), shown(), Size(cpu=0, memory=0), id="an-account-that-may-have-none"),
+        pytest.param(limits(most=1), shown(), UNLIMITED, id="nothing-to-go-by"),
+    ],
+)
+def test_room(known: Limits, seen: Shown, room: Size) -> None:
+    assert rooms_of(known, seen) == {3: room}
+
+
+def test_room_that_was_never_told_is_not_promised_unless_it_is_configured() -> None:
+    assert rooms_of(Limits(settings=CapacitySettings(cpu=4)), shown()) == {}
+    assert rooms_of(Limits(settings=CapacitySettings(cpu=4, memory=8)), shown()) == {3: Size(cpu=4, memory=8)}
+
+
+class Core:
+    """Pretends to be the OpenNebula here, which is asked what it has given away."""
+
+    def __init__(self) -> None:
+        self.given: Allocation | None = given()
+        self.asked = 0
+
+    async def allocations(self, host_ids: Collection[int]) -> Mapping[int, Allocation]:
+        self.asked += 1
+        if self.given is None:
+            raise ProviderUnavailable("OpenNebula is away")
+        return dict.fromkeys(host_ids, self.given)
+
+
+async def seen_on(one: Studio, seconds: float = 5) -> Size:
+    """The room of the host some sweeps later."""
+    for _ in range(2):
+        await pass_time(seconds)
+        await one.sweeper.sweep()
+    await pass_time(seconds)
+    return (await one.sweeper.sweep()).rooms[3]
+
+
+def studio(path: Path, cloud: SizedCloud, core: Core | None = None) -> Studio:
+    one = Studio(path, cloud)
+    one.sweeper.hosts = frozenset({3})
+    if core is not None:
+        one.sweeper.know_core(core.allocations)
+    return one
+
+
+@pytest.mark.looptime
+async def test_an_instance_that_opennebula_has_no_vm_for_takes_a_place(tmp_path: Path) -> None:
+    cloud, core = SizedCloud(), Core()
+    cloud.room = Room(most=2)
+    one = studio(tmp_path, cloud, core)
+    one.add(7)
+    one.add(8)
+    core.given = given(7, 8)
+    assert await seen_on(one) == Size(cpu=2, memory=2 * GIB)
+    core.given = given(8)  # VM 7 was powered off and terminated: no driver was told
+    assert await seen_on(one) == Size(cpu=1, memory=GIB)
+    warning = (await one.sweeper.sweep()).warning
+    assert warning == "the cloud is full, and its instance i-7 may be an orphan: see one-provider orphans"
+    del cloud.instances[DeployId("i-7")]
+    assert (await seen_on(one)).cpu == 2, "one core given away, and a place as large"
+
+
+@pytest.mark.looptime
+async def test_a_vm_that_came_since_opennebula_was_asked_is_no_orphan(tmp_path: Path) -> None:
+    cloud, core = SizedCloud(), Core()
+    cloud.room = TEN
+    one = studio(tmp_path, cloud, core)
+    core.given = given(7)
+    one.add(7)
+    assert await seen_on(one) == Size(cpu=10, memory=10 * GIB)
+    one.add(8)
+    assert await seen_on(one) == Size(cpu=10, memory=10 * GIB)
+    assert core.asked == 1
+
+
+@pytest.mark.looptime
+async def test_what_others_use_of_a_quota_comes_off_as_long_as_the_cloud_says_so(tmp_path: Path) -> None:
+    cloud = SizedCloud()
+    cloud.room = Room(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB), left=1)
+    one = studio(tmp_path, cloud)
+    one.add(7)
+    assert await seen_on(one) == Size(cpu=4, memory=4 * GIB), "its own VM, and one more as large"
+    cloud.room = Room(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB))
+    assert await seen_on(one, 30) == Size(cpu=7, memory=7 * GIB), "of 5 cores in use 2 are its own"
+
+
+def refusal(at: float, **fields: Any) -> Refusal:
+    known = Refusal(at=at, text="EC2: no more", vm_id=VmId(9), is_limit=True, is_general=True)
+    return msgspec.structs.replace(known, **fields)
+
+
+async def noted(journal: Path, refusal: Refusal) -> None:
+    """The action driver has noted a refusal."""
+    writer = Journal(journal, clock=lambda: refusal.at, on_lost=pytest.fail)
+    await writer.open()
+    await writer.note_refusal(refusal)
+    await writer.close()
+
+
+async def test_a_refusal_asks_for_room_at_once_and_fills_the_host(tmp_path: Path) -> None:
+    cloud, core = SizedCloud(), Core()
+    one = studio(tmp_path, cloud, core)
+    one.set(min_list_interval=0)
+    one.add(7)
+    core.given = given(7, 9)
+    await one.sweeper.sweep()
+    assert (await one.sweeper.sweep()).rooms == {3: UNLIMITED}
+    await noted(tmp_path / "journal", refusal(one.clock()))
+    await one.sweeper.sweep()
+    sweep = await one.sweeper.sweep()
+    assert cloud.count("capacity") == 2
+    assert sweep.rooms == {3: Size(cpu=2, memory=2 * GIB)}, "what OpenNebula has given away, to the refused VM too"
+    assert sweep.warning == "no further instance can be made: EC2: no more"
+    del cloud.instances[DeployId("i-7")]
+    assert (await one.sweeper.sweep()).warning == "", "a place came free"
+
+
+@pytest.mark.parametrize(
+    ("fields", "warning"),
+    [
+        ({"is_general": False}, "VM 9 was refused by a limit: EC2: no more"),
+        ({"is_general": False, "is_limit": False}, ""),
+    ],
+    ids=["a-limit-on-something-special", "no-room-just-then"],
+)
+async def test_a_refusal_that_does_not_hold_for_all_leaves_the_room(
+    tmp_path: Path, fields: dict[str, bool], warning: str
+) -> None:
+    cloud = SizedCloud()
+    one = studio(tmp_path, cloud)
+    one.set(min_list_interval=0)
+    await noted(tmp_path / "journal", refusal(one.clock(), **fields))
+    await one.sweeper.sweep()
+    sweep = await one.sweeper.sweep()
+    assert (sweep.rooms, sweep.warning) == ({3: UNLIMITED}, warning)
+
+
+async def test_a_refusal_of_long_ago_counts_no_more(tmp_path: Path) -> None:
+    one = studio(tmp_path, SizedCloud())
+    one.set(min_list_interval=0)
+    await noted(tmp_path / "journal", refusal(one.clock() - LIMIT_SECONDS))
+    await one.sweeper.sweep()
+    sweep = await one.sweeper.sweep()
+    assert (sweep.rooms, sweep.warning) == ({3: UNLIMITED}, "")
+
+
+@pytest.mark.looptime
+async def test_an_opennebula_that_does_not_answer_is_asked_again(tmp_path: Path) -> None:
+    cloud, core = SizedCloud(), Core()
+    cloud.room, core.given = Room(most=1), None
+    one = studio(tmp_path, cloud, core)
+    one.add(7)
+    assert await seen_on(one) == Size(cpu=0, memory=0), "nothing is promised"
+    core.given = given(7)
+    assert await seen_on(one) == Size(cpu=1, memory=GIB)
