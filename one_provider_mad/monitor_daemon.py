@@ -93,7 +93,12 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         before, trouble = await asyncio.to_thread(file.load)
         is_same_parent = before is not None and before.parent == modules.Process.parent()
         stamps = modules.Stamps(time.time, before.timestamp if before is not None and is_same_parent else 0)
-        sweeper = modules.Sweeper(cloud, clock=time.time, memory=before.memory if before else None)
+        sweeper = modules.Sweeper(
+            cloud,
+            clock=time.time,
+            memory=before.memory if before else None,
+            reported_names=before.reported_names if before else (),
+        )
         wake = asyncio.Event()
         self._sweeper = sweeper
         self._desk = desk = modules.Desk(
@@ -278,6 +283,7 @@ class _Keeper:
             hosts=self._desk.hosts,
             memory=self._sweeper.memory,
             timestamp=self._stamps.latest,
+            reported_names=tuple(sorted(self._sweeper.stale_names.names)),
         )
         if not self._may_save or not self._is_news(state):
             return
@@ -294,6 +300,7 @@ class _Keeper:
             or state.hosts != saved.hosts
             or state.memory.vms != saved.memory.vms
             or state.memory.held_since != saved.memory.held_since
+            or state.reported_names != saved.reported_names
             or state.timestamp - saved.timestamp >= _STAMP_SECONDS
         )
 

@@ -23,7 +23,8 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.listings import by_id
-from one_provider_mad.providers.interface import CreateCall, Provider
+from one_provider_mad.protocol.stale_names import StaleNames
+from one_provider_mad.providers.interface import CreateCall, NamedAttributes, Provider
 
 _Result = TypeVar("_Result")
 
@@ -42,12 +43,14 @@ class Knowledge:
         tasks: creates under way, by token: each is sent once, however many wait for it.
         waiters: how many wait, by token.
         shown: instances that the cloud has shown, and that are not known to be gone.
+        stale_names: attributes that POLLs were answered with, and that the core may still show.
     """
 
     def __init__(self) -> None:
         self.tasks: dict[str, asyncio.Task[DeployId]] = {}
         self.waiters: Counter[str] = Counter()
         self.shown: set[DeployId] = set()
+        self.stale_names = StaleNames()
 
     def note(self, found: Mapping[DeployId, Instance]) -> None:
         """Remember what a look has shown, and let go of what it shows as gone."""
@@ -83,6 +86,8 @@ class Cloud:
         self._next_look: asyncio.Future[Mapping[DeployId, Instance]] | None = None
         self._looking: asyncio.Task[None] | None = None
         self.knowledge = Knowledge() if knowledge is None else knowledge
+        if isinstance(provider, NamedAttributes):
+            self.knowledge.stale_names.expect(provider.attribute_names)
         self._started: set[asyncio.Task[DeployId]] = set()
 
     async def call(

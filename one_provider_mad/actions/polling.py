@@ -110,7 +110,11 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: 
     if letter is None:
         # Not POWEROFF: a terminated instance cannot be started again, and UNKNOWN with this sentence says so.
         return _failure(request, f"instance {instance.deploy_id} is {instance.raw_state}")
-    info = format_poll(letter, instance.usage, instance.attributes, is_legacy=request.is_legacy_poll)
+    known, usage, attributes = cloud.knowledge.stale_names, instance.usage, instance.attributes
+    stale = known.of(request.vm_id, attributes, usage)
+    info = format_poll(letter, usage, attributes, stale=stale, is_legacy=request.is_legacy_poll)
+    if instance.state is InstanceState.RUNNING:  # the core takes figures of a VM that runs only
+        known.reported(request.vm_id, attributes, usage)
     return Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=info)
 
 

@@ -9,12 +9,14 @@ from collections.abc import Callable, Collection, Coroutine, Iterable
 import structlog
 
 from one_provider_mad import metrics
+from one_provider_mad.domain import VmId
 from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, letter_of, report_of, told_room
 from one_provider_mad.monitor.saying import Output, Saying, Stamps
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside
+from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import asked, format_legacy_reply, format_log, refuse
 from one_provider_mad.protocol.im_messages import (
@@ -30,6 +32,7 @@ from one_provider_mad.protocol.im_messages import (
 )
 from one_provider_mad.protocol.messages import Severity
 from one_provider_mad.protocol.reports import LegacyVm, VmWord
+from one_provider_mad.protocol.stale_names import StaleNames
 from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
@@ -75,6 +78,7 @@ class Desk:
         self._answering: set[asyncio.Task[None]] = set()
         self._called_off: dict[int, float] = {}
         self._doubtful: set[int] = set()
+        self._ran: dict[int, frozenset[VmId]] = {}
         self._loop = asyncio.get_running_loop()
         self.is_silent = False
         self.core_is_up = asyncio.Event()
@@ -194,6 +198,7 @@ class Desk:
         if is_silent == self.is_silent:
             return
         self.is_silent = is_silent
+        self._sweeper.stale_names.forget()  # what another front-end reports is not known here
         for request in self.hosts:
             self.start(request)
         self._doubtful = set() if is_silent else set(self._hosts)
@@ -227,6 +232,7 @@ class Desk:
         if task is not None:
             task.cancel()
         self._sweeper.hosts -= {host_id}
+        self._ran.pop(host_id, None)
         return self._hosts.pop(host_id, None) is not None
 
     def _refuse(self, request: Unreadable) -> None:
@@ -273,11 +279,26 @@ class Desk:
             wilds=sweep.wilds,
             warning=sweep.warning,
         )
-        vms = sweep.vms(request.host_id)
         is_old = told.monitor.is_before_4_14
-        return await aside(
-            len(vms), lambda: reports.legacy_report(report, _legacy_vms(sweep, request.host_id), is_before_4_14=is_old)
-        )
+
+        def write() -> str:
+            vms = _legacy_vms(sweep, request.host_id, self._sweeper.stale_names)
+            self._note_reported(request.host_id, vms)
+            return reports.legacy_report(report, vms, is_before_4_14=is_old)
+
+        return await aside(len(sweep.vms(request.host_id)), write)
+
+    def _note_reported(self, host_id: int, vms: Collection[LegacyVm]) -> None:
+        """Note what was reported, for certain of VMs that run and ran the last time.
+
+        The core takes figures of VMs in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll), which one
+        that was powered off is once the first report that it runs was read.
+        """
+        names, ran = self._sweeper.stale_names, self._ran.get(host_id, frozenset())
+        for vm in vms:
+            is_taken = vm.state_letter == "a" and vm.vm_id in ran
+            (names.reported if is_taken else names.may_show)(vm.vm_id, vm.attributes, vm.usage)
+        self._ran[host_id] = frozenset(vm.vm_id for vm in vms if vm.state_letter == "a")
 
     def _held_report(self, request: Monitor, error: MadError) -> str:
         """The cloud cannot be asked: every VM is named, and nothing said of it, since two silences power it off.
@@ -352,19 +373,21 @@ def _era_of(request: ImRequest | Unreadable) -> Era:
     return Era.MODERN if isinstance(request, StartMonitor) else request.era
 
 
-def _legacy_vms(sweep: Sweep, host_id: int) -> list[LegacyVm]:
+def _legacy_vms(sweep: Sweep, host_id: int, stale_names: StaleNames) -> list[LegacyVm]:
     """VMs that are named; what is missing is left out, and the core powers it off after two reports."""
-    return [
-        LegacyVm(
-            vm_id=vm.state.vm_id,
-            deploy_id=vm.state.deploy_id,
-            state_letter="-"
-            if vm.instance is None or vm.state.state is VmWord.UNKNOWN
-            else letter_of(vm.instance.state),
-            name=vm.instance.name if vm.instance else "",
-            usage=vm.instance.usage if vm.instance else None,
-            attributes=vm.instance.attributes if vm.instance else {},
-        )
-        for vm in sweep.vms(host_id)
-        if vm.is_listed
-    ]
+    return [_legacy_vm(vm, stale_names) for vm in sweep.vms(host_id) if vm.is_listed]
+
+
+def _legacy_vm(vm: SeenVm, stale_names: StaleNames) -> LegacyVm:
+    vm_id, instance = vm.state.vm_id, vm.instance
+    if instance is None:
+        return LegacyVm(vm_id=vm_id, deploy_id=vm.state.deploy_id, state_letter="-")
+    return LegacyVm(
+        vm_id=vm_id,
+        deploy_id=vm.state.deploy_id,
+        state_letter="-" if vm.state.state is VmWord.UNKNOWN else letter_of(instance.state),
+        name=instance.name,
+        usage=instance.usage,
+        attributes=instance.attributes,
+        stale=stale_names.of(vm_id, instance.attributes, instance.usage),
+    )

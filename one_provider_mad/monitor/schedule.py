@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 
 import structlog
 
+from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
@@ -17,16 +20,13 @@ from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside, heard
 from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
-from one_provider_mad.protocol.reports import HostReport, VmFigures
+from one_provider_mad.protocol.reports import FiguresText, HostReport, VmFigures
 
 log = structlog.get_logger()
 
 FIGURES_PAUSE = 0.5
 """Seconds after a MONITOR_VM of 200 VMs until the next one, of whatever host: while oned writes 200 rows, others wait
 for its database (a fifth of a second on a small machine)."""
-
-_VM = "VM=["
-"""How each VM begins in its text."""
 
 _SHARE_OF_PERIOD = 0.8
 """All lines of a round fit into this part of their period, with shorter pauses if need be."""
@@ -76,6 +76,7 @@ class HostSchedule:
         self._sweeper = sweeper
         self._source = source
         self._saying = saying
+        self._stale_names = sweeper.stale_names
         self._trouble = trouble
         self._loop = asyncio.get_running_loop()
         now = self._loop.time()
@@ -88,7 +89,7 @@ class HostSchedule:
         self._is_in_error = False
         self._said_system: HostReport | None = None
         self._said_system_at = 0.0
-        self._lines: deque[str] = deque()
+        self._lines: deque[FiguresText] = deque()
         self._line_pause = FIGURES_PAUSE
         self.has_reported = asyncio.Event()
 
@@ -117,10 +118,12 @@ class HostSchedule:
         if self._lines and now >= self._saying.figures_at and self._is_waiting(Kind.MONITOR_VM):
             self._saying.figures_at = now + _AGAIN
         elif self._lines and now >= self._saying.figures_at:
-            text = self._lines.popleft()
-            share = text.count(_VM) / reports.VMS_IN_A_LINE
+            line = self._lines.popleft()
+            share = len(line.vms) / reports.VMS_IN_A_LINE
             self._saying.figures_at = now + share * self._line_pause
-            await self._tell(Kind.MONITOR_VM, text)
+            await self._tell(Kind.MONITOR_VM, line.text)
+            for vm in line.vms:
+                self._stale_names.reported(vm.vm_id, vm.attributes, vm.usage)
 
     async def _wait(self) -> None:
         times = [self._heartbeat.at, self._system.at]
@@ -242,18 +245,39 @@ class HostSchedule:
         listed = [vm.state for vm in vms if vm.is_listed]
         return reports.synced_vm_states(listed, missing_state=settings.missing_word)
 
-    def _figures_of(self, sweep: Sweep) -> tuple[str, ...]:
-        """Figures of instances that are there: OpenNebula keeps a row for whatever number it is told."""
-        return reports.vm_figures(
-            VmFigures(
-                vm_id=vm.state.vm_id,
-                deploy_id=vm.state.deploy_id,
-                usage=vm.instance.usage,
-                attributes=vm.instance.attributes,
-            )
+    def _figures_of(self, sweep: Sweep) -> tuple[FiguresText, ...]:
+        """Figures of instances that are there: OpenNebula keeps a row for whatever number it is told.
+
+        Of a VM whose instance is gone, or stopped for an undeploy, what was reported before is taken back.
+        """
+        there = (
+            self._figures_there(vm, vm.instance)
             for vm in sweep.vms(self.request.host_id)
             if vm.instance is not None and vm.is_listed and not vm.instance.state.is_gone
         )
+        left = (self._figures_left(vm_id, deploy_id) for vm_id, deploy_id in self._left(sweep))
+        return reports.vm_figures(chain(there, left))
+
+    def _figures_there(self, vm: SeenVm, instance: Instance) -> VmFigures:
+        return VmFigures(
+            vm_id=vm.state.vm_id,
+            deploy_id=vm.state.deploy_id,
+            usage=instance.usage,
+            attributes=instance.attributes,
+            stale=self._stale_names.of(vm.state.vm_id, instance.attributes, instance.usage),
+        )
+
+    def _figures_left(self, vm_id: VmId, deploy_id: DeployId) -> VmFigures:
+        return VmFigures(vm_id=vm_id, deploy_id=deploy_id, stale=self._stale_names.of(vm_id, {}, None))
+
+    def _left(self, sweep: Sweep) -> Iterator[tuple[VmId, DeployId]]:
+        """VMs of this host without an instance, or with one that is stopped for an undeploy."""
+        for vm in sweep.vms(self.request.host_id):
+            if not vm.is_listed:
+                yield vm.state.vm_id, vm.state.deploy_id
+        for known in sweep.judgement.memory.vms.values():
+            if known.is_parked and known.host_id == self.request.host_id:
+                yield known.vm_id, known.deploy_id
 
 
 def _basics(report: HostReport) -> tuple[object, ...]:

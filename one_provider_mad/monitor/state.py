@@ -30,6 +30,7 @@ class State(Value, frozen=True, kw_only=True):
         hosts: what monitord asked for, by host.
         memory: what was listed; it does not depend on who asks.
         timestamp: the latest one that was written on a message.
+        reported_names: attributes that were ever reported of a VM: the core shows them until they are taken back.
     """
 
     version: int = VERSION
@@ -37,6 +38,7 @@ class State(Value, frozen=True, kw_only=True):
     hosts: tuple[StartMonitor, ...] = ()
     memory: Memory = Memory()
     timestamp: int = 0
+    reported_names: tuple[str, ...] = ()
 
 
 class StateFile:

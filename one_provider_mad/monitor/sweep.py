@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from typing import TypeVar
 
@@ -23,11 +23,13 @@ from one_provider_mad.monitor.room import Allocations, RoomKeeper, Shown
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
 from one_provider_mad.protocol.reports import VmWord, Wild
+from one_provider_mad.protocol.stale_names import StaleNames
 from one_provider_mad.protocol.vmm import shown_deploy_id
 from one_provider_mad.providers.interface import (
     Figures,
     ImportHints,
     ImportSource,
+    NamedAttributes,
     Provider,
     Size,
     TroubleTeller,
@@ -102,15 +104,24 @@ class Sweeper:
         source: the cloud, and what the configuration says.
         clock: seconds since the epoch.
         memory: what an earlier process remembered.
+        reported_names: attributes that it has reported.
 
     Attributes:
         memory: what is known of the instances by now.
         failing_since: loop time since which the cloud cannot be asked, None while it can.
         error: why it cannot be asked, "" while it can.
         hosts: those that are monitored.
+        stale_names: attributes that the core may show of VMs.
     """
 
-    def __init__(self, source: CloudSource, *, clock: Callable[[], float], memory: Memory | None = None) -> None:
+    def __init__(
+        self,
+        source: CloudSource,
+        *,
+        clock: Callable[[], float],
+        memory: Memory | None = None,
+        reported_names: Collection[str] = (),
+    ) -> None:
         self._source = source
         self._clock = clock
         self._loop = asyncio.get_running_loop()
@@ -130,6 +141,7 @@ class Sweeper:
         self.failing_since: float | None = None
         self.error = ""
         self.hosts: frozenset[int] = frozenset()
+        self.stale_names = StaleNames(reported_names)
 
     def know_core(self, allocations: Allocations) -> None:
         """Ask OpenNebula, from now on, what it has given away on hosts whose room is limited."""
@@ -169,6 +181,8 @@ class Sweeper:
         try:
             watched = await self._source.current()
             settings = self._source.told().monitor
+            if isinstance(watched.provider, NamedAttributes):
+                self.stale_names.expect(watched.provider.attribute_names)
             self._room.ask(watched)
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)

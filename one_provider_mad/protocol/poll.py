@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from one_provider_mad.domain import Usage
+from one_provider_mad.protocol.stale_names import USAGE_NAMES
 from one_provider_mad.protocol.template_text import fit_value
 
 STATE_LETTERS = frozenset("aped-")
@@ -31,7 +32,14 @@ _RESERVED = frozenset(
 )
 
 
-def format_poll(state_letter: str, usage: Usage | None, attributes: Mapping[str, str], *, is_legacy: bool) -> str:
+def format_poll(
+    state_letter: str,
+    usage: Usage | None,
+    attributes: Mapping[str, str],
+    *,
+    stale: Iterable[str] = (),
+    is_legacy: bool,
+) -> str:
     """Write the payload of `POLL SUCCESS`: what the release's parser takes, whatever the values hold.
 
     Args:
@@ -39,12 +47,21 @@ def format_poll(state_letter: str, usage: Usage | None, attributes: Mapping[str,
         usage: figures, left out when there are none.
         attributes: further facts; those that the syntax cannot hold, and those that would overwrite the VM's own
             attributes, are left out.
+        stale: attributes that the core is to show no more (protocol/stale_names.py); releases up to 4.12 cannot.
         is_legacy: for releases up to 4.12, see VmRequest.
     """
     state = state_letter if state_letter in STATE_LETTERS else "-"
     figures = _legacy_figures(usage) if is_legacy else _figures(usage)
     facts = _legacy_facts(attributes) if is_legacy else _facts(attributes)
-    return " ".join([f"STATE={state}", *figures, *facts])
+    removals = format_removals(stale, usage, attributes) if stale and not is_legacy else ()
+    return " ".join([f"STATE={state}", *figures, *facts, *removals])
+
+
+def format_removals(stale: Iterable[str], usage: Usage | None, attributes: Mapping[str, str]) -> list[str]:
+    """Write `NAME=[]` for each stale attribute that a core may remove, and that is not reported beside it."""
+    present = {_fit_name(given) for given in attributes}
+    names = [given if given in USAGE_NAMES and usage is None else _fit_name(given) for given in stale]
+    return [f"{name}=[]" for name in dict.fromkeys(names) if name and name not in present]
 
 
 def _figures(usage: Usage | None) -> list[str]:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import TypeVar
 
 from one_provider_mad.domain import DeployId, Usage, Value, VmId
-from one_provider_mad.protocol.poll import format_poll
+from one_provider_mad.protocol.poll import format_poll, format_removals
 from one_provider_mad.protocol.template_text import Plain, attribute, fit_name, fit_value, in_base64, lines, vector
 from one_provider_mad.protocol.vmm import MAX_VM_ID, NOTHING, clean, deploy_id_problem
 
@@ -103,7 +103,7 @@ class VmState(Value, frozen=True, kw_only=True):
     state: VmWord
 
 
-class VmFigures(Value, frozen=True, kw_only=True):
+class VmFigures(Value, frozen=True, kw_only=True, gc=False):
     """Figures and facts of one VM.
 
     Attributes:
@@ -111,12 +111,26 @@ class VmFigures(Value, frozen=True, kw_only=True):
         deploy_id: exactly what DEPLOY was answered with.
         usage: figures, None when there are none.
         attributes: further facts, as in POLL (protocol/poll.py).
+        stale: attributes that the core is to show no more (protocol/stale_names.py).
     """
 
     vm_id: VmId
     deploy_id: DeployId
     usage: Usage | None = None
     attributes: Mapping[str, str] = {}
+    stale: tuple[str, ...] = ()
+
+
+class FiguresText(Value, frozen=True, kw_only=True):
+    """Text of one MONITOR_VM.
+
+    Attributes:
+        text: the text.
+        vms: those that it speaks of.
+    """
+
+    text: str
+    vms: tuple[VmFigures, ...]
 
 
 class LegacyVm(Value, frozen=True, kw_only=True):
@@ -129,6 +143,7 @@ class LegacyVm(Value, frozen=True, kw_only=True):
         name: the instance's name, "" for none.
         usage: figures, None when there are none.
         attributes: further facts; only those that are one plain word each are written.
+        stale: attributes that the core is to show no more (protocol/stale_names.py).
     """
 
     vm_id: VmId
@@ -137,6 +152,7 @@ class LegacyVm(Value, frozen=True, kw_only=True):
     name: str = ""
     usage: Usage | None = None
     attributes: Mapping[str, str] = {}
+    stale: tuple[str, ...] = ()
 
 
 _Vm = TypeVar("_Vm", VmState, VmFigures, LegacyVm)
@@ -177,11 +193,13 @@ def synced_vm_states(vms: Iterable[VmState], *, missing_state: VmWord) -> str:
     return lines(*head, *map(_state, known))
 
 
-def vm_figures(vms: Iterable[VmFigures]) -> tuple[str, ...]:
-    """Texts of as many MONITOR_VM as it takes, each of at most 200 VMs; VMs without figures and facts are left out."""
-    written = [line for vm in _known(vms) if _can_be_kept(vm.deploy_id) and (line := _figures(vm))]
-    chunks = range(0, len(written), VMS_IN_A_LINE)
-    return tuple(lines(*written[start : start + VMS_IN_A_LINE]) for start in chunks)
+def vm_figures(vms: Iterable[VmFigures]) -> tuple[FiguresText, ...]:
+    """Texts of as many MONITOR_VM as it takes, each of at most 200 VMs; VMs of which nothing is said are left out."""
+    written = [(vm, line) for vm in _known(vms) if _can_be_kept(vm.deploy_id) and (line := _figures(vm))]
+    chunks = (written[start : start + VMS_IN_A_LINE] for start in range(0, len(written), VMS_IN_A_LINE))
+    return tuple(
+        FiguresText(text=lines(*(line for _, line in chunk)), vms=tuple(vm for vm, _ in chunk)) for chunk in chunks
+    )
 
 
 def legacy_report(report: HostReport, vms: Iterable[LegacyVm], *, is_before_4_14: bool = False) -> str:
@@ -242,7 +260,8 @@ def _state(vm: VmState) -> str:
 
 def _figures(vm: VmFigures) -> str:
     # POLL of 4.14 and later is a template too, of the same names; monitoring has no STATE in it.
-    _, _, figures = format_poll(NOTHING, vm.usage, vm.attributes, is_legacy=False).partition(" ")
+    text = format_poll(NOTHING, vm.usage, vm.attributes, stale=vm.stale, is_legacy=False)
+    _, _, figures = text.partition(" ")
     if not figures:
         return ""
     return vector("VM", {"ID": vm.vm_id, "DEPLOY_ID": vm.deploy_id, "MONITOR": in_base64(f"{figures}\n")})
@@ -266,7 +285,9 @@ def _poll(vm: LegacyVm, *, is_before_4_14: bool) -> str:
     Escaped quotes would do from 4.14 on only, so facts are written as before: one plain word each.
     """
     _, _, facts = format_poll(NOTHING, None, vm.attributes, is_legacy=True).partition(" ")
-    return f"{format_poll(vm.state_letter, vm.usage, {}, is_legacy=is_before_4_14)} {facts}"
+    removals = format_removals(vm.stale, vm.usage, vm.attributes) if vm.stale and not is_before_4_14 else ()
+    figures = format_poll(vm.state_letter, vm.usage, {}, is_legacy=is_before_4_14)
+    return " ".join(filter(None, (figures, facts, *removals)))
 
 
 def _wild(wild: Wild, hypervisor: str, *, has_poll: bool = False) -> str:

@@ -387,6 +387,18 @@ class FigureSource(Protocol):
 
 
 @runtime_checkable
+class NamedAttributes(Protocol):
+    """Tells beforehand which attributes its instances may have.
+
+    OpenNebula goes on showing an attribute that is reported no more, until it is taken back. What this process has
+    reported is taken back anyway; what an earlier release or another front-end has reported only if it is named here.
+    """
+
+    attribute_names: Collection[str]
+    """Names of `attributes` of instances and figures; there may be more."""
+
+
+@runtime_checkable
 class BootFinisher(Protocol):
     """Has something left to do once a new instance runs (an address...)."""
 

@@ -104,6 +104,7 @@ class FakeInstance:
     visible_at: float = 0.0
     reason: str = ""
     usage: Usage | None = None
+    attributes: Mapping[str, str] = field(default_factory=dict)
     parameters: Parameters = field(default_factory=dict)
 
     def settle(self, now: float) -> None:
@@ -117,6 +118,7 @@ class FakeInstance:
             raw_state=self.state.value,
             identity=self.identity,
             reason=self.reason,
+            attributes=self.attributes,
             usage=self.usage,
         )
 

@@ -126,7 +126,7 @@ async def test_what_may_be_repeated_is_retried_and_a_snapshot_is_not(
 NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "LooseParts", "SelfChecking", "SizedInstances"),
-    *("ShortageTeller", "Priced", "TroubleTeller"),
+    *("ShortageTeller", "Priced", "TroubleTeller", "NamedAttributes"),
 )
 
 

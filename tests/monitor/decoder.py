@@ -204,7 +204,7 @@ def read_template(text: str, *, is_old: bool = False) -> Values:
             continue
         _take(tokens, "equal")
         is_vector = bool(tokens) and tokens[0][0] == "open"
-        values.setdefault(name, []).append(_vector(tokens) if is_vector else _string(tokens))
+        values.setdefault(name, []).append(_vector(tokens, is_old=is_old) if is_vector else _string(tokens))
     return values
 
 
@@ -246,9 +246,12 @@ def _string(tokens: list[tuple[str, str]]) -> str:
     return value
 
 
-def _vector(tokens: list[tuple[str, str]]) -> dict[str, str]:
+def _vector(tokens: list[tuple[str, str]], *, is_old: bool) -> dict[str, str]:
     _take(tokens, "open")
     values: dict[str, str] = {}
+    if tokens and tokens[0][0] == "close" and not is_old:
+        tokens.pop(0)
+        return values  # the core then forgets what it had under that name
     while True:
         name = _name(_take(tokens, "name"))
         _take(tokens, "equal")

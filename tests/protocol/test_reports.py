@@ -311,7 +311,7 @@ def test_what_is_no_vms_number_is_left_out(vm_id: int) -> None:
     states = synced_vm_states([state(vm_id), state(7)], missing_state=VmWord.UNKNOWN)
     assert [found["ID"] for found in vectors(read_template(states), "VM")] == ["7"]
     (text,) = vm_figures([figures(vm_id), figures(7)])
-    assert [found["ID"] for found in vectors(read_template(text), "VM")] == ["7"]
+    assert [found["ID"] for found in vectors(read_template(text.text), "VM")] == ["7"]
     report = legacy_report(host(), [legacy(vm_id), legacy(7)])
     assert [found["ID"] for found in vectors(read_template(report), "VM")] == ["7"]
 
@@ -328,7 +328,7 @@ def test_of_two_with_one_number_the_first_counts() -> None:
 
 def test_figures_of_a_vm_are_a_template_of_their_own() -> None:
     (text,) = vm_figures([figures(42, AWS_PUBLIC_IP_ADDRESS="203.0.113.9", NOTE='say "hi"', CPU="99", STATE="x")])
-    (found,) = vectors(read_template(text), "VM")
+    (found,) = vectors(read_template(text.text), "VM")
     assert (found["ID"], found["DEPLOY_ID"]) == ("42", "i-42")
     assert read_template(unpacked(found["MONITOR"])) == {
         "CPU": ["1.5"],
@@ -342,7 +342,7 @@ def test_figures_of_a_vm_are_a_template_of_their_own() -> None:
 
 def test_a_vm_with_nothing_to_say_is_left_out() -> None:
     texts = vm_figures([figures(1, None), figures(2, None, IP="10.0.0.1"), figures(3, deploy_id="a b")])
-    assert [found["ID"] for text in texts for found in vectors(read_template(text), "VM")] == ["2"]
+    assert [found["ID"] for text in texts for found in vectors(read_template(text.text), "VM")] == ["2"]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_a_vm_with_nothing_to_say_is_left_out() -> None:
     [(1, [1]), (VMS_IN_A_LINE, [200]), (VMS_IN_A_LINE + 1, [200, 1]), (1000, [200] * 5)],
 )
 def test_figures_of_many_vms_are_told_in_several_lines(count: int, sizes: list[int]) -> None:
-    texts = [vectors(read_template(text), "VM") for text in vm_figures(map(figures, range(count)))]
+    texts = [vectors(read_template(text.text), "VM") for text in vm_figures(map(figures, range(count)))]
     assert [len(found) for found in texts] == sizes
     assert [found["ID"] for several in texts for found in several] == [str(number) for number in range(count)]
 
@@ -512,7 +512,7 @@ def test_any_states_are_told_exactly_or_not_at_all(vms: list[VmState], missing_s
 @given(vms=all_figures)
 def test_any_figures_are_told_in_templates(vms: list[VmFigures]) -> None:
     for text in vm_figures(vms):
-        for found in vectors(read_template(text), "VM"):
+        for found in vectors(read_template(text.text), "VM"):
             assert found.keys() == {"ID", "DEPLOY_ID", "MONITOR"}
             told = read_template(unpacked(found["MONITOR"]))
             assert told

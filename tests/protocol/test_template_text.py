@@ -36,7 +36,7 @@ def test_the_reader_of_these_tests_reads_what_opennebula_reads(text: str, values
 @pytest.mark.parametrize(
     "text",
     [
-        *('A="x\\" B="y"', "A=a=b", "A=x y", "A=", 'A="x y', "A=[B=1", "=1", "A=1,", "A=a,b", "A=[B=[C=1]]", "A=[]"),
+        *('A="x\\" B="y"', "A=a=b", "A=x y", "A=", 'A="x y', "A=[B=1", "=1", "A=1,", "A=a,b", "A=[B=[C=1]]"),
         *('A="]]>"', 'A="x\x00"', "1A=1", "XML=1", "A=[B=1,B=2]", "A=[B=1]]>"),
     ],
 )
@@ -45,8 +45,10 @@ def test_the_reader_of_these_tests_refuses_what_opennebula_refuses(text: str) ->
         read_template(text)
 
 
-def test_the_reader_of_these_tests_knows_that_old_releases_take_no_empty_quotes() -> None:
-    assert read_template('A=""') == {"A": [""]}
+def test_the_reader_of_these_tests_knows_that_old_releases_take_nothing_empty() -> None:
+    assert read_template('A="" B=[]') == {"A": [""], "B": [{}]}
+    with pytest.raises(TemplateSyntaxError):
+        read_template("B=[]", is_old=True)
     with pytest.raises(TemplateSyntaxError):
         read_template('A=""', is_old=True)
 

@@ -36,6 +36,9 @@ RECEIVED, SENT = "NetworkIn", "NetworkOut"
 READ, WRITTEN = ("EBSReadBytes", "DiskReadBytes"), ("EBSWriteBytes", "DiskWriteBytes")
 """EBS volumes of Nitro instances, and volumes of the machine itself; an instance has the ones, the others or both."""
 
+DISK_NAMES = {"DISKRDBYTES": READ, "DISKWRBYTES": WRITTEN}
+"""Attributes of volumes, and the metrics whose sum each is."""
+
 STILL_TRUE = 3 * PERIOD
 """Seconds for which the last figure of the processor counts; after that the instance shows none."""
 
@@ -178,10 +181,9 @@ class CloudWatch:
             net_rx=round(counted.totals[RECEIVED]),
             net_tx=round(counted.totals[SENT]),
         )
-        disks = {"DISKRDBYTES": READ, "DISKWRBYTES": WRITTEN}
         attributes = {
             attribute: str(round(sum(counted.totals[name] for name in names)))
-            for attribute, names in disks.items()
+            for attribute, names in DISK_NAMES.items()
             if names[0] in counted.totals
         }
         return Figures(usage=usage, attributes=attributes)

@@ -36,6 +36,11 @@ ATTRIBUTES = {
 }
 """Element to attribute, where the text is the value."""
 
+ZONE = "AWS_AVAILABILITY_ZONE"
+SECURITY_GROUPS = "AWS_SECURITY_GROUPS"
+STATE_REASON = "AWS_STATE_REASON"
+LISTED_NAMES = (*ATTRIBUTES.values(), ZONE, SECURITY_GROUPS, STATE_REASON, UPSTREAM_ATTRIBUTE)
+"""Every attribute that a listed instance may have."""
 
 NO_SIZES: Mapping[str, Size] = {}
 
@@ -129,14 +134,14 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
     identity = Identity.from_tags(tags)
     attributes = {name: text for tag, name in ATTRIBUTES.items() if (text := text_of(parts.get(tag)))}
     if zone := text_of(element_at(item, "placement/availabilityZone")):
-        attributes["AWS_AVAILABILITY_ZONE"] = zone
+        attributes[ZONE] = zone
     if groups := ",".join(text_of(group.find("groupId")) for group in parts.get("groupSet", ())):
-        attributes["AWS_SECURITY_GROUPS"] = groups
+        attributes[SECURITY_GROUPS] = groups
     if UPSTREAM_TAG in tags and not any(key.startswith(TAG_PREFIX) for key in tags):
         attributes[UPSTREAM_ATTRIBUTE] = tags[UPSTREAM_TAG]
     state = state_of(raw_state)
     if state is not InstanceState.RUNNING and (code := text_of(element_at(item, "stateReason/code"))):
-        attributes["AWS_STATE_REASON"] = code
+        attributes[STATE_REASON] = code
     size = sizes.get(attributes.get("AWS_INSTANCE_TYPE", "")) if state in _HOLDS_MEMORY else None
     return Instance(
         deploy_id=DeployId(text_of(parts.get("instanceId"))),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import DeployId, Instance, Value
 from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.instances import STATE_REASON
 from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.ec2.query import filtered
 
@@ -23,8 +24,11 @@ INTERRUPTED = ("marked-for-termination", "marked-for-stop")
 TAKEN_BACK = "Server.Spot"
 """How the reason of an instance begins that was ended for want of room or money (`Server.SpotInstanceTermination`)."""
 
-STATE_REASON = "AWS_STATE_REASON"
 LIFECYCLE = "AWS_INSTANCE_LIFECYCLE"
+EVENT, EVENT_FROM, EVENT_TEXT = "AWS_SCHEDULED_EVENT", "AWS_SCHEDULED_EVENT_FROM", "AWS_SCHEDULED_EVENT_TEXT"
+INTERRUPTION, INTERRUPTION_SINCE = "AWS_SPOT_INTERRUPTION", "AWS_SPOT_INTERRUPTION_SINCE"
+NOTICE_NAMES = (EVENT, EVENT_FROM, EVENT_TEXT, INTERRUPTION, INTERRUPTION_SINCE)
+"""Every attribute that tells what lies ahead."""
 
 _MOST_SAID = 10_000
 
@@ -146,12 +150,8 @@ def read_interruptions(root: Element) -> list[Notice]:
 
 
 def _event_attributes(notice: Notice) -> dict[str, str]:
-    return {
-        "AWS_SCHEDULED_EVENT": notice.code,
-        "AWS_SCHEDULED_EVENT_FROM": notice.at,
-        "AWS_SCHEDULED_EVENT_TEXT": notice.text,
-    }
+    return {EVENT: notice.code, EVENT_FROM: notice.at, EVENT_TEXT: notice.text}
 
 
 def _interruption_attributes(notice: Notice) -> dict[str, str]:
-    return {"AWS_SPOT_INTERRUPTION": notice.code, "AWS_SPOT_INTERRUPTION_SINCE": notice.at}
+    return {INTERRUPTION: notice.code, INTERRUPTION_SINCE: notice.at}

@@ -32,11 +32,18 @@ from one_provider_mad.listings import by_id
 from one_provider_mad.providers.ec2 import sizes, template
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
-from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
+from one_provider_mad.providers.ec2.cloudwatch import DISK_NAMES, CloudWatch
 from one_provider_mad.providers.ec2.disks import Disks
-from one_provider_mad.providers.ec2.instances import UPSTREAM_ATTRIBUTE, read_changed, read_instances, read_launched
+from one_provider_mad.providers.ec2.instances import (
+    LISTED_NAMES,
+    STATE_REASON,
+    UPSTREAM_ATTRIBUTE,
+    read_changed,
+    read_instances,
+    read_launched,
+)
 from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
-from one_provider_mad.providers.ec2.notices import STATE_REASON, Notices
+from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices
 from one_provider_mad.providers.ec2.query import filtered, pairs
 from one_provider_mad.providers.ec2.refusals import is_shortage
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -70,6 +77,7 @@ class Ec2Provider:
     """
 
     name: str = "ec2"
+    attribute_names: Collection[str] = frozenset((*LISTED_NAMES, *NOTICE_NAMES, *DISK_NAMES))
 
     def __init__(self, context: ProviderContext, settings: Ec2Settings) -> None:
         self.is_create_repeatable: bool = settings.client_tokens

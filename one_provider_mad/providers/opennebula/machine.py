@@ -21,6 +21,8 @@ DEPLOY_ID_PREFIX = "opennebula-hybrid-"
 UPSTREAM_ATTRIBUTE = "REMOTE_OPENNEBULA_VM_ID"
 """In it upstream's driver wrote the VM's number, in USER_TEMPLATE, and so does this one besides its tags."""
 
+ADDRESS, ADDRESSES = "GUEST_IP", "GUEST_IP_ADDRESSES"
+
 _DEPLOY_ID = re.compile(rf"{DEPLOY_ID_PREFIX}(0|[1-9][0-9]{{0,9}})")
 
 _LARGEST_ID = 2**31 - 1
@@ -201,10 +203,10 @@ def _attributes(
     if template is None:
         return
     addresses = [text for name in ("NIC", "NIC_ALIAS") for nic in template.iterfind(name) for text in _addresses(nic)]
-    if addresses and "GUEST_IP" not in monitoring:
-        yield "GUEST_IP", addresses[0]
-    if addresses and "GUEST_IP_ADDRESSES" not in monitoring:
-        yield "GUEST_IP_ADDRESSES", ",".join(addresses)[:_LONGEST_FACT]
+    if addresses and ADDRESS not in monitoring:
+        yield ADDRESS, addresses[0]
+    if addresses and ADDRESSES not in monitoring:
+        yield ADDRESSES, ",".join(addresses)[:_LONGEST_FACT]
     for name in ("CPU", "MEMORY", "TEMPLATE_ID"):
         if value := text_of(template.find(name)).strip():
             yield f"REMOTE_OPENNEBULA_{name}", value[:_LONGEST_FACT]

@@ -45,7 +45,14 @@ from one_provider_mad.providers.opennebula.launch import (
     write_whole,
 )
 from one_provider_mad.providers.opennebula.listing import Listing
-from one_provider_mad.providers.opennebula.machine import UPSTREAM_ATTRIBUTE, Seen, deploy_id_of, number_of
+from one_provider_mad.providers.opennebula.machine import (
+    ADDRESS,
+    ADDRESSES,
+    UPSTREAM_ATTRIBUTE,
+    Seen,
+    deploy_id_of,
+    number_of,
+)
 from one_provider_mad.providers.opennebula.remote import TERMINATE, Remote, known_number
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.opennebula.templates import Templates
@@ -77,6 +84,7 @@ class OpenNebulaProvider(Devices):
 
     name: str = "opennebula"
     is_create_repeatable: bool = False
+    attribute_names: Collection[str] = (ADDRESS, ADDRESSES)
 
     def __init__(self, context: ProviderContext, settings: OpenNebulaSettings) -> None:
         super().__init__(Remote(settings))

@@ -15,6 +15,10 @@ from one_provider_mad.errors import BadParameter
 
 _Thing = TypeVar("_Thing")
 
+DISKS, NICS, SNAPSHOTS = "SIM_DISKS", "SIM_NICS", "SIM_SNAPSHOTS"
+PASSING_FACTS = (DISKS, NICS, SNAPSHOTS)
+"""What monitoring shows only while there is something to show."""
+
 
 class Disk(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A disk of an instance.
@@ -126,11 +130,11 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """What monitoring shows of it."""
         facts = {"SIM_CPU": f"{self.cpu:g}", "SIM_MEMORY": str(self.memory)}
         if self.disks:
-            facts["SIM_DISKS"] = ",".join(f"{disk_id}:{disk.size}" for disk_id, disk in sorted(self.disks.items()))
+            facts[DISKS] = ",".join(f"{disk_id}:{disk.size}" for disk_id, disk in sorted(self.disks.items()))
         if self.nics:
-            facts["SIM_NICS"] = ",".join(sorted(self.nics))
+            facts[NICS] = ",".join(sorted(self.nics))
         if self.snapshots:
-            facts["SIM_SNAPSHOTS"] = ",".join(sorted(self.snapshots))
+            facts[SNAPSHOTS] = ",".join(sorted(self.snapshots))
         return facts
 
     def _disk(self, disk_id: str) -> Disk:

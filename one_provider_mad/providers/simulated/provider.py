@@ -27,7 +27,7 @@ from one_provider_mad.providers.interface import (
 from one_provider_mad.providers.public_cloud import Section, read_section
 from one_provider_mad.providers.simulated import capacity
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
-from one_provider_mad.providers.simulated.hardware import Disk, Hardware
+from one_provider_mad.providers.simulated.hardware import PASSING_FACTS, Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.traffic import Traffic
 
@@ -51,6 +51,7 @@ class SimulatedProvider:
 
     name: str = "simulated"
     is_create_repeatable: bool = True
+    attribute_names: Collection[str] = PASSING_FACTS
 
     def __init__(
         self, context: ProviderContext, settings: SimulatedSettings, *, clock: Callable[[], float] = time.time

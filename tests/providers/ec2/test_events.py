@@ -37,11 +37,11 @@ def launched(face: Face, vm_id: int, **more: str) -> str:
 
 
 def shown(line: Line) -> dict[int, dict[str, str]]:
-    """The figures of each VM in a MONITOR_VM."""
+    """The figures of each VM in a MONITOR_VM, without those that are taken back."""
     found = {}
     for vm in vectors(line.values, "VM"):
         monitored = read_template(base64.b64decode(vm["MONITOR"]).decode(), is_old=False)
-        found[int(vm["ID"])] = {name: str(values[0]) for name, values in monitored.items()}
+        found[int(vm["ID"])] = {name: str(values[0]) for name, values in monitored.items() if values[0]}
     return found
 
 

@@ -1,0 +1,152 @@
+"""What the core shows of a VM that is true no more is taken back, in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState
+from tests.actions.fakes import pass_time
+from tests.monitor.decoder import Line, Values, read_template, unpacked, vectors
+from tests.monitor.studio import Studio
+
+pytestmark = pytest.mark.looptime
+
+Make = Callable[..., Studio]
+
+ADDRESS = {"AWS_PUBLIC_IP_ADDRESS": "203.0.113.9"}
+REASON = {"AWS_STATE_REASON": "Client.UserInitiatedShutdown"}
+NO_USAGE: Values = {"CPU": [{}], "MEMORY": [{}], "NETRX": [{}], "NETTX": [{}]}
+
+
+@pytest.fixture
+async def studio(tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes studios, which are closed in the end."""
+    made: list[Studio] = []
+
+    def make(**options: Any) -> Studio:
+        made.append(Studio(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.desk.stop()
+
+
+def told(line: Line, vm_id: int = 7) -> Values:
+    """What a MONITOR_VM says of one VM."""
+    (vm,) = [vm for vm in vectors(line.values, "VM") if vm["ID"] == str(vm_id)]
+    return read_template(unpacked(vm["MONITOR"]))
+
+
+def become(one: Studio, state: InstanceState, attributes: dict[str, str]) -> None:
+    """Let VM 7's instance be in this state, with these attributes."""
+    instance = one.cloud.instances[DeployId("i-7")]
+    instance.state, instance.attributes = state, attributes
+    if state is not InstanceState.RUNNING:
+        instance.usage = None
+
+
+async def test_the_address_of_a_stopped_instance_is_taken_back_once(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    become(one, InstanceState.RUNNING, ADDRESS)
+    one.start(STATE_VM=5, MONITOR_VM=10)
+    await pass_time(11)
+    become(one, InstanceState.STOPPED, REASON)
+    await pass_time(20)
+    first, *_, taken_back, after = map(told, one.lines("MONITOR_VM"))
+    assert first["AWS_PUBLIC_IP_ADDRESS"] == ["203.0.113.9"]
+    assert taken_back == {
+        "AWS_STATE_REASON": ["Client.UserInitiatedShutdown"],
+        "AWS_PUBLIC_IP_ADDRESS": [{}],
+        **NO_USAGE,
+    }
+    assert after == {"AWS_STATE_REASON": ["Client.UserInitiatedShutdown"]}, "once is enough"
+
+
+async def test_why_an_instance_was_stopped_is_taken_back_when_it_runs(studio: Make) -> None:
+    one = studio()
+    one.add(7, InstanceState.STOPPED)
+    become(one, InstanceState.STOPPED, REASON)
+    one.start(STATE_VM=5, MONITOR_VM=10)
+    await pass_time(6)
+    become(one, InstanceState.RUNNING, ADDRESS)
+    await pass_time(11)
+    assert told(one.lines("MONITOR_VM")[-1]) == {"AWS_PUBLIC_IP_ADDRESS": ["203.0.113.9"], "AWS_STATE_REASON": [{}]}
+
+
+async def test_everything_is_taken_back_of_an_instance_that_is_gone(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    become(one, InstanceState.RUNNING, ADDRESS)
+    one.start(STATE_VM=5, MONITOR_VM=10)
+    await pass_time(11)
+    become(one, InstanceState.TERMINATED, ADDRESS)
+    await pass_time(30)
+    lines = one.lines("MONITOR_VM")
+    assert told(lines[-1]) == {**NO_USAGE, "AWS_PUBLIC_IP_ADDRESS": [{}]}
+    assert len(lines) == 3, "told once, and then no more"
+
+
+async def test_what_no_one_has_read_before_a_new_start_is_taken_back_after_it(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    become(one, InstanceState.RUNNING, ADDRESS)
+    one.start(STATE_VM=5, MONITOR_VM=10)
+    await pass_time(11)
+    become(one, InstanceState.STOPPED, {})
+    one.is_read = False
+    await pass_time(40)
+    one.is_read = True
+    one.read()
+    one.start(STATE_VM=5, MONITOR_VM=10)
+    await pass_time(11)
+    assert any(told(line).get("AWS_PUBLIC_IP_ADDRESS") == [{}] for line in one.lines("MONITOR_VM"))
+
+
+async def test_a_vm_of_before_the_start_is_told_of_every_attribute_that_it_has_not(studio: Make) -> None:
+    """Another front-end, or an earlier release, may have reported them: the provider knows their names."""
+    one = studio()
+    one.cloud.attribute_names = ("AWS_SPOT_INTERRUPTION",)  # type: ignore[attr-defined]
+    one.add(7)
+    become(one, InstanceState.RUNNING, ADDRESS)
+    one.start(STATE_VM=5, MONITOR_VM=10)
+    await pass_time(11)
+    first, second = map(told, one.lines("MONITOR_VM"))
+    assert first["AWS_SPOT_INTERRUPTION"] == [{}]
+    assert "AWS_SPOT_INTERRUPTION" not in second
+
+
+async def test_a_legacy_core_is_told_until_it_has_read_that_the_vm_runs(studio: Make) -> None:
+    """It takes figures of a VM in ACTIVE only, so that one that is powered off keeps what it had."""
+    one = studio()
+    one.add(7)
+    for state, attributes in [
+        *[(InstanceState.RUNNING, ADDRESS)] * 2,
+        *[(InstanceState.STOPPED, {})] * 2,
+        *[(InstanceState.RUNNING, {})] * 3,
+    ]:
+        become(one, state, attributes)
+        one.ask()
+        await pass_time(60)
+    polls = [vectors(line.values, "VM")[0]["POLL"] for line in one.lines("MONITOR")]
+    assert ["AWS_PUBLIC_IP_ADDRESS=[]" in poll for poll in polls] == [False, False, True, True, True, True, False]
+
+
+async def test_what_a_legacy_core_may_have_taken_while_the_vm_was_stopping_is_taken_back(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    for state, attributes in [
+        *[(InstanceState.RUNNING, {})] * 2,
+        (InstanceState.STOPPING, REASON),
+        *[(InstanceState.RUNNING, {})] * 3,
+    ]:
+        become(one, state, attributes)
+        one.ask()
+        await pass_time(60)
+    polls = [vectors(line.values, "VM")[0]["POLL"] for line in one.lines("MONITOR")]
+    assert ["AWS_STATE_REASON=[]" in poll for poll in polls] == [False, False, False, True, True, False]
