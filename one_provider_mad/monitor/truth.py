@@ -194,10 +194,18 @@ class _Judge:
             upstreams=listing.upstreams,
             hosts=listing.hosts,
         )
-        self._strays = self._sorted.strays
+        self._strays = self._without_changed(self._sorted.strays)
         for vm_id in self._sorted.homeless:
             self._known.pop(vm_id, None)  # of a time with one host, perhaps not this VM's
         self._pending = self._find_pending()
+
+    def _without_changed(self, strays: Mapping[DeployId, str]) -> dict[DeployId, str]:
+        """Leave out what was strange about VMs to which something was done while they were being listed."""
+        if not strays:
+            return {}
+        listed = (each for each in self._listing.instances if each.deploy_id in strays)
+        changed = {each.deploy_id for each in listed if each.identity and self._is_changed(each.identity.vm_id)}
+        return {deploy_id: what for deploy_id, what in strays.items() if deploy_id not in changed}
 
     def judge(self) -> Judgement:
         ours = self._sorted.ours
@@ -245,7 +253,7 @@ class _Judge:
         before = self._known.get(vm_id)
         if self._is_parked(vm_id, deploy_id):
             self._known[vm_id] = _seen(instance, vm_id, host_id, before, is_parked=True)
-            if state is InstanceState.RUNNING:
+            if state is InstanceState.RUNNING and not self._is_changed(vm_id):
                 self._strays[deploy_id] = f"runs, and VM {vm_id} is stopped or undeployed in OpenNebula"
             return
         is_unsure = vm_id in self._activity.busy or vm_id in self._pending

@@ -152,9 +152,33 @@ def test_a_parked_instance_whose_vm_has_an_action_under_way_is_named() -> None:
     assert say(instance_of(7, InstanceState.STOPPED), activity=parked("i-7", busy=(7,))) == {7: "UNKNOWN"}
 
 
+def test_what_a_recreate_has_destroyed_since_is_no_second_instance() -> None:
+    """It is alive in a listing of before the CLEANUP, and its VM has another instance by now."""
+    recreated = msgspec.structs.replace(
+        answered(7, "DEPLOY", after=2),
+        attempts=(attempt_of(7, AttemptState.CREATED, after=1, deploy_id="i-new", seq=1),),
+    )
+    assert judge(Memory(), listing_of(instance_of(7, deploy_id="i-old")), recreated, RULES).strays == {}
+
+
 def test_a_parked_instance_that_somebody_has_started_is_strange() -> None:
     judgement = judge(Memory(), listing_of(instance_of(7)), parked("i-7"), RULES)
     assert (words(judgement), list(judgement.strays)) == ({}, ["i-7"])
+
+
+@pytest.mark.parametrize(
+    ("after", "strange"),
+    [
+        pytest.param(-1, ["i-7"], id="answered-before-the-listing"),
+        pytest.param(1, [], id="answered-while-it-was-listed"),
+    ],
+)
+def test_a_listing_older_than_its_undeploy_does_not_say_that_a_parked_instance_runs(
+    after: float, strange: list[str]
+) -> None:
+    """Of two hosts the second judges a listing of before the undeploy, which was answered since."""
+    undeployed = msgspec.structs.replace(answered(7, "SHUTDOWN", after=after), parked=frozenset({DeployId("i-7")}))
+    assert list(judge(Memory(), listing_of(instance_of(7)), undeployed, RULES).strays) == strange
 
 
 @pytest.mark.parametrize("is_watched", [True, False], ids=["looked-at-meanwhile", "not-looked-at"])
