@@ -31,6 +31,7 @@ visibility_grace = 5.0
 
 [monitor]
 state_period = 0.1
+sync_period = 0.2
 min_list_interval = 0.1
 
 [capacity]

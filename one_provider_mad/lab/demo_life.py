@@ -141,6 +141,7 @@ destroy_time = 0.1
 
 [monitor]
 state_period = 0.1
+sync_period = 0.2
 min_list_interval = 0.1
 """,
     life=LIFE,

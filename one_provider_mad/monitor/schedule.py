@@ -238,10 +238,10 @@ class HostSchedule:
 
     def _states(self, sweep: Sweep, settings: MonitorSettings, *, is_synced: bool) -> str:
         vms = sweep.vms(self.request.host_id)
-        changed = self._changes.see(vms)
+        answered, now = sweep.answered, sweep.judged_at
         if not is_synced:
-            return reports.vm_states(changed)
-        self._changes.all_told(vms)
+            return reports.vm_states(self._changes.see(vms, answered, now=now))
+        self._changes.all_told(vms, answered, now=now)
         listed = [vm.state for vm in vms if vm.is_listed]
         return reports.synced_vm_states(listed, missing_state=settings.missing_word)
 

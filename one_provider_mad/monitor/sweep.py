@@ -14,6 +14,7 @@ import structlog
 from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, Value, VmId
 from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled, internal_error
+from one_provider_mad.journal import Answered
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
@@ -71,6 +72,8 @@ class Sweep(Value, frozen=True, kw_only=True):
         rooms: room of each host, as far as anybody knows it.
         warning: what an operator should look at, "" for nothing.
         states: VMs by what is reported of them; counted while metrics are on.
+        answered: by VM, the action that was answered last.
+        judged_at: when it was judged, seconds since the epoch.
     """
 
     judgement: Judgement
@@ -80,6 +83,8 @@ class Sweep(Value, frozen=True, kw_only=True):
     rooms: Mapping[int, Size] = {}
     warning: str = ""
     states: Mapping[str, int] = {}
+    answered: Mapping[VmId, Answered] = {}
+    judged_at: float = 0.0
 
     def vms(self, host_id: int) -> list[SeenVm]:
         """The VMs of one host."""
@@ -200,6 +205,7 @@ class Sweeper:
                 len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, known)
             )
             sweep = await self._with_rooms(sweep, listing, watched)
+            sweep = msgspec.structs.replace(sweep, answered=activity.answered, judged_at=self._clock())
             self.memory = sweep.judgement.memory
             self._succeeded(sweep.judgement)
             if metrics.recorder is not None:

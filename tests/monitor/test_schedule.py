@@ -71,7 +71,8 @@ async def test_an_edited_period_counts_without_a_restart(studio: Make) -> None:
     assert len(one.times("MONITOR_HOST")) - before >= 8
 
 
-async def test_a_change_is_repeated_every_period_until_all_are_reported(studio: Make) -> None:
+async def test_a_change_is_told_when_it_is_seen_and_again_after_half_a_minute(studio: Make) -> None:
+    """In between OpenNebula 7.4 would only write into the VM's log that it has ignored it."""
     one = studio()
     one.add(7)
     one.add(8)
@@ -79,7 +80,7 @@ async def test_a_change_is_repeated_every_period_until_all_are_reported(studio: 
     await pass_time(11)
     one.set_state(7, InstanceState.STOPPED)
     await pass_time(80)
-    assert [(round(at), said) for at, said in one.changes()] == [(5 * n, {7: "POWEROFF"}) for n in range(3, 12)]
+    assert [(round(at), said) for at, said in one.changes()] == [(at, {7: "POWEROFF"}) for at in (15, 50)]
     assert [said for _, said in one.syncs()] == [{7: "RUNNING", 8: "RUNNING"}, {7: "POWEROFF", 8: "RUNNING"}]
 
 

@@ -47,10 +47,9 @@ def seen(*vms: tuple[int, VmWord]) -> list[SeenVm]:
 
 def test_what_is_unknown_is_no_change_and_what_was_unknown_to_all_is_one() -> None:
     changes = Changes()
-    assert [state.vm_id for state in changes.see(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)))] == [7]
-    changes.all_told(seen((7, VmWord.UNKNOWN)))
-    told = [changes.see(seen((7, VmWord.RUNNING))) for _ in range(2)]
-    assert [[state.state for state in states] for states in told] == [[VmWord.RUNNING]] * 2
+    assert [state.vm_id for state in changes.see(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)), {}, now=1)] == [7]
+    changes.all_told(seen((7, VmWord.UNKNOWN)), {}, now=2)
+    assert [state.state for state in changes.see(seen((7, VmWord.RUNNING)), {}, now=3)] == [VmWord.RUNNING]
 
 
 # Periods

@@ -51,6 +51,7 @@ events_period = 10
 instance_types = {{ "t3.small" = 3 }}
 [monitor]
 state_period = 0.1
+sync_period = 1
 vm_period = 0.2
 min_list_interval = 0.1
 """

@@ -1,0 +1,174 @@
+"""Which changes are told when, and that a core that is deaf for half a minute hears of each in the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.journal import Answered
+from one_provider_mad.monitor.changes import Changes
+from one_provider_mad.monitor.truth import SeenVm
+from one_provider_mad.protocol.reports import VmState, VmWord
+from tests.monitor.worlds import NOW
+
+VM = VmId(7)
+RUNNING, POWEROFF, SUSPENDED, FAILURE = VmWord.RUNNING, VmWord.POWEROFF, VmWord.SUSPENDED, VmWord.FAILURE
+
+
+def seen(word: VmWord) -> SeenVm:
+    state = VmState(vm_id=VM, deploy_id=DeployId("i-7"), state=word)
+    return SeenVm(state=state, is_listed=word is not FAILURE)
+
+
+def answer(action: str, *, at: float) -> dict[VmId, Answered]:
+    return {VM: Answered(action=action, at=NOW + at)}
+
+
+def told(
+    changes: Changes, word: VmWord, *times: float, answered: dict[VmId, Answered] | None = None
+) -> dict[float, str]:
+    """What is told of the VM, by the seconds at which it is."""
+    found = {at: changes.see([seen(word)], answered or {}, now=NOW + at) for at in times}
+    return {at: states[0].state.value for at, states in found.items() if states}
+
+
+def begun(word: VmWord = RUNNING) -> Changes:
+    """All VMs were reported once, a minute ago."""
+    changes = Changes()
+    changes.all_told([seen(word)], {}, now=NOW - 60)
+    return changes
+
+
+def test_a_change_is_told_at_once_and_after_every_half_minute() -> None:
+    expected = {0: "POWEROFF", 35: "POWEROFF", 70: "POWEROFF"}
+    assert told(begun(), POWEROFF, *range(0, 100, 5)) == expected
+
+
+def test_a_failure_is_told_once_since_each_is_a_line_in_the_vm_s_log() -> None:
+    assert told(begun(), FAILURE, *range(0, 100, 5)) == {0: "FAILURE"}
+
+
+@pytest.mark.parametrize(
+    ("action", "word"), [("DEPLOY", RUNNING), ("RESTORE", RUNNING), ("CANCEL", POWEROFF), ("SAVE", SUSPENDED)]
+)
+def test_what_an_answer_has_told_is_told_when_the_core_is_no_longer_deaf(action: str, word: VmWord) -> None:
+    other = POWEROFF if word is RUNNING else RUNNING
+    assert told(begun(other), word, *range(0, 40, 5), answered=answer(action, at=-2)) == {30: word.value}
+
+
+@pytest.mark.parametrize("word", [POWEROFF, FAILURE])
+def test_what_no_answer_has_told_is_told_at_once_and_when_the_core_is_no_longer_deaf(word: VmWord) -> None:
+    """Releases up to 7.0.0 are not deaf."""
+    found = told(begun(), word, *range(0, 40, 5), answered=answer("DEPLOY", at=-2))
+    assert found == {0: word.value, 35: word.value}
+
+
+def test_what_an_answer_has_told_already_makes_the_core_not_deaf_when_it_is_told() -> None:
+    changes, deployed = begun(POWEROFF), answer("DEPLOY", at=-2)
+    assert told(changes, RUNNING, *range(0, 50, 5), answered=deployed) == {30: "RUNNING"}
+    assert told(changes, FAILURE, *range(50, 100, 5), answered=deployed) == {50: "FAILURE"}
+
+
+def test_a_start_in_the_console_makes_the_core_deaf_however_the_vm_was_deployed_once() -> None:
+    changes, deployed = begun(POWEROFF), answer("DEPLOY", at=-3600)
+    assert told(changes, RUNNING, 0, answered=deployed) == {0: "RUNNING"}
+    assert told(changes, FAILURE, *range(5, 100, 5), answered=deployed) == {5: "FAILURE", 40: "FAILURE"}
+
+
+def test_an_action_that_starts_and_stops_nothing_makes_the_core_not_deaf() -> None:
+    assert told(begun(), FAILURE, *range(0, 100, 5), answered=answer("ATTACHDISK", at=-2)) == {0: "FAILURE"}
+
+
+def test_after_a_report_of_all_nothing_is_told_that_was_heard() -> None:
+    changes = begun()
+    told(changes, POWEROFF, 0)
+    changes.all_told([seen(POWEROFF)], {}, now=NOW + 40)
+    assert told(changes, POWEROFF, *range(45, 100, 5)) == {}
+
+
+def test_what_the_core_may_have_been_deaf_to_in_a_report_of_all_is_told_once_more() -> None:
+    changes = begun()
+    told(changes, POWEROFF, 0)
+    changes.all_told([seen(RUNNING)], {}, now=NOW + 5)
+    assert told(changes, RUNNING, *range(10, 100, 5)) == {35: "RUNNING", 70: "RUNNING"}
+
+
+def test_a_driver_that_has_just_started_repeats_only_what_the_core_is_deaf_to() -> None:
+    changes = Changes()
+    changes.all_told([seen(RUNNING)], {}, now=NOW)
+    assert told(changes, RUNNING, *range(0, 100, 5)) == {}
+    changes = Changes()
+    changes.all_told([seen(POWEROFF)], answer("DEPLOY", at=-5), now=NOW)
+    assert told(changes, POWEROFF, 5, 10, 30) == {30: "POWEROFF"}
+
+
+def test_a_clock_that_was_set_back_makes_nothing_wait() -> None:
+    changes = begun()
+    assert told(changes, POWEROFF, 0, -3600, -3595, -3565) == {0: "POWEROFF", -3600: "POWEROFF", -3565: "POWEROFF"}
+
+
+@dataclass
+class Core:
+    """Pretends to be OpenNebula 7.4 with one VM: deaf for 30 s after it was started or stopped."""
+
+    word: VmWord = RUNNING
+    deaf_until: float = 0.0
+    ignored: int = 0
+    errors: int = 0
+    answered: dict[VmId, Answered] = field(default_factory=dict)
+
+    def act(self, action: str, word: VmWord, now: float) -> None:
+        """An action is answered with success."""
+        self.word, self.deaf_until = word, now + 30
+        self.answered = {VM: Answered(action=action, at=now)}
+
+    def hear(self, word: VmWord, now: float, *, is_sync: bool = False) -> None:
+        """A STATE_VM speaks of the VM, or leaves it out."""
+        if is_sync and word is FAILURE:
+            self.word = FAILURE if self.word is RUNNING else self.word
+        elif now < self.deaf_until:
+            self.ignored += 1
+        elif word is FAILURE:
+            self.errors += self.word in (RUNNING, FAILURE)
+            self.word = FAILURE if self.word is RUNNING else self.word
+        elif word is not self.word and (word is RUNNING or self.word in (RUNNING, FAILURE)):
+            self.word, self.deaf_until = word, now + 30
+
+
+ACTIONS = {"DEPLOY": RUNNING, "SHUTDOWN": POWEROFF, "SAVE": SUSPENDED}
+
+events = st.lists(
+    st.tuples(st.integers(0, 300), st.sampled_from(["DEPLOY", "SHUTDOWN", "SAVE", RUNNING, POWEROFF, FAILURE])),
+    max_size=6,
+)
+
+
+@given(events=events, sync_at=st.integers(0, 179))
+def test_the_core_hears_of_every_change_in_the_end_and_ignores_few(
+    events: list[tuple[int, str | VmWord]], sync_at: int
+) -> None:
+    core, changes, instance = Core(), begun(), RUNNING
+    pending = sorted(events, key=lambda event: event[0])
+    for second in range(0, 400, 5):
+        now = NOW + second
+        while pending and pending[0][0] <= second:
+            what = pending.pop(0)[1]
+            if isinstance(what, VmWord):
+                instance = what
+            else:
+                instance = ACTIONS[what]
+                core.act(what, instance, now - 1)
+        if second % 180 == sync_at // 5 * 5:
+            changes.all_told([seen(instance)], core.answered, now=now)
+            core.hear(instance, now, is_sync=True)
+        else:
+            for state in changes.see([seen(instance)], core.answered, now=now):
+                core.hear(state.state, now)
+    unreachable = {POWEROFF, SUSPENDED}  # only RUNNING leads out of them
+    assert core.word is instance or (core.word in unreachable and instance in {FAILURE, *unreachable})
+    assert core.ignored <= len(events) + 3, "the reports of all VMs, and what nobody could know"
+    assert core.errors <= sum(what is FAILURE for _, what in events) * 2
