@@ -46,7 +46,8 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """What a VM becomes whose instance is gone. UNKNOWN can be taken back; POWEROFF completes a SHUTDOWN."""
 
     missing_after: Annotated[int, msgspec.Meta(ge=1)] = 3
-    """Complete listings in a row without an instance until it counts as gone: clouds are consistent after a while."""
+    """Complete listings in a row without an instance, which its id does not lead to either, until it counts as gone;
+    the provider's `visibility_grace` must have passed as well."""
 
     unusual_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """When more than this share of all instances vanishes at once, none counts as missing for now: half a listing that

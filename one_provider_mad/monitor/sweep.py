@@ -20,6 +20,7 @@ from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
+from one_provider_mad.monitor.lookups import Lookup, lacking, look_up
 from one_provider_mad.monitor.room import Allocations, RoomKeeper, Shown
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
@@ -252,7 +253,7 @@ class Sweeper:
         began_at = self._clock()
         try:
             async with asyncio.timeout(watched.call_timeout):
-                instances = list(by_id(await watched.provider.list_instances()).values())
+                listed = by_id(await watched.provider.list_instances())
         except TimeoutError as error:
             late = f"{watched.provider.name} did not answer within {watched.call_timeout:g} s"
             raise self._paused(ProviderUnavailable(late), settings) from error
@@ -264,9 +265,19 @@ class Sweeper:
             raise self._paused(_defect(error), settings) from error
         if metrics.recorder is not None:
             metrics.recorder.called("list", self._loop.time() - now)
+        lookup = await self._look_up(watched, settings, listed)
         began_at = min(began_at, self._clock() - (self._loop.time() - now))  # it may have been set back meanwhile
-        self._listing = Listing(began_at=began_at, instances=instances)
+        instances = [*listed.values(), *lookup.found.values()]
+        self._listing = Listing(began_at=began_at, instances=instances, unasked=lookup.unasked)
         return self._listing
+
+    async def _look_up(
+        self, watched: Watched, settings: MonitorSettings, listed: Mapping[DeployId, Instance]
+    ) -> Lookup:
+        """Look up by id what a listing lacks: it may lag behind, and look whole."""
+        memory, missing_after = self.memory, settings.missing_after
+        absent = await aside(len(memory.vms), lambda: lacking(memory, listed, missing_after=missing_after))
+        return await look_up(watched, absent)
 
     def _paused(self, error: MadError, settings: MonitorSettings) -> MadError:
         """Ask a cloud that does not answer less often, and return why it does not."""

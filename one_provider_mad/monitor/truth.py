@@ -43,7 +43,7 @@ class Rules(Value, frozen=True, kw_only=True):
 
     Attributes:
         owner: whose instances are ours.
-        grace: seconds after a create within which the cloud may not list the instance yet.
+        grace: seconds for which the cloud may not list an instance that is there, after a create or at any time.
         missing_word: UNKNOWN or POWEROFF.
         missing_after: complete listings without an instance until it is missing.
         unusual_share: share of all known instances that may vanish at once.
@@ -65,13 +65,15 @@ class Listing(Value, frozen=True, kw_only=True):
 
     Attributes:
         began_at: when it was asked for, seconds since the epoch: what has happened since it may not show.
-        instances: everything in the account and region.
+        instances: everything in the account and region, with what was found by its id alone.
+        unasked: instances of before that it lacks, and that could not be looked up by their ids.
         upstreams: VMs of those that carry nothing but the tags of upstream's driver.
         hosts: those that are monitored.
     """
 
     began_at: float
     instances: Sequence[Instance]
+    unasked: frozenset[DeployId] = frozenset()
     upstreams: Mapping[DeployId, VmId] = {}
     hosts: frozenset[int] = frozenset()
 
@@ -143,6 +145,7 @@ def set_back(memory: Memory, by: float) -> Memory:
             known,
             made_at=_earlier(known.made_at, by),
             seen_at=_earlier(known.seen_at, by),
+            missed_since=_earlier(known.missed_since, by),
             missing_since=_earlier(known.missing_since, by),
             held_since=_earlier(known.held_since, by),
         )
@@ -337,6 +340,7 @@ class _Judge:
         return not (
             self._is_parked(known.vm_id, known.deploy_id)
             or known.is_terminated
+            or known.deploy_id in self._listing.unasked
             or known.vm_id in self._activity.busy
             or known.vm_id in self._pending
             or self._is_young(known)
@@ -362,7 +366,7 @@ class _Judge:
             return
         if is_unsure or known.is_parked or self._activity.is_settled_since(vm_id, self._memory.listed_at):
             known = _patient(known)  # whatever was known before an action: its instance has had no time to be missing
-        if not is_unsure and not is_held:
+        if not (is_unsure or is_held or known.deploy_id in self._listing.unasked):
             known = self._missed(known)
         self._known[vm_id] = known
         if known.misses >= self._rules.missing_after:
@@ -371,14 +375,21 @@ class _Judge:
             self._add(known.host_id, vm_id, known.deploy_id, VmWord.UNKNOWN)
 
     def _missed(self, known: Known) -> Known:
-        """The same with one miss more, unless this listing was counted already."""
+        """The same with one miss more, unless this listing was counted already.
+
+        The last one before it is missing takes as long as the cloud's listings may lag behind.
+        """
         began_at = self._listing.began_at
         if began_at == self._memory.listed_at:
             return known
+        missed_since = known.missed_since or began_at
         misses = known.misses + 1
+        if began_at - missed_since < self._rules.grace:
+            misses = min(misses, self._rules.missing_after - 1)
         return msgspec.structs.replace(
             known,
             misses=misses,
+            missed_since=missed_since,
             missing_since=known.missing_since or (began_at if misses >= self._rules.missing_after else 0.0),
             seen_at=known.seen_at or self._memory.listed_at,
         )
@@ -446,11 +457,14 @@ def _seen(instance: Instance, vm_id: VmId, host_id: int, before: Known | None, *
 
 def _is_as_seen(known: Known, instance: Instance, host_id: int) -> bool:
     """True when nothing new is to be remembered of an instance that is there, as it mostly is."""
-    is_undisturbed = not (known.misses or known.seen_at or known.held_since or known.is_parked or known.is_terminated)
+    is_missed = known.misses or known.missed_since or known.seen_at
+    is_undisturbed = not (is_missed or known.held_since or known.is_parked or known.is_terminated)
     has_tags = instance.identity is None or life_of(instance.identity) <= known.life
     return is_undisturbed and has_tags and (known.deploy_id, known.host_id) == (instance.deploy_id, host_id)
 
 
 def _patient(known: Known, *, is_parked: bool = False) -> Known:
     """The same as if it had not been missed yet."""
-    return msgspec.structs.replace(known, misses=0, missing_since=0.0, is_terminated=False, is_parked=is_parked)
+    return msgspec.structs.replace(
+        known, misses=0, missed_since=0.0, missing_since=0.0, is_terminated=False, is_parked=is_parked
+    )

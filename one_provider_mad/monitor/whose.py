@@ -25,6 +25,7 @@ class Known(Value, frozen=True, kw_only=True):
         seq: SEQ of that create, -1 when nobody knows.
         made_at: when it was created, as far as that was seen; seconds since the epoch, else 0.
         misses: complete listings in a row that did not show it.
+        missed_since: when the first of them began; 0 for none.
         missing_since: when the listing began with which it came to count as missing; 0 while it does not.
         seen_at: when the last listing began that showed it; kept only while it is missing.
         held_since: since when it is held because too many vanished at once; kept until it is seen again.
@@ -39,6 +40,7 @@ class Known(Value, frozen=True, kw_only=True):
     seq: int = -1
     made_at: float = 0.0
     misses: int = 0
+    missed_since: float = 0.0
     missing_since: float = 0.0
     seen_at: float = 0.0
     held_since: float = 0.0

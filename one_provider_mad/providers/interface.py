@@ -104,7 +104,8 @@ class Provider(Protocol):
     visibility_grace: float
     """Seconds after a create was answered (or, unanswered, was last sent) within which the cloud may not show it yet.
 
-    Once it has passed, a complete lookup that finds nothing means that there is nothing."""
+    Once it has passed, a complete lookup that finds nothing means that there is nothing. An instance that was listed
+    before counts as missing after as many seconds without a trace of it."""
 
     watch_interval: float
     """Seconds between two looks while the core waits for a state."""

@@ -287,8 +287,8 @@ def test_what_was_created_is_missed_by_the_first_listing_that_should_show_it() -
 
 
 def test_that_an_earlier_instance_is_young_does_not_make_the_latest_one_so() -> None:
-    made = Activity(attempts=(attempt_of(7, AttemptState.CREATED, after=1, deploy_id="i-mid", seq=1),))
-    away = [look_at(after=10.0 * n, activity=made) for n in range(1, 4)]
+    made = Activity(attempts=(attempt_of(7, AttemptState.CREATED, after=200, deploy_id="i-mid", seq=1),))
+    away = [look_at(after=after, activity=made) for after in (10, 20, 310)]
     assert seen_then(*away, first=[instance_of(7, seq=2)], rules=GRACE) == {7: "(FAILURE)"}
 
 

@@ -97,8 +97,8 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     false for a compatible cloud that does not: what an unanswered create has made is then looked for by its tags."""
 
     visibility_grace: Seconds = 300.0
-    """Seconds after a create in which an instance may be missing from listings: EC2 is consistent only after a while,
-    and believing it too early buys a second instance."""
+    """Seconds in which an instance may be missing from listings, after a create or later: EC2 is consistent only after
+    a while, and believing it too early buys a second instance."""
 
     watch_interval: Seconds = 3.0
     """Seconds between two looks while the driver waits for a state; all that wait share one call."""

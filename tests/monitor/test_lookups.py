@@ -1,0 +1,173 @@
+"""What a listing lacks is looked up by its id before it counts as missing at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, Instance, VmId
+from one_provider_mad.errors import Throttled
+from one_provider_mad.monitor.lookups import MOST_LOOKED_UP, lacking, look_up
+from one_provider_mad.monitor.truth import Listing, Memory, Rules, judge
+from one_provider_mad.monitor.whose import Known
+from tests.actions.fakes import pass_time, until
+from tests.monitor.studio import Studio
+from tests.monitor.worlds import IDLE, NOW, OWNER, instance_of, listing_of, through, words
+
+pytestmark = pytest.mark.looptime
+
+Make = Callable[..., Studio]
+
+
+@pytest.fixture
+async def studio(tmp_path: Path) -> AsyncIterator[Make]:
+    """Makes studios, which are closed in the end."""
+    made: list[Studio] = []
+
+    def make(**options: Any) -> Studio:
+        made.append(Studio(tmp_path, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.desk.stop()
+
+
+def let_listings_lag(one: Studio, *vm_ids: int) -> None:
+    """From now on listings leave these VMs' instances out as if that were all."""
+    listed, hidden = one.cloud.list_instances, {f"i-{vm_id}" for vm_id in vm_ids}
+
+    async def list_instances() -> Sequence[Instance]:
+        return [each for each in await listed() if each.deploy_id not in hidden]
+
+    one.cloud.list_instances = list_instances  # type: ignore[method-assign]
+
+
+def asked(one: Studio) -> list[list[str]]:
+    return [sorted(ids) for name, ids in one.cloud.calls if name == "describe"]
+
+
+async def test_an_instance_that_listings_leave_out_and_that_is_there_stays_running(studio: Make) -> None:
+    one = studio()
+    for vm_id in range(10):
+        one.add(vm_id)
+    one.start(STATE_VM=5, SYNC_STATE_VM=20)
+    await pass_time(1)
+    let_listings_lag(one, 1, 4, 7)
+    await until(lambda: len(one.syncs()) >= 4, "four reports of all")
+    assert all(said == dict.fromkeys(range(10), "RUNNING") for _, said in one.syncs())
+    assert asked(one)[0] == ["i-1", "i-4", "i-7"], "all of them in one call"
+
+
+async def test_an_instance_that_its_id_does_not_lead_to_is_missing_and_asked_about_no_more(studio: Make) -> None:
+    one = studio(missing_after=3)
+    gone = one.add(7)
+    one.start(STATE_VM=5, SYNC_STATE_VM=600)
+    await pass_time(1)
+    del one.cloud.instances[gone]
+    await until(lambda: bool(one.changes()), "a report")
+    await pass_time(60)
+    assert [said for _, said in one.changes()] == [{7: "FAILURE"}]
+    assert asked(one) == [["i-7"]] * 3
+
+
+async def test_nothing_is_missing_that_could_not_be_looked_up(studio: Make) -> None:
+    one = studio(missing_after=1)
+    gone = one.add(7)
+    one.start(STATE_VM=5, SYNC_STATE_VM=600)
+    await pass_time(1)
+    del one.cloud.instances[gone]
+    one.source.watched = msgspec.structs.replace(one.source.watched, call_timeout=1.0)
+    for wrong in (Throttled("slow down"), asyncio.Event(), RuntimeError("a defect")):
+        one.cloud.always["describe"] = wrong
+        before = len(asked(one))
+        await until(lambda before=before: len(asked(one)) >= before + 2, "two looks")  # type: ignore[misc]
+        assert one.changes() == []
+    del one.cloud.always["describe"]
+    await until(lambda: bool(one.changes()), "a report")
+    assert [said for _, said in one.changes()] == [{7: "FAILURE"}]
+
+
+@pytest.mark.parametrize("missing_after", [1, 3])
+def test_an_instance_is_missing_only_after_the_cloud_s_grace(missing_after: int) -> None:
+    rules = Rules(owner=OWNER, grace=300.0, missing_after=missing_after)
+    memory, said = through([(listing_of(instance_of(7)), IDLE)], rules=rules).memory, {}
+    for after in range(5, 400, 5):
+        judgement = judge(memory, listing_of(after=after), IDLE, rules)
+        memory, said[after] = judgement.memory, words(judgement)[7]
+    assert next(after for after, word in said.items() if word == "(FAILURE)") == 305
+
+
+def test_one_that_comes_back_within_the_grace_begins_anew() -> None:
+    rules = Rules(owner=OWNER, grace=300.0)
+    there, away = (instance_of(7),), ()
+    looks = [there, *[away] * 50, there, *[away] * 50]
+    steps = [(listing_of(*shown, after=5.0 * number), IDLE) for number, shown in enumerate(looks)]
+    assert words(through(steps, rules=rules)) == {7: "UNKNOWN"}
+
+
+def test_what_could_not_be_looked_up_is_neither_missed_nor_held() -> None:
+    everyone = [instance_of(vm_id) for vm_id in range(10)]
+    lost = Listing(began_at=NOW + 10, instances=(), unasked=frozenset(each.deploy_id for each in everyone))
+    judgement = through([(listing_of(*everyone), IDLE), (lost, IDLE)])
+    assert set(words(judgement).values()) == {"UNKNOWN"}
+    assert judgement.held == frozenset()
+    assert not any(known.misses for known in judgement.memory.vms.values())
+
+
+def known(vm_id: int, **more: Any) -> Known:
+    return Known(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), **more)
+
+
+def test_only_what_may_come_to_be_missing_is_looked_up_and_what_was_missed_most_first() -> None:
+    vms = [
+        known(0),
+        known(1, misses=2),
+        known(2),
+        known(3, misses=3),
+        known(4, is_parked=True),
+        known(5, is_terminated=True),
+        known(6, held_since=NOW),
+    ]
+    memory = Memory(vms={each.vm_id: each for each in vms})
+    assert lacking(memory, {DeployId("i-2")}, missing_after=3) == ["i-1", "i-0"]
+
+
+async def test_of_very_many_the_first_are_looked_up_and_the_rest_is_not_missed_yet(studio: Make) -> None:
+    one = studio()
+    lost = [DeployId(f"i-{number}") for number in range(MOST_LOOKED_UP + 2)]
+    lookup = await look_up(one.source.watched, lost)
+    assert lookup.unasked == frozenset(lost[-2:])
+
+
+async def test_a_listing_that_lacks_nothing_asks_nothing(studio: Make) -> None:
+    one = studio()
+    one.add(7)
+    one.start(STATE_VM=5)
+    await pass_time(100)
+    assert asked(one) == []
+
+
+async def test_what_an_id_leads_to_counts_as_listed(studio: Make) -> None:
+    """Its state and its end too: a partner's listings leave out what is terminated."""
+    one = studio()
+    one.add(7)
+    described = one.cloud.describe
+
+    async def describe(deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
+        found = await described(deploy_ids)
+        return {each: msgspec.structs.replace(seen, reason="by id") for each, seen in found.items()}
+
+    one.cloud.describe = describe  # type: ignore[method-assign]
+    one.start(STATE_VM=5)
+    await pass_time(1)
+    let_listings_lag(one, 7)
+    await pass_time(10)
+    (vm,) = (await one.sweeper.sweep()).vms(3)
+    assert vm.instance is not None
+    assert vm.instance.reason == "by id"
