@@ -20,6 +20,7 @@ from one_provider_mad.actions.debts import Confirm, Debts
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.lanes import Job, Lanes
+from one_provider_mad.actions.last_poll import last_poll
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
@@ -382,6 +383,9 @@ class Dispatcher:
             return await self._perform(engine.verbatim, accepted, request, message)
         work = self._work(engine, request, deadline, accepted)
         info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
+        takes_back = not accepted.is_two_blank and not accepted.is_replaced
+        if takes_back and (last := await last_poll(work, accepted.action)) is not None:
+            self._send(last)
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
         if first := FIRST_WORDS.get(accepted.action):

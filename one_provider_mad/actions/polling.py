@@ -113,8 +113,8 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: 
     known, usage, attributes = cloud.knowledge.stale_names, instance.usage, instance.attributes
     stale = known.of(request.vm_id, attributes, usage)
     info = format_poll(letter, usage, attributes, stale=stale, is_legacy=request.is_legacy_poll)
-    if instance.state is InstanceState.RUNNING:  # the core takes figures of a VM that runs only
-        known.reported(request.vm_id, attributes, usage)
+    is_running = instance.state is InstanceState.RUNNING  # then the core takes figures for certain
+    (known.reported if is_running else known.may_show)(request.vm_id, attributes, usage)
     return Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=info)
 
 

@@ -850,6 +850,28 @@ async def test_a_power_off_that_failed_owes_nothing(desk: Desk) -> None:
     assert await debts(desk.world) == []
 
 
+@pytest.mark.parametrize(
+    ("release", "lcm_state", "lines"),
+    [
+        pytest.param("5.10", 18, ["POLL SUCCESS 7 STATE=- ADDRESS=[]", "SHUTDOWN SUCCESS 7 -"], id="power-off"),
+        pytest.param("5.10", 29, ["POLL SUCCESS 7 STATE=- ADDRESS=[]", "SHUTDOWN SUCCESS 7 -"], id="undeploy"),
+        pytest.param("5.10", 12, ["SHUTDOWN SUCCESS 7 -"], id="terminate"),
+        pytest.param("7.4", 18, ["SHUTDOWN SUCCESS 7 -"], id="reported-when-it-is-powered-off"),
+    ],
+)
+async def test_up_to_5_10_what_a_stopped_instance_has_no_more_is_taken_back_before_its_vm_is_powered_off(
+    desk: Desk, release: Any, lcm_state: int, lines: list[str]
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.instances[deploy_id].attributes = {"ADDRESS": "203.0.113.9"}
+    desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    desk.world.provider.instances[deploy_id].attributes = {}
+    desk.ask("SHUTDOWN", release=release, lcm_state=lcm_state, deploy_id=deploy_id)
+    await desk.settled()
+    assert desk.replies() == ['POLL SUCCESS 7 STATE=a ADDRESS="203.0.113.9"', *lines]
+
+
 async def test_what_is_owed_and_cannot_be_noted_is_told(desk: Desk) -> None:
     desk.engines.journal = None
     desk.engines.error = SettingsError("x.toml: owner is missing")

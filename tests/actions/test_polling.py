@@ -185,3 +185,13 @@ async def test_what_is_gone_is_let_go(world: World, end: str) -> None:
     [reply] = await answers(world, asked)
     assert reply.startswith("! ")
     assert world.cloud.knowledge.shown == set()
+
+
+async def test_an_attribute_that_a_running_instance_has_no_more_is_taken_back_once(world: World) -> None:
+    """IM reports hold single words only: what has blanks is told by POLLs alone."""
+    deploy_id = world.provider.add(identity_of(), InstanceState.RUNNING)
+    instance, asked = world.provider.instances[deploy_id], request_of(deploy_id=deploy_id)
+    instance.attributes = {"AWS_SCHEDULED_EVENT_TEXT": "The instance is to be retired"}
+    await answers(world, asked)
+    instance.attributes = {}
+    assert [await answers(world, asked) for _ in range(2)] == [["STATE=a AWS_SCHEDULED_EVENT_TEXT=[]"], ["STATE=a"]]

@@ -1,0 +1,44 @@
+"""What a stopped instance has no more is taken back before its VM is powered off, up to 5.10.
+
+There the core takes figures and facts of a VM in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll):
+one that is powered off would show the address of its instance, which the cloud gives to somebody else, until it is
+resumed. A POLL's answer that nobody has asked for is taken like any other, just before the action's own answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from one_provider_mad.actions.intents import is_end
+from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.domain import InstanceState
+from one_provider_mad.errors import MadError
+from one_provider_mad.protocol.messages import Action, Reply
+from one_provider_mad.protocol.poll import format_poll
+
+_STOPS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
+_STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
+
+_LOOK_SECONDS = 5.0
+"""The action's answer waits no longer for this."""
+
+
+async def last_poll(work: Work, action: Action) -> Reply | None:
+    """A POLL's answer without a state, that takes back what the VM's instance has no more; None where it has all."""
+    request, names = work.request, work.cloud.knowledge.stale_names
+    if action not in _STOPS or is_end(action, request.lcm_state) or request.is_legacy_poll or not request.deploy_id:
+        return None
+    if not names.of(request.vm_id, {}, None):
+        return None
+    try:
+        async with asyncio.timeout(_LOOK_SECONDS):
+            instance = await work.cloud.look_at(request.deploy_id)
+    except (MadError, TimeoutError):
+        return None
+    if instance is None or instance.state not in _STOPPED:
+        return None
+    stale = names.of(request.vm_id, instance.attributes, instance.usage)
+    if not stale:
+        return None
+    info = format_poll("-", None, {}, stale=stale, is_legacy=False)
+    return Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=info)
