@@ -205,8 +205,8 @@ class Sweeper:
             sweep = await aside(
                 len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, known)
             )
-            sweep = await self._with_rooms(sweep, listing, watched)
             sweep = msgspec.structs.replace(sweep, answered=activity.answered, judged_at=self._clock())
+            sweep = await self._with_rooms(sweep, listing, watched)
             self.memory = sweep.judgement.memory
             self._succeeded(sweep.judgement)
             if metrics.recorder is not None:
