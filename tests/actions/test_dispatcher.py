@@ -778,7 +778,7 @@ async def test_a_driver_that_has_just_begun_to_lead_looks_for_creates_of_another
         await pass_time(20)
         assert await seconds(desk, 5) < 1
         desk.dispatcher.hold_debts(is_held=False)
-        assert await seconds(desk, 6) >= 5, "it leads again"
+        assert await seconds(desk, 6) > 4.99, "it leads again"
 
 
 # What could not be destroyed is owed
