@@ -1,4 +1,4 @@
-"""What a crash must not forget: unanswered requests, attempts to create, debts, parked and imported instances.
+"""What a crash must not forget: unanswered requests, attempts to create, what was asked, debts, parked instances...
 
 One SQLite file a NAME (decision 12). The action daemon writes it; everybody else reads. Creates and destroys are on
 disk before the cloud hears of them; other requests are recorded behind the scenes, and never at all when they are
@@ -81,6 +81,7 @@ CREATE TABLE IF NOT EXISTS soft_ends (
     deploy_id TEXT PRIMARY KEY, at REAL NOT NULL, steady REAL NOT NULL, boot TEXT NOT NULL,
     is_refused INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS imported (deploy_id TEXT PRIMARY KEY, vm_id INTEGER NOT NULL, stime INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS asked (key TEXT PRIMARY KEY, is_token INTEGER NOT NULL, asked TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answered (
     vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL, has_ended INTEGER NOT NULL);
 """
@@ -122,6 +123,7 @@ class Attempt(Value, frozen=True, kw_only=True):
         answered_at: when it was answered, or given up on, by the cloud; 0 until then. The grace counts from here.
         detail: why it was refused or is gone.
         latest: the later of the two, on a clock that nobody sets; None when only the wall's is known.
+        asked: what the VM asked for, as a resume compares it; "" in one that was read, which changes nothing of it.
     """
 
     token: str
@@ -134,9 +136,10 @@ class Attempt(Value, frozen=True, kw_only=True):
     answered_at: float = 0.0
     detail: str = ""
     latest: Moment | None = None
+    asked: str = ""
 
     @classmethod
-    def new(cls, identity: Identity, number: int, parameters: Mapping[str, Any]) -> Attempt:
+    def new(cls, identity: Identity, number: int, parameters: Mapping[str, Any], *, asked: str = "") -> Attempt:
         """An attempt about to be sent. Same identity and number, same token: 64 hexadecimal characters."""
         text = f"{identity.owner}\0{identity.vm_id}\0{identity.stime}\0{identity.seq}\0{number}"
         return cls(
@@ -146,6 +149,7 @@ class Attempt(Value, frozen=True, kw_only=True):
             # As they will come back from the file: the first sending and every later one are the same call.
             parameters=json.loads(json.dumps(parameters)),
             state=AttemptState.OPEN,
+            asked=asked,
         )
 
     def sent(self, now: Moment) -> Attempt:
@@ -549,6 +553,17 @@ class Journal:
         """The number and STIME of the VM that has taken this untagged instance over; None when none has."""
         return await self._database.read(lambda db: _imported_for(db, deploy_id))
 
+    # What was last asked
+
+    async def asked(self, deploy_id: DeployId, *, owner: str, vm_id: VmId) -> str | None:
+        """What was last asked for and carried out on an instance of this VM; None when that is not known."""
+        return await self._database.read(lambda db: _asked(db, deploy_id, owner, vm_id))
+
+    async def note_asked(self, deploy_id: DeployId, asked: str) -> None:
+        """This is what the instance has from now on; on disk when this returns."""
+        write = "INSERT OR REPLACE INTO asked VALUES (?, 0, ?)"
+        await self._database.write(lambda db: db.execute(write, (deploy_id, asked)))
+
     # Facts
 
     async def fact(self, name: str) -> str | None:
@@ -749,8 +764,11 @@ def _sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -
 
 
 def _prune(db: sqlite3.Connection, before: float) -> None:
+    gone = "SELECT deploy_id FROM attempts WHERE state = 'gone'"
+    db.execute(f"DELETE FROM asked WHERE NOT is_token AND key IN ({gone})")  # noqa: S608 - nothing from outside
     db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
     db.execute("DELETE FROM moments WHERE token NOT IN (SELECT token FROM attempts)")
+    db.execute("DELETE FROM asked WHERE is_token AND key NOT IN (SELECT token FROM attempts)")
     db.execute("DELETE FROM answered WHERE at < ?", (before,))
     db.execute("DELETE FROM soft_ends WHERE at < ?", (before,))
 
@@ -869,6 +887,17 @@ def _claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stim
     return _imported_for(db, deploy_id) or (vm_id, stime)
 
 
+def _asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id: VmId) -> str | None:
+    """By the instance's id; before anything has changed, by the token of the attempt that has made it."""
+    of_attempt = "SELECT token FROM attempts WHERE owner = :owner AND vm_id = :vm_id AND deploy_id = :deploy_id"
+    row = db.execute(
+        "SELECT asked FROM asked WHERE (NOT is_token AND key = :deploy_id)"  # noqa: S608 - nothing from outside
+        f" OR (is_token AND key IN ({of_attempt})) ORDER BY is_token LIMIT 1",
+        {"owner": owner, "vm_id": vm_id, "deploy_id": deploy_id},
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
 def _attempts(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
     values = {"owner": owner, "vm_id": vm_id}
     found = _select_attempts(db, "owner = :owner AND vm_id = :vm_id", values)
@@ -918,6 +947,8 @@ def _save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
     if attempt.latest is not None:
         moment = (attempt.token, attempt.latest.at, attempt.latest.steady, attempt.latest.boot)
         db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?)", moment)
+    if attempt.asked:
+        db.execute("INSERT OR REPLACE INTO asked VALUES (?, 1, ?)", (attempt.token, attempt.asked))
 
 
 def _debts(db: sqlite3.Connection) -> list[Debt]:

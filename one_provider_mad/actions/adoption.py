@@ -18,6 +18,7 @@ import msgspec
 from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.actions.finding import Finder, listed, unlisted
 from one_provider_mad.actions.owed import is_about, is_owed
+from one_provider_mad.actions.resuming import what_is_asked
 from one_provider_mad.actions.twins import sort_twins, unanswered
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmRequest
 from one_provider_mad.errors import (
@@ -541,7 +542,8 @@ class Adoption(Value, frozen=True, kw_only=True):
 
     async def _open(self, request: VmRequest, parameters: Parameters) -> Attempt:
         number = 1 + max((attempt.number for attempt in await self._attempts(request)), default=0)
-        return Attempt.new(request.identity(owner=self.cloud.owner), number, parameters)
+        asked = what_is_asked(self.cloud, request).written()
+        return Attempt.new(request.identity(owner=self.cloud.owner), number, parameters, asked=asked)
 
     async def _send(self, attempt: Attempt, request: VmRequest, *, is_repeat: bool = False) -> DeployId:
         before, attempt = attempt, attempt.sent(self.finder.now())

@@ -424,6 +424,7 @@ class Dispatcher:
             deadline=deadline,
             clock=self._clock,
             warn=at_most(MOST_WARNINGS, lambda text: self.tell(Severity.WARNING, text, request.vm_id)),
+            inform=at_most(MOST_WARNINGS, lambda text: self.tell(Severity.INFO, text, request.vm_id)),
             is_stale=lambda: accepted.is_replaced,
             required_type=settings.hypervisor if needs_section else "",
             asked_at=math.inf if accepted.recovered is None else accepted.recovered.asked_at,

@@ -15,6 +15,7 @@ from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import LCM_STATES, Intent
 from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.policy import check_attributes, check_section
+from one_provider_mad.actions.resuming import Resumption
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
 from one_provider_mad.journal import AttemptState, Journal
@@ -49,6 +50,7 @@ class Work(Value, frozen=True, kw_only=True):
         deadline: loop time by which the action must be done; infinity for none.
         clock: seconds since the epoch.
         warn: tells the VM's log one sentence.
+        inform: the same, of something that is as it should be.
         is_stale: true once the core has asked something newer of the VM, and waits for this no longer.
         required_type: TYPE of the section that a VM must have before an instance is created for it; "" for none.
         asked_at: when an earlier process was asked, seconds since the epoch; infinity for a request of this one.
@@ -64,6 +66,7 @@ class Work(Value, frozen=True, kw_only=True):
     deadline: float
     clock: Callable[[], float]
     warn: Callable[[str], None]
+    inform: Callable[[str], None] = lambda _: None
     is_stale: Callable[[], bool] = lambda: False
     required_type: str = ""
     asked_at: float = math.inf
@@ -92,7 +95,20 @@ async def create(work: Work) -> str:
         except WrongState as error:
             await adoption.fall_back(deploy_id, work.request, error)
         else:
+            await resumption_of(work).note_baseline(deploy_id)
             return deploy_id
+
+
+def resumption_of(work: Work) -> Resumption:
+    """What keeps and compares what was asked of the VM's instance."""
+    return Resumption(
+        cloud=work.cloud,
+        journal=work.journal,
+        policy=work.policy,
+        request=work.request,
+        warn=work.warn,
+        inform=work.inform,
+    )
 
 
 def adoption_of(work: Work) -> Adoption:
@@ -170,6 +186,7 @@ async def start(work: Work) -> str:
         instance = await work.cloud.watch(deploy_id, STOPPED, goal="stopped")
     await _note(work, work.journal.sync())
     await move_to_host(work, instance)
+    await resumption_of(work).carry_out(instance)
     if instance.state not in (InstanceState.RUNNING, InstanceState.PENDING):
         await work.cloud.call("start", partial(provider.start, deploy_id))
     await work.journal.unpark(deploy_id)
@@ -190,6 +207,7 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
     """Stop the VM's instance, keeping it; parked ones are remembered as being on no host."""
     provider = work.cloud.provider
     instance = await _alive(work)
+    await resumption_of(work).note_baseline(instance.deploy_id)
     if is_parked and instance.state not in STOPPED:
         # Whatever mark an earlier one has left: should this one fail, the VM stays on its host. Once it is stopped
         # the answer may have come and the process died right after, so that nobody hears of a failure any more.
@@ -229,6 +247,7 @@ async def suspend(work: Work) -> str:
     if not isinstance(provider, Suspendable):
         return await stop(work)
     instance = await _alive(work)
+    await resumption_of(work).note_baseline(instance.deploy_id)
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, RUNNING | STOPPED, goal="running")
     await _note(work, work.journal.sync())

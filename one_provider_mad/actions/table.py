@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from one_provider_mad.actions.devices import CAPABILITIES, perform_capability
+from one_provider_mad.actions.capabilities import CAPABILITIES
+from one_provider_mad.actions.devices import perform_capability
 from one_provider_mad.actions.intents import intent_of
 from one_provider_mad.actions.lifecycle import Work, perform_intent, reboot
 from one_provider_mad.domain import VmRequest

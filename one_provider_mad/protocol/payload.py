@@ -22,7 +22,10 @@ from one_provider_mad.protocol.vmm import NO_INSTANCE
 _Fields = Mapping[str, Element]
 
 TEMPLATE_ACTIONS = frozenset(
-    {Action.DEPLOY, Action.RESTORE, Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC}
+    {
+        *(Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE),
+        *(Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC),
+    }
 )
 """Actions of whose message the whole templates are read."""
 

@@ -268,6 +268,40 @@ class ContextUpdate(Protocol):
         """Hand the request's CONTEXT to the instance."""
 
 
+class Attached(Value, frozen=True, kw_only=True):
+    """What an instance has that was made for its VM's disks and interfaces, by their numbers.
+
+    Attributes:
+        disks: DISK_IDs.
+        nics: NIC_IDs.
+    """
+
+    disks: frozenset[str] = frozenset()
+    nics: frozenset[str] = frozenset()
+
+
+@runtime_checkable
+class DeviceListing(Protocol):
+    """Can tell which disks and interfaces were made for a VM: only those are ever removed unasked."""
+
+    async def attached(self, deploy_id: DeployId) -> Attached:
+        """What carries tags of ours; never what came with an image, a template of the cloud's, or from elsewhere."""
+
+
+@runtime_checkable
+class Reconfigurable(Protocol):
+    """Stopped instances whose PUBLIC_CLOUD section counts anew when their VM is resumed."""
+
+    changeable_attributes: Collection[str]
+    """Attributes of the section that `reconfigure` carries out; any other counts at the create only."""
+
+    def section_of(self, request: VmRequest) -> Mapping[str, str]:
+        """Attributes of the section that counts, the configuration's defaults left out. Pure. Raises BadParameter."""
+
+    async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
+        """Give a stopped instance what the attribute says by now, or the default when it is gone. May be repeated."""
+
+
 @runtime_checkable
 class NetworkRules(Protocol):
     """Security groups and network attributes that can be changed on a live instance."""

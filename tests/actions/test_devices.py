@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.actions.devices import CAPABILITIES, perform_capability
+from one_provider_mad.actions.capabilities import CAPABILITIES
+from one_provider_mad.actions.devices import perform_capability
 from one_provider_mad.errors import (
     InstanceNotFound,
     NotOurs,
@@ -126,7 +127,7 @@ async def test_what_may_be_repeated_is_retried_and_a_snapshot_is_not(
 NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "LooseParts", "SelfChecking", "SizedInstances"),
-    *("ShortageTeller", "Priced", "TroubleTeller", "NamedAttributes"),
+    *("ShortageTeller", "Priced", "TroubleTeller", "NamedAttributes", "DeviceListing", "Reconfigurable"),
 )
 
 

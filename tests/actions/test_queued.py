@@ -53,8 +53,8 @@ def with_script(size: int) -> Template:
         pytest.param("DEPLOY", 5_000, True, id="an-ordinary-deploy"),
         pytest.param("DEPLOY", 50_000, False, id="a-larger-deploy"),
         pytest.param("DEPLOY", 500_000, False, id="a-large-deploy"),
-        pytest.param("SHUTDOWN", 50_000, True, id="what-keeps-no-template"),
-        pytest.param("SHUTDOWN", 500_000, False, id="what-takes-long-to-read"),
+        pytest.param("REBOOT", 50_000, True, id="what-keeps-no-template"),
+        pytest.param("REBOOT", 500_000, False, id="what-takes-long-to-read"),
     ],
 )
 async def test_a_large_message_is_parsed_when_its_turn_comes(

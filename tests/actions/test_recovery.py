@@ -164,7 +164,7 @@ async def test_what_brings_an_instance_to_a_state_is_carried_out_again(
     deploy_id = desk.world.provider.add(identity_of(), before)
     await leave(desk.world, request(action, lcm_state=lcm_state, deploy_id=deploy_id))
     await recover(desk)
-    assert desk.lines == [f"{action} SUCCESS 7 -"]
+    assert desk.replies() == [f"{action} SUCCESS 7 -"]
     assert desk.world.provider.state(deploy_id) is after
 
 
@@ -193,7 +193,7 @@ async def test_what_two_deaths_have_left_does_not_undo_what_came_after_it(desk: 
     ):
         await leave(desk.world, each, writer=Process(pid=pid, start="an earlier time"))
     await recover(desk)
-    assert desk.lines == ["RESTORE SUCCESS 7 -"]
+    assert desk.replies() == ["RESTORE SUCCESS 7 -"]
     assert desk.world.provider.state("i-1") is InstanceState.RUNNING
     assert await left_over(desk.world) == []
 
@@ -471,7 +471,7 @@ async def test_what_was_asked_before_the_journal_was_read_is_not_undone_by_what_
     await leave(desk.world, request("SHUTDOWN", lcm_state=18, deploy_id=deploy_id))
     desk.ask("DEPLOY", lcm_state=20, deploy_id=deploy_id, seq=1)
     await recover(desk)
-    assert desk.lines == [f"DEPLOY SUCCESS 7 {deploy_id}"]
+    assert desk.replies() == [f"DEPLOY SUCCESS 7 {deploy_id}"]
     assert desk.world.provider.state(deploy_id) is InstanceState.RUNNING
 
 

@@ -27,7 +27,7 @@ from tests.protocol.cases import (
 )
 
 NEEDS_TEMPLATE = {
-    *(Action.DEPLOY, Action.RESTORE, Action.RESIZE),
+    *(Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.RESIZE),
     *(Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC),
 }
 
@@ -74,7 +74,7 @@ def test_a_message_of_4_4_is_read() -> None:
 
 
 def test_a_message_of_5_10_is_read() -> None:
-    assert vm_of(middle_message(), Action.SHUTDOWN) == VmRequest(
+    assert vm_of(middle_message(), Action.REBOOT) == VmRequest(
         vm_id=VmId(42),
         name="tide-table",
         host="harbour",

@@ -79,6 +79,7 @@ class Account:
             "RebootInstances": ("reboot", instances.reboot),
             "TerminateInstances": ("destroy", instances.terminate),
             "ModifyInstanceAttribute": ("resize", instances.modify),
+            "DescribeInstanceAttribute": ("describe", instances.attribute),
             "CreateTags": ("retag", tags.create),
             "DeleteTags": ("retag", tags.delete),
             "DescribeTags": ("list_instances", tags.describe),

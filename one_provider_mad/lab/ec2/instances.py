@@ -9,6 +9,8 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
+import msgspec
+
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import BadParameter, NoCapacity, ProviderError, QuotaExceeded
 from one_provider_mad.lab.ec2 import forms, shown
@@ -24,6 +26,7 @@ from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal, invalid
 from one_provider_mad.providers.simulated import table
 from one_provider_mad.providers.simulated.cloud import Extras, Launch
+from one_provider_mad.providers.simulated.hardware import Hardware
 from one_provider_mad.providers.simulated.traffic import Traffic
 
 LONGEST_TOKEN = 64
@@ -246,17 +249,19 @@ class Instances:
         }
 
     async def modify(self, form: Form) -> Answer:
-        """ModifyInstanceAttribute: the type of a stopped one, and which volumes end with it."""
+        """ModifyInstanceAttribute: what a stopped one is, its groups, and which volumes end with it."""
         instance_id = forms.value(form, "InstanceId")
         sight = await self._estate.named([instance_id])
         kind = form.get("InstanceType.Value") or (form.get("Value") if form.get("Attribute") == "instanceType" else "")
-        mappings = _mappings(form)
-        if not kind and not mappings:
+        mappings, details = _mappings(form), _details(form)
+        if not kind and not mappings and not details:
             raise Refusal("InvalidParameterCombination", "No attributes specified.")
+        if (kind or "UserData" in details) and sight.rows[0].state_at(sight.now) is not InstanceState.STOPPED:
+            raise Refusal("IncorrectInstanceState", f"The instance '{instance_id}' is not in the 'stopped' state.")
         if kind:
-            if sight.rows[0].state_at(sight.now) is not InstanceState.STOPPED:
-                raise Refusal("IncorrectInstanceState", f"The instance '{instance_id}' is not in the 'stopped' state.")
             await self._cloud.change_type(DeployId(instance_id), kind)
+        if details:
+            await self._cloud.rework(DeployId(instance_id), partial(_with_details, details=details))
         volumes = {volume.device: volume for volume in sight.volumes.get(instance_id, ())}
         for device, ebs in mappings.items():
             if device not in volumes:
@@ -265,6 +270,15 @@ class Instances:
             changed = volumes[device]._replace(ends_with_instance=is_ending)
             await self._estate.write(partial(put_volume, volume=changed))
         return {"return": True}
+
+    async def attribute(self, form: Form) -> Answer:
+        """DescribeInstanceAttribute: the type and the user data."""
+        instance_id, name = forms.value(form, "InstanceId"), forms.value(form, "Attribute")
+        row = (await self._estate.named([instance_id])).rows[0]
+        values = {"instanceType": row.type, "userData": shown.details(row).get("UserData", "")}
+        if name not in values:
+            raise invalid("Attribute", name)
+        return {"instanceId": instance_id, name: {"value": values[name]} if values[name] else {}}
 
 
 def new_instance_id() -> str:
@@ -280,6 +294,25 @@ def _mappings(form: Form) -> dict[str, dict[str, str]]:
             prefix = f"BlockDeviceMapping.{match[1]}."
             found[device] = {key.removeprefix(prefix): text for key, text in form.items() if key.startswith(prefix)}
     return found
+
+
+def _details(form: Form) -> dict[str, str]:
+    """What is kept as it was said: user data, security groups, bandwidth."""
+    said = {
+        name.removesuffix(".Value"): text
+        for name, text in form.items()
+        if name in ("UserData.Value", "EbsOptimized.Value")
+    }
+    groups = {f"SecurityGroupId.{at}": group for at, group in enumerate(forms.listed(form, "GroupId"), 1)}
+    return {**said, **groups}
+
+
+def _with_details(hardware: Hardware, *, details: Form) -> Hardware:
+    has_groups = any(name.startswith("SecurityGroupId.") for name in details)
+    kept = {
+        name: text for name, text in hardware.details.items() if not (has_groups and name.startswith("SecurityGroup"))
+    }
+    return msgspec.structs.replace(hardware, details={**kept, **details})
 
 
 def _just_made(db: sqlite3.Connection, ids: Sequence[DeployId], now: float) -> Sight:

@@ -20,7 +20,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.providers.ec2.client import Client
-from one_provider_mad.providers.ec2.instances import Details, read_details
+from one_provider_mad.providers.ec2.instances import Details, read_details, read_tags
 from one_provider_mad.providers.ec2.query import filtered, tagged
 from one_provider_mad.providers.ec2.volumes import device_for, volume_size
 
@@ -55,6 +55,7 @@ class EbsVolume(Value, frozen=True, kw_only=True):
         attachment: `attaching`, `attached`, `detaching`..., "" for none.
         device: where it is attached.
         ends_with_instance: it is deleted when its instance is terminated.
+        disk_id: DISK_ID that it was made for, "" for none.
     """
 
     volume_id: str
@@ -64,6 +65,7 @@ class EbsVolume(Value, frozen=True, kw_only=True):
     attachment: str = ""
     device: str = ""
     ends_with_instance: bool = False
+    disk_id: str = ""
 
 
 def read_volumes(root: Element) -> list[EbsVolume]:
@@ -79,6 +81,7 @@ def read_volumes(root: Element) -> list[EbsVolume]:
             attachment=text_of(element_at(item, "attachmentSet/item/status")),
             device=text_of(element_at(item, "attachmentSet/item/device")),
             ends_with_instance=text_of(element_at(item, "attachmentSet/item/deleteOnTermination")) == "true",
+            disk_id=read_tags(elements_at(item, "tagSet/item")).get(DISK_TAG, ""),
         )
         for item in elements_at(root, "volumeSet/item")
     ]
@@ -166,6 +169,11 @@ class Disks:
         if size > volume.size:
             call = {"VolumeId": volume.volume_id, "Size": str(size)}
             await self._client.call("ModifyVolume", call, read=lambda _: None)
+
+    async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
+        """DISK_IDs of the volumes that were made for an instance , attached or not."""
+        volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
+        return frozenset(each.disk_id for each in volumes if each.disk_id and each.state not in _GONE)
 
     async def let_go(self, deploy_id: DeployId) -> list[str]:
         """See to it that no volume made for an instance outlives it; asked for just before it is terminated.

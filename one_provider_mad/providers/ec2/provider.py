@@ -30,6 +30,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.listings import by_id
 from one_provider_mad.providers.ec2 import sizes, template
+from one_provider_mad.providers.ec2.changes import Changes
 from one_provider_mad.providers.ec2.checks import Checks
 from one_provider_mad.providers.ec2.client import MOST_VALUES, Client, read_account
 from one_provider_mad.providers.ec2.cloudwatch import DISK_NAMES, CloudWatch
@@ -51,6 +52,7 @@ from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.states import STATES, state_of
 from one_provider_mad.providers.ec2.watch import Watch
 from one_provider_mad.providers.interface import (
+    Attached,
     CreateCall,
     CreatePlan,
     Figures,
@@ -89,6 +91,8 @@ class Ec2Provider:
         self._disks = Disks(self._client, pause=settings.watch_interval, tags=settings.tags)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
+        self._changes = Changes(self._client, self._disks, settings, hypervisor=context.hypervisor, known=self._sizes)
+        self.changeable_attributes: Collection[str] = self._changes.attributes
         self._watch = Watch(
             cloudwatch=CloudWatch(self._client, self._sizes, with_disks=settings.cloudwatch_disks, clock=time.time)
             if settings.cloudwatch
@@ -186,12 +190,8 @@ class Ec2Provider:
             BadParameter: the account has no such address.
         """
         section = template.read_asked(request, self._settings, hypervisor=self._context.hypervisor)
-        if not (address := section.text("ELASTICIP")):
-            return
-        which = {"AllocationId" if address.startswith("eipalloc-") else "PublicIp": address}
-        # Not from another instance: that VM would be cut off.
-        asked = {**which, "InstanceId": deploy_id, "AllowReassociation": "false"}
-        await self._client.call("AssociateAddress", asked, read=lambda _: None)
+        if section.text("ELASTICIP"):
+            await self._changes.give_address(deploy_id, request)
 
     # Changing
 
@@ -332,24 +332,25 @@ class Ec2Provider:
         """Let the disk's volume grow."""
         await self._disks.resize(deploy_id, disk)
 
-    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Make a stopped instance the smallest type of its family that CPU and MEMORY fit in.
+    async def attached(self, deploy_id: DeployId) -> Attached:
+        """The volumes and interfaces that were made for it."""
+        return Attached(disks=await self._disks.made_for(deploy_id))
 
-        Raises:
-            BadParameter: the family has none so large.
-            WrongState: the instance is not stopped.
-        """
-        instance = (await self._disks.details(deploy_id)).instance
-        now = instance.attributes.get("AWS_INSTANCE_TYPE", "")
-        wanted = sizes.resized(now, self._sizes, cpu=_cores(request), memory=_figure(request, "MEMORY"))
-        if wanted == now:
-            return
-        if instance.state is not InstanceState.STOPPED:
-            raise WrongState(
-                f"instance {deploy_id} is {instance.raw_state}: EC2 changes the type of stopped ones only, to {wanted}"
-            )
-        asked = {"InstanceId": deploy_id, "InstanceType.Value": wanted}
-        await self._client.call("ModifyInstanceAttribute", asked, read=lambda _: None)
+    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Make a stopped instance the smallest type of its family that CPU and MEMORY fit in."""
+        await self._changes.resize(deploy_id, request)
+
+    async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Give a stopped instance its user data anew."""
+        await self._changes.give_user_data(deploy_id, request)
+
+    def section_of(self, request: VmRequest) -> Mapping[str, str]:
+        """What the VM's own section says."""
+        return template.own_attributes(request, hypervisor=self._context.hypervisor)
+
+    async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
+        """Carry out an edited attribute on a stopped instance."""
+        await self._changes.give(deploy_id, request, name)
 
 
 class Ec2Factory:
@@ -364,15 +365,3 @@ class Ec2Factory:
 
 
 factory: ProviderFactory = Ec2Factory()
-
-
-def _cores(request: VmRequest) -> float:
-    return max(_figure(request, "CPU"), _figure(request, "VCPU"))
-
-
-def _figure(request: VmRequest, name: str) -> float:
-    text = request.template.text(name) or "0"
-    try:
-        return float(text)
-    except ValueError:
-        raise BadParameter(f"{name}={text[:40]} of the template is not a number") from None

@@ -65,6 +65,16 @@ def read_asked(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) ->
     )
 
 
+def own_attributes(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
+    """The attributes of the section that counts, without defaults, and without what only says which section it is.
+
+    Raises:
+        BadParameter: none or several are meant, or it holds tags of ours.
+    """
+    attributes = read_section(_modern(request), hypervisor=hypervisor).attributes
+    return {name: value for name, value in attributes.items() if name not in ("TYPE", "HOST", "CLOUD")}
+
+
 def _modern(request: VmRequest) -> VmRequest:
     """Where 4.x has `EC2=[...]` and no PUBLIC_CLOUD, that is what is meant."""
     templates = (request.user_template, request.template)
@@ -90,7 +100,7 @@ def plan(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Creat
         **_from_configuration(settings),
     }
     root = root_volume(section)
-    tags = _tags(request, section, settings)
+    tags = tags_of(request, section, settings)
     return CreatePlan(
         alternatives=tuple(
             _encoded(Launch(parameters={**fixed, **chosen}, tags=tags, root_volume=root))
@@ -196,7 +206,8 @@ def _cap(asked: str, allowed: str) -> str:
 # What it carries
 
 
-def _tags(request: VmRequest, section: Section, settings: Ec2Settings) -> dict[str, str]:
+def tags_of(request: VmRequest, section: Section, settings: Ec2Settings) -> dict[str, str]:
+    """Tags of the VM's instance besides those of its identity. Raises BadParameter."""
     name = request.name or f"one-{request.vm_id}"
     tags = {"Name": name[:256], **section.tags, **settings.tags}
     check_tags(tags)
@@ -204,14 +215,20 @@ def _tags(request: VmRequest, section: Section, settings: Ec2Settings) -> dict[s
 
 
 def _user_data(request: VmRequest, section: Section) -> dict[str, str]:
+    text = user_data_of(request, section)
+    return {"UserData": text} if text else {}
+
+
+def user_data_of(request: VmRequest, section: Section) -> str:
+    """User data in base64, "" for none. Raises BadParameter."""
     if given := section.text("USERDATA"):
-        return {"UserData": user_data(given)}
+        return user_data(given)
     contexts = request.template.vectors("CONTEXT")
     if not contexts:
-        return {}
+        return ""
     is_cloud_init = bool(section.text("CLOUD_INIT")) and flag("CLOUD_INIT", section.text("CLOUD_INIT"))
     text = _cloud_config(contexts[0]) if is_cloud_init else _context(contexts[0])
-    return {"UserData": encoded_user_data(text.encode(), source="CONTEXT")} if text else {}
+    return encoded_user_data(text.encode(), source="CONTEXT") if text else ""
 
 
 def _cloud_config(context: Mapping[str, str]) -> str:

@@ -46,7 +46,6 @@ LACKS: dict[type, str] = {
     Snapshots: "EC2 cannot put all volumes of an instance back",
     DiskSnapshots: "EC2 cannot put a volume back",
     NicHotplug: "interfaces of EC2 belong to subnets, which OpenNebula's networks do not name",
-    ContextUpdate: "EC2 changes user data of stopped instances only, and no guest reads it again",
     NetworkRules: "EC2's security groups are not OpenNebula's",
 }
 
@@ -78,3 +77,16 @@ class TestEc2Conforms(OwnedCloudConformance):
         assert instance is not None
         assert instance.attributes["AWS_INSTANCE_TYPE"] == "t3.large"
         assert instance.state is InstanceState.STOPPED
+
+    async def test_a_context_is_handed_over_and_repeating_is_fine(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        """EC2 changes user data of stopped instances only; asked of a running one it is refused with the reason."""
+        updating = self.capable(cloud, provider, ContextUpdate)
+        context = Template(values={"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa AAAA"},)})
+        request = VmRequest(vm_id=VmId(1), template=context)
+        with pytest.raises(WrongState, match=r"is running: EC2 changes user data of stopped ones only: it is when"):
+            await updating.update_context(running, request)
+        await self.stopped(provider, running)
+        for _ in range(2):
+            await updating.update_context(running, request)

@@ -182,13 +182,13 @@ def test_a_vm_lives_its_whole_life(url: str, drivers: tuple[Driver, Driver]) -> 
     assert driver.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
     assert console.state(deploy_id) == "stopped"
     told(monitor, "STATE_VM", 7, STATE="POWEROFF")
-    larger = Template(values={**asked.values, "CPU": ("2",), "MEMORY": ("4096",)})
-    assert driver.ask(wire.line("RESIZE", 7, deploy_id=deploy_id, template=larger)) == "SUCCESS -"
+    larger = Template(values={**asked.values, "CPU": ("2",), "MEMORY": ("4096",), "DISK": (disk,)})
+    assert driver.ask(wire.resume(7, deploy_id, template=larger, host_id=3)) == f"SUCCESS {deploy_id}"
     assert console.instance(deploy_id)["InstanceType"] == "t3.medium"
-    assert driver.ask(wire.resume(7, deploy_id, template=asked, host_id=3)) == f"SUCCESS {deploy_id}"
+    assert len(console.instance(deploy_id)["BlockDeviceMappings"]) == 2
     told(monitor, "STATE_VM", 7, STATE="RUNNING")
-    assert driver.ask(wire.line("SAVE", 7, deploy_id=deploy_id)) == "SUCCESS -"
-    assert driver.ask(wire.line("RESTORE", 7, deploy_id=deploy_id, seq=1)) == "SUCCESS -"
+    assert driver.ask(wire.line("SAVE", 7, deploy_id=deploy_id, template=larger)) == "SUCCESS -"
+    assert driver.ask(wire.line("RESTORE", 7, deploy_id=deploy_id, seq=1, template=larger)) == "SUCCESS -"
     assert 'AWS_INSTANCE_TYPE="t3.medium"' in driver.ask(wire.poll(7, deploy_id))
 
     assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"

@@ -1,0 +1,220 @@
+"""PURE: what a VM asks of its instance, as the journal keeps it, and how two such differ.
+
+Only what can change while a VM is off is kept. Of the context and the section there are digests: they may hold
+passwords.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+
+import msgspec
+
+from one_provider_mad.domain import Template, Value, VmRequest
+from one_provider_mad.protocol.messages import Action
+
+_SIZE = ("CPU", "VCPU", "MEMORY")
+
+_WRITTEN_BY_CORE = frozenset({"DISK_ID", "TARGET"})
+"""Attributes of CONTEXT that say where OpenNebula's own context disk is."""
+
+_DIGITS = 16
+
+
+class AskedDisk(Value, frozen=True, kw_only=True):
+    """A disk of a VM.
+
+    Attributes:
+        size: MB, as the template has it.
+        image: number of its image, "" for an empty disk.
+    """
+
+    size: str = ""
+    image: str = ""
+
+
+class Asked(Value, frozen=True, kw_only=True):
+    """What an instance has been given of what its VM asks for.
+
+    Attributes:
+        size: CPU, VCPU and MEMORY.
+        disks: by DISK_ID.
+        nics: what tells two interfaces with one NIC_ID apart, by NIC_ID.
+        context: digest of CONTEXT, "" for none.
+        section: digest of each attribute of the PUBLIC_CLOUD section.
+    """
+
+    size: Mapping[str, str] = {}
+    disks: Mapping[str, AskedDisk] = {}
+    nics: Mapping[str, str] = {}
+    context: str = ""
+    section: Mapping[str, str] = {}
+
+    def written(self) -> str:
+        """As the journal keeps it."""
+        return msgspec.json.encode(self, order="sorted").decode()
+
+
+class Change(Value, frozen=True, kw_only=True):
+    """One difference, as the action that would have carried it out on a running VM.
+
+    Attributes:
+        action: RESIZE, ATTACHDISK...
+        operand: its disk or interface; empty for the others.
+        what: what is done, for sentences.
+    """
+
+    action: Action
+    operand: Mapping[str, str] = {}
+    what: str
+
+    @property
+    def part(self) -> tuple[str, ...]:
+        """The disk or interface that it is about."""
+        return tuple(f"{name} {self.operand[name]}" for name in ("DISK_ID", "NIC_ID") if name in self.operand)
+
+
+def read_asked(text: str | None) -> Asked | None:
+    """Read it back; None where nothing is known, or a later release has written it."""
+    try:
+        return None if text is None else msgspec.json.decode(text, type=Asked)
+    except msgspec.DecodeError:
+        return None
+
+
+def asked_of(request: VmRequest, section: Mapping[str, str]) -> Asked:
+    """What the VM asks for now.
+
+    Args:
+        request: the VM.
+        section: attributes of the section that counts for this cloud.
+    """
+    template = request.template
+    return Asked(
+        size=_size(template),
+        disks={each["DISK_ID"]: _disk(each) for each in _disks(template)},
+        nics={each["NIC_ID"]: _nic(each) for each in _nics(template)},
+        context=_context(template),
+        section={name: _digest(value) for name, value in section.items()},
+    )
+
+
+def changes(before: Asked, request: VmRequest) -> Iterator[Change]:
+    """What has to be done to an instance that has what is said before, but for the section; removals come first."""
+    template = request.template
+    disks = {each["DISK_ID"]: each for each in _disks(template)}
+    nics = {each["NIC_ID"]: each for each in _nics(template)}
+    new_disks = {key: disk for key, disk in disks.items() if _is_other(before.disks.get(key), _disk(disk))}
+    new_nics = {key: nic for key, nic in nics.items() if before.nics.get(key) != _nic(nic)}
+    for key in before.disks:
+        if key not in disks or key in new_disks:
+            yield removal("DISK_ID", key)
+    for key in before.nics:
+        if key not in nics or key in new_nics:
+            yield removal("NIC_ID", key)
+    if _differs(before.size, _size(template)):
+        asked = " ".join(f"{name}={value}" for name, value in _size(template).items())
+        yield Change(action=Action.RESIZE, what=f"resizing to {asked}")
+    for key, disk in disks.items():
+        if key in new_disks:
+            yield Change(action=Action.ATTACHDISK, operand=disk, what=f"attaching disk {key}")
+        elif before.disks[key].size != _disk(disk).size:
+            yield Change(action=Action.RESIZEDISK, operand=disk, what=f"resizing disk {key} to {disk['SIZE']} MB")
+    for key, nic in new_nics.items():
+        yield Change(action=Action.ATTACHNIC, operand=nic, what=f"attaching interface {key}")
+    if before.context != _context(template):
+        yield Change(action=Action.UPDATECONF, what="changing the context")
+
+
+def removal(name: str, key: str) -> Change:
+    """Detach a disk (`DISK_ID`) or an interface (`NIC_ID`)."""
+    is_disk = name == "DISK_ID"
+    return Change(
+        action=Action.DETACHDISK if is_disk else Action.DETACHNIC,
+        operand={name: key},
+        what=f"detaching {'disk' if is_disk else 'interface'} {key}",
+    )
+
+
+def after(asked: Asked, action: Action, operand: Mapping[str, str], template: Template) -> Asked:
+    """What an instance has once an action is carried out.
+
+    Args:
+        asked: what it had.
+        action: any; most change nothing of this.
+        operand: its disk or interface.
+        template: the VM's.
+    """
+    disk_id, nic_id = operand.get("DISK_ID", ""), operand.get("NIC_ID", "")
+    disks = {key: disk for key, disk in asked.disks.items() if key != disk_id}
+    nics = {key: nic for key, nic in asked.nics.items() if key != nic_id}
+    match action:
+        case Action.RESIZE:
+            return msgspec.structs.replace(asked, size=_size(template))
+        case Action.UPDATECONF:
+            return msgspec.structs.replace(asked, context=_context(template))
+        case Action.ATTACHDISK | Action.RESIZEDISK:
+            return msgspec.structs.replace(asked, disks={**disks, disk_id: _disk(operand)})
+        case Action.DETACHDISK:
+            return msgspec.structs.replace(asked, disks=disks)
+        case Action.ATTACHNIC:
+            return msgspec.structs.replace(asked, nics={**nics, nic_id: _nic(operand)})
+        case Action.DETACHNIC:
+            return msgspec.structs.replace(asked, nics=nics)
+        case _:
+            return asked
+
+
+def _disks(template: Template) -> list[Mapping[str, str]]:
+    return [each for each in template.vectors("DISK") if each.get("DISK_ID")]
+
+
+def _nics(template: Template) -> list[Mapping[str, str]]:
+    """Aliases have numbers of the same row."""
+    found = (*template.vectors("NIC"), *template.vectors("NIC_ALIAS"))
+    return [each for each in found if each.get("NIC_ID")]
+
+
+def _size(template: Template) -> dict[str, str]:
+    return {name: text for name in _SIZE if (text := template.text(name).strip())}
+
+
+def _disk(disk: Mapping[str, str]) -> AskedDisk:
+    return AskedDisk(size=disk.get("SIZE", "").strip(), image=disk.get("IMAGE_ID", "").strip())
+
+
+def _nic(nic: Mapping[str, str]) -> str:
+    """The MAC: OpenNebula gives each lease one of its own."""
+    return nic.get("MAC") or nic.get("NETWORK_ID") or nic.get("NETWORK", "")
+
+
+def _is_other(before: AskedDisk | None, now: AskedDisk) -> bool:
+    """True for a disk that was not there: numbers are given again, images tell, and no disk of OpenNebula shrinks."""
+    return before is None or before.image != now.image or _number(now.size) < _number(before.size)
+
+
+def _differs(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
+    """True when a figure that is given is another; `1` and `1.0` are the same."""
+    return any(_number(before.get(name, "")) != _number(text) for name, text in now.items())
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text or 0)
+    except ValueError:
+        return 0.0
+
+
+def _context(template: Template) -> str:
+    pairs = [
+        f"{name}={value}"
+        for section in template.vectors("CONTEXT")
+        for name, value in sorted(section.items())
+        if name not in _WRITTEN_BY_CORE
+    ]
+    return _digest("\0".join(pairs)) if pairs else ""
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode(errors="replace")).hexdigest()[:_DIGITS]

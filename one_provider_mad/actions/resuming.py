@@ -1,0 +1,230 @@
+"""What changed while a VM was off reaches its instance before it is started again (decision 29).
+
+The core sends nothing for a VM in POWEROFF or UNDEPLOYED that is resized, gets a disk or loses one, or is edited, and
+shows it as done (OpenNebula src/dm/DispatchManagerActions.cc). So the journal keeps what was last asked for and carried
+out; a resume compares. Each difference is carried out, or said in the VM's log, in which case the next resume tries
+again. Every step may be repeated, and the new record is written before the instance is started: a crash in between
+costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from one_provider_mad.actions.asked import Asked, Change, after, asked_of, changes, read_asked, removal
+from one_provider_mad.actions.capabilities import CAPABILITIES
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.policy import check_attributes
+from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
+from one_provider_mad.errors import (
+    AuthenticationRefused,
+    JournalError,
+    MadError,
+    NotSupported,
+    ProviderError,
+    Throttled,
+)
+from one_provider_mad.journal import Journal
+from one_provider_mad.protocol.messages import Action
+from one_provider_mad.providers.interface import DeviceListing, Reconfigurable
+from one_provider_mad.settings import Policy
+
+_RECREATE = "only a new instance gets it (onevm recover --recreate)"
+
+
+class Resumption(Value, frozen=True, kw_only=True):
+    """Keeps what was asked of one VM's instance, and brings a stopped one up to what is asked now.
+
+    Attributes:
+        cloud: where the instance is.
+        journal: what it was given.
+        policy: what end users may not set.
+        request: the VM.
+        warn: tells the VM's log what could not be done.
+        inform: tells the VM's log what was done.
+    """
+
+    cloud: Cloud
+    journal: Journal
+    policy: Policy
+    request: VmRequest
+    warn: Callable[[str], None]
+    inform: Callable[[str], None]
+
+    async def note_baseline(self, deploy_id: DeployId) -> None:
+        """Take what the VM asks for as what its instance has, where nothing is recorded; never an action's failure.
+
+        So it is with an instance that was made by an earlier release, by another front-end, or by somebody else.
+        """
+        if not self.request.template.values:
+            return
+        try:
+            if await self._recorded(deploy_id) is None:
+                await self._record(deploy_id, self._asked())
+        except JournalError as error:
+            self.warn(str(error))
+
+    async def note_action(self, action: Action, deploy_id: DeployId) -> None:
+        """An action has changed a live instance; what the journal cannot keep is carried out once more by a resume."""
+        try:
+            before = await self._recorded(deploy_id)
+            if before is None:
+                return
+            now = after(before, action, self.request.operand, self.request.template)
+            if now != before:
+                await self._record(deploy_id, now)
+        except JournalError as error:
+            self.warn(str(error))
+
+    async def carry_out(self, instance: Instance) -> None:
+        """Give an instance that is about to be started what the VM asks for by now.
+
+        Raises:
+            ProviderError: the cloud cannot be asked just now, so that it is tried again when the VM is resumed again.
+            JournalError: the journal cannot be read or written.
+        """
+        if not self.request.template.values:
+            return
+        before = await self._recorded(instance.deploy_id)
+        if before is None:
+            await self._begin(instance)
+            return
+        wanted = self._asked()
+        todo = list(changes(before, self.request))
+        if instance.state is not InstanceState.STOPPED:
+            self._tell_of_waiting(instance, [each.what for each in todo] or _names(before, wanted))
+            return
+        now = await self._change_section(
+            instance.deploy_id, await self._change(instance.deploy_id, before, todo), wanted
+        )
+        if now != before:
+            await self._record(instance.deploy_id, now)
+
+    # What is known
+
+    async def _recorded(self, deploy_id: DeployId) -> Asked | None:
+        return read_asked(await self.journal.asked(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
+
+    async def _record(self, deploy_id: DeployId, asked: Asked) -> None:
+        await self.journal.note_asked(deploy_id, asked.written())
+
+    def _asked(self) -> Asked:
+        return what_is_asked(self.cloud, self.request)
+
+    async def _begin(self, instance: Instance) -> None:
+        """Nothing is known of what was asked before: what runs is the baseline. What is ours and not wanted goes."""
+        deploy_id, provider = instance.deploy_id, self.cloud.provider
+        self.warn(
+            f"what was asked of instance {deploy_id} before is not known here: it stays as it is, and changes from now"
+            " on are carried out when the VM is resumed"
+        )
+        has = self._asked()
+        if isinstance(provider, DeviceListing) and instance.state is InstanceState.STOPPED:
+            attached = await self.cloud.call("list devices", lambda: provider.attached(deploy_id))
+            strays = [removal("DISK_ID", key) for key in sorted(attached.disks) if key not in has.disks]
+            strays += [removal("NIC_ID", key) for key in sorted(attached.nics) if key not in has.nics]
+            await self._change(deploy_id, has, strays)
+        await self._record(deploy_id, has)
+
+    def _tell_of_waiting(self, instance: Instance, what: list[str]) -> None:
+        if what:
+            self.warn(
+                f"{', '.join(what)}: not carried out while instance {instance.deploy_id} is {instance.raw_state};"
+                " power the VM off and resume it"
+            )
+
+    # Carrying out
+
+    async def _change(self, deploy_id: DeployId, asked: Asked, todo: list[Change]) -> Asked:
+        """Carry out what can be; returns what the instance has then."""
+        failed: set[tuple[str, ...]] = set()
+        for change in todo:
+            if change.part and change.part in failed:
+                continue  # a disk takes the number of one that could not be detached
+            if await self._is_done(deploy_id, change.what, self._sender(deploy_id, change)):
+                asked = after(asked, change.action, change.operand, self.request.template)
+            else:
+                failed.add(change.part)
+        return asked
+
+    def _sender(self, deploy_id: DeployId, change: Change) -> Callable[[], Awaitable[Any]]:
+        capability, provider = CAPABILITIES[change.action], self.cloud.provider
+        if not isinstance(provider, capability.protocol):
+            return _refusing(NotSupported(provider.name, capability.what))
+        method = getattr(provider, capability.method)
+        subject = change.operand if capability.operand else self.request
+        return lambda: method(deploy_id, subject)
+
+    async def _change_section(self, deploy_id: DeployId, asked: Asked, wanted: Asked) -> Asked:
+        """Carry out what was edited in the PUBLIC_CLOUD section; returns what the instance has then."""
+        provider, names = self.cloud.provider, _edited(asked, wanted)
+        if not names or not isinstance(provider, Reconfigurable):
+            return asked
+        try:
+            check_attributes(self.policy, self.request)
+        except MadError as error:
+            self.warn(f"{error}; instance {deploy_id} keeps what it has")
+            return asked
+        if fixed := [name for name in names if name not in provider.changeable_attributes]:
+            self.warn(
+                f"PUBLIC_CLOUD {', '.join(fixed)} was edited, and instance {deploy_id} keeps what it has: {_RECREATE}"
+            )
+        section = dict(asked.section)
+        for name in (each for each in names if each not in fixed):
+            send = _reconfiguring(provider, deploy_id, self.request, name)
+            if await self._is_done(deploy_id, f"changing {name}", send):
+                section.pop(name, None)
+                section.update({name: wanted.section[name]} if name in wanted.section else {})
+        return msgspec.structs.replace(asked, section=section)
+
+    async def _is_done(self, deploy_id: DeployId, what: str, send: Callable[[], Awaitable[Any]]) -> bool:
+        """Carry one thing out, and say so; False for what was refused, which is said too.
+
+        Raises:
+            ProviderError: whether it was carried out is not known, or nothing at all can be asked for now.
+        """
+        try:
+            await self.cloud.call(what, send)
+        except ProviderError as error:
+            if error.retryable or not error.definite or isinstance(error, AuthenticationRefused | Throttled):
+                raise
+            self.warn(f"{what}, asked for while the VM was off, was refused for instance {deploy_id}: {error}")
+            return False
+        self.inform(f"{what}: carried out on instance {deploy_id}, as asked for while the VM was off")
+        return True
+
+
+def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
+    """What a VM asks of this cloud; of a section that cannot be read nothing."""
+    section: Mapping[str, str] = {}
+    if isinstance(cloud.provider, Reconfigurable):
+        try:
+            section = cloud.provider.section_of(request)
+        except ProviderError:
+            section = {}
+    return asked_of(request, section)
+
+
+def _refusing(error: ProviderError) -> Callable[[], Awaitable[None]]:
+    async def refuse() -> None:
+        raise error
+
+    return refuse
+
+
+def _reconfiguring(
+    provider: Reconfigurable, deploy_id: DeployId, request: VmRequest, name: str
+) -> Callable[[], Awaitable[None]]:
+    return lambda: provider.reconfigure(deploy_id, request, name)
+
+
+def _edited(before: Asked, wanted: Asked) -> list[str]:
+    names = sorted({*before.section, *wanted.section})
+    return [name for name in names if before.section.get(name) != wanted.section.get(name)]
+
+
+def _names(before: Asked, wanted: Asked) -> list[str]:
+    return [f"changing {name}" for name in _edited(before, wanted)]

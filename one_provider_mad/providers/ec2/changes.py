@@ -1,0 +1,156 @@
+"""What EC2 changes of an instance that is stopped: its type, user data, security groups and the like."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
+from one_provider_mad.errors import BadParameter, WrongState
+from one_provider_mad.providers.ec2 import sizes, template
+from one_provider_mad.providers.ec2.attributes import flag, words
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.disks import Disks
+from one_provider_mad.providers.ec2.query import numbered, pairs
+from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.providers.interface import Size
+from one_provider_mad.providers.public_cloud import Section
+
+
+class Changes:
+    """Changes instances whose VM is off.
+
+    Args:
+        client: the way to the cloud.
+        disks: knows an instance with what is attached.
+        settings: the table `[ec2]`.
+        hypervisor: TYPE of the sections that count.
+        known: size of each type that is known.
+    """
+
+    def __init__(
+        self, client: Client, disks: Disks, settings: Ec2Settings, *, hypervisor: str, known: Mapping[str, Size]
+    ) -> None:
+        self._client = client
+        self._disks = disks
+        self._settings = settings
+        self._hypervisor = hypervisor
+        self._known = known
+        self._of_attribute: dict[str, Callable[[DeployId, VmRequest], Awaitable[None]]] = {
+            "INSTANCETYPE": self._give_listed_type,
+            "SECURITYGROUPIDS": self._give_groups,
+            "EBS_OPTIMIZED": self._give_bandwidth,
+            "USERDATA": self.give_user_data,
+            "CLOUD_INIT": self.give_user_data,
+            "TAGS": self._give_tags,
+            "ELASTICIP": self.give_address,
+        }
+        self.attributes = frozenset(self._of_attribute)
+
+    async def give(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
+        """Carry out an attribute of the section.
+
+        Raises:
+            BadParameter: it is none that can be changed, or its value is of no use.
+            WrongState: the instance is not stopped.
+        """
+        if name not in self._of_attribute:
+            raise BadParameter(f"{name} counts when an instance is created only: recreate the VM")
+        await self._of_attribute[name](deploy_id, request)
+
+    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Make an instance the smallest type of its family that CPU and MEMORY fit in.
+
+        Raises:
+            BadParameter: the family has none so large.
+            WrongState: the instance is not stopped.
+        """
+        instance = await self._instance(deploy_id)
+        now = instance.attributes.get("AWS_INSTANCE_TYPE", "")
+        wanted = sizes.resized(now, self._known, cpu=_cores(request), memory=_figure(request, "MEMORY"))
+        if wanted != now:
+            await self._give_type(instance, wanted)
+
+    async def _give_listed_type(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """The first type that is listed, unless the instance is of one of them."""
+        instance = await self._instance(deploy_id)
+        kinds = words(self._section(request).text("INSTANCETYPE"))
+        if not kinds:
+            raise BadParameter("the PUBLIC_CLOUD section names no INSTANCETYPE, and [ec2.defaults] has none either")
+        if instance.attributes.get("AWS_INSTANCE_TYPE", "") not in kinds:
+            await self._give_type(instance, kinds[0])
+
+    async def _give_type(self, instance: Instance, wanted: str) -> None:
+        _check_stopped(instance, "the type", f", to {wanted}")
+        await self._modify(instance.deploy_id, {"InstanceType.Value": wanted})
+
+    async def give_user_data(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Hand over USERDATA, or else CONTEXT; the guest reads it when it boots.
+
+        Raises:
+            BadParameter: it is of no use, or too large.
+            WrongState: the instance is not stopped.
+        """
+        _check_stopped(await self._instance(deploy_id), "user data", ": it is when the VM is resumed from a power off")
+        text = template.user_data_of(request, self._section(request))
+        await self._modify(deploy_id, {"UserData.Value": text})
+
+    async def _give_groups(self, deploy_id: DeployId, request: VmRequest) -> None:
+        groups = words(self._section(request).text("SECURITYGROUPIDS"))
+        if not groups:
+            raise BadParameter(
+                "the PUBLIC_CLOUD section names no SECURITYGROUPIDS: an instance is in one group at least"
+            )
+        await self._modify(deploy_id, numbered("GroupId", groups))
+
+    async def _give_bandwidth(self, deploy_id: DeployId, request: VmRequest) -> None:
+        is_optimized = flag("EBS_OPTIMIZED", self._section(request).text("EBS_OPTIMIZED", "NO"))
+        await self._modify(deploy_id, {"EbsOptimized.Value": "true" if is_optimized else "false"})
+
+    async def _give_tags(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Add them; which ones were dropped from the section is not known, so that those stay."""
+        tags = template.tags_of(request, self._section(request), self._settings)
+        asked = {"ResourceId.1": deploy_id, **pairs("Tag", tags)}
+        await self._client.call("CreateTags", asked, read=lambda _: None)
+
+    async def give_address(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Give the instance the ELASTICIP that its section names; the same again is fine.
+
+        Raises:
+            BadParameter: the account has no such address, or none is named.
+        """
+        address = self._section(request).text("ELASTICIP")
+        if not address:
+            raise BadParameter("ELASTICIP is gone from the PUBLIC_CLOUD section: disassociate the address in EC2")
+        which = {"AllocationId" if address.startswith("eipalloc-") else "PublicIp": address}
+        # Not from another instance: that VM would be cut off.
+        asked = {**which, "InstanceId": deploy_id, "AllowReassociation": "false"}
+        await self._client.call("AssociateAddress", asked, read=lambda _: None)
+
+    def _section(self, request: VmRequest) -> Section:
+        return template.read_asked(request, self._settings, hypervisor=self._hypervisor)
+
+    async def _instance(self, deploy_id: DeployId) -> Instance:
+        return (await self._disks.details(deploy_id)).instance
+
+    async def _modify(self, deploy_id: DeployId, attributes: Mapping[str, str]) -> None:
+        asked = {"InstanceId": deploy_id, **attributes}
+        await self._client.call("ModifyInstanceAttribute", asked, read=lambda _: None)
+
+
+def _check_stopped(instance: Instance, what: str, remedy: str) -> None:
+    if instance.state is not InstanceState.STOPPED:
+        raise WrongState(
+            f"instance {instance.deploy_id} is {instance.raw_state}: EC2 changes {what} of stopped ones only{remedy}"
+        )
+
+
+def _cores(request: VmRequest) -> float:
+    return max(_figure(request, "CPU"), _figure(request, "VCPU"))
+
+
+def _figure(request: VmRequest, name: str) -> float:
+    text = request.template.text(name) or "0"
+    try:
+        return float(text)
+    except ValueError:
+        raise BadParameter(f"{name}={text[:40]} of the template is not a number") from None

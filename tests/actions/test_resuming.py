@@ -1,0 +1,310 @@
+"""What changed in OpenNebula while a VM was off reaches its instance when it is resumed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.actions.capabilities import CAPABILITIES
+from one_provider_mad.actions.devices import perform_capability
+from one_provider_mad.actions.intents import Intent
+from one_provider_mad.actions.lifecycle import perform_intent
+from one_provider_mad.domain import DeployId, InstanceState, Template, VmRequest
+from one_provider_mad.errors import BadParameter, ProviderUnavailable
+from one_provider_mad.protocol.messages import Action
+from one_provider_mad.providers.interface import Attached
+from one_provider_mad.settings import Policy
+from tests.actions.fakes import AbleCloud, FakeCloud, World, a_world, identity_of, request_of
+
+pytestmark = pytest.mark.looptime
+
+METHODS = {capability.method for capability in CAPABILITIES.values()} | {"reconfigure", "attached"}
+
+
+class ChangingCloud(AbleCloud):
+    """Pretends to be a cloud whose section counts anew, in part, and that tells what was attached from here."""
+
+    changeable_attributes: Collection[str] = frozenset({"KIND"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.devices = Attached()
+
+    async def attached(self, deploy_id: DeployId) -> Attached:
+        await self._travel("attached", deploy_id)
+        return self.devices
+
+    def section_of(self, request: VmRequest) -> Mapping[str, str]:
+        return next(iter(request.user_template.vectors("PUBLIC_CLOUD")), {})
+
+    async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
+        await self._travel("reconfigure", (deploy_id, name))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with a_world(tmp_path, ChangingCloud()) as world:
+        yield world
+
+
+DISK, NIC = {"DISK_ID": "0", "SIZE": "1024"}, {"NIC_ID": "0", "MAC": "02:00:00:00:00:01"}
+CONTEXT = {"SSH_PUBLIC_KEY": "ssh-rsa A", "TARGET": "hda"}
+
+
+def a_vm(*, section: Mapping[str, str] | None = None, **values: Any) -> dict[str, Template]:
+    """Templates of a VM, with other values where some are given."""
+    given = {"CPU": "1", "MEMORY": "2048", "DISK": (DISK,), "NIC": (NIC,), "CONTEXT": (CONTEXT,), **values}
+    written = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
+    return {
+        "template": Template(values=written),
+        "user_template": Template(values={"PUBLIC_CLOUD": (section or {"KIND": "small", "IMAGE": "alma"},)}),
+    }
+
+
+async def perform(world: World, intent: Intent, **fields: Any) -> str:
+    async with asyncio.timeout(600):
+        return await perform_intent(world.work(request_of(**fields)), intent)
+
+
+async def off(world: World, **vm: Any) -> DeployId:
+    """A VM that was deployed and powered off."""
+    deploy_id = DeployId(await perform(world, Intent.CREATE, **a_vm(**vm)))
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(**vm))
+    world.provider.calls.clear()
+    return deploy_id
+
+
+def done(world: World) -> list[tuple[str, Any]]:
+    """What the instance was given, and its start: method and operand."""
+    found = []
+    for name, detail in world.provider.calls:
+        if name in METHODS | {"start"}:
+            found.append((name, detail[1] if isinstance(detail, tuple) else ""))
+    return [(name, "" if isinstance(subject, VmRequest) else subject) for name, subject in found]
+
+
+NEW_DISK = {"DISK_ID": "1", "SIZE": "512"}
+NEW_NIC = {"NIC_ID": "1", "MAC": "02:00:00:00:00:02"}
+
+CHANGES = [
+    pytest.param({"MEMORY": "4096"}, [("resize", "")], id="more-memory"),
+    pytest.param({"VCPU": "2"}, [("resize", "")], id="cores-for-the-first-time"),
+    pytest.param({"DISK": (DISK, NEW_DISK)}, [("attach_disk", NEW_DISK)], id="a-disk-more"),
+    pytest.param({"DISK": ()}, [("detach_disk", {"DISK_ID": "0"})], id="a-disk-less"),
+    pytest.param(
+        {"DISK": ({**DISK, "SIZE": "2048"},)}, [("resize_disk", {**DISK, "SIZE": "2048"})], id="a-larger-disk"
+    ),
+    pytest.param(
+        {"DISK": ({**DISK, "SIZE": "512"},)},
+        [("detach_disk", {"DISK_ID": "0"}), ("attach_disk", {**DISK, "SIZE": "512"})],
+        id="another-disk-of-the-same-number",
+    ),
+    pytest.param({"NIC": (NIC, NEW_NIC)}, [("attach_nic", NEW_NIC)], id="an-interface-more"),
+    pytest.param({"NIC": (), "NIC_ALIAS": ()}, [("detach_nic", {"NIC_ID": "0"})], id="an-interface-less"),
+    pytest.param(
+        {"NIC": ({**NIC, "MAC": "02:00:00:00:00:09"},)},
+        [("detach_nic", {"NIC_ID": "0"}), ("attach_nic", {**NIC, "MAC": "02:00:00:00:00:09"})],
+        id="another-interface-of-the-same-number",
+    ),
+    pytest.param({"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa B"},)}, [("update_context", "")], id="another-context"),
+    pytest.param({"CONTEXT": ({**CONTEXT, "TARGET": "hdb"},)}, [], id="where-the-context-disk-is"),
+    pytest.param({"section": {"KIND": "large", "IMAGE": "alma"}}, [("reconfigure", "KIND")], id="the-section"),
+    pytest.param({"CPU": "1.0"}, [], id="the-same-written-otherwise"),
+    pytest.param({}, [], id="nothing"),
+]
+
+
+@pytest.mark.parametrize(("edited", "calls"), CHANGES)
+async def test_what_changed_while_the_vm_was_off_is_carried_out_before_the_start_and_once(
+    world: World, edited: dict[str, Any], calls: list[tuple[str, Any]]
+) -> None:
+    deploy_id = await off(world)
+    for expected in ([*calls, ("start", "")], [("start", "")]):
+        assert await perform(world, Intent.START, deploy_id=deploy_id, seq=1, **a_vm(**edited)) == deploy_id
+        assert done(world) == expected
+        await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(**edited))
+        world.provider.calls.clear()
+    assert world.told == []
+
+
+async def test_what_a_cloud_cannot_do_is_told_each_time_and_the_vm_runs(tmp_path: Path) -> None:
+    async with a_world(tmp_path, FakeCloud()) as world:
+        deploy_id = await off(world)
+        for _ in range(2):
+            await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
+            assert world.told == [
+                (
+                    "resizing to CPU=1 MEMORY=4096, asked for while the VM was off, was refused for instance i-1:"
+                    " provider fake does not support resizing a live VM"
+                )
+            ]
+            world.told.clear()
+            await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
+
+
+async def test_what_is_refused_is_tried_again_by_the_next_resume_and_the_rest_is_done(world: World) -> None:
+    deploy_id = await off(world)
+    world.provider.before["resize"].append(BadParameter("no type is so large"))
+    edited = a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK))
+    await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+    assert [name for name, _ in done(world)] == ["resize", "attach_disk", "start"]
+    assert world.told == [
+        (
+            "resizing to CPU=1 MEMORY=4096, asked for while the VM was off, was refused for instance i-1: no type is so"
+            " large"
+        )
+    ]
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **edited)
+    world.provider.calls.clear()
+    await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+    assert [name for name, _ in done(world)] == ["resize", "start"]
+
+
+async def test_a_cloud_that_does_not_answer_fails_the_resume_and_nothing_is_forgotten(world: World) -> None:
+    deploy_id = await off(world)
+    world.provider.before["attach_disk"].append(ProviderUnavailable("able did not answer"))
+    edited = a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK))
+    with pytest.raises(ProviderUnavailable):
+        await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+    assert world.provider.state(deploy_id) is InstanceState.STOPPED
+    world.provider.calls.clear()
+    await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+    assert [name for name, _ in done(world)] == ["resize", "attach_disk", "start"]
+
+
+@pytest.mark.parametrize("struck", ["resize", "attach_disk", "start"])
+async def test_a_resume_that_is_cut_short_anywhere_is_completed_by_the_next(world: World, struck: str) -> None:
+    deploy_id = await off(world)
+    edited = a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK))
+    world.provider.before[struck].append(asyncio.Event())
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(30):
+            await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+    assert await perform(world, Intent.START, deploy_id=deploy_id, **edited) == deploy_id
+    made = {name for name, _ in done(world)}
+    assert made == {"resize", "attach_disk", "start"}
+    assert world.provider.state(deploy_id) is InstanceState.RUNNING
+
+
+async def test_an_attribute_that_only_a_create_heeds_is_told_and_put_back_it_is_no_change(world: World) -> None:
+    deploy_id = await off(world)
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section={"KIND": "small", "IMAGE": "debian"}))
+    assert world.told == [
+        (
+            "PUBLIC_CLOUD IMAGE was edited, and instance i-1 keeps what it has: only a new instance gets it"
+            " (onevm recover --recreate)"
+        )
+    ]
+    world.told.clear()
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm())
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
+    assert world.told == []
+
+
+async def test_an_edit_that_the_policy_forbids_is_not_carried_out(world: World) -> None:
+    deploy_id = await off(world, section={"IMAGE": "alma"})
+    world.policy = Policy(forbidden_attributes=("KIND",))
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section={"IMAGE": "alma", "KIND": "large"}))
+    assert done(world) == [("start", "")]
+    assert world.told == [
+        "PUBLIC_CLOUD may not set KIND here: remove it from the template; instance i-1 keeps what it has"
+    ]
+
+
+@pytest.mark.parametrize("state", [InstanceState.SUSPENDED, InstanceState.RUNNING])
+async def test_an_instance_that_is_not_stopped_is_left_as_it_is_and_the_log_says_so(
+    world: World, state: InstanceState
+) -> None:
+    deploy_id = await off(world)
+    world.provider.instances[deploy_id].state = state
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
+    assert "resize" not in [name for name, _ in done(world)]
+    assert world.told == [
+        (
+            f"resizing to CPU=1 MEMORY=4096: not carried out while instance i-1 is {state.value}; power the VM off and"
+            " resume it"
+        )
+    ]
+
+
+@pytest.mark.parametrize(
+    ("action", "edited"),
+    [
+        pytest.param(Action.RESIZE, {"MEMORY": "4096"}, id="size"),
+        pytest.param(Action.UPDATECONF, {"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa B"},)}, id="context"),
+        pytest.param(Action.ATTACHDISK, {"DISK": (DISK, NEW_DISK)}, id="disk"),
+        pytest.param(Action.ATTACHNIC, {"NIC": (NIC, NEW_NIC)}, id="interface"),
+    ],
+)
+async def test_what_a_running_instance_was_given_is_not_given_again(
+    world: World, action: Action, edited: dict[str, Any]
+) -> None:
+    deploy_id = await off(world)
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
+    operand: Any = {Action.ATTACHDISK: NEW_DISK, Action.ATTACHNIC: NEW_NIC}.get(action, {})
+    fields: dict[str, Any] = {"deploy_id": deploy_id, "operand": operand, **a_vm(**edited)}
+    await perform_capability(world.work(request_of(**fields)), action)
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(**edited))
+    world.provider.calls.clear()
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(**edited))
+    assert done(world) == [("start", "")]
+
+
+async def test_a_disk_that_went_and_came_again_under_its_number_is_attached(world: World) -> None:
+    """OpenNebula gives the numbers of detached disks again."""
+    deploy_id = await off(world)
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
+    work = world.work(request_of(deploy_id=deploy_id, operand=DISK))
+    await perform_capability(work, Action.DETACHDISK)
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(DISK=()))
+    world.provider.calls.clear()
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
+    assert done(world) == [("attach_disk", DISK), ("start", "")]
+
+
+async def test_an_instance_of_an_earlier_release_that_is_powered_off_has_what_the_vm_asks_then(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm())
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
+    assert [name for name, _ in done(world)] == ["resize", "start"]
+    assert world.told == []
+
+
+async def test_of_an_instance_that_nothing_is_known_of_only_what_is_tagged_ours_goes(world: World) -> None:
+    assert isinstance(world.provider, ChangingCloud)
+    deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
+    world.provider.devices = Attached(disks=frozenset({"0", "5"}), nics=frozenset({"3"}))
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK)))
+    assert done(world) == [
+        ("attached", ""),
+        ("detach_disk", {"DISK_ID": "5"}),
+        ("detach_nic", {"NIC_ID": "3"}),
+        ("start", ""),
+    ]
+    assert world.told == [
+        (
+            "what was asked of instance i-1 before is not known here: it stays as it is, and changes from now on are"
+            " carried out when the VM is resumed"
+        )
+    ]
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK)))
+    world.provider.calls.clear()
+    await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="8192", DISK=(DISK, NEW_DISK)))
+    assert [name for name, _ in done(world)] == ["resize", "start"]
+
+
+async def test_a_create_that_is_repeated_after_an_edit_is_what_the_instance_was_made_of(world: World) -> None:
+    """The first create was not answered: what is repeated is what was sent then."""
+    world.provider.after["create"].append(ProviderUnavailable("the answer was lost"))
+    with pytest.raises(ProviderUnavailable):
+        await perform(world, Intent.CREATE, **a_vm())
+    edited = a_vm(MEMORY="4096")
+    deploy_id = await perform(world, Intent.CREATE, **edited)
+    assert deploy_id == "i-1"
+    await perform(world, Intent.STOP, deploy_id=deploy_id, **edited)
+    await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+    assert [name for name, _ in done(world)] == ["resize", "start"]
