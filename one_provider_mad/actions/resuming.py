@@ -25,11 +25,10 @@ from one_provider_mad.errors import (
     MadError,
     NotSupported,
     ProviderError,
-    Throttled,
 )
 from one_provider_mad.journal import Journal
 from one_provider_mad.protocol.messages import Action
-from one_provider_mad.providers.interface import DeviceListing, Reconfigurable
+from one_provider_mad.providers.interface import Attached, DeviceListing, Reconfigurable
 from one_provider_mad.settings import Policy
 
 _RECREATE = "only a new instance gets it (onevm recover --recreate)"
@@ -123,11 +122,20 @@ class Resumption(Value, frozen=True, kw_only=True):
         )
         has = self._asked()
         if isinstance(provider, DeviceListing) and instance.state is InstanceState.STOPPED:
-            attached = await self.cloud.call("list devices", lambda: provider.attached(deploy_id))
+            attached = await self._attached(provider, deploy_id)
             strays = [removal("DISK_ID", key) for key in sorted(attached.disks) if key not in has.disks]
             strays += [removal("NIC_ID", key) for key in sorted(attached.nics) if key not in has.nics]
             await self._change(deploy_id, has, strays)
         await self._record(deploy_id, has)
+
+    async def _attached(self, provider: DeviceListing, deploy_id: DeployId) -> Attached:
+        try:
+            return await self.cloud.call("list devices", lambda: provider.attached(deploy_id))
+        except ProviderError as error:
+            if _may_pass(error):
+                raise
+            self.warn(f"which disks and interfaces of instance {deploy_id} are left over is not known: {error}")
+            return Attached()
 
     def _tell_of_waiting(self, instance: Instance, what: list[str]) -> None:
         if what:
@@ -189,7 +197,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         try:
             await self.cloud.call(what, send)
         except ProviderError as error:
-            if error.retryable or not error.definite or isinstance(error, AuthenticationRefused | Throttled):
+            if _may_pass(error):
                 raise
             self.warn(f"{what}, asked for while the VM was off, was refused for instance {deploy_id}: {error}")
             return False
@@ -206,6 +214,11 @@ def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
         except ProviderError:
             section = {}
     return asked_of(request, section)
+
+
+def _may_pass(error: ProviderError) -> bool:
+    """True for what may be otherwise when it is asked again, so that the resume has failed."""
+    return error.retryable or not error.definite or isinstance(error, AuthenticationRefused)
 
 
 def _refusing(error: ProviderError) -> Callable[[], Awaitable[None]]:

@@ -14,6 +14,7 @@ from one_provider_mad.lab.ec2.answers import Answer
 from one_provider_mad.lab.ec2.estate import Estate
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.instances import Instances
+from one_provider_mad.lab.ec2.interfaces import Interfaces
 from one_provider_mad.lab.ec2.metrics import Metrics
 from one_provider_mad.lab.ec2.offers import Offers
 from one_provider_mad.lab.ec2.plans import Plans
@@ -67,6 +68,7 @@ class Account:
     def _known_actions(self) -> dict[str, Action]:
         estate = self.estate
         instances, volumes = Instances(estate, self._traffic), Volumes(estate)
+        interfaces = Interfaces(estate)
         addresses, tags, offers = Addresses(estate), Tags(estate), Offers(estate)
         plans = Plans(estate, instances)
         ec2: dict[str, tuple[str, Handler]] = {
@@ -90,6 +92,12 @@ class Account:
             "ModifyVolume": ("resize_disk", volumes.modify),
             "DescribeVolumes": ("list_instances", volumes.describe),
             "DescribeSnapshots": ("list_instances", volumes.snapshots),
+            "CreateNetworkInterface": ("attach_nic", interfaces.create),
+            "AttachNetworkInterface": ("attach_nic", interfaces.attach),
+            "ModifyNetworkInterfaceAttribute": ("attach_nic", interfaces.modify),
+            "DetachNetworkInterface": ("detach_nic", interfaces.detach),
+            "DeleteNetworkInterface": ("detach_nic", interfaces.delete),
+            "DescribeNetworkInterfaces": ("list_instances", interfaces.describe),
             "AllocateAddress": ("attach_nic", addresses.allocate),
             "AssociateAddress": ("attach_nic", addresses.associate),
             "DisassociateAddress": ("detach_nic", addresses.disassociate),

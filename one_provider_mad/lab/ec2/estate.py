@@ -52,6 +52,17 @@ SCHEMA = (
         association_id TEXT NOT NULL,
         instance_id TEXT NOT NULL
     )""",
+    """CREATE TABLE IF NOT EXISTS ec2_interface (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        subnet TEXT NOT NULL,
+        groups TEXT NOT NULL,          -- with commas between
+        tags TEXT NOT NULL,            -- JSON
+        instance_id TEXT NOT NULL,     -- where it is attached, '' for nowhere
+        attachment_id TEXT NOT NULL,
+        device_index INTEGER NOT NULL,
+        ends_with_instance INTEGER NOT NULL
+    )""",
     """CREATE TABLE IF NOT EXISTS ec2_event (
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         instance_id TEXT NOT NULL,

@@ -43,6 +43,7 @@ from one_provider_mad.providers.ec2.instances import (
     read_instances,
     read_launched,
 )
+from one_provider_mad.providers.ec2.interfaces import Interfaces
 from one_provider_mad.providers.ec2.launch import SPOT, Launch, read_launch, run_instances
 from one_provider_mad.providers.ec2.notices import NOTICE_NAMES, Notices
 from one_provider_mad.providers.ec2.query import filtered, pairs
@@ -89,6 +90,7 @@ class Ec2Provider:
         self._settings = settings
         self._client = Client(settings, warn=context.warn)
         self._disks = Disks(self._client, pause=settings.watch_interval, tags=settings.tags)
+        self._interfaces = Interfaces(self._client, self._disks, pause=settings.watch_interval, tags=settings.tags)
         self._shortages = Shortages(memory=settings.shortage_memory, clock=time.monotonic)
         self._sizes = sizes.sizes(settings)
         self._changes = Changes(self._client, self._disks, settings, hypervisor=context.hypervisor, known=self._sizes)
@@ -334,7 +336,16 @@ class Ec2Provider:
 
     async def attached(self, deploy_id: DeployId) -> Attached:
         """The volumes and interfaces that were made for it."""
-        return Attached(disks=await self._disks.made_for(deploy_id))
+        disks, nics = await self._disks.made_for(deploy_id), await self._interfaces.made_for(deploy_id)
+        return Attached(disks=disks, nics=nics)
+
+    async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Attach a network interface, made for this NIC and deleted with the instance."""
+        await self._interfaces.attach(deploy_id, nic)
+
+    async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Detach the NIC's network interface and delete it."""
+        await self._interfaces.detach(deploy_id, nic)
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Make a stopped instance the smallest type of its family that CPU and MEMORY fit in."""

@@ -267,6 +267,7 @@ def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
         ),
         *msgspec.structs.replace(section, attributes=strange).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
         *_context_warnings(request),
+        *_not_made(request),
     )
 
 
@@ -275,3 +276,21 @@ def _context_warnings(request: VmRequest) -> tuple[str, ...]:
     if contexts and contexts[0].get("TOKEN", "").upper() == "YES":
         return ("CONTEXT asks for a OneGate token, which this driver does not make: ONEGATE_TOKEN is left out",)
     return ()
+
+
+def _not_made(request: VmRequest) -> tuple[str, ...]:
+    """What the template asks for and a create does not make."""
+    disks = [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]
+    nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in request.template.vectors(name)]
+    told = []
+    if disks:
+        told.append(
+            f"the instance is made without the template's disks ({', '.join(disks)}): it has those of its AMI and"
+            " BLOCKDEVICEMAPPING, and empty ones are attached later with onevm disk-attach"
+        )
+    if nics:
+        told.append(
+            f"the instance is made without the template's interfaces ({', '.join(nics)}): it has one in its SUBNETID,"
+            " and further ones are attached later with onevm nic-attach"
+        )
+    return tuple(told)

@@ -16,7 +16,6 @@ from one_provider_mad.providers.interface import (
     ContextUpdate,
     DiskSnapshots,
     NetworkRules,
-    NicHotplug,
     Provider,
     Resizable,
     Snapshots,
@@ -45,7 +44,6 @@ LACKS: dict[type, str] = {
     Suspendable: "EC2 hibernates only instances that were made for it: SAVE stops them",
     Snapshots: "EC2 cannot put all volumes of an instance back",
     DiskSnapshots: "EC2 cannot put a volume back",
-    NicHotplug: "interfaces of EC2 belong to subnets, which OpenNebula's networks do not name",
     NetworkRules: "EC2's security groups are not OpenNebula's",
 }
 

@@ -1,0 +1,224 @@
+"""Actions on network interfaces, as docs.aws.amazon.com, "Amazon EC2 API Reference" has them.
+
+The first interface of each instance is part of it, and none of these.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Collection
+from typing import NamedTuple
+
+from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.errors import InstanceNotFound
+from one_provider_mad.lab.ec2 import estate as accounts
+from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2.answers import Answer, tag_set
+from one_provider_mad.lab.ec2.estate import Estate
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal, not_found
+from one_provider_mad.providers.simulated import table
+
+
+class Interface(NamedTuple):
+    """A line of the table `ec2_interface`, its columns in order."""
+
+    number: int
+    id: str
+    subnet: str
+    groups: str
+    tags: str
+    instance_id: str
+    attachment_id: str
+    device_index: int
+    ends_with_instance: int
+
+    def detached(self) -> Interface:
+        """The line once it is attached to nothing."""
+        return self._replace(instance_id="", attachment_id="", device_index=0, ends_with_instance=0)
+
+    @property
+    def private_ip(self) -> str:
+        """An address that follows from its number."""
+        return f"172.31.{200 + self.number // 250 % 50}.{1 + self.number % 250}"
+
+
+class Interfaces:
+    """Network interfaces of one account.
+
+    Args:
+        estate: the account.
+    """
+
+    def __init__(self, estate: Estate) -> None:
+        self._estate = estate
+
+    async def create(self, form: Form) -> Answer:
+        """CreateNetworkInterface."""
+        made = Interface(
+            number=0,
+            id=f"eni-{os.urandom(9).hex()[:17]}",
+            subnet=forms.value(form, "SubnetId"),
+            groups=",".join(forms.listed(form, "SecurityGroupId")),
+            tags=table.encode(forms.specified(form, "network-interface")),
+            instance_id="",
+            attachment_id="",
+            device_index=0,
+            ends_with_instance=0,
+        )
+
+        def operation(db: sqlite3.Connection) -> Answer:
+            _put(db, made)
+            return {"networkInterface": _shown(_one(db, made.id, self._estate.clock()))}
+
+        return await self._estate.write(operation)
+
+    async def describe(self, form: Form) -> Answer:
+        """DescribeNetworkInterfaces."""
+        page = forms.Page.of(form, named="NetworkInterfaceId")
+        now = self._estate.clock()
+        found = await self._estate.write(lambda db: _settled(db, now))
+        if ids := forms.listed(form, "NetworkInterfaceId"):
+            found = [each for each in found if each.id in ids]
+        wanted = forms.matching(
+            found,
+            forms.filters(form),
+            tags=lambda each: table.decode_tags(each.tags),
+            fields={
+                "network-interface-id": lambda each: each.id,
+                "subnet-id": lambda each: each.subnet,
+                "status": lambda each: "in-use" if each.instance_id else "available",
+                "attachment.instance-id": lambda each: each.instance_id,
+            },
+        )
+        rows, more = page.cut(wanted, lambda each: each.number)
+        return {"networkInterfaceSet": [_shown(each) for each in rows], **more}
+
+    async def attach(self, form: Form) -> Answer:
+        """AttachNetworkInterface, to an instance that runs or is stopped."""
+        interface_id, instance_id = forms.value(form, "NetworkInterfaceId"), forms.value(form, "InstanceId")
+        index = forms.number(form, "DeviceIndex", 0)
+        accounts.check_id(instance_id)
+
+        def operation(db: sqlite3.Connection) -> Answer:
+            now = self._estate.clock()
+            interface = _one(db, interface_id, now)
+            _check_at_rest(db, instance_id, now)
+            if interface.instance_id:
+                raise Refusal("InvalidNetworkInterface.InUse", f"Interface: [{interface_id}] in use.")
+            if index in {0, *(each.device_index for each in _settled(db, now) if each.instance_id == instance_id)}:
+                text = f"Instance '{instance_id}' already has an interface attached at device index '{index}'."
+                raise Refusal("InvalidParameterValue", text)
+            attachment = f"eni-attach-{os.urandom(9).hex()[:17]}"
+            _put(db, interface._replace(instance_id=instance_id, attachment_id=attachment, device_index=index))
+            return {"attachmentId": attachment}
+
+        return await self._estate.write(operation)
+
+    async def detach(self, form: Form) -> Answer:
+        """DetachNetworkInterface."""
+        attachment = forms.value(form, "AttachmentId")
+
+        def operation(db: sqlite3.Connection) -> Answer:
+            for interface in _settled(db, self._estate.clock()):
+                if interface.attachment_id == attachment:
+                    _put(db, interface.detached())
+                    return {"return": True}
+            text = f"The interface attachment '{attachment[:80]}' does not exist."
+            raise Refusal("InvalidAttachmentID.NotFound", text)
+
+        return await self._estate.write(operation)
+
+    async def delete(self, form: Form) -> Answer:
+        """DeleteNetworkInterface."""
+        interface_id = forms.value(form, "NetworkInterfaceId")
+
+        def operation(db: sqlite3.Connection) -> Answer:
+            interface = _one(db, interface_id, self._estate.clock())
+            if interface.instance_id:
+                text = f"Network interface '{interface_id}' is currently in use."
+                raise Refusal("InvalidNetworkInterface.InUse", text)
+            _drop(db, [interface.id])
+            return {"return": True}
+
+        return await self._estate.write(operation)
+
+    async def modify(self, form: Form) -> Answer:
+        """ModifyNetworkInterfaceAttribute: whether it ends with its instance."""
+        interface_id = forms.value(form, "NetworkInterfaceId")
+        is_ending = forms.is_true(form, "Attachment.DeleteOnTermination")
+
+        def operation(db: sqlite3.Connection) -> Answer:
+            interface = _one(db, interface_id, self._estate.clock())
+            if interface.attachment_id != forms.value(form, "Attachment.AttachmentId"):
+                raise Refusal("InvalidAttachmentID.NotFound", f"{interface_id} has no such attachment.")
+            _put(db, interface._replace(ends_with_instance=int(is_ending)))
+            return {"return": True}
+
+        return await self._estate.write(operation)
+
+
+def _settled(db: sqlite3.Connection, now: float) -> list[Interface]:
+    """Every interface, as the ends of instances have left them."""
+    found = [Interface._make(line) for line in db.execute("SELECT * FROM ec2_interface ORDER BY number").fetchall()]
+    instances = accounts.owners(db, {each.instance_id for each in found if each.instance_id}, now)
+    alive = {id_ for id_, row in instances.items() if not row.state_at(now).is_gone}
+    left = [each for each in found if each.instance_id and each.instance_id not in alive]
+    _drop(db, [each.id for each in left if each.ends_with_instance])
+    for each in left:
+        if not each.ends_with_instance:
+            _put(db, each.detached())
+    if not left:
+        return found
+    return [Interface._make(line) for line in db.execute("SELECT * FROM ec2_interface ORDER BY number").fetchall()]
+
+
+def _one(db: sqlite3.Connection, interface_id: str, now: float) -> Interface:
+    for each in _settled(db, now):
+        if each.id == interface_id:
+            return each
+    text = f"The networkInterface ID '{interface_id[:80]}' does not exist"
+    raise Refusal("InvalidNetworkInterfaceID.NotFound", text)
+
+
+def _put(db: sqlite3.Connection, interface: Interface) -> None:
+    values = (interface.number or None, *interface[1:])
+    db.execute("INSERT OR REPLACE INTO ec2_interface VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+
+def _drop(db: sqlite3.Connection, interface_ids: Collection[str]) -> None:
+    if interface_ids:
+        these = "DELETE FROM ec2_interface WHERE id IN (SELECT value FROM json_each(?))"
+        db.execute(these, (table.encode(list(interface_ids)),))
+
+
+def _check_at_rest(db: sqlite3.Connection, instance_id: str, now: float) -> None:
+    try:
+        row = table.load(db, DeployId(instance_id), now)
+    except InstanceNotFound:
+        raise not_found(instance_id) from None
+    if row.state_at(now) not in (InstanceState.RUNNING, InstanceState.STOPPED):
+        raise Refusal("IncorrectInstanceState", f"Instance '{instance_id}' is neither running nor stopped.")
+
+
+def _shown(interface: Interface) -> Answer:
+    """A `NetworkInterface` element."""
+    groups = interface.groups.split(",")
+    attachment = {
+        "attachmentId": interface.attachment_id,
+        "instanceId": interface.instance_id,
+        "deviceIndex": interface.device_index,
+        "status": "attached",
+        "deleteOnTermination": bool(interface.ends_with_instance),
+    }
+    return {
+        "networkInterfaceId": interface.id,
+        "subnetId": interface.subnet,
+        "vpcId": "vpc-default",
+        "status": "in-use" if interface.instance_id else "available",
+        "privateIpAddress": interface.private_ip,
+        "groupSet": [{"groupId": each, "groupName": each} for each in groups],
+        "tagSet": tag_set(table.decode_tags(interface.tags)),
+        **({"attachment": attachment} if interface.instance_id else {}),
+    }

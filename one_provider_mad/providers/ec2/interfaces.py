@@ -1,0 +1,189 @@
+"""Interfaces that come and go: network interfaces made for one NIC_ID of one instance, tagged so, and ended with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+
+from one_provider_mad.documents import Element, element_at, elements_at, text_of
+from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, Value, whole_number
+from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable, Throttled
+from one_provider_mad.providers.ec2.attributes import words
+from one_provider_mad.providers.ec2.client import Client
+from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks
+from one_provider_mad.providers.ec2.instances import read_tags
+from one_provider_mad.providers.ec2.query import filtered, numbered, tagged
+
+NIC_TAG = f"{TAG_PREFIX}NIC_ID"
+"""Tag of an interface that was made for one of a VM's, besides those of the instance it belongs to."""
+
+_PAUSE = 1.0
+"""Seconds between two looks at an interface at most."""
+
+
+class Interface(Value, frozen=True, kw_only=True):
+    """One network interface.
+
+    Attributes:
+        interface_id: EC2's id.
+        instance_id: where it is attached or is being detached from, "" for nowhere.
+        attachment_id: EC2's id of that, "" for none.
+        index: device index at the instance.
+        ends_with_instance: it is deleted when its instance is terminated.
+        nic_id: NIC_ID that it was made for, "" for none.
+    """
+
+    interface_id: str
+    instance_id: str = ""
+    attachment_id: str = ""
+    index: int = 0
+    ends_with_instance: bool = False
+    nic_id: str = ""
+
+
+def read_interfaces(root: Element) -> list[Interface]:
+    """Every interface of a DescribeNetworkInterfaces answer."""
+    if root.find("networkInterfaceSet") is None:
+        raise ProviderUnavailable("EC2: the answer to DescribeNetworkInterfaces has no list, which is not an empty one")
+    return [
+        Interface(
+            interface_id=text_of(item.find("networkInterfaceId")),
+            instance_id=text_of(element_at(item, "attachment/instanceId")),
+            attachment_id=text_of(element_at(item, "attachment/attachmentId")),
+            index=whole_number(text_of(element_at(item, "attachment/deviceIndex"))) or 0,
+            ends_with_instance=text_of(element_at(item, "attachment/deleteOnTermination")) == "true",
+            nic_id=read_tags(elements_at(item, "tagSet/item")).get(NIC_TAG, ""),
+        )
+        for item in elements_at(root, "networkInterfaceSet/item")
+    ]
+
+
+class Interfaces:
+    """The network interfaces of instances.
+
+    Args:
+        client: the way to the cloud.
+        disks: knows an instance.
+        pause: seconds between two looks while an interface is on its way.
+        tags: the configuration's, of every interface.
+    """
+
+    def __init__(self, client: Client, disks: Disks, *, pause: float, tags: Mapping[str, str]) -> None:
+        self._client = client
+        self._disks = disks
+        self._pause = min(pause, _PAUSE)
+        self._tags = tags
+
+    async def attach(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Make an interface, unless there is one, and attach it, unless it is.
+
+        Raises:
+            BadParameter: it is an alias.
+            WrongState: the instance is gone.
+        """
+        nic_id = _nic_id(nic)
+        if nic.get("PARENT") or nic.get("PARENT_ID"):
+            raise BadParameter(f"interface {nic_id} is an alias, and EC2 has none: attach an interface of its own")
+        instance = (await self._disks.details(deploy_id)).instance
+        made = await self._made_for(deploy_id, nic_id)
+        interface = next((each for each in made if each.instance_id), made[0] if made else None)
+        interface = interface or await self._make(instance, nic_id, nic)
+        if interface.instance_id != deploy_id:
+            interface = await self._attached(deploy_id, interface)
+        if not interface.ends_with_instance:
+            await self._end_with_instance(interface)
+
+    async def _attached(self, deploy_id: DeployId, interface: Interface) -> Interface:
+        """Attach it to the instance behind those that are there."""
+        there = await self._list({"attachment.instance-id": [deploy_id]})
+        index = 1 + max((each.index for each in there), default=0)
+        call = {"NetworkInterfaceId": interface.interface_id, "InstanceId": deploy_id, "DeviceIndex": str(index)}
+        try:
+            attachment = await self._client.call(
+                "AttachNetworkInterface", call, read=lambda root: text_of(root.find("attachmentId"))
+            )
+        except ProviderError as error:
+            if error.definite and not isinstance(error, Throttled):
+                with suppress(ProviderError):  # OpenNebula forgets the interface; EC2 deletes none that is attached
+                    await self._delete(interface)
+            raise
+        return Interface(interface_id=interface.interface_id, instance_id=deploy_id, attachment_id=attachment)
+
+    async def detach(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
+        """Detach what was made for the interface and delete it; without any all is well."""
+        made = await self._made_for(deploy_id, _nic_id(nic))
+        if not made:
+            await self._disks.details(deploy_id)
+        for interface in made:
+            if interface.attachment_id:
+                call = {"AttachmentId": interface.attachment_id}
+                await self._client.call("DetachNetworkInterface", call, read=lambda _: None)
+                await self._come_off(interface)
+            await self._delete(interface)
+
+    async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
+        """NIC_IDs of the interfaces that were made for an instance, attached or not.
+
+        Who may not look has made none.
+        """
+        try:
+            made = await self._made_for(deploy_id)
+        except PermissionDenied:
+            return frozenset()
+        return frozenset(each.nic_id for each in made if each.nic_id)
+
+    async def _made_for(self, deploy_id: DeployId, nic_id: str = "") -> list[Interface]:
+        return await self._list(
+            {f"tag:{INSTANCE_TAG}": [deploy_id], **({f"tag:{NIC_TAG}": [nic_id]} if nic_id else {})}
+        )
+
+    async def _list(self, filters: Mapping[str, Sequence[str]]) -> list[Interface]:
+        pages = self._client.pages("DescribeNetworkInterfaces", filtered(filters), read=read_interfaces)
+        return [interface async for page in pages for interface in page]
+
+    async def _make(self, instance: Instance, nic_id: str, nic: Mapping[str, str]) -> Interface:
+        """Create it, in the instance's subnet and groups unless the NIC names others."""
+        subnet = nic.get("SUBNETID") or instance.attributes.get("AWS_SUBNET_ID", "")
+        groups = nic.get("SECURITYGROUPIDS") or instance.attributes.get("AWS_SECURITY_GROUPS", "")
+        owner = instance.identity.tags() if instance.identity else {}
+        tags = {**self._tags, **owner, INSTANCE_TAG: instance.deploy_id, NIC_TAG: nic_id}
+        call = {
+            "SubnetId": subnet,
+            **numbered("SecurityGroupId", words(groups)),
+            **tagged("TagSpecification.1", "network-interface", tags),
+        }
+        made = await self._client.call(
+            "CreateNetworkInterface",
+            call,
+            read=lambda root: text_of(element_at(root, "networkInterface/networkInterfaceId")),
+        )
+        return Interface(interface_id=made)
+
+    async def _come_off(self, interface: Interface) -> None:
+        """Return once it is attached to nothing: that takes some seconds, and the caller's time is bounded."""
+        only = {"network-interface-id": [interface.interface_id]}
+        while True:
+            if not any(each.attachment_id for each in await self._list(only)):
+                return
+            await asyncio.sleep(self._pause)
+
+    async def _delete(self, interface: Interface) -> None:
+        call = {"NetworkInterfaceId": interface.interface_id}
+        await self._client.call("DeleteNetworkInterface", call, read=lambda _: None)
+
+    async def _end_with_instance(self, interface: Interface) -> None:
+        """Have it deleted when its instance is terminated, or it would fill the account's limit."""
+        call = {
+            "NetworkInterfaceId": interface.interface_id,
+            "Attachment.AttachmentId": interface.attachment_id,
+            "Attachment.DeleteOnTermination": "true",
+        }
+        await self._client.call("ModifyNetworkInterfaceAttribute", call, read=lambda _: None)
+
+
+def _nic_id(nic: Mapping[str, str]) -> str:
+    nic_id = nic.get("NIC_ID", "")
+    if not nic_id:
+        raise BadParameter("NIC_ID is missing: nothing was done")
+    return nic_id

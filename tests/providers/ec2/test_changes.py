@@ -1,0 +1,224 @@
+"""A stopped instance is given what its VM asks for by now; interfaces of VMs are EC2's, tagged, and end with it."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState, Template, VmRequest
+from one_provider_mad.errors import BadParameter, WrongState
+from one_provider_mad.providers.ec2.provider import Ec2Provider
+from one_provider_mad.providers.interface import Attached
+from one_provider_mad.testing.conformance import look, reach
+from tests.providers.ec2.account import ADDRESSES
+from tests.providers.ec2.conftest import OWNER, Open
+from tests.providers.ec2.face import Face
+from tests.providers.ec2.vms import a_vm, launched
+
+NIC = {"NIC_ID": "1", "NETWORK": "home", "MAC": "02:00:0a:00:00:05"}
+
+
+async def stopped(provider: Ec2Provider, request: VmRequest | None = None) -> DeployId:
+    deploy_id = await launched(provider, request)
+    await provider.stop(deploy_id, hard=True)
+    await reach(provider, deploy_id, InstanceState.STOPPED)
+    return deploy_id
+
+
+def with_context(request: VmRequest, **context: str) -> VmRequest:
+    return msgspec.structs.replace(request, template=Template(values={"CONTEXT": (context,)}))
+
+
+def user_data(face: Face, deploy_id: DeployId) -> str:
+    shown = face.account.act("DescribeInstanceAttribute", {"InstanceId": deploy_id, "Attribute": "userData"})
+    return base64.b64decode(shown["userData"].get("value", "")).decode()
+
+
+def interfaces(face: Face) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = face.account.act("DescribeNetworkInterfaces", {})["networkInterfaceSet"]
+    return found
+
+
+class TestSection:
+    async def test_user_data_follows_the_context(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await stopped(provider, with_context(a_vm(), KEY="first"))
+        assert user_data(face, deploy_id) == 'KEY="first"\n'
+        await provider.update_context(deploy_id, with_context(a_vm(), KEY="second"))
+        assert user_data(face, deploy_id) == 'KEY="second"\n'
+        await provider.update_context(deploy_id, a_vm())
+        assert user_data(face, deploy_id) == ""
+
+    async def test_user_data_of_the_section_comes_before_the_context(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await stopped(provider)
+        asked = with_context(a_vm(USERDATA=base64.b64encode(b"#!/bin/sh").decode()), KEY="second")
+        await provider.reconfigure(deploy_id, asked, "USERDATA")
+        assert user_data(face, deploy_id) == "#!/bin/sh"
+
+    @pytest.mark.parametrize(
+        ("listed", "kind"),
+        [
+            pytest.param("m5.large,t3.small", "t3.small", id="it-has-one-of-them"),
+            pytest.param("m5.large,t3.medium", "m5.large", id="it-has-none-of-them"),
+        ],
+    )
+    async def test_a_stopped_instance_becomes_the_first_type_of_the_list_unless_it_is_one(
+        self, connect: Open, listed: str, kind: str
+    ) -> None:
+        provider = await connect()
+        deploy_id = await stopped(provider)
+        await provider.reconfigure(deploy_id, a_vm(INSTANCETYPE=listed), "INSTANCETYPE")
+        instance = await look(provider, deploy_id)
+        assert instance is not None
+        assert instance.attributes["AWS_INSTANCE_TYPE"] == kind
+
+    async def test_groups_bandwidth_tags_and_address_are_changed(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        address = next(iter(ADDRESSES))
+        edited: dict[str, Any] = {
+            "SECURITYGROUPIDS": "sg-a,sg-b",
+            "EBS_OPTIMIZED": "YES",
+            "TAGS": "role=db",
+            "ELASTICIP": address,
+        }
+        deploy_id = await stopped(provider, a_vm(SECURITYGROUPIDS="sg-old"))
+        for name in edited:
+            await provider.reconfigure(deploy_id, a_vm(**edited), name)
+        (instance,) = face.account.act("DescribeInstances", {"InstanceId.1": deploy_id})["reservationSet"][0][
+            "instancesSet"
+        ]
+        assert [group["groupId"] for group in instance["groupSet"]] == ["sg-a", "sg-b"]
+        assert (instance["ebsOptimized"], instance["ipAddress"]) == ("true", address)
+        tags = {each["key"]: each["value"] for each in instance["tagSet"]}
+        assert tags["role"] == "db"
+        assert a_vm().identity(owner=OWNER).tags().items() <= tags.items()
+
+    async def test_every_attribute_that_is_called_changeable_is(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await stopped(provider)
+        assert provider.changeable_attributes == {
+            *("INSTANCETYPE", "SECURITYGROUPIDS", "EBS_OPTIMIZED", "USERDATA", "CLOUD_INIT", "TAGS", "ELASTICIP")
+        }
+        with pytest.raises(BadParameter, match="AMI counts when an instance is created only"):
+            await provider.reconfigure(deploy_id, a_vm(AMI="ami-0new"), "AMI")
+
+    @pytest.mark.parametrize("name", ["SECURITYGROUPIDS", "ELASTICIP"])
+    async def test_what_cannot_be_taken_away_is_refused_with_a_sentence(self, connect: Open, name: str) -> None:
+        provider = await connect()
+        with pytest.raises(BadParameter, match=name):
+            await provider.reconfigure(await stopped(provider), a_vm(), name)
+
+    async def test_the_type_of_a_running_instance_is_not_changed(self, connect: Open) -> None:
+        provider = await connect()
+        with pytest.raises(WrongState, match=r"EC2 changes the type of stopped ones only, to t3\.large"):
+            await provider.reconfigure(await launched(provider), a_vm(INSTANCETYPE="t3.large"), "INSTANCETYPE")
+
+    async def test_defaults_are_no_part_of_what_a_vm_asks(self, connect: Open) -> None:
+        provider = await connect(defaults={"KEYPAIR": "ops", "INSTANCETYPE": "t3.nano"})
+        assert provider.section_of(a_vm(TYPE="ec2", HOST="cloud")) == {"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"}
+
+
+class TestInterfaces:
+    @pytest.mark.parametrize("is_running", [True, False])
+    async def test_an_interface_is_the_vms_and_ends_with_it(
+        self, face: Face, connect: Open, *, is_running: bool
+    ) -> None:
+        provider = await connect()
+        asked = a_vm(SUBNETID="subnet-7", SECURITYGROUPIDS="sg-a,sg-b")
+        deploy_id = await (launched if is_running else stopped)(provider, asked)
+        for _ in range(2):
+            await provider.attach_nic(deploy_id, NIC)
+        (interface,) = interfaces(face)
+        assert (interface["subnetId"], [each["groupId"] for each in interface["groupSet"]]) == (
+            "subnet-7",
+            ["sg-a", "sg-b"],
+        )
+        attachment = interface["attachment"]
+        assert (attachment["instanceId"], attachment["deviceIndex"]) == (deploy_id, 1)
+        tags = {each["key"]: each["value"] for each in interface["tagSet"]}
+        assert a_vm().identity(owner=OWNER).tags().items() <= tags.items()
+        assert await provider.attached(deploy_id) == Attached(nics=frozenset({"1"}))
+        await provider.destroy(deploy_id)
+        assert interfaces(face) == []
+
+    async def test_an_interface_that_names_a_subnet_and_groups_gets_them(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        await provider.attach_nic(deploy_id, {**NIC, "SUBNETID": "subnet-9", "SECURITYGROUPIDS": "sg-9"})
+        (interface,) = interfaces(face)
+        assert (interface["subnetId"], interface["groupSet"][0]["groupId"]) == ("subnet-9", "sg-9")
+
+    async def test_only_what_was_made_for_the_interface_is_detached(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        for nic_id in ("1", "2"):
+            await provider.attach_nic(deploy_id, {**NIC, "NIC_ID": nic_id})
+        foreign = face.account.act("CreateNetworkInterface", {"SubnetId": "subnet-1"})
+        face.account.act(
+            "AttachNetworkInterface",
+            {
+                "NetworkInterfaceId": foreign["networkInterface"]["networkInterfaceId"],
+                "InstanceId": deploy_id,
+                "DeviceIndex": "3",
+            },
+        )
+        for nic_id in ("1", "3", "0"):
+            await provider.detach_nic(deploy_id, {"NIC_ID": nic_id})
+        assert [each["attachment"]["deviceIndex"] for each in interfaces(face)] == [2, 3]
+
+    async def test_what_cannot_be_attached_is_deleted(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        face.order("AttachNetworkInterface", code="AttachmentLimitExceeded", message="Full.", status=400)
+        with pytest.raises(BadParameter, match=r"Full\."):
+            await provider.attach_nic(deploy_id, NIC)
+        assert interfaces(face) == []
+
+    async def test_an_interface_whose_answer_was_lost_is_attached_and_no_other(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        face.order("AttachNetworkInterface", is_done=True)
+        with pytest.raises(Exception, match="internal error"):
+            await provider.attach_nic(deploy_id, NIC)
+        await provider.attach_nic(deploy_id, NIC)
+        (interface,) = interfaces(face)
+        assert interface["attachment"]["deleteOnTermination"] is True
+
+    async def test_an_alias_is_refused(self, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        with pytest.raises(BadParameter, match="interface 1 is an alias"):
+            await provider.attach_nic(deploy_id, {**NIC, "PARENT": "NIC0"})
+
+    async def test_without_the_right_to_look_no_interface_was_made_and_disks_are_told(
+        self, face: Face, connect: Open
+    ) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        await provider.attach_disk(deploy_id, {"DISK_ID": "2", "SIZE": "1024"})
+        face.order("DescribeNetworkInterfaces", code="UnauthorizedOperation", message="No.", status=403)
+        assert await provider.attached(deploy_id) == Attached(disks=frozenset({"2"}))
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        pytest.param(
+            {"DISK": ({"DISK_ID": "0"}, {"DISK_ID": "1"})}, r"without the template's disks \(0, 1\)", id="disks"
+        ),
+        pytest.param({"NIC": ({"NIC_ID": "0"},)}, r"without the template's interfaces \(0\)", id="interfaces"),
+    ],
+)
+async def test_what_a_template_asks_at_first_and_a_create_does_not_make_is_told(
+    connect: Open, values: Mapping[str, Any], told: str
+) -> None:
+    provider = await connect()
+    (warning,) = provider.plan(msgspec.structs.replace(a_vm(), template=Template(values=values))).warnings
+    assert warning.startswith("the instance is made ")
+    assert re.search(told, warning)
