@@ -69,10 +69,11 @@ class Change(Value, frozen=True, kw_only=True):
     operand: Mapping[str, str] = {}
     what: str
 
-    @property
-    def part(self) -> tuple[str, ...]:
-        """The disk or interface that it is about."""
-        return tuple(f"{name} {self.operand[name]}" for name in ("DISK_ID", "NIC_ID") if name in self.operand)
+    def waits_for_removal(self, asked: Asked) -> bool:
+        """True for a new disk or interface while the instance still has the one whose number it takes."""
+        if self.action is Action.ATTACHDISK:
+            return self.operand["DISK_ID"] in asked.disks
+        return self.action is Action.ATTACHNIC and self.operand["NIC_ID"] in asked.nics
 
 
 def read_asked(text: str | None) -> Asked | None:

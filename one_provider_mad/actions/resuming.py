@@ -96,9 +96,11 @@ class Resumption(Value, frozen=True, kw_only=True):
         if instance.state is not InstanceState.STOPPED:
             self._tell_of_waiting(instance, [each.what for each in todo] or _names(before, wanted))
             return
-        now = await self._change_section(
-            instance.deploy_id, await self._change(instance.deploy_id, before, todo), wanted
-        )
+        # New interfaces come last: they get the security groups that the section has by now.
+        first = [each for each in todo if each.action is not Action.ATTACHNIC]
+        now = await self._change(instance.deploy_id, before, first)
+        now = await self._change_section(instance.deploy_id, now, wanted)
+        now = await self._change(instance.deploy_id, now, [each for each in todo if each not in first])
         if now != before:
             await self._record(instance.deploy_id, now)
 
@@ -148,14 +150,11 @@ class Resumption(Value, frozen=True, kw_only=True):
 
     async def _change(self, deploy_id: DeployId, asked: Asked, todo: list[Change]) -> Asked:
         """Carry out what can be; returns what the instance has then."""
-        failed: set[tuple[str, ...]] = set()
         for change in todo:
-            if change.part and change.part in failed:
+            if change.waits_for_removal(asked):
                 continue  # a disk takes the number of one that could not be detached
             if await self._is_done(deploy_id, change.what, self._sender(deploy_id, change)):
                 asked = after(asked, change.action, change.operand, self.request.template)
-            else:
-                failed.add(change.part)
         return asked
 
     def _sender(self, deploy_id: DeployId, change: Change) -> Callable[[], Awaitable[Any]]:

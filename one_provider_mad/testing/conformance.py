@@ -38,7 +38,8 @@ from blockbuster import blockbuster_ctx
 
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import Finder
-from one_provider_mad.actions.lifecycle import Work, destroy, reboot, stop
+from one_provider_mad.actions.intents import Intent
+from one_provider_mad.actions.lifecycle import Work, destroy, perform_intent, reboot, stop
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Template, VmId, VmRequest
 from one_provider_mad.errors import (
     BadParameter,
@@ -51,11 +52,14 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal import Attempt, AttemptState, Journal
 from one_provider_mad.providers.interface import (
+    Attached,
     ContextUpdate,
     CreateCall,
+    DeviceListing,
     DiskHotplug,
     DiskResize,
     DiskSnapshots,
+    ImportSource,
     NetworkRules,
     NicHotplug,
     Provider,
@@ -729,6 +733,34 @@ class OwnedCloudConformance:
         context = Template(values={"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa AAAA"},)})
         for _ in range(2):
             await updating.update_context(running, VmRequest(vm_id=VmId(1), template=context))
+
+    async def test_what_was_attached_from_here_is_told_and_nothing_else(
+        self, cloud: CloudUnderTest, provider: Provider, running: DeployId
+    ) -> None:
+        listing = self.capable(cloud, provider, DeviceListing)
+        assert await listing.attached(running) == Attached()
+        await self.capable(cloud, provider, DiskHotplug).attach_disk(running, {"DISK_ID": "5", "SIZE": "1024"})
+        await self.capable(cloud, provider, NicHotplug).attach_nic(running, {"NIC_ID": "2", "NETWORK": "cloud"})
+        assert await listing.attached(running) == Attached(disks=frozenset({"5"}), nics=frozenset({"2"}))
+
+    async def test_a_resume_gives_the_instance_what_changed_while_its_vm_was_off(
+        self, cloud: CloudUnderTest, provider: Provider, tmp_path: Path
+    ) -> None:
+        listing = self.capable(cloud, provider, DeviceListing)
+        sized = self.capable(cloud, provider, ImportSource)
+        request = cloud.request()
+        values: Any = {"CPU": ("2",), "MEMORY": ("4096",), "DISK": ({"DISK_ID": "5", "SIZE": "1024"},)}
+        larger = Template(values={**request.template.values, **values, "CONTEXT": ({"START_SCRIPT": "echo ho"},)})
+        async with a_worker(provider, tmp_path) as (work, _):
+            deploy_id = DeployId(await perform_intent(work(request), Intent.CREATE))
+            request = msgspec.structs.replace(request, deploy_id=deploy_id)
+            for template, disks in ((larger, {"5"}), (request.template, set[str]())):
+                await perform_intent(work(request), Intent.STOP)
+                request = msgspec.structs.replace(request, template=template)
+                assert await perform_intent(work(request), Intent.START) == deploy_id
+                assert (await listing.attached(deploy_id)).disks == disks
+                instance = await reach(provider, deploy_id, InstanceState.RUNNING)
+                assert (sized.import_hints(instance).size.memory >= 4096) is bool(disks)
 
     async def test_network_rules_are_applied_and_repeating_is_fine(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId

@@ -190,6 +190,24 @@ async def test_a_resume_that_is_cut_short_anywhere_is_completed_by_the_next(worl
     assert world.provider.state(deploy_id) is InstanceState.RUNNING
 
 
+async def test_a_disk_whose_predecessor_cannot_be_detached_waits(world: World) -> None:
+    deploy_id = await off(world)
+    world.provider.before["detach_disk"].append(BadParameter("it is in use"))
+    edited = a_vm(DISK=({**DISK, "SIZE": "512"},))
+    for calls in (["detach_disk", "start"], ["detach_disk", "attach_disk", "start"]):
+        await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+        assert [name for name, _ in done(world)] == calls
+        await perform(world, Intent.STOP, deploy_id=deploy_id, **edited)
+        world.provider.calls.clear()
+
+
+async def test_interfaces_are_attached_after_the_section_has_changed(world: World) -> None:
+    deploy_id = await off(world)
+    edited = a_vm(section={"KIND": "large", "IMAGE": "alma"}, MEMORY="4096", NIC=(NIC, NEW_NIC))
+    await perform(world, Intent.START, deploy_id=deploy_id, **edited)
+    assert [name for name, _ in done(world)] == ["resize", "reconfigure", "attach_nic", "start"]
+
+
 async def test_an_attribute_that_only_a_create_heeds_is_told_and_put_back_it_is_no_change(world: World) -> None:
     deploy_id = await off(world)
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section={"KIND": "small", "IMAGE": "debian"}))

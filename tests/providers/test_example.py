@@ -14,6 +14,7 @@ import pytest
 from one_provider_mad.domain import DeployId
 from one_provider_mad.providers.interface import (
     ContextUpdate,
+    DeviceListing,
     DiskHotplug,
     DiskResize,
     DiskSnapshots,
@@ -31,8 +32,9 @@ from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConfo
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 EXTRAS = (
-    ContextUpdate, DiskHotplug, DiskResize, DiskSnapshots, NetworkRules, NicHotplug, Resizable, Snapshots, Suspendable
-)  # fmt: skip
+    *(ContextUpdate, DeviceListing, DiskHotplug, DiskResize, DiskSnapshots, NetworkRules, NicHotplug, Resizable),
+    *(Snapshots, Suspendable),
+)
 
 
 class Console:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import DeployId, InstanceState, SnapshotId, VmRequest
 from one_provider_mad.errors import BadParameter, NoCapacity, PermissionDenied
+from one_provider_mad.providers.interface import Attached
 from one_provider_mad.providers.opennebula.launch import (
     figure,
     lost_sentence,
@@ -47,6 +48,16 @@ class Devices:
         """Suspend a running VM: the remote keeps its memory."""
         done = (InstanceState.SUSPENDING, InstanceState.SUSPENDED)
         await self._remote.act(known_number(deploy_id), "suspend", is_done=lambda seen: seen.instance.state in done)
+
+    # What was made from here
+
+    async def attached(self, deploy_id: DeployId) -> Attached:
+        """Disks and interfaces that carry a local number: what the remote template brought has none."""
+        machine = await self._remote.settled(known_number(deploy_id))
+        return Attached(
+            disks=frozenset(each[LOCAL_DISK_ID] for each in machine.disks if each.get(LOCAL_DISK_ID)),
+            nics=frozenset(each[LOCAL_NIC_ID] for each in machine.nics if each.get(LOCAL_NIC_ID)),
+        )
 
     # Snapshots of a VM
 
@@ -196,13 +207,13 @@ class Devices:
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Change CPU, VCPU and MEMORY; a release before 6.0 does so only while the VM is off."""
-        number = known_number(deploy_id)
+        wanted = {name: request.template.text(name).strip() for name in ("CPU", "VCPU", "MEMORY")}
+        await self._give_size(known_number(deploy_id), wanted)
+
+    async def _give_size(self, number: int, figures: Mapping[str, str]) -> None:
+        """Change those figures that are given."""
+        wanted = {name: value for name, value in figures.items() if value and figure(value, name)}
         machine = await self._remote.machine(number)
-        wanted = {
-            name: value
-            for name in ("CPU", "VCPU", "MEMORY")
-            if (value := request.template.text(name).strip()) and figure(value, name)
-        }
         if _has(machine, wanted):
             return
         text = "\n".join(attribute(name, value) for name, value in wanted.items())

@@ -74,7 +74,7 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
     if TAG_PREFIX in text.upper():
         raise BadParameter(f"TEMPLATE_TEXT names {TAG_PREFIX}: such names are the driver's own, remove them")
     template = "" if text else _template(section, settings)
-    context, warnings = _context(request, settings)
+    context, lost = _context(request, settings)
     launch = Launch(
         template=template,
         text=text,
@@ -83,13 +83,42 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         group=section.text("GROUP") or settings.group,
         capacity=dict(_capacity(request, section, settings)),
         networks=[network_of(name.strip()) for name in section.text("NETWORKS").split(",") if name.strip()],
-        tags={f"TAG_{re.sub('[^A-Z0-9_]', '_', name.upper())}": value for name, value in section.tags.items()},
+        tags=tags_of(section),
         attributes=dict(settings.attributes),
         context=context,
         is_context_merged=settings.context == "merge" and not text,
     )
     write_extra(launch, request.identity(owner="-"), launch.context)  # what cannot be written is told now
-    return launch, warnings
+    return launch, (*lost, *_not_made(request))
+
+
+def tags_of(section: Section) -> dict[str, str]:
+    """The user's own tags, as attributes of the remote VM."""
+    return {f"TAG_{re.sub('[^A-Z0-9_]', '_', name.upper())}": value for name, value in section.tags.items()}
+
+
+def write_tags(section: Section) -> str:
+    """The same as a template text. Raises BadParameter."""
+    try:
+        return "\n".join(attribute(name, value) for name, value in tags_of(section).items())
+    except UnwritableError as error:
+        raise BadParameter(f"{error}") from error
+
+
+def _not_made(request: VmRequest) -> Iterator[str]:
+    """What the VM's template asks for and a create does not make."""
+    disks = [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]
+    nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in request.template.vectors(name)]
+    if disks:
+        yield (
+            f"the remote VM is made without the template's disks ({', '.join(disks)}): it has those of the remote"
+            " template, and further ones are attached later with onevm disk-attach"
+        )
+    if nics:
+        yield (
+            f"the remote VM is made without the template's interfaces ({', '.join(nics)}): it has those of NETWORKS or"
+            " of the remote template, and further ones are attached later with onevm nic-attach"
+        )
 
 
 def write_extra(launch: Launch, identity: Identity, context: Mapping[str, str]) -> str:

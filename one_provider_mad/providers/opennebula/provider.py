@@ -42,6 +42,7 @@ from one_provider_mad.providers.opennebula.launch import (
     plan_launch,
     write_extra,
     write_identity,
+    write_tags,
     write_whole,
 )
 from one_provider_mad.providers.opennebula.listing import Listing
@@ -85,6 +86,7 @@ class OpenNebulaProvider(Devices):
     name: str = "opennebula"
     is_create_repeatable: bool = False
     attribute_names: Collection[str] = (ADDRESS, ADDRESSES)
+    changeable_attributes: Collection[str] = frozenset({"CPU", "VCPU", "MEMORY", "TAGS", "NAME", "GROUP"})
 
     def __init__(self, context: ProviderContext, settings: OpenNebulaSettings) -> None:
         super().__init__(Remote(settings))
@@ -262,6 +264,32 @@ class OpenNebulaProvider(Devices):
     async def check(self) -> Sequence[SelfCheck]:
         """Release, clock, default template, quotas left, and whether hosts can be seen."""
         return await Checks(self._remote, self._templates).run()
+
+    # Changing what a VM asked for
+
+    def section_of(self, request: VmRequest) -> Mapping[str, str]:
+        """What the VM's own section says."""
+        attributes = read_section(request, hypervisor=self._hypervisor).attributes
+        return {name: value for name, value in attributes.items() if name not in ("TYPE", "HOST", "CLOUD")}
+
+    async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
+        """Carry out an edited size, tags, name or group.
+
+        Raises:
+            BadParameter: it counts at a create only, or its value is of no use.
+        """
+        number, section = known_number(deploy_id), read_section(request, hypervisor=self._hypervisor)
+        value = section.text(name)
+        if name in ("CPU", "VCPU", "MEMORY"):
+            await self._give_size(number, {name: value or request.template.text(name).strip()})
+        elif name == "TAGS" and (text := write_tags(section)):
+            await self._client.call("one.vm.update", number, text, _MERGE)
+        elif name == "NAME" and value:
+            await self._client.call("one.vm.rename", number, value)
+        elif name == "GROUP" and value:
+            await self._client.call("one.vm.chown", number, _KEEP_OWNER, await self._group(value))
+        else:
+            raise BadParameter(f"{name} counts when the remote VM is created only, or is gone from the section")
 
     # Monitoring
 

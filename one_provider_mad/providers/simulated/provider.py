@@ -14,6 +14,7 @@ import msgspec
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Template, VmId, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.interface import (
+    Attached,
     CreateCall,
     CreatePlan,
     ImportHints,
@@ -52,6 +53,7 @@ class SimulatedProvider:
     name: str = "simulated"
     is_create_repeatable: bool = True
     attribute_names: Collection[str] = PASSING_FACTS
+    changeable_attributes: Collection[str] = frozenset({"PROVIDER_INSTANCE_TYPE"})
 
     def __init__(
         self, context: ProviderContext, settings: SimulatedSettings, *, clock: Callable[[], float] = time.time
@@ -211,6 +213,26 @@ class SimulatedProvider:
         memory = _figure(request.template, "MEMORY")
         self._offer.smallest(cpu=cpu, memory=memory)
         await self._rework("resize", deploy_id, lambda hardware: hardware.resize(cpu=cpu, memory=int(memory)))
+
+    async def attached(self, deploy_id: DeployId) -> Attached:
+        """Everything: this cloud has no other disks and interfaces than those of VMs."""
+        facts = (await self.describe([deploy_id]))[deploy_id].attributes
+        disks = [each.partition(":")[0] for each in facts.get("SIM_DISKS", "").split(",")]
+        return Attached(
+            disks=frozenset(filter(None, disks)), nics=frozenset(filter(None, facts.get("SIM_NICS", "").split(",")))
+        )
+
+    def section_of(self, request: VmRequest) -> Mapping[str, str]:
+        """What the VM's own section says."""
+        attributes = read_section(request, hypervisor=self._hypervisor).attributes
+        return {name: value for name, value in attributes.items() if name not in ("TYPE", "HOST", "CLOUD")}
+
+    async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
+        """Make a stopped instance one of the first type that the section lists."""
+        if name not in self.changeable_attributes:
+            raise BadParameter(f"{name} counts when an instance is created only: recreate the VM")
+        kind = self._types(request, read_section(request, hypervisor=self._hypervisor))[0]
+        await self._traffic.call("resize", partial(self.cloud.change_type, deploy_id, kind))
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Replace the context."""
