@@ -18,6 +18,7 @@ import click
 from one_provider_mad.cli.names import check_name
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError
+from one_provider_mad.providers.registry import resizes_live
 from one_provider_mad.settings import Places, load
 
 RELEASES = ("7.4", "6.10", "5.10", "4.14")
@@ -61,8 +62,8 @@ def command(name: str, release: str, is_json: bool) -> None:
     Nothing is written or run. NAME need not be configured yet.
     """
     check_name(name)
-    kind, hypervisor = _configured(name, Places.from_environment(os.environ))
-    blocks = list(blocks_of(name, kind=kind, hypervisor=hypervisor, release=release))
+    kind, hypervisor, is_live = _configured(name, Places.from_environment(os.environ))
+    blocks = list(blocks_of(name, kind=kind, hypervisor=hypervisor, release=release, resizes_live=is_live))
     if is_json:
         click.echo(
             json.dumps([{"what": each.what, "where": each.where, "text": each.text} for each in blocks], indent=2)
@@ -77,18 +78,21 @@ def command(name: str, release: str, is_json: bool) -> None:
             click.echo(each.text)
 
 
-def _configured(name: str, places: Places) -> tuple[str, str]:
-    """Kind of provider and HYPERVISOR, as far as there is a configuration."""
+def _configured(name: str, places: Places) -> tuple[str, str, bool]:
+    """Kind of provider, HYPERVISOR, and whether it resizes running VMs, as far as there is a configuration."""
     try:
-        settings = load(name, places).settings
+        configuration = load(name, places)
+        settings = configuration.settings
+        if settings.provider == "scripts":
+            return settings.provider, settings.hypervisor, (places.scripts(name) / "resize").is_file()
+        return settings.provider, settings.hypervisor, resizes_live(configuration)
     except MadError as error:
         if (places.conf / f"{name}.toml").exists():
             click.echo(f"note: {error}; so this is for a simulated cloud", err=True)
-        return "simulated", name
-    return settings.provider, settings.hypervisor
+        return "simulated", name, True
 
 
-def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterator[Block]:
+def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_live: bool) -> Iterator[Block]:
     """What has to be done, in order.
 
     Args:
@@ -96,10 +100,11 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterato
         kind: kind of provider, for the example.
         hypervisor: HYPERVISOR reported.
         release: one of RELEASES.
+        resizes_live: a VM is resized while it runs; else OpenNebula refuses that, and resizes it while it is off.
     """
     number = tuple(map(int, release.split(".")))
     is_7 = number >= (7, 0)
-    yield Block(what="The action driver", where="oned.conf", text=_vm_mad(name, number))
+    yield Block(what="The action driver", where="oned.conf", text=_vm_mad(name, number, resizes_live=resizes_live))
     where = "monitord.conf" if number >= MONITORD else "oned.conf"
     yield Block(what="The information driver", where=where, text=_im_mad(name, number))
     if is_7:
@@ -125,7 +130,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str) -> Iterato
     )
 
 
-def _vm_mad(name: str, release: tuple[int, ...]) -> str:
+def _vm_mad(name: str, release: tuple[int, ...], *, resizes_live: bool) -> str:
     pairs = {
         **_named(name, release),
         "EXECUTABLE": '"one_vmm_provider"',
@@ -140,7 +145,8 @@ def _vm_mad(name: str, release: tuple[int, ...]) -> str:
             ' reboot-hard, resched, unresched"'
         )
     if release >= (6, 0):
-        pairs |= {"THREADS": "0", "LIVE_RESIZE": '"no"', "COLD_NIC_ATTACH": '"no"', "SUPPORT_SHAREABLE": '"no"'}
+        live = '"yes"' if resizes_live else '"no"'
+        pairs |= {"THREADS": "0", "LIVE_RESIZE": live, "COLD_NIC_ATTACH": '"no"', "SUPPORT_SHAREABLE": '"no"'}
     return _vector("VM_MAD", pairs)
 
 

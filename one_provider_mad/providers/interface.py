@@ -525,6 +525,14 @@ class Priced(Protocol):
     """True: an instance is created only for a VM that asks for this cloud (`policy.without_section`)."""
 
 
+@runtime_checkable
+class LiveResizing(Protocol):
+    """A factory that says whether its clouds resize instances that run; those of any other do not."""
+
+    resizes_live: bool
+    """True: OpenNebula may ask for it (LIVE_RESIZE of VM_MAD); else a VM is resized while it is off."""
+
+
 class VerbatimRequest(Value, frozen=True, kw_only=True):
     """One action exactly as the core sent it.
 

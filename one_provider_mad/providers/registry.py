@@ -12,6 +12,7 @@ import msgspec
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.providers.interface import (
     Arguments,
+    LiveResizing,
     Priced,
     Provider,
     ProviderContext,
@@ -118,6 +119,12 @@ def costs_money(configuration: Configuration) -> bool:
     """Whether instances cost money: they do unless the provider says otherwise. Raises SettingsError as `build`."""
     factory = _factory(configuration.settings.provider, configuration)
     return factory.costs_money if isinstance(factory, Priced) else True
+
+
+def resizes_live(configuration: Configuration) -> bool:
+    """Whether instances are resized while they run: where the provider says so. Raises SettingsError as `build`."""
+    factory = _factory(configuration.settings.provider, configuration)
+    return isinstance(factory, LiveResizing) and factory.resizes_live
 
 
 def _factory(kind: str, configuration: Configuration) -> ProviderFactory:

@@ -127,7 +127,8 @@ async def test_what_may_be_repeated_is_retried_and_a_snapshot_is_not(
 NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "LooseParts", "SelfChecking", "SizedInstances"),
-    *("ShortageTeller", "Priced", "TroubleTeller", "NamedAttributes", "DeviceListing", "Reconfigurable"),
+    *("ShortageTeller", "Priced", "TroubleTeller", "NamedAttributes"),
+    *("DeviceListing", "Reconfigurable", "LiveResizing"),
 )
 
 

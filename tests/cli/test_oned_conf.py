@@ -6,6 +6,7 @@ src/vmm/VirtualMachineManagerDriver.cc.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,38 @@ def test_nothing_need_be_configured_yet(place: Place) -> None:
     assert (code, complaints) == (0, "")
     assert told == said(place.root, "oned-conf", "simulated", "--release", "7.4")
     assert 'PROVIDER_INSTANCE_TYPE = "small_256mb"' in told
+
+
+PARTNER = 'provider = "opennebula"\nowner = "o"\n[opennebula]\nendpoints = ["http://p:2633/RPC2"]\ntemplate = "0"\n'
+
+
+@pytest.mark.parametrize(
+    ("configuration", "word"),
+    [
+        pytest.param(EC2, "no", id="ec2"),
+        pytest.param(PARTNER, "yes", id="opennebula"),
+        pytest.param('provider = "simulated"\n', "yes", id="simulated"),
+        pytest.param('provider = "scripts"\n', "no", id="scripts"),
+    ],
+)
+def test_opennebula_resizes_running_vms_where_the_cloud_can(place: Place, configuration: str, word: str) -> None:
+    place.configure(configuration, name="cloud")
+    (driver,) = _vm_mads(place)
+    assert driver["LIVE_RESIZE"] == word
+
+
+def test_scripts_that_resize_are_asked_to(place: Place) -> None:
+    script = place.var / "remotes" / "vmm" / "cloud" / "resize"
+    script.parent.mkdir(parents=True)
+    script.write_text("#!/bin/sh\n")
+    place.configure('provider = "scripts"\n', name="cloud")
+    (driver,) = _vm_mads(place)
+    assert driver["LIVE_RESIZE"] == "yes"
+
+
+def _vm_mads(place: Place) -> tuple[Mapping[str, str], ...]:
+    block = parsed(place.root, "oned-conf", "cloud", "--release", "7.4")[0]
+    return read_template(block["text"]).vectors("VM_MAD")
 
 
 @pytest.mark.parametrize("release", RELEASES)

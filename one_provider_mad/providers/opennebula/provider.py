@@ -324,6 +324,7 @@ class OpenNebulaFactory:
 
     settings_type: type[msgspec.Struct] = OpenNebulaSettings
     costs_money: bool = True
+    resizes_live: bool = True
 
     def __call__(self, context: ProviderContext, settings: OpenNebulaSettings) -> OpenNebulaProvider:
         """Build a provider; nothing is read or sent before `open`."""

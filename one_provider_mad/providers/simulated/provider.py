@@ -292,6 +292,7 @@ class SimulatedFactory:
 
     settings_type: type[msgspec.Struct] = SimulatedSettings
     costs_money: bool = False
+    resizes_live: bool = True
 
     def __call__(self, context: ProviderContext, settings: SimulatedSettings) -> SimulatedProvider:
         """Build a provider; the file is not touched before `open`."""
