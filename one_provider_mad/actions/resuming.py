@@ -94,7 +94,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         wanted = self._asked()
         todo = list(changes(before, self.request))
         if instance.state is not InstanceState.STOPPED:
-            self._tell_of_waiting(instance, [each.what for each in todo] or _names(before, wanted))
+            self._tell_of_waiting(instance, [each.what for each in todo] + self._waiting_names(before, wanted))
             return
         # New interfaces come last: they get the security groups that the section has by now.
         first = [each for each in todo if each.action is not Action.ATTACHNIC]
@@ -138,6 +138,11 @@ class Resumption(Value, frozen=True, kw_only=True):
                 raise
             self.warn(f"which disks and interfaces of instance {deploy_id} are left over is not known: {error}")
             return Attached()
+
+    def _waiting_names(self, before: Asked, wanted: Asked) -> list[str]:
+        provider = self.cloud.provider
+        changeable = provider.changeable_attributes if isinstance(provider, Reconfigurable) else ()
+        return [f"changing {name}" for name in _edited(before, wanted) if name in changeable]
 
     def _tell_of_waiting(self, instance: Instance, what: list[str]) -> None:
         if what:
@@ -236,7 +241,3 @@ def _reconfiguring(
 def _edited(before: Asked, wanted: Asked) -> list[str]:
     names = sorted({*before.section, *wanted.section})
     return [name for name in names if before.section.get(name) != wanted.section.get(name)]
-
-
-def _names(before: Asked, wanted: Asked) -> list[str]:
-    return [f"changing {name}" for name in _edited(before, wanted)]

@@ -16,7 +16,8 @@ from functools import partial
 
 import pytest
 
-from one_provider_mad.domain import Instance, Template
+from one_provider_mad.cli.driver_message import default_template
+from one_provider_mad.domain import Instance, InstanceState, Template
 from one_provider_mad.providers.simulated.cloud import Cloud
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.conftest import StartDriver
@@ -467,6 +468,24 @@ def test_a_deploy_that_crashes_anywhere_has_one_instance_when_it_is_asked_for_ag
     deploy_id = start().created(wire.deploy(7))
     assert [instance.deploy_id for instance in in_cloud(place)] == [deploy_id]
     assert (place.var / "simulated.db.crashes").read_text() == f"{point}\n"
+
+
+@pytest.mark.parametrize("point", ["after-resize", "before-attach_disk", "after-start"])
+def test_a_resume_that_crashes_anywhere_gives_the_instance_what_changed_while_its_vm_was_off(
+    start: StartDriver, place: Place, point: str
+) -> None:
+    one = start()
+    deploy_id = one.created(wire.deploy(7))
+    assert one.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
+    order(place, f'crash = {{ at = "{point}" }}')
+    asked = default_template().values
+    larger = Template(values={**asked, "MEMORY": ("1024",), "DISK": ({"DISK_ID": "3", "SIZE": "512"},)})
+    one.send(wire.resume(7, deploy_id, template=larger))
+    crashed(one)
+    assert start().reply("DEPLOY", 7) == f"SUCCESS {deploy_id}"
+    [instance] = in_cloud(place)
+    assert instance.state is InstanceState.RUNNING
+    assert (instance.attributes["SIM_MEMORY"], instance.attributes["SIM_DISKS"]) == ("1024", "3:512")
 
 
 def test_what_was_being_created_and_destroyed_is_completed_by_the_next_process(
