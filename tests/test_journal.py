@@ -13,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from one_provider_mad.domain import DeployId, Identity, VmId
@@ -296,6 +297,45 @@ async def test_attempts_that_came_to_nothing_are_forgotten_after_a_month(
     left = await again.attempts(owner="harbour", vm_id=VmId(7))
     assert left == ([young, old] if is_kept else [young])
     await again.close()
+
+
+# What was last asked
+
+
+async def asked(journal: Journal, deploy_id: str = "i-1", *, vm_id: int = 7) -> str | None:
+    return await journal.asked(DeployId(deploy_id), owner="harbour", vm_id=VmId(vm_id))
+
+
+async def test_what_was_asked_of_an_attempt_is_its_instances_until_something_else_was(
+    journal: Journal, clock: Clock
+) -> None:
+    attempt = Attempt.new(an_identity(), 1, {}, asked="at first")
+    await journal.save_attempt(attempt)
+    created = msgspec.structs.replace(attempt, state=AttemptState.CREATED, deploy_id=DeployId("i-1"), asked="")
+    await journal.save_attempt(created)
+    assert (await asked(journal), await asked(journal, "i-2"), await asked(journal, vm_id=8)) == (
+        "at first",
+        None,
+        None,
+    )
+    await journal.note_asked(DeployId("i-1"), "by now")
+    journal = await reopened(journal, clock)
+    assert await asked(journal) == "by now"
+    await journal.close()
+
+
+async def test_what_was_asked_of_instances_that_are_gone_is_forgotten(journal: Journal, clock: Clock) -> None:
+    for number, state in enumerate((AttemptState.GONE, AttemptState.CREATED)):
+        deploy_id = DeployId(f"i-{number}")
+        attempt = Attempt.new(an_identity(vm_id=VmId(number)), 1, {}, asked="at first")
+        moment = Moment(at=clock() - 40 * 86400)
+        await journal.save_attempt(msgspec.structs.replace(attempt, state=state, deploy_id=deploy_id).sent(moment))
+        await journal.note_asked(deploy_id, "by now")
+    journal = await reopened(journal, clock)
+    assert [await asked(journal, f"i-{number}", vm_id=number) for number in range(2)] == [None, "by now"]
+    await journal.close()
+    assert look(journal.path, "SELECT key, is_token FROM asked WHERE NOT is_token") == [("i-1", 0)]
+    assert look(journal.path, "SELECT count(*) FROM asked WHERE is_token") == [(1,)]
 
 
 # Debts

@@ -19,6 +19,9 @@ MOST_ATTRIBUTES = 200
 _MOST_SHOWN, _LONGEST_SHOWN = 5, 40
 """Names that one sentence shows, and characters of each."""
 
+_WHICH_SECTION = frozenset({"TYPE", "HOST", "CLOUD"})
+"""Attributes that only say which of several sections counts."""
+
 TOKEN_NAMES = ("CLIENTTOKEN", "CLIENT_TOKEN")
 """Attributes that would choose the idempotency token; ours is the only one that may be sent."""
 
@@ -39,6 +42,10 @@ class Section(Value, frozen=True, kw_only=True):
     def text(self, name: str, default: str = "") -> str:
         """The attribute's value without blanks around it, or the default."""
         return self.attributes.get(name, default)
+
+    def known(self, known: Collection[str]) -> dict[str, str]:
+        """The attributes that say what an instance is to be, and that the cloud's adapter knows."""
+        return {name: text for name, text in self.attributes.items() if name in known and name not in _WHICH_SECTION}
 
     def unknown(self, known: Collection[str], *, cloud: str) -> tuple[str, ...]:
         """One warning for all attributes that the cloud's adapter does not know."""

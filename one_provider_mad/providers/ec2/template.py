@@ -66,13 +66,12 @@ def read_asked(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) ->
 
 
 def own_attributes(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
-    """The attributes of the section that counts, without defaults, and without what only says which section it is.
+    """What the section that counts says of the instance, without defaults.
 
     Raises:
         BadParameter: none or several are meant, or it holds tags of ours.
     """
-    attributes = read_section(_modern(request), hypervisor=hypervisor).attributes
-    return {name: value for name, value in attributes.items() if name not in ("TYPE", "HOST", "CLOUD")}
+    return read_section(_modern(request), hypervisor=hypervisor).known(KNOWN_ATTRIBUTES)
 
 
 def _modern(request: VmRequest) -> VmRequest:

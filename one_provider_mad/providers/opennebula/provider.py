@@ -269,8 +269,7 @@ class OpenNebulaProvider(Devices):
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
         """What the VM's own section says."""
-        attributes = read_section(request, hypervisor=self._hypervisor).attributes
-        return {name: value for name, value in attributes.items() if name not in ("TYPE", "HOST", "CLOUD")}
+        return read_section(request, hypervisor=self._hypervisor).known(KNOWN_ATTRIBUTES)
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Carry out an edited size, tags, name or group.

@@ -224,8 +224,7 @@ class SimulatedProvider:
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
         """What the VM's own section says."""
-        attributes = read_section(request, hypervisor=self._hypervisor).attributes
-        return {name: value for name, value in attributes.items() if name not in ("TYPE", "HOST", "CLOUD")}
+        return read_section(request, hypervisor=self._hypervisor).known(KNOWN_ATTRIBUTES)
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Make a stopped instance one of the first type that the section lists."""

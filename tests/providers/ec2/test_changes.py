@@ -119,9 +119,12 @@ class TestSection:
         with pytest.raises(WrongState, match=r"EC2 changes the type of stopped ones only, to t3\.large"):
             await provider.reconfigure(await launched(provider), a_vm(INSTANCETYPE="t3.large"), "INSTANCETYPE")
 
-    async def test_defaults_are_no_part_of_what_a_vm_asks(self, connect: Open) -> None:
+    async def test_defaults_and_what_nobody_knows_are_no_part_of_what_a_vm_asks(self, connect: Open) -> None:
         provider = await connect(defaults={"KEYPAIR": "ops", "INSTANCETYPE": "t3.nano"})
-        assert provider.section_of(a_vm(TYPE="ec2", HOST="cloud")) == {"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"}
+        assert provider.section_of(a_vm(TYPE="ec2", HOST="cloud", COLOUR="red")) == {
+            "AMI": "ami-0abc",
+            "INSTANCETYPE": "t3.small",
+        }
 
 
 class TestInterfaces:
