@@ -158,7 +158,8 @@ class Resumption(Value, frozen=True, kw_only=True):
         for change in todo:
             if change.waits_for_removal(asked):
                 continue  # a disk takes the number of one that could not be detached
-            if await self._is_done(deploy_id, change.what, self._sender(deploy_id, change)):
+            send = self._sender(deploy_id, change)
+            if await self._is_done(deploy_id, change.what, send, operation=change.action.value):
                 asked = after(asked, change.action, change.operand, self.request.template)
         return asked
 
@@ -187,19 +188,27 @@ class Resumption(Value, frozen=True, kw_only=True):
         section = dict(asked.section)
         for name in (each for each in names if each not in fixed):
             send = _reconfiguring(provider, deploy_id, self.request, name)
-            if await self._is_done(deploy_id, f"changing {name}", send):
+            if await self._is_done(deploy_id, f"changing {name}", send, operation="reconfigure"):
                 section.pop(name, None)
                 section.update({name: wanted.section[name]} if name in wanted.section else {})
         return msgspec.structs.replace(asked, section=section)
 
-    async def _is_done(self, deploy_id: DeployId, what: str, send: Callable[[], Awaitable[Any]]) -> bool:
+    async def _is_done(
+        self, deploy_id: DeployId, what: str, send: Callable[[], Awaitable[Any]], *, operation: str
+    ) -> bool:
         """Carry one thing out, and say so; False for what was refused, which is said too.
+
+        Args:
+            deploy_id: the instance.
+            what: for the VM's log.
+            send: makes the call, once.
+            operation: one of a few words, by which calls are counted.
 
         Raises:
             ProviderError: whether it was carried out is not known, or nothing at all can be asked for now.
         """
         try:
-            await self.cloud.call(what, send)
+            await self.cloud.call(operation, send)
         except ProviderError as error:
             if _may_pass(error):
                 raise
