@@ -751,7 +751,8 @@ class TestFaults:
 
     def test_every_call_has_a_name_that_faults_can_be_ordered_for(self) -> None:
         methods = {name for name, _ in inspect.getmembers(SimulatedProvider, inspect.iscoroutinefunction)}
-        at_hand = {"open", "close", "capacity", "check"}  # nothing travels, or by other calls
+        # Nothing travels, or by other calls.
+        at_hand = {"open", "close", "capacity", "check", "attached", "reconfigure"}
         assert {name for name in methods if not name.startswith("_")} - at_hand == set(CALLS)
 
     @pytest.mark.parametrize("name", CALLS)
