@@ -24,8 +24,9 @@ log = structlog.get_logger()
 
 _ACCOUNT = "account"
 
-_PATIENCE_FOR_NEW = 1.0
-"""Seconds an action waits for edited settings to be tried; then it goes on with the ones before."""
+_PATIENCE_FOR_NEW = 5.0
+"""Seconds from the first action after an edit in which actions wait for the cloud to say whose the credentials are;
+from then until it has answered they go on with the settings from before. A far away STS takes a second or two."""
 
 _PATIENCE_FOR_JOURNAL = 1.0
 """Seconds a POLL waits for a journal that is just being opened; another process may hold it for a minute."""
@@ -61,6 +62,7 @@ class Engines:
         self._journal_lock = asyncio.Lock()
         self._told = ""
         self._making: asyncio.Task[Engine] | None = None
+        self._making_since = 0.0
         self._knowledge = Knowledge()
         self._source = SettingsSource(options.name, places, check=self._check, warn=self._warn_once)
 
@@ -130,7 +132,8 @@ class Engines:
         waiting_for.set("the cloud to say whose credentials these are")
         making = self._make_soon()
         if self._engine is not None:
-            await asyncio.wait([making], timeout=_PATIENCE_FOR_NEW)
+            left = self._making_since + _PATIENCE_FOR_NEW - time.monotonic()
+            await asyncio.wait([making], timeout=max(0.0, left))
             if not making.done():
                 return self._engine
         return await asyncio.shield(making)
@@ -160,6 +163,7 @@ class Engines:
     def _make_soon(self) -> asyncio.Task[Engine]:
         """One try for all who wait; should one of them be cancelled, it goes on for the others."""
         if self._making is None:
+            self._making_since = time.monotonic()
             self._making = asyncio.create_task(self._renew(), name="make an engine")
             self._making.add_done_callback(self._made)
         return self._making

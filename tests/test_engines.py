@@ -407,6 +407,16 @@ async def test_an_edit_that_takes_long_to_try_keeps_nobody_waiting_long(
     assert home.somebody.opened == ["good", "better"], "it is tried once for all who wait"
 
 
+async def test_an_edited_latency_counts_for_the_next_action(home: Home) -> None:
+    """The cloud is asked whose credentials these are after each edit, and that must not take as long as a slow call."""
+    home.configure('provider = "simulated"')
+    engines = home.engines()
+    await engines.current()
+    home.configure('provider = "simulated"\n[simulated]\nlatency = 30')
+    assert (await engines.current()).configuration.table == {"latency": 30}
+    await engines.close()
+
+
 async def test_who_stops_waiting_for_an_engine_takes_it_from_nobody(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()

@@ -215,7 +215,7 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     credentials can be tried out."""
 
     latency: Seconds = 0.0
-    """Seconds every call takes before it is carried out; real clouds need 0.1 to 1."""
+    """Seconds every call but `account` takes before it is carried out; real clouds need 0.1 to 1."""
 
     jitter: Seconds = 0.0
     """Seconds; up to so much more for each call, evenly spread, so that calls overtake each other."""

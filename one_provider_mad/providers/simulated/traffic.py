@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from one_provider_mad.domain import Instance
 from one_provider_mad.providers.simulated.faults import Faults
-from one_provider_mad.providers.simulated.settings import FaultSettings, SimulatedSettings
+from one_provider_mad.providers.simulated.settings import ACCOUNT, FaultSettings, SimulatedSettings
 
 _Result = TypeVar("_Result")
 
@@ -38,6 +38,9 @@ class Traffic:
     async def call(self, name: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
         """Send a call; with neither latency nor faults it takes not even a turn of the loop.
 
+        `account` is answered at once: it is asked when the settings were edited, and actions would go on with the
+        settings from before while a long latency lasts.
+
         Args:
             name: one of `CALLS` (settings.py).
             send: has the effect, and returns the answer.
@@ -45,7 +48,7 @@ class Traffic:
         Raises:
             ProviderError: what the cloud, or a fault, answered.
         """
-        if self._latency or self._jitter:
+        if (self._latency or self._jitter) and name != ACCOUNT:
             extra = random.uniform(0, self._jitter)  # noqa: S311 chance, not secrecy
             await asyncio.sleep(self._latency + extra)
         return await (send() if self._faults is None else self._faults.meet(name, send))
