@@ -29,6 +29,9 @@ log = structlog.get_logger()
 _LOOK_SECONDS = 2.0
 """How often to see whether somebody has turned metrics on, or what they write off."""
 
+_GLANCE_SECONDS = 5.0
+"""Longest pause until the configuration is read again: an edited interval counts within this time."""
+
 _TURN_SECONDS = 1.0
 """How often to see whether the process that writes the file has ended."""
 
@@ -82,8 +85,15 @@ class MetricsFile:
         """Write for as long as the driver runs, while metrics are on."""
         while True:
             await self._carefully(self._obey_and_write)
-            pause = _LOOK_SECONDS if self._file is None else self._settings.interval
-            await asyncio.sleep(pause if self._awaited_since is None else min(pause, _TURN_SECONDS))
+            ended = monotonic()
+            while (left := ended + self._pause() - monotonic()) > 0:
+                await asyncio.sleep(min(left, _GLANCE_SECONDS))
+                if left > _GLANCE_SECONDS:
+                    await self._carefully(self._obey)
+
+    def _pause(self) -> float:
+        pause = _LOOK_SECONDS if self._file is None else self._settings.interval
+        return pause if self._awaited_since is None else min(pause, _TURN_SECONDS)
 
     async def end(self) -> None:
         """Write what was counted up to the end; `keep` must have been cancelled. Never raises."""

@@ -30,10 +30,12 @@ One file for each NAME, `<NAME>.toml`, in `$ONE_PROVIDER_MAD_CONF`, else `$ONE_L
 a comment; `one-provider config NAME` shows what is in force, and where each value comes from; `one-provider check NAME`
 tells whether it works.
 
-An edit counts at once, without a restart. One that is wrong changes nothing: the settings from before stay in force,
-and the log says what is wrong. Only `provider`, `owner`, and what says which cloud it is (account, region, endpoint,
-database) are read at the start alone. A file that holds a secret must not be readable by everybody, and no file may be
-writable by everybody.
+An edit counts without a restart: from the next action on, and for what goes by the clock (monitoring, orphans,
+metrics) within five seconds. After an edit the cloud is asked whose the credentials are; should that take longer than
+five seconds, actions go on with the settings from before until it has answered. An edit that is wrong changes nothing:
+the settings from before stay in force, and the log says what is wrong. Only `provider`, `owner`, and what says which
+cloud it is (account, region, endpoint, database) are read at the start alone. A file that holds a secret must not be
+readable by everybody, and no file may be writable by everybody.
 
 This page is written by `tools/reference.py` from the types that check the settings.
 """

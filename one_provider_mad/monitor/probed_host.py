@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
@@ -22,7 +23,7 @@ from one_provider_mad.monitor.probe_folders import (
     TREES,
     Tree,
 )
-from one_provider_mad.monitor.settings import Rhythm
+from one_provider_mad.monitor.settings import GLANCE_SECONDS, Rhythm
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
 from one_provider_mad.protocol.template_reader import split_attributes
 from one_provider_mad.protocol.template_text import attribute
@@ -122,28 +123,29 @@ class ProbedHost:
         # takes a minute. HYPERVISOR is left to the probes, whose word would be overwritten.
         self._owes_system = True
 
-    async def report(self, rhythm: Rhythm) -> None:
-        """Report until cancelled."""
-        periods = {
-            SYSTEM: rhythm.system,
-            HOST: self._request.periods.monitor_host,
-            BEACON: self._request.periods.beacon_host,
-            STATE: rhythm.state,
-            FIGURES: rhythm.figures,
-            SNAPSHOTS: _SNAPSHOT_SECONDS,
-            RESULTS: self._request.periods.exec_vm,
+    async def report(self, rhythm: Callable[[], Rhythm]) -> None:
+        """Report until cancelled, at the periods that are in force by then."""
+        asked = self._request.periods
+        periods: dict[Tree, Callable[[], float]] = {
+            SYSTEM: lambda: rhythm().system,
+            HOST: lambda: asked.monitor_host,
+            BEACON: lambda: asked.beacon_host,
+            STATE: lambda: rhythm().state,
+            FIGURES: lambda: rhythm().figures,
+            SNAPSHOTS: lambda: _SNAPSHOT_SECONDS,
+            RESULTS: lambda: asked.exec_vm,
         }
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat("heartbeat", self._beat, rhythm.heartbeat), name="heartbeat")
+            group.create_task(self._repeat("heartbeat", self._beat, lambda: rhythm().heartbeat), name="heartbeat")
             for tree, period in periods.items():
                 turn = partial(self._tell, tree)
                 group.create_task(self._repeat(tree.folder, turn, period), name=f"probes {tree.folder}")
 
-    async def _repeat(self, name: str, work: Callable[[], Awaitable[bool]], period: float) -> None:
+    async def _repeat(self, name: str, work: Callable[[], Awaitable[bool]], period: Callable[[], float]) -> None:
         """Do it at its period, and never twice at once; a defect takes nothing else away, and is named."""
         loop = asyncio.get_running_loop()
         while True:
-            begun, pause, is_done = loop.time(), period, True
+            begun, limit, is_done = loop.time(), math.inf, True
             try:
                 is_done = await work()
                 self._note_defect(name, ())
@@ -152,12 +154,14 @@ class ProbedHost:
                     raise
                 log.exception("probes stumbled, and go on", host=self._request.host_id, folder=name)
                 self._note_defect(name, (f"{name}: {internal_error(error)}",))
-                pause = min(period, _STUMBLE_SECONDS)
+                limit = _STUMBLE_SECONDS
             if is_done:
                 self._heard(name)
             else:
-                pause = min(period, _UNREAD_SECONDS)
-            await asyncio.sleep(max(0.0, begun + pause - loop.time()))
+                limit = _UNREAD_SECONDS
+            await asyncio.sleep(0)  # a turn for the others, also where the work took longer than its period
+            while (left := begun + min(period(), limit) - loop.time()) > 0:  # noqa: ASYNC110 - the period may change
+                await asyncio.sleep(min(left, GLANCE_SECONDS))
 
     def _note_defect(self, name: str, problems: tuple[str, ...]) -> None:
         host_id = self._request.host_id

@@ -15,7 +15,7 @@ from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, report_of, told_room
 from one_provider_mad.monitor.saying import Saying
-from one_provider_mad.monitor.settings import MonitorSettings, Rhythm
+from one_provider_mad.monitor.settings import GLANCE_SECONDS, MonitorSettings, Rhythm
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside, heard
 from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol import reports
@@ -131,7 +131,7 @@ class HostSchedule:
             times.append(self._look.at)
         if self._lines:
             times.append(self._saying.figures_at)
-        pause = max(_TICK, min(times) - self._loop.time())
+        pause = min(GLANCE_SECONDS, max(_TICK, min(times) - self._loop.time()))
         if self._sweeping is None:
             await asyncio.sleep(pause)
         else:

@@ -19,6 +19,10 @@ UNLIMITED_MEMORY = 1024 * 1024
 less than 2^31 KiB."""
 
 
+GLANCE_SECONDS = 5.0
+"""Longest pause until the configuration is read again: an edited period counts within this time."""
+
+
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[monitor]`. A period that is not set is what monitord asks for."""
 

@@ -77,6 +77,15 @@ async def test_a_start_that_replaces_another_knows_what_that_one_knew(front: Fro
     assert texts(said, Kind.SYSTEM_HOST)[1].startswith('A=1\nPROVIDER_ERROR="probe one: ')
 
 
+async def test_an_edited_heartbeat_counts_without_another_start(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("one_provider_mad.monitor.probed_host.GLANCE_SECONDS", 0.02)
+    front.settings(heartbeat=3600)
+    async with reporting(front) as said:
+        await come(lambda: texts(said, Kind.MONITOR_HOST))
+        front.settings(heartbeat=0.05)
+        await come(lambda: len(texts(said, Kind.MONITOR_HOST)) >= 5)
+
+
 async def test_it_is_known_when_every_folder_has_had_its_turn(front: Front) -> None:
     go = front.root / "go"
     front.probe("cloud-probes.d/host/system/one", f"while [ ! -e {go} ]; do sleep 0.02; done; exit 3")

@@ -71,6 +71,16 @@ async def test_an_edited_period_counts_without_a_restart(studio: Make) -> None:
     assert len(one.times("MONITOR_HOST")) - before >= 8
 
 
+async def test_an_edited_period_counts_within_seconds_however_long_all_were(studio: Make) -> None:
+    one = studio(heartbeat=3600, system_period=3600, state_period=3600)
+    one.start()
+    await pass_time(12)
+    one.set(state_period=10)
+    before = len(one.cloud.calls)
+    await pass_time(26)
+    assert len(one.cloud.calls) - before == 2
+
+
 async def test_a_change_is_told_when_it_is_seen_and_again_after_half_a_minute(studio: Make) -> None:
     """In between OpenNebula 7.4 would only write into the VM's log that it has ignored it."""
     one = studio()
