@@ -157,6 +157,7 @@ class _Daemon(Serving[Request | Malformed]):
             clock=time.time,
             machine=machine,
             learn_release=self._learn_release,
+            core_is_up=self._core.is_up,
         )
         self._last_look = reconciler.last_look
         try:

@@ -609,6 +609,15 @@ def read_open_requests(path: Path) -> list[OpenRequest]:
     return _read_all(path, _open_requests)
 
 
+def read_writers(path: Path) -> list[Writer]:
+    """Every process that wrote the journal and was not forgotten, read without keeping it open; none without one.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, _writers)
+
+
 def read_attempts(path: Path) -> list[Attempt]:
     """Every attempt to create, read without keeping the journal open; none without a journal.
 

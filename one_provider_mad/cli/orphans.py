@@ -9,21 +9,22 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+import msgspec
 
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.journal import read_debts, read_fact
+from one_provider_mad.journal import read_debts, read_fact, read_writers
 from one_provider_mad.orphans.reconciler import ORPHANS
+from one_provider_mad.orphans.timetable import TROUBLE, Trouble
 from one_provider_mad.settings import Places, load
 
 Entry = Mapping[str, Any]
 
 _COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "WHAT": "verdict", "LOOKS": "looks", "WHY": "evidence"}
 
-_MISSED_LOOKS = 3
 _MINUTE = 60
-"""A look may take a while, and one that failed is made up for by the next."""
+"""A look may take a while."""
 
 
 @click.command("orphans", short_help="List instances that no VM needs, as the driver has found them.")
@@ -46,10 +47,11 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     """What the journal of NAME has of the last look.
 
     Returns:
-        `looked_at` (seconds since the epoch, None for never), `policy`, `interval` (seconds), and `orphans`: one entry
-        an instance, with what it is, why, in how many looks in a row, and whether it is being terminated (`is_owed`);
-        `parts`: volumes, snapshots and addresses that belong to nothing; `parts_problem`: why these are not known, ""
-        for nothing.
+        `looked_at` (seconds since the epoch, None for never), `policy`, `interval` (seconds), `is_running` (a driver of
+        this journal runs on this machine), `trouble` (when and why the latest try failed, and the seconds until the
+        next; None unless it was later than the last look), and `orphans`: one entry an instance, with what it is, why,
+        in how many looks in a row, and whether it is being terminated (`is_owed`); `parts`: volumes, snapshots and
+        addresses that belong to nothing; `parts_problem`: why these are not known, "" for nothing.
 
     Raises:
         MadError: the configuration or the journal cannot be read.
@@ -62,6 +64,8 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     text = read_fact(path, ORPHANS)
     found = json.loads(text) if text else {"at": None, "orphans": [], "parts": []}
     owed = {debt.deploy_id for debt in read_debts(path)}
+    trouble = read_fact(path, TROUBLE)
+    is_over = trouble is None or msgspec.json.decode(trouble, type=Trouble).at < (found["at"] or 0.0)
     return {
         "looked_at": found["at"],
         "policy": configuration.settings.orphans.policy,
@@ -69,13 +73,15 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
         "orphans": [{**entry, "is_owed": entry["deploy_id"] in owed} for entry in found["orphans"]],
         "parts": found["parts"],
         "parts_problem": found.get("parts_problem", ""),
+        "is_running": any(writer.process.is_alive() for writer in read_writers(path)),
+        "trouble": None if is_over or trouble is None else json.loads(trouble),
     }
 
 
 def _show(found: Mapping[str, Any]) -> None:
     looked_at, entries = found["looked_at"], found["orphans"]
     if looked_at is None:
-        click.echo("The driver has not looked yet: it does when it runs and may ask the local OpenNebula (ONE_AUTH).")
+        click.echo(printable(f"The driver has not looked yet. Next look: {_outlook(found)}"))
         return
     if entries:
         rows = sorted(entries, key=lambda each: (each["vm_id"], each["deploy_id"]))
@@ -90,8 +96,25 @@ def _show(found: Mapping[str, Any]) -> None:
     count = f"{strange} to no VM for certain" if entries else "Every instance belongs to a VM"
     ago = max(0, round(time.time() - looked_at))
     click.echo(f"{count}, as of {ago} s ago; policy: {found['policy']}.")
-    if ago > _MISSED_LOOKS * found["interval"] + _MINUTE:
-        click.echo("The driver has not looked since: either it does not run, or its log says why (one-provider tail).")
+    click.echo(printable(f"Next look: {_outlook(found)}"))
+
+
+def _outlook(found: Mapping[str, Any]) -> str:
+    """When the driver looks next, or why it does not."""
+    now, trouble = time.time(), found["trouble"]
+    if not found["is_running"]:
+        return "when OpenNebula starts the driver, which does not run."
+    if trouble is not None and trouble["retry"] is None:
+        return f"none before the driver is started again: {trouble['reason']}"
+    if trouble is not None:
+        ago, left = max(0, round(now - trouble["at"])), max(0, round(trouble["at"] + trouble["retry"] - now))
+        return f"in {left} s; the one {ago} s ago failed: {trouble['reason']}"
+    if found["looked_at"] is None:
+        return "when OpenNebula has started and answers."
+    left = round(found["looked_at"] + found["interval"] - now)
+    if left < -_MINUTE:
+        return f"overdue by {-left} s: it is under way still, or the driver's log says why not (one-provider tail)."
+    return f"in {max(0, left)} s."
 
 
 def _cell(entry: Entry, key: str) -> str:

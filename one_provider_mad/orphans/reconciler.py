@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 import structlog
 
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
-from one_provider_mad.domain import DeployId, Instance, VmId
+from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
 from one_provider_mad.journal import ORPHAN, Debt, Journal
 from one_provider_mad.orphans.grounds import is_back, is_needed, is_over, lives_on
 from one_provider_mad.orphans.last_look import LastLook
 from one_provider_mad.orphans.machine import MACHINE
+from one_provider_mad.orphans.timetable import GLANCE_SECONDS, TROUBLE, Timetable, Trouble
 from one_provider_mad.orphans.verdicts import (
     Finding,
     Rules,
@@ -46,6 +48,9 @@ ORPHANS = "orphans"
 
 _MARK_SECONDS = 60.0
 """How old the mark of an undeploy is before a document can contradict it: oned may have its answer yet to read."""
+
+_NO_HOST = -2
+"""Number of no host: -1 stands for one that a request did not name."""
 
 _PATIENCE = 4
 """Looks in a row without an answer of OpenNebula before that is worth a warning: it starts after its drivers."""
@@ -83,6 +88,7 @@ class Reconciler:
         clock: seconds since the epoch.
         machine: tells which machine this is; not called on the loop.
         learn_release: told which release OpenNebula is, before anything is told of.
+        core_is_up: set once OpenNebula has started: before, it answers nothing.
 
     Attributes:
         last_look: what looks once more before anything is destroyed.
@@ -98,7 +104,9 @@ class Reconciler:
         clock: Callable[[], float],
         machine: Callable[[], str],
         learn_release: Callable[[tuple[int, ...]], None],
+        core_is_up: asyncio.Event,
     ) -> None:
+        self._core_is_up = core_is_up
         self._engines = engines
         self._opennebula = opennebula
         self._tell = tell
@@ -109,7 +117,9 @@ class Reconciler:
         self._sightings: dict[DeployId, Sighting] = {}
         self._told: dict[DeployId, Verdict] = {}
         self._warned: set[str] = set()
-        self._silences = 0
+        self._timetable = Timetable(clock)
+        self._remembered: Sequence[Mapping[str, Any]] = ()
+        self._interval = OrphanPolicy().interval
         self._parts_told = 0
         self._is_parts_problem_told = False
         self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
@@ -119,27 +129,38 @@ class Reconciler:
         await self._engines.is_journal_open.wait()
         if self._engines.is_verbatim:
             return
-        await self._begin()
+        await self.take_up()
         try:
             await self._opennebula.open()
         except SettingsError as error:
             log.warning("orphans are not looked for", reason=str(error))
+            await self._note(Trouble(at=self._clock(), reason=str(error), retry=None))
             return
-        pause = OrphanPolicy().interval
+        await self._core_is_up.wait()
         while True:
-            try:
-                engine = await self._engines.current()
-                pause = engine.configuration.settings.orphans.interval
+            pause = await self.look_if_due()
+            await asyncio.sleep(pause)
+
+    async def look_if_due(self) -> float:
+        """Look when it is time to; seconds until this is to be called again.
+
+        The configuration is read each time, so an edited interval counts within seconds.
+        """
+        try:
+            engine = await self._engines.current()
+            self._interval = engine.configuration.settings.orphans.interval
+            if self._timetable.seconds_left(self._interval) <= 0:
                 await self._know_release()
                 await self.look(engine)
-                self._silences = 0
-            except MadError as error:
-                log.info("orphans not looked for", reason=str(error))
-                self._not_seen(str(error))
-            except Exception as error:
-                log.exception("looking for orphans failed unexpectedly")
-                self._not_seen(f"internal error ({type(error).__name__}), the driver's log has the details")
-            await asyncio.sleep(pause)
+                self._timetable.looked()
+            return min(GLANCE_SECONDS, self._timetable.seconds_left(self._interval))
+        except MadError as error:
+            log.info("orphans not looked for", reason=str(error))
+            reason = str(error)
+        except Exception as error:
+            log.exception("looking for orphans failed unexpectedly")
+            reason = f"internal error ({type(error).__name__}), the driver's log has the details"
+        return await self.not_seen(reason)
 
     async def _know_release(self) -> None:
         """What is told in oned's log has a form that depends on it."""
@@ -148,20 +169,45 @@ class Reconciler:
                 self._learn_release(await self._opennebula.release())
                 self._learn_release = None
 
-    async def _begin(self) -> None:
-        """Note which machine this is, from the first day on, credentials or not: a copy may come later."""
-        if self._engines.journal is not None:
-            try:
-                await self.last_look.is_this_machine(self._engines.journal)
-            except JournalError as error:
-                log.info("machine not noted yet", reason=str(error))  # the first look does it
+    async def take_up(self) -> None:
+        """Note which machine this is, and take up what an earlier process has seen."""
+        if self._engines.journal is None:
+            return
+        try:
+            # From the first day on, credentials or not: a copy may come later.
+            await self.last_look.is_this_machine(self._engines.journal)
+            found, trouble = await self._last_found(self._engines.journal)
+        except JournalError as error:
+            log.info("machine not noted yet", reason=str(error))  # the first look does it
+            return
+        self._timetable = Timetable(self._clock, looked_at=found["at"])
+        if found["at"] is not None and (trouble is None or trouble.at < found["at"]):
+            self._remembered = found["orphans"]
 
-    def _not_seen(self, reason: str) -> None:
-        """What was not seen completely counts for nothing, and what was seen before begins anew."""
-        self._sightings = {}
-        self._silences += 1
-        if self._silences == _PATIENCE:
+    @staticmethod
+    async def _last_found(journal: Journal) -> tuple[Mapping[str, Any], Trouble | None]:
+        """What the last complete look has found, of whichever process, and the last trouble."""
+        found, trouble = await journal.fact(ORPHANS), await journal.fact(TROUBLE)
+        return (
+            json.loads(found) if found else {"at": None, "orphans": []},
+            msgspec.json.decode(trouble, type=Trouble) if trouble else None,
+        )
+
+    async def not_seen(self, reason: str) -> float:
+        """Seconds until the next try. What was not seen completely counts for nothing: sightings begin anew."""
+        self._sightings, self._remembered = {}, ()
+        self._timetable.failed()
+        if self._timetable.failures == _PATIENCE:
             self._warn(f"orphans are not looked for: {reason}")
+        pause = self._timetable.retry(self._interval)
+        await self._note(Trouble(at=self._clock(), reason=reason, retry=pause))
+        return pause
+
+    async def _note(self, trouble: Trouble) -> None:
+        """Let `one-provider orphans` know why there was no look."""
+        if self._engines.journal is not None:
+            with suppress(JournalError):
+                await self._engines.journal.set_fact(TROUBLE, msgspec.json.encode(trouble).decode())
 
     async def look(self, engine: Engine) -> list[Finding]:
         """One look: list, compare, tell, and note what is to be destroyed.
@@ -179,6 +225,8 @@ class Reconciler:
         instances = await cloud.list_instances()
         findings = await self._findings(instances, living, engine.journal, owner=cloud.owner)
         now = self._clock()
+        self._sightings.update(_sighting(each, owner=cloud.owner) for each in self._remembered)
+        self._remembered = ()
         self._sightings = seen_again(self._sightings, findings, now=now)
         await self._withdraw(engine.journal, living, policy)
         parts, problem = await self._parts_or_problem(cloud, living)
@@ -376,9 +424,26 @@ def _entry(sighting: Sighting) -> dict[str, object]:
         "vm_id": finding.identity.vm_id,
         "stime": finding.identity.stime,
         "seq": finding.identity.seq,
+        "host_id": finding.identity.host_id,
         "verdict": finding.verdict.value,
         "evidence": finding.evidence,
         "since": sighting.since,
         "looks": sighting.count,
         "created_at": finding.created_at or None,
     }
+
+
+def _sighting(entry: Mapping[str, Any], *, owner: str) -> tuple[DeployId, Sighting]:
+    """What an earlier process has written down; one of a release that wrote less matches nothing, and begins anew."""
+    deploy_id = DeployId(entry["deploy_id"])
+    identity = Identity(
+        owner=owner,
+        vm_id=VmId(entry["vm_id"]),
+        stime=entry["stime"],
+        seq=entry["seq"],
+        host_id=entry.get("host_id", _NO_HOST),
+    )
+    finding = Finding(
+        deploy_id=deploy_id, identity=identity, verdict=Verdict(entry["verdict"]), evidence=entry["evidence"]
+    )
+    return deploy_id, Sighting(finding=finding, count=entry["looks"], since=entry["since"])

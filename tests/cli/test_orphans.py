@@ -20,6 +20,7 @@ from one_provider_mad.cli import main as program
 from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.journal import Debt, Journal
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
+from one_provider_mad.orphans.timetable import TROUBLE
 from tests.end_to_end import wire
 from tests.end_to_end.oned import COVERAGE, Driver, Place, aside
 from tests.orphans.local import LocalOned
@@ -79,7 +80,7 @@ def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) 
     )
     assert orphans(place, NAME) == (
         0,
-        "The driver has not looked yet: it does when it runs and may ask the local OpenNebula (ONE_AUTH).\n",
+        "The driver has not looked yet. Next look: when OpenNebula starts the driver, which does not run.\n",
         "",
     )
     with LocalOned() as oned, Driver(place, environ=oned.environ(place.root)) as driver:
@@ -89,10 +90,11 @@ def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) 
         until(lambda: '"event":"orphan"' in place.log(), seconds=20)
     code, table, complaints = orphans(place, NAME)
     assert (code, complaints) == (0, "")
-    head, row, count = table.splitlines()
+    head, row, count, outlook = table.splitlines()
     assert head.split() == ["VM", "DEPLOY", "ID", "WHAT", "LOOKS", "WHY"]
     assert re.fullmatch(rf"7 +{deploy_id} +done +\d+ +VM 7 \(STIME 1760000000\) is DONE since [-0-9]+ [:0-9]+ UTC", row)
     assert re.fullmatch(r"1 instance belongs to no VM for certain, as of \d+ s ago; policy: report\.", count)
+    assert outlook == "Next look: when OpenNebula starts the driver, which does not run."
     code, text, complaints = orphans(place, NAME, "--json")
     told = json.loads(text)
     assert (code, complaints, told["policy"], told["parts"]) == (0, "", "report", [])
@@ -102,7 +104,7 @@ def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) 
     assert shown.pop("since") <= told["looked_at"]
     assert shown.pop("created_at") <= told["looked_at"]
     assert shown.pop("evidence").startswith("VM 7 (STIME 1760000000) is DONE since ")
-    expected = {"deploy_id": deploy_id, "vm_id": 7, "stime": 1_760_000_000, "seq": 0, "verdict": "done"}
+    expected = {"deploy_id": deploy_id, "vm_id": 7, "stime": 1_760_000_000, "seq": 0, "host_id": 0, "verdict": "done"}
     assert shown == {**expected, "is_owed": False}
     assert [each["deploy_id"] for each in place.instances()] == [deploy_id]
 
@@ -117,7 +119,7 @@ def test_what_is_being_terminated_and_parts_that_belong_to_nothing_are_shown(pla
         found(entry(12, "i-12", "unknown"), entry(9, "i-9"), parts=(volume, address)),
         lambda journal: journal.add_debt(debt),
     )
-    _, nine, twelve, *parts, count = said(place, "orphans", NAME)
+    _, nine, twelve, *parts, count, _ = said(place, "orphans", NAME)
     assert nine.split(maxsplit=2) == ["9", "i-9", "done, being terminated  2      because"]
     assert twelve.split() == ["12", "i-12", "unknown", "2", "because"]
     assert parts[0].startswith("volume vol-1 of VM 9 belongs to nothing: 8 GiB")
@@ -128,18 +130,61 @@ def test_what_is_being_terminated_and_parts_that_belong_to_nothing_are_shown(pla
 
 def test_nothing_found_is_said(place: Place) -> None:
     journaled(place, found())
-    (line,) = said(place, "orphans", NAME)
+    line, _ = said(place, "orphans", NAME)
     assert line.startswith("Every instance belongs to a VM, as of 9")
 
 
-def test_what_was_not_looked_at_and_a_look_of_long_ago_are_said(place: Place) -> None:
+def test_what_was_not_looked_at_is_said(place: Place) -> None:
     last = {"at": time.time() - 3000, "orphans": [], "parts": [], "parts_problem": "no permission"}
     journaled(place, fact(ORPHANS, json.dumps(last)))
-    assert [line.split(",")[0] for line in said(place, "orphans", NAME)] == [
-        "Volumes",
-        "Every instance belongs to a VM",
-        "The driver has not looked since: either it does not run",
-    ]
+    assert said(place, "orphans", NAME)[0] == "Volumes, snapshots and addresses could not be looked at: no permission"
+
+
+UNREACHABLE = "OpenNebula at localhost:2633 cannot be asked: Connection refused"
+
+
+@pytest.mark.parametrize(
+    ("looked", "failed", "retry", "line"),
+    [
+        pytest.param(
+            None,
+            None,
+            None,
+            "The driver has not looked yet. Next look: when OpenNebula has started and answers.",
+            id="new",
+        ),
+        pytest.param(100, None, None, r"Next look: in (199|200) s\.", id="at-the-interval"),
+        pytest.param(400, None, None, r"Next look: overdue by 1\d\d s: ", id="overdue"),
+        pytest.param(
+            900, 10, 240, rf"Next look: in 2[23]\d s; the one 1\d s ago failed: {UNREACHABLE}", id="one-failed"
+        ),
+        pytest.param(900, 950, 240, "Next look: overdue by 600 s: ", id="one-failed-before"),
+        pytest.param(
+            None,
+            10,
+            None,
+            f"The driver has not looked yet. Next look: none before the driver .*: {UNREACHABLE}",
+            id="none",
+        ),
+    ],
+)
+def test_when_the_next_look_is_and_why_there_was_none_is_said_as_it_is(
+    place: Place, looked: int | None, failed: int | None, retry: int | None, line: str
+) -> None:
+    async def told() -> list[str]:
+        journal = Journal(place.var / f"one_provider_mad_{NAME}.journal", clock=time.time, on_lost=print)
+        await journal.open()  # by this process, which runs
+        if looked is not None:
+            await fact(ORPHANS, json.dumps({"at": time.time() - looked, "orphans": [], "parts": []}))(journal)
+        if failed is not None:
+            trouble = {"at": time.time() - failed, "reason": UNREACHABLE, "retry": retry}
+            await fact(TROUBLE, json.dumps(trouble))(journal)
+        lines = await asyncio.to_thread(said, place, "orphans", NAME)
+        await journal.close()
+        return lines
+
+    *_, last = aside(lambda: asyncio.run(told()))
+    assert re.match(line, last), last
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -36,6 +37,7 @@ class FakeOpenNebula:
         hidden: VMs that the pool leaves out.
         leads: it has no peers, or leads them.
         asked: VMs whose documents were asked for.
+        on_look: called when a look begins.
     """
 
     endpoint = "http://localhost:2633/RPC2"
@@ -48,6 +50,7 @@ class FakeOpenNebula:
         self.hidden: set[int] = set()
         self.leads = True
         self.asked: list[set[VmId]] = []
+        self.on_look: Callable[[], None] = lambda: None
 
     def vm(self, vm_id: int, deploy_id: str, *, state: int = ACTIVE, **details: Any) -> None:
         """Let a VM be so."""
@@ -71,6 +74,7 @@ class FakeOpenNebula:
         return (7, 4, 0)
 
     async def living(self) -> Mapping[VmId, VmDocument]:
+        self.on_look()
         self._obey()
         return {vm.vm_id: vm for vm in self.vms.values() if vm.state != DONE_STATE and vm.vm_id not in self.hidden}
 
@@ -122,6 +126,10 @@ class Front:
 
     Args:
         world: the cloud and the journal.
+
+    Attributes:
+        begun_at: when this began, by the reconciler's clock.
+        looks: when each look began, by the same clock.
     """
 
     def __init__(self, world: World) -> None:
@@ -134,6 +142,11 @@ class Front:
         self.told: list[str] = []
         self.set_by = 0.0
         self.learned: list[tuple[int, ...]] = []
+        self.looks: list[float] = []
+        self.begun_at = self.now()
+        self.core_is_up = asyncio.Event()
+        self.core_is_up.set()
+        self.opennebula.on_look = lambda: self.looks.append(self.now())
         self.restart()
 
     def restart(self) -> None:
@@ -145,9 +158,10 @@ class Front:
             self.opennebula,
             tell=self._tell,
             is_busy=lambda vm_id: vm_id in self.busy,
-            clock=lambda: self.world.clock() + self.set_by,
+            clock=self.now,
             machine=lambda: self.machine,
             learn_release=self.learned.append,
+            core_is_up=self.core_is_up,
         )
 
     def _tell(self, severity: Severity, text: str) -> None:
@@ -184,19 +198,34 @@ class Front:
         )
         await self.world.journal.save_attempt(created)
 
-    async def run(self, looks: int) -> None:
-        """Run as the driver does, for so many looks."""
-        pauses: list[float] = []
+    async def run(
+        self, looks: int = 99, *, seconds: float = math.inf, edits: Mapping[float, OrphanPolicy] = {}
+    ) -> None:
+        """Run as the driver does, for so many looks that are complete or fail, or for so long.
 
-        async def pause(seconds: float) -> None:
-            pauses.append(seconds)
-            if len(pauses) == looks:
+        Args:
+            looks: how many.
+            seconds: how long, by the clock of the world.
+            edits: policies that the configuration names from so many seconds on.
+        """
+        begun, tries = self.now(), len(self.looks)
+        to_come = dict(edits)
+
+        async def pause(length: float) -> None:
+            if len(self.looks) - tries >= looks or self.now() - begun + length > seconds:
                 raise asyncio.CancelledError
+            self.set_by += length
+            for at in [at for at in to_come if at <= self.now() - begun]:
+                self.policy = to_come.pop(at)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(asyncio, "sleep", pause)
             with suppress(asyncio.CancelledError):
                 await self.reconciler.run()
+
+    def now(self) -> float:
+        """The reconciler's clock."""
+        return self.world.clock() + self.set_by
 
     async def look(self, times: int = 1) -> set[str]:
         """Look so many times; the instances that are to be terminated by now."""

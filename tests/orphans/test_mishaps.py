@@ -45,7 +45,7 @@ async def _play(path: Path, steps: list[tuple[str, int]]) -> None:
             try:
                 owed = await play.front.look()
             except MadError as error:
-                play.front.reconciler._not_seen(str(error))
+                await play.front.reconciler.not_seen(str(error))
                 continue  # a debt that stands is withdrawn by the next look
             assert not owed & set(play.needed.values())
 
@@ -141,6 +141,7 @@ class Play:
             front.opennebula.vm(vm_id, f"i-{vm_id}-0", stime=STIME + 1000)
         elif step == "restart":
             front.restart()
+            await front.reconciler.take_up()
         elif step == "copy":
             front.machine = "a copy"
         elif step == "peer":

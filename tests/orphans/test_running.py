@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from one_provider_mad.errors import JournalError, PermissionDenied, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
+from one_provider_mad.orphans.timetable import GLANCE_SECONDS, TROUBLE
 from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.providers.interface import LoosePart
 from one_provider_mad.settings import OrphanPolicy
@@ -169,3 +172,95 @@ async def test_an_orphan_goes_also_where_parts_may_not_be_looked_at(parted: Fron
     ]
     found = json.loads(await parted.world.journal.fact(ORPHANS) or "")
     assert (found["parts"], found["parts_problem"]) == ([], "no permission for DescribeVolumes")
+
+
+# When
+
+
+def policy(interval: float) -> OrphanPolicy:
+    return OrphanPolicy(policy="report", interval=interval)
+
+
+def apart(front: Front) -> list[int]:
+    """Seconds between the start and each look."""
+    return [round(at - front.begun_at) for at in front.looks]
+
+
+async def test_it_looks_at_once_and_then_at_the_interval(front: Front) -> None:
+    front.policy = policy(300)
+    await front.run(seconds=700)
+    assert apart(front) == [0, 300, 600]
+
+
+async def test_an_edited_interval_counts_within_seconds(front: Front) -> None:
+    front.policy = policy(3600)
+    await front.run(seconds=120, edits={42: policy(30)})
+    assert apart(front) == [0, 45, 75, 105]
+
+
+async def test_a_restart_does_not_begin_the_interval_anew(front: Front) -> None:
+    front.policy = policy(300)
+    for _ in range(4):  # every two minutes
+        await front.run(seconds=120)
+        front.set_by += 120 - (front.now() - front.begun_at) % 120
+        front.restart()
+    assert apart(front) == [0, 300]
+
+
+async def test_what_was_seen_before_a_restart_counts(front: Front) -> None:
+    end(front)
+    front.policy = policy(300)
+    await front.run(1)
+    assert front.told == []
+    front.restart()
+    await front.run(seconds=310)
+    assert [text.split(":")[0] for text in front.told] == ["instance i-7 is an orphan"]
+
+
+async def test_a_look_that_failed_before_a_restart_begins_it_anew(front: Front) -> None:
+    end(front)
+    await front.run(1)
+    front.set_by += 600
+    front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
+    await front.run(1)
+    front.opennebula.error = None
+    front.restart()
+    await front.run(1)
+    assert front.told == []
+    assert await front.world.journal.debts() == []
+
+
+async def test_it_waits_until_opennebula_has_started(front: Front) -> None:
+    front.core_is_up.clear()
+    running = asyncio.create_task(front.run(1))
+    for _ in range(100):
+        await asyncio.to_thread(os.sched_yield)
+    assert front.looks == []
+    front.core_is_up.set()
+    await running
+    assert len(front.looks) == 1
+
+
+async def test_a_look_that_failed_is_made_up_for_soon(front: Front) -> None:
+    front.policy = policy(300)
+    front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
+    await front.run(6)
+    assert apart(front) == [0, 30, 90, 210, 450, 750]
+    trouble = json.loads(await front.world.journal.fact(TROUBLE) or "")
+    assert (trouble["reason"], trouble["retry"]) == ("OpenNebula at localhost:2633 cannot be reached", 300)
+
+
+async def test_a_clock_that_is_put_back_holds_no_look_up(front: Front) -> None:
+    await front.run(1)
+    front.set_by -= 86_400
+    front.looks.clear()
+    await front.run(1)
+    assert len(front.looks) == 1
+    assert front.looks[0] - (front.begun_at - 86_400) < OrphanPolicy().interval + GLANCE_SECONDS
+
+
+async def test_the_journal_says_why_there_is_no_look(front: Front) -> None:
+    front.opennebula.refusal = SettingsError("one_auth does not exist")
+    await front.run(1)
+    trouble = json.loads(await front.world.journal.fact(TROUBLE) or "")
+    assert (trouble["reason"], trouble["retry"]) == ("one_auth does not exist", None)
