@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+
+from one_provider_mad.core_settings import listening_at
 
 _CORE = "oned"
 """What the kernel calls OpenNebula's daemon (proc(5), comm)."""
@@ -25,9 +26,6 @@ _OLD_SECONDS = 120.0
 """A process of this age has started up: the slowest start seen took 10 seconds."""
 
 _CONNECT_SECONDS = 1.0
-
-_ANY_ADDRESS = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - read from oned's configuration
-_SETTING = re.compile(r'^\s*(PORT|LISTEN_ADDRESS)\s*=\s*"?([^"\s]*)"?', re.MULTILINE)
 
 _TCP_LISTEN = "0A"
 """State of a listening socket in /proc/net/tcp (proc(5))."""
@@ -143,14 +141,12 @@ class CoreUp:
 
 def _is_port_open(config: str) -> bool:
     """Whether the port that oned has written down takes a connection. Blocks."""
-    settings = dict(_SETTING.findall(_read(config)))
-    address, port = settings.get("LISTEN_ADDRESS", ""), settings.get("PORT", "")
-    if not re.fullmatch(r"[0-9]{1,5}", port):
+    if (at := listening_at(config)) is None:
         return False
     try:
-        with socket.create_connection((_ANY_ADDRESS.get(address, address), int(port)), timeout=_CONNECT_SECONDS):
+        with socket.create_connection(at, timeout=_CONNECT_SECONDS):
             return True
-    except (OSError, OverflowError):
+    except OSError:
         return False
 
 

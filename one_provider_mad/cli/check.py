@@ -33,6 +33,7 @@ from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.providers.interface import Provider, SelfChecking, VerbatimDriver
 from one_provider_mad.providers.registry import build
 from one_provider_mad.settings import Configuration, Places, load
+from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 
 NOT_WELL = 3
 """Exit code when something is wrong (cli/main.py has them all)."""
@@ -366,13 +367,17 @@ def _count(number: int, what: str) -> str:
 async def _opennebula(environ: Mapping[str, str]) -> Point:
     """Access to the local oned: without it there is no look for orphans, and nobody asks which front-end leads."""
     opennebula = LocalOpenNebula(environ)
+    where = ""
     try:
+        endpoint = local_endpoint(environ)
+        where = f"{endpoint.url} ({endpoint.source})"
         await opennebula.open()
         leads = await opennebula.may_act()
     except MadError as error:
         remedy = "orphans are not looked for, and nobody asks which front-end leads: set ONE_AUTH and ONE_XMLRPC"
-        return Point(what="OpenNebula", is_well=None, found=str(error), remedy=remedy)
+        found = f"{error}, asked at {where}" if where else str(error)
+        return Point(what="OpenNebula", is_well=None, found=found, remedy=remedy)
     finally:
         await opennebula.close()
     part = "has no peers, or leads them" if leads else "another front-end leads"
-    return Point(what="OpenNebula", is_well=True, found=f"{opennebula.endpoint} answers: {part}")
+    return Point(what="OpenNebula", is_well=True, found=f"{where} answers: {part}")

@@ -9,9 +9,10 @@ from functools import partial
 
 from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import DeployId, VmId, whole_number
-from one_provider_mad.errors import InstanceNotFound, NotSupported, ProviderError, ProviderUnavailable, SettingsError
+from one_provider_mad.errors import InstanceNotFound, NotSupported, ProviderError, ProviderUnavailable
 from one_provider_mad.orphans.verdicts import VmDocument
-from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection, check_endpoints
+from one_provider_mad.xmlrpc.client import Client, Connection
+from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.pool import read_pool
 from one_provider_mad.xmlrpc.session import read_session
 
@@ -27,26 +28,31 @@ class LocalOpenNebula:
     """The OpenNebula whose driver this is.
 
     Args:
-        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them.
+        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them, and ONE_LOCATION.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
-        self.endpoint = environ.get("ONE_XMLRPC") or USUAL_ENDPOINT
+        self._environ = environ
         self._read_session = partial(read_session, file="", environ=environ)
-        self._client = Client(Connection(endpoints=(self.endpoint,)), read_session=self._read_session)
+        self._opened: Client | None = None
 
     async def open(self) -> None:
         """Read the credentials. Raises SettingsError when there are none, or no URL, that can be used."""
-        try:
-            check_endpoints([self.endpoint])
-        except ValueError as error:
-            raise SettingsError(f"ONE_XMLRPC: {error}") from error
+        endpoint = await asyncio.to_thread(local_endpoint, self._environ)
         await asyncio.to_thread(self._read_session)  # first: without them nothing large is imported
-        await self._client.open()
+        connection = Connection(endpoints=(endpoint.url,), address_setting=endpoint.setting)
+        self._opened = Client(connection, read_session=self._read_session)
+        await self._opened.open()
+
+    @property
+    def _client(self) -> Client:
+        assert self._opened is not None  # noqa: S101 - `open` comes first
+        return self._opened
 
     async def close(self) -> None:
         """Let go of all connections."""
-        await self._client.close()
+        if self._opened is not None:
+            await self._opened.close()
 
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them. Raises ProviderError when it cannot be asked."""

@@ -59,8 +59,6 @@ _PATIENCE = 4
 class OpenNebula(Protocol):
     """The local OpenNebula (orphans/documents.py)."""
 
-    endpoint: str
-
     async def open(self) -> None:
         """Get ready. Raises SettingsError where there are no credentials."""
 

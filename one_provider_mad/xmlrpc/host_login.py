@@ -15,7 +15,8 @@ from functools import partial
 from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable, SettingsError
-from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Client, Connection, check_endpoints
+from one_provider_mad.xmlrpc.client import Client, Connection
+from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.session import read_session
 
 _DECRYPTING = (5, 10)
@@ -59,13 +60,13 @@ class HostLogin:
             return self._values
 
     async def _ask(self) -> tuple[str, ...]:
-        endpoint = self._environ.get("ONE_XMLRPC") or USUAL_ENDPOINT
         try:
-            check_endpoints((endpoint,))
-        except ValueError as error:
-            raise AuthenticationRefused(f"ONE_XMLRPC leads to no OpenNebula: {error}") from error
+            endpoint = await asyncio.to_thread(local_endpoint, self._environ)
+        except SettingsError as error:
+            raise AuthenticationRefused(str(error)) from error
         read = partial(read_session, file="", environ=self._environ)
-        client = Client(Connection(endpoints=(endpoint,), timeout=_CALL_SECONDS), read_session=read)
+        connection = Connection(endpoints=(endpoint.url,), address_setting=endpoint.setting, timeout=_CALL_SECONDS)
+        client = Client(connection, read_session=read)
         try:
             await client.open()
             await self._check_release(client)

@@ -12,9 +12,9 @@ from contextlib import closing
 from urllib.parse import urlsplit
 
 from one_provider_mad.documents import Element
-from one_provider_mad.errors import NotSupported, ProviderUnavailable, SettingsError
-from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, check_endpoints
+from one_provider_mad.errors import NotSupported, ProviderUnavailable
 from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, read_document
+from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
 from one_provider_mad.xmlrpc.reach import login_refused, place_of
 from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of
@@ -32,12 +32,11 @@ class LocalCore:
     """Asks with the rights of OpenNebula's own user. Every method blocks.
 
     Args:
-        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them.
+        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them, and ONE_LOCATION.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._endpoint = environ.get("ONE_XMLRPC") or USUAL_ENDPOINT
 
     def call(self, method: str, *arguments: Argument) -> Result:
         """Call a method once, and return its result.
@@ -46,15 +45,12 @@ class LocalCore:
             SettingsError: the credentials, or the URL, cannot be used.
             ProviderError: it was not answered, or refused.
         """
-        try:
-            check_endpoints([self._endpoint])
-        except ValueError as error:
-            raise SettingsError(f"ONE_XMLRPC: {error}") from error
+        endpoint = local_endpoint(self._environ).url
         session = read_session(file="", environ=self._environ)
-        answer = decode_answer(method, self._post(encode_call(method, session, arguments)))
+        answer = decode_answer(method, _post(endpoint, encode_call(method, session, arguments)))
         if isinstance(answer, Failure):
             if answer.code == AUTHENTICATION:
-                raise login_refused(place_of(self._endpoint), session, setting="ONE_AUTH")
+                raise login_refused(place_of(endpoint), session, setting="ONE_AUTH")
             raise error_of(method, answer)
         return answer.result
 
@@ -77,20 +73,21 @@ class LocalCore:
             raise ProviderUnavailable(f"the answer to {_RAFT_STATUS} names no STATE that is known")
         return state
 
-    def _post(self, body: bytes) -> bytes:
-        parts = urlsplit(self._endpoint)
-        place = place_of(self._endpoint)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        try:
-            with closing(kind(parts.hostname or "", parts.port, timeout=_CALL_SECONDS)) as connection:
-                connection.request("POST", parts.path or "/RPC2", body, {"Content-Type": "text/xml"})
-                response = connection.getresponse()
-                status, answer = response.status, response.read(_BODY_LIMIT + 1)
-        except (OSError, http.client.HTTPException) as error:
-            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
-            raise ProviderUnavailable(f"{place} cannot be asked: {reason}") from error
-        if status != http.client.OK:
-            raise ProviderUnavailable(f"{place} answers with HTTP {status}")
-        if len(answer) > _BODY_LIMIT:
-            raise ProviderUnavailable(f"{place} answers with more than {_BODY_LIMIT} bytes")
-        return answer
+
+def _post(endpoint: str, body: bytes) -> bytes:
+    parts = urlsplit(endpoint)
+    place = place_of(endpoint)
+    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+    try:
+        with closing(kind(parts.hostname or "", parts.port, timeout=_CALL_SECONDS)) as connection:
+            connection.request("POST", parts.path or "/RPC2", body, {"Content-Type": "text/xml"})
+            response = connection.getresponse()
+            status, answer = response.status, response.read(_BODY_LIMIT + 1)
+    except (OSError, http.client.HTTPException) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else type(error).__name__
+        raise ProviderUnavailable(f"{place} cannot be asked: {reason}") from error
+    if status != http.client.OK:
+        raise ProviderUnavailable(f"{place} answers with HTTP {status}")
+    if len(answer) > _BODY_LIMIT:
+        raise ProviderUnavailable(f"{place} answers with more than {_BODY_LIMIT} bytes")
+    return answer

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shlex
+import socket
 import sqlite3
 import subprocess
 import time
@@ -85,7 +86,19 @@ def test_all_is_well(ready: Place, tmp_path: Path) -> None:
     assert found["credentials"]["found"].startswith("lead to simulated/embedded, in ")
     assert found["listing"]["found"] == "0 instances, 0 of them ours"
     assert found["instances"]["found"] == "2 of 2 left"
-    assert found["OpenNebula"]["found"] == f"{environ['ONE_XMLRPC']} answers: has no peers, or leads them"
+    assert found["OpenNebula"]["found"] == f"{environ['ONE_XMLRPC']} (ONE_XMLRPC) answers: has no peers, or leads them"
+
+
+def test_where_opennebula_is_asked_is_said_though_it_does_not_answer(ready: Place, tmp_path: Path) -> None:
+    login = tmp_path / "one_auth"
+    login.write_text("oneadmin:secret\n")
+    login.chmod(0o600)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    (ready.var / "config").write_text(f"LISTEN_ADDRESS=127.0.0.1\nPORT={port}\n")
+    found = by_name(parsed(ready.root, "check", "simulated", ONE_AUTH=str(login)))["OpenNebula"]
+    source = f"(PORT and LISTEN_ADDRESS in {ready.var}/config)"
+    assert found["found"].endswith(f", asked at http://127.0.0.1:{port}/RPC2 {source}")
 
 
 def test_what_only_may_be_wrong_is_no_failure(ready: Place) -> None:

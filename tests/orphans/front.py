@@ -40,8 +40,6 @@ class FakeOpenNebula:
         on_look: called when a look begins.
     """
 
-    endpoint = "http://localhost:2633/RPC2"
-
     def __init__(self) -> None:
         self.vms: dict[int, VmDocument] = {}
         self.error: MadError | None = None

@@ -1,0 +1,54 @@
+"""Where oned's API listens, read from what oned writes down."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from one_provider_mad.core_settings import listening_at
+
+WRITTEN = """\
+DB=BACKEND=sqlite,PORT=3306
+LISTEN_ADDRESS={address}
+LOG=DEBUG_LEVEL=3,SYSTEM=file
+PORT={port}
+SCRIPTS_REMOTE_DIR=/var/tmp/one
+VNC_PORTS=RESERVED=32768:65536,START=5900
+
+"""
+"""As 7.4.0 writes it: sorted, one attribute a line, vectors without brackets."""
+
+
+@pytest.mark.parametrize(
+    ("address", "port", "expected"),
+    [
+        ("0.0.0.0", "2633", ("127.0.0.1", 2633)),
+        ("", "2700", ("127.0.0.1", 2700)),
+        ("127.0.0.1", "2700", ("127.0.0.1", 2700)),
+        ("192.0.2.7", "65535", ("192.0.2.7", 65535)),
+        ("::", "2633", ("::1", 2633)),
+        ("0.0.0.0", "65536", None),
+        ("0.0.0.0", "0", None),
+        ("0.0.0.0", "", None),
+        ("0.0.0.0", "http", None),
+    ],
+)
+def test_where_the_api_listens(tmp_path: Path, address: str, port: str, expected: tuple[str, int] | None) -> None:
+    (tmp_path / "config").write_text(WRITTEN.format(address=address, port=port))
+    assert listening_at(str(tmp_path / "config")) == expected
+
+
+def test_a_file_that_is_not_there_tells_nothing(tmp_path: Path) -> None:
+    assert listening_at(str(tmp_path / "config")) is None
+    assert listening_at(str(tmp_path)) is None
+
+
+@given(st.binary(max_size=200))
+def test_no_content_is_too_odd(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("var") / "config"
+    path.write_bytes(b"PORT=2633\n" + content)
+    found = listening_at(str(path))
+    assert found is None or 0 < found[1] < 65536
