@@ -58,19 +58,32 @@ class Checks:
         """Ask for everything; what goes wrong is a finding."""
         dry = await self._try("DescribeInstances", {})
         clock = check_clock(self._client.answered, whose="EC2", at_most=SIGNATURE_SECONDS)
-        rights = await self._rights(dry) if dry != _DONE else [_unknown("rights", "this cloud knows no dry runs")]
-        return [*clock, *rights, *await self._image(), *await self._types()]
+        return [
+            *clock,
+            *await self._looks(dry),
+            *await self._alterations(dry),
+            *await self._image(),
+            *await self._types(),
+        ]
 
     # Rights
 
-    async def _rights(self, dry: str) -> list[SelfCheck]:
+    async def _looks(self, dry: str) -> list[SelfCheck]:
+        """Rights to look. Clouds that speak EC2's API answer in spite of DryRun: then the right is held."""
         looks = [("DescribeInstances", dry), *[(name, await self._try(name, {})) for name in _LOOKS]]
         leftovers = [name for name in _LEFTOVERS if await self._try(name, {}) == _REFUSED]
-        changes = await self._changes()
-        findings = [*_rights("rights to look", looks), *self._told(changes)]
+        findings = _rights("rights to look", [(name, _HELD if code == _DONE else code) for name, code in looks])
         if leftovers:
             remedy = "allow it, or leftovers of that kind are not told of by one-provider orphans"
             findings.append(_unknown("rights to look", f"{', '.join(leftovers)} not held", remedy))
+        return findings
+
+    async def _alterations(self, dry: str) -> list[SelfCheck]:
+        """Rights to change and to create; nothing is tried where a dry run would be carried out."""
+        if dry == _DONE:
+            return [_unknown("rights to change", "were not tried: this cloud carries dry runs out")]
+        changes = await self._changes()
+        findings = self._told(changes)
         # An endpoint that is not Amazon's has to have shown that it does not carry out a dry run.
         is_safe = not self._settings.endpoint_url or all(code == _HELD for _, code in changes)
         return [*findings, *(await self._creates() if is_safe else [_unknown("right to create", "was not tried")])]

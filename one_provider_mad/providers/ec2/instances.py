@@ -38,8 +38,9 @@ ATTRIBUTES = {
 
 ZONE = "AWS_AVAILABILITY_ZONE"
 SECURITY_GROUPS = "AWS_SECURITY_GROUPS"
+VOLUMES = "AWS_VOLUMES"
 STATE_REASON = "AWS_STATE_REASON"
-LISTED_NAMES = (*ATTRIBUTES.values(), ZONE, SECURITY_GROUPS, STATE_REASON, UPSTREAM_ATTRIBUTE)
+LISTED_NAMES = (*ATTRIBUTES.values(), ZONE, SECURITY_GROUPS, VOLUMES, STATE_REASON, UPSTREAM_ATTRIBUTE)
 """Every attribute that a listed instance may have."""
 
 NO_SIZES: Mapping[str, Size] = {}
@@ -92,8 +93,8 @@ def read_details(root: Element) -> list[Details]:
             instance=_instance(item),
             zone=text_of(element_at(item, "placement/availabilityZone")),
             volumes=tuple(
-                Volume(device=text_of(device.find("deviceName")), volume_id=text_of(element_at(device, "ebs/volumeId")))
-                for device in elements_at(item, "blockDeviceMapping/item")
+                Volume(device=device, volume_id=volume_id)
+                for device, volume_id in _attached(item.find("blockDeviceMapping"))
             ),
         )
         for item in _listed(root)
@@ -128,19 +129,21 @@ def read_tags(items: Iterable[Element]) -> dict[str, str]:
 
 
 def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
-    parts = {str(child.tag): child for child in item}
+    parts = _parts(item)
     tags = read_tags(parts["tagSet"]) if "tagSet" in parts else {}
-    raw_state = text_of(element_at(item, "instanceState/name"))
+    raw_state = _text_in(parts.get("instanceState"), "name")
     identity = Identity.from_tags(tags)
     attributes = {name: text for tag, name in ATTRIBUTES.items() if (text := text_of(parts.get(tag)))}
-    if zone := text_of(element_at(item, "placement/availabilityZone")):
+    if zone := _text_in(parts.get("placement"), "availabilityZone"):
         attributes[ZONE] = zone
     if groups := ",".join(text_of(group.find("groupId")) for group in parts.get("groupSet", ())):
         attributes[SECURITY_GROUPS] = groups
+    if volumes := ",".join(map(":".join, _attached(parts.get("blockDeviceMapping")))):
+        attributes[VOLUMES] = volumes
     if UPSTREAM_TAG in tags and not any(key.startswith(TAG_PREFIX) for key in tags):
         attributes[UPSTREAM_ATTRIBUTE] = tags[UPSTREAM_TAG]
     state = state_of(raw_state)
-    if state is not InstanceState.RUNNING and (code := text_of(element_at(item, "stateReason/code"))):
+    if state is not InstanceState.RUNNING and (code := _text_in(parts.get("stateReason"), "code")):
         attributes[STATE_REASON] = code
     size = sizes.get(attributes.get("AWS_INSTANCE_TYPE", "")) if state in _HOLDS_MEMORY else None
     return Instance(
@@ -151,10 +154,25 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
         name=tags.get("Name", ""),
         # The latest start, in fact: EC2 keeps no other moment for an instance as such.
         created_at=_seconds(text_of(parts.get("launchTime"))),
-        reason=text_of(element_at(item, "stateReason/message")) or text_of(parts.get("reason")),
+        reason=_text_in(parts.get("stateReason"), "message") or text_of(parts.get("reason")),
         usage=Usage(memory=1024 * size.memory) if size else None,
         attributes=attributes,
     )
+
+
+def _attached(mapping: Element | None) -> Iterator[tuple[str, str]]:
+    """Device and volume of each that is attached. `mapping` is a blockDeviceMapping."""
+    for parts in map(_parts, mapping if mapping is not None else ()):
+        yield text_of(parts.get("deviceName")), _text_in(parts.get("ebs"), "volumeId")
+
+
+def _parts(element: Element) -> dict[str, Element]:
+    """The children by name, in a quarter of the time that `find` takes: a listing has tens of thousands of elements."""
+    return {str(child.tag): child for child in element}
+
+
+def _text_in(element: Element | None, name: str) -> str:
+    return text_of(_parts(element).get(name)) if element is not None else ""
 
 
 def _seconds(moment: str) -> float:

@@ -111,15 +111,34 @@ def carried_out(_: Form) -> str:
     return "<reservationSet/>"
 
 
-async def test_a_cloud_that_does_not_know_dry_runs_is_asked_for_nothing_more() -> None:
-    cloud = Scripted(answers={"DescribeInstances": carried_out})
+LOOKS = (
+    "DescribeInstances",
+    "DescribeImages",
+    "DescribeVolumes",
+    "DescribeInstanceStatus",
+    "DescribeSpotInstanceRequests",
+)
+LEFTOVERS = ("DescribeSnapshots", "DescribeAddresses")
+
+
+async def test_a_look_that_is_carried_out_in_spite_of_dry_run_is_a_right_held(face: Face, connect: Open) -> None:
+    """As moto's server does, and others that speak EC2's API."""
+    face.order("DescribeVolumes", body="<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>", status=200)
+    points = await checked(await connect(defaults=DEFAULTS))
+    assert [(each.is_well, each.found) for each in points["rights to look"]] == [(True, f"{', '.join(LOOKS)}: held")]
+    assert wrong(points) == []
+
+
+async def test_a_cloud_that_carries_dry_runs_out_is_asked_to_change_nothing() -> None:
+    cloud = Scripted(answers=dict.fromkeys((*LOOKS, *LEFTOVERS), carried_out))
     async with cloud.served():
         provider = make(cloud.url)
         await provider.open()
         points = await checked(provider)
         await provider.close()
-    assert [each.found for each in points["rights"]] == ["this cloud knows no dry runs"]
-    assert {action for action, _ in cloud.calls} == {"DescribeInstances"}
+    assert [each.found for each in points["rights to look"]] == [f"{', '.join(LOOKS)}: held"]
+    assert [each.found for each in points["rights to change"]] == ["were not tried: this cloud carries dry runs out"]
+    assert {action for action, _ in cloud.calls} == {*LOOKS, *LEFTOVERS}
 
 
 async def test_nothing_is_created_where_a_change_was_not_refused_as_dry() -> None:
@@ -130,8 +149,7 @@ async def test_nothing_is_created_where_a_change_was_not_refused_as_dry() -> Non
             raise PermissionError("no")
         return "<reservationSet/>"
 
-    looks = ("DescribeInstances", "DescribeImages", "DescribeVolumes", "DescribeInstanceStatus")
-    listed = (*looks, "DescribeSpotInstanceRequests", "DescribeSnapshots", "DescribeAddresses", "StartInstances")
+    listed = (*LOOKS, *LEFTOVERS, "StartInstances")
     cloud = Scripted(answers={**dict.fromkeys((*listed, "CreateTags"), dry), **answers})
     async with cloud.served():
         provider = make(cloud.url, defaults={"AMI": "ami-1", "INSTANCETYPE": "t3.small"})

@@ -10,6 +10,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import BadParameter, ProviderUnavailable
+from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.testing.conformance import reach, until
 from tests.providers.ec2.conftest import OWNER, Open
 from tests.providers.ec2.face import Face
@@ -19,6 +20,10 @@ from tests.providers.ec2.vms import a_vm, launched
 async def all_made(face: Face) -> bool:
     await asyncio.sleep(0)
     return all(time.time() >= volume.ready_at for volume in face.account.volumes.values())
+
+
+async def shown_volumes(provider: Ec2Provider, deploy_id: DeployId) -> list[str]:
+    return (await provider.describe([deploy_id]))[deploy_id].attributes["AWS_VOLUMES"].split(",")
 
 
 DISK = {"DISK_ID": "2", "SIZE": "1500", "TARGET": "vdf"}
@@ -34,6 +39,18 @@ class TestDisks:
         assert a_vm().identity(owner=OWNER).tags().items() <= volume.tags.items()
         await provider.destroy(deploy_id)
         assert volume.state == "deleted"
+
+    async def test_device_and_volume_of_a_disk_are_shown_while_it_is_attached(self, connect: Open) -> None:
+        """OpenNebula calls the device TARGET=vdf, and the console knows /dev/sdf alone."""
+        provider = await connect()
+        deploy_id = await launched(provider)
+        before = await shown_volumes(provider, deploy_id)
+        await provider.attach_disk(deploy_id, DISK)
+        device, _, volume_id = (await shown_volumes(provider, deploy_id)).pop().partition(":")
+        assert device == "/dev/sdf"
+        assert volume_id.startswith("vol-")
+        await provider.detach_disk(deploy_id, DISK)
+        assert await shown_volumes(provider, deploy_id) == before
 
     async def test_a_disk_that_is_detached_is_deleted_and_another_may_have_its_number(
         self, face: Face, connect: Open

@@ -182,7 +182,9 @@ class TestLooking:
         vm = a_vm(KEYPAIR="mine", SUBNETID="subnet-3", SECURITYGROUPIDS="sg-1,sg-2")
         instance = await look(provider, await launched(provider, vm))
         assert instance is not None
-        assert instance.attributes == {
+        attributes = dict(instance.attributes)
+        assert attributes.pop("AWS_VOLUMES").startswith("/dev/xvda:vol-")
+        assert attributes == {
             "AWS_PUBLIC_DNS_NAME": "ec2-198-18-0-1.eu-west-1.compute.example.com",
             "AWS_PRIVATE_DNS_NAME": "ip-10-0-0-1.eu-west-1.compute.internal",
             "AWS_KEY_NAME": "mine",
