@@ -62,8 +62,9 @@ def configure(program: str, name: str, places: Places, *, has_stderr: bool, is_v
     return problem
 
 
-_LONGEST = 8000
-"""Characters kept of one value: what a script has printed may be megabytes."""
+_LONGEST = 12_000
+"""Characters kept of one value: what a script has printed may be megabytes. EC2's encoded messages, which are of no use
+in part, have up to 10,240 (docs.aws.amazon.com, API_DecodeAuthorizationMessage)."""
 
 
 def _encode(event: dict[str, object], *, default: Callable[[object], object]) -> str:

@@ -49,6 +49,17 @@ def entries(path: Path) -> list[dict[str, Any]]:
 # What is written, and where
 
 
+def test_a_value_of_ten_thousand_characters_is_whole_and_one_of_a_million_is_not(places: Places) -> None:
+    """EC2's encoded authorization messages have up to 10,240, and are of no use in part."""
+    begin(places)
+    for length in (10_240, 1_000_000):
+        structlog.get_logger().info("output", text="x" * length)
+    whole, cut = entries(places.log / "one_vmm_provider_x.log")
+    assert whole["text"] == "x" * 10_240
+    assert cut["text"].endswith("… (1000000 characters)")
+    assert len(cut["text"]) < 20_000
+
+
 def test_every_line_is_one_json_object_with_a_time_and_a_level(places: Places) -> None:
     assert begin(places) is None
     structlog.get_logger().info("action answered", vm=7, info="grüße\nof\ttwo lines")

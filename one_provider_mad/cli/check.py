@@ -375,7 +375,8 @@ async def _opennebula(environ: Mapping[str, str]) -> Point:
         leads = await opennebula.may_act()
     except MadError as error:
         remedy = "orphans are not looked for, and nobody asks which front-end leads: set ONE_AUTH and ONE_XMLRPC"
-        found = f"{error}, asked at {where}" if where else str(error)
+        asked = "; it would be asked at" if isinstance(error, SettingsError) else ", asked at"
+        found = f"{error}{asked} {where}" if where else str(error)
         return Point(what="OpenNebula", is_well=None, found=found, remedy=remedy)
     finally:
         await opennebula.close()

@@ -58,6 +58,19 @@ def flag(name: str, text: str) -> bool:
     raise BadParameter(f"{name}={text[:40]} of the PUBLIC_CLOUD section is neither YES nor NO")
 
 
+PREFERRED = "PREFERRED"
+"""What SPOT says where on demand will do as well."""
+
+
+def is_spot(wish: str, most: str) -> bool:
+    """Whether SPOT and SPOTPRICE, "" for none, ask for the spot market.
+
+    Raises:
+        BadParameter: SPOT is nothing that there is.
+    """
+    return wish.upper() == PREFERRED or (flag("SPOT", wish) if wish else bool(most))
+
+
 def number(name: str, text: str) -> str:
     """Read a whole number, as text.
 

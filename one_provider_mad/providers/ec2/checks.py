@@ -17,6 +17,7 @@ from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.launch import Launch, run_instances
 from one_provider_mad.providers.ec2.query import numbered, pairs
+from one_provider_mad.providers.ec2.refusals import DECODE
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import SelfCheck
 
@@ -34,7 +35,7 @@ _DONE, _HELD, _REFUSED = "", "DryRunOperation", "UnauthorizedOperation"
 _NO_SUCH_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
 """Whoever is told that may ask."""
 
-_CODE = re.compile(r"\(\w+, (?P<code>[\w.]+)\)$")
+_CODE = re.compile(rf"\(\w+, (?P<code>[\w.]+)\)(; {re.escape(DECODE)})?$")
 """Where refusals.refusal puts EC2's own code."""
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
+import structlog
 from lxml import etree
 
 from one_provider_mad.documents import Element, TooManyElementsError, element_at, parse_bounded, text_of
@@ -21,13 +22,15 @@ from one_provider_mad.http_answers import Answers, TooLargeError, seconds_asked
 from one_provider_mad.masking import masked
 from one_provider_mad.providers.ec2.credentials import Credentials, Sign
 from one_provider_mad.providers.ec2.pace import Pace
-from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, refusal
+from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, encoded_message, refusal
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 
 if TYPE_CHECKING:
     import ssl
 
     import aiohttp
+
+log = structlog.get_logger()
 
 _Read = TypeVar("_Read")
 
@@ -104,6 +107,7 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
         self._pace = Pace(share=settings.share_of_budget)
         self._answers = Answers(limit=settings.max_answer, setting="max_answer")
+        self._logged: set[str] = set()
 
     async def open(self) -> None:
         """Load what is needed, in a thread, and get ready; nothing is sent.
@@ -239,12 +243,23 @@ class Client:
                 ) as response:
                     self.answered = (response.headers.get("Date", ""), time.time())
                     if response.status != 200:
-                        return _refused(action, response, await answer.take_refusal(response))
+                        return self._refused(action, response, await answer.take_refusal(response))
                     await answer.take(response, what=f"EC2: the answer to {action}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 what = masked(" ".join(str(error).split())) or type(error).__name__
                 raise ProviderUnavailable(f"EC2 did not answer {action}: {what[:200]} ({url})") from error
             return await answer.read(partial(_interpreted, action, read))
+
+    def _refused(self, action: str, response: aiohttp.ClientResponse, body: bytes) -> Refused:
+        """Read an error, and log what is too long for a sentence: of listings, which go on, once."""
+        code, message = _error_in(body)
+        is_listing = action.startswith("Describe")
+        if (encoded := encoded_message(message)) and not (is_listing and action in self._logged):
+            self._logged.add(action)
+            log.warning("EC2's encoded authorization message", action=action, code=code, encoded_message=encoded)
+        wait = seconds_asked(response.headers)
+        refused = refusal(action, code=code, message=message, status=response.status, retry_after=wait)
+        return Refused(code=code, error=refused)
 
 
 def _interpreted(action: str, read: Callable[[Element], _Read], body: bytes) -> _Read:
@@ -266,15 +281,15 @@ def _parsed(body: bytes) -> Element:
     return parse_bounded(head + body[1024:])
 
 
-def _refused(action: str, response: aiohttp.ClientResponse, body: bytes) -> Refused:
-    """Read an error; EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, and a proxy something of its own."""
+def _error_in(body: bytes) -> tuple[str, str]:
+    """Code and message of an error, "" for what it lacks.
+
+    EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, and a proxy something of its own.
+    """
     try:
         error = _parsed(body).find(".//Error")
     except etree.XMLSyntaxError:
         error = None
-    code = message = ""
-    if error is not None:
-        code, message = text_of(error.find("Code")).strip(), text_of(error.find("Message"))
-    wait = seconds_asked(response.headers)
-    refused = refusal(action, code=code, message=message, status=response.status, retry_after=wait)
-    return Refused(code=code, error=refused)
+    if error is None:
+        return "", ""
+    return text_of(error.find("Code")).strip(), text_of(error.find("Message"))

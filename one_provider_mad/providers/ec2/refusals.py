@@ -113,6 +113,11 @@ further family has a limit of its own (docs.aws.amazon.com, "Amazon EC2 instance
 RELOAD_CREDENTIALS = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure"})
 """Refusals after which it is worth a look whether there are other credentials by now."""
 
+_ENCODED = "Encoded authorization failure message"
+
+DECODE = "the driver's log has the encoded message whole, for aws sts decode-authorization-message"
+"""What the sentence ends with where there is one."""
+
 _LONGEST = 400
 
 
@@ -165,7 +170,8 @@ def refusal(action: str, *, code: str, message: str, status: int, retry_after: f
     said = tidy(message) or f"HTTP status {status} without a word"
     if code == "RequestExpired":
         said = f"this machine's clock differs from EC2's: {said}"
-    sentence = f"EC2: {said} ({action}{f', {code}' if code else ''})"
+    decode = f"; {DECODE}" if encoded_message(message) else ""
+    sentence = f"EC2: {said} ({action}{f', {code}' if code else ''}){decode}"
     if kind is Throttled:
         return Throttled(sentence, retry_after=retry_after)
     if kind is QuotaExceeded:
@@ -173,7 +179,12 @@ def refusal(action: str, *, code: str, message: str, status: int, retry_after: f
     return kind(sentence)
 
 
+def encoded_message(message: str) -> str:
+    """What EC2 adds for `aws sts decode-authorization-message`, "" for nothing: it says which policy refuses."""
+    return message.partition(_ENCODED)[2].lstrip(": ").partition("\n")[0].strip()
+
+
 def tidy(message: str) -> str:
-    """One line of what EC2 wrote, without what only AWS' support can read, and without what was signed."""
-    first = message.strip().partition("Encoded authorization failure message")[0].partition("\n")[0]
+    """One line of what EC2 wrote, without what has to be decoded first, and without what was signed."""
+    first = message.strip().partition(_ENCODED)[0].partition("\n")[0]
     return masked(" ".join(first.split()))[:_LONGEST]

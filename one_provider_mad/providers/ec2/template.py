@@ -17,14 +17,17 @@ from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.ec2.attributes import (
     HISTORIC,
     KNOWN_ATTRIBUTES,
+    PREFERRED,
     PRIVILEGED,
     check_tags,
     encoded_user_data,
     flag,
+    is_spot,
     price,
     user_data,
     words,
 )
+from one_provider_mad.providers.ec2.combinations import check_combinations
 from one_provider_mad.providers.ec2.launch import Launch
 from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -91,6 +94,7 @@ def plan(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Creat
         BadParameter: with the sentence for the user.
     """
     section = read_asked(request, settings, hypervisor=hypervisor)
+    check_combinations(section.attributes, defaults=settings.defaults)
     fixed = {
         **_named(section),
         **_security(section),
@@ -178,10 +182,7 @@ def _places(section: Section) -> list[dict[str, str]]:
 def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
     """On demand, spot, or spot first."""
     wish, most = section.text("SPOT").upper(), section.text("SPOTPRICE")
-    if not wish and not most:
-        return [{}]
-    is_preferred = wish == "PREFERRED"
-    if wish and not is_preferred and not flag("SPOT", wish):
+    if not is_spot(wish, most):
         return [{}]
     spot = {
         "InstanceMarketOptions.MarketType": "spot",
@@ -191,7 +192,7 @@ def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
     }
     if cap := _cap(most, settings.max_spot_price):
         spot["InstanceMarketOptions.SpotOptions.MaxPrice"] = cap
-    return [spot, {}] if is_preferred else [spot]
+    return [spot, {}] if wish == PREFERRED else [spot]
 
 
 def _cap(asked: str, allowed: str) -> str:

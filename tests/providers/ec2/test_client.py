@@ -9,6 +9,7 @@ import threading
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import DeployId, VmId
@@ -29,6 +30,7 @@ from tests.end_to_end.oned import ROOT
 from tests.providers.ec2.conftest import Open, make
 from tests.providers.ec2.face import KEY, REGION, SECRET, Face
 from tests.providers.ec2.test_conformance import FacesConsole
+from tests.providers.ec2.vms import a_vm
 
 
 @pytest.mark.parametrize(
@@ -145,6 +147,24 @@ async def test_nobody_there_is_no_answer(face: Face) -> None:
     await provider.close()
     with pytest.raises(ProviderUnavailable, match="the driver is ending"):
         await provider.list_instances()
+
+
+async def test_an_encoded_authorization_message_is_logged_whole(face: Face, connect: Open) -> None:
+    """STS decodes it, all of it or nothing: it says which policy refuses."""
+    provider = await connect()
+    encoded = "-4gIOHlTkIaWH_" * 731  # 10,234 characters, EC2's longest are 10,240
+    message = f"You are not authorized to perform this operation. Encoded authorization failure message: {encoded}"
+    for action in ("RunInstances", "DescribeInstances"):
+        face.order(action, code="UnauthorizedOperation", message=message, status=403, times=2)
+    with capture_logs() as logged:
+        for _ in range(2):
+            with pytest.raises(PermissionDenied, match="; the driver's log has the encoded message whole, for aws sts"):
+                await provider.create(a_call(provider, a_vm()))
+            with pytest.raises(PermissionDenied):
+                await provider.list_instances()
+    found = [(each["action"], each["encoded_message"]) for each in logged if "encoded_message" in each]
+    assert [action for action, _ in found] == ["RunInstances", "DescribeInstances", "RunInstances"], "listings go on"
+    assert {text for _, text in found} == {encoded}
 
 
 async def test_an_answer_without_end_is_not_read_to_its_end(face: Face, connect: Open) -> None:

@@ -104,7 +104,8 @@ def test_the_sentence_says_first_what_the_cloud_said() -> None:
         status=403,
     )
     assert str(error) == (
-        "EC2: You are not authorized to perform this operation. (RunInstances, UnauthorizedOperation)"
+        "EC2: You are not authorized to perform this operation. (RunInstances, UnauthorizedOperation);"
+        " the driver's log has the encoded message whole, for aws sts decode-authorization-message"
     )
 
 

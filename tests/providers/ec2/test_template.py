@@ -41,6 +41,90 @@ def a_vm(
     )
 
 
+CLASHES = [
+    pytest.param(
+        {"SECURITYGROUPS": "web", "SUBNETID": "subnet-1"},
+        {},
+        "SECURITYGROUPS and SUBNETID exclude each other: give the groups' ids in SECURITYGROUPIDS instead",
+        id="group-names-in-a-subnet",
+    ),
+    pytest.param(
+        {"SECURITYGROUPS": "web"},
+        {"SUBNETID": "subnet-1"},
+        "SECURITYGROUPS and SUBNETID exclude each other: give the groups' ids in SECURITYGROUPIDS instead"
+        " ([ec2.defaults] has SUBNETID)",
+        id="a-subnet-of-the-defaults",
+    ),
+    pytest.param(
+        {"PRIVATEIP": "10.0.0.9", "AVAILABILITYZONE": "eu-west-1a"},
+        {},
+        "PRIVATEIP needs a SUBNETID: name the subnet in which the address lies",
+        id="an-address-without-a-subnet",
+    ),
+    pytest.param(
+        {"TENANCY": "Host", "PLACEMENTGROUP": "rack"},
+        {},
+        "TENANCY=host and PLACEMENTGROUP exclude each other: leave one of them out",
+        id="a-group-on-a-host",
+    ),
+    *(
+        pytest.param(
+            {"TENANCY": "host", **spot},
+            {},
+            "TENANCY=host and SPOT exclude each other: spot instances run on no dedicated host",
+            id=f"{'-'.join(spot)}-on-a-host",
+        )
+        for spot in ({"SPOT": "preferred"}, {"SPOTPRICE": "0.1"})
+    ),
+    pytest.param(
+        {"VOLUMETYPE": "gp2", "VOLUMEIOPS": "300"},
+        {},
+        "VOLUMEIOPS and VOLUMETYPE=gp2 exclude each other: only gp3, io1, io2 can have that",
+        id="iops-of-gp2",
+    ),
+    pytest.param(
+        {"VOLUMETHROUGHPUT": "250"},
+        {"VOLUMETYPE": "io2"},
+        "VOLUMETHROUGHPUT and VOLUMETYPE=io2 exclude each other: only gp3 can have that"
+        " ([ec2.defaults] has VOLUMETYPE)",
+        id="throughput-of-io2",
+    ),
+    pytest.param(
+        {"BLOCKDEVICEMAPPING": "/dev/sdg=none /dev/sdf=:10:true:st1:500"},
+        {},
+        "BLOCKDEVICEMAPPING: /dev/sdf=:10:true:st1:500 has iops for a st1 volume: only gp3, io1, io2 can have that",
+        id="iops-of-a-mapped-volume",
+    ),
+]
+
+
+@pytest.mark.parametrize(("attributes", "defaults", "sentence"), CLASHES)
+def test_what_ec2_refuses_in_words_of_its_own_is_refused_in_those_of_the_template(
+    attributes: dict[str, str], defaults: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(BadParameter) as refused:
+        planned(attributes, defaults=defaults)
+    assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"SECURITYGROUPS": "web", "AVAILABILITYZONE": "eu-west-1a"},
+        {"SECURITYGROUPIDS": "sg-1", "SUBNETID": "subnet-1", "PRIVATEIP": "10.0.0.9"},
+        {"TENANCY": "dedicated", "PLACEMENTGROUP": "rack", "SPOT": "YES"},
+        {"TENANCY": "host", "SPOT": "NO", "SPOTPRICE": "0.1"},
+        {"VOLUMETYPE": "io2", "VOLUMEIOPS": "3000"},
+        {"VOLUMEIOPS": "3000", "VOLUMETHROUGHPUT": "250"},
+        {"VOLUMETYPE": "gp9", "VOLUMEIOPS": "3000"},
+        {"BLOCKDEVICEMAPPING": "/dev/sdf=:10:true:io1:500 /dev/sdg=snap-1"},
+    ],
+    ids="-".join,
+)
+def test_what_ec2_takes_is_not_refused(attributes: dict[str, str]) -> None:
+    assert planned(attributes).alternatives
+
+
 def planned(attributes: Mapping[str, str], *, context: Mapping[str, str] | None = None, **settings: Any) -> CreatePlan:
     table = msgspec.convert({"region": "eu-west-1", **settings}, Ec2Settings)
     return plan(a_vm({**SECTION, **attributes}, context=context), table, hypervisor="ec2")

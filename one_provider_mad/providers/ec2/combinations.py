@@ -1,0 +1,85 @@
+"""PURE: attributes that EC2 refuses together, refused beforehand in the words of the template.
+
+EC2 names parameters that stand in no template: "The parameter groupName cannot be used with the parameter subnet".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from one_provider_mad.errors import BadParameter
+from one_provider_mad.providers.ec2.attributes import is_spot
+
+_WITH_IOPS = ("gp3", "io1", "io2")
+_WITH_THROUGHPUT = ("gp3",)
+"""Volume types (docs.aws.amazon.com, API_EbsBlockDevice, Iops and Throughput)."""
+
+
+def check_combinations(asked: Mapping[str, str], *, defaults: Mapping[str, str]) -> None:
+    """Refuse what EC2 is known to refuse, whatever else is asked.
+
+    Args:
+        asked: attributes of the section, completed by the defaults.
+        defaults: `[ec2.defaults]`; the sentence says which attributes come from there.
+
+    Raises:
+        BadParameter: naming the attributes, and what to do.
+    """
+    for names, reason in _clashes({name: value for name, value in asked.items() if value.strip()}):
+        own = [name for name in names if asked.get(name) and asked.get(name) == defaults.get(name)]
+        source = f" ([ec2.defaults] has {' and '.join(own)})" if own else ""
+        raise BadParameter(f"{reason}{source}")
+
+
+def _clashes(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """The attributes of each clash, and the sentence on it."""
+    if "SECURITYGROUPS" in asked and "SUBNETID" in asked:
+        # InvalidParameterCombination, "The parameter groupName cannot be used with the parameter subnet".
+        yield (
+            ("SECURITYGROUPS", "SUBNETID"),
+            "SECURITYGROUPS and SUBNETID exclude each other: give the groups' ids in SECURITYGROUPIDS instead",
+        )
+    if "PRIVATEIP" in asked and "SUBNETID" not in asked:
+        # "Specifying an IP address is only valid for VPC instances and thus requires a subnet in which to launch".
+        yield ("PRIVATEIP",), "PRIVATEIP needs a SUBNETID: name the subnet in which the address lies"
+    if asked.get("TENANCY", "").lower() == "host":
+        yield from _clashes_with_hosts(asked)
+    yield from _clashes_of_volumes(asked)
+
+
+def _clashes_with_hosts(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    if "PLACEMENTGROUP" in asked:
+        # "You cannot launch an instance with a tenancy of 'host' into a placement group".
+        yield (
+            ("TENANCY", "PLACEMENTGROUP"),
+            "TENANCY=host and PLACEMENTGROUP exclude each other: leave one of them out",
+        )
+    if is_spot(asked.get("SPOT", ""), asked.get("SPOTPRICE", "")):
+        # docs.aws.amazon.com, API_SpotPlacement: the host tenancy is not supported for Spot Instances.
+        yield (
+            ("TENANCY", "SPOT", "SPOTPRICE"),
+            "TENANCY=host and SPOT exclude each other: spot instances run on no dedicated host",
+        )
+
+
+def _clashes_of_volumes(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    # "The parameter iops is not supported for gp2 volumes", and the like of throughput.
+    kind = asked.get("VOLUMETYPE", "").lower()
+    for name, kinds in (("VOLUMEIOPS", _WITH_IOPS), ("VOLUMETHROUGHPUT", _WITH_THROUGHPUT)):
+        if kind in _KINDS and kind not in kinds and name in asked:
+            yield ("VOLUMETYPE", name), f"{name} and VOLUMETYPE={kind} exclude each other: {_only(kinds)}"
+    for item in asked.get("BLOCKDEVICEMAPPING", "").split():
+        kind, iops = [*item.partition("=")[2].split(":"), "", "", "", "", ""][3:5]
+        if iops and kind.lower() in _KINDS and kind.lower() not in _WITH_IOPS:
+            yield (
+                ("BLOCKDEVICEMAPPING",),
+                f"BLOCKDEVICEMAPPING: {item[:40]} has iops for a {kind} volume: {_only(_WITH_IOPS)}",
+            )
+
+
+_KINDS = frozenset({"standard", "gp2", "gp3", "io1", "io2", "st1", "sc1"})
+"""Types of today; of another one EC2 knows better what it can do."""
+
+
+def _only(kinds: tuple[str, ...]) -> str:
+    return f"only {', '.join(kinds)} can have that"
