@@ -21,6 +21,7 @@ import msgspec
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
+from one_provider_mad.cli.system_datastores import check_system_datastores
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
 from one_provider_mad.journal import read_debts, read_fact, read_open_requests, try_to_write
@@ -33,6 +34,7 @@ from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.providers.interface import Provider, SelfChecking, VerbatimDriver
 from one_provider_mad.providers.registry import build
 from one_provider_mad.settings import Configuration, Places, load
+from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 
 NOT_WELL = 3
@@ -125,7 +127,11 @@ async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Poin
         yield Point(what="note", is_well=None, found=sentence)
     for point in _journal(configuration, places):
         yield point
-    yield await _opennebula(environ)
+    opennebula = await _opennebula(environ)
+    yield opennebula
+    if opennebula.is_well and not isinstance(provider, VerbatimDriver):
+        for point in await _datastores(name, environ):
+            yield point
 
 
 def _permissions(configuration: Configuration, places: Places) -> Iterator[Point]:
@@ -362,6 +368,16 @@ def _lost_journal(path: Path, name: str) -> Point:
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+async def _datastores(name: str, environ: Mapping[str, str]) -> list[Point]:
+    """Whether OpenNebula can end the VMs of this cloud; a folder of scripts serves hosts that are machines."""
+    try:
+        findings = await asyncio.to_thread(check_system_datastores, LocalCore(environ), name)
+    except MadError as error:
+        remedy = "ask as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=dummy"
+        return [Point(what="system datastore", is_well=None, found=str(error), remedy=remedy)]
+    return [Point(what=each.what, is_well=each.is_well, found=each.found, remedy=each.remedy) for each in findings]
 
 
 async def _opennebula(environ: Mapping[str, str]) -> Point:

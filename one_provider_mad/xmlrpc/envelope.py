@@ -29,6 +29,7 @@ Result = str | int | bool
 """What a method of OpenNebula gives back."""
 
 DOCUMENTS = {
+    "one.datastorepool.info": "DATASTORE_POOL",
     "one.group.info": "GROUP",
     "one.grouppool.info": "GROUP_POOL",
     "one.host.info": "HOST",

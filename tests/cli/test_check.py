@@ -81,12 +81,34 @@ def test_all_is_well(ready: Place, tmp_path: Path) -> None:
     assert [line[2:].partition(":")[0] for line in told.splitlines()] == list(found)
     assert list(found) == [
         "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "credentials",
-        "listing", "database", "instances", "journal", "OpenNebula",
+        "listing", "database", "instances", "journal", "OpenNebula", "system datastore",
     ]  # fmt: skip
     assert found["credentials"]["found"].startswith("lead to simulated/embedded, in ")
     assert found["listing"]["found"] == "0 instances, 0 of them ours"
     assert found["instances"]["found"] == "2 of 2 left"
     assert found["OpenNebula"]["found"] == f"{environ['ONE_XMLRPC']} (ONE_XMLRPC) answers: has no peers, or leads them"
+
+
+@pytest.mark.parametrize(
+    ("release", "datastores", "found"),
+    [
+        ("7.4.0", {"system": "local"}, [False]),
+        ("7.4.0", {"system": "local", "cloud-system": "dummy"}, [True]),
+        ("5.10.5", {"system": "ssh"}, []),
+    ],
+    ids=["no-dummy-on-7", "a-dummy-on-7", "5.10-transfers-nothing"],
+)
+def test_a_system_datastore_that_7_cannot_end_vms_with_is_a_cross(
+    ready: Place, tmp_path: Path, release: Any, datastores: dict[str, str], found: list[bool]
+) -> None:
+    login = tmp_path / "one_auth"
+    login.write_text("oneadmin:secret\n")
+    login.chmod(0o600)
+    with Partner(release) as oned:
+        oned.system_datastores = datastores
+        environ = {"ONE_AUTH": str(login), "ONE_XMLRPC": oned.urls[0]}
+        points = parsed(ready.root, "check", "simulated", code=NOT_WELL if False in found else 0, **environ)
+    assert [each["is_well"] for each in points if each["what"] == "system datastore"] == found
 
 
 def test_where_opennebula_is_asked_is_said_though_it_does_not_answer(ready: Place, tmp_path: Path) -> None:

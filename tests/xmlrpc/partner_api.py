@@ -23,6 +23,7 @@ from tests.xmlrpc.partner_vms import (
     Vm,
     act,
     attributes_of,
+    datastore_xml,
     host_xml,
     pool,
     start,
@@ -74,6 +75,7 @@ class Api:
             7: ("ubuntu server", "CPU=1\nMEMORY=256"),
         }
         self.hosts = {2: 2, 1: 2, 0: 2}
+        self.system_datastores = {"system": "local", "cloud-system": "dummy"}
         self.im_mad = "im_provider"
         self.host_attributes: dict[str, str] = {}
         self.is_descending = True
@@ -112,6 +114,10 @@ class Api:
     def do_hostpool_info(self, user: User) -> str:
         hosts = self.hosts if self.may_see_hosts else {}
         return f"<HOST_POOL>{''.join(self._host(*host) for host in hosts.items())}</HOST_POOL>"
+
+    def do_datastorepool_info(self, user: User) -> str:
+        stores = [("default", "local", 0), *((name, tm_mad, 1) for name, tm_mad in self.system_datastores.items())]
+        return f"<DATASTORE_POOL>{''.join(datastore_xml(*store) for store in stores)}</DATASTORE_POOL>"
 
     def do_host_info(self, user: User, number: int, is_decrypted: bool = False) -> str:
         number + 0

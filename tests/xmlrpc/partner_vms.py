@@ -282,6 +282,15 @@ def pool(vms: Sequence[Vm], *, is_extended: bool) -> str:
     return f"<VM_POOL>{''.join(vm.document() if is_extended else vm.brief() for vm in vms)}</VM_POOL>"
 
 
+def datastore_xml(name: str, tm_mad: str, kind: int, *clusters: int) -> str:
+    """A `<DATASTORE>` as 7.4.0 has it, shortened; in cluster 0 unless others are named."""
+    inside = "".join(f"<ID>{number}</ID>" for number in clusters or (0,))
+    return (
+        f"<DATASTORE><ID>{kind}</ID><NAME>{name}</NAME>{written('TM_MAD', tm_mad)}<TYPE>{kind}</TYPE><STATE>0</STATE>"
+        f"<CLUSTERS>{inside}</CLUSTERS><TEMPLATE>{written('TM_MAD', tm_mad)}</TEMPLATE></DATASTORE>"
+    )
+
+
 def host_xml(
     number: int,
     state: int,

@@ -1,0 +1,125 @@
+"""Whether OpenNebula 7.x can end the VMs of a cloud: that takes a system datastore whose transfer driver does nothing.
+
+Up to 6.10 nothing is transferred on a host that reports PUBLIC_CLOUD=YES. 7.x runs the transfer driver of the VM's
+system datastore on every host (seen on 7.4.0: EPILOG_FAILURE, since the cloud is no machine that ssh could reach).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from one_provider_mad.documents import Element, elements_at, text_of
+from one_provider_mad.domain import Value, whole_number
+from one_provider_mad.providers.interface import SelfCheck
+from one_provider_mad.xmlrpc.local import LocalCore
+
+_FIRST = (7, 0)
+_SYSTEM_DS = "1"
+"""DATASTORE/TYPE (OpenNebula include/Datastore.h, DatastoreType)."""
+
+_NOTHING = "dummy"
+"""The transfer driver that does nothing."""
+
+_WHAT = "system datastore"
+_ENDS = "every VM that is terminated ends in EPILOG_FAILURE"
+
+
+class Datastore(Value, frozen=True, kw_only=True):
+    """A system datastore.
+
+    Attributes:
+        name: its name.
+        tm_mad: its transfer driver.
+        clusters: numbers of the clusters that it is in.
+    """
+
+    name: str
+    tm_mad: str
+    clusters: frozenset[str]
+
+
+class Host(Value, frozen=True, kw_only=True):
+    """A host of the cloud.
+
+    Attributes:
+        name: its name.
+        cluster_id: number of its cluster.
+        cluster: name of its cluster.
+    """
+
+    name: str
+    cluster_id: str
+    cluster: str
+
+
+def check_system_datastores(core: LocalCore, name: str) -> list[SelfCheck]:
+    """What stands in the way of ending the VMs of NAME; nothing up to 6.10. Blocks.
+
+    Raises:
+        MadError: OpenNebula did not answer.
+    """
+    if _release(str(core.call("one.system.version"))) < _FIRST:
+        return []
+    datastores = read_system_datastores(core.document("one.datastorepool.info"))
+    hosts = read_hosts(core.document("one.hostpool.info"), vm_mad=name)
+    return list(judge(datastores, hosts, name=name))
+
+
+def read_system_datastores(pool: Element) -> list[Datastore]:
+    """The system datastores of a DATASTORE_POOL."""
+    return [
+        Datastore(
+            name=text_of(each.find("NAME")),
+            tm_mad=text_of(each.find("TM_MAD")),
+            clusters=frozenset(text_of(number) for number in elements_at(each, "CLUSTERS/ID")),
+        )
+        for each in elements_at(pool, "DATASTORE")
+        if text_of(each.find("TYPE")) == _SYSTEM_DS
+    ]
+
+
+def read_hosts(pool: Element, *, vm_mad: str) -> list[Host]:
+    """The hosts of a HOST_POOL that this virtualization driver serves."""
+    return [
+        Host(
+            name=text_of(each.find("NAME")),
+            cluster_id=text_of(each.find("CLUSTER_ID")),
+            cluster=text_of(each.find("CLUSTER")),
+        )
+        for each in elements_at(pool, "HOST")
+        if text_of(each.find("VM_MAD")) == vm_mad
+    ]
+
+
+def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) -> Iterator[SelfCheck]:
+    """PURE: a finding for each cluster in which there is a host, or one where there is no host yet."""
+    usable = [each for each in datastores if each.tm_mad == _NOTHING]
+    remedy = f"make one: one-provider oned-conf {name} --release 7.4 prints how; onevm recover --success ends such a VM"
+    if not usable:
+        yield SelfCheck(what=_WHAT, is_well=False, found=f"none has TM_MAD={_NOTHING}: {_ENDS}", remedy=remedy)
+        return
+    if not hosts:
+        yield SelfCheck(what=_WHAT, is_well=True, found=f"{_names(usable)} with TM_MAD={_NOTHING}")
+    for cluster_id, cluster in dict.fromkeys((each.cluster_id, each.cluster) for each in hosts):
+        inside = [each for each in datastores if cluster_id in each.clusters]
+        fit = [each for each in inside if each in usable]
+        if not fit:
+            found = f"none in cluster {cluster} has TM_MAD={_NOTHING}: {_ENDS}"
+            yield SelfCheck(what=_WHAT, is_well=False, found=found, remedy=remedy)
+            continue
+        yield SelfCheck(what=_WHAT, is_well=True, found=f"{_names(fit)} with TM_MAD={_NOTHING} in cluster {cluster}")
+        if others := [each for each in inside if each not in usable]:
+            tells = ", ".join(f"{each.name} with TM_MAD={each.tm_mad}" for each in others)
+            found = f"cluster {cluster} has {tells}, too: VMs that are placed there end in EPILOG_FAILURE"
+            advice = f'SCHED_DS_REQUIREMENTS = "TM_MAD = \\"{_NOTHING}\\"" in each template, or a cluster of its own'
+            yield SelfCheck(what=_WHAT, is_well=None, found=found, remedy=advice)
+
+
+def _names(datastores: Sequence[Datastore]) -> str:
+    return ", ".join(each.name for each in datastores)
+
+
+def _release(text: str) -> tuple[int, ...]:
+    """(7, 4), () for what is none."""
+    numbers = [whole_number(part) for part in text.split(".")[:2]]
+    return tuple(number for number in numbers if number is not None)
