@@ -104,8 +104,12 @@ def _fact(name: str, value: str) -> str:
 
 
 def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:
-    """Write those that are one plain word each: there is no quoting, and one bad word voids the whole poll."""
-    return [f"{name}={value}" for name, value in _named(attributes) if _BAREWORD.fullmatch(value)]
+    """Write those that are one plain word each: there is no quoting, and one bad word voids the whole poll.
+
+    A comma would end the value, so lists (security groups, volumes) have a plus in its place.
+    """
+    listed = ((name, value.replace(",", "+")) for name, value in _named(attributes))
+    return [f"{name}={value}" for name, value in listed if _BAREWORD.fullmatch(value)]
 
 
 def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:

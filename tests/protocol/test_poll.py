@@ -200,6 +200,14 @@ def test_a_value_is_quoted_so_that_the_parser_takes_it(value: str, written: str)
     assert read_modern(text) == {"STATE": "a", "NOTE": written}
 
 
+def test_a_list_has_a_plus_where_a_comma_would_end_the_value() -> None:
+    volumes = "/dev/xvda:vol-0a1,/dev/sdf:vol-0b2"
+    assert format_poll("a", None, {"AWS_VOLUMES": volumes}, is_legacy=False) == f'STATE=a AWS_VOLUMES="{volumes}"'
+    assert format_poll("a", None, {"AWS_VOLUMES": volumes}, is_legacy=True) == (
+        "STATE=a AWS_VOLUMES=/dev/xvda:vol-0a1+/dev/sdf:vol-0b2"
+    )
+
+
 def test_a_fact_of_several_lines_is_one_line_of_a_reply() -> None:
     info = format_poll("a", None, {"NOTE": "one\ntwo", "PATH": "C:\\"}, is_legacy=False)
     line = format_reply(success("POLL", 1, info))
@@ -212,7 +220,7 @@ def test_an_empty_value_is_left_out(value: str, *, is_legacy: bool) -> None:
     assert format_poll("a", None, {"NOTE": value}, is_legacy=is_legacy) == "STATE=a"
 
 
-@pytest.mark.parametrize("value", ["a b", 'a"b', "a=b", "a#b", "a,b", "a[b", "a]b", "a\\b", "a\tb", "é", "a'b", "a\n"])
+@pytest.mark.parametrize("value", ["a b", 'a"b', "a=b", "a#b", "a[b", "a]b", "a\\b", "a\tb", "é", "a'b", "a\n"])
 def test_up_to_4_12_a_value_that_is_no_plain_word_is_left_out(value: str) -> None:
     assert format_poll("a", None, {"NOTE": value, "IP": "10.0.0.1"}, is_legacy=True) == "STATE=a IP=10.0.0.1"
 

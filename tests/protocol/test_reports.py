@@ -406,7 +406,7 @@ def test_every_vm_of_a_legacy_report_has_a_state(letter: str) -> None:
     assert poll_of(found) == {"STATE": letter if letter in {"a", "p", "e", "d", "-"} else "-"}
 
 
-@pytest.mark.parametrize("value", ["two words", 'a"b', "a=b", "a,b", "a#b", "[a]", "a\\", "é", ""])
+@pytest.mark.parametrize("value", ["two words", 'a"b', "a=b", "a#b", "[a]", "a\\", "é", ""])
 def test_a_fact_that_needs_quotes_is_left_out_of_a_legacy_report(value: str) -> None:
     vm = legacy(42, attributes={"NOTE": value, "IP": "10.0.0.1"})
     (found,) = vectors(read_template(legacy_report(host(), [vm]), is_old=True), "VM")

@@ -37,7 +37,7 @@ def _clashes(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
         # InvalidParameterCombination, "The parameter groupName cannot be used with the parameter subnet".
         yield (
             ("SECURITYGROUPS", "SUBNETID"),
-            "SECURITYGROUPS and SUBNETID exclude each other: give the groups' ids in SECURITYGROUPIDS instead",
+            "SECURITYGROUPS and SUBNETID exclude each other: name ids in SECURITYGROUPIDS",
         )
     if "PRIVATEIP" in asked and "SUBNETID" not in asked:
         # "Specifying an IP address is only valid for VPC instances and thus requires a subnet in which to launch".

@@ -45,14 +45,13 @@ CLASHES = [
     pytest.param(
         {"SECURITYGROUPS": "web", "SUBNETID": "subnet-1"},
         {},
-        "SECURITYGROUPS and SUBNETID exclude each other: give the groups' ids in SECURITYGROUPIDS instead",
+        "SECURITYGROUPS and SUBNETID exclude each other: name ids in SECURITYGROUPIDS",
         id="group-names-in-a-subnet",
     ),
     pytest.param(
         {"SECURITYGROUPS": "web"},
         {"SUBNETID": "subnet-1"},
-        "SECURITYGROUPS and SUBNETID exclude each other: give the groups' ids in SECURITYGROUPIDS instead"
-        " ([ec2.defaults] has SUBNETID)",
+        "SECURITYGROUPS and SUBNETID exclude each other: name ids in SECURITYGROUPIDS ([ec2.defaults] has SUBNETID)",
         id="a-subnet-of-the-defaults",
     ),
     pytest.param(
