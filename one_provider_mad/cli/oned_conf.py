@@ -111,10 +111,10 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
         yield _pace_of_7()
     yield Block(what="All this is read when OpenNebula starts", text="systemctl restart opennebula")
     if is_7:
-        yield from _place_of_7(hypervisor)
+        yield from _place_of_7(name)
         yield Block(
             what="The cloud as a host, made in its cluster: in the default one any VM could be placed on it meanwhile",
-            text=f"onehost create {name} -i {name} -v {name} -c {hypervisor}",
+            text=f"onehost create {name} -i {name} -v {name} -c {name}",
         )
     else:
         network = " -n dummy" if number < (5, 0) else ""
@@ -126,7 +126,7 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
     yield Block(
         what="A VM in the cloud",
         where="vm.tmpl, then: onetemplate create vm.tmpl",
-        text=_vm_template(kind if kind in _ASKED_FOR else "simulated", hypervisor, is_7=is_7),
+        text=_vm_template(name, kind if kind in _ASKED_FOR else "simulated", hypervisor, is_7=is_7),
     )
 
 
@@ -182,10 +182,11 @@ def _pace_of_7() -> Block:
     )
 
 
-def _place_of_7(hypervisor: str) -> Iterator[Block]:
+def _place_of_7(name: str) -> Iterator[Block]:
     """What keeps the cloud's VMs and ordinary ones apart.
 
-    7.x runs the steps of transfer and network drivers on every host: `dummy` ones do nothing.
+    All of it is called after the NAME: two clouds may share a HYPERVISOR. 7.x runs the steps of transfer and network
+    drivers on every host: `dummy` ones do nothing.
     """
     yield Block(
         what="Ordinary VMs stay at home: the default VDC (0), which holds every group, has ALL clusters of this zone"
@@ -195,29 +196,29 @@ def _place_of_7(hypervisor: str) -> Iterator[Block]:
     )
     yield Block(
         what="A cluster of its own; it needs neither images nor networks, which are the cloud's own",
-        text=f"onecluster create {hypervisor}",
+        text=f"onecluster create {name}",
     )
     yield Block(
         what="A place for VMs that takes no room: 7.x wants a system datastore, and the dummy driver does nothing. It"
         " is made in this cluster alone: in the default one the scheduler would prefer it for its room, and"
         " ordinary VMs with an image would wait for ever",
-        where=f"{hypervisor}.ds, then: onedatastore create {hypervisor}.ds -c {hypervisor}",
-        text=f'NAME = "{hypervisor}-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"',
+        where=f"{name}.ds, then: onedatastore create {name}.ds -c {name}",
+        text=f'NAME = "{name}-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"',
     )
     yield Block(
         what="Who may use the cloud: the users of this group (oneuser addgroup USER GROUP). Their ordinary VMs without"
         " an image or a network may be placed there, too, as may those of oneadmin's group: policy.without_section"
         " says whether an instance is created for them",
-        text=f"onegroup create {hypervisor}\nonevdc create {hypervisor}\n"
-        f"onevdc addcluster {hypervisor} 0 {hypervisor}\nonevdc addgroup {hypervisor} {hypervisor}",
+        text=f"onegroup create {name}\nonevdc create {name}\n"
+        f"onevdc addcluster {name} 0 {name}\nonevdc addgroup {name} {name}",
     )
 
 
-def _vm_template(kind: str, hypervisor: str, *, is_7: bool) -> str:
+def _vm_template(name: str, kind: str, hypervisor: str, *, is_7: bool) -> str:
     asked = ",\n".join(f'    {key} = "{value}"' for key, value in _ASKED_FOR[kind].items())
     text = dedent(
         """\
-        NAME = "in-the-cloud"
+        NAME = "in-{name}"
         CPU = 1
         MEMORY = 256
         PUBLIC_CLOUD = [
@@ -225,5 +226,5 @@ def _vm_template(kind: str, hypervisor: str, *, is_7: bool) -> str:
         {asked} ]
         SCHED_REQUIREMENTS = "HYPERVISOR = \\"{hypervisor}\\""
         """
-    ).format(hypervisor=hypervisor, asked=asked)
+    ).format(name=name, hypervisor=hypervisor, asked=asked)
     return (text + ('SCHED_DS_REQUIREMENTS = "TM_MAD = \\"dummy\\""' if is_7 else "")).rstrip()

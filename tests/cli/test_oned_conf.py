@@ -81,7 +81,7 @@ def test_opennebula_reads_what_goes_into_its_files(place: Place, release: str) -
     assert vm.vectors("PUBLIC_CLOUD")[0]["TYPE"] == "ec2"
     assert vm.text("SCHED_REQUIREMENTS") == r'HYPERVISOR = "ec2"'
     clusters = {words[2] for block in blocks for words in _commands(block["text"]) if words[0] == "onecluster"}
-    assert clusters == ({"ec2"} if release.startswith("7") else set())
+    assert clusters == ({"aws"} if release.startswith("7") else set())
 
 
 def _commands(text: str) -> list[list[str]]:
@@ -102,13 +102,13 @@ def test_in_7_x_the_cloud_gets_a_place_that_ordinary_vms_never_see(place: Place)
     assert [line for line in lines if line.startswith("one")] == [
         "onevdc addcluster 0 0 default",
         "onevdc delcluster 0 0 ALL",
-        "onecluster create ec2",
-        "onedatastore create ec2.ds -c ec2",
-        "onegroup create ec2",
-        "onevdc create ec2",
-        "onevdc addcluster ec2 0 ec2",
-        "onevdc addgroup ec2 ec2",
-        "onehost create aws -i aws -v aws -c ec2",
+        "onecluster create aws",
+        "onedatastore create aws.ds -c aws",
+        "onegroup create aws",
+        "onevdc create aws",
+        "onevdc addcluster aws 0 aws",
+        "onevdc addgroup aws aws",
+        "onehost create aws -i aws -v aws -c aws",
         "onetemplate create vm.tmpl",
     ]
 
