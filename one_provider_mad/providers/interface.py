@@ -80,7 +80,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
         state_directory: OpenNebula's var directory, where it may keep files of its own.
         system_directory: OpenNebula's etc directory.
         arguments: for drivers that run scripts.
-        warn: tells the operator one sentence (driver log and oned's log).
+        warn: tells the operator one sentence (the driver's own log, and oned.log or monitor.log).
     """
 
     name: str
