@@ -26,6 +26,9 @@ RELEASES = ("7.4", "6.10", "5.10", "4.14")
 MONITORD = (5, 12)
 """From here on monitord starts the information drivers."""
 
+_GROUP_OPERATIONS = (5, 10)
+"""From here on a group can have VM_ADMIN_OPERATIONS of its own."""
+
 _WIDTH = 118
 """Of sentences, as a comment of a file has them."""
 
@@ -123,9 +126,10 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
             what="No datastore and no network: OpenNebula leaves both out on a host that reports PUBLIC_CLOUD=YES,"
             " and places there only VMs with a PUBLIC_CLOUD section of its TYPE"
         )
+    yield _kept_back(name, number)
     yield Block(
         what="A VM in the cloud",
-        where="vm.tmpl, then: onetemplate create vm.tmpl",
+        where=f"{name}.tmpl, then: onetemplate create {name}.tmpl",
         text=_vm_template(name, kind if kind in _ASKED_FOR else "simulated", hypervisor, is_7=is_7),
     )
 
@@ -189,13 +193,16 @@ def _place_of_7(name: str) -> Iterator[Block]:
     drivers on every host: `dummy` ones do nothing.
     """
     yield Block(
-        what="Ordinary VMs stay at home: the default VDC (0), which holds every group, has ALL clusters of this zone"
-        " (0), and gets those at home instead. Before ALL goes, add each further cluster at home by a line like the"
-        " first, and what is in no cluster by onevdc adddatastore and addvnet. Other VDCs with ALL need the same",
+        what="Once for all clouds: ordinary VMs stay at home. The default VDC (0), which holds every group, has ALL"
+        " clusters of this zone (0), and gets those at home instead. Before ALL goes, add each further cluster at home"
+        " by a line like the first, and what is in no cluster by onevdc adddatastore and addvnet. Other VDCs with ALL"
+        " need the same",
         text="onevdc addcluster 0 0 default\nonevdc delcluster 0 0 ALL",
     )
     yield Block(
-        what="A cluster of its own; it needs neither images nor networks, which are the cloud's own",
+        what="A cluster of its own; it needs neither images nor networks, which are the cloud's own. Its datastore is"
+        " in no other, and so the core refuses to move a VM out of it by onevm migrate or resched: it would ask the"
+        " driver at home alone, and the instance would run on",
         text=f"onecluster create {name}",
     )
     yield Block(
@@ -211,6 +218,25 @@ def _place_of_7(name: str) -> Iterator[Block]:
         " says whether an instance is created for them",
         text=f"onegroup create {name}\nonevdc create {name}\n"
         f"onevdc addcluster {name} 0 {name}\nonevdc addgroup {name} {name}",
+    )
+
+
+def _kept_back(name: str, release: tuple[int, ...]) -> Block:
+    """What keeps users from actions that only transfer drivers are asked for (src/tm/TransferManager.cc).
+
+    Groups have operations of their own from 5.10 on (Group::get_vm_auth_op).
+    """
+    asked = (
+        "disk-saveas, and disk-snapshot of a VM that is off, are asked of the transfer driver alone, and shown as done"
+        " where that is a dummy: the image or snapshot holds nothing."
+    )
+    if release < _GROUP_OPERATIONS:
+        return Block(what=f"{asked} This release cannot forbid them: tell your users")
+    return Block(
+        what=f"{asked} With this the users of a group may do neither, at home either, unless they have ADMIN rights on"
+        " the VM; what counts is a user's first group",
+        where=f"{name}.ops, then for such a group: onegroup update GROUP {name}.ops --append",
+        text='VM_ADMIN_OPERATIONS = "disk-saveas, disk-snapshot"',
     )
 
 

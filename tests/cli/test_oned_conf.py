@@ -109,7 +109,7 @@ def test_in_7_x_the_cloud_gets_a_place_that_ordinary_vms_never_see(place: Place)
         "onevdc addcluster aws 0 aws",
         "onevdc addgroup aws aws",
         "onehost create aws -i aws -v aws -c aws",
-        "onetemplate create vm.tmpl",
+        "onetemplate create aws.tmpl",
     ]
 
 
