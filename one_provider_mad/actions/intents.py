@@ -100,9 +100,14 @@ def intent_of(action: Action, lcm_state: int | None, *, has_deploy_id: bool) -> 
     if intent is not None:
         return intent
     if lcm_state in _MIGRATIONS:
-        raise RequestRefused("migration is not supported: an instance cannot leave its cloud")
+        raise migration_refused()
     name = LCM_STATES.get(lcm_state, "unknown")
     raise RequestRefused(f"{action.value} has no meaning in LCM_STATE {lcm_state} ({name}), nothing was done")
+
+
+def migration_refused() -> RequestRefused:
+    """What a migration is answered, whichever of its requests the core sends."""
+    return RequestRefused("migration is not supported: use onevm undeploy and deploy, within one cloud")
 
 
 _AWAITED = {

@@ -7,10 +7,10 @@ from functools import partial
 
 from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.devices import perform_capability
-from one_provider_mad.actions.intents import intent_of
+from one_provider_mad.actions.intents import intent_of, migration_refused
 from one_provider_mad.actions.lifecycle import Work, perform_intent, reboot
 from one_provider_mad.domain import VmRequest
-from one_provider_mad.errors import NotSupported, RequestRefused
+from one_provider_mad.errors import NotSupported
 from one_provider_mad.protocol.messages import Action
 
 Handler = Callable[[Work], Awaitable[str]]
@@ -34,7 +34,7 @@ def _not_supported(what: str) -> Handler:
 
 
 async def _migrate(_work: Work) -> str:
-    raise RequestRefused("migration is not supported: an instance cannot leave its cloud")
+    raise migration_refused()
 
 
 HANDLERS: dict[Action, Handler] = {

@@ -109,7 +109,7 @@ class LocalOpenNebula:
 
 def read_document(element: Element) -> VmDocument:
     """Read a `<VM>`. Raises ProviderUnavailable for one that lacks what everything depends on."""
-    history = elements_at(element, "HISTORY_RECORDS/HISTORY")
+    history = list(elements_at(element, "HISTORY_RECORDS/HISTORY"))
     return VmDocument(
         vm_id=VmId(_number(element, "ID")),
         state=_number(element, "STATE"),
@@ -118,6 +118,7 @@ def read_document(element: Element) -> VmDocument:
         lcm_state=_number(element, "LCM_STATE"),
         deploy_id=DeployId(text_of(element.find("DEPLOY_ID")).strip()),
         hosts=tuple(_number(record, "HID") for record in history),
+        drivers=tuple(text_of(record.find("VM_MAD")).strip() for record in history),
     )
 
 

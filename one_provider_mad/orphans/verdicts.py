@@ -22,6 +22,7 @@ class VmDocument(Value, frozen=True, kw_only=True):
         etime: VM/ETIME, when it ended; 0 until then.
         deploy_id: VM/DEPLOY_ID, "" for none.
         hosts: HID of its history records, the latest one last; a pool has only that one.
+        drivers: VM_MAD of the same records; "" where the release does not name it.
         lcm_state: VM/LCM_STATE.
     """
 
@@ -31,12 +32,17 @@ class VmDocument(Value, frozen=True, kw_only=True):
     etime: int = 0
     deploy_id: DeployId = DeployId("")
     hosts: tuple[int, ...] = ()
+    drivers: tuple[str, ...] = ()
     lcm_state: int = 0
 
     @property
     def host_id(self) -> int:
         """HID of its latest history record, -1 for none."""
         return self.hosts[-1] if self.hosts else -1
+
+    def driver_on(self, host_id: int) -> str:
+        """VM_MAD of its latest history record on a host, "" for none."""
+        return dict(zip(self.hosts, self.drivers, strict=False)).get(host_id, "")
 
     @property
     def is_on_host(self) -> bool:
@@ -71,6 +77,9 @@ class Verdict(Enum):
 
     ELSEWHERE = "elsewhere"
     """Its VM is there, and runs as something else on another host."""
+
+    MOVED = "moved"
+    """Its VM was migrated to a host of another driver and still calls the instance its own."""
 
     DONE = "done"
     """Its VM is over for good."""
@@ -115,14 +124,14 @@ class Finding(Value, frozen=True, kw_only=True):
 
 
 def suspects(instances: Iterable[Instance], living: Mapping[VmId, VmDocument], *, owner: str) -> list[Instance]:
-    """Live instances of this owner that are not just what a VM that is not done calls its own."""
+    """Live instances of this owner that no living VM calls its own on the instance's host."""
     return [
         each
         for each in instances
         if each.identity is not None
         and each.identity.owner == owner
         and not each.state.is_gone
-        and not _is_named_by(living.get(each.identity.vm_id), each)
+        and not _is_at_home(each, living.get(each.identity.vm_id))
     ]
 
 
@@ -172,6 +181,9 @@ def _verdict(
             return Verdict.UNKNOWN, f"VM {vm.vm_id} of OpenNebula never was on host {who.host_id}, the instance's"
         return Verdict.DONE, f"VM {vm.vm_id} (STIME {vm.stime}) is DONE since {_shown(vm.etime)}"
     if _is_named_by(vm, instance):
+        here, there = vm.driver_on(who.host_id), vm.driver_on(vm.host_id)
+        if here and there and here != there:
+            return Verdict.MOVED, f"VM {vm.vm_id} was migrated to host {vm.host_id} of driver {there}"
         return Verdict.CURRENT, f"VM {vm.vm_id} has this DEPLOY_ID"
     return _beside(who, vm, siblings)
 
@@ -195,6 +207,12 @@ def _beside(who: Identity, vm: VmDocument, siblings: list[Instance]) -> tuple[Ve
 
 def _shown(moment: int) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _is_at_home(instance: Instance, vm: VmDocument | None) -> bool:
+    who = instance.identity
+    is_elsewhere = vm is not None and who is not None and who.host_id >= 0 and vm.host_id != who.host_id
+    return _is_named_by(vm, instance) and not is_elsewhere
 
 
 def _is_named_by(vm: VmDocument | None, instance: Instance) -> bool:

@@ -78,7 +78,7 @@ def test_without_a_state_everything_else_is_refused(word: str, *, has_deploy_id:
 @pytest.mark.parametrize("word", MEANINGS)
 @pytest.mark.parametrize("lcm_state", sorted(MIGRATIONS))
 def test_a_migration_is_refused_by_its_name(word: str, lcm_state: int) -> None:
-    with pytest.raises(RequestRefused, match="migration is not supported"):
+    with pytest.raises(RequestRefused, match="migration is not supported: use onevm undeploy and deploy"):
         intent_of(Action(word), lcm_state, has_deploy_id=True)
 
 

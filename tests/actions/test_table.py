@@ -70,7 +70,7 @@ async def test_an_action_that_means_nothing_in_its_state_does_nothing(world: Wor
 @pytest.mark.looptime
 async def test_a_migration_is_refused_in_whatever_state(world: World) -> None:
     for lcm_state in (4, 3, None):
-        with pytest.raises(RequestRefused, match="migration is not supported: an instance cannot leave its cloud"):
+        with pytest.raises(RequestRefused, match="migration is not supported: use onevm undeploy and deploy"):
             await perform(world, "MIGRATE", lcm_state=lcm_state)
 
 

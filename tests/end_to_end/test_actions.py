@@ -83,7 +83,7 @@ class Case(NamedTuple):
 DISK = {"DISK_ID": "0"}
 SNAPSHOT_TAKEN = (("SNAPSHOTCREATE", "", {"SNAPSHOT_ID": "3"}),)
 SNAPSHOT = {"SNAPSHOT_ID": "3", "HYPERVISOR_ID": "snap-3"}
-NO_MIGRATION = "FAILURE migration is not supported: an instance cannot leave its cloud"
+NO_MIGRATION = "FAILURE migration is not supported: use onevm undeploy and deploy, within one cloud"
 POLL_REPLY = r"SUCCESS STATE=a (USED)?CPU=[\d.]+ (USED)?MEMORY=\d+ NETRX=\d+ NETTX=\d+ SIM_INSTANCE_TYPE=.*"
 
 CASES = [

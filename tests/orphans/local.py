@@ -28,6 +28,7 @@ class OwnVm:
         state: VM/STATE.
         etime: when it ended, 0 until then.
         hosts: HID of each of its history records.
+        drivers: VM_MAD of each host that has another one than "cloud".
     """
 
     number: int
@@ -36,6 +37,7 @@ class OwnVm:
     state: int = ACTIVE
     etime: int = 0
     hosts: list[int] = field(default_factory=lambda: [3])
+    drivers: dict[int, str] = field(default_factory=dict)
 
     def end(self, at: int) -> None:
         """Terminate it without a word to any driver, as OpenNebula does with one that is powered off (one#1243)."""
@@ -43,7 +45,8 @@ class OwnVm:
 
     def xml(self) -> str:
         history = "".join(
-            f"<HISTORY><OID>{self.number}</OID><SEQ>{seq}</SEQ><HOSTNAME>cloud</HOSTNAME><HID>{host}</HID></HISTORY>"
+            f"<HISTORY><OID>{self.number}</OID><SEQ>{seq}</SEQ><HOSTNAME>cloud</HOSTNAME><HID>{host}</HID>"
+            f"<VM_MAD>{self.drivers.get(host, 'cloud')}</VM_MAD></HISTORY>"
             for seq, host in enumerate(self.hosts)
         )
         return (

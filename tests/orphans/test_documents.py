@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.domain import VmId
+from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.verdicts import VmDocument
@@ -25,6 +25,7 @@ def oned() -> Iterator[LocalOned]:
 async def opennebula(oned: LocalOned, tmp_path: Path) -> AsyncIterator[LocalOpenNebula]:
     """VM 7 is there, VM 8 has ended."""
     oned.own = {7: OwnVm(7, 1_760_000_000, "i-7", hosts=[3, 12]), 8: OwnVm(8, 1_760_000_001, "i-8")}
+    oned.own[7].drivers[12] = "kvm"
     oned.own[8].end(1_760_000_100)
     oned.is_silent_about, oned.front_ends[0].state = set(), 0
     opennebula = LocalOpenNebula(oned.environ(tmp_path))
@@ -40,7 +41,9 @@ async def test_the_pool_has_what_is_not_done(opennebula: LocalOpenNebula) -> Non
 async def test_a_document_tells_everything(opennebula: LocalOpenNebula) -> None:
     found = await opennebula.documents([VmId(7), VmId(8), VmId(9)])
     seven, eight = found[VmId(7)], found[VmId(8)]
-    assert seven == VmDocument(vm_id=VmId(7), state=3, stime=1_760_000_000, deploy_id="i-7", hosts=(3, 12))  # type: ignore[arg-type]
+    assert seven == VmDocument(
+        vm_id=VmId(7), state=3, stime=1_760_000_000, deploy_id=DeployId("i-7"), hosts=(3, 12), drivers=("cloud", "kvm")
+    )
     assert seven.host_id == 12
     assert eight is not None
     assert (eight.state, eight.etime, eight.hosts) == (6, 1_760_000_100, (3,))

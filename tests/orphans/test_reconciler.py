@@ -108,6 +108,7 @@ async def test_a_vm_that_is_not_done_keeps_its_instance(front: Front, state: int
         pytest.param({"deploy_id": ""}, id="it-has-no-deploy-id-yet"),
         pytest.param({"deploy_id": "i-9"}, id="it-is-something-that-the-cloud-does-not-show"),
         pytest.param({"deploy_id": "one-7", "hosts": (3, 12)}, id="it-runs-on-another-host"),
+        pytest.param({"hosts": (3, 12), "drivers": ("cloud", "kvm")}, id="it-was-migrated-to-another-drivers-host"),
     ],
 )
 async def test_in_doubt_nothing_is_terminated(front: Front, vm: dict[str, Any] | None) -> None:

@@ -60,6 +60,7 @@ def test_only_live_instances_of_this_owner_are_asked_about() -> None:
         pytest.param(vm("i-8"), True, id="another-id"),
         pytest.param(vm(stime=STIME + 1), True, id="another-life"),
         pytest.param(OVER, True, id="over"),
+        pytest.param(vm(hosts=(3, 12)), True, id="on-another-host"),
     ],
 )
 def test_what_a_living_vm_calls_its_own_is_not_asked_about(document: VmDocument, *, is_suspect: bool) -> None:
@@ -131,6 +132,23 @@ def test_a_vm_that_names_nothing_here_keeps_everything(document: VmDocument, evi
     found = judge([instance("i-7"), instance("i-8", seq=1)], {VmId(7): document}, owner=OWNER, busy=())
     assert {each.evidence for each in found} == {evidence}
     assert not any(each.verdict.is_orphan for each in found)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "verdict", "evidence"),
+    [
+        (("ec2", "kvm"), Verdict.MOVED, "VM 7 was migrated to host 12 of driver kvm"),
+        (("ec2", "ec2"), Verdict.CURRENT, "VM 7 has this DEPLOY_ID"),
+        (("", ""), Verdict.CURRENT, "VM 7 has this DEPLOY_ID"),
+    ],
+    ids=["another-driver", "the-same-driver", "a-release-that-names-none"],
+)
+def test_an_instance_whose_vm_was_migrated_home_is_named_and_kept(
+    drivers: tuple[str, ...], verdict: Verdict, evidence: str
+) -> None:
+    """Seen on 7.4.0: `onevm resched` moves the VM with its DEPLOY_ID, and the old host's driver is never asked."""
+    (found,) = judge([instance("i-7")], {VmId(7): vm(hosts=(3, 12), drivers=drivers)}, owner=OWNER, busy=())
+    assert (found.verdict, found.evidence, found.verdict.is_orphan) == (verdict, evidence, False)
 
 
 # When it may go
