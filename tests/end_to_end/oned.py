@@ -68,12 +68,12 @@ class Place:
         """True once the journal knows of so many creates: from then on they may have been sent."""
         return len(self._journaled("SELECT token FROM attempts")) >= count
 
-    def unanswered(self) -> list[str]:
+    def unanswered(self, *, name: str = "simulated") -> list[str]:
         """The actions that stand in the journal as not answered yet."""
-        return self._journaled("SELECT action FROM requests ORDER BY opened_at")
+        return self._journaled("SELECT action FROM requests ORDER BY opened_at", name=name)
 
-    def _journaled(self, query: str) -> list[str]:
-        path = self.var / "one_provider_mad_simulated.journal"
+    def _journaled(self, query: str, *, name: str = "simulated") -> list[str]:
+        path = self.var / f"one_provider_mad_{name}.journal"
         try:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
                 return [row[0] for row in db.execute(query)]

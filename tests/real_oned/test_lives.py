@@ -1,0 +1,137 @@
+"""Whole lives of VMs under a real OpenNebula, in three clouds at once, with kill -9 of drivers and core.
+
+`make test-oned ONE=/opt/one-7.4.0` runs this; ONE is the folder of an installed OpenNebula, its ONE_LOCATION.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from one_provider_mad.lab.demo_ec2 import ec2_stage
+from tests.real_oned.world import CLOUDS, PARTNER, SIMULATED, STATES, Vm, World, partner_zone, running
+from tests.real_oned.zone import Zone
+from tests.waiting import until
+
+pytestmark = [pytest.mark.oned, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
+    installed = Path(os.environ.get("ONE") or "/no/OpenNebula")
+    if not (installed / "bin" / "oned").exists():
+        pytest.skip("no OpenNebula: make test-oned ONE=/opt/one-7.4.0 names the folder of an installed one")
+    root = tmp_path_factory.mktemp("oned")
+    failed = request.session.testsfailed
+    with ExitStack() as stack:
+        play = stack.enter_context(ec2_stage(root))
+        partner = stack.enter_context(partner_zone(installed, root / "partner"))
+        zone = Zone(installed, root / "one", clouds=CLOUDS, environ=play.environ)
+        zone.place.configure(SIMULATED)
+        zone.place.configure(play.settings, name="ec2")
+        auth = partner.folder / ".one" / "one_auth"
+        zone.place.configure(PARTNER.format(url=partner.url, auth=auth), name="partner")
+        stack.enter_context(running(zone))
+        yield World(zone)
+    if request.session.testsfailed == failed:
+        shutil.rmtree(root)
+
+
+@pytest.fixture(params=CLOUDS)
+def cloud(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_whole_life(world: World, cloud: str) -> None:
+    vm = world.run(cloud)
+    assert len(world.instances(cloud)) == 1
+    until(vm.monitored_at, seconds=60)
+    for actions in (("poweroff", "POWEROFF"), ("suspend", "SUSPENDED", "POWEROFF")):  # EC2 keeps no memory
+        vm.ask(actions[0])
+        vm.reach(*actions[1:])
+        vm.ask("resume")
+        vm.reach("RUNNING")
+    vm.ask("reboot")
+    for action, state in {"undeploy": "UNDEPLOYED", "stop": "STOPPED"}.items():
+        vm.ask(action)
+        vm.reach(state)
+        world.deploy(vm, cloud)
+        vm.reach("RUNNING")
+    assert len(world.instances(cloud)) == 1
+    vm.ask("terminate")
+    vm.reach("DONE")
+    assert world.instances(cloud) == {}
+
+
+def test_what_a_killed_driver_breaks_off_is_finished(world: World, cloud: str) -> None:
+    vm = world.create(cloud)
+
+    def struck(ask: Callable[[], None], state: str) -> None:
+        ask()
+        until(lambda: world.zone.place.unanswered(name=cloud), seconds=30, pause=0)
+        world.zone.kill_driver("one_vmm_provider", cloud)
+        vm.reach(state)
+
+    struck(lambda: world.deploy(vm, cloud), "RUNNING")
+    assert len(world.instances(cloud)) == 1
+    struck(lambda: vm.ask("poweroff"), "POWEROFF")
+    struck(lambda: vm.ask("resume"), "RUNNING")
+    assert len(world.instances(cloud)) == 1
+    struck(lambda: vm.ask("terminate"), "DONE")
+    until(lambda: not world.instances(cloud), seconds=30)
+
+
+def test_what_a_killed_core_breaks_off_is_finished(world: World) -> None:
+    """In all clouds at once. What has not begun when the core dies fails with a sentence, so each has."""
+    vms = {cloud: world.create(cloud) for cloud in CLOUDS}
+
+    def struck(ask: Callable[[Vm, str], None], state: str) -> None:
+        before = {cloud: world.instances(cloud) for cloud in CLOUDS}
+        for cloud, vm in vms.items():
+            ask(vm, cloud)
+        until(lambda: all(world.instances(cloud) != before[cloud] for cloud in CLOUDS), seconds=60, pause=0)
+        world.zone.kill()
+        world.zone.start()
+        for vm in vms.values():
+            vm.finish_epilog()
+            vm.reach(state)
+
+    struck(world.deploy, "RUNNING")
+    assert [len(world.instances(cloud)) for cloud in CLOUDS] == [1, 1, 1]
+    struck(lambda vm, _: vm.ask("poweroff"), "POWEROFF")
+    struck(lambda vm, _: vm.ask("resume"), "RUNNING")
+    assert [len(world.instances(cloud)) for cloud in CLOUDS] == [1, 1, 1]
+    struck(lambda vm, _: vm.ask("terminate"), "DONE")
+    until(lambda: not any(world.instances(cloud) for cloud in CLOUDS), seconds=30)
+
+
+def test_a_killed_information_driver_goes_on_reporting(world: World) -> None:
+    vms = {cloud: world.run(cloud) for cloud in CLOUDS}
+    before = {cloud: until(vm.monitored_at, seconds=90) for cloud, vm in vms.items()}
+    for cloud in CLOUDS:
+        world.zone.kill_driver("one_im_provider", cloud)
+    until(lambda: all(vm.monitored_at() > before[cloud] for cloud, vm in vms.items()), seconds=90, pause=0.2)
+    for vm in vms.values():
+        vm.ask("terminate")
+        vm.reach("DONE")
+
+
+def test_the_ordinary_vm_at_home_was_left_alone(world: World) -> None:
+    document = world.zone.document("one.vm.info", world.ordinary.number)
+    assert (world.ordinary.state(), len(document.findall("HISTORY_RECORDS/HISTORY"))) == (STATES["RUNNING"], 1)
+    world.ordinary.ask("terminate")
+    world.ordinary.reach("DONE")
+
+
+def test_no_driver_had_a_defect(world: World) -> None:
+    logs = sorted((world.zone.folder / "var").glob("one_*_provider_*.log"))
+    assert len(logs) == len(CLOUDS) * 2
+    defects = [
+        line for log in logs for line in log.read_text().splitlines() if "unexpected" in line or "Traceback" in line
+    ]
+    assert defects == []

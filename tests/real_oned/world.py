@@ -1,0 +1,196 @@
+"""A zone with three clouds and an ordinary VM at home, and the partner's zone behind one of the clouds."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.real_oned.zone import Zone, tail
+from tests.waiting import until
+
+CLOUDS = {"simulated": "simulated", "ec2": "ec2", "partner": "opennebula"}
+"""Kind of provider by NAME."""
+
+QUICK = "[monitor]\nheartbeat = 1\nstate_period = 1\nvm_period = 1\nmin_list_interval = 0.5\n"
+
+SIMULATED = f"""
+provider = "simulated"
+owner = "test-oned"
+[simulated]
+latency = 0.05
+boot_time = 1.0
+stop_time = 1.0
+destroy_time = 1.0
+{QUICK}"""
+
+PARTNER = f"""
+provider = "opennebula"
+owner = "test-oned"
+[opennebula]
+endpoints = ["{{url}}"]
+credentials_file = "{{auth}}"
+{QUICK}"""
+
+STATES = {
+    "RUNNING": (3, 3),
+    "STOPPED": (4, 0),
+    "SUSPENDED": (5, 0),
+    "DONE": (6, 0),
+    "POWEROFF": (8, 0),
+    "UNDEPLOYED": (9, 0),
+}
+"""STATE and LCM_STATE of what lasts (OpenNebula include/VirtualMachine.h)."""
+
+_EPILOG, _SUCCESS = 11, 1
+"""An LCM_STATE; what `onevm recover --success` sends."""
+
+FAILURES = {36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61}
+"""LCM_STATEs from which a VM goes nowhere without a person."""
+
+
+class Vm:
+    """A VM of a zone.
+
+    Args:
+        zone: where it is.
+        number: its id.
+    """
+
+    def __init__(self, zone: Zone, number: int) -> None:
+        self.zone = zone
+        self.number = number
+
+    def state(self) -> tuple[int, int]:
+        """STATE and LCM_STATE."""
+        vm = self.zone.document("one.vm.info", self.number)
+        return int(vm.findtext("STATE") or -1), int(vm.findtext("LCM_STATE") or 0)
+
+    def ask(self, action: str) -> None:
+        """Ask OpenNebula for an action on it."""
+        self.zone.call("one.vm.action", action, self.number)
+
+    def finish_epilog(self) -> None:
+        """Answer for the transfer driver, where the core died while it waited for that: nothing else does."""
+        if self.state() == (3, _EPILOG):
+            self.zone.call("one.vm.recover", self.number, _SUCCESS)
+
+    def reach(self, *names: str) -> None:
+        """Wait until it rests in one of these states; fail with its log when it cannot come there any more."""
+
+        def is_there() -> bool:
+            state = self.state()
+            assert state[1] not in FAILURES, f"VM {self.number} is in {state}: {self.log()}"
+            return state in {STATES[name] for name in names}
+
+        try:
+            until(is_there, seconds=60, pause=0.1)
+        except AssertionError as error:
+            pytest.fail(f"VM {self.number} is {self.state()}, not {names}: {error}\n{self.log()}")
+
+    def log(self) -> str:
+        """The end of its log."""
+        var = self.zone.folder / "var"
+        return tail(var / "vms" / str(self.number) / "vm.log")
+
+    def monitored_at(self) -> int:
+        """When its figures were monitored last, seconds since the epoch; 0 for never."""
+        vm = self.zone.document("one.vm.info", self.number)
+        return int(vm.findtext("MONITORING/TIMESTAMP") or vm.findtext("LAST_POLL") or 0)
+
+
+class World:
+    """The zone whose drivers are tested, with three clouds, and an ordinary VM at home beside them.
+
+    Args:
+        zone: is running.
+    """
+
+    def __init__(self, zone: Zone) -> None:
+        self.zone = zone
+        self.at_home = add_home(zone)
+        zone.follow_recipe()
+        self.ordinary = Vm(zone, zone.call("one.vm.allocate", 'NAME = "ordinary"\nCPU = 0.1\nMEMORY = 64\n', True))
+        deploy_at_home(zone, self.ordinary.number)
+        self.ordinary.reach("RUNNING")
+
+    def create(self, cloud: str) -> Vm:
+        """A VM of the template that the recipe made, on hold: nothing is scheduled here."""
+        template = self.zone.number_of("template", f"in-{cloud}")
+        return Vm(self.zone, self.zone.call("one.template.instantiate", template, "", True, "", False))
+
+    def deploy(self, vm: Vm, cloud: str) -> None:
+        """Place it as the scheduler would. From 7.0 on that includes the cloud's own system datastore."""
+        datastore = self.zone.number_of("datastore", f"{cloud}-system") if self.zone.release >= (7, 0) else -1
+        self.zone.call("one.vm.deploy", vm.number, self.zone.number_of("host", cloud), False, datastore)
+
+    def run(self, cloud: str) -> Vm:
+        """A VM that runs."""
+        vm = self.create(cloud)
+        self.deploy(vm, cloud)
+        vm.reach("RUNNING")
+        return vm
+
+    def instances(self, cloud: str) -> dict[str, str]:
+        """What of ours is alive in a cloud: id and state."""
+        return {each["deploy_id"]: each["state"] for each in self.zone.place.instances(name=cloud)}
+
+
+def add_home(zone: Zone) -> int:
+    """A host at home and a datastore for it, both upstream's dummy ones."""
+    zone.call("one.datastore.allocate", 'NAME = "home-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"\n', -1)
+    return int(zone.call("one.host.allocate", "home", "dummy", "dummy", -1))
+
+
+def deploy_at_home(zone: Zone, number: int) -> None:
+    datastore = zone.number_of("datastore", "home-system")
+    zone.call("one.vm.deploy", number, zone.number_of("host", "home"), False, datastore)
+
+
+class Placing:
+    """Places every pending VM of a zone on its host at home, in place of a scheduler.
+
+    Args:
+        zone: the partner's.
+    """
+
+    def __init__(self, zone: Zone) -> None:
+        self._zone = zone
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(0.2):
+            pending = self._zone.document("one.vmpool.info", -2, -1, -1, 1).iterfind("VM/ID")
+            for number in pending:
+                deploy_at_home(self._zone, int(number.text or -1))
+
+
+@contextmanager
+def running(zone: Zone) -> Iterator[Zone]:
+    zone.configure()
+    try:
+        zone.start()
+        yield zone
+    finally:
+        zone.stop()
+
+
+@contextmanager
+def partner_zone(installed: Path, folder: Path) -> Iterator[Zone]:
+    """A second OpenNebula, whose template 0 is what VMs of the first one become."""
+    with running(Zone(installed, folder, clouds={})) as zone:
+        add_home(zone)
+        assert zone.call("one.template.allocate", 'NAME = "bursting"\nCPU = 0.1\nMEMORY = 64\n') == 0
+        with Placing(zone):
+            yield zone

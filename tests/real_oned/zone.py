@@ -1,0 +1,281 @@
+"""A zone of a real OpenNebula, of a test's own: a copy of an installed one, on loopback, run by the tests' own user.
+
+The user that runs oned must be able to read the drivers. It is the user that runs the tests, so a checkout in a private
+home will do, and root is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import xmlrpc.client
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from one_provider_mad.cli.oned_conf import RELEASES, Block, blocks_of
+from tests.end_to_end.oned import ROOT, Place
+from tests.waiting import until
+
+SESSION = "oneadmin:opennebula"
+OURS = ("one_vmm_provider", "one_im_provider")
+
+_REPLACED = (
+    "VM_MAD IM_MAD TM_MAD DATASTORE_MAD MARKET_MAD IPAM_MAD HM_MAD SCHED_MAD AUTH_MAD PORT LISTEN_ADDRESS GRPC_\\w+"
+    " MONITORING_INTERVAL MONITORING_INTERVAL_(?:HOST|VM) ACTION_TIMEOUT SCHED_RETRY_TIME"
+)
+"""What a test's zone has otherwise, or not at all: nothing leads out of the machine, and nothing schedules."""
+
+_HOME = """
+TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 5 -d dummy" ]
+DATASTORE_MAD = [ EXECUTABLE = "one_datastore", ARGUMENTS = "-t 5 -d dummy -s dummy" ]
+MARKET_MAD = [ EXECUTABLE = "one_market", ARGUMENTS = "-t 1 -m http" ]
+IPAM_MAD = [ EXECUTABLE = "one_ipam", ARGUMENTS = "-t 1 -i dummy" ]
+HM_MAD = [ EXECUTABLE = "one_hm", ARGUMENTS = "-p {publish} -l {subscribe} -b 127.0.0.1" ]
+VM_MAD = [ NAME = "dummy", EXECUTABLE = "one_vmm_dummy", TYPE = "xml" ]
+"""
+"""Upstream's own drivers that do nothing stand in for a host at home.
+
+Nothing monitors it: upstream's probe of a dummy host leaves a daemon, and a file in /tmp that two zones would share.
+"""
+
+_MONITORD = 'IM_MAD = [ NAME = "monitord", EXECUTABLE = "onemonitord", ARGUMENTS = "-c monitord.conf", THREADS = 8 ]\n'
+_NETWORK = 'NETWORK = [ ADDRESS = "127.0.0.1", MONITOR_ADDRESS = "127.0.0.1", PORT = {port}, THREADS = 4 ]\n'
+
+
+class CoreError(Exception):
+    """OpenNebula refused a call; its own words."""
+
+
+class Zone:
+    """One OpenNebula.
+
+    Args:
+        installed: the folder of an installed OpenNebula (its ONE_LOCATION); nothing in it is changed.
+        folder: where the copy goes.
+        clouds: kind of provider by NAME of the drivers; each is served by this checkout's.
+        environ: added to the environment of oned, and so of the drivers.
+    """
+
+    def __init__(
+        self, installed: Path, folder: Path, *, clouds: Mapping[str, str], environ: Mapping[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        _copy(installed, folder)
+        self.place = Place(folder)
+        self.release = _release_of(folder)
+        self._clouds = clouds
+        self._has_monitord = (folder / "etc" / "monitord.conf").exists()
+        self._port, *self._other_ports = _free_ports(5)
+        self.url = f"http://127.0.0.1:{self._port}/RPC2"
+        self.environ = {**self._environ(), **(environ or {})}
+        self._oned: subprocess.Popen[bytes] | None = None
+
+    def _environ(self) -> dict[str, str]:
+        ruby = self.folder / "lib" / "ruby"
+        return {
+            "ONE_LOCATION": str(self.folder),
+            "ONE_XMLRPC": self.url,
+            "ONE_AUTH": str(self.folder / ".one" / "one_auth"),
+            "HOME": str(self.folder),
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
+            "RUBYLIB": f"{ruby}:{ruby / 'cli'}",
+            "RUBYOPT": "-W0",
+            "LANG": "C.UTF-8",
+        }
+
+    # What it is told
+
+    def configure(self) -> None:
+        """Write its configuration: one host at home, and what `one-provider oned-conf` prints for each cloud."""
+        auth = self.folder / ".one" / "one_auth"
+        auth.parent.mkdir(exist_ok=True)
+        auth.write_text(f"{SESSION}\n")
+        auth.chmod(0o600)
+        for program in OURS:
+            link = self.folder / "lib" / "mads" / program
+            link.unlink(missing_ok=True)
+            link.symlink_to(ROOT / "bin" / program)
+        grpc, monitord, publish, subscribe = self._other_ports
+        oned = _plain(self._shipped("oned.conf"), *_REPLACED.split())
+        oned += f'PORT = {self._port}\nLISTEN_ADDRESS = "127.0.0.1"\n'
+        oned += f'GRPC_PORT = {grpc}\nGRPC_LISTEN_ADDRESS = "127.0.0.1"\n' if self.release >= (7, 0) else ""
+        oned += _HOME.format(publish=publish, subscribe=subscribe) + self._recipe("oned.conf")
+        if self._has_monitord:
+            text = _plain(self._shipped("monitord.conf"), "IM_MAD", "NETWORK")
+            text += _NETWORK.format(port=monitord) + self._recipe("monitord.conf")
+            (self.folder / "etc" / "monitord.conf").write_text(text)
+            oned += _MONITORD
+        else:
+            oned += "MONITORING_INTERVAL_HOST = 5\nMONITORING_INTERVAL_VM = 5\n"
+        (self.folder / "etc" / "oned.conf").write_text(oned)
+
+    def _shipped(self, name: str) -> str:
+        """A file of its configuration as upstream ships it, where a copy of that was kept."""
+        kept = self.folder / "etc" / f"{name}.orig"
+        return (kept if kept.exists() else self.folder / "etc" / name).read_text()
+
+    def _recipe(self, file: str) -> str:
+        return "".join(f"{block.text}\n" for block in self._blocks() if block.where == file)
+
+    def _blocks(self) -> Iterator[Block]:
+        known = [release for release in RELEASES if tuple(map(int, release.split("."))) <= self.release]
+        for name, kind in self._clouds.items():
+            yield from blocks_of(name, kind=kind, hypervisor=name, release=known[0])
+
+    def follow_recipe(self) -> None:
+        """Run the commands that `one-provider oned-conf` prints, as they are printed; those of several clouds once."""
+        commands: dict[str, None] = {}
+        for block in self._blocks():
+            file, _, command = block.where.partition(", then: ")
+            if command:
+                (self.folder / file).write_text(f"{block.text}\n")
+            lines = [command] if command else block.text.splitlines()
+            commands |= dict.fromkeys(line for line in lines if line.startswith("one"))
+        for line in commands:
+            self.run(line)
+
+    def run(self, command: str) -> str:
+        """Run one of its own command line tools; what it prints."""
+        done = subprocess.run(
+            command.split(), env=self.environ, cwd=self.folder, capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    # Running
+
+    def start(self) -> None:
+        """Start oned, and wait until it answers."""
+        for lock in ("var/.lock", "var/lock/.lock"):  # left by a crash
+            (self.folder / lock).unlink(missing_ok=True)
+        with (self.folder / "var" / "oned.out").open("ab") as out:
+            command = [str(self.folder / "bin" / "oned"), "-f"]
+            self._oned = subprocess.Popen(
+                command, env=self.environ, cwd=self.folder / "var", stdin=subprocess.DEVNULL, stdout=out, stderr=out
+            )
+        until(self._is_up, seconds=60, pause=0.1)
+
+    def _is_up(self) -> bool:
+        assert self._oned is not None
+        assert self._oned.poll() is None, f"oned ended: {tail(self.folder / 'var' / 'oned.log')}"
+        with suppress(OSError, xmlrpc.client.Error):
+            return bool(self.call("one.system.version"))
+        return False
+
+    def kill(self) -> None:
+        """kill -9 of oned alone, as in a crash: its drivers see their stdin end."""
+        assert self._oned is not None
+        self._oned.kill()
+        self._oned.wait()
+
+    def stop(self) -> None:
+        """End oned, and then whatever of this zone still runs."""
+        if self._oned is not None and self._oned.poll() is None:
+            self._oned.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._oned.wait(10)
+        for pid in self.processes():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        if self._oned is not None:
+            self._oned.wait()
+        until(lambda: not self.processes())
+
+    def processes(self, *words: str) -> list[int]:
+        """Running processes of this zone whose command line has all these words."""
+        mark = b"ONE_LOCATION=" + os.fsencode(self.folder)
+        return [
+            int(process.name)
+            for process in Path("/proc").glob("[0-9]*")
+            if mark in _read(process / "environ").split(b"\0") and _has_words(_read(process / "cmdline"), words)
+        ]
+
+    def kill_driver(self, program: str, name: str) -> None:
+        """kill -9 of one driver; returns once OpenNebula has started another one."""
+        (pid,) = self.processes(program, name)
+        os.kill(pid, signal.SIGKILL)
+        until(lambda: [other for other in self.processes(program, name) if other != pid], seconds=30)
+
+    # Asking
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Call its API. Raises CoreError with its words."""
+        with xmlrpc.client.ServerProxy(self.url) as api:
+            is_success, answer, *_ = getattr(api, method)(SESSION, *arguments)
+        if not is_success:
+            raise CoreError(str(answer))
+        return answer
+
+    def document(self, method: str, *arguments: object) -> ET.Element:
+        """What a call answers, as a document."""
+        return ET.fromstring(self.call(method, *arguments))
+
+    def number_of(self, kind: str, name: str) -> int:
+        """The number of a host, datastore or template with this name."""
+        everything = (-2, -1, -1) if kind == "template" else ()
+        pool = self.document(f"one.{kind}pool.info", *everything)
+        (found,) = [each.findtext("ID") for each in pool if each.findtext("NAME") == name]
+        return int(found or -1)
+
+
+def tail(path: Path, lines: int = 30) -> str:
+    """The end of a log."""
+    if not path.exists():
+        return f"{path} is not there"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _copy(installed: Path, folder: Path) -> None:
+    """Copy what is installed, and nothing that it has done."""
+
+    def left_out(path: str, names: Sequence[str]) -> list[str]:
+        if Path(path) == installed:
+            return [name for name in names if name in {".one", "src"}]
+        return [name for name in names if name != "remotes"] if Path(path) == installed / "var" else []
+
+    shutil.copytree(installed, folder, symlinks=True, ignore=left_out)
+    for name in ("vms", "datastores", "lock", "run"):
+        (folder / "var" / name).mkdir(exist_ok=True)
+
+
+def _release_of(folder: Path) -> tuple[int, ...]:
+    environ = {**os.environ, "ONE_LOCATION": str(folder)}
+    told = subprocess.run([folder / "bin" / "oned", "--version"], env=environ, capture_output=True, text=True).stdout
+    match = re.search(r"OpenNebula (\d+)\.(\d+)", told)
+    assert match, f"{folder}/bin/oned --version does not tell its release: {told[:200]}"
+    return int(match[1]), int(match[2])
+
+
+def _plain(text: str, *without: str) -> str:
+    """A configuration without its comments, and without the attributes of these names."""
+    bare = "".join(line for line in text.splitlines(keepends=True) if not line.lstrip().startswith("#"))
+    attributes = rf"^[ \t]*(?:{'|'.join(without)})\s*=\s*(?:\[.*?\]|[^\n]*)[ \t]*\n"
+    return re.sub(attributes, "", bare, flags=re.MULTILINE | re.DOTALL)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    try:
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""  # it has ended, or is another user's
+
+
+def _has_words(command_line: bytes, words: Sequence[str]) -> bool:
+    told = command_line.replace(b"\0", b" ").decode(errors="replace")
+    return all(re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", told) for word in words)
