@@ -12,7 +12,8 @@ MadError
 │   └── WrongAccount          the credentials belong to another account or region
 └── ProviderError             what a cloud answered, by kind
     ├── ProviderUnavailable   no answer, or a server error: it may have taken effect
-    │   └── NotReached        nobody took the call: it was not sent
+    │   └── NotReached        nobody took the call: it was not carried out
+    │       └── WrongEndpoint nothing has ever answered at the configured address
     ├── Throttled             refused for now: it was not carried out
     ├── AuthenticationRefused the credentials are not accepted
     ├── PermissionDenied      the credentials may not do this
@@ -83,10 +84,15 @@ class ProviderError(MadError):
     Attributes:
         retryable: the same call may succeed when it is sent again.
         definite: the call certainly had no effect; after a create, a new attempt may be opened.
+        is_paced: it is sent again until the action's deadline, and that is no retry: it certainly had no effect, and
+            the reason passes.
+        retry_after: seconds the cloud asked to wait, never more than `LONGEST_WAIT`; None where it asked for none.
     """
 
     retryable: ClassVar[bool] = False
     definite: ClassVar[bool] = True
+    is_paced: ClassVar[bool] = False
+    retry_after: float | None = None
 
 
 class ProviderUnavailable(ProviderError):
@@ -97,9 +103,26 @@ class ProviderUnavailable(ProviderError):
 
 
 class NotReached(ProviderUnavailable):
-    """The cloud could not be asked at all: the call was not even sent."""
+    """Nobody took the call: it was not sent, or whoever answered says that it was not carried out.
+
+    Args:
+        sentence: who could not be reached, and why.
+        retry_after: seconds the cloud asked to wait, or None.
+    """
 
     definite = True
+    is_paced = True
+
+    def __init__(self, sentence: str, *, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = _bounded(retry_after)
+
+
+class WrongEndpoint(NotReached):
+    """Nothing has ever answered at the configured address, and waiting will not change that."""
+
+    retryable = False
+    is_paced = False
 
 
 class Throttled(ProviderError):
@@ -108,16 +131,18 @@ class Throttled(ProviderError):
     Args:
         sentence: what the cloud said.
         retry_after: seconds the cloud asked to wait, or None.
-
-    Attributes:
-        retry_after: the same, but never more than `LONGEST_WAIT`.
     """
 
     retryable = True
+    is_paced = True
 
     def __init__(self, sentence: str, *, retry_after: float | None = None) -> None:
         super().__init__(sentence)
-        self.retry_after = None if retry_after is None else min(max(retry_after, 0.0), LONGEST_WAIT)
+        self.retry_after = _bounded(retry_after)
+
+
+def _bounded(seconds: float | None) -> float | None:
+    return None if seconds is None else min(max(seconds, 0.0), LONGEST_WAIT)
 
 
 class AuthenticationRefused(ProviderError):

@@ -25,8 +25,10 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
     SettingsError,
     Throttled,
+    WrongEndpoint,
 )
 from one_provider_mad.http_answers import CODINGS, Answers, seconds_asked, without_frames
+from one_provider_mad.unreached import SERVICE_UNAVAILABLE, says_not_carried_out, unreached
 from one_provider_mad.xmlrpc.envelope import (
     Argument,
     Failure,
@@ -117,6 +119,7 @@ class Client:
         self._http: aiohttp.ClientSession | None = None
         self._http_once: aiohttp.ClientSession | None = None
         self._preferred = 0
+        self._reached: set[str] = set()
 
     async def open(self) -> None:
         """Read the credentials and get ready to ask. Nothing is sent yet.
@@ -150,7 +153,7 @@ class Client:
             is_repeatable: another front-end may be asked after an uncertain answer; false for what must happen once.
 
         Raises:
-            NotReached: it was not sent, for no front-end takes a connection.
+            NotReached: it was not carried out, for no front-end takes it.
             ProviderError: refused, by kind; or not answered, so that nobody knows whether it was carried out.
         """
         return await self._ask(method, arguments, is_repeatable=is_repeatable, read=_same)
@@ -224,9 +227,8 @@ class Client:
             try:
                 http = self._http if is_repeatable else self._http_once
                 answer = await self._post(http, self.connection.endpoints[number], method, body, read)
-            except _NotSentError as error:
-                kind = NotReached if silence is None or silence.definite else ProviderUnavailable
-                silence = kind(str(error))
+            except NotReached as error:
+                silence = _together(silence, without_frames(error))
             except ProviderUnavailable as error:
                 if not is_repeatable:
                     raise  # another front-end might carry it out a second time
@@ -268,12 +270,15 @@ class Client:
             try:
                 async with http.post(endpoint, data=body, headers=_HEADERS, allow_redirects=False) as response:
                     self.answered = (response.headers.get("Date", ""), time.time())
+                    if response.status == SERVICE_UNAVAILABLE:
+                        raise _unavailable(response, place, method, await answer.take_refusal(response))
                     self._check_status(response, endpoint, method)
+                    self._reached.add(endpoint)
                     await answer.take(response, what=f"the answer to {method}")
-            except (aiohttp.ClientConnectorError, aiohttp.InvalidURL, aiohttp.ConnectionTimeoutError) as error:
-                setting = self.connection.address_setting
-                raise _NotSentError(unreachable(place, error, setting=setting)) from error
             except (aiohttp.ClientError, ValueError) as error:
+                setting, was_reached = self.connection.address_setting, endpoint in self._reached
+                if not_sent := unreached(error, who=place, setting=setting, was_reached=was_reached):
+                    raise type(not_sent)(unreachable(place, error, setting=setting)) from error
                 raise ProviderUnavailable(f"{place} did not answer {method}: {_reason(error)}") from error
             except TimeoutError as error:
                 limit = self.connection.timeout
@@ -294,11 +299,17 @@ class Client:
             raise PermissionDenied(f"{said}, which a proxy says and no OpenNebula")
         if status >= _SERVER_ERRORS:
             raise ProviderUnavailable(said)
-        raise _NotSentError(f"{said}: no OpenNebula is there; see {self.connection.address_setting}")
+        kind = NotReached if endpoint in self._reached else WrongEndpoint
+        raise kind(f"{said}: no OpenNebula is there; see {self.connection.address_setting}")
 
 
-class _NotSentError(Exception):
-    """The call certainly did not reach anybody."""
+def _together(before: ProviderError | None, error: NotReached) -> ProviderError:
+    """What it comes to that one front-end was asked in vain, or none yet, and another one could not be."""
+    if before is None:
+        return error
+    if not before.definite:
+        return ProviderUnavailable(str(error))
+    return before if before.is_paced and not error.is_paced else error
 
 
 def _interpret(method: str, read: Callable[[Result], _Read], body: bytes) -> _Read | Failure:
@@ -312,6 +323,17 @@ def _same(result: Result) -> Any:
 
 def _read_document(method: str, read: Callable[[Element], _Read], result: Result) -> _Read:
     return read(read_document(method, result))
+
+
+def _unavailable(
+    response: aiohttp.ClientResponse, place: str, method: str, body: bytes
+) -> NotReached | ProviderUnavailable:
+    """A proxy's 503: mostly no OpenNebula is behind it just now."""
+    said = f"{place} answers {method} with HTTP {response.status}"
+    wait = seconds_asked(response.headers)
+    if says_not_carried_out(response.status, body, retry_after=wait):
+        return NotReached(f"{said}: nobody took the call", retry_after=wait)
+    return ProviderUnavailable(said)
 
 
 def _reason(error: BaseException) -> str:

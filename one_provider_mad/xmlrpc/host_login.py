@@ -14,7 +14,7 @@ from functools import partial
 
 from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import whole_number
-from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable, SettingsError
+from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError, SettingsError
 from one_provider_mad.xmlrpc.client import Client, Connection
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.session import read_session
@@ -49,7 +49,7 @@ class HostLogin:
 
         Raises:
             AuthenticationRefused: there is no such host, or it lacks an attribute, or ONE_AUTH is of no use.
-            ProviderUnavailable: the local OpenNebula does not answer.
+            NotReached: the local OpenNebula does not answer.
         """
         loop = asyncio.get_running_loop()
         async with self._lock:
@@ -73,7 +73,7 @@ class HostLogin:
             template = await client.read("one.host.info", await self._number(client), True, read=_template)  # noqa: FBT003 - as the API has it
         except (ProviderError, SettingsError) as error:
             is_passing = isinstance(error, ProviderError) and error.retryable
-            kind = ProviderUnavailable if is_passing else AuthenticationRefused
+            kind = NotReached if is_passing else AuthenticationRefused
             raise kind(f"host {self._host} cannot be asked for {' and '.join(self._names)}: {error}") from error
         finally:
             await client.close()

@@ -28,6 +28,7 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
     SettingsError,
     Throttled,
+    WrongEndpoint,
 )
 from one_provider_mad.xmlrpc.client import Client, Connection, check_endpoints
 from one_provider_mad.xmlrpc.envelope import DOCUMENTS
@@ -314,11 +315,11 @@ async def proxy(respond: Callable[[], web.StreamResponse | web.Response]) -> Asy
     [
         (401, AuthenticationRefused),
         (403, PermissionDenied),
-        (404, NotReached),
-        (301, NotReached),
+        (404, WrongEndpoint),
+        (301, WrongEndpoint),
         (429, Throttled),
         (502, ProviderUnavailable),
-        (503, ProviderUnavailable),
+        (503, NotReached),
     ],
 )
 async def test_what_a_proxy_says_is_understood(connect: Open, status: int, kind: type[ProviderError]) -> None:
@@ -328,7 +329,22 @@ async def test_what_a_proxy_says_is_understood(connect: Open, status: int, kind:
         with pytest.raises(kind, match=f"HTTP {status}") as caught:
             await create(client)
     assert type(caught.value) is kind
-    assert not isinstance(caught.value, Throttled) or caught.value.retry_after == 7
+    assert caught.value.retry_after == (7 if kind in (NotReached, Throttled) else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [("<html>No server is available to handle this request.", NotReached), ("<html>", ProviderUnavailable)],
+    ids=["says-that-nobody-took-it", "says-nothing"],
+)
+async def test_a_503_is_no_answer_unless_it_says_that_nobody_took_the_call(
+    connect: Open, text: str, kind: type[ProviderError]
+) -> None:
+    async with proxy(lambda: web.Response(status=503, text=text)) as url:
+        client = await connect(url)
+        with pytest.raises(kind, match="HTTP 503") as caught:
+            await create(client)
+    assert type(caught.value) is kind
 
 
 async def test_no_proxy_makes_us_wait_longer_than_half_a_minute(connect: Open) -> None:

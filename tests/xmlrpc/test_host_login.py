@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable
+from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError
 from one_provider_mad.testing.conformance import a_call
 from one_provider_mad.xmlrpc.host_login import HostLogin
 from tests.providers.opennebula.burst import a_vm, connect, credentials
@@ -74,7 +74,7 @@ async def test_what_is_wrong_is_told_in_one_sentence(local: Partner, tmp_path: P
     )
     with Partner() as gone:
         nobody = login(gone, tmp_path)
-    assert f"host remote2 {asking} OpenNebula at 127.0.0.1:" in await refusal(nobody, ProviderUnavailable)
+    assert f"host remote2 {asking} OpenNebula at 127.0.0.1:" in await refusal(nobody, NotReached)
 
 
 async def test_without_one_auth_there_is_nothing_to_ask_with(local: Partner, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from one_provider_mad.errors import (
     BadParameter,
     InstanceNotFound,
     NoCapacity,
+    NotReached,
     PermissionDenied,
     ProviderError,
     ProviderUnavailable,
@@ -53,7 +54,8 @@ MEANINGS: Mapping[type[ProviderError], tuple[str, int]] = {
     TokenMismatch: ("IdempotentParameterMismatch", 400),
     TokenSpent: ("IdempotentInstanceTerminated", 400),
     Throttled: ("RequestLimitExceeded", 503),
-    ProviderUnavailable: ("Unavailable", 503),
+    NotReached: ("Unavailable", 503),
+    ProviderUnavailable: ("InternalError", 500),
 }
 """Kind to code and HTTP status."""
 

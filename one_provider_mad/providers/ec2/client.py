@@ -11,19 +11,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import structlog
 from lxml import etree
 
 from one_provider_mad.documents import Element, TooManyElementsError, element_at, parse_bounded, text_of
-from one_provider_mad.errors import AuthenticationRefused, ProviderError, ProviderUnavailable
+from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError, ProviderUnavailable
 from one_provider_mad.http_answers import Answers, TooLargeError, seconds_asked
 from one_provider_mad.masking import masked
 from one_provider_mad.providers.ec2.credentials import Credentials, Sign
 from one_provider_mad.providers.ec2.pace import Pace
 from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, encoded_message, refusal
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.unreached import says_not_carried_out, unreached
 
 if TYPE_CHECKING:
     import ssl
@@ -105,6 +106,7 @@ class Client:
             warn=warn,
         )
         self._session: aiohttp.ClientSession | None = None
+        self._reached: set[str] = set()
         self._pace = Pace(share=settings.share_of_budget)
         self._answers = Answers(limit=settings.max_answer, setting="max_answer")
         self._logged: set[str] = set()
@@ -242,10 +244,14 @@ class Client:
                     proxy=self._settings.proxy or None,
                 ) as response:
                     self.answered = (response.headers.get("Date", ""), time.time())
+                    self._reached.add(url)
                     if response.status != 200:
                         return self._refused(action, response, await answer.take_refusal(response))
                     await answer.take(response, what=f"EC2: the answer to {action}")
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
+                who, setting = f"EC2 at {urlsplit(url).netloc}", "endpoint_url and region of [ec2]"
+                if not_sent := unreached(error, who=who, setting=setting, was_reached=url in self._reached):
+                    raise not_sent from error
                 what = masked(" ".join(str(error).split())) or type(error).__name__
                 raise ProviderUnavailable(f"EC2 did not answer {action}: {what[:200]} ({url})") from error
             return await answer.read(partial(_interpreted, action, read))
@@ -259,6 +265,9 @@ class Client:
             log.warning("EC2's encoded authorization message", action=action, code=code, encoded_message=encoded)
         wait = seconds_asked(response.headers)
         refused = refusal(action, code=code, message=message, status=response.status, retry_after=wait)
+        is_unclear = type(refused) is ProviderUnavailable
+        if is_unclear and says_not_carried_out(response.status, body, retry_after=wait):
+            refused = NotReached(str(refused), retry_after=wait)
         return Refused(code=code, error=refused)
 
 

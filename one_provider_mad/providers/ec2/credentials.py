@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from one_provider_mad.domain import Value
-from one_provider_mad.errors import AuthenticationRefused, MadError, ProviderUnavailable
+from one_provider_mad.errors import AuthenticationRefused, MadError, NotReached
 from one_provider_mad.masking import keep_secret, masked, masked_by_name
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.xmlrpc.host_login import HostLogin
@@ -104,7 +104,7 @@ class Credentials:
 
         Raises:
             AuthenticationRefused: there are no credentials, or botocore is not installed.
-            ProviderUnavailable: whoever gives the credentials out did not answer.
+            NotReached: whoever gives the credentials out did not answer.
         """
         return self._sign(await self._current(), url, headers, body, service)
 
@@ -123,7 +123,7 @@ class Credentials:
 
         Raises:
             AuthenticationRefused: there are none, or they are another account's.
-            ProviderUnavailable: whoever gives the credentials out did not answer.
+            NotReached: whoever gives the credentials out did not answer.
         """
         if self._frozen is None or self._frozen.access_key != key_id:
             return bool((await self._current()).access_key != key_id)
@@ -183,7 +183,7 @@ class Credentials:
             import botocore.auth  # noqa: F401 - loaded here, so that signing loads nothing
             from botocore.awsrequest import AWSResponse
             from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError, HTTPClientError
-            from botocore.exceptions import ConnectionError as NotReached
+            from botocore.exceptions import ConnectionError as SourceNotReached
         except ImportError as error:
             raise AuthenticationRefused(MISSING) from error
         try:
@@ -191,8 +191,8 @@ class Credentials:
                 if source is None:
                     source = self._find(given)
                 frozen = source.get_frozen_credentials()
-        except (NotReached, HTTPClientError) as error:
-            raise ProviderUnavailable(f"the source of the AWS credentials did not answer: {error}") from error
+        except (SourceNotReached, HTTPClientError) as error:
+            raise NotReached(f"the source of the AWS credentials did not answer: {error}") from error
         except ClientError as error:
             said = error.response.get("Error", {}).get("Message", "")
             raise AuthenticationRefused(f"the AWS role cannot be assumed: {masked(said)[:200]}") from error

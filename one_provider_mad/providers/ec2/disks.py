@@ -16,7 +16,6 @@ from one_provider_mad.errors import (
     InstanceNotFound,
     ProviderError,
     ProviderUnavailable,
-    Throttled,
     WrongState,
 )
 from one_provider_mad.providers.ec2.client import Client
@@ -126,7 +125,7 @@ class Disks:
             try:
                 await self._client.call("AttachVolume", call, read=lambda _: None)
             except ProviderError as error:
-                if error.definite and not isinstance(error, Throttled):
+                if error.definite and not error.is_paced:
                     await self._give_up(deploy_id, disk_id, volume)
                 raise
         await self._end_with_instance(deploy_id, volume.volume_id)
@@ -192,8 +191,8 @@ class Disks:
         for volume, error in zip(volumes, outcomes, strict=True):
             if error is None:
                 continue
-            is_final = isinstance(error, ProviderError) and error.definite
-            if not is_final or isinstance(error, Throttled | AuthenticationRefused):
+            is_final = isinstance(error, ProviderError) and error.definite and not error.is_paced
+            if not is_final or isinstance(error, AuthenticationRefused):
                 raise error
             failures.append(f"{volume.volume_id}: {error}")
         return failures

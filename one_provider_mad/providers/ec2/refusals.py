@@ -15,6 +15,7 @@ from one_provider_mad.errors import (
     BadParameter,
     InstanceNotFound,
     NoCapacity,
+    NotReached,
     PermissionDenied,
     ProviderError,
     ProviderUnavailable,
@@ -78,9 +79,10 @@ CODES: dict[str, Kind] = {
     ),
     **_all(
         ProviderUnavailable,
-        "InternalError InternalFailure ServiceUnavailable ServiceUnavailableException Unavailable RequestTimeout"
+        "InternalError InternalFailure ServiceUnavailable ServiceUnavailableException RequestTimeout"
         " RequestTimeoutException RequestAbandoned ConcurrentTagAccess ConcurrentModification",
     ),
+    **_all(NotReached, "Unavailable"),
     **_all(
         BadParameter,
         "UnsupportedOperation UnsupportedProtocol UnsupportedHostConfiguration UnsupportedInstanceAttribute"
@@ -91,7 +93,8 @@ CODES: dict[str, Kind] = {
         " AttachmentLimitExceeded",
     ),
 }
-"""Code to kind. ConcurrentTagAccess and the like: nothing is known to have been done, and again is right."""
+"""Code to kind. ConcurrentTagAccess and the like: nothing is known to have been done, and again is right. Unavailable
+is a server that "can't handle the request", ServiceUnavailable one that failed, perhaps in the midst of it."""
 
 FAMILIES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     # `TagLimitExceeded` speaks of one call, other limits of the account.
@@ -172,8 +175,8 @@ def refusal(action: str, *, code: str, message: str, status: int, retry_after: f
         said = f"this machine's clock differs from EC2's: {said}"
     decode = f"; {DECODE}" if encoded_message(message) else ""
     sentence = f"EC2: {said} ({action}{f', {code}' if code else ''}){decode}"
-    if kind is Throttled:
-        return Throttled(sentence, retry_after=retry_after)
+    if kind in (Throttled, NotReached):
+        return kind(sentence, retry_after=retry_after)
     if kind is QuotaExceeded:
         return QuotaExceeded(sentence, is_general=code.removeprefix("Client.") in GENERAL_LIMITS)
     return kind(sentence)

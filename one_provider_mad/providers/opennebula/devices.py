@@ -67,7 +67,7 @@ class Devices:
         await self._remote.machine(number)
         name = snapshot.get("NAME", "")
         taken = await self._remote.order(number, "one.vm.snapshotcreate", number, name, is_repeatable=False)
-        machine = await self._remote.settled(number)
+        machine = await self._remote.outcome(number)
         if str(taken) not in machine.snapshots:
             raise _undone(machine, "the snapshot was not taken")
         return SnapshotId(str(taken))
@@ -82,7 +82,7 @@ class Devices:
                 f"snapshot {snapshot_id} does not exist, instance {deploy_id} has {_list(machine.snapshots)}"
             )
         await self._remote.order(number, "one.vm.snapshotrevert", number, int(snapshot_id))
-        await self._remote.settled(number)
+        await self._remote.outcome(number)
 
     async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
         """Delete a snapshot."""
@@ -91,7 +91,7 @@ class Devices:
         snapshot_id = needed(dict(snapshot), "HYPERVISOR_ID")
         if snapshot_id in machine.snapshots:
             await self._remote.order(number, "one.vm.snapshotdelete", number, int(snapshot_id), is_repeatable=False)
-            await self._remote.settled(number)
+            await self._remote.outcome(number)
 
     # Disks
 
@@ -102,7 +102,7 @@ class Devices:
         if _find(machine.disks, LOCAL_DISK_ID, local_id) is None:
             text = _written("DISK", {**_disk(disk), LOCAL_DISK_ID: local_id})
             await self._remote.order(number, "one.vm.attach", number, text, is_repeatable=False)
-        machine = await self._remote.settled(number)
+        machine = await self._remote.outcome(number)
         if _find(machine.disks, LOCAL_DISK_ID, local_id) is None:
             raise _undone(machine, f"disk {local_id} was not attached")
 
@@ -113,7 +113,7 @@ class Devices:
         if attached is None:
             return
         await self._remote.order(number, "one.vm.detach", number, _id(attached, "DISK_ID"), is_repeatable=False)
-        machine = await self._remote.settled(number)
+        machine = await self._remote.outcome(number)
         if _find(machine.disks, LOCAL_DISK_ID, local_id) is not None:
             raise _undone(machine, f"disk {local_id} was not detached")
 
@@ -128,7 +128,7 @@ class Devices:
         if size > present:
             disk_id = _id(attached, "DISK_ID")
             await self._remote.order(number, "one.vm.diskresize", number, disk_id, str(size), is_repeatable=False)
-            machine = await self._remote.settled(number)
+            machine = await self._remote.outcome(number)
             if int(figure(_attached(machine, local_id).get("SIZE") or "0", "SIZE")) < size:
                 raise _undone(machine, f"disk {local_id} was not resized")
 
@@ -141,7 +141,7 @@ class Devices:
         taken = await self._remote.order(
             number, "one.vm.disksnapshotcreate", number, disk_id, name, is_repeatable=False
         )
-        machine = await self._remote.settled(number)
+        machine = await self._remote.outcome(number)
         if str(taken) not in machine.disk_snapshots.get(str(disk_id), ()):
             raise _undone(machine, f"no snapshot of disk {local_id} was taken")
 
@@ -154,7 +154,7 @@ class Devices:
         if not taken:
             raise BadParameter(f"disk {local_id} has no snapshot to go back to")
         await self._remote.order(number, "one.vm.disksnapshotrevert", number, disk_id, int(taken[-1]))
-        await self._remote.settled(number)
+        await self._remote.outcome(number)
 
     # Interfaces
 
@@ -164,7 +164,7 @@ class Devices:
         machine = await self._remote.machine(number)
         if _find(machine.nics, LOCAL_NIC_ID, local_id) is None:
             await self._attach_nic(number, {**self._nic(nic), LOCAL_NIC_ID: local_id})
-        machine = await self._remote.settled(number)
+        machine = await self._remote.outcome(number)
         if _find(machine.nics, LOCAL_NIC_ID, local_id) is None:
             raise _undone(machine, f"interface {local_id} was not attached")
 
@@ -187,7 +187,7 @@ class Devices:
         if attached is None:
             return
         await self._remote.order(number, "one.vm.detachnic", number, _id(attached, "NIC_ID"), is_repeatable=False)
-        machine = await self._remote.settled(number)
+        machine = await self._remote.outcome(number)
         if _find(machine.nics, LOCAL_NIC_ID, local_id) is not None:
             raise _undone(machine, f"interface {local_id} was not detached")
 
@@ -221,7 +221,7 @@ class Devices:
             await self._remote.order(number, "one.vm.resize", number, text, True)  # noqa: FBT003 - as the API has it
         except NoCapacity as error:
             raise BadParameter(f"the size cannot be had: {error}") from error
-        machine = await self._remote.settled(number)
+        machine = await self._remote.outcome(number)
         if not _has(machine, wanted):
             raise _undone(machine, "the size was not changed")
 
@@ -241,7 +241,7 @@ class Devices:
         )
         merge = (1,) if await self._remote.version() >= _MERGED_CONFIGURATION else ()
         await self._remote.order(number, "one.vm.updateconf", number, text, *merge)
-        await self._remote.settled(number)
+        await self._remote.outcome(number)
 
 
 def _disk(disk: Mapping[str, str]) -> dict[str, str]:

@@ -12,6 +12,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import (
     BadParameter,
     InstanceNotFound,
+    NotReached,
     NotSupported,
     ProviderUnavailable,
     Throttled,
@@ -106,6 +107,17 @@ class Remote:
             if not machine.seen.state.is_busy:
                 return machine
             await asyncio.sleep(self.settings.watch_interval)
+
+    async def outcome(self, number: int) -> Machine:
+        """The VM once what was ordered is over.
+
+        Raises:
+            ProviderUnavailable: it cannot be seen; the order was given, so that nobody may call it not carried out.
+        """
+        try:
+            return await self.settled(number)
+        except (NotReached, Throttled) as error:
+            raise ProviderUnavailable(f"what came of the order is not known: {error}") from error
 
     # Ordering
 

@@ -22,7 +22,7 @@ import structlog
 from one_provider_mad import errors
 from one_provider_mad.belongings import open_file
 from one_provider_mad.domain import Instance
-from one_provider_mad.errors import ProviderError, ProviderUnavailable, Throttled
+from one_provider_mad.errors import NotReached, ProviderError, ProviderUnavailable, Throttled
 from one_provider_mad.providers.simulated.settings import ACCOUNT, LISTINGS, Crash, FaultSettings, Order, Unseen
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class Faults:
         """
         if call != ACCOUNT:
             if self._is_outage():
-                raise ProviderUnavailable(f"simulated did not answer {call}: an outage, by order of [simulated.faults]")
+                raise NotReached(f"simulated did not answer {call}: an outage, by order of [simulated.faults]")
             self._throttle.admit(call)
         if self._transient.hits(call):
             raise ProviderUnavailable(f"simulated did not answer {call}, {self._transient.by_order}")

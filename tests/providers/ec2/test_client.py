@@ -17,6 +17,7 @@ from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
     NoCapacity,
+    NotReached,
     PermissionDenied,
     ProviderError,
     ProviderUnavailable,
@@ -75,7 +76,15 @@ def listed(tags: str, *states: str) -> str:
 @pytest.mark.parametrize(
     ("fault", "kind", "sentence"),
     [
-        pytest.param({"code": "Unavailable", "status": 503}, ProviderUnavailable, "An internal error", id="5xx"),
+        pytest.param({"code": "InternalError", "status": 500}, ProviderUnavailable, "An internal error", id="5xx"),
+        pytest.param({"code": "Unavailable", "status": 503}, NotReached, "An internal error", id="unavailable"),
+        pytest.param(
+            {"body": "<html>No server is available to handle this request.", "status": 503},
+            NotReached,
+            "HTTP status 503",
+            id="a-proxy-says-that-nobody-took-it",
+        ),
+        pytest.param({"body": "<html>", "status": 503}, ProviderUnavailable, "HTTP status 503", id="a-bare-503"),
         pytest.param(
             {"body": "<html><p>Bad gateway", "status": 502}, ProviderUnavailable, "HTTP status 502", id="html-502"
         ),
@@ -142,7 +151,7 @@ async def test_no_answer_makes_us_wait_longer_than_half_a_minute(face: Face, con
 async def test_nobody_there_is_no_answer(face: Face) -> None:
     provider = make("http://127.0.0.1:9/")
     await provider.open()
-    with pytest.raises(ProviderUnavailable, match=r"EC2 did not answer DescribeInstances: .*127\.0\.0\.1:9"):
+    with pytest.raises(NotReached, match=r"^EC2 at 127\.0\.0\.1:9 cannot be reached: Connection refused$"):
         await provider.list_instances()
     await provider.close()
     with pytest.raises(ProviderUnavailable, match="the driver is ending"):

@@ -44,7 +44,7 @@ class TestFaults:
         ("fault", "code", "status"),
         [
             ({"outage": True}, "Unavailable", 503),
-            ({"transient": Order(times=1)}, "Unavailable", 503),
+            ({"transient": Order(times=1)}, "InternalError", 500),
             ({"permanent": RefusalOrder(error="NoCapacity")}, "InsufficientInstanceCapacity", 500),
             ({"permanent": RefusalOrder(error="QuotaExceeded")}, "InstanceLimitExceeded", 400),
             ({"permanent": RefusalOrder(error="PermissionDenied")}, "UnauthorizedOperation", 403),
@@ -95,6 +95,6 @@ class TestFaults:
         broken = FaultSettings(broken_listings=ListingOrder(times=1))
         async with self.served(tmp_path, faults=broken) as botocore:
             await botocore.run()
-            with pytest.raises(ClientError, match="Unavailable"):
+            with pytest.raises(ClientError, match="InternalError"):
                 await botocore.describe_instances()
             assert len((await botocore.describe_instances())["Reservations"]) == 1

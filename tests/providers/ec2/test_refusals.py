@@ -12,6 +12,7 @@ from one_provider_mad.errors import (
     BadParameter,
     InstanceNotFound,
     NoCapacity,
+    NotReached,
     PermissionDenied,
     ProviderError,
     ProviderUnavailable,
@@ -40,7 +41,8 @@ DOCUMENTED: dict[type[ProviderError], str] = {
     TokenMismatch: "IdempotentParameterMismatch",
     WrongState: "IncorrectInstanceState IncorrectState IncorrectModificationState VolumeInUse InvalidIPAddress.InUse"
     " Resource.AlreadyAssociated",
-    ProviderUnavailable: "InternalError InternalFailure ServiceUnavailable Unavailable RequestTimeout",
+    ProviderUnavailable: "InternalError InternalFailure ServiceUnavailable RequestTimeout",
+    NotReached: "Unavailable",
     BadParameter: "DryRunOperation InvalidAction InvalidCharacter InvalidPaginationToken InvalidParameter"
     " InvalidParameterCombination InvalidParameterValue InvalidQueryParameter MalformedQueryString MissingAction"
     " MissingParameter UnknownParameter UnsupportedInstanceAttribute UnsupportedOperation UnsupportedProtocol"
