@@ -248,6 +248,7 @@ class Engines:
             retries=self._options.retries,
             call_timeout=configuration.settings.call_timeout,
             knowledge=self._knowledge,
+            is_current=lambda: self._source.current() is configuration,
         )
         return Sight(cloud=cloud, is_certain=False)
 

@@ -7,6 +7,7 @@ import contextvars
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from enum import Enum
 from functools import partial
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import (
     InstanceNotFound,
     MadError,
+    NotReached,
     ProviderError,
     ProviderUnavailable,
     RequestRefused,
@@ -31,9 +33,73 @@ _Result = TypeVar("_Result")
 waiting_for: contextvars.ContextVar[str] = contextvars.ContextVar("waiting_for", default="the cloud")
 """What the running action waits for; its deadline's sentence says so."""
 
+
+class Patience(Enum):
+    """After which errors the running action asks again until its deadline; none of that is a retry."""
+
+    SHORT = "throttled"
+    """Nothing waits for the answer that could not come back later: a POLL, a debt."""
+
+    OUTAGE = "not carried out"
+    """Whatever certainly had no effect: an outage is no try."""
+
+    ANY = "passing"
+    """Every error that passes: stopping or terminating twice does no harm."""
+
+
+patience: contextvars.ContextVar[Patience] = contextvars.ContextVar("patience", default=Patience.SHORT)
+"""How long the running action goes on asking."""
+
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 20.0
 """Seconds between tries: doubled from the first to the longest, with as much again of jitter."""
+
+
+def goes_on(error: ProviderError) -> bool:
+    """True when the running action asks again after this error, however often it has done so."""
+    match patience.get():
+        case Patience.SHORT:
+            return isinstance(error, Throttled)
+        case Patience.OUTAGE:
+            return error.is_paced
+        case Patience.ANY:
+            return error.retryable
+
+
+class SettingsReplaced(Exception):
+    """Other settings are in force than those with which the running action waits for the cloud."""
+
+
+async def persist(
+    operation: str, ask: Callable[[], Awaitable[_Result]], *, keep_on: Callable[[], None] = lambda: None
+) -> _Result:
+    """Ask until there is an answer, for as long as the running action goes on.
+
+    Args:
+        operation: what it is called in sentences.
+        ask: asks once, with whatever retries it has itself.
+        keep_on: raises where it makes no sense to ask again.
+
+    Raises:
+        ProviderError: one after which the action does not go on.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            return await ask()
+        except ProviderError as error:
+            if not goes_on(error):
+                raise
+            waiting_for.set(f"{operation}: {error}")
+            asked = error.retry_after
+        pause = await _rest(pause, asked)
+        keep_on()
+
+
+async def _rest(pause: float, asked: float | None) -> float:
+    """Wait between two tries, as long as the cloud asks for; the pause after the next."""
+    await asyncio.sleep(asked or pause + random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - jitter is no secret
+    return min(2 * pause, _LONGEST_PAUSE)
 
 
 class Knowledge:
@@ -42,6 +108,7 @@ class Knowledge:
     Attributes:
         tasks: creates under way, by token: each is sent once, however many wait for it.
         waiters: how many wait, by token.
+        troubles: why a create is not taken, by token.
         shown: instances that the cloud has shown, and that are not known to be gone.
         stale_names: attributes that POLLs were answered with, and that the core may still show.
     """
@@ -49,6 +116,7 @@ class Knowledge:
     def __init__(self) -> None:
         self.tasks: dict[str, asyncio.Task[DeployId]] = {}
         self.waiters: Counter[str] = Counter()
+        self.troubles: dict[str, str] = {}
         self.shown: set[DeployId] = set()
         self.stale_names = StaleNames()
 
@@ -67,6 +135,7 @@ class Cloud:
         retries: further tries of a call that failed transiently (`-r`).
         call_timeout: seconds one call may take.
         knowledge: shared by every Cloud of a driver, since one may replace another meanwhile.
+        is_current: tells whether its settings are in force still.
     """
 
     def __init__(
@@ -77,6 +146,7 @@ class Cloud:
         retries: int,
         call_timeout: float,
         knowledge: Knowledge | None = None,
+        is_current: Callable[[], bool] = lambda: True,
     ) -> None:
         self.provider = provider
         self.owner = owner
@@ -88,6 +158,7 @@ class Cloud:
         self.knowledge = Knowledge() if knowledge is None else knowledge
         if isinstance(provider, NamedAttributes):
             self.knowledge.stale_names.expect(provider.attribute_names)
+        self._is_current = is_current
         self._started: set[asyncio.Task[DeployId]] = set()
 
     async def call(
@@ -109,15 +180,24 @@ class Cloud:
             try:
                 return await self._once(operation, send)
             except ProviderError as error:
-                failures += not isinstance(error, Throttled)
-                if not self._may_repeat(error, is_repeatable=is_repeatable, failures=failures):
+                is_free = goes_on(error) and (is_repeatable or error.definite)
+                failures += not is_free
+                if not (is_free or self._may_retry(error, is_repeatable=is_repeatable, failures=failures)):
                     raise
-                asked = error.retry_after if isinstance(error, Throttled) else None
+                asked = error.retry_after
+                if is_free and not isinstance(error, Throttled):
+                    waiting_for.set(f"{operation}: {error}")
                 # The error itself is not kept: its traceback holds this very frame, and both would stay in memory.
-            await asyncio.sleep(asked or pause + random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - jitter is no secret
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            pause = await _rest(pause, asked)
+            if is_free:
+                self.keep_on()
             if metrics.recorder is not None:
                 metrics.recorder.repeated(operation)
+
+    def keep_on(self) -> None:
+        """Raise SettingsReplaced in an action that waits for this cloud, while its settings are in force no more."""
+        if patience.get() is not Patience.SHORT and not self._is_current():
+            raise SettingsReplaced
 
     async def _once(self, operation: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
         sent = self._in_time(operation, send)
@@ -135,9 +215,7 @@ class Cloud:
                 f"{self.provider.name} did not answer {operation} within {self._call_timeout:g} s"
             ) from error
 
-    def _may_repeat(self, error: ProviderError, *, is_repeatable: bool, failures: int) -> bool:
-        if isinstance(error, Throttled):
-            return True  # it was not carried out: pacing it is no retry
+    def _may_retry(self, error: ProviderError, *, is_repeatable: bool, failures: int) -> bool:
         if not (error.retryable and failures <= self._retries):
             return False
         return is_repeatable or error.definite  # what was not even sent is sent for the first time
@@ -149,7 +227,11 @@ class Cloud:
 
         Ids that the cloud does not know are absent; further ids may be present.
         """
+        wanted = tuple(deploy_ids)
         waiting_for.set("the cloud's answer to describe")
+        return await persist("describe", lambda: self._look_once(wanted), keep_on=self.keep_on)
+
+    async def _look_once(self, deploy_ids: Iterable[DeployId]) -> Mapping[DeployId, Instance]:
         self._wanted.update(deploy_ids)
         if self._next_look is None:
             self._next_look = asyncio.get_running_loop().create_future()
@@ -158,6 +240,7 @@ class Cloud:
         return await asyncio.shield(self._next_look)
 
     async def _look_for_all(self) -> None:
+        patience.set(Patience.SHORT)  # each of those who wait has its own
         try:
             while self._next_look is not None:
                 await asyncio.sleep(0)  # let everybody who is about to ask ask
@@ -228,13 +311,15 @@ class Cloud:
         """
         loop = asyncio.get_running_loop()
         visible_by = loop.time() + grace
+        waiting_for.set("the cloud's answer to describe")
         while True:
             looked_at = loop.time()  # its answer may come late
             try:
-                instance = await self.look_at(deploy_id)
+                instance = (await self._look_once((deploy_id,))).get(deploy_id)
             except ProviderError as error:
                 if not error.retryable:
                     raise
+                self.keep_on()
                 # Not knowing is no news: keep waiting, the action's deadline bounds it.
                 waiting_for.set(f"{deploy_id} to be {goal} (last answer: {error})")
             else:
@@ -267,6 +352,10 @@ class Cloud:
         self.knowledge.waiters[call.token] += 1
         try:
             return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if trouble := self.knowledge.troubles.get(call.token):
+                waiting_for.set(f"create: {trouble}")
+            raise
         finally:
             self.knowledge.waiters[call.token] -= 1
             self.knowledge.waiters += Counter()  # forget those at zero
@@ -285,11 +374,13 @@ class Cloud:
             except (ProviderError, asyncio.CancelledError) as error:
                 # Cancelled is what a try is whose time has run out.
                 is_in_doubt |= not (isinstance(error, ProviderError) and error.definite)
+                if isinstance(error, NotReached):
+                    self.knowledge.troubles[call.token] = str(error)
                 raise
 
         try:
             deploy_id = await self.call("create", send, is_repeatable=self.provider.is_create_repeatable)
-        except MadError as error:
+        except (MadError, SettingsReplaced) as error:
             if is_in_doubt:
                 await record(None)
             is_refusal = isinstance(error, ProviderError) and error.definite and not isinstance(error, TokenSpent)
@@ -302,6 +393,7 @@ class Cloud:
 
     def _created(self, token: str, done: asyncio.Task[DeployId]) -> None:
         del self.knowledge.tasks[token]
+        self.knowledge.troubles.pop(token, None)
         self._started.discard(done)
         if not done.cancelled():
             done.exception()  # whoever sent it may have gone

@@ -9,7 +9,7 @@ from functools import partial
 import msgspec
 import structlog
 
-from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.cloud import Cloud, Patience, patience
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.finding import UNLISTED_SECONDS, Finder
 from one_provider_mad.actions.intents import Intent, intent_of
@@ -166,6 +166,7 @@ class Debts:
     async def _try(self, debt: Debt, _job: Job) -> None:
         """One try at one debt. Only cancellation escapes."""
         tries = debt.tries + 1
+        patience.set(Patience.SHORT)  # it has pauses of its own, in which others have its slot
         try:
             engine = await self._engines.current()
             async with asyncio.timeout(_TRY_TIMEOUT):

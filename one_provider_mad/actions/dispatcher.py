@@ -15,7 +15,7 @@ import structlog
 
 from one_provider_mad import metrics
 from one_provider_mad.actions.accepted import Accepted, Recovered, RequestJob
-from one_provider_mad.actions.cloud import waiting_for
+from one_provider_mad.actions.cloud import Patience, SettingsReplaced, patience, persist, waiting_for
 from one_provider_mad.actions.debts import Confirm, Debts
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.intents import is_end
@@ -24,10 +24,17 @@ from one_provider_mad.actions.last_poll import last_poll
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.outcomes import UNREPEATED, settle
-from one_provider_mad.actions.polling import NO_NEWS, poll
+from one_provider_mad.actions.polling import NO_NEWS, poll, tell_unknown
 from one_provider_mad.actions.queued import Backlog, Content
 from one_provider_mad.actions.replacing import follow_unanswered, replace_older, success_of_both
-from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS, HANDLERS, NEEDS_ONLY_TAGS, replaces
+from one_provider_mad.actions.table import (
+    CREATES_OR_DESTROYS,
+    FIRST_WORDS,
+    HANDLERS,
+    NEEDS_ONLY_TAGS,
+    STOPS_OR_DESTROYS,
+    replaces,
+)
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import (
     CannotTell,
@@ -331,6 +338,8 @@ class Dispatcher:
         try:
             return True, await self._within_deadline(accepted)
         except MadError as error:
+            if self._is_unknown(accepted, error):
+                return True, NO_NEWS
             await self._note_debt(accepted, error)
             return False, str(error)
         except (Exception, asyncio.CancelledError) as error:
@@ -340,6 +349,13 @@ class Dispatcher:
             sentence = internal_error(error)
             await self._note_debt(accepted, CannotTell(sentence))
             return False, sentence
+
+    def _is_unknown(self, accepted: Accepted, error: MadError) -> bool:
+        """True for a POLL that says nothing, since the cloud cannot be asked; a refused one says that VM is lost."""
+        if accepted.action is not Action.POLL or self._engines.is_verbatim or isinstance(error, RequestRefused):
+            return False
+        log.warning("POLL answered without news", vm=accepted.vm_id, reason=str(error))
+        return True
 
     async def _note_debt(self, accepted: Accepted, error: MadError) -> None:
         if _is_last_end(accepted):
@@ -368,12 +384,13 @@ class Dispatcher:
 
     async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
         is_read = accepted.known is not None
+        patience.set(_patience_of(accepted.action))
         request, message = await accepted.content.read()
         if accepted.action is Action.POLL:
             return await self._poll_alone(accepted, request, message)
         if not is_read:
             self._expect_look(accepted.action, request)
-        engine = await self._engines.current()
+        engine = await persist("account", self._engines.current)
         if engine.verbatim is not None:
             if (success := success_of_both(accepted, request)) is not None:
                 return success
@@ -381,8 +398,12 @@ class Dispatcher:
                 raise RequestRefused(UNREPEATED)  # a directory of scripts cannot tell
             await self._be_on_record(accepted, engine.journal)
             return await self._perform(engine.verbatim, accepted, request, message)
-        work = self._work(engine, request, deadline, accepted)
-        info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
+        try:
+            work = self._work(engine, request, deadline, accepted)
+            info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
+        except SettingsReplaced:
+            log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
+            return await self._carry_out(accepted, deadline)
         takes_back = not accepted.is_two_blank and not accepted.is_replaced
         if takes_back and (last := await last_poll(work, accepted.action)) is not None:
             self._send(last)
@@ -552,6 +573,7 @@ class Dispatcher:
     async def _poll(self, requests: list[VmRequest]) -> None:
         """Answer a batch of POLLs from one look at the cloud."""
         await self.core_is_up.wait()  # what is seen before would be old by then
+        patience.set(Patience.SHORT)
         waiting_for.set("its turn")
         unanswered = dict.fromkeys(range(len(requests)))
         seconds = self._deadline(Action.POLL)
@@ -571,21 +593,22 @@ class Dispatcher:
                     if number % _POLLS_AT_ONCE == 0:
                         await asyncio.sleep(0)
         except MadError as error:
-            sentence = str(error)
+            reason: MadError = error
         except (Exception, asyncio.CancelledError) as error:
             if is_cancelled(error):
                 raise
             if isinstance(error, TimeoutError) and limit.expired():
                 late = sum(self.lanes.is_listed(requests[number]) for number in unanswered)
-                sentence = _gave_up(Action.POLL, seconds, late)
+                reason = DeadlineExceeded(_gave_up(Action.POLL, seconds, late))
             else:
                 log.exception("poll failed unexpectedly")
-                sentence = internal_error(error)
+                reason = CannotTell(internal_error(error))
         else:
             return
+        tell_unknown([requests[number] for number in unanswered], reason)
         for number in unanswered:
             if self.lanes.is_listed(requests[number]):
-                self._reply(Action.POLL.value, requests[number].vm_id, sentence, is_success=False)
+                self._let_go(requests[number])
 
     async def pay_debts(self) -> None:
         """Destroy, for as long as the driver runs, what must be destroyed and could not be."""
@@ -657,8 +680,14 @@ class Dispatcher:
         raise AssertionError("one POLL, one answer")
 
     def _let_go(self, request: VmRequest) -> None:
-        """An action has overtaken this POLL: what its listing would tell may be over by then."""
+        """Nothing can be said of this VM: an action has overtaken its POLL, or the cloud cannot be asked."""
         self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)
+
+
+def _patience_of(action: Action) -> Patience:
+    if action is Action.POLL:
+        return Patience.SHORT
+    return Patience.ANY if action in STOPS_OR_DESTROYS else Patience.OUTAGE
 
 
 def _is_last_end(accepted: Accepted) -> bool:

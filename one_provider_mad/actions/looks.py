@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 
-from one_provider_mad.actions.cloud import Cloud, waiting_for
+from one_provider_mad.actions.cloud import Cloud, Patience, patience, persist, waiting_for
 from one_provider_mad.domain import DeployId, Instance, Value
 
 _FRESH_SECONDS = 30.0
@@ -51,6 +51,9 @@ class SharedLooks:
             ProviderError: the cloud could not be asked.
         """
         waiting_for.set("the cloud's answer to describe")
+        return await persist("describe", lambda: self._look_at(cloud, deploy_id), keep_on=cloud.keep_on)
+
+    async def _look_at(self, cloud: Cloud, deploy_id: DeployId) -> Instance | None:
         look = self._looked.pop(deploy_id, None)
         if look is not None and asyncio.get_running_loop().time() - look.begun <= _FRESH_SECONDS:
             task = look.task
@@ -72,6 +75,7 @@ class SharedLooks:
             task.exception()  # the actions that wait for it may all have been called off
 
     async def _look(self, cloud: Cloud) -> Mapping[DeployId, Instance]:
+        patience.set(Patience.SHORT)  # each of those who wait has its own
         await asyncio.sleep(max(0.0, self._begun + _APART_SECONDS - asyncio.get_running_loop().time()))
         async with self._gate:
             found = await cloud.describe(self._begin())

@@ -39,7 +39,8 @@ async def poll(
 ) -> AsyncIterator[tuple[VmRequest, Reply]]:
     """Answer POLLs from one look at the cloud, in the order they came.
 
-    A failed look fails them all: a state that is not known must not be told.
+    A failed look is no news: oned makes a VM UNKNOWN whose POLL fails, a power off that has just failed included
+    (src/vmm/VirtualMachineManagerDriver.cc, protocol).
 
     Args:
         cloud: what is looked at.
@@ -49,18 +50,21 @@ async def poll(
     try:
         found = await cloud.look({request.deploy_id for request in requests if request.deploy_id})
     except MadError as error:
+        tell_unknown(requests, error)
         for request in requests:
-            yield request, _failure(request, str(error))
+            yield request, _no_news(request)
         return
     lost = [request for request in requests if request.deploy_id not in found]
     found_by_tags = await _by_tags(cloud, lost) if lost else {}
+    if isinstance(found_by_tags, MadError):
+        tell_unknown(lost, found_by_tags)
     is_unusual = not isinstance(found_by_tags, MadError) and _is_unusual(cloud, requests, found.keys())
     for request in requests:
         instance = found.get(request.deploy_id)
         if instance is not None:
             yield request, answer(cloud, request, instance, is_certain=is_certain)
         elif isinstance(found_by_tags, MadError):
-            yield request, _failure(request, str(found_by_tags))
+            yield request, _no_news(request)
         elif (instance := found_by_tags.get(request.vm_id)) is not None:
             yield request, answer(cloud, request, instance)
         elif not is_certain or (is_unusual and request.deploy_id in cloud.knowledge.shown):
@@ -68,6 +72,11 @@ async def poll(
         else:
             cloud.knowledge.shown.discard(request.deploy_id)
             yield request, _failure(request, missing(request))
+
+
+def tell_unknown(requests: Sequence[VmRequest], error: MadError) -> None:
+    """Say in the driver's log why nothing is said of these VMs."""
+    log.warning("POLLs answered without news", vms=len(requests), first=requests[0].vm_id, reason=str(error))
 
 
 def _is_unusual(cloud: Cloud, requests: Sequence[VmRequest], found: Collection[DeployId]) -> bool:

@@ -68,6 +68,9 @@ CREATES_OR_DESTROYS = frozenset(
 )
 """Actions that a new process carries out again after a crash: each brings the instance to a state, so twice is once."""
 
+STOPS_OR_DESTROYS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP})
+"""Actions that only ever stop or terminate an instance, which may be asked for again and again."""
+
 FIRST_WORDS: dict[Action, Callable[[VmRequest], str]] = {
     Action.UPDATESG: lambda request: request.security_group_id,
     Action.UPDATENIC: lambda request: request.virtual_network_id,

@@ -21,7 +21,7 @@ from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.cli.driver_message import DEFAULT_STIME, Details, wire_line
 from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.engines import Engines
-from one_provider_mad.errors import ProviderError, ProviderUnavailable
+from one_provider_mad.errors import PermissionDenied, ProviderError, ProviderUnavailable
 from one_provider_mad.journal import Debt
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Malformed, Request
@@ -37,6 +37,8 @@ OWNER = "guards"
 VM = VmId(7)
 
 NO_ANSWER = ProviderUnavailable("the simulated cloud does not answer")
+REFUSED = PermissionDenied("the simulated cloud refuses")
+"""What passes is waited for by whatever stops or terminates, this is not."""
 
 _Result = TypeVar("_Result")
 

@@ -487,10 +487,10 @@ async def test_the_instance_of_a_cancelled_deploy_is_terminated_though_nobody_as
 
 
 async def test_what_a_failed_cleanup_left_is_terminated_though_nobody_asks_again(desk: Desk) -> None:
-    desk.world.provider.before["destroy"].extend(ProviderUnavailable("no answer") for _ in range(3))
+    desk.world.provider.before["destroy"].extend(PermissionDenied("not allowed") for _ in range(3))
     deploy_id = desk.world.provider.add(identity_of())
     async with paying(desk):
-        assert await desk.answer("CLEANUP", deploy_id=deploy_id) == "FAILURE no answer"
+        assert await desk.answer("CLEANUP", deploy_id=deploy_id) == "FAILURE not allowed"
         await settled(desk.world)
     assert desk.world.provider.state(deploy_id) is TERMINATED
 
@@ -498,7 +498,7 @@ async def test_what_a_failed_cleanup_left_is_terminated_though_nobody_asks_again
 async def test_a_vm_that_was_recreated_keeps_its_new_instance(desk: Desk) -> None:
     """CLEANUP fails, oned deploys anew all the same, and the debt is paid later."""
     old = desk.world.provider.add(identity_of(seq=0))
-    desk.world.provider.before["destroy"].extend(ProviderUnavailable("no answer") for _ in range(3))
+    desk.world.provider.before["destroy"].extend(PermissionDenied("not allowed") for _ in range(3))
     async with paying(desk):
         await desk.answer("CLEANUP", lcm_state=15, deploy_id=old)
         answer = await desk.answer("DEPLOY", seq=1)

@@ -12,7 +12,7 @@ import pytest
 from one_provider_mad.actions.debts import pay
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.domain import DeployId, Instance, InstanceState
-from one_provider_mad.errors import CannotTell, NotReached
+from one_provider_mad.errors import CannotTell, PermissionDenied
 from one_provider_mad.journal import ORPHAN, Debt
 from one_provider_mad.protocol.messages import Request
 from one_provider_mad.protocol.vmm import parse_line
@@ -127,8 +127,8 @@ async def test_a_cloud_that_goes_on_asking_is_cut_short_by_a_request_after_the_g
 
 async def test_a_guest_that_could_not_be_asked_has_its_time_yet(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
-    desk.world.provider.before["shut down"].append(NotReached("nobody takes a connection"))
-    assert (await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)).startswith("FAILURE nobody takes")
+    desk.world.provider.before["shut down"].append(PermissionDenied("not allowed"))
+    assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "FAILURE not allowed"
     await pass_time(1000)
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
     assert asked(desk.world) == ["shut down", "shut down"]

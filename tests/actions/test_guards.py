@@ -27,6 +27,7 @@ from one_provider_mad.errors import (
 )
 from tests.actions.cloud_faces import (
     NO_ANSWER,
+    REFUSED,
     VM,
     Console,
     Front,
@@ -133,7 +134,7 @@ async def test_a_lookup_by_tags_ends_only_this_life_of_the_vm(
 async def test_a_debt_does_not_end_what_has_become_somebody_elses(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
-        moods.failing["destroy"] = NO_ANSWER
+        moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE")
         assert await front.debts()
     moods.failing.clear()
@@ -161,7 +162,7 @@ async def test_a_lookup_that_failed_does_not_mean_gone(
     action, details = request_
     async with Front(place) as front:
         deploy_id = await front.deployed()
-        moods.failing["find"] = NO_ANSWER
+        moods.failing["find"] = REFUSED
         reply = await front.ask(action, **details)
     assert reply.startswith("FAILURE cannot tell whether VM 7's instance still exists")
     assert await console.alive() == {deploy_id}
@@ -173,7 +174,7 @@ async def test_an_instance_that_cannot_be_looked_at_is_not_gone(
 ) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
-        moods.failing["describe"] = NO_ANSWER
+        moods.failing["describe"] = REFUSED
         reply = await front.ask_about(deploy_id, request_)
     assert reply.startswith(f"FAILURE cannot tell whether instance {deploy_id} still exists")
     assert await console.alive() == {deploy_id}
@@ -559,7 +560,7 @@ async def test_a_refused_retry_does_not_make_gone_what_is_hidden_yet(
 async def test_a_debt_survives_a_restart(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
-        moods.failing["destroy"] = NO_ANSWER
+        moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE")
     assert await console.alive() == {deploy_id}
     moods.failing.clear()
@@ -574,7 +575,7 @@ async def test_a_debt_is_not_paid_with_the_instance_of_a_later_start(
 ) -> None:
     async with Front(place) as front:
         former = await front.deployed()
-        moods.failing["destroy"] = NO_ANSWER
+        moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=former, lcm_state=15)).startswith("FAILURE")
         ours = await front.deployed(seq=1)
         assert await console.alive() == {former, ours}
@@ -589,7 +590,7 @@ async def test_a_debt_without_an_id_is_not_paid_with_the_instance_of_a_later_sta
 ) -> None:
     async with Front(place) as front:
         former = await front.deployed()
-        moods.failing["destroy"] = moods.failing["find"] = NO_ANSWER
+        moods.failing["destroy"] = moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP", lcm_state=15)).startswith("FAILURE cannot tell")
         del moods.failing["find"]
         ours = await front.deployed(seq=1)
@@ -605,7 +606,7 @@ async def test_a_debt_without_an_id_is_not_paid_with_a_newer_instance_of_the_sam
 ) -> None:
     async with Front(place) as front:
         former = await front.deployed()
-        moods.failing["destroy"] = moods.failing["find"] = NO_ANSWER
+        moods.failing["destroy"] = moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP")).startswith("FAILURE cannot tell")
         await until(lambda: is_tried(front))  # and will not be again before long
         await console.terminate(former)
@@ -622,7 +623,7 @@ async def test_a_debt_without_an_id_is_not_paid_with_a_newer_instance_of_the_sam
 async def test_a_debt_with_an_id_is_paid_with_that_instance_alone(place: Place, console: Console, moods: Moods) -> None:
     former = await console.launch(identity())
     async with Front(place) as front:
-        moods.failing["destroy"] = NO_ANSWER
+        moods.failing["destroy"] = REFUSED
         ours = await front.deployed(seq=1)
         assert [debt.deploy_id for debt in await front.debts()] == [former]
     other = await console.launch(identity())
@@ -637,7 +638,7 @@ async def test_a_debt_without_an_id_leaves_later_starts_alone_whoever_made_them(
 ) -> None:
     async with Front(place) as front:
         await front.deployed()
-        moods.failing["destroy"] = moods.failing["find"] = NO_ANSWER
+        moods.failing["destroy"] = moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP", lcm_state=15)).startswith("FAILURE cannot tell")
     later = await console.launch(identity(seq=1))
     moods.failing.clear()
@@ -656,7 +657,7 @@ async def test_a_debt_is_not_paid_while_more_of_it_may_still_appear(
     moods.losing.add("create")
     async with Front(place) as front:
         assert (await front.ask("DEPLOY", seq=1)).startswith("FAILURE")
-        moods.failing["find"] = NO_ANSWER
+        moods.failing["find"] = REFUSED
         assert (await front.ask("CLEANUP", seq=1)).startswith("FAILURE cannot tell")
     assert len(await console.alive()) == 2
     moods.hidden.clear()
@@ -690,7 +691,7 @@ async def test_where_there_is_no_time_to_wait_all_that_may_still_appear_is_owed(
 async def test_a_debt_outlives_a_change_of_owner(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
-        moods.failing["destroy"] = NO_ANSWER
+        moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE")
     moods.failing.clear()
     configure(place, owner="somebody-new")
@@ -706,7 +707,7 @@ async def test_a_debt_outlives_a_change_of_owner(place: Place, console: Console,
 async def test_an_instance_that_is_owed_is_not_taken_over(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         former = await front.deployed()
-        moods.failing["destroy"] = NO_ANSWER
+        moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP")).startswith("FAILURE")
         ours = await front.deployed()
         assert await console.alive() == {former, ours}
@@ -750,7 +751,7 @@ async def test_what_a_called_off_deploy_has_made_goes_and_what_the_next_one_make
 ) -> None:
     configure(place, latency=0.1, **LAG)
     async with Front(place) as front:
-        moods.failing["destroy"] = NO_ANSWER
+        moods.failing["destroy"] = REFUSED
         front.send("DEPLOY")
         await until(lambda: is_creating(moods))
         front.send("DRIVER_CANCEL")

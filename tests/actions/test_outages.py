@@ -1,0 +1,173 @@
+"""An outage is no try: what certainly was not carried out waits, whatever `-r` says; ends go on after any failure."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from one_provider_mad.domain import DeployId, InstanceState
+from one_provider_mad.errors import NotReached, ProviderError, ProviderUnavailable, WrongEndpoint
+from one_provider_mad.journal import AttemptState
+from tests.actions.fakes import AbleCloud, Desk, a_desk, a_world, identity_of, pass_time, until
+
+pytestmark = pytest.mark.looptime
+
+REFUSED = NotReached("fake cannot be reached: Connection refused")
+NO_ANSWER = ProviderUnavailable("fake did not answer")
+
+CALLS = ("describe", "find", "list", "create", "start", "stop", "stop hard", "reboot", "destroy", "retag", "suspend")
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
+    """A driver with `-r 0`, on a cloud that can do everything."""
+    async with a_world(tmp_path, AbleCloud()) as world, a_desk(world) as desk:
+        yield desk
+
+
+def begin(desk: Desk, error: ProviderError = REFUSED) -> None:
+    """No call is answered any more."""
+    desk.world.provider.always.update(dict.fromkeys(CALLS, error))
+
+
+def end(desk: Desk) -> None:
+    desk.world.provider.always.clear()
+
+
+ACTIONS: dict[str, tuple[str, dict[str, Any], InstanceState]] = {
+    "deploy": ("DEPLOY", {}, InstanceState.RUNNING),
+    "resume": ("DEPLOY", {"lcm_state": 20}, InstanceState.STOPPED),
+    "poweroff": ("SHUTDOWN", {"lcm_state": 18}, InstanceState.RUNNING),
+    "poweroff-hard": ("CANCEL", {"lcm_state": 18}, InstanceState.RUNNING),
+    "undeploy": ("SHUTDOWN", {"lcm_state": 29}, InstanceState.RUNNING),
+    "suspend": ("SAVE", {"lcm_state": 6}, InstanceState.RUNNING),
+    "terminate": ("SHUTDOWN", {"lcm_state": 12}, InstanceState.RUNNING),
+    "terminate-hard": ("CANCEL", {"lcm_state": 12}, InstanceState.RUNNING),
+    "delete": ("CLEANUP", {"lcm_state": 23}, InstanceState.RUNNING),
+    "reboot": ("REBOOT", {}, InstanceState.RUNNING),
+}
+
+
+async def asked_in_an_outage(desk: Desk, name: str, error: ProviderError, seconds: float) -> str:
+    """The answer to an action that is asked for in an outage of so many seconds."""
+    action, details, state = ACTIONS[name]
+    deploy_id = DeployId("") if name == "deploy" else desk.world.provider.add(identity_of(), state)
+    begin(desk, error)
+    desk.ask(action, deploy_id=deploy_id, **details)
+    await pass_time(seconds)
+    end(desk)
+    return await desk.reply(action)
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+async def test_what_is_asked_for_in_an_outage_is_carried_out_after_it(desk: Desk, name: str) -> None:
+    answer = await asked_in_an_outage(desk, name, REFUSED, 60.0)
+    assert answer.startswith("SUCCESS ")
+    assert 60 <= now() < 110, "the longest pause is 20 s"
+
+
+@pytest.mark.parametrize("name", ["poweroff", "poweroff-hard", "undeploy", "suspend", "terminate", "delete"])
+async def test_stops_and_ends_go_on_after_any_failure_that_passes(desk: Desk, name: str) -> None:
+    assert await asked_in_an_outage(desk, name, NO_ANSWER, 60.0) == "SUCCESS -"
+
+
+@pytest.mark.parametrize("name", ["deploy", "resume", "reboot"])
+async def test_what_may_have_been_carried_out_counts_as_a_try(desk: Desk, name: str) -> None:
+    assert await asked_in_an_outage(desk, name, NO_ANSWER, 1.0) == "FAILURE fake did not answer"
+
+
+@pytest.mark.parametrize("name", ACTIONS)
+async def test_an_address_at_which_nothing_ever_answered_fails_at_once(desk: Desk, name: str) -> None:
+    error = WrongEndpoint("fake cannot be reached: its name cannot be resolved, check endpoint_url")
+    action, details, state = ACTIONS[name]
+    deploy_id = DeployId("") if name == "deploy" else desk.world.provider.add(identity_of(), state)
+    begin(desk, error)
+    answer = await desk.answer(action, deploy_id=deploy_id, **details)
+    assert answer.startswith("FAILURE ")
+    assert str(error) in answer
+    assert now() < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "call"),
+    [("deploy", 600, "find by tags"), ("poweroff", 300, "describe"), ("reboot", 300, "describe")],
+)
+async def test_an_outage_that_outlasts_the_deadline_is_named(desk: Desk, name: str, seconds: int, call: str) -> None:
+    answer = await asked_in_an_outage(desk, name, REFUSED, 1000.0)
+    assert answer == f"FAILURE gave up after {seconds} s waiting for {call}: fake cannot be reached: Connection refused"
+
+
+async def test_an_outage_that_begins_in_a_create_makes_one_instance(desk: Desk) -> None:
+    desk.world.provider.before["create"].extend([REFUSED] * 4)
+    assert await desk.answer("DEPLOY") == "SUCCESS i-1"
+    assert len(desk.world.provider.instances) == 1
+    assert {attempt.token for attempt in await desk.world.attempts()} == set(desk.world.provider.tokens)
+
+
+async def test_nothing_is_created_once_an_outage_has_failed_the_deploy(desk: Desk) -> None:
+    desk.world.provider.always["create"] = REFUSED
+    assert (await desk.answer("DEPLOY")).startswith("FAILURE gave up after 600 s waiting for create: fake cannot")
+    end(desk)
+    await pass_time(1000)
+    assert desk.world.provider.instances == {}
+    assert await desk.answer("DEPLOY") == "SUCCESS i-1"
+    assert [each.state for each in await desk.world.attempts()][-1] is AttemptState.CREATED
+
+
+async def test_an_outage_while_the_instance_stops_is_waited_out(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=18)
+    await until(lambda: desk.world.provider.count("stop") == 1)
+    begin(desk)
+    await pass_time(100)
+    end(desk)
+    assert await desk.reply("SHUTDOWN") == "SUCCESS -"
+
+
+async def test_a_driver_that_is_started_in_an_outage_carries_out_what_it_is_asked(desk: Desk) -> None:
+    desk.engines.error = REFUSED
+    desk.ask("DEPLOY")
+    await pass_time(60)
+    desk.engines.error = None
+    assert await desk.reply("DEPLOY") == "SUCCESS i-1"
+
+
+async def test_a_poll_is_answered_at_once_though_others_wait_for_the_cloud(desk: Desk) -> None:
+    ids = [desk.world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
+    begin(desk)
+    desk.ask("SHUTDOWN", deploy_id=ids[0], lcm_state=18)
+    await pass_time(10)
+    before = now()
+    desk.ask("POLL", 8, deploy_id=ids[1], release="5.10")
+    assert await desk.reply("POLL", 8) == "SUCCESS STATE=-"
+    assert now() - before < 1
+    end(desk)
+    assert await desk.reply("SHUTDOWN") == "SUCCESS -"
+
+
+async def test_the_vm_of_a_power_off_that_failed_is_left_as_it_is(desk: Desk) -> None:
+    """5.10 polls it then, and makes a VM UNKNOWN whose POLL fails."""
+    deploy_id = desk.world.provider.add(identity_of())
+    begin(desk)
+    assert (await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18, release="5.10")).startswith("FAILURE ")
+    assert await desk.answer("POLL", deploy_id=deploy_id, release="5.10") == "SUCCESS STATE=-"
+
+
+async def test_a_call_off_ends_the_waiting(desk: Desk) -> None:
+    begin(desk)
+    desk.ask("DEPLOY")
+    await pass_time(30)
+    desk.write(b"DRIVER_CANCEL  7 ")
+    await desk.settled()
+    end(desk)
+    await pass_time(1000)
+    assert desk.world.provider.instances == {}
+    assert desk.replies("DEPLOY") == []
