@@ -1,9 +1,10 @@
 """After a crash: oned starts the driver again at once and re-sends nothing (decision 13).
 
 What the dead process left unanswered is carried out again, when the same oned started both within a minute and doing
-it twice is doing it once. Everything else gets a FAILURE that says what to do. Either way a newer request for the VM
-comes first: then the old one is not answered any more, since its answer would be taken for the new one's. What another
-core has asked for is settled by what the cloud shows (actions/settling.py).
+it twice is doing it once; what several processes have begun so is looked for, and answered by what the cloud shows.
+Everything else gets a FAILURE that says what to do. Either way a newer request for the VM comes first: then the old one
+is not answered any more, since its answer would be taken for the new one's. What another core has asked for is settled
+by what the cloud shows (actions/settling.py).
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ FAILURES_AFTER = 3.0
 """Seconds after INIT before old requests fail: time for oned, or a person, to ask anew."""
 
 MOST_TAKERS = 3
-"""How many processes may take a request over: one that ends them all is not to be tried for ever."""
+"""How many processes may carry a request out again: one that ends them all is not to be tried for ever."""
+
+MOST_LOOKERS = 30
+"""How many processes may take it, those included that only look what has become of it: looking changes nothing, and
+who kills drivers in a row is mostly not the request."""
 
 _LINGER_SECONDS = 15.0
 """How long an old process may outlive its FINALIZE; up to 5.12 oned does not kill it (src/mad/Mad.cc, reload)."""
@@ -154,6 +159,9 @@ class Recovery:
         again = [request for request in left if self._may_repeat(dead.writer, request)]
         await self._repeat(again)
         left = [request for request in left if request not in again]
+        looked_for = [request for request in left if self._may_look_for(dead.writer, request)]
+        await self._look_for(looked_for)
+        left = [request for request in left if request not in looked_for]
         if self._hand_over is not None and dead.writer.parent != Process.parent():
             await self._hand_over(left)
         else:
@@ -180,8 +188,14 @@ class Recovery:
         )
 
     def _may_repeat(self, writer: Writer, request: OpenRequest) -> bool:
+        return request.takers < MOST_TAKERS and self._is_restart(writer, request)
+
+    def _may_look_for(self, writer: Writer, request: OpenRequest) -> bool:
+        return MOST_TAKERS <= request.takers < MOST_LOOKERS and self._is_restart(writer, request)
+
+    def _is_restart(self, writer: Writer, request: OpenRequest) -> bool:
         """The same oned started both processes, a moment apart, and doing it twice is doing it once."""
-        if not request.payload or Action(request.action) not in CREATES_OR_DESTROYS or request.takers >= MOST_TAKERS:
+        if not request.payload or Action(request.action) not in CREATES_OR_DESTROYS:
             return False
         last_sign = max(writer.seen_at, request.opened_at)
         return writer.parent == Process.parent() and 0 <= self._clock() - last_sign <= RESTART_SECONDS
@@ -214,6 +228,27 @@ class Recovery:
             return
         log.info("request taken over", action=request.action, vm=request.vm_id)
         self._dispatcher.take_over(as_sent(request), number=request.id, asked_at=request.opened_at)
+
+    async def _look_for(self, requests: list[OpenRequest]) -> None:
+        """Answer requests that have had their tries by what the cloud shows: most of it was done all the same."""
+        waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
+        if not waiting:
+            return
+        await self._until(FAILURES_AFTER)
+        await self._core_is_up.wait()
+        self._open_output()
+        for request, newer in waiting:
+            if newer.is_superseded:
+                self._close(request)
+                continue
+            try:
+                await self._journal.take_request(request.id)
+            except JournalError as error:
+                log.warning("request not looked for", action=request.action, vm=request.vm_id, error=str(error))
+                await self._fail([request])
+                continue
+            log.info("request looked for", action=request.action, vm=request.vm_id, takers=request.takers)
+            self._dispatcher.settle(as_sent(request), number=request.id)
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
         waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]

@@ -399,26 +399,65 @@ async def test_a_payload_that_cannot_be_read_any_more_is_a_failure(desk: Desk) -
     assert await left_over(desk.world) == []
 
 
-async def test_a_request_that_has_outlived_several_drivers_is_not_given_to_another_one(desk: Desk) -> None:
+async def leave_after(world: World, takers: int, left: Request) -> None:
+    """Leave a request that so many processes have taken over, each of which died."""
+    await leave(world, left)
+    died = Process(pid=4_100_000, start="an earlier time")
+    await leave(world, writer=died)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Process, "current", lambda: died)
+        journal = Journal(world.journal.path, clock=world.clock, on_lost=pytest.fail)
+    await journal.open()
+    [left_one] = await journal.open_requests()
+    await journal.take_request(left_one.id, takers=takers)
+    await journal.forget_writer(DEAD)
+    await journal.close()
+
+
+async def test_a_request_that_has_outlived_very_many_drivers_is_not_given_to_another_one(desk: Desk) -> None:
     """It may be what they died of."""
-    previous = DEAD
-    await leave(desk.world, request("DEPLOY"))
-    for number in range(5):
-        died = Process(pid=4_100_000 + number, start="an earlier time")
-        await leave(desk.world, writer=died)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Process, "current", lambda: died)  # noqa: B023 - used at once
-            journal = Journal(desk.world.journal.path, clock=desk.world.clock, on_lost=pytest.fail)
-        await journal.open()
-        [left] = await journal.open_requests()
-        assert left.writer == previous
-        await journal.take_request(left.id)
-        await journal.forget_writer(previous)
-        await journal.close()
-        previous = died
+    desk.world.provider.add(identity_of())
+    await leave_after(desk.world, 30, request("DEPLOY"))
     await recover(desk)
     assert desk.lines == [f"DEPLOY FAILURE 7 {SENTENCE}"]
     assert desk.world.provider.calls == []
+
+
+@pytest.mark.parametrize("takers", [3, 10])
+async def test_an_instance_is_looked_for_once_more_before_its_deploy_fails(desk: Desk, takers: int) -> None:
+    """Drivers that are killed in a row have mostly made it all the same."""
+    deploy_id = desk.world.provider.add(identity_of())
+    await leave_after(desk.world, takers, request("DEPLOY"))
+    await recover(desk)
+    assert desk.lines == [f"DEPLOY SUCCESS 7 {deploy_id}"]
+    assert await left_over(desk.world) == []
+
+
+async def test_nothing_is_carried_out_by_the_last_look(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of(8))
+    await leave_after(desk.world, 3, request("DEPLOY"))
+    await recover(desk)
+    [answer] = desk.lines
+    assert answer.startswith("DEPLOY FAILURE 7 no instance was made before the driver or OpenNebula ended")
+    assert desk.world.provider.count("create") == 0
+    assert desk.world.provider.alive() == [deploy_id]
+
+
+@pytest.mark.parametrize(
+    ("state", "answer"),
+    [
+        (InstanceState.STOPPED, "SUCCESS 7 -"),
+        (InstanceState.RUNNING, "FAILURE 7 instance i-1 is running: it was not stopped"),
+    ],
+)
+async def test_a_power_off_is_answered_by_the_state_that_the_last_look_shows(
+    desk: Desk, state: InstanceState, answer: str
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of(), state)
+    await leave_after(desk.world, 3, request("SHUTDOWN", lcm_state=18, deploy_id=deploy_id))
+    await recover(desk)
+    assert desk.lines[0].startswith(f"SHUTDOWN {answer}")
+    assert desk.world.provider.count("stop") == 0
 
 
 # A newer request comes first
