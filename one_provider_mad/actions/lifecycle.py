@@ -15,6 +15,7 @@ from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import LCM_STATES, Intent
 from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.policy import check_attributes, check_section
+from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.actions.resuming import Resumption
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
@@ -181,7 +182,7 @@ async def start(work: Work) -> str:
     instance = await work.finder.locate(work.request)
     provider, deploy_id = work.cloud.provider, instance.deploy_id
     if instance.state.is_gone:
-        raise WrongState(f"instance {deploy_id} is {instance.raw_state} and cannot be started again")
+        raise WrongState(gone_for_good(instance, lcm_state=work.request.lcm_state))
     if instance.state in (InstanceState.STOPPING, InstanceState.SUSPENDING):
         instance = await work.cloud.watch(deploy_id, STOPPED, goal="stopped")
     await _note(work, work.journal.sync())
@@ -261,7 +262,7 @@ async def suspend(work: Work) -> str:
 async def _alive(work: Work) -> Instance:
     instance = await work.finder.locate(work.request)
     if instance.state.is_gone:
-        raise WrongState(f"instance {instance.deploy_id} is {instance.raw_state}")
+        raise WrongState(gone_for_good(instance))
     return instance
 
 

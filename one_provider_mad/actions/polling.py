@@ -8,6 +8,7 @@ import structlog
 
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import missing
+from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import MadError
 from one_provider_mad.protocol.messages import Action, Reply
@@ -117,8 +118,8 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: 
     if letter is None and not is_certain:
         return _no_news(request)
     if letter is None:
-        # Not POWEROFF: a terminated instance cannot be started again, and UNKNOWN with this sentence says so.
-        return _failure(request, f"instance {instance.deploy_id} is {instance.raw_state}")
+        # Not POWEROFF, from which up to 6.8 nobody can recreate a VM: UNKNOWN, and this sentence says how.
+        return _failure(request, gone_for_good(instance))
     known, usage, attributes = cloud.knowledge.stale_names, instance.usage, instance.attributes
     stale = known.of(request.vm_id, attributes, usage)
     info = format_poll(letter, usage, attributes, stale=stale, is_legacy=request.is_legacy_poll)

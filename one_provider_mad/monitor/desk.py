@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 
 import structlog
 
@@ -12,10 +12,11 @@ from one_provider_mad import metrics
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
+from one_provider_mad.monitor.gone import GoneVms
 from one_provider_mad.monitor.host import Load, letter_of, report_of, told_room
 from one_provider_mad.monitor.saying import Output, Saying, Stamps
 from one_provider_mad.monitor.schedule import HostSchedule
-from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside
+from one_provider_mad.monitor.sweep import Sweeper, aside
 from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import asked, format_legacy_reply, format_log, refuse
@@ -74,6 +75,7 @@ class Desk:
         self._era: Era | None = None
         self._untold: list[HostLog] = []
         self._hosts: dict[int, HostSchedule] = {}
+        self._gone: dict[int, GoneVms] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
         self._called_off: dict[int, float] = {}
@@ -280,13 +282,16 @@ class Desk:
             warning=sweep.warning,
         )
         is_old = told.monitor.is_before_4_14
+        seen, now = sweep.vms(request.host_id), asyncio.get_running_loop().time()
+        # Up to 4.12 an `e` is a FAILED VM for ever, and one that is left out is UNKNOWN.
+        gone = {} if is_old else self._gone.setdefault(request.host_id, GoneVms()).letters(seen, now=now)
 
         def write() -> str:
-            vms = _legacy_vms(sweep, request.host_id, self._sweeper.stale_names)
+            vms = _legacy_vms(seen, gone, self._sweeper.stale_names)
             self._note_reported(request.host_id, vms)
             return reports.legacy_report(report, vms, is_before_4_14=is_old)
 
-        return await aside(len(sweep.vms(request.host_id)), write)
+        return await aside(len(seen), write)
 
     def _note_reported(self, host_id: int, vms: Collection[LegacyVm]) -> None:
         """Note what was reported, for certain of VMs that run and ran the last time.
@@ -373,19 +378,23 @@ def _era_of(request: ImRequest | Unreadable) -> Era:
     return Era.MODERN if isinstance(request, StartMonitor) else request.era
 
 
-def _legacy_vms(sweep: Sweep, host_id: int, stale_names: StaleNames) -> list[LegacyVm]:
-    """VMs that are named; what is missing is left out, and the core powers it off after two reports."""
-    return [_legacy_vm(vm, stale_names) for vm in sweep.vms(host_id) if vm.is_listed]
+def _legacy_vms(vms: Sequence[SeenVm], gone: Mapping[VmId, str], stale_names: StaleNames) -> list[LegacyVm]:
+    """VMs that are named; `gone` has the letters of those whose instances are. The core powers off what is left out."""
+    return [
+        _legacy_vm(vm, gone.get(vm.state.vm_id, ""), stale_names)
+        for vm in vms
+        if vm.is_listed or vm.state.vm_id in gone
+    ]
 
 
-def _legacy_vm(vm: SeenVm, stale_names: StaleNames) -> LegacyVm:
+def _legacy_vm(vm: SeenVm, gone: str, stale_names: StaleNames) -> LegacyVm:
     vm_id, instance = vm.state.vm_id, vm.instance
     if instance is None:
-        return LegacyVm(vm_id=vm_id, deploy_id=vm.state.deploy_id, state_letter="-")
+        return LegacyVm(vm_id=vm_id, deploy_id=vm.state.deploy_id, state_letter=gone or "-")
     return LegacyVm(
         vm_id=vm_id,
         deploy_id=vm.state.deploy_id,
-        state_letter="-" if vm.state.state is VmWord.UNKNOWN else letter_of(instance.state),
+        state_letter=gone or ("-" if vm.state.state is VmWord.UNKNOWN else letter_of(instance.state)),
         name=instance.name,
         usage=instance.usage,
         attributes=instance.attributes,

@@ -20,6 +20,7 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
 from one_provider_mad.journal import ORPHAN, Debt, Journal
+from one_provider_mad.orphans.ended import EndedInstances, sentence_for
 from one_provider_mad.orphans.grounds import is_back, is_needed, is_over, lives_on
 from one_provider_mad.orphans.last_look import LastLook
 from one_provider_mad.orphans.machine import MACHINE
@@ -75,13 +76,20 @@ class OpenNebula(Protocol):
         """These VMs, DONE or not."""
 
 
+class Tell(Protocol):
+    """Says something in oned's log, or in the log of a VM."""
+
+    def __call__(self, severity: Severity, text: str, vm_id: VmId | None = None, /) -> None:
+        """Say it."""
+
+
 class Reconciler:
     """Finds orphans, tells of them, and has them destroyed where the configuration wants that.
 
     Args:
         engines: the cloud and the journal.
         opennebula: whose instances they are.
-        tell: says something in oned's log.
+        tell: says something in oned's log, or in a VM's.
         is_busy: tells whether an action of a VM is under way.
         clock: seconds since the epoch.
         machine: tells which machine this is; not called on the loop.
@@ -97,7 +105,7 @@ class Reconciler:
         engines: EngineSource,
         opennebula: OpenNebula,
         *,
-        tell: Callable[[Severity, str], None],
+        tell: Tell,
         is_busy: Callable[[VmId], bool],
         clock: Callable[[], float],
         machine: Callable[[], str],
@@ -114,6 +122,8 @@ class Reconciler:
         self.last_look = LastLook(engines, opennebula, machine=machine)
         self._sightings: dict[DeployId, Sighting] = {}
         self._told: dict[DeployId, Verdict] = {}
+        self._ended = EndedInstances()
+        self._release: tuple[int, ...] | None = None
         self._warned: set[str] = set()
         self._timetable = Timetable(clock)
         self._remembered: Sequence[Mapping[str, Any]] = ()
@@ -164,7 +174,8 @@ class Reconciler:
         """What is told in oned's log has a form that depends on it."""
         if self._learn_release is not None:
             with suppress(ProviderError):  # then it is asked again next time
-                self._learn_release(await self._opennebula.release())
+                self._release = await self._opennebula.release()
+                self._learn_release(self._release)
                 self._learn_release = None
 
     async def take_up(self) -> None:
@@ -221,6 +232,7 @@ class Reconciler:
         living = await self._opennebula.living()
         await self._free_parked(engine.journal, living, asked_at)
         instances = await cloud.list_instances()
+        await self._tell_ended(cloud, instances, living)
         findings = await self._findings(instances, living, engine.journal, owner=cloud.owner)
         now = self._clock()
         self._sightings.update(_sighting(each, owner=cloud.owner) for each in self._remembered)
@@ -264,6 +276,22 @@ class Reconciler:
         return {vm_id for vm_id in vm_ids if vm_id in unanswered or self._is_busy(vm_id)}
 
     # Telling
+
+    async def _tell_ended(self, cloud: Cloud, instances: list[Instance], living: Mapping[VmId, VmDocument]) -> None:
+        """A VM whose instance somebody else has terminated looks only lost: its log says what a person can do."""
+        ended = await self._ended.untold(cloud, instances, living)
+        if not ended:
+            return
+        documents = await self._opennebula.documents(ended.keys())  # an action may have ended it since
+        for vm_id, instance in ended.items():
+            vm = documents.get(vm_id)
+            is_lost = vm is not None and vm.is_at_rest and vm.deploy_id == instance.deploy_id
+            if vm is None or not is_lost or self._is_busy(vm_id):
+                continue
+            sentence = sentence_for(vm, instance, release=self._release)
+            log.warning("instance ended without OpenNebula", vm=vm_id, reason=sentence)
+            self._tell(Severity.ERROR, sentence, vm_id)
+            self._ended.told(instance.deploy_id)
 
     async def _parts_or_problem(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> tuple[list[LoosePart], str]:
         """Parts, or why they are not known: a permission for them is another one, and instances cost more."""

@@ -218,6 +218,23 @@ async def test_an_instance_that_is_still_stopping_is_started_afterwards(
     assert asked(world) == ["start"]
 
 
+@pytest.mark.parametrize(
+    ("lcm_state", "remedy"),
+    [
+        pytest.param(19, "", id="from-unknown"),
+        pytest.param(20, " (before 6.10 onevm undeploy first)", id="from-poweroff"),
+        pytest.param(21, " (before 6.10 onevm stop first)", id="from-suspended"),
+        pytest.param(32, "", id="from-undeployed"),
+    ],
+)
+async def test_what_is_gone_for_good_says_how_the_vm_is_recreated(world: World, lcm_state: int, remedy: str) -> None:
+    deploy_id = world.provider.add(identity_of(), TERMINATED)
+    with pytest.raises(WrongState) as caught:
+        await perform(world, Intent.START, deploy_id=deploy_id, lcm_state=lcm_state)
+    expected = f"instance {deploy_id} is terminated for good: onevm recover --recreate makes a new one{remedy}"
+    assert str(caught.value) == expected
+
+
 @pytest.mark.parametrize("state", [TERMINATED, TERMINATING])
 async def test_an_instance_that_is_gone_cannot_be_started_and_nothing_is_made(
     world: World, state: InstanceState
@@ -225,7 +242,7 @@ async def test_an_instance_that_is_gone_cannot_be_started_and_nothing_is_made(
     deploy_id = world.provider.add(identity_of(), state)
     with pytest.raises(WrongState) as caught:
         await perform(world, Intent.START, deploy_id=deploy_id)
-    assert str(caught.value) == f"instance {deploy_id} is {state.value} and cannot be started again"
+    assert str(caught.value).startswith(f"instance {deploy_id} is {state.value} for good: ")
     assert asked(world) == []
 
 

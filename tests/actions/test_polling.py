@@ -52,7 +52,8 @@ async def test_a_terminated_instance_is_a_failure_since_it_cannot_be_started_aga
     world: World, state: InstanceState
 ) -> None:
     deploy_id = world.provider.add(identity_of(), state)
-    assert await answers(world, request_of(deploy_id=deploy_id)) == [f"! instance {deploy_id} is {state.value}"]
+    expected = f"! instance {deploy_id} is {state.value} for good: onevm recover --recreate makes a new one"
+    assert await answers(world, request_of(deploy_id=deploy_id)) == [expected]
 
 
 async def test_without_a_journal_what_is_found_is_told_and_nothing_is_called_gone(world: World) -> None:

@@ -290,7 +290,9 @@ def test_a_start_of_what_was_terminated_fails(served: Driver, vm_id: int) -> Non
     deploy_id = served.created(wire.deploy(vm_id))
     assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
     reply = served.ask(wire.resume(vm_id, deploy_id))
-    assert reply == f"FAILURE instance {deploy_id} is terminated and cannot be started again"
+    assert reply.startswith(
+        f"FAILURE instance {deploy_id} is terminated for good: onevm recover --recreate makes a new"
+    )
 
 
 def test_a_deploy_without_id_and_state_creates(served: Driver, vm_id: int) -> None:
@@ -508,7 +510,8 @@ def test_a_poll_tells_the_state_by_its_letter(
 def test_a_poll_of_what_is_gone_fails_with_a_sentence(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
-    assert served.ask(wire.poll(vm_id, deploy_id)) == f"FAILURE instance {deploy_id} is terminated"
+    gone = f"FAILURE instance {deploy_id} is terminated for good: onevm recover --recreate makes a new one"
+    assert served.ask(wire.poll(vm_id, deploy_id)) == gone
     assert served.ask(wire.poll(vm_id, "sim-nowhere")) == (f"FAILURE instance sim-nowhere of VM {vm_id} does not exist")
 
 

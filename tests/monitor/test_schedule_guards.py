@@ -163,16 +163,45 @@ async def test_nothing_is_said_while_nobody_knows_which_vms_there_are(one: Studi
     assert [(line.status, line.text) for line in one.lines("MONITOR")] == [("SUCCESS", "")]
 
 
-async def test_what_is_missing_is_left_out_of_a_report_and_what_may_be_there_is_not(one: Studio) -> None:
+async def test_what_is_missing_is_lost_and_what_may_be_there_is_not(one: Studio) -> None:
     one.set(missing_after=2)
     one.add(7)
     gone = one.add(8)
     assert await asked(one) == {7: "a", 8: "a"}
     del one.cloud.instances[gone]
     assert await asked(one) == {7: "a", 8: "-"}
-    assert await asked(one) == {7: "a"}
+    assert await asked(one) == {7: "a", 8: "e"}
+    assert await asked(one) == {7: "a", 8: "-"}
     one.cloud.always["list"] = OUTAGE
     assert await asked(one) == {7: "-"}
+
+
+async def test_what_is_gone_is_said_so_once_and_rarely_again(one: Studio) -> None:
+    """Each time is a line in the VM's log; a VM that oned was changing just then has to hear it again."""
+    one.set(missing_after=1)
+    gone = one.add(8)
+    await asked(one)
+    del one.cloud.instances[gone]
+    said = [(await asked(one))[8] for _ in range(200)]
+    assert said[:2] == ["e", "-"]
+    assert 2 <= said.count("e") <= 1 + 200 * 10 // 900 + 1
+
+
+async def test_what_is_gone_is_left_out_where_missing_state_is_poweroff(one: Studio) -> None:
+    one.set(missing_after=1, missing_state="POWEROFF")
+    gone = one.add(8)
+    await asked(one)
+    del one.cloud.instances[gone]
+    assert [await asked(one) for _ in range(2)] == [{}, {}]
+
+
+async def test_up_to_4_12_what_is_gone_is_left_out(one: Studio) -> None:
+    """There an `e` is a FAILED VM for ever, and a VM that is left out is UNKNOWN."""
+    one.set(missing_after=1, is_before_4_14=True)
+    gone = one.add(8)
+    await asked(one)
+    del one.cloud.instances[gone]
+    assert [await asked(one) for _ in range(2)] == [{}, {}]
 
 
 async def test_while_the_cloud_cannot_be_asked_the_vms_of_the_host_are_named_and_no_others(one: Studio) -> None:

@@ -138,6 +138,7 @@ class Front:
         self.machine = "here"
         self.busy: set[int] = set()
         self.told: list[str] = []
+        self.vm_logs: list[tuple[VmId, Severity, str]] = []
         self.set_by = 0.0
         self.learned: list[tuple[int, ...]] = []
         self.looks: list[float] = []
@@ -162,7 +163,10 @@ class Front:
             core_is_up=self.core_is_up,
         )
 
-    def _tell(self, severity: Severity, text: str) -> None:
+    def _tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
+        if vm_id is not None:
+            self.vm_logs.append((vm_id, severity, text))
+            return
         assert severity is Severity.WARNING
         self.told.append(text)
 

@@ -1,0 +1,69 @@
+"""Instances that have ended without OpenNebula: their VMs' logs say so once, and how the VM is recreated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.recreating import recreate_from
+from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
+from one_provider_mad.orphans.verdicts import VmDocument
+
+_STATES = {8: "POWEROFF", 5: "SUSPENDED"}
+"""VM/STATE of those that some releases do not recreate (include/VirtualMachine.h, VmState)."""
+
+
+class EndedInstances:
+    """What was alive, and what was told; one for the driver's life."""
+
+    def __init__(self) -> None:
+        self._alive: set[DeployId] = set()
+        self._told: set[DeployId] = set()
+
+    async def untold(
+        self, cloud: Cloud, instances: Collection[Instance], living: Mapping[VmId, VmDocument]
+    ) -> dict[VmId, Instance]:
+        """The instance of each VM at rest that has ended and was not told of.
+
+        Args:
+            cloud: asked about instances that a listing leaves out once they have ended.
+            instances: a complete listing.
+            living: every VM that is not DONE.
+
+        Raises:
+            ProviderError: the cloud does not answer.
+        """
+        owned = [vm for vm in living.values() if vm.is_at_rest and vm.deploy_id and vm.deploy_id not in self._told]
+        shown = {each.deploy_id: each for each in instances}
+        unlisted = [vm.deploy_id for vm in owned if vm.deploy_id in self._alive and vm.deploy_id not in shown]
+        if unlisted:
+            shown.update(await cloud.look(unlisted))
+        self._remember(instances, living.values())
+        return {
+            vm.vm_id: instance
+            for vm in owned
+            if (instance := shown.get(vm.deploy_id)) is not None
+            and instance.state is InstanceState.TERMINATED
+            and _is_of(instance, vm, owner=cloud.owner)
+        }
+
+    def told(self, deploy_id: DeployId) -> None:
+        """Its VM's log says so by now."""
+        self._told.add(deploy_id)
+
+    def _remember(self, instances: Iterable[Instance], living: Iterable[VmDocument]) -> None:
+        named = {vm.deploy_id for vm in living}
+        self._alive = {each.deploy_id for each in instances if not each.state.is_gone} | (self._alive & named)
+        self._told &= named
+
+
+def _is_of(instance: Instance, vm: VmDocument, *, owner: str) -> bool:
+    who = instance.identity
+    return who is not None and (who.owner, who.vm_id, who.stime) == (owner, vm.vm_id, vm.stime)
+
+
+def sentence_for(vm: VmDocument, instance: Instance, *, release: tuple[int, ...] | None) -> str:
+    """What the VM's log is to say; `release`: OpenNebula's, None where nobody knows it."""
+    because = f" ({instance.reason})" if instance.reason else ""
+    remedy = recreate_from(_STATES.get(vm.state, ""), release=release)
+    return f"instance {instance.deploy_id} is {instance.raw_state} for good{because}: {remedy}"
