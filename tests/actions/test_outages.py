@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
+from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.finding import Finder
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import NotReached, ProviderError, ProviderUnavailable, WrongEndpoint
 from one_provider_mad.journal import AttemptState
-from tests.actions.fakes import AbleCloud, Desk, a_desk, a_world, identity_of, pass_time, until
+from tests.actions.fakes import OWNER, AbleCloud, Desk, a_desk, a_world, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime
 
@@ -159,6 +161,26 @@ async def test_the_vm_of_a_power_off_that_failed_is_left_as_it_is(desk: Desk) ->
     begin(desk)
     assert (await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18, release="5.10")).startswith("FAILURE ")
     assert await desk.answer("POLL", deploy_id=deploy_id, release="5.10") == "SUCCESS STATE=-"
+
+
+@pytest.mark.parametrize("name", ["deploy", "poweroff", "terminate", "reboot"])
+async def test_an_action_that_waits_goes_on_with_settings_that_were_corrected(desk: Desk, name: str) -> None:
+    """Somebody corrects the endpoint, or edits the outage away: that is another provider from then on."""
+    action, details, state = ACTIONS[name]
+    wrong, right = desk.world, AbleCloud()
+    deploy_id = DeployId("") if name == "deploy" else right.add(identity_of(), state)
+    is_corrected = False
+    begin(desk)
+    settings = {"owner": OWNER, "retries": 0, "call_timeout": 60.0}
+    wrong.cloud = Cloud(wrong.provider, is_current=lambda: not is_corrected, **settings)  # type: ignore[arg-type]
+    wrong.finder = Finder(wrong.cloud, wrong.journal, wrong.clock)
+    desk.ask(action, deploy_id=deploy_id, **details)
+    await pass_time(30)
+    is_corrected = True
+    wrong.cloud = Cloud(right, **settings)  # type: ignore[arg-type]
+    wrong.finder = Finder(wrong.cloud, wrong.journal, wrong.clock)
+    assert (await desk.reply(action)).startswith("SUCCESS ")
+    assert now() < 60
 
 
 async def test_a_call_off_ends_the_waiting(desk: Desk) -> None:

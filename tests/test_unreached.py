@@ -1,0 +1,103 @@
+"""Which errors of aiohttp, and which answers, say that a call was not carried out: real sockets where there can be."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.client_reqrep import ConnectionKey
+
+from one_provider_mad.errors import NotReached, WrongEndpoint
+from one_provider_mad.unreached import says_not_carried_out, unreached
+
+KEY = ConnectionKey("cloud.example", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
+
+NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+NO_RESOLVER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+def meaning(error: BaseException, *, was_reached: bool) -> NotReached | None:
+    return unreached(error, who="EC2 at cloud.example", setting="endpoint_url", was_reached=was_reached)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def raised(http: aiohttp.ClientSession, url: str) -> aiohttp.ClientError:
+    with pytest.raises(aiohttp.ClientError) as caught:
+        await http.post(url)
+    return caught.value
+
+
+async def test_a_port_on_which_nobody_listens_is_an_outage(http: aiohttp.ClientSession) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
+        error = await raised(http, url)
+    for was_reached in (False, True):
+        found = meaning(error, was_reached=was_reached)
+        assert type(found) is NotReached
+        assert str(found) == "EC2 at cloud.example cannot be reached: Connection refused"
+
+
+async def test_what_is_no_url_is_never_an_outage(http: aiohttp.ClientSession) -> None:
+    assert type(meaning(await raised(http, "http://"), was_reached=True)) is WrongEndpoint
+
+
+@pytest.mark.parametrize(
+    ("error", "first", "later"),
+    [
+        pytest.param(aiohttp.ClientConnectorDNSError(KEY, NO_NAME), WrongEndpoint, NotReached, id="no-such-name"),
+        pytest.param(aiohttp.ClientConnectorDNSError(KEY, NO_RESOLVER), NotReached, NotReached, id="no-resolver"),
+        pytest.param(
+            aiohttp.ClientConnectorError(KEY, OSError(113, "No route to host")), NotReached, NotReached, id="no-route"
+        ),
+        pytest.param(
+            aiohttp.ClientConnectorCertificateError(KEY, ValueError("self-signed")),
+            WrongEndpoint,
+            NotReached,
+            id="certificate",
+        ),
+        pytest.param(aiohttp.ConnectionTimeoutError(), NotReached, NotReached, id="takes-no-connection"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_an_outage_only_where_it_did_before(
+    error: BaseException, first: type[NotReached], later: type[NotReached]
+) -> None:
+    assert type(meaning(error, was_reached=False)) is first
+    assert type(meaning(error, was_reached=True)) is later
+    assert str(meaning(error, was_reached=False)).startswith("EC2 at cloud.example cannot be reached: ")
+    assert ("check endpoint_url" in str(meaning(error, was_reached=False))) is (first is WrongEndpoint)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [aiohttp.ServerDisconnectedError(), aiohttp.ServerTimeoutError(), aiohttp.ClientPayloadError(), TimeoutError()],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_connection_that_ends_without_an_answer_says_nothing(error: BaseException) -> None:
+    assert meaning(error, was_reached=True) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "details", "says_so"),
+    [
+        (503, b"The server is overloaded and can't handle the request", {}, True),
+        (503, b"<html>503 Service Unavailable<p>No server is available to handle this request.", {}, True),
+        (503, b"", {"retry_after": 3.0}, True),
+        (503, b"", {}, False),
+        (503, b"The request has failed due to a temporary failure of the server.", {}, False),
+        (502, b"No server is available to handle this request.", {}, False),
+        (500, b"", {"retry_after": 3.0}, False),
+    ],
+)
+def test_only_a_503_that_says_so_was_not_carried_out(
+    status: int, body: bytes, details: dict[str, Any], *, says_so: bool
+) -> None:
+    assert says_not_carried_out(status, body, **{"retry_after": None, **details}) is says_so
