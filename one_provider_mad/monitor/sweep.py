@@ -13,7 +13,7 @@ import structlog
 
 from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, Value, VmId
-from one_provider_mad.errors import MadError, ProviderUnavailable, Throttled, internal_error
+from one_provider_mad.errors import MadError, ProviderError, ProviderUnavailable, internal_error
 from one_provider_mad.journal import Answered
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
@@ -285,7 +285,7 @@ class Sweeper:
             metrics.recorder.called("list", self._loop.time() - self._listed_at, error)
         self._failures += 1
         pause = max(settings.min_list_interval, _SHORTEST_PAUSE) * 2 ** min(self._failures - 1, 10)
-        asked = error.retry_after if isinstance(error, Throttled) else None
+        asked = error.retry_after if isinstance(error, ProviderError) else None
         self._last_error = error
         self._asked_again_at = self._loop.time() + max(min(pause, _LONGEST_PAUSE), asked or 0.0)
         return error
