@@ -404,6 +404,7 @@ class Dispatcher:
         except SettingsReplaced:
             log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
+        patience.set(Patience.SHORT)  # it has succeeded: nothing that follows may wait, or begin it anew
         takes_back = not accepted.is_two_blank and not accepted.is_replaced
         if takes_back and (last := await last_poll(work, accepted.action)) is not None:
             self._send(last)
