@@ -127,7 +127,7 @@ class Zone:
     def _blocks(self) -> Iterator[Block]:
         known = [release for release in RELEASES if tuple(map(int, release.split("."))) <= self.release]
         for name, kind in self._clouds.items():
-            yield from blocks_of(name, kind=kind, hypervisor=name, release=known[0])
+            yield from blocks_of(name, kind=kind, hypervisor=name, release=known[0], resizes_live=kind != "ec2")
 
     def follow_recipe(self) -> None:
         """Run the commands that `one-provider oned-conf` prints, as they are printed; those of several clouds once."""
