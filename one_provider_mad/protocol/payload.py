@@ -29,6 +29,9 @@ TEMPLATE_ACTIONS = frozenset(
 )
 """Actions of whose message the whole templates are read."""
 
+_FIGURE_ACTIONS = frozenset({Action.POLL, Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
+"""Actions whose answers bring figures, or take them back (actions/last_poll.py)."""
+
 _DISK_ATTACH = (("DISK",), "ATTACH")
 _NIC_ATTACH = (("NIC", "NIC_ALIAS", "PCI"), "ATTACH")  # aliases from 5.8 on, PCI from 6.10 on
 _SNAPSHOT = (("SNAPSHOT",), "ACTIVE")
@@ -148,7 +151,7 @@ def _vm_request(request: Request, root: Element) -> VmRequest:
         lcm_state=_number(vm.get("LCM_STATE")),
         stime=_number(vm.get("STIME")) or 0,
         seq=_number(history.get("SEQ")) or 0,
-        is_legacy_poll=action is Action.POLL and "MONITORING" not in vm and _has_legacy_form(vm_element, history),
+        is_legacy_poll=action in _FIGURE_ACTIONS and "MONITORING" not in vm and _has_legacy_form(vm_element, history),
         template=_template(vm_element, "TEMPLATE") if needs_template else Template(),
         user_template=_template(vm_element, "USER_TEMPLATE") if needs_template else Template(),
         operand=_operand(vm_element, *_OPERANDS[action]) if action in _OPERANDS else {},

@@ -143,7 +143,12 @@ def test_an_action_gets_the_one_reply_that_its_release_expects(
         line = wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id, operand=operand)
         assert served.ask(line).startswith("SUCCESS ")
     line = wire.line(case.action, vm_id, release=release, deploy_id=deploy_id, operand=case.operand, template=template)
-    found = only_line_after(served, line)
+    served.send(line)
+    if (case.action, release) == ("SAVE", "5.10"):
+        # What the instance had and has no more is taken back while OpenNebula still reads it (actions/last_poll.py).
+        assert re.fullmatch(rf"POLL SUCCESS {vm_id} STATE=- .+=\[\].*", served.next_line())
+    found = served.next_line()
+    assert served.is_quiet()
     assert re.fullmatch(f"{case.action} (SUCCESS|FAILURE) {vm_id} .+", found)
     assert re.fullmatch(case.reply, found.replace(f" {vm_id} ", " ").removeprefix(f"{case.action} "))
 

@@ -205,8 +205,12 @@ def test_the_form_of_the_document_tells_how_a_poll_is_answered(vm: str, *, is_le
     assert vm_of(inside(vm=vm)).is_legacy_poll is is_legacy
 
 
-def test_only_a_poll_asks_for_the_form_of_its_answer() -> None:
-    assert not vm_of(legacy_message(), Action.REBOOT).is_legacy_poll
+@pytest.mark.parametrize(
+    ("action", "expected"),
+    [(Action.SHUTDOWN, True), (Action.CANCEL, True), (Action.SAVE, True), (Action.REBOOT, False)],
+)
+def test_a_stop_and_a_poll_ask_for_the_form_of_figures(action: Action, *, expected: bool) -> None:
+    assert vm_of(legacy_message(), action).is_legacy_poll is expected
 
 
 def test_template_names_are_upper_case_and_repeated_ones_keep_all_values() -> None:
