@@ -26,7 +26,9 @@ def test_an_unusable_journal_fails_every_action_but_poll(driver: StartDriver, pl
     ]
     journal.unlink()
     one.created(wire.deploy(9, release="5.10"))
-    assert one.ask(wire.poll(8, ended)) == f"FAILURE instance {ended} is terminated"
+    assert one.ask(wire.poll(8, ended)) == (
+        f"FAILURE instance {ended} is terminated for good: onevm recover --recreate makes a new one"
+    )
 
 
 def test_a_journal_that_is_removed_while_the_driver_runs_is_made_anew_and_told_once(

@@ -217,7 +217,7 @@ def check_an_outage(place: Place, directory: Path, file: Path) -> None:
     until(lambda: read(file)[written_at] > first[written_at])
     later = read(file)
     assert (later["one_provider_cloud_up{}"], later[swept]) == (0, first[swept])
-    assert later[calls("list", "ProviderUnavailable")] >= 1
+    assert later[calls("list", "NotReached")] >= 1
     assert later["one_provider_vms{state=running}"] == first["one_provider_vms{state=running}"]
 
 

@@ -86,8 +86,9 @@ def test_every_action_tells_file_key_and_what_was_expected(never_good: Driver, t
     never_good.place.configure(text)
     sentence = refusal(never_good)
     assert sentence[:SHOWN].startswith(begins[:SHOWN])
-    for line in (wire.reboot(8, "sim-x"), wire.poll(8, "sim-x"), wire.cleanup(8)):
+    for line in (wire.reboot(8, "sim-x"), wire.cleanup(8)):
         assert never_good.ask(line) == f"FAILURE {sentence}"
+    assert never_good.ask(wire.poll(8, "sim-x")) == "SUCCESS STATE=-", "a failure would make the VM UNKNOWN"
 
 
 # What kind of file it is
@@ -306,10 +307,11 @@ def test_another_account_and_another_owner_are_refused_after_the_restart_too(dri
         assert one.drop() == 0
         place.simulate(boot_time=0, **{key: "elsewhere"})
         one = driver()
-        for line in (wire.terminate(7, deploy_id), wire.poll(7, deploy_id), wire.deploy(8), wire.cleanup(7)):
+        for line in (wire.terminate(7, deploy_id), wire.deploy(8), wire.cleanup(7)):
             assert one.ask(line).startswith(
                 f"FAILURE credentials of another account: {account}, not simulated/embedded as before"
             )
+        assert one.ask(wire.poll(7, deploy_id)) == "SUCCESS STATE=-"
     place.simulate(boot_time=0)
     assert one.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
 
