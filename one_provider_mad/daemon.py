@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from one_provider_mad.actions.settling import Settling
     from one_provider_mad.domain import Instance
     from one_provider_mad.engines import Engines
-    from one_provider_mad.journal import Debt
+    from one_provider_mad.journal.records import Debt
     from one_provider_mad.orphans.last_look import LastLook
     from one_provider_mad.xmlrpc.leadership import Leadership
 

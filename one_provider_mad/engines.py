@@ -14,7 +14,7 @@ from one_provider_mad.actions.cloud import Cloud, Knowledge, waiting_for
 from one_provider_mad.actions.engine import Engine, Sight
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.errors import JournalError, MadError, ProviderUnavailable, SettingsError, WrongAccount
-from one_provider_mad.journal import Journal
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.options import Options
 from one_provider_mad.providers.interface import Arguments, Provider, VerbatimDriver
 from one_provider_mad.providers.registry import build, costs_money

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from one_provider_mad.errors import MadError, ProviderUnavailable, SettingsError, WrongAccount
-from one_provider_mad.journal import read_fact
+from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.monitor.cloud_source import ProbeSource, Told, Watched
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.options import Options

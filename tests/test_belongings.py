@@ -14,7 +14,9 @@ from one_provider_mad.belongings import folder, make_directory, make_link, open_
 from one_provider_mad.cli.install import Step, carry_out
 from one_provider_mad.database import Database
 from one_provider_mad.errors import JournalError, SettingsError
-from one_provider_mad.journal import Journal, forget_fact, read_fact
+from one_provider_mad.journal.reader import read_fact
+from one_provider_mad.journal.upkeep import forget_fact
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.logs import LogFile
 from one_provider_mad.metrics_file import InUseError, Textfile
 from one_provider_mad.monitor.state import State, StateFile

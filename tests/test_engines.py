@@ -21,7 +21,7 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
     WrongAccount,
 )
-from one_provider_mad.journal import forget_fact
+from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.options import Options
 from one_provider_mad.settings import Places
 from tests.providers.plugins import install

@@ -18,17 +18,10 @@ import pytest
 
 from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal import (
-    Attempt,
-    AttemptState,
-    Debt,
-    Journal,
-    OpenRequest,
-    forget_fact,
-    read_debts,
-    read_fact,
-    read_outline,
-)
+from one_provider_mad.journal.reader import read_debts, read_fact, read_outline
+from one_provider_mad.journal.records import Attempt, AttemptState, Debt, OpenRequest
+from one_provider_mad.journal.upkeep import forget_fact
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
 
@@ -530,7 +523,7 @@ async def test_what_could_not_be_recorded_is_recorded_later(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, *, is_pushed: bool
 ) -> None:
     """Else the next process would carry out again, long after its time, what was answered."""
-    monkeypatch.setattr("one_provider_mad.journal._AGAIN_SECONDS", 60 if is_pushed else 0.01)
+    monkeypatch.setattr("one_provider_mad.journal.writer._AGAIN_SECONDS", 60 if is_pushed else 0.01)
     answered, called_off = open_request(journal, 1), open_request(journal, 2)
     await unanswered(journal)
     for what in ("DELETE", "UPDATE", "INSERT"):
@@ -595,7 +588,7 @@ ANOTHER_PROCESS = """
 import asyncio, os, sys
 from pathlib import Path
 from one_provider_mad.domain import VmId
-from one_provider_mad.journal import Journal
+from one_provider_mad.journal.writer import Journal
 
 async def write():
     journal = Journal(Path(sys.argv[1]), clock=lambda: 1_800_000_000.0, on_lost=print)
@@ -739,7 +732,7 @@ async def test_whether_an_answer_was_the_end_of_an_instance_is_kept_also_when_th
 ) -> None:
     numbers = [open_request(journal, vm_id, "SHUTDOWN") for vm_id in (1, 2)]
     await journal.sync()
-    monkeypatch.setattr("one_provider_mad.journal._AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("one_provider_mad.journal.writer._AGAIN_SECONDS", 0.01)
     tamper(path, "CREATE TRIGGER full BEFORE DELETE ON requests BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     journal.close_request(numbers[0], has_ended=True)
     with pytest.raises(JournalError, match="disk is full"):

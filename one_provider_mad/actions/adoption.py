@@ -38,7 +38,8 @@ from one_provider_mad.errors import (
     TokenSpent,
     WrongState,
 )
-from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal, Refusal
+from one_provider_mad.journal.records import Attempt, AttemptState, Debt, Refusal
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import CreateCall, Parameters, ShortageTeller

@@ -27,7 +27,7 @@ from one_provider_mad.errors import (
     SettingsError,
     WrongAccount,
 )
-from one_provider_mad.journal import AttemptState, Debt
+from one_provider_mad.journal.records import AttemptState, Debt
 from one_provider_mad.protocol.messages import Action, Severity
 from one_provider_mad.tasks import is_cancelled
 

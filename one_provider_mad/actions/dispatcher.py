@@ -45,7 +45,7 @@ from one_provider_mad.errors import (
     SettingsError,
     internal_error,
 )
-from one_provider_mad.journal import Journal
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply, Request, Severity

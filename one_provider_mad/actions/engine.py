@@ -8,7 +8,7 @@ from typing import Protocol
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.domain import Value
-from one_provider_mad.journal import Journal
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.providers.interface import VerbatimDriver
 from one_provider_mad.settings import Configuration
 

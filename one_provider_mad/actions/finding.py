@@ -10,7 +10,8 @@ import msgspec
 from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
-from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from one_provider_mad.journal.records import Attempt, AttemptState, Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import UpstreamTags
 

@@ -19,7 +19,8 @@ from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.actions.resuming import Resumption
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
-from one_provider_mad.journal import AttemptState, Journal
+from one_provider_mad.journal.records import AttemptState
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTerminate, Suspendable
 from one_provider_mad.settings import Policy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from one_provider_mad.domain import Instance
-from one_provider_mad.journal import Attempt, AttemptState, Debt
+from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 
 
 def is_owed(debt: Debt, instance: Instance, attempts: list[Attempt]) -> bool:

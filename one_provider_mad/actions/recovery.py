@@ -21,7 +21,8 @@ from one_provider_mad.actions.outcomes import UNREPEATED
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, replaces
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal import Journal, OpenRequest, Writer
+from one_provider_mad.journal.records import OpenRequest, Writer
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.messages import Action, Request
 from one_provider_mad.tasks import keep_running

@@ -26,7 +26,7 @@ from one_provider_mad.errors import (
     NotSupported,
     ProviderError,
 )
-from one_provider_mad.journal import Journal
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.protocol.messages import Action
 from one_provider_mad.providers.interface import Attached, DeviceListing, Reconfigurable
 from one_provider_mad.settings import Policy

@@ -24,7 +24,7 @@ from one_provider_mad.actions.recovery import FAILURES_AFTER, MOST_TAKERS, SETTL
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, FIRST_WORDS
 from one_provider_mad.domain import Value, VmId
 from one_provider_mad.errors import MadError
-from one_provider_mad.journal import OpenRequest
+from one_provider_mad.journal.records import OpenRequest
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.messages import Action, Request
 

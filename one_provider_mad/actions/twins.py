@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from one_provider_mad.domain import Instance, InstanceState, Value
-from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.moments import Moment
 
 _ABOUT_THEN = 900.0

@@ -24,7 +24,8 @@ from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.system_datastores import check_system_datastores
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
-from one_provider_mad.journal import read_debts, read_fact, read_open_requests, try_to_write
+from one_provider_mad.journal.reader import read_debts, read_fact, read_open_requests
+from one_provider_mad.journal.upkeep import try_to_write
 from one_provider_mad.listings import by_id
 from one_provider_mad.masking import masked
 from one_provider_mad.monitor.settings import read_tables

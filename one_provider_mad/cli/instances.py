@@ -16,7 +16,8 @@ from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.domain import Instance, InstanceState
-from one_provider_mad.journal import Debt, read_debts
+from one_provider_mad.journal.reader import read_debts
+from one_provider_mad.journal.records import Debt
 from one_provider_mad.listings import by_id
 from one_provider_mad.providers import registry
 from one_provider_mad.providers.interface import Provider, VerbatimDriver

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import click
 
 from one_provider_mad.cli import journal_show
-from one_provider_mad.journal import forget_fact
+from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.settings import Places, load
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from one_provider_mad.cli.tables import show_table
-from one_provider_mad.journal import read_attempts, read_debts, read_fact, read_open_requests
+from one_provider_mad.journal.reader import read_attempts, read_debts, read_fact, read_open_requests
 from one_provider_mad.orphans.reconciler import MACHINE
 from one_provider_mad.settings import Places, load
 

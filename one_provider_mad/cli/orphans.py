@@ -14,7 +14,7 @@ import msgspec
 from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.tables import show_table
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.journal import read_debts, read_fact, read_writers
+from one_provider_mad.journal.reader import read_debts, read_fact, read_writers
 from one_provider_mad.orphans.reconciler import ORPHANS
 from one_provider_mad.orphans.timetable import TROUBLE, Trouble
 from one_provider_mad.settings import Places, load

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 
 from one_provider_mad.domain import DeployId, Value, VmId
-from one_provider_mad.journal import Answered, Attempt, AttemptState, Outline, Refusal, read_outline
+from one_provider_mad.journal.reader import read_outline
+from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Outline, Refusal
 from one_provider_mad.processes import Process
 
 SLACK_SECONDS = 0.25

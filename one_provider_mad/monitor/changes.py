@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import VmId
-from one_provider_mad.journal import Answered
+from one_provider_mad.journal.records import Answered
 from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord
 

@@ -15,7 +15,7 @@ import structlog
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmId
 from one_provider_mad.errors import MadError
-from one_provider_mad.journal import Refusal
+from one_provider_mad.journal.records import Refusal
 from one_provider_mad.monitor.cloud_source import Watched
 from one_provider_mad.monitor.host import UNLIMITED, Load, room_of
 from one_provider_mad.monitor.settings import CapacitySettings

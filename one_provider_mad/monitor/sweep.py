@@ -14,7 +14,7 @@ import structlog
 from one_provider_mad import metrics
 from one_provider_mad.domain import DeployId, Instance, Value, VmId
 from one_provider_mad.errors import MadError, ProviderError, ProviderUnavailable, internal_error
-from one_provider_mad.journal import Answered
+from one_provider_mad.journal.records import Answered
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched

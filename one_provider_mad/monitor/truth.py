@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmId
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.whose import Known, latest_of, latest_time, life_of, sort, with_created
 from one_provider_mad.protocol.reports import VmState, VmWord

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmId
-from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.protocol.vmm import shown_deploy_id
 
 

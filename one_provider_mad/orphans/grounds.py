@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import DeployId, Identity, VmId
-from one_provider_mad.journal import ORPHAN, Attempt, AttemptState, Debt
+from one_provider_mad.journal.records import ORPHAN, Attempt, AttemptState, Debt
 from one_provider_mad.orphans.verdicts import DONE_STATE, Finding, Verdict, VmDocument
 
 _ABOUT_THEN = 900.0

@@ -15,7 +15,8 @@ import structlog
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import CannotTell
-from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.journal.records import Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.grounds import made_at, may_live_on
 from one_provider_mad.orphans.machine import note_machine
 from one_provider_mad.orphans.verdicts import Finding, VmDocument, judge

@@ -12,7 +12,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from one_provider_mad.journal import Journal
+from one_provider_mad.journal.writer import Journal
 
 MACHINE = "machine"
 """Name of the journal's fact: on which machine it is written."""

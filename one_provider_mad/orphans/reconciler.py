@@ -19,7 +19,8 @@ from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
-from one_provider_mad.journal import ORPHAN, Debt, Journal
+from one_provider_mad.journal.records import ORPHAN, Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.ended import EndedInstances, sentence_for
 from one_provider_mad.orphans.grounds import is_back, is_needed, is_over, lives_on
 from one_provider_mad.orphans.last_look import LastLook

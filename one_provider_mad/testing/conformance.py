@@ -50,7 +50,8 @@ from one_provider_mad.errors import (
     TokenSpent,
     WrongState,
 )
-from one_provider_mad.journal import Attempt, AttemptState, Journal
+from one_provider_mad.journal.records import Attempt, AttemptState
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.providers.interface import (
     Attached,
     ContextUpdate,

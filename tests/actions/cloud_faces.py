@@ -22,7 +22,7 @@ from one_provider_mad.cli.driver_message import DEFAULT_STIME, Details, wire_lin
 from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.engines import Engines
 from one_provider_mad.errors import PermissionDenied, ProviderError, ProviderUnavailable
-from one_provider_mad.journal import Debt
+from one_provider_mad.journal.records import Debt
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Malformed, Request
 from one_provider_mad.protocol.vmm import parse_line

@@ -36,7 +36,8 @@ from one_provider_mad.errors import (
     TokenSpent,
     WrongState,
 )
-from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from one_provider_mad.journal.records import Attempt, AttemptState, Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Control, Malformed, Request
 from one_provider_mad.protocol.vmm import parse_line

@@ -30,7 +30,8 @@ from one_provider_mad.errors import (
     TokenMismatch,
     TokenSpent,
 )
-from one_provider_mad.journal import Attempt, AttemptState, Debt, read_outline
+from one_provider_mad.journal.reader import read_outline
+from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns, until
 

@@ -19,7 +19,8 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
     SettingsError,
 )
-from one_provider_mad.journal import AttemptState, Debt, Journal
+from one_provider_mad.journal.records import AttemptState, Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, turns, until
 

@@ -34,7 +34,7 @@ from one_provider_mad.errors import (
     WrongAccount,
     WrongEndpoint,
 )
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.protocol.messages import Reply, Severity
 from one_provider_mad.protocol.vmm import parse_reply
 from one_provider_mad.providers.interface import CreateCall, VerbatimRequest

@@ -13,7 +13,7 @@ from one_provider_mad.actions.debts import pay
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import CannotTell, PermissionDenied
-from one_provider_mad.journal import ORPHAN, Debt
+from one_provider_mad.journal.records import ORPHAN, Debt
 from one_provider_mad.protocol.messages import Request
 from one_provider_mad.protocol.vmm import parse_line
 from tests.actions.fakes import STIME, Desk, FakeCloud, World, a_desk, a_world, identity_of, pass_time, until

@@ -19,7 +19,7 @@ from one_provider_mad.errors import (
     NotOurs,
     ProviderUnavailable,
 )
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns

@@ -23,7 +23,7 @@ from one_provider_mad.errors import (
     RequestRefused,
     WrongState,
 )
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.providers.interface import CreateCall, Parameters
 from one_provider_mad.settings import Policy
 from tests.actions.fakes import STIME, AbleCloud, FakeCloud, World, a_world, identity_of, pass_time, request_of, until

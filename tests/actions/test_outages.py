@@ -13,7 +13,7 @@ from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import NotReached, ProviderError, ProviderUnavailable, WrongEndpoint
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal.records import AttemptState
 from tests.actions.fakes import OWNER, AbleCloud, Desk, a_desk, a_world, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime

@@ -15,7 +15,8 @@ from one_provider_mad.actions.recovery import Recovery
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.errors import JournalError, PermissionDenied
-from one_provider_mad.journal import AttemptState, Journal
+from one_provider_mad.journal.records import AttemptState
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.messages import Action, Request
 from one_provider_mad.protocol.vmm import parse_line

@@ -14,7 +14,8 @@ from one_provider_mad.actions.settling import Settling, WaitingDocument, Waiting
 from one_provider_mad.cli.driver_message import DEFAULT_HOST
 from one_provider_mad.domain import InstanceState, VmId
 from one_provider_mad.errors import JournalError, ProviderUnavailable
-from one_provider_mad.journal import AttemptState, Debt, Journal
+from one_provider_mad.journal.records import AttemptState, Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
 from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
 from tests.actions.test_dispatcher import FakeScripts

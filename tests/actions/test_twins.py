@@ -17,7 +17,7 @@ from one_provider_mad.actions.debts import pay
 from one_provider_mad.actions.twins import Twins, sort_twins
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import AmbiguousInstance, ProviderUnavailable
-from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.moments import Moment
 from one_provider_mad.monitor.whose import latest_of
 from one_provider_mad.providers.interface import CreateCall

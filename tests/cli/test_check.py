@@ -20,7 +20,8 @@ import pytest
 
 from one_provider_mad.cli.check import NOT_WELL
 from one_provider_mad.domain import DeployId, Identity, VmId
-from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.journal.records import Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.reconciler import MACHINE
 from tests.cli.running import COMMAND, on_a_terminal, parsed, ran, said, surroundings
 from tests.end_to_end.oned import OWNER, Place, aside

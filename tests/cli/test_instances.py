@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import pytest
 
 from one_provider_mad.domain import DeployId, Identity, VmId, VmRequest
-from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.journal.records import Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.providers import registry
 from one_provider_mad.providers.interface import CreateCall, VerbatimDriver
 from one_provider_mad.settings import Places, load

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.domain import DeployId, Identity, VmId
-from one_provider_mad.journal import Attempt, AttemptState, Debt, Journal
+from one_provider_mad.journal.records import Attempt, AttemptState, Debt
+from one_provider_mad.journal.writer import Journal
 from tests.cli.running import on_a_terminal, parsed, ran, said
 from tests.end_to_end.oned import Place, aside
 

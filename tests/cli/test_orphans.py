@@ -18,7 +18,8 @@ from click.testing import CliRunner
 
 from one_provider_mad.cli import main as program
 from one_provider_mad.domain import DeployId, Identity, VmId
-from one_provider_mad.journal import Debt, Journal
+from one_provider_mad.journal.records import Debt
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
 from one_provider_mad.orphans.timetable import TROUBLE
 from tests.end_to_end import wire

@@ -27,7 +27,8 @@ import pytest
 
 from one_provider_mad.cli.driver_message import DEFAULT_STIME, wire_line
 from one_provider_mad.domain import Identity, Instance, Template, VmId
-from one_provider_mad.journal import AttemptState, read_debts
+from one_provider_mad.journal.reader import read_debts
+from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.providers.simulated.cloud import Cloud
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.end_to_end.oned import Driver, Place, replies

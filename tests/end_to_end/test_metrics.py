@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from one_provider_mad import __version__, metrics, metrics_file
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import NoCapacity, ProviderUnavailable, Throttled
-from one_provider_mad.journal import read_debts
+from one_provider_mad.journal.reader import read_debts
 from one_provider_mad.metrics_file import InUseError, MetricsFile, Textfile
 from one_provider_mad.settings import Places
 from tests.end_to_end import wire

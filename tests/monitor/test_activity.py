@@ -16,7 +16,9 @@ import pytest
 from one_provider_mad.actions.intents import is_end
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import JournalError
-from one_provider_mad.journal import Answered, Attempt, AttemptState, Journal, Outline, read_outline
+from one_provider_mad.journal.reader import read_outline
+from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Outline
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.activity import DEAD_SECONDS, Activity, ActivityReader
 from one_provider_mad.monitor.whose import latest_time
 from one_provider_mad.protocol.messages import Action

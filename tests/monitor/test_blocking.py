@@ -15,7 +15,8 @@ import pytest
 from blockbuster import BlockingError
 
 from one_provider_mad.domain import VmId
-from one_provider_mad.journal import Journal, read_outline
+from one_provider_mad.journal.reader import read_outline
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.desk import Desk
 from one_provider_mad.monitor.saying import Stamps
 from one_provider_mad.monitor.state import State, StateFile

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_provider_mad.domain import DeployId, VmId
-from one_provider_mad.journal import Answered
+from one_provider_mad.journal.records import Answered
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.truth import Judgement, Listing, Rules
 from tests.monitor.worlds import IDLE, OWNER, answered, attempt_of, busy_with, instance_of, listing_of, through, words

@@ -11,7 +11,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
-from one_provider_mad.journal import Answered
+from one_provider_mad.journal.records import Answered
 from one_provider_mad.monitor.activity import Activity
 from tests.actions.fakes import pass_time
 from tests.end_to_end.oned import ROOT

@@ -11,7 +11,8 @@ import pytest
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
-from one_provider_mad.journal import Journal, Refusal
+from one_provider_mad.journal.records import Refusal
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.monitor.room import LIMIT_SECONDS, Allocation, Limits, Shown, rooms_of
 from one_provider_mad.monitor.settings import CapacitySettings

@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Usage
 from one_provider_mad.errors import JournalError, ProviderUnavailable
-from one_provider_mad.journal import Attempt, AttemptState, Journal
+from one_provider_mad.journal.records import Attempt, AttemptState
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.cloud_source import Watched
 from one_provider_mad.protocol.reports import Wild
 from one_provider_mad.providers.interface import ImportHints, Size

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
-from one_provider_mad.journal import Answered, Attempt, AttemptState, Journal
+from one_provider_mad.journal.records import Answered, Attempt, AttemptState
+from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.sweep import Sweep
 from tests.actions.fakes import EPOCH, pass_time

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
-from one_provider_mad.journal import Answered, Attempt, AttemptState
+from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, judge, set_back
 from one_provider_mad.protocol.reports import VmState, VmWord

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Usage, VmId
-from one_provider_mad.journal import Answered, Attempt, AttemptState
+from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge
 

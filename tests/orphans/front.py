@@ -14,7 +14,7 @@ import pytest
 from one_provider_mad.actions.engine import Engine
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId
 from one_provider_mad.errors import MadError
-from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.orphans.reconciler import Reconciler
 from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
 from one_provider_mad.protocol.messages import Severity

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from one_provider_mad.cli.journal import accept_here
-from one_provider_mad.journal import ORPHAN, read_fact
+from one_provider_mad.journal.reader import read_fact
+from one_provider_mad.journal.records import ORPHAN
 from one_provider_mad.orphans.machine import MACHINE
 from tests.end_to_end import wire
 from tests.end_to_end.monitored import monitored

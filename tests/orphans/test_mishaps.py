@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import MadError, ProviderUnavailable
-from one_provider_mad.journal import AttemptState
+from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, a_world, identity_of

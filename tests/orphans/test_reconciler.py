@@ -11,7 +11,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
-from one_provider_mad.journal import Attempt, AttemptState
+from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
 from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
 from one_provider_mad.settings import OrphanPolicy

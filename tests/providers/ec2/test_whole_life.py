@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.domain import Template
-from one_provider_mad.journal import read_debts
+from one_provider_mad.journal.reader import read_debts
 from tests.end_to_end import wire
 from tests.end_to_end.monitored import states
 from tests.end_to_end.oned import Driver, Place

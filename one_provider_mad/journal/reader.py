@@ -1,0 +1,113 @@
+"""The journal as every other process reads it: one short look each, which changes nothing and holds up no writer."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from one_provider_mad.database import connect
+from one_provider_mad.errors import JournalError
+from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Writer
+from one_provider_mad.journal.statements import (
+    select_attempts,
+    select_debts,
+    select_open_requests,
+    select_outline,
+    select_writers,
+)
+
+_Result = TypeVar("_Result")
+
+
+def read_fact(path: Path, name: str) -> str | None:
+    """Look up one fact without keeping the journal open; None when there is no journal or no such fact.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    try:
+        row = _look(path, lambda db: db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone())
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal cannot be read: {error} ({path})") from error
+    return None if row is None else str(row[0])
+
+
+def read_debts(path: Path) -> list[Debt]:
+    """Everything that must still be destroyed, read without keeping the journal open; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, select_debts)
+
+
+def read_open_requests(path: Path) -> list[OpenRequest]:
+    """Requests without an answer, oldest first, read without keeping the journal open; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, select_open_requests)
+
+
+def read_writers(path: Path) -> list[Writer]:
+    """Every process that wrote the journal and was not forgotten, read without keeping it open; none without one.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, select_writers)
+
+
+def read_attempts(path: Path) -> list[Attempt]:
+    """Every attempt to create, read without keeping the journal open; none without a journal.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    return _read_all(path, lambda db: select_attempts(db, "1 = 1", {}))
+
+
+def _read_all(path: Path, query: Callable[[sqlite3.Connection], list[_Result]]) -> list[_Result]:
+    try:
+        return _look(path, query) or []
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal cannot be read: {error} ({path})") from error
+
+
+def read_outline(path: Path, *, since: float) -> Outline:
+    """What the action driver is doing, in one short look that holds nobody up; nothing without a journal.
+
+    Args:
+        path: the journal.
+        since: attempts that were sent and answered before are left out; seconds since the epoch.
+
+    Raises:
+        JournalError: there is a journal and it cannot be read.
+    """
+    try:
+        return _look(path, lambda db: select_outline(db, since)) or Outline()
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal cannot be read: {error} ({path})") from error
+
+
+def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
+    """Read from the file at the path; None when there is none.
+
+    It is opened for writing where that is allowed: after a crash SQLite has to undo half a commit before it can read.
+    """
+    if not path.exists():
+        return None
+    mode = "rw" if os.access(path, os.W_OK) else "ro"
+    db = connect(path, timeout=5, mode=mode)
+    try:
+        # A file that a driver is just making has no tables yet: there is nothing in it to read.
+        if not db.execute("PRAGMA user_version").fetchone()[0]:
+            return None
+        db.execute("PRAGMA query_only = 1")
+        return query(db)
+    finally:
+        db.close()

@@ -1,0 +1,308 @@
+"""The SQL of the journal: each function is given an open connection, and reads or writes one thing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable, Mapping
+from itertools import chain, islice
+from typing import Any
+
+import msgspec
+
+from one_provider_mad.domain import DeployId, Identity, VmId
+from one_provider_mad.journal.records import (
+    ORPHAN,
+    Answered,
+    Attempt,
+    AttemptState,
+    Debt,
+    OpenRequest,
+    Outline,
+    Refusal,
+    Writer,
+)
+from one_provider_mad.journal.schema import tells_ends
+from one_provider_mad.masking import masked
+from one_provider_mad.moments import Moment
+from one_provider_mad.processes import Process
+
+_ROWS_AT_ONCE = 100
+"""Rows in one INSERT: SQLite takes 999 values in a statement everywhere."""
+
+Row = tuple[Any, ...]
+
+
+CALLED_OFF = "DRIVER_CANCEL"
+"""What the action of a request becomes when it is called off."""
+
+
+REFUSAL = "refusal"
+"""Name of the fact that holds a `Refusal`."""
+
+
+_ANSWERED_SECONDS = 3600.0
+"""How long it is kept which action of a VM was answered last: longer than any listing takes."""
+
+
+def packed(payload: bytes | memoryview) -> bytes:
+    """Return a payload as it is kept."""
+    return zlib.compress(payload, 1) if payload else b""
+
+
+def storable(text: str) -> str:
+    """Return a cloud's words without our secrets, and without half a character, which SQLite does not take."""
+    return masked(text).encode(errors="replace").decode()
+
+
+def sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -> None:
+    """Note that a process writes from now on, and which process has started it."""
+    row = (me.pid, me.start, parent.pid, parent.start, now)
+    db.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?)", row)
+
+
+def prune(db: sqlite3.Connection, before: float) -> None:
+    """Delete what is older than this moment and of no use, in seconds since the epoch."""
+    gone = "SELECT deploy_id FROM attempts WHERE state = 'gone'"
+    db.execute(f"DELETE FROM asked WHERE NOT is_token AND key IN ({gone})")  # noqa: S608 - nothing from outside
+    db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
+    db.execute("DELETE FROM moments WHERE token NOT IN (SELECT token FROM attempts)")
+    db.execute("DELETE FROM asked WHERE is_token AND key NOT IN (SELECT token FROM attempts)")
+    db.execute("DELETE FROM answered WHERE at < ?", (before,))
+    db.execute("DELETE FROM soft_ends WHERE at < ?", (before,))
+
+
+def show_life(db: sqlite3.Connection, me: Process, now: float) -> None:
+    """Note that a writer is alive."""
+    db.execute("UPDATE writers SET seen_at = ? WHERE pid = ? AND start = ?", (now, me.pid, me.start))
+
+
+def forget_writer(db: sqlite3.Connection, process: Process) -> None:
+    """Delete a writer and the unanswered requests that it took."""
+    db.execute("DELETE FROM requests WHERE pid = ? AND start = ?", (process.pid, process.start))
+    db.execute("DELETE FROM writers WHERE pid = ? AND start = ?", (process.pid, process.start))
+
+
+def select_writers(db: sqlite3.Connection) -> list[Writer]:
+    """Every process that wrote here and was not forgotten."""
+    rows = db.execute("SELECT pid, start, parent_pid, parent_start, seen_at FROM writers").fetchall()
+    return [
+        Writer(
+            process=Process(pid=pid, start=start),
+            parent=Process(pid=parent_pid, start=parent_start),
+            seen_at=seen_at,
+        )
+        for pid, start, parent_pid, parent_start, seen_at in rows
+    ]
+
+
+def write_requests(
+    db: sqlite3.Connection,
+    rows: Iterable[Row],
+    called_off: list[int],
+    closed: list[int],
+    ended: list[int],
+    now: float,
+) -> None:
+    """Write new requests, mark those that were called off, and delete those that were answered."""
+    # A step of SQLite each, however many there are (database.py says why).
+    for row in rows:
+        if isinstance(row[4], memoryview):
+            kept = (*row[:4], packed(row[4]), *row[5:])
+            db.execute("INSERT OR REPLACE INTO requests VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0)", kept)
+    waiting = (row for row in rows if not isinstance(row[4], memoryview))
+    while some := list(islice(waiting, _ROWS_AT_ONCE)):
+        places = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?, 0)"] * len(some))
+        db.execute(f"INSERT OR REPLACE INTO requests VALUES {places}", [*chain.from_iterable(some)])  # noqa: S608 - only marks
+    if called_off:
+        these = "UPDATE requests SET action = ? WHERE id IN (SELECT value FROM json_each(?))"
+        db.execute(these, (CALLED_OFF, json.dumps(called_off)))
+    if closed:
+        these = "FROM requests WHERE id IN (SELECT value FROM json_each(?))"
+        numbers = json.dumps(closed)
+        # Whoever lists instances meanwhile has to know that what was listed is not true any more.
+        has_ended = "id IN (SELECT value FROM json_each(?))"
+        answers = f"INSERT OR REPLACE INTO answered SELECT vm_id, action, ?, {has_ended} {these} ORDER BY id"
+        db.execute(answers, (now, json.dumps(ended), numbers))
+        db.execute(f"DELETE {these}", (numbers,))
+
+
+def select_open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
+    """Every request without an answer, oldest first."""
+    rows = db.execute(
+        "SELECT id, vm_id, action, is_two_blank, payload, opened_at, pid, start, takers FROM requests ORDER BY id"
+    ).fetchall()
+    return [
+        OpenRequest(
+            id=number,
+            vm_id=VmId(vm_id),
+            action=action,
+            is_two_blank=bool(is_two_blank),
+            payload=zlib.decompress(payload) if payload else b"",
+            opened_at=opened_at,
+            writer=Process(pid=pid, start=start),
+            takers=takers,
+        )
+        for number, vm_id, action, is_two_blank, payload, opened_at, pid, start, takers in rows
+    ]
+
+
+def select_outline(db: sqlite3.Connection, since: float) -> Outline:
+    """What the action driver is doing; attempts that were sent and answered before `since` are left out."""
+    db.execute("BEGIN")  # all of it as it was at one moment
+    unanswered: dict[Process, set[VmId]] = {}
+    for pid, start, vm_id in db.execute("SELECT pid, start, vm_id FROM requests").fetchall():
+        unanswered.setdefault(Process(pid=pid, start=start), set()).add(VmId(vm_id))
+    # A journal that an earlier release has made has no such table before its writer starts anew.
+    has_answers = tells_ends(db)
+    answers = "SELECT vm_id, action, at, has_ended FROM answered WHERE at >= (SELECT max(at) FROM answered) - ?"
+    rows = db.execute(answers, (_ANSWERED_SECONDS,)).fetchall() if has_answers else []
+    young = "state IN ('open', 'created') AND (sent_at >= :since OR answered_at >= :since)"
+    outline = Outline(
+        unanswered={process: frozenset(vms) for process, vms in unanswered.items()},
+        answered={
+            VmId(vm_id): Answered(action=action, at=at, has_ended=bool(has_ended))
+            for vm_id, action, at, has_ended in rows
+        },
+        attempts=tuple(select_attempts(db, young, {"since": since})),
+        parked=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM parked").fetchall()),
+        owed=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM debts").fetchall()),
+        refusal=_refusal(db),
+    )
+    db.execute("ROLLBACK")
+    return outline
+
+
+def _refusal(db: sqlite3.Connection) -> Refusal | None:
+    row = db.execute("SELECT value FROM facts WHERE name = ?", (REFUSAL,)).fetchone()
+    try:
+        return None if row is None else msgspec.json.decode(row[0], type=Refusal)
+    except msgspec.MsgspecError:
+        return None  # another release has written it, in another form
+
+
+def select_import(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, int] | None:
+    """Number and STIME of the VM that has taken an untagged instance over; None when none has."""
+    row = db.execute("SELECT vm_id, stime FROM imported WHERE deploy_id = ?", (deploy_id,)).fetchone()
+    return None if row is None else (VmId(row[0]), int(row[1]))
+
+
+def claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stime: int) -> tuple[VmId, int]:
+    """Claim an untagged instance for a VM unless another has it; return number and STIME of the VM that has it."""
+    db.execute("INSERT OR IGNORE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
+    return select_import(db, deploy_id) or (vm_id, stime)
+
+
+def select_asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id: VmId) -> str | None:
+    """By the instance's id; before anything has changed, by the token of the attempt that has made it."""
+    of_attempt = "SELECT token FROM attempts WHERE owner = :owner AND vm_id = :vm_id AND deploy_id = :deploy_id"
+    row = db.execute(
+        "SELECT asked FROM asked WHERE (NOT is_token AND key = :deploy_id)"  # noqa: S608 - nothing from outside
+        f" OR (is_token AND key IN ({of_attempt})) ORDER BY is_token LIMIT 1",
+        {"owner": owner, "vm_id": vm_id, "deploy_id": deploy_id},
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def select_attempts_of_vm(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
+    """Every attempt for this VM number, oldest first, with its moment."""
+    values = {"owner": owner, "vm_id": vm_id}
+    found = select_attempts(db, "owner = :owner AND vm_id = :vm_id", values)
+    rows = db.execute(
+        "SELECT token, at, steady, boot FROM moments JOIN attempts USING (token)"
+        " WHERE owner = :owner AND vm_id = :vm_id",
+        values,
+    ).fetchall()
+    moments = {token: Moment(at=at, steady=steady, boot=boot) for token, at, steady, boot in rows}
+    return [msgspec.structs.replace(each, latest=moments.get(each.token)) for each in found]
+
+
+_ATTEMPT = (
+    "SELECT token, owner, vm_id, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at,"
+    " detail FROM attempts"
+)
+
+
+def select_attempts(db: sqlite3.Connection, which: str, values: Mapping[str, object]) -> list[Attempt]:
+    """The attempts that a condition selects, in the order of their lives."""
+    rows = db.execute(f"{_ATTEMPT} WHERE {which} ORDER BY stime, seq, number", values).fetchall()
+    return [_attempt(row) for row in rows]
+
+
+def _attempt(row: Row) -> Attempt:
+    token, owner, vm_id, stime, seq, host_id, number, parameters, state, deploy_id, sent_at, answered_at, detail = row
+    return Attempt(
+        token=token,
+        identity=Identity(owner=owner, vm_id=VmId(vm_id), stime=stime, seq=seq, host_id=host_id),
+        number=number,
+        parameters=json.loads(parameters),
+        state=AttemptState(state),
+        deploy_id=DeployId(deploy_id),
+        sent_at=sent_at,
+        answered_at=answered_at,
+        detail=detail,
+    )
+
+
+def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
+    """Write an attempt as it is now, with its moment and what the VM asked for."""
+    who = attempt.identity
+    db.execute(
+        "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (attempt.token, who.owner, who.vm_id, who.stime, who.seq, who.host_id, attempt.number,
+         json.dumps(attempt.parameters), attempt.state.value, attempt.deploy_id, attempt.sent_at, attempt.answered_at,
+         storable(attempt.detail)),
+    )  # fmt: skip
+    if attempt.latest is not None:
+        moment = (attempt.token, attempt.latest.at, attempt.latest.steady, attempt.latest.boot)
+        db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?)", moment)
+    if attempt.asked:
+        db.execute("INSERT OR REPLACE INTO asked VALUES (?, 1, ?)", (attempt.token, attempt.asked))
+
+
+def select_debts(db: sqlite3.Connection) -> list[Debt]:
+    """Every instance that must still be destroyed, oldest first."""
+    rows = db.execute(
+        "SELECT id, deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error FROM debts"
+        " ORDER BY id"
+    ).fetchall()
+    return [
+        Debt(
+            id=number,
+            deploy_id=DeployId(deploy_id),
+            token=token,
+            identity=Identity(owner=owner, vm_id=VmId(vm_id), stime=stime, seq=seq, host_id=host_id),
+            reason=reason,
+            since=since,
+            tries=tries,
+            last_error=last_error,
+        )
+        for number, deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error in rows
+    ]
+
+
+def add_debt(db: sqlite3.Connection, debt: Debt) -> None:
+    """Write a debt; one that is there already reaches as far as the newer one does."""
+    who, reason = debt.identity, storable(debt.reason)
+    db.execute(
+        "INSERT INTO debts"
+        " (deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')"
+        " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), since = max(since, excluded.since),"
+        # What a request has asked for is no orphan's debt any more, which may be withdrawn.
+        " reason = CASE WHEN substr(reason, 1, ?) = ? THEN excluded.reason ELSE reason END",
+        (
+            debt.deploy_id,
+            debt.token,
+            who.owner,
+            who.vm_id,
+            who.stime,
+            who.seq,
+            who.host_id,
+            reason,
+            debt.since,
+            len(ORPHAN),
+            ORPHAN,
+        ),
+    )

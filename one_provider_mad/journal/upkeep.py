@@ -1,0 +1,77 @@
+"""What a person may change in a journal, beside a running driver, and whether it can be written at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+from one_provider_mad.belongings import open_file
+from one_provider_mad.database import connect
+from one_provider_mad.errors import JournalError
+from one_provider_mad.journal.schema import PRAGMAS, check_version
+
+
+def forget_fact(path: Path, name: str) -> str | None:
+    """Remove one fact, also beside a running writer; returns what it was, None when there was none.
+
+    Raises:
+        JournalError: the journal cannot be written.
+    """
+    if not path.exists():
+        return None
+    try:
+        db = connect(path, timeout=5, mode="rw")
+        try:
+            row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+            db.execute("DELETE FROM facts WHERE name = ?", (name,))
+        finally:
+            db.close()
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal cannot be written: {error} ({path})") from error
+    return None if row is None else str(row[0])
+
+
+def try_to_write(path: Path) -> None:
+    """Write into the journal and take it out again, also beside a running writer; without one, into its directory.
+
+    Raises:
+        JournalError: a driver could not write it.
+    """
+    try:
+        directory = next(each for each in path.absolute().parents if each.exists())
+        if os.geteuid() == 0 and not os.statvfs(directory).f_bavail:
+            raise OSError(errno.ENOSPC, "there is room left for root only", str(directory))
+        if path.exists():
+            _write_and_forget(path)
+        else:
+            _write_into(directory, path.name)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalError(f"the journal cannot be written: {error} ({path})") from error
+
+
+_FILLER = "-" * 16_384
+"""More than the pages of a small journal have room for: the file has to grow."""
+
+
+def _write_and_forget(path: Path) -> None:
+    db = connect(path, timeout=5, mode="rw")
+    try:
+        for pragma in PRAGMAS:
+            db.execute(f"PRAGMA {pragma}")
+        if check_version(db):  # else a driver is just making it
+            db.execute("INSERT OR REPLACE INTO facts VALUES ('tried', ?)", (_FILLER,))
+            db.execute("DELETE FROM facts WHERE name = 'tried'")
+    finally:
+        db.close()
+
+
+def _write_into(directory: Path, name: str) -> None:
+    trial = directory / f".{name}.{os.getpid()}.tried"
+    descriptor = open_file(trial, os.O_WRONLY | os.O_EXCL)
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(_FILLER)
+    finally:
+        trial.unlink()
