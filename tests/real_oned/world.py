@@ -124,7 +124,8 @@ class World:
 
     def deploy(self, vm: Vm, cloud: str) -> None:
         """Place it as the scheduler would. From 7.0 on that includes the cloud's own system datastore."""
-        datastore = self.zone.number_of("datastore", f"{cloud}-system") if self.zone.release >= (7, 0) else -1
+        name = f"{cloud}-system" if self.zone.release >= (7, 0) else "home-system"
+        datastore = self.zone.number_of("datastore", name)
         self.zone.call("one.vm.deploy", vm.number, self.zone.number_of("host", cloud), False, datastore)
 
     def run(self, cloud: str) -> Vm:
