@@ -98,8 +98,8 @@ def report_of(
     """
     return HostReport(
         hypervisor=told.hypervisor,
-        total_cpu=round(100 * room.cpu) if room else 0,
-        total_memory=1024 * room.memory if room else 0,
+        total_cpu=round(100 * room.cpu) if room else None,
+        total_memory=1024 * room.memory if room else None,
         used_cpu=load.cpu,
         used_memory=load.memory,
         error=error,

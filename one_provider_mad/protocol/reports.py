@@ -69,8 +69,9 @@ class HostReport(Value, frozen=True, kw_only=True):
 
     Attributes:
         hypervisor: HYPERVISOR, the TYPE that PUBLIC_CLOUD sections carry.
-        total_cpu: percent, 100 for each core the cloud has room for; 0 when nobody knows, which says nothing of it.
-        total_memory: KiB the cloud has room for; 0 as above.
+        total_cpu: percent, 100 for each core the cloud has room for; None when nobody knows, which says nothing of it.
+            A full cloud has 0, which has to be said: OpenNebula keeps the total that it was told last.
+        total_memory: KiB the cloud has room for; None as above.
         used_cpu: percent in use.
         used_memory: KiB in use.
         error: why the cloud cannot be asked, "" when it can; PROVIDER_ERROR of the host.
@@ -80,8 +81,8 @@ class HostReport(Value, frozen=True, kw_only=True):
     """
 
     hypervisor: str
-    total_cpu: int = 0
-    total_memory: int = 0
+    total_cpu: int | None = None
+    total_memory: int | None = None
     used_cpu: float = 0.0
     used_memory: int = 0
     error: str = ""
@@ -232,18 +233,17 @@ def _totals(report: HostReport) -> tuple[str, ...]:
 
 
 def _usage(report: HostReport) -> tuple[str, ...]:
-    free_cpu, free_memory = report.total_cpu - report.used_cpu, report.total_memory - report.used_memory
+    cpu, memory = report.total_cpu, report.total_memory
     return (
         attribute("USEDCPU", _whole(report.used_cpu)),
         attribute("USEDMEMORY", _whole(report.used_memory)),
-        attribute("FREECPU", _whole(free_cpu)) if report.total_cpu > 0 else "",
-        attribute("FREEMEMORY", _whole(free_memory)) if report.total_memory > 0 else "",
+        _known_figure("FREECPU", None if cpu is None else cpu - report.used_cpu),
+        _known_figure("FREEMEMORY", None if memory is None else memory - report.used_memory),
     )
 
 
-def _known_figure(name: str, figure: int) -> str:
-    # A zero would take the place of what the host was said to have before.
-    return attribute(name, figure) if figure > 0 else ""
+def _known_figure(name: str, figure: float | None) -> str:
+    return "" if figure is None else attribute(name, _whole(figure))
 
 
 def _facts(report: HostReport) -> Iterator[str]:

@@ -70,7 +70,7 @@ def test_a_warning_is_taken_back() -> None:
 
 def test_room_that_nobody_knows_is_not_promised() -> None:
     report = report_of(Told(hypervisor="sea"), None, Load())
-    assert (report.total_cpu, report.total_memory) == (0, 0)
+    assert (report.total_cpu, report.total_memory) == (None, None)
 
 
 def test_an_instance_without_a_name_is_called_by_its_id() -> None:

@@ -249,13 +249,21 @@ def test_the_smallest_room_is_said_and_none_of_it_in_use() -> None:
     }
 
 
-@pytest.mark.parametrize("nothing", [0, -1])
-def test_room_that_nobody_knows_is_not_said_to_be_none(nothing: int) -> None:
-    report = host(total_cpu=nothing, total_memory=nothing)
+def test_room_that_nobody_knows_is_not_said_to_be_none() -> None:
+    report = host(total_cpu=None, total_memory=None)
     for text in (host_system(report), host_monitor(report), legacy_report(report, [])):
         assert not {"TOTALCPU", "TOTALMEMORY", "FREECPU", "FREEMEMORY"} & read_template(text).keys()
-    assert read_template(host_monitor(host(total_memory=nothing))).keys() == {"USEDCPU", "USEDMEMORY", "FREECPU"}
-    assert "TOTALMEMORY" in read_template(host_system(host(total_cpu=nothing)))
+    assert read_template(host_monitor(host(total_memory=None))).keys() == {"USEDCPU", "USEDMEMORY", "FREECPU"}
+    assert "TOTALMEMORY" in read_template(host_system(host(total_cpu=None)))
+
+
+def test_a_full_cloud_is_said_to_have_no_room() -> None:
+    """Else OpenNebula would keep the room of before, and place VMs on it (src/host/Host.cc, update_info, `merge`)."""
+    report = host(total_cpu=0, total_memory=0)
+    for text in (host_system(report), legacy_report(report, [])):
+        values = read_template(text)
+        assert (plain(values, "TOTALCPU"), plain(values, "TOTALMEMORY")) == ("0", "0")
+    assert read_template(host_monitor(report))["FREECPU"] == ["0"]
 
 
 # STATE_VM
@@ -444,8 +452,8 @@ wilds = st.builds(
 hosts = st.builds(
     HostReport,
     hypervisor=st.just("sea") | sharp_text,
-    total_cpu=st.integers(),
-    total_memory=st.integers(),
+    total_cpu=st.none() | st.integers(),
+    total_memory=st.none() | st.integers(),
     used_cpu=st.floats(),
     used_memory=st.integers(),
     error=sharp_text,
@@ -484,7 +492,7 @@ def assert_names(values: Values, known: set[str]) -> None:
 def test_any_host_is_described_in_a_template(report: HostReport) -> None:
     values = read_template(host_system(report))
     assert_names(values, OURS)
-    assert ("TOTALCPU" in values) == (report.total_cpu > 0)
+    assert ("TOTALCPU" in values) == (report.total_cpu is not None)
     for found in vectors(values, "VM"):
         assert found.keys() == {"ID", "DEPLOY_ID", "VM_NAME", "IMPORT_TEMPLATE"}
         assert found["ID"] == "-1"
