@@ -22,6 +22,7 @@ from one_provider_mad.monitor.settings import CapacitySettings
 from one_provider_mad.monitor.truth import Judgement
 from one_provider_mad.providers.interface import (
     CapacitySource,
+    ImportHints,
     ImportSource,
     Provider,
     Room,
@@ -119,7 +120,8 @@ class Shown(Value, frozen=True, kw_only=True):
     def _size_of(self, instance: Instance) -> Size | None:
         if isinstance(self.provider, SizedInstances):
             return self.provider.size_of(instance)
-        return self.provider.import_hints(instance).size if isinstance(self.provider, ImportSource) else None
+        hints = hints_of(instance, self.provider)
+        return hints.size if hints is not None else None
 
     @property
     def count(self) -> int:
@@ -130,6 +132,17 @@ class Shown(Value, frozen=True, kw_only=True):
     def running(self) -> int:
         """How many run, or begin to."""
         return sum(each.state in _RUNNING for each in self.listed)
+
+
+def hints_of(instance: Instance, provider: Provider) -> ImportHints | None:
+    """What a provider knows of an instance; nothing when it stumbles over one that is odd."""
+    if not isinstance(provider, ImportSource):
+        return None
+    try:
+        return provider.import_hints(instance)
+    except Exception:
+        log.exception("nothing known of an instance", deploy_id=instance.deploy_id)
+        return None
 
 
 def rooms_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:

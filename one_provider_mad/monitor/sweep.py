@@ -21,7 +21,7 @@ from one_provider_mad.monitor.cloud_source import CloudSource, Watched
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
 from one_provider_mad.monitor.lookups import Lookup, lacking, look_up
-from one_provider_mad.monitor.room import Allocations, RoomKeeper, Shown
+from one_provider_mad.monitor.room import Allocations, RoomKeeper, Shown, hints_of
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
 from one_provider_mad.protocol.reports import VmWord, Wild
@@ -29,8 +29,6 @@ from one_provider_mad.protocol.stale_names import StaleNames
 from one_provider_mad.protocol.vmm import shown_deploy_id
 from one_provider_mad.providers.interface import (
     Figures,
-    ImportHints,
-    ImportSource,
     NamedAttributes,
     Provider,
     Size,
@@ -206,8 +204,8 @@ class Sweeper:
                 len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, known)
             )
             sweep = msgspec.structs.replace(sweep, answered=activity.answered, judged_at=self._clock())
+            self.memory = sweep.judgement.memory  # at once: the clock may be set back while the room is waited for
             sweep = await self._with_rooms(sweep, listing, watched)
-            self.memory = sweep.judgement.memory
             self._succeeded(sweep.judgement)
             if metrics.recorder is not None:
                 seconds = self._loop.time() - begun
@@ -371,19 +369,8 @@ def _upstreams(listing: Listing, provider: Provider) -> dict[DeployId, VmId]:
 
 
 def _wilds(judgement: Judgement, watched: Watched) -> tuple[Wild, ...]:
-    provider = watched.provider
-    source = provider if isinstance(provider, ImportSource) else None
     wilds = sorted(judgement.wilds, key=lambda instance: instance.deploy_id)
-    return tuple(wild_of(each, _hints(source, each) if source else None) for each in wilds)
-
-
-def _hints(source: ImportSource, wild: Instance) -> ImportHints | None:
-    """What a provider knows of an instance; nothing when it stumbles over one that is odd."""
-    try:
-        return source.import_hints(wild)
-    except Exception:
-        log.exception("nothing known of a wild instance", deploy_id=wild.deploy_id)
-        return None
+    return tuple(wild_of(each, hints_of(each, watched.provider)) for each in wilds)
 
 
 def _defect(error: Exception) -> ProviderUnavailable:

@@ -18,7 +18,7 @@ from one_provider_mad.monitor.room import LIMIT_SECONDS, Allocation, Limits, Sho
 from one_provider_mad.monitor.settings import CapacitySettings
 from one_provider_mad.monitor.truth import Judgement, Memory, SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord
-from one_provider_mad.providers.interface import Room, Size
+from one_provider_mad.providers.interface import ImportHints, Room, Size
 from tests.actions.fakes import FakeCloud, pass_time
 from tests.monitor.studio import Studio
 from tests.monitor.worlds import instance_of, wild
@@ -153,7 +153,7 @@ async def seen_on(one: Studio, seconds: float = 5) -> Size:
     return (await one.sweeper.sweep()).rooms[3]
 
 
-def studio(path: Path, cloud: SizedCloud, core: Core | None = None) -> Studio:
+def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
     one = Studio(path, cloud)
     one.sweeper.hosts = frozenset({3})
     if core is not None:
@@ -189,6 +189,27 @@ async def test_a_vm_that_came_since_opennebula_was_asked_is_no_orphan(tmp_path: 
     one.add(8)
     assert await seen_on(one) == Size(cpu=10, memory=10 * GIB)
     assert core.asked == 1
+
+
+class OddCloud(FakeCloud):
+    """Pretends to be a cloud that stumbles over what it is asked of its instances."""
+
+    def instance_sizes(self) -> Mapping[str, Size]:
+        return {}
+
+    async def capacity(self) -> Room | Size | None:
+        return TEN
+
+    def import_hints(self, instance: Instance) -> ImportHints:
+        raise ValueError(f"{instance.deploy_id} is odd")
+
+
+async def test_an_instance_whose_size_cannot_be_read_holds_no_report_up(tmp_path: Path) -> None:
+    one = studio(tmp_path, OddCloud())
+    one.add(7)
+    one.cloud.add(None, deploy_id="i-odd")
+    sweep = await one.sweeper.sweep()
+    assert (sweep.rooms, len(sweep.vms(3))) == ({3: Size(cpu=10, memory=10 * GIB)}, 1)
 
 
 @pytest.mark.looptime
