@@ -316,10 +316,14 @@ class Desk:
             raise error
         if not memory.listed_at:
             return ""
+        # What is gone is left out only where that is how it is told (see `_legacy_report`).
+        are_gone_named = not told.monitor.is_before_4_14 and told.monitor.missing_word is not VmWord.POWEROFF
         vms = [
             LegacyVm(vm_id=known.vm_id, deploy_id=known.deploy_id, state_letter="-")
             for known in memory.vms.values()
-            if known.host_id == request.host_id and known.misses < told.monitor.missing_after and not known.is_parked
+            if known.host_id == request.host_id
+            and not known.is_parked
+            and (are_gone_named or known.misses < told.monitor.missing_after)
         ]
         report = report_of(told, told_room(told.capacity), Load(), error=str(error))
         return reports.legacy_report(report, vms, is_before_4_14=told.monitor.is_before_4_14)

@@ -187,3 +187,21 @@ async def test_what_somebody_does_is_told_in_these_letters(scene: Scene, who: st
     said = [letter for letter, _ in groupby([*said, await scene.told()])]
     assert said[-len(TABLE[who]) :] == TABLE[who]
     assert set(said) <= {*TABLE[who], "-"}
+
+
+@pytest.mark.parametrize(("missing_state", "letter"), [("UNKNOWN", "-"), ("POWEROFF", "left out")])
+async def test_a_vm_whose_instance_is_gone_is_told_so_after_an_outage_too(
+    scene: Scene, missing_state: str, letter: str
+) -> None:
+    """Two reports that leave it out would power it off, and it could not be recreated."""
+    scene.one.set(missing_state=missing_state)
+    start(scene)
+    await scene.told()
+    scene.state(DEAD)
+    await pass_time(10)
+    await scene.one.sweeper.sweep()  # for another host
+    cut_off(scene)
+    assert [await scene.told(), await scene.told()] == [letter, letter]
+    scene.one.cloud.always.clear()
+    await pass_time(60)
+    assert await scene.told() == ("e" if missing_state == "UNKNOWN" else letter)

@@ -173,7 +173,7 @@ async def test_what_is_missing_is_lost_and_what_may_be_there_is_not(one: Studio)
     assert await asked(one) == {7: "a", 8: "e"}
     assert await asked(one) == {7: "a", 8: "-"}
     one.cloud.always["list"] = OUTAGE
-    assert await asked(one) == {7: "-"}
+    assert await asked(one) == {7: "-", 8: "-"}
 
 
 async def test_what_is_gone_is_said_so_once_and_rarely_again(one: Studio) -> None:
@@ -212,6 +212,8 @@ async def test_while_the_cloud_cannot_be_asked_the_vms_of_the_host_are_named_and
     ]
     one.sweeper.memory = Memory(vms={each.vm_id: each for each in known}, listed_at=1.0)
     one.cloud.always["list"] = OUTAGE
+    assert await asked(one) == {7: "-", 8: "-"}
+    one.set(missing_state="POWEROFF")
     assert await asked(one) == {7: "-"}
 
 
