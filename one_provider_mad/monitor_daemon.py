@@ -172,12 +172,13 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
     async def _take_up(self, desk: Desk, before: tuple[StartMonitor, ...]) -> None:
         """Ask the core for its hosts once, and report on them. Raises MadError."""
-        from one_provider_mad.monitor.core_hosts import FIRST_WITH_MONITORD, release_of, wanted_hosts
+        from one_provider_mad.monitor.core_hosts import FIRST_WITH_MONITORD, wanted_hosts
         from one_provider_mad.xmlrpc.local import LocalCore
+        from one_provider_mad.xmlrpc.release import release_of
 
         core, asked_at = LocalCore(os.environ), asyncio.get_running_loop().time()
         version = await asyncio.to_thread(core.call, "one.system.version")
-        if release_of(str(version)) < FIRST_WITH_MONITORD:
+        if release_of(version) < FIRST_WITH_MONITORD:
             return
         pool = await asyncio.to_thread(core.document, "one.hostpool.info")
         known = [*desk.hosts, *before]

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from one_provider_mad.documents import Element, elements_at, text_of
-from one_provider_mad.domain import Value, whole_number
+from one_provider_mad.domain import Value
 from one_provider_mad.providers.interface import SelfCheck
 from one_provider_mad.xmlrpc.local import LocalCore
+from one_provider_mad.xmlrpc.release import release_of
 
 _FIRST = (7, 0)
 _SYSTEM_DS = "1"
@@ -58,7 +59,7 @@ def check_system_datastores(core: LocalCore, name: str) -> list[SelfCheck]:
     Raises:
         MadError: OpenNebula did not answer.
     """
-    if _release(str(core.call("one.system.version"))) < _FIRST:
+    if release_of(core.call("one.system.version")) < _FIRST:
         return []
     datastores = read_system_datastores(core.document("one.datastorepool.info"))
     hosts = read_hosts(core.document("one.hostpool.info"), vm_mad=name)
@@ -117,9 +118,3 @@ def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) 
 
 def _names(datastores: Sequence[Datastore]) -> str:
     return ", ".join(each.name for each in datastores)
-
-
-def _release(text: str) -> tuple[int, ...]:
-    """(7, 4), () for what is none."""
-    numbers = [whole_number(part) for part in text.split(".")[:2]]
-    return tuple(number for number in numbers if number is not None)

@@ -63,13 +63,6 @@ def allocation_of(host: Element) -> Allocation:
     )
 
 
-def release_of(version: str) -> tuple[int, ...]:
-    """The numbers of what one.system.version answers, `7.4.0`; () for anything else."""
-    numbers = version.strip().split(".")
-    is_known = all(each.isascii() and each.isdigit() and len(each) < 6 for each in numbers)
-    return tuple(map(int, numbers)) if is_known else ()
-
-
 def _text(host: Element, name: str) -> str:
     return text_of(element_at(host, name)).strip()
 

@@ -14,6 +14,7 @@ from one_provider_mad.orphans.verdicts import VmDocument
 from one_provider_mad.xmlrpc.client import Client, Connection
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.pool import read_pool
+from one_provider_mad.xmlrpc.release import release_of
 from one_provider_mad.xmlrpc.session import read_session
 
 _ALL_USERS, _NOT_DONE = -2, -1
@@ -63,11 +64,10 @@ class LocalOpenNebula:
 
     async def release(self) -> tuple[int, ...]:
         """Which release it is: (6, 10, 0). Raises ProviderError."""
-        text = str(await self._client.call("one.system.version"))
-        numbers = [number for part in text.strip().split(".") if (number := whole_number(part)) is not None]
-        if len(numbers) != text.count(".") + 1:
-            raise ProviderUnavailable(f"OpenNebula calls its release {text[:20]!r}")
-        return tuple(numbers)
+        answer = await self._client.call("one.system.version")
+        if not (release := release_of(answer)):
+            raise ProviderUnavailable(f"OpenNebula calls its release {str(answer)[:20]!r}")
+        return release
 
     async def living(self) -> Mapping[VmId, VmDocument]:
         """Every VM that is not DONE, by number. Raises ProviderError: never half of them."""
@@ -111,18 +111,19 @@ def read_document(element: Element) -> VmDocument:
     """Read a `<VM>`. Raises ProviderUnavailable for one that lacks what everything depends on."""
     history = list(elements_at(element, "HISTORY_RECORDS/HISTORY"))
     return VmDocument(
-        vm_id=VmId(_number(element, "ID")),
-        state=_number(element, "STATE"),
-        stime=_number(element, "STIME"),
-        etime=_number(element, "ETIME"),
-        lcm_state=_number(element, "LCM_STATE"),
+        vm_id=VmId(number_at(element, "ID")),
+        state=number_at(element, "STATE"),
+        stime=number_at(element, "STIME"),
+        etime=number_at(element, "ETIME"),
+        lcm_state=number_at(element, "LCM_STATE"),
         deploy_id=DeployId(text_of(element.find("DEPLOY_ID")).strip()),
-        hosts=tuple(_number(record, "HID") for record in history),
+        hosts=tuple(number_at(record, "HID") for record in history),
         drivers=tuple(text_of(record.find("VM_MAD")).strip() for record in history),
     )
 
 
-def _number(element: Element, name: str) -> int:
+def number_at(element: Element, name: str) -> int:
+    """A number of a `<VM>`. Raises ProviderUnavailable where there is none."""
     number = whole_number(text_of(element.find(name)).strip())
     if number is None:
         raise ProviderUnavailable(f"a VM of the local OpenNebula has no {name}")

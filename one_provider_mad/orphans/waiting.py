@@ -14,6 +14,7 @@ from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderUnavailable
 from one_provider_mad.options import parse_arguments
+from one_provider_mad.orphans.documents import number_at
 from one_provider_mad.xmlrpc.local import LocalCore
 
 _Answer = TypeVar("_Answer")
@@ -78,7 +79,7 @@ def _document(element: Element) -> WaitingDocument:
     return WaitingDocument(
         vm=_vm(element),
         host=text_of(_last_record(element).find("HOSTNAME")).strip(),
-        closed_by=_number(records[-2], "ACTION") if len(records) > 1 else 0,
+        closed_by=number_at(records[-2], "ACTION") if len(records) > 1 else 0,
         document=etree.tostring(element),
     )
 
@@ -87,10 +88,10 @@ def _vm(element: Element) -> WaitingVm:
     record = _last_record(element)
     driver = next(record.iterchildren("VM_MAD", "VMMMAD"), None)  # the second is how 4.x calls it
     return WaitingVm(
-        vm_id=VmId(_number(element, "ID")),
-        lcm_state=_number(element, "LCM_STATE") if _number(element, "STATE") == _ACTIVE else 0,
-        stime=_number(element, "STIME"),
-        seq=_number(record, "SEQ"),
+        vm_id=VmId(number_at(element, "ID")),
+        lcm_state=number_at(element, "LCM_STATE") if number_at(element, "STATE") == _ACTIVE else 0,
+        stime=number_at(element, "STIME"),
+        seq=number_at(record, "SEQ"),
         driver=text_of(driver).strip(),
     )
 
@@ -113,10 +114,3 @@ def _drivers(configuration: Element) -> list[tuple[str, str]]:
         for mad in configuration.iterchildren("VM_MAD")
         if text_of(mad.find("EXECUTABLE")).strip().rpartition("/")[2] == _PROGRAM
     ]
-
-
-def _number(element: Element, name: str) -> int:
-    text = text_of(element.find(name)).strip()
-    if not (text.isascii() and text.isdigit() and len(text) < 20):
-        raise ProviderUnavailable(f"a VM of the local OpenNebula has no {name}")
-    return int(text)

@@ -17,6 +17,7 @@ from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError, SettingsError
 from one_provider_mad.xmlrpc.client import Client, Connection
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
+from one_provider_mad.xmlrpc.release import release_of
 from one_provider_mad.xmlrpc.session import read_session
 
 _DECRYPTING = (5, 10)
@@ -83,10 +84,9 @@ class HostLogin:
 
     @staticmethod
     async def _check_release(client: Client) -> None:
-        text = str(await client.call("one.system.version"))
-        release = tuple(number for part in text.split(".")[:2] if (number := whole_number(part)) is not None)
-        if release < _DECRYPTING:
-            raise AuthenticationRefused(f"OpenNebula {text[:20]} decrypts nothing, only 5.10 and later do")
+        answer = await client.call("one.system.version")
+        if release_of(answer) < _DECRYPTING:
+            raise AuthenticationRefused(f"OpenNebula {str(answer)[:20]} decrypts nothing, only 5.10 and later do")
 
     async def _number(self, client: Client) -> int:
         if (number := whole_number(self._host)) is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from lxml import etree
 
-from one_provider_mad.monitor.core_hosts import release_of, wanted_hosts
+from one_provider_mad.monitor.core_hosts import wanted_hosts
 from one_provider_mad.protocol.im_messages import Periods, StartMonitor
 
 KNOWN = StartMonitor(host_id=3, host="old name", im_mad="ours", periods=Periods(state_vm=7), document=b"<M/>")
@@ -44,10 +44,3 @@ def test_a_known_host_keeps_its_periods_and_a_new_one_takes_those_of_another() -
         (3, "cloud-3", 7, b"<M/>"),
         (4, "cloud-4", 7, b"<M/>"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("version", "release"), [("7.4.0", (7, 4, 0)), (" 5.12.0\n", (5, 12, 0)), ("7.x", ()), ("", ()), ("9" * 9, ())]
-)
-def test_a_release_is_read_from_its_name(version: str, release: tuple[int, ...]) -> None:
-    assert release_of(version) == release

@@ -23,9 +23,8 @@ from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.envelope import Argument, Result
 from one_provider_mad.xmlrpc.host_login import HostLogin
+from one_provider_mad.xmlrpc.release import Release, release_of
 from one_provider_mad.xmlrpc.session import check_session
-
-Version = tuple[int, ...]
 
 EXTENDED_POOL = (5, 8)
 """From here on `one.vmpool.info` leaves USER_TEMPLATE out, and `one.vmpool.infoextended` has it."""
@@ -62,7 +61,7 @@ class Remote:
         self._version_until = 0.0
         login = HostLogin(settings.login_from_host, LOGIN) if settings.login_from_host else None
         self.client = Client(settings.connection, ask_session=partial(_ask_session, login) if login else None)
-        self._version: Version | None = None
+        self._version: Release | None = None
 
     async def open(self) -> None:
         """Get ready to ask."""
@@ -72,14 +71,13 @@ class Remote:
         """Let go of all connections."""
         await self.client.close()
 
-    async def version(self) -> Version:
+    async def version(self) -> Release:
         """The partner's release, asked for now and then: a partner may be upgraded."""
         if self._version is None or self._clock() >= self._version_until:
-            text = str(await self.client.call("one.system.version"))
-            numbers = re.match(r"[0-9]{1,9}(?:\.[0-9]{1,9})*", text)
-            if not numbers:
-                raise NotSupported("opennebula", f"an OpenNebula that calls its release {text[:40]!r}")
-            self._version = tuple(int(part) for part in numbers[0].split("."))
+            answer = await self.client.call("one.system.version")
+            if not (release := release_of(answer)):
+                raise NotSupported("opennebula", f"an OpenNebula that calls its release {str(answer)[:40]!r}")
+            self._version = release
             self._version_until = self._clock() + _VERSION_SECONDS
         return self._version
 
