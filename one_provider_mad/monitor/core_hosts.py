@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 import msgspec
 
 from one_provider_mad.documents import Element, element_at, elements_at, text_of
-from one_provider_mad.domain import VmId
+from one_provider_mad.domain import VmId, whole_number
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.monitor.room import Allocation
 from one_provider_mad.protocol.im_messages import StartMonitor
@@ -57,9 +57,10 @@ def wanted_hosts(pool: Element, *, im_mads: Collection[str], known: Iterable[Sta
 
 def allocation_of(host: Element) -> Allocation:
     """What OpenNebula has given away on a host, from the answer to one.host.info."""
+    vm_ids = (whole_number(text_of(each).strip()) for each in elements_at(host, "VMS/ID"))
     return Allocation(
         load=Load(cpu=_number(host, "HOST_SHARE/CPU_USAGE") or 0, memory=_number(host, "HOST_SHARE/MEM_USAGE") or 0),
-        vm_ids=frozenset(VmId(int(text)) for each in elements_at(host, "VMS/ID") if (text := text_of(each)).isdigit()),
+        vm_ids=frozenset(VmId(vm_id) for vm_id in vm_ids if vm_id is not None),
     )
 
 
@@ -68,5 +69,4 @@ def _text(host: Element, name: str) -> str:
 
 
 def _number(host: Element, name: str) -> int | None:
-    text = _text(host, name)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else None
+    return whole_number(_text(host, name))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from lxml import etree
 
-from one_provider_mad.monitor.core_hosts import wanted_hosts
+from one_provider_mad.domain import VmId
+from one_provider_mad.monitor.core_hosts import allocation_of, wanted_hosts
+from one_provider_mad.monitor.host import Load
+from one_provider_mad.monitor.room import Allocation
 from one_provider_mad.protocol.im_messages import Periods, StartMonitor
 
 KNOWN = StartMonitor(host_id=3, host="old name", im_mad="ours", periods=Periods(state_vm=7), document=b"<M/>")
@@ -44,3 +47,10 @@ def test_a_known_host_keeps_its_periods_and_a_new_one_takes_those_of_another() -
         (3, "cloud-3", 7, b"<M/>"),
         (4, "cloud-4", 7, b"<M/>"),
     ]
+
+
+def test_what_opennebula_has_given_away_on_a_host_is_read_however_much_it_is() -> None:
+    """KiB in MEM_USAGE: 1 TiB has ten digits."""
+    share = "<HOST_SHARE><CPU_USAGE>12800</CPU_USAGE><MEM_USAGE>1073741824</MEM_USAGE></HOST_SHARE>"
+    given = allocation_of(etree.fromstring(f"<HOST>{share}<VMS><ID>7</ID><ID>9</ID></VMS></HOST>"))
+    assert given == Allocation(load=Load(cpu=12800, memory=1 << 30), vm_ids=frozenset({VmId(7), VmId(9)}))
