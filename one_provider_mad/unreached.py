@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import ssl
+from collections.abc import Iterator
 
 from one_provider_mad.errors import NotReached, WrongEndpoint
 
@@ -12,6 +14,8 @@ SERVICE_UNAVAILABLE = 503
 
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 """The resolver has answered that there is no such name; it could not ask anybody with EAI_AGAIN (getaddrinfo(3))."""
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 _SAYS_SO = re.compile(
     rb"overloaded|unable to (?:handle|process)|(?:can(?:no|')t|cannot|not able to) (?:handle|process)"
@@ -35,21 +39,21 @@ def unreached(error: BaseException, *, who: str, setting: str, was_reached: bool
 
     match error:
         case aiohttp.InvalidURL():
-            return WrongEndpoint(f"{who} cannot be reached: its URL cannot be read, check {setting}")
+            is_lasting, was_reached = True, False
         case aiohttp.ConnectionTimeoutError():
-            return NotReached(f"{who} cannot be reached: it takes no connection")
+            is_lasting = False
         case aiohttp.ClientHttpProxyError():
             is_lasting = error.status < 500
-            reason = f"the proxy refuses the connection with HTTP {error.status}"
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError():
-            is_lasting, reason = True, f"TLS cannot be agreed on: {_certificate_reason(error)}"
+            is_lasting = True
         case aiohttp.ClientConnectorError():
-            is_lasting, reason = error.os_error.errno in _NO_SUCH_NAME, _reason(error.os_error)
+            is_lasting = error.os_error.errno in _NO_SUCH_NAME
         case _:
             return None
+    reason = _cause(error)
     if is_lasting and not was_reached:
         return WrongEndpoint(f"{who} cannot be reached: {reason}, check {setting}")
-    return NotReached(f"{who} cannot be reached: {reason}")
+    return NotReached(f"{who} cannot be reached: {reason}; see {setting}")
 
 
 def says_not_carried_out(status: int, body: bytes, *, retry_after: float | None) -> bool:
@@ -57,13 +61,44 @@ def says_not_carried_out(status: int, body: bytes, *, retry_after: float | None)
     return status == SERVICE_UNAVAILABLE and (retry_after is not None or bool(_SAYS_SO.search(body)))
 
 
-def _reason(error: OSError) -> str:
-    """Connection refused, No route to host... in the system's words."""
-    if isinstance(error, socket.gaierror):
-        return f"its name cannot be resolved ({error.strerror})"
-    return os.strerror(error.errno) if error.errno else str(error)
+def _cause(error: BaseException) -> str:
+    """Why, without the address, and without the names of classes where anything else is known."""
+    chain = list(_causes(error))
+    if (name := type(error).__name__) == "InvalidURL":
+        return "its URL cannot be read"
+    if name == "ClientHttpProxyError":
+        return f"the proxy refuses the connection with HTTP {getattr(error, 'status', 0)}"
+    for each in chain:
+        if verdict := getattr(each, "verify_message", ""):
+            return f"its certificate is not trusted, {verdict}"
+        if isinstance(each, ssl.SSLError) and not hasattr(each, "certificate_error"):
+            return f"no TLS connection, {_reason(each)}"
+    for each in chain:
+        if isinstance(each, TimeoutError):
+            return "it does not take connections in time"
+        if type(each).__name__ in ("ClientConnectorDNSError", "gaierror"):
+            return "its name cannot be resolved"
+    for each in chain:
+        if isinstance(each, OSError) and (number := _number_of(each)):
+            return os.strerror(number).lower()
+    return str(error) or type(error).__name__
 
 
-def _certificate_reason(error: BaseException) -> str:
-    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    return str(getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or cause)
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and what aiohttp has wrapped or was handling."""
+    while error is not None:
+        yield error
+        error = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error.__cause__
+
+
+def _number_of(error: OSError) -> int:
+    """The system's number; of several addresses tried, asyncio keeps it in the text alone."""
+    if error.errno:
+        return error.errno
+    found = _ERRNO.search(str(error))
+    return int(found[1]) if found else 0
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's word for it, which errors of Python's own do not have."""
+    return str(getattr(error, "reason", None) or "handshake failed").replace("_", " ").lower()

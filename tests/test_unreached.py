@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator
+from itertools import product
 from typing import Any
 
 import aiohttp
@@ -16,6 +18,10 @@ from one_provider_mad.unreached import says_not_carried_out, unreached
 KEY = ConnectionKey("cloud.example", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None)
 
 NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+SEVERAL = (
+    "Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 111] Connect call failed ('127.0.0.1', 9)"
+)
+"""What is raised for a name with several addresses: for programmers."""
 NO_RESOLVER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 
@@ -38,12 +44,28 @@ async def raised(http: aiohttp.ClientSession, url: str) -> aiohttp.ClientError:
 async def test_a_port_on_which_nobody_listens_is_an_outage(http: aiohttp.ClientSession) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/"
-        error = await raised(http, url)
-    for was_reached in (False, True):
+        port = free.getsockname()[1]
+        errors = [await raised(http, f"http://{host}:{port}/") for host in ("127.0.0.1", "localhost")]
+    for error, was_reached in product(errors, (False, True)):
         found = meaning(error, was_reached=was_reached)
         assert type(found) is NotReached
-        assert str(found) == "EC2 at cloud.example cannot be reached: Connection refused"
+        assert str(found) == "EC2 at cloud.example cannot be reached: connection refused; see endpoint_url"
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (aiohttp.ConnectionTimeoutError(), "it does not take connections in time"),
+        (aiohttp.ClientConnectorDNSError(KEY, NO_NAME), "its name cannot be resolved"),
+        (aiohttp.ClientConnectorError(KEY, OSError(113, "No route to host")), "no route to host"),
+        (aiohttp.ClientConnectorError(KEY, OSError(SEVERAL)), "connection refused;"),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "wrong")), "no TLS connection, handshake failed"),
+        (aiohttp.InvalidURL("x"), "its URL cannot be read"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_each_cause_is_in_words(error: Exception, cause: str) -> None:
+    assert f"cannot be reached: {cause}" in str(meaning(error, was_reached=True))
 
 
 async def test_what_is_no_url_is_never_an_outage(http: aiohttp.ClientSession) -> None:

@@ -39,7 +39,7 @@ from one_provider_mad.xmlrpc.envelope import (
     read_document,
 )
 from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status
-from one_provider_mad.xmlrpc.reach import login_refused, place_of, unreachable
+from one_provider_mad.xmlrpc.reach import login_refused, place_of
 from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of, is_not_the_leader
 from one_provider_mad.xmlrpc.session import read_session
 
@@ -278,7 +278,7 @@ class Client:
             except (aiohttp.ClientError, ValueError) as error:
                 setting, was_reached = self.connection.address_setting, endpoint in self._reached
                 if not_sent := unreached(error, who=place, setting=setting, was_reached=was_reached):
-                    raise type(not_sent)(unreachable(place, error, setting=setting)) from error
+                    raise not_sent from error
                 raise ProviderUnavailable(f"{place} did not answer {method}: {_reason(error)}") from error
             except TimeoutError as error:
                 limit = self.connection.timeout
