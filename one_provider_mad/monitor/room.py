@@ -112,6 +112,12 @@ class Shown(Value, frozen=True, kw_only=True):
         """The instances of a host's VMs."""
         return [vm.instance for vm in self.judgement.hosts.get(host_id, ()) if vm.instance is not None]
 
+    def alive(self) -> frozenset[DeployId]:
+        """The instances of all hosts' VMs that are there."""
+        return frozenset(
+            each.deploy_id for host_id in self.hosts for each in self.own(host_id) if not each.state.is_gone
+        )
+
     def taken(self, instances: Iterable[Instance]) -> Size:
         """What instances take, as far as their size is known."""
         sizes = [size for each in instances if not each.state.is_gone and (size := self._size_of(each)) is not None]
@@ -250,6 +256,7 @@ class RoomKeeper:
         self._given: Mapping[int, Allocation] = {}
         self._orphans: frozenset[DeployId] = frozenset()
         self._given_due_at = 0.0
+        self._given_of: frozenset[DeployId] = frozenset()
         self._asking_core: asyncio.Task[None] | None = None
         self._is_urgent = True
         self.allocations: Allocations | None = None
@@ -292,13 +299,13 @@ class RoomKeeper:
             self.ask(watched)
 
     async def settled(self, limits: Limits, shown: Shown) -> bool:
-        """Wait a moment for what matters now: the first answer, one after a refusal, what a full host has given away.
+        """Wait a moment for what matters now: the first answer, one after a refusal, what was given away of few places.
 
         Returns:
             True when there is something new to reckon with.
         """
         wanted = [self._asking if self._is_urgent else None]
-        wanted.append(self._asking_core if places_left(limits, shown) == 0 else None)
+        wanted.append(self._asking_core if places_left(limits, shown) is not None else None)
         pending = [task for task in wanted if task is not None]
         done = (await asyncio.wait(pending, timeout=URGENT_SECONDS))[0] if pending else set()
         return bool(done) or (self._is_urgent and self._answer is not None)
@@ -361,12 +368,18 @@ class RoomKeeper:
     # Asking OpenNebula
 
     def ask_core(self, limits: Limits, shown: Shown) -> None:
-        """Ask OpenNebula what it has given away, beside the sweeps: with each of them while hosts are full."""
+        """Ask OpenNebula what it has given away, beside the sweeps.
+
+        Where the number of instances is limited that is with each sweep while hosts are full, and whenever instances
+        have come or gone: what is given away and the places that are left have to be of one time.
+        """
         if not limits.is_any or self.allocations is None or self._asking_core is not None:
             return
-        if self._time() < self._given_due_at and places_left(limits, shown) != 0:
+        places = places_left(limits, shown)
+        alive = shown.alive() if places else frozenset()
+        if self._time() < self._given_due_at and (places is None or (places > 0 and alive == self._given_of)):
             return
-        self._given_due_at = self._time() + ROOM_SECONDS
+        self._given_due_at, self._given_of = self._time() + ROOM_SECONDS, alive
         vms = {
             host_id: [(vm.state.vm_id, vm.state.deploy_id) for vm in shown.judgement.hosts.get(host_id, ())]
             for host_id in shown.hosts

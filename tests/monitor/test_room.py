@@ -179,6 +179,25 @@ async def test_an_instance_that_opennebula_has_no_vm_for_takes_a_place(tmp_path:
 
 
 @pytest.mark.looptime
+async def test_the_place_of_a_vm_that_ended_is_not_counted_twice(tmp_path: Path) -> None:
+    cloud, core = SizedCloud(), Core()
+    cloud.room = Room(most=4)
+    one = studio(tmp_path, cloud, core)
+    one.add(7)
+    one.add(8)
+    core.given = given(7, 8)
+    assert await seen_on(one) == Size(cpu=4, memory=4 * GIB)
+    asked = core.asked
+    assert await seen_on(one) == Size(cpu=4, memory=4 * GIB)
+    assert core.asked == asked, "nothing has changed"
+    del cloud.instances[DeployId("i-7")]
+    core.given = given(8)
+    assert (await one.sweeper.sweep()).rooms[3] == Size(cpu=4, memory=4 * GIB)
+    await pass_time(5)
+    assert (await one.sweeper.sweep()).rooms[3] == Size(cpu=4, memory=4 * GIB), "one given away, and three places"
+
+
+@pytest.mark.looptime
 async def test_a_vm_that_came_since_opennebula_was_asked_is_no_orphan(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.room = TEN
