@@ -1,4 +1,4 @@
-"""How far the clock here is from that of whoever answers over HTTP."""
+"""Compares this machine's clock with that of an HTTP server."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from email.utils import parsedate_to_datetime
 from one_provider_mad.providers.interface import SelfCheck
 
 _NOTHING = 10.0
-"""Seconds that mean nothing: `Date` has whole seconds, and an answer takes its time."""
+"""Seconds of difference that mean nothing: `Date` has whole seconds, and an answer takes its time."""
 
 
 def skew(answered: tuple[str, float]) -> float | None:
-    """Seconds by which the clock here is ahead; None where an answer does not tell.
+    """Return the seconds by which the clock here is ahead; None without a readable date.
 
     Args:
-        answered: its header `Date` (RFC 9110, 6.6.1), and when it was read, in seconds since the epoch.
+        answered: the answer's header `Date` (RFC 9110, 6.6.1), and when it was read, in seconds since the epoch.
     """
     date, read_at = answered
     try:
@@ -24,12 +24,12 @@ def skew(answered: tuple[str, float]) -> float | None:
 
 
 def check_clock(answered: tuple[str, float], *, whose: str, at_most: float | None) -> list[SelfCheck]:
-    """One finding; none where the answer has no date.
+    """Return one finding; none where the answer has no date.
 
     Args:
         answered: as `skew` takes it.
-        whose: clock the other one is, `EC2`.
-        at_most: seconds from which on calls are refused; None where nobody minds.
+        whose: owner of the other clock, `EC2`.
+        at_most: seconds of difference from which on calls are refused; None for no such limit.
     """
     seconds = skew(answered)
     if seconds is None:

@@ -1,19 +1,19 @@
-"""What a cloud must offer to be driven from OpenNebula: the page to read first.
+"""What a cloud must offer to be driven from OpenNebula. Read this page first.
 
-A cloud of our own kind is a `Provider`: intents, tags, listing. What only some clouds can do is an optional
-capability, a small protocol of its own that the core finds by asking the object (`isinstance`); a provider that
-cannot do a thing simply lacks the methods, and the core answers with one uniform sentence.
+A cloud of our own kind is a `Provider`: intents, tags, listing. An ability of some clouds only is an optional
+capability, a small protocol of its own. The core asks for it with `isinstance`; a provider without the ability simply
+lacks the methods, and the core answers with one uniform sentence.
 
-A directory of action scripts is a `VerbatimDriver`: it performs a verb as it was sent, with none of the core's
-intents, adoption, coalescing or retries around it.
+A directory of action scripts is a `VerbatimDriver`: it carries out an action as it was sent. The core's intents,
+adoption, coalescing and retries do not apply to it.
 
 Rules for every provider method:
-- It raises only kinds of `ProviderError` (errors.py); anything else counts as a defect and is logged as one.
-- It makes one attempt. Retries, pacing and deadlines are the core's; cancellation may strike at any await.
+- It raises only kinds of `ProviderError` (errors.py); the core logs any other exception as a defect.
+- It makes one attempt. Retries, pacing and deadlines are the core's; any await may be cancelled.
 - After a crash any call may be repeated.
-- It returns when the cloud has accepted the call; waiting for the resulting state is the core's work (`describe`).
-- What it lists has each instance once: a listing that shows an id twice, and differently, counts as failed
-  (listings.py). An answer that is not the document that was asked for is no listing, and never an empty one.
+- It returns when the cloud has accepted the call; the core waits for the resulting state (`describe`).
+- A listing has each instance once: one with two different rows for the same id counts as failed (listings.py).
+  An answer that is not the requested document is an error, never an empty listing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import msgspec
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Usage, Value, VmId, VmRequest
 
 Parameters = Mapping[str, Any]
-"""Exactly what a create sends to the cloud, in the cloud's words; must survive JSON unchanged."""
+"""The exact parameters of a create, in the cloud's words; they must survive JSON unchanged."""
 
 
 class CreatePlan(Value, frozen=True, kw_only=True):
@@ -57,11 +57,11 @@ class CreateCall(Value, frozen=True, kw_only=True):
 
 
 class Arguments(Value, frozen=True, kw_only=True):
-    """What ARGUMENTS of VM_MAD say about scripts; a cloud of our own kind has no use for it.
+    """The ARGUMENTS of VM_MAD that concern scripts; a cloud of our own kind does not need them.
 
     Attributes:
         local_actions: `-l`, as it was written; None for upstream's own list.
-        timeout: `-w`, seconds a script may run; None for as long as it likes.
+        timeout: `-w`, seconds a script may run; None for no limit.
         proxy: `--proxy`, "" for none.
     """
 
@@ -71,16 +71,16 @@ class Arguments(Value, frozen=True, kw_only=True):
 
 
 class ProviderContext(Value, frozen=True, kw_only=True):
-    """What a provider is told about its place.
+    """A provider's names, directories and arguments.
 
     Attributes:
         name: NAME from oned's ARGUMENTS.
-        hypervisor: HYPERVISOR reported, and the TYPE that its PUBLIC_CLOUD sections carry.
-        owner: whose instances these are.
-        state_directory: OpenNebula's var directory, where it may keep files of its own.
+        hypervisor: the HYPERVISOR that the host reports, and the TYPE of its PUBLIC_CLOUD sections.
+        owner: the OpenNebula that the instances belong to, as their tags say.
+        state_directory: OpenNebula's var directory; a provider may keep files there.
         system_directory: OpenNebula's etc directory.
         arguments: for drivers that run scripts.
-        warn: tells the operator one sentence (the driver's own log, and oned.log or monitor.log).
+        warn: sends the operator one sentence (the driver's own log, and oned.log or monitor.log).
     """
 
     name: str
@@ -93,7 +93,7 @@ class ProviderContext(Value, frozen=True, kw_only=True):
 
 
 class Provider(Protocol):
-    """A cloud whose instances carry our tags."""
+    """A cloud with instances that carry our tags."""
 
     name: str
     """The cloud as messages call it: `simulated`, `ec2`..."""
@@ -102,22 +102,22 @@ class Provider(Protocol):
     """The cloud honours idempotency tokens: the same create again yields the same instance."""
 
     visibility_grace: float
-    """Seconds after a create was answered (or, unanswered, was last sent) within which the cloud may not show it yet.
+    """Seconds after a create was answered (or, unanswered, last sent) in which the cloud may not list the instance yet.
 
-    Once it has passed, a complete lookup that finds nothing means that there is nothing. An instance that was listed
-    before counts as missing after as many seconds without a trace of it."""
+    Later a complete lookup that finds nothing proves that there is no instance. An instance that was listed before
+    counts as missing after as many seconds without being listed."""
 
     watch_interval: float
-    """Seconds between two looks while the core waits for a state."""
+    """Seconds between two lookups while the core waits for a state."""
 
     async def open(self) -> None:
         """Get ready (connections, files). Called once, before anything else."""
 
     async def close(self) -> None:
-        """Let go of everything. Called once, last."""
+        """Close everything. Called once, last."""
 
     async def account(self) -> str:
-        """The account and region the credentials lead to, one short stable text."""
+        """Return the account and region of the credentials, one short stable text."""
 
     def plan(self, request: VmRequest) -> CreatePlan:
         """Turn a VM into create parameters. Pure, no I/O. Raises BadParameter with the sentence for the user."""
@@ -145,13 +145,13 @@ class Provider(Protocol):
         """Make the instance carry exactly this identity (an import, or a start on another host)."""
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look at these instances in as few calls as the cloud allows. Ids that the cloud does not know are absent."""
+        """Look up these instances in as few calls as the cloud allows. Ids unknown to the cloud are absent."""
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
-        """Every instance whose tags name this owner and VM, gone ones included. Raises rather than return half."""
+        """Return every instance with tags of this owner and VM, gone ones included. Raises rather than omit any."""
 
     async def list_instances(self) -> Sequence[Instance]:
-        """Every instance of the account and region, tagged or not. Raises rather than return half."""
+        """Return every instance of the account and region, tagged or not. Raises rather than omit any."""
 
 
 @runtime_checkable
@@ -164,7 +164,7 @@ class Suspendable(Protocol):
 
 @runtime_checkable
 class SoftTerminate(Protocol):
-    """Can ask the guest before an instance ends; `destroy` then ends it whatever the guest does."""
+    """Can ask the guest to shut down before an instance ends; `destroy` then ends it in any case."""
 
     async def shut_down(self, deploy_id: DeployId) -> None:
         """Let the guest shut down, and terminate the instance then. Terminated already is fine."""
@@ -172,26 +172,26 @@ class SoftTerminate(Protocol):
 
 @runtime_checkable
 class Parkable(Protocol):
-    """Has a state for instances whose VM leaves its host, as undeploy and stop mean it."""
+    """Has a state for instances of VMs that leave their host (`onevm undeploy`, `onevm stop`)."""
 
     async def park(self, deploy_id: DeployId, *, hard: bool, keeps_memory: bool) -> None:
-        """Stop a running instance and give its place up, keeping its disks; `start` brings it back.
+        """Stop a running instance and free its host, keeping its disks; `start` brings it back.
 
         Parked already is fine.
 
         Args:
             deploy_id: the instance.
             hard: do not wait for the guest.
-            keeps_memory: what the guest was doing is to go on afterwards (`onevm stop`).
+            keeps_memory: keep the guest's memory, so that it continues where it was (`onevm stop`).
         """
 
 
 @runtime_checkable
 class UpstreamTags(Protocol):
-    """Knows the instances that upstream's own driver made in the same cloud."""
+    """Recognizes the instances of upstream's own driver in the same cloud."""
 
     def upstream_vm_id(self, instance: Instance) -> VmId | None:
-        """The VM that upstream's tags name; None unless the operator lets them count and there are no tags of ours.
+        """Return the VM in upstream's tags; None unless the operator accepts them and there are no tags of ours.
 
         Pure, no I/O.
         """
@@ -199,21 +199,21 @@ class UpstreamTags(Protocol):
 
 @runtime_checkable
 class Snapshots(Protocol):
-    """Snapshots of a whole instance."""
+    """Can take snapshots of a whole instance."""
 
     async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
-        """Take one (`SNAPSHOT_ID`, `NAME`) and return the cloud's id of it, one word."""
+        """Take a snapshot (`SNAPSHOT_ID`, `NAME`) and return its id in the cloud, one word."""
 
     async def revert_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
-        """Go back to `HYPERVISOR_ID`."""
+        """Revert the instance to snapshot `HYPERVISOR_ID`."""
 
     async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
-        """Delete `HYPERVISOR_ID`. Gone already is fine."""
+        """Delete snapshot `HYPERVISOR_ID`. Gone already is fine."""
 
 
 @runtime_checkable
 class DiskHotplug(Protocol):
-    """Disks that come and go while the instance exists."""
+    """Can attach and detach disks of an existing instance."""
 
     async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Attach a disk (`DISK_ID`, `SIZE` in MB, `TARGET`...). The same DISK_ID again is fine."""
@@ -224,26 +224,26 @@ class DiskHotplug(Protocol):
 
 @runtime_checkable
 class DiskSnapshots(Protocol):
-    """Snapshots of one disk."""
+    """Can take snapshots of one disk."""
 
     async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
         """Take a snapshot of `DISK_ID`."""
 
     async def revert_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Put `DISK_ID` back to its latest snapshot (4.14 only asks for this)."""
+        """Revert `DISK_ID` to its latest snapshot (only 4.14 sends this)."""
 
 
 @runtime_checkable
 class DiskResize(Protocol):
-    """Disks that grow."""
+    """Can enlarge disks."""
 
     async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Make `DISK_ID` `SIZE` MB large."""
+        """Enlarge `DISK_ID` to `SIZE` MB."""
 
 
 @runtime_checkable
 class NicHotplug(Protocol):
-    """Network interfaces that come and go."""
+    """Can attach and detach network interfaces."""
 
     async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
         """Attach an interface (`NIC_ID`, `NETWORK`, `MAC`...). The same NIC_ID again is fine."""
@@ -254,7 +254,7 @@ class NicHotplug(Protocol):
 
 @runtime_checkable
 class Resizable(Protocol):
-    """Instances that change their size."""
+    """Can change the size of an instance."""
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Give the instance the CPU, VCPU and MEMORY (MB) of the request's template."""
@@ -262,14 +262,14 @@ class Resizable(Protocol):
 
 @runtime_checkable
 class ContextUpdate(Protocol):
-    """Instances whose context can be changed."""
+    """Can change the context of an instance."""
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Hand the request's CONTEXT to the instance."""
+        """Give the instance the request's CONTEXT."""
 
 
 class Attached(Value, frozen=True, kw_only=True):
-    """What an instance has that was made for its VM's disks and interfaces, by their numbers.
+    """The disks and interfaces of an instance that were made for its VM, by their numbers.
 
     Attributes:
         disks: DISK_IDs.
@@ -282,29 +282,29 @@ class Attached(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class DeviceListing(Protocol):
-    """Can tell which disks and interfaces were made for a VM: only those are ever removed unasked."""
+    """Can list the disks and interfaces that were made for a VM: the driver removes only those unasked."""
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """What carries tags of ours; never what came with an image, a template of the cloud's, or from elsewhere."""
+        """Return the parts with our tags; never those of an image, of a template of the cloud's or from elsewhere."""
 
 
 @runtime_checkable
 class Reconfigurable(Protocol):
-    """Stopped instances whose PUBLIC_CLOUD section counts anew when their VM is resumed."""
+    """Can apply an edited PUBLIC_CLOUD section to a stopped instance when its VM is resumed."""
 
     changeable_attributes: Collection[str]
-    """Attributes of the section that `reconfigure` carries out; any other counts at the create only."""
+    """Attributes of the section that `reconfigure` can apply; all others count at the create only."""
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
-        """Attributes of the section that counts, the configuration's defaults left out. Pure. Raises BadParameter."""
+        """Return the attributes of the VM's own section, without the configuration's defaults. Raises BadParameter."""
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
-        """Give a stopped instance what the attribute says by now, or the default when it is gone. May be repeated."""
+        """Apply the attribute's present value to a stopped instance, or the default if it is gone. May be repeated."""
 
 
 @runtime_checkable
 class NetworkRules(Protocol):
-    """Security groups and network attributes that can be changed on a live instance."""
+    """Can change security groups and network attributes of a running instance."""
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Apply the rules of `security_group_id`."""
@@ -314,7 +314,7 @@ class NetworkRules(Protocol):
 
 
 class Size(Value, frozen=True, kw_only=True):
-    """How large something is: an instance type, or a whole cloud.
+    """The size of an instance type, or of a whole cloud.
 
     Attributes:
         cpu: cores.
@@ -326,15 +326,14 @@ class Size(Value, frozen=True, kw_only=True):
 
 
 class Room(Value, frozen=True, kw_only=True):
-    """How much room an account has.
+    """The room in an account.
 
     Attributes:
-        cpu: cores, those in use included; None when nothing limits them.
-        memory: MiB, what is in use included; None when nothing limits it.
-        used: how much of both is in use, whoever uses it; None for what the instances of a listing take.
-        most: instances that may exist, those on their way out left aside; None when nothing limits their number, or
-            when `left` says it.
-        left: how many more instances may be made than there are when this is asked.
+        cpu: cores, free and in use; None for no limit.
+        memory: MiB, free and in use; None for no limit.
+        used: the part of both in use by all users; None to count the instances of a listing.
+        most: limit of instances, without those that are being terminated; None for no limit, or where `left` is given.
+        left: how many more instances may be created now.
     """
 
     cpu: float | None = None
@@ -346,37 +345,37 @@ class Room(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class CapacitySource(Protocol):
-    """Knows how much room there is; what `[capacity]` says comes first."""
+    """Can report the room in the cloud; `[capacity]` of the configuration comes first."""
 
     def instance_sizes(self) -> Mapping[str, Size]:
-        """Size of each instance type by name, as far as it is known without asking the cloud."""
+        """Return the sizes of the instance types by name, as far as they are known without asking the cloud."""
 
     async def capacity(self) -> Room | Size | None:
-        """Room of the whole account, what is in use included; None when nobody set a limit.
+        """Return the room of the whole account, in use and free; None when there is no limit.
 
-        Asked every minute, and at once after the cloud has refused a create for want of room or by a limit. While it
-        was never answered, nothing is promised to the scheduler.
+        Asked every minute, and at once after the cloud refused a create for lack of room or by a limit. Until the first
+        answer no capacity is reported to the scheduler.
         """
 
 
 @runtime_checkable
 class TroubleTeller(Protocol):
-    """Knows of something in the cloud that an operator should see before an action fails."""
+    """Can report problems in the cloud before an action fails of them."""
 
     def troubles(self) -> Sequence[str]:
-        """Sentences for PROVIDER_WARNING of the hosts, as of the latest listing; the most important first. No I/O."""
+        """Return sentences for PROVIDER_WARNING of the hosts, from the latest listing; the worst first. No I/O."""
 
 
 @runtime_checkable
 class SizedInstances(Protocol):
-    """Instances take the room of their type, whatever they use of it."""
+    """Instances take the room of their type, used or not."""
 
     def size_of(self, instance: Instance) -> Size | None:
-        """What a live instance takes of the room; None, which counts as nothing, where nobody knows. Pure, no I/O."""
+        """Return the room that a live instance takes; None for an unknown size, which counts as nothing. Pure."""
 
 
 class ImportHints(Value, frozen=True, kw_only=True):
-    """What a VM would ask for that is to take over an instance.
+    """The template values of a VM that imports an instance.
 
     Attributes:
         size: the instance's.
@@ -389,18 +388,18 @@ class ImportHints(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class ImportSource(Protocol):
-    """Can tell what an instance that nobody created through us is made of."""
+    """Can describe an instance that was created without this driver."""
 
     def import_hints(self, instance: Instance) -> ImportHints:
-        """Read it from a listed instance. Pure, no I/O."""
+        """Return template values from a listed instance. Pure, no I/O."""
 
 
 class Figures(Value, frozen=True, kw_only=True):
-    """What is measured of one instance, and what lies ahead of it.
+    """Measurements of one instance, and events ahead of it.
 
     Attributes:
-        usage: in the units of `Usage`, counters since the instance was created; None while nothing is known.
-        attributes: further facts for monitoring, over those of the listing (`DISKRDBYTES`, an event that is due...).
+        usage: in the units of `Usage`, counters since the instance was created; None while there is none.
+        attributes: further attributes for monitoring; they replace the listing's (`DISKRDBYTES`, a scheduled event...).
     """
 
     usage: Usage | None = None
@@ -409,49 +408,49 @@ class Figures(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class FigureSource(Protocol):
-    """Knows more of instances than a listing shows, but slowly, or for money: asked beside the listings."""
+    """Can measure instances, but slowly or for money: asked beside the listings."""
 
     figures_period: float
-    """Seconds between two questions."""
+    """Seconds between two calls of `figures`."""
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
-        """What is known of these instances by now, all that the latest listing has; of those left out nothing is.
+        """Return the figures of these instances, the whole latest listing; figures of all others may be dropped.
 
-        Nobody asks twice at a time. What it raises is told, and what was known before goes on being reported.
+        There is one call at a time. An error is logged, and the figures from before go on being reported.
         """
 
 
 @runtime_checkable
 class NamedAttributes(Protocol):
-    """Tells beforehand which attributes its instances may have.
+    """Declares which attributes its instances may have.
 
-    OpenNebula goes on showing an attribute that is reported no more, until it is taken back. What this process has
-    reported is taken back anyway; what an earlier release or another front-end has reported only if it is named here.
+    OpenNebula keeps showing an attribute that is no longer reported until a driver reports it empty. This process does
+    so for all that it has reported; for those of an earlier release or another front-end only if they are named here.
     """
 
     attribute_names: Collection[str]
-    """Names of `attributes` of instances and figures; there may be more."""
+    """Names of the `attributes` of instances and figures; there may be more."""
 
 
 @runtime_checkable
 class BootFinisher(Protocol):
-    """Has something left to do once a new instance runs (an address...)."""
+    """Has work to do once a new instance runs (associate an address...)."""
 
     async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Do it; often there is nothing. Asked again after a crash, or of an instance that was taken over.
+        """Do the work, if there is any. Called again after a crash, and for an adopted instance.
 
-        What it raises is told in the VM's log: the instance runs, and stays.
+        An error is written to the VM's log; the instance keeps running.
         """
 
 
 @runtime_checkable
 class ShortageTeller(Protocol):
-    """Tells of an instance that was accepted, and did not come to run, whether there was no room for it."""
+    """Can say whether an accepted instance failed to run for lack of room."""
 
     def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
-        """True when it ended, or failed for good, for want of room: then the plan's next alternative is tried.
+        """Return True when it ended, or failed for good, for lack of room: then the plan's next alternative is tried.
 
-        No I/O. A provider may remember what was short.
+        No I/O. A provider may remember the shortage.
 
         Args:
             instance: as the cloud shows it.
@@ -460,13 +459,13 @@ class ShortageTeller(Protocol):
 
 
 class LoosePart(Value, frozen=True, kw_only=True):
-    """Something that costs money without an instance that uses it.
+    """A volume, snapshot or address that costs money and that no instance uses.
 
     Attributes:
         part_id: the cloud's id of it.
         kind: `volume`, `snapshot`, `address`.
-        identity: whose it is, by its tags; None when they name the owner only.
-        detail: how large it is and the like, for a person.
+        identity: the VM in its tags; None when they name the owner only.
+        detail: its size and the like, for a person.
     """
 
     part_id: str
@@ -477,20 +476,20 @@ class LoosePart(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class LooseParts(Protocol):
-    """Makes things beside instances, which may be left over."""
+    """Creates volumes, addresses and the like, which may outlive their instance."""
 
     async def loose_parts(self, *, owner: str) -> Sequence[LoosePart]:
-        """Everything that carries this owner's tags and that no instance uses. Raises rather than return half."""
+        """Return every part with this owner's tags that no instance uses. Raises rather than omit any."""
 
 
 class SelfCheck(Value, frozen=True, kw_only=True):
-    """One thing that a provider has checked for a person.
+    """One finding of a provider's self-check, for a person.
 
     Attributes:
-        what: what was looked at, in a word or two.
-        is_well: True, False, or None for what only may be wrong.
-        found: what was seen.
-        remedy: what to do, "" where all is well.
+        what: the subject, in a word or two.
+        is_well: True, False, or None for a possible problem.
+        found: the finding.
+        remedy: what to do, "" when all is well.
     """
 
     what: str
@@ -501,25 +500,25 @@ class SelfCheck(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class SelfChecking(Protocol):
-    """Can tell, without changing anything, whether it would be able to do its work."""
+    """Can check, without changing anything, whether it is able to do its work."""
 
     async def check(self) -> Sequence[SelfCheck]:
-        """Clock, rights (by dry runs), defaults, limits left. What goes wrong is a finding, not an error."""
+        """Check clock, rights (by dry runs), defaults and free quotas. A failure is a finding, not an error."""
 
 
 class ProviderFactory(Protocol):
-    """What the registry, or an entry point `one_provider_mad.providers`, yields for a kind of provider."""
+    """Builds one kind of provider, for the registry or an entry point `one_provider_mad.providers`."""
 
     settings_type: type[msgspec.Struct]
-    """Type of the table that is named after the provider; unknown keys are refused by declaring it so."""
+    """Type of the provider's own table; it should forbid unknown keys."""
 
     def __call__(self, context: ProviderContext, settings: Any) -> Provider | VerbatimDriver:
-        """Build the provider. No I/O here; that is `open`'s."""
+        """Build the provider. No I/O here; that is for `open`."""
 
 
 @runtime_checkable
 class Priced(Protocol):
-    """A factory that says whether its clouds' instances cost money; those of any other do."""
+    """A factory that says whether instances cost money; without it they do."""
 
     costs_money: bool
     """True: an instance is created only for a VM that asks for this cloud (`policy.without_section`)."""
@@ -527,10 +526,10 @@ class Priced(Protocol):
 
 @runtime_checkable
 class LiveResizing(Protocol):
-    """A factory that says whether its clouds resize instances that run; those of any other do not."""
+    """A factory that says whether running instances can be resized; without it they cannot."""
 
     resizes_live: bool
-    """True: OpenNebula may ask for it (LIVE_RESIZE of VM_MAD); else a VM is resized while it is off."""
+    """True: OpenNebula may resize a running VM (LIVE_RESIZE of VM_MAD); else it must be off."""
 
 
 class VerbatimRequest(Value, frozen=True, kw_only=True):
@@ -538,9 +537,9 @@ class VerbatimRequest(Value, frozen=True, kw_only=True):
 
     Attributes:
         action: the action's word.
-        request: what was read from the message.
+        request: the values read from the message.
         message: the decoded XML document, as it came.
-        is_two_blank: the line's form, which tells releases up to 5.12 from 6.0 and later.
+        is_two_blank: the form of the line: up to 5.12 False, from 6.0 on True.
     """
 
     action: str
@@ -551,7 +550,7 @@ class VerbatimRequest(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class VerbatimDriver(Protocol):
-    """Performs verbs as they were sent."""
+    """Carries out actions as they were sent."""
 
     name: str
 
@@ -559,15 +558,15 @@ class VerbatimDriver(Protocol):
         """Get ready. Called once, before anything else."""
 
     async def close(self) -> None:
-        """Let go of everything, children included. Called once, last."""
+        """End everything, children included. Called once, last."""
 
     @property
     def is_busy(self) -> bool:
-        """True while a verb is being carried out: then it must not be closed for new settings' sake."""
+        """True while an action runs: the driver must not be closed for new settings then."""
 
     async def perform(self, request: VerbatimRequest, log: Callable[[str, str], None]) -> str:
-        """Carry the verb out and return the reply's payload. `log("I", text)` writes to the VM log (I, W, E or D).
+        """Carry the action out and return the reply's payload. `log("I", text)` writes to the VM log (I, W, E or D).
 
-        Cancellation may strike at any await, and nothing may be left running after it. Raises MadError with the
-        sentence for the core.
+        Any await may be cancelled, and nothing may be left running after it. Raises MadError with the sentence for the
+        core.
         """

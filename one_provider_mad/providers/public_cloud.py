@@ -1,4 +1,4 @@
-"""What a VM asks of a cloud: its PUBLIC_CLOUD section, which one counts, and what it may not hold.
+"""The PUBLIC_CLOUD section of a VM: which one counts, and what it may not hold.
 
 The section is written by end users (design, decision 25): tags of ours in it fail the VM, an idempotency token in it
 is dropped with a warning.
@@ -14,16 +14,16 @@ from one_provider_mad.errors import BadParameter
 SECTION = "PUBLIC_CLOUD"
 
 MOST_ATTRIBUTES = 200
-"""Attributes that a section may have; no cloud knows a quarter of that."""
+"""Attributes that a section may have; no cloud has a quarter as many."""
 
 _MOST_SHOWN, _LONGEST_SHOWN = 5, 40
-"""Names that one sentence shows, and characters of each."""
+"""Names shown in one sentence, and characters of each."""
 
 _WHICH_SECTION = frozenset({"TYPE", "HOST", "CLOUD"})
-"""Attributes that only say which of several sections counts."""
+"""Attributes that only choose between several sections."""
 
 TOKEN_NAMES = ("CLIENTTOKEN", "CLIENT_TOKEN")
-"""Attributes that would choose the idempotency token; ours is the only one that may be sent."""
+"""Attributes that would set the idempotency token; only the driver's own token may be sent."""
 
 
 class Section(Value, frozen=True, kw_only=True):
@@ -40,15 +40,15 @@ class Section(Value, frozen=True, kw_only=True):
     warnings: tuple[str, ...] = ()
 
     def text(self, name: str, default: str = "") -> str:
-        """The attribute's value without blanks around it, or the default."""
+        """Return the attribute's value without blanks around it, or the default."""
         return self.attributes.get(name, default)
 
     def known(self, known: Collection[str]) -> dict[str, str]:
-        """The attributes that say what an instance is to be, and that the cloud's adapter knows."""
+        """Return the attributes that describe the instance and that the cloud's adapter knows."""
         return {name: text for name, text in self.attributes.items() if name in known and name not in _WHICH_SECTION}
 
     def unknown(self, known: Collection[str], *, cloud: str) -> tuple[str, ...]:
-        """One warning for all attributes that the cloud's adapter does not know."""
+        """Return one warning for all attributes unknown to the cloud's adapter, as a tuple; empty for none."""
         names = [name for name in self.attributes if name not in known]
         if not names:
             return ()
@@ -62,10 +62,10 @@ def read_section(request: VmRequest, *, hypervisor: str) -> Section:
 
     Args:
         request: the VM.
-        hypervisor: the TYPE that sections for this cloud carry.
+        hypervisor: the TYPE of sections for this cloud.
 
     Raises:
-        BadParameter: several sections and none, or more than one, is meant; or the section holds tags of ours.
+        BadParameter: of several sections none, or more than one, is for this host; or the section holds our tags.
     """
     attributes = pick_section(request, hypervisor=hypervisor)
     tags = parse_tags(attributes.get("TAGS", ""))
@@ -83,10 +83,10 @@ def read_section(request: VmRequest, *, hypervisor: str) -> Section:
 
 
 def pick_section(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
-    """Choose the section that is meant; empty when the VM has none.
+    """Choose the section that counts; empty when the VM has none.
 
-    Those whose TYPE is the hypervisor come first, then HOST (or the deprecated CLOUD) decides. A section that stands
-    alone counts whatever its TYPE says, as upstream's drivers have it.
+    Sections with the hypervisor as TYPE come first, then HOST (or the deprecated CLOUD) decides. A section that stands
+    alone counts with any TYPE, as in upstream's drivers.
     """
     sections = [_tidy(section) for section in _sections(request)]
     typed = [section for section in sections if _same(section.get("TYPE", ""), hypervisor)]
@@ -106,7 +106,7 @@ def pick_section(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
 
 
 def parse_tags(text: str) -> dict[str, str]:
-    """Read `k=v,k=v`; a tag without `=` has an empty value."""
+    """Parse `k=v,k=v`; a tag without `=` has an empty value."""
     tags = {}
     for item in text.split(","):
         key, _, value = item.partition("=")
@@ -118,19 +118,19 @@ def parse_tags(text: str) -> dict[str, str]:
 
 
 def listed(names: Collection[str]) -> str:
-    """Names for a sentence, in order."""
+    """Return the names for a sentence, in order."""
     return ", ".join(sorted(names)) or "none"
 
 
 def some(names: Sequence[str]) -> str:
-    """The first of some names, each shortened, and how many more there are; a template's writer chooses them all."""
+    """Return the first names, each shortened, and the number of the others: a template may name any number of them."""
     shown = ", ".join(name[:_LONGEST_SHOWN] for name in names[:_MOST_SHOWN])
     more = len(names) - _MOST_SHOWN
     return f"{shown} and {more} more" if more > 0 else shown
 
 
 def _sections(request: VmRequest) -> Sequence[Mapping[str, str]]:
-    """All sections; the user template is where the core keeps them, old releases used the template."""
+    """Return all sections; the core keeps them in the user template, old releases in the template."""
     return request.user_template.vectors(SECTION) or request.template.vectors(SECTION)
 
 

@@ -1,4 +1,4 @@
-"""Which provider a configuration names: built-ins by name, imported on demand, and entry points for everybody else."""
+"""Finds the provider of a configuration: built-ins by name, imported on demand, all others by entry point."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ BUILT_IN = {
     "ec2": "one_provider_mad.providers.ec2.provider",
     "opennebula": "one_provider_mad.providers.opennebula.provider",
 }
-"""Kind of provider to the module that holds its `factory`. Listed here since asking for entry points takes 30 ms."""
+"""Kind of provider to the module with its `factory`. Listed here since asking for entry points takes 30 ms."""
 
 NO_ARGUMENTS = Arguments()
 
 MOST_WARNINGS = 100
-"""Sentences that a provider may tell the operator in a minute."""
+"""Warnings that a provider may send the operator in a minute."""
 
 _MINUTE = 60.0
 
@@ -45,13 +45,13 @@ def build(
     warn: Callable[[str], None],
     arguments: Arguments = NO_ARGUMENTS,
 ) -> Provider | VerbatimDriver:
-    """Build the provider that a configuration names; nothing is opened yet.
+    """Build the provider of a configuration; nothing is opened yet.
 
     Args:
         configuration: as `settings.load` read it.
-        places: its state directory is taken from here.
-        warn: how the provider tells the operator one sentence.
-        arguments: what ARGUMENTS say about scripts.
+        places: OpenNebula's directories.
+        warn: sends the operator one sentence.
+        arguments: the ARGUMENTS that concern scripts.
 
     Raises:
         SettingsError: no such provider, or its table is wrong.
@@ -75,10 +75,10 @@ def build(
 
 
 class _Paced:
-    """Warnings of a provider, so many a minute and how many were left out: a cloud's answers choose how many come.
+    """Limits a provider's warnings to so many a minute, and counts the rest: a cloud may cause any number of them.
 
     Args:
-        warn: tells the operator one sentence.
+        warn: sends the operator one sentence.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
@@ -100,7 +100,7 @@ class _Paced:
 
 
 def settings_of(configuration: Configuration) -> msgspec.Struct:
-    """The provider's own table, checked.
+    """Return the provider's own table, checked.
 
     Raises:
         SettingsError: no such provider, or its table is wrong.
@@ -111,18 +111,18 @@ def settings_of(configuration: Configuration) -> msgspec.Struct:
 
 
 def settings_type_of(configuration: Configuration) -> type[msgspec.Struct]:
-    """The type of the provider's own table. Raises SettingsError when there is no such provider."""
+    """Return the type of the provider's own table. Raises SettingsError when there is no such provider."""
     return _factory(configuration.settings.provider, configuration).settings_type
 
 
 def costs_money(configuration: Configuration) -> bool:
-    """Whether instances cost money: they do unless the provider says otherwise. Raises SettingsError as `build`."""
+    """Return whether instances cost money: yes, unless the provider says otherwise. Raises SettingsError as `build`."""
     factory = _factory(configuration.settings.provider, configuration)
     return factory.costs_money if isinstance(factory, Priced) else True
 
 
 def resizes_live(configuration: Configuration) -> bool:
-    """Whether instances are resized while they run: where the provider says so. Raises SettingsError as `build`."""
+    """Return whether running instances can be resized, as the provider says. Raises SettingsError as `build`."""
     factory = _factory(configuration.settings.provider, configuration)
     return isinstance(factory, LiveResizing) and factory.resizes_live
 
@@ -139,5 +139,5 @@ def _factory(kind: str, configuration: Configuration) -> ProviderFactory:
         raise SettingsError(f"{where}: there is no provider {kind!r} here, only {known}")
     try:
         return cast("ProviderFactory", found[0].load())
-    except Exception as error:  # an outsider's module may fail in any way
+    except Exception as error:  # a module from outside the project may fail in any way
         raise SettingsError(f"{configuration.name}.toml: provider: {kind!r} cannot be imported: {error}") from error

@@ -645,7 +645,7 @@ class TestParts:
     async def test_an_operand_that_is_missing_or_unknown_gets_a_sentence(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
-        with pytest.raises(BadParameter, match="names no DISK_ID"):
+        with pytest.raises(BadParameter, match="DISK_ID is missing"):
             await provider.attach_disk(deploy_id, {"SIZE": "1"})
         with pytest.raises(
             BadParameter, match=f"instance {deploy_id} cannot be changed: there is no disk 9, there are"

@@ -1,4 +1,4 @@
-"""PURE: the PUBLIC_CLOUD attributes of EC2, and how their values are read."""
+"""PURE: the PUBLIC_CLOUD attributes of EC2, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from one_provider_mad.errors import BadParameter
 
 MOST_TAGS = 40
-"""Tags besides ours: EC2 allows 50 a resource (docs.aws.amazon.com, "Tag your Amazon EC2 resources")."""
+"""Limit of tags besides ours: EC2 allows 50 a resource (docs.aws.amazon.com, "Tag your Amazon EC2 resources")."""
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD"),
@@ -22,7 +22,7 @@ KNOWN_ATTRIBUTES = (
     *("VOLUMETYPE", "VOLUMESIZE", "VOLUMEIOPS", "VOLUMETHROUGHPUT", "VOLUMEENCRYPTED"),
     "DELETEONTERMINATION",
 )
-"""What a PUBLIC_CLOUD section can say to EC2."""
+"""All attributes of a PUBLIC_CLOUD section for EC2."""
 
 HISTORIC = {
     "LICENSEPOOL": "EC2 has no licence pools any more",
@@ -31,7 +31,7 @@ HISTORIC = {
 """Upstream's attributes that no longer do anything, and why."""
 
 PRIVILEGED = ("IAMINSTANCEPROFILE", "IAM_INSTANCE_PROFILE", "INSTANCEPROFILE", "INSTANCE_PROFILE")
-"""Names under which users look for what only the configuration may say (decision 25)."""
+"""Names of attributes that only the configuration may set (decision 25), as users write them."""
 
 LONGEST_USER_DATA = 16 * 1024
 """Bytes, before base64 (docs.aws.amazon.com, API_RunInstances, UserData)."""
@@ -41,12 +41,12 @@ _NO = frozenset({"NO", "FALSE", "OFF", "0"})
 
 
 def words(text: str) -> tuple[str, ...]:
-    """The parts of a comma list, each once, in order."""
+    """Return the items of a comma list, each once, in order."""
     return tuple(dict.fromkeys(filter(None, (item.strip() for item in text.split(",")))))
 
 
 def flag(name: str, text: str) -> bool:
-    """Read YES or NO.
+    """Parse YES or NO.
 
     Raises:
         BadParameter: it is neither.
@@ -59,23 +59,23 @@ def flag(name: str, text: str) -> bool:
 
 
 PREFERRED = "PREFERRED"
-"""What SPOT says where on demand will do as well."""
+"""Values of SPOT that allow on demand as well."""
 
 
 def is_spot(wish: str, most: str) -> bool:
-    """Whether SPOT and SPOTPRICE, "" for none, ask for the spot market.
+    """Return whether SPOT and SPOTPRICE ("" for none) ask for the spot market.
 
     Raises:
-        BadParameter: SPOT is nothing that there is.
+        BadParameter: SPOT has an unknown value.
     """
     return wish.upper() == PREFERRED or (flag("SPOT", wish) if wish else bool(most))
 
 
 def number(name: str, text: str) -> str:
-    """Read a whole number, as text.
+    """Check a whole number and return its text.
 
     Raises:
-        BadParameter: it is none.
+        BadParameter: it is not a whole number.
     """
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise BadParameter(f"{name}={text[:40]} of the PUBLIC_CLOUD section is not a whole number")
@@ -83,7 +83,7 @@ def number(name: str, text: str) -> str:
 
 
 def price(name: str, text: str) -> str:
-    """Read dollars an hour, as text.
+    """Check a price in dollars an hour and return its text.
 
     Raises:
         BadParameter: it is no price.
@@ -94,7 +94,7 @@ def price(name: str, text: str) -> str:
 
 
 def user_data(encoded: str) -> str:
-    """Check user data that is base64 already, as upstream hands it over.
+    """Check user data that is in base64 already, as for upstream's driver.
 
     Raises:
         BadParameter: it is not base64, or too large.
@@ -110,7 +110,7 @@ def encoded_user_data(data: bytes, *, source: str) -> str:
     """Encode user data for RunInstances.
 
     Raises:
-        BadParameter: it is larger than EC2 takes.
+        BadParameter: it is larger than EC2's limit.
     """
     if len(data) > LONGEST_USER_DATA:
         raise BadParameter(f"{source} has {len(data)} bytes, EC2 takes {LONGEST_USER_DATA} of user data: shorten it")

@@ -1,4 +1,4 @@
-"""What EC2 changes of an instance that is stopped: its type, user data, security groups and the like."""
+"""Changes that EC2 makes to a stopped instance: its type, user data, security groups and the like."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from one_provider_mad.providers.public_cloud import Section
 
 
 class Changes:
-    """Changes instances whose VM is off.
+    """Changes instances of VMs that are off.
 
     Args:
-        client: the way to the cloud.
-        disks: knows an instance with what is attached.
+        client: the connection to EC2.
+        disks: looks up an instance with its volumes.
         settings: the table `[ec2]`.
         hypervisor: TYPE of the sections that count.
-        known: size of each type that is known.
+        known: sizes of the known types.
     """
 
     def __init__(
@@ -47,18 +47,18 @@ class Changes:
         self.attributes = frozenset(self._of_attribute)
 
     async def give(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
-        """Carry out an attribute of the section.
+        """Apply an attribute of the section.
 
         Raises:
-            BadParameter: it is none that can be changed, or its value is of no use.
+            BadParameter: the attribute cannot be changed, or its value is not valid.
             WrongState: the instance is not stopped.
         """
         if name not in self._of_attribute:
-            raise BadParameter(f"{name} counts when an instance is created only: recreate the VM")
+            raise BadParameter(f"{name} counts only when an instance is created: recreate the VM")
         await self._of_attribute[name](deploy_id, request)
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Make an instance the smallest type of its family that CPU and MEMORY fit in.
+        """Give an instance the smallest type of its family with room for CPU and MEMORY.
 
         Raises:
             BadParameter: the family has none so large.
@@ -71,7 +71,7 @@ class Changes:
             await self._give_type(instance, wanted)
 
     async def _give_listed_type(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """The first type that is listed, unless the instance is of one of them."""
+        """Give the instance the first type in the list, unless it already has one of them."""
         instance = await self._instance(deploy_id)
         kinds = words(self._section(request).text("INSTANCETYPE"))
         if not kinds:
@@ -84,10 +84,10 @@ class Changes:
         await self._modify(instance.deploy_id, {"InstanceType.Value": wanted})
 
     async def give_user_data(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Hand over USERDATA, or else CONTEXT; the guest reads it when it boots.
+        """Set USERDATA, or else CONTEXT; the guest reads it when it boots.
 
         Raises:
-            BadParameter: it is of no use, or too large.
+            BadParameter: it is not valid, or too large.
             WrongState: the instance is not stopped.
         """
         _check_stopped(await self._instance(deploy_id), "user data", ": it is when the VM is resumed from a power off")
@@ -98,7 +98,7 @@ class Changes:
         groups = words(self._section(request).text("SECURITYGROUPIDS"))
         if not groups:
             raise BadParameter(
-                "the PUBLIC_CLOUD section names no SECURITYGROUPIDS: an instance is in one group at least"
+                "the PUBLIC_CLOUD section names no SECURITYGROUPIDS: set it, an instance needs one at least"
             )
         await self._modify(deploy_id, numbered("GroupId", groups))
 
@@ -107,22 +107,22 @@ class Changes:
         await self._modify(deploy_id, {"EbsOptimized.Value": "true" if is_optimized else "false"})
 
     async def _give_tags(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Add them; which ones were dropped from the section is not known, so that those stay."""
+        """Add the tags; tags that were dropped from the section stay, since they are not known."""
         tags = template.tags_of(request, self._section(request), self._settings)
         asked = {"ResourceId.1": deploy_id, **pairs("Tag", tags)}
         await self._client.call("CreateTags", asked, read=lambda _: None)
 
     async def give_address(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give the instance the ELASTICIP that its section names; the same again is fine.
+        """Associate the ELASTICIP of the section with the instance; the same again is fine.
 
         Raises:
-            BadParameter: the account has no such address, or none is named.
+            BadParameter: the account has no such address, or the section has none.
         """
         address = self._section(request).text("ELASTICIP")
         if not address:
             raise BadParameter("ELASTICIP is gone from the PUBLIC_CLOUD section: disassociate the address in EC2")
         which = {"AllocationId" if address.startswith("eipalloc-") else "PublicIp": address}
-        # Not from another instance: that VM would be cut off.
+        # Not from another instance: that VM would lose its connection.
         asked = {**which, "InstanceId": deploy_id, "AllowReassociation": "false"}
         await self._client.call("AssociateAddress", asked, read=lambda _: None)
 

@@ -1,7 +1,7 @@
-"""What `one-provider check` asks EC2: the clock, the rights held, and whether the defaults exist. Nothing is changed.
+"""Self-check of EC2 for `one-provider check`: the clock, the rights, and the defaults. Nothing is changed.
 
-With DryRun=true EC2 answers DryRunOperation to whoever would be allowed, and UnauthorizedOperation to all others
-(docs.aws.amazon.com, API_RunInstances, DryRun). EC2's API tells no limit that holds: quotas are Service Quotas'.
+With DryRun=true EC2 answers DryRunOperation when the call would be allowed, else UnauthorizedOperation
+(docs.aws.amazon.com, API_RunInstances, DryRun). EC2's API tells no reliable limit: quotas are Service Quotas'.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import SelfCheck
 
 SIGNATURE_SECONDS = 300.0
-"""How old a signed request may be (docs.aws.amazon.com, "Troubleshoot signed requests for AWS APIs")."""
+"""The age limit of a signed request (docs.aws.amazon.com, "Troubleshoot signed requests for AWS APIs")."""
 
 NO_INSTANCE = "i-00000000000000000"
-"""Stands for an instance where there is none of ours to try with."""
+"""An id for dry runs while there is no instance of ours."""
 
 _LOOKS = ("DescribeImages", "DescribeVolumes", "DescribeInstanceStatus", "DescribeSpotInstanceRequests")
 _LEFTOVERS = ("DescribeSnapshots", "DescribeAddresses")
@@ -33,20 +33,20 @@ _CHANGES = ("StartInstances", "StopInstances", "RebootInstances", "TerminateInst
 
 _DONE, _HELD, _REFUSED = "", "DryRunOperation", "UnauthorizedOperation"
 _NO_SUCH_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
-"""Whoever is told that may ask."""
+"""Answers that show that the call is allowed."""
 
 _CODE = re.compile(rf"\(\w+, (?P<code>[\w.]+)\)(; {re.escape(DECODE)})?$")
-"""Where refusals.refusal puts EC2's own code."""
+"""The place where refusals.refusal writes EC2's own code."""
 
 
 class Checks:
-    """Everything that can be found out without changing anything.
+    """Checks everything that can be checked without a change.
 
     Args:
-        client: whom to ask.
+        client: the connection to EC2.
         settings: the table `[ec2]`.
-        owner: whose tags are tried.
-        instance: one of ours to try rights with, "" for none.
+        owner: the owner in the tags of the dry runs.
+        instance: an instance of ours for dry runs, "" for none.
     """
 
     def __init__(self, client: Client, settings: Ec2Settings, *, owner: str, instance: str = "") -> None:
@@ -56,7 +56,7 @@ class Checks:
         self._instance = instance
 
     async def run(self) -> Sequence[SelfCheck]:
-        """Ask for everything; what goes wrong is a finding."""
+        """Run all checks; a failure is a finding."""
         dry = await self._try("DescribeInstances", {})
         clock = check_clock(self._client.answered, whose="EC2", at_most=SIGNATURE_SECONDS)
         return [
@@ -70,22 +70,22 @@ class Checks:
     # Rights
 
     async def _looks(self, dry: str) -> list[SelfCheck]:
-        """Rights to look. Clouds that speak EC2's API answer in spite of DryRun: then the right is held."""
+        """Check the rights to list. A compatible cloud may answer in spite of DryRun: then the right is held."""
         looks = [("DescribeInstances", dry), *[(name, await self._try(name, {})) for name in _LOOKS]]
         leftovers = [name for name in _LEFTOVERS if await self._try(name, {}) == _REFUSED]
-        findings = _rights("rights to look", [(name, _HELD if code == _DONE else code) for name, code in looks])
+        findings = _rights("rights to list", [(name, _HELD if code == _DONE else code) for name, code in looks])
         if leftovers:
-            remedy = "allow it, or leftovers of that kind are not told of by one-provider orphans"
-            findings.append(_unknown("rights to look", f"{', '.join(leftovers)} not held", remedy))
+            remedy = "allow it, or one-provider orphans does not report leftovers of that kind"
+            findings.append(_unknown("rights to list", f"{', '.join(leftovers)} not held", remedy))
         return findings
 
     async def _alterations(self, dry: str) -> list[SelfCheck]:
-        """Rights to change and to create; nothing is tried where a dry run would be carried out."""
+        """Check the rights to change and to create, but not where a dry run would be carried out."""
         if dry == _DONE:
             return [_unknown("rights to change", "were not tried: this cloud carries dry runs out")]
         changes = await self._changes()
         findings = self._told(changes)
-        # An endpoint that is not Amazon's has to have shown that it does not carry out a dry run.
+        # An endpoint that is not Amazon's must first prove that it does not carry out a dry run.
         is_safe = not self._settings.endpoint_url or all(code == _HELD for _, code in changes)
         return [*findings, *(await self._creates() if is_safe else [_unknown("right to create", "was not tried")])]
 
@@ -100,15 +100,15 @@ class Checks:
         refused = [name for name, code in changes if code == _REFUSED]
         if self._instance or not refused:
             return _rights("rights to change", changes)
-        remedy = "a policy that goes by tags refuses that, too: check again when a VM of ours runs"
-        found = f"cannot be told: {', '.join(refused)} refused for an instance that does not exist"
+        remedy = "a policy with conditions on tags refuses that, too: check again when a VM of ours runs"
+        found = f"not known: {', '.join(refused)} refused for an instance that does not exist"
         return [_unknown("rights to change", found, remedy)]
 
     async def _creates(self) -> list[SelfCheck]:
         defaults = self._settings.defaults
         image, types = defaults.get("AMI", ""), words(defaults.get("INSTANCETYPE", ""))
         if not image or not types:
-            remedy = "give AMI and INSTANCETYPE in [ec2.defaults] to have it tried"
+            remedy = "set AMI and INSTANCETYPE in [ec2.defaults] to have it tried"
             return [_unknown("right to create", "was not tried", remedy)]
         subnets = words(defaults.get("SUBNETID", ""))
         subnet = {"SubnetId": subnets[0]} if subnets else {}
@@ -117,7 +117,7 @@ class Checks:
         return _rights("right to create", [("RunInstances", await self._try("RunInstances", asked))])
 
     async def _try(self, action: str, asked: Mapping[str, str]) -> str:
-        """EC2's code, DryRunOperation for a right that is held, else what went wrong; "" for a call that was done."""
+        """Return EC2's code (DryRunOperation: allowed), another error's sentence, or "" for a call carried out."""
         try:
             await self._client.call(action, {**asked, "DryRun": "true"}, read=lambda _: None)
         except ProviderError as error:
@@ -142,14 +142,14 @@ class Checks:
                 "DescribeImages", {"ImageId.1": image}, read=lambda root: text_of(root.find(".//imageState"))
             )
         except ProviderError as error:
-            return [_wrong("default image", str(error), f"mend AMI in [ec2.defaults]: {image}")]
+            return [_wrong("default image", str(error), f"correct AMI in [ec2.defaults]: {image}")]
         if state != "available":
-            remedy = "mend AMI in [ec2.defaults]: the image was taken away, or is not shared with this account"
+            remedy = "correct AMI in [ec2.defaults]: the image was removed, or is not shared with this account"
             return [_wrong("default image", f"{image} is {state or 'not there'}", remedy)]
         return [SelfCheck(what="default image", is_well=True, found=f"{image} is available")]
 
     async def _types(self) -> list[SelfCheck]:
-        types, mend = words(self._settings.defaults.get("INSTANCETYPE", "")), "mend INSTANCETYPE in [ec2.defaults]"
+        types, mend = words(self._settings.defaults.get("INSTANCETYPE", "")), "correct INSTANCETYPE in [ec2.defaults]"
         if not types:
             return []
         try:
@@ -159,16 +159,16 @@ class Checks:
                 read=lambda root: {text_of(each) for each in elements_at(root, "instanceTypeSet/item/instanceType")},
             )
         except PermissionDenied:
-            return [_unknown("default type", "was not looked at", "allow ec2:DescribeInstanceTypes")]
+            return [_unknown("default type", "was not checked", "allow ec2:DescribeInstanceTypes")]
         except ProviderError as error:
             return [_wrong("default type", str(error), mend)]
         if missing := [each for each in types if each not in found]:
-            return [_wrong("default type", f"{', '.join(missing)} cannot be had in {self._settings.region}", mend)]
-        return [SelfCheck(what="default type", is_well=True, found=f"{', '.join(types)} can be had")]
+            return [_wrong("default type", f"{', '.join(missing)} not available in {self._settings.region}", mend)]
+        return [SelfCheck(what="default type", is_well=True, found=f"{', '.join(types)} available")]
 
 
 def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[SelfCheck]:
-    """One finding for all that are held, and one for each that is not."""
+    """Return one finding for all rights that are held, and one for each of the others."""
     held, findings = [], []
     for action, code in tried:
         if code == _HELD or code in _NO_SUCH_INSTANCE:
@@ -178,7 +178,7 @@ def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[SelfCheck]:
         elif code == _DONE:
             findings.append(_wrong(what, f"{action} was carried out in spite of DryRun", "undo it, and tell the cloud"))
         else:
-            findings.append(_wrong(what, code, "mend what it speaks of: docs/ec2.md has the codes"))
+            findings.append(_wrong(what, code, "correct the cause: docs/ec2.md explains the codes"))
     well = [SelfCheck(what=what, is_well=True, found=f"{', '.join(held)}: held")] if held else []
     return [*well, *findings]
 

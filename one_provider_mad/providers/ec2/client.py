@@ -36,19 +36,19 @@ log = structlog.get_logger()
 _Read = TypeVar("_Read")
 
 VERSIONS = {"ec2": "2016-11-15", "sts": "2011-06-15", "monitoring": "2010-08-01"}
-"""The API versions that are spoken; `monitoring` is CloudWatch."""
+"""The API versions in use; `monitoring` is CloudWatch."""
 
 SERVICES = {"GetCallerIdentity": "sts", "GetMetricData": "monitoring"}
-"""Actions that are not EC2's, and whose they are."""
+"""The services of actions that are not EC2's."""
 
 MANY_PARAMETERS = 300
-"""Parameters from which on a form is written in a thread: that takes a millisecond."""
+"""Parameters from which on a form is encoded in a thread: that takes a millisecond."""
 
 MOST_VALUES = 200
-"""Values that one call may filter by (docs.aws.amazon.com, API_DescribeInstances)."""
+"""Limit of filter values in one call (docs.aws.amazon.com, API_DescribeInstances)."""
 
 MOST_PAGES = 1000
-"""Pages of one listing; more is a cloud that goes round in circles."""
+"""Limit of pages in one listing; a cloud with more repeats them endlessly."""
 
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
 
@@ -58,7 +58,7 @@ _DOMAINS = {"cn-": "amazonaws.com.cn", "eusc-": "amazonaws.eu"}
 
 
 def endpoint(service: str, settings: Ec2Settings) -> str:
-    """Where the service is, with a path."""
+    """Return the URL of a service, with a path."""
     special = {"sts": settings.sts_endpoint_url, "monitoring": settings.cloudwatch_endpoint_url}
     own = special.get(service) or settings.endpoint_url
     domain = next((name for start, name in _DOMAINS.items() if settings.region.startswith(start)), "amazonaws.com")
@@ -67,16 +67,16 @@ def endpoint(service: str, settings: Ec2Settings) -> str:
 
 
 def read_account(root: Element) -> str:
-    """The number in an answer to GetCallerIdentity, "" for none."""
+    """Return the account number in an answer to GetCallerIdentity, "" for none."""
     return text_of(element_at(root, "GetCallerIdentityResult/Account"))
 
 
 class Refused(NamedTuple):
-    """An answer that is an error.
+    """An answer with an error.
 
     Attributes:
         code: EC2's.
-        error: of our kinds.
+        error: the same as an error of ours.
     """
 
     code: str
@@ -84,15 +84,15 @@ class Refused(NamedTuple):
 
 
 class Client:
-    """One account's way to the cloud.
+    """The connection to one account.
 
     Args:
-        settings: where it is and who we are.
-        warn: tells the operator one sentence.
+        settings: the table `[ec2]`.
+        warn: sends the operator one sentence.
 
     Attributes:
-        account: number of the account; once it is known, no credentials of another are used.
-        answered: header `Date` of the last answer, and when it came, in seconds since the epoch.
+        account: number of the account; once it is known, credentials of another account are refused.
+        answered: header `Date` of the last answer, and when it was read, in seconds since the epoch.
     """
 
     def __init__(self, settings: Ec2Settings, *, warn: Callable[[str], None] = lambda _: None) -> None:
@@ -112,7 +112,7 @@ class Client:
         self._logged: set[str] = set()
 
     async def open(self) -> None:
-        """Load what is needed, in a thread, and get ready; nothing is sent.
+        """Load libraries and certificates in a thread; nothing is sent.
 
         Raises:
             AuthenticationRefused: `ca_bundle` cannot be used.
@@ -132,7 +132,7 @@ class Client:
     def _load(self) -> ssl.SSLContext | None:
         import ssl
 
-        import aiohttp  # noqa: F401 - a tenth of a second that must not stop the loop
+        import aiohttp  # noqa: F401 - takes a tenth of a second, which must not block the loop
 
         if not self._settings.ca_bundle:
             return None
@@ -155,10 +155,10 @@ class Client:
         Args:
             action: `RunInstances`...
             parameters: in the words of the Query API.
-            read: makes something of the answer's root, whose elements have no namespace.
+            read: converts the answer's root, whose elements have no namespace, into the result.
 
         Raises:
-            ProviderError: of the kind that the answer means.
+            ProviderError: EC2 refused, or did not answer.
         """
         service = SERVICES.get(action, "ec2")
         async with self._pace.turn(action):
@@ -167,10 +167,10 @@ class Client:
     async def pages(
         self, action: str, parameters: Mapping[str, str], *, read: Callable[[Element], _Read]
     ) -> AsyncIterator[_Read]:
-        """Every page of a listing; raises rather than end early.
+        """Yield every page of a listing; raises rather than end early.
 
         Raises:
-            ProviderError: of the kind that a page's answer means.
+            ProviderError: EC2 refused a page, or did not answer.
         """
 
         def read_page(root: Element) -> tuple[_Read, str]:
@@ -185,7 +185,7 @@ class Client:
             if not token:
                 return
             if token in seen or len(seen) >= MOST_PAGES:
-                raise ProviderUnavailable(f"EC2: the pages of {action} do not come to an end, so the list is not whole")
+                raise ProviderUnavailable(f"EC2: the pages of {action} do not come to an end: the list is incomplete")
             seen.add(token)
 
     async def _post(
@@ -200,7 +200,7 @@ class Client:
         if isinstance(outcome, Refused):
             if outcome.code not in RELOAD_CREDENTIALS or not await self._credentials.reload(signed.key_id):
                 raise outcome.error
-            # It was certainly not carried out, and there are other credentials by now.
+            # The call was certainly not carried out, and there are new credentials now.
             signed = await self._credentials.sign(url, _HEADERS, body, service=service)
             outcome = await self._exchange(url, action, signed.headers, body, read)
         if isinstance(outcome, Refused):
@@ -208,11 +208,11 @@ class Client:
         return outcome
 
     async def _confirm_account(self, sign: Sign) -> None:
-        """See to it that other credentials are the same account's: in another, everything of ours would look gone.
+        """Check that new credentials are the same account's: in another, all our instances would seem gone.
 
         Raises:
-            AuthenticationRefused: they are another's.
-            ProviderUnavailable: STS does not say whose they are.
+            AuthenticationRefused: they are another account's.
+            ProviderUnavailable: STS does not name their account.
         """
         if not self.account:
             return
@@ -223,8 +223,8 @@ class Client:
             raise number.error
         if number != self.account:
             raise AuthenticationRefused(
-                f"the AWS credentials are of another account by now, {number}, not {self.account}: give back those of"
-                " before, or restart the driver if that is meant"
+                f"the AWS credentials now belong to account {number}, expected {self.account}: restore the earlier"
+                " ones, or restart the driver if the change is meant"
             )
 
     async def _exchange(
@@ -233,7 +233,7 @@ class Client:
         import aiohttp
 
         if self._session is None:
-            raise ProviderUnavailable(f"EC2 was not asked for {action}: the driver is ending")
+            raise ProviderUnavailable(f"EC2 was not asked for {action}: the driver is shutting down")
         async with self._answers.next() as answer:
             try:
                 async with self._session.post(
@@ -257,7 +257,7 @@ class Client:
             return await answer.read(partial(_interpreted, action, read))
 
     def _refused(self, action: str, response: aiohttp.ClientResponse, body: bytes) -> Refused:
-        """Read an error, and log what is too long for a sentence: of listings, which go on, once."""
+        """Read an error, and log its encoded message, too long for a sentence; for each kind of listing only once."""
         code, message = _error_in(body)
         is_listing = action.startswith("Describe")
         if (encoded := encoded_message(message)) and not (is_listing and action in self._logged):
@@ -275,25 +275,25 @@ def _interpreted(action: str, read: Callable[[Element], _Read], body: bytes) -> 
     try:
         root = _parsed(body)
     except etree.XMLSyntaxError as error:
-        raise ProviderUnavailable(f"EC2: the answer to {action} is not whole or no XML: {error}") from error
+        raise ProviderUnavailable(f"EC2: the answer to {action} is incomplete or no XML: {error}") from error
     except TooManyElementsError as error:
         raise TooLargeError(f"EC2: the answer to {action} has too many elements: lower page_size") from error
     if root.tag != f"{action}Response":
-        # A portal's or proxy's page must not pass for a cloud in which there is nothing.
-        raise ProviderUnavailable(f"EC2: the answer to {action} is something else, a {str(root.tag)[:40]}")
+        # A portal's or proxy's page must not count as an empty cloud.
+        raise ProviderUnavailable(f"EC2: the answer to {action} is another document: {str(root.tag)[:40]}")
     return read(root)
 
 
 def _parsed(body: bytes) -> Element:
-    """The answer's root, its default namespace taken off: it differs between services and versions."""
+    """Return the answer's root without its default namespace, which differs between services and versions."""
     head = _NAMESPACE.sub(b"", body[:1024], count=1)
     return parse_bounded(head + body[1024:])
 
 
 def _error_in(body: bytes) -> tuple[str, str]:
-    """Code and message of an error, "" for what it lacks.
+    """Return code and message of an error, "" for a missing one.
 
-    EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, and a proxy something of its own.
+    EC2 has `Response/Errors/Error`, STS `ErrorResponse/Error`, and a proxy another document.
     """
     try:
         error = _parsed(body).find(".//Error")

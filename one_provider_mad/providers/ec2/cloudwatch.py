@@ -1,9 +1,9 @@
-"""What instances do, as CloudWatch measures it: many metrics a call, and bytes counted up as OpenNebula wants them.
+"""Figures of instances from CloudWatch: many metrics a call, and bytes added up to OpenNebula's counters.
 
 From docs.aws.amazon.com: API_GetMetricData (500 metrics and 100,800 points a call, further ones in pages; points of
 five minutes are kept for 63 days, of an hour and more for 455) and "CloudWatch metrics that are available for your
-instances". CloudWatch tells bytes of five minutes, OpenNebula's counters never go back: so what was moved on the days
-before is asked for once, and what each five minutes brought is added to it.
+instances". CloudWatch gives the bytes of each five minutes, OpenNebula's counters never go back: so the sum of all days
+before is asked for once, and each further point is added to it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.interface import Figures, Size
 
 MOST_METRICS = 500
-"""Metrics of one call."""
+"""Limit of metrics in one call."""
 
 PERIOD = 300
 """Seconds of one point: basic monitoring, which costs nothing by itself."""
 
 SETTLING = 300
-"""Seconds after which a point no longer grows: on Nitro it is there from the first minute of its five."""
+"""Seconds after which a point no longer grows: on Nitro it exists from the first of its five minutes."""
 
 DAY = 86400
 LONGEST_KEPT = 455 * DAY
@@ -34,22 +34,22 @@ LONGEST_KEPT = 455 * DAY
 CPU = "CPUUtilization"
 RECEIVED, SENT = "NetworkIn", "NetworkOut"
 READ, WRITTEN = ("EBSReadBytes", "DiskReadBytes"), ("EBSWriteBytes", "DiskWriteBytes")
-"""EBS volumes of Nitro instances, and volumes of the machine itself; an instance has the ones, the others or both."""
+"""EBS volumes of Nitro instances, and the machine's own volumes; an instance has one kind or both."""
 
 DISK_NAMES = {"DISKRDBYTES": READ, "DISKWRBYTES": WRITTEN}
-"""Attributes of volumes, and the metrics whose sum each is."""
+"""Attributes of volumes, and the metrics that are added up for each."""
 
 STILL_TRUE = 3 * PERIOD
-"""Seconds for which the last figure of the processor counts; after that the instance shows none."""
+"""Seconds for which the last CPU figure counts; after that the instance shows none."""
 
 
 class Series(Value, frozen=True, kw_only=True):
-    """What an answer holds of one metric.
+    """The values of one metric in an answer.
 
     Attributes:
         total: sum of the points that count.
-        last: the latest point's value, whether it counts or not.
-        last_at: when that one began, 0 for none.
+        last: value of the latest point, counted in `total` or not.
+        last_at: beginning of that point, seconds since the epoch, 0 for none.
     """
 
     total: float = 0.0
@@ -57,16 +57,16 @@ class Series(Value, frozen=True, kw_only=True):
     last_at: float = 0.0
 
     def __add__(self, later: Series) -> Series:
-        """The same metric on a further page."""
+        """Add the same metric of a further page."""
         latest = max(self, later, key=lambda each: each.last_at)
         return Series(total=self.total + later.total, last=latest.last, last_at=latest.last_at)
 
 
 class Counted(Value, frozen=True, kw_only=True):
-    """What is known of one instance.
+    """The figures of one instance so far.
 
     Attributes:
-        until: up to when bytes are counted, seconds since the epoch.
+        until: end of the time whose bytes are counted, seconds since the epoch.
         totals: metric to bytes.
         cpu: percent of all its cores.
     """
@@ -80,9 +80,9 @@ class CloudWatch:
     """The figures of instances.
 
     Args:
-        client: the way to the cloud.
+        client: the connection to CloudWatch.
         sizes: cores of each instance type.
-        with_disks: ask for what volumes read and write as well; each metric costs.
+        with_disks: ask for reads and writes of volumes as well; each metric costs.
         clock: seconds since the epoch.
     """
 
@@ -99,7 +99,7 @@ class CloudWatch:
         """Ask for the figures of running instances.
 
         Raises:
-            ProviderError: they cannot be had; what was learnt until then stays.
+            ProviderError: the figures are not available; those learnt before stay.
         """
         now = self._clock()
         settled = (now - SETTLING) // PERIOD * PERIOD
@@ -111,7 +111,7 @@ class CloudWatch:
             await self._count_on(part, now=now, until=settled)
 
     def _is_new(self, instance: Instance, now: float) -> bool:
-        """Not known, or stopped for so long that a whole day is missing."""
+        """Return True if it is new, or was stopped for so long that a whole day is missing."""
         counted = self._counted.get(instance.deploy_id)
         return counted is None or counted.until < now - DAY - 2 * SETTLING
 
@@ -164,18 +164,18 @@ class CloudWatch:
         return found
 
     def keep(self, instances: Sequence[Instance]) -> None:
-        """Forget all others: they are gone."""
+        """Keep the figures of these instances only; all others are gone."""
         kept = {each.deploy_id for each in instances}
         self._counted = {deploy_id: counted for deploy_id, counted in self._counted.items() if deploy_id in kept}
 
     def of(self, instance: Instance, *, is_running: bool) -> Figures | None:
-        """The figures of an instance in OpenNebula's units, its type's memory among them; None while there are none."""
+        """Return an instance's figures in OpenNebula's units, with its type's memory; None while there are none."""
         counted = self._counted.get(instance.deploy_id)
         if counted is None:
             return None
         size = self._sizes.get(instance.attributes.get("AWS_INSTANCE_TYPE", ""))
         usage = Usage(
-            # CloudWatch's 100 is all cores, OpenNebula's is one.
+            # CloudWatch's 100 is all cores, OpenNebula's is one core.
             cpu=round(counted.cpu * (size.cpu if size else 1), 2) if is_running else 0.0,
             memory=1024 * size.memory if size else 0,
             net_rx=round(counted.totals[RECEIVED]),
@@ -192,15 +192,15 @@ class CloudWatch:
 def read_series(
     root: Element, *, asked: Sequence[tuple[DeployId, str]], counts: Callable[[DeployId, float], bool]
 ) -> dict[tuple[DeployId, str], Series]:
-    """One page of a GetMetricData answer, summed up.
+    """Return the sums of one page of a GetMetricData answer, by instance and metric.
 
     Args:
         root: the answer.
         asked: instance and metric of `m1`, `m2`...
-        counts: whether an instance's point of this time belongs into the sum.
+        counts: whether a point of an instance, by its time, is to be added.
 
     Raises:
-        ProviderUnavailable: a metric could not be read just now.
+        ProviderUnavailable: CloudWatch could not read a metric.
     """
     found = {}
     for member in elements_at(root, "GetMetricDataResult/MetricDataResults/member"):
@@ -220,12 +220,12 @@ def read_series(
 def _asked_as(query: str, asked: Sequence[tuple[DeployId, str]]) -> tuple[DeployId, str]:
     number = whole_number(query.removeprefix("m"))
     if number is None or not 1 <= number <= len(asked):
-        raise ProviderUnavailable(f"CloudWatch answers for a metric that was not asked for: {query[:40]!r}")
+        raise ProviderUnavailable(f"CloudWatch answers for a metric that was not requested: {query[:40]!r}")
     return asked[number - 1]
 
 
 def _points(member: Element) -> dict[float, float]:
-    """The values of a metric by their times."""
+    """Return the values of a metric by their times."""
     try:
         times = [_seconds(text_of(each)) for each in elements_at(member, "Timestamps/member")]
         values = [float(text_of(each)) for each in elements_at(member, "Values/member")]

@@ -1,6 +1,6 @@
 """PURE: attributes that EC2 refuses together, refused beforehand in the words of the template.
 
-EC2 names parameters that stand in no template: "The parameter groupName cannot be used with the parameter subnet".
+EC2 names parameters that no template has: "The parameter groupName cannot be used with the parameter subnet".
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from one_provider_mad.providers.ec2.attributes import is_spot
 
 _WITH_IOPS = ("gp3", "io1", "io2")
 _WITH_THROUGHPUT = ("gp3",)
-"""Volume types (docs.aws.amazon.com, API_EbsBlockDevice, Iops and Throughput)."""
+"""Volume types with these parameters (docs.aws.amazon.com, API_EbsBlockDevice, Iops and Throughput)."""
 
 
 def check_combinations(asked: Mapping[str, str], *, defaults: Mapping[str, str]) -> None:
-    """Refuse what EC2 is known to refuse, whatever else is asked.
+    """Refuse combinations that EC2 is known to refuse in every case.
 
     Args:
         asked: attributes of the section, completed by the defaults.
         defaults: `[ec2.defaults]`; the sentence says which attributes come from there.
 
     Raises:
-        BadParameter: naming the attributes, and what to do.
+        BadParameter: with the attributes and the remedy.
     """
     for names, reason in _clashes({name: value for name, value in asked.items() if value.strip()}):
         own = [name for name in names if asked.get(name) and asked.get(name) == defaults.get(name)]
@@ -32,7 +32,7 @@ def check_combinations(asked: Mapping[str, str], *, defaults: Mapping[str, str])
 
 
 def _clashes(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """The attributes of each clash, and the sentence on it."""
+    """Yield the attributes of each clash, and its sentence."""
     if "SECURITYGROUPS" in asked and "SUBNETID" in asked:
         # InvalidParameterCombination, "The parameter groupName cannot be used with the parameter subnet".
         yield (
@@ -63,7 +63,7 @@ def _clashes_with_hosts(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, .
 
 
 def _clashes_of_volumes(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
-    # "The parameter iops is not supported for gp2 volumes", and the like of throughput.
+    # "The parameter iops is not supported for gp2 volumes", and the same for throughput.
     kind = asked.get("VOLUMETYPE", "").lower()
     for name, kinds in (("VOLUMEIOPS", _WITH_IOPS), ("VOLUMETHROUGHPUT", _WITH_THROUGHPUT)):
         if kind in _KINDS and kind not in kinds and name in asked:
@@ -78,7 +78,7 @@ def _clashes_of_volumes(asked: Mapping[str, str]) -> Iterator[tuple[tuple[str, .
 
 
 _KINDS = frozenset({"standard", "gp2", "gp3", "io1", "io2", "st1", "sc1"})
-"""Types of today; of another one EC2 knows better what it can do."""
+"""The volume types of today; combinations with a later type are left to EC2."""
 
 
 def _only(kinds: tuple[str, ...]) -> str:

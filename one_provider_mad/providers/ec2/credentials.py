@@ -1,7 +1,7 @@
-"""Who we are to AWS: botocore's ways of finding credentials, and its signature, without its blocking a moment.
+"""Credentials and signatures for AWS: found and made by botocore, without blocking the event loop.
 
-botocore reads files, starts programs and asks metadata services, so all of it happens in a thread; only the signature,
-which is arithmetic, is made where it is needed. Nothing here puts a credential into a text.
+botocore reads files, starts programs and asks metadata services, so all of that happens in a thread; only the
+signature, which is arithmetic, is made in the loop. Nothing here writes a credential into a text.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.xmlrpc.host_login import HostLogin
 
 LOGIN = ("EC2_ACCESS", "EC2_SECRET")
-"""What upstream's driver wants in the host's template."""
+"""Attributes with the login in the host's template, as for upstream's driver."""
 
 ROLE_SESSION = "one-provider-mad"
-"""Name of the session when a role is assumed; shows in CloudTrail."""
+"""Name of the session of an assumed role; CloudTrail shows it."""
 
 RENEW_AGAIN = 60.0
-"""Seconds between two tries to renew credentials that are still good: metadata services have new ones some minutes
-before the end only ("Retrieve security credentials from instance metadata"), and refuse who asks too often."""
+"""Seconds between two tries to renew credentials that are still good: metadata services have new ones only some
+minutes before the end ("Retrieve security credentials from instance metadata"), and refuse to answer too often."""
 
 RENEWAL_PATIENCE = 2.0
-"""Seconds that a call waits for new credentials while the old ones are good."""
+"""Seconds that a call waits for new credentials while the old ones are still good."""
 
 LARGEST_ANSWER = 1024 * 1024
-"""Bytes that STS, a metadata service or whatever else gives credentials out may answer; they answer some thousands."""
+"""Limit in bytes for an answer of STS, a metadata service or another source of credentials; usual are thousands."""
 
 MISSING = "provider ec2 needs botocore: run pip install 'one-provider-mad[ec2]'"
 
@@ -47,8 +47,8 @@ class Signed(Value, frozen=True, kw_only=True):
     """A request that carries its signature.
 
     Attributes:
-        headers: to be sent exactly so.
-        key_id: the access key that signed; no secret.
+        headers: to be sent exactly as they are.
+        key_id: id of the signing access key; not secret.
     """
 
     headers: Mapping[str, str]
@@ -60,18 +60,18 @@ Sign = Callable[[str, Mapping[str, str], bytes, str], Signed]
 
 
 async def _take_all(_: Sign) -> None:
-    """Confirm any credentials."""
+    """Accept any credentials."""
 
 
 class Credentials:
-    """The credentials of one account, found lazily and renewed before they expire; until then the old ones do.
+    """The credentials of one account, found when needed and renewed before they expire; until then the old ones count.
 
     Args:
-        settings: where to look.
+        settings: the table `[ec2]`.
         sts_url: endpoint for assuming a role, "" for Amazon's.
-        confirm: asked about credentials that are to take the place of refused ones, before any call is signed with
-            them; raises when they are another account's.
-        warn: tells the operator one sentence.
+        confirm: called with new credentials in place of refused ones, before any call is signed with them; raises when
+            they are another account's.
+        warn: sends the operator one sentence.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Credentials:
         """Sign one POST.
 
         Args:
-            url: where it goes.
-            headers: what it says besides; all of them are signed.
-            body: what it carries.
+            url: the URL that it is sent to.
+            headers: its other headers; all of them are signed.
+            body: its body.
             service: `ec2` or `sts`.
 
         Raises:
             AuthenticationRefused: there are no credentials, or botocore is not installed.
-            NotReached: whoever gives the credentials out did not answer.
+            NotReached: the source of the credentials did not answer.
         """
         return self._sign(await self._current(), url, headers, body, service)
 
@@ -117,13 +117,13 @@ class Credentials:
         return Signed(headers=dict(request.headers.items()), key_id=frozen.access_key)
 
     async def reload(self, key_id: str) -> bool:
-        """Look for the credentials anew, because this key was refused; True when there is another one by now.
+        """Search the credentials anew, because this key was refused; return True when there is another key now.
 
-        Those of before stay until others are found: EC2 says AuthFailure of an image that is not shared, too.
+        The old ones stay until others are found: EC2 also answers AuthFailure for an image that is not shared.
 
         Raises:
             AuthenticationRefused: there are none, or they are another account's.
-            NotReached: whoever gives the credentials out did not answer.
+            NotReached: the source of the credentials did not answer.
         """
         if self._frozen is None or self._frozen.access_key != key_id:
             return bool((await self._current()).access_key != key_id)
@@ -142,12 +142,12 @@ class Credentials:
         return await asyncio.shield(renewing)
 
     def _ends_within(self, seconds: int | None) -> bool:
-        """Whether the credentials end so soon; None: as soon as botocore begins to renew them, 15 minutes before."""
+        """Whether the credentials end within so many seconds; None: within botocore's own limit, 15 minutes."""
         needs_refresh = getattr(self._source, "refresh_needed", None)
         return needs_refresh is not None and bool(needs_refresh(seconds))
 
     def _renew_soon(self, *, is_anew: bool = False) -> asyncio.Task[Any]:
-        """One search for all who wait; should one of them be cancelled, it goes on for the others."""
+        """Return the one search that all callers share; it goes on when one of them is cancelled."""
         if self._renewing is None:
             renewing = self._renew(None if is_anew else self._source)
             self._renewing = asyncio.create_task(renewing, name="find the AWS credentials")
@@ -170,14 +170,14 @@ class Credentials:
             self._told = ""
         elif isinstance(error, MadError) and self._frozen is not None and self._told != str(error):
             self._told = str(error)
-            self._warn(f"no new AWS credentials are to be had: {error}")
+            self._warn(f"the AWS credentials cannot be renewed: {error}")
 
     def _obtain(self, source: Any, given: Sequence[str]) -> tuple[Any, Any]:
-        """Find them or refresh them: where they come from, and what they are. Blocks.
+        """Find or refresh the credentials; return their source and themselves. Blocks.
 
         Args:
-            source: where they came from before, None to look for it.
-            given: key and secret, where the host's template had them.
+            source: the source of the old ones, None to search for one.
+            given: key and secret of the host's template, if it has them.
         """
         try:
             import botocore.auth  # noqa: F401 - loaded here, so that signing loads nothing
@@ -227,7 +227,7 @@ class Credentials:
         return self._assumed(session, found) if wanted.role_arn else found
 
     def _assumed(self, session: Any, source: Any) -> Any:
-        """Credentials of the role, asked for with those found, again before they expire."""
+        """Return credentials of the role: AssumeRole is called with the given ones, and again before they expire."""
         from botocore.config import Config
         from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 
@@ -254,32 +254,32 @@ class Credentials:
 
 
 def _create_client(session: Any, *arguments: Any, **keys: Any) -> Any:
-    """Create a client that signs with these credentials, which AWS may repeat when it refuses them."""
+    """Create a client with these credentials, and keep them out of texts: AWS may repeat them in a refusal."""
     keep_secret(keys.get("aws_secret_access_key") or "", keys.get("aws_session_token") or "")
     return session.create_client(*arguments, **keys)
 
 
 _HELPER = "custom-process"
-"""botocore's name for a program that `credential_process` names; what it wrote to stderr is in the error."""
+"""botocore's name for the program in `credential_process`; its stderr is in the error."""
 
 
 def _not_given(error: Any) -> str:
-    """Say that the credentials were not given; a helper's own words stay in the driver's log."""
+    """Return the error's sentence; the stderr of a credential program goes to the driver's log only."""
     if error.kwargs.get("provider") != _HELPER:
         return f"the AWS credentials cannot be read: {error}"
     log.warning("credential_process failed", stderr=masked_by_name(str(error.kwargs.get("error_msg", ""))))
     return (
-        "the AWS credentials cannot be read: credential_process of the profile failed, the driver's log has its words"
+        "the AWS credentials cannot be read: credential_process of the profile failed, the driver's log has its stderr"
     )
 
 
 _in_thread = threading.local()
-"""Whether this thread asks for credentials: other users of botocore in the process read what they like."""
+"""Whether this thread obtains credentials: other users of botocore in the process have no limit."""
 
 
 @contextmanager
 def _bounded_answers(response_class: Any) -> Iterator[None]:
-    """Bound the answers that botocore reads in this thread; it has no place of its own for that."""
+    """Limit the answers that botocore reads in this thread; botocore has no setting for that."""
     if not isinstance(response_class.content, _BoundedContent):
         response_class.content = _BoundedContent(response_class.content.fget)
     _in_thread.is_bounded = True
@@ -290,7 +290,7 @@ def _bounded_answers(response_class: Any) -> Iterator[None]:
 
 
 class _BoundedContent(property):
-    """`AWSResponse.content`, bounded where a thread asks for credentials.
+    """`AWSResponse.content` with a limit, in threads that obtain credentials.
 
     Args:
         unbounded: botocore's own getter.
@@ -305,7 +305,7 @@ class _BoundedContent(property):
 
 
 def _content_within_bounds(response: Any) -> bytes:
-    """The body of an answer to botocore, which would read it to its end however far that is."""
+    """Return the body of an answer to botocore, up to the limit; botocore itself would read any length."""
     if response._content is None:  # noqa: SLF001 - as botocore's own property has it
         content = bytearray()
         for piece in response.raw.stream():

@@ -1,4 +1,4 @@
-"""Disks that come and go: EBS volumes, made for one DISK_ID of one instance, tagged so, and ended with it."""
+"""Disk hotplug with EBS volumes: each is made for one DISK_ID of one instance, tagged so, and deleted with it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from one_provider_mad.providers.ec2.volumes import device_for, volume_size
 
 INSTANCE_TAG = f"{TAG_PREFIX}INSTANCE"
 DISK_TAG = f"{TAG_PREFIX}DISK_ID"
-"""Tags of a volume that was made for a disk, besides those of the instance it belongs to."""
+"""Tags of a volume made for a disk, besides those of its instance."""
 
 _GONE = frozenset({"deleting", "deleted", "error"})
 
 _PAUSE = 1.0
-"""Seconds between two looks at a volume at most; a new one takes some seconds."""
+"""Longest pause in seconds between two lookups of a volume; a new one takes some seconds."""
 
 _LEAVING = 20.0
-"""Seconds for which the end of an instance waits for volumes that are being made or detached: they take some."""
+"""Seconds that a terminate waits for volumes in creation or detachment: these take some."""
 
 _UNSEEN = 30.0
-"""Seconds after which a volume that is still not listed is one that was deleted: its token is spent."""
+"""Seconds after which a new volume that is not listed counts as deleted: its token is spent."""
 
 
 _MOST_UNSEEN = 3
-"""Volumes made in a row without any being listed: a cloud whose listings are late is not bought empty."""
+"""Volumes made in a row without seeing one listed, so that late listings do not buy many volumes."""
 
 
 class EbsVolume(Value, frozen=True, kw_only=True):
@@ -50,11 +50,11 @@ class EbsVolume(Value, frozen=True, kw_only=True):
         volume_id: EC2's id.
         state: `creating`, `available`, `in-use`, `deleting`, `deleted` or `error`.
         size: GiB.
-        instance_id: where it is attached or is being detached from, "" for nowhere.
+        instance_id: instance that it is attached to or is being detached from, "" for none.
         attachment: `attaching`, `attached`, `detaching`..., "" for none.
-        device: where it is attached.
-        ends_with_instance: it is deleted when its instance is terminated.
-        disk_id: DISK_ID that it was made for, "" for none.
+        device: device name at the instance.
+        ends_with_instance: it is deleted with its instance.
+        disk_id: DISK_ID of its disk, "" for none.
     """
 
     volume_id: str
@@ -68,9 +68,9 @@ class EbsVolume(Value, frozen=True, kw_only=True):
 
 
 def read_volumes(root: Element) -> list[EbsVolume]:
-    """Every volume of a DescribeVolumes answer."""
+    """Return every volume of a DescribeVolumes answer."""
     if root.find("volumeSet") is None:
-        raise ProviderUnavailable("EC2: the answer to DescribeVolumes has no list, which is not an empty one")
+        raise ProviderUnavailable("EC2: the answer to DescribeVolumes has no list, not even an empty one")
     return [
         EbsVolume(
             volume_id=text_of(item.find("volumeId")),
@@ -90,9 +90,9 @@ class Disks:
     """The volumes of instances.
 
     Args:
-        client: the way to the cloud.
-        pause: seconds between two looks while a volume is on its way.
-        tags: the configuration's, of every volume.
+        client: the connection to the cloud.
+        pause: seconds between two lookups while a volume changes its state.
+        tags: the configuration's tags, for every volume.
     """
 
     def __init__(self, client: Client, *, pause: float, tags: Mapping[str, str]) -> None:
@@ -102,20 +102,20 @@ class Disks:
         self._generations: dict[tuple[str, str], int] = {}
 
     async def attach(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Make a volume for the disk, unless there is one, and attach it, unless it is.
+        """Make a volume for the disk, unless there is one, and attach it, unless it is attached.
 
         Raises:
-            BadParameter: it is an image's disk, or has no size.
+            BadParameter: the disk is an image, or has no size.
             WrongState: the instance is gone.
         """
         disk_id = _disk_id(disk)
         if disk.get("IMAGE_ID") or disk.get("SOURCE"):
-            raise BadParameter(f"disk {disk_id} is an image, which EC2 cannot attach: only volatile disks can be")
+            raise BadParameter(f"disk {disk_id} is an image, which EC2 cannot attach: attach a volatile disk")
         size = volume_size(disk)
         details = await self.details(deploy_id)
         volume = await self._find(deploy_id, disk_id)
         if volume is not None and not volume.attachment and volume.size != size:
-            await self._delete(deploy_id, disk_id, volume)  # of an attach that failed, of another disk with this number
+            await self._delete(deploy_id, disk_id, volume)  # of an earlier disk with this number, whose attach failed
             volume = None
         volume = volume or await self._make(details, disk_id, size=size)
         if volume.instance_id != deploy_id or volume.attachment not in ("attaching", "attached"):
@@ -131,7 +131,7 @@ class Disks:
         await self._end_with_instance(deploy_id, volume.volume_id)
 
     async def _give_up(self, deploy_id: DeployId, disk_id: str, volume: EbsVolume) -> None:
-        """Delete what could not be attached, since OpenNebula forgets the disk; EC2 deletes none that is attached."""
+        """Delete a volume that was not attached, since OpenNebula forgets the disk; EC2 deletes no attached volume."""
         with suppress(ProviderError):
             await self._delete(deploy_id, disk_id, volume)
 
@@ -141,7 +141,7 @@ class Disks:
         self._generations[key] = self._generations.get(key, 0) + 1
 
     async def detach(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Detach the disk's volume and delete it, as OpenNebula deletes a volatile disk; without one all is well."""
+        """Detach the disk's volume and delete it, as OpenNebula deletes a volatile disk; no volume is fine."""
         disk_id = _disk_id(disk)
         volume = await self._find(deploy_id, disk_id)
         if volume is None:
@@ -153,7 +153,7 @@ class Disks:
         await self._delete(deploy_id, disk_id, await self._settled(volume.volume_id))
 
     async def resize(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Let the disk's volume grow.
+        """Enlarge the disk's volume.
 
         Raises:
             BadParameter: the instance has no such volume, or it would shrink.
@@ -170,20 +170,20 @@ class Disks:
             await self._client.call("ModifyVolume", call, read=lambda _: None)
 
     async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
-        """DISK_IDs of the volumes that were made for an instance , attached or not."""
+        """Return the DISK_IDs of all volumes made for an instance, attached or not."""
         volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
         return frozenset(each.disk_id for each in volumes if each.disk_id and each.state not in _GONE)
 
     async def let_go(self, deploy_id: DeployId) -> list[str]:
-        """See to it that no volume made for an instance outlives it; asked for just before it is terminated.
+        """Make sure that no volume made for an instance outlives it; called just before it is terminated.
 
-        All is well already unless an attach or detach was cut short.
+        There is work only after an attach or detach that was cut short.
 
         Returns:
-            A sentence for each volume with which that did not work: the others, and the instance, cost more than it.
+            A sentence for each volume that could not be released: the instance costs more than its volumes.
 
         Raises:
-            ProviderError: the same may succeed when it is asked for again.
+            ProviderError: a later call may succeed.
         """
         volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
         outcomes = await asyncio.gather(*(self._release(deploy_id, each) for each in volumes), return_exceptions=True)
@@ -207,15 +207,15 @@ class Disks:
             async with asyncio.timeout(_LEAVING):
                 volume = await self._settled(volume.volume_id)
         except TimeoutError as error:
-            raise WrongState(f"it is {volume.attachment or volume.state} for a long time") from error
+            raise WrongState(f"it has been {volume.attachment or volume.state} for a long time") from error
         await self._client.call("DeleteVolume", {"VolumeId": volume.volume_id}, read=lambda _: None)
 
     async def details(self, deploy_id: DeployId) -> Details:
-        """The instance with what is attached.
+        """Return the instance with its volumes.
 
         Raises:
-            InstanceNotFound: EC2 does not know it.
-            WrongState: it is gone.
+            InstanceNotFound: EC2 does not know the instance.
+            WrongState: the instance is gone.
         """
         asked = filtered({"instance-id": [deploy_id]})
         found = await self._client.call("DescribeInstances", asked, read=read_details)
@@ -235,10 +235,10 @@ class Disks:
         return [volume async for page in pages for volume in page]
 
     async def _make(self, details: Details, disk_id: str, *, size: int) -> EbsVolume:
-        """Create the volume; a token that made one which was deleted since gives way to the next.
+        """Create the volume; if a token's volume was deleted, take the next token.
 
         Raises:
-            ProviderUnavailable: what is made is not listed; rather than make more of them.
+            ProviderUnavailable: new volumes are not listed, so no more of them are made.
         """
         instance = details.instance
         owner = instance.identity.tags() if instance.identity else {}
@@ -252,7 +252,7 @@ class Disks:
                 "VolumeType": "gp3",
                 **tagged("TagSpecification.1", "volume", tags),
             }
-            # Of everything that is asked for: the same token with anything else is a mismatch, and for ever.
+            # A hash of all parameters: the same token with other parameters would be a mismatch for ever.
             call["ClientToken"] = hashlib.sha256(f"{generation} {urlencode(call)}".encode()).hexdigest()
             volume_id = await self._client.call("CreateVolume", call, read=lambda root: text_of(root.find("volumeId")))
             if volume := await self._seen(volume_id):
@@ -261,7 +261,7 @@ class Disks:
         raise ProviderUnavailable(f"EC2: volumes made for disk {disk_id} of {instance.deploy_id} are not listed")
 
     async def _seen(self, volume_id: str) -> EbsVolume | None:
-        """The volume once it is listed; None for one that was deleted."""
+        """Return the volume once it is listed; None for a deleted one."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + _UNSEEN
         while True:
@@ -273,17 +273,17 @@ class Disks:
             await asyncio.sleep(self._pause)
 
     async def _settled(self, volume_id: str) -> EbsVolume:
-        """The volume once it is attached to nothing and can be worked with."""
+        """Return the volume once it is attached to nothing and available."""
         while True:
             volume = await self._seen(volume_id)
             if volume is None:
-                raise ProviderUnavailable(f"EC2: volume {volume_id} went away while it was needed")
+                raise ProviderUnavailable(f"EC2: volume {volume_id} is no longer listed, so the change failed")
             if volume.state == "available":
                 return volume
             await asyncio.sleep(self._pause)
 
     async def _end_with_instance(self, deploy_id: DeployId, volume_id: str) -> None:
-        """Have the volume deleted when its instance is terminated, or it would cost for ever."""
+        """Have the volume deleted with its instance, or it would cost for ever."""
         for volume in (await self.details(deploy_id)).volumes:
             if volume.volume_id == volume_id:
                 await self._flag(deploy_id, volume.device)
@@ -304,5 +304,5 @@ def _gib(text: str) -> int:
 def _disk_id(disk: Mapping[str, str]) -> str:
     disk_id = disk.get("DISK_ID", "")
     if not disk_id:
-        raise BadParameter("the request names no DISK_ID, without which nothing can be done")
+        raise BadParameter("DISK_ID is missing: nothing was done")
     return disk_id

@@ -1,4 +1,4 @@
-"""PURE: what EC2 says of its instances, as values.
+"""PURE: instances of EC2's answers, converted to values.
 
 Elements are those of docs.aws.amazon.com, API_Instance; attributes for monitoring have upstream's names
 (src/vmm_mad/remotes/ec2/ec2_driver.rb, EC2_INFO).
@@ -16,10 +16,10 @@ from one_provider_mad.providers.ec2.states import state_of
 from one_provider_mad.providers.interface import Size
 
 UPSTREAM_TAG = "ONE_ID"
-"""Upstream's tag; its value is the VM's number."""
+"""Upstream's tag with the VM's number."""
 
 UPSTREAM_ATTRIBUTE = "AWS_ONE_ID"
-"""Where a listed instance shows upstream's tag, if it has no whole identity of ours."""
+"""Attribute with the value of upstream's tag, for an instance without a whole identity of ours."""
 
 ATTRIBUTES = {
     "dnsName": "AWS_PUBLIC_DNS_NAME",
@@ -34,7 +34,7 @@ ATTRIBUTES = {
     "imageId": "AWS_IMAGE_ID",
     "instanceLifecycle": "AWS_INSTANCE_LIFECYCLE",
 }
-"""Element to attribute, where the text is the value."""
+"""Element to attribute, for elements whose text is the value."""
 
 ZONE = "AWS_AVAILABILITY_ZONE"
 SECURITY_GROUPS = "AWS_SECURITY_GROUPS"
@@ -46,15 +46,15 @@ LISTED_NAMES = (*ATTRIBUTES.values(), ZONE, SECURITY_GROUPS, VOLUMES, STATE_REAS
 NO_SIZES: Mapping[str, Size] = {}
 
 _HOLDS_MEMORY = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
-"""States whose instances upstream counted as using the host's room."""
+"""States in which upstream counted an instance as using the host's room."""
 
 
 class Volume(Value, frozen=True, kw_only=True):
-    """A volume that an instance has.
+    """A volume attached to an instance.
 
     Attributes:
         device: `/dev/sdf`.
-        volume_id: EC2's id of it.
+        volume_id: EC2's id.
     """
 
     device: str
@@ -62,12 +62,12 @@ class Volume(Value, frozen=True, kw_only=True):
 
 
 class Details(Value, frozen=True, kw_only=True):
-    """What only changes to an instance need to know.
+    """An instance with the details that changes to it need.
 
     Attributes:
-        instance: as every listing shows it.
+        instance: as in every listing.
         zone: availability zone.
-        volumes: what is attached.
+        volumes: attached volumes.
     """
 
     instance: Instance
@@ -76,18 +76,18 @@ class Details(Value, frozen=True, kw_only=True):
 
 
 def read_instances(root: Element, *, sizes: Mapping[str, Size] = NO_SIZES) -> list[Instance]:
-    """Every instance of a DescribeInstances answer; with the memory of its type as in use while it runs."""
+    """Return every instance of a DescribeInstances answer; a running one uses the memory of its type."""
     return [_instance(item, sizes) for item in _listed(root)]
 
 
 def _listed(root: Element) -> Iterator[Element]:
     if root.find("reservationSet") is None:
-        raise ProviderUnavailable("EC2: the answer to DescribeInstances has no list, which is not an empty one")
+        raise ProviderUnavailable("EC2: the answer to DescribeInstances has no list, not even an empty one")
     return elements_at(root, "reservationSet/item/instancesSet/item")
 
 
 def read_details(root: Element) -> list[Details]:
-    """The same with what is attached."""
+    """Return the same with zone and volumes."""
     return [
         Details(
             instance=_instance(item),
@@ -102,12 +102,12 @@ def read_details(root: Element) -> list[Details]:
 
 
 def read_launched(root: Element) -> list[Instance]:
-    """The instances of a RunInstances answer."""
+    """Return the instances of a RunInstances answer."""
     return [_instance(item) for item in elements_at(root, "instancesSet/item")]
 
 
 def read_changed(root: Element) -> dict[str, str]:
-    """Id and present state of what StartInstances, StopInstances and TerminateInstances speak of."""
+    """Return ids and present states in an answer to StartInstances, StopInstances or TerminateInstances."""
     return {
         text_of(item.find("instanceId")): text_of(element_at(item, "currentState/name"))
         for item in elements_at(root, "instancesSet/item")
@@ -115,10 +115,10 @@ def read_changed(root: Element) -> dict[str, str]:
 
 
 def read_tags(items: Iterable[Element]) -> dict[str, str]:
-    """A `tagSet`.
+    """Return the tags of a `tagSet`.
 
     Raises:
-        ProviderUnavailable: a tag is in it twice, and differently: whose the resource is nobody can tell.
+        ProviderUnavailable: a tag is in it twice with different values, so that the owner is not certain.
     """
     fields = [{child.tag: child.text or "" for child in item} for item in items]  # half the time of two searches
     pairs = [(each.get("key", ""), each.get("value", "")) for each in fields]
@@ -152,7 +152,7 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
         raw_state=raw_state,
         identity=identity,
         name=tags.get("Name", ""),
-        # The latest start, in fact: EC2 keeps no other moment for an instance as such.
+        # This is the latest start: EC2 keeps no other timestamp of an instance itself.
         created_at=_seconds(text_of(parts.get("launchTime"))),
         reason=_text_in(parts.get("stateReason"), "message") or text_of(parts.get("reason")),
         usage=Usage(memory=1024 * size.memory) if size else None,
@@ -161,13 +161,13 @@ def _instance(item: Element, sizes: Mapping[str, Size] = NO_SIZES) -> Instance:
 
 
 def _attached(mapping: Element | None) -> Iterator[tuple[str, str]]:
-    """Device and volume of each that is attached. `mapping` is a blockDeviceMapping."""
+    """Yield device and volume id of each attached volume. `mapping` is a blockDeviceMapping."""
     for parts in map(_parts, mapping if mapping is not None else ()):
         yield text_of(parts.get("deviceName")), _text_in(parts.get("ebs"), "volumeId")
 
 
 def _parts(element: Element) -> dict[str, Element]:
-    """The children by name, in a quarter of the time that `find` takes: a listing has tens of thousands of elements."""
+    """Return the children by name, in a quarter of `find`'s time: a listing has tens of thousands of elements."""
     return {str(child.tag): child for child in element}
 
 
@@ -176,7 +176,7 @@ def _text_in(element: Element | None, name: str) -> str:
 
 
 def _seconds(moment: str) -> float:
-    """ISO 8601 to seconds since the epoch; 0 for what is none."""
+    """Convert ISO 8601 to seconds since the epoch; 0 for any other text."""
     try:
         return datetime.fromisoformat(moment).timestamp()
     except ValueError:

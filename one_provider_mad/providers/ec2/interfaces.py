@@ -1,4 +1,4 @@
-"""Interfaces that come and go: network interfaces made for one NIC_ID of one instance, tagged so, and ended with it."""
+"""NIC hotplug with network interfaces: each is made for one NIC_ID of one instance, tagged so, and deleted with it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.query import filtered, numbered, tagged
 
 NIC_TAG = f"{TAG_PREFIX}NIC_ID"
-"""Tag of an interface that was made for one of a VM's, besides those of the instance it belongs to."""
+"""Tag of a network interface made for a VM's NIC, besides those of its instance."""
 
 _PAUSE = 1.0
-"""Seconds between two looks at an interface at most."""
+"""Longest pause in seconds between two lookups of an interface."""
 
 
 class Interface(Value, frozen=True, kw_only=True):
@@ -27,11 +27,11 @@ class Interface(Value, frozen=True, kw_only=True):
 
     Attributes:
         interface_id: EC2's id.
-        instance_id: where it is attached or is being detached from, "" for nowhere.
-        attachment_id: EC2's id of that, "" for none.
+        instance_id: instance that it is attached to or is being detached from, "" for none.
+        attachment_id: EC2's id of the attachment, "" for none.
         index: device index at the instance.
-        ends_with_instance: it is deleted when its instance is terminated.
-        nic_id: NIC_ID that it was made for, "" for none.
+        ends_with_instance: it is deleted with its instance.
+        nic_id: NIC_ID of its NIC, "" for none.
     """
 
     interface_id: str
@@ -43,9 +43,9 @@ class Interface(Value, frozen=True, kw_only=True):
 
 
 def read_interfaces(root: Element) -> list[Interface]:
-    """Every interface of a DescribeNetworkInterfaces answer."""
+    """Return every interface of a DescribeNetworkInterfaces answer."""
     if root.find("networkInterfaceSet") is None:
-        raise ProviderUnavailable("EC2: the answer to DescribeNetworkInterfaces has no list, which is not an empty one")
+        raise ProviderUnavailable("EC2: the answer to DescribeNetworkInterfaces has no list, not even an empty one")
     return [
         Interface(
             interface_id=text_of(item.find("networkInterfaceId")),
@@ -63,10 +63,10 @@ class Interfaces:
     """The network interfaces of instances.
 
     Args:
-        client: the way to the cloud.
-        disks: knows an instance.
-        pause: seconds between two looks while an interface is on its way.
-        tags: the configuration's, of every interface.
+        client: the connection to the cloud.
+        disks: looks up an instance.
+        pause: seconds between two lookups while an interface changes its state.
+        tags: the configuration's tags, for every interface.
     """
 
     def __init__(self, client: Client, disks: Disks, *, pause: float, tags: Mapping[str, str]) -> None:
@@ -76,15 +76,15 @@ class Interfaces:
         self._tags = tags
 
     async def attach(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
-        """Make an interface, unless there is one, and attach it, unless it is.
+        """Make an interface, unless there is one, and attach it, unless it is attached.
 
         Raises:
-            BadParameter: it is an alias.
+            BadParameter: the NIC is an alias.
             WrongState: the instance is gone.
         """
         nic_id = _nic_id(nic)
         if nic.get("PARENT") or nic.get("PARENT_ID"):
-            raise BadParameter(f"interface {nic_id} is an alias, and EC2 has none: attach an interface of its own")
+            raise BadParameter(f"interface {nic_id} is an alias, which EC2 lacks: attach an interface of its own")
         instance = (await self._disks.details(deploy_id)).instance
         made = await self._made_for(deploy_id, nic_id)
         interface = next((each for each in made if each.instance_id), made[0] if made else None)
@@ -95,7 +95,7 @@ class Interfaces:
             await self._end_with_instance(interface)
 
     async def _attached(self, deploy_id: DeployId, interface: Interface) -> Interface:
-        """Attach it to the instance behind those that are there."""
+        """Attach it to the instance at the first index after its present interfaces."""
         there = await self._list({"attachment.instance-id": [deploy_id]})
         index = 1 + max((each.index for each in there), default=0)
         call = {"NetworkInterfaceId": interface.interface_id, "InstanceId": deploy_id, "DeviceIndex": str(index)}
@@ -105,13 +105,13 @@ class Interfaces:
             )
         except ProviderError as error:
             if error.definite and not isinstance(error, Throttled):
-                with suppress(ProviderError):  # OpenNebula forgets the interface; EC2 deletes none that is attached
+                with suppress(ProviderError):  # OpenNebula forgets the interface; EC2 deletes no attached interface
                     await self._delete(interface)
             raise
         return Interface(interface_id=interface.interface_id, instance_id=deploy_id, attachment_id=attachment)
 
     async def detach(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
-        """Detach what was made for the interface and delete it; without any all is well."""
+        """Detach the NIC's interface and delete it; no interface is fine."""
         made = await self._made_for(deploy_id, _nic_id(nic))
         if not made:
             await self._disks.details(deploy_id)
@@ -123,9 +123,9 @@ class Interfaces:
             await self._delete(interface)
 
     async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
-        """NIC_IDs of the interfaces that were made for an instance, attached or not.
+        """Return the NIC_IDs of all interfaces made for an instance, attached or not.
 
-        Who may not look has made none.
+        Without the right to list interfaces there are none.
         """
         try:
             made = await self._made_for(deploy_id)
@@ -143,7 +143,7 @@ class Interfaces:
         return [interface async for page in pages for interface in page]
 
     async def _make(self, instance: Instance, nic_id: str, nic: Mapping[str, str]) -> Interface:
-        """Create it, in the instance's subnet and groups unless the NIC names others."""
+        """Create the interface in the instance's subnet and groups, unless the NIC has others."""
         subnet = nic.get("SUBNETID") or instance.attributes.get("AWS_SUBNET_ID", "")
         groups = nic.get("SECURITYGROUPIDS") or instance.attributes.get("AWS_SECURITY_GROUPS", "")
         owner = instance.identity.tags() if instance.identity else {}
@@ -161,7 +161,7 @@ class Interfaces:
         return Interface(interface_id=made)
 
     async def _come_off(self, interface: Interface) -> None:
-        """Return once it is attached to nothing: that takes some seconds, and the caller's time is bounded."""
+        """Return once it is attached to nothing: that takes some seconds, and the caller has a deadline."""
         only = {"network-interface-id": [interface.interface_id]}
         while True:
             if not any(each.attachment_id for each in await self._list(only)):
@@ -173,7 +173,7 @@ class Interfaces:
         await self._client.call("DeleteNetworkInterface", call, read=lambda _: None)
 
     async def _end_with_instance(self, interface: Interface) -> None:
-        """Have it deleted when its instance is terminated, or it would fill the account's limit."""
+        """Have it deleted with its instance, or it would count against the account's limit."""
         call = {
             "NetworkInterfaceId": interface.interface_id,
             "Attachment.AttachmentId": interface.attachment_id,

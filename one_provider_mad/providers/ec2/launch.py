@@ -1,4 +1,4 @@
-"""The parameters of a create as they stand in the journal, and the call that they become."""
+"""The parameters of a create, as in the journal, and the RunInstances call made of them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from one_provider_mad.providers.ec2.query import tagged
 from one_provider_mad.providers.interface import Parameters
 
 SPOT = "spot"
-"""The market of spot instances; on demand has no name."""
+"""The market of spot instances; that of on-demand instances is ""."""
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Everything that RunInstances is told, but whose the instance is and the token.
+    """All parameters of RunInstances but the identity and the token.
 
     Attributes:
-        parameters: in the words of the Query API, flat.
-        tags: the VM's own and the configuration's, of instance and volumes.
-        root_volume: `Ebs` attributes of the root volume; its device is the image's, which only EC2 knows.
+        parameters: names and values of the Query API, flat.
+        tags: the VM's own and the configuration's, for instance and volumes.
+        root_volume: `Ebs` attributes of the root volume; its device is the image's, known to EC2 only.
     """
 
     parameters: dict[str, str]
@@ -28,7 +28,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def place(self) -> Place:
-        """What may have no room."""
+        """The type, zone or subnet, and market, which may have no room."""
         return Place(
             kind=self.parameters.get("InstanceType", ""),
             where=self.parameters.get("SubnetId") or self.parameters.get("Placement.AvailabilityZone", ""),
@@ -37,7 +37,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Of what EC2 may run short, each by itself.
+    """A combination that EC2 may run short of by itself.
 
     Attributes:
         kind: instance type.
@@ -55,25 +55,25 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_launch(parameters: Parameters) -> Launch:
-    """Read a create's parameters back.
+    """Decode a create's parameters.
 
     Raises:
-        BadParameter: they are not what a plan of this provider makes.
+        BadParameter: a plan of this provider never has such parameters.
     """
     try:
         return msgspec.convert(parameters, Launch)
     except msgspec.ValidationError as error:
-        raise BadParameter(f"the create parameters are not what EC2 takes: {error}") from error
+        raise BadParameter(f"the create parameters are not valid for EC2: {error}") from error
 
 
 def run_instances(launch: Launch, *, identity: Identity, token: str, root_device: str) -> dict[str, str]:
-    """The call: exactly one instance, whose tags are there from its first moment.
+    """Return the call's parameters: exactly one instance, tagged in the same call.
 
     Args:
-        launch: what it is to be.
-        identity: whose it is.
+        launch: the parameters of the create.
+        identity: the VM's identity.
         token: its idempotency token.
-        root_device: the image's, "" when the launch says nothing of the root volume.
+        root_device: the image's, "" when the launch has no root volume attributes.
     """
     call = {**launch.parameters, "MinCount": "1", "MaxCount": "1", "ClientToken": token}
     if launch.root_volume:

@@ -1,4 +1,4 @@
-"""What EC2 charges for beside instances: volumes that nothing uses, addresses that lead nowhere, snapshots of ours."""
+"""Parts that EC2 charges for beside instances: unused volumes, unassociated addresses, snapshots with our tags."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from one_provider_mad.providers.interface import LoosePart
 
 
 async def loose_parts(client: Client, *, owner: str) -> list[LoosePart]:
-    """Everything that carries this owner's tags and that no instance uses.
+    """Return every part with this owner's tags that no instance uses.
 
     Raises:
-        ProviderError: a part of it could not be listed.
+        ProviderError: a part of the list is not available.
     """
     tag = {"tag:ONE_PROVIDER_OWNER": [owner]}
     volumes = await _all(client, "DescribeVolumes", filtered({**tag, "status": ["available"]}), _volume)

@@ -1,4 +1,4 @@
-"""What EC2 is about to do to instances by itself: scheduled events, and spot instances that it takes back.
+"""EC2's own plans for instances: scheduled events, and spot instances that it takes back.
 
 From docs.aws.amazon.com: API_DescribeInstanceStatus, "Scheduled events for your instances" (the description of one that
 is over begins with a word in brackets), and "Get the status of a Spot Instance request".
@@ -16,25 +16,26 @@ from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.ec2.query import filtered
 
 EVENTS = ("instance-reboot", "system-reboot", "system-maintenance", "instance-retirement", "instance-stop")
-"""Every code of a scheduled event; as a filter they leave out all instances that have none."""
+"""Every code of a scheduled event; as a filter they leave out all instances without one."""
 
 INTERRUPTED = ("marked-for-termination", "marked-for-stop")
 """States of a spot request whose instance has two minutes left."""
 
 TAKEN_BACK = "Server.Spot"
-"""How the reason of an instance begins that was ended for want of room or money (`Server.SpotInstanceTermination`)."""
+"""Prefix of the state reason of an instance that EC2 ended for lack of room or money
+(`Server.SpotInstanceTermination`)."""
 
 LIFECYCLE = "AWS_INSTANCE_LIFECYCLE"
 EVENT, EVENT_FROM, EVENT_TEXT = "AWS_SCHEDULED_EVENT", "AWS_SCHEDULED_EVENT_FROM", "AWS_SCHEDULED_EVENT_TEXT"
 INTERRUPTION, INTERRUPTION_SINCE = "AWS_SPOT_INTERRUPTION", "AWS_SPOT_INTERRUPTION_SINCE"
 NOTICE_NAMES = (EVENT, EVENT_FROM, EVENT_TEXT, INTERRUPTION, INTERRUPTION_SINCE)
-"""Every attribute that tells what lies ahead."""
+"""Every attribute for EC2's plans."""
 
 _MOST_SAID = 10_000
 
 
 class Notice(Value, frozen=True, kw_only=True):
-    """Something ahead of one instance.
+    """One plan of EC2 for one instance.
 
     Attributes:
         deploy_id: the instance.
@@ -50,11 +51,11 @@ class Notice(Value, frozen=True, kw_only=True):
 
 
 class Notices:
-    """What lies ahead of instances.
+    """EC2's plans for instances.
 
     Args:
-        client: the way to the cloud.
-        warn: tells the operator one sentence.
+        client: the connection to the cloud.
+        warn: sends the operator one sentence.
     """
 
     def __init__(self, client: Client, *, warn: Callable[[str], None]) -> None:
@@ -64,10 +65,10 @@ class Notices:
         self._attributes: dict[DeployId, dict[str, str]] = {}
 
     async def learn(self, instances: Sequence[Instance]) -> None:
-        """Ask, and warn once of each thing; instances that are gone are among those handed in.
+        """Ask EC2 for its plans, and warn of each once; `instances` includes those that are gone.
 
         Raises:
-            ProviderError: it cannot be known; what was learnt before stays.
+            ProviderError: EC2 did not answer; the plans learnt before stay.
         """
         for each in await by_pieces(instances, _taken_back):
             reason = each.attributes[STATE_REASON]
@@ -88,11 +89,11 @@ class Notices:
         self._attributes = found
 
     def of(self, instance: Instance) -> Mapping[str, str]:
-        """Attributes that tell what lies ahead of an instance."""
+        """Return the attributes for EC2's plans for an instance."""
         return self._attributes.get(instance.deploy_id, {})
 
     async def _events(self) -> list[Notice]:
-        """The next event of each instance first."""
+        """Return scheduled events, the next of each instance first."""
         asked = {**filtered({"event.code": EVENTS}), "MaxResults": "1000"}
         pages = self._client.pages("DescribeInstanceStatus", asked, read=read_events)
         return sorted([each async for page in pages for each in page], key=lambda each: each.at)
@@ -105,7 +106,7 @@ class Notices:
     def _tell(self, instance: Instance, code: str, at: str, sentence: str) -> None:
         said = (instance.deploy_id, code, at)
         if len(self._said) >= _MOST_SAID:
-            self._said.clear()  # better said twice than kept for ever
+            self._said.clear()  # better a warning twice than endless memory
         if said not in self._said:
             self._said.add(said)
             vm = f" of VM {instance.identity.vm_id}" if instance.identity else ""
@@ -121,7 +122,7 @@ def _spot_instances(instances: Sequence[Instance]) -> list[Instance]:
 
 
 def read_events(root: Element) -> list[Notice]:
-    """The events that are still to come of a DescribeInstanceStatus answer."""
+    """Return the future events of a DescribeInstanceStatus answer."""
     return [
         Notice(
             deploy_id=DeployId(text_of(item.find("instanceId"))),
@@ -136,7 +137,7 @@ def read_events(root: Element) -> list[Notice]:
 
 
 def read_interruptions(root: Element) -> list[Notice]:
-    """The requests of a DescribeSpotInstanceRequests answer that are being interrupted."""
+    """Return the requests of a DescribeSpotInstanceRequests answer that are being interrupted."""
     return [
         Notice(
             deploy_id=DeployId(text_of(item.find("instanceId"))),

@@ -1,9 +1,9 @@
-"""How fast calls may be sent: within EC2's budgets, and slower still while it refuses.
+"""Limits the rate of calls: within EC2's budgets, and slower still while EC2 refuses.
 
 EC2 counts calls for each account, region and action, in buckets that fill up again by the second
-(docs.aws.amazon.com, "Request throttling for the Amazon EC2 API"). A bucket of our own for each action keeps us from
-being refused, and leaves something to others in the account. A refusal slows its whole class of calls down, reads apart
-from writes: a caller that goes on as before only makes the refusals last longer.
+(docs.aws.amazon.com, "Request throttling for the Amazon EC2 API"). A bucket of our own for each action avoids refusals,
+and leaves calls for other users of the account. A refusal slows its whole class of calls down, reads apart from writes:
+without that the refusals would last longer.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ LONGEST_PAUSE = 15.0
 """Seconds that a class of calls waits after a refusal: doubled each time, halved by each success."""
 
 LONGEST_WAIT = 5.0
-"""Seconds that a call waits here; rather than longer it is refused, and comes again."""
+"""Longest wait of a call in seconds; beyond it the call is refused, to be tried again later."""
 
 
 class Budget(NamedTuple):
-    """How many calls of one action an account may make in a region.
+    """Allowed rate of one action for an account in a region.
 
     Attributes:
-        burst: at once.
-        rate: a second, for ever.
+        burst: calls at once.
+        rate: calls a second in the long run.
     """
 
     burst: float
@@ -42,15 +42,15 @@ SPECIAL: Mapping[str, Budget] = {
     "StartInstances": Budget(burst=5, rate=2),
     "GetMetricData": Budget(burst=50, rate=50),
 }
-"""EC2's and CloudWatch's budgets where nobody has asked for more."""
+"""EC2's and CloudWatch's budgets for accounts without an increase."""
 
 
 class _Bucket:
-    """One action's share of its budget; `full_at` is when it will be full again.
+    """Our share of one action's budget; `full_at` is when it will be full again.
 
     Args:
-        budget: as the account has it.
-        share: the part of it that is ours.
+        budget: the account's.
+        share: our part of it.
     """
 
     def __init__(self, budget: Budget, share: float) -> None:
@@ -59,7 +59,7 @@ class _Bucket:
         self._full_at = 0.0
 
     def wait(self, now: float) -> float:
-        """Seconds until there is a call to be had."""
+        """Return the seconds until a call is allowed."""
         return max(0.0, self._full_at - now - (self._burst - 1) * self._seconds_a_call)
 
     def take(self, now: float) -> None:
@@ -73,10 +73,10 @@ class _Lane:
 
 
 class Pace:
-    """How fast calls may be sent.
+    """Limits the rate of calls.
 
     Args:
-        share: the part of the account's budgets that is ours; 0 for a cloud whose budgets nobody knows.
+        share: our part of the account's budgets; 0 for a cloud with unknown budgets.
     """
 
     def __init__(self, *, share: float = 0.0) -> None:
@@ -86,12 +86,12 @@ class Pace:
 
     @asynccontextmanager
     async def turn(self, action: str) -> AsyncIterator[None]:
-        """Wait for this call's turn, and learn from how it went.
+        """Wait for this call's turn, and adjust the rate by its outcome.
 
-        While a class of calls is slowed down its calls go one after the other, a pause between two.
+        While a class of calls is slowed down, they go one after the other with a pause between two.
 
         Raises:
-            Throttled: its turn is too far away; it was not sent.
+            Throttled: the wait would be too long; the call was not sent.
         """
         loop = asyncio.get_running_loop()
         lane = self._lanes.setdefault(_class_of(action), _Lane())
@@ -109,7 +109,7 @@ class Pace:
         bucket = self._bucket(action)
         wait = max(bucket.wait(now) if bucket else 0.0, lane.free_at - now if lane.pause else 0.0)
         if wait > LONGEST_WAIT:
-            # Whoever asks bounds each call in time; one that was never sent must not look unanswered.
+            # The caller has a deadline; a call that was never sent must not count as unanswered.
             raise Throttled(f"EC2: too many calls wait for {action} already", retry_after=wait)
         if bucket:
             bucket.take(now)
@@ -128,7 +128,7 @@ class Pace:
 
 
 def _class_of(action: str) -> str:
-    """What EC2 slows down together; CloudWatch and STS are services of their own."""
+    """Return the class of calls that EC2 slows down together; CloudWatch and STS are separate services."""
     if action.startswith("Get"):
         return action
     return "read" if action.startswith("Describe") else "write"

@@ -1,6 +1,6 @@
-"""How to go over many instances without keeping anybody waiting.
+"""Works on many instances piece by piece, so that other tasks are not kept waiting.
 
-Not in a thread: one that computes gives the interpreter up every five milliseconds only (`sys.getswitchinterval`).
+Not in a thread: a computing thread gives the interpreter up only every five milliseconds (`sys.getswitchinterval`).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ _Item = TypeVar("_Item")
 _Found = TypeVar("_Found")
 
 PIECE = 500
-"""Items that are worked on at a time: that takes a millisecond at most."""
+"""Items in one piece, which takes a millisecond at most."""
 
 
 async def by_pieces(items: Sequence[_Item], work: Callable[[Sequence[_Item]], Iterable[_Found]]) -> list[_Found]:
-    """What work finds in each piece, in order; between two pieces everybody else has a turn."""
+    """Return the results of `work` for all pieces, in order; other tasks run between two pieces."""
     found: list[_Found] = []
     for at in range(0, len(items), PIECE):
         if at:

@@ -1,4 +1,4 @@
-"""Amazon EC2 as a provider: each verb is one call, and whoever waits is waited for by the core."""
+"""Amazon EC2 as a provider: each method is one call; the core does all waiting."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ from one_provider_mad.providers.interface import (
 )
 
 _MOST_STRANGE = 1000
-"""States nobody has documented that are remembered as told."""
+"""Limit of undocumented states that are remembered as logged."""
 
 LONGEST_TOKEN = 64
 
@@ -75,7 +75,7 @@ class Ec2Provider:
     """One account in one region.
 
     Args:
-        context: its place.
+        context: names and directories.
         settings: the table `[ec2]`.
     """
 
@@ -110,11 +110,11 @@ class Ec2Provider:
         self._root_devices: dict[str, str] = {}
         self._pages = 1
         self._strange: set[str] = set()
-        # Where there are figures a listing has none: its zeros would set OpenNebula's counters back.
+        # With figures from CloudWatch a listing has none: its zeros would set OpenNebula's counters back.
         self._read = partial(read_instances, sizes={} if settings.cloudwatch else self._sizes)
 
     async def open(self) -> None:
-        """Load the HTTP library; credentials are looked for with the first call."""
+        """Load the HTTP library; the credentials are found at the first call."""
         await self._client.open()
 
     async def close(self) -> None:
@@ -122,7 +122,7 @@ class Ec2Provider:
         await self._client.close()
 
     async def account(self) -> str:
-        """The account's number, from STS, and the region."""
+        """Return the account's number, from STS, and the region."""
         if number := self._settings.account:
             return f"{number}/{self._settings.region}"
         number = await self._client.call("GetCallerIdentity", read=read_account)
@@ -134,7 +134,7 @@ class Ec2Provider:
     # Creating
 
     def plan(self, request: VmRequest) -> CreatePlan:
-        """One alternative for each market, type and place; those that were short lately last."""
+        """Return one alternative for each market, type and place; those with a recent shortage last."""
         planned = template.plan(request, self._settings, hypervisor=self._context.hypervisor)
         return msgspec.structs.replace(planned, alternatives=self._shortages.ordered(planned.alternatives))
 
@@ -142,7 +142,7 @@ class Ec2Provider:
         """Run exactly one instance, tagged in the call itself.
 
         Raises:
-            TokenSpent: the token made an instance before that is terminated.
+            TokenSpent: the token's instance is terminated already.
         """
         if not (0 < len(call.token) <= LONGEST_TOKEN and call.token.isascii()):
             raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
@@ -152,7 +152,7 @@ class Ec2Provider:
         try:
             made = await self._client.call("RunInstances", asked, read=read_launched)
         except (NoCapacity, QuotaExceeded) as error:
-            # Spot instances have a quota of their own: there may be room on demand.
+            # Spot instances have a quota of their own, so an on-demand alternative may have room.
             if isinstance(error, QuotaExceeded) and launch.place.market != SPOT:
                 is_standard = sizes.is_standard(launch.parameters.get("InstanceType", ""))
                 raise QuotaExceeded(str(error), is_general=error.is_general and is_standard) from error
@@ -162,31 +162,31 @@ class Ec2Provider:
         if len(made) != 1 or not made[0].deploy_id:
             raise ProviderUnavailable(f"EC2: the answer to RunInstances names {len(made)} instances instead of one")
         if made[0].state.is_gone and not self.lacked_room(made[0], call.parameters):
-            # As EC2 answered until January 2025, and as compatible clouds may: the token's instance, whatever it is.
+            # EC2 until January 2025, and compatible clouds, return the token's instance in any state.
             raise TokenSpent(f"the token belongs to instance {made[0].deploy_id}, which is {made[0].raw_state}")
         return made[0].deploy_id
 
     def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
-        """True of one that EC2 has accepted and ended for want of capacity; the place counts as short then."""
+        """Return True when EC2 accepted the instance and ended it for lack of capacity; remember the shortage then."""
         if not (instance.state.is_gone and is_shortage(instance.attributes.get(STATE_REASON, ""))):
             return False
         self._shortages.note(read_launch(parameters).place)
         return True
 
     async def _root_device(self, launch: Launch) -> str:
-        """The device of the image's root volume: it never changes, so a repeated create is the same call."""
+        """Return the device of the image's root volume: it never changes, so a repeated create is the same call."""
         image = launch.parameters.get("ImageId", "")
         if image not in self._root_devices:
             device = await self._client.call(
                 "DescribeImages", {"ImageId.1": image}, read=lambda root: text_of(root.find(".//rootDeviceName"))
             )
             if not device:
-                raise BadParameter(f"AMI {image} has no root volume, so VOLUMESIZE and the like cannot be given")
+                raise BadParameter(f"AMI {image} has no root volume: remove VOLUMESIZE and the like")
             self._root_devices[image] = device
         return self._root_devices[image]
 
     async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give the running instance the ELASTICIP that its section names; the same again is fine.
+        """Associate the ELASTICIP of the section with the running instance; the same again is fine.
 
         Raises:
             BadParameter: the account has no such address.
@@ -198,7 +198,7 @@ class Ec2Provider:
     # Changing
 
     async def start(self, deploy_id: DeployId) -> None:
-        """Start a stopped instance; EC2 takes one that runs for started."""
+        """Start a stopped instance; EC2 accepts a running one."""
         await self._change("StartInstances", deploy_id)
 
     async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
@@ -214,7 +214,7 @@ class Ec2Provider:
         try:
             failures = await self._disks.let_go(deploy_id)
         except (PermissionDenied, BadParameter) as error:
-            # The instance costs more than volumes that cannot be looked for.
+            # The instance costs more than its volumes, so it is terminated in any case.
             failures = [str(error)]
         for failure in failures:
             self._context.warn(f"volumes of instance {deploy_id} may outlive it: {failure}")
@@ -227,16 +227,16 @@ class Ec2Provider:
             raise WrongState(f"instance {deploy_id} is {word}")
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
-        """Write all tags of an identity over those that are there; the user's own stay."""
+        """Write all tags of an identity over the present ones; the user's own stay."""
         asked = {"ResourceId.1": deploy_id, **pairs("Tag", identity.tags())}
         await self._client.call("CreateTags", asked, read=lambda _: None)
 
-    # Looking
+    # Lookups
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look at these instances, by filter: an id that EC2 does not know would refuse a call that names it.
+        """Look up these instances by filter: a call with ids would be refused for a single unknown one.
 
-        For many of them all instances of this owner are listed, where that takes fewer calls.
+        For many ids all instances of this owner are listed, if that takes fewer calls.
         """
         left = set(deploy_ids)
         found: dict[DeployId, Instance] = {}
@@ -251,11 +251,11 @@ class Ec2Provider:
         return found
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
-        """Every instance tagged with this owner and VM."""
+        """Return every instance tagged with this owner and VM."""
         return await self._list({f"tag:{TAG_PREFIX}OWNER": [owner], f"tag:{TAG_PREFIX}VM_ID": [str(vm_id)]})
 
     async def list_instances(self) -> Sequence[Instance]:
-        """Every instance of the account in the region."""
+        """Return every instance of the account in the region."""
         return await self._list({})
 
     async def _list(self, filters: Mapping[str, Sequence[str]]) -> list[Instance]:
@@ -274,7 +274,7 @@ class Ec2Provider:
         for instance in instances:
             if instance.state is InstanceState.UNKNOWN and instance.raw_state not in self._strange | STATES.keys():
                 if len(self._strange) >= _MOST_STRANGE:
-                    self._strange.clear()  # better said twice than kept for ever
+                    self._strange.clear()  # better a warning twice than endless memory
                 self._strange.add(instance.raw_state)
                 self._context.warn(
                     f"EC2 says that instance {instance.deploy_id} is {instance.raw_state[:40]!r}, a state that is not"
@@ -282,7 +282,7 @@ class Ec2Provider:
                 )
 
     def upstream_vm_id(self, instance: Instance) -> VmId | None:
-        """The VM that upstream's tag ONE_ID names, where `adopt_upstream` lets it count and there is no tag of ours."""
+        """Return the VM of upstream's tag ONE_ID, if `adopt_upstream` is set and there is no tag of ours."""
         number = whole_number(instance.attributes.get(UPSTREAM_ATTRIBUTE, ""))
         if not self._settings.adopt_upstream or instance.identity is not None or number is None or number < 0:
             return None
@@ -295,31 +295,31 @@ class Ec2Provider:
     # Capabilities
 
     async def check(self) -> Sequence[SelfCheck]:
-        """The clock, the rights held, and whether the defaults exist; rights are tried with one of ours, if any."""
+        """Check clock, rights and defaults; dry runs use an instance of ours, if there is one."""
         owned = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner]}
         ours = next((each.deploy_id for each in await self._list(owned) if not each.state.is_gone), "")
         return await Checks(self._client, self._settings, owner=self._context.owner, instance=ours).run()
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
-        """CloudWatch's figures of ours, and what EC2 is about to do to them; a part that fails is warned of."""
+        """Return CloudWatch's figures and EC2's plans for our instances; a failure of either is a warning."""
         return await self._watch.figures(instances)
 
     def instance_sizes(self) -> Mapping[str, Size]:
-        """Every type whose size is known."""
+        """Return the size of every known type."""
         return self._sizes
 
     async def capacity(self) -> Size | None:
-        """EC2 tells no limit; `[capacity]` of the configuration may."""
+        """Return None: EC2's API has no limit to offer; `[capacity]` of the configuration may."""
         return None
 
     def size_of(self, instance: Instance) -> Size | None:
-        """The size of its type while it runs or begins to, as upstream's driver counted."""
+        """Return the size of its type while it runs or starts, as upstream's driver counted."""
         if instance.state not in (InstanceState.PENDING, InstanceState.RUNNING):
             return None
         return self._sizes.get(instance.attributes.get("AWS_INSTANCE_TYPE", ""))
 
     def import_hints(self, instance: Instance) -> ImportHints:
-        """What the attributes of the instance tell."""
+        """Return template values from the instance's attributes."""
         return sizes.import_hints(instance, self._sizes)
 
     async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
@@ -331,11 +331,11 @@ class Ec2Provider:
         await self._disks.detach(deploy_id, disk)
 
     async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Let the disk's volume grow."""
+        """Enlarge the disk's volume."""
         await self._disks.resize(deploy_id, disk)
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """The volumes and interfaces that were made for it."""
+        """Return the DISK_IDs and NIC_IDs of its volumes and interfaces that were made for it."""
         disks, nics = await self._disks.made_for(deploy_id), await self._interfaces.made_for(deploy_id)
         return Attached(disks=disks, nics=nics)
 
@@ -348,19 +348,19 @@ class Ec2Provider:
         await self._interfaces.detach(deploy_id, nic)
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Make a stopped instance the smallest type of its family that CPU and MEMORY fit in."""
+        """Give a stopped instance the smallest type of its family with room for CPU and MEMORY."""
         await self._changes.resize(deploy_id, request)
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give a stopped instance its user data anew."""
+        """Replace the user data of a stopped instance."""
         await self._changes.give_user_data(deploy_id, request)
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
-        """What the VM's own section says."""
+        """Return the attributes of the VM's own section."""
         return template.own_attributes(request, hypervisor=self._context.hypervisor)
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
-        """Carry out an edited attribute on a stopped instance."""
+        """Apply an edited attribute to a stopped instance."""
         await self._changes.give(deploy_id, request, name)
 
 

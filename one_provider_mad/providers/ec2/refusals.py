@@ -1,9 +1,9 @@
-"""PURE: every error code of EC2 to one of our kinds, in one place.
+"""PURE: the kind of error of every EC2 error code.
 
 The codes are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html ("Error codes for the Amazon EC2
 API"), the common ones of every AWS service (IAM's "Common Errors", STS' GetCallerIdentity), and
-IdempotentInstanceTerminated, which RunInstances answers since January 2025. A code that stands in `CODES` means that;
-else the first family that it belongs to decides; else the class of the HTTP status.
+IdempotentInstanceTerminated, which RunInstances answers since January 2025. A code in `CODES` has that kind; else
+the first matching pattern in `FAMILIES` decides; else the class of the HTTP status.
 """
 
 from __future__ import annotations
@@ -93,39 +93,39 @@ CODES: dict[str, Kind] = {
         " AttachmentLimitExceeded",
     ),
 }
-"""Code to kind. ConcurrentTagAccess and the like: nothing is known to have been done, and again is right. Unavailable
-is a server that "can't handle the request", ServiceUnavailable one that failed, perhaps in the midst of it."""
+"""Code to kind. ConcurrentTagAccess and the like: perhaps nothing was done, and a retry is right. Unavailable is a
+server that "can't handle the request", ServiceUnavailable one that failed, perhaps in the midst of it."""
 
 FAMILIES: tuple[tuple[re.Pattern[str], Kind], ...] = (
-    # `TagLimitExceeded` speaks of one call, other limits of the account.
+    # `TagLimitExceeded` is about one call, other limits about the account.
     (re.compile(r"(Tag|Filter|SecurityGroupsPerInstance|SecurityGroupsPerInterface)LimitExceeded"), BadParameter),
     (re.compile(r".*(LimitExceeded|LimitReached|QuotaExceeded|CountExceeded)"), QuotaExceeded),
     (re.compile(r"Insufficient\w*Capacity.*"), NoCapacity),
     (re.compile(r".*Throttl.*"), Throttled),
     (re.compile(r"Incorrect\w*State.*|.*\.(InUse|IncorrectState)"), WrongState),
-    # Images, groups, subnets, keys, volumes...: what the template names does not exist or is no good.
+    # Images, groups, subnets, keys, volumes...: one in the template does not exist or is not valid.
     (re.compile(r"(Invalid|Malformed|Missing|Unknown|Unsupported|Incompatible).*|.*NotSupported"), BadParameter),
     (re.compile(r".*\.(NotFound|Malformed|Duplicate|NotExist)|.*(NotFound|AlreadyExists)"), BadParameter),
 )
-"""Codes that follow EC2's way of naming; the first that fits the whole code counts."""
+"""Kinds of the codes that follow EC2's naming; the first pattern that matches the whole code counts."""
 
 GENERAL_LIMITS = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
-"""Limits of the account in a region, as far as it asks for types of the standard families (sizes.is_standard): each
-further family has a limit of its own (docs.aws.amazon.com, "Amazon EC2 instance type quotas")."""
+"""Limits of the account in a region for the standard families of types (sizes.is_standard): each further family has
+a limit of its own (docs.aws.amazon.com, "Amazon EC2 instance type quotas")."""
 
 RELOAD_CREDENTIALS = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure"})
-"""Refusals after which it is worth a look whether there are other credentials by now."""
+"""Refusals after which new credentials are searched for."""
 
 _ENCODED = "Encoded authorization failure message"
 
-DECODE = "the driver's log has the encoded message whole, for aws sts decode-authorization-message"
-"""What the sentence ends with where there is one."""
+DECODE = "the driver's log has the whole encoded message, for aws sts decode-authorization-message"
+"""End of the sentence for an error with an encoded message."""
 
 _LONGEST = 400
 
 
 def kind_of(code: str, *, status: int) -> Kind:
-    """The kind of error that a code means.
+    """Return the kind of error of a code.
 
     Args:
         code: as EC2 wrote it, `Client.` or `Server.` before it or not; "" when the answer had none.
@@ -141,7 +141,7 @@ def kind_of(code: str, *, status: int) -> Kind:
 
 
 def is_shortage(code: str) -> bool:
-    """True for the code of a state reason, `Server.InsufficientInstanceCapacity`, that tells of no room.
+    """Return True for the code of a state reason that says no room, such as `Server.InsufficientInstanceCapacity`.
 
     An instance of any market may be accepted and end so ("Troubleshoot instance launch issues").
     """
@@ -155,22 +155,22 @@ def _kind_of_status(status: int) -> Kind:
         return AuthenticationRefused
     if status == 403:
         return PermissionDenied
-    # Below 400 is no refusal, and 408 is a server that gave up waiting: nobody knows what was done.
+    # Below 400 is no refusal, and 408 is a server's timeout: the call may have been carried out or not.
     return BadParameter if 400 <= status < 500 and status != 408 else ProviderUnavailable
 
 
 def refusal(action: str, *, code: str, message: str, status: int, retry_after: float | None = None) -> ProviderError:
-    """The error that an answer of EC2 stands for; its sentence says first what EC2 said.
+    """Return the error for an answer of EC2; its sentence begins with EC2's own.
 
     Args:
-        action: what was asked, `RunInstances`.
+        action: the called action, `RunInstances`.
         code: the error's code, "" for none.
         message: EC2's sentence.
         status: HTTP status.
-        retry_after: seconds that the answer asks to wait.
+        retry_after: seconds to wait, from the answer.
     """
     kind = kind_of(code, status=status)
-    said = tidy(message) or f"HTTP status {status} without a word"
+    said = tidy(message) or f"HTTP status {status} without a message"
     if code == "RequestExpired":
         said = f"this machine's clock differs from EC2's: {said}"
     decode = f"; {DECODE}" if encoded_message(message) else ""
@@ -183,11 +183,11 @@ def refusal(action: str, *, code: str, message: str, status: int, retry_after: f
 
 
 def encoded_message(message: str) -> str:
-    """What EC2 adds for `aws sts decode-authorization-message`, "" for nothing: it says which policy refuses."""
+    """Return EC2's encoded message, for `aws sts decode-authorization-message`, "" for none: it names the policy."""
     return message.partition(_ENCODED)[2].lstrip(": ").partition("\n")[0].strip()
 
 
 def tidy(message: str) -> str:
-    """One line of what EC2 wrote, without what has to be decoded first, and without what was signed."""
+    """Return EC2's message in one line, without its encoded part and without secrets."""
     first = message.strip().partition(_ENCODED)[0].partition("\n")[0]
     return masked(" ".join(first.split()))[:_LONGEST]

@@ -1,4 +1,4 @@
-"""What the operator can set about EC2: the table `[ec2]`."""
+"""The table `[ec2]` of the configuration."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ Seconds = Annotated[float, Meta(gt=0)]
 
 
 class InstanceType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The size of an instance type that is not built in."""
+    """The size of a further instance type."""
 
     cpu: Annotated[float, Meta(gt=0)]
     """Virtual cores."""
 
     memory: Annotated[float, Meta(gt=0)]
-    """GiB, as EC2's own pages count it, and as upstream's ec2_driver.conf did."""
+    """GiB, as on EC2's own pages, and as in upstream's ec2_driver.conf."""
 
 
 class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[ec2]`."""
 
     region: str
-    """Region such as `eu-west-1`; signs every request, and names the endpoint unless `endpoint_url` does."""
+    """Region such as `eu-west-1`, for signatures, and for the endpoint unless `endpoint_url` is set."""
 
     endpoint_url: str = ""
-    """Where the Query API is; empty: Amazon's endpoint of the region. For compatible clouds and for trying things."""
+    """URL of the Query API, for compatible clouds and for tests; empty: Amazon's endpoint of the region."""
 
     sts_endpoint_url: str = ""
-    """Where the credentials' account is asked for; empty: Amazon's endpoint, or `endpoint_url` when that is set."""
+    """URL of STS, which knows the credentials' account; empty: Amazon's endpoint, or `endpoint_url` if that is set."""
 
     cloudwatch_endpoint_url: str = ""
-    """Where CloudWatch is; empty: Amazon's endpoint, or `endpoint_url` when that is set."""
+    """URL of CloudWatch; empty: Amazon's endpoint, or `endpoint_url` when that is set."""
 
     account: str = ""
-    """What to call the account without asking; only for a compatible cloud that knows no GetCallerIdentity."""
+    """Name of the account, used without asking STS; only for a compatible cloud without GetCallerIdentity."""
 
     access_key_id: str = ""
     """Key of the account; empty: botocore's own search (environment, profile, SSO, roles, metadata service)."""
 
     secret_access_key: str = ""
-    """Secret of the key; the file must then not be readable by everybody."""
+    """Secret of the key; the file must then not be readable by all users."""
 
     session_token: str = ""
-    """Session of a temporary key."""
+    """Session token of a temporary key."""
 
     login_from_host: str = ""
-    """Name or number of the OpenNebula host whose template holds EC2_ACCESS and EC2_SECRET, as upstream's driver wants
-    them; in the place of keys here. OpenNebula decrypts them from 5.10 on, for oneadmin."""
+    """Name or number of an OpenNebula host with EC2_ACCESS and EC2_SECRET in its template, as for upstream's driver;
+    instead of keys here. OpenNebula decrypts them from 5.10 on, for oneadmin."""
 
     profile: str = ""
     """Profile of the AWS configuration files to use instead of keys here; empty: the default one."""
@@ -72,89 +72,89 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Role to assume with the credentials found; empty: none."""
 
     external_id: str = ""
-    """External id that the role's trust policy asks for."""
+    """External id for the role's trust policy."""
 
     ca_bundle: str = ""
-    """Path of a file of certificates to trust instead of the system's; for compatible clouds with a CA of their own."""
+    """Path of a file of certificates to trust instead of the system's; for compatible clouds with their own CA."""
 
     proxy: str = ""
-    """URL of an HTTP proxy on the way to the cloud; empty: none."""
+    """URL of an HTTP proxy; empty: none."""
 
     connect_timeout: Seconds = 10.0
-    """Seconds to reach the endpoint; the whole call is bounded by `call_timeout`."""
+    """Seconds to reach the endpoint; `call_timeout` limits the whole call."""
 
     max_connections: Annotated[int, Meta(ge=1, le=1000)] = 32
-    """Connections kept open to the cloud; further calls wait for one that is free."""
+    """Connections kept open to the cloud; further calls wait for a free one."""
 
     max_answer: Annotated[int, Meta(ge=1024)] = 16 * 1024 * 1024
-    """Bytes of the largest answer that is read; a page of 1,000 instances has about 3 MB."""
+    """Largest answer in bytes; a page of 1,000 instances has about 3 MB."""
 
     page_size: Annotated[int, Meta(ge=5, le=1000)] = 1000
-    """Instances asked for in one page of a listing; EC2 gives 5 to 1,000."""
+    """Instances in one page of a listing; EC2 allows 5 to 1,000."""
 
     client_tokens: bool = True
-    """The cloud heeds a create's ClientToken, so that the same create again makes no second instance. Amazon does.
-    false for a compatible cloud that does not: what an unanswered create has made is then looked for by its tags."""
+    """The cloud honours a create's ClientToken, so that the same create again makes no second instance. Amazon does.
+    false for a compatible cloud that does not: the instance of an unanswered create is then found by its tags."""
 
     visibility_grace: Seconds = 300.0
-    """Seconds in which an instance may be missing from listings, after a create or later: EC2 is consistent only after
-    a while, and believing it too early buys a second instance."""
+    """Seconds in which an instance may be missing from listings, after a create or later: EC2 is only eventually
+    consistent, and an instance that is believed gone too early is bought twice."""
 
     watch_interval: Seconds = 3.0
-    """Seconds between two looks while the driver waits for a state; all that wait share one call."""
+    """Seconds between two lookups while the driver waits for a state; all waiting actions share one call."""
 
     call_share: Annotated[float, Meta(gt=0, le=1)] | None = None
     """Part of the calls that Amazon allows an account in a region, 1 for all of them; calls beyond it wait. Not set:
-    0.9 at Amazon's endpoint, and no bound at any other."""
+    0.9 at Amazon's endpoint, and no limit at any other."""
 
     shortage_memory: Annotated[float, Meta(ge=0)] = 600.0
-    """Seconds in which a type and place that had no room is tried after the others."""
+    """Seconds for which a type and place without room is tried after the others."""
 
     defaults: dict[str, str] = {}
-    """PUBLIC_CLOUD attributes of VMs that do not give them, as upstream's ec2_driver.default."""
+    """PUBLIC_CLOUD attributes for VMs without them, as upstream's ec2_driver.default."""
 
     tags: dict[str, str] = {}
-    """Tags of every instance and volume; they come over the VM's own."""
+    """Tags of every instance and volume; they replace the VM's own of the same name."""
 
     instance_profile: str = ""
-    """Name or ARN of the instance profile that new instances get. Only here: it gives privileges."""
+    """Name or ARN of the instance profile of new instances. Only here: it gives privileges."""
 
     imdsv2: Literal["required", "optional"] = "required"
-    """Whether the instance's metadata service asks for a session token, so that a hole in a web page does not give
-    the instance's credentials away."""
+    """Whether the instance's metadata service requires a session token, which protects the instance's credentials from
+    flaws of web applications."""
 
     metadata_hop_limit: Annotated[int, Meta(ge=1, le=64)] = 1
-    """Hops that an answer of the metadata service may travel; 2 for containers within the instance."""
+    """Network hops allowed for an answer of the metadata service; 2 for containers within the instance."""
 
     max_spot_price: str = ""
-    """Most that a spot instance may cost an hour, in dollars as `0.05`; empty: what on-demand instances cost."""
+    """Highest price of a spot instance an hour, in dollars as `0.05`; empty: the price of on-demand instances."""
 
     instance_types: dict[str, InstanceType] = {}
     """Sizes of further instance types, or other sizes for the built-in ones."""
 
     cloudwatch: bool = False
-    """Report what running instances use, as CloudWatch measures it. Off: Amazon asks money for each metric that is
-    read, 26 cents a month for an instance at the usual period."""
+    """Report CloudWatch's figures of running instances. Off: Amazon charges for each metric that is read, 26 cents a
+    month for an instance at the usual period."""
 
     cloudwatch_period: Annotated[float, Meta(ge=60)] = 300.0
-    """Seconds between two questions for figures; CloudWatch has new ones every five minutes."""
+    """Seconds between two readings of figures; CloudWatch has new ones every five minutes."""
 
     cloudwatch_disks: bool = False
-    """Report what volumes read and write as well: four metrics more for each instance, which costs more than twice as
-    much."""
+    """Report the reads and writes of volumes as well: four more metrics for each instance, at more than twice the
+    cost."""
 
     events: bool = True
-    """Report and warn of what EC2 is about to do by itself: scheduled events, spot instances that it takes back."""
+    """Report and warn of EC2's own plans: scheduled events, spot instances that it takes back."""
 
     events_period: Annotated[float, Meta(ge=10)] = 60.0
-    """Seconds between two questions for that; a spot instance is told of two minutes ahead."""
+    """Seconds between two requests for these plans; EC2 announces the end of a spot instance two minutes ahead."""
 
     adopt_upstream: bool = False
-    """An instance tagged only with upstream's ONE_ID counts as that VM's. Off: in an account that another OpenNebula
-    uses as well, its instances would count too."""
+    """An instance with upstream's ONE_ID as its only tag counts as that VM's. Off: in an account shared with another
+    OpenNebula, its instances would count too."""
 
     def __post_init__(self) -> None:
-        """Refuse what would only fail later, or go unnoticed."""
+        """Refuse values that would fail only later, or go unnoticed."""
         if not _REGION.fullmatch(self.region):
             raise ValueError(f"region: expected a name such as eu-west-1, got {self.region!r}")
         for key in ("endpoint_url", "sts_endpoint_url", "cloudwatch_endpoint_url", "proxy"):
@@ -179,7 +179,7 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     @property
     def share_of_budget(self) -> float:
-        """`call_share`, or what holds without it; 0 for no bound."""
+        """Return `call_share`, or the value that holds without it; 0 for no limit."""
         return self.call_share or (0.0 if self.endpoint_url else 0.9)
 
     @staticmethod

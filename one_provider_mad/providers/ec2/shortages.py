@@ -1,4 +1,4 @@
-"""A memory of what had no room, so that the next VM does not ask there first."""
+"""Remembers types and places without room, so that the next VM tries others first."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from one_provider_mad.providers.interface import Parameters
 
 
 class Shortages:
-    """Types and places that were short lately.
+    """Types and places that had no room lately.
 
     Args:
         memory: seconds for which one is remembered.
-        clock: seconds of any clock that goes on.
+        clock: seconds of a clock that never goes back.
     """
 
     def __init__(self, *, memory: float, clock: Callable[[], float]) -> None:
@@ -22,17 +22,17 @@ class Shortages:
         self._until: dict[Place, float] = {}
 
     def note(self, place: Place) -> None:
-        """There was no room."""
+        """Remember that the place had no room."""
         now = self._clock()
         self._until = {each: end for each, end in self._until.items() if end > now}
         self._until[place] = now + self._memory
 
     def forget(self, place: Place) -> None:
-        """There was room after all."""
+        """Forget a shortage: the place had room."""
         self._until.pop(place, None)
 
     def ordered(self, alternatives: Sequence[Parameters]) -> tuple[Parameters, ...]:
-        """The same alternatives, those that were short lately last; none is left out, for it may have room by now."""
+        """Return all the alternatives, those with a recent shortage last; each may have room by now."""
         if not self._until:
             return tuple(alternatives)
         now = self._clock()

@@ -1,8 +1,8 @@
-"""PURE: how large EC2's instance types are.
+"""PURE: the sizes of EC2's instance types.
 
-From docs.aws.amazon.com, "Specifications for Amazon EC2 instance types". A type's name says its family and its step;
-within a family cores and memory double from step to step, so the table holds one line a family. What it lacks, or has
-otherwise, stands in `[ec2.instance_types]`.
+From docs.aws.amazon.com, "Specifications for Amazon EC2 instance types". A type's name has its family and its step;
+within a family cores and memory double from step to step, so the table holds one line a family. Further types and
+other sizes come from `[ec2.instance_types]`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _OLD = {
     "m4.2xlarge": (8, 32),
     "m4.4xlarge": (16, 64),
 }
-"""Cores and GiB of types whose names follow no rule; upstream's ec2_driver.conf has many of them."""
+"""Cores and GiB of types with irregular names; upstream's ec2_driver.conf has many of them."""
 
 
 def _built_in() -> dict[str, Size]:
@@ -71,7 +71,7 @@ BUILT_IN: Mapping[str, Size] = _built_in()
 
 
 def sizes(settings: Ec2Settings) -> dict[str, Size]:
-    """Size of each type that is known."""
+    """Return the size of each known type."""
     own: Mapping[str, InstanceType] = settings.instance_types
     return {**BUILT_IN, **{name: _size(kind.cpu, kind.memory) for name, kind in own.items()}}
 
@@ -81,21 +81,21 @@ _STANDARD = re.compile(r"(?:[acdhimrtz]|im|is)\d")
 
 
 def is_standard(name: str) -> bool:
-    """True for a type of the families that share EC2's standard limit."""
+    """Return True for a type of the families that share EC2's standard limit."""
     return _STANDARD.match(name) is not None
 
 
 def resized(name: str, known: Mapping[str, Size], *, cpu: float, memory: float) -> str:
-    """The smallest type of the same family with so many cores and MiB.
+    """Return the smallest type of the same family with so many cores and MiB.
 
     Raises:
-        BadParameter: the family is not known, or has none so large.
+        BadParameter: the family is not known, or has no type so large.
     """
     family = name.partition(".")[0]
     kin = {each: size for each, size in known.items() if each.partition(".")[0] == family}
     fitting = [(size.memory, size.cpu, each) for each, size in kin.items() if size.cpu >= cpu and size.memory >= memory]
     if not kin:
-        raise BadParameter(f"sizes of the instance family {family} are not known: give them in [ec2.instance_types]")
+        raise BadParameter(f"sizes of the instance family {family} are not known: set them in [ec2.instance_types]")
     if not fitting:
         raise BadParameter(
             f"no instance type of the family {family} has CPU={cpu:g} and MEMORY={memory:g}, known are {', '.join(kin)}"
@@ -104,7 +104,7 @@ def resized(name: str, known: Mapping[str, Size], *, cpu: float, memory: float) 
 
 
 def import_hints(instance: Instance, known: Mapping[str, Size]) -> ImportHints:
-    """What a VM would ask for that is to take over this instance."""
+    """Return the template values of a VM that imports this instance."""
     name = instance.attributes.get("AWS_INSTANCE_TYPE", "")
     return ImportHints(
         size=known.get(name, Size(cpu=1.0, memory=1024)),

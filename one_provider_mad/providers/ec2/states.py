@@ -1,4 +1,4 @@
-"""PURE: EC2's words for what an instance is doing, and ours.
+"""PURE: EC2's instance states, converted to ours.
 
 From docs.aws.amazon.com, API_InstanceState: 0 pending, 16 running, 32 shutting-down, 48 terminated, 64 stopping,
 80 stopped.
@@ -19,5 +19,5 @@ STATES: dict[str, InstanceState] = {
 
 
 def state_of(word: str) -> InstanceState:
-    """Our word for an instance state; UNKNOWN for one that EC2 does not document."""
+    """Return our state for EC2's word; UNKNOWN for an undocumented one."""
     return STATES.get(word, InstanceState.UNKNOWN)

@@ -1,4 +1,4 @@
-"""PURE: what a VM asks for, as calls that could create it; upstream's PUBLIC_CLOUD attributes and some more.
+"""PURE: RunInstances calls for a VM, from upstream's PUBLIC_CLOUD attributes and some more.
 
 Names and meanings are upstream's (src/vmm_mad/remotes/ec2/ec2_driver.rb); parameters are those of docs.aws.amazon.com,
 API_RunInstances.
@@ -36,10 +36,10 @@ from one_provider_mad.providers.interface import CreatePlan, Parameters
 from one_provider_mad.providers.public_cloud import SECTION, Section, parse_tags, read_section
 
 OLD_SECTION = "EC2"
-"""The section of OpenNebula 4.x, from before PUBLIC_CLOUD."""
+"""The section of OpenNebula 4.x, older than PUBLIC_CLOUD."""
 
 MOST_ALTERNATIVES = 50
-"""Ways to try a create; a template that lists more would keep a VM waiting for hours."""
+"""Limit of alternatives of one create; with more a VM might wait for hours."""
 
 _PLAIN = {
     "AMI": "ImageId",
@@ -50,14 +50,14 @@ _PLAIN = {
     "PLACEMENTGROUP": "Placement.GroupName",
     "TENANCY": "Placement.Tenancy",
 }
-"""Attributes whose value is the parameter's."""
+"""Attributes with the same value as their parameter."""
 
 
 def read_asked(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Section:
-    """The section that counts, completed by the configuration's defaults.
+    """Return the section that counts, completed by the configuration's defaults.
 
     Raises:
-        BadParameter: none or several are meant, or it holds tags of ours.
+        BadParameter: the choice between sections is not clear, or the section holds our tags.
     """
     section = read_section(_modern(request), hypervisor=hypervisor)
     own = section.attributes
@@ -69,16 +69,16 @@ def read_asked(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) ->
 
 
 def own_attributes(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
-    """What the section that counts says of the instance, without defaults.
+    """Return the attributes of the instance in the section that counts, without defaults.
 
     Raises:
-        BadParameter: none or several are meant, or it holds tags of ours.
+        BadParameter: the choice between sections is not clear, or the section holds our tags.
     """
     return read_section(_modern(request), hypervisor=hypervisor).known(KNOWN_ATTRIBUTES)
 
 
 def _modern(request: VmRequest) -> VmRequest:
-    """Where 4.x has `EC2=[...]` and no PUBLIC_CLOUD, that is what is meant."""
+    """Take the section `EC2=[...]` of 4.x as PUBLIC_CLOUD, if there is no other."""
     templates = (request.user_template, request.template)
     old = next((each.vectors(OLD_SECTION) for each in templates if each.vectors(OLD_SECTION)), ())
     if not old or any(each.vectors(SECTION) for each in templates):
@@ -88,7 +88,7 @@ def _modern(request: VmRequest) -> VmRequest:
 
 
 def plan(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> CreatePlan:
-    """Every way to create this VM, the one asked for first.
+    """Return every way to create this VM, the preferred one first.
 
     Raises:
         BadParameter: with the sentence for the user.
@@ -135,7 +135,7 @@ def _security(section: Section) -> dict[str, str]:
 
 
 def _from_configuration(settings: Ec2Settings) -> dict[str, str]:
-    """What end users do not decide."""
+    """Return the parameters that end users may not set."""
     fixed = {
         "MetadataOptions.HttpTokens": settings.imdsv2,
         "MetadataOptions.HttpPutResponseHopLimit": str(settings.metadata_hop_limit),
@@ -145,11 +145,11 @@ def _from_configuration(settings: Ec2Settings) -> dict[str, str]:
     return fixed
 
 
-# What may be chosen
+# Alternatives
 
 
 def _choices(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
-    """Markets, then types, then places: a type is tried everywhere before the next one is."""
+    """Return markets, then types, then places: a type is tried in every place before the next type."""
     kinds = words(section.text("INSTANCETYPE"))
     if not kinds:
         raise BadParameter(f"the {SECTION} section names no INSTANCETYPE, and [ec2.defaults] has none either")
@@ -180,7 +180,7 @@ def _places(section: Section) -> list[dict[str, str]]:
 
 
 def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
-    """On demand, spot, or spot first."""
+    """Return the markets to try: on demand, spot, or spot first."""
     wish, most = section.text("SPOT").upper(), section.text("SPOTPRICE")
     if not is_spot(wish, most):
         return [{}]
@@ -203,11 +203,11 @@ def _cap(asked: str, allowed: str) -> str:
     return price("SPOTPRICE", asked)
 
 
-# What it carries
+# Tags and user data
 
 
 def tags_of(request: VmRequest, section: Section, settings: Ec2Settings) -> dict[str, str]:
-    """Tags of the VM's instance besides those of its identity. Raises BadParameter."""
+    """Return the tags of the VM's instance without its identity. Raises BadParameter."""
     name = request.name or f"one-{request.vm_id}"
     tags = {"Name": name[:256], **section.tags, **settings.tags}
     check_tags(tags)
@@ -220,7 +220,7 @@ def _user_data(request: VmRequest, section: Section) -> dict[str, str]:
 
 
 def user_data_of(request: VmRequest, section: Section) -> str:
-    """User data in base64, "" for none. Raises BadParameter."""
+    """Return user data in base64, "" for none. Raises BadParameter."""
     if given := section.text("USERDATA"):
         return user_data(given)
     contexts = request.template.vectors("CONTEXT")
@@ -232,13 +232,13 @@ def user_data_of(request: VmRequest, section: Section) -> str:
 
 
 def _cloud_config(context: Mapping[str, str]) -> str:
-    """What upstream gives cloud-init: the keys that may log in. JSON's strings are YAML's."""
+    """Return upstream's text for cloud-init: the SSH keys. JSON's strings are valid YAML."""
     keys = [key for line in context.get("SSH_PUBLIC_KEY", "").splitlines() if (key := line.strip())]
     return "\n".join(["#cloud-config", "ssh_authorized_keys:", *(f"  - {json.dumps(key)}" for key in keys), ""])
 
 
 def _context(context: Mapping[str, str]) -> str:
-    """`KEY="value"` lines, as OpenNebula's contextualization sources them in a shell."""
+    """Return `KEY="value"` lines, as OpenNebula's contextualization sources them in a shell."""
     return "".join(f'{name}="{_quoted(value)}"\n' for name, value in context.items())
 
 
@@ -248,7 +248,7 @@ def _quoted(value: str) -> str:
     return value
 
 
-# What the VM's log is told
+# Warnings for the VM's log
 
 
 def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
@@ -274,12 +274,12 @@ def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
 def _context_warnings(request: VmRequest) -> tuple[str, ...]:
     contexts = request.template.vectors("CONTEXT")
     if contexts and contexts[0].get("TOKEN", "").upper() == "YES":
-        return ("CONTEXT asks for a OneGate token, which this driver does not make: ONEGATE_TOKEN is left out",)
+        return ("CONTEXT asks for a OneGate token, which this driver cannot make: ONEGATE_TOKEN is left out",)
     return ()
 
 
 def _not_made(request: VmRequest) -> tuple[str, ...]:
-    """What the template asks for and a create does not make."""
+    """Return warnings for disks and interfaces of the template, which a create does not make."""
     disks = [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]
     nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in request.template.vectors(name)]
     told = []

@@ -1,4 +1,4 @@
-"""PURE: volumes in the words of templates, and in those of EC2."""
+"""PURE: volumes in a template's words, converted to EC2's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LETTERS = "fghijklmnop"
 
 
 def device_mappings(text: str) -> dict[str, str]:
-    """Read upstream's BLOCKDEVICEMAPPING: `dev=none`, or `dev=snapshot:size:delete:type:iops`, blanks between.
+    """Parse upstream's BLOCKDEVICEMAPPING: `dev=none`, or `dev=snapshot:size:delete:type:iops`, blanks between.
 
     Raises:
         BadParameter: it is not of that form.
@@ -49,7 +49,7 @@ def _ebs(what: str) -> dict[str, str]:
     ebs = {
         "SnapshotId": snapshot,
         "VolumeSize": number("BLOCKDEVICEMAPPING", size) if size else "",
-        # A volume that nobody deletes costs for ever.
+        # A volume that is never deleted costs for ever.
         "DeleteOnTermination": "true" if flag("BLOCKDEVICEMAPPING", delete or "true") else "false",
         "VolumeType": kind,
         "Iops": number("BLOCKDEVICEMAPPING", iops) if iops else "",
@@ -58,7 +58,7 @@ def _ebs(what: str) -> dict[str, str]:
 
 
 def root_volume(section: Section) -> dict[str, str]:
-    """What the section says of the root volume; nothing, and it is as the image has it.
+    """Return the section's values for the root volume; empty: as in the image.
 
     Raises:
         BadParameter: a value is of the wrong form.
@@ -76,7 +76,7 @@ def root_volume(section: Section) -> dict[str, str]:
 
 
 def volume_size(disk: Mapping[str, str]) -> int:
-    """GiB of a disk whose SIZE is in MB.
+    """Return the GiB of a disk with SIZE in MB.
 
     Raises:
         BadParameter: it has no size.
@@ -91,10 +91,10 @@ def volume_size(disk: Mapping[str, str]) -> int:
 
 
 def device_for(disk: Mapping[str, str], taken: Collection[str]) -> str:
-    """Where to attach a disk: at its TARGET if that is free and EC2 recommends it, else at the first that is.
+    """Return the device for a disk: its TARGET if that is free and recommended by EC2, else the first free one.
 
     Raises:
-        BadParameter: nothing is free.
+        BadParameter: no device is free.
     """
     used = {match[1] for device in taken if (match := _TARGET.fullmatch(device))}
     match = _TARGET.fullmatch(disk.get("TARGET", ""))
@@ -102,4 +102,4 @@ def device_for(disk: Mapping[str, str], taken: Collection[str]) -> str:
     for letter in (*wanted, *LETTERS):
         if letter not in used:
             return f"/dev/sd{letter}"
-    raise BadParameter(f"the instance has {len(LETTERS)} volumes attached already, detach one first")
+    raise BadParameter(f"the instance has {len(LETTERS)} volumes attached already: detach one first")

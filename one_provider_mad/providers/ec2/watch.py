@@ -1,4 +1,4 @@
-"""What is asked beside the listings: figures now and then, since they cost money, and what lies ahead more often."""
+"""Requests beside the listings: figures seldom, since they cost money, and EC2's plans for instances more often."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.interface import Figures
 
 _ALMOST = 0.9
-"""A part of its period after which figures are due: periods that equal it are not to miss every other."""
+"""Part of its period after which figures are due: with equal periods every other call would come just too early."""
 
 
 _NEVER = 3600.0
-"""Seconds between two questions where nothing is to be known."""
+"""Seconds between two calls when neither figures nor notices are wanted."""
 
 
 class Watch:
-    """Figures and notices of instances, each at its own pace; one that cannot be had keeps nobody from the other.
+    """Figures and notices of instances, each at its own pace; when one fails, the other is still asked for.
 
     Args:
-        cloudwatch: the figures, None where nobody wants to pay for them.
-        cloudwatch_period: seconds between two questions for figures.
-        notices: what lies ahead, None where nobody wants to know.
-        notices_period: seconds between two questions for that.
-        is_ours: whether an instance is one of ours; others are not asked about.
-        clock: seconds of any clock that goes on.
-        warn: tells the operator one sentence.
+        cloudwatch: source of the figures, None for none.
+        cloudwatch_period: seconds between two requests for figures.
+        notices: source of EC2's plans, None for none.
+        notices_period: seconds between two requests for them.
+        is_ours: whether an instance is ours; figures are asked for these only.
+        clock: seconds of a clock that never goes back.
+        warn: sends the operator one sentence.
     """
 
     def __init__(
@@ -53,16 +53,16 @@ class Watch:
         self._failures: dict[str, str] = {}
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
-        """What is known of our instances by now."""
+        """Return the figures of our instances so far."""
         ours = await by_pieces(list(instances), lambda part: filter(self._is_ours, part))
         alive = await by_pieces(ours, lambda part: [each for each in part if not each.state.is_gone])
         if self._notices is not None and ours and self._is_due("notices"):
-            await self._try("what EC2 is about to do to instances is not known", self._notices.learn, ours)
+            await self._try("EC2's plans for instances are not known", self._notices.learn, ours)
         if self._cloudwatch is not None:
             self._cloudwatch.keep(alive)
             if self._is_due("figures"):
                 running = [each for each in alive if each.state is InstanceState.RUNNING]
-                await self._try("there are no new figures of instances", self._cloudwatch.learn, running)
+                await self._try("no new figures of instances", self._cloudwatch.learn, running)
         return dict(await by_pieces(alive, self._told))
 
     def _told(self, alive: Sequence[Instance]) -> Iterator[tuple[DeployId, Figures]]:
@@ -72,7 +72,7 @@ class Watch:
 
     @property
     def period(self) -> float:
-        """Seconds after which something is due."""
+        """Return the shortest period in seconds of the wanted sources."""
         wanted = {"figures": self._cloudwatch, "notices": self._notices}
         return min((self._periods[name] for name, source in wanted.items() if source is not None), default=_NEVER)
 
@@ -86,7 +86,7 @@ class Watch:
     async def _try(
         self, loss: str, learn: Callable[[Sequence[Instance]], Awaitable[None]], instances: Sequence[Instance]
     ) -> None:
-        """Learn; a failure is told when it is a new one."""
+        """Call `learn`; warn of a failure when it is a new one."""
         try:
             await learn(instances)
         except ProviderError as error:

@@ -105,7 +105,7 @@ class TestSection:
         assert provider.changeable_attributes == {
             *("INSTANCETYPE", "SECURITYGROUPIDS", "EBS_OPTIMIZED", "USERDATA", "CLOUD_INIT", "TAGS", "ELASTICIP")
         }
-        with pytest.raises(BadParameter, match="AMI counts when an instance is created only"):
+        with pytest.raises(BadParameter, match="AMI counts only when an instance is created"):
             await provider.reconfigure(deploy_id, a_vm(AMI="ami-0new"), "AMI")
 
     @pytest.mark.parametrize("name", ["SECURITYGROUPIDS", "ELASTICIP"])

@@ -41,7 +41,7 @@ async def test_all_is_well_and_nothing_was_changed(face: Face, connect: Open) ->
     assert [each.found for each in points["rights to change"]] == [CHANGES]
     assert [each.found for each in points["right to create"]] == ["RunInstances: held"]
     assert [each.found for each in points["default image"]] == ["ami-1 is available"]
-    assert [each.found for each in points["default type"]] == ["t3.small, t3a.small can be had"]
+    assert [each.found for each in points["default type"]] == ["t3.small, t3a.small available"]
     assert points["clock"][0].is_well
     assert face.account.instances.keys() == before.keys()
     assert face.account.instances[deploy_id].word == "running"
@@ -54,7 +54,7 @@ async def test_all_is_well_and_nothing_was_changed(face: Face, connect: Open) ->
 @pytest.mark.parametrize(
     ("action", "what"),
     [
-        ("DescribeVolumes", "rights to look"),
+        ("DescribeVolumes", "rights to list"),
         ("TerminateInstances", "rights to change"),
         ("CreateTags", "rights to change"),
         ("RunInstances", "right to create"),
@@ -75,7 +75,7 @@ async def test_where_there_is_no_instance_a_policy_by_tags_cannot_be_tried(face:
     face.order("StopInstances", code="UnauthorizedOperation", message="You are not authorized", status=403)
     (point,) = (await checked(provider))["rights to change"]
     assert point.is_well is None
-    assert point.found == "cannot be told: StopInstances refused for an instance that does not exist"
+    assert point.found == "not known: StopInstances refused for an instance that does not exist"
 
 
 async def test_defaults_that_do_not_exist_and_rights_that_cannot_be_tried(connect: Open) -> None:
@@ -83,7 +83,7 @@ async def test_defaults_that_do_not_exist_and_rights_that_cannot_be_tried(connec
     (image,), (kind,) = points["default image"], points["default type"]
     assert (image.is_well, kind.is_well) == (False, False)
     assert 'Invalid id: "img"' in image.found
-    assert image.remedy == "mend AMI in [ec2.defaults]: img"
+    assert image.remedy == "correct AMI in [ec2.defaults]: img"
     assert "t9.huge" in kind.found
     bare = await checked(await connect())
     assert bare.keys().isdisjoint({"default image", "default type"})
@@ -95,7 +95,7 @@ async def test_leftovers_and_types_are_wishes(face: Face, connect: Open) -> None
     for action in ("DescribeSnapshots", "DescribeAddresses", "DescribeInstanceTypes"):
         face.order(action, code="UnauthorizedOperation", message="No", status=403)
     points = await checked(await connect(defaults=DEFAULTS))
-    assert wrong(points) == ["DescribeSnapshots, DescribeAddresses not held", "was not looked at"]
+    assert wrong(points) == ["DescribeSnapshots, DescribeAddresses not held", "was not checked"]
     assert not [each for several in points.values() for each in several if each.is_well is False]
 
 
@@ -125,7 +125,7 @@ async def test_a_look_that_is_carried_out_in_spite_of_dry_run_is_a_right_held(fa
     """As moto's server does, and others that speak EC2's API."""
     face.order("DescribeVolumes", body="<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>", status=200)
     points = await checked(await connect(defaults=DEFAULTS))
-    assert [(each.is_well, each.found) for each in points["rights to look"]] == [(True, f"{', '.join(LOOKS)}: held")]
+    assert [(each.is_well, each.found) for each in points["rights to list"]] == [(True, f"{', '.join(LOOKS)}: held")]
     assert wrong(points) == []
 
 
@@ -136,7 +136,7 @@ async def test_a_cloud_that_carries_dry_runs_out_is_asked_to_change_nothing() ->
         await provider.open()
         points = await checked(provider)
         await provider.close()
-    assert [each.found for each in points["rights to look"]] == [f"{', '.join(LOOKS)}: held"]
+    assert [each.found for each in points["rights to list"]] == [f"{', '.join(LOOKS)}: held"]
     assert [each.found for each in points["rights to change"]] == ["were not tried: this cloud carries dry runs out"]
     assert {action for action, _ in cloud.calls} == {*LOOKS, *LEFTOVERS}
 

@@ -90,12 +90,12 @@ def listed(tags: str, *states: str) -> str:
         ),
         pytest.param({"body": "{}", "status": 403}, PermissionDenied, "HTTP status 403", id="json-403"),
         pytest.param({"body": "gone", "status": 302}, ProviderUnavailable, "HTTP status 302", id="redirect"),
-        pytest.param({"body": "", "status": 200}, ProviderUnavailable, "not whole or no XML", id="empty"),
-        pytest.param({"body": "<html>", "status": 200}, ProviderUnavailable, "not whole or no XML", id="html-200"),
+        pytest.param({"body": "", "status": 200}, ProviderUnavailable, "incomplete or no XML", id="empty"),
+        pytest.param({"body": "<html>", "status": 200}, ProviderUnavailable, "incomplete or no XML", id="html-200"),
         pytest.param(
             {"body": "<html><p>Pay here</p></html>", "status": 200},
             ProviderUnavailable,
-            "something else, a html",
+            "another document: html",
             id="portal",
         ),
         pytest.param(
@@ -154,7 +154,7 @@ async def test_nobody_there_is_no_answer(face: Face) -> None:
     with pytest.raises(NotReached, match=r"^EC2 at 127\.0\.0\.1:9 cannot be reached: connection refused; see"):
         await provider.list_instances()
     await provider.close()
-    with pytest.raises(ProviderUnavailable, match="the driver is ending"):
+    with pytest.raises(ProviderUnavailable, match="the driver is shutting down"):
         await provider.list_instances()
 
 
@@ -167,7 +167,7 @@ async def test_an_encoded_authorization_message_is_logged_whole(face: Face, conn
         face.order(action, code="UnauthorizedOperation", message=message, status=403, times=2)
     with capture_logs() as logged:
         for _ in range(2):
-            with pytest.raises(PermissionDenied, match="; the driver's log has the encoded message whole, for aws sts"):
+            with pytest.raises(PermissionDenied, match="; the driver's log has the whole encoded message, for aws sts"):
                 await provider.create(a_call(provider, a_vm()))
             with pytest.raises(PermissionDenied):
                 await provider.list_instances()

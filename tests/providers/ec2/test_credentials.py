@@ -132,7 +132,7 @@ async def test_keys_of_another_account_are_not_taken_up(face: Face, connect: Ope
     response = f"<GetCallerIdentityResponse>{body}</GetCallerIdentityResponse>"
     face.order("GetCallerIdentity", body=response, status=200, times=2)
     for _ in range(2):
-        with pytest.raises(AuthenticationRefused, match=f"are of another account by now, 999999999999, not {NUMBER}"):
+        with pytest.raises(AuthenticationRefused, match=f"now belong to account 999999999999, expected {NUMBER}"):
             await provider.list_instances()
     assert face.account.count("DescribeInstances") == 0
     assert await provider.list_instances() == []  # they are ours again

@@ -314,7 +314,7 @@ async def test_credentials_that_are_still_good_are_used_while_there_are_no_new_o
     assert {await key_of(credentials) for _ in range(5)} == {first}
     assert 1 <= givers.asked.count("refused") <= 3  # botocore's tries of one renewal
     assert len(told) == 1
-    assert told[0].startswith("no new AWS credentials are to be had: ")
+    assert told[0].startswith("the AWS credentials cannot be renewed: ")
     givers.is_throttling, givers.seconds, credentials._renew_at = False, 3 * LATER, 0.0
     second = await key_of(credentials)
     assert second != first

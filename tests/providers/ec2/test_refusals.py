@@ -107,7 +107,7 @@ def test_the_sentence_says_first_what_the_cloud_said() -> None:
     )
     assert str(error) == (
         "EC2: You are not authorized to perform this operation. (RunInstances, UnauthorizedOperation);"
-        " the driver's log has the encoded message whole, for aws sts decode-authorization-message"
+        " the driver's log has the whole encoded message, for aws sts decode-authorization-message"
     )
 
 

@@ -436,5 +436,5 @@ def test_the_same_identity_and_token_travel_in_the_call_itself() -> None:
 
 
 def test_parameters_of_somebody_else_are_refused() -> None:
-    with pytest.raises(BadParameter, match="the create parameters are not what EC2 takes"):
+    with pytest.raises(BadParameter, match="the create parameters are not valid for EC2"):
         read_launch({"type": "small"})

@@ -212,7 +212,7 @@ async def test_what_may_not_be_asked_is_told_once_and_takes_nothing_from_the_res
         assert figures.usage.cpu == 50.0
     assert warned(measuring) == [
         (
-            "what EC2 is about to do to instances is not known: EC2: You are not authorized to perform"
+            "EC2's plans for instances are not known: EC2: You are not authorized to perform"
             " DescribeInstanceStatus (DescribeInstanceStatus, UnauthorizedOperation)"
         )
     ]
@@ -222,7 +222,7 @@ async def test_notices_come_without_figures(server: Scripted, measuring: Ec2Prov
     server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT)
     server.answers["GetMetricData"] = refuse
     assert "AWS_SCHEDULED_EVENT" in (await shown(measuring, an_instance(1)))["i-1"]
-    assert any(sentence.startswith("there are no new figures of instances: ") for sentence in warned(measuring))
+    assert any(sentence.startswith("no new figures of instances: ") for sentence in warned(measuring))
 
 
 async def test_many_instances_keep_nobody_waiting(server: Scripted) -> None:
