@@ -942,7 +942,7 @@ class TestFaults:
         assert await provider.list_instances() == []
         await provider.close()
         assert [sentence.partition(":")[0] for sentence in told] == [
-            "crash before-list_instances left out, it cannot be counted"
+            "crash before-list_instances left out, since it cannot be counted"
         ]
 
     async def test_a_crash_takes_place_as_often_as_it_is_ordered(self, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Another OpenNebula as a cloud: its VMs are our instances. Rule: the remote is asked by its public API alone."""
+"""A partner's OpenNebula as a cloud: its VMs are our instances. Only its public API is used."""

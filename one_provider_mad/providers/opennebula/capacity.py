@@ -1,4 +1,4 @@
-"""How much room a partner gives us: quotas of the remote user and its group, else what its hosts have. Pure.
+"""The room at a partner's: quotas of the remote user and its group, else the capacity of its hosts. Pure.
 
 Quotas are those of src/um/Quotas.cc: -1 is "the default for everybody", -2 is "no limit".
 """
@@ -25,12 +25,12 @@ _RUNNING = "RUNNING_"
 
 
 def room(user: Element, group: Element | None, hosts: Share | None) -> Room | None:
-    """What the tighter quotas of the user and its group leave, where none is set what hosts have; None for no limit.
+    """Return the tighter quotas of the user and its group, without quotas the hosts' capacity; None for no limit.
 
     Args:
         user: the answer to one.user.info.
-        group: the answer to one.group.info, None where it may not be seen.
-        hosts: what all hosts have, None where none can be seen or need be.
+        group: the answer to one.group.info, None if the user may not see it.
+        hosts: capacity of all hosts, None if they are not visible or not needed.
     """
     quotas = quotas_left(user, group)
     cpu = _tightest(quotas, "CPU") or (hosts.cpu if hosts else None)
@@ -47,20 +47,20 @@ def room(user: Element, group: Element | None, hosts: Share | None) -> Room | No
 
 
 def is_limited(user: Element, group: Element | None) -> bool:
-    """True when quotas limit both CPU and memory, so that nobody need look at hosts."""
+    """Return True when quotas limit both CPU and memory, so that hosts need not be listed."""
     quotas = quotas_left(user, group)
     return all(_tightest(quotas, name) for name in ("CPU", "MEMORY"))
 
 
 class Part(Value, frozen=True, kw_only=True):
-    """A limit, and how much of it is in use."""
+    """A limit, and the part of it in use."""
 
     limit: float
     used: float
 
 
 class Share(Value, frozen=True, kw_only=True):
-    """What hosts have: cores, and MiB."""
+    """The capacity of hosts: cores, and MiB."""
 
     cpu: Part
     memory: Part
@@ -75,9 +75,9 @@ def _tightest(quotas: Mapping[str, tuple[float, float]], name: str) -> Part | No
 
 
 def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, float]]:
-    """What is left of the tighter quota, and its limit, by name: VMS, CPU (cores), MEMORY (MiB), and each RUNNING_.
+    """Return the rest and the limit of the tighter quotas: VMS, CPU (cores), MEMORY (MiB), and each RUNNING_.
 
-    Unlimited ones are left out.
+    Resources without a limit are left out.
 
     Usage is counted even where nothing limits it (src/um/QuotaVirtualMachine.cc).
     """
@@ -94,7 +94,7 @@ def quotas_left(user: Element, group: Element | None) -> dict[str, tuple[float, 
 
 
 def hosts_share(pool: Element) -> Share | None:
-    """What all enabled hosts of a pool have, and what their VMs take of it; None when none can be seen."""
+    """Return capacity and use of all enabled hosts of a pool; None when none is visible."""
     shares = [host.find("HOST_SHARE") for host in pool.iterfind("HOST") if text_of(host.find("STATE")) not in _OFF]
     cpu, memory = (_part(shares, resource) for resource in ("CPU", "MEM"))
     if cpu.limit <= 0 or memory.limit <= 0:
@@ -114,12 +114,12 @@ def _part(shares: Iterable[Element | None], resource: str) -> Part:
 
 
 _OFF = ("3", "4", "5", "7", "8")
-"""ERROR, DISABLED, those two while they are looked at again (which up to 5.10 they are all the time), and OFFLINE
+"""ERROR, DISABLED, both while they are monitored again (up to 5.10 all the time), and OFFLINE
 (include/Host.h)."""
 
 
 def import_hints(instance: Instance) -> ImportHints:
-    """What a VM would ask for that is to take over this remote VM."""
+    """Return the template values of a VM that imports this remote VM."""
     facts = instance.attributes
     template = facts.get("REMOTE_OPENNEBULA_TEMPLATE_ID", "")
     return ImportHints(
@@ -132,7 +132,7 @@ def import_hints(instance: Instance) -> ImportHints:
 
 
 def _limited(user: Element, group: Element | None) -> Iterator[tuple[Element, str]]:
-    """Whose quotas count, and where those for everybody stand: nobody's for the user and the group oneadmin.
+    """Yield the elements with quotas and the paths of the default quotas; oneadmin and its group have none.
 
     (src/rm/Request.cc, quota_authorization.)
     """
@@ -142,7 +142,7 @@ def _limited(user: Element, group: Element | None) -> Iterator[tuple[Element, st
 
 
 def _limit(owner: Element, default: str, name: str) -> float | None:
-    """A limit of a user or a group; None for none."""
+    """Return a limit of a user or a group; None for none."""
     limit = _quota(elements_at(owner, "VM_QUOTA/VM"), name)
     if limit is None or limit == _DEFAULT:
         limit = _quota(elements_at(owner, f"{default}/VM_QUOTA/VM"), name)
@@ -150,7 +150,7 @@ def _limit(owner: Element, default: str, name: str) -> float | None:
 
 
 def _quota(quotas: Iterable[Element], name: str) -> float | None:
-    """The quota over all clusters; 7.x also has some for one cluster each, which limit less than everything."""
+    """Return the quota over all clusters; 7.x also has quotas of single clusters, which are not the account's limit."""
     for quota in quotas:
         if text_of(quota.find("CLUSTER_IDS")).strip():
             continue

@@ -1,8 +1,8 @@
-"""What `one-provider check` asks a partner: release, clock, template, group, rights and quotas. Nothing is changed.
+"""Self-check of a partner: release, clock, template, group, rights and quotas. Nothing is changed.
 
-The API has no dry run: that a template can be seen is what USE of it shows (src/rm/RequestManagerInfo.cc). A create
-also needs CREATE of VMs and, since attributes are added, of templates (src/rm/RequestManagerVMTemplate.cc), which every
-user has unless the partner took those rules away.
+The API has no dry run: a template is visible to a user with the USE right (src/rm/RequestManagerInfo.cc). A create
+also needs CREATE of VMs and, since attributes are added, of templates (src/rm/RequestManagerVMTemplate.cc). Every user
+has both unless the partner removed these rules.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from one_provider_mad.providers.opennebula.remote import Remote
 from one_provider_mad.providers.opennebula.templates import Templates
 
 OLDEST = (4, 14)
-"""The first release whose answers this provider was made for."""
+"""The oldest release that this provider supports."""
 
 _MYSELF = -1
 
 
 class Checks:
-    """Everything that can be found out without changing anything.
+    """Checks everything that can be checked without a change.
 
     Args:
-        remote: whom to ask.
+        remote: the partner.
         templates: its templates.
     """
 
@@ -37,7 +37,7 @@ class Checks:
         self._settings = remote.settings
 
     async def run(self) -> Sequence[SelfCheck]:
-        """Ask for everything; what goes wrong is a finding."""
+        """Run all checks; a failure is a finding."""
         release = await self._release()
         clock = check_clock(self._remote.client.answered, whose="the partner", at_most=None)
         return [release, *clock, await self._template(), *await self._quotas(), await self._hosts()]
@@ -47,17 +47,17 @@ class Checks:
         found = f"OpenNebula {'.'.join(map(str, version))}"
         if version >= OLDEST:
             return SelfCheck(what="release", is_well=True, found=found)
-        return SelfCheck(what="release", is_well=None, found=found, remedy="older than 4.14: nobody has tried that")
+        return SelfCheck(what="release", is_well=None, found=found, remedy="older than 4.14, which is the oldest tried")
 
     async def _template(self) -> SelfCheck:
         named = self._settings.template
         if not named:
-            return SelfCheck(what="default template", is_well=None, found="none, so that each VM has to name one")
+            return SelfCheck(what="default template", is_well=None, found="none: each VM has to name one")
         try:
             number = await self._templates.number(named)
             await self._templates.context(number)
         except (BadParameter, PermissionDenied) as error:
-            remedy = "mend template in [opennebula], or ask the partner for USE of it"
+            remedy = "correct template in [opennebula], or ask the partner for USE of it"
             return SelfCheck(what="default template", is_well=False, found=str(error), remedy=remedy)
         return SelfCheck(what="default template", is_well=True, found=f"{named} may be instantiated")
 

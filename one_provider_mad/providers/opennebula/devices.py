@@ -1,8 +1,8 @@
 """Disks, interfaces, snapshots, size and context of a remote VM: the optional capabilities.
 
-Numbers differ on both sides: a remote disk or interface carries the local number as an attribute of its own. Here a
-method returns once the remote has carried the change out, since nobody looks for that afterwards. What the remote would
-refuse a second time is sent once: after an uncertain answer the method is called again, and looks what came of it.
+Numbers differ on both sides: a remote disk or interface has the local number as an attribute of its own. A method
+here returns once the remote has carried the change out, since later steps do not check it. A call that the remote would
+refuse a second time is sent once: after an uncertain answer the method is called again, and checks the outcome first.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ LOCAL_DISK_ID = "ONE_PROVIDER_DISK_ID"
 LOCAL_NIC_ID = "ONE_PROVIDER_NIC_ID"
 
 _VOLATILE = ("TYPE", "FORMAT", "FS", "DEV_PREFIX", "TARGET", "BUS", "CACHE", "DRIVER")
-"""What a local disk says that means the same at the partner's."""
+"""Attributes of a local disk with the same meaning at the partner's."""
 
 _INTERFACE = ("MODEL", "MAC", "IP")
 
 _MERGED_CONFIGURATION = (6, 0)
-"""Releases whose `one.vm.updateconf` can be told to keep what it is not given."""
+"""The first release with an `append` argument of `one.vm.updateconf`, which keeps all other sections."""
 
 
 class Devices:
-    """Changes the parts of remote VMs; the provider is one of these."""
+    """Changes the parts of remote VMs; the provider derives from this class."""
 
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
@@ -45,14 +45,14 @@ class Devices:
     # Suspending
 
     async def suspend(self, deploy_id: DeployId) -> None:
-        """Suspend a running VM: the remote keeps its memory."""
+        """Suspend a running VM; the remote keeps its memory."""
         done = (InstanceState.SUSPENDING, InstanceState.SUSPENDED)
         await self._remote.act(known_number(deploy_id), "suspend", is_done=lambda seen: seen.instance.state in done)
 
-    # What was made from here
+    # Parts made from here
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """Disks and interfaces that carry a local number: what the remote template brought has none."""
+        """Return the disks and interfaces with a local number; those of the remote template have none."""
         machine = await self._remote.settled(known_number(deploy_id))
         return Attached(
             disks=frozenset(each[LOCAL_DISK_ID] for each in machine.disks if each.get(LOCAL_DISK_ID)),
@@ -62,7 +62,7 @@ class Devices:
     # Snapshots of a VM
 
     async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
-        """Take a snapshot; its id is the remote's number of it."""
+        """Take a snapshot and return the remote's number of it."""
         number = known_number(deploy_id)
         await self._remote.machine(number)
         name = snapshot.get("NAME", "")
@@ -73,7 +73,7 @@ class Devices:
         return SnapshotId(str(taken))
 
     async def revert_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
-        """Go back to a snapshot."""
+        """Revert to a snapshot."""
         number = known_number(deploy_id)
         machine = await self._remote.machine(number)
         snapshot_id = needed(dict(snapshot), "HYPERVISOR_ID")
@@ -96,7 +96,7 @@ class Devices:
     # Disks
 
     async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Attach a new empty disk, or a remote image that the disk names with REMOTE_IMAGE_ID or REMOTE_IMAGE."""
+        """Attach a new empty disk, or the remote image in the disk's REMOTE_IMAGE_ID or REMOTE_IMAGE."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         machine = await self._remote.machine(number)
         if _find(machine.disks, LOCAL_DISK_ID, local_id) is None:
@@ -107,7 +107,7 @@ class Devices:
             raise _undone(machine, f"disk {local_id} was not attached")
 
     async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Detach a disk that was attached from here; it is gone then, unless it is a remote persistent image."""
+        """Detach a disk attached from here; it is deleted then, unless it is a persistent remote image."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         attached = _find((await self._remote.settled(number)).disks, LOCAL_DISK_ID, local_id)
         if attached is None:
@@ -118,7 +118,7 @@ class Devices:
             raise _undone(machine, f"disk {local_id} was not detached")
 
     async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Let a disk grow that was attached from here."""
+        """Enlarge a disk attached from here."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         size = int(figure(needed(dict(disk), "SIZE"), "SIZE"))
         attached = _attached(await self._remote.settled(number), local_id)
@@ -133,7 +133,7 @@ class Devices:
                 raise _undone(machine, f"disk {local_id} was not resized")
 
     async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Take a snapshot of a disk that was attached from here."""
+        """Take a snapshot of a disk attached from here."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         machine = await self._remote.machine(number)
         disk_id = _id(_attached(machine, local_id), "DISK_ID")
@@ -146,7 +146,7 @@ class Devices:
             raise _undone(machine, f"no snapshot of disk {local_id} was taken")
 
     async def revert_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Put a disk back to its latest snapshot; from 5.0 on the remote does so only while the VM is off."""
+        """Revert a disk to its latest snapshot; from 5.0 on the remote VM must be off."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         machine = await self._remote.machine(number)
         disk_id = _id(_attached(machine, local_id), "DISK_ID")
@@ -159,7 +159,7 @@ class Devices:
     # Interfaces
 
     async def attach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
-        """Attach an interface to the remote network that stands for the local one."""
+        """Attach an interface to the remote network configured for the local one."""
         number, local_id = known_number(deploy_id), needed(dict(nic), "NIC_ID")
         machine = await self._remote.machine(number)
         if _find(machine.nics, LOCAL_NIC_ID, local_id) is None:
@@ -169,7 +169,7 @@ class Devices:
             raise _undone(machine, f"interface {local_id} was not attached")
 
     async def _attach_nic(self, number: int, nic: Mapping[str, str]) -> None:
-        """Attach it; without its MAC where the user may not choose one, which is what most partners have it like.
+        """Attach it; without its MAC if the user may not choose one, as with most partners.
 
         MAC is among the VM_RESTRICTED_ATTR that oned.conf comes with, in every release.
         """
@@ -181,7 +181,7 @@ class Devices:
             await self._attach_nic(number, {name: value for name, value in nic.items() if name != "MAC"})
 
     async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
-        """Detach an interface that was attached from here."""
+        """Detach an interface attached from here."""
         number, local_id = known_number(deploy_id), needed(dict(nic), "NIC_ID")
         attached = _find((await self._remote.settled(number)).nics, LOCAL_NIC_ID, local_id)
         if attached is None:
@@ -200,18 +200,18 @@ class Devices:
             return {**network_of(name), **({"MODEL": nic["MODEL"]} if nic.get("MODEL") else {})}
         if not local:
             raise BadParameter("the interface names no NETWORK: a partner has only networks with a name")
-        # The networks of one name are meant to be one network: then the addresses are worth keeping, too.
+        # With an equal name at both ends the network is the same: then the addresses are kept, too.
         return {"NETWORK": local, **{key: nic[key] for key in _INTERFACE if nic.get(key)}}
 
     # Size and context
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Change CPU, VCPU and MEMORY; a release before 6.0 does so only while the VM is off."""
+        """Change CPU, VCPU and MEMORY; before 6.0 the remote VM must be off."""
         wanted = {name: request.template.text(name).strip() for name in ("CPU", "VCPU", "MEMORY")}
         await self._give_size(known_number(deploy_id), wanted)
 
     async def _give_size(self, number: int, figures: Mapping[str, str]) -> None:
-        """Change those figures that are given."""
+        """Change the given figures."""
         wanted = {name: value for name, value in figures.items() if value and figure(value, name)}
         machine = await self._remote.machine(number)
         if _has(machine, wanted):
@@ -220,13 +220,13 @@ class Devices:
         try:
             await self._remote.order(number, "one.vm.resize", number, text, True)  # noqa: FBT003 - as the API has it
         except NoCapacity as error:
-            raise BadParameter(f"the size cannot be had: {error}") from error
+            raise BadParameter(f"the size was refused: {error}") from error
         machine = await self._remote.outcome(number)
         if not _has(machine, wanted):
             raise _undone(machine, "the size was not changed")
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Add the CONTEXT of the request to the remote VM's; up to 5.12 only while the VM is off."""
+        """Add the CONTEXT of the request to the remote VM's; up to 5.12 it must be off."""
         number = known_number(deploy_id)
         machine = await self._remote.machine(number)
         given = {name: value for section in request.template.vectors("CONTEXT") for name, value in section.items()}
@@ -234,7 +234,7 @@ class Devices:
         if lost:
             raise BadParameter(lost_sentence(lost[0]))
         context = merged_context(without_written(next(iter(machine.sections.get("CONTEXT", ())), {})), ours)
-        # Releases before `append` came drop every section that is missing here.
+        # Releases without `append` drop every section that is missing here.
         kept = [(name, values) for name, several in machine.sections.items() for values in several if name != "CONTEXT"]
         text = "\n".join(
             _written(name, values) for name, values in [*kept, ("CONTEXT", context)] if any(values.values())
@@ -268,7 +268,7 @@ def _find(parts: Iterable[Mapping[str, str]], name: str, local_id: str) -> Mappi
 def _attached(machine: Machine, local_id: str) -> Mapping[str, str]:
     disk = _find(machine.disks, LOCAL_DISK_ID, local_id)
     if disk is None:
-        raise BadParameter(f"disk {local_id} was not attached from here, so that its remote counterpart is not known")
+        raise BadParameter(f"disk {local_id} was not attached from here, so its remote counterpart is not known")
     return disk
 
 
@@ -282,7 +282,7 @@ def _has(machine: Machine, wanted: Mapping[str, str]) -> bool:
 
 
 def _undone(machine: Machine, what: str) -> BadParameter:
-    """The remote accepted a change and then took it back; why stands in the VM's ERROR."""
+    """Return the error for a change that the remote accepted and then undid; the reason is in the VM's ERROR."""
     return BadParameter(f"{what}: {machine.error or 'the partner gives no reason'}")
 
 

@@ -1,4 +1,4 @@
-"""What a VM asks a partner OpenNebula for, as the journal keeps it and as a template text. Pure."""
+"""The parameters of a create at a partner's, in the journal and as a template text. Pure."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "TEMPLATE_ID", "TEMPLATE_NAME", "TEMPLATE_TEXT"),
     *("CPU", "VCPU", "MEMORY", "NETWORKS", "HOLD", "GROUP"),
 )
-"""What a PUBLIC_CLOUD section can say to a partner; TEMPLATE_ID is upstream's."""
+"""All attributes of a PUBLIC_CLOUD section for a partner; TEMPLATE_ID is upstream's."""
 
 _LOCAL_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET|VMID|ONEGATE_.*|TOKEN|ONEADMIN_.*|FILES|FILES_DS")
-"""What CONTEXT says of the local OpenNebula's disks, networks, gate and files; the remote writes its own. FILES would
-name files of the partner's front-end."""
+"""Attributes of CONTEXT about the local OpenNebula's disks, networks, gate and files; the remote writes its own. FILES
+would name files of the partner's front-end."""
 
 _WRITTEN_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET")
-"""What an OpenNebula writes anew into a CONTEXT that it is given (src/vm/VirtualMachine.cc, updateconf)."""
+"""Attributes that OpenNebula writes anew into a given CONTEXT (src/vm/VirtualMachine.cc, updateconf)."""
 
 _AS_BASE64 = ("START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD")
-"""What OpenNebula's contextualization packages also take as `<NAME>_BASE64`."""
+"""Attributes that OpenNebula's contextualization packages also accept as `<NAME>_BASE64`."""
 
 _YES = frozenset({"YES", "TRUE", "1"})
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The parameters of a create, as they stand in the journal.
+    """The parameters of a create, as in the journal.
 
     Attributes:
         template: number or name of the remote template, "" when there is a text.
         text: a whole template, "" when there is a remote one.
         name: the remote VM's.
-        hold: it is created on hold.
-        group: number or name of the group it is given to, "" for the remote user's own.
-        capacity: CPU, VCPU, MEMORY (MiB) that take the place of the template's.
-        networks: for each interface the attribute that names its network, and the name; empty: the template's own.
+        hold: whether it is created on hold.
+        group: number or name of its group, "" for the remote user's own.
+        capacity: CPU, VCPU, MEMORY (MiB) in place of the template's.
+        networks: network attribute and name for each interface; empty: the template's own.
         tags: the user's own, as attributes.
         attributes: the operator's.
-        context: the VM's CONTEXT without what is local.
-        is_context_merged: it is added to the remote template's own.
+        context: the VM's CONTEXT without local attributes.
+        is_context_merged: whether it is added to the remote template's own.
     """
 
     template: str
@@ -65,11 +65,11 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettings) -> tuple[Launch, tuple[str, ...]]:
-    """What a VM asks for, and warnings for its log. Raises BadParameter."""
+    """Return the parameters of a create, and warnings for the VM's log. Raises BadParameter."""
     text = section.text("TEMPLATE_TEXT")
     if text and not settings.allow_template_text:
         raise BadParameter(
-            "TEMPLATE_TEXT may not be set here: name a remote template with TEMPLATE_ID or TEMPLATE_NAME"
+            "TEMPLATE_TEXT is not allowed here: name a remote template with TEMPLATE_ID or TEMPLATE_NAME"
         )
     if TAG_PREFIX in text.upper():
         raise BadParameter(f"TEMPLATE_TEXT names {TAG_PREFIX}: such names are the driver's own, remove them")
@@ -88,17 +88,17 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         context=context,
         is_context_merged=settings.context == "merge" and not text,
     )
-    write_extra(launch, request.identity(owner="-"), launch.context)  # what cannot be written is told now
+    write_extra(launch, request.identity(owner="-"), launch.context)  # raises now for a text that cannot be written
     return launch, (*lost, *_not_made(request))
 
 
 def tags_of(section: Section) -> dict[str, str]:
-    """The user's own tags, as attributes of the remote VM."""
+    """Return the user's own tags, as attributes of the remote VM."""
     return {f"TAG_{re.sub('[^A-Z0-9_]', '_', name.upper())}": value for name, value in section.tags.items()}
 
 
 def write_tags(section: Section) -> str:
-    """The same as a template text. Raises BadParameter."""
+    """Return the same as a template text. Raises BadParameter."""
     try:
         return "\n".join(attribute(name, value) for name, value in tags_of(section).items())
     except UnwritableError as error:
@@ -106,7 +106,7 @@ def write_tags(section: Section) -> str:
 
 
 def _not_made(request: VmRequest) -> Iterator[str]:
-    """What the VM's template asks for and a create does not make."""
+    """Yield warnings for disks and interfaces of the VM's template, which a create does not make."""
     disks = [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]
     nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in request.template.vectors(name)]
     if disks:
@@ -122,12 +122,12 @@ def _not_made(request: VmRequest) -> Iterator[str]:
 
 
 def write_extra(launch: Launch, identity: Identity, context: Mapping[str, str]) -> str:
-    """The template text that goes with the create, identity included. Raises BadParameter.
+    """Return the template text that goes with the create, identity included. Raises BadParameter.
 
     Args:
-        launch: what was asked for.
-        identity: whose the VM is.
-        context: CONTEXT as it is to be.
+        launch: the parameters of the create.
+        identity: the VM's.
+        context: the final CONTEXT.
     """
     try:
         return "\n".join(_lines(launch, identity, context))
@@ -136,9 +136,9 @@ def write_extra(launch: Launch, identity: Identity, context: Mapping[str, str]) 
 
 
 def write_whole(launch: Launch, identity: Identity) -> str:
-    """The whole template of a VM that brings its own text. Raises BadParameter.
+    """Return the whole template of a VM with a text of its own. Raises BadParameter.
 
-    Ours comes first: of several attributes with one name the first one counts, and nothing in a text can reach back.
+    Ours comes first: of several attributes with one name the first one counts, so the text cannot replace ours.
     """
     try:
         name = attribute("NAME", launch.name)
@@ -159,22 +159,22 @@ def _lines(launch: Launch, identity: Identity, context: Mapping[str, str]) -> It
 
 
 def write_identity(identity: Identity) -> str:
-    """The tags as attributes of the remote VM's USER_TEMPLATE."""
+    """Return the tags as attributes of the remote VM's USER_TEMPLATE."""
     return "\n".join(attribute(name, value) for name, value in identity.tags().items())
 
 
 def merged_context(remote: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """The remote template's CONTEXT with ours over it; a script takes the place of a script, however it is written."""
+    """Return the remote template's CONTEXT with ours over it; a script replaces one in either form, plain or base64."""
     forms = [{name, f"{name}_BASE64"} for name in _AS_BASE64]
     dropped = {name for both in forms if both & ours.keys() for name in both}
     return {**{name: value for name, value in remote.items() if name not in dropped}, **ours}
 
 
 def portable_context(context: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """CONTEXT of a VM here as it can go to a partner, and the names of what cannot.
+    """Return the part of a VM's CONTEXT that can go to a partner, and the names of the rest.
 
-    The remote puts variables of its own in the place of `$NAME` and `$USER[NAME]` (src/parsers/vm_var_parser.l), which
-    would change a text, or tell it what is the partner's. There is no way to write a `$`: what may go as base64 does.
+    The remote replaces `$NAME` and `$USER[NAME]` with values of its own (src/parsers/vm_var_parser.l), which would
+    change a text, or disclose a value of the partner's. A `$` cannot be escaped: such a text goes as base64 if it can.
     """
     kept, lost = {}, []
     for name, value in without_local(context).items():
@@ -188,23 +188,23 @@ def portable_context(context: Mapping[str, str]) -> tuple[dict[str, str], tuple[
 
 
 def without_local(context: Mapping[str, str]) -> dict[str, str]:
-    """CONTEXT without what one OpenNebula writes for itself."""
+    """Return CONTEXT without the attributes that each OpenNebula writes for itself."""
     return {name: value for name, value in context.items() if value and not _LOCAL_CONTEXT.fullmatch(name)}
 
 
 def without_written(context: Mapping[str, str]) -> dict[str, str]:
-    """The CONTEXT of a remote VM as it is given back: its FILES_DS and TOKEN would be lost otherwise."""
+    """Return a remote VM's CONTEXT for updateconf, with FILES_DS and TOKEN, which would be lost otherwise."""
     return {name: value for name, value in context.items() if value and not _WRITTEN_CONTEXT.fullmatch(name)}
 
 
 def figure(text: str, name: str) -> float:
-    """Read a figure of a template. Raises BadParameter."""
+    """Parse a figure of a template. Raises BadParameter."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise BadParameter(f"{name}={text} of the template is not a number, write a figure that is not negative")
+        raise BadParameter(f"{name}={text} of the template is not a number: write a figure that is not negative")
     return number
 
 
@@ -228,7 +228,7 @@ def _capacity(request: VmRequest, section: Section, settings: OpenNebulaSettings
 
 
 def network_of(name: str) -> dict[str, str]:
-    """A network by number, by name, or by its owner's name and its own as `owner/name`."""
+    """Return the network attributes for a number, a name, or `owner/name` with the owner's name."""
     if name.isascii() and name.isdecimal():
         return {"NETWORK_ID": name}
     owner, slash, rest = name.partition("/")
@@ -244,5 +244,5 @@ def _context(request: VmRequest, settings: OpenNebulaSettings) -> tuple[dict[str
 
 
 def lost_sentence(name: str) -> str:
-    """The warning for a CONTEXT attribute that cannot go to a partner."""
+    """Return the warning for a CONTEXT attribute that cannot go to a partner."""
     return f"CONTEXT attribute {name} is left out: $, ]]> or a backslash at its end would mean something to the partner"

@@ -1,6 +1,6 @@
-"""Looking at many remote VMs at once: whoever asks while a listing is under way shares the next one.
+"""Listings of remote VMs: callers that come while a listing is under way share the next one.
 
-A listing leaves out terminated VMs: a partner keeps them for ever. Those that were seen alive before, or are asked for
+A listing leaves out terminated VMs, which a partner keeps for ever. VMs that were seen alive before, or are asked for
 by number, are looked up one by one.
 """
 
@@ -23,7 +23,7 @@ from one_provider_mad.xmlrpc.pool import check_page, read_pool
 _NOT_DONE, _ANY_STATE = -1, -2
 
 _WIDEST_GAP = 50
-"""VMs asked for whose numbers lie so near to each other come in one call; what lies between comes along."""
+"""Numbers so near to each other come in one call, with all VMs between them."""
 
 _AT_ONCE = 8
 """Single VMs looked up at the same time."""
@@ -38,16 +38,16 @@ _HIDDEN = "NOT_AUTHORIZED"
 
 
 class Snapshot:
-    """All VMs as one listing showed them.
+    """All VMs of one listing.
 
     Attributes:
         vms: by number.
         tagged: by ONE_PROVIDER_OWNER and ONE_PROVIDER_VM_ID.
-        ours: numbers of those with this owner's tag.
+        ours: numbers of the VMs with this owner's tag.
 
     Args:
         vms: by number.
-        owner: whose VMs are ours.
+        owner: the owner in the tags of our VMs.
     """
 
     def __init__(self, vms: Mapping[int, Seen], *, owner: str) -> None:
@@ -60,14 +60,14 @@ class Snapshot:
 
 
 class Remembered:
-    """Whose VMs are, or were, as far as this process has seen or made them; the oldest are forgotten first."""
+    """Identities of the VMs that this process has seen or made; the oldest are forgotten first."""
 
     def __init__(self) -> None:
         self._identities: OrderedDict[int, Identity] = OrderedDict()
         self._numbers: dict[tuple[str, VmId], set[int]] = {}
 
     def note(self, number: int, identity: Identity) -> None:
-        """Note whose a VM is."""
+        """Remember a VM's identity."""
         if self._identities.get(number) == identity:
             return
         self._forget(number)
@@ -77,11 +77,11 @@ class Remembered:
             self._forget(next(iter(self._identities)))
 
     def identity(self, number: int) -> Identity | None:
-        """Whose a VM was when it was seen last."""
+        """Return a VM's identity at its last sighting."""
         return self._identities.get(number)
 
     def numbers(self, owner: str, vm_id: VmId) -> set[int]:
-        """Remote VMs of this VM."""
+        """Return the remote VMs of this VM."""
         return self._numbers.get((owner, vm_id), set())
 
     def _forget(self, number: int) -> None:
@@ -94,12 +94,12 @@ class Remembered:
 
 
 class Listing:
-    """Sees the VMs of one partner.
+    """Lists the VMs of one partner.
 
     Args:
         remote: the partner.
-        owner: whose VMs are ours.
-        warn: told once of each state that no release known here has, and of each VM that was given away.
+        owner: the owner in the tags of our VMs.
+        warn: called once for each state unknown to this release, and for each VM that was given to another user.
     """
 
     def __init__(self, remote: Remote, *, owner: str, warn: Callable[[str], None]) -> None:
@@ -114,19 +114,19 @@ class Listing:
         self._remembered = Remembered()
 
     async def close(self) -> None:
-        """End a listing that is under way."""
+        """Cancel a listing that is under way."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     def remember(self, number: int, identity: Identity) -> None:
-        """Note whose a VM is, so that it is found by that when it is terminated."""
+        """Remember a VM's identity, so that `tagged` finds it after its termination."""
         self._remembered.note(number, identity)
 
-    # Everything
+    # Listings
 
     async def everything(self) -> Snapshot:
-        """Every VM but terminated ones, from a listing that began after this call."""
+        """Return every VM but terminated ones, from a listing that began after this call."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
         if self._task is None:
@@ -137,17 +137,17 @@ class Listing:
         answer: asyncio.Future[Snapshot] | None = None
         try:
             while self._next is not None:
-                await asyncio.sleep(0)  # let everybody who is about to ask ask
+                await asyncio.sleep(0)  # let other callers join this listing
                 answer, self._next = self._next, None
                 try:
                     found = await self._list()
-                except Exception as error:  # noqa: BLE001 - whoever waits has to deal with it
+                except Exception as error:  # noqa: BLE001 - the waiting callers handle it
                     answer.set_exception(error)
-                    answer.exception()  # they may all have gone
+                    answer.exception()  # all callers may be cancelled
                 else:
                     answer.set_result(found)
                     del found
-                answer = None  # its error's traceback holds this very frame
+                answer = None  # the error's traceback refers to this frame
         finally:
             self._task = None
             for waiting in (answer, self._next):
@@ -176,17 +176,17 @@ class Listing:
         rows = iter(found.values())
         while chunk := list(islice(rows, _NOTED_AT_ONCE)):
             self._note(chunk)
-            await asyncio.sleep(0)  # ten thousand in a row would hold everybody up
+            await asyncio.sleep(0)  # ten thousand in a row would block the loop
         return snapshot
 
     async def _given_away(self, found: Mapping[int, Seen]) -> Mapping[int, Seen]:
-        """VMs of ours that were listed before, are not any more, and have not ended: they have another owner."""
+        """Return the VMs of ours that were listed before, are not now, and have not ended: they have another owner."""
         missing = (self._ours | self._away.keys()) - found.keys()
         looked = await self.these(missing) if missing else {}
         return {number: seen for number, seen in looked.items() if not seen.instance.state.is_gone}
 
     async def _method(self, state: int) -> tuple[str, tuple[int | str, ...]]:
-        """The method that shows USER_TEMPLATE in this release, and what follows the range."""
+        """Return the method with USER_TEMPLATE in this release, and its arguments after the range."""
         if await self._remote.version() >= EXTENDED_POOL:
             return "one.vmpool.infoextended", (state, "")
         return "one.vmpool.info", (state,)
@@ -194,7 +194,7 @@ class Listing:
     # By number
 
     async def these(self, numbers: Collection[int]) -> Mapping[int, Seen]:
-        """These VMs, terminated ones included; those that the partner does not know are absent."""
+        """Return these VMs, terminated ones included; those unknown to the partner are absent."""
         found: dict[int, Seen] = {}
         try:
             for first, last in _ranges(sorted(numbers), longest=self._remote.settings.page_size):
@@ -230,7 +230,7 @@ class Listing:
                 return self._hidden(number)
 
     def _hidden(self, number: int) -> Seen:
-        """A VM that is there and that we may not see: unknown, which is not absent."""
+        """Return a VM that exists and that we may not see: UNKNOWN, which is not absent."""
         identity = self._remembered.identity(number)
         state = RemoteState(meaning=InstanceState.UNKNOWN, word=_HIDDEN)
         instance = Instance(deploy_id=deploy_id_of(number), state=state.meaning, raw_state=_HIDDEN, identity=identity)
@@ -240,7 +240,7 @@ class Listing:
     # By tags
 
     async def tagged(self, *, owner: str, vm_id: VmId) -> list[Seen]:
-        """Every VM whose tags name this owner and VM; terminated ones as far as they were seen or made from here."""
+        """Return every VM with tags of this owner and VM; of terminated ones those seen or made by this process."""
         alive = await self.everything()
         gone = self._remembered.numbers(owner, vm_id) - alive.vms.keys()
         found = [*alive.tagged.get((owner, str(vm_id)), ()), *(await self.these(gone)).values()]
@@ -254,14 +254,14 @@ class Listing:
             if seen.instance.identity is not None:
                 self._remembered.note(seen.number, seen.instance.identity)
             if not seen.state.is_known:
-                self._tell_once(f"remote VMs are in {seen.state.word}, which is not known here and counts as unknown")
+                self._tell_once(f"remote VMs are in {seen.state.word}, which is an unknown state and counts as UNKNOWN")
 
     def troubles(self) -> list[str]:
-        """What is wrong with VMs of ours that belong to another remote user by now."""
+        """Return warnings for VMs of ours that now belong to another remote user."""
         return [self._away[number] for number in sorted(self._away)]
 
     def _note_owner(self, seen: Seen) -> None:
-        """Warn of a VM that was given away: it runs, and costs, and can be neither changed nor ended from here."""
+        """Warn of a VM that was given to another user: it runs, and costs, and cannot be changed or ended from here."""
         if not self._is_away(seen):
             self._away.pop(seen.number, None)
             return
@@ -276,31 +276,31 @@ class Listing:
     def _is_away(self, seen: Seen) -> bool:
         if seen.state.word == _HIDDEN:
             return True
-        user_id = self._remote.user_id  # of oneadmin everything is
+        user_id = self._remote.user_id  # 0, oneadmin, may manage every VM
         is_foreign = user_id > 0 and seen.user_id not in (user_id, -1)
         return is_foreign and seen.owner == self._owner and not seen.instance.state.is_gone
 
     def _tell_once(self, sentence: str) -> None:
         if len(self._told) >= _MOST_TOLD:
-            self._told.clear()  # better said twice than kept for ever
+            self._told.clear()  # better a warning twice than endless memory
         if sentence not in self._told:
             self._told.add(sentence)
             self._warn(sentence)
 
 
 class _HalfRowError(ProviderUnavailable):
-    """A pool that once had whole VMs has them no more."""
+    """A pool listed whole VMs before, and no longer does."""
 
 
 def _read_whole(vm: Element) -> Seen:
-    """Read a row of a pool. Without its tags a VM would count as nobody's, and be made once more."""
+    """Read a row of a pool. Without its tags a VM would not count as ours, and would be created once more."""
     if vm.find("PERMISSIONS") is None:
         raise _HalfRowError("the partner lists VMs without their attributes, as if it had just been upgraded")
     return read_seen(vm)
 
 
 def _ranges(numbers: list[int], *, longest: int) -> Iterator[tuple[int, int]]:
-    """Runs of at least two numbers near to each other."""
+    """Yield runs of at least two numbers near to each other."""
     run: list[int] = []
     for number in numbers:
         if run and (number - run[-1] > _WIDEST_GAP or number - run[0] >= longest):

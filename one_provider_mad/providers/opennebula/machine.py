@@ -16,10 +16,10 @@ from one_provider_mad.masking import masked
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
 
 DEPLOY_ID_PREFIX = "opennebula-hybrid-"
-"""Upstream's driver called instances so, and VMs that it deployed keep their ids."""
+"""Prefix of ids of upstream's driver; VMs that it deployed keep their ids."""
 
 UPSTREAM_ATTRIBUTE = "REMOTE_OPENNEBULA_VM_ID"
-"""In it upstream's driver wrote the VM's number, in USER_TEMPLATE, and so does this one besides its tags."""
+"""Attribute of USER_TEMPLATE with the VM's number, written by upstream's driver, and by this one besides its tags."""
 
 ADDRESS, ADDRESSES = "GUEST_IP", "GUEST_IP_ADDRESSES"
 
@@ -35,15 +35,15 @@ _LONGEST_REASON = 400
 
 
 class Seen(Value, frozen=True, kw_only=True, gc=False):
-    """A remote VM as a listing shows it. There are thousands: garbage collection need not walk through them.
+    """A remote VM as in a listing. There are thousands: garbage collection need not walk through them.
 
     Attributes:
-        number: the remote's number of it.
-        instance: what everybody else calls it.
-        owner: ONE_PROVIDER_OWNER, also where the rest of the identity cannot be read.
+        number: the remote's number.
+        instance: the same as an instance.
+        owner: ONE_PROVIDER_OWNER, even if the rest of the identity is damaged.
         vm_id: ONE_PROVIDER_VM_ID, likewise.
         state: its state in full.
-        user_id: the remote user that it belongs to, -1 where that is not shown.
+        user_id: number of its remote user, -1 where that is not shown.
         user: that user's name.
     """
 
@@ -60,7 +60,7 @@ class Machine(Value, frozen=True, kw_only=True):
     """A remote VM with its parts.
 
     Attributes:
-        seen: what a listing shows.
+        seen: as in a listing.
         error: the remote's ERROR attribute, "" for none.
         capacity: CPU, VCPU and MEMORY as they stand in its template.
         disks: its DISK sections.
@@ -81,23 +81,23 @@ class Machine(Value, frozen=True, kw_only=True):
 
 
 CONFIGURATION = ("OS", "FEATURES", "INPUT", "GRAPHICS", "VIDEO", "RAW", "CPU_MODEL", "CONTEXT")
-"""What `one.vm.updateconf` is about."""
+"""The sections that `one.vm.updateconf` changes."""
 
 
 def deploy_id_of(number: int) -> DeployId:
-    """The id that OpenNebula keeps of a remote VM."""
+    """Return the deploy id of a remote VM."""
     return DeployId(f"{DEPLOY_ID_PREFIX}{number}")
 
 
 def number_of(deploy_id: DeployId) -> int | None:
-    """The remote's number in an id; None for an id that this provider has never given."""
+    """Return the remote's number in an id; None for an id of another provider."""
     match = _DEPLOY_ID.fullmatch(deploy_id)
     number = int(match[1]) if match else _LARGEST_ID + 1
     return number if number <= _LARGEST_ID else None
 
 
 def read_seen(vm: Element) -> Seen:
-    """Read what a listing shows."""
+    """Read a VM as in a listing."""
     parts = {child.tag: child for child in vm}
     number = _number(parts.get("ID"), default=-1)
     state = read_state(_number(parts.get("STATE"), default=-1), _number(parts.get("LCM_STATE"), default=-1))
@@ -148,7 +148,7 @@ def read_machine(vm: Element) -> Machine:
 
 
 def flat(section: Element) -> dict[str, str]:
-    """A section's attributes; the first of several with one name counts."""
+    """Return a section's attributes; the first of several with one name counts."""
     values: dict[str, str] = {}
     for child in section:
         values.setdefault(child.tag, text_of(child))
@@ -163,9 +163,9 @@ def _disk_snapshots(vm: Element) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _reason(state: RemoteState, tags: Mapping[str, str]) -> str:
-    """Why a failed VM has failed, or a pending one has no host yet.
+    """Return why a failed VM has failed, or why a pending one has no host yet.
 
-    ERROR outlives the failure it speaks of, as SCHED_MESSAGE does the waiting, so of other VMs they tell nothing.
+    ERROR and SCHED_MESSAGE outlive their occasion, so they are not read for VMs in other states.
     """
     if state.word == "PENDING":
         return _flat(tags.get("SCHED_MESSAGE", ""))
@@ -192,7 +192,7 @@ def _usage(monitoring: Mapping[str, str]) -> Usage | None:
 def _attributes(
     deploy_id: DeployId, template: Element | None, tags: Mapping[str, str], monitoring: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
-    """Facts for monitoring: what the remote monitors, as upstream's driver forwarded it, then what the VM is."""
+    """Return attributes for monitoring: those that upstream's driver forwarded, then the VM's own."""
     forwarded = ((name, value) for name, value in monitoring.items() if name not in _FIGURES and _NAME.fullmatch(name))
     for _, (name, value) in zip(range(_MOST_FACTS), forwarded, strict=False):
         if value:
@@ -213,7 +213,7 @@ def _attributes(
 
 
 def _upstream_tag(tags: Mapping[str, str]) -> str:
-    """The VM's number here; -1 where there is none, or where tags of ours are damaged, so that nobody can tell."""
+    """Return the VM's number here; -1 for none, and with damaged tags of ours, since then it is not certain."""
     if any(name.startswith(TAG_PREFIX) for name in tags) and Identity.from_tags(tags) is None:
         return "-1"
     return tags.get(UPSTREAM_ATTRIBUTE) or tags.get("ONE_PROVIDER_VM_ID", "-1")

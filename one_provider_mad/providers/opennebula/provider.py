@@ -1,7 +1,7 @@
-"""A partner OpenNebula as a provider: every intent becomes an action of the remote's API.
+"""A partner's OpenNebula as a provider: every intent becomes a call of the remote's API.
 
-There is no idempotency token: `is_create_repeatable` is False, and what an unanswered create has made is found by the
-tags that travelled in it.
+There is no idempotency token: `is_create_repeatable` is False, and the VM of an unanswered create is found by its
+tags, which are part of the create.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ _ONEADMIN = "0"
 """Number of the group oneadmin."""
 
 _KEEP_OWNER = -1
-"""`one.vm.chown` leaves the owner as it is."""
+"""Owner in `one.vm.chown` that leaves the owner unchanged."""
 
 _MERGE = 1
-"""`one.vm.update` adds attributes, and replaces those of the same name."""
+"""Mode of `one.vm.update` that adds attributes, and replaces those of the same name."""
 
 _STOPPED = frozenset({InstanceState.STOPPING, InstanceState.STOPPED, InstanceState.SUSPENDING, InstanceState.SUSPENDED})
 _STARTED = frozenset({InstanceState.RUNNING, InstanceState.PENDING})
@@ -79,7 +79,7 @@ class OpenNebulaProvider(Devices):
     """A client of one partner OpenNebula.
 
     Args:
-        context: its place.
+        context: names and directories.
         settings: the table `[opennebula]`.
     """
 
@@ -105,12 +105,12 @@ class OpenNebulaProvider(Devices):
         await self._remote.version()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await self._listing.close()
         await self._remote.close()
 
     async def account(self) -> str:
-        """The remote user, by name and number, the first front-end's URL, and the zone if it can be told."""
+        """Return the remote user by name and number, the first front-end's URL, and the zone if it is known."""
         user = _user(await self._myself())
         zone = await self._zone()
         return f"{user} at {self._settings.endpoints[0]}" + (f", zone {zone}" if zone else "")
@@ -122,7 +122,7 @@ class OpenNebulaProvider(Devices):
         return user
 
     async def _zone(self) -> str:
-        """The zone's name and number; "" where the user may not see it or a federation does not tell which it is."""
+        """Return the zone's name and number; "" if the user may not see it, or in a federation that does not tell."""
         endpoints = self._settings.endpoints
         try:
             return await self._client.read("one.zonepool.info", read=lambda pool: _zone(pool, endpoints))
@@ -130,7 +130,7 @@ class OpenNebulaProvider(Devices):
             return ""
 
     def plan(self, request: VmRequest) -> CreatePlan:
-        """One alternative: the remote template that the PUBLIC_CLOUD section names, or the configuration."""
+        """Return one alternative: the remote template of the PUBLIC_CLOUD section or of the configuration."""
         section = read_section(request, hypervisor=self._hypervisor)
         launch, warnings = plan_launch(request, section, self._settings)
         parameters: Parameters = msgspec.json.decode(msgspec.json.encode(launch))
@@ -138,11 +138,11 @@ class OpenNebulaProvider(Devices):
         return CreatePlan(alternatives=(parameters,), warnings=(*section.warnings, *unknown, *warnings))
 
     async def create(self, call: CreateCall) -> DeployId:
-        """Instantiate the template, or allocate from the text; the tags are in that very call."""
+        """Instantiate the template, or allocate from the text; the tags are in the same call."""
         try:
             launch = msgspec.convert(call.parameters, Launch)
         except msgspec.ValidationError as error:
-            raise BadParameter(f"the create parameters are not what a partner OpenNebula takes: {error}") from error
+            raise BadParameter(f"the create parameters are not valid for a partner OpenNebula: {error}") from error
         number = await (self._allocate(launch, call) if launch.text else self._instantiate(launch, call))
         self._listing.remember(number, call.identity)
         if launch.group:
@@ -159,7 +159,7 @@ class OpenNebulaProvider(Devices):
         except ProviderUnavailable as error:
             raise NotReached(f"nothing was created: {error}") from error
         extra = write_extra(launch, call.identity, context)
-        persistent = (False,) if is_new else ()  # 5.0 added it
+        persistent = (False,) if is_new else ()  # an argument since 5.0
         return _number(
             await self._client.call(
                 "one.template.instantiate",
@@ -177,7 +177,7 @@ class OpenNebulaProvider(Devices):
         return _number(await self._client.call("one.vm.allocate", text, launch.hold, is_repeatable=False))
 
     async def _give_to_group(self, number: int, group: str) -> None:
-        """The instance exists by now: a group that cannot be set is no reason to forget it."""
+        """Give the VM to its group; a failure is only a warning, since the VM exists by now."""
         try:
             await self._client.call("one.vm.chown", number, _KEEP_OWNER, await self._group(group))
         except ProviderError as error:
@@ -201,7 +201,7 @@ class OpenNebulaProvider(Devices):
             await self._remote.act(number, "resume", is_done=_is(_STARTED))
 
     async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
-        """Power a VM off; a hard stop also cuts short a soft one that hangs, where the release can."""
+        """Power a VM off; a hard stop also ends a soft one that hangs, if the release can."""
         action = "poweroff-hard" if hard else "poweroff"
         await self._remote.act(known_number(deploy_id), action, is_done=_is(_STOPPED))
 
@@ -211,7 +211,7 @@ class OpenNebulaProvider(Devices):
         await self._remote.act(number, "reboot-hard" if hard else "reboot", is_done=lambda _: False)
 
     async def park(self, deploy_id: DeployId, *, hard: bool, keeps_memory: bool) -> None:
-        """Undeploy a VM, or stop it with its memory: either way the partner's host is free for others."""
+        """Undeploy a VM, or stop it with its memory: either frees the partner's host."""
         action = "stop" if keeps_memory else "undeploy-hard" if hard else "undeploy"
         await self._remote.act(known_number(deploy_id), action, is_done=_is(_STOPPED))
 
@@ -223,7 +223,7 @@ class OpenNebulaProvider(Devices):
         await self._end(known_number(deploy_id), "terminate", "shutdown")
 
     async def destroy(self, deploy_id: DeployId) -> None:
-        """Terminate a VM whatever its guest does; cuts a soft end short, where the release can."""
+        """Terminate a VM without asking its guest; ends a soft termination that hangs, if the release can."""
         await self._end(known_number(deploy_id), "terminate-hard", "delete")
 
     async def _end(self, number: int, action: str, before_5: str) -> None:
@@ -231,51 +231,51 @@ class OpenNebulaProvider(Devices):
         await self._remote.act(number, action if is_new else before_5, is_done=_is(_GONE))
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
-        """Replace the identity in the VM's USER_TEMPLATE, all of it in one call."""
+        """Replace the identity in the VM's USER_TEMPLATE in one call."""
         number = known_number(deploy_id)
         await self._client.call("one.vm.update", number, write_identity(identity), _MERGE)
         self._listing.remember(number, identity)
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look at these VMs: those with near numbers in one call, the others one by one."""
+        """Look up these VMs: those with near numbers in one call, the others one by one."""
         numbers = {number for each in deploy_ids if (number := number_of(each)) is not None}
         found = await self._listing.these(numbers)
         return {seen.instance.deploy_id: seen.instance for seen in found.values()}
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
-        """Every VM whose tags name this owner and VM; terminated ones as far as this process has met them.
+        """Return every VM with tags of this owner and VM; of terminated ones those seen or made by this process.
 
-        The remote cannot be asked by attribute on every database (src/rm/RequestManagerPoolInfoFilter.cc), so all VMs
-        are listed, once for everybody who asks meanwhile.
+        Not every database can search by attribute (src/rm/RequestManagerPoolInfoFilter.cc), so all VMs are listed, once
+        for all callers at a time.
         """
         return [seen.instance for seen in await self._listing.tagged(owner=owner, vm_id=vm_id)]
 
     async def list_instances(self) -> Sequence[Instance]:
-        """Every VM that the settings let us see, but terminated ones, which a partner keeps for ever."""
+        """Return every VM in sight of the settings, but terminated ones, which a partner keeps for ever."""
         return [seen.instance for seen in (await self._listing.everything()).vms.values()]
 
     def upstream_vm_id(self, instance: Instance) -> VmId | None:
-        """The VM that upstream's driver made it for, where `adopt_upstream` lets that count and no tag is ours."""
+        """Return the VM in the tag of upstream's driver, if `adopt_upstream` is set and no tag is ours."""
         number = whole_number(instance.attributes.get(UPSTREAM_ATTRIBUTE, ""))
         if not self._settings.adopt_upstream or instance.identity is not None or number is None or number < 0:
             return None
         return VmId(number)
 
     async def check(self) -> Sequence[SelfCheck]:
-        """Release, clock, default template, quotas left, and whether hosts can be seen."""
+        """Check release, clock, default template, free quotas, and whether hosts are visible."""
         return await Checks(self._remote, self._templates).run()
 
-    # Changing what a VM asked for
+    # Edited sections
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
-        """What the VM's own section says."""
+        """Return the attributes of the VM's own section."""
         return read_section(request, hypervisor=self._hypervisor).known(KNOWN_ATTRIBUTES)
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
-        """Carry out an edited size, tags, name or group.
+        """Apply an edited size, tags, name or group.
 
         Raises:
-            BadParameter: it counts at a create only, or its value is of no use.
+            BadParameter: it counts at a create only, or its value is not valid.
         """
         number, section = known_number(deploy_id), read_section(request, hypervisor=self._hypervisor)
         value = section.text(name)
@@ -288,16 +288,16 @@ class OpenNebulaProvider(Devices):
         elif name == "GROUP" and value:
             await self._client.call("one.vm.chown", number, _KEEP_OWNER, await self._group(value))
         else:
-            raise BadParameter(f"{name} counts when the remote VM is created only, or is gone from the section")
+            raise BadParameter(f"{name} counts only when the remote VM is created, or is gone from the section")
 
     # Monitoring
 
     def instance_sizes(self) -> Mapping[str, Size]:
-        """None: a remote VM has the size that it asks for."""
+        """Return none: a remote VM has the size that its template asks for."""
         return {}
 
     async def capacity(self) -> Room | None:
-        """The tightest quotas of the remote user and its group, else what hosts the user may see have in all."""
+        """Return the tightest quotas of the remote user and its group, else the capacity of all visible hosts."""
         user = await self._myself()
         try:
             group: Element | None = await self._client.read("one.group.info", _MYSELF, read=_whole)
@@ -310,11 +310,11 @@ class OpenNebulaProvider(Devices):
         return capacity.room(user, group, hosts)
 
     def troubles(self) -> Sequence[str]:
-        """Remote VMs of ours that were given to another user there."""
+        """Return warnings for remote VMs of ours that were given to another user there."""
         return self._listing.troubles()
 
     def import_hints(self, instance: Instance) -> ImportHints:
-        """What the attributes of the remote VM tell."""
+        """Return template values from the remote VM's attributes."""
         return capacity.import_hints(instance)
 
 
@@ -342,9 +342,9 @@ def _whole(document: Element) -> Element:
 
 
 def _number(result: object) -> int:
-    """The new VM's number."""
+    """Return the new VM's number."""
     if isinstance(result, bool) or not isinstance(result, int):
-        raise ProviderUnavailable(f"the partner has answered a create with {result!r} and no number")
+        raise ProviderUnavailable(f"the partner has answered a create with {result!r} instead of a number")
     return result
 
 

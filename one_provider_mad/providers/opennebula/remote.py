@@ -1,4 +1,4 @@
-"""The remote OpenNebula: its VMs by number, and orders to them that are offered until it is ready for them."""
+"""The partner's VMs by number, and calls that change them, repeated while a VM is busy."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from one_provider_mad.xmlrpc.release import Release, release_of
 from one_provider_mad.xmlrpc.session import check_session
 
 EXTENDED_POOL = (5, 8)
-"""From here on `one.vmpool.info` leaves USER_TEMPLATE out, and `one.vmpool.infoextended` has it."""
+"""From this release on `one.vmpool.info` leaves USER_TEMPLATE out, and `one.vmpool.infoextended` has it."""
 
 TERMINATE = (5, 0)
-"""Before that, `shutdown` and `delete` are what `terminate` is."""
+"""Before this release `terminate` was `shutdown` and `delete`."""
 
 _VERSION_SECONDS = 600.0
 
 LOGIN = ("ONE_USER", "ONE_PASSWORD")
-"""What upstream's driver wants in the host's template."""
+"""Attributes with the login in the host's template, as for upstream's driver."""
 
 _WORD = re.compile(r"[A-Z][A-Z_]+")
 
@@ -43,11 +43,11 @@ _ON_ITS_WAY = frozenset({"INIT", "PENDING", "CLONING"})
 
 
 class Remote:
-    """Asks one partner.
+    """The connection to one partner.
 
     Args:
         settings: the table `[opennebula]`.
-        clock: seconds, of any beginning.
+        clock: seconds of a clock that never goes back.
 
     Attributes:
         user_id: number of the remote user, -1 until it is known; 0 for every member of the group oneadmin, who may do
@@ -64,15 +64,15 @@ class Remote:
         self._version: Release | None = None
 
     async def open(self) -> None:
-        """Get ready to ask."""
+        """Open the connection."""
         await self.client.open()
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await self.client.close()
 
     async def version(self) -> Release:
-        """The partner's release, asked for now and then: a partner may be upgraded."""
+        """Return the partner's release, asked for again now and then: a partner may be upgraded."""
         if self._version is None or self._clock() >= self._version_until:
             answer = await self.client.call("one.system.version")
             if not (release := release_of(answer)):
@@ -82,24 +82,24 @@ class Remote:
         return self._version
 
     def forget_version(self) -> None:
-        """Ask for the release again: the partner does not behave like what it was."""
+        """Ask for the release again at the next call: the partner's answers do not fit the known one."""
         self._version = None
 
-    # Looking
+    # Lookups
 
     async def look(self, number: int) -> Seen:
-        """One VM as it is now, terminated ones included. Raises InstanceNotFound."""
+        """Return one VM as it is now, terminated ones included. Raises InstanceNotFound."""
         return _of(number, await self.client.read("one.vm.info", number, read=read_seen))
 
     async def machine(self, number: int) -> Machine:
-        """One VM with its parts. Raises InstanceNotFound, and WrongState when it is terminated or being so."""
+        """Return one VM with its parts. Raises InstanceNotFound, and WrongState when it is, or is being, terminated."""
         machine = await self.client.read("one.vm.info", number, read=read_machine)
         _of(number, machine.seen)
         _refuse_gone(machine.seen.instance)
         return machine
 
     async def settled(self, number: int) -> Machine:
-        """The VM once nothing is under way any more, however long that takes: the caller's time is bounded."""
+        """Return the VM once no change is under way; there is no time limit here, the caller has a deadline."""
         while True:
             machine = await self.machine(number)
             if not machine.seen.state.is_busy:
@@ -107,25 +107,25 @@ class Remote:
             await asyncio.sleep(self.settings.watch_interval)
 
     async def outcome(self, number: int) -> Machine:
-        """The VM once what was ordered is over.
+        """Return the VM once a change that was ordered is over.
 
         Raises:
-            ProviderUnavailable: it cannot be seen; the order was given, so that nobody may call it not carried out.
+            ProviderUnavailable: the VM cannot be looked up, so the change may have been carried out.
         """
         try:
             return await self.settled(number)
         except (NotReached, Throttled) as error:
-            raise ProviderUnavailable(f"what came of the order is not known: {error}") from error
+            raise ProviderUnavailable(f"the outcome of the change is not known: {error}") from error
 
-    # Ordering
+    # Changes
 
     async def act(self, number: int, action: str, *, is_done: Callable[[Seen], bool]) -> None:
-        """Give an order, `poweroff` say; fine when the VM is where the order leads.
+        """Call `one.vm.action` with an action such as `poweroff`; fine when the VM has its result already.
 
         Raises:
             InstanceNotFound: there is no such VM.
-            WrongState: it will not get there from where it is.
-            Throttled: it is busy, and will take the order later.
+            WrongState: the action has no effect in its state.
+            Throttled: it is busy, and will accept the action later.
         """
         await self.order(number, "one.vm.action", action, number, is_done=is_done)
 
@@ -137,10 +137,10 @@ class Remote:
         is_done: Callable[[Seen], bool] = lambda _: False,
         is_repeatable: bool = True,
     ) -> Result | None:
-        """Call a method that changes a VM, again while the VM is busy with something else.
+        """Call a method that changes a VM, again while the VM is busy.
 
         Returns:
-            The call's result; None when there was nothing to do.
+            The call's result; None when the change was not needed.
         """
         give_up = asyncio.get_running_loop().time() + self.settings.patience
         rested_in = ""
@@ -154,7 +154,7 @@ class Remote:
                 return None
             _refuse_gone(seen.instance)
             if not (seen.state.is_busy or seen.state.word in _ON_ITS_WAY):
-                # It may have come to rest between the refusal, which mostly names the state, and the look.
+                # It may have come to rest between the refusal, which mostly names the state, and the lookup.
                 if seen.state.word in (rested_in, *_WORD.findall(refusal)):
                     raise WrongState(f"{described(seen.instance)}: {refusal}")
                 rested_in = seen.state.word
@@ -172,29 +172,29 @@ async def _ask_session(login: HostLogin) -> str:
 
 
 def known_number(deploy_id: DeployId) -> int:
-    """The remote's number in an id. Raises InstanceNotFound for an id that is none of the partner's."""
+    """Return the remote's number in an id. Raises InstanceNotFound for an id of another provider."""
     number = number_of(deploy_id)
     if number is None:
-        raise InstanceNotFound(f"instance {deploy_id} is none of a partner OpenNebula's")
+        raise InstanceNotFound(f"instance {deploy_id} does not belong to a partner OpenNebula")
     return number
 
 
 def described(instance: Instance) -> str:
-    """Which VM, in which state and why, for the beginning of a sentence."""
+    """Return the instance, its state and its reason, for the beginning of a sentence."""
     because = f" ({instance.reason})" if instance.reason else ""
     return f"instance {instance.deploy_id} is {instance.raw_state}{because}"
 
 
 def needed(operand: dict[str, str], name: str) -> str:
-    """An attribute without which nothing can be done. Raises BadParameter."""
+    """Return an attribute that is required. Raises BadParameter."""
     value = operand.get(name, "").strip()
     if not value:
-        raise BadParameter(f"the request names no {name}, without which nothing can be done")
+        raise BadParameter(f"{name} is missing: nothing was done")
     return value
 
 
 def _of(number: int, seen: Seen) -> Seen:
-    """Return the VM if it is the one that was asked for. Raises ProviderUnavailable: another's state is not its own."""
+    """Return the VM if its number is the requested one. Raises ProviderUnavailable for another VM."""
     if seen.number != number:
         raise ProviderUnavailable(f"the partner answers with VM {seen.number} when it is asked for VM {number}")
     return seen

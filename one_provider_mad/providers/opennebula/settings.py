@@ -1,4 +1,4 @@
-"""What the operator can set about a partner OpenNebula."""
+"""The table `[opennebula]` of the configuration."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """The table `[opennebula]`."""
 
     endpoints: tuple[str, ...] = (USUAL_ENDPOINT,)
-    """URLs of the partner's front-ends, as `http://one.example.org:2633/RPC2`, tried in this order. The first one names
-    the account: put new ones after it."""
+    """URLs of the partner's front-ends, as `http://one.example.org:2633/RPC2`, tried in this order. The first one is
+    part of the account's name: put new ones after it."""
 
     credentials_file: str = ""
-    """File that holds `user:password` or `user:token` in its first line, mode 600. Default: the file that ONE_AUTH
-    names, else ~/.one/one_auth. Beware: on a front-end that is the key of the local OpenNebula."""
+    """File with `user:password` or `user:token` in its first line, mode 600. Default: the file in ONE_AUTH, else
+    ~/.one/one_auth. Beware: on a front-end that is the key of the local OpenNebula."""
 
     login_from_host: str = ""
-    """Name or number of the host here whose template holds ONE_USER and ONE_PASSWORD, as upstream's driver wants them;
-    they come in the place of `credentials_file`. OpenNebula decrypts them from 5.10 on, for oneadmin."""
+    """Name or number of a local host with ONE_USER and ONE_PASSWORD in its template, as for upstream's driver;
+    instead of `credentials_file`. OpenNebula decrypts them from 5.10 on, for oneadmin."""
 
     ca_file: str = ""
     """Certificates (PEM) to trust for https endpoints. Default: the system's."""
 
     template: str = ""
-    """Name or number of the remote template that is instantiated where a VM names none."""
+    """Name or number of the remote template for VMs that name none."""
 
     name_prefix: str = "remote-opennebula-"
-    """Remote VMs are called so, and the VM's number; upstream's driver used the same prefix."""
+    """Prefix of the remote VMs' names, before the VM's number; upstream's driver used the same."""
 
     networks: dict[str, str] = {}
-    """Name of a local network to the remote one that stands for it, for interfaces that are attached: its number, its
-    name, or `owner/name`, which a network of another remote user needs."""
+    """Local network names to remote networks, for interfaces that are attached: number, name, or `owner/name` for a
+    network of another remote user."""
 
     group: str = ""
-    """Name or number of the remote group that VMs are given to. Default: the remote user's own."""
+    """Name or number of the remote group for new VMs. Default: the remote user's own."""
 
     hold: bool = False
-    """VMs are created on hold, and wait until somebody of the partner's releases them."""
+    """Create VMs on hold; they wait until the partner releases them."""
 
     context: Literal["merge", "replace", "none"] = "merge"
-    """What becomes of a VM's CONTEXT: added to the remote template's own, put in its place, or left out."""
+    """What to do with a VM's CONTEXT: add it to the remote template's own, replace that, or leave it out."""
 
     capacity_from: Literal["vm", "template"] = "vm"
-    """Whose CPU, VCPU and MEMORY count: the VM's, or the remote template's, which the local scheduler does not see."""
+    """Which CPU, VCPU and MEMORY count: the VM's, or the remote template's, which the local scheduler does not know."""
 
     attributes: dict[str, str] = {}
-    """Attributes that every remote VM gets, SCHED_REQUIREMENTS say."""
+    """Attributes for every remote VM, such as SCHED_REQUIREMENTS."""
 
     allow_template_text: bool = False
-    """VMs may bring a whole template text. Off: it could ask for anything that the remote user may have."""
+    """VMs may bring a whole template text. Off: it could ask for all that the remote user is allowed."""
 
     adopt_upstream: bool = False
-    """A remote VM with nothing but upstream's REMOTE_OPENNEBULA_VM_ID counts as that VM's. Off: with another OpenNebula
-    that bursts with the same remote user, its VMs would count too."""
+    """A remote VM with upstream's REMOTE_OPENNEBULA_VM_ID as its only tag counts as that VM's. Off: VMs of another
+    OpenNebula with the same remote user would count too."""
 
     terminate: Literal["soft", "hard"] = "soft"
     """How `onevm terminate` ends a VM. soft: the guest is asked to shut down first, and ended hard when the request is
@@ -70,27 +70,27 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Which remote VMs are listed: those of the remote user, also those of its groups, or all that it may see."""
 
     page_size: Annotated[int, Meta(ge=10, le=10_000)] = 500
-    """VMs in one page of a listing; a page of 500 has about 2 MB. What is done with a page holds up everything else for
-    some milliseconds, a page of 10,000 for a tenth of a second."""
+    """VMs in one page of a listing; a page of 500 has about 2 MB. Reading a page blocks everything else for some
+    milliseconds, a page of 10,000 for a tenth of a second."""
 
     body_limit: Annotated[int, Meta(ge=65_536)] = 16_777_216
-    """Bytes that one answer may have; a larger one is refused rather than filling the memory."""
+    """Largest answer in bytes; a larger one is refused, since it would fill the memory."""
 
     timeout: Seconds = 30.0
     """Seconds one XML-RPC call may take; less than call_timeout, so that another front-end gets a turn."""
 
     watch_interval: Seconds = 2.0
-    """Seconds between two looks while the driver waits for a state; they cost the partner a query each."""
+    """Seconds between two lookups while the driver waits for a state; each costs the partner a query."""
 
     patience: Seconds = 20.0
-    """Seconds in which an action is offered again to a VM that is busy with something else; then it is paced."""
+    """Seconds for which a change is offered again to a busy VM; then it is paced."""
 
     visibility_grace: Annotated[float, Meta(ge=5)] = 10.0
-    """Seconds after an unanswered create in which the driver looks for what it may have made before it creates again:
-    oned answers from its memory at once, but an overloaded one may work on a call long after nobody waits for it."""
+    """Seconds after an unanswered create in which the driver looks for its VM before it creates again: oned answers
+    from its memory at once, but an overloaded one may finish a call long after its client has gone."""
 
     def __post_init__(self) -> None:
-        """Refuse what would only show when a VM is created."""
+        """Refuse values that would fail only when a VM is created."""
         check_endpoints(self.endpoints)
         if self.login_from_host and self.credentials_file:
             raise ValueError("login_from_host: give either a host or credentials_file, not both")
@@ -99,7 +99,7 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def connection(self) -> Connection:
-        """How to reach the partner."""
+        """Return the way to reach the partner."""
         return Connection(
             endpoints=self.endpoints,
             credentials_file=self.credentials_file,
@@ -113,5 +113,5 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def filter_flag(self) -> int:
-        """`visible` in the API's numbers (src/rm/RequestManagerPoolInfoFilter.cc)."""
+        """Return `visible` in the API's numbers (src/rm/RequestManagerPoolInfoFilter.cc)."""
         return {"mine": -3, "group": -1, "all": -2}[self.visible]

@@ -1,6 +1,6 @@
-"""What a remote VM's STATE and LCM_STATE mean, for every pair of numbers (include/VirtualMachine.h).
+"""The meaning of a remote VM's STATE and LCM_STATE, for every pair of numbers (include/VirtualMachine.h).
 
-The word is OpenNebula's own, so that POWEROFF, SUSPENDED, UNDEPLOYED and STOPPED stay apart for whoever reads it.
+The word is OpenNebula's own, so that POWEROFF, SUSPENDED, UNDEPLOYED and STOPPED stay apart for a reader.
 """
 
 from __future__ import annotations
@@ -108,18 +108,18 @@ LCM_STATES: dict[int, tuple[str, InstanceState]] = {
 }
 
 _AT_REST = frozenset({3, 16})
-"""LCM states in which the remote waits for orders: RUNNING and UNKNOWN."""
+"""LCM states in which the remote accepts actions: RUNNING and UNKNOWN."""
 
 
 class RemoteState(Value, frozen=True, kw_only=True):
     """A remote VM's state.
 
     Attributes:
-        meaning: our word.
-        word: OpenNebula's word; of a number that no release has, the number.
-        is_failure: the remote has given up until somebody helps it; its ERROR attribute says why.
-        is_busy: something is under way, and most actions are refused until it is over.
-        is_known: the release that wrote this map knew the numbers.
+        meaning: our state.
+        word: OpenNebula's word; the number, if no known release has it.
+        is_failure: the remote has given up until an administrator recovers the VM; its ERROR attribute has the reason.
+        is_busy: a change is under way, and most actions are refused until it is over.
+        is_known: this module knows the numbers.
     """
 
     meaning: InstanceState
@@ -131,7 +131,7 @@ class RemoteState(Value, frozen=True, kw_only=True):
 
 @cache
 def read_state(state: int, lcm_state: int) -> RemoteState:
-    """What the pair of numbers means. LCM_STATE counts only while the VM is ACTIVE. Total: never raises."""
+    """Return the meaning of the pair of numbers. LCM_STATE counts only while the VM is ACTIVE. Never raises."""
     found = (LCM_STATES.get(lcm_state) if state == ACTIVE else STATES.get(state)) or None
     if found is None:
         word = f"LCM_STATE {lcm_state}" if state == ACTIVE else f"STATE {state}"

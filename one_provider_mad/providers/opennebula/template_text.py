@@ -1,4 +1,4 @@
-"""OpenNebula's template text, written so that its parser takes exactly what was meant. Pure.
+"""OpenNebula's template text, written so that its parser reads the same values. Pure.
 
 The lexer (src/parsers/template_parser.l) knows one escape, a backslash before a quote; a value that ends in a backslash
 swallows the quote after it, and `]]>` anywhere in a line ends the parsing. Neither can be written, so it is refused.
@@ -15,7 +15,7 @@ _FORBIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff\ufffe\uffff]"
 
 
 class UnwritableError(ValueError):
-    """A template text cannot hold this; the sentence says what."""
+    """A template text cannot hold this; the sentence says which value."""
 
 
 def attribute(name: str, value: str) -> str:
@@ -30,7 +30,7 @@ def vector(name: str, values: Mapping[str, str]) -> str:
 
 
 def is_writable(value: str) -> bool:
-    """True when a value can be written as it is."""
+    """Return True when a value can be written unchanged."""
     return not (value.endswith("\\") or "]]>" in value or _FORBIDDEN.search(value))
 
 

@@ -1,4 +1,4 @@
-"""Remote templates: which number a name has, and what CONTEXT one brings."""
+"""Remote templates: number of a name, and CONTEXT of a number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.pool import read_pool
 
 _KEPT_SECONDS = 60.0
-"""How long a name is taken to mean the same template; a hundred VMs deployed at once ask for the list once."""
+"""Seconds for which a name keeps its number; a hundred VMs deployed at once ask for the list once."""
 
 _ALL = -2
 
@@ -22,9 +22,9 @@ class Templates:
     """Templates of one partner.
 
     Args:
-        client: whom to ask.
+        client: the connection to the partner.
         page_size: templates in one page.
-        clock: seconds, of any beginning.
+        clock: seconds of a clock that never goes back.
     """
 
     def __init__(self, client: Client, *, page_size: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -35,10 +35,10 @@ class Templates:
         self._names_until = 0.0
 
     async def number(self, template: str) -> int:
-        """The number of a template that is given by number or by name.
+        """Return the number of a template given by number or by name.
 
         Raises:
-            BadParameter: no template, or several, of that name may be used.
+            BadParameter: the user may use no template, or several, of that name.
         """
         if (number := whole_number(template)) is not None:
             return number
@@ -55,7 +55,7 @@ class Templates:
         raise BadParameter(f"the partner has several templates {template!r}, say which with TEMPLATE_ID: {several}")
 
     async def context(self, number: int) -> dict[str, str]:
-        """CONTEXT of a template as it is written there, variables not yet filled in. Raises BadParameter."""
+        """Return CONTEXT of a template, variables not yet filled in. Raises BadParameter."""
         return await self._client.read("one.template.info", number, read=_context)
 
     async def _list(self) -> None:

@@ -1,4 +1,4 @@
-"""`scripts`: performs each action by running somebody's scripts, in upstream's order, all on this machine."""
+"""`scripts`: carries out each action with a directory of scripts, in upstream's order, all on this machine."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ LOCAL_ACTIONS = (
     "snapshotdelete,attach_nic,detach_nic,reset,prereconfigure,reconfigure,attach_disk,detach_disk,resize_disk,"
     "update_sg,update_nic,resize"
 )
-"""What one_vmm_sh of 7.4 runs on the front-end when ARGUMENTS have no `-l` (src/vmm_mad/exec/one_vmm_sh)."""
+"""Actions that one_vmm_sh of 7.4 runs on the front-end without `-l` (src/vmm_mad/exec/one_vmm_sh)."""
 
 _FILES = {
     "snapshotcreate": "snapshot_create",
     "snapshotrevert": "snapshot_revert",
     "snapshotdelete": "snapshot_delete",
 }
-"""Words of `-l` whose script is called otherwise."""
+"""Actions in `-l` whose script has another name."""
 
 DUMMY = "dummy"
 """The transfer and the network driver that do nothing."""
@@ -59,18 +59,18 @@ _LINE = 45
 """Bytes in a line of base64 up to 5.10: 60 letters."""
 
 _LARGE = 128 * 1024
-"""Bytes from which on a message is dealt with in a thread: about a millisecond of the loop's time."""
+"""Bytes from which on a message is parsed in a thread, since it would block the loop for a millisecond."""
 
 _LARGEST_DEPLOYMENT = 16 * 1024 * 1024
 _READ_SECONDS = 60.0
-"""How large a deployment file may be, and how long reading it may take without `-w`."""
+"""Limits of a deployment file: its size, and the seconds to read it without `-w`."""
 
 _READERS = 4
 
 NOTHING = "-"
-"""What stands for nothing in a reply, and what oned would keep for an id."""
+"""The reply without a result, which oned would keep for an id."""
 
-# What XML, OpenNebula or the line would lose or change: markup, control characters of all kinds, a byte order mark,
+# Characters that XML, OpenNebula or the line would lose or change: markup, all control characters, a byte order mark,
 # and bytes that are not UTF-8, which are read as surrogates.
 _UNFIT = re.compile(
     "[<&]|]]>|[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
@@ -80,14 +80,14 @@ Log = Callable[[str, str], None]
 
 
 class StepFailed(RequestRefused):
-    """A step did not succeed; the sentence is what its script said."""
+    """A step did not succeed; the sentence is its script's."""
 
 
 class ScriptsDriver:
     """A directory of action scripts.
 
     Args:
-        context: its place.
+        context: names and directories.
         settings: the table `[scripts]`.
     """
 
@@ -103,7 +103,7 @@ class ScriptsDriver:
         self.readers = Workers(_READERS, name="deployment files")
 
     async def open(self) -> None:
-        """Read what the scripts' environment is to be, and which release this front-end is of."""
+        """Read the scripts' environment, and the release of this front-end."""
         prepare_for_many()
         version = self._context.state_directory / "remotes" / "VERSION"
         self._installed = await asyncio.to_thread(read_version, version)
@@ -128,10 +128,10 @@ class ScriptsDriver:
         self.readers.shutdown(wait=False, cancel_futures=True)
 
     async def perform(self, request: VerbatimRequest, log: Log) -> str:
-        """Run the steps of an action, and what undoes them when one fails.
+        """Run the steps of an action, and their undo steps when one fails.
 
         Raises:
-            RequestRefused: a step failed, and this is what its script said; or the message lacks what it needs.
+            RequestRefused: a step failed, with its script's message; or the message lacks a required value.
             NotSupported: upstream's drivers have no such action.
         """
         read = partial(
@@ -153,23 +153,23 @@ class ScriptsDriver:
         """True while a script runs."""
         return self.runner.is_busy
 
-    # What the steps need to know
+    # Settings for the steps
 
     @property
     def skips_transfer(self) -> bool:
-        """Transfer steps are turned off."""
+        """Return True if transfer steps are turned off."""
         return self._settings.transfer == "skip"
 
     @property
     def timeout(self) -> float | None:
-        """Seconds one script may run."""
+        """Return the seconds that one script may run, None for no limit."""
         return self._context.arguments.timeout
 
     def path(self, step: Step, driver: str) -> Path:
-        """The script of a step.
+        """Return the path of a step's script.
 
         Raises:
-            StepFailed: it would have to run on another machine, or its name leads elsewhere.
+            StepFailed: the step needs another machine, or its name is no word of a path.
         """
         if step.kind is Kind.TRANSFER:
             return _transfer_script(self._remotes / "tm" / _plain(driver), _plain(step.arguments[0]))
@@ -183,12 +183,12 @@ class ScriptsDriver:
         return self._remotes / "vmm" / self._context.name / script
 
     def words(self, variable: str) -> list[str]:
-        """The words of a variable of vmm_execrc."""
+        """Return the words of a variable of vmm_execrc."""
         return self.runner.environment.get(variable, "").split()
 
 
 class _Action:
-    """One action under way."""
+    """One action in progress."""
 
     def __init__(self, driver: ScriptsDriver, message: Message, main: str, log: Log) -> None:
         self._driver = driver
@@ -201,11 +201,11 @@ class _Action:
         self._deployment = b""
 
     async def read_deployment_file(self) -> None:
-        """Read what deploy is to read, before anything is done; in every era a missing one is a failure."""
+        """Read the file for deploy before the first step; in every release a missing one is a failure."""
         path = Path(self._message.field("LOCAL_DEPLOYMENT_FILE"))
         loop = asyncio.get_running_loop()
         try:
-            # In threads of their own: a file on a server that hangs must not keep everything else from being read.
+            # In threads for these files only: a file server that hangs must not block other reads.
             async with asyncio.timeout(self._driver.timeout or _READ_SECONDS):
                 self._deployment = await loop.run_in_executor(self._driver.readers, _read_deployment_file, path)
         except TimeoutError as error:
@@ -222,7 +222,7 @@ class _Action:
                     await self._undo(step.undo)
                     raise
         except asyncio.CancelledError:
-            # Nobody will ever learn the id of what deploy has made.
+            # OpenNebula will never learn the id of the VM that deploy has created, so it is cancelled.
             await self._undo(self._regret)
             raise
         return self._payload
@@ -232,7 +232,7 @@ class _Action:
             try:
                 await self._run(step)
             except StepFailed:
-                continue  # it stands in the log; the other steps may still succeed
+                continue  # the failure is logged; the other steps may still succeed
 
     async def _run(self, step: Step) -> None:
         if step.kind is Kind.TRANSFER and self._driver.skips_transfer:
@@ -254,7 +254,7 @@ class _Action:
             self._log("I", f"{result} {step.kind.value} operation: {step.action}.")
 
     async def _note_deployed(self, step: Step, word: str | None) -> None:
-        """Take the first word for the id, as oned does, unless it would store none (src/vm/VirtualMachine.cc)."""
+        """Keep the first word as the id, as oned does, unless oned could not store it (src/vm/VirtualMachine.cc)."""
         if word is None:
             raise StepFailed("deploy printed a blank line and no id, so OpenNebula would not know what it has made")
         self._deployed = word
@@ -293,7 +293,7 @@ class _Action:
             self._log("E", f"Timeout executing {outcome.described(command)}")
         elif finished.code:
             self._log("E", f"Command execution failed (exit code: {finished.code}): {outcome.described(command)}")
-        # Nothing is told of a POLL that succeeds: oned asks every minute.
+        # A POLL that succeeds is not logged: oned asks every minute.
         if finished.code or finished.is_timeout or step.action != "poll":
             for letter, text in outcome.log_lines(finished):
                 self._log(letter, text)
@@ -310,14 +310,14 @@ class _Action:
         return given if step.host is None else [*given, str(self._message.request.vm_id), step.host]
 
     def _check_live_snapshot(self) -> None:
-        """Refuse what upstream refuses: a live snapshot that nobody has said this pair of drivers can take."""
+        """Refuse a live snapshot, as upstream does, unless LIVE_DISK_SNAPSHOTS allows this pair of drivers."""
         message = self._message
         pair = f"{message.driver_name}-{message.request.operand.get('TM_MAD', '')}"
         if pair not in self._driver.words("LIVE_DISK_SNAPSHOTS"):
             raise StepFailed(f"Cannot perform a live DISKSNAPSHOTCREATE: LIVE_DISK_SNAPSHOTS does not name {pair}")
 
     async def _stdin(self, step: Step) -> bytes | None:
-        """What the script reads, in base64."""
+        """Return the script's input, in base64."""
         content = self._content(step)
         if content is None:
             return None
@@ -326,7 +326,7 @@ class _Action:
         return encode(content) if len(content) < _LARGE else await asyncio.to_thread(encode, content)
 
     def _content(self, step: Step) -> bytes | None:
-        """What the script reads; nothing up to 4.14, and for a network driver up to 5.8."""
+        """Return the script's input; none up to 4.14, and for a network driver up to 5.8."""
         match step.kind:
             case Kind.TRANSFER:
                 return step.stdin
@@ -338,7 +338,7 @@ class _Action:
 
 
 def _is_there(path: Path) -> bool:
-    return os.path.lexists(path)  # unlike Path.exists, it does not mind names that no file can have
+    return os.path.lexists(path)  # unlike Path.exists, it accepts names that no file can have
 
 
 def _in_lines(content: bytes) -> bytes:
@@ -348,7 +348,7 @@ def _in_lines(content: bytes) -> bytes:
 
 def _read_deployment_file(path: Path) -> bytes:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO has nobody to write into it
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO may have no writer
         with open(descriptor, "rb") as file:
             status = os.fstat(descriptor)
             is_ordinary = stat.S_ISREG(status.st_mode) and 0 < status.st_size <= _LARGEST_DEPLOYMENT
@@ -361,20 +361,20 @@ def _read_deployment_file(path: Path) -> bytes:
 
 
 def _transfer_script(directory: Path, command: str) -> Path:
-    """`clone.ssh` where there is one, else `clone`: the part after the dot names the system datastore's driver."""
+    """Return `clone.ssh` if it exists, else `clone`: the part after the dot is the system datastore's driver."""
     path = directory / command
     return path if "." not in command or _is_there(path) else directory / command.rpartition(".")[0]
 
 
 def _plain(name: str) -> str:
-    """Return a name that comes from a message, if it is one word of a path."""
+    """Return a name from a message, if it is one word of a path."""
     if not name or "/" in name or name in (".", ".."):
         raise StepFailed(f"{name!r} is no name of a driver")
     return name
 
 
 def _local_actions(text: str) -> dict[str, str]:
-    """Read `-l`: the actions that run here, each with its script's name."""
+    """Parse `-l`: the actions that run here, each with its script's name."""
     local: dict[str, str] = {}
     for entry in text.split(","):
         action, _, script = (part.strip() for part in entry.partition("="))

@@ -1,7 +1,7 @@
-"""What upstream's drivers read from a message besides what every provider is told.
+"""The parts of a message that only upstream's drivers read.
 
-The document is written by OpenNebula's src/vmm/VirtualMachineManager.cc (format_message); who reads what from it is
-in src/vmm_mad/exec/one_vmm_exec.rb of each release.
+OpenNebula's src/vmm/VirtualMachineManager.cc (format_message) writes the document; src/vmm_mad/exec/one_vmm_exec.rb
+of each release has its readers.
 """
 
 from __future__ import annotations
@@ -30,24 +30,24 @@ class Nic(Value, frozen=True, kw_only=True):
 
     @property
     def driver(self) -> str:
-        """Its network driver, "" for none."""
+        """Return its network driver, "" for none."""
         return self.attributes.get("VN_MAD", "")
 
     @property
     def is_being_changed(self) -> bool:
-        """The action is about this one."""
+        """Return True if the action is about this interface."""
         return self.attributes.get("ATTACH", "").upper() == "YES"
 
 
 class Message(Value, frozen=True, kw_only=True):
-    """One action's message, as upstream's drivers see it.
+    """One action's message, in the terms of upstream's drivers.
 
     Attributes:
-        release: who has sent it.
+        release: the release of its sender.
         document: the XML as it came.
-        request: what every provider is told.
+        request: the values for every kind of provider.
         fields: the text of every plain child of the document.
-        nics: the VM's interfaces, aliases and PCI devices that are interfaces included.
+        nics: the VM's interfaces, aliases and PCI devices with an interface included.
         vm: the VM's element.
     """
 
@@ -59,45 +59,45 @@ class Message(Value, frozen=True, kw_only=True):
     vm: Element | None
 
     def since(self, *release: int) -> bool:
-        """True when this release or a later one has sent it."""
+        """Return True when the sender is of this release or a later one."""
         return self.release >= release
 
     def field(self, name: str) -> str:
-        """The text of a child of the document, "" when it has none."""
+        """Return the text of a child of the document, "" for none."""
         return self.fields.get(name, "")
 
     @property
     def deploy_id(self) -> str:
-        """The id as oned sent it: scripts may have made names that mean nothing to anybody else."""
+        """Return the id as oned sent it: scripts may give ids in forms of their own."""
         return self.field("DEPLOY_ID")
 
     @property
     def driver_name(self) -> str:
-        """The virtualization driver as oned.conf calls it."""
+        """Return the virtualization driver's name in oned.conf."""
         path = "HISTORY_RECORDS/HISTORY/VM_MAD"
         return "" if self.vm is None else text_of(self.vm.find(path)).strip()
 
     def vm_document(self) -> bytes:
-        """The VM's own XML."""
+        """Return the VM's own XML."""
         return b"" if self.vm is None else etree.tostring(self.vm, with_tail=False)
 
     def template(self, path: str) -> str:
-        """The text of an element below VM/TEMPLATE, "" when there is none."""
+        """Return the text of an element below VM/TEMPLATE, "" for none."""
         return "" if self.vm is None else text_of(self.vm.find(f"TEMPLATE/{path}")).strip()
 
     def transfers(self, name: str = "TM_COMMAND") -> tuple[tuple[str, ...], ...]:
-        """The transfer commands, one a line, each cut into its words."""
+        """Return the transfer commands, one a line, each split into words."""
         return tuple(tuple(line.split()) for line in self.field(name).splitlines() if line.split())
 
     def network_drivers(self) -> tuple[str, ...]:
-        """The network drivers of the VM's interfaces, each once, in order of appearance; up to 4.14 the host's."""
+        """Return the network drivers of the VM's interfaces, each once, in order; up to 4.14 the host's."""
         if not self.since(5):
             name = self.field("NET_DRV").strip()
             return (name,) if name else ()
         return tuple(dict.fromkeys(name for nic in self.nics if (name := nic.driver)))
 
     def network_document(self) -> bytes:
-        """The VM reduced to what network drivers look at; up to 4.4 all of it."""
+        """Return the VM with the elements for network drivers only; up to 4.4 all of it."""
         if not self.since(4, 6):
             return self.vm_document()
         root = etree.Element("VM")
@@ -109,10 +109,10 @@ class Message(Value, frozen=True, kw_only=True):
 def read_message(
     request: VmRequest, document: bytes, *, is_two_blank: bool, installed: Release | None = None
 ) -> Message:
-    """Read a message that was found to be well formed before.
+    """Read a message that is known to be well formed.
 
     Args:
-        request: what every provider is told of it.
+        request: the values for every kind of provider.
         document: the message.
         is_two_blank: the form of its line.
         installed: the release of this front-end, None when that is unknown.

@@ -1,4 +1,4 @@
-"""Which release of OpenNebula asks: upstream's drivers run scripts a little differently in nearly every one.
+"""The release of OpenNebula that sent a message: upstream's drivers run scripts differently in nearly every release.
 
 The line and its message tell 4.x, 5.x and later releases apart; `remotes/VERSION`, which every release installs
 (install.sh, IM_PROBES_VERSION), tells the rest.
@@ -16,11 +16,11 @@ Release = tuple[int, ...]
 _VERSION = re.compile(r"\s*([0-9]{1,3})\.([0-9]{1,3})(?:\.([0-9]{1,3}))?")
 
 _OLD, _MIDDLE, _NEW = (4, 14, 2), (5, 10, 5), (7, 4, 0)
-"""What a message of 4.x, 5.x and 6.0 or later is taken for where VERSION does not say it: the most widespread."""
+"""The most widespread release of each form of message (4.x, 5.x, 6.0 or later), for a missing or unfit VERSION."""
 
 
 def read_version(path: Path) -> Release | None:
-    """Read the release that is installed; None where the file is missing or says something else."""
+    """Return the installed release; None without a readable file."""
     try:
         match = _VERSION.match(path.read_text(encoding="ascii", errors="replace")[:100])
     except OSError:
@@ -29,12 +29,12 @@ def read_version(path: Path) -> Release | None:
 
 
 def release_of(fields: Container[str], *, is_two_blank: bool, installed: Release | None) -> Release:
-    """Return the release that has sent a message.
+    """Return the release that sent a message.
 
     Args:
         fields: names of the plain children of its document.
         is_two_blank: the form of its line.
-        installed: what VERSION says; passed over where that release writes no such message.
+        installed: the release in VERSION; ignored if it does not write such messages.
     """
     if is_two_blank:
         return installed if installed is not None and installed >= (6,) else _NEW

@@ -1,4 +1,4 @@
-"""What upstream's drivers do for an action, step by step, and what undoes it (src/vmm_mad/exec/one_vmm_exec.rb)."""
+"""The steps of upstream's drivers for each action, with their undo steps (src/vmm_mad/exec/one_vmm_exec.rb)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from one_provider_mad.errors import NotSupported, RequestRefused
 from one_provider_mad.providers.scripts.message import Message, Nic
 
 DEPLOYED = "\0the id that deploy has printed"
-"""Stands in arguments for what is known only once `deploy` has run; no argument can hold a NUL."""
+"""Stands in arguments for the id, which is known only after `deploy`; no argument can hold a NUL."""
 
 NAME = "scripts"
 
 
 LIVE_SNAPSHOT = "tm_snap_create_live"
-"""The step that LIVE_DISK_SNAPSHOTS of vmm_execrc has to allow."""
+"""The step that LIVE_DISK_SNAPSHOTS of vmm_execrc must allow."""
 
 
 class Kind(Enum):
-    """Whose script a step runs; the value is what upstream's log calls it."""
+    """The driver that a step's script belongs to; the value is its name in upstream's log."""
 
     VIRTUALIZATION = "virtualization driver"
     NETWORK = "network driver"
@@ -33,16 +33,16 @@ class Step(Value, frozen=True, kw_only=True):
     """One step of an action.
 
     Attributes:
-        kind: whose script.
+        kind: the driver of the script.
         action: upstream's word for the step: `deploy`, `snapshotcreate`, `pre`, `tm_context`.
-        arguments: of the script; for a virtualization driver, VM id and host still follow.
-        host: the host that follows the arguments; None when neither it nor the VM id does.
+        arguments: of the script; for a virtualization driver, VM id and host are added.
+        host: the host to add; None to add neither it nor the VM id.
         drivers: the network drivers to run, or the one transfer driver.
-        stdin: what the script reads; None for what its kind of script reads as a rule.
+        stdin: the script's input; None for the usual input of its kind.
         undo: steps that follow when this one fails.
-        regret: steps that follow when it has succeeded, and what it answered is of no use.
+        regret: steps to run when it succeeded with a useless answer.
         may_fail: a failure is logged, and the action goes on.
-        is_told: the VM's log is told that it has succeeded or failed.
+        is_told: whether its success or failure is written to the VM's log.
     """
 
     kind: Kind
@@ -58,10 +58,10 @@ class Step(Value, frozen=True, kw_only=True):
 
 
 def sequence(action: str, message: Message) -> tuple[Step, ...]:
-    """The steps of an action, in order; the reply is what the one that bears its name prints.
+    """Return the steps of an action, in order; the reply is the output of the step with the action's name.
 
     Raises:
-        RequestRefused: the message lacks what the action needs.
+        RequestRefused: the message lacks a value that the action needs.
         NotSupported: upstream's drivers have no such action.
     """
     steps = _SEQUENCES.get(action)
@@ -71,7 +71,7 @@ def sequence(action: str, message: Message) -> tuple[Step, ...]:
 
 
 def main_action(action: str) -> str:
-    """The word of the step that bears the action's name."""
+    """Return the name of the step with the action's result."""
     return _MAIN.get(action, action.lower())
 
 
@@ -110,9 +110,9 @@ def _network(
     may_fail: bool = False,
     skipped: tuple[str, ...] = (),
 ) -> list[Step]:
-    """Return the step that runs a script of every network driver; nothing when no interface has one.
+    """Return the step for a script of every network driver; none without interfaces that have one.
 
-    Up to 5.8 its first argument is the VM, which it reads from 5.10 on (src/vnm_mad/one_vnm.rb).
+    Up to 5.8 the script gets the VM as its first argument, from 5.10 on as its input (src/vnm_mad/one_vnm.rb).
     """
     drivers = tuple(name for name in message.network_drivers() if name not in skipped)
     if host is not None and not message.since(5):
@@ -149,7 +149,7 @@ def _clean(message: Message, *, host: str | None = None, may_fail: bool = False)
 
 
 def _host(message: Message) -> tuple[str, ...]:
-    """Return what `post` and `clean` are told last: the host, from 6.0 on; also where they run for another one."""
+    """Return the last argument of `post` and `clean`: the host, from 6.0 on; also where they run for another host."""
     return (message.request.host,) if message.since(6) else ()
 
 
@@ -166,7 +166,7 @@ def _transfer(
     undo: tuple[Step, ...] = (),
     may_fail: bool = False,
 ) -> Step:
-    """Return the step for `COMMAND driver argument…`; the script is called like the command."""
+    """Return the step for `COMMAND driver argument…`; the script has the command's name."""
     if len(words) < 2:
         raise RequestRefused(f"the transfer command {' '.join(words)!r} names no driver")
     command, driver, *arguments = words
@@ -236,7 +236,7 @@ def _save(message: Message) -> list[Step]:
 
 
 def _restart(action: str) -> Callable[[Message], list[Step]]:
-    """Return what runs one script with deploy id and host; up to 5.8 nothing is told of it."""
+    """Return the steps of one script with deploy id and host; up to 5.8 its outcome is not logged."""
 
     def steps(message: Message) -> list[Step]:
         return [_script(message, action, message.deploy_id, message.request.host, is_told=message.since(5, 10))]
@@ -257,12 +257,12 @@ def _migrate(message: Message) -> list[Step]:
         found = message.transfers()[:1]
         if message.since(5, 10):
             return [_transfer(words, action, prefix, stdin=vm, undo=undo, may_fail=may_fail) for words in found]
-        # There the VM is an argument.
+        # Up to this release the VM is an argument.
         again = _encoded(vm)
         return [_transfer((*words, again), action, prefix, undo=undo, may_fail=may_fail) for words in found]
 
     fail = tuple(transfer("fail", may_fail=True)) if message.since(4, 14) else ()
-    # Once the VM is on the other host, a failure would make oned look for it on the first one.
+    # The VM is on the other host now: after a failure oned would look for it on the first one.
     return [
         *transfer("pre", undo=fail if message.since(7, 4) else ()),
         *_network(message, "pre", host=destination),
@@ -316,7 +316,7 @@ def _attach_nic(message: Message) -> list[Step]:
 
 
 def _bridge(message: Message, nic: Nic) -> str:
-    """Return the bridge; in 4.14 that of Open vSwitch, where the host's network driver is that."""
+    """Return the bridge; in 4.14, with Open vSwitch on the host, that driver's bridge."""
     is_split = message.since(4, 14) and message.field("NET_DRV") == "ovswitch"  # no NET_DRV from 5.0 on
     return (nic.attributes.get("BRIDGE_OVS", "") if is_split else "") or nic.attributes.get("BRIDGE", "")
 
@@ -336,9 +336,9 @@ def _detach_nic(message: Message) -> list[Step]:
 
 
 def _is_for_network(message: Message, alias: Nic) -> bool:
-    """True when network drivers run for an alias. Up to 6.0.2 they do so for an external one alone.
+    """Return True when network drivers run for an alias. Up to 6.0.2 they do so for an external alias only.
 
-    Their `clean` drops the security groups of every interface of the VM, as long as they do not know aliases.
+    Drivers without support for aliases drop the security groups of all interfaces of the VM in `clean`.
     """
     if message.since(6, 0, 3):
         return True
@@ -356,7 +356,7 @@ def _nic(message: Message, *needed: str) -> Nic:
 
 
 def _reconfigure(message: Message, undo: tuple[Step, ...] = ()) -> list[Step]:
-    """Tell the guest of what has changed."""
+    """Return the step that updates the guest's context."""
     deploy_id, target = message.deploy_id, message.template("CONTEXT/TARGET")
     return [
         _script(message, "prereconfigure", deploy_id, target, undo=undo),

@@ -1,4 +1,4 @@
-"""What can be set about a directory of scripts."""
+"""The table `[scripts]` of the configuration."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ScriptsSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """The table `[scripts]`; without a configuration file all of it has its default."""
 
     transfer: Literal["run", "skip"] = "run"
-    """Whether transfer steps run (`remotes/tm/<driver>/<command>`); `skip` where there is nothing to transfer."""
+    """Whether transfer steps run (`remotes/tm/<driver>/<command>`); `skip` if there is nothing to transfer."""
 
     remotes: str = ""
-    """Directory with `vmm`, `tm`, `vnm` in it; empty: `remotes` in OpenNebula's var directory."""
+    """Directory with `vmm`, `tm` and `vnm`; empty: `remotes` in OpenNebula's var directory."""

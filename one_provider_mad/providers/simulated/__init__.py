@@ -1,1 +1,1 @@
-"""The embedded cloud: small, in one SQLite file, shared by every process that opens it."""
+"""The embedded cloud: small, in one SQLite file shared by all its processes."""

@@ -1,4 +1,4 @@
-"""How much room the simulated cloud has, as far as its settings limit it."""
+"""The room in the simulated cloud, from its limits in the settings."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 
 def sizes(settings: SimulatedSettings) -> dict[str, Size]:
-    """Size of each instance type on offer."""
+    """Return the size of each instance type."""
     return {name: Size(cpu=kind.cpu, memory=kind.memory) for name, kind in settings.offer.types.items()}
 
 
 def room(settings: SimulatedSettings) -> Room | None:
-    """Room for the largest set of instances that the limits allow; None when there could be any number of some type."""
+    """Return room for the largest set of instances within the limits; None when a type has no limit."""
     largest_first = sorted(settings.offer.types.items(), key=lambda item: (item[1].memory, item[1].cpu), reverse=True)
     left = settings.max_instances or None
     cpu, memory = 0.0, 0
@@ -33,7 +33,7 @@ def room(settings: SimulatedSettings) -> Room | None:
 
 
 def import_hints(instance: Instance) -> ImportHints:
-    """What a VM would ask for that is to take over this instance."""
+    """Return the template values of a VM that imports this instance."""
     facts = instance.attributes
     return ImportHints(
         size=Size(cpu=float(facts.get("SIM_CPU", "0")), memory=int(facts.get("SIM_MEMORY", "0"))),
@@ -45,7 +45,7 @@ def import_hints(instance: Instance) -> ImportHints:
 
 
 def check(settings: SimulatedSettings, database: Path, instances: Iterable[Instance]) -> Iterator[SelfCheck]:
-    """Whether the file can be written, and what the limits leave over."""
+    """Yield findings: whether the file is writable, and what the limits leave."""
     is_writable = os.access(database, os.W_OK) and os.access(database.parent, os.W_OK | os.X_OK)
     yield SelfCheck(
         what="database",

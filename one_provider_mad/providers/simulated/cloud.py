@@ -1,8 +1,7 @@
-"""The small cloud itself: instances in a table, and states that the clock moves.
+"""The simulated cloud itself: instances in a table, with states that follow from the clock.
 
-Nothing runs in the background. A row holds the state that was entered last and the moment its transition ends, and
-whoever reads the row works out what it is by now; so every process sees the same cloud, and one that is killed
-leaves a true cloud behind.
+Nothing runs in the background. A row holds the latest transition and the timestamp of its end, and each reader computes
+the present state from them; so every process sees the same cloud, and a killed process leaves it consistent.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ from one_provider_mad.providers.simulated.hardware import Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 MEMORY_OF_THE_DEAD = 3600.0
-"""Cloud seconds in which a terminated instance is still shown, as EC2 does."""
+"""Cloud seconds for which a terminated instance is still listed, as in EC2."""
 
 AT_REST = (InstanceState.RUNNING, InstanceState.STOPPED)
 """States in which an instance's parts can be changed."""
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The parameters of a create, as they stand in the journal.
+    """The parameters of a create, as in the journal.
 
     Attributes:
         type: an instance type.
@@ -49,7 +48,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         cpu: cores.
         memory: MiB.
         tags: the user's own.
-        context: text handed to the instance.
+        context: the instance's context, as text.
         disks: by DISK_ID.
         nics: attributes by NIC_ID.
     """
@@ -70,16 +69,16 @@ def _new_id() -> str:
 
 
 def _nothing_more(db: sqlite3.Connection, deploy_id: DeployId) -> None:
-    """The instance is all there is to make."""
+    """Add nothing to the instance."""
 
 
 class Extras(NamedTuple):
-    """What an interface of its own adds to a create.
+    """Additions of an interface to a create.
 
     Attributes:
-        details: what else was asked for; two creates with one token must agree in it.
-        new_id: makes an id as this interface writes them.
-        add: makes what belongs to the new instance, in the same transaction.
+        details: further parameters; two creates with one token must have the same.
+        new_id: makes an id in the interface's form.
+        add: creates the new instance's parts, in the same transaction.
     """
 
     details: Mapping[str, str] = {}
@@ -88,11 +87,11 @@ class Extras(NamedTuple):
 
 
 class Cloud:
-    """One simulated account; every instance of this class on the same file is a client of it.
+    """One simulated account; all objects of this class on the same file share it.
 
     Args:
         path: the SQLite file.
-        settings: what the cloud offers and how fast it is.
+        settings: the cloud's instance types, limits and durations.
         clock: seconds since the epoch.
     """
 
@@ -101,8 +100,8 @@ class Cloud:
         self._offer = settings.offer
         self._clock = clock
         self._path = path
-        # Not synced: a process that is killed loses nothing that was committed and leaves no lock, and a crash of the
-        # whole machine may cost the last moments of a cloud that does not exist anyway.
+        # Not synced: a killed process loses no committed change and leaves no lock, and a crash of the whole machine
+        # may cost the last seconds of a cloud that does not exist anyway.
         self._database = Database(
             path,
             pragmas=("synchronous = OFF", "journal_mode = WAL"),
@@ -113,7 +112,7 @@ class Cloud:
     def _unusable(self, error: Exception) -> ProviderUnavailable:
         return ProviderUnavailable(
             f"the simulated cloud's database cannot be used: {error} ({self._path});"
-            " see `database` in [simulated] and who may write there"
+            " check `database` in [simulated] and the file's owner and mode"
         )
 
     async def open(self) -> None:
@@ -126,15 +125,15 @@ class Cloud:
 
     @property
     def database(self) -> Database:
-        """The file, for what an interface of its own keeps beside the instances."""
+        """Return the file's database, for further tables of an interface."""
         return self._database
 
     async def launch(
         self, launch: Launch, *, tags: Mapping[str, str], token: str = "", extras: Extras | None = None
     ) -> DeployId:
-        """Create an instance with exactly these tags, or find the one that the token made before.
+        """Create an instance with exactly these tags, or find the earlier one with the same token.
 
-        Without a token and without tags it is what somebody does in the cloud's own console.
+        Without a token and without tags it is like a create in the cloud's own console.
         """
         extras = extras or Extras()
         call = _fingerprint(launch, tags, extras.details)
@@ -143,7 +142,7 @@ class Cloud:
             now = self._clock()
             existing = table.find_by_token(db, token, call, now) if token else None
             if existing is not None:
-                return existing  # whatever is on offer by now
+                return existing  # even if its type is no longer offered
             self._offer.size(launch.type)
             self._offer.check_image(launch.image)
             self._check_room(db, launch.type)
@@ -158,7 +157,7 @@ class Cloud:
         return await self._database.write(create)
 
     async def start(self, deploy_id: DeployId) -> None:
-        """Let a stopped or suspended instance boot."""
+        """Start a stopped or suspended instance."""
         await self._move(
             deploy_id,
             to=InstanceState.PENDING,
@@ -169,7 +168,7 @@ class Cloud:
         )
 
     async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
-        """Let a running instance stop; at once, if it is to be hard."""
+        """Stop a running instance; a hard stop takes no time."""
         await self._move(
             deploy_id,
             to=InstanceState.STOPPING,
@@ -180,7 +179,7 @@ class Cloud:
         )
 
     async def suspend(self, deploy_id: DeployId) -> None:
-        """Let a running instance suspend."""
+        """Suspend a running instance."""
         await self._move(
             deploy_id,
             to=InstanceState.SUSPENDING,
@@ -191,7 +190,7 @@ class Cloud:
         )
 
     async def terminate(self, deploy_id: DeployId, *, reason: str = "terminated from the console") -> None:
-        """Let an instance terminate, whatever it is doing."""
+        """Terminate an instance in any state."""
 
         def operation(db: sqlite3.Connection) -> None:
             now = self._clock()
@@ -210,7 +209,7 @@ class Cloud:
         await self._database.write(operation)
 
     async def reboot(self, deploy_id: DeployId) -> None:
-        """Count a reboot of a running instance; all that are asked for at once are one statement."""
+        """Count a reboot of a running instance; simultaneous calls share one statement."""
         await self._database.write_in_bulk(self._reboot_all, deploy_id)
 
     def _reboot_all(self, db: sqlite3.Connection, deploy_ids: Sequence[str]) -> dict[str, Exception]:
@@ -235,7 +234,7 @@ class Cloud:
         return refused
 
     async def retag(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
-        """Put these tags in the place of all that are ours; the user's own stay."""
+        """Replace all tags of ours by these; the user's own stay."""
 
         def operation(db: sqlite3.Connection) -> None:
             row = table.load(db, deploy_id, self._clock())
@@ -245,11 +244,11 @@ class Cloud:
         await self._database.write(operation)
 
     async def drop_tags(self, deploy_id: DeployId) -> None:
-        """Remove every tag of ours, as somebody may do in the console."""
+        """Remove every tag of ours, as in the console."""
         await self.retag(deploy_id, {})
 
     async def rework(self, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
-        """Change what an instance is made of while it runs or is stopped."""
+        """Change the hardware of a running or stopped instance."""
 
         def operation(db: sqlite3.Connection) -> None:
             now = self._clock()
@@ -265,7 +264,7 @@ class Cloud:
         await self._database.write(operation)
 
     async def change_type(self, deploy_id: DeployId, type_name: str) -> None:
-        """Make a stopped instance one of another type, and give it that type's size."""
+        """Give a stopped instance another type, with that type's size."""
         size = self._offer.size(type_name)
 
         def operation(db: sqlite3.Connection) -> None:
@@ -280,15 +279,15 @@ class Cloud:
         await self._database.write(operation)
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Sequence[Instance]:
-        """The visible ones among these instances."""
+        """Return the visible ones among these instances."""
         return await self._look(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
-        """The visible instances whose tags name this owner and VM."""
+        """Return the visible instances with tags of this owner and VM."""
         return await self._look(table.LIST_TAGGED, {"owner": owner, "vm_id": str(vm_id)})
 
     async def list_instances(self) -> Sequence[Instance]:
-        """All visible instances, oldest first."""
+        """Return all visible instances, oldest first."""
         return await self._look(table.LIST_ALL, {})
 
     async def _look(self, query: str, values: Mapping[str, str]) -> list[Instance]:
@@ -304,7 +303,7 @@ class Cloud:
         duration: float,
         what: str,
     ) -> None:
-        """Begin a transition from one of the sources; in a state that is as good as done, leave it at that."""
+        """Begin a transition from one of the source states; do nothing in a state that is as good as the goal."""
 
         def operation(db: sqlite3.Connection) -> None:
             now = self._clock()
@@ -324,7 +323,7 @@ class Cloud:
         return cloud_seconds / self._settings.time_scale
 
     def _check_room(self, db: sqlite3.Connection, type_name: str) -> None:
-        """Refuse another instance when the account or the cloud is full; what is on its way out takes no room."""
+        """Refuse another instance when the account or the cloud is full; terminating instances take no room."""
         limit = self._settings.max_instances
         if limit and sum(table.count_by_type(db).values()) >= limit:
             sentence = f"the simulated account may have {limit} instances and has them, terminate one first"
@@ -374,7 +373,7 @@ class Cloud:
         )
 
     def _prepare(self, db: sqlite3.Connection) -> None:
-        """Bring the schema up and check the key."""
+        """Create the tables and check the key."""
         api_key = hashlib.sha256(self._settings.api_key.encode()).hexdigest()
         if table.bring_up(db, api_key=api_key) != api_key:
             raise AuthenticationRefused(
@@ -388,6 +387,6 @@ def _wrong_state(deploy_id: str, state: InstanceState, what: str, allowed: tuple
 
 
 def _fingerprint(launch: Launch, tags: Mapping[str, str], details: Mapping[str, str]) -> str:
-    """What makes two calls with one token the same call: all that was asked for, whose it is included."""
+    """Return a hash of all parameters of a create, identity included: equal for the same call only."""
     call = (launch, tags, details) if details else (launch, tags)
     return hashlib.sha256(msgspec.json.encode(call, order="sorted")).hexdigest()

@@ -1,7 +1,7 @@
-"""Faults to order: a call meets them on its way to the simulated cloud, and its answer on the way back.
+"""Faults by order of the settings: a call to the simulated cloud meets them before and after it takes effect.
 
-On the way there: an outage, throttling, an error without effect, no return. Then the call takes effect. On the way
-back: an answer that is late or lost, a page of a listing that fails, instances that a listing leaves out.
+Before: an outage, throttling, an error without effect, no return. Then the call takes effect. After: an answer that is
+late or lost, a page of a listing that fails, instances missing in a listing.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ _SECOND = 1.0
 
 
 class Faults:
-    """What goes wrong for one client of the cloud.
+    """The faults for one client of the cloud.
 
     Args:
         settings: the table `[simulated.faults]`; at least one fault is ordered.
-        crashes: the file that counts crashes.
+        crashes: the file with the count of crashes.
         clock: seconds since the epoch.
-        warn: told when a crash cannot be counted, and so does not take place.
+        warn: called when a crash cannot be counted, and so does not take place.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Faults:
         self._broken_listings = Dice("broken_listings", settings.broken_listings, seed=settings.seed)
 
     async def meet(self, call: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Send a call through all that is ordered, and return its answer.
+        """Send a call through all ordered faults, and return its answer.
 
         Raises:
-            ProviderError: what the cloud, or a fault, answered.
+            ProviderError: the cloud's error, or a fault's.
         """
         if call != ACCOUNT:
             if self._is_outage():
@@ -83,10 +83,10 @@ class Faults:
         return answer
 
     def shown(self, call: str, instances: Sequence[Instance]) -> Sequence[Instance]:
-        """What a listing shows of what there is.
+        """Return the instances that a listing shows.
 
         Raises:
-            ProviderUnavailable: a page has failed, so that the listing would not be whole.
+            ProviderUnavailable: a page has failed, so the listing would be incomplete.
         """
         if self._broken_listings.hits(call):
             part = f"{(len(instances) + 1) // 2} of {len(instances)} instances"
@@ -97,7 +97,7 @@ class Faults:
         return [instance for instance in instances if not self._is_unseen(instance, unseen)]
 
     def _is_unseen(self, instance: Instance, unseen: Unseen) -> bool:
-        """By its id alone, so that all processes miss the same ones, look after look."""
+        """Decide by the id alone, so that all listings of all processes miss the same instances."""
         return zlib.crc32(f"{self._settings.seed} {instance.deploy_id}".encode()) < unseen.share * 2**32
 
     def _is_outage(self) -> bool:
@@ -108,7 +108,7 @@ class Faults:
         return settings.outage or any(now in window for window in settings.outages)
 
     def _refusal(self, call: str) -> ProviderError:
-        assert self._settings.permanent is not None  # noqa: S101 - or it would not have hit
+        assert self._settings.permanent is not None  # noqa: S101 - its dice hit
         kind: type[ProviderError] = getattr(errors, self._settings.permanent.error)
         return kind(f"simulated refused {call}, {self._permanent.by_order}")
 
@@ -118,7 +118,7 @@ class Faults:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _may_crash(self, crash: Crash) -> bool:
-        """True when it is another one's turn, which is counted on disk by then: nobody is left to do so afterwards."""
+        """Return True when another crash is due; it is counted on disk first, since the process dies then."""
         if not crash.times:
             return True
         try:
@@ -129,7 +129,7 @@ class Faults:
                     return False
                 file.write(f"{crash.at}\n")
         except OSError as error:
-            self._warn(f"crash {crash.at} left out, it cannot be counted: {error}")
+            self._warn(f"crash {crash.at} left out, since it cannot be counted: {error}")
             return False
         return True
 
@@ -139,7 +139,7 @@ class Dice:
 
     Args:
         name: the fault's key.
-        order: which calls, how many of them; None for none.
+        order: names and number of the calls, None for none.
         seed: makes the decisions repeatable; None does not.
     """
 
@@ -152,7 +152,7 @@ class Dice:
         self._random: dict[str, random.Random] = {}
 
     def hits(self, call: str) -> bool:
-        """True when the fault strikes this call, which counts."""
+        """Return True when the fault hits this call; it counts as one hit then."""
         order = self._order
         if order is None or (call not in order.calls if order.calls else call == ACCOUNT):
             return False
@@ -165,7 +165,7 @@ class Dice:
         return True
 
     def _throw(self, call: str) -> float:
-        """The next number for this call; each has a series of its own, whatever is called in between."""
+        """Return the next random number for this call; each call name has a series of its own."""
         series = self._random.get(call)
         if series is None:
             seed = None if self._seed is None else f"{self._seed} {self._name} {call}"
@@ -174,7 +174,7 @@ class Dice:
 
 
 class Throttle:
-    """Lets so many calls through in any one second.
+    """Limits the calls in any one second.
 
     Args:
         limit: calls, 0 for any number.
@@ -187,13 +187,13 @@ class Throttle:
         self._admitted: deque[float] = deque(maxlen=limit)
 
     def admit(self, call: str) -> None:
-        """Count a call. Raises Throttled, with the seconds until there is room again, when there were too many."""
+        """Count a call. Raises Throttled above the limit, with the seconds to wait."""
         if not self._limit:
             return
         now = self._clock()
         if len(self._admitted) == self._limit:
             age = now - self._admitted[0]
-            if 0 <= age < _SECOND:  # a clock that was put back forgives
+            if 0 <= age < _SECOND:  # after the clock was set back the count starts anew
                 raise Throttled(
                     f"simulated throttles {call}: more than {self._limit} calls a second, by order of"
                     " `calls_a_second` in [simulated.faults]",

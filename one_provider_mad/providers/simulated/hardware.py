@@ -1,6 +1,6 @@
-"""PURE: what an instance is made of, and how disks, interfaces and snapshots change it.
+"""PURE: an instance's hardware, and how disks, interfaces and snapshots change it.
 
-Every change yields new hardware; repeating a change yields the same again. What cannot be done raises BadParameter.
+Every change returns new hardware; a repeated change returns the same again. An impossible one raises BadParameter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _Thing = TypeVar("_Thing")
 
 DISKS, NICS, SNAPSHOTS = "SIM_DISKS", "SIM_NICS", "SIM_SNAPSHOTS"
 PASSING_FACTS = (DISKS, NICS, SNAPSHOTS)
-"""What monitoring shows only while there is something to show."""
+"""Attributes for monitoring that are left out when empty."""
 
 
 class Disk(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -35,17 +35,17 @@ class Disk(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an instance is made of.
+    """The hardware of an instance.
 
     Attributes:
         cpu: cores.
         memory: MiB.
-        context: text handed to the instance.
+        context: the instance's context, as text.
         disks: by DISK_ID.
         nics: attributes by NIC_ID.
-        snapshots: the disks as they were, by snapshot id.
-        rules: how many rules of each security group hold, by the group's id.
-        details: what else its create said, in the words of the interface that it came through.
+        snapshots: the disks at each snapshot, by snapshot id.
+        rules: number of applied rules of each security group, by its id.
+        details: further parameters of its create, in the words of its interface.
     """
 
     cpu: float
@@ -58,76 +58,76 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
     details: dict[str, str] = {}
 
     def attach_disk(self, disk_id: str, disk: Disk) -> Hardware:
-        """Add a disk; one that is there stays as it is."""
+        """Add a disk; an existing one stays as it is."""
         return replace(self, disks={disk_id: disk, **self.disks})
 
     def detach_disk(self, disk_id: str) -> Hardware:
-        """Take a disk away, if it is there."""
+        """Remove a disk, if it exists."""
         return replace(self, disks=_without(self.disks, disk_id))
 
     def resize_disk(self, disk_id: str, size: int) -> Hardware:
-        """Let a disk grow to so many MB."""
+        """Enlarge a disk to so many MB."""
         disk = self._disk(disk_id)
         if size < disk.size:
             raise BadParameter(f"disk {disk_id} has {disk.size} MB and cannot shrink to {size}, ask for more")
         return self._with_disk(disk_id, replace(disk, size=size))
 
     def snapshot_disk(self, disk_id: str) -> Hardware:
-        """Remember a disk as it is."""
+        """Remember a disk's size."""
         disk = self._disk(disk_id)
         return self._with_disk(disk_id, replace(disk, snapshots=(*disk.snapshots, disk.size)))
 
     def revert_disk(self, disk_id: str) -> Hardware:
-        """Put a disk back to what its latest snapshot remembers."""
+        """Revert a disk to its latest snapshot."""
         disk = self._disk(disk_id)
         if not disk.snapshots:
             raise BadParameter(f"disk {disk_id} has no snapshot to go back to, take one first")
         return self._with_disk(disk_id, replace(disk, size=disk.snapshots[-1]))
 
     def attach_nic(self, nic_id: str, nic: Mapping[str, str]) -> Hardware:
-        """Add an interface; one that is there stays as it is."""
+        """Add an interface; an existing one stays as it is."""
         return replace(self, nics={nic_id: dict(nic), **self.nics})
 
     def detach_nic(self, nic_id: str) -> Hardware:
-        """Take an interface away, if it is there."""
+        """Remove an interface, if it exists."""
         return replace(self, nics=_without(self.nics, nic_id))
 
     def update_nics(self, nics: Mapping[str, Mapping[str, str]]) -> Hardware:
-        """Give interfaces new attributes; those that are not there are left out."""
+        """Give interfaces new attributes; unknown interfaces are skipped."""
         return replace(self, nics={nic_id: {**nic, **nics.get(nic_id, {})} for nic_id, nic in self.nics.items()})
 
     def take_snapshot(self, snapshot_id: str) -> Hardware:
-        """Remember the disks under an id; an id that is taken keeps what it remembers."""
+        """Remember the disks under an id; an existing snapshot stays as it is."""
         return replace(self, snapshots={snapshot_id: self.disks, **self.snapshots})
 
     def revert_snapshot(self, snapshot_id: str) -> Hardware:
-        """Put the disks back to what a snapshot remembers."""
+        """Revert the disks to a snapshot."""
         if snapshot_id not in self.snapshots:
             raise BadParameter(f"there is no snapshot {snapshot_id}, {_there_are(self.snapshots)}")
         return replace(self, disks=self.snapshots[snapshot_id])
 
     def delete_snapshot(self, snapshot_id: str) -> Hardware:
-        """Forget a snapshot, if it is there."""
+        """Delete a snapshot, if it exists."""
         return replace(self, snapshots=_without(self.snapshots, snapshot_id))
 
     def apply_rules(self, group_id: str, count: int) -> Hardware:
-        """Let so many rules of a security group hold, instead of those that did."""
+        """Apply so many rules of a security group instead of the earlier ones."""
         return replace(self, rules={**self.rules, group_id: count})
 
     def resize(self, *, cpu: float, memory: int) -> Hardware:
-        """Have so many cores and MiB."""
+        """Set the number of cores and MiB."""
         return replace(self, cpu=cpu, memory=memory)
 
     def update_context(self, context: str) -> Hardware:
-        """Hand over another context."""
+        """Replace the context."""
         return replace(self, context=context)
 
     def release(self) -> Hardware:
-        """Give everything back that can be given back."""
+        """Remove everything that can be removed."""
         return replace(self, disks={}, nics={}, snapshots={}, rules={})
 
     def facts(self) -> dict[str, str]:
-        """What monitoring shows of it."""
+        """Return the attributes for monitoring."""
         facts = {"SIM_CPU": f"{self.cpu:g}", "SIM_MEMORY": str(self.memory)}
         if self.disks:
             facts[DISKS] = ",".join(f"{disk_id}:{disk.size}" for disk_id, disk in sorted(self.disks.items()))

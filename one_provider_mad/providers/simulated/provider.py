@@ -1,4 +1,4 @@
-"""The simulated cloud as a provider: what a VM asks for becomes parameters, an operand becomes a change."""
+"""The simulated cloud as a provider: a VM's template becomes parameters, an operand becomes a change."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.providers.simulated.traffic import Traffic
 
 KNOWN_ATTRIBUTES = ("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "PROVIDER_IMAGE_ID", "PROVIDER_INSTANCE_TYPE")
-"""What a PUBLIC_CLOUD section can say to this cloud."""
+"""All attributes of a PUBLIC_CLOUD section for this cloud."""
 
 DEFAULT_IMAGE = "default"
-"""The image of a VM that names none, on a cloud where every image exists."""
+"""The image of a VM that names none, in a cloud where every image exists."""
 
 LONGEST_TOKEN = 64
 
@@ -45,7 +45,7 @@ class SimulatedProvider:
     """A client of the simulated cloud, with every optional capability.
 
     Args:
-        context: its place.
+        context: names and directories.
         settings: the table `[simulated]`.
         clock: seconds since the epoch.
     """
@@ -72,18 +72,18 @@ class SimulatedProvider:
         await self.cloud.open()
 
     async def close(self) -> None:
-        """Finish what was asked for and close the database."""
+        """Finish pending calls and close the database."""
         await self.cloud.close()
 
     async def account(self) -> str:
-        """Account and region, as the settings have them."""
+        """Return account and region from the settings."""
         return await self._traffic.call("account", self._credentials)
 
     async def _credentials(self) -> str:
         return f"{self._settings.account}/{self._settings.region}"
 
     def plan(self, request: VmRequest) -> CreatePlan:
-        """One alternative for each type in PROVIDER_INSTANCE_TYPE, or the smallest type that CPU and MEMORY fit in."""
+        """Return one alternative for each type in PROVIDER_INSTANCE_TYPE, or the smallest type for CPU and MEMORY."""
         section = read_section(request, hypervisor=self._hypervisor)
         return CreatePlan(
             alternatives=tuple(self._parameters(request, section, name) for name in self._types(request, section)),
@@ -91,7 +91,7 @@ class SimulatedProvider:
         )
 
     async def create(self, call: CreateCall) -> DeployId:
-        """Launch the instance, its tags, its token and itself in one transaction."""
+        """Create instance, tags and token in one transaction."""
         return await self._traffic.call("create", partial(self._create, call))
 
     async def _create(self, call: CreateCall) -> DeployId:
@@ -100,7 +100,7 @@ class SimulatedProvider:
         try:
             launch = msgspec.convert(call.parameters, Launch)
         except msgspec.ValidationError as error:
-            raise BadParameter(f"the create parameters are not what the simulated cloud takes: {error}") from error
+            raise BadParameter(f"the create parameters are not valid for the simulated cloud: {error}") from error
         return await self.cloud.launch(launch, tags=call.identity.tags(), token=call.token)
 
     async def start(self, deploy_id: DeployId) -> None:
@@ -108,7 +108,7 @@ class SimulatedProvider:
         await self._traffic.call("start", partial(self.cloud.start, deploy_id))
 
     async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
-        """Stop a running instance; a hard stop takes no time, and cuts a soft one short."""
+        """Stop a running instance; a hard stop takes no time, and ends a soft one early."""
         await self._traffic.call("stop", partial(self.cloud.stop, deploy_id, hard=hard))
 
     async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:  # noqa: ARG002 the cloud knows one kind
@@ -120,36 +120,36 @@ class SimulatedProvider:
         await self._traffic.call("destroy", partial(self.cloud.terminate, deploy_id, reason="terminated on request"))
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
-        """Put this identity in the place of all tags of ours."""
+        """Replace all tags of ours by this identity."""
         await self._traffic.call("retag", partial(self.cloud.retag, deploy_id, identity.tags()))
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look at these instances in one query."""
+        """Look up these instances in one query."""
         found = await self._list("describe", partial(self.cloud.describe, deploy_ids))
         return {instance.deploy_id: instance for instance in found}
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
-        """Every instance tagged with this owner and VM."""
+        """Return every instance tagged with this owner and VM."""
         return await self._list("find", partial(self.cloud.find, owner=owner, vm_id=vm_id))
 
     async def list_instances(self) -> Sequence[Instance]:
-        """Every instance there is."""
+        """Return every instance."""
         return await self._list("list_instances", self.cloud.list_instances)
 
     def instance_sizes(self) -> Mapping[str, Size]:
-        """Every type on offer."""
+        """Return every instance type."""
         return capacity.sizes(self._settings)
 
     async def capacity(self) -> Room | None:
-        """What the settings limit the cloud to; they are at hand, so that no call travels."""
+        """Return the limits of the settings, without a call to the cloud."""
         return capacity.room(self._settings)
 
     async def check(self) -> Sequence[SelfCheck]:
-        """The file, and what the limits leave over."""
+        """Check the file, and what the limits leave."""
         return list(capacity.check(self._settings, self._path, await self.list_instances()))
 
     def import_hints(self, instance: Instance) -> ImportHints:
-        """What the attributes of the instance tell."""
+        """Return template values from the instance's attributes."""
         return capacity.import_hints(instance)
 
     async def suspend(self, deploy_id: DeployId) -> None:
@@ -157,18 +157,18 @@ class SimulatedProvider:
         await self._traffic.call("suspend", partial(self.cloud.suspend, deploy_id))
 
     async def create_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> SnapshotId:
-        """Remember the disks; the id follows from SNAPSHOT_ID, so a repeated call makes no second one."""
+        """Take a snapshot of the disks; its id follows from SNAPSHOT_ID, so a repeated call makes no second one."""
         snapshot_id = SnapshotId(f"snap-{_needed(snapshot, 'SNAPSHOT_ID')}")
         await self._rework("create_snapshot", deploy_id, lambda hardware: hardware.take_snapshot(snapshot_id))
         return snapshot_id
 
     async def revert_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
-        """Put the disks back."""
+        """Revert the disks to a snapshot."""
         snapshot_id = _needed(snapshot, "HYPERVISOR_ID")
         await self._rework("revert_snapshot", deploy_id, lambda hardware: hardware.revert_snapshot(snapshot_id))
 
     async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
-        """Forget a snapshot."""
+        """Delete a snapshot."""
         snapshot_id = _needed(snapshot, "HYPERVISOR_ID")
         await self._rework("delete_snapshot", deploy_id, lambda hardware: hardware.delete_snapshot(snapshot_id))
 
@@ -178,22 +178,22 @@ class SimulatedProvider:
         await self._rework("attach_disk", deploy_id, lambda hardware: hardware.attach_disk(disk_id, _disk(disk)))
 
     async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Take a disk away."""
+        """Remove a disk."""
         disk_id = _needed(disk, "DISK_ID")
         await self._rework("detach_disk", deploy_id, lambda hardware: hardware.detach_disk(disk_id))
 
     async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Remember one disk."""
+        """Take a snapshot of one disk."""
         disk_id = _needed(disk, "DISK_ID")
         await self._rework("create_disk_snapshot", deploy_id, lambda hardware: hardware.snapshot_disk(disk_id))
 
     async def revert_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Put one disk back."""
+        """Revert one disk to its latest snapshot."""
         disk_id = _needed(disk, "DISK_ID")
         await self._rework("revert_disk_snapshot", deploy_id, lambda hardware: hardware.revert_disk(disk_id))
 
     async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Let a disk grow."""
+        """Enlarge a disk."""
         disk_id, size = _needed(disk, "DISK_ID"), int(_number(_needed(disk, "SIZE"), "SIZE"))
         await self._rework("resize_disk", deploy_id, lambda hardware: hardware.resize_disk(disk_id, size))
 
@@ -203,19 +203,19 @@ class SimulatedProvider:
         await self._rework("attach_nic", deploy_id, lambda hardware: hardware.attach_nic(nic_id, nic))
 
     async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
-        """Take an interface away."""
+        """Remove an interface."""
         nic_id = _needed(nic, "NIC_ID")
         await self._rework("detach_nic", deploy_id, lambda hardware: hardware.detach_nic(nic_id))
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give the instance exactly the cores and memory, as long as some type is as large."""
+        """Set exactly these cores and memory, if some type is as large."""
         cpu = max(_figure(request.template, "CPU"), _figure(request.template, "VCPU"))
         memory = _figure(request.template, "MEMORY")
         self._offer.smallest(cpu=cpu, memory=memory)
         await self._rework("resize", deploy_id, lambda hardware: hardware.resize(cpu=cpu, memory=int(memory)))
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """Everything: this cloud has no other disks and interfaces than those of VMs."""
+        """Return all disks and interfaces: this cloud has none but those of VMs."""
         facts = (await self.describe([deploy_id]))[deploy_id].attributes
         disks = [each.partition(":")[0] for each in facts.get("SIM_DISKS", "").split(",")]
         return Attached(
@@ -223,13 +223,13 @@ class SimulatedProvider:
         )
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
-        """What the VM's own section says."""
+        """Return the attributes of the VM's own section."""
         return read_section(request, hypervisor=self._hypervisor).known(KNOWN_ATTRIBUTES)
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
-        """Make a stopped instance one of the first type that the section lists."""
+        """Give a stopped instance the first type in the section."""
         if name not in self.changeable_attributes:
-            raise BadParameter(f"{name} counts when an instance is created only: recreate the VM")
+            raise BadParameter(f"{name} counts only when an instance is created: recreate the VM")
         kind = self._types(request, read_section(request, hypervisor=self._hypervisor))[0]
         await self._traffic.call("resize", partial(self.cloud.change_type, deploy_id, kind))
 
@@ -239,7 +239,7 @@ class SimulatedProvider:
         await self._rework("update_context", deploy_id, lambda hardware: hardware.update_context(context))
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Let the group's present rules hold."""
+        """Apply the group's present rules."""
         group_id = request.security_group_id
         rules = request.template.vectors("SECURITY_GROUP_RULE")
         count = sum(rule.get("SECURITY_GROUP_ID") == group_id for rule in rules)
@@ -258,7 +258,7 @@ class SimulatedProvider:
         await self._traffic.call(name, partial(self.cloud.rework, deploy_id, change))
 
     def _types(self, request: VmRequest, section: Section) -> Sequence[str]:
-        """The types to try in this order, each once."""
+        """Return the types to try, each once, in order."""
         asked = [name.strip() for name in section.text("PROVIDER_INSTANCE_TYPE").split(",")]
         template = request.template
         return list(dict.fromkeys(filter(None, asked))) or [
@@ -304,18 +304,18 @@ factory: ProviderFactory = SimulatedFactory()
 def _needed(operand: Mapping[str, str], name: str) -> str:
     value = operand.get(name, "")
     if not value:
-        raise BadParameter(f"the request names no {name}, without which nothing can be done")
+        raise BadParameter(f"{name} is missing: nothing was done")
     return value
 
 
 def _number(text: str, name: str) -> float:
-    """Read a figure of a template."""
+    """Parse a figure of a template."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number >= 0):
-        raise BadParameter(f"{name}={text} of the template is not a number, write a figure that is not negative")
+        raise BadParameter(f"{name}={text} of the template is not a number: write a figure that is not negative")
     return number
 
 
@@ -332,7 +332,7 @@ def _by_id(operands: Sequence[Mapping[str, str]], name: str) -> dict[str, Mappin
 
 
 def _context(template: Template) -> str:
-    """CONTEXT as lines that a shell, and upstream's context scripts, can read."""
+    """Return CONTEXT as lines for a shell, and for upstream's context scripts."""
     return "\n".join(
         f"{name}={shlex.quote(value)}" for vector in template.vectors("CONTEXT") for name, value in vector.items()
     )

@@ -1,4 +1,4 @@
-"""What the operator can set about the simulated cloud, and what that cloud has on offer."""
+"""The table `[simulated]` of the configuration, and the cloud's instance types."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class InstanceType(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """One size of instance."""
 
     cpu: Annotated[float, Meta(gt=0)]
-    """Cores; what a VM's CPU is compared with."""
+    """Cores; compared with a VM's CPU."""
 
     memory: Annotated[int, Meta(gt=0)]
-    """MiB; what a VM's MEMORY is compared with."""
+    """MiB; compared with a VM's MEMORY."""
 
 
 BUILT_IN_TYPES: Mapping[str, InstanceType] = {
@@ -34,15 +34,15 @@ BUILT_IN_TYPES: Mapping[str, InstanceType] = {
     "large_8gb": InstanceType(cpu=4, memory=8192),
     "xlarge_16gb": InstanceType(cpu=8, memory=16384),
 }
-"""What the cloud offers without being told; `small_256mb` is the cloud bursting guide's own example."""
+"""The default instance types; `small_256mb` is the cloud bursting guide's own example."""
 
 
 LISTINGS = ("describe", "find", "list_instances")
-"""Calls that tell which instances there are: by id, by tags, and all of them."""
+"""Calls that list instances: by id, by tags, and all of them."""
 
 ACCOUNT = "account"
-"""The call that every edit of the configuration begins with. A fault hits it only where it is named: settings that do
-not work are not taken (decision 3), and an outage ordered while the driver runs would never come into force."""
+"""The first call after every edit of the configuration. A fault hits it only if it is named: settings that fail are
+not accepted (decision 3), and an outage ordered while the driver runs would never come into force."""
 
 CALLS = (
     *(ACCOUNT, "create", "start", "stop", "reboot", "destroy", "retag", *LISTINGS, "suspend"),
@@ -50,7 +50,7 @@ CALLS = (
     *("attach_disk", "detach_disk", "create_disk_snapshot", "revert_disk_snapshot", "resize_disk"),
     *("attach_nic", "detach_nic", "resize", "update_context", "update_security_group", "update_nic"),
 )
-"""What the driver can ask this cloud for, in the words of providers/interface.py."""
+"""All calls of the driver to this cloud, in the words of providers/interface.py."""
 
 
 def _check_calls(names: Collection[str], known: Collection[str] = CALLS) -> None:
@@ -60,13 +60,13 @@ def _check_calls(names: Collection[str], known: Collection[str] = CALLS) -> None
 
 
 class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which calls a fault hits; without a word all of them, every time."""
+    """Which calls a fault hits; by default all of them, every time."""
 
     calls: tuple[str, ...] = ()
     """Names of calls; empty: all but `account`."""
 
     rate: Share = 1.0
-    """Share of these calls that it hits; chance decides."""
+    """Part of these calls that it hits, chosen at random."""
 
     times: Count = 0
     """How many calls it hits in all, 0 for any number; counted by each process, and anew when a setting changes."""
@@ -85,7 +85,7 @@ class ListingOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class RefusalOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """As `Order`, and what the cloud says."""
+    """As `Order`, and with which error the cloud refuses."""
 
     error: Literal[
         "AuthenticationRefused",
@@ -96,21 +96,21 @@ class RefusalOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True)
         "InstanceNotFound",
         "WrongState",
     ] = "PermissionDenied"
-    """A kind of error (errors.py) that says for certain that nothing was done."""
+    """A kind of error (errors.py) which is certain that nothing was done."""
 
 
 class DelayOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """As `Order`, and for how long."""
 
     seconds: Seconds
-    """Seconds from the moment the call takes effect until its answer comes."""
+    """Seconds between the call's effect and its answer."""
 
 
 class Unseen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Instances that a listing leaves out without a word. Which ones they are does not change from look to look."""
+    """Instances that a listing leaves out without an error. They are the same ones in every listing."""
 
     share: Share = 1.0
-    """Share of all instances that is left out."""
+    """Part of all instances that is left out."""
 
     calls: tuple[str, ...] = ()
     """Listings that leave them out; empty: all of them."""
@@ -136,17 +136,17 @@ class Window(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Crash(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where the process kills itself, as kill -9 would."""
+    """The point at which the process kills itself, as kill -9 would."""
 
     at: str
     """`before-` or `after-` and the name of a call: just before it takes effect, or just after, unanswered."""
 
     times: Count = 1
-    """How often in all, 0 for every time. Counted in the file `<database>.crashes`, a line for each, so that the
-    process that is started next gets through; remove that file to begin anew."""
+    """Number of crashes in all, 0 for every time. Counted in the file `<database>.crashes`, a line for each, so that
+    the next process continues the count; remove that file to begin anew."""
 
     def __post_init__(self) -> None:
-        """Refuse a point that no process ever comes to."""
+        """Refuse a point that no process ever reaches."""
         moment, _, call = self.at.partition("-")
         if moment not in ("before", "after"):
             raise ValueError(f"at: expected before- or after- and the name of a call, got {self.at}")
@@ -154,20 +154,20 @@ class Crash(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[simulated.faults]`: what goes wrong, by order. Every process applies it to its own calls."""
+    """The table `[simulated.faults]`: faults by order. Every process applies it to its own calls."""
 
     seed: int | str | None = None
-    """Makes chance repeatable: of two runs with the same seed, the n-th call of a name meets the same fate in both.
+    """Makes random faults repeatable: in two runs with the same seed, the n-th call of a name has the same result.
     Unset: different each time."""
 
     calls_a_second: Count = 0
-    """Calls that a process may send in any one second; more are throttled. 0: any number."""
+    """Limit of a process's calls in any one second; more are throttled. 0: no limit."""
 
     transient: Order | None = None
-    """Calls that are not answered and had no effect; whoever sent them cannot know the latter."""
+    """Calls that are not answered and had no effect; their sender cannot know that they had none."""
 
     permanent: RefusalOrder | None = None
-    """Calls that are refused with an error that trying again does not cure."""
+    """Calls that are refused with an error that a retry does not cure."""
 
     hangs: Order | None = None
     """Calls that never return, and have no effect."""
@@ -176,16 +176,16 @@ class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Calls that are not answered although they took effect."""
 
     late_answers: DelayOrder | None = None
-    """Calls that take effect at once and are answered later: a listing is old by the time it comes."""
+    """Calls that take effect at once and are answered later: a listing is then old when it arrives."""
 
     broken_listings: ListingOrder | None = None
-    """Listings of which one page comes and the next one fails."""
+    """Listings that fail after their first page."""
 
     unseen: Unseen | None = None
-    """Instances that listings leave out as if that were all."""
+    """Instances that listings leave out without an error."""
 
     no_capacity: tuple[str, ...] = ()
-    """Instance types that there is no room for, however few instances there are."""
+    """Instance types without room, even if there are few instances."""
 
     outage: bool = False
     """No call but `account` is answered, until this is edited away."""
@@ -194,31 +194,31 @@ class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Times of the day at which no call but `account` is answered."""
 
     crash: Crash | None = None
-    """Where the process kills itself."""
+    """The points at which the process kills itself."""
 
 
 class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The table `[simulated]`."""
 
     database: str = ""
-    """Path of the SQLite file that is the cloud; empty: `<NAME>.db` in OpenNebula's var directory, so that both
-    programs of one NAME share a cloud without a word of configuration."""
+    """Path of the cloud's SQLite file; empty: `<NAME>.db` in OpenNebula's var directory, so that both programs of one
+    NAME share a cloud without further configuration."""
 
     account: Annotated[str, Meta(min_length=1)] = "simulated"
-    """Name of the account; the driver refuses to go on with another one than it has seen first."""
+    """Name of the account; the driver refuses another one than it has seen first."""
 
     region: Annotated[str, Meta(min_length=1)] = "embedded"
     """Name of the region; as `account`."""
 
     api_key: Annotated[str, Meta(extra={"secret": True})] = ""
-    """Key of the account; the first one to open the database sets it, another one is refused, so that wrong
+    """Key of the account; the first process to open the database sets it, another key is refused, so that wrong
     credentials can be tried out."""
 
     latency: Seconds = 0.0
     """Seconds every call but `account` takes before it is carried out; real clouds need 0.1 to 1."""
 
     jitter: Seconds = 0.0
-    """Seconds; up to so much more for each call, evenly spread, so that calls overtake each other."""
+    """Seconds; up to so much more for each call, at random, so that calls overtake each other."""
 
     boot_time: Seconds = 0.05
     """Cloud seconds from a create or start until the instance runs; small, so that trying things out is quick."""
@@ -233,35 +233,35 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Cloud seconds from a destroy until the instance is terminated."""
 
     listing_lag: Seconds = 0.0
-    """Cloud seconds in which a new instance cannot be seen; real clouds are consistent only after a while."""
+    """Cloud seconds for which a new instance is not listed; real clouds are only eventually consistent."""
 
     time_scale: Annotated[float, Meta(gt=0)] = 1.0
-    """Cloud seconds in one real second; 60 lets a lag of a minute pass in a second."""
+    """Cloud seconds in one real second; with 60 a lag of a minute passes in a second."""
 
     max_instances: Count = 0
-    """How many instances the account may have, 0 for any number."""
+    """Limit of instances in the account, 0 for none."""
 
     capacity: dict[str, Count] = {}
-    """How many instances of a type the cloud has room for; a type that is not named has no limit."""
+    """Limit of instances of a type; a type that is not named has none."""
 
     images: list[str] = []
-    """Image ids that exist; empty: every one does, so that a template can be tried as it is."""
+    """Image ids that exist; empty: every id does, so that any template can be tried."""
 
     instance_types: dict[str, InstanceType] = {}
     """Further instance types, or other sizes for the built-in ones."""
 
     visibility_grace: Seconds | None = None
-    """Real seconds after a create in which the driver must not believe that an instance is not there; unset: the
-    listing lag and a tenth of a second more."""
+    """Real seconds after a create in which the driver must not conclude that there is no instance; unset: the listing
+    lag and a tenth of a second more."""
 
     watch_interval: Annotated[float, Meta(gt=0)] = 0.05
-    """Real seconds between two looks while the driver waits for a state; a look at a local file costs little."""
+    """Real seconds between two lookups while the driver waits for a state; one in a local file costs little."""
 
     faults: FaultSettings = FaultSettings()
-    """What goes wrong, by order."""
+    """Faults by order."""
 
     def __post_init__(self) -> None:
-        """Refuse a limit for a type that is not on offer: it is a typing error that would go unnoticed."""
+        """Refuse a limit for an unknown type: a typing error would go unnoticed."""
         for key, names in (("capacity", self.capacity), ("faults.no_capacity", self.faults.no_capacity)):
             for name in names:
                 if name not in self.offer.types:
@@ -269,19 +269,19 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     @property
     def offer(self) -> Offer:
-        """What the cloud has to choose from."""
+        """Return the cloud's instance types and images."""
         return Offer(types={**BUILT_IN_TYPES, **self.instance_types}, images=tuple(self.images))
 
     @property
     def grace(self) -> float:
-        """`visibility_grace`, or what follows from the listing lag."""
+        """Return `visibility_grace`, or its default from the listing lag."""
         if self.visibility_grace is not None:
             return self.visibility_grace
         return self.listing_lag / self.time_scale + 0.1
 
 
 class Offer(Struct, frozen=True, kw_only=True):
-    """Instance types and images to choose from.
+    """The instance types and images of the cloud.
 
     Attributes:
         types: name to size.
@@ -293,11 +293,11 @@ class Offer(Struct, frozen=True, kw_only=True):
 
     @property
     def choice(self) -> str:
-        """The types as the end of a sentence."""
+        """Return the types as the end of a sentence."""
         return f"known are {', '.join(self.types)}"
 
     def size(self, type_name: str) -> InstanceType:
-        """Size of a type. Raises BadParameter naming the known ones."""
+        """Return the size of a type. Raises BadParameter with the known ones."""
         try:
             return self.types[type_name]
         except KeyError:
@@ -306,13 +306,13 @@ class Offer(Struct, frozen=True, kw_only=True):
             ) from None
 
     def check_image(self, image: str) -> None:
-        """Raise BadParameter naming the known images, unless this is one."""
+        """Raise BadParameter with the known images, unless this is one."""
         if self.images and image not in self.images:
             known = ", ".join(self.images)
             raise BadParameter(f"image {image} is not known to the simulated cloud, known are {known}")
 
     def smallest(self, *, cpu: float, memory: float) -> str:
-        """Name of the smallest type that has so many cores and MiB. Raises BadParameter when none is so large."""
+        """Return the smallest type with so many cores and MiB. Raises BadParameter when none is so large."""
         fitting = [
             (size.memory, size.cpu, name)
             for name, size in self.types.items()

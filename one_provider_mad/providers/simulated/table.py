@@ -1,4 +1,4 @@
-"""The table of instances: its columns, how a line is found, and what the clock has made of it by now."""
+"""The table of instances: its columns, its queries, and the present state of its lines."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TRANSITIONS: Mapping[str, tuple[InstanceState, InstanceState]] = {
     "suspending": (InstanceState.SUSPENDING, InstanceState.SUSPENDED),
     "terminating": (InstanceState.TERMINATING, InstanceState.TERMINATED),
 }
-"""What a line can say, and the states that this means until the transition ends and from then on."""
+"""Transitions of a line, with the states until and after its end."""
 
 LIST_ALL = """SELECT '[' || coalesce(group_concat(line), '') || ']' FROM listing
     WHERE visible_at <= :now AND (forget_at IS NULL OR forget_at > :now)"""
@@ -66,7 +66,7 @@ LIST_TAGGED = """SELECT '[' || coalesce(group_concat(line), '') || ']' FROM list
     AND json_extract(tags, '$.ONE_PROVIDER_OWNER') = :owner AND json_extract(tags, '$.ONE_PROVIDER_VM_ID') = :vm_id"""
 
 CACHED_TEXTS = 4096
-"""How many columns are remembered with what was read from them; listings read the same ones over and over."""
+"""Number of decoded columns that are cached; listings read the same ones over and over."""
 
 
 class Row(NamedTuple):
@@ -88,16 +88,16 @@ class Row(NamedTuple):
     forget_at: float | None
 
     def state_at(self, now: float) -> InstanceState:
-        """What the state has become by now."""
+        """Return the present state."""
         return TRANSITIONS[self.transition][now >= self.ends_at]
 
     def is_known(self, now: float) -> bool:
-        """The cloud still knows the instance."""
+        """Return True if the cloud still knows the instance."""
         return self.forget_at is None or now < self.forget_at
 
 
 def encode(value: object) -> str:
-    """A value as the JSON that a column holds."""
+    """Return a value as JSON for a column."""
     return msgspec.json.encode(value).decode()
 
 
@@ -107,7 +107,7 @@ decode_rows = msgspec.json.Decoder(list[Row]).decode
 
 
 def bring_up(db: sqlite3.Connection, *, api_key: str) -> str:
-    """Create what is missing in a new file, with this key; return the key that holds."""
+    """Create missing tables in a new file, with this key; return the file's key."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         for statement in SCHEMA:
@@ -124,12 +124,12 @@ def bring_up(db: sqlite3.Connection, *, api_key: str) -> str:
 
 
 def insert(db: sqlite3.Connection, row: Row) -> None:
-    """Add a line; whatever its number, the table gives it the next one."""
+    """Add a line; the table gives it the next number."""
     db.execute("INSERT INTO instance VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row[1:])
 
 
 def load(db: sqlite3.Connection, deploy_id: DeployId, now: float) -> Row:
-    """The line of one instance. Raises InstanceNotFound."""
+    """Return the line of one instance. Raises InstanceNotFound."""
     values = db.execute("SELECT * FROM instance WHERE id = ?", (deploy_id,)).fetchone()
     row = Row._make(values) if values else None
     if row is None or not row.is_known(now):
@@ -138,13 +138,13 @@ def load(db: sqlite3.Connection, deploy_id: DeployId, now: float) -> Row:
 
 
 def look(db: sqlite3.Connection, query: str, values: Mapping[str, str], now: float) -> list[Instance]:
-    """What one of the queries shows by now, oldest instance first."""
+    """Return the instances of one of the queries, oldest first."""
     lines: str = db.execute(query, {**values, "now": now}).fetchone()[0]
     return [view(row, now) for row in sorted(decode_rows(lines))]
 
 
 def find_by_token(db: sqlite3.Connection, token: str, call: str, now: float) -> DeployId | None:
-    """The instance that this very call has made before, if any."""
+    """Return the instance that the same call made before, None for none."""
     row = db.execute("SELECT call, id FROM token WHERE token = ?", (token,)).fetchone()
     if row is None:
         return None
@@ -161,13 +161,13 @@ def find_by_token(db: sqlite3.Connection, token: str, call: str, now: float) -> 
 
 
 def count_by_type(db: sqlite3.Connection) -> dict[str, int]:
-    """How many instances of each type there are that are not on their way out."""
+    """Return the number of instances of each type, without terminating ones."""
     query = "SELECT type, count(*) FROM instance WHERE transition <> 'terminating' GROUP BY type"
     return dict(db.execute(query).fetchall())
 
 
 def view(row: Row, now: float) -> Instance:
-    """The instance as clients see it."""
+    """Return the instance as clients see it."""
     state = row.state_at(now)
     traits = _traits_of(row)
     return Instance(
@@ -184,7 +184,7 @@ def view(row: Row, now: float) -> Instance:
 
 
 def usage(row: Row, now: float) -> Usage:
-    """The figures of an instance at some moment, if it ran then."""
+    """Return the figures of a running instance at a timestamp."""
     return _traits_of(row).usage(now - row.created_at)
 
 
@@ -193,14 +193,14 @@ def _traits_of(row: Row) -> Traits:
 
 
 class Traits(NamedTuple):
-    """What does not change about an instance from one look to the next, worked out once.
+    """The values of an instance that are the same in every listing, computed once.
 
     Attributes:
-        attributes: what monitoring shows beside the figures.
-        cpu: percent it can use.
-        memory: KiB it has.
-        traffic: bytes it receives in a second.
-        phase: where in its waves of work it began.
+        attributes: attributes for monitoring beside the figures.
+        cpu: percent at full load.
+        memory: KiB.
+        traffic: bytes received in a second.
+        phase: where its wave of load began.
     """
 
     attributes: Mapping[str, str]
@@ -210,7 +210,7 @@ class Traits(NamedTuple):
     phase: float
 
     def usage(self, age: float) -> Usage:
-        """Figures that follow from the id and the clock alone: a load that rises and falls, and steady traffic."""
+        """Return figures that follow from the id and the clock alone: a load in waves, and steady traffic."""
         load = 0.5 + 0.45 * math.sin(age / 30 + self.phase)
         received = int(self.traffic * age) if age > 0 else 0
         return Usage(

@@ -1,4 +1,4 @@
-"""The way to the simulated cloud and back: as long as the settings say, and with the faults that they order."""
+"""Sends calls to the simulated cloud, with the latency and the faults of the settings."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _Result = TypeVar("_Result")
 
 
 class Traffic:
-    """What one client's calls meet on their way.
+    """Sends one client's calls, with latency and faults.
 
     Args:
         settings: the table `[simulated]`.
-        crashes: the file that counts crashes.
+        crashes: the file with the count of crashes.
         clock: seconds since the epoch.
-        warn: told when a crash cannot be counted, and so does not take place.
+        warn: called when a crash cannot be counted, and so does not take place.
     """
 
     def __init__(
@@ -36,17 +36,17 @@ class Traffic:
         )
 
     async def call(self, name: str, send: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Send a call; with neither latency nor faults it takes not even a turn of the loop.
+        """Send a call; with neither latency nor faults it takes no turn of the loop.
 
-        `account` is answered at once: it is asked when the settings were edited, and actions would go on with the
-        settings from before while a long latency lasts.
+        `account` is answered at once: it is called after an edit of the settings, and with a long latency actions would
+        go on with the old settings meanwhile.
 
         Args:
             name: one of `CALLS` (settings.py).
-            send: has the effect, and returns the answer.
+            send: takes effect, and returns the answer.
 
         Raises:
-            ProviderError: what the cloud, or a fault, answered.
+            ProviderError: the cloud's error, or a fault's.
         """
         if (self._latency or self._jitter) and name != ACCOUNT:
             extra = random.uniform(0, self._jitter)  # noqa: S311 chance, not secrecy
@@ -54,9 +54,9 @@ class Traffic:
         return await (send() if self._faults is None else self._faults.meet(name, send))
 
     def shown(self, name: str, instances: Sequence[Instance]) -> Sequence[Instance]:
-        """What a listing shows of what there is.
+        """Return the instances that a listing shows.
 
         Raises:
-            ProviderUnavailable: a page has failed, so that the listing would not be whole.
+            ProviderUnavailable: a page has failed, so the listing would be incomplete.
         """
         return instances if self._faults is None else self._faults.shown(name, instances)

@@ -61,7 +61,7 @@ async def test_what_is_missing_there_is_told_with_what_to_do(partner: Partner, t
     points = await checked(partner, tmp_path, template="debian")
     template = points["default template"]
     assert (template.is_well, "has no template 'debian'" in template.found) == (False, True)
-    assert template.remedy.startswith("mend template in [opennebula]")
+    assert template.remedy.startswith("correct template in [opennebula]")
     assert points["hosts"].is_well is None
     assert "[capacity]" in points["hosts"].remedy
     assert (await checked(partner, tmp_path))["default template"].is_well is None

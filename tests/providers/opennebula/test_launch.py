@@ -48,7 +48,7 @@ def test_a_template_is_named_by_number_by_name_or_by_the_configuration() -> None
         ({"TEMPLATE_ID": "ubuntu"}, "TEMPLATE_ID=ubuntu is no number of a remote template: use TEMPLATE_NAME"),
         ({"CPU": "many"}, "CPU=many of the template is not a number"),
         ({"MEMORY": "-1"}, "MEMORY=-1 of the template is not a number"),
-        ({"TEMPLATE_TEXT": "CPU=1"}, "TEMPLATE_TEXT may not be set here"),
+        ({"TEMPLATE_TEXT": "CPU=1"}, "TEMPLATE_TEXT is not allowed here"),
         ({"TAGS": "dir=C:\\"}, "TAG_DIR ends in a backslash"),
         ({"NETWORKS": "a]]>b"}, "NETWORK holds ]]>"),
         ({"NAME": "x", "TAGS": "ONE_PROVIDER_OWNER=me"}, "ONE_PROVIDER_OWNER"),

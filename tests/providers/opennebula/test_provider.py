@@ -480,7 +480,7 @@ async def test_a_state_of_a_release_to_come_is_warned_about_once(partner: Partne
     partner.vms[0].go((3, 99), delay=0)
     assert (await seen(provider, deploy_id)).state is S.UNKNOWN
     await provider.list_instances()
-    assert told == ["remote VMs are in LCM_STATE 99, which is not known here and counts as unknown"]
+    assert told == ["remote VMs are in LCM_STATE 99, which is an unknown state and counts as UNKNOWN"]
 
 
 # Whose it is, and how large
