@@ -1,4 +1,4 @@
-"""`one-provider demo`: a VM's life on an embedded cloud, through the real drivers, started as by OpenNebula."""
+"""`one-provider demo`: a VM's life in the simulated cloud, through the real drivers, started as by OpenNebula."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Repl
 from one_provider_mad.protocol.vmm import parse_reply
 
 PATIENCE = 10.0
-"""Seconds a step may take; each takes well under one."""
+"""Limit in seconds for a step; each takes well under one."""
 
 VM_ID = 42
 
@@ -35,7 +35,7 @@ _SHOWN_OF_LOG = 15
 
 
 class DemoFailed(click.ClickException):
-    """A step did not go as it should; one sentence."""
+    """A step failed; one sentence."""
 
 
 @click.command("demo", short_help="Play a VM's life on the simulated cloud.")
@@ -66,7 +66,7 @@ def command(is_ec2: bool, keep: bool) -> None:
 
 @contextmanager
 def _stage(folder: Path, *, is_ec2: bool) -> Iterator[Play]:
-    """The cloud that is played on, for as long as that takes."""
+    """Open the stage for a demonstration, and close it afterwards."""
     if not is_ec2:
         yield SIMULATED
         return
@@ -138,10 +138,10 @@ def _show_reported(watcher: Watcher, step: Step) -> None:
 
 
 def launcher(name: str = "one_vmm_provider") -> Path:
-    """A driver's program: the checkout's, else the one that was installed beside this Python.
+    """Return a driver's program: the checkout's, else the one installed beside this Python.
 
     Raises:
-        DemoFailed: there is none.
+        DemoFailed: there is no such program.
     """
     checkout = Path(__file__).resolve().parents[2] / "bin" / name
     installed = Path(sys.executable).with_name(name)
@@ -153,7 +153,7 @@ def launcher(name: str = "one_vmm_provider") -> Path:
 
 @contextmanager
 def _started(folder: Path, name: str, play: Play) -> Iterator[subprocess.Popen[bytes]]:
-    """The program, running; it is gone when this is left, whatever happens."""
+    """Run the program; end it afterwards in any case."""
     program = launcher(name)
     click.echo(f'{click.style("start", bold=True)}  {program} "{play.arguments}"')
     with _spawn(program, folder, play) as process:
@@ -187,7 +187,7 @@ def _spawn(program: Path, folder: Path, play: Play) -> subprocess.Popen[bytes]:
 
 
 class _Driver:
-    """A running driver and what is said to it."""
+    """A running driver, its input and its output."""
 
     def __init__(self, process: subprocess.Popen[bytes], play: Play) -> None:
         self._process = process
@@ -206,7 +206,7 @@ class _Driver:
         self._answers.put(None)  # nothing more will come
 
     def greet(self) -> None:
-        """INIT, and its answer."""
+        """Send INIT, and read its answer."""
         begun = time.monotonic()
         self._say("init", "are you ready?", wire_line("INIT"))
         line = self._hear("INIT", begun + PATIENCE)
@@ -215,7 +215,7 @@ class _Driver:
         self._show_answer(line, begun)
 
     def perform(self, step: Step, deploy_id: str) -> str:
-        """Carry out a step; returns the deploy id that a DEPLOY was answered with, else ""."""
+        """Carry out a step; return the deploy id in the answer to a DEPLOY, else ""."""
         begun = time.monotonic()
         line = wire_line(
             step.action,
@@ -236,7 +236,7 @@ class _Driver:
         return reply.info if step.action == "DEPLOY" else ""
 
     def finish(self) -> None:
-        """FINALIZE, and the process ends."""
+        """Send FINALIZE, and wait for the end of the process."""
         begun = time.monotonic()
         self._say("finalize", "come to an end, and stdin is closed", wire_line("FINALIZE"))
         if self._process.stdin is not None:
@@ -250,7 +250,7 @@ class _Driver:
         click.echo(f"  {_arrow('<')} exit code 0{_took(begun)}")
 
     def _reply(self, step: Step, begun: float) -> Reply:
-        """The step's answer; LOG lines before it are shown."""
+        """Return the step's answer, and show LOG lines before it."""
         while True:
             line = self._hear(step.title, begun + PATIENCE)
             self._show_answer(line, begun)
@@ -265,7 +265,7 @@ class _Driver:
         text = line.decode().rstrip("\n")
         click.echo(f"{click.style(title, bold=True)}: {meaning}")
         click.echo(f"  {_arrow('>')} {_shortened(text)}")
-        with suppress(BrokenPipeError):  # then waiting for the answer tells what happened
+        with suppress(BrokenPipeError):  # then the missing answer is reported
             if self._process.stdin is not None:
                 self._process.stdin.write(line)
 
@@ -308,7 +308,7 @@ def _stderr_file(folder: Path) -> Path:
 
 
 def _end_of_log(folder: Path) -> Iterator[str]:
-    """The last lines of whatever the driver wrote for people."""
+    """Yield the last lines of the driver's stderr and log."""
     for file in sorted((folder / "var").glob("*.log")):
         with suppress(OSError):
             lines = file.read_text(errors="replace").splitlines()[-_SHOWN_OF_LOG:]

@@ -46,19 +46,19 @@ _TEMPLATE = Template(
         "PUBLIC_CLOUD": ({"TYPE": "ec2", "AMI": "ami-0123456789abcdef0", "INSTANCETYPE": "t3.small,t3a.small"},),
     }
 )
-"""What the VM asks for."""
+"""The VM's template."""
 
 
 class NoBotocore(Exception):
-    """The provider's library is not installed; one sentence."""
+    """botocore is not installed; one sentence."""
 
 
 @contextmanager
 def ec2_stage(folder: Path) -> Iterator[Play]:
-    """Serve an account until this is left.
+    """Serve an account during the demonstration.
 
     Args:
-        folder: where its file goes.
+        folder: folder for the account's file.
 
     Raises:
         NoBotocore: the extra `ec2` is not installed.
@@ -89,7 +89,7 @@ def ec2_stage(folder: Path) -> Iterator[Play]:
             settings=_SETTINGS.format(region=REGION, url=endpoint.url, key=KEY, secret=secret),
             life=EC2_LIFE,
             template=_TEMPLATE,
-            # Nothing of the machine's own AWS set-up has a part in this.
+            # The machine's own AWS settings must not take part.
             environ={
                 "AWS_CONFIG_FILE": os.devnull,
                 "AWS_SHARED_CREDENTIALS_FILE": os.devnull,

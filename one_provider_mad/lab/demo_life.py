@@ -1,4 +1,4 @@
-"""What the demonstration plays: a VM's life on the embedded cloud, and the same on the embedded EC2 endpoint."""
+"""The steps of the demonstration: a VM's life in the simulated cloud, and in the EC2 endpoint on it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from one_provider_mad.domain import Template, Value
 
 
 class Step(Value, frozen=True, kw_only=True):
-    """One thing that is done to the VM.
+    """One action on the VM.
 
     Attributes:
-        title: what its owner does.
-        meaning: what the line then asks the driver for.
-        action: the line's word.
-        lcm_state: what the VM is in the middle of.
+        title: the user's word for it.
+        meaning: its effect, for a person.
+        action: its word in the line.
+        lcm_state: the VM's LCM_STATE during it.
         seq: number of the history record by then.
-        release: whose form of the line.
-        operand: what the action is about, besides the VM.
-        reported: what the information driver says of the VM afterwards, "" for nothing new.
+        release: the release with this form of the line.
+        operand: the action's operand, besides the VM.
+        reported: state that the information driver reports afterwards, "" for no change.
     """
 
     title: str
@@ -34,16 +34,16 @@ class Step(Value, frozen=True, kw_only=True):
 
 
 class Play(Value, frozen=True, kw_only=True):
-    """What is played, and on which stage.
+    """A demonstration and its stage.
 
     Attributes:
         name: NAME of the drivers.
         settings: the text of its configuration file.
         life: the steps.
-        template: what the VM asks for.
+        template: the VM's template.
         environ: added to the drivers' environment.
-        stage: a sentence about where the cloud is, "" where there is nothing to tell.
-        is_lasting: a kept folder has the whole cloud in it.
+        stage: a sentence about the cloud's place, "" for none.
+        is_lasting: whether a kept folder holds the whole cloud.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Play(Value, frozen=True, kw_only=True):
 
     @property
     def arguments(self) -> str:
-        """One element of argv, blanks included: so oned hands it over."""
+        """Return one element of argv, blanks included, as oned passes it."""
         return f"-t 15 -r 0 {self.name}"
 
 
@@ -128,7 +128,7 @@ EC2_LIFE = (
 SIMULATED = Play(
     name="simulated",
     settings="""\
-# Written by `one-provider demo`: a cloud with times that one can watch.
+# Written by `one-provider demo`: a cloud slow enough to watch.
 provider = "simulated"
 owner = "demo"
 

@@ -1,4 +1,4 @@
-"""The information driver's side of the demonstration: what it reports of the VM, as monitord understands it."""
+"""The information driver in the demonstration: its messages about the VM, read as by monitord."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _START = (
     + "".join(f"<{name}>{seconds}</{name}>" for name, seconds in _PERIODS.items())
     + "</PROBES_PERIOD></MONITOR_CONFIGURATION></MONITOR_DRIVER_ACTION>"
 )
-"""What monitord sends when a host is created, as far as the driver looks at it."""
+"""Payload that monitord sends for a new host, with the elements that the driver reads."""
 
 
 class Report(Value, frozen=True, kw_only=True):
-    """One message of the driver's: its first word, and its payload as text."""
+    """One message of the driver: its first word, and its payload as text."""
 
     word: str
     text: str
 
 
 class Watcher:
-    """A running information driver that reports on one host, and whoever reads it.
+    """A running information driver that reports on one host, and a reader of its messages.
 
     Args:
         process: the driver, started with pipes.
@@ -54,13 +54,13 @@ class Watcher:
             self._process.stdin.write(line + b"\n")
 
     def start(self) -> bytes:
-        """Ask for reports on the host, as monitord does; returns the line."""
+        """Ask for reports on the host, as monitord does; return the line."""
         line = b"START_MONITOR - %d 0 %s" % (HOST_ID, base64.b64encode(zlib.compress(_START.encode())))
         self.say(line)
         return line
 
     def wait(self, is_wanted: Callable[[Report], bool], seconds: float) -> Report | None:
-        """The next report that is wanted; None when none came in time."""
+        """Return the next report of the wanted kind; None when the time is up."""
         until = time.monotonic() + seconds
         while True:
             try:
@@ -72,7 +72,7 @@ class Watcher:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 - it was started with a pipe
-        with suppress(OSError, ValueError):  # closed by whoever started it: then nobody waits any more
+        with suppress(OSError, ValueError):  # the demonstration has closed it, and waits no longer
             for line in self._process.stdout:
                 self._take(line.rstrip(b"\n"))
         self._reports.put(None)

@@ -35,7 +35,7 @@ class CreatePlan(Value, frozen=True, kw_only=True):
 
     Attributes:
         alternatives: parameters to try in this order; the next one only after the cloud definitely had no room.
-        warnings: sentences for the VM's log (an attribute nobody knows, a token that is ignored).
+        warnings: sentences for the VM's log (an unknown attribute, an ignored token).
     """
 
     alternatives: tuple[Parameters, ...]

@@ -1,23 +1,24 @@
-"""What every cloud of our own kind must pass, whatever cloud it is.
+"""The conformance suite: tests that every cloud of our own kind must pass.
 
-How a new provider plugs in: in its own test module, derive from `OwnedCloudConformance` and give it a fixture
+To test a new provider: in its own test module, derive from `OwnedCloudConformance` and give it a fixture
 
     class TestMyCloudConforms(OwnedCloudConformance):
         @pytest.fixture
         def cloud(self, ...) -> CloudUnderTest:
             return CloudUnderTest(connect=..., console=..., ...)
 
-`connect` makes one more provider on the same cloud, as another process would; `console` does what somebody does behind
-our back. Each test gets an empty cloud of its own. A capability that the provider lacks must be named in `lacks` with
-the reason; the tests of all others run, so nothing is skipped by accident. States should be reached in well under a
-second.
+`connect` makes one more provider on the same cloud, as another process would; `console` acts like a user of the
+cloud's console. Each test gets an empty cloud of its own. A capability that the provider lacks must be named in `lacks`
+with the reason; the tests of all others run, so nothing is skipped by accident. States should be reached in well under
+a second.
 
-The suite speaks the words of `providers/interface.py`; one test lets actions see whose an instance is. It waits for
+
+The suite uses the words of `providers/interface.py`; in one test actions check the owner of an instance. It waits for
 conditions, each with a deadline.
 """
 
 # mypy: disable-error-code="type-abstract"
-# A capability is a protocol, and handing one over to be asked for by isinstance is what the suite is about.
+# A capability is a protocol, and the suite passes it on to isinstance.
 
 from __future__ import annotations
 
@@ -72,7 +73,7 @@ from one_provider_mad.settings import Policy
 
 OWNER = "conformance"
 PATIENCE = 20.0
-"""Seconds after which a condition that has not come is a failure."""
+"""Seconds after which a missing condition is a failure."""
 
 Capability = TypeVar("Capability")
 Result = TypeVar("Result")
@@ -81,10 +82,10 @@ numbers = count(1)
 
 
 class Console(Protocol):
-    """What somebody can do in the cloud without us."""
+    """A user of the cloud's own console."""
 
     async def launch(self) -> DeployId:
-        """Create an instance that carries no tag of ours."""
+        """Create an instance without tags of ours."""
 
     async def terminate(self, deploy_id: DeployId) -> None:
         """Terminate an instance."""
@@ -92,15 +93,15 @@ class Console(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class CloudUnderTest:
-    """A cloud to try a provider on.
+    """A cloud for the tests of a provider.
 
     Attributes:
         connect: makes a provider on it, not opened yet.
-        console: the way behind our back.
-        section: PUBLIC_CLOUD attributes of a VM that the cloud accepts.
+        console: changes the cloud without the provider.
+        section: valid PUBLIC_CLOUD attributes of a VM.
         other_section: the same for a VM of another size.
-        unknown_deploy_id: an id of the right form that the cloud has never given.
-        lacks: capabilities that the provider does not have, each with the reason.
+        unknown_deploy_id: a valid id that the cloud has never given.
+        lacks: capabilities without support, each with the reason.
     """
 
     connect: Callable[[], Provider]
@@ -111,7 +112,7 @@ class CloudUnderTest:
     lacks: Mapping[type, str] = field(default_factory=dict)
 
     def request(self, attributes: Mapping[str, str] | None = None, *, vm_id: int | None = None) -> VmRequest:
-        """A DEPLOY of a VM of its own, with these attributes in its section beside the usual ones."""
+        """Return a DEPLOY of a new VM, with these attributes in its section beside the usual ones."""
         number = VmId(next(numbers) if vm_id is None else vm_id)
         section = {**self.section, **(attributes or {})}
         return VmRequest(
@@ -126,7 +127,7 @@ class CloudUnderTest:
 
 
 def a_call(provider: Provider, request: VmRequest, *, token: str | None = None) -> CreateCall:
-    """The create that the core would send for this VM."""
+    """Return the create that the core would send for this VM."""
     return CreateCall(
         identity=request.identity(owner=OWNER),
         token=f"token-{request.vm_id}" if token is None else token,
@@ -135,19 +136,19 @@ def a_call(provider: Provider, request: VmRequest, *, token: str | None = None) 
 
 
 async def look(provider: Provider, deploy_id: DeployId) -> Instance | None:
-    """One instance as the cloud shows it now."""
+    """Return one instance as the cloud shows it now."""
     return (await provider.describe([deploy_id])).get(deploy_id)
 
 
 async def until(condition: Callable[[], Awaitable[Result]], what: str) -> Result:
-    """Ask again and again until the answer is true."""
+    """Ask again and again until the answer is true, and return it."""
     try:
         async with asyncio.timeout(PATIENCE):
             while not (answer := await condition()):
                 pass
             return answer
     except TimeoutError:
-        pytest.fail(f"did not come within {PATIENCE:g} s: {what}")
+        pytest.fail(f"did not happen within {PATIENCE:g} s: {what}")
 
 
 async def reach(provider: Provider, deploy_id: DeployId, *states: InstanceState) -> Instance:
@@ -171,7 +172,7 @@ async def turns(number: int) -> None:
 
 
 async def give_up(task: asyncio.Task[Any]) -> None:
-    """Cancel a task and see it end."""
+    """Cancel a task and wait for its end."""
     task.cancel()
     with suppress(asyncio.CancelledError, ProviderError):
         await task
@@ -179,7 +180,7 @@ async def give_up(task: asyncio.Task[Any]) -> None:
 
 @asynccontextmanager
 async def a_worker(provider: Provider, directory: Path) -> AsyncIterator[tuple[Callable[[VmRequest], Work], Journal]]:
-    """Makes what an action works with, and the journal that it looks in."""
+    """Yield a function that makes the work of an action, and the journal."""
     journal = await asyncio.to_thread(Journal, directory / "journal", clock=time.time, on_lost=pytest.fail)
     await journal.open()
     cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=PATIENCE)
@@ -211,9 +212,9 @@ class OwnedCloudConformance:
 
     @pytest.fixture(autouse=True)
     def nothing_blocks(self) -> Iterator[None]:
-        """Let any call of ours that blocks the event loop fail the test."""
+        """Fail the test when one of our calls blocks the event loop."""
         with blockbuster_ctx("one_provider_mad", excluded_modules=["one_provider_mad.testing"]) as watcher:
-            # Coverage takes a lock of its own whenever a file is new to it.
+            # Coverage takes a lock for each new file.
             for function in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
                 watcher.functions[function].can_block_in("coverage/collector.py", "lock_data")
             yield
@@ -227,7 +228,7 @@ class OwnedCloudConformance:
 
     @pytest.fixture
     async def running(self, cloud: CloudUnderTest, provider: Provider) -> DeployId:
-        """A VM's instance that runs."""
+        """Return a running instance of a VM."""
         return await self.launch(cloud, provider)
 
     async def launch(self, cloud: CloudUnderTest, provider: Provider, request: VmRequest | None = None) -> DeployId:
@@ -246,14 +247,14 @@ class OwnedCloudConformance:
         return deploy_id
 
     def capable(self, cloud: CloudUnderTest, provider: Provider, capability: type[Capability]) -> Capability:
-        """The provider as one that has the capability; skips only what is declared as lacking."""
+        """Return the provider as one with the capability; skip only a capability that is declared as lacking."""
         if capability in cloud.lacks:
-            assert not isinstance(provider, capability), f"{provider.name} has {capability.__name__} after all"
+            assert not isinstance(provider, capability), f"remove {capability.__name__} from `lacks`: {provider.name} has it"
             pytest.skip(cloud.lacks[capability])
-        assert isinstance(provider, capability), f"{provider.name} lacks {capability.__name__} without saying so"
+        assert isinstance(provider, capability), f"{provider.name} lacks {capability.__name__}: name it in `lacks`"
         return cast("Capability", provider)
 
-    # What it is
+    # Name and account
 
     async def test_it_says_what_the_core_needs_to_know(self, provider: Provider) -> None:
         assert provider.name.isascii()
@@ -389,7 +390,7 @@ class OwnedCloudConformance:
         await self.assert_all_is_tagged(provider, request)
 
     async def assert_all_is_tagged(self, provider: Provider, request: VmRequest) -> None:
-        """Nothing without our tags, and when the create is sent again there is one instance and no more."""
+        """Check that every instance has our tags, and that the same create again makes no second one."""
         identity = request.identity(owner=OWNER)
         assert all(instance.identity == identity for instance in await provider.list_instances())
         if not provider.is_create_repeatable:
@@ -485,7 +486,7 @@ class OwnedCloudConformance:
         await provider.destroy(running)
         await reach(provider, running, InstanceState.TERMINATED)
 
-    # Looking
+    # Lookups
 
     async def test_a_description_leaves_out_what_the_cloud_does_not_know(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
@@ -594,7 +595,7 @@ class OwnedCloudConformance:
     async def test_an_action_leaves_alone_what_its_tags_say_is_not_the_vms(
         self, cloud: CloudUnderTest, provider: Provider, tmp_path: Path, *, is_tagged: bool
     ) -> None:
-        """Named by the request, or by the answer to the VM's own create."""
+        """An instance that is not the VM's, named by the request or by the answer to the VM's own create."""
         theirs = await (self.launch(cloud, provider) if is_tagged else cloud.console.launch())
         await reach(provider, theirs, InstanceState.RUNNING)
         other = cloud.request()
@@ -795,7 +796,7 @@ class OwnedCloudConformance:
 
 
 def _every_extra(provider: Provider, deploy_id: DeployId) -> list[Awaitable[object]]:
-    """One call of each capability that the provider has."""
+    """Return one call of each capability of the provider."""
     disk, nic = {"DISK_ID": "5", "SIZE": "1024"}, {"NIC_ID": "2"}
     size = Template(values={"CPU": ("1",), "MEMORY": ("512",)})
     request = VmRequest(vm_id=VmId(1), template=size, security_group_id="7", virtual_network_id="4")

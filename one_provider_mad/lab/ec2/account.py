@@ -1,4 +1,4 @@
-"""An account of EC2, STS and CloudWatch on the simulated cloud: every action, and the faults that its calls meet."""
+"""An account of EC2, STS and CloudWatch on the simulated cloud: every action, and the faults on its way."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Action(NamedTuple):
     """One action of an API.
 
     Attributes:
-        service: whose it is.
-        call: the simulated cloud's word for it (`CALLS` of its settings.py), by which faults are ordered.
+        service: the service with this action.
+        call: the simulated cloud's name for it (`CALLS` of its settings.py), used to order faults.
         handler: carries it out.
     """
 
@@ -46,10 +46,10 @@ class Account:
 
     Args:
         database: the simulated cloud's file; the `simulated` provider may have it open too.
-        settings: the table `[simulated]`: what is on offer, how fast it is, and what goes wrong. `account` and
-            `region` name the account (twelve digits, or they are made up from it) and the region.
+        settings: the table `[simulated]`: offers, durations and faults. `account` and `region` name the account (twelve
+            digits, or made from the text) and the region.
         clock: seconds since the epoch.
-        warn: told when a crash cannot be counted, and so does not take place.
+        warn: called when a crash cannot be counted, and so does not take place.
     """
 
     def __init__(
@@ -123,15 +123,15 @@ class Account:
         await self.estate.close()
 
     def service_of(self, action: str) -> str:
-        """Whose action it is; "" for an unknown one."""
+        """Return the service of an action; "" for an unknown one."""
         return self._actions[action].service if action in self._actions else ""
 
     async def perform(self, action: str, form: Form) -> Answer:
-        """Carry out one action, on its way through all that the settings order.
+        """Carry out one action, with all faults of the settings.
 
         Raises:
-            Refusal: what EC2 answers instead.
-            AnswerLost: it was carried out, and nothing is answered.
+            Refusal: EC2's error instead of an answer.
+            AnswerLost: the action was carried out, but there is no answer.
         """
         known = self._actions.get(action)
         if known is None:
@@ -155,7 +155,7 @@ class Account:
 
     @staticmethod
     def _call_of(action: Action, form: Form) -> str:
-        """The simulated cloud tells listings apart by what they look for, and stops by what becomes of memory."""
+        """Return the simulated cloud's call: it tells listings apart by their filters, and stops by `Hibernate`."""
         if action.call == "list_instances":
             names = {text for name, text in form.items() if name.startswith("Filter.") and name.endswith(".Name")}
             if "instance-id" in names or "InstanceId.1" in form:

@@ -1,4 +1,4 @@
-"""Actions on Elastic IP addresses, as docs.aws.amazon.com, "Amazon EC2 API Reference" has them."""
+"""Actions on Elastic IP addresses, as in docs.aws.amazon.com, "Amazon EC2 API Reference"."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from one_provider_mad.lab.ec2.refusals import Refusal, needed, not_found
 from one_provider_mad.providers.simulated import table
 
 MOST_ADDRESSES = 250
-"""EC2 begins with five a region; these are all that 203.0.113.0/24 has (RFC 5737: it leads nowhere)."""
+"""EC2 begins with five a region; these are all of 203.0.113.0/24 (RFC 5737: not routed)."""
 
 
 class Addresses:
@@ -68,7 +68,7 @@ class Addresses:
         return {"addressesSet": [_shown(address) for address in shown]}
 
     async def associate(self, form: Form) -> Answer:
-        """AssociateAddress; from another instance too, unless AllowReassociation is false."""
+        """AssociateAddress; also from another instance, unless AllowReassociation is false."""
         instance_id = forms.value(form, "InstanceId")
         check_id(instance_id)
 
@@ -82,7 +82,7 @@ class Addresses:
                 raise Refusal("Resource.AlreadyAssociated", text)
             is_same = address.instance_id == instance_id
             association = address.association_id if is_same else f"eipassoc-{os.urandom(9).hex()[:17]}"
-            # An instance has one address: the one before is free again.
+            # An instance has one address: the earlier one is free again.
             db.execute(
                 "UPDATE ec2_address SET instance_id = '', association_id = '' WHERE instance_id = ?", (instance_id,)
             )
@@ -154,7 +154,7 @@ def _all(db: sqlite3.Connection) -> list[Address]:
 
 
 def _settled(db: sqlite3.Connection, now: float) -> list[Address]:
-    """The addresses; one whose instance is gone is associated with nothing."""
+    """Return the addresses; one of a gone instance is associated with nothing."""
     found = _all(db)
     instances = owners(db, {address.instance_id for address in found if address.instance_id}, now)
     alive = {each for each, row in instances.items() if not row.state_at(now).is_gone}

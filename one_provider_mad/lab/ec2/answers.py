@@ -1,4 +1,4 @@
-"""PURE: answers as the Query API writes them, and errors in each service's form."""
+"""PURE: answers in the Query API's XML, and errors in each service's form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 from one_provider_mad.lab.ec2.refusals import Refusal
 
 Answer = dict[str, Any]
-"""Element to text, to elements, or to a list: of `item`s, or of what `Members` says."""
+"""Element to text, to elements, or to a list: of `item`s, or of `member`s for `Members`."""
 
 NAMESPACES = {
     "ec2": "http://ec2.amazonaws.com/doc/2016-11-15/",
@@ -23,15 +23,15 @@ _HEAD = '<?xml version="1.0" encoding="UTF-8"?>\n'
 
 
 class Moment(float):
-    """A point in time, in seconds since the epoch: XML has it as ISO 8601, JSON as a number."""
+    """A timestamp in seconds since the epoch: XML has it as ISO 8601, JSON as a number."""
 
 
 class Members(list[Any]):
-    """A list as services other than EC2 write it: of `member`s."""
+    """A list in the form of services other than EC2: of `member`s."""
 
 
 def xml(value: object) -> str:
-    """What stands inside an element."""
+    """Return the content of an element."""
     if isinstance(value, dict):
         return "".join(f"<{name}>{xml(part)}</{name}>" for name, part in value.items())
     if isinstance(value, list):
@@ -45,7 +45,7 @@ def xml(value: object) -> str:
 
 
 def answer(service: str, action: str, content: Answer, *, request_id: str) -> str:
-    """A whole document; EC2 wraps nothing, the others have `ActionResult` and `ResponseMetadata`."""
+    """Return a whole document; EC2 has no wrapper, the others have `ActionResult` and `ResponseMetadata`."""
     if service == "ec2":
         inner = f"<requestId>{request_id}</requestId>{xml(content)}"
     else:
@@ -55,7 +55,7 @@ def answer(service: str, action: str, content: Answer, *, request_id: str) -> st
 
 
 def error(service: str, refusal: Refusal, *, request_id: str) -> str:
-    """An error document of the service."""
+    """Return an error document of the service."""
     told = {"Code": refusal.code, "Message": refusal.message}
     if service == "ec2":
         text = xml({"Response": {"Errors": {"Error": told}, "RequestID": request_id}})
@@ -67,10 +67,10 @@ def error(service: str, refusal: Refusal, *, request_id: str) -> str:
 
 
 def moment(seconds: float) -> str:
-    """A point in time, to the millisecond."""
+    """Return a timestamp in ISO 8601, to the millisecond."""
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
 
 
 def tag_set(tags: Mapping[str, str]) -> Sequence[Answer]:
-    """Tags of one resource."""
+    """Return the tags of one resource."""
     return [{"key": key, "value": value} for key, value in tags.items()]

@@ -1,4 +1,4 @@
-"""An endpoint in a thread of its own, for programs that do something else meanwhile."""
+"""An endpoint in a thread of its own, for programs with other work."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from one_provider_mad.lab.ec2.server import Server
 _Result = TypeVar("_Result")
 
 PATIENCE = 30.0
-"""Seconds that whatever is asked of the thread may take."""
+"""Limit in seconds for a request to the thread."""
 
 
 class Background:
-    """Serves until it is left.
+    """Serves within a `with` statement.
 
     Args:
-        server: whose account is opened and closed by the thread.
-        port: where to listen on loopback, 0 for any that is free.
+        server: its account is opened and closed by the thread.
+        port: port on loopback, 0 for any free one.
 
     Attributes:
-        url: where it is served, once it is.
+        url: the server's URL, once it serves.
     """
 
     def __init__(self, server: Server, *, port: int = 0) -> None:
@@ -51,12 +51,12 @@ class Background:
         self._thread.join(PATIENCE)
 
     def submit(self, work: Coroutine[Any, Any, _Result]) -> Future[_Result]:
-        """Have something done in the thread."""
+        """Run a coroutine in the thread."""
         assert self._loop is not None  # noqa: S101 - it was entered
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, function: Callable[[], object]) -> None:
-        """Have a function called in the thread, soon."""
+        """Call a function in the thread, soon."""
         assert self._loop is not None  # noqa: S101 - it was entered
         self._loop.call_soon_threadsafe(function)
 
@@ -71,7 +71,7 @@ class Background:
                 await self._server.account.open()
                 stack.push_async_callback(self._server.account.close)
                 url = await stack.enter_async_context(self._server.served(port=self._port))
-            except Exception as error:  # noqa: BLE001 - whoever waits is told
+            except Exception as error:  # noqa: BLE001 - the waiting thread raises it
                 self._ready.set_exception(error)
                 return
             self._ready.set_result(url)

@@ -1,7 +1,7 @@
-"""What an account has: the simulated cloud's instances, and beside them the volumes and addresses that only EC2 knows.
+"""The contents of an account: the simulated cloud's instances, and beside them EC2's volumes, addresses and the like.
 
-They stand in the same file as the instances. As with these nothing runs in the background: what has become of a volume
-follows from its line, the clock, and the instance that it belongs to.
+They are in the same file as the instances. Nothing runs in the background: a volume's present state follows from its
+line, the clock, and its instance.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Volume(NamedTuple):
     deleted_at: float | None
 
     def settled(self, now: float, instance: table.Row | None) -> Volume:
-        """The line as the end of its instance has left it."""
+        """Return the line after the end of its instance."""
         if not self.instance_id or self.deleted_at is not None:
             return self
         if instance is None or (self.ends_with_instance and instance.state_at(now).is_gone):
@@ -112,7 +112,7 @@ class Volume(NamedTuple):
         return self
 
     def state(self, now: float) -> str:
-        """EC2's word for a settled line."""
+        """Return EC2's word for a settled line's state."""
         if self.deleted_at is not None:
             return "deleted"
         if now < self.ready_at:
@@ -132,7 +132,7 @@ class Address(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A line of the table `ec2_event`, its columns in order: something that EC2 has planned for an instance."""
+    """A line of the table `ec2_event`, its columns in order: one of EC2's plans for an instance."""
 
     number: int
     instance_id: str
@@ -142,11 +142,11 @@ class Event(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """Instances and what belongs to them, all of one moment.
+    """Instances with their volumes and addresses, all at one timestamp.
 
     Attributes:
-        now: that moment.
-        rows: the visible instances among those asked for, in the order of their numbers.
+        now: that timestamp.
+        rows: the visible instances of the request, in the order of their numbers.
         volumes: settled, by instance.
         addresses: by instance.
     """
@@ -162,7 +162,7 @@ class Estate:
 
     Args:
         database: the simulated cloud's file.
-        settings: what it offers, how fast it is.
+        settings: its offers and durations.
         clock: seconds since the epoch.
     """
 
@@ -192,18 +192,18 @@ class Estate:
         return await self.cloud.database.write(operation)
 
     def real(self, cloud_seconds: float) -> float:
-        """So many of the cloud's seconds, in real ones."""
+        """Return the cloud's seconds in real ones."""
         return cloud_seconds / self.settings.time_scale
 
     async def sight(self, query: str = table.LIST_ALL, **values: str) -> Sight:
-        """Look at instances: all, or those of another query of `table`."""
+        """Return instances with their parts: all, or those of another query of `table`."""
         return await self.read(lambda db: sight(db, self.clock(), query, **values))
 
     async def named(self, instance_ids: Collection[str]) -> Sight:
-        """These instances; ids are EC2's way of asking for exactly these.
+        """Return these instances with their parts, as EC2 does for ids.
 
         Raises:
-            Refusal: one of them is no id, is not known, or cannot be seen yet.
+            Refusal: one is no valid id, is not known, or is not visible yet.
         """
         for each in instance_ids:
             check_id(each)
@@ -216,7 +216,7 @@ class Estate:
 
 
 def bring_up(db: sqlite3.Connection) -> None:
-    """Create the tables that are missing, and forget volumes that went with instances which the cloud has forgotten."""
+    """Create missing tables, and delete volumes that ended with a forgotten instance."""
     for statement in SCHEMA:
         db.execute(statement)
     db.execute(
@@ -226,14 +226,14 @@ def bring_up(db: sqlite3.Connection) -> None:
 
 
 def check_id(instance_id: str) -> None:
-    """Refuse what cannot be an instance's id; those that other interfaces gave out are fine."""
+    """Refuse an id that cannot be an instance's; ids of other interfaces are fine."""
     if not re.fullmatch(r"(i|sim)-[0-9a-z]{1,32}", instance_id):
         text = f'Invalid id: "{instance_id[:80]}" (expecting "i-...")'
         raise Refusal("InvalidInstanceID.Malformed", text)
 
 
 def sight(db: sqlite3.Connection, now: float, query: str = table.LIST_ALL, **values: str) -> Sight:
-    """Instances and what belongs to them, in one look."""
+    """Return instances with their parts, all at one timestamp."""
     lines: str = db.execute(query, {**values, "now": now}).fetchone()[0]
     rows = sorted(table.decode_rows(lines))
     by_id = {row.id: row for row in rows}
@@ -254,13 +254,13 @@ _SELECT = f"SELECT '[' || coalesce(group_concat(json_array({', '.join(Volume._fi
 
 
 def attached(db: sqlite3.Connection, instance_ids: str) -> list[Volume]:
-    """The volumes of these instances, a JSON list, "" for all; not settled."""
+    """Return the volumes of these instances, a JSON list, "" for all; not settled."""
     which = "instance_id IN (SELECT value FROM json_each(?))" if instance_ids else "instance_id <> ?"
     return _decode_volumes(db.execute(f"{_SELECT} WHERE {which}", (instance_ids,)).fetchone()[0])
 
 
 def volumes(db: sqlite3.Connection, now: float) -> list[Volume]:
-    """Every volume that is not deleted, settled."""
+    """Return every volume that is not deleted, settled."""
     found = sorted(_decode_volumes(db.execute(f"{_SELECT} WHERE deleted_at IS NULL").fetchone()[0]))
     instances = owners(db, {volume.instance_id for volume in found if volume.instance_id}, now)
     settled = (volume.settled(now, instances.get(volume.instance_id)) for volume in found)
@@ -268,14 +268,14 @@ def volumes(db: sqlite3.Connection, now: float) -> list[Volume]:
 
 
 def owners(db: sqlite3.Connection, instance_ids: Collection[str], now: float) -> dict[str, table.Row]:
-    """The instances of volumes and addresses, also such as cannot be seen yet."""
+    """Return the instances of volumes and addresses, including those that are not visible yet."""
     query = "SELECT * FROM instance WHERE id IN (SELECT value FROM json_each(?))"
     rows = map(table.Row._make, db.execute(query, (table.encode(list(instance_ids)),)))
     return {row.id: row for row in rows if row.is_known(now)}
 
 
 def volume(db: sqlite3.Connection, volume_id: str, now: float) -> Volume:
-    """One volume, settled. Raises Refusal when there is none, or none any more."""
+    """Return one volume, settled. Raises Refusal for an unknown or deleted one."""
     line = db.execute("SELECT * FROM ec2_volume WHERE id = ?", (volume_id,)).fetchone()
     if line is not None:
         found = Volume._make(line)
@@ -286,14 +286,14 @@ def volume(db: sqlite3.Connection, volume_id: str, now: float) -> Volume:
 
 
 def put_volume(db: sqlite3.Connection, volume: Volume) -> None:
-    """Add a volume, whatever its number, or write over the one with its id."""
+    """Add a volume with the next number, or replace the one with its id."""
     db.execute("DELETE FROM ec2_volume WHERE id = ? AND number = ?", (volume.id, volume.number))
     values = (volume.number or None, *volume[1:])
     db.execute(f"INSERT INTO ec2_volume VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
 
 
 def events_planned(db: sqlite3.Connection) -> dict[str, list[Event]]:
-    """What is planned, by instance."""
+    """Return the plans by instance."""
     found: dict[str, list[Event]] = {}
     for event in map(Event._make, db.execute("SELECT * FROM ec2_event ORDER BY number")):
         found.setdefault(event.instance_id, []).append(event)
@@ -301,10 +301,10 @@ def events_planned(db: sqlite3.Connection) -> dict[str, list[Event]]:
 
 
 def plan_event(db: sqlite3.Connection, event: Event) -> None:
-    """Plan something, whatever its number."""
+    """Add a plan with the next number."""
     db.execute("INSERT INTO ec2_event VALUES (NULL, ?, ?, ?, ?)", event[1:])
 
 
 def _account_number(account: str) -> str:
-    """Twelve digits: the account's name, if it is that, or made from it."""
+    """Return twelve digits: the account's name, or made from it."""
     return account if re.fullmatch(r"\d{12}", account) else f"{zlib.crc32(account.encode()):012d}"

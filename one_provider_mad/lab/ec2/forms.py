@@ -1,4 +1,4 @@
-"""PURE: parameters as the Query API has them: flat, lists numbered from 1.
+"""PURE: parameters of the Query API: flat, lists numbered from 1.
 
 From docs.aws.amazon.com, "Query requests for Amazon EC2", "Filter EC2 resources" and "Paginate API results".
 """
@@ -23,7 +23,7 @@ SMALLEST_PAGE, LARGEST_PAGE = 5, 1000
 
 
 def value(form: Form, name: str) -> str:
-    """A parameter that has to be there. Raises Refusal."""
+    """Return a required parameter. Raises Refusal."""
     try:
         return form[name]
     except KeyError:
@@ -31,7 +31,7 @@ def value(form: Form, name: str) -> str:
 
 
 def number(form: Form, name: str, default: int) -> int:
-    """A whole number. Raises Refusal."""
+    """Return a whole number. Raises Refusal."""
     text = form.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,9}", text):
         raise invalid(name, text)
@@ -39,12 +39,12 @@ def number(form: Form, name: str, default: int) -> int:
 
 
 def is_true(form: Form, name: str) -> bool:
-    """A flag; not set is False."""
+    """Return a flag; a missing one is False."""
     return form.get(name, "").lower() == "true"
 
 
 def listed(form: Form, name: str) -> list[str]:
-    """`Name.1`, `Name.2`... in order."""
+    """Return `Name.1`, `Name.2`... in order."""
     found: list[str] = []
     while (text := form.get(f"{name}.{len(found) + 1}")) is not None:
         found.append(text)
@@ -52,7 +52,7 @@ def listed(form: Form, name: str) -> list[str]:
 
 
 def needed_list(form: Form, name: str) -> list[str]:
-    """The same, and there has to be one at least. Raises Refusal."""
+    """Return the same list, not empty. Raises Refusal."""
     found = listed(form, name)
     if not found:
         raise needed(name)
@@ -60,7 +60,7 @@ def needed_list(form: Form, name: str) -> list[str]:
 
 
 def pairs(form: Form, name: str) -> dict[str, str]:
-    """Tags: `Name.1.Key`, `Name.1.Value`... Raises Refusal."""
+    """Return tags: `Name.1.Key`, `Name.1.Value`... Raises Refusal."""
     found: dict[str, str] = {}
     at = 1
     while (key := form.get(f"{name}.{at}.Key")) is not None:
@@ -74,7 +74,7 @@ def pairs(form: Form, name: str) -> dict[str, str]:
 
 
 def specified(form: Form, resource: str) -> dict[str, str]:
-    """The tags that new resources of a kind get. Raises Refusal."""
+    """Return the tags for new resources of a kind. Raises Refusal."""
     for name in form:
         if (match := re.fullmatch(r"TagSpecification\.([0-9]+)\.ResourceType", name)) and form[name] == resource:
             return checked(pairs(form, f"TagSpecification.{match[1]}.Tag"))
@@ -82,14 +82,14 @@ def specified(form: Form, resource: str) -> dict[str, str]:
 
 
 def checked(tags: dict[str, str]) -> dict[str, str]:
-    """Tags of one resource. Raises Refusal when they are too many."""
+    """Return the tags of one resource. Raises Refusal when there are too many."""
     if len(tags) > MOST_TAGS:
         raise Refusal("TagLimitExceeded", f"More than {MOST_TAGS} tags")
     return tags
 
 
 def filters(form: Form) -> dict[str, list[str]]:
-    """`Filter.1.Name`, `Filter.1.Value.1`... Raises Refusal."""
+    """Return `Filter.1.Name`, `Filter.1.Value.1`... Raises Refusal."""
     found: dict[str, list[str]] = {}
     at = 1
     while (name := form.get(f"Filter.{at}.Name")) is not None:
@@ -108,10 +108,10 @@ def matching(
     tags: Callable[[_Item], Mapping[str, str]],
     fields: Mapping[str, Callable[[_Item], str]],
 ) -> list[_Item]:
-    """The items that pass every filter; a value may have `*` and `?` in it.
+    """Return the items that pass every filter; a value may have `*` and `?` in it.
 
     Raises:
-        Refusal: there is no such filter.
+        Refusal: a filter is not known.
     """
     passing = list(items)
     for name, values in wanted.items():
@@ -141,11 +141,11 @@ def _accepts(values: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 class Page(NamedTuple):
-    """Where a listing goes on, and how far.
+    """The start and the size of a page of a listing.
 
     Attributes:
         after: number of the last item of the page before.
-        size: how many items.
+        size: number of items.
     """
 
     after: int
@@ -153,14 +153,14 @@ class Page(NamedTuple):
 
     @classmethod
     def of(cls, form: Form, *, named: str = "") -> Page:
-        """The page that is asked for.
+        """Return the requested page.
 
         Args:
             form: the call.
-            named: name of the list of ids that cannot be given together with a size.
+            named: name of the list of ids that excludes a size.
 
         Raises:
-            Refusal: there is no such page.
+            Refusal: the page is not valid.
         """
         token = form.get("NextToken", "")
         if token and not re.fullmatch(r"page-[0-9]{1,18}", token):
@@ -177,7 +177,7 @@ class Page(NamedTuple):
         return cls(after=_number_in(token), size=size)
 
     def cut(self, items: Sequence[_Item], number_of: Callable[[_Item], int]) -> tuple[list[_Item], dict[str, str]]:
-        """This page of items in the order of their numbers, and what the answer says of the next one."""
+        """Return this page of items in the order of their numbers, and the answer's part about the next page."""
         rest = [item for item in items if number_of(item) > self.after]
         page = rest[: self.size]
         return page, {"nextToken": f"page-{number_of(page[-1])}"} if len(rest) > len(page) else {}

@@ -1,4 +1,4 @@
-"""Actions on instances: RunInstances and its fellows, as docs.aws.amazon.com, "Amazon EC2 API Reference" has them."""
+"""Actions on instances: RunInstances and the like, as in docs.aws.amazon.com, "Amazon EC2 API Reference"."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from one_provider_mad.providers.simulated.traffic import Traffic
 
 LONGEST_TOKEN = 64
 MOST_AT_ONCE = 100
-"""Instances that one call may make; EC2 has a limit of the account there."""
+"""Limit of instances in one call; in EC2 the account's limit counts there."""
 
 ROOT_SIZE = 8
-"""GiB of a root volume that is as its image has it."""
+"""GiB of a root volume without a size in the call."""
 
 _EBS = re.compile(r"BlockDeviceMapping\.(\d+)\.DeviceName")
 
@@ -44,7 +44,7 @@ class Instances:
 
     Args:
         estate: the account.
-        traffic: faults that listings meet.
+        traffic: faults for listings.
     """
 
     def __init__(self, estate: Estate, traffic: Traffic) -> None:
@@ -55,7 +55,7 @@ class Instances:
     # Creating
 
     async def run(self, form: Form) -> Answer:
-        """RunInstances: at least MinCount and at most MaxCount, or those that the token made before."""
+        """RunInstances: at least MinCount and at most MaxCount, or the earlier ones with the same token."""
         least, most = forms.number(form, "MinCount", 1), forms.number(form, "MaxCount", 1)
         if not 1 <= least <= most <= MOST_AT_ONCE:
             raise invalid("MaxCount", str(most))
@@ -97,7 +97,7 @@ class Instances:
             type=kind,
             image=image,
             name=tags.get("Name", ""),
-            # A type that is not on offer is refused only after the token was looked up.
+            # The token is looked up first; only then a type that is not offered is refused.
             cpu=size.cpu if size else 0,
             memory=size.memory if size else 0,
             tags=tags,
@@ -110,7 +110,7 @@ class Instances:
         return Refusal("InvalidParameterValue", f"Invalid value '{form['InstanceType']}' for InstanceType: {error}")
 
     def _add_volumes(self, form: Form, db: sqlite3.Connection, deploy_id: DeployId) -> None:
-        """The root volume and those of the form's mappings."""
+        """Add the root volume and those of the form's mappings."""
         mappings = {ROOT_DEVICE: {}, **_mappings(form)}
         now = self._estate.clock()
         for device, ebs in mappings.items():
@@ -137,7 +137,7 @@ class Instances:
             )
             put_volume(db, volume)
 
-    # Looking
+    # Lookups
 
     async def describe(self, form: Form) -> Answer:
         """DescribeInstances."""
@@ -161,10 +161,10 @@ class Instances:
         }
 
     async def looked(self, form: Form) -> Sight:
-        """All instances that a listing may be about, without what faults hide.
+        """Return all instances of a listing, without those that faults hide.
 
         Raises:
-            Refusal: one that it names is not known.
+            Refusal: a requested instance is not known.
         """
         name, sight = await self._found(form)
         hidden = self._traffic.shown(name, [table.view(row, sight.now) for row in sight.rows])
@@ -192,7 +192,7 @@ class Instances:
         return await self._change(form, allowed, "started", self._cloud.start)
 
     async def stop(self, form: Form) -> Answer:
-        """StopInstances; with Hibernate, those that were launched so are suspended."""
+        """StopInstances; with Hibernate, instances launched for it are suspended."""
         is_hard, is_hibernating = forms.is_true(form, "Force"), forms.is_true(form, "Hibernate")
         for row in (await self._estate.named(forms.needed_list(form, "InstanceId"))).rows:
             details = shown.details(row)
@@ -207,7 +207,7 @@ class Instances:
         return await self._change(form, allowed, "stopped", send)
 
     async def terminate(self, form: Form) -> Answer:
-        """TerminateInstances; whatever they are doing."""
+        """TerminateInstances, in any state."""
         return await self._change(form, tuple(InstanceState), "terminated", self._terminate)
 
     async def _terminate(self, deploy_id: DeployId) -> None:
@@ -249,7 +249,7 @@ class Instances:
         }
 
     async def modify(self, form: Form) -> Answer:
-        """ModifyInstanceAttribute: what a stopped one is, its groups, and which volumes end with it."""
+        """ModifyInstanceAttribute: type, user data and the like if stopped; groups and DeleteOnTermination always."""
         instance_id = forms.value(form, "InstanceId")
         sight = await self._estate.named([instance_id])
         kind = form.get("InstanceType.Value") or (form.get("Value") if form.get("Attribute") == "instanceType" else "")
@@ -282,12 +282,12 @@ class Instances:
 
 
 def new_instance_id() -> str:
-    """As EC2 writes them: 17 hexadecimal digits."""
+    """Return an id in EC2's form: 17 hexadecimal digits."""
     return f"i-{os.urandom(9).hex()[:17]}"
 
 
 def _mappings(form: Form) -> dict[str, dict[str, str]]:
-    """Device to what the form says of it."""
+    """Return the form's values by device."""
     found = {}
     for name, device in form.items():
         if match := _EBS.fullmatch(name):
@@ -297,7 +297,7 @@ def _mappings(form: Form) -> dict[str, dict[str, str]]:
 
 
 def _details(form: Form) -> dict[str, str]:
-    """What is kept as it was said: user data, security groups, bandwidth."""
+    """Return the values that are kept as they came: user data, security groups, bandwidth."""
     said = {
         name.removesuffix(".Value"): text
         for name, text in form.items()
@@ -316,6 +316,6 @@ def _with_details(hardware: Hardware, *, details: Form) -> Hardware:
 
 
 def _just_made(db: sqlite3.Connection, ids: Sequence[DeployId], now: float) -> Sight:
-    """Instances that nobody else can see yet."""
+    """Return instances that other calls cannot see yet."""
     rows = [table.load(db, each, now) for each in ids]
     return Sight(now=now, rows=rows, volumes={}, addresses={})

@@ -1,6 +1,6 @@
-"""Actions on network interfaces, as docs.aws.amazon.com, "Amazon EC2 API Reference" has them.
+"""Actions on network interfaces, as in docs.aws.amazon.com, "Amazon EC2 API Reference".
 
-The first interface of each instance is part of it, and none of these.
+The first interface of each instance is part of it, and not in this table.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class Interface(NamedTuple):
     ends_with_instance: int
 
     def detached(self) -> Interface:
-        """The line once it is attached to nothing."""
+        """Return the line without an attachment."""
         return self._replace(instance_id="", attachment_id="", device_index=0, ends_with_instance=0)
 
     @property
     def private_ip(self) -> str:
-        """An address that follows from its number."""
+        """Return an address that follows from its number."""
         return f"172.31.{200 + self.number // 250 % 50}.{1 + self.number % 250}"
 
 
@@ -96,7 +96,7 @@ class Interfaces:
         return {"networkInterfaceSet": [_shown(each) for each in rows], **more}
 
     async def attach(self, form: Form) -> Answer:
-        """AttachNetworkInterface, to an instance that runs or is stopped."""
+        """AttachNetworkInterface, to a running or stopped instance."""
         interface_id, instance_id = forms.value(form, "NetworkInterfaceId"), forms.value(form, "InstanceId")
         index = forms.number(form, "DeviceIndex", 0)
         accounts.check_id(instance_id)
@@ -145,7 +145,7 @@ class Interfaces:
         return await self._estate.write(operation)
 
     async def modify(self, form: Form) -> Answer:
-        """ModifyNetworkInterfaceAttribute: whether it ends with its instance."""
+        """ModifyNetworkInterfaceAttribute: DeleteOnTermination of the attachment."""
         interface_id = forms.value(form, "NetworkInterfaceId")
         is_ending = forms.is_true(form, "Attachment.DeleteOnTermination")
 
@@ -160,7 +160,7 @@ class Interfaces:
 
 
 def _settled(db: sqlite3.Connection, now: float) -> list[Interface]:
-    """Every interface, as the ends of instances have left them."""
+    """Return every interface, after dropping or detaching those of gone instances."""
     found = [Interface._make(line) for line in db.execute("SELECT * FROM ec2_interface ORDER BY number").fetchall()]
     instances = accounts.owners(db, {each.instance_id for each in found if each.instance_id}, now)
     alive = {id_ for id_, row in instances.items() if not row.state_at(now).is_gone}
@@ -203,7 +203,7 @@ def _check_at_rest(db: sqlite3.Connection, instance_id: str, now: float) -> None
 
 
 def _shown(interface: Interface) -> Answer:
-    """A `NetworkInterface` element."""
+    """Return a `NetworkInterface` element."""
     groups = interface.groups.split(",")
     attachment = {
         "attachmentId": interface.attachment_id,

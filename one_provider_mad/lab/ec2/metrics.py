@@ -21,7 +21,7 @@ from one_provider_mad.providers.simulated import table
 
 MOST_QUERIES = 500
 MOST_DATAPOINTS = 1440
-"""Of one query: CloudWatch gives up to 100,800 in an answer."""
+"""Limit of points in one query: CloudWatch gives up to 100,800 in an answer."""
 
 FIGURES: dict[str, Callable[[Usage, Usage, table.Row], float]] = {
     "CPUUtilization": lambda _, after, row: (after.cpu or 0) / max(1.0, _cores(row)),
@@ -52,7 +52,7 @@ class Metrics:
         self._estate = estate
 
     async def data(self, form: Form) -> Answer:
-        """GetMetricData: one value a period, the latest first unless ScanBy says otherwise."""
+        """GetMetricData: one value a period, the latest first unless ScanBy differs."""
         queries = list(_queries(form))
         if len(queries) > MOST_QUERIES:
             raise Refusal(
@@ -106,7 +106,7 @@ def _queries(form: Form) -> list[Query]:
 
 
 def _points(query: Query, row: table.Row, begin: float, end: float) -> list[tuple[float, float]]:
-    """Beginning and value of every period that is over and in which the instance ran, as far as the line tells it."""
+    """Return beginning and value of every period that is over and in which the instance ran, as far as known."""
     figure = FIGURES.get(query.name)
     if figure is None or row.transition != "pending":
         return []
@@ -123,7 +123,7 @@ def _cores(row: table.Row) -> float:
 
 
 def _seconds(text: str) -> float:
-    """A moment, as the services' protocols write it: ISO 8601, or seconds."""
+    """Convert a timestamp of the services' protocols: ISO 8601, or seconds."""
     if re.fullmatch(r"\d{1,12}(\.\d{1,9})?", text):
         return float(text)
     try:

@@ -1,4 +1,4 @@
-"""What there is to choose from: images, instance types, zones and regions."""
+"""The offers of a region: images, instance types, zones and regions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ EC2_TYPES = {
     "t3a.medium": InstanceType(cpu=2, memory=4096),
     "m5.large": InstanceType(cpu=2, memory=8192),
 }
-"""Some of EC2's types, for `instance_types` of a cloud that has none with such names."""
+"""Some of EC2's types, for `instance_types` of a cloud without such names."""
 
 
 class Offers:
-    """The choice in one account.
+    """The offers for one account.
 
     Args:
         estate: the account.
@@ -33,7 +33,7 @@ class Offers:
         self._estate = estate
 
     async def images(self, form: Form) -> Answer:
-        """DescribeImages: those of the settings, or any that is asked for where every one exists."""
+        """DescribeImages: those of the settings, or any requested one if all exist."""
         known = self._estate.settings.offer.images
         asked = forms.listed(form, "ImageId") or forms.filters(form).get("image-id", [])
         for each in asked:
@@ -107,6 +107,6 @@ class Offers:
         }
 
     async def regions(self, form: Form) -> Answer:  # noqa: ARG002 - there is one
-        """DescribeRegions: the one that is served."""
+        """DescribeRegions: the served one."""
         region = self._estate.region
         return {"regionInfo": [{"regionName": region, "optInStatus": "opt-in-not-required"}]}

@@ -1,4 +1,4 @@
-"""What EC2 is about to do to instances by itself: DescribeInstanceStatus, DescribeSpotInstanceRequests."""
+"""EC2's own plans for instances: DescribeInstanceStatus, DescribeSpotInstanceRequests."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from one_provider_mad.lab.ec2.instances import Instances
 from one_provider_mad.providers.simulated import table
 
 INTERRUPTIONS = ("marked-for-termination", "marked-for-stop")
-"""Plans that are told of the spot request, not of the instance."""
+"""Plans that are part of the spot request, not of the instance."""
 
 
 class Plans:
-    """What is planned in one account.
+    """The plans in one account.
 
     Args:
         estate: the account.
@@ -29,7 +29,7 @@ class Plans:
         self._instances = instances
 
     async def status(self, form: Form) -> Answer:
-        """DescribeInstanceStatus: what runs, with scheduled events."""
+        """DescribeInstanceStatus: running instances, with scheduled events."""
         page = forms.Page.of(form, named="InstanceId")
         sight = await self._instances.looked(form)
         planned = await self._estate.read(events_planned)

@@ -1,7 +1,7 @@
-"""PURE: errors of the simulated cloud in the words of EC2.
+"""PURE: the simulated cloud's errors in EC2's words.
 
-Codes and what they mean are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html; the HTTP statuses
-are what EC2 answers with them (throttling is a 503, a lack of room a 500, most others a 400).
+Codes and their meanings are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html; the HTTP statuses
+are those of EC2's answers (503 for throttling, 500 for no capacity, 400 for most others).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from one_provider_mad.errors import (
 
 
 class Refusal(Exception):
-    """An error that the API answers.
+    """An error in an answer of the API.
 
     Args:
         code: EC2's.
@@ -40,7 +40,7 @@ class Refusal(Exception):
 
 
 class AnswerLost(Exception):
-    """The call took effect, and its answer does not arrive: the connection ends without one."""
+    """The call took effect, but its answer does not arrive: the connection ends without one."""
 
 
 MEANINGS: Mapping[type[ProviderError], tuple[str, int]] = {
@@ -61,21 +61,21 @@ MEANINGS: Mapping[type[ProviderError], tuple[str, int]] = {
 
 
 def refusal_of(error: ProviderError) -> Refusal:
-    """What EC2 answers where the simulated cloud refuses."""
+    """Return EC2's error for a refusal of the simulated cloud."""
     code, status = MEANINGS.get(type(error), ("InternalError", 500))
     return Refusal(code, str(error), status)
 
 
 def not_found(instance_id: str) -> Refusal:
-    """No such instance, or none that can be seen yet."""
+    """Return the error for an unknown instance, or one that is not visible yet."""
     return Refusal("InvalidInstanceID.NotFound", f"The instance ID '{instance_id}' does not exist")
 
 
 def needed(name: str) -> Refusal:
-    """A parameter is missing."""
+    """Return the error for a missing parameter."""
     return Refusal("MissingParameter", f"The request must contain the parameter {name}")
 
 
 def invalid(name: str, value: str) -> Refusal:
-    """A parameter makes no sense."""
+    """Return the error for an invalid parameter."""
     return Refusal("InvalidParameterValue", f"Value ({value[:80]}) for parameter {name} is invalid.")

@@ -1,6 +1,6 @@
 """Serves an account over HTTP, as EC2, STS and CloudWatch do: signed requests in, XML out.
 
-CloudWatch is spoken in two protocols, because botocore's clients prefer the second: the Query API, and JSON
+CloudWatch has two protocols here, because botocore's clients prefer the second: the Query API, and JSON
 (docs.aws.amazon.com, "Amazon CloudWatch API Reference", "Making API requests").
 """
 
@@ -25,19 +25,19 @@ from one_provider_mad.lab.ec2.signatures import Key, SignedRequest, check, servi
 log = structlog.get_logger()
 
 TARGET = "x-amz-target"
-"""Header that names the action of a call in JSON."""
+"""Header with the action of a call in JSON."""
 
 LARGEST_REQUEST = 1024 * 1024
 
 
 class Call(NamedTuple):
-    """One request, read.
+    """One parsed request.
 
     Attributes:
-        service: that it is signed for; "" when it is not.
+        service: the service in its signature; "" for an unsigned one.
         action: `RunInstances`...
         form: its parameters.
-        is_json: it came as JSON, and is answered so.
+        is_json: it came as JSON, and is answered as JSON.
     """
 
     service: str
@@ -50,8 +50,8 @@ class Server:
     """One account's endpoint, for all of its services.
 
     Args:
-        account: what is served; opened by whoever made it.
-        keys: access key id to what belongs to it.
+        account: the served account; its maker opens and closes it.
+        keys: secret and session by access key id.
     """
 
     def __init__(self, account: Account, *, keys: Mapping[str, Key]) -> None:
@@ -59,14 +59,14 @@ class Server:
         self.keys = dict(keys)
 
     def application(self) -> web.Application:
-        """The routes."""
+        """Return the application with its routes."""
         application = web.Application(client_max_size=LARGEST_REQUEST)
         application.router.add_route("*", "/", self.handle)
         return application
 
     @asynccontextmanager
     async def served(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-        """Serve until this is left; gives the URL."""
+        """Serve within a `with` statement; return the URL."""
         runner = web.AppRunner(self.application(), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         try:
@@ -76,7 +76,7 @@ class Server:
             await runner.cleanup()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Answer one request; a lost answer is a connection that ends."""
+        """Answer one request; for a lost answer close the connection."""
         body = await request.read()
         headers = {name.lower(): text for name, text in request.headers.items()}
         call = Call(service=service_of(headers) or "ec2", action="", form={}, is_json=_is_json(headers))
@@ -96,13 +96,13 @@ class Server:
         """Carry out a call and write its answer.
 
         Raises:
-            Refusal: what is answered instead.
-            AnswerLost: nothing is answered.
+            Refusal: the error for the answer.
+            AnswerLost: there is no answer.
         """
         return written(call, await self.perform(call))
 
     def key_of(self, key_id: str) -> Key | None:
-        """What belongs to an access key id; None for one that the account does not have."""
+        """Return secret and session of an access key id; None for an unknown one."""
         return self.keys.get(key_id)
 
     async def perform(self, call: Call) -> Answer:
@@ -124,7 +124,7 @@ class Server:
 
 
 def read_call(service: str, headers: Mapping[str, str], query: str, body: bytes) -> Call:
-    """What is asked for. Raises Refusal when it cannot be read."""
+    """Return the parsed call. Raises Refusal when it cannot be read."""
     if _is_json(headers):
         try:
             form = dict(_flat("", json.loads(body or b"{}")))
@@ -146,7 +146,7 @@ def _is_json(headers: Mapping[str, str]) -> bool:
 
 
 def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
-    """JSON in the words of the Query API: `A.member.1.B`."""
+    """Return JSON in the form of the Query API: `A.member.1.B`."""
     if isinstance(value, dict):
         return [pair for name, part in value.items() for pair in _flat(f"{prefix}.{name}" if prefix else name, part)]
     if isinstance(value, list):
@@ -155,7 +155,7 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
 
 
 def written(call: Call, content: Answer) -> web.Response:
-    """An answer in the protocol of its call."""
+    """Return an answer in the protocol of its call."""
     request_id = str(uuid.uuid4())
     if call.is_json:
         text = json.dumps(content)
@@ -165,7 +165,7 @@ def written(call: Call, content: Answer) -> web.Response:
 
 
 def refused(call: Call, refusal: Refusal, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An error in the protocol of its call."""
+    """Return an error in the protocol of its call."""
     request_id = str(uuid.uuid4())
     named = {**_named(request_id), **(headers or {})}
     if call.is_json:
@@ -176,7 +176,7 @@ def refused(call: Call, refusal: Refusal, headers: Mapping[str, str] | None = No
 
 
 def abandoned(request: web.Request) -> web.Response:
-    """End the connection without a word."""
+    """Close the connection without an answer."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

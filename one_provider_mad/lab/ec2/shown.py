@@ -1,4 +1,4 @@
-"""PURE: instances as EC2's answers show them (docs.aws.amazon.com, API_Instance, API_InstanceStatus)."""
+"""PURE: instances in EC2's answers (docs.aws.amazon.com, API_Instance, API_InstanceStatus)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS: Mapping[InstanceState, str] = {
     InstanceState.RUNNING: "running",
     InstanceState.STOPPING: "stopping",
     InstanceState.STOPPED: "stopped",
-    # EC2's word for what hibernates is the one for what is stopped.
+    # EC2's word for a hibernated instance is the one for a stopped instance.
     InstanceState.SUSPENDING: "stopping",
     InstanceState.SUSPENDED: "stopped",
     InstanceState.TERMINATING: "shutting-down",
@@ -41,54 +41,54 @@ _REASONS = {
 _SERVERS_REASONS = {
     "Server.InsufficientInstanceCapacity": "There was insufficient capacity available to satisfy the launch request."
 }
-"""Why EC2 itself ends an instance (API_StateReason); the reason that its row has."""
+"""Reasons for which EC2 itself ends an instance (API_StateReason), as in the instance's row."""
 
 
 def _transition(row: table.Row) -> str:
-    """Return who has ended or stopped it, and when."""
+    """Return who has ended or stopped the instance, and when."""
     who = row.reason if row.reason in _SERVERS_REASONS else "User initiated"
     return f"{who} ({moment(row.ends_at)})"
 
 
 def word(state: InstanceState) -> str:
-    """EC2's word for a state."""
+    """Return EC2's word for a state."""
     return WORDS[state]
 
 
 def state(state: InstanceState) -> Answer:
-    """Code and word."""
+    """Return code and word of a state."""
     return {"code": CODES[WORDS[state]], "name": WORDS[state]}
 
 
 def reservation(instance_id: str) -> str:
-    """The reservation of an instance; each has its own here."""
+    """Return the reservation of an instance; each has its own here."""
     return f"r-{instance_id.partition('-')[2]}"
 
 
 def details(row: table.Row) -> Mapping[str, str]:
-    """What RunInstances was told; nothing for an instance that came another way."""
+    """Return the form of RunInstances; empty for an instance of another interface."""
     return table.decode_hardware(row.hardware).details
 
 
 def tags(row: table.Row) -> Mapping[str, str]:
-    """Everybody's."""
+    """Return the tags of an instance, ours and the user's."""
     return table.decode_tags(row.tags)
 
 
 def spot_request(row: table.Row) -> str:
-    """The request that a spot instance came from."""
+    """Return the request of a spot instance."""
     return f"sir-{row.number:08x}"
 
 
 def zone(form: Mapping[str, str], estate: Estate) -> str:
-    """Availability zone of an instance."""
+    """Return the availability zone of an instance."""
     return form.get("Placement.AvailabilityZone") or estate.zone
 
 
 def public_ip(row: table.Row, sight: Sight) -> str:
-    """The address that reaches the instance from outside, "" while there is none.
+    """Return the instance's public address, "" while there is none.
 
-    198.18.0.0/15 leads nowhere (RFC 2544).
+    198.18.0.0/15 is not routed (RFC 2544).
     """
     if address := sight.addresses.get(row.id):
         return address.public_ip
@@ -98,13 +98,13 @@ def public_ip(row: table.Row, sight: Sight) -> str:
 
 
 def private_ip(row: table.Row) -> str:
-    """The address within."""
+    """Return the private address."""
     given = details(row).get("PrivateIpAddress")
     return given or f"10.{row.number >> 16 & 255}.{row.number >> 8 & 255}.{row.number & 255}"
 
 
 def instance(row: table.Row, sight: Sight, estate: Estate) -> Answer:
-    """An `Instance` element."""
+    """Return an `Instance` element."""
     asked, by_now = details(row), row.state_at(sight.now)
     named = word(by_now)
     optional: Answer = {}
@@ -158,7 +158,7 @@ def _cpu_options(row: table.Row) -> Answer:
 
 
 def _launched_at(row: table.Row, estate: Estate) -> float:
-    """The latest start, as far as the line tells it."""
+    """Return the latest start, as far as the line holds it."""
     if row.transition != InstanceState.PENDING.value:
         return row.created_at
     return max(row.created_at, row.ends_at - estate.real(estate.settings.boot_time))
@@ -194,7 +194,7 @@ def _mapping(volume: Volume) -> Answer:
 
 
 def fields(sight: Sight, estate: Estate) -> Mapping[str, Callable[[table.Row], str]]:
-    """Filters of DescribeInstances besides tags, and what they look at."""
+    """Return the filters of DescribeInstances besides tags, with their values."""
     return {
         "instance-id": lambda row: row.id,
         "instance-state-name": lambda row: word(row.state_at(sight.now)),
@@ -212,7 +212,7 @@ def fields(sight: Sight, estate: Estate) -> Mapping[str, Callable[[table.Row], s
 
 
 def status(row: table.Row, now: float, planned: Sequence[Event], estate: Estate) -> Answer:
-    """An `InstanceStatus` element."""
+    """Return an `InstanceStatus` element."""
     by_now = row.state_at(now)
     health = "ok" if by_now is InstanceState.RUNNING else "not-applicable"
     reached = [{"name": "reachability", "status": "passed"}] if health == "ok" else []

@@ -1,4 +1,4 @@
-"""PURE: whether a request is signed with the key that it names: AWS Signature Version 4.
+"""PURE: checks a request's signature by AWS Signature Version 4.
 
 From docs.aws.amazon.com, "Create a signed AWS API request".
 """
@@ -17,7 +17,7 @@ from one_provider_mad.lab.ec2.refusals import Refusal
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 TOLERANCE = 900.0
-"""Seconds that the clocks of the two sides may differ."""
+"""Limit in seconds for the difference of the two clocks."""
 
 _AUTHORIZATION = re.compile(
     rf"{ALGORITHM} Credential=([^/,\s]+)/(\d{{8}})/([^/,\s]+)/([^/,\s]+)/aws4_request,"
@@ -30,8 +30,8 @@ class Key(NamedTuple):
     """A key of the account.
 
     Attributes:
-        secret: what signs.
-        session: token that has to come with it, "" for a lasting key.
+        secret: the signing key.
+        session: session token that must come with it, "" for a lasting key.
     """
 
     secret: str
@@ -39,7 +39,7 @@ class Key(NamedTuple):
 
 
 class SignedRequest(NamedTuple):
-    """What was signed.
+    """The signed request.
 
     Attributes:
         method, path: of the request line; the path as it was sent, without a query.
@@ -56,25 +56,25 @@ class SignedRequest(NamedTuple):
 
 
 def service_of(headers: Mapping[str, str]) -> str:
-    """The service that a request says it is for; "" when it does not."""
+    """Return the service in a request's signature; "" without one."""
     match = _AUTHORIZATION.fullmatch(headers.get("authorization", ""))
     return match[4] if match else ""
 
 
 def check(request: SignedRequest, *, region: str, key_of: Callable[[str], Key | None], now: float) -> str:
-    """Make the signature again and compare.
+    """Compute the signature again and compare.
 
     Args:
-        request: what came.
-        region: the one that is served.
-        key_of: the key of an access key id, None for no such key.
+        request: the request.
+        region: the served region.
+        key_of: returns the key of an access key id, None for an unknown one.
         now: seconds since the epoch.
 
     Returns:
         The access key id.
 
     Raises:
-        Refusal: not signed, or not with this key, for this region and lately.
+        Refusal: the request is not signed, or not with this key, for this region and recently.
     """
     headers = request.headers
     if "authorization" not in headers:

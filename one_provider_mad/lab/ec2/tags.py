@@ -1,4 +1,4 @@
-"""Tags of whatever has an id: CreateTags, DeleteTags, DescribeTags."""
+"""Tags of all resources: CreateTags, DeleteTags, DescribeTags."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _KINDS = {
     "volume": ("ec2_volume", "deleted_at IS NULL"),
     "elastic-ip": ("ec2_address", "1"),
 }
-"""Kind of resource to its table, and the lines of it that can be seen."""
+"""Kind of resource to its table, and the condition for its visible lines."""
 
 
 class Tags:
@@ -31,14 +31,14 @@ class Tags:
         self._estate = estate
 
     async def create(self, form: Form) -> Answer:
-        """CreateTags: over those that are there."""
+        """CreateTags: adds tags, and replaces those with the same key."""
         given = forms.pairs(form, "Tag")
         if not given:
             raise needed("Tag")
         return await self._change(form, lambda tags: forms.checked({**tags, **given}))
 
     async def delete(self, form: Form) -> Answer:
-        """DeleteTags: by key; with a value, only where the tag has it; all, without a word."""
+        """DeleteTags: by key; by key and value, if a value is given; without tags all of them."""
         keys = forms.pairs(form, "Tag")
         at = {form[f"Tag.{number}.Key"]: form.get(f"Tag.{number}.Value") for number in range(1, len(keys) + 1)}
 

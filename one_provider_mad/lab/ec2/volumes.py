@@ -1,4 +1,4 @@
-"""Actions on volumes, as docs.aws.amazon.com, "Amazon EC2 API Reference" has them; each is one transaction."""
+"""Actions on volumes, as in docs.aws.amazon.com, "Amazon EC2 API Reference"; each is one transaction."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Volumes:
         self._estate = estate
 
     async def create(self, form: Form) -> Answer:
-        """CreateVolume, or what the token made before."""
+        """CreateVolume, or the earlier volume with the same token."""
         asked = table.encode({name: text for name, text in sorted(form.items()) if name not in ("Action", "Version")})
         token, size = form.get("ClientToken", ""), forms.number(form, "Size", 0)
         if not 1 <= size <= MOST_GIB:
@@ -99,11 +99,11 @@ class Volumes:
         return {"volumeSet": [shown(volume, now) for volume in volumes], **more}
 
     async def snapshots(self, form: Form) -> Answer:  # noqa: ARG002 - there are none
-        """DescribeSnapshots: this cloud makes none."""
+        """DescribeSnapshots: always empty in this cloud."""
         return {"snapshotSet": []}
 
     async def attach(self, form: Form) -> Answer:
-        """AttachVolume; it does not end with the instance unless it is told to."""
+        """AttachVolume; the volume outlives the instance unless DeleteOnTermination is set later."""
         volume_id, device = forms.value(form, "VolumeId"), forms.value(form, "Device")
         instance_id = forms.value(form, "InstanceId")
         accounts.check_id(instance_id)
@@ -183,7 +183,7 @@ class Volumes:
         return await self._estate.write(operation)
 
     async def modify(self, form: Form) -> Answer:
-        """ModifyVolume: growing, done at once."""
+        """ModifyVolume: grows at once."""
         volume_id = forms.value(form, "VolumeId")
 
         def operation(db: sqlite3.Connection) -> Answer:
@@ -206,7 +206,7 @@ class Volumes:
 
 
 def shown(volume: Volume, now: float) -> Answer:
-    """A `Volume` element."""
+    """Return a `Volume` element."""
     return {
         "volumeId": volume.id,
         "size": volume.size,
@@ -223,7 +223,7 @@ def shown(volume: Volume, now: float) -> Answer:
 
 
 def attachment(volume: Volume, status: str) -> Answer:
-    """A `VolumeAttachment` element."""
+    """Return a `VolumeAttachment` element."""
     return {
         "volumeId": volume.id,
         "instanceId": volume.instance_id,

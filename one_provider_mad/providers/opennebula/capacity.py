@@ -1,6 +1,6 @@
 """The room at a partner's: quotas of the remote user and its group, else the capacity of its hosts. Pure.
 
-Quotas are those of src/um/Quotas.cc: -1 is "the default for everybody", -2 is "no limit".
+Quotas are those of src/um/Quotas.cc: -1 is "the default quota", -2 is "no limit".
 """
 
 from __future__ import annotations

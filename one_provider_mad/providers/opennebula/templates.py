@@ -49,10 +49,10 @@ class Templates:
             return numbers[0]
         if not numbers:
             raise BadParameter(
-                f"the partner has no template {template!r} that may be used, look for it with onetemplate"
+                f"the partner has no template {template!r} for this user: check the name with onetemplate list"
             )
         several = ", ".join(map(str, sorted(numbers)))
-        raise BadParameter(f"the partner has several templates {template!r}, say which with TEMPLATE_ID: {several}")
+        raise BadParameter(f"the partner has several templates {template!r}: choose one with TEMPLATE_ID, {several}")
 
     async def context(self, number: int) -> dict[str, str]:
         """Return CONTEXT of a template, variables not yet filled in. Raises BadParameter."""
