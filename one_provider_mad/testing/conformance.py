@@ -249,7 +249,9 @@ class OwnedCloudConformance:
     def capable(self, cloud: CloudUnderTest, provider: Provider, capability: type[Capability]) -> Capability:
         """Return the provider as one with the capability; skip only a capability that is declared as lacking."""
         if capability in cloud.lacks:
-            assert not isinstance(provider, capability), f"remove {capability.__name__} from `lacks`: {provider.name} has it"
+            assert not isinstance(provider, capability), (
+                f"{provider.name} has {capability.__name__}: drop it from `lacks`"
+            )
             pytest.skip(cloud.lacks[capability])
         assert isinstance(provider, capability), f"{provider.name} lacks {capability.__name__}: name it in `lacks`"
         return cast("Capability", provider)

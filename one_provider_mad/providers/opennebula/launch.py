@@ -245,4 +245,4 @@ def _context(request: VmRequest, settings: OpenNebulaSettings) -> tuple[dict[str
 
 def lost_sentence(name: str) -> str:
     """Return the warning for a CONTEXT attribute that cannot go to a partner."""
-    return f"CONTEXT attribute {name} is left out: $, ]]> or a backslash at its end would mean something to the partner"
+    return f"CONTEXT attribute {name} is left out: the partner would misread its $, ]]> or final backslash"

@@ -267,9 +267,7 @@ class Listing:
             return
         who = f"remote user {seen.user} ({seen.user_id})" if seen.user_id >= 0 else "another remote user"
         vm = f" of VM {seen.vm_id}" if seen.vm_id else ""
-        sentence = (
-            f"remote VM {seen.number}{vm} was given to {who}: have the partner give it back, or its end is refused"
-        )
+        sentence = f"remote VM {seen.number}{vm} was given to {who}: ask for it back, else it cannot be terminated"
         self._away[seen.number] = sentence
         self._tell_once(sentence)
 

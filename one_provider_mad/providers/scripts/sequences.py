@@ -236,7 +236,7 @@ def _save(message: Message) -> list[Step]:
 
 
 def _restart(action: str) -> Callable[[Message], list[Step]]:
-    """Return the steps of one script with deploy id and host; up to 5.8 its outcome is not logged."""
+    """Return a function for the step with deploy id and host; up to 5.8 its outcome is not logged."""
 
     def steps(message: Message) -> list[Step]:
         return [_script(message, action, message.deploy_id, message.request.host, is_told=message.since(5, 10))]
@@ -257,12 +257,12 @@ def _migrate(message: Message) -> list[Step]:
         found = message.transfers()[:1]
         if message.since(5, 10):
             return [_transfer(words, action, prefix, stdin=vm, undo=undo, may_fail=may_fail) for words in found]
-        # Up to this release the VM is an argument.
+        # Before 5.10 the VM is an argument.
         again = _encoded(vm)
         return [_transfer((*words, again), action, prefix, undo=undo, may_fail=may_fail) for words in found]
 
     fail = tuple(transfer("fail", may_fail=True)) if message.since(4, 14) else ()
-    # The VM is on the other host now: after a failure oned would look for it on the first one.
+    # After `migrate` steps may fail: oned would otherwise look for the VM on the first host.
     return [
         *transfer("pre", undo=fail if message.since(7, 4) else ()),
         *_network(message, "pre", host=destination),

@@ -188,7 +188,7 @@ class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Instance types without room, even if there are few instances."""
 
     outage: bool = False
-    """No call but `account` is answered, until this is edited away."""
+    """No call but `account` is answered, until this is set to false."""
 
     outages: tuple[Window, ...] = ()
     """Times of the day at which no call but `account` is answered."""

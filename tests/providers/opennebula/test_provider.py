@@ -102,7 +102,7 @@ async def test_a_template_is_found_by_name_and_asked_for_once(partner: Partner, 
     ("section", "sentence"),
     [
         ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "debian"}, "the partner has no template 'debian'"),
-        ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "twin"}, "several templates 'twin', say which with TEMPLATE_ID: 8, 9"),
+        ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "twin"}, "several templates 'twin': choose one with TEMPLATE_ID, 8, 9"),
         ({"TEMPLATE_ID": "99999"}, r"Error getting virtual machine template \[99999\]"),
     ],
 )
@@ -425,7 +425,7 @@ async def test_what_the_user_may_not_see_any_more_is_unknown_and_not_absent(part
     assert (instance.state, instance.raw_state) == (S.UNKNOWN, "NOT_AUTHORIZED")
     assert instance.identity == request.identity(owner=OWNER)
     await seen(provider, deploy_id)
-    given = "remote VM 0 of VM 5 was given to another remote user: have the partner give it back, or its end is refused"
+    given = "remote VM 0 of VM 5 was given to another remote user: ask for it back, else it cannot be terminated"
     assert told == list(provider.troubles()) == [given]
     partner.vms[0].uid = 2
     assert (await seen(provider, deploy_id)).state is S.RUNNING
