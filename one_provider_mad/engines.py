@@ -160,6 +160,15 @@ class Engines:
             return self._opened[1]
         return Sight(cloud=engine.cloud, verbatim=engine.verbatim)
 
+    def _is_in_force(self, configuration: Configuration) -> bool:
+        """False once others have replaced these settings; those that were edited meanwhile are tried first.
+
+        Until they work, whoever waits for the cloud would begin anew with the very same settings, again and again.
+        """
+        if self._source.current() is not configuration:
+            self._make_soon()
+        return self._engine is None or self._engine.configuration is configuration
+
     def _make_soon(self) -> asyncio.Task[Engine]:
         """One try for all who wait; should one of them be cancelled, it goes on for the others."""
         if self._making is None:
@@ -248,7 +257,7 @@ class Engines:
             retries=self._options.retries,
             call_timeout=configuration.settings.call_timeout,
             knowledge=self._knowledge,
-            is_current=lambda: self._source.current() is configuration,
+            is_current=lambda: self._is_in_force(configuration),
         )
         return Sight(cloud=cloud, is_certain=False)
 

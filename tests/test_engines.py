@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad import engines as engines_module
+from one_provider_mad.actions.cloud import Patience, SettingsReplaced, patience
 from one_provider_mad.actions.engine import Engine
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.engines import Engines
@@ -405,6 +406,30 @@ async def test_an_edit_that_takes_long_to_try_keeps_nobody_waiting_long(
         while home.somebody.opened == ["good"]:
             await asyncio.to_thread(os.sched_yield)
     assert home.somebody.opened == ["good", "better"], "it is tried once for all who wait"
+
+
+@pytest.mark.parametrize("mishap", ["hang", ProviderUnavailable("the cloud did not answer")])
+async def test_who_waits_for_the_cloud_begins_anew_only_once_edited_settings_work(
+    home: Home, mishap: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("one_provider_mad.settings.TRY_AGAIN_SECONDS", 0.01)
+    home.configure('provider = "somebody"\nowner = "harbour"')
+    engines = home.engines()
+    cloud = (await engines.current()).cloud
+    assert cloud is not None
+    patience.set(Patience.OUTAGE)
+    home.somebody.mishap = mishap
+    home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.05\n[somebody]\nkey = "better"')
+    async with asyncio.timeout(5):
+        while home.somebody.opened.count("better") < 3:
+            cloud.keep_on()
+            await asyncio.to_thread(os.sched_yield)
+    home.somebody.mishap = None
+    async with asyncio.timeout(5):
+        while key_of(await engines.current()) != "better":
+            await asyncio.to_thread(os.sched_yield)
+    with pytest.raises(SettingsReplaced):
+        cloud.keep_on()
 
 
 async def test_an_edited_latency_counts_for_the_next_action(home: Home) -> None:
