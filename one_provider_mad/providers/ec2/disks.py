@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from urllib.parse import urlencode
 
@@ -186,16 +186,7 @@ class Disks:
             ProviderError: a later call may succeed.
         """
         volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
-        outcomes = await asyncio.gather(*(self._release(deploy_id, each) for each in volumes), return_exceptions=True)
-        failures = []
-        for volume, error in zip(volumes, outcomes, strict=True):
-            if error is None:
-                continue
-            is_final = isinstance(error, ProviderError) and error.definite and not error.is_paced
-            if not is_final or isinstance(error, AuthenticationRefused):
-                raise error
-            failures.append(f"{volume.volume_id}: {error}")
-        return failures
+        return await let_each_go({each.volume_id: self._release(deploy_id, each) for each in volumes})
 
     async def _release(self, deploy_id: DeployId, volume: EbsVolume) -> None:
         if volume.state in _GONE or (volume.attachment and volume.ends_with_instance):
@@ -295,6 +286,30 @@ class Disks:
             "BlockDeviceMapping.1.Ebs.DeleteOnTermination": "true",
         }
         await self._client.call("ModifyInstanceAttribute", call, read=lambda _: None)
+
+
+async def let_each_go(releases: Mapping[str, Awaitable[None]]) -> list[str]:
+    """Await the release of each part of an instance that is about to end.
+
+    Args:
+        releases: by the part's id.
+
+    Returns:
+        A sentence for each with which that did not work.
+
+    Raises:
+        ProviderError: the same may succeed when it is asked for again.
+    """
+    outcomes = await asyncio.gather(*releases.values(), return_exceptions=True)
+    failures = []
+    for part, error in zip(releases, outcomes, strict=True):
+        if error is None:
+            continue
+        is_final = isinstance(error, ProviderError) and error.definite and not error.is_paced
+        if not is_final or isinstance(error, AuthenticationRefused):
+            raise error
+        failures.append(f"{part}: {error}")
+    return failures
 
 
 def _gib(text: str) -> int:

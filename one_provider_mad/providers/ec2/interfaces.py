@@ -8,10 +8,10 @@ from contextlib import suppress
 
 from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, Value, whole_number
-from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable, Throttled
+from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
-from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks
+from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks, let_each_go
 from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.query import filtered, numbered, tagged
 
@@ -104,7 +104,7 @@ class Interfaces:
                 "AttachNetworkInterface", call, read=lambda root: text_of(root.find("attachmentId"))
             )
         except ProviderError as error:
-            if error.definite and not isinstance(error, Throttled):
+            if error.definite and not error.is_paced:
                 with suppress(ProviderError):  # OpenNebula forgets the interface; EC2 deletes no attached interface
                     await self._delete(interface)
             raise
@@ -123,15 +123,35 @@ class Interfaces:
             await self._delete(interface)
 
     async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
-        """Return the NIC_IDs of all interfaces made for an instance, attached or not.
+        """Return the NIC_IDs of all interfaces made for an instance, attached or not."""
+        return frozenset(each.nic_id for each in await self._all_of(deploy_id) if each.nic_id)
 
-        Without the right to list interfaces there are none.
+    async def let_go(self, deploy_id: DeployId) -> list[str]:
+        """Make sure that no interface made for an instance outlives it; called just before it is terminated.
+
+        There is work only after an attach or detach that was cut short.
+
+        Returns:
+            A sentence for each interface that could not be released.
+
+        Raises:
+            ProviderError: a later call may succeed.
         """
+        made = await self._all_of(deploy_id)
+        return await let_each_go({each.interface_id: self._release(each) for each in made})
+
+    async def _release(self, interface: Interface) -> None:
+        if not interface.attachment_id:
+            await self._delete(interface)
+        elif not interface.ends_with_instance:
+            await self._end_with_instance(interface)
+
+    async def _all_of(self, deploy_id: DeployId) -> list[Interface]:
+        """All that were made for an instance; who may not look, or asks a cloud that has none, has made none."""
         try:
-            made = await self._made_for(deploy_id)
-        except PermissionDenied:
-            return frozenset()
-        return frozenset(each.nic_id for each in made if each.nic_id)
+            return await self._made_for(deploy_id)
+        except (PermissionDenied, BadParameter):
+            return []
 
     async def _made_for(self, deploy_id: DeployId, nic_id: str = "") -> list[Interface]:
         return await self._list(

@@ -210,14 +210,15 @@ class Ec2Provider:
         await self._client.call("RebootInstances", {"InstanceId.1": deploy_id}, read=lambda _: None)
 
     async def destroy(self, deploy_id: DeployId) -> None:
-        """Terminate the instance; its volumes go with it, unless the VM's section keeps them."""
-        try:
-            failures = await self._disks.let_go(deploy_id)
-        except (PermissionDenied, BadParameter) as error:
-            # The instance costs more than its volumes, so it is terminated in any case.
-            failures = [str(error)]
-        for failure in failures:
-            self._context.warn(f"volumes of instance {deploy_id} may outlive it: {failure}")
+        """Terminate the instance; its volumes and interfaces go with it, unless the VM's section keeps volumes."""
+        for parts, let_go in (("volumes", self._disks.let_go), ("interfaces", self._interfaces.let_go)):
+            try:
+                failures = await let_go(deploy_id)
+            except (PermissionDenied, BadParameter) as error:
+                # The instance costs more than what cannot be looked for.
+                failures = [str(error)]
+            for failure in failures:
+                self._context.warn(f"{parts} of instance {deploy_id} may outlive it: {failure}")
         await self._client.call("TerminateInstances", {"InstanceId.1": deploy_id}, read=lambda _: None)
 
     async def _change(self, action: str, deploy_id: DeployId, options: Mapping[str, str] | None = None) -> None:

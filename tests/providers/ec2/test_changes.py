@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, Template, VmRequest
-from one_provider_mad.errors import BadParameter, WrongState
+from one_provider_mad.errors import BadParameter, NotReached, ProviderUnavailable, WrongState
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import Attached
 from one_provider_mad.testing.conformance import look, reach
@@ -192,6 +192,28 @@ class TestInterfaces:
         await provider.attach_nic(deploy_id, NIC)
         (interface,) = interfaces(face)
         assert interface["attachment"]["deleteOnTermination"] is True
+
+    @pytest.mark.parametrize("is_done", [True, False])
+    async def test_an_interface_whose_attach_was_cut_short_ends_with_the_instance_all_the_same(
+        self, face: Face, connect: Open, *, is_done: bool
+    ) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        face.order("AttachNetworkInterface", is_done=is_done)
+        with pytest.raises(ProviderUnavailable):
+            await provider.attach_nic(deploy_id, NIC)
+        await provider.destroy(deploy_id)
+        assert interfaces(face) == []
+
+    async def test_an_interface_is_kept_for_the_attach_that_nobody_took(self, face: Face, connect: Open) -> None:
+        provider = await connect()
+        deploy_id = await launched(provider)
+        face.order("AttachNetworkInterface", code="Unavailable", message="Overloaded.", status=503)
+        with pytest.raises(NotReached):
+            await provider.attach_nic(deploy_id, NIC)
+        (made,) = interfaces(face)
+        await provider.attach_nic(deploy_id, NIC)
+        assert [each["networkInterfaceId"] for each in interfaces(face)] == [made["networkInterfaceId"]]
 
     async def test_an_alias_is_refused(self, connect: Open) -> None:
         provider = await connect()
