@@ -405,7 +405,7 @@ class Cloud:
             return None
         try:
             return await asyncio.shield(task)
-        except MadError:
+        except (MadError, SettingsReplaced):
             return None
 
     async def close(self) -> None:

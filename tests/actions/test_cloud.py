@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from one_provider_mad.actions.cloud import Cloud, Knowledge, waiting_for
+from one_provider_mad.actions.cloud import Cloud, Knowledge, Patience, SettingsReplaced, patience, waiting_for
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -516,6 +516,18 @@ async def test_a_create_under_way_that_fails_yields_no_id(provider: FakeCloud) -
     is_answered.set()
     assert await waiting is None
     with pytest.raises(QuotaExceeded):
+        await caller
+
+
+async def test_a_create_under_way_that_gives_way_to_other_settings_yields_no_id(provider: FakeCloud) -> None:
+    """Who waits for it only wants to know what it has made: a debt, say, that knows no settings."""
+    provider.before["create"].append(NotReached("refused"))
+    cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, is_current=lambda: False)
+    patience.set(Patience.OUTAGE)
+    caller = asyncio.create_task(cloud.create(CALL, record=Book().record))
+    await turns()
+    assert await cloud.create_under_way(CALL.token) is None
+    with pytest.raises(SettingsReplaced):
         await caller
 
 
