@@ -6,7 +6,7 @@ passwords.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from hashlib import sha256
 
 import msgspec
@@ -20,6 +20,16 @@ _WRITTEN_BY_CORE = frozenset({"DISK_ID", "TARGET"})
 """Attributes of CONTEXT that say where OpenNebula's own context disk is."""
 
 _DIGITS = 16
+
+_DISK, _NIC = "DISK_ID", "NIC_ID"
+
+_OF_DEVICES = {
+    Action.ATTACHDISK: _DISK,
+    Action.DETACHDISK: _DISK,
+    Action.ATTACHNIC: _NIC,
+    Action.DETACHNIC: _NIC,
+}
+"""Actions by which an instance gets or loses something that has a number, and the number's name."""
 
 
 class AskedDisk(Value, frozen=True, kw_only=True):
@@ -43,6 +53,8 @@ class Asked(Value, frozen=True, kw_only=True):
         nics: what tells two interfaces with one NIC_ID apart, by NIC_ID.
         context: digest of CONTEXT, "" for none.
         section: digest of each attribute of the PUBLIC_CLOUD section.
+        unsettled: disks and interfaces that it may have or not: attaching or detaching them has begun, and no answer
+            came. `DISK_ID 1`, `NIC_ID 2`.
     """
 
     size: Mapping[str, str] = {}
@@ -50,6 +62,7 @@ class Asked(Value, frozen=True, kw_only=True):
     nics: Mapping[str, str] = {}
     context: str = ""
     section: Mapping[str, str] = {}
+    unsettled: tuple[str, ...] = ()
 
     def written(self) -> str:
         """As the journal keeps it."""
@@ -108,12 +121,8 @@ def changes(before: Asked, request: VmRequest) -> Iterator[Change]:
     nics = {each["NIC_ID"]: each for each in _nics(template)}
     new_disks = {key: disk for key, disk in disks.items() if _is_other(before.disks.get(key), _disk(disk))}
     new_nics = {key: nic for key, nic in nics.items() if before.nics.get(key) != _nic(nic)}
-    for key in before.disks:
-        if key not in disks or key in new_disks:
-            yield removal("DISK_ID", key)
-    for key in before.nics:
-        if key not in nics or key in new_nics:
-            yield removal("NIC_ID", key)
+    yield from _removals(before, kept_disks=disks.keys() - new_disks.keys(), kept_nics=nics.keys() - new_nics.keys())
+    yield from _settlements(before, disks, nics)
     if _differs(before.size, _size(template)):
         asked = " ".join(f"{name}={value}" for name, value in _size(template).items())
         yield Change(action=Action.RESIZE, what=f"resizing to {asked}")
@@ -128,14 +137,36 @@ def changes(before: Asked, request: VmRequest) -> Iterator[Change]:
         yield Change(action=Action.UPDATECONF, what="changing the context")
 
 
+def _removals(before: Asked, *, kept_disks: Collection[str], kept_nics: Collection[str]) -> Iterator[Change]:
+    yield from (removal(_DISK, key) for key in before.disks if key not in kept_disks)
+    yield from (removal(_NIC, key) for key in before.nics if key not in kept_nics)
+
+
+def _settlements(before: Asked, disks: Collection[str], nics: Collection[str]) -> Iterator[Change]:
+    """Remove what the instance may have, and its VM has not; what the VM has is new, and attached, in any case."""
+    for name, _, key in (each.partition(" ") for each in before.unsettled):
+        if key not in (disks if name == _DISK else nics):
+            yield removal(name, key)
+
+
 def removal(name: str, key: str) -> Change:
     """Detach a disk (`DISK_ID`) or an interface (`NIC_ID`)."""
-    is_disk = name == "DISK_ID"
+    is_disk = name == _DISK
     return Change(
         action=Action.DETACHDISK if is_disk else Action.DETACHNIC,
         operand={name: key},
         what=f"detaching {'disk' if is_disk else 'interface'} {key}",
     )
+
+
+def begun(asked: Asked, action: Action, operand: Mapping[str, str]) -> Asked:
+    """What an instance has while a disk or an interface is being attached or detached, as far as anybody can tell."""
+    if action not in _OF_DEVICES:
+        return asked
+    name = _OF_DEVICES[action]
+    key = operand.get(name, "")
+    without = _without(asked, name, key)
+    return msgspec.structs.replace(without, unsettled=(*without.unsettled, f"{name} {key}"))
 
 
 def after(asked: Asked, action: Action, operand: Mapping[str, str], template: Template) -> Asked:
@@ -147,24 +178,29 @@ def after(asked: Asked, action: Action, operand: Mapping[str, str], template: Te
         operand: its disk or interface.
         template: the VM's.
     """
-    disk_id, nic_id = operand.get("DISK_ID", ""), operand.get("NIC_ID", "")
-    disks = {key: disk for key, disk in asked.disks.items() if key != disk_id}
-    nics = {key: nic for key, nic in asked.nics.items() if key != nic_id}
+    if action in _OF_DEVICES:
+        asked = _without(asked, _OF_DEVICES[action], operand.get(_OF_DEVICES[action], ""))
     match action:
         case Action.RESIZE:
             return msgspec.structs.replace(asked, size=_size(template))
         case Action.UPDATECONF:
             return msgspec.structs.replace(asked, context=_context(template))
         case Action.ATTACHDISK | Action.RESIZEDISK:
-            return msgspec.structs.replace(asked, disks={**disks, disk_id: _disk(operand)})
-        case Action.DETACHDISK:
-            return msgspec.structs.replace(asked, disks=disks)
+            return msgspec.structs.replace(asked, disks={**asked.disks, operand.get(_DISK, ""): _disk(operand)})
         case Action.ATTACHNIC:
-            return msgspec.structs.replace(asked, nics={**nics, nic_id: _nic(operand)})
-        case Action.DETACHNIC:
-            return msgspec.structs.replace(asked, nics=nics)
+            return msgspec.structs.replace(asked, nics={**asked.nics, operand.get(_NIC, ""): _nic(operand)})
         case _:
             return asked
+
+
+def _without(asked: Asked, name: str, key: str) -> Asked:
+    """The same but for one disk or interface."""
+    return msgspec.structs.replace(
+        asked,
+        disks={each: disk for each, disk in asked.disks.items() if (name, each) != (_DISK, key)},
+        nics={each: nic for each, nic in asked.nics.items() if (name, each) != (_NIC, key)},
+        unsettled=tuple(each for each in asked.unsettled if each != f"{name} {key}"),
+    )
 
 
 def _disks(template: Template) -> list[Mapping[str, str]]:

@@ -34,8 +34,10 @@ async def perform_capability(work: Work, action: Action) -> str:
     instance = await work.finder.locate(request)
     method: Callable[[DeployId, Any], Awaitable[str | None]] = getattr(provider, capability.method)
     subject = request.operand if capability.operand else request
+    resumption = resumption_of(work)
+    await resumption.note_begun(action, instance.deploy_id)
     result = await work.cloud.call(
         action.value, lambda: method(instance.deploy_id, subject), is_repeatable=action not in _NOT_REPEATABLE
     )
-    await resumption_of(work).note_action(action, instance.deploy_id)
+    await resumption.note_action(action, instance.deploy_id)
     return result or "-"

@@ -3,18 +3,19 @@
 The core sends nothing for a VM in POWEROFF or UNDEPLOYED that is resized, gets a disk or loses one, or is edited, and
 shows it as done (OpenNebula src/dm/DispatchManagerActions.cc). So the journal keeps what was last asked for and carried
 out; a resume compares. Each difference is carried out, or said in the VM's log, in which case the next resume tries
-again. Every step may be repeated, and the new record is written before the instance is started: a crash in between
-costs nothing.
+again. Every step may be repeated, and the record is written anew before and after each: a resume that is cut short is
+completed by the next one, however the VM was edited in between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from one_provider_mad.actions.asked import Asked, Change, after, asked_of, changes, read_asked, removal
+from one_provider_mad.actions.asked import Asked, Change, after, asked_of, begun, changes, read_asked, removal
 from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.policy import check_attributes
@@ -30,6 +31,8 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.protocol.messages import Action
 from one_provider_mad.providers.interface import Attached, DeviceListing, Reconfigurable
 from one_provider_mad.settings import Policy
+
+_ATTACHES = frozenset({Action.ATTACHDISK, Action.ATTACHNIC})
 
 _RECREATE = "only a new instance gets it (onevm recover --recreate)"
 
@@ -66,15 +69,23 @@ class Resumption(Value, frozen=True, kw_only=True):
         except JournalError as error:
             self.warn(str(error))
 
+    async def note_begun(self, action: Action, deploy_id: DeployId) -> None:
+        """A live instance is about to be given something. Should that fail, OpenNebula takes it from the VM.
+
+        The instance may have it all the same; then the next resume removes it.
+        """
+        if action in _ATTACHES:
+            await self._note(deploy_id, lambda before: begun(before, action, self.request.operand))
+
     async def note_action(self, action: Action, deploy_id: DeployId) -> None:
         """An action has changed a live instance; what the journal cannot keep is carried out once more by a resume."""
+        await self._note(deploy_id, lambda before: after(before, action, self.request.operand, self.request.template))
+
+    async def _note(self, deploy_id: DeployId, change: Callable[[Asked], Asked]) -> None:
+        """Record what is known to be otherwise, where anything is recorded; never an action's failure."""
         try:
-            before = await self._recorded(deploy_id)
-            if before is None:
-                return
-            now = after(before, action, self.request.operand, self.request.template)
-            if now != before:
-                await self._record(deploy_id, now)
+            if (before := await self._recorded(deploy_id)) is not None:
+                await self._record_other(deploy_id, before, change(before))
         except JournalError as error:
             self.warn(str(error))
 
@@ -87,10 +98,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         """
         if not self.request.template.values:
             return
-        before = await self._recorded(instance.deploy_id)
-        if before is None:
-            await self._begin(instance)
-            return
+        before = await self._recorded(instance.deploy_id) or await self._begin(instance)
         wanted = self._asked()
         todo = list(changes(before, self.request))
         if instance.state is not InstanceState.STOPPED:
@@ -100,9 +108,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         first = [each for each in todo if each.action is not Action.ATTACHNIC]
         now = await self._change(instance.deploy_id, before, first)
         now = await self._change_section(instance.deploy_id, now, wanted)
-        now = await self._change(instance.deploy_id, now, [each for each in todo if each not in first])
-        if now != before:
-            await self._record(instance.deploy_id, now)
+        await self._change(instance.deploy_id, now, [each for each in todo if each not in first])
 
     # What is known
 
@@ -112,10 +118,14 @@ class Resumption(Value, frozen=True, kw_only=True):
     async def _record(self, deploy_id: DeployId, asked: Asked) -> None:
         await self.journal.note_asked(deploy_id, asked.written())
 
+    async def _record_other(self, deploy_id: DeployId, before: Asked, now: Asked) -> None:
+        if now != before:
+            await self._record(deploy_id, now)
+
     def _asked(self) -> Asked:
         return what_is_asked(self.cloud, self.request)
 
-    async def _begin(self, instance: Instance) -> None:
+    async def _begin(self, instance: Instance) -> Asked:
         """Nothing is known of what was asked before: what runs is the baseline. What is ours and not wanted goes."""
         deploy_id, provider = instance.deploy_id, self.cloud.provider
         self.warn(
@@ -127,8 +137,10 @@ class Resumption(Value, frozen=True, kw_only=True):
             attached = await self._attached(provider, deploy_id)
             strays = [removal("DISK_ID", key) for key in sorted(attached.disks) if key not in has.disks]
             strays += [removal("NIC_ID", key) for key in sorted(attached.nics) if key not in has.nics]
-            await self._change(deploy_id, has, strays)
+            for stray in strays:
+                has = begun(has, stray.action, stray.operand)
         await self._record(deploy_id, has)
+        return has
 
     async def _attached(self, provider: DeviceListing, deploy_id: DeployId) -> Attached:
         try:
@@ -156,20 +168,26 @@ class Resumption(Value, frozen=True, kw_only=True):
     async def _change(self, deploy_id: DeployId, asked: Asked, todo: list[Change]) -> Asked:
         """Carry out what can be; returns what the instance has then."""
         for change in todo:
-            if change.waits_for_removal(asked):
-                continue  # a disk takes the number of one that could not be detached
-            send = self._sender(deploy_id, change)
-            if await self._is_done(deploy_id, change.what, send, operation=change.action.value):
-                asked = after(asked, change.action, change.operand, self.request.template)
+            if not change.waits_for_removal(asked):  # a disk takes the number of one that could not be detached
+                asked = await self._change_one(deploy_id, asked, change)
         return asked
 
-    def _sender(self, deploy_id: DeployId, change: Change) -> Callable[[], Awaitable[Any]]:
+    async def _change_one(self, deploy_id: DeployId, asked: Asked, change: Change) -> Asked:
+        """Carry it out if it can be; what comes of it is recorded at once, for the VM may be edited before the next."""
         capability, provider = CAPABILITIES[change.action], self.cloud.provider
         if not isinstance(provider, capability.protocol):
-            return _refusing(NotSupported(provider.name, capability.what))
-        method = getattr(provider, capability.method)
+            self._tell_refused(deploy_id, change.what, NotSupported(provider.name, capability.what))
+            return asked
+        method: Callable[[DeployId, Any], Awaitable[Any]] = getattr(provider, capability.method)
         subject = change.operand if capability.operand else self.request
-        return lambda: method(deploy_id, subject)
+        doubt = begun(asked, change.action, change.operand)
+        await self._record_other(deploy_id, asked, doubt)
+        if await self._is_done(deploy_id, change.what, partial(method, deploy_id, subject), change.action.value):
+            now = after(asked, change.action, change.operand, self.request.template)
+        else:
+            now = doubt if change.action in _ATTACHES else asked
+        await self._record_other(deploy_id, doubt, now)
+        return now
 
     async def _change_section(self, deploy_id: DeployId, asked: Asked, wanted: Asked) -> Asked:
         """Carry out what was edited in the PUBLIC_CLOUD section; returns what the instance has then."""
@@ -187,14 +205,16 @@ class Resumption(Value, frozen=True, kw_only=True):
             )
         section = dict(asked.section)
         for name in (each for each in names if each not in fixed):
-            send = _reconfiguring(provider, deploy_id, self.request, name)
-            if await self._is_done(deploy_id, f"changing {name}", send, operation="reconfigure"):
+            send = partial(provider.reconfigure, deploy_id, self.request, name)
+            if await self._is_done(deploy_id, f"changing {name}", send, "reconfigure"):
                 section.pop(name, None)
                 section.update({name: wanted.section[name]} if name in wanted.section else {})
-        return msgspec.structs.replace(asked, section=section)
+        now = msgspec.structs.replace(asked, section=section)
+        await self._record_other(deploy_id, asked, now)
+        return now
 
     async def _is_done(
-        self, deploy_id: DeployId, what: str, send: Callable[[], Awaitable[Any]], *, operation: str
+        self, deploy_id: DeployId, what: str, send: Callable[[], Awaitable[Any]], operation: str
     ) -> bool:
         """Carry one thing out, and say so; False for what was refused, which is said too.
 
@@ -212,10 +232,13 @@ class Resumption(Value, frozen=True, kw_only=True):
         except ProviderError as error:
             if _may_pass(error):
                 raise
-            self.warn(f"{what}, asked for while the VM was off, was refused for instance {deploy_id}: {error}")
+            self._tell_refused(deploy_id, what, error)
             return False
         self.inform(f"{what}: carried out on instance {deploy_id}, as asked for while the VM was off")
         return True
+
+    def _tell_refused(self, deploy_id: DeployId, what: str, error: ProviderError) -> None:
+        self.warn(f"{what}, asked for while the VM was off, was refused for instance {deploy_id}: {error}")
 
 
 def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
@@ -232,19 +255,6 @@ def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
 def _may_pass(error: ProviderError) -> bool:
     """True for what may be otherwise when it is asked again, so that the resume has failed."""
     return error.retryable or not error.definite or isinstance(error, AuthenticationRefused)
-
-
-def _refusing(error: ProviderError) -> Callable[[], Awaitable[None]]:
-    async def refuse() -> None:
-        raise error
-
-    return refuse
-
-
-def _reconfiguring(
-    provider: Reconfigurable, deploy_id: DeployId, request: VmRequest, name: str
-) -> Callable[[], Awaitable[None]]:
-    return lambda: provider.reconfigure(deploy_id, request, name)
 
 
 def _edited(before: Asked, wanted: Asked) -> list[str]:
