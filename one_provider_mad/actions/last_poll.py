@@ -20,7 +20,7 @@ _STOPS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
 _STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
 
 _LOOK_SECONDS = 5.0
-"""The action's answer waits no longer for this."""
+"""The action's answer waits no longer for this, and never beyond its deadline: it has succeeded."""
 
 
 async def last_poll(work: Work, action: Action) -> Reply | None:
@@ -30,8 +30,9 @@ async def last_poll(work: Work, action: Action) -> Reply | None:
         return None
     if not names.of(request.vm_id, {}, None):
         return None
+    left = work.deadline - asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(_LOOK_SECONDS):
+        async with asyncio.timeout(min(_LOOK_SECONDS, max(0.0, left / 2))):
             instance = await work.cloud.look_at(request.deploy_id)
     except (MadError, TimeoutError):
         return None

@@ -894,6 +894,20 @@ async def test_up_to_5_10_what_a_stopped_instance_has_no_more_is_taken_back_befo
     assert desk.replies() == ['POLL SUCCESS 7 STATE=a ADDRESS="203.0.113.9"', *lines]
 
 
+async def test_a_power_off_that_is_done_just_in_time_is_no_failure(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_desk(world, timeout=8) as desk:
+        deploy_id = world.provider.add(identity_of())
+        world.provider.instances[deploy_id].attributes = {"ADDRESS": "203.0.113.9"}
+        desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+        await desk.settled()
+        desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
+        await until(lambda: world.provider.count("stop") == 1)
+        monkeypatch.setattr(world.cloud, "look_at", lambda _: asyncio.Event().wait())
+        assert await desk.reply("SHUTDOWN") == "SUCCESS -"
+
+
 async def test_what_is_owed_and_cannot_be_noted_is_told(desk: Desk) -> None:
     desk.engines.journal = None
     desk.engines.error = SettingsError("x.toml: owner is missing")
