@@ -205,13 +205,8 @@ class Devices:
 
     # Size and context
 
-    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Change CPU, VCPU and MEMORY; before 6.0 the remote VM must be off."""
-        wanted = {name: request.template.text(name).strip() for name in ("CPU", "VCPU", "MEMORY")}
-        await self._give_size(known_number(deploy_id), wanted)
-
     async def _give_size(self, number: int, figures: Mapping[str, str]) -> None:
-        """Change the given figures."""
+        """Change the given ones of CPU, VCPU and MEMORY; before 6.0 the remote VM must be off."""
         wanted = {name: value for name, value in figures.items() if value and figure(value, name)}
         machine = await self._remote.machine(number)
         if _has(machine, wanted):
@@ -226,7 +221,9 @@ class Devices:
             raise _undone(machine, "the size was not changed")
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Add the CONTEXT of the request to the remote VM's; up to 5.12 it must be off."""
+        """Add the CONTEXT of the request to the remote VM's, unless it is left out; up to 5.12 that must be off."""
+        if self._remote.settings.context == "none":
+            return
         number = known_number(deploy_id)
         machine = await self._remote.machine(number)
         given = {name: value for section in request.template.vectors("CONTEXT") for name, value in section.items()}

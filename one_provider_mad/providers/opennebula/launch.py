@@ -33,6 +33,8 @@ _AS_BASE64 = ("START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD")
 
 _YES = frozenset({"YES", "TRUE", "1"})
 
+SIZE = ("CPU", "VCPU", "MEMORY")
+
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of a create, as in the journal.
@@ -219,7 +221,7 @@ def _template(section: Section, settings: OpenNebulaSettings) -> str:
 
 
 def _capacity(request: VmRequest, section: Section, settings: OpenNebulaSettings) -> Iterator[tuple[str, str]]:
-    for name in ("CPU", "VCPU", "MEMORY"):
+    for name in SIZE:
         asked = section.text(name)
         if not asked and settings.capacity_from == "vm":
             asked = request.template.text(name).strip()

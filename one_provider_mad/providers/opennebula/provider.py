@@ -37,6 +37,7 @@ from one_provider_mad.providers.opennebula.checks import Checks
 from one_provider_mad.providers.opennebula.devices import Devices
 from one_provider_mad.providers.opennebula.launch import (
     KNOWN_ATTRIBUTES,
+    SIZE,
     Launch,
     merged_context,
     plan_launch,
@@ -86,7 +87,7 @@ class OpenNebulaProvider(Devices):
     name: str = "opennebula"
     is_create_repeatable: bool = False
     attribute_names: Collection[str] = (ADDRESS, ADDRESSES)
-    changeable_attributes: Collection[str] = frozenset({"CPU", "VCPU", "MEMORY", "TAGS", "NAME", "GROUP"})
+    changeable_attributes: Collection[str] = frozenset({*SIZE, "TAGS", "NAME", "GROUP"})
 
     def __init__(self, context: ProviderContext, settings: OpenNebulaSettings) -> None:
         super().__init__(Remote(settings))
@@ -271,6 +272,21 @@ class OpenNebulaProvider(Devices):
         """Return the attributes of the VM's own section."""
         return read_section(request, hypervisor=self._hypervisor).known(KNOWN_ATTRIBUTES)
 
+    async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Change CPU, VCPU and MEMORY, but for what does not follow the VM.
+
+        Raises:
+            BadParameter: none of them does.
+        """
+        section = read_section(request, hypervisor=self._hypervisor)
+        if self._settings.capacity_from == "template" or all(section.text(name) for name in SIZE):
+            raise BadParameter(
+                "the VM's own size does not count here (capacity_from, or its PUBLIC_CLOUD section has another):"
+                " set CPU, VCPU and MEMORY in PUBLIC_CLOUD"
+            )
+        wanted = {name: section.text(name) or request.template.text(name).strip() for name in SIZE}
+        await self._give_size(known_number(deploy_id), wanted)
+
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Apply an edited size, tags, name or group.
 
@@ -279,7 +295,7 @@ class OpenNebulaProvider(Devices):
         """
         number, section = known_number(deploy_id), read_section(request, hypervisor=self._hypervisor)
         value = section.text(name)
-        if name in ("CPU", "VCPU", "MEMORY"):
+        if name in SIZE and (value or self._settings.capacity_from == "vm"):
             await self._give_size(number, {name: value or request.template.text(name).strip()})
         elif name == "TAGS" and (text := write_tags(section)):
             await self._client.call("one.vm.update", number, text, _MERGE)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Template, VmId, VmRequest
@@ -170,6 +171,41 @@ async def test_a_group_that_does_not_exist_costs_no_instance(partner: Partner, o
     provider = await opened(warn=told.append)
     assert await provider.create(a_call(provider, a_vm(GROUP="nobody"))) == "opennebula-hybrid-0"
     assert ["'nobody'" in sentence for sentence in told] == [True]
+
+
+@pytest.mark.parametrize(
+    ("options", "asking", "size"),
+    [
+        pytest.param({}, {}, ["2", "512"], id="the-vms"),
+        pytest.param({}, {"CPU": "4"}, ["4", "512"], id="what-the-section-names-stays"),
+        pytest.param({"capacity_from": "template"}, {}, None, id="the-remote-templates"),
+        pytest.param({}, {"CPU": "4", "VCPU": "4", "MEMORY": "4096"}, None, id="the-sections"),
+    ],
+)
+async def test_a_vm_is_resized_as_far_as_its_own_size_counts(
+    partner: Partner, opened: Open, options: dict[str, str], asking: dict[str, str], size: list[str] | None
+) -> None:
+    provider = await opened(**options)
+    deploy_id = await launch(provider, a_vm(asking=asking))
+    before = [partner.vms[0].template[name] for name in ("CPU", "MEMORY")]
+    request = msgspec.structs.replace(
+        a_vm(asking=asking), template=Template(values={"CPU": ("2",), "MEMORY": ("512",)})
+    )
+    if size is None:
+        with pytest.raises(BadParameter, match="the VM's own size does not count here"):
+            await provider.resize(deploy_id, request)
+    else:
+        await provider.resize(deploy_id, request)
+    after = [partner.vms[0].template[name] for name in ("CPU", "MEMORY")]
+    assert after == (before if size is None else [[each] for each in size])
+
+
+async def test_context_that_is_left_out_of_a_create_is_left_out_of_every_change(partner: Partner, opened: Open) -> None:
+    """It may hold passwords."""
+    provider = await opened(context="none")
+    deploy_id = await launch(provider)
+    await provider.update_context(deploy_id, a_vm(context={"PASSWORD": "secret"}))
+    assert not partner.count("one.vm.updateconf")
 
 
 async def test_a_quota_is_told_as_one(partner: Partner, opened: Open) -> None:
