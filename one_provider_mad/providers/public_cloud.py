@@ -6,7 +6,7 @@ is dropped with a warning.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from one_provider_mad.domain import TAG_PREFIX, Value, VmRequest
 from one_provider_mad.errors import BadParameter
@@ -55,6 +55,24 @@ class Section(Value, frozen=True, kw_only=True):
         what, are = ("attribute", "is") if len(names) == 1 else ("attributes", "are")
         sentence = f"{SECTION} {what} {some(names)} {are} not known to the {cloud} cloud and {are} ignored"
         return (f"{sentence}, known are {listed(known)}",)
+
+
+def not_made(request: VmRequest, *, made: str, instead_of_disks: str, instead_of_nics: str) -> Iterator[str]:
+    """Warnings for disks and interfaces of the template, where a create makes none of them.
+
+    Args:
+        request: the VM.
+        made: what is made, `the instance`.
+        instead_of_disks: what it has, and how it gets others.
+        instead_of_nics: the same of interfaces.
+    """
+    template = request.template
+    disks = [each.get("DISK_ID", "") for each in template.vectors("DISK")]
+    nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in template.vectors(name)]
+    if disks:
+        yield f"{made} is made without the template's disks ({', '.join(disks)}): {instead_of_disks}"
+    if nics:
+        yield f"{made} is made without the template's interfaces ({', '.join(nics)}): {instead_of_nics}"
 
 
 def read_section(request: VmRequest, *, hypervisor: str) -> Section:

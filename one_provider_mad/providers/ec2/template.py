@@ -33,7 +33,7 @@ from one_provider_mad.providers.ec2.query import numbered
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.volumes import device_mappings, root_volume
 from one_provider_mad.providers.interface import CreatePlan, Parameters
-from one_provider_mad.providers.public_cloud import SECTION, Section, parse_tags, read_section
+from one_provider_mad.providers.public_cloud import SECTION, Section, not_made, parse_tags, read_section
 
 OLD_SECTION = "EC2"
 """The section of OpenNebula 4.x, older than PUBLIC_CLOUD."""
@@ -267,7 +267,13 @@ def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
         ),
         *msgspec.structs.replace(section, attributes=strange).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
         *_context_warnings(request),
-        *_not_made(request),
+        *not_made(
+            request,
+            made="the instance",
+            instead_of_disks="it has those of its AMI and BLOCKDEVICEMAPPING, and empty ones are attached later with"
+            " onevm disk-attach",
+            instead_of_nics="it has one in its SUBNETID, and further ones are attached later with onevm nic-attach",
+        ),
     )
 
 
@@ -276,21 +282,3 @@ def _context_warnings(request: VmRequest) -> tuple[str, ...]:
     if contexts and contexts[0].get("TOKEN", "").upper() == "YES":
         return ("CONTEXT asks for a OneGate token, which this driver cannot make: ONEGATE_TOKEN is left out",)
     return ()
-
-
-def _not_made(request: VmRequest) -> tuple[str, ...]:
-    """Return warnings for disks and interfaces of the template, which a create does not make."""
-    disks = [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]
-    nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in request.template.vectors(name)]
-    told = []
-    if disks:
-        told.append(
-            f"the instance is made without the template's disks ({', '.join(disks)}): it has those of its AMI and"
-            " BLOCKDEVICEMAPPING, and empty ones are attached later with onevm disk-attach"
-        )
-    if nics:
-        told.append(
-            f"the instance is made without the template's interfaces ({', '.join(nics)}): it has one in its SUBNETID,"
-            " and further ones are attached later with onevm nic-attach"
-        )
-    return tuple(told)

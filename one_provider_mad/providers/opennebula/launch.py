@@ -13,7 +13,7 @@ from one_provider_mad.domain import TAG_PREFIX, Identity, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, is_writable, vector
-from one_provider_mad.providers.public_cloud import Section, some
+from one_provider_mad.providers.public_cloud import Section, not_made, some
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "TEMPLATE_ID", "TEMPLATE_NAME", "TEMPLATE_TEXT"),
@@ -91,7 +91,15 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         is_context_merged=settings.context == "merge" and not text,
     )
     write_extra(launch, request.identity(owner="-"), launch.context)  # raises now for a text that cannot be written
-    return launch, (*lost, *_not_made(request))
+    left_out = not_made(
+        request,
+        made="the remote VM",
+        instead_of_disks="it has those of the remote template, and further ones are attached later with"
+        " onevm disk-attach",
+        instead_of_nics="it has those of NETWORKS or of the remote template, and further ones are attached later with"
+        " onevm nic-attach",
+    )
+    return launch, (*lost, *left_out)
 
 
 def tags_of(section: Section) -> dict[str, str]:
@@ -105,22 +113,6 @@ def write_tags(section: Section) -> str:
         return "\n".join(attribute(name, value) for name, value in tags_of(section).items())
     except UnwritableError as error:
         raise BadParameter(f"{error}") from error
-
-
-def _not_made(request: VmRequest) -> Iterator[str]:
-    """Yield warnings for disks and interfaces of the VM's template, which a create does not make."""
-    disks = [each.get("DISK_ID", "") for each in request.template.vectors("DISK")]
-    nics = [each.get("NIC_ID", "") for name in ("NIC", "NIC_ALIAS") for each in request.template.vectors(name)]
-    if disks:
-        yield (
-            f"the remote VM is made without the template's disks ({', '.join(disks)}): it has those of the remote"
-            " template, and further ones are attached later with onevm disk-attach"
-        )
-    if nics:
-        yield (
-            f"the remote VM is made without the template's interfaces ({', '.join(nics)}): it has those of NETWORKS or"
-            " of the remote template, and further ones are attached later with onevm nic-attach"
-        )
 
 
 def write_extra(launch: Launch, identity: Identity, context: Mapping[str, str]) -> str:
