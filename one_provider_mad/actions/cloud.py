@@ -50,9 +50,20 @@ class Patience(Enum):
 patience: contextvars.ContextVar[Patience] = contextvars.ContextVar("patience", default=Patience.SHORT)
 """How long the running action goes on asking."""
 
+resting: contextvars.ContextVar[Callable[[float], Awaitable[None]]] = contextvars.ContextVar(
+    "resting", default=asyncio.sleep
+)
+"""How the running action lets time pass until it asks again: others have its place meanwhile."""
+
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 20.0
 """Seconds between tries: doubled from the first to the longest, with as much again of jitter."""
+
+
+def be_nobodys() -> None:
+    """What the running task waits for, several actions wait for: each of them has a patience and a place of its own."""
+    patience.set(Patience.SHORT)
+    resting.set(asyncio.sleep)
 
 
 def goes_on(error: ProviderError) -> bool:
@@ -98,7 +109,7 @@ async def persist(
 
 async def _rest(pause: float, asked: float | None) -> float:
     """Wait between two tries, as long as the cloud asks for; the pause after the next."""
-    await asyncio.sleep(asked or pause + random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - jitter is no secret
+    await resting.get()(asked or pause + random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - jitter is no secret
     return min(2 * pause, _LONGEST_PAUSE)
 
 
@@ -240,7 +251,7 @@ class Cloud:
         return await asyncio.shield(self._next_look)
 
     async def _look_for_all(self) -> None:
-        patience.set(Patience.SHORT)  # each of those who wait has its own
+        be_nobodys()
         try:
             while self._next_look is not None:
                 await asyncio.sleep(0)  # let everybody who is about to ask ask

@@ -15,7 +15,7 @@ import structlog
 
 from one_provider_mad import metrics
 from one_provider_mad.actions.accepted import Accepted, Recovered, RequestJob
-from one_provider_mad.actions.cloud import Patience, SettingsReplaced, patience, persist, waiting_for
+from one_provider_mad.actions.cloud import Patience, SettingsReplaced, patience, persist, resting, waiting_for
 from one_provider_mad.actions.debts import Confirm, Debts
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.intents import is_end
@@ -385,6 +385,7 @@ class Dispatcher:
     async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
         is_read = accepted.known is not None
         patience.set(_patience_of(accepted.action))
+        resting.set(self.lanes.rest)
         request, message = await accepted.content.read()
         if accepted.action is Action.POLL:
             return await self._poll_alone(accepted, request, message)

@@ -109,6 +109,8 @@ class Lanes:
         self._called_off = called_off
         self._lanes: dict[VmId, _Lane] = {}
         self._running: set[asyncio.Task[None]] = set()
+        self._resting = 0
+        self._returning: deque[asyncio.Future[None]] = deque()
         self._due_polls: dict[VmId, list[VmRequest]] = {}
         self._listed_polls: dict[VmId, list[VmRequest]] = {}
         self._is_listing = False
@@ -209,6 +211,38 @@ class Lanes:
         if lane.queue and lane.current is None:
             self._turns.wait(lane, lane.queue[0].host)
 
+    async def rest(self, seconds: float) -> None:
+        """Let others have the place of the job that runs for so long; return once it has one again.
+
+        Else a handful of actions that wait for a cloud would keep all others waiting, ends of instances among them.
+        """
+        self._resting += 1
+        self._pump()
+        is_back = False
+        try:
+            await asyncio.sleep(seconds)
+            if self._busy() >= self._threads:
+                place = asyncio.get_running_loop().create_future()
+                self._returning.append(place)
+                try:
+                    await place
+                finally:
+                    is_back = place.done() and not place.cancelled()
+        finally:
+            self._resting -= not is_back
+
+    def _busy(self) -> int:
+        """How many places are taken."""
+        return len(self._running) - self._resting
+
+    def _let_return(self) -> None:
+        """Give places that are free to jobs that have rested, in the order they come back."""
+        while self._returning and self._busy() < self._threads:
+            place = self._returning.popleft()
+            if not place.done():
+                self._resting -= 1
+                place.set_result(None)
+
     def hold(self) -> None:
         """Start nothing new; what runs goes on."""
         self._is_held = True
@@ -227,11 +261,12 @@ class Lanes:
 
     def _pump(self) -> None:
         """Start whatever may start. Lifecycle actions first, then one listing for all POLLs that are due."""
+        self._let_return()
         if self._is_held:
             return
-        while (lane := self._turns.take(len(self._running))) is not None:
+        while (lane := self._turns.take(self._busy())) is not None:
             self._start(lane)
-        if self._due_polls and not self._is_listing and len(self._running) < self._threads:
+        if self._due_polls and not self._is_listing and self._busy() < self._threads:
             self._is_listing = True
             self._gather(self._taken_polls, self._taken_polls + _GATHERED_POLLS)
         if not self._requests and not (self._is_listing or self._due_polls or self._has_waiting_polls()):
@@ -274,7 +309,7 @@ class Lanes:
             self._gather(self._taken_polls, bound)
             return
         self._is_listing = False
-        if self._due_polls and not self._is_held and len(self._running) < self._threads:
+        if self._due_polls and not self._is_held and self._busy() < self._threads:
             self._start_listing()
         else:
             self._pump()

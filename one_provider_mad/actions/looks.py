@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 
-from one_provider_mad.actions.cloud import Cloud, Patience, patience, persist, waiting_for
+from one_provider_mad.actions.cloud import Cloud, be_nobodys, persist, waiting_for
 from one_provider_mad.domain import DeployId, Instance, Value
 
 _FRESH_SECONDS = 30.0
@@ -75,7 +75,7 @@ class SharedLooks:
             task.exception()  # the actions that wait for it may all have been called off
 
     async def _look(self, cloud: Cloud) -> Mapping[DeployId, Instance]:
-        patience.set(Patience.SHORT)  # each of those who wait has its own
+        be_nobodys()
         await asyncio.sleep(max(0.0, self._begun + _APART_SECONDS - asyncio.get_running_loop().time()))
         async with self._gate:
             found = await cloud.describe(self._begin())

@@ -285,6 +285,66 @@ async def test_a_poll_that_waits_is_overtaken_by_a_later_action() -> None:
     assert hall.answered == [7, 7]
 
 
+class TestRest:
+    """A job that waits for a cloud lets others have its place, and comes back to one."""
+
+    @staticmethod
+    def resting(hall: Hall, vm_id: int, seconds: float, log: list[str]) -> Job:
+        async def work(job: Job) -> None:
+            log.append(f"{job.name} begins")
+            await hall.lanes.rest(seconds)
+            log.append(f"{job.name} is back")
+            await pass_time(5)
+            log.append(f"{job.name} ends")
+
+        job = Job(VmId(vm_id), f"job {vm_id}", work)
+        hall.lanes.submit(job)
+        return job
+
+    async def test_it_comes_back_when_there_is_a_place_and_in_order(self) -> None:
+        hall, log = Hall(threads=1), list[str]()
+        for vm_id in range(3):
+            self.resting(hall, vm_id, 10.0, log)
+        await pass_time(9)
+        assert log == ["job 0 begins", "job 1 begins", "job 2 begins"]
+        await hall.lanes.drained()
+        assert log[3:] == [f"job {vm_id} {what}" for vm_id in range(3) for what in ("is back", "ends")]
+
+    async def test_no_more_than_may_run_at_once_ever_do(self) -> None:
+        hall, log = Hall(threads=2), list[str]()
+        for vm_id in range(6):
+            self.resting(hall, vm_id, 10.0, log)
+        await hall.lanes.drained()
+        running = most = 0
+        for line in log:
+            running += line.endswith("is back") - line.endswith("ends")
+            most = max(most, running)
+        assert most == 2
+
+    @pytest.mark.parametrize("seconds", [5, 12])
+    async def test_one_that_is_called_off_leaves_its_place_to_others(self, seconds: float) -> None:
+        hall, log = Hall(threads=1), list[str]()
+        for vm_id in range(2):
+            self.resting(hall, vm_id, 10.0, log)
+        await pass_time(seconds)  # both rest, or the second waits for the first
+        assert hall.lanes.call_off(VmId(1))
+        await hall.lanes.drained()
+        assert log == ["job 0 begins", "job 1 begins", "job 0 is back", "job 0 ends"]
+        hall.submit(3, "after")
+        hall.submit(4, "later")
+        await turns()
+        assert hall.begun == ["after"], "there is one place, as ever"
+
+    async def test_one_comes_back_to_a_driver_that_starts_nothing_new(self) -> None:
+        hall, log = Hall(threads=1), list[str]()
+        self.resting(hall, 1, 10.0, log)
+        self.resting(hall, 2, 10.0, log)
+        await pass_time(1)
+        hall.lanes.hold()
+        await pass_time(30)
+        assert log[-1] == "job 2 ends"
+
+
 async def test_a_poll_whose_listing_is_under_way_is_let_go_by_an_action() -> None:
     hall = Hall()
     hall.poll(6)

@@ -155,6 +155,25 @@ async def test_a_poll_is_answered_at_once_though_others_wait_for_the_cloud(desk:
     assert await desk.reply("SHUTDOWN") == "SUCCESS -"
 
 
+async def test_actions_that_wait_for_the_cloud_take_no_place_from_others(tmp_path: Path) -> None:
+    """Creates are refused for an hour, say, and everything else is well."""
+    async with a_world(tmp_path, AbleCloud()) as world, a_desk(world, threads=2) as desk:
+        deploy_id, polled = (world.provider.add(identity_of(vm_id)) for vm_id in (90, 91))
+        world.provider.always["create"] = REFUSED
+        for vm_id in range(10):
+            desk.ask("DEPLOY", vm_id)
+        await pass_time(10)
+        before = now()
+        desk.ask("POLL", 91, deploy_id=polled, release="5.10")
+        assert await desk.reply("POLL", 91) == "SUCCESS STATE=a"
+        desk.ask("CANCEL", 90, deploy_id=deploy_id, lcm_state=12)
+        assert await desk.reply("CANCEL", 90) == "SUCCESS -"
+        assert now() - before < 20
+        end(desk)
+        assert [(await desk.reply("DEPLOY", vm_id))[:8] for vm_id in range(10)] == ["SUCCESS "] * 10
+        assert now() < 120
+
+
 async def test_the_vm_of_a_power_off_that_failed_is_left_as_it_is(desk: Desk) -> None:
     """5.10 polls it then, and makes a VM UNKNOWN whose POLL fails."""
     deploy_id = desk.world.provider.add(identity_of())
