@@ -1,5 +1,6 @@
-"""What is paid for and belongs to nobody: found by comparing the cloud with the local OpenNebula, and put right.
+"""Find instances that no VM needs any more, report them, and schedule their termination.
 
 OpenNebula tells no driver when it terminates a VM that is powered off, suspended, stopped or undeployed
-(OpenNebula/one#1243): its instance lives on. `verdicts` and `machine` are pure; `reconciler` looks, tells and destroys.
+(OpenNebula/one#1243): its instance lives on. `verdicts` and `machine` are pure; `reconciler` lists, reports and
+schedules.
 """

@@ -1,4 +1,4 @@
-"""The local OpenNebula, asked about its VMs with the rights of its own user (ONE_XMLRPC, ONE_AUTH)."""
+"""Read VMs from the local OpenNebula with the rights of its own user (ONE_XMLRPC, ONE_AUTH)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _ALL_USERS, _NOT_DONE = -2, -1
 _PAGE_SIZE = 1000
 
 _AT_ONCE = 4
-"""VMs asked for at the same time: oned has better things to do."""
+"""VMs read at the same time: few, to spare oned."""
 
 
 class LocalOpenNebula:
-    """The OpenNebula whose driver this is.
+    """Client of the local OpenNebula, which runs this driver.
 
     Args:
         environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them, and ONE_LOCATION.
@@ -38,9 +38,9 @@ class LocalOpenNebula:
         self._opened: Client | None = None
 
     async def open(self) -> None:
-        """Read the credentials. Raises SettingsError when there are none, or no URL, that can be used."""
+        """Read the credentials. Raises SettingsError without usable credentials or URL."""
         endpoint = await asyncio.to_thread(local_endpoint, self._environ)
-        await asyncio.to_thread(self._read_session)  # first: without them nothing large is imported
+        await asyncio.to_thread(self._read_session)  # first: without credentials a large import is saved
         connection = Connection(endpoints=(endpoint.url,), address_setting=endpoint.setting)
         self._opened = Client(connection, read_session=self._read_session)
         await self._opened.open()
@@ -51,7 +51,7 @@ class LocalOpenNebula:
         return self._opened
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         if self._opened is not None:
             await self._opened.close()
 
@@ -63,14 +63,14 @@ class LocalOpenNebula:
             return True  # up to 5.2 there is no such method, and no peers
 
     async def release(self) -> tuple[int, ...]:
-        """Which release it is: (6, 10, 0). Raises ProviderError."""
+        """Return the release of OpenNebula, (6, 10, 0). Raises ProviderError."""
         answer = await self._client.call("one.system.version")
         if not (release := release_of(answer)):
             raise ProviderUnavailable(f"OpenNebula calls its release {str(answer)[:20]!r}")
         return release
 
     async def living(self) -> Mapping[VmId, VmDocument]:
-        """Every VM that is not DONE, by number. Raises ProviderError: never half of them."""
+        """Return every VM that is not DONE, by ID. Raises ProviderError rather than return a part of them."""
         rows = await read_pool(
             self._client,
             "one.vmpool.info",
@@ -82,13 +82,13 @@ class LocalOpenNebula:
         return {row.vm_id: row for row in rows.values()}
 
     async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
-        """What is known of these VMs, DONE ones too: None for one that never was, nothing where it is not answered."""
+        """Return these VMs, DONE ones too: None for an ID never used, no entry where OpenNebula did not answer."""
         turn = asyncio.Semaphore(_AT_ONCE)
         found: dict[VmId, VmDocument | None] = {}
 
         async def ask(vm_id: VmId) -> None:
             async with turn:
-                with suppress(ProviderError):  # whoever asks sees that it is missing
+                with suppress(ProviderError):  # the caller sees the missing entry
                     found[vm_id] = await self.document(vm_id)
 
         async with asyncio.TaskGroup() as group:
@@ -97,7 +97,7 @@ class LocalOpenNebula:
         return found
 
     async def document(self, vm_id: VmId) -> VmDocument | None:
-        """What is known of one VM; None when there never was one of that number. Raises ProviderError."""
+        """Return one VM; None when OpenNebula never had a VM of this ID. Raises ProviderError."""
         try:
             document = await self._client.read("one.vm.info", vm_id, read=read_document)
         except InstanceNotFound:
@@ -108,7 +108,7 @@ class LocalOpenNebula:
 
 
 def read_document(element: Element) -> VmDocument:
-    """Read a `<VM>`. Raises ProviderUnavailable for one that lacks what everything depends on."""
+    """Read a `<VM>`. Raises ProviderUnavailable when a required element is missing."""
     history = list(elements_at(element, "HISTORY_RECORDS/HISTORY"))
     return VmDocument(
         vm_id=VmId(number_at(element, "ID")),

@@ -1,4 +1,4 @@
-"""Instances that have ended without OpenNebula: their VMs' logs say so once, and how the VM is recreated."""
+"""Log once, in the VM's log, that its instance ended outside OpenNebula, and how to recreate the VM."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATES = {8: "POWEROFF", 5: "SUSPENDED"}
 
 
 class EndedInstances:
-    """What was alive, and what was told; one for the driver's life."""
+    """Remembers live instances, and ended ones that were logged; one object for the driver's life."""
 
     def __init__(self) -> None:
         self._alive: set[DeployId] = set()
@@ -23,10 +23,10 @@ class EndedInstances:
     async def untold(
         self, cloud: Cloud, instances: Collection[Instance], living: Mapping[VmId, VmDocument]
     ) -> dict[VmId, Instance]:
-        """The instance of each VM at rest that has ended and was not told of.
+        """Return, by VM, the ended instance of each VM at rest whose log does not say so yet.
 
         Args:
-            cloud: asked about instances that a listing leaves out once they have ended.
+            cloud: looks up instances that a listing omits once they have ended.
             instances: a complete listing.
             living: every VM that is not DONE.
 
@@ -48,7 +48,7 @@ class EndedInstances:
         }
 
     def told(self, deploy_id: DeployId) -> None:
-        """Its VM's log says so by now."""
+        """Note that the VM's log reports the end of this instance."""
         self._told.add(deploy_id)
 
     def _remember(self, instances: Iterable[Instance], living: Iterable[VmDocument]) -> None:
@@ -63,7 +63,7 @@ def _is_of(instance: Instance, vm: VmDocument, *, owner: str) -> bool:
 
 
 def sentence_for(vm: VmDocument, instance: Instance, *, release: tuple[int, ...] | None) -> str:
-    """What the VM's log is to say; `release`: OpenNebula's, None where nobody knows it."""
+    """Return the sentence for the VM's log; `release` is OpenNebula's, None when unknown."""
     because = f" ({instance.reason})" if instance.reason else ""
     remedy = recreate_from(_STATES.get(vm.state, ""), release=release)
     return f"instance {instance.deploy_id} is {instance.raw_state} for good{because}: {remedy}"

@@ -1,4 +1,4 @@
-"""PURE: on what grounds an orphan may be destroyed, and when these grounds are gone."""
+"""PURE: when an orphan may be terminated, and when it no longer may."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from one_provider_mad.journal.records import ORPHAN, Attempt, AttemptState, Debt
 from one_provider_mad.orphans.verdicts import DONE_STATE, Finding, Verdict, VmDocument
 
 _ABOUT_THEN = 900.0
-"""Seconds that a cloud's clock and ours may differ by, with the time that a create takes."""
+"""Seconds by which a cloud's clock and ours may differ, including the duration of a create."""
 
 
 def made_at(finding: Finding, attempts: Iterable[Attempt]) -> float | None:
-    """When the instance was made, seconds since the epoch; None when the journal does not account for it."""
+    """Return when the instance was created, seconds since the epoch; None when no attempt accounts for it."""
     own = [each for each in attempts if finding.identity.is_same_life(each.identity)]
     called = {"", "-", f"one-{finding.identity.vm_id}", finding.deploy_id, *(each.deploy_id for each in own)}
     if finding.verdict is Verdict.DONE and finding.named not in called:
-        return None  # a VM of that number and STIME whose instance was never made here: of another OpenNebula
+        return None  # same ID and STIME, but its instance was not created here: another OpenNebula's VM
     times = [max(each.sent_at, each.answered_at) for each in own if _accounts_for(each, finding)]
     return max(times, default=None)
 
 
 def _accounts_for(attempt: Attempt, finding: Finding) -> bool:
-    """True when this attempt has made the instance.
+    """True when this attempt created the instance.
 
-    One whose answer was lost has no id. Then its tags tell, which hold the identity; but somebody may have copied an
-    instance, tags and all, so OpenNebula has to know it by its id, or it is the only one and was made about then.
+    An attempt whose response was lost has no id. Then the tags decide, which hold the identity. A person may have
+    copied an instance with its tags, so OpenNebula has to name this id, or it is the only one and was created then.
     """
     if attempt.deploy_id:
         return attempt.deploy_id == finding.deploy_id
@@ -37,25 +37,25 @@ def _accounts_for(attempt: Attempt, finding: Finding) -> bool:
 
 
 def is_back(debt: Debt, vm: VmDocument | None) -> bool:
-    """True when the VM that was over is there again, or calls the instance of this debt its own."""
+    """True when the VM exists again, or has the instance of this debt as its DEPLOY_ID."""
     if vm is None or vm.stime != debt.identity.stime:
         return False
     return vm.deploy_id == debt.deploy_id or debt.reason.startswith(f"{ORPHAN}{Verdict.DONE.value}")
 
 
 def may_live_on(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
-    """True when the VM of a debt calls that instance its own: another front-end may have taken it over since."""
+    """True when the VM of a debt has this DEPLOY_ID: another front-end may have adopted the instance since."""
     is_same = vm is not None and vm.stime == debt.identity.stime and vm.deploy_id == deploy_id
     return vm is not None and is_same and not vm.is_without
 
 
 def lives_on(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
-    """True when the VM of a debt is at rest with that instance, so that it has been taken over for certain."""
+    """True when the VM of a debt is at rest with this instance, so that it was certainly adopted."""
     return vm is not None and may_live_on(vm, debt, deploy_id) and vm.is_at_rest
 
 
 def is_over(who: Identity, documents: Mapping[VmId, VmDocument | None]) -> bool:
-    """True when the VM that a part belongs to is no more; not when nobody could be asked."""
+    """True when the VM of a volume, snapshot or address is gone; False when OpenNebula did not answer."""
     if who.vm_id not in documents:
         return False
     vm = documents[who.vm_id]
@@ -63,6 +63,6 @@ def is_over(who: Identity, documents: Mapping[VmId, VmDocument | None]) -> bool:
 
 
 def is_needed(who: Identity, living: Mapping[VmId, VmDocument]) -> bool:
-    """True when the VM that a part belongs to is there."""
+    """True when the VM of a volume, snapshot or address exists."""
     vm = living.get(who.vm_id)
     return vm is not None and vm.stime == who.stime

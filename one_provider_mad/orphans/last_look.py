@@ -1,7 +1,7 @@
-"""The last thing before an orphan is given up, and again before it is terminated: is it one still?
+"""Check again that an instance is an orphan: before it becomes a debt, and before it is terminated.
 
-Between the two may lie days, as while the cloud refuses to terminate: OpenNebula may be restored from a backup
-meanwhile, the journal copied to another machine, the front-end lead no more, the configuration be edited.
+Days may lie between the two, for example while the cloud refuses to terminate. Meanwhile OpenNebula may be restored
+from a backup, the journal copied to another machine, the front-end lose the lead, or the configuration change.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ log = structlog.get_logger()
 
 
 class Witness(Protocol):
-    """The local OpenNebula, as far as one VM goes (orphans/documents.py)."""
+    """The local OpenNebula, as far as this check needs it (orphans/documents.py)."""
 
     async def may_act(self) -> bool:
         """True when this front-end has no peers, or leads them."""
 
     async def documents(self, vm_ids: Collection[VmId]) -> Mapping[VmId, VmDocument | None]:
-        """These VMs, DONE or not."""
+        """Return these VMs, DONE or not."""
 
 
 class LastLook:
-    """Looks at one instance once more.
+    """Checks single instances once more.
 
     Args:
         engines: the cloud and the journal.
-        opennebula: whose instances they are.
-        machine: tells which machine this is; not called on the loop.
+        opennebula: the local OpenNebula.
+        machine: returns the identity of this machine; not called on the loop.
     """
 
     def __init__(self, engines: EngineSource, opennebula: Witness, *, machine: Callable[[], str]) -> None:
@@ -49,11 +49,11 @@ class LastLook:
         self._machine = machine
 
     async def is_this_machine(self, journal: Journal) -> bool:
-        """True when the journal was begun here; a copy of it is nobody's permission to destroy anything."""
+        """True when the journal was begun on this machine; a copied journal permits no termination."""
         return await note_machine(journal, await asyncio.to_thread(self._machine))
 
     async def made_here(self, journal: Journal, findings: Iterable[Finding]) -> dict[DeployId, float]:
-        """When those were created that this driver has created; what was taken over from somebody is left out."""
+        """Return the creation times of instances that this driver created; imported ones are left out."""
         made: dict[DeployId, float] = {}
         for each in findings:
             if await journal.imported_for(each.deploy_id) is not None:
@@ -65,17 +65,17 @@ class LastLook:
         return made
 
     async def unanswered(self, journal: Journal) -> set[VmId]:
-        """VMs with an action under way, here or in a process before this one that has not ended yet."""
+        """Return the VMs with an open action, of this process or of an earlier one that still runs."""
         return {request.vm_id for request in await journal.open_requests()}
 
     async def seen(self, engine: Engine, vm_id: VmId, deploy_id: DeployId) -> Finding | None:
-        """What an instance is now, by a fresh look at its VM and at all that the VM has; None when it is gone.
+        """Judge an instance by a fresh read of its VM and of the VM's instances; None when it is gone.
 
         Raises:
             ProviderError: the cloud did not answer.
         """
         cloud = engine.cloud
-        assert cloud is not None  # noqa: S101 - whoever asks has seen to it
+        assert cloud is not None  # noqa: S101 - the callers have checked it
         documents = await self._opennebula.documents([vm_id])
         instances = await cloud.find(vm_id)
         busy = await self.unanswered(engine.journal)
@@ -83,38 +83,38 @@ class LastLook:
         return next((each for each in findings if each.deploy_id == deploy_id), None)
 
     async def confirm(self, debt: Debt) -> None:
-        """Return if what a debt is about is an orphan still, and may be terminated here.
+        """Return if the instance of a debt is still an orphan and may be terminated here.
 
-        The VM's own lane is taken by whoever pays: actions of this process wait.
+        The caller holds the lane of the VM, so that actions of this process wait.
 
         Raises:
-            MadError: it is not, or nobody can tell just now.
+            MadError: it is no orphan, or that cannot be decided now.
         """
         engine = await self._engines.current()
         if engine.cloud is None or engine.configuration.settings.orphans.policy != "terminate-done":
-            raise CannotTell("orphans are not to be terminated any more")
+            raise CannotTell("the configuration no longer lets orphans be terminated")
         if not await self.is_this_machine(engine.journal):
             raise CannotTell("the journal comes from another machine")
         if not await self._opennebula.may_act():
             raise CannotTell("another front-end leads")
         found = await self.seen(engine, debt.identity.vm_id, debt.deploy_id)
         if found is None:
-            raise CannotTell(f"instance {debt.deploy_id} is not shown just now")
+            raise CannotTell(f"the cloud does not list instance {debt.deploy_id} now")
         if not found.verdict.is_orphan:
-            raise CannotTell(f"instance {debt.deploy_id} is no orphan for certain: {found.evidence}")
+            raise CannotTell(f"instance {debt.deploy_id} may not be an orphan: {found.evidence}")
         if not await self.made_here(engine.journal, [found]):
-            raise CannotTell(f"the journal does not account for instance {debt.deploy_id}")
+            raise CannotTell(f"the journal has no create of instance {debt.deploy_id}")
         log.info("orphan confirmed", deploy_id=debt.deploy_id, verdict=found.verdict.value, evidence=found.evidence)
 
     async def refuse_needed(self, debt: Debt, deploy_id: DeployId) -> None:
-        """See that no VM lives on what is owed from before: this front-end may have been away, and another one led.
+        """Raise if a VM uses the instance of an old debt: another front-end may have led and adopted it.
 
         Raises:
-            MadError: one does, or nobody can tell just now.
+            MadError: a VM uses it, or that cannot be decided now.
         """
         vm_id = debt.identity.vm_id
         documents = await self._opennebula.documents([vm_id])
         if vm_id not in documents:
             raise CannotTell(f"OpenNebula could not be asked whether VM {vm_id} needs instance {deploy_id} again")
         if may_live_on(documents[vm_id], debt, deploy_id):
-            raise CannotTell(f"VM {vm_id} of OpenNebula lives on instance {deploy_id} again")
+            raise CannotTell(f"VM {vm_id} of OpenNebula uses instance {deploy_id} again")

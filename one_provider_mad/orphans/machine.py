@@ -1,7 +1,7 @@
-"""Which machine this is: a copy of a front-end, with its journal and its configuration, is another one.
+"""Identify this machine: a copied front-end, with its journal and configuration, is another machine.
 
-A clone that is started beside the original, or a backup that is restored for a look, has an OpenNebula of its own: what
-somebody terminates there is alive and needed here.
+A clone that is started beside the original, or a restored backup, has an OpenNebula of its own: a VM that is
+terminated there may be alive here.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pathlib import Path
 from one_provider_mad.journal.writer import Journal
 
 MACHINE = "machine"
-"""Name of the journal's fact: on which machine it is written."""
+"""Key of the journal's fact: the machine on which it is written."""
 
 _MACHINE_IDS = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
-"""Made once at installation (systemd, machine-id(5)); a cloned disk has the same, so that it is not enough."""
+"""Made once at installation (systemd, machine-id(5)); a cloned disk has the same id, so it is not enough."""
 
 _DEVICES = Path("/sys/class/net")
-"""Network devices; one that is made of software has no `device` in it (Documentation/ABI/testing/sysfs-class-net)."""
+"""Network devices; a software device has no `device` entry (Documentation/ABI/testing/sysfs-class-net)."""
 
 _IS_MADE_UP = 1 << 40
-"""Bit of a hardware address that Python sets in one that it has made up (uuid.getnode)."""
+"""Bit that Python sets in a hardware address of its own making (uuid.getnode)."""
 
 
 def machine() -> str:
-    """A short text that is the same on this machine only. Reads files: not for the event loop."""
+    """Return a short text that identifies this machine. Reads files: not for the event loop."""
     parts = [socket.gethostname()]
     for path in _MACHINE_IDS:
         try:
@@ -42,10 +42,10 @@ def machine() -> str:
 
 
 def _hardware_address() -> str:
-    """Twelve hexadecimal digits, "" where there is none that stays.
+    """Return the hardware address as twelve hexadecimal digits, "" without a permanent one.
 
-    What Python tells is the first device's that has an IPv4 address, so another one's, or none, while the network
-    comes up: a driver starts with the machine.
+    Python returns the address of the first device that has an IPv4 address. While the network comes up, which is when
+    a driver starts, that may be another device or none.
     """
     found: list[tuple[int, str]] = []
     with suppress(OSError):
@@ -56,12 +56,12 @@ def _hardware_address() -> str:
                     found.append((int((each / "ifindex").read_text()), address))
     if found:
         return min(found)[1]
-    number = uuid.getnode()  # a container has nothing but software
+    number = uuid.getnode()  # a container has software devices only
     return "" if number & _IS_MADE_UP else f"{number:012x}"
 
 
 async def note_machine(journal: Journal, here: str) -> bool:
-    """Record on which machine a journal is written, where that was not done yet; True unless it is another one.
+    """Record the machine that writes a journal, unless recorded; False when it is another machine.
 
     Raises:
         JournalError: it cannot be read or written.

@@ -1,6 +1,6 @@
-"""Compares the cloud with the local OpenNebula, now and then, for as long as the action driver runs.
+"""Compare the cloud with the local OpenNebula from time to time, as long as the action driver runs.
 
-Nothing is destroyed here: what may be is noted as a debt, and debts are paid in their VM's lane, after another look at
+Nothing is terminated here: an orphan becomes a debt, and debts are paid in the lane of their VM, after another check of
 the tags (actions/debts.py).
 """
 
@@ -46,16 +46,16 @@ log = structlog.get_logger()
 __all__ = ["MACHINE", "ORPHANS", "OpenNebula", "Reconciler"]
 
 ORPHANS = "orphans"
-"""Name of the journal's fact: what the last look has found, as JSON."""
+"""Key of the journal's fact: the findings of the latest check, as JSON."""
 
 _MARK_SECONDS = 60.0
-"""How old the mark of an undeploy is before a document can contradict it: oned may have its answer yet to read."""
+"""Age at which a VM's document can contradict the mark of an undeploy: oned may not have read the reply yet."""
 
 _NO_HOST = -2
-"""Number of no host: -1 stands for one that a request did not name."""
+"""Host ID for no host: -1 stands for a request without one."""
 
 _PATIENCE = 4
-"""Looks in a row without an answer of OpenNebula before that is worth a warning: it starts after its drivers."""
+"""Failed checks in a row before a warning: OpenNebula starts after its drivers."""
 
 
 class OpenNebula(Protocol):
@@ -68,7 +68,7 @@ class OpenNebula(Protocol):
         """True when this front-end has no peers, or leads them."""
 
     async def release(self) -> tuple[int, ...]:
-        """Which release it is."""
+        """Return its release."""
 
     async def living(self) -> Mapping[VmId, VmDocument]:
         """Every VM that is not DONE."""
@@ -78,27 +78,27 @@ class OpenNebula(Protocol):
 
 
 class Tell(Protocol):
-    """Says something in oned's log, or in the log of a VM."""
+    """Writes a line to oned's log, or to the log of a VM."""
 
     def __call__(self, severity: Severity, text: str, vm_id: VmId | None = None, /) -> None:
-        """Say it."""
+        """Write the line."""
 
 
 class Reconciler:
-    """Finds orphans, tells of them, and has them destroyed where the configuration wants that.
+    """Finds orphans, reports them, and schedules their termination where the configuration says so.
 
     Args:
         engines: the cloud and the journal.
-        opennebula: whose instances they are.
-        tell: says something in oned's log, or in a VM's.
-        is_busy: tells whether an action of a VM is under way.
+        opennebula: the local OpenNebula.
+        tell: writes to oned's log, or to a VM's.
+        is_busy: true while an action of a VM is open.
         clock: seconds since the epoch.
-        machine: tells which machine this is; not called on the loop.
-        learn_release: told which release OpenNebula is, before anything is told of.
-        core_is_up: set once OpenNebula has started: before, it answers nothing.
+        machine: returns the identity of this machine; not called on the loop.
+        learn_release: receives OpenNebula's release before anything is logged.
+        core_is_up: set once OpenNebula has started and answers.
 
     Attributes:
-        last_look: what looks once more before anything is destroyed.
+        last_look: checks an instance again before it is terminated.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Reconciler:
         self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
 
     async def run(self) -> None:
-        """Look again and again. Ends only where there is nothing to compare: no credentials, or a folder of scripts."""
+        """Check again and again. Ends only without credentials, or with a directory of scripts."""
         await self._engines.is_journal_open.wait()
         if self._engines.is_verbatim:
             return
@@ -151,7 +151,7 @@ class Reconciler:
             await asyncio.sleep(pause)
 
     async def look_if_due(self) -> float:
-        """Look when it is time to; seconds until this is to be called again.
+        """Check when it is due; return the seconds until the next call.
 
         The configuration is read each time, so an edited interval counts within seconds.
         """
@@ -172,7 +172,7 @@ class Reconciler:
         return await self.not_seen(reason)
 
     async def _know_release(self) -> None:
-        """What is told in oned's log has a form that depends on it."""
+        """Learn OpenNebula's release, on which the form of lines in oned's log depends."""
         if self._learn_release is not None:
             with suppress(ProviderError):  # then it is asked again next time
                 self._release = await self._opennebula.release()
@@ -180,15 +180,15 @@ class Reconciler:
                 self._learn_release = None
 
     async def take_up(self) -> None:
-        """Note which machine this is, and take up what an earlier process has seen."""
+        """Note which machine this is, and load the findings of an earlier process."""
         if self._engines.journal is None:
             return
         try:
-            # From the first day on, credentials or not: a copy may come later.
+            # Also without credentials: the front-end may be copied later.
             await self.last_look.is_this_machine(self._engines.journal)
             found, trouble = await self._last_found(self._engines.journal)
         except JournalError as error:
-            log.info("machine not noted yet", reason=str(error))  # the first look does it
+            log.info("machine not noted yet", reason=str(error))  # the first check does it
             return
         self._timetable = Timetable(self._clock, looked_at=found["at"])
         if found["at"] is not None and (trouble is None or trouble.at < found["at"]):
@@ -196,7 +196,7 @@ class Reconciler:
 
     @staticmethod
     async def _last_found(journal: Journal) -> tuple[Mapping[str, Any], Trouble | None]:
-        """What the last complete look has found, of whichever process, and the last trouble."""
+        """Return the findings of the latest complete check, of any process, and the latest failure."""
         found, trouble = await journal.fact(ORPHANS), await journal.fact(TROUBLE)
         return (
             json.loads(found) if found else {"at": None, "orphans": []},
@@ -204,7 +204,7 @@ class Reconciler:
         )
 
     async def not_seen(self, reason: str) -> float:
-        """Seconds until the next try. What was not seen completely counts for nothing: sightings begin anew."""
+        """Return the seconds until the next try after a failed check; sightings are counted anew."""
         self._sightings, self._remembered = {}, ()
         self._timetable.failed()
         if self._timetable.failures == _PATIENCE:
@@ -214,13 +214,13 @@ class Reconciler:
         return pause
 
     async def _note(self, trouble: Trouble) -> None:
-        """Let `one-provider orphans` know why there was no look."""
+        """Record for `one-provider orphans` why there was no check."""
         if self._engines.journal is not None:
             with suppress(JournalError):
                 await self._engines.journal.set_fact(TROUBLE, msgspec.json.encode(trouble).decode())
 
     async def look(self, engine: Engine) -> list[Finding]:
-        """One look: list, compare, tell, and note what is to be destroyed.
+        """Check once: list, compare, report, and note debts.
 
         Raises:
             MadError: the cloud or OpenNebula did not answer, or not completely.
@@ -250,7 +250,7 @@ class Reconciler:
     async def _findings(
         self, instances: list[Instance], living: Mapping[VmId, VmDocument], journal: Journal, *, owner: str
     ) -> list[Finding]:
-        """What those are that are not a VM's for certain, by documents that were read after the cloud was listed."""
+        """Return findings for instances without a certain VM, by documents that were read after the listing."""
         doubtful = suspects(instances, living, owner=owner)
         vm_ids = {each.identity.vm_id for each in doubtful if each.identity is not None}
         documents = await self._opennebula.documents(vm_ids)
@@ -260,9 +260,9 @@ class Reconciler:
         return [each for each in found if each.verdict is not Verdict.CURRENT]
 
     async def _free_parked(self, journal: Journal, living: Mapping[VmId, VmDocument], asked_at: float) -> None:
-        """Drop marks of VMs that are on a host again without this driver's doing: a person, or another front-end.
+        """Unpark instances of VMs that are on a host again without this driver: by a person, or another front-end.
 
-        A marked instance is named in no report, which would make its VM UNKNOWN or POWEROFF (monitor/truth.py).
+        Reports leave a parked instance out, which would make its VM UNKNOWN or POWEROFF (monitor/truth.py).
         """
         for deploy_id, (vm_id, since) in (await journal.parked_since()).items():
             vm = living.get(vm_id)
@@ -272,14 +272,14 @@ class Reconciler:
                 await journal.unpark(deploy_id)
 
     async def _busy(self, journal: Journal, vm_ids: Collection[VmId]) -> set[VmId]:
-        """Those with an action under way: here, or in a process before this one that has not ended yet."""
+        """Return the VMs with an open action, of this process or of an earlier one that still runs."""
         unanswered = await self.last_look.unanswered(journal) if vm_ids else set()
         return {vm_id for vm_id in vm_ids if vm_id in unanswered or self._is_busy(vm_id)}
 
-    # Telling
+    # Reporting
 
     async def _tell_ended(self, cloud: Cloud, instances: list[Instance], living: Mapping[VmId, VmDocument]) -> None:
-        """A VM whose instance somebody else has terminated looks only lost: its log says what a person can do."""
+        """Log how to go on with a VM whose instance was terminated outside OpenNebula."""
         ended = await self._ended.untold(cloud, instances, living)
         if not ended:
             return
@@ -295,30 +295,30 @@ class Reconciler:
             self._ended.told(instance.deploy_id)
 
     async def _parts_or_problem(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> tuple[list[LoosePart], str]:
-        """Parts, or why they are not known: a permission for them is another one, and instances cost more."""
+        """Return loose parts, or why they are unknown: a missing permission for them must not stop the check."""
         try:
             parts = await self._parts(cloud, living)
         except ProviderError as error:
             if not error.retryable and not self._is_parts_problem_told:
                 self._is_parts_problem_told = True
-                self._warn(f"volumes, snapshots and addresses that belong to nothing are not looked for: {error}")
+                self._warn(f"unused volumes, snapshots and addresses are not looked for: {error}")
             return [], str(error)
         self._is_parts_problem_told = False
         return parts, ""
 
     async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[LoosePart]:
-        """What no instance uses, and no VM that there is: only told of, since a person may have put it aside."""
+        """Return parts that no instance and no VM uses; only reported, since a person may have kept them."""
         provider = cloud.provider
         if not isinstance(provider, LooseParts):
             return []
         found = await cloud.call("list", lambda: provider.loose_parts(owner=cloud.owner))
         loose = [part for part in found if part.identity is None or not is_needed(part.identity, living)]
-        # Not every user sees every VM in the pool: what is not there may be all the same.
+        # Not every user sees every VM in the pool, so these are read one by one.
         documents = await self._opennebula.documents({part.identity.vm_id for part in loose if part.identity})
         return [part for part in loose if part.identity is None or is_over(part.identity, documents)]
 
     async def _publish(self, journal: Journal, parts: list[LoosePart], problem: str) -> None:
-        """Write down what was found, for `one-provider orphans`."""
+        """Record the findings for `one-provider orphans`."""
         found = {
             "at": self._clock(),
             "orphans": [_entry(each) for each in self._sightings.values()],
@@ -328,11 +328,9 @@ class Reconciler:
         await journal.set_fact(ORPHANS, json.dumps(found))
 
     def _tell_news(self, parts: list[LoosePart]) -> None:
-        """What was seen twice is told once; parts are told by their number."""
+        """Log each finding once, when it was seen twice; of parts log the number."""
         if parts and len(parts) != self._parts_told:
-            self._tell(
-                Severity.WARNING, f"volumes, snapshots or addresses of ours that belong to nothing: {len(parts)}"
-            )
+            self._tell(Severity.WARNING, f"unused volumes, snapshots or addresses of this OpenNebula: {len(parts)}")
         self._parts_told = len(parts)
         settled = {id_: each.finding for id_, each in self._sightings.items() if each.count > 1}
         for deploy_id, finding in settled.items():
@@ -340,14 +338,14 @@ class Reconciler:
                 continue
             word = "is an orphan" if finding.verdict.is_orphan else "belongs to no VM for certain"
             log.warning(
-                "orphan" if finding.verdict.is_orphan else "strange instance",
+                "orphan" if finding.verdict.is_orphan else "instance anomaly",
                 deploy_id=deploy_id,
                 vm=finding.identity.vm_id,
                 verdict=finding.verdict.value,
                 evidence=finding.evidence,
             )
             self._tell(Severity.WARNING, f"instance {deploy_id} {word}: {finding.evidence}")
-        # What was not seen completely just now begins anew, and was told all the same.
+        # A failed check starts the count anew, but repeats no report.
         known = {id_: verdict for id_, verdict in self._told.items() if id_ in self._sightings}
         self._told = known | {id_: finding.verdict for id_, finding in settled.items()}
 
@@ -379,7 +377,7 @@ class Reconciler:
             [each for each in orphans if each.finding.deploy_id not in owed], made=made, rules=rules, now=now
         )
         for each in due:
-            # The last thing before: does this front-end lead, and is everything still as it was seen?
+            # Right before: this front-end may not lead any more, and the finding may have changed.
             if not await self._opennebula.may_act():
                 log.info("orphans are left to the front-end that leads")
                 return
@@ -387,19 +385,19 @@ class Reconciler:
                 await self._give_up(engine.journal, finding)
 
     async def _seen_anew(self, engine: Engine, before: Finding) -> Finding | None:
-        """The same finding by a fresh look at this VM and what it has; None when anything is different by now."""
+        """Return the finding of a fresh check of this VM; None when anything has changed."""
         vm_id = before.identity.vm_id
         try:
             found = await self.last_look.seen(engine, vm_id, before.deploy_id)
         except ProviderError as error:
-            log.info("orphan not seen anew", deploy_id=before.deploy_id, reason=str(error))
+            log.info("orphan not confirmed", deploy_id=before.deploy_id, reason=str(error))
             return None
         if found is None or self._is_busy(vm_id):
             return None
         return found if (found.verdict, found.identity) == (before.verdict, before.identity) else None
 
     async def _give_up(self, journal: Journal, finding: Finding) -> None:
-        """Note that it must go; from here on it is a debt like any other."""
+        """Record the debt; from here on it is paid like any other."""
         await journal.add_debt(
             Debt(
                 deploy_id=finding.deploy_id,
@@ -420,10 +418,10 @@ class Reconciler:
         self._tell(Severity.WARNING, f"instance {finding.deploy_id} is terminated as an orphan: {finding.evidence}")
 
     async def _withdraw(self, journal: Journal, living: Mapping[VmId, VmDocument], policy: OrphanPolicy) -> None:
-        """Forget debts that were not paid yet, where the VM is there again or nobody wants that any more.
+        """Drop unpaid debts whose VM exists again, or that the configuration no longer allows.
 
-        A debt may stand for days, as while the cloud refuses to terminate; an OpenNebula that is restored from a backup
-        meanwhile may need the instance again, and so may one that another front-end has led.
+        A debt may last for days, for example while the cloud refuses to terminate. Meanwhile an OpenNebula that was
+        restored from a backup, or led by another front-end, may need the instance again.
         """
         for debt in await journal.debts():
             vm = living.get(debt.identity.vm_id)
@@ -435,7 +433,7 @@ class Reconciler:
                 continue
             await journal.pay_debt(debt)
             log.warning("debt withdrawn", reason=debt.reason, deploy_id=debt.deploy_id, vm=debt.identity.vm_id)
-            word = " as an orphan" if debt.is_orphan else f": VM {debt.identity.vm_id} lives on it again"
+            word = " as an orphan" if debt.is_orphan else f": VM {debt.identity.vm_id} uses it again"
             self._tell(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more{word}")
 
 
@@ -461,7 +459,7 @@ def _entry(sighting: Sighting) -> dict[str, object]:
 
 
 def _sighting(entry: Mapping[str, Any], *, owner: str) -> tuple[DeployId, Sighting]:
-    """What an earlier process has written down; one of a release that wrote less matches nothing, and begins anew."""
+    """Read a sighting of an earlier process; that of an older release matches nothing, and is counted anew."""
     deploy_id = DeployId(entry["deploy_id"])
     identity = Identity(
         owner=owner,

@@ -1,6 +1,6 @@
-"""When orphans are looked for: by the interval in force, across restarts, and sooner after a look that failed.
+"""When to check for orphans: by the interval in force, across restarts, and sooner after a failure.
 
-What the journal keeps of it is read by `one-provider orphans`, which says when the next look is due.
+`one-provider orphans` reads it from the journal, to show when the next check is due.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from collections.abc import Callable
 from one_provider_mad.domain import Value
 
 TROUBLE = "orphans-trouble"
-"""Name of the journal's fact: why the latest look failed, as JSON of a `Trouble`."""
+"""Key of the journal's fact: why the latest check failed, as JSON of a `Trouble`."""
 
 GLANCE_SECONDS = 5.0
 """Longest pause until the configuration is read again: an edited interval counts within this time."""
 
 _FIRST_RETRY_SECONDS = 30.0
-"""Pause after a look that failed; it doubles with each further one, up to the interval."""
+"""Pause after a failed check; it doubles with each further one, up to the interval."""
 
 
 class Trouble(Value, frozen=True, kw_only=True):
-    """A look that failed.
+    """A failed check.
 
     Attributes:
         at: when, seconds since the epoch.
         reason: why, as a sentence.
-        retry: seconds until the next one; None where there is none before the driver is started again.
+        retry: seconds until the next one; None where there is none before the driver is restarted.
     """
 
     at: float
@@ -34,11 +34,11 @@ class Trouble(Value, frozen=True, kw_only=True):
 
 
 class Timetable:
-    """Tells when the next look is due.
+    """Tells when the next check is due.
 
     Args:
         clock: seconds since the epoch.
-        looked_at: when the last complete look was, of an earlier process perhaps; None for never.
+        looked_at: when the last complete check was, of an earlier process perhaps; None for never.
     """
 
     def __init__(self, clock: Callable[[], float], *, looked_at: float | None = None) -> None:
@@ -48,23 +48,23 @@ class Timetable:
         self.failures = 0
 
     def looked(self) -> None:
-        """A look was complete."""
+        """Note a complete check."""
         self._looked_at, self.failures = self._clock(), 0
 
     def failed(self) -> None:
-        """A look failed."""
+        """Note a failed check."""
         self._failed_at = self._clock()
         self.failures += 1
 
     def retry(self, interval: float) -> float:
-        """The pause after the look that failed last, in seconds."""
+        """Return the pause after the latest failure, in seconds."""
         return min(interval, _FIRST_RETRY_SECONDS * 2.0 ** min(self.failures - 1, 10))
 
     def seconds_left(self, interval: float) -> float:
-        """Seconds until the next look is due, 0 or less when it is."""
+        """Return the seconds until the next check is due, 0 or less when it is."""
         now = self._clock()
         if self.failures:
-            self._failed_at = min(self._failed_at, now)  # a clock that was put back must not hold looks up
+            self._failed_at = min(self._failed_at, now)  # a clock that was set back must not delay checks
             return self._failed_at + self.retry(interval) - now
         if self._looked_at is None:
             return 0.0

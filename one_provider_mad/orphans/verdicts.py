@@ -1,4 +1,4 @@
-"""PURE: what an instance with our tags is to the local OpenNebula. In doubt it is unknown, and never touched."""
+"""PURE: judge instances with our tags by the local OpenNebula. In doubt one is unknown, and never touched."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DONE_STATE = 6
 
 
 class VmDocument(Value, frozen=True, kw_only=True):
-    """What the local OpenNebula says of one VM.
+    """A VM as the local OpenNebula has it.
 
     Attributes:
         vm_id: its number.
         state: VM/STATE.
-        stime: VM/STIME, when this VM of the number was made, seconds since the epoch.
+        stime: VM/STIME, when this VM was created, seconds since the epoch.
         etime: VM/ETIME, when it ended; 0 until then.
         deploy_id: VM/DEPLOY_ID, "" for none.
         hosts: HID of its history records, the latest one last; a pool has only that one.
@@ -56,7 +56,7 @@ class VmDocument(Value, frozen=True, kw_only=True):
 
     @property
     def is_without(self) -> bool:
-        """True when it has no instance, or is about to get or to lose one, whatever its DEPLOY_ID says."""
+        """True when it has no instance, or is about to get or lose one, even if it has a DEPLOY_ID."""
         return self.state in _WITHOUT or (self.state == _ACTIVE and self.lcm_state in _COMES_OR_GOES)
 
 
@@ -70,16 +70,16 @@ _AT_REST = frozenset({3, 16})
 
 
 class Verdict(Enum):
-    """What an instance is."""
+    """Relation of an instance to the local OpenNebula."""
 
     CURRENT = "current"
-    """The instance of a VM that there is."""
+    """The instance of an existing VM."""
 
     ELSEWHERE = "elsewhere"
-    """Its VM is there, and runs as something else on another host."""
+    """Its VM exists, with another instance on another host."""
 
     MOVED = "moved"
-    """Its VM was migrated to a host of another driver and still calls the instance its own."""
+    """Its VM was migrated to a host of another driver, and still has this DEPLOY_ID."""
 
     DONE = "done"
     """Its VM is over for good."""
@@ -88,10 +88,10 @@ class Verdict(Enum):
     """A recreate of its VM left it behind."""
 
     TWIN = "twin"
-    """A second instance of the same create; OpenNebula knows the other one."""
+    """A duplicate from the same create; OpenNebula knows the other one."""
 
     UNKNOWN = "unknown"
-    """Nobody can tell."""
+    """Cannot be decided."""
 
     @property
     def is_orphan(self) -> bool:
@@ -100,17 +100,17 @@ class Verdict(Enum):
 
 
 class Finding(Value, frozen=True, kw_only=True):
-    """One instance and what it is.
+    """The verdict on one instance.
 
     Attributes:
         deploy_id: the instance.
-        identity: what its tags say.
-        verdict: what it is.
+        identity: from its tags.
+        verdict: the relation.
         evidence: why, as a sentence for the log.
         is_alone: no other live instance carries the same identity.
-        named: what OpenNebula calls the VM's instance, "" for nothing or where it was not asked.
-        ended_at: when its VM ended, seconds since the epoch; 0 where that is not the point.
-        created_at: when the cloud made it, seconds since the epoch; 0 when the cloud does not tell.
+        named: DEPLOY_ID of the VM, "" for none or where OpenNebula was not asked.
+        ended_at: when its VM ended, seconds since the epoch; 0 where that does not matter.
+        created_at: when the cloud created it, seconds since the epoch; 0 when the cloud does not say.
     """
 
     deploy_id: DeployId
@@ -124,7 +124,7 @@ class Finding(Value, frozen=True, kw_only=True):
 
 
 def suspects(instances: Iterable[Instance], living: Mapping[VmId, VmDocument], *, owner: str) -> list[Instance]:
-    """Live instances of this owner that no living VM calls its own on the instance's host."""
+    """Return live instances of this owner that are not the DEPLOY_ID of a living VM on the same host."""
     return [
         each
         for each in instances
@@ -138,13 +138,13 @@ def suspects(instances: Iterable[Instance], living: Mapping[VmId, VmDocument], *
 def judge(
     instances: Collection[Instance], documents: Mapping[VmId, VmDocument | None], *, owner: str, busy: Collection[VmId]
 ) -> list[Finding]:
-    """Say what each live instance of this owner is.
+    """Judge each live instance of this owner.
 
     Args:
         instances: a complete listing.
-        documents: what OpenNebula says of the VMs; None where it has no such VM; missing where it could not be asked.
-        owner: whose instances are ours.
-        busy: VMs with an action under way.
+        documents: the VMs; None where OpenNebula has no such VM; no entry where it did not answer.
+        owner: owner in the tags of our instances.
+        busy: VMs with an open action.
     """
     ours: dict[VmId, list[Instance]] = {}
     for each in instances:
@@ -189,7 +189,7 @@ def _verdict(
 
 
 def _beside(who: Identity, vm: VmDocument, siblings: list[Instance]) -> tuple[Verdict, str]:
-    """A VM that there is calls something else its own."""
+    """Judge an instance whose VM exists with another DEPLOY_ID."""
     if not vm.deploy_id:
         return Verdict.UNKNOWN, f"VM {vm.vm_id} has no DEPLOY_ID"
     named = next((each for each in siblings if each.deploy_id == vm.deploy_id), None)
@@ -252,7 +252,7 @@ class Rules(Value, frozen=True, kw_only=True):
     """When an orphan may be destroyed.
 
     Attributes:
-        grace: seconds since its VM's end, and since its own beginning.
+        grace: seconds since its VM's end, and since its own creation.
         at_most: how many at once.
     """
 
@@ -261,11 +261,11 @@ class Rules(Value, frozen=True, kw_only=True):
 
 
 class Sighting(Value, frozen=True, kw_only=True):
-    """How often an instance was the same in a row.
+    """How often in a row an instance got the same verdict.
 
     Attributes:
-        finding: what it is.
-        count: complete looks in a row that said so.
+        finding: the verdict.
+        count: complete checks in a row with this verdict.
         since: when the first of them was, seconds since the epoch.
     """
 
@@ -277,7 +277,7 @@ class Sighting(Value, frozen=True, kw_only=True):
 def seen_again(
     before: Mapping[DeployId, Sighting], findings: Iterable[Finding], *, now: float
 ) -> dict[DeployId, Sighting]:
-    """Count what was found once more; what is found otherwise, or not at all, begins anew."""
+    """Count each finding once more; a changed or absent one is counted anew."""
     sightings = {}
     for finding in findings:
         was = before.get(finding.deploy_id)
@@ -290,11 +290,11 @@ def seen_again(
 def to_destroy(
     sightings: Iterable[Sighting], *, made: Mapping[DeployId, float], rules: Rules, now: float
 ) -> list[Sighting]:
-    """Which orphans may be destroyed now, longest known first.
+    """Return the orphans that may be terminated now, longest known first.
 
     Args:
-        sightings: what was found.
-        made: instances that the journal says were created here, and when they were answered, seconds since the epoch.
+        sightings: all findings.
+        made: by instance that was created here, when its create was answered, seconds since the epoch.
         rules: how careful to be.
         now: seconds since the epoch.
     """
@@ -310,4 +310,4 @@ def to_destroy(
 
 
 _LOOKS = 2
-"""Complete looks in a row that have to say the same."""
+"""Complete checks in a row that have to agree."""

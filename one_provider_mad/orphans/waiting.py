@@ -1,4 +1,4 @@
-"""Which VMs the local OpenNebula waits for, as `actions/settling.py` asks it."""
+"""Read from the local OpenNebula which VMs wait for a driver, for `actions/settling.py`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class WaitingVms:
         return found
 
     async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
-        """What the core says of one VM now; None when it does not wait. Raises MadError."""
+        """Return a VM as the core has it now; None when it does not wait. Raises MadError."""
         try:
             found = await self._read(_document, "one.vm.info", vm_id)
         except InstanceNotFound:
@@ -69,7 +69,7 @@ class WaitingVms:
 
 
 def _waiting(pool: Element) -> dict[VmId, WaitingVm]:
-    # One without a history was never on a host, so it waits for no driver.
+    # A VM without history was never on a host, so it waits for no driver.
     vms = [_vm(element) for element in pool.iterchildren("VM") if next(_records(element), None) is not None]
     return {vm.vm_id: vm for vm in vms if may_wait(vm.lcm_state)}
 
@@ -86,7 +86,7 @@ def _document(element: Element) -> WaitingDocument:
 
 def _vm(element: Element) -> WaitingVm:
     record = _last_record(element)
-    driver = next(record.iterchildren("VM_MAD", "VMMMAD"), None)  # the second is how 4.x calls it
+    driver = next(record.iterchildren("VM_MAD", "VMMMAD"), None)  # 4.x calls it VMMMAD
     return WaitingVm(
         vm_id=VmId(number_at(element, "ID")),
         lcm_state=number_at(element, "LCM_STATE") if number_at(element, "STATE") == _ACTIVE else 0,

@@ -189,7 +189,7 @@ def test_a_front_end_that_does_not_lead_destroys_nothing(place: Place, driver: R
     until(lambda: "debt withdrawn" in place.log(), seconds=20)
     assert alive(place) == {8}
     two.finalize()
-    assert f"LOG W -1 instance {kept} is not terminated any more: VM 8 lives on it again" in [*two.lines, *two.rest()]
+    assert f"LOG W -1 instance {kept} is not terminated any more: VM 8 uses it again" in [*two.lines, *two.rest()]
 
 
 def test_without_credentials_there_is_one_warning_and_nothing_else_changes(place: Place, driver: Run) -> None:

@@ -159,7 +159,7 @@ async def test_parts_are_told_of_once_and_never_touched(parted: Front) -> None:
     parted.policy = OrphanPolicy(policy="terminate-done", grace=0)
     for _ in range(3):
         await parts(parted)
-    assert parted.told == ["volumes, snapshots or addresses of ours that belong to nothing: 1"]
+    assert parted.told == ["unused volumes, snapshots or addresses of this OpenNebula: 1"]
     assert {name for name, _ in parted.cloud.calls} == {"list"}
 
 
@@ -168,7 +168,7 @@ async def test_an_orphan_goes_also_where_parts_may_not_be_looked_at(parted: Fron
     end(parted)
     assert await parted.look(3) == {"i-7"}
     assert [text for text in parted.told if "volumes" in text] == [
-        "volumes, snapshots and addresses that belong to nothing are not looked for: no permission for DescribeVolumes"
+        "unused volumes, snapshots and addresses are not looked for: no permission for DescribeVolumes"
     ]
     found = json.loads(await parted.world.journal.fact(ORPHANS) or "")
     assert (found["parts"], found["parts_problem"]) == ([], "no permission for DescribeVolumes")

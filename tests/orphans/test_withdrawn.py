@@ -68,8 +68,8 @@ async def test_what_a_request_owes_stands_unless_the_vm_lives_on_it(
         front.opennebula.vm(7, **{"deploy_id": "i-7", **vm})
     assert await is_refused_now(front) == is_refused
     assert await front.look(2) == (set() if is_withdrawn else {"i-7"})
-    assert [text for text in front.told if "lives on it" in text] == [
-        "instance i-7 is not terminated any more: VM 7 lives on it again"
+    assert [text for text in front.told if "uses it" in text] == [
+        "instance i-7 is not terminated any more: VM 7 uses it again"
     ] * is_withdrawn
 
 
