@@ -1,1 +1,1 @@
-"""Time into reports: what the information driver says of its hosts, and when. Knows no cloud, and no action."""
+"""The information driver's reports on its hosts, and their times. Knows no cloud, and no action."""

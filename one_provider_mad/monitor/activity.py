@@ -1,4 +1,4 @@
-"""What the action driver is doing, as far as it matters to reports: read from its journal, which is never written."""
+"""Read from the action driver's journal, which is never written here, the activity that reports depend on."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Ou
 from one_provider_mad.processes import Process
 
 SLACK_SECONDS = 0.25
-"""How far the times of a journal and of a listing may be off: both are of one machine, whose clock may be
-adjusted meanwhile."""
+"""Tolerance between the times of a journal and of a listing: both are of one machine, whose clock may be adjusted in
+between."""
 
 DEAD_SECONDS = 10.0
-"""How long the requests of a process that died still count as under way: oned starts it anew within a second or two,
-and the new one answers them (decision 13)."""
+"""How long open requests of a dead process count as under way: oned starts it anew within a second or two, and the
+new process answers them (decision 13)."""
 
 
 class Activity(Value, frozen=True, kw_only=True):
-    """What the action driver is doing and has done of late.
+    """Present and recent activity of the action driver.
 
     Attributes:
-        busy: VMs with an action under way.
+        busy: VMs with an open action.
         answered: by VM, the action that was answered last.
-        attempts: young attempts to create.
+        attempts: recent attempts to create.
         parked: instances of VMs that are on no host.
-        owed: instances that are to be destroyed and could not be, yet.
-        refusal: the latest create that was refused for want of room or by a limit.
+        owed: instances with a debt.
+        refusal: the latest create that was refused for lack of capacity or by a limit.
     """
 
     busy: frozenset[VmId] = frozenset()
@@ -42,23 +42,23 @@ class Activity(Value, frozen=True, kw_only=True):
     refusal: Refusal | None = None
 
     def is_given_up(self, vm_id: VmId, deploy_id: DeployId) -> bool:
-        """True when OpenNebula has taken the VM off this instance, which lives on: it ignores a CLEANUP that fails."""
+        """True when OpenNebula has taken the VM off this live instance: it ignores a failed CLEANUP."""
         answered = self.answered.get(vm_id)
         return deploy_id in self.owed or (answered is not None and answered.action == "CLEANUP")
 
     def is_settled_since(self, vm_id: VmId, since: float) -> bool:
-        """True when an action of this VM was answered then or later: what was seen before may be over."""
+        """True when an action of this VM was answered since then: an earlier listing may be outdated."""
         answered = self.answered.get(vm_id)
         return answered is not None and answered.at >= since - SLACK_SECONDS
 
     def is_ended(self, vm_id: VmId, *, since: float, slack: float = SLACK_SECONDS) -> bool:
-        """True when the action that was answered then or later has ended the instance."""
+        """True when an action that was answered since then has ended the instance."""
         answered = self.answered.get(vm_id)
         return answered is not None and answered.has_ended and answered.at >= since - slack
 
     @staticmethod
     def is_since(attempt: Attempt, since: float) -> bool:
-        """True when the attempt was sent, or answered, then or later."""
+        """True when the attempt was sent or answered since then."""
         latest = max(attempt.sent_at, attempt.answered_at)
         return attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and latest >= since - SLACK_SECONDS
 
@@ -78,14 +78,14 @@ class ActivityReader:
         self._future: dict[float, float] = {}
 
     async def read(self, path: Path, *, since: float) -> Activity:
-        """What is being done now.
+        """Return the present activity.
 
         Args:
-            path: the journal; when there is none, nothing is being done.
-            since: attempts that were over before, in seconds since the epoch, are left out.
+            path: the journal; without one there is no activity.
+            since: attempts that ended earlier, in seconds since the epoch, are left out.
 
         Raises:
-            JournalError: it is there and cannot be read, so that nobody can tell.
+            JournalError: it exists and cannot be read, so the activity is unknown.
         """
         outline = await asyncio.to_thread(read_outline, path, since=since - SLACK_SECONDS)
         answered, attempts = self._without_future(outline)
@@ -99,9 +99,10 @@ class ActivityReader:
         )
 
     def _without_future(self, outline: Outline) -> tuple[Mapping[VmId, Answered], tuple[Attempt, ...]]:
-        """What is done and asked, where the clock was set back since: from the future, it would be new for as long.
+        """Return answers and attempts with times from the future, after the clock was set back, moved to the past.
 
-        The latest of it has happened by the time it is seen first, and the rest so much earlier as it was; that stays.
+        A time from the future would count as recent until the clock gets there. The latest of them is taken for the
+        time at which it is first seen, and the others keep their distance to it.
         """
         now, before = self._clock(), self._future
         times = [answered.at for answered in outline.answered.values()]

@@ -1,8 +1,8 @@
-"""PURE: which VMs of a host are to be told of between two reports of all of them.
+"""PURE: choose the VMs of a host to report between two reports of all VMs.
 
-From 7.0.1 on OpenNebula is deaf to reports on a VM for 30 s after it was started or stopped, by an action or by a
-report, and writes "Ignoring VM state update" into the VM's log for each (src/im/InformationManager.cc,
-test_and_trigger). What a report of all VMs leaves out it hears all the same.
+From 7.0.1 on OpenNebula is deaf for a while: for 30 s after a VM was started or stopped, by an action or by a report,
+it ignores reports on it, and writes "Ignoring VM state update" into its log for each (src/im/InformationManager.cc,
+test_and_trigger). A VM that a report of all VMs leaves out counts as missing all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord
 
 DEAF_SECONDS = 31.0
-"""Seconds after which what was said is heard: 30 of OpenNebula's clock, which counts whole ones."""
+"""Seconds until OpenNebula takes reports again: 30 of its clock, which counts whole seconds."""
 
 _LEADS_TO = {
     "DEPLOY": VmWord.RUNNING,
@@ -25,15 +25,15 @@ _LEADS_TO = {
     "CANCEL": VmWord.POWEROFF,
     "SAVE": VmWord.SUSPENDED,
 }
-"""Actions that make OpenNebula deaf, and what their answer has told it."""
+"""Actions that make OpenNebula deaf, and the state that their answers set."""
 
 
 class Changes:
-    """The VMs of one host whose state has changed, until they are heard of.
+    """Changed VM states of one host, until OpenNebula has taken them.
 
-    A change is told at once, and again after half a minute for as long as no report of all VMs was heard: before that
-    OpenNebula may have been deaf, or in the midst of something. What an answer has told is told when it is no longer
-    deaf. FAILURE is told once, since each is a line in the VM's log: a report of all VMs then leaves the VM out.
+    A change is reported at once, and every half minute until a report of all VMs was taken: before that OpenNebula may
+    have been deaf, or in the midst of something. A state that an answer has set is reported when it is no longer deaf.
+    FAILURE is reported once, since each is a line in the VM's log: a report of all VMs then leaves the VM out.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Changes:
         self._due: dict[VmId, float] = {}
 
     def see(self, vms: Iterable[SeenVm], answered: Mapping[VmId, Answered], *, now: float) -> tuple[VmState, ...]:
-        """Take the present states, and return those that are to be told now.
+        """Take the present states, and return those to report now.
 
         Args:
             vms: the VMs of the host.
@@ -54,14 +54,14 @@ class Changes:
             if self._told.get(vm_id) is not state.state:
                 self._told[vm_id] = state.state
                 self._due[vm_id] = _confirmed_until(answered.get(vm_id), state.state) or now
-        # A clock that was set back makes nothing wait longer.
+        # A clock that was set back delays nothing.
         due = [vm_id for vm_id, at in self._due.items() if vm_id in current and not now < at <= now + DEAF_SECONDS]
         for vm_id in due:
             self._say(vm_id, current[vm_id].state, answered, now=now)
         return tuple(current[vm_id] for vm_id in due)
 
     def all_told(self, vms: Iterable[SeenVm], answered: Mapping[VmId, Answered], *, now: float) -> None:
-        """All of them have just been reported: what OpenNebula may have been deaf to is told once more.
+        """Note a report of all VMs; states to which OpenNebula may have been deaf become due again.
 
         Args: as those of `see`.
         """
@@ -88,18 +88,18 @@ class Changes:
             del self._due[vm_id]
         else:
             self._due[vm_id] = now + DEAF_SECONDS
-        # What is known already changes nothing there, nor makes it deaf.
+        # A state that OpenNebula has already changes nothing there, nor makes it deaf.
         is_news = now >= _confirmed_until(answered.get(vm_id), word) + DEAF_SECONDS
         if is_news and (vm_id not in self._said or self._said[vm_id][0] is not word):
             self._said[vm_id] = word, now
 
     def _deaf_until(self, vm_id: VmId, answered: Mapping[VmId, Answered]) -> float:
-        """When OpenNebula hears of the VM again, as far as that is known; 0 when it does."""
+        """Return when OpenNebula takes reports on the VM again, as far as known; 0 when it does."""
         last, (_, said_at) = answered.get(vm_id), self._said.get(vm_id, (None, 0.0))
         acted_at = last.at if last is not None and last.action in _LEADS_TO else 0.0
         return max(said_at, acted_at) + DEAF_SECONDS if said_at or acted_at else 0.0
 
 
 def _confirmed_until(answered: Answered | None, word: VmWord) -> float:
-    """Until when OpenNebula is deaf to what the answer has told it; 0 when there is none that has told this."""
+    """Return until when OpenNebula is deaf because the answer has set this state; 0 when it has not."""
     return answered.at + DEAF_SECONDS if answered is not None and _LEADS_TO.get(answered.action) is word else 0.0

@@ -1,4 +1,4 @@
-"""What is reported on, as the composition root hands it to the sweeps: a cloud to list, or somebody else's probes."""
+"""What the composition root gives to the sweeps: a cloud to list, or probe scripts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from one_provider_mad.providers.interface import Provider
 
 
 class Told(Value, frozen=True, kw_only=True):
-    """What the configuration says about reporting; defaults while there never was a usable one.
+    """The configuration of reports; defaults until there was a usable one.
 
     Attributes:
         hypervisor: HYPERVISOR of every host.
-        kind: kind of provider, "" while nobody knows.
+        kind: kind of provider, "" while unknown.
         monitor: the table `[monitor]`.
         capacity: the table `[capacity]`.
     """
@@ -34,7 +34,7 @@ class Watched(Value, frozen=True, kw_only=True):
 
     Attributes:
         provider: the adapter, already open.
-        owner: whose instances are ours.
+        owner: owner in the tags of our instances.
         call_timeout: seconds one call may take.
         journal: where the action driver's journal is, if there is one.
     """
@@ -46,36 +46,36 @@ class Watched(Value, frozen=True, kw_only=True):
 
 
 class ProbeSource(Protocol):
-    """A driver that has probes of its own: what they print is passed on, and nothing is listed."""
+    """A driver with probes of its own: their output is passed on, and nothing is listed."""
 
     async def answer(self, request: Monitor) -> str:
-        """Text of the report for a legacy MONITOR. Raises MadError with the sentence of a failure."""
+        """Return the text of the report for a legacy MONITOR. Raises MadError with the sentence of a failure."""
 
     async def report(self, request: StartMonitor, saying: Saying, on_reported: Callable[[], None]) -> None:
-        """Say messages about a host until cancelled; the answer to START_MONITOR was given already.
+        """Send messages about a host until cancelled; START_MONITOR was answered already.
 
         Args:
-            request: what monitord asked for.
+            request: monitord's request.
             saying: writes messages.
-            on_reported: called once everything there is to say was said once.
+            on_reported: called once every message was sent once.
         """
 
     def forget(self, host_id: int) -> None:
-        """The host is no longer monitored: nothing that was known of it is true any more. Never raises."""
+        """Forget a host that is no longer monitored. Never raises."""
 
 
 class CloudSource(Protocol):
-    """Where the cloud in force comes from; it changes when the configuration file does."""
+    """Gives the cloud in force, which changes with the configuration file."""
 
     def told(self) -> Told:
-        """What the configuration says. Never raises."""
+        """Return the configuration of reports. Never raises."""
 
     def probes(self) -> ProbeSource | None:
-        """The probes that take the place of sweeps; None for a cloud that is listed."""
+        """Return the probes that take the place of sweeps; None for a cloud that is listed."""
 
     async def current(self) -> Watched:
-        """The cloud in force.
+        """Return the cloud in force.
 
         Raises:
-            MadError: there is none, with the sentence that its hosts are to show.
+            MadError: there is none; the hosts show its sentence.
         """

@@ -1,4 +1,4 @@
-"""Which hosts the core wants reports on, read from its own pool of hosts (decision 21).
+"""Read from the core's host pool which hosts it wants reports on (decision 21).
 
 monitord sends START_MONITOR only to a host that was silent for MONITORING_INTERVAL_HOST, and every VM that comes to a
 host or leaves it counts as a sign of life (src/monitor/src/data_model/HostBase.cc, init_attributes). So after a
@@ -18,19 +18,19 @@ from one_provider_mad.monitor.room import Allocation
 from one_provider_mad.protocol.im_messages import StartMonitor
 
 FIRST_WITH_MONITORD = (5, 12)
-"""The release from which on monitord asks for reports; before, oned itself asks for each."""
+"""First release in which monitord asks for reports; before, oned asks for each."""
 
 _OFFLINE = "8"
 """HOST/STATE of a host that is not to be monitored (include/Host.h, HostState)."""
 
 
 def wanted_hosts(pool: Element, *, im_mads: Collection[str], known: Iterable[StartMonitor]) -> tuple[StartMonitor, ...]:
-    """The hosts of these information drivers that are not offline, as monitord would ask for them.
+    """Return the hosts of these information drivers that are not offline, as monitord would request them.
 
     Args:
         pool: the answer to one.hostpool.info.
         im_mads: NAMEs of our IM_MADs.
-        known: what monitord has asked for before; a new host has the periods of another one.
+        known: monitord's earlier requests; a new host takes the periods of one of them.
     """
     before = {request.host_id: request for request in known}
     usual = next(iter(before.values()), StartMonitor(host_id=-1))
@@ -56,7 +56,7 @@ def wanted_hosts(pool: Element, *, im_mads: Collection[str], known: Iterable[Sta
 
 
 def allocation_of(host: Element) -> Allocation:
-    """What OpenNebula has given away on a host, from the answer to one.host.info."""
+    """Return OpenNebula's allocation on a host, from the answer to one.host.info."""
     vm_ids = (whole_number(text_of(each).strip()) for each in elements_at(host, "VMS/ID"))
     return Allocation(
         load=Load(cpu=_number(host, "HOST_SHARE/CPU_USAGE") or 0, memory=_number(host, "HOST_SHARE/MEM_USAGE") or 0),

@@ -1,4 +1,4 @@
-"""Takes what the core asks, answers each request once, and keeps one schedule for each host that is monitored."""
+"""Answer each request of the core once, and keep one schedule for each monitored host."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ from one_provider_mad.tasks import is_cancelled
 log = structlog.get_logger()
 
 _STUMBLE_SECONDS = 5.0
-"""Pause after a defect in reporting on a host; monitord's patience is some minutes."""
+"""Pause after a defect in reporting on a host; monitord waits for some minutes."""
 
 
 class Desk:
     """Turns requests into answers and schedules.
 
     Args:
-        sweeper: looks at the cloud.
-        source: what the configuration says.
+        sweeper: lists the cloud.
+        source: the configuration.
         output: where lines go.
         stamps: timestamps.
-        on_hosts: called when the hosts that are monitored have changed.
+        on_hosts: called when the monitored hosts have changed.
 
     Attributes:
-        is_silent: another front-end leads: nothing is reported, and nothing is looked at (decision 21).
+        is_silent: another front-end leads: nothing is reported, and no cloud is called (decision 21).
         core_is_up: set once the core may be answered (decision 27).
     """
 
@@ -88,15 +88,15 @@ class Desk:
 
     @property
     def hosts(self) -> tuple[StartMonitor, ...]:
-        """What monitord has asked for and not called off, by host."""
+        """Return the requests of monitored hosts, in the order of host IDs."""
         return tuple(self._hosts[host_id].request for host_id in sorted(self._hosts))
 
     # Requests
 
     def accept(self, request: ImRequest | Unreadable) -> None:
-        """Take one request. Never blocks; the answer comes by itself, a defect's as well.
+        """Take one request. Never blocks; the answer follows by itself, also after a defect.
 
-        Only START_MONITOR's is raised, which ends the process: a FAILURE could cost the host its VMs (decision 19).
+        A defect in START_MONITOR is raised, to end the process: a FAILURE could cost the host its VMs (decision 19).
         """
         try:
             self._take(request)
@@ -123,7 +123,7 @@ class Desk:
                 self._stop(request)
 
     def resume(self, hosts: Iterable[StartMonitor]) -> None:
-        """Take up what an earlier process did, except where a request has come since: to stop, or to start anew."""
+        """Take up the hosts of an earlier process, except those that were requested or stopped since."""
         self._know_era(Era.MODERN)
         for request in hosts:
             if request.host_id not in self._hosts and request.host_id not in self._called_off:
@@ -133,14 +133,14 @@ class Desk:
         self._on_hosts()
 
     def take_up(self, wanted: Collection[StartMonitor], *, asked_at: float) -> None:
-        """Report on the hosts that the core has; a request that came since it was asked counts more.
+        """Report on the hosts in the core's pool; a request that came since the pool was read takes precedence.
 
-        A host that was monitored before another front-end led, and is none of the core's any more, is given up:
-        STOP_MONITOR came to the leader alone.
+        A host from before another front-end led, and no longer in the pool, is given up: only the leader received its
+        STOP_MONITOR.
 
         Args:
-            wanted: the core's hosts.
-            asked_at: loop time at which the core was asked for them.
+            wanted: the hosts in the pool.
+            asked_at: loop time at which the pool was requested.
         """
         self._know_era(Era.MODERN)
         for request in wanted:
@@ -149,17 +149,17 @@ class Desk:
                 log.info("host taken up", host=request.host_id, host_name=request.host)
                 self.start(request)
         for host_id in self._doubtful - {request.host_id for request in wanted}:
-            log.info("host is none of the core's any more", host=host_id)
+            log.info("host no longer in OpenNebula", host=host_id)
             self._end(host_id)
         self._doubtful.clear()
         self._on_hosts()
 
     def start(self, request: StartMonitor, *, trouble: str = "") -> None:
-        """Report on a host from now on; what ran for it before ends, and nothing of it is left.
+        """Report on a host from now on; its earlier schedule ends and is discarded.
 
         Args:
-            request: what monitord asked for.
-            trouble: what was wrong with the request, for the host to show; "" for nothing.
+            request: monitord's request.
+            trouble: an error in the request, for the host to show; "" for none.
         """
         self._end(request.host_id)
         self._doubtful.discard(request.host_id)
@@ -186,8 +186,8 @@ class Desk:
             except (Exception, asyncio.CancelledError) as error:
                 if is_cancelled(error):
                     raise
-                log.exception("monitoring stumbled, and goes on", host=schedule.request.host_id)
-            schedule.has_reported.set()  # whoever waits for a first report waits no longer
+                log.exception("monitoring failed, and goes on", host=schedule.request.host_id)
+            schedule.has_reported.set()  # ends the wait for a first report
             await asyncio.sleep(_STUMBLE_SECONDS)
 
     async def _report(self, schedule: HostSchedule) -> None:
@@ -196,17 +196,17 @@ class Desk:
             await probes.report(schedule.request, self._saying, schedule.has_reported.set)
 
     def be_silent(self, *, is_silent: bool) -> None:
-        """Say no more of any host while another front-end leads; then begin anew with all of them."""
+        """Stop reporting on hosts while another front-end leads; then begin anew with all of them."""
         if is_silent == self.is_silent:
             return
         self.is_silent = is_silent
-        self._sweeper.stale_names.forget()  # what another front-end reports is not known here
+        self._sweeper.stale_names.forget()  # unknown: the attributes that another front-end reports
         for request in self.hosts:
             self.start(request)
         self._doubtful = set() if is_silent else set(self._hosts)
 
     def _make_do(self, request: Unreadable, host_id: int) -> None:
-        """Monitor the host all the same, as before or as is usual: a failure could cost its VMs (decision 19)."""
+        """Monitor the host despite an unreadable request, with its earlier periods or the usual ones (decision 19)."""
         before = self._hosts.get(host_id)
         log.warning("monitoring as before", host=host_id, reason=request.reason, is_new=before is None)
         self._saying.say(Kind.START_MONITOR, host_id)
@@ -218,7 +218,7 @@ class Desk:
 
     def _stop(self, request: StopMonitor) -> None:
         was_monitored = self._end(request.host_id)
-        # An earlier process may have monitored it, to be taken up yet.
+        # It may be a host of an earlier process, still to be resumed.
         self._called_off[request.host_id] = self._loop.time()
         log.info("host no longer monitored", host=request.host_id, was_monitored=was_monitored)
         if (probes := self._source.probes()) is not None:
@@ -248,10 +248,10 @@ class Desk:
     # Legacy
 
     async def _answer(self, request: Monitor) -> None:
-        """One MONITOR, one reply, whatever happens."""
+        """Answer one MONITOR with exactly one reply."""
         self._sweeper.hosts |= {request.host_id}
-        await self.core_is_up.wait()  # what is seen before would be old by then
-        is_success, text = True, ""  # oned passes over an empty report
+        await self.core_is_up.wait()  # an earlier listing would be outdated by then
+        is_success, text = True, ""  # oned ignores an empty report
         try:
             probes = None if self.is_silent else self._source.probes()
             if probes is not None:
@@ -283,7 +283,7 @@ class Desk:
         )
         is_old = told.monitor.is_before_4_14
         seen, now = sweep.vms(request.host_id), asyncio.get_running_loop().time()
-        # Up to 4.12 an `e` is a FAILED VM for ever, and one that is left out is UNKNOWN.
+        # Up to 4.12 `e` makes a VM FAILED for ever, and a VM that is left out UNKNOWN.
         gone = {} if is_old else self._gone.setdefault(request.host_id, GoneVms()).letters(seen, now=now)
 
         def write() -> str:
@@ -294,10 +294,10 @@ class Desk:
         return await aside(len(seen), write)
 
     def _note_reported(self, host_id: int, vms: Collection[LegacyVm]) -> None:
-        """Note what was reported, for certain of VMs that run and ran the last time.
+        """Note the reported attributes; OpenNebula has certainly taken those of VMs that ran in the last report too.
 
-        The core takes figures of VMs in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll), which one
-        that was powered off is once the first report that it runs was read.
+        The core takes figures of VMs in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll). A VM
+        that was powered off is ACTIVE once the core has read the first report that it runs.
         """
         names, ran = self._sweeper.stale_names, self._ran.get(host_id, frozenset())
         for vm in vms:
@@ -306,9 +306,9 @@ class Desk:
         self._ran[host_id] = frozenset(vm.vm_id for vm in vms if vm.state_letter == "a")
 
     def _held_report(self, request: Monitor, error: MadError) -> str:
-        """The cloud cannot be asked: every VM is named, and nothing said of it, since two silences power it off.
+        """Name every VM without a state, since the cloud does not answer: two reports without a VM power it off.
 
-        Nothing at all is said while nobody knows which VMs there are: that is ignored, and asked again in a while.
+        Until a first listing the report is empty: oned ignores it, and asks again later.
         """
         told, memory = self._source.told(), self._sweeper.memory
         since, limit = self._sweeper.failing_since, told.monitor.host_error_after
@@ -316,7 +316,7 @@ class Desk:
             raise error
         if not memory.listed_at:
             return ""
-        # What is gone is left out only where that is how it is told (see `_legacy_report`).
+        # A VM whose instance is gone is left out only where that reports it as gone (see `_legacy_report`).
         are_gone_named = not told.monitor.is_before_4_14 and told.monitor.missing_word is not VmWord.POWEROFF
         vms = [
             LegacyVm(vm_id=known.vm_id, deploy_id=known.deploy_id, state_letter="-")
@@ -328,15 +328,15 @@ class Desk:
         report = report_of(told, told_room(told.capacity), Load(), error=str(error))
         return reports.legacy_report(report, vms, is_before_4_14=told.monitor.is_before_4_14)
 
-    # Saying
+    # Sending
 
     async def measure(self, recorder: metrics.Recorder) -> None:
-        """Tell how many hosts are reported on."""
+        """Record how many hosts are reported on."""
         recorder.monitored(0 if self.is_silent else len(self._sweeper.hosts))
 
     def tell(self, severity: Severity, text: str) -> None:
-        """Say something in the core's log; which form it takes shows with the first request."""
-        log.info("told", severity=severity.value, text=text)
+        """Write a line to the core's log; the first request shows which form it takes."""
+        log.info("log line sent", severity=severity.value, text=text)
         line = HostLog(severity=severity, text=text)
         if self._era is None:
             self._untold.append(line)
@@ -344,8 +344,10 @@ class Desk:
             self._output.log(format_log(line, era=self._era, timestamp=self._stamps.now()))
 
     def dropped(self, count: int) -> bytes:
-        """The line that says how many LOG lines were lost."""
-        line = HostLog(severity=Severity.WARNING, text=f"{count} log lines were dropped while nobody read them")
+        """Return the line that reports lost LOG lines."""
+        line = HostLog(
+            severity=Severity.WARNING, text=f"{count} log lines were dropped because OpenNebula did not read them"
+        )
         return format_log(line, era=self._era or Era.MODERN, timestamp=self._stamps.now())
 
     def _know_era(self, era: Era) -> None:
@@ -357,7 +359,7 @@ class Desk:
     # Ending
 
     async def drained(self) -> None:
-        """Return when everything that was asked is answered, and every host was reported on once."""
+        """Return when every request is answered, and every host was reported on once."""
         while self._answering:
             await asyncio.wait(self._answering)
         for schedule in list(self._hosts.values()):
@@ -383,7 +385,7 @@ def _era_of(request: ImRequest | Unreadable) -> Era:
 
 
 def _legacy_vms(vms: Sequence[SeenVm], gone: Mapping[VmId, str], stale_names: StaleNames) -> list[LegacyVm]:
-    """VMs that are named; `gone` has the letters of those whose instances are. The core powers off what is left out."""
+    """Return the VMs to name; `gone` has letters of VMs whose instance is gone. The core powers off the others."""
     return [
         _legacy_vm(vm, gone.get(vm.state.vm_id, ""), stale_names)
         for vm in vms

@@ -1,4 +1,4 @@
-"""What is known of instances beyond the listing: asked beside the sweeps, and never waited for."""
+"""Ask for figures that no listing has, beside the sweeps, which never wait for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FigureKeeper:
     """The latest figures of a cloud's instances.
 
     Args:
-        time: seconds of a clock that goes on.
+        time: seconds that never go backwards.
     """
 
     def __init__(self, time: Callable[[], float]) -> None:
@@ -32,9 +32,9 @@ class FigureKeeper:
         self._error = ""
 
     def ask(self, watched: Watched, instances: Sequence[Instance]) -> None:
-        """Ask for the figures of what was just listed, if it is time; the answer comes with later sweeps.
+        """Ask for the figures of the listed instances, if it is time; later sweeps have the answer.
 
-        A provider that took another's place, after an edit of the configuration, is asked at once.
+        After an edit of the configuration the new provider is asked at once.
         """
         provider = watched.provider
         if not isinstance(provider, FigureSource):
@@ -43,7 +43,7 @@ class FigureKeeper:
         is_due = provider is not self._of or self._time() - self._asked_at >= provider.figures_period
         if is_due and self._asking is None:
             self._of, self._asked_at = provider, self._time()
-            # One question may take many calls, each of which may take this long; the next is due after the period.
+            # One question may take many calls, each with this time limit; the next is due after the period.
             limit = max(watched.call_timeout, provider.figures_period)
             self._asking = asyncio.create_task(self._learn(provider, instances, limit), name="ask for figures")
 
@@ -65,12 +65,12 @@ class FigureKeeper:
             log.warning("figures not known", reason=sentence)
 
     def known(self) -> Mapping[DeployId, Figures]:
-        """The latest figures, to be put over listings; nobody changes them."""
+        """Return the latest figures, to be put over listings; nothing may change them."""
         return self._known
 
 
 def with_figures(instances: Sequence[Instance], known: Mapping[DeployId, Figures]) -> Sequence[Instance]:
-    """The instances with what is known of them. PURE, and quick where nothing is."""
+    """Return the instances with their figures. PURE, and quick without any."""
     if not known:
         return instances
     return [_with(each, known[each.deploy_id]) if each.deploy_id in known else each for each in instances]

@@ -1,8 +1,8 @@
-"""What oned up to 5.10 is told of VMs whose instances are gone: `e`, which makes them UNKNOWN.
+"""Report VMs whose instances are gone to oned up to 5.10: with `e`, which makes them UNKNOWN.
 
-A VM that a report leaves out is powered off there (src/im/MonitorThread.cc), and one that is powered off cannot be
-recreated (src/dm/DispatchManagerActions.cc, delete_recreate); from UNKNOWN it can. Each `e` is a line in the VM's log,
-so that it is said once, and rarely again: of a VM that is just being changed oned takes no notice.
+There a VM that a report leaves out is powered off (src/im/MonitorThread.cc), and a VM in POWEROFF cannot be recreated
+(src/dm/DispatchManagerActions.cc, delete_recreate), while one in UNKNOWN can. Each `e` is a line in the VM's log, so it
+is sent once, and rarely again: oned ignores it while an action changes the VM.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol.reports import VmWord
 
 AGAIN_SECONDS = 900.0
-"""Seconds until it is said again of an instance that is still remembered."""
+"""Seconds until `e` is sent again for an instance that is still remembered."""
 
 LOST, NO_NEWS = "e", "-"
 
 
 class GoneVms:
-    """The VMs of one host whose instances are gone, and when that was said of them."""
+    """The VMs of one host whose instances are gone, and when that was reported."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[VmId, DeployId], float] = {}
 
     def letters(self, vms: Iterable[SeenVm], *, now: float) -> dict[VmId, str]:
-        """The letter of each VM whose instance is gone; none of those that `missing_state` powers off.
+        """Return the letter of each VM whose instance is gone, except those that `missing_state` powers off.
 
         Args:
             vms: all of the host.

@@ -1,4 +1,4 @@
-"""PURE: how much room a host is said to have, how much of it is in use, and what stands beside its VMs."""
+"""PURE: the capacity that a host reports, how much of it is in use, and its further attributes."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from one_provider_mad.protocol.reports import HostReport, Wild
 from one_provider_mad.providers.interface import ImportHints, Provider, Size, SizedInstances
 
 NOTHING = "-"
-"""PROVIDER_WARNING when there is none: what a host was once said to have stays until it is said anew."""
+"""PROVIDER_WARNING without a warning: an attribute of a host stays until it is reported again."""
 
 LETTERS: dict[InstanceState, str] = {
     InstanceState.RUNNING: "a",
     InstanceState.STOPPED: "d",
     InstanceState.SUSPENDED: "p",
 }
-"""State to the letter of the legacy report; every other is `-`, which changes nothing."""
+"""Letter of each state in the legacy report; every other state is `-`, which changes nothing."""
 
 UNLIMITED = Size(cpu=UNLIMITED_CPU, memory=UNLIMITED_MEMORY)
 
 
 class Load(Value, frozen=True, kw_only=True):
-    """What is in use.
+    """CPU and memory in use.
 
     Attributes:
         cpu: percent, 100 is one core.
@@ -36,12 +36,12 @@ class Load(Value, frozen=True, kw_only=True):
 
 
 def room_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Size | None) -> Size:
-    """How much room a host has: what the configuration says, else what the cloud tells, else more than is ever asked.
+    """Return a host's capacity: configured, else the cloud's, else more than any VM asks for.
 
     Args:
         settings: the table `[capacity]`.
         sizes: instance types of the provider, to count those of the configuration.
-        limit: what the cloud tells, None for nothing.
+        limit: the cloud's, None for none.
     """
     known = {name: count for name, count in settings.instance_types.items() if name in sizes}
     if known:
@@ -58,25 +58,25 @@ def room_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Size |
 
 
 def told_room(settings: CapacitySettings) -> Size | None:
-    """The room that the configuration tells without asking anybody, None when that is not all of it."""
+    """Return the capacity if the configuration sets all of it, else None."""
     if settings.cpu is None or settings.memory is None:
         return None
     return Size(cpu=settings.cpu, memory=settings.memory)
 
 
 def unknown_types(settings: CapacitySettings, sizes: Mapping[str, Size]) -> list[str]:
-    """Names in `[capacity.instance_types]` that the cloud does not have: typing errors that nobody would notice."""
+    """Return names in `[capacity.instance_types]` that the cloud does not have: probably typing errors."""
     return sorted(set(settings.instance_types) - set(sizes))
 
 
 def load_of(usages: Iterable[Usage | None]) -> Load:
-    """The sum of what instances use."""
+    """Return the sum of the instances' use."""
     found = [usage for usage in usages if usage is not None]
     return Load(cpu=sum(usage.cpu for usage in found), memory=sum(usage.memory for usage in found))
 
 
 def taken_by(instances: Iterable[Instance], provider: Provider) -> Load:
-    """What instances take of the room: the size of their types where the provider knows it, else what they use."""
+    """Return the capacity that instances take: the size of their types where the provider knows it, else their use."""
     if not isinstance(provider, SizedInstances):
         return load_of(each.usage for each in instances)
     sizes = [size for each in instances if (size := provider.size_of(each)) is not None]
@@ -86,15 +86,15 @@ def taken_by(instances: Iterable[Instance], provider: Provider) -> Load:
 def report_of(
     told: Told, room: Size | None, load: Load, *, wilds: tuple[Wild, ...] = (), error: str = "", warning: str = ""
 ) -> HostReport:
-    """What is said of a host.
+    """Return the report on a host.
 
     Args:
         told: the configuration.
-        room: its room; None while nobody knows it: then nothing is promised to the scheduler.
+        room: its capacity; None while unknown: then none is offered to the scheduler.
         load: what is in use.
-        wilds: instances that belong to nobody.
+        wilds: wild instances.
         error: why the cloud cannot be asked, "" when it can.
-        warning: what an operator should look at, "" for nothing.
+        warning: for the operator, "" for none.
     """
     return HostReport(
         hypervisor=told.hypervisor,
@@ -109,7 +109,7 @@ def report_of(
 
 
 def wild_of(instance: Instance, hints: ImportHints | None) -> Wild:
-    """An instance that belongs to nobody, ready to be imported as far as the provider can tell what it is made of."""
+    """Return a wild instance ready for import, as far as the provider knows its size and template."""
     size = hints.size if hints else Size(cpu=0, memory=0)
     return Wild(
         deploy_id=instance.deploy_id,
@@ -122,5 +122,5 @@ def wild_of(instance: Instance, hints: ImportHints | None) -> Wild:
 
 
 def letter_of(state: InstanceState) -> str:
-    """The letter of the legacy report."""
+    """Return the letter of a state in the legacy report."""
     return LETTERS.get(state, "-")

@@ -1,7 +1,8 @@
-"""Looks up by id what a listing lacks: a cloud's listing may look whole and lag behind what it knows by id.
+"""Look up by id instances that a listing lacks: a listing may look complete and lag behind.
 
-EC2's is eventually consistent (docs.aws.amazon.com, "Eventual consistency in the Amazon EC2 API"): 30 % of all running
-instances were seen to be left out for some seconds. What is not found by its id either is missed.
+EC2 is eventually consistent (docs.aws.amazon.com, "Eventual consistency in the Amazon EC2 API"): 30 % of all running
+instances were seen to be left out of a listing for some seconds. An instance that its id does not find either is
+missed.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from one_provider_mad.monitor.truth import Memory
 log = structlog.get_logger()
 
 MOST_LOOKED_UP = 1000
-"""Instances of one listing; the rest are not missed yet, and are looked up after a later one."""
+"""Instances of one listing to look up; the others are not missed yet, and are looked up after a later one."""
 
 
 class Lookup(Value, frozen=True, kw_only=True):
-    """What is known by id of instances that a listing lacks.
+    """Result of looking up instances that a listing lacks.
 
     Attributes:
-        found: those that are there, or of which the cloud knows that they are gone.
-        unasked: those of which nothing is known.
+        found: instances that exist, or that the cloud knows to be gone.
+        unasked: instances of which nothing is known.
     """
 
     found: Mapping[DeployId, Instance] = {}
@@ -35,11 +36,11 @@ class Lookup(Value, frozen=True, kw_only=True):
 
 
 def lacking(memory: Memory, listed: Collection[DeployId], *, missing_after: int) -> list[DeployId]:
-    """Instances of VMs that a listing lacks, unless they are missing, held or parked; what was missed most, first.
+    """Return instances of VMs that a listing lacks, unless missing, held or parked; most often missed first.
 
     Args:
-        memory: what is known of the listings before.
-        listed: what this one has.
+        memory: of earlier listings.
+        listed: ids in this one.
         missing_after: misses from which on an instance is missing.
     """
     absent = [
@@ -53,7 +54,7 @@ def lacking(memory: Memory, listed: Collection[DeployId], *, missing_after: int)
 
 
 async def look_up(watched: Watched, deploy_ids: Collection[DeployId]) -> Lookup:
-    """Look these instances up, the first of them where they are many. Never raises: then nothing is known."""
+    """Look up the first of these instances, up to MOST_LOOKED_UP. Never raises: then nothing is known."""
     asked = list(deploy_ids)[:MOST_LOOKED_UP]
     if not asked:
         return Lookup()

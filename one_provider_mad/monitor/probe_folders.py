@@ -1,4 +1,4 @@
-"""Where probes lie, which files of a folder are some, and what legacy ones are told of the core's configuration."""
+"""Find the probes of a host, and the settings of the core that legacy probes receive."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from one_provider_mad.domain import Value
 from one_provider_mad.protocol.im_messages import Kind
 
 _LEFTOVERS = re.compile(r".*\.(rpmnew|rpmsave|dpkg-[a-z]+)|\..*|.*~")
-"""Files of a probe folder that package managers and editors have left there."""
+"""Files that package managers and editors leave in a probe folder."""
 
 _COLLECTD = re.compile(
     r"IM_MAD\s*=\s*\[[^\]]*?EXECUTABLE\s*=\s*\"collectd\"[^\]]*?ARGUMENTS\s*=\s*\"([^\"]*)\"", re.DOTALL
@@ -21,13 +21,13 @@ _INTERVAL = re.compile(r"-i\s*([0-9]+)")
 
 
 class Tree(Value, frozen=True, kw_only=True):
-    """One folder below `<IM_MAD>-probes.d`, and what its output is.
+    """One folder below `<IM_MAD>-probes.d`, and the use of its output.
 
     Attributes:
         folder: its path in there.
         kind: the message that it fills.
-        is_host: it speaks of the host, so what a probe printed last may be said again.
-        is_template: the core reads it as a template, so anything else is a failure of the probe.
+        is_host: it reports on the host, so the last output of a probe may be sent again.
+        is_template: the core reads it as a template, so other output is a failure of the probe.
     """
 
     folder: str
@@ -44,7 +44,7 @@ FIGURES = Tree(folder="vm/monitor", kind=Kind.MONITOR_VM)
 SNAPSHOTS = Tree(folder="vm/snapshot", kind=Kind.MONITOR_VM)
 RESULTS = Tree(folder="vm/execution", kind=Kind.EXEC_VM)
 TREES = (SYSTEM, HOST, BEACON, STATE, FIGURES, SNAPSHOTS, RESULTS)
-"""Those of upstream's client (src/im_mad/remotes/common.d/monitord-client.rb). A beacon is any text, there the time."""
+"""Folders of upstream's client (src/im_mad/remotes/common.d/monitord-client.rb). A beacon may print any text."""
 
 
 class Folder(Value, frozen=True, kw_only=True):
@@ -53,7 +53,7 @@ class Folder(Value, frozen=True, kw_only=True):
     Attributes:
         path: where it is, or would be.
         probes: files, or links to files, that may be executed, in the order of their names.
-        problem: why they cannot be known, "" for nothing; none at all is no problem from 5.12 on.
+        problem: why they cannot be listed, "" for none; a missing folder is no problem from 5.12 on.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Folder(Value, frozen=True, kw_only=True):
 
 
 class ProbeFolders:
-    """The folders with probes of one NAME. Reads directories, so it is for threads.
+    """The folders with probes of one NAME. Reads directories, so it runs in threads.
 
     Args:
         folder: `remotes/im`.
@@ -74,14 +74,14 @@ class ProbeFolders:
         self._name = name
 
     def legacy(self) -> Folder:
-        """Those up to 5.10."""
+        """Return the probes of releases up to 5.10."""
         path = self._folder / f"{self._name}.d"
         if not path.is_dir():
             return Folder(path=path, problem=f"there are no probes: {path} is no directory")
         return _folder(path)
 
     def of(self, tree: Tree, im_mad: str) -> Folder:
-        """Those of a tree of an IM_MAD, else of NAME; where there is no tree at all, `<NAME>.d` tells of the host."""
+        """Return the probes of a tree of an IM_MAD, else of NAME; without any tree `<NAME>.d` reports on the host."""
         trees = self._of_driver(im_mad, "-probes.d")
         return _folder(self._of_driver(im_mad, ".d") if tree is SYSTEM and not trees.is_dir() else trees / tree.folder)
 
@@ -111,7 +111,7 @@ def _is_executable(path: Path) -> bool:
 
 
 def collectd_of(oned_conf: Path) -> tuple[str, str]:
-    """Port and interval of oned.conf's collectd driver: legacy probes are told (src/im_mad/im_exec/one_im_exec.rb)."""
+    """Return port and interval of oned.conf's collectd driver for legacy probes (src/im_mad/im_exec/one_im_exec.rb)."""
     try:
         text = oned_conf.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,4 @@
-"""One host that monitord wants to hear of and that probes tell of: says what they print, at their periods."""
+"""Report on one host from the output of its probes, at their periods."""
 
 from __future__ import annotations
 
@@ -32,30 +32,30 @@ from one_provider_mad.tasks import is_cancelled
 log = structlog.get_logger()
 
 ERROR = "PROVIDER_ERROR"
-"""The attribute of the host that names the probes that do not work, `-` while all do."""
+"""The attribute of the host that names failing probes, `-` while all work."""
 
 _SYNC = frozenset({"SYNC_STATE", "MISSING_STATE"})
-"""What makes a report of VM states one of all VMs."""
+"""Attributes that make a report of VM states one of all VMs."""
 
 _SNAPSHOT_SECONDS = 60.0
-"""Period of vm/snapshot, which monitord does not tell (monitord-client.rb)."""
+"""Period of vm/snapshot, which monitord does not send (monitord-client.rb)."""
 
 _STUMBLE_SECONDS = 10.0
-"""Longest pause after a defect; monitord's patience is three minutes."""
+"""Longest pause after a defect; monitord waits for three minutes."""
 
 _UNREAD_SECONDS = 1.0
-"""How soon to see again whether what was said last has been read."""
+"""Pause until it is checked again whether monitord has read the last message."""
 
 _LARGE = 64 * 1024
 
 
 class Printed(Value, frozen=True, kw_only=True):
-    """What the probes of a folder have printed.
+    """Output of the probes of a folder.
 
     Attributes:
         text: all of it, in the order of the files' names.
-        errors: by probe, why it has failed: one line for people, further lines for the log.
-        is_complete: every probe has spoken, now or, where that may be said again, the last time.
+        errors: of each failed probe, one line for people and further lines for the log.
+        is_complete: every probe has printed, now or, where old output may be sent again, earlier.
     """
 
     text: str
@@ -64,26 +64,26 @@ class Printed(Value, frozen=True, kw_only=True):
 
 
 class ProbeRuns(Protocol):
-    """What runs the probes of a host, and knows which of them do not work (monitor/probes.py)."""
+    """Runs the probes of a host, and knows which of them fail (monitor/probes.py)."""
 
     async def print_tree(self, tree: Tree, request: StartMonitor) -> Printed:
-        """Run one folder; what fails is noted."""
+        """Run one folder; failures are noted."""
 
     def note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
-        """What does not work in a folder now, () for nothing."""
+        """Note the failures in a folder, () for none."""
 
     def errors(self, host_id: int) -> tuple[str, ...]:
-        """Everything that does not work for a host just now, a line each."""
+        """Return all present failures of a host, a line each."""
 
     def is_error_due(self, host_id: int) -> bool:
-        """True when the configuration wants a host in ERROR whose probes have failed for so long."""
+        """True when probes have failed for so long that the configuration wants the host in ERROR."""
 
 
 class Voice(Protocol):
-    """What writes messages to monitord (monitor/saying.py)."""
+    """Writes messages to monitord (monitor/saying.py)."""
 
     def is_waiting(self, kind: Kind, host_id: int) -> bool:
-        """True while such a message about this host was not read yet."""
+        """True while monitord has not read the last such message about this host."""
 
     def say(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
         """Write a short message at once."""
@@ -97,10 +97,10 @@ class ProbedHost:
 
     Args:
         runs: runs its probes.
-        request: what monitord asked for.
+        request: monitord's request.
         saying: writes messages.
-        printed: what was said of the host last; kept up to date.
-        on_reported: called once every folder has had its turn.
+        printed: latest output about the host; kept up to date.
+        on_reported: called once every folder has run.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class ProbedHost:
         self._on_reported = on_reported
         self._unheard = {tree.folder for tree in TREES}
         self._in_order = asyncio.Lock()
-        # A host that is new, or was in ERROR, is nothing until it is told of (decision 20), and the slowest probe
-        # takes a minute. HYPERVISOR is left to the probes, whose word would be overwritten.
+        # A host that is new, or was in ERROR, is not monitored before a SYSTEM_HOST (decision 20), and the slowest
+        # probe takes a minute. HYPERVISOR is left to the probes: a value from here would overwrite theirs.
         self._owes_system = True
 
     async def report(self, rhythm: Callable[[], Rhythm]) -> None:
-        """Report until cancelled, at the periods that are in force by then."""
+        """Report until cancelled, at the periods in force."""
         asked = self._request.periods
         periods: dict[Tree, Callable[[], float]] = {
             SYSTEM: lambda: rhythm().system,
@@ -142,7 +142,7 @@ class ProbedHost:
                 group.create_task(self._repeat(tree.folder, turn, period), name=f"probes {tree.folder}")
 
     async def _repeat(self, name: str, work: Callable[[], Awaitable[bool]], period: Callable[[], float]) -> None:
-        """Do it at its period, and never twice at once; a defect takes nothing else away, and is named."""
+        """Run work at its period, never twice at once; a defect is reported and stops nothing else."""
         loop = asyncio.get_running_loop()
         while True:
             begun, limit, is_done = loop.time(), math.inf, True
@@ -152,7 +152,7 @@ class ProbedHost:
             except (Exception, asyncio.CancelledError) as error:
                 if is_cancelled(error):
                     raise
-                log.exception("probes stumbled, and go on", host=self._request.host_id, folder=name)
+                log.exception("probes failed, and go on", host=self._request.host_id, folder=name)
                 self._note_defect(name, (f"{name}: {internal_error(error)}",))
                 limit = _STUMBLE_SECONDS
             if is_done:
@@ -177,17 +177,17 @@ class ProbedHost:
                 self._on_reported()
 
     async def _beat(self) -> bool:
-        """Give a sign of life, whatever the probes do: what they said of the host last, with what does not work."""
+        """Send a sign of life without waiting for probes: their last output about the host, with the failures."""
         if self._owes_system and not self._runs.is_error_due(self._request.host_id):
             await self._tell_host(Kind.SYSTEM_HOST)
         await self._tell_host(Kind.MONITOR_HOST)
         return True
 
     async def _tell(self, tree: Tree) -> bool:
-        """Run a folder, and say what it prints.
+        """Run a folder, and send its output.
 
         Returns:
-            False while what it printed last was not read: then it does not run, so nothing piles up, or is lost.
+            False while its last output is unread: then it does not run, so nothing piles up, or is lost.
         """
         host_id = self._request.host_id
         if self._saying.is_waiting(tree.kind, host_id):
@@ -199,7 +199,7 @@ class ProbedHost:
             self._printed[tree.kind] = printed.text
             await self._tell_host(tree.kind)
         else:
-            # A report of all VMs from which a probe's are missing would power these off.
+            # A report of all VMs that lacks those of a failed probe would power these off.
             is_said = printed.is_complete or tree is not STATE
             text = printed.text if is_said else await _without_sync(printed.text)
             if text.strip():
@@ -226,12 +226,12 @@ class ProbedHost:
 
 
 def joined(text: str, errors: tuple[str, ...]) -> str:
-    """What probes have printed, and the attribute that names what does not work."""
+    """Return the probes' output with the attribute that names failures."""
     return f"{text.rstrip()}\n{attribute(ERROR, '; '.join(errors) or '-')}\n".lstrip("\n")
 
 
 async def split(text: str) -> list[tuple[str, str]] | str:
-    """The attributes of a template text, by name and as they were written; what is none, as text."""
+    """Return the attributes of a template text, by name and as written; of other text, the part that is none."""
     if len(text) < _LARGE:
         return split_attributes(f"{text}\n")
     return await asyncio.to_thread(split_attributes, f"{text}\n")

@@ -1,11 +1,11 @@
-"""Somebody's probes, run unchanged: what they print is passed on to the core.
+"""Run the operator's own probes unchanged, and pass their output on to the core.
 
 Up to 5.10 those of `remotes/im/<NAME>.d` run for each MONITOR (src/im_mad/remotes/run_probes). From 5.12 on those of
 `remotes/im/<IM_MAD>-probes.d/{host,vm}/…` run at periods of their own, which upstream leaves to a client that it starts
 in the background (src/im_mad/remotes/lib/monitord-client.rb); here nothing is left in the background.
 
-A probe that fails or hangs is named, and takes nothing away: the others run, what it printed last is said again, and
-what speaks of all VMs is not said while a part of it is missing. A failed report would put the host into ERROR, and
+A probe that fails or hangs is named, and affects no other: the others run, its last output is sent again, and a report
+of all VMs is withheld while a part of it is missing. A failed report would put the host into ERROR, and
 host hooks may delete every VM there (decision 19).
 """
 
@@ -40,17 +40,17 @@ PROBE_SECONDS = 60.0
 """How long a probe may take without `-w`: monitord gives a host up after 180 s, oned asks again after 300 s."""
 
 _TURN_SECONDS = 5.0
-"""How long a host's probes count among those of `-t`: hanging ones must not hold up the other hosts."""
+"""How long a host's probes take a slot of `-t`: hanging ones must not delay the other hosts."""
 
 _MAX_PRINTED = 16 * 1024 * 1024
-"""Bytes a probe may print: 100,000 VMs and more; a report that was cut would be one in which VMs are missing."""
+"""Bytes a probe may print: 100,000 VMs and more; VMs would be missing from a report that was cut."""
 
 
 class _Memory:
-    """What is known of one host.
+    """State of one host.
 
     Args:
-        host: its name: another one is another host, whatever its number.
+        host: its name: another name is another host, even under the same ID.
     """
 
     def __init__(self, host: str) -> None:
@@ -69,9 +69,9 @@ class Probes:
     Args:
         name: NAME of ARGUMENTS.
         places: where `remotes/im` and the environment's files are.
-        told: what the configuration says.
+        told: returns the configuration.
         options: ARGUMENTS: how many hosts at once, how long a probe may take.
-        warn: tells the operator one sentence.
+        warn: writes a sentence to the operator's log.
         clock: seconds that never go backwards.
     """
 
@@ -106,7 +106,7 @@ class Probes:
         self._runner.kill()
 
     def forget(self, host_id: int) -> None:
-        """The host is no longer monitored: what its probes printed, and what did not work, is no longer true."""
+        """Forget the output and the failures of a host that is no longer monitored."""
         self._memories.pop(host_id, None)
 
     def _memory(self, host_id: int, host: str) -> _Memory:
@@ -118,10 +118,10 @@ class Probes:
     # Up to 5.10
 
     async def answer(self, request: Monitor) -> str:
-        """What the probes of `<NAME>.d` print for one MONITOR; "" when there is nothing to say.
+        """Return the output of the probes of `<NAME>.d` for one MONITOR; "" for an empty report.
 
         Raises:
-            ProviderUnavailable: a probe fails that has never spoken, of a host that was never monitored; or the
+            ProviderUnavailable: a probe without earlier output fails, of a host that was never monitored; or the
                 configuration wants the host in ERROR by now.
         """
         memory = self._memory(request.host_id, request.host)
@@ -135,8 +135,8 @@ class Probes:
         errors = self.errors(request.host_id)
         if errors and (self._is_error_due(memory, "") or (memory.is_new and not printed.is_complete)):
             raise ProviderUnavailable("; ".join(errors))
-        # oned passes over an empty report. A FAILURE would put a host with VMs into ERROR, and half a report would
-        # count as one in which VMs are missing. A new host has none, and without an answer it would stay INIT.
+        # oned ignores an empty report. A FAILURE would put a host with VMs into ERROR, and half a report would count as
+        # one from which VMs are missing. A new host has no VMs, and without an answer it would stay INIT.
         is_whole = printed.is_complete and printed.text.strip() != ""
         memory.is_new = memory.is_new and not is_whole
         return joined(printed.text, errors) if is_whole else ""
@@ -144,12 +144,12 @@ class Probes:
     # From 5.12 on
 
     async def report(self, request: StartMonitor, saying: Voice, on_reported: Callable[[], None]) -> None:
-        """Say what the probes of a host print, at their periods, until cancelled.
+        """Send the output of a host's probes, at their periods, until cancelled.
 
         Args:
-            request: what monitord asked for.
+            request: monitord's request.
             saying: writes messages.
-            on_reported: called once every folder has had its turn.
+            on_reported: called once every folder has run.
         """
         memory = self._memory(request.host_id, request.host)
         memory.reporting = me = object()
@@ -185,7 +185,7 @@ class Probes:
         *,
         is_template: bool = True,
     ) -> Printed:
-        """Run the probes of a folder; `last` is what they have printed before, None where it may not be said again."""
+        """Run the probes of a folder; `last` is their earlier output, None where it may not be sent again."""
         await self._end_leftovers()
         folder = await asyncio.to_thread(find)
         if folder.problem:
@@ -211,7 +211,7 @@ class Probes:
     async def _run_one(
         self, path: Path, arguments: Sequence[str], stdin: bytes | None, *, is_template: bool
     ) -> Finished | str:
-        """What a probe has printed, or lines that say why it has failed; the first names it."""
+        """Return the output of a probe, or lines that say why it failed; the first names it."""
         command = [str(path), *arguments]
         try:
             finished = await self._runner.run(
@@ -231,23 +231,23 @@ class Probes:
             return f"probe {path.name} printed more than {_MAX_PRINTED} bytes"
         if finished.code:
             return "\n".join(f"probe {path.name}: {line}" for line in complaints(finished, command))
-        # What the core cannot read would put the host into ERROR, with nothing to say why.
+        # Text that the core cannot read would put the host into ERROR without a reason.
         attributes = await split(finished.stdout) if is_template else []
         if isinstance(attributes, str):
-            return f"probe {path.name} printed what is no template: {attributes!r}"
+            return f"probe {path.name} printed no template: {attributes!r}"
         return finished
 
     async def _end_leftovers(self) -> None:
-        """Before the first probe: end those of a driver that was killed."""
+        """Before the first probe, end the probes of a driver that was killed."""
         async with self._beginning:
             leftovers, self._leftovers = self._leftovers, None
             if leftovers is not None and (ended := await asyncio.to_thread(leftovers.end)):
                 log.warning("probes of a dead driver ended", number=ended)
 
-    # What does not work
+    # Failures
 
     def note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
-        """Tell the operator when something begins to fail, fails otherwise, or works again; not each time."""
+        """Log when probes begin to fail, fail differently, or work again; not each time."""
         memory = self._memories.get(host_id)
         heads = tuple(error.partition("\n")[0] for error in errors)
         if memory is None or heads == memory.failing.get(folder, ()):
@@ -262,12 +262,12 @@ class Probes:
             log.info("probes work again", host=host_id, folder=folder)
 
     def errors(self, host_id: int) -> tuple[str, ...]:
-        """Everything that does not work for a host just now, a line each."""
+        """Return all present failures of a host, a line each."""
         memory = self._memories.get(host_id)
         return tuple(error for errors in memory.failing.values() for error in errors) if memory else ()
 
     def is_error_due(self, host_id: int) -> bool:
-        """True when the configuration wants a host in ERROR whose probes have failed for so long."""
+        """True when probes have failed for so long that the configuration wants the host in ERROR."""
         memory = self._memories.get(host_id)
         return memory is not None and any(self._is_error_due(memory, folder) for folder in memory.failing)
 
@@ -279,7 +279,7 @@ class Probes:
 
 @asynccontextmanager
 async def _turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
-    """A slot while it is needed, but not for ever."""
+    """Hold a slot while it is needed, for _TURN_SECONDS at most."""
     await slots.acquire()
     is_held = True
 

@@ -1,8 +1,8 @@
-"""How much room each host has: what is told or was found out of the cloud's limits, less what others take of it.
+"""Compute each host's capacity: configured or from the cloud's limits, less what other instances take.
 
 OpenNebula's scheduler compares TOTALCPU and TOTALMEMORY of a host with what its VMs there ask for (HOST_SHARE), not
-with USEDCPU. So the room that other instances take has to come off the total, and the total of a full host is what
-OpenNebula has given away on it.
+with USEDCPU. So the capacity that other instances take comes off the total, and the total of a full host is what
+OpenNebula has allocated on it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ log = structlog.get_logger()
 _Answer = TypeVar("_Answer")
 
 ROOM_SECONDS = 60.0
-"""How often the cloud is asked how much room it has, and OpenNebula what it has given away."""
+"""How often the cloud is asked for its limits, and OpenNebula for its allocations."""
 
 LIMIT_SECONDS = 600.0
 """How long a limit counts that only a refusal has shown: it may have been raised since."""
 
 URGENT_SECONDS = 2.0
-"""How long a sweep waits for an answer that it cannot do without: up to 5.10 the next report is minutes away."""
+"""How long a sweep waits for an urgent answer: up to 5.10 the next report is minutes away."""
 
 _RUNNING = (InstanceState.PENDING, InstanceState.RUNNING)
 
 
 class Allocation(Value, frozen=True, kw_only=True):
-    """What OpenNebula has given away on a host.
+    """OpenNebula's allocations on a host.
 
     Attributes:
         load: of its CPU and memory.
@@ -59,20 +59,20 @@ class Allocation(Value, frozen=True, kw_only=True):
 
 
 Allocations = Callable[[Collection[int]], Awaitable[Mapping[int, Allocation]]]
-"""Asks OpenNebula for these hosts; raises MadError."""
+"""Returns OpenNebula's allocations on these hosts; raises MadError."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
-    """What is known about room, to judge a listing by.
+    """Known limits, to be applied to a listing.
 
     Attributes:
         settings: the table `[capacity]`.
         sizes: instance types of the provider.
-        told: what the cloud tells; None while it was never asked with success.
-        elsewhere: what is in use of that by others than a host's VMs, where the cloud tells what is in use.
+        told: the cloud's answer; None before the first.
+        elsewhere: use of it by others than a host's VMs, where the cloud reports what is in use.
         most: how many instances may exist, None for any number.
         most_running: how many may run, as a refusal has shown; None for any number.
-        allocations: what OpenNebula has given away, by host, as far as it is known.
+        allocations: OpenNebula's, by host, as far as known.
         orphans: instances of VMs that OpenNebula did not have on their host when it was asked.
     """
 
@@ -94,12 +94,12 @@ class Limits(Value, frozen=True, kw_only=True):
 
 
 class Shown(Value, frozen=True, kw_only=True):
-    """What a sweep has shown.
+    """Result of a sweep.
 
     Attributes:
         provider: the cloud.
         listed: everything in the account.
-        hosts: those that are monitored.
+        hosts: monitored hosts.
         judgement: the VMs of each.
     """
 
@@ -113,13 +113,13 @@ class Shown(Value, frozen=True, kw_only=True):
         return [vm.instance for vm in self.judgement.hosts.get(host_id, ()) if vm.instance is not None]
 
     def alive(self) -> frozenset[DeployId]:
-        """The instances of all hosts' VMs that are there."""
+        """Return the instances of all hosts' VMs that are not gone."""
         return frozenset(
             each.deploy_id for host_id in self.hosts for each in self.own(host_id) if not each.state.is_gone
         )
 
     def taken(self, instances: Iterable[Instance]) -> Size:
-        """What instances take, as far as their size is known."""
+        """Return the size of these instances, as far as it is known."""
         sizes = [size for each in instances if not each.state.is_gone and (size := self._size_of(each)) is not None]
         return Size(cpu=sum(each.cpu for each in sizes), memory=sum(each.memory for each in sizes))
 
@@ -131,28 +131,28 @@ class Shown(Value, frozen=True, kw_only=True):
 
     @property
     def count(self) -> int:
-        """How many instances there are."""
+        """Return how many instances there are."""
         return sum(not each.state.is_gone for each in self.listed)
 
     @property
     def running(self) -> int:
-        """How many run, or begin to."""
+        """Return how many run, or begin to."""
         return sum(each.state in _RUNNING for each in self.listed)
 
 
 def hints_of(instance: Instance, provider: Provider) -> ImportHints | None:
-    """What a provider knows of an instance; nothing when it stumbles over one that is odd."""
+    """Return the provider's import hints for an instance; None when the provider fails on an odd one."""
     if not isinstance(provider, ImportSource):
         return None
     try:
         return provider.import_hints(instance)
     except Exception:
-        log.exception("nothing known of an instance", deploy_id=instance.deploy_id)
+        log.exception("no import hints for an instance", deploy_id=instance.deploy_id)
         return None
 
 
 def rooms_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:
-    """The room of each host; those of which nobody knows it are left out. PURE."""
+    """Return the capacity of each host; hosts of unknown capacity are left out. PURE."""
     whole = _whole(limits)
     if whole is None:
         return {}
@@ -163,7 +163,7 @@ def rooms_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:
 
 
 def places_left(limits: Limits, shown: Shown) -> int | None:
-    """How many more instances may be made, None for any number. PURE."""
+    """Return how many more instances may be created, None for any number. PURE."""
     left = []
     if limits.most is not None:
         left.append(limits.most - shown.count)
@@ -187,18 +187,18 @@ def _room_on(host_id: int, whole: Size, places: int | None, limits: Limits, show
     if places is None:
         return room
     if not places and host_id not in limits.allocations:
-        return Size(cpu=0, memory=0)  # full, by whatever OpenNebula has given away
+        return Size(cpu=0, memory=0)  # full, and the allocations are unknown
     held, count = _held(host_id, limits, shown)
     each = _largest(limits) or Size(cpu=held.cpu / max(1, count), memory=held.memory // max(1, count))
     if places and not each.cpu:
-        return room  # there is nothing to go by
+        return room  # no size is known
     return Size(
         cpu=min(room.cpu, held.cpu + places * each.cpu), memory=min(room.memory, held.memory + places * each.memory)
     )
 
 
 def _taken_by_others(host_id: int, limits: Limits, shown: Shown) -> Size:
-    """What comes off the whole: of a cloud's own limit everything that is not this host's, else its orphans."""
+    """Return what comes off the whole: of a cloud's own limit all but this host's instances, else its orphans."""
     if host_id in limits.elsewhere:
         return limits.elsewhere[host_id]
     own, told = shown.own(host_id), limits.told or Room()
@@ -209,7 +209,7 @@ def _taken_by_others(host_id: int, limits: Limits, shown: Shown) -> Size:
 
 
 def _largest(limits: Limits) -> Size | None:
-    """The largest of the cloud's types where it tells how many instances there may be."""
+    """Return the largest of the cloud's types, where it has a limit on instances."""
     if limits.most is None or not limits.sizes:
         return None
     sizes = limits.sizes.values()
@@ -217,7 +217,7 @@ def _largest(limits: Limits) -> Size | None:
 
 
 def _held(host_id: int, limits: Limits, shown: Shown) -> tuple[Size, int]:
-    """What OpenNebula has given away on a host, and to how many VMs; as large as they look where it cannot be asked."""
+    """Return OpenNebula's allocations on a host and their number of VMs; without them, those of its instances."""
     given = limits.allocations.get(host_id)
     if given is not None:
         return Size(cpu=given.load.cpu / 100, memory=given.load.memory // 1024), len(given.vm_ids)
@@ -230,10 +230,10 @@ def _less(whole: Size, taken: Size) -> Size:
 
 
 class RoomKeeper:
-    """Asks the cloud for its room, OpenNebula for what it has given away, and remembers what was refused.
+    """Asks the cloud for limits and OpenNebula for allocations, and remembers refusals.
 
     Args:
-        time: seconds of a clock that goes on.
+        time: seconds that never go backwards.
         clock: seconds since the epoch.
 
     Attributes:
@@ -264,7 +264,7 @@ class RoomKeeper:
     # Asking the cloud
 
     def ask(self, watched: Watched) -> None:
-        """Ask beside the listing, if it is time; mostly a later sweep has the answer."""
+        """Ask for limits beside the listing, if it is time; mostly a later sweep has the answer."""
         provider = watched.provider
         if provider is not self._of:  # another one, after an edit of the configuration
             self._of, self._due_at = provider, 0.0
@@ -287,7 +287,7 @@ class RoomKeeper:
             self._due_at = 0.0
 
     def note(self, refusal: Refusal | None, watched: Watched) -> None:
-        """Take what the action driver has noted: after a new refusal the cloud is asked at once."""
+        """Take the refusal that the action driver has noted; after a new one the cloud is asked at once."""
         if refusal is None or refusal == self._refusal:
             return
         self._refusal, self._most_running = refusal, None
@@ -299,10 +299,10 @@ class RoomKeeper:
             self.ask(watched)
 
     async def settled(self, limits: Limits, shown: Shown) -> bool:
-        """Wait a moment for what matters now: the first answer, one after a refusal, what was given away of few places.
+        """Wait briefly for urgent answers: the first, one after a refusal, and allocations where instances are limited.
 
         Returns:
-            True when there is something new to reckon with.
+            True when there is a new answer.
         """
         wanted = [self._asking if self._is_urgent else None]
         wanted.append(self._asking_core if places_left(limits, shown) is not None else None)
@@ -310,10 +310,10 @@ class RoomKeeper:
         done = (await asyncio.wait(pending, timeout=URGENT_SECONDS))[0] if pending else set()
         return bool(done) or (self._is_urgent and self._answer is not None)
 
-    # What a sweep makes of it
+    # Computing
 
     def rooms(self, settings: CapacitySettings, shown: Shown) -> tuple[Limits, Mapping[int, Size]]:
-        """What is known by now, and the room of each host. Many instances take a while: not for the event loop."""
+        """Return the known limits, and the capacity of each host. Slow with many instances: not for the event loop."""
         if self._answer is not None:
             self._take(self._answer, shown)
         if self._is_limited:
@@ -331,7 +331,7 @@ class RoomKeeper:
         return limits, rooms_of(limits, shown)
 
     def _take(self, answer: Room, shown: Shown) -> None:
-        """What an answer says of the instances of just now holds as they come and go."""
+        """Turn an answer about the present instances into limits that hold as instances come and go."""
         self._answer, self._told, used, self._is_urgent = None, answer, answer.used, False
         self._most = answer.most if answer.left is None else shown.count + answer.left
         self._elsewhere = (
@@ -345,12 +345,12 @@ class RoomKeeper:
 
     @property
     def _is_limited(self) -> bool:
-        """A refusal has shown a limit that holds for every VM, and not long ago."""
+        """True when a recent refusal has shown a limit that holds for every VM."""
         refusal = self._refusal
         return refusal is not None and refusal.is_general and self._time() < self._refused_until
 
     def warning(self, limits: Limits, shown: Shown) -> str:
-        """What an operator should know of limits, "" for nothing."""
+        """Return a warning about limits for the operator, "" for none."""
         refusal, is_full = self._refusal, places_left(limits, shown) == 0
         if refusal is not None and self._time() < self._refused_until:
             if not refusal.is_general:
@@ -368,10 +368,10 @@ class RoomKeeper:
     # Asking OpenNebula
 
     def ask_core(self, limits: Limits, shown: Shown) -> None:
-        """Ask OpenNebula what it has given away, beside the sweeps.
+        """Ask OpenNebula for its allocations, beside the sweeps.
 
-        Where the number of instances is limited that is with each sweep while hosts are full, and whenever instances
-        have come or gone: what is given away and the places that are left have to be of one time.
+        Where the number of instances is limited, that is with each sweep while hosts are full, and when instances have
+        come or gone: the allocations and the remaining places have to be of the same time.
         """
         if not limits.is_any or self.allocations is None or self._asking_core is not None:
             return
@@ -387,7 +387,7 @@ class RoomKeeper:
         self._asking_core = asyncio.create_task(self._learn_given(self.allocations, vms), name="ask for allocations")
 
     async def _learn_given(self, allocations: Allocations, vms: Mapping[int, Sequence[tuple[VmId, DeployId]]]) -> None:
-        """Learn; what was listed before OpenNebula was asked, and it does not have, is an orphan."""
+        """Take the allocations; an instance that was listed before, and whose VM is not among them, is an orphan."""
         try:
             given = await _answered(allocations(list(vms)), ROOM_SECONDS, "allocations not known")
         finally:
@@ -403,7 +403,7 @@ class RoomKeeper:
             if vm_id not in given[host_id].vm_ids
         )
         if self._orphans != before:
-            self._due_at = 0.0  # what is in use elsewhere was reckoned without them
+            self._due_at = 0.0  # the use elsewhere was computed without them
 
 
 class _Silence:

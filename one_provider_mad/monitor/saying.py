@@ -1,4 +1,4 @@
-"""Writes messages to monitord: each with a timestamp that is not older than the one before."""
+"""Write messages to monitord, with timestamps that never go backwards."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Output(Protocol):
 
 
 class Stamps:
-    """Timestamps for messages: whole seconds that never go backwards, as monitord drops what is older than the last.
+    """Timestamps for messages: whole seconds that never go backwards, as monitord drops older messages.
 
     Args:
         clock: seconds since the epoch; it may be set back.
-        latest: the latest one that an earlier process has written.
+        latest: the latest timestamp of an earlier process.
     """
 
     def __init__(self, clock: Callable[[], float], latest: int = 0) -> None:
@@ -44,14 +44,14 @@ class Stamps:
 
 
 class Saying:
-    """Says things to monitord.
+    """Sends messages to monitord.
 
     Args:
         output: where lines go.
         stamps: timestamps.
 
     Attributes:
-        figures_at: loop time from which on figures of VMs may be said again, by whichever host.
+        figures_at: loop time from which figures of VMs may be sent again, for any host.
     """
 
     def __init__(self, output: Output, stamps: Stamps) -> None:
@@ -61,10 +61,10 @@ class Saying:
         self._waiting: Counter[tuple[Kind, int]] = Counter()
 
     def is_waiting(self, kind: Kind, host_id: int) -> bool:
-        """True while such a message about this host was not read yet.
+        """True while monitord has not read the last such message about this host.
 
-        Then another one is not to be written: whoever does not read for a night is not to get every state of it in
-        the morning, the oldest first, and nobody has room to keep them.
+        Then no further one is written: a monitord that has not read for a night must not get every old state first, and
+        there is no room to keep them.
         """
         return self._waiting[kind, host_id] > 0
 

@@ -1,4 +1,4 @@
-"""One task a host of monitord's: says what is due when it is due, and never waits for the cloud to say so."""
+"""One task for each host of monitord: send each report when it is due, without waiting for the cloud."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from one_provider_mad.protocol.reports import FiguresText, HostReport, VmFigures
 log = structlog.get_logger()
 
 FIGURES_PAUSE = 0.5
-"""Seconds after a MONITOR_VM of 200 VMs until the next one, of whatever host: while oned writes 200 rows, others wait
-for its database (a fifth of a second on a small machine)."""
+"""Seconds from a MONITOR_VM of 200 VMs to the next one, of any host: while oned writes 200 rows, others wait for its
+database (a fifth of a second on a small machine)."""
 
 _SHARE_OF_PERIOD = 0.8
-"""All lines of a round fit into this part of their period, with shorter pauses if need be."""
+"""Part of the period into which all lines of a round fit, with shorter pauses if need be."""
 
 
 _TICK = 0.001
-"""Shortest pause in seconds: less than that before its time nothing is due, and nobody minds a millisecond."""
+"""Shortest pause in seconds; being a millisecond late does no harm."""
 
 _AGAIN = 1.0
-"""Seconds until it is tried again to say something that nobody reads."""
+"""Seconds until another try while monitord does not read."""
 
 
 class Due:
-    """A time that comes again and again.
+    """A recurring time.
 
     Args:
-        now: when it comes first.
+        now: its first occurrence.
     """
 
     def __init__(self, now: float) -> None:
         self.at = now
 
     def take(self, now: float, period: float) -> bool:
-        """True when it has come; then the next one is a period later, and those that were slept through are let go."""
+        """True when it has come; then the next one is a period later, and missed ones are skipped."""
         if now < self.at:
             self.at = min(self.at, now + period)  # the period may have become shorter
             return False
@@ -62,11 +62,11 @@ class HostSchedule:
     """The reports on one host.
 
     Args:
-        request: what monitord asked for.
-        sweeper: looks at the cloud.
-        source: what the configuration says.
+        request: monitord's request.
+        sweeper: lists the cloud.
+        source: the configuration.
         saying: writes messages.
-        trouble: what was wrong with what monitord asked, "" for nothing; the host shows it.
+        trouble: an error in monitord's request, for the host to show; "" for none.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class HostSchedule:
         self.has_reported = asyncio.Event()
 
     async def run(self) -> None:
-        """Report until cancelled, or until there are probes that report in its place."""
+        """Report until cancelled, or until probes take over."""
         try:
             while self._source.probes() is None:
                 rhythm = self._source.told().monitor.rhythm(self.request.periods)
@@ -104,7 +104,7 @@ class HostSchedule:
                 await self._wait()
         finally:
             if self._sweeping is not None:
-                self._sweeping.cancel()  # only our waiting for it
+                self._sweeping.cancel()  # only the wait for it: the sweep goes on
 
     async def _say_what_is_due(self, rhythm: Rhythm) -> None:
         now = self._loop.time()
@@ -151,7 +151,7 @@ class HostSchedule:
         )
 
     async def _say_system(self) -> None:
-        """Nothing else makes a host MONITORED (decision 20), so a host that is to be in ERROR is not told of."""
+        """Send SYSTEM_HOST, unless the host is to be in ERROR: nothing else makes a host MONITORED (decision 20)."""
         self._enter_error_if_due()
         if self._is_in_error:
             return
@@ -180,7 +180,7 @@ class HostSchedule:
         if text:
             await self._saying.say_much(kind, self.request.host_id, text)
 
-    # What the cloud shows
+    # Reporting sweeps
 
     async def _take_sweep(self, sweeping: asyncio.Task[Sweep], rhythm: Rhythm) -> None:
         self._sweeping = None
@@ -196,7 +196,7 @@ class HostSchedule:
         self.has_reported.set()
 
     async def _cannot_look(self, sentence: str) -> None:
-        """VM states are held; that the cloud cannot be asked shows on the host."""
+        """Hold the VM states, and show on the host that the cloud does not answer."""
         is_news = sentence != self._error
         self._error = sentence
         self._enter_error_if_due()
@@ -230,7 +230,7 @@ class HostSchedule:
         await self._tell(Kind.STATE_VM, text)
 
     def _is_news_of_host(self, now: float, rhythm: Rhythm) -> bool:
-        """Room and warnings are told when they change, wild instances soon: there may be many, which come and go."""
+        """True when capacity or warnings have changed; for wild instances, which come and go, after a while."""
         said, report = self._said_system, self._report()
         if said is None or _basics(said) != _basics(report):
             return True
@@ -246,9 +246,9 @@ class HostSchedule:
         return reports.synced_vm_states(listed, missing_state=settings.missing_word)
 
     def _figures_of(self, sweep: Sweep) -> tuple[FiguresText, ...]:
-        """Figures of instances that are there: OpenNebula keeps a row for whatever number it is told.
+        """Return figures of existing instances only: OpenNebula keeps a row for any VM ID that it gets.
 
-        Of a VM whose instance is gone, or stopped for an undeploy, what was reported before is taken back.
+        For a VM whose instance is gone, or stopped for an undeploy, reported attributes are taken back.
         """
         there = (
             self._figures_there(vm, vm.instance)
@@ -271,7 +271,7 @@ class HostSchedule:
         return VmFigures(vm_id=vm_id, deploy_id=deploy_id, stale=self._stale_names.of(vm_id, {}, None))
 
     def _left(self, sweep: Sweep) -> Iterator[tuple[VmId, DeployId]]:
-        """VMs of this host without an instance, or with one that is stopped for an undeploy."""
+        """Yield the VMs of this host without an instance, or with one that is stopped for an undeploy."""
         for vm in sweep.vms(self.request.host_id):
             if not vm.is_listed:
                 yield vm.state.vm_id, vm.state.deploy_id

@@ -15,8 +15,8 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 UNLIMITED_CPU = 1000.0
 UNLIMITED_MEMORY = 1024 * 1024
-"""Cores and MiB of a cloud whose room nobody knows: more than any VM asks for, so that the scheduler can place it, and
-less than 2^31 KiB."""
+"""Cores and MiB of a cloud of unknown capacity: more than any VM asks for, so that the scheduler can place it, and less
+than 2^31 KiB."""
 
 
 GLANCE_SECONDS = 5.0
@@ -34,7 +34,7 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Seconds between two SYSTEM_HOST; else SYSTEM_HOST of the message."""
 
     state_period: Seconds | None = None
-    """Seconds between two looks at the states of VMs; else STATE_VM of the message."""
+    """Seconds between two checks of the states of VMs; else STATE_VM of the message."""
 
     sync_period: Seconds | None = None
     """Seconds between two reports of all states; else SYNC_STATE_VM of the message."""
@@ -43,35 +43,35 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Seconds between two reports of the figures of VMs; else MONITOR_VM of the message."""
 
     min_list_interval: Annotated[float, msgspec.Meta(ge=0)] = 5.0
-    """Seconds between two listings, whatever the periods say: clouds count calls. What is due meanwhile is answered
-    from the last one."""
+    """Shortest time in seconds between two listings, even with shorter periods: clouds count calls. Reports that are
+    due meanwhile use the last listing."""
 
     missing_state: Literal["UNKNOWN", "POWEROFF"] = "UNKNOWN"
-    """What a VM becomes whose instance is gone. UNKNOWN can be taken back; POWEROFF completes a SHUTDOWN."""
+    """State of a VM whose instance is gone. UNKNOWN can be taken back; POWEROFF completes a SHUTDOWN."""
 
     missing_after: Annotated[int, msgspec.Meta(ge=1)] = 3
-    """Complete listings in a row without an instance, which its id does not lead to either, until it counts as gone;
+    """Complete listings in a row that lack an instance, and lookups by id that do not find it, until it counts as gone;
     the provider's `visibility_grace` must have passed as well."""
 
     unusual_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
-    """When more than this share of all instances vanishes at once, none counts as missing for now: half a listing that
-    looks whole is likelier than that. 1 turns it off."""
+    """When more than this share of all instances vanishes at once, none counts as missing for now: an incomplete
+    listing is likelier. 1 turns it off."""
 
     unusual_count: Annotated[int, msgspec.Meta(ge=1)] = 5
-    """Fewer than so many that vanish at once are nothing unusual."""
+    """Smallest number of vanished instances that counts as unusual."""
 
     unusual_hold: Annotated[float, msgspec.Meta(ge=0)] = 1800.0
-    """Seconds for which they are held; if they have not come back by then, they count as missing."""
+    """Seconds for which their VMs are held; after that, instances that have not come back count as missing."""
 
     host_error_after: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Seconds after which a cloud that cannot be asked puts its host into ERROR; 0 is never. Mind the host hook
     `ft/host_error.rb`: where it is set up, it deletes or moves every VM of a host in ERROR."""
 
     report_wilds: bool = True
-    """Whether instances that belong to no VM are reported, to be imported."""
+    """Whether instances without tags of ours are reported, to be imported."""
 
     is_before_4_14: bool = False
-    """OpenNebula is older than 4.14: its requests look the same, and it wants other names."""
+    """OpenNebula is older than 4.14: its requests look the same, but it expects other names."""
 
     @property
     def missing_word(self) -> VmWord:
@@ -79,7 +79,7 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         return VmWord(self.missing_state)
 
     def rhythm(self, asked: Periods) -> Rhythm:
-        """The periods in force: what the configuration says, else what monitord asks for."""
+        """Return the periods in force: configured, else monitord's."""
         return Rhythm(
             heartbeat=self.heartbeat or asked.beacon_host,
             system=self.system_period or asked.system_host,
@@ -108,7 +108,7 @@ class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CapacitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[capacity]`: how much room the host is said to have. Empty: what the provider knows."""
+    """The table `[capacity]`: the capacity that the host reports. Empty: the provider's."""
 
     cpu: Annotated[float, msgspec.Meta(ge=0)] | None = None
     """Cores."""
@@ -117,14 +117,14 @@ class CapacitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """MiB."""
 
     instance_types: dict[str, Count] = {}
-    """Instance types and how many of each there may be; where `cpu` or `memory` is not set, it follows from these."""
+    """Instance types and how many of each there may be; an unset `cpu` or `memory` is computed from these."""
 
 
 def read_tables(configuration: Configuration) -> tuple[MonitorSettings, CapacitySettings]:
-    """Both tables of a configuration, checked.
+    """Return both tables of a configuration, checked.
 
     Raises:
-        SettingsError: a key that there is not, or a value of the wrong kind.
+        SettingsError: an unknown key, or a value of the wrong kind.
     """
     path = configuration.path
     return (

@@ -1,8 +1,8 @@
-"""What the information driver remembers across its own death: hosts, what was listed, the latest timestamp.
+"""Keep hosts, listed instances and the latest timestamp when the information driver dies.
 
-monitord starts a dead driver anew and says nothing more (OpenNebula include/Driver.h, stop_driver): its hosts would go
-unmonitored until their interval has run out. So they are taken up again, but only when the same monitord started both:
-another one starts the hosts that it wants (decision 21).
+monitord starts a dead driver anew and repeats no request (OpenNebula include/Driver.h, stop_driver): its hosts would
+stay unmonitored until their interval has run out. So they are taken up again, but only under the same monitord: another
+one starts the hosts that it wants (decision 21).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ VERSION = 1
 
 
 class State(Value, frozen=True, kw_only=True):
-    """What is kept in the file.
+    """Content of the file.
 
     Attributes:
         version: of this layout.
-        parent: who started the process that wrote it.
-        hosts: what monitord asked for, by host.
-        memory: what was listed; it does not depend on who asks.
-        timestamp: the latest one that was written on a message.
+        parent: the parent of the process that wrote it.
+        hosts: monitord's requests, by host.
+        memory: of the listings, for any monitord.
+        timestamp: the latest one that was written.
         reported_names: attributes that were ever reported of a VM: the core shows them until they are taken back.
     """
 
@@ -53,24 +53,24 @@ class StateFile:
         self._writing = threading.Lock()
 
     def load(self) -> tuple[State | None, str]:
-        """What was kept, and a sentence when it cannot be used: then everything begins anew."""
+        """Return the saved state, and a sentence when it cannot be used: then everything begins anew."""
         try:
             state = msgspec.json.decode(self.path.read_bytes(), type=State)
         except FileNotFoundError:
             return None, ""
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            return None, f"what was monitored before cannot be read: {error} ({self.path})"
+            return None, f"the saved monitoring state cannot be read: {error} ({self.path})"
         if state.version != VERSION:
-            return None, f"what was monitored before was written by another version: {state.version} ({self.path})"
+            return None, f"the saved monitoring state is of another version: {state.version} ({self.path})"
         return state, ""
 
     def save(self, state: State) -> str:
-        """Put this state into the file, for good; a sentence when that fails, as on a full disk."""
+        """Write the state durably; return a sentence on failure, as on a full disk."""
         content = msgspec.json.encode(state)
-        # At the end a second one may come while the last one is still being written.
+        # At the end a second state may come while the last one is still being written.
         with self._writing:
             try:
                 replace_file(self.path, content, beside=f"{self.path.name}.new", is_lasting=True)
             except OSError as error:
-                return f"what is monitored cannot be written down: {error.strerror} ({self.path})"
+                return f"the monitoring state cannot be written: {error.strerror} ({self.path})"
         return ""

@@ -1,4 +1,4 @@
-"""One look at the cloud for everybody who has to report: listed once, judged anew for each who asks (decision 18)."""
+"""List the cloud once for all hosts, and judge the listing anew for each request (decision 18)."""
 
 from __future__ import annotations
 
@@ -42,35 +42,35 @@ log = structlog.get_logger()
 _Result = TypeVar("_Result")
 
 MANY = 500
-"""From so many instances on, working on them is left to a thread: the loop never stops for more than 5 ms."""
+"""Number of instances from which work on them is left to a thread: the loop never stops for more than 5 ms."""
 
 _LONGEST_PAUSE = 30.0
 _SHORTEST_PAUSE = 0.1
 """Seconds before a cloud that did not answer is asked again: doubled from min_list_interval up to the longest."""
 
 _AS_GOOD_AS_NEW = 0.9
-"""A listing counts as fresh for this part of min_list_interval: periods that equal it are not to miss every other."""
+"""Part of min_list_interval for which a listing is fresh: a period of that length must not miss every other one."""
 
 _FREED_AT_ONCE = 200
-"""VMs that are forgotten between two moments at which another thread may go on."""
+"""VMs that are freed before another thread may go on."""
 
 _STEP_SECONDS = 1.0
-"""From so much on a difference between the clock and the time that has passed means that somebody has set it."""
+"""Difference between the clock and the elapsed time from which the clock counts as set."""
 
 _MANY_WARNINGS = 1000
 
 
 class Sweep(Value, frozen=True, kw_only=True):
-    """What is known of the cloud by now.
+    """Present knowledge of the cloud.
 
     Attributes:
         judgement: the VMs of all hosts.
-        wilds: instances that belong to nobody, ready to be reported.
-        loads: what the VMs of each host use.
-        wild_load: what the wild instances use.
-        rooms: room of each host, as far as anybody knows it.
-        warning: what an operator should look at, "" for nothing.
-        states: VMs by what is reported of them; counted while metrics are on.
+        wilds: wild instances, ready to be reported.
+        loads: use of the VMs of each host.
+        wild_load: use of the wild instances.
+        rooms: capacity of each host, as far as known.
+        warning: for the operator, "" for none.
+        states: VMs by reported state; counted while metrics are on.
         answered: by VM, the action that was answered last.
         judged_at: when it was judged, seconds since the epoch.
     """
@@ -90,31 +90,31 @@ class Sweep(Value, frozen=True, kw_only=True):
         return list(self.judgement.hosts.get(host_id, ()))
 
     def let_go(self, host_id: int) -> None:
-        """Forget a host's VMs, for the sake of a loop that runs beside: 10,000 at once would stop it for 15 ms."""
+        """Free a host's VMs step by step: 10,000 at once would stop a loop that runs beside for 15 ms."""
         vms = self.judgement.hosts.get(host_id)
         while isinstance(vms, list) and vms:
             del vms[-_FREED_AT_ONCE:]
 
     def load(self, host_id: int) -> Load:
-        """What a host's VMs use, and the wild instances, which take room as well."""
+        """Return the use of a host's VMs and of the wild instances, which take capacity as well."""
         own = self.loads.get(host_id, Load())
         return Load(cpu=own.cpu + self.wild_load.cpu, memory=own.memory + self.wild_load.memory)
 
 
 class Sweeper:
-    """Looks at one cloud for all its hosts.
+    """Lists one cloud for all its hosts.
 
     Args:
-        source: the cloud, and what the configuration says.
+        source: the cloud, and the configuration.
         clock: seconds since the epoch.
-        memory: what an earlier process remembered.
-        reported_names: attributes that it has reported.
+        memory: of an earlier process.
+        reported_names: attributes that an earlier process has reported.
 
     Attributes:
-        memory: what is known of the instances by now.
-        failing_since: loop time since which the cloud cannot be asked, None while it can.
-        error: why it cannot be asked, "" while it can.
-        hosts: those that are monitored.
+        memory: present knowledge of the instances.
+        failing_since: loop time since which the cloud does not answer, None while it does.
+        error: why it does not answer, "" while it does.
+        hosts: monitored hosts.
         stale_names: attributes that the core may show of VMs.
     """
 
@@ -148,14 +148,14 @@ class Sweeper:
         self.stale_names = StaleNames(reported_names)
 
     def know_core(self, allocations: Allocations) -> None:
-        """Ask OpenNebula, from now on, what it has given away on hosts whose room is limited."""
+        """Ask OpenNebula from now on for its allocations on hosts of limited capacity."""
         self._room.allocations = allocations
 
     async def sweep(self) -> Sweep:
-        """Look, together with everybody who asks meanwhile; a listing just made will do.
+        """List and judge; callers share a sweep that runs, and a fresh listing.
 
         Raises:
-            MadError: the cloud cannot be asked, or not all of it, or nobody can tell what the actions are doing.
+            MadError: the cloud did not answer, or not completely, or the journal cannot be read.
         """
         if self._running is None:
             self._running = asyncio.create_task(self._sweep(), name="sweep")
@@ -163,7 +163,7 @@ class Sweeper:
         return await asyncio.shield(self._running)
 
     async def _sweep(self) -> Sweep:
-        """Look and judge. Whatever goes wrong is an error of the cloud: no defect is to put a host into ERROR."""
+        """List and judge. Any failure counts as the cloud's: no defect is to put a host into ERROR."""
         try:
             return await self._look_and_judge()
         except MadError as error:
@@ -172,7 +172,7 @@ class Sweeper:
         except asyncio.CancelledError as error:
             if is_cancelled(error):
                 raise
-            # A provider that is closed, in the end or for new settings, gives up what it lists for others.
+            # A provider that is closed, in the end or for new settings, cancels its listing.
             called_off = ProviderUnavailable("the listing was called off before it was complete")
             self._failed(called_off)
             raise called_off from error
@@ -191,7 +191,7 @@ class Sweeper:
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)
         finally:
-            self._running = None  # whoever asks from here on wants to know of what happens from here on
+            self._running = None  # a later caller needs a later listing
         async with self._judging:
             self._mind_the_clock()
             listing = self._listing or listing  # a later one may have come meanwhile
@@ -227,7 +227,7 @@ class Sweeper:
         return msgspec.structs.replace(sweep, rooms=rooms, warning=warning)
 
     def _mind_the_clock(self) -> None:
-        """When the clock was set back, so is what is remembered by it."""
+        """Shift remembered times when the clock was set back."""
         offset = self._clock() - self._loop.time()
         back, self._offset = self._offset - offset, offset
         if back < _STEP_SECONDS:
@@ -246,7 +246,7 @@ class Sweeper:
         if self._listing is not None and is_fresh and not self._failures:
             return self._listing
         if now < self._asked_again_at and self._last_error is not None:
-            raise self._last_error.with_traceback(None)  # it would grow by each who asks
+            raise self._last_error.with_traceback(None)  # its traceback would grow with each raise
         self._listed_at = now
         began_at = self._clock()
         try:
@@ -264,7 +264,7 @@ class Sweeper:
         if metrics.recorder is not None:
             metrics.recorder.called("list", self._loop.time() - now)
         lookup = await self._look_up(watched, settings, listed)
-        began_at = min(began_at, self._clock() - (self._loop.time() - now))  # it may have been set back meanwhile
+        began_at = min(began_at, self._clock() - (self._loop.time() - now))  # the clock may have been set back
         instances = [*listed.values(), *lookup.found.values()]
         self._listing = Listing(began_at=began_at, instances=instances, unasked=lookup.unasked)
         return self._listing
@@ -272,13 +272,13 @@ class Sweeper:
     async def _look_up(
         self, watched: Watched, settings: MonitorSettings, listed: Mapping[DeployId, Instance]
     ) -> Lookup:
-        """Look up by id what a listing lacks: it may lag behind, and look whole."""
+        """Look up by id instances that the listing lacks: it may look complete and lag behind."""
         memory, missing_after = self.memory, settings.missing_after
         absent = await aside(len(memory.vms), lambda: lacking(memory, listed, missing_after=missing_after))
         return await look_up(watched, absent)
 
     def _paused(self, error: MadError, settings: MonitorSettings) -> MadError:
-        """Ask a cloud that does not answer less often, and return why it does not."""
+        """Ask a cloud that does not answer less often, and return the error."""
         if metrics.recorder is not None:
             metrics.recorder.called("list", self._loop.time() - self._listed_at, error)
         self._failures += 1
@@ -314,7 +314,7 @@ class Sweeper:
     def _warn_once(self, sentence: str) -> None:
         if sentence not in self._warned:
             self._warned.add(sentence)
-            log.warning("strange", what=sentence)
+            log.warning("instance anomaly", what=sentence)
 
 
 def _judged(
@@ -354,13 +354,13 @@ def _judged(
 
 
 def _states(judgement: Judgement) -> dict[str, int]:
-    """VMs of all hosts by their word, the words that none has included."""
+    """Return the number of VMs of all hosts in each reported state, zeros included."""
     words = Counter(vm.state.state for vms in judgement.hosts.values() for vm in vms)
     return {word.value.lower(): words[word] for word in VmWord}
 
 
 def _upstreams(listing: Listing, provider: Provider) -> dict[DeployId, VmId]:
-    """VMs of the instances that carry nothing but the tags of upstream's driver, where these count."""
+    """Return the VMs of instances that carry only the tags of upstream's driver, where these count."""
     if not isinstance(provider, UpstreamTags):
         return {}
     untagged = (instance for instance in listing.instances if instance.identity is None)
@@ -391,11 +391,11 @@ def _warning(judgement: Judgement, provider: Provider) -> str:
 
 
 async def aside(size: int, work: Callable[[], _Result]) -> _Result:
-    """Do work on so many things: at once where they are few, else in a thread, so that the loop goes on."""
+    """Do work on so many things: here where they are few, else in a thread, so that the loop goes on."""
     return work() if size < MANY else await asyncio.to_thread(work)
 
 
 def heard(task: asyncio.Task[Sweep]) -> None:
-    """Let a failure be forgotten that nobody waits for any more."""
+    """Read a task's error, which asyncio would log when no caller waits any more."""
     if not task.cancelled():
-        task.exception()  # whoever asked hears of it, and may have gone
+        task.exception()  # a caller that waits gets it as well

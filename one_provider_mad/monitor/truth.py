@@ -1,9 +1,9 @@
-"""PURE: what a listing means for the VMs of each host (decision 18). No clock, no files: all is handed in.
+"""PURE: derive the state of each host's VMs from a listing (decision 18). No clock, no files.
 
-Three things are kept apart. An instance that a complete listing shows has a state. One that it does not show is
-missing only after several such listings, and not at all when too many vanish at once. And whatever an action is
-changing is UNKNOWN, since any report would complete that action in OpenNebula before its reply. In doubt a VM is named
-as UNKNOWN, which changes nothing; what a report of all VMs leaves out is lost, however young it is.
+Three things are kept apart. An instance in a complete listing has a state. An instance that is not in it is missing
+only after several such listings, and not at all when too many vanish at once. And a VM that an action is changing is
+UNKNOWN, since any other report would complete that action in OpenNebula before its reply. In doubt a VM is reported as
+UNKNOWN, which changes nothing; a VM that a report of all VMs leaves out is lost, however young it is.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ WORDS: dict[InstanceState, VmWord] = {
     InstanceState.TERMINATING: VmWord.UNKNOWN,
     InstanceState.UNKNOWN: VmWord.UNKNOWN,
 }
-"""What an instance's state means for its VM. On its way is UNKNOWN: POWEROFF in mid-reboot would power the VM off. A
-terminated instance has no word, it is missing for certain."""
+"""What is reported of a VM by its instance's state. Transitions are UNKNOWN: POWEROFF in mid-reboot would power the VM
+off. A terminated instance has no entry, it is missing for certain."""
 
 _FORGET_SECONDS = 3600.0
-"""How long a missing instance is remembered, so that it is recognised should it come back without its tags."""
+"""How long a missing instance is remembered, to recognise it if it comes back without its tags."""
 
 _LONGEST_GAP = 300.0
-"""So many seconds between two listings count at most for how long something is held: an outage is no proof."""
+"""Most seconds between two listings that count towards a hold: an outage is no proof."""
 
 
 class Rules(Value, frozen=True, kw_only=True):
-    """How careful to be; see MonitorSettings.
+    """Limits of the judgement; see MonitorSettings.
 
     Attributes:
-        owner: whose instances are ours.
-        grace: seconds for which the cloud may not list an instance that is there, after a create or at any time.
+        owner: owner in the tags of our instances.
+        grace: seconds for which the cloud may omit an existing instance, after a create or at any time.
         missing_word: UNKNOWN or POWEROFF.
         missing_after: complete listings without an instance until it is missing.
         unusual_share: share of all known instances that may vanish at once.
-        unusual_count: so many may vanish at once anyway, less one.
+        unusual_count: smallest number of vanished instances that counts as unusual.
         unusual_hold: seconds for which an unusual number is held.
     """
 
@@ -64,11 +64,11 @@ class Listing(Value, frozen=True, kw_only=True):
     """A complete listing.
 
     Attributes:
-        began_at: when it was asked for, seconds since the epoch: what has happened since it may not show.
-        instances: everything in the account and region, with what was found by its id alone.
-        unasked: instances of before that it lacks, and that could not be looked up by their ids.
-        upstreams: VMs of those that carry nothing but the tags of upstream's driver.
-        hosts: those that are monitored.
+        began_at: when it was requested, seconds since the epoch: later events may not show.
+        instances: everything in the account and region, with instances that were found by id alone.
+        unasked: known instances that it lacks, and that could not be looked up by id.
+        upstreams: VMs of instances that carry only the tags of upstream's driver.
+        hosts: monitored hosts.
     """
 
     began_at: float
@@ -79,7 +79,7 @@ class Listing(Value, frozen=True, kw_only=True):
 
 
 class Memory(Value, frozen=True, kw_only=True):
-    """What has to be known of the listings before.
+    """Knowledge from earlier listings.
 
     Attributes:
         vms: VMs whose instances were seen, by number.
@@ -93,11 +93,11 @@ class Memory(Value, frozen=True, kw_only=True):
 
 
 class SeenVm(Value, frozen=True, kw_only=True):
-    """One VM of a host, as it may be told by now.
+    """One VM of a host, ready to be reported.
 
     Attributes:
-        state: number, instance and word.
-        is_listed: named in a report of all VMs; what that leaves out counts as missing.
+        state: ID, instance and reported state.
+        is_listed: named in a report of all VMs; a VM that it leaves out counts as missing.
         instance: the instance, None when it was not listed.
     """
 
@@ -107,15 +107,15 @@ class SeenVm(Value, frozen=True, kw_only=True):
 
 
 class Judgement(Value, frozen=True, kw_only=True):
-    """What a listing means.
+    """Result of judging a listing.
 
     Attributes:
-        memory: to be handed in with the next listing.
+        memory: for the judgement of the next listing.
         hosts: VMs by the number of their host, in the order of their own numbers.
-        unsynced: hosts on which something is being created that cannot be named yet: no report of all VMs for now.
-        wilds: live instances that belong to nobody.
+        unsynced: hosts with a create that has no id yet, so that a report of all VMs has to wait.
+        wilds: wild instances that are live.
         held: VMs that are held because too many vanished at once.
-        strays: instances about which somebody should know, with what is strange about them.
+        strays: instances with an anomaly that an operator should know of, with its description.
     """
 
     memory: Memory
@@ -127,18 +127,18 @@ class Judgement(Value, frozen=True, kw_only=True):
 
 
 def unseen_since_when(memory: Memory, listing: Listing, *, grace: float) -> float:
-    """Seconds since the epoch from which on creates are of interest to a judgement.
+    """Return the time from which creates matter to a judgement, in seconds since the epoch.
 
-    Without a memory all of them are: what was created is the past by which a first listing that lacks half is known.
+    Without a memory all of them do: earlier creates show whether a first listing lacks half of the instances.
     """
     return min(listing.began_at, memory.listed_at) - grace if memory.listed_at else 0.0
 
 
 def set_back(memory: Memory, by: float) -> Memory:
-    """The same after the clock was set back by so many seconds.
+    """Return the same memory after the clock was set back by so many seconds.
 
-    A hold lasts no longer for it, and what is done from now on is not older than what was seen. A clock that is set
-    ahead is like an outage: see `_LONGEST_GAP`.
+    No hold gets longer by it, and later events are not older than earlier sightings. A clock that is set ahead is like
+    an outage: see `_LONGEST_GAP`.
     """
     vms = {
         vm_id: msgspec.structs.replace(
@@ -159,10 +159,10 @@ def _earlier(moment: float, by: float) -> float:
 
 
 def judge(memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> Judgement:
-    """Say what a listing means by now. The same listing may be judged again as the actions go on; it counts once.
+    """Judge a listing. The same one may be judged again as the actions go on; it counts once.
 
     Args:
-        memory: of the judgement before.
+        memory: of the last judgement.
         listing: complete, and not older than the one before.
         activity: what the action driver is doing, read after the listing was complete.
         rules: how careful to be.
@@ -178,7 +178,7 @@ class _Judge:
         self._rules = rules
         self._hosts: dict[int, list[SeenVm]] = {}
         self._unsynced: set[int] = set()
-        # What was created since the listing before is not known yet, be it old enough to be shown by now.
+        # Instances that were created since the last listing are not known yet, even if the grace has passed.
         unseen_since = unseen_since_when(memory, listing, grace=rules.grace)
         self._attempts = latest_of(
             attempt
@@ -199,11 +199,11 @@ class _Judge:
         )
         self._strays = self._without_changed(self._sorted.strays)
         for vm_id in self._sorted.homeless:
-            self._known.pop(vm_id, None)  # of a time with one host, perhaps not this VM's
+            self._known.pop(vm_id, None)  # learnt while there was one host, perhaps not this VM's
         self._pending = self._find_pending()
 
     def _without_changed(self, strays: Mapping[DeployId, str]) -> dict[DeployId, str]:
-        """Leave out what was strange about VMs to which something was done while they were being listed."""
+        """Leave out anomalies of VMs that an action has changed during the listing."""
         if not strays:
             return {}
         listed = (each for each in self._listing.instances if each.deploy_id in strays)
@@ -232,11 +232,11 @@ class _Judge:
         )
 
     def _visible_from(self, began_at: float) -> float:
-        """What was created earlier than this is shown by a listing that began then, if it is there."""
+        """Return the time before which an instance was created if a listing that began then certainly shows it."""
         return began_at - self._rules.grace
 
     def _find_pending(self) -> frozenset[VmId]:
-        """VMs for which something is being created that cannot be named yet: their hosts are not synced for now."""
+        """Return VMs with a create that has no id yet: their hosts are not synced for now."""
         pending: set[VmId] = set()
         since = self._visible_from(self._listing.began_at)
         for vm_id, attempt in self._attempts.items():
@@ -249,7 +249,7 @@ class _Judge:
                 self._unsynced.add(attempt.identity.host_id)
         return frozenset(pending)
 
-    # What is there
+    # Listed instances
 
     def _judge_present(self, vm_id: VmId, instance: Instance, host_id: int) -> None:
         deploy_id, state = instance.deploy_id, instance.state
@@ -263,7 +263,7 @@ class _Judge:
         if state.is_gone and not is_unsure:
             is_beside = vm_id in self._sorted.beside
             if before is None and not is_beside:
-                return  # gone before anybody looked
+                return  # gone before a first listing
             if before is not None and (self._is_explained(before) or (self._is_forgotten(before) and not is_beside)):
                 del self._known[vm_id]  # as OpenNebula wanted it
                 return
@@ -278,9 +278,9 @@ class _Judge:
         self._add(host_id, vm_id, deploy_id, word, instance=instance)
 
     def _name_homeless(self) -> None:
-        """A VM of which nobody knows the host is named on each as UNKNOWN, which changes nothing where it is not.
+        """Report a VM of unknown host on each host as UNKNOWN, which changes nothing where it is not.
 
-        In a report of all VMs it would be a zombie there, and left out it would be lost where it is.
+        A report of all VMs that names it would make it a zombie there; left out, it would be lost where it is.
         """
         for vm_id, instance in self._sorted.homeless.items():
             for host_id in self._listing.hosts:
@@ -288,13 +288,13 @@ class _Judge:
                 self._unsynced.add(host_id)
 
     def _is_changed(self, vm_id: VmId) -> bool:
-        """Something was done to it while it was being listed: what was seen may be over."""
+        """True when an action has changed the VM during the listing, which may be outdated."""
         attempt, began_at = self._attempts.get(vm_id), self._listing.began_at
         is_young = attempt is not None and self._activity.is_since(attempt, began_at)
         return is_young or self._activity.is_settled_since(vm_id, began_at)
 
     def _judge_terminated(self, before: Known, instance: Instance, host_id: int) -> None:
-        """The cloud itself says that it is gone: no need to look again."""
+        """Report a VM as missing at once: the cloud itself says that its instance is gone."""
         self._known[before.vm_id] = msgspec.structs.replace(
             before,
             host_id=host_id,
@@ -308,15 +308,15 @@ class _Judge:
         )
         self._add_missing(host_id, before.vm_id, instance.deploy_id, instance=instance)
 
-    # What is not there
+    # Instances that are not listed
 
     def _hold(self, absent: Iterable[Known]) -> frozenset[VmId]:
-        """Which of the absent ones are not counted, as too many have gone of late: those held, and those to be."""
+        """Return absent VMs that do not count as missing, since too many have vanished: those held, and new ones."""
         began_at, rules = self._listing.began_at, self._rules
         lost = [known for known in absent if self._is_lost(known)]
         if not lost:
             return frozenset()
-        # Only what this listing can tell of is a whole to take a share of: busy VMs that it lacks are on neither side.
+        # The share is taken of VMs that this listing can tell of: absent VMs with an open action are on neither side.
         shown = sum(
             not self._is_parked(vm_id, each.deploy_id) and not each.state.is_gone
             for vm_id, (each, _) in self._sorted.ours.items()
@@ -336,7 +336,7 @@ class _Judge:
         return frozenset(held)
 
     def _is_lost(self, known: Known) -> bool:
-        """It has vanished of late, and nothing tells why."""
+        """True when it has vanished of late, and nothing explains it."""
         return not (
             self._is_parked(known.vm_id, known.deploy_id)
             or known.is_terminated
@@ -365,7 +365,7 @@ class _Judge:
             del self._known[vm_id]
             return
         if is_unsure or known.is_parked or self._activity.is_settled_since(vm_id, self._memory.listed_at):
-            known = _patient(known)  # whatever was known before an action: its instance has had no time to be missing
+            known = _patient(known)  # after an action the count begins anew: its instance has had no time to be missing
         if not (is_unsure or is_held or known.deploy_id in self._listing.unasked):
             known = self._missed(known)
         self._known[vm_id] = known
@@ -375,9 +375,9 @@ class _Judge:
             self._add(known.host_id, vm_id, known.deploy_id, VmWord.UNKNOWN)
 
     def _missed(self, known: Known) -> Known:
-        """The same with one miss more, unless this listing was counted already.
+        """Return the same with one miss more, unless this listing was counted already.
 
-        The last one before it is missing takes as long as the cloud's listings may lag behind.
+        The last miss before it is missing counts only after the time by which the cloud's listings may lag behind.
         """
         began_at = self._listing.began_at
         if began_at == self._memory.listed_at:
@@ -394,10 +394,10 @@ class _Judge:
             seen_at=known.seen_at or self._memory.listed_at,
         )
 
-    # What explains it
+    # Explanations
 
     def _is_explained(self, known: Known) -> bool:
-        """An action has ended it since it was last seen."""
+        """True when an action has ended it since it was last seen."""
         seen_at = known.seen_at or self._memory.listed_at
         ended = self._activity.is_ended(known.vm_id, since=seen_at)
         return ended and self._activity.is_ended(known.vm_id, since=known.made_at, slack=0)
@@ -408,9 +408,9 @@ class _Judge:
         return is_missing and self._listing.began_at - since > _FORGET_SECONDS
 
     def _is_young(self, known: Known) -> bool:
-        """The cloud need not show it yet.
+        """True while the cloud may not list it yet.
 
-        OpenNebula takes what a report of all VMs leaves out for missing, however young it is (its 30 s of patience
+        OpenNebula takes a VM that a report of all VMs leaves out for missing, however young it is (its 30 s of patience
         cover only VMs that are named; src/im/InformationManager.cc).
         """
         attempt = self._attempts.get(known.vm_id)
@@ -421,10 +421,10 @@ class _Judge:
         )
 
     def _is_parked(self, vm_id: VmId, deploy_id: DeployId) -> bool:
-        """Its VM is on no host: one that a report names there would become a zombie."""
+        """True when its VM is on no host: a report that names the VM there would make it a zombie."""
         return deploy_id in self._activity.parked and vm_id not in self._activity.busy
 
-    # Saying
+    # Reporting
 
     def _add(
         self, host_id: int, vm_id: VmId, deploy_id: DeployId, word: VmWord, *, instance: Instance | None = None
@@ -433,14 +433,14 @@ class _Judge:
         self._hosts.setdefault(host_id, []).append(SeenVm(state=state, instance=instance))
 
     def _add_missing(self, host_id: int, vm_id: VmId, deploy_id: DeployId, *, instance: Instance | None = None) -> None:
-        """Not named in a report of all VMs; by itself it is a FAILURE, the word that makes a VM UNKNOWN."""
+        """Add a VM that a report of all VMs leaves out; alone it is FAILURE, the word that makes a VM UNKNOWN."""
         word = VmWord.POWEROFF if self._rules.missing_word is VmWord.POWEROFF else VmWord.FAILURE
         state = VmState(vm_id=vm_id, deploy_id=deploy_id, state=word)
         self._hosts.setdefault(host_id, []).append(SeenVm(state=state, is_listed=False, instance=instance))
 
 
 def _seen(instance: Instance, vm_id: VmId, host_id: int, before: Known | None, *, is_parked: bool = False) -> Known:
-    """What is known of an instance that is there."""
+    """Return the knowledge of a listed instance."""
     same = before if before is not None and before.deploy_id == instance.deploy_id else None
     life = life_of(instance.identity) if instance.identity is not None else (-1, -1)
     stime, seq = max(life, same.life) if same is not None else life
@@ -456,7 +456,7 @@ def _seen(instance: Instance, vm_id: VmId, host_id: int, before: Known | None, *
 
 
 def _is_as_seen(known: Known, instance: Instance, host_id: int) -> bool:
-    """True when nothing new is to be remembered of an instance that is there, as it mostly is."""
+    """True when a listed instance adds nothing to what is known, as it mostly does."""
     is_missed = known.misses or known.missed_since or known.seen_at
     is_undisturbed = not (is_missed or known.held_since or known.is_parked or known.is_terminated)
     has_tags = instance.identity is None or life_of(instance.identity) <= known.life
@@ -464,7 +464,7 @@ def _is_as_seen(known: Known, instance: Instance, host_id: int) -> bool:
 
 
 def _patient(known: Known, *, is_parked: bool = False) -> Known:
-    """The same as if it had not been missed yet."""
+    """Return the same without misses."""
     return msgspec.structs.replace(
         known, misses=0, missed_since=0.0, missing_since=0.0, is_terminated=False, is_parked=is_parked
     )

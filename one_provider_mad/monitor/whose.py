@@ -1,8 +1,8 @@
-"""PURE: which instance of a listing is which VM's, by its tags, by what was known before, and by what was created.
+"""PURE: attribute the instances of a listing to VMs, by tags, earlier knowledge and creates.
 
 A VM has one instance at a time, though a listing may show several with its tags: a leftover of a recreate that could
-not be destroyed, the terminated one before it, or a copy that somebody has made in the console, tags and all. The
-latest life counts, in the order of STIME and SEQ (decision 14), also while the cloud does not show it yet.
+not be terminated, the terminated one before it, or a copy that was made in the console, with its tags. The latest life
+counts, in the order of STIME and SEQ (decision 14), also while the cloud does not list it yet.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from one_provider_mad.protocol.vmm import shown_deploy_id
 
 
 class Known(Value, frozen=True, kw_only=True):
-    """What is remembered of the instance of one VM.
+    """Knowledge of the instance of one VM.
 
     Attributes:
-        vm_id: the VM's number.
+        vm_id: the VM's ID.
         host_id: the host of its tags.
         deploy_id: the instance.
-        stime: STIME of the VM when the instance was created, -1 when nobody knows.
-        seq: SEQ of that create, -1 when nobody knows.
-        made_at: when it was created, as far as that was seen; seconds since the epoch, else 0.
-        misses: complete listings in a row that did not show it.
+        stime: STIME of the VM when the instance was created, -1 when unknown.
+        seq: SEQ of that create, -1 when unknown.
+        made_at: when it was created, seconds since the epoch; 0 when unknown.
+        misses: complete listings in a row that lacked it.
         missed_since: when the first of them began; 0 for none.
-        missing_since: when the listing began with which it came to count as missing; 0 while it does not.
+        missing_since: when the listing began that made it missing; 0 while it is not.
         seen_at: when the last listing began that showed it; kept only while it is missing.
         held_since: since when it is held because too many vanished at once; kept until it is seen again.
         is_terminated: the cloud itself says that it is gone.
@@ -49,19 +49,19 @@ class Known(Value, frozen=True, kw_only=True):
 
     @property
     def life(self) -> tuple[int, int]:
-        """The later of two lives of a VM is the greater."""
+        """STIME and SEQ: the later of two lives of a VM is the greater."""
         return self.stime, self.seq
 
 
 class Sorted(Value, frozen=True, kw_only=True):
-    """Whose the instances of a listing are.
+    """The instances of a listing, by VM.
 
     Attributes:
         ours: the instance of each VM that the listing shows, and the host it is on.
-        beside: VMs of which another instance is live: an earlier one, or a copy.
-        homeless: the instance of each VM of which nobody can tell on which host it is.
-        wilds: live instances that belong to nobody.
-        strays: instances about which somebody should know, with what is strange about them.
+        beside: VMs with another live instance: an earlier one, or a copy.
+        homeless: the instance of each VM whose host is unknown.
+        wilds: wild instances that are live.
+        strays: instances with an anomaly that an operator should know of, with its description.
     """
 
     ours: Mapping[VmId, tuple[Instance, int]]
@@ -72,7 +72,7 @@ class Sorted(Value, frozen=True, kw_only=True):
 
 
 def latest_of(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
-    """Of each VM the attempt of its latest life, and of several the last."""
+    """Return the latest attempt of each VM's latest life."""
     latest: dict[VmId, Attempt] = {}
     for attempt in attempts:
         before = latest.get(attempt.identity.vm_id)
@@ -82,7 +82,7 @@ def latest_of(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
 
 
 def with_created(known: Mapping[VmId, Known], attempts: Iterable[Attempt]) -> dict[VmId, Known]:
-    """What is known, and what was created since: it is there by the cloud's own answer, listed or not."""
+    """Return the known instances and those created since: a create's answer proves them, listed or not."""
     found = dict(known)
     for attempt in attempts:
         who, before = attempt.identity, found.get(attempt.identity.vm_id)
@@ -110,15 +110,15 @@ def sort(
     upstreams: Mapping[DeployId, VmId] = {},
     hosts: Collection[int] = (),
 ) -> Sorted:
-    """Say whose each instance is.
+    """Attribute each instance to its VM.
 
     Args:
         instances: a complete listing.
-        known: the instance of each VM, as far as it is known: another one takes its place in a later life only.
-        owner: whose instances are ours.
-        made: instances that were created of late, whose tags need not show yet.
-        upstreams: VMs of instances that carry nothing but the tags of upstream's driver, which know no host.
-        hosts: those that are monitored: an instance without a host is on the only one.
+        known: the known instance of each VM; only one of a later life takes its place.
+        owner: owner in the tags of our instances.
+        made: instances that were created of late, whose tags may not show yet.
+        upstreams: VMs of instances that carry only the tags of upstream's driver, which name no host.
+        hosts: monitored hosts: an instance without a host is on the only one.
     """
     candidates: dict[VmId, list[Instance]] = {}
     wilds: list[Instance] = []
@@ -185,7 +185,7 @@ def _best(candidates: list[Instance], known: Known | None) -> Instance | None:
 
 
 def _choose(candidates: list[Instance], known: Known | None) -> Instance | None:
-    """The VM's instance: of the latest life, there the known one, else a live one, else the latest made."""
+    """Return the VM's instance: of the latest life, there the known one, else a live one, else the newest."""
     own = [
         each
         for each in candidates
@@ -208,7 +208,7 @@ def life_of(identity: Identity) -> tuple[int, int]:
 
 
 def latest_time(attempt: Attempt) -> float:
-    """When it was sent or answered, whichever came last."""
+    """Return the later of the times at which it was sent and answered."""
     return max(attempt.sent_at, attempt.answered_at)
 
 

@@ -123,7 +123,7 @@ def read_document(element: Element) -> VmDocument:
 
 
 def number_at(element: Element, name: str) -> int:
-    """A number of a `<VM>`. Raises ProviderUnavailable where there is none."""
+    """Return a number of a `<VM>`. Raises ProviderUnavailable without one."""
     number = whole_number(text_of(element.find(name)).strip())
     if number is None:
         raise ProviderUnavailable(f"a VM of the local OpenNebula has no {name}")

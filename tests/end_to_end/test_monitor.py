@@ -336,7 +336,7 @@ def test_a_file_that_cannot_be_read_is_one_warning(place: Place, content: bytes)
     with monitored(place) as one:
         one.start()
         one.sync()
-        assert one.log().count("what was monitored before") == 1
+        assert one.log().count("the saved monitoring state") == 1
 
 
 def test_timestamps_never_go_backwards(place: Place) -> None:

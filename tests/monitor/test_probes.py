@@ -178,7 +178,7 @@ async def test_while_a_probe_never_spoke_there_is_no_report(front: Front) -> Non
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        pytest.param("echo Segmentation fault", r"printed what is no template: 'Segmentation fault\n\n'", id="prose"),
+        pytest.param("echo Segmentation fault", r"printed no template: 'Segmentation fault\n\n'", id="prose"),
         pytest.param("head -c 17000000 /dev/zero | tr '\\0' '\\n'", "printed more than 16777216 bytes", id="too-much"),
     ],
 )

@@ -65,12 +65,12 @@ def test_a_file_that_cannot_be_used_is_told_and_not_believed(file: StateFile, co
 
 def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     problem = StateFile(tmp_path / "missing" / "state").save(state_of())
-    assert problem.startswith("what is monitored cannot be written down: No such file or directory")
+    assert problem.startswith("the monitoring state cannot be written: No such file or directory")
 
 
 def test_a_save_that_fails_halfway_leaves_the_file_before(file: StateFile) -> None:
     file.save(state_of())
     (file.path.parent / "state.new").mkdir()
-    assert "cannot be written down" in file.save(state_of(timestamp=10))
+    assert "cannot be written: " in file.save(state_of(timestamp=10))
     assert file.load() == (state_of(), "")
     assert VERSION == 1
