@@ -1,4 +1,4 @@
-"""Requests between their coming and their answer."""
+"""Requests from acceptance to answer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Recovered:
 
 
 class Standing:
-    """What has become of a request since it was accepted.
+    """Progress of a request since it was accepted.
 
     Attributes:
         replaced_by: the newer request that is answered for both; None while there is none.
-        follows: the request that runs before it and is not answered: its success may be the answer to both.
-        succeeded: the payload of its success, once it has succeeded.
+        follows: an unanswered request that runs before it: its success may be the answer to both.
+        succeeded: the payload of its success, None before.
         is_over: it was answered, or its newer one is to be.
-        is_abandoned: another front-end has begun to lead, and settles what was asked.
+        is_abandoned: another front-end has begun to lead, and settles the request.
     """
 
     __slots__ = ("follows", "is_abandoned", "is_over", "replaced_by", "succeeded")
@@ -52,11 +52,11 @@ class Accepted(Value, frozen=True, kw_only=True):
         action: what to do.
         vm_id: the VM.
         is_two_blank: form of the line.
-        content: what the message says.
+        content: the message.
         number: its record in the journal, 0 for none.
         is_after_cancel: DRIVER_CANCEL for this VM came just before.
-        recovered: it was taken by an earlier process; its answer may be called off by `is_superseded`.
-        standing: what has become of it since.
+        recovered: set when an earlier process took it; `is_superseded` calls its answer off.
+        standing: its progress.
         is_settled: it is not carried out: its answer is what the cloud shows.
     """
 
@@ -72,7 +72,7 @@ class Accepted(Value, frozen=True, kw_only=True):
 
     @property
     def known(self) -> VmRequest | None:
-        """What was read from the message; None while it is not read yet, or cannot be."""
+        """Return the parsed message; None while it is not read yet, or cannot be."""
         return self.content.known
 
     @property

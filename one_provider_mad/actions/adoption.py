@@ -1,7 +1,7 @@
-"""DEPLOY in BOOT: take over the instance this VM has, or create exactly one (decisions 12 and 14).
+"""DEPLOY in BOOT: adopt the instance this VM has, or create exactly one (decisions 12 and 14).
 
-The order is what makes it safe. First look (tags, then the journal); then repeat what was sent and not answered; only
-then, and only after everything before it was definitely refused or is gone, open a new attempt. An attempt is on disk
+The order makes it safe. First look for an instance by tags, then in the journal; then repeat creates that were sent and
+not answered; only when all of these were definitely refused or are gone, open a new attempt. An attempt is on disk
 before the cloud hears of it.
 """
 
@@ -45,30 +45,30 @@ from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import CreateCall, Parameters, ShortageTeller
 
 LOOKS_APART = 5.0
-"""Seconds between the first and the last look for what an unanswered create has made, in a cloud without tokens: an
-overloaded one may be working on it still, and a second create would buy a second instance."""
+"""Seconds between the first and the last lookup for the instance of an unanswered create, in a cloud without tokens:
+an overloaded cloud may still be working on it, and a second create would buy a second instance."""
 
 _UNSETTLED = (AttemptState.OPEN, AttemptState.CREATED)
 
 _MOST_SPENT = 10
-"""Attempts whose tokens a cloud may call spent, one after the other: a recreate spends one, and no more are known."""
+"""Most attempts in a row whose tokens a cloud may call spent: a recreate spends one, and no more are known."""
 
 
 class Adoption(Value, frozen=True, kw_only=True):
     """Brings a VM to exactly one instance.
 
     Attributes:
-        cloud: where the instance is or is to be.
+        cloud: where the instance is, or will be.
         journal: attempts and debts.
-        finder: whose instance is it.
+        finder: attributes instances to VMs.
         clock: seconds since the epoch.
-        warn: tells the VM's log one sentence.
+        warn: writes a sentence to the VM's log.
         may_import: an untagged instance that the request names may be taken over.
-        leads_since: when this front-end began to lead or to run, if just now: until then another one may have sent
-            creates of which this journal knows nothing. None when that is long ago.
+        leads_since: when this front-end began to lead or to run, if just now: an earlier leader may have sent creates
+            that this journal lacks. None when that is long ago.
         check_new: raises RequestRefused for a VM for which no further attempt may be opened.
-        told: what the VM's log was told already; looking again and again does not say it again and again.
-        short: alternatives for which there was no room, with what the cloud has said.
+        told: sentences that the VM's log has already; further lookups do not repeat them.
+        short: alternatives for which there was no capacity, with the cloud's answer.
     """
 
     cloud: Cloud
@@ -83,12 +83,12 @@ class Adoption(Value, frozen=True, kw_only=True):
     short: list[tuple[Parameters, NoCapacity]] = msgspec.field(default_factory=list)
 
     async def adopt_or_create(self, request: VmRequest) -> DeployId:
-        """The id of the VM's instance, which may still be on its way to running.
+        """Return the id of the VM's instance, which may still be on its way to running.
 
         Raises:
             AmbiguousInstance: two instances match in full.
             NotOurs: the request names an instance that is not this VM's.
-            RequestRefused: it has no instance, and none may be bought for it.
+            RequestRefused: it has no instance, and none may be created for it.
             ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
         """
         if request.deploy_id and (named := await self._adopt_named(request)):
@@ -101,13 +101,13 @@ class Adoption(Value, frozen=True, kw_only=True):
         return await self._create(request)
 
     async def adopt(self, request: VmRequest) -> DeployId | None:
-        """The id of the instance that an earlier deploy has made, here or on another front-end; nothing is created.
+        """Return the id of the instance of an earlier deploy, here or on another front-end; creates nothing.
 
         Returns:
-            None once the cloud would show such an instance, and shows none.
+            None once the cloud would list such an instance, and lists none.
 
         Raises:
-            CannotTell: the journal knows of an instance that the cloud does not show.
+            CannotTell: the journal has an instance that the cloud does not list.
             MadError: as `adopt_or_create`.
         """
         if request.deploy_id and (named := await self._adopt_named(request)):
@@ -131,7 +131,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             await asyncio.sleep(self.cloud.provider.watch_interval)
 
     async def _unsettled(self, request: VmRequest) -> list[Attempt]:
-        """Attempts whose instance exists, or may, and is not owed."""
+        """Return attempts whose instance exists, or may, and has no debt."""
         debts = await self.journal.debts()
         return [
             attempt
@@ -140,7 +140,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         ]
 
     async def _first_shown(self, attempts: list[Attempt]) -> DeployId | None:
-        """The first instance of these attempts that the cloud shows alive."""
+        """Return the first instance of these attempts that the cloud lists alive."""
         for attempt in attempts:
             if attempt.state is AttemptState.CREATED:
                 instance = await self.cloud.look_at(attempt.deploy_id)
@@ -149,7 +149,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         return None
 
     async def _give_up(self, attempts: list[Attempt]) -> None:
-        """Close attempts that the cloud, asked for long enough, shows nothing of."""
+        """Close attempts without an instance, once the cloud was asked for long enough."""
         for attempt in attempts:
             if attempt.state is AttemptState.CREATED and await self.cloud.look_at(attempt.deploy_id) is None:
                 raise CannotTell(f"instance {attempt.deploy_id} was made and is not listed: look for it in the cloud")
@@ -158,9 +158,9 @@ class Adoption(Value, frozen=True, kw_only=True):
     # Adopting
 
     async def _presume_attempt(self, request: VmRequest) -> None:
-        """Note that another front-end may have sent a create and died: without tokens only time tells.
+        """Record a presumed attempt: another front-end may have sent a create and died.
 
-        It is looked for as any create without an answer, and once more after our own (twins.py).
+        It is needed without tokens only, and looked for like any unanswered create, once more after our own (twins.py).
         """
         since = self.leads_since
         if since is None or self.cloud.provider.is_create_repeatable or await self._attempts(request):
@@ -170,14 +170,14 @@ class Adoption(Value, frozen=True, kw_only=True):
         await self.journal.save_attempt(msgspec.structs.replace(presumed, detail=detail))
 
     async def _adopt_named(self, request: VmRequest) -> DeployId | None:
-        """A DEPLOY in BOOT that names an instance: an import, a retry, or the leftover of a recreate."""
+        """Adopt the instance that a DEPLOY in BOOT names: an import, a retry, or the leftover of a recreate."""
         deploy_id = request.deploy_id
         instance = await self.cloud.look_at(deploy_id)
         if instance is None or instance.state.is_gone:
             if instance is not None and self.finder.is_ours(instance, request):
                 return None
             if any(attempt.deploy_id == deploy_id for attempt in await self.finder.attempts(request)):
-                return None  # ours once, and gone since
+                return None  # ours once, and gone by now
             if await self.finder.is_imported(deploy_id, request):
                 return None
             if instance is not None and self.finder.upstream_vm_id(instance) == request.vm_id:
@@ -198,7 +198,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     async def _import(self, instance: Instance, request: VmRequest) -> DeployId:
         if not self.may_import:
             raise NotOurs(
-                f"instance {instance.deploy_id} has no tags of ours: set policy.allow_import to let VMs take over such"
+                f"instance {instance.deploy_id} has no tags of ours: set policy.allow_import to let VMs adopt it"
             )
         has_begun_before = await self.finder.is_imported(instance.deploy_id, request)
         await self.finder.claim(instance.deploy_id, request)
@@ -223,7 +223,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         return instance.deploy_id
 
     async def _adopt_tagged(self, request: VmRequest) -> DeployId | None:
-        """The live instance that carries this very identity."""
+        """Adopt the live instance with exactly this identity."""
         matches = await self._matches(request)
         if len(matches) > 1:
             return await self._one_of(matches, request)
@@ -233,9 +233,9 @@ class Adoption(Value, frozen=True, kw_only=True):
         return matches[0].deploy_id
 
     async def _note_answer(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """The tags answer what the create did not: whoever reads the journal is to know which instance it has made.
+        """Record the instance that the tags show as the answer to an unanswered create.
 
-        Monitoring misses a new instance, like any other, only because it knows of it (monitor/whose.py).
+        Monitoring misses a new instance, like any other, only if the journal names it (monitor/whose.py).
         """
         attempts = await self._attempts(request)
         unanswered_ones = [each for each in attempts if each.state is AttemptState.OPEN]
@@ -244,7 +244,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             await self.journal.save_attempt(answered.answered(self.finder.now()))
 
     async def _matches(self, request: VmRequest) -> list[Instance]:
-        """Sort every live instance with this VM's number: ours now, a leftover, or none of our business."""
+        """Return live instances of this life; leftovers become debts, and all others are left alone."""
         debts = [debt for debt in await self.journal.debts() if debt.identity.vm_id == request.vm_id]
         attempts = await self.finder.attempts(request) if debts else []
         matches: list[Instance] = []
@@ -269,10 +269,10 @@ class Adoption(Value, frozen=True, kw_only=True):
         return matches
 
     async def _one_of(self, matches: list[Instance], request: VmRequest) -> DeployId:
-        """Of several full matches the one that stays, where our own attempts without tokens explain them all.
+        """Return the duplicate that stays, where our own attempts without tokens explain all of them.
 
         Raises:
-            AmbiguousInstance: they do not.
+            AmbiguousInstance: they do not explain all.
         """
         is_repeatable = self.cloud.provider.is_create_repeatable
         twins = None if is_repeatable else sort_twins(matches, await self._attempts(request), now=self.finder.now())
@@ -281,7 +281,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         for attempt in twins.attempts:
             await self.journal.save_attempt(attempt)
         for twin in twins.owed:
-            reason = f"a twin of {twins.stays.deploy_id}: a create whose answer was lost has made it"
+            reason = f"a duplicate of {twins.stays.deploy_id}, made by a create whose answer was lost"
             self._tell(f"instance {twin.deploy_id} is {reason}; it will be terminated")
             identity = request.identity(owner=self.cloud.owner)
             await self.journal.add_debt(
@@ -303,23 +303,23 @@ class Adoption(Value, frozen=True, kw_only=True):
         return "leftover" if identity.seq < request.seq else "a later life of"
 
     async def _owe_nameless(self, identity: Identity, problem: str, *, token: str = "") -> NoReturn:
-        """Owe what was made under an id that can be none; its tags lead to it.
+        """Record a debt for an instance with an unusable id; its tags lead to it.
 
         Args:
-            identity: whose it is.
+            identity: of the instance.
             problem: what is wrong with the id.
-            token: of the create that was answered so, "" for whatever this life of the VM has.
+            token: of the create with this answer, "" for any create of this life of the VM.
 
         Raises:
             CannotTell: always; the sentence is the DEPLOY's failure.
         """
-        sentence = f"the cloud has answered with an id of no use: {problem}"
+        sentence = f"the cloud has answered with an unusable id: {problem}"
         debt = Debt(deploy_id=DeployId(""), token=token, identity=identity, reason=sentence, since=self.clock())
         await self.journal.add_debt(debt)
-        raise CannotTell(f"{sentence}; what it has made is looked for by its tags, and terminated")
+        raise CannotTell(f"{sentence}; the instance is looked for by its tags, and terminated")
 
     async def _leave_behind(self, instance: Instance) -> None:
-        """A recreate left this instance: it is somebody's bill until it is terminated."""
+        """Record a debt for the leftover of a recreate, which costs money until it is terminated."""
         assert instance.identity is not None  # noqa: S101 - only tagged instances get here
         self._tell(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
         await self.journal.add_debt(
@@ -332,7 +332,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         )
 
     async def _adopt_journaled(self, request: VmRequest) -> DeployId | None:
-        """What the journal knows of this very identity, and the cloud does not show (yet)."""
+        """Adopt the instance that the journal has for exactly this identity, and that the cloud does not list (yet)."""
         debts = await self.journal.debts()
         for attempt in await self._attempts(request):
             if any(is_about(debt, attempt) for debt in debts):
@@ -350,12 +350,12 @@ class Adoption(Value, frozen=True, kw_only=True):
         if instance is None and not self.finder.is_young(attempt, looked_at):
             return await self._ask_again(attempt, request)
         if instance is None or not instance.state.is_gone:
-            return attempt.deploy_id  # there, or the cloud has answered its id and will show it
+            return attempt.deploy_id  # listed, or the create was answered with this id and the cloud will list it
         await self.finder.close_attempt(attempt, AttemptState.GONE, "terminated")
         return None
 
     async def _ask_again(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
-        """It was made, and is not listed: the answer to the very same create is the cloud's word, a listing is not."""
+        """Repeat the create of an unlisted instance: a repeated create is authoritative, a listing is not."""
         doubt = (
             f"instance {attempt.deploy_id} was made for VM {request.vm_id} and is not listed: look for it in the cloud"
         )
@@ -369,7 +369,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             raise CannotTell(f"{doubt} ({error})") from error
 
     async def _repeat(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
-        """Send again, unchanged, what was never answered; its token makes that safe."""
+        """Repeat an unanswered create unchanged; its token makes that safe."""
         if not self.cloud.provider.is_create_repeatable:
             return await self._wait_for_twin(attempt, request)
         try:
@@ -381,19 +381,19 @@ class Adoption(Value, frozen=True, kw_only=True):
         except ProviderError as error:
             if not error.definite:
                 raise
-            # It speaks of this sending only: the one before may have made an instance that is not shown yet.
-            self.warn(f"{error}: looking for what the attempt before has made")
+            # The refusal concerns this try only: an earlier one may have made an instance that is not listed yet.
+            self.warn(f"{error}: looking for the instance of the earlier attempt")
             return await self._wait_for_twin(attempt, request)
 
     async def _wait_for_twin(
         self, attempt: Attempt, request: VmRequest, *, is_given_up: bool = True
     ) -> DeployId | None:
-        """Where the token does not tell, time does: look until the grace has passed, and twice at least.
+        """Look for the instance of an unanswered create until the grace has passed, and twice at least.
 
         Args:
-            attempt: the one without an answer.
+            attempt: the unanswered one.
             request: the VM.
-            is_given_up: when nothing is found, a new attempt may be opened.
+            is_given_up: close the attempt when nothing is found, so that a new one may be opened.
         """
         loop = asyncio.get_running_loop()
         look_until = loop.time() + (0.0 if self.cloud.provider.is_create_repeatable else LOOKS_APART)
@@ -428,10 +428,10 @@ class Adoption(Value, frozen=True, kw_only=True):
                 await self._note_refusal(request, error)
                 raise
         await self._note_refusal(request, self.short[-1][1])
-        raise self.short.pop()[1]  # a plan has at least one alternative; what is kept here would keep this frame
+        raise self.short.pop()[1]  # a plan has an alternative; popped, as the error's traceback keeps this frame
 
     async def _note_refusal(self, request: VmRequest, error: NoCapacity | QuotaExceeded) -> None:
-        """Tell the information driver, so that the scheduler sends nothing more to where there is no room."""
+        """Note the refusal for the information driver, so that the scheduler places nothing more without capacity."""
         refusal = Refusal(
             at=self.clock(),
             text=str(error),
@@ -439,7 +439,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             is_limit=isinstance(error, QuotaExceeded),
             is_general=isinstance(error, QuotaExceeded) and error.is_general,
         )
-        with suppress(JournalError):  # what the cloud has said matters more to the VM
+        with suppress(JournalError):  # the cloud's answer matters more to the VM
             await self.journal.note_refusal(refusal)
 
     def _note_short(self, attempt: Attempt, error: NoCapacity) -> None:
@@ -447,7 +447,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         self.warn(f"{error}")
 
     async def fall_back(self, deploy_id: DeployId, request: VmRequest, error: WrongState) -> None:
-        """Leave an instance that did not come to run for want of room behind, so that the next alternative is tried.
+        """Give up an instance that never ran for lack of capacity, so that the next alternative is tried.
 
         Args:
             deploy_id: the instance.
@@ -455,8 +455,8 @@ class Adoption(Value, frozen=True, kw_only=True):
             error: what became of it.
 
         Raises:
-            WrongState: the same error, of one that failed for any other reason. A retry takes over what is still there;
-                where it is gone its token is spent, and a retry is a new attempt.
+            WrongState: the same error, of an instance that failed for any other reason. A retry adopts it while it
+                exists; once it is gone its token is spent, and a retry is a new attempt.
         """
         instance = await self.cloud.look_at(deploy_id)
         made = [attempt for attempt in await self.finder.attempts(request) if attempt.deploy_id == deploy_id]
@@ -474,7 +474,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         return isinstance(provider, ShortageTeller) and provider.lacked_room(instance, attempt.parameters)
 
     async def _owe_short(self, attempt: Attempt, error: WrongState) -> None:
-        """What came to nothing is owed until it is seen terminated."""
+        """Record a debt for an instance that never ran."""
         debt = Debt(
             deploy_id=attempt.deploy_id,
             token=attempt.token,
@@ -486,7 +486,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         self._note_short(attempt, NoCapacity(f"{error}"))
 
     async def _create_so(self, attempt: Attempt, request: VmRequest) -> DeployId:
-        """Send an attempt, and another one when its token was spent; not for ever, whatever the cloud answers."""
+        """Send an attempt, and new ones while their tokens are spent, _MOST_SPENT at most."""
         for _ in range(_MOST_SPENT):
             try:
                 return await self._send_new(attempt, request)
@@ -496,7 +496,7 @@ class Adoption(Value, frozen=True, kw_only=True):
         return await self._send_new(attempt, request)
 
     async def _send_new(self, attempt: Attempt, request: VmRequest) -> DeployId:
-        """Send an attempt for the first time; without tokens, look for what becomes of those that are not answered."""
+        """Send an attempt for the first time; without tokens, look for the instances of unanswered ones."""
         if self.cloud.provider.is_create_repeatable:
             return await self._send(attempt, request)
         try:
@@ -508,17 +508,17 @@ class Adoption(Value, frozen=True, kw_only=True):
         return await self._without_twin(deploy_id, request)
 
     async def _made_by(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
-        """What a create has made whose answer was lost, most often; it is not sent again before somebody asks again."""
+        """Find the instance of a create whose response was lost; only the next request sends the create again."""
         try:
             for each in await self._attempts(request):
                 if each.token == attempt.token:
                     return await self._wait_for_twin(each, request, is_given_up=False)
         except ProviderError as error:
-            self.warn(f"what the create without an answer has made is not known: {error}")
+            self.warn(f"cannot look for the instance of the unanswered create: {error}")
         return None
 
     async def _without_twin(self, deploy_id: DeployId, request: VmRequest) -> DeployId:
-        """An earlier create without an answer may have been carried out by now: then the younger instance has to go."""
+        """Look for a second instance, of an earlier unanswered create; the younger one becomes a debt."""
         attempts = await self._attempts(request)
         if not unanswered(attempts):
             return deploy_id
@@ -529,11 +529,11 @@ class Adoption(Value, frozen=True, kw_only=True):
             if deploy_id not in matches:
                 shown = await self.cloud.look_at(deploy_id)
                 if shown is not None and not self.finder.is_ours(shown, request):
-                    return deploy_id  # refused by its tags before anything is done with it
+                    return deploy_id  # by its tags another VM's: the caller refuses it
                 made = next(unlisted(each) for each in attempts if each.deploy_id == deploy_id)
                 matches[deploy_id] = shown or msgspec.structs.replace(made, created_at=self.clock())
         except ProviderError as error:
-            self.warn(f"whether an earlier create has made a second instance is not known: {error}")
+            self.warn(f"cannot look for a second instance of an earlier create: {error}")
             return deploy_id
         alive = [instance for instance in matches.values() if not instance.state.is_gone]
         return await self._one_of(alive, request) if len(alive) > 1 else alive[0].deploy_id
@@ -565,18 +565,18 @@ class Adoption(Value, frozen=True, kw_only=True):
             raise
 
     async def _restore(self, before: Attempt) -> None:
-        """A refused repeat says nothing of the sending before, nor of what was found out meanwhile."""
+        """Restore an attempt after a refused retry, which does not invalidate the first try or later findings."""
         latest = [each for each in await self.finder.attempts_of(before.identity) if each.token == before.token]
         if all(each.state is AttemptState.OPEN for each in latest):
             await self.journal.save_attempt(before)
 
     async def _record(self, attempt: Attempt, deploy_id: DeployId | None) -> None:
-        """The create was answered, or is in doubt: from now on counts the grace in which the cloud may not show it."""
+        """Record that the create was answered, or is in doubt: the grace for the cloud to list it starts now."""
         now = self.finder.now()
         latest = [each for each in await self.finder.attempts_of(attempt.identity) if each.token == attempt.token]
         is_given_up = any(each.state is AttemptState.GONE for each in latest)
         if deploy_id is None:
-            # Tags may have told meanwhile which instance it has made; an answer that never comes takes nothing back.
+            # Tags may have shown its instance meanwhile; an answer that never comes takes nothing back.
             if not is_given_up and all(each.state is AttemptState.OPEN for each in latest):
                 await self.journal.save_attempt(attempt.answered(now))
             return
@@ -587,7 +587,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             msgspec.structs.replace(attempt.answered(now), state=AttemptState.CREATED, deploy_id=deploy_id)
         )
         if is_given_up:
-            # Somebody was told meanwhile that there is nothing.
+            # OpenNebula was told meanwhile that there is no instance.
             reason = "its create was answered after the VM was given up"
             debt = Debt(
                 deploy_id=deploy_id, token=attempt.token, identity=attempt.identity, reason=reason, since=now.at
@@ -595,7 +595,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             await self.journal.add_debt(debt)
 
     async def _settle_mismatch(self, attempt: Attempt, request: VmRequest, error: TokenMismatch) -> DeployId:
-        """The token made an instance that this journal does not know of: find it before anything else is made."""
+        """Find the instance that the token has made and the journal lacks, before anything else is created."""
         while True:
             looked_at = self.finder.now()
             if own := await self._adopt_tagged(request):

@@ -1,6 +1,6 @@
-"""PURE: what a VM asks of its instance, as the journal keeps it, and how two such differ.
+"""PURE: what a VM requests of its instance, as the journal keeps it, and how two such requests differ.
 
-Only what can change while a VM is off is kept. Of the context and the section there are digests: they may hold
+Only what can change while a VM is off is kept. The context and the section are kept as digests: they may hold
 passwords.
 """
 
@@ -45,12 +45,12 @@ class AskedDisk(Value, frozen=True, kw_only=True):
 
 
 class Asked(Value, frozen=True, kw_only=True):
-    """What an instance has been given of what its VM asks for.
+    """The part of a VM's requests that its instance was given.
 
     Attributes:
         size: CPU, VCPU and MEMORY.
         disks: by DISK_ID.
-        nics: what tells two interfaces with one NIC_ID apart, by NIC_ID.
+        nics: by NIC_ID, the text that distinguishes two interfaces.
         context: digest of CONTEXT, "" for none.
         section: digest of each attribute of the PUBLIC_CLOUD section.
         unsettled: disks and interfaces that it may have or not: attaching or detaching them has begun, and no answer
@@ -65,7 +65,7 @@ class Asked(Value, frozen=True, kw_only=True):
     unsettled: tuple[str, ...] = ()
 
     def written(self) -> str:
-        """As the journal keeps it."""
+        """Return the text for the journal."""
         return msgspec.json.encode(self, order="sorted").decode()
 
 
@@ -75,7 +75,7 @@ class Change(Value, frozen=True, kw_only=True):
     Attributes:
         action: RESIZE, ATTACHDISK...
         operand: its disk or interface; empty for the others.
-        what: what is done, for sentences.
+        what: description for sentences.
     """
 
     action: Action
@@ -83,14 +83,14 @@ class Change(Value, frozen=True, kw_only=True):
     what: str
 
     def waits_for_removal(self, asked: Asked) -> bool:
-        """True for a new disk or interface while the instance still has the one whose number it takes."""
+        """True for a new disk or interface whose number the instance still uses for the old one."""
         if self.action is Action.ATTACHDISK:
             return self.operand["DISK_ID"] in asked.disks
         return self.action is Action.ATTACHNIC and self.operand["NIC_ID"] in asked.nics
 
 
 def read_asked(text: str | None) -> Asked | None:
-    """Read it back; None where nothing is known, or a later release has written it."""
+    """Read the journal's text; None where there is none, or a later release has written it."""
     try:
         return None if text is None else msgspec.json.decode(text, type=Asked)
     except msgspec.DecodeError:
@@ -98,11 +98,11 @@ def read_asked(text: str | None) -> Asked | None:
 
 
 def asked_of(request: VmRequest, section: Mapping[str, str]) -> Asked:
-    """What the VM asks for now.
+    """Return what the VM asks for now.
 
     Args:
         request: the VM.
-        section: attributes of the section that counts for this cloud.
+        section: attributes of this cloud's section.
     """
     template = request.template
     return Asked(
@@ -115,7 +115,7 @@ def asked_of(request: VmRequest, section: Mapping[str, str]) -> Asked:
 
 
 def changes(before: Asked, request: VmRequest) -> Iterator[Change]:
-    """What has to be done to an instance that has what is said before, but for the section; removals come first."""
+    """Yield the changes from `before` to the request, without those of the section; removals come first."""
     template = request.template
     disks = {each["DISK_ID"]: each for each in _disks(template)}
     nics = {each["NIC_ID"]: each for each in _nics(template)}
@@ -170,11 +170,11 @@ def begun(asked: Asked, action: Action, operand: Mapping[str, str]) -> Asked:
 
 
 def after(asked: Asked, action: Action, operand: Mapping[str, str], template: Template) -> Asked:
-    """What an instance has once an action is carried out.
+    """Return what an instance has after an action.
 
     Args:
         asked: what it had.
-        action: any; most change nothing of this.
+        action: any; most change nothing here.
         operand: its disk or interface.
         template: the VM's.
     """
@@ -208,7 +208,7 @@ def _disks(template: Template) -> list[Mapping[str, str]]:
 
 
 def _nics(template: Template) -> list[Mapping[str, str]]:
-    """Aliases have numbers of the same row."""
+    """Return interfaces and aliases, which share one numbering."""
     found = (*template.vectors("NIC"), *template.vectors("NIC_ALIAS"))
     return [each for each in found if each.get("NIC_ID")]
 
@@ -222,17 +222,17 @@ def _disk(disk: Mapping[str, str]) -> AskedDisk:
 
 
 def _nic(nic: Mapping[str, str]) -> str:
-    """The MAC: OpenNebula gives each lease one of its own."""
+    """Return the MAC: OpenNebula gives each lease one of its own."""
     return nic.get("MAC") or nic.get("NETWORK_ID") or nic.get("NETWORK", "")
 
 
 def _is_other(before: AskedDisk | None, now: AskedDisk) -> bool:
-    """True for a disk that was not there: numbers are given again, images tell, and no disk of OpenNebula shrinks."""
+    """True for a new disk: numbers are used again, so its image or a smaller size shows it, as no disk shrinks."""
     return before is None or before.image != now.image or _number(now.size) < _number(before.size)
 
 
 def _differs(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """True when a figure that is given is another; `1` and `1.0` are the same."""
+    """True when a given figure differs; `1` and `1.0` are the same."""
     return any(_number(before.get(name, "")) != _number(text) for name, text in now.items())
 
 

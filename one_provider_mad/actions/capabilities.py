@@ -1,4 +1,4 @@
-"""PURE: actions that only some clouds can carry out, and the optional protocol of each."""
+"""PURE: actions that only some clouds support, and the optional protocol of each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from one_provider_mad.providers import interface
 
 
 class Capability(Value, frozen=True, kw_only=True):
-    """How an action is carried out by those providers that can.
+    """How a provider carries out an optional action.
 
     Attributes:
         protocol: the optional protocol of providers/interface.py.
         method: its method; takes the deploy id and the operand or the request.
-        what: what it is called in sentences.
-        operand: what the message must hold for it, "" when the whole request is handed on.
+        what: its name in sentences.
+        operand: element that the message must mark, "" when the whole request is handed on.
     """
 
     protocol: type
@@ -63,4 +63,4 @@ CAPABILITIES: dict[Action, Capability] = {
     ),
     Action.UPDATENIC: Capability(protocol=interface.NetworkRules, method="update_nic", what="updating networks"),
 }
-"""Every action that a provider may or may not be able to carry out."""
+"""Every optional action of a provider."""

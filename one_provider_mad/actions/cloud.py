@@ -1,4 +1,4 @@
-"""A provider made safe to call: each call bounded and retried as told, one look at the cloud for all who wait."""
+"""Call a provider safely: each call is bounded and retried, and lookups are shared."""
 
 from __future__ import annotations
 
@@ -31,43 +31,43 @@ from one_provider_mad.providers.interface import CreateCall, NamedAttributes, Pr
 _Result = TypeVar("_Result")
 
 waiting_for: contextvars.ContextVar[str] = contextvars.ContextVar("waiting_for", default="the cloud")
-"""What the running action waits for; its deadline's sentence says so."""
+"""What the running action waits for; the sentence of a missed deadline names it."""
 
 
 class Patience(Enum):
-    """After which errors the running action asks again until its deadline; none of that is a retry."""
+    """Errors after which the running action asks again until its deadline; these tries do not count as retries."""
 
     SHORT = "throttled"
-    """Nothing waits for the answer that could not come back later: a POLL, a debt."""
+    """Throttling: for a POLL or a debt, which may come back later."""
 
     OUTAGE = "not carried out"
-    """Whatever certainly had no effect: an outage is no try."""
+    """Errors that certainly had no effect: an outage is no try."""
 
     ANY = "passing"
     """Every error that passes: stopping or terminating twice does no harm."""
 
 
 patience: contextvars.ContextVar[Patience] = contextvars.ContextVar("patience", default=Patience.SHORT)
-"""How long the running action goes on asking."""
+"""Patience of the running action."""
 
 resting: contextvars.ContextVar[Callable[[float], Awaitable[None]]] = contextvars.ContextVar(
     "resting", default=asyncio.sleep
 )
-"""How the running action lets time pass until it asks again: others have its place meanwhile."""
+"""How the running action waits until it asks again: other actions have its place meanwhile."""
 
 _FIRST_PAUSE = 0.2
 _LONGEST_PAUSE = 20.0
 """Seconds between tries: doubled from the first to the longest, with as much again of jitter."""
 
 
-def be_nobodys() -> None:
-    """What the running task waits for, several actions wait for: each of them has a patience and a place of its own."""
+def serve_several() -> None:
+    """Let the running task ask for several actions, each of which has its own patience and place."""
     patience.set(Patience.SHORT)
     resting.set(asyncio.sleep)
 
 
 def goes_on(error: ProviderError) -> bool:
-    """True when the running action asks again after this error, however often it has done so."""
+    """True when the running action asks again after this error, with no limit on the tries."""
     match patience.get():
         case Patience.SHORT:
             return isinstance(error, Throttled)
@@ -78,7 +78,7 @@ def goes_on(error: ProviderError) -> bool:
 
 
 class SettingsReplaced(Exception):
-    """Other settings are in force than those with which the running action waits for the cloud."""
+    """The settings have changed while the running action waits for the cloud."""
 
 
 async def persist(
@@ -87,12 +87,12 @@ async def persist(
     """Ask until there is an answer, for as long as the running action goes on.
 
     Args:
-        operation: what it is called in sentences.
-        ask: asks once, with whatever retries it has itself.
-        keep_on: raises where it makes no sense to ask again.
+        operation: its name in sentences.
+        ask: asks once, with its own retries.
+        keep_on: raises when it makes no sense to ask again.
 
     Raises:
-        ProviderError: one after which the action does not go on.
+        ProviderError: an error after which the action does not go on.
     """
     pause = _FIRST_PAUSE
     while True:
@@ -108,20 +108,20 @@ async def persist(
 
 
 async def _rest(pause: float, asked: float | None) -> float:
-    """Wait between two tries, as long as the cloud asks for; the pause after the next."""
+    """Wait between two tries, as long as the cloud asks for; return the pause after the next one."""
     await resting.get()(asked or pause + random.uniform(0, _FIRST_PAUSE))  # noqa: S311 - jitter is no secret
     return min(2 * pause, _LONGEST_PAUSE)
 
 
 class Knowledge:
-    """What outlives a change of settings, which replaces the `Cloud`.
+    """Knowledge that outlives a change of settings, which replaces the `Cloud`.
 
     Attributes:
-        tasks: creates under way, by token: each is sent once, however many wait for it.
-        waiters: how many wait, by token.
-        troubles: why a create is not taken, by token.
-        shown: instances that the cloud has shown, and that are not known to be gone.
-        stale_names: attributes that POLLs were answered with, and that the core may still show.
+        tasks: creates under way, by token: each is sent once for all its waiters.
+        waiters: number of waiters, by token.
+        troubles: why a create does not reach the cloud, by token.
+        shown: instances that the cloud has shown, and not shown as gone since.
+        stale_names: attributes in answers to POLLs, which the core may still show.
     """
 
     def __init__(self) -> None:
@@ -132,7 +132,7 @@ class Knowledge:
         self.stale_names = StaleNames()
 
     def note(self, found: Mapping[DeployId, Instance]) -> None:
-        """Remember what a look has shown, and let go of what it shows as gone."""
+        """Remember the instances of a lookup, and forget those that are gone."""
         self.shown.update(found)
         self.shown.difference_update(id_ for id_, instance in found.items() if instance.state.is_gone)
 
@@ -142,11 +142,11 @@ class Cloud:
 
     Args:
         provider: the adapter, already open.
-        owner: whose instances are ours.
+        owner: owner in the tags of our instances.
         retries: further tries of a call that failed transiently (`-r`).
         call_timeout: seconds one call may take.
-        knowledge: shared by every Cloud of a driver, since one may replace another meanwhile.
-        is_current: tells whether its settings are in force still.
+        knowledge: shared by all Clouds of a driver, since one may replace another.
+        is_current: true while its settings are in force.
     """
 
     def __init__(
@@ -178,12 +178,12 @@ class Cloud:
         """Send one call, again where that is allowed, and return its result.
 
         Args:
-            operation: what it is called in sentences.
+            operation: its name in sentences.
             send: makes the call, once.
-            is_repeatable: sending it again after an uncertain answer does no harm.
+            is_repeatable: repeating it after an uncertain answer does no harm.
 
         Raises:
-            ProviderError: what the cloud answered in the end.
+            ProviderError: the cloud's last answer.
         """
         waiting_for.set(f"the cloud's answer to {operation}")
         failures, pause = 0, _FIRST_PAUSE
@@ -206,7 +206,7 @@ class Cloud:
                 metrics.recorder.repeated(operation)
 
     def keep_on(self) -> None:
-        """Raise SettingsReplaced in an action that waits for this cloud, while its settings are in force no more."""
+        """Raise SettingsReplaced in an action that waits for this cloud, once its settings are no longer in force."""
         if patience.get() is not Patience.SHORT and not self._is_current():
             raise SettingsReplaced
 
@@ -229,12 +229,12 @@ class Cloud:
     def _may_retry(self, error: ProviderError, *, is_repeatable: bool, failures: int) -> bool:
         if not (error.retryable and failures <= self._retries):
             return False
-        return is_repeatable or error.definite  # what was not even sent is sent for the first time
+        return is_repeatable or error.definite  # a call that was not sent is sent for the first time
 
-    # Looking
+    # Looking up
 
     async def look(self, deploy_ids: Iterable[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look at these instances; everybody who asks meanwhile shares the next call.
+        """Look up these instances; callers that come meanwhile share the next call.
 
         Ids that the cloud does not know are absent; further ids may be present.
         """
@@ -251,10 +251,10 @@ class Cloud:
         return await asyncio.shield(self._next_look)
 
     async def _look_for_all(self) -> None:
-        be_nobodys()
+        serve_several()
         try:
             while self._next_look is not None:
-                await asyncio.sleep(0)  # let everybody who is about to ask ask
+                await asyncio.sleep(0)  # let every caller that is about to ask ask
                 wanted, self._wanted = self._wanted, set()
                 answer, self._next_look = self._next_look, None
                 try:
@@ -262,9 +262,9 @@ class Cloud:
                 except asyncio.CancelledError:
                     answer.cancel()
                     raise
-                except Exception as error:  # noqa: BLE001 - whoever waits has to deal with it
+                except Exception as error:  # noqa: BLE001 - the waiters have to deal with it
                     answer.set_exception(error)
-                    answer.exception()  # they may all have gone
+                    answer.exception()  # the waiters may be gone
                 else:
                     answer.set_result(found)
                     del found
@@ -273,17 +273,17 @@ class Cloud:
             self._looking = None
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
-        """Look at these instances in a call that nobody else shares. Ids that the cloud does not know are absent."""
+        """Look up these instances in a call of their own. Ids that the cloud does not know are absent."""
         found = await self.call("describe", partial(self.provider.describe, deploy_ids))
         self.knowledge.note(found)
         return found
 
     async def look_at(self, deploy_id: DeployId) -> Instance | None:
-        """Look at one instance; None when the cloud does not know it."""
+        """Look up one instance; None when the cloud does not know it."""
         return (await self.look((deploy_id,))).get(deploy_id)
 
     async def find(self, vm_id: VmId) -> list[Instance]:
-        """Every instance that carries our tags for this VM number, gone ones included; complete or an error."""
+        """Return every instance with our tags for this VM ID, gone ones included; complete or an error."""
 
         async def find() -> list[Instance]:
             return list(by_id(await self.provider.find(owner=self.owner, vm_id=vm_id)).values())
@@ -291,7 +291,7 @@ class Cloud:
         return await self.call("find by tags", find)
 
     async def list_instances(self) -> list[Instance]:
-        """Every instance of the account and region; complete or an error."""
+        """Return every instance of the account and region; complete or an error."""
 
         async def list_all() -> list[Instance]:
             return list(by_id(await self.provider.list_instances()).values())
@@ -312,13 +312,13 @@ class Cloud:
         Args:
             deploy_id: the instance.
             wanted: states to wait for.
-            goal: the one that is hoped for, for the deadline's sentence.
+            goal: name of the wanted state, for the deadline's sentence.
             grace: seconds for which the cloud may not know the id yet.
-            check: given what was seen on the way; raises when it will not get there.
+            check: receives each other state on the way; raises when the goal is out of reach.
 
         Raises:
             InstanceNotFound: the cloud does not know it (any more).
-            WrongState: it is terminated, or the cloud says why nobody can tell its state: it will not get there.
+            WrongState: it is terminated, or its state is unknown for a reason that the cloud gives.
         """
         loop = asyncio.get_running_loop()
         visible_by = loop.time() + grace
@@ -331,7 +331,7 @@ class Cloud:
                 if not error.retryable:
                     raise
                 self.keep_on()
-                # Not knowing is no news: keep waiting, the action's deadline bounds it.
+                # An error is no state: keep waiting, the action's deadline bounds it.
                 waiting_for.set(f"{deploy_id} to be {goal} (last answer: {error})")
             else:
                 if arrived := _arrived(deploy_id, instance, wanted, is_young=looked_at < visible_by):
@@ -345,13 +345,13 @@ class Cloud:
     # Creating
 
     async def create(self, call: CreateCall, *, record: Callable[[DeployId | None], Awaitable[None]]) -> DeployId:
-        """Send a create; whoever sends the same one meanwhile shares its answer.
+        """Send a create; callers that send the same one meanwhile share its answer.
 
-        The call goes on when the caller is cancelled: only its answer tells what there is to destroy.
+        The call goes on when the caller is cancelled: only its answer shows what there is to terminate.
 
         Args:
             call: what to send.
-            record: writes the id down, before anybody is told of it; given None when the answer is in doubt.
+            record: records the id before any caller gets it; None when the answer is in doubt.
         """
         task = self.knowledge.tasks.get(call.token)
         if task is None:
@@ -379,11 +379,11 @@ class Cloud:
             nonlocal tries, is_in_doubt
             tries += 1
             if tries > 1 and not self.knowledge.waiters[call.token]:
-                raise RequestRefused("nobody waits for the create any more, so it is not sent again")
+                raise RequestRefused("the create is not sent again, since its request is over")
             try:
                 return await self.provider.create(call)
             except (ProviderError, asyncio.CancelledError) as error:
-                # Cancelled is what a try is whose time has run out.
+                # A try that runs out of time is cancelled.
                 is_in_doubt |= not (isinstance(error, ProviderError) and error.definite)
                 if isinstance(error, NotReached):
                     self.knowledge.troubles[call.token] = str(error)
@@ -396,7 +396,7 @@ class Cloud:
                 await record(None)
             is_refusal = isinstance(error, ProviderError) and error.definite and not isinstance(error, TokenSpent)
             if is_in_doubt and is_refusal:
-                # The refusal speaks of the last try only; the one before may have made an instance.
+                # The refusal concerns the last try only; the one before may have made an instance.
                 raise ProviderUnavailable(f"{error} (and an earlier try was not answered)") from error
             raise
         await record(deploy_id)
@@ -407,7 +407,7 @@ class Cloud:
         self.knowledge.troubles.pop(token, None)
         self._started.discard(done)
         if not done.cancelled():
-            done.exception()  # whoever sent it may have gone
+            done.exception()  # its callers may be gone
 
     async def create_under_way(self, token: str) -> DeployId | None:
         """Wait for a create that was sent and not answered yet; None when there is none or it failed."""
@@ -420,7 +420,7 @@ class Cloud:
             return None
 
     async def close(self) -> None:
-        """End what is under way and close the provider."""
+        """End the calls under way and close the provider."""
         if self._next_look is not None:
             self._next_look.cancel()
             self._next_look = None
@@ -434,7 +434,7 @@ class Cloud:
 def _arrived(
     deploy_id: DeployId, instance: Instance | None, wanted: frozenset[InstanceState], *, is_young: bool
 ) -> Instance | None:
-    """The instance once it is where it should be, None while it may still get there."""
+    """Return the instance once it is in a wanted state, None while it may still get there."""
     if instance is None:
         if is_young:
             return None

@@ -1,4 +1,4 @@
-"""What must be destroyed and could not be: noted, and retried until it is seen terminated (decision 17)."""
+"""Record what could not be terminated, and retry until it is seen terminated (decision 17)."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ log = structlog.get_logger()
 
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 300.0
-"""Seconds between tries of one debt, doubled each time: an outage of a minute costs little, one of a day no flood."""
+"""Seconds between tries of one debt, doubled each time: a short outage costs little delay, a long one few calls."""
 
 _AT_ONCE = 2
-"""Debts tried at once: they take slots, and requests are what a driver is for."""
+"""Debts tried at once: they take slots, which requests need more."""
 
 _TRY_TIMEOUT = 300.0
-"""Seconds one try may take; a terminate that is under way goes on in the cloud without us."""
+"""Seconds one try may take; the cloud goes on with a terminate that was sent."""
 
 _OWED_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError, WrongAccount)
-"""Failures after which the instance may still be there. Others are refusals: it is not ours to destroy."""
+"""Failures after which the instance may still be there. Others are refusals: the instance is not ours."""
 
 
 class Debts:
-    """Notes debts and pays them.
+    """Records debts and pays them.
 
     Args:
         engines: the cloud and the journal.
-        tell: says something in a VM's log.
+        tell: writes to a VM's log.
         clock: seconds since the epoch.
 
     Attributes:
-        is_held: another front-end leads, and destroys what has to be (decision 21).
-        confirm: what is asked before anything is terminated.
+        is_held: another front-end leads, so no debt is paid here (decision 21).
+        confirm: called before an instance is terminated.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Debts:
     async def note_failure(
         self, action: Action, content: VmRequest | None, error: MadError, *, since: float | None = None
     ) -> None:
-        """A request that was to destroy has failed, and the core will not ask again; `since`: when it asked."""
+        """Record debts for a failed terminate that the core will not repeat; `since`: when it was requested."""
         if content is None or not isinstance(error, _OWED_AFTER):
             return
         if not _means(action, content, Intent.DESTROY):
@@ -84,16 +84,16 @@ class Debts:
         reason = f"{action.value} failed: {error}"
         if content.deploy_id:
             await self._add(content, reason, deploy_id=content.deploy_id, token="", since=since)
-        # And whatever else this VM has, or may yet turn out to have: a create that was never answered, say.
+        # And any other instance of this VM, such as that of an unanswered create.
         await self._add(content, reason, deploy_id=DeployId(""), token="", since=since)
 
     async def forget_create(self, action: Action, content: VmRequest | None) -> None:
-        """A deploy was called off: whatever it has made or may yet make has to go."""
+        """Record debts for a cancelled deploy: its instance, present or future, has to go."""
         if content is None or not _means(action, content, Intent.CREATE):
             return
         journal, identity = self._engines.journal, content.identity(owner=self._engines.owner)
         if journal is None:
-            return  # then nothing was sent either
+            return  # then nothing was sent
         try:
             attempts = await journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
         except JournalError as error:
@@ -153,7 +153,7 @@ class Debts:
                 await self._pause([])  # the end of a try wakes it
 
     async def _pause(self, waits: list[float]) -> None:
-        """Until the next debt is due or a new one is noted."""
+        """Wait until the next debt is due or a new one is recorded."""
         journal = self._engines.journal
         if journal is None:
             return
@@ -164,9 +164,9 @@ class Debts:
             return
 
     async def _try(self, debt: Debt, _job: Job) -> None:
-        """One try at one debt. Only cancellation escapes."""
+        """Try one debt once. Only cancellation escapes."""
         tries = debt.tries + 1
-        patience.set(Patience.SHORT)  # it has pauses of its own, in which others have its slot
+        patience.set(Patience.SHORT)  # in the pauses between its tries others have its slot
         try:
             engine = await self._engines.current()
             async with asyncio.timeout(_TRY_TIMEOUT):
@@ -191,7 +191,7 @@ class Debts:
     async def _confirm(self, debt: Debt, instance: Instance) -> None:
         await self.confirm(debt, instance)
         if self.is_held:
-            raise CannotTell("another front-end leads, and sees to what must be destroyed")
+            raise CannotTell("another front-end leads, and terminates instances")
 
     def _postpone(self, debt: Debt, seconds: float) -> None:
         self._due[debt.id] = asyncio.get_running_loop().time() + seconds
@@ -212,25 +212,25 @@ def _means(action: Action, request: VmRequest, intent: Intent) -> bool:
 
 
 Confirm = Callable[[Debt, Instance], Awaitable[None]]
-"""Asked right before an instance is terminated for a debt; raises MadError where that is not to be, or not now."""
+"""Called right before an instance is terminated for a debt; raises MadError when it must not be, or not now."""
 
 
 async def nobody_confirms(debt: Debt, _instance: Instance) -> None:
-    """Stands for whoever has to see that an orphan is one still. Raises CannotTell for an orphan."""
+    """Default check before a debt is paid. Raises CannotTell for an orphan, which needs a real one."""
     if debt.is_orphan:
         raise CannotTell("the local OpenNebula has to be asked first whether it is an orphan still")
 
 
 async def pay(engine: Engine, debt: Debt, *, confirm: Confirm = nobody_confirms) -> None:
-    """Destroy what a debt is about; returns once it is terminated, or gone for certain.
+    """Terminate the instances of a debt; return once they are terminated, or gone for certain.
 
     Args:
         engine: the cloud and the journal.
-        debt: what must be destroyed.
-        confirm: what is asked before anything is terminated.
+        debt: the debt.
+        confirm: called before an instance is terminated.
 
     Raises:
-        MadError: not this time.
+        MadError: it failed this time.
     """
     if engine.cloud is None or engine.finder is None:
         raise SettingsError("the configuration names a directory of scripts, which knows no debts")
@@ -260,7 +260,7 @@ async def _is_imported(engine: Engine, debt: Debt, instance: Instance) -> bool:
 
 
 async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -> list[Instance]:
-    """The debt's instances that are not terminated yet; none only if that is certain."""
+    """Return the debt's instances that are not terminated yet; an empty list is certain."""
     looked_at = finder.now()
     every = await finder.attempts_of(debt.identity)
     attempts = [attempt for attempt in every if is_about(debt, attempt)]
@@ -278,7 +278,7 @@ async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -
             raise CannotTell(f"cannot tell yet whether VM {debt.identity.vm_id}'s instance exists")
         unlisted = [attempt.deploy_id for attempt in unsettled if attempt.state is AttemptState.CREATED]
         if unlisted and looked_at.at - debt.since < UNLISTED_SECONDS:
-            # Whose it is by now only its tags can tell.
+            # By now only its tags can tell which VM it belongs to.
             raise CannotTell(f"the cloud does not show instance {unlisted[0]}, which it has made: nothing is destroyed")
         for attempt in attempts:
             await finder.close_attempt(attempt, AttemptState.GONE, "destroyed, or not found after the grace")

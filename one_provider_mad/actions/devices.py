@@ -1,4 +1,4 @@
-"""What only some clouds can do to a live instance: disks, interfaces, snapshots, sizes, context, rules."""
+"""Actions on a live instance that only some clouds support: disks, interfaces, snapshots, sizes, context, rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from one_provider_mad.errors import NotSupported, RequestRefused
 from one_provider_mad.protocol.messages import Action
 
 _NOT_REPEATABLE = frozenset({Action.SNAPSHOTCREATE, Action.DISKSNAPSHOTCREATE})
-"""Actions that would do it twice when they are sent again after an uncertain answer."""
+"""Actions that would take effect twice when they are repeated after an uncertain answer."""
 
 
 async def perform_capability(work: Work, action: Action) -> str:
@@ -22,8 +22,8 @@ async def perform_capability(work: Work, action: Action) -> str:
         The reply's payload: the snapshot's id for SNAPSHOTCREATE, else `-`.
 
     Raises:
-        NotSupported: this provider cannot.
-        RequestRefused: the message does not say what to act on.
+        NotSupported: this provider does not support it.
+        RequestRefused: the message lacks the operand.
     """
     capability, request = CAPABILITIES[action], work.request
     provider = work.cloud.provider

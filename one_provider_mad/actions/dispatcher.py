@@ -1,4 +1,4 @@
-"""Takes requests, runs them in their lanes, and answers each exactly once (decision 6)."""
+"""Take requests, run them in their lanes, and answer each exactly once (decision 6)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ OTHER_DEADLINE = 300.0
 """Seconds an action may take without `-w`. oned itself never gives up on one; a new instance may well take minutes."""
 
 _LOG_HAS_NUMBERS = (6,)
-"""The release from which on oned's own log has the id `-1`; before, it is `-`, and a number is a VM's."""
+"""First release whose log has the id `-1` for oned itself; before, it is `-`, and a number is a VM's."""
 
 _POLLS_AT_ONCE = 64
 """POLL answers written before others get a turn."""
@@ -82,12 +82,12 @@ class _LaneError(Exception):
 
 
 MOST_WARNINGS = 60
-"""Lines that one request may write into its VM's log: the template and the cloud's answer choose how many there are.
-A create that finds room nowhere has one for each of 50 types and places."""
+"""Lines that one request may write into its VM's log: the template and the cloud's answers determine their number. A
+create that finds no capacity has one for each of 50 types and places."""
 
 
 def at_most(lines: int, warn: Callable[[str], None]) -> Callable[[str], None]:
-    """The same, but for so many lines only; the last one says that there is more."""
+    """Return `warn`, limited to so many lines; the last one says that there are more."""
     left = lines
 
     def warn_while_any_are_left(text: str) -> None:
@@ -104,7 +104,7 @@ class Dispatcher:
 
     Args:
         options: ARGUMENTS.
-        engines: what the actions run on.
+        engines: the cloud and the journal.
         output: where lines go.
         clock: seconds since the epoch.
 
@@ -140,9 +140,9 @@ class Dispatcher:
     # Taking requests
 
     def accept(self, request: Request | Malformed) -> None:
-        """Take one line's content. Never blocks; the answer comes by itself, a defect's as well.
+        """Take one line's content. Never blocks; the answer follows by itself, also after a defect.
 
-        What is raised all the same comes of a lane: then nobody can tell whether it will answer.
+        A defect of a lane is raised: then it is unknown whether the lane will answer.
         """
         try:
             self._take(request)
@@ -172,10 +172,10 @@ class Dispatcher:
             self._submit(request, taken)
 
     def take_over(self, request: Request, *, number: int, asked_at: float) -> None:
-        """Take a request that an earlier process left unanswered; a newer one for its VM calls its answer off.
+        """Take a request that an earlier process left unanswered, unless a newer one for its VM replaces it.
 
         Args:
-            request: as it was sent then.
+            request: as the core sent it.
             number: its record in the journal.
             asked_at: when the core sent it, seconds since the epoch.
         """
@@ -197,7 +197,7 @@ class Dispatcher:
             self._submit(request, taken, recovered=recovered, number=number, is_settled=is_settled)
 
     def settle(self, request: Request, *, number: int = 0) -> None:
-        """Answer by what the cloud shows what the core still waits for; a newer request for its VM comes first.
+        """Answer a request that the core still awaits by what the cloud shows; a newer one for its VM comes first.
 
         Args:
             request: as the core would send it now.
@@ -208,7 +208,7 @@ class Dispatcher:
         self._take_again(request, recovered, number=number, is_settled=True)
 
     def await_newer(self, vm_id: VmId, action: Action, *, asked_at: float = math.inf) -> Recovered:
-        """Be told, by `is_superseded`, when a newer request for this VM comes that replaces it, or has come already."""
+        """Return an object whose `is_superseded` becomes true when a newer request for this VM comes, or has come."""
         recovered = Recovered(action, asked_at)
         recovered.is_superseded = self._asked is None or any(
             replaces(newer, action) for newer in self._asked.get(vm_id, ())
@@ -217,7 +217,7 @@ class Dispatcher:
         return recovered
 
     def end_recovery(self) -> None:
-        """Nothing more will be taken over: which VMs were asked about since the start need not be known any more."""
+        """Note that nothing more is taken over, so that requests since the start need not be remembered any more."""
         self._asked = None
 
     def _supersede(self, vm_id: VmId, action: Action) -> None:
@@ -285,7 +285,7 @@ class Dispatcher:
     # DRIVER_CANCEL
 
     def _call_off(self, vm_id: VmId) -> None:
-        """Cancel what waits or runs for this VM, and answer nothing: a late reply would be taken for a new one's."""
+        """Cancel what waits or runs for this VM. It gets no answer: that would be taken for a newer request's."""
         if self.lanes.call_off(vm_id):
             self._cancelled.add(vm_id)
             self.tell(Severity.INFO, f"Driver command for {vm_id} cancelled", vm_id)
@@ -296,14 +296,14 @@ class Dispatcher:
 
     def _called_off(self, job: Job) -> None:
         has_begun = job.task is not None and not job.task.cancelled()
-        if metrics.recorder is not None and not has_begun:  # _answer counts those that had
+        if metrics.recorder is not None and not has_begun:  # _answer counts jobs that had begun
             metrics.recorder.called_off(job.name.partition(" ")[0].upper())
         self._close(job.number)
         if isinstance(job, RequestJob):
             job.accepted.content.let_go()
 
     async def forget_called_off(self, request: Request) -> None:
-        """An earlier process was told to call this off and could not end it: owe what a deploy has made."""
+        """Record a debt for a deploy whose cancellation an earlier process did not complete."""
         read = read_payload(msgspec.structs.replace(request, action=Action.DEPLOY))
         if not isinstance(read, Malformed):
             await self._debts.forget_create(Action.DEPLOY, read[0])
@@ -311,7 +311,7 @@ class Dispatcher:
     # Answering
 
     async def _answer(self, accepted: Accepted, job: Job) -> None:
-        """Carry out one request and say how it went. Only cancellation escapes."""
+        """Carry out one request and send its reply. Only cancellation escapes."""
         waiting_for.set("its turn")
         begun = monotonic()
         try:
@@ -334,7 +334,7 @@ class Dispatcher:
             accepted.content.let_go()
 
     async def _outcome(self, accepted: Accepted) -> tuple[bool, str]:
-        """Whether it succeeded, and the reply's payload."""
+        """Return whether it succeeded, and the reply's payload."""
         try:
             return True, await self._within_deadline(accepted)
         except MadError as error:
@@ -351,7 +351,7 @@ class Dispatcher:
             return False, sentence
 
     def _is_unknown(self, accepted: Accepted, error: MadError) -> bool:
-        """True for a POLL that says nothing, since the cloud cannot be asked; a refused one says that VM is lost."""
+        """True for a POLL without news, since the cloud does not answer; a refused POLL reports its VM lost."""
         if accepted.action is not Action.POLL or self._engines.is_verbatim or isinstance(error, RequestRefused):
             return False
         log.warning("POLL answered without news", vm=accepted.vm_id, reason=str(error))
@@ -364,7 +364,7 @@ class Dispatcher:
     async def _within_deadline(self, accepted: Accepted) -> str:
         seconds = self._deadline(accepted.action)
         if accepted.is_settled and seconds is None:
-            # `-w 0` lets work take its time; here nothing works, and a cloud may never tell.
+            # `-w 0` lets work take its time; here no work is done, and a cloud may never show the outcome.
             seconds = DEADLINES.get(accepted.action, OTHER_DEADLINE)
         limit = asyncio.timeout(seconds)
         try:
@@ -396,7 +396,7 @@ class Dispatcher:
             if (success := success_of_both(accepted, request)) is not None:
                 return success
             if accepted.is_settled:
-                raise RequestRefused(UNREPEATED)  # a directory of scripts cannot tell
+                raise RequestRefused(UNREPEATED)  # scripts cannot tell whether it has happened
             await self._be_on_record(accepted, engine.journal)
             return await self._perform(engine.verbatim, accepted, request, message)
         try:
@@ -405,7 +405,7 @@ class Dispatcher:
         except SettingsReplaced:
             log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
-        patience.set(Patience.SHORT)  # it has succeeded: nothing that follows may wait, or begin it anew
+        patience.set(Patience.SHORT)  # it has succeeded: nothing after this may wait, or begin it anew
         takes_back = not accepted.is_two_blank and not accepted.is_replaced
         if takes_back and (last := await last_poll(work, accepted.action)) is not None:
             self._send(last)
@@ -413,7 +413,7 @@ class Dispatcher:
             raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
         if first := FIRST_WORDS.get(accepted.action):
             return first(request)
-        # The core keeps DEPLOY's id; an id in the answer to RESTORE would only mislead whoever reads the line.
+        # The core keeps DEPLOY's id; an id in the answer to RESTORE would only mislead a reader of the line.
         return "-" if accepted.action is Action.RESTORE else info
 
     async def _perform(self, driver: VerbatimDriver, accepted: Accepted, request: VmRequest, message: bytes) -> str:
@@ -424,7 +424,7 @@ class Dispatcher:
         return _with_first_word(accepted.action, request, info)
 
     async def _be_on_record(self, accepted: Accepted, journal: Journal) -> None:
-        """A script that has begun must be known to the next process, or its VM would wait for ever."""
+        """Record a script before it begins: unknown to the next process, its VM would wait for ever."""
         try:
             if accepted.action in CREATES_OR_DESTROYS:
                 await journal.sync()
@@ -481,17 +481,17 @@ class Dispatcher:
             self._reply_failure(word, vm_id, info, is_two_blank=accepted.is_two_blank, number=number)
 
     def _tell_unanswered(self, accepted: Accepted, info: str, *, is_success: bool) -> None:
-        """Say in the VM's log how a request has ended for which a newer one is answered."""
+        """Log in the VM's log how a request has ended that a newer one replaces."""
         if metrics.recorder is not None:
             metrics.recorder.called_off(accepted.action.value)
         if (newer := accepted.standing.replaced_by) is not None:
             result = "SUCCESS" if is_success else "FAILURE"
-            sentence = f"{accepted.action.value} has ended with {result} {info}; {newer.value} is answered for it"
+            sentence = f"{accepted.action.value} has ended with {result} {info}; {newer.value} is answered instead"
             self.tell(Severity.INFO, sentence, accepted.vm_id)
 
     def _reply_failure(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
         if word == Action.REBOOT.value and is_two_blank:
-            # 6.0 and later drop the answer to REBOOT, failure and all: only the VM's log can tell.
+            # 6.0 and later drop the answer to REBOOT, a failure as well: only the VM's log can show it.
             self.tell(Severity.ERROR, f"REBOOT: {sentence}", vm_id)
         self._reply(word, vm_id, sentence, is_success=False, number=number)
 
@@ -508,15 +508,15 @@ class Dispatcher:
         self._output.send(format_reply(reply), on_written=on_written)
 
     def fail(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
-        """Answer a request that is not carried out; `number` is its record in the journal."""
+        """Answer a request that is not carried out with a FAILURE; `number` is its record in the journal."""
         log.warning("request refused", action=word, vm=vm_id, reason=sentence)
         self._reply_failure(word, vm_id, sentence, is_two_blank=is_two_blank, number=number)
 
     async def drop(self, request: Request, *, number: int, asked_at: float) -> None:
-        """Answer nothing to a request of an earlier process; a clean-up, which nothing asks for again, is owed.
+        """Close a request of an earlier process without an answer; a CLEANUP, which is never repeated, becomes a debt.
 
         Args:
-            request: as it was sent then.
+            request: as the core sent it.
             number: its record in the journal.
             asked_at: when the core sent it, seconds since the epoch.
         """
@@ -527,7 +527,7 @@ class Dispatcher:
         self._close(number)
 
     async def fail_unrepeated(self, request: Request, sentence: str, *, number: int, asked_at: float) -> None:
-        """Answer a request of an earlier process that is not carried out again; `number` is its record."""
+        """Answer a request of an earlier process that is not repeated with a FAILURE; `number` is its record."""
         if request.action is Action.CLEANUP:
             await self.drop(request, number=0, asked_at=asked_at)
         if request.payload:
@@ -543,16 +543,16 @@ class Dispatcher:
             self.tell(Severity.ERROR, f"ignored a line that is no request: {malformed.reason}")
 
     def dropped(self, count: int) -> bytes:
-        """The line that says how many LOG lines were lost."""
-        text = f"{count} log lines were dropped while nobody read them"
+        """Return the line that reports lost LOG lines."""
+        text = f"{count} log lines were dropped because OpenNebula did not read them"
         return format_log(LogLine(severity=Severity.WARNING, text=text), self._general_id)
 
     def tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
-        """Say something in the VM's log, or in oned's own."""
-        log.info("told", severity=severity.value, vm=vm_id, text=text)
+        """Write a line to the VM's log, or to oned's own."""
+        log.info("log line sent", severity=severity.value, vm=vm_id, text=text)
         line = LogLine(severity=severity, text=text, vm_id=vm_id)
         if vm_id is None and self._untold is not None:
-            self._untold.append(line)  # which id oned's own log has shows with the first request
+            self._untold.append(line)  # the first request shows the id of oned's own log
         else:
             self._output.log(format_log(line, self._general_id))
 
@@ -562,7 +562,7 @@ class Dispatcher:
             self._output.log(format_log(line, self._general_id))
 
     def learn_release(self, release: tuple[int, ...]) -> None:
-        """The core's release is known from elsewhere: what waits for its first request, which may be days, is told."""
+        """Write lines for oned's log that wait for the first request: the release, known earlier, sets their form."""
         if self._untold is not None:
             self._general_id = "-1" if release >= _LOG_HAS_NUMBERS else "-"
             self._tell_untold()
@@ -573,8 +573,8 @@ class Dispatcher:
     # POLL
 
     async def _poll(self, requests: list[VmRequest]) -> None:
-        """Answer a batch of POLLs from one look at the cloud."""
-        await self.core_is_up.wait()  # what is seen before would be old by then
+        """Answer a batch of POLLs from one lookup."""
+        await self.core_is_up.wait()  # an earlier lookup would be outdated by then
         patience.set(Patience.SHORT)
         waiting_for.set("its turn")
         unanswered = dict.fromkeys(range(len(requests)))
@@ -613,14 +613,14 @@ class Dispatcher:
                 self._let_go(requests[number])
 
     async def pay_debts(self) -> None:
-        """Destroy, for as long as the driver runs, what must be destroyed and could not be."""
+        """Pay debts for as long as the driver runs."""
         await self._debts.pay_for_ever(self.lanes)
 
     def abandon(self) -> None:
-        """Answer nothing that is open: another front-end has begun to lead, and settles what was asked of this one.
+        """Leave open requests unanswered: another front-end has begun to lead, and settles them.
 
-        What has not begun never will: the new leader says of a deploy that there is no instance, and of an end that
-        it has to be asked for again. The end of an instance that nobody asks for again goes on.
+        Requests that have not begun are dropped: the new leader answers to a deploy that there is no instance, and to
+        an end that it has to be requested again. The end of an instance that is never requested again goes on.
         """
         for job in self.lanes.every_open_job():
             if isinstance(job, RequestJob):
@@ -631,14 +631,14 @@ class Dispatcher:
             recovered.is_superseded = True
 
     def is_to_be_answered(self, vm_id: VmId) -> bool:
-        """True while a request of this VM is open that will be answered."""
+        """True while a request of this VM is open and will be answered."""
         jobs = self.lanes.open_jobs(vm_id)
         return any(isinstance(job, RequestJob) and not job.accepted.standing.is_abandoned for job in jobs)
 
     def hold_debts(self, *, is_held: bool) -> None:
-        """Leave debts alone while another front-end leads, and go on with them when this one does.
+        """Stop paying debts while another front-end leads, and go on when this one does.
 
-        Never called for a person at a pipe, who has no predecessor.
+        Not called for a driver that a person runs on a pipe: there is no earlier leader.
         """
         self._debts.is_held = is_held
         self._led_since = Moment.now(self._clock)
@@ -646,9 +646,9 @@ class Dispatcher:
             self._engines.journal.has_new_debt.set()
 
     def _leads_since(self) -> Moment | None:
-        """When this front-end began to lead or to run; None once no create of another one can be under way any more.
+        """Return when this front-end began to lead or to run; None once creates of an earlier leader must have ended.
 
-        Asked while another one is said to lead, it leads since this very moment: only a leader's oned asks.
+        While another one is said to lead, a request shows that this one leads now: only a leader's oned sends requests.
         """
         now = Moment.now(self._clock)
         if self._debts.is_held:
@@ -657,7 +657,7 @@ class Dispatcher:
         return since if since is not None and now.since(since) < DEADLINES[Action.DEPLOY] else None
 
     async def measure(self, recorder: metrics.Recorder) -> None:
-        """Tell how much there is to do, and what is owed."""
+        """Record how many requests wait and run, and how many debts there are."""
         waiting, running = self.lanes.depth()
         recorder.queue(waiting=waiting, running=running)
         if self._engines.journal is not None:
@@ -665,11 +665,11 @@ class Dispatcher:
                 recorder.owed(len(await self._engines.journal.debts()))
 
     def confirm_debts(self, confirm: Confirm) -> None:
-        """Have this asked right before anything is terminated for a debt."""
+        """Set the check that is called right before an instance is terminated for a debt."""
         self._debts.confirm = confirm
 
     async def _poll_alone(self, accepted: Accepted, request: VmRequest, message: bytes) -> str:
-        """A POLL that a verbatim driver performs, or that was too large to be read at once."""
+        """Answer a POLL of a verbatim driver, or one that was too large to be read at once."""
         sight = await self._engines.sight()
         if sight.verbatim is not None:
             return await self._perform(sight.verbatim, accepted, request, message)
@@ -682,7 +682,7 @@ class Dispatcher:
         raise AssertionError("one POLL, one answer")
 
     def _let_go(self, request: VmRequest) -> None:
-        """Nothing can be said of this VM: an action has overtaken its POLL, or the cloud cannot be asked."""
+        """Answer a POLL without news: an action has overtaken it, or the cloud does not answer."""
         self._reply(Action.POLL.value, request.vm_id, NO_NEWS, is_success=True)
 
 
@@ -693,12 +693,12 @@ def _patience_of(action: Action) -> Patience:
 
 
 def _is_last_end(accepted: Accepted) -> bool:
-    """True for the end of an instance that the core does not ask for again, whatever is answered."""
+    """True for the end of an instance that the core does not request again, even after a failure."""
     return accepted.action is Action.CLEANUP or (accepted.action is Action.CANCEL and accepted.is_after_cancel)
 
 
 def _untaken(request: Request | Malformed, error: Exception) -> Malformed:
-    """A request that a defect, or a lack of memory, keeps from being taken."""
+    """Return the refusal of a request that a defect, or a lack of memory, keeps from being taken."""
     is_answered = not isinstance(request, Request) or request.action is not Action.DRIVER_CANCEL
     word = request.action.value if isinstance(request, Request) else request.word
     return Malformed(
@@ -716,6 +716,6 @@ def _gave_up(action: Action, seconds: float | None, count: int = 1) -> str:
 
 
 def _with_first_word(action: Action, content: VmRequest | None, sentence: str) -> str:
-    """UPDATESG and UPDATENIC: oned tells by the first word what to go on with, whether they succeed or fail."""
+    """Put the number first by which oned goes on after UPDATESG and UPDATENIC, after a success or a failure."""
     first = FIRST_WORDS.get(action)
     return sentence if first is None or content is None else f"{first(content)} {sentence}"

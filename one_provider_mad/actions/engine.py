@@ -1,4 +1,4 @@
-"""What the actions run on, as the composition root hands it to them."""
+"""The cloud and the journal of the actions, as the composition root hands them over."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Engine(Value, frozen=True, kw_only=True):
 
     Attributes:
         configuration: the settings.
-        journal: what must not be forgotten.
+        journal: requests, attempts, debts and imports.
         cloud: a cloud whose instances carry our tags.
         finder: finds instances in it.
         costs_money: true where its instances cost money.
@@ -34,12 +34,12 @@ class Engine(Value, frozen=True, kw_only=True):
 
 
 class Sight(Value, frozen=True, kw_only=True):
-    """What a POLL is answered from. Exactly one of `cloud` and `verbatim` is there.
+    """Where answers to POLLs come from. Exactly one of `cloud` and `verbatim` is there.
 
     Attributes:
         cloud: a cloud whose instances carry our tags.
         verbatim: a driver that performs verbs as they were sent.
-        is_certain: the journal says that it is the cloud of before: what it does not show may be called missing.
+        is_certain: the journal knows it as the same cloud: an instance that it lacks may be called missing.
     """
 
     cloud: Cloud | None = None
@@ -48,7 +48,7 @@ class Sight(Value, frozen=True, kw_only=True):
 
 
 class EngineSource(Protocol):
-    """Where the engine in force comes from; it changes when the configuration file does."""
+    """Gives the engine in force, which changes with the configuration file."""
 
     journal: Journal | None
     """The journal, None while it cannot be opened."""
@@ -61,18 +61,18 @@ class EngineSource(Protocol):
         """The configuration names a driver that performs verbs as they were sent."""
 
     owner: str
-    """Whose instances are ours; "" while there never was a usable configuration."""
+    """Owner in the tags of our instances; "" while there never was a usable configuration."""
 
     async def current(self) -> Engine:
-        """The engine in force.
+        """Return the engine in force.
 
         Raises:
-            MadError: there is none, with the sentence that every action is to answer.
+            MadError: there is none; every action fails with its sentence.
         """
 
     async def sight(self) -> Sight:
-        """What POLLs are answered from: the engine in force, and the cloud alone while the journal cannot be used.
+        """Return where POLLs are answered from: the engine in force, or only the cloud while the journal is unusable.
 
         Raises:
-            MadError: there is none, with the sentence that every POLL is to answer.
+            MadError: there is none; every POLL fails with its sentence.
         """

@@ -1,4 +1,4 @@
-"""Which instance is the VM's: the same way for every verb, and never somebody else's (decisions 14 to 16)."""
+"""Find the instance of a VM: the same way for every action, and never another VM's (decisions 14 to 16)."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import UpstreamTags
 
 UNLISTED_SECONDS = 3600.0
-"""How long an instance that the cloud has made and does not show is not called gone: clouds show new instances within
+"""How long an instance that was created and is not listed is not called gone: clouds list new instances within
 minutes, and terminated ones for an hour."""
 
 LookAt = Callable[[DeployId], Awaitable[Instance | None]]
-"""Looks at one instance; None when the cloud does not know it."""
+"""Looks up one instance; None when the cloud does not know it."""
 
 
 class Finder:
@@ -28,7 +28,7 @@ class Finder:
 
     Args:
         cloud: where to look.
-        journal: what was created, and what was imported.
+        journal: creates and imports.
         clock: seconds since the epoch.
     """
 
@@ -38,18 +38,18 @@ class Finder:
         self._clock = clock
 
     def now(self) -> Moment:
-        """This moment."""
+        """Return the present time."""
         return Moment.now(self._clock)
 
     async def locate(self, request: VmRequest, *, look_at: LookAt | None = None) -> Instance:
-        """The one instance of this VM: by id, else by tags, else by what the journal knows of it.
+        """Return the one instance of this VM: by id, else by tags, else by the journal.
 
         Args:
             request: the VM.
-            look_at: looks at the instance that the request names; the cloud's own look where nothing is said.
+            look_at: looks up the instance that the request names; by default the cloud does.
 
         Raises:
-            NotOurs: the instance that the request names is another VM's or nobody's.
+            NotOurs: the instance that the request names belongs to another VM, or to none.
             AmbiguousInstance: several are this VM's.
             InstanceNotFound: there is none.
         """
@@ -73,10 +73,10 @@ class Finder:
             await asyncio.sleep(self._cloud.provider.watch_interval)
 
     async def check_ownership(self, instance: Instance, request: VmRequest) -> None:
-        """Refuse an instance that is not this very VM's.
+        """Refuse an instance that does not belong to exactly this VM.
 
         Raises:
-            NotOurs: its tags name somebody else, or nobody.
+            NotOurs: its tags name another VM, or none.
         """
         if self.is_ours(instance, request):
             return
@@ -88,7 +88,7 @@ class Finder:
         raise NotOurs(f"instance {instance.deploy_id} {self._whose(instance, request)}")
 
     async def check_made(self, instance: Instance, request: VmRequest) -> None:
-        """Refuse an instance that only a create's answer calls this VM's.
+        """Refuse an instance that a create's answer names, unless its tags name this VM.
 
         Raises:
             NotOurs: its tags name another VM, or none.
@@ -112,14 +112,13 @@ class Finder:
         return f"belongs to an earlier VM {identity.vm_id}: it is left alone"
 
     async def take_over_upstreams(self, instance: Instance, request: VmRequest) -> bool:
-        """Give our tags to an instance that upstream's driver made for this VM; False when its tags do not say so.
+        """Give our tags to an instance that upstream's driver made for this VM; False without upstream's tags.
 
-        The request has to name the instance: upstream's tag alone may be that of another OpenNebula in the account.
-        The journal hears of it first, as of an instance that was not made here, so that nothing but a request ever
-        destroys it.
+        The request has to name the instance: upstream's tag alone may belong to another OpenNebula in the account.
+        The journal records it first, as an import, so that only a request ever terminates it.
 
         Raises:
-            NotOurs: upstream's tags name another VM, or another VM of this number has taken it over before.
+            NotOurs: upstream's tags name another VM, or another VM of this ID has adopted it before.
         """
         vm_id = self.upstream_vm_id(instance)
         if vm_id is None:
@@ -137,7 +136,7 @@ class Finder:
         return True
 
     async def claim(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Note that this VM takes an untagged instance over, before the cloud hears of it.
+        """Record that this VM adopts an untagged instance, before the cloud hears of it.
 
         Raises:
             NotOurs: another VM has claimed it.
@@ -147,11 +146,11 @@ class Finder:
             raise NotOurs(f"instance {deploy_id} was taken over by another VM before: it is left alone")
 
     async def is_imported(self, deploy_id: DeployId, request: VmRequest) -> bool:
-        """True when the journal says that this very VM has taken the instance over."""
+        """True when the journal says that exactly this VM has adopted the instance."""
         return await self._journal.imported_for(deploy_id) == (request.vm_id, request.stime)
 
     def upstream_vm_id(self, instance: Instance) -> VmId | None:
-        """The VM that upstream's tags name, where those count and there are none of ours."""
+        """Return the VM in upstream's tags, where those count and there are none of ours."""
         provider = self._cloud.provider
         if instance.identity is not None or not isinstance(provider, UpstreamTags):
             return None
@@ -162,11 +161,11 @@ class Finder:
         return request.identity(owner=self._cloud.owner).is_same_life(instance.identity)
 
     async def alive(self, request: VmRequest) -> list[Instance]:
-        """Every live instance of this VM."""
+        """Return every live instance of this VM."""
         return [instance for instance in await self._every(request) if not instance.state.is_gone]
 
     async def _every(self, request: VmRequest) -> list[Instance]:
-        """Every instance of this VM: by a complete lookup of tags, and by the ids that the journal has."""
+        """Return every instance of this VM: by a complete lookup of tags, and by the ids in the journal."""
         found = {
             instance.deploy_id: instance
             for instance in await self._cloud.find(request.vm_id)
@@ -183,39 +182,39 @@ class Finder:
         return list(found.values())
 
     async def attempts(self, request: VmRequest) -> list[Attempt]:
-        """Every journaled attempt of this life of the VM, oldest first."""
+        """Return every journaled attempt of this life of the VM, oldest first."""
         return await self.attempts_of(request.identity(owner=self._cloud.owner))
 
     async def attempts_of(self, identity: Identity) -> list[Attempt]:
-        """Every journaled attempt of this identity's life, whatever its SEQ, oldest first."""
+        """Return every journaled attempt of this life, for any SEQ, oldest first."""
         attempts = await self._journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
         return [attempt for attempt in attempts if identity.is_same_life(attempt.identity)]
 
     async def _may_still_appear(self, request: VmRequest, looked_at: Moment) -> bool:
-        """True when the cloud may not have shown, at that time, an instance that it had just made."""
+        """True when the cloud may have omitted, at that time, an instance that it had just created."""
         return any(
             attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt, looked_at)
             for attempt in await self.attempts(request)
         )
 
     def is_young(self, attempt: Attempt, looked_at: Moment) -> bool:
-        """True when a look that began at that time was within the grace after the attempt was last sent or answered.
+        """True when a lookup that began at that time was within the grace after the attempt was last sent or answered.
 
-        It is the beginning that counts: an answer may come late, and tells what was there when it was asked for.
+        The lookup's beginning counts: a late answer shows the state at that time.
         """
         return attempt.age(looked_at) < self._cloud.provider.visibility_grace
 
     async def to_destroy(self, request: VmRequest, *, gone: set[DeployId], deadline: float) -> list[Instance]:
-        """What is left to destroy of this VM; an empty list means gone for certain (decision 16).
+        """Return the instances that are left to terminate; an empty list means gone for certain (decision 16).
 
         Args:
             request: the VM, with or without the id of its instance.
             gone: ids already seen terminated; added to.
-            deadline: loop time by which certainty must be had.
+            deadline: loop time by which it has to be certain.
 
         Raises:
             NotOurs: the named instance is not this VM's.
-            CannotTell: something may exist that the cloud does not show.
+            CannotTell: an instance may exist that the cloud does not list.
         """
         if request.deploy_id not in gone:
             named = await self._named(request)
@@ -232,7 +231,7 @@ class Finder:
                 every = await self._every(request)
             except ProviderError as error:
                 if request.deploy_id in gone and not await self._unresolved(request, gone):
-                    return []  # the cloud has shown its end
+                    return []  # the cloud has shown that it is terminated
                 raise CannotTell(f"cannot tell whether VM {request.vm_id}'s instance still exists: {error}") from error
             gone |= {instance.deploy_id for instance in every if instance.state is InstanceState.TERMINATED}
             if left := [instance for instance in every if instance.deploy_id not in gone]:
@@ -246,13 +245,13 @@ class Finder:
     async def _resolve(
         self, request: VmRequest, attempts: list[Attempt], gone: set[DeployId], looked_at: Moment
     ) -> list[Instance]:
-        """Settle attempts of which no lookup by tags shows anything; what is left to destroy.
+        """Settle attempts that no lookup by tags shows; return what is left to terminate.
 
-        What was open never came to be. What the cloud's answer has named is never destroyed unseen, since it may be
-        another's: it is looked for, by the request that is repeated or for a debt.
+        Open attempts made nothing. Created ones may still be unlisted, and are never terminated unseen, since the id
+        may be another VM's: the repeated request or a debt looks for them.
 
         Raises:
-            CannotTell: the cloud has made something lately and does not show it.
+            CannotTell: the cloud has created an instance lately and does not list it.
         """
         made = {attempt.deploy_id for attempt in attempts if attempt.state is AttemptState.CREATED}
         doubt = f"cannot tell whether VM {request.vm_id}'s instance still exists"
@@ -272,11 +271,11 @@ class Finder:
             elif await self._is_made(instance, request, has_another=bool(gone)):
                 left.append(instance)
             else:
-                await self.close_attempt(attempt, AttemptState.GONE, "its answer named another's instance")
+                await self.close_attempt(attempt, AttemptState.GONE, "its answer named another VM's instance")
         return left
 
     async def _is_made(self, instance: Instance, request: VmRequest, *, has_another: bool) -> bool:
-        """Whether the instance that a create's answer has named is the VM's.
+        """True when the instance that a create's answer has named is the VM's.
 
         Raises:
             NotOurs: it is not, and no other instance of the VM has been seen either.
@@ -302,7 +301,7 @@ class Finder:
         )
 
     async def _unresolved(self, request: VmRequest, gone: set[DeployId]) -> list[Attempt]:
-        """Attempts whose instance exists, or may."""
+        """Return attempts whose instance exists, or may."""
         return [
             attempt
             for attempt in await self.attempts(request)
@@ -321,7 +320,7 @@ class Finder:
         return instance
 
     async def close_attempt(self, attempt: Attempt, state: AttemptState, detail: str) -> None:
-        """Write down how an attempt ended."""
+        """Record how an attempt ended."""
         await self._journal.save_attempt(msgspec.structs.replace(attempt, state=state, detail=detail))
 
     async def _wait_for_certainty(self, request: VmRequest, unsettled: list[Attempt], deadline: float) -> None:
@@ -337,19 +336,19 @@ class Finder:
 
 
 def listed(instances: list[Instance]) -> str:
-    """Their ids, for a sentence."""
+    """Return their ids, for a sentence."""
     return " and ".join(sorted(instance.deploy_id for instance in instances))
 
 
 def unlisted(attempt: Attempt) -> Instance:
-    """An instance that was certainly made, and that the cloud does not list."""
+    """Return a placeholder for an instance that was certainly created, and that the cloud does not list."""
     return Instance(
         deploy_id=attempt.deploy_id, state=InstanceState.UNKNOWN, raw_state="not listed", identity=attempt.identity
     )
 
 
 def missing(request: VmRequest) -> str:
-    """The sentence for a VM whose instance does not exist."""
+    """Return the sentence for a VM whose instance does not exist."""
     if request.deploy_id:
         return f"instance {request.deploy_id} of VM {request.vm_id} does not exist"
     return f"VM {request.vm_id} has no instance"

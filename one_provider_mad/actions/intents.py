@@ -1,7 +1,7 @@
-"""What an action means: DEPLOY, SHUTDOWN, CANCEL, SAVE and RESTORE depend on the VM's LCM_STATE (decision 9).
+"""Derive what an action means: for DEPLOY, SHUTDOWN, CANCEL, SAVE and RESTORE by the LCM_STATE (decision 9).
 
-The numbers are OpenNebula's (include/VirtualMachine.h, LcmState). A state that is not in the table is refused: doing
-nothing and saying so can be mended by a person, terminating a VM that was to be stopped cannot.
+The numbers are OpenNebula's (include/VirtualMachine.h, LcmState). A state outside the table is refused: a person can
+repair an action that was refused, but not a VM that was terminated instead of stopped.
 """
 
 from __future__ import annotations
@@ -74,17 +74,17 @@ INTENTS: dict[Action, dict[int, Intent]] = {
     ),
     Action.SAVE: _table({Intent.SUSPEND: "SAVE_SUSPEND", Intent.PARK: "SAVE_STOP"}),
 }
-"""Action and LCM_STATE to intent. Whatever is not here is refused."""
+"""Action and LCM_STATE to intent. Every other pair is refused."""
 
 _MIGRATIONS = frozenset(_STATES_OF[name] for name in ("SAVE_MIGRATE", "MIGRATE"))
 
 
 def intent_of(action: Action, lcm_state: int | None, *, has_deploy_id: bool) -> Intent:
-    """What an action means in this state.
+    """Return the intent of an action in this state.
 
     Args:
         action: one of the keys of INTENTS, or CLEANUP.
-        lcm_state: VM/LCM_STATE of the request, None when it had none.
+        lcm_state: VM/LCM_STATE of the request, None without one.
         has_deploy_id: the request names an instance.
 
     Raises:
@@ -106,7 +106,7 @@ def intent_of(action: Action, lcm_state: int | None, *, has_deploy_id: bool) -> 
 
 
 def migration_refused() -> RequestRefused:
-    """What a migration is answered, whichever of its requests the core sends."""
+    """Return the error that answers every request of a migration."""
     return RequestRefused("migration is not supported: use onevm undeploy and deploy, within one cloud")
 
 
@@ -128,7 +128,7 @@ _AWAITED = {
     }.items()
     for name in names.split()
 }
-"""A state to the action whose answer oned waits for in it; a soft and a hard end of a VM are answered alike."""
+"""LCM_STATE to the action whose answer oned awaits; soft and hard ends of a VM are answered alike."""
 
 _AWAITED_BY_HISTORY = {
     21: Action.ATTACHDISK,
@@ -147,7 +147,7 @@ _SHARED_STATES = frozenset(_STATES_OF[name] for name in ("HOTPLUG", "HOTPLUG_NIC
 
 
 def awaited_action(lcm_state: int, closed_by: int) -> Action | None:
-    """The action whose answer oned waits for; None when it waits for none, or that cannot be told.
+    """Return the action whose answer oned awaits; None when it awaits none, or that is unknown.
 
     Args:
         lcm_state: VM/LCM_STATE of a VM that is ACTIVE.

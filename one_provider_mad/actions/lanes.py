@@ -1,8 +1,8 @@
-"""Who runs when: one lane a VM, in order; lanes in parallel; one bound for all (decision 7, actions/turns.py).
+"""Order the jobs: one lane for each VM; lanes in parallel; one limit for all (decision 7, actions/turns.py).
 
-Lifecycle actions of a VM run one after the other. Its POLLs wait until its lane is empty, so that none of them can
-tell what was true before an action that was answered since. A POLL whose listing is under way when an action arrives
-is let go at once: its news would be old by the time it came.
+Lifecycle actions of a VM run one after the other. Its POLLs wait until its lane is empty, so that none of them reports
+a state from before an action that was answered since. A POLL whose listing is under way when an action arrives is
+answered without news at once: its news would be outdated.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from one_provider_mad.actions.turns import Turns
 from one_provider_mad.domain import VmId, VmRequest
 
 _GATHERED_POLLS = 500
-"""How many POLLs a listing waits for while they come without a pause: some 20 ms of reading."""
+"""Most POLLs that a listing waits for while they come without a pause: some 20 ms of reading."""
 
 
 class Job:
@@ -25,14 +25,14 @@ class Job:
 
     Attributes:
         vm_id: its lane.
-        name: what it is called in task lists, `deploy vm 12`.
-        work: does it; started when its turn comes.
+        name: its name in task lists, `deploy vm 12`.
+        work: carries it out; started when its turn comes.
         number: its record in the journal, 0 for none.
         task: its task while it runs.
-        is_called_off: DRIVER_CANCEL came: nobody wants its answer.
-        is_background: the driver's own work (a debt), which DRIVER_CANCEL does not mean.
-        host: the host it is for, where hosts are told apart; None elsewhere.
-        is_broken_off: a newer action has no use for its end.
+        is_called_off: DRIVER_CANCEL came: it gets no answer.
+        is_background: the driver's own work (a debt), which DRIVER_CANCEL does not affect.
+        host: its host, where each host has a place of its own; None elsewhere.
+        is_broken_off: a newer action does not need its end.
         context: the variables of its task.
     """
 
@@ -84,12 +84,12 @@ class Lanes:
     """The lanes of one driver.
 
     Args:
-        threads: how many may run at once; a batch of POLLs counts as one. Where jobs name their hosts, each host that
-            runs nothing has a place beside these, up to as many again.
+        threads: how many may run at once; a batch of POLLs counts as one. Where jobs name their hosts, each idle host
+            has a place beside these, up to as many again.
         poll: answers a batch of POLLs.
-        let_go: answers a POLL that an action has overtaken.
-        calling_off: told of a running job that is about to be cancelled because nobody wants its answer.
-        called_off: told of each job that was called off, broken off or dropped, once it is over.
+        let_go: answers without news a POLL that an action has overtaken.
+        calling_off: called with a running job before DRIVER_CANCEL cancels it.
+        called_off: called with each job that was called off, broken off or dropped, once it is over.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class Lanes:
         self._pump()
 
     def call_off(self, vm_id: VmId) -> bool:
-        """DRIVER_CANCEL: forget what waits for this VM, cancel what runs. True when there was anything."""
+        """DRIVER_CANCEL: drop the waiting jobs of this VM, cancel the running one. True when there was anything."""
         due, listed = self._due_polls.pop(vm_id, None), self._listed_polls.pop(vm_id, None)
         found = bool(due or listed)
         lane = self._lanes.get(vm_id)
@@ -177,14 +177,14 @@ class Lanes:
         return found
 
     def open_jobs(self, vm_id: VmId) -> list[Job]:
-        """What runs and what waits in a VM's lane, oldest first."""
+        """Return the running and the waiting jobs of a VM's lane, oldest first."""
         lane = self._lanes.get(vm_id)
         if lane is None:
             return []
         return [*lane.queue] if lane.current is None else [lane.current, *lane.queue]
 
     def every_open_job(self) -> list[Job]:
-        """What runs and what waits, whatever the VM."""
+        """Return the running and the waiting jobs of all VMs."""
         return [job for vm_id in self._lanes for job in self.open_jobs(vm_id)]
 
     def break_off(self, job: Job) -> None:
@@ -194,7 +194,7 @@ class Lanes:
             job.task.cancel()
 
     def drop(self, job: Job) -> None:
-        """Take a job out of its lane that waits there: it never begins."""
+        """Remove a waiting job from its lane: it never begins."""
         lane = self._lanes[job.vm_id]
         lane.queue.remove(job)
         self._requests -= 1
@@ -206,15 +206,15 @@ class Lanes:
             self._pump()
 
     def _queue_up(self, lane: _Lane) -> None:
-        """Let a lane wait for its turn as the host of its next action demands."""
+        """Queue a lane again, for the host of its next action."""
         self._turns.leave(lane)
         if lane.queue and lane.current is None:
             self._turns.wait(lane, lane.queue[0].host)
 
     async def rest(self, seconds: float) -> None:
-        """Let others have the place of the job that runs for so long; return once it has one again.
+        """Wait, and give the running job's place to others meanwhile; return once the job has a place again.
 
-        Else a handful of actions that wait for a cloud would keep all others waiting, ends of instances among them.
+        Otherwise a few actions that wait for a cloud would hold up all others, ends of instances among them.
         """
         self._resting += 1
         self._pump()
@@ -236,7 +236,7 @@ class Lanes:
         return len(self._running) - self._resting
 
     def _let_return(self) -> None:
-        """Give places that are free to jobs that have rested, in the order they come back."""
+        """Give free places to jobs whose pause is over, in the order in which it ended."""
         while self._returning and self._busy() < self._threads:
             place = self._returning.popleft()
             if not place.done():
@@ -260,7 +260,7 @@ class Lanes:
             await asyncio.wait(self._running, timeout=seconds)
 
     def _pump(self) -> None:
-        """Start whatever may start. Lifecycle actions first, then one listing for all POLLs that are due."""
+        """Start every job that may start. Lifecycle actions first, then one listing for all POLLs that are due."""
         self._let_return()
         if self._is_held:
             return
@@ -295,7 +295,7 @@ class Lanes:
         self._pump()
 
     def _end(self, lane: _Lane, vm_id: VmId) -> None:
-        """Nothing is left to do in this lane: its POLLs may be answered."""
+        """Remove a lane without jobs: its POLLs may be answered."""
         del self._lanes[vm_id]
         if lane.polls:
             self._due_polls[vm_id] = lane.polls
@@ -321,7 +321,7 @@ class Lanes:
         self._run(self._poll(requests), f"poll {len(requests)} VMs").add_done_callback(self._listed)
 
     def depth(self) -> tuple[int, int]:
-        """How many requests wait for their turn, and how much is being carried out."""
+        """Return how many requests wait for their turn, and how many jobs run."""
         lanes = self._lanes.values()
         waiting = sum(len(lane.queue) + len(lane.polls) for lane in lanes) + sum(map(len, self._due_polls.values()))
         return waiting, len(self._running)
@@ -331,7 +331,7 @@ class Lanes:
         return vm_id in self._lanes
 
     def answered(self, request: VmRequest) -> None:
-        """The first of this VM's POLLs in the listing under way was answered: no action may let it go any more."""
+        """Note that the first of this VM's POLLs in the listing was answered: no action can overtake it any more."""
         group = self._listed_polls.get(request.vm_id, [])
         del group[:1]
         if not group:

@@ -1,8 +1,8 @@
-"""What a stopped instance has no more is taken back before its VM is powered off, up to 5.10.
+"""Take back the attributes that a stopped instance has lost, before its VM is powered off, up to 5.10.
 
-There the core takes figures and facts of a VM in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll):
-one that is powered off would show the address of its instance, which the cloud gives to somebody else, until it is
-resumed. A POLL's answer that nobody has asked for is taken like any other, just before the action's own answer.
+There the core takes attributes of a VM in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll): a VM
+that is powered off would show the address of its instance, which the cloud gives to others, until it is resumed. A
+POLL's answer that was not requested is taken like any other, just before the action's own answer.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _STOPS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
 _STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
 
 _LOOK_SECONDS = 5.0
-"""The action's answer waits no longer for this, and never beyond its deadline: it has succeeded."""
+"""Longest delay of the action's own answer, which never passes its deadline either: the action has succeeded."""
 
 
 async def last_poll(work: Work, action: Action) -> Reply | None:
-    """A POLL's answer without a state, that takes back what the VM's instance has no more; None where it has all."""
+    """Return a POLL's answer without a state that takes back the attributes the instance has lost; None without any."""
     request, names = work.request, work.cloud.knowledge.stale_names
     if action not in _STOPS or is_end(action, request.lcm_state) or request.is_legacy_poll or not request.deploy_id:
         return None

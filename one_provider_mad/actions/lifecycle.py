@@ -1,4 +1,4 @@
-"""DEPLOY, SHUTDOWN, CANCEL, SAVE, RESTORE, CLEANUP, REBOOT and RESET: an instance's life, by intent."""
+"""DEPLOY, SHUTDOWN, CANCEL, SAVE, RESTORE, CLEANUP, REBOOT and RESET, by intent."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTer
 from one_provider_mad.settings import Policy
 
 _FINISH_SECONDS = 60.0
-"""How long what is left to do for a running instance may take, throttled or not: its DEPLOY waits for that."""
+"""Time limit of the last steps for a running instance, throttled or not: its DEPLOY waits for them."""
 
 _GUESTS_SECONDS = 120.0
-"""What a guest has for shutting down before a repeated request ends its instance whatever it does."""
+"""Time for a guest to shut down, before a repeated request ends its instance by force."""
 
 _SURE = 2
 _SURELY_FAILED = 10
-"""Looks that have to agree."""
+"""Lookups in a row that have to agree."""
 
 RUNNING = frozenset({InstanceState.RUNNING})
 STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
@@ -41,22 +41,22 @@ _TERMINATED = frozenset({InstanceState.TERMINATED})
 
 
 class Work(Value, frozen=True, kw_only=True):
-    """What an action works with.
+    """Everything that an action works with.
 
     Attributes:
-        cloud: the provider, made safe.
-        journal: what must not be forgotten.
-        finder: whose instance is it.
+        cloud: the provider, with bounded and retried calls.
+        journal: requests, attempts, debts and imports.
+        finder: attributes instances to VMs.
         policy: what end users may do.
         request: the VM.
         deadline: loop time by which the action must be done; infinity for none.
         clock: seconds since the epoch.
-        warn: tells the VM's log one sentence.
-        inform: the same, of something that is as it should be.
-        is_stale: true once the core has asked something newer of the VM, and waits for this no longer.
+        warn: writes a sentence to the VM's log.
+        inform: the same, for successes.
+        is_stale: true once the core has sent a newer request for the VM, and waits for this one no longer.
         required_type: TYPE of the section that a VM must have before an instance is created for it; "" for none.
-        asked_at: when an earlier process was asked, seconds since the epoch; infinity for a request of this one.
-        looks: looks at the cloud that all reboots share.
+        asked_at: when an earlier process got the request, seconds since the epoch; infinity for a request of this one.
+        looks: lookups that all reboots share.
         leads_since: when this front-end began to lead or to run, if just now; None when that is long ago.
     """
 
@@ -77,16 +77,16 @@ class Work(Value, frozen=True, kw_only=True):
 
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
-    """Carry out what an action means, and return the reply's payload; `is_soft`: an end may take the guest's time."""
+    """Carry out an intent, and return the reply's payload; `is_soft`: an end may wait for the guest."""
     if is_soft and intent is Intent.DESTROY:
         return await destroy(work, is_soft=True)
     return await _PERFORM[intent](work)
 
 
 async def create(work: Work) -> str:
-    """Create the VM's instance, or take over the one it has already. Answers its id once it runs.
+    """Create the VM's instance, or adopt the one it has; return its id once it runs.
 
-    One that ends for want of room gives way to the next alternative, as a create that is refused for it does.
+    One that ends for lack of capacity gives way to the next alternative, like a create that is refused for it.
     """
     check_attributes(work.policy, work.request)
     adoption = adoption_of(work)
@@ -102,7 +102,7 @@ async def create(work: Work) -> str:
 
 
 def resumption_of(work: Work) -> Resumption:
-    """What keeps and compares what was asked of the VM's instance."""
+    """Return the object that records and compares the requests of the VM's instance."""
     return Resumption(
         cloud=work.cloud,
         journal=work.journal,
@@ -114,7 +114,7 @@ def resumption_of(work: Work) -> Resumption:
 
 
 def adoption_of(work: Work) -> Adoption:
-    """What brings this VM to exactly one instance."""
+    """Return the object that brings this VM to exactly one instance."""
     return Adoption(
         cloud=work.cloud,
         journal=work.journal,
@@ -128,13 +128,13 @@ def adoption_of(work: Work) -> Adoption:
 
 
 async def bring_up(work: Work, deploy_id: DeployId) -> None:
-    """Return once the VM's instance runs and is finished. Raises WrongState for one that will not run."""
+    """Return once the VM's instance runs and is finished. Raises WrongState when it will not run."""
     await _wait_until_running(work, deploy_id)
     await _finish_boot(work, deploy_id)
 
 
 async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
-    """Do what is left once it runs; what goes wrong is told in the VM's log, as with upstream's drivers.
+    """Do the last steps for a running instance; failures go to the VM's log, as with upstream's drivers.
 
     After a failed deploy the instance would run all the same, unseen, and the next deploy would fail the same way.
     """
@@ -156,16 +156,16 @@ async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
     instance = await work.cloud.watch(deploy_id, RUNNING | STOPPED, goal="running", grace=grace)
     await _check_made(work, instance)
     if instance.state is not InstanceState.RUNNING:
-        # Taken over, and somebody had stopped it meanwhile.
+        # An adopted instance, which was stopped meanwhile.
         await work.cloud.call("start", partial(provider.start, deploy_id))
         await work.cloud.watch(deploy_id, RUNNING, goal="running")
 
 
 async def _check_made(work: Work, instance: Instance) -> None:
-    """See that the id which the cloud answered, or the journal has, is the VM's; new tags may show a little later.
+    """Check that an id from a create's answer, or from the journal, is the VM's; new tags may show a little later.
 
     Raises:
-        NotOurs: it is another VM's, or nobody's.
+        NotOurs: it belongs to another VM, or to none.
     """
     loop, provider = asyncio.get_running_loop(), work.cloud.provider
     tagged_by = loop.time() + provider.visibility_grace
@@ -179,7 +179,7 @@ async def _check_made(work: Work, instance: Instance) -> None:
 
 
 async def start(work: Work) -> str:
-    """Start the VM's stopped or suspended instance; never create one. Answers its id once it runs."""
+    """Start the VM's stopped or suspended instance; never create one. Return its id once it runs."""
     instance = await work.finder.locate(work.request)
     provider, deploy_id = work.cloud.provider, instance.deploy_id
     if instance.state.is_gone:
@@ -198,7 +198,7 @@ async def start(work: Work) -> str:
 
 
 async def move_to_host(work: Work, instance: Instance) -> None:
-    """Monitoring splits instances by the host in their tags, so the tag follows the VM."""
+    """Write the VM's host into the tags, by which monitoring assigns instances to hosts."""
     identity, host_id = instance.identity, work.request.host_id
     if identity is not None and host_id >= 0 and identity.host_id != host_id:
         moved = msgspec.structs.replace(identity, host_id=host_id)
@@ -206,13 +206,13 @@ async def move_to_host(work: Work, instance: Instance) -> None:
 
 
 async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) -> str:
-    """Stop the VM's instance, keeping it; parked ones are remembered as being on no host."""
+    """Stop the VM's instance, keeping it; a parked one is recorded as being on no host."""
     provider = work.cloud.provider
     instance = await _alive(work)
     await resumption_of(work).note_baseline(instance.deploy_id)
     if is_parked and instance.state not in STOPPED:
-        # Whatever mark an earlier one has left: should this one fail, the VM stays on its host. Once it is stopped
-        # the answer may have come and the process died right after, so that nobody hears of a failure any more.
+        # Clear the mark of an earlier undeploy: if this one fails, the VM stays on its host. Of a stopped instance it
+        # is kept: the undeploy may have been answered, and then no failure of this one is seen any more.
         await _note(work, work.journal.unpark(instance.deploy_id))
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, RUNNING | STOPPED, goal="running")
@@ -233,7 +233,7 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
 
 
 async def be_on_host(work: Work, deploy_id: DeployId) -> None:
-    """Only the VM of an undeploy or a stop is on no host; whatever mark is left by one that failed is over."""
+    """Clear the parked mark of a failed undeploy: only the VM of an undeploy or a stop is on no host."""
     if deploy_id in await work.journal.parked():
         await work.journal.unpark(deploy_id)
 
@@ -268,7 +268,7 @@ async def _alive(work: Work) -> Instance:
 
 
 async def destroy(work: Work, *, is_soft: bool = False) -> str:
-    """Terminate whatever instance this VM has; gone for certain is success."""
+    """Terminate all instances of this VM; gone for certain is success."""
     gone: set[DeployId] = set()
     await _note(work, work.journal.sync())
     while instances := await work.finder.to_destroy(work.request, gone=gone, deadline=work.deadline):
@@ -288,13 +288,13 @@ async def destroy(work: Work, *, is_soft: bool = False) -> str:
 
 
 async def note_gone(work: Work, gone: set[DeployId]) -> None:
-    """All instances of the VM are seen terminated: nothing is known, or expected, of them any more."""
+    """Record that all instances of the VM were seen terminated, and forget them."""
     work.cloud.knowledge.shown -= {*gone, work.request.deploy_id}
     await _note(work, _settle(work, gone))
 
 
 async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
-    """True when a soft end may take the guest's time: it has not refused yet, nor had its time before this request."""
+    """True when a soft end may wait for the guest: it has not refused, nor had its time before this request."""
     if not isinstance(work.cloud.provider, SoftTerminate):
         return False
     try:
@@ -306,12 +306,12 @@ async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
         return True
     first, is_refused = before
     if first.at >= work.asked_at:
-        return True  # it is this very request that has asked it, before a driver's end cut it short: nobody repeated it
+        return True  # this very request asked the guest, before the driver's end cut it short
     return not is_refused and work.finder.now().since(first) < _GUESTS_SECONDS
 
 
 async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:
-    """Return once an instance is terminated whose guest was asked to see to that.
+    """Return once an instance is terminated whose guest was asked to shut down.
 
     Raises:
         WrongState: it runs on, or its end has failed.
@@ -332,7 +332,7 @@ async def _settle(work: Work, gone: set[DeployId]) -> None:
 
 
 async def _note(work: Work, writing: Awaitable[None]) -> None:
-    """A journal that cannot be written (a full disk) is no reason to keep an instance and its bill."""
+    """Await a write; a journal that cannot be written (a full disk) is no reason to keep an instance and its bill."""
     try:
         await writing
     except JournalError as error:
@@ -340,14 +340,14 @@ async def _note(work: Work, writing: Awaitable[None]) -> None:
 
 
 def needs_asking(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> bool:
-    """True when an instance does not end by itself: a soft end, which a guest may refuse, is no hard one yet."""
+    """True when an instance has to be asked to end: a hard end also repeats a soft one, which a guest may refuse."""
     can_wait = isinstance(cloud.provider, SoftTerminate)
     is_over = is_soft or not can_wait or instance.state is InstanceState.TERMINATED
     return not (instance.state.is_gone and is_over)
 
 
 async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> None:
-    """Ask for an instance's end; one that is on its way there needs no asking, unless its guest may keep it waiting."""
+    """Request an instance's end; one that is ending needs no request, unless its guest may delay it."""
     provider = cloud.provider
     if not needs_asking(cloud, instance, is_soft=is_soft):
         return
@@ -355,7 +355,7 @@ async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) 
     try:
         await cloud.call("terminate", partial(end, instance.deploy_id))
     except InstanceNotFound:
-        return  # it went between the look and the call
+        return  # it ended between the lookup and the call
 
 
 async def terminated(cloud: Cloud, deploy_id: DeployId, *, whose: str = "the cloud did not end it") -> None:
@@ -364,7 +364,7 @@ async def terminated(cloud: Cloud, deploy_id: DeployId, *, whose: str = "the clo
     Args:
         cloud: where it is.
         deploy_id: the instance, whose end was asked for.
-        whose: what to say of one that runs on.
+        whose: why an instance runs on, for the sentence.
 
     Raises:
         WrongState: it was on its way out and runs again, or its end has failed.
@@ -376,10 +376,10 @@ async def terminated(cloud: Cloud, deploy_id: DeployId, *, whose: str = "the clo
 
 
 def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
-    """A check that fails for an instance that will not end after all: twice, for one look may be old.
+    """Return a check that fails for an instance that will not end after all: twice, for one lookup may be outdated.
 
-    One that has failed before its end was asked for may be shown so until the cloud gets round to it. Where no guest
-    is asked nothing comes back, and what looks so is an old answer.
+    An instance that had failed before its end was requested may be shown so until the cloud begins the end. Where no
+    guest is asked, no instance comes back, and what looks so is an outdated answer.
     """
     can_come_back = isinstance(cloud.provider, SoftTerminate)
     was_leaving, running, failed = False, 0, 0
@@ -400,7 +400,7 @@ def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
 
 
 async def reboot(work: Work, *, is_hard: bool) -> str:
-    """Reboot the VM's instance, whose tags one look reads for all reboots that wait."""
+    """Reboot the VM's instance; one lookup reads the tags for all waiting reboots."""
     instance = await work.finder.locate(work.request, look_at=partial(work.looks.look_at, work.cloud))
     await work.cloud.call("reboot", lambda: work.cloud.provider.reboot(instance.deploy_id, hard=is_hard))
     return "-"

@@ -1,4 +1,4 @@
-"""One look at the cloud for all actions that only have to know whose their instance is."""
+"""One shared lookup for all actions that only need the tags of their instance."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 import math
 from collections.abc import Mapping
 
-from one_provider_mad.actions.cloud import Cloud, be_nobodys, persist, waiting_for
+from one_provider_mad.actions.cloud import Cloud, persist, serve_several, waiting_for
 from one_provider_mad.domain import DeployId, Instance, Value
 
 _FRESH_SECONDS = 30.0
-"""How long a look that began while an action waited for its turn counts as a look for this action."""
+"""How long a lookup that began while an action waited for its turn is valid for this action."""
 
 _APART_SECONDS = 0.02
 _AT_ONCE = 4
-"""A burst takes a while to be read: its first actions are looked at without delay, the next ones a little later beside
-them, and the rest with the look after that."""
+"""A burst takes a while to be read: its first actions are looked up without delay, the next ones a little later beside
+them, and the rest with the following lookup."""
 
 
 class _Look(Value, frozen=True, kw_only=True):
@@ -24,10 +24,10 @@ class _Look(Value, frozen=True, kw_only=True):
 
 
 class SharedLooks:
-    """Looks at the instances of all actions that wait, those that have no slot yet included.
+    """Looks up the instances of all waiting actions, those without a slot included.
 
-    A thousand REBOOTs at once cost a few calls, and the look of those that wait for a slot goes on beside the work of
-    those that have one. Only a look that began after the action was asked for is ever given to it.
+    A thousand REBOOTs at once cost a few calls, and the lookup for actions without a slot goes on beside the work of
+    those that have one. An action never gets a lookup that began before its request.
     """
 
     def __init__(self) -> None:
@@ -40,12 +40,12 @@ class SharedLooks:
         self._gate = asyncio.Semaphore(_AT_ONCE)
 
     def expect(self, deploy_id: DeployId) -> None:
-        """An action on this instance was asked for: the next look includes it, and earlier ones do not count."""
+        """Announce an action on this instance: the next lookup includes it, and earlier ones do not count."""
         self._looked.pop(deploy_id, None)
         self._expected.add(deploy_id)
 
     async def look_at(self, cloud: Cloud, deploy_id: DeployId) -> Instance | None:
-        """The instance, for the action whose turn has come; None when the cloud does not know it.
+        """Return the instance for the action whose turn has come; None when the cloud does not know it.
 
         Raises:
             ProviderError: the cloud could not be asked.
@@ -72,10 +72,10 @@ class SharedLooks:
     def _ended(self, task: asyncio.Task[Mapping[DeployId, Instance]]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # the actions that wait for it may all have been called off
+            task.exception()  # all actions that wait for it may have been cancelled
 
     async def _look(self, cloud: Cloud) -> Mapping[DeployId, Instance]:
-        be_nobodys()
+        serve_several()
         await asyncio.sleep(max(0.0, self._begun + _APART_SECONDS - asyncio.get_running_loop().time()))
         async with self._gate:
             found = await cloud.describe(self._begin())
@@ -84,9 +84,9 @@ class SharedLooks:
         return found
 
     def _begin(self) -> set[DeployId]:
-        """Every instance that the look which begins now is for."""
+        """Return every instance that the lookup which begins now is for."""
         now = self._begun = asyncio.get_running_loop().time()
-        # An action that was called off never asks for its own.
+        # A cancelled action never fetches its lookup.
         self._looked = {id_: look for id_, look in self._looked.items() if now - look.begun <= _FRESH_SECONDS}
         if self._next is not None:
             self._looked.update(dict.fromkeys(self._expected, _Look(begun=now, task=self._next)))

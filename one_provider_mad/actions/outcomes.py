@@ -1,7 +1,7 @@
-"""Whether an action has happened, by what the cloud shows; nothing is carried out here (decision 13).
+"""Find out from the cloud whether an action has happened; nothing is carried out here (decision 13).
 
-OpenNebula repeats no request. One whose driver or whose core has ended since is answered from here: it has happened, it
-has not, or it is under way and is waited for.
+OpenNebula repeats no request. A request whose driver or core has ended since is answered from here: the action has
+happened, it has not, or it is under way and is waited for.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from one_provider_mad.protocol.messages import Action
 UNREPEATED = (
     "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
 )
-"""The answer to a request of a dead process that is not carried out again."""
+"""The answer to a request of a dead process that is not repeated."""
 
 _PAUSE = 5.0
-"""Seconds until a cloud that has not told is asked again."""
+"""Seconds until the cloud is asked again after an unclear answer."""
 
 
 async def settle(work: Work, action: Action) -> str:
-    """Return the payload of the SUCCESS of an action that the core waits for and that nothing carries out any more.
+    """Return the payload of SUCCESS for an action that the core awaits and that no process carries out any more.
 
     Raises:
-        MadError: it has not happened, or that cannot be told; the sentence says what to do.
+        MadError: it has not happened, or that is unknown; the sentence says what to do.
     """
     if action is Action.CLEANUP:
-        return await destroy(work)  # the core has given the instance up, whatever is answered
+        return await destroy(work)  # the core has given the instance up in any case
     if action not in INTENTS:
         raise RequestRefused(UNREPEATED)
     request = work.request
@@ -52,9 +52,9 @@ async def settle(work: Work, action: Action) -> str:
 
 
 async def observe(work: Work, intent: Intent) -> str:
-    """Return the payload of the SUCCESS of an action that has happened.
+    """Return the payload of SUCCESS for an action that has happened.
 
-    A cloud that cannot tell is asked again until the action's deadline.
+    A cloud with an unclear answer is asked again until the action's deadline.
 
     Raises:
         MadError: the action has not happened; the sentence says what to do.
@@ -68,7 +68,7 @@ async def observe(work: Work, intent: Intent) -> str:
             reason = str(error)
         except CannotTell as error:
             reason = str(error)
-        waiting_for.set(f"the cloud to tell what has happened (last answer: {reason})")
+        waiting_for.set(f"the cloud to show the outcome (last answer: {reason})")
         await asyncio.sleep(_PAUSE)
 
 

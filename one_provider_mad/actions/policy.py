@@ -1,4 +1,4 @@
-"""What `[policy]` lets a DEPLOY ask for; end users write the templates that are read here."""
+"""Check a DEPLOY against `[policy]`; end users write the templates that are read here."""
 
 from __future__ import annotations
 

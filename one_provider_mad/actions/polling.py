@@ -1,4 +1,4 @@
-"""POLL: all that wait are answered from one look at the cloud (decision 10)."""
+"""POLL: answer all that wait from one lookup (decision 10)."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ STATE_LETTERS: dict[InstanceState, str] = {
     InstanceState.SUSPENDED: "p",
     InstanceState.UNKNOWN: "-",
 }
-"""A state to POLL's letter. What is on its way says nothing (`-`): news of it would end an action before its reply."""
+"""A state to POLL's letter. A transition says nothing (`-`): news of it would end an action before its reply."""
 
 NO_NEWS = "STATE=-"
 """The answer that changes nothing in any release (src/vmm/VirtualMachineManagerDriver.cc, process_poll)."""
 
 
 _UNUSUAL_COUNT = 4
-"""So many that are missing at once may be half a listing that looks whole, if they are most of those asked about."""
+"""Fewest missing instances that may show an incomplete listing, if most of those asked about are missing."""
 
 
 async def poll(
     cloud: Cloud, requests: Sequence[VmRequest], *, is_certain: bool = True
 ) -> AsyncIterator[tuple[VmRequest, Reply]]:
-    """Answer POLLs from one look at the cloud, in the order they came.
+    """Answer POLLs from one lookup, in the order they came.
 
-    A failed look is no news: oned makes a VM UNKNOWN whose POLL fails, a power off that has just failed included
+    A failed lookup is no news: oned makes a VM UNKNOWN whose POLL fails, a power off that has just failed included
     (src/vmm/VirtualMachineManagerDriver.cc, protocol).
 
     Args:
-        cloud: what is looked at.
+        cloud: where the instances are.
         requests: the POLLs.
-        is_certain: it is the cloud of before; else an instance that is not seen alive is no news, and never gone.
+        is_certain: it is the same cloud as before; else an instance that is not seen alive is no news, and never gone.
     """
     try:
         found = await cloud.look({request.deploy_id for request in requests if request.deploy_id})
@@ -76,12 +76,12 @@ async def poll(
 
 
 def tell_unknown(requests: Sequence[VmRequest], error: MadError) -> None:
-    """Say in the driver's log why nothing is said of these VMs."""
+    """Log why these VMs get no news."""
     log.warning("POLLs answered without news", vms=len(requests), first=requests[0].vm_id, reason=str(error))
 
 
 def _is_unusual(cloud: Cloud, requests: Sequence[VmRequest], found: Collection[DeployId]) -> bool:
-    """Unknown is not absent (decision 18): most of many instances that were there do not vanish at once."""
+    """True when most of many known instances are missing at once: unknown is not absent (decision 18)."""
     known = {request.deploy_id for request in requests} & cloud.knowledge.shown
     missing = sum(deploy_id not in found for deploy_id in known)
     if missing < _UNUSUAL_COUNT or missing <= len(known) / 2:
@@ -91,7 +91,7 @@ def _is_unusual(cloud: Cloud, requests: Sequence[VmRequest], found: Collection[D
 
 
 async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, Instance] | MadError:
-    """The live instances of VMs whose id leads nowhere, in one call however many they are."""
+    """Return the live instances of VMs whose id finds none, in one call for all of them."""
     identities = {request.vm_id: request.identity(owner=cloud.owner) for request in requests}
     try:
         if len(identities) == 1:
@@ -111,14 +111,14 @@ async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, In
 
 
 def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: bool = True) -> Reply:
-    """The POLL's reply for this instance."""
+    """Return the POLL's reply for this instance."""
     if not _is_of(cloud, request, instance):
-        return _failure(request, f"instance {instance.deploy_id} is not VM {request.vm_id}'s, so its state is not told")
+        return _failure(request, f"instance {instance.deploy_id} is not VM {request.vm_id}'s, so no state is reported")
     letter = STATE_LETTERS.get(instance.state)
     if letter is None and not is_certain:
         return _no_news(request)
     if letter is None:
-        # Not POWEROFF, from which up to 6.8 nobody can recreate a VM: UNKNOWN, and this sentence says how.
+        # Not POWEROFF, which up to 6.8 cannot be recreated: UNKNOWN, and this sentence says how.
         return _failure(request, gone_for_good(instance))
     known, usage, attributes = cloud.knowledge.stale_names, instance.usage, instance.attributes
     stale = known.of(request.vm_id, attributes, usage)

@@ -1,8 +1,8 @@
-"""What requests hold in memory until they are answered: large ones their bytes alone, all of them within a budget.
+"""Limit the memory of unanswered requests: of large ones only the bytes are kept, and all fit into a budget.
 
-oned writes to its drivers with blocking writes, so reading stdin never stops, however much there is to do. A document
-takes ten to twenty times its size once it is parsed: so a large one is parsed when its turn comes, one at a time, and
-where too much waits already it is refused.
+oned writes to its drivers with blocking writes, so reading stdin never stops, under any load. A document takes ten to
+twenty times its size once it is parsed: so a large one is parsed when its turn comes, one at a time, and beyond the
+budget it is refused.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _LARGE = 128 * 1024
 """Bytes of payload from which on it is parsed in a thread: about a millisecond of the loop's time."""
 
 _OWN_PIECE = 256 * 1024
-"""Bytes from which on an allocation gets a piece of memory of its own, which goes back as soon as it is freed."""
+"""Bytes from which on an allocation gets memory of its own, which goes back as soon as it is freed."""
 
 BUDGET = 256 * 1024 * 1024
-"""Bytes of payload that all unanswered requests may hold: sixteen lines of the longest that is read."""
+"""Bytes of payload that all unanswered requests may hold: sixteen lines of the greatest length."""
 
 _SPARE = 16 * 1024 * 1024
 """Bytes of freed small things that stay with the process: it needs them again at once."""
@@ -41,11 +41,11 @@ _NEVER_REFUSED = frozenset({Action.CLEANUP, Action.CANCEL, *FIRST_WORDS})
 
 
 class Heading(Value, frozen=True, kw_only=True):
-    """What has to be known of a request before its turn comes.
+    """Facts about a request that are needed before its turn comes.
 
     Attributes:
-        host: the OpenNebula host, "" where it cannot be told.
-        lcm_state: VM/LCM_STATE, None where it cannot be told.
+        host: the OpenNebula host, "" where it is unknown.
+        lcm_state: VM/LCM_STATE, None where it is unknown.
     """
 
     host: str = ""
@@ -53,16 +53,16 @@ class Heading(Value, frozen=True, kw_only=True):
 
 
 class Content:
-    """What a request says, read now or when its turn comes.
+    """The message of a request, parsed now or when its turn comes.
 
     Args:
         backlog: counts its bytes.
         request: as it came.
-        read: what it says, where it was read already.
+        read: the parsed message, where it was parsed already.
 
     Attributes:
-        known: what was read; None while it is not read yet, or cannot be.
-        heading: what has to be known before.
+        known: the parsed message; None while it is not parsed yet, or cannot be.
+        heading: facts that are needed before.
     """
 
     __slots__ = ("_backlog", "_document", "_request", "_size", "heading", "known")
@@ -82,7 +82,7 @@ class Content:
             self.heading = Heading(host=self.known.host, lcm_state=self.known.lcm_state)
 
     async def read(self) -> tuple[VmRequest, bytes]:
-        """What it says, and the document itself.
+        """Return the parsed message, and the document itself.
 
         Raises:
             RequestRefused: it cannot be read.
@@ -98,7 +98,7 @@ class Content:
         return self.known, self._document
 
     def let_go(self) -> None:
-        """Its request is over: hold no more than what tells its VM."""
+        """Release the message of a finished request, except what identifies its VM."""
         self._backlog.held -= self._size
         self._size = 0
         self._request = None
@@ -121,9 +121,9 @@ class Backlog:
         self._parsers = Workers(1, name="large messages")
 
     def take(self, request: Request, *, is_verbatim: bool) -> Content | VmRequest | Malformed:
-        """Take a request: read it now, or keep its bytes for later, or say why not.
+        """Take a request: parse it now, keep its bytes for later, or refuse it.
 
-        A POLL that is read already is all that is kept of it.
+        Of a POLL only the parsed message is kept.
         """
         size = len(request.payload)
         if request.action is Action.POLL and size <= _LARGE and not is_verbatim:
@@ -134,7 +134,7 @@ class Backlog:
         return self.take_again(request, is_verbatim=is_verbatim)
 
     def take_again(self, request: Request, *, is_verbatim: bool) -> Content | Malformed:
-        """Take a request that was taken before, by an earlier process: it is not refused for want of room."""
+        """Take a request that an earlier process took before: it is not refused for lack of memory."""
         size = len(request.payload)
         if size <= _LARGE if _is_little_kept(request.action, is_verbatim=is_verbatim) else size <= _SMALL:
             read = read_payload(request)
@@ -163,12 +163,12 @@ class Backlog:
 
 
 def _is_little_kept(action: Action, *, is_verbatim: bool) -> bool:
-    """True for a request of which little is left once it is read."""
+    """True for a request that is small once it is parsed."""
     return not is_verbatim and action not in TEMPLATE_ACTIONS
 
 
 def _let_memory_return() -> None:
-    """Keep glibc from putting lines of megabytes between smaller things: the holes that they leave stay resident.
+    """Keep glibc from putting lines of megabytes between smaller objects: the holes that they leave stay resident.
 
     By itself it raises the bound up to 32 MB (mallopt(3), M_MMAP_THRESHOLD). Other libraries know no such call.
     """

@@ -1,10 +1,10 @@
 """After a crash: oned starts the driver again at once and re-sends nothing (decision 13).
 
-What the dead process left unanswered is carried out again, when the same oned started both within a minute and doing
-it twice is doing it once; what several processes have begun so is looked for, and answered by what the cloud shows.
-Everything else gets a FAILURE that says what to do. Either way a newer request for the VM comes first: then the old one
-is not answered any more, since its answer would be taken for the new one's. What another core has asked for is settled
-by what the cloud shows (actions/settling.py).
+Requests that the dead process left unanswered are carried out again, when the same oned started both within a minute
+and a repetition changes nothing; after several processes have begun one, it is answered by what the cloud shows. All
+others get a FAILURE that says what to do. In each case a newer request for the VM comes first: then the old one is not
+answered any more, since its answer would be taken for the new one's. Requests of another core are settled by what the
+cloud shows (actions/settling.py).
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ RESTART_SECONDS = 60.0
 """How long after its last sign of life a dead process counts as restarted. oned needs a second at most."""
 
 SETTLED_AFTER = 1.0
-"""Seconds after INIT before anything unasked is written: oned reads INIT's answer with one read (include/Driver.h)."""
+"""Seconds after INIT before any unrequested line is sent: oned reads INIT's answer with one read (include/Driver.h)."""
 
 FAILURES_AFTER = 3.0
-"""Seconds after INIT before old requests fail: time for oned, or a person, to ask anew."""
+"""Seconds after INIT before old requests fail: time for oned, or a person, to ask again."""
 
 MOST_TAKERS = 3
-"""How many processes may carry a request out again: one that ends them all is not to be tried for ever."""
+"""How many processes may repeat a request: one that ends them all must not be tried for ever."""
 
 MOST_LOOKERS = 30
-"""How many processes may take it, those included that only look what has become of it: looking changes nothing, and
-who kills drivers in a row is mostly not the request."""
+"""How many processes may take a request, with those that only look for its outcome: looking changes nothing, and
+drivers that are killed in a row mostly have another killer than the request."""
 
 _LINGER_SECONDS = 15.0
 """How long an old process may outlive its FINALIZE; up to 5.12 oned does not kill it (src/mad/Mad.cc, reload)."""
 
 SIGN_OF_LIFE_SECONDS = 15.0
-"""How often a running process shows that it lives: well within RESTART_SECONDS."""
+"""How often a running process records that it lives: well within RESTART_SECONDS."""
 
 
 class _Dead(Value, frozen=True, kw_only=True):
@@ -58,15 +58,15 @@ class _Dead(Value, frozen=True, kw_only=True):
 
 
 class Recovery:
-    """Deals with what an earlier process left unanswered.
+    """Deals with requests that an earlier process left unanswered.
 
     Args:
-        journal: where it stands.
+        journal: holds them.
         dispatcher: carries requests out, or fails them.
         open_output: lets lines through although no request has come since INIT.
         core_is_up: set once the core may be answered (decision 27).
         clock: seconds since the epoch.
-        hand_over: takes what another core has asked for, which may wait for it no longer; None: it fails like the rest.
+        hand_over: takes requests of another core, which may wait for them no longer; None: they fail like the rest.
     """
 
     def __init__(
@@ -103,12 +103,12 @@ class Recovery:
         except JournalError as error:
             log.warning("unanswered requests not recovered", error=str(error))
         finally:
-            # Whatever went wrong: what was taken over waits for this, and its lane with it.
+            # In any case: requests that were taken over, and their lanes, wait for this.
             await self._let_out_answers()
             self._dispatcher.end_recovery()
 
     async def forget_called_off(self) -> None:
-        """Owe what called-off deploys of dead processes have made, before any newer request looks at it."""
+        """Record debts for cancelled deploys of dead processes, before a newer request looks for their instances."""
         try:
             for dead in await self._others():
                 if not dead.writer.process.is_alive():
@@ -135,7 +135,7 @@ class Recovery:
         ]
 
     async def _settle_if_possible(self, dead: _Dead) -> None:
-        """A journal that cannot be used for one dead process hinders nothing else."""
+        """Settle the requests of one dead process; a failing journal hinders nothing else."""
         try:
             await self._settle(dead)
         except JournalError as error:
@@ -170,13 +170,13 @@ class Recovery:
         await self._journal.forget_writer(process)
 
     def _note(self, requests: list[OpenRequest]) -> None:
-        """Remember what was asked, of whichever process, before anything of it is settled and gone."""
+        """Remember the requests of all processes, before any of them is settled and removed."""
         self._asked.update((each.id, msgspec.structs.replace(each, payload=b"")) for each in requests)
 
     def _is_replaced(self, request: OpenRequest) -> bool:
-        """True when the same oned has asked something newer of the VM, and waits for this no longer.
+        """True when the same oned has sent a newer request for the VM, and waits for this one no longer.
 
-        What two deaths have left in the journal, answered or not, would undo the newer request.
+        Repeating a request that two dead processes have left would undo the newer one, answered or not.
         """
         parent = self._parents.get(request.writer)
         return any(
@@ -195,20 +195,20 @@ class Recovery:
         return MOST_TAKERS <= request.takers < MOST_LOOKERS and self._is_restart(writer, request)
 
     def _is_restart(self, writer: Writer, request: OpenRequest) -> bool:
-        """The same oned started both processes, a moment apart, and doing it twice is doing it once."""
+        """True when the same oned started both processes within a minute, and a repetition changes nothing."""
         if not request.payload or Action(request.action) not in CREATES_OR_DESTROYS:
             return False
         last_sign = max(writer.seen_at, request.opened_at)
         return writer.parent == Process.parent() and 0 <= self._clock() - last_sign <= RESTART_SECONDS
 
     async def _forget(self, requests: list[OpenRequest]) -> None:
-        """Called off and not over when the process died: nobody is answered, and what was made is owed."""
+        """Close cancelled requests without an answer; the instances of their deploys become debts."""
         for request in requests:
             await self._dispatcher.forget_called_off(as_sent(request))
             self._close(request)
 
     def _close(self, request: OpenRequest) -> None:
-        self._dealt_with.add(request.id)  # until the journal has written it down, it is still there
+        self._dealt_with.add(request.id)  # it is there until the journal has written this down
         self._journal.close_request(request.id)
 
     async def _repeat(self, requests: list[OpenRequest]) -> None:
@@ -219,19 +219,19 @@ class Recovery:
             await self._let_out_answers()
 
     async def _take_over(self, request: OpenRequest) -> None:
-        # Ours from now on: should this process die too, the request is still there once, not twice.
+        # Ours from now on: if this process dies too, the request is still recorded once, not twice.
         self._has_taken = True
         try:
             await self._journal.take_request(request.id)
         except JournalError as error:
             log.warning("request not taken over", action=request.action, vm=request.vm_id, error=str(error))
-            await self._fail([request])  # whoever waits is told, in any case
+            await self._fail([request])  # oned is answered in any case
             return
         log.info("request taken over", action=request.action, vm=request.vm_id)
         self._dispatcher.take_over(as_sent(request), number=request.id, asked_at=request.opened_at)
 
     async def _look_for(self, requests: list[OpenRequest]) -> None:
-        """Answer requests that have had their tries by what the cloud shows: most of it was done all the same."""
+        """Answer requests that have had their tries by what the cloud shows: most were carried out all the same."""
         waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if not waiting:
             return
@@ -245,10 +245,12 @@ class Recovery:
             try:
                 await self._journal.take_request(request.id)
             except JournalError as error:
-                log.warning("request not looked for", action=request.action, vm=request.vm_id, error=str(error))
+                log.warning(
+                    "outcome of a request not looked for", action=request.action, vm=request.vm_id, error=str(error)
+                )
                 await self._fail([request])
                 continue
-            log.info("request looked for", action=request.action, vm=request.vm_id, takers=request.takers)
+            log.info("outcome of a request looked for", action=request.action, vm=request.vm_id, takers=request.takers)
             self._dispatcher.settle(as_sent(request), number=request.id)
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
@@ -274,7 +276,7 @@ class Recovery:
         return asyncio.get_running_loop().time()
 
     async def show_life(self) -> None:
-        """Let the journal know, now and then, that this process lives."""
+        """Record in the journal, now and then, that this process lives."""
         while True:
             await asyncio.sleep(SIGN_OF_LIFE_SECONDS)
             try:
@@ -288,7 +290,7 @@ def _stumbled(error: BaseException, pause: float) -> None:
 
 
 def as_sent(request: OpenRequest) -> Request:
-    """The request as the core sent it."""
+    """Return the request as the core sent it."""
     return Request(
         action=Action(request.action),
         vm_id=request.vm_id,

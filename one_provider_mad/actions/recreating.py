@@ -1,4 +1,4 @@
-"""PURE: what a person can do about a VM whose instance is gone for good; which commands are taken depends on its state.
+"""PURE: how to recreate a VM whose instance is gone for good; the commands depend on its state.
 
 Up to 6.8 a VM that is POWEROFF or SUSPENDED cannot be recreated (src/dm/DispatchManagerActions.cc, delete_recreate).
 """
@@ -11,28 +11,28 @@ from one_provider_mad.domain import Instance
 RECREATE = "onevm recover --recreate makes a new one"
 
 RECREATES_EVERYTHING = (6, 10)
-"""The release from which on VMs in POWEROFF and SUSPENDED are recreated, too."""
+"""First release that recreates VMs in POWEROFF and SUSPENDED, too."""
 
 _FIRST = {"POWEROFF": "undeploy", "SUSPENDED": "stop"}
 
 
 def gone_for_good(instance: Instance, *, lcm_state: int | None = None) -> str:
-    """The sentence for an instance that is terminated.
+    """Return the sentence for an instance that is terminated.
 
     Args:
         instance: as the cloud shows it.
-        lcm_state: of the action that fails for it; resuming leads back to where the VM was.
+        lcm_state: of the failing action; a failed resume leads back to the state before it.
     """
     state = LCM_STATES.get(lcm_state or 0, "").removeprefix("BOOT_")
     return f"instance {instance.deploy_id} is {instance.raw_state} for good: {recreate_from(state)}"
 
 
 def recreate_from(state: str, *, release: tuple[int, ...] | None = None) -> str:
-    """How a VM in this state is recreated.
+    """Return how a VM in this state is recreated.
 
     Args:
         state: POWEROFF, SUSPENDED, or anything else.
-        release: OpenNebula's; None where nobody knows it.
+        release: OpenNebula's; None when unknown.
     """
     first = _FIRST.get(state)
     if first is None or (release is not None and release >= RECREATES_EVERYTHING):

@@ -1,9 +1,9 @@
-"""A newer request for a VM while an older one is open: one line is written for both (decision 6).
+"""Replace an open request by a newer one for the same VM: one reply answers both (decision 6).
 
-oned does not match replies to requests: a late one is taken for the answer to whatever the VM waits for by then
-(src/lcm/LifeCycleStates.cc). So when a person has recovered a VM and asks anew, only the newer request is answered.
-What the older one has begun is awaited, so that the newer begins where it has ended, or broken off where the newer has
-no use for its end.
+oned does not match replies to requests: a late reply is taken for the answer that the VM waits for by then
+(src/lcm/LifeCycleStates.cc). So when a person has recovered a VM and asks again, only the newer request is answered.
+The work of the older one is awaited, so that the newer begins at its end, or broken off where the newer does not need
+its end.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HARD_STOPS = frozenset({Intent.STOP_HARD, Intent.PARK_HARD})
 
 
 class Fate(Enum):
-    """What becomes of the work of a request that is replaced."""
+    """How the work of a replaced request ends."""
 
     AWAITED = "awaited"
     """It runs, or will, to its end; the newer request waits for that."""
@@ -36,7 +36,7 @@ class Fate(Enum):
 
 
 def replace_older(lanes: Lanes, newer: RequestJob, *, is_verbatim: bool) -> list[str]:
-    """Let a request that was just submitted be the one that is answered; returns what the VM's log should hold."""
+    """Let a newly submitted request be answered for older ones; return sentences for the VM's log."""
     told: list[str] = []
     for job in lanes.open_jobs(newer.vm_id):
         if not isinstance(job, RequestJob) or not _takes_place_of(newer, job):
@@ -57,7 +57,7 @@ def replace_older(lanes: Lanes, newer: RequestJob, *, is_verbatim: bool) -> list
 
 
 def follow_unanswered(lanes: Lanes, newer: RequestJob) -> None:
-    """Have a request know the one that runs before it and is not answered: its success may be the answer to both."""
+    """Link a request to the unanswered one that runs before it: its success may be the answer to both."""
     match lanes.open_jobs(newer.vm_id):
         case [RequestJob() as job, last] if job.task is not None and last is newer and job.accepted.is_replaced:
             newer.accepted.standing.follows = job.accepted
@@ -79,9 +79,9 @@ def _sentence(job: RequestJob, newer: RequestJob, fate: Fate) -> str:
 
 
 def success_of_both(accepted: Accepted, request: VmRequest) -> str | None:
-    """What a script has printed that was asked to do the same just before and has done it: once is enough.
+    """Return the output of a script that has just done the same for an older request: once is enough.
 
-    A second `deploy` would buy a second machine, and a second `shutdown` fail for want of the first.
+    A second `deploy` would buy a second machine, and a second `shutdown` would fail without the machine.
     """
     older = accepted.standing.follows
     if older is None or older.standing.succeeded is None or accepted.action not in CREATES_OR_DESTROYS:
@@ -96,7 +96,7 @@ def _life(request: VmRequest) -> tuple[object, ...]:
 
 
 def fate_of(older: Accepted, newer: Accepted, *, has_begun: bool, is_verbatim: bool) -> Fate:
-    """What becomes of the older request's work."""
+    """Return the fate of the older request's work."""
     if has_begun:
         is_broken_off = not is_verbatim and _has_no_use_for_the_end_of(older, newer)
         return Fate.BROKEN_OFF if is_broken_off else Fate.AWAITED
@@ -104,10 +104,10 @@ def fate_of(older: Accepted, newer: Accepted, *, has_begun: bool, is_verbatim: b
 
 
 def _has_no_use_for_the_end_of(older: Accepted, newer: Accepted) -> bool:
-    """True when the newer request need not wait: it goes further, or takes an end back that may not have come yet.
+    """True when the newer request need not wait: it goes further, or reverses an end that may not have come yet.
 
-    What may have been created is awaited by every end of a VM (actions/finding.py, to_destroy), and by nothing else: a
-    deploy is broken off by an end alone. What is settled only looks, but for a CLEANUP, which destroys.
+    Every end of a VM waits for what may have been created (actions/finding.py, to_destroy), and nothing else does: only
+    an end breaks off a deploy. A request that is settled only looks, except for a CLEANUP, which terminates.
     """
     if older.is_settled and older.action is not Action.CLEANUP:
         return True
@@ -119,7 +119,7 @@ def _has_no_use_for_the_end_of(older: Accepted, newer: Accepted) -> bool:
 
 
 def _does_without(older: Accepted, newer: Accepted, *, is_verbatim: bool) -> bool:
-    """True when the older request need not run first for the newer one to come to its own end."""
+    """True when the newer request comes to its own end without the older one."""
     if is_same(older, newer):
         return True
     if older.action is Action.CLEANUP:
@@ -128,7 +128,7 @@ def _does_without(older: Accepted, newer: Accepted, *, is_verbatim: bool) -> boo
 
 
 def is_same(older: Accepted, newer: Accepted) -> bool:
-    """True when both ask for the same, so far as that can be told before they are read."""
+    """True when both request the same, as far as that is known before they are parsed."""
     one, other = older.content.heading, newer.content.heading
     if older.action is not newer.action or one != other:
         return False
@@ -142,7 +142,7 @@ def is_same(older: Accepted, newer: Accepted) -> bool:
 
 
 def _may_be_taken_back(older: Accepted) -> bool:
-    """True for the end of a VM that a person goes on with; a CLEANUP's instance is one that nobody goes on with."""
+    """True for an end that a person may reverse; the instance of a CLEANUP is given up for good."""
     return _ends(older) and older.action is not Action.CLEANUP
 
 

@@ -1,10 +1,10 @@
-"""What changed while a VM was off reaches its instance before it is started again (decision 29).
+"""Carry out on a stopped instance, before its VM is resumed, what changed meanwhile (decision 29).
 
 The core sends nothing for a VM in POWEROFF or UNDEPLOYED that is resized, gets a disk or loses one, or is edited, and
-shows it as done (OpenNebula src/dm/DispatchManagerActions.cc). So the journal keeps what was last asked for and carried
-out; a resume compares. Each difference is carried out, or said in the VM's log, in which case the next resume tries
-again. Every step may be repeated, and the record is written anew before and after each: a resume that is cut short is
-completed by the next one, however the VM was edited in between.
+shows it as done (OpenNebula src/dm/DispatchManagerActions.cc). So the journal keeps the last request that was carried
+out, and a resume compares. Each difference is carried out, or reported in the VM's log and tried again by the next
+resume. Every step may be repeated, and the record is written before and after each: the next resume completes one that
+was cut short, however the VM was edited in between.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _RECREATE = "only a new instance gets it (onevm recover --recreate)"
 
 
 class Resumption(Value, frozen=True, kw_only=True):
-    """Keeps what was asked of one VM's instance, and brings a stopped one up to what is asked now.
+    """Keeps the requests of one VM's instance, and brings a stopped instance up to the present ones.
 
     Attributes:
         cloud: where the instance is.
         journal: what it was given.
-        policy: what end users may not set.
+        policy: attributes that end users may not set.
         request: the VM.
-        warn: tells the VM's log what could not be done.
-        inform: tells the VM's log what was done.
+        warn: writes failures to the VM's log.
+        inform: writes successes to the VM's log.
     """
 
     cloud: Cloud
@@ -57,9 +57,9 @@ class Resumption(Value, frozen=True, kw_only=True):
     inform: Callable[[str], None]
 
     async def note_baseline(self, deploy_id: DeployId) -> None:
-        """Take what the VM asks for as what its instance has, where nothing is recorded; never an action's failure.
+        """Record the VM's present requests as the baseline, where there is no record; never an action's failure.
 
-        So it is with an instance that was made by an earlier release, by another front-end, or by somebody else.
+        An instance of an earlier release, of another front-end, or one not made by a driver has none.
         """
         if not self.request.template.values:
             return
@@ -70,19 +70,20 @@ class Resumption(Value, frozen=True, kw_only=True):
             self.warn(str(error))
 
     async def note_begun(self, action: Action, deploy_id: DeployId) -> None:
-        """A live instance is about to be given something. Should that fail, OpenNebula takes it from the VM.
+        """Record that an action attaches a device to a live instance.
 
-        The instance may have it all the same; then the next resume removes it.
+        OpenNebula takes the device from the VM if the action fails, and the instance may have it all the same: then the
+        next resume detaches it.
         """
         if action in _ATTACHES:
             await self._note(deploy_id, lambda before: begun(before, action, self.request.operand))
 
     async def note_action(self, action: Action, deploy_id: DeployId) -> None:
-        """An action has changed a live instance; what the journal cannot keep is carried out once more by a resume."""
+        """Record what an action has changed; without a journal the next resume carries it out once more."""
         await self._note(deploy_id, lambda before: after(before, action, self.request.operand, self.request.template))
 
     async def _note(self, deploy_id: DeployId, change: Callable[[Asked], Asked]) -> None:
-        """Record what is known to be otherwise, where anything is recorded; never an action's failure."""
+        """Change the record, if there is one; a journal that fails is a warning, not the action's failure."""
         try:
             if (before := await self._recorded(deploy_id)) is not None:
                 await self._record_other(deploy_id, before, change(before))
@@ -90,10 +91,10 @@ class Resumption(Value, frozen=True, kw_only=True):
             self.warn(str(error))
 
     async def carry_out(self, instance: Instance) -> None:
-        """Give an instance that is about to be started what the VM asks for by now.
+        """Bring an instance that is about to be started up to the VM's present requests.
 
         Raises:
-            ProviderError: the cloud cannot be asked just now, so that it is tried again when the VM is resumed again.
+            ProviderError: the cloud does not answer now; the next resume tries again.
             JournalError: the journal cannot be read or written.
         """
         if not self.request.template.values:
@@ -104,13 +105,13 @@ class Resumption(Value, frozen=True, kw_only=True):
         if instance.state is not InstanceState.STOPPED:
             self._tell_of_waiting(instance, [each.what for each in todo] + self._waiting_names(before, wanted))
             return
-        # New interfaces come last: they get the security groups that the section has by now.
+        # New interfaces come last: they get the present security groups of the section.
         first = [each for each in todo if each.action is not Action.ATTACHNIC]
         now = await self._change(instance.deploy_id, before, first)
         now = await self._change_section(instance.deploy_id, now, wanted)
         await self._change(instance.deploy_id, now, [each for each in todo if each not in first])
 
-    # What is known
+    # The record
 
     async def _recorded(self, deploy_id: DeployId) -> Asked | None:
         return read_asked(await self.journal.asked(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
@@ -126,10 +127,10 @@ class Resumption(Value, frozen=True, kw_only=True):
         return what_is_asked(self.cloud, self.request)
 
     async def _begin(self, instance: Instance) -> Asked:
-        """Nothing is known of what was asked before: what runs is the baseline. What is ours and not wanted goes."""
+        """Without a record, take the present requests as the baseline, and detach our devices that the VM lacks."""
         deploy_id, provider = instance.deploy_id, self.cloud.provider
         self.warn(
-            f"what was asked of instance {deploy_id} before is not known here: it stays as it is, and changes from now"
+            f"instance {deploy_id} has no record of earlier requests: it stays as it is, and changes from now"
             " on are carried out when the VM is resumed"
         )
         has = self._asked()
@@ -148,7 +149,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         except ProviderError as error:
             if _may_pass(error):
                 raise
-            self.warn(f"which disks and interfaces of instance {deploy_id} are left over is not known: {error}")
+            self.warn(f"cannot list the left-over disks and interfaces of instance {deploy_id}: {error}")
             return Attached()
 
     def _waiting_names(self, before: Asked, wanted: Asked) -> list[str]:
@@ -166,14 +167,14 @@ class Resumption(Value, frozen=True, kw_only=True):
     # Carrying out
 
     async def _change(self, deploy_id: DeployId, asked: Asked, todo: list[Change]) -> Asked:
-        """Carry out what can be; returns what the instance has then."""
+        """Carry out the changes that can be; return what the instance has then."""
         for change in todo:
             if not change.waits_for_removal(asked):  # a disk takes the number of one that could not be detached
                 asked = await self._change_one(deploy_id, asked, change)
         return asked
 
     async def _change_one(self, deploy_id: DeployId, asked: Asked, change: Change) -> Asked:
-        """Carry it out if it can be; what comes of it is recorded at once, for the VM may be edited before the next."""
+        """Carry out a change, and record the result at once: the VM may be edited before the next resume."""
         capability, provider = CAPABILITIES[change.action], self.cloud.provider
         if not isinstance(provider, capability.protocol):
             self._tell_refused(deploy_id, change.what, NotSupported(provider.name, capability.what))
@@ -190,7 +191,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         return now
 
     async def _change_section(self, deploy_id: DeployId, asked: Asked, wanted: Asked) -> Asked:
-        """Carry out what was edited in the PUBLIC_CLOUD section; returns what the instance has then."""
+        """Carry out edits of the PUBLIC_CLOUD section; return what the instance has then."""
         provider, names = self.cloud.provider, _edited(asked, wanted)
         if not names or not isinstance(provider, Reconfigurable):
             return asked
@@ -216,16 +217,16 @@ class Resumption(Value, frozen=True, kw_only=True):
     async def _is_done(
         self, deploy_id: DeployId, what: str, send: Callable[[], Awaitable[Any]], operation: str
     ) -> bool:
-        """Carry one thing out, and say so; False for what was refused, which is said too.
+        """Carry out one change and log it; False when it was refused, which is logged too.
 
         Args:
             deploy_id: the instance.
-            what: for the VM's log.
+            what: description for the VM's log.
             send: makes the call, once.
-            operation: one of a few words, by which calls are counted.
+            operation: name by which calls are counted.
 
         Raises:
-            ProviderError: whether it was carried out is not known, or nothing at all can be asked for now.
+            ProviderError: the outcome is unknown, or the cloud does not answer now.
         """
         try:
             await self.cloud.call(operation, send)
@@ -242,7 +243,7 @@ class Resumption(Value, frozen=True, kw_only=True):
 
 
 def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
-    """What a VM asks of this cloud; of a section that cannot be read nothing."""
+    """Return what a VM asks of this cloud; an unreadable section counts as empty."""
     section: Mapping[str, str] = {}
     if isinstance(cloud.provider, Reconfigurable):
         try:
@@ -253,7 +254,7 @@ def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
 
 
 def _may_pass(error: ProviderError) -> bool:
-    """True for what may be otherwise when it is asked again, so that the resume has failed."""
+    """True for an error that may pass, so that the resume has failed."""
     return error.retryable or not error.definite or isinstance(error, AuthenticationRefused)
 
 

@@ -1,8 +1,8 @@
-"""Answers what OpenNebula still waits for after a restart, or after another front-end has led (decision 13).
+"""Answer VMs that OpenNebula still waits for after a restart, or after another front-end led (decision 13).
 
-oned repeats no request: a VM whose request, or whose answer, went to a process that is dead waits for ever, and on 7.x
-its placement plan blocks all others. The core itself tells which VMs wait; each is answered once, by what the cloud
-shows (actions/outcomes.py). What the journal of this machine holds of requests that nobody waits for is dropped.
+oned repeats no request: a VM whose request or reply went to a dead process waits for ever, and on 7.x its placement
+plan blocks all others. The core itself lists the VMs that wait; each is answered once, by what the cloud shows
+(actions/outcomes.py). Requests in this machine's journal that OpenNebula no longer waits for are dropped.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from one_provider_mad.protocol.messages import Action, Request
 log = structlog.get_logger()
 
 _APART_SECONDS = 5.0
-"""Seconds between two looks that have to agree: a request may be on its way to us, or its answer to the core."""
+"""Seconds between two reads that have to agree: a request may be on its way to us, or its answer to the core."""
 
 _AGAIN_SECONDS = 5.0
 """Seconds until a core that did not answer is asked again."""
 
 
 _PATIENCE_SECONDS = 60.0
-"""How long a core may be silent before what a dead process has left fails, as where no core may be asked."""
+"""How long a core may be silent before requests of a dead process fail, as they do without a core."""
 
 
 class WaitingVm(Value, frozen=True, kw_only=True):
@@ -60,7 +60,7 @@ class WaitingVm(Value, frozen=True, kw_only=True):
 
 
 class WaitingDocument(Value, frozen=True, kw_only=True):
-    """All that the core says of a waiting VM.
+    """A waiting VM as the core has it.
 
     Attributes:
         vm: the VM.
@@ -88,7 +88,7 @@ class Core(Protocol):
         """VMs in a state in which the core waits for a driver (`may_wait`), by number. Raises ProviderError."""
 
     async def waiting_document(self, vm_id: VmId) -> WaitingDocument | None:
-        """What the core says of one VM now; None when it does not wait. Raises ProviderError."""
+        """Return one VM as the core has it now; None when it does not wait. Raises ProviderError."""
 
 
 class Settling:
@@ -121,10 +121,10 @@ class Settling:
         self._silent_for = 0.0
         self._is_due = asyncio.Event()
 
-    # What is told
+    # Input
 
     async def take(self, requests: list[OpenRequest]) -> None:
-        """Take requests that a dead process has left, sent by another core than ours.
+        """Take requests that a dead process has left, of another core than ours.
 
         Raises:
             JournalError: they cannot be marked as ours.
@@ -136,13 +136,13 @@ class Settling:
         try:
             if (journal := self._engines.journal) is not None:
                 for request in requests:
-                    # Should this process die too, the next one, of this very core, must not carry it out.
+                    # If this process dies too, the next one, of this very core, must not carry it out.
                     await journal.take_request(request.id, takers=MOST_TAKERS)
         finally:
-            self._is_due.set()  # who waits is answered in any case
+            self._is_due.set()  # the VMs that wait are answered in any case
 
     def lead(self, *, leads: bool) -> None:
-        """This front-end leads its peers, or has none; or another one leads."""
+        """Note that this front-end leads its peers or has none, or that another one leads."""
         if not leads:
             self._dispatcher.abandon()
         self._leads = leads
@@ -151,14 +151,14 @@ class Settling:
     # Settling
 
     async def run(self, core: Core | None) -> None:
-        """Settle what waits now, and again whenever this front-end begins to lead.
+        """Settle the VMs that wait now, and again whenever this front-end begins to lead.
 
         Args:
             core: the local OpenNebula, None where it may not be asked.
         """
         await asyncio.sleep(FAILURES_AFTER if core is None else SETTLED_AFTER)
         await self._core_is_up.wait()
-        self._is_due.set()  # after a defect, what it left is due
+        self._is_due.set()  # after a defect, the remaining requests are due
         while True:
             await self._is_due.wait()
             self._is_due.clear()
@@ -204,7 +204,7 @@ class Settling:
                 await self._settle_silent(core, vm)
 
     async def _settle_left(self, core: Core, waiting: Mapping[VmId, WaitingVm]) -> set[VmId]:
-        """Settle the requests that a dead process has left, and drop those that nobody waits for.
+        """Settle the requests that a dead process has left, and drop those that OpenNebula no longer waits for.
 
         Returns:
             The VMs that have their answer, though the core may need a while to read it.
@@ -216,9 +216,9 @@ class Settling:
             if newer.is_superseded:
                 await self._drop(request, "a newer one came, or another front-end leads")
             elif action in FIRST_WORDS:
-                await self._fail(request)  # no state of the VM shows that it is awaited, and oned goes on by it
+                await self._fail(request)  # no state of the VM shows that it waits, and oned goes on by the answer
             elif found is None:
-                await self._drop(request, "nobody waits for it")
+                await self._drop(request, "OpenNebula does not wait for it any more")
             elif action in CREATES_OR_DESTROYS:
                 answered.add(request.vm_id)
                 self._dispatcher.settle(_request(found, action), number=request.id)
@@ -230,14 +230,14 @@ class Settling:
 
     @staticmethod
     async def _still_waiting(core: Core, action: Action, vm: WaitingVm | None) -> WaitingDocument | None:
-        """What the core says of a VM that waits for this action; None when it does not, or not any more."""
+        """Return a VM that still waits for this action as the core has it; None when it does not."""
         if vm is None or not is_awaited(action, vm.lcm_state):
             return None
         found = await core.waiting_document(vm.vm_id)
         return found if found is not None and found.vm == vm else None
 
     async def _settle_silent(self, core: Core, vm: WaitingVm) -> None:
-        """Settle a VM of which no request is known here."""
+        """Settle a waiting VM without a known request."""
         found = await core.waiting_document(vm.vm_id)
         is_answered = not self._leads or self._dispatcher.is_to_be_answered(vm.vm_id)
         if is_answered or found is None or found.vm != vm:
@@ -273,7 +273,7 @@ class Settling:
             await self._drop(request, reason)
 
     async def _fail_left(self) -> None:
-        """Nobody can be asked which VMs wait: fail what was left, as after any crash."""
+        """Fail the remaining requests, as after any crash: no core can say which VMs wait."""
         for request, newer in [*self._left.values()]:
             if newer.is_superseded:
                 await self._drop(request, "a newer one came")
@@ -282,7 +282,7 @@ class Settling:
 
 
 def _request(found: WaitingDocument, action: Action) -> Request:
-    """The request that the core would send for this VM now."""
+    """Return the request that the core would send for this VM now."""
     host = etree.Element("HOST")
     host.text = found.host
     document = b"<VMM_DRIVER_ACTION_DATA>" + etree.tostring(host) + found.document + b"</VMM_DRIVER_ACTION_DATA>"

@@ -1,4 +1,4 @@
-"""Every action to what carries it out: the list of what the driver supports."""
+"""Map every action to its handler: the list of what the driver supports."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ HANDLERS: dict[Action, Handler] = {
 """POLL (actions/polling.py) and DRIVER_CANCEL (actions/dispatcher.py) never get here."""
 
 NEEDS_ONLY_TAGS = frozenset({Action.REBOOT, Action.RESET})
-"""Actions that only have to know whose the instance is, so that one look serves all that wait (actions/looks.py)."""
+"""Actions that only need the tags of their instance, so that one lookup serves all that wait (actions/looks.py)."""
 
 CREATES_OR_DESTROYS = frozenset(
     {Action.DEPLOY, Action.RESTORE, Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP}
 )
-"""Actions that a new process carries out again after a crash: each brings the instance to a state, so twice is once."""
+"""Actions that a new process repeats after a crash: each brings the instance to a state, so twice is once."""
 
 STOPS_OR_DESTROYS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE, Action.CLEANUP})
 """Actions that only ever stop or terminate an instance, which may be asked for again and again."""
@@ -75,7 +75,7 @@ FIRST_WORDS: dict[Action, Callable[[VmRequest], str]] = {
     Action.UPDATESG: lambda request: request.security_group_id,
     Action.UPDATENIC: lambda request: request.virtual_network_id,
 }
-"""Actions whose reply begins with a number, also when they fail: oned tells by it what to go on with."""
+"""Actions whose reply begins with a number, also when they fail: oned goes on by this number."""
 
 
 BESIDE = frozenset(
@@ -91,12 +91,12 @@ BESIDE = frozenset(
         Action.EXEC_CANCEL,
     }
 )
-"""Actions that come beside others: their answers bring no VM from one state to another, or are told by their first
-word whose they are (src/lcm/LifeCycleManager.cc, trigger_updatesg; src/vm/VirtualMachine.cc)."""
+"""Actions that come beside others: their answers bring no VM from one state to another, or name their request by the
+first word (src/lcm/LifeCycleManager.cc, trigger_updatesg; src/vm/VirtualMachine.cc)."""
 
 
 def takes_place_of(new: Action, old: Action) -> bool:
-    """True when a request for a VM is answered for an older one that is open: both move the VM from state to state.
+    """True when one reply answers a newer request and an older open one: both move the VM from state to state.
 
     A VM is in one state, so that such requests come one after the other: oned waits for the newer alone.
     """
@@ -104,9 +104,9 @@ def takes_place_of(new: Action, old: Action) -> bool:
 
 
 def replaces(new: Action, old: Action) -> bool:
-    """True when a request for a VM means that oned no longer waits for one that an earlier process has left.
+    """True when a newer request means that oned waits no longer for one that an earlier process has left.
 
-    Whatever comes after a request that moves the VM came when the VM had left that state.
+    A request that follows one which moves the VM was sent when the VM had left that state.
     """
     if new is Action.POLL:
         return False

@@ -1,4 +1,4 @@
-"""Whose turn it is: lanes in the order they came, and a place for every host that runs nothing (decision 7)."""
+"""Give lanes their turn in the order they came, with an extra place for each idle host (decision 7)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _Lane = TypeVar("_Lane")
 class Turns(Generic[_Lane]):
     """The lanes that wait for a place.
 
-    Upstream's drivers run one action on a host at a time, so that hanging scripts of one host never keep another one
-    waiting (OpenNebula/one#1702). With hosts told apart, one of them may still use all places, but each that runs
-    nothing has one more beside them, up to as many again.
+    Upstream's drivers run one action on a host at a time, so that hanging scripts of one host never delay another one
+    (OpenNebula/one#1702). Where hosts are told apart, one of them may still use all places, but each idle host has one
+    more beside them, up to as many again.
 
     Args:
         places: how many may run at once.
@@ -60,12 +60,12 @@ class Turns(Generic[_Lane]):
         return None
 
     def begin(self, host: str | None) -> None:
-        """An action of this host begins."""
+        """Note that an action of this host begins."""
         if host is not None:
             self._running_of[host] += 1
 
     def end(self, host: str | None) -> None:
-        """An action of this host is over."""
+        """Note that an action of this host is over."""
         if host is not None:
             self._running_of[host] -= 1
             if not self._running_of[host]:

@@ -1,8 +1,8 @@
-"""PURE: which of several instances of one create stays, in a cloud that has no idempotency tokens.
+"""PURE: choose among duplicates of one create, in a cloud without idempotency tokens.
 
-There a create whose answer was lost may be carried out after all, when another one has been sent long since: one VM,
-two instances, alike to the last tag. What our own journal explains may be put right (the younger one is a debt); copies
-that it does not explain somebody else has made, and a person has to choose (decision 14).
+There a create whose answer was lost may still be carried out after another one was sent: one VM, two instances, with
+the same tags. Duplicates that our own journal explains are put right (the younger one becomes a debt); copies that it
+does not explain were made in the cloud, and a person has to choose (decision 14).
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.moments import Moment
 
 _ABOUT_THEN = 900.0
-"""An instance that an attempt has made was created within so many seconds of its sending: clocks differ by minutes."""
+"""Seconds between the sending of an attempt and the creation of its instance, at most: clocks differ by minutes."""
 
 
 class Twins(Value, frozen=True, kw_only=True):
-    """Instances that one VM's attempts have made.
+    """Duplicates that one VM's attempts have made.
 
     Attributes:
-        stays: the one that is the VM's.
-        owed: the others, which have to go.
-        attempts: those that have to be written down anew, since by now it is known what they have made.
+        stays: the VM's instance.
+        owed: the others, which become debts.
+        attempts: those to be recorded anew, since their instances are known now.
     """
 
     stays: Instance
@@ -35,20 +35,20 @@ class Twins(Value, frozen=True, kw_only=True):
 
 
 def unanswered(attempts: Iterable[Attempt]) -> list[Attempt]:
-    """Attempts that were sent, and of which nobody knows what they have made: also those that were given up."""
+    """Return sent attempts whose instance is unknown, those that were given up included."""
     return [each for each in attempts if not each.deploy_id and each.state in (AttemptState.OPEN, AttemptState.GONE)]
 
 
 def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, now: Moment) -> Twins | None:
-    """Say which one stays: the oldest; of equals the one whose id is known.
+    """Choose the instance that stays: the oldest; of equals the one whose id is known.
 
     Args:
         instances: live ones of one identity, at least one.
         attempts: every attempt of that very identity.
-        now: when that is found out.
+        now: the present time.
 
     Returns:
-        None when the attempts do not account for every instance, so that somebody else has made one.
+        None when the attempts do not account for every instance, so that one was made in the cloud.
     """
     by_id = {each.deploy_id: each for each in attempts if each.deploy_id}
     left = unanswered(attempts)
@@ -72,7 +72,7 @@ def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, no
 
     stays, *owed = sorted(instances, key=rank)
     own = found[stays.deploy_id]
-    # Whoever reports on the VM takes the attempt with the highest number for the one that counts.
+    # Monitoring takes the attempt with the highest number for the one that counts.
     latest = max(each.number for each in attempts)
     found[stays.deploy_id] = msgspec.structs.replace(own, number=own.number if own.number == latest else latest + 1)
     changed = tuple(each for each in found.values() if each not in attempts)

@@ -582,7 +582,7 @@ STRANGERS = [
     pytest.param(identity_of(seq=9), "instance i-1 is of a later life of VM 7 (SEQ 9)", id="later-life"),
     pytest.param(
         None,
-        "instance i-1 has no tags of ours: set policy.allow_import to let VMs take over such",
+        "instance i-1 has no tags of ours: set policy.allow_import to let VMs adopt it",
         id="untagged-without-leave",
     ),
 ]

@@ -210,7 +210,7 @@ async def test_what_a_cloud_makes_under_an_id_of_no_use_fails_the_deploy_and_is_
     cloud.is_create_repeatable, cloud.visibility_grace = is_repeatable, 30.0
     with monkeypatch.context() as patch:
         patch.setattr(cloud, "create", create)
-        sentence = f"the cloud has answered with an id of no use: {reason}; what it has made is looked for by its tags"
+        sentence = f"the cloud has answered with an unusable id: {reason}; the instance is looked for by its tags"
         assert await desk.answer("DEPLOY") == f"FAILURE {sentence}, and terminated"
     assert [debt.deploy_id for debt in await desk.world.journal.debts()] == [""]
     assert await desk.answer("DEPLOY") == "SUCCESS i-2", "what is owed is not taken for the VM's"
@@ -230,7 +230,7 @@ async def until_paid(desk: Desk) -> None:
 
 async def test_an_instance_of_ours_that_is_listed_under_an_id_of_no_use_is_not_taken_over_but_owed(desk: Desk) -> None:
     desk.world.provider.add(identity_of(), deploy_id="-rf")
-    assert (await desk.answer("DEPLOY")).startswith("FAILURE the cloud has answered with an id of no use: ")
+    assert (await desk.answer("DEPLOY")).startswith("FAILURE the cloud has answered with an unusable id: ")
     [debt] = await desk.world.journal.debts()
     assert (debt.deploy_id, debt.identity) == ("", identity_of())
 
@@ -346,9 +346,9 @@ async def test_what_waits_for_the_first_request_is_told_when_the_release_is_know
 
 
 async def test_the_count_of_lost_log_lines_is_told_in_oneds_own_log(desk: Desk) -> None:
-    assert desk.dispatcher.dropped(3) == b"LOG W -1 3 log lines were dropped while nobody read them\n"
+    assert desk.dispatcher.dropped(3) == b"LOG W -1 3 log lines were dropped because OpenNebula did not read them\n"
     desk.ask("REBOOT", release="5.10")
-    assert desk.dispatcher.dropped(3) == b"LOG W - 3 log lines were dropped while nobody read them\n"
+    assert desk.dispatcher.dropped(3) == b"LOG W - 3 log lines were dropped because OpenNebula did not read them\n"
 
 
 NASTY = [

@@ -72,7 +72,7 @@ async def test_without_a_journal_what_is_found_is_told_and_nothing_is_called_gon
         "STATE=a",
         "STATE=-",
         "STATE=-",
-        f"! instance {running} is not VM 10's, so its state is not told",
+        f"! instance {running} is not VM 10's, so no state is reported",
     ]
 
 
@@ -158,7 +158,7 @@ async def test_a_failed_lookup_is_no_news_of_those_it_was_for(world: World, oper
 async def test_somebody_elses_state_is_not_told(world: World, identity: object) -> None:
     deploy_id = world.provider.add(identity)  # type: ignore[arg-type]
     assert await answers(world, request_of(deploy_id=deploy_id)) == [
-        f"! instance {deploy_id} is not VM 7's, so its state is not told"
+        f"! instance {deploy_id} is not VM 7's, so no state is reported"
     ]
 
 

@@ -56,7 +56,7 @@ async def test_an_end_that_is_asked_for_again_while_it_hangs_is_answered_once_an
         "SHUTDOWN was asked while SHUTDOWN was open, and is answered for both, once SHUTDOWN has ended, which waits for"
         " the cloud's answer to terminate"
     )
-    assert ended == "SHUTDOWN has ended with SUCCESS -; SHUTDOWN is answered for it"
+    assert ended == "SHUTDOWN has ended with SUCCESS -; SHUTDOWN is answered instead"
 
 
 async def test_the_same_deploy_sent_again_and_again_makes_one_instance_and_is_answered_once(desk: Desk) -> None:

@@ -372,7 +372,7 @@ async def test_of_an_instance_that_nothing_is_known_of_only_what_is_tagged_ours_
     ]
     assert world.told == [
         (
-            "what was asked of instance i-1 before is not known here: it stays as it is, and changes from now on are"
+            "instance i-1 has no record of earlier requests: it stays as it is, and changes from now on are"
             " carried out when the VM is resumed"
         )
     ]

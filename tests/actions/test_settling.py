@@ -338,7 +338,9 @@ async def test_a_cloud_that_never_tells_ends_the_settling_without_a_limit_on_act
     async with a_desk(world, timeout=0) as desk, settling(desk, core):
         await pass_time(700)
         assert len(desk.replies()) == 1
-    assert desk.replies()[0].startswith("DEPLOY FAILURE 7 gave up after 600 s waiting for the cloud to tell")
+    assert desk.replies()[0].startswith(
+        "DEPLOY FAILURE 7 gave up after 600 s waiting for the cloud to show the outcome"
+    )
 
 
 async def test_a_newer_request_need_not_wait_for_a_cloud_that_cannot_tell(desk: Desk, core: FakeCore) -> None:

@@ -132,7 +132,7 @@ async def test_where_nobody_can_look_the_create_without_an_answer_is_what_is_tol
     partner(world).is_down = True
     with pytest.raises(ProviderUnavailable, match="partner did not answer"):
         await looking
-    assert world.told == ["what the create without an answer has made is not known: partner is down"]
+    assert world.told == ["cannot look for the instance of the unanswered create: partner is down"]
 
 
 @pytest.mark.looptime
@@ -242,7 +242,7 @@ async def test_of_two_instances_of_one_create_the_younger_one_is_owed(world: Wor
     assert await deploy(world) == answered, "the one that was made first"
     [debt] = await world.journal.debts()
     assert (debt.deploy_id, debt.identity) == (late, identity_of())
-    assert debt.reason == f"a twin of {answered}: a create whose answer was lost has made it"
+    assert debt.reason == f"a duplicate of {answered}, made by a create whose answer was lost"
     assert world.told[-1] == f"instance {late} is {debt.reason}; it will be terminated"
     await pay_all(world)
     assert world.provider.alive() == [answered]
@@ -314,7 +314,7 @@ async def test_where_nobody_can_look_for_a_twin_the_deploy_succeeds_all_the_same
         patch.setattr(world.provider, "create", create_and_go_down)
         deploy_id = await deploy(world)
     assert world.provider.alive() == [deploy_id]
-    assert world.told == ["whether an earlier create has made a second instance is not known: partner is down"]
+    assert world.told == ["cannot look for a second instance of an earlier create: partner is down"]
 
 
 LATE = [None, None, 0.0, 3.0, 9.0, 12.0, 30.0, 200.0]

@@ -449,7 +449,7 @@ def test_a_strangers_instance_is_never_touched(served: Driver, victims: Mapping[
 def test_a_strangers_state_is_not_told(served: Driver, victims: Mapping[str, Victim], stranger: str) -> None:
     victim = victims[stranger]
     reply = served.ask(wire.poll(victim.attacker, victim.deploy_id, stime=victim.stime))
-    assert reply == (f"FAILURE instance {victim.deploy_id} is not VM {victim.attacker}'s, so its state is not told")
+    assert reply == (f"FAILURE instance {victim.deploy_id} is not VM {victim.attacker}'s, so no state is reported")
 
 
 @pytest.mark.parametrize("is_allowed", [True, False], ids=["allowed", "refused"])

@@ -269,7 +269,7 @@ def large_lines() -> list[bytes]:
 CLEAN = re.compile(r"[^\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 REPLY = re.compile(r"(?P<word>[!-~]{1,64}) (?:SUCCESS|FAILURE) (?P<vm_id>[0-9]{1,10}) (?P<text>.+)")
 LOG = re.compile(r"LOG [IWED] (?P<vm_id>-1?|[0-9]{1,10}) (?P<text>.+)")
-DROPPED = re.compile(r"(?P<count>[0-9]+) log lines were dropped while nobody read them")
+DROPPED = re.compile(r"(?P<count>[0-9]+) log lines were dropped because OpenNebula did not read them")
 IGNORED = "ignored a line that is no request: "
 REPLACED = re.compile(r"(?P<newer>[A-Z]+) was asked while (?P<older>[A-Z]+) was open, and is answered for both")
 

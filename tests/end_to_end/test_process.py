@@ -299,7 +299,7 @@ def test_log_lines_nobody_reads_are_dropped_oldest_first_and_counted(stalled: Dr
     assert stalled.ask(wire.unknown(2))
     lines = stalled.lines
     numbers = [int(match[1]) for line in lines if (match := re.search(r"NONSENSE-(\d+) ", line))]
-    told = [line for line in lines if "log lines were dropped while nobody read them" in line]
+    told = [line for line in lines if "log lines were dropped because OpenNebula did not read them" in line]
     dropped = sum(int(line.split(" ")[3]) for line in told)
     assert 0 < len(numbers) <= 2000 + PAGE // 50 + 1, "bounded"
     assert dropped + len(numbers) == count, "and counted"

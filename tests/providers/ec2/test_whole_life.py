@@ -191,8 +191,8 @@ class TestMoney:
         body = f"<RunInstancesResponse>{made}</RunInstancesResponse>"
         face.order("RunInstances", is_done=True, status=200, body=body)
         assert driver.ask(wire.deploy(9, template=template())) == (
-            "FAILURE the cloud has answered with an id of no use: the deploy id would be taken for an option or a path:"
-            " '../../../etc/passwd'; what it has made is looked for by its tags, and terminated"
+            "FAILURE the cloud has answered with an unusable id: the deploy id would be taken for an option or a path:"
+            " '../../../etc/passwd'; the instance is looked for by its tags, and terminated"
         )
         assert len(face.account.instances) == 1
         until(lambda: not alive(face), seconds=20)
