@@ -187,7 +187,7 @@ def test_the_table_of_errors_says_what_the_class_says(name: str) -> None:
 
 
 def test_every_decision_that_is_cited_is_written_down() -> None:
-    written = set(re.findall(r"^(\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(), re.MULTILINE))
+    written = set(re.findall(r"^### (\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(), re.MULTILINE))
     for path in [*SOURCES, *TESTS]:
         for cited in re.findall(r"\bdecisions? (\d+)(?:(?:,| to| and) (\d+))*", text_of(path)):
             assert {number for number in cited if number} <= written, shown(path)
