@@ -1,1 +1,1 @@
-"""The operator's tool `one-provider`; no daemon imports it."""
+"""The operator's tool `one-provider`. Rule: no daemon imports it."""

@@ -1,4 +1,4 @@
-"""`one-provider check`: whether NAME would work, point by point, and for each that does not, what to do."""
+"""`one-provider check`: tests whether NAME works here, point by point, with a remedy for each fault."""
 
 from __future__ import annotations
 
@@ -39,23 +39,23 @@ from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 
 NOT_WELL = 3
-"""Exit code when something is wrong (cli/main.py has them all)."""
+"""Exit code when a check failed (cli/main.py lists all exit codes)."""
 
 _LONG_AGO = 3600.0
-"""Seconds after which a debt is nothing that passes by itself."""
+"""Seconds after which a debt no longer passes by itself."""
 
 _SCRIPTS = ("deploy", "shutdown", "cancel")
-"""Without these a directory of scripts can neither begin nor end a VM."""
+"""Scripts without which a directory can neither create nor end a VM."""
 
 
 class Point(Value, frozen=True, kw_only=True):
     """One thing that was checked.
 
     Attributes:
-        what: what was looked at, in a word or two.
-        is_well: True, False, or None for what only may be wrong.
-        found: what was seen.
-        remedy: what to do, "" where all is well.
+        what: the subject, in a word or two.
+        is_well: True, False, or None for a warning.
+        found: the finding, as a sentence.
+        remedy: the action to take, "" where all is well.
     """
 
     what: str
@@ -68,10 +68,9 @@ class Point(Value, frozen=True, kw_only=True):
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, is_json: bool) -> None:
-    """Check whether the drivers of NAME would work here: files, credentials, the cloud, the journal, OpenNebula.
+    """Check whether the drivers of NAME work here: files, credentials, the cloud, the journal, OpenNebula.
 
-    Rights are tried with dry runs, and what is written into the journal as a trial is taken out again. Exit code 3 when
-    something is wrong.
+    Rights are tested with dry runs, and a test entry in the journal is removed again. Exit code 3 when a check fails.
     """
     with no_logs():
         points = asyncio.run(_shown(name, os.environ, is_json=is_json))
@@ -85,7 +84,7 @@ async def _shown(name: str, environ: Mapping[str, str], *, is_json: bool) -> lis
     points: list[Point] = []
     with progress(f"checking {name}", is_wanted=not is_json):
         async for told in points_of(name, environ):
-            point = msgspec.structs.replace(told, found=masked(told.found))  # as a cloud may repeat them
+            point = msgspec.structs.replace(told, found=masked(told.found))  # a cloud's error may repeat secrets
             points.append(point)
             if not is_json:
                 _show(point)
@@ -104,14 +103,14 @@ def _entry(point: Point) -> Mapping[str, object]:
 
 
 async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Point]:
-    """Check one thing after the other; what depends on one that is wrong is left out."""
+    """Check one thing after the other; a check that depends on a failed one is left out."""
     places, warnings = Places.from_environment(environ), list[str]()
     try:
         configuration = load(name, places)
         read_tables(configuration)
         provider = build(configuration, places, warnings.append)
     except SettingsError as error:
-        remedy = "mend it, no restart is needed; one-provider install writes a first one"
+        remedy = "correct it, no restart is needed; one-provider install writes a first one"
         yield Point(what="configuration", is_well=False, found=str(error), remedy=remedy)
         return
     kind = configuration.settings.provider
@@ -136,7 +135,7 @@ async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Poin
 
 
 def _permissions(configuration: Configuration, places: Places) -> Iterator[Point]:
-    """Files of ours that others may use, or that OpenNebula's user, whose the state directory is, may not."""
+    """Find files that others may change, or that OpenNebula's user (the state directory's owner) cannot use."""
     journal = places.journal(configuration)
     files = [path for path in (configuration.path, journal) if path is not None and path.exists()]
     wrong = [point for path in files for point in _wrong_file(path, places.var, is_journal=path == journal)]
@@ -159,12 +158,14 @@ def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[Point]:
         found = f"{path} is {mode}: OpenNebula's user, {owner.st_uid}, cannot write it"
         yield Point(what="permissions", is_well=False, found=found, remedy=f"chmod 600 {path}")
     if owner is not None and not _is_for(owner, status, is_journal=is_journal):
-        found = f"{path} is {mode} of user {status.st_uid}: OpenNebula's user, {owner.st_uid}, cannot use it"
+        found = (
+            f"{path} is {mode} and belongs to user {status.st_uid}: OpenNebula's user, {owner.st_uid}, cannot use it"
+        )
         yield Point(what="permissions", is_well=False, found=found, remedy=f"chown --reference={var} {path}")
 
 
 def _is_for(user: os.stat_result, file: os.stat_result, *, is_journal: bool) -> bool:
-    """True when that user, with its group, reads the file; writes it, too, where it is the journal."""
+    """Return True when that user, with its group, can read the file and, if it is the journal, write it."""
     if user.st_uid in (file.st_uid, 0):
         return True
     is_group = user.st_gid == file.st_gid and bool(file.st_mode & stat.S_IRGRP)
@@ -176,40 +177,40 @@ def _folders(places: Places) -> Iterator[Point]:
         if os.access(path, os.W_OK | os.X_OK):
             yield Point(what=what, is_well=True, found=f"{path} can be written")
             continue
-        remedy = "make it, or run this as OpenNebula's user: sudo -u oneadmin one-provider check"
+        remedy = "create it, or run this as OpenNebula's user: sudo -u oneadmin one-provider check"
         lost = "" if is_needed else ": the driver works without a log"
         is_well = False if is_needed else None
         yield Point(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)
 
 
 def _metrics(name: str, var: Path) -> Iterator[Point]:
-    """Nothing unless metrics are on. Without them the drivers work, so nothing here is a cross."""
+    """Check [metrics] if it is on; a fault is a warning, since the drivers work without metrics."""
     if not name:
         return
     directory, remedy = Path(name), ""
     if find_spec("prometheus_client") is None:
         found = f"prometheus-client is not installed for {sys.executable}"
-        remedy = "pip install 'one-provider-mad[metrics]', or take [metrics] out of the configuration"
+        remedy = "pip install 'one-provider-mad[metrics]', or remove [metrics] from the configuration"
     elif not directory.is_dir() or not _may_write(directory, var):
         found = f"{directory} cannot be written: the driver works without metrics"
-        remedy = "make it, and let OpenNebula's user write there"
+        remedy = "create it, and let OpenNebula's user write there"
     elif ~(mode := directory.stat().st_mode) & (stat.S_IROTH | stat.S_IXOTH):
-        found = f"{directory} is {stat.filemode(mode)}: node_exporter reads it only as a member of its group"
-        remedy = f"chmod o+rx {directory}, unless it is"
+        found = f"{directory} is {stat.filemode(mode)}: node_exporter can read it only as a member of its group"
+        remedy = f"chmod o+rx {directory}, unless node_exporter is in that group"
     else:
         found = f"{directory} can be written"
     yield Point(what="metrics", is_well=None if remedy else True, found=found, remedy=remedy)
 
 
 def _may_write(directory: Path, var: Path) -> bool:
-    """Whether OpenNebula's user, whose `var` is, may make files there; root tries it for that user."""
+    """Return whether OpenNebula's user (the owner of `var`) may create files there; root tests as that user."""
     if os.geteuid() != 0 or not var.exists():
         return os.access(directory, os.W_OK | os.X_OK)
     return _tried_by(var.stat(), "-w", directory) and _tried_by(var.stat(), "-x", directory)
 
 
 def _tried_by(user: os.stat_result, operator: str, path: Path) -> bool:
-    """What test(1) says of a path to whoever this belongs to; True where root may not find out, as in a container."""
+    """Run test(1) on a path as that user; True where root may not change its user, as in a container."""
     groups: list[int] = []
     with suppress(KeyError):
         groups = os.getgrouplist(pwd.getpwuid(user.st_uid).pw_name, user.st_gid)
@@ -238,16 +239,16 @@ def _programs(environ: Mapping[str, str], var: Path) -> Iterator[Point]:
             yield Point(what=program.name, is_well=None, found=f"is not in {folder}", remedy=remedy)
         elif (barred := _barred(program, var)) is not None:
             found = f"OpenNebula's user, {var.stat().st_uid}, cannot run {barred}"
-            remedy = "let it into the folders above, or install one-provider-mad where everybody may read, as in /opt"
+            remedy = "let it into the folders above, or install one-provider-mad where all users may read, as in /opt"
             yield Point(what=program.name, is_well=False, found=found, remedy=remedy)
         else:
             yield Point(what=program.name, is_well=True, found=f"{program}")
 
 
 def _barred(program: Path, var: Path) -> Path | None:
-    """What OpenNebula's user, whose `var` is, may not run: the program a link leads to, or its interpreter.
+    """Return the file that OpenNebula's user (the owner of `var`) may not run: the program or its interpreter.
 
-    Only root can try that for somebody else; whoever else asks is taken for OpenNebula's user.
+    Links are followed. Only root can test as another user; any other caller is taken for OpenNebula's user.
     """
     if os.geteuid() != 0 or not var.exists():
         return None
@@ -256,7 +257,7 @@ def _barred(program: Path, var: Path) -> Path | None:
         with target.open("rb") as file:
             shebang = file.readline(256).split()
     except OSError:
-        return target  # root may be nobody on a file system of another machine
+        return target  # a network file system may deny root what oneadmin may do
     interpreter = (
         [Path(os.fsdecode(shebang[0].removeprefix(b"#!")))] if shebang[:1] and shebang[0][:3] == b"#!/" else []
     )
@@ -273,7 +274,7 @@ async def _cloud(provider: Provider, configuration: Configuration, places: Place
         async with asyncio.timeout(patience):
             await provider.open()
             account = await provider.account()
-        found = f"lead to {account}, in {time.monotonic() - begun:.1f} s"
+        found = f"account {account}, answered in {time.monotonic() - begun:.1f} s"
         yield Point(what="credentials", is_well=True, found=found)
         for point in _account(account, configuration, places):
             yield point
@@ -285,7 +286,7 @@ async def _cloud(provider: Provider, configuration: Configuration, places: Place
             for each in findings:
                 yield Point(what=each.what, is_well=each.is_well, found=each.found, remedy=each.remedy)
     except TimeoutError:
-        remedy = "look at the endpoint and the network, or raise call_timeout"
+        remedy = "check the endpoint and the network, or raise call_timeout"
         yield Point(what="endpoint", is_well=False, found=f"no answer within {patience:g} s", remedy=remedy)
     except MadError as error:
         yield _failed(error)
@@ -294,18 +295,18 @@ async def _cloud(provider: Provider, configuration: Configuration, places: Place
 
 
 def _account(account: str, configuration: Configuration, places: Places) -> Iterator[Point]:
-    """Nothing, unless the journal knows another one: then the driver refuses everything."""
+    """Report an account that differs from the journal's: the driver then refuses every action."""
     recorded = _recorded(places.journal(configuration), "account")
     if recorded not in (None, account):
-        remedy = f"mend the credentials; if this one is meant, run one-provider journal accept {configuration.name}"
-        yield Point(what="account", is_well=False, found=f"{account}, and {recorded} before", remedy=remedy)
+        remedy = f"restore the credentials; if {account} is meant, run one-provider journal accept {configuration.name}"
+        yield Point(what="account", is_well=False, found=f"now {account}, {recorded} before", remedy=remedy)
 
 
 def _recorded(journal: Path, name: str) -> str | None:
     try:
         return read_fact(journal, name)
     except MadError:
-        return None  # _journal tells of it
+        return None  # _journal reports it
 
 
 async def _listing(provider: Provider, *, owner: str) -> Point:
@@ -315,14 +316,14 @@ async def _listing(provider: Provider, *, owner: str) -> Point:
 
 
 def _failed(error: MadError) -> Point:
-    """What a call's failure says about what is wrong."""
+    """Return the point that a failed call is about: credentials, rights or endpoint."""
     if isinstance(error, AuthenticationRefused | SettingsError):
         return Point(
-            what="credentials", is_well=False, found=str(error), remedy="until they are mended all actions fail"
+            what="credentials", is_well=False, found=str(error), remedy="correct them: until then all actions fail"
         )
     if isinstance(error, PermissionDenied):
         return Point(what="rights", is_well=False, found=str(error), remedy="give the account the right to do that")
-    remedy = "look at the endpoint and the network; until it answers all actions fail"
+    remedy = "check the endpoint and the network; until it answers all actions fail"
     return Point(what="endpoint", is_well=False, found=str(error), remedy=remedy)
 
 
@@ -343,27 +344,27 @@ def _journal(configuration: Configuration, places: Places) -> Iterator[Point]:
     held = f"{_count(len(requests), 'request')} open, {_count(len(debts), 'debt')}"
     yield Point(what="journal", is_well=True, found=f"{path}: {held}")
     if dead:
-        remedy = f"start the driver, which deals with them: one-provider journal {configuration.name}"
+        remedy = f"start the driver, which answers them; see them with one-provider journal {configuration.name}"
         yield Point(what="requests", is_well=None, found=f"{len(dead)} left open by a driver that ended", remedy=remedy)
     if old := [each for each in debts if time.time() - each.since > _LONG_AGO]:
-        remedy = f"see why, and terminate them in the cloud: one-provider journal {configuration.name}"
+        remedy = f"one-provider journal {configuration.name} has the reason; or terminate them in the cloud"
         found = f"{_count(len(old), 'instance')} not terminated for an hour"
         yield Point(what="debts", is_well=False, found=found, remedy=remedy)
     if recorded not in (None, machine()):
-        remedy = f"if this one has taken its place, run one-provider journal accept {configuration.name}"
-        yield Point(what="machine", is_well=None, found="the journal was written on another one", remedy=remedy)
+        remedy = f"if this one replaces it for good, run one-provider journal accept {configuration.name}"
+        yield Point(what="machine", is_well=None, found="the journal was written on another machine", remedy=remedy)
 
 
-_DAMAGED = "move a damaged one away only if no VM is in a passing state"
+_DAMAGED = "move a damaged one away only if no VM is in a transient state"
 
 
 def _lost_journal(path: Path, name: str) -> Point:
     return Point(
         what="journal",
         is_well=False,
-        found=f"{path} is missing, and {name} has had one",
-        remedy="a running driver makes it anew with its next request, with all that it held; else put it back, or see"
-        f" what is left in the cloud: one-provider instances {name}",
+        found=f"{path} is missing, although {name} had one",
+        remedy="a running driver restores it whole at its next request; else put it back, or list the cloud's"
+        f" instances: one-provider instances {name}",
     )
 
 
@@ -372,17 +373,17 @@ def _count(number: int, what: str) -> str:
 
 
 async def _datastores(name: str, environ: Mapping[str, str]) -> list[Point]:
-    """Whether OpenNebula can end the VMs of this cloud; a folder of scripts serves hosts that are machines."""
+    """Check whether OpenNebula can end this cloud's VMs; not for scripts, whose hosts are real machines."""
     try:
         findings = await asyncio.to_thread(check_system_datastores, LocalCore(environ), name)
     except MadError as error:
-        remedy = "ask as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=dummy"
+        remedy = "run this as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=dummy"
         return [Point(what="system datastore", is_well=None, found=str(error), remedy=remedy)]
     return [Point(what=each.what, is_well=each.is_well, found=each.found, remedy=each.remedy) for each in findings]
 
 
 async def _opennebula(environ: Mapping[str, str]) -> Point:
-    """Access to the local oned: without it there is no look for orphans, and nobody asks which front-end leads."""
+    """Check access to the local oned, which orphans and leadership need."""
     opennebula = LocalOpenNebula(environ)
     where = ""
     try:
@@ -391,11 +392,11 @@ async def _opennebula(environ: Mapping[str, str]) -> Point:
         await opennebula.open()
         leads = await opennebula.may_act()
     except MadError as error:
-        remedy = "orphans are not looked for, and nobody asks which front-end leads: set ONE_AUTH and ONE_XMLRPC"
-        asked = "; it would be asked at" if isinstance(error, SettingsError) else ", asked at"
+        remedy = "set ONE_AUTH and ONE_XMLRPC: without oned the drivers search no orphans and do not know who leads"
+        asked = "; its endpoint would be" if isinstance(error, SettingsError) else ", asked at"
         found = f"{error}{asked} {where}" if where else str(error)
         return Point(what="OpenNebula", is_well=None, found=found, remedy=remedy)
     finally:
         await opennebula.close()
-    part = "has no peers, or leads them" if leads else "another front-end leads"
+    part = "this front-end leads or is alone" if leads else "another front-end leads"
     return Point(what="OpenNebula", is_well=True, found=f"{where} answers: {part}")

@@ -1,4 +1,4 @@
-"""`one-provider config`: every setting of a NAME as it is in force, and where it came from."""
+"""`one-provider config`: shows every setting of a NAME as it is in force, and its source."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Entry = Mapping[str, Any]
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, is_json: bool) -> None:
-    """Show every setting of NAME as it is in force: what its file says, and what is usual otherwise.
+    """Show every setting of NAME as it is in force: the values of its file, else the defaults.
 
     Secrets are masked.
     """
@@ -42,7 +42,7 @@ def command(name: str, is_json: bool) -> None:
 
 
 def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
-    """Every setting: `key` (dotted), `value`, and `source`, the path of the file or how the default comes about.
+    """Return every setting: `key` (dotted), `value`, and `source` (the file's path, or the default's origin).
 
     Raises:
         MadError: the configuration cannot be used; the sentence says why.
@@ -72,7 +72,7 @@ def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
 
 
 def _filled_in(configuration: Configuration, places: Places) -> Mapping[str, Entry]:
-    """Where values come from that are not set, and yet not always the same."""
+    """Return values and sources of the defaults that depend on NAME, provider or places."""
     name, kind = configuration.name, configuration.settings.provider
     unwritten = f"{places.scripts(name)}" if kind == "scripts" else f"there is no {places.conf / name}.toml"
     return {
@@ -99,14 +99,14 @@ def _table(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _written(configuration: Configuration) -> Mapping[str, Any]:
-    """What the file itself says."""
+    """Return the content of the file, {} without one."""
     if configuration.path is None:
         return {}
     return tomllib.loads(configuration.path.read_text())
 
 
 def _entries(table: msgspec.Struct, prefix: str, written: Mapping[str, Any], path: str) -> Iterator[Entry]:
-    """Each key of a table, and of the tables in it."""
+    """Yield each key of a table, and of the tables in it."""
     marked = _marked(type(table))
     for key in table.__struct_fields__:
         value, own = getattr(table, key), written.get(key)
@@ -122,7 +122,7 @@ def _entries(table: msgspec.Struct, prefix: str, written: Mapping[str, Any], pat
 
 
 def _marked(table: type[msgspec.Struct]) -> set[str]:
-    """Keys that their type calls secret, `Meta(extra={"secret": True})`: for names that do not tell."""
+    """Return the keys that their type marks as secret, `Meta(extra={"secret": True})`, also under harmless names."""
     kinds = {field.name: msgspec.inspect.type_info(field.type) for field in msgspec.structs.fields(table)}
     return {
         name
@@ -132,7 +132,7 @@ def _marked(table: type[msgspec.Struct]) -> set[str]:
 
 
 def _is_hidden(key: str) -> bool:
-    """True for what may hold a secret: also what is handed to instances, and whole logins."""
+    """Return True for a key that may hold a secret; user data, start scripts and logins included."""
     word = key.lower().replace("_", "")
     if key.endswith(("_file", "_from_host")):
         return False
@@ -140,7 +140,7 @@ def _is_hidden(key: str) -> bool:
 
 
 def _masked(value: Any) -> Any:
-    """A value without what is secret inside: keys of tables, and credentials in URLs."""
+    """Return a value with its secrets masked: keys of tables, and credentials in URLs."""
     if isinstance(value, dict):
         return {key: _MASK if _is_hidden(key) and part else _masked(part) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""`one-provider decode`: lines of either direction, and of either kind of driver, for people."""
+"""`one-provider decode`: shows protocol lines, of both directions and both drivers, as readable text."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _COLOURS = {
 
 
 _HELP = """\
-Show what lines between oned or monitord and a driver say, from FILEs or stdin (-), as they arrive.
+Decode lines between oned or monitord and a driver, from FILEs or stdin (-), as they arrive.
 
 \b
   one-provider encode DEPLOY --vm-id 7 | one-provider decode --xml
 """
 
 
-@click.command("decode", help=_HELP, short_help="Show lines of either direction readably.")
+@click.command("decode", help=_HELP, short_help="Decode lines between OpenNebula and a driver.")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option("--xml", "is_xml", is_flag=True, help="Print the document of each request as well.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object a line.")
 def command(files: tuple[str, ...], is_xml: bool, is_json: bool) -> None:
-    """Show what lines between oned or monitord and a driver say, from FILEs or stdin (-), as they arrive."""
+    """Decode lines between oned or monitord and a driver, from FILEs or stdin (-), as they arrive."""
     for file in files or ("-",):
         for line in _lines(file):
             for text in [entry(line, is_xml=is_xml)] if is_json else explain(line, is_xml=is_xml):
@@ -46,7 +46,7 @@ def command(files: tuple[str, ...], is_xml: bool, is_json: bool) -> None:
 
 
 def _lines(file: str) -> Iterator[bytes | Oversized]:
-    """The lines of a file as they arrive."""
+    """Yield the lines of a file as they arrive."""
     buffer = LineBuffer()
     for piece in _pieces(file):
         yield from buffer.feed(piece)
@@ -72,7 +72,7 @@ def _opened(file: str) -> AbstractContextManager[io.BufferedReader]:
 
 
 def explain(line: bytes | Oversized, *, is_xml: bool = False) -> Iterator[str]:
-    """Say what a line means, in one or more lines of text with terminal colours. Never raises."""
+    """Yield the meaning of a line, as one or more lines of text with terminal colours. Never raises."""
     read = _read(line)
     note = click.style(f"({printable(read.note)})", fg=None if read.sender else "red", dim=bool(read.sender))
     said = printable(read.text) + ("  " if read.text and read.note else "") + (note if read.note else "")
@@ -86,7 +86,7 @@ def explain(line: bytes | Oversized, *, is_xml: bool = False) -> Iterator[str]:
 
 
 def entry(line: bytes | Oversized, *, is_xml: bool = False) -> str:
-    """Say what a line means, as a JSON object on one line. Never raises."""
+    """Return the meaning of a line, as a JSON object on one line. Never raises."""
     read = _read(line)
     facts = {
         "from": read.sender or None,
@@ -115,7 +115,7 @@ def _field(label: str, text: str) -> str:
 
 
 def _pretty(document: bytes) -> Iterable[str]:
-    """The document, one element a line."""
+    """Return the document, one element a line."""
     parser = etree.XMLParser(
         encoding="utf-8", resolve_entities=False, no_network=True, remove_blank_text=True, huge_tree=True
     )
@@ -123,7 +123,7 @@ def _pretty(document: bytes) -> Iterable[str]:
 
 
 def printable(text: str) -> str:
-    """The text with everything escaped that could break the line or steer the terminal."""
+    """Return the text with every character escaped that could break the line or control the terminal."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,4 +1,4 @@
-"""What lines between oned and a virtualization driver say; cli/decoded_monitor.py has the information driver's."""
+"""Decodes lines between oned and a virtualization driver; cli/decoded_monitor.py those of the information driver."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _CAPACITY = ("CPU", "VCPU", "MEMORY")
 _EXCERPT = 60
 
 PROBLEM = "payload"
-"""Label of the field that tells why a payload cannot be read."""
+"""Label of the field with the reason why a payload cannot be read."""
 
 
 class Told(Value, frozen=True, kw_only=True):
-    """What one line says.
+    """One decoded line.
 
     Attributes:
-        sender: "core" (oned, monitord), "driver", or "" for what is no line of either.
-        word: the first word; of a line that nobody can read its beginning.
+        sender: "core" (oned, monitord), "driver", or "" for an unreadable line.
+        word: the first word; the beginning of an unreadable line.
         status: SUCCESS, FAILURE or a severity (info, warning, error, debug); "" for none.
         vm_id: the VM it is about, None for none.
         host_id: the host it is about, None for none.
-        text: what it says, in words; not escaped.
+        text: its meaning, in words; not escaped.
         note: a remark about the line itself.
-        fields: label and text of what else is in it, in order; not escaped.
+        fields: label and text of its other content, in order; not escaped.
         document: XML of a request, b"" for none.
     """
 
@@ -57,18 +57,18 @@ def told(line: bytes | Oversized) -> Told:
 
 
 def is_from_a_driver(line: bytes) -> bool:
-    """True for what a driver says, of either kind."""
+    """Return True for a line of a driver, of either kind."""
     word, *rest = line.split(None, 2) or [b""]
     return word == b"LOG" or (bool(rest) and rest[0].upper() in _STATUS)
 
 
 def unreadable(reason: str, line: bytes) -> Told:
-    """What is neither request nor reply."""
+    """Return the decoded form of a line that is neither request nor reply."""
     start = line[:_EXCERPT].decode("utf-8", "backslashreplace")
     return Told(word=start + ("…" if len(line) > _EXCERPT else ""), note=f"neither request nor reply: {reason}")
 
 
-# What a driver says
+# Lines of a driver
 
 
 def _from_driver(line: bytes) -> Told:
@@ -84,7 +84,7 @@ def _from_driver(line: bytes) -> Told:
 
 
 def log(line: LogLine) -> Told:
-    """A LOG line."""
+    """Decode a LOG line."""
     target = "oned's log" if line.vm_id is None else f"log of VM {line.vm_id}"
     text = f"{target}: {line.text}"
     return Told(sender="driver", word="LOG", status=line.severity.name.lower(), vm_id=line.vm_id, text=text)
@@ -98,7 +98,7 @@ def _info(reply: Reply) -> str:
     return f"{told}: {label}{reply.info}"
 
 
-# What oned says
+# Lines of oned
 
 
 def _from_oned(line: bytes) -> Told:
@@ -123,8 +123,8 @@ def _from_oned(line: bytes) -> Told:
 
 
 def control(line: Control) -> Told:
-    """INIT and FINALIZE, which both kinds of driver are told."""
-    what = {Control.INIT: "are you ready?", Control.FINALIZE: "come to an end"}[line]
+    """Decode INIT or FINALIZE, which both kinds of driver receive."""
+    what = {Control.INIT: "are you ready?", Control.FINALIZE: "please exit"}[line]
     return Told(sender="core", word=line.value, text=what)
 
 
@@ -137,7 +137,7 @@ def _payload(request: Request) -> tuple[tuple[tuple[str, str], ...], bytes]:
 
 
 def _facts(request: Request, vm: VmRequest) -> Iterator[tuple[str, str]]:
-    """The fields that matter, with a label each; "" where there is nothing to say."""
+    """Yield the important fields, each with a label; text "" for a field that is absent."""
     yield "name", vm.name
     yield "host", f"{vm.host} (id {vm.host_id})" if vm.host_id >= 0 else vm.host
     yield "deploy id", vm.deploy_id or "none"
@@ -160,17 +160,17 @@ def _lcm_state(vm: VmRequest) -> str:
 
 
 def _intent(action: Action, vm: VmRequest) -> str:
-    """What the driver takes it for, where that depends on the state."""
+    """Return the intent that the driver derives from action and LCM_STATE; "" for other actions."""
     if action not in INTENTS:
         return ""
     try:
         return intent_of(action, vm.lcm_state, has_deploy_id=bool(vm.deploy_id)).value
     except RequestRefused as refusal:
-        return f"nothing that can be done: {refusal}"
+        return f"refused: {refusal}"
 
 
 def _templates(request: Request) -> tuple[Template, Template]:
-    """Both templates; they are read for few actions only, DEPLOY among them."""
+    """Return TEMPLATE and USER_TEMPLATE, read as for a DEPLOY, since other actions leave them out."""
     content = read_payload(msgspec.structs.replace(request, action=Action.DEPLOY))
     if isinstance(content, Malformed):
         return Template(), Template()
@@ -178,7 +178,7 @@ def _templates(request: Request) -> tuple[Template, Template]:
 
 
 def moment(seconds: int) -> str:
-    """A time since the epoch as people read it, in brackets; "" for none."""
+    """Return seconds since the epoch as readable UTC time in brackets; "" for 0."""
     try:
         return time.strftime(" (%Y-%m-%d %H:%M:%S UTC)", time.gmtime(seconds)) if seconds else ""
     except (OverflowError, ValueError, OSError):
@@ -186,5 +186,5 @@ def moment(seconds: int) -> str:
 
 
 def vector(values: Mapping[str, str]) -> str:
-    """A vector attribute, on one line."""
+    """Return a vector attribute on one line."""
     return "  ".join(f"{name}={text}" for name, text in values.items())

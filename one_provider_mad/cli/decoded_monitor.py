@@ -1,4 +1,4 @@
-"""What lines between oned or monitord and an information driver say."""
+"""Decodes lines between oned or monitord and an information driver."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IN_BASE64 = frozenset({"MONITOR", "IMPORT_TEMPLATE"})
 
 
 def told_by_monitor(line: bytes | Oversized) -> Told | None:
-    """Read a line of an information driver's or one for it; None for what is neither. Never raises."""
+    """Decode a line from or to an information driver; None for any other line. Never raises."""
     head = line.head if isinstance(line, Oversized) else line
     if not is_from_a_driver(head):
         word = head.split(None, 1)[:1]
@@ -37,7 +37,7 @@ def told_by_monitor(line: bytes | Oversized) -> Told | None:
     return _modern(line) or _legacy(line)
 
 
-# What the core asks
+# Requests of the core
 
 
 def _asked(message: ImLine, line: bytes) -> Told:
@@ -80,7 +80,7 @@ def _start(message: StartMonitor) -> Iterator[tuple[str, str]]:
     yield "seconds", "  ".join(f"{name.upper()} {getattr(periods, name)}" for name in periods.__struct_fields__)
 
 
-# What a driver says
+# Lines of a driver
 
 
 def _modern(line: bytes) -> Told | None:
@@ -90,11 +90,11 @@ def _modern(line: bytes) -> Told | None:
     word, status, host_id, timestamp = match[1].decode(), match[2].decode(), int(match[3]), int(match[4])
     text = _inflated(match[5] or b"")
     if word == "LOG":
-        # A virtualization driver may log words that look like that.
+        # A LOG line of a virtualization driver may have the same form.
         return None if text is None or not match[5] else _log(status, host_id, text)
     if word not in _KINDS:
         return None
-    problem = "it is not base64 of what zlib has compressed" if text is None else ""
+    problem = "it is not base64 of zlib data" if text is None else ""
     return _reported(word, status, host_id, text or "", problem=problem, when=moment(timestamp))
 
 
@@ -138,7 +138,7 @@ def _attributes(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _opened(pair: tuple[str, str]) -> tuple[str, str]:
-    """The pair, with template text in base64 as text."""
+    """Return the pair, with template text decoded from base64."""
     name, value = pair
     if name not in _IN_BASE64:
         return pair
@@ -149,7 +149,7 @@ def _opened(pair: tuple[str, str]) -> tuple[str, str]:
 
 
 def _inflated(payload: bytes) -> str | None:
-    """The text of a payload, None for what is none."""
+    """Return the text of a payload, None for an unreadable one."""
     if not payload:
         return ""
     inflater = zlib.decompressobj()

@@ -1,4 +1,4 @@
-"""What oned writes to a virtualization driver, release by release: the line, and the XML document inside it.
+"""Builds the lines that oned sends to a virtualization driver, release by release, and the XML document in them.
 
 Pure: the same arguments give the same bytes. `build` makes the document, `wire_line` the whole line. Elements, their
 order and their empty forms are those of VirtualMachineManager::format_message, VirtualMachine::to_xml_extended and
@@ -18,19 +18,19 @@ from one_provider_mad.domain import Template
 
 DEFAULT_HOST = "remote_provider"
 DEFAULT_STIME = 1_760_000_000
-"""A constant, so that lines that are made one by one speak of the same VM."""
+"""A constant, so that separately encoded lines are about the same VM."""
 
 DEFAULT_TYPE = "simulated"
 
 
 def default_template(cloud: str = DEFAULT_TYPE) -> Template:
-    """The template of the guide to cloud bursting, for the cloud that its section names as TYPE."""
+    """Return the example template of OpenNebula's cloud bursting guide, with this TYPE in its section."""
     section = {"TYPE": cloud, "PROVIDER_IMAGE_ID": "id-141234", "PROVIDER_INSTANCE_TYPE": "small_256mb"}
     return Template(values={"CPU": ("1",), "MEMORY": ("256",), "PUBLIC_CLOUD": (section,)})
 
 
 class Details(TypedDict, total=False):
-    """What may be said about the VM; everything has a default."""
+    """The VM's details; each has a default."""
 
     template: Template
     """The VM's template as its user wrote it; `default_template()`."""
@@ -42,10 +42,10 @@ class Details(TypedDict, total=False):
     """Number of the host; 0."""
 
     lcm_state: int
-    """What the VM is in the middle of; `verbs.default_lcm_state`."""
+    """The VM's LCM_STATE; `verbs.default_lcm_state`."""
 
     state: int
-    """ACTIVE, or DONE with LCM_STATE 0: so a CLEANUP may arrive."""
+    """ACTIVE, or DONE with LCM_STATE 0, as oned sends some CLEANUPs."""
 
     deploy_id: str
     """The cloud's id of the instance; "" as before the first deploy."""
@@ -54,26 +54,26 @@ class Details(TypedDict, total=False):
     """The VM's name; the template's NAME, else `one-<id>`."""
 
     stime: int
-    """When the VM was made, seconds since the epoch; `DEFAULT_STIME`."""
+    """Creation time of the VM, seconds since the epoch; `DEFAULT_STIME`."""
 
     seq: int
     """Number of the history record, which grows with every resume; 0."""
 
     operand: Mapping[str, str]
-    """What the action is about (a disk's keys, a snapshot's...); names in upper case, none."""
+    """Keys of the disk, NIC, snapshot or other part that the action is about, in upper case; {}."""
 
 
 def build(action: str, *, vm_id: int, release: Release = "7.4", **details: Unpack[Details]) -> bytes:
-    """The document that oned of this release sends with an action.
+    """Return the document that oned of this release sends with an action.
 
     Raises:
-        ValueError: oned could not have sent that; one sentence.
+        ValueError: oned could not send that; one sentence.
     """
     return _Document(action, vm_id, release, details).text().encode()
 
 
 def wire_line(action: str, *, vm_id: int = 0, release: Release = "7.4", **details: Unpack[Details]) -> bytes:
-    """The whole line, line feed included; INIT, FINALIZE and DRIVER_CANCEL carry no document.
+    """Return the whole line, line feed included; INIT, FINALIZE and DRIVER_CANCEL carry no document.
 
     Raises:
         ValueError: as `build`.
@@ -109,13 +109,13 @@ def _check_object_name(what: str, name: str) -> None:
 
 
 def _check_unescaped(what: str, text: str) -> None:
-    """Oned writes these as they are, so they must be XML by themselves."""
+    """Raise ValueError for text that is not valid XML: oned writes it without escapes."""
     if not _UNESCAPED.fullmatch(text):
         raise ValueError(f"{what} holds no <, >, & and no control characters, got {text!r}")
 
 
 class _Document:
-    """One document and what it is made from."""
+    """Builds one document from an action and its details."""
 
     def __init__(self, action: str, vm_id: int, release: Release, details: Details) -> None:
         template = details.get("template", default_template())
@@ -157,7 +157,7 @@ class _Document:
             _check_unescaped(name, text)
 
     def text(self) -> str:
-        """The XML, without any blank between elements."""
+        """Return the XML, without blanks between elements."""
         return _full("VMM_DRIVER_ACTION_DATA", *self._parts())
 
     def _parts(self) -> Iterable[str]:
@@ -192,7 +192,7 @@ class _Document:
         yield _short("DISK_TARGET_PATH", disk)
 
     def _has_context_transfer(self) -> bool:
-        """Up to 6.x a cloud host had no system datastore, so nothing was transferred there."""
+        """Return whether CONTEXT is transferred: up to 6.x not, since a cloud host had no system datastore."""
         return self._release == "7.4" and self._action in ("DEPLOY", "RESTORE") and bool(self._placed.context_disk)
 
     def _context_transfer(self, disk: str) -> str:
@@ -249,7 +249,7 @@ class _Document:
             yield from _numbers(PLAN_ID=-2, ACTION_ID=-1)
 
     def _datastore(self) -> str:
-        """The system datastore of a fresh installation."""
+        """Return the system datastore of a fresh installation."""
         era = self._era
         return _full(
             "DATASTORE",
@@ -281,12 +281,12 @@ _DATASTORE = {
 
 
 def _full(name: str, *content: str) -> str:
-    """An element that is written out even when it is empty."""
+    """Return an element, with both tags even when it is empty."""
     return f"<{name}>{''.join(content)}</{name}>"
 
 
 def _short(name: str, content: str) -> str:
-    """An element that is shortened when it is empty."""
+    """Return an element, as one tag when it is empty."""
     return _full(name, content) if content else f"<{name}/>"
 
 
@@ -310,7 +310,7 @@ def _owner(name: str, *, group_use: int) -> Iterable[str]:
 
 
 def _attributes(attributes: Attributes) -> Iterable[str]:
-    """A template in the order that oned keeps it in: by name, several of one name as they were given."""
+    """Yield a template in oned's order: by name, attributes of one name as they were given."""
     for name in sorted(attributes):
         _check_element(name)
         for value in attributes[name]:

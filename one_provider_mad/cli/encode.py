@@ -1,4 +1,4 @@
-"""`one-provider encode`: one line, as oned of a given release writes it."""
+"""`one-provider encode`: writes one line as oned of a given release sends it."""
 
 from __future__ import annotations
 
@@ -36,23 +36,21 @@ Write the line that oned sends for ACTION, ready to be piped into a driver.
 """
 
 
-@click.command("encode", help=_HELP, short_help="Write one line as oned does.")
+@click.command("encode", help=_HELP, short_help="Write one line as oned sends it.")
 @click.argument("action")
 @click.argument("vm", type=int, required=False, metavar="[VM_ID]")
 @click.option("--vm-id", type=int, metavar="N", help="The VM's number.")
 @click.option("--template", "file", metavar="FILE", help="The VM's template, in OpenNebula's syntax; - reads stdin.")
-@click.option("--type", "cloud", metavar="NAME", help=f"TYPE in the template used without a FILE ({DEFAULT_TYPE}).")
-@click.option("--release", type=click.Choice(RELEASES), help="Whose form of the line (the newest that sends ACTION).")
-@click.option("--lcm-state", metavar="N|NAME", help="What the VM is in the middle of (what ACTION is mostly sent in).")
+@click.option("--type", "cloud", metavar="NAME", help=f"TYPE in the built-in template ({DEFAULT_TYPE}).")
+@click.option("--release", type=click.Choice(RELEASES), help="OpenNebula release (the newest that sends ACTION).")
+@click.option("--lcm-state", metavar="N|NAME", help="The VM's LCM_STATE (the most frequent one for ACTION).")
 @click.option("--deploy-id", default="", metavar="ID", help="The cloud's id of the instance (empty).")
 @click.option("--name", default="", metavar="NAME", help="The VM's name (NAME in the template, else one-N).")
 @click.option("--host", default=DEFAULT_HOST, metavar="NAME", show_default=True, help="The OpenNebula host.")
 @click.option("--host-id", type=int, default=0, metavar="N", show_default=True, help="Its number.")
 @click.option("--stime", type=int, default=DEFAULT_STIME, metavar="SECONDS", show_default=True, help="The VM's STIME.")
 @click.option("--seq", type=int, default=0, metavar="N", show_default=True, help="Number of the history record.")
-@click.option(
-    "--operand", "operands", multiple=True, metavar="KEY=VALUE", help="What ACTION is about; may be repeated."
-)
+@click.option("--operand", "operands", multiple=True, metavar="KEY=VALUE", help="Operand of ACTION; may be repeated.")
 @click.option("--snapshot-id", type=int, metavar="N", help="OpenNebula's number of the snapshot (SNAPSHOT_ID).")
 @click.option("--hypervisor-id", metavar="ID", help="The cloud's id of the snapshot (HYPERVISOR_ID).")
 def command(
@@ -105,7 +103,7 @@ def _vm_id(action: str, vm: int | None, vm_id: int | None) -> int:
         raise click.UsageError(f"two VMs are named, {vm} and {vm_id}")
     number = vm if vm_id is None else vm_id
     if number is None:
-        raise click.UsageError(f"{action} is about a VM: say which with --vm-id N")
+        raise click.UsageError(f"{action} needs a VM: name it with --vm-id N")
     return number
 
 

@@ -1,4 +1,4 @@
-"""`one-provider install`: links the drivers to where OpenNebula looks for them, and writes a first configuration."""
+"""`one-provider install`: links the drivers into OpenNebula's drivers folder, and writes a first configuration."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _KINDS = tuple(kind for kind in BUILT_IN if kind != "scripts")
 
 
 class Step(Value, frozen=True, kw_only=True):
-    """One thing that is done, or that is there already.
+    """One file or link to create, or that exists already.
 
     Attributes:
         path: the file or link.
-        target: where a link leads; "" for a file.
-        text: what a file holds; "" for a link.
-        is_there: nothing is to be done.
+        target: the link's target; "" for a file.
+        text: the file's content; "" for a link.
+        is_there: True if it exists, so that the step does nothing.
     """
 
     path: Path
@@ -41,21 +41,21 @@ class Step(Value, frozen=True, kw_only=True):
     is_there: bool = False
 
     def told(self) -> str:
-        """What it is, as a line."""
-        verb = "is there" if self.is_there else "linked" if self.target else "written"
+        """Return the step as a line of text."""
+        verb = "exists" if self.is_there else "linked" if self.target else "written"
         return f"{verb}: {self.path}" + (f" -> {self.target}" if self.target else "")
 
 
 @click.command("install", short_help="Link the drivers, and write a configuration.")
 @click.argument("name")
 @click.option("--provider", "kind", type=click.Choice(_KINDS), default="simulated", show_default=True)
-@click.option("--mads", type=click.Path(path_type=Path), help="Where OpenNebula looks for drivers.")
-@click.option("--dry-run", "is_dry", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--mads", type=click.Path(path_type=Path), help="OpenNebula's drivers folder.")
+@click.option("--dry-run", "is_dry", is_flag=True, help="Show the steps, and do nothing.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, kind: str, mads: Path | None, is_dry: bool, is_json: bool) -> None:
-    """Link both drivers to where OpenNebula looks for them, and write the configuration of NAME, commented.
+    """Link both drivers into OpenNebula's drivers folder, and write a commented configuration for NAME.
 
-    Nothing that is there is changed. The configuration gets an owner that nobody else has; every instance carries it.
+    Existing files are not changed. The configuration gets a unique owner, which every instance carries as a tag.
     """
     places = Places.from_environment(os.environ)
     steps = list(plan(name, kind, mads, os.environ))
@@ -76,17 +76,17 @@ def command(name: str, kind: str, mads: Path | None, is_dry: bool, is_json: bool
 
 
 def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str]) -> Iterator[Step]:
-    """What has to be done.
+    """Yield the steps of an installation.
 
     Raises:
-        SettingsError: the programs are not where they should be, or something else is in the way.
+        SettingsError: the programs or the drivers folder are missing, or another file has a link's name.
     """
     check_name(name)
     places = Places.from_environment(environ)
     location = environ.get("ONE_LOCATION")
     folder = mads or (Path(location) / "lib" / "mads" if location else Path("/usr/lib/one/mads"))
     if not folder.is_dir():
-        raise SettingsError(f"{folder} does not exist: say with --mads where OpenNebula looks for its drivers")
+        raise SettingsError(f"{folder} does not exist: name OpenNebula's drivers folder with --mads")
     for program in PROGRAMS:
         yield _link(folder / program, _program(program))
     path = places.conf / f"{name}.toml"
@@ -94,7 +94,7 @@ def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str]) ->
 
 
 def _program(name: str) -> Path:
-    """The program beside the one that runs."""
+    """Return the program in the folder of the running one."""
     for folder in (Path(sys.argv[0]).resolve().parent, Path(sys.executable).parent):
         if (folder / name).is_file():
             return folder / name
@@ -105,12 +105,12 @@ def _link(path: Path, program: Path) -> Step:
     if path.is_symlink() and path.resolve() == program.resolve():
         return Step(path=path, target=str(program), is_there=True)
     if path.exists() or path.is_symlink():
-        raise SettingsError(f"{path} is something else already, and is left as it is: move it away, or use --mads")
+        raise SettingsError(f"{path} exists and is no link to this driver: move it away, or use --mads")
     return Step(path=path, target=str(program))
 
 
 def configuration_of(name: str, kind: str) -> str:
-    """A configuration with every key, each with what it means; only what has to be set is set."""
+    """Return a configuration with every key and its meaning as comments; only required keys are set."""
     given = {
         "provider": json.dumps(kind),
         "owner": json.dumps(f"one-{secrets.token_hex(4)}"),
@@ -119,7 +119,7 @@ def configuration_of(name: str, kind: str) -> str:
     configuration = Configuration(name=name, path=None, settings=settings, table={})
     plain = (key for key in keys_of(Settings) if not key.table and key.name not in tables())
     typed = {kind: settings_type_of(configuration), **tables()}
-    lines = [f"# The drivers of {name}; docs/configuration.md tells more. Edits count at once, without a restart.", ""]
+    lines = [f"# The drivers of {name}; see docs/configuration.md. An edit takes effect without a restart.", ""]
     lines += commented(plain, given=given)
     for name, settings_type in typed.items():
         for table, some in groupby(keys_of(settings_type, table=name), key=_table):
@@ -132,13 +132,13 @@ def _table(key: Key) -> str:
 
 
 def carry_out(step: Step, var: Path) -> None:
-    """Do one step, unless it is there; never changes what is.
+    """Create the step's file or link, unless it exists; change no existing file.
 
-    What it writes is given to OpenNebula's user, who is the owner of its state directory `var`: packages leave
-    /etc/one with root and only its group with oneadmin, and a file for its owner alone could then be read by nobody.
+    Files are given to OpenNebula's user, the owner of its state directory `var`: packages leave /etc/one with root and
+    only its group with oneadmin, so the drivers could not read a file of root's with mode 0600.
 
     Raises:
-        SettingsError: it cannot be done.
+        SettingsError: the file or link cannot be created.
     """
     if step.is_there:
         return
@@ -147,9 +147,9 @@ def carry_out(step: Step, var: Path) -> None:
             make_link(step.path, step.target)
             return
         make_directory(step.path.parent, 0o750, owner_of=var)
-        # It may come to hold credentials: nobody but its owner reads it.
+        # Only its owner may read it: an operator may add credentials.
         descriptor = open_file(step.path, os.O_WRONLY | os.O_EXCL, owner_of=var)
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(step.text)
     except OSError as error:
-        raise SettingsError(f"{step.path} cannot be made: {error.strerror}; run this as root or oneadmin") from error
+        raise SettingsError(f"{step.path} cannot be created: {error.strerror}; run this as root or oneadmin") from error

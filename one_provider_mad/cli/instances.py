@@ -1,4 +1,4 @@
-"""`one-provider instances`: what the cloud has of ours, and what must still be destroyed."""
+"""`one-provider instances`: lists this owner's instances in the cloud, and debts."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from one_provider_mad.providers.interface import Provider, VerbatimDriver
 from one_provider_mad.settings import Places, load
 
 Entry = Mapping[str, Any]
-"""One instance, or one debt without one, as JSON shows it."""
+"""One instance, or a debt without an instance, as in JSON."""
 
 _COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "STATE": "state", "NAME": "name", "CREATED": "created_at"}
 _FOREIGN_COLUMNS = {**_COLUMNS, "OWNER": "owner"}
 
 
-@click.command("instances", short_help="List the cloud's instances of ours, and debts.")
+@click.command("instances", short_help="List this owner's instances, and debts.")
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
-@click.option("--all", "is_all", is_flag=True, help="Also what is not ours, and what is terminated.")
+@click.option("--all", "is_all", is_flag=True, help="Include other owners' and terminated instances.")
 def command(name: str, is_json: bool, is_all: bool) -> None:
-    """List the instances of the cloud that NAME's configuration leads to.
+    """List the instances in the cloud of NAME.
 
-    Below them stand the debts: instances that must be destroyed and could not be, yet.
+    Debts follow: instances that must be terminated and could not be, yet.
     """
     with no_logs(), progress(f"asking the cloud of {name}", is_wanted=not is_json):
         entries = collect(name, os.environ, is_all=is_all)
@@ -50,16 +50,16 @@ def command(name: str, is_json: bool, is_all: bool) -> None:
 
 
 _DEBT = "debt"
-"""State of an entry that no instance stands behind any more, or that its cloud does not show."""
+"""State of an entry whose instance is gone, or is missing in the cloud's listing."""
 
 
 def collect(name: str, environ: Mapping[str, str], *, is_all: bool) -> list[Entry]:
     """Ask the cloud of NAME, and its journal.
 
     Args:
-        name: NAME, as oned's ARGUMENTS have it.
-        environ: where OpenNebula is.
-        is_all: foreign and terminated instances too; a foreign one has no `vm_id`.
+        name: NAME, as in oned's ARGUMENTS.
+        environ: environment variables, which tell OpenNebula's folders.
+        is_all: include foreign and terminated instances; a foreign one has no `vm_id`.
 
     Raises:
         MadError: the configuration, the cloud or the journal cannot be read.
@@ -68,7 +68,7 @@ def collect(name: str, environ: Mapping[str, str], *, is_all: bool) -> list[Entr
     configuration = load(name, places)
     provider = registry.build(configuration, places, _warn)
     if isinstance(provider, VerbatimDriver):
-        raise click.ClickException(f"{name} is served by {provider.name}, which cannot tell what its cloud has")
+        raise click.ClickException(f"{name} is served by {provider.name}, which cannot list the cloud's instances")
     patience = configuration.settings.call_timeout
     try:
         instances = asyncio.run(_list(provider, patience=patience))
@@ -142,7 +142,7 @@ def _debt(debt: Debt | None) -> dict[str, Any]:
     return {"debt": True, **why}
 
 
-# For people
+# Text
 
 
 def _show(entries: Sequence[Entry], *, is_all: bool) -> None:
@@ -166,7 +166,7 @@ def _moment(seconds: float) -> str:
 def _debts(entries: Sequence[Entry]) -> Iterator[str]:
     if entries:
         yield ""
-        yield click.style("debts: to be destroyed, and not yet seen terminated", fg="yellow")
+        yield click.style("debts (pending terminations)", fg="yellow")
     for entry in entries:
         what = printable(entry["deploy_id"] or "an instance with its tags")
         failed = f"; tried {entry['tries']} times: {entry['last_error']}" if entry["tries"] else ""

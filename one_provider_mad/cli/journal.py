@@ -1,4 +1,4 @@
-"""`one-provider journal`: what a driver's journal holds, and how to confirm another account or machine."""
+"""`one-provider journal`: shows a driver's journal, and accepts another account or machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class _NameOrCommand(click.Group):
 
 @click.group("journal", cls=_NameOrCommand, short_help="Show a driver's journal, or accept another account.")
 def command() -> None:
-    """Show the journal of a NAME, `one-provider journal NAME`: what a crash must not forget."""
+    """Show the journal of a NAME, `one-provider journal NAME`, or accept another account or machine."""
 
 
-@command.command("show", short_help="Show what is open, owed and attempted.")
+@command.command("show", short_help="Show open requests, debts and attempts.")
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
 def show(name: str, is_json: bool) -> None:
-    """Show requests without an answer, debts, and attempts to create."""
+    """Show unanswered requests, debts, and attempts to create."""
     found = journal_show.collect(name, os.environ)
     if is_json:
         click.echo(json.dumps(found, indent=2))
@@ -43,18 +43,18 @@ def show(name: str, is_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array of sentences.")
 def accept(name: str, is_json: bool) -> None:
-    """Accept whatever account and region the configuration of NAME leads to from now on, and this machine.
+    """Accept the account and region of NAME's current credentials, and this machine.
 
-    A driver refuses every action when its credentials lead elsewhere than before, since in another account all its
-    instances look as if they were gone. It terminates no orphan, and nothing that is owed from before, when its journal
-    was written on another machine, since a copy of a front-end knows nothing of what the original has done since.
+    A driver refuses every action when its credentials belong to another account or region than before, since all its
+    instances seem to be gone there. When its journal was written on another machine, it terminates no orphan and no
+    earlier debt, since a copy of a front-end does not know what the original has done since.
     """
     sentences = list(accept_here(name, os.environ))
     click.echo(json.dumps(sentences, indent=2) if is_json else "\n".join(sentences))
 
 
 def accept_here(name: str, environ: Mapping[str, str]) -> Iterator[str]:
-    """Forget the recorded account and machine, so that the driver records its own; yields what was done, in sentences.
+    """Forget the recorded account and machine, so that the driver records its own; yield a sentence for each.
 
     Raises:
         MadError: the configuration or the journal cannot be used.
@@ -63,11 +63,11 @@ def accept_here(name: str, environ: Mapping[str, str]) -> Iterator[str]:
     path = places.journal(load(name, places))
     before = forget_fact(path, "account")
     if before is None:
-        yield f"{path} has no account recorded: the next action records the one it finds"
+        yield f"{path} has no account recorded: the next action records the credentials' account"
     else:
-        yield f"{path} no longer insists on {before}: the next action records the account it finds"
+        yield f"{path} no longer insists on {before}: the next action records the credentials' account"
     if forget_fact(path, MACHINE) is not None:
         yield (
-            f"{path} no longer insists on the machine it was written on: from now on instances are terminated by what"
-            " the OpenNebula on this one says, so see that the other one runs no more"
+            f"{path} no longer insists on the machine that wrote it: from now on the OpenNebula on this machine decides"
+            " which instances are terminated, so make sure that the other one is off"
         )

@@ -1,4 +1,4 @@
-"""What a driver's journal holds, for people: unanswered requests, debts, attempts to create."""
+"""Shows a driver's journal: unanswered requests, debts, attempts to create."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from one_provider_mad.settings import Places, load
 
 
 def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
-    """Everything in the journal of NAME that a person may want to know.
+    """Return the content of the journal of NAME.
 
     Returns:
         `path`, `account`, `machine`, and lists of `requests`, `debts` and `attempts`; times in seconds since the epoch.
@@ -67,16 +67,16 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
 
 
 def show(found: Mapping[str, Any]) -> None:
-    """Write it for people; what is empty is said in a word."""
+    """Write the journal to stdout as tables; an empty part is one line."""
     click.echo(f"{found['path']}: account {found['account'] or 'not recorded yet'}")
     _part(
-        "Requests without an answer yet",
+        "Unanswered requests",
         ("VM", "ACTION", "SINCE", "DRIVER"),
         [(str(each["vm_id"]), each["action"], _moment(each["since"]), _writer(each)) for each in found["requests"]],
     )
     _part(
-        "Debts: to be terminated, and not yet seen to be",
-        ("VM", "DEPLOY ID", "SINCE", "TRIES", "WHY", "LAST ERROR"),
+        "Debts (pending terminations)",
+        ("VM", "DEPLOY ID", "SINCE", "TRIES", "REASON", "LAST ERROR"),
         [_debt(each) for each in found["debts"]],
     )
     _part(

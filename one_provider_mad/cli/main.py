@@ -1,7 +1,7 @@
-"""`one-provider`, the operator's tool: its commands, and how it ends.
+"""`one-provider`, the operator's tool: its commands and exit codes.
 
-Every command lives in a module of its own, imported only when it is called. Whatever goes wrong is one sentence on
-stderr, and an exit code that scripts can use; with --json stdout holds JSON and nothing else.
+Every command has a module of its own, imported only when it is called. An error is one sentence on stderr, and an exit
+code for scripts; with --json stdout holds JSON and nothing else.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 _CODES = """\
-Exit codes: 0 done; 1 it failed; 2 it was called wrongly; 3 it was done, and what it looked at is not well (check);
-130 it was interrupted."""
+Exit codes: 0 success; 1 failure; 2 wrong usage; 3 a check failed (check); 130 interrupted."""
 
 COMMANDS: Mapping[str, str] = {
     "check": "one_provider_mad.cli.check",
@@ -39,14 +38,14 @@ COMMANDS: Mapping[str, str] = {
     "orphans": "one_provider_mad.cli.orphans",
     "tail": "one_provider_mad.cli.tail",
 }
-"""Command to the module that holds it, as `command`."""
+"""Command name to the module that defines it, as `command`."""
 
 FURTHER_COMMANDS = "one_provider_mad.commands"
-"""Group of the entry points of further commands, such as `demo`, which nothing here imports."""
+"""Entry point group of further commands, such as `demo`, which no module here imports."""
 
 
 class _Program(click.Group):
-    """A group that imports a command when it is called, and tells every failure in one sentence."""
+    """A group that imports a command when it is called, and reports every failure in one sentence."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*COMMANDS, *_further_commands(), *super().list_commands(ctx)})
@@ -65,7 +64,7 @@ class _Program(click.Group):
             _end_quietly()
         except (click.UsageError, click.Abort, click.exceptions.Exit):
             raise
-        except Exception as error:  # noqa: BLE001 - nobody is shown a traceback
+        except Exception as error:  # noqa: BLE001 - an operator gets a sentence, no traceback
             sys.exit(_complain(f"{ctx.command_path} {ctx.invoked_subcommand or ''}".rstrip(), error))
 
     def main(
@@ -98,7 +97,7 @@ class _Program(click.Group):
 @click.group("one-provider", cls=_Program, epilog=_CODES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="one-provider-mad", message="%(prog)s %(version)s")
 def main() -> None:
-    """Try out, look into and check the drivers that present a cloud as an OpenNebula host."""
+    """Try out, inspect and check the drivers that present a cloud as an OpenNebula host."""
 
 
 def _further_commands() -> dict[str, EntryPoint]:
@@ -108,7 +107,7 @@ def _further_commands() -> dict[str, EntryPoint]:
 
 
 def _complain(prog_name: str, error: Exception) -> int:
-    """Say what went wrong, and return the exit code."""
+    """Write the error to stderr, and return the exit code."""
     place, code = prog_name, FAILED
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
@@ -123,7 +122,7 @@ def _complain(prog_name: str, error: Exception) -> int:
 
 
 def _end_quietly() -> NoReturn:
-    """Whoever read our output has seen enough; what is still buffered goes nowhere."""
+    """Exit with 0 after the reader of stdout has closed it; buffered output is dropped."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     sys.exit(0)

@@ -1,4 +1,4 @@
-"""NAME on the command line, before anything is made of it: a file, a link, a line of oned.conf."""
+"""Checks NAME on the command line, before it becomes part of a path or of oned.conf."""
 
 from __future__ import annotations
 
@@ -7,6 +7,6 @@ from one_provider_mad.settings import NAME
 
 
 def check_name(name: str) -> None:
-    """Raise SettingsError for what no drivers can be called."""
+    """Raise SettingsError for an invalid NAME."""
     if not NAME.fullmatch(name):
-        raise SettingsError(f"{name!r} is no NAME: take up to 64 letters, digits, `_.-`, and begin with none of `.-`")
+        raise SettingsError(f"{name!r} is no NAME: use up to 64 letters, digits and `_.-`, and do not begin with `.-`")

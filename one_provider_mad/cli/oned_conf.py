@@ -1,9 +1,9 @@
-"""`one-provider oned-conf`: what goes into OpenNebula's own files, release by release, and the commands that follow.
+"""`one-provider oned-conf`: prints the sections for OpenNebula's configuration files, and the commands that follow.
 
 IM_MAD moved to monitord.conf with 5.12. Up to 6.10 the core keeps ordinary VMs off a host that reports PUBLIC_CLOUD=YES
-(VirtualMachine::automatic_requirements). 7.0 knows no public cloud any more: its hosts want a datastore like any other,
-and only clusters and VDCs keep ordinary VMs away (OpenNebula src/im, src/vm, src/schedm; docs.opennebula.io, "Cloud
-Bursting").
+(VirtualMachine::automatic_requirements). 7.0 has no public clouds any more: a cloud's host needs a datastore like any
+other, and only clusters and VDCs keep ordinary VMs away (OpenNebula src/im, src/vm, src/schedm; docs.opennebula.io,
+"Cloud Bursting").
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from one_provider_mad.settings import Places, load
 RELEASES = ("7.4", "6.10", "5.10", "4.14")
 
 MONITORD = (5, 12)
-"""From here on monitord starts the information drivers."""
+"""First release in which monitord starts the information drivers."""
 
 _GROUP_OPERATIONS = (5, 10)
-"""From here on a group can have VM_ADMIN_OPERATIONS of its own."""
+"""First release in which a group can have VM_ADMIN_OPERATIONS of its own."""
 
 _WIDTH = 118
-"""Of sentences, as a comment of a file has them."""
+"""Width of the printed comments."""
 
 _ASKED_FOR: Mapping[str, Mapping[str, str]] = {
     "simulated": {"PROVIDER_IMAGE_ID": "img-alma-9", "PROVIDER_INSTANCE_TYPE": "small_256mb"},
@@ -38,16 +38,16 @@ _ASKED_FOR: Mapping[str, Mapping[str, str]] = {
     "opennebula": {"TEMPLATE_ID": "0"},
     "scripts": {"PROVIDER_IMAGE_ID": "your-image", "PROVIDER_INSTANCE_TYPE": "your-size"},
 }
-"""What a VM's PUBLIC_CLOUD section names, by kind of provider."""
+"""Example attributes of a VM's PUBLIC_CLOUD section, by kind of provider."""
 
 
 class Block(Value, frozen=True, kw_only=True):
-    """One thing to do.
+    """One step for the operator.
 
     Attributes:
-        what: what it is for, as a sentence.
-        where: the file it goes into, "" for a command.
-        text: what to write, or to run; "" for something to know.
+        what: its purpose, as a sentence.
+        where: the file to change, "" for a command.
+        text: the text to write or the command to run; "" for a remark.
     """
 
     what: str
@@ -55,12 +55,12 @@ class Block(Value, frozen=True, kw_only=True):
     text: str = ""
 
 
-@click.command("oned-conf", short_help="Print what goes into oned.conf and monitord.conf.")
+@click.command("oned-conf", short_help="Print the sections for oned.conf and monitord.conf.")
 @click.argument("name")
 @click.option("--release", type=click.Choice(RELEASES), required=True, help="OpenNebula's, or the next older one.")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
 def command(name: str, release: str, is_json: bool) -> None:
-    """Print what OpenNebula has to be told so that NAME becomes one of its hosts.
+    """Print the configuration and commands that make NAME a host of OpenNebula.
 
     Nothing is written or run. NAME need not be configured yet.
     """
@@ -82,7 +82,10 @@ def command(name: str, release: str, is_json: bool) -> None:
 
 
 def _configured(name: str, places: Places) -> tuple[str, str, bool]:
-    """Kind of provider, HYPERVISOR, and whether it resizes running VMs, as far as there is a configuration."""
+    """Return the kind of provider, HYPERVISOR, and whether running VMs can be resized.
+
+    Without a usable configuration these are the simulated cloud's.
+    """
     try:
         configuration = load(name, places)
         settings = configuration.settings
@@ -91,19 +94,19 @@ def _configured(name: str, places: Places) -> tuple[str, str, bool]:
         return settings.provider, settings.hypervisor, resizes_live(configuration)
     except MadError as error:
         if (places.conf / f"{name}.toml").exists():
-            click.echo(f"note: {error}; so this is for a simulated cloud", err=True)
+            click.echo(f"note: {error}; the output is for a simulated cloud", err=True)
         return "simulated", name, True
 
 
 def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_live: bool) -> Iterator[Block]:
-    """What has to be done, in order.
+    """Yield the operator's steps, in order.
 
     Args:
         name: NAME of the drivers, and of their configuration.
         kind: kind of provider, for the example.
         hypervisor: HYPERVISOR reported.
         release: one of RELEASES.
-        resizes_live: a VM is resized while it runs; else OpenNebula refuses that, and resizes it while it is off.
+        resizes_live: the cloud resizes running VMs; else OpenNebula resizes a VM only while it is off.
     """
     number = tuple(map(int, release.split(".")))
     is_7 = number >= (7, 0)
@@ -112,19 +115,19 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
     yield Block(what="The information driver", where=where, text=_im_mad(name, number))
     if is_7:
         yield _pace_of_7()
-    yield Block(what="All this is read when OpenNebula starts", text="systemctl restart opennebula")
+    yield Block(what="OpenNebula reads its configuration when it starts", text="systemctl restart opennebula")
     if is_7:
         yield from _place_of_7(name)
         yield Block(
-            what="The cloud as a host, made in its cluster: in the default one any VM could be placed on it meanwhile",
+            what="The cloud as a host, created in its own cluster: in the default one any VM could be placed on it",
             text=f"onehost create {name} -i {name} -v {name} -c {name}",
         )
     else:
         network = " -n dummy" if number < (5, 0) else ""
         yield Block(what="The cloud as a host", text=f"onehost create {name} -i {name} -v {name}{network}")
         yield Block(
-            what="No datastore and no network: OpenNebula leaves both out on a host that reports PUBLIC_CLOUD=YES,"
-            " and places there only VMs with a PUBLIC_CLOUD section of its TYPE"
+            what="No datastore and no network is needed: OpenNebula uses neither on a host that reports"
+            " PUBLIC_CLOUD=YES, and places there only VMs with a PUBLIC_CLOUD section of its TYPE"
         )
     yield _kept_back(name, number)
     yield Block(
@@ -166,7 +169,7 @@ def _im_mad(name: str, release: tuple[int, ...]) -> str:
 
 
 def _named(name: str, release: tuple[int, ...]) -> dict[str, str]:
-    """Sunstone's label came with 5.0."""
+    """Return NAME, and from 5.0 on Sunstone's label."""
     return {"NAME": f'"{name}"', **({"SUNSTONE_NAME": f'"{name}"'} if release >= (5, 0) else {})}
 
 
@@ -177,64 +180,64 @@ def _vector(name: str, pairs: Mapping[str, str]) -> str:
 
 
 def _pace_of_7() -> Block:
-    """How long a slow cloud may hold up others; up to 6.10 each scheduling round starts whatever still deploys."""
+    """Bound how long a slow deploy holds up other placements; up to 6.10 none does."""
     return Block(
-        what="Instead of the lines that are there: 7.x places no VM before every deploy of the last placement is over,"
-        " for up to five minutes, so that a slow cloud holds up VMs at home. With these it looks again after 15 s",
+        what="Replace the existing lines: 7.x places no VM until every deploy of the last placement has ended, for up"
+        " to five minutes, so a slow cloud holds up VMs at home. With these lines it places VMs again after 15 s",
         where="oned.conf",
         text="ACTION_TIMEOUT   = 10\nSCHED_RETRY_TIME = 15",
     )
 
 
 def _place_of_7(name: str) -> Iterator[Block]:
-    """What keeps the cloud's VMs and ordinary ones apart.
+    """Yield the steps that keep the cloud's VMs and ordinary ones apart.
 
-    All of it is called after the NAME: two clouds may share a HYPERVISOR. 7.x runs the steps of transfer and network
-    drivers on every host: `dummy` ones do nothing.
+    All objects are named after NAME, since two clouds may share a HYPERVISOR. 7.x runs the steps of transfer and
+    network drivers on every host; those of `dummy` do nothing.
     """
     yield Block(
         what="Once for all clouds: ordinary VMs stay at home. The default VDC (0), which holds every group, has ALL"
-        " clusters of this zone (0), and gets those at home instead. Before ALL goes, add each further cluster at home"
-        " by a line like the first, and what is in no cluster by onevdc adddatastore and addvnet. Other VDCs with ALL"
-        " need the same",
+        " clusters of this zone (0) and gets those at home instead. Before you remove ALL, add each further cluster at"
+        " home by a line like the first, and datastores and networks outside any cluster by onevdc adddatastore and"
+        " addvnet. Do the same in other VDCs with ALL",
         text="onevdc addcluster 0 0 default\nonevdc delcluster 0 0 ALL",
     )
     yield Block(
-        what="A cluster of its own; it needs neither images nor networks, which are the cloud's own. Its datastore is"
-        " in no other, and so the core refuses to move a VM out of it by onevm migrate or resched: it would ask the"
-        " driver at home alone, and the instance would run on",
+        what="A cluster of its own; it needs neither images nor networks, since the cloud has its own. Its datastore is"
+        " in no other cluster, so the core refuses to move a VM out of it by onevm migrate or resched: it would ask"
+        " only the driver at home, and the instance would go on running",
         text=f"onecluster create {name}",
     )
     yield Block(
-        what="A place for VMs that takes no room: 7.x wants a system datastore, and the dummy driver does nothing. It"
-        " is made in this cluster alone: in the default one the scheduler would prefer it for its room, and"
-        " ordinary VMs with an image would wait for ever",
+        what="A system datastore, which 7.x requires; with the dummy driver it stores nothing. Create it in this"
+        " cluster alone: in the default one the scheduler would prefer it for its free space, and ordinary VMs with an"
+        " image would wait for ever",
         where=f"{name}.ds, then: onedatastore create {name}.ds -c {name}",
         text=f'NAME = "{name}-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"',
     )
     yield Block(
-        what="Who may use the cloud: the users of this group (oneuser addgroup USER GROUP). Their ordinary VMs without"
-        " an image or a network may be placed there, too, as may those of oneadmin's group: policy.without_section"
-        " says whether an instance is created for them",
+        what="The users of this group may use the cloud (oneuser addgroup USER GROUP). Their ordinary VMs without an"
+        " image or a network may be placed there, too, as may those of oneadmin's group: policy.without_section"
+        " decides whether an instance is created for them",
         text=f"onegroup create {name}\nonevdc create {name}\n"
         f"onevdc addcluster {name} 0 {name}\nonevdc addgroup {name} {name}",
     )
 
 
 def _kept_back(name: str, release: tuple[int, ...]) -> Block:
-    """What keeps users from actions that only transfer drivers are asked for (src/tm/TransferManager.cc).
+    """Forbid users the actions that the core asks of transfer drivers only (src/tm/TransferManager.cc).
 
     Groups have operations of their own from 5.10 on (Group::get_vm_auth_op).
     """
     asked = (
-        "disk-saveas, and disk-snapshot of a VM that is off, are asked of the transfer driver alone, and shown as done"
-        " where that is a dummy: the image or snapshot holds nothing."
+        "disk-saveas, and disk-snapshot of a VM that is off, go to the transfer driver only, and a dummy one reports"
+        " success: the image or snapshot is empty."
     )
     if release < _GROUP_OPERATIONS:
-        return Block(what=f"{asked} This release cannot forbid them: tell your users")
+        return Block(what=f"{asked} This release cannot forbid them: warn your users")
     return Block(
-        what=f"{asked} With this the users of a group may do neither, at home either, unless they have ADMIN rights on"
-        " the VM; what counts is a user's first group",
+        what=f"{asked} This line forbids both to the users of a group, at home as well, unless they have ADMIN rights"
+        " on the VM; only a user's first group counts",
         where=f"{name}.ops, then for such a group: onegroup update GROUP {name}.ops --append",
         text='VM_ADMIN_OPERATIONS = "disk-saveas, disk-snapshot"',
     )

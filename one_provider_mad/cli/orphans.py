@@ -1,4 +1,4 @@
-"""`one-provider orphans`: what the action driver has found that is paid for and belongs to no VM."""
+"""`one-provider orphans`: lists the orphans that the action driver has found."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from one_provider_mad.settings import Places, load
 
 Entry = Mapping[str, Any]
 
-_COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "WHAT": "verdict", "LOOKS": "looks", "WHY": "evidence"}
+_COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "VERDICT": "verdict", "SEARCHES": "looks", "EVIDENCE": "evidence"}
 
 _MINUTE = 60
-"""A look may take a while."""
+"""Seconds that a search may take before it counts as overdue."""
 
 
-@click.command("orphans", short_help="List instances that no VM needs, as the driver has found them.")
+@click.command("orphans", short_help="List orphans: instances that no VM needs any more.")
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="One JSON object.")
 def command(name: str, is_json: bool) -> None:
-    """List what the action driver of NAME has found that is paid for and belongs to no VM for certain.
+    """List the orphans that the action driver of NAME has found: instances that cost money and belong to no VM.
 
-    The driver looks every few minutes, when it may ask the local OpenNebula; what it does about it is said by
-    [orphans] in the configuration. Nothing is asked or changed here.
+    The driver searches every few minutes, if it may ask the local OpenNebula; [orphans] in the configuration tells
+    whether it terminates them. This command reads the journal only, and changes nothing.
     """
     found = collect(name, os.environ)
     if is_json:
@@ -44,14 +44,15 @@ def command(name: str, is_json: bool) -> None:
 
 
 def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
-    """What the journal of NAME has of the last look.
+    """Return the result of the last search, from the journal of NAME.
 
     Returns:
-        `looked_at` (seconds since the epoch, None for never), `policy`, `interval` (seconds), `is_running` (a driver of
-        this journal runs on this machine), `trouble` (when and why the latest try failed, and the seconds until the
-        next; None unless it was later than the last look), and `orphans`: one entry an instance, with what it is, why,
-        in how many looks in a row, and whether it is being terminated (`is_owed`); `parts`: volumes, snapshots and
-        addresses that belong to nothing; `parts_problem`: why these are not known, "" for nothing.
+        `looked_at` (time of the last search, seconds since the epoch, None for never), `policy`, `interval` (seconds),
+        `is_running` (a driver of this journal runs on this machine), `trouble` (time and reason of the latest failed
+        search, and the seconds until the next; None unless it is later than the last search), and `orphans`: one entry
+        an instance, with its verdict, the evidence, the number of searches in a row that found it, and whether it is
+        being terminated (`is_owed`); `parts`: volumes, snapshots and addresses that no instance uses; `parts_problem`:
+        the reason why these are unknown, "" for none.
 
     Raises:
         MadError: the configuration or the journal cannot be read.
@@ -59,7 +60,7 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     places = Places.from_environment(environ)
     configuration = load(name, places)
     if configuration.settings.provider == "scripts":
-        raise SettingsError(f"{name} is served by scripts, which cannot tell what its cloud has")
+        raise SettingsError(f"{name} is served by scripts, which cannot list the cloud's instances")
     path = places.journal(configuration)
     text = read_fact(path, ORPHANS)
     found = json.loads(text) if text else {"at": None, "orphans": [], "parts": []}
@@ -81,39 +82,39 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
 def _show(found: Mapping[str, Any]) -> None:
     looked_at, entries = found["looked_at"], found["orphans"]
     if looked_at is None:
-        click.echo(printable(f"The driver has not looked yet. Next look: {_outlook(found)}"))
+        click.echo(printable(f"The driver has not searched yet. Next search: {_outlook(found)}"))
         return
     if entries:
         rows = sorted(entries, key=lambda each: (each["vm_id"], each["deploy_id"]))
         show_table(list(_COLUMNS), [[_cell(entry, key) for key in _COLUMNS.values()] for entry in rows])
     for part in found["parts"]:
         of = f" of VM {part['vm_id']}" if part["vm_id"] is not None else ""
-        click.echo(printable(f"{part['kind']} {part['id']}{of} belongs to nothing: {part['detail']}"))
+        click.echo(printable(f"{part['kind']} {part['id']}{of} is not in use: {part['detail']}"))
     if found["parts_problem"]:
-        problem = f"Volumes, snapshots and addresses could not be looked at: {found['parts_problem']}"
+        problem = f"Volumes, snapshots and addresses could not be listed: {found['parts_problem']}"
         click.echo(printable(problem))
-    strange = "1 instance belongs" if len(entries) == 1 else f"{len(entries)} instances belong"
-    count = f"{strange} to no VM for certain" if entries else "Every instance belongs to a VM"
+    some = "1 possible orphan" if len(entries) == 1 else f"{len(entries)} possible orphans"
+    count = some if entries else "Every instance belongs to a VM"
     ago = max(0, round(time.time() - looked_at))
     click.echo(f"{count}, as of {ago} s ago; policy: {found['policy']}.")
-    click.echo(printable(f"Next look: {_outlook(found)}"))
+    click.echo(printable(f"Next search: {_outlook(found)}"))
 
 
 def _outlook(found: Mapping[str, Any]) -> str:
-    """When the driver looks next, or why it does not."""
+    """Return the time of the next search, or the reason why there is none."""
     now, trouble = time.time(), found["trouble"]
     if not found["is_running"]:
-        return "when OpenNebula starts the driver, which does not run."
+        return "when OpenNebula starts the driver, which is not running."
     if trouble is not None and trouble["retry"] is None:
-        return f"none before the driver is started again: {trouble['reason']}"
+        return f"none until the driver is restarted: {trouble['reason']}"
     if trouble is not None:
         ago, left = max(0, round(now - trouble["at"])), max(0, round(trouble["at"] + trouble["retry"] - now))
-        return f"in {left} s; the one {ago} s ago failed: {trouble['reason']}"
+        return f"in {left} s; the last one, {ago} s ago, failed: {trouble['reason']}"
     if found["looked_at"] is None:
         return "when OpenNebula has started and answers."
     left = round(found["looked_at"] + found["interval"] - now)
     if left < -_MINUTE:
-        return f"overdue by {-left} s: it is under way still, or the driver's log says why not (one-provider tail)."
+        return f"overdue by {-left} s: it is still under way, or the driver's log has the reason (one-provider tail)."
     return f"in {max(0, left)} s."
 
 

@@ -1,4 +1,4 @@
-"""Shows on a terminal that something is under way; whoever else reads sees nothing of it."""
+"""Shows progress on a terminal; output to a pipe or file does not contain it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 
 def progress(text: str, *, is_wanted: bool = True) -> AbstractContextManager[object]:
-    """Show this, moving, until it is left."""
+    """Return a context in which the text and a spinner are shown, on a terminal only."""
     if not (is_wanted and sys.stdout.isatty()):
         return nullcontext()
     from rich.console import Console

@@ -1,4 +1,4 @@
-"""Keeps what providers log for a driver's log file away from a person's terminal, and out of --json."""
+"""Keeps providers' log entries, meant for a driver's log file, out of a terminal and of --json output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from one_provider_mad.logs import import_structlog
 
 @contextmanager
 def no_logs() -> Iterator[None]:
-    """Drop log entries, which structlog would print on stdout; how logs were set up before comes back."""
+    """Drop log entries, which structlog would print on stdout; the earlier log set-up is restored at the end."""
     structlog = import_structlog()
     before = structlog.get_config()
     structlog.configure(processors=[_drop])

@@ -1,4 +1,4 @@
-"""The settings as their types tell of them: name, default, and the sentence below each in the source."""
+"""Reads settings from their types: name, default, and the sentence below each field in the source."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Key(Value, frozen=True, kw_only=True):
     """One setting.
 
     Attributes:
-        table: the table that it stands in, "" for the file itself.
+        table: the table that contains it, "" for the file itself.
         name: its name.
-        default: what is usual, as TOML writes it; None where there is nothing that TOML can write, or it must be set.
-        is_required: it has no default.
-        text: what it means.
+        default: its default in TOML; None if TOML cannot express it, or if the key is required.
+        is_required: True if it has no default.
+        text: its meaning.
     """
 
     table: str
@@ -35,14 +35,14 @@ class Key(Value, frozen=True, kw_only=True):
 
 
 def tables() -> dict[str, type[msgspec.Struct]]:
-    """Every table that a file may hold whatever its provider is, by name."""
+    """Return the tables that every provider's file may hold, by name."""
     defaults = {field.name: field.default for field in msgspec.structs.fields(Settings)}
     nested = {name: type(default) for name, default in defaults.items() if isinstance(default, msgspec.Struct)}
     return {"capacity": CapacitySettings, "monitor": MonitorSettings, **nested}
 
 
 def keys_of(settings_type: type[msgspec.Struct], *, table: str = "") -> Iterator[Key]:
-    """Every key of a table, and of the tables in it, in the order of the source."""
+    """Yield every key of a table, and of the tables in it, in the order of the source."""
     texts = _texts(settings_type)
     for field in msgspec.structs.fields(settings_type):
         default = field.default if field.default is not msgspec.NODEFAULT else _made(field)
@@ -63,7 +63,7 @@ def _made(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def _toml(value: Any) -> str | None:
-    """As TOML writes it; JSON writes texts, numbers and lists in the same way."""
+    """Return the value in TOML, None if it has no form there; JSON has the same texts, numbers and lists."""
     plain = msgspec.to_builtins(value)
     if plain is None:
         return None
@@ -73,7 +73,7 @@ def _toml(value: Any) -> str | None:
 
 
 def _texts(settings_type: type) -> dict[str, str]:
-    """The sentences that stand below the fields of a class, those of its bases included."""
+    """Return the sentences below the fields of a class and of its bases, by field."""
     texts: dict[str, str] = {}
     for each in reversed(settings_type.__mro__):
         if not issubclass(each, msgspec.Struct) or each is msgspec.Struct:
@@ -88,14 +88,14 @@ def _texts(settings_type: type) -> dict[str, str]:
 
 
 def commented(keys: Iterator[Key], *, given: dict[str, str]) -> Iterator[str]:
-    """Lines of a configuration file in which every key stands, those that are not given as a comment.
+    """Yield the lines of a configuration file with every key; keys without a given value are comments.
 
     Args:
         keys: of one table.
         given: values to set, as TOML writes them, by name.
     """
     for key in keys:
-        text = f"{key.text} Has to be set." if key.is_required and key.name not in given else key.text
+        text = f"{key.text} Required." if key.is_required and key.name not in given else key.text
         if text:
             yield indent(fill(text, 115), "# ")
         if key.name in given:

@@ -1,7 +1,7 @@
-"""Whether OpenNebula 7.x can end the VMs of a cloud: that takes a system datastore whose transfer driver does nothing.
+"""Checks that OpenNebula 7.x can end a cloud's VMs: it needs a system datastore with the transfer driver `dummy`.
 
-Up to 6.10 nothing is transferred on a host that reports PUBLIC_CLOUD=YES. 7.x runs the transfer driver of the VM's
-system datastore on every host (seen on 7.4.0: EPILOG_FAILURE, since the cloud is no machine that ssh could reach).
+Up to 6.10 no transfer driver runs on a host that reports PUBLIC_CLOUD=YES. 7.x runs the transfer driver of the VM's
+system datastore on every host (seen on 7.4.0: EPILOG_FAILURE, since ssh cannot reach a cloud).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Datastore(Value, frozen=True, kw_only=True):
     Attributes:
         name: its name.
         tm_mad: its transfer driver.
-        clusters: numbers of the clusters that it is in.
+        clusters: numbers of its clusters.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Host(Value, frozen=True, kw_only=True):
 
 
 def check_system_datastores(core: LocalCore, name: str) -> list[SelfCheck]:
-    """What stands in the way of ending the VMs of NAME; nothing up to 6.10. Blocks.
+    """Return findings about the datastores for the VMs of NAME; none up to 6.10. Blocks.
 
     Raises:
         MadError: OpenNebula did not answer.
@@ -67,7 +67,7 @@ def check_system_datastores(core: LocalCore, name: str) -> list[SelfCheck]:
 
 
 def read_system_datastores(pool: Element) -> list[Datastore]:
-    """The system datastores of a DATASTORE_POOL."""
+    """Return the system datastores of a DATASTORE_POOL."""
     return [
         Datastore(
             name=text_of(each.find("NAME")),
@@ -80,7 +80,7 @@ def read_system_datastores(pool: Element) -> list[Datastore]:
 
 
 def read_hosts(pool: Element, *, vm_mad: str) -> list[Host]:
-    """The hosts of a HOST_POOL that this virtualization driver serves."""
+    """Return the hosts of a HOST_POOL that this virtualization driver serves."""
     return [
         Host(
             name=text_of(each.find("NAME")),
@@ -93,9 +93,9 @@ def read_hosts(pool: Element, *, vm_mad: str) -> list[Host]:
 
 
 def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) -> Iterator[SelfCheck]:
-    """PURE: a finding for each cluster in which there is a host, or one where there is no host yet."""
+    """PURE: yield a finding for each cluster with a host of the cloud, or one if there is no host yet."""
     usable = [each for each in datastores if each.tm_mad == _NOTHING]
-    remedy = f"make one: one-provider oned-conf {name} --release 7.4 prints how; onevm recover --success ends such a VM"
+    remedy = f"create one as one-provider oned-conf {name} --release 7.4 prints; onevm recover --success ends such a VM"
     if not usable:
         yield SelfCheck(what=_WHAT, is_well=False, found=f"none has TM_MAD={_NOTHING}: {_ENDS}", remedy=remedy)
         return
@@ -111,7 +111,7 @@ def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) 
         yield SelfCheck(what=_WHAT, is_well=True, found=f"{_names(fit)} with TM_MAD={_NOTHING} in cluster {cluster}")
         if others := [each for each in inside if each not in usable]:
             tells = ", ".join(f"{each.name} with TM_MAD={each.tm_mad}" for each in others)
-            found = f"cluster {cluster} has {tells}, too: VMs that are placed there end in EPILOG_FAILURE"
+            found = f"cluster {cluster} also has {tells}: VMs placed there end in EPILOG_FAILURE"
             advice = f'SCHED_DS_REQUIREMENTS = "TM_MAD = \\"{_NOTHING}\\"" in each template, or a cluster of its own'
             yield SelfCheck(what=_WHAT, is_well=None, found=found, remedy=advice)
 

@@ -1,4 +1,4 @@
-"""Tables for people: ruled and coloured on a terminal, plain columns for everything else that reads."""
+"""Writes tables: ruled and coloured on a terminal, plain columns elsewhere."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     Args:
         head: names of the columns.
-        rows: cells; control characters in them are shown, not sent to the terminal.
+        rows: cells; control characters in them are escaped.
     """
     clean = [[printable(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
@@ -34,7 +34,7 @@ def _ruled(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
     table = Table(box=SIMPLE_HEAD)
     for name in head:
-        table.add_column(name, overflow="fold")  # an id that is cut short can be copied nowhere
+        table.add_column(name, overflow="fold")  # an id must stay whole to be copied
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

@@ -1,4 +1,4 @@
-"""`one-provider tail`: the drivers' logs, readable, for all VMs or one."""
+"""`one-provider tail`: shows the drivers' logs as text, for all VMs or one."""
 
 from __future__ import annotations
 
@@ -26,41 +26,43 @@ _LEVELS = ("debug", "info", "warning", "error")
 _LOOK_SECONDS = 0.2
 
 _FIRST = ("event", "level", "timestamp", "vm")
-"""What has a place of its own in a line; the rest follows as `key=value`."""
+"""Keys with a fixed place in a line; the others follow as `key=value`."""
 
 
 class Wanted(Value, frozen=True, kw_only=True):
-    """Which entries to show.
+    """Selects entries.
 
     Attributes:
-        vm_id: of this VM only; None for all.
-        level: this one and worse.
+        vm_id: entries of this VM only; None for all.
+        level: entries of this level and worse.
     """
 
     vm_id: int | None = None
     level: str = "info"
 
     def has(self, entry: Mapping[str, Any]) -> bool:
-        """True for an entry that is to be shown."""
+        """Return True for a selected entry."""
         is_its = self.vm_id is None or entry.get("vm") == self.vm_id
         level = entry.get("level")
         return is_its and (level not in _LEVELS or _LEVELS.index(str(level)) >= _LEVELS.index(self.level))
 
 
-@click.command("tail", short_help="Show the drivers' logs, readable.")
+@click.command("tail", short_help="Show a driver's log as text.")
 @click.argument("name")
 @click.option("--vm", "vm_id", type=int, help="Entries of this VM only.")
-@click.option("--level", type=click.Choice(_LEVELS), default="info", show_default=True, help="This one and worse.")
 @click.option(
-    "-n", "--lines", "count", type=click.IntRange(0), default=20, show_default=True, help="How many to begin with."
+    "--level", type=click.Choice(_LEVELS), default="info", show_default=True, help="Entries of this level and worse."
 )
-@click.option("-f", "--follow", "is_following", is_flag=True, help="Go on with what is written from now on.")
+@click.option(
+    "-n", "--lines", "count", type=click.IntRange(0), default=20, show_default=True, help="Number of past entries."
+)
+@click.option("-f", "--follow", "is_following", is_flag=True, help="Go on with new entries.")
 @click.option("--im", "is_im", is_flag=True, help="The information driver's log instead of the action driver's.")
-@click.option("--json", "is_json", is_flag=True, help="Entries as they stand in the log, one JSON object a line.")
+@click.option("--json", "is_json", is_flag=True, help="Entries as in the log, one JSON object a line.")
 def command(
     name: str, vm_id: int | None, level: str, count: int, is_following: bool, is_im: bool, is_json: bool
 ) -> None:
-    """Show the log of the driver of NAME, for people."""
+    """Show the log of a driver of NAME as text."""
     path = log_of(name, PROGRAMS[is_im], os.environ)
     wanted = Wanted(vm_id=vm_id, level=level)
     show = json.dumps if is_json else written
@@ -82,21 +84,21 @@ def command(
 
 
 def log_of(name: str, program: str, environ: Mapping[str, str]) -> Path:
-    """Where the log of a driver is.
+    """Return the path of a driver's log.
 
     Raises:
-        SettingsError: there is none.
+        SettingsError: there is no log.
     """
     path = Places.from_environment(environ).log / f"{program}_{name}.log"
     if not path.is_file():
         raise SettingsError(
-            f"there is no log of {program} for {name} yet: it is written where the driver runs ({path})"
+            f"there is no log of {program} for {name} yet: the running driver writes it, on its machine ({path})"
         )
     return path
 
 
 def written(entry: Mapping[str, Any]) -> str:
-    """One entry as one line: time, VM, what happened, and everything else as `key=value`."""
+    """Return an entry as one line: time, VM, event, and everything else as `key=value`."""
     level = str(entry.get("level", ""))
     rest = " ".join(f"{key}={_short(value)}" for key, value in entry.items() if key not in _FIRST)
     vm = f"VM {entry['vm']}" if entry.get("vm") is not None else "-"
@@ -129,13 +131,13 @@ def _opened(path: Path) -> TextIO:
 
 
 def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterator[Mapping[str, Any]]:
-    """What is appended from now on, for ever; logrotate may put another file in its place, or empty it.
+    """Yield new entries for ever, also after logrotate has replaced or emptied the file.
 
     Args:
         path: the log.
-        file: it, read to its end.
-        begun: a last line that is not whole yet.
-        stack: closes every file that takes its place.
+        file: the open log, read to its end.
+        begun: an incomplete last line.
+        stack: closes every later log file.
     """
     rest, is_rotated = begun, False
     while True:
@@ -144,7 +146,7 @@ def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterat
         if whole:
             continue
         if is_rotated:
-            # Read to its end after its successor was seen: nothing is written there any more.
+            # The new file exists and this one was read to its end: no driver writes here any more.
             yield from filter(None, [_entry(rest)])
             file, rest = stack.enter_context(_opened(path)), ""
         else:
@@ -153,7 +155,7 @@ def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterat
 
 
 def _is_rotated(path: Path, file: TextIO) -> bool:
-    """True when another file has the name; one that was emptied is read from its beginning."""
+    """Return True when another file has the name; read an emptied file from its beginning."""
     try:
         now = path.stat()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""OpenNebula's template text, read strictly: `NAME = value`, `NAME = [ KEY = value, … ]`, `# comment`.
+"""Reads OpenNebula's template text strictly: `NAME = value`, `NAME = [ KEY = value, … ]`, `# comment`.
 
 Pure: text in, a `Template` out, or a `TemplateError` that names the line. The grammar is that of OpenNebula's own
-parser (src/parsers/template_parser.y), without the corners where it silently takes something else than was meant.
+parser (src/parsers/template_parser.y), without the cases that it silently misreads.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _QUOTED = re.compile(r'"((?:\\"|[^"])*+)"')
 
 _END_OF_VALUE = re.compile(r"(?=[ \t\n#,\]]|\Z)")
 _FORBIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff\ufffe\uffff]")
-"""What XML cannot hold (and DEL), so that OpenNebula cannot either. Tab and line feed are fine."""
+"""Characters that XML cannot hold, and so OpenNebula cannot either, and DEL. Tab and line feed are allowed."""
 
 _ELEMENT = re.compile(r"[A-Z_][A-Z0-9_]*")
 
@@ -30,7 +30,7 @@ class TemplateError(ValueError):
 
     Args:
         line: number of the line, from 1.
-        reason: what is wrong there.
+        reason: the error in that line.
     """
 
     def __init__(self, line: int, reason: str) -> None:
@@ -40,10 +40,10 @@ class TemplateError(ValueError):
 
 
 def read_template(text: str) -> Template:
-    """Read a whole template; several attributes of one name are all kept, in order.
+    """Return a whole template; several attributes of one name are all kept, in order.
 
     Raises:
-        TemplateError: the first thing that is wrong.
+        TemplateError: the first error in the text.
     """
     reader = _Reader(text.replace("\r\n", "\n"))
     values: dict[str, list[str | Mapping[str, str]]] = {}
@@ -54,7 +54,7 @@ def read_template(text: str) -> Template:
 
 
 class _Reader:
-    """A place in the text, and what can be read from there."""
+    """Reads attributes from a text, from left to right."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -65,12 +65,12 @@ class _Reader:
             raise self._error("OpenNebula's parser refuses the characters ]]> even in quotes", at=at)
 
     def is_at_end(self) -> bool:
-        """Pass over blanks, empty lines and comments; True when nothing else follows."""
+        """Skip blanks, empty lines and comments; return True at the end of the text."""
         self._pass(_SPACE)
         return self._at == len(self._text)
 
     def attribute(self) -> tuple[str, str | Mapping[str, str]]:
-        """One attribute, plain or vector."""
+        """Return the next attribute, plain or vector."""
         start = self._at
         name = self._name()
         if self._next() == "[":
@@ -139,7 +139,7 @@ class _Reader:
 
     @staticmethod
     def _plain_element(name: str) -> str:
-        """Name of a plain attribute, as OpenNebula stores it."""
+        """Return the name under which OpenNebula stores a plain attribute."""
         return f"ONE_{name}" if name[0].isdigit() or name.startswith("XML") else name
 
     def _missing_mark(self, name: str, start: int) -> TemplateError:

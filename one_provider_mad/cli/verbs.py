@@ -1,4 +1,4 @@
-"""Tables about actions and releases: who sends what, in which state, about which part of the VM."""
+"""Tables of actions and releases: the releases that send an action, its usual LCM_STATE and its operand."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _MIDDLE: tuple[Release, ...] = ("5.10", "7.4")
 _NEW: tuple[Release, ...] = ("7.4",)
 
 CONTROLS = ("INIT", "FINALIZE")
-"""Lines that consist of their word alone."""
+"""Lines of one word."""
 
 LCM_NUMBERS: Mapping[str, int] = {name: number for number, name in LCM_STATES.items()}
 """LCM_STATE by name."""
 
 ACTIVE, DONE = 3, 6
-"""VM/STATE, as far as a driver ever sees it."""
+"""The values of VM/STATE in requests."""
 
 
 class Verb(Value, frozen=True, kw_only=True):
-    """What belongs to one action.
+    """Properties of one action.
 
     Attributes:
-        lcm_state: name of the LCM_STATE it is sent in most often.
+        lcm_state: name of its most frequent LCM_STATE.
         operand: the vector of the VM's template that it is about, "" for none.
         flag: the key that is YES in that vector.
-        key: the key that numbers that vector.
-        fields: what else it may be told about, by name.
-        releases: who sends it.
+        key: the key with that vector's number.
+        fields: names of its other operands.
+        releases: the releases that send it.
     """
 
     lcm_state: str
@@ -88,10 +88,10 @@ VERBS: Mapping[str, Verb] = {
 
 
 class Era(Value, frozen=True, kw_only=True):
-    """What differs from release to release besides the elements.
+    """Values that differ from release to release, besides the elements.
 
     Attributes:
-        datastores: the directory that deployment files lie under.
+        datastores: the parent directory of deployment files.
         datastore_id: system datastore of a VM on a cloud host.
         tm_mad: its transfer driver.
         cluster_id: the host's cluster.
@@ -136,14 +136,14 @@ ERAS: Mapping[Release, Era] = {
 
 
 def default_lcm_state(action: str, release: Release) -> int:
-    """LCM_STATE that an action is sent in most often; RUNNING for an action that nobody knows."""
+    """Return the most frequent LCM_STATE of an action; RUNNING for an unknown action."""
     if action == "CANCEL":
         return LCM_NUMBERS[ERAS[release].hard_cancel]
     return LCM_NUMBERS[VERBS[action].lcm_state if action in VERBS else "RUNNING"]
 
 
 def latest_release(action: str) -> Release:
-    """The newest release that sends an action, 7.4 when none does."""
+    """Return the newest release that sends an action, 7.4 when none does."""
     verb = VERBS.get(action)
     return verb.releases[-1] if verb is not None and verb.releases else RELEASES[-1]
 
@@ -164,7 +164,7 @@ _HISTORY: Mapping[tuple[str, str], int] = {
 
 
 def history_action(action: str, lcm_state: int, release: Release) -> int:
-    """The user's operation as the history has it (OpenNebula include/History.h, VMAction); 0 when there is none."""
+    """Return the user's operation as in the history (OpenNebula include/History.h, VMAction); 0 for none."""
     state = LCM_STATES.get(lcm_state, "")
     if action in ("SHUTDOWN", "CANCEL") and state in ("SHUTDOWN", "CANCEL"):
         return ERAS[release].terminate + (action == "CANCEL")

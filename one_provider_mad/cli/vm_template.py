@@ -1,4 +1,4 @@
-"""What oned makes of a user's template: what is its own, what stays the user's, and what an action is about."""
+"""Splits a user's template as oned does, into TEMPLATE and USER_TEMPLATE, and marks an action's operand in it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,31 @@ SYSTEM_NAMES = frozenset(
     TOPOLOGY TPM VCPU VCPU_MAX VIDEO VMGROUP VMID VROUTER_ID
     """.split()  # noqa: SIM905 - forty quoted words are harder to read
 )
-"""What oned moves to TEMPLATE (VirtualMachine::insert, parse_well_known_attributes); the rest is USER_TEMPLATE's."""
+"""Attributes that oned moves to TEMPLATE (VirtualMachine::insert, parse_well_known_attributes).
+
+The others stay in USER_TEMPLATE.
+"""
 
 _TOP_LEVEL = {"MIGR_HOST": "", "SECURITY_GROUP_ID": "0", "VIRTUAL_NETWORK_ID": "0"}
-"""Operands that have an element of their own, and what they are when nobody says."""
+"""Operands that have an element of their own, with their defaults."""
 
 
 class PlacedTemplate:
-    """A user's template, put where oned puts it, with what the action is about marked in it.
+    """A user's template, split as oned splits it, with the action's operand marked in it.
 
     Args:
         template: as the user wrote it.
         action: the action's word.
-        release: whose manners.
+        release: the OpenNebula release to follow.
         vm_id: the VM's number.
-        stime: when the VM was made.
-        operand: what the action is about.
+        stime: creation time of the VM, seconds since the epoch.
+        operand: keys of the part that the action is about.
 
     Attributes:
         system: VM/TEMPLATE.
         user: VM/USER_TEMPLATE.
         backup: VM/BACKUPS/BACKUP_CONFIG.
-        top_level: MIGR_HOST, SECURITY_GROUP_ID and VIRTUAL_NETWORK_ID, as far as the action has them.
+        top_level: those of MIGR_HOST, SECURITY_GROUP_ID and VIRTUAL_NETWORK_ID that the action has.
 
     Raises:
         ValueError: the action has no such operand.
@@ -70,7 +73,7 @@ class PlacedTemplate:
 
     @property
     def context_disk(self) -> str:
-        """Number of the disk that CONTEXT is on, "" without one."""
+        """Number of the disk with CONTEXT, "" without one."""
         contexts = [value for value in self.system.get("CONTEXT", []) if isinstance(value, Mapping)]
         return contexts[0].get("DISK_ID", "") if contexts else ""
 
@@ -89,7 +92,7 @@ class PlacedTemplate:
             if isinstance(vector, Mapping):
                 vectors[index] = {key: str(index), **vector}
 
-    # What the action is about
+    # The action's operand
 
     def _apply(self, operand: Mapping[str, str]) -> None:
         verb = VERBS.get(self._action, Verb(lcm_state="RUNNING"))
@@ -131,7 +134,7 @@ class PlacedTemplate:
             elif name in operand:
                 self.system[name] = [operand[name]]
 
-    # What oned adds
+    # Attributes that oned adds
 
     def _complete(self, template: Template, vm_id: int) -> None:
         self.system["AUTOMATIC_REQUIREMENTS"] = [self._requirements(template)]
@@ -149,7 +152,7 @@ class PlacedTemplate:
                 contexts[index] = {"DISK_ID": disk_id, "TARGET": "hda", **context}
 
     def _requirements(self, template: Template) -> str:
-        """Where the scheduler may place the VM (VirtualMachine::automatic_requirements)."""
+        """Return the scheduler's placement rule (VirtualMachine::automatic_requirements)."""
         if self._release == "7.4":
             return "!(PIN_POLICY = PINNED)"
         pinned = "" if self._release == "4.4" else " & !(PIN_POLICY = PINNED)"

@@ -84,10 +84,13 @@ def test_all_is_well(ready: Place, tmp_path: Path) -> None:
         "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "credentials",
         "listing", "database", "instances", "journal", "OpenNebula", "system datastore",
     ]  # fmt: skip
-    assert found["credentials"]["found"].startswith("lead to simulated/embedded, in ")
+    assert found["credentials"]["found"].startswith("account simulated/embedded, answered in ")
     assert found["listing"]["found"] == "0 instances, 0 of them ours"
     assert found["instances"]["found"] == "2 of 2 left"
-    assert found["OpenNebula"]["found"] == f"{environ['ONE_XMLRPC']} (ONE_XMLRPC) answers: has no peers, or leads them"
+    assert (
+        found["OpenNebula"]["found"]
+        == f"{environ['ONE_XMLRPC']} (ONE_XMLRPC) answers: this front-end leads or is alone"
+    )
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,10 @@ def test_files_that_opennebulas_user_cannot_use(ready: Place) -> None:
     os.chown(ready.var, 4711, 4712)
     told = said(ready.root, "check", "simulated", code=NOT_WELL)
     for path in (configuration, journal):
-        assert f"✗ permissions: {path} is -rw------- of user 0: OpenNebula's user, 4711, cannot use it\n" in told
+        assert (
+            f"✗ permissions: {path} is -rw------- and belongs to user 0: OpenNebula's user, 4711, cannot use it\n"
+            in told
+        )
         assert f"    chown --reference={ready.var} {path}\n" in told
     os.chown(journal, 4711, 4712)
     os.chown(configuration, 0, 4712)
@@ -210,13 +216,13 @@ def test_the_directory_of_metrics(ready: Place) -> None:
     assert points(ready)["metrics"] == {
         "is_well": None,
         "found": f"{directory} cannot be written: the driver works without metrics",
-        "remedy": "make it, and let OpenNebula's user write there",
+        "remedy": "create it, and let OpenNebula's user write there",
     }
     directory.mkdir(mode=0o755)
     assert points(ready)["metrics"] == {"is_well": True, "found": f"{directory} can be written", "remedy": ""}
     directory.chmod(0o750)
     told = said(ready.root, "check", "simulated")
-    assert f"! metrics: {directory} is drwxr-x---: node_exporter reads it only as a member of its group\n" in told
+    assert f"! metrics: {directory} is drwxr-x---: node_exporter can read it only as a member of its group\n" in told
     if os.geteuid() == 0:  # who asks for somebody else
         os.chown(ready.var, 4711, 4712)
         assert points(ready, code=NOT_WELL)["metrics"]["found"].startswith(f"{directory} cannot be written: ")
@@ -238,7 +244,7 @@ def test_credentials_and_clouds_that_do_not_answer(ready: Place) -> None:
     ready.simulate(api_key="the right one", region="elsewhere")
     journaled(ready, lambda journal: journal.set_fact("account", "simulated/embedded"))
     point = points(ready, code=NOT_WELL)["account"]
-    assert point["found"] == "simulated/elsewhere, and simulated/embedded before"
+    assert point["found"] == "now simulated/elsewhere, simulated/embedded before"
     assert "one-provider journal accept simulated" in point["remedy"]
 
 
@@ -324,7 +330,7 @@ def test_a_journal_that_is_gone_is_a_cross_where_there_was_one(ready: Place) -> 
     found = points(ready, code=NOT_WELL)
     assert crosses(found) == {"journal"}
     path = ready.var / "one_provider_mad_simulated.journal"
-    assert found["journal"]["found"] == f"{path} is missing, and simulated has had one"
+    assert found["journal"]["found"] == f"{path} is missing, although simulated had one"
 
 
 def test_scripts(ready: Place) -> None:

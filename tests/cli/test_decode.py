@@ -70,7 +70,7 @@ def test_what_the_action_is_about_is_shown() -> None:
     ("line", "text"),
     [
         (b"INIT", "> INIT are you ready?"),
-        (b"FINALIZE", "> FINALIZE come to an end"),
+        (b"FINALIZE", "> FINALIZE please exit"),
         (b"DRIVER_CANCEL  7 ", "> DRIVER_CANCEL VM 7  (6.0 and later)"),
         (b"INIT SUCCESS", "< INIT SUCCESS the driver is ready"),
         (b"INIT SUCCESS - -", "< INIT SUCCESS the driver is ready"),
@@ -146,7 +146,7 @@ REPORT = f'VM = [ ID="7", DEPLOY_ID="i-1", MONITOR="{FIGURES}" ]\nNAME="a \\"b\\
             "    payload        OpenNebula cannot read it, from here on: VM = [ ID=7",
         ]),
         (b"STATE_VM SUCCESS 3 0 QUJD", [
-            "< STATE_VM SUCCESS host 3", "    payload        it is not base64 of what zlib has compressed",
+            "< STATE_VM SUCCESS host 3", "    payload        it is not base64 of zlib data",
         ]),
         (b"LOG W -1 0 " + packed("slow"), ["< LOG warning monitord's log: slow"]),
         (b"LOG W 3 0 " + packed("slow"), ["< LOG warning monitord's log, of host 3: slow"]),

@@ -122,7 +122,7 @@ def test_what_oned_would_never_send_is_noted_and_sent(arguments: list[str], note
     ("arguments", "sentence"),
     [
         ([], "Missing argument 'ACTION'."),
-        (["DEPLOY"], "DEPLOY is about a VM: say which with --vm-id N"),
+        (["DEPLOY"], "DEPLOY needs a VM: name it with --vm-id N"),
         (["DEPLOY", "3", "--vm-id", "4"], "two VMs are named, 3 and 4"),
         (["DEPLOY", "x"], "Invalid value for '[VM_ID]': 'x' is not a valid integer."),
         (["DEPLOY", "--vm-id=-1"], "the VM's id is a number from 0 to 2147483647, not -1"),

@@ -73,7 +73,7 @@ def test_again_it_changes_nothing_and_two_owners_are_never_alike(one: Path) -> N
     again = parsed(one, "install", "cloud", "--provider", "ec2")
     assert [step["is_there"] for step in again] == [True, True, True]
     assert path.read_text() == "# mine\n"
-    assert said(one, "install", "cloud").splitlines()[2] == f"is there: {path}"
+    assert said(one, "install", "cloud").splitlines()[2] == f"exists: {path}"
     said(one, "install", "other")
     said(one, "install", "third")
     owners = {tomllib.loads(path.with_name(f"{name}.toml").read_text())["owner"] for name in ("other", "third")}
@@ -85,7 +85,7 @@ def test_what_is_in_the_way_is_left_as_it_is(one: Path, tmp_path: Path) -> None:
     theirs.write_text("#!/bin/sh\n")
     sentence = said(one, "install", "cloud", code=1)
     assert sentence == (
-        f"one-provider install: {theirs} is something else already, and is left as it is: move it away, or use --mads\n"
+        f"one-provider install: {theirs} exists and is no link to this driver: move it away, or use --mads\n"
     )
     assert not (one / "lib" / "mads" / "one_vmm_provider").exists()
     assert not (one / "etc" / "one_provider_mad").exists()
@@ -99,10 +99,13 @@ def test_what_is_in_the_way_is_left_as_it_is(one: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("../x",), "one-provider install: '../x' is no NAME: take up to 64 letters, digits, `_.-`, and begin with"),
+        (
+            ("../x",),
+            "one-provider install: '../x' is no NAME: use up to 64 letters, digits and `_.-`, and do not begin with",
+        ),
         (
             ("x", "--mads", "/nowhere"),
-            "one-provider install: /nowhere does not exist: say with --mads where OpenNebula",
+            "one-provider install: /nowhere does not exist: name OpenNebula's drivers folder",
         ),
     ],
 )

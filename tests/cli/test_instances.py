@@ -176,7 +176,7 @@ def test_debts_are_shown_whether_or_not_their_instance_is(location: Path) -> Non
     assert (entries[3]["state"], entries[3]["deploy_id"]) == ("debt", "sim-gone")
     assert (entries[4]["state"], entries[4]["deploy_id"]) == ("debt", None)
     told = instances(location)[1]
-    table, debts = told.split("\ndebts: to be destroyed, and not yet seen terminated\n")
+    table, debts = told.split("\ndebts (pending terminations)\n")
     assert len(table.splitlines()) == 3
     assert [line.split(",")[0] for line in debts.splitlines()] == ["  VM 7", "  VM 3", "  VM 4"]
     assert "sim-gone, since 2025-10-09" in debts

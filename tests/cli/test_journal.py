@@ -66,8 +66,8 @@ def test_it_shows_what_a_crash_must_not_forget(place: Place, path: Path) -> None
     assert (attempt["vm_id"], attempt["seq"], attempt["number"], attempt["state"]) == (7, 2, 1, "refused")
     assert (attempt["deploy_id"], attempt["detail"]) == (None, "no room")
     plain = said(place.root, "journal", "show", "simulated")
-    assert "Requests without an answer yet: none\n" in plain
-    assert "\nDebts: to be terminated, and not yet seen to be: 1\nVM  DEPLOY ID" in plain
+    assert "Unanswered requests: none\n" in plain
+    assert "\nDebts (pending terminations): 1\nVM  DEPLOY ID" in plain
     assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(SINCE)) in plain
     assert "─" not in plain
     code, ruled = on_a_terminal(place.root, "journal", "simulated")
@@ -81,10 +81,10 @@ def test_nothing_is_shown_as_nothing(place: Place) -> None:
 
 
 def test_another_account_is_accepted_once_somebody_says_so(place: Place, path: Path) -> None:
-    gone = f"{path} no longer insists on simulated/elsewhere: the next action records the account it finds"
+    gone = f"{path} no longer insists on simulated/elsewhere: the next action records the credentials' account"
     assert parsed(place.root, "journal", "accept", "simulated") == [gone]
     assert parsed(place.root, "journal", "simulated")["account"] is None
-    again = f"{path} has no account recorded: the next action records the one it finds\n"
+    again = f"{path} has no account recorded: the next action records the credentials' account\n"
     assert said(place.root, "journal", "accept", "simulated") == again
 
 

@@ -119,7 +119,7 @@ def test_neither_driver_loads_anything_of_the_tool_in_a_whole_life(place: Place,
 
 def test_exit_codes_are_told() -> None:
     told = " ".join(CliRunner().invoke(program.main, ["--help"]).output.split())
-    assert f"{NOT_WELL} it was done, and what it looked at is not well" in told
+    assert f"{NOT_WELL} a check failed" in told
 
 
 def test_the_tool_is_a_click_group() -> None:

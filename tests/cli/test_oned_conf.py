@@ -129,7 +129,7 @@ def test_a_configuration_that_cannot_be_used_is_noted(place: Place) -> None:
     code, told, complaints = ran(place.root, "oned-conf", "aws", "--release", "7.4")
     assert (code, 'TYPE = "aws"' in told) == (0, True)
     assert complaints.startswith("note: aws.toml is not TOML: ")
-    assert complaints.endswith("; so this is for a simulated cloud\n")
+    assert complaints.endswith("; the output is for a simulated cloud\n")
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) 
     )
     assert orphans(place, NAME) == (
         0,
-        "The driver has not looked yet. Next look: when OpenNebula starts the driver, which does not run.\n",
+        "The driver has not searched yet. Next search: when OpenNebula starts the driver, which is not running.\n",
         "",
     )
     with LocalOned() as oned, Driver(place, environ=oned.environ(place.root)) as driver:
@@ -92,10 +92,10 @@ def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) 
     code, table, complaints = orphans(place, NAME)
     assert (code, complaints) == (0, "")
     head, row, count, outlook = table.splitlines()
-    assert head.split() == ["VM", "DEPLOY", "ID", "WHAT", "LOOKS", "WHY"]
+    assert head.split() == ["VM", "DEPLOY", "ID", "VERDICT", "SEARCHES", "EVIDENCE"]
     assert re.fullmatch(rf"7 +{deploy_id} +done +\d+ +VM 7 \(STIME 1760000000\) is DONE since [-0-9]+ [:0-9]+ UTC", row)
-    assert re.fullmatch(r"1 instance belongs to no VM for certain, as of \d+ s ago; policy: report\.", count)
-    assert outlook == "Next look: when OpenNebula starts the driver, which does not run."
+    assert re.fullmatch(r"1 possible orphan, as of \d+ s ago; policy: report\.", count)
+    assert outlook == "Next search: when OpenNebula starts the driver, which is not running."
     code, text, complaints = orphans(place, NAME, "--json")
     told = json.loads(text)
     assert (code, complaints, told["policy"], told["parts"]) == (0, "", "report", [])
@@ -121,12 +121,12 @@ def test_what_is_being_terminated_and_parts_that_belong_to_nothing_are_shown(pla
         lambda journal: journal.add_debt(debt),
     )
     _, nine, twelve, *parts, count, _ = said(place, "orphans", NAME)
-    assert nine.split(maxsplit=2) == ["9", "i-9", "done, being terminated  2      because"]
+    assert nine.split(maxsplit=2) == ["9", "i-9", "done, being terminated  2         because"]
     assert twelve.split() == ["12", "i-12", "unknown", "2", "because"]
-    assert parts[0].startswith("volume vol-1 of VM 9 belongs to nothing: 8 GiB")
+    assert parts[0].startswith("volume vol-1 of VM 9 is not in use: 8 GiB")
     assert "\x1b" not in parts[0]
-    assert parts[1] == "address eip-1 belongs to nothing: 198.18.0.1"
-    assert count.startswith("2 instances belong to no VM for certain, as of 9")
+    assert parts[1] == "address eip-1 is not in use: 198.18.0.1"
+    assert count.startswith("2 possible orphans, as of 9")
 
 
 def test_nothing_found_is_said(place: Place) -> None:
@@ -138,7 +138,7 @@ def test_nothing_found_is_said(place: Place) -> None:
 def test_what_was_not_looked_at_is_said(place: Place) -> None:
     last = {"at": time.time() - 3000, "orphans": [], "parts": [], "parts_problem": "no permission"}
     journaled(place, fact(ORPHANS, json.dumps(last)))
-    assert said(place, "orphans", NAME)[0] == "Volumes, snapshots and addresses could not be looked at: no permission"
+    assert said(place, "orphans", NAME)[0] == "Volumes, snapshots and addresses could not be listed: no permission"
 
 
 UNREACHABLE = "OpenNebula at localhost:2633 cannot be asked: Connection refused"
@@ -151,20 +151,20 @@ UNREACHABLE = "OpenNebula at localhost:2633 cannot be asked: Connection refused"
             None,
             None,
             None,
-            "The driver has not looked yet. Next look: when OpenNebula has started and answers.",
+            "The driver has not searched yet. Next search: when OpenNebula has started and answers.",
             id="new",
         ),
-        pytest.param(100, None, None, r"Next look: in (199|200) s\.", id="at-the-interval"),
-        pytest.param(400, None, None, r"Next look: overdue by 1\d\d s: ", id="overdue"),
+        pytest.param(100, None, None, r"Next search: in (199|200) s\.", id="at-the-interval"),
+        pytest.param(400, None, None, r"Next search: overdue by 1\d\d s: ", id="overdue"),
         pytest.param(
-            900, 10, 240, rf"Next look: in 2[23]\d s; the one 1\d s ago failed: {UNREACHABLE}", id="one-failed"
+            900, 10, 240, rf"Next search: in 2[23]\d s; the last one, 1\d s ago, failed: {UNREACHABLE}", id="one-failed"
         ),
-        pytest.param(900, 950, 240, "Next look: overdue by 600 s: ", id="one-failed-before"),
+        pytest.param(900, 950, 240, "Next search: overdue by 600 s: ", id="one-failed-before"),
         pytest.param(
             None,
             10,
             None,
-            f"The driver has not looked yet. Next look: none before the driver .*: {UNREACHABLE}",
+            f"The driver has not searched yet. Next search: none until the driver .*: {UNREACHABLE}",
             id="none",
         ),
     ],
@@ -192,7 +192,7 @@ def test_when_the_next_look_is_and_why_there_was_none_is_said_as_it_is(
     ("name", "sentence"),
     [
         ("nobody", "nobody.toml does not exist: "),
-        ("kvm", "kvm is served by scripts, which cannot tell what its cloud has\n"),
+        ("kvm", "kvm is served by scripts, which cannot list the cloud's instances\n"),
     ],
 )
 def test_who_cannot_have_any_is_told_in_a_sentence(place: Place, name: str, sentence: str) -> None:
@@ -206,9 +206,9 @@ def test_accepting_a_machine_says_what_that_means(place: Place) -> None:
     path: Path = place.var / f"one_provider_mad_{NAME}.journal"
     journaled(place, fact(MACHINE, "the original"), fact("account", "account-1/north"))
     account, machine = said(place, "journal", "accept", NAME)
-    assert account == f"{path} no longer insists on account-1/north: the next action records the account it finds"
-    assert machine.startswith(f"{path} no longer insists on the machine it was written on: from now on instances are ")
-    assert machine.endswith(" so see that the other one runs no more")
+    assert account == f"{path} no longer insists on account-1/north: the next action records the credentials' account"
+    assert machine.startswith(f"{path} no longer insists on the machine that wrote it: from now on the OpenNebula on ")
+    assert machine.endswith(" so make sure that the other one is off")
     assert said(place, "journal", "accept", NAME) == [
-        f"{path} has no account recorded: the next action records the one it finds"
+        f"{path} has no account recorded: the next action records the credentials' account"
     ]

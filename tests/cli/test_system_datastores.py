@@ -13,7 +13,7 @@ AT_HOME = datastore_xml("system", "local", 1, 0)
 DUMMY = datastore_xml("cloud-system", "dummy", 1, 100)
 EVERYWHERE = datastore_xml("nothing", "dummy", 1, 0, 100)
 
-AT_HOME_TOO = "cluster default has system with TM_MAD=local, too: VMs that are placed there end in EPILOG_FAILURE"
+AT_HOME_TOO = "cluster default also has system with TM_MAD=local: VMs placed there end in EPILOG_FAILURE"
 
 
 @pytest.mark.parametrize(

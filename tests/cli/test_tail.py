@@ -73,8 +73,8 @@ def test_the_information_driver_has_a_log_of_its_own(place: Place, log: Path) ->
     sentence = said(place.root, "tail", "cloud", "--im", code=1)
     im = log.with_name("one_im_provider_cloud.log")
     assert sentence == (
-        "one-provider tail: there is no log of one_im_provider for cloud yet: it is written where the driver runs"
-        f" ({im})\n"
+        "one-provider tail: there is no log of one_im_provider for cloud yet: the running driver writes it, on its"
+        f" machine ({im})\n"
     )
     im.write_text(entry("swept"))
     assert "swept" in said(place.root, "tail", "cloud", "--im")
