@@ -18,7 +18,7 @@ PACKAGE = ROOT / "one_provider_mad"
 def read_table(page: str) -> dict[str, set[str]]:
     """The page's table of imports: for each module or folder, by its dotted name, what it may import."""
     rows: dict[str, set[str]] = {}
-    section = page.split("## Who may import whom")[1].split("\n## ", maxsplit=1)[0]
+    section = page.split("## Allowed imports")[1].split("\n## ", maxsplit=1)[0]
     for line in section.splitlines():
         if line.startswith("| `"):
             names, allowed = (
