@@ -25,19 +25,19 @@ PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
 HEAD = """\
 # Configuration
 
-One file for each NAME, `<NAME>.toml`, in `$ONE_PROVIDER_MAD_CONF`, else `$ONE_LOCATION/etc/one_provider_mad`, else
-`/etc/one/one_provider_mad`. `one-provider install NAME --provider KIND` writes a first one, with every setting in it as
-a comment; `one-provider config NAME` shows what is in force, and where each value comes from; `one-provider check NAME`
-tells whether it works.
+Each NAME has one file, `<NAME>.toml`, in `$ONE_PROVIDER_MAD_CONF`, else `$ONE_LOCATION/etc/one_provider_mad`, else
+`/etc/one/one_provider_mad`. `one-provider install NAME --provider KIND` writes a first one, with every setting in it
+as a comment; `one-provider config NAME` shows the settings in force and the source of each value; `one-provider check
+NAME` tests them.
 
-An edit counts without a restart: from the next action on, and for what goes by the clock (monitoring, orphans,
-metrics) within five seconds. After an edit the cloud is asked whose the credentials are; should that take longer than
-five seconds, actions go on with the settings from before until it has answered. An edit that is wrong changes nothing:
-the settings from before stay in force, and the log says what is wrong. Only `provider`, `owner`, and what says which
-cloud it is (account, region, endpoint, database) are read at the start alone. A file that holds a secret must not be
-readable by everybody, and no file may be writable by everybody.
+An edit takes effect without a restart: from the next action on, and within five seconds for periodic work
+(monitoring, orphans, metrics). After an edit the driver asks the cloud for the account of the credentials; if that
+takes longer than five seconds, actions go on with the previous settings until the cloud has answered. A wrong edit
+changes nothing: the previous settings stay in force, and the log names the mistake. Only `provider`, `owner`, and the
+settings that identify the cloud (account, region, endpoint, database) need a restart. A file that holds a secret must
+not be readable by everybody, and no file may be writable by everybody.
 
-This page is written by `tools/reference.py` from the types that check the settings.
+`tools/reference.py` generates this page from the types that check the settings.
 """
 
 
@@ -93,7 +93,7 @@ def _section(title: str, sentence: str, keys: list[Key], settings_type: _Table) 
 
 
 def _row(key: Key, field: msgspec.structs.FieldInfo) -> str:
-    default = "has to be set" if key.is_required else "–" if key.default is None else f"`{key.default}`"
+    default = "required" if key.is_required else "–" if key.default is None else f"`{key.default}`"
     cells = (f"`{field.encode_name}`", _value(kinds.type_info(field.type)), default, key.text)
     written = " | ".join(cell.replace("|", r"\|") for cell in cells)
     return f"| {written} |\n"
