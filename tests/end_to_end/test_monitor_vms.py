@@ -290,7 +290,7 @@ def test_an_instance_whose_vm_is_done_shows_as_a_zombie(pair: Pair) -> None:
     assert pair.reports.sync() == {7: "POWEROFF"}, "OpenNebula tells no driver, and goes on being told"
 
 
-@row("kills the action driver in the midst of an action")
+@row("kills the action driver during an action")
 def test_an_action_goes_on_when_its_driver_dies(pair: Pair) -> None:
     deploy_id = pair.deploy()
     pair.reports.sync(vm7="RUNNING")
@@ -308,7 +308,7 @@ def test_an_action_goes_on_when_its_driver_dies(pair: Pair) -> None:
 # The cloud
 
 
-@row("cuts the cloud off", "mends the cloud")
+@row("cuts the cloud off", "restores the cloud")
 def test_what_cannot_be_asked_is_not_told(one: Monitored, place: Place, console: Console) -> None:
     deploy_id = console.run(vm_id=7)
     one.sync(vm7="RUNNING")
@@ -324,6 +324,6 @@ def test_what_cannot_be_asked_is_not_told(one: Monitored, place: Place, console:
 
 def test_every_row_of_the_table_has_a_test() -> None:
     text = (ROOT / "docs" / "monitoring.md").read_text()
-    table = text.partition("| somebody… |")[2].partition("\n\n")[0]
+    table = text.partition("| a person… |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (.+?) \|", table, re.MULTILINE)
     assert {cell for cell in rows if not cell.startswith("---")} == ROWS

@@ -148,8 +148,8 @@ ROWS: dict[str, tuple[list[Act], list[Act]]] = {
     "deploys an undeployed VM again": ([start, park], [lambda scene: scene.busy(parked=True), run, answered("DEPLOY")]),
     "terminates a VM that is powered off": ([start, stop], [wait]),
     "cuts the cloud off": ([start], [cut_off]),
-    "mends the cloud": ([start, cut_off], [lambda scene: scene.one.cloud.always.clear(), wait, wait]),
-    "kills the action driver in the midst of an action": ([start], [busy]),
+    "restores the cloud": ([start, cut_off], [lambda scene: scene.one.cloud.always.clear(), wait, wait]),
+    "kills the action driver during an action": ([start], [busy]),
 }
 """By what somebody does: how things are before it, and what happens then."""
 
@@ -160,7 +160,7 @@ IN_WORDS = {"as before": "a", "the same": "d", "- for all": "-", "all VMs": "a"}
 def table() -> dict[str, list[str]]:
     """First cell of each row, and what its third says is told one after the other."""
     text = (ROOT / "docs" / "monitoring.md").read_text()
-    rows = text.partition("| somebody… |")[2].partition("\n\n")[0]
+    rows = text.partition("| a person… |")[2].partition("\n\n")[0]
     cells = re.findall(r"^\| ([^-].+?) \| .+? \| (.+?) \|", rows, re.MULTILINE)
     letters = {who: cell.replace("`", "").split(", then ") for who, cell in cells}
     return {who: [IN_WORDS.get(each, each) for each in told] for who, told in letters.items()}
