@@ -190,9 +190,6 @@ def test_the_page_tells_what_it_costs() -> None:
     """$0.01 for 1,000 metrics (aws.amazon.com/cloudwatch/pricing), a month of 30 days."""
     asks = 30 * DAY / PERIOD
     upstreams, all_of_them = 3 * asks / 1000 * 0.01, 7 * asks / 1000 * 0.01
-    told = {
-        float(price)
-        for price in re.findall(r"\$(\d+\.\d\d)\b", PAGE.partition("## What it costs")[2].partition("##")[0])
-    }
+    told = {float(price) for price in re.findall(r"\$(\d+\.\d\d)\b", PAGE.partition("## Costs")[2].partition("##")[0])}
     assert {round(upstreams, 2), round(all_of_them, 2)} <= told
     assert MOST_METRICS == 500

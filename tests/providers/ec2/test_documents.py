@@ -52,7 +52,7 @@ def called() -> set[str]:
 
 def test_the_policy_allows_what_is_called_and_no_more() -> None:
     allowed = {action.removeprefix("ec2:") for one in policy() for action in listed(one["Action"])}
-    further = PAGE.partition("Add what you use:")[2].partition("\n\n")[0]
+    further = PAGE.partition("Add the rights for optional features:")[2].partition("\n\n")[0]
     extra = set(re.findall(r"`(?:ec2|sts|cloudwatch):(\w+)`", further))
     assert called() == allowed | extra
 
@@ -69,7 +69,7 @@ def test_the_policy_speaks_of_one_account_and_region(statement: dict[str, object
 
 
 def test_the_page_has_every_error_code() -> None:
-    table = PAGE.partition("## Error codes")[2].partition("\nA code that")[0]
+    table = PAGE.partition("## Error codes")[2].partition("\nThe kind of any other code")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
     told = {code: kind for kind, codes in rows for code in re.findall(r"`([\w.]+)`", codes)}
     assert told == {code: kind.__name__ for code, kind in CODES.items()}
@@ -94,5 +94,5 @@ OTHER_CODES = {
 
 def test_the_page_says_what_becomes_of_other_codes() -> None:
     assert {(code, status): kind_of(code, status=status).__name__ for code, status in OTHER_CODES} == OTHER_CODES
-    rest = PAGE.partition("A code that stands nowhere here")[2]
+    rest = PAGE.partition("The kind of any other code")[2]
     assert all(f"`{kind}`" in rest for kind in set(OTHER_CODES.values()))
