@@ -1,5 +1,5 @@
-"""What a crash must not forget, in one SQLite file a NAME (decision 12).
+"""The state that survives a crash, in one SQLite file per NAME (decision 12).
 
-records: the values; schema: the tables; statements: the SQL; writer: the action driver's access; reader: that of every
-other process; upkeep: what a person may change.
+records: the values; schema: the tables; statements: the SQL; writer: the action driver's access; reader: the access of
+every other process; upkeep: the changes that a person may make.
 """

@@ -1,4 +1,4 @@
-"""The journal as every other process reads it: one short look each, which changes nothing and holds up no writer."""
+"""Short reads of the journal by processes other than the action driver; they change nothing and block no writer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_fact(path: Path, name: str) -> str | None:
 
 
 def read_debts(path: Path) -> list[Debt]:
-    """Everything that must still be destroyed, read without keeping the journal open; none without a journal.
+    """Return every open debt, reading without keeping the journal open; none without a journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -45,7 +45,7 @@ def read_debts(path: Path) -> list[Debt]:
 
 
 def read_open_requests(path: Path) -> list[OpenRequest]:
-    """Requests without an answer, oldest first, read without keeping the journal open; none without a journal.
+    """Return the unanswered requests, oldest first, without keeping the journal open; none without a journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -54,7 +54,7 @@ def read_open_requests(path: Path) -> list[OpenRequest]:
 
 
 def read_writers(path: Path) -> list[Writer]:
-    """Every process that wrote the journal and was not forgotten, read without keeping it open; none without one.
+    """Return every known writer of the journal without keeping it open; none without a journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -63,7 +63,7 @@ def read_writers(path: Path) -> list[Writer]:
 
 
 def read_attempts(path: Path) -> list[Attempt]:
-    """Every attempt to create, read without keeping the journal open; none without a journal.
+    """Return every attempt without keeping the journal open; none without a journal.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -79,11 +79,11 @@ def _read_all(path: Path, query: Callable[[sqlite3.Connection], list[_Result]]) 
 
 
 def read_outline(path: Path, *, since: float) -> Outline:
-    """What the action driver is doing, in one short look that holds nobody up; nothing without a journal.
+    """Return the action driver's current work in one short read; an empty outline without a journal.
 
     Args:
         path: the journal.
-        since: attempts that were sent and answered before are left out; seconds since the epoch.
+        since: leave out attempts that were sent and answered before this time, in seconds since the epoch.
 
     Raises:
         JournalError: there is a journal and it cannot be read.
@@ -95,16 +95,16 @@ def read_outline(path: Path, *, since: float) -> Outline:
 
 
 def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result | None:
-    """Read from the file at the path; None when there is none.
+    """Run a query on the file at the path; None when there is no file.
 
-    It is opened for writing where that is allowed: after a crash SQLite has to undo half a commit before it can read.
+    The file is opened for writing where possible: after a crash SQLite must roll back half a commit before it reads.
     """
     if not path.exists():
         return None
     mode = "rw" if os.access(path, os.W_OK) else "ro"
     db = connect(path, timeout=5, mode=mode)
     try:
-        # A file that a driver is just making has no tables yet: there is nothing in it to read.
+        # A file that a driver is just creating has no tables yet.
         if not db.execute("PRAGMA user_version").fetchone()[0]:
             return None
         db.execute("PRAGMA query_only = 1")

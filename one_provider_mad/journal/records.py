@@ -1,4 +1,4 @@
-"""The values that the journal holds: no file and no SQL, so that pure code may name them."""
+"""The values that the journal holds; neither files nor SQL, so that pure code may import them."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from one_provider_mad.processes import Process
 
 
 class AttemptState(Enum):
-    """How far an attempt to create has come."""
+    """Progress of an attempt to create an instance."""
 
     OPEN = "open"
-    """Sent or about to be: the instance may exist."""
+    """The create was sent or is about to be: the instance may exist."""
 
     CREATED = "created"
     """The cloud answered with an id."""
 
     REFUSED = "refused"
-    """The cloud certainly made nothing."""
+    """The cloud certainly created nothing."""
 
     GONE = "gone"
-    """Its instance is terminated, or certainly never came to be."""
+    """Its instance is terminated, or certainly was never created."""
 
 
 class Attempt(Value, frozen=True, kw_only=True):
@@ -36,16 +36,17 @@ class Attempt(Value, frozen=True, kw_only=True):
 
     Attributes:
         token: idempotency token, a hash of identity and number.
-        identity: whose the instance is to be.
+        identity: the VM, and its life, that the instance is for.
         number: 1 for the first attempt of this identity.
-        parameters: exactly what the call sends.
-        state: how far it has come.
+        parameters: the exact parameters of the call.
+        state: its progress.
         deploy_id: the id that the cloud answered, "" until then.
-        sent_at: when it was last sent, seconds since the epoch.
-        answered_at: when it was answered, or given up on, by the cloud; 0 until then. The grace counts from here.
+        sent_at: time of the last sending, seconds since the epoch.
+        answered_at: time of the cloud's answer, or of giving up on it; 0 until then. The grace counts from here.
         detail: why it was refused or is gone.
-        latest: the later of the two, on a clock that nobody sets; None when only the wall's is known.
-        asked: what the VM asked for, as a resume compares it; "" in one that was read, which changes nothing of it.
+        latest: the later of the two, also on the steady clock; None when only the wall clock's time is known.
+        asked: the VM's requested attributes, as a resume compares them; "" in an attempt read from the file, which does
+            not change the recorded ones when it is saved.
     """
 
     token: str
@@ -62,47 +63,47 @@ class Attempt(Value, frozen=True, kw_only=True):
 
     @classmethod
     def new(cls, identity: Identity, number: int, parameters: Mapping[str, Any], *, asked: str = "") -> Attempt:
-        """An attempt about to be sent. Same identity and number, same token: 64 hexadecimal characters."""
+        """Return an attempt about to be sent. Same identity and number, same token: 64 hexadecimal characters."""
         text = f"{identity.owner}\0{identity.vm_id}\0{identity.stime}\0{identity.seq}\0{number}"
         return cls(
             token=sha256(text.encode()).hexdigest(),
             identity=identity,
             number=number,
-            # As they will come back from the file: the first sending and every later one are the same call.
+            # In the form in which the file returns them, so that the first sending and every later one are equal.
             parameters=json.loads(json.dumps(parameters)),
             state=AttemptState.OPEN,
             asked=asked,
         )
 
     def sent(self, now: Moment) -> Attempt:
-        """The attempt, sent at this moment."""
+        """Return the attempt, sent at this time."""
         return msgspec.structs.replace(self, sent_at=now.at, latest=now)
 
     def answered(self, now: Moment) -> Attempt:
-        """The attempt, answered or given up on at this moment."""
+        """Return the attempt, answered or given up on at this time."""
         return msgspec.structs.replace(self, answered_at=now.at, latest=now)
 
     def age(self, now: Moment) -> float:
-        """Seconds at that moment since it was last sent or answered, whichever is later."""
+        """Return the seconds from the last sending or answer, the later of the two, to `now`."""
         return now.since(self.latest or Moment(at=max(self.sent_at, self.answered_at)))
 
 
 ORPHAN = "orphan ("
-"""How the reason of a debt begins that the look for orphans has noted, and that no request has asked for."""
+"""Prefix of the reason of a debt that the orphan check recorded, without a request of OpenNebula's."""
 
 
 class Debt(Value, frozen=True, kw_only=True):
-    """An instance that must be destroyed and could not be, yet.
+    """An instance that must be terminated and could not be, yet.
 
     Attributes:
         id: number of the debt.
         deploy_id: the instance, "" when only its identity is known.
-        token: the attempt it came from, "" when none is known.
-        identity: whose it was.
-        reason: why it must go.
+        token: token of the attempt that created it, "" when none is known.
+        identity: the VM, and its life, that it was created for.
+        reason: why it must be terminated.
         since: seconds since the epoch.
-        tries: how often it was tried.
-        last_error: what went wrong last.
+        tries: number of failed tries to terminate it.
+        last_error: error of the last try.
     """
 
     id: int = 0
@@ -116,7 +117,7 @@ class Debt(Value, frozen=True, kw_only=True):
 
     @property
     def is_orphan(self) -> bool:
-        """True when only the look for orphans says that it must go: it has to be one still when it is terminated."""
+        """Return True for a debt of the orphan check; its instance must still be an orphan when it is terminated."""
         return self.reason.startswith(ORPHAN)
 
 
@@ -125,13 +126,13 @@ class OpenRequest(Value, frozen=True, kw_only=True):
 
     Attributes:
         id: number of the record.
-        action: the action's word; DRIVER_CANCEL for whatever was called off and is not over.
+        action: the action's word; DRIVER_CANCEL for a cancelled action that has not ended.
         vm_id: the VM's number.
-        is_two_blank: form of the line.
+        is_two_blank: the line's form, as in Request (protocol/messages.py).
         payload: base64 as it came; b"" where the request need not be carried out again.
         opened_at: seconds since the epoch.
-        writer: the process that took it.
-        takers: how many processes have taken it over.
+        writer: the process that accepted it.
+        takers: number of processes that have taken it over.
     """
 
     id: int
@@ -149,8 +150,8 @@ class Writer(Value, frozen=True, kw_only=True):
 
     Attributes:
         process: the process.
-        parent: who had started it.
-        seen_at: when it last showed a sign of life, seconds since the epoch.
+        parent: the process that started it.
+        seen_at: time of its last sign of life, seconds since the epoch.
     """
 
     process: Process
@@ -159,12 +160,12 @@ class Writer(Value, frozen=True, kw_only=True):
 
 
 class Answered(Value, frozen=True, kw_only=True):
-    """The action of a VM that was answered last.
+    """The last answered action of a VM.
 
     Attributes:
         action: its word.
-        at: when, seconds since the epoch.
-        has_ended: it has succeeded, and the VM's instance was to be destroyed: that it is gone is no surprise.
+        at: time of the answer, seconds since the epoch.
+        has_ended: the action succeeded in destroying the VM's instance, so its absence is expected.
     """
 
     action: str
@@ -173,13 +174,13 @@ class Answered(Value, frozen=True, kw_only=True):
 
 
 class Refusal(Value, frozen=True, kw_only=True):
-    """A create that the cloud has refused for want of room, or by a limit.
+    """A create that the cloud refused for lack of capacity or because of a limit.
 
     Attributes:
-        at: when, seconds since the epoch.
-        text: what the cloud said.
-        vm_id: for which VM.
-        is_limit: a limit of the account was reached; else there was no room just then.
+        at: time of the refusal, seconds since the epoch.
+        text: the cloud's message.
+        vm_id: the VM of the create.
+        is_limit: a limit of the account was reached; else the cloud lacked capacity at that time.
         is_general: the limit holds for every VM of this cloud.
     """
 
@@ -191,15 +192,16 @@ class Refusal(Value, frozen=True, kw_only=True):
 
 
 class Outline(Value, frozen=True, kw_only=True):
-    """What the action driver is doing, for those who report on its instances.
+    """The action driver's current work, for the reports on its instances.
 
     Attributes:
         unanswered: VMs with unanswered requests, by the process that took them.
-        answered: by VM, what was answered within the last hour; what was answered at once need not be here.
-        attempts: attempts to create that are open or have made something, sent or answered since the time asked for.
+        answered: the last action of each VM that was answered within the last hour; actions answered at once may be
+            missing.
+        attempts: attempts that are open or have created an instance, sent or answered since the given time.
         parked: instances that are stopped for an undeploy or a stop.
-        owed: instances that must be destroyed and could not be, yet; "" among them for one without an id.
-        refusal: the latest create that was refused for want of room or by a limit, None for none.
+        owed: instances of debts; "" among them for a debt without an id.
+        refusal: the latest create refused for lack of capacity or because of a limit, None for none.
     """
 
     unanswered: Mapping[Process, frozenset[VmId]] = {}

@@ -1,4 +1,4 @@
-"""The tables of the journal's file, and how a file of an earlier release becomes one of this."""
+"""The tables of the journal's file, and the upgrade of an earlier release's file."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sqlite3
 _VERSION = 1
 
 
-# A rollback journal and full synchronisation: after a power cut a create that was sent is still known.
+# A rollback journal and full synchronisation: a create that was sent is still recorded after a power cut.
 PRAGMAS = ("journal_mode = TRUNCATE", "synchronous = FULL")
 
 
@@ -47,11 +47,11 @@ _FORGET_MOMENT = """
 CREATE TRIGGER IF NOT EXISTS attempt_without_moment AFTER INSERT ON attempts
 BEGIN DELETE FROM moments WHERE token = NEW.token; END
 """
-"""An earlier release that writes here after a downgrade knows of no moments: none may outlive what it was of."""
+"""Drops the stale timestamp when an earlier release, which does not write this table, rewrites an attempt."""
 
 
 def check_version(db: sqlite3.Connection) -> int:
-    """Return the version of the file, 0 of a new one; raises sqlite3.DatabaseError for one of another release."""
+    """Return the file's version, 0 for a new file; raise sqlite3.DatabaseError for an incompatible one."""
     version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in (0, _VERSION):
         raise sqlite3.DatabaseError(f"it was written by another version ({version}, this one reads {_VERSION})")
@@ -59,10 +59,10 @@ def check_version(db: sqlite3.Connection) -> int:
 
 
 def prepare(db: sqlite3.Connection) -> None:
-    """Make the tables of a new file, and those that the file of an earlier release lacks."""
+    """Create the tables of a new file, or the ones that an earlier release's file lacks."""
     check_version(db)
     if not tells_ends(db):
-        db.execute("DROP TABLE IF EXISTS answered")  # of an earlier release; it reaches back an hour at most
+        db.execute("DROP TABLE IF EXISTS answered")  # an earlier release's; it covers an hour at most
     for statement in _SCHEMA.split(";"):
         db.execute(statement)
     db.execute(_FORGET_MOMENT)
@@ -70,5 +70,5 @@ def prepare(db: sqlite3.Connection) -> None:
 
 
 def tells_ends(db: sqlite3.Connection) -> bool:
-    """Return True where the table `answered` tells which instances were destroyed; earlier files lack that."""
+    """Return True where the table `answered` marks destroyed instances; earlier files lack the column."""
     return any(row[1] == "has_ended" for row in db.execute("PRAGMA table_info(answered)").fetchall())

@@ -1,4 +1,4 @@
-"""The SQL of the journal: each function is given an open connection, and reads or writes one thing."""
+"""The SQL of the journal: each function takes an open connection, and reads or writes one thing."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Row = tuple[Any, ...]
 
 
 CALLED_OFF = "DRIVER_CANCEL"
-"""What the action of a request becomes when it is called off."""
+"""Action word of a request once it is cancelled."""
 
 
 REFUSAL = "refusal"
@@ -43,27 +43,27 @@ REFUSAL = "refusal"
 
 
 _ANSWERED_SECONDS = 3600.0
-"""How long it is kept which action of a VM was answered last: longer than any listing takes."""
+"""How long the last answered action of a VM is kept: longer than any listing takes."""
 
 
 def packed(payload: bytes | memoryview) -> bytes:
-    """Return a payload as it is kept."""
+    """Return a payload in its stored form, compressed."""
     return zlib.compress(payload, 1) if payload else b""
 
 
 def storable(text: str) -> str:
-    """Return a cloud's words without our secrets, and without half a character, which SQLite does not take."""
+    """Return a cloud's text without known secrets and lone surrogates, which SQLite refuses."""
     return masked(text).encode(errors="replace").decode()
 
 
 def sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) -> None:
-    """Note that a process writes from now on, and which process has started it."""
+    """Record this process as a writer, with the process that started it."""
     row = (me.pid, me.start, parent.pid, parent.start, now)
     db.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?)", row)
 
 
 def prune(db: sqlite3.Connection, before: float) -> None:
-    """Delete what is older than this moment and of no use, in seconds since the epoch."""
+    """Delete records of no further use from before this time, in seconds since the epoch."""
     gone = "SELECT deploy_id FROM attempts WHERE state = 'gone'"
     db.execute(f"DELETE FROM asked WHERE NOT is_token AND key IN ({gone})")  # noqa: S608 - nothing from outside
     db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
@@ -74,18 +74,18 @@ def prune(db: sqlite3.Connection, before: float) -> None:
 
 
 def show_life(db: sqlite3.Connection, me: Process, now: float) -> None:
-    """Note that a writer is alive."""
+    """Record a sign of life of this writer."""
     db.execute("UPDATE writers SET seen_at = ? WHERE pid = ? AND start = ?", (now, me.pid, me.start))
 
 
 def forget_writer(db: sqlite3.Connection, process: Process) -> None:
-    """Delete a writer and the unanswered requests that it took."""
+    """Delete a writer and its unanswered requests."""
     db.execute("DELETE FROM requests WHERE pid = ? AND start = ?", (process.pid, process.start))
     db.execute("DELETE FROM writers WHERE pid = ? AND start = ?", (process.pid, process.start))
 
 
 def select_writers(db: sqlite3.Connection) -> list[Writer]:
-    """Every process that wrote here and was not forgotten."""
+    """Return every recorded writer."""
     rows = db.execute("SELECT pid, start, parent_pid, parent_start, seen_at FROM writers").fetchall()
     return [
         Writer(
@@ -105,8 +105,8 @@ def write_requests(
     ended: list[int],
     now: float,
 ) -> None:
-    """Write new requests, mark those that were called off, and delete those that were answered."""
-    # A step of SQLite each, however many there are (database.py says why).
+    """Write new requests, mark the cancelled ones, and delete the answered ones."""
+    # One step of SQLite for each of the three, for any number of requests (database.py says why).
     for row in rows:
         if isinstance(row[4], memoryview):
             kept = (*row[:4], packed(row[4]), *row[5:])
@@ -121,7 +121,7 @@ def write_requests(
     if closed:
         these = "FROM requests WHERE id IN (SELECT value FROM json_each(?))"
         numbers = json.dumps(closed)
-        # Whoever lists instances meanwhile has to know that what was listed is not true any more.
+        # A sweep that is listing instances at this time must learn that its listing is outdated for these VMs.
         has_ended = "id IN (SELECT value FROM json_each(?))"
         answers = f"INSERT OR REPLACE INTO answered SELECT vm_id, action, ?, {has_ended} {these} ORDER BY id"
         db.execute(answers, (now, json.dumps(ended), numbers))
@@ -129,7 +129,7 @@ def write_requests(
 
 
 def select_open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
-    """Every request without an answer, oldest first."""
+    """Return the unanswered requests, oldest first."""
     rows = db.execute(
         "SELECT id, vm_id, action, is_two_blank, payload, opened_at, pid, start, takers FROM requests ORDER BY id"
     ).fetchall()
@@ -149,12 +149,12 @@ def select_open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
 
 
 def select_outline(db: sqlite3.Connection, since: float) -> Outline:
-    """What the action driver is doing; attempts that were sent and answered before `since` are left out."""
-    db.execute("BEGIN")  # all of it as it was at one moment
+    """Return the action driver's current work, without attempts that were sent and answered before `since`."""
+    db.execute("BEGIN")  # one consistent snapshot
     unanswered: dict[Process, set[VmId]] = {}
     for pid, start, vm_id in db.execute("SELECT pid, start, vm_id FROM requests").fetchall():
         unanswered.setdefault(Process(pid=pid, start=start), set()).add(VmId(vm_id))
-    # A journal that an earlier release has made has no such table before its writer starts anew.
+    # An earlier release's journal lacks this column until its writer restarts.
     has_answers = tells_ends(db)
     answers = "SELECT vm_id, action, at, has_ended FROM answered WHERE at >= (SELECT max(at) FROM answered) - ?"
     rows = db.execute(answers, (_ANSWERED_SECONDS,)).fetchall() if has_answers else []
@@ -179,23 +179,23 @@ def _refusal(db: sqlite3.Connection) -> Refusal | None:
     try:
         return None if row is None else msgspec.json.decode(row[0], type=Refusal)
     except msgspec.MsgspecError:
-        return None  # another release has written it, in another form
+        return None  # another release wrote it in another form
 
 
 def select_import(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, int] | None:
-    """Number and STIME of the VM that has taken an untagged instance over; None when none has."""
+    """Return number and STIME of the VM that imported this untagged instance; None when none has."""
     row = db.execute("SELECT vm_id, stime FROM imported WHERE deploy_id = ?", (deploy_id,)).fetchone()
     return None if row is None else (VmId(row[0]), int(row[1]))
 
 
 def claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stime: int) -> tuple[VmId, int]:
-    """Claim an untagged instance for a VM unless another has it; return number and STIME of the VM that has it."""
+    """Claim an untagged instance for a VM unless another has it; return number and STIME of its VM."""
     db.execute("INSERT OR IGNORE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
     return select_import(db, deploy_id) or (vm_id, stime)
 
 
 def select_asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id: VmId) -> str | None:
-    """By the instance's id; before anything has changed, by the token of the attempt that has made it."""
+    """Return an instance's requested attributes: by its id, or, before any change, by its attempt's token."""
     of_attempt = "SELECT token FROM attempts WHERE owner = :owner AND vm_id = :vm_id AND deploy_id = :deploy_id"
     row = db.execute(
         "SELECT asked FROM asked WHERE (NOT is_token AND key = :deploy_id)"  # noqa: S608 - nothing from outside
@@ -206,7 +206,7 @@ def select_asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id:
 
 
 def select_attempts_of_vm(db: sqlite3.Connection, owner: str, vm_id: VmId) -> list[Attempt]:
-    """Every attempt for this VM number, oldest first, with its moment."""
+    """Return every attempt for this VM number, oldest first, with its timestamp."""
     values = {"owner": owner, "vm_id": vm_id}
     found = select_attempts(db, "owner = :owner AND vm_id = :vm_id", values)
     rows = db.execute(
@@ -225,7 +225,7 @@ _ATTEMPT = (
 
 
 def select_attempts(db: sqlite3.Connection, which: str, values: Mapping[str, object]) -> list[Attempt]:
-    """The attempts that a condition selects, in the order of their lives."""
+    """Return the attempts that meet a condition, ordered by STIME, SEQ and number."""
     rows = db.execute(f"{_ATTEMPT} WHERE {which} ORDER BY stime, seq, number", values).fetchall()
     return [_attempt(row) for row in rows]
 
@@ -246,7 +246,7 @@ def _attempt(row: Row) -> Attempt:
 
 
 def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
-    """Write an attempt as it is now, with its moment and what the VM asked for."""
+    """Write an attempt, with its timestamp and the VM's requested attributes."""
     who = attempt.identity
     db.execute(
         "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -262,7 +262,7 @@ def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
 
 
 def select_debts(db: sqlite3.Connection) -> list[Debt]:
-    """Every instance that must still be destroyed, oldest first."""
+    """Return every open debt, oldest first."""
     rows = db.execute(
         "SELECT id, deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error FROM debts"
         " ORDER BY id"
@@ -283,14 +283,14 @@ def select_debts(db: sqlite3.Connection) -> list[Debt]:
 
 
 def add_debt(db: sqlite3.Connection, debt: Debt) -> None:
-    """Write a debt; one that is there already reaches as far as the newer one does."""
+    """Write a debt; one that exists already takes the later SEQ and time of the two."""
     who, reason = debt.identity, storable(debt.reason)
     db.execute(
         "INSERT INTO debts"
         " (deploy_id, token, owner, vm_id, stime, seq, host_id, reason, since, tries, last_error)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0, '')"
         " ON CONFLICT DO UPDATE SET seq = max(seq, excluded.seq), since = max(since, excluded.since),"
-        # What a request has asked for is no orphan's debt any more, which may be withdrawn.
+        # A request's debt takes the place of an orphan's, since only an orphan's debt may be withdrawn.
         " reason = CASE WHEN substr(reason, 1, ?) = ? THEN excluded.reason ELSE reason END",
         (
             debt.deploy_id,

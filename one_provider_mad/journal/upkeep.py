@@ -1,4 +1,4 @@
-"""What a person may change in a journal, beside a running driver, and whether it can be written at all."""
+"""Changes that a person may make in a journal beside a running driver, and a test that it is writable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from one_provider_mad.journal.schema import PRAGMAS, check_version
 
 
 def forget_fact(path: Path, name: str) -> str | None:
-    """Remove one fact, also beside a running writer; returns what it was, None when there was none.
+    """Remove one fact, also beside a running writer, and return its value; None when there was none.
 
     Raises:
         JournalError: the journal cannot be written.
@@ -34,15 +34,15 @@ def forget_fact(path: Path, name: str) -> str | None:
 
 
 def try_to_write(path: Path) -> None:
-    """Write into the journal and take it out again, also beside a running writer; without one, into its directory.
+    """Write to the journal and undo it, also beside a running writer; without a journal, write to its directory.
 
     Raises:
-        JournalError: a driver could not write it.
+        JournalError: a driver could not write the journal.
     """
     try:
         directory = next(each for each in path.absolute().parents if each.exists())
         if os.geteuid() == 0 and not os.statvfs(directory).f_bavail:
-            raise OSError(errno.ENOSPC, "there is room left for root only", str(directory))
+            raise OSError(errno.ENOSPC, "the free space is reserved for root", str(directory))
         if path.exists():
             _write_and_forget(path)
         else:
@@ -52,7 +52,7 @@ def try_to_write(path: Path) -> None:
 
 
 _FILLER = "-" * 16_384
-"""More than the pages of a small journal have room for: the file has to grow."""
+"""Larger than the free space in the pages of a small journal: the file has to grow."""
 
 
 def _write_and_forget(path: Path) -> None:
@@ -60,7 +60,7 @@ def _write_and_forget(path: Path) -> None:
     try:
         for pragma in PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
-        if check_version(db):  # else a driver is just making it
+        if check_version(db):  # 0: a driver is just creating it
             db.execute("INSERT OR REPLACE INTO facts VALUES ('tried', ?)", (_FILLER,))
             db.execute("DELETE FROM facts WHERE name = 'tried'")
     finally:

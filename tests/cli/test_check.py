@@ -310,7 +310,7 @@ def test_a_journal_that_has_room_for_root_only_is_a_cross(ready: Place, monkeypa
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0))
     found = points(ready, code=NOT_WELL)["journal"]
-    assert found["found"].startswith("the journal cannot be written: [Errno 28] there is room left for root only")
+    assert found["found"].startswith("the journal cannot be written: [Errno 28] the free space is reserved for root")
 
 
 def test_a_journal_that_may_only_be_read_is_a_cross(ready: Place) -> None:
