@@ -1,1 +1,1 @@
-"""The wire, purely: bytes and text in, frozen values out, and back. No clock, no I/O, no exceptions for bad input."""
+"""The wire format: bytes and text to frozen values, and back. No clock, no I/O, no exceptions for bad input."""

@@ -1,4 +1,4 @@
-"""Bytes as the pipe delivers them -> whole lines, each bounded."""
+"""Cuts the bytes from a pipe into whole lines of bounded length."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ LIMIT = 16 * 1024 * 1024
 """Longest line in bytes. oned sets no bound; a DEPLOY with a large context is well above the pipe's 64 KiB."""
 
 HEAD = 256
-"""How much is kept of a line that is too long: enough for the action and the id, so that it can be answered."""
+"""Bytes kept of a line that is too long: enough for the action and the id, so that it can be answered."""
 
 _NO_MEMORY = "the driver has too little memory to read a request line of this length"
 
 
 class Oversized(Value, frozen=True, kw_only=True):
-    """A line that was longer than the limit, or that could not be read for another reason; its bytes are gone.
+    """A line longer than the limit, or unreadable for another reason; only its head is kept.
 
     Attributes:
         head: its first 256 bytes.
-        limit: the limit it broke, in bytes.
+        limit: the limit, in bytes.
         trouble: the other reason, "" for the limit.
     """
 
@@ -28,12 +28,12 @@ class Oversized(Value, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Why it was not read, for its FAILURE."""
+        """Return why the line was not read, for its FAILURE."""
         return self.trouble or f"the request line is longer than {self.limit} bytes"
 
 
 class LineBuffer:
-    """Cuts a stream into lines: the same lines in whatever pieces the stream arrives, in time linear in its length.
+    """Cuts a stream into lines, independent of the pieces it arrives in, in time linear in its length.
 
     Args:
         limit: longest line in bytes, without its line end; at least 256.
@@ -47,7 +47,7 @@ class LineBuffer:
         self._unread: Oversized | None = None
 
     def feed(self, data: bytes) -> list[bytes | Oversized]:
-        r"""Take the next bytes and return the lines they complete, without `\n` or `\r\n`."""
+        r"""Take the next bytes and return the lines that they complete, without `\n` or `\r\n`."""
         first, *others = data.split(b"\n")
         if not others:
             self._keep(first)
@@ -58,7 +58,7 @@ class LineBuffer:
         return lines
 
     def close(self) -> list[bytes | Oversized]:
-        """Return what stood after the last line end, if anything did: the stream is over."""
+        """End the stream and return its last line, if that has no line end."""
         return [self._take()] if self._is_inside_a_line() else []
 
     def _is_inside_a_line(self) -> bool:
@@ -83,7 +83,7 @@ class LineBuffer:
             self._drop(piece, trouble=_NO_MEMORY)
 
     def _drop(self, piece: bytes, *, trouble: str = "") -> None:
-        """Keep the head alone of a line that goes on with this piece."""
+        """Keep only the head of a line that continues with this piece."""
         head = bytes(self._pending[:HEAD] + piece[:HEAD])[:HEAD]
         self._pending.clear()
         self._unread = Oversized(head=head, limit=self._limit, trouble=trouble)

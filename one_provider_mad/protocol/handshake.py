@@ -1,4 +1,4 @@
-"""What the core says first, and the answer. Apart from everything else: nothing is imported before it."""
+"""The core's first line and its answer, in a module of their own: nothing else is imported before them."""
 
 INIT = b"INIT\n"
 

@@ -1,4 +1,4 @@
-"""The lines between the core and an information driver, both ways, of both eras.
+"""The lines between the core and an information driver, in both directions and both eras.
 
 oned up to 5.10 to driver:      MONITOR ID HOST DATASTORES FLAG
                                 STOPMONITOR ID HOST
@@ -7,7 +7,7 @@ monitord (5.12) to driver:      START_MONITOR - ID 0 BASE64(ZLIB)
                                 STOP_MONITOR - ID 0 BASE64(ZLIB)
 driver to monitord:             KIND SUCCESS|FAILURE ID TIMESTAMP BASE64(ZLIB)
 
-Read in OpenNebula's src/im/InformationManagerDriver.cc (legacy), include/Message.h and src/monitor (modern).
+Source: OpenNebula's src/im/InformationManagerDriver.cc (legacy), include/Message.h and src/monitor (modern).
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from one_provider_mad.protocol.im_payload import read_start
 from one_provider_mad.protocol.messages import Control, LogLine, Reply
 
 MAX_HOST_ID = vmm.MAX_VM_ID
-"""oned and monitord read ids of hosts into an int too."""
+"""oned and monitord read host ids into an int, as VM ids."""
 
 SENTENCE_LIMIT = 1000
-"""Longest failure or LOG text in bytes; `onehost show` is where it is read."""
+"""Longest failure or LOG text in bytes; `onehost show` displays it."""
 
 NO_HOST = -1
-"""Stands for no host in LOG lines; both eras read an integer there and then pay no heed to it."""
+"""Stands for no host in LOG lines; both eras read an integer there and ignore it."""
 
 _CONTROLS = {control.value.encode(): control for control in Control}
 _STATUSES = frozenset({b"-", b"SUCCESS", b"FAILURE"})
@@ -56,7 +56,7 @@ _UNFIT_IN_WORD = re.compile(r"[^!-~]|[<>]")
 
 
 def parse_line(line: bytes) -> ImLine:
-    """Read one line of the core's, lenient in letter case, blanks and missing words. Never raises."""
+    """Read one line from the core, lenient in letter case, blanks and missing words. Never raises."""
     given, *rest = line.split(None, 1) or [b""]
     if not given:
         return Unreadable(reason="empty line")
@@ -79,8 +79,8 @@ def parse_line(line: bytes) -> ImLine:
 
 
 def parse_oversized(line: Oversized) -> Unreadable:
-    """Read whom a line that was too long spoke of, so that it can be answered. Never raises."""
-    # The last word of the head may be half a word, and half an id is another host's.
+    """Read word and host id of a line that was too long, so that it can be answered. Never raises."""
+    # The last word of the head may be cut, and a cut id is the id of another host.
     parsed = parse_line(line.head[: max(line.head.rfind(b" "), line.head.rfind(b"\t")) + 1])
     if isinstance(parsed, Unreadable):
         return msgspec.structs.replace(parsed, reason=line.reason)
@@ -91,33 +91,33 @@ def parse_oversized(line: Oversized) -> Unreadable:
 
 
 def format_message(message: Message) -> bytes:
-    """Write the message as exactly one line that monitord takes, whatever its text holds."""
+    """Write the message as exactly one line that monitord accepts, for any text."""
     text = message.text if message.is_success else _sentence(message.text)
     status = "SUCCESS" if message.is_success else "FAILURE"
     return _modern_line(message.kind.value, status, message.host_id, message.timestamp, text)
 
 
 def format_legacy_reply(reply: LegacyReply) -> bytes:
-    """Write the reply as exactly one line that 4.0 to 5.10 take, whatever its text holds.
+    """Write the reply as exactly one line that 4.0 to 5.10 accept, for any text.
 
-    Only MONITOR's text is base64; oned writes that of a failed STOPMONITOR into its log as it is.
+    Only the text of MONITOR is base64; oned writes the text of a failed STOPMONITOR to its log as it is.
     """
     text = reply.text if reply.is_success else _sentence(reply.text)
     if reply.word.upper() == "MONITOR":
         text = base64.b64encode(_bytes(text)).decode()
-        # oned passes over a MONITOR without text; `-` would be taken for base64.
+        # oned ignores a MONITOR without text, and would read `-` as base64.
         status = "SUCCESS" if reply.is_success else "FAILURE"
         return f"MONITOR {status} {reply.host_id} {text}\n".encode()
     return vmm.format_reply(Reply(word=reply.word, vm_id=VmId(reply.host_id), is_success=reply.is_success, info=text))
 
 
 def format_log(line: HostLog, *, era: Era, timestamp: int) -> bytes:
-    """Write a LOG line in the form of the era.
+    """Write a LOG line in the era's form.
 
     Args:
-        line: what to say.
-        era: who listens.
-        timestamp: seconds since the epoch; monitord wants one here too.
+        line: severity, text and host.
+        era: the core that reads it.
+        timestamp: seconds since the epoch; monitord expects one here too.
     """
     host_id = NO_HOST if line.host_id is None else line.host_id
     text = _cut(vmm.clean(line.text)) or vmm.NOTHING
@@ -127,7 +127,7 @@ def format_log(line: HostLog, *, era: Era, timestamp: int) -> bytes:
 
 
 def refuse(line: Unreadable, *, timestamp: int) -> tuple[bytes, ...]:
-    """Write the answer to a line that cannot be carried out; nothing when it names no host."""
+    """Write the answer to an unreadable line; nothing when it names no host."""
     if line.host_id is None:
         return ()
     if line.era is Era.LEGACY:
@@ -180,7 +180,7 @@ def _legacy_request(word: bytes, host_id: int, fields: list[bytes]) -> Monitor |
 
 def _modern_request(word: bytes, host_id: int, fields: list[bytes]) -> StartMonitor | StopMonitor | Unreadable:
     if word == b"STOP_MONITOR":
-        # Whatever its payload says: the host is to be left alone.
+        # The payload does not matter: monitoring of the host ends.
         return StopMonitor(host_id=host_id, era=Era.MODERN)
     has_timestamp = bool(fields) and fields[0].removeprefix(b"-").isdigit()
     try:
@@ -190,7 +190,7 @@ def _modern_request(word: bytes, host_id: int, fields: list[bytes]) -> StartMoni
 
 
 def asked(request: ImRequest) -> tuple[str, Era]:
-    """The word that a request came with, and the era that it is of."""
+    """Return the word and the era of a request."""
     if isinstance(request, Monitor):
         return "MONITOR", Era.LEGACY
     if isinstance(request, StartMonitor):
@@ -204,12 +204,12 @@ def _modern_line(word: str, status: str, host_id: int, timestamp: int, text: str
 
 
 def _bytes(text: str) -> bytes:
-    # Behind a NUL both cores read nothing.
+    # Both cores stop reading at a NUL.
     return without_unwritten(text).replace("\0", "").encode("utf-8", "replace")
 
 
 def _fit(word: bytes | str) -> str:
-    """Make a word fit to be written back: upper case, printable ASCII without blanks, not too long, not empty."""
+    """Return the word in a form that can be written back: upper case, printable ASCII, no blanks, short, not empty."""
     text = word[: vmm.WORD_LIMIT].decode("latin-1") if isinstance(word, bytes) else word[: vmm.WORD_LIMIT]
     return _UNFIT_IN_WORD.sub("?", text).upper() or "?"
 

@@ -1,4 +1,4 @@
-"""What an information driver is told and what it says: the values behind the lines (protocol/im.py)."""
+"""The requests, messages and replies of an information driver, as values (protocol/im.py has their lines)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from one_provider_mad.protocol.messages import Control, Severity
 
 
 class Era(Enum):
-    """Which core is at the other end; it shows in the first request, never before."""
+    """The kind of core at the other end; the first request reveals it."""
 
     LEGACY = "legacy"
-    """oned itself, up to 5.10: asks with MONITOR, and takes a reply at any time."""
+    """oned itself, up to 5.10: asks with MONITOR, and accepts a reply at any time."""
 
     MODERN = "modern"
-    """monitord, 5.12 and later: asks once with START_MONITOR, and takes messages from then on."""
+    """monitord, 5.12 and later: asks once with START_MONITOR, and accepts messages from then on."""
 
 
 class Monitor(Value, frozen=True, kw_only=True):
@@ -24,7 +24,7 @@ class Monitor(Value, frozen=True, kw_only=True):
     Attributes:
         host_id: the host's number (0 to 2147483647).
         host: its name, "" when the line had none.
-        datastore_location: where datastores lie on the front-end, "" before 4.4.
+        datastore_location: directory of the datastores on the front-end, "" before 4.4.
         is_first: the host was never monitored before ("update the probes").
     """
 
@@ -35,14 +35,14 @@ class Monitor(Value, frozen=True, kw_only=True):
 
 
 class Periods(Value, frozen=True, kw_only=True):
-    """How often monitord wants to be told, in seconds, as PROBES_PERIOD of monitord.conf; all at least 1.
+    """Periods of monitord's reports in seconds, as PROBES_PERIOD of monitord.conf; all at least 1.
 
-    What a release does not send (5.12 to 7.0 call STATE_VM by another name in their defaults) is as monitord.conf is
-    shipped.
+    A period that a release does not send has the value of the shipped monitord.conf (5.12 to 7.0 have another name for
+    STATE_VM in their defaults).
 
     Attributes:
-        beacon_host: a sign of life.
-        system_host: what hardly changes about a host.
+        beacon_host: signs of life.
+        system_host: facts of a host that hardly change.
         monitor_host: figures of a host.
         state_vm: states of VMs.
         sync_state_vm: states of all VMs.
@@ -70,11 +70,11 @@ class StartMonitor(Value, frozen=True, kw_only=True):
         vm_mad: NAME of the virtualization driver.
         cluster_id: number of its cluster, None when absent.
         cluster: name of its cluster.
-        datastore_location: where datastores lie on the front-end.
-        periods: how often to report.
+        datastore_location: directory of the datastores on the front-end.
+        periods: the periods of the reports.
         interval: seconds without a sign of life after which monitord sends START_MONITOR again.
-        timer: seconds between two looks of monitord's.
-        document: the MONITOR_CONFIGURATION element as it came, at most 16 MiB of XML; probes take it on stdin. b"" when
+        timer: seconds between two checks of monitord's.
+        document: the MONITOR_CONFIGURATION element unchanged, at most 16 MiB of XML; probes read it on stdin. b"" when
             the message had none.
     """
 
@@ -93,11 +93,11 @@ class StartMonitor(Value, frozen=True, kw_only=True):
 
 
 class StopMonitor(Value, frozen=True, kw_only=True):
-    """STOPMONITOR and STOP_MONITOR: the host is deleted or offline, say no more of it.
+    """STOPMONITOR and STOP_MONITOR: the host is deleted or offline, stop its reports.
 
     Attributes:
         host_id: the host's number (0 to 2147483647).
-        era: which of the two it was.
+        era: LEGACY for STOPMONITOR, MODERN for STOP_MONITOR.
     """
 
     host_id: int
@@ -105,12 +105,12 @@ class StopMonitor(Value, frozen=True, kw_only=True):
 
 
 class Unreadable(Value, frozen=True, kw_only=True):
-    """A line that is no request we know.
+    """A line that is no known request.
 
     Attributes:
-        reason: one sentence: what was wrong.
-        word: the first word, fit to be written back (upper case, printable ASCII), "" when there was none.
-        host_id: the host's number when one could be read, else None: then nobody can be answered.
+        reason: the problem, in one sentence.
+        word: the first word in a form that can be written back (upper case, printable ASCII), "" when there was none.
+        host_id: the host's number when one could be read, else None: then the line gets no answer.
         era: by the word, else by the form of the line.
     """
 
@@ -122,23 +122,23 @@ class Unreadable(Value, frozen=True, kw_only=True):
 
 ImRequest = Monitor | StartMonitor | StopMonitor
 ImLine = ImRequest | Control | Unreadable
-"""Everything that a line can turn out to be."""
+"""The result of reading a line."""
 
 
 class Kind(Enum):
-    """First word of what monitord is told (OpenNebula src/monitor/include/MonitorDriverMessages.h)."""
+    """First word of a message to monitord (OpenNebula src/monitor/include/MonitorDriverMessages.h)."""
 
     START_MONITOR = "START_MONITOR"
-    """The answer to START_MONITOR; success is said with empty text."""
+    """The answer to START_MONITOR; a success has an empty text."""
 
     STOP_MONITOR = "STOP_MONITOR"
-    """The answer to STOP_MONITOR; monitord does not listen to it, upstream's driver sends it all the same."""
+    """The answer to STOP_MONITOR; monitord ignores it, upstream's driver sends it all the same."""
 
     SYSTEM_HOST = "SYSTEM_HOST"
-    """The only message that makes a host MONITORED, and that lifts one out of ERROR."""
+    """The only message that sets a host to MONITORED, also from ERROR."""
 
     MONITOR_HOST = "MONITOR_HOST"
-    """Figures of a host, and the sign of life that counts on stdout; a failure puts the host into ERROR."""
+    """Figures of a host, and the sign of life on stdout; a failure puts the host into ERROR."""
 
     BEACON_HOST = "BEACON_HOST"
     """A sign of life, ignored on stdout: MONITOR_HOST takes its place (decision 20)."""
@@ -157,10 +157,10 @@ class Message(Value, frozen=True, kw_only=True):
     """One message to monitord.
 
     Attributes:
-        kind: what it is.
+        kind: its first word.
         host_id: the host it is about.
-        timestamp: seconds since the epoch; monitord drops a message older than the last of its kind and host, 0 is
-            always taken.
+        timestamp: seconds since the epoch; monitord drops a message older than the last of its kind and host, and
+            always accepts 0.
         text: the payload as template text (protocol/reports.py), or the sentence of a failure; "" for none.
         is_success: SUCCESS or FAILURE.
     """
@@ -173,10 +173,10 @@ class Message(Value, frozen=True, kw_only=True):
 
 
 class LegacyReply(Value, frozen=True, kw_only=True):
-    """One answer to oned up to 5.10; MONITOR may also be said unasked.
+    """One reply to oned up to 5.10; a MONITOR may also be sent without a request.
 
     Attributes:
-        word: MONITOR, STOPMONITOR, or the word of what was refused.
+        word: MONITOR, STOPMONITOR, or the word of a refused line.
         host_id: the host it is about.
         text: the report as template text (protocol/reports.py), or the sentence of a failure; "" for none.
         is_success: SUCCESS or FAILURE. A failed MONITOR puts the host into ERROR.
@@ -193,8 +193,8 @@ class HostLog(Value, frozen=True, kw_only=True):
 
     Attributes:
         severity: I, W, E or D.
-        text: what to say.
-        host_id: the host it is about, None for none in particular.
+        text: the text.
+        host_id: the host it is about, None for no particular one.
     """
 
     severity: Severity

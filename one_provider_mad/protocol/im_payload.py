@@ -1,7 +1,7 @@
 """The payload of START_MONITOR: base64 of zlib of a `<MONITOR_DRIVER_ACTION>` document -> StartMonitor.
 
-The document is written by OpenNebula's src/monitor (HostBase::to_xml, MonitorConfigTemplate). Elements are found by
-name, unknown ones are passed over, and what is absent is as monitord.conf is shipped.
+OpenNebula's src/monitor (HostBase::to_xml, MonitorConfigTemplate) writes the document. Elements are found by name,
+unknown ones are skipped, and missing ones have the values of the shipped monitord.conf.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.im_messages import Periods, StartMonitor
 
 DOCUMENT_LIMIT = 16 * 1024 * 1024
-"""Longest document in bytes; the usual one has 3 KB, zlib could make 16 GB of a line."""
+"""Longest document in bytes; the usual one has 3 KB, and zlib could inflate a line to 16 GB."""
 
 _ROOT = "MONITOR_DRIVER_ACTION"
 _CONFIGURATION, _CONFIGURATION_END = b"<MONITOR_CONFIGURATION>", b"</MONITOR_CONFIGURATION>"
 
-# What may come before the root: an XML declaration, blanks, comments. No DTD, so no entities either.
+# Before the root only an XML declaration, blanks and comments are accepted. No DTD, so no entities either.
 _BEGINNING = re.compile(
     rb"(?:<\?xml[ \t\r\n][^>]*\?>)?(?>(?:[ \t\r\n]+|<!--(?>.*?-->))*)<MONITOR_DRIVER_ACTION[ \t\r\n/>]", re.DOTALL
 )
@@ -41,7 +41,7 @@ _PERIODS = {
 
 
 def read_start(host_id: int, payload: bytes) -> StartMonitor:
-    """Read what START_MONITOR for this host says; without a payload everything is as shipped.
+    """Read the payload of a START_MONITOR for this host; without a payload all values are the shipped ones.
 
     Raises:
         RequestRefused: the payload cannot be read, or is about another host.
@@ -79,7 +79,7 @@ def _decode(payload: bytes) -> bytes:
 
 def _inflate(data: bytes) -> bytes:
     if data.lstrip()[:1] == b"<":
-        return data  # a person who tries the driver by hand need not compress
+        return data  # a person who tests the driver by hand need not compress
     inflater = zlib.decompressobj()
     try:
         document = inflater.decompress(data, DOCUMENT_LIMIT + 1)
@@ -108,7 +108,7 @@ def _parse(document: bytes) -> Element:
 
 
 def _as_it_came(document: bytes) -> bytes:
-    """Cut the configuration out, CDATA sections and all; monitord writes one, without attributes, and last."""
+    """Cut out the configuration, with its CDATA sections; monitord writes it once, without attributes, and last."""
     start, end = document.find(_CONFIGURATION), document.rfind(_CONFIGURATION_END)
     return document[start : end + len(_CONFIGURATION_END)] if 0 <= start < end else b""
 
@@ -142,6 +142,6 @@ def _number(parent: Element | None, name: str) -> int | None:
 
 
 def _seconds(parent: Element | None, name: str) -> int | None:
-    """Return the period; None when there is none that could be waited for."""
+    """Return a period in seconds; None when it is missing or not positive."""
     seconds = _number(parent, name)
     return seconds if seconds is not None and seconds > 0 else None

@@ -1,4 +1,4 @@
-"""The values a line is read into and written from."""
+"""The values that lines are read into and written from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from one_provider_mad.domain import Value, VmId
 
 
 class Action(Enum):
-    """Every action that oned has sent to a virtualization driver (OpenNebula include/ProtocolMessages.h)."""
+    """Every action of oned, in any release, for a virtualization driver (OpenNebula include/ProtocolMessages.h)."""
 
     DEPLOY = "DEPLOY"
     SHUTDOWN = "SHUTDOWN"
@@ -42,7 +42,7 @@ class Action(Enum):
 
 
 class Control(Enum):
-    """The two lines that speak to the driver itself."""
+    """The two lines addressed to the driver itself."""
 
     INIT = "INIT"
     FINALIZE = "FINALIZE"
@@ -58,12 +58,12 @@ class Severity(Enum):
 
 
 class Request(Value, frozen=True, kw_only=True):
-    """One action line, cut into its fields; the payload is not decoded yet.
+    """One action line, split into its fields; the payload is not decoded yet.
 
     Attributes:
-        action: what to do.
+        action: the action.
         vm_id: the VM's number (0 to 2147483647, oned's int).
-        payload: base64 as it stood in the line, b"" for none.
+        payload: base64 unchanged from the line, b"" for none.
         is_two_blank: the line had an empty (or `-`) status field, as 6.0 and later send it.
     """
 
@@ -74,11 +74,11 @@ class Request(Value, frozen=True, kw_only=True):
 
 
 class Malformed(Value, frozen=True, kw_only=True):
-    """A line that is no request we know.
+    """A line that is no known request.
 
     Attributes:
-        reason: one sentence: what was wrong.
-        word: the action's word, fit to be written back (upper case, printable ASCII), "" when there was none.
+        reason: the problem, in one sentence.
+        word: the action's word in a form that can be written back (upper case, printable ASCII), "" for none.
         vm_id: the id when one could be read, else None.
         is_two_blank: as in Request.
     """
@@ -96,7 +96,7 @@ class Reply(Value, frozen=True, kw_only=True):
         word: the action's word, upper case.
         vm_id: the VM's number.
         is_success: SUCCESS or FAILURE.
-        info: the payload; whatever it holds, it is written as one clean line (protocol/vmm.py).
+        info: the payload; any text is written as one clean line (protocol/vmm.py).
     """
 
     word: str
@@ -110,8 +110,8 @@ class LogLine(Value, frozen=True, kw_only=True):
 
     Attributes:
         severity: I, W, E or D.
-        text: what to say.
-        vm_id: the VM's log, or None for oned's own.
+        text: the text.
+        vm_id: number of the VM whose log gets the line, or None for oned's own log.
     """
 
     severity: Severity

@@ -1,8 +1,8 @@
 """The payload of a request: base64 of a `<VMM_DRIVER_ACTION_DATA>` document -> VmRequest.
 
-The document is written by OpenNebula's src/vmm/VirtualMachineManager.cc (format_message), the VM inside it by
-src/vm/VirtualMachine.cc (to_xml_extended) and its history by src/vm/History.cc. Elements are found by name: their
-order, and which of them exist, differs from release to release. Parts of the document are written by end users.
+OpenNebula's src/vmm/VirtualMachineManager.cc (format_message) writes the document, src/vm/VirtualMachine.cc
+(to_xml_extended) the VM inside it and src/vm/History.cc its history. Elements are found by name, since their order and
+presence differ between releases. End users write parts of the document.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TEMPLATE_ACTIONS = frozenset(
         *(Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC),
     }
 )
-"""Actions of whose message the whole templates are read."""
+"""Actions for which both templates are read whole."""
 
 _FIGURE_ACTIONS = frozenset({Action.POLL, Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
-"""Actions whose answers bring figures, or take them back (actions/last_poll.py)."""
+"""Actions whose answers report figures, or remove them (actions/last_poll.py)."""
 
 _DISK_ATTACH = (("DISK",), "ATTACH")
 _NIC_ATTACH = (("NIC", "NIC_ALIAS", "PCI"), "ATTACH")  # aliases from 5.8 on, PCI from 6.10 on
@@ -50,30 +50,29 @@ _OPERANDS: Mapping[Action, tuple[tuple[str, ...], str]] = {
     Action.EXEC: (("QEMU_GA_EXEC",), ""),
     Action.EXEC_CANCEL: (("QEMU_GA_EXEC",), ""),
 }
-"""The names in VM/TEMPLATE that the thing an action is about may have, and the flag that marks it, if there is one."""
+"""Element names in VM/TEMPLATE of an action's operand, and the flag that marks it ("" for none)."""
 
 _TOP_FIELDS = ("HOST", "DEPLOY_ID", "SECURITY_GROUP_ID", "VIRTUAL_NETWORK_ID", "VM")
 _VM_FIELDS = ("ID", "NAME", "STATE", "LCM_STATE", "STIME", "DEPLOY_ID", "MONITORING", "HISTORY_RECORDS")
 _HISTORY_FIELDS = ("SEQ", "HID", "VMMMAD")
 
-# What may come before the root: an XML declaration, blanks, comments. No DTD, so no entities either. The groups are
-# atomic, lest a row of comments be divided in every possible way.
+# Before the root only an XML declaration, blanks and comments are accepted. No DTD, so no entities either. The groups
+# are atomic: without that a row of comments would cause exponential backtracking.
 _BEGINNING = re.compile(
     rb"(?:<\?xml[ \t\r\n][^>]*\?>)?(?>(?:[ \t\r\n]+|<!--(?>.*?-->))*)<VMM_DRIVER_ACTION_DATA[ \t\r\n/>]", re.DOTALL
 )
 _EXCERPT = 200  # libxml2 quotes names of any length
 MOST_ELEMENTS = 100_000
-"""Elements that a message may have: parsed, each takes some hundred bytes, and the longest line has room for millions.
-"""
+"""Most elements of a message: each takes some hundred bytes when parsed, and the longest line has room for millions."""
 
 _OUTLINE = 64 * 1024
-"""Bytes of base64 in which what comes before the templates stands in every release; a multiple of four."""
+"""Bytes of base64 that hold everything before the templates in every release; a multiple of four."""
 
 _NOT_A_MESSAGE = "payload is not the XML of a driver message: "
 
 
 def read_payload(request: Request) -> tuple[VmRequest, bytes] | Malformed:
-    """Return what the payload says and the document itself. Never raises: a bad payload is a value too."""
+    """Return the VM request and its document, or Malformed for a bad payload. Never raises."""
     try:
         document = _decode(request.payload)
         return _vm_request(request, _parse(document)), document
@@ -87,9 +86,9 @@ def read_payload(request: Request) -> tuple[VmRequest, bytes] | Malformed:
 
 
 def read_outline(request: Request) -> tuple[str, int | None]:
-    """Return the host and LCM_STATE of a long message from its beginning; "" and None where they cannot be told.
+    """Return host and LCM_STATE from the beginning of a long message; "" and None where they cannot be read.
 
-    Never raises. Both stand before what end users write at any length (VirtualMachine::to_xml_extended).
+    Never raises. Both precede the templates, which may have any length (VirtualMachine::to_xml_extended).
     """
     host, lcm_state = "", None
     try:
@@ -100,7 +99,7 @@ def read_outline(request: Request) -> tuple[str, int | None]:
                 lcm_state = _number(element)
                 break
     except (ValueError, etree.XMLSyntaxError):
-        pass  # a message that cannot be read is refused when its turn comes
+        pass  # an unreadable message is refused when its turn comes
     return host, lcm_state
 
 
@@ -161,14 +160,14 @@ def _vm_request(request: Request, root: Element) -> VmRequest:
 
 
 def _children(parent: Element | None, *tags: str) -> dict[str, Element]:
-    """Return the first child of each of these names, in one pass: a POLL is read 8,000 times a second."""
+    """Return the first child of each of these names, in one pass, since 8,000 POLLs are read per second."""
     if parent is None:
         return {}
     return {child.tag: child for child in parent.iterchildren(*tags, reversed=True)}
 
 
 def _last_record(records: Element | None) -> Element | None:
-    """Return the newest record. oned sends a driver only that one; a VM's own XML, where they pile up, has it last."""
+    """Return the newest record. oned sends a driver only that one; a VM's own XML has all, the newest last."""
     return None if records is None else next(records.iterchildren("HISTORY", reversed=True), None)
 
 
@@ -178,20 +177,20 @@ def _check_id(text: str, vm_id: VmId) -> None:
 
 
 def _deploy_id(element: Element | None) -> DeployId:
-    """Return the id, empty for what stands for none.
+    """Return the id, "" for a placeholder.
 
-    `one-<vm id>` is what `onevm recover --success` calls a VM whose id oned was never told (LifeCycleManager::recover).
+    `onevm recover --success` stores `one-<vm id>` for a VM without a reported id (LifeCycleManager::recover).
     """
     text = text_of(element).strip()
     return DeployId("" if NO_INSTANCE.fullmatch(text) else text)
 
 
 def _has_legacy_form(vm: Element | None, history: _Fields) -> bool:
-    """Tell a release that reads POLL answers as `K=V` words (src/vmm/VirtualMachineManagerDriver.cc, POLL).
+    """Return True for a release that reads POLL answers as `K=V` words (src/vmm/VirtualMachineManagerDriver.cc, POLL).
 
-    That is up to 4.12. There the VM's figures are its own children, and the history calls the driver VMMMAD; 4.14
-    moved all figures into MONITORING and began to read answers as templates (src/vm/VirtualMachine.cc
-    to_xml_extended). VMMMAD outlived that change, so a VM with MONITORING is none of them whatever else it has.
+    That is up to 4.12. There the figures are children of the VM, and the history names the driver VMMMAD; 4.14 moved
+    all figures into MONITORING and began to read answers as templates (src/vm/VirtualMachine.cc to_xml_extended).
+    VMMMAD outlived that change, so a VM with MONITORING always counts as one of a later release.
     """
     return "VMMMAD" in history or bool(_children(vm, "MEMORY", "CPU", "NET_TX"))
 
@@ -220,5 +219,5 @@ def _flat(vector: Element) -> dict[str, str]:
 
 
 def _number(element: Element | None) -> int | None:
-    """Return the element's whole number; None when it holds none, or one that no field of OpenNebula's has."""
+    """Return the element's whole number; None when it holds none, or one of more than 18 digits."""
     return whole_number(text_of(element).strip())

@@ -1,4 +1,4 @@
-"""What a POLL is answered with: figures and facts of one VM, in the syntax of oned's release (all before 6.0)."""
+"""The answer to a POLL: figures and facts of one VM, in the syntax of oned's release (all before 6.0)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from one_provider_mad.protocol.stale_names import USAGE_NAMES
 from one_provider_mad.protocol.template_text import fit_value
 
 STATE_LETTERS = frozenset("aped-")
-"""active, paused, error, disappeared, and `-` for nothing to say (OpenNebula include/VirtualMachine.h)."""
+"""active, paused, error, disappeared, and `-` for no statement (OpenNebula include/VirtualMachine.h)."""
 
 _NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
 _BAREWORD = re.compile(r"[A-Za-z0-9._:/@+%~-]+")
 
-# Up to 4.12 oned writes every name it does not know into the VM's own template (VirtualMachineManagerDriver.cc,
-# replace_template_attribute), later beside the figures: these would overwrite what is the VM's.
+# Up to 4.12 oned writes every unknown name into the VM's own template (VirtualMachineManagerDriver.cc,
+# replace_template_attribute), later beside the figures: these names would overwrite the VM's own attributes.
 _RESERVED_PREFIXES = ("USED", "AUTOMATIC_", "SCHED_", "TM_MAD")
 _RESERVED = frozenset(
     {
@@ -40,14 +40,14 @@ def format_poll(
     stale: Iterable[str] = (),
     is_legacy: bool,
 ) -> str:
-    """Write the payload of `POLL SUCCESS`: what the release's parser takes, whatever the values hold.
+    """Write the payload of `POLL SUCCESS`; the release's parser accepts it for any values.
 
     Args:
         state_letter: `a`, `p`, `e`, `d` or `-`; anything else counts as `-`, which changes nothing.
         usage: figures, left out when there are none.
         attributes: further facts; those that the syntax cannot hold, and those that would overwrite the VM's own
             attributes, are left out.
-        stale: attributes that the core is to show no more (protocol/stale_names.py); releases up to 4.12 cannot.
+        stale: attributes to remove from the VM (protocol/stale_names.py); releases up to 4.12 cannot remove any.
         is_legacy: for releases up to 4.12, see VmRequest.
     """
     state = state_letter if state_letter in STATE_LETTERS else "-"
@@ -58,7 +58,7 @@ def format_poll(
 
 
 def format_removals(stale: Iterable[str], usage: Usage | None, attributes: Mapping[str, str]) -> list[str]:
-    """Write `NAME=[]` for each stale attribute that a core may remove, and that is not reported beside it."""
+    """Write `NAME=[]` for each stale attribute that may be removed and is not reported in the same answer."""
     present = {_fit_name(given) for given in attributes}
     names = [given if given in USAGE_NAMES and usage is None else _fit_name(given) for given in stale]
     return [f"{name}=[]" for name in dict.fromkeys(names) if name and name not in present]
@@ -71,7 +71,7 @@ def _figures(usage: Usage | None) -> list[str]:
 
 
 def _legacy_figures(usage: Usage | None) -> list[str]:
-    # Integers under other names: these releases read them into an int, and stop at a dot.
+    # Integers under other names: these releases read an int and stop at a dot.
     if usage is None:
         return []
     return [f"USEDCPU={_whole(usage.cpu)}", f"USEDMEMORY={_whole(usage.memory)}", *_network(usage)]
@@ -86,13 +86,13 @@ def _sane(figure: float) -> float:
 
 
 def _whole(figure: float) -> int:
-    if type(figure) is int:  # as it nearly always is
+    if type(figure) is int:  # the usual case
         return max(0, figure)
     return max(0, round(figure)) if math.isfinite(figure) else 0
 
 
 def _facts(attributes: Mapping[str, str]) -> list[str]:
-    """Write them quoted; in a reply, which is one line, a value of several lines becomes one."""
+    """Write the facts with quotes; a value of several lines becomes one line, as a reply is one."""
     return [fact for name, value in _named(attributes) if (fact := _fact(name, value))]
 
 
@@ -104,16 +104,16 @@ def _fact(name: str, value: str) -> str:
 
 
 def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:
-    """Write those that are one plain word each: there is no quoting, and one bad word voids the whole poll.
+    """Write the facts that are one plain word: there is no quoting, and one bad word voids the whole answer.
 
-    A comma would end the value, so lists (security groups, volumes) have a plus in its place.
+    A comma would end the value, so lists (security groups, volumes) are written with a plus instead.
     """
     listed = ((name, value.replace(",", "+")) for name, value in _named(attributes))
     return [f"{name}={value}" for name, value in listed if _BAREWORD.fullmatch(value)]
 
 
 def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield what has a name that may be written, in upper case, each name once."""
+    """Yield the facts whose names may be written, in upper case, each name once."""
     seen: set[str] = set()
     for given, value in attributes.items():
         name = _fit_name(given)
@@ -124,7 +124,7 @@ def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)
 def _fit_name(given: str) -> str:
-    """Write the name in upper case, or nothing when it may not be written."""
+    """Return the name in upper case, or "" when it may not be written."""
     name = given.upper()
     is_reserved = name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
     return name if given.isascii() and _NAME.fullmatch(name) and not is_reserved else ""

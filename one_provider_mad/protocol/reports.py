@@ -1,4 +1,4 @@
-"""What is reported about a host and its VMs: plain values in, template text out, in the names and units of each era.
+"""Reports on a host and its VMs: plain values to template text, in the names and units of each era.
 
 Units are OpenNebula's: CPU in percent (100 is one core), memory in KiB, network in bytes since the instance began.
 """
@@ -17,18 +17,18 @@ from one_provider_mad.protocol.template_text import Plain, attribute, fit_name, 
 from one_provider_mad.protocol.vmm import MAX_VM_ID, NOTHING, clean, deploy_id_problem
 
 VMS_IN_A_LINE = 200
-"""How many VMs one MONITOR_VM line speaks of: oned 7.4 does nothing else for a millisecond for each of them."""
+"""Most VMs in one MONITOR_VM line: oned 7.4 is blocked for a millisecond by each."""
 
 PREFIX = "PROVIDER_"
-"""Facts about a host begin so: the core lets what is reported overwrite what an administrator has set."""
+"""Prefix of facts about a host: the core lets reported attributes overwrite those that an administrator has set."""
 
 ERROR = "PROVIDER_ERROR"
-"""Why the cloud cannot be asked. Always said: an attribute that is not said any more stays (src/host/Host.cc)."""
+"""Why the cloud does not answer. Always reported: an attribute missing from a report stays (src/host/Host.cc)."""
 
-# What an expression may compare with; `*` and `?` would match other names too.
+# Words that an expression may compare with; `*` and `?` would match other names too.
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
-# What the name of a VM may not hold in one release or another (include/PoolObjectSQL.h, name_is_valid), and its length.
+# Characters that some release refuses in a VM's name (include/PoolObjectSQL.h, name_is_valid), and the longest name.
 _UNFIT_IN_VM_NAME = re.compile(r"[&|:\\;/'#{}()$<>\"]")
 _VM_NAME_LENGTH = 128
 
@@ -41,18 +41,18 @@ class VmWord(Enum):
     SUSPENDED = "SUSPENDED"
     FAILURE = "FAILURE"
     UNKNOWN = "UNKNOWN"
-    """Listed, and nothing is said: the VM stays as it is."""
+    """Listed without a statement: the VM stays as it is."""
 
 
 class Wild(Value, frozen=True, kw_only=True):
-    """A live instance that belongs to no VM.
+    """A live instance without tags of ours, which OpenNebula offers to import.
 
     Attributes:
         deploy_id: the cloud's id.
-        name: the cloud's name of it, "" for none.
-        cpu: percent, 100 is one core; 0 when nobody knows, then it is imported with one.
-        memory: KiB; 0 when nobody knows, then it is imported with 1 MiB, the least OpenNebula takes.
-        public_cloud: attributes of the PUBLIC_CLOUD section of the VM that it would be imported as, without TYPE.
+        name: its name in the cloud, "" for none.
+        cpu: percent, 100 is one core; 0 when unknown, then it is imported with one core.
+        memory: KiB; 0 when unknown, then it is imported with 1 MiB, the least that OpenNebula accepts.
+        public_cloud: attributes of the imported VM's PUBLIC_CLOUD section, without TYPE.
         state_letter: for the legacy report: `a`, `p`, `e`, `d` or `-`.
     """
 
@@ -65,19 +65,19 @@ class Wild(Value, frozen=True, kw_only=True):
 
 
 class HostReport(Value, frozen=True, kw_only=True):
-    """What is said of a host.
+    """The report on a host.
 
     Attributes:
-        hypervisor: HYPERVISOR, the TYPE that PUBLIC_CLOUD sections carry.
-        total_cpu: percent, 100 for each core the cloud has room for; None when nobody knows, which says nothing of it.
-            A full cloud has 0, which has to be said: OpenNebula keeps the total that it was told last.
-        total_memory: KiB the cloud has room for; None as above.
+        hypervisor: HYPERVISOR, the TYPE of PUBLIC_CLOUD sections.
+        total_cpu: percent, 100 for each core of the cloud's capacity; None when unknown, then it is not reported. A
+            full cloud reports 0, since OpenNebula keeps the last reported total.
+        total_memory: KiB of the cloud's capacity; None as above.
         used_cpu: percent in use.
         used_memory: KiB in use.
-        error: why the cloud cannot be asked, "" when it can; PROVIDER_ERROR of the host.
-        attributes: further facts. Only names that begin with PROVIDER_ are written: the core lets what is reported
-            overwrite what an administrator has set (CAPACITY, REGION_NAME, credentials).
-        wilds: every live instance that belongs to no VM; OpenNebula forgets those that are not said again.
+        error: why the cloud does not answer, "" when it does; PROVIDER_ERROR of the host.
+        attributes: further facts. Only names that begin with PROVIDER_ are written: the core lets reported attributes
+            overwrite those that an administrator has set (CAPACITY, REGION_NAME, credentials).
+        wilds: every wild instance; OpenNebula forgets those that the next report lacks.
     """
 
     hypervisor: str
@@ -95,8 +95,8 @@ class VmState(Value, frozen=True, kw_only=True):
 
     Attributes:
         vm_id: the VM's number.
-        deploy_id: exactly what DEPLOY was answered with.
-        state: the word for it.
+        deploy_id: exactly as in the answer to DEPLOY.
+        state: the reported state.
     """
 
     vm_id: VmId
@@ -108,11 +108,11 @@ class VmFigures(Value, frozen=True, kw_only=True, gc=False):
     """Figures and facts of one VM.
 
     Attributes:
-        vm_id: the VM's number; it must exist, OpenNebula keeps rows for any number.
-        deploy_id: exactly what DEPLOY was answered with.
+        vm_id: the VM's number; it must exist, since OpenNebula keeps rows for any number.
+        deploy_id: exactly as in the answer to DEPLOY.
         usage: figures, None when there are none.
         attributes: further facts, as in POLL (protocol/poll.py).
-        stale: attributes that the core is to show no more (protocol/stale_names.py).
+        stale: attributes to remove from the VM (protocol/stale_names.py).
     """
 
     vm_id: VmId
@@ -123,11 +123,11 @@ class VmFigures(Value, frozen=True, kw_only=True, gc=False):
 
 
 class FiguresText(Value, frozen=True, kw_only=True):
-    """Text of one MONITOR_VM.
+    """The text of one MONITOR_VM.
 
     Attributes:
         text: the text.
-        vms: those that it speaks of.
+        vms: the VMs in it.
     """
 
     text: str
@@ -139,12 +139,12 @@ class LegacyVm(Value, frozen=True, kw_only=True):
 
     Attributes:
         vm_id: the VM's number.
-        deploy_id: exactly what DEPLOY was answered with.
+        deploy_id: exactly as in the answer to DEPLOY.
         state_letter: `a`, `p`, `e`, `d` or `-`, as in POLL (protocol/poll.py).
         name: the instance's name, "" for none.
         usage: figures, None when there are none.
-        attributes: further facts; only those that are one plain word each are written.
-        stale: attributes that the core is to show no more (protocol/stale_names.py).
+        attributes: further facts; only those that are one plain word are written.
+        stale: attributes to remove from the VM (protocol/stale_names.py).
     """
 
     vm_id: VmId
@@ -160,26 +160,26 @@ _Vm = TypeVar("_Vm", VmState, VmFigures, LegacyVm)
 
 
 def host_system(report: HostReport) -> str:
-    """Text of SYSTEM_HOST: what hardly changes, and every wild instance."""
+    """Return the text of SYSTEM_HOST: facts that hardly change, and every wild instance."""
     wilds = (_wild(wild, report.hypervisor) for wild in report.wilds)
     return lines(*_identity(report), *_totals(report), *_facts(report), *wilds)
 
 
 def host_monitor(report: HostReport) -> str:
-    """Text of MONITOR_HOST: what is used and what is free."""
+    """Return the text of MONITOR_HOST: used and free capacity."""
     return lines(*_usage(report))
 
 
 def vm_states(vms: Iterable[VmState]) -> str:
-    """Text of a STATE_VM that speaks of these VMs and of no other; "" when there are none."""
+    """Return the text of a STATE_VM for these VMs alone; "" when there are none."""
     return lines(*(_state(vm) for vm in _known(vms) if _can_be_kept(vm.deploy_id)))
 
 
 def synced_vm_states(vms: Iterable[VmState], *, missing_state: VmWord) -> str:
-    """Text of a STATE_VM that speaks of all VMs of the host: those that it leaves out get the missing state.
+    """Return the text of a STATE_VM for all VMs of the host: unlisted ones get the missing state.
 
-    A VM whose deploy id OpenNebula could not keep would have to be left out, and be powered off for it: then the text
-    speaks only of the VMs that it names, as that of `vm_states` does.
+    A VM whose deploy id OpenNebula cannot store would have to be left out, and would then be powered off. With such a
+    VM the text covers only the VMs that it lists, as the text of `vm_states`.
 
     Args:
         vms: every VM of the host, from a complete listing.
@@ -195,7 +195,7 @@ def synced_vm_states(vms: Iterable[VmState], *, missing_state: VmWord) -> str:
 
 
 def vm_figures(vms: Iterable[VmFigures]) -> tuple[FiguresText, ...]:
-    """Texts of as many MONITOR_VM as it takes, each of at most 200 VMs; VMs of which nothing is said are left out."""
+    """Return the texts of MONITOR_VM messages, each for at most 200 VMs; VMs without figures or facts are left out."""
     written = [(vm, line) for vm in _known(vms) if _can_be_kept(vm.deploy_id) and (line := _figures(vm))]
     chunks = (written[start : start + VMS_IN_A_LINE] for start in range(0, len(written), VMS_IN_A_LINE))
     return tuple(
@@ -204,21 +204,21 @@ def vm_figures(vms: Iterable[VmFigures]) -> tuple[FiguresText, ...]:
 
 
 def legacy_report(report: HostReport, vms: Iterable[LegacyVm], *, is_before_4_14: bool = False) -> str:
-    """Text of a MONITOR that succeeded: the host, its VMs and the wild instances.
+    """Return the text of a successful MONITOR: the host, its VMs and the wild instances.
 
     Args:
         report: the host.
         vms: every VM of the host; one that is left out twice in a row is powered off (src/im/MonitorThread.cc). While
-            the cloud cannot be asked, that is every VM that was there before, with `-`.
-        is_before_4_14: figures of VMs under the names of these releases, where CPU and MEMORY would overwrite the VM's
-            own capacity. Both kinds send the same request.
+            the cloud does not answer, these are the VMs of the last report, with `-`.
+        is_before_4_14: write figures under the names of these releases, where CPU and MEMORY would overwrite the VM's
+            own capacity. Both kinds of releases send the same request.
     """
     return lines(
         *_identity(report),
         *_totals(report),
         *_usage(report),
         *_facts(report),
-        attribute("VM_POLL", "YES"),  # without it the report counts as a miss of every VM
+        attribute("VM_POLL", "YES"),  # without it every VM counts as missing from the report
         *(_legacy_vm(vm, is_before_4_14=is_before_4_14) for vm in _known(vms)),
         *(_wild(wild, report.hypervisor, has_poll=True) for wild in report.wilds),
     )
@@ -259,7 +259,7 @@ def _state(vm: VmState) -> str:
 
 
 def _figures(vm: VmFigures) -> str:
-    # POLL of 4.14 and later is a template too, of the same names; monitoring has no STATE in it.
+    # The POLL answer of 4.14 and later is a template with the same names; MONITOR has no STATE in it.
     text = format_poll(NOTHING, vm.usage, vm.attributes, stale=vm.stale, is_legacy=False)
     _, _, figures = text.partition(" ")
     if not figures:
@@ -280,9 +280,9 @@ def _legacy_vm(vm: LegacyVm, *, is_before_4_14: bool) -> str:
 
 
 def _poll(vm: LegacyVm, *, is_before_4_14: bool) -> str:
-    """Write the POLL of a VM without a quote in it: the text stands between quotes itself.
+    """Write the POLL of a VM without quotes, since the text itself is quoted.
 
-    Escaped quotes would do from 4.14 on only, so facts are written as before: one plain word each.
+    Escaped quotes work only from 4.14 on, so facts are written in the older form: one plain word each.
     """
     _, _, facts = format_poll(NOTHING, None, vm.attributes, is_legacy=True).partition(" ")
     removals = format_removals(vm.stale, vm.usage, vm.attributes) if vm.stale and not is_before_4_14 else ()
@@ -304,10 +304,10 @@ def _wild(wild: Wild, hypervisor: str, *, has_poll: bool = False) -> str:
 
 
 def _import_template(wild: Wild, hypervisor: str) -> str:
-    """Write the VM that the instance would be: CPU in cores and MEMORY in MiB here.
+    """Write the template of the VM to import: CPU in cores and MEMORY in MiB.
 
-    Each era reads the deploy id under a name of its own (IMPORT_VM_ID up to 5.10, DEPLOY_ID from 6.0 on), and keeps the
-    other as a note.
+    Each era reads the deploy id under its own name (IMPORT_VM_ID up to 5.10, DEPLOY_ID from 6.0 on), and keeps the
+    other as an ordinary attribute.
     """
     cores = max(wild.cpu / 100, 0.01) if math.isfinite(wild.cpu) and wild.cpu > 0 else 1.0
     section = {"TYPE": hypervisor, **{key: value for key, value in wild.public_cloud.items() if key.upper() != "TYPE"}}
@@ -325,9 +325,10 @@ def _import_template(wild: Wild, hypervisor: str) -> str:
 
 
 def _requirements(hypervisor: str) -> str:
-    """Keep the scheduler of 7.0 and later, which knows no clouds, from running the VM anywhere else.
+    """Write a requirement that keeps the scheduler of 7.0 and later from placing the VM on another host.
 
-    Names with a dash or a dot need quotes in an expression (src/parsers/expr_parser.l), hence the escaped ones.
+    That scheduler does not know clouds. Names with a dash or a dot need quotes in an expression
+    (src/parsers/expr_parser.l), which are escaped here.
     """
     return f'SCHED_REQUIREMENTS="HYPERVISOR=\\"{hypervisor}\\""' if _WORD.fullmatch(hypervisor) else ""
 
@@ -337,12 +338,12 @@ def _name(wild: Wild) -> str:
 
 
 def _can_be_kept(deploy_id: DeployId) -> bool:
-    """True when the id can be said exactly as it is: whatever else is said would be stored in its place."""
+    """Return True when the id can be written unchanged: a changed one would be stored instead of it."""
     return deploy_id_problem(deploy_id) is None and fit_value(deploy_id) == deploy_id
 
 
 def _known(vms: Iterable[_Vm]) -> list[_Vm]:
-    """Leave out what is no VM's number (-1 would be a zombie called -1), and of two with one number the second."""
+    """Leave out invalid VM numbers (OpenNebula would show -1 as a zombie), and the second of two equal numbers."""
     found: dict[int, _Vm] = {}
     for vm in vms:
         if 0 <= vm.vm_id <= MAX_VM_ID:

@@ -1,9 +1,9 @@
-"""PURE: attributes of VMs that the core goes on showing once they are reported no more.
+"""PURE: attributes of VMs that the core keeps showing after their last report.
 
-From 5.2 on it merges what is monitored into what it had (up to 5.10 include/VirtualMachineMonitorInfo.h, `update`; from
-5.12 on src/vm/VirtualMachineMonitorInfo.cc, `from_template`), so that the address of a stopped instance would stay for
-ever. An empty vector, `NAME=[]`, removes it: `Template::merge` (src/template/Template.cc) erases every name that it is
-given, and stores no vector without values. Its parser takes that form from 4.12 on.
+From 5.2 on it merges a report into the earlier ones (up to 5.10 include/VirtualMachineMonitorInfo.h, `update`; from
+5.12 on src/vm/VirtualMachineMonitorInfo.cc, `from_template`), so that the address of a stopped instance would stay
+forever. An empty vector, `NAME=[]`, removes it: `Template::merge` (src/template/Template.cc) erases every name in the
+report, and stores no vector without values. Its parser accepts that form from 4.12 on.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from one_provider_mad.domain import Usage, VmId
 
 USAGE_NAMES = ("CPU", "MEMORY", "NETRX", "NETTX")
-"""Names under which `Usage` is reported."""
+"""Names of the attributes that report a `Usage`."""
 
 _MOST_VMS = 100_000
 
@@ -23,15 +23,15 @@ _Shown = tuple[frozenset[str], bool]
 
 
 class StaleNames:
-    """Attributes that the core may show of each VM, by what was reported.
+    """The attributes that the core may show for each VM, from the reports so far.
 
     A VM that was not reported yet may show any name: an earlier process, or another front-end, may have reported it.
 
     Args:
-        names: attributes that were ever reported, of any VM; figures among them.
+        names: attributes that were ever reported for any VM, figures included.
 
     Attributes:
-        names: the same, with those that were reported since.
+        names: the same, with those reported since.
     """
 
     def __init__(self, names: Collection[str] = ()) -> None:
@@ -40,28 +40,28 @@ class StaleNames:
         self._shared: dict[frozenset[str], frozenset[str]] = {}
 
     def expect(self, names: Collection[str]) -> None:
-        """Count these as reported before, of VMs that are yet to be reported."""
+        """Count these names as reported earlier for every VM that has not been reported yet."""
         self.names = self.names.union(names)
 
     def forget(self) -> None:
-        """Count every VM as not reported yet: somebody else has reported them meanwhile."""
+        """Count every VM as not reported yet, since another front-end may have reported them."""
         self._shown.clear()
 
     def of(self, vm_id: VmId, attributes: Mapping[str, str], usage: Usage | None) -> tuple[str, ...]:
-        """Names that the core may show of a VM and that are not among what is to be reported, sorted."""
+        """Return the names that the core may show for a VM and that this report lacks, sorted."""
         has_usage = usage is not None
         shown = self._shown.get(vm_id)
         if shown is None:
             names, had_usage = self.names.difference(USAGE_NAMES), not self.names.isdisjoint(USAGE_NAMES)
         elif shown[0] == attributes.keys() and shown[1] <= has_usage:
-            return ()  # as it mostly is
+            return ()  # the usual case
         else:
             names, had_usage = shown
         stale = sorted(names - attributes.keys())
         return (*(USAGE_NAMES if had_usage and not has_usage else ()), *stale)
 
     def may_show(self, vm_id: VmId, attributes: Mapping[str, str], usage: Usage | None) -> None:
-        """Note that this was reported of a VM, to a core that takes it at some times only."""
+        """Record a report on a VM to a core that may have ignored it."""
         names, had_usage = self._shown.get(vm_id, (frozenset(), False))
         if vm_id not in self._shown:
             self.expect(attributes.keys())
@@ -69,7 +69,7 @@ class StaleNames:
             self._shown[vm_id] = names.union(attributes), had_usage or usage is not None
 
     def reported(self, vm_id: VmId, attributes: Mapping[str, str], usage: Usage | None) -> None:
-        """Note that this was reported of a VM, and what was stale with it."""
+        """Record a report on a VM, which also removed its stale names."""
         shown = self._shown.get(vm_id)
         has_usage = usage is not None
         if shown is not None and shown[0] == attributes.keys() and shown[1] is has_usage:
@@ -85,4 +85,4 @@ class StaleNames:
             self.names = self.names.union(USAGE_NAMES)
         self._shown[vm_id] = self._shared[names], has_usage
         if len(self._shown) > _MOST_VMS:
-            self._shown.clear()  # most of them are long over; the others are told once more
+            self._shown.clear()  # most of these VMs are long gone; the others get their removals once more

@@ -1,7 +1,7 @@
-"""Template text that somebody else has written, cut into its attributes: what OpenNebula would refuse is found here.
+"""Splits template text of probes and scripts into attributes, and finds text that OpenNebula would refuse.
 
-Read in OpenNebula's src/parsers/template_parser.l and .y. One attribute that cannot be read makes the core refuse the
-whole text, and an unreadable MONITOR_HOST puts its host into ERROR.
+Source: OpenNebula's src/parsers/template_parser.l and .y. One unreadable attribute makes the core refuse the whole
+text, and an unreadable MONITOR_HOST puts its host into ERROR.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 
 _NAME = r"[A-Za-z0-9_]+"
 _SKIPPED = re.compile(r"(?:[ \t\r\n]+|#[^\n]*\n)*")
-# Unlike the core's, a bareword here holds no quotes: there they would be taken for a part of the value.
+# Unlike the core's, a bareword here holds no quotes: the core would take them for a part of the value.
 _VALUE = r'(?:"(?:\\"|[^"\\]|\\(?!"))*"|[^=# \t\r\n,\[\]"]+)'
 _PAIR = rf"{_NAME}[ \t]*=[ \t]*{_VALUE}"
 _BLANK = r"[ \t\r\n]*"
@@ -21,9 +21,9 @@ _EXCERPT = 40
 
 
 def split_attributes(text: str) -> list[tuple[str, str]] | str:
-    """Cut a template into its attributes: upper-case name, and the text of all of it; or the place that cannot be read.
+    """Return the template's attributes, each as upper-case name and whole text; or the unreadable place.
 
-    The place is the beginning of what nobody can read, at most 40 characters.
+    The place is a text of at most 40 characters that begins where the template cannot be read.
     """
     if "\0" in text or "]]>" in text:
         at = min(text.find(mark) for mark in ("\0", "]]>") if mark in text)
@@ -40,7 +40,7 @@ def split_attributes(text: str) -> list[tuple[str, str]] | str:
 
 
 def pairs_of(attribute: str) -> list[tuple[str, str]]:
-    """Names and values in one attribute's text, as split_attributes gives it: one pair, or a vector's; unquoted."""
+    """Return the names and unquoted values in one attribute's text: one pair, or the pairs of a vector."""
     name, _, value = attribute.partition("=")
     if not value.lstrip().startswith("["):
         return [(name.strip(), _unquoted(value.strip()))]

@@ -1,9 +1,9 @@
-"""OpenNebula's template text as it is written: always taken by its parser, whatever names and values hold.
+"""Writes OpenNebula's template text so that its parser accepts any names and values.
 
-One syntax error loses the whole message, and puts a host into ERROR. So a value is made fit, and what cannot be is left
-out: every function returns "" for an attribute that must not be written.
+One syntax error loses the whole message, and puts a host into ERROR. So values are adapted, and attributes that cannot
+be written are left out: every function returns "" for those.
 
-Read in OpenNebula's src/parsers/template_parser.l and template_syntax.y, before 4.14 src/template/template_parser.l.
+Source: OpenNebula's src/parsers/template_parser.l and template_syntax.y, before 4.14 src/template/template_parser.l.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from one_provider_mad.masking import masked
 from one_provider_mad.protocol.vmm import clean
 
 Plain = str | float
-"""What an attribute can hold: text, or a number."""
+"""The value of an attribute: text, or a number."""
 
-# A name that begins otherwise is stored under another (ONE_…), which would be nobody's attribute.
+# A name that begins with another character is stored under a changed name (ONE_…).
 _NAME = re.compile(r"(?!XML)[A-Z_][A-Z0-9_]*")
 
 
 def fit_name(name: str) -> str:
-    """Return the name in upper case, "" when it cannot be a name (letters, digits and `_`, not a digit first)."""
+    """Return the name in upper case, "" for an invalid one (letters, digits and `_`, not a digit first)."""
     upper = name.upper()
     return upper if name.isascii() and _NAME.fullmatch(upper) else ""
 
 
 def fit_value(value: str) -> str:
-    """Return the value as it can stand between quotes: valid XML without a double quote; lines and backslashes stay.
+    """Return the value in a form for quotes: valid XML without a double quote; line ends and backslashes stay.
 
-    The parser's only escape is a backslash before a quote, so a value that ends in a backslash would swallow the quote
-    after it: a blank follows there. `]]>` makes it give up even inside quotes.
+    The parser's only escape is a backslash before a quote, so a value that ends in a backslash would escape the closing
+    quote: a blank is appended there. `]]>` is a syntax error even inside quotes.
     """
     plain = masked(value).replace('"', "'")
     text = clean(plain) if "\n" not in plain else "\n".join(map(clean, plain.split("\n"))).strip()
@@ -41,16 +41,16 @@ def fit_value(value: str) -> str:
 
 
 def attribute(name: str, value: Plain) -> str:
-    """Write `NAME="value"`, "" when the name or the value has nothing that can be written."""
+    """Write `NAME="value"`; "" when name or value cannot be written."""
     fit = fit_name(name)
     text = _text(value)
     return f'{fit}="{text}"' if fit and text else ""
 
 
 def vector(name: str, values: Mapping[str, Plain]) -> str:
-    """Write `NAME=[KEY="value",…]` on one line, without keys that cannot be written; "" when none is left.
+    """Write `NAME=[KEY="value",…]` on one line, without keys that cannot be written; "" when no key is left.
 
-    Of two keys that differ in letter case only, the first is written: it is the one that the parser would take.
+    Of two keys that differ in letter case only, the first is written, as the parser would keep that one.
     """
     fit = fit_name(name)
     pairs: dict[str, str] = {}
@@ -61,17 +61,17 @@ def vector(name: str, values: Mapping[str, Plain]) -> str:
 
 
 def lines(*attributes: str) -> str:
-    """Put attributes one below the other; those that are "" are left out."""
+    """Join attributes, one per line; empty ones are left out."""
     return "".join(f"{written}\n" for written in attributes if written)
 
 
 def in_base64(text: str) -> str:
-    """Return the UTF-8 text in base64 without line breaks, for values that hold a template of their own."""
+    """Return the text as UTF-8 in base64 without line breaks, for values that hold a template of their own."""
     return base64.b64encode(text.encode("utf-8", "replace")).decode()
 
 
 def _text(value: Plain) -> str:
-    # An empty value is a syntax error up to 4.12: its scanner wants something between the quotes.
+    # An empty value is a syntax error up to 4.12: its scanner needs a character between the quotes.
     if isinstance(value, str):
         return fit_value(value)
     if not math.isfinite(value):

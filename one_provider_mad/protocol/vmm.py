@@ -1,11 +1,11 @@
-"""The lines between oned and a virtualization driver, both ways.
+"""The lines between oned and a virtualization driver, in both directions.
 
 oned to driver, up to 5.12:       ACTION ID BASE64
 oned to driver, 6.0 and later:    ACTION  ID BASE64      (an empty status field, hence two blanks)
 driver to oned, every release:    ACTION SUCCESS|FAILURE ID TEXT
                                   LOG I|W|E|D ID TEXT
 
-Read in OpenNebula's include/Message.h (6.0 and later) and src/vmm/VirtualMachineManagerDriver.cc (before).
+Source: OpenNebula's include/Message.h (6.0 and later) and src/vmm/VirtualMachineManagerDriver.cc (before).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_VM_ID = 2**31 - 1
 """oned reads ids into an int; a larger one echoed back fails to parse and is applied to VM 0 (include/Message.h)."""
 
 TEXT_LIMIT = 4000
-"""Longest LOG or FAILURE text in bytes: with the words before it the line stays within PIPE_BUF, thus one piece."""
+"""Longest LOG or FAILURE text in bytes: with the words before it the line fits PIPE_BUF, and is written atomically."""
 
 WORD_LIMIT = 64
 """Longest action word that is written back; the longest real one has 18 letters."""
@@ -33,7 +33,7 @@ ERROR_LENGTH = 100
 """Bytes of `ACTION: text` that oned of 6.6 and later keeps in a VM's ERROR (include/VirtualMachine.h)."""
 
 NOTHING = "-"
-"""The payload when there is nothing to say."""
+"""The empty payload."""
 
 NO_REASON = "no reason given"
 
@@ -45,20 +45,20 @@ _DIGITS_OF_MAX_VM_ID = 10
 _UNFIT_IN_WORD = re.compile(r"[^!-~]|[<>]")
 _UNFIT_IN_DEPLOY_ID = re.compile(r"[^!-~]|[<&]|]]>")
 _LONGEST_DEPLOY_ID = 1024
-"""The longest ids of real clouds are paths of some hundred letters; a longer one would fill every line it stands in."""
+"""The longest ids of real clouds are paths of some hundred letters; a longer one would fill every line with it."""
 
 NO_INSTANCE = re.compile(r"-|one-[0-9]+")
-"""What stands for no instance; `one-<vm id>` is what `onevm recover --success` stores (LifeCycleManager::recover)."""
+"""Placeholders for no instance; `onevm recover --success` stores `one-<vm id>` (LifeCycleManager::recover)."""
 
 _ORDINARY_DEPLOY_ID = re.compile(r"(?!one-[0-9]+\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-"""Most ids are so: one look tells, for a report may have ten thousand of them."""
+"""Fast check for ordinary ids, which are most of the up to ten thousand in a report."""
 
 _OTHER_MEANING = re.compile(r"-.*|(.*/)?\.\.?(/.*)?", re.DOTALL)
-"""An option, or a path that leads elsewhere, for the programs that are handed ids: hooks, scripts, people's shells."""
+"""Ids that hooks, scripts and shells would take for an option or a path to another directory."""
 
 
 def parse_line(line: bytes) -> Request | Control | Malformed:
-    """Read one line of oned's, lenient in letter case and blanks. Never raises: a bad line is a value too."""
+    """Read one line from oned, lenient in letter case and blanks; Malformed for a bad one. Never raises."""
     word, *fields = line.split(None, 2) or [b""]
     if not word:
         return Malformed(reason="empty line")
@@ -75,14 +75,14 @@ def parse_line(line: bytes) -> Request | Control | Malformed:
         return Malformed(
             reason=_complaint(word, action, fields), word=_fit(word), vm_id=vm_id, is_two_blank=is_two_blank
         )
-    # Base64 that was wrapped, with blanks or carriage returns, is one payload all the same.
+    # Base64 that was wrapped with blanks or carriage returns is still one payload.
     payload = b"".join(fields[1].split()) if len(fields) > 1 else b""
     return Request(action=action, vm_id=vm_id, payload=payload, is_two_blank=is_two_blank)
 
 
 def parse_oversized(line: Oversized) -> Malformed:
-    """Read whom a line that was too long spoke of, so that the request can be answered."""
-    # The last word of the head may be half a word, and half an id is another VM's.
+    """Read word and VM id of a line that was too long, so that the request can be answered."""
+    # The last word of the head may be cut, and a cut id is the id of another VM.
     whole_words = line.head[: max(line.head.rfind(b" "), line.head.rfind(b"\t")) + 1]
     parsed = parse_line(whole_words)
     if isinstance(parsed, Malformed):
@@ -93,7 +93,7 @@ def parse_oversized(line: Oversized) -> Malformed:
 
 
 def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:
-    """Read one line of a driver's as oned reads it. Never raises; what oned would ignore or misread is Malformed."""
+    """Read one line from a driver as oned does; Malformed for one that oned would ignore or misread. Never raises."""
     word, *fields = line.split(None, 3) or [b""]
     if not word:
         return Malformed(reason="empty line")
@@ -113,7 +113,7 @@ def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:
 
 
 def format_reply(reply: Reply) -> bytes:
-    """Write the reply as exactly one line that every release takes, whatever the reply holds."""
+    """Write the reply as exactly one line that every release accepts, for any reply."""
     word = _fit(reply.word)
     if reply.is_success:
         result, text = "SUCCESS", clean(reply.info) or NOTHING
@@ -126,8 +126,8 @@ def format_log(line: LogLine, general_id: str) -> bytes:
     """Write the LOG line as exactly one line.
 
     Args:
-        line: what to say.
-        general_id: what stands for oned's own log: `-` up to 5.12, where a number would be taken for a VM's,
+        line: severity, text and VM.
+        general_id: the id of oned's own log: `-` up to 5.12, where a number would be taken for a VM's,
             `-1` from 6.0 on, where `-` would be read as VM 0.
     """
     target = general_id if line.vm_id is None else line.vm_id
@@ -135,12 +135,12 @@ def format_log(line: LogLine, general_id: str) -> bytes:
 
 
 def clean(text: str) -> str:
-    """Make any text fit for one line and for the XML it ends up in (characters.py); one that is fit is only trimmed.
+    """Return any text in a form for one line and for XML (characters.py); a text that fits is only trimmed.
 
-    The secrets that are known are taken out: whatever is told of a cloud's or a partner's words passes here.
+    Known secrets are masked: every text from a cloud or a partner passes through this function.
 
-    oned stores what it is told inside CDATA: a control character, broken UTF-8 or `]]>` makes its database refuse
-    the VM's update, and a NUL hides the rest of the stream (include/StringBuffer.h).
+    oned stores replies inside CDATA: a control character, broken UTF-8 or `]]>` makes its database refuse the VM's
+    update, and a NUL hides the rest of the stream (include/StringBuffer.h).
     """
     if not (text.isascii() and text.isprintable()):
         valid = HIDDEN.sub("", text.encode("utf-8", "replace").decode())
@@ -150,10 +150,10 @@ def clean(text: str) -> str:
 
 
 def deploy_id_problem(text: str) -> str | None:
-    """Say why this cannot be the deploy id of a cloud's instance, or None when it can.
+    """Return why this cannot be the deploy id of an instance, or None when it can.
 
-    oned takes the first word, and puts the id unescaped into the VM's XML (src/vm/VirtualMachine.cc): with `<` or `&`
-    it silently becomes empty. `-` would be stored literally, an empty one counts as a failed deploy.
+    oned keeps the first word, and puts the id unescaped into the VM's XML (src/vm/VirtualMachine.cc): with `<` or `&`
+    it silently becomes empty. `-` would be stored literally, and an empty id counts as a failed deploy.
     """
     if masked(text) != text:
         return "the deploy id holds a secret of this driver's"
@@ -162,7 +162,7 @@ def deploy_id_problem(text: str) -> str | None:
     if not text:
         return "the deploy id is empty"
     if NO_INSTANCE.fullmatch(text):
-        return f"the deploy id is {text[:WORD_LIMIT]!a}, which stands for no instance"
+        return f"the deploy id {text[:WORD_LIMIT]!a} is a placeholder for no instance"
     if len(text) > _LONGEST_DEPLOY_ID:
         return f"the deploy id has more than {_LONGEST_DEPLOY_ID} letters: {text[:WORD_LIMIT]!a}"
     unfit = _UNFIT_IN_DEPLOY_ID.search(text)
@@ -174,7 +174,7 @@ def deploy_id_problem(text: str) -> str | None:
 
 
 def shown_deploy_id(text: str) -> str:
-    """Return the deploy id for a sentence, quoted and cut short where it can be no instance's."""
+    """Return the deploy id for a sentence, quoted and cut when it is invalid."""
     return text if deploy_id_problem(text) is None else f"{text[:WORD_LIMIT]!a}"
 
 
@@ -211,7 +211,7 @@ def _control_reply(control: Control, fields: list[bytes]) -> Control | Malformed
 
 
 def _fit(word: bytes | str) -> str:
-    """Make a word fit to be written back: upper case, printable ASCII without blanks, not too long, not empty."""
+    """Return the word in a form that can be written back: upper case, printable ASCII, no blanks, short, not empty."""
     text = word[:WORD_LIMIT].decode("latin-1") if isinstance(word, bytes) else word[:WORD_LIMIT]
     return _UNFIT_IN_WORD.sub("?", text).upper() or "?"
 
@@ -224,9 +224,9 @@ def _reason(text: str) -> str:
 
 
 def _whole_where_cut(text: str, cut: int) -> str:
-    """Begin the letter that the cut would halve behind it: the blank before its word becomes wider, nothing is lost.
+    """Insert blanks before a word so that the cut falls between two characters.
 
-    oned counts bytes, and half a letter makes its database refuse the VM's update (VirtualMachine.cc).
+    oned cuts by bytes, and half a character makes its database refuse the VM's update (VirtualMachine.cc).
     """
     if text.isascii():
         return text
