@@ -1,1 +1,1 @@
-"""An OpenNebula asked over XML-RPC. Rule: it knows the calls' form and what errors mean, not what anybody asks for."""
+"""XML-RPC calls to an OpenNebula. Rule: it knows the form of calls and the meaning of errors, not the callers' aims."""

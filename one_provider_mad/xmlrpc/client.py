@@ -1,6 +1,6 @@
-"""One OpenNebula, behind one or more front-ends, asked without blocking the event loop.
+"""Calls to one OpenNebula, behind one or more front-ends, without blocking the event loop.
 
-aiohttp is imported by `open`, in a thread: programs that ask no OpenNebula never load it.
+`open` imports aiohttp in a thread: programs that call no OpenNebula never load it.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 _Read = TypeVar("_Read")
 
 USUAL_ENDPOINT = "http://localhost:2633/RPC2"
-"""Where oned listens unless it is told otherwise (oned.conf, PORT)."""
+"""oned's default address (oned.conf, PORT)."""
 
 _KEPT_SECONDS = 5.0
-"""How long an idle connection is kept; oned closes them after 15 s (oned.conf, KEEPALIVE_TIMEOUT), and a call that
-meets that moment is lost. What must happen once never takes a kept one."""
+"""How long an idle connection is kept; oned closes them after 15 s (oned.conf, KEEPALIVE_TIMEOUT), and a call sent at
+that instant is lost. A call that must happen once always uses a new connection."""
 
 _HEADERS = {"Content-Type": "text/xml", "Accept-Encoding": CODINGS}
 
@@ -63,19 +63,19 @@ _SERVER_ERRORS = 500
 
 
 class Connection(Value, frozen=True, kw_only=True):
-    """How an OpenNebula is reached.
+    """Address, credentials and limits of one OpenNebula.
 
     Attributes:
         endpoints: URLs of its front-ends, tried in this order.
         credentials_file: holds `user:password`; "" for OpenNebula's usual places.
         ca_file: certificates to trust instead of the system's; "" for the system's.
         timeout: seconds one call may take.
-        connect_timeout: seconds until a front-end that does not even accept connections is passed over.
+        connect_timeout: seconds until a front-end that does not accept connections is skipped.
         body_limit: bytes an answer may have.
-        connections: how many calls may be under way at once.
-        whose: what it is called in sentences.
-        address_setting: where `endpoints` stand, for sentences.
-        login_setting: where user and password stand, for sentences.
+        connections: most simultaneous calls.
+        whose: its name in error messages.
+        address_setting: name of the setting that holds `endpoints`, for error messages.
+        login_setting: name of the setting that holds user and password, for error messages.
     """
 
     endpoints: tuple[str, ...] = (USUAL_ENDPOINT,)
@@ -94,13 +94,13 @@ class Client:
     """A connection to one OpenNebula.
 
     Args:
-        connection: where it is and who asks.
-        read_session: reads the session string anew; not called on the event loop. Default: from the connection's file.
-        ask_session: the same where it has to be asked for; it comes in the place of `read_session`.
+        connection: address and credentials.
+        read_session: reads the session string again; not called on the event loop. Default: from the connection's file.
+        ask_session: asynchronous replacement for `read_session`.
 
     Attributes:
         connection: as given.
-        answered: header `Date` of the last answer, and when it came, in seconds since the epoch.
+        answered: header `Date` of the last answer, and its arrival in seconds since the epoch.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class Client:
         self._reached: set[str] = set()
 
     async def open(self) -> None:
-        """Read the credentials and get ready to ask. Nothing is sent yet.
+        """Read the credentials and prepare the connections. Nothing is sent yet.
 
         Raises:
             SettingsError: the credentials or the certificates cannot be used.
-            ProviderError: whoever gives the credentials out did not.
+            ProviderError: `ask_session` did not provide the credentials.
         """
         aiohttp = await asyncio.to_thread(import_module, "aiohttp")
         self._session = await self._new_session()
@@ -139,7 +139,7 @@ class Client:
         self._http_once = aiohttp.ClientSession(connector=fresh, timeout=timeout, auto_decompress=False)
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         for http in (self._http, self._http_once):
             if http is not None:
                 await http.close()
@@ -149,30 +149,31 @@ class Client:
 
         Args:
             method: its name, `one.vm.action`.
-            arguments: what follows the session string.
-            is_repeatable: another front-end may be asked after an uncertain answer; false for what must happen once.
+            arguments: the arguments after the session string.
+            is_repeatable: another front-end may be called after an uncertain answer; False for calls that must happen
+                once.
 
         Raises:
-            NotReached: it was not carried out, for no front-end takes it.
-            ProviderError: refused, by kind; or not answered, so that nobody knows whether it was carried out.
+            NotReached: no front-end accepted the call, so it was not carried out.
+            ProviderError: the call was refused, by kind; or not answered, so that its effect is unknown.
         """
         return await self._ask(method, arguments, is_repeatable=is_repeatable, read=_same)
 
     async def read(self, method: str, *arguments: Argument, read: Callable[[Element], _Read]) -> _Read:
-        """Call a method that answers a document, and return what is read from it.
+        """Call a method that answers with a document, and return the result of reading it.
 
         Args:
             method: its name, one of `DOCUMENTS` (envelope.py).
-            arguments: what follows the session string.
-            read: pure; takes the document's root. Where the document is large it runs in a thread.
+            arguments: the arguments after the session string.
+            read: pure; takes the document's root. For a large document it runs in a thread.
 
         Raises:
-            ProviderError: as `call`; or it is another document than the method answers.
+            ProviderError: as `call`; or the answer is a document of another kind.
         """
         return await self._ask(method, arguments, is_repeatable=True, read=partial(_read_document, method, read))
 
     async def raft_status(self) -> RaftStatus:
-        """Ask a front-end which part it plays among its peers; it answers for itself, not for the leader."""
+        """Return the Raft state of the front-end that answers, which need not be the leader."""
         return await self.read("one.zone.raftstatus", read=read_raft_status)
 
     async def _ask(
@@ -203,7 +204,7 @@ class Client:
         return place_of(endpoint, whose=self.connection.whose)
 
     async def _has_new_session(self) -> bool:
-        """True when the credentials were changed since they were read; tokens expire, passwords are replaced."""
+        """Return True when the credentials have changed since they were read; tokens expire, passwords change."""
         before = self._session
         try:
             self._session = await self._new_session()
@@ -219,7 +220,7 @@ class Client:
         is_repeatable: bool,
         read: Callable[[Result], _Read],
     ) -> _Read | Failure:
-        """The answer of the first front-end that gives one."""
+        """Return the answer of the first front-end that gives one."""
         body = encode_call(method, self._session, arguments)
         refusal: Failure | None = None
         silence: ProviderError | None = None
@@ -231,7 +232,7 @@ class Client:
                 silence = _together(silence, without_frames(error))
             except ProviderUnavailable as error:
                 if not is_repeatable:
-                    raise  # another front-end might carry it out a second time
+                    raise  # another front-end might carry the call out a second time
                 silence = without_frames(error)
             else:
                 if not (isinstance(answer, Failure) and is_not_the_leader(answer)):
@@ -241,14 +242,14 @@ class Client:
         if refusal is not None:
             return refusal
         try:
-            raise silence or ProviderUnavailable(f"{method}: there is no front-end to ask")
+            raise silence or ProviderUnavailable(f"{method} cannot be sent: no front-end is configured")
         finally:
             del silence  # its traceback holds this very frame
 
     def _order(self) -> list[int]:
-        """The one that answered last comes first, then the others as they were given.
+        """Return the front-ends' numbers: the one that answered last, then the others in the configured order.
 
-        Made up once for a call: while it waits, others find out who answers now.
+        It is computed once for each call, since concurrent calls may change the preferred front-end meanwhile.
         """
         first = self._preferred
         return [first, *(number for number in range(len(self.connection.endpoints)) if number != first)]
@@ -286,7 +287,7 @@ class Client:
             return await answer.read(partial(_interpret, method, read))
 
     def _check_status(self, response: aiohttp.ClientResponse, endpoint: str, method: str) -> None:
-        """Tell apart what a proxy says instead of OpenNebula, which answers everything with 200."""
+        """Raise the error for an HTTP status of a proxy; OpenNebula answers every call with 200."""
         status = response.status
         if status == 200:
             return
@@ -294,9 +295,9 @@ class Client:
         if status == _TOO_MANY:
             raise Throttled(said, retry_after=seconds_asked(response.headers))
         if status in (401, 407):
-            raise AuthenticationRefused(f"{said}, which a proxy says and no OpenNebula")
+            raise AuthenticationRefused(f"{said}: a proxy answered, not OpenNebula")
         if status == _FORBIDDEN:
-            raise PermissionDenied(f"{said}, which a proxy says and no OpenNebula")
+            raise PermissionDenied(f"{said}: a proxy answered, not OpenNebula")
         if status >= _SERVER_ERRORS:
             raise ProviderUnavailable(said)
         kind = NotReached if endpoint in self._reached else WrongEndpoint
@@ -304,7 +305,7 @@ class Client:
 
 
 def _together(before: ProviderError | None, error: NotReached) -> ProviderError:
-    """What it comes to that one front-end was asked in vain, or none yet, and another one could not be."""
+    """Combine the errors of two front-ends: the result is definite only when neither carried the call out."""
     if before is None:
         return error
     if not before.definite:
@@ -328,11 +329,11 @@ def _read_document(method: str, read: Callable[[Element], _Read], result: Result
 def _unavailable(
     response: aiohttp.ClientResponse, place: str, method: str, body: bytes
 ) -> NotReached | ProviderUnavailable:
-    """A proxy's 503: mostly no OpenNebula is behind it just now."""
+    """Return the error for a proxy's 503, which mostly means that OpenNebula is down at this time."""
     said = f"{place} answers {method} with HTTP {response.status}"
     wait = seconds_asked(response.headers)
     if says_not_carried_out(response.status, body, retry_after=wait):
-        return NotReached(f"{said}: nobody took the call", retry_after=wait)
+        return NotReached(f"{said}: the call was not carried out", retry_after=wait)
     return ProviderUnavailable(said)
 
 
@@ -345,19 +346,17 @@ def _usual_session(file: str) -> str:
 
 
 def _tls(connection: Connection) -> ssl.SSLContext | bool:
-    """What to verify certificates with. Reads files: not for the event loop."""
+    """Return the context that verifies certificates. Reads files: not for the event loop."""
     if not any(urlsplit(endpoint).scheme == "https" for endpoint in connection.endpoints):
         return True
     try:
         return ssl.create_default_context(cafile=connection.ca_file or None)
     except (OSError, ssl.SSLError) as error:
-        raise SettingsError(
-            f"ca_file holds no certificates that can be used: {error} ({connection.ca_file})"
-        ) from error
+        raise SettingsError(f"ca_file holds no usable certificates: {error} ({connection.ca_file})") from error
 
 
 def check_endpoints(endpoints: Sequence[str]) -> None:
-    """Raise ValueError for a URL that no OpenNebula can have, saying which."""
+    """Raise ValueError, with the URL, for an endpoint that cannot be an OpenNebula's."""
     for endpoint in endpoints:
         try:
             parts = urlsplit(endpoint)
@@ -368,7 +367,7 @@ def check_endpoints(endpoints: Sequence[str]) -> None:
             if is_good and (parts.username or parts.password):
                 raise ValueError(f"endpoints: {parts.hostname} has credentials in its URL, put them into a file")
         if not is_good:
-            shown = endpoint.rpartition("@")[2]  # what comes before may be a password
+            shown = endpoint.rpartition("@")[2]  # the part before may be a password
             raise ValueError(f"endpoints: {shown!r} is no URL such as {USUAL_ENDPOINT}")
     if not endpoints:
         raise ValueError(f"endpoints: name at least one, such as {USUAL_ENDPOINT}")

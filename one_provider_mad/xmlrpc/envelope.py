@@ -1,7 +1,7 @@
-"""What goes over the wire: a call as bytes, and the bytes of an answer as a value. Pure.
+"""Encodes calls to bytes, and decodes answers to values. Pure.
 
-Every method of OpenNebula answers an array: [True, result, error code, ...] or [False, text, error code, ...], always
-with HTTP 200; a call that it could not read is answered with an XML-RPC fault (src/rm/Request.cc, failure_response).
+Every method of OpenNebula answers with an array: [True, result, error code, ...] or [False, text, error code, ...],
+always with HTTP 200; the answer to an unreadable call is an XML-RPC fault (src/rm/Request.cc, failure_response).
 A document is one escaped string inside the envelope.
 """
 
@@ -23,10 +23,10 @@ from one_provider_mad.errors import BadParameter, ProviderUnavailable
 from one_provider_mad.http_answers import TooLargeError
 
 Argument = str | int | bool
-"""What a method of OpenNebula takes."""
+"""An argument of a method of OpenNebula."""
 
 Result = str | int | bool
-"""What a method of OpenNebula gives back."""
+"""The result of a method of OpenNebula."""
 
 DOCUMENTS = {
     "one.datastorepool.info": "DATASTORE_POOL",
@@ -44,10 +44,10 @@ DOCUMENTS = {
     "one.zone.raftstatus": "RAFT",
     "one.zonepool.info": "ZONE_POOL",
 }
-"""The root of the document that a method answers: in another one nothing is found, which must not pass for nothing."""
+"""Root element of each method's document: another document, searched in vain, must not pass for an empty one."""
 
 _OLDER_ROOTS = {"one.system.config": "TEMPLATE"}
-"""What older releases call the same root (seen on 5.10.5)."""
+"""The root's name in older releases (seen on 5.10.5)."""
 
 _EXCERPT = 200
 
@@ -75,25 +75,25 @@ class Failure(Value, frozen=True, kw_only=True):
 
 
 def encode_call(method: str, session: str, arguments: tuple[Argument, ...]) -> bytes:
-    """Write a call. Raises BadParameter for what XML-RPC cannot carry."""
+    """Return a call as bytes. Raises BadParameter for values that XML-RPC cannot carry."""
     try:
         document = xmlrpc.client.dumps((session, *arguments), method)
     except OverflowError as error:
         raise BadParameter(f"{method} cannot be sent: a number in it has more than 32 bits") from error
-    # The marshaller writes control characters as they are, and no XML parser takes them.
+    # The marshaller writes control characters unchanged, and no XML parser accepts them.
     if any(character < " " and character not in "\t\n\r" for character in document):
         raise BadParameter(f"{method} cannot be sent: a text in it holds control characters")
     try:
         return document.encode()
     except UnicodeEncodeError as error:
-        raise BadParameter(f"{method} cannot be sent: a text in it is no Unicode text") from error
+        raise BadParameter(f"{method} cannot be sent: a text in it is not valid Unicode") from error
 
 
 def decode_answer(method: str, body: bytes) -> Success | Failure:
     """Read an answer whose size is bounded already.
 
     Raises:
-        ProviderUnavailable: it is no answer of an OpenNebula; whether the call took effect is not known.
+        ProviderUnavailable: it is not the answer of an OpenNebula; whether the call took effect is not known.
     """
     root = parse_foreign(body, what=f"the answer to {method}")
     if root.tag != "methodResponse":
@@ -111,35 +111,35 @@ def decode_answer(method: str, body: bytes) -> Success | Failure:
 
 
 def read_document(method: str, result: Result) -> Element:
-    """Return the root of the document that a method of `DOCUMENTS` has answered.
+    """Return the root of the document in the answer to a method of `DOCUMENTS`.
 
     Raises:
-        ProviderUnavailable: it is another document, or none.
+        ProviderUnavailable: the answer holds another document, or none.
     """
     if not isinstance(result, str):
-        raise ProviderUnavailable(f"the answer to {method} is no document")
+        raise ProviderUnavailable(f"the answer to {method} is not a document")
     root = parse_foreign(result.encode(), what=f"the document in the answer to {method}")
     if root.tag not in (DOCUMENTS[method], _OLDER_ROOTS.get(method)):
         raise ProviderUnavailable(
-            f"the answer to {method} is no <{DOCUMENTS[method]}>, it begins with <{str(root.tag)[:_EXCERPT]}>"
+            f"the answer to {method} is not <{DOCUMENTS[method]}>, it begins with <{str(root.tag)[:_EXCERPT]}>"
         )
     return root
 
 
 def parse_foreign(document: bytes, *, what: str) -> Element:
-    """Parse a document of another machine: no entities, and no document type at all.
+    """Parse a document from another machine: no entities, and no document type at all.
 
     Raises:
-        ProviderUnavailable: it is no well-formed XML, or brings a document type along.
+        ProviderUnavailable: it is not well-formed XML, or has a document type.
     """
     try:
         root = parse_bounded(document)
     except TooManyElementsError as error:
         raise TooLargeError(f"{what} has too many elements: lower page_size") from error
     except etree.XMLSyntaxError as error:
-        raise ProviderUnavailable(f"{what} is no XML: {(error.msg or 'not well formed')[:_EXCERPT]}") from error
+        raise ProviderUnavailable(f"{what} is not XML: {(error.msg or 'not well formed')[:_EXCERPT]}") from error
     if root.getroottree().docinfo.internalDTD is not None:
-        raise ProviderUnavailable(f"{what} brings a document type along, which nothing of OpenNebula does")
+        raise ProviderUnavailable(f"{what} has a document type, unlike any document of OpenNebula")
     return root
 
 
@@ -153,7 +153,7 @@ def _fault(fault: Element) -> Failure:
 
 
 def _scalar(method: str, value: Element) -> Result:
-    """Read one value: `<i4>`, `<int>`, `<i8>`, `<boolean>`, `<string>`, or a bare text, which is a string."""
+    """Return one value: `<i4>`, `<int>`, `<i8>`, `<boolean>`, `<string>`, or a bare text, which is a string."""
     if not len(value):
         return value.text or ""
     kind, text = value[0].tag, text_of(value[0])
@@ -162,8 +162,8 @@ def _scalar(method: str, value: Element) -> Result:
     number = whole_number(text.strip())
     if kind in ("i4", "int", "i8", "boolean") and number is not None:
         return number == 1 if kind == "boolean" else number
-    raise _no_answer(method, f"it holds a value <{str(kind)[:_EXCERPT]}> that nothing of OpenNebula has")
+    raise _no_answer(method, f"it holds a value <{str(kind)[:_EXCERPT]}>, which OpenNebula never sends")
 
 
 def _no_answer(method: str, why: str) -> ProviderUnavailable:
-    return ProviderUnavailable(f"the answer to {method} is none of an OpenNebula's: {why}")
+    return ProviderUnavailable(f"the answer to {method} does not come from an OpenNebula: {why}")

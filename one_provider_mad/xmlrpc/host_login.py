@@ -1,8 +1,8 @@
-"""Who we are to a cloud, as upstream's drivers kept it: in the template of an OpenNebula host, encrypted there.
+"""Reads a cloud's credentials from the template of an OpenNebula host, where upstream's drivers keep them encrypted.
 
-From 5.10 on `one.host.info` takes a second argument and decrypts, for members of the group oneadmin; anybody else is
-given the encrypted values without a word (src/rm/RequestManagerInfo.cc). Nothing here logs or keeps what was read
-beyond a moment.
+From 5.10 on `one.host.info` takes a second argument and decrypts for members of the group oneadmin; other users
+silently get the encrypted values (src/rm/RequestManagerInfo.cc). Credentials are never logged here, and are reused for
+a second only.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _DECRYPTING = (5, 10)
 _CALL_SECONDS = 10.0
 
 _SHARED_SECONDS = 1.0
-"""Whoever asks so soon after somebody else gets the same answer: a hundred calls may be refused at once."""
+"""Calls within this time share one answer: a hundred calls may be refused at once, and each reads the credentials."""
 
 
 class HostLogin:
-    """Attributes of one host's template, read from the OpenNebula on this machine (ONE_XMLRPC, ONE_AUTH).
+    """Reads attributes of one host's template from the OpenNebula on this machine (ONE_XMLRPC, ONE_AUTH).
 
     Args:
         host: the host's name or number.
-        names: the attributes, all of which have to be there.
+        names: the attributes, all of them required.
         environ: environment variables.
     """
 
@@ -46,10 +46,10 @@ class HostLogin:
         self._read_at = 0.0
 
     async def read(self) -> tuple[str, ...]:
-        """The values, in the order of their names.
+        """Return the values, in the order of `names`.
 
         Raises:
-            AuthenticationRefused: there is no such host, or it lacks an attribute, or ONE_AUTH is of no use.
+            AuthenticationRefused: the host does not exist or lacks an attribute, or ONE_AUTH is not accepted.
             NotReached: the local OpenNebula does not answer.
         """
         loop = asyncio.get_running_loop()
@@ -75,7 +75,7 @@ class HostLogin:
         except (ProviderError, SettingsError) as error:
             is_passing = isinstance(error, ProviderError) and error.retryable
             kind = NotReached if is_passing else AuthenticationRefused
-            raise kind(f"host {self._host} cannot be asked for {' and '.join(self._names)}: {error}") from error
+            raise kind(f"{' and '.join(self._names)} of host {self._host} cannot be read: {error}") from error
         finally:
             await client.close()
         if missing := [name for name in self._names if not template.get(name)]:
@@ -86,7 +86,7 @@ class HostLogin:
     async def _check_release(client: Client) -> None:
         answer = await client.call("one.system.version")
         if release_of(answer) < _DECRYPTING:
-            raise AuthenticationRefused(f"OpenNebula {str(answer)[:20]} decrypts nothing, only 5.10 and later do")
+            raise AuthenticationRefused(f"OpenNebula {str(answer)[:20]} decrypts no attributes, only 5.10 and later do")
 
     async def _number(self, client: Client) -> int:
         if (number := whole_number(self._host)) is not None:

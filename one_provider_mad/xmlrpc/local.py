@@ -1,6 +1,6 @@
-"""The OpenNebula on this machine, asked a question now and then.
+"""Blocking calls to the OpenNebula on this machine, for occasional questions.
 
-The standard library asks here, in a thread: a daemon that needs no aiohttp stays without it.
+The standard library sends them, in a thread: a daemon that does not need aiohttp need not load it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _CALL_SECONDS = 5.0
 
 
 class LocalCore:
-    """Asks with the rights of OpenNebula's own user. Every method blocks.
+    """Calls OpenNebula with the rights of its own user. Every method blocks.
 
     Args:
-        environ: ONE_XMLRPC and ONE_AUTH, as OpenNebula's own tools take them, and ONE_LOCATION.
+        environ: environment variables; ONE_XMLRPC and ONE_AUTH as for OpenNebula's own tools, and ONE_LOCATION.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ class LocalCore:
 
         Raises:
             SettingsError: the credentials, or the URL, cannot be used.
-            ProviderError: it was not answered, or refused.
+            ProviderError: the call was not answered, or refused.
         """
         endpoint = local_endpoint(self._environ).url
         session = read_session(file="", environ=self._environ)
@@ -55,22 +55,22 @@ class LocalCore:
         return answer.result
 
     def document(self, method: str, *arguments: Argument) -> Element:
-        """Call a method that answers a document (envelope.DOCUMENTS), and return its root. Raises as `call`."""
+        """Call a method that answers with a document (envelope.DOCUMENTS), and return its root. Raises as `call`."""
         return read_document(method, self.call(method, *arguments))
 
     def raft_state(self) -> RaftState:
-        """Which part this front-end plays among its peers.
+        """Return this front-end's state among its peers.
 
         Raises:
             SettingsError: as `call`.
-            ProviderError: as `call`; or the part is none that is known.
+            ProviderError: as `call`; or the state is unknown.
         """
         try:
             state = read_raft_status(self.document(_RAFT_STATUS)).state
         except NotSupported:
-            return RaftState.SOLO  # up to 5.2 there is no such method, and no peers
+            return RaftState.SOLO  # up to 5.2 the method does not exist, and neither do peers
         if state is RaftState.UNKNOWN:
-            raise ProviderUnavailable(f"the answer to {_RAFT_STATUS} names no STATE that is known")
+            raise ProviderUnavailable(f"the answer to {_RAFT_STATUS} has an unknown STATE")
         return state
 
 

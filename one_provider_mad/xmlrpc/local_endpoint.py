@@ -1,4 +1,4 @@
-"""Where the OpenNebula on this machine is asked: ONE_XMLRPC, else what oned has written down, else the usual place."""
+"""The API's URL on this machine: from ONE_XMLRPC, else from oned's written settings, else the default."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, check_endpoints
 
 
 class LocalEndpoint(Value, frozen=True, kw_only=True):
-    """A URL, and why it is this one.
+    """A URL and its origin.
 
     Attributes:
-        url: where OpenNebula's API is asked.
-        source: what says so.
-        setting: where to change it, for sentences.
+        url: the address of OpenNebula's API.
+        source: the origin of the URL, for error messages.
+        setting: the setting to change, for error messages.
     """
 
     url: str
@@ -26,21 +26,21 @@ class LocalEndpoint(Value, frozen=True, kw_only=True):
 
 
 def local_endpoint(environ: Mapping[str, str]) -> LocalEndpoint:
-    """The URL of the OpenNebula on this machine. Reads a file.
+    """Return the URL of the OpenNebula on this machine. Reads a file.
 
-    oned's environment seldom has ONE_XMLRPC, and PORT may be another than 2633.
+    oned's environment seldom has ONE_XMLRPC, and PORT may differ from 2633.
 
     Args:
-        environ: ONE_XMLRPC and ONE_LOCATION count.
+        environ: environment variables; ONE_XMLRPC and ONE_LOCATION are read.
 
     Raises:
-        SettingsError: it is no URL.
+        SettingsError: the setting is not a URL.
     """
     found = _found(environ)
     try:
         check_endpoints([found.url])
     except ValueError as error:
-        raise SettingsError(f"{found.source} leads to no OpenNebula: {error}") from error
+        raise SettingsError(f"{found.source} is not the URL of an OpenNebula: {error}") from error
     return found
 
 
@@ -50,7 +50,7 @@ def _found(environ: Mapping[str, str]) -> LocalEndpoint:
     location = environ.get("ONE_LOCATION")
     config = (Path(location) / "var" if location else Path("/var/lib/one")) / "config"
     if (at := listening_at(str(config))) is None:
-        source = f"OpenNebula's usual place, since ONE_XMLRPC is not set and {config} does not tell"
+        source = f"OpenNebula's default, since ONE_XMLRPC is not set and {config} has no PORT"
         return LocalEndpoint(url=USUAL_ENDPOINT, source=source)
     address, port = at
     host = f"[{address}]" if ":" in address else address

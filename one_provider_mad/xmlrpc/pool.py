@@ -1,8 +1,8 @@
-"""A whole pool, page by page, without losing a row to what changes meanwhile.
+"""Reads a whole pool, page by page, without losing a row to concurrent changes.
 
-`one.*pool.info*` takes an offset and a negative size (src/rm/RequestManagerPoolInfoFilter.cc). Rows come sorted by id,
-up or down as API_LIST_ORDER says. A row that vanishes from an earlier page moves all later ones up by one: pages
-overlap, and one that does not join the page before means that more has vanished than the overlap holds.
+`one.*pool.info*` takes an offset and a negative size (src/rm/RequestManagerPoolInfoFilter.cc). Rows are sorted by id,
+ascending or descending as API_LIST_ORDER says. A row that vanishes from an earlier page moves all later ones up by one:
+so pages overlap, and a page that does not overlap the one before means that more rows have vanished than the overlap.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Row = TypeVar("_Row")
 _TRIES = 3
 
 _SMALLEST_PAGE = 10
-"""Rows of a page that is asked for when larger ones are larger than an answer may be."""
+"""Smallest page to ask for when larger pages exceed the limit of an answer."""
 
 
 async def read_pool(
@@ -34,19 +34,19 @@ async def read_pool(
     page_size: int,
     read_row: Callable[[Element], _Row],
 ) -> dict[int, _Row]:
-    """Every row of a pool, by id.
+    """Return every row of a pool, by id.
 
     Args:
-        client: whom to ask.
+        client: the connection.
         method: `one.vmpool.infoextended` and its like.
         before: arguments before the range.
         after: arguments after it.
-        page_size: rows a page, at least 2; fewer are asked for where an answer is too large.
-        read_row: pure; reads one row. It runs in a thread where the page is large.
+        page_size: rows per page, at least 2; it is lowered when an answer is too large.
+        read_row: pure; reads one row. It runs in a thread for a large page.
 
     Raises:
-        ProviderError: a page was refused or not answered, or contradicts itself, or the pool changes too fast: never
-            half a pool.
+        ProviderError: a page was refused or not answered, or contradicts itself, or the pool changes too fast. Half a
+            pool is never returned.
     """
     tries = 0
     while tries < _TRIES:
@@ -71,7 +71,7 @@ async def _read_once(
     page_size: int,
     read_row: Callable[[Element], _Row],
 ) -> dict[int, _Row] | None:
-    """One pass over the pool; None when a page did not join the one before."""
+    """Return the rows of one pass over the pool; None when a page did not overlap the one before."""
     overlap = max(1, page_size // 20)
     rows: dict[int, _Row] = {}
     offset = 0
@@ -87,7 +87,7 @@ async def _read_once(
         if last and not set(last).intersection(number for number, _ in page):
             return None
         if rows and len(page) >= page_size and rows.keys() >= {number for number, _ in page}:
-            raise ProviderUnavailable(f"{method} answers every page alike: a front-end, or a proxy, ignores the range")
+            raise ProviderUnavailable(f"{method} answers every page alike: a front-end or a proxy ignores the range")
         rows.update(page)
         if len(page) < page_size:
             return rows
@@ -96,14 +96,14 @@ async def _read_once(
 
 
 def check_page(method: str, page: Sequence[tuple[int, _Row]]) -> None:
-    """Refuse a page that says two things of one row. Two pages may: they overlap, and rows change in between.
+    """Refuse a page with two different rows of one id. Two pages may differ: they overlap, and rows change meanwhile.
 
     Raises:
-        ProviderUnavailable: it does, so that nothing it says can be relied on.
+        ProviderUnavailable: the page contradicts itself, so that none of its rows is reliable.
     """
     rows = dict(page)
     if len(rows) < len(page) and any(rows[number] != row for number, row in page):
-        raise ProviderUnavailable(f"a page of {method} contradicts itself: one ID stands there twice, and differently")
+        raise ProviderUnavailable(f"a page of {method} contradicts itself: it has two different rows with one ID")
 
 
 def _id(element: Element) -> int:

@@ -1,4 +1,4 @@
-"""Which part a front-end plays among its peers (src/raft/RaftManager.h, State)."""
+"""A front-end's state among its peers (src/raft/RaftManager.h, State)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from one_provider_mad.domain import Value, whole_number
 
 
 class RaftState(Enum):
-    """What `one.zone.raftstatus` says in STATE."""
+    """STATE in the answer to `one.zone.raftstatus`."""
 
     SOLO = 0
     CANDIDATE = 1
@@ -19,17 +19,17 @@ class RaftState(Enum):
 
     @property
     def may_act(self) -> bool:
-        """True for a front-end that alone, or chosen by its peers, decides what is done."""
+        """Return True for a front-end without peers, or one that leads them."""
         return self in (RaftState.SOLO, RaftState.LEADER)
 
 
 class RaftStatus(Value, frozen=True, kw_only=True):
-    """A front-end among its peers.
+    """The answer to `one.zone.raftstatus`.
 
     Attributes:
-        state: its part.
-        server_id: its number, -1 for one that has no peers.
-        term: how many elections there were.
+        state: the front-end's state.
+        server_id: its number, -1 for one without peers.
+        term: number of elections so far.
     """
 
     state: RaftState
@@ -38,7 +38,7 @@ class RaftStatus(Value, frozen=True, kw_only=True):
 
 
 def read_raft_status(document: Element) -> RaftStatus:
-    """Read a `<RAFT>` document; what it does not say is unknown."""
+    """Read a `<RAFT>` document; missing values are UNKNOWN or -1."""
     number = _number(document, "STATE")
     known = {state.value: state for state in RaftState}
     return RaftStatus(

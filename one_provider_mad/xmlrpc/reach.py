@@ -1,4 +1,4 @@
-"""Sentences for a person: which OpenNebula cannot be logged in to, as whom, and which setting says so."""
+"""Error messages for an OpenNebula that refuses the login: which one, the user, and the setting to check."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from one_provider_mad.errors import AuthenticationRefused
 
 
 def place_of(endpoint: str, *, whose: str = "OpenNebula") -> str:
-    """The host and port; a URL may hold a password."""
+    """Return name, host and port for error messages, without the rest of the URL, which may hold a password."""
     parts = urlsplit(endpoint)
     return f"{whose} at {parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
 
 def login_refused(place: str, session: str, *, setting: str) -> AuthenticationRefused:
-    """The error for a user and password that are not accepted.
+    """Return the error for a user and password that are not accepted.
 
     Args:
-        place: where, as `place_of` says it.
+        place: as `place_of` returns it.
         session: `user:password`; only the user is named.
-        setting: where the login stands.
+        setting: name of the setting that holds the login.
     """
     user = session.partition(":")[0]
     return AuthenticationRefused(f"{place} refuses the login of {user}: see {setting}")

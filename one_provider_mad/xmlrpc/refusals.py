@@ -1,6 +1,6 @@
-"""What an OpenNebula's refusal means, in our kinds of errors.
+"""Maps an OpenNebula's refusals to this project's errors.
 
-The codes are those of include/Request.h (ErrorCode). Texts are looked at only where one code stands for several things.
+The codes are those of include/Request.h (ErrorCode). Texts are examined only where one code has several meanings.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _NOT_THE_LEADER = re.compile(
     r"|Forwarding xml-rpc message to gRPC leader is not supported",
     re.IGNORECASE,
 )
-"""src/rm/Request.cc refuses so before it looks at the call: no leader, an election, a log being replicated, or, in 7.x,
-a leader that is set up for gRPC alone, to whom nothing is passed on."""
+"""Refusals of src/rm/Request.cc before it reads the call: no leader, an election, a log being replicated, or, in 7.x, a
+leader that accepts gRPC only, so that a follower cannot forward the call."""
 
 _QUOTA = re.compile(r"\bquota\b|\blimit of \S+ reached\b", re.IGNORECASE)
-"""src/um/Quota.cc; it comes as a lack of authorization."""
+"""Texts of src/um/Quota.cc, which have the code of a missing authorization."""
 
 _VM = re.compile(r"\bvirtual machine \[")
-"""`Error getting virtual machine [7].`; anything else that does not exist is something that was asked for."""
+"""`Error getting virtual machine [7].`; any other missing object is one that the request names."""
 
 _STATE = re.compile(r"\bstates?\b", re.IGNORECASE)
 """`wrong state POWEROFF.`, `not available for state RUNNING` (src/dm/DispatchManagerActions.cc)."""
@@ -53,45 +53,45 @@ _STATE = re.compile(r"\bstates?\b", re.IGNORECASE)
 _FULL = re.compile(r"\bnot (?:have )?enough\b.*\bcapacity\b|\benough capacity\b", re.IGNORECASE)
 
 _NOT_WRITTEN = re.compile(r"\bin(?: the)? DB\b")
-"""`Error inserting VM in DB.` (src/vm/VirtualMachine.cc): among peers that is a leader that has lost its followers, and
-what it has put into its log may be carried out by the next one all the same (src/logdb/LogDB.cc)."""
+"""`Error inserting VM in DB.` (src/vm/VirtualMachine.cc): among peers this comes from a leader without followers, and
+the next leader may still carry out the entry in its log (src/logdb/LogDB.cc)."""
 
 _UNREADABLE = re.compile(
     r"\b(?:syntax|parse|parsing) error|\berror parsing\b|not supported by the SQL backend"
     r"|\battribute must be\b|\bdoes not own an? (?:image|network)\b",
     re.IGNORECASE,
 )
-"""What is wrong with the call itself, though its code does not say so: `one.vm.allocate` answers whatever it finds in a
-template with the same one (src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
+"""Faults of the call itself, which its code does not show: `one.vm.allocate` has one code for every fault of a template
+(src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
 
 _METHOD = re.compile(r"\A\[one\.[\w.]+\] *(?:User \[\d+\] : *)?")
-"""How src/rm/Request.cc begins each text; what is wrong is to come first, and the method last."""
+"""Prefix of each text of src/rm/Request.cc; our messages begin with the problem, and end with the method."""
 
 _TEXT = 2000
-"""Longest text of a refusal in characters; it comes from outside, and goes into logs and replies."""
+"""Longest text of a refusal in characters; foreign text goes into logs and replies."""
 
 _NO_METHOD = -506
 _OTHER_FAULTS = range(-599, -500)
-"""Faults of xmlrpc-c for calls that it could not read (xmlrpc-c/base.h)."""
+"""Faults of xmlrpc-c for unreadable calls (xmlrpc-c/base.h)."""
 
 ELECTION_SECONDS = 1.0
-"""How soon to ask again while there is no leader; an election takes a few seconds (RAFT ELECTION_TIMEOUT_MS)."""
+"""Seconds until the next try while there is no leader; an election takes a few (RAFT ELECTION_TIMEOUT_MS)."""
 
 
 def is_not_the_leader(failure: Failure) -> bool:
-    """True when this front-end did not even look at the call, for it does not lead; another one may."""
+    """Return True when the front-end refused without reading the call, as it does not lead; another one may."""
     return failure.code == REPLICATION or (failure.code == INTERNAL and bool(_NOT_THE_LEADER.search(failure.text)))
 
 
 def error_of(method: str, failure: Failure, *, whose: str = "OpenNebula") -> ProviderError:
-    """The error to raise for a refusal.
+    """Return the error to raise for a refusal.
 
     Args:
-        method: what was asked.
+        method: the method that was called.
         failure: the answer.
-        whose: who refuses; a quota or a right of the partner's is easily taken for one of ours.
+        whose: name of the refusing OpenNebula, so that a partner's quota is not mistaken for one of ours.
     """
-    said = _METHOD.sub("", masked(failure.text.strip()))[:_TEXT] or f"refused without a word, code {failure.code}"
+    said = _METHOD.sub("", masked(failure.text.strip()))[:_TEXT] or f"refused without a reason, code {failure.code}"
     text = f"{said} ({method})"
     if is_not_the_leader(failure):
         return Throttled(f"no OpenNebula front-end leads just now: {text}", retry_after=ELECTION_SECONDS)
@@ -117,5 +117,5 @@ def error_of(method: str, failure: Failure, *, whose: str = "OpenNebula") -> Pro
             return BadParameter(text)
     if failure.code == INTERNAL and _UNREADABLE.search(text):
         return BadParameter(text)
-    # Among others what a follower says when the leader did not answer it: the leader may have done it.
+    # Includes a follower whose leader did not answer it: the leader may have carried the call out.
     return ProviderUnavailable(text)

@@ -1,6 +1,6 @@
-"""Who we are for an OpenNebula: `user:password` or `user:token`, from a file or the environment.
+"""Reads the credentials for an OpenNebula, `user:password` or `user:token`, from a file.
 
-OpenNebula's own tools read the file that ONE_AUTH names, else ~/.one/one_auth (src/oca/ruby/opennebula/client.rb).
+OpenNebula's own tools read the file in ONE_AUTH, else ~/.one/one_auth (src/oca/ruby/opennebula/client.rb).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ USUAL_PLACE = Path(".one/one_auth")
 
 
 def read_session(*, file: str, environ: Mapping[str, str]) -> str:
-    """Read the session string that goes with every call. Reads a file: not for the event loop.
+    """Return the session string of every call. Reads a file: not for the event loop.
 
     Args:
-        file: path of the file; "" for the one that ONE_AUTH names, else the usual one in the home directory.
+        file: path of the file; "" for the one in ONE_AUTH, else the default one in the home directory.
         environ: environment variables.
 
     Raises:
-        SettingsError: there is none, or it may not be used.
+        SettingsError: the file is missing, unreadable, open to other users, or holds no session.
     """
     path, source = _place(file, environ)
     try:
@@ -44,12 +44,12 @@ _LONGEST = 4096
 
 
 def check_session(content: bytes, *, where: str) -> str:
-    """The session that a text holds, the first line of it. Raises SettingsError when it holds none."""
+    """Return the session in a text's first line. Raises SettingsError when there is none."""
     first, _, _ = content.partition(b"\n")
     try:
         session = first.decode().strip()
     except UnicodeDecodeError as error:
-        raise SettingsError(f"{where} is no text: expected user:password") from error
+        raise SettingsError(f"{where} is not a text file: expected user:password") from error
     user, colon, secret = session.partition(":")
     if len(content) > _LONGEST or not (user and colon and secret and session.isprintable()):
         raise SettingsError(f"{where} holds no user:password or user:token in its first line")

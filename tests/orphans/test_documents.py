@@ -93,7 +93,7 @@ async def test_an_opennebula_that_knows_no_peers_has_none(
 
 @pytest.mark.parametrize("url", ["localhost:2633", "http://oneadmin:secret@localhost:2633/RPC2"])
 async def test_an_address_that_cannot_be_one_is_told_at_once(oned: LocalOned, tmp_path: Path, url: str) -> None:
-    with pytest.raises(SettingsError, match=r"^ONE_XMLRPC leads to no OpenNebula: endpoints: "):
+    with pytest.raises(SettingsError, match=r"^ONE_XMLRPC is not the URL of an OpenNebula: endpoints: "):
         await LocalOpenNebula({**oned.environ(tmp_path), "ONE_XMLRPC": url}).open()
 
 

@@ -126,5 +126,5 @@ async def test_a_front_end_that_is_alone_or_leads_may_act(
 async def test_an_odd_part_among_the_peers_is_no_answer(partner: Partner, environ: dict[str, str]) -> None:
     """What waits is asked for again then; "may not act" would end it until the next change of leader."""
     partner.front_ends[0].state = 9
-    with pytest.raises(ProviderUnavailable, match="names no STATE that is known"):
+    with pytest.raises(ProviderUnavailable, match="has an unknown STATE"):
         await WaitingVms(LocalCore(environ)).may_act()

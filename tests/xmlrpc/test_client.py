@@ -94,7 +94,7 @@ async def test_a_value_and_a_document_are_read(partner: Partner, connect: Open) 
 async def test_a_document_that_was_not_asked_for_is_no_answer(partner: Partner, connect: Open, method: str) -> None:
     partner.order("page", method)
     client = await connect(*partner.urls)
-    with pytest.raises(ProviderUnavailable, match=f"the answer to {method} is no <[A-Z_]+>, it begins with <html>"):
+    with pytest.raises(ProviderUnavailable, match=f"the answer to {method} is not <[A-Z_]+>, it begins with <html>"):
         await client.read(method, read=len)
 
 
@@ -250,7 +250,7 @@ async def test_a_refusal_is_raised_by_its_kind(partner: Partner, connect: Open) 
     client = await connect(*partner.urls)
     with pytest.raises(BadParameter, match=r"virtual machine template \[4\]"):
         await client.call("one.template.instantiate", 4, "x", False, "", False)
-    with pytest.raises(ProviderUnavailable, match="is no document"):
+    with pytest.raises(ProviderUnavailable, match="is not a document"):
         await client.read("one.template.instantiate", 0, "x", False, "", False, read=text_of)
 
 
@@ -393,7 +393,7 @@ async def test_certificates_that_cannot_be_read_fail_the_opening(connect: Open, 
     empty = tmp_path / "ca.pem"
     empty.write_text("no certificate\n")
     for path in (tmp_path / "missing.pem", empty):
-        with pytest.raises(SettingsError, match=f"ca_file holds no certificates that can be used: .*{path.name}"):
+        with pytest.raises(SettingsError, match=f"ca_file holds no usable certificates: .*{path.name}"):
             await connect("https://127.0.0.1:1/RPC2", ca_file=str(path))
 
 

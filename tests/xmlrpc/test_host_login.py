@@ -60,33 +60,33 @@ async def refusal(one: HostLogin, kind: type[ProviderError] = AuthenticationRefu
 
 
 async def test_what_is_wrong_is_told_in_one_sentence(local: Partner, tmp_path: Path) -> None:
-    asking = "cannot be asked for EC2_ACCESS and EC2_SECRET:"
-    assert await refusal(login(local, tmp_path, "nowhere")) == (f"host nowhere {asking} there is no host of that name")
-    assert await refusal(login(local, tmp_path, "99")) == (f"host 99 {asking} Error getting host [99]. (one.host.info)")
+    reading = "EC2_ACCESS and EC2_SECRET of host {} cannot be read:".format
+    assert await refusal(login(local, tmp_path, "nowhere")) == (f"{reading('nowhere')} there is no host of that name")
+    assert await refusal(login(local, tmp_path, "99")) == (f"{reading(99)} Error getting host [99]. (one.host.info)")
     assert await refusal(login(local, tmp_path, session="oneadmin:hunter2")) == (
-        f"host remote2 {asking} OpenNebula at {local.place} refuses the login of oneadmin: see ONE_AUTH"
+        f"{reading('remote2')} OpenNebula at {local.place} refuses the login of oneadmin: see ONE_AUTH"
     )
     del local.host_attributes["EC2_SECRET"]
     assert await refusal(login(local, tmp_path)) == "host remote2 has no EC2_SECRET in its template"
     local.release = "4.14.2"
     assert await refusal(login(local, tmp_path)) == (
-        f"host remote2 {asking} OpenNebula 4.14.2 decrypts nothing, only 5.10 and later do"
+        f"{reading('remote2')} OpenNebula 4.14.2 decrypts no attributes, only 5.10 and later do"
     )
     with Partner() as gone:
         nobody = login(gone, tmp_path)
-    assert f"host remote2 {asking} OpenNebula at 127.0.0.1:" in await refusal(nobody, NotReached)
+    assert f"{reading('remote2')} OpenNebula at 127.0.0.1:" in await refusal(nobody, NotReached)
 
 
 async def test_without_one_auth_there_is_nothing_to_ask_with(local: Partner, tmp_path: Path) -> None:
     environ = {"ONE_XMLRPC": local.urls[0], "ONE_AUTH": str(tmp_path / "missing")}
     assert (await refusal(HostLogin("2", NAMES, environ=environ))).startswith(
-        "host 2 cannot be asked for EC2_ACCESS and EC2_SECRET: missing does not exist: write user:password into "
+        "EC2_ACCESS and EC2_SECRET of host 2 cannot be read: missing does not exist: write user:password into "
     )
 
 
 async def test_an_xmlrpc_url_that_is_none_is_told(tmp_path: Path) -> None:
     environ = {"ONE_XMLRPC": "localhost:2633", "ONE_AUTH": str(credentials(tmp_path))}
-    assert "ONE_XMLRPC leads to no OpenNebula: endpoints: 'localhost:2633' is no URL" in await refusal(
+    assert "ONE_XMLRPC is not the URL of an OpenNebula: endpoints: 'localhost:2633' is no URL" in await refusal(
         HostLogin("2", NAMES, environ=environ)
     )
 

@@ -41,13 +41,13 @@ def test_then_comes_what_oned_has_written_down(tmp_path: Path, environ: dict[str
 def test_then_comes_the_usual_place(tmp_path: Path) -> None:
     found = local_endpoint({"ONE_LOCATION": str(tmp_path)})
     assert found.url == "http://localhost:2633/RPC2"
-    assert found.source == (
-        f"OpenNebula's usual place, since ONE_XMLRPC is not set and {tmp_path}/var/config does not tell"
-    )
+    assert found.source == (f"OpenNebula's default, since ONE_XMLRPC is not set and {tmp_path}/var/config has no PORT")
 
 
 def test_what_is_no_url_is_refused_with_what_named_it(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"^ONE_XMLRPC leads to no OpenNebula: endpoints: 'one:2633' is no URL"):
+    with pytest.raises(
+        SettingsError, match=r"^ONE_XMLRPC is not the URL of an OpenNebula: endpoints: 'one:2633' is no URL"
+    ):
         local_endpoint({"ONE_XMLRPC": "one:2633"})
 
 

@@ -117,7 +117,7 @@ async def test_a_page_that_says_two_things_of_a_row_fails_the_listing(
     if second == "vm-3":
         assert await listed(client, page_size=20) == {3: "vm-3"}
         return
-    with pytest.raises(ProviderUnavailable, match="contradicts itself: one ID stands there twice, and differently"):
+    with pytest.raises(ProviderUnavailable, match="contradicts itself: it has two different rows with one ID"):
         await listed(client, page_size=20)
 
 

@@ -80,7 +80,7 @@ def test_a_text_without_end_is_cut() -> None:
             "the partner refuses: limit of 2 reached for VMS quota in VM. (one.vm.action)",
         ),
         (2048, "[one.vm.action] Wrong state", "Wrong state (one.vm.action)"),
-        (77, "", "refused without a word, code 77 (one.vm.action)"),
+        (77, "", "refused without a reason, code 77 (one.vm.action)"),
     ],
 )
 def test_a_refusal_begins_with_what_is_wrong_and_ends_with_the_method(code: int, text: str, sentence: str) -> None:

@@ -190,7 +190,7 @@ def test_a_page_in_the_place_of_a_document_is_no_proof_that_a_vm_is_gone(
     with Driver(front_end, f"-t 15 -r 0 -w 3 {NAME}") as other:
         reply = other.ask(wire.terminate(7, deploy_id))
     assert reply == (
-        "FAILURE gave up after 3 s waiting for describe: the answer to one.vm.info is no <VM>, it begins with <html>"
+        "FAILURE gave up after 3 s waiting for describe: the answer to one.vm.info is not <VM>, it begins with <html>"
     )
     assert word(partner) == "RUNNING"
 
