@@ -1,1 +1,1 @@
-"""Somebody else's scripts as processes: how they are run, and in which environment."""
+"""Runs the operator's scripts as processes, and builds their environment."""

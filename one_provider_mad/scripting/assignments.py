@@ -1,7 +1,7 @@
-"""Reads the `NAME=value` lines of a file that is meant to be sourced by a shell, without running a shell.
+"""Reads the `NAME=value` lines of a file for a shell, without running a shell.
 
-Quotes, backslashes, comments, `$NAME` and `${NAME}` are what sh(1) makes of them. What only a shell can work out (a
-command's output, `${NAME:-other}`, arithmetic) is told of and left out.
+Quotes, backslashes, comments, `$NAME` and `${NAME}` have their meaning in sh(1). Lines that need a shell (a command's
+output, `${NAME:-other}`, arithmetic) are reported and left out.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ _ESCAPED_IN_QUOTES = '$`"\\\n'
 
 
 class Assignment(Value, frozen=True, kw_only=True):
-    """A variable, and what it is set to."""
+    """A variable and its value."""
 
     name: str
     value: str
 
 
 class NeedsShell(Value, frozen=True, kw_only=True):
-    """A line that sets something only a shell could work out; the first line is 1."""
+    """A line that only a shell could evaluate; the first line is 1."""
 
     line: int
 
 
 def read_assignments(text: str, known: Mapping[str, str]) -> Iterator[Assignment | NeedsShell]:
-    """Return what the text sets, in order.
+    """Return the assignments in the text, in order, and the lines that need a shell.
 
     Args:
-        text: all of the file.
-        known: what is set before; what the text sets itself counts from there on.
+        text: the whole file.
+        known: the variables set before; each assignment is added for the lines after it.
     """
     return _Reader(text.replace("\0", ""), dict(known)).statements()
 
 
 class _Unreadable(Exception):
-    """Only a shell can go on here."""
+    """The text needs a shell here."""
 
 
 class _Reader:
-    """A place in the text, and what is set by then."""
+    """A position in the text, and the variables set so far."""
 
     def __init__(self, text: str, known: dict[str, str]) -> None:
         self._text = text
@@ -70,7 +70,7 @@ class _Reader:
                 yield from found
 
     def _statement(self) -> list[Assignment] | None:
-        """Read up to the end of a line or to a `;`; None for a command: what stands before it is set for it alone."""
+        """Read to the end of a line or a `;`; None for a command, as assignments before it apply to it alone."""
         found, is_export = list[Assignment](), False
         while True:
             self._skip_blanks()
@@ -146,7 +146,7 @@ class _Reader:
         return self._take()
 
     def _home(self) -> str:
-        """What a `~` at the beginning stands for; somebody else's home is left as it is."""
+        """Return the value of a `~` at the beginning; another user's home stays as it is written."""
         following = self._text[self._at + 1 : self._at + 2]
         self._at += 1
         return self._known.get("HOME", "~") if not following or following in f"/:{_ENDS_A_WORD}" else "~"

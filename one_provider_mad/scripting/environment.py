@@ -1,4 +1,4 @@
-"""The environment that scripts find, as upstream's shell wrappers make it (src/mad/sh/madcommon.sh)."""
+"""The environment of scripts, as upstream's shell wrappers build it (src/mad/sh/madcommon.sh)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _PROXIES = ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
 def script_environment(
     inherited: Mapping[str, str], *, etc: Path, files: Iterable[str], proxy: str, warn: Callable[[str], None]
 ) -> dict[str, str]:
-    """The inherited environment, and what the files of OpenNebula's etc directory add to it.
+    """Return the inherited environment with the assignments of files in OpenNebula's etc directory.
 
     Args:
-        inherited: the driver's own.
+        inherited: the driver's own environment.
         etc: OpenNebula's etc directory.
-        files: those of its files whose assignments count, in this order; one that is not there does not.
+        files: names of the files to read, in this order; missing ones are skipped.
         proxy: `--proxy`, "" for none.
-        warn: told of a file that cannot be read, and of what only a shell could read in it.
+        warn: called with a sentence for an unreadable file, and for lines that only a shell could read.
     """
     environment = dict(inherited)
     for name in files:
@@ -50,5 +50,5 @@ def _read(path: Path, known: Mapping[str, str], warn: Callable[[str], None]) -> 
             lines.append(entry.line)
     if lines:
         where = f"line{'s' * (len(lines) > 1)} {', '.join(map(str, lines))}"
-        warn(f"{path} {where}: only a shell could read that, so scripts run without what it sets")
+        warn(f"{path} {where}: only a shell could read that, so scripts run without its variables")
     return found

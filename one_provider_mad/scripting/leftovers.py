@@ -1,7 +1,7 @@
-"""Scripts that outlive a driver which was killed: the next one ends them before it asks for the same again.
+"""Scripts that outlive a killed driver: the next driver ends them before it repeats their actions.
 
-Each script that runs has a file named after its process in a folder of the driver's; nothing in there survives the
-script's end, so what stands there when a driver starts was left by one that died.
+Each running script has a file named after its process id in a folder of the driver's, and the file is deleted at the
+script's end. So the files in the folder when a driver starts were left by a driver that died.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ log = structlog.get_logger()
 
 
 class Leftovers:
-    """The folder that names the scripts which run.
+    """The folder that lists the running scripts.
 
     Args:
-        folder: made when it is missing.
+        folder: its path; created when it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,34 +32,34 @@ class Leftovers:
         self._me = Process.current()
 
     def note(self, pid: int, mark: str = "") -> None:
-        """A script has begun; a folder that cannot be written is no reason not to run it.
+        """Record a script that has started; an unwritable folder is ignored, so that the script still runs.
 
         Args:
-            pid: its process.
-            mark: what is in the environment of all that it starts (scripting/offspring.py), "" for nothing.
+            pid: its process id.
+            mark: its mark in the environment of its descendants (scripting/offspring.py), "" for none.
         """
-        start = process.start if (process := Process.of(pid)) is not None else ""  # ended, not what it has started
+        start = process.start if (process := Process.of(pid)) is not None else ""  # ended, unlike its descendants
         if start or mark:
             with suppress(OSError), open(open_file(self._folder / str(pid), os.O_WRONLY), "w") as file:
-                file.truncate()  # what a process of that number has left
+                file.truncate()  # an older process with the same number may have left a file
                 file.write(f"{start}\n{self._me.pid}\n{self._me.start}\n{mark}\n")
 
     def forget(self, pid: int) -> None:
-        """It has ended."""
+        """Delete the record of a script that has ended."""
         with suppress(OSError):
             (self._folder / str(pid)).unlink()
 
     def end(self) -> int:
-        """End the scripts of drivers that are dead, and all that belongs to them; returns how many processes that were.
+        """End the scripts of dead drivers, with their descendants; return the number of processes.
 
-        What has left its script's process group is found while its parents live, or by its mark. Blocks, for tens of
+        A process outside its script's process group is found while its parents live, or by its mark. Blocks for tens of
         milliseconds.
         """
         try:
             with folder(self._folder) as descriptor:
                 return self._end(descriptor)
         except OSError as error:
-            log.warning("what runs is not remembered", folder=str(self._folder), reason=str(error))
+            log.warning("running scripts are not recorded", folder=str(self._folder), reason=str(error))
             return 0
 
     def _end(self, descriptor: int) -> int:
@@ -72,10 +72,10 @@ class Leftovers:
                     continue  # two drivers may overlap for a while
                 marks.update(mark)
                 if script.is_alive():
-                    strays = descendants(script.pid)
+                    found = descendants(script.pid)
                     os.killpg(script.pid, signal.SIGKILL)
-                    for stray in strays:
-                        stray.kill()
+                    for descendant in found:
+                        descendant.kill()
                     log.warning("script of a dead driver ended", pid=script.pid, driver=driver)
                     ended += 1
             with suppress(OSError):

@@ -1,8 +1,8 @@
-"""What scripts have started, wherever it went: a process that makes itself a daemon leaves its group and its parent.
+"""Finds and ends the descendants of scripts, also daemons, which leave their process group and their parent.
 
-Two things lead back to it. Orphans become children of this process instead of init's (prctl(2),
-PR_SET_CHILD_SUBREAPER), so nothing gets away; and each process has its script's mark in its environment (proc(5),
-/proc/<pid>/environ), unless it wiped that, so it is known whose it is.
+Two facts identify such a process. Orphaned processes become children of this process instead of init's (prctl(2),
+PR_SET_CHILD_SUBREAPER), so none escapes; and each process has its script's mark in its environment (proc(5),
+/proc/<pid>/environ), unless it wiped that, so its script is known.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from one_provider_mad.processes import children
 log = structlog.get_logger()
 
 MARK = "ONE_PROVIDER_MAD_SCRIPT"
-"""The variable that names the script which a process comes from."""
+"""The environment variable that holds the mark of a process's script."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
 _END_SECONDS = 2.0
-"""How long to wait for processes that were killed: one that the kernel holds up is buried later."""
+"""How long to wait for killed processes: one that the kernel holds up is reaped later."""
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
 
 
 class Offspring:
-    """The processes that scripts of this process have started; they end with their scripts.
+    """The descendants of this process's scripts; they end with their scripts.
 
-    From its making on this process is the parent of all orphans below it, and what it starts must be scripts: of its
-    children only those are spared that it had before.
+    Once it is created this process adopts all orphaned processes below it, and must start nothing but scripts: only the
+    children that it had before are spared.
     """
 
     def __init__(self) -> None:
@@ -49,17 +49,17 @@ class Offspring:
         self._suspects: dict[int, frozenset[str]] = {}
 
     def begin(self) -> str:
-        """A mark for a script that is about to be started."""
+        """Return a mark for a script that is about to be started."""
         mark = uuid4().hex
         self._running[mark] = 0  # its pid is not known yet
         return mark
 
     def began(self, mark: str, pid: int) -> None:
-        """The script has been started."""
+        """Record the process id of a started script."""
         self._running[mark] = pid
 
     async def end(self, mark: str) -> None:
-        """The script has ended, and was waited for: end what it has left behind. Twice does no harm."""
+        """End the descendants of a script that has ended and was waited for. A second call does no harm."""
         self._running.pop(mark, None)
         orphans = self._orphans()
         if orphans is None:
@@ -70,10 +70,10 @@ class Offspring:
         while _bury(orphans) and loop.time() < deadline:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            orphans = self._orphans() or []  # among them those of the killed
+            orphans = self._orphans() or []  # now with the children of the killed processes
 
     def kill(self) -> None:
-        """Kill everything at once; what then becomes an orphan needs a further call."""
+        """Kill all children at once; processes that this orphans need a further call."""
         found = children(os.getpid()) if self._is_reaper else None
         if found is None:
             end_marked(self._running)
@@ -83,7 +83,7 @@ class Offspring:
                 _kill(pid)
 
     def _orphans(self) -> list[int] | None:
-        """Children of this process that no running script needs; None where the kernel does not tell."""
+        """Return the children that belong to no running script; None where the kernel does not list children."""
         found = children(os.getpid()) if self._is_reaper else None
         if found is None:
             return None
@@ -96,14 +96,14 @@ class Offspring:
         mark = _mark_of(pid)
         if mark is not None:
             return mark in self._running
-        # Ended, or its environment was wiped: it is of one of the scripts that ran when it was seen first, or of one
-        # that had ended by then. So when these have ended nobody needs it.
+        # Ended, or its environment was wiped: it belongs to one of the scripts that ran when it was first seen, or to
+        # one that had ended by then. So it is needed no longer once these scripts have ended.
         suspects = self._suspects.setdefault(pid, frozenset(self._running))
         return not suspects.isdisjoint(self._running)
 
 
 def end_marked(marks: Collection[str]) -> int:
-    """End all processes of this user that have one of these marks, and return how many; blocks for milliseconds."""
+    """End all processes of this user with one of these marks, and return their number; blocks for milliseconds."""
     if not marks:
         return 0
     ended: set[int] = set()
@@ -120,21 +120,21 @@ def end_marked(marks: Collection[str]) -> int:
 
 
 def _become_reaper() -> bool:
-    """Become the parent of all orphans below this process; False where there is no such thing."""
+    """Make this process adopt all orphaned processes below it; return False where the kernel cannot do that."""
     try:
         prctl: Callable[..., int] = ctypes.CDLL(None).prctl
         is_reaper = prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     except (OSError, AttributeError):
         is_reaper = False
     if not is_reaper:
-        log.warning("orphans are found by their environment only")
+        log.warning("orphaned processes are found by their environment only")
     return is_reaper
 
 
 def _bury(orphans: Collection[int]) -> bool:
-    """Kill orphans and ask for those that have ended; True where another look is due.
+    """Kill orphaned processes and reap those that have ended; return True when another pass is due.
 
-    One that has ended at once, as on a busy machine, has left its own children behind: nobody has seen these yet.
+    A process that has ended at once, as on a busy machine, has left children of its own, which were not listed yet.
     """
     is_due = False
     for pid in orphans:
@@ -146,7 +146,7 @@ def _bury(orphans: Collection[int]) -> bool:
 
 
 def _kill(pid: int) -> bool:
-    """False when it is not ours to be killed: sudo has made it another user's."""
+    """Kill a process; return False when it belongs to another user, as after sudo."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
@@ -157,7 +157,7 @@ def _kill(pid: int) -> bool:
 
 
 def _mark_of(pid: int) -> str | None:
-    """The mark of a process; None when it has none, has ended, or belongs to somebody else."""
+    """Return the mark of a process; None when it has none, has ended, or belongs to another user."""
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             content = file.read()

@@ -1,4 +1,4 @@
-"""What a script's end means: the reply's payload, and what the VM's log is told (src/mad/ruby/CommandManager.rb)."""
+"""A script's result as the reply's payload and as lines for the VM's log (src/mad/ruby/CommandManager.rb)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterator, Sequence
 from one_provider_mad.scripting.runner import Finished
 
 LOGGED_LINES = 200
-"""Lines of stderr that go to the VM's log, the last ones; the rest is one line that says how many there were. As many,
-the first ones, make up the reason of a failure."""
+"""Most lines of stderr for the VM's log, the last ones; one more line gives the number of the others. The reason of a
+failure has as many, the first ones."""
 
 _LONGEST_COMMAND = 1000
 _LONGEST_ARGUMENT = 80
-"""Letters shown of one argument: some are a whole message in base64, or what a user wants to keep to himself."""
+"""Characters shown of one argument: some are a whole message in base64, or private to a user."""
 
 _BEGIN, _END = "ERROR MESSAGE --8<------", "ERROR MESSAGE ------>8--"
 _PREFIX = re.compile(r"(ERROR|WARN|WARNING|INFO|DEBUG):\s?(.*)")
@@ -24,7 +24,7 @@ _EXIT_CODE = re.compile(r"ExitCode: [0-9]+")
 
 
 def described(command: Sequence[str]) -> str:
-    """The command as a person could repeat it, cut where it becomes tedious."""
+    """Return the command in a form that a person could repeat, with long arguments cut."""
     path, *arguments = command
     text = shlex.join([path, *(_cut(argument, _LONGEST_ARGUMENT) for argument in arguments)])
     return _cut(text, _LONGEST_COMMAND)
@@ -35,15 +35,15 @@ def _cut(text: str, longest: int) -> str:
 
 
 def payload(finished: Finished) -> str:
-    """The reply's payload after a success."""
+    """Return the reply's payload after a success."""
     return _CONTROLS.sub(" ", finished.stdout).strip(" ") or "-"
 
 
 def first_word(finished: Finished) -> str | None:
-    """Return the first word that was printed, byte for byte: what is not UTF-8 is in it as surrogates.
+    """Return the first printed word, byte for byte: bytes that are not UTF-8 become surrogates.
 
-    A script that prints nothing at all has said `-`, as upstream's drivers take it; None for blanks and nothing else,
-    which they pass on as an empty payload (src/mad/ruby/DriverExecHelper.rb, get_info_from_execution).
+    An empty output counts as `-`, as in upstream's drivers; None for an output of blanks, which they pass on as an
+    empty payload (src/mad/ruby/DriverExecHelper.rb, get_info_from_execution).
     """
     text = finished.raw.decode("utf-8", "surrogateescape") if finished.raw else finished.stdout
     if not text:
@@ -53,7 +53,7 @@ def first_word(finished: Finished) -> str | None:
 
 
 def reason(finished: Finished, command: Sequence[str]) -> str:
-    """Why it failed, as the script tells it: between the markers, else all that has no prefix, else all."""
+    """Return the reason of a failure: the text between the markers, else the lines without a prefix, else all lines."""
     lines = finished.stderr.splitlines()
     if marked := _marked(lines):
         return marked
@@ -61,13 +61,13 @@ def reason(finished: Finished, command: Sequence[str]) -> str:
     plain = [line for line in told if not _PREFIX.fullmatch(line)]
     if found := " ".join((plain or told)[:LOGGED_LINES]):
         return found
-    return f"{command[0]} ended with exit code {finished.code} and said nothing"
+    return f"{command[0]} ended with exit code {finished.code} and without an error message"
 
 
 def complaints(finished: Finished, command: Sequence[str]) -> list[str]:
-    """Return the lines of its error output, at most LOGGED_LINES; first the first one that gives a cause.
+    """Return the lines of the error output, at most LOGGED_LINES, with the first cause in front.
 
-    run_probes of upstream writes the cause before its markers, and between them only which probe has failed.
+    Upstream's run_probes writes the cause before its markers, and between them only the name of the failed probe.
     """
     lines = [line.strip() for line in finished.stderr.splitlines()]
     told = [line for line in lines if line and line not in (_BEGIN, _END) and not _EXIT_CODE.fullmatch(line)]
@@ -79,7 +79,7 @@ def complaints(finished: Finished, command: Sequence[str]) -> list[str]:
 
 
 def log_lines(finished: Finished) -> Iterator[tuple[str, str]]:
-    """Letter and text of the lines for the VM's log; after a success, of those that ask for it by a prefix."""
+    """Yield severity letter and text of the lines for the VM's log; after a success only lines with a prefix."""
     is_failure = bool(finished.code) or finished.is_timeout
     lines = [line for line in finished.stderr.splitlines() if line.strip() and line.strip() not in (_BEGIN, _END)]
     found = [(letter, text) for line in lines if (letter := _letter(line, is_failure=is_failure)) for text in [line]]

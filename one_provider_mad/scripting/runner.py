@@ -1,4 +1,4 @@
-"""Runs one script: no shell, a process group of its own, bounded output, bounded time."""
+"""Runs scripts without a shell, each in its own process group, with bounded output and time."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ MAX_OUTPUT = 1024 * 1024
 """Bytes kept of what a script writes to each of stdout (its beginning) and stderr (its end)."""
 
 _LINGER_SECONDS = 0.5
-"""How long to read on after a script has ended: what it left behind in the background may hold its pipes for ever."""
+"""How long to read after a script has ended: its background processes may hold its pipes forever."""
 
 _STARTS_AT_ONCE = 8
-"""Processes that may be in the middle of being started; each start stops the loop for 2 to 5 ms."""
+"""Most simultaneous starts of processes; each start stops the loop for 2 to 5 ms."""
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _SCARCE_SECONDS = 0.05
-"""How long to wait when there are no descriptors or processes left, as long as scripts run that will free some."""
+"""Pause when no descriptors or processes are left, while running scripts will free some."""
 
 _MANY_FILES = 16_384
-"""Descriptors to ask for: a script takes four, and 1024, as usual, would do for 250 at once."""
+"""Descriptors to ask for: a script takes four, so the usual 1024 would suffice for 250 at once."""
 
 _SHELL = "/bin/sh"
 
 _TERM_SECONDS = 2.0
-"""How long a process group that was told to end may take before it is killed."""
+"""How long a process group may take to end after SIGTERM before it is killed."""
 
 
 class Finished(Value, frozen=True, kw_only=True):
-    """How a script ended.
+    """The result of a script.
 
     Attributes:
         code: exit code, 128 + the signal's number for one that was killed.
-        stdout: what it wrote there, at most MAX_OUTPUT bytes of it.
-        stderr: the same.
+        stdout: the first MAX_OUTPUT bytes of its standard output.
+        stderr: the last MAX_OUTPUT bytes of its error output.
         is_timeout: it ran out of time, and was ended.
-        is_cut: it wrote more to stdout than is kept.
-        raw: the bytes of stdout where these are not UTF-8; b"" where `stdout` has them all.
+        is_cut: its standard output was longer than the kept part.
+        raw: the bytes of stdout when they are not UTF-8; b"" when `stdout` holds them all.
     """
 
     code: int
@@ -62,17 +62,17 @@ class Finished(Value, frozen=True, kw_only=True):
 
 
 class CannotRun(Exception):
-    """A script could not be started; the sentence says why, its path first."""
+    """A script could not be started; the message begins with its path and gives the reason."""
 
 
 class Runner:
-    """Runs scripts, and knows those that run.
+    """Runs scripts, and keeps track of the running ones.
 
     Args:
         directory: their working directory.
-        environment: all of their environment.
-        leftovers: remembers those that must not be begun twice.
-        offspring: ends what a script leaves behind when it has ended, wherever that went; None to let it go on.
+        environment: their whole environment.
+        leftovers: records the scripts that must not run twice.
+        offspring: ends the descendants of a script after its end; None to let them run.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Runner:
 
     @property
     def is_busy(self) -> bool:
-        """True while a script runs."""
+        """Return True while a script runs."""
         return bool(self._running)
 
     async def run(
@@ -107,25 +107,25 @@ class Runner:
         is_remembered: bool = False,
         kept: int = MAX_OUTPUT,
     ) -> Finished:
-        """Run a script and wait for its end. Cancelled, it ends the script and all that belongs to it first.
+        """Run a script and wait for its end. A cancelled call first ends the script and its descendants.
 
         Args:
             path: the script.
-            arguments: what follows it on the command line.
-            stdin: what it reads; None for nothing.
-            seconds: how long it may run before it and its descendants are ended; None for as long as it likes.
-            directory: its working directory, None for that of all.
-            is_remembered: the next driver ends it, should this one be killed.
-            kept: bytes to keep of what it writes to stdout.
+            arguments: its arguments.
+            stdin: its standard input; None for none.
+            seconds: how long it may run before it and its descendants are ended; None for no limit.
+            directory: its working directory, None for the runner's.
+            is_remembered: record it, so that the next driver ends it if this one is killed.
+            kept: bytes of its standard output to keep.
 
         Raises:
-            CannotRun: it is missing, may not be executed, or cannot be started.
+            CannotRun: the script is missing, not executable, or cannot be started.
         """
         script = await self._start(path, arguments, stdin, directory or self._directory)
         script.kept = kept
         if is_remembered and self._leftovers is not None:
             self._leftovers.note(script.pid, script.mark)
-        is_over = is_timeout = False  # over: what it has left behind may go on
+        is_over = is_timeout = False  # over: its background processes may run on
         try:
             try:
                 async with asyncio.timeout(seconds):
@@ -137,7 +137,7 @@ class Runner:
             await self._end_offspring(script)
             await script.wait_for_output(_LINGER_SECONDS)
         except asyncio.CancelledError:
-            # The next action of this VM must not meet it, however often this one is called off.
+            # The script must end before the next action of this VM, also after a second cancellation.
             ending = asyncio.ensure_future(self._end(script))
             while not ending.done():
                 with suppress(asyncio.CancelledError):
@@ -160,12 +160,12 @@ class Runner:
         )
 
     def kill(self) -> None:
-        """End everything at once."""
+        """Kill all scripts and their descendants at once."""
         for script in self._running:
-            strays = descendants(script.pid)
+            found = descendants(script.pid)
             script.tell(signal.SIGKILL)
-            for stray in strays:
-                stray.kill()
+            for descendant in found:
+                descendant.kill()
         if self._offspring is not None:
             self._offspring.kill()
 
@@ -174,7 +174,7 @@ class Runner:
         await self._end_offspring(script)
 
     async def _end_offspring(self, script: _Script) -> None:
-        """What a script that has ended leaves in the background ends, too, if that is what is wanted here."""
+        """End the background processes of a script that has ended, where this runner is set to do so."""
         if self._offspring is not None:
             script.tell(signal.SIGKILL)
             await self._offspring.end(script.mark)
@@ -187,7 +187,7 @@ class Runner:
             except (OSError, ValueError) as error:
                 if isinstance(error, OSError):
                     if error.errno == errno.ENOEXEC and command[0] != _SHELL:
-                        # No `#!` line: a shell that is handed such a file runs it itself.
+                        # A file without a `#!` line is run by a shell, as execvp(3) does.
                         command = [_SHELL, *command]
                         continue
                     if error.errno in _SCARCE and self._running:
@@ -196,7 +196,7 @@ class Runner:
                 raise CannotRun(_why_not(path, directory, error)) from error
 
     async def _spawn_unless_called_off(self, command: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
-        # Starting a process stops the loop for some milliseconds: others get their turn in between.
+        # Starting a process stops the loop for some milliseconds: other tasks run in between.
         async with self._starts:
             spawning = asyncio.ensure_future(self._spawn(command, stdin, directory))
             try:
@@ -235,11 +235,11 @@ class Runner:
         if stdin is not None:
             pipe = cast("asyncio.WriteTransport", transport.get_pipe_transport(0))
             pipe.write(stdin)
-            pipe.close()  # once all is written; a script that does not read it is no error
+            pipe.close()  # takes effect once all is written; a script need not read it
         return script
 
     def _end_unwanted(self, spawning: asyncio.Future[_Script]) -> None:
-        """Whoever wanted this script was called off while it was being started."""
+        """Kill a script whose caller was cancelled during its start."""
         if not spawning.cancelled() and spawning.exception() is None:
             script = spawning.result()
             script.tell(signal.SIGKILL)
@@ -255,7 +255,7 @@ class Runner:
 
 
 class _Script(asyncio.SubprocessProtocol):
-    """One process while it runs: collects what it writes."""
+    """One running process; collects its output."""
 
     def __init__(self, running: set[_Script]) -> None:
         self._running = running
@@ -292,7 +292,7 @@ class _Script(asyncio.SubprocessProtocol):
 
     @property
     def code(self) -> int:
-        """The exit code, as a shell tells it."""
+        """Return the exit code as a shell reports it."""
         code = self._transport.get_returncode()
         return 128 - code if code is not None and code < 0 else code or 0
 
@@ -307,23 +307,23 @@ class _Script(asyncio.SubprocessProtocol):
         return self._output[2].decode("utf-8", "replace")
 
     async def wait_for_output(self, seconds: float) -> None:
-        """Wait until the pipes are closed, but not for ever on those who hold them."""
+        """Wait until the pipes are closed, at most for so many seconds."""
         if not self._closed.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._closed.wait()
 
     async def end(self, seconds: float) -> None:
-        """End the process group, and descendants that have left it: ask, then insist."""
-        strays = self._descendants()
+        """End the process group and all descendants: SIGTERM to the group, then SIGKILL to all."""
+        found = self._descendants()
         self.tell(signal.SIGTERM)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
-        strays += self._descendants()
+        found += self._descendants()
         self.tell(signal.SIGKILL)
-        for stray in strays:
-            stray.kill()
+        for descendant in found:
+            descendant.kill()
         await self.ended.wait()
         await self.wait_for_output(_LINGER_SECONDS)
 
@@ -331,24 +331,24 @@ class _Script(asyncio.SubprocessProtocol):
         return [] if self.ended.is_set() else descendants(self.pid)
 
     def tell(self, number: signal.Signals) -> None:
-        """Send a signal to the whole process group; it outlives the process that began it."""
+        """Send a signal to the whole process group, which may outlive its first process."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Stop tracking the script and close its pipes."""
         self._running.discard(self)
         self._transport.close()
 
 
 def prepare_for_many() -> None:
-    """Ready this process and its loop for many scripts at once; once, before the first one."""
+    """Prepare this process and its loop for many scripts at once; call it once, before the first script."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MANY_FILES if hard == resource.RLIM_INFINITY else min(hard, _MANY_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
-        # Else Python starts a thread for each child, to learn of its end.
+        # Without this Python starts a thread for each child to wait for its end.
         watcher = asyncio.PidfdChildWatcher()
         watcher.attach_loop(asyncio.get_running_loop())
         asyncio.set_child_watcher(watcher)
@@ -357,18 +357,18 @@ def prepare_for_many() -> None:
 def _why_not(path: Path, directory: Path, error: OSError | ValueError) -> str:
     if isinstance(error, ValueError):  # a NUL in an argument
         return f"{path} cannot be run: {error}"
-    if not os.path.lexists(path):  # unlike Path.exists, it does not mind names that no file can have
+    if not os.path.lexists(path):  # unlike Path.exists, it accepts invalid names
         if os.path.isdir(path.parent) and not os.access(path.parent, os.X_OK):
-            return f"{path} cannot be looked for: this user may not look into {path.parent}"
+            return f"{path} cannot be run: this user may not search {path.parent}"
         return f"{path} does not exist"
     if not directory.is_dir():
-        return f"{directory}, where scripts run, is no directory"
+        return f"{directory}, the working directory of scripts, is not a directory"
     if not os.path.isfile(path):
-        return f"{path} is no file" if os.path.exists(path) else f"{path} is a link to nothing"
+        return f"{path} is not a file" if os.path.exists(path) else f"{path} is a link to a missing file"
     if not os.access(path, os.X_OK):
-        return f"{path} may not be executed: run chmod +x {path}"
+        return f"{path} is not executable: run chmod +x {path}"
     if error.errno == errno.ENOENT:
-        return f"{path} names an interpreter in its first line that does not exist{_hint(path)}"
+        return f"{path} cannot be run: the interpreter in its first line does not exist{_hint(path)}"
     return f"{path} cannot be run: {error.strerror}"
 
 

@@ -172,7 +172,7 @@ async def test_while_a_probe_never_spoke_there_is_no_report(front: Front) -> Non
     front.probe("cloud.d/1", "echo VM_POLL=YES")
     broken = front.probe("cloud.d/2", "exit 4")
     assert await front.probes().answer(LEGACY) == ""
-    assert front.warnings == [f"host 3: probe 2: {broken} ended with exit code 4 and said nothing"]
+    assert front.warnings == [f"host 3: probe 2: {broken} ended with exit code 4 and without an error message"]
 
 
 @pytest.mark.parametrize(

@@ -108,11 +108,11 @@ async def test_a_script_ended_by_a_signal_has_the_exit_code_of_a_shell(runner: R
     [
         pytest.param(Path.unlink, "/script does not exist", id="missing"),
         pytest.param(
-            lambda path: path.chmod(stat.S_IRUSR), "/script may not be executed: run chmod +x ", id="no-permission"
+            lambda path: path.chmod(stat.S_IRUSR), "/script is not executable: run chmod +x ", id="no-permission"
         ),
         pytest.param(
             lambda path: path.write_text("#!/no/such/interpreter\n"),
-            "/script names an interpreter in its first line that does not exist",
+            "/script cannot be run: the interpreter in its first line does not exist",
             id="no-interpreter",
         ),
         pytest.param(lambda path: path.parent.rename(path.parent.with_name("elsewhere")), "does not exist", id="moved"),
@@ -156,9 +156,11 @@ COMMAND = ["/remotes/vmm/x/deploy", "a b"]
             "ERROR MESSAGE --8<------\nERROR MESSAGE ------>8--\nnoise\n", "ERROR MESSAGE", id="empty-markers"
         ),
         pytest.param(
-            "ExitCode: 1\n", "/remotes/vmm/x/deploy ended with exit code 4 and said nothing", id="wrapper-only"
+            "ExitCode: 1\n",
+            "/remotes/vmm/x/deploy ended with exit code 4 and without an error message",
+            id="wrapper-only",
         ),
-        pytest.param("", "/remotes/vmm/x/deploy ended with exit code 4 and said nothing", id="nothing"),
+        pytest.param("", "/remotes/vmm/x/deploy ended with exit code 4 and without an error message", id="nothing"),
     ],
 )
 def test_why_a_script_failed(stderr: str, sentence: str) -> None:
@@ -222,7 +224,7 @@ def test_what_only_a_shell_could_read_is_left_out_and_told_of_once(tmp_path: Pat
     found = script_environment({}, etc=tmp_path, files=FILES, proxy="", warn=told.append)
     assert found == {"RUBYLIB": "/usr/lib/one/ruby", "GOOD": "1", "BETTER": "2"}
     assert told == [
-        f"{tmp_path}/defaultrc lines 2, 4: only a shell could read that, so scripts run without what it sets"
+        f"{tmp_path}/defaultrc lines 2, 4: only a shell could read that, so scripts run without its variables"
     ]
 
 
