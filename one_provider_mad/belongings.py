@@ -1,8 +1,8 @@
-"""Makes files and directories, and gives them to the owner of the directory they are in.
+"""Creates files and directories, and gives them the owner of their directory.
 
-A person who looks into things as root must not leave files behind that OpenNebula's own user cannot open. That user may
-have put links where root is about to make them: so root goes through no link that leads out of its maker's own
-directories, opens no link in the place of a file, and gives away the file that is open, never a name.
+A tool that runs as root must not leave files that OpenNebula's own user cannot open. That user may have planted links
+where root is about to create files: so root follows no link out of the directories of the link's owner, opens no link
+in the place of a file, and changes the owner of the open file, never of a name.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from pathlib import Path
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-"""Names one part of a path, without following a link and without needing more than search permission."""
+"""Opens one part of a path without following a link, and with search permission alone."""
 
 _LINKS_IN_A_ROW = 40
-"""How many links lead to one another at most, as in the kernel (path_resolution(7))."""
+"""Longest chain of links, as in the kernel (path_resolution(7))."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def open_file(path: Path, flags: int, mode: int = 0o600, *, owner_of: Path | None = None) -> int:
-    """Open a file, making it when it is missing, and return its descriptor, which no child gets.
+    """Open a file, creating it when it is missing, and return its descriptor, which children do not inherit.
 
     Args:
         path: the file.
-        flags: as for open(2), without O_CREAT, which is understood, and O_TRUNC, which comes before any check.
-        mode: of a file that is made.
-        owner_of: the directory whose owner gets a file that is made; None for the one that it is in.
+        flags: as for open(2), without O_CREAT, which is implied, and O_TRUNC, which would truncate before any check.
+        mode: mode of a new file.
+        owner_of: the directory whose owner a new file gets; None for the file's own directory.
 
     Raises:
-        OSError: it cannot be opened, or another user has put something in its place for root to open.
+        OSError: the file cannot be opened, or another user has planted a file in its place for root to open.
     """
     with _opened(path.parent) as directory:
         owner = _owner(directory, owner_of)
@@ -47,21 +47,21 @@ def open_file(path: Path, flags: int, mode: int = 0o600, *, owner_of: Path | Non
 
 
 def replace_file(path: Path, content: bytes, *, beside: str, mode: int = 0o600, is_lasting: bool = False) -> None:
-    """Put this content in the place of a file, all of it or nothing.
+    """Replace a file's content atomically.
 
     Args:
         path: the file.
-        content: what it is to hold.
-        beside: the name under which it is written first, in the same directory.
-        mode: of the new file, whatever the umask.
-        is_lasting: it is on disk when this returns: a power cut leaves no empty file in the place of a good one.
+        content: the new content.
+        beside: name of the temporary file in the same directory.
+        mode: mode of the new file, regardless of the umask.
+        is_lasting: sync the file before the rename, so that a power cut does not leave an empty file.
 
     Raises:
-        OSError: it cannot be written; the file is as it was.
+        OSError: the file cannot be written; it is unchanged.
     """
     with _opened(path.parent) as directory:
         with suppress(FileNotFoundError):
-            os.unlink(beside, dir_fd=directory)  # of a process that was killed
+            os.unlink(beside, dir_fd=directory)  # left by a killed process
         flags = os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC
         try:
             descriptor = _make(beside, flags, mode, directory, _owner(directory, None))
@@ -79,21 +79,21 @@ def replace_file(path: Path, content: bytes, *, beside: str, mode: int = 0o600, 
 
 
 def make_link(path: Path, target: str) -> None:
-    """Make a symbolic link where nothing is yet."""
+    """Create a symbolic link at a free path."""
     with _opened(path.parent) as directory:
         os.symlink(target, path.name, dir_fd=directory)
 
 
 def make_directory(path: Path, mode: int = 0o777, *, owner_of: Path | None = None) -> None:
-    """Make a directory and those above it that are missing; one that is there stays as it is.
+    """Create a directory and its missing parents; an existing one stays as it is.
 
     Args:
         path: the directory.
-        mode: of each that is made.
-        owner_of: the directory whose owner gets them; None for the one that each is in.
+        mode: mode of each new directory.
+        owner_of: the directory whose owner they get; None for the parent of each.
 
     Raises:
-        OSError: it cannot be made, or another user has put a link in its place.
+        OSError: the directory cannot be created, or another user has planted a link in its place.
     """
     try:
         with _opened(path):
@@ -113,10 +113,10 @@ def make_directory(path: Path, mode: int = 0o777, *, owner_of: Path | None = Non
 
 @contextmanager
 def folder(path: Path) -> Iterator[int]:
-    """Open a directory of ours, making it when it is missing, for calls that take `dir_fd`; for its owner alone.
+    """Open a private directory for calls that take `dir_fd`, creating it when it is missing.
 
     Raises:
-        OSError: it cannot be opened, or another user has put a link in its place.
+        OSError: the directory cannot be opened, or another user has planted a link in its place.
     """
     make_directory(path, 0o700)
     with _opened(path) as directory:
@@ -126,10 +126,10 @@ def folder(path: Path) -> Iterator[int]:
 
 
 def check_file(path: Path) -> os.stat_result | None:
-    """Say what root would open at a path by name, None when nothing is there; a library opens SQLite's files itself.
+    """Return the status of the file at a path, None when there is none; for SQLite, which opens its files itself.
 
     Raises:
-        OSError: another user has put something in its place for root to open.
+        OSError: another user has planted a file in its place for root to open.
     """
     with _opened(path.parent) as directory:
         try:
@@ -145,19 +145,19 @@ def check_file(path: Path) -> os.stat_result | None:
 
 
 def _make(name: str, flags: int, mode: int, directory: int, owner: tuple[int, int] | None) -> int:
-    """Make a file that is not there yet; O_EXCL follows no link (open(2))."""
+    """Create a new file; O_EXCL follows no link (open(2))."""
     descriptor = os.open(name, flags | os.O_CREAT | os.O_EXCL, mode, dir_fd=directory)
     if owner is not None:
-        with suppress(OSError):  # a file system of another machine may not let root do that
+        with suppress(OSError):  # a network file system may refuse this to root
             os.fchown(descriptor, *owner)
     return descriptor
 
 
 def _open_existing(path: Path, flags: int, mode: int, directory: int) -> int:
     if not _is_open_to_others(directory):
-        return os.open(path.name, flags | os.O_CREAT, mode, dir_fd=directory)  # a link may lead to nothing yet
+        return os.open(path.name, flags | os.O_CREAT, mode, dir_fd=directory)  # a link's target may be missing
     _refuse_planted(path, os.stat(path.name, dir_fd=directory, follow_symlinks=False))
-    # Non-blocking: it may be a FIFO by now, which would keep us until its other end is opened.
+    # Non-blocking: it may be a FIFO by now, which would block until its other end is opened.
     descriptor = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=directory)
     try:
         _refuse_planted(path, os.fstat(descriptor))
@@ -168,15 +168,15 @@ def _open_existing(path: Path, flags: int, mode: int, directory: int) -> int:
 
 
 def _refuse_planted(path: Path, status: os.stat_result) -> None:
-    kind = "a link" if stat.S_ISLNK(status.st_mode) else "" if stat.S_ISREG(status.st_mode) else "no file"
+    kind = "a link" if stat.S_ISLNK(status.st_mode) else "" if stat.S_ISREG(status.st_mode) else "not a file"
     if not kind and status.st_nlink > 1:
-        kind = "a file with another name"
+        kind = "a file with several names"
     if kind:
-        raise OSError(errno.ELOOP, f"it is {kind} in a directory of another user, which root leaves alone", str(path))
+        raise OSError(errno.ELOOP, f"it is {kind} in a directory of another user, and root does not open it", str(path))
 
 
 def _give_empty(name: str, parent: int, owner: tuple[int, int]) -> None:
-    """Give away a directory just made: still root's and empty, so nothing that another user has put in its place."""
+    """Change the owner of a new directory, if it is still root's and empty, and so not planted by another user."""
     with suppress(OSError):
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         with _closing(os.open(name, flags, dir_fd=parent)) as made:
@@ -197,7 +197,7 @@ def _closing(descriptor: int) -> Iterator[int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """Open a directory to make things in it, so that it stays the same one whatever becomes of its name."""
+    """Open a directory to create files in it; the descriptor stays valid when the name changes."""
     if os.geteuid() == 0:
         with _closing(os.open(".", _DIRECTORY)) as start:
             descriptor = _enter(start, str(path), _LINKS_IN_A_ROW)
@@ -208,7 +208,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _enter(start: int, path: str, links: int) -> int:
-    """Go from a directory along a path, part by part, and return the one it leads to."""
+    """Follow a path from a directory, part by part, and return the descriptor at its end."""
     here = os.open("/" if path.startswith("/") else ".", _DIRECTORY, dir_fd=start)
     for part in filter(None, path.split("/")):
         with _closing(here):
@@ -217,7 +217,7 @@ def _enter(start: int, path: str, links: int) -> int:
 
 
 def _step(here: int, part: str, path: str, links: int) -> int:
-    """Enter one directory; a user's link is followed to that user's own directories alone."""
+    """Enter one part of a path; a user's link is followed only to directories of the same user."""
     step = os.open(part, _STEP, dir_fd=here)
     status = os.fstat(step)
     if stat.S_ISDIR(status.st_mode):
@@ -227,7 +227,7 @@ def _step(here: int, part: str, path: str, links: int) -> int:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), path)
         if not links:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
-        # What is open is read, not its name, which may be another link by now.
+        # The open link is read, since its name may be another link by now.
         target = _enter(here, os.readlink("", dir_fd=step), links - 1)
     if status.st_uid not in (0, os.fstat(target).st_uid):
         os.close(target)
@@ -237,13 +237,13 @@ def _step(here: int, part: str, path: str, links: int) -> int:
 
 
 def _is_open_to_others(directory: int) -> bool:
-    """Whether another user than root may put things there, while we are root."""
+    """Return True when this process is root and another user may create files in the directory."""
     status = os.fstat(directory)
     return os.geteuid() == 0 and bool(status.st_uid or status.st_mode & _OTHERS_WRITE)
 
 
 def _owner(directory: int, owner_of: Path | None) -> tuple[int, int] | None:
-    """Say who gets what is made in a directory; None where it stays ours, since only root can give away."""
+    """Return the owner of new files in a directory; None when this process is not root, and so cannot set one."""
     if os.geteuid() != 0:
         return None
     with suppress(OSError):

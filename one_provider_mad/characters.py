@@ -1,14 +1,14 @@
-"""Which characters of foreign text are written nowhere: into no reply, and into no log as they are.
+"""The characters of foreign text that are never written: removed from replies, escaped in logs.
 
-- Control characters of both sets (Cc), the Unicode line ends (Zl, Zp), and what XML 1.0 has no way to write: they end
-  lines, move a terminal's cursor, and make OpenNebula's database refuse a VM's update.
+- Control characters of both sets (Cc), the Unicode line ends (Zl, Zp), and characters that XML 1.0 cannot hold: they
+  end lines, move a terminal's cursor, and make OpenNebula's database refuse a VM's update.
 - Format characters (Cf) that "Unicode in XML" (UTR #20, section 3) calls unsuitable in markup, which this text becomes:
-  embeddings, overrides and their end, the deprecated ones, BOM, interlinear annotation, musical controls and tags. With
-  them the isolates, which came later and order text anew just so (UAX #9, section 2): a line with U+202E in it shows
-  what it does not say (CVE-2021-42574).
+  embeddings, overrides and their end, the deprecated ones, BOM, interlinear annotation, musical controls and tags. Also
+  the isolates, which are newer and reorder text in the same way (UAX #9, section 2): a line with U+202E in it displays
+  another text than it holds (CVE-2021-42574).
 
-Everything else of every script stays: joiners and non-joiners, which Persian, the scripts of India and emoji need,
-blanks of no width, soft hyphens, and the marks U+200E, U+200F and U+061C, which order no more than a letter does.
+All other characters stay: joiners and non-joiners, which Persian, the scripts of India and emoji need, zero-width
+blanks, soft hyphens, and the marks U+200E, U+200F and U+061C, which reorder no more than a letter does.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _BREAKS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff"
 _HIDDEN = "\u202a-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 
 BREAKS = re.compile(f"[{_BREAKS}]+")
-"""What stands between two words at most."""
+"""Characters that may separate words, and become one blank."""
 
 HIDDEN = re.compile(f"[{_HIDDEN}]+")
-"""What a reader does not see, though it may change what else is seen."""
+"""Invisible characters, some of which reorder the visible ones; they are dropped."""
 
 UNWRITTEN = re.compile(f"[{_BREAKS}{_HIDDEN}]")
 
@@ -30,12 +30,12 @@ _UNWRITTEN_IN_LINES = re.compile(f"[\x7f-\x9f\u2028\u2029\ufffe\uffff{_HIDDEN}]+
 
 
 def without_unwritten(text: str) -> str:
-    """The text of many lines, without what is written nowhere; ASCII, which scripts may print as they like, stays."""
+    """Return a text of many lines without these characters; ASCII control characters of scripts stay."""
     return text if text.isascii() else _UNWRITTEN_IN_LINES.sub("", text)
 
 
 def escaped(text: str) -> str:
-    r"""The text with `\u202e` in the place of each such character, as JSON has it."""
+    r"""Return the text with each of these characters escaped as in JSON, such as `\u202e`."""
     return text if text.isascii() and text.isprintable() else UNWRITTEN.sub(_escape, text)
 
 

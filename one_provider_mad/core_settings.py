@@ -1,6 +1,6 @@
-"""Where oned's API listens, as oned itself has written it down.
+"""Reads the address of oned's API from the settings that oned writes.
 
-oned writes its settings to `config` in its var directory before it starts drivers, one attribute a line
+oned writes its settings to `config` in its var directory before it starts drivers, one attribute per line
 (src/nebula/Nebula.cc, start; src/template/Template.cc, to_str).
 """
 
@@ -14,7 +14,7 @@ _HIGHEST_PORT = 65_535
 
 
 def listening_at(config: str) -> tuple[str, int] | None:
-    """Address and port at which the API can be reached from this machine; None when the file does not tell. Blocks.
+    """Return address and port of the API for clients on this machine; None when the file lacks them. Blocks.
 
     Args:
         config: path of the file.

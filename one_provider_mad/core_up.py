@@ -1,8 +1,8 @@
-"""Whether the OpenNebula that started this driver has finished starting (decision 27).
+"""Detects that the OpenNebula that started this driver has finished starting (decision 27).
 
-oned carries out its drivers' lines from the first one on, while most of its managers are set up nearly last: from 4.14
-to 7.4 it dies of a reply that comes in between (src/nebula/Nebula.cc, start: vmm->load_drivers and lcm->init_managers).
-It listens for its API right after that point, so a listening socket is the sign that replies are safe.
+oned processes its drivers' lines from the first one on, but sets up most of its managers nearly last: from 4.14 to 7.4
+a reply in between crashes it (src/nebula/Nebula.cc, start: vmm->load_drivers and lcm->init_managers). It listens for
+its API right after that point, so a listening socket is the sign that replies are safe.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from contextlib import suppress
 from one_provider_mad.core_settings import listening_at
 
 _CORE = "oned"
-"""What the kernel calls OpenNebula's daemon (proc(5), comm)."""
+"""The kernel's name of OpenNebula's daemon (proc(5), comm)."""
 
 _LOOK_SECONDS = 0.1
-"""Pause between two looks while the core starts, which takes some seconds."""
+"""Pause between two checks while the core starts, which takes some seconds."""
 
 _OLD_SECONDS = 120.0
 """A process of this age has started up: the slowest start seen took 10 seconds."""
@@ -34,10 +34,10 @@ _MOST_ANCESTORS = 64
 
 
 class CoreUp:
-    """Tells when the core may be answered.
+    """Waits until the core accepts replies.
 
     Args:
-        proc: where the kernel tells of processes.
+        proc: directory of the kernel's process information.
         parent: the process that started this one.
 
     Attributes:
@@ -51,16 +51,16 @@ class CoreUp:
         self.is_up = asyncio.Event()
 
     def has_core(self) -> bool:
-        """False when no oned is among our ancestors: a person at a pipe, or a benchmark, can be answered at once."""
+        """Return False when no ancestor is oned: a person at a pipe, or a benchmark, gets answers at once."""
         ancestors = list(self._ancestors())
         is_complete = bool(ancestors) and ancestors[-1][2] == 0
         return not is_complete or any(name == _CORE for _, name, _ in ancestors)
 
     async def watch(self, config: Callable[[], str]) -> None:
-        """Return when there is a sign that the core is up.
+        """Return once there is a sign that the core is up.
 
         Args:
-            config: tells the path of the file in OpenNebula's var directory to which oned writes its settings before
+            config: returns the path of the file in OpenNebula's var directory to which oned writes its settings before
                 it starts drivers.
         """
         while not self.is_up.is_set():
@@ -72,17 +72,17 @@ class CoreUp:
                         await self.is_up.wait()
 
     def has_sign(self, config: str) -> bool:
-        """Look once for a sign that the core is up; `config` is the path that `watch` is told. Blocks."""
+        """Return True when there is a sign that the core is up; `config` is the path as in `watch`. Blocks."""
         cores = [pid for pid, name, _ in self._ancestors() if name == _CORE]
         starters = [self._parent, *cores]
         if any(self._is_listening(pid) for pid in starters) or self._age(starters[-1]) >= _OLD_SECONDS:
             return True
-        # Descriptors that can be read have told; a wrapper's parent, or a hidden /proc, tells nothing.
+        # Readable descriptors have shown no listening socket; without any the port in oned's settings is tried.
         is_seen = any(self._sockets(pid) is not None for pid in cores)
         return not is_seen and _is_port_open(config)
 
     def _ancestors(self) -> Iterator[tuple[int, str, int]]:
-        """Pid, name and parent's pid of our parent, its parent, and so on, as far as they can be read."""
+        """Yield pid, name and parent's pid of the parent, its parent, and so on, as far as they can be read."""
         pid = self._parent
         for _ in range(_MOST_ANCESTORS):
             if (stat := self._stat(pid)) is None:
@@ -95,9 +95,9 @@ class CoreUp:
             pid = parent
 
     def _age(self, pid: int) -> float:
-        """Seconds since a process that was there before us began; since we began at least, whatever /proc says.
+        """Return the age in seconds of a process older than this one; at least this process's own age.
 
-        A container may be shown its own uptime (lxcfs) beside starts that count from its host's.
+        In a container /proc may show the container's uptime (lxcfs) beside start times that count from the host's boot.
         """
         ours = time.monotonic() - self._begun
         stat, uptime = self._stat(pid), _read(f"{self._proc}/uptime").split()
@@ -106,18 +106,18 @@ class CoreUp:
         return max(ours, float(uptime[0]) - int(stat[1][19]) / os.sysconf("SC_CLK_TCK"))
 
     def _stat(self, pid: int) -> tuple[str, list[str]] | None:
-        """The command's name and the fields after it (proc(5), /proc/<pid>/stat); the name may hold parentheses."""
+        """Return the command's name, which may hold parentheses, and the fields after it (proc(5), stat)."""
         text = _read(f"{self._proc}/{pid}/stat")
         start, end = text.find("("), text.rfind(")")
         return (text[start + 1 : end], text[end + 2 :].split()) if 0 <= start < end else None
 
     def _is_listening(self, pid: int) -> bool:
-        """True when one of a process's sockets is a TCP socket that takes connections."""
+        """Return True when one of a process's sockets is a listening TCP socket."""
         sockets = self._sockets(pid) or set()
         return bool(sockets) and not sockets.isdisjoint(self._listening())
 
     def _sockets(self, pid: int) -> set[str] | None:
-        """Inodes of a process's sockets, None when its descriptors may not be read."""
+        """Return the inodes of a process's sockets, None when its descriptors may not be read."""
         folder = f"{self._proc}/{pid}/fd"
         found: set[str] = set()
         try:
@@ -131,7 +131,7 @@ class CoreUp:
         return found
 
     def _listening(self) -> Iterator[str]:
-        """Inodes of all TCP sockets that take connections."""
+        """Yield the inodes of all listening TCP sockets."""
         for table in ("tcp", "tcp6"):
             for row in _read(f"{self._proc}/self/net/{table}").splitlines()[1:]:
                 fields = row.split()
@@ -140,7 +140,7 @@ class CoreUp:
 
 
 def _is_port_open(config: str) -> bool:
-    """Whether the port that oned has written down takes a connection. Blocks."""
+    """Return True when the port in oned's settings accepts a connection. Blocks."""
     if (at := listening_at(config)) is None:
         return False
     try:
@@ -151,7 +151,7 @@ def _is_port_open(config: str) -> bool:
 
 
 def _read(path: str) -> str:
-    """The content of a file, "" when it cannot be read."""
+    """Return the content of a file, "" when it cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""The composition root of the action driver: wires the parts together, and ends them in the right order."""
+"""The composition root of the action driver: connects the parts, and ends them in the right order."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
 PROGRAM = "one_vmm_provider"
 
 _CANCEL_SECONDS = 0.3
-"""How long actions may take to end when they are cancelled; the journal knows them anyhow."""
+"""How long cancelled actions may take to end; the journal holds them in any case."""
 
 _CLOSE_SECONDS = 0.45
-"""How long the journal may take to note what was answered; with the one above, and the watch of serving.py, it is less
+"""How long the journal may take to record the answered requests; with the one above, and the period of serving.py, less
 than oned's second."""
 
 _SETTLED_SECONDS = 1.0
-"""How long after the start orphans wait: requests come first."""
+"""Delay of the orphan check after the start: requests come first."""
 
 _JOURNAL_SECONDS = 2.0
-"""How long requests wait for the journal to open; then they are taken, and each tries to open it again."""
+"""How long requests wait for the journal to open; then they are accepted, and each tries to open it again."""
 
 
 def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: bytes) -> int:
-    """Serve until the end of input; returns the exit code.
+    """Serve until the end of input, and return the exit code.
 
     Args:
         options: ARGUMENTS.
         has_stderr: stderr was open at the start, so a person may be reading it.
         is_initialised: INIT came and was answered.
-        begun: what else was read of the input.
+        begun: the input read so far, without INIT.
     """
     daemon = _Daemon(options, has_stderr=has_stderr, is_initialised=is_initialised)
     return asyncio.run(daemon.serve(begun))
@@ -70,19 +70,19 @@ class _Daemon(Serving[Request | Malformed]):
         return parse_oversized(line) if isinstance(line, Oversized) else parse_line(line)
 
     def _shows_core_is_up(self, asked: Request | Malformed) -> bool:
-        # A core's timer asks for POLLs while it starts (src/vmm/VirtualMachineManager.cc, timer_action).
+        # oned's timer sends POLLs while it starts (src/vmm/VirtualMachineManager.cc, timer_action).
         word = asked.action.value if isinstance(asked, Request) else asked.word
         return word != Action.POLL.value
 
     def _accept(self, asked: Request | Malformed) -> None:
         if self._dispatcher is None:
-            raise AssertionError("nothing is taken before it is set up")
+            raise AssertionError("a request was accepted before the set-up")
         self._dispatcher.accept(asked)
 
     # Beginning
 
     async def _set_up(self) -> None:
-        """Import and open everything; requests that come meanwhile wait."""
+        """Import and open everything; requests wait meanwhile."""
         modules = await asyncio.to_thread(_Modules)
         places = modules.Places.from_environment(os.environ)
         problem = self._begin_log(PROGRAM, modules, places)
@@ -104,7 +104,7 @@ class _Daemon(Serving[Request | Malformed]):
         await self._begin_metrics(PROGRAM, places, warn=self._warn, measure=dispatcher.measure)
         self._begin_to_take()
         if self._is_initialised:  # not for a person at a pipe
-            # A front-end that comes back as a follower destroys nothing: its debts may be what the leader lives on.
+            # A front-end that returns as a follower terminates nothing: the leader may use the instances of its debts.
             dispatcher.hold_debts(is_held=True)
             self._start(partial(self._note_machine, self._engines), "note the machine")
             self._start(partial(self._know_opennebula, self._engines, dispatcher, self._settling), "know OpenNebula")
@@ -112,7 +112,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._start(dispatcher.pay_debts, "debts")
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher, settling: Settling) -> None:
-        """Ask the local OpenNebula, where it may be asked, who leads, what waits, and what belongs to no VM."""
+        """Watch the leader, settle waiting VMs and look for orphans, where the local OpenNebula may be asked."""
         if not await self._may_ask_opennebula():
             dispatcher.hold_debts(is_held=False)
             self._start(partial(settling.run, None), "settle")
@@ -166,13 +166,13 @@ class _Daemon(Serving[Request | Malformed]):
             await opennebula.close()
 
     def _learn_release(self, release: tuple[int, ...]) -> None:
-        """OpenNebula has answered, so it has read INIT's answer long since, and takes lines without having asked."""
+        """Store OpenNebula's release. Its answer shows that it has read INIT's answer, so unasked lines are safe."""
         if self._dispatcher is not None:
             self._dispatcher.learn_release(release)
             self._writer.open()
 
     async def _note_machine(self, engines: Engines) -> None:
-        """Note where the journal is written, from the first day on, credentials or not: a copy of it may come later."""
+        """Record this machine in the journal, also without credentials, so that a later copy is recognised."""
         await asyncio.sleep(_SETTLED_SECONDS)
         await engines.is_journal_open.wait()
         from one_provider_mad.errors import JournalError
@@ -183,10 +183,10 @@ class _Daemon(Serving[Request | Malformed]):
                 await note_machine(engines.journal, await asyncio.to_thread(machine))
 
     async def _confirm(self, debt: Debt, instance: Instance) -> None:
-        """See that what is owed is to be terminated here and now: a debt may be old, and the journal a copy.
+        """Re-validate a debt before its instance is terminated: it may be old, and the journal a copy.
 
         Raises:
-            MadError: it is not, or that cannot be told just now.
+            MadError: the debt is not valid, or that is unknown at this time.
         """
         from one_provider_mad.actions.debts import nobody_confirms
         from one_provider_mad.errors import CannotTell
@@ -197,7 +197,7 @@ class _Daemon(Serving[Request | Malformed]):
             return
         if debt.since < self._begun_at and not await note_machine(journal, await asyncio.to_thread(machine)):
             sentence = (
-                "nothing that is owed from before is terminated: the journal comes from another machine (a restored or"
+                "instances of earlier debts are not terminated: the journal comes from another machine (a restored or"
                 " cloned front-end?); if this one has taken its place, run one-provider journal accept"
                 f" {self._options.name}"
             )
@@ -207,7 +207,7 @@ class _Daemon(Serving[Request | Malformed]):
             raise CannotTell(sentence)
         if self._last_look is None:
             if self._asks_opennebula:
-                raise CannotTell("the local OpenNebula is about to be asked first")
+                raise CannotTell("the local OpenNebula has not answered yet whether a VM needs the instance")
             await nobody_confirms(debt, instance)
         elif debt.is_orphan:
             await self._last_look.confirm(debt)
@@ -215,7 +215,7 @@ class _Daemon(Serving[Request | Malformed]):
             await self._last_look.refuse_needed(debt, instance.deploy_id)
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
-        """Open the journal, and know what it owes, before a request is taken; a locked one is not waited for long."""
+        """Open the journal and read its debts before requests are accepted; wait two seconds at most."""
         opening = asyncio.create_task(engines.open_journal(), name="open the journal")
         self._keep(opening)
         if not self._is_initialised:
@@ -229,7 +229,7 @@ class _Daemon(Serving[Request | Malformed]):
             await ready.wait()
 
     async def _recover(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher, ready: asyncio.Event) -> None:
-        """Deal with what an earlier process left open, as soon as there is a journal to read it from."""
+        """Settle the requests that an earlier process left open, once the journal is open."""
         await engines.is_journal_open.wait()
         if engines.journal is None:
             return
@@ -249,7 +249,7 @@ class _Daemon(Serving[Request | Malformed]):
         await recovery.run()
 
     def _warn(self, sentence: str) -> None:
-        """Tell the operator: our log, and oned's."""
+        """Send the operator a sentence through this driver's log and oned's."""
         if self._dispatcher is not None:
             self._dispatcher.tell(Severity.WARNING, sentence)
 
@@ -276,7 +276,7 @@ class _Daemon(Serving[Request | Malformed]):
 
 
 class _Modules(CommonModules):
-    """What is imported after INIT."""
+    """The modules that are imported after INIT."""
 
     def __init__(self) -> None:
         super().__init__()

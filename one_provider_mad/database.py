@@ -1,12 +1,12 @@
 """One SQLite file behind one thread: the event loop never waits for the disk, and many operations share one commit.
 
-Operations asked for in one turn of the loop travel to the thread together; all that have arrived when the thread is
-free are carried out in one transaction, and their answers go back to the loop in one call. So a thousand calls at once
-cost one lock and one commit. An operation may be carried out twice before it is committed (when another one of its
-transaction fails halfway), so it does nothing but work on the connection.
+Operations submitted in one turn of the loop go to the thread together; all that have arrived when the thread is free
+run in one transaction, and their answers go back to the loop in one call. So a thousand calls at once cost one lock and
+one commit. An operation may run twice before it is committed (when another one of its transaction fails halfway), so it
+must do nothing but work on the connection.
 
-Between two steps of SQLite the thread lets go of the interpreter, and a busy event loop gives it back only after
-5 ms. What must be quick beside a busy loop is therefore one step: a listing, or an operation in bulk.
+Between two steps of SQLite the thread releases the interpreter, and a busy event loop gives it back only after 5 ms.
+Operations that must be quick beside a busy loop therefore take one step: a listing, or an operation in bulk.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from one_provider_mad.belongings import check_file, make_directory, open_file
 Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], Result]
 BulkOperation = Callable[[sqlite3.Connection, Sequence[str]], Mapping[str, Exception]]
-"""Does one thing to all of these, and says which of them it had to refuse."""
+"""Does one thing to all items, and returns the error of each refused item."""
 
 _making = threading.Lock()
-"""Held while a file is made: closing one drops this process's locks on it, those of another connection included
-(fcntl(2)), and none can be there before the lock is free."""
+"""Held while a file is created: closing a file drops this process's locks on it, including those of another connection
+(fcntl(2)), and no other connection can exist before this lock is free."""
 
 _BESIDE = ("-journal", "-wal", "-shm")
-"""What SQLite opens beside a file; it follows no links there (os_unix.c, O_NOFOLLOW)."""
+"""Suffixes of the files that SQLite opens beside a database; it follows no links there (os_unix.c, O_NOFOLLOW)."""
 
 PATIENCE = 60.0
 """Seconds to wait for another process; it holds the file for milliseconds, unless the machine is starving."""
 
 
 class Job(NamedTuple):
-    """One operation on its way, and who waits for it."""
+    """One submitted operation and the future of its result."""
 
     operation: Operation[Any]
     is_write: bool
@@ -50,7 +50,7 @@ class Job(NamedTuple):
 
 
 class BulkJob(NamedTuple):
-    """One of the things that a bulk operation is done to, and who waits for it."""
+    """One item of a bulk operation and the future of its result."""
 
     operation: BulkOperation
     item: str
@@ -62,7 +62,7 @@ AnyJob = Job | BulkJob
 
 
 class Outcome(NamedTuple):
-    """How a job went."""
+    """The result of a job."""
 
     future: asyncio.Future[Any]
     result: Any = None
@@ -70,7 +70,7 @@ class Outcome(NamedTuple):
 
 
 class _Spoilt(Exception):
-    """An operation failed after it had changed something: its transaction must go, and each job begins again alone."""
+    """An operation failed after a change: its transaction is rolled back, and each of its jobs runs again alone."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -78,15 +78,15 @@ class _Spoilt(Exception):
 
 
 class Database:
-    """A SQLite file that several tasks and several processes work on at once.
+    """A SQLite file shared by several tasks and several processes.
 
     Args:
-        path: the file; it is made, readable by its owner only, with its directories, if it is missing.
-        pragmas: how it is kept, as `journal_mode = WAL`.
-        prepare: brings the schema up, and may refuse to go on; runs in a transaction of its own.
-        unusable: what to raise when SQLite or the file system fails; given the error.
-        on_moved: told, in words that go on after the file's name, when it was removed or replaced and has been opened
-            anew; None for a file that is used on wherever it is.
+        path: the file; when it is missing it is created with its directories, readable by its owner only.
+        pragmas: pragmas such as `journal_mode = WAL`.
+        prepare: creates or upgrades the schema, and may refuse the file; runs in a transaction of its own.
+        unusable: returns the exception to raise for an error of SQLite or the file system.
+        on_moved: called, with a text that continues a sentence after the file's name, when the file was removed or
+            replaced and has been opened again; None to keep using a moved file.
     """
 
     def __init__(
@@ -110,14 +110,14 @@ class Database:
         self._ended: asyncio.Future[None] | None = None
 
     async def open(self) -> None:
-        """Open the file, or raise what `unusable` or `prepare` makes of it."""
+        """Open the file. Raises the exception of `unusable` or `prepare`."""
         loop = asyncio.get_running_loop()
         opened: asyncio.Future[None] = loop.create_future()
         self._loop, self._ended = loop, loop.create_future()
         thread = threading.Thread(
             target=self._serve, args=(loop, opened, self._ended), name=f"database {self._path.name}"
         )
-        thread.daemon = True  # a driver that is told to go must not wait for a database
+        thread.daemon = True  # an ending driver must not wait for a database
         try:
             thread.start()
         except RuntimeError as error:  # a limit on processes or memory
@@ -130,7 +130,7 @@ class Database:
             raise
 
     async def close(self) -> None:
-        """Finish what was asked for, close the file and end the thread."""
+        """Finish the submitted operations, close the file and end the thread."""
         if self._loop is None or self._ended is None:
             return
         self._send()
@@ -139,13 +139,13 @@ class Database:
         await self._ended
 
     async def read(self, operation: Operation[Result]) -> Result:
-        """Carry out an operation that changes nothing."""
+        """Run an operation that changes nothing, and return its result."""
         future: asyncio.Future[Result] = self._promise()
         self._collect(Job(operation, is_write=False, future=future))
         return await future
 
     async def write(self, operation: Operation[Result]) -> Result:
-        """Carry out an operation; when it raises, whatever it had changed is undone."""
+        """Run an operation and return its result; when it raises, its changes are undone."""
         return await self.submit(operation)
 
     def submit(self, operation: Operation[Result]) -> asyncio.Future[Result]:
@@ -171,7 +171,7 @@ class Database:
         self._collected.append(job)
 
     def _send(self) -> None:
-        """Hand over what this turn of the loop has collected; what was given up meanwhile stays undone."""
+        """Hand over the jobs of this turn of the loop, except cancelled ones."""
         jobs = [job for job in self._collected if not job.future.done()]
         self._collected = []
         if jobs:
@@ -184,7 +184,7 @@ class Database:
     ) -> None:
         try:
             connection = self._connect()
-        except Exception as error:  # noqa: BLE001 whatever it is, somebody waits for an answer
+        except Exception as error:  # noqa: BLE001 - `open` waits for an answer to any error
             _answer(loop, [Outcome(opened, error=error), Outcome(ended)])
             return
         _answer(loop, [Outcome(opened)])
@@ -198,15 +198,15 @@ class Database:
     def _follow(
         self, before: sqlite3.Connection, loop: asyncio.AbstractEventLoop, on_moved: Callable[[str], None]
     ) -> sqlite3.Connection:
-        """Open the file at the path; when that fails go on with the one before, whose writes SQLite refuses."""
+        """Open the file now at the path; when that fails keep the earlier one, whose writes SQLite refuses."""
         try:
             if _holds_something(self._path):
-                told = "was replaced by another file while it was in use: that one is used now"
+                told = "was replaced by another file while it was in use: the new file is used now"
                 connection = self._connect()
             else:
-                told = "was removed while it was in use: it is made anew, with all that it held"
+                told = "was removed while it was in use: it is created again, with its whole content"
                 connection = self._connect(before)
-        except Exception:  # noqa: BLE001 - the next jobs try again, and these hear of it from SQLite
+        except Exception:  # noqa: BLE001 - the next jobs try again, and SQLite refuses these
             return before
         before.close()
         with suppress(RuntimeError):  # the loop is closed
@@ -214,14 +214,14 @@ class Database:
         return connection
 
     def _safely(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
-        """Carry out all jobs, whatever happens: a thread that died would leave everybody waiting for ever."""
+        """Run all jobs, and turn any error into their outcome: a dead thread would leave every caller waiting."""
         try:
             return self._transact(connection, jobs)
-        except Exception as error:  # noqa: BLE001 - whoever waits has to hear of it
+        except Exception as error:  # noqa: BLE001 - each caller gets the error
             return [Outcome(job.future, error=self._unusable(error)) for job in jobs]
 
     def _next_jobs(self) -> list[AnyJob]:
-        """Wait for jobs and take all there are; none at all means the end."""
+        """Wait for jobs and return all that have arrived; an empty list means the end."""
         jobs = list(self._inbox.get() or ())
         while jobs:
             try:
@@ -235,7 +235,7 @@ class Database:
         return jobs
 
     def _transact(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
-        """Carry out all jobs in one transaction; none has happened before it is committed."""
+        """Run all jobs in one transaction; none of them takes effect before the commit."""
         if not any(job.is_write for job in jobs):
             return self._attempt_all(connection, jobs)
         try:
@@ -277,23 +277,23 @@ class Database:
     def _attempt(
         self, connection: sqlite3.Connection, operation: Operation[Result]
     ) -> tuple[Result | None, Exception | None]:
-        """Carry out one operation. One that fails before it has changed anything, as refusals do, harms no other."""
+        """Run one operation. A failure before any change, such as a refusal, does not affect the other operations."""
         changes, was_in_transaction = connection.total_changes, connection.in_transaction
         try:
             return operation(connection), None
         except sqlite3.Error as sqlite_error:
             error: Exception = self._unusable(sqlite_error)
-        except Exception as defect_or_refusal:  # noqa: BLE001 it belongs to the caller, not to the thread
+        except Exception as defect_or_refusal:  # noqa: BLE001 - the caller gets the error, not the thread
             error = defect_or_refusal
         if connection.total_changes != changes or connection.in_transaction != was_in_transaction:
             raise _Spoilt(error)
         return None, error
 
     def _connect(self, before: sqlite3.Connection | None = None) -> sqlite3.Connection:
-        """Open the file and bring it up, whoever else does the same at this moment.
+        """Open and prepare the file, also while another process does the same.
 
         Args:
-            before: what a file that is made is filled from.
+            before: the connection whose content is copied into a new file.
         """
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -302,7 +302,7 @@ class Database:
             except OSError as error:
                 raise self._unusable(error) from error
             except sqlite3.Error as error:
-                # Turning WAL on needs the file for oneself, and SQLite does not wait for that of its own accord.
+                # Turning WAL on needs exclusive access, and SQLite does not wait for that itself.
                 if not _is_busy(error) or time.monotonic() > deadline:
                     raise self._unusable(error) from error
             time.sleep(0.005)
@@ -328,16 +328,16 @@ class Database:
 
 
 def connect(path: Path, *, timeout: float, mode: str = "rwc") -> sqlite3.Connection:
-    """Open a SQLite file that is there; as root nothing that another user has put in its place.
+    """Open an existing SQLite file; as root refuse a file that another user has planted.
 
     Args:
         path: the file.
-        timeout: seconds to wait for another process that has it.
-        mode: `ro`, `rw` or `rwc`; only the last one follows a link to nothing, and not for root.
+        timeout: seconds to wait for another process's lock.
+        mode: `ro`, `rw` or `rwc`; only `rwc` follows a link to a missing file, and not for root.
 
     Raises:
-        OSError: another user has put something in its place.
-        sqlite3.Error: it cannot be opened.
+        OSError: another user has planted a file in its place.
+        sqlite3.Error: the file cannot be opened.
     """
     is_root = os.geteuid() == 0
     wanted = check_file(path)
@@ -347,7 +347,7 @@ def connect(path: Path, *, timeout: float, mode: str = "rwc") -> sqlite3.Connect
             check_file(path.with_name(path.name + name))
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None)
-    # SQLite opens by name, and the name may have changed hands since.
+    # SQLite opens by name, which may lead to another file since the check.
     if is_root and wanted is not None and not _has_open(wanted):
         connection.close()
         raise OSError(errno.ELOOP, "another file was put in its place while root opened it", str(path))
@@ -355,16 +355,16 @@ def connect(path: Path, *, timeout: float, mode: str = "rwc") -> sqlite3.Connect
 
 
 def _has_open(wanted: os.stat_result) -> bool:
-    """Whether this process has that very file open."""
+    """Return True when this process has this file open."""
     for descriptor in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # closed since, as that of this listing
+        with suppress(OSError):  # closed meanwhile, as the descriptor of this listing
             if os.path.samestat(descriptor.stat(), wanted):
                 return True
     return False
 
 
 def _file_at(path: Path) -> tuple[int, int] | None:
-    """Which file is there; None for none, and for one that cannot be seen."""
+    """Return device and inode of the file at a path; None for no file or an inaccessible one."""
     try:
         status = path.stat()
     except OSError:
@@ -373,7 +373,7 @@ def _file_at(path: Path) -> tuple[int, int] | None:
 
 
 def _holds_something(path: Path) -> bool:
-    """False when nothing is there, or what a try that failed has left."""
+    """Return False for no file, or the empty one that a failed try has left."""
     try:
         return bool(path.stat().st_size)
     except OSError:
@@ -381,19 +381,19 @@ def _holds_something(path: Path) -> bool:
 
 
 def _is_busy(error: sqlite3.Error) -> bool:
-    """Another process has the file just now."""
+    """Return True when another process has locked the file."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _answer(loop: asyncio.AbstractEventLoop, outcomes: list[Outcome]) -> None:
-    """Tell the loop; a loop that was closed without closing the database wants no answers."""
+    """Hand the outcomes to the loop; a loop that was closed before the database gets none."""
     with suppress(RuntimeError):
         loop.call_soon_threadsafe(_deliver, outcomes)
 
 
 def _deliver(outcomes: Iterable[Outcome]) -> None:
-    """In the loop: answer those who still wait."""
+    """Set the results of the futures that still wait; runs in the loop."""
     for future, result, error in outcomes:
         if future.done():
             continue

@@ -1,7 +1,7 @@
-"""XML that came from outside, parsed so that nothing in it can do harm (decision 25).
+"""Parses foreign XML safely (decision 25).
 
-Parts of every document are written by end users: no entities, no DTD, no network, and libxml2's own bounds on depth
-and size unless the caller has bounded the document himself.
+End users write parts of every document: no entities, no DTD, no network, and libxml2's own bounds on depth and size
+unless the caller has bounded the document.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from lxml import etree
 
 ORDINARY_SIZE = 10_000_000
-"""Documents up to this many bytes are read within libxml2's usual bounds: a text of 10 MB, 256 levels."""
+"""Documents up to this many bytes are read within libxml2's default bounds: a text of 10 MB, 256 levels."""
 
 MOST_MARKS = 400_000
-"""What a document of another machine may have of `<` and `=`, of which each can become two nodes of 120 bytes: freeing
-more would stop the event loop for longer than 20 ms, in whichever thread. 1,000 instances have some 200,000."""
+"""Most `<` and `=` in a document from another machine, since each can become two nodes of 120 bytes: freeing more would
+stop the event loop for longer than 20 ms, from any thread. 1,000 instances have some 200,000."""
 
 _COUNTED_AT_ONCE = 262_144
-"""Bytes that are counted before another thread may go on."""
+"""Bytes that are counted before another thread may run."""
 
 _OWN_PARSER = 65_536
-"""Documents of more bytes have a parser of their own: one keeps what it has found wrong with the document before."""
+"""Larger documents get a parser of their own, since a parser keeps the error log of its last document."""
 
 Element = etree._Element  # noqa: SLF001 - lxml has no public name for the type of its elements
 
@@ -44,9 +44,9 @@ def _parser(*, huge_tree: bool) -> etree.XMLParser:
 
 
 class _Parsers(threading.local):
-    """Each thread's own: one parser parses one document at a time, and whoever comes meanwhile waits (lxml's FAQ).
+    """One parser per thread: a shared parser would parse one document at a time (lxml's FAQ).
 
-    A thread that reads a cloud's listing must not hold up the event loop, which reads requests.
+    A thread that reads a cloud's listing must not block the event loop, which reads requests.
     """
 
     def __init__(self) -> None:
@@ -57,23 +57,23 @@ _parsers = _Parsers()
 
 
 def parse_document(document: bytes) -> Element:
-    """Parse UTF-8 bytes whose size is bounded already.
+    """Parse UTF-8 bytes of bounded size.
 
     Raises:
-        etree.XMLSyntaxError: it is no well-formed XML.
+        etree.XMLSyntaxError: the document is not well-formed XML.
     """
-    # A large document may hold texts that libxml2 refuses otherwise.
+    # A large document may hold texts beyond libxml2's default bounds.
     if len(document) > _OWN_PARSER:
         return etree.fromstring(document, _parser(huge_tree=len(document) > ORDINARY_SIZE))
     return etree.fromstring(document, _parsers.ordinary)
 
 
 def parse_bounded(document: bytes) -> Element:
-    """Parse UTF-8 bytes of another machine, within a bound on what that may take.
+    """Parse UTF-8 bytes from another machine, within a bound on memory and time.
 
     Raises:
-        TooManyElementsError: it has too many elements and attributes.
-        etree.XMLSyntaxError: it is no well-formed XML.
+        TooManyElementsError: the document has too many elements and attributes.
+        etree.XMLSyntaxError: the document is not well-formed XML.
     """
     marks = 0
     for start in range(0, len(document), _COUNTED_AT_ONCE):
@@ -85,13 +85,13 @@ def parse_bounded(document: bytes) -> Element:
 
 
 class TooManyElementsError(ValueError):
-    """A document has more elements and attributes than any that is asked for."""
+    """A document has more elements and attributes than any expected answer."""
 
 
 def elements_at(element: Element, path: str) -> Iterator[Element]:
-    """Every element at a path of names, as `iterfind` has them, step by step: another thread may go on meanwhile.
+    """Yield every element at a path of names, as `iterfind`, but in steps between which other threads may run.
 
-    lxml keeps the interpreter until it has found the next one: for seconds where hundreds of thousands lead nowhere.
+    lxml holds the interpreter until it has found the next match: for seconds among hundreds of thousands of others.
     """
     name, _, rest = path.partition("/")
     for child in element.iterchildren(name):
@@ -102,22 +102,22 @@ def elements_at(element: Element, path: str) -> Iterator[Element]:
 
 
 def element_at(element: Element, path: str) -> Element | None:
-    """The first element at a path of names, step by step."""
+    """Return the first element at a path of names, found in steps; None when there is none."""
     return next(elements_at(element, path), None)
 
 
 def outline_of(beginning: bytes) -> Iterator[tuple[tuple[str, ...], Element]]:
-    """Each whole element of a document's beginning, below its root, with the names that lead to it.
+    """Yield each complete element in a document's beginning, with the names on its path below the root.
 
     Raises:
-        etree.XMLSyntaxError: it is no well-formed XML.
+        etree.XMLSyntaxError: the beginning is not well-formed XML.
     """
     parser = etree.XMLPullParser(("start", "end"), **_OPTIONS)
     parser.feed(beginning)
     path: list[str] = []
     for event, element in parser.read_events():
         if not isinstance(element, Element):
-            continue  # of other events there are none
+            continue  # other events do not occur
         if event == "start":
             path.append(element.tag)
         else:
@@ -126,9 +126,9 @@ def outline_of(beginning: bytes) -> Iterator[tuple[tuple[str, ...], Element]]:
 
 
 def text_of(element: Element | None) -> str:
-    """The text inside, children's included; "" for an element that is not there."""
+    """Return the text of an element and its children; "" for None."""
     if element is None:
         return ""
     if not len(element):
         return element.text or ""
-    return "".join(str(text) for text in element.itertext())  # step by step, so that another thread may go on
+    return "".join(str(text) for text in element.itertext())  # in steps, so that another thread may run

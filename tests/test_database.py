@@ -467,7 +467,7 @@ async def test_a_file_that_is_removed_is_made_anew_with_what_it_held_and_told_on
     for text in ("one", "two"):
         await followed.database.write(add(text))
     assert seen_by_others(path) == ["before", "one", "two"]
-    assert await followed.has_told() == ["was removed while it was in use: it is made anew, with all that it held"]
+    assert await followed.has_told() == ["was removed while it was in use: it is created again, with its whole content"]
 
 
 async def test_a_file_in_the_place_of_the_one_before_is_used_as_it_is_and_told_once(
@@ -482,7 +482,7 @@ async def test_a_file_in_the_place_of_the_one_before_is_used_as_it_is_and_told_o
         await followed.database.write(add(text))
     assert seen_by_others(path) == ["of another", "one", "two"]
     assert seen_by_others(path.with_name(f"{path.name}.old")) == ["before"]
-    assert await followed.has_told() == ["was replaced by another file while it was in use: that one is used now"]
+    assert await followed.has_told() == ["was replaced by another file while it was in use: the new file is used now"]
 
 
 async def test_a_file_that_cannot_be_made_anew_is_tried_again_until_it_can(followed: Followed, path: Path) -> None:

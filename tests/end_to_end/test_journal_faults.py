@@ -42,5 +42,5 @@ def test_a_journal_that_is_removed_while_the_driver_runs_is_made_anew_and_told_o
     one.created(wire.deploy(8))
     assert place.has_attempts(2), "what it held is in there as well"
     one.created(wire.deploy(9))
-    told = "the journal was removed while it was in use: it is made anew, with all that it held"
+    told = "the journal was removed while it was in use: it is created again, with its whole content"
     assert [line for line in one.lines if line.startswith("LOG W")] == [f"LOG W -1 {told} ({journal})"]
