@@ -1,4 +1,4 @@
-"""The plain values that travel between the wire, the actions and the providers."""
+"""The plain values shared by the wire, the actions and the providers."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ DeployId = NewType("DeployId", str)
 SnapshotId = NewType("SnapshotId", str)
 
 TAG_SCHEMA = "1"
-"""Version of the tags below; it travels with them (design, decision 11)."""
+"""Version of the tags below, written with them (design, decision 11)."""
 
 TAG_PREFIX = "ONE_PROVIDER_"
-"""Every tag of ours begins so. Upper case and underscores only: any cloud, and OpenNebula, can hold such names."""
+"""Prefix of our tags. Upper case and underscores only: any cloud, and OpenNebula, can hold such names."""
 
 
 _MOST_DIGITS = 18
-"""What 64 bits hold for certain, and with them SQLite and XML-RPC."""
+"""Digits that always fit 64 bits, as SQLite and XML-RPC need."""
 
 
 def whole_number(text: str) -> int | None:
-    """Read a whole number of a cloud, of OpenNebula or of a file; None for anything else, and beyond 18 digits.
+    """Return a whole number from a cloud, OpenNebula or a file; None for other text, and beyond 18 digits.
 
-    Python's int() also takes digits of other scripts, blanks and underscores, and raises from 4,301 digits on.
+    Python's int() also accepts digits of other scripts, blanks and underscores, and raises from 4,301 digits on.
     """
     digits = text.removeprefix("-")
     return int(text) if digits.isascii() and digits.isdigit() and len(digits) <= _MOST_DIGITS else None
 
 
 class Value(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of all values: immutable, compared by content."""
+    """Base class of all values: immutable, compared by content."""
 
 
-# gc=False: these hold nothing that could lead back to them, and a collection that looks through 10,000 of them would
-# hold the loop up for 50 ms.
+# gc=False: these values cannot be part of a cycle, and a garbage collection over 10,000 of them would stop the loop for
+# 50 ms.
 
 
 class Identity(Value, frozen=True, kw_only=True, gc=False):
-    """Whose an instance is: the VM of one OpenNebula, in one of its lives (decision 11).
+    """The owner of an instance: a VM of one OpenNebula, in one of its lives (decision 11).
 
     Attributes:
-        owner: the installation, as `owner` in the configuration.
+        owner: the OpenNebula, as `owner` in the configuration.
         vm_id: the VM's number.
-        stime: the VM's own STIME (seconds since the epoch, 0 where the request had none); a VM keeps it all its life.
+        stime: the VM's STIME (seconds since the epoch, 0 where the request had none), constant for its whole life.
         seq: HISTORY/SEQ of the create (0 where the request had none). It grows with every resume and recreate.
-        host_id: number of the OpenNebula host it runs on (-1 where the request had none); rewritten when it moves.
+        host_id: number of its OpenNebula host (-1 where the request had none); rewritten when the VM moves.
     """
 
     owner: str
@@ -58,13 +58,13 @@ class Identity(Value, frozen=True, kw_only=True, gc=False):
     host_id: int
 
     def is_same_life(self, other: Identity | None) -> bool:
-        """True when both are of the same VM in the same of its number's lives, whatever the SEQ and the host."""
+        """Return True for the same VM in the same life; SEQ and host may differ."""
         return (
             other is not None and self.owner == other.owner and self.vm_id == other.vm_id and self.stime == other.stime
         )
 
     def tags(self) -> dict[str, str]:
-        """The tags that carry this identity in a cloud."""
+        """Return the tags that hold this identity in a cloud."""
         return {
             "ONE_PROVIDER_SCHEMA": TAG_SCHEMA,
             "ONE_PROVIDER_OWNER": self.owner,
@@ -76,7 +76,7 @@ class Identity(Value, frozen=True, kw_only=True, gc=False):
 
     @classmethod
     def from_tags(cls, tags: Mapping[str, str]) -> Identity | None:
-        """Read an identity back from tags; None when they carry none, or not a whole and readable one."""
+        """Return the identity in tags; None when it is missing, incomplete or unreadable."""
         owner = tags.get("ONE_PROVIDER_OWNER")
         vm_id = whole_number(tags.get("ONE_PROVIDER_VM_ID", ""))
         stime = whole_number(tags.get("ONE_PROVIDER_STIME", ""))
@@ -88,7 +88,7 @@ class Identity(Value, frozen=True, kw_only=True, gc=False):
 
 
 class InstanceState(Enum):
-    """What a cloud instance is doing, in words that every adapter maps its own words to."""
+    """The state of a cloud instance; every adapter maps its cloud's states to these."""
 
     PENDING = "pending"
     RUNNING = "running"
@@ -102,7 +102,7 @@ class InstanceState(Enum):
 
     @property
     def is_gone(self) -> bool:
-        """True when the instance is terminated for good or on its way there."""
+        """Return True when the instance is terminated or terminating."""
         return self in (InstanceState.TERMINATING, InstanceState.TERMINATED)
 
 
@@ -123,16 +123,16 @@ class Usage(Value, frozen=True, kw_only=True, gc=False):
 
 
 class Instance(Value, frozen=True, kw_only=True, gc=False):
-    """One instance as a cloud shows it.
+    """One instance as a cloud lists it.
 
     Attributes:
-        deploy_id: the cloud's id of it; what OpenNebula keeps as DEPLOY_ID.
-        state: our word for its state.
+        deploy_id: its id in the cloud, which OpenNebula stores as DEPLOY_ID.
+        state: its state, mapped from the cloud's.
         raw_state: the cloud's own word.
-        identity: whose it is, read from its tags; None when it carries no whole identity of ours.
-        name: the cloud's name of it, for people.
-        created_at: seconds since the epoch, 0 when the cloud does not tell.
-        reason: why it is in this state, if the cloud says so; with UNKNOWN it means that it failed for good.
+        identity: its VM, read from its tags; None without a complete identity of ours.
+        name: its name in the cloud, for people.
+        created_at: seconds since the epoch, 0 when unknown.
+        reason: the cloud's reason for this state, "" for none; with UNKNOWN it means that the instance failed for good.
         usage: figures, None when there are none.
         attributes: further facts for monitoring, names `[A-Z_][A-Z0-9_]*` (addresses, type, image...).
     """
@@ -152,22 +152,22 @@ class Template(Value, frozen=True, kw_only=True):
     """An OpenNebula template: names in upper case, each with one or more values; a vector is a flat mapping.
 
     Attributes:
-        values: name to all its values in the order of the document.
+        values: all values of each name, in the order of the document.
     """
 
     values: Mapping[str, tuple[str | Mapping[str, str], ...]] = {}
 
     def text(self, name: str, default: str = "") -> str:
-        """First plain value of `name`, or the default."""
+        """Return the first plain value of `name`, or the default."""
         return next((value for value in self.values.get(name, ()) if isinstance(value, str)), default)
 
     def vectors(self, name: str) -> tuple[Mapping[str, str], ...]:
-        """All vector values of `name` in document order."""
+        """Return all vector values of `name`, in the order of the document."""
         return tuple(value for value in self.values.get(name, ()) if not isinstance(value, str))
 
 
 class VmRequest(Value, frozen=True, kw_only=True):
-    """What one request of the core says about its VM and where it is to run.
+    """The VM, and its host, in one request of the core.
 
     Attributes:
         vm_id: the VM's number, from the line.
@@ -176,13 +176,13 @@ class VmRequest(Value, frozen=True, kw_only=True):
         host_id: HISTORY/HID, -1 when absent.
         deploy_id: the top-level DEPLOY_ID, else VM/DEPLOY_ID; "" for empty, `-` and oned's placeholder `one-<n>`.
         state: VM/STATE, None when absent.
-        lcm_state: VM/LCM_STATE at the moment of sending, None when absent.
+        lcm_state: VM/LCM_STATE when the request was sent, None when absent.
         stime: VM/STIME, 0 when absent.
         seq: HISTORY/SEQ, 0 when absent.
-        is_legacy_poll: true for releases whose POLL speaks `K=V` tokens without quotes (up to 4.12).
+        is_legacy_poll: True for releases whose POLL answer has `K=V` tokens without quotes (up to 4.12).
         template: VM/TEMPLATE; empty unless the action needs it.
         user_template: VM/USER_TEMPLATE; empty unless the action needs it.
-        operand: the DISK, NIC, SNAPSHOT... that the action is about (its flag is YES), flat.
+        operand: the DISK, NIC, SNAPSHOT... of the action (its flag is YES), flat.
         security_group_id: SECURITY_GROUP_ID of UPDATESG, else "".
         virtual_network_id: VIRTUAL_NETWORK_ID of UPDATENIC, else "".
     """
@@ -204,5 +204,5 @@ class VmRequest(Value, frozen=True, kw_only=True):
     virtual_network_id: str = ""
 
     def identity(self, *, owner: str) -> Identity:
-        """The identity that an instance created for this request carries."""
+        """Return the identity of an instance created for this request."""
         return Identity(owner=owner, vm_id=self.vm_id, stime=self.stime, seq=self.seq, host_id=self.host_id)

@@ -1,4 +1,4 @@
-"""From configuration to running cloud, and again when the file changes (decisions 3, 16, 24)."""
+"""Builds the action driver's engine from the configuration, and again after an edit (decisions 3, 16, 24)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ log = structlog.get_logger()
 _ACCOUNT = "account"
 
 _PATIENCE_FOR_NEW = 5.0
-"""Seconds from the first action after an edit in which actions wait for the cloud to say whose the credentials are;
-from then until it has answered they go on with the settings from before. A far away STS takes a second or two."""
+"""Seconds from the first action after an edit in which actions wait for the account of the credentials; after that they
+use the earlier settings until the cloud has answered. A far away STS takes a second or two."""
 
 _PATIENCE_FOR_JOURNAL = 1.0
-"""Seconds a POLL waits for a journal that is just being opened; another process may hold it for a minute."""
+"""Seconds a POLL waits for a journal that is being opened; another process may lock it for a minute."""
 
 _RETIRE_SECONDS = 3600.0
-"""How long the provider of older settings is kept: longer than any action takes, since some may still use it."""
+"""How long the provider of earlier settings stays open: longer than any action that may still use it."""
 
 
 class Engines:
@@ -40,8 +40,8 @@ class Engines:
 
     Args:
         options: ARGUMENTS.
-        places: where configuration and state are.
-        warn: tells the operator one sentence.
+        places: the directories of configuration and state.
+        warn: sends the operator one sentence.
     """
 
     def __init__(self, options: Options, places: Places, *, warn: Callable[[str], None]) -> None:
@@ -68,15 +68,15 @@ class Engines:
 
     @property
     def is_verbatim(self) -> bool:
-        """The configuration names a driver that performs verbs as they were sent."""
+        """Return True when the configuration names a verbatim driver."""
         if self._is_verbatim is None:
-            # There never was a usable configuration: this request may be the first one after it was put right.
+            # No configuration was usable so far: this request may be the first one after its correction.
             with suppress(MadError):
                 self._source.current()
         return bool(self._is_verbatim)
 
     def _check(self, configuration: Configuration) -> None:
-        # Before the first request is taken: whether POLLs may be coalesced depends on it.
+        # Set before the first request is accepted, since it decides whether POLLs share a listing.
         self._is_verbatim = isinstance(self._build(configuration), VerbatimDriver)
 
     def _build(self, configuration: Configuration) -> Provider | VerbatimDriver:
@@ -87,15 +87,15 @@ class Engines:
         self._warn(sentence)
 
     async def open_journal(self) -> None:
-        """Open the journal, if there are settings that say where; every action tries again until it is open."""
+        """Open the journal, if usable settings give its path; every action tries again until it is open."""
         try:
             async with self._lock:
                 configuration = await asyncio.to_thread(self._source.current)
-            await self._journal_for(configuration)  # without the lock: a locked file holds no POLL up
+            await self._journal_for(configuration)  # without the lock: a locked file must not delay POLLs
         except MadError as error:
-            log.warning("not ready yet", reason=str(error))
+            log.warning("journal not opened yet", reason=str(error))
         if self.is_verbatim:
-            self._make_soon()  # what an earlier process has left running is ended at once
+            self._make_soon()  # ends the scripts of an earlier process at once
 
     async def _journal_for(self, configuration: Configuration) -> Journal:
         self.owner = configuration.settings.owner
@@ -105,7 +105,7 @@ class Engines:
     async def _open_journal_for(self, configuration: Configuration) -> Journal:
         path = self._places.journal(configuration)
         if self.journal is not None and self.journal.path != path:
-            # It was opened for settings that never came into force.
+            # The journal was opened for settings that never came into force.
             await self.journal.close()
             self.journal = None
         if self.journal is None:
@@ -116,20 +116,20 @@ class Engines:
         return self.journal
 
     def _lost(self, sentence: str) -> None:
-        log.error("journal", reason=sentence)
+        log.error("journal record not written", reason=sentence)
 
     async def current(self) -> Engine:
-        """The engine in force, made anew when the configuration has changed.
+        """Return the engine in force, built anew after an edit of the configuration.
 
         Raises:
-            SettingsError: the configuration cannot be used, and never could.
+            SettingsError: the configuration cannot be used, and no earlier one is in force.
             JournalError: the journal cannot be opened.
-            WrongAccount: the credentials lead elsewhere than before.
-            ProviderError: the cloud cannot be asked whose credentials these are.
+            WrongAccount: the credentials belong to another account than before.
+            ProviderError: the cloud does not say which account the credentials belong to.
         """
         if self._engine is not None and self._source.current() is self._engine.configuration:
             return self._engine
-        waiting_for.set("the cloud to say whose credentials these are")
+        waiting_for.set("the cloud to say which account the credentials belong to")
         making = self._make_soon()
         if self._engine is not None:
             left = self._making_since + _PATIENCE_FOR_NEW - time.monotonic()
@@ -139,7 +139,7 @@ class Engines:
         return await asyncio.shield(making)
 
     async def sight(self) -> Sight:
-        """What POLLs are answered from: the engine in force, and the cloud alone while the journal cannot be used.
+        """Return the source of POLL answers: the engine in force, or the cloud alone while the journal is unusable.
 
         Raises:
             MadError: as `current`, but for a JournalError.
@@ -182,16 +182,16 @@ class Engines:
             configuration = await asyncio.to_thread(self._source.current)
             if self._engine is None or self._engine.configuration is not configuration:
                 self._engine = await self._replacement(configuration)
-                gc.freeze()  # what a provider has imported stays for ever: no collection is to look through it
+                gc.freeze()  # a provider's imports stay forever, so garbage collections need not scan them
             return self._engine
 
     def _made(self, making: asyncio.Task[Engine]) -> None:
         self._making = None
         if not making.cancelled():
-            making.exception()  # whoever waits for it hears of it
+            making.exception()  # mark it as retrieved: the waiting callers get it
 
     async def _replacement(self, configuration: Configuration) -> Engine:
-        """The engine of new settings; while these do not work, the one of the settings before."""
+        """Return the engine of new settings; while these do not work, the engine of the earlier ones."""
         before = self._engine
         try:
             engine = await self._make(configuration)
@@ -212,7 +212,7 @@ class Engines:
             if sight.cloud is not None:
                 await self._confirm_account(sight.cloud.provider, configuration, journal)
         except JournalError:
-            raise  # POLLs need none: what is open is kept for them, and for when there is one
+            raise  # POLLs need no journal: the open provider stays for them, and for the next try
         except BaseException:
             self._opened = None
             await _close(sight)
@@ -229,7 +229,7 @@ class Engines:
         )
 
     async def _sight_of(self, configuration: Configuration) -> Sight:
-        """What these settings lead to, opened; what was opened for them before while there was no journal."""
+        """Return the opened provider of these settings, reusing one that was opened while the journal was unusable."""
         if self._opened is not None:
             opened_for, sight = self._opened
             if opened_for is configuration:
@@ -262,29 +262,29 @@ class Engines:
         return Sight(cloud=cloud, is_certain=False)
 
     async def _confirm_account(self, provider: Provider, configuration: Configuration, journal: Journal) -> None:
-        """Other credentials show another cloud, in which everything of ours would look gone (decision 16)."""
+        """Refuse credentials of another account, where all our instances would seem to be gone (decision 16)."""
         try:
             async with asyncio.timeout(configuration.settings.call_timeout):
                 account = await provider.account()
         except TimeoutError as error:
-            raise ProviderUnavailable(f"{provider.name} did not answer whose credentials these are") from error
+            raise ProviderUnavailable(f"{provider.name} did not say which account the credentials belong to") from error
         recorded = await journal.fact(_ACCOUNT)
         if recorded is None:
             await journal.set_fact(_ACCOUNT, account)
         elif recorded != account:
             raise WrongAccount(
-                f"credentials of another account: {account}, not {recorded} as before;"
-                f" if that is meant, run one-provider journal accept {configuration.name}"
+                f"credentials now belong to account {account}, expected {recorded}: restore them, or run"
+                f" one-provider journal accept {configuration.name} if that account is meant"
             )
 
     def _retire(self, engine: Engine | Sight) -> None:
-        """Close an engine once every action that may still use it is over."""
+        """Close an engine once every action that may use it has ended."""
         task = asyncio.create_task(_close_later(engine), name="retire an engine")
         self._retired[task] = engine
         task.add_done_callback(lambda done: self._retired.pop(done, None))
 
     async def close(self) -> None:
-        """End what runs, close the journal, which must not lose what was answered, and then every provider."""
+        """End running scripts, close the journal, which must record the answered requests, and then all providers."""
         opened = [self._opened[1]] if self._opened else []
         engines = [*self._retired.values(), *opened, *([self._engine] if self._engine else [])]
         for engine in engines:
@@ -302,7 +302,7 @@ class Engines:
 async def _close_later(engine: Engine | Sight) -> None:
     await asyncio.sleep(_RETIRE_SECONDS)
     while engine.verbatim is not None and engine.verbatim.is_busy:  # noqa: ASYNC110 - an hour later is soon enough
-        await asyncio.sleep(_RETIRE_SECONDS)  # a script may take as long as it likes
+        await asyncio.sleep(_RETIRE_SECONDS)  # scripts have no time limit
     await _close(engine)
 
 

@@ -1,24 +1,24 @@
-"""Every error that a person or the core can meet, each one sentence.
+"""Every error for a person or the core, each with a message of one sentence.
 
 MadError
 ├── SettingsError             the configuration cannot be used
 ├── JournalError              the journal cannot be read or written
 ├── RequestRefused            the request itself is wrong: nothing was done
 ├── DeadlineExceeded          the action ran out of time while waiting
-├── OwnershipError            the instance is not this VM's, or nobody can tell
-│   ├── NotOurs               its tags name another VM, another owner or nobody
+├── OwnershipError            the instance is not, or not certainly, this VM's
+│   ├── NotOurs               its tags name another VM or another owner, or are missing
 │   ├── AmbiguousInstance     several instances claim to be this VM
 │   ├── CannotTell            whether an instance still exists is not known for certain
 │   └── WrongAccount          the credentials belong to another account or region
-└── ProviderError             what a cloud answered, by kind
+└── ProviderError             an error of the cloud, by kind
     ├── ProviderUnavailable   no answer, or a server error: it may have taken effect
-    │   └── NotReached        nobody took the call: it was not carried out
+    │   └── NotReached        the call was certainly not carried out
     │       └── WrongEndpoint nothing has ever answered at the configured address
     ├── Throttled             refused for now: it was not carried out
     ├── AuthenticationRefused the credentials are not accepted
     ├── PermissionDenied      the credentials may not do this
-    ├── BadParameter          the cloud does not accept what was asked
-    ├── NoCapacity            the cloud has no room for this just now
+    ├── BadParameter          the cloud does not accept a parameter
+    ├── NoCapacity            the cloud has no capacity for this at this time
     ├── QuotaExceeded         the account may not have more
     ├── InstanceNotFound      the cloud does not know the instance
     ├── WrongState            the instance cannot do this in its present state
@@ -26,7 +26,7 @@ MadError
     ├── TokenMismatch         the idempotency token was used with other parameters
     └── NotSupported          this provider cannot do this at all
 
-The class tells the core what to do (`retryable`, `definite`); the fields tell a person what happened.
+The class decides what happens next (`retryable`, `definite`); the message explains the error to a person.
 docs/providers.md holds the same list as a table, and a test keeps the two alike.
 """
 
@@ -35,19 +35,19 @@ from __future__ import annotations
 from typing import ClassVar
 
 LONGEST_WAIT = 30.0
-"""Seconds that a cloud may make us wait before it is asked again, whatever it says: everything waits for that call."""
+"""Longest accepted `retry_after` of a cloud in seconds, since other calls wait for the repeated one."""
 
 
 class MadError(Exception):
-    """Something that went wrong, told in one sentence by `str()`. Never raised itself: one of its kinds is."""
+    """Base class of the errors below; `str()` returns the message, one sentence. Only subclasses are raised."""
 
 
 class SettingsError(MadError):
-    """The configuration cannot be used; the sentence names the file, the key and what was expected."""
+    """The configuration cannot be used; the message names the file, the key and the expected value."""
 
 
 class JournalError(MadError):
-    """The journal cannot be read or written; nothing that costs money is begun without it."""
+    """The journal cannot be read or written; no instance is created without it."""
 
 
 class RequestRefused(MadError):
@@ -55,15 +55,15 @@ class RequestRefused(MadError):
 
 
 class DeadlineExceeded(MadError):
-    """The action's time ran out; the sentence says what was being waited for."""
+    """The action's time ran out; the message names the step that it waited for."""
 
 
 class OwnershipError(MadError):
-    """An instance is not, or not certainly, the VM's that the request speaks of."""
+    """The instance does not, or not certainly, belong to the VM of the request."""
 
 
 class NotOurs(OwnershipError):
-    """The instance's tags name another VM, another owner, or nobody."""
+    """The instance's tags name another VM or another owner, or are missing."""
 
 
 class AmbiguousInstance(OwnershipError):
@@ -71,22 +71,22 @@ class AmbiguousInstance(OwnershipError):
 
 
 class CannotTell(OwnershipError):
-    """Whether an instance still exists is not certain, so it must not be called gone."""
+    """Whether an instance still exists is not certain, so it must not be reported as gone."""
 
 
 class WrongAccount(OwnershipError):
-    """The credentials lead to another account or region than the journal has recorded."""
+    """The credentials belong to another account or region than the one in the journal."""
 
 
 class ProviderError(MadError):
-    """What a cloud answered to a call.
+    """A call to the cloud failed.
 
     Attributes:
         retryable: the same call may succeed when it is sent again.
         definite: the call certainly had no effect; after a create, a new attempt may be opened.
-        is_paced: it is sent again until the action's deadline, and that is no retry: it certainly had no effect, and
-            the reason passes.
-        retry_after: seconds the cloud asked to wait, never more than `LONGEST_WAIT`; None where it asked for none.
+        is_paced: the call is sent again until the action's deadline without counting as a retry: it certainly had no
+            effect, and the reason is temporary.
+        retry_after: seconds the cloud asked to wait, at most `LONGEST_WAIT`; None where it asked for none.
     """
 
     retryable: ClassVar[bool] = False
@@ -103,10 +103,10 @@ class ProviderUnavailable(ProviderError):
 
 
 class NotReached(ProviderUnavailable):
-    """Nobody took the call: it was not sent, or whoever answered says that it was not carried out.
+    """The call was certainly not carried out: it was not sent, or the answer says so.
 
     Args:
-        sentence: who could not be reached, and why.
+        sentence: the name of the unreachable service, and why.
         retry_after: seconds the cloud asked to wait, or None.
     """
 
@@ -129,7 +129,7 @@ class Throttled(ProviderError):
     """The cloud refused the call for now and did not carry it out.
 
     Args:
-        sentence: what the cloud said.
+        sentence: the message.
         retry_after: seconds the cloud asked to wait, or None.
     """
 
@@ -154,19 +154,19 @@ class PermissionDenied(ProviderError):
 
 
 class BadParameter(ProviderError):
-    """The cloud, or its adapter, does not accept what was asked for."""
+    """The cloud, or its adapter, does not accept a parameter of the request."""
 
 
 class NoCapacity(ProviderError):
-    """The cloud has no room for this kind of instance just now; another kind or place may have."""
+    """The cloud lacks capacity for this type of instance at this time; another type or zone may have some."""
 
 
 class QuotaExceeded(ProviderError):
     """The account has reached a limit.
 
     Args:
-        sentence: what the cloud said.
-        is_general: the limit holds for every VM of this cloud, not only for one that asks for something special.
+        sentence: the message.
+        is_general: the limit applies to every VM of this cloud, not only to VMs with a special wish.
     """
 
     def __init__(self, sentence: str, *, is_general: bool = False) -> None:
@@ -195,7 +195,7 @@ class NotSupported(ProviderError):
 
     Args:
         provider: the provider's name.
-        what: what was asked for, in OpenNebula's words.
+        what: the requested feature, in OpenNebula's words.
     """
 
     def __init__(self, provider: str, what: str) -> None:
@@ -205,5 +205,5 @@ class NotSupported(ProviderError):
 
 
 def internal_error(error: BaseException) -> str:
-    """The sentence for a defect: its kind; what else is known of it is no sentence, and stands in the log."""
+    """Return the message for a defect, with its class; the details are in the log."""
     return f"internal error ({type(error).__name__}), the driver's log has the details"

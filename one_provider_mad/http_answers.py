@@ -1,7 +1,7 @@
-"""Answers over HTTP, taken in within bounds: of bytes, also as they unpack, and of what parsing may take.
+"""Reads HTTP answers within bounds: of bytes, also after decompression, and of time on the event loop.
 
-The other side may be anybody's, or broken: it chooses neither how much memory an answer takes nor how long the event
-loop stands still. Nothing large stays behind in an error that is raised.
+The other side may be hostile or broken: it must not decide how much memory an answer takes, nor how long it stops the
+event loop. Raised errors keep no large object alive.
 """
 
 from __future__ import annotations
@@ -27,33 +27,33 @@ LONGEST_REFUSAL = 64 * 1024
 """Bytes of an error that are read; EC2's have some hundreds."""
 
 SMALL = 64 * 1024
-"""Answers up to so many bytes are parsed on the event loop: it takes less than handing them to a thread."""
+"""Answers up to this many bytes are parsed on the event loop, which is faster than a thread for them."""
 
 LARGE = 4 * 1024 * 1024
-"""Answers of more bytes come one at a time: 32 connections would hold 32 of them otherwise. A full page has less."""
+"""Larger answers are read one at a time: 32 connections would hold 32 of them otherwise. A full page is smaller."""
 
 BULKY = 1024 * 1024
-"""Answers of more bytes leave much free memory behind, which the C library would keep."""
+"""Larger answers leave much free memory behind, which the C library would keep."""
 
 CODINGS = "gzip, deflate"
-"""Content codings that are understood, for Accept-Encoding."""
+"""Supported content codings, for Accept-Encoding."""
 
 _PIECE = 128 * 1024
-"""Bytes that are unpacked at a time, in less than a millisecond."""
+"""Bytes that are decompressed at a time, in less than a millisecond."""
 
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 
 
 class TooLargeError(ProviderUnavailable):
-    """The answer is larger than it may be; a smaller page may be asked for."""
+    """The answer exceeds the limit; the caller may ask for a smaller page."""
 
 
 class Answers:
-    """Takes in the answers of one cloud.
+    """Reads the answers of one cloud.
 
     Args:
-        limit: bytes that an answer may have, unpacked.
-        setting: what the configuration calls this limit.
+        limit: most bytes of an answer, decompressed.
+        setting: name of this limit in the configuration.
     """
 
     def __init__(self, *, limit: int, setting: str) -> None:
@@ -63,12 +63,12 @@ class Answers:
         self.parsing = asyncio.Lock()
 
     def next(self) -> Answer:
-        """Get ready for one answer; use it as a context manager."""
+        """Return a reader for one answer; use it as a context manager."""
         return Answer(self)
 
 
 class Answer:
-    """One answer, from its first byte until it is read."""
+    """One answer, from its first byte until it is parsed."""
 
     def __init__(self, answers: Answers) -> None:
         self._answers = answers
@@ -86,14 +86,14 @@ class Answer:
             asyncio.get_running_loop().run_in_executor(None, _give_memory_back)
 
     async def take(self, response: aiohttp.ClientResponse, *, what: str) -> None:
-        """Take in the whole body.
+        """Read the whole body.
 
         Args:
-            response: whose session does not unpack by itself.
-            what: the answer, for sentences.
+            response: its session must not decompress.
+            what: name of the answer, for error messages.
 
         Raises:
-            ProviderUnavailable: it is too large, or not packed as its header says.
+            ProviderUnavailable: the body is too large, or not compressed as its header says.
         """
         limit = self._answers.limit
         try:
@@ -103,11 +103,11 @@ class Answer:
             raise TooLargeError(f"{what} has more than {limit} bytes: raise {self._answers.setting}") from None
         except zlib.error as error:
             self._let_go()
-            raise ProviderUnavailable(f"{what} cannot be unpacked: {error}") from None
+            raise ProviderUnavailable(f"{what} cannot be decompressed: {error}") from None
 
     async def take_refusal(self, response: aiohttp.ClientResponse) -> bytes:
-        """Read an error's body, or the beginning of one that is longer than those of a cloud are."""
-        with suppress(_EndlessError, zlib.error):  # its status says enough
+        """Read the body of an error, or its beginning when it is unusually long."""
+        with suppress(_EndlessError, zlib.error):  # the status is enough
             await self._fill(response, LONGEST_REFUSAL)
         return self._given_away()[:LONGEST_REFUSAL]
 
@@ -126,20 +126,20 @@ class Answer:
                     await self._answers.reading.acquire()
                     self._is_large = True
                 if len(piece) >= _PIECE:
-                    await asyncio.sleep(0)  # a few bytes may become a thousand times as many
+                    await asyncio.sleep(0)  # a few bytes may decompress to a thousand times as many
             if arrived > limit:
-                raise _EndlessError  # although nothing comes of it
+                raise _EndlessError  # many compressed bytes that decompress to nothing
         for piece in unpacked(b""):
             self._body += piece
 
     async def read(self, work: Callable[[bytes], _Read]) -> _Read:
-        """Make something of the body: in a thread where it is not small, one after the other.
+        """Parse the body; a large one in a thread, one at a time.
 
         Args:
-            work: pure; is given the body.
+            work: pure; takes the body and returns the result.
 
         Raises:
-            MadError: what `work` raises, without the frames that hold the body and what was made of it.
+            MadError: the error of `work`, without its frames, which hold the body and its parts.
         """
         try:
             if len(self._body) <= SMALL:
@@ -161,19 +161,19 @@ class Answer:
 
 
 def seconds_asked(headers: Mapping[str, str]) -> float | None:
-    """Seconds that `Retry-After` asks to wait; None where it has no number."""
+    """Return the seconds in `Retry-After`; None where it has no number."""
     text = headers.get("Retry-After", "").strip()
     return float(text) if text.isascii() and text.isdecimal() else None
 
 
 def without_frames(error: _Error) -> _Error:
-    """The error, as if it had been raised nowhere: the frames that a traceback keeps hold whole answers."""
+    """Return the error without traceback and causes, whose frames hold whole answers."""
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 
 
 def _give_memory_back() -> None:
-    """Have glibc return what is free in the middle of its heaps: mostly the tree of a large document."""
+    """Make glibc return free memory inside its heaps, mostly from the tree of a large document."""
     if _trim is not None:
         _trim(0)
 
@@ -182,20 +182,20 @@ _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 class _EndlessError(Exception):
-    """More came than may come."""
+    """The answer exceeds its limit."""
 
 
 def _unpacking(coding: str) -> Callable[[bytes], Iterable[bytes]]:
-    """What unpacks the next bytes of a body, piece by piece as they are taken; given b"", it says what is missing.
+    """Return a function that decompresses the next bytes of a body piece by piece; b"" marks the end.
 
-    It raises zlib.error for what is not packed well.
+    It raises zlib.error for corrupt data, and at the end for missing data.
     """
     match coding.strip().lower():
         case "" | "identity":
             return lambda plain: (plain,)
         case "gzip" | "x-gzip" | "deflate":
             return partial(_pieces, zlib.decompressobj(_GZIP_OR_ZLIB))
-    raise zlib.error(f"nobody asked for Content-Encoding {coding[:20]!r}")
+    raise zlib.error(f"Content-Encoding {coding[:20]!r} was not requested")
 
 
 def _pieces(unpacker: zlib._Decompress, packed: bytes) -> Iterator[bytes]:

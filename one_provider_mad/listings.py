@@ -1,4 +1,4 @@
-"""PURE: a listing that contradicts itself is a broken one, whatever cloud has given it (decision 18)."""
+"""PURE: refuses a listing of any cloud that contradicts itself (decision 18)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _LONGEST = 64
 
 
 def by_id(instances: Iterable[Instance]) -> dict[DeployId, Instance]:
-    """Index a listing by deploy id; rows that say the same of an instance count as one.
+    """Return a listing by deploy id; rows with the same facts on an instance count as one.
 
-    Between two pages a row may move from one to the other and be shown twice: that is no contradiction, nor are usage
-    figures, which change by the second. Two states or two owners are: which one is true nobody can tell.
+    A row may move between two pages and be listed twice: that is no contradiction, nor are usage figures, which change
+    by the second. Two states or two owners are a contradiction, since it is unknown which one is true.
 
     Raises:
-        ProviderUnavailable: it says two things of one instance, so that nothing it says can be relied on.
+        ProviderUnavailable: the rows of one instance differ, so that the whole listing is unreliable.
     """
     rows = list(instances)
     found = {row.deploy_id: row for row in rows}
@@ -28,8 +28,8 @@ def by_id(instances: Iterable[Instance]) -> dict[DeployId, Instance]:
             other = found[row.deploy_id]
             if row != other and _facts(row) != _facts(other):
                 raise ProviderUnavailable(
-                    f"the cloud's listing contradicts itself: instance {row.deploy_id[:_LONGEST]!a} is in it twice,"
-                    " and differently"
+                    "the cloud's listing contradicts itself: it has two different rows for instance"
+                    f" {row.deploy_id[:_LONGEST]!a}"
                 )
     return found
 

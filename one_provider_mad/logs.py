@@ -1,6 +1,6 @@
-"""The driver's own log: one JSON object a line, in OpenNebula's log directory.
+"""The driver's own log: one JSON object per line, in OpenNebula's log directory.
 
-Standard output belongs to the protocol. What an operator should see in OpenNebula's own logs goes there as LOG lines
+Standard output belongs to the protocol. Messages for the operator in OpenNebula's own logs are sent as LOG lines
 (actions/dispatcher.py, Dispatcher.tell).
 """
 
@@ -25,20 +25,20 @@ from one_provider_mad.settings import Places
 
 
 def configure(program: str, name: str, places: Places, *, has_stderr: bool, is_verbose: bool) -> str | None:
-    """Send the log to `<program>_<NAME>.log`, or to stderr for a person where that cannot be written.
+    """Send the log to `<program>_<NAME>.log`, or to stderr when the file cannot be written and a person reads stderr.
 
     Args:
         program: `one_vmm_provider`.
         name: NAME from ARGUMENTS.
-        places: the log directory is taken from here.
-        has_stderr: somebody may read stderr.
+        places: holds the log directory.
+        has_stderr: stderr was open at the start, so a person may be reading it.
         is_verbose: debug lines too (ONE_MAD_DEBUG).
 
     Returns:
         A sentence when there is no log file, else None.
     """
     structlog = import_structlog()
-    # A NAME that is no name (a path, say) must not choose the file.
+    # An invalid NAME, such as a path, must not choose the file.
     fit = "".join(character if character.isalnum() or character in "._-" else "_" for character in name) or "unnamed"
     path = places.log / f"{program}_{fit}.log"
     problem = None
@@ -63,23 +63,23 @@ def configure(program: str, name: str, places: Places, *, has_stderr: bool, is_v
 
 
 _LONGEST = 12_000
-"""Characters kept of one value: what a script has printed may be megabytes. EC2's encoded messages, which are of no use
-in part, have up to 10,240 (docs.aws.amazon.com, API_DecodeAuthorizationMessage)."""
+"""Characters kept of one value: a script's output may be megabytes. EC2's encoded messages, which are useless when cut,
+have up to 10,240 (docs.aws.amazon.com, API_DecodeAuthorizationMessage)."""
 
 
 def _encode(event: dict[str, object], *, default: Callable[[object], object]) -> str:
-    """Write an event as JSON; three times as fast as the standard library, and every action has one."""
+    """Return an event as JSON; three times as fast as the standard library, which counts as every action logs one."""
     for key, value in event.items():
         if isinstance(value, str) and len(value) > _LONGEST:
             event[key] = f"{masked(value)[:_LONGEST]}… ({len(value)} characters)"
     try:
         return escaped(masked(msgspec.json.encode(event, enc_hook=default).decode()))
-    except (UnicodeEncodeError, TypeError):  # half a surrogate pair, a key that is no text
+    except (UnicodeEncodeError, TypeError):  # half a surrogate pair, a key that is not text
         return masked(json.dumps(event, default=default))
 
 
 def import_structlog() -> ModuleType:
-    """Import structlog without rich, which it would load just for being installed: 40 ms of the start."""
+    """Import structlog without rich, which it would load whenever it is installed: 40 ms of the start."""
     missing = object()
     before = sys.modules.get("rich", missing)
     if before is missing:
@@ -93,14 +93,14 @@ def import_structlog() -> ModuleType:
 
 
 _LOOK_SECONDS = 0.2
-"""How often to see whether the file was moved away: logrotate's delaycompress leaves a day for the rest."""
+"""Period of checking whether the file was moved: logrotate's delaycompress leaves a day for the last lines."""
 
 
 class LogFile:
-    """A file that follows its path: when logrotate has moved it away, the next line begins a new one.
+    """A log file that is reopened at its path after logrotate has moved it.
 
     Args:
-        path: the file; made with mode 0640.
+        path: the file; created with mode 0640.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,7 +113,7 @@ class LogFile:
         """Open the file at the path.
 
         Raises:
-            OSError: it cannot be made or written.
+            OSError: the file cannot be created or written.
         """
         descriptor = open_file(self._path, os.O_WRONLY | os.O_APPEND, 0o640)
         if self._descriptor >= 0:
@@ -122,7 +122,7 @@ class LogFile:
         self._inode = os.fstat(descriptor).st_ino
 
     def write(self, text: str) -> int:
-        """Append; what cannot be written is lost, since a full disk must not stop the driver."""
+        """Append a text; a failed write loses it, since a full disk must not stop the driver."""
         try:
             if self._is_moved():
                 self.reopen()
@@ -131,7 +131,7 @@ class LogFile:
             return 0
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: writes are not buffered."""
 
     def _is_moved(self) -> bool:
         now = time.monotonic()

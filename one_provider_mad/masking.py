@@ -1,8 +1,8 @@
-"""Known secrets, and how they are taken out of what is told.
+"""Known secrets, and their removal from replies and logs.
 
-A cloud, a proxy or an OpenNebula may repeat in its answer what it was sent: a session token, `user:password`. What is
-read as a secret is noted here, and taken out of every line and log entry by those that write them
-(protocol/vmm.py `clean`, logs.py), whoever has said it.
+A cloud, a proxy or an OpenNebula may repeat a secret of the request in its answer: a session token, `user:password`.
+Every secret that is read is recorded here, and masked in every line and log entry when it is written
+(protocol/vmm.py `clean`, logs.py).
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from collections.abc import Iterator
 MASK = "***"
 
 _SHORTEST = 8
-"""Characters from which on a secret is taken out wherever it stands; a shorter one would be cut out of other words."""
+"""Shortest secret that is masked everywhere; a shorter one would be masked inside other words."""
 
 _LONGEST_WORD = 16
-"""Letters of one case alone are a word up to this length, as `opennebula`, which stands in ordinary sentences."""
+"""Longest secret of letters alone that counts as an ordinary word, such as `opennebula`, and is not masked."""
 
 _SHORTEST_LOGIN = 6
-"""Characters of `user:password`, which hardly stands anywhere by chance."""
+"""Shortest `user:password` that is masked; it hardly occurs by chance."""
 
 _MOST = 64
-"""Secrets that are known at once, the oldest goes first: session tokens are renewed for as long as a driver runs."""
+"""Most known secrets, the oldest are forgotten first: session tokens are renewed for as long as a driver runs."""
 
 _GUESSED = re.compile(
     r"""(?P<name>(?:secret|passw|token|credential|private|api_?key|access_?key)[\w-]*["']?\s*[:=]\s*["']?)[^\s"',;]+""",
     re.IGNORECASE,
 )
-"""A value under a name that says that it is secret."""
+"""A value after a name of a secret."""
 
 
 class _Known:
-    """The secrets that are known, in every form they are looked for."""
+    """The known secrets, in all their forms."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._secrets: dict[tuple[str, str], None] = {}
         self.forms: tuple[tuple[str, str], ...] = ()
-        """What is looked for and what takes its place, the longest first."""
+        """Each form and its replacement, the longest first."""
 
     def add(self, secret: str, shown: str = "") -> None:
-        """Know a secret; `shown` is what may stay in front of it."""
+        """Add a secret; `shown` is the part before it that stays visible."""
         with self._lock:
             key = (secret, shown)
             if self._secrets.pop(key, key) is None:
@@ -61,14 +61,14 @@ _known = _Known()
 
 
 def keep_secret(*secrets: str) -> None:
-    """Take these out of everything that is written from now on; not what is short, or an ordinary word."""
+    """Mask these secrets from now on, except short ones and ordinary words."""
     for secret in secrets:
         if len(secret) >= _SHORTEST and not _is_word(secret):
             _known.add(secret)
 
 
 def keep_login_secret(login: str) -> None:
-    """Take the password of `user:password` out of everything, and of the two together however simple it is."""
+    """Mask the password of `user:password` from now on; a simple one only together with the user."""
     user, _, password = login.partition(":")
     keep_secret(password)
     if user and password and len(login) >= _SHORTEST_LOGIN:
@@ -76,8 +76,8 @@ def keep_login_secret(login: str) -> None:
 
 
 def keep_url_secret(url: str) -> None:
-    """Take the password that a URL holds out of everything, if it holds one, as a proxy's does."""
-    from urllib.parse import unquote, urlsplit  # not for every start: few have a password in a URL
+    """Mask the password in a URL, such as a proxy's, from now on."""
+    from urllib.parse import unquote, urlsplit  # imported late: few configurations have a password in a URL
 
     try:
         parts = urlsplit(url if "//" in url else f"//{url}")
@@ -89,7 +89,7 @@ def keep_url_secret(url: str) -> None:
 
 
 def masked(text: str) -> str:
-    """Return the text without the secrets that are known."""
+    """Return the text with the known secrets masked."""
     for form, mask in _known.forms:
         if form in text:
             text = text.replace(form, mask)
@@ -97,7 +97,7 @@ def masked(text: str) -> str:
 
 
 def masked_by_name(text: str) -> str:
-    """Mask also what follows a name such as `SecretAccessKey:`, for a program that deals with secrets not known yet."""
+    """Return the text with known secrets, and values after names such as `SecretAccessKey:`, masked."""
     return _GUESSED.sub(rf"\g<name>{MASK}", masked(text))
 
 
@@ -106,7 +106,7 @@ def _is_word(text: str) -> bool:
 
 
 def _forms(secret: str, shown: str) -> Iterator[tuple[str, str]]:
-    """Each way in which a secret may come back: as it is, in a URL, in quotes, in a template, in base64."""
+    """Yield each form in which a secret may come back: unchanged, in a URL, in quotes, in a template, in base64."""
     from urllib.parse import quote
 
     mask = f"{shown}{MASK}"

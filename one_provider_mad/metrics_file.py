@@ -1,8 +1,8 @@
-"""Keeps a program's metrics in a file for node_exporter's textfile collector, where `[metrics]` says so.
+"""Writes a program's metrics to a file for node_exporter's textfile collector, where `[metrics]` turns it on.
 
-The collector reads every `*.prom` of its directory when it is scraped, so a file is written beside and renamed: half of
-one is never seen (https://github.com/prometheus/node_exporter#textfile-collector). All that touches files runs in a
-thread. Nothing that goes wrong here stops anything else; the operator is told once.
+The collector reads every `*.prom` of its directory at each scrape, so the file is replaced by a rename and is never
+read half-written (https://github.com/prometheus/node_exporter#textfile-collector). File operations run in a thread. A
+failure here affects nothing else; the operator gets one warning.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from one_provider_mad.settings import MetricsSettings, Places, load
 log = structlog.get_logger()
 
 _LOOK_SECONDS = 2.0
-"""How often to see whether somebody has turned metrics on, or what they write off."""
+"""Period of checking whether metrics were turned on while they are off."""
 
 _GLANCE_SECONDS = 5.0
-"""Longest pause until the configuration is read again: an edited interval counts within this time."""
+"""Longest pause until the configuration is read again: an edited interval takes effect within this time."""
 
 _TURN_SECONDS = 1.0
-"""How often to see whether the process that writes the file has ended."""
+"""Period of checking whether the process that holds the file has ended."""
 
 _PATIENCE = 5.0
-"""Seconds for which that is no news: a driver that is started anew may meet the one before, which is ending."""
+"""Seconds before a warning about that process: a restarted driver may meet its predecessor, which is ending."""
 
 _MODE = 0o644
-"""node_exporter runs as a user of its own; there is nothing secret in it."""
+"""Readable for node_exporter, which runs as another user; the file holds no secrets."""
 
 
 class InUseError(Exception):
-    """Another process writes this file; the argument is its number, "" where nobody knows."""
+    """Another process writes this file; the argument is its process id, "" when unknown."""
 
 
 class MetricsFile:
@@ -52,9 +52,9 @@ class MetricsFile:
     Args:
         name: NAME.
         program: the program.
-        places: where the configuration is.
-        warn: tells the operator one sentence.
-        measure: asked before each writing to tell the recorder what is counted only then.
+        places: the directory of the configuration.
+        warn: sends the operator one sentence.
+        measure: called before each write to set the recorder's gauges.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class MetricsFile:
         self._complaint = ""
 
     async def begin(self) -> None:
-        """Count from now on, if the configuration says so. Never raises."""
+        """Start counting, if the configuration turns metrics on. Never raises."""
         await self._carefully(self._obey)
 
     async def keep(self) -> None:
-        """Write for as long as the driver runs, while metrics are on."""
+        """Write the file until cancelled, while metrics are on."""
         while True:
             await self._carefully(self._obey_and_write)
             ended = monotonic()
@@ -96,11 +96,11 @@ class MetricsFile:
         return pause if self._awaited_since is None else min(pause, _TURN_SECONDS)
 
     async def end(self) -> None:
-        """Write what was counted up to the end; `keep` must have been cancelled. Never raises."""
+        """Write the file a last time; `keep` must have been cancelled. Never raises."""
         await self._carefully(self._write)
 
     async def _carefully(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Do what may fail in many ways, none of which is to be felt elsewhere."""
+        """Run work and turn any failure into a warning."""
         try:
             await work()
         except ImportError:
@@ -114,19 +114,19 @@ class MetricsFile:
             if monotonic() - self._awaited_since >= _PATIENCE:
                 self._complain(
                     f"another {self._program} of {self._name}, process {error.args[0] or 'unknown'}, writes"
-                    f" {self._file.path if self._file else 'them'} already; end the one that is too many"
+                    f" {self._file.path if self._file else 'them'} already; end one of the two"
                 )
         except OSError as error:
             self._complain(
-                f"{self._settings.textfile_directory}: {error.strerror}; make that directory, which [metrics] names,"
-                f" and let user {os.geteuid()} write there"
+                f"{self._settings.textfile_directory}: {error.strerror}; create that directory, or correct [metrics],"
+                f" and let user {os.geteuid()} write to it"
             )
         except Exception as error:
             if self._complain(f"internal error ({type(error).__name__}), the driver's log has the details"):
                 log.exception("metrics failed")
 
     async def _obey(self) -> None:
-        """Do as the configuration says by now."""
+        """Apply the current configuration."""
         await asyncio.to_thread(self._look)
         directory = self._settings.textfile_directory
         path = Path(directory) / f"{self._program}_{self._name}.prom" if directory else None
@@ -154,7 +154,7 @@ class MetricsFile:
             self._complaint, self._awaited_since = "", None
 
     def _look(self) -> None:
-        """Read the settings again if the file has changed; while they cannot be used, those from before stay."""
+        """Read the settings again after an edit; unusable ones are ignored."""
         try:
             status = (self._places.conf / f"{self._name}.toml").stat()
             seen: tuple[int, ...] = (status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode)
@@ -166,7 +166,7 @@ class MetricsFile:
                 self._settings = load(self._name, self._places).settings.metrics
 
     def _complain(self, reason: str) -> bool:
-        """Tell the operator, unless that was the last thing told; true when it was not."""
+        """Warn the operator, unless the last warning was the same; return True for a new one."""
         is_news = reason != self._complaint
         if is_news:
             self._complaint = reason
@@ -176,14 +176,14 @@ class MetricsFile:
 
 
 class Textfile:
-    """One file that one process at a time may write; used in threads, by one of them at a time.
+    """A file for one writing process at a time; its methods run in threads, one at a time.
 
-    A second driver of the same NAME, a mistake or one that is just ending, would write its own figures over those of
-    the first every few seconds: counters would jump to and fro. So whoever writes holds a lock, which the kernel takes
-    from the dead (flock(2)), and which no child gets: descriptors are closed when another program is started.
+    A second driver of the same NAME, started by mistake or just ending, would overwrite the first one's figures every
+    few seconds: counters would jump to and fro. So the writer holds a lock, which the kernel releases when the process
+    ends (flock(2)), and which children do not inherit: descriptors are closed on exec.
 
     Args:
-        path: the file; a lock and what is being written stand beside it, under names that the collector does not read.
+        path: the file; its lock and its temporary file are beside it, under names that the collector ignores.
     """
 
     def __init__(self, path: Path) -> None:
@@ -193,18 +193,18 @@ class Textfile:
         self._turn = threading.Lock()
 
     def write(self, render: Callable[[], bytes]) -> None:
-        """Replace the file by what is rendered.
+        """Replace the file with the rendered text.
 
         Raises:
-            InUseError: another process writes it.
-            OSError: it cannot be written.
+            InUseError: another process writes the file.
+            OSError: the file cannot be written.
         """
-        with self._turn:  # what a cancelled task has begun goes on in its thread
+        with self._turn:  # a thread may still be running for a cancelled task
             self._hold()
             replace_file(self.path, render(), beside=f".{self.path.name}.new", mode=_MODE)
 
     def remove(self) -> None:
-        """What is written no more is not to be scraped for ever. Never raises; what others write is left to them."""
+        """Remove the file, so that it is not scraped forever, unless another process writes it. Never raises."""
         with self._turn, suppress(OSError):
             if self._lock is not None and self._is_there(self._lock):
                 self.path.unlink(missing_ok=True)
@@ -212,7 +212,7 @@ class Textfile:
             self._release()
 
     def _hold(self) -> None:
-        """Hold the lock, whoever may have cleaned up the directory meanwhile."""
+        """Take the lock, again if its file was removed meanwhile."""
         if self._lock is not None and self._is_there(self._lock):
             return
         self._release()
@@ -233,7 +233,7 @@ class Textfile:
         os.write(descriptor, f"{os.getpid()}\n".encode())
 
     def _is_there(self, descriptor: int) -> bool:
-        """True while the lock's name leads to the file that is open."""
+        """Return True while the lock's path leads to the open file."""
         try:
             return os.path.samestat(os.fstat(descriptor), self._lock_path.stat())
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Moments whose distance can be told although somebody sets the clock on the wall meanwhile."""
+"""Timestamps whose difference survives changes of the wall clock."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from one_provider_mad.domain import Value
 
 
 class Moment(Value, frozen=True, kw_only=True):
-    """A moment on two clocks.
+    """A timestamp on two clocks.
 
     Attributes:
-        at: seconds since the epoch, as the wall has it: NTP or a person may set it, in either direction.
-        steady: seconds on the event loop's clock, which nobody sets: all processes of one boot share it
+        at: seconds since the epoch on the wall clock: NTP or a person may set it, in either direction.
+        steady: seconds on the event loop's clock, which cannot be set: all processes of one boot share it
             (CLOCK_MONOTONIC, clock_gettime(2)).
-        boot: id of the boot that `steady` belongs to, "" where it cannot be told.
+        boot: id of the boot that `steady` belongs to, "" when unknown.
     """
 
     at: float
@@ -24,19 +24,19 @@ class Moment(Value, frozen=True, kw_only=True):
 
     @classmethod
     def now(cls, clock: Callable[[], float]) -> Moment:
-        """This moment; needs a running loop.
+        """Return the current time; needs a running loop.
 
         Args:
-            clock: the wall's, seconds since the epoch.
+            clock: the wall clock, seconds since the epoch.
         """
         return cls(at=clock(), steady=asyncio.get_running_loop().time(), boot=_BOOT)
 
     def since(self, earlier: Moment) -> float:
-        """Seconds from an earlier moment to this one; by the wall's clock only where there has been a boot between."""
+        """Return the seconds from an earlier timestamp; by the wall clock only when the machine booted in between."""
         if self.boot and self.boot == earlier.boot and self.steady >= earlier.steady:
             return self.steady - earlier.steady
         seconds = self.at - earlier.at
-        # Behind a moment that is past: the wall's clock was set back. No boot is younger than what came before it.
+        # Negative when the wall clock was set back: then at least the time since the boot has passed.
         return seconds if seconds >= 0 or not self.boot else self.steady
 
 

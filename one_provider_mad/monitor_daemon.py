@@ -1,4 +1,4 @@
-"""The composition root of the information driver: what is reported on a cloud, to oned up to 5.10 or to monitord."""
+"""The composition root of the information driver, which reports on a cloud to oned up to 5.10 or to monitord."""
 
 from __future__ import annotations
 
@@ -29,30 +29,30 @@ if TYPE_CHECKING:
 PROGRAM = "one_im_provider"
 
 _SETTLED_AFTER = 1.0
-"""Seconds after INIT before anything unasked is written: INIT's answer is read with one read (include/Driver.h)."""
+"""Seconds after INIT before unasked lines are written: INIT's answer is read with one read (include/Driver.h)."""
 
 _SAVE_SECONDS = 1.0
-"""How often to see whether there is something new to remember."""
+"""Period of checking whether the state file must be written."""
 
 _STAMP_SECONDS = 60.0
-"""How old the remembered timestamp may become while nothing else changes."""
+"""Greatest age of the timestamp in the state file while nothing else changes."""
 
 _ASK_AGAIN_SECONDS = 5.0
-"""Seconds until a core that did not name its hosts is asked again."""
+"""Seconds until a core that did not list its hosts is asked again."""
 
 _STOP_SECONDS = 0.3
 _CLOSE_SECONDS = 0.4
-"""How long what runs may take to end, and what is open to close: with the watch of serving.py less than a second."""
+"""How long running tasks may take to end, and open files to close: with the period of serving.py less than a second."""
 
 
 def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: bytes) -> int:
-    """Serve until the end of input; returns the exit code.
+    """Serve until the end of input, and return the exit code.
 
     Args:
         options: ARGUMENTS.
         has_stderr: stderr was open at the start, so a person may be reading it.
         is_initialised: INIT came and was answered.
-        begun: what else was read of the input.
+        begun: the input read so far, without INIT.
     """
     daemon = _MonitorDaemon(options, has_stderr=has_stderr, is_initialised=is_initialised)
     return asyncio.run(daemon.serve(begun))
@@ -70,14 +70,14 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         return parse_oversized(line) if isinstance(line, Oversized) else parse_line(line)
 
     def _shows_core_is_up(self, asked: ImRequest | Unreadable) -> bool:
-        # oned's timer sends MONITOR while it starts (up to 5.10, src/im/InformationManager.cc, timer_action); monitord
-        # is started once everything else is up (from 5.12 on, src/nebula/Nebula.cc).
+        # oned's timer sends MONITOR while oned starts (up to 5.10, src/im/InformationManager.cc, timer_action); oned
+        # starts monitord once everything else is up (from 5.12 on, src/nebula/Nebula.cc).
         word = asked.word if isinstance(asked, Unreadable) else type(asked).__name__.upper()
         return word != Monitor.__name__.upper()
 
     def _accept(self, asked: ImRequest | Unreadable) -> None:
         if self._desk is None:
-            raise AssertionError("nothing is taken before it is set up")
+            raise AssertionError("a request was accepted before the set-up")
         self._desk.accept(asked)
 
     # Beginning
@@ -112,7 +112,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         await self._begin_metrics(PROGRAM, places, warn=self._warn, measure=desk.measure)
         self._begin_to_take()
         if not self._is_initialised:
-            return  # a person at a pipe: what a driver in service remembers is none of their business
+            return  # a person at a pipe must not change the state of a driver in service
         if before is not None and before.hosts and is_same_parent:
             self._start(partial(self._resume, before, begun_at), "resume")
             before = None
@@ -120,13 +120,13 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         self._start(partial(self._know_core, desk, self._keeper, before, begun_at), "know the core")
 
     async def _know_core(self, desk: Desk, keeper: _Keeper, before: State | None, begun_at: float) -> None:
-        """Be silent while another front-end leads, and report on all hosts of the core when this one does.
+        """Stop reports while another front-end leads, and report on all hosts of the core while this one does.
 
         Args:
             desk: keeps the schedules.
-            keeper: replaces what is remembered, once the core's hosts are known.
-            before: what another monitord's driver has remembered, None for nothing.
-            begun_at: loop time of our beginning.
+            keeper: replaces the state file once the core's hosts are known.
+            before: state of a driver of another monitord, None for none.
+            begun_at: loop time of this driver's start.
         """
         if not await self._may_ask_opennebula():
             keeper.begin()
@@ -152,13 +152,13 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
     async def _take_up_hosts(
         self, desk: Desk, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event
     ) -> None:
-        """Take up the core's hosts whenever this front-end begins to lead: monitord may never name them."""
+        """Monitor the core's hosts whenever this front-end begins to lead, since monitord may never name them."""
         from one_provider_mad.errors import MadError
 
         complaint = ""
         while True:
             await begins_to_lead.wait()
-            begins_to_lead.clear()  # before the core is asked: it may be set again meanwhile
+            begins_to_lead.clear()  # cleared before the core is asked: it may be set again meanwhile
             try:
                 await self._take_up(desk, before.hosts if before is not None else ())
             except MadError as error:
@@ -171,7 +171,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             keeper.begin()
 
     async def _take_up(self, desk: Desk, before: tuple[StartMonitor, ...]) -> None:
-        """Ask the core for its hosts once, and report on them. Raises MadError."""
+        """Ask the core for its hosts once, and monitor them. Raises MadError."""
         from one_provider_mad.monitor.core_hosts import FIRST_WITH_MONITORD, wanted_hosts
         from one_provider_mad.xmlrpc.local import LocalCore
         from one_provider_mad.xmlrpc.release import release_of
@@ -190,7 +190,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         await asyncio.sleep(max(0.0, begun_at + _SETTLED_AFTER - asyncio.get_running_loop().time()))
 
     async def _resume(self, before: State, begun_at: float) -> None:
-        """Go on where a dead process stopped: monitord says nothing to a driver that it started anew."""
+        """Resume the monitoring of a dead process: monitord sends nothing to a restarted driver."""
         await self._until_settled(begun_at)
         self._writer.open()
         if self._desk is not None:
@@ -199,7 +199,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             self._keeper.begin()
 
     def _warn(self, sentence: str) -> None:
-        """Tell the operator: our log, and the core's."""
+        """Send the operator a sentence through this driver's log and the core's."""
         if self._desk is not None:
             self._desk.tell(Severity.WARNING, sentence)
 
@@ -211,11 +211,11 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         await self._writer.drained()
 
     def _hold(self) -> None:
-        """Reports go on until the core says that it is over: they change nothing."""
+        """Keep reporting until the core ends the driver: reports change nothing."""
 
     async def _let_go(self) -> None:
         if self._cloud is not None:
-            self._cloud.kill()  # first: a probe that does not mind being asked would outlive us
+            self._cloud.kill()  # first: a probe that ignores SIGTERM would outlive this process
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
                 if self._desk is not None:
@@ -229,7 +229,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
 
 
 async def _allocations(host_ids: Collection[int]) -> Mapping[int, Allocation]:
-    """What the local OpenNebula has given away on these hosts. Raises MadError."""
+    """Return the allocated capacity of these hosts from the local OpenNebula. Raises MadError."""
     from one_provider_mad.monitor.core_hosts import allocation_of
     from one_provider_mad.xmlrpc.local import LocalCore
 
@@ -240,7 +240,7 @@ async def _allocations(host_ids: Collection[int]) -> Mapping[int, Allocation]:
 
 
 class _Keeper:
-    """Writes down what the next process has to know, whenever it has changed."""
+    """Writes the state for the next process whenever it has changed."""
 
     def __init__(
         self,
@@ -264,12 +264,12 @@ class _Keeper:
         self._complaint = ""
 
     def begin(self) -> None:
-        """From now on the hosts are known: what a dead process wrote may be replaced."""
+        """Allow writes: the hosts are known, so that the state of a dead process may be replaced."""
         self._may_save = True
         self._wake.set()
 
     async def keep(self) -> None:
-        """Save for as long as the driver runs: hosts at once, the rest now and then."""
+        """Save until cancelled: new hosts at once, other changes every second."""
         while True:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_SAVE_SECONDS):
@@ -278,7 +278,7 @@ class _Keeper:
             await self.save()
 
     async def save(self) -> None:
-        """Save what has changed."""
+        """Save the state if it has changed."""
         state = self._modules.State(
             parent=self._parent,
             hosts=self._desk.hosts,
@@ -307,7 +307,7 @@ class _Keeper:
 
 
 class _Modules(CommonModules):
-    """What is imported after INIT."""
+    """The modules that are imported after INIT."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""From configuration to a cloud that can be listed, and again when the file changes (decisions 3, 16, 24).
+"""Builds the monitored cloud from the configuration, and again after an edit (decisions 3, 16, 24).
 
-Beside engines.py, which makes of the same file what the actions run on. This one writes nothing but its providers' own
-files: the journal, and the account that it remembers, belong to the action driver.
+Counterpart of engines.py, which builds the action driver's engine from the same file. This module writes nothing but
+its providers' own files: the journal, and the account in it, belong to the action driver.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ACCOUNT = "account"
 _SCRIPTS = "scripts"
 
 _RETIRE_SECONDS = 300.0
-"""How long the provider of older settings is kept: longer than any listing takes, since one may still use it."""
+"""How long the provider of earlier settings stays open: longer than any listing that may still use it."""
 
 
 class MonitoredCloud:
@@ -39,8 +39,8 @@ class MonitoredCloud:
 
     Args:
         options: ARGUMENTS.
-        places: where configuration and state are.
-        warn: tells the operator one sentence.
+        places: the directories of configuration and state.
+        warn: sends the operator one sentence.
     """
 
     def __init__(self, options: Options, places: Places, *, warn: Callable[[str], None]) -> None:
@@ -60,15 +60,15 @@ class MonitoredCloud:
         read_tables(configuration)
 
     def _warn_once(self, sentence: str) -> None:
-        log.warning("configuration not taken", reason=sentence)
+        log.warning("operator warned", reason=sentence)
         self._warn(sentence)
 
     async def load(self) -> None:
-        """Read the configuration off the loop for the first time; whatever it says, `told` is quick from then on."""
+        """Read the configuration for the first time in a thread; later calls of `told` are quick."""
         await asyncio.to_thread(self.told)
 
     def told(self) -> Told:
-        """What the configuration says; what it said last, or defaults, while it cannot be used."""
+        """Return the configuration's facts; the last usable ones, or defaults, while it cannot be used."""
         try:
             configuration = self._source.current()
             if configuration is not self._told_by:
@@ -79,11 +79,11 @@ class MonitoredCloud:
                 )
                 self._told_by = configuration
         except SettingsError:
-            pass  # `current` says why
+            pass  # `current` raises it
         return self._told
 
     def probes(self) -> ProbeSource | None:
-        """The probes of `scripts`; they are made once, since they remember what was printed last."""
+        """Return the probes of `scripts`, None for other clouds; created once, as they keep their last output."""
         if self._probes is None and self.told().kind == _SCRIPTS:
             from one_provider_mad.monitor.probes import Probes
             from one_provider_mad.scripting.runner import prepare_for_many
@@ -99,12 +99,12 @@ class MonitoredCloud:
         return self._probes
 
     async def current(self) -> Watched:
-        """The cloud in force, made anew when the configuration has changed.
+        """Return the cloud in force, built anew after an edit of the configuration.
 
         Raises:
-            SettingsError: the configuration cannot be used, and never could.
-            WrongAccount: the credentials lead elsewhere than those of the actions.
-            ProviderError: the cloud cannot be asked whose credentials these are.
+            SettingsError: the configuration cannot be used, and no earlier one is in force.
+            WrongAccount: the credentials belong to another account than the action driver's.
+            ProviderError: the cloud does not say which account the credentials belong to.
         """
         async with self._lock:
             configuration = self._source.current()
@@ -121,7 +121,7 @@ class MonitoredCloud:
             if before is not None:
                 self._retire(before[1].provider)
             self._watched = (configuration, watched)
-            gc.freeze()  # what a provider has imported stays for ever: no collection is to look through it
+            gc.freeze()  # a provider's imports stay forever, so garbage collections need not scan them
             self._source.put_in_force(configuration)
             return watched
 
@@ -129,7 +129,7 @@ class MonitoredCloud:
         provider = await asyncio.to_thread(build, configuration, self._places, self._warn)
         if isinstance(provider, VerbatimDriver):
             raise SettingsError(
-                f"{configuration.name}: provider {provider.name} lists no instances, so that nothing is known"
+                f"{configuration.name}: provider {provider.name} cannot list instances, so hosts are not reported"
             )
         watched = Watched(
             provider=provider,
@@ -148,17 +148,19 @@ class MonitoredCloud:
         return watched
 
     async def _confirm_account(self, watched: Watched, name: str) -> None:
-        """Other credentials show another cloud, in which everything of ours would look gone (decision 16)."""
+        """Refuse credentials of another account, where all our instances would seem to be gone (decision 16)."""
         try:
             async with asyncio.timeout(watched.call_timeout):
                 account = await watched.provider.account()
         except TimeoutError as error:
-            raise ProviderUnavailable(f"{watched.provider.name} did not answer whose credentials these are") from error
+            raise ProviderUnavailable(
+                f"{watched.provider.name} did not say which account the credentials belong to"
+            ) from error
         recorded = await asyncio.to_thread(read_fact, watched.journal, _ACCOUNT)
         if recorded not in (None, account):
             raise WrongAccount(
-                f"credentials of another account: {account}, not {recorded} as before;"
-                f" if that is meant, run one-provider journal accept {name}"
+                f"credentials now belong to account {account}, expected {recorded}: restore them, or run"
+                f" one-provider journal accept {name} if that account is meant"
             )
 
     def _retire(self, provider: Provider) -> None:
@@ -167,7 +169,7 @@ class MonitoredCloud:
         task.add_done_callback(lambda done: self._retired.pop(done, None))
 
     def kill(self) -> None:
-        """End what the probes are doing, at once."""
+        """End running probes at once."""
         if self._probes is not None:
             self._probes.close()
 

@@ -1,8 +1,8 @@
-"""What ARGUMENTS of `VM_MAD` or `IM_MAD` says: the options of upstream's drivers, and the name to serve.
+"""Parses ARGUMENTS of `VM_MAD` or `IM_MAD`: the options of upstream's drivers, and the NAME to serve.
 
-oned hands the whole of ARGUMENTS over as one element of argv (OpenNebula src/mad/Mad.cc, include/Driver.h), and its
-shell wrappers split that on blanks. Nothing here is ever an error: oned does not start when a driver does not, so a
-word that makes no sense becomes a warning, and the rest is served.
+oned passes all of ARGUMENTS as one element of argv (OpenNebula src/mad/Mad.cc, include/Driver.h), and its shell
+wrappers split that on blanks. Nothing here raises an error: oned does not start when a driver does not, so an invalid
+word becomes a warning, and the rest applies.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FIELDS = {
     "timeout": "timeout",
     "local": "local_actions",
     "delegate": "delegate",
-    "default-snapshots": "delegate",  # what `-d` meant in 4.14
+    "default-snapshots": "delegate",  # meaning of `-d` in 4.14
     "shell": "shell",
     "proxy": "proxy",
     "parallel": "is_parallel",
@@ -46,21 +46,21 @@ _LONGEST_NUMBER = 9
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """ARGUMENTS, understood.
+    """The parsed ARGUMENTS.
 
     Attributes:
-        name: what to serve, the last word of ARGUMENTS that is no option; "" when there is none.
-        threads: `-t`, how many actions run at once; at least 1.
-        retries: `-r`, how often a call that failed for a passing reason is tried again; 0 is never.
+        name: the NAME to serve, the last word of ARGUMENTS that is not an option; "" when there is none.
+        threads: `-t`, number of actions that run at once; at least 1.
+        retries: `-r`, number of retries of a call that failed for a temporary reason; 0 is none.
         timeout: `-w`, seconds an action may take; 0 is for ever, None is the default of each action.
-        local_actions: `-l`, the list as it was written; None is upstream's own list.
-        delegate: `-d`, the list as it was written.
+        local_actions: `-l`, the unparsed list; None is upstream's own list.
+        delegate: `-d`, the unparsed list.
         shell: `-s`, the remote shell.
         is_parallel: `-p`.
         is_live_snapshots: `-i`.
         is_force_copy: `-c` of upstream's information driver; there is nothing to copy here.
-        proxy: `--proxy`, the address as it was written.
-        warnings: one sentence for each word that could not be followed.
+        proxy: `--proxy`, the unparsed address.
+        warnings: one sentence for each ignored word.
     """
 
     name: str = ""
@@ -90,7 +90,7 @@ def split_words(argv: Sequence[str]) -> list[str]:
 
 @dataclass(kw_only=True)
 class _Reader:
-    """Takes the words one by one, as Ruby's GetoptLong would, and collects what they say."""
+    """Reads the words one by one, as Ruby's GetoptLong, and collects options, names and warnings."""
 
     words: deque[str]
     names: list[str] = field(default_factory=list)
@@ -108,9 +108,9 @@ class _Reader:
         return Options(name=name, warnings=tuple(self.warnings), **self.found)
 
     def _name(self) -> str:
-        """The last name: upstream's wrapper calls its log file after the last word (share/scripts/madcommon.sh)."""
+        """Return the last name: upstream's wrapper names its log file after the last word (madcommon.sh)."""
         if not self.names:
-            self._warn("ARGUMENTS name nothing to serve; expected, for example, -t 15 -r 0 NAME")
+            self._warn("ARGUMENTS have no NAME; expected, for example, -t 15 -r 0 NAME")
             return ""
         if len(self.names) > 1:
             others = ", ".join(ascii(name) for name in self.names[:-1])
@@ -139,7 +139,7 @@ class _Reader:
             self._apply(found[0], written=written, value=value if has_value else None)
 
     def _take_bundle(self, letters: str) -> None:
-        """Read `-p`, `-pi`, `-t15`, `-pt15`: what follows a letter that takes a value is its value."""
+        """Read `-p`, `-pi`, `-t15`, `-pt15`: the rest after a letter with a value is its value."""
         for place, letter in enumerate(letters, start=1):
             option = _SHORT.get(letter)
             if option is None:
@@ -163,7 +163,7 @@ class _Reader:
             self._warn(f"option {written!a} needs a value: ignored")
 
     def _set_number(self, option: str, *, written: str, value: str | None) -> None:
-        """Take the option's number; a following word that is none stays where it is and may be the name."""
+        """Set an option's number; a following word that is not a number is kept, as it may be the name."""
         if value is None and self.words and _number(self.words[0]) is not None:
             value = self.words.popleft()
         number = None if value is None else _number(value)
@@ -179,14 +179,14 @@ class _Reader:
 
 
 def _long_options(written: str) -> list[str]:
-    """The option so called, else all that begin so."""
+    """Return the option of that name, else all options with that prefix."""
     if written in _FIELDS:
         return [written]
     return [option for option in _FIELDS if written and option.startswith(written)]
 
 
 def _number(text: str) -> float | None:
-    """A plain decimal number, not below 0; None for anything else."""
+    """Return a plain decimal number of at least 0; None for any other text."""
     whole, _, part = text.partition(".")
     digits = whole + (part or "0")
     is_number = whole != "" and digits.isascii() and digits.isdigit() and len(text) <= _LONGEST_NUMBER

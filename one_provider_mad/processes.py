@@ -1,4 +1,4 @@
-"""Processes told apart for certain: a pid alone may be used again, a pid with its start time is not."""
+"""Unique identities of processes: a pid may be reused, a pid with its start time is not."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Process(Value, frozen=True, kw_only=True):
     """One process of this machine.
 
     Attributes:
-        pid: its number.
+        pid: its process id.
         start: clock ticks from boot to its start (proc(5), field 22 of /proc/<pid>/stat), with the boot's id.
     """
 
@@ -22,7 +22,7 @@ class Process(Value, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, pid: int) -> Process | None:
-        """The process that has this number now; None when there is none."""
+        """Return the process that has this pid now; None when there is none."""
         try:
             with open(f"/proc/{pid}/stat", "rb") as file:
                 content = file.read()
@@ -30,7 +30,7 @@ class Process(Value, frozen=True, kw_only=True):
                 boot = file.read().strip()
         except OSError:
             return None
-        # The command's name, in parentheses, may itself hold blanks and parentheses: count from the last one.
+        # The command's name, in parentheses, may hold blanks and parentheses: fields count from the last one.
         fields = content[content.rindex(b")") + 2 :].split()
         if fields[0] in (b"Z", b"X"):
             return None
@@ -38,30 +38,30 @@ class Process(Value, frozen=True, kw_only=True):
 
     @classmethod
     def current(cls) -> Process:
-        """This process."""
+        """Return this process."""
         return cls.of(os.getpid()) or cls(pid=os.getpid(), start="")
 
     @classmethod
     def parent(cls) -> Process:
-        """The process that started this one (oned, as a rule)."""
+        """Return the process that started this one (usually oned)."""
         return cls.of(os.getppid()) or cls(pid=os.getppid(), start="")
 
     def is_alive(self) -> bool:
-        """True while this very process exists."""
+        """Return True while this process exists."""
         return Process.of(self.pid) == self
 
     def kill(self) -> None:
-        """SIGKILL for this very process, if it exists and may be killed."""
+        """Send SIGKILL to this process, if it exists and may be killed."""
         if self.is_alive():
             with suppress(OSError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def children(pid: int) -> list[int] | None:
-    """The children of a process, ended ones that nobody has asked for included.
+    """Return the children of a process, including ended ones that were not waited for.
 
-    None where the kernel does not tell (proc(5), /proc/<pid>/task/<tid>/children: CONFIG_PROC_CHILDREN), and for a
-    process that is not there.
+    None where the kernel does not list them (proc(5), /proc/<pid>/task/<tid>/children: CONFIG_PROC_CHILDREN), and for a
+    missing process.
     """
     try:
         threads = os.listdir(f"/proc/{pid}/task")  # noqa: PTH208 - Path.iterdir reads it piece by piece from 3.13 on
@@ -75,9 +75,9 @@ def children(pid: int) -> list[int] | None:
 
 
 def descendants(pid: int) -> list[Process]:
-    """The children of a process, their children, and so on, as far as the kernel tells.
+    """Return the children of a process, their children, and so on, as far as the kernel lists them.
 
-    One whose parent has ended is nobody's descendant any more.
+    A process whose parent has ended is not found.
     """
     found: list[Process] = []
     for child in children(pid) or ():

@@ -1,8 +1,8 @@
-"""What oned starts. Readies the process before anything else can open a file, then hands over to the daemon.
+"""Entry points of the programs that oned starts: prepare the process before any file is opened, then run the daemon.
 
-oned starts a driver with fd 2 closed, every signal blocked and descriptors of its own left open (OpenNebula
-src/mad/Mad.cc, include/Driver.h): the first file a careless program opens would become its stderr, SIGTERM would
-never arrive, and monitord's port would stay busy. So the rest of the program is imported only when that is put right.
+oned starts a driver with fd 2 closed, every signal blocked and its own descriptors left open (OpenNebula
+src/mad/Mad.cc, include/Driver.h): the first file that a program opens would become its stderr, SIGTERM would never
+arrive, and monitord's port would stay busy. So the rest of the program is imported only after these are corrected.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from one_provider_mad.protocol.handshake import INIT, INIT_SUCCESS
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 _MANY = 4096
-"""Where /proc is missing, leaked descriptors are looked for below this."""
+"""Highest leaked descriptor to close where /proc is missing."""
 
 USAGE = """\
 one_vmm_provider answers OpenNebula's VM actions: one request line on stdin, one reply line on stdout.
 
 oned starts it, from a VM_MAD section whose ARGUMENTS are: [-t THREADS] [-r RETRIES] [-w SECONDS] NAME
-  -t, --threads    how many actions run at once (15)
-  -r, --retries    how often a call that failed for a passing reason is tried again (0)
-  -w, --timeout    seconds an action may take, 0 for ever (600 for DEPLOY, 300 for the others)
+  -t, --threads    number of actions that run at once (15)
+  -r, --retries    number of retries of a call that failed for a temporary reason (0)
+  -w, --timeout    seconds an action may take, 0 for no limit (600 for DEPLOY, 300 for the others)
   NAME             the configuration: NAME.toml in $ONE_PROVIDER_MAD_CONF or /etc/one/one_provider_mad
 The other options of one_vmm_exec and one_vmm_sh are accepted as well.
 
@@ -48,23 +48,23 @@ To see it work by hand, on the embedded cloud:
 
 
 def one_vmm_provider() -> None:
-    """Be the driver for VM actions until the core lets go. Never returns."""
+    """Run the driver for VM actions until the core ends it. Never returns."""
     sys.exit(_run("one_vmm_provider", USAGE))
 
 
 def one_im_provider() -> None:
-    """Be the driver for information until the core lets go. Never returns."""
+    """Run the information driver until the core ends it. Never returns."""
     sys.exit(_run("one_im_provider", IM_USAGE))
 
 
 def _run(program: str, usage: str) -> int:
-    """Ready the process, serve, and tell the exit code; whatever happens, no traceback is shown."""
+    """Prepare the process, serve, and return the exit code; no traceback is shown for any error."""
     try:
         has_stderr = prepare_process()
         if text := _text_for_a_person(sys.argv[1:], usage):
             os.write(STDOUT, text.encode())
             return 0
-        # Until the daemon can deal with it, it waits: it may come right after INIT was answered.
+        # SIGTERM may come right after INIT was answered: it is blocked until the daemon handles it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         begun = _read_begun()
         return _serve(program, sys.argv[1:], has_stderr=has_stderr, begun=begun)
@@ -72,7 +72,7 @@ def _run(program: str, usage: str) -> int:
         return 128 + signal.SIGINT
     except ModuleNotFoundError as error:
         _complain(f"{program}: {error}; is it installed for {sys.executable}?")
-    except Exception as error:  # noqa: BLE001  (the last resort: oned shows nobody a traceback)
+    except Exception as error:  # noqa: BLE001  (the last resort: oned discards tracebacks)
         _complain(f"{program}: stopped by an unexpected {_describe(error)}")
     return 1
 
@@ -80,8 +80,8 @@ def _run(program: str, usage: str) -> int:
 def _serve(program: str, argv: list[str], *, has_stderr: bool, begun: bytes) -> int:
     is_initialised = begun == INIT
     if is_initialised:
-        # oned does nothing else until then; what comes now takes longer than all that came before.
-        with suppress(OSError):  # whoever asked may be gone: the daemon sees that too, and ends in order
+        # oned does nothing else until then, and the imports below take longer than everything before.
+        with suppress(OSError):  # oned may be gone: the daemon notices that, and ends in order
             os.write(STDOUT, INIT_SUCCESS)
     if program == "one_im_provider":
         from one_provider_mad.monitor_daemon import run
@@ -94,7 +94,7 @@ def _serve(program: str, argv: list[str], *, has_stderr: bool, begun: bytes) -> 
 
 
 def _read_begun() -> bytes:
-    """Read as much as INIT is long of what is there already: oned writes INIT as soon as there is a process."""
+    """Read the available input up to the length of INIT, which oned writes as soon as the process exists."""
     try:
         is_there = select.select([STDIN], [], [], 0)[0]
         return os.read(STDIN, len(INIT)) if is_there else b""
@@ -103,19 +103,19 @@ def _read_begun() -> bytes:
 
 
 def prepare_process() -> bool:
-    """Make descriptors and signals what a program expects them to be; tell whether fd 2 was open at the start.
+    """Set up descriptors and signals as a program expects them; return True when fd 2 was open at the start.
 
-    Afterwards fds 0 to 2 are open and no other is, no signal is blocked, and `sys.stdout` leads to stderr, so that no
-    library's print can reach the protocol, which keeps fd 1.
+    Afterwards only fds 0 to 2 are open, no signal is blocked, and `sys.stdout` leads to stderr, so that no library's
+    print can reach fd 1, which belongs to the protocol.
     """
     has_stderr = _is_open(STDERR)
     for descriptor in (STDIN, STDOUT, STDERR):
         if not _is_open(descriptor):
             _open_null(descriptor)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would swallow the exit codes of scripts
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # while it is ignored, exit codes of scripts are lost
     _close_leaked()
-    if sys.stderr is None:  # Python's answer to a closed fd 2
+    if sys.stderr is None:  # Python sets this for a closed fd 2
         sys.stderr = open(STDERR, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stderr
     return has_stderr
@@ -130,7 +130,7 @@ def _is_open(descriptor: int) -> bool:
 
 
 def _open_null(descriptor: int) -> None:
-    """Put /dev/null there, for children too."""
+    """Open /dev/null at a descriptor, for children too."""
     null = os.open(os.devnull, os.O_RDWR)
     if null == descriptor:
         os.set_inheritable(null, True)  # noqa: FBT003  (os takes no keyword here)
@@ -140,18 +140,18 @@ def _open_null(descriptor: int) -> None:
 
 
 def _close_leaked() -> None:
-    """Close everything from 3 on. /proc names what is open; counting to the limit could take seconds."""
+    """Close every descriptor from 3 on. /proc lists the open ones; trying all up to the limit could take seconds."""
     try:
         leaked = [int(entry) for entry in os.listdir("/proc/self/fd")]  # noqa: PTH208  (pathlib is not loaded)
     except OSError:
         leaked = [*range(min(os.sysconf("SC_OPEN_MAX"), _MANY))]
     for descriptor in leaked:
         if descriptor > STDERR:
-            os.closerange(descriptor, descriptor + 1)  # unlike close, it does not mind what is closed already
+            os.closerange(descriptor, descriptor + 1)  # unlike close, it ignores closed descriptors
 
 
 def _text_for_a_person(argv: list[str], usage: str) -> str:
-    """What `--help` or `--version`, alone, asks for; "" otherwise."""
+    """Return the text for a sole `--help` or `--version`; "" otherwise."""
     if argv in (["-h"], ["--help"]):
         return usage
     if argv == ["--version"]:
@@ -160,7 +160,7 @@ def _text_for_a_person(argv: list[str], usage: str) -> str:
 
 
 def _describe(error: Exception) -> str:
-    """The error in one line, with the place it came from."""
+    """Return the error in one line, with its source line."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -169,6 +169,6 @@ def _describe(error: Exception) -> str:
 
 
 def _complain(sentence: str) -> None:
-    """Say it on fd 2, or to nobody."""
+    """Write a sentence to fd 2, if it is open."""
     with suppress(OSError):
         os.write(STDERR, f"{sentence}\n".encode(errors="backslashreplace"))

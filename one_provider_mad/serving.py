@@ -1,8 +1,7 @@
-"""What every program that the core starts has in common: lines in and out, and how it begins and ends.
+"""Base class of both drivers: reads and writes lines, starts and ends the process.
 
-What happens before INIT is answered loads next to nothing; everything else is imported off the loop afterwards
-(decision 2). How it ends is decision 4: with nobody left to read, at once; with a person at the other end of the pipe,
-when everything is answered.
+Almost nothing is imported before INIT is answered; the rest is imported afterwards in a thread (decision 2). The end
+follows decision 4: at once when the core has closed the pipe; with a person at the pipe, once everything is answered.
 """
 
 from __future__ import annotations
@@ -35,31 +34,31 @@ if TYPE_CHECKING:
     from one_provider_mad.settings import Places
 
 Asked = TypeVar("Asked")
-"""What a line that is neither INIT nor FINALIZE is read into."""
+"""The parsed form of a line other than INIT and FINALIZE."""
 
 _STDIN, _STDOUT = 0, 1
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-"""Where the environment may name a proxy, and its password."""
+"""Environment variables that may hold a proxy's URL with its password."""
 
 _WATCH_SECONDS = 0.1
-"""How often to see whether somebody still reads, once the end has begun: oned kills after a second."""
+"""Period of checking whether the pipe is still read once the end has begun: oned kills after a second."""
 
 _YOUNG_OBJECTS = 10_000
-"""How many new objects start a garbage collection; Python's own 700 makes one of every dozen requests."""
+"""New objects that start a garbage collection; Python's default of 700 means one for every dozen requests."""
 
 _SWITCH_SECONDS = 0.001
-"""How long a computing thread keeps the interpreter when another wants it; Python's own is five times as long."""
+"""How long a computing thread keeps the interpreter when another waits for it; Python's default is five times this."""
 
 _METRICS_SECONDS = 0.1
-"""How long the last writing of metrics may take: what is left of oned's second once all else has ended."""
+"""How long the last write of metrics may take: the rest of oned's second once everything else has ended."""
 
 _TERM_SECONDS = 5.0
 """How long SIGTERM waits for FINALIZE or the end of input: systemd signals oned and its drivers together."""
 
 
 class Serving(ABC, Generic[Asked]):
-    """Serves the core until it lets go.
+    """Serves the core until the core ends the driver.
 
     Args:
         options: ARGUMENTS.
@@ -80,45 +79,45 @@ class Serving(ABC, Generic[Asked]):
         self._background: set[asyncio.Task[None]] = set()
         self._metrics: MetricsFile | None = None
         self._core = CoreUp()
-        self._has_core = self._core.has_core()  # which reads /proc, so before there is a loop to hold up
+        self._has_core = self._core.has_core()  # reads /proc, so it is called before the loop runs
 
-    # What each program does in its own way
+    # Implemented by each program
 
     @abstractmethod
     def _parse(self, line: bytes | Oversized) -> Asked | Control:
-        """Read one line; a bad one is a value too."""
+        """Parse one line; never raises for a bad one."""
 
     @abstractmethod
     def _shows_core_is_up(self, asked: Asked) -> bool:
-        """True for a request that a core sends only once it has finished starting."""
+        """Return True for a request that the core sends only once it has finished starting."""
 
     @abstractmethod
     def _accept(self, asked: Asked) -> None:
-        """Take what was asked, or answer that it cannot be; never blocks. What this raises ends the process."""
+        """Accept a request, or answer it with a failure; never blocks. An exception from here ends the process."""
 
     @abstractmethod
     async def _set_up(self) -> None:
-        """Import and open everything, then call `_begin_to_take`; what comes meanwhile waits."""
+        """Import and open everything, then call `_begin_to_take`; requests wait meanwhile."""
 
     @abstractmethod
     async def _drain(self) -> None:
-        """Return when everything that was asked is answered; never called before it is set up."""
+        """Return once every request is answered; never called before the set-up."""
 
     @abstractmethod
     def _hold(self) -> None:
-        """SIGTERM: start nothing new; never called before it is set up."""
+        """Start no new actions after SIGTERM; never called before the set-up."""
 
     @abstractmethod
     async def _let_go(self) -> None:
-        """Stop and close everything within a moment, however far the set-up has come."""
+        """Stop and close everything in less than a second, also during the set-up."""
 
     # The beginning and the end
 
     async def serve(self, begun: bytes) -> int:
-        """Serve until the end of input; returns the exit code, unless it ends the process itself.
+        """Serve until the end of input, and return the exit code, unless the process is ended from here.
 
         Args:
-            begun: what was read of the input before.
+            begun: the input read so far, without INIT.
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(log_stray_error)
@@ -133,7 +132,7 @@ class Serving(ABC, Generic[Asked]):
         if begun:
             self._feed(begun)
         self._reader.start()
-        # A terminal that hangs up is no reason to leave actions half done; oned's end shows at stdin.
+        # A terminal that hangs up must not interrupt actions; the end of oned closes stdin.
         loop.add_signal_handler(signal.SIGHUP, lambda: None)
         ends = (self._is_ending, self._is_terminated, self._is_defective)
         await self._first_of(self._first_line, *ends)
@@ -148,7 +147,7 @@ class Serving(ABC, Generic[Asked]):
         return 0
 
     def _begin_to_wait_for_core(self) -> None:
-        """Keep replies until the core has finished starting; a person at a pipe has nothing to wait for."""
+        """Hold replies until the core has finished starting; a person at a pipe gets them at once."""
         if self._has_core:
             self._writer.hold_replies()
             self._start(self._wait_for_core, "wait for the core")
@@ -170,7 +169,7 @@ class Serving(ABC, Generic[Asked]):
             wait.cancel()
 
     async def _set_up_unless_over(self) -> None:
-        """Set up, but not for oned's sake when oned is gone already: a locked disk may take long to open."""
+        """Run the set-up, but stop it when oned is gone: a locked journal may take long to open."""
         set_up = asyncio.create_task(self._set_up(), name="set-up")
         while not set_up.done() and not (self._is_terminated.is_set() or self._is_defective.is_set()):
             await asyncio.wait([set_up], timeout=_WATCH_SECONDS)
@@ -186,18 +185,18 @@ class Serving(ABC, Generic[Asked]):
         return self._early is None
 
     def _begin_to_take(self) -> None:
-        """From here on requests are taken as they come."""
+        """Accept the waiting requests, and later ones at once."""
         early, self._early = self._early, None
         for asked in early or ():
             self._accept(asked)
-        # What was imported stays for ever: looking through it all would stop the loop for 10 to 30 ms now and then.
+        # Imports stay forever: a garbage collection that scanned them would stop the loop for 10 to 30 ms.
         gc.freeze()
         gc.set_threshold(_YOUNG_OBJECTS, 20, 20)
-        # A thread that computes (a listing of thousands) keeps the loop waiting for so long, several times in a row.
+        # A computing thread (a listing of thousands) makes the loop wait this long, several times in a row.
         sys.setswitchinterval(_SWITCH_SECONDS)
 
     async def _end_by_core(self) -> None:
-        """FINALIZE or the end of input: drain while somebody reads, else stop within a second."""
+        """End after FINALIZE or the end of input: drain while the output is read, else stop within a second."""
         if self._is_taking:
             drained = asyncio.create_task(self._drain(), name="drain")
             while not drained.done() and self._writer.is_read() and not self._is_terminated.is_set():
@@ -206,7 +205,7 @@ class Serving(ABC, Generic[Asked]):
         await self._close()
 
     async def _end_by_signal(self) -> None:
-        """SIGTERM: start nothing new, wait a little for FINALIZE, and leave what is open to the journal."""
+        """End after SIGTERM: start no new actions, wait for FINALIZE, and leave open requests to the journal."""
         if self._is_taking:
             self._hold()
         try:
@@ -223,35 +222,35 @@ class Serving(ABC, Generic[Asked]):
                 task.cancel()
             await self._let_go()
             await self._end_metrics()
-        except Exception as error:  # noqa: BLE001 - there is nothing left that it could be told but the log
-            _log_error("the end was not in order", error)
+        except Exception as error:  # noqa: BLE001 - the process ends in any case
+            _log_error("the driver did not end in order", error)
         finally:
-            # Threads that still wait for a cloud or for a reader must not keep the process: oned kills after a second.
+            # Threads that wait for a cloud or for the reader must not keep the process: oned kills after a second.
             os._exit(code)
 
     # Lines
 
     def _feed(self, data: bytes) -> None:
-        """Take a piece of the input. Never raises: where requests would be lost, the process ends.
+        """Process a chunk of the input. Never raises; an error here ends the process, as requests would be lost.
 
-        The core starts another one, which settles what the journal has of this one's requests.
+        The core starts another process, which settles the requests in the journal.
         """
         if not data:
-            self._core_is_up()  # it has let go of us, so no reply can harm it
+            self._core_is_up()  # the core has closed the pipe, so no reply can harm it
         if self._is_ending.is_set() or self._is_defective.is_set():
             return
         try:
             for line in self._lines.feed(data) if data else self._lines.close():
                 self._take(line)
-        except Exception as error:  # noqa: BLE001 - what is half done cannot be told from what is not
+        except Exception as error:  # noqa: BLE001 - the state of the request is unknown
             self._is_defective.set()
-            _log_error("the driver ends, since it could not take its input", error)
+            _log_error("the driver ends, since it could not process its input", error)
         if not data:
             self._is_ending.set()
 
     def _take(self, line: bytes | Oversized) -> None:
         if self._is_ending.is_set():
-            return  # nothing counts after FINALIZE
+            return  # input after FINALIZE is ignored
         parsed = self._read(line)
         if parsed is Control.FINALIZE:
             self._is_ending.set()
@@ -269,7 +268,7 @@ class Serving(ABC, Generic[Asked]):
         self._first_line.set()
 
     def _read(self, line: bytes | Oversized) -> Asked | Control:
-        """Read one line; one that cannot be read for want of memory, or for a defect, by its head."""
+        """Parse one line; after a lack of memory or a defect parse its head, so that it gets a FAILURE."""
         try:
             return self._parse(line)
         except Exception as error:
@@ -281,7 +280,7 @@ class Serving(ABC, Generic[Asked]):
     # The log
 
     def _begin_log(self, program: str, modules: CommonModules, places: Places) -> str | None:
-        """Open the log and say who begins; returns what the operator should know about it, None when all is well."""
+        """Open the log and log the start; return a warning for the operator, None when the log is open."""
         for url in (self._options.proxy or "", *(os.environ.get(name, "") for name in _PROXIES)):
             keep_url_secret(url)
         problem = modules.configure(
@@ -296,11 +295,11 @@ class Serving(ABC, Generic[Asked]):
             "started", pid=os.getpid(), parent=os.getppid(), name=self._options.name, threads=self._options.threads
         )
         for warning in self._options.warnings:
-            log.warning("arguments", warning=warning)
+            log.warning("invalid arguments", warning=warning)
         return problem
 
     async def _may_ask_opennebula(self) -> bool:
-        """Whether there are credentials for the local OpenNebula; without them nothing is imported for its sake."""
+        """Return True when there are credentials for the local OpenNebula; without them its modules stay unloaded."""
         from one_provider_mad.errors import SettingsError
         from one_provider_mad.xmlrpc.session import read_session
 
@@ -310,7 +309,7 @@ class Serving(ABC, Generic[Asked]):
             import structlog
 
             log = structlog.get_logger()
-            log.warning("orphans are not looked for, nor which front-end leads", reason=str(error))
+            log.warning("orphans are not looked for, leadership is not checked", reason=str(error))
             return False
         return True
 
@@ -324,7 +323,7 @@ class Serving(ABC, Generic[Asked]):
         warn: Callable[[str], None],
         measure: Callable[[Recorder], Awaitable[None]],
     ) -> None:
-        """Count from the first request on, where the configuration says so; a person at a pipe leaves no figures."""
+        """Start metrics, if they are turned on, before the first request; a person at a pipe gets none."""
         if self._is_initialised:
             from one_provider_mad.metrics_file import MetricsFile
 
@@ -333,7 +332,7 @@ class Serving(ABC, Generic[Asked]):
             self._start(self._metrics.keep, "metrics")
 
     async def _end_metrics(self) -> None:
-        """Write them a last time; a directory that does not answer is not waited for."""
+        """Write the metrics a last time, without waiting for a directory that does not respond."""
         if self._metrics is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_METRICS_SECONDS):
@@ -342,7 +341,7 @@ class Serving(ABC, Generic[Asked]):
     # Background work
 
     def _start(self, work: Callable[[], Awaitable[None]], name: str) -> None:
-        """Do work that no error may end: it is begun again after a pause, whatever it has raised."""
+        """Run work in the background, and start it again after any error."""
         self._start_once(keep_running(work, on_error=partial(self._stumbled, name)), name)
 
     def _start_once(self, work: Coroutine[object, object, None], name: str) -> None:
@@ -350,7 +349,7 @@ class Serving(ABC, Generic[Asked]):
 
     @staticmethod
     def _stumbled(name: str, error: BaseException, pause: float) -> None:
-        message = f"{name} ended unexpectedly, and begins again in {pause:g} s"
+        message = f"{name} ended unexpectedly, and starts again in {pause:g} s"
         asyncio.get_running_loop().call_exception_handler({"message": message, "exception": error})
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -366,7 +365,7 @@ class Serving(ABC, Generic[Asked]):
 
 
 class CommonModules:
-    """What every program imports after INIT."""
+    """The modules that both programs import after INIT."""
 
     def __init__(self) -> None:
         from one_provider_mad import logs  # first: it keeps structlog from importing rich
@@ -382,23 +381,25 @@ class CommonModules:
 
 
 def _core_settings() -> str:
-    """Path of the file to which oned writes its settings before it starts drivers."""
+    """Return the path of the file to which oned writes its settings before it starts drivers."""
     from one_provider_mad.settings import Places
 
     return str(Places.from_environment(os.environ).var / "config")
 
 
 def _log_error(message: str, error: Exception) -> None:
-    """Log an error that is dealt with; one that memory is too short for is not worth another one."""
+    """Log a handled error; a failure to log it, as without memory, is ignored."""
     with suppress(Exception):
         log_stray_error(asyncio.get_running_loop(), {"message": message, "exception": error})
 
 
 def log_stray_error(_loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
-    """Whatever nobody caught goes to the log, never to stdout."""
+    """Write an uncaught error to the log, never to stdout."""
     import structlog
 
     error = context.get("exception")
     structlog.get_logger().error(
-        "unexpected", message=context.get("message"), exc_info=error if isinstance(error, BaseException) else None
+        "unexpected error",
+        message=context.get("message"),
+        exc_info=error if isinstance(error, BaseException) else None,
     )

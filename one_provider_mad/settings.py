@@ -1,7 +1,7 @@
-"""The configuration: where it is, what it may say, and how a wrong one is told in one sentence.
+"""The configuration: its place, its settings, and the messages for a wrong one.
 
-A file `<conf>/<NAME>.toml` names the provider, the owner of its instances, and one table named after the provider.
-Nothing here knows any provider: their tables are typed by themselves (providers/interface.py, ProviderFactory).
+A file `<conf>/<NAME>.toml` holds the provider, the owner of its instances, and one table named after the provider.
+This module knows no provider: each one types its own table (providers/interface.py, ProviderFactory).
 """
 
 from __future__ import annotations
@@ -26,106 +26,108 @@ from one_provider_mad.masking import keep_secret, keep_url_secret
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 
 EMBEDDED = "simulated"
-"""The NAME, and the kind of provider, that needs no file."""
+"""The NAME, and the provider, that works without a configuration file."""
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-"""What drivers can be called."""
+"""Valid NAMEs of drivers."""
 
 _OWNER = re.compile(r"[A-Za-z0-9_.:@-]{1,64}")
 _SECRET = re.compile(r"secret|passw|token|api_key|access_key|private_key|credential", re.IGNORECASE)
 
 TRY_AGAIN_SECONDS = 2.0
-"""How long to keep the settings from before when the new ones could not be tried, as during an outage."""
+"""Pause until new settings that could not be tested, as during an outage, are tried again."""
 
 _ONLY_AT_START = ("account", "region", "endpoint", "endpoint_url", "endpoints", "database")
-"""Keys of a provider's table that say which cloud it is; a running daemon keeps the ones it was started with."""
+"""Keys of a provider's table that identify the cloud; they change only when the driver restarts."""
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What end users may and may not do."""
+    """Permissions of end users."""
 
     allow_import: bool = False
-    """A DEPLOY may take over an untagged instance that its template names. Off: anybody could name anybody's."""
+    """A DEPLOY may take over an untagged instance that its template names. Off by default, since a user could name
+    another user's instance."""
 
     forbidden_attributes: tuple[str, ...] = ()
-    """Names that a PUBLIC_CLOUD section may not hold; such a DEPLOY fails. Upper or lower case."""
+    """Names of attributes that a PUBLIC_CLOUD section may not hold; such a DEPLOY fails. Upper or lower case."""
 
     without_section: Literal["refuse", "allow"] | None = None
-    """Whether an instance is created for a VM that has no PUBLIC_CLOUD section whose TYPE is `hypervisor`. Unset:
+    """Create an instance for a VM without a PUBLIC_CLOUD section with `hypervisor` as TYPE, or refuse it. Unset:
     `refuse` where instances cost money (ec2, opennebula, entry points unless they say otherwise), else `allow`."""
 
     def needs_section(self, *, costs_money: bool) -> bool:
-        """Whether a VM must ask for this cloud in a section before an instance is created for it."""
+        """Return True when a VM needs a PUBLIC_CLOUD section for this cloud before an instance is created."""
         return costs_money if self.without_section is None else self.without_section == "refuse"
 
 
 class OrphanPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What becomes of instances that no VM needs any more."""
+    """Handling of instances without a VM."""
 
     policy: Literal["report", "terminate-done"] = "report"
-    """`report` tells of them; `terminate-done` terminates those whose VM is DONE for certain, and leftovers of one."""
+    """`report` warns about orphans; `terminate-done` also terminates those of a VM that is certainly DONE, and
+    leftovers: older instances of a VM that has a newer one."""
 
     interval: Annotated[float, msgspec.Meta(ge=1)] = 300.0
-    """Seconds between two looks; each lists the cloud, and the VMs of the local OpenNebula, once."""
+    """Seconds between two checks; each lists the cloud, and the VMs of the local OpenNebula, once."""
 
     grace: Annotated[float, msgspec.Meta(ge=0)] = 600.0
-    """Seconds since the end of its VM, and since its own beginning, before an orphan is terminated."""
+    """Seconds since the end of its VM, and since its own start, before an orphan is terminated."""
 
     at_most: Annotated[int, msgspec.Meta(ge=1)] = 5
-    """Orphans that are terminated after one look: should all this be wrong, somebody has time to see it."""
+    """Most orphans to terminate after one check, so that an operator can notice a mistake in time."""
 
 
 class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Figures on the drivers themselves, for Prometheus."""
+    """The drivers' metrics, for Prometheus."""
 
     textfile_directory: Annotated[str, msgspec.Meta(pattern="^(/.*)?$")] = ""
-    """Directory that node_exporter's textfile collector reads: each driver writes `<program>_<NAME>.prom` there. Empty:
-    none."""
+    """Directory of node_exporter's textfile collector: each driver writes `<program>_<NAME>.prom` to it. Empty: no
+    metrics."""
 
     interval: Annotated[float, msgspec.Meta(ge=0.1)] = 15.0
-    """Seconds between two writings."""
+    """Seconds between two writes."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One configuration file, without the provider's own table."""
 
     provider: str
-    """Kind of provider: simulated, scripts, ec2, opennebula, or an entry point's name."""
+    """The provider: simulated, scripts, ec2, opennebula, or an entry point's name."""
 
     owner: str = ""
-    """Whose instances these are; travels in their tags. Required wherever instances can cost money."""
+    """Name of this OpenNebula in its instances' tags. Required wherever instances can cost money."""
 
     hypervisor: str = ""
-    """HYPERVISOR reported, and the TYPE of PUBLIC_CLOUD sections that are meant. Default: the file's name."""
+    """HYPERVISOR of the host, and TYPE of this cloud's PUBLIC_CLOUD sections. Default: the file's name."""
 
     journal: str = ""
     """Path of the journal. Default: `one_provider_mad_<NAME>.journal` in OpenNebula's var directory."""
 
     call_timeout: Annotated[float, msgspec.Meta(gt=0)] = 60.0
-    """Seconds one call to the cloud may take. Long enough for a slow cloud, short enough to leave room for retries."""
+    """Seconds one call to the cloud may take. Long enough for a slow cloud, short enough to leave time for retries."""
 
     capacity: dict[str, Any] = {}
-    """What the host reports; read by the information driver."""
+    """Capacity of the host; read by the information driver."""
 
     monitor: dict[str, Any] = {}
     """Periods and thresholds of monitoring; read by the information driver."""
 
     policy: Policy = Policy()
-    """What end users may and may not do."""
+    """Permissions of end users."""
 
     orphans: OrphanPolicy = OrphanPolicy()
-    """What becomes of instances that no VM needs any more."""
+    """Handling of instances without a VM."""
 
     metrics: MetricsSettings = MetricsSettings()
-    """Figures on the drivers themselves, for Prometheus."""
+    """The drivers' metrics, for Prometheus."""
 
 
 class Configuration(Value, frozen=True, kw_only=True):
-    """Settings as they are in force.
+    """A checked configuration.
 
     Attributes:
         name: NAME, the positional argument.
-        path: the file they came from; None for the embedded cloud without a file.
+        path: its file; None without a file.
         settings: the checked settings, defaults filled in.
         table: the provider's own table, not yet typed.
     """
@@ -141,11 +143,11 @@ class Places(Value, frozen=True, kw_only=True):
 
     Attributes:
         conf: configuration files.
-        var: state (OpenNebula's var directory, or a stand-in where there is none).
+        var: state (OpenNebula's var directory, or a substitute where there is none).
         log: log files.
         etc: OpenNebula's own configuration.
         is_stand_in: `var` is not OpenNebula's.
-        is_temporary: `var` will not survive a reboot: good enough for the simulated cloud only.
+        is_temporary: `var` does not survive a reboot: sufficient for the simulated cloud only.
     """
 
     conf: Path
@@ -157,7 +159,7 @@ class Places(Value, frozen=True, kw_only=True):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Places:
-        """Find them as OpenNebula does: under ONE_LOCATION, else system-wide; else a person's own state directory."""
+        """Return the directories: under ONE_LOCATION, else system-wide, else the user's own state directory."""
         location = environ.get("ONE_LOCATION")
         root = Path(location) if location else None
         conf = environ.get("ONE_PROVIDER_MAD_CONF")
@@ -174,29 +176,29 @@ class Places(Value, frozen=True, kw_only=True):
         return cls(conf=conf_path, var=_temporary_directory(), log=log, is_stand_in=True, is_temporary=True)
 
     def journal(self, configuration: Configuration) -> Path:
-        """Where the journal of this configuration lies."""
+        """Return the path of this configuration's journal."""
         if configuration.settings.journal:
             return Path(configuration.settings.journal)
         database = configuration.table.get("database")
         if self.is_stand_in and configuration.settings.provider == EMBEDDED and database:
-            # Without an OpenNebula there is one journal a cloud, not one a NAME: people try many clouds under one name.
+            # Without an OpenNebula each cloud has a journal, not each NAME: people try many clouds under one name.
             return Path(f"{database}.journal")
         return self.default_journal(configuration.name)
 
     def default_journal(self, name: str) -> Path:
-        """Where the journal of NAME lies unless the configuration says otherwise."""
+        """Return the default path of NAME's journal."""
         return self.var / f"one_provider_mad_{name}.journal"
 
     def mark(self, name: str) -> Path:
-        """The file that remembers that NAME was once served from a configuration file."""
+        """Return the path of the file that marks a NAME once served from a configuration file."""
         return self.var / f"one_provider_mad_{name}.configured"
 
     def scripts(self, name: str) -> Path:
-        """Upstream's directory of action scripts for NAME."""
+        """Return upstream's directory of action scripts for NAME."""
         return self.var / "remotes" / "vmm" / name
 
     def has_scripts(self, name: str) -> bool:
-        """True when there are action scripts or probes for NAME, which are served without a configuration file."""
+        """Return True when there are action scripts or probes for NAME, which need no configuration file."""
         probes = self.var / "remotes" / "im"
         return any(path.is_dir() for path in (self.scripts(name), probes / f"{name}.d", probes / f"{name}-probes.d"))
 
@@ -225,19 +227,19 @@ def _temporary_directory() -> Path:
             return path
     except OSError:
         pass
-    # Somebody else holds that name: never share a directory with them.
+    # Another user has that name: never share a directory with them.
     return Path(tempfile.mkdtemp(prefix="one_provider_mad-"))
 
 
 def load(name: str, places: Places) -> Configuration:
-    """Read the configuration of NAME.
+    """Read and check the configuration of NAME.
 
     Args:
         name: NAME, the positional argument.
-        places: where to look.
+        places: the directories.
 
     Raises:
-        SettingsError: there is none, or it cannot be used; the sentence names file, key and what was expected.
+        SettingsError: it is missing or cannot be used; the message names file, key and expected value.
     """
     if not NAME.fullmatch(name):
         raise SettingsError(f"ARGUMENTS name no provider ({name!r}): end them with a NAME such as {EMBEDDED}")
@@ -288,7 +290,7 @@ def _parse(name: str, path: Path, status: os.stat_result, content: bytes) -> Con
         raise SettingsError(f"{path.name}: {kind}: expected a table [{kind}] ({path})")
     settings = _completed(name, convert(data, Settings, path=path))
     if not settings.owner:
-        raise SettingsError(f'{path.name}: owner is missing: say whose instances these are, owner = "…" ({path})')
+        raise SettingsError(f'{path.name}: owner is missing: add a name for this OpenNebula, owner = "…" ({path})')
     if not _OWNER.fullmatch(settings.owner):
         raise SettingsError(f"{path.name}: owner: expected up to 64 letters, digits, `_.:@-`, got {settings.owner!r}")
     return Configuration(name=name, path=path, settings=settings, table=table)
@@ -300,7 +302,7 @@ def _completed(name: str, settings: Settings) -> Settings:
 
 
 def _secrets(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted keys that look like a secret and have a value."""
+    """Yield the dotted keys of secrets with a value."""
     for key, value in data.items():
         if isinstance(value, dict):
             yield from _secrets(value, f"{prefix}{key}.")
@@ -309,25 +311,25 @@ def _secrets(data: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _keep_secrets(data: Mapping[str, Any]) -> None:
-    """See that no value of a secret key is told, nor the password of a URL, as a proxy's."""
+    """Mask the values of secret keys, and the passwords in URLs such as a proxy's, from now on."""
     for key, value in data.items():
         if isinstance(value, dict):
             _keep_secrets(value)
         elif isinstance(value, str):
-            if is_secret(key) and not key.endswith("_id"):  # the id of an access key is none
+            if is_secret(key) and not key.endswith("_id"):  # the id of an access key is not secret
                 keep_secret(value)
             if "@" in value:
                 keep_url_secret(value)
 
 
 def convert(data: Mapping[str, Any], settings_type: type[_Struct], *, path: Path | None, prefix: str = "") -> _Struct:
-    """Check a table against its type.
+    """Check a table against its type, and return it as a value of that type.
 
     Args:
-        data: what the file says.
-        settings_type: the struct that knows the keys.
-        path: the file, for the sentence.
-        prefix: the table's name and a dot, for the sentence.
+        data: the table from the file.
+        settings_type: the struct with the known keys.
+        path: the file, for the message.
+        prefix: the table's name and a dot, for the message.
 
     Raises:
         SettingsError: an unknown key, a missing key, or a value of the wrong kind.
@@ -346,7 +348,7 @@ _WRONG = re.compile(r"(?P<what>.*?) - at `\$\.?(?P<at>[^`]*)`", re.DOTALL)
 
 
 def _explained(text: str, prefix: str) -> str:
-    """Put the key first: `simulated.latency: expected `float`, got `str``."""
+    """Return msgspec's message with the key first: `simulated.latency: expected `float`, got `str``."""
     for pattern, what in ((_UNKNOWN, "is no setting; check the spelling"), (_MISSING, "is missing")):
         if match := pattern.fullmatch(text):
             at = f"{match['at']}." if match["at"] else ""
@@ -357,18 +359,18 @@ def _explained(text: str, prefix: str) -> str:
 
 
 def is_secret(key: str) -> bool:
-    """True for the name of a key whose value nobody is to see."""
+    """Return True for the name of a key with a secret value."""
     return bool(_SECRET.search(key)) and not key.endswith("_file")
 
 
 class SettingsSource:
-    """The configuration of one NAME, kept up to date while the daemon runs (decision 3).
+    """The configuration of one NAME, read again after edits while the daemon runs (decision 3).
 
     Args:
         name: NAME, the positional argument.
-        places: where to look.
-        check: raises SettingsError for what only the provider's own type can see.
-        warn: told one sentence when an edit is not taken.
+        places: the directories.
+        check: raises SettingsError for faults in the provider's own table.
+        warn: called with one sentence when an edit is not applied.
     """
 
     def __init__(
@@ -391,10 +393,10 @@ class SettingsSource:
         self._try_again_at = math.inf
 
     def current(self) -> Configuration:
-        """What the file says; while that cannot be used, what was in force before.
+        """Return the file's configuration; while it cannot be used, the earlier one in force.
 
         Raises:
-            SettingsError: it cannot be used, and nothing was ever in force.
+            SettingsError: the file cannot be used, and no earlier configuration is in force.
         """
         fingerprint = self._fingerprint()
         if fingerprint != self._seen or time.monotonic() >= self._try_again_at:
@@ -406,7 +408,7 @@ class SettingsSource:
         return self._latest
 
     def put_in_force(self, configuration: Configuration) -> None:
-        """These settings work: from now on they are what a broken edit falls back to, and which cloud it is."""
+        """Record a working configuration, to fall back to after a bad edit, and to compare its cloud with."""
         self._in_force = configuration
         if configuration.path is not None:
             try:
@@ -417,10 +419,10 @@ class SettingsSource:
                 self._warn(f"cannot remember that {self._name} has a configuration file: {error}")
 
     def fall_back(self, error: MadError) -> Configuration:
-        """The latest settings do not work: what was in force before stays so.
+        """Keep the configuration in force, and return it, when the latest one does not work.
 
         Raises:
-            MadError: the error itself, when nothing was in force before.
+            MadError: the given error, when no configuration is in force.
         """
         if self._in_force is None:
             raise error
@@ -436,7 +438,7 @@ class SettingsSource:
         try:
             status = os.stat(self._file)
         except OSError as error:
-            # What is served without a file may come, or be allowed, while the driver runs.
+            # A NAME without a file may get scripts, or lose its mark, while the driver runs.
             places, name = self._places, self._name
             return (error.errno or 0, places.mark(name).exists(), places.has_scripts(name))
         return (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_mode)

@@ -1,4 +1,4 @@
-"""Tasks that must not end."""
+"""Keeps tasks running after errors."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-"""Seconds until work that has failed is begun again: twice as long each time, up to a minute."""
+"""Seconds until failed work is started again: twice as long each time, up to a minute."""
 
 
 def is_cancelled(error: BaseException) -> bool:
-    """True when this task was cancelled; a library may also raise CancelledError by itself, and that is a defect."""
+    """Return True when this task was cancelled; a CancelledError that a library raises by itself is a defect."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
@@ -18,11 +18,11 @@ def is_cancelled(error: BaseException) -> bool:
 async def keep_running(
     work: Callable[[], Awaitable[None]], *, on_error: Callable[[BaseException, float], None]
 ) -> None:
-    """Do work that no error may end; returns when the work itself does.
+    """Run work, again after every error, until it returns.
 
     Args:
-        work: begun again when it raises anything.
-        on_error: told of each error, and in how many seconds the work begins again.
+        work: the work; it is called again after any error.
+        on_error: called with each error and the seconds until the next call.
     """
     loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
     while True:

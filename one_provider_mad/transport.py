@@ -1,8 +1,8 @@
-"""Standard input and output: the only file that touches them.
+"""Reads standard input and writes standard output; no other module does.
 
-Reading never stops, whatever the rest is doing: oned writes to its drivers with blocking writes (src/mad/Mad.cc,
-include/StreamManager.h), so a driver that does not read stalls oned itself. Writing is one `write` a line, whole: up to
-5.12 oned takes a pause of more than 25 ms inside a line for a crash (src/mad/MadManager.cc, listener).
+Reading never stops: oned writes to its drivers with blocking writes (src/mad/Mad.cc, include/StreamManager.h), so a
+driver that does not read stalls oned itself. Each line is written with one `write`: up to 5.12 oned takes a pause of
+more than 25 ms inside a line for a crash of the driver (src/mad/MadManager.cc, listener).
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from collections.abc import Callable
 from queue import SimpleQueue
 
 _CHUNK = 64 * 1024
-"""Bytes read at once: a dozen ordinary requests, so that the first ones start before the last ones are parsed."""
+"""Bytes per read: a dozen ordinary requests, so that the first ones start before the last ones are parsed."""
 
 _PIPE = 1024 * 1024
-"""What a pipe is asked to hold; more is not granted to ordinary users (pipe(7), pipe-max-size)."""
+"""Requested capacity of a pipe; ordinary users get no larger one (pipe(7), pipe-max-size)."""
 
 _ATOMIC = 4096
-"""PIPE_BUF: a write of up to so many bytes does not block on a pipe that poll(2) calls writable."""
+"""PIPE_BUF: a write of at most this size does not block on a pipe that poll(2) calls writable."""
 
 _LOG_BOUND = 2000
-"""LOG lines kept for a reader that does not read; older ones go first. Replies are kept without bound."""
+"""Most LOG lines kept for a slow reader; the oldest are dropped first. Replies are kept without bound."""
 
 _AGAIN_SECONDS = 0.1
-"""How long to wait for memory to read into; what is not read stays in the pipe."""
+"""Pause when there is no memory for a read; the input stays in the pipe."""
 
 
 class Reader:
-    """Standard input as chunks of bytes.
+    """Reads standard input in chunks of bytes.
 
     Args:
         fd: the descriptor.
-        feed: takes each chunk; called in the loop; b"" once, at the end.
+        feed: called in the loop with each chunk, and once with b"" at the end.
     """
 
     def __init__(self, fd: int, feed: Callable[[bytes], None]) -> None:
@@ -48,18 +48,18 @@ class Reader:
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
-        """Begin to read; never blocks."""
+        """Start reading; never blocks."""
         _enlarge(self._fd)
         try:
-            # Readiness, then one blocking read that cannot block: the descriptor's flags are shared with whoever else
-            # has it open (a shell, say), so it is not made non-blocking.
+            # A ready descriptor does not block a read. It is not set non-blocking, since other processes that have it
+            # open, such as a shell, share that flag.
             self._loop.add_reader(self._fd, self._on_readable)
         except OSError:
-            # Files cannot be waited for with epoll (EPERM).
+            # epoll does not support files (EPERM).
             threading.Thread(target=self._read_file, name="stdin", daemon=True).start()
 
     def stop(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         with contextlib.suppress(OSError, ValueError):
             self._loop.remove_reader(self._fd)
 
@@ -73,7 +73,7 @@ class Reader:
             self._feed(data)
 
     def _read(self) -> bytes | None:
-        """Read a piece, b"" at the end; None when there is no memory to read it into."""
+        """Return the next chunk, b"" at the end; None when there is no memory for it."""
         try:
             return os.read(self._fd, _CHUNK)
         except MemoryError:
@@ -113,17 +113,17 @@ class _Line:
 
 
 class Writer:
-    """Standard output as whole lines, in order.
+    """Writes whole lines to standard output, in order.
 
-    A line is written at once while the reader keeps up. When it does not, lines wait and a thread writes them, so that
-    the loop never blocks; replies all wait, LOG lines up to a bound. The thread is there from the beginning: a machine
-    that is short of processes or memory may start none just when it is needed.
+    A line is written at once while the reader keeps up. Otherwise lines wait and a thread writes them, so that the loop
+    never blocks; all replies wait, LOG lines up to a bound. The thread is started at the beginning, since a machine
+    short of processes or memory may be unable to start it later.
 
     Args:
         fd: the descriptor.
 
     Attributes:
-        dropped: makes the line that says how many LOG lines were dropped.
+        dropped: returns the line that reports the number of dropped LOG lines.
 
     Raises:
         RuntimeError: the thread cannot be started.
@@ -149,7 +149,7 @@ class Writer:
         threading.Thread(target=self._write_handed, name="stdout", daemon=True).start()
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
-        """Write a reply; `on_written` is called once it is on its way to the reader. Never blocks, never fails."""
+        """Write a reply, and call `on_written` once it is written. Never blocks, never fails."""
         if self._held is not None:
             self._held.append(_Line(data, on_written, is_log=False))
             self._empty.clear()
@@ -162,49 +162,49 @@ class Writer:
             self._tell(on_written)
 
     def _keeps_up(self, data: bytes) -> bool:
-        """True when nothing waits and the reader takes this line at once: so it is nearly always."""
+        """Return True when no line waits and this one can be written at once, the usual case."""
         is_idle = self._is_open and not self._lines and self._thread_line is None and not self._is_broken
         return is_idle and len(data) <= _ATOMIC and bool(self._poll.poll(0))
 
     def log(self, data: bytes) -> None:
-        """Write a LOG line, which may be dropped while nobody reads."""
+        """Write a LOG line, which may be dropped while the reader does not read."""
         line = _Line(data, None, is_log=True)
         self._logs.append(line)
         if len(self._logs) > _LOG_BOUND:
             oldest = self._logs.popleft()
-            oldest.is_dropped, oldest.data = True, b""  # its place in the queue is all that is kept of it
+            oldest.is_dropped, oldest.data = True, b""  # only its place in the queue is kept
             self._drops += 1
         self._add(line)
 
     def send_first(self, data: bytes) -> None:
-        """Write the answer to INIT, in front of everything that waits."""
+        """Write the answer to INIT before all waiting lines."""
         if not self._is_broken:
             self._write(data)
 
     def open(self) -> None:
-        """Let lines through: until the first request after INIT nothing may follow its answer (include/Driver.h)."""
+        """Start writing lines: until the first request no line may follow the answer to INIT (include/Driver.h)."""
         if not self._is_open:
             self._is_open = True
             self._flush()
 
     def hold_replies(self) -> None:
-        """Keep replies, but not LOG lines, until `let_replies_go`: a core that is starting may die of one."""
+        """Hold replies, but not LOG lines, until `let_replies_go`: a reply may crash a starting core."""
         self._held = [] if self._held is None else self._held
 
     def let_replies_go(self) -> None:
-        """Write the replies that were kept, in order, and every later one as it comes."""
+        """Write the held replies in order, and every later one at once."""
         held, self._held = self._held, None
         for line in held or ():
             self._add(line)
 
     def is_read(self) -> bool:
-        """False once nobody has the other end open any more."""
+        """Return False once the other end of the pipe is closed."""
         if not self._is_broken:
             self._is_broken = any(events & (select.POLLERR | select.POLLNVAL) for _, events in self._poll.poll(0))
         return not self._is_broken
 
     async def drained(self) -> None:
-        """Return when everything was written, or can never be."""
+        """Return once all lines are written, or can never be."""
         await self._empty.wait()
 
     def _add(self, line: _Line) -> None:
@@ -213,7 +213,7 @@ class Writer:
         self._flush()
 
     def _flush(self) -> None:
-        """Write what can be written without blocking; leave the rest to a thread."""
+        """Write the lines that can be written without blocking; hand the next one to the thread."""
         if not self._is_open or self._thread_line is not None:
             return
         if self._drops:
@@ -224,7 +224,7 @@ class Writer:
             if line.is_dropped:
                 continue
             if line.is_log:
-                self._logs.popleft()  # the oldest: they are in the same order here and there
+                self._logs.popleft()  # the same line: both queues have the same order
             if not self._is_broken and (len(line.data) > _ATOMIC or not self._poll.poll(0)):
                 self._write_in_thread(line)
                 return
@@ -238,18 +238,18 @@ class Writer:
             self._tell(line.on_written)
 
     def _tell(self, on_written: Callable[[], None]) -> None:
-        """Call back; a failure there is not the line's, which is written, nor that of the lines behind it."""
+        """Call `on_written`; its failure must not affect the line, which is written, or the lines after it."""
         try:
             on_written()
         except Exception as error:  # noqa: BLE001 - the loop's handler logs it
-            self._loop.call_exception_handler({"message": "a written line was not noted", "exception": error})
+            self._loop.call_exception_handler({"message": "a written line was not recorded", "exception": error})
 
     def _write_in_thread(self, line: _Line) -> None:
         self._thread_line = line
         self._handed.put(line)
 
     def _write_handed(self) -> None:
-        """Write what the loop hands over, for as long as the process lives."""
+        """Write lines from the loop until the process ends; runs in the thread."""
         while True:
             line = self._handed.get()
             self._write(line.data)
@@ -268,7 +268,7 @@ class Writer:
             try:
                 view = view[os.write(self._fd, view) :]
             except BlockingIOError:
-                # Somebody else made the shared description non-blocking: wait as a blocking write would.
+                # Another process made the shared description non-blocking: wait as a blocking write would.
                 self._poll.poll()
             except OSError as error:
                 if error.errno != errno.EINTR:
@@ -276,6 +276,6 @@ class Writer:
 
 
 def _enlarge(fd: int) -> None:
-    """Ask for a larger pipe, so that a whole line fits; whatever is no pipe stays as it is."""
+    """Ask for a larger pipe, so that a whole line fits; other kinds of files are ignored."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE)

@@ -1,4 +1,4 @@
-"""Calls over HTTP that certainly were not carried out: no connection came about, or a 503 says so."""
+"""Detects HTTP calls that were certainly not carried out: without a connection, or with a 503 that says so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from one_provider_mad.errors import NotReached, WrongEndpoint
 SERVICE_UNAVAILABLE = 503
 
 _NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
-"""The resolver has answered that there is no such name; it could not ask anybody with EAI_AGAIN (getaddrinfo(3))."""
+"""The resolver's answers for a missing name; with EAI_AGAIN no server answered it (getaddrinfo(3))."""
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
@@ -22,18 +22,18 @@ _SAYS_SO = re.compile(
     rb"|no server is available|not (?:been )?(?:carried out|processed)",
     re.IGNORECASE,
 )
-"""What EC2, HAProxy and others write for a call that they hand on to nobody."""
+"""Texts of EC2, HAProxy and others for a call that they do not forward."""
 
 
 def unreached(error: BaseException, *, who: str, setting: str, was_reached: bool) -> NotReached | None:
-    """What an error of aiohttp means where the call was certainly not sent; None where it may have been.
+    """Return the error for a call that was certainly not sent; None where it may have been sent.
 
     Args:
-        error: what aiohttp has raised.
-        who: who was to be reached, for the sentence.
-        setting: what the configuration calls the address.
-        was_reached: an answer came from there before; then a name that does not exist, or a certificate that is not
-            trusted, is an outage like any other.
+        error: the exception of aiohttp.
+        who: name of the service, for the message.
+        setting: name of the setting that holds the address.
+        was_reached: the address has answered before; then a missing name or an untrusted certificate counts as an
+            outage.
     """
     import aiohttp
 
@@ -57,12 +57,12 @@ def unreached(error: BaseException, *, who: str, setting: str, was_reached: bool
 
 
 def says_not_carried_out(status: int, body: bytes, *, retry_after: float | None) -> bool:
-    """True for a 503 that says that nobody took the call; another one may come of a server that was at work on it."""
+    """Return True for a 503 that says that the call was not carried out; any other may come after its effect."""
     return status == SERVICE_UNAVAILABLE and (retry_after is not None or bool(_SAYS_SO.search(body)))
 
 
 def _cause(error: BaseException) -> str:
-    """Why, without the address, and without the names of classes where anything else is known."""
+    """Return the reason without the address, and without class names unless there is nothing else."""
     chain = list(_causes(error))
     if (name := type(error).__name__) == "InvalidURL":
         return "its URL cannot be read"
@@ -85,14 +85,14 @@ def _cause(error: BaseException) -> str:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, and what aiohttp has wrapped or was handling."""
+    """Yield the error and the chain of errors that aiohttp wrapped."""
     while error is not None:
         yield error
         error = getattr(error, "os_error", None) or getattr(error, "certificate_error", None) or error.__cause__
 
 
 def _number_of(error: OSError) -> int:
-    """The system's number; of several addresses tried, asyncio keeps it in the text alone."""
+    """Return the errno; after trying several addresses asyncio keeps it only in the text."""
     if error.errno:
         return error.errno
     found = _ERRNO.search(str(error))
@@ -100,5 +100,5 @@ def _number_of(error: OSError) -> int:
 
 
 def _reason(error: ssl.SSLError) -> str:
-    """OpenSSL's word for it, which errors of Python's own do not have."""
+    """Return OpenSSL's reason; errors raised by Python itself have none."""
     return str(getattr(error, "reason", None) or "handshake failed").replace("_", " ").lower()

@@ -1,4 +1,4 @@
-"""Threads for work that would stop the loop."""
+"""A thread pool for work that would block the loop."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 
 class Workers(ThreadPoolExecutor):
-    """A thread pool that has one thread from the beginning, and makes do with those it has.
+    """A thread pool that starts one thread at once, and tolerates that no further one can be started.
 
-    ThreadPoolExecutor raises when it cannot start another thread (a limit on processes or on memory), although it has
-    queued the work by then, which the next thread that is free carries out: the caller gives up what is done all the
-    same.
+    ThreadPoolExecutor raises when it cannot start another thread (a limit on processes or on memory), after it has
+    queued the work, which the next free thread then runs: the caller would give up work that is done all the same.
 
     Args:
-        most: how many threads at most; None for Python's own default.
-        name: how their names begin.
+        most: most threads; None for Python's default.
+        name: prefix of their names.
 
     Raises:
         RuntimeError: not even the first thread can be started.

@@ -44,7 +44,7 @@ async def test_background_work_that_ends_badly_is_named_in_the_log_and_nowhere_e
         await turns()
     [entry] = logged
     message = "recovery ended unexpectedly"
-    assert (entry["event"], entry["log_level"], entry["message"]) == ("unexpected", "error", message)
+    assert (entry["event"], entry["log_level"], entry["message"]) == ("unexpected error", "error", message)
     assert isinstance(entry["exc_info"], KeyError)
     assert capfd.readouterr() == ("", "")
 
@@ -71,7 +71,7 @@ async def test_work_that_must_not_end_begins_again_after_longer_and_longer_pause
     pauses = [round(after - before) for before, after in pairwise(begun)]
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 101], "after a minute without an error the pause is short again"
     messages = [entry["message"] for entry in logged]
-    assert messages[0] == "debts ended unexpectedly, and begins again in 1 s"
+    assert messages[0] == "debts ended unexpectedly, and starts again in 1 s"
     assert len(messages) == 9
     assert not daemon._background
 
@@ -104,7 +104,7 @@ def test_what_no_exception_goes_with_is_logged_too() -> None:
     with capture_logs() as logged, asyncio.Runner() as runner:
         log_stray_error(runner.get_loop(), {"message": "a socket was left open"})
     assert logged == [
-        {"event": "unexpected", "log_level": "error", "message": "a socket was left open", "exc_info": None}
+        {"event": "unexpected error", "log_level": "error", "message": "a socket was left open", "exc_info": None}
     ]
 
 
@@ -132,4 +132,4 @@ async def test_what_is_lost_of_the_input_ends_the_driver(daemon: _Daemon, monkey
         daemon._feed(b"DEPLOY  7 \n")
         daemon._feed(b"DEPLOY  8 \n")
     assert daemon._is_defective.is_set()
-    assert [entry["message"] for entry in logged] == ["the driver ends, since it could not take its input"]
+    assert [entry["message"] for entry in logged] == ["the driver ends, since it could not process its input"]

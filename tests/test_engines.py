@@ -474,8 +474,8 @@ async def test_other_credentials_are_refused_until_that_is_confirmed(home: Home)
     error = await refusal(engines)
     assert isinstance(error, WrongAccount)
     assert str(error) == (
-        "credentials of another account: two/south, not one/north as before;"
-        " if that is meant, run one-provider journal accept x"
+        "credentials now belong to account two/south, expected one/north: restore them, or run"
+        " one-provider journal accept x if that account is meant"
     )
     assert forget_fact(home.places.default_journal("x"), "account") == "one/north"
     engine = await engines.current()
@@ -489,7 +489,7 @@ async def test_credentials_that_change_while_the_driver_runs_are_refused_and_the
     home.somebody.account = "two/south"
     home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "theirs"')
     assert await engines.current() is first
-    assert home.warnings[0].startswith("credentials of another account: two/south")
+    assert home.warnings[0].startswith("credentials now belong to account two/south")
 
 
 async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_unavailable(home: Home) -> None:
@@ -500,7 +500,7 @@ async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_unavaila
     somebodys_cloud.mishap = "hang"
     error = await refusal(engines)
     assert isinstance(error, ProviderUnavailable)
-    assert str(error) == "somebody did not answer whose credentials these are"
+    assert str(error) == "somebody did not say which account the credentials belong to"
     somebodys_cloud.mishap = None
     assert (await engines.current()).cloud is not None
 

@@ -190,8 +190,8 @@ async def test_an_answer_is_unpacked(server: Server, open_client: Open, written:
 @pytest.mark.parametrize(
     ("coding", "cut", "sentence"),
     [
-        ("gzip", 5, "cannot be unpacked: it ends too early"),
-        ("br", 0, "cannot be unpacked: nobody asked for Content-Encoding 'br'"),
+        ("gzip", 5, "cannot be decompressed: it ends too early"),
+        ("br", 0, "cannot be decompressed: Content-Encoding 'br' was not requested"),
     ],
 )
 async def test_an_answer_that_cannot_be_unpacked_is_none(

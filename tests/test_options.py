@@ -42,9 +42,9 @@ UNDERSTOOD = [
 ]
 
 ODD = [
-    pytest.param([], Options(), "name nothing to serve", id="absent"),
-    pytest.param([""], Options(), "name nothing to serve", id="empty"),
-    pytest.param(["  \t "], Options(), "name nothing to serve", id="blank"),
+    pytest.param([], Options(), "have no NAME", id="absent"),
+    pytest.param([""], Options(), "have no NAME", id="empty"),
+    pytest.param(["  \t "], Options(), "have no NAME", id="blank"),
     pytest.param(["-t ec2"], Options(name="ec2"), "'-t' needs a number, got nothing", id="name-is-not-swallowed"),
     pytest.param(["-t -p ec2"], Options(name="ec2", is_parallel=True), "'-t' needs a number", id="option-follows"),
     pytest.param(["ec2 -r"], Options(name="ec2"), "'-r' needs a number, got nothing", id="number-missing-at-the-end"),

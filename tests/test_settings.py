@@ -103,7 +103,7 @@ def test_a_provider_that_is_called_like_a_setting_takes_none_of_ours(places: Pla
 
 SENTENCES = [
     pytest.param('owner = "x"', "provider is missing", id="no-provider"),
-    pytest.param('provider = "ec2"', 'owner is missing: say whose instances these are, owner = "…"', id="no-owner"),
+    pytest.param('provider = "ec2"', 'owner is missing: add a name for this OpenNebula, owner = "…"', id="no-owner"),
     pytest.param("provider = 7", "provider: expected `str`, got `int`", id="provider-is-no-text"),
     pytest.param(GOOD + "call_timeout = 0", "call_timeout: expected `float` > 0.0", id="no-time-at-all"),
     pytest.param(GOOD + 'call_timeout = "1"', "call_timeout: expected `float`, got `str`", id="time-is-no-number"),

@@ -241,7 +241,7 @@ async def test_nothing_is_done_by_a_listing_that_contradicts_itself(desk: Desk, 
     cloud.doubles[cloud.add(identity_of())] = InstanceState.TERMINATED
     reply = await desk.answer(action)
     assert reply.startswith("FAILURE ")
-    assert "the cloud's listing contradicts itself: instance 'i-1' is in it twice, and differently" in reply
+    assert "the cloud's listing contradicts itself: it has two different rows for instance 'i-1'" in reply
     assert {name for name, _ in cloud.calls} == {"find"}
 
 

@@ -370,7 +370,7 @@ async def test_other_credentials_do_nothing(
     configure(place, **elsewhere)
     async with Front(place) as front:
         reply = await front.ask_about(deploy_id, request_)
-    assert reply.startswith("FAILURE credentials of another account: ")
+    assert reply.startswith("FAILURE credentials now belong to account ")
     assert (await console.instances())[deploy_id].state.value == "running"
     assert await console.alive() == {deploy_id}
 

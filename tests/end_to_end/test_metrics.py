@@ -293,8 +293,8 @@ def test_a_directory_that_is_not_there_is_told_once_and_written_to_once_it_is(pl
     directory.rmdir()
     write_metrics(place, directory)
     sentence = (
-        f"metrics are not written: {directory}: {{}}; make that directory, which [metrics] names,"
-        f" and let user {os.geteuid()} write there"
+        f"metrics are not written: {directory}: {{}}; create that directory, or correct [metrics],"
+        f" and let user {os.geteuid()} write to it"
     )
     with Keeper(place) as keeper:
         keeper.more()
@@ -330,7 +330,7 @@ def test_a_second_driver_says_so_and_takes_its_turn_when_the_first_has_ended(
     [sentence] = keeper.told
     assert sentence == (
         f"metrics are not written: another one_vmm_provider of simulated, process {os.getpid()}, writes {path} already;"
-        " end the one that is too many"
+        " end one of the two"
     )
 
 

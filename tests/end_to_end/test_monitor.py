@@ -269,7 +269,9 @@ def test_with_credentials_of_another_account_nothing_is_reported(place: Place, c
     with monitored(place) as one:
         one.start()
         failing = one.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_ERROR") != "-")
-        assert plain(failing.values, "PROVIDER_ERROR").startswith("credentials of another account: simulated/elsewhere")
+        assert plain(failing.values, "PROVIDER_ERROR").startswith(
+            "credentials now belong to account simulated/elsewhere"
+        )
         assert "STATE_VM" not in [line.word for line in one.lines], "everything would look gone there"
 
 

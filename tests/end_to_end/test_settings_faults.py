@@ -309,7 +309,7 @@ def test_another_account_and_another_owner_are_refused_after_the_restart_too(dri
         one = driver()
         for line in (wire.terminate(7, deploy_id), wire.deploy(8), wire.cleanup(7)):
             assert one.ask(line).startswith(
-                f"FAILURE credentials of another account: {account}, not simulated/embedded as before"
+                f"FAILURE credentials now belong to account {account}, expected simulated/embedded: restore them"
             )
         assert one.ask(wire.poll(7, deploy_id)) == "SUCCESS STATE=-"
     place.simulate(boot_time=0)

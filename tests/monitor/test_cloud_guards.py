@@ -83,7 +83,7 @@ async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_asked_ag
 
 async def test_the_cloud_of_another_account_is_not_looked_at(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded(monkeypatch, "account-2/north")
-    with pytest.raises(WrongAccount, match="account-1/north, not account-2/north as before"):
+    with pytest.raises(WrongAccount, match="account-1/north, expected account-2/north: restore them"):
         await front.watched.current()
     recorded(monkeypatch, JournalError("the journal cannot be read"))
     with pytest.raises(JournalError):

@@ -203,5 +203,5 @@ def test_without_credentials_there_is_one_warning_and_nothing_else_changes(place
     assert one.finalize() == 0
     assert not [line for line in [*one.lines, *one.rest()] if line.startswith("LOG ")]
     (warning,) = [entry for entry in place.events() if entry["level"] == "warning"]
-    assert warning["event"] == "orphans are not looked for, nor which front-end leads"
+    assert warning["event"] == "orphans are not looked for, leadership is not checked"
     assert warning["reason"].startswith("one_auth does not exist: write user:password into ")

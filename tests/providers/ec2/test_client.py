@@ -136,7 +136,7 @@ async def test_an_answer_that_is_none_is_one_of_our_kinds(
 async def test_an_instance_that_is_shown_in_two_states_is_not_described(face: Face, connect: Open) -> None:
     provider = await connect()
     face.order("DescribeInstances", body=listed("", "running", "stopped"), status=200)
-    with pytest.raises(ProviderUnavailable, match="instance 'i-1' is in it twice, and differently"):
+    with pytest.raises(ProviderUnavailable, match="two different rows for instance 'i-1'"):
         await provider.describe([DeployId("i-1")])
 
 
