@@ -52,7 +52,7 @@ class Options:
         name: the NAME to serve, the last word of ARGUMENTS that is not an option; "" when there is none.
         threads: `-t`, number of actions that run at once; at least 1.
         retries: `-r`, number of retries of a call that failed for a temporary reason; 0 is none.
-        timeout: `-w`, seconds an action may take; 0 is for ever, None is the default of each action.
+        timeout: `-w`, seconds an action may take; 0 is no limit, None is the default of each action.
         local_actions: `-l`, the unparsed list; None is upstream's own list.
         delegate: `-d`, the unparsed list.
         shell: `-s`, the remote shell.

@@ -94,7 +94,7 @@ def error_of(method: str, failure: Failure, *, whose: str = "OpenNebula") -> Pro
     said = _METHOD.sub("", masked(failure.text.strip()))[:_TEXT] or f"refused without a reason, code {failure.code}"
     text = f"{said} ({method})"
     if is_not_the_leader(failure):
-        return Throttled(f"no OpenNebula front-end leads just now: {text}", retry_after=ELECTION_SECONDS)
+        return Throttled(f"no OpenNebula front-end leads at this time: {text}", retry_after=ELECTION_SECONDS)
     match failure.code:
         case code if code == AUTHENTICATION:
             return AuthenticationRefused(text)

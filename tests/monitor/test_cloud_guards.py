@@ -94,7 +94,7 @@ async def test_the_cloud_of_another_account_is_not_looked_at(front: Front, monke
 
 async def test_a_cloud_that_lists_nothing_is_no_empty_cloud(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitored_cloud, "VerbatimDriver", FakeCloud)
-    with pytest.raises(SettingsError, match="provider fake lists no instances"):
+    with pytest.raises(SettingsError, match="provider fake cannot list instances"):
         await front.watched.current()
 
 
