@@ -161,16 +161,16 @@ class Engines:
         return Sight(cloud=engine.cloud, verbatim=engine.verbatim)
 
     def _is_in_force(self, configuration: Configuration) -> bool:
-        """False once others have replaced these settings; those that were edited meanwhile are tried first.
+        """Return False once other settings are in force; newly edited ones are tried first.
 
-        Until they work, whoever waits for the cloud would begin anew with the very same settings, again and again.
+        Until the edited ones work, a call that waits for the cloud would start again and again with the same settings.
         """
         if self._source.current() is not configuration:
             self._make_soon()
         return self._engine is None or self._engine.configuration is configuration
 
     def _make_soon(self) -> asyncio.Task[Engine]:
-        """One try for all who wait; should one of them be cancelled, it goes on for the others."""
+        """Return the task that builds the engine, shared by all callers; cancelling one does not stop it."""
         if self._making is None:
             self._making_since = time.monotonic()
             self._making = asyncio.create_task(self._renew(), name="make an engine")

@@ -65,7 +65,7 @@ def _cause(error: BaseException) -> str:
     """Return the reason without the address, and without class names unless there is nothing else."""
     chain = list(_causes(error))
     if (name := type(error).__name__) == "InvalidURL":
-        return "its URL cannot be read"
+        return "its URL is invalid"
     if name == "ClientHttpProxyError":
         return f"the proxy refuses the connection with HTTP {getattr(error, 'status', 0)}"
     for each in chain:
@@ -75,7 +75,7 @@ def _cause(error: BaseException) -> str:
             return f"no TLS connection, {_reason(each)}"
     for each in chain:
         if isinstance(each, TimeoutError):
-            return "it does not take connections in time"
+            return "it does not accept connections in time"
         if type(each).__name__ in ("ClientConnectorDNSError", "gaierror"):
             return "its name cannot be resolved"
     for each in chain:

@@ -55,12 +55,12 @@ async def test_a_port_on_which_nobody_listens_is_an_outage(http: aiohttp.ClientS
 @pytest.mark.parametrize(
     ("error", "cause"),
     [
-        (aiohttp.ConnectionTimeoutError(), "it does not take connections in time"),
+        (aiohttp.ConnectionTimeoutError(), "it does not accept connections in time"),
         (aiohttp.ClientConnectorDNSError(KEY, NO_NAME), "its name cannot be resolved"),
         (aiohttp.ClientConnectorError(KEY, OSError(113, "No route to host")), "no route to host"),
         (aiohttp.ClientConnectorError(KEY, OSError(SEVERAL)), "connection refused;"),
         (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "wrong")), "no TLS connection, handshake failed"),
-        (aiohttp.InvalidURL("x"), "its URL cannot be read"),
+        (aiohttp.InvalidURL("x"), "its URL is invalid"),
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )

@@ -73,7 +73,7 @@ async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_asked_ag
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order(front, monkeypatch, account=asyncio.Event())
-    with pytest.raises(ProviderUnavailable, match="did not answer whose credentials"):
+    with pytest.raises(ProviderUnavailable, match="did not say which account the credentials belong to"):
         async with asyncio.timeout(1000):
             await front.watched.current()
     assert front.clouds[-1].is_closed
