@@ -13,7 +13,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests import measuring
 from tests.end_to_end.oned import Driver, Place
 from tests.waiting import until
 
@@ -26,11 +25,6 @@ hypothesis.settings.register_profile("thorough", deadline=None, max_examples=100
 hypothesis.settings.load_profile("quick")
 
 pytest.register_assert_rewrite("one_provider_mad.testing.conformance")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Have coverage look while tests run only."""
-    config.pluginmanager.register(measuring)
 
 
 StartDriver = Callable[..., Driver]
