@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +17,7 @@ from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.end_to_end.oned import OWNER, ROOT, Driver, Place, aside
 from tests.monitor.decoder import Line, Values, read_legacy, read_modern, start_monitor, vectors
+from tests.waiting import until
 
 _Result = TypeVar("_Result")
 
@@ -24,6 +27,9 @@ QUICK = {"state_period": 0.1, "vm_period": 0.1, "min_list_interval": 0.05}
 """A `[monitor]` that looks ten times a second: only what is waited for takes time."""
 
 INSTANT = {"boot_time": 0, "stop_time": 0, "suspend_time": 0, "destroy_time": 0, "watch_interval": 0.01}
+
+TAKES = {"boot_time": 600, "stop_time": 600, "destroy_time": 600, "watch_interval": 0.05}
+"""What instances do is over when Console.complete says so, however slow the machine is."""
 
 
 def configure(
@@ -152,6 +158,27 @@ def states(line: Line) -> dict[int, str]:
     return {int(vm["ID"]): vm["STATE"] for vm in vectors(line.values, "VM")}
 
 
+def hold(actions: Driver) -> None:
+    """Stop an action driver where it holds no lock on the journal or the cloud, which others are to look at."""
+    files = (actions.place.var / "one_provider_mad_simulated.journal", actions.place.var / "simulated.db")
+    status = Path(f"/proc/{actions.process.pid}/status")
+
+    def is_held() -> bool:
+        actions.process.send_signal(signal.SIGSTOP)
+        until(lambda: "State:\tT" in status.read_text())
+        try:
+            for file in files:
+                with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as db:
+                    db.execute("BEGIN EXCLUSIVE")
+                    db.execute("ROLLBACK")
+        except sqlite3.OperationalError:
+            actions.process.send_signal(signal.SIGCONT)
+            return False
+        return True
+
+    until(is_held)
+
+
 @contextmanager
 def monitored(place: Place, **options: Any) -> Iterator[Monitored]:
     """An information driver that is ended in the end; its log then tells of no defect."""
@@ -208,6 +235,11 @@ class Console:
 
     def terminate(self, deploy_id: str) -> None:
         self._do(lambda cloud: cloud.terminate(DeployId(deploy_id)))
+
+    def complete(self) -> None:
+        """Let everything be over that instances are about to do."""
+        with closing(sqlite3.connect(self._path, timeout=10)) as db, db:
+            db.execute("UPDATE instance SET ends_at = 0")
 
     def drop_tags(self, deploy_id: str) -> None:
         self._do(lambda cloud: cloud.drop_tags(DeployId(deploy_id)))

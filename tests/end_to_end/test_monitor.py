@@ -359,13 +359,11 @@ def test_timestamps_never_go_backwards(place: Place) -> None:
 # The end
 
 
-def test_the_core_lets_go_and_the_driver_is_gone_within_a_second(place: Place, console: Console) -> None:
-    configure(place, latency=20)
+def test_the_core_lets_go_and_the_driver_ends_without_waiting_for_a_call(place: Place) -> None:
+    configure(place, latency=300)
     with monitored(place) as one:
         one.start()
-        begun = time.monotonic()
-        assert one.driver.drop() == 0
-        assert time.monotonic() - begun < 1
+        assert one.driver.drop(seconds=20) == 0
 
 
 def test_a_person_with_a_pipe_sees_one_round(place: Place, console: Console) -> None:
@@ -408,13 +406,14 @@ def test_a_front_end_that_leads_no_more_says_no_more(place: Place) -> None:
         with monitored(place, environ=access_to(front_end, place)) as one:
             one.start()
             one.sync()
+            until(lambda: '"LEADER"' in one.log())  # it would be asked first when it follows already
             front_end.state = FOLLOWER
             until(lambda: '"FOLLOWER"' in one.log())
             one.start(4)
             one.send(stop_monitor(4))
             assert one.next().word == "STOP_MONITOR", "neither the host that is new nor the other is spoken of"
             front_end.state = LEADER
-            assert one.next().word == "SYSTEM_HOST"
+            assert one.next(30).word == "SYSTEM_HOST"
             one.sync()
 
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import Console, Monitored, configure, monitored, states
+from tests.end_to_end.monitored import TAKES, Console, Monitored, configure, hold, monitored, states
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.monitor.decoder import plain, vectors
 from tests.waiting import until
@@ -25,8 +25,8 @@ ROWS: set[str] = set()
 SYNCED = {"sync_period": 0.1}
 """A `[monitor]` in which all VMs are reported all the time."""
 
-WATCHED = 0.8
-"""Seconds between two looks of the action driver: time to stop it before it replies."""
+ON_THE_WAY = {"running": "pending", "stopped": "stopping", "terminated": "terminating"}
+"""The states of an instance from the call on until it is in another one."""
 
 
 def row(*somebody: str) -> Callable[[_Test], _Test]:
@@ -184,19 +184,20 @@ class Pair:
         self.reports = reports
 
     def during(self, request: bytes, state: str) -> tuple[str, list[dict[int, str]]]:
-        """Send a request, and stop the action driver between what it does and its reply.
+        """Send a request, and stop the action driver between its call and its reply.
 
         Args:
             request: the line.
-            state: what the cloud shows by then.
+            state: what the cloud shows once the driver is stopped.
 
         Returns:
             The reply, and the reports of all VMs from before it.
         """
         word, vm_id = request.split()[0].decode(), int(request.split()[1])
-        self.actions.send(request)
-        until(lambda: state in [instance.state.value for instance in self.console.instances()])
-        self.actions.process.send_signal(signal.SIGSTOP)
+        self.begin(request, state)
+        hold(self.actions)
+        self.console.complete()
+        assert state in self._states()
         assert self.place.unanswered() == [word]
         self.reports.catch_up()
         reports = [self.reports.sync() for _ in range(5)][1:]
@@ -205,14 +206,24 @@ class Pair:
 
     def deploy(self) -> str:
         """Deploy VM 7, and return its id."""
-        return self.actions.created(wire.deploy(7, host_id=3))
+        self.begin(wire.deploy(7, host_id=3), "running")
+        self.console.complete()
+        return self.actions.reply("DEPLOY", 7).removeprefix("SUCCESS ")
+
+    def begin(self, request: bytes, state: str) -> None:
+        """Send a request, and return when its call is carried out."""
+        self.actions.send(request)
+        until(lambda: ON_THE_WAY[state] in self._states())
+
+    def _states(self) -> list[str]:
+        return [instance.state.value for instance in self.console.instances()]
 
 
 @pytest.fixture
 def pair(place: Place) -> Iterator[Pair]:
-    """Both drivers; the action driver learns of every state a second late."""
+    """Both drivers; what is done to instances takes until the test completes it."""
     monitor = {"state_period": 0.05, "sync_period": 0.05, "missing_state": "POWEROFF"}
-    configure(place, monitor=monitor, boot_time=0.05, stop_time=0.05, destroy_time=0.05, watch_interval=WATCHED)
+    configure(place, monitor=monitor, **TAKES)  # type: ignore[arg-type]
     with Driver(place) as actions, monitored(place) as reports:
         reports.start()
         reports.sync()
@@ -285,7 +296,9 @@ def test_a_rebooted_vm_runs_all_the_time(pair: Pair) -> None:
 @row("terminates a VM that is powered off")
 def test_an_instance_whose_vm_is_done_shows_as_a_zombie(pair: Pair) -> None:
     deploy_id = pair.deploy()
-    assert pair.actions.ask(wire.power_off(7, deploy_id, host_id=3)) == "SUCCESS -"
+    pair.begin(wire.power_off(7, deploy_id, host_id=3), "stopped")
+    pair.console.complete()
+    assert pair.actions.reply("SHUTDOWN", 7) == "SUCCESS -"
     pair.reports.sync(vm7="POWEROFF")
     assert pair.reports.sync() == {7: "POWEROFF"}, "OpenNebula tells no driver, and goes on being told"
 
@@ -294,9 +307,9 @@ def test_an_instance_whose_vm_is_done_shows_as_a_zombie(pair: Pair) -> None:
 def test_an_action_goes_on_when_its_driver_dies(pair: Pair) -> None:
     deploy_id = pair.deploy()
     pair.reports.sync(vm7="RUNNING")
-    pair.actions.send(wire.power_off(7, deploy_id, host_id=3))
-    until(lambda: [instance.state.value for instance in pair.console.instances()] == ["stopped"])
+    pair.begin(wire.power_off(7, deploy_id, host_id=3), "stopped")
     pair.actions.kill()
+    pair.console.complete()
     assert pair.place.unanswered() == ["SHUTDOWN"]
     pair.reports.catch_up()
     assert [pair.reports.sync()[7] for _ in range(5)] == ["UNKNOWN"] * 5
