@@ -247,14 +247,19 @@ class Storm:
     # The whole
 
     def blow(self) -> None:
-        """Let it last for as long as it is planned, or until something is wrong."""
+        """Let it last for as long as it is planned and until all that is planned has come, or something is wrong."""
         until(self._is_monitored)
         end = time.time() + self.plan.seconds
-        while (now := time.time()) < end and not self.witness.harm:
+        longest = end + 30
+        while ((now := time.time()) < end or (now < longest and not self._has_had_it())) and not self.witness.harm:
             self._change_weather(now)
             self._act(now)
             self._kill(now)
             self.listen()
+
+    def _has_had_it(self) -> bool:
+        """Whether each driver was killed and the cloud was away."""
+        return len(self.kills) == 2 and self.witness.counts["times an outage"] > 0
 
     def _is_monitored(self) -> bool:
         """The host is known even to a driver that were started anew."""

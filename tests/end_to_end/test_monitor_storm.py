@@ -42,7 +42,7 @@ def blow(place: Place, plan: Plan) -> Storm:
 
 
 def test_a_storm(place: Place) -> None:
-    one = blow(place, Plan(seed=11, vms=40, seconds=7.0, kills=(2.0, 3.5), most_kills=1, weather=(0.5, 0.8), rest=0.4))
+    one = blow(place, Plan(seed=11, vms=40, seconds=4.5, kills=(1.2, 2.0), most_kills=1, weather=(0.3, 0.5), rest=0.3))
     assert one.kills == {"actions": 1, "reports": 1}
     assert one.witness.counts["times an outage"]
 
