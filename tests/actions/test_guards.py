@@ -499,7 +499,7 @@ async def test_a_refused_retry_does_not_prove_that_nothing_was_made(
 ) -> None:
     configure(place, **LAG)
     moods.losing.add("create")
-    async with Front(place) as front:
+    async with Front(place, deadline=5) as front:  # a cloud that is out of reach is asked until then
         assert (await front.ask("DEPLOY")).startswith("FAILURE")
         moods.losing.clear()
         moods.failing["create"] = refusal

@@ -325,7 +325,7 @@ def fed(driver: Driver, lines: Sequence[bytes], seed: int) -> list[str]:
 @pytest.mark.parametrize(
     ("count", "seed"),
     [
-        pytest.param(20_000, SEED, id="twenty-thousand"),
+        pytest.param(10_000, SEED, id="ten-thousand"),
         *(pytest.param(50_000, SEED + 1 + n, id=f"many-{n}", marks=pytest.mark.soak) for n in range(4)),
     ],
 )

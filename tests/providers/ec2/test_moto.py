@@ -57,7 +57,7 @@ min_list_interval = 0.1
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def url() -> Iterator[str]:
     # The credentials and images that moto would look for otherwise take seconds.
     environ = {**os.environ, "MOTO_EC2_LOAD_DEFAULT_AMIS": "false", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -152,7 +152,7 @@ def told(monitor: Driver, word: str, vm_id: int, **wanted: str) -> dict[str, str
                 return text
 
 
-def test_a_vm_lives_its_whole_life(url: str, drivers: tuple[Driver, Driver]) -> None:
+def test_a_vm_lives_its_whole_life_and_refusals_are_sentences(url: str, drivers: tuple[Driver, Driver]) -> None:
     driver, monitor = drivers
     console = Console(url)
     address = console.ec2.allocate_address(Domain="vpc")["PublicIp"]
@@ -193,10 +193,11 @@ def test_a_vm_lives_its_whole_life(url: str, drivers: tuple[Driver, Driver]) -> 
 
     assert driver.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
     assert console.state(deploy_id) == "terminated"
+    assert_refusals_are_sentences(driver)
 
 
-def test_what_moto_refuses_is_a_sentence(drivers: tuple[Driver, Driver]) -> None:
-    driver, _ = drivers
+def assert_refusals_are_sentences(driver: Driver) -> None:
+    """What moto refuses, and what it refuses when the instance runs already."""
     refused = driver.ask(wire.deploy(8, template=template(SUBNETID="subnet-0123456789abcdef0")))
     assert refused.startswith("FAILURE EC2: The subnet ID 'subnet-0123456789abcdef0' does not exist (RunInstances")
     deploy_id = driver.created(wire.deploy(9, template=template(ELASTICIP="203.0.113.200")))
