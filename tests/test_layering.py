@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,12 @@ def test_imports_point_one_way() -> None:
         if not is_allowed(module, target)
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_module_can_be_imported() -> None:
+    """The lazy ones too, which a driver would miss only in the middle of an action."""
+    for path in MODULES:
+        import_module(f"{PACKAGE.name}.{module_name(path)}".removesuffix("."))
 
 
 def is_above(target: str, module: str) -> bool:

@@ -106,7 +106,8 @@ class Followed:
 
 @contextmanager
 def following(place: Place, *options: str) -> Iterator[Followed]:
-    command = [*COMMAND, "tail", "cloud", "-f", "--json", *options]
+    # Tests that run in the background have SIGINT ignored, and all that they start as well.
+    command = ["env", "--default-signal=INT", *COMMAND, "tail", "cloud", "-f", "--json", *options]
     environ = surroundings(place.root)
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         followed = Followed(process)
@@ -114,7 +115,10 @@ def following(place: Place, *options: str) -> Iterator[Followed]:
             yield followed
         finally:
             process.send_signal(signal.SIGINT)
-            assert process.wait(10) == 130
+            try:
+                assert process.wait(10) == 130
+            finally:
+                process.kill()
             followed._thread.join(10)
             assert process.stderr is not None
             assert process.stderr.read().strip() == ""
