@@ -23,7 +23,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeVar
 
-from one_provider_mad.belongings import check_file, make_directory, open_file
+from one_provider_mad.file_owner import check_file, make_directory, open_file
 
 Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], Result]

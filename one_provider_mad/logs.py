@@ -18,8 +18,8 @@ from typing import TextIO, cast
 
 import msgspec
 
-from one_provider_mad.belongings import open_file
 from one_provider_mad.characters import escaped
+from one_provider_mad.file_owner import open_file
 from one_provider_mad.masking import masked
 from one_provider_mad.settings import Places
 

@@ -20,8 +20,8 @@ from time import monotonic
 import structlog
 
 from one_provider_mad import __version__, metrics
-from one_provider_mad.belongings import open_file, replace_file
 from one_provider_mad.errors import SettingsError
+from one_provider_mad.file_owner import open_file, replace_file
 from one_provider_mad.settings import MetricsSettings, Places, load
 
 log = structlog.get_logger()

@@ -20,7 +20,7 @@ from one_provider_mad.serving import CommonModules, Serving
 if TYPE_CHECKING:
     from one_provider_mad.monitor.desk import Desk
     from one_provider_mad.monitor.room import Allocation
-    from one_provider_mad.monitor.saying import Stamps
+    from one_provider_mad.monitor.sender import Stamps
     from one_provider_mad.monitor.state import State, StateFile
     from one_provider_mad.monitor.sweep import Sweeper
     from one_provider_mad.monitored_cloud import MonitoredCloud
@@ -312,7 +312,7 @@ class _Modules(CommonModules):
     def __init__(self) -> None:
         super().__init__()
         from one_provider_mad.monitor.desk import Desk
-        from one_provider_mad.monitor.saying import Stamps
+        from one_provider_mad.monitor.sender import Stamps
         from one_provider_mad.monitor.state import State, StateFile
         from one_provider_mad.monitor.sweep import Sweeper
         from one_provider_mad.monitored_cloud import MonitoredCloud

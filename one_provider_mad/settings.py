@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from one_provider_mad.belongings import make_directory, open_file
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import MadError, SettingsError
+from one_provider_mad.file_owner import make_directory, open_file
 from one_provider_mad.masking import keep_secret, keep_url_secret
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)

@@ -88,7 +88,7 @@ MAKES_FILES = re.compile(
     r"|\.(touch|mkdir|write_text|write_bytes|symlink_to|hardlink_to|chmod)\("
 )
 MAY_MAKE_THEM = {
-    "one_provider_mad/belongings.py": "does it for all",
+    "one_provider_mad/file_owner.py": "does it for all",
     "one_provider_mad/database.py": "opens what that has made",
     "one_provider_mad/lab/demo.py": "in a temporary directory of its own",
 }

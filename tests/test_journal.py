@@ -22,8 +22,8 @@ from one_provider_mad.journal.reader import read_debts, read_fact, read_outline
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt, OpenRequest
 from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
+from one_provider_mad.timestamps import Timestamp
 
 ROOT = Path(__file__).parent.parent
 NOW = 1_800_000_000.0
@@ -238,7 +238,7 @@ async def test_an_attempt_that_has_come_further_replaces_itself(journal: Journal
 
 async def test_what_an_earlier_release_writes_again_is_as_young_as_it_says(journal: Journal, path: Path) -> None:
     """It knows of no moments: an attempt that it has sent anew would seem to have had its grace long since."""
-    attempt = Attempt.new(an_identity(), 1, {}).sent(Moment(at=NOW, steady=5.0, boot="one"))
+    attempt = Attempt.new(an_identity(), 1, {}).sent(Timestamp(at=NOW, steady=5.0, boot="one"))
     await journal.save_attempt(attempt)
     assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [attempt]
     tamper(
@@ -247,7 +247,7 @@ async def test_what_an_earlier_release_writes_again_is_as_young_as_it_says(journ
         " deploy_id, sent_at + 900, answered_at, detail FROM attempts",
     )
     [again] = await journal.attempts(owner="harbour", vm_id=VmId(7))
-    assert again.age(Moment(at=NOW + 901, steady=906.0, boot="one")) == 1
+    assert again.age(Timestamp(at=NOW + 901, steady=906.0, boot="one")) == 1
 
 
 async def test_attempts_come_oldest_first_and_only_this_vms(journal: Journal) -> None:
@@ -321,7 +321,7 @@ async def test_what_was_asked_of_instances_that_are_gone_is_forgotten(journal: J
     for number, state in enumerate((AttemptState.GONE, AttemptState.CREATED)):
         deploy_id = DeployId(f"i-{number}")
         attempt = Attempt.new(an_identity(vm_id=VmId(number)), 1, {}, asked="at first")
-        moment = Moment(at=clock() - 40 * 86400)
+        moment = Timestamp(at=clock() - 40 * 86400)
         await journal.save_attempt(msgspec.structs.replace(attempt, state=state, deploy_id=deploy_id).sent(moment))
         await journal.note_asked(deploy_id, "by now")
     journal = await reopened(journal, clock)

@@ -16,10 +16,10 @@ from typing import NoReturn
 import msgspec
 
 from one_provider_mad.actions.cloud import Cloud, waiting_for
+from one_provider_mad.actions.debt_scope import is_about, is_owed
+from one_provider_mad.actions.duplicates import sort_duplicates, unanswered
 from one_provider_mad.actions.finding import Finder, listed, unlisted
-from one_provider_mad.actions.owed import is_about, is_owed
 from one_provider_mad.actions.resuming import what_is_asked
-from one_provider_mad.actions.twins import sort_twins, unanswered
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmRequest
 from one_provider_mad.errors import (
     AmbiguousInstance,
@@ -40,9 +40,9 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt, Refusal
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.moments import Moment
 from one_provider_mad.protocol.vmm import deploy_id_problem
 from one_provider_mad.providers.interface import CreateCall, Parameters, ShortageTeller
+from one_provider_mad.timestamps import Timestamp
 
 LOOKS_APART = 5.0
 """Seconds between the first and the last lookup for the instance of an unanswered create, in a cloud without tokens:
@@ -77,7 +77,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     clock: Callable[[], float]
     warn: Callable[[str], None]
     may_import: bool
-    leads_since: Moment | None = None
+    leads_since: Timestamp | None = None
     check_new: Callable[[VmRequest], None] = lambda _: None
     told: set[str] = msgspec.field(default_factory=set)
     short: list[tuple[Parameters, NoCapacity]] = msgspec.field(default_factory=list)
@@ -160,7 +160,8 @@ class Adoption(Value, frozen=True, kw_only=True):
     async def _presume_attempt(self, request: VmRequest) -> None:
         """Record a presumed attempt: another front-end may have sent a create and died.
 
-        It is needed without tokens only, and looked for like any unanswered create, once more after our own (twins.py).
+        It is needed without tokens only, and looked for like any unanswered create, once more after our own
+        (duplicates.py).
         """
         since = self.leads_since
         if since is None or self.cloud.provider.is_create_repeatable or await self._attempts(request):
@@ -275,19 +276,21 @@ class Adoption(Value, frozen=True, kw_only=True):
             AmbiguousInstance: they do not explain all.
         """
         is_repeatable = self.cloud.provider.is_create_repeatable
-        twins = None if is_repeatable else sort_twins(matches, await self._attempts(request), now=self.finder.now())
-        if twins is None:
+        found = (
+            None if is_repeatable else sort_duplicates(matches, await self._attempts(request), now=self.finder.now())
+        )
+        if found is None:
             raise AmbiguousInstance(f"{listed(matches)} are both VM {request.vm_id}'s: terminate one in the cloud")
-        for attempt in twins.attempts:
+        for attempt in found.attempts:
             await self.journal.save_attempt(attempt)
-        for twin in twins.owed:
-            reason = f"a duplicate of {twins.stays.deploy_id}, made by a create whose answer was lost"
-            self._tell(f"instance {twin.deploy_id} is {reason}; it will be terminated")
+        for duplicate in found.owed:
+            reason = f"a duplicate of {found.stays.deploy_id}, made by a create whose answer was lost"
+            self._tell(f"instance {duplicate.deploy_id} is {reason}; it will be terminated")
             identity = request.identity(owner=self.cloud.owner)
             await self.journal.add_debt(
-                Debt(deploy_id=twin.deploy_id, identity=identity, reason=reason, since=self.clock())
+                Debt(deploy_id=duplicate.deploy_id, identity=identity, reason=reason, since=self.clock())
             )
-        return twins.stays.deploy_id
+        return found.stays.deploy_id
 
     def _tell(self, text: str) -> None:
         if text not in self.told:

@@ -10,12 +10,12 @@ import msgspec
 import structlog
 
 from one_provider_mad.actions.cloud import Cloud, Patience, patience
+from one_provider_mad.actions.debt_scope import is_about, is_owed
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.finding import UNLISTED_SECONDS, Finder
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.lifecycle import needs_asking, terminate, terminated
-from one_provider_mad.actions.owed import is_about, is_owed
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import (
     CannotTell,

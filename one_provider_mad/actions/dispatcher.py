@@ -46,13 +46,13 @@ from one_provider_mad.errors import (
     internal_error,
 )
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.moments import Moment
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply, Request, Severity
 from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.protocol.vmm import deploy_id_problem, format_log, format_reply
 from one_provider_mad.providers.interface import VerbatimDriver, VerbatimRequest
 from one_provider_mad.tasks import is_cancelled
+from one_provider_mad.timestamps import Timestamp
 
 log = structlog.get_logger()
 
@@ -126,7 +126,7 @@ class Dispatcher:
         self.core_is_up = asyncio.Event()
         self.core_is_up.set()
         self._looks = SharedLooks()
-        self._led_since: Moment | None = None
+        self._led_since: Timestamp | None = None
         self._backlog = Backlog()
         self._debts = Debts(engines, tell=self.tell, clock=clock)
         self.lanes = Lanes(
@@ -641,16 +641,16 @@ class Dispatcher:
         Not called for a driver that a person runs on a pipe: there is no earlier leader.
         """
         self._debts.is_held = is_held
-        self._led_since = Moment.now(self._clock)
+        self._led_since = Timestamp.now(self._clock)
         if self._engines.journal is not None:
             self._engines.journal.has_new_debt.set()
 
-    def _leads_since(self) -> Moment | None:
+    def _leads_since(self) -> Timestamp | None:
         """Return when this front-end began to lead or to run; None once creates of an earlier leader must have ended.
 
         While another one is said to lead, a request shows that this one leads now: only a leader's oned sends requests.
         """
-        now = Moment.now(self._clock)
+        now = Timestamp.now(self._clock)
         if self._debts.is_held:
             return now
         since = self._led_since

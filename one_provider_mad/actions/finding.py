@@ -12,8 +12,8 @@ from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState,
 from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import UpstreamTags
+from one_provider_mad.timestamps import Timestamp
 
 UNLISTED_SECONDS = 3600.0
 """How long an instance that was created and is not listed is not called gone: clouds list new instances within
@@ -37,9 +37,9 @@ class Finder:
         self._journal = journal
         self._clock = clock
 
-    def now(self) -> Moment:
+    def now(self) -> Timestamp:
         """Return the present time."""
-        return Moment.now(self._clock)
+        return Timestamp.now(self._clock)
 
     async def locate(self, request: VmRequest, *, look_at: LookAt | None = None) -> Instance:
         """Return the one instance of this VM: by id, else by tags, else by the journal.
@@ -190,14 +190,14 @@ class Finder:
         attempts = await self._journal.attempts(owner=identity.owner, vm_id=identity.vm_id)
         return [attempt for attempt in attempts if identity.is_same_life(attempt.identity)]
 
-    async def _may_still_appear(self, request: VmRequest, looked_at: Moment) -> bool:
+    async def _may_still_appear(self, request: VmRequest, looked_at: Timestamp) -> bool:
         """True when the cloud may have omitted, at that time, an instance that it had just created."""
         return any(
             attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and self.is_young(attempt, looked_at)
             for attempt in await self.attempts(request)
         )
 
-    def is_young(self, attempt: Attempt, looked_at: Moment) -> bool:
+    def is_young(self, attempt: Attempt, looked_at: Timestamp) -> bool:
         """True when a lookup that began at that time was within the grace after the attempt was last sent or answered.
 
         The lookup's beginning counts: a late answer shows the state at that time.
@@ -243,7 +243,7 @@ class Finder:
             await self._wait_for_certainty(request, unresolved, deadline)
 
     async def _resolve(
-        self, request: VmRequest, attempts: list[Attempt], gone: set[DeployId], looked_at: Moment
+        self, request: VmRequest, attempts: list[Attempt], gone: set[DeployId], looked_at: Timestamp
     ) -> list[Instance]:
         """Settle attempts that no lookup by tags shows; return what is left to terminate.
 

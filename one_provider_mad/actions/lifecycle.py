@@ -21,9 +21,9 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, Vm
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
 from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTerminate, Suspendable
 from one_provider_mad.settings import Policy
+from one_provider_mad.timestamps import Timestamp
 
 _FINISH_SECONDS = 60.0
 """Time limit of the last steps for a running instance, throttled or not: its DEPLOY waits for them."""
@@ -73,7 +73,7 @@ class Work(Value, frozen=True, kw_only=True):
     required_type: str = ""
     asked_at: float = math.inf
     looks: SharedLooks = msgspec.field(default_factory=SharedLooks)
-    leads_since: Moment | None = None
+    leads_since: Timestamp | None = None
 
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:

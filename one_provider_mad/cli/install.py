@@ -12,11 +12,11 @@ from pathlib import Path
 
 import click
 
-from one_provider_mad.belongings import make_directory, make_link, open_file
 from one_provider_mad.cli.names import check_name
 from one_provider_mad.cli.reference import Key, commented, keys_of, tables
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import SettingsError
+from one_provider_mad.file_owner import make_directory, make_link, open_file
 from one_provider_mad.providers.registry import BUILT_IN, settings_type_of
 from one_provider_mad.settings import Configuration, Places, Settings
 

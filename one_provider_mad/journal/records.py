@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Value, VmId
-from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
+from one_provider_mad.timestamps import Timestamp
 
 
 class AttemptState(Enum):
@@ -58,7 +58,7 @@ class Attempt(Value, frozen=True, kw_only=True):
     sent_at: float = 0.0
     answered_at: float = 0.0
     detail: str = ""
-    latest: Moment | None = None
+    latest: Timestamp | None = None
     asked: str = ""
 
     @classmethod
@@ -75,17 +75,17 @@ class Attempt(Value, frozen=True, kw_only=True):
             asked=asked,
         )
 
-    def sent(self, now: Moment) -> Attempt:
+    def sent(self, now: Timestamp) -> Attempt:
         """Return the attempt, sent at this time."""
         return msgspec.structs.replace(self, sent_at=now.at, latest=now)
 
-    def answered(self, now: Moment) -> Attempt:
+    def answered(self, now: Timestamp) -> Attempt:
         """Return the attempt, answered or given up on at this time."""
         return msgspec.structs.replace(self, answered_at=now.at, latest=now)
 
-    def age(self, now: Moment) -> float:
+    def age(self, now: Timestamp) -> float:
         """Return the seconds from the last sending or answer, the later of the two, to `now`."""
-        return now.since(self.latest or Moment(at=max(self.sent_at, self.answered_at)))
+        return now.since(self.latest or Timestamp(at=max(self.sent_at, self.answered_at)))
 
 
 ORPHAN = "orphan ("

@@ -25,8 +25,8 @@ from one_provider_mad.journal.records import (
 )
 from one_provider_mad.journal.schema import tells_ends
 from one_provider_mad.masking import masked
-from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
+from one_provider_mad.timestamps import Timestamp
 
 _ROWS_AT_ONCE = 100
 """Rows in one INSERT: SQLite takes 999 values in a statement everywhere."""
@@ -214,7 +214,7 @@ def select_attempts_of_vm(db: sqlite3.Connection, owner: str, vm_id: VmId) -> li
         " WHERE owner = :owner AND vm_id = :vm_id",
         values,
     ).fetchall()
-    moments = {token: Moment(at=at, steady=steady, boot=boot) for token, at, steady, boot in rows}
+    moments = {token: Timestamp(at=at, steady=steady, boot=boot) for token, at, steady, boot in rows}
     return [msgspec.structs.replace(each, latest=moments.get(each.token)) for each in found]
 
 

@@ -7,9 +7,9 @@ import os
 import sqlite3
 from pathlib import Path
 
-from one_provider_mad.belongings import open_file
 from one_provider_mad.database import connect
 from one_provider_mad.errors import JournalError
+from one_provider_mad.file_owner import open_file
 from one_provider_mad.journal.schema import PRAGMAS, check_version
 
 

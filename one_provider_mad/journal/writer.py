@@ -40,8 +40,8 @@ from one_provider_mad.journal.statements import (
     storable,
     write_requests,
 )
-from one_provider_mad.moments import Moment
 from one_provider_mad.processes import Process
+from one_provider_mad.timestamps import Timestamp
 
 _LARGE_PAYLOAD = 128 * 1024
 """Bytes above which the writing thread compresses a payload: compressing 12 MB takes half a second."""
@@ -287,13 +287,13 @@ class Journal:
         rows = await self._database.read(lambda db: db.execute("SELECT deploy_id, vm_id, since FROM parked").fetchall())
         return {DeployId(deploy_id): (VmId(vm_id), since) for deploy_id, vm_id, since in rows}
 
-    async def soft_end(self, deploy_id: DeployId) -> tuple[Moment, bool] | None:
+    async def soft_end(self, deploy_id: DeployId) -> tuple[Timestamp, bool] | None:
         """Return the time of the guest's first shutdown request, and whether it was ignored; None for none."""
         select = "SELECT at, steady, boot, is_refused FROM soft_ends WHERE deploy_id = ?"
         row = await self._database.read(lambda db: db.execute(select, (deploy_id,)).fetchone())
-        return (Moment(at=row[0], steady=row[1], boot=row[2]), bool(row[3])) if row else None
+        return (Timestamp(at=row[0], steady=row[1], boot=row[2]), bool(row[3])) if row else None
 
-    async def note_soft_end(self, deploy_id: DeployId, now: Moment) -> None:
+    async def note_soft_end(self, deploy_id: DeployId, now: Timestamp) -> None:
         """Record a shutdown request to the guest; the first one counts."""
         row = (deploy_id, now.at, now.steady, now.boot)
         await self._database.write(lambda db: db.execute("INSERT OR IGNORE INTO soft_ends VALUES (?, ?, ?, ?, 0)", row))

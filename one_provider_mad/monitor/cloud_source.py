@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from one_provider_mad.domain import Value
-from one_provider_mad.monitor.saying import Saying
+from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
 from one_provider_mad.protocol.im_messages import Monitor, StartMonitor
 from one_provider_mad.providers.interface import Provider
@@ -51,7 +51,7 @@ class ProbeSource(Protocol):
     async def answer(self, request: Monitor) -> str:
         """Return the text of the report for a legacy MONITOR. Raises MadError with the sentence of a failure."""
 
-    async def report(self, request: StartMonitor, saying: Saying, on_reported: Callable[[], None]) -> None:
+    async def report(self, request: StartMonitor, saying: Sender, on_reported: Callable[[], None]) -> None:
         """Send messages about a host until cancelled; START_MONITOR was answered already.
 
         Args:

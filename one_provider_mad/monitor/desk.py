@@ -14,8 +14,8 @@ from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.gone import GoneVms
 from one_provider_mad.monitor.host import Load, letter_of, report_of, told_room
-from one_provider_mad.monitor.saying import Output, Saying, Stamps
 from one_provider_mad.monitor.schedule import HostSchedule
+from one_provider_mad.monitor.sender import Output, Sender, Stamps
 from one_provider_mad.monitor.sweep import Sweeper, aside
 from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol import reports
@@ -70,7 +70,7 @@ class Desk:
         self._source = source
         self._output = output
         self._stamps = stamps
-        self._saying = Saying(output, stamps)
+        self._saying = Sender(output, stamps)
         self._on_hosts = on_hosts
         self._era: Era | None = None
         self._untold: list[HostLog] = []

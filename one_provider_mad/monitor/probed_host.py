@@ -80,7 +80,7 @@ class ProbeRuns(Protocol):
 
 
 class Voice(Protocol):
-    """Writes messages to monitord (monitor/saying.py)."""
+    """Writes messages to monitord (monitor/sender.py)."""
 
     def is_waiting(self, kind: Kind, host_id: int) -> bool:
         """True while monitord has not read the last such message about this host."""

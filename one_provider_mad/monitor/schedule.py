@@ -14,7 +14,7 @@ from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, report_of, told_room
-from one_provider_mad.monitor.saying import Saying
+from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.settings import GLANCE_SECONDS, MonitorSettings, Rhythm
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside, heard
 from one_provider_mad.monitor.truth import SeenVm
@@ -70,7 +70,7 @@ class HostSchedule:
     """
 
     def __init__(
-        self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, saying: Saying, trouble: str = ""
+        self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, saying: Sender, trouble: str = ""
     ) -> None:
         self.request = request
         self._sweeper = sweeper

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from one_provider_mad.belongings import folder, open_file
+from one_provider_mad.file_owner import folder, open_file
 from one_provider_mad.processes import Process, descendants
 from one_provider_mad.scripting.offspring import end_marked
 

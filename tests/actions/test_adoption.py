@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.actions.adoption import Adoption
-from one_provider_mad.actions.owed import is_about, is_owed
+from one_provider_mad.actions.debt_scope import is_about, is_owed
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmRequest
 from one_provider_mad.errors import (
     AmbiguousInstance,

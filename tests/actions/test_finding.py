@@ -20,8 +20,8 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
 )
 from one_provider_mad.journal.records import AttemptState
-from one_provider_mad.moments import Moment
 from one_provider_mad.providers.interface import CreateCall
+from one_provider_mad.timestamps import Timestamp
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns
 
 pytestmark = pytest.mark.looptime
@@ -330,13 +330,13 @@ async def test_an_id_that_was_seen_terminated_says_nothing_of_an_attempt_without
 
 
 def test_what_lies_between_two_moments_is_told_by_the_clock_that_nobody_sets() -> None:
-    sent = Moment(at=5000.0, steady=100.0, boot="a")
-    assert Moment(at=9000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set ahead"
-    assert Moment(at=1000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set back"
-    assert Moment(at=5030.0, steady=7.0, boot="b").since(sent) == 30, "the machine was booted"
-    assert Moment(at=1000.0, steady=7.0, boot="b").since(sent) == 7, "and its clock was set back: since the boot"
-    assert Moment(at=5030.0, steady=7.0, boot="b").since(Moment(at=5000.0)) == 30, "of an earlier release"
-    assert Moment(at=5030.0).since(sent) == 30, "no boot can be told"
+    sent = Timestamp(at=5000.0, steady=100.0, boot="a")
+    assert Timestamp(at=9000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set ahead"
+    assert Timestamp(at=1000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set back"
+    assert Timestamp(at=5030.0, steady=7.0, boot="b").since(sent) == 30, "the machine was booted"
+    assert Timestamp(at=1000.0, steady=7.0, boot="b").since(sent) == 7, "and its clock was set back: since the boot"
+    assert Timestamp(at=5030.0, steady=7.0, boot="b").since(Timestamp(at=5000.0)) == 30, "of an earlier release"
+    assert Timestamp(at=5030.0).since(sent) == 30, "no boot can be told"
 
 
 @pytest.mark.parametrize("set_by", [5000.0, -5000.0], ids=["ahead", "back"])

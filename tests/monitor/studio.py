@@ -13,7 +13,7 @@ from one_provider_mad.domain import DeployId, InstanceState, Usage
 from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.cloud_source import ProbeSource, Told, Watched
 from one_provider_mad.monitor.desk import Desk
-from one_provider_mad.monitor.saying import Stamps
+from one_provider_mad.monitor.sender import Stamps
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
 from one_provider_mad.monitor.sweep import Sweeper
 from one_provider_mad.protocol.im import parse_line

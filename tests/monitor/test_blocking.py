@@ -18,7 +18,7 @@ from one_provider_mad.domain import VmId
 from one_provider_mad.journal.reader import read_outline
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.desk import Desk
-from one_provider_mad.monitor.saying import Stamps
+from one_provider_mad.monitor.sender import Stamps
 from one_provider_mad.monitor.state import State, StateFile
 from one_provider_mad.monitor.sweep import MANY, Sweeper
 from one_provider_mad.monitored_cloud import MonitoredCloud

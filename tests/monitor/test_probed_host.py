@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.monitor import probes as probes_module
-from one_provider_mad.monitor.saying import Saying, Stamps
+from one_provider_mad.monitor.sender import Sender, Stamps
 from one_provider_mad.protocol.im import format_message
 from one_provider_mad.protocol.im_messages import Kind, Message, Monitor
 from tests.monitor.decoder import read_modern
@@ -274,9 +274,9 @@ async def test_a_long_text_is_packed_beside_the_loop(front: Front, monkeypatch: 
         packed[message.kind] = threading.current_thread()
         return pack(message)
 
-    monkeypatch.setattr("one_provider_mad.monitor.saying.format_message", noted)
+    monkeypatch.setattr("one_provider_mad.monitor.sender.format_message", noted)
     output = Lines()
-    async with reporting(front, listener=Saying(output, Stamps(lambda: 1.0))):
+    async with reporting(front, listener=Sender(output, Stamps(lambda: 1.0))):
         await come(lambda: Kind.STATE_VM in packed and any(line.startswith(b"STATE_VM") for line in output.lines))
     assert packed[Kind.SYSTEM_HOST] is threading.main_thread()
     assert packed[Kind.STATE_VM] is not threading.main_thread()

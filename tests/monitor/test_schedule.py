@@ -12,7 +12,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable, SettingsError, Throttled
-from one_provider_mad.monitor.saying import Saying
+from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.truth import Memory
 from one_provider_mad.monitor.whose import Known
 from one_provider_mad.protocol import reports
@@ -317,7 +317,7 @@ class FakeProbes:
     async def answer(self, request: Monitor) -> str:
         return f'HYPERVISOR="probed-{request.host_id}"\n'
 
-    async def report(self, request: StartMonitor, saying: Saying, on_reported: Callable[[], None]) -> None:
+    async def report(self, request: StartMonitor, saying: Sender, on_reported: Callable[[], None]) -> None:
         saying.say(Kind.SYSTEM_HOST, request.host_id, 'HYPERVISOR="probed"\n')
         on_reported()
         await asyncio.Event().wait()

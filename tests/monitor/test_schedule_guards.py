@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.monitor.changes import Changes
-from one_provider_mad.monitor.saying import Saying
 from one_provider_mad.monitor.schedule import Due
+from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.truth import Memory, SeenVm
 from one_provider_mad.monitor.whose import Known
 from one_provider_mad.protocol.im import parse_line
@@ -232,7 +232,7 @@ class OddProbes:
     async def answer(self, request: Monitor) -> str:
         raise KeyError("HYPERVISOR")
 
-    async def report(self, request: StartMonitor, saying: Saying, on_reported: Callable[[], None]) -> None:
+    async def report(self, request: StartMonitor, saying: Sender, on_reported: Callable[[], None]) -> None:
         raise KeyError("HYPERVISOR")
 
     def forget(self, host_id: int) -> None:

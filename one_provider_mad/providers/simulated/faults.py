@@ -20,9 +20,9 @@ from typing import TypeVar
 import structlog
 
 from one_provider_mad import errors
-from one_provider_mad.belongings import open_file
 from one_provider_mad.domain import Instance
 from one_provider_mad.errors import NotReached, ProviderError, ProviderUnavailable, Throttled
+from one_provider_mad.file_owner import open_file
 from one_provider_mad.providers.simulated.settings import ACCOUNT, LISTINGS, Crash, FaultSettings, Order, Unseen
 
 log = structlog.get_logger()

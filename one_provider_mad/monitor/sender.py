@@ -43,7 +43,7 @@ class Stamps:
         return self.latest
 
 
-class Saying:
+class Sender:
     """Sends messages to monitord.
 
     Args:

@@ -14,13 +14,13 @@ import pytest
 
 from one_provider_mad.actions.adoption import Adoption
 from one_provider_mad.actions.debts import pay
-from one_provider_mad.actions.twins import Twins, sort_twins
+from one_provider_mad.actions.duplicates import Duplicates, sort_duplicates
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import AmbiguousInstance, ProviderUnavailable
 from one_provider_mad.journal.records import Attempt, AttemptState
-from one_provider_mad.moments import Moment
 from one_provider_mad.monitor.whose import latest_of
 from one_provider_mad.providers.interface import CreateCall
+from one_provider_mad.timestamps import Timestamp
 from tests.actions.fakes import EPOCH, FakeCloud, World, a_world, identity_of, pass_time, request_of
 
 GRACE = 10.0
@@ -84,7 +84,7 @@ def partner(world: World) -> Partner:
     return world.provider
 
 
-async def deploy(world: World, *, leads_since: Moment | None = None, **fields: Any) -> DeployId:
+async def deploy(world: World, *, leads_since: Timestamp | None = None, **fields: Any) -> DeployId:
     adoption = Adoption(
         cloud=world.cloud,
         journal=world.journal,
@@ -166,7 +166,7 @@ async def test_what_shows_between_the_two_looks_is_taken_over(world: World) -> N
 
 async def take_over(world: World, *, led_for: float = 0.0) -> DeployId:
     """A DEPLOY of which this journal knows nothing, so long after this front-end began to lead."""
-    since = Moment.now(world.clock)
+    since = Timestamp.now(world.clock)
     await pass_time(led_for)
     return await deploy(world, leads_since=since)
 
@@ -219,11 +219,11 @@ async def test_without_a_predecessor_at_work_a_deploy_creates_at_once(world: Wor
     if case == "knows the VM":
         await world.add_attempt(AttemptState.REFUSED)
     begun = now()
-    await deploy(world, leads_since=None if case == "leads for long" else Moment.now(world.clock))
+    await deploy(world, leads_since=None if case == "leads for long" else Timestamp.now(world.clock))
     assert partner(world).creates == [pytest.approx(begun, abs=0.01)]
 
 
-# Twins
+# Duplicates
 
 
 async def two_creates(world: World, *, late: float) -> DeployId:
@@ -364,7 +364,7 @@ def an_attempt(number: int, *, at: float, deploy_id: str = "", state: AttemptSta
 
 
 def staying(*instances: Instance, attempts: Sequence[Attempt]) -> str | None:
-    twins: Twins | None = sort_twins(instances, attempts, now=Moment(at=5000.0))
+    twins: Duplicates | None = sort_duplicates(instances, attempts, now=Timestamp(at=5000.0))
     if twins is None:
         return None
     assert {each.deploy_id for each in (twins.stays, *twins.owed)} == {each.deploy_id for each in instances}

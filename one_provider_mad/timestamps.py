@@ -8,7 +8,7 @@ from collections.abc import Callable
 from one_provider_mad.domain import Value
 
 
-class Moment(Value, frozen=True, kw_only=True):
+class Timestamp(Value, frozen=True, kw_only=True):
     """A timestamp on two clocks.
 
     Attributes:
@@ -23,7 +23,7 @@ class Moment(Value, frozen=True, kw_only=True):
     boot: str = ""
 
     @classmethod
-    def now(cls, clock: Callable[[], float]) -> Moment:
+    def now(cls, clock: Callable[[], float]) -> Timestamp:
         """Return the current time; needs a running loop.
 
         Args:
@@ -31,7 +31,7 @@ class Moment(Value, frozen=True, kw_only=True):
         """
         return cls(at=clock(), steady=asyncio.get_running_loop().time(), boot=_BOOT)
 
-    def since(self, earlier: Moment) -> float:
+    def since(self, earlier: Timestamp) -> float:
         """Return the seconds from an earlier timestamp; by the wall clock only when the machine booted in between."""
         if self.boot and self.boot == earlier.boot and self.steady >= earlier.steady:
             return self.steady - earlier.steady

@@ -14,13 +14,13 @@ import msgspec
 
 from one_provider_mad.domain import Instance, InstanceState, Value
 from one_provider_mad.journal.records import Attempt, AttemptState
-from one_provider_mad.moments import Moment
+from one_provider_mad.timestamps import Timestamp
 
 _ABOUT_THEN = 900.0
 """Seconds between the sending of an attempt and the creation of its instance, at most: clocks differ by minutes."""
 
 
-class Twins(Value, frozen=True, kw_only=True):
+class Duplicates(Value, frozen=True, kw_only=True):
     """Duplicates that one VM's attempts have made.
 
     Attributes:
@@ -39,7 +39,7 @@ def unanswered(attempts: Iterable[Attempt]) -> list[Attempt]:
     return [each for each in attempts if not each.deploy_id and each.state in (AttemptState.OPEN, AttemptState.GONE)]
 
 
-def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, now: Moment) -> Twins | None:
+def sort_duplicates(instances: Sequence[Instance], attempts: Sequence[Attempt], *, now: Timestamp) -> Duplicates | None:
     """Choose the instance that stays: the oldest; of equals the one whose id is known.
 
     Args:
@@ -76,7 +76,7 @@ def sort_twins(instances: Sequence[Instance], attempts: Sequence[Attempt], *, no
     latest = max(each.number for each in attempts)
     found[stays.deploy_id] = msgspec.structs.replace(own, number=own.number if own.number == latest else latest + 1)
     changed = tuple(each for each in found.values() if each not in attempts)
-    return Twins(stays=stays, owed=tuple(owed), attempts=changed)
+    return Duplicates(stays=stays, owed=tuple(owed), attempts=changed)
 
 
 def _may_have_made(attempt: Attempt, instance: Instance) -> bool:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.belongings import folder, make_directory, make_link, open_file, replace_file
 from one_provider_mad.cli.install import Step, carry_out
 from one_provider_mad.database import Database
 from one_provider_mad.errors import JournalError, SettingsError
+from one_provider_mad.file_owner import folder, make_directory, make_link, open_file, replace_file
 from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.journal.writer import Journal
