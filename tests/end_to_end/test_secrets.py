@@ -130,7 +130,7 @@ def test_what_a_credential_helper_writes_to_stderr_stays_in_the_drivers_log(
     one = driver("-t 15 -r 0 echo", environ=ENVIRON)
     assert one.ask(wire.deploy(7, template=template())) == (
         "FAILURE the AWS credentials cannot be read: credential_process of the profile failed, the driver's log has its"
-        " words"
+        " stderr"
     )
     [entry] = until(lambda: [each for each in place.events("echo") if each["event"] == "credential_process failed"])
     assert entry["stderr"] == "vault is sealed; SecretAccessKey: ***\n"
