@@ -285,6 +285,7 @@ async def test_a_poll_that_waits_is_overtaken_by_a_later_action() -> None:
     assert hall.answered == [7, 7]
 
 
+@pytest.mark.looptime
 class TestRest:
     """A job that waits for a cloud lets others have its place, and comes back to one."""
 
