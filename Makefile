@@ -48,7 +48,7 @@ compile: setup
 
 test: setup
 	@$(MAKE) --no-print-directory --jobs=2 lint compile
-	$(BIN)/pytest -n 6 --dist worksteal --cov --cov-report=term
+	$(BIN)/pytest -n 5 --dist worksteal --cov --cov-report=term
 
 # Under ten minutes. Nothing in $(ONE) is changed: a copy of it runs on loopback, and ends with the tests.
 test-oned: setup

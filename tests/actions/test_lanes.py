@@ -305,7 +305,7 @@ class TestRest:
     async def test_it_comes_back_when_there_is_a_place_and_in_order(self) -> None:
         hall, log = Hall(threads=1), list[str]()
         for vm_id in range(3):
-            self.resting(hall, vm_id, 10.0, log)
+            self.resting(hall, vm_id, 10.0 + vm_id, log)
         await pass_time(9)
         assert log == ["job 0 begins", "job 1 begins", "job 2 begins"]
         await hall.lanes.drained()
