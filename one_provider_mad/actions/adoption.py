@@ -374,7 +374,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     async def _repeat(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
         """Repeat an unanswered create unchanged; its token makes that safe."""
         if not self.cloud.provider.is_create_repeatable:
-            return await self._wait_for_twin(attempt, request)
+            return await self._wait_for_duplicate(attempt, request)
         try:
             return await self._send(attempt, request, is_repeat=True)
         except TokenSpent:
@@ -386,9 +386,9 @@ class Adoption(Value, frozen=True, kw_only=True):
                 raise
             # The refusal concerns this try only: an earlier one may have made an instance that is not listed yet.
             self.warn(f"{error}: looking for the instance of the earlier attempt")
-            return await self._wait_for_twin(attempt, request)
+            return await self._wait_for_duplicate(attempt, request)
 
-    async def _wait_for_twin(
+    async def _wait_for_duplicate(
         self, attempt: Attempt, request: VmRequest, *, is_given_up: bool = True
     ) -> DeployId | None:
         """Look for the instance of an unanswered create until the grace has passed, and twice at least.
@@ -508,19 +508,19 @@ class Adoption(Value, frozen=True, kw_only=True):
             if not error.definite and (own := await self._made_by(attempt, request)):
                 return own
             raise
-        return await self._without_twin(deploy_id, request)
+        return await self._without_duplicate(deploy_id, request)
 
     async def _made_by(self, attempt: Attempt, request: VmRequest) -> DeployId | None:
         """Find the instance of a create whose response was lost; only the next request sends the create again."""
         try:
             for each in await self._attempts(request):
                 if each.token == attempt.token:
-                    return await self._wait_for_twin(each, request, is_given_up=False)
+                    return await self._wait_for_duplicate(each, request, is_given_up=False)
         except ProviderError as error:
             self.warn(f"cannot look for the instance of the unanswered create: {error}")
         return None
 
-    async def _without_twin(self, deploy_id: DeployId, request: VmRequest) -> DeployId:
+    async def _without_duplicate(self, deploy_id: DeployId, request: VmRequest) -> DeployId:
         """Look for a second instance, of an earlier unanswered create; the younger one becomes a debt."""
         attempts = await self._attempts(request)
         if not unanswered(attempts):

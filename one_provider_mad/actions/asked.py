@@ -160,7 +160,7 @@ def removal(name: str, key: str) -> Change:
 
 
 def begun(asked: Asked, action: Action, operand: Mapping[str, str]) -> Asked:
-    """What an instance has while a disk or an interface is being attached or detached, as far as anybody can tell."""
+    """What an instance has while a disk or an interface is being attached or detached, as far as the record tells."""
     if action not in _OF_DEVICES:
         return asked
     name = _OF_DEVICES[action]

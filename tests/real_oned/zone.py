@@ -176,7 +176,7 @@ class Zone:
         self._oned.wait()
 
     def stop(self) -> None:
-        """End oned, and then whatever of this zone still runs."""
+        """End oned, and then every process of this zone that still runs."""
         if self._oned is not None and self._oned.poll() is None:
             self._oned.terminate()
             with suppress(subprocess.TimeoutExpired):
