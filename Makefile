@@ -5,13 +5,14 @@ BIN = .venv/bin
 unexport PYTHONDONTWRITEBYTECODE # each of the four that run the tests would compile them all, every time
 SOAK = -m soak -o addopts="--strict-markers --strict-config --import-mode=importlib" -o timeout=1800
 
-.PHONY: help setup demo demo-ec2 picture test test-oned lint compile soak bench clean distclean
+.PHONY: help setup demo demo-ec2 picture test test-most test-oned lint compile soak bench clean distclean
 
 help:
 	@echo 'make demo       an operator’s day with an embedded cloud, in a minute'
 	@echo 'make demo-ec2   the same with the provider ec2, on an EC2 endpoint of its own'
 	@echo 'make picture    docs/demo.svg, drawn from a run of the demonstration'
 	@echo 'make test       everything a change has to pass: lint, types, tests, coverage'
+	@echo 'make test-most  all tests but end to end: for another Python, make test-most PYTHON=python3.12'
 	@echo 'make test-oned  whole lives under an installed OpenNebula: make test-oned ONE=/opt/one-7.4.0'
 	@echo 'make lint       ruff and mypy alone'
 	@echo 'make soak       the long proofs'
@@ -49,6 +50,9 @@ compile: setup
 test: setup
 	@$(MAKE) --no-print-directory --jobs=2 lint compile
 	$(BIN)/pytest -n 5 --dist worksteal --cov --cov-report=term
+
+test-most: setup
+	$(BIN)/pytest -n 5 --dist worksteal --ignore=tests/end_to_end
 
 # Under ten minutes. Nothing in $(ONE) is changed: a copy of it runs on loopback, and ends with the tests.
 test-oned: setup
