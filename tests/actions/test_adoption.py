@@ -71,7 +71,7 @@ async def debts(world: World) -> list[str]:
 # Creating
 
 
-async def test_an_instance_carries_its_identity_from_the_very_call_that_makes_it(world: World) -> None:
+async def test_create_sets_the_identity_tags_in_the_same_call(world: World) -> None:
     deploy_id = await adopt_or_create(world, seq=4, host_id=9)
     [call] = sent(world)
     assert call.identity == identity_of(seq=4, host_id=9)
@@ -79,7 +79,7 @@ async def test_an_instance_carries_its_identity_from_the_very_call_that_makes_it
     assert call.parameters == {"size": "small"}
 
 
-async def test_what_is_about_to_be_sent_is_on_disk_before_the_cloud_hears_of_it(world: World) -> None:
+async def test_the_attempt_is_journaled_before_the_create_is_sent(world: World) -> None:
     is_answered = asyncio.Event()
     world.provider.before["create"].append(is_answered)
     creating = asyncio.create_task(adopt_or_create(world))
@@ -95,7 +95,7 @@ async def test_what_is_about_to_be_sent_is_on_disk_before_the_cloud_hears_of_it(
     assert (attempt.state, attempt.deploy_id) == (AttemptState.CREATED, deploy_id)
 
 
-async def test_without_a_journal_that_can_be_written_nothing_is_made(world: World) -> None:
+async def test_no_instance_is_created_if_the_journal_cannot_be_written(world: World) -> None:
     with closing(sqlite3.connect(world.journal.path)) as db:
         db.execute("CREATE TRIGGER full BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
     with pytest.raises(JournalError, match="disk is full"):
@@ -103,13 +103,13 @@ async def test_without_a_journal_that_can_be_written_nothing_is_made(world: Worl
     assert sent(world) == []
 
 
-async def test_warnings_of_the_plan_are_told(world: World) -> None:
-    world.provider.warnings = ("an attribute nobody knows",)
+async def test_warnings_of_the_create_plan_are_passed_on(world: World) -> None:
+    world.provider.warnings = ("an unknown attribute",)
     await adopt_or_create(world)
-    assert world.told == ["an attribute nobody knows"]
+    assert world.told == ["an unknown attribute"]
 
 
-async def test_a_vm_that_cannot_be_planned_leaves_no_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_plan_leaves_no_attempt_and_no_create(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_request: VmRequest) -> None:
         raise BadParameter("there is no size huge")
 
@@ -119,7 +119,7 @@ async def test_a_vm_that_cannot_be_planned_leaves_no_trace(world: World, monkeyp
     assert (sent(world), await world.attempts()) == ([], [])
 
 
-async def test_the_next_alternative_is_tried_only_when_the_cloud_has_no_room(world: World) -> None:
+async def test_the_next_alternative_is_tried_after_a_lack_of_capacity(world: World) -> None:
     world.provider.alternatives = ({"size": "small"}, {"size": "medium"}, {"size": "large"})
     world.provider.before["create"].extend([NoCapacity("no room for small"), NoCapacity("no room for medium")])
     deploy_id = await adopt_or_create(world)
@@ -133,7 +133,7 @@ async def test_the_next_alternative_is_tried_only_when_the_cloud_has_no_room(wor
     assert world.told == ["no room for small", "no room for medium"]
 
 
-async def test_when_there_is_no_room_for_any_alternative_the_last_answer_is_told(world: World) -> None:
+async def test_the_last_refusal_is_raised_if_no_alternative_has_capacity(world: World) -> None:
     world.provider.alternatives = ({"size": "small"}, {"size": "medium"})
     world.provider.before["create"].extend([NoCapacity("no room for small"), NoCapacity("no room for medium")])
     with pytest.raises(NoCapacity, match="no room for medium"):
@@ -142,7 +142,7 @@ async def test_when_there_is_no_room_for_any_alternative_the_last_answer_is_told
 
 
 @pytest.mark.parametrize("error", [QuotaExceeded("no more"), BadParameter("no"), PermissionDenied("no")])
-async def test_any_other_refusal_ends_the_matter(world: World, error: ProviderError) -> None:
+async def test_no_further_alternative_is_tried_after_other_refusals(world: World, error: ProviderError) -> None:
     world.provider.alternatives = ({"size": "small"}, {"size": "medium"})
     world.provider.before["create"].append(error)
     with pytest.raises(type(error)):
@@ -158,9 +158,9 @@ async def test_any_other_refusal_ends_the_matter(world: World, error: ProviderEr
         (QuotaExceeded("no more of this family"), True, False),
         (NoCapacity("no room"), False, False),
     ],
-    ids=["a-general-limit", "another-limit", "no-room"],
+    ids=["general-limit", "specific-limit", "no-capacity"],
 )
-async def test_a_refusal_for_want_of_room_is_noted_for_those_who_report_on_the_host(
+async def test_a_capacity_or_quota_refusal_is_recorded_for_the_host_report(
     world: World, error: ProviderError, *, is_limit: bool, is_general: bool
 ) -> None:
     world.provider.before["create"].append(error)
@@ -172,14 +172,14 @@ async def test_a_refusal_for_want_of_room_is_noted_for_those_who_report_on_the_h
     assert abs(noted.at - world.clock()) < 5
 
 
-async def test_a_refusal_by_what_is_asked_for_is_not_noted(world: World) -> None:
+async def test_a_bad_parameter_is_not_recorded_for_the_host_report(world: World) -> None:
     world.provider.before["create"].append(BadParameter("no such image"))
     with pytest.raises(BadParameter):
         await adopt_or_create(world)
     assert read_outline(world.journal.path, since=0).refusal is None
 
 
-async def test_a_token_that_is_spent_calls_for_a_new_attempt(world: World) -> None:
+async def test_a_spent_token_leads_to_a_new_attempt(world: World) -> None:
     world.provider.before["create"].append(TokenSpent("the token made i-0, which is terminated"))
     await adopt_or_create(world)
     assert [call.parameters for call in sent(world)] == [{"size": "small"}] * 2
@@ -187,14 +187,14 @@ async def test_a_token_that_is_spent_calls_for_a_new_attempt(world: World) -> No
     assert world.told == ["the token made i-0, which is terminated: a new attempt is made"]
 
 
-async def test_a_cloud_that_calls_every_token_spent_is_not_asked_for_ever(world: World) -> None:
+async def test_deploy_fails_after_eleven_spent_tokens(world: World) -> None:
     world.provider.before["create"].extend(TokenSpent("spent") for _ in range(100))
     with pytest.raises(TokenSpent):
         await adopt_or_create(world)
     assert len(sent(world)) == 11
 
 
-async def test_after_a_definite_refusal_the_next_deploy_opens_a_new_attempt(world: World) -> None:
+async def test_the_deploy_after_a_refusal_opens_a_new_attempt(world: World) -> None:
     world.provider.before["create"].append(QuotaExceeded("no more"))
     with pytest.raises(QuotaExceeded):
         await adopt_or_create(world)
@@ -204,7 +204,7 @@ async def test_after_a_definite_refusal_the_next_deploy_opens_a_new_attempt(worl
     assert [attempt.number for attempt in await world.attempts()] == [1, 2]
 
 
-async def test_a_create_without_answer_stays_open(world: World) -> None:
+async def test_an_unanswered_create_leaves_its_attempt_open(world: World) -> None:
     world.provider.after["create"].append(ProviderUnavailable("no answer"))
     with pytest.raises(ProviderUnavailable):
         await adopt_or_create(world)
@@ -212,7 +212,7 @@ async def test_a_create_without_answer_stays_open(world: World) -> None:
     assert len(world.provider.alive()) == 1
 
 
-async def test_a_cancelled_deploy_leaves_its_create_recorded(world: World) -> None:
+async def test_the_create_of_a_cancelled_deploy_is_still_recorded_when_answered(world: World) -> None:
     is_answered = asyncio.Event()
     world.provider.before["create"].append(is_answered)
     creating = asyncio.create_task(adopt_or_create(world))
@@ -226,7 +226,7 @@ async def test_a_cancelled_deploy_leaves_its_create_recorded(world: World) -> No
     assert (attempt.state, [attempt.deploy_id]) == (AttemptState.CREATED, world.provider.alive())
 
 
-async def test_a_create_in_doubt_has_its_grace_from_then_on(world: World) -> None:
+async def test_the_visibility_grace_of_an_unanswered_create_starts_when_it_times_out(world: World) -> None:
     world.provider.visibility_grace = 30
     world.set_cloud(call_timeout=50)
     world.provider.always["create"] = asyncio.Event()
@@ -238,7 +238,7 @@ async def test_a_create_in_doubt_has_its_grace_from_then_on(world: World) -> Non
     assert world.finder.is_young(attempt, world.finder.now())
 
 
-async def test_a_create_that_is_answered_after_the_vm_was_given_up_is_owed(world: World) -> None:
+async def test_a_create_answered_after_its_attempt_was_closed_becomes_a_debt(world: World) -> None:
     is_answered = asyncio.Event()
     world.provider.before["create"].append(is_answered)
     creating = asyncio.create_task(adopt_or_create(world))
@@ -252,9 +252,7 @@ async def test_a_create_that_is_answered_after_the_vm_was_given_up_is_owed(world
     assert debt.reason == "its create was answered after the VM was given up"
 
 
-async def test_an_instance_with_damaged_tags_is_for_a_person_to_sort_out(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_deploy_fails_on_an_instance_with_damaged_tags(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     deploy_id = world.provider.add(None)
 
     async def find_damaged(**_: object) -> list[Instance]:
@@ -267,10 +265,10 @@ async def test_an_instance_with_damaged_tags_is_for_a_person_to_sort_out(
     assert sent(world) == []
 
 
-# A token that made something the journal does not know of
+# A token whose instance the journal lacks
 
 
-async def test_a_token_used_with_other_parameters_leads_to_what_it_has_made(world: World) -> None:
+async def test_after_a_token_mismatch_the_instance_of_the_token_is_adopted(world: World) -> None:
     world.provider.visibility_grace = 30
     world.provider.lag = 10
     token = Attempt.new(identity_of(), 1, {}).token
@@ -279,7 +277,7 @@ async def test_a_token_used_with_other_parameters_leads_to_what_it_has_made(worl
     assert len(world.provider.instances) == 1
 
 
-async def test_a_token_used_with_other_parameters_that_made_nothing_is_told_after_the_grace(world: World) -> None:
+async def test_a_token_mismatch_is_raised_after_the_grace_if_no_instance_appears(world: World) -> None:
     world.provider.visibility_grace = 30
     world.provider.before["create"].append(TokenMismatch("the token was used with other parameters"))
     with pytest.raises(TokenMismatch):
@@ -298,14 +296,14 @@ async def test_two_deploys_make_one_instance(world: World) -> None:
     assert len(sent(world)) == 1
 
 
-async def test_an_instance_that_matches_in_full_is_taken_over(world: World) -> None:
+async def test_an_instance_with_the_same_identity_is_adopted(world: World) -> None:
     deploy_id = world.provider.add(identity_of(seq=2))
     assert await adopt_or_create(world, seq=2) == deploy_id
     assert sent(world) == []
 
 
-async def test_tags_answer_what_the_create_did_not(world: World) -> None:
-    """From then on the journal names the instance, as it does that of any other create."""
+async def test_the_instance_of_an_unanswered_create_is_found_by_its_tags_and_journaled(world: World) -> None:
+    """The journal then names the instance as if the create had been answered."""
     await world.add_attempt(AttemptState.OPEN, age=60)
     deploy_id = world.provider.add(identity_of())
     assert await adopt_or_create(world) == deploy_id
@@ -314,10 +312,10 @@ async def test_tags_answer_what_the_create_did_not(world: World) -> None:
 
 
 @pytest.mark.parametrize("has_tokens", [True, False])
-async def test_an_answer_that_never_comes_takes_back_nothing_that_tags_have_told(
+async def test_a_create_that_times_out_keeps_the_instance_that_was_found_by_tags(
     world: World, *, has_tokens: bool
 ) -> None:
-    """The first DEPLOY ran out of time while its create went on; a second one found the instance by its tags."""
+    """The first DEPLOY is cancelled while its create is under way; a second one finds the instance by its tags."""
     world.provider.is_create_repeatable = has_tokens
     world.provider.visibility_grace = 300
     world.provider.after["create"].append(asyncio.Event())
@@ -332,7 +330,7 @@ async def test_an_answer_that_never_comes_takes_back_nothing_that_tags_have_told
     assert (attempt.state, attempt.deploy_id) == (AttemptState.CREATED, deploy_id)
 
 
-async def test_two_instances_that_match_in_full_are_for_a_person_to_sort_out(world: World) -> None:
+async def test_deploy_fails_if_two_instances_have_the_same_identity(world: World) -> None:
     for deploy_id in ("i-b", "i-a"):
         world.provider.add(identity_of(), deploy_id=deploy_id)
     with pytest.raises(AmbiguousInstance) as caught:
@@ -342,12 +340,12 @@ async def test_two_instances_that_match_in_full_are_for_a_person_to_sort_out(wor
 
 
 @pytest.mark.parametrize("state", [InstanceState.TERMINATED, InstanceState.TERMINATING])
-async def test_an_instance_that_is_gone_is_not_taken_over(world: World, state: InstanceState) -> None:
+async def test_a_terminated_instance_is_not_adopted(world: World, state: InstanceState) -> None:
     gone = world.provider.add(identity_of(), state)
     assert await adopt_or_create(world) != gone
 
 
-async def test_an_instance_of_an_earlier_vm_of_this_number_is_neither_taken_over_nor_touched(world: World) -> None:
+async def test_an_instance_of_another_stime_is_neither_adopted_nor_touched(world: World) -> None:
     stranger = world.provider.add(identity_of(stime=STIME - 5))
     deploy_id = await adopt_or_create(world)
     assert deploy_id != stranger
@@ -356,7 +354,7 @@ async def test_an_instance_of_an_earlier_vm_of_this_number_is_neither_taken_over
     assert world.told == [f"instance {stranger} is of another VM 7: it is left alone"]
 
 
-async def test_what_a_recreate_has_left_is_a_debt_and_not_taken_over(world: World) -> None:
+async def test_an_instance_from_before_a_recreate_becomes_a_debt_and_is_not_adopted(world: World) -> None:
     leftover = world.provider.add(identity_of(seq=1))
     deploy_id = await adopt_or_create(world, seq=3)
     assert deploy_id != leftover
@@ -375,9 +373,7 @@ async def test_an_instance_of_a_later_life_is_left_alone(world: World) -> None:
 
 @pytest.mark.parametrize("operation", ["find", "describe"])
 @pytest.mark.parametrize("error", [ProviderUnavailable("no answer"), PermissionDenied("no"), Throttled("slow")])
-async def test_nothing_is_made_while_nobody_can_tell_what_there_is(
-    world: World, operation: str, error: Exception
-) -> None:
+async def test_no_instance_is_created_while_lookups_fail(world: World, operation: str, error: Exception) -> None:
     world.provider.always[operation] = error
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-1")
     with pytest.raises((type(error), TimeoutError)):
@@ -386,18 +382,18 @@ async def test_nothing_is_made_while_nobody_can_tell_what_there_is(
     assert sent(world) == []
 
 
-# What is owed is not taken over
+# Debts are not adopted
 
 
 @pytest.mark.parametrize("is_by_id", [True, False], ids=["by-id", "by-identity"])
-async def test_an_instance_that_is_to_be_destroyed_is_not_taken_over(world: World, *, is_by_id: bool) -> None:
+async def test_an_instance_with_a_debt_is_not_adopted(world: World, *, is_by_id: bool) -> None:
     owed = world.provider.add(identity_of())
     await world.add_debt(owed if is_by_id else "")
     assert await adopt_or_create(world) != owed
     assert len(world.provider.alive()) == 2
 
 
-async def test_a_debt_of_another_vm_hinders_nobody(world: World) -> None:
+async def test_a_debt_of_another_vm_does_not_prevent_adoption(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_debt("i-404", vm_id=8)
     assert await adopt_or_create(world) == deploy_id
@@ -405,9 +401,7 @@ async def test_a_debt_of_another_vm_hinders_nobody(world: World) -> None:
 
 @pytest.mark.parametrize("state", [AttemptState.OPEN, AttemptState.CREATED])
 @pytest.mark.parametrize("is_by_token", [True, False], ids=["by-token", "by-identity"])
-async def test_an_attempt_whose_instance_is_to_be_destroyed_is_not_taken_up_again(
-    world: World, state: AttemptState, *, is_by_token: bool
-) -> None:
+async def test_an_attempt_with_a_debt_is_not_repeated(world: World, state: AttemptState, *, is_by_token: bool) -> None:
     world.provider.visibility_grace = 60
     attempt = await world.add_attempt(state, deploy_id="i-9" if state is AttemptState.CREATED else "", age=1)
     await world.add_debt(token=attempt.token if is_by_token else "")
@@ -417,17 +411,17 @@ async def test_an_attempt_whose_instance_is_to_be_destroyed_is_not_taken_up_agai
     assert call.token != attempt.token
 
 
-# What the journal knows
+# Attempts in the journal
 
 
-async def test_an_instance_that_was_made_and_is_not_shown_yet_is_taken_over(world: World) -> None:
+async def test_a_journaled_instance_that_is_not_visible_yet_is_adopted(world: World) -> None:
     world.provider.visibility_grace = 60
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-9", age=10)
     assert await adopt_or_create(world) == "i-9"
     assert sent(world) == []
 
 
-async def test_an_instance_that_was_made_and_is_shown_by_id_only_is_taken_over(
+async def test_a_journaled_instance_that_is_visible_only_by_id_is_adopted(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def find_nothing(**_: object) -> list[object]:
@@ -439,7 +433,7 @@ async def test_an_instance_that_was_made_and_is_shown_by_id_only_is_taken_over(
     assert await adopt_or_create(world) == deploy_id
 
 
-async def test_an_instance_that_is_not_listed_after_the_grace_is_asked_for_by_the_same_create(world: World) -> None:
+async def test_the_same_create_is_repeated_if_its_instance_is_not_listed_after_the_grace(world: World) -> None:
     attempt = await world.add_attempt(AttemptState.CREATED, deploy_id=DeployId("i-9"), age=1000)
     await adopt_or_create(world)
     [call] = sent(world)
@@ -448,7 +442,9 @@ async def test_an_instance_that_is_not_listed_after_the_grace_is_asked_for_by_th
 
 
 @pytest.mark.parametrize("error", [None, BadParameter("no such image"), ProviderUnavailable("no answer")])
-async def test_where_that_does_not_tell_nothing_new_is_made(world: World, error: ProviderError | None) -> None:
+async def test_no_instance_is_created_if_a_repeated_create_does_not_clarify_an_unlisted_one(
+    world: World, error: ProviderError | None
+) -> None:
     world.provider.is_create_repeatable = error is not None
     if error is not None:
         world.provider.always["create"] = error
@@ -459,7 +455,7 @@ async def test_where_that_does_not_tell_nothing_new_is_made(world: World, error:
     assert world.provider.alive() == []
 
 
-async def test_an_instance_that_is_gone_makes_room_for_a_new_attempt(world: World) -> None:
+async def test_a_new_attempt_is_made_if_the_journaled_instance_is_terminated(world: World) -> None:
     gone = world.provider.add(identity_of(), InstanceState.TERMINATED)
     await world.add_attempt(AttemptState.CREATED, deploy_id=gone, age=1000)
     deploy_id = await adopt_or_create(world)
@@ -467,7 +463,7 @@ async def test_an_instance_that_is_gone_makes_room_for_a_new_attempt(world: Worl
     assert await states(world) == [AttemptState.GONE, AttemptState.CREATED]
 
 
-async def test_what_was_sent_and_not_answered_is_sent_again_exactly_as_it_was(world: World) -> None:
+async def test_an_unanswered_create_is_repeated_with_identical_parameters(world: World) -> None:
     world.provider.after["create"].append(ProviderUnavailable("no answer"))
     world.provider.lag = 1000
     with pytest.raises(ProviderUnavailable):
@@ -480,7 +476,7 @@ async def test_what_was_sent_and_not_answered_is_sent_again_exactly_as_it_was(wo
     assert await states(world) == [AttemptState.CREATED]
 
 
-async def test_a_repeat_whose_token_is_spent_makes_room_for_a_new_attempt(world: World) -> None:
+async def test_a_new_attempt_is_made_if_the_token_of_a_repeated_create_is_spent(world: World) -> None:
     attempt = await world.add_attempt(AttemptState.OPEN, age=10)
     world.provider.before["create"].append(TokenSpent("its instance is terminated"))
     await adopt_or_create(world)
@@ -489,7 +485,9 @@ async def test_a_repeat_whose_token_is_spent_makes_room_for_a_new_attempt(world:
 
 
 @pytest.mark.parametrize("error", [AuthenticationRefused("bad key"), PermissionDenied("no"), ProviderUnavailable("?")])
-async def test_a_repeat_that_proves_nothing_leaves_the_attempt_open(world: World, error: ProviderError) -> None:
+async def test_an_inconclusive_error_of_a_repeated_create_leaves_the_attempt_open(
+    world: World, error: ProviderError
+) -> None:
     attempt = await world.add_attempt(AttemptState.OPEN, age=10)
     world.provider.before["create"].append(error)
     with pytest.raises(type(error)):
@@ -500,8 +498,8 @@ async def test_a_repeat_that_proves_nothing_leaves_the_attempt_open(world: World
 
 
 @pytest.mark.parametrize("error", [NoCapacity("no room"), QuotaExceeded("no more"), BadParameter("no")])
-async def test_a_repeat_that_is_refused_says_nothing_of_the_sending_before(world: World, error: ProviderError) -> None:
-    """That one may have made an instance which is not shown yet; it even may be why there is no room now."""
+async def test_a_refused_retry_does_not_invalidate_the_first_create(world: World, error: ProviderError) -> None:
+    """The first one may have made an instance that is not visible yet, and that may even use up the quota."""
     world.provider.visibility_grace = 60
     world.provider.lag = 30
     attempt = await world.add_attempt(AttemptState.OPEN, age=10)
@@ -511,7 +509,7 @@ async def test_a_repeat_that_is_refused_says_nothing_of_the_sending_before(world
     assert [call.token for call in sent(world)] == ["as sent before", attempt.token]
 
 
-async def test_a_repeat_that_is_refused_makes_room_for_a_new_attempt_after_the_grace(world: World) -> None:
+async def test_a_new_attempt_is_made_after_the_grace_if_the_retry_was_refused(world: World) -> None:
     world.provider.visibility_grace = 60
     attempt = await world.add_attempt(AttemptState.OPEN, age=10)
     world.provider.before["create"].append(NoCapacity("no room"))
@@ -524,7 +522,7 @@ async def test_a_repeat_that_is_refused_makes_room_for_a_new_attempt_after_the_g
 # Clouds without tokens
 
 
-async def test_without_tokens_an_unanswered_create_is_looked_for_and_not_sent_again(world: World) -> None:
+async def test_without_tokens_an_unanswered_create_is_looked_up_and_not_repeated(world: World) -> None:
     world.provider.is_create_repeatable = False
     world.provider.visibility_grace = 60
     world.provider.lag = 30
@@ -547,7 +545,7 @@ async def test_without_tokens_a_new_attempt_is_opened_only_after_the_grace(world
     assert len(world.provider.alive()) == 1
 
 
-async def test_while_looking_the_same_thing_is_told_once(world: World) -> None:
+async def test_repeated_lookups_log_each_warning_once(world: World) -> None:
     world.provider.is_create_repeatable = False
     world.provider.visibility_grace = 60
     world.provider.add(identity_of(stime=STIME - 5))
@@ -559,14 +557,14 @@ async def test_while_looking_the_same_thing_is_told_once(world: World) -> None:
 # A DEPLOY that names an instance
 
 
-async def test_a_named_instance_that_matches_in_full_is_taken_over(world: World) -> None:
+async def test_the_named_instance_is_adopted_before_another_one_with_the_same_identity(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.add(identity_of())
     assert await adopt_or_create(world, deploy_id=deploy_id) == deploy_id
     assert sent(world) == []
 
 
-async def test_a_named_leftover_of_a_recreate_is_a_debt_and_something_new_is_made(world: World) -> None:
+async def test_a_named_instance_from_before_a_recreate_becomes_a_debt_and_is_replaced(world: World) -> None:
     leftover = world.provider.add(identity_of(seq=1), InstanceState.STOPPED)
     deploy_id = await adopt_or_create(world, deploy_id=leftover, seq=3)
     assert deploy_id != leftover
@@ -583,13 +581,13 @@ STRANGERS = [
     pytest.param(
         None,
         "instance i-1 has no tags of ours: set policy.allow_import to let VMs adopt it",
-        id="untagged-without-leave",
+        id="untagged-without-allow-import",
     ),
 ]
 
 
 @pytest.mark.parametrize(("identity", "sentence"), STRANGERS)
-async def test_a_named_instance_of_somebody_else_fails_the_deploy(
+async def test_deploy_fails_if_the_named_instance_is_not_this_vms(
     world: World, identity: Identity | None, sentence: str
 ) -> None:
     deploy_id = world.provider.add(identity)
@@ -600,7 +598,7 @@ async def test_a_named_instance_of_somebody_else_fails_the_deploy(
     assert (sent(world), await debts(world)) == ([], [])
 
 
-async def test_with_leave_an_untagged_instance_is_imported_and_tagged(world: World) -> None:
+async def test_allow_import_imports_and_tags_an_untagged_instance(world: World) -> None:
     deploy_id = world.provider.add(None)
     assert await adopt_or_create(world, deploy_id=deploy_id, seq=2, may_import=True) == deploy_id
     assert world.provider.identity(deploy_id) == identity_of(seq=2)
@@ -608,7 +606,7 @@ async def test_with_leave_an_untagged_instance_is_imported_and_tagged(world: Wor
     assert sent(world) == []
 
 
-async def test_an_import_that_could_not_be_tagged_is_no_import(world: World) -> None:
+async def test_no_import_is_recorded_if_tagging_is_refused(world: World) -> None:
     deploy_id = world.provider.add(None)
     world.provider.before["retag"].append(PermissionDenied("tags may not be written"))
     with pytest.raises(PermissionDenied):
@@ -616,7 +614,7 @@ async def test_an_import_that_could_not_be_tagged_is_no_import(world: World) -> 
     assert await world.journal.imported_for(deploy_id) is None
 
 
-async def test_of_two_vms_that_import_one_instance_at_once_one_gets_it(world: World) -> None:
+async def test_only_one_of_two_concurrent_imports_gets_the_instance(world: World) -> None:
     deploy_id = world.provider.add(None)
     imports = [adopt_or_create(world, vm_id=vm_id, deploy_id=deploy_id, may_import=True) for vm_id in (7, 8)]
     answers = await asyncio.gather(*imports, return_exceptions=True)
@@ -628,7 +626,7 @@ async def test_of_two_vms_that_import_one_instance_at_once_one_gets_it(world: Wo
     assert world.provider.count("retag") == 1
 
 
-async def test_an_import_that_is_refused_leaves_the_instance_to_another_vm(world: World) -> None:
+async def test_another_vm_can_import_an_instance_after_a_refused_import(world: World) -> None:
     deploy_id = world.provider.add(None)
     world.provider.before["retag"].append(PermissionDenied("tags may not be written"))
     with pytest.raises(PermissionDenied):
@@ -636,9 +634,9 @@ async def test_an_import_that_is_refused_leaves_the_instance_to_another_vm(world
     assert await adopt_or_create(world, vm_id=8, deploy_id=deploy_id, may_import=True) == deploy_id
 
 
-@pytest.mark.parametrize("then", [None, PermissionDenied("no")], ids=["once", "and-refused-the-next-time"])
-async def test_an_import_without_an_answer_keeps_the_instance_for_its_vm(world: World, then: Exception | None) -> None:
-    """It may have been tagged."""
+@pytest.mark.parametrize("then", [None, PermissionDenied("no")], ids=["twice-unanswered", "unanswered-then-refused"])
+async def test_an_unanswered_import_reserves_the_instance_for_its_vm(world: World, then: Exception | None) -> None:
+    """Its tags may have been written."""
     world.set_cloud(retries=1)
     deploy_id = world.provider.add(None)
     no_answer = ProviderUnavailable("no answer")
@@ -653,14 +651,14 @@ async def test_an_import_without_an_answer_keeps_the_instance_for_its_vm(world: 
     assert await adopt_or_create(world, deploy_id=deploy_id, may_import=True) == deploy_id
 
 
-async def test_an_import_that_lost_its_tags_can_be_repeated(world: World) -> None:
+async def test_an_imported_instance_that_lost_its_tags_can_be_imported_again(world: World) -> None:
     deploy_id = world.provider.add(None)
     await adopt_or_create(world, deploy_id=deploy_id, may_import=True)
     world.provider.instances[deploy_id].identity = None
     assert await adopt_or_create(world, deploy_id=deploy_id, may_import=True) == deploy_id
 
 
-async def test_an_instance_that_was_imported_for_another_vm_is_somebody_elses(world: World) -> None:
+async def test_an_instance_that_was_imported_for_another_vm_is_refused(world: World) -> None:
     deploy_id = world.provider.add(None)
     world.provider.always["retag"] = PermissionDenied("tags may not be written")
     await world.journal.record_import(deploy_id, vm_id=identity_of(8).vm_id, stime=STIME)
@@ -669,14 +667,16 @@ async def test_an_instance_that_was_imported_for_another_vm_is_somebody_elses(wo
     assert await world.journal.imported_for(deploy_id) == (8, STIME)
 
 
-async def test_leave_to_import_is_no_leave_to_take_somebody_elses(world: World) -> None:
+async def test_allow_import_does_not_allow_adopting_another_vms_instance(world: World) -> None:
     deploy_id = world.provider.add(identity_of(8))
     with pytest.raises(NotOurs):
         await adopt_or_create(world, deploy_id=deploy_id, may_import=True)
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["terminated", "unknown"])
-async def test_a_named_instance_that_nobody_has_heard_of_fails_the_deploy(world: World, *, is_shown: bool) -> None:
+async def test_deploy_fails_if_the_named_instance_is_unknown_or_gone_and_never_was_this_vms(
+    world: World, *, is_shown: bool
+) -> None:
     if is_shown:
         world.provider.add(None, InstanceState.TERMINATED, deploy_id="i-404")
     with pytest.raises(InstanceNotFound) as caught:
@@ -686,7 +686,7 @@ async def test_a_named_instance_that_nobody_has_heard_of_fails_the_deploy(world:
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["terminated", "forgotten"])
-async def test_a_named_instance_that_was_the_vms_and_is_gone_is_made_anew(world: World, *, is_shown: bool) -> None:
+async def test_a_new_instance_is_created_if_the_vms_named_instance_is_gone(world: World, *, is_shown: bool) -> None:
     gone = DeployId("i-9")
     if is_shown:
         world.provider.add(identity_of(), InstanceState.TERMINATED, deploy_id=gone)
@@ -696,7 +696,7 @@ async def test_a_named_instance_that_was_the_vms_and_is_gone_is_made_anew(world:
     assert len(sent(world)) == 1
 
 
-# What a debt is about
+# Scope of a debt
 
 
 def an_instance(deploy_id: str = "i-1", identity: Identity | None = None) -> Instance:
@@ -714,9 +714,9 @@ def an_attempt(**fields: Any) -> Attempt:
 @pytest.mark.parametrize(
     ("debt", "instance", "attempts", "expected"),
     [
-        pytest.param(a_debt(deploy_id="i-1"), an_instance(), [], True, id="the-id"),
+        pytest.param(a_debt(deploy_id="i-1"), an_instance(), [], True, id="same-id"),
         pytest.param(a_debt(deploy_id="i-2"), an_instance("i-1", identity_of()), [], False, id="another-id"),
-        pytest.param(a_debt(), an_instance(identity=identity_of(seq=2)), [], True, id="the-life"),
+        pytest.param(a_debt(), an_instance(identity=identity_of(seq=2)), [], True, id="same-life"),
         pytest.param(a_debt(), an_instance(identity=identity_of(seq=1)), [], True, id="before-a-resume"),
         pytest.param(a_debt(), an_instance(identity=identity_of(seq=3)), [], False, id="after-a-recreate"),
         pytest.param(a_debt(), an_instance(identity=identity_of(8)), [], False, id="another-vm"),
@@ -738,7 +738,7 @@ def an_attempt(**fields: Any) -> Attempt:
         ),
     ],
 )
-def test_a_debt_is_about_what_there_was_when_it_was_noted(
+def test_a_debt_covers_instances_that_existed_when_it_was_recorded(
     debt: Debt, instance: Instance, attempts: list[Attempt], *, expected: bool
 ) -> None:
     assert is_owed(debt, instance, attempts) is expected
@@ -747,11 +747,11 @@ def test_a_debt_is_about_what_there_was_when_it_was_noted(
 @pytest.mark.parametrize(
     ("debt", "attempt", "expected"),
     [
-        pytest.param(a_debt(token=an_attempt().token), an_attempt(), True, id="the-token"),
+        pytest.param(a_debt(token=an_attempt().token), an_attempt(), True, id="same-token"),
         pytest.param(a_debt(token="another"), an_attempt(), False, id="another-token"),
-        pytest.param(a_debt(deploy_id="i-1"), an_attempt(deploy_id="i-1"), True, id="the-id"),
+        pytest.param(a_debt(deploy_id="i-1"), an_attempt(deploy_id="i-1"), True, id="same-id"),
         pytest.param(a_debt(deploy_id="i-2"), an_attempt(deploy_id="i-1"), False, id="another-id"),
-        pytest.param(a_debt(), an_attempt(), True, id="the-life"),
+        pytest.param(a_debt(), an_attempt(), True, id="same-life"),
         pytest.param(a_debt(), an_attempt(identity=identity_of(seq=3)), False, id="after-a-recreate"),
         pytest.param(a_debt(), an_attempt(identity=identity_of(stime=1)), False, id="another-stime"),
         pytest.param(a_debt(), an_attempt(sent_at=101.0), False, id="sent-after"),
@@ -760,7 +760,5 @@ def test_a_debt_is_about_what_there_was_when_it_was_noted(
         pytest.param(a_debt(), an_attempt(state=AttemptState.CREATED), True, id="created"),
     ],
 )
-def test_a_debt_is_about_the_attempts_that_were_open_when_it_was_noted(
-    debt: Debt, attempt: Attempt, *, expected: bool
-) -> None:
+def test_a_debt_covers_attempts_made_before_it_was_recorded(debt: Debt, attempt: Attempt, *, expected: bool) -> None:
     assert is_about(debt, attempt) is expected

@@ -1,4 +1,4 @@
-"""What is left to do once a new instance runs is done then, and an instance that runs is never given up for it."""
+"""Steps that need a running instance are done after its boot, and a failed one never costs a running instance."""
 
 from __future__ import annotations
 
@@ -47,35 +47,33 @@ async def created(world: World) -> str:
     return await perform_intent(world.work(request_of(name="web")), Intent.CREATE)
 
 
-async def test_a_new_instance_is_finished_when_it_runs_and_before_it_is_answered(
-    world: World, cloud: AddressedCloud
-) -> None:
+async def test_finish_boot_is_called_on_a_new_instance_once_it_runs(world: World, cloud: AddressedCloud) -> None:
     assert await created(world) == "i-1"
     assert cloud.finished == [("i-1", InstanceState.RUNNING, "web")]
 
 
-async def test_an_instance_that_was_taken_over_is_finished_as_well(world: World, cloud: AddressedCloud) -> None:
-    """As after a crash between the boot and the finish."""
+async def test_finish_boot_is_called_on_an_adopted_instance(world: World, cloud: AddressedCloud) -> None:
+    """As after a crash between the boot and `finish_boot`."""
     deploy_id = cloud.add(identity_of(), InstanceState.STOPPED)
     assert await created(world) == deploy_id
     assert cloud.finished == [(deploy_id, InstanceState.RUNNING, "web")]
 
 
-async def test_what_cannot_be_finished_is_told_and_the_instance_stays(world: World, cloud: AddressedCloud) -> None:
+async def test_failed_finish_boot_is_a_warning_and_the_instance_stays(world: World, cloud: AddressedCloud) -> None:
     cloud.errors = [BadParameter("there is no such address")]
     assert await created(world) == "i-1"
     assert cloud.state(DeployId("i-1")) is InstanceState.RUNNING
     assert world.told == ["instance i-1 runs, but not everything is done: there is no such address"]
 
 
-async def test_what_fails_for_a_moment_is_tried_again(world: World, cloud: AddressedCloud) -> None:
+async def test_finish_boot_is_retried_after_transient_errors(world: World, cloud: AddressedCloud) -> None:
     cloud.errors = [Throttled("slow down"), ProviderUnavailable("no answer")]
     assert await created(world) == "i-1"
     assert [deploy_id for deploy_id, *_ in cloud.finished] == ["i-1"]
     assert world.told == []
 
 
-async def test_a_start_finishes_nothing(world: World, cloud: AddressedCloud) -> None:
+async def test_a_start_does_not_call_finish_boot(world: World, cloud: AddressedCloud) -> None:
     deploy_id = cloud.add(identity_of(), InstanceState.STOPPED)
     await perform_intent(world.work(request_of(deploy_id=deploy_id)), Intent.START)
     assert cloud.finished == []
@@ -83,7 +81,7 @@ async def test_a_start_finishes_nothing(world: World, cloud: AddressedCloud) -> 
 
 @pytest.mark.parametrize("boot_time", [5.0, 590.0], ids=["soon", "late"])
 @pytest.mark.parametrize("how", ["throttled", "unanswered"])
-async def test_a_finish_that_takes_too_long_is_no_reason_to_fail_a_deploy(
+async def test_a_deploy_succeeds_although_finish_boot_runs_out_of_time(
     world: World, cloud: AddressedCloud, how: str, boot_time: float
 ) -> None:
     """The instance would run, and be paid for, behind a VM in BOOT_FAILURE."""

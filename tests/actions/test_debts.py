@@ -43,7 +43,7 @@ async def desk(world: World) -> AsyncIterator[Desk]:
 
 @asynccontextmanager
 async def paying(desk: Desk) -> AsyncIterator[None]:
-    """While the driver runs."""
+    """Pay debts in the background, as a running driver does."""
     task = asyncio.create_task(desk.dispatcher.pay_debts())
     try:
         yield
@@ -67,7 +67,7 @@ async def pay_off(world: World) -> None:
 
 
 async def settled(world: World) -> None:
-    """Nothing is owed any more."""
+    """Wait until the journal has no debt."""
     begun = now()
     async with asyncio.timeout(10_000):
         while await world.journal.debts():
@@ -77,7 +77,7 @@ async def settled(world: World) -> None:
 # Paying one
 
 
-async def test_an_instance_that_is_owed_is_terminated_and_seen_so(world: World) -> None:
+async def test_paying_a_debt_terminates_the_instance_and_waits_until_it_is_terminated(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.journal.park(deploy_id, identity_of().vm_id)
     await world.add_debt(deploy_id)
@@ -86,14 +86,14 @@ async def test_an_instance_that_is_owed_is_terminated_and_seen_so(world: World) 
     assert await world.journal.parked() == set()
 
 
-async def test_an_instance_that_is_gone_already_is_no_more_work(world: World) -> None:
+async def test_a_debt_for_a_terminated_instance_makes_no_destroy_call(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), TERMINATED)
     await world.add_debt(deploy_id)
     await pay_off(world)
     assert world.provider.count("destroy") == 0
 
 
-async def test_an_instance_that_the_cloud_does_not_know_is_gone(world: World) -> None:
+async def test_a_debt_for_an_unknown_instance_counts_as_paid(world: World) -> None:
     await world.add_debt("i-404")
     await pay_off(world)
 
@@ -101,14 +101,14 @@ async def test_an_instance_that_the_cloud_does_not_know_is_gone(world: World) ->
 @pytest.mark.parametrize(
     "identity", [identity_of(8), identity_of(stime=STIME - 1), identity_of(owner="quay"), None], ids=str
 )
-async def test_what_turns_out_to_be_somebody_elses_is_let_be(world: World, identity: object) -> None:
+async def test_a_debt_does_not_terminate_an_instance_with_another_identity(world: World, identity: object) -> None:
     deploy_id = world.provider.add(identity)  # type: ignore[arg-type]
     await world.add_debt(deploy_id)
     await pay_off(world)
     assert world.provider.state(deploy_id) is RUNNING
 
 
-async def test_an_imported_instance_is_the_vms_also_when_it_lost_its_tags(world: World) -> None:
+async def test_a_debt_terminates_an_imported_instance_that_lost_its_tags(world: World) -> None:
     deploy_id = world.provider.add(None)
     await world.journal.record_import(deploy_id, vm_id=identity_of().vm_id, stime=STIME)
     await world.add_debt(deploy_id)
@@ -116,7 +116,7 @@ async def test_an_imported_instance_is_the_vms_also_when_it_lost_its_tags(world:
     assert world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_without_an_id_everything_the_vm_had_by_then_is_terminated_and_nothing_newer(world: World) -> None:
+async def test_a_debt_without_id_terminates_the_vms_older_instances_and_no_newer_one(world: World) -> None:
     old = [world.provider.add(identity_of(seq=0)), world.provider.add(identity_of(seq=2), InstanceState.STOPPED)]
     await world.add_debt(seq=2)
     newer = world.provider.add(identity_of(seq=3))
@@ -126,7 +126,7 @@ async def test_without_an_id_everything_the_vm_had_by_then_is_terminated_and_not
     assert [world.provider.state(each) for each in (newer, *others)] == [RUNNING] * 3
 
 
-async def test_what_was_made_for_the_same_vm_after_the_debt_was_noted_is_let_be(world: World) -> None:
+async def test_a_debt_does_not_terminate_an_instance_created_after_it_was_recorded(world: World) -> None:
     """A recover --retry of a deploy that was cancelled has the same SEQ."""
     owed = world.provider.add(identity_of())
     await world.add_attempt(AttemptState.CREATED, deploy_id=owed, age=10)
@@ -140,7 +140,7 @@ async def test_what_was_made_for_the_same_vm_after_the_debt_was_noted_is_let_be(
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE, AttemptState.CREATED]
 
 
-async def test_an_attempt_that_is_owed_is_settled_with_its_instance(world: World) -> None:
+async def test_paying_a_debt_closes_the_attempt_of_its_token(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     attempt = await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id, age=1)
     await world.add_debt(deploy_id, token=attempt.token)
@@ -149,7 +149,7 @@ async def test_an_attempt_that_is_owed_is_settled_with_its_instance(world: World
     assert [each.state for each in await world.attempts()] == [AttemptState.GONE]
 
 
-async def test_a_create_under_way_is_waited_for_and_then_terminated(world: World) -> None:
+async def test_a_debt_waits_for_a_create_under_way_and_terminates_its_instance(world: World) -> None:
     is_answered = asyncio.Event()
     world.provider.before["create"].append(is_answered)
     attempt = await world.add_attempt(AttemptState.OPEN, age=1)
@@ -174,9 +174,7 @@ async def test_a_create_under_way_is_waited_for_and_then_terminated(world: World
 
 
 @pytest.mark.parametrize("is_by_token", [True, False], ids=["by-token", "by-identity"])
-async def test_nothing_is_called_paid_before_it_is_certain_that_nothing_appears(
-    world: World, *, is_by_token: bool
-) -> None:
+async def test_a_debt_is_not_paid_while_its_instance_may_still_appear(world: World, *, is_by_token: bool) -> None:
     world.provider.visibility_grace = 60
     attempt = await world.add_attempt(AttemptState.OPEN, age=1)
     await world.add_debt(token=attempt.token if is_by_token else "")
@@ -188,7 +186,7 @@ async def test_nothing_is_called_paid_before_it_is_certain_that_nothing_appears(
 
 
 @pytest.mark.parametrize("operation", ["describe", "find", "destroy"])
-async def test_a_cloud_that_cannot_be_asked_pays_nothing(world: World, operation: str) -> None:
+async def test_a_debt_is_not_paid_if_the_cloud_does_not_answer(world: World, operation: str) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.before[operation].append(ProviderUnavailable("no answer"))
     await world.add_debt(deploy_id)
@@ -196,7 +194,7 @@ async def test_a_cloud_that_cannot_be_asked_pays_nothing(world: World, operation
         await pay_off(world)
 
 
-async def test_an_instance_of_another_owner_is_not_this_drivers_to_terminate(world: World) -> None:
+async def test_a_debt_of_another_owner_is_an_error_and_terminates_nothing(world: World) -> None:
     deploy_id = world.provider.add(identity_of(owner="quay"))
     await world.add_debt(deploy_id)
     debt = msgspec.structs.replace(await only_debt(world), identity=identity_of(owner="quay"))
@@ -205,14 +203,14 @@ async def test_an_instance_of_another_owner_is_not_this_drivers_to_terminate(wor
     assert world.provider.state(deploy_id) is RUNNING
 
 
-async def test_a_debt_that_was_noted_before_the_owner_was_known_is_this_owners(world: World) -> None:
+async def test_a_debt_without_owner_is_paid_as_the_current_owners(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_debt(deploy_id)
     await pay(world.engine(), msgspec.structs.replace(await only_debt(world), identity=identity_of(owner="")))
     assert world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_scripts_know_no_debts(world: World) -> None:
+async def test_paying_a_debt_fails_if_the_provider_is_scripts(world: World) -> None:
     class Scripts:
         name = "scripts"
 
@@ -227,7 +225,7 @@ async def test_scripts_know_no_debts(world: World) -> None:
 @pytest.mark.parametrize(
     ("identity", "state"), [(identity_of(), TERMINATED), (identity_of(8), InstanceState.RUNNING)], ids=["ours", "not"]
 )
-async def test_what_was_made_and_is_not_shown_when_it_has_to_go_is_destroyed_once_its_tags_say_so(
+async def test_an_instance_invisible_during_cleanup_is_terminated_once_visible_if_it_is_ours(
     desk: Desk, identity: Identity, state: InstanceState
 ) -> None:
     deploy_id = desk.world.provider.add(identity)
@@ -245,7 +243,7 @@ async def test_what_was_made_and_is_not_shown_when_it_has_to_go_is_destroyed_onc
     assert [attempt.state for attempt in await desk.world.attempts()] == [AttemptState.GONE]
 
 
-async def test_what_was_made_and_is_not_shown_for_an_hour_is_paid(desk: Desk) -> None:
+async def test_a_debt_is_dropped_if_its_instance_stays_invisible_for_an_hour(desk: Desk) -> None:
     await desk.world.add_attempt(AttemptState.CREATED, deploy_id="i-404", age=4000)
     assert await desk.answer("CLEANUP") == "SUCCESS -"
     async with paying(desk):
@@ -258,7 +256,7 @@ async def test_what_was_made_and_is_not_shown_for_an_hour_is_paid(desk: Desk) ->
     assert [attempt.state for attempt in await desk.world.attempts()] == [AttemptState.GONE]
 
 
-async def test_what_is_owed_from_before_is_paid_after_a_restart(desk: Desk) -> None:
+async def test_debts_are_paid_after_a_restart(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     await desk.world.add_debt(deploy_id)
     async with paying(desk):
@@ -267,7 +265,7 @@ async def test_what_is_owed_from_before_is_paid_after_a_restart(desk: Desk) -> N
     assert desk.lines == [], "oned asked for nothing"
 
 
-async def test_what_is_noted_while_the_driver_runs_is_paid_at_once(desk: Desk) -> None:
+async def test_a_debt_recorded_while_the_driver_runs_is_paid_at_once(desk: Desk) -> None:
     async with paying(desk):
         await pass_time(200)
         await desk.world.add_debt(desk.world.provider.add(identity_of()))
@@ -275,7 +273,7 @@ async def test_what_is_noted_while_the_driver_runs_is_paid_at_once(desk: Desk) -
         assert now() < 215
 
 
-async def test_a_debt_is_tried_again_and_again_with_growing_pauses(desk: Desk) -> None:
+async def test_a_failing_debt_is_retried_with_growing_pauses(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     tried: list[float] = []
     destroy = desk.world.provider.destroy
@@ -303,10 +301,12 @@ async def test_a_debt_is_tried_again_and_again_with_growing_pauses(desk: Desk) -
         pytest.param(PermissionDenied("not allowed"), "not allowed", id="refused"),
         pytest.param(KeyError("reservations"), "internal error (KeyError)", id="defect"),
         pytest.param(TimeoutError(), "out of time", id="timeout"),
-        pytest.param(asyncio.CancelledError(), "internal error (CancelledError)", id="cancelled-by-nobody"),
+        pytest.param(asyncio.CancelledError(), "internal error (CancelledError)", id="cancelled"),
     ],
 )
-async def test_what_went_wrong_last_is_noted_and_the_debt_stays(desk: Desk, error: BaseException, noted: str) -> None:
+async def test_a_failed_payment_records_its_error_and_keeps_the_debt(
+    desk: Desk, error: BaseException, noted: str
+) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["destroy"].append(error)
     await desk.world.add_debt(deploy_id)
@@ -318,8 +318,8 @@ async def test_what_went_wrong_last_is_noted_and_the_debt_stays(desk: Desk, erro
     assert desk.world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_whether_another_front_end_leads_by_now_is_seen_right_before(desk: Desk) -> None:
-    """The cloud may have been asked for minutes, and OpenNebula elected another leader meanwhile."""
+async def test_a_debt_is_not_paid_if_leadership_is_lost_right_before_the_termination(desk: Desk) -> None:
+    """The cloud may take minutes to answer, and OpenNebula may elect another leader in that time."""
     deploy_id = desk.world.provider.add(identity_of())
     await desk.world.add_debt(deploy_id)
 
@@ -338,7 +338,7 @@ async def test_whether_another_front_end_leads_by_now_is_seen_right_before(desk:
     assert desk.world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_one_try_takes_five_minutes_at_most(desk: Desk) -> None:
+async def test_one_attempt_to_pay_a_debt_takes_five_minutes_at_most(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.destroy_time = 100_000
     await desk.world.add_debt(deploy_id)
@@ -349,7 +349,7 @@ async def test_one_try_takes_five_minutes_at_most(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("error", [SettingsError("x.toml: owner is missing"), ProviderUnavailable("no answer")])
-async def test_debts_wait_until_there_is_an_engine(desk: Desk, error: MadError) -> None:
+async def test_debts_wait_for_a_usable_configuration_and_cloud(desk: Desk, error: MadError) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     await desk.world.add_debt(deploy_id)
     desk.engines.error = error
@@ -360,7 +360,7 @@ async def test_debts_wait_until_there_is_an_engine(desk: Desk, error: MadError) 
         await settled(desk.world)
 
 
-async def test_debts_wait_until_there_is_a_journal(desk: Desk) -> None:
+async def test_debts_wait_until_the_journal_is_open(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     await desk.world.add_debt(deploy_id)
     journal: Journal = desk.world.journal
@@ -374,7 +374,7 @@ async def test_debts_wait_until_there_is_a_journal(desk: Desk) -> None:
         await settled(desk.world)
 
 
-async def test_a_try_that_cannot_be_noted_is_a_try_all_the_same(desk: Desk) -> None:
+async def test_a_debt_is_retried_even_if_the_failed_attempt_cannot_be_recorded(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["destroy"].append(ProviderUnavailable("no answer"))
     await desk.world.add_debt(deploy_id)
@@ -385,7 +385,7 @@ async def test_a_try_that_cannot_be_noted_is_a_try_all_the_same(desk: Desk) -> N
     assert desk.world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_debts_that_cannot_be_read_are_read_later(desk: Desk) -> None:
+async def test_reading_debts_is_retried_after_a_database_error(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     await desk.world.add_debt(deploy_id)
     with closing(sqlite3.connect(desk.world.journal.path)) as db:
@@ -398,7 +398,9 @@ async def test_debts_that_cannot_be_read_are_read_later(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("is_open", [True, False], ids=["unreadable", "none"])
-async def test_a_cancelled_deploy_is_owed_also_when_its_attempts_cannot_be_read(desk: Desk, *, is_open: bool) -> None:
+async def test_a_cancelled_deploy_becomes_a_debt_even_if_its_attempts_cannot_be_read(
+    desk: Desk, *, is_open: bool
+) -> None:
     desk.world.provider.boot_time = 1000
     desk.ask("DEPLOY")
     await until(lambda: bool(desk.world.provider.instances))
@@ -413,10 +415,10 @@ async def test_a_cancelled_deploy_is_owed_also_when_its_attempts_cannot_be_read(
     assert owed == ([("", "", "its deploy was cancelled")] if is_open else [])
 
 
-# Beside the core's own requests
+# Beside oned's requests
 
 
-async def test_a_debt_waits_for_its_vms_turn(desk: Desk) -> None:
+async def test_a_debt_waits_for_the_running_action_of_its_vm(desk: Desk) -> None:
     is_answered = asyncio.Event()
     desk.world.provider.before["reboot"].append(is_answered)
     deploy_id = desk.world.provider.add(identity_of())
@@ -430,7 +432,7 @@ async def test_a_debt_waits_for_its_vms_turn(desk: Desk) -> None:
     assert desk.replies() == ["REBOOT SUCCESS 7 -"]
 
 
-async def test_a_cancellation_means_no_debt(desk: Desk) -> None:
+async def test_driver_cancel_does_not_cancel_a_debt(desk: Desk) -> None:
     may_end = asyncio.Event()
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["destroy"].append(may_end)
@@ -443,7 +445,7 @@ async def test_a_cancellation_means_no_debt(desk: Desk) -> None:
     assert desk.lines == []
 
 
-async def test_debts_leave_the_slots_to_requests(world: World) -> None:
+async def test_debts_leave_a_slot_free_for_requests(world: World) -> None:
     world.set_cloud(call_timeout=10_000)
     world.provider.always["destroy"] = asyncio.Event()
     for vm_id in range(100, 110):
@@ -454,7 +456,7 @@ async def test_debts_leave_the_slots_to_requests(world: World) -> None:
         assert await desk.answer("REBOOT", deploy_id=world.provider.add(identity_of())) == "SUCCESS -"
 
 
-async def test_debts_of_vms_that_are_busy_do_not_keep_the_others_waiting(world: World) -> None:
+async def test_debts_of_busy_vms_do_not_delay_debts_of_other_vms(world: World) -> None:
     world.set_cloud(call_timeout=100_000)
     world.provider.always["reboot"] = asyncio.Event()
     async with a_desk(world, timeout=0) as desk, paying(desk):
@@ -469,10 +471,10 @@ async def test_debts_of_vms_that_are_busy_do_not_keep_the_others_waiting(world: 
         assert world.provider.state(deploy_id) is TERMINATED
 
 
-# The whole way
+# From the request to the terminated instance
 
 
-async def test_the_instance_of_a_cancelled_deploy_is_terminated_though_nobody_asks_again(desk: Desk) -> None:
+async def test_the_instance_of_a_cancelled_deploy_is_terminated_without_another_request(desk: Desk) -> None:
     is_answered = asyncio.Event()
     desk.world.provider.before["create"].append(is_answered)
     async with paying(desk):
@@ -487,7 +489,7 @@ async def test_the_instance_of_a_cancelled_deploy_is_terminated_though_nobody_as
     assert desk.replies() == []
 
 
-async def test_what_a_failed_cleanup_left_is_terminated_though_nobody_asks_again(desk: Desk) -> None:
+async def test_the_instance_of_a_failed_cleanup_is_terminated_without_another_request(desk: Desk) -> None:
     desk.world.provider.before["destroy"].extend(PermissionDenied("not allowed") for _ in range(3))
     deploy_id = desk.world.provider.add(identity_of())
     async with paying(desk):
@@ -497,7 +499,7 @@ async def test_what_a_failed_cleanup_left_is_terminated_though_nobody_asks_again
 
 
 async def test_a_vm_that_was_recreated_keeps_its_new_instance(desk: Desk) -> None:
-    """CLEANUP fails, oned deploys anew all the same, and the debt is paid later."""
+    """CLEANUP fails, oned deploys anew nevertheless, and the debt is paid later."""
     old = desk.world.provider.add(identity_of(seq=0))
     desk.world.provider.before["destroy"].extend(PermissionDenied("not allowed") for _ in range(3))
     async with paying(desk):
@@ -510,7 +512,7 @@ async def test_a_vm_that_was_recreated_keeps_its_new_instance(desk: Desk) -> Non
     assert desk.world.provider.state(new) is RUNNING
 
 
-async def test_debts_of_a_driver_of_verbs_are_nobodys_work(world: World) -> None:
+async def test_the_debt_payer_ends_at_once_for_a_verbatim_driver(world: World) -> None:
     async with a_desk(world) as desk:
         desk.engines.is_verbatim = True
         await world.add_debt("i-1")

@@ -1,4 +1,4 @@
-"""What some clouds can do at an instance's end, or when it leaves its host: ask the guest, and give its place up."""
+"""Clouds that can ask the guest to shut down before a termination, and park the instance of an undeployed VM."""
 
 from __future__ import annotations
 
@@ -68,16 +68,14 @@ def asked(world: World) -> list[str]:
         pytest.param("SAVE", 5, "park with memory", id="stop"),
     ],
 )
-async def test_each_action_asks_for_what_a_person_means_by_it(
-    desk: Desk, action: str, lcm_state: int, call: str
-) -> None:
+async def test_each_action_makes_the_call_for_its_lcm_state(desk: Desk, action: str, lcm_state: int, call: str) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     assert await desk.answer(action, deploy_id=deploy_id, lcm_state=lcm_state) == "SUCCESS -"
     assert asked(desk.world) == [call]
     assert await desk.world.journal.parked() == ({deploy_id} if call.startswith("park") else set())
 
 
-async def test_a_hard_end_cuts_a_soft_one_short_that_does_not_end(desk: Desk) -> None:
+async def test_terminate_hard_cuts_a_hanging_guest_shutdown_short(desk: Desk) -> None:
     desk.world.provider.destroy_time = 100_000
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
@@ -90,14 +88,14 @@ async def test_a_hard_end_cuts_a_soft_one_short_that_does_not_end(desk: Desk) ->
     assert await desk.reply("CANCEL") == "SUCCESS -"
 
 
-async def test_a_soft_end_under_way_is_not_asked_for_again(desk: Desk) -> None:
+async def test_terminate_does_not_repeat_a_guest_shutdown_under_way(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of(), InstanceState.TERMINATING)
     desk.world.provider.instances[deploy_id].then = (5.0, InstanceState.TERMINATED)
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
     assert asked(desk.world) == []
 
 
-async def test_a_guest_that_refuses_is_told_of_at_once_and_not_asked_again(desk: Desk) -> None:
+async def test_a_guest_that_does_not_shut_down_fails_the_action_and_the_next_one_destroys(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
     await until(lambda: asked(desk.world) == ["shut down"])
@@ -111,8 +109,8 @@ async def test_a_guest_that_refuses_is_told_of_at_once_and_not_asked_again(desk:
     assert asked(desk.world) == ["shut down", "destroy"]
 
 
-async def test_a_cloud_that_goes_on_asking_is_cut_short_by_a_request_after_the_guests_time(tmp_path: Path) -> None:
-    """Also by the next process: what a guest was asked stands in the journal."""
+async def test_a_second_terminate_destroys_an_instance_whose_guest_exceeded_its_shutdown_time(tmp_path: Path) -> None:
+    """Also in the next process: the journal records that the guest was asked."""
     async with a_world(tmp_path, PartnerCloud()) as world, a_desk(world) as desk:
         world.provider.destroy_time = 100_000
         deploy_id = world.provider.add(identity_of())
@@ -125,7 +123,7 @@ async def test_a_cloud_that_goes_on_asking_is_cut_short_by_a_request_after_the_g
         assert await desk.reply("SHUTDOWN") == "SUCCESS -"
 
 
-async def test_a_guest_that_could_not_be_asked_has_its_time_yet(desk: Desk) -> None:
+async def test_a_guest_shutdown_that_was_refused_is_asked_for_again(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["shut down"].append(PermissionDenied("not allowed"))
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "FAILURE not allowed"
@@ -135,7 +133,9 @@ async def test_a_guest_that_could_not_be_asked_has_its_time_yet(desk: Desk) -> N
 
 
 @pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL"])
-async def test_an_end_that_fails_in_the_cloud_is_told_with_its_reason_at_once(desk: Desk, action: str) -> None:
+async def test_a_termination_that_fails_in_the_cloud_is_answered_at_once_with_the_reason(
+    desk: Desk, action: str
+) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask(action, deploy_id=deploy_id, lcm_state=12)
     await until(lambda: len(asked(desk.world)) == 1)
@@ -144,10 +144,12 @@ async def test_an_end_that_fails_in_the_cloud_is_told_with_its_reason_at_once(de
     begun = now()
     assert await desk.reply(action) == f"FAILURE instance {deploy_id} is unknown: no such datastore"
     assert now() - begun < 60
-    assert await desk.answer("CANCEL", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -", "what has failed can be ended"
+    assert await desk.answer("CANCEL", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -", (
+        "a failed instance can be terminated"
+    )
 
 
-async def test_a_failed_instance_has_time_to_begin_its_end(desk: Desk) -> None:
+async def test_terminate_hard_waits_for_a_failed_instance_to_begin_its_termination(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of(), InstanceState.UNKNOWN, reason="no such bridge")
 
     async def slow(deploy_id: DeployId) -> None:
@@ -157,7 +159,7 @@ async def test_a_failed_instance_has_time_to_begin_its_end(desk: Desk) -> None:
     assert await desk.answer("CANCEL", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
 
 
-async def test_a_request_that_is_repeated_soon_leaves_the_guest_its_time(desk: Desk) -> None:
+async def test_a_terminate_repeated_soon_still_waits_for_the_guest(desk: Desk) -> None:
     desk.world.provider.destroy_time = 60
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=12)
@@ -168,8 +170,10 @@ async def test_a_request_that_is_repeated_soon_leaves_the_guest_its_time(desk: D
 
 
 @pytest.mark.parametrize("is_refused", [False, True], ids=["hangs", "refuses"])
-async def test_a_request_that_goes_on_in_the_next_process_is_no_repeated_one(desk: Desk, *, is_refused: bool) -> None:
-    """Nobody has asked again: the guest keeps its time, however long the driver before has waited for it."""
+async def test_a_terminate_resumed_by_the_next_process_still_waits_for_the_guest(
+    desk: Desk, *, is_refused: bool
+) -> None:
+    """No second request has come: the guest gets its full time, however long the dead driver waited for it."""
     journal, deploy_id = desk.world.journal, desk.world.provider.add(identity_of())
     asked_at = desk.world.clock()
     await pass_time(1)
@@ -186,7 +190,7 @@ async def test_a_request_that_goes_on_in_the_next_process_is_no_repeated_one(des
     assert asked(desk.world) == ["shut down"]
 
 
-async def test_what_ends_softly_is_not_ended_hard_for_a_debt_that_nobody_confirms(world: World) -> None:
+async def test_an_unconfirmed_debt_does_not_cut_a_guest_shutdown_short(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATING)
     world.provider.instances[deploy_id].then = (now() + 20.0, InstanceState.TERMINATED)
     await world.add_debt(deploy_id)
@@ -203,7 +207,7 @@ async def test_what_ends_softly_is_not_ended_hard_for_a_debt_that_nobody_confirm
     assert asked(world) == []
 
 
-async def test_what_is_owed_is_ended_whatever_its_guest_does(world: World) -> None:
+async def test_a_debt_destroys_its_instance_without_asking_the_guest(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_debt(deploy_id)
     [debt] = await world.journal.debts()

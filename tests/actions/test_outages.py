@@ -1,4 +1,4 @@
-"""An outage is no try: what certainly was not carried out waits, whatever `-r` says; ends go on after any failure."""
+"""An unreachable cloud is waited for beyond `-r`; stops and terminations are repeated after any passing failure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
 
 
 def begin(desk: Desk, error: ProviderError = REFUSED) -> None:
-    """No call is answered any more."""
+    """From now on every call fails with this error."""
     desk.world.provider.always.update(dict.fromkeys(CALLS, error))
 
 
@@ -59,7 +59,7 @@ ACTIONS: dict[str, tuple[str, dict[str, Any], InstanceState]] = {
 
 
 async def asked_in_an_outage(desk: Desk, name: str, error: ProviderError, seconds: float) -> str:
-    """The answer to an action that is asked for in an outage of so many seconds."""
+    """Send the action in an outage of that many seconds, and return its answer."""
     action, details, state = ACTIONS[name]
     deploy_id = DeployId("") if name == "deploy" else desk.world.provider.add(identity_of(), state)
     begin(desk, error)
@@ -70,24 +70,24 @@ async def asked_in_an_outage(desk: Desk, name: str, error: ProviderError, second
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-async def test_what_is_asked_for_in_an_outage_is_carried_out_after_it(desk: Desk, name: str) -> None:
+async def test_an_action_sent_during_an_outage_succeeds_after_it(desk: Desk, name: str) -> None:
     answer = await asked_in_an_outage(desk, name, REFUSED, 60.0)
     assert answer.startswith("SUCCESS ")
     assert 60 <= now() < 110, "the longest pause is 20 s"
 
 
 @pytest.mark.parametrize("name", ["poweroff", "poweroff-hard", "undeploy", "suspend", "terminate", "delete"])
-async def test_stops_and_ends_go_on_after_any_failure_that_passes(desk: Desk, name: str) -> None:
+async def test_stops_and_terminations_are_retried_after_any_transient_failure(desk: Desk, name: str) -> None:
     assert await asked_in_an_outage(desk, name, NO_ANSWER, 60.0) == "SUCCESS -"
 
 
 @pytest.mark.parametrize("name", ["deploy", "resume", "reboot"])
-async def test_what_may_have_been_carried_out_counts_as_a_try(desk: Desk, name: str) -> None:
+async def test_an_unanswered_create_start_or_reboot_fails_after_its_retries(desk: Desk, name: str) -> None:
     assert await asked_in_an_outage(desk, name, NO_ANSWER, 1.0) == "FAILURE fake did not answer"
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-async def test_an_address_at_which_nothing_ever_answered_fails_at_once(desk: Desk, name: str) -> None:
+async def test_an_action_fails_at_once_if_the_endpoint_never_answered(desk: Desk, name: str) -> None:
     error = WrongEndpoint("fake cannot be reached: its name cannot be resolved, check endpoint_url")
     action, details, state = ACTIONS[name]
     deploy_id = DeployId("") if name == "deploy" else desk.world.provider.add(identity_of(), state)
@@ -102,19 +102,21 @@ async def test_an_address_at_which_nothing_ever_answered_fails_at_once(desk: Des
     ("name", "seconds", "call"),
     [("deploy", 600, "find by tags"), ("poweroff", 300, "describe"), ("reboot", 300, "describe")],
 )
-async def test_an_outage_that_outlasts_the_deadline_is_named(desk: Desk, name: str, seconds: int, call: str) -> None:
+async def test_the_failure_names_the_outage_that_outlasted_the_deadline(
+    desk: Desk, name: str, seconds: int, call: str
+) -> None:
     answer = await asked_in_an_outage(desk, name, REFUSED, 1000.0)
     assert answer == f"FAILURE gave up after {seconds} s waiting for {call}: fake cannot be reached: Connection refused"
 
 
-async def test_an_outage_that_begins_in_a_create_makes_one_instance(desk: Desk) -> None:
+async def test_one_instance_is_created_if_an_outage_begins_during_create(desk: Desk) -> None:
     desk.world.provider.before["create"].extend([REFUSED] * 4)
     assert await desk.answer("DEPLOY") == "SUCCESS i-1"
     assert len(desk.world.provider.instances) == 1
     assert {attempt.token for attempt in await desk.world.attempts()} == set(desk.world.provider.tokens)
 
 
-async def test_nothing_is_created_once_an_outage_has_failed_the_deploy(desk: Desk) -> None:
+async def test_no_instance_is_created_after_the_deploy_failed_in_an_outage(desk: Desk) -> None:
     desk.world.provider.always["create"] = REFUSED
     assert (await desk.answer("DEPLOY")).startswith("FAILURE gave up after 600 s waiting for create: fake cannot")
     end(desk)
@@ -124,7 +126,7 @@ async def test_nothing_is_created_once_an_outage_has_failed_the_deploy(desk: Des
     assert [each.state for each in await desk.world.attempts()][-1] is AttemptState.CREATED
 
 
-async def test_an_outage_while_the_instance_stops_is_waited_out(desk: Desk) -> None:
+async def test_a_power_off_waits_out_an_outage_that_begins_while_the_instance_stops(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask("SHUTDOWN", deploy_id=deploy_id, lcm_state=18)
     await until(lambda: desk.world.provider.count("stop") == 1)
@@ -134,7 +136,7 @@ async def test_an_outage_while_the_instance_stops_is_waited_out(desk: Desk) -> N
     assert await desk.reply("SHUTDOWN") == "SUCCESS -"
 
 
-async def test_a_driver_that_is_started_in_an_outage_carries_out_what_it_is_asked(desk: Desk) -> None:
+async def test_a_driver_started_in_an_outage_deploys_after_it(desk: Desk) -> None:
     desk.engines.error = REFUSED
     desk.ask("DEPLOY")
     await pass_time(60)
@@ -142,7 +144,7 @@ async def test_a_driver_that_is_started_in_an_outage_carries_out_what_it_is_aske
     assert await desk.reply("DEPLOY") == "SUCCESS i-1"
 
 
-async def test_a_poll_is_answered_at_once_though_others_wait_for_the_cloud(desk: Desk) -> None:
+async def test_a_poll_is_answered_at_once_while_other_actions_wait_for_the_cloud(desk: Desk) -> None:
     ids = [desk.world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
     begin(desk)
     desk.ask("SHUTDOWN", deploy_id=ids[0], lcm_state=18)
@@ -155,8 +157,8 @@ async def test_a_poll_is_answered_at_once_though_others_wait_for_the_cloud(desk:
     assert await desk.reply("SHUTDOWN") == "SUCCESS -"
 
 
-async def test_actions_that_wait_for_the_cloud_take_no_place_from_others(tmp_path: Path) -> None:
-    """Creates are refused for an hour, say, and everything else is well."""
+async def test_actions_that_wait_for_the_cloud_do_not_block_other_vms(tmp_path: Path) -> None:
+    """Only creates fail; all other calls succeed."""
     async with a_world(tmp_path, AbleCloud()) as world, a_desk(world, threads=2) as desk:
         deploy_id, polled = (world.provider.add(identity_of(vm_id)) for vm_id in (90, 91))
         world.provider.always["create"] = REFUSED
@@ -174,8 +176,8 @@ async def test_actions_that_wait_for_the_cloud_take_no_place_from_others(tmp_pat
         assert now() < 120
 
 
-async def test_the_vm_of_a_power_off_that_failed_is_left_as_it_is(desk: Desk) -> None:
-    """5.10 polls it then, and makes a VM UNKNOWN whose POLL fails."""
+async def test_a_poll_after_a_power_off_that_failed_in_an_outage_reports_no_change(desk: Desk) -> None:
+    """oned 5.10 polls the VM then, and makes it UNKNOWN if the POLL fails."""
     deploy_id = desk.world.provider.add(identity_of())
     begin(desk)
     assert (await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18, release="5.10")).startswith("FAILURE ")
@@ -183,8 +185,8 @@ async def test_the_vm_of_a_power_off_that_failed_is_left_as_it_is(desk: Desk) ->
 
 
 @pytest.mark.parametrize("name", ["deploy", "poweroff", "terminate", "reboot"])
-async def test_an_action_that_waits_goes_on_with_settings_that_were_corrected(desk: Desk, name: str) -> None:
-    """Somebody corrects the endpoint, or edits the outage away: that is another provider from then on."""
+async def test_a_waiting_action_continues_with_corrected_settings(desk: Desk, name: str) -> None:
+    """An edited configuration, with a corrected endpoint for example, makes a new provider."""
     action, details, state = ACTIONS[name]
     wrong, right = desk.world, AbleCloud()
     deploy_id = DeployId("") if name == "deploy" else right.add(identity_of(), state)
@@ -202,7 +204,7 @@ async def test_an_action_that_waits_goes_on_with_settings_that_were_corrected(de
     assert now() < 60
 
 
-async def test_a_call_off_ends_the_waiting(desk: Desk) -> None:
+async def test_driver_cancel_ends_a_deploy_that_waits_for_the_cloud(desk: Desk) -> None:
     begin(desk)
     desk.ask("DEPLOY")
     await pass_time(30)

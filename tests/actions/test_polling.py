@@ -20,7 +20,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def answers(world: World, *requests: VmRequest, is_certain: bool = True) -> list[str]:
-    """The replies, in the order they came; a failure with a mark in front."""
+    """The replies, in order of arrival; `! ` marks a failure."""
     found = []
     async for request, reply in poll(world.cloud, requests, is_certain=is_certain):
         assert (reply.word, reply.vm_id) == ("POLL", request.vm_id)
@@ -40,7 +40,7 @@ async def answers(world: World, *requests: VmRequest, is_certain: bool = True) -
         (InstanceState.UNKNOWN, "-"),
     ],
 )
-async def test_a_state_at_rest_is_told_and_one_on_its_way_is_not(
+async def test_a_poll_reports_stable_states_but_no_transitional_ones(
     world: World, state: InstanceState, letter: str
 ) -> None:
     deploy_id = world.provider.add(identity_of(), state)
@@ -48,16 +48,14 @@ async def test_a_state_at_rest_is_told_and_one_on_its_way_is_not(
 
 
 @pytest.mark.parametrize("state", [InstanceState.TERMINATED, InstanceState.TERMINATING])
-async def test_a_terminated_instance_is_a_failure_since_it_cannot_be_started_again(
-    world: World, state: InstanceState
-) -> None:
+async def test_a_poll_of_a_terminated_instance_fails_and_names_recreate(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     expected = f"! instance {deploy_id} is {state.value} for good: onevm recover --recreate makes a new one"
     assert await answers(world, request_of(deploy_id=deploy_id)) == [expected]
 
 
-async def test_without_a_journal_what_is_found_is_told_and_nothing_is_called_gone(world: World) -> None:
-    """The journal knows whose credentials these were: in another account everything looks gone."""
+async def test_without_a_journal_polls_report_found_instances_and_declare_none_gone(world: World) -> None:
+    """The journal records the account of the credentials; in another account every instance seems to be gone."""
     running, ended = (
         world.provider.add(identity_of()),
         world.provider.add(identity_of(vm_id=8), InstanceState.TERMINATED),
@@ -82,11 +80,11 @@ def test_every_state_has_a_letter_or_is_gone() -> None:
     }
 
 
-def test_no_news_is_the_letter_that_changes_nothing() -> None:
+def test_no_news_is_the_state_letter_that_changes_nothing() -> None:
     assert NO_NEWS == "STATE=-"
 
 
-async def test_figures_are_told_in_the_words_of_the_release(world: World) -> None:
+async def test_usage_is_reported_under_the_names_of_the_release(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.instances[deploy_id].usage = Usage(cpu=12.5, memory=1024, net_rx=7, net_tx=8)
     request = request_of(deploy_id=deploy_id)
@@ -97,7 +95,7 @@ async def test_figures_are_told_in_the_words_of_the_release(world: World) -> Non
     ]
 
 
-async def test_any_number_of_polls_is_one_look(world: World) -> None:
+async def test_any_number_of_polls_makes_one_describe_call(world: World) -> None:
     ids = [world.provider.add(identity_of(vm_id)) for vm_id in range(200)]
     requests = [request_of(vm_id, deploy_id=deploy_id) for vm_id, deploy_id in enumerate(ids)]
     assert await answers(world, *requests) == ["STATE=a"] * 200
@@ -105,7 +103,7 @@ async def test_any_number_of_polls_is_one_look(world: World) -> None:
 
 
 @pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
-async def test_an_instance_that_its_id_does_not_lead_to_is_found_by_tags(world: World, named: str) -> None:
+async def test_an_instance_with_unknown_id_is_found_by_its_tags(world: World, named: str) -> None:
     world.provider.add(identity_of(), InstanceState.TERMINATED)
     world.provider.add(identity_of(stime=STIME - 1))
     world.provider.add(identity_of(owner="quay"))
@@ -113,7 +111,7 @@ async def test_an_instance_that_its_id_does_not_lead_to_is_found_by_tags(world: 
     assert await answers(world, request_of(deploy_id=named)) == ["STATE=p"]
 
 
-async def test_any_number_of_lost_ids_is_one_more_look(world: World) -> None:
+async def test_any_number_of_unknown_ids_makes_one_more_call(world: World) -> None:
     for vm_id in range(50):
         world.provider.add(identity_of(vm_id))
     world.provider.add(None)
@@ -131,12 +129,12 @@ async def test_any_number_of_lost_ids_is_one_more_look(world: World) -> None:
         pytest.param("", "! VM 7 has no instance", id="unnamed"),
     ],
 )
-async def test_an_instance_that_is_not_there_is_a_failure(world: World, named: str, sentence: str) -> None:
+async def test_a_poll_fails_if_the_vm_has_no_instance(world: World, named: str, sentence: str) -> None:
     assert await answers(world, request_of(deploy_id=named)) == [sentence]
 
 
 @pytest.mark.parametrize("error", [ProviderUnavailable("no answer"), PermissionDenied("no")])
-async def test_a_failed_look_is_no_news_of_any_vm(world: World, error: MadError) -> None:
+async def test_a_failed_describe_leaves_the_state_of_all_vms(world: World, error: MadError) -> None:
     ids = [world.provider.add(identity_of(vm_id)) for vm_id in range(3)]
     world.provider.before["describe"].append(error)
     requests = [request_of(vm_id, deploy_id=deploy_id) for vm_id, deploy_id in enumerate(ids)]
@@ -144,7 +142,9 @@ async def test_a_failed_look_is_no_news_of_any_vm(world: World, error: MadError)
 
 
 @pytest.mark.parametrize(("operation", "lost"), [("find", 1), ("list", 3)])
-async def test_a_failed_lookup_is_no_news_of_those_it_was_for(world: World, operation: str, lost: int) -> None:
+async def test_a_failed_lookup_by_tags_leaves_the_state_of_the_vms_looked_up(
+    world: World, operation: str, lost: int
+) -> None:
     deploy_id = world.provider.add(identity_of(100))
     world.provider.always[operation] = ProviderUnavailable("no answer")
     requests = [request_of(vm_id, deploy_id=f"i-404-{vm_id}") for vm_id in range(lost)]
@@ -155,26 +155,26 @@ async def test_a_failed_lookup_is_no_news_of_those_it_was_for(world: World, oper
 @pytest.mark.parametrize(
     "identity", [identity_of(8), identity_of(stime=STIME - 1), identity_of(owner="quay")], ids=["vm", "life", "owner"]
 )
-async def test_somebody_elses_state_is_not_told(world: World, identity: object) -> None:
+async def test_a_poll_fails_if_the_named_instance_is_another_vms(world: World, identity: object) -> None:
     deploy_id = world.provider.add(identity)  # type: ignore[arg-type]
     assert await answers(world, request_of(deploy_id=deploy_id)) == [
         f"! instance {deploy_id} is not VM 7's, so no state is reported"
     ]
 
 
-async def test_an_untagged_instance_that_is_named_is_told_of(world: World) -> None:
+async def test_a_poll_reports_the_state_of_an_untagged_instance_named_by_its_vm(world: World) -> None:
     """An import whose tags could not be written."""
     deploy_id = world.provider.add(None, InstanceState.STOPPED)
     assert await answers(world, request_of(deploy_id=deploy_id)) == ["STATE=d"]
 
 
-async def test_two_polls_of_one_vm_are_two_answers(world: World) -> None:
+async def test_two_polls_of_one_vm_get_two_answers(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     assert await answers(world, request_of(deploy_id=deploy_id), request_of(deploy_id=deploy_id)) == ["STATE=a"] * 2
 
 
 @pytest.mark.parametrize("end", ["terminated", "missing"])
-async def test_what_is_gone_is_let_go(world: World, end: str) -> None:
+async def test_a_poll_forgets_an_instance_that_is_gone(world: World, end: str) -> None:
     deploy_id = world.provider.add(identity_of(), InstanceState.RUNNING)
     asked = request_of(deploy_id=deploy_id)
     assert await answers(world, asked) == ["STATE=a"]
@@ -188,8 +188,8 @@ async def test_what_is_gone_is_let_go(world: World, end: str) -> None:
     assert world.cloud.knowledge.shown == set()
 
 
-async def test_an_attribute_that_a_running_instance_has_no_more_is_taken_back_once(world: World) -> None:
-    """IM reports hold single words only: what has blanks is told by POLLs alone."""
+async def test_a_poll_clears_a_vanished_attribute_once(world: World) -> None:
+    """IM reports hold single words only: attributes with blanks are reported by POLLs alone."""
     deploy_id = world.provider.add(identity_of(), InstanceState.RUNNING)
     instance, asked = world.provider.instances[deploy_id], request_of(deploy_id=deploy_id)
     instance.attributes = {"AWS_SCHEDULED_EVENT_TEXT": "The instance is to be retired"}

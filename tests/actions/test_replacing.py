@@ -14,7 +14,7 @@ from tests.actions.test_dispatcher import FakeScripts
 pytestmark = pytest.mark.looptime
 
 Ask = tuple[str, int]
-"""An action and the LCM_STATE it comes in."""
+"""An action and the LCM_STATE that oned sends with it."""
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def told(desk: Desk) -> list[str]:
     return [line.removeprefix("LOG I 7 ") for line in desk.logs()]
 
 
-async def test_an_end_that_is_asked_for_again_while_it_hangs_is_answered_once_and_when_it_is_true(desk: Desk) -> None:
+async def test_a_repeated_terminate_is_answered_once_after_the_hanging_one_has_ended(desk: Desk) -> None:
     """`recover --failure`, and a second terminate: oned would take the first answer for the second's."""
     deploy_id = desk.world.provider.add(identity_of())
     hangs = asyncio.Event()
@@ -59,7 +59,7 @@ async def test_an_end_that_is_asked_for_again_while_it_hangs_is_answered_once_an
     assert ended == "SHUTDOWN has ended with SUCCESS -; SHUTDOWN is answered instead"
 
 
-async def test_the_same_deploy_sent_again_and_again_makes_one_instance_and_is_answered_once(desk: Desk) -> None:
+async def test_a_repeated_deploy_creates_one_instance_and_is_answered_once(desk: Desk) -> None:
     """`recover --retry` of a VM in BOOT: oned sends DEPLOY as often as it is asked to, and cancels nothing."""
     for _ in range(3):
         desk.ask("DEPLOY")
@@ -70,9 +70,7 @@ async def test_the_same_deploy_sent_again_and_again_makes_one_instance_and_is_an
 
 @pytest.mark.parametrize("newer", [("SHUTDOWN", 12), ("CANCEL", 12), ("CLEANUP", 23)])
 @pytest.mark.parametrize("hangs_in", ["create", "find", "describe"])
-async def test_what_a_deploy_has_made_or_makes_yet_is_gone_when_the_end_is_answered(
-    desk: Desk, newer: Ask, hangs_in: str
-) -> None:
+async def test_a_terminate_during_a_hanging_deploy_leaves_no_instance(desk: Desk, newer: Ask, hangs_in: str) -> None:
     """Without DRIVER_CANCEL, as after `recover --failure`."""
     answer = asyncio.Event()
     desk.world.provider.before[hangs_in].append(answer)
@@ -105,7 +103,7 @@ async def test_what_a_deploy_has_made_or_makes_yet_is_gone_when_the_end_is_answe
         ),
     ],
 )  # fmt: skip
-async def test_what_hangs_and_is_of_no_use_any_more_holds_nothing_up(
+async def test_a_hanging_action_that_is_no_longer_needed_does_not_delay_the_newer_one(
     desk: Desk, older: Ask, hangs_in: str, newer: Ask, calls: list[str], after: InstanceState
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of())
@@ -123,8 +121,8 @@ async def test_what_hangs_and_is_of_no_use_any_more_holds_nothing_up(
     assert desk.world.provider.state(deploy_id) is after
 
 
-async def test_a_start_waits_for_the_stop_that_it_comes_after(desk: Desk) -> None:
-    """`recover --success` of a power off, and resume: broken off, the stop might come into force after the start."""
+async def test_a_start_waits_for_the_stop_before_it(desk: Desk) -> None:
+    """`recover --success` of a power off, and resume: the cloud might carry out an abandoned stop after the start."""
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
     await until(lambda: desk.world.provider.count("stop") == 1)
@@ -144,7 +142,7 @@ async def test_a_start_waits_for_the_stop_that_it_comes_after(desk: Desk) -> Non
         pytest.param([("SHUTDOWN", 12), ("DEPLOY", 2)], ["create"], id="never-ended"),
     ],
 )
-async def test_what_has_not_begun_is_dropped_where_the_newer_does_without_it(
+async def test_a_queued_action_is_dropped_if_the_newer_one_does_not_need_it(
     world: World, asked: list[Ask], calls: list[str]
 ) -> None:
     async with a_desk(world, threads=1) as desk:
@@ -172,8 +170,10 @@ async def test_what_has_not_begun_is_dropped_where_the_newer_does_without_it(
         ("REBOOT", "REBOOT"),
     ],
 )
-async def test_what_comes_beside_something_else_is_answered_by_itself(desk: Desk, older: str, newer: str) -> None:
-    """Its answer brings no VM from one state to another."""
+async def test_reboots_and_security_group_updates_are_answered_beside_other_actions(
+    desk: Desk, older: str, newer: str
+) -> None:
+    """oned changes no VM's state when a REBOOT or UPDATESG is answered."""
     deploy_id = "" if older == "DEPLOY" else desk.world.provider.add(identity_of())
     group = {"SECURITY_GROUP_ID": "104"}
     for action in (older, newer):
@@ -183,7 +183,7 @@ async def test_what_comes_beside_something_else_is_answered_by_itself(desk: Desk
     assert [reply.split()[:2] for reply in desk.replies()] == [[older, "SUCCESS"], [newer, "SUCCESS"]]
 
 
-async def test_of_two_devices_the_newer_is_answered(desk: Desk) -> None:
+async def test_of_two_device_actions_only_the_newer_is_answered(desk: Desk) -> None:
     """Both wait in HOTPLUG: the answer to the attaching would end the detaching."""
     deploy_id = desk.world.provider.add(identity_of())
     answer = asyncio.Event()
@@ -196,7 +196,7 @@ async def test_of_two_devices_the_newer_is_answered(desk: Desk) -> None:
     assert desk.replies() == ["DETACHDISK SUCCESS 7 -"]
 
 
-async def test_the_one_that_is_answered_has_its_own_time_and_says_what_it_waited_for(world: World) -> None:
+async def test_the_newer_terminate_has_its_own_deadline_and_names_the_call_it_waited_for(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.always["destroy"] = asyncio.Event()
     async with a_desk(world, timeout=60) as desk:
@@ -209,7 +209,7 @@ async def test_the_one_that_is_answered_has_its_own_time_and_says_what_it_waited
         assert 119 <= asyncio.get_running_loop().time() <= 122
 
 
-async def test_a_replaced_request_that_is_called_off_owes_what_it_has_made(desk: Desk) -> None:
+async def test_a_cancelled_deploy_that_was_sent_twice_leaves_a_debt(desk: Desk) -> None:
     desk.world.provider.before["create"].append(asyncio.Event())
     desk.ask("DEPLOY")
     await until(lambda: desk.world.provider.count("create") == 1)
@@ -238,7 +238,7 @@ def scripts() -> FakeScripts:
         pytest.param(("DEPLOY", 20), "-", ["DEPLOY", "DEPLOY"], ["DEPLOY SUCCESS 7 -"], id="another-meaning"),
     ],
 )
-async def test_a_script_is_never_cut_short_by_a_newer_request_and_one_answer_is_given_for_both(
+async def test_a_newer_request_waits_for_the_running_script_and_is_answered_for_both(
     world: World, scripts: FakeScripts, newer: Ask, answer: str, performed: list[str], replies: list[str]
 ) -> None:
     """A second machine would be bought, or the machine not be there any more, were the same script run twice."""
@@ -257,7 +257,7 @@ async def test_a_script_is_never_cut_short_by_a_newer_request_and_one_answer_is_
         assert desk.replies() == replies
 
 
-async def test_a_script_that_failed_is_run_again_for_the_newer_request(world: World, scripts: FakeScripts) -> None:
+async def test_a_failed_script_is_run_again_for_the_newer_request(world: World, scripts: FakeScripts) -> None:
     scripts.answer = KeyError("x")
     assert scripts.gate is not None
     async with a_desk(world, verbatim=scripts) as desk:

@@ -1,4 +1,4 @@
-"""What changed in OpenNebula while a VM was off reaches its instance when it is resumed."""
+"""Changes made in OpenNebula while a VM is off are applied to its instance when it is resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ METHODS = {capability.method for capability in CAPABILITIES.values()} | {"reconf
 
 
 class ChangingCloud(AbleCloud):
-    """Pretends to be a cloud whose section counts anew, in part, and that tells what was attached from here."""
+    """A fake cloud that can change some PUBLIC_CLOUD attributes, and reports the devices that the driver attached."""
 
     changeable_attributes: Collection[str] = frozenset({"KIND"})
 
@@ -79,7 +79,7 @@ async def off(world: World, **vm: Any) -> DeployId:
 
 
 def done(world: World) -> list[tuple[str, Any]]:
-    """What the instance was given, and its start: method and operand."""
+    """The changes made to the instance, and its start, as pairs of method and operand."""
     found = []
     for name, detail in world.provider.calls:
         if name in METHODS | {"start"}:
@@ -92,34 +92,34 @@ NEW_NIC = {"NIC_ID": "1", "MAC": "02:00:00:00:00:02"}
 
 CHANGES = [
     pytest.param({"MEMORY": "4096"}, [("resize", "")], id="more-memory"),
-    pytest.param({"VCPU": "2"}, [("resize", "")], id="cores-for-the-first-time"),
-    pytest.param({"DISK": (DISK, NEW_DISK)}, [("attach_disk", NEW_DISK)], id="a-disk-more"),
-    pytest.param({"DISK": ()}, [("detach_disk", {"DISK_ID": "0"})], id="a-disk-less"),
-    pytest.param(
-        {"DISK": ({**DISK, "SIZE": "2048"},)}, [("resize_disk", {**DISK, "SIZE": "2048"})], id="a-larger-disk"
-    ),
+    pytest.param({"VCPU": "2"}, [("resize", "")], id="first-vcpu-value"),
+    pytest.param({"DISK": (DISK, NEW_DISK)}, [("attach_disk", NEW_DISK)], id="added-disk"),
+    pytest.param({"DISK": ()}, [("detach_disk", {"DISK_ID": "0"})], id="removed-disk"),
+    pytest.param({"DISK": ({**DISK, "SIZE": "2048"},)}, [("resize_disk", {**DISK, "SIZE": "2048"})], id="larger-disk"),
     pytest.param(
         {"DISK": ({**DISK, "SIZE": "512"},)},
         [("detach_disk", {"DISK_ID": "0"}), ("attach_disk", {**DISK, "SIZE": "512"})],
-        id="another-disk-of-the-same-number",
+        id="replaced-disk-of-the-same-id",
     ),
-    pytest.param({"NIC": (NIC, NEW_NIC)}, [("attach_nic", NEW_NIC)], id="an-interface-more"),
-    pytest.param({"NIC": (), "NIC_ALIAS": ()}, [("detach_nic", {"NIC_ID": "0"})], id="an-interface-less"),
+    pytest.param({"NIC": (NIC, NEW_NIC)}, [("attach_nic", NEW_NIC)], id="added-nic"),
+    pytest.param({"NIC": (), "NIC_ALIAS": ()}, [("detach_nic", {"NIC_ID": "0"})], id="removed-nic"),
     pytest.param(
         {"NIC": ({**NIC, "MAC": "02:00:00:00:00:09"},)},
         [("detach_nic", {"NIC_ID": "0"}), ("attach_nic", {**NIC, "MAC": "02:00:00:00:00:09"})],
-        id="another-interface-of-the-same-number",
+        id="replaced-nic-of-the-same-id",
     ),
     pytest.param({"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa B"},)}, [("update_context", "")], id="another-context"),
-    pytest.param({"CONTEXT": ({**CONTEXT, "TARGET": "hdb"},)}, [], id="where-the-context-disk-is"),
-    pytest.param({"section": {"KIND": "large", "IMAGE": "alma"}}, [("reconfigure", "KIND")], id="the-section"),
-    pytest.param({"CPU": "1.0"}, [], id="the-same-written-otherwise"),
+    pytest.param({"CONTEXT": ({**CONTEXT, "TARGET": "hdb"},)}, [], id="target-of-the-context-disk"),
+    pytest.param(
+        {"section": {"KIND": "large", "IMAGE": "alma"}}, [("reconfigure", "KIND")], id="public-cloud-attribute"
+    ),
+    pytest.param({"CPU": "1.0"}, [], id="same-value-in-another-notation"),
     pytest.param({}, [], id="nothing"),
 ]
 
 
 @pytest.mark.parametrize(("edited", "calls"), CHANGES)
-async def test_what_changed_while_the_vm_was_off_is_carried_out_before_the_start_and_once(
+async def test_changes_made_while_the_vm_was_off_are_applied_once_before_the_start(
     world: World, edited: dict[str, Any], calls: list[tuple[str, Any]]
 ) -> None:
     deploy_id = await off(world)
@@ -131,7 +131,7 @@ async def test_what_changed_while_the_vm_was_off_is_carried_out_before_the_start
     assert world.told == []
 
 
-async def test_what_a_cloud_cannot_do_is_told_each_time_and_the_vm_runs(tmp_path: Path) -> None:
+async def test_an_unsupported_change_is_a_warning_at_each_resume_and_the_vm_starts(tmp_path: Path) -> None:
     async with a_world(tmp_path, FakeCloud()) as world:
         deploy_id = await off(world)
         for _ in range(2):
@@ -146,7 +146,7 @@ async def test_what_a_cloud_cannot_do_is_told_each_time_and_the_vm_runs(tmp_path
             await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
 
 
-async def test_what_is_refused_is_tried_again_by_the_next_resume_and_the_rest_is_done(world: World) -> None:
+async def test_a_refused_change_is_retried_by_the_next_resume_and_the_others_are_applied(world: World) -> None:
     deploy_id = await off(world)
     world.provider.before["resize"].append(BadParameter("no type is so large"))
     edited = a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK))
@@ -164,7 +164,7 @@ async def test_what_is_refused_is_tried_again_by_the_next_resume_and_the_rest_is
     assert [name for name, _ in done(world)] == ["resize", "start"]
 
 
-async def test_a_cloud_that_does_not_answer_fails_the_resume_and_nothing_is_forgotten(world: World) -> None:
+async def test_an_unanswered_change_fails_the_resume_and_the_next_one_repeats_it(world: World) -> None:
     deploy_id = await off(world)
     world.provider.before["attach_disk"].append(ProviderUnavailable("able did not answer"))
     edited = a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK))
@@ -177,7 +177,7 @@ async def test_a_cloud_that_does_not_answer_fails_the_resume_and_nothing_is_forg
 
 
 @pytest.mark.parametrize("struck", ["attach_disk", "start"])
-async def test_a_resume_that_is_cut_short_anywhere_is_completed_by_the_next(world: World, struck: str) -> None:
+async def test_an_interrupted_resume_is_completed_by_the_next_one(world: World, struck: str) -> None:
     deploy_id = await off(world)
     edited = a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK))
     world.provider.before[struck].append(asyncio.Event())
@@ -194,7 +194,7 @@ LOST = ProviderUnavailable("able did not answer")
 
 
 async def cut_short(world: World, deploy_id: DeployId, struck: str, **edited: Any) -> None:
-    """A resume that fails in the midst of it: the VM stays off, and is edited again."""
+    """Let a resume fail at this call; the VM stays off."""
     world.provider.before[struck].append(LOST)
     with pytest.raises(ProviderUnavailable):
         await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(**edited))
@@ -202,10 +202,10 @@ async def cut_short(world: World, deploy_id: DeployId, struck: str, **edited: An
 
 
 @pytest.mark.parametrize("struck", ["attach_disk", "reconfigure"])
-async def test_a_disk_of_a_resume_that_was_cut_short_is_detached_when_the_vm_has_it_no_more(
+async def test_a_disk_of_an_interrupted_resume_is_detached_if_the_vm_no_longer_has_it(
     world: World, struck: str
 ) -> None:
-    """Else its volume would be paid for until the VM ends, and nobody would see it."""
+    """Otherwise its volume would cost money, unnoticed, until the VM is terminated."""
     deploy_id = await off(world)
     section = {"KIND": "large", "IMAGE": "alma"}
     await cut_short(world, deploy_id, struck, DISK=(DISK, NEW_DISK), section=section)
@@ -214,13 +214,11 @@ async def test_a_disk_of_a_resume_that_was_cut_short_is_detached_when_the_vm_has
     await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(section=section))
     world.provider.calls.clear()
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section=section))
-    assert done(world) == [("start", "")], "once is enough"
+    assert done(world) == [("start", "")], "it is detached only once"
 
 
 @pytest.mark.parametrize("struck", ["attach_nic", "start"])
-async def test_an_interface_of_a_resume_that_was_cut_short_is_detached_when_the_vm_has_it_no_more(
-    world: World, struck: str
-) -> None:
+async def test_a_nic_of_an_interrupted_resume_is_detached_if_the_vm_no_longer_has_it(world: World, struck: str) -> None:
     deploy_id = await off(world)
     await cut_short(world, deploy_id, struck, NIC=(NIC, NEW_NIC))
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
@@ -228,10 +226,10 @@ async def test_an_interface_of_a_resume_that_was_cut_short_is_detached_when_the_
 
 
 @pytest.mark.parametrize("struck", ["detach_disk", "resize"])
-async def test_a_disk_under_the_number_of_one_that_a_resume_cut_short_has_detached_is_attached(
+async def test_a_disk_is_attached_if_an_interrupted_resume_detached_one_with_the_same_id(
     world: World, struck: str
 ) -> None:
-    """OpenNebula gives numbers again: the new disk looks like the old one, and the instance has neither."""
+    """OpenNebula reuses disk ids: the new disk looks like the old one, and the instance has neither."""
     deploy_id = await off(world)
     await cut_short(world, deploy_id, struck, DISK=(), MEMORY="4096")
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
@@ -239,10 +237,10 @@ async def test_a_disk_under_the_number_of_one_that_a_resume_cut_short_has_detach
 
 
 @pytest.mark.parametrize("error", [LOST, BadParameter("it is attached, and cannot be made to end with the instance")])
-async def test_a_disk_whose_attaching_to_a_running_vm_failed_is_detached_by_the_next_resume(
+async def test_a_disk_that_failed_to_attach_to_a_running_vm_is_detached_by_the_next_resume(
     world: World, error: Exception
 ) -> None:
-    """OpenNebula takes it from the VM then, and the instance may have it."""
+    """OpenNebula removes the disk from the VM then, but the instance may have it."""
     deploy_id = await off(world)
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
     world.provider.before["attach_disk"].append(error)
@@ -257,7 +255,7 @@ async def test_a_disk_whose_attaching_to_a_running_vm_failed_is_detached_by_the_
         assert done(world) == [*calls, ("start", "")]
 
 
-async def test_a_disk_whose_predecessor_cannot_be_detached_waits(world: World) -> None:
+async def test_a_disk_is_attached_only_after_the_old_one_of_the_same_id_is_detached(world: World) -> None:
     deploy_id = await off(world)
     world.provider.before["detach_disk"].append(BadParameter("it is in use"))
     edited = a_vm(DISK=({**DISK, "SIZE": "512"},))
@@ -268,14 +266,14 @@ async def test_a_disk_whose_predecessor_cannot_be_detached_waits(world: World) -
         world.provider.calls.clear()
 
 
-async def test_interfaces_are_attached_after_the_section_has_changed(world: World) -> None:
+async def test_nics_are_attached_after_resizing_and_reconfiguring(world: World) -> None:
     deploy_id = await off(world)
     edited = a_vm(section={"KIND": "large", "IMAGE": "alma"}, MEMORY="4096", NIC=(NIC, NEW_NIC))
     await perform(world, Intent.START, deploy_id=deploy_id, **edited)
     assert [name for name, _ in done(world)] == ["resize", "reconfigure", "attach_nic", "start"]
 
 
-async def test_an_attribute_that_only_a_create_heeds_is_told_and_put_back_it_is_no_change(world: World) -> None:
+async def test_an_edited_attribute_that_needs_a_new_instance_is_a_warning_until_it_is_reverted(world: World) -> None:
     deploy_id = await off(world)
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section={"KIND": "small", "IMAGE": "debian"}))
     assert world.told == [
@@ -290,7 +288,7 @@ async def test_an_attribute_that_only_a_create_heeds_is_told_and_put_back_it_is_
     assert world.told == []
 
 
-async def test_an_edit_that_the_policy_forbids_is_not_carried_out(world: World) -> None:
+async def test_an_edited_attribute_that_the_policy_forbids_is_not_applied(world: World) -> None:
     deploy_id = await off(world, section={"IMAGE": "alma"})
     world.policy = Policy(forbidden_attributes=("KIND",))
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section={"IMAGE": "alma", "KIND": "large"}))
@@ -301,9 +299,7 @@ async def test_an_edit_that_the_policy_forbids_is_not_carried_out(world: World) 
 
 
 @pytest.mark.parametrize("state", [InstanceState.SUSPENDED, InstanceState.RUNNING])
-async def test_an_instance_that_is_not_stopped_is_left_as_it_is_and_the_log_says_so(
-    world: World, state: InstanceState
-) -> None:
+async def test_changes_are_not_applied_to_an_instance_that_is_not_stopped(world: World, state: InstanceState) -> None:
     deploy_id = await off(world)
     world.provider.instances[deploy_id].state = state
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
@@ -325,7 +321,7 @@ async def test_an_instance_that_is_not_stopped_is_left_as_it_is_and_the_log_says
         pytest.param(Action.ATTACHNIC, {"NIC": (NIC, NEW_NIC)}, id="interface"),
     ],
 )
-async def test_what_a_running_instance_was_given_is_not_given_again(
+async def test_a_change_made_while_the_vm_ran_is_not_repeated_at_its_resume(
     world: World, action: Action, edited: dict[str, Any]
 ) -> None:
     deploy_id = await off(world)
@@ -339,8 +335,8 @@ async def test_what_a_running_instance_was_given_is_not_given_again(
     assert done(world) == [("start", "")]
 
 
-async def test_a_disk_that_went_and_came_again_under_its_number_is_attached(world: World) -> None:
-    """OpenNebula gives the numbers of detached disks again."""
+async def test_a_disk_attached_under_a_reused_id_while_the_vm_was_off_is_attached(world: World) -> None:
+    """OpenNebula reuses the ids of detached disks."""
     deploy_id = await off(world)
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
     work = world.work(request_of(deploy_id=deploy_id, operand=DISK))
@@ -351,7 +347,7 @@ async def test_a_disk_that_went_and_came_again_under_its_number_is_attached(worl
     assert done(world) == [("attach_disk", DISK), ("start", "")]
 
 
-async def test_an_instance_of_an_earlier_release_that_is_powered_off_has_what_the_vm_asks_then(world: World) -> None:
+async def test_powering_off_an_instance_without_record_records_the_vms_current_template(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm())
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
@@ -359,7 +355,7 @@ async def test_an_instance_of_an_earlier_release_that_is_powered_off_has_what_th
     assert world.told == []
 
 
-async def test_of_an_instance_that_nothing_is_known_of_only_what_is_tagged_ours_goes(world: World) -> None:
+async def test_only_tagged_devices_are_detached_from_an_instance_without_record(world: World) -> None:
     assert isinstance(world.provider, ChangingCloud)
     deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
     world.provider.devices = Attached(disks=frozenset({"0", "5"}), nics=frozenset({"3"}))
@@ -382,8 +378,8 @@ async def test_of_an_instance_that_nothing_is_known_of_only_what_is_tagged_ours_
     assert [name for name, _ in done(world)] == ["resize", "start"]
 
 
-async def test_a_create_that_is_repeated_after_an_edit_is_what_the_instance_was_made_of(world: World) -> None:
-    """The first create was not answered: what is repeated is what was sent then."""
+async def test_a_resume_compares_with_the_repeated_create_not_with_the_edited_template(world: World) -> None:
+    """The first create was not answered, so it is repeated as it was sent, without the edit."""
     world.provider.after["create"].append(ProviderUnavailable("the answer was lost"))
     with pytest.raises(ProviderUnavailable):
         await perform(world, Intent.CREATE, **a_vm())
