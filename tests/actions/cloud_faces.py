@@ -1,4 +1,4 @@
-"""The actions in front of a simulated cloud that shows whatever face a test wants it to show.
+"""The actions on a simulated cloud that fails, hangs or hides instances as a test demands.
 
 Everything is real but the pipes: the configuration file, the journal, the cloud's database, and the wiring of
 daemon.py. The cloud's calls can fail, lose their answers or hide instances, as real clouds' do now and then.
@@ -38,7 +38,7 @@ VM = VmId(7)
 
 NO_ANSWER = ProviderUnavailable("the simulated cloud does not answer")
 REFUSED = PermissionDenied("the simulated cloud refuses")
-"""What passes is waited for by whatever stops or terminates, this is not."""
+"""Stops and terminations are retried after NO_ANSWER, which is transient, and fail after this."""
 
 _Result = TypeVar("_Result")
 
@@ -54,7 +54,7 @@ class Moods:
     Attributes:
         failing: calls that are answered with an error and not carried out.
         failing_once: the same for the next call of that kind only.
-        losing: calls that are carried out, and whose answer never comes.
+        losing: calls that are carried out, and tagged_as answer never comes.
         losing_once: the same for the next call of that kind only.
         slow: calls that take so many seconds more before they are carried out.
         hidden: instances that a lookup by tags leaves out.
@@ -72,7 +72,7 @@ class Moods:
 
 
 class MoodyProvider(simulated.SimulatedProvider):
-    """The simulated cloud's adapter, in whatever mood its cloud is."""
+    """The simulated cloud's provider, with the failures, lost answers and delays of `Moods`."""
 
     def __init__(self, moods: Moods, context: ProviderContext, settings: SimulatedSettings) -> None:
         super().__init__(context, settings)
@@ -130,7 +130,7 @@ class Answers:
             on_written()
 
     def drained(self) -> list[str]:
-        """Every reply that nobody has taken yet."""
+        """Take all replies that are left."""
         return [self.replies.get_nowait() for _ in range(self.replies.qsize())]
 
     def log(self, data: bytes) -> None:
@@ -197,13 +197,13 @@ class Front:
         return DeployId(deploy_id)
 
     async def debts(self) -> list[Debt]:
-        """What is owed by now."""
+        """The debts in the journal."""
         assert self.engines.journal is not None
         return await self.engines.journal.debts()
 
 
 class Console:
-    """The cloud as its owner sees it: everything in it, at once, whatever the listing lag hides."""
+    """The cloud as its owner sees it: all instances at once, also those that the listing lag still hides."""
 
     def __init__(self, place: Place) -> None:
         self._path = place.var / "simulated.db"
@@ -218,32 +218,32 @@ class Console:
             await cloud.close()
 
     async def instances(self) -> dict[DeployId, Instance]:
-        """All there are, as they will be in a minute."""
+        """All instances, in the states that they will have in a minute."""
         found = await self._in_cloud(lambda cloud: cloud.list_instances(), ahead=60)
         return {instance.deploy_id: instance for instance in found}
 
     async def alive(self) -> set[DeployId]:
-        """Those that cost money."""
+        """The ids of all instances that are not terminated."""
         return {id_ for id_, instance in (await self.instances()).items() if not instance.state.is_gone}
 
-    async def launch(self, whose: Identity | None) -> DeployId:
+    async def launch(self, tagged_as: Identity | None) -> DeployId:
         """Make an instance with these tags, or with none."""
         launch = Launch(type="small_256mb", image="made-by-hand")
-        return await self._in_cloud(lambda cloud: cloud.launch(launch, tags=whose.tags() if whose else {}))
+        return await self._in_cloud(lambda cloud: cloud.launch(launch, tags=tagged_as.tags() if tagged_as else {}))
 
     async def terminate(self, deploy_id: DeployId) -> None:
-        """Terminate an instance behind the driver's back."""
+        """Terminate an instance without the driver."""
         await self._in_cloud(lambda cloud: cloud.terminate(deploy_id))
 
-    async def retag(self, deploy_id: DeployId, whose: Identity) -> None:
-        """Give an instance to somebody else."""
-        await self._in_cloud(lambda cloud: cloud.retag(deploy_id, whose.tags()))
+    async def retag(self, deploy_id: DeployId, tagged_as: Identity) -> None:
+        """Give an instance the tags of another identity."""
+        await self._in_cloud(lambda cloud: cloud.retag(deploy_id, tagged_as.tags()))
 
 
 def configure(place: Place, **settings: object) -> None:
-    """Write the configuration: a cloud in which nothing takes long, with these settings of its own.
+    """Write the configuration of a fast simulated cloud with these settings.
 
-    `policy` and `owner` are what they are in the file; everything else belongs to the cloud.
+    `policy` and `owner` are those of the file; all other settings go to `[simulated]`.
     """
     policy, owner = settings.pop("policy", {}), settings.pop("owner", OWNER)
     assert isinstance(policy, Mapping)
@@ -262,17 +262,17 @@ def _table(name: str, values: Mapping[str, object]) -> str:
 
 
 async def until(look: Callable[[], Awaitable[object]], *, seconds: float = 10.0) -> None:
-    """Look again and again until what is seen is true; fail when it is not in time."""
+    """Repeat a check until it returns a true value; fail after `seconds`."""
     async with asyncio.timeout(seconds):
         while not await look():
             await pass_time(0.01)
 
 
 async def pass_time(seconds: float) -> None:
-    """What a slow cloud does."""
+    """Wait as long as a slow cloud takes."""
     await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=seconds)
 
 
 def journal_path(place: Place) -> Path:
-    """Where the journal lies."""
+    """The path of the driver's journal."""
     return place.var / "one_provider_mad_simulated.journal"

@@ -1,4 +1,4 @@
-"""A cloud that does as it is told, and the parts of a driver around it: what the tests of the actions share.
+"""A fake cloud and the parts of a driver around it, for the tests of the actions.
 
 Everything runs in virtual time (looptime): the cloud's states, the journal's clock and the deadlines follow the loop's
 clock, and that stands still while the journal, which is a real SQLite file, is at work in its thread.
@@ -47,7 +47,7 @@ from one_provider_mad.settings import Configuration, Policy, Settings
 OWNER = "harbour"
 STIME = 1_760_000_000
 EPOCH = 1_800_000_000.0
-"""What the clock on the wall shows when the loop's says 0."""
+"""The wall-clock time at the loop's time 0."""
 
 PATIENCE = 100_000.0
 """Virtual seconds after which a condition that has not come is a failure: longer than any deadline or back-off."""
@@ -57,26 +57,26 @@ Clock = Callable[[], float]
 
 
 def virtual_clock() -> Clock:
-    """A clock on the wall that follows the running loop's; any thread may look at it."""
+    """A wall clock that follows the running loop's; any thread may read it."""
     loop = asyncio.get_running_loop()
     return lambda: EPOCH + loop.time()
 
 
 async def pass_time(seconds: float) -> None:
-    """Let so much virtual time go by."""
+    """Let this much virtual time pass."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await asyncio.get_running_loop().create_future()
 
 
 async def turns(count: int = 20) -> None:
-    """Let everybody who can go on without time do so."""
+    """Let all tasks run that need no time to pass."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool], what: str = "the condition") -> None:
-    """Wait for a condition in virtual time, and no more than a fiftieth too long; what never comes fails the test."""
+    """Wait for a condition in virtual time, at most a fiftieth too long; fail if it never holds."""
     loop = asyncio.get_running_loop()
     begun = loop.time()
     while not condition():
@@ -90,7 +90,7 @@ def identity_of(vm_id: int = 7, *, seq: int = 0, stime: int = STIME, owner: str 
 
 
 def request_of(vm_id: int = 7, **fields: Any) -> VmRequest:
-    """What a request says about a VM; by default its first life, on host 3, with no instance named."""
+    """The content of a request about a VM; by default of its first life, on host 3, without a deploy id."""
     return VmRequest(**{"vm_id": VmId(vm_id), "host": "cloud", "host_id": 3, "stime": STIME, **fields})
 
 
@@ -131,9 +131,9 @@ Order = BaseException | asyncio.Event
 class FakeCloud:
     """Pretends to be a cloud: instances in a dictionary, states that follow the loop's clock, mishaps to order.
 
-    `before["create"]` holds what befalls the next creates before they take effect, `after["create"]` what befalls their
-    answers; `always["create"]` befalls every one. `calls` holds every call that was made. `doubles` are shown a second
-    time in each listing, in the state that stands there.
+    `before["create"]` holds errors and delays of the next creates before they take effect, `after["create"]` those of
+    their answers; `always["create"]` applies to each create. `calls` holds all calls so far. `doubles` are listed a
+    second time in each listing, in the state given there.
     """
 
     name: str = "fake"
@@ -169,7 +169,7 @@ class FakeCloud:
         deploy_id: str = "",
         reason: str = "",
     ) -> DeployId:
-        """Let an instance exist."""
+        """Add an instance, as if it had been created before."""
         self._numbers += 1
         id_ = DeployId(deploy_id or f"i-{self._numbers}")
         self.instances[id_] = FakeInstance(id_, identity, state, reason=reason)
@@ -307,7 +307,7 @@ class FakeCloud:
 
 
 class AbleCloud(FakeCloud):
-    """Pretends to be a cloud that can do everything which only some can; each such call is noted."""
+    """Pretends to be a cloud with all optional capabilities; records each such call."""
 
     name: str = "able"
 
@@ -368,11 +368,11 @@ _promise = Database._promise
 
 
 def promise_while_the_clock_stands(self: Database) -> asyncio.Future[Any]:
-    """As Database does. Virtual time waits for executors, not for other threads: so one of those waits as well."""
+    """As Database does. Virtual time waits for executors, not for other threads, so an executor thread waits, too."""
     future = _promise(self)
-    is_over = threading.Event()
-    future.add_done_callback(lambda _: is_over.set())
-    asyncio.get_running_loop().run_in_executor(None, is_over.wait)
+    is_done = threading.Event()
+    future.add_done_callback(lambda _: is_done.set())
+    asyncio.get_running_loop().run_in_executor(None, is_done.wait)
     return future
 
 
@@ -427,7 +427,7 @@ class World:
     async def add_attempt(
         self, state: AttemptState, *, deploy_id: str = "", number: int = 1, seq: int = 0, age: float = 0.0
     ) -> Attempt:
-        """Let the journal know of an attempt of VM 7 that was sent so many seconds ago."""
+        """Write an attempt of VM 7 to the journal that was sent `age` seconds ago."""
         attempt = Attempt.new(identity_of(seq=seq), number, {"size": "small"})
         attempt = Attempt(
             token=attempt.token,
@@ -455,8 +455,8 @@ class World:
 
 @asynccontextmanager
 async def a_world(tmp_path: Path, provider: FakeCloud | None = None) -> AsyncIterator[World]:
-    """A world with a journal of its own; ends with everything closed."""
-    # What is logged goes to a list: drawing tracebacks for a terminal takes seconds.
+    """A world with its own journal; closes all parts at the end."""
+    # Log events go to a list: drawing tracebacks for a terminal takes seconds.
     with pytest.MonkeyPatch.context() as patch, capture_logs() as logged:
         patch.setattr(Database, "_promise", promise_while_the_clock_stands)
         lost: list[str] = []
@@ -472,11 +472,11 @@ async def a_world(tmp_path: Path, provider: FakeCloud | None = None) -> AsyncIte
 
 
 class FakeEngines:
-    """Pretends to be the configuration: one engine, unless there is to be an error.
+    """Pretends to be the configuration: one engine, or `error` if it is set.
 
     Args:
-        world: what the engine is made of.
-        verbatim: a driver that performs verbs as they were sent, instead of the world's cloud.
+        world: the cloud and the journal of the engine.
+        verbatim: a verbatim driver, instead of the world's cloud.
     """
 
     def __init__(self, world: World, *, verbatim: VerbatimDriver | None = None) -> None:
@@ -500,13 +500,13 @@ class FakeEngines:
 
 
 class Desk:
-    """A dispatcher, with the lines it writes in a list.
+    """A dispatcher that writes its lines to a list.
 
     Args:
-        world: what the actions work on.
+        world: the cloud and the journal that the actions work on.
         threads: `-t`.
         timeout: `-w`.
-        verbatim: a driver that performs verbs as they were sent.
+        verbatim: a verbatim driver, instead of the world's cloud.
     """
 
     def __init__(
@@ -545,12 +545,12 @@ class Desk:
         self.send(data)
 
     def read(self) -> None:
-        """Whoever did not read for a while has read everything."""
+        """Let oned read all lines that it had left unread."""
         self.is_reading = True
         while self._unread:
             self._unread.pop(0)()
 
-    # The core, which writes to the dispatcher
+    # oned, which writes to the dispatcher
 
     def ask(self, action: str, vm_id: int = 7, **details: Any) -> Request:
         """Send a request as oned would."""
@@ -590,7 +590,7 @@ class Desk:
         return f"{status} {info}"
 
     async def answer(self, action: str, vm_id: int = 7, **details: Any) -> str:
-        """Send a request and wait for everything to be over; the one reply."""
+        """Send a request, wait until all work has ended, and return the one reply."""
         before = len(self.replies())
         self.ask(action, vm_id, **details)
         await self.settled()
@@ -601,12 +601,12 @@ class Desk:
         return f"{status} {info}"
 
     async def settled(self) -> None:
-        """Everything that was asked is over."""
+        """Wait until all requests have ended."""
         async with asyncio.timeout(PATIENCE):
             await self.lanes.drained()
 
     async def open_requests(self) -> list[str]:
-        """What the journal says is unanswered, by action."""
+        """The actions of the requests that are unanswered in the journal."""
         return [request.action for request in await self.world.journal.open_requests()]
 
 
@@ -621,4 +621,4 @@ async def a_desk(world: World, **options: Any) -> AsyncIterator[Desk]:
 
 
 BROKEN: MadError = SettingsError("fake.toml: owner is missing")
-"""What a configuration that cannot be used says."""
+"""The error of an unusable configuration."""

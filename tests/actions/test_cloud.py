@@ -52,20 +52,18 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-# Again, or not
+# Retries
 
 
 @pytest.mark.parametrize("retries", [0, 1, 2, 5])
-async def test_a_call_without_answer_is_sent_so_many_more_times_as_retries_say(
-    provider: FakeCloud, retries: int
-) -> None:
+async def test_an_unanswered_call_is_retried_as_often_as_configured(provider: FakeCloud, retries: int) -> None:
     provider.always["find"] = unavailable()
     with pytest.raises(ProviderUnavailable, match="fake did not answer"):
         await cloud_of(provider, retries=retries).find(identity_of().vm_id)
     assert provider.count("find") == 1 + retries
 
 
-async def test_a_call_that_succeeds_at_last_is_a_success(provider: FakeCloud) -> None:
+async def test_a_call_that_succeeds_on_the_last_retry_returns_its_result(provider: FakeCloud) -> None:
     deploy_id = provider.add(identity_of())
     provider.before["find"].extend([unavailable(), unavailable()])
     found = await cloud_of(provider, retries=2).find(identity_of().vm_id)
@@ -73,7 +71,7 @@ async def test_a_call_that_succeeds_at_last_is_a_success(provider: FakeCloud) ->
     assert provider.count("find") == 3
 
 
-async def test_pauses_between_tries_grow_and_stay_bounded(provider: FakeCloud) -> None:
+async def test_pauses_between_retries_grow_up_to_a_limit(provider: FakeCloud) -> None:
     provider.always["find"] = unavailable()
     sent: list[float] = []
     cloud = cloud_of(provider, retries=12)
@@ -105,7 +103,7 @@ DEFINITE = [
 
 
 @pytest.mark.parametrize("error", DEFINITE, ids=lambda error: type(error).__name__)
-async def test_a_definite_refusal_is_never_sent_again(provider: FakeCloud, error: ProviderError) -> None:
+async def test_a_refused_call_is_not_retried(provider: FakeCloud, error: ProviderError) -> None:
     provider.always["find"] = error
     with pytest.raises(type(error)):
         await cloud_of(provider, retries=5).find(identity_of().vm_id)
@@ -120,24 +118,24 @@ async def test_a_refusal_after_a_retry_ends_the_retries(provider: FakeCloud) -> 
     assert provider.count("find") == 2
 
 
-async def test_a_defect_of_a_provider_is_not_sent_again(provider: FakeCloud) -> None:
+async def test_an_unexpected_exception_is_not_retried(provider: FakeCloud) -> None:
     provider.always["find"] = KeyError("reservations")
     with pytest.raises(KeyError):
         await cloud_of(provider, retries=5).find(identity_of().vm_id)
     assert provider.count("find") == 1
 
 
-# Throttled
+# Throttling
 
 
-async def test_a_throttled_call_is_paced_without_counting_as_a_retry(provider: FakeCloud) -> None:
+async def test_a_throttled_call_is_repeated_beyond_the_retries(provider: FakeCloud) -> None:
     provider.before["find"].extend(Throttled("slow down") for _ in range(30))
     assert await cloud_of(provider, retries=0).find(identity_of().vm_id) == []
     assert provider.count("find") == 31
 
 
 @pytest.mark.parametrize("place", [0, 1], ids=["at first", "later"])
-async def test_the_pause_that_the_cloud_asks_for_is_kept(provider: FakeCloud, place: int) -> None:
+async def test_a_throttled_call_waits_for_the_retry_after_time(provider: FakeCloud, place: int) -> None:
     provider.before["find"].extend([Throttled("slow down") for _ in range(place)])
     provider.before["find"].append(Throttled("slow down", retry_after=17.0))
     sent: list[float] = []
@@ -152,9 +150,7 @@ async def test_the_pause_that_the_cloud_asks_for_is_kept(provider: FakeCloud, pl
 
 
 @pytest.mark.parametrize("asked", [9999.0, 0.0], ids=["hours", "none"])
-async def test_one_throttled_look_keeps_nobody_waiting_for_more_than_half_a_minute(
-    provider: FakeCloud, asked: float
-) -> None:
+async def test_a_retry_after_time_is_limited_to_half_a_minute(provider: FakeCloud, asked: float) -> None:
     deploy_id = provider.add(identity_of(), state=InstanceState.RUNNING)
     provider.before["describe"].extend(Throttled("slow down", retry_after=asked) for _ in range(2))
     cloud = cloud_of(provider)
@@ -164,7 +160,7 @@ async def test_one_throttled_look_keeps_nobody_waiting_for_more_than_half_a_minu
     assert 0.4 <= now() - begun <= 60
 
 
-async def test_being_throttled_uses_up_no_retry(provider: FakeCloud) -> None:
+async def test_throttling_between_failures_does_not_use_up_retries(provider: FakeCloud) -> None:
     provider.before["find"].extend([Throttled("slow"), unavailable(), Throttled("slow"), unavailable()])
     assert await cloud_of(provider, retries=2).find(identity_of().vm_id) == []
     provider.before["find"].extend([Throttled("slow"), unavailable(), Throttled("slow"), unavailable()])
@@ -172,7 +168,7 @@ async def test_being_throttled_uses_up_no_retry(provider: FakeCloud) -> None:
         await cloud_of(provider, retries=1).find(identity_of().vm_id)
 
 
-async def test_pacing_ends_with_the_callers_deadline(provider: FakeCloud) -> None:
+async def test_throttled_retries_end_at_the_callers_deadline(provider: FakeCloud) -> None:
     provider.always["find"] = Throttled("slow down")
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(90):
@@ -184,10 +180,10 @@ async def test_pacing_ends_with_the_callers_deadline(provider: FakeCloud) -> Non
     assert provider.count("find") == calls
 
 
-# Each call is bounded
+# Time limit of each call
 
 
-async def test_a_call_that_hangs_counts_as_unanswered(provider: FakeCloud) -> None:
+async def test_a_call_that_exceeds_its_time_limit_counts_as_unanswered(provider: FakeCloud) -> None:
     provider.always["find"] = asyncio.Event()
     with pytest.raises(ProviderUnavailable) as caught:
         await cloud_of(provider, call_timeout=30).find(identity_of().vm_id)
@@ -195,13 +191,13 @@ async def test_a_call_that_hangs_counts_as_unanswered(provider: FakeCloud) -> No
     assert now() == pytest.approx(30)
 
 
-async def test_a_call_that_hangs_is_retried_like_any_unanswered_one(provider: FakeCloud) -> None:
+async def test_a_call_that_exceeds_its_time_limit_is_retried(provider: FakeCloud) -> None:
     provider.before["find"].append(asyncio.Event())
     assert await cloud_of(provider, retries=1, call_timeout=30).find(identity_of().vm_id) == []
     assert provider.count("find") == 2
 
 
-async def test_a_providers_own_timeout_error_is_its_defect_not_our_limit(provider: FakeCloud) -> None:
+async def test_a_timeout_error_of_a_provider_is_not_mistaken_for_the_time_limit(provider: FakeCloud) -> None:
     provider.always["find"] = TimeoutError("somewhere inside")
     with pytest.raises(TimeoutError, match="somewhere inside"):
         await cloud_of(provider, retries=3).find(identity_of().vm_id)
@@ -216,7 +212,9 @@ async def test_a_providers_own_timeout_error_is_its_defect_not_our_limit(provide
         pytest.param(lambda cloud: cloud.watch(DeployId("i-1"), RUNNING, goal="running"), "describe", id="watch"),
     ],
 )
-async def test_who_waits_can_tell_what_for(provider: FakeCloud, ask: Callable[[Cloud], object], words: str) -> None:
+async def test_waiting_for_names_the_call_that_an_action_waits_for(
+    provider: FakeCloud, ask: Callable[[Cloud], object], words: str
+) -> None:
     for operation in ("find", "describe"):
         provider.always[operation] = Throttled("slow down")
     cloud = cloud_of(provider)
@@ -227,10 +225,10 @@ async def test_who_waits_can_tell_what_for(provider: FakeCloud, ask: Callable[[C
     await cloud.close()
 
 
-# Looking
+# Looking instances up by id
 
 
-async def test_those_who_look_at_once_share_one_call(provider: FakeCloud) -> None:
+async def test_simultaneous_lookups_share_one_describe_call(provider: FakeCloud) -> None:
     ids = [provider.add() for _ in range(100)]
     cloud = cloud_of(provider)
     seen = await asyncio.gather(*(cloud.look_at(deploy_id) for deploy_id in ids))
@@ -238,7 +236,7 @@ async def test_those_who_look_at_once_share_one_call(provider: FakeCloud) -> Non
     assert provider.calls == [("describe", sorted(ids))]
 
 
-async def test_those_who_look_meanwhile_share_the_next_call(provider: FakeCloud) -> None:
+async def test_lookups_during_a_describe_call_share_the_next_one(provider: FakeCloud) -> None:
     first, *others = [provider.add() for _ in range(10)]
     is_answered = asyncio.Event()
     provider.before["describe"].append(is_answered)
@@ -247,17 +245,17 @@ async def test_those_who_look_meanwhile_share_the_next_call(provider: FakeCloud)
     await turns()
     later = [asyncio.create_task(cloud.look_at(deploy_id)) for deploy_id in others]
     await turns()
-    assert provider.count("describe") == 1, "what is under way may have looked before they asked"
+    assert provider.count("describe") == 1, "the call under way may have read the states before they asked"
     is_answered.set()
     await asyncio.gather(begun, *later)
     assert provider.calls == [("describe", [first]), ("describe", sorted(others))]
 
 
-async def test_an_id_that_the_cloud_does_not_know_is_none(provider: FakeCloud) -> None:
+async def test_a_lookup_of_an_unknown_id_returns_none(provider: FakeCloud) -> None:
     assert await cloud_of(provider).look_at(DeployId("i-404")) is None
 
 
-async def test_a_failing_look_fails_all_who_wait_for_it_and_nobody_else(provider: FakeCloud) -> None:
+async def test_a_failed_describe_fails_the_lookups_that_share_it_and_no_later_one(provider: FakeCloud) -> None:
     deploy_id = provider.add()
     provider.before["describe"].append(PermissionDenied("no"))
     cloud = cloud_of(provider)
@@ -267,7 +265,7 @@ async def test_a_failing_look_fails_all_who_wait_for_it_and_nobody_else(provider
     assert await cloud.look_at(deploy_id) is not None
 
 
-async def test_a_defect_while_looking_fails_those_who_wait_and_the_next_look_works(provider: FakeCloud) -> None:
+async def test_a_lookup_succeeds_after_one_with_an_unexpected_exception(provider: FakeCloud) -> None:
     deploy_id = provider.add()
     provider.before["describe"].append(KeyError("reservations"))
     cloud = cloud_of(provider)
@@ -276,7 +274,7 @@ async def test_a_defect_while_looking_fails_those_who_wait_and_the_next_look_wor
     assert await cloud.look_at(deploy_id) is not None
 
 
-async def test_who_stops_waiting_takes_the_look_from_nobody(provider: FakeCloud) -> None:
+async def test_a_cancelled_lookup_does_not_cancel_the_shared_call(provider: FakeCloud) -> None:
     deploy_id = provider.add()
     is_answered = asyncio.Event()
     provider.before["describe"].append(is_answered)
@@ -291,7 +289,9 @@ async def test_who_stops_waiting_takes_the_look_from_nobody(provider: FakeCloud)
     assert provider.count("describe") == 1
 
 
-async def test_a_look_that_fails_when_everybody_has_gone_is_no_stray_error(provider: FakeCloud) -> None:
+async def test_a_describe_that_fails_after_all_its_lookups_were_cancelled_logs_no_stray_error(
+    provider: FakeCloud,
+) -> None:
     stray: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
     is_answered = asyncio.Event()
@@ -314,14 +314,14 @@ async def test_a_look_that_fails_when_everybody_has_gone_is_no_stray_error(provi
 # Waiting for a state
 
 
-async def test_a_watch_ends_when_the_state_has_come(provider: FakeCloud) -> None:
+async def test_watch_returns_when_the_instance_reaches_the_state(provider: FakeCloud) -> None:
     deploy_id = await provider.create(CreateCall(identity=identity_of(), token="t", parameters={}))
     instance = await cloud_of(provider).watch(deploy_id, RUNNING, goal="running")
     assert instance.state is InstanceState.RUNNING
     assert 5.0 <= now() <= 6.0
 
 
-async def test_those_who_watch_at_once_share_the_looks(provider: FakeCloud) -> None:
+async def test_simultaneous_watches_share_describe_calls(provider: FakeCloud) -> None:
     ids = [
         await provider.create(CreateCall(identity=identity_of(vm_id), token=f"t{vm_id}", parameters={}))
         for vm_id in range(50)
@@ -331,7 +331,7 @@ async def test_those_who_watch_at_once_share_the_looks(provider: FakeCloud) -> N
     assert provider.count("describe") <= 7
 
 
-async def test_a_watch_outlives_an_outage(provider: FakeCloud) -> None:
+async def test_watch_outlasts_an_outage(provider: FakeCloud) -> None:
     deploy_id = provider.add(state=InstanceState.RUNNING)
     provider.before["describe"].extend(unavailable() for _ in range(100))
     instance = await cloud_of(provider, retries=0).watch(deploy_id, RUNNING, goal="running")
@@ -339,7 +339,7 @@ async def test_a_watch_outlives_an_outage(provider: FakeCloud) -> None:
     assert provider.count("describe") == 101
 
 
-async def test_a_watch_tells_of_the_outage_and_of_the_state(provider: FakeCloud) -> None:
+async def test_waiting_for_names_the_last_error_or_state_of_a_watch(provider: FakeCloud) -> None:
     deploy_id = provider.add(state=InstanceState.STOPPING, reason="the host is slow")
     provider.before["describe"].append(unavailable())
     told = []
@@ -358,26 +358,26 @@ async def test_a_watch_tells_of_the_outage_and_of_the_state(provider: FakeCloud)
 
 
 @pytest.mark.parametrize("error", [AuthenticationRefused("bad key"), PermissionDenied("no")], ids=["key", "rights"])
-async def test_a_watch_ends_with_an_error_that_will_not_pass(provider: FakeCloud, error: ProviderError) -> None:
+async def test_watch_ends_with_a_permanent_error(provider: FakeCloud, error: ProviderError) -> None:
     deploy_id = provider.add()
     provider.always["describe"] = error
     with pytest.raises(type(error)):
         await cloud_of(provider).watch(deploy_id, STOPPED, goal="stopped")
 
 
-async def test_an_id_that_is_not_visible_yet_is_waited_for_within_the_grace(provider: FakeCloud) -> None:
+async def test_watch_waits_for_an_invisible_id_within_the_grace(provider: FakeCloud) -> None:
     provider.lag = 8.0
     deploy_id = await provider.create(CreateCall(identity=identity_of(), token="t", parameters={}))
     assert (await cloud_of(provider).watch(deploy_id, RUNNING, goal="running", grace=10)).deploy_id == deploy_id
 
 
-async def test_an_id_that_is_not_visible_after_the_grace_is_unknown(provider: FakeCloud) -> None:
+async def test_watch_fails_if_the_id_is_still_invisible_after_the_grace(provider: FakeCloud) -> None:
     with pytest.raises(InstanceNotFound, match="i-404 is not known to the cloud any more"):
         await cloud_of(provider).watch(DeployId("i-404"), RUNNING, goal="running", grace=10)
     assert 10 <= now() <= 11
 
 
-async def test_without_grace_an_unknown_id_is_unknown_at_once(provider: FakeCloud) -> None:
+async def test_watch_without_grace_fails_at_once_for_an_unknown_id(provider: FakeCloud) -> None:
     with pytest.raises(InstanceNotFound):
         await cloud_of(provider).watch(DeployId("i-404"), RUNNING, goal="running")
     assert now() == 0
@@ -390,14 +390,16 @@ async def test_without_grace_an_unknown_id_is_unknown_at_once(provider: FakeClou
         pytest.param("", "instance i-1 is terminated", id="without"),
     ],
 )
-async def test_an_instance_that_ends_while_watched_says_why(provider: FakeCloud, reason: str, sentence: str) -> None:
+async def test_watch_raises_the_reason_of_an_instance_that_terminates(
+    provider: FakeCloud, reason: str, sentence: str
+) -> None:
     provider.add(state=InstanceState.TERMINATED, reason=reason)
     with pytest.raises(WrongState) as caught:
         await cloud_of(provider).watch(DeployId("i-1"), RUNNING, goal="running")
     assert str(caught.value) == sentence
 
 
-async def test_whoever_waits_for_the_end_waits_until_it_has_come(provider: FakeCloud) -> None:
+async def test_watch_for_terminated_waits_while_the_instance_is_terminating(provider: FakeCloud) -> None:
     deploy_id = provider.add()
     await provider.destroy(deploy_id)
     instance = await cloud_of(provider).watch(deploy_id, TERMINATED, goal="terminated")
@@ -410,13 +412,13 @@ async def test_whoever_waits_for_the_end_waits_until_it_has_come(provider: FakeC
 
 PASSES = asyncio.Event()
 PASSES.set()
-"""An order that lets a call pass, before one that does not."""
+"""Lets one call pass before the next order in the queue."""
 
 CALL = CreateCall(identity=identity_of(), token="token-1", parameters={"size": "small"})
 
 
 class Book:
-    """Remembers the ids that it was told, and how often the answer was in doubt; takes its time over it."""
+    """Records deploy ids, and counts creates without a certain answer; each record takes a second."""
 
     def __init__(self) -> None:
         self.ids: list[str] = []
@@ -430,13 +432,13 @@ class Book:
             self.ids.append(deploy_id)
 
 
-async def test_an_id_is_written_down_before_anybody_is_told(provider: FakeCloud) -> None:
+async def test_create_returns_the_id_after_it_is_recorded(provider: FakeCloud) -> None:
     book = Book()
     deploy_id = await cloud_of(provider).create(CALL, record=book.record)
     assert book.ids == [deploy_id]
 
 
-async def test_those_who_send_the_same_create_share_its_answer(provider: FakeCloud) -> None:
+async def test_simultaneous_creates_with_the_same_token_share_one_call(provider: FakeCloud) -> None:
     book = Book()
     cloud = cloud_of(provider)
     ids = await asyncio.gather(*(cloud.create(CALL, record=book.record) for _ in range(5)))
@@ -445,21 +447,21 @@ async def test_those_who_send_the_same_create_share_its_answer(provider: FakeClo
     assert len(book.ids) == 1
 
 
-async def test_a_create_that_reached_nobody_is_sent_again_wherever(provider: FakeCloud) -> None:
+async def test_a_create_that_did_not_reach_the_cloud_is_retried_even_without_tokens(provider: FakeCloud) -> None:
     provider.is_create_repeatable = False
     provider.before["create"].append(NotReached("fake is not there"))
     cloud = cloud_of(provider, retries=1)
     assert await cloud.create(CALL, record=Book().record) in provider.alive()
 
 
-async def test_a_create_without_answer_is_sent_again_where_it_is_repeatable(provider: FakeCloud) -> None:
+async def test_an_unanswered_create_with_token_is_retried(provider: FakeCloud) -> None:
     provider.after["create"].append(unavailable())
     deploy_id = await cloud_of(provider, retries=1).create(CALL, record=Book().record)
     assert provider.alive() == [deploy_id]
     assert provider.count("create") == 2
 
 
-async def test_a_create_without_answer_is_not_sent_again_where_that_would_make_two(provider: FakeCloud) -> None:
+async def test_an_unanswered_create_without_token_is_not_retried(provider: FakeCloud) -> None:
     provider.is_create_repeatable = False
     provider.after["create"].append(unavailable())
     with pytest.raises(ProviderUnavailable):
@@ -467,7 +469,7 @@ async def test_a_create_without_answer_is_not_sent_again_where_that_would_make_t
     assert provider.count("create") == 1
 
 
-async def test_a_throttled_create_is_sent_again_even_so_since_it_was_not_carried_out(provider: FakeCloud) -> None:
+async def test_a_throttled_create_without_token_is_retried(provider: FakeCloud) -> None:
     provider.is_create_repeatable = False
     provider.before["create"].extend([Throttled("slow"), Throttled("slow")])
     await cloud_of(provider, retries=0).create(CALL, record=Book().record)
@@ -475,7 +477,7 @@ async def test_a_throttled_create_is_sent_again_even_so_since_it_was_not_carried
     assert len(provider.alive()) == 1
 
 
-async def test_a_create_goes_on_and_is_recorded_when_its_caller_is_cancelled(provider: FakeCloud) -> None:
+async def test_a_create_is_recorded_although_its_caller_was_cancelled(provider: FakeCloud) -> None:
     is_answered = asyncio.Event()
     provider.before["create"].append(is_answered)
     cloud, book = cloud_of(provider), Book()
@@ -489,7 +491,7 @@ async def test_a_create_goes_on_and_is_recorded_when_its_caller_is_cancelled(pro
     assert book.ids == provider.alive()
 
 
-async def test_a_create_under_way_can_be_waited_for(provider: FakeCloud) -> None:
+async def test_create_under_way_returns_the_id_when_the_create_is_answered(provider: FakeCloud) -> None:
     is_answered = asyncio.Event()
     provider.before["create"].append(is_answered)
     cloud, book = cloud_of(provider), Book()
@@ -501,10 +503,10 @@ async def test_a_create_under_way_can_be_waited_for(provider: FakeCloud) -> None
     assert not waiting.done()
     is_answered.set()
     assert await waiting == book.ids[0]
-    assert await cloud.create_under_way(CALL.token) is None, "it is over"
+    assert await cloud.create_under_way(CALL.token) is None, "the create has ended"
 
 
-async def test_a_create_under_way_that_fails_yields_no_id(provider: FakeCloud) -> None:
+async def test_create_under_way_returns_none_if_the_create_fails(provider: FakeCloud) -> None:
     is_answered = asyncio.Event()
     provider.before["create"].extend([is_answered])
     provider.after["create"].append(QuotaExceeded("no more"))
@@ -519,8 +521,8 @@ async def test_a_create_under_way_that_fails_yields_no_id(provider: FakeCloud) -
         await caller
 
 
-async def test_a_create_under_way_that_gives_way_to_other_settings_yields_no_id(provider: FakeCloud) -> None:
-    """Who waits for it only wants to know what it has made: a debt, say, that knows no settings."""
+async def test_create_under_way_returns_none_if_the_settings_are_replaced(provider: FakeCloud) -> None:
+    """A debt, for example, waits only for the instance of the create, and does not retry with other settings."""
     provider.before["create"].append(NotReached("refused"))
     cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, is_current=lambda: False)
     patience.set(Patience.OUTAGE)
@@ -531,7 +533,7 @@ async def test_a_create_under_way_that_gives_way_to_other_settings_yields_no_id(
         await caller
 
 
-async def test_a_create_that_fails_when_its_caller_has_gone_is_no_stray_error(provider: FakeCloud) -> None:
+async def test_a_create_that_fails_after_its_caller_was_cancelled_logs_no_stray_error(provider: FakeCloud) -> None:
     stray: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: stray.append(context))
     is_answered = asyncio.Event()
@@ -548,8 +550,10 @@ async def test_a_create_that_fails_when_its_caller_has_gone_is_no_stray_error(pr
 
 
 @pytest.mark.parametrize("refusal", [QuotaExceeded("no more"), NoCapacity("no room"), BadParameter("no")])
-async def test_a_refusal_after_a_doubtful_try_proves_nothing(provider: FakeCloud, refusal: ProviderError) -> None:
-    """The first try may have made the very instance for which there is no room any more."""
+async def test_a_refused_retry_of_an_unanswered_create_counts_as_unanswered(
+    provider: FakeCloud, refusal: ProviderError
+) -> None:
+    """The first try may have made the instance that now uses up the quota."""
     provider.after["create"].append(unavailable())
     provider.before["create"].extend([PASSES, refusal])
     book = Book()
@@ -559,7 +563,7 @@ async def test_a_refusal_after_a_doubtful_try_proves_nothing(provider: FakeCloud
     assert (len(provider.alive()), book.doubts) == (1, 1)
 
 
-async def test_a_refusal_after_a_try_that_timed_out_proves_nothing(provider: FakeCloud) -> None:
+async def test_a_refused_retry_of_a_create_that_timed_out_counts_as_unanswered(provider: FakeCloud) -> None:
     provider.after["create"].append(asyncio.Event())
     provider.before["create"].extend([PASSES, QuotaExceeded("no more")])
     book = Book()
@@ -568,14 +572,14 @@ async def test_a_refusal_after_a_try_that_timed_out_proves_nothing(provider: Fak
     assert (len(provider.alive()), book.doubts) == (1, 1)
 
 
-async def test_a_spent_token_after_a_doubtful_try_is_proof(provider: FakeCloud) -> None:
+async def test_a_spent_token_at_the_retry_of_an_unanswered_create_is_conclusive(provider: FakeCloud) -> None:
     provider.after["create"].append(unavailable())
     provider.before["create"].extend([PASSES, TokenSpent("its instance is terminated")])
     with pytest.raises(TokenSpent):
         await cloud_of(provider, retries=1).create(CALL, record=Book().record)
 
 
-async def test_a_create_that_stays_without_answer_is_written_down_as_doubtful(provider: FakeCloud) -> None:
+async def test_a_create_that_stays_unanswered_is_recorded_as_uncertain(provider: FakeCloud) -> None:
     provider.always["create"] = unavailable()
     book = Book()
     with pytest.raises(ProviderUnavailable):
@@ -583,7 +587,7 @@ async def test_a_create_that_stays_without_answer_is_written_down_as_doubtful(pr
     assert (book.ids, book.doubts) == ([], 1)
 
 
-async def test_a_refused_create_leaves_no_doubt(provider: FakeCloud) -> None:
+async def test_a_refused_create_is_not_recorded_as_uncertain(provider: FakeCloud) -> None:
     provider.always["create"] = QuotaExceeded("no more")
     book = Book()
     with pytest.raises(QuotaExceeded):
@@ -592,7 +596,7 @@ async def test_a_refused_create_leaves_no_doubt(provider: FakeCloud) -> None:
 
 
 @pytest.mark.parametrize("error", [Throttled("slow"), unavailable()], ids=["throttled", "unavailable"])
-async def test_a_create_is_not_sent_again_when_nobody_waits_for_it_any_more(
+async def test_a_create_is_not_retried_after_its_caller_was_cancelled(
     provider: FakeCloud, error: ProviderError
 ) -> None:
     provider.always["create"] = error
@@ -607,8 +611,8 @@ async def test_a_create_is_not_sent_again_when_nobody_waits_for_it_any_more(
     assert book.ids == []
 
 
-async def test_clouds_of_one_driver_share_what_is_being_created(provider: FakeCloud) -> None:
-    """An edit of the configuration makes another one while a create is under way."""
+async def test_two_clouds_of_one_driver_share_creates_under_way(provider: FakeCloud) -> None:
+    """Editing the configuration makes a second Cloud while a create is under way."""
     knowledge = Knowledge()
     before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
     after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
@@ -625,7 +629,7 @@ async def test_clouds_of_one_driver_share_what_is_being_created(provider: FakeCl
     assert provider.count("create") == 1
 
 
-async def test_closing_one_cloud_ends_only_the_creates_that_it_has_sent(provider: FakeCloud) -> None:
+async def test_closing_one_cloud_cancels_only_its_own_creates(provider: FakeCloud) -> None:
     knowledge = Knowledge()
     before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
     after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
@@ -645,7 +649,7 @@ async def test_closing_one_cloud_ends_only_the_creates_that_it_has_sent(provider
 # Closing
 
 
-async def test_closing_ends_what_is_under_way_and_closes_the_provider(provider: FakeCloud) -> None:
+async def test_closing_cancels_calls_under_way_and_closes_the_provider(provider: FakeCloud) -> None:
     provider.always["describe"] = asyncio.Event()
     provider.always["create"] = asyncio.Event()
     cloud = cloud_of(provider, call_timeout=1000)
@@ -664,7 +668,7 @@ async def test_closing_ends_what_is_under_way_and_closes_the_provider(provider: 
     assert now() == 0
 
 
-async def test_an_instance_that_the_cloud_calls_failed_is_not_waited_for(provider: FakeCloud) -> None:
+async def test_watch_fails_at_once_if_the_cloud_reports_the_instance_failed(provider: FakeCloud) -> None:
     cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=60)
     deploy_id = provider.add(identity_of(), InstanceState.UNKNOWN, reason="no host fits")
     with pytest.raises(WrongState, match=f"^instance {deploy_id} is .*: no host fits$"):

@@ -21,7 +21,7 @@ from tests.actions.fakes import AbleCloud, World, a_world, identity_of, request_
 
 pytestmark = pytest.mark.looptime
 
-# Written down from the interface, by OpenNebula's words: the provider's method, what is handed on, the sentence.
+# From the interface, by OpenNebula's action: the provider's method, its argument, the words of the refusal.
 OPERAND, REQUEST = "operand", "request"
 EVERY = [
     ("ATTACHDISK", "attach_disk", OPERAND, "attaching disks"),
@@ -60,12 +60,14 @@ async def perform(world: World, word: str, **fields: Any) -> str:
     return await perform_capability(world.work(request_of(**fields)), Action(word))
 
 
-def test_the_table_has_every_action_that_only_some_clouds_can_do() -> None:
+def test_capabilities_has_every_optional_action() -> None:
     assert {action.value for action in CAPABILITIES} == {word for word, *_ in EVERY}
 
 
 @pytest.mark.parametrize(("word", "method", "subject"), [row[:3] for row in EVERY])
-async def test_what_a_cloud_can_do_reaches_the_vms_instance(world: World, word: str, method: str, subject: str) -> None:
+async def test_each_optional_action_calls_its_provider_method_on_the_vms_instance(
+    world: World, word: str, method: str, subject: str
+) -> None:
     deploy_id = world.provider.add(identity_of())
     answer = await perform(world, word, deploy_id=deploy_id)
     [(made_on, handed_on)] = [detail for name, detail in world.provider.calls if name == method]
@@ -77,7 +79,7 @@ async def test_what_a_cloud_can_do_reaches_the_vms_instance(world: World, word: 
 
 
 @pytest.mark.parametrize(("word", "what"), [(word, what) for word, _, _, what in EVERY])
-async def test_what_a_cloud_cannot_do_is_one_uniform_refusal(plain: World, word: str, what: str) -> None:
+async def test_an_unsupported_action_is_refused_without_a_call(plain: World, word: str, what: str) -> None:
     plain.provider.add(identity_of())
     with pytest.raises(NotSupported) as caught:
         await perform(plain, word)
@@ -86,7 +88,7 @@ async def test_what_a_cloud_cannot_do_is_one_uniform_refusal(plain: World, word:
 
 
 @pytest.mark.parametrize("word", [word for word, _, subject, _ in EVERY if subject is OPERAND])
-async def test_a_message_that_marks_nothing_is_refused(world: World, word: str) -> None:
+async def test_a_message_without_a_marked_operand_is_refused(world: World, word: str) -> None:
     with pytest.raises(RequestRefused) as caught:
         await perform(world, word, operand={})
     assert str(caught.value) == f"the message marks no {OPERANDS[word]} for {word}: nothing was done"
@@ -94,14 +96,14 @@ async def test_a_message_that_marks_nothing_is_refused(world: World, word: str) 
 
 
 @pytest.mark.parametrize("word", [word for word, *_ in EVERY])
-async def test_somebody_elses_instance_is_never_changed(world: World, word: str) -> None:
+async def test_another_vms_instance_is_never_changed(world: World, word: str) -> None:
     deploy_id = world.provider.add(identity_of(8))
     with pytest.raises(NotOurs):
         await perform(world, word, deploy_id=deploy_id)
     assert {name for name, _ in world.provider.calls} == {"describe"}
 
 
-async def test_an_instance_that_is_not_there_cannot_be_changed(world: World) -> None:
+async def test_an_action_on_a_missing_instance_fails(world: World) -> None:
     with pytest.raises(InstanceNotFound):
         await perform(world, "ATTACHDISK", deploy_id="i-404")
 
@@ -110,10 +112,10 @@ async def test_an_instance_that_is_not_there_cannot_be_changed(world: World) -> 
     ("word", "method", "times"),
     [
         pytest.param("ATTACHDISK", "attach_disk", 3, id="repeatable"),
-        pytest.param("SNAPSHOTCREATE", "create_snapshot", 1, id="would-make-two"),
+        pytest.param("SNAPSHOTCREATE", "create_snapshot", 1, id="not-repeatable"),
     ],
 )
-async def test_what_may_be_repeated_is_retried_and_a_snapshot_is_not(
+async def test_an_unanswered_attach_is_retried_but_a_snapshot_is_not(
     world: World, word: str, method: str, times: int
 ) -> None:
     world.set_cloud(retries=2)
@@ -132,7 +134,7 @@ NOT_DEVICES = (
 )
 
 
-def test_every_optional_protocol_is_in_the_table() -> None:
+def test_capabilities_covers_every_optional_device_protocol() -> None:
     optional = {
         value
         for name, value in vars(interface).items()

@@ -43,7 +43,7 @@ from tests.actions.fakes import PATIENCE, AbleCloud, Desk, World, a_desk, a_worl
 pytestmark = pytest.mark.looptime
 
 LARGE = 200_000
-"""Bytes of context in a message that is too large to be read at once."""
+"""Bytes of context in a message that is too large to be parsed on arrival."""
 
 
 @pytest.fixture
@@ -59,12 +59,12 @@ async def desk(world: World) -> AsyncIterator[Desk]:
 
 
 def large() -> Template:
-    """A template with a very large context, as a start script may make it."""
+    """A template with a very large context, for example a long start script."""
     return Template(values={"CPU": ("1",), "CONTEXT": ({"START_SCRIPT": "x" * LARGE},)})
 
 
 def of(template: Template | None) -> dict[str, Any]:
-    """A message with this template, or with the usual one."""
+    """Details of a message with this template, or with the default one."""
     return {} if template is None else {"template": template}
 
 
@@ -80,7 +80,7 @@ async def debts(world: World) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("release", ["4.4", "5.10", "7.4"])
-async def test_a_deploy_is_answered_with_the_id_of_its_instance(desk: Desk, release: str) -> None:
+async def test_a_deploy_is_answered_with_the_deploy_id(desk: Desk, release: str) -> None:
     assert await desk.answer("DEPLOY", release=release) == "SUCCESS i-1"
     assert desk.lines == ["DEPLOY SUCCESS 7 i-1"]
 
@@ -96,7 +96,7 @@ LIFE: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-async def test_a_vms_whole_life_is_answered_line_by_line(desk: Desk) -> None:
+async def test_each_action_of_a_vms_life_is_answered_with_success(desk: Desk) -> None:
     for action, details, expected in LIFE:
         assert await desk.answer(action, **details) == expected, action
 
@@ -104,22 +104,22 @@ async def test_a_vms_whole_life_is_answered_line_by_line(desk: Desk) -> None:
 SENTENCES: list[MadError] = [
     SettingsError("x.toml: owner is missing"),
     JournalError("the journal /var/x cannot be used: disk is full"),
-    WrongAccount("the credentials lead to two/south"),
+    WrongAccount("the credentials belong to account two, region south"),
     AuthenticationRefused("the key is not accepted"),
     WrongEndpoint("fake cannot be reached: its name cannot be resolved"),
 ]
 
 
 @pytest.mark.parametrize("error", SENTENCES, ids=lambda error: type(error).__name__)
-async def test_what_is_wrong_with_the_configuration_is_every_actions_answer(desk: Desk, error: MadError) -> None:
+async def test_every_action_is_answered_with_the_configuration_error(desk: Desk, error: MadError) -> None:
     desk.engines.error = error
     for action in ("DEPLOY", "SHUTDOWN", "REBOOT", "ATTACHDISK", "CLEANUP"):
         assert await desk.answer(action, deploy_id="i-1") == f"FAILURE {error}", action
 
 
 @pytest.mark.parametrize("error", SENTENCES, ids=lambda error: type(error).__name__)
-async def test_a_poll_leaves_the_vm_as_it_is_while_the_cloud_cannot_be_asked(desk: Desk, error: MadError) -> None:
-    """5.10 polls a VM whose power off has failed, and makes it UNKNOWN where that fails, too."""
+async def test_a_poll_reports_no_change_while_the_configuration_is_unusable(desk: Desk, error: MadError) -> None:
+    """oned 5.10 polls a VM after a failed power off, and makes it UNKNOWN if the POLL fails, too."""
     desk.engines.error = error
     assert await desk.answer("POLL", release="5.10", deploy_id="i-1") == "SUCCESS STATE=-"
     large: dict[str, Any] = {"user_template": {"NOTE": "x" * 500_000}}
@@ -130,7 +130,7 @@ REFUSALS = [QuotaExceeded("the account has reached its limit"), NoCapacity("no r
 
 
 @pytest.mark.parametrize("error", REFUSALS, ids=lambda error: type(error).__name__)
-async def test_what_the_cloud_refuses_is_the_answer(desk: Desk, error: MadError) -> None:
+async def test_a_deploy_is_answered_with_the_clouds_refusal(desk: Desk, error: MadError) -> None:
     desk.world.provider.before["create"].append(error)
     assert await desk.answer("DEPLOY") == f"FAILURE {error}"
 
@@ -155,7 +155,7 @@ DEFECTS = [
         ("REBOOT", "reboot"),
     ],
 )
-async def test_a_crashing_provider_costs_a_failure_and_no_reply(
+async def test_an_unexpected_exception_of_a_provider_is_answered_with_a_failure(
     desk: Desk, action: str, operation: str, defect: BaseException
 ) -> None:
     deploy_id = "" if action == "DEPLOY" else desk.world.provider.add(identity_of())
@@ -166,7 +166,7 @@ async def test_a_crashing_provider_costs_a_failure_and_no_reply(
     assert (await desk.answer("REBOOT", 8, deploy_id=desk.world.provider.add(identity_of(8)))) == "SUCCESS -"
 
 
-async def test_a_defect_in_the_making_of_an_engine_costs_a_failure_and_no_reply(desk: Desk) -> None:
+async def test_an_unexpected_exception_while_opening_the_cloud_is_answered_with_a_failure(desk: Desk) -> None:
     desk.engines.error = KeyError("region")
     expected = "FAILURE internal error (KeyError), the driver's log has the details"
     for action in ("DEPLOY", "CLEANUP", "UPDATESG"):
@@ -176,7 +176,9 @@ async def test_a_defect_in_the_making_of_an_engine_costs_a_failure_and_no_reply(
 
 
 @pytest.mark.parametrize("defect", DEFECTS, ids=lambda error: type(error).__name__)
-async def test_a_provider_that_crashes_while_it_looks_tells_no_state(desk: Desk, defect: BaseException) -> None:
+async def test_a_poll_reports_no_change_after_an_unexpected_exception_of_the_provider(
+    desk: Desk, defect: BaseException
+) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["describe"].append(defect)
     assert await desk.answer("POLL", release="5.10", deploy_id=deploy_id) == "SUCCESS STATE=-"
@@ -199,7 +201,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("is_repeatable", [True, False], ids=["tokens", "no-tokens"])
 @pytest.mark.parametrize(("deploy_id", "reason"), UNUSABLE.values(), ids=UNUSABLE)
-async def test_what_a_cloud_makes_under_an_id_of_no_use_fails_the_deploy_and_is_terminated(
+async def test_a_deploy_that_returns_an_unusable_id_fails_and_its_instance_is_terminated(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, deploy_id: str, reason: str, *, is_repeatable: bool
 ) -> None:
     cloud = desk.world.provider
@@ -213,7 +215,7 @@ async def test_what_a_cloud_makes_under_an_id_of_no_use_fails_the_deploy_and_is_
         sentence = f"the cloud has answered with an unusable id: {reason}; the instance is looked for by its tags"
         assert await desk.answer("DEPLOY") == f"FAILURE {sentence}, and terminated"
     assert [debt.deploy_id for debt in await desk.world.journal.debts()] == [""]
-    assert await desk.answer("DEPLOY") == "SUCCESS i-2", "what is owed is not taken for the VM's"
+    assert await desk.answer("DEPLOY") == "SUCCESS i-2", "the instance with a debt is not adopted"
     paying = asyncio.create_task(desk.dispatcher.pay_debts())
     await until(lambda: cloud.alive() == ["i-2"])
     await until_paid(desk)
@@ -222,13 +224,13 @@ async def test_what_a_cloud_makes_under_an_id_of_no_use_fails_the_deploy_and_is_
 
 
 async def until_paid(desk: Desk) -> None:
-    """Wait until nothing is owed any more."""
+    """Wait until the journal has no debt."""
     async with asyncio.timeout(PATIENCE):
         while await desk.world.journal.debts():
             await pass_time(1)
 
 
-async def test_an_instance_of_ours_that_is_listed_under_an_id_of_no_use_is_not_taken_over_but_owed(desk: Desk) -> None:
+async def test_a_listed_instance_of_the_vm_with_an_unusable_id_becomes_a_debt(desk: Desk) -> None:
     desk.world.provider.add(identity_of(), deploy_id="-rf")
     assert (await desk.answer("DEPLOY")).startswith("FAILURE the cloud has answered with an unusable id: ")
     [debt] = await desk.world.journal.debts()
@@ -236,7 +238,7 @@ async def test_an_instance_of_ours_that_is_listed_under_an_id_of_no_use_is_not_t
 
 
 @pytest.mark.parametrize("action", ["DEPLOY", "CLEANUP", "RESET"])
-async def test_nothing_is_done_by_a_listing_that_contradicts_itself(desk: Desk, action: str) -> None:
+async def test_an_action_fails_if_a_listing_contradicts_itself(desk: Desk, action: str) -> None:
     cloud = desk.world.provider
     cloud.doubles[cloud.add(identity_of())] = InstanceState.TERMINATED
     reply = await desk.answer(action)
@@ -245,7 +247,7 @@ async def test_nothing_is_done_by_a_listing_that_contradicts_itself(desk: Desk, 
     assert {name for name, _ in cloud.calls} == {"find"}
 
 
-async def test_no_poll_is_answered_from_a_listing_that_contradicts_itself(desk: Desk) -> None:
+async def test_polls_report_no_change_if_a_listing_contradicts_itself(desk: Desk) -> None:
     cloud = desk.world.provider
     for vm_id in (7, 8):
         cloud.doubles[cloud.add(identity_of(vm_id))] = InstanceState.STOPPED
@@ -255,7 +257,7 @@ async def test_no_poll_is_answered_from_a_listing_that_contradicts_itself(desk: 
     assert cloud.count("list") == 1
 
 
-async def test_whatever_an_error_says_the_reply_is_one_clean_line(desk: Desk) -> None:
+async def test_a_reply_is_one_clean_line_although_the_error_has_control_characters(desk: Desk) -> None:
     desk.world.provider.before["create"].append(QuotaExceeded("- no\nroom\0 in ]]> \ud800 the\r\ncloud\x1b[0m"))
     await desk.answer("DEPLOY")
     reply = parse_reply(desk.lines[0].encode())
@@ -265,7 +267,7 @@ async def test_whatever_an_error_says_the_reply_is_one_clean_line(desk: Desk) ->
     assert "]]>" not in reply.info
 
 
-# Lines that are no good requests
+# Invalid requests
 
 
 BAD_PAYLOADS = [
@@ -279,7 +281,7 @@ BAD_PAYLOADS = [
 
 
 @pytest.mark.parametrize(("payload", "reason"), BAD_PAYLOADS)
-async def test_a_payload_that_cannot_be_read_is_a_failure(desk: Desk, payload: bytes, reason: str) -> None:
+async def test_an_unreadable_payload_is_answered_with_a_failure(desk: Desk, payload: bytes, reason: str) -> None:
     for count, action in enumerate(("DEPLOY", "POLL", "CLEANUP"), 1):
         desk.write(f"{action} 7 ".encode() + payload)
         assert (await desk.reply(action)).startswith(f"FAILURE {reason}"), action
@@ -290,7 +292,7 @@ def refuse(*_arguments: object, **_details: object) -> NoReturn:
     raise MemoryError
 
 
-async def test_a_request_that_cannot_be_taken_is_a_failure_and_the_next_one_is_taken(
+async def test_a_request_that_hits_a_memory_error_fails_and_the_next_one_succeeds(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentence = "FAILURE internal error (MemoryError), the driver's log has the details"
@@ -312,7 +314,7 @@ async def test_a_request_that_cannot_be_taken_is_a_failure_and_the_next_one_is_t
     assert len(desk.replies()) == 11
 
 
-async def test_an_action_that_nobody_knows_is_a_failure(desk: Desk) -> None:
+async def test_an_unknown_action_is_answered_with_a_failure(desk: Desk) -> None:
     desk.write(b"FROBNICATE  42 QQ==")
     assert desk.lines == ["FROBNICATE FAILURE 42 Action FROBNICATE not supported"]
 
@@ -320,12 +322,12 @@ async def test_an_action_that_nobody_knows_is_a_failure(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("before", "general_id"),
     [
-        pytest.param(b"", "-1", id="nothing-known-yet"),
+        pytest.param(b"", "-1", id="release-unknown"),
         pytest.param(b"REBOOT  7 ", "-1", id="6.0-and-later"),
         pytest.param(b"REBOOT 7 ", "-", id="up-to-5.12"),
     ],
 )
-async def test_a_line_without_a_vm_is_told_in_oneds_own_log(desk: Desk, before: bytes, general_id: str) -> None:
+async def test_a_line_without_vm_id_is_logged_in_oneds_log(desk: Desk, before: bytes, general_id: str) -> None:
     if before:
         desk.write(before)
         await desk.settled()
@@ -335,7 +337,7 @@ async def test_a_line_without_a_vm_is_told_in_oneds_own_log(desk: Desk, before: 
 
 
 @pytest.mark.parametrize(("release", "general_id"), [((5, 12, 0, 4), "-"), ((6, 0), "-1"), ((6, 10, 0), "-1")])
-async def test_what_waits_for_the_first_request_is_told_when_the_release_is_known(
+async def test_early_log_lines_are_sent_once_xmlrpc_returns_the_release(
     desk: Desk, release: tuple[int, ...], general_id: str
 ) -> None:
     desk.dispatcher.tell(Severity.WARNING, "an orphan")
@@ -345,7 +347,7 @@ async def test_what_waits_for_the_first_request_is_told_when_the_release_is_know
     assert desk.logs() == [f"LOG W {general_id} an orphan", f"LOG W {general_id} another"]
 
 
-async def test_the_count_of_lost_log_lines_is_told_in_oneds_own_log(desk: Desk) -> None:
+async def test_the_count_of_dropped_log_lines_is_logged_in_oneds_log(desk: Desk) -> None:
     assert desk.dispatcher.dropped(3) == b"LOG W -1 3 log lines were dropped because OpenNebula did not read them\n"
     desk.ask("REBOOT", release="5.10")
     assert desk.dispatcher.dropped(3) == b"LOG W - 3 log lines were dropped because OpenNebula did not read them\n"
@@ -372,13 +374,13 @@ NASTY = [
 
 
 @pytest.mark.parametrize("line", NASTY, ids=lambda line: ascii(line[:20]))
-async def test_no_line_is_ever_an_error_and_each_vm_is_answered_once(desk: Desk, line: bytes) -> None:
+async def test_a_malformed_line_is_answered_once_if_it_names_a_vm_and_logged_otherwise(desk: Desk, line: bytes) -> None:
     desk.write(line)
     await desk.settled()
     await pass_time(1)
     has_vm = re.match(rb"\s*\S+\s+7(\s|$)", line)
     assert len(desk.replies()) == (1 if has_vm else 0)
-    assert len(desk.lines) >= 1, "either a reply or a word in the log"
+    assert len(desk.lines) >= 1, "either a reply or a log line"
 
 
 # Deadlines
@@ -394,7 +396,7 @@ async def test_no_line_is_ever_an_error_and_each_vm_is_answered_once(desk: Desk,
         pytest.param("SHUTDOWN", "destroy", 10, 10, id="shutdown-w-10"),
     ],
 )
-async def test_an_action_gives_up_at_its_deadline_and_says_what_it_waited_for(
+async def test_an_action_fails_at_its_deadline_and_names_the_call_it_waited_for(
     world: World, action: str, operation: str, seconds: float | None, expected: int
 ) -> None:
     world.set_cloud(call_timeout=10_000)
@@ -408,7 +410,9 @@ async def test_an_action_gives_up_at_its_deadline_and_says_what_it_waited_for(
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(None, 300), (10, 10)], ids=["poll", "poll-w-10"])
-async def test_a_poll_that_hangs_is_let_go_at_its_deadline(world: World, seconds: float | None, expected: int) -> None:
+async def test_a_hanging_poll_reports_no_change_at_its_deadline(
+    world: World, seconds: float | None, expected: int
+) -> None:
     world.set_cloud(call_timeout=10_000)
     world.provider.always["describe"] = asyncio.Event()
     deploy_id = world.provider.add(identity_of())
@@ -417,13 +421,13 @@ async def test_a_poll_that_hangs_is_let_go_at_its_deadline(world: World, seconds
     assert expected <= now() < expected + 10
 
 
-async def test_a_deploy_that_does_not_get_running_says_how_far_it_came(world: World) -> None:
+async def test_a_deploy_that_exceeds_its_deadline_names_the_instances_state(world: World) -> None:
     world.provider.boot_time = 100_000
     async with a_desk(world, timeout=60) as desk:
         assert await desk.answer("DEPLOY") == "FAILURE gave up after 60 s waiting for i-1 to be running (it is pending)"
 
 
-async def test_without_a_deadline_an_action_takes_as_long_as_it_takes(world: World) -> None:
+async def test_an_action_has_no_time_limit_with_w_0(world: World) -> None:
     world.provider.boot_time = 700  # a deploy's own deadline is 600
     async with a_desk(world, timeout=0) as desk:
         assert await desk.answer("DEPLOY") == "SUCCESS i-1"
@@ -431,7 +435,9 @@ async def test_without_a_deadline_an_action_takes_as_long_as_it_takes(world: Wor
 
 
 @pytest.mark.parametrize("seconds", [None, 0, 10], ids=["default", "none", "ten"])
-async def test_a_providers_own_timeout_is_not_taken_for_the_deadline(world: World, seconds: float | None) -> None:
+async def test_a_timeout_error_of_a_provider_is_not_mistaken_for_the_deadline(
+    world: World, seconds: float | None
+) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.always["describe"] = TimeoutError("somewhere inside")
     async with a_desk(world, timeout=seconds) as desk:
@@ -441,7 +447,7 @@ async def test_a_providers_own_timeout_is_not_taken_for_the_deadline(world: Worl
     assert now() < 5
 
 
-async def test_the_time_in_the_queue_does_not_count(world: World) -> None:
+async def test_time_in_the_queue_does_not_count_against_the_deadline(world: World) -> None:
     world.provider.boot_time = 50
     async with a_desk(world, threads=1, timeout=60) as desk:
         for vm_id in range(4):
@@ -450,8 +456,8 @@ async def test_the_time_in_the_queue_does_not_count(world: World) -> None:
         assert [reply.split()[1] for reply in desk.replies()] == ["SUCCESS"] * 4
 
 
-async def test_a_throttled_create_is_paced_inside_the_deadline_and_not_after_it(world: World) -> None:
-    """What was never carried out must not be carried out when everybody has been told that it was not."""
+async def test_a_throttled_create_is_not_retried_after_the_deadline(world: World) -> None:
+    """Otherwise an instance would be created after the deploy was answered with a failure."""
     world.provider.always["create"] = Throttled("slow down")
     async with a_desk(world, timeout=60) as desk:
         answer = await desk.answer("DEPLOY")
@@ -465,10 +471,10 @@ async def test_a_throttled_create_is_paced_inside_the_deadline_and_not_after_it(
         assert world.provider.instances == {}
 
 
-# Order and bound
+# Order and concurrency
 
 
-async def test_no_more_actions_run_at_once_than_the_arguments_allow(world: World) -> None:
+async def test_no_more_actions_run_at_once_than_the_threads_argument_allows(world: World) -> None:
     is_answered = asyncio.Event()
     world.provider.always["create"] = is_answered
     async with a_desk(world, threads=3) as desk:
@@ -482,7 +488,7 @@ async def test_no_more_actions_run_at_once_than_the_arguments_allow(world: World
         assert len(desk.replies()) == 10
 
 
-async def test_the_actions_of_a_vm_are_answered_in_the_order_they_came(desk: Desk) -> None:
+async def test_actions_of_a_vm_are_answered_in_order_of_arrival(desk: Desk) -> None:
     for action in ("DEPLOY", "REBOOT", "RESET", "REBOOT"):
         desk.ask(action)
     await desk.settled()
@@ -494,7 +500,7 @@ async def test_the_actions_of_a_vm_are_answered_in_the_order_they_came(desk: Des
     ]
 
 
-async def test_a_large_message_keeps_its_place_among_its_vms_actions(desk: Desk) -> None:
+async def test_a_large_message_keeps_its_place_in_its_vms_lane(desk: Desk) -> None:
     desk.world.provider.boot_time = 0
     desk.ask("DEPLOY", template=large())
     desk.ask("REBOOT")
@@ -503,7 +509,7 @@ async def test_a_large_message_keeps_its_place_among_its_vms_actions(desk: Desk)
     assert desk.replies() == ["DEPLOY SUCCESS 7 i-1", "REBOOT SUCCESS 7 -", "RESET SUCCESS 7 -"]
 
 
-async def test_a_large_poll_is_answered_too(desk: Desk) -> None:
+async def test_a_poll_with_a_large_message_is_answered(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     details: dict[str, Any] = {"release": "5.10", "template": large()}
     assert await desk.answer("POLL", deploy_id=deploy_id, **details) == "SUCCESS STATE=a"
@@ -513,7 +519,7 @@ async def test_a_large_poll_is_answered_too(desk: Desk) -> None:
     assert await desk.answer("POLL", deploy_id="i-404", **details) == expected
 
 
-# What a reply must begin with
+# Replies that begin with the id of a security group or network
 
 
 @pytest.fixture
@@ -522,48 +528,48 @@ async def able_desk(tmp_path: Path) -> AsyncIterator[Desk]:
         yield desk
 
 
-def fail_nothing(_desk: Desk) -> None:
-    """All is well."""
+def without_fault(_desk: Desk) -> None:
+    """Let the update succeed."""
 
 
-def fail_in_the_cloud(desk: Desk) -> None:
+def refusal_by_the_cloud(desk: Desk) -> None:
     for operation in ("update_security_group", "update_nic"):
         desk.world.provider.always[operation] = PermissionDenied("not allowed")
 
 
-def fail_by_a_defect(desk: Desk) -> None:
+def unexpected_exception(desk: Desk) -> None:
     for operation in ("update_security_group", "update_nic"):
         desk.world.provider.always[operation] = KeyError("rules")
 
 
-def fail_by_the_deadline(desk: Desk) -> None:
+def call_that_hangs(desk: Desk) -> None:
     for operation in ("update_security_group", "update_nic"):
         desk.world.provider.always[operation] = asyncio.Event()
 
 
-def fail_to_find(desk: Desk) -> None:
+def missing_instance(desk: Desk) -> None:
     desk.world.provider.instances.clear()
 
 
-def fail_in_the_configuration(desk: Desk) -> None:
+def unusable_configuration(desk: Desk) -> None:
     desk.engines.error = SettingsError("x.toml: owner is missing")
 
 
-FAULTS = [fail_in_the_cloud, fail_by_a_defect, fail_by_the_deadline, fail_to_find, fail_in_the_configuration]
+FAULTS = [refusal_by_the_cloud, unexpected_exception, call_that_hangs, missing_instance, unusable_configuration]
 
 
-@pytest.mark.parametrize("fail", [fail_nothing, *FAULTS])
+@pytest.mark.parametrize("fail", [without_fault, *FAULTS])
 @pytest.mark.parametrize(("action", "key"), [("UPDATESG", "SECURITY_GROUP_ID"), ("UPDATENIC", "VIRTUAL_NETWORK_ID")])
-async def test_a_reply_by_which_oned_goes_on_begins_with_the_number_whatever_happens(
+async def test_replies_to_updatesg_and_updatenic_begin_with_the_id_after_success_and_failure(
     able_desk: Desk, action: str, key: str, fail: Callable[[Desk], None]
 ) -> None:
     deploy_id = able_desk.world.provider.add(identity_of())
     fail(able_desk)
     answer = await able_desk.answer(action, deploy_id=deploy_id, operand={key: "104"})
-    assert answer.split()[:2] == ["SUCCESS" if fail is fail_nothing else "FAILURE", "104"]
+    assert answer.split()[:2] == ["SUCCESS" if fail is without_fault else "FAILURE", "104"]
 
 
-async def test_an_update_that_the_cloud_cannot_do_begins_with_the_number_too(desk: Desk) -> None:
+async def test_the_reply_to_an_unsupported_updatesg_begins_with_the_id(desk: Desk) -> None:
     answer = await desk.answer("UPDATESG", operand={"SECURITY_GROUP_ID": "104"})
     assert answer == "FAILURE 104 provider fake does not support updating security groups"
 
@@ -572,7 +578,7 @@ async def test_an_update_that_the_cloud_cannot_do_begins_with_the_number_too(des
     ("release", "logged"),
     [("5.10", []), ("7.4", ["LOG E 7 REBOOT: instance i-404 of VM 7 does not exist"])],
 )
-async def test_a_failed_reboot_is_told_in_the_vms_log_where_the_answer_is_dropped(
+async def test_a_failed_reboot_is_logged_for_releases_that_ignore_its_answer(
     desk: Desk, release: str, logged: list[str]
 ) -> None:
     answer = await desk.answer("REBOOT", deploy_id="i-404", release=release)
@@ -580,19 +586,19 @@ async def test_a_failed_reboot_is_told_in_the_vms_log_where_the_answer_is_droppe
     assert desk.logs() == logged
 
 
-async def test_a_failed_reset_is_not_told_twice(desk: Desk) -> None:
+async def test_a_failed_reset_is_not_logged_beside_its_answer(desk: Desk) -> None:
     await desk.answer("RESET", deploy_id="i-404")
     assert desk.logs() == []
 
 
-async def test_no_template_and_no_cloud_fill_the_vms_log(desk: Desk) -> None:
+async def test_the_number_of_warnings_in_the_vms_log_is_limited(desk: Desk) -> None:
     desk.world.provider.warnings = tuple(f"attribute X{number} is not known" for number in range(300_000))
     assert (await desk.answer("DEPLOY")).startswith("SUCCESS")
     assert len(desk.logs()) == 60
     assert desk.logs()[-1] == "LOG W 7 there are more warnings, which are left out here"
 
 
-async def test_warnings_go_to_the_vms_log(desk: Desk) -> None:
+async def test_warnings_of_a_deploy_go_to_the_vms_log(desk: Desk) -> None:
     desk.world.provider.warnings = ("attribute X is not known",)
     await desk.answer("DEPLOY")
     assert desk.lines == ["LOG W 7 attribute X is not known", "DEPLOY SUCCESS 7 i-1"]
@@ -601,7 +607,7 @@ async def test_warnings_go_to_the_vms_log(desk: Desk) -> None:
 # The record of a request
 
 
-async def test_a_record_stands_until_the_reply_was_written(desk: Desk) -> None:
+async def test_a_request_stays_in_the_journal_until_its_reply_is_written(desk: Desk) -> None:
     desk.is_reading = False
     desk.ask("DEPLOY")
     await desk.reply("DEPLOY")
@@ -619,7 +625,9 @@ async def test_a_record_stands_until_the_reply_was_written(desk: Desk) -> None:
         *[(action, False) for action in ("REBOOT", "RESET", "ATTACHDISK", "MIGRATE", "BACKUP")],
     ],
 )
-async def test_what_may_be_carried_out_again_is_recorded_whole(world: World, action: str, *, is_kept: bool) -> None:
+async def test_only_repeatable_actions_are_journaled_with_their_payload(
+    world: World, action: str, *, is_kept: bool
+) -> None:
     world.provider.always["describe"] = world.provider.always["find"] = asyncio.Event()
     world.set_cloud(call_timeout=10_000)
     async with a_desk(world) as desk:
@@ -632,7 +640,7 @@ async def test_what_may_be_carried_out_again_is_recorded_whole(world: World, act
         assert record.payload == (request.payload if is_kept else b"")
 
 
-async def test_polls_leave_no_record(world: World) -> None:
+async def test_polls_are_not_journaled(world: World) -> None:
     world.provider.always["describe"] = asyncio.Event()
     async with a_desk(world) as desk:
         desk.ask("POLL", release="5.10", deploy_id="i-1")
@@ -640,7 +648,7 @@ async def test_polls_leave_no_record(world: World) -> None:
         assert await desk.open_requests() == []
 
 
-async def test_without_a_journal_requests_are_answered_all_the_same(desk: Desk) -> None:
+async def test_a_deploy_without_a_journal_is_answered_with_a_failure(desk: Desk) -> None:
     desk.engines.journal = None
     desk.engines.error = JournalError("the journal cannot be used")
     assert await desk.answer("DEPLOY") == "FAILURE the journal cannot be used"
@@ -649,7 +657,7 @@ async def test_without_a_journal_requests_are_answered_all_the_same(desk: Desk) 
 # DRIVER_CANCEL
 
 
-async def test_a_running_action_is_called_off_and_never_answered(desk: Desk) -> None:
+async def test_a_cancelled_running_action_is_not_answered(desk: Desk) -> None:
     desk.world.provider.boot_time = 100_000
     desk.ask("DEPLOY")
     await until(lambda: bool(desk.world.provider.instances))
@@ -661,7 +669,7 @@ async def test_a_running_action_is_called_off_and_never_answered(desk: Desk) -> 
     assert await desk.open_requests() == []
 
 
-async def test_a_queued_action_is_called_off_and_never_begun(world: World) -> None:
+async def test_a_cancelled_queued_action_is_not_started(world: World) -> None:
     world.provider.always["create"] = asyncio.Event()
     world.set_cloud(call_timeout=10_000)
     async with a_desk(world, threads=1) as desk:
@@ -675,15 +683,15 @@ async def test_a_queued_action_is_called_off_and_never_begun(world: World) -> No
         assert await desk.open_requests() == ["DEPLOY"], "VM 1's"
 
 
-async def test_calling_off_nothing_says_nothing(desk: Desk) -> None:
+async def test_driver_cancel_without_an_open_action_writes_nothing(desk: Desk) -> None:
     desk.ask("DRIVER_CANCEL")
     desk.ask("DRIVER_CANCEL", release="5.10")
     await pass_time(1)
     assert desk.lines == []
 
 
-async def test_what_follows_a_cancellation_is_answered(desk: Desk) -> None:
-    """Terminate --hard while a deploy hangs: oned sends both at once, and knows no id."""
+async def test_a_cleanup_after_driver_cancel_is_answered_and_terminates_the_instance(desk: Desk) -> None:
+    """Terminate --hard while a deploy hangs: oned sends both at once, and does not know the deploy id."""
     desk.world.provider.boot_time = 100_000
     desk.ask("DEPLOY")
     await until(lambda: bool(desk.world.provider.instances))
@@ -694,7 +702,7 @@ async def test_what_follows_a_cancellation_is_answered(desk: Desk) -> None:
     assert desk.world.provider.state("i-1") is InstanceState.TERMINATED
 
 
-async def test_a_cleanup_waits_for_the_create_that_was_called_off(desk: Desk) -> None:
+async def test_a_cleanup_waits_for_the_create_of_the_cancelled_deploy(desk: Desk) -> None:
     is_answered = asyncio.Event()
     desk.world.provider.before["create"].append(is_answered)
     desk.ask("DEPLOY")
@@ -711,7 +719,7 @@ async def test_a_cleanup_waits_for_the_create_that_was_called_off(desk: Desk) ->
 
 @pytest.mark.parametrize("state", [AttemptState.OPEN, AttemptState.CREATED])
 @pytest.mark.parametrize("template", [None, large()], ids=["small", "large"])
-async def test_what_a_cancelled_deploy_has_made_or_may_make_is_owed(
+async def test_a_cancelled_deploy_becomes_a_debt_for_its_attempt(
     desk: Desk, state: AttemptState, template: Template | None
 ) -> None:
     desk.world.provider.boot_time = 100_000
@@ -728,7 +736,7 @@ async def test_what_a_cancelled_deploy_has_made_or_may_make_is_owed(
     assert attempt.state is state
 
 
-async def test_a_cancelled_deploy_that_made_nothing_owes_nothing(desk: Desk) -> None:
+async def test_a_deploy_cancelled_before_its_create_leaves_no_debt(desk: Desk) -> None:
     desk.world.provider.before["find"].append(asyncio.Event())
     desk.ask("DEPLOY")
     await until(lambda: desk.world.provider.count("find") == 1)
@@ -740,7 +748,7 @@ async def test_a_cancelled_deploy_that_made_nothing_owes_nothing(desk: Desk) -> 
 @pytest.mark.parametrize(
     ("action", "lcm_state"), [("SHUTDOWN", 18), ("SHUTDOWN", 12), ("DEPLOY", 20)], ids=["stop", "terminate", "start"]
 )
-async def test_any_other_cancelled_action_owes_nothing(desk: Desk, action: str, lcm_state: int) -> None:
+async def test_a_cancelled_action_that_creates_nothing_leaves_no_debt(desk: Desk, action: str, lcm_state: int) -> None:
     desk.world.provider.always["describe"] = asyncio.Event()
     deploy_id = desk.world.provider.add(identity_of(), InstanceState.STOPPED)
     await desk.world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
@@ -752,7 +760,7 @@ async def test_any_other_cancelled_action_owes_nothing(desk: Desk, action: str, 
     assert desk.replies() == []
 
 
-async def test_a_cancelled_request_stands_in_the_journal_until_its_work_is_over(
+async def test_a_cancelled_request_stays_in_the_journal_until_its_task_has_ended(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_end = asyncio.Event()
@@ -777,11 +785,11 @@ async def test_a_cancelled_request_stands_in_the_journal_until_its_work_is_over(
     assert await desk.open_requests() == []
 
 
-# Another front-end may be creating what is asked for
+# Creates of the front-end that led before
 
 
-async def test_a_driver_that_has_just_begun_to_lead_looks_for_creates_of_another_front_end(world: World) -> None:
-    """For ten minutes, in which an action of another one may end, and only in a cloud without tokens."""
+async def test_a_deploy_waits_for_creates_of_another_front_end_for_ten_minutes_after_an_election(world: World) -> None:
+    """An action of the other front-end may take so long. Only in a cloud without tokens."""
     world.provider.is_create_repeatable, world.provider.boot_time = False, 0.0
 
     async def seconds(desk: Desk, vm_id: int) -> float:
@@ -790,9 +798,9 @@ async def test_a_driver_that_has_just_begun_to_lead_looks_for_creates_of_another
         return round(now() - begun, 6)  # 4.999999999999999 are five
 
     async with a_desk(world) as desk:
-        assert await seconds(desk, 1) < 1, "a person at a pipe has no predecessor"
+        assert await seconds(desk, 1) < 1, "without an election there was no other leader"
         desk.dispatcher.hold_debts(is_held=True)
-        assert await seconds(desk, 2) > 4.99, "only a leader's oned asks, though the driver has not heard of it yet"
+        assert await seconds(desk, 2) > 4.99, "only a leader's oned sends requests: the driver has missed the election"
         desk.dispatcher.hold_debts(is_held=False)
         assert await seconds(desk, 3) > 4.99
         await pass_time(580)
@@ -803,7 +811,7 @@ async def test_a_driver_that_has_just_begun_to_lead_looks_for_creates_of_another
         assert await seconds(desk, 6) > 4.99, "it leads again"
 
 
-# What could not be destroyed is owed
+# Failed terminations become debts
 
 
 PASSING = [
@@ -815,7 +823,7 @@ PASSING = [
 
 @pytest.mark.parametrize("error", PASSING)
 @pytest.mark.parametrize("template", [None, large()], ids=["small", "large"])
-async def test_a_cleanup_that_failed_is_owed(desk: Desk, error: Exception, template: Template | None) -> None:
+async def test_a_failed_cleanup_becomes_a_debt(desk: Desk, error: Exception, template: Template | None) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.always["destroy"] = error
     assert (await desk.answer("CLEANUP", deploy_id=deploy_id, **of(template))).startswith("FAILURE ")
@@ -824,7 +832,7 @@ async def test_a_cleanup_that_failed_is_owed(desk: Desk, error: Exception, templ
     assert all(reason.startswith("CLEANUP failed: ") for _, reason in owed)
 
 
-async def test_a_cleanup_that_ran_out_of_time_is_owed(world: World) -> None:
+async def test_a_cleanup_that_exceeds_its_deadline_becomes_a_debt(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.destroy_time = 100_000
     async with a_desk(world, timeout=60) as desk:
@@ -834,20 +842,20 @@ async def test_a_cleanup_that_ran_out_of_time_is_owed(world: World) -> None:
 
 
 @pytest.mark.parametrize("template", [None, large()], ids=["small", "large"])
-async def test_a_cleanup_without_a_configuration_is_owed(desk: Desk, template: Template | None) -> None:
+async def test_a_cleanup_without_a_usable_configuration_becomes_a_debt(desk: Desk, template: Template | None) -> None:
     desk.engines.error = SettingsError("x.toml: owner is missing")
     await desk.answer("CLEANUP", deploy_id="i-1", **of(template))
     assert {id_ for id_, _ in await debts(desk.world)} == {"i-1", ""}
 
 
-async def test_a_cleanup_of_what_is_not_the_vms_owes_nothing(desk: Desk) -> None:
+async def test_a_cleanup_that_names_another_vms_instance_leaves_no_debt(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of(8))
     assert (await desk.answer("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE instance i-1 belongs to VM 8")
     assert await debts(desk.world) == []
 
 
 @pytest.mark.parametrize("is_after_cancel", [True, False], ids=["after-a-cancellation", "by-itself"])
-async def test_a_cancel_that_failed_is_owed_only_where_the_core_will_not_ask_again(
+async def test_a_failed_terminate_hard_becomes_a_debt_only_after_a_driver_cancel(
     desk: Desk, *, is_after_cancel: bool
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of())
@@ -861,7 +869,7 @@ async def test_a_cancel_that_failed_is_owed_only_where_the_core_will_not_ask_aga
     assert bool(await debts(desk.world)) is is_after_cancel
 
 
-async def test_a_power_off_that_failed_owes_nothing(desk: Desk) -> None:
+async def test_a_failed_power_off_leaves_no_debt(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.always["stop hard"] = PermissionDenied("not allowed")
     desk.world.provider.always["stop"] = asyncio.Event()
@@ -878,10 +886,10 @@ async def test_a_power_off_that_failed_owes_nothing(desk: Desk) -> None:
         pytest.param("5.10", 18, ["POLL SUCCESS 7 STATE=- ADDRESS=[]", "SHUTDOWN SUCCESS 7 -"], id="power-off"),
         pytest.param("5.10", 29, ["POLL SUCCESS 7 STATE=- ADDRESS=[]", "SHUTDOWN SUCCESS 7 -"], id="undeploy"),
         pytest.param("5.10", 12, ["SHUTDOWN SUCCESS 7 -"], id="terminate"),
-        pytest.param("7.4", 18, ["SHUTDOWN SUCCESS 7 -"], id="reported-when-it-is-powered-off"),
+        pytest.param("7.4", 18, ["SHUTDOWN SUCCESS 7 -"], id="reported-by-monitoring"),
     ],
 )
-async def test_up_to_5_10_what_a_stopped_instance_has_no_more_is_taken_back_before_its_vm_is_powered_off(
+async def test_up_to_5_10_a_poll_reply_clears_attributes_before_a_power_off_is_answered(
     desk: Desk, release: Any, lcm_state: int, lines: list[str]
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of())
@@ -894,7 +902,7 @@ async def test_up_to_5_10_what_a_stopped_instance_has_no_more_is_taken_back_befo
     assert desk.replies() == ['POLL SUCCESS 7 STATE=a ADDRESS="203.0.113.9"', *lines]
 
 
-async def test_a_power_off_that_is_done_just_in_time_is_no_failure(
+async def test_a_power_off_succeeds_if_only_clearing_attributes_exceeds_the_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_desk(world, timeout=8) as desk:
@@ -908,7 +916,7 @@ async def test_a_power_off_that_is_done_just_in_time_is_no_failure(
         assert await desk.reply("SHUTDOWN") == "SUCCESS -"
 
 
-async def test_what_is_owed_and_cannot_be_noted_is_told(desk: Desk) -> None:
+async def test_a_debt_that_cannot_be_journaled_is_logged(desk: Desk) -> None:
     desk.engines.journal = None
     desk.engines.error = SettingsError("x.toml: owner is missing")
     await desk.answer("CLEANUP", deploy_id="i-1")
@@ -920,7 +928,7 @@ async def test_what_is_owed_and_cannot_be_noted_is_told(desk: Desk) -> None:
 # POLL
 
 
-async def test_any_number_of_polls_is_answered_from_few_looks(desk: Desk) -> None:
+async def test_many_polls_are_answered_with_few_describe_calls(desk: Desk) -> None:
     ids = [desk.world.provider.add(identity_of(vm_id)) for vm_id in range(500)]
     for vm_id, deploy_id in enumerate(ids):
         desk.ask("POLL", vm_id, release="5.10", deploy_id=deploy_id)
@@ -929,7 +937,7 @@ async def test_any_number_of_polls_is_answered_from_few_looks(desk: Desk) -> Non
     assert desk.world.provider.count("describe") <= 3
 
 
-async def test_a_poll_that_an_action_overtakes_brings_no_news(desk: Desk) -> None:
+async def test_a_poll_reports_no_change_if_an_action_arrives_during_its_listing(desk: Desk) -> None:
     is_answered = asyncio.Event()
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["describe"].append(is_answered)
@@ -941,7 +949,7 @@ async def test_a_poll_that_an_action_overtakes_brings_no_news(desk: Desk) -> Non
     assert desk.replies() == ["POLL SUCCESS 7 STATE=-", "REBOOT SUCCESS 7 -"]
 
 
-async def test_a_poll_behind_a_shutdown_tells_what_is_true_after_it(desk: Desk) -> None:
+async def test_a_poll_after_a_shutdown_reports_the_state_after_it(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
     desk.ask("POLL", release="5.10", deploy_id=deploy_id)
@@ -949,7 +957,7 @@ async def test_a_poll_behind_a_shutdown_tells_what_is_true_after_it(desk: Desk) 
     assert desk.replies() == ["SHUTDOWN SUCCESS 7 -", "POLL SUCCESS 7 STATE=d"]
 
 
-async def test_a_poll_that_is_called_off_is_not_answered(desk: Desk) -> None:
+async def test_a_cancelled_poll_is_not_answered(desk: Desk) -> None:
     desk.world.provider.before["describe"].append(asyncio.Event())
     desk.ask("POLL", 7, release="5.10", deploy_id=desk.world.provider.add(identity_of(7)))
     await until(lambda: desk.world.provider.count("describe") == 1)
@@ -959,7 +967,7 @@ async def test_a_poll_that_is_called_off_is_not_answered(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-async def test_a_defect_in_a_lookup_costs_no_poll_its_answer(desk: Desk, count: int) -> None:
+async def test_every_poll_is_answered_after_an_unexpected_exception_in_a_lookup(desk: Desk, count: int) -> None:
     deploy_id = desk.world.provider.add(identity_of(100))
     desk.world.provider.always["find"] = desk.world.provider.always["list"] = KeyError("reservations")
     for vm_id in range(count):
@@ -969,7 +977,7 @@ async def test_a_defect_in_a_lookup_costs_no_poll_its_answer(desk: Desk, count: 
     assert len(desk.replies()) == count + 1
 
 
-async def test_polls_that_wait_while_the_configuration_breaks_are_answered(desk: Desk) -> None:
+async def test_queued_polls_report_no_change_while_the_configuration_is_unusable(desk: Desk) -> None:
     desk.engines.error = SettingsError("x.toml: owner is missing")
     for vm_id in range(3):
         desk.ask("POLL", vm_id, release="5.10", deploy_id="i-1")
@@ -977,11 +985,11 @@ async def test_polls_that_wait_while_the_configuration_breaks_are_answered(desk:
     assert desk.replies() == [f"POLL SUCCESS {vm_id} STATE=-" for vm_id in range(3)]
 
 
-# Drivers that perform verbs as they were sent
+# Verbatim drivers
 
 
 class FakeScripts:
-    """Pretends to run a script for each verb; what it was given is kept, what it is to answer is set."""
+    """Pretends to run a script for each action; keeps the requests, and returns or raises `answer`."""
 
     name = "scripts"
     is_busy = False
@@ -1020,7 +1028,7 @@ async def verbatim(world: World, scripts: FakeScripts) -> AsyncIterator[Desk]:
 
 @pytest.mark.parametrize("release", ["5.10", "7.4"])
 @pytest.mark.parametrize("action", ["DEPLOY", "SHUTDOWN", "POLL", "ATTACHDISK", "MIGRATE", "BACKUP"])
-async def test_a_verb_is_performed_as_it_was_sent(
+async def test_a_verbatim_driver_gets_the_action_and_message_as_sent(
     verbatim: Desk, scripts: FakeScripts, action: str, release: str
 ) -> None:
     scripts.answer = "as the script says"
@@ -1033,7 +1041,7 @@ async def test_a_verb_is_performed_as_it_was_sent(
     assert (given.action, given.is_two_blank, given.request.vm_id) == (action, release == "7.4", 7)
 
 
-async def test_a_large_message_is_handed_on_whole(verbatim: Desk, scripts: FakeScripts) -> None:
+async def test_a_verbatim_driver_gets_a_large_message_unchanged(verbatim: Desk, scripts: FakeScripts) -> None:
     request = verbatim.ask("DEPLOY", template=large())
     await verbatim.settled()
     assert scripts.requests[0].message == binascii.a2b_base64(request.payload)
@@ -1047,14 +1055,14 @@ async def test_a_large_message_is_handed_on_whole(verbatim: Desk, scripts: FakeS
         (KeyError("x"), "internal error (KeyError), the driver's log has the details"),
     ],
 )
-async def test_a_script_that_fails_costs_a_failure(
+async def test_a_failed_script_is_answered_with_a_failure(
     verbatim: Desk, scripts: FakeScripts, error: Exception, sentence: str
 ) -> None:
     scripts.answer = error
     assert await verbatim.answer("DEPLOY") == f"FAILURE {sentence}"
 
 
-async def test_scripts_have_as_much_time_as_they_need(verbatim: Desk, scripts: FakeScripts) -> None:
+async def test_scripts_have_no_time_limit_by_default(verbatim: Desk, scripts: FakeScripts) -> None:
     scripts.gate = asyncio.Event()
     verbatim.ask("DEPLOY")
     await pass_time(50_000)
@@ -1064,7 +1072,7 @@ async def test_scripts_have_as_much_time_as_they_need(verbatim: Desk, scripts: F
     assert verbatim.replies() == ["DEPLOY SUCCESS 7 -"]
 
 
-async def test_a_time_limit_is_for_each_script_and_not_for_the_action(world: World, scripts: FakeScripts) -> None:
+async def test_the_time_limit_of_scripts_does_not_limit_the_whole_action(world: World, scripts: FakeScripts) -> None:
     scripts.gate = asyncio.Event()
     async with a_desk(world, verbatim=scripts, timeout=20) as desk:
         desk.ask("DEPLOY")
@@ -1074,7 +1082,7 @@ async def test_a_time_limit_is_for_each_script_and_not_for_the_action(world: Wor
         await desk.settled()
 
 
-async def test_scripts_are_not_run_again_after_a_crash(verbatim: Desk, scripts: FakeScripts) -> None:
+async def test_requests_for_scripts_are_journaled_without_payload(verbatim: Desk, scripts: FakeScripts) -> None:
     scripts.gate = asyncio.Event()
     verbatim.ask("DEPLOY")
     await pass_time(1)
@@ -1082,7 +1090,7 @@ async def test_scripts_are_not_run_again_after_a_crash(verbatim: Desk, scripts: 
     assert (record.action, record.payload) == ("DEPLOY", b"")
 
 
-async def test_a_script_that_is_called_off_is_ended_and_not_answered(verbatim: Desk, scripts: FakeScripts) -> None:
+async def test_a_cancelled_script_is_not_answered_and_leaves_no_debt(verbatim: Desk, scripts: FakeScripts) -> None:
     scripts.gate = asyncio.Event()
     verbatim.ask("DEPLOY")
     await turns()
@@ -1092,7 +1100,7 @@ async def test_a_script_that_is_called_off_is_ended_and_not_answered(verbatim: D
     assert await debts(verbatim.world) == []
 
 
-async def test_a_log_line_of_any_level_gets_through(world: World, desk: Desk) -> None:
+async def test_log_lines_of_every_severity_are_written(world: World, desk: Desk) -> None:
     for severity in Severity:
         desk.dispatcher.tell(severity, "text", identity_of().vm_id)
     desk.dispatcher.tell(Severity.WARNING, "for oned")
@@ -1100,7 +1108,7 @@ async def test_a_log_line_of_any_level_gets_through(world: World, desk: Desk) ->
 
 
 @pytest.mark.parametrize(("release", "general_id"), [("5.10", "-"), ("7.4", "-1")])
-async def test_what_oneds_own_log_is_to_hold_waits_until_it_is_known_what_it_is_called(
+async def test_lines_for_oneds_log_wait_for_the_first_request_to_show_the_release(
     desk: Desk, release: str, general_id: str
 ) -> None:
     desk.dispatcher.tell(Severity.WARNING, "early")
@@ -1110,12 +1118,12 @@ async def test_what_oneds_own_log_is_to_hold_waits_until_it_is_known_what_it_is_
     assert desk.logs()[:2] == [f"LOG W {general_id} early", f"LOG W {general_id} late"]
 
 
-# Whatever is asked, and whatever the cloud does
+# Random requests and random errors of the cloud
 
 
 @dataclass(frozen=True)
 class Ask:
-    """A request about the VM; `named` when oned has learnt the id of its instance."""
+    """A request about the VM; `named` if it carries the deploy id."""
 
     vm_id: int
     what: tuple[str, int]
@@ -1131,7 +1139,7 @@ class Cancel:
 
 @dataclass(frozen=True)
 class Mishap:
-    """What befalls the next call of this kind: before it takes effect, or on the way of its answer."""
+    """An error of the next call of this kind: before it takes effect, or instead of its answer."""
 
     operation: str
     error: type[ProviderError]
@@ -1140,7 +1148,7 @@ class Mishap:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing, for a while."""
+    """A pause without requests."""
 
     seconds: float
 
@@ -1174,7 +1182,7 @@ STEPS = st.lists(
             st.sampled_from([ProviderUnavailable, Throttled, NoCapacity, PermissionDenied]),
             is_after=st.just(value=False),
         ),
-        # A cloud that says no has done nothing; one that says nothing may have done it.
+        # A refused call has had no effect; an unanswered one may have had it.
         st.builds(Mishap, OPERATIONS, st.just(ProviderUnavailable), is_after=st.just(value=True)),
         st.builds(Wait, st.sampled_from([0.0, 0.5, 3.0, 30.0])),
     ),
@@ -1186,7 +1194,7 @@ REPLACED = " was open, and is answered for both"
 
 
 class Core:
-    """Keeps the books that oned keeps: what was asked, answered, replaced and called off, and the ids it was told."""
+    """Counts as oned does: requests sent, answered, replaced and cancelled, and the deploy ids returned."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -1218,7 +1226,7 @@ class Core:
                 await pass_time(seconds)
 
     def settled(self, vm_id: int) -> int:
-        """How many requests of a VM were answered, by themselves or with a newer one."""
+        """The number of requests of a VM that were answered, separately or together with a newer one."""
         replaced = [line for line in self.desk.logs() if line.startswith(f"LOG I {vm_id} ") and REPLACED in line]
         return len(self.desk.replies(vm_id=vm_id)) + len(replaced)
 
@@ -1228,7 +1236,7 @@ class Core:
 
 
 async def live_through(steps: list[Step], path: Path, *, is_repeatable: bool, lag: float) -> None:
-    """Everything that was asked is answered once or was called off, and what is cleaned up in the end is gone."""
+    """Check that each request is answered once or cancelled, and that no instance is left after a final CLEANUP."""
     async with a_world(path) as world, a_desk(world, threads=2) as desk:
         world.provider.is_create_repeatable = is_repeatable
         world.provider.lag, world.provider.visibility_grace = lag, lag + 1
@@ -1256,7 +1264,7 @@ async def live_through(steps: list[Step], path: Path, *, is_repeatable: bool, la
 
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS, is_repeatable=st.booleans(), lag=st.sampled_from([0.0, 10.0]))
-def test_whatever_happens_each_request_is_answered_once_and_nothing_is_left_behind(
+def test_random_requests_are_answered_once_and_leave_no_instance_after_cleanup(
     steps: list[Step], *, is_repeatable: bool, lag: float
 ) -> None:
     with tempfile.TemporaryDirectory() as directory, closing(looptime.new_event_loop()) as loop:

@@ -1,4 +1,4 @@
-"""Clouds without idempotency tokens: one instance in the end, whatever becomes of the answers (decisions 12 and 14)."""
+"""Clouds without idempotency tokens: one instance stays although answers are lost (decisions 12 and 14)."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ SECONDS_APART = 5.0
 
 
 class Partner(FakeCloud):
-    """Pretends to be a cloud without tokens that tells how old its instances are.
+    """Pretends to be a cloud without tokens that reports when its instances were created.
 
-    `fates` says of each create in turn after how many seconds it is carried out although it is never answered; None for
-    one that is answered at once. `looks` and `creates` hold when it was asked.
+    `fates` holds for each create in turn the seconds after which it is carried out without ever being answered, or None
+    for one that is answered at once. `looks` and `creates` hold the times of its calls.
     """
 
     name: str = "partner"
@@ -103,18 +103,18 @@ async def pay_all(world: World) -> None:
         await world.journal.pay_debt(debt)
 
 
-# An answer that is lost
+# Lost answers
 
 
 @pytest.mark.looptime
-async def test_what_an_unanswered_create_has_made_is_found_within_the_same_deploy(world: World) -> None:
+async def test_a_deploy_finds_the_instance_of_its_own_unanswered_create(world: World) -> None:
     partner(world).fates = [4.0]
     deploy_id = await deploy(world)
     assert (world.provider.alive(), len(partner(world).creates)) == ([deploy_id], 1)
 
 
 @pytest.mark.looptime
-async def test_a_create_without_an_answer_that_made_nothing_is_told_and_not_sent_again(world: World) -> None:
+async def test_a_deploy_fails_if_its_unanswered_create_made_no_instance(world: World) -> None:
     world.provider.before["create"].append(ProviderUnavailable("partner did not answer"))
     with pytest.raises(ProviderUnavailable, match="partner did not answer"):
         await deploy(world)
@@ -124,7 +124,7 @@ async def test_a_create_without_an_answer_that_made_nothing_is_told_and_not_sent
 
 
 @pytest.mark.looptime
-async def test_where_nobody_can_look_the_create_without_an_answer_is_what_is_told(world: World) -> None:
+async def test_a_deploy_fails_with_the_create_error_if_the_following_lookups_fail(world: World) -> None:
     partner(world).fates = [1000.0]
     looking = asyncio.create_task(deploy(world))
     while not partner(world).creates:
@@ -137,8 +137,8 @@ async def test_where_nobody_can_look_the_create_without_an_answer_is_what_is_tol
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("interval", [0.5, 7.0])
-async def test_a_second_create_comes_after_two_looks_that_lie_apart(world: World, interval: float) -> None:
-    """However old the attempt is: an overloaded front-end may be working on it still."""
+async def test_a_second_create_follows_two_lookups_five_seconds_apart(world: World, interval: float) -> None:
+    """Even for an old attempt: an overloaded front-end of the cloud may still be working on it."""
     world.provider.watch_interval = interval
     await world.add_attempt(AttemptState.OPEN, age=1000)
     await deploy(world)
@@ -149,7 +149,7 @@ async def test_a_second_create_comes_after_two_looks_that_lie_apart(world: World
 
 
 @pytest.mark.looptime
-async def test_what_shows_between_the_two_looks_is_taken_over(world: World) -> None:
+async def test_an_instance_that_appears_between_the_two_lookups_is_adopted(world: World) -> None:
     partner(world).fates = [1003.0]
     made = world.provider.create(CreateCall(identity=identity_of(), token="lost", parameters={}))
     with suppress(ProviderUnavailable):
@@ -161,18 +161,18 @@ async def test_what_shows_between_the_two_looks_is_taken_over(world: World) -> N
     assert len(partner(world).creates) == 1
 
 
-# Another front-end has led until now
+# After an election
 
 
 async def take_over(world: World, *, led_for: float = 0.0) -> DeployId:
-    """A DEPLOY of which this journal knows nothing, so long after this front-end began to lead."""
+    """Deploy a VM that the journal does not know, `led_for` seconds after this front-end began to lead."""
     since = Timestamp.now(world.clock)
     await pass_time(led_for)
     return await deploy(world, leads_since=since)
 
 
 @pytest.mark.looptime
-async def test_what_the_front_end_before_was_creating_is_taken_over(world: World) -> None:
+async def test_an_instance_that_the_former_leader_was_creating_is_adopted(world: World) -> None:
     theirs = world.provider.add(identity_of())
     world.provider.instances[theirs].visible_at = now() + 4
     assert await take_over(world) == theirs
@@ -183,7 +183,7 @@ async def test_what_the_front_end_before_was_creating_is_taken_over(world: World
 
 
 @pytest.mark.looptime
-async def test_what_the_front_end_before_has_created_meanwhile_is_owed(world: World) -> None:
+async def test_an_instance_that_the_former_leader_created_meanwhile_becomes_a_debt(world: World) -> None:
     with pytest.MonkeyPatch.context() as patch:
         create = partner(world).create
 
@@ -205,7 +205,9 @@ async def test_what_the_front_end_before_has_created_meanwhile_is_owed(world: Wo
 @pytest.mark.parametrize(
     ("led_for", "seconds"), [(0.0, GRACE), (GRACE - 2, SECONDS_APART), (100.0, SECONDS_APART)], ids=str
 )
-async def test_it_looks_until_the_grace_has_passed_since_it_leads(world: World, led_for: float, seconds: float) -> None:
+async def test_lookups_of_a_new_leader_last_until_the_grace_since_the_election_has_passed(
+    world: World, led_for: float, seconds: float
+) -> None:
     begun = now() + led_for
     await take_over(world, led_for=led_for)
     [created] = partner(world).creates
@@ -214,7 +216,7 @@ async def test_it_looks_until_the_grace_has_passed_since_it_leads(world: World, 
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("case", ["leads for long", "has tokens", "knows the VM"])
-async def test_without_a_predecessor_at_work_a_deploy_creates_at_once(world: World, case: str) -> None:
+async def test_a_deploy_creates_at_once_if_no_former_leader_may_be_creating(world: World, case: str) -> None:
     world.provider.is_create_repeatable = case == "has tokens"
     if case == "knows the VM":
         await world.add_attempt(AttemptState.REFUSED)
@@ -227,7 +229,7 @@ async def test_without_a_predecessor_at_work_a_deploy_creates_at_once(world: Wor
 
 
 async def two_creates(world: World, *, late: float) -> DeployId:
-    """A create that is carried out so late that another one was sent; what the second DEPLOY answers."""
+    """Let a create take effect only after a second one was sent; return the second DEPLOY's instance."""
     partner(world).fates = [late]
     with pytest.raises(ProviderUnavailable):
         await deploy(world)
@@ -235,11 +237,11 @@ async def two_creates(world: World, *, late: float) -> DeployId:
 
 
 @pytest.mark.looptime
-async def test_of_two_instances_of_one_create_the_younger_one_is_owed(world: World) -> None:
+async def test_the_younger_of_two_instances_for_one_vm_becomes_a_debt(world: World) -> None:
     await two_creates(world, late=40.0)
     await pass_time(60)
     late, answered = world.provider.alive()
-    assert await deploy(world) == answered, "the one that was made first"
+    assert await deploy(world) == answered, "the instance that was created first"
     [debt] = await world.journal.debts()
     assert (debt.deploy_id, debt.identity) == (late, identity_of())
     assert debt.reason == f"a duplicate of {answered}, made by a create whose answer was lost"
@@ -250,8 +252,8 @@ async def test_of_two_instances_of_one_create_the_younger_one_is_owed(world: Wor
 
 
 @pytest.mark.looptime
-async def test_the_older_one_stays_though_the_younger_ones_id_was_answered(world: World) -> None:
-    """And what is reported on the VM follows: the journal's latest attempt is the one that made it."""
+async def test_the_older_instance_stays_although_the_younger_ones_id_was_returned(world: World) -> None:
+    """Reports on the VM follow: the journal's latest attempt is the one that made the older instance."""
     partner(world).fates = [1000.0]
     with pytest.raises(ProviderUnavailable):
         await deploy(world)
@@ -282,7 +284,7 @@ async def test_the_older_one_stays_though_the_younger_ones_id_was_answered(world
 
 
 @pytest.mark.looptime
-async def test_an_instance_that_no_attempt_of_ours_explains_is_nobodys_twin(world: World) -> None:
+async def test_an_instance_that_no_attempt_explains_is_not_treated_as_a_duplicate(world: World) -> None:
     own = await deploy(world)
     copy = world.provider.add(identity_of())
     with pytest.raises(AmbiguousInstance, match=f"{own} and {copy} are both VM 7's"):
@@ -291,7 +293,7 @@ async def test_an_instance_that_no_attempt_of_ours_explains_is_nobodys_twin(worl
 
 
 @pytest.mark.looptime
-async def test_where_tokens_tell_two_instances_are_for_a_person_to_sort_out(world: World) -> None:
+async def test_deploy_fails_on_two_instances_in_a_cloud_with_tokens(world: World) -> None:
     await two_creates(world, late=40.0)
     await pass_time(60)
     world.provider.is_create_repeatable = True
@@ -301,7 +303,7 @@ async def test_where_tokens_tell_two_instances_are_for_a_person_to_sort_out(worl
 
 
 @pytest.mark.looptime
-async def test_where_nobody_can_look_for_a_twin_the_deploy_succeeds_all_the_same(world: World) -> None:
+async def test_a_deploy_succeeds_although_the_lookup_for_a_duplicate_fails(world: World) -> None:
     await world.add_attempt(AttemptState.GONE, age=1000)
     create = partner(world).create
     with pytest.MonkeyPatch.context() as patch:
@@ -321,7 +323,7 @@ LATE = [None, None, 0.0, 3.0, 9.0, 12.0, 30.0, 200.0]
 
 
 @pytest.mark.looptime
-async def test_whatever_becomes_of_the_answers_one_instance_is_left(tmp_path: Path) -> None:
+async def test_one_instance_is_left_after_random_lost_answers(tmp_path: Path) -> None:
     for seed in range(12):
         fates = random.Random(seed)
         async with a_world(tmp_path / f"{seed}", Partner()) as world:
@@ -335,14 +337,14 @@ async def test_whatever_becomes_of_the_answers_one_instance_is_left(tmp_path: Pa
             for first, second in zip(cloud.creates, cloud.creates[1:], strict=False):
                 between = [look for look in cloud.looks if first < look <= second]
                 assert between[-1] - between[0] >= SECONDS_APART, shown
-            await pass_time(300)  # whatever comes late has come
+            await pass_time(300)  # all late creates have taken effect
             deploy_id = await deploy(world)
             await pay_all(world)
             assert world.provider.alive() == [deploy_id], shown
             assert await deploy(world) == deploy_id, shown
 
 
-# Which one stays
+# Which instance stays
 
 
 def an_instance(number: int, *, at: float = 0.0, **fields: Any) -> Instance:
@@ -364,41 +366,41 @@ def an_attempt(number: int, *, at: float, deploy_id: str = "", state: AttemptSta
 
 
 def staying(*instances: Instance, attempts: Sequence[Attempt]) -> str | None:
-    twins: Duplicates | None = sort_duplicates(instances, attempts, now=Timestamp(at=5000.0))
-    if twins is None:
+    duplicates: Duplicates | None = sort_duplicates(instances, attempts, now=Timestamp(at=5000.0))
+    if duplicates is None:
         return None
-    assert {each.deploy_id for each in (twins.stays, *twins.owed)} == {each.deploy_id for each in instances}
-    return twins.stays.deploy_id
+    assert {each.deploy_id for each in (duplicates.stays, *duplicates.owed)} == {each.deploy_id for each in instances}
+    return duplicates.stays.deploy_id
 
 
 LOST = an_attempt(1, at=1000.0)
 MADE = an_attempt(2, at=1030.0, deploy_id="i-2", state=AttemptState.CREATED)
 
 
-def test_the_oldest_stays() -> None:
+def test_the_oldest_instance_stays() -> None:
     assert staying(an_instance(1, at=1040), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
     assert staying(an_instance(1, at=1020), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-1"
 
 
-def test_of_equals_the_one_whose_id_is_known_stays() -> None:
+def test_of_two_equally_old_instances_the_journaled_one_stays() -> None:
     assert staying(an_instance(1, at=1031), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
-    assert staying(an_instance(1), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2", "where one has no age"
+    assert staying(an_instance(1), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2", "one has no creation time"
 
 
-def test_one_that_has_failed_does_not_stay_beside_one_that_has_not() -> None:
+def test_a_failed_instance_does_not_stay_beside_a_healthy_one() -> None:
     failed = an_instance(1, at=1020, state=InstanceState.UNKNOWN, reason="no space left")
     assert staying(failed, an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
 
 
-def test_more_instances_than_attempts_were_made_by_somebody_else() -> None:
+def test_no_duplicate_is_chosen_among_more_instances_than_attempts() -> None:
     three = [an_instance(number, at=1031) for number in (1, 2, 3)]
     assert staying(*three, attempts=[LOST, MADE]) is None
 
 
-def test_an_instance_of_another_time_is_not_what_the_attempt_has_made() -> None:
+def test_no_duplicate_is_chosen_if_an_instance_was_created_at_another_time_than_its_attempt() -> None:
     assert staying(an_instance(1, at=9000), an_instance(2, at=1031), attempts=[LOST, MADE]) is None
 
 
-def test_what_was_refused_has_made_nothing() -> None:
+def test_a_refused_attempt_explains_no_instance() -> None:
     refused = msgspec.structs.replace(LOST, state=AttemptState.REFUSED)
     assert staying(an_instance(1, at=1020), an_instance(2, at=1031), attempts=[refused, MADE]) is None

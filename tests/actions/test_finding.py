@@ -45,14 +45,14 @@ async def to_destroy(world: World, *, deploy_id: str = "", deadline: float = mat
 # One instance
 
 
-async def test_an_instance_is_found_by_the_id_that_the_request_names(world: World) -> None:
+async def test_locate_finds_the_instance_that_the_request_names(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.add(identity_of())
     assert (await world.finder.locate(request_of(deploy_id=deploy_id))).deploy_id == deploy_id
-    assert world.provider.count("find") == 0, "one look is enough"
+    assert world.provider.count("find") == 0, "one call is enough"
 
 
-async def test_an_instance_is_the_vms_whatever_seq_and_host_it_was_made_with(world: World) -> None:
+async def test_locate_accepts_an_instance_tagged_with_an_older_seq_and_host(world: World) -> None:
     deploy_id = world.provider.add(identity_of(seq=1, host_id=3))
     request = request_of(deploy_id=deploy_id, seq=5, host_id=9)
     assert (await world.finder.locate(request)).deploy_id == deploy_id
@@ -64,12 +64,12 @@ OTHERS = [
     pytest.param(
         identity_of(stime=STIME - 1), "instance i-1 belongs to an earlier VM 7: it is left alone", id="earlier-life"
     ),
-    pytest.param(None, "instance i-1 has no tags of ours: it is left alone", id="nobody"),
+    pytest.param(None, "instance i-1 has no tags of ours: it is left alone", id="untagged"),
 ]
 
 
 @pytest.mark.parametrize(("identity", "sentence"), OTHERS)
-async def test_somebody_elses_instance_is_never_touched_though_the_request_names_it(
+async def test_another_vms_instance_is_refused_although_the_request_names_it(
     world: World, identity: Identity | None, sentence: str
 ) -> None:
     deploy_id = world.provider.add(identity)
@@ -82,7 +82,7 @@ async def test_somebody_elses_instance_is_never_touched_though_the_request_names
     assert str(caught.value) == sentence
 
 
-async def test_an_untagged_instance_that_was_imported_for_this_vm_is_its_own(world: World) -> None:
+async def test_an_untagged_instance_that_was_imported_for_this_vm_is_accepted(world: World) -> None:
     deploy_id = world.provider.add(None)
     await world.journal.record_import(deploy_id, vm_id=identity_of().vm_id, stime=STIME)
     assert (await world.finder.locate(request_of(deploy_id=deploy_id))).deploy_id == deploy_id
@@ -92,7 +92,7 @@ async def test_an_untagged_instance_that_was_imported_for_this_vm_is_its_own(wor
 
 
 @pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
-async def test_without_a_good_id_the_instance_is_found_by_its_tags(world: World, named: str) -> None:
+async def test_locate_finds_the_instance_by_tags_if_the_id_is_missing_or_unknown(world: World, named: str) -> None:
     world.provider.add(identity_of(8))
     world.provider.add(identity_of(stime=STIME - 1))
     world.provider.add(identity_of(), InstanceState.TERMINATED)
@@ -101,7 +101,7 @@ async def test_without_a_good_id_the_instance_is_found_by_its_tags(world: World,
     assert (await world.finder.locate(request_of(deploy_id=named))).deploy_id == deploy_id
 
 
-async def test_several_instances_of_one_vm_are_for_a_person_to_sort_out(world: World) -> None:
+async def test_locate_fails_if_the_vm_has_several_instances(world: World) -> None:
     for deploy_id in ("i-b", "i-a"):
         world.provider.add(identity_of(), deploy_id=deploy_id)
     with pytest.raises(AmbiguousInstance) as caught:
@@ -116,14 +116,14 @@ async def test_several_instances_of_one_vm_are_for_a_person_to_sort_out(world: W
         pytest.param("", "VM 7 has no instance", id="unnamed"),
     ],
 )
-async def test_an_instance_that_is_not_there_is_told_at_once(world: World, named: str, sentence: str) -> None:
+async def test_locate_fails_at_once_if_the_instance_does_not_exist(world: World, named: str, sentence: str) -> None:
     with pytest.raises(InstanceNotFound) as caught:
         await world.finder.locate(request_of(deploy_id=named))
     assert str(caught.value) == sentence
     assert now() < 1, "at once"
 
 
-async def test_an_instance_that_was_just_made_is_waited_for(world: World) -> None:
+async def test_locate_waits_for_an_instance_that_was_just_created(world: World) -> None:
     world.provider.visibility_grace = 30
     world.provider.lag = 20
     await world.add_attempt(AttemptState.OPEN)
@@ -132,7 +132,7 @@ async def test_an_instance_that_was_just_made_is_waited_for(world: World) -> Non
     assert 20 <= now() <= 22
 
 
-async def test_an_instance_that_does_not_appear_within_the_grace_is_not_there(world: World) -> None:
+async def test_locate_fails_if_the_instance_does_not_appear_within_the_grace(world: World) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-404")
     with pytest.raises(InstanceNotFound):
@@ -141,7 +141,7 @@ async def test_an_instance_that_does_not_appear_within_the_grace_is_not_there(wo
 
 
 @pytest.mark.parametrize("state", [AttemptState.REFUSED, AttemptState.GONE])
-async def test_nothing_is_waited_for_after_an_attempt_that_came_to_nothing(world: World, state: AttemptState) -> None:
+async def test_locate_does_not_wait_after_a_refused_or_closed_attempt(world: World, state: AttemptState) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(state)
     with pytest.raises(InstanceNotFound):
@@ -149,7 +149,7 @@ async def test_nothing_is_waited_for_after_an_attempt_that_came_to_nothing(world
     assert now() < 1, "at once"
 
 
-async def test_an_instance_that_the_lookup_does_not_show_is_found_by_the_journaled_id(
+async def test_locate_finds_an_instance_without_visible_tags_by_its_journaled_id(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def find_nothing(**_: object) -> list[object]:
@@ -161,7 +161,7 @@ async def test_an_instance_that_the_lookup_does_not_show_is_found_by_the_journal
     assert (await world.finder.locate(request_of())).deploy_id == deploy_id
 
 
-async def test_a_journaled_id_that_leads_to_somebody_else_is_not_followed(world: World) -> None:
+async def test_locate_ignores_a_journaled_id_of_another_vms_instance(world: World) -> None:
     deploy_id = world.provider.add(identity_of(8))
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
     with pytest.raises(InstanceNotFound):
@@ -169,37 +169,37 @@ async def test_a_journaled_id_that_leads_to_somebody_else_is_not_followed(world:
 
 
 @pytest.mark.parametrize("operation", ["describe", "find"])
-async def test_a_cloud_that_cannot_be_asked_is_no_proof_that_nothing_is_there(world: World, operation: str) -> None:
+async def test_locate_raises_the_error_of_a_failed_lookup(world: World, operation: str) -> None:
     world.provider.always[operation] = ProviderUnavailable("fake did not answer")
     with pytest.raises(ProviderUnavailable):
         await world.finder.locate(request_of(deploy_id="i-1"))
 
 
-async def test_attempts_of_other_lives_of_the_number_are_not_this_vms(world: World) -> None:
+async def test_attempts_of_an_earlier_vm_with_the_same_id_are_left_out(world: World) -> None:
     await world.add_attempt(AttemptState.OPEN, seq=0)
     await world.add_attempt(AttemptState.OPEN, seq=4)
     assert len(await world.finder.attempts(request_of(seq=9))) == 2
     assert await world.finder.attempts(request_of(stime=STIME + 1)) == []
 
 
-# What is left to destroy
+# Instances to destroy
 
 
 @pytest.mark.parametrize(
     "state", [InstanceState.RUNNING, InstanceState.STOPPED, InstanceState.UNKNOWN, InstanceState.TERMINATING]
 )
-async def test_what_the_request_names_is_left_until_it_is_terminated(world: World, state: InstanceState) -> None:
+async def test_the_named_instance_is_to_be_destroyed_until_it_is_terminated(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     assert await to_destroy(world, deploy_id=deploy_id) == [deploy_id]
 
 
-async def test_what_the_cloud_shows_terminated_is_gone(world: World) -> None:
+async def test_a_terminated_instance_is_not_to_be_destroyed(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
     assert await to_destroy(world, deploy_id=deploy_id) == []
 
 
 @pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
-async def test_everything_that_is_tagged_as_this_vms_is_left_and_nothing_else(world: World, named: str) -> None:
+async def test_all_instances_tagged_as_this_vms_and_no_others_are_to_be_destroyed(world: World, named: str) -> None:
     world.provider.add(identity_of(8))
     world.provider.add(identity_of(stime=STIME - 1))
     world.provider.add(identity_of(owner="quay"))
@@ -208,13 +208,13 @@ async def test_everything_that_is_tagged_as_this_vms_is_left_and_nothing_else(wo
     assert sorted(await to_destroy(world, deploy_id=named)) == sorted(mine)
 
 
-async def test_what_is_on_its_way_out_is_not_gone_yet_however_it_was_found(world: World) -> None:
+async def test_a_terminating_instance_found_by_tags_is_not_gone_yet(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.provider.destroy(deploy_id)
     assert await to_destroy(world) == [deploy_id]
 
 
-async def test_a_complete_lookup_that_finds_nothing_is_proof(world: World) -> None:
+async def test_nothing_is_to_be_destroyed_if_a_complete_lookup_finds_nothing(world: World) -> None:
     assert await to_destroy(world) == []
     assert now() < 1, "at once"
 
@@ -227,7 +227,7 @@ async def test_a_complete_lookup_that_finds_nothing_is_proof(world: World) -> No
         pytest.param("find", "cannot tell whether VM 7's instance still exists: ", id="by-tags"),
     ],
 )
-async def test_a_lookup_that_fails_proves_nothing(
+async def test_a_failed_lookup_does_not_prove_that_nothing_is_to_be_destroyed(
     world: World, operation: str, sentence: str, error: Exception
 ) -> None:
     world.provider.always[operation] = error
@@ -236,7 +236,7 @@ async def test_a_lookup_that_fails_proves_nothing(
     assert str(caught.value) == f"{sentence}{error}"
 
 
-async def test_certainty_is_waited_for_until_the_grace_has_passed(world: World) -> None:
+async def test_to_destroy_waits_until_the_grace_of_an_open_attempt_has_passed(world: World) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.OPEN, age=10)
     assert await to_destroy(world) == []
@@ -244,7 +244,7 @@ async def test_certainty_is_waited_for_until_the_grace_has_passed(world: World) 
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE]
 
 
-async def test_what_was_made_lately_and_is_not_shown_after_the_grace_may_be_there(world: World) -> None:
+async def test_to_destroy_fails_if_a_recently_created_instance_is_invisible_after_the_grace(world: World) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-404", age=10)
     with pytest.raises(CannotTell) as caught:
@@ -256,14 +256,14 @@ async def test_what_was_made_lately_and_is_not_shown_after_the_grace_may_be_ther
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.CREATED]
 
 
-async def test_what_was_made_long_ago_and_is_not_shown_is_gone_and_looked_for_all_the_same(world: World) -> None:
+async def test_an_instance_created_long_ago_and_invisible_counts_as_gone_but_becomes_a_debt(world: World) -> None:
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-404", age=4000)
     assert await to_destroy(world) == []
     assert [debt.deploy_id for debt in await world.journal.debts()] == ["i-404"]
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.CREATED]
 
 
-async def test_who_has_no_time_to_wait_for_certainty_is_told_how_long_that_takes(world: World) -> None:
+async def test_to_destroy_fails_with_the_time_to_wait_if_the_deadline_is_too_short(world: World) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.OPEN)
     with pytest.raises(CannotTell) as caught:
@@ -273,7 +273,7 @@ async def test_who_has_no_time_to_wait_for_certainty_is_told_how_long_that_takes
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.OPEN]
 
 
-async def test_what_appears_within_the_grace_is_left(world: World) -> None:
+async def test_an_instance_that_appears_within_the_grace_is_to_be_destroyed(world: World) -> None:
     world.provider.visibility_grace = 30
     world.provider.lag = 20
     await world.add_attempt(AttemptState.OPEN)
@@ -281,7 +281,7 @@ async def test_what_appears_within_the_grace_is_left(world: World) -> None:
     assert await to_destroy(world) == [deploy_id]
 
 
-async def test_a_create_under_way_is_waited_for(world: World) -> None:
+async def test_to_destroy_waits_for_a_create_under_way(world: World) -> None:
     is_answered = asyncio.Event()
     world.provider.before["create"].append(is_answered)
     attempt = await world.add_attempt(AttemptState.OPEN)
@@ -300,7 +300,7 @@ async def test_a_create_under_way_is_waited_for(world: World) -> None:
     assert await looking == [await creating]
 
 
-async def test_an_id_that_was_seen_terminated_is_proof_even_when_nothing_can_be_looked_up(world: World) -> None:
+async def test_a_terminated_id_is_proof_without_a_tag_lookup_unless_another_attempt_is_open(world: World) -> None:
     world.provider.visibility_grace = 30
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
@@ -311,13 +311,13 @@ async def test_an_id_that_was_seen_terminated_is_proof_even_when_nothing_can_be_
         await to_destroy(world, deploy_id=deploy_id)
 
 
-async def test_beside_an_id_that_was_seen_terminated_there_may_be_another_instance(world: World) -> None:
+async def test_another_instance_beside_the_terminated_one_is_to_be_destroyed(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
     other = world.provider.add(identity_of())
     assert await to_destroy(world, deploy_id=deploy_id) == [other]
 
 
-async def test_an_id_that_was_seen_terminated_says_nothing_of_an_attempt_without_answer(world: World) -> None:
+async def test_the_instance_of_an_unanswered_attempt_beside_a_terminated_one_is_to_be_destroyed(world: World) -> None:
     world.provider.visibility_grace = 30
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id, number=1)
@@ -326,21 +326,25 @@ async def test_an_id_that_was_seen_terminated_says_nothing_of_an_attempt_without
     assert await to_destroy(world, deploy_id=deploy_id) == [other]
 
 
-# Clocks that are set
+# Clock changes
 
 
-def test_what_lies_between_two_moments_is_told_by_the_clock_that_nobody_sets() -> None:
+def test_the_time_between_two_timestamps_does_not_depend_on_wall_clock_changes() -> None:
     sent = Timestamp(at=5000.0, steady=100.0, boot="a")
-    assert Timestamp(at=9000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set ahead"
-    assert Timestamp(at=1000.0, steady=110.0, boot="a").since(sent) == 10, "the wall's was set back"
+    assert Timestamp(at=9000.0, steady=110.0, boot="a").since(sent) == 10, "the wall clock was set ahead"
+    assert Timestamp(at=1000.0, steady=110.0, boot="a").since(sent) == 10, "the wall clock was set back"
     assert Timestamp(at=5030.0, steady=7.0, boot="b").since(sent) == 30, "the machine was booted"
-    assert Timestamp(at=1000.0, steady=7.0, boot="b").since(sent) == 7, "and its clock was set back: since the boot"
-    assert Timestamp(at=5030.0, steady=7.0, boot="b").since(Timestamp(at=5000.0)) == 30, "of an earlier release"
-    assert Timestamp(at=5030.0).since(sent) == 30, "no boot can be told"
+    assert Timestamp(at=1000.0, steady=7.0, boot="b").since(sent) == 7, (
+        "and its wall clock was set back: time since the boot"
+    )
+    assert Timestamp(at=5030.0, steady=7.0, boot="b").since(Timestamp(at=5000.0)) == 30, (
+        "a timestamp of an earlier release"
+    )
+    assert Timestamp(at=5030.0).since(sent) == 30, "the boot is unknown"
 
 
 @pytest.mark.parametrize("set_by", [5000.0, -5000.0], ids=["ahead", "back"])
-async def test_a_clock_that_is_set_ends_no_grace_and_prolongs_none(world: World, set_by: float) -> None:
+async def test_wall_clock_changes_neither_end_nor_prolong_the_grace(world: World, set_by: float) -> None:
     world.provider.visibility_grace, world.provider.lag = 300, 60
     world.provider.is_create_repeatable = False
     world.provider.after["create"].append(ProviderUnavailable("connection lost"))

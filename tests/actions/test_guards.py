@@ -1,4 +1,4 @@
-"""What stands between a mistake and money: each guard, and what happens at it (decisions 11, 12, 14 to 17)."""
+"""Guards against terminating wrong instances and paying for unused ones (decisions 11, 12, 14 to 17)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.end_to_end.oned import Place
 __all__ = ["moods"]
 
 Request = tuple[str, Details]
-"""An action, and what its message says."""
+"""An action, and the details of its message."""
 
 TERMINATE: Request = ("SHUTDOWN", {"lcm_state": 12})
 TERMINATE_HARD: Request = ("CANCEL", {"lcm_state": 12})
@@ -70,11 +70,11 @@ STARTERS = {
     "resume-stopped": RESUME_STOPPED,
 }
 
-SOMEBODY_ELSE: Mapping[str, Identity | None] = {
+FOREIGN_IDENTITIES: Mapping[str, Identity | None] = {
     "another-vm": identity(vm_id=8),
     "another-owner": identity(owner="somebody-else"),
-    "an-earlier-vm-of-that-number": identity(stime=DEFAULT_STIME - 1000),
-    "nobody": None,
+    "an-earlier-vm-of-that-id": identity(stime=DEFAULT_STIME - 1000),
+    "untagged": None,
 }
 
 
@@ -91,7 +91,7 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debts are tried again, and calls are sent again, after moments."""
+    """Debts and calls are retried after 0.1 seconds."""
     monkeypatch.setattr(debts, "_FIRST_PAUSE", 0.1)
     monkeypatch.setattr(cloud, "_FIRST_PAUSE", 0.1)
 
@@ -101,15 +101,15 @@ def console(place: Place) -> Console:
     return Console(place)
 
 
-# (a) Whose is it?
+# (a) Does the instance belong to the VM?
 
 
-@pytest.mark.parametrize("whose", by_name(SOMEBODY_ELSE))
+@pytest.mark.parametrize("foreign", by_name(FOREIGN_IDENTITIES))
 @pytest.mark.parametrize("request_", by_name(ENDERS))
-async def test_a_stale_id_ends_nothing_that_is_somebody_elses(
-    place: Place, console: Console, request_: Request, whose: Identity | None
+async def test_an_action_with_a_stale_id_leaves_a_foreign_instance_running(
+    place: Place, console: Console, request_: Request, foreign: Identity | None
 ) -> None:
-    theirs = await console.launch(whose)
+    theirs = await console.launch(foreign)
     async with Front(place) as front:
         reply = await front.ask_about(theirs, request_)
     assert reply.startswith(f"FAILURE instance {theirs} ")
@@ -118,10 +118,10 @@ async def test_a_stale_id_ends_nothing_that_is_somebody_elses(
 
 
 @pytest.mark.parametrize("request_", by_name(DESTROYERS))
-async def test_a_lookup_by_tags_ends_only_this_life_of_the_vm(
+async def test_an_action_without_id_terminates_only_the_instance_with_this_identity(
     place: Place, console: Console, request_: Request
 ) -> None:
-    theirs = {await console.launch(whose) for whose in SOMEBODY_ELSE.values()}
+    theirs = {await console.launch(foreign) for foreign in FOREIGN_IDENTITIES.values()}
     ours = await console.launch(identity())
     action, details = request_
     async with Front(place) as front:
@@ -131,7 +131,9 @@ async def test_a_lookup_by_tags_ends_only_this_life_of_the_vm(
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_debt_does_not_end_what_has_become_somebody_elses(place: Place, console: Console, moods: Moods) -> None:
+async def test_a_debt_does_not_terminate_an_instance_retagged_for_another_vm(
+    place: Place, console: Console, moods: Moods
+) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
         moods.failing["destroy"] = REFUSED
@@ -156,7 +158,7 @@ async def is_tried(front: Front) -> bool:
 
 
 @pytest.mark.parametrize("request_", by_name(DESTROYERS))
-async def test_a_lookup_that_failed_does_not_mean_gone(
+async def test_a_terminate_fails_if_the_lookup_by_tags_is_refused(
     place: Place, console: Console, moods: Moods, request_: Request
 ) -> None:
     action, details = request_
@@ -169,7 +171,7 @@ async def test_a_lookup_that_failed_does_not_mean_gone(
 
 
 @pytest.mark.parametrize("request_", by_name(DESTROYERS))
-async def test_an_instance_that_cannot_be_looked_at_is_not_gone(
+async def test_a_terminate_fails_if_the_lookup_by_id_is_refused(
     place: Place, console: Console, moods: Moods, request_: Request
 ) -> None:
     async with Front(place) as front:
@@ -180,7 +182,7 @@ async def test_an_instance_that_cannot_be_looked_at_is_not_gone(
     assert await console.alive() == {deploy_id}
 
 
-async def test_an_instance_that_a_listing_leaves_out_is_found_by_its_journaled_id(
+async def test_a_cleanup_finds_an_instance_that_the_listing_lacks_by_its_journaled_id(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -191,7 +193,7 @@ async def test_an_instance_that_a_listing_leaves_out_is_found_by_its_journaled_i
     assert await console.alive() == set()
 
 
-async def test_a_lookup_that_failed_does_not_mean_that_there_is_nothing_to_take_over(
+async def test_a_deploy_creates_nothing_if_the_lookup_by_tags_fails(
     place: Place, console: Console, moods: Moods
 ) -> None:
     ours = await console.launch(identity())
@@ -204,14 +206,14 @@ async def test_a_lookup_that_failed_does_not_mean_that_there_is_nothing_to_take_
     assert await console.alive() == {ours}
 
 
-# (c) Could it still appear?
+# (c) Could an instance still appear?
 
 
 LAG = {"listing_lag": 0.3, "visibility_grace": 0.5}
 
 
 @pytest.mark.parametrize("request_", by_name(DESTROYERS))
-async def test_a_create_without_an_answer_is_waited_for_before_anything_is_called_gone(
+async def test_a_terminate_waits_for_the_instance_of_an_unanswered_create(
     place: Place, console: Console, moods: Moods, request_: Request
 ) -> None:
     configure(place, **LAG)
@@ -224,9 +226,7 @@ async def test_a_create_without_an_answer_is_waited_for_before_anything_is_calle
     assert await console.alive() == set()
 
 
-async def test_a_create_whose_instance_is_hidden_yet_is_waited_for_before_anything_is_called_gone(
-    place: Place, console: Console
-) -> None:
+async def test_a_cleanup_waits_for_an_instance_that_is_not_visible_yet(place: Place, console: Console) -> None:
     configure(place, listing_lag=1.2, visibility_grace=1.6)
     async with Front(place, deadline=0.2) as front:
         assert "waiting for" in await front.ask("DEPLOY")
@@ -236,7 +236,7 @@ async def test_a_create_whose_instance_is_hidden_yet_is_waited_for_before_anythi
     assert await console.alive() == set()
 
 
-async def test_where_there_is_no_time_to_wait_nothing_is_called_gone(
+async def test_a_cleanup_fails_if_its_deadline_ends_before_the_visibility_grace(
     place: Place, console: Console, moods: Moods
 ) -> None:
     configure(place, listing_lag=60, visibility_grace=60)
@@ -250,10 +250,10 @@ async def test_where_there_is_no_time_to_wait_nothing_is_called_gone(
     assert len(await console.alive()) == 1
 
 
-async def test_an_instance_in_sight_does_not_hide_one_that_may_still_appear(
+async def test_a_cleanup_terminates_a_visible_instance_and_one_that_appears_later(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    """The VM's former instance is seen; its new one was made a moment ago, and nobody has heard of it."""
+    """The VM's former instance is visible; the create of its new one was not answered."""
     former = await console.launch(identity())
     configure(place, **LAG)
     moods.hidden.add(former)  # lest the deploy terminates it as a leftover
@@ -267,10 +267,10 @@ async def test_an_instance_in_sight_does_not_hide_one_that_may_still_appear(
     assert await console.alive() == set()
 
 
-# (d) Which life, which start?
+# (d) Does the instance belong to this STIME and SEQ?
 
 
-async def test_the_instance_of_this_very_start_is_taken_over(place: Place, console: Console) -> None:
+async def test_a_deploy_adopts_the_instance_with_the_same_seq(place: Place, console: Console) -> None:
     ours = await console.launch(identity(seq=3))
     async with Front(place) as front:
         assert await front.deployed(seq=3) == ours
@@ -278,9 +278,7 @@ async def test_the_instance_of_this_very_start_is_taken_over(place: Place, conso
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_an_instance_from_before_a_recreate_is_terminated_and_not_taken_over(
-    place: Place, console: Console
-) -> None:
+async def test_an_instance_from_before_a_recreate_is_terminated_and_not_adopted(place: Place, console: Console) -> None:
     former = await console.launch(identity(seq=0))
     async with Front(place) as front:
         ours = await front.deployed(seq=1)
@@ -290,11 +288,11 @@ async def test_an_instance_from_before_a_recreate_is_terminated_and_not_taken_ov
     assert await console.alive() == {ours}
 
 
-@pytest.mark.parametrize("whose", [pytest.param(identity(seq=9), id="a-later-start"), *by_name(SOMEBODY_ELSE)])
-async def test_what_is_not_of_this_start_is_not_taken_over_and_not_touched(
-    place: Place, console: Console, whose: Identity | None
+@pytest.mark.parametrize("foreign", [pytest.param(identity(seq=9), id="a-later-seq"), *by_name(FOREIGN_IDENTITIES)])
+async def test_a_deploy_leaves_a_foreign_instance_alone(
+    place: Place, console: Console, foreign: Identity | None
 ) -> None:
-    theirs = await console.launch(whose)
+    theirs = await console.launch(foreign)
     before = (await console.instances())[theirs]
     async with Front(place) as front:
         ours = await front.deployed()
@@ -304,19 +302,19 @@ async def test_what_is_not_of_this_start_is_not_taken_over_and_not_touched(
     assert (await console.instances())[theirs].identity == before.identity
 
 
-async def test_two_instances_that_match_in_full_are_for_a_person_to_sort_out(place: Place, console: Console) -> None:
-    twins = {await console.launch(identity()), await console.launch(identity())}
+async def test_a_deploy_fails_and_names_two_instances_with_the_same_identity(place: Place, console: Console) -> None:
+    both = {await console.launch(identity()), await console.launch(identity())}
     async with Front(place) as front:
         reply = await front.ask("DEPLOY")
     assert reply.startswith("FAILURE ")
-    assert all(twin in reply for twin in twins)
-    assert await console.alive() == twins
+    assert all(deploy_id in reply for deploy_id in both)
+    assert await console.alive() == both
 
 
-# (e) Tokens that are spent
+# (e) Spent tokens
 
 
-async def test_an_instance_that_was_terminated_is_replaced(place: Place, console: Console) -> None:
+async def test_a_deploy_replaces_an_instance_that_was_terminated(place: Place, console: Console) -> None:
     async with Front(place) as front:
         former = await front.deployed()
         await console.terminate(former)
@@ -324,7 +322,7 @@ async def test_an_instance_that_was_terminated_is_replaced(place: Place, console
     assert await console.alive() == {ours}
 
 
-async def test_an_instance_that_was_terminated_before_its_id_was_known_is_replaced(
+async def test_a_deploy_replaces_an_instance_that_was_terminated_before_its_id_was_known(
     place: Place, console: Console, moods: Moods
 ) -> None:
     moods.losing.add("create")
@@ -338,7 +336,7 @@ async def test_an_instance_that_was_terminated_before_its_id_was_known_is_replac
     assert ours != former
 
 
-async def test_a_token_that_was_spent_under_a_lost_journal_is_not_the_end(place: Place, console: Console) -> None:
+async def test_a_deploy_gets_past_a_spent_token_after_the_journal_was_lost(place: Place, console: Console) -> None:
     async with Front(place) as front:
         former = await front.deployed()
     await console.terminate(former)
@@ -349,7 +347,7 @@ async def test_a_token_that_was_spent_under_a_lost_journal_is_not_the_end(place:
     assert ours != former
 
 
-# (f) Whose credentials?
+# (f) Which account?
 
 
 ANYTHING = {"deploy": ("DEPLOY", {}), **ENDERS, **STARTERS, "reboot": ("REBOOT", {})}
@@ -362,7 +360,7 @@ ANYTHING = {"deploy": ("DEPLOY", {}), **ENDERS, **STARTERS, "reboot": ("REBOOT",
         *(pytest.param({"account": "other"}, request, id=f"account-{name}") for name, request in ANYTHING.items()),
     ],
 )
-async def test_other_credentials_do_nothing(
+async def test_every_action_fails_with_credentials_of_another_account_or_region(
     place: Place, console: Console, elsewhere: Mapping[str, str], request_: Request
 ) -> None:
     async with Front(place) as front:
@@ -375,10 +373,10 @@ async def test_other_credentials_do_nothing(
     assert await console.alive() == {deploy_id}
 
 
-# (g) Instances that a template names
+# (g) Instances named by a template
 
 
-async def test_an_untagged_instance_that_a_template_names_is_not_taken_over(place: Place, console: Console) -> None:
+async def test_an_untagged_instance_named_by_a_template_is_not_adopted(place: Place, console: Console) -> None:
     theirs = await console.launch(None)
     async with Front(place) as front:
         reply = await front.ask("DEPLOY", deploy_id=theirs)
@@ -387,7 +385,7 @@ async def test_an_untagged_instance_that_a_template_names_is_not_taken_over(plac
     assert await console.alive() == {theirs}
 
 
-async def test_an_untagged_instance_is_taken_over_where_the_operator_allows_it(place: Place, console: Console) -> None:
+async def test_an_untagged_instance_is_imported_if_the_policy_allows_it(place: Place, console: Console) -> None:
     configure(place, policy={"allow_import": True})
     theirs = await console.launch(None)
     async with Front(place) as front:
@@ -395,24 +393,24 @@ async def test_an_untagged_instance_is_taken_over_where_the_operator_allows_it(p
     assert (await console.instances())[theirs].identity == identity()
 
 
-@pytest.mark.parametrize("whose", by_name({name: whose for name, whose in SOMEBODY_ELSE.items() if whose}))
-async def test_somebody_elses_instance_that_a_template_names_is_never_taken_over(
-    place: Place, console: Console, whose: Identity
+@pytest.mark.parametrize("foreign", by_name({name: foreign for name, foreign in FOREIGN_IDENTITIES.items() if foreign}))
+async def test_a_foreign_instance_named_by_a_template_is_never_adopted(
+    place: Place, console: Console, foreign: Identity
 ) -> None:
     configure(place, policy={"allow_import": True})
-    theirs = await console.launch(whose)
+    theirs = await console.launch(foreign)
     async with Front(place) as front:
         assert (await front.ask("DEPLOY", deploy_id=theirs)).startswith(f"FAILURE instance {theirs} ")
-    assert (await console.instances())[theirs].identity == whose
+    assert (await console.instances())[theirs].identity == foreign
     assert await console.alive() == {theirs}
 
 
-# (h) A start is no create
+# (h) A start never creates
 
 
 @pytest.mark.parametrize("deploy_id", ["sim-000000000000", ""], ids=["unknown-id", "no-id"])
 @pytest.mark.parametrize("request_", by_name(STARTERS))
-async def test_an_instance_that_is_missing_is_not_started_by_making_another(
+async def test_a_resume_without_instance_fails_and_creates_none(
     place: Place, console: Console, request_: Request, deploy_id: str
 ) -> None:
     async with Front(place) as front:
@@ -422,7 +420,7 @@ async def test_an_instance_that_is_missing_is_not_started_by_making_another(
     assert await console.instances() == {}
 
 
-async def test_an_instance_that_is_terminated_is_not_started_by_making_another(place: Place, console: Console) -> None:
+async def test_a_resume_of_a_terminated_instance_fails_and_creates_none(place: Place, console: Console) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
         await console.terminate(deploy_id)
@@ -430,7 +428,7 @@ async def test_an_instance_that_is_terminated_is_not_started_by_making_another(p
     assert await console.alive() == set()
 
 
-# (i) Nothing without the journal
+# (i) No create without the journal
 
 
 async def test_nothing_is_created_while_the_journal_cannot_be_written(place: Place, console: Console) -> None:
@@ -456,14 +454,14 @@ async def test_nothing_is_created_while_the_journal_cannot_be_opened(place: Plac
     assert await console.alive() == {ours}
 
 
-# (j) A retry is the same call
+# (j) A retry repeats the same call
 
 VAGUE = Template(values={"CPU": ("1",), "MEMORY": ("256",)})
 OTHER_SIZES = {"tiny": {"cpu": 1, "memory": 256}, "small_256mb": {"cpu": 4, "memory": 512}}
 
 
 @pytest.mark.parametrize("is_made", [True, False], ids=["made", "not-made"])
-async def test_a_retry_repeats_the_journaled_call_whatever_the_settings_say_by_now(
+async def test_a_retry_repeats_the_journaled_call_although_the_settings_have_changed(
     place: Place, console: Console, moods: Moods, *, is_made: bool
 ) -> None:
     if is_made:
@@ -494,7 +492,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("refusal", [pytest.param(error, id=type(error).__name__) for error in REFUSALS])
-async def test_a_refused_retry_does_not_prove_that_nothing_was_made(
+async def test_after_a_refused_retry_the_next_deploy_finds_the_first_attempts_instance(
     place: Place, console: Console, moods: Moods, refusal: ProviderError
 ) -> None:
     configure(place, **LAG)
@@ -511,7 +509,7 @@ async def test_a_refused_retry_does_not_prove_that_nothing_was_made(
 
 
 @pytest.mark.parametrize("refusal", [pytest.param(error, id=type(error).__name__) for error in REFUSALS[3:]])
-async def test_a_refused_retry_is_no_reason_to_try_something_else(
+async def test_a_refused_retry_leads_to_no_other_create(
     place: Place, console: Console, moods: Moods, refusal: ProviderError
 ) -> None:
     configure(place, **LAG)
@@ -526,7 +524,7 @@ async def test_a_refused_retry_is_no_reason_to_try_something_else(
 
 @pytest.mark.parametrize("refusal", [pytest.param(error, id=type(error).__name__) for error in REFUSALS])
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_call_that_is_refused_at_its_second_try_may_have_made_something_at_its_first(
+async def test_a_create_refused_at_its_retry_makes_one_instance_if_the_first_try_was_unanswered(
     place: Place, console: Console, moods: Moods, refusal: ProviderError
 ) -> None:
     configure(place, listing_lag=0.4, visibility_grace=0.6)
@@ -539,7 +537,7 @@ async def test_a_call_that_is_refused_at_its_second_try_may_have_made_something_
     assert set(await console.instances()) == {ours}
 
 
-async def test_a_refused_retry_does_not_make_gone_what_is_hidden_yet(
+async def test_a_cleanup_after_a_refused_retry_terminates_the_first_attempts_instance(
     place: Place, console: Console, moods: Moods
 ) -> None:
     configure(place, **LAG)
@@ -570,7 +568,7 @@ async def test_a_debt_survives_a_restart(place: Place, console: Console, moods: 
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_debt_is_not_paid_with_the_instance_of_a_later_start(
+async def test_a_debt_does_not_terminate_the_instance_of_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -585,7 +583,7 @@ async def test_a_debt_is_not_paid_with_the_instance_of_a_later_start(
     assert await console.alive() == {ours}
 
 
-async def test_a_debt_without_an_id_is_not_paid_with_the_instance_of_a_later_start(
+async def test_a_debt_without_id_does_not_terminate_the_instance_of_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -601,7 +599,7 @@ async def test_a_debt_without_an_id_is_not_paid_with_the_instance_of_a_later_sta
     assert await console.alive() == {ours}
 
 
-async def test_a_debt_without_an_id_is_not_paid_with_a_newer_instance_of_the_same_start(
+async def test_a_debt_without_id_does_not_terminate_a_newer_instance_of_the_same_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -620,7 +618,7 @@ async def test_a_debt_without_an_id_is_not_paid_with_a_newer_instance_of_the_sam
     assert await console.alive() == {ours}
 
 
-async def test_a_debt_with_an_id_is_paid_with_that_instance_alone(place: Place, console: Console, moods: Moods) -> None:
+async def test_a_debt_with_id_terminates_that_instance_alone(place: Place, console: Console, moods: Moods) -> None:
     former = await console.launch(identity())
     async with Front(place) as front:
         moods.failing["destroy"] = REFUSED
@@ -633,7 +631,7 @@ async def test_a_debt_with_an_id_is_paid_with_that_instance_alone(place: Place, 
     assert await console.alive() == {ours, other}
 
 
-async def test_a_debt_without_an_id_leaves_later_starts_alone_whoever_made_them(
+async def test_a_debt_without_id_does_not_terminate_an_unjournaled_instance_of_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -648,7 +646,7 @@ async def test_a_debt_without_an_id_leaves_later_starts_alone_whoever_made_them(
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_debt_is_not_paid_while_more_of_it_may_still_appear(
+async def test_a_debt_without_id_is_paid_only_after_all_instances_of_the_vm_have_appeared(
     place: Place, console: Console, moods: Moods
 ) -> None:
     former = await console.launch(identity())
@@ -669,10 +667,10 @@ async def test_a_debt_is_not_paid_while_more_of_it_may_still_appear(
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_where_there_is_no_time_to_wait_all_that_may_still_appear_is_owed(
+async def test_a_cleanup_without_time_to_wait_makes_a_debt_for_an_instance_that_appears_later(
     place: Place, console: Console, moods: Moods
 ) -> None:
-    """The former instance, which the CLEANUP names, is terminated in time; the new one is not even seen."""
+    """The former instance, which the CLEANUP names, is terminated in time; the new one is not visible yet."""
     former = await console.launch(identity())
     configure(place, **LAG)
     moods.hidden.add(former)
@@ -688,7 +686,7 @@ async def test_where_there_is_no_time_to_wait_all_that_may_still_appear_is_owed(
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_debt_outlives_a_change_of_owner(place: Place, console: Console, moods: Moods) -> None:
+async def test_a_debt_waits_until_its_owner_is_configured_again(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         deploy_id = await front.deployed()
         moods.failing["destroy"] = REFUSED
@@ -704,7 +702,7 @@ async def test_a_debt_outlives_a_change_of_owner(place: Place, console: Console,
     assert await console.alive() == set()
 
 
-async def test_an_instance_that_is_owed_is_not_taken_over(place: Place, console: Console, moods: Moods) -> None:
+async def test_a_deploy_does_not_adopt_an_instance_with_a_debt(place: Place, console: Console, moods: Moods) -> None:
     async with Front(place) as front:
         former = await front.deployed()
         moods.failing["destroy"] = REFUSED
@@ -718,7 +716,7 @@ async def test_an_instance_that_is_owed_is_not_taken_over(place: Place, console:
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_what_a_called_off_deploy_makes_afterwards_goes(place: Place, console: Console, moods: Moods) -> None:
+async def test_the_instance_of_a_cancelled_create_is_terminated(place: Place, console: Console, moods: Moods) -> None:
     configure(place, latency=0.1)
     async with Front(place) as front:
         front.send("DEPLOY")
@@ -733,8 +731,10 @@ async def test_what_a_called_off_deploy_makes_afterwards_goes(place: Place, cons
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_what_is_made_after_a_clean_up_ran_out_of_time_goes(place: Place, console: Console, moods: Moods) -> None:
-    """The deploy ran out of time as well, and its create is answered last of all."""
+async def test_an_instance_created_after_a_cleanup_exceeded_its_deadline_is_terminated(
+    place: Place, console: Console, moods: Moods
+) -> None:
+    """The deploy exceeds its deadline, too, and its create is answered after both."""
     configure(place, visibility_grace=1.5)
     moods.slow["create"] = 1.0
     async with Front(place, deadline=0.3) as front:
@@ -746,7 +746,7 @@ async def test_what_is_made_after_a_clean_up_ran_out_of_time_goes(place: Place, 
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_what_a_called_off_deploy_has_made_goes_and_what_the_next_one_makes_stays(
+async def test_the_instance_of_a_cancelled_deploy_is_terminated_and_the_next_deploys_stays(
     place: Place, console: Console, moods: Moods
 ) -> None:
     configure(place, latency=0.1, **LAG)
@@ -768,13 +768,13 @@ async def is_creating(moods: Moods) -> bool:
     return "create" in moods.calls
 
 
-# One answer
+# One answer to a POLL
 
 
-async def test_a_poll_that_was_answered_is_not_answered_again_when_an_action_comes(
+async def test_a_poll_is_answered_once_although_an_action_arrives_between_the_answers(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The answers of one listing are written in portions; the action comes between two of them."""
+    """The answers of one listing are written in portions, and the action arrives between two of them."""
     vm_ids = range(100, 300)
     async with Front(place) as front:
         write = front.output.send

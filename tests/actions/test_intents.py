@@ -6,10 +6,10 @@ from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action
 
-# Written down from what oned sends when (src/vm/LifeCycleActions.cc, src/dm/DispatchManagerActions.cc), by number:
+# The actions that oned sends in each state (src/vm/LifeCycleActions.cc, src/dm/DispatchManagerActions.cc), by number:
 # 2 BOOT, 5 SAVE_STOP, 6 SAVE_SUSPEND, 12 SHUTDOWN, 13 CANCEL (up to 4.4), 18 SHUTDOWN_POWEROFF, 19 BOOT_UNKNOWN,
 # 20 BOOT_POWEROFF, 21 BOOT_SUSPENDED, 22 BOOT_STOPPED, 29 SHUTDOWN_UNDEPLOY, 32 BOOT_UNDEPLOY, 35 BOOT_MIGRATE,
-# 36 BOOT_FAILURE. Whatever is not here is to be refused.
+# 36 BOOT_FAILURE. All other states are to be refused.
 MEANINGS = {
     "DEPLOY": {
         2: "create",
@@ -33,7 +33,7 @@ EVERY_STATE = [*range(72), 72, 999, -1]
 
 
 def read_as(word: str, lcm_state: int | None, *, has_deploy_id: bool) -> str | None:
-    """What an action is taken to mean; None where it is refused."""
+    """The intent of an action; None if it is refused."""
     try:
         return intent_of(Action(word), lcm_state, has_deploy_id=has_deploy_id).value
     except RequestRefused:
@@ -42,19 +42,19 @@ def read_as(word: str, lcm_state: int | None, *, has_deploy_id: bool) -> str | N
 
 @pytest.mark.parametrize("has_deploy_id", [True, False], ids=["with-id", "without-id"])
 @pytest.mark.parametrize("word", MEANINGS)
-def test_every_state_has_its_meaning_or_is_refused(word: str, *, has_deploy_id: bool) -> None:
+def test_every_lcm_state_has_its_intent_or_is_refused(word: str, *, has_deploy_id: bool) -> None:
     found = {lcm_state: read_as(word, lcm_state, has_deploy_id=has_deploy_id) for lcm_state in EVERY_STATE}
     assert found == {lcm_state: MEANINGS[word].get(lcm_state) for lcm_state in EVERY_STATE}
 
 
 @pytest.mark.parametrize("has_deploy_id", [True, False], ids=["with-id", "without-id"])
-def test_a_cleanup_destroys_whatever_the_state(*, has_deploy_id: bool) -> None:
+def test_a_cleanup_destroys_in_every_lcm_state(*, has_deploy_id: bool) -> None:
     states = [*EVERY_STATE, None]
     found = {lcm_state: read_as("CLEANUP", lcm_state, has_deploy_id=has_deploy_id) for lcm_state in states}
     assert found == dict.fromkeys(states, Intent.DESTROY.value)
 
 
-def test_only_a_deploy_without_instance_is_clear_without_a_state() -> None:
+def test_a_deploy_without_lcm_state_and_deploy_id_creates() -> None:
     assert intent_of(Action.DEPLOY, None, has_deploy_id=False) is Intent.CREATE
 
 
@@ -70,14 +70,14 @@ WITHOUT_STATE = [
 
 
 @pytest.mark.parametrize(("word", "has_deploy_id"), WITHOUT_STATE)
-def test_without_a_state_everything_else_is_refused(word: str, *, has_deploy_id: bool) -> None:
+def test_other_actions_without_lcm_state_are_refused(word: str, *, has_deploy_id: bool) -> None:
     with pytest.raises(RequestRefused, match=f"no LCM_STATE, and without it {word} has no certain meaning"):
         intent_of(Action(word), None, has_deploy_id=has_deploy_id)
 
 
 @pytest.mark.parametrize("word", MEANINGS)
 @pytest.mark.parametrize("lcm_state", sorted(MIGRATIONS))
-def test_a_migration_is_refused_by_its_name(word: str, lcm_state: int) -> None:
+def test_a_migration_is_refused_with_the_alternative_commands(word: str, lcm_state: int) -> None:
     with pytest.raises(RequestRefused, match="migration is not supported: use onevm undeploy and deploy"):
         intent_of(Action(word), lcm_state, has_deploy_id=True)
 
@@ -90,7 +90,7 @@ def test_a_migration_is_refused_by_its_name(word: str, lcm_state: int) -> None:
         pytest.param(47, "BOOT_UNDEPLOY_FAILURE", id="last-of-4.14"),
         pytest.param(64, "DISK_RESIZE_UNDEPLOYED", id="last-of-5.10"),
         pytest.param(71, "RESTORE", id="last-of-7.4"),
-        pytest.param(72, "unknown", id="of-a-release-to-come"),
+        pytest.param(72, "unknown", id="of-a-future-release"),
     ],
 )
 def test_a_refusal_names_the_state_and_says_that_nothing_was_done(lcm_state: int, name: str) -> None:
@@ -99,7 +99,7 @@ def test_a_refusal_names_the_state_and_says_that_nothing_was_done(lcm_state: int
     assert str(caught.value) == f"SHUTDOWN has no meaning in LCM_STATE {lcm_state} ({name}), nothing was done"
 
 
-def test_nothing_that_a_power_off_sends_ever_destroys() -> None:
+def test_no_action_destroys_in_a_power_off_or_undeploy_state() -> None:
     """`recover --retry` of a soft power off sends CANCEL with the same state as a hard one."""
     for word in MEANINGS:
         for lcm_state in (18, 29):

@@ -18,7 +18,7 @@ Result = TypeVar("Result")
 
 
 class Hall:
-    """Lanes whose jobs and listings run until they are told to end.
+    """Lanes whose jobs and listings run until the test ends them.
 
     `begun`, `ended`, `calling_off` and `called_off` hold the names of jobs; `batches` the VMs of each listing,
     `answered` and `let_go` those of each POLL.
@@ -65,7 +65,7 @@ class Hall:
             del self.running[job.name], self.gates[job.name]
 
     async def end(self, *names: str) -> None:
-        """Let jobs end, and whatever follows from that happen."""
+        """Let jobs end, and wait for the consequences."""
         for name in names:
             self.gates[name].set()
         await turns()
@@ -113,10 +113,10 @@ async def is_idle(hall: Hall) -> bool:
     return is_done
 
 
-# Order and bound
+# Order and concurrency
 
 
-async def test_a_lane_runs_its_actions_one_by_one_in_the_order_they_came() -> None:
+async def test_a_lane_runs_its_actions_one_by_one_in_order_of_arrival() -> None:
     hall = Hall(threads=5)
     for name in ("deploy", "shutdown", "cleanup"):
         hall.submit(7, name)
@@ -138,7 +138,7 @@ async def test_lanes_of_different_vms_run_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 15])
-async def test_no_more_run_at_once_than_the_bound_allows(threads: int) -> None:
+async def test_no_more_lanes_run_at_once_than_there_are_places(threads: int) -> None:
     hall = Hall(threads=threads)
     for vm_id in range(40):
         hall.submit(vm_id, f"vm {vm_id}")
@@ -146,10 +146,10 @@ async def test_no_more_run_at_once_than_the_bound_allows(threads: int) -> None:
     assert len(hall.running) == threads
     await hall.end(*hall.running)
     assert len(hall.running) == threads
-    assert hall.begun == [f"vm {vm_id}" for vm_id in range(2 * threads)], "in the order they came"
+    assert hall.begun == [f"vm {vm_id}" for vm_id in range(2 * threads)], "in order of arrival"
 
 
-async def test_a_vm_with_much_to_do_does_not_keep_the_others_waiting() -> None:
+async def test_a_lane_with_many_actions_does_not_delay_other_lanes() -> None:
     hall = Hall(threads=1)
     for number in range(3):
         hall.submit(1, f"one {number}")
@@ -159,7 +159,7 @@ async def test_a_vm_with_much_to_do_does_not_keep_the_others_waiting() -> None:
     assert hall.begun == ["one 0", "two"]
 
 
-async def test_an_action_that_fails_badly_does_not_block_its_lane() -> None:
+async def test_an_action_that_raises_does_not_block_its_lane() -> None:
     hall = Hall()
     raised = asyncio.Event()
 
@@ -177,7 +177,7 @@ async def test_an_action_that_fails_badly_does_not_block_its_lane() -> None:
     assert isinstance(job.task.exception(), KeyError)
 
 
-async def test_tasks_are_called_what_they_do() -> None:
+async def test_tasks_are_named_after_their_jobs() -> None:
     hall = Hall()
     job = hall.submit(12, "deploy vm 12")
     hall.poll(5)
@@ -191,7 +191,7 @@ async def test_tasks_are_called_what_they_do() -> None:
 # POLLs
 
 
-async def test_actions_start_before_polls_that_came_first() -> None:
+async def test_a_queued_action_starts_before_an_older_poll() -> None:
     hall = Hall(threads=1)
     hall.submit(1, "first")
     hall.poll(5)
@@ -204,11 +204,11 @@ async def test_actions_start_before_polls_that_came_first() -> None:
     assert hall.batches == [[5]]
 
 
-async def test_polls_that_are_due_at_once_share_a_listing() -> None:
+async def test_polls_due_at_the_same_time_share_a_listing() -> None:
     hall = Hall()
     hall.poll(1)
     await turns(2)
-    assert hall.batches == [[1]], "one alone does not wait for company"
+    assert hall.batches == [[1]], "a single POLL does not wait for others"
     for vm_id in (2, 3):
         hall.poll(vm_id)
     await hall.end_listing()
@@ -217,7 +217,7 @@ async def test_polls_that_are_due_at_once_share_a_listing() -> None:
     assert hall.answered == [1, 2, 3]
 
 
-async def test_polls_that_keep_coming_share_a_listing_up_to_a_bound() -> None:
+async def test_polls_that_keep_arriving_share_a_listing_up_to_a_limit() -> None:
     hall = Hall()
     chunks = _GATHERED_POLLS // 10 + 5
     for chunk in range(chunks):
@@ -228,11 +228,11 @@ async def test_polls_that_keep_coming_share_a_listing_up_to_a_bound() -> None:
     [batch] = hall.batches
     assert len(batch) in range(_GATHERED_POLLS, _GATHERED_POLLS + 20)
     await hall.end_listing()
-    await turns(len(batch) + 20)  # it lets others go on after each
+    await turns(len(batch) + 20)  # it yields to the loop after each
     assert sum(map(len, hall.batches)) == 10 * chunks
 
 
-async def test_a_listing_that_waits_for_company_still_needs_a_place() -> None:
+async def test_a_gathered_listing_waits_for_a_free_place() -> None:
     hall = Hall(threads=1)
     hall.poll(9)
     hall.submit(1, "first")
@@ -242,7 +242,7 @@ async def test_a_listing_that_waits_for_company_still_needs_a_place() -> None:
     assert hall.batches == [[9]]
 
 
-async def test_a_listing_takes_one_of_the_places() -> None:
+async def test_a_listing_occupies_one_place() -> None:
     hall = Hall(threads=2)
     hall.poll(9)
     await turns()
@@ -269,7 +269,7 @@ async def test_a_poll_of_a_busy_vm_waits_until_its_lane_is_empty() -> None:
     assert hall.batches == [[8], [7]]
 
 
-async def test_a_poll_that_waits_is_overtaken_by_a_later_action() -> None:
+async def test_a_later_action_overtakes_a_queued_poll() -> None:
     hall = Hall(threads=1)
     hall.submit(1, "busy")
     hall.poll(7)
@@ -278,7 +278,7 @@ async def test_a_poll_that_waits_is_overtaken_by_a_later_action() -> None:
     await turns()
     await hall.end("busy")
     assert hall.begun == ["busy", "shutdown"]
-    assert not hall.let_go, "its news is not old yet: nobody has looked"
+    assert not hall.let_go, "no listing was made for it yet, so it cannot be outdated"
     await hall.end("shutdown")
     assert hall.batches == [[7, 7]]
     await hall.end_listing()
@@ -287,7 +287,7 @@ async def test_a_poll_that_waits_is_overtaken_by_a_later_action() -> None:
 
 @pytest.mark.looptime
 class TestRest:
-    """A job that waits for a cloud lets others have its place, and comes back to one."""
+    """A job that waits for a cloud gives up its place, and takes one again before it continues."""
 
     @staticmethod
     def resting(hall: Hall, vm_id: int, seconds: float, log: list[str]) -> Job:
@@ -302,7 +302,7 @@ class TestRest:
         hall.lanes.submit(job)
         return job
 
-    async def test_it_comes_back_when_there_is_a_place_and_in_order(self) -> None:
+    async def test_resting_jobs_continue_in_order_when_a_place_is_free(self) -> None:
         hall, log = Hall(threads=1), list[str]()
         for vm_id in range(3):
             self.resting(hall, vm_id, 10.0 + vm_id, log)
@@ -311,7 +311,7 @@ class TestRest:
         await hall.lanes.drained()
         assert log[3:] == [f"job {vm_id} {what}" for vm_id in range(3) for what in ("is back", "ends")]
 
-    async def test_no_more_than_may_run_at_once_ever_do(self) -> None:
+    async def test_no_more_jobs_run_after_resting_than_there_are_places(self) -> None:
         hall, log = Hall(threads=2), list[str]()
         for vm_id in range(6):
             self.resting(hall, vm_id, 10.0, log)
@@ -323,7 +323,7 @@ class TestRest:
         assert most == 2
 
     @pytest.mark.parametrize("seconds", [5, 12])
-    async def test_one_that_is_called_off_leaves_its_place_to_others(self, seconds: float) -> None:
+    async def test_a_cancelled_resting_job_leaves_its_place_to_others(self, seconds: float) -> None:
         hall, log = Hall(threads=1), list[str]()
         for vm_id in range(2):
             self.resting(hall, vm_id, 10.0, log)
@@ -334,9 +334,9 @@ class TestRest:
         hall.submit(3, "after")
         hall.submit(4, "later")
         await turns()
-        assert hall.begun == ["after"], "there is one place, as ever"
+        assert hall.begun == ["after"], "there is still one place"
 
-    async def test_one_comes_back_to_a_driver_that_starts_nothing_new(self) -> None:
+    async def test_a_resting_job_continues_although_the_lanes_are_on_hold(self) -> None:
         hall, log = Hall(threads=1), list[str]()
         self.resting(hall, 1, 10.0, log)
         self.resting(hall, 2, 10.0, log)
@@ -346,7 +346,7 @@ class TestRest:
         assert log[-1] == "job 2 ends"
 
 
-async def test_a_poll_whose_listing_is_under_way_is_let_go_by_an_action() -> None:
+async def test_an_action_ends_the_poll_of_its_vm_whose_listing_is_under_way() -> None:
     hall = Hall()
     hall.poll(6)
     await turns()
@@ -355,17 +355,17 @@ async def test_a_poll_whose_listing_is_under_way_is_let_go_by_an_action() -> Non
     hall.poll(7)
     await turns()
     hall.submit(7, "shutdown")
-    assert hall.let_go == [7], "the one that the listing is about, at once"
+    assert hall.let_go == [7], "the POLL that the listing under way is for, at once"
     await hall.end_listing()
-    assert hall.answered == [6], "not the one that was let go"
+    assert hall.answered == [6], "not the POLL that was let go"
     await hall.end("shutdown")
     assert hall.batches[-1] == [7]
     await hall.end_listing()
-    assert hall.answered == [6, 7], "the one that came after it"
+    assert hall.answered == [6, 7], "the POLL after it"
 
 
-async def test_a_poll_that_was_answered_is_not_let_go_again() -> None:
-    """Answering a thousand takes a while, and requests go on coming."""
+async def test_an_action_does_not_end_a_poll_that_was_answered() -> None:
+    """Answering a thousand takes a while, and further requests arrive meanwhile."""
     hall = Hall(threads=1)
     hall.submit(1, "busy")
     for vm_id in (5, 6, 6, 7):
@@ -383,10 +383,10 @@ async def test_a_poll_that_was_answered_is_not_let_go_again() -> None:
     hall.submit(6, "reboot six")
     await turns()
     assert hall.answered == [5, 6, 7]
-    assert hall.let_go == [6], "the one that was still to come"
+    assert hall.let_go == [6], "the POLL that was not answered yet"
 
 
-async def test_a_vm_is_busy_while_an_action_runs_or_waits() -> None:
+async def test_a_vm_is_busy_while_an_action_runs_or_is_queued() -> None:
     hall = Hall(threads=1)
     hall.submit(1, "running")
     hall.submit(2, "waiting")
@@ -398,7 +398,7 @@ async def test_a_vm_is_busy_while_an_action_runs_or_waits() -> None:
     assert [hall.lanes.is_busy(VmId(vm_id)) for vm_id in (1, 2, 3)] == [False] * 3
 
 
-async def test_an_action_lets_no_other_vms_poll_go() -> None:
+async def test_an_action_does_not_end_another_vms_poll() -> None:
     hall = Hall()
     hall.poll(6)
     await turns()
@@ -408,28 +408,28 @@ async def test_an_action_lets_no_other_vms_poll_go() -> None:
     assert hall.answered == [6]
 
 
-# Calling off
+# Cancelling
 
 
-async def test_a_queued_action_is_called_off_before_it_ran() -> None:
+async def test_a_cancelled_queued_action_never_runs() -> None:
     hall = Hall(threads=1)
     hall.submit(1, "busy")
     hall.submit(7, "deploy")
     await turns()
     assert hall.lanes.call_off(VmId(7))
-    assert (hall.calling_off, hall.called_off) == ([], ["deploy"]), "over at once"
+    assert (hall.calling_off, hall.called_off) == ([], ["deploy"]), "called off at once"
     await hall.end("busy")
     assert hall.begun == ["busy"]
     assert await is_idle(hall)
 
 
-async def test_a_running_action_is_cancelled_and_its_lane_goes_on() -> None:
+async def test_a_running_action_is_cancelled_and_its_lane_continues() -> None:
     hall = Hall()
     job = hall.submit(7, "deploy")
     await turns()
     assert hall.lanes.call_off(VmId(7))
     assert job.is_called_off
-    assert (hall.calling_off, hall.called_off) == (["deploy"], []), "it is not over yet"
+    assert (hall.calling_off, hall.called_off) == (["deploy"], []), "its task has not ended yet"
     hall.submit(7, "cleanup")
     await turns()
     assert (hall.cancelled, hall.called_off) == (["deploy"], ["deploy"])
@@ -458,7 +458,7 @@ async def test_the_next_action_waits_until_the_cancelled_one_has_ended() -> None
     assert hall.begun == ["cleanup again"], "what was queued is called off as well"
 
 
-async def test_an_action_that_was_started_a_moment_ago_is_called_off() -> None:
+async def test_an_action_is_cancelled_before_its_task_has_run() -> None:
     hall = Hall()
     hall.submit(7, "deploy")
     assert hall.lanes.call_off(VmId(7)), "its task had no turn yet"
@@ -468,7 +468,7 @@ async def test_an_action_that_was_started_a_moment_ago_is_called_off() -> None:
     assert await is_idle(hall)
 
 
-async def test_calling_off_nothing_says_so() -> None:
+async def test_call_off_returns_false_if_the_vm_has_no_job() -> None:
     hall = Hall()
     hall.submit(1, "busy")
     await turns()
@@ -477,7 +477,7 @@ async def test_calling_off_nothing_says_so() -> None:
 
 
 @pytest.mark.parametrize("when", ["due", "listed", "listed and due", "behind an action"])
-async def test_polls_that_are_called_off_are_never_answered(when: str) -> None:
+async def test_cancelled_polls_are_never_answered(when: str) -> None:
     hall = Hall(threads=1)
     if when == "due":
         hall.submit(1, "busy")
@@ -502,11 +502,11 @@ async def test_polls_that_are_called_off_are_never_answered(when: str) -> None:
     assert await is_idle(hall)
 
 
-async def test_background_work_survives_a_call_off() -> None:
+async def test_running_background_work_is_not_cancelled() -> None:
     hall = Hall()
     hall.submit(7, "debt", is_background=True)
     await turns()
-    assert not hall.lanes.call_off(VmId(7)), "there is nothing of the core's"
+    assert not hall.lanes.call_off(VmId(7)), "there is no request of oned's"
     hall.submit(7, "deploy")
     hall.submit(7, "second debt", is_background=True)
     assert hall.lanes.call_off(VmId(7))
@@ -517,7 +517,7 @@ async def test_background_work_survives_a_call_off() -> None:
     assert await is_idle(hall)
 
 
-async def test_background_work_that_has_not_begun_survives_a_call_off() -> None:
+async def test_queued_background_work_is_not_cancelled() -> None:
     hall = Hall(threads=1)
     hall.submit(1, "busy")
     hall.submit(7, "deploy")
@@ -544,7 +544,7 @@ async def test_drained_waits_for_actions_and_for_polls() -> None:
     assert await is_idle(hall)
 
 
-async def test_nothing_new_starts_while_on_hold_and_what_runs_goes_on() -> None:
+async def test_lanes_on_hold_start_no_job_and_let_running_ones_end() -> None:
     hall = Hall()
     hall.submit(7, "running")
     hall.poll(8)
@@ -561,7 +561,7 @@ async def test_nothing_new_starts_while_on_hold_and_what_runs_goes_on() -> None:
 
 
 @pytest.mark.looptime
-async def test_stopping_cancels_everything_and_waits_for_it() -> None:
+async def test_stop_cancels_all_jobs_and_waits_for_them() -> None:
     hall = Hall()
     hall.submit(7, "deploy")
     hall.submit(7, "never")
@@ -576,7 +576,7 @@ async def test_stopping_cancels_everything_and_waits_for_it() -> None:
 
 
 @pytest.mark.looptime
-async def test_stopping_does_not_wait_for_ever() -> None:
+async def test_stop_waits_no_longer_than_its_limit() -> None:
     hall = Hall()
 
     async def stubborn(_job: Job) -> None:
@@ -592,7 +592,7 @@ async def test_stopping_does_not_wait_for_ever() -> None:
     await pass_time(1000)
 
 
-# Whatever comes in whatever order
+# Random order
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -610,11 +610,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.lost_polls = 0
 
     def settle(self) -> None:
-        """Let everything happen that can."""
+        """Let all tasks run as far as they can."""
         self.loop.run_until_complete(turns(8))
 
     def in_loop(self, function: Callable[[], Result]) -> Result:
-        """Call a function where the driver's own calls come from."""
+        """Call a function on the loop, as the driver does."""
 
         async def call() -> Result:
             return function()
@@ -656,7 +656,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert set(open_jobs) <= set(self.hall.called_off)
 
     def open_polls(self, vm_id: int) -> int:
-        """How many POLLs of a VM still wait, by what the lanes hold."""
+        """The number of POLLs of a VM that wait in the lanes."""
         lanes = self.hall.lanes
         lane = lanes._lanes.get(VmId(vm_id))
         return (
@@ -678,11 +678,11 @@ class AnyOrder(RuleBasedStateMachine):
         self.loop.run_until_complete(self.hall.end_listing())
 
     @invariant()
-    def never_more_than_the_bound(self) -> None:
+    def no_more_run_than_there_are_places(self) -> None:
         assert len(self.hall.running) + (self.hall.listing is not None) <= self.threads
 
     @invariant()
-    def never_two_of_one_vm(self) -> None:
+    def no_two_run_for_one_vm(self) -> None:
         vms = list(self.hall.running.values())
         assert len(vms) == len(set(vms))
 
@@ -716,8 +716,8 @@ class AnyOrder(RuleBasedStateMachine):
         hall = self.hall
         assert len(hall.begun) == len(set(hall.begun)), "nothing runs twice"
         finished = [name for name in hall.ended if name not in hall.called_off]
-        assert sorted([*finished, *hall.called_off]) == sorted(self.submitted), "run once, or called off"
-        assert self.background <= set(hall.ended), "background work is never called off"
+        assert sorted([*finished, *hall.called_off]) == sorted(self.submitted), "each job ran once or was cancelled"
+        assert self.background <= set(hall.ended), "background work is never cancelled"
         assert len(hall.answered) + len(hall.let_go) + self.lost_polls == self.polls, "each POLL is answered once"
 
 

@@ -34,7 +34,7 @@ RUNNING, STOPPED, PENDING = InstanceState.RUNNING, InstanceState.STOPPED, Instan
 STOPPING, SUSPENDED, SUSPENDING = InstanceState.STOPPING, InstanceState.SUSPENDED, InstanceState.SUSPENDING
 TERMINATED, TERMINATING, UNKNOWN = InstanceState.TERMINATED, InstanceState.TERMINATING, InstanceState.UNKNOWN
 
-SOMEBODY_ELSE = [identity_of(8), identity_of(stime=STIME - 1), identity_of(owner="quay"), None]
+FOREIGN_IDENTITIES = [identity_of(8), identity_of(stime=STIME - 1), identity_of(owner="quay"), None]
 
 
 @pytest.fixture(params=[FakeCloud], ids=["plain"])
@@ -48,18 +48,18 @@ able = pytest.mark.parametrize("world", [AbleCloud], indirect=True, ids=["able"]
 
 
 async def perform(world: World, intent: Intent, **fields: Any) -> str:
-    """What the action answers; within ten minutes, as everything does."""
+    """Perform the intent within ten minutes, and return the action's output."""
     async with asyncio.timeout(600):
         return await perform_intent(world.work(request_of(**fields)), intent)
 
 
 def asked(world: World) -> list[str]:
-    """What the cloud was asked to do, looks left out."""
+    """All calls to the cloud but lookups."""
     return [name for name, _ in world.provider.calls if name not in ("describe", "find")]
 
 
-def on_the_way(world: World, state: InstanceState, to: InstanceState, *, seconds: float = 5.0) -> DeployId:
-    """An instance of VM 7 that is on its way to a state."""
+def in_transition(world: World, state: InstanceState, to: InstanceState, *, seconds: float = 5.0) -> DeployId:
+    """Add an instance of VM 7 that is in transition to another state."""
     deploy_id = world.provider.add(identity_of(), state)
     world.provider.instances[deploy_id].then = (seconds, to)
     return deploy_id
@@ -68,13 +68,13 @@ def on_the_way(world: World, state: InstanceState, to: InstanceState, *, seconds
 # Create
 
 
-async def test_a_create_answers_the_id_once_the_instance_runs(world: World) -> None:
+async def test_create_returns_the_id_once_the_instance_runs(world: World) -> None:
     deploy_id = await perform(world, Intent.CREATE)
     assert world.provider.state(deploy_id) is RUNNING
     assert asyncio.get_running_loop().time() >= 5
 
 
-async def test_an_instance_that_ends_before_it_runs_says_why_and_the_next_deploy_makes_another(world: World) -> None:
+async def test_create_fails_if_the_instance_terminates_and_the_next_deploy_makes_another(world: World) -> None:
     world.provider.first_state = TERMINATED
     with pytest.raises(WrongState, match="instance i-1 is terminated"):
         await perform(world, Intent.CREATE)
@@ -83,14 +83,14 @@ async def test_an_instance_that_ends_before_it_runs_says_why_and_the_next_deploy
     assert await perform(world, Intent.CREATE) == "i-2"
 
 
-async def test_an_instance_that_was_taken_over_stopped_is_started(world: World) -> None:
+async def test_create_starts_an_adopted_instance_that_is_stopped(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), STOPPED)
     assert await perform(world, Intent.CREATE) == deploy_id
     assert asked(world) == ["start"]
     assert world.provider.state(deploy_id) is RUNNING
 
 
-async def test_an_instance_that_was_taken_over_and_cannot_be_started_is_still_there(world: World) -> None:
+async def test_create_fails_but_keeps_an_adopted_instance_that_cannot_be_started(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), STOPPED)
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
     world.provider.before["start"].append(WrongState("it is being backed up"))
@@ -111,7 +111,7 @@ def a_section(**attributes: str) -> Template:
         pytest.param({"template": a_section(IAM_PROFILE="admin")}, id="in-the-template"),
     ],
 )
-async def test_what_the_policy_forbids_fails_the_deploy_wherever_it_stands(
+async def test_a_forbidden_attribute_fails_the_deploy_in_any_template_and_case(
     world: World, fields: dict[str, Template]
 ) -> None:
     world.policy = Policy(forbidden_attributes=("iam_profile", "USERDATA"))
@@ -121,25 +121,25 @@ async def test_what_the_policy_forbids_fails_the_deploy_wherever_it_stands(
     assert asked(world) == []
 
 
-async def test_the_section_of_4_x_is_bound_by_the_policy_too(world: World) -> None:
+async def test_a_forbidden_attribute_in_the_ec2_section_of_4_x_fails_the_deploy(world: World) -> None:
     world.policy = Policy(forbidden_attributes=("IAM_PROFILE",))
     with pytest.raises(RequestRefused, match=r"^EC2 may not set IAM_PROFILE here"):
         await perform(world, Intent.CREATE, template=Template(values={"EC2": ({"IAM_PROFILE": "admin"},)}))
 
 
-async def test_every_forbidden_attribute_is_named_at_once(world: World) -> None:
+async def test_the_refusal_names_all_forbidden_attributes(world: World) -> None:
     world.policy = Policy(forbidden_attributes=("B", "A", "C"))
     with pytest.raises(RequestRefused, match="PUBLIC_CLOUD may not set A, B here"):
         await perform(world, Intent.CREATE, user_template=a_section(B="1", A="2", D="3"))
 
 
-async def test_what_the_policy_does_not_forbid_is_taken(world: World) -> None:
+async def test_attributes_that_the_policy_does_not_forbid_are_accepted(world: World) -> None:
     world.policy = Policy(forbidden_attributes=("IAM_PROFILE",))
     await perform(world, Intent.CREATE, user_template=a_section(TYPE="fake"))
 
 
 @pytest.mark.parametrize("may_import", [True, False])
-async def test_the_policy_decides_about_imports(world: World, *, may_import: bool) -> None:
+async def test_an_untagged_instance_is_imported_only_if_the_policy_allows_it(world: World, *, may_import: bool) -> None:
     world.policy = Policy(allow_import=may_import)
     deploy_id = world.provider.add(None)
     if may_import:
@@ -149,7 +149,7 @@ async def test_the_policy_decides_about_imports(world: World, *, may_import: boo
             await perform(world, Intent.CREATE, deploy_id=deploy_id)
 
 
-async def test_nothing_is_bought_for_a_vm_that_does_not_ask_for_this_cloud(world: World) -> None:
+async def test_create_fails_without_a_public_cloud_section_of_the_required_type(world: World) -> None:
     world.required_type = "fake"
     with pytest.raises(RequestRefused, match=r'^the template has no PUBLIC_CLOUD section with TYPE="fake": add one'):
         await perform(world, Intent.CREATE)
@@ -157,7 +157,7 @@ async def test_nothing_is_bought_for_a_vm_that_does_not_ask_for_this_cloud(world
     assert await perform(world, Intent.CREATE, user_template=a_section(TYPE="fake")) == "i-1"
 
 
-async def test_an_instance_that_is_there_needs_no_section(world: World) -> None:
+async def test_an_existing_instance_is_adopted_and_started_without_a_public_cloud_section(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), STOPPED)
     world.required_type = "fake"
     assert await perform(world, Intent.CREATE) == deploy_id
@@ -165,19 +165,19 @@ async def test_an_instance_that_is_there_needs_no_section(world: World) -> None:
     assert await perform(world, Intent.START, deploy_id=deploy_id) == deploy_id
 
 
-async def test_a_create_that_was_sent_and_not_answered_is_repeated_without_a_section(world: World) -> None:
+async def test_an_unanswered_create_is_repeated_without_a_public_cloud_section(world: World) -> None:
     await world.add_attempt(AttemptState.OPEN)
     world.required_type = "fake"
     assert await perform(world, Intent.CREATE) == "i-1"
 
 
-async def test_an_import_needs_no_section(world: World) -> None:
+async def test_an_instance_is_imported_without_a_public_cloud_section(world: World) -> None:
     world.policy, world.required_type = Policy(allow_import=True), "fake"
     deploy_id = world.provider.add(None)
     assert await perform(world, Intent.CREATE, deploy_id=deploy_id) == deploy_id
 
 
-async def test_a_refused_attempt_entitles_a_vm_to_no_other(world: World) -> None:
+async def test_a_new_attempt_after_a_refused_one_needs_a_public_cloud_section(world: World) -> None:
     await world.add_attempt(AttemptState.REFUSED)
     world.required_type = "fake"
     with pytest.raises(RequestRefused, match="the template has no PUBLIC_CLOUD section"):
@@ -189,7 +189,7 @@ async def test_a_refused_attempt_entitles_a_vm_to_no_other(world: World) -> None
 
 
 @pytest.mark.parametrize("state", [STOPPED, SUSPENDED])
-async def test_a_start_answers_the_same_id_once_it_runs(world: World, state: InstanceState) -> None:
+async def test_start_returns_the_same_id_once_the_instance_runs(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     assert await perform(world, Intent.START, deploy_id=deploy_id, seq=3) == deploy_id
     assert asked(world) == ["start"]
@@ -202,18 +202,18 @@ async def test_a_running_instance_is_not_started_again(world: World) -> None:
     assert asked(world) == []
 
 
-async def test_an_instance_that_is_starting_is_waited_for(world: World) -> None:
-    deploy_id = on_the_way(world, PENDING, RUNNING)
+async def test_start_waits_for_an_instance_that_is_starting(world: World) -> None:
+    deploy_id = in_transition(world, PENDING, RUNNING)
     assert await perform(world, Intent.START, deploy_id=deploy_id) == deploy_id
     assert asked(world) == []
     assert world.provider.state(deploy_id) is RUNNING
 
 
 @pytest.mark.parametrize(("state", "to"), [(STOPPING, STOPPED), (SUSPENDING, SUSPENDED)])
-async def test_an_instance_that_is_still_stopping_is_started_afterwards(
+async def test_start_waits_for_an_instance_that_is_still_stopping_and_starts_it(
     world: World, state: InstanceState, to: InstanceState
 ) -> None:
-    deploy_id = on_the_way(world, state, to)
+    deploy_id = in_transition(world, state, to)
     assert await perform(world, Intent.START, deploy_id=deploy_id) == deploy_id
     assert asked(world) == ["start"]
 
@@ -227,7 +227,9 @@ async def test_an_instance_that_is_still_stopping_is_started_afterwards(
         pytest.param(32, "", id="from-undeployed"),
     ],
 )
-async def test_what_is_gone_for_good_says_how_the_vm_is_recreated(world: World, lcm_state: int, remedy: str) -> None:
+async def test_start_of_a_terminated_instance_fails_and_names_the_recreate_command(
+    world: World, lcm_state: int, remedy: str
+) -> None:
     deploy_id = world.provider.add(identity_of(), TERMINATED)
     with pytest.raises(WrongState) as caught:
         await perform(world, Intent.START, deploy_id=deploy_id, lcm_state=lcm_state)
@@ -236,9 +238,7 @@ async def test_what_is_gone_for_good_says_how_the_vm_is_recreated(world: World, 
 
 
 @pytest.mark.parametrize("state", [TERMINATED, TERMINATING])
-async def test_an_instance_that_is_gone_cannot_be_started_and_nothing_is_made(
-    world: World, state: InstanceState
-) -> None:
+async def test_start_of_a_terminated_instance_fails_and_creates_nothing(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     with pytest.raises(WrongState) as caught:
         await perform(world, Intent.START, deploy_id=deploy_id)
@@ -247,13 +247,13 @@ async def test_an_instance_that_is_gone_cannot_be_started_and_nothing_is_made(
 
 
 @pytest.mark.parametrize("named", ["", "i-404"])
-async def test_a_start_of_what_is_not_there_never_makes_anything(world: World, named: str) -> None:
+async def test_start_of_a_missing_instance_fails_and_creates_nothing(world: World, named: str) -> None:
     with pytest.raises(InstanceNotFound):
         await perform(world, Intent.START, deploy_id=named)
     assert asked(world) == []
 
 
-async def test_a_vm_that_moved_to_another_host_has_it_in_its_tags(world: World) -> None:
+async def test_start_on_another_host_updates_the_host_in_the_tags(world: World) -> None:
     deploy_id = world.provider.add(identity_of(seq=2, host_id=3), STOPPED)
     await perform(world, Intent.START, deploy_id=deploy_id, host_id=9, seq=4)
     assert world.provider.identity(deploy_id) == identity_of(seq=2, host_id=9), "the SEQ of the create stays"
@@ -261,13 +261,13 @@ async def test_a_vm_that_moved_to_another_host_has_it_in_its_tags(world: World) 
 
 
 @pytest.mark.parametrize("host_id", [3, -1], ids=["same", "unknown"])
-async def test_a_vm_that_did_not_move_keeps_its_tags(world: World, host_id: int) -> None:
+async def test_start_on_the_same_or_an_unknown_host_keeps_the_tags(world: World, host_id: int) -> None:
     deploy_id = world.provider.add(identity_of(host_id=3), STOPPED)
     await perform(world, Intent.START, deploy_id=deploy_id, host_id=host_id)
     assert asked(world) == ["start"]
 
 
-async def test_an_imported_instance_without_tags_is_started_without_them(world: World) -> None:
+async def test_start_does_not_tag_an_imported_instance_without_tags(world: World) -> None:
     deploy_id = world.provider.add(None, STOPPED)
     await world.journal.record_import(deploy_id, vm_id=identity_of().vm_id, stime=STIME)
     assert await perform(world, Intent.START, deploy_id=deploy_id, host_id=9) == deploy_id
@@ -284,10 +284,10 @@ async def test_an_imported_instance_without_tags_is_started_without_them(world: 
         pytest.param(Intent.STOP_HARD, "stop hard", False, id="power-off-hard"),
         pytest.param(Intent.PARK, "stop", True, id="undeploy"),
         pytest.param(Intent.PARK_HARD, "stop hard", True, id="undeploy-hard"),
-        pytest.param(Intent.SUSPEND, "stop", False, id="suspend-where-memory-cannot-be-kept"),
+        pytest.param(Intent.SUSPEND, "stop", False, id="suspend-without-saving-memory"),
     ],
 )
-async def test_a_stop_keeps_the_instance_and_answers_once_it_has_stopped(
+async def test_each_stop_returns_once_the_instance_is_stopped(
     world: World, intent: Intent, call: str, *, is_parked: bool
 ) -> None:
     deploy_id = world.provider.add(identity_of())
@@ -298,7 +298,7 @@ async def test_a_stop_keeps_the_instance_and_answers_once_it_has_stopped(
 
 
 @pytest.mark.parametrize("intent", [Intent.STOP, Intent.STOP_HARD, Intent.SUSPEND])
-async def test_a_vm_that_is_stopped_on_its_host_is_on_it(world: World, intent: Intent) -> None:
+async def test_a_power_off_or_suspend_clears_the_parked_mark(world: World, intent: Intent) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.journal.park(deploy_id, VmId(7))
     await perform_intent(world.work(request_of(deploy_id=deploy_id)), intent)
@@ -306,8 +306,10 @@ async def test_a_vm_that_is_stopped_on_its_host_is_on_it(world: World, intent: I
 
 
 @pytest.mark.parametrize("what", ["describe", "stop"])
-async def test_an_undeploy_that_is_repeated_and_fails_leaves_the_vm_where_it_is(world: World, what: str) -> None:
-    """The process before had stopped it, marked it, answered and was killed; or somebody has started it since."""
+async def test_a_repeated_undeploy_that_fails_keeps_the_parked_mark_only_if_the_instance_is_stopped(
+    world: World, what: str
+) -> None:
+    """The dead process stopped, marked and answered; or the instance was started since."""
     is_stopped = what == "describe"
     deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED if is_stopped else InstanceState.RUNNING)
     await world.journal.park(deploy_id, VmId(7))
@@ -317,15 +319,15 @@ async def test_an_undeploy_that_is_repeated_and_fails_leaves_the_vm_where_it_is(
     assert await world.journal.parked() == ({deploy_id} if is_stopped else set())
 
 
-async def test_a_parked_instance_that_is_started_is_on_a_host_again(world: World) -> None:
+async def test_start_clears_the_parked_mark(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await perform(world, Intent.PARK, deploy_id=deploy_id)
     await perform(world, Intent.START, deploy_id=deploy_id)
     assert await world.journal.parked() == set()
 
 
-async def test_an_instance_that_could_not_be_stopped_is_on_its_host_still(world: World) -> None:
-    """OpenNebula takes the VM for running then; left out of a report, it would be powered off there."""
+async def test_a_failed_undeploy_leaves_no_parked_mark(world: World) -> None:
+    """OpenNebula sets the VM to RUNNING then, and to POWEROFF if a report lacked it."""
     deploy_id = world.provider.add(identity_of())
     world.provider.before["stop"].append(PermissionDenied("stopping is not allowed"))
     with pytest.raises(PermissionDenied):
@@ -335,47 +337,49 @@ async def test_an_instance_that_could_not_be_stopped_is_on_its_host_still(world:
 
 @pytest.mark.parametrize("state", [STOPPED, SUSPENDED])
 @pytest.mark.parametrize("intent", [Intent.STOP, Intent.STOP_HARD, Intent.SUSPEND])
-async def test_what_is_stopped_is_not_stopped_again(world: World, state: InstanceState, intent: Intent) -> None:
+async def test_a_stopped_or_suspended_instance_is_not_stopped_again(
+    world: World, state: InstanceState, intent: Intent
+) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     assert await perform(world, intent, deploy_id=deploy_id) == "-"
     assert asked(world) == []
 
 
-async def test_an_instance_that_is_starting_is_stopped_when_it_runs(world: World) -> None:
-    deploy_id = on_the_way(world, PENDING, RUNNING)
+async def test_stop_waits_for_an_instance_that_is_starting(world: World) -> None:
+    deploy_id = in_transition(world, PENDING, RUNNING)
     assert await perform(world, Intent.STOP, deploy_id=deploy_id) == "-"
     assert world.provider.state(deploy_id) is STOPPED
 
 
-async def test_an_instance_in_a_state_nobody_knows_is_asked_to_stop(world: World) -> None:
+async def test_stop_is_called_on_an_instance_in_an_unknown_state(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), UNKNOWN)
     assert await perform(world, Intent.STOP, deploy_id=deploy_id) == "-"
     assert asked(world) == ["stop"]
 
 
-async def test_a_soft_stop_under_way_is_waited_for(world: World) -> None:
-    deploy_id = on_the_way(world, STOPPING, STOPPED)
+async def test_stop_waits_for_a_stop_under_way_and_does_not_repeat_it(world: World) -> None:
+    deploy_id = in_transition(world, STOPPING, STOPPED)
     assert await perform(world, Intent.STOP, deploy_id=deploy_id) == "-"
     assert asked(world) == []
 
 
-async def test_a_hard_stop_cuts_a_soft_one_short_that_does_not_end(world: World) -> None:
+async def test_power_off_hard_cuts_a_hanging_power_off_short(world: World) -> None:
     """`recover --retry` of a power off that hangs in the guest sends CANCEL."""
-    deploy_id = on_the_way(world, STOPPING, STOPPED, seconds=100_000)
+    deploy_id = in_transition(world, STOPPING, STOPPED, seconds=100_000)
     assert await perform(world, Intent.STOP_HARD, deploy_id=deploy_id) == "-"
     assert asked(world) == ["stop hard"]
 
 
 @pytest.mark.parametrize("intent", [Intent.STOP, Intent.PARK, Intent.SUSPEND])
-async def test_an_instance_that_is_gone_cannot_be_stopped(world: World, intent: Intent) -> None:
+async def test_stop_of_a_terminated_instance_fails(world: World, intent: Intent) -> None:
     deploy_id = world.provider.add(identity_of(), TERMINATED)
     with pytest.raises(WrongState, match=f"instance {deploy_id} is terminated"):
         await perform(world, intent, deploy_id=deploy_id)
     assert await world.journal.parked() == set()
 
 
-async def test_an_instance_that_ends_while_it_stops_is_told(world: World) -> None:
-    deploy_id = on_the_way(world, STOPPING, TERMINATED)
+async def test_stop_fails_if_the_instance_terminates_meanwhile(world: World) -> None:
+    deploy_id = in_transition(world, STOPPING, TERMINATED)
     with pytest.raises(WrongState, match=f"instance {deploy_id} is terminated"):
         await perform(world, Intent.STOP, deploy_id=deploy_id)
 
@@ -384,7 +388,7 @@ async def test_an_instance_that_ends_while_it_stops_is_told(world: World) -> Non
 
 
 class CrampedCloud(FakeCloud):
-    """Pretends to be a cloud that accepts what it has no room for, and tells of it by the instance that ends."""
+    """Pretends to be a cloud that accepts a create without capacity, and then terminates the instance with a reason."""
 
     name: str = "cramped"
 
@@ -411,18 +415,18 @@ cramped = pytest.mark.parametrize("world", [CrampedCloud], indirect=True, ids=["
 
 @cramped
 @pytest.mark.parametrize("end", [TERMINATED, TERMINATING, UNKNOWN])
-async def test_an_instance_that_ends_for_want_of_room_is_owed_and_gives_way_to_the_next_alternative(
+async def test_after_an_instance_ends_for_lack_of_capacity_the_next_alternative_is_created(
     world: World, end: InstanceState
 ) -> None:
     assert isinstance(world.provider, CrampedCloud)
-    world.provider.end, world.provider.warnings = end, ("an attribute nobody knows",)
+    world.provider.end, world.provider.warnings = end, ("an unknown attribute",)
     world.provider.before["create"].append(NoCapacity("none small either"))
     world.provider.short = {"medium"}
     assert await perform(world, Intent.CREATE) == "i-2"
     sizes = [attempt.parameters["size"] for attempt in await world.attempts()]
     assert sizes == ["small", "medium", "large"], "each alternative once"
     assert world.told == [
-        "an attribute nobody knows",
+        "an unknown attribute",
         "none small either",
         f"instance i-1 is {end.value}: no room",
     ]
@@ -434,7 +438,7 @@ async def test_an_instance_that_ends_for_want_of_room_is_owed_and_gives_way_to_t
 
 
 @cramped
-async def test_when_the_instances_of_all_alternatives_end_for_want_of_room_the_last_is_told(world: World) -> None:
+async def test_create_fails_if_the_instances_of_all_alternatives_end_for_lack_of_capacity(world: World) -> None:
     assert isinstance(world.provider, CrampedCloud)
     world.provider.short = {"small", "medium", "large"}
     with pytest.raises(NoCapacity, match="instance i-3 is terminated: no room"):
@@ -444,7 +448,7 @@ async def test_when_the_instances_of_all_alternatives_end_for_want_of_room_the_l
 
 
 @cramped
-async def test_an_instance_that_ends_for_another_reason_fails_the_deploy(world: World) -> None:
+async def test_create_fails_if_the_instance_ends_for_another_reason_than_capacity(world: World) -> None:
     assert isinstance(world.provider, CrampedCloud)
     world.provider.reason = "the image is damaged"
     with pytest.raises(WrongState, match="instance i-1 is terminated: the image is damaged"):
@@ -454,7 +458,7 @@ async def test_an_instance_that_ends_for_another_reason_fails_the_deploy(world: 
 
 @able
 @pytest.mark.parametrize("state", [RUNNING, UNKNOWN])
-async def test_a_cloud_that_keeps_memory_suspends(world: World, state: InstanceState) -> None:
+async def test_suspend_calls_suspend_in_a_cloud_that_supports_it(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     assert await perform(world, Intent.SUSPEND, deploy_id=deploy_id) == "-"
     assert asked(world) == ["suspend"]
@@ -462,15 +466,15 @@ async def test_a_cloud_that_keeps_memory_suspends(world: World, state: InstanceS
 
 
 @able
-async def test_an_instance_that_is_starting_is_suspended_when_it_runs(world: World) -> None:
-    deploy_id = on_the_way(world, PENDING, RUNNING)
+async def test_suspend_waits_for_an_instance_that_is_starting(world: World) -> None:
+    deploy_id = in_transition(world, PENDING, RUNNING)
     await perform(world, Intent.SUSPEND, deploy_id=deploy_id)
     assert asked(world) == ["suspend"]
 
 
 @able
 @pytest.mark.parametrize("state", [STOPPED, SUSPENDED])
-async def test_what_is_suspended_is_not_suspended_again(world: World, state: InstanceState) -> None:
+async def test_a_stopped_or_suspended_instance_is_not_suspended_again(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     assert await perform(world, Intent.SUSPEND, deploy_id=deploy_id) == "-"
     assert asked(world) == []
@@ -480,28 +484,28 @@ async def test_what_is_suspended_is_not_suspended_again(world: World, state: Ins
 
 
 @pytest.mark.parametrize("state", [RUNNING, STOPPED, SUSPENDED, PENDING, UNKNOWN, STOPPING])
-async def test_a_destroy_answers_once_the_instance_is_terminated(world: World, state: InstanceState) -> None:
+async def test_destroy_returns_once_the_instance_is_terminated(world: World, state: InstanceState) -> None:
     deploy_id = world.provider.add(identity_of(), state)
     assert await perform(world, Intent.DESTROY, deploy_id=deploy_id) == "-"
     assert asked(world) == ["destroy"]
     assert world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_a_destroyed_vm_that_is_gone_counts_as_success(world: World) -> None:
+async def test_destroy_succeeds_if_the_instance_is_gone_already(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), TERMINATED)
     assert await perform(world, Intent.DESTROY, deploy_id=deploy_id) == "-"
     assert await perform(world, Intent.DESTROY) == "-"
     assert asked(world) == []
 
 
-async def test_an_instance_on_its_way_out_is_waited_for_and_not_asked_again(world: World) -> None:
-    deploy_id = on_the_way(world, TERMINATING, TERMINATED)
+async def test_destroy_waits_for_a_terminating_instance_and_does_not_repeat_the_call(world: World) -> None:
+    deploy_id = in_transition(world, TERMINATING, TERMINATED)
     assert await perform(world, Intent.DESTROY, deploy_id=deploy_id) == "-"
     assert asked(world) == []
     assert world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_without_an_id_everything_of_this_vm_is_destroyed_and_nothing_else(world: World) -> None:
+async def test_destroy_without_id_terminates_only_the_instances_of_this_vm(world: World) -> None:
     mine = [world.provider.add(identity_of()), world.provider.add(identity_of(seq=2), STOPPED)]
     others = [
         world.provider.add(identity_of(8)),
@@ -514,7 +518,7 @@ async def test_without_an_id_everything_of_this_vm_is_destroyed_and_nothing_else
     assert [world.provider.state(deploy_id) for deploy_id in others] == [RUNNING] * 4
 
 
-async def test_an_instance_that_vanishes_between_look_and_call_is_gone(world: World) -> None:
+async def test_destroy_succeeds_if_the_instance_vanishes_after_its_lookup(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.before["destroy"].append(InstanceNotFound("no such instance"))
     destroying = asyncio.create_task(perform(world, Intent.DESTROY, deploy_id=deploy_id))
@@ -523,21 +527,21 @@ async def test_an_instance_that_vanishes_between_look_and_call_is_gone(world: Wo
     assert await destroying == "-"
 
 
-async def test_a_named_instance_of_somebody_else_is_never_destroyed(world: World) -> None:
+async def test_destroy_does_not_terminate_a_named_instance_of_another_vm(world: World) -> None:
     deploy_id = world.provider.add(identity_of(8))
     with pytest.raises(NotOurs):
         await perform(world, Intent.DESTROY, deploy_id=deploy_id)
     assert world.provider.state(deploy_id) is RUNNING
 
 
-async def test_an_imported_instance_is_destroyed_like_any_other(world: World) -> None:
+async def test_destroy_terminates_an_imported_instance_without_tags(world: World) -> None:
     deploy_id = world.provider.add(None)
     await world.journal.record_import(deploy_id, vm_id=identity_of().vm_id, stime=STIME)
     await perform(world, Intent.DESTROY, deploy_id=deploy_id)
     assert world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_what_was_destroyed_is_parked_no_more_and_its_attempts_are_over(world: World) -> None:
+async def test_destroy_clears_the_parked_mark_and_closes_the_attempts(world: World) -> None:
     deploy_id = await perform(world, Intent.CREATE)
     await perform(world, Intent.PARK, deploy_id=deploy_id)
     await perform(world, Intent.DESTROY, deploy_id=deploy_id)
@@ -545,22 +549,22 @@ async def test_what_was_destroyed_is_parked_no_more_and_its_attempts_are_over(wo
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE]
 
 
-async def test_a_second_instance_of_an_unanswered_create_is_destroyed_with_the_first(world: World) -> None:
+async def test_destroy_terminates_a_second_instance_of_an_unanswered_create_too(world: World) -> None:
     deploy_id = await perform(world, Intent.CREATE)
     world.provider.visibility_grace = 60
-    twin = world.provider.add(identity_of())
+    second = world.provider.add(identity_of())
     await world.add_attempt(AttemptState.OPEN, number=2)
     await perform(world, Intent.DESTROY, deploy_id=deploy_id)
-    assert [world.provider.state(each) for each in (deploy_id, twin)] == [TERMINATED] * 2
+    assert [world.provider.state(each) for each in (deploy_id, second)] == [TERMINATED] * 2
 
 
-async def test_without_certainty_nothing_is_called_gone(world: World) -> None:
+async def test_destroy_fails_if_the_lookup_by_tags_fails(world: World) -> None:
     world.provider.always["find"] = ProviderUnavailable("fake did not answer")
     with pytest.raises(CannotTell, match="cannot tell whether VM 7's instance still exists: fake did not answer"):
         await perform(world, Intent.DESTROY)
 
 
-async def test_the_deadline_is_kept_while_waiting_for_certainty(world: World) -> None:
+async def test_destroy_fails_if_the_visibility_grace_exceeds_the_deadline(world: World) -> None:
     world.provider.visibility_grace = 1000
     await world.add_attempt(AttemptState.OPEN)
     deadline = asyncio.get_running_loop().time() + 300
@@ -568,7 +572,7 @@ async def test_the_deadline_is_kept_while_waiting_for_certainty(world: World) ->
         await perform_intent(world.work(request_of(), deadline=deadline), Intent.DESTROY)
 
 
-async def test_a_full_disk_is_no_reason_to_keep_an_instance(world: World) -> None:
+async def test_destroy_terminates_the_instance_although_the_disk_is_full(world: World) -> None:
     deploy_id = await perform(world, Intent.CREATE)
     with closing(sqlite3.connect(world.journal.path)) as db:
         for table, what in (("attempts", "INSERT"), ("parked", "DELETE"), ("requests", "INSERT")):
@@ -584,7 +588,7 @@ async def test_a_full_disk_is_no_reason_to_keep_an_instance(world: World) -> Non
 
 
 @pytest.mark.parametrize("is_listed", [True, False], ids=["terminated", "not-listed-any-more"])
-async def test_what_is_destroyed_is_let_go(world: World, *, is_listed: bool) -> None:
+async def test_destroy_forgets_the_instance(world: World, *, is_listed: bool) -> None:
     deploy_id = world.provider.add(identity_of(), RUNNING)
     await world.cloud.look_at(deploy_id)
     assert world.cloud.knowledge.shown == {deploy_id}
@@ -594,7 +598,7 @@ async def test_what_is_destroyed_is_let_go(world: World, *, is_listed: bool) -> 
     assert world.cloud.knowledge.shown == set()
 
 
-async def test_the_request_is_on_disk_before_the_cloud_hears_of_a_destroy(world: World) -> None:
+async def test_the_request_is_journaled_before_destroy_is_called(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.always["destroy"] = asyncio.Event()
     world.journal.open_request(action="CLEANUP", vm_id=identity_of().vm_id, is_two_blank=True, payload=b"UEFZ")
@@ -606,14 +610,14 @@ async def test_the_request_is_on_disk_before_the_cloud_hears_of_a_destroy(world:
     await pass_time(1)
 
 
-# What only a create's answer calls the VM's
+# Instances known only from the answer to a create
 
 
-@pytest.mark.parametrize("whose", SOMEBODY_ELSE, ids=str)
-async def test_an_instance_that_the_journal_calls_the_vms_is_not_destroyed_against_its_tags(
-    world: World, whose: Identity | None
+@pytest.mark.parametrize("foreign", FOREIGN_IDENTITIES, ids=str)
+async def test_destroy_leaves_a_journaled_instance_whose_tags_name_another_vm(
+    world: World, foreign: Identity | None
 ) -> None:
-    theirs = world.provider.add(whose)
+    theirs = world.provider.add(foreign)
     await world.add_attempt(AttemptState.CREATED, deploy_id=theirs)
     with pytest.raises(
         NotOurs, match=f"instance {theirs}, which the cloud's answer calls VM 7's, .*: it is left alone"
@@ -622,7 +626,7 @@ async def test_an_instance_that_the_journal_calls_the_vms_is_not_destroyed_again
     assert asked(world) == []
 
 
-async def test_beside_its_own_instance_a_vm_ends_without_the_one_that_an_answer_named(world: World) -> None:
+async def test_destroy_terminates_the_tagged_instance_and_leaves_a_wrongly_journaled_one(world: World) -> None:
     theirs, own = world.provider.add(identity_of(8)), world.provider.add(identity_of())
     await world.add_attempt(AttemptState.CREATED, deploy_id=theirs)
     assert await perform(world, Intent.DESTROY, deploy_id=own) == "-"
@@ -630,12 +634,12 @@ async def test_beside_its_own_instance_a_vm_ends_without_the_one_that_an_answer_
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE]
 
 
-@pytest.mark.parametrize("whose", SOMEBODY_ELSE, ids=str)
-async def test_a_deploy_fails_whose_create_answers_the_id_of_somebody_elses_instance(
-    world: World, monkeypatch: pytest.MonkeyPatch, whose: Identity | None
+@pytest.mark.parametrize("foreign", FOREIGN_IDENTITIES, ids=str)
+async def test_create_fails_if_the_cloud_returns_the_id_of_a_foreign_instance(
+    world: World, monkeypatch: pytest.MonkeyPatch, foreign: Identity | None
 ) -> None:
     world.provider.visibility_grace = 30
-    theirs = world.provider.add(whose, STOPPED)
+    theirs = world.provider.add(foreign, STOPPED)
     create = world.provider.create
 
     async def create_and_misname(call: CreateCall) -> DeployId:
@@ -647,12 +651,12 @@ async def test_a_deploy_fails_whose_create_answers_the_id_of_somebody_elses_inst
         await perform(world, Intent.CREATE)
     assert asked(world) == ["create"], "and it is not started"
     [own] = [each for each in world.provider.alive() if each != theirs]
-    assert await perform(world, Intent.CREATE) == own, "which its tags tell"
+    assert await perform(world, Intent.CREATE) == own, "found by its tags"
     assert await perform(world, Intent.DESTROY) == "-"
     assert [world.provider.state(each) for each in (theirs, own)] == [STOPPED, TERMINATED]
 
 
-async def test_a_new_instance_whose_tags_show_later_is_waited_for(world: World) -> None:
+async def test_create_waits_for_the_tags_of_a_new_instance(world: World) -> None:
     world.provider.visibility_grace = 30
     deploy = asyncio.create_task(perform(world, Intent.CREATE))
     await until(lambda: bool(world.provider.instances))
@@ -667,7 +671,7 @@ async def test_a_new_instance_whose_tags_show_later_is_waited_for(world: World) 
 
 @pytest.mark.parametrize(("is_hard", "call"), [(False, "reboot"), (True, "reboot hard")], ids=["soft", "hard"])
 @pytest.mark.parametrize("named", [True, False], ids=["by-id", "by-tags"])
-async def test_a_reboot_reaches_the_vms_instance(world: World, call: str, *, is_hard: bool, named: bool) -> None:
+async def test_reboot_is_called_on_the_vms_instance(world: World, call: str, *, is_hard: bool, named: bool) -> None:
     deploy_id = world.provider.add(identity_of())
     request = request_of(deploy_id=deploy_id if named else "")
     assert await reboot(world.work(request), is_hard=is_hard) == "-"
@@ -675,22 +679,22 @@ async def test_a_reboot_reaches_the_vms_instance(world: World, call: str, *, is_
 
 
 @pytest.mark.parametrize("is_hard", [False, True], ids=["soft", "hard"])
-@pytest.mark.parametrize("whose", SOMEBODY_ELSE, ids=str)
-async def test_a_reboot_never_reaches_somebody_elses_instance(
-    world: World, whose: Identity | None, *, is_hard: bool
+@pytest.mark.parametrize("foreign", FOREIGN_IDENTITIES, ids=str)
+async def test_reboot_is_never_called_on_a_foreign_instance(
+    world: World, foreign: Identity | None, *, is_hard: bool
 ) -> None:
-    deploy_id = world.provider.add(whose)
+    deploy_id = world.provider.add(foreign)
     with pytest.raises(NotOurs):
         await reboot(world.work(request_of(deploy_id=deploy_id)), is_hard=is_hard)
     assert asked(world) == []
 
 
-async def test_an_id_that_leads_nowhere_is_looked_up_by_tags(world: World) -> None:
+async def test_reboot_finds_the_instance_by_tags_if_its_id_is_unknown(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await reboot(world.work(request_of(deploy_id="i-404")), is_hard=False)
     assert world.provider.calls[-1] == ("reboot", deploy_id)
 
 
-async def test_an_instance_that_is_not_there_cannot_be_rebooted(world: World) -> None:
+async def test_reboot_of_a_missing_instance_fails(world: World) -> None:
     with pytest.raises(InstanceNotFound):
         await reboot(world.work(request_of(deploy_id="i-404")), is_hard=False)

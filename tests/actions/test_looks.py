@@ -18,7 +18,7 @@ THREADS = 15
 
 
 class SlowCloud(FakeCloud):
-    """Pretends to be a cloud whose looks and reboots take a tenth of a second each."""
+    """Pretends to be a cloud whose lookups and reboots take a tenth of a second each."""
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
         await pass_time(LATENCY)
@@ -46,7 +46,7 @@ def now() -> float:
 
 
 @pytest.mark.parametrize("action", ["REBOOT", "RESET"])
-async def test_reboots_that_come_together_share_one_look_with_a_slot_or_without(desk: Desk, action: str) -> None:
+async def test_simultaneous_reboots_share_one_describe_call_even_beyond_the_threads(desk: Desk, action: str) -> None:
     count, begun = 150, now()
     for vm_id in range(count):
         desk.ask(action, vm_id, deploy_id=desk.world.provider.add(identity_of(vm_id)), lcm_state=3)
@@ -56,7 +56,7 @@ async def test_reboots_that_come_together_share_one_look_with_a_slot_or_without(
     assert now() - begun == pytest.approx(LATENCY * (1 + count / THREADS), abs=0.01)
 
 
-async def test_reboots_that_come_during_a_look_are_looked_at_while_the_first_ones_reboot(desk: Desk) -> None:
+async def test_reboots_arriving_during_a_lookup_share_the_next_one(desk: Desk) -> None:
     begun = now()
     for vm_id in range(2 * THREADS):
         if vm_id == THREADS:
@@ -67,12 +67,12 @@ async def test_reboots_that_come_during_a_look_are_looked_at_while_the_first_one
     assert now() - begun == pytest.approx(3 * LATENCY, abs=0.01)
 
 
-async def test_a_look_from_before_an_action_was_asked_for_does_not_count(world: World) -> None:
+async def test_a_lookup_from_before_the_request_is_not_used(world: World) -> None:
     looks, ids = SharedLooks(), [world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
     for deploy_id in ids:
         looks.expect(deploy_id)
     await looks.look_at(world.cloud, ids[0])
-    world.provider.instances[ids[1]].identity = identity_of(9)  # and its action was called off meanwhile
+    world.provider.instances[ids[1]].identity = identity_of(9)  # and its action was cancelled meanwhile
     looks.expect(ids[1])
     seen = await looks.look_at(world.cloud, ids[1])
     assert seen is not None
@@ -80,7 +80,7 @@ async def test_a_look_from_before_an_action_was_asked_for_does_not_count(world: 
 
 
 @pytest.mark.parametrize(("waited", "count"), [(29, 1), (31, 2)])
-async def test_a_look_counts_for_half_a_minute(world: World, waited: float, count: int) -> None:
+async def test_a_shared_lookup_is_used_for_half_a_minute(world: World, waited: float, count: int) -> None:
     looks, ids = SharedLooks(), [world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
     for deploy_id in ids:
         looks.expect(deploy_id)
@@ -90,7 +90,7 @@ async def test_a_look_counts_for_half_a_minute(world: World, waited: float, coun
     assert world.provider.count("describe") == count
 
 
-async def test_a_failed_look_fails_its_reboots_and_the_next_reboot_looks_again(desk: Desk) -> None:
+async def test_a_failed_lookup_fails_its_reboots_and_the_next_reboot_makes_a_new_one(desk: Desk) -> None:
     world = desk.world
     world.provider.before["describe"].append(ProviderUnavailable("fake did not answer"))
     desk.ask("REBOOT", 7, deploy_id=world.provider.add(identity_of()))

@@ -1,4 +1,4 @@
-"""Whether a template asks for this cloud, in the words of each release."""
+"""Recognise templates that request this cloud, in the notation of each release."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REFUSED = (
         pytest.param({"user_template": a_template("EC2", {"AMI": "ami-1"})}, id="without-type-as-4.x"),
     ],
 )
-def test_a_section_of_our_type_asks_for_this_cloud(fields: dict[str, Any]) -> None:
+def test_a_section_of_the_clouds_type_is_accepted(fields: dict[str, Any]) -> None:
     check_section("aws", request_of(**fields), cloud="ec2")
 
 
@@ -51,16 +51,16 @@ def test_a_section_of_our_type_asks_for_this_cloud(fields: dict[str, Any]) -> No
         pytest.param({"user_template": Template(values={"PUBLIC_CLOUD": ("aws",)})}, id="a-plain-value"),
     ],
 )
-def test_any_other_template_does_not(fields: dict[str, Any]) -> None:
+def test_a_template_without_a_section_of_the_clouds_type_is_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(RequestRefused) as caught:
         check_section("aws", request_of(**fields), cloud="ec2")
     assert str(caught.value) == REFUSED
 
 
-def test_the_section_of_4_x_asks_for_no_other_cloud() -> None:
+def test_the_ec2_section_of_4_x_is_refused_for_other_clouds() -> None:
     with pytest.raises(RequestRefused):
         check_section("partner", request_of(user_template=a_template("EC2", {"AMI": "ami-1"})), cloud="opennebula")
 
 
-def test_where_no_section_is_required_any_template_will_do() -> None:
+def test_any_template_is_accepted_if_no_section_is_required() -> None:
     check_section("", request_of(), cloud="ec2")

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.looptime
 
 
 class Busy(NamedTuple):
-    """A driver under `-t 1` whose one place VM 1 has until its create is answered; `parsed` has what was parsed."""
+    """A driver with `-t 1`, busy until VM 1's create is answered; `parsed` lists the actions of all parsed messages."""
 
     desk: Desk
     is_answered: asyncio.Event
@@ -53,8 +53,8 @@ def with_script(size: int) -> Template:
         pytest.param("DEPLOY", 5_000, True, id="an-ordinary-deploy"),
         pytest.param("DEPLOY", 50_000, False, id="a-larger-deploy"),
         pytest.param("DEPLOY", 500_000, False, id="a-large-deploy"),
-        pytest.param("REBOOT", 50_000, True, id="what-keeps-no-template"),
-        pytest.param("REBOOT", 500_000, False, id="what-takes-long-to-read"),
+        pytest.param("REBOOT", 50_000, True, id="reboot-with-a-larger-message"),
+        pytest.param("REBOOT", 500_000, False, id="reboot-with-a-large-message"),
     ],
 )
 async def test_a_large_message_is_parsed_when_its_turn_comes(
@@ -71,7 +71,7 @@ async def test_a_large_message_is_parsed_when_its_turn_comes(
     assert (await desk.reply(action)).startswith("SUCCESS")
 
 
-async def test_beyond_the_budget_large_requests_are_refused_with_the_reason_and_small_ones_are_not(
+async def test_large_deploys_beyond_the_memory_budget_are_refused_and_other_requests_are_not(
     busy: Busy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(queued, "BUDGET", 1_000_000)
@@ -87,7 +87,7 @@ async def test_beyond_the_budget_large_requests_are_refused_with_the_reason_and_
     desk.ask("CLEANUP", 4, template=with_script(600_000))
     desk.ask("UPDATESG", 5, template=with_script(600_000), operand=group)
     desk.ask("DEPLOY", 6)
-    assert len(desk.replies()) == 1, "oned asks nobody else for these, or they hold next to nothing"
+    assert len(desk.replies()) == 1, "CLEANUP and UPDATESG are always accepted, and the small DEPLOY fits"
     busy.is_answered.set()
     await desk.settled()
     assert sorted(reply.split()[2] for reply in desk.replies()) == ["1", "2", "3", "4", "5", "6"]
@@ -95,17 +95,17 @@ async def test_beyond_the_budget_large_requests_are_refused_with_the_reason_and_
     assert (await desk.answer("DEPLOY", 3, template=with_script(600_000))).startswith("SUCCESS")
 
 
-@pytest.mark.parametrize("how", ["called off", "dropped", "cannot be read"])
-async def test_what_is_not_carried_out_holds_nothing_any_more(busy: Busy, how: str) -> None:
+@pytest.mark.parametrize("how", ["cancelled", "dropped", "unreadable"])
+async def test_a_request_that_is_not_carried_out_frees_its_memory_budget(busy: Busy, how: str) -> None:
     desk = busy.desk
     before = desk.dispatcher._backlog.held
-    if how == "cannot be read":
+    if how == "unreadable":
         desk.write(b"DEPLOY  7 " + b"A" * 400_000)
     else:
         desk.ask("DEPLOY", template=with_script(300_000))
     assert desk.dispatcher._backlog.held > before + 300_000
-    desk.ask("DRIVER_CANCEL" if how == "called off" else "CLEANUP")
-    assert how == "cannot be read" or desk.dispatcher._backlog.held < before + 100_000
+    desk.ask("DRIVER_CANCEL" if how == "cancelled" else "CLEANUP")
+    assert how == "unreadable" or desk.dispatcher._backlog.held < before + 100_000
     busy.is_answered.set()
     await desk.settled()
     assert desk.dispatcher._backlog.held == 0

@@ -28,7 +28,7 @@ SENTENCE = (
     "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
 )
 ONED = Process.parent()
-"""Who has started this process, and the earlier one unless a test says otherwise."""
+"""The parent of this process, and of the earlier one unless a test says otherwise."""
 
 DEAD = Process(pid=4_000_000, start="an earlier time")
 
@@ -46,8 +46,8 @@ async def desk(world: World) -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
-def living() -> Iterator[subprocess.Popen[bytes]]:
-    """An earlier driver that has not ended yet."""
+def living_driver() -> Iterator[subprocess.Popen[bytes]]:
+    """The process of an earlier driver that is still alive."""
     with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()
@@ -72,7 +72,7 @@ async def leave(
     seen: float | None = None,
     is_called_off: bool = False,
 ) -> None:
-    """Write to the journal what an earlier process wrote: these requests, so many seconds ago, and then it died."""
+    """Write these requests to the journal as an earlier process did, `age` seconds ago, before it died."""
     moments = count(EPOCH + now() - age, 0.001)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Process, "current", lambda: writer)
@@ -98,7 +98,7 @@ async def leave(
 
 
 def recovery_of(desk: Desk) -> Recovery:
-    """The desk's output is always open."""
+    """A recovery for a desk, whose output is always open."""
     return Recovery(
         desk.world.journal,
         desk.dispatcher,
@@ -109,7 +109,7 @@ def recovery_of(desk: Desk) -> Recovery:
 
 
 async def recover(desk: Desk) -> None:
-    """Everything that an earlier process left, and all that follows from it."""
+    """Run the recovery, and wait until its requests have ended."""
     async with asyncio.timeout(10_000):
         await recovery_of(desk).run()
         await desk.settled()
@@ -120,10 +120,10 @@ async def left_over(world: World) -> list[str]:
     return [each.action for each in await world.journal.open_requests()]
 
 
-# Carried out again
+# Repeated requests
 
 
-async def test_a_deploy_that_was_not_answered_is_carried_out_and_answered_once(desk: Desk) -> None:
+async def test_an_unanswered_deploy_is_repeated_and_answered_once(desk: Desk) -> None:
     await leave(desk.world, request("DEPLOY"))
     await recover(desk)
     assert desk.lines == ["DEPLOY SUCCESS 7 i-1"]
@@ -131,7 +131,7 @@ async def test_a_deploy_that_was_not_answered_is_carried_out_and_answered_once(d
     assert [writer.process for writer in await desk.world.journal.writers()] == [Process.current()]
 
 
-async def test_a_deploy_whose_instance_exists_already_is_answered_with_it(desk: Desk) -> None:
+async def test_an_unanswered_deploy_is_answered_with_the_existing_instance(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     await leave(desk.world, request("DEPLOY"))
     await recover(desk)
@@ -139,7 +139,7 @@ async def test_a_deploy_whose_instance_exists_already_is_answered_with_it(desk: 
     assert desk.world.provider.count("create") == 0
 
 
-async def test_a_deploy_whose_create_was_never_answered_is_sent_again_as_it_was(desk: Desk) -> None:
+async def test_a_repeated_deploy_repeats_its_unanswered_create(desk: Desk) -> None:
     attempt = await desk.world.add_attempt(AttemptState.OPEN, age=3)
     await leave(desk.world, request("DEPLOY"))
     await recover(desk)
@@ -159,7 +159,7 @@ async def test_a_deploy_whose_create_was_never_answered_is_sent_again_as_it_was(
         ("CLEANUP", 23, InstanceState.RUNNING, InstanceState.TERMINATED),
     ],
 )
-async def test_what_brings_an_instance_to_a_state_is_carried_out_again(
+async def test_actions_that_bring_an_instance_to_a_state_are_repeated(
     desk: Desk, action: str, lcm_state: int, before: InstanceState, after: InstanceState
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of(), before)
@@ -169,8 +169,8 @@ async def test_what_brings_an_instance_to_a_state_is_carried_out_again(
     assert desk.world.provider.state(deploy_id) is after
 
 
-async def test_of_two_requests_of_one_vm_only_the_last_is_still_waited_for(desk: Desk) -> None:
-    """oned asks anew when it has its answer: the first was answered, and its end had not reached the disk."""
+async def test_only_the_last_of_two_open_requests_of_a_vm_is_answered(desk: Desk) -> None:
+    """oned sends the next request after an answer: the first one was answered, but that was not on disk yet."""
     desk.world.provider.add(identity_of(), deploy_id="i-1")
     await leave(
         desk.world,
@@ -183,8 +183,10 @@ async def test_of_two_requests_of_one_vm_only_the_last_is_still_waited_for(desk:
 
 
 @pytest.mark.parametrize("is_later_first", [False, True])
-async def test_what_two_deaths_have_left_does_not_undo_what_came_after_it(desk: Desk, *, is_later_first: bool) -> None:
-    """SAVE was answered, and its process killed; the next one was asked to RESTORE, and killed as well."""
+async def test_the_older_request_of_two_dead_drivers_is_not_repeated_after_the_newer_one(
+    desk: Desk, *, is_later_first: bool
+) -> None:
+    """SAVE was answered before its process was killed; the next process got RESTORE, and was killed as well."""
     desk.world.provider.add(identity_of(), InstanceState.STOPPED, deploy_id="i-1")
     pids = (4_000_002, 4_000_001) if is_later_first else (4_000_001, 4_000_002)
     for pid, each in zip(
@@ -209,13 +211,13 @@ SECURITY_GROUP = {"SECURITY_GROUP_ID": "104"}
             request("ATTACHDISK", lcm_state=17, deploy_id="i-1", operand={"DISK_ID": "1"}),
             request("UPDATESG", lcm_state=17, deploy_id="i-1", operand=SECURITY_GROUP),
             f"ATTACHDISK FAILURE 7 {SENTENCE}",
-            id="a-security-group-beside-a-disk",
+            id="security-group-beside-disk",
         ),
         pytest.param(
             request("UPDATESG", lcm_state=3, deploy_id="i-1", operand=SECURITY_GROUP),
             request("SHUTDOWN", lcm_state=18, deploy_id="i-1"),
             f"UPDATESG FAILURE 7 104 {SENTENCE}",
-            id="a-security-group-before-a-power-off",
+            id="security-group-before-power-off",
         ),
         pytest.param(
             request("UPDATESG", lcm_state=3, deploy_id="i-1", operand=SECURITY_GROUP),
@@ -227,16 +229,16 @@ SECURITY_GROUP = {"SECURITY_GROUP_ID": "104"}
             request("BACKUP", lcm_state=69, deploy_id="i-1"),
             request("BACKUPCANCEL", lcm_state=69, deploy_id="i-1"),
             f"BACKUP FAILURE 7 {SENTENCE}",
-            id="a-backup-that-is-called-off",
+            id="cancelled-backup",
         ),
     ],
 )
-@pytest.mark.parametrize("is_asked_anew", [False, True], ids=["both-left", "the-other-asked-anew"])
-async def test_what_is_waited_for_beside_something_else_is_answered(
-    desk: Desk, waiting: Request, beside: Request, answer: str, *, is_asked_anew: bool
+@pytest.mark.parametrize("is_other_new", [False, True], ids=["both-left", "one-left-one-new"])
+async def test_both_of_two_requests_are_answered_if_oned_waits_for_both(
+    desk: Desk, waiting: Request, beside: Request, answer: str, *, is_other_new: bool
 ) -> None:
     desk.world.provider.add(identity_of(), deploy_id="i-1")
-    if is_asked_anew:
+    if is_other_new:
         await leave(desk.world, waiting)
         desk.dispatcher.accept(beside)
     else:
@@ -246,8 +248,8 @@ async def test_what_is_waited_for_beside_something_else_is_answered(
     assert len(desk.replies()) == 2
 
 
-async def test_of_two_devices_one_after_the_other_only_the_last_is_still_waited_for(desk: Desk) -> None:
-    """The attaching hung, a person recovered the VM and detached: a late answer to the first would end the second."""
+async def test_only_the_last_of_two_open_device_actions_is_answered(desk: Desk) -> None:
+    """Attaching hung, a person recovered the VM and detached: a late answer to the first would end the second."""
     disk = {"DISK_ID": "1"}
     attach = request("ATTACHDISK", lcm_state=17, deploy_id="i-1", operand=disk)
     await leave(desk.world, attach, request("DETACHDISK", lcm_state=17, deploy_id="i-1", operand=disk))
@@ -255,7 +257,7 @@ async def test_of_two_devices_one_after_the_other_only_the_last_is_still_waited_
     assert desk.replies() == [f"DETACHDISK FAILURE 7 {SENTENCE}"]
 
 
-async def test_what_a_person_has_tried_by_hand_replaces_nothing_of_oneds(desk: Desk) -> None:
+async def test_a_request_from_a_shell_does_not_replace_one_of_oned(desk: Desk) -> None:
     desk.world.provider.add(identity_of(), deploy_id="i-1")
     await leave(desk.world, request("SHUTDOWN", lcm_state=18, deploy_id="i-1"))
     person, shell = Process(pid=4_000_009, start="a while ago"), Process(pid=4_000_010, start="a while ago")
@@ -264,8 +266,8 @@ async def test_what_a_person_has_tried_by_hand_replaces_nothing_of_oneds(desk: D
     assert "SHUTDOWN SUCCESS 7 -" in desk.replies()
 
 
-async def test_the_order_of_requests_does_not_hang_on_the_clock(desk: Desk) -> None:
-    """The clock was an hour ahead when SAVE came; RESTORE came to the next process, and both were killed."""
+async def test_the_order_of_requests_does_not_depend_on_the_clock(desk: Desk) -> None:
+    """The clock was an hour ahead when SAVE came; the next process got RESTORE, and both were killed."""
     desk.world.provider.add(identity_of(), InstanceState.STOPPED, deploy_id="i-1")
     first, second = (Process(pid=pid, start="an earlier time") for pid in (4_000_001, 4_000_002))
     await leave(desk.world, request("SAVE", lcm_state=5, deploy_id="i-1"), writer=first)
@@ -276,7 +278,7 @@ async def test_the_order_of_requests_does_not_hang_on_the_clock(desk: Desk) -> N
     assert desk.replies() == ["RESTORE SUCCESS 7 -"]
 
 
-async def test_what_cannot_be_taken_over_is_answered_and_hinders_nothing_else(
+async def test_requests_fail_if_the_journal_cannot_record_their_takeover(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (Process(pid=pid, start="an earlier time") for pid in (4_000_001, 4_000_002))
@@ -291,8 +293,8 @@ async def test_what_cannot_be_taken_over_is_answered_and_hinders_nothing_else(
     assert sorted(desk.replies()) == [f"DEPLOY FAILURE 7 {SENTENCE}", f"REBOOT FAILURE 8 {SENTENCE}"]
 
 
-async def test_nothing_is_written_so_soon_that_it_could_be_read_with_the_answer_to_init(desk: Desk) -> None:
-    """oned reads the answer to INIT with one read, and throws the rest of it away (include/Driver.h)."""
+async def test_the_first_replies_come_a_second_after_the_answer_to_init(desk: Desk) -> None:
+    """oned reads the answer to INIT with one read, and drops the rest of that read (include/Driver.h)."""
     desk.world.provider.boot_time = 0
     await leave(desk.world, request("DEPLOY", 1), request("REBOOT", 2, deploy_id="i-1"))
     begun = now()
@@ -304,7 +306,7 @@ async def test_nothing_is_written_so_soon_that_it_could_be_read_with_the_answer_
     await recovering
 
 
-async def test_the_output_is_opened_for_what_nobody_has_asked_for(desk: Desk) -> None:
+async def test_recovery_opens_the_output_before_its_first_reply(desk: Desk) -> None:
     opened: list[float] = []
     await leave(desk.world, request("DEPLOY"))
     recovery = Recovery(
@@ -321,7 +323,7 @@ async def test_the_output_is_opened_for_what_nobody_has_asked_for(desk: Desk) ->
     assert round(opened[0] - begun, 3) >= 1.0
 
 
-async def test_without_anything_left_nothing_is_written_and_nothing_opened(desk: Desk) -> None:
+async def test_recovery_without_open_requests_writes_nothing_and_leaves_the_output_closed(desk: Desk) -> None:
     recovery = Recovery(
         desk.world.journal,
         desk.dispatcher,
@@ -333,21 +335,21 @@ async def test_without_anything_left_nothing_is_written_and_nothing_opened(desk:
     assert desk.lines == []
 
 
-# Failed instead
+# Requests that fail
 
 
 @pytest.mark.parametrize(
     ("age", "seen", "is_repeated"),
     [
-        pytest.param(5, None, True, id="a-moment-ago"),
+        pytest.param(5, None, True, id="five-seconds-ago"),
         pytest.param(59, None, True, id="within-a-minute"),
         pytest.param(62, None, False, id="longer-ago"),
-        pytest.param(500, 20, True, id="long-ago-and-alive-until-a-moment-ago"),
-        pytest.param(500, 400, False, id="long-ago-and-dead-since"),
+        pytest.param(500, 20, True, id="long-ago-but-alive-until-recently"),
+        pytest.param(500, 400, False, id="long-ago-and-dead-for-long"),
         pytest.param(-100, -100, False, id="in-the-future"),
     ],
 )
-async def test_only_what_was_left_within_a_minute_is_carried_out_again(
+async def test_a_request_is_repeated_only_if_its_process_lived_within_the_last_minute(
     desk: Desk, age: float, seen: float | None, *, is_repeated: bool
 ) -> None:
     await leave(desk.world, request("DEPLOY"), age=age, seen=seen)
@@ -357,7 +359,7 @@ async def test_only_what_was_left_within_a_minute_is_carried_out_again(
     assert await left_over(desk.world) == []
 
 
-async def test_what_another_oned_asked_for_is_not_carried_out_again(desk: Desk) -> None:
+async def test_a_request_of_another_oned_fails_after_three_seconds(desk: Desk) -> None:
     await leave(desk.world, request("DEPLOY"), parent=Process(pid=ONED.pid, start="another time"))
     begun = now()
     await recover(desk)
@@ -367,7 +369,7 @@ async def test_what_another_oned_asked_for_is_not_carried_out_again(desk: Desk) 
 
 
 @pytest.mark.parametrize("action", ["REBOOT", "RESET", "ATTACHDISK", "SNAPSHOTCREATE", "RESIZE"])
-async def test_what_would_be_done_twice_is_not_carried_out_again(desk: Desk, action: str) -> None:
+async def test_actions_that_cannot_be_repeated_fail(desk: Desk, action: str) -> None:
     operand = {"DISK_ID": "1"} if action == "ATTACHDISK" else {}
     await leave(desk.world, request(action, deploy_id="i-1", operand=operand))
     await recover(desk)
@@ -376,22 +378,22 @@ async def test_what_would_be_done_twice_is_not_carried_out_again(desk: Desk, act
     assert await left_over(desk.world) == []
 
 
-@pytest.mark.parametrize(("release", "is_told"), [("5.10", False), ("7.4", True)])
-async def test_a_reboot_that_fails_is_told_where_its_answer_is_dropped(
-    desk: Desk, release: str, *, is_told: bool
+@pytest.mark.parametrize(("release", "is_logged"), [("5.10", False), ("7.4", True)])
+async def test_an_interrupted_reboot_is_logged_for_releases_that_ignore_its_answer(
+    desk: Desk, release: str, *, is_logged: bool
 ) -> None:
     await leave(desk.world, request("REBOOT", deploy_id="i-1", release=release))
     await recover(desk)
-    assert desk.logs() == ([f"LOG E 7 REBOOT: {SENTENCE}"] if is_told else [])
+    assert desk.logs() == ([f"LOG E 7 REBOOT: {SENTENCE}"] if is_logged else [])
 
 
-async def test_a_security_group_update_that_fails_begins_with_the_groups_number(desk: Desk) -> None:
+async def test_the_failure_of_an_interrupted_updatesg_begins_with_the_group_id(desk: Desk) -> None:
     await leave(desk.world, request("UPDATESG", deploy_id="i-1", operand={"SECURITY_GROUP_ID": "104"}))
     await recover(desk)
     assert desk.lines == [f"UPDATESG FAILURE 7 104 {SENTENCE}"]
 
 
-async def test_a_payload_that_cannot_be_read_any_more_is_a_failure(desk: Desk) -> None:
+async def test_a_request_with_an_unreadable_payload_fails(desk: Desk) -> None:
     spoilt = Request(action=Action.DEPLOY, vm_id=identity_of().vm_id, payload=b"!!!!", is_two_blank=True)
     await leave(desk.world, spoilt)
     await recover(desk)
@@ -401,7 +403,7 @@ async def test_a_payload_that_cannot_be_read_any_more_is_a_failure(desk: Desk) -
 
 
 async def leave_after(world: World, takers: int, left: Request) -> None:
-    """Leave a request that so many processes have taken over, each of which died."""
+    """Leave a request that `takers` processes have taken over, each of which died."""
     await leave(world, left)
     died = Process(pid=4_100_000, start="an earlier time")
     await leave(world, writer=died)
@@ -415,8 +417,8 @@ async def leave_after(world: World, takers: int, left: Request) -> None:
     await journal.close()
 
 
-async def test_a_request_that_has_outlived_very_many_drivers_is_not_given_to_another_one(desk: Desk) -> None:
-    """It may be what they died of."""
+async def test_a_request_that_thirty_drivers_did_not_survive_fails_without_a_lookup(desk: Desk) -> None:
+    """The request may have crashed them."""
     desk.world.provider.add(identity_of())
     await leave_after(desk.world, 30, request("DEPLOY"))
     await recover(desk)
@@ -425,8 +427,10 @@ async def test_a_request_that_has_outlived_very_many_drivers_is_not_given_to_ano
 
 
 @pytest.mark.parametrize("takers", [3, 10])
-async def test_an_instance_is_looked_for_once_more_before_its_deploy_fails(desk: Desk, takers: int) -> None:
-    """Drivers that are killed in a row have mostly made it all the same."""
+async def test_a_deploy_that_killed_three_drivers_is_answered_with_its_existing_instance(
+    desk: Desk, takers: int
+) -> None:
+    """One of the killed drivers has usually created it."""
     deploy_id = desk.world.provider.add(identity_of())
     await leave_after(desk.world, takers, request("DEPLOY"))
     await recover(desk)
@@ -434,7 +438,7 @@ async def test_an_instance_is_looked_for_once_more_before_its_deploy_fails(desk:
     assert await left_over(desk.world) == []
 
 
-async def test_nothing_is_carried_out_by_the_last_look(desk: Desk) -> None:
+async def test_a_deploy_that_killed_three_drivers_creates_no_instance(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of(8))
     await leave_after(desk.world, 3, request("DEPLOY"))
     await recover(desk)
@@ -451,7 +455,7 @@ async def test_nothing_is_carried_out_by_the_last_look(desk: Desk) -> None:
         (InstanceState.RUNNING, "FAILURE 7 instance i-1 is running: it was not stopped"),
     ],
 )
-async def test_a_power_off_is_answered_by_the_state_that_the_last_look_shows(
+async def test_a_power_off_that_killed_three_drivers_is_answered_by_the_instances_state(
     desk: Desk, state: InstanceState, answer: str
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of(), state)
@@ -461,12 +465,12 @@ async def test_a_power_off_is_answered_by_the_state_that_the_last_look_shows(
     assert desk.world.provider.count("stop") == 0
 
 
-# A newer request comes first
+# Newer requests
 
 
-@pytest.mark.parametrize("is_repeated", [True, False], ids=["carried-out-again", "failed"])
+@pytest.mark.parametrize("is_repeated", [True, False], ids=["repeated", "failed"])
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-async def test_a_newer_request_is_the_only_one_that_is_answered(desk: Desk, when: str, *, is_repeated: bool) -> None:
+async def test_only_the_newer_request_is_answered(desk: Desk, when: str, *, is_repeated: bool) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     old = request("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
     await leave(desk.world, old, age=5 if is_repeated else 500)
@@ -481,7 +485,7 @@ async def test_a_newer_request_is_the_only_one_that_is_answered(desk: Desk, when
     assert await left_over(desk.world) == []
 
 
-async def test_a_newer_request_comes_first_though_the_old_one_is_being_carried_out(desk: Desk) -> None:
+async def test_a_newer_deploy_replaces_the_old_one_that_is_being_repeated(desk: Desk) -> None:
     desk.world.provider.boot_time = 60
     await leave(desk.world, request("DEPLOY"))
     recovering = asyncio.create_task(recover(desk))
@@ -492,8 +496,8 @@ async def test_a_newer_request_comes_first_though_the_old_one_is_being_carried_o
     assert desk.world.provider.count("create") == 1
 
 
-async def test_an_undeploy_that_nobody_waits_for_any_more_takes_no_vm_off_its_host(desk: Desk) -> None:
-    """It was answered with a failure, and its process killed; oned powers the VM off instead, meanwhile."""
+async def test_a_repeated_undeploy_that_a_newer_power_off_replaces_leaves_no_parked_mark(desk: Desk) -> None:
+    """The undeploy was answered with a failure before its process was killed; oned now powers the VM off."""
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.stop_time = 60
     await leave(desk.world, request("SHUTDOWN", lcm_state=29, deploy_id=deploy_id))
@@ -505,7 +509,7 @@ async def test_an_undeploy_that_nobody_waits_for_any_more_takes_no_vm_off_its_ho
     assert await desk.world.journal.parked() == set()
 
 
-async def test_what_was_asked_before_the_journal_was_read_is_not_undone_by_what_is_older(desk: Desk) -> None:
+async def test_an_old_power_off_is_not_repeated_after_a_resume_that_came_before_the_recovery(desk: Desk) -> None:
     """The old power off must not be carried out after the new resume."""
     deploy_id = desk.world.provider.add(identity_of(), InstanceState.STOPPED)
     await leave(desk.world, request("SHUTDOWN", lcm_state=18, deploy_id=deploy_id))
@@ -515,7 +519,7 @@ async def test_what_was_asked_before_the_journal_was_read_is_not_undone_by_what_
     assert desk.world.provider.state(deploy_id) is InstanceState.RUNNING
 
 
-async def test_a_cancellation_is_newer_too(desk: Desk) -> None:
+async def test_driver_cancel_replaces_the_old_request(desk: Desk) -> None:
     desk.world.provider.boot_time = 60
     await leave(desk.world, request("DEPLOY"))
     recovering = asyncio.create_task(recover(desk))
@@ -525,8 +529,8 @@ async def test_a_cancellation_is_newer_too(desk: Desk) -> None:
     assert desk.replies() == []
 
 
-async def test_a_poll_is_nothing_newer(desk: Desk) -> None:
-    """oned polls whatever it was doing; the answer to the action is still missing."""
+async def test_a_poll_does_not_replace_the_old_request(desk: Desk) -> None:
+    """oned polls VMs in every state, and still waits for the answer to the action."""
     await leave(desk.world, request("DEPLOY", release="5.10"))
     recovering = asyncio.create_task(recover(desk))
     await pass_time(0.5)
@@ -535,58 +539,62 @@ async def test_a_poll_is_nothing_newer(desk: Desk) -> None:
     assert [reply.split()[0] for reply in desk.replies()] == ["DEPLOY", "POLL"]
 
 
-async def test_a_newer_request_of_another_vm_calls_nothing_off(desk: Desk) -> None:
+async def test_a_request_of_another_vm_does_not_replace_the_old_one(desk: Desk) -> None:
     await leave(desk.world, request("DEPLOY", 7))
     desk.ask("DEPLOY", 8)
     await recover(desk)
     assert sorted(reply.split()[2] for reply in desk.replies()) == ["7", "8"]
 
 
-# A writer that still lives
+# A driver that is still alive
 
 
-async def test_a_driver_that_goes_on_living_is_left_alone(desk: Desk, living: subprocess.Popen[bytes]) -> None:
-    writer = Process.of(living.pid)
+async def test_the_requests_of_a_driver_that_stays_alive_are_left_to_it(
+    desk: Desk, living_driver: subprocess.Popen[bytes]
+) -> None:
+    writer = Process.of(living_driver.pid)
     assert writer is not None
     await leave(desk.world, request("DEPLOY"), writer=writer)
     await recover(desk)
     assert desk.lines == []
-    assert await left_over(desk.world) == ["DEPLOY"], "it will answer that itself"
+    assert await left_over(desk.world) == ["DEPLOY"], "the living driver answers it"
     assert writer in [each.process for each in await desk.world.journal.writers()]
 
 
-async def test_a_driver_that_ends_a_little_later_is_succeeded_then(desk: Desk, living: subprocess.Popen[bytes]) -> None:
-    """Up to 5.12 oned does not kill it; it has FINALIZE and ends by itself (src/mad/Mad.cc)."""
-    writer = Process.of(living.pid)
+async def test_the_requests_of_a_driver_are_taken_over_once_it_ends(
+    desk: Desk, living_driver: subprocess.Popen[bytes]
+) -> None:
+    """Up to 5.12 oned does not kill the driver; it gets FINALIZE and ends by itself (src/mad/Mad.cc)."""
+    writer = Process.of(living_driver.pid)
     assert writer is not None
     await leave(desk.world, request("DEPLOY"), writer=writer)
     recovering = asyncio.create_task(recover(desk))
     await pass_time(5)
     assert desk.lines == []
-    living.kill()
-    living.wait()
+    living_driver.kill()
+    living_driver.wait()
     await recovering
     assert desk.lines == ["DEPLOY SUCCESS 7 i-1"]
 
 
-async def test_a_request_that_came_while_the_old_driver_lived_comes_first(
-    desk: Desk, living: subprocess.Popen[bytes]
+async def test_a_request_that_came_while_the_old_driver_lived_replaces_the_old_one(
+    desk: Desk, living_driver: subprocess.Popen[bytes]
 ) -> None:
-    writer = Process.of(living.pid)
+    writer = Process.of(living_driver.pid)
     assert writer is not None
     deploy_id = desk.world.provider.add(identity_of())
     await leave(desk.world, request("SHUTDOWN", lcm_state=18, deploy_id=deploy_id), writer=writer)
     recovering = asyncio.create_task(recover(desk))
     await pass_time(5)
     assert await desk.answer("REBOOT", deploy_id=deploy_id) == "SUCCESS -"
-    living.kill()
-    living.wait()
+    living_driver.kill()
+    living_driver.wait()
     await recovering
     assert desk.replies() == ["REBOOT SUCCESS 7 -"]
     assert desk.world.provider.state(deploy_id) is InstanceState.RUNNING
 
 
-async def test_what_several_dead_drivers_left_is_settled_beside_what_this_one_does(desk: Desk) -> None:
+async def test_the_requests_of_several_dead_drivers_are_repeated_beside_new_ones(desk: Desk) -> None:
     for number in (1, 2, 3):
         writer = Process(pid=4_000_000 + number, start="an earlier time")
         await leave(desk.world, request("DEPLOY", number), writer=writer)
@@ -597,10 +605,10 @@ async def test_what_several_dead_drivers_left_is_settled_beside_what_this_one_do
     assert len(await desk.world.journal.writers()) == 1
 
 
-# Called off and not over
+# Cancelled requests that had not ended
 
 
-async def test_a_deploy_that_was_called_off_is_owed_and_not_answered(desk: Desk) -> None:
+async def test_a_cancelled_deploy_of_a_dead_driver_becomes_a_debt_and_is_not_answered(desk: Desk) -> None:
     attempt = await desk.world.add_attempt(AttemptState.OPEN, age=10)
     await leave(desk.world, request("DEPLOY"), is_called_off=True)
     await recover(desk)
@@ -610,7 +618,7 @@ async def test_a_deploy_that_was_called_off_is_owed_and_not_answered(desk: Desk)
     assert await left_over(desk.world) == []
 
 
-async def test_a_deploy_that_was_called_off_is_owed_before_a_newer_one_can_take_it_over(desk: Desk) -> None:
+async def test_a_cancelled_deploys_instance_becomes_a_debt_before_a_newer_deploy_could_adopt_it(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     await desk.world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id, age=10)
     await leave(desk.world, request("DEPLOY"), is_called_off=True)
@@ -621,7 +629,7 @@ async def test_a_deploy_that_was_called_off_is_owed_before_a_newer_one_can_take_
 
 
 @pytest.mark.parametrize("action", ["SHUTDOWN", "REBOOT"])
-async def test_anything_else_that_was_called_off_is_forgotten(desk: Desk, action: str) -> None:
+async def test_other_cancelled_requests_are_dropped(desk: Desk, action: str) -> None:
     await leave(desk.world, request(action, deploy_id="i-1"), is_called_off=True)
     await recover(desk)
     assert desk.lines == []
@@ -629,7 +637,7 @@ async def test_anything_else_that_was_called_off_is_forgotten(desk: Desk, action
     assert await left_over(desk.world) == []
 
 
-# When things go wrong
+# Errors
 
 
 def hide(world: World, table: str) -> None:
@@ -638,7 +646,7 @@ def hide(world: World, table: str) -> None:
 
 
 @pytest.mark.parametrize("table", ["requests", "writers"])
-async def test_a_journal_that_cannot_be_read_hinders_nothing_else(desk: Desk, table: str) -> None:
+async def test_new_requests_are_answered_although_the_journal_cannot_be_read(desk: Desk, table: str) -> None:
     await leave(desk.world, request("DEPLOY"))
     hide(desk.world, table)
     await recovery_of(desk).forget_called_off()
@@ -649,7 +657,7 @@ async def test_a_journal_that_cannot_be_read_hinders_nothing_else(desk: Desk, ta
     assert desk.replies() == ["POLL SUCCESS 8 STATE=a"]
 
 
-async def test_a_request_that_fails_again_is_answered_with_the_failure(desk: Desk) -> None:
+async def test_a_repeated_request_that_fails_is_answered_with_its_error(desk: Desk) -> None:
     desk.world.provider.before["create"].append(PermissionDenied("creating is not allowed"))
     await leave(desk.world, request("DEPLOY"))
     await recover(desk)
@@ -669,14 +677,14 @@ async def showing_life(desk: Desk) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_driver_shows_now_and_then_that_it_lives(desk: Desk) -> None:
+async def test_a_driver_records_every_15_seconds_that_it_is_alive(desk: Desk) -> None:
     async with showing_life(desk):
         await pass_time(100)
         [writer] = await desk.world.journal.writers()
         assert 0 <= desk.world.clock() - writer.seen_at <= 16
 
 
-async def test_a_sign_of_life_that_cannot_be_written_is_not_the_last(desk: Desk) -> None:
+async def test_signs_of_life_continue_after_one_could_not_be_written(desk: Desk) -> None:
     async with showing_life(desk):
         await pass_time(10)
         hide(desk.world, "writers")

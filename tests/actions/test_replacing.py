@@ -30,7 +30,7 @@ async def desk(world: World) -> AsyncIterator[Desk]:
         yield desk
 
 
-def told(desk: Desk) -> list[str]:
+def vm_log(desk: Desk) -> list[str]:
     return [line.removeprefix("LOG I 7 ") for line in desk.logs()]
 
 
@@ -51,7 +51,7 @@ async def test_a_repeated_terminate_is_answered_once_after_the_hanging_one_has_e
     await desk.settled()
     await desk.world.journal.sync()
     assert (desk.replies(), await desk.open_requests()) == (["SHUTDOWN SUCCESS 7 -"], [])
-    begun, ended = told(desk)
+    begun, ended = vm_log(desk)
     assert begun == (
         "SHUTDOWN was asked while SHUTDOWN was open, and is answered for both, once SHUTDOWN has ended, which waits for"
         " the cloud's answer to terminate"

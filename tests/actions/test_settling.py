@@ -1,4 +1,4 @@
-"""What OpenNebula waits for, and no process here knows of, is answered once: by what the cloud shows."""
+"""VMs that wait in OpenNebula without an open request here are answered once, by what the cloud shows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OTHER_CORE = Process(pid=4_000_001, start="an earlier time")
 
 
 class FakeCore:
-    """Pretends to be the local OpenNebula: VMs that wait, by number, and whether it answers."""
+    """Pretends to be the local OpenNebula, with VMs that wait by VM id; `is_silent` lets it not answer."""
 
     def __init__(self) -> None:
         self.vms: dict[VmId, WaitingDocument] = {}
@@ -100,7 +100,7 @@ def settling_of(desk: Desk) -> Settling:
 
 @asynccontextmanager
 async def settling(desk: Desk, core: FakeCore | None, *, leads: bool | None = True) -> AsyncIterator[Settling]:
-    """A driver of the VM_MAD ec2 that begins now, after another core's one; recovery goes before."""
+    """Run recovery and settling as a new driver of VM_MAD ec2, after the one of another core."""
     one = settling_of(desk)
     recovery = recovery_of(desk)
     recovery._hand_over = one.take
@@ -113,7 +113,7 @@ async def settling(desk: Desk, core: FakeCore | None, *, leads: bool | None = Tr
 
 
 async def settled(desk: Desk, core: FakeCore, *, leads: bool = True) -> list[str]:
-    """Every reply that is written within the time that settling takes."""
+    """Let settling run to its end, and return all replies."""
     async with settling(desk, core, leads=leads):
         await pass_time(30)
         await desk.settled()
@@ -176,7 +176,7 @@ async def test_a_waiting_vm_is_answered_by_what_the_cloud_shows(
         ),
     ],
 )
-async def test_what_is_under_way_is_waited_for(
+async def test_a_vm_in_transition_is_answered_when_the_transition_ends(
     desk: Desk, core: FakeCore, waits: str, shown: InstanceState, then: InstanceState, reply: str
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of(), shown)
@@ -188,9 +188,7 @@ async def test_what_is_under_way_is_waited_for(
         await until(lambda: desk.replies() == [reply])
 
 
-async def test_a_create_whose_answer_was_lost_is_looked_for_until_the_cloud_would_show_it(
-    desk: Desk, core: FakeCore
-) -> None:
+async def test_a_vm_in_boot_is_answered_when_its_instance_appears_within_the_grace(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.visibility_grace = 40.0
     core.wait("BOOT")
     async with settling(desk, core):
@@ -200,7 +198,7 @@ async def test_a_create_whose_answer_was_lost_is_looked_for_until_the_cloud_woul
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
 
 
-async def test_a_cloud_that_cannot_tell_is_asked_again(desk: Desk, core: FakeCore) -> None:
+async def test_a_failed_lookup_is_repeated(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     desk.world.provider.before["find"].append(ProviderUnavailable("no answer"))
     core.wait("BOOT")
@@ -217,7 +215,7 @@ async def test_a_cloud_that_cannot_tell_is_asked_again(desk: Desk, core: FakeCor
         pytest.param("HOTPLUG_RESIZE", 0, "RESIZE FAILURE 7 the driver ended before", id="resize"),
     ],
 )
-async def test_a_device_action_fails_by_the_name_that_the_history_gives_it(
+async def test_a_device_action_fails_under_the_action_in_the_vms_history(
     desk: Desk, core: FakeCore, waits: str, closed_by: int, reply: str
 ) -> None:
     core.wait(waits, deploy_id=desk.world.provider.add(identity_of()), closed_by=closed_by)
@@ -226,7 +224,9 @@ async def test_a_device_action_fails_by_the_name_that_the_history_gives_it(
     assert found[0].startswith(reply)
 
 
-async def test_a_device_action_that_cannot_be_named_is_not_guessed(desk: Desk, core: FakeCore) -> None:
+async def test_a_waiting_device_action_is_not_answered_if_the_history_does_not_name_it(
+    desk: Desk, core: FakeCore
+) -> None:
     core.wait("HOTPLUG", deploy_id=desk.world.provider.add(identity_of()), closed_by=33)
     assert await settled(desk, core) == []
 
@@ -243,7 +243,7 @@ async def test_a_vm_whose_request_is_under_way_is_left_alone(desk: Desk, core: F
     assert await settled(desk, core) == ["DEPLOY SUCCESS 7 i-1"]
 
 
-async def test_a_vm_that_has_moved_on_by_the_second_look_is_left_alone(desk: Desk, core: FakeCore) -> None:
+async def test_a_vm_whose_seq_changed_by_the_second_read_is_left_alone(desk: Desk, core: FakeCore) -> None:
     core.wait("BOOT")
     async with settling(desk, core):
         await pass_time(3)
@@ -252,7 +252,7 @@ async def test_a_vm_that_has_moved_on_by_the_second_look_is_left_alone(desk: Des
     assert desk.replies() == []
 
 
-async def test_a_newer_request_comes_before_the_settling_of_an_older_one(desk: Desk, core: FakeCore) -> None:
+async def test_only_a_newer_request_is_answered_if_it_arrives_during_settling(desk: Desk, core: FakeCore) -> None:
     deploy_id = desk.world.provider.add(identity_of(), InstanceState.PENDING)
     core.wait("BOOT")
     async with settling(desk, core):
@@ -264,7 +264,7 @@ async def test_a_newer_request_comes_before_the_settling_of_an_older_one(desk: D
 
 
 class RacingCore(FakeCore):
-    """Pretends to be a local OpenNebula that sends a request while it is asked for a VM's document."""
+    """Pretends to be a local OpenNebula that sends a request while it returns a VM's document."""
 
     def __init__(self, desk: Desk) -> None:
         super().__init__()
@@ -276,9 +276,9 @@ class RacingCore(FakeCore):
         return await super().waiting_document(vm_id)
 
 
-@pytest.mark.parametrize("is_left", [False, True], ids=["silent", "left-by-an-earlier-core"])
-async def test_a_request_that_comes_while_the_core_is_asked_is_answered_alone(desk: Desk, *, is_left: bool) -> None:
-    """`onevm recover --retry` just then: two answers to one request, and the second would land on the next one."""
+@pytest.mark.parametrize("is_left", [False, True], ids=["no-request", "left-by-an-earlier-core"])
+async def test_a_request_that_arrives_while_oned_returns_the_vm_is_answered_once(desk: Desk, *, is_left: bool) -> None:
+    """`onevm recover --retry` at that moment: oned would take a second answer for that to the next request."""
     desk.world.provider.add(identity_of())
     if is_left:
         await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
@@ -287,8 +287,8 @@ async def test_a_request_that_comes_while_the_core_is_asked_is_answered_alone(de
     assert await settled(desk, core) == ["DEPLOY SUCCESS 7 i-1"]
 
 
-async def test_without_a_journal_a_waiting_vm_is_answered_and_blocks_nothing(desk: Desk, core: FakeCore) -> None:
-    """Recovery, which lets recovered answers go, never begins then."""
+async def test_without_a_journal_a_waiting_vm_and_new_requests_are_answered(desk: Desk, core: FakeCore) -> None:
+    """Recovery, which releases recovered answers, does not run without a journal."""
     desk.engines.journal, desk.engines.error = None, JournalError("the journal cannot be opened")
     core.wait("BOOT")
     one = settling_of(desk)
@@ -299,8 +299,8 @@ async def test_without_a_journal_a_waiting_vm_is_answered_and_blocks_nothing(des
     running.cancel()
 
 
-async def test_an_end_is_told_once_no_instance_of_the_vm_is_left(desk: Desk, core: FakeCore) -> None:
-    """SHUTDOWN's SUCCESS ends the VM: what still ran would be nobody's, and its bill yours."""
+async def test_a_terminate_fails_if_another_instance_of_the_vm_still_runs(desk: Desk, core: FakeCore) -> None:
+    """After SHUTDOWN's SUCCESS the VM is DONE: a running instance would cost money without a VM."""
     provider = desk.world.provider
     named, other = provider.add(identity_of(), InstanceState.TERMINATING), provider.add(identity_of())
     core.wait("SHUTDOWN", deploy_id=named)
@@ -311,7 +311,7 @@ async def test_an_end_is_told_once_no_instance_of_the_vm_is_left(desk: Desk, cor
     assert desk.replies()[0].startswith(f"SHUTDOWN FAILURE 7 instance {other} is running: it was not terminated")
 
 
-async def test_the_attempt_of_an_instance_whose_end_is_told_is_closed(desk: Desk, core: FakeCore) -> None:
+async def test_a_settled_terminate_closes_the_attempt(desk: Desk, core: FakeCore) -> None:
     made = desk.world.provider.add(identity_of(), InstanceState.TERMINATED)
     await desk.world.add_attempt(AttemptState.CREATED, deploy_id=made)
     core.wait("SHUTDOWN", deploy_id=made)
@@ -319,8 +319,8 @@ async def test_the_attempt_of_an_instance_whose_end_is_told_is_closed(desk: Desk
     assert [each.state for each in await desk.world.attempts()] == [AttemptState.GONE]
 
 
-async def test_an_instance_that_is_owed_is_no_answer_to_a_deploy(desk: Desk, core: FakeCore) -> None:
-    """It will be terminated: the VM would lose it right after DEPLOY's SUCCESS."""
+async def test_a_waiting_deploy_is_not_answered_with_an_instance_that_has_a_debt(desk: Desk, core: FakeCore) -> None:
+    """The instance will be terminated: the VM would lose it right after DEPLOY's SUCCESS."""
     made = desk.world.provider.add(identity_of())
     attempt = await desk.world.add_attempt(AttemptState.CREATED, deploy_id=made)
     await desk.world.add_debt(made, token=attempt.token)
@@ -330,9 +330,7 @@ async def test_an_instance_that_is_owed_is_no_answer_to_a_deploy(desk: Desk, cor
     assert found[0].startswith("DEPLOY FAILURE 7 no instance was made before")
 
 
-async def test_a_cloud_that_never_tells_ends_the_settling_without_a_limit_on_actions_too(
-    world: World, core: FakeCore
-) -> None:
+async def test_settling_gives_up_after_ten_minutes_even_with_w_0(world: World, core: FakeCore) -> None:
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-9", age=4000)
     core.wait("BOOT")
     async with a_desk(world, timeout=0) as desk, settling(desk, core):
@@ -343,7 +341,7 @@ async def test_a_cloud_that_never_tells_ends_the_settling_without_a_limit_on_act
     )
 
 
-async def test_a_newer_request_need_not_wait_for_a_cloud_that_cannot_tell(desk: Desk, core: FakeCore) -> None:
+async def test_a_newer_deploy_does_not_wait_for_a_settling_without_outcome(desk: Desk, core: FakeCore) -> None:
     await desk.world.add_attempt(AttemptState.CREATED, deploy_id="i-9", age=4000)
     core.wait("BOOT")
     async with settling(desk, core):
@@ -353,10 +351,10 @@ async def test_a_newer_request_need_not_wait_for_a_cloud_that_cannot_tell(desk: 
     assert desk.replies() == ["DEPLOY SUCCESS 7 i-1"]
 
 
-# What a dead process of another core has left
+# Requests left by a dead process of another core
 
 
-async def test_what_an_earlier_core_has_asked_is_settled_and_not_carried_out_again(desk: Desk, core: FakeCore) -> None:
+async def test_a_request_of_an_earlier_core_is_settled_and_not_repeated(desk: Desk, core: FakeCore) -> None:
     await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
     core.wait("BOOT")
     found = await settled(desk, core)
@@ -366,10 +364,10 @@ async def test_what_an_earlier_core_has_asked_is_settled_and_not_carried_out_aga
     assert await desk.open_requests() == []
 
 
-async def test_what_an_earlier_core_has_asked_is_not_carried_out_after_a_second_death_either(
+async def test_a_request_of_an_earlier_core_is_not_repeated_after_a_second_crash(
     desk: Desk, core: FakeCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The driver that had taken it over died under this very core, a moment ago; the VM may be over long since."""
+    """The driver that took it over was started by the present core and died; the VM may be DONE long ago."""
     await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE, age=3600)
     requests = await desk.world.journal.open_requests()
     with monkeypatch.context() as patch:
@@ -385,21 +383,21 @@ async def test_what_an_earlier_core_has_asked_is_not_carried_out_after_a_second_
     assert await desk.open_requests() == []
 
 
-async def test_a_core_that_takes_its_time_to_read_an_answer_gets_no_second_one(desk: Desk, core: FakeCore) -> None:
+async def test_a_vm_is_answered_once_although_oned_keeps_listing_it_as_waiting(desk: Desk, core: FakeCore) -> None:
     await leave(desk.world, request("ATTACHDISK", deploy_id="i-1"), parent=OTHER_CORE)
     core.wait("HOTPLUG", deploy_id="i-1", closed_by=21)
     found = await settled(desk, core)
     assert [line.split(" the ")[0] for line in found] == ["ATTACHDISK FAILURE 7"]
 
 
-async def test_what_nobody_waits_for_any_more_is_dropped(desk: Desk, core: FakeCore) -> None:
+async def test_requests_of_an_earlier_core_without_a_waiting_vm_are_dropped(desk: Desk, core: FakeCore) -> None:
     await leave(desk.world, request("DEPLOY"), request("REBOOT", vm_id=8), parent=OTHER_CORE)
     assert await settled(desk, core) == []
     assert await desk.open_requests() == []
 
 
-async def test_an_update_by_whose_answer_the_core_goes_on_fails(desk: Desk, core: FakeCore) -> None:
-    """No state shows that it is awaited; without an answer the security group's other VMs are never updated."""
+async def test_an_interrupted_updatesg_fails_although_no_vm_waits_for_it(desk: Desk, core: FakeCore) -> None:
+    """No VM state shows that oned waits; without an answer the security group's other VMs are never updated."""
     group = {"SECURITY_GROUP_ID": "104"}
     await leave(desk.world, request("UPDATESG", deploy_id="i-1", operand=group), parent=OTHER_CORE)
     found = await settled(desk, core)
@@ -417,8 +415,8 @@ async def test_a_follower_answers_nothing(desk: Desk, core: FakeCore) -> None:
     assert await desk.open_requests() == []
 
 
-async def test_a_front_end_that_leads_no_more_settles_nothing(desk: Desk, core: FakeCore) -> None:
-    """Between two looks that have to agree lie some seconds."""
+async def test_a_front_end_that_lost_leadership_settles_nothing(desk: Desk, core: FakeCore) -> None:
+    """Leadership is lost in the seconds between the two reads that have to agree."""
     desk.world.provider.add(identity_of())
     core.wait("BOOT")
     async with settling(desk, core) as one:
@@ -429,7 +427,7 @@ async def test_a_front_end_that_leads_no_more_settles_nothing(desk: Desk, core: 
     assert desk.replies() == []
 
 
-async def test_a_front_end_that_begins_to_lead_settles_what_waits(desk: Desk, core: FakeCore) -> None:
+async def test_a_front_end_that_begins_to_lead_settles_waiting_vms(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     core.wait("BOOT")
     async with settling(desk, core, leads=False) as one:
@@ -439,8 +437,8 @@ async def test_a_front_end_that_begins_to_lead_settles_what_waits(desk: Desk, co
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
 
 
-async def test_what_is_open_when_another_front_end_begins_to_lead_is_not_answered(desk: Desk, core: FakeCore) -> None:
-    """An answer that comes late would be taken for the answer to what the new leader has asked."""
+async def test_open_requests_are_not_answered_after_leadership_was_lost(desk: Desk, core: FakeCore) -> None:
+    """A late answer would be taken for the answer to the new leader's request."""
     async with settling(desk, core) as one:
         desk.ask("DEPLOY")
         await until(lambda: desk.world.provider.count("create") == 1)
@@ -453,8 +451,8 @@ async def test_what_is_open_when_another_front_end_begins_to_lead_is_not_answere
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
 
 
-async def test_a_script_that_still_runs_when_this_front_end_leads_again_is_answered(world: World) -> None:
-    """Nobody else can tell what it has done: a FAILURE, and the retry would buy a second machine."""
+async def test_a_script_that_still_runs_when_leadership_returns_is_answered_with_its_result(world: World) -> None:
+    """Only its result shows what the script did: after a FAILURE, the retry would buy a second machine."""
     scripts, core = FakeScripts(), FakeCore()
     scripts.gate, scripts.answer = asyncio.Event(), "i-5"
     core.wait("BOOT", host=DEFAULT_HOST)
@@ -469,7 +467,7 @@ async def test_a_script_that_still_runs_when_this_front_end_leads_again_is_answe
         assert (len(scripts.requests), desk.replies()) == (1, ["DEPLOY SUCCESS 7 i-5"])
 
 
-async def test_what_still_runs_when_this_front_end_leads_again_is_settled_after_it(desk: Desk, core: FakeCore) -> None:
+async def test_a_deploy_that_still_runs_when_leadership_returns_is_answered_once(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.boot_time = 60
     async with settling(desk, core) as one:
         desk.ask("DEPLOY")
@@ -483,8 +481,8 @@ async def test_what_still_runs_when_this_front_end_leads_again_is_settled_after_
     assert desk.replies() == ["DEPLOY SUCCESS 7 i-1"]
 
 
-async def test_what_has_not_begun_when_another_front_end_leads_never_begins(world: World) -> None:
-    """The new leader says that there is no instance: one that came minutes later would be bought for nobody."""
+async def test_queued_deploys_are_dropped_and_cleanups_carried_out_after_leadership_was_lost(world: World) -> None:
+    """The new leader answers that there is no instance: one created minutes later would have no VM."""
     world.provider.boot_time = 60
     gone = world.provider.add(identity_of(9))
     async with a_desk(world, threads=1) as desk, settling(desk, FakeCore()) as one:
@@ -497,19 +495,19 @@ async def test_what_has_not_begun_when_another_front_end_leads_never_begins(worl
         await desk.settled()
         assert desk.replies() == ["POLL FAILURE 8 VM 8 has no instance"]
         assert world.provider.count("create") == 1
-        assert world.provider.state(gone) is InstanceState.TERMINATED  # nobody asks for that again
+        assert world.provider.state(gone) is InstanceState.TERMINATED  # no other request repeats it
         assert await desk.open_requests() == []
 
 
-async def test_a_cleanup_that_was_open_is_owed(desk: Desk, core: FakeCore) -> None:
-    """`onevm recover --delete` has ended the VM at once: nobody asks for the end of its instance again."""
+async def test_an_open_cleanup_of_an_earlier_core_becomes_a_debt(desk: Desk, core: FakeCore) -> None:
+    """`onevm recover --delete` made the VM DONE at once: oned does not request the termination again."""
     deploy_id = desk.world.provider.add(identity_of())
     await leave(desk.world, request("CLEANUP", deploy_id=deploy_id), parent=OTHER_CORE)
     assert await settled(desk, core) == []
     assert [debt.deploy_id for debt in await desk.world.journal.debts()] == [deploy_id, ""]
 
 
-async def test_a_core_that_does_not_answer_is_asked_again(desk: Desk, core: FakeCore) -> None:
+async def test_settling_asks_an_unreachable_oned_again(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     core.wait("BOOT")
     core.is_silent = True
@@ -520,8 +518,8 @@ async def test_a_core_that_does_not_answer_is_asked_again(desk: Desk, core: Fake
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
 
 
-async def test_what_was_left_fails_when_the_core_stays_silent(desk: Desk, core: FakeCore) -> None:
-    """Its credentials may be out of date: then nobody learns what waits."""
+async def test_open_requests_of_an_earlier_core_fail_if_oned_stays_unreachable(desk: Desk, core: FakeCore) -> None:
+    """The XML-RPC credentials may be outdated: then the driver never learns which VMs wait."""
     await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
     core.is_silent = True
     async with settling(desk, core):
@@ -529,7 +527,7 @@ async def test_what_was_left_fails_when_the_core_stays_silent(desk: Desk, core: 
     assert desk.replies()[0].startswith("DEPLOY FAILURE 7 the driver ended before it was done")
 
 
-async def test_without_a_core_to_ask_what_was_left_fails(desk: Desk) -> None:
+async def test_open_requests_of_an_earlier_core_fail_without_xmlrpc_access(desk: Desk) -> None:
     await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
     async with settling(desk, None):
         await until(lambda: bool(desk.replies()))
@@ -537,8 +535,8 @@ async def test_without_a_core_to_ask_what_was_left_fails(desk: Desk) -> None:
     assert await desk.open_requests() == []
 
 
-async def test_an_attempt_of_a_failed_deploy_is_closed(desk: Desk, core: FakeCore) -> None:
-    """The next deploy makes a new one, and does not repeat a call that nobody waits for."""
+async def test_settling_a_failed_deploy_closes_its_attempt(desk: Desk, core: FakeCore) -> None:
+    """The next deploy opens a new attempt, and does not repeat the old call."""
     desk.world.provider.always["create"] = ProviderUnavailable("no answer")
     await desk.answer("DEPLOY")
     core.wait("BOOT")
@@ -548,10 +546,10 @@ async def test_an_attempt_of_a_failed_deploy_is_closed(desk: Desk, core: FakeCor
     assert [attempt.state for attempt in attempts] == [AttemptState.GONE]
 
 
-async def test_a_request_that_is_handed_over_while_another_fails_is_answered_too(
+async def test_a_request_handed_over_while_another_one_fails_is_answered(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An old process may outlive another by some seconds: what it has left may come while a debt is written."""
+    """An old process may outlive another by some seconds: its requests may arrive while a debt is written."""
     await leave(desk.world, request("CLEANUP"), parent=OTHER_CORE)
     await leave(desk.world, request("DEPLOY", vm_id=8), parent=OTHER_CORE, writer=Process(pid=4_000_002, start="then"))
     first, *later = await desk.world.journal.open_requests()
@@ -570,7 +568,7 @@ async def test_a_request_that_is_handed_over_while_another_fails_is_answered_too
     assert await desk.open_requests() == []
 
 
-async def test_a_journal_that_cannot_take_requests_over_leaves_none_unanswered(
+async def test_every_request_is_answered_although_the_journal_cannot_record_the_takeover(
     desk: Desk, core: FakeCore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await leave(desk.world, request("DEPLOY"), request("DEPLOY", vm_id=8), parent=OTHER_CORE)

@@ -24,7 +24,7 @@ async def perform(world: World, word: str, **fields: Any) -> str:
     return await HANDLERS[Action(word)](world.work(request_of(**fields), deadline=math.inf))
 
 
-def test_every_action_has_a_handler_except_those_that_are_no_work_of_one_vm() -> None:
+def test_every_action_but_poll_and_driver_cancel_has_a_handler() -> None:
     assert {action.value for action in Action} - {action.value for action in HANDLERS} == {"POLL", "DRIVER_CANCEL"}
 
 
@@ -42,10 +42,12 @@ def test_every_action_has_a_handler_except_those_that_are_no_work_of_one_vm() ->
         pytest.param("CLEANUP", 0, InstanceState.RUNNING, ["destroy"], InstanceState.TERMINATED, id="delete"),
         pytest.param("REBOOT", 3, InstanceState.RUNNING, ["reboot"], InstanceState.RUNNING, id="reboot"),
         pytest.param("RESET", 3, InstanceState.RUNNING, ["reboot hard"], InstanceState.RUNNING, id="reset"),
-        pytest.param("REBOOT", None, InstanceState.RUNNING, ["reboot"], InstanceState.RUNNING, id="whatever-the-state"),
+        pytest.param(
+            "REBOOT", None, InstanceState.RUNNING, ["reboot"], InstanceState.RUNNING, id="reboot-without-lcm-state"
+        ),
     ],
 )
-async def test_an_action_does_what_it_means(
+async def test_each_action_makes_its_call_and_reaches_its_state(
     world: World, word: str, lcm_state: int | None, before: InstanceState, calls: list[str], after: InstanceState
 ) -> None:
     deploy_id = world.provider.add(identity_of(), before)
@@ -55,12 +57,12 @@ async def test_an_action_does_what_it_means(
 
 
 @pytest.mark.looptime
-async def test_a_deploy_in_boot_creates(world: World) -> None:
+async def test_a_deploy_in_boot_creates_an_instance(world: World) -> None:
     assert await perform(world, "DEPLOY", lcm_state=2) == "i-1"
 
 
 @pytest.mark.looptime
-async def test_an_action_that_means_nothing_in_its_state_does_nothing(world: World) -> None:
+async def test_an_action_without_intent_in_its_lcm_state_is_refused(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     with pytest.raises(RequestRefused, match="nothing was done"):
         await perform(world, "SHUTDOWN", deploy_id=deploy_id, lcm_state=3)
@@ -68,7 +70,7 @@ async def test_an_action_that_means_nothing_in_its_state_does_nothing(world: Wor
 
 
 @pytest.mark.looptime
-async def test_a_migration_is_refused_in_whatever_state(world: World) -> None:
+async def test_a_migration_is_refused_in_every_lcm_state(world: World) -> None:
     for lcm_state in (4, 3, None):
         with pytest.raises(RequestRefused, match="migration is not supported: use onevm undeploy and deploy"):
             await perform(world, "MIGRATE", lcm_state=lcm_state)
@@ -84,13 +86,13 @@ async def test_a_migration_is_refused_in_whatever_state(world: World) -> None:
         ("EXEC_CANCEL", "commands inside the VM"),
     ],
 )
-async def test_what_no_cloud_can_do_is_refused_like_what_this_one_cannot(world: World, word: str, what: str) -> None:
+async def test_actions_that_no_cloud_supports_are_refused_as_unsupported(world: World, word: str, what: str) -> None:
     with pytest.raises(NotSupported) as caught:
         await perform(world, word)
     assert str(caught.value) == f"provider fake does not support {what}"
 
 
-def test_what_is_carried_out_again_after_a_crash_brings_an_instance_to_a_state() -> None:
+def test_actions_repeated_after_a_crash_are_those_that_create_destroy_start_or_stop() -> None:
     assert {action.value for action in CREATES_OR_DESTROYS} == {
         "DEPLOY",
         "RESTORE",
@@ -101,7 +103,7 @@ def test_what_is_carried_out_again_after_a_crash_brings_an_instance_to_a_state()
     }
 
 
-def test_replies_that_must_begin_with_a_number_do() -> None:
+def test_first_words_of_replies_are_the_security_group_or_network_id() -> None:
     request = request_of(security_group_id="100", virtual_network_id="4")
     first_words = {action.value: first(request) for action, first in FIRST_WORDS.items()}
     assert first_words == {"UPDATESG": "100", "UPDATENIC": "4"}

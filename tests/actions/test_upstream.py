@@ -1,4 +1,4 @@
-"""VMs that upstream's own driver deployed live on under this one, where the operator lets its tag count."""
+"""Take over VMs that OpenNebula's own driver deployed, if the operator lets its tag count."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ BY_NAME: list[Any] = [
 
 
 @pytest.mark.parametrize(("action", "details", "call", "state"), BY_NAME)
-async def test_the_first_request_that_names_it_gives_it_our_tags(
+async def test_the_first_request_that_names_an_upstream_instance_tags_it(
     desk: Desk, cloud: UpstreamsCloud, action: str, details: dict[str, Any], call: str, state: InstanceState
 ) -> None:
     is_start = call == "start"
@@ -77,19 +77,23 @@ async def test_the_first_request_that_names_it_gives_it_our_tags(
     assert cloud.state(deploy_id) is state
 
 
-async def test_it_lives_its_life_on(desk: Desk, cloud: UpstreamsCloud) -> None:
-    """Tags are given once; a driver that starts anew, with the journal lost or not, knows it by them."""
+async def test_a_tagged_upstream_instance_is_recognised_by_its_tags_in_later_requests(
+    desk: Desk, cloud: UpstreamsCloud
+) -> None:
+    """It is tagged once; a restarted driver recognises it by the tags, even without the journal."""
     deploy_id = cloud.deploy_as_upstream()
     assert (await desk.answer("POLL", deploy_id=deploy_id)).startswith("SUCCESS STATE=a")
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18) == "SUCCESS -"
     cloud.does_count = False
     assert await desk.answer("DEPLOY", deploy_id=deploy_id, lcm_state=20, seq=1) == f"SUCCESS {deploy_id}"
-    assert await desk.answer("SHUTDOWN", lcm_state=12, seq=1) == "SUCCESS -", "also without its id by now"
+    assert await desk.answer("SHUTDOWN", lcm_state=12, seq=1) == "SUCCESS -", "also without its id"
     assert changes(cloud) == ["retag", "stop", "start", "destroy"]
 
 
-async def test_that_it_was_not_made_here_is_recorded(world: World, desk: Desk, cloud: UpstreamsCloud) -> None:
-    """Before it has tags: whoever terminates what is left over looks there, and passes it over."""
+async def test_an_upstream_instance_is_journaled_as_imported_before_it_is_tagged(
+    world: World, desk: Desk, cloud: UpstreamsCloud
+) -> None:
+    """Orphan handling leaves instances alone that the journal lists as imported."""
     deploy_id = cloud.deploy_as_upstream()
     cloud.before["retag"].append(PermissionDenied("tags may not be written"))
     reply = await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=18)
@@ -100,7 +104,7 @@ async def test_that_it_was_not_made_here_is_recorded(world: World, desk: Desk, c
     assert cloud.identity(deploy_id) == identity_of()
 
 
-async def test_a_deploy_that_names_it_takes_it_over(desk: Desk, cloud: UpstreamsCloud) -> None:
+async def test_a_deploy_that_names_an_upstream_instance_adopts_it(desk: Desk, cloud: UpstreamsCloud) -> None:
     deploy_id = cloud.deploy_as_upstream()
     assert await desk.answer("DEPLOY", deploy_id=deploy_id, lcm_state=2) == f"SUCCESS {deploy_id}"
     assert cloud.identity(deploy_id) == identity_of()
@@ -109,7 +113,7 @@ async def test_a_deploy_that_names_it_takes_it_over(desk: Desk, cloud: Upstreams
 
 
 @pytest.mark.parametrize("is_shown", [True, False], ids=["terminated", "forgotten"])
-async def test_a_deploy_that_names_one_that_is_gone_makes_another(
+async def test_a_deploy_that_names_a_terminated_upstream_instance_creates_another(
     world: World, desk: Desk, cloud: UpstreamsCloud, *, is_shown: bool
 ) -> None:
     deploy_id = cloud.deploy_as_upstream(state=InstanceState.TERMINATED)
@@ -121,7 +125,9 @@ async def test_a_deploy_that_names_one_that_is_gone_makes_another(
     assert reply != f"SUCCESS {deploy_id}"
 
 
-async def test_one_that_is_gone_is_terminated_already(desk: Desk, cloud: UpstreamsCloud) -> None:
+async def test_terminate_of_a_terminated_upstream_instance_succeeds_without_a_call(
+    desk: Desk, cloud: UpstreamsCloud
+) -> None:
     deploy_id = cloud.deploy_as_upstream(state=InstanceState.TERMINATED)
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "SUCCESS -"
     assert changes(cloud) == []
@@ -138,7 +144,7 @@ REFUSED: list[Any] = [
 
 @pytest.mark.parametrize(("action", "lcm_state"), [("SHUTDOWN", 12), ("SHUTDOWN", 18), ("DEPLOY", 2), ("CLEANUP", 23)])
 @pytest.mark.parametrize(("one_id", "tags", "sentence"), REFUSED)
-async def test_somebody_elses_is_refused(
+async def test_an_upstream_instance_of_another_vm_or_owner_is_refused(
     desk: Desk,
     cloud: UpstreamsCloud,
     action: str,
@@ -155,7 +161,9 @@ async def test_somebody_elses_is_refused(
     assert (changes(cloud), cloud.identity(deploy_id)) == ([], tags)
 
 
-async def test_while_its_tag_does_not_count_nobody_touches_it(desk: Desk, cloud: UpstreamsCloud) -> None:
+async def test_an_upstream_instance_is_refused_if_the_operator_does_not_let_its_tag_count(
+    desk: Desk, cloud: UpstreamsCloud
+) -> None:
     cloud.does_count = False
     deploy_id = cloud.deploy_as_upstream()
     for action, lcm_state in (("SHUTDOWN", 12), ("DEPLOY", 2), ("CLEANUP", 23)):
@@ -164,7 +172,7 @@ async def test_while_its_tag_does_not_count_nobody_touches_it(desk: Desk, cloud:
     assert changes(cloud) == []
 
 
-async def test_one_that_an_earlier_vm_of_the_number_took_over_is_its(
+async def test_an_upstream_instance_adopted_by_an_earlier_vm_of_the_same_id_is_refused(
     world: World, desk: Desk, cloud: UpstreamsCloud
 ) -> None:
     deploy_id = cloud.deploy_as_upstream()
@@ -174,14 +182,18 @@ async def test_one_that_an_earlier_vm_of_the_number_took_over_is_its(
     assert changes(cloud) == []
 
 
-async def test_a_request_without_its_id_does_not_find_it_by_upstreams_tag(desk: Desk, cloud: UpstreamsCloud) -> None:
-    """The number alone may be that of a VM of another OpenNebula in the same account."""
+async def test_a_request_without_deploy_id_does_not_find_an_upstream_instance(
+    desk: Desk, cloud: UpstreamsCloud
+) -> None:
+    """Upstream's tag holds only the VM id: the VM may belong to another OpenNebula in the same account."""
     deploy_id = cloud.deploy_as_upstream()
     assert await desk.answer("CLEANUP", lcm_state=23) == "SUCCESS -"
     assert cloud.state(deploy_id) is InstanceState.RUNNING
 
 
-async def test_what_could_not_be_tagged_can_be_owed(world: World, desk: Desk, cloud: UpstreamsCloud) -> None:
+async def test_a_debt_for_an_upstream_instance_that_could_not_be_tagged_is_paid(
+    world: World, desk: Desk, cloud: UpstreamsCloud
+) -> None:
     deploy_id = cloud.deploy_as_upstream()
     cloud.always["retag"] = PermissionDenied("tags may not be written")
     reply = await desk.answer("CLEANUP", deploy_id=deploy_id, lcm_state=23)
