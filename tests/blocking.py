@@ -1,7 +1,7 @@
-"""What may stop an event loop of ours, and nothing else: blockbuster raises at every other call that could block it.
+"""The blocking calls allowed on our event loops: blockbuster raises at every other call that could block one.
 
-As a program, `python -I blocking.py PROGRAM [ARGUMENTS]`, it runs a driver that is watched from its first moment. A
-driver survives most defects, so each such call is also written down, in the file that $BLOCKING names.
+As a program, `python -I blocking.py PROGRAM [ARGUMENTS]`, it runs a driver that is watched from its start. A driver
+survives most exceptions, so each such call is also recorded in the file that $BLOCKING names.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ ROOT = Path(__file__).resolve().parents[1]
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
 
-from blockbuster import BlockBuster, BlockingError, blockbuster  # noqa: E402 - the path above is for all that follows
+from blockbuster import BlockBuster, BlockingError, blockbuster  # noqa: E402 - needs the path above
 
 ALLOWED = {
     "one_provider_mad/transport.py": {
-        "_read": "os.read",  # of what epoll has called readable
-        "_write": "os.write",  # of what poll has called writable, and no more of it than fits
+        "_read": "os.read",  # from a descriptor that epoll reported readable
+        "_write": "os.write",  # to a descriptor that poll reported writable, and no more than fits
     },
     "one_provider_mad/logs.py": {
         "write": "os.write os.stat",  # a line of a local file: into the page cache
         "reopen": "os.stat",  # at the start, and after logrotate
     },
     "one_provider_mad/settings.py": {
-        "_fingerprint": "os.stat",  # of one file; the inode is in memory as long as it is looked at
+        "_fingerprint": "os.stat",  # of one file; its inode stays in memory since it is read often
         "_reload": "io.BufferedReader.read os.stat",  # the file, when it was edited
         "put_in_force": "os.stat",  # when it was edited
     },
@@ -43,22 +43,22 @@ ALLOWED = {
         "_mark_of": "io.BufferedReader.read",  # /proc
     },
     "one_provider_mad/scripting/leftovers.py": {
-        "note": "io.BufferedWriter.write io.TextIOWrapper.write",  # a few bytes beside the start of a process
+        "note": "io.BufferedWriter.write io.TextIOWrapper.write",  # a few bytes, little beside the start of a process
         "forget": "os.unlink",  # likewise
     },
-    "coverage/collector.py": {"lock_data": "threading.Lock.acquire"},  # measuring goes on wherever we are
+    "coverage/collector.py": {"lock_data": "threading.Lock.acquire"},  # coverage is measured everywhere
 }
-"""By file and function, what it may call."""
+"""The allowed calls, by file and function."""
 
 
 Note = Callable[[str], None]
 
 
 def watch(note: Note) -> BlockBuster:
-    """Let any other call of ours that blocks an event loop raise BlockingError, and note where; it begins at once."""
+    """From now on, let each other call that blocks an event loop raise BlockingError, and note where."""
 
     class NotedError(BlockingError):
-        """Somebody may catch it: a driver survives most defects."""
+        """Notes the call, since the code under test may catch the error."""
 
         def __init__(self, func: str) -> None:
             super().__init__(func)
@@ -81,10 +81,10 @@ def _stack() -> str:
 
 @contextmanager
 def nothing_blocks() -> Iterator[None]:
-    """Fail in the end if anything blocked an event loop, whoever caught the error."""
+    """Fail at the end if a call blocked an event loop, even if the error was caught."""
     noted: list[str] = []
     gc.collect()
-    gc.disable()  # what other tests have left may log when it is collected, wherever that happens to be
+    gc.disable()  # objects of other tests may log when they are collected, at any moment
     watcher = watch(noted.append)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What every test may ask for: an OpenNebula of its own, and drivers that are started in it as oned starts them."""
+"""Fixtures for all tests: an OpenNebula of its own, and drivers started in it as oned starts them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from tests.end_to_end.oned import Driver, Place
 from tests.waiting import until
 
-# Plugins ask for a loop even where no test needs one, and leave it open; a later test would be blamed for that.
+# Plugins open a loop even for tests that need none, and leave it open; a later test would fail for that.
 asyncio.set_event_loop(None)
 
 # A machine that pauses must not fail a property. `make soak` tries each with many more examples.
@@ -33,11 +33,11 @@ SPOKEN = re.compile(r"INIT SUCCESS|LOG [IWED] (\d+|-1?) .+|[!-~]+ (SUCCESS|FAILU
 
 
 MEASURED = ("test_scripts", "test_actions", "test_monitor_memory")
-"""The files whose drivers' coverage is measured: the others reach next to nothing that these, or calls, do not."""
+"""The files whose drivers' coverage is measured: the others reach almost no code beyond theirs."""
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Before anything is started for a test: is it to be measured? That doubles the work of a start."""
+    """Decide before each test whether its drivers' coverage is measured, which doubles the work of a start."""
     Driver.is_measured = item.path.stem in MEASURED
 
 
@@ -49,7 +49,7 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def driver(place: Place) -> Iterator[StartDriver]:
-    """Starts drivers (the arguments are Driver's without the place), and looks at what they have left behind."""
+    """Start drivers (the arguments are Driver's without the place), and check their output and logs at the end."""
     started: list[Driver] = []
 
     def start(*arguments: object, **options: object) -> Driver:
@@ -63,17 +63,17 @@ def driver(place: Place) -> Iterator[StartDriver]:
 
 
 def assert_spoke_properly(driver: Driver) -> None:
-    """Known words and nothing else on stdout, and no defect in the log."""
+    """Check that stdout has only known messages, and the log no unexpected exception."""
     *whole_lines, _ = driver.raw.decode().split("\n")
-    strange = [line for line in whole_lines if not SPOKEN.fullmatch(line)]
-    assert not strange
+    unknown = [line for line in whole_lines if not SPOKEN.fullmatch(line)]
+    assert not unknown
     for log in filter(Path.is_file, driver.place.var.glob("one_vmm_provider_*.log")):
         defects = [entry for entry in log.read_text().splitlines() if "unexpected" in entry or "Traceback" in entry]
         assert not defects
 
 
 PAGE = 4096
-"""Bytes that the smallest pipe holds."""
+"""Bytes that fit into the smallest pipe."""
 
 
 def read_in_time(descriptor: int, size: int, seconds: float = 10) -> bytes:
@@ -84,7 +84,7 @@ def read_in_time(descriptor: int, size: int, seconds: float = 10) -> bytes:
 
 @pytest.fixture
 def stalled(place: Place) -> Iterator[Driver]:
-    """A driver whose output nobody reads, and little of it fits into the pipe."""
+    """A driver whose output is not read, through a pipe of the smallest size."""
     place.simulate(boot_time=0)
     with Driver(place, reading=False, init=False) as one:
         one.send("INIT")

@@ -1,4 +1,4 @@
-"""The set-up of `.venv`, with a project that needs no package: nothing is fetched here."""
+"""Set up `.venv` for a project without dependencies, so that nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ optional-dependencies = { dev = [] }
 """
 
 BACKEND = '''
-"""Pretends to be setuptools, which would have to be fetched."""
+"""Pretends to be setuptools, which would have to be downloaded."""
 import pathlib
 import zipfile
 
@@ -70,7 +70,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def debian_python(tmp_path: Path) -> Path:
-    """A Python as Debian's python3 and python3-pip leave it: no ensurepip, and hands off the system's packages."""
+    """A Python as installed by Debian's python3 and python3-pip: no ensurepip, and externally managed."""
     place = subprocess.run([BASE, "-c", "import pip; print(pip.__path__[0])"], capture_output=True, text=True)
     if place.returncode:
         pytest.skip(f"{BASE} has no pip to lend")
@@ -98,7 +98,7 @@ def set_up(python: Path, checkout: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.soak  # it installs everything once more: four seconds of a processor
-def test_a_python_without_ensurepip_is_enough(debian_python: Path, checkout: Path) -> None:
+def test_the_set_up_works_with_a_python_without_ensurepip(debian_python: Path, checkout: Path) -> None:
     absent = subprocess.run([debian_python, "-c", "import ensurepip"], capture_output=True, text=True)
     assert "No module named 'ensurepip'" in absent.stderr
 
@@ -111,7 +111,7 @@ def test_a_python_without_ensurepip_is_enough(debian_python: Path, checkout: Pat
 
     done = set_up(debian_python, checkout)
     assert (done.returncode, done.stderr) == (0, "")
-    assert not (checkout / ".venv" / "left-behind").exists(), "what an interrupted set-up left is not built upon"
+    assert not (checkout / ".venv" / "left-behind").exists(), "an interrupted set-up is built anew"
     found = subprocess.run(
         [checkout / ".venv/bin/python", "-I", "-c", "import one_provider_mad; print(one_provider_mad.__cached__)"],
         capture_output=True,
@@ -134,7 +134,7 @@ def test_a_python_without_ensurepip_is_enough(debian_python: Path, checkout: Pat
         pytest.param(None, None, True, "own", id="ensurepip-alone"),
     ],
 )
-def test_pip_is_found_by_what_it_costs(
+def test_the_cheapest_available_pip_is_used(
     bootstrap: ModuleType,
     monkeypatch: pytest.MonkeyPatch,
     *,
@@ -162,7 +162,7 @@ def test_pip_is_found_by_what_it_costs(
     assert kind + (" after --target" if ran else "") == expected
 
 
-def test_without_any_pip_a_person_is_told_what_to_install(
+def test_without_any_pip_the_error_names_the_package_to_install(
     bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bootstrap, "_ask", lambda command: None)
@@ -175,11 +175,11 @@ def test_without_any_pip_a_person_is_told_what_to_install(
     [
         pytest.param({}, True, id="same"),
         pytest.param({"inputs": "other"}, True, id="another-list-of-packages"),
-        pytest.param({"root": "/elsewhere"}, False, id="the-checkout-was-moved"),
+        pytest.param({"root": "/elsewhere"}, False, id="moved-checkout"),
         pytest.param({"python": "3.10.1 /usr"}, False, id="another-python"),
     ],
 )
-def test_what_cannot_be_completed_is_built_anew(
+def test_an_environment_is_usable_only_if_complete_and_of_this_checkout_and_python(
     bootstrap: ModuleType, checkout: Path, *, change: dict[str, str], is_usable: bool
 ) -> None:
     environment = bootstrap.Environment(checkout)
@@ -192,7 +192,7 @@ def test_what_cannot_be_completed_is_built_anew(
     assert not environment.is_usable(), "it was interrupted"
 
 
-def test_a_change_of_the_requirements_is_noticed(bootstrap: ModuleType, checkout: Path) -> None:
+def test_changed_requirements_change_the_wanted_environment(bootstrap: ModuleType, checkout: Path) -> None:
     before = bootstrap.Environment(checkout).wanted()
     (checkout / "pyproject.toml").write_text(PYPROJECT + "# changed\n")
     assert bootstrap.Environment(checkout).wanted() != before

@@ -23,12 +23,12 @@ SENTENCES = {
 
 
 @pytest.mark.parametrize("language", SENTENCES)
-def test_ordinary_text_of_every_script_stays(language: str) -> None:
+def test_ordinary_text_of_every_script_is_unchanged(language: str) -> None:
     text = SENTENCES[language]
     assert (clean(text), escaped(text)) == (text, text)
 
 
-def test_no_control_and_no_line_end_and_nothing_that_turns_text_round_is_written() -> None:
+def test_control_characters_line_ends_and_bidirectional_controls_are_escaped() -> None:
     turning = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
     unwritten = {
         character
@@ -37,10 +37,10 @@ def test_no_control_and_no_line_end_and_nothing_that_turns_text_round_is_written
     }
     assert not [character for character in unwritten if not UNWRITTEN.search(character)]
     beyond = {unicodedata.category(character) for character in EVERY if HIDDEN.search(character)}
-    assert beyond <= {"Cf", "Cn"}, "no letter, no mark and no sign is hidden"
+    assert beyond <= {"Cf", "Cn"}, "no letter, mark or sign is hidden"
 
 
-def test_what_is_escaped_is_the_same_to_whoever_reads_json() -> None:
+def test_json_with_escaped_characters_parses_to_the_same_text() -> None:
     text = "a\u202eb\x9bc\u2028d\U000e0041e\x7ff"
     written = escaped(json.dumps(text, ensure_ascii=False))
     assert written == r'"a\u202eb\u009bc\u2028d\udb40\udc41e\u007ff"'

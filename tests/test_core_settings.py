@@ -1,4 +1,4 @@
-"""Where oned's API listens, read from what oned writes down."""
+"""Read the address of oned's API from the configuration that oned writes to its var directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCRIPTS_REMOTE_DIR=/var/tmp/one
 VNC_PORTS=RESERVED=32768:65536,START=5900
 
 """
-"""As 7.4.0 writes it: sorted, one attribute a line, vectors without brackets."""
+"""The file as 7.4.0 writes it: sorted, one attribute a line, vectors without brackets."""
 
 
 @pytest.mark.parametrize(
@@ -36,18 +36,20 @@ VNC_PORTS=RESERVED=32768:65536,START=5900
         ("0.0.0.0", "http", None),
     ],
 )
-def test_where_the_api_listens(tmp_path: Path, address: str, port: str, expected: tuple[str, int] | None) -> None:
+def test_address_and_port_of_the_api_are_read(
+    tmp_path: Path, address: str, port: str, expected: tuple[str, int] | None
+) -> None:
     (tmp_path / "config").write_text(WRITTEN.format(address=address, port=port))
     assert listening_at(str(tmp_path / "config")) == expected
 
 
-def test_a_file_that_is_not_there_tells_nothing(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_file_yields_no_address(tmp_path: Path) -> None:
     assert listening_at(str(tmp_path / "config")) is None
     assert listening_at(str(tmp_path)) is None
 
 
 @given(st.binary(max_size=200))
-def test_no_content_is_too_odd(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_no_content_of_the_file_raises(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("var") / "config"
     path.write_bytes(b"PORT=2633\n" + content)
     found = listening_at(str(path))

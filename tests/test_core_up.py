@@ -1,4 +1,4 @@
-"""What shows that a core is up, where its descriptors cannot be read or a wrapper stands in between."""
+"""Detect that oned is up, even if its descriptors cannot be read or a wrapper runs in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UPTIME = 10_000.0
 
 
 class Proc:
-    """A /proc in which an oned has started us some seconds ago."""
+    """A /proc in which an oned started this process some seconds ago."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -66,26 +66,26 @@ async def is_up(proc: Proc, *, parent: int = CORE) -> bool:
     return core.has_sign(str(proc.root / "config"))
 
 
-async def test_a_core_that_listens_is_up(proc: Proc) -> None:
+async def test_oned_is_up_once_it_listens(proc: Proc) -> None:
     proc.process(CORE, "oned", parent=FIRST, sockets=(41, 42))
     proc.listening(40, 42)
     assert await is_up(proc)
 
 
-async def test_a_core_whose_connections_alone_are_open_is_not_up(proc: Proc) -> None:
+async def test_oned_is_not_up_with_open_connections_alone(proc: Proc) -> None:
     proc.process(CORE, "oned", parent=FIRST, sockets=(41,))
     proc.listening(41, state="01")
     assert not await is_up(proc)
 
 
-async def test_a_listener_of_another_process_is_no_sign(proc: Proc, port: int) -> None:
+async def test_a_listening_socket_of_another_process_does_not_count(proc: Proc, port: int) -> None:
     proc.wrote_down(f'PORT = "{port}"\n')
     proc.process(CORE, "oned", parent=FIRST, sockets=(41,))
     proc.listening(40)
     assert not await is_up(proc)
 
 
-async def test_a_core_behind_a_wrapper_is_up_once_it_listens(proc: Proc) -> None:
+async def test_oned_behind_a_wrapper_is_up_once_it_listens(proc: Proc) -> None:
     proc.process(OURS, "sudo (1)", parent=CORE)
     assert not await is_up(proc, parent=OURS)
     proc.process(CORE, "oned", parent=FIRST, sockets=(41,))
@@ -94,7 +94,9 @@ async def test_a_core_behind_a_wrapper_is_up_once_it_listens(proc: Proc) -> None
 
 
 @pytest.mark.parametrize("address", ["", 'LISTEN_ADDRESS="0.0.0.0"', "LISTEN_ADDRESS=127.0.0.1"])
-async def test_hidden_descriptors_leave_the_port_that_the_core_wrote_down(proc: Proc, port: int, address: str) -> None:
+async def test_if_descriptors_are_hidden_the_port_in_the_core_configuration_is_tried(
+    proc: Proc, port: int, address: str
+) -> None:
     proc.hide(CORE)
     assert not await is_up(proc)
     proc.wrote_down(f"HOST_PER_INTERVAL=15\nPORT={port}\n{address}\nSCRIPTS_REMOTE_DIR=/var/tmp/one\n")
@@ -102,13 +104,13 @@ async def test_hidden_descriptors_leave_the_port_that_the_core_wrote_down(proc: 
 
 
 @pytest.mark.parametrize("line", ["PORT=99999", "PORT=x", "PORT=", 'LISTEN_ADDRESS="no such host"\nPORT=1'])
-async def test_a_port_that_makes_no_sense_is_no_sign(proc: Proc, line: str) -> None:
+async def test_an_invalid_port_or_address_does_not_count(proc: Proc, line: str) -> None:
     proc.hide(CORE)
     proc.wrote_down(line)
     assert not await is_up(proc)
 
 
-async def test_a_core_older_than_two_minutes_is_up(proc: Proc) -> None:
+async def test_oned_counts_as_up_after_two_minutes(proc: Proc) -> None:
     proc.process(CORE, "oned", parent=FIRST, age=119)
     assert not await is_up(proc)
     proc.process(CORE, "oned", parent=FIRST, age=121)
@@ -129,10 +131,10 @@ async def test_replies_are_held_for_two_minutes_at_most(proc: Proc, monkeypatch:
     ("name", "parent", "has_core"),
     [
         pytest.param("oned", FIRST, True, id="oned"),
-        pytest.param("bash", FIRST, False, id="a-person"),
-        pytest.param("bash", 599, True, id="ancestors-that-cannot-be-read"),
+        pytest.param("bash", FIRST, False, id="shell"),
+        pytest.param("bash", 599, True, id="unreadable-ancestors"),
     ],
 )
-async def test_a_person_has_no_core_among_the_ancestors(proc: Proc, name: str, parent: int, *, has_core: bool) -> None:
+async def test_has_core_is_false_if_no_ancestor_is_oned(proc: Proc, name: str, parent: int, *, has_core: bool) -> None:
     proc.process(CORE, name, parent=parent)
     assert CoreUp(proc=str(proc.root), parent=CORE).has_core() is has_core

@@ -1,4 +1,4 @@
-"""What the whole program shows from outside is in end_to_end/; here is what it must never show."""
+"""Reactions to unexpected exceptions in the daemon; end_to_end/ tests the whole program from outside."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def test_background_work_that_ends_badly_is_named_in_the_log_and_nowhere_else(
+async def test_an_exception_in_background_work_is_logged_and_not_printed(
     daemon: _Daemon, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with capture_logs() as logged:
@@ -50,7 +50,7 @@ async def test_background_work_that_ends_badly_is_named_in_the_log_and_nowhere_e
 
 
 @pytest.mark.looptime
-async def test_work_that_must_not_end_begins_again_after_longer_and_longer_pauses(daemon: _Daemon) -> None:
+async def test_permanent_background_work_restarts_after_growing_pauses(daemon: _Daemon) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(log_stray_error)
     errors = [KeyError("odd"), asyncio.CancelledError(), *(MemoryError() for _ in range(6))]
@@ -76,7 +76,7 @@ async def test_work_that_must_not_end_begins_again_after_longer_and_longer_pause
     assert not daemon._background
 
 
-async def test_background_work_that_is_cancelled_or_done_is_nothing_to_speak_of(daemon: _Daemon) -> None:
+async def test_background_work_that_is_cancelled_or_done_is_not_logged(daemon: _Daemon) -> None:
     with capture_logs() as logged:
         daemon._start(wait, "signs of life")
         daemon._start_once(asyncio.sleep(0), "recovery")
@@ -88,7 +88,7 @@ async def test_background_work_that_is_cancelled_or_done_is_nothing_to_speak_of(
     assert not daemon._background
 
 
-async def test_an_error_in_a_callback_is_logged_and_the_loop_goes_on(
+async def test_an_exception_in_a_callback_is_logged_and_not_printed(
     daemon: _Daemon, capfd: pytest.CaptureFixture[str]
 ) -> None:
     del daemon
@@ -100,7 +100,7 @@ async def test_an_error_in_a_callback_is_logged_and_the_loop_goes_on(
     assert capfd.readouterr() == ("", "")
 
 
-def test_what_no_exception_goes_with_is_logged_too() -> None:
+def test_a_stray_error_without_exception_is_logged() -> None:
     with capture_logs() as logged, asyncio.Runner() as runner:
         log_stray_error(runner.get_loop(), {"message": "a socket was left open"})
     assert logged == [
@@ -108,7 +108,7 @@ def test_what_no_exception_goes_with_is_logged_too() -> None:
     ]
 
 
-async def test_a_line_that_a_defect_keeps_from_being_read_is_read_by_its_head(
+async def test_a_line_that_fails_to_parse_becomes_malformed_with_its_action_and_vm_id(
     daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_line: bytes) -> Request:
@@ -123,7 +123,9 @@ async def test_a_line_that_a_defect_keeps_from_being_read_is_read_by_its_head(
     assert [entry["message"] for entry in logged] == ["a request line was not read"]
 
 
-async def test_what_is_lost_of_the_input_ends_the_driver(daemon: _Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exception_while_processing_input_ends_the_driver(
+    daemon: _Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(_line: bytes | Oversized) -> None:
         raise MemoryError
 

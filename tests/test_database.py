@@ -17,7 +17,7 @@ CAREFUL = ("journal_mode = TRUNCATE", "synchronous = FULL")
 
 
 class Unusable(Exception):
-    """What the owner of a database makes of SQLite's errors."""
+    """The error that the user of a database raises for SQLite's errors."""
 
 
 def unusable(error: Exception) -> Unusable:
@@ -46,7 +46,7 @@ def everything(db: sqlite3.Connection) -> list[str]:
 
 
 def seen_by_others(path: Path) -> list[str]:
-    """What another process would see."""
+    """The lines that another process would read."""
     db = sqlite3.connect(path)
     try:
         return everything(db)
@@ -78,7 +78,7 @@ async def database(path: Path) -> AsyncIterator[Database]:
 
 
 class Traffic:
-    """Keeps the database's thread busy, so that whatever is asked for meanwhile waits together."""
+    """Keeps the database's thread busy, so that operations submitted meanwhile wait together."""
 
     def __init__(self, database: Database) -> None:
         self._may_go_on = threading.Event()
@@ -93,7 +93,7 @@ class Traffic:
         assert await asyncio.to_thread(self._has_begun.wait, 10)
 
     async def go_on(self) -> None:
-        await asyncio.sleep(0)  # what was asked for in this turn of the loop travels at its end
+        await asyncio.sleep(0)  # operations submitted in this turn of the loop are sent at its end
         await asyncio.sleep(0)
         self._may_go_on.set()
         await self._busy
@@ -106,7 +106,7 @@ async def test_the_file_belongs_to_its_owner_alone(database: Database, path: Pat
     assert mode(path) == 0o600
 
 
-async def test_an_existing_file_keeps_its_rights_and_its_content(path: Path) -> None:
+async def test_an_existing_file_keeps_its_mode_and_content(path: Path) -> None:
     make_file(path, b"", 0o640)
     for text in ("one", "two"):
         database = a_database(path)
@@ -120,7 +120,9 @@ async def test_an_existing_file_keeps_its_rights_and_its_content(path: Path) -> 
     ("pragmas", "expected"),
     [pytest.param(FORGETFUL, ("wal", 0), id="wal-not-synced"), pytest.param(CAREFUL, ("truncate", 2), id="synced")],
 )
-async def test_a_file_is_kept_as_its_pragmas_say(path: Path, pragmas: Sequence[str], expected: tuple[str, int]) -> None:
+async def test_the_pragmas_set_journal_mode_and_synchronous(
+    path: Path, pragmas: Sequence[str], expected: tuple[str, int]
+) -> None:
     database = a_database(path, pragmas=pragmas)
     await database.open()
     found = [
@@ -131,25 +133,25 @@ async def test_a_file_is_kept_as_its_pragmas_say(path: Path, pragmas: Sequence[s
     assert tuple(found) == expected
 
 
-async def test_what_prepare_refuses_is_what_opening_raises(path: Path) -> None:
+async def test_open_raises_the_error_of_prepare(path: Path) -> None:
     def refuse(_db: sqlite3.Connection) -> None:
         raise PermissionError("of another kind")
 
     with pytest.raises(Unusable, match="of another kind"):
         await a_database(path, prepare=refuse).open()
 
-    def refuse_in_other_words(_db: sqlite3.Connection) -> None:
-        raise LookupError("nobody knows you")
+    def raise_lookup_error(_db: sqlite3.Connection) -> None:
+        raise LookupError("unknown owner")
 
-    with pytest.raises(LookupError, match="nobody knows you"):
-        await a_database(path, prepare=refuse_in_other_words).open()
+    with pytest.raises(LookupError, match="unknown owner"):
+        await a_database(path, prepare=raise_lookup_error).open()
 
 
-async def test_what_prepare_has_begun_before_it_refuses_is_undone(path: Path) -> None:
+async def test_changes_of_a_failed_prepare_are_rolled_back(path: Path) -> None:
     def refuse(db: sqlite3.Connection) -> None:
         prepare(db)
         add("half")(db)
-        raise LookupError("nobody knows you")
+        raise LookupError("unknown owner")
 
     database = a_database(path, prepare=refuse)
     with pytest.raises(LookupError):
@@ -167,7 +169,7 @@ OBSTACLES: list[object] = [
 
 
 @pytest.mark.parametrize("obstruct", OBSTACLES)
-async def test_a_file_that_cannot_be_opened_is_unusable(path: Path, obstruct: Callable[[Path], None]) -> None:
+async def test_a_file_that_cannot_be_opened_raises_unusable(path: Path, obstruct: Callable[[Path], None]) -> None:
     obstruct(path)
     database = a_database(path)
     with pytest.raises(Unusable, match="cannot be used"):
@@ -177,9 +179,7 @@ async def test_a_file_that_cannot_be_opened_is_unusable(path: Path, obstruct: Ca
     await database.close()
 
 
-async def test_without_a_thread_the_file_is_unusable_until_it_is_opened_again(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_open_fails_without_a_thread_and_can_be_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_thread(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -193,7 +193,7 @@ async def test_without_a_thread_the_file_is_unusable_until_it_is_opened_again(
     await database.close()
 
 
-async def test_many_may_open_one_new_file_at_once(path: Path) -> None:
+async def test_several_databases_can_open_one_new_file_at_once(path: Path) -> None:
     databases = [a_database(path) for _ in range(8)]
     await asyncio.gather(*(database.open() for database in databases))
     await asyncio.gather(*(database.write(add(str(number))) for number, database in enumerate(databases)))
@@ -204,29 +204,29 @@ async def test_many_may_open_one_new_file_at_once(path: Path) -> None:
 # Operations
 
 
-async def test_an_operation_yields_its_result(database: Database) -> None:
+async def test_read_returns_the_result_of_its_operation(database: Database) -> None:
     await database.write(add("one"))
     assert await database.read(everything) == ["one"]
 
 
-async def test_what_was_answered_is_in_the_file(database: Database, path: Path) -> None:
+async def test_a_finished_write_is_in_the_file(database: Database, path: Path) -> None:
     await database.write(add("one"))
     assert seen_by_others(path) == ["one"]
 
 
-async def test_operations_run_in_the_order_they_were_asked_for(database: Database) -> None:
+async def test_operations_run_in_order_of_submission(database: Database) -> None:
     await asyncio.gather(*(database.write(add(str(number))) for number in range(1000)))
     assert await database.read(everything) == [str(number) for number in range(1000)]
 
 
-async def test_a_read_sees_what_was_asked_for_before_it(database: Database) -> None:
+async def test_a_read_sees_the_writes_submitted_before_it(database: Database) -> None:
     _, seen, _ = await asyncio.gather(
         database.write(add("before")), database.read(everything), database.write(add("after"))
     )
     assert seen == ["before"]
 
 
-async def test_operations_that_wait_share_a_commit(database: Database, path: Path) -> None:
+async def test_waiting_operations_share_a_commit(database: Database, path: Path) -> None:
     statements: list[str] = []
     await database.read(lambda db: db.set_trace_callback(statements.append))
     traffic = Traffic(database)
@@ -234,18 +234,18 @@ async def test_operations_that_wait_share_a_commit(database: Database, path: Pat
     futures = [database.submit(add(str(number))) for number in range(100)]
     await traffic.go_on()
     await asyncio.gather(*futures)
-    assert statements.count("COMMIT") == 2, "one for the traffic, one for everybody else"
+    assert statements.count("COMMIT") == 2, "one for the busy operation, one for all others"
     assert len(seen_by_others(path)) == 100
 
 
-async def test_reads_alone_need_no_transaction(database: Database) -> None:
+async def test_reads_alone_open_no_transaction(database: Database) -> None:
     statements: list[str] = []
     await database.read(lambda db: db.set_trace_callback(statements.append))
     await asyncio.gather(*(database.read(everything) for _ in range(5)))
     assert not [statement for statement in statements if statement.startswith(("BEGIN", "COMMIT"))]
 
 
-async def test_an_operation_that_fails_takes_nobody_with_it_and_leaves_nothing(database: Database) -> None:
+async def test_a_failed_write_in_a_batch_is_rolled_back_alone(database: Database) -> None:
     def fail(db: sqlite3.Connection) -> None:
         add("half")(db)
         raise ValueError("changed my mind")
@@ -265,7 +265,7 @@ async def test_an_operation_that_fails_takes_nobody_with_it_and_leaves_nothing(d
     assert await database.read(everything) == ["one", "two"]
 
 
-async def test_an_operation_alone_that_fails_leaves_nothing(database: Database) -> None:
+async def test_a_single_failed_write_is_rolled_back(database: Database) -> None:
     def fail(db: sqlite3.Connection) -> None:
         add("half")(db)
         raise ValueError("changed my mind")
@@ -275,7 +275,7 @@ async def test_an_operation_alone_that_fails_leaves_nothing(database: Database) 
     assert await database.read(everything) == []
 
 
-async def test_a_read_that_writes_and_fails_is_told_and_the_database_goes_on(database: Database) -> None:
+async def test_the_database_stays_usable_after_a_read_that_wrote_and_failed(database: Database) -> None:
     def misbehave(db: sqlite3.Connection) -> None:
         add("half")(db)
         raise ValueError("this was to be a read")
@@ -286,7 +286,7 @@ async def test_a_read_that_writes_and_fails_is_told_and_the_database_goes_on(dat
     assert "one" in await database.read(everything)
 
 
-async def test_a_commit_that_fails_is_told_to_everybody_in_it(path: Path) -> None:
+async def test_a_failed_commit_fails_all_its_operations(path: Path) -> None:
     def prepare_with_a_trap(db: sqlite3.Connection) -> None:
         prepare(db)
         db.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
@@ -306,28 +306,28 @@ async def test_a_commit_that_fails_is_told_to_everybody_in_it(path: Path) -> Non
     await database.close()
 
 
-async def test_who_gave_up_before_it_was_sent_is_not_served(database: Database) -> None:
-    given_up, kept = database.submit(add("one")), database.submit(add("two"))
-    given_up.cancel()
+async def test_an_operation_cancelled_before_it_was_sent_does_not_run(database: Database) -> None:
+    abandoned, kept = database.submit(add("one")), database.submit(add("two"))
+    abandoned.cancel()
     await kept
     assert await database.read(everything) == ["two"]
 
 
-async def test_who_gives_up_later_harms_nobody(database: Database) -> None:
+async def test_an_operation_cancelled_after_it_was_sent_still_runs(database: Database) -> None:
     traffic = Traffic(database)
     await traffic.has_begun()
-    given_up = asyncio.create_task(database.write(add("one")))
+    abandoned = asyncio.create_task(database.write(add("one")))
     kept = database.submit(add("two"))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    given_up.cancel()
+    abandoned.cancel()
     await traffic.go_on()
     await kept
-    assert given_up.cancelled()
-    assert sorted(await database.read(everything)) == ["one", "two"], "it was on its way"
+    assert abandoned.cancelled()
+    assert sorted(await database.read(everything)) == ["one", "two"], "it was sent already"
 
 
-async def test_two_databases_on_one_file_wait_for_each_other(database: Database, path: Path) -> None:
+async def test_two_databases_can_write_to_one_file(database: Database, path: Path) -> None:
     other = a_database(path)
     await other.open()
     await asyncio.gather(
@@ -338,11 +338,11 @@ async def test_two_databases_on_one_file_wait_for_each_other(database: Database,
     assert len(seen_by_others(path)) == 100
 
 
-# In bulk
+# Bulk writes
 
 
 class Counter:
-    """Adds every item as a line, except the one that says no; counts how often it was called."""
+    """Adds each item but `no` as a line; records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
@@ -353,14 +353,14 @@ class Counter:
         return {"no": LookupError("no")} if "no" in items else {}
 
 
-async def test_one_thing_for_many_is_done_at_once(database: Database) -> None:
+async def test_simultaneous_bulk_writes_share_one_call(database: Database) -> None:
     counter = Counter()
     await asyncio.gather(*(database.write_in_bulk(counter, item) for item in "abc"))
     assert counter.calls == [["a", "b", "c"]]
     assert await database.read(everything) == ["a", "b", "c"]
 
 
-async def test_a_bulk_may_refuse_one_of_many(database: Database) -> None:
+async def test_a_bulk_write_can_refuse_a_single_item(database: Database) -> None:
     results = await asyncio.gather(
         *(database.write_in_bulk(Counter(), item) for item in ("a",)),
         *(database.write_in_bulk(counter, item) for counter in [Counter()] for item in ("b", "no", "c")),
@@ -370,7 +370,7 @@ async def test_a_bulk_may_refuse_one_of_many(database: Database) -> None:
     assert await database.read(everything) == ["a", "b", "c"]
 
 
-async def test_a_bulk_that_fails_is_tried_one_by_one(database: Database) -> None:
+async def test_a_failed_bulk_write_is_repeated_item_by_item(database: Database) -> None:
     counter = Counter()
     await database.write(add("b"))
     results = await asyncio.gather(*(database.write_in_bulk(counter, item) for item in "abc"), return_exceptions=True)
@@ -381,7 +381,7 @@ async def test_a_bulk_that_fails_is_tried_one_by_one(database: Database) -> None
 # The end
 
 
-async def test_what_was_asked_for_is_finished_before_the_file_is_closed(path: Path) -> None:
+async def test_close_finishes_all_submitted_operations(path: Path) -> None:
     database = a_database(path)
     await database.open()
     futures = [database.submit(add(str(number))) for number in range(600)]
@@ -390,7 +390,7 @@ async def test_what_was_asked_for_is_finished_before_the_file_is_closed(path: Pa
     await asyncio.gather(*futures)
 
 
-async def test_closing_twice_or_before_opening_is_fine(path: Path) -> None:
+async def test_close_may_be_called_twice_and_before_open(path: Path) -> None:
     database = a_database(path)
     await database.close()
     await database.open()
@@ -398,7 +398,7 @@ async def test_closing_twice_or_before_opening_is_fine(path: Path) -> None:
     await database.close()
 
 
-async def test_a_database_that_is_not_open_says_so(path: Path) -> None:
+async def test_operations_on_a_closed_database_raise_unusable(path: Path) -> None:
     database = a_database(path)
     with pytest.raises(Unusable, match="it is closed"):
         database.submit(everything)
@@ -408,8 +408,8 @@ async def test_a_database_that_is_not_open_says_so(path: Path) -> None:
         await database.read(everything)
 
 
-def test_a_loop_that_ends_first_is_not_waited_for(path: Path) -> None:
-    """The process may end while an operation is under way: what it commits stays, and nobody is told."""
+def test_an_operation_commits_although_the_loop_ended_before_it(path: Path) -> None:
+    """The process may end while an operation is under way: its commit stays, and no future is resolved."""
     may_go_on = threading.Event()
 
     def wait_and_add(db: sqlite3.Connection) -> None:
@@ -440,15 +440,17 @@ def put_away(path: Path) -> None:
 
 
 class Followed:
-    """A database that follows its path, and what it has told of that."""
+    """A database that follows its path, and the messages of its `on_moved`."""
 
     def __init__(self, path: Path) -> None:
-        self.told: list[str] = []
-        self.database = Database(path, pragmas=CAREFUL, prepare=prepare, unusable=unusable, on_moved=self.told.append)
+        self.messages: list[str] = []
+        self.database = Database(
+            path, pragmas=CAREFUL, prepare=prepare, unusable=unusable, on_moved=self.messages.append
+        )
 
-    async def has_told(self) -> list[str]:
+    async def moved_messages(self) -> list[str]:
         await asyncio.sleep(0)
-        return self.told
+        return self.messages
 
 
 @pytest.fixture
@@ -460,19 +462,19 @@ async def followed(path: Path) -> AsyncIterator[Followed]:
     await followed.database.close()
 
 
-async def test_a_file_that_is_removed_is_made_anew_with_what_it_held_and_told_once(
+async def test_a_removed_file_is_created_again_with_its_content_and_reported_once(
     followed: Followed, path: Path
 ) -> None:
     remove(path)
     for text in ("one", "two"):
         await followed.database.write(add(text))
     assert seen_by_others(path) == ["before", "one", "two"]
-    assert await followed.has_told() == ["was removed while it was in use: it is created again, with its whole content"]
+    assert await followed.moved_messages() == [
+        "was removed while it was in use: it is created again, with its whole content"
+    ]
 
 
-async def test_a_file_in_the_place_of_the_one_before_is_used_as_it_is_and_told_once(
-    followed: Followed, path: Path
-) -> None:
+async def test_a_replaced_file_is_used_as_it_is_and_reported_once(followed: Followed, path: Path) -> None:
     put_away(path)
     other = a_database(path, pragmas=CAREFUL)
     await other.open()
@@ -482,17 +484,19 @@ async def test_a_file_in_the_place_of_the_one_before_is_used_as_it_is_and_told_o
         await followed.database.write(add(text))
     assert seen_by_others(path) == ["of another", "one", "two"]
     assert seen_by_others(path.with_name(f"{path.name}.old")) == ["before"]
-    assert await followed.has_told() == ["was replaced by another file while it was in use: the new file is used now"]
+    assert await followed.moved_messages() == [
+        "was replaced by another file while it was in use: the new file is used now"
+    ]
 
 
-async def test_a_file_that_cannot_be_made_anew_is_tried_again_until_it_can(followed: Followed, path: Path) -> None:
+async def test_creating_a_removed_file_again_is_retried_until_it_succeeds(followed: Followed, path: Path) -> None:
     remove(path)
     put_away(path.parent)
-    make_file(path.parent, b"", 0o600)  # no directory: nothing can be made in it
+    make_file(path.parent, b"", 0o600)  # a file instead of the directory: no file can be created in it
     with pytest.raises(Unusable, match="readonly"):
         await followed.database.write(add("lost"))
     assert await followed.database.read(everything) == ["before"]
     remove(path.parent)
     await followed.database.write(add("kept"))
     assert seen_by_others(path) == ["before", "kept"]
-    assert len(await followed.has_told()) == 1
+    assert len(await followed.moved_messages()) == 1

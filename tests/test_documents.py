@@ -1,4 +1,4 @@
-"""What documents quote: commands are run, sentences are said, settings count, and the picture is that of a run."""
+"""Check quotations in documents: commands run, messages exist, settings are valid, the picture is up to date."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ INLINE = re.compile(r"`([^`]+)`")
 
 OURS = ("one-provider", "one_vmm_provider", "one_im_provider")
 OTHERS = ("aws", "git", "install", "ln", "make")
-"""Programs that no test can try here, or that are not ours to try."""
+"""Programs of others, and programs that cannot run in a test."""
 
 WHERE = "/opt/one-provider-mad/"
-"""Where documents assume the checkout."""
+"""The path of the checkout in documents."""
 
 
 @cache
@@ -53,7 +53,7 @@ def blocks(page: Path, *kinds: str) -> Iterator[str]:
 
 
 def surroundings(root: Path) -> dict[str, str]:
-    """An environment in which OpenNebula is there, without credentials, and nothing leads to another one."""
+    """An environment with an OpenNebula without credentials, and without settings of any other one."""
     for folder in ("etc", "var", "lib/mads"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     away = {"ONE_PROVIDER_MAD_CONF", "ONE_XMLRPC", *COVERAGE}
@@ -62,7 +62,7 @@ def surroundings(root: Path) -> dict[str, str]:
 
 
 def run(environ: Mapping[str, str], line: str) -> str:
-    """What a line with pipes writes; `one-provider` runs in this process, drivers are started as they are."""
+    """The output of a line with pipes; `one-provider` runs in this process, drivers run as processes."""
     written = ""
     for part in line.split(" | "):
         words = shlex.split(part)
@@ -83,10 +83,10 @@ def within(environ: Mapping[str, str], words: list[str], *, given: str) -> str:
     return str(result.output)
 
 
-# What is typed on a terminal, and what is written there
+# Terminal sessions: commands and their output
 
 VARYING = (
-    (r"/\S+(?=/)", ""),  # where things are
+    (r"/\S+(?=/)", ""),  # directories
     (r"\bsim-[0-9a-f]+", "sim-0"),
     (r"\d{4}-\d\d-\d\d|\d\d-\d\d(?= \d\d:)", "day"),
     (r"\d\d:\d\d:\d\d", "time"),
@@ -96,14 +96,14 @@ VARYING = (
 
 
 def plain(text: str) -> str:
-    """Text without what differs from one run to the next."""
+    """Replace the parts of a text that differ from one run to the next."""
     for pattern, stead in VARYING:
         text = re.sub(pattern, stead, text)
     return text.strip()
 
 
 def is_output(quoted: Iterable[str], written: Iterable[str]) -> bool:
-    """True when that was written; `…` stands for anything, alone in its line for any lines."""
+    """True if the output matches; `…` stands for any text, alone in its line for any lines."""
     wanted = ".*".join(map(re.escape, "\n".join(map(plain, quoted)).split("…")))
     return re.fullmatch(wanted, "\n".join(map(plain, written)), re.DOTALL) is not None
 
@@ -117,7 +117,7 @@ def sessions(page: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/quick-start.md"])
-def test_a_command_on_a_terminal_writes_what_is_quoted(name: str, tmp_path: Path) -> None:
+def test_quoted_terminal_sessions_show_the_output_of_their_commands(name: str, tmp_path: Path) -> None:
     environ, found = surroundings(tmp_path), list(sessions(ROOT / name))
     assert len(found) >= 4
     for command, quoted in found:
@@ -125,11 +125,11 @@ def test_a_command_on_a_terminal_writes_what_is_quoted(name: str, tmp_path: Path
         assert is_output(quoted, written.strip().split("\n")), f"{command} writes\n{written}"
 
 
-def test_other_pages_quote_no_terminal() -> None:
+def test_only_the_readme_and_quick_start_quote_terminal_sessions() -> None:
     assert {page.name for page in PAGES if any(sessions(page))} == {"README.md", "quick-start.md"}
 
 
-def test_output_of_something_else_is_noticed() -> None:
+def test_is_output_detects_differences() -> None:
     written = ["7  sim-5f  running", "", "the end"]
     assert is_output(["7 sim-00  …", "…", "the end"], written)
     assert not is_output(["8 sim-00  …", "…", "the end"], written)
@@ -139,7 +139,7 @@ def test_output_of_something_else_is_noticed() -> None:
 # The picture
 
 
-def test_the_picture_shows_a_demonstration_of_today(tmp_path: Path) -> None:
+def test_the_picture_shows_the_output_of_the_present_demonstration(tmp_path: Path) -> None:
     picture: Any = runpy.run_path(str(ROOT / "tools" / "picture.py"))
     environ = {**surroundings(tmp_path), "TMPDIR": str(tmp_path)}
     done = subprocess.run(
@@ -149,12 +149,12 @@ def test_the_picture_shows_a_demonstration_of_today(tmp_path: Path) -> None:
     shown = picture["shown"](text_of(picture["PICTURE"]))
     written = [picture["masked"](line).strip() for line in done.stdout.splitlines()]
     assert is_output(map(picture["masked"], shown), written), f"run make picture; the demonstration is\n{done.stdout}"
-    # Nothing but the ends of long lines is left out: `…` above is no excuse for more.
+    # Only the ends of long lines may be left out by `…`, and no lines.
     assert len(shown) == len(written)
     assert sum(line.endswith(" …") for line in shown) <= 2
 
 
-def test_nothing_in_the_picture_stands_outside_it_or_is_fetched() -> None:
+def test_the_picture_loads_nothing_and_all_text_lies_inside_it() -> None:
     svg = text_of(ROOT / "docs" / "demo.svg")
     assert "url(#" in svg
     assert not re.search(r"url\((?!#)|href=|@import|<script", svg)
@@ -173,7 +173,7 @@ def test_nothing_in_the_picture_stands_outside_it_or_is_fetched() -> None:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every command that a page names: of ours those in the text, in blocks all of them."""
+    """All commands in the blocks of a page, and our commands in its text."""
     typed = [line for block in blocks(page, "sh") if not block.startswith("#!") for line in block.splitlines()]
     for line in [*typed, *(command for command, _ in sessions(page))]:
         yield from shell_commands(line)
@@ -195,7 +195,7 @@ def test_every_command_in_a_block_is_ours_or_one_of_a_few_others() -> None:
     assert {word for _, word in found if word not in OURS} == set(OTHERS), found
 
 
-def test_what_make_is_asked_for_is_in_the_makefile() -> None:
+def test_make_targets_in_documents_exist() -> None:
     asked = {
         match
         for page in PAGES
@@ -205,7 +205,7 @@ def test_what_make_is_asked_for_is_in_the_makefile() -> None:
     assert asked <= set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_every_path_in_the_checkout_exists() -> None:
+def test_paths_of_the_checkout_in_documents_exist() -> None:
     named = {path for page in PAGES for path in re.findall(rf"{WHERE}([\w/.*-]*[\w*])", text_of(page))}
     assert named >= {"bin/one*", "bin/one_vmm_provider"}
     assert {path.name for path in ROOT.glob("bin/one*")} == set(OURS)
@@ -213,21 +213,21 @@ def test_every_path_in_the_checkout_exists() -> None:
 
 
 NOT_RUN = {
-    "one-provider demo": "the picture's test plays it",
-    "one-provider demo --ec2": "tests/lab/test_demo_ec2.py plays it",
+    "one-provider demo": "the picture's test runs it",
+    "one-provider demo --ec2": "tests/lab/test_demo_ec2.py runs it",
     "one-provider tail NAME --follow": "never ends; tests/cli/test_tail.py follows",
 }
 
 
 def normal(command: str) -> str:
-    """A command with NAME for whatever a page calls its configuration."""
+    """Replace the configuration's name in a command by NAME."""
     if command.split()[:2] == ["one-provider", "install"]:
         return command.replace("KIND", "simulated").replace("provider_name", "NAME")
     return re.sub(r"(?<=\s)(?:provider_name|ec2|simulated)(?=\s|'|$)", "NAME", command)
 
 
 def understand(command: str) -> bool:
-    """Read a command as the program would; False for one that is only mentioned, without what it needs.
+    """Parse a command as the program would; return False for a mere mention without required arguments.
 
     Raises:
         click.ClickException: there is no such command, or it has no such option.
@@ -252,13 +252,13 @@ def understand(command: str) -> bool:
     return True
 
 
-def test_every_command_of_ours_can_be_run(tmp_path: Path) -> None:
+def test_every_command_of_ours_in_documents_runs(tmp_path: Path) -> None:
     named = {normal(command): page.name for page in PAGES for command in commands(page) if command.startswith(OURS)}
     environ = surroundings(tmp_path)
     assert len(named) > 25
     assert set(NOT_RUN) <= set(named)
     wrong, ran = [], 0
-    # What makes the configuration comes first, then the drivers, which make the logs.
+    # `install` comes first, which creates the configuration, then the drivers, which create the logs.
     for command in sorted(named, key=lambda each: ("install NAME" not in each, each.startswith("one-provider"), each)):
         try:
             is_whole = not command.startswith("one-provider ") or understand(command)
@@ -282,12 +282,12 @@ def test_every_command_of_ours_can_be_run(tmp_path: Path) -> None:
         "one-provider install --dry-run",
     ],
 )
-def test_a_command_that_there_is_not_is_noticed(command: str) -> None:
+def test_understand_raises_for_unknown_commands_and_options(command: str) -> None:
     with pytest.raises(click.ClickException):
         understand(command)
 
 
-def test_the_scripts_are_drivers(tmp_path: Path) -> None:
+def test_the_example_scripts_work(tmp_path: Path) -> None:
     cloud = tmp_path / "my-cloud"
     cloud.write_text('#!/bin/sh\necho "$*" >> "$0.calls"\n[ "$5" != nowhere ] && echo id-1\n')
     cloud.chmod(0o755)
@@ -308,7 +308,7 @@ def test_the_scripts_are_drivers(tmp_path: Path) -> None:
 # Settings and sections
 
 
-def test_every_setting_in_a_block_is_one() -> None:
+def test_every_toml_block_has_valid_settings() -> None:
     seen = 0
     for page in PAGES:
         for block in blocks(page, "toml"):
@@ -325,7 +325,7 @@ def test_every_setting_in_a_block_is_one() -> None:
     assert seen >= 7
 
 
-def test_every_section_starts_a_driver_of_ours_with_arguments_that_are_understood() -> None:
+def test_every_mad_section_has_an_existing_executable_and_valid_arguments() -> None:
     seen = 0
     for page in PAGES:
         for block in blocks(page, "", "console"):
@@ -340,7 +340,7 @@ def test_every_section_starts_a_driver_of_ours_with_arguments_that_are_understoo
     assert seen >= 3
 
 
-def test_the_endpoint_can_be_started_as_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_python_example_starts_the_simulated_ec2_endpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = blocks(ROOT / "docs" / "ec2.md", "python")
     monkeypatch.chdir(tmp_path)
     asked: list[str] = []
@@ -348,13 +348,13 @@ def test_the_endpoint_can_be_started_as_it_is_told(tmp_path: Path, monkeypatch: 
     assert re.fullmatch(r"EC2, STS and CloudWatch are at http://\S+:\d+/?, Enter ends them ", asked[0])
 
 
-def test_every_capability_is_told_of_to_who_writes_a_provider() -> None:
+def test_the_page_on_providers_names_every_capability() -> None:
     capabilities = {
         name for name, value in vars(interface).items() if getattr(value, "_is_runtime_protocol", False)
     } - {"VerbatimDriver"}
-    told = set(re.findall(r"`(\w+)`", text_of(ROOT / "docs" / "providers.md")))
+    named = set(re.findall(r"`(\w+)`", text_of(ROOT / "docs" / "providers.md")))
     assert len(capabilities) > 10
-    assert capabilities <= told
+    assert capabilities <= named
 
 
 # Sentences
@@ -366,7 +366,7 @@ AMAZONS = "You are not authorized to perform this operation"
 
 @cache
 def sentences() -> str:
-    """Every text of the package but what explains the code, those with values in them with … in their place."""
+    """All string literals of the package but docstrings, with … in place of values."""
     found: list[str] = []
     for path in sorted((ROOT / "one_provider_mad").rglob("*.py")):
         tree = ast.parse(path.read_text())
@@ -381,7 +381,7 @@ def sentences() -> str:
 
 
 def quoted_sentences() -> Iterator[tuple[str, str]]:
-    """What the drivers say, as pages quote it: in tables of symptoms, and as quotations."""
+    """All messages that pages quote: in tables of symptoms, and as quotations."""
     for page in PAGES:
         for table in re.findall(
             r"^\| what (?:it|the VM's ERROR) says \|.*?(?=^$|\Z)", text_of(page), re.DOTALL | re.MULTILINE
@@ -392,7 +392,7 @@ def quoted_sentences() -> Iterator[tuple[str, str]]:
         )
 
 
-def test_every_sentence_that_is_quoted_is_said() -> None:
+def test_every_quoted_message_exists_in_the_package() -> None:
     quoted = list(quoted_sentences())
     assert len(quoted) > 45
     said = sentences()

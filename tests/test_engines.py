@@ -42,7 +42,7 @@ mishap = None
 opened, closed = [], []
 
 class Somebody:
-    '''Pretends to be somebody's cloud, as far as the driver has to do with it before the first action.'''
+    '''A fake cloud with the calls that the driver makes before the first action.'''
     name = "somebody"
     visibility_grace = 0.0
     watch_interval = 1.0
@@ -85,7 +85,7 @@ class Table(msgspec.Struct):
 closed = []
 
 class Somebody:
-    '''Pretends to perform verbs as they were sent.'''
+    '''A fake verbatim driver.'''
     name = "verbatim"
     is_busy = False
     async def open(self): ...
@@ -105,7 +105,7 @@ factory = Factory()
 
 
 class Home:
-    """Engines of NAME `x` in an OpenNebula of their own, and what they told the operator."""
+    """Engines of NAME `x` in an OpenNebula of their own, and their warnings."""
 
     def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
         self.places = Places(conf=root / "conf", var=root / "var", log=root / "var")
@@ -158,7 +158,7 @@ def key_of(engine: Engine) -> str:
 # The first engine
 
 
-async def test_an_engine_is_a_cloud_that_is_open_with_a_journal(home: Home) -> None:
+async def test_an_engine_has_an_open_cloud_and_a_journal(home: Home) -> None:
     home.configure(f"{GOOD}call_timeout = 7\n[simulated]\nboot_time = 0")
     engine = await home.engines().current()
     assert engine.cloud is not None
@@ -170,14 +170,14 @@ async def test_an_engine_is_a_cloud_that_is_open_with_a_journal(home: Home) -> N
     assert await engine.journal.fact("account") == "simulated/embedded"
 
 
-async def test_the_engine_stays_the_same_while_the_file_does(home: Home) -> None:
+async def test_the_engine_stays_the_same_while_the_file_is_unchanged(home: Home) -> None:
     home.configure(GOOD)
     engines = home.engines()
     first = await engines.current()
     assert await engines.current() is first
 
 
-async def test_those_who_ask_at_once_get_one_engine(home: Home) -> None:
+async def test_simultaneous_callers_get_one_engine(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()
     found = await asyncio.gather(*(engines.current() for _ in range(20)))
@@ -185,7 +185,7 @@ async def test_those_who_ask_at_once_get_one_engine(home: Home) -> None:
     assert home.somebody.opened == ["good"]
 
 
-async def test_arguments_reach_the_cloud(home: Home) -> None:
+async def test_the_retries_argument_reaches_the_cloud(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     engine = await home.engines().current()
     assert engine.cloud is not None
@@ -200,7 +200,7 @@ async def test_arguments_reach_the_cloud(home: Home) -> None:
     assert len(sent) == 3, "-r 2"
 
 
-async def test_a_wrong_configuration_is_told_to_every_action_until_it_is_corrected(home: Home) -> None:
+async def test_an_invalid_configuration_raises_until_it_is_corrected(home: Home) -> None:
     engines = home.engines()
     for _ in range(2):
         assert str(await refusal(engines)).startswith("x.toml does not exist: create ")
@@ -211,7 +211,7 @@ async def test_a_wrong_configuration_is_told_to_every_action_until_it_is_correct
     assert not home.warnings
 
 
-async def test_a_journal_that_cannot_be_opened_is_told_until_it_can(home: Home) -> None:
+async def test_a_journal_that_cannot_be_opened_raises_until_it_can(home: Home) -> None:
     home.configure(GOOD)
     path = home.places.default_journal("x")
     path.mkdir()
@@ -223,7 +223,7 @@ async def test_a_journal_that_cannot_be_opened_is_told_until_it_can(home: Home) 
     assert (await engines.current()).journal is engines.journal
 
 
-async def test_polls_need_no_journal_and_what_is_open_for_them_is_used_when_there_is_one(home: Home) -> None:
+async def test_polls_open_the_cloud_without_a_journal_and_actions_use_it_later(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     path = home.places.default_journal("x")
     path.mkdir()
@@ -231,7 +231,7 @@ async def test_polls_need_no_journal_and_what_is_open_for_them_is_used_when_ther
     await engines.open_journal()
     sight = await engines.sight()
     assert sight.cloud is not None
-    assert not sight.is_certain, "it may be the cloud of other credentials"
+    assert not sight.is_certain, "the credentials may belong to another account"
     assert await engines.sight() is sight
     [warning] = home.warnings
     assert warning.startswith("the journal cannot be used: ")
@@ -244,7 +244,7 @@ async def test_polls_need_no_journal_and_what_is_open_for_them_is_used_when_ther
     assert (await engines.sight()).is_certain
 
 
-async def test_polls_wait_for_a_locked_journal_no_longer_than_a_moment(
+async def test_polls_wait_for_a_locked_journal_only_for_a_limited_time(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines_module, "_PATIENCE_FOR_JOURNAL", 0.1)
@@ -263,7 +263,7 @@ async def test_polls_wait_for_a_locked_journal_no_longer_than_a_moment(
     assert (await engines.sight()).is_certain
 
 
-async def test_what_was_open_for_polls_is_given_up_for_other_settings_and_at_the_end(home: Home) -> None:
+async def test_a_cloud_opened_for_polls_is_closed_after_an_edit_and_at_the_end(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     home.places.default_journal("x").mkdir()
     engines = home.engines()
@@ -284,19 +284,19 @@ async def test_the_journal_is_opened_before_the_first_request(home: Home) -> Non
     await engines.open_journal()
     assert engines.journal is not None
     assert (engines.owner, engines.is_verbatim) == ("harbour", False)
-    assert home.somebody.opened == [], "no cloud is needed for that"
+    assert home.somebody.opened == [], "the journal needs no cloud"
     journal = engines.journal
     assert (await engines.current()).journal is journal
 
 
-async def test_without_settings_there_is_no_journal_yet(home: Home) -> None:
+async def test_the_journal_is_not_opened_without_settings(home: Home) -> None:
     engines = home.engines()
     await engines.open_journal()
     assert engines.journal is None
-    assert not home.warnings, "every action says what is wrong"
+    assert not home.warnings, "every action fails with the error"
 
 
-async def test_a_driver_of_verbs_is_known_as_one_before_the_first_request(home: Home) -> None:
+async def test_a_verbatim_driver_is_recognised_before_the_first_request(home: Home) -> None:
     home.configure('provider = "verbatim"\nowner = "harbour"')
     engines = home.engines()
     await engines.open_journal()
@@ -310,10 +310,10 @@ async def test_a_driver_of_verbs_is_known_as_one_before_the_first_request(home: 
     assert verbatim_cloud.closed == [engine.verbatim]
 
 
-# Another engine
+# Edited settings
 
 
-async def test_an_edit_makes_another_engine_and_the_journal_stays(home: Home) -> None:
+async def test_an_edit_makes_a_new_engine_with_the_same_journal(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
@@ -326,7 +326,7 @@ async def test_an_edit_makes_another_engine_and_the_journal_stays(home: Home) ->
     assert sorted(home.somebody.closed) == ["better", "good"]
 
 
-async def test_the_engine_before_is_closed_once_nothing_can_use_it_any_more(
+async def test_the_old_engines_cloud_is_closed_after_its_retirement_time(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines_module, "_RETIRE_SECONDS", 0.01)
@@ -353,15 +353,13 @@ BROKEN_EDITS = [
     pytest.param(
         'provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "disk"',
         "x: the provider cannot be opened: no space left",
-        id="no-room",
+        id="full-disk",
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "reason"), BROKEN_EDITS)
-async def test_a_broken_edit_leaves_the_engine_before_in_force_and_warns_once(
-    home: Home, text: str, reason: str
-) -> None:
+async def test_a_broken_edit_keeps_the_old_engine_and_warns_once(home: Home, text: str, reason: str) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
@@ -376,8 +374,8 @@ async def test_a_broken_edit_leaves_the_engine_before_in_force_and_warns_once(
     assert key_of(await engines.current()) == "better"
 
 
-async def test_an_edit_that_could_not_be_tried_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Made during an outage, it must not be forgotten when the outage is over."""
+async def test_an_edit_made_during_an_outage_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It must not be forgotten when the outage ends."""
     monkeypatch.setattr("one_provider_mad.settings.TRY_AGAIN_SECONDS", 0.05)
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()
@@ -391,7 +389,7 @@ async def test_an_edit_that_could_not_be_tried_is_tried_again(home: Home, monkey
             await asyncio.to_thread(os.sched_yield)
 
 
-async def test_an_edit_that_takes_long_to_try_keeps_nobody_waiting_long(
+async def test_actions_get_the_old_engine_while_an_edit_takes_long_to_try(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines_module, "_PATIENCE_FOR_NEW", 0.01)
@@ -405,11 +403,11 @@ async def test_an_edit_that_takes_long_to_try_keeps_nobody_waiting_long(
     async with asyncio.timeout(5):
         while home.somebody.opened == ["good"]:
             await asyncio.to_thread(os.sched_yield)
-    assert home.somebody.opened == ["good", "better"], "it is tried once for all who wait"
+    assert home.somebody.opened == ["good", "better"], "it is tried once for all waiting callers"
 
 
 @pytest.mark.parametrize("mishap", ["hang", ProviderUnavailable("the cloud did not answer")])
-async def test_who_waits_for_the_cloud_begins_anew_only_once_edited_settings_work(
+async def test_an_action_that_waits_for_the_cloud_restarts_only_when_edited_settings_work(
     home: Home, mishap: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("one_provider_mad.settings.TRY_AGAIN_SECONDS", 0.01)
@@ -432,8 +430,8 @@ async def test_who_waits_for_the_cloud_begins_anew_only_once_edited_settings_wor
         cloud.keep_on()
 
 
-async def test_an_edited_latency_counts_for_the_next_action(home: Home) -> None:
-    """The cloud is asked whose credentials these are after each edit, and that must not take as long as a slow call."""
+async def test_an_edited_latency_does_not_delay_the_account_check(home: Home) -> None:
+    """The account is checked after each edit, and the simulated latency must not apply to that check."""
     home.configure('provider = "simulated"')
     engines = home.engines()
     await engines.current()
@@ -442,7 +440,7 @@ async def test_an_edited_latency_counts_for_the_next_action(home: Home) -> None:
     await engines.close()
 
 
-async def test_who_stops_waiting_for_an_engine_takes_it_from_nobody(home: Home) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_opening_for_others(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()
     hasty = asyncio.create_task(engines.current())
@@ -454,17 +452,17 @@ async def test_who_stops_waiting_for_an_engine_takes_it_from_nobody(home: Home) 
     assert home.somebody.opened == ["good"]
 
 
-async def test_what_was_opened_in_vain_is_closed_again(home: Home) -> None:
+async def test_a_cloud_that_fails_to_open_is_closed(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"')
     engines = home.engines()
     assert isinstance(await refusal(engines), AuthenticationRefused)
     assert home.somebody.closed == ["bad"]
 
 
-# Whose credentials these are
+# The account of the credentials
 
 
-async def test_other_credentials_are_refused_until_that_is_confirmed(home: Home) -> None:
+async def test_credentials_of_another_account_are_refused_until_they_are_accepted(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     first = home.engines()
     await first.current()
@@ -482,7 +480,7 @@ async def test_other_credentials_are_refused_until_that_is_confirmed(home: Home)
     assert await engine.journal.fact("account") == "two/south"
 
 
-async def test_credentials_that_change_while_the_driver_runs_are_refused_and_the_ones_before_stay(home: Home) -> None:
+async def test_an_edit_to_credentials_of_another_account_keeps_the_old_engine(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
@@ -492,7 +490,7 @@ async def test_credentials_that_change_while_the_driver_runs_are_refused_and_the
     assert home.warnings[0].startswith("credentials now belong to account two/south")
 
 
-async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_unavailable(home: Home) -> None:
+async def test_a_cloud_that_does_not_return_its_account_is_unavailable(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.05')
     engines = home.engines()
     import somebodys_cloud
@@ -516,9 +514,7 @@ async def served(home: Home, name: str) -> None:
 
 @pytest.mark.parametrize("journal", ["", 'journal = "{}/elsewhere"\n'], ids=["default-journal", "its-own-journal"])
 @pytest.mark.parametrize("name", ["simulated", "x"])
-async def test_a_file_that_vanished_is_a_fault_whatever_else_could_be_served(
-    home: Home, name: str, journal: str
-) -> None:
+async def test_a_vanished_configuration_file_is_an_error_after_a_restart(home: Home, name: str, journal: str) -> None:
     path = home.configure(GOOD + journal.format(home.places.var), name)
     await served(home, name)
     path.unlink()
@@ -526,7 +522,7 @@ async def test_a_file_that_vanished_is_a_fault_whatever_else_could_be_served(
     assert str(await refusal(home.engines(name))).startswith(f"{name}.toml is missing, and {name} was configured by it")
 
 
-async def test_settings_that_never_worked_do_not_bind_the_name(home: Home) -> None:
+async def test_a_name_can_be_served_without_a_file_if_the_file_never_worked(home: Home) -> None:
     home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"', "simulated")
     engines = home.engines("simulated")
     await refusal(engines)
@@ -534,7 +530,7 @@ async def test_settings_that_never_worked_do_not_bind_the_name(home: Home) -> No
     assert (await engines.current()).cloud is not None
 
 
-async def test_a_journal_that_was_opened_for_settings_that_never_worked_is_left_again(home: Home) -> None:
+async def test_the_journal_of_settings_that_never_worked_is_replaced(home: Home) -> None:
     home.configure(f'provider = "somebody"\nowner = "quay"\njournal = "{home.places.var}/a"\n[somebody]\nkey = "bad"')
     engines = home.engines()
     await refusal(engines)
@@ -549,7 +545,7 @@ async def test_a_journal_that_was_opened_for_settings_that_never_worked_is_left_
 # The end
 
 
-async def test_closing_twice_or_before_the_first_engine_is_fine(home: Home) -> None:
+async def test_close_may_be_called_twice_and_before_the_first_engine(home: Home) -> None:
     engines = home.engines()
     await engines.close()
     home.configure(GOOD)

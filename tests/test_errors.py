@@ -1,4 +1,4 @@
-"""The tree of errors: what each is, and that the page which draws it tells the truth."""
+"""The tree of errors, and its drawing in the module's docstring."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = [value for value in vars(errors).values() if isinstance(value, type) and
 
 
 def drawn_tree() -> dict[str, tuple[str, str]]:
-    """Each class in the module's drawing, with its parent's name and what is said of it."""
+    """Each class in the module's drawing, with its parent's name and its description."""
     drawn: dict[str, tuple[str, str]] = {}
     path: list[str] = []
     for match in re.finditer(r"^((?:[│ ] {3})*)[├└]── (\w+) +(.+)$", errors.__doc__ or "", re.MULTILINE):
@@ -30,12 +30,12 @@ def test_the_drawing_shows_every_class_under_its_parent() -> None:
     }
 
 
-def test_the_drawing_says_something_of_every_class() -> None:
+def test_the_drawing_describes_every_class() -> None:
     assert all(words for _, words in drawn_tree().values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_class_says_in_one_sentence_what_it_is(kind: type[errors.MadError]) -> None:
+def test_every_class_has_a_docstring_of_one_sentence_in_its_first_line(kind: type[errors.MadError]) -> None:
     assert kind.__doc__, "a class without a docstring"
     first, _, rest = inspect.cleandoc(kind.__doc__).partition("\n")
     assert first.endswith(".")
@@ -43,29 +43,29 @@ def test_every_class_says_in_one_sentence_what_it_is(kind: type[errors.MadError]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind is not errors.NotSupported])
-def test_every_error_is_told_by_its_sentence_alone(kind: type[errors.MadError]) -> None:
+def test_the_text_of_every_error_is_its_message_alone(kind: type[errors.MadError]) -> None:
     assert str(kind("the cloud said no")) == "the cloud said no"
 
 
-def test_only_what_may_have_taken_effect_is_not_definite() -> None:
+def test_only_provider_unavailable_is_not_definite() -> None:
     vague = {kind.__name__ for kind in KINDS if issubclass(kind, errors.ProviderError) and not kind.definite}
     assert vague == {"ProviderUnavailable"}
 
 
-def test_only_passing_reasons_are_tried_again() -> None:
-    passing = {kind.__name__ for kind in KINDS if issubclass(kind, errors.ProviderError) and kind.retryable}
-    assert passing == {"ProviderUnavailable", "NotReached", "Throttled"}
+def test_only_transient_errors_are_retryable() -> None:
+    transient = {kind.__name__ for kind in KINDS if issubclass(kind, errors.ProviderError) and kind.retryable}
+    assert transient == {"ProviderUnavailable", "NotReached", "Throttled"}
 
 
-def test_a_throttled_call_knows_how_long_to_wait() -> None:
+def test_throttled_keeps_the_retry_after_time() -> None:
     assert errors.Throttled("slow down", retry_after=2.5).retry_after == 2.5
     assert errors.Throttled("slow down").retry_after is None
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(30.0, 30.0), (9999.0, 30.0), (float("inf"), 30.0), (-1.0, 0.0)], ids=str)
-def test_no_cloud_makes_us_wait_longer_than_half_a_minute(asked: float, kept: float) -> None:
+def test_throttled_limits_the_retry_after_time_to_half_a_minute(asked: float, kept: float) -> None:
     assert errors.Throttled("slow down", retry_after=asked).retry_after == kept
 
 
-def test_what_a_provider_cannot_do_is_said_in_one_way() -> None:
+def test_not_supported_names_the_provider_and_the_feature() -> None:
     assert str(errors.NotSupported("ec2", "live migration")) == "provider ec2 does not support live migration"

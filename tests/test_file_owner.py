@@ -34,7 +34,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be made 
 
 @pytest.fixture
 def var(tmp_path: Path) -> Path:
-    """OpenNebula's var directory, of its user where root may give it away."""
+    """OpenNebula's var directory, owned by its user if the test runs as root."""
     var = tmp_path / "var"
     var.mkdir()
     if os.geteuid() == 0:
@@ -44,7 +44,7 @@ def var(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A directory of root's in which a user has no business."""
+    """A directory of root's, outside the user's."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     return elsewhere
@@ -65,7 +65,7 @@ def close(descriptor: int) -> None:
     os.close(descriptor)
 
 
-# Every place that makes a file
+# All code that creates files
 
 
 def remember_configuration(file: Path) -> None:
@@ -147,7 +147,7 @@ Make = Callable[[Path], None]
 
 @only_root
 @pytest.mark.parametrize(("name", "make"), PLACES)
-def test_a_link_that_a_user_has_planted_makes_root_write_nowhere_else(
+def test_root_does_not_follow_a_users_link_in_place_of_a_file(
     var: Path, elsewhere: Path, name: str, make: Make
 ) -> None:
     plant(var / name, elsewhere / "victim")
@@ -158,7 +158,7 @@ def test_a_link_that_a_user_has_planted_makes_root_write_nowhere_else(
 
 @only_root
 @pytest.mark.parametrize(("name", "make"), PLACES)
-def test_another_name_of_roots_own_file_makes_root_change_nothing_in_it(
+def test_root_does_not_write_through_a_hard_link_to_its_own_file(
     var: Path, elsewhere: Path, name: str, make: Make
 ) -> None:
     victim = elsewhere / "victim"
@@ -171,7 +171,7 @@ def test_another_name_of_roots_own_file_makes_root_change_nothing_in_it(
 
 @only_root
 @pytest.mark.parametrize(("name", "make"), PLACES)
-def test_a_users_link_to_a_directory_of_roots_makes_root_write_nothing_there(
+def test_root_does_not_follow_a_users_link_to_a_directory_of_root(
     var: Path, elsewhere: Path, name: str, make: Make
 ) -> None:
     plant(var / "below", elsewhere)
@@ -182,13 +182,13 @@ def test_a_users_link_to_a_directory_of_roots_makes_root_write_nothing_there(
 
 @only_root
 @pytest.mark.parametrize(("name", "make"), PLACES)
-def test_what_root_makes_belongs_to_the_directorys_owner(var: Path, name: str, make: Make) -> None:
+def test_files_created_by_root_belong_to_the_directorys_owner(var: Path, name: str, make: Make) -> None:
     make(var / name)
     assert {owner(path) for path in var.iterdir()} == {USER}
 
 
 @only_root
-def test_installing_as_root_follows_no_users_link(var: Path, elsewhere: Path) -> None:
+def test_install_as_root_does_not_follow_a_users_link(var: Path, elsewhere: Path) -> None:
     plant(var / "conf", elsewhere)
     for step in (Step(path=var / "conf" / "x.toml", text="a"), Step(path=var / "conf" / "x", target="/bin/true")):
         with pytest.raises(SettingsError, match="conf is a link of user 4711 to a directory of another user"):
@@ -197,7 +197,7 @@ def test_installing_as_root_follows_no_users_link(var: Path, elsewhere: Path) ->
 
 
 @only_root
-def test_ending_leftovers_removes_nothing_of_roots(var: Path, elsewhere: Path) -> None:
+def test_ending_leftover_scripts_does_not_remove_files_through_a_users_link(var: Path, elsewhere: Path) -> None:
     (elsewhere / "7").write_text("precious")
     plant(var / "scripts", elsewhere)
     assert Leftovers(var / "scripts").end() == 0
@@ -205,7 +205,7 @@ def test_ending_leftovers_removes_nothing_of_roots(var: Path, elsewhere: Path) -
 
 
 @only_root
-def test_looking_into_a_planted_journal_is_one_sentence(var: Path, elsewhere: Path) -> None:
+def test_reading_a_journal_through_a_users_link_raises_journal_error(var: Path, elsewhere: Path) -> None:
     plant(var / "x.journal", elsewhere / "victim")
     (elsewhere / "victim").touch()
     for look in (read_fact, forget_fact):
@@ -231,7 +231,7 @@ def test_a_link_in_a_directory_of_roots_own_is_followed(elsewhere: Path) -> None
 
 
 @only_root
-def test_directories_that_root_makes_belong_to_the_owner_of_the_one_above(var: Path) -> None:
+def test_directories_created_by_root_belong_to_the_parents_owner(var: Path) -> None:
     make_directory(var / "a" / "b", 0o700)
     assert [(owner(path), stat.S_IMODE(path.stat().st_mode)) for path in (var / "a", var / "a" / "b")] == [
         (USER, 0o700)
@@ -239,24 +239,24 @@ def test_directories_that_root_makes_belong_to_the_owner_of_the_one_above(var: P
 
 
 @only_root
-def test_a_fifo_in_the_place_of_a_file_does_not_hold_root_up(var: Path) -> None:
+def test_root_does_not_block_on_a_fifo_in_place_of_a_file(var: Path) -> None:
     os.mkfifo(var / "x.log")
     with pytest.raises(OSError, match="it is not a file in a directory of another user"):
         open_file(var / "x.log", os.O_WRONLY)
 
 
 @only_root
-def test_a_circle_of_links_ends(tmp_path: Path) -> None:
+def test_a_circle_of_links_raises(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
     with pytest.raises(OSError, match="Too many levels"):
         make_directory(tmp_path / "a" / "c")
 
 
-# What does not depend on the user
+# Independent of the user
 
 
-def test_a_file_that_is_replaced_is_whole_or_as_it_was(var: Path) -> None:
+def test_replace_file_replaces_a_file_atomically(var: Path) -> None:
     replace_file(var / "x", b"one", beside="x.new", mode=0o644)
     (var / "x.new").write_text("left by a driver that was killed")
     replace_file(var / "x", b"two", beside="x.new", is_lasting=True)
@@ -268,20 +268,20 @@ def test_a_file_that_is_replaced_is_whole_or_as_it_was(var: Path) -> None:
     assert sorted(path.name for path in var.iterdir()) == ["x", "y"]
 
 
-def test_a_link_is_made_only_where_nothing_is(var: Path) -> None:
+def test_make_link_does_not_replace_an_existing_file(var: Path) -> None:
     make_link(var / "x", "target")
     with pytest.raises(FileExistsError):
         make_link(var / "x", "other")
     assert os.readlink(var / "x") == "target"
 
 
-def test_a_path_through_a_file_leads_nowhere(var: Path) -> None:
+def test_a_path_through_a_file_raises(var: Path) -> None:
     (var / "x").touch()
     with pytest.raises(NotADirectoryError):
         open_file(var / "x" / "y", os.O_WRONLY)
 
 
-def test_a_folder_is_made_for_its_owner_alone_and_listed_by_its_descriptor(var: Path) -> None:
+def test_folder_creates_a_private_directory_and_yields_its_descriptor(var: Path) -> None:
     with folder(var / "scripts") as descriptor:
         (var / "scripts" / "7").touch()
         assert os.listdir(descriptor) == ["7"]  # noqa: PTH208 - a descriptor is no path

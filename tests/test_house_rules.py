@@ -1,4 +1,4 @@
-"""Rules that a machine can see to: names, who touches stdin and stdout, no hoping, and documents that are true."""
+"""Rules that a test can check: names, access to stdin and stdout, no sleeping tests, and correct documents."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def text_of(path: Path) -> str:
 
 
 def assert_none(paths: Iterable[Path], found: Callable[[Path], object]) -> None:
-    """Nothing is found in any of these files; fails with the names of all in which something is, and with what."""
+    """Check that nothing is found in any of these files; the failure names all files and findings."""
     looked_at = {shown(path): found(path) for path in paths}
     assert looked_at, "a rule about no file at all"
     wrong = [f"{name}: {what}" for name, what in looked_at.items() if what]
@@ -55,11 +55,11 @@ def assert_none(paths: Iterable[Path], found: Callable[[Path], object]) -> None:
 DUMPING_GROUNDS = re.compile(r"(utils?|helpers?|common|managers?|misc|base(_.*)?)")
 
 
-def test_every_module_is_called_by_what_it_holds() -> None:
+def test_no_module_is_named_utils_helpers_or_the_like() -> None:
     assert_none([*SOURCES, *TESTS], lambda path: DUMPING_GROUNDS.fullmatch(path.stem.removeprefix("test_")))
 
 
-def test_a_folder_says_its_rule_and_exports() -> None:
+def test_init_files_have_only_a_docstring_imports_and_assignments() -> None:
     def more_than_that(path: Path) -> list[str]:
         first, *rest = ast.parse(text_of(path)).body or [ast.Pass()]
         more = [node for node in rest if not isinstance(node, ast.Import | ast.ImportFrom | ast.Assign)]
@@ -94,19 +94,19 @@ MAY_MAKE_THEM = {
 }
 
 
-def test_one_place_makes_files_so_that_root_follows_no_link_anywhere() -> None:
+def test_only_file_owner_creates_files_so_that_root_never_follows_a_users_link() -> None:
     others = [path for path in SOURCES if shown(path) not in MAY_MAKE_THEM]
     assert_none(others, lambda path: [match[0] for match in MAKES_FILES.finditer(text_of(path))])
 
 
-# Hoping
+# No sleeping tests
 
 SLEEP = re.compile(r"(?<!\w)(?P<module>time|asyncio)?\.?sleep\((?P<seconds>[^)]*)\)")
 WAITS = {"tests/waiting.py"}
-"""Files that wait for something that they look at, with a deadline."""
+"""Files that sleep between checks of a condition, with a deadline."""
 
 
-def test_no_test_sleeps_and_hopes() -> None:
+def test_no_test_sleeps_for_a_fixed_time() -> None:
     def sleeps(path: Path) -> list[str]:
         return [match[0] for match in SLEEP.finditer(text_of(path)) if match["seconds"] not in {"", "0"}]
 
@@ -121,7 +121,7 @@ FILE = re.compile(r"`((?:one_provider_mad|bin|docs|etc|tests|tools|benchmarks)/[
 
 
 def definitions(path: Path) -> Iterator[str]:
-    """Every function, class, method and top-level name of a file, dotted."""
+    """All functions, classes, methods and top-level names of a file, dotted."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef):
             yield node.name
@@ -136,21 +136,21 @@ def definitions(path: Path) -> Iterator[str]:
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def test_the_way_of_a_line_leads_through_real_functions() -> None:
+def test_the_architecture_page_names_existing_functions() -> None:
     named = list(NAMED.finditer((ROOT / "docs" / "architecture.md").read_text()))
     assert len(named) >= 12, "the page names files and functions, in order"
     missing = [match[0] for match in named if match["name"] not in set(definitions(PACKAGE / match["file"]))]
     assert not missing
 
 
-def test_documents_name_files_that_exist() -> None:
+def test_files_named_in_documents_exist() -> None:
     def missing(path: Path) -> list[str]:
         return [name for name in FILE.findall(text_of(path)) if not (ROOT / name).exists()]
 
     assert_none(DOCUMENTS, missing)
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_have_a_target() -> None:
     def broken(path: Path) -> list[str]:
         links = re.findall(r"\]\((?!https?:)([^)#]+)", text_of(path))
         return [link for link in links if not (path.parent / link).exists()]
@@ -162,7 +162,7 @@ def error_table() -> dict[str, tuple[str, str, str]]:
     rows = re.findall(
         r"^\| (\w+) \| (.+) \| (.+) \| (.+) \|$", (ROOT / "docs" / "providers.md").read_text(), re.MULTILINE
     )
-    return {kind: (meaning, retried, told) for kind, meaning, retried, told in rows if kind != "kind"}
+    return {kind: (meaning, retried, sentence) for kind, meaning, retried, sentence in rows if kind != "kind"}
 
 
 KINDS: dict[str, type[errors.MadError]] = {
@@ -177,16 +177,16 @@ def test_the_table_of_errors_has_every_kind() -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_table_of_errors_says_what_the_class_says(name: str) -> None:
-    meaning, retried, told = error_table()[name]
+def test_the_table_of_errors_agrees_with_the_classes(name: str) -> None:
+    meaning, retried, sentence = error_table()[name]
     kind = KINDS[name]
     assert meaning == inspect.cleandoc(kind.__doc__ or "").partition("\n")[0]
     is_retryable = issubclass(kind, errors.ProviderError) and kind.retryable
     assert re.split(r"[;, ]", retried)[0] == ("yes" if is_retryable else "no")
-    assert told
+    assert sentence
 
 
-def test_every_decision_that_is_cited_is_written_down() -> None:
+def test_every_cited_decision_exists() -> None:
     written = set(re.findall(r"^### (\d+)\. ", (ROOT / "docs" / "decisions.md").read_text(), re.MULTILINE))
     for path in [*SOURCES, *TESTS]:
         for cited in re.findall(r"\bdecisions? (\d+)(?:(?:,| to| and) (\d+))*", text_of(path)):
@@ -202,7 +202,7 @@ EXAMPLES = {
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_an_example_is_a_configuration(name: str, tmp_path: Path) -> None:
+def test_every_example_configuration_is_valid(name: str, tmp_path: Path) -> None:
     places = Places(conf=tmp_path, var=tmp_path, log=tmp_path)
     file = tmp_path / f"{name}.toml"
     file.write_text(EXAMPLES[name])
@@ -210,17 +210,17 @@ def test_an_example_is_a_configuration(name: str, tmp_path: Path) -> None:
     build(load(name, places), places, pytest.fail)
 
 
-def test_the_example_of_the_embedded_cloud_has_every_key() -> None:
+def test_the_example_of_the_embedded_cloud_has_every_setting() -> None:
     keys = set(re.findall(r"^(?:# )?(\w+) = ", EXAMPLES["simulated"], re.MULTILINE))
     tables = set(re.findall(r"^\[simulated\.(\w+)\]", EXAMPLES["simulated"], re.MULTILINE))
     assert {*SimulatedSettings.__struct_fields__, *Policy.__struct_fields__} <= keys | tables
 
 
-# Nothing leads out of the project
+# No references to files outside the project
 
 OUTSIDE = re.compile("/work/" + "|shared/" + r"|\b(?:style|dependencies|design)\.md\b")
 
 
-def test_nothing_refers_to_files_that_a_reader_does_not_have() -> None:
+def test_no_text_refers_to_files_outside_the_project() -> None:
     others = [path for path in TEXTS if path != Path(__file__)]
     assert_none(others, lambda path: OUTSIDE.search(text_of(path)))

@@ -1,4 +1,4 @@
-"""Answers that are too large, packed, or made to hurt: what is taken of them, and that nothing of it stays."""
+"""Large, compressed and malicious HTTP responses: limits on their size, and on the memory they keep."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ class Server:
     """Answers every call with the same bytes, and may stop in the middle of them.
 
     Attributes:
-        status: of the answers.
+        status: HTTP status of the answers.
         headers: their further headers.
-        body: what is sent.
-        length: what is said of its length; more than there is keeps the connection open, with nothing more to come.
+        body: bytes that are sent.
+        length: Content-Length; if larger than the body, the connection stays open without further data.
     """
 
     def __init__(self) -> None:
@@ -55,8 +55,8 @@ class Server:
             await reader.readuntil(b"\r\n\r\n")
             length = len(self.body) if self.length is None else self.length
             headers = {**self.headers, "Content-Length": str(length), "Connection": "close"}
-            told = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            writer.write(f"HTTP/1.1 {self.status} Fine\r\n{told}\r\n".encode() + self.body)
+            header_lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            writer.write(f"HTTP/1.1 {self.status} Fine\r\n{header_lines}\r\n".encode() + self.body)
             await writer.drain()
             if length > len(self.body):
                 await self._over.wait()
@@ -119,7 +119,7 @@ Written = Callable[[str], bytes]
 
 @pytest.fixture
 def uncollected() -> Iterator[None]:
-    """No garbage collection: what is left in a circle stays."""
+    """No garbage collection: objects in reference cycles stay."""
     gc.collect()
     gc.disable()
     yield
@@ -130,7 +130,7 @@ def uncollected() -> Iterator[None]:
 @pytest.mark.usefixtures("uncollected")
 @CLIENTS
 @pytest.mark.parametrize("fault", ["too large", "no XML", "too many elements"])
-async def test_an_answer_that_is_refused_leaves_nothing_in_memory(
+async def test_a_refused_response_leaves_nothing_in_memory(
     server: Server, open_client: Open, written: Written, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
     monkeypatch.setattr(documents, "MOST_MARKS", 3000)
@@ -149,13 +149,15 @@ async def test_an_answer_that_is_refused_leaves_nothing_in_memory(
             await cloud.call("list", ask)
         except ProviderUnavailable as error:
             errors.append(weakref.ref(error))
-        # The server, and a thread that is done, let go of their parts a moment later.
+        # The server, and a finished thread, free their memory a moment later.
         await asyncio.to_thread(until, lambda: tracemalloc.get_traced_memory()[0] < MB)
     assert [error() for error in errors] == [None]
 
 
 @CLIENTS
-async def test_a_bomb_is_not_unpacked(server: Server, open_client: Open, written: Written) -> None:
+async def test_a_gzip_bomb_is_not_decompressed_beyond_the_limit(
+    server: Server, open_client: Open, written: Written
+) -> None:
     packer = zlib.compressobj(9, wbits=31)
     zeros = bytes(MB)
     server.body = b"".join([*(packer.compress(zeros) for _ in range(100)), packer.flush()])
@@ -179,7 +181,9 @@ PACKED: dict[str, Callable[[bytes], bytes]] = {
 
 @CLIENTS
 @pytest.mark.parametrize("coding", PACKED)
-async def test_an_answer_is_unpacked(server: Server, open_client: Open, written: Written, coding: str) -> None:
+async def test_a_compressed_response_is_decompressed(
+    server: Server, open_client: Open, written: Written, coding: str
+) -> None:
     server.headers = {"Content-Encoding": coding}
     server.body = PACKED[coding](written("text " * 100_000))
     async with open_client(server.url) as ask:  # type: ignore[attr-defined]
@@ -194,7 +198,7 @@ async def test_an_answer_is_unpacked(server: Server, open_client: Open, written:
         ("br", 0, "cannot be decompressed: Content-Encoding 'br' was not requested"),
     ],
 )
-async def test_an_answer_that_cannot_be_unpacked_is_none(
+async def test_a_response_that_cannot_be_decompressed_counts_as_unavailable(
     server: Server, open_client: Open, written: Written, coding: str, cut: int, sentence: str
 ) -> None:
     server.headers = {"Content-Encoding": coding}
@@ -206,10 +210,10 @@ async def test_an_answer_that_cannot_be_unpacked_is_none(
 
 
 @CLIENTS
-async def test_an_error_is_read_no_further_than_an_error_goes(
+async def test_an_error_response_is_read_only_up_to_its_limit(
     server: Server, open_client: Open, written: Written
 ) -> None:
-    """Not to its end, which never comes here."""
+    """The end of the response never comes here."""
     server.status, server.length = 503, 56 * MB
     server.body = b"<Response>" + b"<Error>x</Error>" * (LONGEST_REFUSAL // 10)
     async with open_client(server.url) as ask, asyncio.timeout(10):  # type: ignore[attr-defined]
@@ -218,7 +222,7 @@ async def test_an_error_is_read_no_further_than_an_error_goes(
 
 
 @CLIENTS
-async def test_a_document_of_too_many_elements_is_not_parsed(
+async def test_a_response_with_too_many_elements_is_refused(
     server: Server, open_client: Open, written: Written, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.body = written("<a/>" * 3000)
@@ -229,14 +233,14 @@ async def test_a_document_of_too_many_elements_is_not_parsed(
             await ask()
 
 
-def test_a_path_leads_where_lxml_says() -> None:
+def test_element_paths_find_the_same_elements_as_lxml() -> None:
     root = parse_document(b"<r><a><b>1</b><c/></a><a><b>2</b></a><b>3</b><d><e><b>4</b></e></d></r>")
     for path in ("a/b", "a", "*/b", "d/e/b", "a/x", "x/b"):
         assert list(elements_at(root, path)) == root.findall(path)
         assert element_at(root, path) is root.find(path)
 
 
-async def test_an_error_that_is_raised_again_has_no_history() -> None:
+async def test_without_frames_removes_cause_context_and_traceback() -> None:
     try:
         try:
             raise ValueError("the cause")

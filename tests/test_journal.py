@@ -31,7 +31,7 @@ DAY = 86400.0
 
 
 class Clock:
-    """Shows what it is told to."""
+    """A clock that shows `now`, which a test may set."""
 
     def __init__(self) -> None:
         self.now = NOW
@@ -64,7 +64,7 @@ async def journal(path: Path, clock: Clock, lost: list[str]) -> AsyncIterator[Jo
 
 
 async def reopened(journal: Journal, clock: Clock) -> Journal:
-    """The same file, as the next process finds it."""
+    """Close the journal, and open the same file as the next process does."""
     await journal.close()
     again = Journal(journal.path, clock=clock, on_lost=pytest.fail)
     await again.open()
@@ -85,19 +85,19 @@ def open_request(journal: Journal, vm_id: int = 7, action: str = "DEPLOY", paylo
 
 
 async def unanswered(journal: Journal) -> list[OpenRequest]:
-    """What is in the file once everything that is due is there: one write may be under way, and another wait for it."""
+    """The open requests in the file after all pending writes: one may be under way, and another wait for it."""
     for _ in range(2):
         await journal.open_requests()
     return await journal.open_requests()
 
 
 async def actions(journal: Journal) -> dict[int, str]:
-    """What is in the file just now, by number."""
+    """The actions of the open requests in the file, by id."""
     return {request.id: request.action for request in await journal.open_requests()}
 
 
 def look(path: Path, query: str) -> list[Any]:
-    """What anybody else sees in the file."""
+    """Read the file through a separate connection."""
     with closing(sqlite3.connect(path)) as db:
         return db.execute(query).fetchall()
 
@@ -115,7 +115,7 @@ async def test_the_file_belongs_to_its_owner_alone(journal: Journal) -> None:
     assert stat.S_IMODE(os.stat(journal.path).st_mode) == 0o600
 
 
-async def test_every_commit_is_on_disk_before_it_is_told(journal: Journal) -> None:
+async def test_the_journal_uses_truncate_mode_and_syncs_each_commit(journal: Journal) -> None:
     async def pragma(name: str) -> object:
         row = await journal._database.read(lambda db: db.execute(f"PRAGMA {name}").fetchone())
         return row[0]
@@ -146,7 +146,7 @@ BROKEN: list[object] = [
 
 
 @pytest.mark.parametrize(("spoil", "reason"), BROKEN)
-async def test_a_file_that_cannot_be_used_is_told_by_name(
+async def test_opening_an_unusable_file_fails_with_its_path_and_the_reason(
     path: Path, clock: Clock, spoil: Callable[[Path], None], reason: str
 ) -> None:
     spoil(path)
@@ -156,7 +156,7 @@ async def test_a_file_that_cannot_be_used_is_told_by_name(
     await journal.close()
 
 
-async def test_a_file_of_another_version_stays_as_it_is(path: Path, clock: Clock) -> None:
+async def test_a_journal_of_another_version_is_not_changed(path: Path, clock: Clock) -> None:
     write_another_version(path)
     before = path.read_bytes()  # noqa: ASYNC240 - a small file
     with pytest.raises(JournalError):
@@ -164,7 +164,7 @@ async def test_a_file_of_another_version_stays_as_it_is(path: Path, clock: Clock
     assert path.read_bytes() == before  # noqa: ASYNC240
 
 
-async def test_a_table_that_is_missing_is_told_as_an_error_of_the_journal(journal: Journal) -> None:
+async def test_a_missing_table_raises_journal_error(journal: Journal) -> None:
     tamper(journal.path, "DROP TABLE debts", "DROP TABLE attempts")
     with pytest.raises(JournalError, match=r"^the journal cannot be used: no such table: debts"):
         await journal.debts()
@@ -172,7 +172,7 @@ async def test_a_table_that_is_missing_is_told_as_an_error_of_the_journal(journa
         await journal.save_attempt(Attempt.new(an_identity(), 1, {}))
 
 
-async def test_a_journal_that_was_closed_is_told_as_an_error_of_the_journal(path: Path, clock: Clock) -> None:
+async def test_a_closed_journal_raises_journal_error(path: Path, clock: Clock) -> None:
     journal = Journal(path, clock=clock, on_lost=pytest.fail)
     await journal.open()
     await journal.close()
@@ -188,7 +188,7 @@ def test_an_attempt_has_a_token_of_64_hexadecimal_characters() -> None:
     assert re.fullmatch("[0-9a-f]{64}", Attempt.new(an_identity(), 1, {}).token)
 
 
-def test_the_same_identity_and_number_have_the_same_token_whatever_the_host_and_the_parameters() -> None:
+def test_the_token_does_not_depend_on_the_host_and_the_parameters() -> None:
     token = Attempt.new(an_identity(host_id=3), 1, {"size": "small"}).token
     assert Attempt.new(an_identity(host_id=9), 1, {"size": "large"}).token == token
 
@@ -201,14 +201,14 @@ def test_the_same_identity_and_number_have_the_same_token_whatever_the_host_and_
         pytest.param(an_identity(stime=1), 1, id="stime"),
         pytest.param(an_identity(seq=1), 1, id="seq"),
         pytest.param(an_identity(), 2, id="number"),
-        pytest.param(an_identity(vm_id=VmId(71_700_000_000), stime=0), 1, id="digits-that-run-together"),
+        pytest.param(an_identity(vm_id=VmId(71_700_000_000), stime=0), 1, id="digits-moved-between-fields"),
     ],
 )
-def test_any_other_identity_or_number_has_another_token(identity: Identity, number: int) -> None:
+def test_another_identity_or_number_has_another_token(identity: Identity, number: int) -> None:
     assert Attempt.new(identity, number, {}).token != Attempt.new(an_identity(), 1, {}).token
 
 
-async def test_an_attempt_is_read_back_exactly_as_it_was_sent(journal: Journal, clock: Clock) -> None:
+async def test_an_attempt_is_read_back_unchanged_after_a_restart(journal: Journal, clock: Clock) -> None:
     parameters = {"size": "small", "disks": ({"id": "0"}, {"id": "1"}), "name": "grüße 東京", "n": 1.5, "none": None}
     attempt = Attempt.new(an_identity(seq=4), 2, parameters)
     await journal.save_attempt(attempt)
@@ -219,7 +219,7 @@ async def test_an_attempt_is_read_back_exactly_as_it_was_sent(journal: Journal, 
 
 
 @pytest.mark.parametrize("state", AttemptState, ids=lambda state: state.value)
-async def test_an_attempt_that_has_come_further_replaces_itself(journal: Journal, state: AttemptState) -> None:
+async def test_an_updated_attempt_replaces_its_former_record(journal: Journal, state: AttemptState) -> None:
     first = Attempt.new(an_identity(), 1, {"size": "small"})
     await journal.save_attempt(first)
     later = Attempt(
@@ -236,8 +236,10 @@ async def test_an_attempt_that_has_come_further_replaces_itself(journal: Journal
     assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [later]
 
 
-async def test_what_an_earlier_release_writes_again_is_as_young_as_it_says(journal: Journal, path: Path) -> None:
-    """It knows of no moments: an attempt that it has sent anew would seem to have had its grace long since."""
+async def test_the_age_of_an_attempt_rewritten_by_an_earlier_release_counts_from_its_new_time(
+    journal: Journal, path: Path
+) -> None:
+    """An earlier release writes no timestamps: the old one would make the grace of its new call seem over."""
     attempt = Attempt.new(an_identity(), 1, {}).sent(Timestamp(at=NOW, steady=5.0, boot="one"))
     await journal.save_attempt(attempt)
     assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [attempt]
@@ -250,7 +252,7 @@ async def test_what_an_earlier_release_writes_again_is_as_young_as_it_says(journ
     assert again.age(Timestamp(at=NOW + 901, steady=906.0, boot="one")) == 1
 
 
-async def test_attempts_come_oldest_first_and_only_this_vms(journal: Journal) -> None:
+async def test_attempts_are_those_of_the_vm_oldest_first(journal: Journal) -> None:
     mine = [
         Attempt.new(an_identity(stime=stime, seq=seq), number, {})
         for stime, seq, number in [(5, 0, 1), (5, 0, 2), (5, 3, 1), (9, 0, 1)]
@@ -270,7 +272,7 @@ async def test_attempts_come_oldest_first_and_only_this_vms(journal: Journal) ->
         pytest.param(AttemptState.GONE, False, id="gone"),
     ],
 )
-async def test_attempts_that_came_to_nothing_are_forgotten_after_a_month(
+async def test_refused_and_closed_attempts_are_deleted_after_a_month(
     journal: Journal, clock: Clock, state: AttemptState, *, is_kept: bool
 ) -> None:
     old, young = (
@@ -292,14 +294,14 @@ async def test_attempts_that_came_to_nothing_are_forgotten_after_a_month(
     await again.close()
 
 
-# What was last asked
+# What was last asked for
 
 
 async def asked(journal: Journal, deploy_id: str = "i-1", *, vm_id: int = 7) -> str | None:
     return await journal.asked(DeployId(deploy_id), owner="harbour", vm_id=VmId(vm_id))
 
 
-async def test_what_was_asked_of_an_attempt_is_its_instances_until_something_else_was(
+async def test_the_record_of_the_last_request_is_the_creates_until_another_one_is_noted(
     journal: Journal, clock: Clock
 ) -> None:
     attempt = Attempt.new(an_identity(), 1, {}, asked="at first")
@@ -317,7 +319,9 @@ async def test_what_was_asked_of_an_attempt_is_its_instances_until_something_els
     await journal.close()
 
 
-async def test_what_was_asked_of_instances_that_are_gone_is_forgotten(journal: Journal, clock: Clock) -> None:
+async def test_the_record_of_the_last_request_is_deleted_with_the_old_attempt_of_a_gone_instance(
+    journal: Journal, clock: Clock
+) -> None:
     for number, state in enumerate((AttemptState.GONE, AttemptState.CREATED)):
         deploy_id = DeployId(f"i-{number}")
         attempt = Attempt.new(an_identity(vm_id=VmId(number)), 1, {}, asked="at first")
@@ -334,7 +338,7 @@ async def test_what_was_asked_of_instances_that_are_gone_is_forgotten(journal: J
 # Debts
 
 
-async def test_a_debt_is_read_back_as_it_was_noted(journal: Journal, clock: Clock) -> None:
+async def test_a_debt_is_read_back_unchanged_after_a_restart(journal: Journal, clock: Clock) -> None:
     debt = a_debt(token="token-1", reason="grüße")
     await journal.add_debt(debt)
     again = await reopened(journal, clock)
@@ -344,7 +348,7 @@ async def test_a_debt_is_read_back_as_it_was_noted(journal: Journal, clock: Cloc
     await again.close()
 
 
-async def test_the_same_debt_noted_again_is_one_debt_about_all_there_was_by_then(journal: Journal) -> None:
+async def test_the_same_debt_recorded_again_extends_the_existing_one(journal: Journal) -> None:
     await journal.add_debt(a_debt())
     [first] = await journal.debts()
     await journal.note_try(first, "no answer")
@@ -363,13 +367,13 @@ async def test_the_same_debt_noted_again_is_one_debt_about_all_there_was_by_then
         pytest.param(a_debt(identity=an_identity(stime=1)), id="life"),
     ],
 )
-async def test_a_debt_about_something_else_is_another_one(journal: Journal, other: Debt) -> None:
+async def test_a_debt_with_another_id_token_or_vm_is_a_separate_one(journal: Journal, other: Debt) -> None:
     await journal.add_debt(a_debt())
     await journal.add_debt(other)
     assert len(await journal.debts()) == 2
 
 
-async def test_debts_come_oldest_first_and_go_when_they_are_paid(journal: Journal) -> None:
+async def test_debts_are_listed_oldest_first_until_they_are_paid(journal: Journal) -> None:
     for number in range(4):
         await journal.add_debt(a_debt(deploy_id=DeployId(f"i-{number}")))
     debts = await journal.debts()
@@ -379,7 +383,7 @@ async def test_debts_come_oldest_first_and_go_when_they_are_paid(journal: Journa
     assert [debt.deploy_id for debt in await journal.debts()] == ["i-0", "i-2", "i-3"]
 
 
-async def test_tries_are_counted_and_the_last_error_is_kept(journal: Journal, clock: Clock) -> None:
+async def test_a_debt_counts_its_tries_and_keeps_the_last_error(journal: Journal, clock: Clock) -> None:
     await journal.add_debt(a_debt())
     [debt] = await journal.debts()
     for error in ("first", "second"):
@@ -390,7 +394,7 @@ async def test_tries_are_counted_and_the_last_error_is_kept(journal: Journal, cl
     await again.close()
 
 
-async def test_a_new_debt_wakes_whoever_pays(journal: Journal) -> None:
+async def test_a_new_debt_wakes_the_debt_payer(journal: Journal) -> None:
     assert not journal.has_new_debt.is_set()
     await journal.add_debt(a_debt())
     assert journal.has_new_debt.is_set()
@@ -399,7 +403,7 @@ async def test_a_new_debt_wakes_whoever_pays(journal: Journal) -> None:
 # Unanswered requests
 
 
-async def test_an_unanswered_request_is_there_after_a_crash(journal: Journal, clock: Clock) -> None:
+async def test_an_unanswered_request_is_read_back_after_a_crash(journal: Journal, clock: Clock) -> None:
     payload = b"PFhNTD4=" * 10_000
     number = open_request(journal, 7, "DEPLOY", payload)
     again = await reopened(journal, clock)
@@ -417,27 +421,27 @@ async def test_an_unanswered_request_is_there_after_a_crash(journal: Journal, cl
     await again.close()
 
 
-async def test_a_request_that_need_not_be_carried_out_again_is_kept_without_its_payload(journal: Journal) -> None:
+async def test_a_request_can_be_recorded_without_payload(journal: Journal) -> None:
     open_request(journal, 7, "REBOOT", b"")
     [found] = await journal.open_requests()
     assert (found.action, found.payload) == ("REBOOT", b"")
 
 
-async def test_an_answered_request_is_forgotten(journal: Journal, path: Path) -> None:
+async def test_an_answered_request_is_deleted(journal: Journal, path: Path) -> None:
     first, second = open_request(journal, 1), open_request(journal, 2)
     assert {request.id for request in await unanswered(journal)} == {first, second}
     journal.close_request(first)
     assert [request.id for request in await unanswered(journal)] == [second]
 
 
-async def test_unanswered_requests_come_oldest_first(journal: Journal, clock: Clock) -> None:
+async def test_unanswered_requests_are_listed_oldest_first(journal: Journal, clock: Clock) -> None:
     for vm_id in (3, 1, 2):
         clock.now += 1
         open_request(journal, vm_id)
     assert [request.vm_id for request in await unanswered(journal)] == [3, 1, 2]
 
 
-async def test_a_request_that_is_answered_before_it_was_written_never_touches_the_disk(journal: Journal) -> None:
+async def test_a_request_answered_before_it_was_written_is_never_written(journal: Journal) -> None:
     may_go_on = threading.Event()
     changes: list[int] = []
 
@@ -445,7 +449,7 @@ async def test_a_request_that_is_answered_before_it_was_written_never_touches_th
         may_go_on.wait(10)
         changes.append(db.total_changes)
 
-    open_request(journal, 1)  # its writing is under way while the others come and go
+    open_request(journal, 1)  # its write is under way while the others are opened and closed
     busy = asyncio.create_task(journal._database.read(count_changes))
     await asyncio.sleep(0)
     for vm_id in range(100, 200):
@@ -473,10 +477,10 @@ async def test_thousands_of_requests_cost_a_few_commits(journal: Journal) -> Non
 
 
 @pytest.mark.parametrize("is_written", [True, False], ids=["written", "not-yet-written"])
-async def test_a_request_that_is_called_off_and_not_over_is_there_under_another_word(
+async def test_a_cancelled_request_that_has_not_ended_is_recorded_as_driver_cancel(
     journal: Journal, *, is_written: bool
 ) -> None:
-    other = open_request(journal, 1)  # its writing is under way when the next one comes
+    other = open_request(journal, 1)  # its write is under way when the next one comes
     number = open_request(journal, 7, "DEPLOY", b"UEFZ")
     if is_written:
         await unanswered(journal)
@@ -488,7 +492,7 @@ async def test_a_request_that_is_called_off_and_not_over_is_there_under_another_
     assert [request.id for request in await unanswered(journal)] == [other]
 
 
-async def test_everything_that_is_due_is_written_when_the_journal_is_closed(journal: Journal, path: Path) -> None:
+async def test_closing_writes_all_pending_records(journal: Journal, path: Path) -> None:
     kept = [open_request(journal, vm_id) for vm_id in range(3)]
     await asyncio.sleep(0)
     kept += [open_request(journal, vm_id) for vm_id in range(3, 6)]
@@ -498,12 +502,10 @@ async def test_everything_that_is_due_is_written_when_the_journal_is_closed(jour
 
 
 FULL = "CREATE TRIGGER full BEFORE {} ON requests BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
-"""Plays a disk that is full for what is to be written."""
+"""Simulates a full disk for one kind of write."""
 
 
-async def test_records_that_cannot_be_written_are_told_once_and_raise_nothing(
-    journal: Journal, lost: list[str]
-) -> None:
+async def test_failed_request_records_are_reported_once_and_raise_nothing(journal: Journal, lost: list[str]) -> None:
     tamper(journal.path, FULL.format("INSERT"))
     for vm_id in range(5):
         open_request(journal, vm_id)
@@ -515,14 +517,14 @@ async def test_records_that_cannot_be_written_are_told_once_and_raise_nothing(
     tamper(journal.path, FULL.format("INSERT"))
     open_request(journal, 6)
     await unanswered(journal)
-    assert len(lost) == 2, "it is another fault"
+    assert len(lost) == 2, "a second fault is reported again"
 
 
 @pytest.mark.parametrize("is_pushed", [True, False], ids=["with-the-next-one", "by-itself"])
-async def test_what_could_not_be_recorded_is_recorded_later(
+async def test_failed_request_records_are_written_later(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, *, is_pushed: bool
 ) -> None:
-    """Else the next process would carry out again, long after its time, what was answered."""
+    """Otherwise the next process would repeat answered requests, long after their time."""
     monkeypatch.setattr("one_provider_mad.journal.writer._AGAIN_SECONDS", 60 if is_pushed else 0.01)
     answered, called_off = open_request(journal, 1), open_request(journal, 2)
     await unanswered(journal)
@@ -540,13 +542,13 @@ async def test_what_could_not_be_recorded_is_recorded_later(
         journal.close_request(open_request(journal, 5))
     async with asyncio.timeout(20):
         while await actions(journal) != {called_off: "DRIVER_CANCEL", fresh: "DEPLOY"}:
-            pass  # every look at the file lets the journal go on
+            pass  # each read of the file lets the journal continue
 
 
-async def test_who_gives_up_syncing_loses_nobodys_record(journal: Journal) -> None:
+async def test_a_cancelled_sync_loses_no_record(journal: Journal) -> None:
     answered = open_request(journal, 1)
     await unanswered(journal)
-    kept = [open_request(journal, 2)]  # its writing is under way while the others wait
+    kept = [open_request(journal, 2)]  # its write is under way while the others wait
     await asyncio.sleep(0)
     kept.append(open_request(journal, 3))
     journal.close_request(answered)
@@ -556,13 +558,13 @@ async def test_who_gives_up_syncing_loses_nobodys_record(journal: Journal) -> No
     assert {request.id for request in await unanswered(journal)} == set(kept)
 
 
-async def test_everything_is_on_disk_after_syncing(journal: Journal, path: Path) -> None:
+async def test_all_records_are_on_disk_after_sync(journal: Journal, path: Path) -> None:
     numbers = {open_request(journal, vm_id) for vm_id in range(5)}
     await journal.sync()
     assert {row[0] for row in look(path, "SELECT id FROM requests")} == numbers
 
 
-async def test_a_record_after_the_end_is_told_and_raises_nothing(journal: Journal, lost: list[str]) -> None:
+async def test_a_request_opened_after_closing_is_reported_and_raises_nothing(journal: Journal, lost: list[str]) -> None:
     await journal.close()
     open_request(journal)
     assert len(lost) == 1
@@ -572,12 +574,12 @@ async def test_a_record_after_the_end_is_told_and_raises_nothing(journal: Journa
 # Writers
 
 
-async def test_a_writer_signs_in_with_its_parent(journal: Journal) -> None:
+async def test_opening_records_the_process_and_its_parent(journal: Journal) -> None:
     [writer] = await journal.writers()
     assert (writer.process, writer.parent, writer.seen_at) == (Process.current(), Process.parent(), NOW)
 
 
-async def test_a_sign_of_life_is_dated(journal: Journal, clock: Clock) -> None:
+async def test_show_life_records_the_time(journal: Journal, clock: Clock) -> None:
     clock.now += 15
     await journal.show_life()
     [writer] = await journal.writers()
@@ -609,7 +611,7 @@ def write_and_crash(path: Path) -> subprocess.Popen[str]:
     )
 
 
-async def test_two_processes_write_one_journal_and_one_takes_over_what_the_other_left(journal: Journal) -> None:
+async def test_two_processes_share_a_journal_and_one_takes_over_the_others_requests(journal: Journal) -> None:
     child = write_and_crash(journal.path)
     while child.poll() is None:
         number = open_request(journal, 1)
@@ -632,7 +634,7 @@ async def test_two_processes_write_one_journal_and_one_takes_over_what_the_other
 # Instances and facts
 
 
-async def test_parked_instances_are_remembered_until_they_are_on_a_host_again(journal: Journal, clock: Clock) -> None:
+async def test_parked_instances_are_remembered_until_they_are_unparked(journal: Journal, clock: Clock) -> None:
     for deploy_id in ("i-1", "i-2", "i-1"):
         await journal.park(DeployId(deploy_id), VmId(7))
     again = await reopened(journal, clock)
@@ -643,7 +645,7 @@ async def test_parked_instances_are_remembered_until_they_are_on_a_host_again(jo
     await again.close()
 
 
-async def test_an_import_is_for_one_vm_in_one_of_its_lives(journal: Journal, clock: Clock) -> None:
+async def test_an_import_is_recorded_with_the_vm_and_its_stime(journal: Journal, clock: Clock) -> None:
     await journal.record_import(DeployId("i-1"), vm_id=VmId(7), stime=5)
     again = await reopened(journal, clock)
     assert await again.imported_for(DeployId("i-1")) == (7, 5)
@@ -651,7 +653,7 @@ async def test_an_import_is_for_one_vm_in_one_of_its_lives(journal: Journal, clo
     await again.close()
 
 
-async def test_a_fact_is_remembered_and_replaced(journal: Journal, clock: Clock) -> None:
+async def test_a_fact_is_remembered_and_can_be_replaced(journal: Journal, clock: Clock) -> None:
     assert await journal.fact("account") is None
     await journal.set_fact("account", "one/north")
     await journal.set_fact("account", "two/south")
@@ -660,10 +662,10 @@ async def test_a_fact_is_remembered_and_replaced(journal: Journal, clock: Clock)
     await again.close()
 
 
-# From outside
+# Readers in other processes
 
 
-async def test_debts_and_facts_can_be_read_beside_a_running_writer(journal: Journal) -> None:
+async def test_debts_and_facts_can_be_read_while_the_driver_runs(journal: Journal) -> None:
     await journal.add_debt(a_debt())
     await journal.set_fact("account", "one/north")
     assert [debt.deploy_id for debt in read_debts(journal.path)] == ["i-1"]
@@ -671,21 +673,21 @@ async def test_debts_and_facts_can_be_read_beside_a_running_writer(journal: Jour
     assert read_fact(journal.path, "weather") is None
 
 
-async def test_a_fact_can_be_forgotten_beside_a_running_writer(journal: Journal) -> None:
+async def test_a_fact_can_be_deleted_while_the_driver_runs(journal: Journal) -> None:
     await journal.set_fact("account", "one/north")
     assert forget_fact(journal.path, "account") == "one/north"
     assert forget_fact(journal.path, "account") is None
     assert await journal.fact("account") is None
 
 
-def test_without_a_journal_there_are_no_debts_and_no_facts(path: Path) -> None:
+def test_a_missing_journal_reads_as_empty_and_is_not_created(path: Path) -> None:
     assert read_debts(path) == []
     assert read_fact(path, "account") is None
     assert forget_fact(path, "account") is None
-    assert not path.exists(), "looking makes none"
+    assert not path.exists(), "reading creates no file"
 
 
-def test_of_a_file_that_is_no_journal_nothing_is_known(path: Path) -> None:
+def test_reading_a_file_that_is_no_journal_raises_journal_error(path: Path) -> None:
     write(path, b"no database " * 1000)
     with pytest.raises(JournalError, match=rf"^the journal cannot be read: file is not a database \({path}\)"):
         read_fact(path, "account")
@@ -712,9 +714,7 @@ def die_in_the_middle_of_a_commit(path: Path) -> None:
     assert Path(f"{path}-journal").stat().st_size > 1000, "half a commit is to be undone"
 
 
-async def test_what_was_written_is_there_when_a_writer_dies_in_the_middle_of_a_commit(
-    journal: Journal, path: Path
-) -> None:
+async def test_readers_roll_back_a_commit_that_a_dead_writer_left_unfinished(journal: Journal, path: Path) -> None:
     await journal.add_debt(a_debt())
     await journal.close()
     die_in_the_middle_of_a_commit(path)
@@ -723,11 +723,11 @@ async def test_what_was_written_is_there_when_a_writer_dies_in_the_middle_of_a_c
 
 
 def ends(path: Path) -> dict[int, bool]:
-    """By VM, whether its last answer was the end of its instance."""
+    """For each VM, whether its last answer ended its instance."""
     return {vm_id: each.has_ended for vm_id, each in read_outline(path, since=0).answered.items()}
 
 
-async def test_whether_an_answer_was_the_end_of_an_instance_is_kept_also_when_the_disk_is_full_meanwhile(
+async def test_has_ended_of_an_answered_request_is_recorded_after_a_full_disk(
     journal: Journal, path: Path, lost: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     numbers = [open_request(journal, vm_id, "SHUTDOWN") for vm_id in (1, 2)]
@@ -742,17 +742,17 @@ async def test_whether_an_answer_was_the_end_of_an_instance_is_kept_also_when_th
     journal.close_request(numbers[1])
     async with asyncio.timeout(10):
         while await unanswered(journal):
-            pass  # every look at the file lets the journal go on
+            pass  # each read of the file lets the journal continue
     assert ends(path) == {1: True, 2: False}
     assert len(lost) == 1
 
 
-async def test_answers_of_a_release_that_did_not_say_what_had_ended_are_let_go(
+async def test_answers_recorded_by_a_release_without_has_ended_are_dropped(
     journal: Journal, path: Path, clock: Clock
 ) -> None:
     earlier = "CREATE TABLE answered (vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL)"
     tamper(path, "DROP TABLE answered", earlier, "INSERT INTO answered VALUES (7, 'SHUTDOWN', 9.0)")
-    assert ends(path) == {}, "in doubt nothing has ended"
+    assert ends(path) == {}, "without a record nothing counts as ended"
     again = await reopened(journal, clock)
     number = open_request(again, 7, "CLEANUP")
     await again.sync()

@@ -1,4 +1,4 @@
-"""bin/*: from a checkout, through a symlink, in a folder of their own, started as oned starts drivers."""
+"""Start the programs of bin/ from a checkout, through symlinks, as copies, and as oned starts drivers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def output_of(*command: str | Path, cwd: Path | None = None) -> str:
 
 
 @pytest.mark.parametrize("program", [DRIVER, REPORTER, TOOL], ids=lambda path: path.name)
-def test_it_runs_from_a_checkout(program: Path, tmp_path: Path) -> None:
+def test_each_program_runs_from_a_checkout(program: Path, tmp_path: Path) -> None:
     assert output_of(program, "--version") == VERSION
     assert output_of(f"./{program.name}", "--version", cwd=program.parent) == VERSION
     assert output_of("sh", program.name, "--version", cwd=program.parent) == VERSION
@@ -40,7 +40,7 @@ def test_it_runs_from_a_checkout(program: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("program", [DRIVER, REPORTER, TOOL], ids=lambda path: path.name)
-def test_it_runs_through_symlinks(program: Path, tmp_path: Path) -> None:
+def test_each_program_runs_through_symlinks(program: Path, tmp_path: Path) -> None:
     (tmp_path / "mads").mkdir()
     link = tmp_path / "mads" / program.name
     link.symlink_to(program)
@@ -52,7 +52,7 @@ def test_it_runs_through_symlinks(program: Path, tmp_path: Path) -> None:
     assert output_of(sys.executable, link, "--version") == VERSION
 
 
-def test_a_copy_runs_what_is_installed(tmp_path: Path) -> None:
+def test_a_copied_program_uses_the_installed_package(tmp_path: Path) -> None:
     """A Python on PATH that has the package stands for an installation."""
     (tmp_path / "mads").mkdir()
     copy = shutil.copy(DRIVER, tmp_path / "mads")
@@ -65,7 +65,7 @@ def test_a_copy_runs_what_is_installed(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == (VERSION, "")
 
 
-def test_a_python_that_is_too_old_is_told_in_a_sentence(tmp_path: Path) -> None:
+def test_an_old_python_is_refused_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "mads").mkdir()
     copy = shutil.copy(DRIVER, tmp_path / "mads")
     code = f"import runpy, sys; sys.version_info = (3, 9, 2); runpy.run_path({str(copy)!r})"
@@ -98,7 +98,7 @@ def started_as_by_oned(folder: Path, *arguments: str) -> Iterator[tuple[subproce
             driver.kill()
 
 
-def told(driver: subprocess.Popen[bytes], line: bytes) -> bytes:
+def answer_to(driver: subprocess.Popen[bytes], line: bytes) -> bytes:
     """Send a line, and return the one that answers it."""
     assert driver.stdin
     assert driver.stdout
@@ -112,7 +112,7 @@ def status_of(pid: int) -> dict[str, str]:
 
 
 def descriptors_of(pid: int) -> dict[int, str]:
-    """What is open by now, without what may be closed while we look."""
+    """The open descriptors, without those that are closed meanwhile."""
     found = {}
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         try:
@@ -122,38 +122,38 @@ def descriptors_of(pid: int) -> dict[int, str]:
     return found
 
 
-def test_it_is_at_ease_where_oned_starts_it(tmp_path: Path) -> None:
+def test_a_driver_started_by_oned_fixes_descriptors_and_signals_and_answers_init(tmp_path: Path) -> None:
     with started_as_by_oned(tmp_path, ARGUMENTS) as (driver, leaked):
-        assert told(driver, b"INIT\n") == b"INIT SUCCESS\n"
+        assert answer_to(driver, b"INIT\n") == b"INIT SUCCESS\n"
         command = Path(f"/proc/{driver.pid}/cmdline").read_bytes().split(b"\0")
-        assert command[-2:] == [ARGUMENTS.encode(), b""], "the arguments are handed on as they came"
+        assert command[-2:] == [ARGUMENTS.encode(), b""], "the arguments are passed on unchanged"
         open_ones = descriptors_of(driver.pid)
         assert open_ones[2] == "/dev/null"
         assert f"socket:[{os.fstat(leaked.fileno()).st_ino}]" not in open_ones.values()
         assert open_ones.get(9) != "/dev/null"
-        # For a moment everything is blocked again whenever a thread is started.
+        # All signals are blocked for a moment while a thread starts.
         until(lambda: int(status_of(driver.pid)["SigBlk"], 16) == 0)
         assert driver.stdin
         driver.stdin.write(b"FINALIZE\n")
         assert driver.stdout
-        assert driver.stdout.read() == b"", "INIT SUCCESS was all"
+        assert driver.stdout.read() == b"", "INIT SUCCESS was the only line"
         assert driver.wait(10) == 0
 
 
 @pytest.mark.parametrize(
     "arguments", [[], [""], ["-t", "15", "-r", "0", "simulated"], ["--nonsense"]], ids=["none", "empty", "split", "odd"]
 )
-def test_init_succeeds_whatever_the_arguments(arguments: list[str], tmp_path: Path) -> None:
+def test_init_succeeds_with_any_arguments(arguments: list[str], tmp_path: Path) -> None:
     with started_as_by_oned(tmp_path, *arguments) as (driver, _):
-        assert told(driver, b"INIT\n") == b"INIT SUCCESS\n"
+        assert answer_to(driver, b"INIT\n") == b"INIT SUCCESS\n"
         assert driver.stdin
         driver.stdin.close()
         assert driver.wait(10) == 0
 
 
-def test_sigterm_reaches_it(tmp_path: Path) -> None:
+def test_a_driver_started_with_blocked_signals_receives_sigterm(tmp_path: Path) -> None:
     with started_as_by_oned(tmp_path, ARGUMENTS) as (driver, _):
-        assert told(driver, b"INIT\n") == b"INIT SUCCESS\n"
+        assert answer_to(driver, b"INIT\n") == b"INIT SUCCESS\n"
         driver.send_signal(signal.SIGTERM)
         assert driver.stdin
         driver.stdin.close()

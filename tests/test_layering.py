@@ -1,4 +1,4 @@
-"""Imports point one way: the code is held against the table of docs/architecture.md."""
+"""Imports point down only: compare the code with the table of docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def module_name(path: Path) -> str:
 
 @cache
 def imported(path: Path) -> frozenset[str]:
-    """Every module that a file names in an import, wherever it stands."""
+    """All modules that a file imports, at any place in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -85,13 +85,13 @@ def _is_module(dotted: str) -> bool:
 
 
 def own(dotted: str) -> str | None:
-    """The module's name inside the package; None for somebody else's."""
+    """The module's name inside the package; None for a module outside it."""
     head, _, rest = dotted.partition(".")
     return rest if head == "one_provider_mad" else None
 
 
 def imported_of_ours(path: Path) -> set[str]:
-    """What of the package a file imports, by its name inside."""
+    """The modules of the package that a file imports, by their names inside."""
     return {target for dotted in imported(path) if (target := own(dotted)) is not None}
 
 
@@ -106,7 +106,7 @@ def top_of(module: str) -> str | None:
 
 
 def row_of(module: str) -> str | None:
-    """The row of the table that speaks of a module: the longest that leads to it."""
+    """The row of the table that applies to a module: the longest matching one."""
     rows = [row for row in MAY_IMPORT if module == row or module.startswith(f"{row}.")]
     return max(rows, key=len, default=None)
 
@@ -135,7 +135,7 @@ def is_allowed(module: str, target: str) -> bool:
     return any(target == allowed or (allowed and target.startswith(f"{allowed}.")) for allowed in MAY_IMPORT[row])
 
 
-def test_imports_point_one_way() -> None:
+def test_modules_import_only_what_the_table_allows() -> None:
     assert imported_of_ours(PACKAGE / "__init__.py") == set(), "the package itself imports nothing of its own"
     wrong = [
         f"{module} may not import {target}"
@@ -148,7 +148,7 @@ def test_imports_point_one_way() -> None:
 
 
 def test_every_module_can_be_imported() -> None:
-    """The lazy ones too, which a driver would miss only in the middle of an action."""
+    """Also those that are imported on demand, whose absence a driver would notice only during an action."""
     for path in MODULES:
         import_module(f"{PACKAGE.name}.{module_name(path)}".removesuffix("."))
 
@@ -159,7 +159,7 @@ def is_above(target: str, module: str) -> bool:
     return target == "programs" or (top is not None and top != own_top and top not in TOPS.get(own_top or "", set()))
 
 
-def test_no_module_imports_what_stands_above_it() -> None:
+def test_no_module_imports_a_module_above_it() -> None:
     wrong = [
         f"{module} may not import {target}"
         for path in MODULES
@@ -181,12 +181,12 @@ def test_no_module_imports_what_stands_above_it() -> None:
         pytest.param("daemon", "programs", True, id="the-daemon-and-the-programs"),
     ],
 )
-def test_what_stands_above_a_module(module: str, target: str, *, expected: bool) -> None:
+def test_is_above_compares_programs_cli_lab_and_testing(module: str, target: str, *, expected: bool) -> None:
     assert is_above(target, module) is expected
 
 
 def forbidden(paths: list[Path], names: set[str]) -> list[str]:
-    """Who among these imports what has one of these names, or is inside it."""
+    """Those of these files that import a module with one of these names, or inside it."""
     assert paths
     return [
         f"{module_name(path)} may not import {dotted}"
@@ -196,22 +196,22 @@ def forbidden(paths: list[Path], names: set[str]) -> list[str]:
     ]
 
 
-def test_the_protocol_knows_no_clock_and_no_files() -> None:
+def test_the_protocol_imports_no_clock_files_or_asyncio() -> None:
     wrong = forbidden(sorted((PACKAGE / "protocol").rglob("*.py")), NEVER_IN_PROTOCOL)
     assert not wrong, "\n".join(wrong)
 
 
-def test_daemons_load_nothing_for_terminals() -> None:
+def test_daemons_import_no_terminal_libraries() -> None:
     wrong = forbidden([path for path in MODULES if not top_of(module_name(path))], NEVER_IN_DAEMONS)
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_table_has_no_rows_that_lead_nowhere() -> None:
+def test_every_row_of_the_table_is_an_existing_module() -> None:
     rows = {row for row in MAY_IMPORT if not _is_module(f"one_provider_mad.{row}")}
     assert not rows
 
 
-def test_what_the_daemons_load_before_their_first_line_is_light() -> None:
+def test_the_daemons_load_no_heavy_modules_on_import() -> None:
     heavy = ["aiohttp", "click", "prometheus_client", "rich", "tenacity", "one_provider_mad.cli"]
     daemons = "one_provider_mad.daemon, one_provider_mad.monitor_daemon"
     code = f"import sys, {daemons}; print([name for name in {heavy} if sys.modules.get(name)])"
@@ -234,5 +234,5 @@ def test_what_the_daemons_load_before_their_first_line_is_light() -> None:
         pytest.param("transport", "actions.dispatcher", False, id="the-wire-and-the-core"),
     ],
 )
-def test_the_table_means_what_it_says(module: str, target: str, *, expected: bool) -> None:
+def test_is_allowed_follows_the_table(module: str, target: str, *, expected: bool) -> None:
     assert is_allowed(module, target) is expected

@@ -1,4 +1,4 @@
-"""What a listing may say twice, and what it may not."""
+"""Duplicate rows in a listing: equal ones are merged, contradictory ones refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER = msgspec.structs.replace(ROW, deploy_id=DeployId("i-2"))
 
 
 @pytest.mark.parametrize("second", [ROW, msgspec.structs.replace(ROW, usage=Usage(cpu=9.0))], ids=["alike", "figures"])
-def test_rows_that_say_the_same_are_one(second: Instance) -> None:
+def test_duplicate_rows_that_differ_only_in_usage_are_merged(second: Instance) -> None:
     assert by_id([ROW, OTHER, second]) == {"i-1": second, "i-2": OTHER}
 
 
@@ -32,6 +32,6 @@ def test_rows_that_say_the_same_are_one(second: Instance) -> None:
     ],
     ids=lambda difference: str(*difference),
 )
-def test_two_things_said_of_one_instance_break_the_listing(difference: dict[str, Any]) -> None:
+def test_contradictory_rows_of_one_instance_fail_the_listing(difference: dict[str, Any]) -> None:
     with pytest.raises(ProviderUnavailable, match="two different rows for instance 'i-1'"):
         by_id([msgspec.structs.replace(ROW, **difference), OTHER, ROW])

@@ -34,7 +34,7 @@ def places(tmp_path: Path) -> Iterator[Places]:
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every line looks whether the file was moved away."""
+    """Check at every line whether the file was moved away."""
     monkeypatch.setattr(logs, "_LOOK_SECONDS", 0.0)
 
 
@@ -46,10 +46,10 @@ def entries(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# What is written, and where
+# Content and place of the log
 
 
-def test_a_value_of_ten_thousand_characters_is_whole_and_one_of_a_million_is_not(places: Places) -> None:
+def test_a_log_value_of_ten_thousand_characters_is_kept_and_one_of_a_million_is_cut(places: Places) -> None:
     """EC2's encoded authorization messages have up to 10,240, and are of no use in part."""
     begin(places)
     for length in (10_240, 1_000_000):
@@ -60,7 +60,7 @@ def test_a_value_of_ten_thousand_characters_is_whole_and_one_of_a_million_is_not
     assert len(cut["text"]) < 20_000
 
 
-def test_every_line_is_one_json_object_with_a_time_and_a_level(places: Places) -> None:
+def test_every_log_line_is_one_json_object_with_timestamp_and_level(places: Places) -> None:
     assert begin(places) is None
     structlog.get_logger().info("action answered", vm=7, info="grüße\nof\ttwo lines")
     [entry] = entries(places.log / "one_vmm_provider_x.log")
@@ -68,7 +68,7 @@ def test_every_line_is_one_json_object_with_a_time_and_a_level(places: Places) -
     assert entry == {"event": "action answered", "level": "info", "vm": 7, "info": "grüße\nof\ttwo lines"}
 
 
-def test_the_file_is_for_its_owner_and_the_group(places: Places) -> None:
+def test_the_log_file_has_mode_640(places: Places) -> None:
     before = os.umask(0)
     try:
         begin(places)
@@ -77,7 +77,7 @@ def test_the_file_is_for_its_owner_and_the_group(places: Places) -> None:
     assert stat.S_IMODE((places.log / "one_vmm_provider_x.log").stat().st_mode) == 0o640
 
 
-def test_an_error_comes_with_its_traceback_in_the_same_line(places: Places) -> None:
+def test_an_exceptions_traceback_is_in_the_same_line(places: Places) -> None:
     begin(places)
     try:
         raise KeyError("reservations")
@@ -90,7 +90,7 @@ def test_an_error_comes_with_its_traceback_in_the_same_line(places: Places) -> N
 
 
 @pytest.mark.parametrize("is_verbose", [True, False], ids=["verbose", "usual"])
-def test_debug_lines_are_for_those_who_ask(places: Places, *, is_verbose: bool) -> None:
+def test_debug_lines_are_written_only_if_verbose(places: Places, *, is_verbose: bool) -> None:
     begin(places, is_verbose=is_verbose)
     structlog.get_logger().debug("detail")
     assert bool(entries(places.log / "one_vmm_provider_x.log")) is is_verbose
@@ -105,12 +105,12 @@ def test_debug_lines_are_for_those_who_ask(places: Places, *, is_verbose: bool) 
         pytest.param("", "one_vmm_provider_unnamed.log", id="none"),
     ],
 )
-def test_a_name_that_is_no_name_does_not_choose_the_file(places: Places, name: str, file: str) -> None:
+def test_an_invalid_name_cannot_move_the_log_file_elsewhere(places: Places, name: str, file: str) -> None:
     assert begin(places, name) is None
     assert [path.name for path in places.log.iterdir()] == [file]
 
 
-def test_text_that_is_no_unicode_is_written_all_the_same(places: Places) -> None:
+def test_an_event_with_a_surrogate_character_is_logged(places: Places) -> None:
     begin(places)
     structlog.get_logger().info("odd", text="\udcff")
     assert entries(places.log / "one_vmm_provider_x.log")[0]["event"] == "odd"
@@ -119,7 +119,7 @@ def test_text_that_is_no_unicode_is_written_all_the_same(places: Places) -> None
 # Where there is no log directory
 
 
-def test_what_would_order_the_line_anew_or_move_a_cursor_is_escaped(places: Places) -> None:
+def test_bidirectional_and_control_characters_are_escaped_in_the_log(places: Places) -> None:
     begin(places)
     structlog.get_logger().warning("refused", reason="i-\u202egpj.exe \x9b31m\x7f na\xefve")
     raw = (places.log / "one_vmm_provider_x.log").read_bytes()
@@ -132,13 +132,13 @@ def without_directory(places: Places) -> Places:
     return Places(conf=places.conf, var=places.var, log=places.log / "missing")
 
 
-def test_a_log_that_cannot_be_written_is_told_in_a_sentence(places: Places) -> None:
+def test_configure_returns_a_sentence_if_the_log_file_cannot_be_created(places: Places) -> None:
     lost = without_directory(places)
     path = lost.log / "one_vmm_provider_x.log"
     assert begin(lost) == f"there is no driver log: No such file or directory ({path})"
 
 
-def test_without_a_file_a_person_who_wants_to_know_sees_the_log_on_stderr(
+def test_without_a_file_a_verbose_driver_with_stderr_logs_to_stderr(
     places: Places, capsys: pytest.CaptureFixture[str]
 ) -> None:
     begin(without_directory(places), has_stderr=True, is_verbose=True)
@@ -149,9 +149,11 @@ def test_without_a_file_a_person_who_wants_to_know_sees_the_log_on_stderr(
 
 
 @pytest.mark.parametrize(
-    ("has_stderr", "is_verbose"), [(False, True), (True, False), (False, False)], ids=["core", "person", "both"]
+    ("has_stderr", "is_verbose"),
+    [(False, True), (True, False), (False, False)],
+    ids=["no-stderr", "not-verbose", "neither"],
 )
-def test_without_a_file_nobody_else_sees_it(
+def test_without_a_file_other_drivers_log_nowhere(
     places: Places, capsys: pytest.CaptureFixture[str], *, has_stderr: bool, is_verbose: bool
 ) -> None:
     begin(without_directory(places), has_stderr=has_stderr, is_verbose=is_verbose)
@@ -175,7 +177,7 @@ def file(path: Path) -> Iterator[LogFile]:
     os.close(file._descriptor)
 
 
-def test_lines_are_appended_at_once(file: LogFile, path: Path) -> None:
+def test_log_lines_are_appended_without_buffering(file: LogFile, path: Path) -> None:
     path.write_text("before\n")
     assert file.write("one\n") == 4
     file.flush()
@@ -193,7 +195,9 @@ def move_away_and_make_anew(path: Path) -> None:
 
 @pytest.mark.parametrize("rotate", [move_away, move_away_and_make_anew, Path.unlink])
 @pytest.mark.usefixtures("eager")
-def test_a_file_that_was_moved_away_is_begun_anew(file: LogFile, path: Path, rotate: Callable[[Path], None]) -> None:
+def test_a_new_log_file_is_created_after_the_old_one_was_moved_or_removed(
+    file: LogFile, path: Path, rotate: Callable[[Path], None]
+) -> None:
     file.write("old\n")
     rotate(path)
     file.write("new\n")
@@ -201,7 +205,7 @@ def test_a_file_that_was_moved_away_is_begun_anew(file: LogFile, path: Path, rot
 
 
 @pytest.mark.usefixtures("eager")
-def test_following_the_path_uses_up_no_descriptors(file: LogFile, path: Path) -> None:
+def test_reopening_the_log_file_leaks_no_descriptors(file: LogFile, path: Path) -> None:
     before = set(Path("/proc/self/fd").iterdir())
     for _ in range(20):
         path.unlink()
@@ -209,14 +213,14 @@ def test_following_the_path_uses_up_no_descriptors(file: LogFile, path: Path) ->
     assert len(set(Path("/proc/self/fd").iterdir())) == len(before)
 
 
-def test_a_moved_file_is_noticed_within_a_moment(file: LogFile, path: Path) -> None:
+def test_a_moved_log_file_is_noticed_within_seconds(file: LogFile, path: Path) -> None:
     file.write("old\n")
     move_away(path)
     until(lambda: file.write("new\n") and path.exists(), seconds=5)
 
 
 @pytest.mark.usefixtures("eager")
-def test_what_cannot_be_written_is_lost_and_no_error(file: LogFile, path: Path) -> None:
+def test_a_log_line_that_cannot_be_written_is_dropped_without_error(file: LogFile, path: Path) -> None:
     path.unlink()
     path.mkdir()
     assert file.write("lost\n") == 0
@@ -226,17 +230,17 @@ def test_what_cannot_be_written_is_lost_and_no_error(file: LogFile, path: Path) 
 
 
 @pytest.mark.usefixtures("eager")
-def test_a_full_disk_is_no_error() -> None:
+def test_a_log_line_is_dropped_without_error_if_the_disk_is_full() -> None:
     file = LogFile(Path("/dev/full"))
     file.reopen()
     assert file.write("lost\n") == 0
     os.close(file._descriptor)
 
 
-# What it loads
+# Imports
 
 
-def test_structlog_is_loaded_without_what_it_would_draw_with() -> None:
+def test_structlog_is_imported_without_rich() -> None:
     code = (
         "import sys; from one_provider_mad.logs import import_structlog; import_structlog();"
         "print([name for name in sys.modules if name.startswith('rich')])"
@@ -245,7 +249,7 @@ def test_structlog_is_loaded_without_what_it_would_draw_with() -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
-def test_who_has_loaded_it_before_keeps_it() -> None:
+def test_importing_structlog_keeps_a_rich_that_was_imported_before() -> None:
     code = (
         "import sys; sys.modules['rich'] = sys; from one_provider_mad.logs import import_structlog;"
         "import_structlog(); print(sys.modules['rich'] is sys)"

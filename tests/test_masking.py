@@ -21,7 +21,7 @@ def in_base64(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("text", "expected"),
     [
         (f"the signature of {SECRET} does not match", "the signature of *** does not match"),
         (f"<{SECRET}><{SECRET}>", "<***><***>"),
@@ -31,25 +31,25 @@ def in_base64(text: str) -> str:
     ],
     ids=["plain", "twice", "quoted", "base64", "none"],
 )
-def test_a_secret_is_taken_out_in_every_form_it_may_come_back_in(said: str, told: str) -> None:
+def test_a_secret_is_masked_plain_quoted_and_in_base64(text: str, expected: str) -> None:
     keep_secret(SECRET)
-    assert masked(said) == told
+    assert masked(text) == expected
 
 
-def test_a_secret_with_quotes_is_found_as_json_python_and_templates_write_it() -> None:
+def test_a_secret_with_quotes_is_masked_as_json_python_and_templates_write_it() -> None:
     keep_secret('pass"wor\\d 1')
     for form in ('pass"wor\\d 1', 'pass\\"wor\\\\d 1', "pass'word 1"):
         assert masked(f"it was {form}!") == "it was ***!"
 
 
 @pytest.mark.parametrize("word", ["", "abc1234", "opennebula", "Password", "INSTANCE"])
-def test_what_is_short_or_a_word_is_not_cut_out_of_sentences(word: str) -> None:
+def test_short_secrets_and_common_words_are_not_masked(word: str) -> None:
     keep_secret(word)
     assert masked(f"the {word} of VM 7") == f"the {word} of VM 7"
 
 
 @pytest.mark.parametrize("password", ["opennebula", "x1", "9f8e7d6c5b4a"])
-def test_of_a_login_the_user_stays_whatever_the_password(password: str) -> None:
+def test_only_the_password_of_a_login_is_masked(password: str) -> None:
     keep_login_secret(f"oneadmin:{password}")
     pair = f"oneadmin:{password}"
     assert masked(f"user {pair} is not known") == "user oneadmin:*** is not known"
@@ -58,18 +58,18 @@ def test_of_a_login_the_user_stays_whatever_the_password(password: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://me:p%40ssw0rd@proxy:3128/", "me:p%40ssw0rd@proxy:3128"])
-def test_a_proxys_password_is_taken_out_as_written_and_as_meant(url: str) -> None:
+def test_a_proxy_password_is_masked_both_percent_encoded_and_decoded(url: str) -> None:
     keep_url_secret(url)
     keep_url_secret("http://[half")
     assert masked(f"{url} refused p@ssw0rd") == f"{url.replace('p%40ssw0rd', '***')} refused ***"
 
 
-def test_the_longer_one_of_two_secrets_is_taken_out_whole() -> None:
+def test_a_secret_that_contains_another_one_is_masked_whole() -> None:
     keep_secret("12345678", "12345678-abcdefgh")
     assert masked("12345678-abcdefgh") == "***"
 
 
-def test_a_bound_keeps_what_was_used_last() -> None:
+def test_the_least_recently_used_secret_is_forgotten_beyond_the_limit() -> None:
     keep_secret("the-first-one")
     for number in range(masking._MOST - 1):
         keep_secret(f"session-token-{number:03}")
@@ -78,12 +78,12 @@ def test_a_bound_keeps_what_was_used_last() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("text", "expected"),
     [
         ('{"SecretAccessKey": "abc", "AccessKeyId": "AKIA1"}', '{"SecretAccessKey": "***", "AccessKeyId": "***"}'),
         ("export AWS_SESSION_TOKEN=abc; password: xyz", "export AWS_SESSION_TOKEN=***; password: ***"),
         ("vault: permission denied", "vault: permission denied"),
     ],
 )
-def test_what_a_helper_names_a_secret_is_masked_though_nobody_knows_it_yet(said: str, told: str) -> None:
-    assert masked_by_name(said) == told
+def test_values_with_secret_names_are_masked_although_they_are_not_known(text: str, expected: str) -> None:
+    assert masked_by_name(text) == expected

@@ -31,13 +31,13 @@ UNDERSTOOD = [
     pytest.param(["-l -p ec2"], Options(name="ec2", local_actions="-p"), id="required-value-takes-anything"),
     pytest.param(["-d migrate ec2"], Options(name="ec2", delegate="migrate"), id="delegate"),
     pytest.param(["--default-snapshots detach ec2"], Options(name="ec2", delegate="detach"), id="default-snapshots"),
-    pytest.param(["--de=migrate ec2"], Options(name="ec2", delegate="migrate"), id="prefix-of-two-names-of-one-thing"),
+    pytest.param(["--de=migrate ec2"], Options(name="ec2", delegate="migrate"), id="prefix-of-two-names-of-one-option"),
     pytest.param(["-s bash ec2"], Options(name="ec2", shell="bash"), id="shell"),
     pytest.param(["--proxy http://p:1 ec2"], Options(name="ec2", proxy="http://p:1"), id="proxy"),
     pytest.param(["--proxy=http://p:1/?a=b ec2"], Options(name="ec2", proxy="http://p:1/?a=b"), id="proxy-equals"),
     pytest.param(["-t 7 -- -ec2"], Options(name="-ec2", threads=7), id="end-of-options"),
     pytest.param(["-"], Options(name="-"), id="lone-dash-is-a-word"),
-    pytest.param(["-r 3 'ec2'"], Options(name="'ec2'", retries=3), id="quotes-mean-nothing"),
+    pytest.param(["-r 3 'ec2'"], Options(name="'ec2'", retries=3), id="quotes-are-kept"),
     pytest.param(["*"], Options(name="*"), id="no-file-name-expansion"),
 ]
 
@@ -68,12 +68,12 @@ ODD = [
 
 
 @pytest.mark.parametrize(("argv", "expected"), UNDERSTOOD)
-def test_upstream_arguments_are_understood(argv: list[str], expected: Options) -> None:
+def test_upstream_arguments_are_parsed(argv: list[str], expected: Options) -> None:
     assert parse_arguments(argv) == expected
 
 
 @pytest.mark.parametrize(("argv", "expected", "words"), ODD)
-def test_an_odd_word_is_a_warning_and_the_rest_is_served(argv: list[str], expected: Options, words: str) -> None:
+def test_an_invalid_word_is_a_warning_and_the_rest_is_parsed(argv: list[str], expected: Options, words: str) -> None:
     options = parse_arguments(argv)
     assert words in " | ".join(options.warnings)
     assert [*map(str.isascii, options.warnings)] == [True] * len(options.warnings)
@@ -90,7 +90,7 @@ WORDS = st.one_of(
 
 
 @given(st.lists(WORDS, max_size=8))
-def test_no_arguments_whatever_raise(argv: list[str]) -> None:
+def test_random_arguments_never_raise(argv: list[str]) -> None:
     options = parse_arguments(argv)
     assert options.threads >= 1
     assert options.retries >= 0

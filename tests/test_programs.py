@@ -1,4 +1,4 @@
-"""What a process is like after oned has started it, and how it ends when something goes wrong."""
+"""Preparation of a process that oned starts, answers before the daemon runs, and exit codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ report = dict(
     pipe=signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN,
 )
 print("not for the core")
-print("for nobody", file=sys.stderr)
+print("for no reader", file=sys.stderr)
 with open({path!r}, "w") as file:
     json.dump(report, file)
 """
@@ -57,11 +57,13 @@ def report_of(redirections: str, tmp_path: Path) -> tuple[dict[str, Any], subpro
         pytest.param("0<&- 1>&- 2>&-", False, id="nothing-open"),
     ],
 )
-def test_a_process_is_made_fit_before_anything_else(redirections: str, *, has_stderr: bool, tmp_path: Path) -> None:
+def test_prepare_process_fixes_descriptors_signals_and_stdout(
+    redirections: str, *, has_stderr: bool, tmp_path: Path
+) -> None:
     report, done = report_of(redirections, tmp_path)
     assert done.returncode == 0
-    assert done.stdout == "", "nothing reaches the core that the protocol did not write"
-    assert done.stderr == ("not for the core\nfor nobody\n" if has_stderr else "")
+    assert done.stdout == "", "nothing reaches oned but lines of the protocol"
+    assert done.stderr == ("not for the core\nfor no reader\n" if has_stderr else "")
     assert report["stderr"] == "/dev/null" or has_stderr
     del report["stderr"]
     assert report == {
@@ -125,17 +127,17 @@ def end_of(body: str, *arguments: str, sent: str = "") -> subprocess.CompletedPr
             "one_vmm_provider: No module named 'lxml_of_tomorrow'; is it installed for " + sys.executable + "?\n",
             id="library-missing",
         ),
-        pytest.param("raise OSError('\\udcff')", 1, "OSError: \\udcff (", id="text-that-is-no-text"),
+        pytest.param("raise OSError('\\udcff')", 1, "OSError: \\udcff (", id="surrogate-in-the-message"),
     ],
 )
-def test_it_ends_with_one_sentence_at_most(body: str, code: int, sentence: str) -> None:
+def test_the_program_ends_with_at_most_one_line_on_stderr(body: str, code: int, sentence: str) -> None:
     done = end_of(body)
     assert (done.returncode, done.stdout) == (code, "")
     assert sentence in done.stderr
     assert done.stderr.count("\n") == (1 if sentence else 0)
 
 
-def test_the_daemon_gets_what_arguments_say() -> None:
+def test_the_daemon_gets_the_parsed_arguments() -> None:
     done = end_of("print(options.name, options.threads, has_stderr)", "-t 7 -r 0 ec2")
     assert (done.stdout, done.stderr) == ("", "ec2 7 True\n")
 
@@ -148,12 +150,12 @@ def test_the_daemon_gets_what_arguments_say() -> None:
         pytest.param(["-h"], programs.USAGE, id="short-help"),
     ],
 )
-def test_a_person_may_ask(arguments: list[str], text: str) -> None:
+def test_version_and_help_are_printed(arguments: list[str], text: str) -> None:
     done = end_of("raise AssertionError", *arguments)
     assert (done.returncode, done.stdout, done.stderr) == (0, text, "")
 
 
-def test_a_packed_question_is_an_argument_like_any_other() -> None:
+def test_version_in_packed_arguments_is_ignored_with_a_warning() -> None:
     assert end_of("print(options.warnings[0])", "--version ec2").stderr == "option '--version' is unknown: ignored\n"
 
 
@@ -161,15 +163,15 @@ def test_a_packed_question_is_an_argument_like_any_other() -> None:
     ("sent", "answer", "seen"),
     [
         pytest.param("INIT\n", "INIT SUCCESS\n", (True, b"", ""), id="init"),
-        pytest.param("INIT\nFINALIZE\n", "INIT SUCCESS\n", (True, b"", "FINALIZE\n"), id="more-after-it"),
-        pytest.param("DEPLOY 1 -\n", "", (False, b"DEPLO", "Y 1 -\n"), id="a-request-without-it"),
-        pytest.param("INIT \n", "", (False, b"INIT ", "\n"), id="in-other-words"),
-        pytest.param("IN", "", (False, b"IN", ""), id="not-all-of-it"),
+        pytest.param("INIT\nFINALIZE\n", "INIT SUCCESS\n", (True, b"", "FINALIZE\n"), id="init-and-more"),
+        pytest.param("DEPLOY 1 -\n", "", (False, b"DEPLO", "Y 1 -\n"), id="request-without-init"),
+        pytest.param("INIT \n", "", (False, b"INIT ", "\n"), id="init-with-blank"),
+        pytest.param("IN", "", (False, b"IN", ""), id="part-of-init"),
         pytest.param("", "", (False, b"", ""), id="nothing"),
     ],
 )
 def test_init_is_answered_before_the_daemon_is_imported(sent: str, answer: str, seen: tuple[bool, bytes, str]) -> None:
-    # The input is a file: all of it is there when the program looks.
+    # The input is a file, so all of it is there when the program reads.
     with tempfile.TemporaryFile("w+") as file:
         file.write(sent)
         file.seek(0)
@@ -179,14 +181,14 @@ def test_init_is_answered_before_the_daemon_is_imported(sent: str, answer: str, 
     assert (done.stdout, done.stderr) == (answer, f"{seen}\n")
 
 
-def test_a_termination_waits_until_the_daemon_deals_with_it() -> None:
+def test_sigterm_stays_pending_until_the_daemon_handles_it() -> None:
     body = "import os, signal; os.kill(os.getpid(), signal.SIGTERM); print(signal.sigpending())"
     done = end_of(body, "simulated")
     assert (done.returncode, done.stdout) == (0, "")
     assert "SIGTERM" in done.stderr
 
 
-def test_somebody_who_asks_and_goes_is_no_error() -> None:
+def test_a_closed_stdout_at_init_is_no_error() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     command = [sys.executable, "-c", FAILING.format(root=str(ROOT), body="return 0"), "simulated"]

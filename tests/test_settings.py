@@ -37,10 +37,10 @@ def refusal(places: Places, name: str = "provider_name") -> str:
     return str(caught.value)
 
 
-# What a file may say
+# Valid files
 
 
-def test_a_file_says_which_provider_and_whose_instances(places: Places) -> None:
+def test_all_settings_are_read_from_a_file(places: Places) -> None:
     path = configure(
         places,
         """
@@ -77,7 +77,7 @@ def test_a_file_says_which_provider_and_whose_instances(places: Places) -> None:
     )
 
 
-def test_what_a_file_does_not_say_has_a_default(places: Places) -> None:
+def test_missing_settings_have_defaults(places: Places) -> None:
     configure(places, 'provider = "ec2"\nowner = "harbour"\n')
     configuration = load("provider_name", places)
     assert configuration.settings == Settings(provider="ec2", owner="harbour", hypervisor="provider_name")
@@ -87,26 +87,26 @@ def test_what_a_file_does_not_say_has_a_default(places: Places) -> None:
 
 
 @pytest.mark.parametrize("kind", ["simulated", "scripts"])
-def test_where_instances_cost_nothing_the_owner_may_be_left_out(places: Places, kind: str) -> None:
+def test_simulated_and_scripts_need_no_owner(places: Places, kind: str) -> None:
     configure(places, f'provider = "{kind}"\n')
     assert load("provider_name", places).settings.owner == kind
 
 
 @pytest.mark.parametrize("key", ["monitor", "capacity", "policy", "owner", "provider"])
-def test_a_provider_that_is_called_like_a_setting_takes_none_of_ours(places: Places, key: str) -> None:
+def test_a_provider_named_like_a_setting_does_not_take_that_setting_as_its_table(places: Places, key: str) -> None:
     configure(places, f'provider = "{key}"\nowner = "x"\n[capacity]\ncpu = 3\n')
     configuration = load("provider_name", places)
     assert (configuration.table, configuration.settings.capacity) == ({}, {"cpu": 3})
 
 
-# What it may not say
+# Invalid files
 
 SENTENCES = [
     pytest.param('owner = "x"', "provider is missing", id="no-provider"),
     pytest.param('provider = "ec2"', 'owner is missing: add a name for this OpenNebula, owner = "…"', id="no-owner"),
-    pytest.param("provider = 7", "provider: expected `str`, got `int`", id="provider-is-no-text"),
-    pytest.param(GOOD + "call_timeout = 0", "call_timeout: expected `float` > 0.0", id="no-time-at-all"),
-    pytest.param(GOOD + 'call_timeout = "1"', "call_timeout: expected `float`, got `str`", id="time-is-no-number"),
+    pytest.param("provider = 7", "provider: expected `str`, got `int`", id="provider-is-no-string"),
+    pytest.param(GOOD + "call_timeout = 0", "call_timeout: expected `float` > 0.0", id="timeout-is-zero"),
+    pytest.param(GOOD + 'call_timeout = "1"', "call_timeout: expected `float`, got `str`", id="timeout-is-no-number"),
     pytest.param(GOOD + "callTimeout = 1", "callTimeout is no setting; check the spelling", id="unknown-key"),
     pytest.param(
         GOOD + "[policy]\nallow_imports = true",
@@ -124,19 +124,19 @@ SENTENCES = [
     pytest.param(GOOD + "capacity = 7", "capacity: expected `object`, got `int`", id="no-table"),
     pytest.param(GOOD + "[ec2]\nregion = 'x'", "ec2 is no setting; check the spelling", id="another-providers-table"),
     pytest.param(
-        'simulated = 7\nprovider = "simulated"', "simulated: expected a table [simulated]", id="its-own-table"
+        'simulated = 7\nprovider = "simulated"', "simulated: expected a table [simulated]", id="own-table-is-no-table"
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "sentence"), SENTENCES)
-def test_a_wrong_file_is_told_by_file_key_and_what_was_expected(places: Places, text: str, sentence: str) -> None:
+def test_an_invalid_file_is_refused_with_file_key_and_expected_type(places: Places, text: str, sentence: str) -> None:
     path = configure(places, text)
     assert refusal(places) == f"provider_name.toml: {sentence} ({path})"
 
 
 @pytest.mark.parametrize("owner", ["two words", "grüße", "a/b", "x" * 65, "a,b", "a=b", "a\nb"], ids=ascii)
-def test_an_owner_that_not_every_cloud_could_hold_as_a_tag_is_refused(places: Places, owner: str) -> None:
+def test_an_owner_that_is_no_valid_tag_in_every_cloud_is_refused(places: Places, owner: str) -> None:
     configure(places, f"provider = 'ec2'\nowner = {msgspec.json.encode(owner).decode()}")
     expected = "provider_name.toml: owner: expected up to 64 letters, digits, `_.:@-`, got "
     assert refusal(places) == expected + repr(owner)
@@ -152,22 +152,22 @@ def test_an_owner_that_not_every_cloud_could_hold_as_a_tag_is_refused(places: Pl
         ),
     ],
 )
-def test_a_file_that_is_no_toml_is_told_with_the_place(places: Places, content: bytes, reason: str) -> None:
+def test_a_file_that_is_no_toml_is_refused_with_the_parse_error(places: Places, content: bytes, reason: str) -> None:
     path = configure(places, content)
     assert refusal(places) == f"provider_name.toml is not TOML: {reason} ({path})"
 
 
-def test_the_first_79_characters_say_what_is_wrong(places: Places) -> None:
+def test_the_error_is_in_the_first_79_characters_of_the_message(places: Places) -> None:
     """oned cuts a message to 100 characters, its own words included (src/vm/VirtualMachine.cc, set_template_error)."""
     configure(places, GOOD + "[policy]\nallow_import = 1")
     assert refusal(places)[:79].startswith("provider_name.toml: policy.allow_import: expected `bool`")
 
 
-# Who may read and write it
+# File permissions
 
 
 @pytest.mark.parametrize("mode", [0o602, 0o666, 0o646], ids=oct)
-def test_a_file_that_everybody_can_write_is_refused(places: Places, mode: int) -> None:
+def test_a_world_writable_file_is_refused(places: Places, mode: int) -> None:
     path = configure(places, GOOD, mode=mode)
     assert refusal(places) == f"provider_name.toml can be written by everybody: run chmod o-rw {path}"
 
@@ -176,20 +176,20 @@ SECRETS = ["secret_access_key", "password", "token", "api_key", "credentials", "
 
 
 @pytest.mark.parametrize("key", SECRETS)
-def test_a_file_with_a_secret_that_everybody_can_read_is_refused(places: Places, key: str) -> None:
+def test_a_world_readable_file_with_a_secret_is_refused(places: Places, key: str) -> None:
     path = configure(places, f'{GOOD}[simulated]\n{key} = "hush"', mode=0o644)
     assert refusal(places) == (
         f"provider_name.toml holds the secret simulated.{key} and can be read by everybody: run chmod 640 {path}"
     )
 
 
-def test_a_refusal_never_tells_the_secret(places: Places) -> None:
+def test_a_refusal_does_not_contain_the_secret(places: Places) -> None:
     configure(places, f'{GOOD}[simulated]\npassword = "hush-hush"', mode=0o644)
     assert "hush" not in refusal(places)
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o660], ids=oct)
-def test_a_file_with_a_secret_that_only_the_group_can_read_is_taken(places: Places, mode: int) -> None:
+def test_a_file_with_a_secret_that_only_the_group_can_read_is_accepted(places: Places, mode: int) -> None:
     configure(places, f'{GOOD}[simulated]\napi_key = "hush"', mode=mode)
     assert load("provider_name", places).table == {"api_key": "hush"}
 
@@ -198,7 +198,7 @@ def test_a_file_with_a_secret_that_only_the_group_can_read_is_taken(places: Plac
     "line",
     ["latency = 0.1", 'api_key = ""', "tokens = 7", 'password_file = "/etc/hush"', 'region = "north"'],
 )
-def test_a_file_without_a_secret_may_be_read_by_everybody(places: Places, line: str) -> None:
+def test_a_world_readable_file_without_a_secret_is_accepted(places: Places, line: str) -> None:
     configure(places, f"{GOOD}[simulated]\n{line}", mode=0o644)
     load("provider_name", places)
 
@@ -206,7 +206,7 @@ def test_a_file_without_a_secret_may_be_read_by_everybody(places: Places, line: 
 # No file
 
 
-def test_without_a_file_the_embedded_cloud_is_served_under_its_own_name(places: Places) -> None:
+def test_without_a_file_the_name_simulated_is_the_embedded_cloud(places: Places) -> None:
     assert load("simulated", places) == Configuration(
         name="simulated",
         path=None,
@@ -215,19 +215,19 @@ def test_without_a_file_the_embedded_cloud_is_served_under_its_own_name(places: 
     )
 
 
-def test_without_a_file_a_directory_of_scripts_is_served_under_its_name(places: Places) -> None:
+def test_without_a_file_the_name_of_a_scripts_directory_is_served_by_it(places: Places) -> None:
     places.scripts("mycloud").mkdir(parents=True)
     assert places.scripts("mycloud") == places.var / "remotes" / "vmm" / "mycloud"
     assert load("mycloud", places).settings == Settings(provider="scripts", owner="scripts", hypervisor="mycloud")
 
 
-def test_with_neither_file_nor_scripts_it_is_said_what_to_create(places: Places) -> None:
+def test_without_file_and_scripts_the_error_says_what_to_create(places: Places) -> None:
     expected = f"mycloud.toml does not exist: create {places.conf}/mycloud.toml, or scripts in "
     assert refusal(places, "mycloud") == expected + str(places.var / "remotes/vmm/mycloud")
 
 
 @pytest.mark.parametrize("name", ["simulated", "mycloud"])
-def test_a_name_once_served_from_a_file_is_never_served_without_it(places: Places, name: str) -> None:
+def test_a_name_once_configured_by_a_file_is_not_served_without_it(places: Places, name: str) -> None:
     places.scripts(name).mkdir(parents=True)
     path = configure(places, GOOD, name=name)
     in_force(SettingsSource(name, places, check=accept, warn=pytest.fail))
@@ -241,12 +241,12 @@ def test_a_name_once_served_from_a_file_is_never_served_without_it(places: Place
     assert load(name, places).path is None
 
 
-def test_a_name_served_without_a_file_goes_on_so(places: Places) -> None:
+def test_a_name_served_without_a_file_stays_served_without_one(places: Places) -> None:
     in_force(SettingsSource("simulated", places, check=accept, warn=pytest.fail))
     assert load("simulated", places).path is None
 
 
-def test_a_directory_that_cannot_be_written_is_told_and_harms_nothing(places: Places) -> None:
+def test_settings_are_served_with_a_warning_if_the_mark_of_the_file_cannot_be_written(places: Places) -> None:
     configure(places, GOOD)
     places.var.rmdir()
     source = Source(places)
@@ -256,22 +256,22 @@ def test_a_directory_that_cannot_be_written_is_told_and_harms_nothing(places: Pl
 
 
 @pytest.mark.parametrize("name", ["simulated", "mycloud"])
-def test_a_file_that_cannot_be_read_is_not_no_file(places: Places, name: str) -> None:
+def test_an_unreadable_file_is_an_error_and_not_treated_as_missing(places: Places, name: str) -> None:
     places.scripts(name).mkdir(parents=True)
     (places.conf / f"{name}.toml").mkdir()
     expected = f"{name}.toml cannot be read: Is a directory ({places.conf}/{name}.toml)"
     assert refusal(places, name) == expected
 
 
-def test_a_link_that_leads_nowhere_is_not_no_file(places: Places) -> None:
-    """A mount that is missing, say: the embedded cloud must not take the place of a real one."""
+def test_a_dangling_link_is_an_error_and_not_treated_as_missing(places: Places) -> None:
+    """A mount may be missing, for example: the embedded cloud must not replace a real one."""
     (places.conf / "simulated.toml").symlink_to(places.conf / "elsewhere" / "simulated.toml")
     expected = f"simulated.toml cannot be read: it is a link to nothing ({places.conf}/simulated.toml)"
     assert refusal(places, "simulated") == expected
 
 
 @pytest.mark.parametrize("name", ["", "-x", "../x", "a/b", "a b", ".hidden", "x" * 65, "grüße", "a\0b"], ids=ascii)
-def test_a_name_that_is_no_name_is_refused(places: Places, name: str) -> None:
+def test_an_invalid_name_is_refused(places: Places, name: str) -> None:
     assert refusal(places, name) == f"ARGUMENTS name no provider ({name!r}): end them with a NAME such as simulated"
 
 
@@ -295,41 +295,41 @@ class Table(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         pytest.param({"region": "n", "x": 1}, "ec2.x is no setting; check the spelling", id="unknown"),
         pytest.param({"region": "n", "latency": -1}, "ec2.latency: expected `float` >= 0.0", id="out-of-range"),
         pytest.param({"region": "n", "types": {"a": "b"}}, "ec2.types[...]: expected `int`, got `str`", id="deep"),
-        pytest.param({"region": "nowhere"}, "ec2: there is no region nowhere", id="a-rule-of-its-own"),
+        pytest.param({"region": "nowhere"}, "ec2: there is no region nowhere", id="validation-of-the-table"),
     ],
 )
-def test_a_wrong_table_is_told_by_its_key(table: Mapping[str, Any], sentence: str) -> None:
+def test_an_invalid_provider_table_is_refused_with_its_key(table: Mapping[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError) as caught:
         convert(table, Table, path=Path("/etc/x.toml"), prefix="ec2.")
     assert str(caught.value) == f"x.toml: {sentence} (/etc/x.toml)"
 
 
-def test_a_table_without_a_file_is_told_without_one() -> None:
+def test_the_error_of_a_table_without_file_names_no_file() -> None:
     with pytest.raises(SettingsError) as caught:
         convert({}, Table, path=None, prefix="ec2.")
     assert str(caught.value) == "ec2.region is missing"
 
 
-def test_a_right_table_becomes_its_type() -> None:
+def test_a_valid_table_is_converted_to_its_type() -> None:
     assert convert({"region": "n", "latency": 1}, Table, path=None) == Table(region="n", latency=1.0)
 
 
-# Kept up to date
+# Reloading
 
 
 def accept(_configuration: Configuration) -> None:
-    """The provider's own type has no objections."""
+    """The check of a provider's table that accepts all."""
 
 
 def in_force(source: SettingsSource) -> Configuration:
-    """The settings, which work: whoever builds something from them says so."""
+    """Load the settings and put them in force, as the driver does once they work."""
     configuration = source.current()
     source.put_in_force(configuration)
     return configuration
 
 
 class Source:
-    """A SettingsSource, what it was told and what it has told."""
+    """A SettingsSource with the configurations it has checked and the warnings it has issued."""
 
     def __init__(self, places: Places, name: str = "provider_name") -> None:
         self.warnings: list[str] = []
@@ -354,14 +354,14 @@ class Source:
         return str(caught.value)
 
 
-def test_settings_stay_the_very_same_while_the_file_does(places: Places) -> None:
+def test_settings_are_not_reloaded_while_the_file_is_unchanged(places: Places) -> None:
     configure(places, GOOD)
     source = Source(places)
     assert source.current() is source.current()
     assert len(source.checked) == 1
 
 
-def test_a_file_that_was_written_anew_and_says_the_same_changes_nothing(places: Places) -> None:
+def test_a_rewritten_file_with_the_same_values_keeps_the_settings_in_force(places: Places) -> None:
     path = configure(places, GOOD)
     source = Source(places)
     before = source.in_force()
@@ -382,7 +382,7 @@ def edit_by_renaming(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("edit", [edit_in_place, edit_by_renaming])
-def test_an_edit_is_taken_without_a_restart(places: Places, edit: Callable[[Path, str], None]) -> None:
+def test_an_edit_is_loaded_without_a_restart(places: Places, edit: Callable[[Path, str], None]) -> None:
     path = configure(places, GOOD)
     source = Source(places)
     source.in_force()
@@ -391,7 +391,7 @@ def test_an_edit_is_taken_without_a_restart(places: Places, edit: Callable[[Path
     assert not source.warnings
 
 
-def test_a_wrong_file_is_a_fault_until_it_is_corrected(places: Places) -> None:
+def test_an_invalid_file_raises_until_it_is_corrected(places: Places) -> None:
     source = Source(places)
     assert source.fault().startswith("provider_name.toml does not exist")
     path = configure(places, "provider = ")
@@ -399,10 +399,10 @@ def test_a_wrong_file_is_a_fault_until_it_is_corrected(places: Places) -> None:
     assert source.fault().startswith("provider_name.toml is not TOML")
     edit_in_place(path, GOOD)
     assert source.current().settings.owner == "harbour-7f3a"
-    assert not source.warnings, "every action has said it already"
+    assert not source.warnings, "every action failed with the error already"
 
 
-def test_what_the_providers_own_type_objects_to_is_a_fault_too(places: Places) -> None:
+def test_an_error_in_the_providers_table_raises_until_it_is_corrected(places: Places) -> None:
     path = configure(places, GOOD)
     source = Source(places)
     source.objection = "provider_name.toml: simulated.latency: expected `float`"
@@ -412,7 +412,7 @@ def test_what_the_providers_own_type_objects_to_is_a_fault_too(places: Places) -
     assert source.current().settings.call_timeout == 5
 
 
-def test_a_broken_edit_leaves_the_last_good_settings_in_force_and_warns_once(places: Places) -> None:
+def test_an_invalid_edit_keeps_the_last_good_settings_and_warns_once(places: Places) -> None:
     path = configure(places, GOOD)
     source = Source(places)
     before = source.in_force()
@@ -428,7 +428,7 @@ def test_a_broken_edit_leaves_the_last_good_settings_in_force_and_warns_once(pla
     assert source.current() is before
 
 
-def test_settings_that_read_well_and_do_not_work_leave_the_last_good_ones_in_force(places: Places) -> None:
+def test_fall_back_returns_to_the_last_good_settings_if_valid_ones_do_not_work(places: Places) -> None:
     path = configure(places, GOOD)
     source = Source(places)
     before = source.in_force()
@@ -439,8 +439,8 @@ def test_settings_that_read_well_and_do_not_work_leave_the_last_good_ones_in_for
     assert source.warnings == ["the key is not accepted; the settings from before stay in force"]
 
 
-def test_first_settings_that_do_not_work_may_be_replaced_by_any_others(places: Places) -> None:
-    """A typing error in the provider's name must not bind the driver to it."""
+def test_first_settings_that_never_worked_can_be_replaced_by_another_provider(places: Places) -> None:
+    """A typing error in the provider's name must not need a restart."""
     path = configure(places, 'provider = "simulatd"\nowner = "quay"')
     source = Source(places)
     source.current()
@@ -465,7 +465,7 @@ def let_everybody_write(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [remove, replace_by_a_directory, let_everybody_write])
-def test_a_file_that_is_lost_leaves_the_last_good_settings_in_force(
+def test_a_removed_or_unreadable_file_keeps_the_last_good_settings(
     places: Places, spoil: Callable[[Path], None]
 ) -> None:
     path = configure(places, GOOD, name="simulated")
@@ -490,7 +490,7 @@ AT_START = [
 
 
 @pytest.mark.parametrize(("text", "key"), AT_START)
-def test_which_cloud_it_is_changes_only_by_a_restart(places: Places, text: str, key: str) -> None:
+def test_an_edit_that_selects_another_cloud_needs_a_restart(places: Places, text: str, key: str) -> None:
     path = configure(places, 'provider = "simulated"\nowner = "harbour"\n')
     source = Source(places)
     before = source.in_force()
@@ -499,11 +499,11 @@ def test_which_cloud_it_is_changes_only_by_a_restart(places: Places, text: str, 
     assert source.warnings == [
         f"provider_name.toml: {key} changes only when the driver is restarted; the settings from before stay in force"
     ]
-    assert len(source.checked) == 1, "it is refused before anything is built from it"
+    assert len(source.checked) == 1, "it is refused before the provider checks it"
     assert Source(places).current().settings.provider in text
 
 
-def test_a_file_that_appears_beside_the_embedded_cloud_may_not_make_another_cloud_of_it(places: Places) -> None:
+def test_a_new_file_cannot_replace_the_embedded_cloud_without_a_restart(places: Places) -> None:
     source = Source(places, "simulated")
     before = source.in_force()
     configure(places, 'provider = "ec2"\nowner = "harbour"', name="simulated")
@@ -516,7 +516,7 @@ def test_a_file_that_appears_beside_the_embedded_cloud_may_not_make_another_clou
 
 @pytest.fixture
 def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine without OpenNebula, whoever runs the tests and wherever."""
+    """A machine without OpenNebula, even if the one that runs the tests has one."""
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "/var/lib/one" and real(path, mode))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
@@ -524,7 +524,7 @@ def nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_one_location_holds_everything(tmp_path: Path) -> None:
+def test_one_location_determines_all_directories(tmp_path: Path) -> None:
     places = Places.from_environment({"ONE_LOCATION": str(tmp_path), "HOME": "/nowhere"})
     assert places == Places(
         conf=tmp_path / "etc" / "one_provider_mad", var=tmp_path / "var", log=tmp_path / "var", etc=tmp_path / "etc"
@@ -532,12 +532,14 @@ def test_one_location_holds_everything(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("location", [{}, {"ONE_LOCATION": "/srv/one"}], ids=["system", "self-contained"])
-def test_the_directory_of_configurations_can_be_named(nowhere: Path, location: dict[str, str]) -> None:
+def test_one_provider_mad_conf_determines_the_directory_of_configurations(
+    nowhere: Path, location: dict[str, str]
+) -> None:
     places = Places.from_environment({"ONE_PROVIDER_MAD_CONF": "/srv/conf", "HOME": str(nowhere), **location})
     assert places.conf == Path("/srv/conf")
 
 
-def test_a_system_wide_opennebula_has_its_own_directories(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_system_wide_opennebula_uses_etc_var_lib_and_var_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, _mode: str(path) == "/var/lib/one")
     assert Places.from_environment({"HOME": "/root"}) == Places(
         conf=Path("/etc/one/one_provider_mad"), var=Path("/var/lib/one"), log=Path("/var/log/one")
@@ -551,7 +553,7 @@ def test_a_system_wide_opennebula_has_its_own_directories(monkeypatch: pytest.Mo
         pytest.param({"HOME": "{}/home", "XDG_STATE_HOME": "{}/xdg"}, "xdg/one_provider_mad", id="xdg"),
     ],
 )
-def test_a_person_without_opennebula_has_a_state_directory(
+def test_without_opennebula_state_is_kept_in_the_users_state_directory(
     nowhere: Path, environ: dict[str, str], expected: str
 ) -> None:
     places = Places.from_environment({name: value.format(nowhere) for name, value in environ.items()})
@@ -569,12 +571,12 @@ NO_HOME: list[object] = [
 
 
 @pytest.mark.parametrize("environ", NO_HOME)
-def test_without_a_home_state_is_temporary_and_nobody_elses(nowhere: Path, environ: dict[str, str]) -> None:
+def test_without_a_home_state_is_kept_in_a_private_temporary_directory(nowhere: Path, environ: dict[str, str]) -> None:
     places = Places.from_environment(environ)
     assert places.var == nowhere / "tmp" / f"one_provider_mad-{os.getuid()}"
     assert (places.is_stand_in, places.is_temporary) == (True, True)
     assert stat.S_IMODE(places.var.stat().st_mode) == 0o700
-    assert Places.from_environment(environ).var == places.var, "the same one the next time"
+    assert Places.from_environment(environ).var == places.var, "the same directory the next time"
 
 
 def claim_by_a_link(path: Path) -> None:
@@ -583,14 +585,14 @@ def claim_by_a_link(path: Path) -> None:
 
 
 CLAIMS: list[object] = [
-    pytest.param(lambda path: path.mkdir(mode=0o777) or path.chmod(0o777), id="open-to-everybody"),
+    pytest.param(lambda path: path.mkdir(mode=0o777) or path.chmod(0o777), id="world-writable"),
     pytest.param(lambda path: path.write_text(""), id="a-file"),
     pytest.param(claim_by_a_link, id="a-link"),
 ]
 
 
 @pytest.mark.parametrize("claim", CLAIMS)
-def test_a_temporary_directory_that_somebody_else_has_made_is_not_shared(
+def test_a_temporary_directory_that_another_user_may_have_created_is_not_used(
     nowhere: Path, claim: Callable[[Path], None]
 ) -> None:
     taken = nowhere / "tmp" / f"one_provider_mad-{os.getuid()}"
@@ -607,13 +609,13 @@ def a_configuration(name: str = "x", *, provider: str = "simulated", journal: st
     )
 
 
-def test_each_name_has_a_journal_of_its_own(places: Places) -> None:
+def test_each_name_has_its_own_journal(places: Places) -> None:
     assert places.journal(a_configuration("a")) == places.var / "one_provider_mad_a.journal"
     assert places.journal(a_configuration("b", database="/srv/b.db")) == places.var / "one_provider_mad_b.journal"
     assert places.journal(a_configuration("c", journal="/srv/c.journal")) == Path("/srv/c.journal")
 
 
-def test_without_an_opennebula_each_embedded_cloud_has_a_journal_of_its_own(places: Places) -> None:
+def test_without_opennebula_each_embedded_cloud_has_its_own_journal(places: Places) -> None:
     stand_in = msgspec.structs.replace(places, is_stand_in=True)
     assert stand_in.journal(a_configuration(database="/srv/b.db")) == Path("/srv/b.db.journal")
     assert stand_in.journal(a_configuration()) == stand_in.default_journal("x")

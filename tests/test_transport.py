@@ -18,16 +18,16 @@ from one_provider_mad.transport import Reader, Writer
 from tests import waiting
 
 PIPE = 1024 * 1024
-"""What a pipe holds at most, and is asked to hold."""
+"""The maximum capacity of a pipe, which the transport requests."""
 
 PAGE = 4096
-"""What the kernel counts a pipe in: lines of this length fill it to the last byte."""
+"""The kernel's unit of a pipe's capacity: lines of this length fill it to the last byte."""
 
 
 class Pipe:
-    """A pipe whose reading end is read by a thread, when the test says so.
+    """A pipe whose reading end a thread reads, once the test starts it.
 
-    `lines` are the whole lines that came.
+    `lines` are the complete lines that were read.
     """
 
     def __init__(self) -> None:
@@ -42,12 +42,12 @@ class Pipe:
         return whole
 
     def read_now(self) -> bytes:
-        """What is in the pipe, without waiting."""
+        """Read the present content of the pipe, without waiting."""
         self.data += (piece := os.read(self.read_end, self.waiting()) if self.waiting() else b"")
         return piece
 
     def read_pages(self, count: int) -> None:
-        """Read exactly so many pages, waiting for each."""
+        """Read exactly `count` pages, waiting for each."""
         for _ in range(count):
             self.data += os.read(self.read_end, PAGE)
 
@@ -80,7 +80,7 @@ class Pipe:
         assert not self._thread.is_alive()
 
     def break_(self) -> None:
-        """Nobody reads any more."""
+        """Close the reading end."""
         os.close(self.read_end)
         self.read_end = -1
 
@@ -101,7 +101,7 @@ def pipe() -> Iterator[Pipe]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what threads do."""
+    """Wait for a condition that a thread fulfils."""
     async with asyncio.timeout(20):
         while not condition():
             await asyncio.to_thread(threading.Event().wait, 0.002)
@@ -115,7 +115,7 @@ def an_open_writer(pipe: Pipe) -> Writer:
 
 
 async def stall(writer: Writer, pipe: Pipe) -> list[bytes]:
-    """Write until the pipe is full, and one page more, which a thread is left alone with; the lines."""
+    """Fill the pipe, and send one page more, which a thread has to write; return the lines."""
     lines = [(b"filler %d " % number).ljust(PAGE - 1, b".") for number in range(PIPE // PAGE + 1)]
     for line in lines:
         writer.send(line + b"\n")
@@ -126,7 +126,7 @@ async def stall(writer: Writer, pipe: Pipe) -> list[bytes]:
 # Writing
 
 
-async def test_a_line_is_written_at_once_while_somebody_reads(pipe: Pipe) -> None:
+async def test_a_line_is_written_at_once_while_the_pipe_is_read(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     written: list[str] = []
     writer.send(b"one\n", on_written=lambda: written.append("one"))
@@ -136,7 +136,7 @@ async def test_a_line_is_written_at_once_while_somebody_reads(pipe: Pipe) -> Non
     await writer.drained()
 
 
-async def test_nothing_follows_the_answer_to_init_until_the_first_request(pipe: Pipe) -> None:
+async def test_lines_after_the_answer_to_init_wait_until_the_writer_is_opened(pipe: Pipe) -> None:
     writer = Writer(pipe.write_end)
     written: list[str] = []
     writer.log(b"log\n")
@@ -150,19 +150,19 @@ async def test_nothing_follows_the_answer_to_init_until_the_first_request(pipe: 
     assert written == ["reply"]
 
 
-async def test_the_pipe_is_enlarged_so_that_a_whole_line_fits(pipe: Pipe) -> None:
+async def test_the_pipe_is_enlarged_to_one_megabyte(pipe: Pipe) -> None:
     assert fcntl.fcntl(pipe.write_end, fcntl.F_GETPIPE_SZ) < PIPE
     Writer(pipe.write_end)
     assert fcntl.fcntl(pipe.write_end, fcntl.F_GETPIPE_SZ) == PIPE
 
 
-async def test_replies_wait_for_a_reader_that_stalls_and_none_is_lost(pipe: Pipe) -> None:
+async def test_replies_wait_for_a_stalled_reader_and_none_is_lost(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     lines = [b"reply %d %s" % (number, b"x" * 1000) for number in range(4000)]
     written: list[int] = []
     for number, line in enumerate(lines):
         writer.send(line + b"\n", on_written=lambda number=number: written.append(number))  # type: ignore[misc]
-    assert 0 < len(written) < 2000, "the loop goes on, though nobody reads"
+    assert 0 < len(written) < 2000, "the loop continues although no process reads"
     pipe.read_on()
     await writer.drained()
     pipe.finish()
@@ -170,7 +170,7 @@ async def test_replies_wait_for_a_reader_that_stalls_and_none_is_lost(pipe: Pipe
     assert written == list(range(4000))
 
 
-async def test_a_record_is_closed_only_when_its_reply_has_left(pipe: Pipe) -> None:
+async def test_on_written_is_called_only_after_the_reply_was_written(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     await stall(writer, pipe)
     written: list[str] = []
@@ -183,7 +183,7 @@ async def test_a_record_is_closed_only_when_its_reply_has_left(pipe: Pipe) -> No
 
 
 @pytest.mark.parametrize("size", [4096, 4097, 65536, 3 * PIPE], ids=str)
-async def test_a_long_line_arrives_whole_and_in_its_place(pipe: Pipe, size: int) -> None:
+async def test_a_long_line_arrives_whole_and_in_order(pipe: Pipe, size: int) -> None:
     writer = an_open_writer(pipe)
     lines = [b"before", b"x" * (size - 1), b"after"]
     for line in lines:
@@ -209,7 +209,7 @@ async def test_lines_of_all_lengths_stay_whole_and_in_order(pipe: Pipe) -> None:
     assert pipe.lines == lines
 
 
-async def test_a_pipe_that_somebody_else_made_non_blocking_is_written_whole(pipe: Pipe) -> None:
+async def test_a_non_blocking_pipe_is_written_whole(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     os.set_blocking(pipe.write_end, False)
     lines = [b"x" * (2 * PIPE), b"y"]
@@ -222,7 +222,7 @@ async def test_a_pipe_that_somebody_else_made_non_blocking_is_written_whole(pipe
     assert pipe.lines == lines
 
 
-async def test_the_flags_of_the_descriptor_stay_as_they_are(pipe: Pipe) -> None:
+async def test_writing_does_not_change_the_flags_of_the_descriptor(pipe: Pipe) -> None:
     before = fcntl.fcntl(pipe.write_end, fcntl.F_GETFL)
     writer = an_open_writer(pipe)
     await stall(writer, pipe)
@@ -248,7 +248,7 @@ async def test_a_regular_file_is_written_like_a_pipe(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_stalled_by_a_log", [False, True], ids=["by-a-reply", "by-a-log"])
-async def test_old_log_lines_are_dropped_and_counted_while_nobody_reads(
+async def test_old_log_lines_are_dropped_and_counted_while_the_reader_stalls(
     pipe: Pipe, *, is_stalled_by_a_log: bool
 ) -> None:
     writer = an_open_writer(pipe)
@@ -271,12 +271,12 @@ async def test_old_log_lines_are_dropped_and_counted_while_nobody_reads(
     assert replies == list(range(0, sent, 100)), "replies are never dropped"
     assert logs[-2000:] == list(range(sent - 2000, sent)), "the newest ones stay, in order"
     assert logs == sorted(logs)
-    assert sum(dropped) == sent - len(logs), "what did not come is counted"
+    assert sum(dropped) == sent - len(logs), "dropped lines are counted"
     assert sum(dropped) > 400
 
 
 class LogLine(bytes):
-    """Bytes that count how many of them are still held by anybody."""
+    """Bytes that count how many such objects are alive."""
 
     held = 0
 
@@ -288,18 +288,18 @@ class LogLine(bytes):
         LogLine.held -= 1
 
 
-async def test_log_lines_that_were_dropped_take_up_no_memory_while_nobody_reads(pipe: Pipe) -> None:
+async def test_dropped_log_lines_free_their_memory_while_the_reader_stalls(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     await stall(writer, pipe)
     for number in range(10_000):
         writer.log(LogLine(b"log %d\n" % number))
-    assert LogLine.held <= 2001, "the newest ones, and perhaps one on its way"
+    assert LogLine.held <= 2001, "the newest ones, and perhaps one being written"
     pipe.read_on()
     await writer.drained()
     assert LogLine.held == 0
 
 
-async def test_log_lines_that_find_a_reader_are_not_counted(pipe: Pipe) -> None:
+async def test_written_log_lines_are_not_counted_as_dropped(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     pipe.read_on()
     for number in range(5000):
@@ -312,10 +312,10 @@ async def test_log_lines_that_find_a_reader_are_not_counted(pipe: Pipe) -> None:
     assert not [line for line in pipe.lines if line.startswith(b"dropped")]
 
 
-async def test_telling_how_many_were_dropped_does_not_block_the_loop(
+async def test_writing_the_count_of_dropped_lines_does_not_block_the_loop(
     pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The reader takes just so much that what waits fills the pipe again."""
+    """The reader takes just enough that the waiting lines fill the pipe again."""
     monkeypatch.setattr(transport, "_LOG_BOUND", 3)
     writer = an_open_writer(pipe)
     await stall(writer, pipe)
@@ -328,7 +328,7 @@ async def test_telling_how_many_were_dropped_does_not_block_the_loop(
         is_alive = threading.Event()
         pipe.read_pages(4)
         waiting.until(pipe.is_full)
-        for _ in range(20):  # until the loop has heard of the last line, and long after
+        for _ in range(20):  # until the loop has learnt of the last line, and long after
             loop.call_soon_threadsafe(is_alive.set)
             was_blocked.append(not is_alive.wait(3))
             is_alive.clear()
@@ -344,7 +344,7 @@ async def test_telling_how_many_were_dropped_does_not_block_the_loop(
 
 
 def no_thread(_thread: threading.Thread) -> None:
-    """Stands for Thread.start where a limit on processes or memory is reached."""
+    """Replaces Thread.start, as if a limit on processes or memory were reached."""
     raise RuntimeError("can't start new thread")
 
 
@@ -364,12 +364,12 @@ async def test_a_line_that_a_thread_has_to_write_needs_no_new_thread(
 
 
 @pytest.mark.parametrize("size", [10, 2 * PAGE], ids=["at-once", "by-the-thread"])
-async def test_lines_go_on_behind_one_whose_record_cannot_be_closed(pipe: Pipe, size: int) -> None:
+async def test_later_lines_are_written_although_an_on_written_callback_fails(pipe: Pipe, size: int) -> None:
     def fail() -> None:
         raise OSError("the journal is closed")
 
-    told: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context["exception"]))
     writer = an_open_writer(pipe)
     written: list[str] = []
     writer.send(b"x" * size + b"\n", on_written=fail)
@@ -379,13 +379,13 @@ async def test_lines_go_on_behind_one_whose_record_cannot_be_closed(pipe: Pipe, 
         await writer.drained()
     pipe.finish()
     assert (pipe.lines[1:], written) == ([b"second"], ["second"])
-    assert [type(each) for each in told] == [OSError]
+    assert [type(each) for each in errors] == [OSError]
 
 
-# Nobody reads any more
+# Broken pipes
 
 
-async def test_a_broken_pipe_is_noticed_and_never_an_error(pipe: Pipe) -> None:
+async def test_writing_to_a_broken_pipe_raises_nothing(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     assert writer.is_read()
     pipe.break_()
@@ -400,7 +400,7 @@ async def test_a_broken_pipe_is_noticed_and_never_an_error(pipe: Pipe) -> None:
     assert not writer.is_read()
 
 
-async def test_a_broken_pipe_is_noticed_by_writing(pipe: Pipe) -> None:
+async def test_a_write_detects_a_broken_pipe(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     pipe.break_()
     writer.send(b"x" * 10_000 + b"\n")
@@ -408,7 +408,7 @@ async def test_a_broken_pipe_is_noticed_by_writing(pipe: Pipe) -> None:
     assert not writer.is_read()
 
 
-async def test_a_reader_that_goes_while_a_line_waits_ends_the_waiting(pipe: Pipe) -> None:
+async def test_a_waiting_line_is_given_up_when_the_pipe_breaks(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     await stall(writer, pipe)
     written: list[str] = []
@@ -420,7 +420,7 @@ async def test_a_reader_that_goes_while_a_line_waits_ends_the_waiting(pipe: Pipe
     assert not writer.is_read()
 
 
-async def test_a_descriptor_that_is_closed_counts_as_read_by_nobody(pipe: Pipe) -> None:
+async def test_a_closed_descriptor_counts_as_not_read(pipe: Pipe) -> None:
     writer = an_open_writer(pipe)
     os.close(pipe.write_end)
     pipe.write_end = -1
@@ -433,14 +433,14 @@ async def test_a_descriptor_that_is_closed_counts_as_read_by_nobody(pipe: Pipe) 
 
 
 class Intake:
-    """Collects what a reader feeds, and knows when it was all."""
+    """Collects the data that a reader feeds, and notices the end."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
         self.ended = asyncio.Event()
 
     def feed(self, data: bytes) -> None:
-        assert not self.ended.is_set(), "nothing comes after the end"
+        assert not self.ended.is_set(), "no data follows the end"
         self.pieces.append(data)
         if not data:
             self.ended.set()
@@ -461,7 +461,7 @@ def write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-async def test_what_comes_through_a_pipe_is_fed_as_it_comes(pipe: Pipe) -> None:
+async def test_data_from_a_pipe_is_fed_as_it_arrives(pipe: Pipe) -> None:
     intake = Intake()
     reader = Reader(pipe.read_end, intake.feed)
     reader.start()
@@ -475,7 +475,7 @@ async def test_what_comes_through_a_pipe_is_fed_as_it_comes(pipe: Pipe) -> None:
     assert intake.pieces.count(b"") == 1
 
 
-async def test_a_core_that_writes_much_is_never_kept_waiting(pipe: Pipe) -> None:
+async def test_twenty_megabytes_are_read_without_loss(pipe: Pipe) -> None:
     intake = Intake()
     Reader(pipe.read_end, intake.feed).start()
     assert fcntl.fcntl(pipe.read_end, fcntl.F_GETPIPE_SZ) == PIPE
@@ -486,7 +486,7 @@ async def test_a_core_that_writes_much_is_never_kept_waiting(pipe: Pipe) -> None
     assert await intake.whole() == data
 
 
-async def test_reading_leaves_the_flags_of_the_descriptor_as_they_are(pipe: Pipe) -> None:
+async def test_reading_does_not_change_the_flags_of_the_descriptor(pipe: Pipe) -> None:
     before = fcntl.fcntl(pipe.read_end, fcntl.F_GETFL)
     intake = Intake()
     reader = Reader(pipe.read_end, intake.feed)
@@ -524,7 +524,7 @@ async def test_a_regular_file_is_read_to_its_end(tmp_path: Path, size: int) -> N
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/"], ids=["null", "directory"])
-async def test_what_holds_nothing_to_read_ends_at_once(path: str) -> None:
+async def test_dev_null_and_a_directory_end_at_once(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     intake = Intake()
     Reader(descriptor, intake.feed).start()
@@ -532,7 +532,7 @@ async def test_what_holds_nothing_to_read_ends_at_once(path: str) -> None:
     os.close(descriptor)
 
 
-async def test_a_broken_descriptor_is_an_end_like_any_other(pipe: Pipe) -> None:
+async def test_a_read_error_counts_as_the_end(pipe: Pipe) -> None:
     intake = Intake()
     Reader(pipe.write_end, intake.feed).start()  # the wrong end: readable once it breaks, and then an error
     pipe.break_()
@@ -540,7 +540,7 @@ async def test_a_broken_descriptor_is_an_end_like_any_other(pipe: Pipe) -> None:
 
 
 @pytest.mark.parametrize("is_file", [False, True], ids=["pipe", "file"])
-async def test_what_there_is_no_memory_to_read_into_is_read_later(
+async def test_a_read_is_repeated_after_a_memory_error(
     pipe: Pipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_file: bool
 ) -> None:
     path = tmp_path / "in"
@@ -566,28 +566,28 @@ async def test_what_there_is_no_memory_to_read_into_is_read_later(
         os.close(descriptor)
 
 
-async def test_a_feed_that_fails_does_not_end_the_reading_of_a_file(tmp_path: Path) -> None:
+async def test_an_exception_in_feed_does_not_end_the_reading_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"DEPLOY 7\n")
     descriptor = os.open(path, os.O_RDONLY)
     fed: list[bytes] = []
-    is_over = asyncio.Event()
+    has_ended = asyncio.Event()
 
     def feed(data: bytes) -> None:
         fed.append(data)
         if not data:
-            is_over.set()
+            has_ended.set()
         raise KeyError("a defect")
 
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     Reader(descriptor, feed).start()
     async with asyncio.timeout(10):
-        await is_over.wait()
+        await has_ended.wait()
     assert fed == [b"DEPLOY 7\n", b""]
     os.close(descriptor)
 
 
-def test_a_file_that_outlasts_the_loop_harms_nobody(tmp_path: Path) -> None:
+def test_the_loop_can_end_before_a_file_is_read_to_its_end(tmp_path: Path) -> None:
     path = tmp_path / "in"
     path.write_bytes(b"x" * PIPE)
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Which errors of aiohttp, and which answers, say that a call was not carried out: real sockets where there can be."""
+"""Errors of aiohttp and HTTP responses that prove that a call was not carried out; with real sockets if possible."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NO_NAME = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 SEVERAL = (
     "Multiple exceptions: [Errno 111] Connect call failed ('::1', 9), [Errno 111] Connect call failed ('127.0.0.1', 9)"
 )
-"""What is raised for a name with several addresses: for programmers."""
+"""The message of aiohttp for a name with several addresses, which is unfit for an operator."""
 NO_RESOLVER = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
 
@@ -41,7 +41,7 @@ async def raised(http: aiohttp.ClientSession, url: str) -> aiohttp.ClientError:
     return caught.value
 
 
-async def test_a_port_on_which_nobody_listens_is_an_outage(http: aiohttp.ClientSession) -> None:
+async def test_a_refused_connection_counts_as_not_reached(http: aiohttp.ClientSession) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -64,11 +64,11 @@ async def test_a_port_on_which_nobody_listens_is_an_outage(http: aiohttp.ClientS
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_each_cause_is_in_words(error: Exception, cause: str) -> None:
+def test_the_error_names_the_cause_in_words(error: Exception, cause: str) -> None:
     assert f"cannot be reached: {cause}" in str(meaning(error, was_reached=True))
 
 
-async def test_what_is_no_url_is_never_an_outage(http: aiohttp.ClientSession) -> None:
+async def test_an_invalid_url_counts_as_wrong_endpoint(http: aiohttp.ClientSession) -> None:
     assert type(meaning(await raised(http, "http://"), was_reached=True)) is WrongEndpoint
 
 
@@ -86,10 +86,10 @@ async def test_what_is_no_url_is_never_an_outage(http: aiohttp.ClientSession) ->
             NotReached,
             id="certificate",
         ),
-        pytest.param(aiohttp.ConnectionTimeoutError(), NotReached, NotReached, id="takes-no-connection"),
+        pytest.param(aiohttp.ConnectionTimeoutError(), NotReached, NotReached, id="connection-timeout"),
     ],
 )
-def test_a_name_that_does_not_exist_is_an_outage_only_where_it_did_before(
+def test_unknown_names_and_certificates_count_as_outages_only_after_a_successful_call(
     error: BaseException, first: type[NotReached], later: type[NotReached]
 ) -> None:
     assert type(meaning(error, was_reached=False)) is first
@@ -103,7 +103,7 @@ def test_a_name_that_does_not_exist_is_an_outage_only_where_it_did_before(
     [aiohttp.ServerDisconnectedError(), aiohttp.ServerTimeoutError(), aiohttp.ClientPayloadError(), TimeoutError()],
     ids=lambda error: type(error).__name__,
 )
-def test_a_connection_that_ends_without_an_answer_says_nothing(error: BaseException) -> None:
+def test_a_connection_lost_before_the_answer_proves_nothing(error: BaseException) -> None:
     assert meaning(error, was_reached=True) is None
 
 
@@ -119,7 +119,7 @@ def test_a_connection_that_ends_without_an_answer_says_nothing(error: BaseExcept
         (500, b"", {"retry_after": 3.0}, False),
     ],
 )
-def test_only_a_503_that_says_so_was_not_carried_out(
+def test_only_a_503_of_a_proxy_or_with_retry_after_proves_that_a_call_was_not_carried_out(
     status: int, body: bytes, details: dict[str, Any], *, says_so: bool
 ) -> None:
     assert says_not_carried_out(status, body, **{"retry_after": None, **details}) is says_so

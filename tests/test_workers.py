@@ -8,11 +8,11 @@ from one_provider_mad.workers import Workers
 
 
 def no_thread(_thread: threading.Thread) -> None:
-    """Stands for Thread.start where a limit on processes or memory is reached."""
+    """Replaces Thread.start, as if a limit on processes or memory were reached."""
     raise RuntimeError("can't start new thread")
 
 
-def test_work_waits_for_a_thread_that_is_there_when_no_other_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_runs_in_the_existing_thread_if_no_other_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers(3, name="test")
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     is_free = threading.Event()
@@ -24,13 +24,13 @@ def test_work_waits_for_a_thread_that_is_there_when_no_other_can_be_started(monk
     workers.shutdown()
 
 
-def test_where_not_even_one_thread_can_be_started_it_is_told_at_the_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creating_workers_raises_if_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     with pytest.raises(RuntimeError, match="can't start new thread"):
         Workers(name="test")
 
 
-def test_more_threads_are_started_when_they_can_be_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_are_started_once_that_is_possible_again(monkeypatch: pytest.MonkeyPatch) -> None:
     workers = Workers(3, name="test")
     meeting = threading.Barrier(3, timeout=20)
     with monkeypatch.context() as limit:

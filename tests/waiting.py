@@ -1,4 +1,4 @@
-"""Waits for something that a test looks at, never for time to pass: the only file here that sleeps."""
+"""Waits for conditions that a test checks, never for time to pass: the only file here that sleeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _Found = TypeVar("_Found")
 
 
 def until(look: Callable[[], _Found], *, seconds: float = 10.0, pause: float = 0.02) -> _Found:
-    """Look again and again until what is seen is true, and return it; fail when it is not in time."""
+    """Call `look` until it returns a true value, and return that; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s, last seen: {found!r}"
