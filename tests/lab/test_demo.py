@@ -1,4 +1,4 @@
-"""`one-provider demo`: green with the real driver, and clear about a driver that fails."""
+"""`one-provider demo`: succeeds with the real driver, and reports the error of a failing one in a sentence."""
 
 from __future__ import annotations
 
@@ -22,28 +22,30 @@ from one_provider_mad.lab.demo_life import LIFE
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
 
 
-def test_a_vms_whole_life_is_green_and_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_demo_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> None:
     environ = {**os.environ, "TMPDIR": str(tmp_path), "ONE_PROVIDER_MAD_CONF": "/no/such", "ONE_LOCATION": "/no/such"}
     begun = time.monotonic()
     done = subprocess.run([*COMMAND, "demo"], env=environ, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - begun < 15
     assert list(tmp_path.iterdir()) == []
-    told = done.stdout.splitlines()
-    assert told[0].endswith('one_vmm_provider "-t 15 -r 0 simulated"')
-    assert told[1].endswith('one_im_provider "-t 15 -r 0 simulated"')
-    states = [match[1] for line in told if (match := re.match(r'  < STATE_VM VM=\[ID="42",.*STATE="([A-Z]+)"\]', line))]
+    lines = done.stdout.splitlines()
+    assert lines[0].endswith('one_vmm_provider "-t 15 -r 0 simulated"')
+    assert lines[1].endswith('one_im_provider "-t 15 -r 0 simulated"')
+    states = [
+        match[1] for line in lines if (match := re.match(r'  < STATE_VM VM=\[ID="42",.*STATE="([A-Z]+)"\]', line))
+    ]
     assert states == [step.reported for step in LIFE if step.reported]
-    assert [line for line in told if line.endswith(("  > INIT", "  > FINALIZE"))] == ["  > INIT", "  > FINALIZE"]
-    words = [line.split()[1] for line in told if re.match("  > [A-Z]+ ", line)]
+    assert [line for line in lines if line.endswith(("  > INIT", "  > FINALIZE"))] == ["  > INIT", "  > FINALIZE"]
+    words = [line.split()[1] for line in lines if re.match("  > [A-Z]+ ", line)]
     assert words == [step.action for step in LIFE]
-    answers = [line.split()[1:4] for line in told if re.match("  < [A-Z]+ SUCCESS 42 ", line)]
+    answers = [line.split()[1:4] for line in lines if re.match("  < [A-Z]+ SUCCESS 42 ", line)]
     assert answers == [[step.action, "SUCCESS", "42"] for step in LIFE]
-    assert told[-2].startswith("  < exit code 0")
-    assert told[-1].startswith("9 actions, all answered SUCCESS; no instance is left in the cloud")
+    assert lines[-2].startswith("  < exit code 0")
+    assert lines[-1].startswith("9 actions, all answered SUCCESS; no instance is left in the cloud")
 
 
-def test_a_kept_cloud_can_be_looked_at(tmp_path: Path) -> None:
+def test_demo_keep_leaves_a_cloud_that_instances_can_list(tmp_path: Path) -> None:
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
     done = subprocess.run([*COMMAND, "demo", "--keep"], env=environ, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0
@@ -56,7 +58,7 @@ def test_a_kept_cloud_can_be_looked_at(tmp_path: Path) -> None:
 
 
 def run_with(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str]:
-    """The demo with a driver that is a few lines of shell, beside one that reports; exit code and stderr."""
+    """Run the demo with a shell script as action driver, beside one that reports; return exit code and stderr."""
     scripts = {"one_vmm_provider": folder / "driver", "one_im_provider": folder / "monitor"}
     payload = base64.b64encode(zlib.compress(b'TOTALCPU="100"\n')).decode()
     reporting = f"echo SYSTEM_HOST SUCCESS 0 1 {payload}; exec sleep 20"
@@ -106,16 +108,16 @@ def run_with(program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tup
         ),
     ],
 )
-def test_a_driver_that_fails_is_told_in_one_sentence(
+def test_demo_reports_a_failing_driver_in_one_sentence(
     program: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, told = run_with(program, tmp_path, monkeypatch)
+    code, stderr = run_with(program, tmp_path, monkeypatch)
     assert code == 1
-    assert told.endswith(sentence)
+    assert stderr.endswith(sentence)
     assert {path.name for path in tmp_path.iterdir()} == {"driver", "monitor"}
 
 
-def test_a_driver_that_is_nowhere_is_told_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_reports_a_missing_driver_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "__file__", str(tmp_path / "a" / "b" / "demo.py"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     result = CliRunner().invoke(main, ["demo"])

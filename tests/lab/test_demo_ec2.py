@@ -1,4 +1,4 @@
-"""`one-provider demo --ec2`: green with the real drivers on an endpoint of its own, and clear without botocore."""
+"""`one-provider demo --ec2`: succeeds with the real drivers on its own endpoint, and names a missing botocore."""
 
 from __future__ import annotations
 
@@ -19,23 +19,30 @@ from one_provider_mad.lab.demo_life import EC2_LIFE
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main", "demo", "--ec2"]
 
 
-def test_the_same_life_is_green_on_ec2s_api(tmp_path: Path) -> None:
-    environ = {**os.environ, "TMPDIR": str(tmp_path), "AWS_PROFILE": "nobody's", "HTTP_PROXY": "http://127.0.0.1:9"}
+def test_demo_ec2_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> None:
+    environ = {
+        **os.environ,
+        "TMPDIR": str(tmp_path),
+        "AWS_PROFILE": "no-such-profile",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+    }
     done = subprocess.run(COMMAND, env=environ, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
-    told = done.stdout.splitlines()
-    assert re.fullmatch(r"serve  EC2's API at http://127\.0\.0\.1:\d+/, on a simulated cloud", told[0])
-    assert told[1].endswith('one_vmm_provider "-t 15 -r 0 ec2"')
-    states = [match[1] for line in told if (match := re.match(r'  < STATE_VM VM=\[ID="42",.*STATE="([A-Z]+)"\]', line))]
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(r"serve  EC2's API at http://127\.0\.0\.1:\d+/, on a simulated cloud", lines[0])
+    assert lines[1].endswith('one_vmm_provider "-t 15 -r 0 ec2"')
+    states = [
+        match[1] for line in lines if (match := re.match(r'  < STATE_VM VM=\[ID="42",.*STATE="([A-Z]+)"\]', line))
+    ]
     assert states == [step.reported for step in EC2_LIFE if step.reported]
-    answers = [match[1] for line in told if (match := re.match(r"  < ([A-Z]+) SUCCESS 42 ", line))]
+    answers = [match[1] for line in lines if (match := re.match(r"  < ([A-Z]+) SUCCESS 42 ", line))]
     assert answers == [step.action for step in EC2_LIFE]
     assert "LOG W" not in done.stdout
-    assert told[-1].startswith("10 actions, all answered SUCCESS; no instance is left in the cloud")
+    assert lines[-1].startswith("10 actions, all answered SUCCESS; no instance is left in the cloud")
 
 
-def test_without_botocore_a_sentence_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_ec2_without_botocore_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo_ec2, "find_spec", lambda name: None if name == "botocore" else find_spec(name))
     result = CliRunner().invoke(main, ["demo", "--ec2"])
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""What the tests of orphans share."""
+"""Fixtures for the tests of orphans."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.orphans.front import Front
 
 @pytest.fixture
 async def front(tmp_path: Path) -> AsyncIterator[Front]:
-    """VM 7 runs as i-7, which this driver has made."""
+    """VM 7 runs as i-7, which this driver has created."""
     async with a_world(tmp_path) as world:
         front = Front(world)
         await front.create("i-7")

@@ -1,4 +1,4 @@
-"""A front-end for the tests: a cloud, a journal, an OpenNebula that says what it must, and one who compares them."""
+"""A front-end for the tests: a fake cloud, a real journal, a fake OpenNebula, and a reconciler."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class FakeOpenNebula:
     """Pretends to be the local OpenNebula.
 
     Attributes:
-        vms: its VMs by number; an error in the place of one befalls who asks for it.
-        error: befalls everybody.
-        refusal: befalls who opens it.
-        deaf: VMs that it does not tell of.
-        hidden: VMs that the pool leaves out.
-        leads: it has no peers, or leads them.
-        asked: VMs whose documents were asked for.
-        on_look: called when a look begins.
+        vms: its VMs by id.
+        error: raised by every call.
+        refusal: raised when it is opened.
+        deaf: VMs whose documents it does not return.
+        hidden: VMs that the pool lacks.
+        leads: True if it has no peers, or leads them.
+        asked: the VMs whose documents each call requested.
+        on_look: called when a check begins.
     """
 
     def __init__(self) -> None:
@@ -51,12 +51,12 @@ class FakeOpenNebula:
         self.on_look: Callable[[], None] = lambda: None
 
     def vm(self, vm_id: int, deploy_id: str, *, state: int = ACTIVE, **details: Any) -> None:
-        """Let a VM be so."""
+        """Add a VM in this state, or replace it."""
         fields = {"stime": STIME, "hosts": (3,), **details}
         self.vms[vm_id] = VmDocument(vm_id=VmId(vm_id), state=state, deploy_id=DeployId(deploy_id), **fields)
 
     def end(self, vm_id: int, *, at: float) -> None:
-        """Terminate a VM, and tell nobody."""
+        """Terminate a VM without a request to any driver."""
         self.vms[vm_id] = msgspec.structs.replace(self.vms[vm_id], state=DONE_STATE, etime=int(at))
 
     async def open(self) -> None:
@@ -87,7 +87,7 @@ class FakeOpenNebula:
 
 
 class Dated(FakeInstance):
-    """Pretends to be an instance of a cloud that tells when it was made.
+    """Pretends to be an instance of a cloud that reports creation times.
 
     Attributes:
         created_at: seconds since the epoch.
@@ -100,11 +100,11 @@ class Dated(FakeInstance):
 
 
 class CloudOfParts(FakeCloud):
-    """Pretends to be a cloud that makes things beside instances.
+    """Pretends to be a cloud that has parts beside instances, such as volumes.
 
     Attributes:
-        parts: what no instance uses.
-        refusal: befalls who asks for them.
+        parts: parts that no instance uses.
+        refusal: raised when they are listed.
     """
 
     def __init__(self) -> None:
@@ -120,14 +120,14 @@ class CloudOfParts(FakeCloud):
 
 
 class Front:
-    """A front-end: a cloud, a journal, an OpenNebula, and somebody who compares them.
+    """A front-end: a cloud, a journal, an OpenNebula, and a reconciler.
 
     Args:
         world: the cloud and the journal.
 
     Attributes:
-        begun_at: when this began, by the reconciler's clock.
-        looks: when each look began, by the same clock.
+        begun_at: time of its start, by the reconciler's clock.
+        looks: time at which each check began, by the same clock.
     """
 
     def __init__(self, world: World) -> None:
@@ -137,7 +137,7 @@ class Front:
         self.policy = TERMINATE
         self.machine = "here"
         self.busy: set[int] = set()
-        self.told: list[str] = []
+        self.warnings: list[str] = []
         self.vm_logs: list[tuple[VmId, Severity, str]] = []
         self.set_by = 0.0
         self.learned: list[tuple[int, ...]] = []
@@ -149,7 +149,7 @@ class Front:
         self.restart()
 
     def restart(self) -> None:
-        """A new process begins with nothing but the journal."""
+        """Replace the process: the new one has the journal alone."""
         self.engines = FakeEngines(self.world)
         self.engines.current = self._current  # type: ignore[method-assign]
         self.reconciler = Reconciler(
@@ -168,7 +168,7 @@ class Front:
             self.vm_logs.append((vm_id, severity, text))
             return
         assert severity is Severity.WARNING
-        self.told.append(text)
+        self.warnings.append(text)
 
     async def _current(self) -> Engine:
         return self.engine()
@@ -182,7 +182,7 @@ class Front:
     async def create(
         self, deploy_id: str, *, vm_id: int = 7, seq: int = 0, is_known: bool = True, ago: float = 0.0, **tags: Any
     ) -> None:
-        """An instance that this driver has made; unless its journal is lost."""
+        """Add an instance; if `is_known`, with its attempt in the journal."""
         identity = identity_of(vm_id, seq=seq, **tags)
         dated = Dated(DeployId(deploy_id), identity, InstanceState.RUNNING)
         dated.created_at = self.world.clock() - ago
@@ -193,7 +193,7 @@ class Front:
     async def attempt(
         self, identity: Identity, *, deploy_id: str = "", state: AttemptState = AttemptState.CREATED
     ) -> None:
-        """Let the journal know of a create."""
+        """Write an attempt to the journal."""
         attempt = Attempt.new(identity, len(self.cloud.instances), {})
         created = msgspec.structs.replace(
             attempt, state=state, deploy_id=DeployId(deploy_id), sent_at=self.world.clock()
@@ -203,12 +203,12 @@ class Front:
     async def run(
         self, looks: int = 99, *, seconds: float = math.inf, edits: Mapping[float, OrphanPolicy] = {}
     ) -> None:
-        """Run as the driver does, for so many looks that are complete or fail, or for so long.
+        """Run as the driver does, for a number of checks, complete or failed, or for a time.
 
         Args:
-            looks: how many.
-            seconds: how long, by the clock of the world.
-            edits: policies that the configuration names from so many seconds on.
+            looks: the number of checks.
+            seconds: the time, by the reconciler's clock.
+            edits: policies, by the second from which the configuration has them.
         """
         begun, tries = self.now(), len(self.looks)
         to_come = dict(edits)
@@ -230,7 +230,7 @@ class Front:
         return self.world.clock() + self.set_by
 
     async def look(self, times: int = 1) -> set[str]:
-        """Look so many times; the instances that are to be terminated by now."""
+        """Check `times` times; return the ids of the instances that have a debt."""
         for _ in range(times):
             await self.reconciler.look(self.engine())
         return {debt.deploy_id for debt in await self.world.journal.debts()}

@@ -1,4 +1,4 @@
-"""The OpenNebula whose drivers run in a test: its VMs are what the test says they are."""
+"""The OpenNebula whose drivers run in a test; the test sets its VMs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class OwnVm:
 
     Attributes:
         number: its id.
-        stime: when it was made, seconds since the epoch.
-        deploy_id: what it calls its instance.
+        stime: when it was created, seconds since the epoch.
+        deploy_id: VM/DEPLOY_ID.
         state: VM/STATE.
         etime: when it ended, 0 until then.
         hosts: HID of each of its history records.
-        drivers: VM_MAD of each host that has another one than "cloud".
+        drivers: VM_MAD of each host with another one than "cloud".
     """
 
     number: int
@@ -40,7 +40,7 @@ class OwnVm:
     drivers: dict[int, str] = field(default_factory=dict)
 
     def end(self, at: int) -> None:
-        """Terminate it without a word to any driver, as OpenNebula does with one that is powered off (one#1243)."""
+        """Terminate it without a request to a driver, as OpenNebula does with a VM in POWEROFF (one#1243)."""
         self.state, self.etime = DONE, at
 
     def xml(self) -> str:
@@ -61,8 +61,8 @@ class LocalOned(Partner):
     """Serves documents of VMs to the drivers of a test; use it as a context manager.
 
     Attributes:
-        own: VMs by number.
-        is_silent_about: VMs that its user may not look at.
+        own: VMs by id.
+        is_silent_about: VMs that its user may not read.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class LocalOned(Partner):
         self.is_silent_about: set[int] = set()
 
     def know(self, instance: Any, **details: Any) -> OwnVm:
-        """Have the VM of an instance, as `one-provider instances --json` shows that."""
+        """Add the VM of an instance that `one-provider instances --json` lists."""
         vm = OwnVm(instance["vm_id"], instance["stime"], instance["deploy_id"], hosts=[instance["host_id"]])
         for name, value in details.items():
             setattr(vm, name, value)
@@ -79,7 +79,7 @@ class LocalOned(Partner):
         return vm
 
     def environ(self, root: Path) -> dict[str, str]:
-        """How OpenNebula's own tools are told where it is and who asks."""
+        """The environment of OpenNebula's own tools: its address, and the credentials."""
         auth = root / "one_auth"
         auth.write_text("oneadmin:secret\n")
         auth.chmod(0o600)

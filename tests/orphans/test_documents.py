@@ -1,4 +1,4 @@
-"""What the local OpenNebula is asked, and what is made of its answers: real XML-RPC over loopback."""
+"""Requests to the local OpenNebula and its parsed answers, with real XML-RPC over loopback."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def oned() -> Iterator[LocalOned]:
 
 @pytest.fixture
 async def opennebula(oned: LocalOned, tmp_path: Path) -> AsyncIterator[LocalOpenNebula]:
-    """VM 7 is there, VM 8 has ended."""
+    """VM 7 exists, VM 8 is DONE."""
     oned.own = {7: OwnVm(7, 1_760_000_000, "i-7", hosts=[3, 12]), 8: OwnVm(8, 1_760_000_001, "i-8")}
     oned.own[7].drivers[12] = "kvm"
     oned.own[8].end(1_760_000_100)
@@ -34,11 +34,11 @@ async def opennebula(oned: LocalOned, tmp_path: Path) -> AsyncIterator[LocalOpen
     await opennebula.close()
 
 
-async def test_the_pool_has_what_is_not_done(opennebula: LocalOpenNebula) -> None:
+async def test_living_lists_the_vms_that_are_not_done(opennebula: LocalOpenNebula) -> None:
     assert set(await opennebula.living()) == {7}
 
 
-async def test_a_document_tells_everything(opennebula: LocalOpenNebula) -> None:
+async def test_documents_are_parsed_and_a_missing_vm_is_none(opennebula: LocalOpenNebula) -> None:
     found = await opennebula.documents([VmId(7), VmId(8), VmId(9)])
     seven, eight = found[VmId(7)], found[VmId(8)]
     assert seven == VmDocument(
@@ -50,17 +50,17 @@ async def test_a_document_tells_everything(opennebula: LocalOpenNebula) -> None:
     assert found[VmId(9)] is None
 
 
-async def test_who_is_not_answered_does_not_take_it_for_no_such_vm(
+async def test_an_unauthorized_vm_is_left_out_and_not_reported_missing(
     oned: LocalOned, opennebula: LocalOpenNebula
 ) -> None:
-    """A user who may not look, or an error: nothing is known then."""
+    """After a refusal or an error the state of the VM is unknown."""
     oned.is_silent_about = {7}
     assert set(await opennebula.documents([VmId(7), VmId(8)])) == {8}
 
 
 @pytest.mark.parametrize("number", ["", "9" * 5000, "\u0663", "1_0"], ids=["none", "5000-digits", "arabic", "_"])
 @pytest.mark.parametrize("wrong", ["<STATE>3</STATE>", "<STIME>1760000000</STIME>", "<ID>7</ID>"])
-async def test_a_document_that_lacks_what_counts_is_none(
+async def test_a_document_with_an_invalid_number_is_rejected(
     oned: LocalOned, opennebula: LocalOpenNebula, monkeypatch: pytest.MonkeyPatch, wrong: str, number: str
 ) -> None:
     text = oned.own[7].xml()
@@ -72,18 +72,20 @@ async def test_a_document_that_lacks_what_counts_is_none(
         await opennebula.living()
 
 
-async def test_the_document_of_another_vm_is_no_answer(oned: LocalOned, opennebula: LocalOpenNebula) -> None:
+async def test_a_document_of_another_vm_is_rejected(oned: LocalOned, opennebula: LocalOpenNebula) -> None:
     oned.own[9] = oned.own[8]
     assert await opennebula.documents([VmId(9)]) == {}
 
 
 @pytest.mark.parametrize(("state", "may_act"), [(0, True), (LEADER, True), (FOLLOWER, False), (1, False)])
-async def test_who_leads_may_act(oned: LocalOned, opennebula: LocalOpenNebula, state: int, *, may_act: bool) -> None:
+async def test_may_act_is_true_for_a_leader_or_a_front_end_without_peers(
+    oned: LocalOned, opennebula: LocalOpenNebula, state: int, *, may_act: bool
+) -> None:
     oned.front_ends[0].state = state
     assert await opennebula.may_act() is may_act
 
 
-async def test_an_opennebula_that_knows_no_peers_has_none(
+async def test_may_act_is_true_for_a_release_without_raftstatus(
     opennebula: LocalOpenNebula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to 5.2 there is no one.zone.raftstatus."""
@@ -92,12 +94,12 @@ async def test_an_opennebula_that_knows_no_peers_has_none(
 
 
 @pytest.mark.parametrize("url", ["localhost:2633", "http://oneadmin:secret@localhost:2633/RPC2"])
-async def test_an_address_that_cannot_be_one_is_told_at_once(oned: LocalOned, tmp_path: Path, url: str) -> None:
+async def test_open_fails_if_one_xmlrpc_is_no_valid_url(oned: LocalOned, tmp_path: Path, url: str) -> None:
     with pytest.raises(SettingsError, match=r"^ONE_XMLRPC is not the URL of an OpenNebula: endpoints: "):
         await LocalOpenNebula({**oned.environ(tmp_path), "ONE_XMLRPC": url}).open()
 
 
-async def test_its_release_is_numbers(
+async def test_release_is_parsed_into_numbers(
     oned: LocalOned, opennebula: LocalOpenNebula, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await opennebula.release() == (7, 4, 0)

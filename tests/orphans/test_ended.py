@@ -1,4 +1,4 @@
-"""A VM at rest whose instance somebody has terminated in the cloud: its log says so once, and what a person can do."""
+"""VMs in a stable state whose instance was terminated in the cloud: their log names this and the remedy once."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def terminate(front: Front, deploy_id: str = "i-7", state: InstanceState = Insta
         pytest.param({"state": 9}, "onevm recover --recreate makes a new one", id="undeployed"),
     ],
 )
-async def test_its_log_says_once_how_it_is_recreated(front: Front, vm: dict[str, Any], remedy: str) -> None:
+async def test_the_vms_log_says_once_that_its_instance_is_terminated_and_how_to_recreate_it(
+    front: Front, vm: dict[str, Any], remedy: str
+) -> None:
     front.opennebula.vm(7, "i-7", **vm)
     assert await front.look(2) == set()
     assert not front.vm_logs
@@ -51,23 +53,23 @@ async def test_its_log_says_once_how_it_is_recreated(front: Front, vm: dict[str,
         pytest.param((7, 4, 0), "onevm recover --recreate makes a new one", id="7.4"),
     ],
 )
-async def test_the_commands_are_those_of_the_release(
+async def test_the_recreate_commands_depend_on_the_release(
     front: Front, monkeypatch: pytest.MonkeyPatch, release: tuple[int, ...], remedy: str
 ) -> None:
-    async def told() -> tuple[int, ...]:
+    async def release_of_oned() -> tuple[int, ...]:
         return release
 
-    monkeypatch.setattr(front.opennebula, "release", told)
+    monkeypatch.setattr(front.opennebula, "release", release_of_oned)
     front.opennebula.vm(7, "i-7", state=POWEROFF)
     terminate(front)
     await front.run(1)
     assert [text for _, _, text in front.vm_logs] == [f"instance i-7 is terminated for good: {remedy}"]
 
 
-async def test_an_instance_that_a_listing_leaves_out_once_it_has_ended_is_looked_at(
+async def test_a_terminated_instance_that_the_listing_lacks_is_looked_up(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A partner keeps terminated VMs for ever, and lists none of them."""
+    """An OpenNebula as cloud keeps terminated VMs for ever, and lists none of them."""
     front.opennebula.vm(7, "i-7", lcm_state=RUNNING)
     await front.look()
     terminate(front)
@@ -91,14 +93,16 @@ async def test_an_instance_that_a_listing_leaves_out_once_it_has_ended_is_looked
         pytest.param({"state": 6, "etime": 1}, id="done"),
     ],
 )
-async def test_nothing_is_said_of_what_opennebula_has_ended_or_changes(front: Front, vm: dict[str, Any]) -> None:
+async def test_nothing_is_logged_for_vms_that_opennebula_has_ended_or_is_changing(
+    front: Front, vm: dict[str, Any]
+) -> None:
     front.opennebula.vm(7, **{"deploy_id": "i-7", **vm})
     terminate(front)
     await front.look(2)
     assert not front.vm_logs
 
 
-async def test_nothing_is_said_while_an_action_is_under_way_or_the_instance_is_on_its_way(front: Front) -> None:
+async def test_nothing_is_logged_during_an_action_or_while_the_instance_is_terminating(front: Front) -> None:
     front.opennebula.vm(7, "i-7", lcm_state=RUNNING)
     terminate(front, state=InstanceState.TERMINATING)
     await front.look()

@@ -1,4 +1,4 @@
-"""Whole lives beside an OpenNebula that tells its drivers nothing, as it does when a VM that is off is terminated."""
+"""Real drivers beside an OpenNebula that ends VMs without a request, as it does with a VM in POWEROFF."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.waiting import until
 Run = Callable[..., Driver]
 
 STIME = 1_760_000_000
-"""What the lines of the tests say of every VM."""
+"""STIME of every VM in the lines that the tests send."""
 
 
 @pytest.fixture
@@ -52,12 +52,12 @@ def just_now() -> int:
 
 
 def alive(place: Place) -> set[int]:
-    """VMs whose instance is there."""
+    """The VMs that have a live instance."""
     return {entry["vm_id"] for entry in place.instances()}
 
 
-def owe(place: Place, debts: Mapping[int, tuple[str, str, int]]) -> None:
-    """Let the journal hold debts: by VM an instance, why it must go, and since when."""
+def add_debts(place: Place, debts: Mapping[int, tuple[str, str, int]]) -> None:
+    """Write debts to the journal: for each VM the instance, the reason, and the time."""
     columns = "vm_id, deploy_id, reason, since, owner, stime, token, seq, host_id, tries, last_error"
     with closing(sqlite3.connect(place.var / "one_provider_mad_simulated.journal")) as db:
         for number, debt in debts.items():
@@ -68,18 +68,18 @@ def owe(place: Place, debts: Mapping[int, tuple[str, str, int]]) -> None:
         db.commit()
 
 
-def looked_again(place: Place, opennebula: LocalOned) -> None:
-    """Wait until three more looks have begun: what two of them would do is done by then."""
+def wait_for_checks(place: Place, opennebula: LocalOned) -> None:
+    """Wait until three more checks have begun: the consequences of two are complete by then."""
     asked = opennebula.count("one.vmpool.info")
     until(lambda: opennebula.count("one.vmpool.info") >= asked + 3, seconds=20)
     assert "unexpected" not in place.log()
 
 
-def test_what_opennebula_ends_in_silence_goes_and_whatever_is_doubtful_stays(
+def test_instances_of_silently_ended_vms_are_terminated_and_doubtful_ones_stay(
     place: Place, driver: Run, opennebula: LocalOned
 ) -> None:
-    """Terminated while off, and suspended; not over; of a restored backup, which knows it not or gives its number to
-    another; of another cluster; and OpenNebula is away for a while."""
+    """VMs terminated while powered off or suspended, and one that is not DONE; VMs missing or with another STIME after
+    a restored backup; a VM of another cluster; and OpenNebula is unreachable for a while."""
     configure(place)
     for number in range(7, 13):
         opennebula.own[number] = OwnVm(number, STIME, hosts=[0])
@@ -120,11 +120,11 @@ def test_what_opennebula_ends_in_silence_goes_and_whatever_is_doubtful_stays(
     )
 
 
-def test_a_copy_of_a_front_end_destroys_nothing_before_somebody_says_so(
+def test_a_copied_front_end_terminates_nothing_until_the_journal_is_accepted(
     place: Place, driver: Run, opennebula: LocalOned
 ) -> None:
-    """The one was killed in the middle of a deploy, and owed two instances, one for a VM whose number is another's;
-    what the copy owes itself it pays."""
+    """The original was killed during a deploy and had debts, one for a VM whose id is in use again; debts recorded by
+    the copy itself are paid."""
     configure(place, boot_time=0.5)
     environ = opennebula.environ(place.root)
     opennebula.own = {number: OwnVm(number, STIME, hosts=[0]) for number in (5, 6, 7, 8)}
@@ -138,7 +138,9 @@ def test_a_copy_of_a_front_end_destroys_nothing_before_somebody_says_so(
     with closing(sqlite3.connect(place.var / "one_provider_mad_simulated.journal")) as db:
         changed = db.execute("UPDATE facts SET value = 'the original' WHERE name = 'machine'")
         assert changed.rowcount == 1
-        db.execute("UPDATE attempts SET state = 'open', deploy_id = '' WHERE vm_id = 8")  # it was killed before that
+        db.execute(
+            "UPDATE attempts SET state = 'open', deploy_id = '' WHERE vm_id = 8"
+        )  # it was killed before it recorded the answer
         db.commit()
     later = int(time.time()) + 3600
     debts = {
@@ -146,13 +148,13 @@ def test_a_copy_of_a_front_end_destroys_nothing_before_somebody_says_so(
         6: (owed[6], "CLEANUP failed", 1),
         7: (owed[7], f"{ORPHAN}done): DONE", later),
     }
-    owe(place, debts)
+    add_debts(place, debts)
     opennebula.own[7] = OwnVm(7, STIME + 1, owed[7], DONE, just_now(), [0])
     opennebula.own[8].end(just_now())
     two = driver(environ=environ)
     until(lambda: "the journal comes from another machine" in place.log())
     assert two.reply("DEPLOY", 8).startswith("SUCCESS ")
-    looked_again(place, opennebula)
+    wait_for_checks(place, opennebula)
     until(lambda: alive(place) == {6, 7, 8})
     until(lambda: '"error":"the journal comes from another machine"' in place.log(), seconds=20)  # of VM 7
     assert alive(place) == {6, 7, 8}
@@ -163,8 +165,8 @@ def test_a_copy_of_a_front_end_destroys_nothing_before_somebody_says_so(
     assert "LOG W -1 instances of earlier debts are not" in "\n".join([*two.lines, *two.rest()]), "no request has come"
 
 
-def test_a_front_end_that_does_not_lead_destroys_nothing(place: Place, driver: Run, opennebula: LocalOned) -> None:
-    """Neither an orphan nor a debt: whoever leads sees to both, and a debt may be what a VM lives on by then."""
+def test_a_follower_terminates_neither_orphans_nor_debts(place: Place, driver: Run, opennebula: LocalOned) -> None:
+    """The leader handles both, and the instance of a debt may be in use by its VM again."""
     configure(place)
     front_end = opennebula.front_ends[0]
     front_end.state = LEADER
@@ -184,7 +186,7 @@ def test_a_front_end_that_does_not_lead_destroys_nothing(place: Place, driver: R
     kept = one.created(wire.deploy(8))
     opennebula.know(place.instances()[0], state=POWEROFF)
     one.kill()
-    owe(place, {8: (kept, "its deploy was cancelled", 1)})
+    add_debts(place, {8: (kept, "its deploy was cancelled", 1)})
     two = driver(environ=opennebula.environ(place.root))
     until(lambda: "debt withdrawn" in place.log(), seconds=20)
     assert alive(place) == {8}
@@ -192,7 +194,7 @@ def test_a_front_end_that_does_not_lead_destroys_nothing(place: Place, driver: R
     assert f"LOG W -1 instance {kept} is not terminated any more: VM 8 uses it again" in [*two.lines, *two.rest()]
 
 
-def test_without_credentials_there_is_one_warning_and_nothing_else_changes(place: Place, driver: Run) -> None:
+def test_without_credentials_one_warning_is_logged_and_actions_work(place: Place, driver: Run) -> None:
     configure(place)
     one = driver(environ={"HOME": str(place.root), "ONE_AUTH": None, "ONE_XMLRPC": None})
     deploy_id = one.created(wire.deploy(7))

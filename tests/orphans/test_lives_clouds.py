@@ -1,4 +1,4 @@
-"""The hole that OpenNebula leaves, closed in the clouds that cost money: one VM ends in silence, one is only off."""
+"""Orphans in EC2 and in another OpenNebula: one VM ends without a request, one is only powered off."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ STIME = 1_760_000_000
 
 @pytest.fixture
 def opennebula() -> Iterator[LocalOned]:
-    """Its VMs 7 and 8 are on their way to a host."""
+    """An OpenNebula with the VMs 7 and 8, which are to be deployed."""
     with LocalOned() as opennebula:
         opennebula.own = {number: OwnVm(number, STIME, hosts=[0]) for number in (7, 8)}
         yield opennebula
 
 
 def both_off(driver: Driver, opennebula: LocalOned, template: Template) -> tuple[str, str]:
-    """Deploy both VMs and power them off, and terminate VM 7 then, of which no driver hears."""
+    """Deploy both VMs, power them off, and then terminate VM 7 without a request to the driver."""
     ids = []
     for vm in opennebula.own.values():
         vm.deploy_id = driver.created(wire.deploy(vm.number, template=template))
@@ -43,25 +43,27 @@ def both_off(driver: Driver, opennebula: LocalOned, template: Template) -> tuple
     return ids[0], ids[1]
 
 
-def looked_again(opennebula: LocalOned) -> None:
+def wait_for_checks(opennebula: LocalOned) -> None:
     asked = opennebula.count("one.vmpool.info")
     until(lambda: opennebula.count("one.vmpool.info") >= asked + 2, seconds=20)
 
 
-def test_in_ec2(place: Place, opennebula: LocalOned) -> None:
+def test_the_orphan_of_a_done_vm_is_terminated_in_ec2(place: Place, opennebula: LocalOned) -> None:
     with Face().running() as face:
         place.configure(ec2.configuration(face) + ORPHANS, name=ec2.NAME)
         environ = {**ec2.ENVIRON, **opennebula.environ(place.root)}
         with Driver(place, f"-t 15 -r 0 {ec2.NAME}", environ=environ) as driver:
             over, off = both_off(driver, opennebula, ec2.template())
             until(lambda: face.account.instances[over].word == "terminated", seconds=20)
-            looked_again(opennebula)
+            wait_for_checks(opennebula)
             assert face.account.instances[off].word == "stopped"
         assert_spoke_properly(driver)
         assert face.account.count("TerminateInstances") == 1
 
 
-def test_in_another_opennebula(place: Place, opennebula: LocalOned, tmp_path: Path) -> None:
+def test_the_orphan_of_a_done_vm_is_terminated_in_another_opennebula(
+    place: Place, opennebula: LocalOned, tmp_path: Path
+) -> None:
     with Partner(delay=0.005) as partner:
         burst.configure(place, partner)
         path = place.conf / f"{burst.NAME}.toml"
@@ -70,6 +72,6 @@ def test_in_another_opennebula(place: Place, opennebula: LocalOned, tmp_path: Pa
         with Driver(place, f"-t 15 -r 0 {burst.NAME}", environ=environ) as driver:
             both_off(driver, opennebula, burst.BURSTING)
             until(lambda: burst.word(partner, 0) == "DONE", seconds=20)
-            looked_again(opennebula)
+            wait_for_checks(opennebula)
             assert burst.word(partner, 1) == "POWEROFF"
         assert_spoke_properly(driver)

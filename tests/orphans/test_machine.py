@@ -1,4 +1,4 @@
-"""What tells one machine from another."""
+"""Recognise a machine by its name, machine-id and hardware address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Make = Callable[..., str]
 
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """A machine of this name, with this machine-id and hardware address; with devices of hardware, where told."""
+    """A machine with this name, machine-id and hardware address, and with these network devices."""
     monkeypatch.setattr(machines, "_DEVICES", tmp_path / "net")
 
     def make(name: str = "front", machine_id: str = "b3d1", address: int = 0x52540012AB34, *devices: str) -> str:
@@ -34,18 +34,18 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
 
 
 @pytest.mark.parametrize("other", [{"name": "drill"}, {"machine_id": "77aa"}, {"address": 0x52540012AB35}])
-def test_a_copy_that_differs_in_anything_is_another_machine(make: Make, other: dict[str, object]) -> None:
+def test_another_name_machine_id_or_address_is_another_machine(make: Make, other: dict[str, object]) -> None:
     here = make()
     assert make(**other) != here
     assert make() == here
 
 
-def test_an_address_that_is_made_up_at_each_start_does_not_count(make: Make) -> None:
+def test_a_random_multicast_address_is_ignored(make: Make) -> None:
     assert make(address=0x0154_0000_0001) == make(address=0x0354_0000_0002)
 
 
-def test_a_machine_of_hardware_is_the_same_before_its_network_is_there(make: Make) -> None:
-    """Only an interface that has an IPv4 address counts for Python, and the driver may start before that."""
+def test_a_machine_with_network_devices_is_recognised_before_its_network_is_up(make: Make) -> None:
+    """Python reads the address only of an interface with an IPv4 address, and the driver may start before that."""
     devices = ("52:54:00:12:ab:34", "52:54:00:00:00:01")
     here = make("front", "b3d1", 0x52540012AB34, *devices)
     assert make("front", "b3d1", 0x0154_0000_0001) == here
@@ -53,9 +53,7 @@ def test_a_machine_of_hardware_is_the_same_before_its_network_is_there(make: Mak
     assert make("front", "b3d1", 0x52540012AB34, "52:54:00:12:ab:35") != here
 
 
-def test_a_machine_that_tells_nothing_but_its_name_has_a_text_all_the_same(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_without_machine_id_still_has_an_identifier(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     here = make()
     monkeypatch.setattr(machines, "_MACHINE_IDS", ())
     assert machines.machine() not in ("", here)

@@ -1,4 +1,4 @@
-"""Whatever happens, and in whatever order: no instance is destroyed whose VM needs it."""
+"""Random sequences of events: no instance is terminated that its VM needs."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.actions.fakes import STIME, a_world, identity_of
 from tests.orphans.front import ACTIVE, POWEROFF, TERMINATE, Front
 
 PASSING = ("deaf", "silent", "partial", "follow", "busy", "hidden", "foreign", "report")
-"""What is amiss for one look."""
+"""Faults that last for one check."""
 
 LASTING = ("restore", "reuse", "restart", "back", "ahead", "copy", "peer")
-LIFE = ("end", "end", "off", "resume", "recreate", "deploying", "deployed", "twin", "rewind", "nothing", "nothing")
+LIFE = ("end", "end", "off", "resume", "recreate", "deploying", "deployed", "duplicate", "rewind", "nothing", "nothing")
 
 
 @given(st.lists(st.tuples(st.sampled_from([*LIFE, *PASSING, *LASTING]), st.integers(1, 2)), min_size=4, max_size=16))
-def test_no_sequence_of_mishaps_costs_an_instance_that_is_needed(
+def test_no_sequence_of_mishaps_terminates_an_instance_that_is_needed(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
     asyncio.run(_play(tmp_path_factory.mktemp("front"), steps))
@@ -46,18 +46,18 @@ async def _play(path: Path, steps: list[tuple[str, int]]) -> None:
                 owed = await play.front.look()
             except MadError as error:
                 await play.front.reconciler.not_seen(str(error))
-                continue  # a debt that stands is withdrawn by the next look
+                continue  # the next check withdraws the debt
             assert not owed & set(play.needed.values())
 
 
 class Play:
-    """Two VMs, and what becomes of them.
+    """Two VMs and their instances.
 
     Args:
         front: the front-end.
 
     Attributes:
-        needed: by VM, or whoever needs it, an instance that must not be destroyed.
+        needed: instances that must not be terminated, by VM, or by their own id for those of others.
     """
 
     def __init__(self, front: Front) -> None:
@@ -72,7 +72,7 @@ class Play:
         self.front.opennebula.vm(vm_id, self.needed[vm_id])
 
     async def do(self, step: str, vm_id: int) -> None:
-        """Let one thing happen; what was amiss for one look is not any more."""
+        """Let one event happen, after the faults of the last check have ended."""
         opennebula = self.front.opennebula
         opennebula.error, opennebula.leads, opennebula.vms = None, True, self._own
         opennebula.deaf, opennebula.hidden, self.front.busy = set(), set(), set()
@@ -86,7 +86,7 @@ class Play:
             await self._live(step, vm)
 
     async def confirmed(self) -> set[str]:
-        """What would be terminated if its turn came just now."""
+        """The instances of the debts that would be paid at this moment."""
         found = set[str]()
         for debt in await self.front.world.journal.debts():
             with suppress(MadError):
@@ -95,24 +95,24 @@ class Play:
         return found
 
     def _is_mine(self, vm: VmDocument) -> bool:
-        """It is the OpenNebula that has made the instances, and this life of the number's."""
+        """True if this OpenNebula created the instances, in this life of the VM."""
         return vm.stime == STIME and self.front.machine == "here"
 
     async def _live(self, step: str, vm: VmDocument) -> None:
-        """What people do with their VMs."""
+        """Let a person or OpenNebula change a VM."""
         vm_id, seq = vm.vm_id, len(self.front.cloud.instances)
         fresh = DeployId(f"i-{vm_id}-{seq}")
-        is_over = vm.state == DONE_STATE
+        is_done = vm.state == DONE_STATE
         if step == "end":
-            if not is_over:
+            if not is_done:
                 self.front.opennebula.end(vm_id, at=self.front.world.clock())
             if self._is_mine(vm):
-                self.needed.pop(vm_id, None)  # else it is another one that has ended
-        elif step == "rewind" and is_over:
+                self.needed.pop(vm_id, None)  # otherwise another VM has ended
+        elif step == "rewind" and is_done:
             # OpenNebula is restored from a backup in which the VM was not terminated yet.
             self._own[vm_id] = msgspec.structs.replace(vm, state=POWEROFF, etime=0)
             self.needed[vm_id] = vm.deploy_id
-        elif is_over:
+        elif is_done:
             return
         elif step in ("off", "resume"):
             self._own[vm_id] = msgspec.structs.replace(vm, state=POWEROFF if step == "off" else ACTIVE)
@@ -121,21 +121,21 @@ class Play:
             self._own[vm_id] = msgspec.structs.replace(vm, deploy_id=fresh)
             self.needed[vm_id] = fresh
         elif step == "deploying":
-            # The cloud has made it, and its answer has not come, or is lost.
+            # The cloud has created it, but its answer has not come, or is lost.
             await self.front.create(fresh, vm_id=vm_id, seq=seq, is_known=False)
             await self.front.attempt(identity_of(vm_id, seq=seq), state=AttemptState.OPEN)
             self.needed[vm_id] = fresh
         elif step == "deployed":
             self._own[vm_id] = msgspec.structs.replace(vm, deploy_id=DeployId(self.needed[vm_id]))
-        elif step == "twin":
+        elif step == "duplicate":
             instance = self.front.cloud.instances.get(vm.deploy_id)
             if instance is not None and instance.identity is not None:
                 await self.front.create(fresh, vm_id=vm_id, seq=instance.identity.seq)
 
     async def _last(self, step: str, vm_id: int) -> None:
-        """What a machine, or a person, did."""
+        """Let a lasting event happen to the front-end or to OpenNebula."""
         front = self.front
-        if step == "restore":  # from a backup of before the VM was made
+        if step == "restore":  # from a backup made before the VM was created
             self._own.pop(vm_id, None)
         elif step == "reuse" and vm_id not in self._own:
             front.opennebula.vm(vm_id, f"i-{vm_id}-0", stime=STIME + 1000)
@@ -145,8 +145,8 @@ class Play:
         elif step == "copy":
             front.machine = "a copy"
         elif step == "peer":
-            # Another OpenNebula with the same owner has a VM of this number, made in the same second; or somebody has
-            # made a copy of the instance, with all its tags.
+            # Another OpenNebula with the same owner has a VM with this id, created in the same second; or a person has
+            # copied the instance with all its tags.
             deploy_id = f"i-{vm_id}-{len(front.cloud.instances)}-of-a-peer"
             instance = front.cloud.instances.get(DeployId(self.needed.get(vm_id, "")))
             seq = instance.identity.seq if instance is not None and instance.identity is not None else 0
@@ -157,7 +157,7 @@ class Play:
 
 
 def _of_another_cluster(front: Front, vm_id: int) -> None:
-    """The driver asks an OpenNebula that has VMs of the same numbers, made in the same second, and over."""
+    """Let the driver ask an OpenNebula that has DONE VMs with the same ids, created in the same second."""
     front.opennebula.vms = {}
     front.opennebula.vm(vm_id, "i-99", state=DONE_STATE, etime=int(front.world.clock()) - 9)
     front.opennebula.vm(3 - vm_id, "", state=DONE_STATE, etime=int(front.world.clock()) - 9, hosts=(12,))

@@ -1,4 +1,4 @@
-"""How it runs: what is told, once, and what ends it; and parts that belong to nothing."""
+"""The orphan check in a running driver: warnings, errors, unused parts, and the times of checks."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from tests.actions.fakes import STIME, a_world, identity_of
 from tests.orphans.front import POWEROFF, CloudOfParts, Front, end
 
 
-async def test_without_credentials_it_is_off_and_the_machine_is_known_all_the_same(front: Front) -> None:
+async def test_without_credentials_the_check_is_off_but_the_machine_is_journaled(front: Front) -> None:
     front.opennebula.refusal = SettingsError("one_auth does not exist")
     end(front)
     await front.run(99)
     (warning,) = [entry for entry in front.world.logged if entry["log_level"] == "warning"]
     assert warning["event"] == "orphans are not looked for"
-    assert (front.told, front.cloud.calls) == ([], [])
-    assert await front.world.journal.fact(MACHINE) == "here", "it may be copied later"
+    assert (front.warnings, front.cloud.calls) == ([], [])
+    assert await front.world.journal.fact(MACHINE) == "here", "the journal may be copied later"
 
 
-async def test_a_folder_of_scripts_has_nothing_to_look_for(front: Front) -> None:
+async def test_the_check_is_off_for_a_verbatim_driver(front: Front) -> None:
     front.engines.is_verbatim = True
     front.opennebula.refusal = SettingsError("one_auth does not exist")
     await front.run(99)
@@ -39,7 +39,7 @@ async def test_a_folder_of_scripts_has_nothing_to_look_for(front: Front) -> None
     assert not front.world.logged
 
 
-async def test_a_journal_that_is_locked_at_first_does_not_end_it(front: Front) -> None:
+async def test_the_check_continues_after_a_locked_journal(front: Front) -> None:
     end(front)
     fact = front.world.journal.fact
 
@@ -53,28 +53,30 @@ async def test_a_journal_that_is_locked_at_first_does_not_end_it(front: Front) -
 
 
 @pytest.mark.parametrize(("looks", "warnings"), [(3, 0), (4, 1), (9, 1)])
-async def test_an_opennebula_that_is_silent_for_long_is_told_of_once(front: Front, looks: int, warnings: int) -> None:
+async def test_an_unreachable_opennebula_is_reported_once_from_the_fourth_check_on(
+    front: Front, looks: int, warnings: int
+) -> None:
     """oned starts its drivers before it listens itself."""
     front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
     await front.run(looks)
-    assert front.told == ["orphans are not looked for: OpenNebula at localhost:2633 cannot be reached"] * warnings
+    assert front.warnings == ["orphans are not looked for: OpenNebula at localhost:2633 cannot be reached"] * warnings
 
 
-async def test_a_silence_after_another_is_told_of_as_well(front: Front) -> None:
+async def test_a_second_outage_of_opennebula_is_reported_again(front: Front) -> None:
     for _ in range(2):
         front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
         await front.run(5)
         front.opennebula.error = None
         await front.run(1)
-    assert len(front.told) == 2
+    assert len(front.warnings) == 2
 
 
-async def test_what_nobody_has_thought_of_begins_anew_as_well_and_is_told_of(front: Front) -> None:
+async def test_an_unexpected_exception_restarts_the_count_of_checks_and_is_reported(front: Front) -> None:
     end(front)
     await front.look()
     front.cloud.before["list"] += [ZeroDivisionError()] * 5
     await front.run(5)
-    assert front.told == [
+    assert front.warnings == [
         "orphans are not looked for: internal error (ZeroDivisionError), the driver's log has the details"
     ]
     assert await front.look() == set()
@@ -83,8 +85,8 @@ async def test_what_nobody_has_thought_of_begins_anew_as_well_and_is_told_of(fro
     }
 
 
-async def test_the_release_is_learned_before_anything_is_told(front: Front) -> None:
-    """The form of what is told in oned's log depends on it, and the first request may be days away."""
+async def test_the_release_is_learned_from_the_first_successful_check(front: Front) -> None:
+    """The form of lines for oned's log depends on it, and the first request may be days away."""
     front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
     await front.run(2)
     assert front.learned == []
@@ -93,20 +95,20 @@ async def test_the_release_is_learned_before_anything_is_told(front: Front) -> N
     assert front.learned == [(7, 4, 0)]
 
 
-async def test_a_copy_of_a_journal_says_so_once(front: Front) -> None:
+async def test_a_copied_journal_is_reported_once(front: Front) -> None:
     await front.look()
     front.machine = "a copy"
     end(front)
     await front.look(5)
-    assert len([text for text in front.told if "another machine" in text]) == 1
+    assert len([text for text in front.warnings if "another machine" in text]) == 1
 
 
-# Parts
+# Unused parts
 
 
 @pytest.fixture
 async def parted(tmp_path: Path) -> AsyncIterator[Front]:
-    """VM 7 runs as i-7; a volume of it is used by nothing, and one that names no VM."""
+    """VM 7 runs as i-7; the cloud has an unused volume of it, and a snapshot without a VM."""
     cloud = CloudOfParts()
     async with a_world(tmp_path, cloud) as world:
         front = Front(world)
@@ -128,12 +130,12 @@ async def parts(front: Front) -> list[str]:
     ("vm", "is_loose"),
     [
         pytest.param({"state": POWEROFF}, False, id="off"),
-        pytest.param({"state": DONE_STATE, "etime": 5}, True, id="over"),
-        pytest.param({"stime": STIME + 1}, True, id="its-number-was-used-again"),
-        pytest.param(None, True, id="there-is-no-such-vm"),
+        pytest.param({"state": DONE_STATE, "etime": 5}, True, id="done"),
+        pytest.param({"stime": STIME + 1}, True, id="vm-id-used-again"),
+        pytest.param(None, True, id="no-such-vm"),
     ],
 )
-async def test_a_part_is_told_of_when_its_vm_is_no_more(
+async def test_an_unused_part_is_reported_if_its_vm_is_gone(
     parted: Front, vm: dict[str, Any] | None, *, is_loose: bool
 ) -> None:
     parted.opennebula.vms.clear()
@@ -142,39 +144,39 @@ async def test_a_part_is_told_of_when_its_vm_is_no_more(
     assert await parts(parted) == ["vol-1", "snap-1"][0 if is_loose else 1 :]
 
 
-async def test_a_part_of_a_vm_that_the_pool_leaves_out_is_needed(parted: Front) -> None:
-    """A user who is no administrator sees only some VMs in the pool."""
+async def test_a_part_of_a_vm_that_the_pool_lacks_is_not_reported(parted: Front) -> None:
+    """A user without admin rights sees only some VMs in the pool."""
     parted.opennebula.hidden = {7}
     assert await parts(parted) == ["snap-1"]
     parted.opennebula.deaf = {7}
     assert await parts(parted) == ["snap-1"]
 
 
-async def test_about_a_vm_that_is_there_nobody_is_asked_for_its_parts(parted: Front) -> None:
+async def test_no_document_is_requested_for_a_part_of_a_vm_in_the_pool(parted: Front) -> None:
     await parts(parted)
     assert parted.opennebula.asked == [set(), set()]
 
 
-async def test_parts_are_told_of_once_and_never_touched(parted: Front) -> None:
+async def test_unused_parts_are_reported_once_and_never_deleted(parted: Front) -> None:
     parted.policy = OrphanPolicy(policy="terminate-done", grace=0)
     for _ in range(3):
         await parts(parted)
-    assert parted.told == ["unused volumes, snapshots or addresses of this OpenNebula: 1"]
+    assert parted.warnings == ["unused volumes, snapshots or addresses of this OpenNebula: 1"]
     assert {name for name, _ in parted.cloud.calls} == {"list"}
 
 
-async def test_an_orphan_goes_also_where_parts_may_not_be_looked_at(parted: Front) -> None:
+async def test_orphans_are_terminated_although_listing_parts_is_refused(parted: Front) -> None:
     parted.cloud.refusal = PermissionDenied("no permission for DescribeVolumes")  # type: ignore[attr-defined]
     end(parted)
     assert await parted.look(3) == {"i-7"}
-    assert [text for text in parted.told if "volumes" in text] == [
+    assert [text for text in parted.warnings if "volumes" in text] == [
         "unused volumes, snapshots and addresses are not looked for: no permission for DescribeVolumes"
     ]
     found = json.loads(await parted.world.journal.fact(ORPHANS) or "")
     assert (found["parts"], found["parts_problem"]) == ([], "no permission for DescribeVolumes")
 
 
-# When
+# Times of checks
 
 
 def policy(interval: float) -> OrphanPolicy:
@@ -182,23 +184,23 @@ def policy(interval: float) -> OrphanPolicy:
 
 
 def apart(front: Front) -> list[int]:
-    """Seconds between the start and each look."""
+    """Seconds from the start to each check."""
     return [round(at - front.begun_at) for at in front.looks]
 
 
-async def test_it_looks_at_once_and_then_at_the_interval(front: Front) -> None:
+async def test_checks_run_at_the_start_and_then_at_the_interval(front: Front) -> None:
     front.policy = policy(300)
     await front.run(seconds=700)
     assert apart(front) == [0, 300, 600]
 
 
-async def test_an_edited_interval_counts_within_seconds(front: Front) -> None:
+async def test_an_edited_interval_takes_effect_within_seconds(front: Front) -> None:
     front.policy = policy(3600)
     await front.run(seconds=120, edits={42: policy(30)})
     assert apart(front) == [0, 45, 75, 105]
 
 
-async def test_a_restart_does_not_begin_the_interval_anew(front: Front) -> None:
+async def test_a_restart_does_not_restart_the_interval(front: Front) -> None:
     front.policy = policy(300)
     for _ in range(4):  # every two minutes
         await front.run(seconds=120)
@@ -207,17 +209,17 @@ async def test_a_restart_does_not_begin_the_interval_anew(front: Front) -> None:
     assert apart(front) == [0, 300]
 
 
-async def test_what_was_seen_before_a_restart_counts(front: Front) -> None:
+async def test_a_check_before_a_restart_counts_as_the_first_of_two(front: Front) -> None:
     end(front)
     front.policy = policy(300)
     await front.run(1)
-    assert front.told == []
+    assert front.warnings == []
     front.restart()
     await front.run(seconds=310)
-    assert [text.split(":")[0] for text in front.told] == ["instance i-7 is an orphan"]
+    assert [text.split(":")[0] for text in front.warnings] == ["instance i-7 is an orphan"]
 
 
-async def test_a_look_that_failed_before_a_restart_begins_it_anew(front: Front) -> None:
+async def test_a_failed_check_before_a_restart_restarts_the_count_of_checks(front: Front) -> None:
     end(front)
     await front.run(1)
     front.set_by += 600
@@ -226,11 +228,11 @@ async def test_a_look_that_failed_before_a_restart_begins_it_anew(front: Front) 
     front.opennebula.error = None
     front.restart()
     await front.run(1)
-    assert front.told == []
+    assert front.warnings == []
     assert await front.world.journal.debts() == []
 
 
-async def test_it_waits_until_opennebula_has_started(front: Front) -> None:
+async def test_the_first_check_waits_until_oned_is_up(front: Front) -> None:
     front.core_is_up.clear()
     running = asyncio.create_task(front.run(1))
     for _ in range(100):
@@ -241,7 +243,7 @@ async def test_it_waits_until_opennebula_has_started(front: Front) -> None:
     assert len(front.looks) == 1
 
 
-async def test_a_look_that_failed_is_made_up_for_soon(front: Front) -> None:
+async def test_a_failed_check_is_repeated_after_growing_pauses(front: Front) -> None:
     front.policy = policy(300)
     front.opennebula.error = ProviderUnavailable("OpenNebula at localhost:2633 cannot be reached")
     await front.run(6)
@@ -250,7 +252,7 @@ async def test_a_look_that_failed_is_made_up_for_soon(front: Front) -> None:
     assert (trouble["reason"], trouble["retry"]) == ("OpenNebula at localhost:2633 cannot be reached", 300)
 
 
-async def test_a_clock_that_is_put_back_holds_no_look_up(front: Front) -> None:
+async def test_a_clock_that_is_set_back_does_not_delay_the_next_check(front: Front) -> None:
     await front.run(1)
     front.set_by -= 86_400
     front.looks.clear()
@@ -259,7 +261,7 @@ async def test_a_clock_that_is_put_back_holds_no_look_up(front: Front) -> None:
     assert front.looks[0] - (front.begun_at - 86_400) < OrphanPolicy().interval + GLANCE_SECONDS
 
 
-async def test_the_journal_says_why_there_is_no_look(front: Front) -> None:
+async def test_the_journal_records_why_there_is_no_check(front: Front) -> None:
     front.opennebula.refusal = SettingsError("one_auth does not exist")
     await front.run(1)
     trouble = json.loads(await front.world.journal.fact(TROUBLE) or "")

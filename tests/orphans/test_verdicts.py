@@ -1,4 +1,4 @@
-"""What an instance is, case by case: no cloud, no journal, no time."""
+"""Verdicts on single instances, as pure functions: without cloud, journal and clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def vm(deploy_id: str = "i-7", **details: Any) -> VmDocument:
     return VmDocument(vm_id=VmId(7), deploy_id=DeployId(deploy_id), **fields)
 
 
-OVER = vm(state=DONE_STATE, etime=STIME + 5)
+DONE_VM = vm(state=DONE_STATE, etime=STIME + 5)
 
 
 def verdicts(*instances: Instance, of: VmDocument | None) -> dict[str, Verdict]:
@@ -43,10 +43,10 @@ def verdicts(*instances: Instance, of: VmDocument | None) -> dict[str, Verdict]:
     return {each.deploy_id: each.verdict for each in found}
 
 
-# Who is asked about
+# Instances whose VM is looked up
 
 
-def test_only_live_instances_of_this_owner_are_asked_about() -> None:
+def test_only_live_instances_of_this_owner_are_looked_up() -> None:
     bare = msgspec.structs.replace(instance("i-9"), identity=None)
     others = [bare, instance("i-1", owner="another"), instance("i-2", state=InstanceState.TERMINATED)]
     mine = instance("i-7")
@@ -56,26 +56,26 @@ def test_only_live_instances_of_this_owner_are_asked_about() -> None:
 @pytest.mark.parametrize(
     ("document", "is_suspect"),
     [
-        pytest.param(vm(), False, id="its-own"),
+        pytest.param(vm(), False, id="named-by-its-vm"),
         pytest.param(vm("i-8"), True, id="another-id"),
         pytest.param(vm(stime=STIME + 1), True, id="another-life"),
-        pytest.param(OVER, True, id="over"),
+        pytest.param(DONE_VM, True, id="done"),
         pytest.param(vm(hosts=(3, 12)), True, id="on-another-host"),
     ],
 )
-def test_what_a_living_vm_calls_its_own_is_not_asked_about(document: VmDocument, *, is_suspect: bool) -> None:
+def test_no_lookup_for_an_instance_named_by_a_live_vm(document: VmDocument, *, is_suspect: bool) -> None:
     assert bool(suspects([instance("i-7")], {VmId(7): document}, owner=OWNER)) is is_suspect
 
 
-# What it is
+# Verdicts
 
 
 def test_only_live_instances_of_this_owner_are_judged() -> None:
     others = [instance("i-1", owner="another"), instance("i-2", state=InstanceState.TERMINATING)]
-    assert verdicts(*others, instance("i-7"), of=OVER) == {"i-7": Verdict.DONE}
+    assert verdicts(*others, instance("i-7"), of=DONE_VM) == {"i-7": Verdict.DONE}
 
 
-def test_a_vm_that_could_not_be_asked_about_is_not_one_that_there_is_not() -> None:
+def test_a_failed_vm_lookup_and_a_missing_vm_have_different_evidence() -> None:
     (unasked,) = judge([instance("i-7")], {}, owner=OWNER, busy=())
     (unknown,) = judge([instance("i-7")], {VmId(7): None}, owner=OWNER, busy=())
     assert (unasked.verdict, unasked.evidence) == (Verdict.UNKNOWN, "OpenNebula could not be asked about VM 7")
@@ -83,39 +83,39 @@ def test_a_vm_that_could_not_be_asked_about_is_not_one_that_there_is_not() -> No
 
 
 @pytest.mark.parametrize("stime", [0, STIME + 1])
-def test_without_the_same_stime_nobody_can_tell(stime: int) -> None:
+def test_an_instance_with_another_stime_than_its_vm_is_unknown(stime: int) -> None:
     tagged = instance("i-7", stime=0 if stime == 0 else STIME)
-    assert verdicts(tagged, of=msgspec.structs.replace(OVER, stime=stime)) == {"i-7": Verdict.UNKNOWN}
+    assert verdicts(tagged, of=msgspec.structs.replace(DONE_VM, stime=stime)) == {"i-7": Verdict.UNKNOWN}
 
 
 @pytest.mark.parametrize("hosts", [(), (12,)])
-def test_a_vm_that_never_was_on_the_instances_host_is_another_ones(hosts: tuple[int, ...]) -> None:
-    assert verdicts(instance("i-7"), of=msgspec.structs.replace(OVER, hosts=hosts)) == {"i-7": Verdict.UNKNOWN}
+def test_an_instance_is_unknown_if_its_vm_was_never_on_its_host(hosts: tuple[int, ...]) -> None:
+    assert verdicts(instance("i-7"), of=msgspec.structs.replace(DONE_VM, hosts=hosts)) == {"i-7": Verdict.UNKNOWN}
 
 
-def test_a_vm_that_was_on_several_hosts_was_on_this_one() -> None:
-    assert verdicts(instance("i-7"), of=msgspec.structs.replace(OVER, hosts=(3, 12))) == {"i-7": Verdict.DONE}
+def test_an_instance_is_an_orphan_if_its_done_vm_was_on_its_host_among_others() -> None:
+    assert verdicts(instance("i-7"), of=msgspec.structs.replace(DONE_VM, hosts=(3, 12))) == {"i-7": Verdict.DONE}
 
 
 @pytest.mark.parametrize("state", [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11])
-def test_only_a_vm_that_is_done_is_over(state: int) -> None:
+def test_an_instance_is_current_in_every_vm_state_but_done(state: int) -> None:
     assert verdicts(instance("i-7"), of=vm(state=state, etime=STIME + 5)) == {"i-7": Verdict.CURRENT}
 
 
-def test_what_is_gone_is_nobodys_instance_whatever_opennebula_calls_it() -> None:
-    """The VM's own has been terminated; the other one may be all that there is."""
+def test_an_instance_is_unknown_if_the_vms_own_instance_is_terminated() -> None:
+    """The VM's own instance is terminated, so the other one may be the only one left."""
     gone = instance("i-8", seq=1, state=InstanceState.TERMINATED)
     assert verdicts(instance("i-7"), gone, of=vm("i-8")) == {"i-7": Verdict.UNKNOWN}
 
 
-def test_an_instance_of_an_earlier_life_explains_nothing() -> None:
+def test_an_instance_is_unknown_if_the_vms_own_instance_has_another_stime() -> None:
     assert verdicts(instance("i-7"), instance("i-8", seq=1, stime=STIME - 9), of=vm("i-8"))["i-7"] is Verdict.UNKNOWN
 
 
 @pytest.mark.parametrize(
     ("seq", "verdict"), [(0, Verdict.LEFTOVER), (1, Verdict.TWIN), (2, Verdict.UNKNOWN)], ids=["lower", "same", "newer"]
 )
-def test_beside_the_vms_own_the_seq_decides(seq: int, verdict: Verdict) -> None:
+def test_seq_decides_the_verdict_on_an_instance_beside_the_vms_own(seq: int, verdict: Verdict) -> None:
     found = verdicts(instance("i-7", seq=seq), instance("i-8", seq=1), instance("i-9", seq=3), of=vm("i-8"))
     assert found == {"i-7": verdict, "i-8": Verdict.CURRENT, "i-9": Verdict.UNKNOWN}
 
@@ -128,7 +128,7 @@ def test_beside_the_vms_own_the_seq_decides(seq: int, verdict: Verdict) -> None:
         (vm("one-7", hosts=(3, 12)), "VM 7 is one-7 on host 12"),
     ],
 )
-def test_a_vm_that_names_nothing_here_keeps_everything(document: VmDocument, evidence: str) -> None:
+def test_no_instance_is_an_orphan_if_the_vm_names_none_of_them(document: VmDocument, evidence: str) -> None:
     found = judge([instance("i-7"), instance("i-8", seq=1)], {VmId(7): document}, owner=OWNER, busy=())
     assert {each.evidence for each in found} == {evidence}
     assert not any(each.verdict.is_orphan for each in found)
@@ -141,17 +141,17 @@ def test_a_vm_that_names_nothing_here_keeps_everything(document: VmDocument, evi
         (("ec2", "ec2"), Verdict.CURRENT, "VM 7 has this DEPLOY_ID"),
         (("", ""), Verdict.CURRENT, "VM 7 has this DEPLOY_ID"),
     ],
-    ids=["another-driver", "the-same-driver", "a-release-that-names-none"],
+    ids=["another-driver", "the-same-driver", "a-release-without-vm-mad"],
 )
-def test_an_instance_whose_vm_was_migrated_home_is_named_and_kept(
+def test_an_instance_whose_vm_was_migrated_to_another_driver_is_moved_and_no_orphan(
     drivers: tuple[str, ...], verdict: Verdict, evidence: str
 ) -> None:
-    """Seen on 7.4.0: `onevm resched` moves the VM with its DEPLOY_ID, and the old host's driver is never asked."""
+    """Seen on 7.4.0: `onevm resched` moves the VM with its DEPLOY_ID, without a request to the old host's driver."""
     (found,) = judge([instance("i-7")], {VmId(7): vm(hosts=(3, 12), drivers=drivers)}, owner=OWNER, busy=())
     assert (found.verdict, found.evidence, found.verdict.is_orphan) == (verdict, evidence, False)
 
 
-# When it may go
+# When an orphan may be terminated
 
 
 def sighting(verdict: Verdict = Verdict.DONE, **times: Any) -> Sighting:
@@ -160,13 +160,13 @@ def sighting(verdict: Verdict = Verdict.DONE, **times: Any) -> Sighting:
 
 
 @pytest.mark.parametrize("verdict", Verdict)
-def test_nothing_but_an_orphan_goes(verdict: Verdict) -> None:
+def test_only_orphans_are_terminated(verdict: Verdict) -> None:
     due = to_destroy([sighting(verdict)], made={DeployId("i-7"): 0.0}, rules=RULES, now=1e9)
     assert bool(due) is (verdict in (Verdict.DONE, Verdict.LEFTOVER, Verdict.TWIN))
 
 
 @pytest.mark.parametrize("latest", ["ended_at", "created_at", "made"])
-def test_the_grace_counts_from_whatever_came_last(latest: str) -> None:
+def test_the_grace_counts_from_the_latest_of_end_creation_and_attempt(latest: str) -> None:
     times: dict[str, Any] = {"ended_at": 10.0, "created_at": 10.0, "made": 10.0, latest: 500.0}
     made = {DeployId("i-7"): times.pop("made")}
     assert not to_destroy([sighting(**times)], made=made, rules=RULES, now=599.0)

@@ -1,4 +1,4 @@
-"""What the local OpenNebula says of VMs that wait, in the documents of the releases that were seen."""
+"""Parse the local OpenNebula's answers about waiting VMs, in the documents of several releases."""
 
 from __future__ import annotations
 
@@ -66,13 +66,15 @@ def environ(partner: Partner, tmp_path: Path) -> dict[str, str]:
     return {"ONE_XMLRPC": partner.front_ends[0].url, "ONE_AUTH": str(auth)}
 
 
-async def test_vms_in_a_state_of_waiting_are_found(core: FakeLocalCore, vms: WaitingVms) -> None:
+async def test_vms_in_states_that_wait_for_the_driver_are_found(core: FakeLocalCore, vms: WaitingVms) -> None:
     core.answers["one.vmpool.info",] = f"<VM_POOL>{vm(7)}{vm(8, lcm_state=RUNNING)}</VM_POOL>"
     waiting = WaitingVm(vm_id=VmId(7), lcm_state=BOOT, stime=1795975451, seq=1, driver="ec2")
     assert await vms.waiting() == {7: waiting}
 
 
-async def test_the_pool_of_5_10_names_no_driver_and_the_vm_itself_does(core: FakeLocalCore, vms: WaitingVms) -> None:
+async def test_the_driver_is_read_from_each_vm_if_the_pool_of_5_10_lacks_it(
+    core: FakeLocalCore, vms: WaitingVms
+) -> None:
     core.answers["one.vmpool.info",] = f"<VM_POOL>{vm(7, driver='')}{vm(8, driver='')}{vm(9, driver='')}</VM_POOL>"
     core.answers["one.vm.info", 7] = vm(7)
     core.answers["one.vm.info", 8] = vm(8, lcm_state=RUNNING)
@@ -80,13 +82,15 @@ async def test_the_pool_of_5_10_names_no_driver_and_the_vm_itself_does(core: Fak
     assert {vm_id: found.driver for vm_id, found in (await vms.waiting()).items()} == {7: "ec2"}
 
 
-async def test_an_odd_vm_hides_no_other_one(core: FakeLocalCore, vms: WaitingVms) -> None:
+async def test_a_vm_without_history_is_left_out_and_others_are_found(core: FakeLocalCore, vms: WaitingVms) -> None:
     odd = "<VM><ID>8</ID><STATE>3</STATE><LCM_STATE>2</LCM_STATE><STIME>1</STIME><HISTORY_RECORDS/></VM>"
     core.answers["one.vmpool.info",] = f"<VM_POOL>{odd}{vm(7)}</VM_POOL>"
     assert (await vms.waiting()).keys() == {7}
 
 
-async def test_a_document_names_host_and_closed_action(core: FakeLocalCore, vms: WaitingVms) -> None:
+async def test_a_waiting_document_has_the_host_and_the_action_that_closed_the_last_record(
+    core: FakeLocalCore, vms: WaitingVms
+) -> None:
     core.answers["one.vm.info", 7] = vm(7, older="<HISTORY><SEQ>0</SEQ><ACTION>21</ACTION></HISTORY>")
     found = await vms.waiting_document(VmId(7))
     assert found is not None
@@ -95,7 +99,9 @@ async def test_a_document_names_host_and_closed_action(core: FakeLocalCore, vms:
 
 
 @pytest.mark.parametrize("root", ["OPENNEBULA_CONFIGURATION", "TEMPLATE"])
-async def test_drivers_are_told_apart_by_their_arguments(core: FakeLocalCore, vms: WaitingVms, root: str) -> None:
+async def test_driver_names_are_the_vm_mads_with_this_executable_and_argument(
+    core: FakeLocalCore, vms: WaitingVms, root: str
+) -> None:
     def mad(name: str, arguments: str, program: str = "/usr/lib/one/mads/one_vmm_provider") -> str:
         return (
             f"<VM_MAD><NAME>{name}</NAME><ARGUMENTS>{arguments}</ARGUMENTS><EXECUTABLE>{program}</EXECUTABLE></VM_MAD>"
@@ -108,7 +114,7 @@ async def test_drivers_are_told_apart_by_their_arguments(core: FakeLocalCore, vm
 
 
 @pytest.mark.parametrize("refusal", [PermissionDenied("admins only"), NotSupported("opennebula", "it")])
-async def test_a_core_that_tells_no_configuration_leaves_the_name(
+async def test_the_drivers_name_is_used_if_oned_does_not_return_its_configuration(
     core: FakeLocalCore, vms: WaitingVms, refusal: ProviderError
 ) -> None:
     core.answers["one.system.config",] = refusal
@@ -116,15 +122,15 @@ async def test_a_core_that_tells_no_configuration_leaves_the_name(
 
 
 @pytest.mark.parametrize(("state", "leads"), [(0, True), (1, False), (2, False), (3, True)])
-async def test_a_front_end_that_is_alone_or_leads_may_act(
+async def test_may_act_is_true_for_a_leader_or_a_front_end_alone(
     partner: Partner, environ: dict[str, str], state: int, *, leads: bool
 ) -> None:
     partner.front_ends[0].state = state
     assert await WaitingVms(LocalCore(environ)).may_act() is leads
 
 
-async def test_an_odd_part_among_the_peers_is_no_answer(partner: Partner, environ: dict[str, str]) -> None:
-    """What waits is asked for again then; "may not act" would end it until the next change of leader."""
+async def test_may_act_fails_for_an_unknown_raft_state(partner: Partner, environ: dict[str, str]) -> None:
+    """Then settling is repeated; a plain False would end it until the next change of leader."""
     partner.front_ends[0].state = 9
     with pytest.raises(ProviderUnavailable, match="has an unknown STATE"):
         await WaitingVms(LocalCore(environ)).may_act()

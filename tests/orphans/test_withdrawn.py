@@ -1,4 +1,4 @@
-"""What was to be destroyed and is not any more: a debt may stand for days, and OpenNebula be another by then."""
+"""Withdraw debts for orphans: a debt may stand for days, and its VM may need the instance again."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.orphans.front import ACTIVE, POWEROFF, Front, end
 
 
 @pytest.mark.parametrize("named", ["i-7", ""])
-async def test_what_is_owed_is_withdrawn_when_the_vm_is_back(front: Front, named: str) -> None:
+async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_is_back(front: Front, named: str) -> None:
     """While the cloud refuses to terminate, OpenNebula is restored from a backup in which the VM is powered off."""
     end(front)
     assert await front.look(3) == {"i-7"}
     front.opennebula.vm(7, named, state=POWEROFF)
     assert await front.look() == set()
-    assert front.told[-1] == "instance i-7 is not terminated any more as an orphan"
+    assert front.warnings[-1] == "instance i-7 is not terminated any more as an orphan"
 
 
-async def test_what_is_owed_is_withdrawn_when_the_vm_calls_it_its_own_again(front: Front) -> None:
+async def test_the_debt_for_an_orphan_is_withdrawn_if_its_vm_names_the_instance_again(front: Front) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8")
     assert await front.look(3) == {"i-7"}
@@ -33,7 +33,7 @@ async def test_what_is_owed_is_withdrawn_when_the_vm_calls_it_its_own_again(fron
     assert await front.look() == set()
 
 
-async def test_what_is_owed_is_withdrawn_when_nobody_wants_that_any_more(front: Front) -> None:
+async def test_the_debt_for_an_orphan_is_withdrawn_if_the_policy_no_longer_allows_it(front: Front) -> None:
     end(front)
     assert await front.look(3) == {"i-7"}
     front.policy = OrphanPolicy(policy="report")
@@ -43,22 +43,22 @@ async def test_what_is_owed_is_withdrawn_when_nobody_wants_that_any_more(front: 
 @pytest.mark.parametrize(
     ("vm", "is_refused", "is_withdrawn"),
     [
-        pytest.param({"state": ACTIVE, "lcm_state": 3}, True, True, id="it-runs"),
-        pytest.param({"state": POWEROFF}, True, True, id="it-is-off"),
-        pytest.param({"state": 9}, True, True, id="it-is-undeployed"),
-        pytest.param({"state": ACTIVE, "lcm_state": 18}, True, False, id="it-is-on-its-way"),
-        pytest.param({"state": ACTIVE, "lcm_state": 15}, False, False, id="it-is-recreated"),
-        pytest.param({"state": 1}, False, False, id="it-is-to-be-deployed-again"),
-        pytest.param({"state": DONE_STATE, "etime": 5}, False, False, id="it-is-over"),
-        pytest.param({"state": POWEROFF, "deploy_id": "i-8"}, False, False, id="it-is-something-else"),
-        pytest.param({"state": POWEROFF, "stime": STIME + 1}, False, False, id="it-is-another"),
-        pytest.param(None, False, False, id="there-is-none"),
+        pytest.param({"state": ACTIVE, "lcm_state": 3}, True, True, id="running"),
+        pytest.param({"state": POWEROFF}, True, True, id="powered-off"),
+        pytest.param({"state": 9}, True, True, id="undeployed"),
+        pytest.param({"state": ACTIVE, "lcm_state": 18}, True, False, id="being-powered-off"),
+        pytest.param({"state": ACTIVE, "lcm_state": 15}, False, False, id="being-recreated"),
+        pytest.param({"state": 1}, False, False, id="pending"),
+        pytest.param({"state": DONE_STATE, "etime": 5}, False, False, id="done"),
+        pytest.param({"state": POWEROFF, "deploy_id": "i-8"}, False, False, id="another-deploy-id"),
+        pytest.param({"state": POWEROFF, "stime": STIME + 1}, False, False, id="another-stime"),
+        pytest.param(None, False, False, id="no-such-vm"),
     ],
 )
-async def test_what_a_request_owes_stands_unless_the_vm_lives_on_it(
+async def test_the_debt_of_a_request_stands_unless_the_vm_uses_the_instance(
     front: Front, vm: dict[str, Any] | None, *, is_refused: bool, is_withdrawn: bool
 ) -> None:
-    """A deploy was called off here, and another front-end that led meanwhile has taken the instance over."""
+    """A deploy was cancelled here, and another front-end, which led meanwhile, adopted the instance."""
     await front.world.add_debt("i-7")
     front.set_by = 10.0
     front.restart()
@@ -68,7 +68,7 @@ async def test_what_a_request_owes_stands_unless_the_vm_lives_on_it(
         front.opennebula.vm(7, **{"deploy_id": "i-7", **vm})
     assert await is_refused_now(front) == is_refused
     assert await front.look(2) == (set() if is_withdrawn else {"i-7"})
-    assert [text for text in front.told if "uses it" in text] == [
+    assert [text for text in front.warnings if "uses it" in text] == [
         "instance i-7 is not terminated any more: VM 7 uses it again"
     ] * is_withdrawn
 
@@ -82,17 +82,19 @@ async def is_refused_now(front: Front) -> bool:
     return False
 
 
-async def test_what_is_owed_from_before_waits_for_opennebula_and_what_is_new_stands(front: Front) -> None:
+async def test_a_new_debt_stands_although_the_vm_runs_but_is_not_paid_without_the_vms_document(front: Front) -> None:
     front.set_by = -10.0
     front.restart()
     await front.world.add_debt("i-7")
-    assert await front.look(2) == {"i-7"}, "the VM is on its way back to its host, perhaps"
+    assert await front.look(2) == {"i-7"}, "the VM may be on its way back to its host"
     front.opennebula.deaf = {7}
     assert await is_refused_now(front)
 
 
 @pytest.mark.parametrize("other", [{"stime": STIME + 1}, {"deploy_id": "i-8"}])
-async def test_a_leftover_is_owed_whatever_else_there_is(front: Front, other: dict[str, Any]) -> None:
+async def test_the_debt_for_a_leftover_stands_if_the_vm_has_another_stime_or_deploy_id(
+    front: Front, other: dict[str, Any]
+) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8")
     assert await front.look(3) == {"i-7"}
@@ -100,11 +102,11 @@ async def test_a_leftover_is_owed_whatever_else_there_is(front: Front, other: di
     assert await front.look() == {"i-7"}
 
 
-# When its turn comes: a new process pays what it finds before it looks, and the pool may leave a VM out
+# Right before the payment: a new process pays debts before its first check, and the pool may lack a VM
 
 
 async def is_confirmed(front: Front) -> bool:
-    """Whether what is owed would be terminated just now."""
+    """True if the instance of the debt would be terminated at this moment."""
     (debt,) = await front.world.journal.debts()
     try:
         await front.reconciler.last_look.confirm(debt)
@@ -113,27 +115,29 @@ async def is_confirmed(front: Front) -> bool:
     return True
 
 
-AMISS: dict[str, dict[str, Any]] = {
+OBSTACLES: dict[str, dict[str, Any]] = {
     "OpenNebula is restored": {"vm": {"state": POWEROFF}},
-    "and the pool leaves the VM out": {"vm": {"state": POWEROFF}, "hidden": {7}},
-    "the number is used again": {"vm": {"state": DONE_STATE, "etime": 5, "stime": STIME + 1}},
-    "it says nothing of the VM": {"deaf": {7}},
-    "it cannot be asked": {"error": ProviderUnavailable("OpenNebula cannot be asked")},
+    "and the pool lacks the VM": {"vm": {"state": POWEROFF}, "hidden": {7}},
+    "the VM id is used again": {"vm": {"state": DONE_STATE, "etime": 5, "stime": STIME + 1}},
+    "OpenNebula returns no document of the VM": {"deaf": {7}},
+    "OpenNebula is unreachable": {"error": ProviderUnavailable("OpenNebula cannot be asked")},
     "another front-end leads": {"leads": False},
     "the journal was copied": {"machine": "a copy"},
     "the configuration was edited": {"policy": OrphanPolicy()},
     "an action is under way": {"action": "DEPLOY"},
-    "a person has taken it over": {"imported": True},
+    "a person has imported the instance": {"imported": True},
 }
 
 
-@pytest.mark.parametrize("amiss", AMISS.values(), ids=AMISS)
-async def test_what_is_owed_is_looked_at_once_more_right_before_it_goes(front: Front, amiss: dict[str, Any]) -> None:
+@pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES)
+async def test_a_debt_for_an_orphan_is_confirmed_again_right_before_it_is_paid(
+    front: Front, obstacle: dict[str, Any]
+) -> None:
     end(front)
     assert await front.look(2) == {"i-7"}
     front.restart()
     assert await is_confirmed(front)
-    for name, value in amiss.items():
+    for name, value in obstacle.items():
         if name == "vm":
             front.opennebula.vm(7, "i-7", **value)
         elif name == "action":
@@ -146,7 +150,7 @@ async def test_what_is_owed_is_looked_at_once_more_right_before_it_goes(front: F
     assert not await is_confirmed(front)
 
 
-async def test_a_leftover_whose_vm_has_ended_meanwhile_goes_all_the_same(front: Front) -> None:
+async def test_the_debt_for_a_leftover_is_confirmed_although_its_vm_is_done_meanwhile(front: Front) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8")
     assert await front.look(2) == {"i-7"}
@@ -154,15 +158,15 @@ async def test_a_leftover_whose_vm_has_ended_meanwhile_goes_all_the_same(front: 
     assert await is_confirmed(front)
 
 
-async def test_an_instance_that_is_not_shown_or_is_another_vms_by_now_is_none(front: Front) -> None:
+async def test_the_debt_for_an_orphan_is_not_confirmed_if_its_tags_name_another_vm(front: Front) -> None:
     end(front)
     assert await front.look(2) == {"i-7"}
     front.cloud.instances[DeployId("i-7")].identity = identity_of(8)
     assert not await is_confirmed(front)
 
 
-async def test_nobody_terminates_an_orphan_unasked(front: Front) -> None:
-    """Without credentials, say, which were there when it was noted."""
+async def test_the_debt_for_an_orphan_is_not_paid_without_confirmation(front: Front) -> None:
+    """For example without credentials, which existed when the debt was recorded."""
     end(front)
     assert await front.look(2) == {"i-7"}
     (debt,) = await front.world.journal.debts()
@@ -171,7 +175,7 @@ async def test_nobody_terminates_an_orphan_unasked(front: Front) -> None:
     assert front.cloud.count("destroy") == 0
 
 
-async def test_what_a_request_has_asked_for_is_no_longer_withdrawn(front: Front) -> None:
+async def test_a_debt_for_an_orphan_is_not_withdrawn_after_a_request_for_the_same_termination(front: Front) -> None:
     end(front)
     assert await front.look(2) == {"i-7"}
     await front.world.add_debt("i-7")
