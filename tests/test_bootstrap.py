@@ -97,7 +97,7 @@ def set_up(python: Path, checkout: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50)
 
 
-@pytest.mark.soak  # it installs everything once more: four seconds of a processor
+@pytest.mark.soak  # installs all packages once more, which takes four seconds of CPU time
 def test_the_set_up_works_with_a_python_without_ensurepip(debian_python: Path, checkout: Path) -> None:
     absent = subprocess.run([debian_python, "-c", "import ensurepip"], capture_output=True, text=True)
     assert "No module named 'ensurepip'" in absent.stderr

@@ -102,7 +102,7 @@ class Traffic:
 # The file
 
 
-async def test_the_file_belongs_to_its_owner_alone(database: Database, path: Path) -> None:
+async def test_the_database_file_has_mode_600(database: Database, path: Path) -> None:
     assert mode(path) == 0o600
 
 

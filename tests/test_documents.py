@@ -361,7 +361,7 @@ def test_the_page_on_providers_names_every_capability() -> None:
 
 
 AMAZONS = "You are not authorized to perform this operation"
-"""EC2's own words, which are passed on."""
+"""A message of EC2, which the driver passes on."""
 
 
 @cache

@@ -111,7 +111,7 @@ def tamper(path: Path, *statements: str) -> None:
 # The file
 
 
-async def test_the_file_belongs_to_its_owner_alone(journal: Journal) -> None:
+async def test_the_journal_file_has_mode_600(journal: Journal) -> None:
     assert stat.S_IMODE(os.stat(journal.path).st_mode) == 0o600
 
 
@@ -294,14 +294,14 @@ async def test_refused_and_closed_attempts_are_deleted_after_a_month(
     await again.close()
 
 
-# What was last asked for
+# The record of the last request for each instance
 
 
 async def asked(journal: Journal, deploy_id: str = "i-1", *, vm_id: int = 7) -> str | None:
     return await journal.asked(DeployId(deploy_id), owner="harbour", vm_id=VmId(vm_id))
 
 
-async def test_the_record_of_the_last_request_is_the_creates_until_another_one_is_noted(
+async def test_asked_returns_the_record_of_the_create_until_a_newer_one_is_noted(
     journal: Journal, clock: Clock
 ) -> None:
     attempt = Attempt.new(an_identity(), 1, {}, asked="at first")
@@ -319,7 +319,7 @@ async def test_the_record_of_the_last_request_is_the_creates_until_another_one_i
     await journal.close()
 
 
-async def test_the_record_of_the_last_request_is_deleted_with_the_old_attempt_of_a_gone_instance(
+async def test_asked_records_are_deleted_with_the_old_attempts_of_gone_instances(
     journal: Journal, clock: Clock
 ) -> None:
     for number, state in enumerate((AttemptState.GONE, AttemptState.CREATED)):

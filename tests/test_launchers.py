@@ -122,7 +122,7 @@ def descriptors_of(pid: int) -> dict[int, str]:
     return found
 
 
-def test_a_driver_started_by_oned_fixes_descriptors_and_signals_and_answers_init(tmp_path: Path) -> None:
+def test_a_driver_started_by_oned_closes_leaked_descriptors_and_unblocks_signals(tmp_path: Path) -> None:
     with started_as_by_oned(tmp_path, ARGUMENTS) as (driver, leaked):
         assert answer_to(driver, b"INIT\n") == b"INIT SUCCESS\n"
         command = Path(f"/proc/{driver.pid}/cmdline").read_bytes().split(b"\0")

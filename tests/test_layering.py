@@ -17,7 +17,7 @@ PACKAGE = ROOT / "one_provider_mad"
 
 
 def read_table(page: str) -> dict[str, set[str]]:
-    """The page's table of imports: for each module or folder, by its dotted name, what it may import."""
+    """Parse the page's table: the allowed imports of each module or folder, by its dotted name."""
     rows: dict[str, set[str]] = {}
     section = page.split("## Allowed imports")[1].split("\n## ", maxsplit=1)[0]
     for line in section.splitlines():
@@ -37,7 +37,7 @@ def _dotted(name: str) -> str:
 
 
 MAY_IMPORT = read_table((ROOT / "docs" / "architecture.md").read_text())
-"""What each module or folder may import, besides the files of its own folder."""
+"""The allowed imports of each module or folder, besides the files of its own folder."""
 
 NEVER_IN_PROTOCOL = {
     "asyncio",
@@ -96,7 +96,7 @@ def imported_of_ours(path: Path) -> set[str]:
 
 
 TOPS: dict[str, set[str]] = {"cli": set(), "lab": {"cli"}, "testing": set()}
-"""Folders that may import everything but `programs`, and which of each other; nothing else imports them."""
+"""Folders that no other module imports. Each may import all but `programs`, and of these folders only those given."""
 
 
 def top_of(module: str) -> str | None:

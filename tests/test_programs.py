@@ -57,7 +57,7 @@ def report_of(redirections: str, tmp_path: Path) -> tuple[dict[str, Any], subpro
         pytest.param("0<&- 1>&- 2>&-", False, id="nothing-open"),
     ],
 )
-def test_prepare_process_fixes_descriptors_signals_and_stdout(
+def test_prepare_process_closes_leaked_descriptors_unblocks_signals_and_redirects_stdout(
     redirections: str, *, has_stderr: bool, tmp_path: Path
 ) -> None:
     report, done = report_of(redirections, tmp_path)

@@ -524,7 +524,7 @@ async def test_a_regular_file_is_read_to_its_end(tmp_path: Path, size: int) -> N
 
 
 @pytest.mark.parametrize("path", ["/dev/null", "/"], ids=["null", "directory"])
-async def test_dev_null_and_a_directory_end_at_once(path: str) -> None:
+async def test_reading_dev_null_or_a_directory_ends_at_once(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     intake = Intake()
     Reader(descriptor, intake.feed).start()

@@ -49,7 +49,7 @@ def identity(*, owner: str = OWNER, vm_id: int = VM, stime: int = DEFAULT_STIME,
 
 
 class Moods:
-    """How the cloud behaves; a test changes it as it goes.
+    """How the cloud behaves; a test may change it at any time.
 
     Attributes:
         failing: calls that are answered with an error and not carried out.
@@ -117,7 +117,7 @@ def moods(monkeypatch: pytest.MonkeyPatch) -> Moods:
 
 
 class Answers:
-    """Stands in for stdout: keeps the replies, and what was logged."""
+    """Stands in for stdout: keeps the replies and LOG lines."""
 
     def __init__(self) -> None:
         self.replies: asyncio.Queue[str] = asyncio.Queue()
@@ -168,11 +168,11 @@ class Front:
         await self.engines.close()
 
     def send(self, action: str, **details: Unpack[Details]) -> None:
-        """Hand over what oned 7.4 sends with this action of the VM."""
+        """Send a request for this action of the VM, as oned 7.4 does."""
         self.send_about(VM, action, **details)
 
     def send_about(self, vm_id: int, action: str, **details: Unpack[Details]) -> None:
-        """Hand over what oned 7.4 sends with this action of any VM."""
+        """Send a request for this action of any VM, as oned 7.4 does."""
         request = parse_line(wire_line(action, vm_id=vm_id, **details).rstrip(b"\n"))
         assert isinstance(request, Request | Malformed)
         self.dispatcher.accept(request)

@@ -50,7 +50,7 @@ EPOCH = 1_800_000_000.0
 """The wall-clock time at the loop's time 0."""
 
 PATIENCE = 100_000.0
-"""Virtual seconds after which a condition that has not come is a failure: longer than any deadline or back-off."""
+"""Virtual seconds after which waiting for a condition fails: longer than any deadline or back-off."""
 
 
 Clock = Callable[[], float]
@@ -129,7 +129,7 @@ Order = BaseException | asyncio.Event
 
 
 class FakeCloud:
-    """Pretends to be a cloud: instances in a dictionary, states that follow the loop's clock, mishaps to order.
+    """Pretends to be a cloud: instances in a dictionary, states by the loop's clock, errors and delays on demand.
 
     `before["create"]` holds errors and delays of the next creates before they take effect, `after["create"]` those of
     their answers; `always["create"]` applies to each create. `calls` holds all calls so far. `doubles` are listed a
@@ -187,7 +187,7 @@ class FakeCloud:
     def alive(self) -> list[DeployId]:
         return [id_ for id_ in self.instances if not self._settled(id_).state.is_gone]
 
-    # What a cloud does
+    # The provider's methods
 
     def _settled(self, deploy_id: DeployId) -> FakeInstance:
         instance = self.instances[deploy_id]
@@ -387,7 +387,7 @@ class World:
     call_timeout: float = 60.0
     policy: Policy = field(default_factory=Policy)
     required_type: str = ""
-    told: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     logged: Sequence[Mapping[str, Any]] = ()
 
@@ -409,7 +409,7 @@ class World:
             request=request,
             deadline=deadline,
             clock=self.clock,
-            warn=self.told.append,
+            warn=self.warnings.append,
             required_type=self.required_type,
         )
 

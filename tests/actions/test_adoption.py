@@ -50,7 +50,7 @@ async def adopt_or_create(world: World, *, may_import: bool = False, **fields: A
         journal=world.journal,
         finder=world.finder,
         clock=world.clock,
-        warn=world.told.append,
+        warn=world.warnings.append,
         may_import=may_import,
     )
     return await adoption.adopt_or_create(request_of(**fields))
@@ -106,7 +106,7 @@ async def test_no_instance_is_created_if_the_journal_cannot_be_written(world: Wo
 async def test_warnings_of_the_create_plan_are_passed_on(world: World) -> None:
     world.provider.warnings = ("an unknown attribute",)
     await adopt_or_create(world)
-    assert world.told == ["an unknown attribute"]
+    assert world.warnings == ["an unknown attribute"]
 
 
 async def test_a_failed_plan_leaves_no_attempt_and_no_create(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ async def test_the_next_alternative_is_tried_after_a_lack_of_capacity(world: Wor
         (3, AttemptState.CREATED, ""),
     ]
     assert len({call.token for call in sent(world)}) == 3, "each one has a token of its own"
-    assert world.told == ["no room for small", "no room for medium"]
+    assert world.warnings == ["no room for small", "no room for medium"]
 
 
 async def test_the_last_refusal_is_raised_if_no_alternative_has_capacity(world: World) -> None:
@@ -184,7 +184,7 @@ async def test_a_spent_token_leads_to_a_new_attempt(world: World) -> None:
     await adopt_or_create(world)
     assert [call.parameters for call in sent(world)] == [{"size": "small"}] * 2
     assert await states(world) == [AttemptState.GONE, AttemptState.CREATED]
-    assert world.told == ["the token made i-0, which is terminated: a new attempt is made"]
+    assert world.warnings == ["the token made i-0, which is terminated: a new attempt is made"]
 
 
 async def test_deploy_fails_after_eleven_spent_tokens(world: World) -> None:
@@ -351,7 +351,7 @@ async def test_an_instance_of_another_stime_is_neither_adopted_nor_touched(world
     assert deploy_id != stranger
     assert world.provider.state(stranger) is InstanceState.RUNNING
     assert await debts(world) == []
-    assert world.told == [f"instance {stranger} is of another VM 7: it is left alone"]
+    assert world.warnings == [f"instance {stranger} is of another VM 7: it is left alone"]
 
 
 async def test_an_instance_from_before_a_recreate_becomes_a_debt_and_is_not_adopted(world: World) -> None:
@@ -361,14 +361,14 @@ async def test_an_instance_from_before_a_recreate_becomes_a_debt_and_is_not_adop
     [debt] = await world.journal.debts()
     assert (debt.deploy_id, debt.identity) == (leftover, identity_of(seq=1))
     assert debt.reason == "left over from before a recreate"
-    assert world.told == [f"instance {leftover} is left over from before a recreate: it will be terminated"]
+    assert world.warnings == [f"instance {leftover} is left over from before a recreate: it will be terminated"]
 
 
 async def test_an_instance_of_a_later_life_is_left_alone(world: World) -> None:
     later = world.provider.add(identity_of(seq=5))
     assert await adopt_or_create(world, seq=3) != later
     assert await debts(world) == []
-    assert world.told == [f"instance {later} is of a later life of VM 7: it is left alone"]
+    assert world.warnings == [f"instance {later} is of a later life of VM 7: it is left alone"]
 
 
 @pytest.mark.parametrize("operation", ["find", "describe"])
@@ -442,7 +442,7 @@ async def test_the_same_create_is_repeated_if_its_instance_is_not_listed_after_t
 
 
 @pytest.mark.parametrize("error", [None, BadParameter("no such image"), ProviderUnavailable("no answer")])
-async def test_no_instance_is_created_if_a_repeated_create_does_not_clarify_an_unlisted_one(
+async def test_deploy_fails_if_a_journaled_instance_is_unlisted_and_its_create_cannot_be_repeated(
     world: World, error: ProviderError | None
 ) -> None:
     world.provider.is_create_repeatable = error is not None
@@ -551,7 +551,7 @@ async def test_repeated_lookups_log_each_warning_once(world: World) -> None:
     world.provider.add(identity_of(stime=STIME - 5))
     await world.add_attempt(AttemptState.OPEN)
     await adopt_or_create(world)
-    assert len(world.told) == len(set(world.told))
+    assert len(world.warnings) == len(set(world.warnings))
 
 
 # A DEPLOY that names an instance

@@ -63,14 +63,14 @@ async def test_failed_finish_boot_is_a_warning_and_the_instance_stays(world: Wor
     cloud.errors = [BadParameter("there is no such address")]
     assert await created(world) == "i-1"
     assert cloud.state(DeployId("i-1")) is InstanceState.RUNNING
-    assert world.told == ["instance i-1 runs, but not everything is done: there is no such address"]
+    assert world.warnings == ["instance i-1 runs, but not everything is done: there is no such address"]
 
 
 async def test_finish_boot_is_retried_after_transient_errors(world: World, cloud: AddressedCloud) -> None:
     cloud.errors = [Throttled("slow down"), ProviderUnavailable("no answer")]
     assert await created(world) == "i-1"
     assert [deploy_id for deploy_id, *_ in cloud.finished] == ["i-1"]
-    assert world.told == []
+    assert world.warnings == []
 
 
 async def test_a_start_does_not_call_finish_boot(world: World, cloud: AddressedCloud) -> None:

@@ -342,16 +342,16 @@ async def test_watch_outlasts_an_outage(provider: FakeCloud) -> None:
 async def test_waiting_for_names_the_last_error_or_state_of_a_watch(provider: FakeCloud) -> None:
     deploy_id = provider.add(state=InstanceState.STOPPING, reason="the host is slow")
     provider.before["describe"].append(unavailable())
-    told = []
+    reasons = []
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await cloud_of(provider).watch(deploy_id, STOPPED, goal="stopped")
-    told.append(waiting_for.get())
+    reasons.append(waiting_for.get())
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
             await cloud_of(provider).watch(deploy_id, STOPPED | TERMINATED, goal="stopped")
-    told.append(waiting_for.get())
-    assert told == [
+    reasons.append(waiting_for.get())
+    assert reasons == [
         f"{deploy_id} to be stopped (last answer: fake did not answer)",
         f"{deploy_id} to be stopped (it is stopping: the host is slow)",
     ]

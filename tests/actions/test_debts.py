@@ -338,7 +338,7 @@ async def test_a_debt_is_not_paid_if_leadership_is_lost_right_before_the_termina
     assert desk.world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_one_attempt_to_pay_a_debt_takes_five_minutes_at_most(desk: Desk) -> None:
+async def test_one_try_to_pay_a_debt_takes_five_minutes_at_most(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.destroy_time = 100_000
     await desk.world.add_debt(deploy_id)
@@ -374,7 +374,7 @@ async def test_debts_wait_until_the_journal_is_open(desk: Desk) -> None:
         await settled(desk.world)
 
 
-async def test_a_debt_is_retried_even_if_the_failed_attempt_cannot_be_recorded(desk: Desk) -> None:
+async def test_a_debt_is_retried_even_if_the_failed_try_cannot_be_recorded(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["destroy"].append(ProviderUnavailable("no answer"))
     await desk.world.add_debt(deploy_id)

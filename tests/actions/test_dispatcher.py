@@ -43,7 +43,7 @@ from tests.actions.fakes import PATIENCE, AbleCloud, Desk, World, a_desk, a_worl
 pytestmark = pytest.mark.looptime
 
 LARGE = 200_000
-"""Bytes of context in a message that is too large to be parsed on arrival."""
+"""Bytes of context in a message that is parsed only when its turn comes."""
 
 
 @pytest.fixture
@@ -332,8 +332,8 @@ async def test_a_line_without_vm_id_is_logged_in_oneds_log(desk: Desk, before: b
         desk.write(before)
         await desk.settled()
     desk.write(b"DEPLOY x QQ==")
-    [told] = [line for line in desk.logs() if "no request" in line]
-    assert told.startswith(f"LOG E {general_id} ignored a line that is no request: DEPLOY came with X in place of a VM")
+    [line] = [line for line in desk.logs() if "no request" in line]
+    assert line.startswith(f"LOG E {general_id} ignored a line that is no request: DEPLOY came with X in place of a VM")
 
 
 @pytest.mark.parametrize(("release", "general_id"), [((5, 12, 0, 4), "-"), ((6, 0), "-1"), ((6, 10, 0), "-1")])
@@ -1203,8 +1203,8 @@ class Core:
         self.seqs: Counter[int] = Counter()
 
     def known_id(self, vm_id: int) -> str:
-        told = [reply.split()[3] for reply in self.desk.replies("DEPLOY", vm_id) if " SUCCESS " in reply]
-        return told[-1] if told else ""
+        ids = [reply.split()[3] for reply in self.desk.replies("DEPLOY", vm_id) if " SUCCESS " in reply]
+        return ids[-1] if ids else ""
 
     async def take(self, step: Step) -> None:
         cloud = self.desk.world.provider

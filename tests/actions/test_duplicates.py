@@ -62,7 +62,7 @@ class Partner(FakeCloud):
         return await super().find(owner=owner, vm_id=vm_id)
 
     def _visible(self) -> list[Instance]:
-        """An instance begins when its create is carried out, which is when it can be seen."""
+        """The creation time of an instance is the time at which it becomes visible."""
         return [
             msgspec.structs.replace(each, created_at=EPOCH + self.instances[each.deploy_id].visible_at)
             for each in super()._visible()
@@ -90,7 +90,7 @@ async def deploy(world: World, *, leads_since: Timestamp | None = None, **fields
         journal=world.journal,
         finder=world.finder,
         clock=world.clock,
-        warn=world.told.append,
+        warn=world.warnings.append,
         may_import=False,
         leads_since=leads_since,
     )
@@ -132,12 +132,12 @@ async def test_a_deploy_fails_with_the_create_error_if_the_following_lookups_fai
     partner(world).is_down = True
     with pytest.raises(ProviderUnavailable, match="partner did not answer"):
         await looking
-    assert world.told == ["cannot look for the instance of the unanswered create: partner is down"]
+    assert world.warnings == ["cannot look for the instance of the unanswered create: partner is down"]
 
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("interval", [0.5, 7.0])
-async def test_a_second_create_follows_two_lookups_five_seconds_apart(world: World, interval: float) -> None:
+async def test_a_second_create_is_sent_only_after_two_lookups_five_seconds_apart(world: World, interval: float) -> None:
     """Even for an old attempt: an overloaded front-end of the cloud may still be working on it."""
     world.provider.watch_interval = interval
     await world.add_attempt(AttemptState.OPEN, age=1000)
@@ -245,7 +245,7 @@ async def test_the_younger_of_two_instances_for_one_vm_becomes_a_debt(world: Wor
     [debt] = await world.journal.debts()
     assert (debt.deploy_id, debt.identity) == (late, identity_of())
     assert debt.reason == f"a duplicate of {answered}, made by a create whose answer was lost"
-    assert world.told[-1] == f"instance {late} is {debt.reason}; it will be terminated"
+    assert world.warnings[-1] == f"instance {late} is {debt.reason}; it will be terminated"
     await pay_all(world)
     assert world.provider.alive() == [answered]
     assert await deploy(world) == answered
@@ -316,7 +316,7 @@ async def test_a_deploy_succeeds_although_the_lookup_for_a_duplicate_fails(world
         patch.setattr(world.provider, "create", create_and_go_down)
         deploy_id = await deploy(world)
     assert world.provider.alive() == [deploy_id]
-    assert world.told == ["cannot look for a second instance of an earlier create: partner is down"]
+    assert world.warnings == ["cannot look for a second instance of an earlier create: partner is down"]
 
 
 LATE = [None, None, 0.0, 3.0, 9.0, 12.0, 30.0, 200.0]
@@ -377,17 +377,17 @@ LOST = an_attempt(1, at=1000.0)
 MADE = an_attempt(2, at=1030.0, deploy_id="i-2", state=AttemptState.CREATED)
 
 
-def test_the_oldest_instance_stays() -> None:
+def test_of_duplicates_the_oldest_instance_stays() -> None:
     assert staying(an_instance(1, at=1040), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
     assert staying(an_instance(1, at=1020), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-1"
 
 
-def test_of_two_equally_old_instances_the_journaled_one_stays() -> None:
+def test_of_equally_old_duplicates_the_journaled_one_stays() -> None:
     assert staying(an_instance(1, at=1031), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
     assert staying(an_instance(1), an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2", "one has no creation time"
 
 
-def test_a_failed_instance_does_not_stay_beside_a_healthy_one() -> None:
+def test_of_duplicates_a_failed_instance_does_not_stay() -> None:
     failed = an_instance(1, at=1020, state=InstanceState.UNKNOWN, reason="no space left")
     assert staying(failed, an_instance(2, at=1031), attempts=[LOST, MADE]) == "i-2"
 
@@ -401,6 +401,6 @@ def test_no_duplicate_is_chosen_if_an_instance_was_created_at_another_time_than_
     assert staying(an_instance(1, at=9000), an_instance(2, at=1031), attempts=[LOST, MADE]) is None
 
 
-def test_a_refused_attempt_explains_no_instance() -> None:
+def test_no_duplicate_is_chosen_if_one_of_the_attempts_was_refused() -> None:
     refused = msgspec.structs.replace(LOST, state=AttemptState.REFUSED)
     assert staying(an_instance(1, at=1020), an_instance(2, at=1031), attempts=[refused, MADE]) is None

@@ -300,7 +300,7 @@ async def test_to_destroy_waits_for_a_create_under_way(world: World) -> None:
     assert await looking == [await creating]
 
 
-async def test_a_terminated_id_is_proof_without_a_tag_lookup_unless_another_attempt_is_open(world: World) -> None:
+async def test_to_destroy_accepts_a_terminated_id_without_tag_lookup_unless_an_attempt_is_open(world: World) -> None:
     world.provider.visibility_grace = 30
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)

@@ -118,7 +118,7 @@ async def test_an_action_with_a_stale_id_leaves_a_foreign_instance_running(
 
 
 @pytest.mark.parametrize("request_", by_name(DESTROYERS))
-async def test_an_action_without_id_terminates_only_the_instance_with_this_identity(
+async def test_a_terminate_without_id_destroys_only_the_instance_with_this_identity(
     place: Place, console: Console, request_: Request
 ) -> None:
     theirs = {await console.launch(foreign) for foreign in FOREIGN_IDENTITIES.values()}
@@ -509,7 +509,7 @@ async def test_after_a_refused_retry_the_next_deploy_finds_the_first_attempts_in
 
 
 @pytest.mark.parametrize("refusal", [pytest.param(error, id=type(error).__name__) for error in REFUSALS[3:]])
-async def test_a_refused_retry_leads_to_no_other_create(
+async def test_a_deploy_whose_retry_is_refused_finds_the_first_instance_and_creates_no_other(
     place: Place, console: Console, moods: Moods, refusal: ProviderError
 ) -> None:
     configure(place, **LAG)

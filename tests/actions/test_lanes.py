@@ -455,7 +455,7 @@ async def test_the_next_action_waits_until_the_cancelled_one_has_ended() -> None
     assert not hall.begun
     is_released.set()
     await turns()
-    assert hall.begun == ["cleanup again"], "what was queued is called off as well"
+    assert hall.begun == ["cleanup again"], "the queued cleanup is cancelled as well"
 
 
 async def test_an_action_is_cancelled_before_its_task_has_run() -> None:
@@ -596,7 +596,7 @@ async def test_stop_waits_no_longer_than_its_limit() -> None:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Random actions, POLLs, cancellations and endings, against what must hold for all of them."""
+    """Random actions, POLLs, cancellations and endings, checked against invariants."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -425,7 +425,7 @@ async def test_after_an_instance_ends_for_lack_of_capacity_the_next_alternative_
     assert await perform(world, Intent.CREATE) == "i-2"
     sizes = [attempt.parameters["size"] for attempt in await world.attempts()]
     assert sizes == ["small", "medium", "large"], "each alternative once"
-    assert world.told == [
+    assert world.warnings == [
         "an unknown attribute",
         "none small either",
         f"instance i-1 is {end.value}: no room",
@@ -583,8 +583,8 @@ async def test_destroy_terminates_the_instance_although_the_disk_is_full(world: 
     world.journal.open_request(action="CLEANUP", vm_id=identity_of().vm_id, is_two_blank=True, payload=b"")
     assert await perform(world, Intent.DESTROY, deploy_id=deploy_id) == "-"
     assert world.provider.state(deploy_id) is TERMINATED
-    assert world.told
-    assert set(world.told) == {f"the journal cannot be used: database or disk is full ({world.journal.path})"}
+    assert world.warnings
+    assert set(world.warnings) == {f"the journal cannot be used: database or disk is full ({world.journal.path})"}
 
 
 @pytest.mark.parametrize("is_listed", [True, False], ids=["terminated", "not-listed-any-more"])

@@ -74,17 +74,17 @@ async def test_without_a_journal_polls_report_found_instances_and_declare_none_g
     ]
 
 
-def test_every_state_has_a_letter_or_is_gone() -> None:
+def test_every_instance_state_has_a_poll_letter_or_counts_as_gone() -> None:
     assert {state for state in InstanceState if state not in STATE_LETTERS} == {
         state for state in InstanceState if state.is_gone
     }
 
 
-def test_no_news_is_the_state_letter_that_changes_nothing() -> None:
+def test_no_news_is_the_poll_answer_that_changes_no_state() -> None:
     assert NO_NEWS == "STATE=-"
 
 
-async def test_usage_is_reported_under_the_names_of_the_release(world: World) -> None:
+async def test_a_poll_reports_usage_under_the_names_of_the_release(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.instances[deploy_id].usage = Usage(cpu=12.5, memory=1024, net_rx=7, net_tx=8)
     request = request_of(deploy_id=deploy_id)
@@ -103,7 +103,7 @@ async def test_any_number_of_polls_makes_one_describe_call(world: World) -> None
 
 
 @pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
-async def test_an_instance_with_unknown_id_is_found_by_its_tags(world: World, named: str) -> None:
+async def test_a_poll_finds_an_instance_by_tags_if_its_id_is_missing_or_unknown(world: World, named: str) -> None:
     world.provider.add(identity_of(), InstanceState.TERMINATED)
     world.provider.add(identity_of(stime=STIME - 1))
     world.provider.add(identity_of(owner="quay"))
@@ -111,7 +111,7 @@ async def test_an_instance_with_unknown_id_is_found_by_its_tags(world: World, na
     assert await answers(world, request_of(deploy_id=named)) == ["STATE=p"]
 
 
-async def test_any_number_of_unknown_ids_makes_one_more_call(world: World) -> None:
+async def test_any_number_of_polls_with_unknown_ids_makes_one_more_call(world: World) -> None:
     for vm_id in range(50):
         world.provider.add(identity_of(vm_id))
     world.provider.add(None)
@@ -134,7 +134,7 @@ async def test_a_poll_fails_if_the_vm_has_no_instance(world: World, named: str, 
 
 
 @pytest.mark.parametrize("error", [ProviderUnavailable("no answer"), PermissionDenied("no")])
-async def test_a_failed_describe_leaves_the_state_of_all_vms(world: World, error: MadError) -> None:
+async def test_polls_report_no_change_after_a_failed_describe(world: World, error: MadError) -> None:
     ids = [world.provider.add(identity_of(vm_id)) for vm_id in range(3)]
     world.provider.before["describe"].append(error)
     requests = [request_of(vm_id, deploy_id=deploy_id) for vm_id, deploy_id in enumerate(ids)]
@@ -142,7 +142,7 @@ async def test_a_failed_describe_leaves_the_state_of_all_vms(world: World, error
 
 
 @pytest.mark.parametrize(("operation", "lost"), [("find", 1), ("list", 3)])
-async def test_a_failed_lookup_by_tags_leaves_the_state_of_the_vms_looked_up(
+async def test_polls_with_unknown_ids_report_no_change_after_a_failed_lookup_by_tags(
     world: World, operation: str, lost: int
 ) -> None:
     deploy_id = world.provider.add(identity_of(100))

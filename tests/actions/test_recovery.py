@@ -470,7 +470,9 @@ async def test_a_power_off_that_killed_three_drivers_is_answered_by_the_instance
 
 @pytest.mark.parametrize("is_repeated", [True, False], ids=["repeated", "failed"])
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-async def test_only_the_newer_request_is_answered(desk: Desk, when: str, *, is_repeated: bool) -> None:
+async def test_only_the_new_request_is_answered_if_one_comes_before_or_during_the_recovery(
+    desk: Desk, when: str, *, is_repeated: bool
+) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     old = request("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
     await leave(desk.world, old, age=5 if is_repeated else 500)

@@ -128,7 +128,7 @@ async def test_changes_made_while_the_vm_was_off_are_applied_once_before_the_sta
         assert done(world) == expected
         await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(**edited))
         world.provider.calls.clear()
-    assert world.told == []
+    assert world.warnings == []
 
 
 async def test_an_unsupported_change_is_a_warning_at_each_resume_and_the_vm_starts(tmp_path: Path) -> None:
@@ -136,13 +136,13 @@ async def test_an_unsupported_change_is_a_warning_at_each_resume_and_the_vm_star
         deploy_id = await off(world)
         for _ in range(2):
             await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
-            assert world.told == [
+            assert world.warnings == [
                 (
                     "resizing to CPU=1 MEMORY=4096, asked for while the VM was off, was refused for instance i-1:"
                     " provider fake does not support resizing a live VM"
                 )
             ]
-            world.told.clear()
+            world.warnings.clear()
             await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
 
 
@@ -152,7 +152,7 @@ async def test_a_refused_change_is_retried_by_the_next_resume_and_the_others_are
     edited = a_vm(MEMORY="4096", DISK=(DISK, NEW_DISK))
     await perform(world, Intent.START, deploy_id=deploy_id, **edited)
     assert [name for name, _ in done(world)] == ["resize", "attach_disk", "start"]
-    assert world.told == [
+    assert world.warnings == [
         (
             "resizing to CPU=1 MEMORY=4096, asked for while the VM was off, was refused for instance i-1: no type is so"
             " large"
@@ -276,16 +276,16 @@ async def test_nics_are_attached_after_resizing_and_reconfiguring(world: World) 
 async def test_an_edited_attribute_that_needs_a_new_instance_is_a_warning_until_it_is_reverted(world: World) -> None:
     deploy_id = await off(world)
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section={"KIND": "small", "IMAGE": "debian"}))
-    assert world.told == [
+    assert world.warnings == [
         (
             "PUBLIC_CLOUD IMAGE was edited, and instance i-1 keeps what it has: only a new instance gets it"
             " (onevm recover --recreate)"
         )
     ]
-    world.told.clear()
+    world.warnings.clear()
     await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm())
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm())
-    assert world.told == []
+    assert world.warnings == []
 
 
 async def test_an_edited_attribute_that_the_policy_forbids_is_not_applied(world: World) -> None:
@@ -293,7 +293,7 @@ async def test_an_edited_attribute_that_the_policy_forbids_is_not_applied(world:
     world.policy = Policy(forbidden_attributes=("KIND",))
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(section={"IMAGE": "alma", "KIND": "large"}))
     assert done(world) == [("start", "")]
-    assert world.told == [
+    assert world.warnings == [
         "PUBLIC_CLOUD may not set KIND here: remove it from the template; instance i-1 keeps what it has"
     ]
 
@@ -304,7 +304,7 @@ async def test_changes_are_not_applied_to_an_instance_that_is_not_stopped(world:
     world.provider.instances[deploy_id].state = state
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
     assert "resize" not in [name for name, _ in done(world)]
-    assert world.told == [
+    assert world.warnings == [
         (
             f"resizing to CPU=1 MEMORY=4096: not carried out while instance i-1 is {state.value}; power the VM off and"
             " resume it"
@@ -352,7 +352,7 @@ async def test_powering_off_an_instance_without_record_records_the_vms_current_t
     await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm())
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
     assert [name for name, _ in done(world)] == ["resize", "start"]
-    assert world.told == []
+    assert world.warnings == []
 
 
 async def test_only_tagged_devices_are_detached_from_an_instance_without_record(world: World) -> None:
@@ -366,7 +366,7 @@ async def test_only_tagged_devices_are_detached_from_an_instance_without_record(
         ("detach_nic", {"NIC_ID": "3"}),
         ("start", ""),
     ]
-    assert world.told == [
+    assert world.warnings == [
         (
             "instance i-1 has no record of earlier requests: it stays as it is, and changes from now on are"
             " carried out when the VM is resumed"

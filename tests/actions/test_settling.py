@@ -152,7 +152,7 @@ async def settled(desk: Desk, core: FakeCore, *, leads: bool = True) -> list[str
         pytest.param("CLEANUP_RESUBMIT", InstanceState.RUNNING, "CLEANUP SUCCESS 7 -", id="recreated"),
     ],
 )
-async def test_a_waiting_vm_is_answered_by_what_the_cloud_shows(
+async def test_a_waiting_vm_is_answered_by_the_state_of_its_instance(
     desk: Desk, core: FakeCore, waits: str, shown: InstanceState | None, reply: str
 ) -> None:
     deploy_id = "" if shown is None else desk.world.provider.add(identity_of(), shown)
@@ -198,7 +198,7 @@ async def test_a_vm_in_boot_is_answered_when_its_instance_appears_within_the_gra
         await until(lambda: desk.replies() == ["DEPLOY SUCCESS 7 i-1"])
 
 
-async def test_a_failed_lookup_is_repeated(desk: Desk, core: FakeCore) -> None:
+async def test_settling_repeats_a_failed_lookup(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     desk.world.provider.before["find"].append(ProviderUnavailable("no answer"))
     core.wait("BOOT")
@@ -278,7 +278,7 @@ class RacingCore(FakeCore):
 
 @pytest.mark.parametrize("is_left", [False, True], ids=["no-request", "left-by-an-earlier-core"])
 async def test_a_request_that_arrives_while_oned_returns_the_vm_is_answered_once(desk: Desk, *, is_left: bool) -> None:
-    """`onevm recover --retry` at that moment: oned would take a second answer for that to the next request."""
+    """`onevm recover --retry` at that moment: oned would take a second answer for the answer to its next request."""
     desk.world.provider.add(identity_of())
     if is_left:
         await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
@@ -406,7 +406,7 @@ async def test_an_interrupted_updatesg_fails_although_no_vm_waits_for_it(desk: D
     assert await desk.open_requests() == []
 
 
-async def test_a_follower_answers_nothing(desk: Desk, core: FakeCore) -> None:
+async def test_a_follower_answers_no_waiting_vm_and_drops_open_requests(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     await leave(desk.world, request("DEPLOY"), parent=OTHER_CORE)
     core.wait("BOOT")

@@ -103,7 +103,7 @@ def test_actions_repeated_after_a_crash_are_those_that_create_destroy_start_or_s
     }
 
 
-def test_first_words_of_replies_are_the_security_group_or_network_id() -> None:
+def test_replies_to_updatesg_and_updatenic_begin_with_the_security_group_or_network_id() -> None:
     request = request_of(security_group_id="100", virtual_network_id="4")
     first_words = {action.value: first(request) for action, first in FIRST_WORDS.items()}
     assert first_words == {"UPDATESG": "100", "UPDATENIC": "4"}

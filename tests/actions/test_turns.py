@@ -6,7 +6,7 @@ from one_provider_mad.actions.turns import Turns
 
 
 def started(turns: Turns[str], running: int) -> list[str]:
-    """Every lane that may start while so many run, in order; each then runs on its host, which is its first letter."""
+    """Start all lanes that may start while `running` run; return them in order. A lane's first letter is its host."""
     lanes: list[str] = []
     while (lane := turns.take(running + len(lanes))) is not None:
         turns.begin(lane[0])
@@ -28,7 +28,7 @@ def test_one_host_may_use_all_places_but_no_more() -> None:
     assert started(turns, 0) == ["a0", "a1", "a2"]
 
 
-def test_idle_hosts_get_extra_places_up_to_the_regular_number() -> None:
+def test_lanes_of_idle_hosts_get_extra_places_up_to_the_number_of_regular_ones() -> None:
     turns: Turns[str] = Turns(2)
     for lane in ("a0", "a1", "a2", "b0", "b1", "c0", "d0"):
         turns.wait(lane, lane[0])

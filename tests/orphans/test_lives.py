@@ -120,7 +120,7 @@ def test_instances_of_silently_ended_vms_are_terminated_and_doubtful_ones_stay(
     )
 
 
-def test_a_copied_front_end_terminates_nothing_until_the_journal_is_accepted(
+def test_a_copied_front_end_pays_only_its_own_debts_until_the_journal_is_accepted(
     place: Place, driver: Run, opennebula: LocalOned
 ) -> None:
     """The original was killed during a deploy and had debts, one for a VM whose id is in use again; debts recorded by

@@ -40,7 +40,7 @@ def test_another_name_machine_id_or_address_is_another_machine(make: Make, other
     assert make() == here
 
 
-def test_a_random_multicast_address_is_ignored(make: Make) -> None:
+def test_a_random_hardware_address_is_ignored(make: Make) -> None:
     assert make(address=0x0154_0000_0001) == make(address=0x0354_0000_0002)
 
 

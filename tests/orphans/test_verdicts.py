@@ -83,32 +83,32 @@ def test_a_failed_vm_lookup_and_a_missing_vm_have_different_evidence() -> None:
 
 
 @pytest.mark.parametrize("stime", [0, STIME + 1])
-def test_an_instance_with_another_stime_than_its_vm_is_unknown(stime: int) -> None:
+def test_the_verdict_is_unknown_if_vm_and_instance_differ_in_stime(stime: int) -> None:
     tagged = instance("i-7", stime=0 if stime == 0 else STIME)
     assert verdicts(tagged, of=msgspec.structs.replace(DONE_VM, stime=stime)) == {"i-7": Verdict.UNKNOWN}
 
 
 @pytest.mark.parametrize("hosts", [(), (12,)])
-def test_an_instance_is_unknown_if_its_vm_was_never_on_its_host(hosts: tuple[int, ...]) -> None:
+def test_the_verdict_is_unknown_if_the_vm_was_never_on_the_instances_host(hosts: tuple[int, ...]) -> None:
     assert verdicts(instance("i-7"), of=msgspec.structs.replace(DONE_VM, hosts=hosts)) == {"i-7": Verdict.UNKNOWN}
 
 
-def test_an_instance_is_an_orphan_if_its_done_vm_was_on_its_host_among_others() -> None:
+def test_the_verdict_is_done_if_the_done_vm_was_on_the_instances_host_among_others() -> None:
     assert verdicts(instance("i-7"), of=msgspec.structs.replace(DONE_VM, hosts=(3, 12))) == {"i-7": Verdict.DONE}
 
 
 @pytest.mark.parametrize("state", [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11])
-def test_an_instance_is_current_in_every_vm_state_but_done(state: int) -> None:
+def test_the_verdict_is_current_in_every_vm_state_but_done(state: int) -> None:
     assert verdicts(instance("i-7"), of=vm(state=state, etime=STIME + 5)) == {"i-7": Verdict.CURRENT}
 
 
-def test_an_instance_is_unknown_if_the_vms_own_instance_is_terminated() -> None:
+def test_the_verdict_is_unknown_if_the_vms_own_instance_is_terminated() -> None:
     """The VM's own instance is terminated, so the other one may be the only one left."""
     gone = instance("i-8", seq=1, state=InstanceState.TERMINATED)
     assert verdicts(instance("i-7"), gone, of=vm("i-8")) == {"i-7": Verdict.UNKNOWN}
 
 
-def test_an_instance_is_unknown_if_the_vms_own_instance_has_another_stime() -> None:
+def test_the_verdict_is_unknown_if_the_vms_own_instance_has_another_stime() -> None:
     assert verdicts(instance("i-7"), instance("i-8", seq=1, stime=STIME - 9), of=vm("i-8"))["i-7"] is Verdict.UNKNOWN
 
 
@@ -143,7 +143,7 @@ def test_no_instance_is_an_orphan_if_the_vm_names_none_of_them(document: VmDocum
     ],
     ids=["another-driver", "the-same-driver", "a-release-without-vm-mad"],
 )
-def test_an_instance_whose_vm_was_migrated_to_another_driver_is_moved_and_no_orphan(
+def test_the_verdict_is_moved_if_the_vm_was_migrated_to_another_driver(
     drivers: tuple[str, ...], verdict: Verdict, evidence: str
 ) -> None:
     """Seen on 7.4.0: `onevm resched` moves the VM with its DEPLOY_ID, without a request to the old host's driver."""
