@@ -788,7 +788,7 @@ async def test_a_cancelled_request_stays_in_the_journal_until_its_task_has_ended
 # Creates of the front-end that led before
 
 
-async def test_a_deploy_waits_for_creates_of_another_front_end_for_ten_minutes_after_an_election(world: World) -> None:
+async def test_for_ten_minutes_after_an_election_a_deploy_waits_for_creates_of_another_front_end(world: World) -> None:
     """An action of the other front-end may take so long. Only in a cloud without tokens."""
     world.provider.is_create_repeatable, world.provider.boot_time = False, 0.0
 

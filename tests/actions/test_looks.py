@@ -46,7 +46,9 @@ def now() -> float:
 
 
 @pytest.mark.parametrize("action", ["REBOOT", "RESET"])
-async def test_simultaneous_reboots_share_one_describe_call_even_beyond_the_threads(desk: Desk, action: str) -> None:
+async def test_simultaneous_reboots_share_one_describe_call_even_those_that_wait_for_a_slot(
+    desk: Desk, action: str
+) -> None:
     count, begun = 150, now()
     for vm_id in range(count):
         desk.ask(action, vm_id, deploy_id=desk.world.provider.add(identity_of(vm_id)), lcm_state=3)

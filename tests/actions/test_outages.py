@@ -82,7 +82,7 @@ async def test_stops_and_terminations_are_retried_after_any_transient_failure(de
 
 
 @pytest.mark.parametrize("name", ["deploy", "resume", "reboot"])
-async def test_an_unanswered_create_start_or_reboot_fails_after_its_retries(desk: Desk, name: str) -> None:
+async def test_an_unanswered_deploy_resume_or_reboot_fails_after_its_retries(desk: Desk, name: str) -> None:
     assert await asked_in_an_outage(desk, name, NO_ANSWER, 1.0) == "FAILURE fake did not answer"
 
 

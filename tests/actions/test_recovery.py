@@ -278,7 +278,7 @@ async def test_the_order_of_requests_does_not_depend_on_the_clock(desk: Desk) ->
     assert desk.replies() == ["RESTORE SUCCESS 7 -"]
 
 
-async def test_requests_fail_if_the_journal_cannot_record_their_takeover(
+async def test_a_request_fails_if_the_journal_cannot_record_its_takeover_and_others_are_answered(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = (Process(pid=pid, start="an earlier time") for pid in (4_000_001, 4_000_002))
