@@ -1,4 +1,4 @@
-"""What a file that is meant for a shell sets; whatever can be asked of a real one is."""
+"""Variables that a shell file sets, read without a shell; compared with a real shell wherever that is possible."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ KNOWN = {"HOME": "/home/one", "PATH": "/usr/bin:/bin", "OTHER": "o 'o"}
 
 
 def read(text: str) -> tuple[dict[str, str], list[int]]:
-    """What is set in the end, and the lines that need a shell."""
+    """The variables with their final values, and the numbers of the lines that need a shell."""
     entries = list(read_assignments(text, KNOWN))
     found = {entry.name: entry.value for entry in entries if isinstance(entry, Assignment)}
     return found, [entry.line for entry in entries if isinstance(entry, NeedsShell)]
 
 
 def sourced(text: str, names: Mapping[str, str]) -> dict[str, str]:
-    """What a real shell has set, after it has read the text, under these names."""
+    """The values of these variables after a real shell has sourced the text."""
     script = f"{text}\n" + "".join(f'printf "%s\\0" "${name}"\n' for name in names)
     shown = subprocess.run(["/bin/sh", "-c", script], env=KNOWN, capture_output=True).stdout
     return dict(zip(names, shown.decode().split("\0"), strict=False))
@@ -54,7 +54,7 @@ TEXTS = {
 
 
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
-def test_what_is_set_is_what_a_shell_sets(text: str) -> None:
+def test_assignments_are_read_as_a_real_shell_sets_them(text: str) -> None:
     found, unread = read(text)
     assert not unread
     assert found == sourced(text, found)
@@ -74,15 +74,15 @@ UNREAD = {
 
 
 @pytest.mark.parametrize("text", UNREAD.values(), ids=UNREAD)
-def test_what_only_a_shell_could_read_is_left_out_with_its_line(text: str) -> None:
+def test_a_line_that_needs_a_shell_is_reported_and_skipped(text: str) -> None:
     assert read(f"C=3\n{text}") == ({"B": "2", "C": "3"}, [2])
 
 
-def test_a_nul_is_left_out_for_no_process_can_have_one() -> None:
+def test_a_nul_is_removed_from_a_value() -> None:
     assert read("A=a\0b\n") == ({"A": "ab"}, [])
 
 
 @given(st.text(alphabet="AB=$ {}'\"\\\n#;x~`(/", max_size=40))
-def test_any_text_can_be_read(text: str) -> None:
+def test_any_text_is_read_without_an_error(text: str) -> None:
     found, _ = read(text)
     assert all(name.isidentifier() for name in found)

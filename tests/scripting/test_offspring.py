@@ -1,4 +1,4 @@
-"""What scripts leave behind, ended in a process of its own: it becomes the parent of all orphans below it."""
+"""Ends the processes that a script leaves behind, in a process of its own: all orphans below it become its children."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ asyncio.run(main())
 """
 
 
-def test_the_children_of_what_ends_at_once_end_as_well() -> None:
-    """On a busy machine a killed process has often ended before anybody asks."""
+def test_children_of_a_process_that_ends_at_once_are_killed_as_well() -> None:
+    """On a busy machine a killed process has often ended before its children are listed."""
     ended = subprocess.run(
         [sys.executable, "-c", ENDS_AT_ONCE], capture_output=True, text=True, timeout=60, check=False
     )

@@ -27,7 +27,7 @@ FaultKind = Literal["http-500", "hang", "held", "lost-answer", "dropped", "garba
 
 @dataclass
 class Fault:
-    """What goes wrong with the next calls of a method."""
+    """A fault that the next calls of a method meet."""
 
     method: str
     kind: FaultKind
@@ -39,8 +39,8 @@ class FrontEnd:
     """One URL of the partner.
 
     Attributes:
-        state: its part among its peers: 0 alone, 1 candidate, 2 follower without a leader, 3 leader.
-        url: where it listens; filled in when it does.
+        state: its raft state: 0 alone, 1 candidate, 2 follower without a leader, 3 leader.
+        url: its endpoint, once it listens.
     """
 
     state: int | str = 0
@@ -53,9 +53,9 @@ class Partner(Parts):
     """A whole OpenNebula; use it as a context manager.
 
     Args:
-        release: which one it answers as.
+        release: the release as which it answers.
         delay: seconds each state of a transition takes.
-        front_ends: how many URLs it has.
+        front_ends: number of its front-ends, each with its own URL.
     """
 
     def __init__(self, release: Release = "7.4.0", *, delay: float = 0.004, front_ends: int = 1) -> None:
@@ -111,15 +111,15 @@ class Partner(Parts):
 
     @property
     def place(self) -> str:
-        """Host and port, as sentences have them."""
+        """Host and port, as error sentences name them."""
         return self.urls[0].removeprefix("http://").removesuffix("/RPC2")
 
     def order(self, kind: FaultKind, method: str = "", *, times: int = 1) -> None:
-        """Let the next calls of a method, or of any, go wrong."""
+        """Let the next calls of a method, or of any method, meet a fault."""
         self.faults.append(Fault(method, kind, times))
 
     def go_on(self) -> None:
-        """Answer what was held, and hold no more."""
+        """Answer the held calls, and hold no more."""
         assert self._loop is not None
         assert self._may_go_on is not None
         for fault in self.faults:
@@ -130,7 +130,7 @@ class Partner(Parts):
         """How often a method was called."""
         return sum(called == method for called, _ in self.calls)
 
-    # Talking
+    # Serving
 
     def _handler(self, front_end: FrontEnd) -> Callable[[web.Request], Any]:
         async def handle(request: web.Request) -> web.StreamResponse:
@@ -199,7 +199,7 @@ class Partner(Parts):
 
 
 def _drop(request: web.Request) -> None:
-    """Close the connection without a word."""
+    """Close the connection without an answer."""
     assert request.transport is not None
     request.transport.abort()
 

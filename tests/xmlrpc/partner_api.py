@@ -1,4 +1,4 @@
-"""What the methods of the tests' OpenNebula do; how they are called over the wire is partner.py's."""
+"""The methods of the tests' OpenNebula; partner.py serves them over HTTP."""
 
 # ruff: noqa: FBT001, FBT002 - the API's booleans have places, not names
 
@@ -58,7 +58,7 @@ class Api:
     """The partner's state and its methods; `do_vm_info` is `one.vm.info`.
 
     Args:
-        release: which one it answers as.
+        release: the release as which it answers.
         delay: seconds each state of a transition takes.
     """
 

@@ -1,7 +1,7 @@
-"""VMs of the OpenNebula that the tests start: their documents, element for element, and what orders do to them.
+"""VMs of the OpenNebula that the tests start: their documents, element for element, and the effects of actions.
 
 The documents are those that 5.10.5 and 7.4.0 write (src/vm/VirtualMachine.cc, src/vm/History.cc). A VM holds the state
-it entered last and what comes next and when; whoever looks works out where it is by now.
+it entered last and its further steps with their times; `Vm.catch_up` takes the steps that are due.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OF_THE_VM = frozenset(
     {"CPU", "VCPU", "MEMORY", "DISK", "NIC", "CONTEXT", "OS", "GRAPHICS", "INPUT", "FEATURES", "RAW", "SUBMIT_ON_HOLD"}
     | {"TEMPLATE_ID", "VMID", "AUTOMATIC_REQUIREMENTS", "TM_MAD_SYSTEM", "SNAPSHOT"}
 )
-"""What stands in a VM's TEMPLATE; everything else is put into USER_TEMPLATE (src/vm/VirtualMachine.cc)."""
+"""Attributes of a VM's TEMPLATE; all others are put into USER_TEMPLATE (src/vm/VirtualMachine.cc)."""
 
 
 def attributes_of(template: Template) -> Attributes:
@@ -47,13 +47,13 @@ def template_xml(tag: str, attributes: Attributes) -> str:
 
 @dataclass
 class Step:
-    """What a VM does next.
+    """A further step of a VM.
 
     Attributes:
-        at: when, by the monotonic clock.
+        at: its time, by the monotonic clock.
         state: STATE it enters.
         lcm_state: LCM_STATE.
-        effect: what changes then.
+        effect: called when the step is taken.
     """
 
     at: float
@@ -73,10 +73,10 @@ class Vm:
         is_7: written as 7.4 does, else as 5.10.
         template: TEMPLATE.
         user_template: USER_TEMPLATE.
-        steps: what it does next, in order.
+        steps: its further steps, in order.
         is_deaf: its guest ignores a soft shutdown.
         gid: its group's.
-        is_open: everybody may see it.
+        is_open: every user may see it.
     """
 
     number: int
@@ -100,7 +100,7 @@ class Vm:
     has_history: bool = False
 
     def catch_up(self) -> None:
-        """Take the steps whose time has come."""
+        """Take the steps that are due."""
         while self.steps and self.steps[0].at <= time.monotonic():
             step = self.steps.pop(0)
             self.state, self.lcm_state = step.state, step.lcm_state
@@ -210,7 +210,7 @@ _PERMISSIONS = (
 
 
 class RefusedError(Exception):
-    """The order cannot be carried out; the text is what OpenNebula says."""
+    """The action cannot be carried out; the text is OpenNebula's."""
 
 
 def act(vm: Vm, action: str, *, delay: float) -> None:

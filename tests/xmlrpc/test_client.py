@@ -1,4 +1,4 @@
-"""The client against an OpenNebula on loopback: front-ends that die, hang, lie, or do not lead."""
+"""The client against an OpenNebula on loopback: front-ends that die, hang, send garbage, or do not lead."""
 
 # ruff: noqa: FBT003 - the API's booleans have places, not names
 
@@ -77,34 +77,34 @@ async def name_of(client: Client, number: int) -> str:
     return await client.read("one.vm.info", number, read=lambda vm: text_of(vm.find("NAME")))
 
 
-def nobody() -> str:
-    """A URL that nobody listens at."""
+def unused_url() -> str:
+    """A URL at which no process listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{listener.getsockname()[1]}/RPC2"
 
 
-async def test_a_value_and_a_document_are_read(partner: Partner, connect: Open) -> None:
+async def test_a_value_and_a_document_are_read_from_answers(partner: Partner, connect: Open) -> None:
     client = await connect(*partner.urls)
     assert await client.call("one.system.version") == "7.4.0"
     assert await name_of(client, await create(client)) == "one"
 
 
 @pytest.mark.parametrize("method", DOCUMENTS)
-async def test_a_document_that_was_not_asked_for_is_no_answer(partner: Partner, connect: Open, method: str) -> None:
+async def test_an_answer_with_another_root_element_is_refused(partner: Partner, connect: Open, method: str) -> None:
     partner.order("page", method)
     client = await connect(*partner.urls)
     with pytest.raises(ProviderUnavailable, match=f"the answer to {method} is not <[A-Z_]+>, it begins with <html>"):
         await client.read(method, read=len)
 
 
-def test_every_document_that_is_read_has_a_root_of_its_own() -> None:
+def test_each_method_that_returns_a_document_has_its_root_element_listed() -> None:
     sources = [path.read_text() for path in (Path(__file__).parents[2] / "one_provider_mad").rglob("*.py")]
     asked = {method for text in sources for method in re.findall(r'"(one\.\w+\.(?:info\w*|raftstatus|config))"', text)}
     assert asked == DOCUMENTS.keys()
 
 
-async def test_many_ask_at_once(partner: Partner, connect: Open) -> None:
+async def test_a_hundred_calls_at_once_share_four_connections(partner: Partner, connect: Open) -> None:
     client = await connect(*partner.urls, connections=4)
     assert set(await asyncio.gather(*(client.call("one.system.version") for _ in range(100)))) == {"7.4.0"}
 
@@ -112,39 +112,37 @@ async def test_many_ask_at_once(partner: Partner, connect: Open) -> None:
 # Front-ends
 
 
-async def test_a_front_end_that_is_down_is_passed_over_and_not_asked_first_again(
-    partner: Partner, connect: Open
-) -> None:
-    client = await connect(nobody(), *partner.urls)
+async def test_the_next_front_end_is_called_if_the_first_is_down(partner: Partner, connect: Open) -> None:
+    client = await connect(unused_url(), *partner.urls)
     assert await create(client) == 0
     assert await create(client) == 1
     assert partner.count("one.template.instantiate") == 2
 
 
-async def test_when_none_can_be_reached_the_sentence_names_the_last(connect: Open) -> None:
-    url = nobody()
-    client = await connect(nobody(), url)
+async def test_if_no_front_end_can_be_reached_the_error_names_the_last(connect: Open) -> None:
+    url = unused_url()
+    client = await connect(unused_url(), url)
     with pytest.raises(ProviderUnavailable, match=f"OpenNebula at {url[7:-5]} cannot be reached") as caught:
         await create(client)
     assert caught.value.definite, "nothing was sent"
 
 
-async def test_a_call_of_which_one_front_end_may_know_was_perhaps_carried_out(partner: Partner, connect: Open) -> None:
-    client = await connect(*partner.urls, nobody())
+async def test_a_call_that_one_front_end_received_may_have_been_carried_out(partner: Partner, connect: Open) -> None:
+    client = await connect(*partner.urls, unused_url())
     partner.order("dropped", "one.vm.action")
     with pytest.raises(ProviderUnavailable, match="cannot be reached") as caught:
         await client.call("one.vm.action", "reboot", 0)
     assert not caught.value.definite
 
 
-async def test_a_front_end_that_does_not_lead_is_passed_over(pair: Partner, connect: Open) -> None:
+async def test_a_call_that_a_follower_refuses_is_sent_to_the_leader(pair: Partner, connect: Open) -> None:
     pair.front_ends[0].state, pair.front_ends[1].state = 2, 3
     client = await connect(*pair.urls)
     assert await create(client) == 0
     assert len(pair.vms) == 1
 
 
-async def test_when_the_leader_changes_the_next_call_finds_it(pair: Partner, connect: Open) -> None:
+async def test_after_a_change_of_leader_the_next_call_finds_the_new_one(pair: Partner, connect: Open) -> None:
     pair.front_ends[0].state, pair.front_ends[1].state = 3, 2
     client = await connect(*pair.urls)
     await create(client)
@@ -155,7 +153,7 @@ async def test_when_the_leader_changes_the_next_call_finds_it(pair: Partner, con
     assert [len(calls) for calls in asked] == [2, 2]
 
 
-async def test_when_the_leader_changes_whoever_was_waiting_finds_it_as_well(pair: Partner, connect: Open) -> None:
+async def test_a_call_that_waits_while_another_finds_the_leader_finds_it_too(pair: Partner, connect: Open) -> None:
     pair.front_ends[0].state, pair.front_ends[1].state = 2, 3
     client = await connect(*pair.urls)
     pair.order("held", "one.template.instantiate")
@@ -166,7 +164,7 @@ async def test_when_the_leader_changes_whoever_was_waiting_finds_it_as_well(pair
     assert await late == 0
 
 
-async def test_without_any_leader_the_call_was_not_carried_out_and_is_paced(pair: Partner, connect: Open) -> None:
+async def test_without_a_leader_a_call_fails_as_throttled_and_not_carried_out(pair: Partner, connect: Open) -> None:
     pair.front_ends[0].state = pair.front_ends[1].state = 1
     client = await connect(*pair.urls)
     with pytest.raises(Throttled, match="no OpenNebula front-end leads") as caught:
@@ -176,14 +174,14 @@ async def test_without_any_leader_the_call_was_not_carried_out_and_is_paced(pair
     assert not pair.vms
 
 
-async def test_an_election_that_is_just_over_costs_nothing(pair: Partner, connect: Open) -> None:
+async def test_a_call_refused_during_an_election_is_repeated_once_it_has_ended(pair: Partner, connect: Open) -> None:
     client = await connect(*pair.urls)
     pair.order("no-leader", "one.template.instantiate")
     assert await create(client) == 0
     assert len(pair.vms) == 1
 
 
-async def test_each_front_end_tells_its_own_part(pair: Partner, connect: Open) -> None:
+async def test_each_front_end_reports_its_own_raft_state(pair: Partner, connect: Open) -> None:
     pair.front_ends[0].state, pair.front_ends[1].state = 2, 3
     parts = [await (await connect(url)).raft_status() for url in pair.urls]
     assert [part.state for part in parts] == [RaftState.FOLLOWER, RaftState.LEADER]
@@ -201,7 +199,7 @@ UNANSWERED: list[FaultKind] = ["http-500", "dropped", "lost-answer", "garbage"]
 
 
 @pytest.mark.parametrize("kind", UNANSWERED)
-async def test_a_question_that_is_not_answered_is_put_to_the_next_front_end(
+async def test_a_reading_call_without_an_answer_is_sent_to_the_next_front_end(
     pair: Partner, connect: Open, kind: FaultKind
 ) -> None:
     pair.order(kind)
@@ -209,7 +207,9 @@ async def test_a_question_that_is_not_answered_is_put_to_the_next_front_end(
 
 
 @pytest.mark.parametrize("kind", UNANSWERED)
-async def test_what_must_happen_once_is_not_sent_twice(pair: Partner, connect: Open, kind: FaultKind) -> None:
+async def test_a_call_that_must_not_be_repeated_is_sent_once_even_without_an_answer(
+    pair: Partner, connect: Open, kind: FaultKind
+) -> None:
     client = await connect(*pair.urls)
     pair.order(kind, "one.template.instantiate")
     with pytest.raises(ProviderUnavailable) as caught:
@@ -219,7 +219,7 @@ async def test_what_must_happen_once_is_not_sent_twice(pair: Partner, connect: O
     assert len(pair.vms) == (kind == "lost-answer")
 
 
-async def test_a_front_end_that_hangs_is_given_up(pair: Partner, connect: Open) -> None:
+async def test_a_front_end_that_hangs_is_given_up_after_the_timeout(pair: Partner, connect: Open) -> None:
     pair.order("hang")
     client = await connect(*pair.urls, timeout=0.2)
     assert await client.call("one.system.version") == "7.4.0"
@@ -228,7 +228,7 @@ async def test_a_front_end_that_hangs_is_given_up(pair: Partner, connect: Open) 
         await create(client)
 
 
-async def test_a_call_that_is_cancelled_leaves_the_client_fit(partner: Partner, connect: Open) -> None:
+async def test_the_client_still_works_after_a_cancelled_call(partner: Partner, connect: Open) -> None:
     client = await connect(*partner.urls)
     partner.order("hang")
     task = asyncio.create_task(client.call("one.system.version"))
@@ -239,14 +239,14 @@ async def test_a_call_that_is_cancelled_leaves_the_client_fit(partner: Partner, 
     assert await client.call("one.system.version") == "7.4.0"
 
 
-async def test_an_answer_that_is_too_large_is_not_taken(partner: Partner, connect: Open) -> None:
+async def test_an_answer_beyond_body_limit_is_refused(partner: Partner, connect: Open) -> None:
     partner.templates[9] = ("x" * 100_000, "CPU=1")
     client = await connect(*partner.urls, body_limit=65_536)
     with pytest.raises(ProviderUnavailable, match="more than 65536 bytes: raise body_limit"):
         await client.call("one.template.info", 9)
 
 
-async def test_a_refusal_is_raised_by_its_kind(partner: Partner, connect: Open) -> None:
+async def test_an_error_of_opennebula_is_raised_as_our_error_class(partner: Partner, connect: Open) -> None:
     client = await connect(*partner.urls)
     with pytest.raises(BadParameter, match=r"virtual machine template \[4\]"):
         await client.call("one.template.instantiate", 4, "x", False, "", False)
@@ -257,7 +257,7 @@ async def test_a_refusal_is_raised_by_its_kind(partner: Partner, connect: Open) 
 # Credentials
 
 
-async def test_wrong_credentials_are_told_so_and_never_quoted(partner: Partner, connect: Open) -> None:
+async def test_the_error_about_wrong_credentials_does_not_quote_them(partner: Partner, connect: Open) -> None:
     client = await connect(*partner.urls, session="oneadmin:hunter2")
     with pytest.raises(AuthenticationRefused) as caught:
         await client.call("one.user.info", -1, False)
@@ -265,7 +265,9 @@ async def test_wrong_credentials_are_told_so_and_never_quoted(partner: Partner, 
     assert partner.calls == [("one.user.info", (-1, False))]
 
 
-async def test_a_refusal_of_good_credentials_is_not_put_to_another_front_end(pair: Partner, connect: Open) -> None:
+async def test_a_call_refused_for_its_credentials_is_not_sent_to_another_front_end(
+    pair: Partner, connect: Open
+) -> None:
     client = await connect(*pair.urls)
     pair.order("refused")
     with pytest.raises(AuthenticationRefused):
@@ -274,7 +276,7 @@ async def test_a_refusal_of_good_credentials_is_not_put_to_another_front_end(pai
     assert await create(client) == 0
 
 
-async def test_credentials_that_were_replaced_are_read_again(partner: Partner) -> None:
+async def test_replaced_credentials_are_read_again_after_a_refusal(partner: Partner) -> None:
     sessions = iter(["oneadmin:old", "oneadmin:secret"])
     client = Client(Connection(endpoints=tuple(partner.urls)), read_session=lambda: next(sessions))
     await client.open()
@@ -282,7 +284,7 @@ async def test_credentials_that_were_replaced_are_read_again(partner: Partner) -
     await client.close()
 
 
-async def test_credentials_that_cannot_be_used_fail_the_opening(tmp_path: Path) -> None:
+async def test_the_client_does_not_open_without_readable_credentials(tmp_path: Path) -> None:
     client = Client(Connection(credentials_file=str(tmp_path / "missing")))
     with pytest.raises(SettingsError, match="missing does not exist"):
         await client.open()
@@ -291,12 +293,12 @@ async def test_credentials_that_cannot_be_used_fail_the_opening(tmp_path: Path) 
     await client.close()
 
 
-# What stands between
+# Proxies and TLS
 
 
 @asynccontextmanager
 async def proxy(respond: Callable[[], web.StreamResponse | web.Response]) -> AsyncIterator[str]:
-    """The URL of a machine that answers whatever is asked with this."""
+    """The URL of a server that sends this answer to every request."""
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return respond()
@@ -322,7 +324,9 @@ async def proxy(respond: Callable[[], web.StreamResponse | web.Response]) -> Asy
         (503, NotReached),
     ],
 )
-async def test_what_a_proxy_says_is_understood(connect: Open, status: int, kind: type[ProviderError]) -> None:
+async def test_an_http_status_of_a_proxy_becomes_our_error_class(
+    connect: Open, status: int, kind: type[ProviderError]
+) -> None:
     headers = {"Retry-After": "7", "Location": "http://127.0.0.1:1/"}
     async with proxy(lambda: web.Response(status=status, text="<html>", headers=headers)) as url:
         client = await connect(url)
@@ -335,9 +339,9 @@ async def test_what_a_proxy_says_is_understood(connect: Open, status: int, kind:
 @pytest.mark.parametrize(
     ("text", "kind"),
     [("<html>No server is available to handle this request.", NotReached), ("<html>", ProviderUnavailable)],
-    ids=["says-that-nobody-took-it", "says-nothing"],
+    ids=["no-server-available", "says-nothing"],
 )
-async def test_a_503_is_no_answer_unless_it_says_that_nobody_took_the_call(
+async def test_a_503_means_not_carried_out_only_if_it_says_that_no_server_is_available(
     connect: Open, text: str, kind: type[ProviderError]
 ) -> None:
     async with proxy(lambda: web.Response(status=503, text=text)) as url:
@@ -347,7 +351,7 @@ async def test_a_503_is_no_answer_unless_it_says_that_nobody_took_the_call(
     assert type(caught.value) is kind
 
 
-async def test_no_proxy_makes_us_wait_longer_than_half_a_minute(connect: Open) -> None:
+async def test_a_retry_after_of_a_proxy_counts_as_thirty_seconds_at_most(connect: Open) -> None:
     async with proxy(lambda: web.Response(status=429, headers={"Retry-After": "9" * 4000})) as url:
         client = await connect(url)
         with pytest.raises(Throttled) as caught:
@@ -357,7 +361,7 @@ async def test_no_proxy_makes_us_wait_longer_than_half_a_minute(connect: Open) -
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for 127.0.0.1 that nobody has signed, and its key."""
+    """A self-signed certificate for 127.0.0.1, and its key."""
     place = tmp_path_factory.mktemp("tls")
     cert, key = place / "cert.pem", place / "key.pem"
     subject = ["-subj", "/CN=partner", "-addext", "subjectAltName=IP:127.0.0.1"]
@@ -366,7 +370,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return cert, key
 
 
-async def test_only_a_trusted_certificate_is_spoken_to(connect: Open, certificate: tuple[Path, Path]) -> None:
+async def test_no_call_is_sent_to_a_server_with_an_untrusted_certificate(
+    connect: Open, certificate: tuple[Path, Path]
+) -> None:
     cert, key = certificate
     heard: list[bytes] = []
 
@@ -389,7 +395,7 @@ async def test_only_a_trusted_certificate_is_spoken_to(connect: Open, certificat
     await runner.cleanup()
 
 
-async def test_certificates_that_cannot_be_read_fail_the_opening(connect: Open, tmp_path: Path) -> None:
+async def test_the_client_does_not_open_with_an_unreadable_ca_file(connect: Open, tmp_path: Path) -> None:
     empty = tmp_path / "ca.pem"
     empty.write_text("no certificate\n")
     for path in (tmp_path / "missing.pem", empty):
@@ -409,13 +415,15 @@ async def test_certificates_that_cannot_be_read_fail_the_opening(connect: Open, 
         (("http://one/RPC2", "http://user:pass@one/RPC2"), "one has credentials in its URL"),
     ],
 )
-def test_a_url_that_no_opennebula_can_have_is_refused(endpoints: tuple[str, ...], sentence: str) -> None:
+def test_an_endpoint_that_is_no_http_url_or_has_credentials_is_refused(
+    endpoints: tuple[str, ...], sentence: str
+) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
         check_endpoints(endpoints)
     assert "pass" not in str(caught.value)
 
 
-def test_nobody_pays_for_the_client_before_it_is_opened() -> None:
+def test_importing_the_client_does_not_import_aiohttp() -> None:
     modules = ["one_provider_mad.xmlrpc.client", "one_provider_mad.providers.opennebula.provider"]
     code = f"import sys, {', '.join(modules)}; print('aiohttp' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Calls and answers as bytes: what is written, what is read, and what is no answer at all."""
+"""XML-RPC calls and answers as bytes: encoding calls, decoding answers, and refusing malformed ones."""
 
 from __future__ import annotations
 
@@ -35,11 +35,13 @@ def answer(*values: str) -> bytes:
         pytest.param(("<boolean>0</boolean>", "<string>no</string>"), Failure(text="no", code=0), id="no-code"),
     ],
 )
-def test_an_answer_is_read(values: tuple[str, ...], expected: Success | Failure) -> None:
+def test_an_xmlrpc_answer_is_decoded_as_success_or_failure(
+    values: tuple[str, ...], expected: Success | Failure
+) -> None:
     assert decode_answer("one.vm.info", answer(*values)) == expected
 
 
-NO_ANSWERS = {
+MALFORMED_ANSWERS = {
     "empty": b"",
     "a-proxy's-page": b"<html><body>502 Bad Gateway</body></html>",
     "half": answer("<boolean>1</boolean>", "<i4>7</i4>")[:-20],
@@ -56,30 +58,30 @@ NO_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("name", NO_ANSWERS)
-def test_what_is_no_answer_leaves_open_what_was_done(name: str) -> None:
+@pytest.mark.parametrize("name", MALFORMED_ANSWERS)
+def test_after_a_malformed_answer_the_call_may_have_been_carried_out(name: str) -> None:
     with pytest.raises(ProviderUnavailable, match=r"the answer to one\.vm\.action") as caught:
-        decode_answer("one.vm.action", NO_ANSWERS[name])
+        decode_answer("one.vm.action", MALFORMED_ANSWERS[name])
     assert not caught.value.definite
     assert len(str(caught.value)) < 400
 
 
-def test_a_file_is_not_read_for_whoever_answers() -> None:
+def test_an_external_entity_in_an_answer_is_not_read() -> None:
     document = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><methodResponse>&x;</methodResponse>'
     with pytest.raises(ProviderUnavailable) as caught:
         decode_answer("one.vm.info", document)
     assert "root:" not in str(caught.value)
 
 
-def test_a_document_of_more_than_ten_million_bytes_is_read() -> None:
+def test_an_answer_of_more_than_ten_million_bytes_is_decoded() -> None:
     document = "&lt;VM&gt;" * 1_200_000
     found = decode_answer("one.vmpool.info", answer("<boolean>1</boolean>", f"<string>{document}</string>"))
     assert isinstance(found, Success)
     assert len(str(found.result)) == 4 * 1_200_000
 
 
-def test_nobody_waits_for_the_parser_of_another_thread() -> None:
-    """One of lxml's reads one document at a time: a pool of 3 MB would hold up the requests that the loop reads."""
+def test_each_thread_has_its_own_xml_parser() -> None:
+    """An lxml parser reads one document at a time: a pool of 3 MB would delay the event loop's own parsing."""
 
     def parsed() -> Element:
         return parse_document(b"<VM/>")
@@ -99,12 +101,12 @@ def test_nobody_waits_for_the_parser_of_another_thread() -> None:
         pytest.param(2**31, id="wide-number"),
     ],
 )
-def test_what_xml_rpc_cannot_carry_is_not_sent(argument: str | int) -> None:
+def test_an_argument_that_xmlrpc_cannot_encode_is_refused(argument: str | int) -> None:
     with pytest.raises(BadParameter, match=r"one\.vm\.update cannot be sent"):
         encode_call("one.vm.update", "user:password", (argument,))
 
 
-def test_markup_and_line_feeds_arrive_as_they_were() -> None:
+def test_markup_and_line_feeds_in_an_argument_are_encoded_without_loss() -> None:
     import xmlrpc.client
 
     text = 'A="<b> & ]]>"\n\tB="é"'

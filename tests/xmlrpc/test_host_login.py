@@ -1,4 +1,4 @@
-"""Credentials that upstream's drivers kept in a host's template are read from there."""
+"""Credentials are read from the host's template, where upstream's drivers kept them."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ def asked(local: Partner) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-async def test_a_host_is_asked_by_name_or_number_and_decrypts(local: Partner, tmp_path: Path) -> None:
+async def test_credentials_are_read_decrypted_from_a_host_by_name_or_number(local: Partner, tmp_path: Path) -> None:
     for host in ("remote2", "2"):
         assert await login(local, tmp_path, host).read() == ("AKIAEXAMPLE", "s3cr3t/+=")
     assert asked(local) == [("one.hostpool.info",), ("one.host.info", 2, True), ("one.host.info", 2, True)]
 
 
-async def test_whoever_asks_at_the_same_time_shares_the_answer(local: Partner, tmp_path: Path) -> None:
+async def test_twenty_reads_at_once_share_one_call(local: Partner, tmp_path: Path) -> None:
     one = login(local, tmp_path, "2")
     assert len(set(await asyncio.gather(*(one.read() for _ in range(20))))) == 1
     assert local.count("one.host.info") == 1
@@ -59,7 +59,7 @@ async def refusal(one: HostLogin, kind: type[ProviderError] = AuthenticationRefu
     return str(caught.value)
 
 
-async def test_what_is_wrong_is_told_in_one_sentence(local: Partner, tmp_path: Path) -> None:
+async def test_each_failure_to_read_the_credentials_has_its_sentence(local: Partner, tmp_path: Path) -> None:
     reading = "EC2_ACCESS and EC2_SECRET of host {} cannot be read:".format
     assert await refusal(login(local, tmp_path, "nowhere")) == (f"{reading('nowhere')} there is no host of that name")
     assert await refusal(login(local, tmp_path, "99")) == (f"{reading(99)} Error getting host [99]. (one.host.info)")
@@ -72,26 +72,26 @@ async def test_what_is_wrong_is_told_in_one_sentence(local: Partner, tmp_path: P
     assert await refusal(login(local, tmp_path)) == (
         f"{reading('remote2')} OpenNebula 4.14.2 decrypts no attributes, only 5.10 and later do"
     )
-    with Partner() as gone:
-        nobody = login(gone, tmp_path)
-    assert f"{reading('remote2')} OpenNebula at 127.0.0.1:" in await refusal(nobody, NotReached)
+    with Partner() as stopped:
+        unreachable = login(stopped, tmp_path)
+    assert f"{reading('remote2')} OpenNebula at 127.0.0.1:" in await refusal(unreachable, NotReached)
 
 
-async def test_without_one_auth_there_is_nothing_to_ask_with(local: Partner, tmp_path: Path) -> None:
+async def test_a_missing_one_auth_file_is_named_in_the_error(local: Partner, tmp_path: Path) -> None:
     environ = {"ONE_XMLRPC": local.urls[0], "ONE_AUTH": str(tmp_path / "missing")}
     assert (await refusal(HostLogin("2", NAMES, environ=environ))).startswith(
         "EC2_ACCESS and EC2_SECRET of host 2 cannot be read: missing does not exist: write user:password into "
     )
 
 
-async def test_an_xmlrpc_url_that_is_none_is_told(tmp_path: Path) -> None:
+async def test_a_malformed_one_xmlrpc_is_named_in_the_error(tmp_path: Path) -> None:
     environ = {"ONE_XMLRPC": "localhost:2633", "ONE_AUTH": str(credentials(tmp_path))}
     assert "ONE_XMLRPC is not the URL of an OpenNebula: endpoints: 'localhost:2633' is no URL" in await refusal(
         HostLogin("2", NAMES, environ=environ)
     )
 
 
-async def test_a_partner_is_asked_with_the_hosts_login_and_again_when_that_was_changed(
+async def test_a_partner_is_called_with_the_hosts_login_which_is_read_again_after_a_refusal(
     local: Partner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ONE_XMLRPC", local.urls[0])

@@ -1,4 +1,4 @@
-"""Whether this front-end leads, asked of an OpenNebula on loopback that may be late, deaf, or too old to have peers."""
+"""Watching whether this front-end leads, on an OpenNebula that may start late, not answer, or be too old for peers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def opennebula() -> Iterator[Partner]:
 
 
 class Watching:
-    """Watches an OpenNebula, and does the next thing to it whenever the watcher would wait.
+    """Watches an OpenNebula, and takes the next step whenever the watch would pause.
 
     Args:
-        url: where it is said to be.
+        url: its endpoint.
         auth: the file that ONE_AUTH names.
-        steps: what happens in each pause; after the last one the watching is over.
+        steps: one for each pause: a raft state to set, a fault to add, or None; after the last one the watch ends.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Watching:
         self.do(len(self.pauses))
 
     def do(self, _pause: int) -> None:
-        """The next thing."""
+        """Take the next step."""
         step = self._steps.pop(0)
         if isinstance(step, int | str) and self._opennebula is not None:
             self._opennebula.front_ends[0].state = step
@@ -71,7 +71,7 @@ def auth(tmp_path: Path) -> Path:
     return path
 
 
-async def test_another_one_leads_from_the_moment_this_one_does_not(opennebula: Partner, auth: Path) -> None:
+async def test_each_change_of_leadership_is_reported(opennebula: Partner, auth: Path) -> None:
     front_end = opennebula.front_ends[0]
     front_end.state = LEADER
     one = Watching(front_end.url, auth, [LEADER, FOLLOWER, FOLLOWER, CANDIDATE, LEADER], opennebula)
@@ -80,16 +80,18 @@ async def test_another_one_leads_from_the_moment_this_one_does_not(opennebula: P
     assert not one.warnings
 
 
-async def test_what_was_known_last_stays_while_nobody_answers(opennebula: Partner, auth: Path) -> None:
+async def test_leadership_stays_as_last_known_while_oned_does_not_answer(opennebula: Partner, auth: Path) -> None:
     front_end = opennebula.front_ends[0]
     front_end.state = FOLLOWER
-    deaf = Fault("one.zone.raftstatus", "http-500", 3)
-    one = Watching(front_end.url, auth, [deaf, None, None, None], opennebula)
+    fault = Fault("one.zone.raftstatus", "http-500", 3)
+    one = Watching(front_end.url, auth, [fault, None, None, None], opennebula)
     await one.run()
     assert one.changes == [True]
 
 
-async def test_an_oned_that_is_just_starting_is_waited_for(opennebula: Partner, auth: Path) -> None:
+async def test_the_watch_asks_again_ever_less_often_until_a_starting_oned_answers(
+    opennebula: Partner, auth: Path
+) -> None:
     opennebula.front_ends[0].state = FOLLOWER
     opennebula.faults.append(Fault("one.zone.raftstatus", "dropped", 3))
     one = Watching(opennebula.front_ends[0].url, auth, [None] * 3, opennebula)
@@ -98,7 +100,7 @@ async def test_an_oned_that_is_just_starting_is_waited_for(opennebula: Partner, 
     assert one.pauses == [1, 2, 4, 2], "less and less often, and as usual once it answers"
 
 
-async def test_long_silence_is_one_warning(auth: Path) -> None:
+async def test_an_oned_that_never_answers_causes_one_warning(auth: Path) -> None:
     one = Watching("http://127.0.0.1:9/RPC2", auth, [None] * 12)
     await one.run()
     (warning,) = one.warnings
@@ -110,8 +112,10 @@ async def test_long_silence_is_one_warning(auth: Path) -> None:
     assert max(one.pauses) == 60
 
 
-async def test_credentials_that_cannot_be_read_for_a_moment_are_no_end(opennebula: Partner, auth: Path) -> None:
-    """They are being replaced, say; and then this front-end is elected."""
+async def test_the_watch_continues_after_credentials_were_unreadable_for_a_moment(
+    opennebula: Partner, auth: Path
+) -> None:
+    """They are being replaced, for example; then this front-end is elected."""
     front_end = opennebula.front_ends[0]
     front_end.state = FOLLOWER
     one = Watching(front_end.url, auth, [None, None, None, LEADER, None], opennebula)
@@ -126,11 +130,15 @@ async def test_credentials_that_cannot_be_read_for_a_moment_are_no_end(opennebul
     assert one.changes == [True, False]
 
 
-ODD = ["", "soon", "7", "9" * 5000, "\u0663"]  # the last one is an Arabic three
+MALFORMED_STATES = ["", "soon", "7", "9" * 5000, "\u0663"]  # the last one is an Arabic three
 
 
-@pytest.mark.parametrize("state", ODD, ids=["nothing", "a-word", "no-state", "5000-digits", "another-script"])
-async def test_an_odd_answer_is_no_answer_and_no_end_of_the_watch(opennebula: Partner, auth: Path, state: str) -> None:
+@pytest.mark.parametrize(
+    "state", MALFORMED_STATES, ids=["nothing", "a-word", "no-state", "5000-digits", "another-script"]
+)
+async def test_a_malformed_raft_state_is_ignored_and_the_watch_continues(
+    opennebula: Partner, auth: Path, state: str
+) -> None:
     opennebula.front_ends[0].state = FOLLOWER
     one = Watching(opennebula.front_ends[0].url, auth, [state, LEADER, None], opennebula)
     await one.run()
@@ -146,7 +154,7 @@ async def test_an_odd_answer_is_no_answer_and_no_end_of_the_watch(opennebula: Pa
     )
 
 
-async def test_a_defect_is_no_end_of_the_watch(
+async def test_an_unexpected_exception_is_logged_and_the_watch_continues(
     opennebula: Partner, auth: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = [KeyError("a defect"), KeyError("a defect")]
@@ -165,8 +173,8 @@ async def test_a_defect_is_no_end_of_the_watch(
     assert [entry["event"] for entry in logged if entry["log_level"] == "error"] == ["front-end not asked"] * 2
 
 
-async def test_a_fault_is_no_answer(opennebula: Partner, auth: Path) -> None:
-    """Only that there is no such method means that there are no peers."""
+async def test_an_xmlrpc_fault_does_not_mean_that_there_are_no_peers(opennebula: Partner, auth: Path) -> None:
+    """Only the fault that the method does not exist means that there are no peers."""
     front_end = opennebula.front_ends[0]
     front_end.state = FOLLOWER
     opennebula.do_zone_raftstatus = lambda *_: 1 / 0  # type: ignore[method-assign, assignment]
@@ -175,15 +183,15 @@ async def test_a_fault_is_no_answer(opennebula: Partner, auth: Path) -> None:
     assert one.changes == []
 
 
-async def test_a_page_in_the_place_of_a_document_is_no_answer(opennebula: Partner, auth: Path) -> None:
+async def test_an_html_page_in_place_of_the_raft_document_is_ignored(opennebula: Partner, auth: Path) -> None:
     front_end = opennebula.front_ends[0]
     front_end.state = FOLLOWER
     one = Watching(front_end.url, auth, [Fault("one.zone.raftstatus", "page", 1)], opennebula)
     await one.run()
-    assert one.changes == [True], "another one leads until it is known that none does"
+    assert one.changes == [True], "no new state is known"
 
 
-async def test_before_there_were_peers_every_front_end_was_alone(opennebula: Partner, auth: Path) -> None:
+async def test_a_release_without_raft_leads_and_is_not_watched(opennebula: Partner, auth: Path) -> None:
     """Up to 5.2 there is no such method."""
     opennebula.do_zone_raftstatus = None  # type: ignore[method-assign, assignment]
     one = Watching(opennebula.front_ends[0].url, auth, [None], opennebula)

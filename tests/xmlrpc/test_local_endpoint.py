@@ -1,4 +1,4 @@
-"""Where the OpenNebula on this machine is asked."""
+"""The XML-RPC endpoint of the OpenNebula on this machine."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tests.xmlrpc.partner import Partner
 
 
 def write_down(root: Path, text: str) -> str:
-    """Let oned have written its settings; the path of the file."""
+    """Write this as the configuration that oned keeps in its var directory, and return the path of the file."""
     (root / "var").mkdir()
     path = root / "var" / "config"
     path.write_text(text)
     return str(path)
 
 
-def test_one_xmlrpc_comes_first(tmp_path: Path) -> None:
+def test_one_xmlrpc_precedes_the_configuration_that_oned_has_written(tmp_path: Path) -> None:
     write_down(tmp_path, "LISTEN_ADDRESS=127.0.0.1\nPORT=2700\n")
     found = local_endpoint({"ONE_LOCATION": str(tmp_path), "ONE_XMLRPC": "http://one:2633/RPC2"})
     assert (found.url, found.source) == ("http://one:2633/RPC2", "ONE_XMLRPC")
@@ -32,19 +32,21 @@ def test_one_xmlrpc_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "url"), [("0.0.0.0", "http://127.0.0.1:2700/RPC2"), ("2001:db8::7", "http://[2001:db8::7]:2700/RPC2")]
 )
-def test_then_comes_what_oned_has_written_down(tmp_path: Path, environ: dict[str, str], address: str, url: str) -> None:
+def test_without_one_xmlrpc_the_endpoint_is_read_from_the_configuration_oned_has_written(
+    tmp_path: Path, environ: dict[str, str], address: str, url: str
+) -> None:
     path = write_down(tmp_path, f"LISTEN_ADDRESS={address}\nPORT=2700\n")
     found = local_endpoint({"ONE_LOCATION": str(tmp_path), **environ})
     assert (found.url, found.source) == (url, f"PORT and LISTEN_ADDRESS in {path}")
 
 
-def test_then_comes_the_usual_place(tmp_path: Path) -> None:
+def test_without_both_the_endpoint_is_opennebulas_default(tmp_path: Path) -> None:
     found = local_endpoint({"ONE_LOCATION": str(tmp_path)})
     assert found.url == "http://localhost:2633/RPC2"
     assert found.source == (f"OpenNebula's default, since ONE_XMLRPC is not set and {tmp_path}/var/config has no PORT")
 
 
-def test_what_is_no_url_is_refused_with_what_named_it(tmp_path: Path) -> None:
+def test_a_value_that_is_no_url_is_refused_with_the_name_of_its_variable(tmp_path: Path) -> None:
     with pytest.raises(
         SettingsError, match=r"^ONE_XMLRPC is not the URL of an OpenNebula: endpoints: 'one:2633' is no URL"
     ):

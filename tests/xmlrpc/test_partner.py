@@ -1,7 +1,7 @@
-"""The tests' OpenNebula answers as 5.10.5 and 7.4.0 were seen to answer: one VM's life, element for element.
+"""The tests' OpenNebula answers as 5.10.5 and 7.4.0 were recorded to answer: one VM's life, element for element.
 
-Each conversation is the call as it went over the wire and what came back: a refusal or a value word for word, and a
-document by its elements in their order.
+Each exchange is a recorded call and its answer: a refusal or a value word for word, and a document by its elements in
+their order.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ SESSION = "oneadmin:secret"
 
 
 @dataclass(frozen=True)
-class Talk:
-    """A call, and what was answered.
+class Exchange:
+    """A call and its answer.
 
     Attributes:
         method: its name.
-        arguments: what follows the session.
+        arguments: the arguments after the session.
         answer: a value, a failure, or the elements of a document.
-        session: who asks.
+        session: credentials of the caller.
         word: state that the VM reaches before the next call.
     """
 
@@ -46,48 +46,48 @@ def refused(code: int, text: str) -> Failure:
     return Failure(code=code, text=text)
 
 
-def talks(release: Release) -> Iterator[Talk]:
+def exchanges(release: Release) -> Iterator[Exchange]:
     """The life of VM 2, from its template to its end."""
     is_7 = release == "7.4.0"
     kind = "JSON query" if is_7 else "Full text"
-    yield Talk("one.system.version", (), Success(result=release))
-    yield Talk("one.zone.raftstatus", (), RAFT)
-    yield Talk("one.user.info", (-1, False), USER)
+    yield Exchange("one.system.version", (), Success(result=release))
+    yield Exchange("one.zone.raftstatus", (), RAFT)
+    yield Exchange("one.user.info", (-1, False), USER)
     refusal = refused(256, "[one.vm.info] User couldn't be authenticated, aborting call.")
-    yield Talk("one.vm.info", (2,), refusal, session="oneadmin:wrong")
-    yield Talk("one.nosuch.method", (1,), refused(-506, "Method 'one.nosuch.method' not defined"))
-    yield Talk("one.vm.info", ("abc",), refused(-501, "Parameter that is supposed to be integer is not"))
+    yield Exchange("one.vm.info", (2,), refusal, session="oneadmin:wrong")
+    yield Exchange("one.nosuch.method", (1,), refused(-506, "Method 'one.nosuch.method' not defined"))
+    yield Exchange("one.vm.info", ("abc",), refused(-501, "Parameter that is supposed to be integer is not"))
     nothing = "[one.template.instantiate] Error getting virtual machine template [99999]."
-    yield Talk("one.template.instantiate", (99999, "x", False, "", False), refused(1024, nothing))
+    yield Exchange("one.template.instantiate", (99999, "x", False, "", False), refused(1024, nothing))
     nothing = "[one.vm.action] Error getting virtual machine [99999]."
-    yield Talk("one.vm.action", ("terminate", 99999), refused(1024, nothing))
+    yield Exchange("one.vm.action", ("terminate", 99999), refused(1024, nothing))
     extra = 'MEMORY=256\nONE_PROVIDER_OWNER="one-prod"\nONE_PROVIDER_VM_ID="23"'
-    yield Talk("one.template.instantiate", (0, "remote-vm", True, extra, False), Success(result=2))
-    yield Talk("one.vm.info", (2,), vm(release, is_placed=False))
-    yield Talk("one.vm.action", ("release", 2), Success(result=2))
-    yield Talk("one.vm.deploy", (2, 0, False, -1, ""), Success(result=2), word="RUNNING")
-    yield Talk("one.vm.info", (2,), vm(release))
+    yield Exchange("one.template.instantiate", (0, "remote-vm", True, extra, False), Success(result=2))
+    yield Exchange("one.vm.info", (2,), vm(release, is_placed=False))
+    yield Exchange("one.vm.action", ("release", 2), Success(result=2))
+    yield Exchange("one.vm.deploy", (2, 0, False, -1, ""), Success(result=2), word="RUNNING")
+    yield Exchange("one.vm.info", (2,), vm(release))
     resume = '[one.vm.action] Error performing action "resume": This action is not available for state RUNNING'
-    yield Talk("one.vm.action", ("resume", 2), refused(2048, resume))
+    yield Exchange("one.vm.action", ("resume", 2), refused(2048, resume))
     unknown = '[one.vm.action] Action "frobnicate" is not supported'
-    yield Talk("one.vm.action", ("frobnicate", 2), refused(2048, unknown))
-    yield Talk("one.host.info", (0, False), host(release, vms="(ID)", is_whole=True))
-    yield Talk(
+    yield Exchange("one.vm.action", ("frobnicate", 2), refused(2048, unknown))
+    yield Exchange("one.host.info", (0, False), host(release, vms="(ID)", is_whole=True))
+    yield Exchange(
         "one.hostpool.info",
         (),
         f"HOST_POOL({host(release, more=True)} {host(release, more=True)} {host(release, vms='(ID)')})",
     )
-    yield Talk("one.vm.action", ("poweroff", 2), Success(result=2), word="POWEROFF")
-    yield Talk("one.vm.info", (2,), vm(release, is_monitored=True))
+    yield Exchange("one.vm.action", ("poweroff", 2), Success(result=2), word="POWEROFF")
+    yield Exchange("one.vm.info", (2,), vm(release, is_monitored=True))
     snapshot = "[one.vm.snapshotcreate] Could not create a new snapshot for VM 2, wrong state POWEROFF."
-    yield Talk("one.vm.snapshotcreate", (2, "s1"), refused(2048, snapshot))
-    yield Talk("one.vmpool.info", (-2, -1, -1, -1), BRIEF_7 if is_7 else BRIEF_5)
+    yield Exchange("one.vm.snapshotcreate", (2, "s1"), refused(2048, snapshot))
+    yield Exchange("one.vmpool.info", (-2, -1, -1, -1), BRIEF_7 if is_7 else BRIEF_5)
     query = f"[one.vmpool.info] {kind} search is not supported by the SQL backend"
-    yield Talk("one.vmpool.info", (-2, -1, -1, -1, "ONE_PROVIDER_OWNER=one-prod"), refused(8192, query))
-    yield Talk("one.vmpool.infoextended", (-2, -1, -1, -1, ""), f"VM_POOL({vm(release, is_monitored=True)})")
-    yield Talk("one.vm.update", (2, 'A="b"', 1), Success(result=2))
-    yield Talk("one.vm.action", ("terminate", 2), Success(result=2), word="DONE")
-    yield Talk("one.vm.info", (2,), vm(release, is_monitored=True, tags="A ONE_PROVIDER_OWNER ONE_PROVIDER_VM_ID"))
+    yield Exchange("one.vmpool.info", (-2, -1, -1, -1, "ONE_PROVIDER_OWNER=one-prod"), refused(8192, query))
+    yield Exchange("one.vmpool.infoextended", (-2, -1, -1, -1, ""), f"VM_POOL({vm(release, is_monitored=True)})")
+    yield Exchange("one.vm.update", (2, 'A="b"', 1), Success(result=2))
+    yield Exchange("one.vm.action", ("terminate", 2), Success(result=2), word="DONE")
+    yield Exchange("one.vm.info", (2,), vm(release, is_monitored=True, tags="A ONE_PROVIDER_OWNER ONE_PROVIDER_VM_ID"))
 
 
 RAFT = "RAFT(SERVER_ID STATE TERM VOTEDFOR COMMIT LOG_INDEX LOG_TERM FEDLOG_INDEX)"
@@ -176,32 +176,32 @@ def reach(vm: Vm, word: str) -> None:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_conversation_goes_as_it_was_seen_to_go(release: Release) -> None:
+def test_each_recorded_call_gets_its_recorded_answer(release: Release) -> None:
     with Partner(release, delay=0) as partner:
         partner.next_number = 2
-        for talk in talks(release):
-            call = encode_call(talk.method, talk.session, talk.arguments)
-            answer = decode_answer(talk.method, post(partner.urls[0], call))
-            if isinstance(talk.answer, str):
-                assert isinstance(answer, Success), talk
-                assert elements(etree.fromstring(str(answer.result))) == talk.answer
+        for exchange in exchanges(release):
+            call = encode_call(exchange.method, exchange.session, exchange.arguments)
+            answer = decode_answer(exchange.method, post(partner.urls[0], call))
+            if isinstance(exchange.answer, str):
+                assert isinstance(answer, Success), exchange
+                assert elements(etree.fromstring(str(answer.result))) == exchange.answer
             else:
-                assert answer == talk.answer
-            if talk.word:
-                reach(partner.vms[2], talk.word)
+                assert answer == exchange.answer
+            if exchange.word:
+                reach(partner.vms[2], exchange.word)
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_every_call_is_written_as_it_went_over_the_wire(release: Release) -> None:
-    for talk in talks(release):
+def test_each_call_is_encoded_as_it_was_recorded(release: Release) -> None:
+    for exchange in exchanges(release):
         params = "".join(
-            f"<param>\n<value>{_value(value)}</value>\n</param>\n" for value in (talk.session, *talk.arguments)
+            f"<param>\n<value>{_value(value)}</value>\n</param>\n" for value in (exchange.session, *exchange.arguments)
         )
         expected = (
-            f"<?xml version='1.0'?>\n<methodCall>\n<methodName>{talk.method}</methodName>\n"
+            f"<?xml version='1.0'?>\n<methodCall>\n<methodName>{exchange.method}</methodName>\n"
             f"<params>\n{params}</params>\n</methodCall>\n"
         )
-        assert encode_call(talk.method, talk.session, talk.arguments).decode() == expected
+        assert encode_call(exchange.method, exchange.session, exchange.arguments).decode() == expected
 
 
 def _value(value: object) -> str:
@@ -210,7 +210,7 @@ def _value(value: object) -> str:
     return f"<int>{value}</int>" if isinstance(value, int) else f"<string>{value}</string>"
 
 
-def test_an_answer_has_the_lines_that_xmlrpc_c_writes() -> None:
+def test_an_answer_has_the_same_lines_as_one_of_xmlrpc_c() -> None:
     with Partner() as partner:
         answer = post(partner.urls[0], encode_call("one.vm.info", SESSION, (9,))).decode()
     assert answer == (

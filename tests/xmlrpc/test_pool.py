@@ -1,4 +1,4 @@
-"""A pool page by page: nothing is lost when it changes meanwhile, and nothing stands still while it is read."""
+"""Reading a pool page by page: no row is lost if the pool changes meanwhile, and the event loop is not blocked."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ async def listed(client: Client, *, page_size: int, read: Callable[[Element], st
 
 
 @pytest.mark.parametrize("count", [0, 1, 19, 20, 21, 100, 137])
-async def test_every_row_is_read_whatever_the_number_of_pages(partner: Partner, client: Client, count: int) -> None:
+async def test_every_row_is_read_for_any_number_of_pages(partner: Partner, client: Client, count: int) -> None:
     for number in range(count):
         add(partner, number * 3)
     assert await listed(client, page_size=20) == {number * 3: f"vm-{number * 3}" for number in range(count)}
 
 
-async def test_nothing_is_lost_when_rows_vanish_and_come_between_two_pages(partner: Partner, client: Client) -> None:
+async def test_no_row_is_lost_when_rows_vanish_and_appear_between_two_pages(partner: Partner, client: Client) -> None:
     for number in range(100):
         add(partner, number)
     gone = iter([0, 99, 50, 1, 98])
@@ -75,7 +75,7 @@ async def test_nothing_is_lost_when_rows_vanish_and_come_between_two_pages(partn
     assert {number for number, vm in partner.vms.items() if vm.state != DONE and number < 100} <= set(found)
 
 
-async def test_a_pool_that_changes_too_fast_is_not_listed_by_halves(partner: Partner, client: Client) -> None:
+async def test_a_listing_fails_if_the_pool_changes_faster_than_it_is_read(partner: Partner, client: Client) -> None:
     for number in range(400):
         add(partner, number)
     numbers = sorted(partner.vms, reverse=partner.is_descending)
@@ -90,8 +90,8 @@ async def test_a_pool_that_changes_too_fast_is_not_listed_by_halves(partner: Par
         await listed(client, page_size=20, read=read)
 
 
-class Alike:
-    """Asks for the first rows, whatever it is told."""
+class FirstPageClient:
+    """Reads the first page, whichever page is requested."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -100,16 +100,22 @@ class Alike:
         return await self._client.read(method, *arguments[:3], *arguments[5:], read=read)
 
 
-async def test_a_front_end_that_ignores_the_range_is_not_asked_for_ever(partner: Partner, client: Client) -> None:
+async def test_a_listing_fails_if_every_page_has_the_same_rows(partner: Partner, client: Client) -> None:
     for number in range(20):
         add(partner, number)
-    alike = {"before": (-2, 0, -20), "after": (-1, "")}
+    arguments = {"before": (-2, 0, -20), "after": (-1, "")}
     with pytest.raises(ProviderUnavailable, match="answers every page alike"):
-        await read_pool(Alike(client), "one.vmpool.infoextended", **alike, page_size=20, read_row=name)  # type: ignore[arg-type]
+        await read_pool(
+            FirstPageClient(client),  # type: ignore[arg-type]
+            "one.vmpool.infoextended",
+            **arguments,
+            page_size=20,
+            read_row=name,
+        )
 
 
 @pytest.mark.parametrize("second", ["vm-3", "another"])
-async def test_a_page_that_says_two_things_of_a_row_fails_the_listing(
+async def test_a_listing_fails_if_two_rows_with_one_id_differ(
     partner: Partner, client: Client, monkeypatch: pytest.MonkeyPatch, second: str
 ) -> None:
     rows = "".join(f"<VM><ID>3</ID><NAME>{text}</NAME></VM>" for text in ("vm-3", second))
@@ -121,7 +127,7 @@ async def test_a_page_that_says_two_things_of_a_row_fails_the_listing(
         await listed(client, page_size=20)
 
 
-async def test_a_page_that_fails_fails_the_listing(partner: Partner, client: Client) -> None:
+async def test_a_listing_fails_if_one_of_its_pages_fails(partner: Partner, client: Client) -> None:
     for number in range(50):
         add(partner, number)
     pages = 0
@@ -138,7 +144,7 @@ async def test_a_page_that_fails_fails_the_listing(partner: Partner, client: Cli
 
 
 @pytest.mark.parametrize("partner", [True], indirect=True, ids=["descending"])
-async def test_thousands_of_rows_are_read_beside_the_loop(partner: Partner, client: Client) -> None:
+async def test_thousands_of_rows_are_read_outside_the_event_loop_thread(partner: Partner, client: Client) -> None:
     from one_provider_mad.providers.opennebula.machine import read_seen
 
     for number in range(3_000):
@@ -156,8 +162,8 @@ async def test_thousands_of_rows_are_read_beside_the_loop(partner: Partner, clie
     assert threading.main_thread() not in readers
 
 
-async def test_a_page_that_is_too_large_is_asked_for_in_smaller_ones(partner: Partner) -> None:
-    """A few VMs with much in their templates must not hide all others."""
+async def test_a_page_beyond_body_limit_is_requested_in_smaller_ones(partner: Partner) -> None:
+    """A few VMs with large templates must not hide all others."""
     for number in range(60):
         add(partner, number)
     for number in (7, 8):

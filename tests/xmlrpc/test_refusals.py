@@ -1,4 +1,4 @@
-"""Each refusal of an OpenNebula means one of our kinds."""
+"""Each error code and text of OpenNebula becomes one of our error classes."""
 
 from __future__ import annotations
 
@@ -47,27 +47,27 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize(("code", "text", "kind"), REFUSALS, ids=[f"{code}-{text[-30:]}" for code, text, _ in REFUSALS])
-def test_a_refusal_is_told_by_its_kind(code: int, text: str, kind: type[errors.ProviderError]) -> None:
+def test_an_error_code_and_text_become_our_error_class(code: int, text: str, kind: type[errors.ProviderError]) -> None:
     error = error_of("one.vm.action", Failure(code=code, text=text))
     assert type(error) is kind
     said = re.sub(r"^\[.*?\] (User \[2\] : )?", "", text)
     assert said in str(error) or kind is errors.NotSupported
 
 
-def test_a_follower_that_got_no_answer_of_the_leader_leaves_open_what_was_done() -> None:
+def test_a_call_lost_between_follower_and_leader_may_have_been_carried_out() -> None:
     failure = Failure(code=8192, text="[one.vm.allocate] Unable to transport XML to server and get XML response back.")
     assert not is_not_the_leader(failure)
     assert not error_of("one.vm.allocate", failure).definite
 
 
-def test_what_nobody_looked_at_was_certainly_not_done() -> None:
+def test_a_call_refused_for_want_of_a_leader_was_not_carried_out() -> None:
     error = error_of("one.vm.allocate", Failure(code=8192, text="[x] Cannot process request, no leader found"))
     assert error.definite
     assert isinstance(error, errors.Throttled)
     assert error.retry_after
 
 
-def test_a_text_without_end_is_cut() -> None:
+def test_an_error_text_of_a_million_characters_is_cut() -> None:
     assert len(str(error_of("one.vm.action", Failure(code=2048, text="x" * 1_000_000)))) < 2100
 
 
@@ -83,5 +83,5 @@ def test_a_text_without_end_is_cut() -> None:
         (77, "", "refused without a reason, code 77 (one.vm.action)"),
     ],
 )
-def test_a_refusal_begins_with_what_is_wrong_and_ends_with_the_method(code: int, text: str, sentence: str) -> None:
+def test_an_error_sentence_begins_with_the_reason_and_ends_with_the_method(code: int, text: str, sentence: str) -> None:
     assert str(error_of("one.vm.action", Failure(code=code, text=text), whose="the partner")) == sentence

@@ -1,4 +1,4 @@
-"""Which release an OpenNebula is."""
+"""The release of an OpenNebula, read from the text that one.system.version returns."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ from one_provider_mad.xmlrpc.release import release_of
         ("٧.4", ()),
     ],
 )
-def test_a_release_is_read_from_its_name(answer: str, release: tuple[int, ...]) -> None:
+def test_a_release_is_parsed_from_the_version_text(answer: str, release: tuple[int, ...]) -> None:
     assert release_of(answer) == release
