@@ -1,4 +1,4 @@
-"""What the tests of the protocol share: the table of lines, and messages as three releases write them."""
+"""Shared by the tests of the protocol: tables of lines and their values, and messages as three releases write them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import VmId
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Reply, Request, Severity
 
-# A busy machine may halt any test for a while; that says nothing about the code.
+# A busy machine may halt any test for a while, which proves nothing about the code.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
@@ -71,7 +71,7 @@ FROM_DRIVER = [
     pytest.param(log(Severity.ERROR, "grüße 東京", 7), "LOG E 7 grüße 東京\n".encode(), id="log-beyond-ascii"),
     pytest.param(log(Severity.DEBUG, "cloud is slow"), b"LOG D -1 cloud is slow\n", id="log-general"),
     pytest.param(success("DEPLOY", 42, "i-0f3a"), b"DEPLOY SUCCESS 42 i-0f3a\n", id="deploy-ok"),
-    pytest.param(success("REBOOT", 42), b"REBOOT SUCCESS 42 -\n", id="nothing-to-say"),
+    pytest.param(success("REBOOT", 42), b"REBOOT SUCCESS 42 -\n", id="no-text"),
     pytest.param(
         success("POLL", 42, "STATE=a CPU=1.5 MEMORY=1048576"),
         b"POLL SUCCESS 42 STATE=a CPU=1.5 MEMORY=1048576\n",
@@ -100,7 +100,7 @@ awkward_text = st.lists(
     | any_text,
     max_size=12,
 ).map("".join)
-"""Text that is rich in what must not reach the wire."""
+"""Text that is rich in characters that must not reach the wire."""
 
 any_reply = st.builds(
     Reply,

@@ -15,14 +15,14 @@ PIECE = 64 * 1024
 
 
 def lines_of(pieces: list[bytes], *, limit: int = LIMIT) -> list[bytes | Oversized]:
-    """What comes out when the stream arrives in these pieces."""
+    """The lines that the buffer returns when the stream arrives in these pieces."""
     buffer = LineBuffer(limit)
     lines = [line for piece in pieces for line in buffer.feed(piece)]
     return lines + buffer.close()
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_ONED + FROM_DRIVER)
-def test_a_line_comes_out_whole_when_it_is_fed_byte_by_byte(value: object, line: bytes) -> None:
+def test_a_line_fed_byte_by_byte_is_returned_whole(value: object, line: bytes) -> None:
     assert lines_of([bytes([byte]) for byte in line]) == [line.removesuffix(b"\n")]
 
 
@@ -53,7 +53,7 @@ def test_a_stream_is_cut_at_its_line_ends(stream: bytes, lines: list[bytes]) -> 
     assert lines_of([bytes([byte]) for byte in stream]) == lines
 
 
-def test_after_the_end_nothing_is_left() -> None:
+def test_the_rest_of_a_line_is_returned_once_at_the_end_of_the_stream() -> None:
     buffer = LineBuffer()
     buffer.feed(b"half a line")
     assert buffer.close() == [b"half a line"]
@@ -62,7 +62,9 @@ def test_after_the_end_nothing_is_left() -> None:
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b""])
 @pytest.mark.parametrize(("size", "limit"), [(1, 4 * HEAD), (PIECE, 2 * PIECE), (3 * PIECE, 2 * PIECE)])
-def test_a_line_of_exactly_the_limit_passes_and_one_byte_more_does_not(size: int, limit: int, end: bytes) -> None:
+def test_a_line_of_exactly_the_limit_is_returned_and_a_longer_one_is_oversized(
+    size: int, limit: int, end: bytes
+) -> None:
     for length, expected in [
         (limit, b"x" * limit),
         (limit + 1, Oversized(head=b"x" * HEAD, limit=limit)),
@@ -73,14 +75,14 @@ def test_a_line_of_exactly_the_limit_passes_and_one_byte_more_does_not(size: int
         assert lines_of(pieces, limit=limit) == [expected]
 
 
-def test_a_line_of_sixteen_mebibytes_passes() -> None:
+def test_a_line_of_sixteen_mebibytes_is_returned_whole() -> None:
     line = b"DEPLOY 42 " + b"A" * (LIMIT - 10)
     stream = line + b"\nINIT\n"
     pieces = [stream[start : start + PIECE] for start in range(0, len(stream), PIECE)]
     assert lines_of(pieces) == [line, b"INIT"]
 
 
-def test_a_line_that_is_too_long_becomes_one_value_and_the_next_one_is_read() -> None:
+def test_an_oversized_line_is_returned_by_its_head_and_the_next_line_is_read() -> None:
     pieces = [b"DEPLOY 42 ", *[b"A" * 100] * 10, b"\nINIT\n"]
     assert lines_of(pieces, limit=SMALL) == [
         Oversized(head=b"DEPLOY 42 " + b"A" * (HEAD - 10), limit=SMALL),
@@ -88,31 +90,31 @@ def test_a_line_that_is_too_long_becomes_one_value_and_the_next_one_is_read() ->
     ]
 
 
-def test_a_line_that_is_too_long_is_told_only_when_it_ends() -> None:
+def test_an_oversized_line_is_returned_only_when_it_ends() -> None:
     buffer = LineBuffer(SMALL)
     assert buffer.feed(b"x" * 1000) == []
     assert buffer.feed(b"y" * 1000) == []
     assert buffer.feed(b"\n") == [Oversized(head=b"x" * HEAD, limit=SMALL)]
 
 
-def test_a_line_that_is_too_long_is_told_at_the_end_of_the_stream_too() -> None:
+def test_an_oversized_line_is_returned_at_the_end_of_the_stream_too() -> None:
     assert lines_of([b"x" * 1000], limit=SMALL) == [Oversized(head=b"x" * HEAD, limit=SMALL)]
 
 
-def test_the_bytes_of_a_line_that_is_too_long_are_not_kept() -> None:
+def test_the_bytes_of_an_oversized_line_are_not_kept() -> None:
     buffer = LineBuffer(PIECE)
     for _ in range(100):
         buffer.feed(b"x" * PIECE)
         assert sys.getsizeof(buffer._pending) <= 2 * PIECE
 
 
-def test_a_limit_without_room_for_the_head_is_refused() -> None:
+def test_a_limit_smaller_than_the_head_is_refused() -> None:
     with pytest.raises(ValueError, match="256"):
         LineBuffer(255)
 
 
 class ScannedBytes(bytes):
-    """Bytes that note how many of them were looked through."""
+    """Bytes that count how many of them were scanned."""
 
     scanned = 0
 
@@ -136,7 +138,7 @@ class UnscannedBuffer(bytearray):
 
 
 @pytest.mark.parametrize(("size", "total"), [(1, PIECE), (PIECE, LIMIT)], ids=["byte-by-byte", "pipe-by-pipe"])
-def test_work_grows_with_the_bytes_fed_and_not_with_those_waiting(size: int, total: int) -> None:
+def test_only_newly_fed_bytes_are_scanned_for_line_ends(size: int, total: int) -> None:
     buffer = LineBuffer()
     waiting = buffer._pending = UnscannedBuffer()
     ScannedBytes.scanned = 0
@@ -155,7 +157,9 @@ def test_work_grows_with_the_bytes_fed_and_not_with_those_waiting(size: int, tot
     stream=st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"x", b"x" * 200]) | st.binary(), max_size=30),
     cut=st.data(),
 )
-def test_the_lines_do_not_depend_on_the_pieces(stream: list[bytes], cut: st.DataObject) -> None:
+def test_the_same_lines_are_returned_however_the_stream_is_cut_into_pieces(
+    stream: list[bytes], cut: st.DataObject
+) -> None:
     whole = b"".join(stream)
     at = sorted(cut.draw(st.lists(st.integers(0, len(whole)), max_size=10)))
     pieces = [whole[start:end] for start, end in zip([0, *at], [*at, len(whole)], strict=True)]
@@ -163,15 +167,15 @@ def test_the_lines_do_not_depend_on_the_pieces(stream: list[bytes], cut: st.Data
 
 
 @given(stream=st.binary())
-def test_nothing_is_lost_or_added_below_the_limit(stream: bytes) -> None:
+def test_below_the_limit_all_bytes_but_line_ends_are_returned(stream: bytes) -> None:
     expected = [line.removesuffix(b"\r") for line in stream.split(b"\n")]
     if not stream or stream.endswith(b"\n"):
         expected.pop()
     assert lines_of([stream]) == expected
 
 
-class Scarce(bytearray):
-    """A line under way for which there is no more memory, to let it grow or to copy it."""
+class OutOfMemory(bytearray):
+    """The beginning of a line that cannot grow or be copied, since memory is exhausted."""
 
     def __iadd__(self, piece: object) -> Self:
         raise MemoryError
@@ -183,9 +187,9 @@ class Scarce(bytearray):
 NO_MEMORY = "the driver has too little memory to read a request line of this length"
 
 
-def test_a_line_that_memory_is_too_short_for_keeps_its_head_and_the_next_one_is_read() -> None:
+def test_a_line_that_memory_cannot_hold_keeps_its_head_and_the_next_line_is_read() -> None:
     buffer = LineBuffer(SMALL)
-    buffer._pending = Scarce(b"DEPLOY 42 AA")
+    buffer._pending = OutOfMemory(b"DEPLOY 42 AA")
     assert buffer.feed(b"AAAA") == []
     assert buffer.feed(b"AAAA\nINIT\n") == [
         Oversized(head=b"DEPLOY 42 AAAAAA", limit=SMALL, trouble=NO_MEMORY),
@@ -193,9 +197,9 @@ def test_a_line_that_memory_is_too_short_for_keeps_its_head_and_the_next_one_is_
     ]
 
 
-def test_a_line_that_there_is_no_memory_to_copy_keeps_its_head() -> None:
+def test_a_line_that_memory_cannot_hold_a_copy_of_keeps_its_head() -> None:
     buffer = LineBuffer(SMALL)
-    buffer._pending = Scarce(b"DEPLOY 42 AAAA")
+    buffer._pending = OutOfMemory(b"DEPLOY 42 AAAA")
     (line,) = buffer.close()
     assert line == Oversized(head=b"DEPLOY 42 AAAA", limit=SMALL, trouble=NO_MEMORY)
     assert isinstance(line, Oversized)

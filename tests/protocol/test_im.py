@@ -45,7 +45,7 @@ STARTED = StartMonitor(
     datastore_location="/srv/one/datastores",
     document=decoder.configuration().encode(),
 )
-"""What monitord's own line for host 5 says."""
+"""The value of monitord's line for host 5."""
 
 FROM_CORE = [
     pytest.param(Control.INIT, b"INIT\n", id="init"),
@@ -76,33 +76,33 @@ FROM_CORE = [
     pytest.param(STARTED, decoder.start_monitor(5), id="start"),
     pytest.param(StopMonitor(host_id=5, era=Era.MODERN), decoder.stop_monitor(5), id="stop"),
 ]
-"""Values and the lines the cores write for them."""
+"""Values, and the lines that oned and monitord write for them."""
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_CORE)
-def test_a_line_of_the_core_is_read(value: ImLine, line: bytes) -> None:
+def test_a_line_of_oned_or_monitord_is_parsed(value: ImLine, line: bytes) -> None:
     assert parse_line(line.removesuffix(b"\n")) == value
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_CORE)
-def test_a_line_of_the_core_is_read_with_any_line_end_and_blanks_around_it(value: ImLine, line: bytes) -> None:
+def test_a_line_of_oned_or_monitord_is_parsed_with_any_blanks_around_it(value: ImLine, line: bytes) -> None:
     assert parse_line(b"  " + line.removesuffix(b"\n") + b"\t \r\n") == value
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_CORE)
-def test_a_line_of_the_core_is_read_in_any_letter_case(value: ImLine, line: bytes) -> None:
+def test_a_line_of_oned_or_monitord_is_parsed_in_any_letter_case(value: ImLine, line: bytes) -> None:
     word, blank, rest = line.partition(b" ")
     assert parse_line(word.swapcase() + blank + rest) == value
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_CORE)
-def test_a_line_of_the_core_survives_the_way_through_the_buffer(value: ImLine, line: bytes) -> None:
+def test_a_line_of_oned_or_monitord_that_is_read_byte_by_byte_is_parsed(value: ImLine, line: bytes) -> None:
     buffer = LineBuffer()
     lines = [parse_line(found) for byte in line for found in buffer.feed(bytes([byte])) if isinstance(found, bytes)]
     assert lines == [value]
 
 
-def test_the_lines_of_these_tests_are_as_the_cores_write_them() -> None:
+def test_the_tests_write_lines_as_oned_and_monitord_do() -> None:
     assert decoder.monitor(5, is_first=True) == b"MONITOR 5 harbour /srv/one/datastores 1\n"
     assert decoder.stopmonitor(5) == b"STOPMONITOR 5 harbour \n"
     assert decoder.start_monitor(5).startswith(b"START_MONITOR - 5 0 eN")
@@ -117,7 +117,7 @@ PAYLOAD = decoder.packed(decoder.start_document(5))
         pytest.param(b"START_MONITOR  5 0 " + PAYLOAD, id="empty-status"),
         pytest.param(b"START_MONITOR 5 0 " + PAYLOAD, id="no-status"),
         pytest.param(b"START_MONITOR - 5 " + PAYLOAD, id="no-timestamp"),
-        pytest.param(b"START_MONITOR 5 " + PAYLOAD, id="neither"),
+        pytest.param(b"START_MONITOR 5 " + PAYLOAD, id="no-status-and-no-timestamp"),
         pytest.param(b"START_MONITOR - 5 1760000000 " + PAYLOAD, id="a-timestamp"),
         pytest.param(b"START_MONITOR - 5 -1 " + PAYLOAD, id="a-negative-timestamp"),
         pytest.param(b"START_MONITOR SUCCESS 5 0 " + PAYLOAD, id="success"),
@@ -127,30 +127,30 @@ PAYLOAD = decoder.packed(decoder.start_document(5))
         pytest.param(b"START_MONITOR - 5 0 " + PAYLOAD[:40] + b" " + PAYLOAD[40:], id="a-wrapped-payload"),
     ],
 )
-def test_a_start_may_be_spelled_otherwise(line: bytes) -> None:
+def test_start_monitor_is_parsed_with_missing_or_other_status_and_timestamp(line: bytes) -> None:
     assert parse_line(line) == STARTED
 
 
 @pytest.mark.parametrize(
     "line", [b"START_MONITOR - 5 0 ", b"START_MONITOR - 5 0", b"START_MONITOR - 5", b"START_MONITOR 5"]
 )
-def test_a_start_without_a_payload_is_a_start_with_what_is_shipped(line: bytes) -> None:
+def test_start_monitor_without_a_payload_has_default_periods(line: bytes) -> None:
     assert parse_line(line) == StartMonitor(host_id=5)
 
 
 @pytest.mark.parametrize(
     "line", [b"STOP_MONITOR - 5 0 !!!", b"STOP_MONITOR 5", b"STOP_MONITOR  5 0 ", b"STOP_MONITOR - 5 0 " + PAYLOAD[:9]]
 )
-def test_a_stop_is_a_stop_whatever_its_payload(line: bytes) -> None:
+def test_stop_monitor_is_parsed_with_any_payload(line: bytes) -> None:
     assert parse_line(line) == StopMonitor(host_id=5, era=Era.MODERN)
 
 
-def test_a_name_that_is_not_utf_8_is_read_as_far_as_it_goes() -> None:
+def test_bytes_of_a_host_name_that_are_not_utf_8_are_replaced() -> None:
     assert parse_line(b"MONITOR 5 caf\xe9 /srv 0") == Monitor(host_id=5, host="caf\ufffd", datastore_location="/srv")
 
 
 @pytest.mark.parametrize("number", [0, 1, MAX_HOST_ID])
-def test_every_number_of_a_host_is_read(number: int) -> None:
+def test_the_smallest_and_the_largest_host_id_are_parsed(number: int) -> None:
     assert parse_line(b"STOP_MONITOR - %d 0 " % number) == StopMonitor(host_id=number, era=Era.MODERN)
     assert parse_line(b"STOPMONITOR %d x" % number) == StopMonitor(host_id=number, era=Era.LEGACY)
 
@@ -184,7 +184,7 @@ def test_every_number_of_a_host_is_read(number: int) -> None:
         pytest.param(
             b"FR\xff<B",
             Unreadable(reason="Action FR??B not supported", word="FR??B", era=Era.LEGACY),
-            id="word-that-cannot-be-written-back",
+            id="word-with-unprintable-bytes",
         ),
         pytest.param(
             b"MONITOR",
@@ -234,7 +234,7 @@ def test_every_number_of_a_host_is_read(number: int) -> None:
         ),
     ],
 )
-def test_a_line_that_is_no_request_says_what_is_wrong(line: bytes, expected: Unreadable) -> None:
+def test_a_malformed_line_is_returned_with_the_reason(line: bytes, expected: Unreadable) -> None:
     assert parse_line(line) == expected
 
 
@@ -252,7 +252,7 @@ def test_a_line_that_is_no_request_says_what_is_wrong(line: bytes, expected: Unr
         pytest.param(b"x" * 999, "", None, Era.MODERN, id="half-a-word"),
     ],
 )
-def test_a_line_that_is_too_long_still_says_whom_it_is_about(
+def test_an_oversized_line_is_returned_with_its_word_host_and_era(
     line: bytes, word: str, host_id: int | None, era: Era
 ) -> None:
     found = parse_oversized(Oversized(head=line[:HEAD], limit=300))
@@ -282,12 +282,12 @@ def test_a_message_carries_its_text_compressed(kind: Kind, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("A=1\n\0B=2\n", "A=1\nB=2\n"), ("A=\ud800\n", "A=?\n")], ids=["nul", "surrogate"]
+    ("text", "written"), [("A=1\n\0B=2\n", "A=1\nB=2\n"), ("A=\ud800\n", "A=?\n")], ids=["nul", "surrogate"]
 )
-def test_what_would_hide_or_break_a_text_is_taken_out(text: str, told: str) -> None:
+def test_nuls_and_surrogates_are_removed_from_a_report(text: str, written: str) -> None:
     message = Message(kind=Kind.STATE_VM, host_id=5, timestamp=NOW, text=text)
-    assert decoder.read_modern(format_message(message)).text == told
-    assert decoder.read_legacy(format_legacy_reply(LegacyReply(word="MONITOR", host_id=5, text=text))).text == told
+    assert decoder.read_modern(format_message(message)).text == written
+    assert decoder.read_legacy(format_legacy_reply(LegacyReply(word="MONITOR", host_id=5, text=text))).text == written
 
 
 FAILURES = [
@@ -304,10 +304,10 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "told"), FAILURES)
-def test_a_failed_message_carries_a_clean_sentence(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "written"), FAILURES)
+def test_a_failed_message_carries_its_reason_in_one_clean_line(text: str, written: str) -> None:
     message = Message(kind=Kind.MONITOR_HOST, host_id=5, timestamp=NOW, text=text, is_success=False)
-    assert decoder.read_modern(format_message(message)) == decoder.Line("MONITOR_HOST", "FAILURE", 5, NOW, told)
+    assert decoder.read_modern(format_message(message)) == decoder.Line("MONITOR_HOST", "FAILURE", 5, NOW, written)
 
 
 # Replies to oned
@@ -318,13 +318,13 @@ def test_a_report_to_oned_is_plain_base64() -> None:
     assert format_legacy_reply(reply) == b"MONITOR SUCCESS 5 SFlQRVJWSVNPUj1lYzIKVE9UQUxDUFU9MTAwCg==\n"
 
 
-@pytest.mark.parametrize(("text", "told"), FAILURES)
-def test_a_failed_report_to_oned_is_base64_of_a_clean_sentence(text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "written"), FAILURES)
+def test_a_failed_report_to_oned_is_base64_of_its_reason_in_one_clean_line(text: str, written: str) -> None:
     reply = LegacyReply(word="MONITOR", host_id=5, text=text, is_success=False)
-    assert decoder.read_legacy(format_legacy_reply(reply)) == decoder.Line("MONITOR", "FAILURE", 5, None, told)
+    assert decoder.read_legacy(format_legacy_reply(reply)) == decoder.Line("MONITOR", "FAILURE", 5, None, written)
 
 
-def test_what_is_no_report_is_answered_in_plain_text() -> None:
+def test_stopmonitor_is_answered_in_plain_text() -> None:
     assert format_legacy_reply(LegacyReply(word="STOPMONITOR", host_id=5)) == b"STOPMONITOR SUCCESS 5 -\n"
     failed = LegacyReply(word="STOPMONITOR", host_id=5, text="no such\nhost", is_success=False)
     assert format_legacy_reply(failed) == b"STOPMONITOR FAILURE 5 no such host\n"
@@ -334,7 +334,7 @@ def test_what_is_no_report_is_answered_in_plain_text() -> None:
 
 
 @pytest.mark.parametrize("host_id", [5, None])
-def test_a_log_line_to_oned_is_plain_and_has_a_number(host_id: int | None) -> None:
+def test_a_log_line_to_oned_is_plain_text_with_the_host_id(host_id: int | None) -> None:
     line = format_log(
         HostLog(severity=Severity.WARNING, text="slow\ncloud", host_id=host_id), era=Era.LEGACY, timestamp=NOW
     )
@@ -350,37 +350,37 @@ def test_a_log_line_to_monitord_is_compressed_and_has_a_timestamp(severity: Seve
 
 
 @pytest.mark.parametrize("era", list(Era))
-def test_a_log_line_without_words_has_a_dash(era: Era) -> None:
+def test_an_empty_log_line_has_a_dash(era: Era) -> None:
     line = format_log(HostLog(severity=Severity.INFO, text="\n"), era=era, timestamp=NOW)
     read = decoder.read_modern if era is Era.MODERN else decoder.read_legacy
     assert read(line).text == "-"
 
 
-# Refusals
+# Answers to lines that cannot be carried out
 
 
-def test_an_unknown_action_of_monitords_is_refused() -> None:
+def test_an_unknown_action_of_monitord_is_answered_with_failure() -> None:
     (line,) = refuse(unreadable(b"FROBNICATE - 5 0 "), timestamp=NOW)
     assert decoder.read_modern(line) == decoder.Line("FROBNICATE", "FAILURE", 5, NOW, "Action FROBNICATE not supported")
 
 
-def test_an_unknown_action_of_oneds_is_refused() -> None:
+def test_an_unknown_action_of_oned_is_answered_with_failure() -> None:
     (line,) = refuse(unreadable(b"FROBNICATE 5 harbour"), timestamp=NOW)
     assert line == b"FROBNICATE FAILURE 5 Action FROBNICATE not supported\n"
 
 
-def test_a_monitor_that_is_too_long_fails_in_base64() -> None:
+def test_an_oversized_monitor_line_is_answered_with_failure_in_base64() -> None:
     (line,) = refuse(parse_oversized(Oversized(head=b"MONITOR 5 hhhh", limit=300)), timestamp=NOW)
-    told = decoder.read_legacy(line)
-    assert (told.status, told.text) == ("FAILURE", "the request line is longer than 300 bytes")
+    answer = decoder.read_legacy(line)
+    assert (answer.status, answer.text) == ("FAILURE", "the request line is longer than 300 bytes")
 
 
 @pytest.mark.parametrize("line", [b"", b"MONITOR", b"START_MONITOR - x 0", b"FROBNICATE", b"FROBNICATE x"])
-def test_a_line_that_names_no_host_is_not_answered(line: bytes) -> None:
+def test_a_malformed_line_without_a_host_id_is_not_answered(line: bytes) -> None:
     assert refuse(unreadable(line), timestamp=NOW) == ()
 
 
-def test_a_refusal_always_has_a_word() -> None:
+def test_an_answer_to_a_line_without_a_word_has_a_question_mark_in_its_place() -> None:
     (line,) = refuse(Unreadable(reason="strange", host_id=5), timestamp=NOW)
     assert decoder.read_modern(line).word == "?"
 
@@ -391,7 +391,7 @@ def unreadable(line: bytes) -> Unreadable:
     return found
 
 
-# Anything at all
+# Arbitrary input
 
 WORDS = [b"INIT", b"FINALIZE", b"MONITOR", b"STOPMONITOR", b"START_MONITOR", b"STOP_MONITOR", b"POLL", b"\xff\x00"]
 pieces = st.sampled_from(
@@ -403,12 +403,12 @@ shaped_line = st.lists(pieces | st.binary(max_size=40), max_size=7).map(b" ".joi
 
 @given(line=any_line | shaped_line)
 @example(line=b"MONITOR \xc2\xb2")  # a digit to str.isdigit, none to int
-def test_any_line_is_a_value_and_every_refusal_can_be_read(line: bytes) -> None:
+def test_any_line_is_parsed_and_any_malformed_one_with_a_host_gets_a_readable_answer(line: bytes) -> None:
     assert_is_answerable(parse_line(line))
 
 
 @given(head=any_line | shaped_line)
-def test_any_line_that_is_too_long_is_a_value_and_its_refusal_can_be_read(head: bytes) -> None:
+def test_any_oversized_line_is_parsed_and_gets_a_readable_answer_if_it_names_a_host(head: bytes) -> None:
     assert_is_answerable(parse_oversized(Oversized(head=head[:HEAD], limit=HEAD)))
 
 
@@ -431,7 +431,7 @@ any_host_id = st.integers(0, MAX_HOST_ID)
 @given(
     kind=any_kind, host_id=any_host_id, timestamp=st.integers(-5, 2**62), text=awkward_text, is_success=st.booleans()
 )
-def test_any_message_is_one_line_that_monitord_reads(
+def test_any_message_is_written_as_one_line_that_monitord_reads(
     kind: Kind, host_id: int, timestamp: int, text: str, *, is_success: bool
 ) -> None:
     message = Message(kind=kind, host_id=host_id, timestamp=timestamp, text=text, is_success=is_success)
@@ -444,7 +444,7 @@ def test_any_message_is_one_line_that_monitord_reads(
 
 
 @given(word=st.sampled_from(["MONITOR", "STOPMONITOR"]) | any_text, text=awkward_text, is_success=st.booleans())
-def test_any_reply_is_one_line_that_oned_reads(word: str, text: str, *, is_success: bool) -> None:
+def test_any_reply_is_written_as_one_line_that_oned_reads(word: str, text: str, *, is_success: bool) -> None:
     reply = LegacyReply(word=word, host_id=5, text=text, is_success=is_success)
     found = decoder.read_legacy(format_legacy_reply(reply))
     assert (found.host_id, found.status) == (5, "SUCCESS" if is_success else "FAILURE")
@@ -453,7 +453,9 @@ def test_any_reply_is_one_line_that_oned_reads(word: str, text: str, *, is_succe
 
 
 @given(severity=st.sampled_from(list(Severity)), text=awkward_text, era=st.sampled_from(list(Era)))
-def test_any_log_line_is_one_line_that_the_core_reads(severity: Severity, text: str, era: Era) -> None:
+def test_any_log_entry_is_written_as_one_line_that_oned_or_monitord_reads(
+    severity: Severity, text: str, era: Era
+) -> None:
     line = format_log(HostLog(severity=severity, text=text), era=era, timestamp=NOW)
     found = decoder.read_modern(line) if era is Era.MODERN else decoder.read_legacy(line)
     assert (found.word, found.status, found.host_id) == ("LOG", severity.value, -1)

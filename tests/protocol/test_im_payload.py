@@ -34,7 +34,7 @@ def with_periods(text: str) -> str:
     )
 
 
-def test_every_period_is_read() -> None:
+def test_every_period_is_read_from_the_payload_of_start_monitor() -> None:
     document = start_document(
         5,
         BEACON_HOST=1,
@@ -53,45 +53,45 @@ def test_every_period_is_read() -> None:
     assert (found.interval, found.timer) == (8, 15)
 
 
-def test_what_is_not_sent_is_as_shipped() -> None:
+def test_periods_that_are_not_sent_have_defaults() -> None:
     assert started("<MONITOR_DRIVER_ACTION/>") == StartMonitor(host_id=5)
     assert started(start_document(5)).periods == Periods()
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "soon", "1.5", "1e3", "٣", "9" * 10, "9" * 30, "<X>5</X>0x"])
-def test_a_period_that_is_none_is_as_shipped(text: str) -> None:
+def test_a_period_that_is_no_positive_number_has_its_default(text: str) -> None:
     assert started(with_periods(f"<STATE_VM>{text}</STATE_VM>")).periods == Periods()
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [
-        pytest.param("<STATUS_VM>10</STATUS_VM>", 10, id="as-defaults-of-5.12-call-it"),
-        pytest.param("<STATUS_VM>10</STATUS_VM><STATE_VM>7</STATE_VM>", 7, id="the-right-name-counts"),
+        pytest.param("<STATUS_VM>10</STATUS_VM>", 10, id="name-in-the-defaults-of-5.12"),
+        pytest.param("<STATUS_VM>10</STATUS_VM><STATE_VM>7</STATE_VM>", 7, id="state-vm-has-precedence"),
         pytest.param("<STATE_VM> 7\n</STATE_VM>", 7, id="blanks"),
     ],
 )
-def test_the_period_of_states_has_two_names(text: str, seconds: int) -> None:
+def test_the_period_of_vm_states_is_read_from_state_vm_or_status_vm(text: str, seconds: int) -> None:
     assert started(with_periods(text)).periods.state_vm == seconds
 
 
-def test_the_configuration_is_kept_as_it_came() -> None:
+def test_the_monitor_configuration_is_kept_verbatim() -> None:
     assert started(start_document(5, STATE_VM=7)).document.decode() == configuration(STATE_VM=7)
 
 
 @pytest.mark.parametrize("text", ["", "<MONITOR_CONFIGURATION/>", "<HOST/>"])
-def test_a_message_without_a_configuration_keeps_none(text: str) -> None:
+def test_a_message_without_a_configuration_has_an_empty_one(text: str) -> None:
     assert started(f"<MONITOR_DRIVER_ACTION>{text}</MONITOR_DRIVER_ACTION>").document == b""
 
 
-def test_a_host_may_be_in_no_cluster() -> None:
+def test_a_host_without_a_cluster_is_read() -> None:
     found = started(
         start_document(5).replace("<CLUSTER_ID>100<", "<CLUSTER_ID>-1<").replace("<CLUSTER>east<", "<CLUSTER><")
     )
     assert (found.cluster_id, found.cluster) == (-1, "")
 
 
-def test_unknown_elements_are_passed_over() -> None:
+def test_unknown_elements_are_ignored() -> None:
     document = start_document(5).replace("<HOST>", "<NEW><ID>9</ID></NEW><HOST><FUTURE>1</FUTURE>", 1)
     assert started(document) == started(start_document(5))
 
@@ -103,11 +103,11 @@ def test_unknown_elements_are_passed_over() -> None:
         pytest.param("<!-- a --> <!-- b -->" + start_document(5), id="comments"),
     ],
 )
-def test_a_document_may_begin_as_xml_may(document: str) -> None:
+def test_a_document_with_a_declaration_or_comments_before_its_root_is_read(document: str) -> None:
     assert started(document).host == "harbour"
 
 
-def test_a_document_that_is_not_compressed_is_read() -> None:
+def test_an_uncompressed_document_is_read() -> None:
     line = b"START_MONITOR - 5 0 " + base64.b64encode(start_document(5).encode())
     assert parse_line(line) == started(start_document(5))
 
@@ -137,17 +137,17 @@ def test_a_document_that_is_not_compressed_is_read() -> None:
         pytest.param(packed(start_document(-5)), "the message is about host -5", id="a-negative-host"),
     ],
 )
-def test_a_payload_that_cannot_be_read_says_what_is_wrong(payload: bytes, complaint: str) -> None:
+def test_a_malformed_payload_is_refused_with_the_reason(payload: bytes, complaint: str) -> None:
     assert complaint in refusal(payload)
 
 
-def test_a_payload_that_would_fill_the_memory_is_refused() -> None:
+def test_a_small_payload_that_decompresses_beyond_the_limit_is_refused() -> None:
     bomb = packed(b"<MONITOR_DRIVER_ACTION>" + b" " * (DOCUMENT_LIMIT + 1))
     assert len(bomb) < 100_000
     assert f"longer than {DOCUMENT_LIMIT} bytes" in refusal(bomb)
 
 
-def test_a_payload_that_just_fits_is_read() -> None:
+def test_a_payload_that_decompresses_to_exactly_the_limit_is_read() -> None:
     start, end = b"<MONITOR_DRIVER_ACTION>", b"</MONITOR_DRIVER_ACTION>"
     assert started(start + b" " * (DOCUMENT_LIMIT - len(start) - len(end)) + end) == StartMonitor(host_id=5)
 
@@ -170,7 +170,7 @@ fragments = st.sampled_from(
 
 
 @given(text=st.lists(fragments | any_text, max_size=8).map("".join))
-def test_any_document_is_read_or_refused(text: str) -> None:
+def test_any_document_is_read_or_refused_without_an_exception(text: str) -> None:
     document = f"<MONITOR_DRIVER_ACTION>{text}</MONITOR_DRIVER_ACTION>".encode("utf-8", "replace")
     found = parse_line(b"START_MONITOR - 5 0 " + packed(document))
     assert isinstance(found, StartMonitor | Unreadable)
@@ -178,5 +178,5 @@ def test_any_document_is_read_or_refused(text: str) -> None:
 
 
 @given(data=st.binary(max_size=200))
-def test_any_compressed_bytes_are_refused(data: bytes) -> None:
+def test_arbitrary_compressed_bytes_are_refused(data: bytes) -> None:
     assert refusal(packed(data))

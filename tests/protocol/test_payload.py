@@ -33,7 +33,7 @@ NEEDS_TEMPLATE = {
 
 
 def vm_of(document: bytes, action: Action = Action.POLL, vm_id: int = 42) -> VmRequest:
-    """What the document says, once it is certain that it was accepted and is handed on as it came."""
+    """The request read from the document, after checks that it was accepted and is handed on verbatim."""
     read = read_payload(with_document(document, action, vm_id=vm_id))
     assert not isinstance(read, Malformed), read.reason
     vm, message = read
@@ -42,7 +42,7 @@ def vm_of(document: bytes, action: Action = Action.POLL, vm_id: int = 42) -> VmR
 
 
 def refusal_of(payload: bytes, action: Action = Action.SAVE) -> str:
-    """The sentence a payload is refused with, once it is certain that it can be answered."""
+    """The reason why a payload is refused, after checks that the refusal names action and VM."""
     read = read_payload(request(action, payload=payload, is_two_blank=True))
     assert isinstance(read, Malformed)
     assert (read.word, read.vm_id, read.is_two_blank) == (action.value, 42, True)
@@ -51,14 +51,14 @@ def refusal_of(payload: bytes, action: Action = Action.SAVE) -> str:
 
 
 def inside(*, vm: str = "", top: str = "") -> bytes:
-    """A message with nothing but this in it."""
+    """A message with only these elements."""
     return f"<VMM_DRIVER_ACTION_DATA>{top}<VM>{vm}</VM></VMM_DRIVER_ACTION_DATA>".encode()
 
 
-# What is read
+# Reading
 
 
-def test_a_message_of_4_4_is_read() -> None:
+def test_a_poll_of_4_4_is_read() -> None:
     assert vm_of(legacy_message()) == VmRequest(
         vm_id=VmId(42),
         name="tide-table",
@@ -73,7 +73,7 @@ def test_a_message_of_4_4_is_read() -> None:
     )
 
 
-def test_a_message_of_5_10_is_read() -> None:
+def test_a_reboot_of_5_10_is_read() -> None:
     assert vm_of(middle_message(), Action.REBOOT) == VmRequest(
         vm_id=VmId(42),
         name="tide-table",
@@ -103,14 +103,14 @@ def test_a_deploy_of_7_4_is_read_with_its_templates() -> None:
     )
 
 
-def test_only_the_actions_that_need_them_get_the_templates() -> None:
+def test_only_actions_that_need_the_templates_get_them() -> None:
     read = {action: vm_of(modern_message(), action) for action in Action}
     assert {action for action, vm in read.items() if vm.template.values} == NEEDS_TEMPLATE
     assert {action for action, vm in read.items() if vm.user_template.values} == NEEDS_TEMPLATE
 
 
 @pytest.mark.parametrize("document", [b"<VMM_DRIVER_ACTION_DATA/>", inside(), inside(vm="<HISTORY_RECORDS/>")])
-def test_whatever_a_message_lacks_is_absent(document: bytes) -> None:
+def test_elements_that_a_message_lacks_have_defaults(document: bytes) -> None:
     assert {action: vm_of(document, action) for action in Action} == dict.fromkeys(Action, VmRequest(vm_id=VmId(42)))
 
 
@@ -123,7 +123,7 @@ def test_the_shortest_message_is_read_from_its_line() -> None:
     )
 
 
-def test_order_and_unknown_elements_do_not_matter() -> None:
+def test_elements_are_read_in_any_order_and_unknown_ones_are_ignored() -> None:
     document = (
         b"<VMM_DRIVER_ACTION_DATA><NEW><VM/></NEW><VM><HISTORY_RECORDS><HISTORY><FUTURE/><HID>7</HID><SEQ>3</SEQ>"
         b"</HISTORY></HISTORY_RECORDS><FUTURE><ID>1</ID></FUTURE><STIME>9</STIME><ID>42</ID></VM><HOST>h</HOST>"
@@ -148,7 +148,7 @@ def test_order_and_unknown_elements_do_not_matter() -> None:
         pytest.param("9" * 5000, None, id="more-digits-than-int-takes"),
     ],
 )
-def test_what_is_no_number_counts_as_absent(text: str, number: int | None) -> None:
+def test_a_field_that_is_no_number_has_its_default(text: str, number: int | None) -> None:
     names = ("STATE", "LCM_STATE", "STIME")
     fields = "".join(f"<{name}>{text}</{name}>" for name in names)
     history = f"<HISTORY_RECORDS><HISTORY><SEQ>{text}</SEQ><HID>{text}</HID></HISTORY></HISTORY_RECORDS>"
@@ -158,11 +158,11 @@ def test_what_is_no_number_counts_as_absent(text: str, number: int | None) -> No
     assert vm.host_id == (-1 if number is None else number)
 
 
-def test_host_zero_is_a_host() -> None:
+def test_host_id_zero_is_read() -> None:
     assert vm_of(inside(vm="<HISTORY_RECORDS><HISTORY><HID>0</HID></HISTORY></HISTORY_RECORDS>")).host_id == 0
 
 
-def test_the_newest_history_record_counts() -> None:
+def test_seq_and_host_are_read_from_the_newest_history_record() -> None:
     records = "".join(f"<HISTORY><SEQ>{seq}</SEQ><HID>{seq + 10}</HID></HISTORY>" for seq in range(3))
     vm = vm_of(inside(vm=f"<HISTORY_RECORDS>{records}</HISTORY_RECORDS>"))
     assert (vm.seq, vm.host_id) == (2, 12)
@@ -177,12 +177,12 @@ def test_the_newest_history_record_counts() -> None:
         pytest.param("one-42", "i-2", "i-2", id="placeholder"),
         pytest.param(" i-1\n", "", "i-1", id="blanks-around"),
         pytest.param("", "", "", id="none"),
-        pytest.param("-", "one-42", "", id="stand-ins-only"),
+        pytest.param("-", "one-42", "", id="placeholders-only"),
         pytest.param("one-42b", "", "one-42b", id="looks-like-the-placeholder"),
         pytest.param("<![CDATA[i-1]]>", "", "i-1", id="cdata"),
     ],
 )
-def test_the_deploy_id_is_the_first_real_one(top: str, vm: str, deploy_id: str) -> None:
+def test_the_deploy_id_is_the_first_that_is_no_placeholder(top: str, vm: str, deploy_id: str) -> None:
     document = inside(top=f"<DEPLOY_ID>{top}</DEPLOY_ID>", vm=f"<DEPLOY_ID>{vm}</DEPLOY_ID>")
     assert vm_of(document).deploy_id == deploy_id
 
@@ -201,7 +201,7 @@ def test_the_deploy_id_is_the_first_real_one(top: str, vm: str, deploy_id: str) 
         pytest.param("", False, id="no-hint"),
     ],
 )
-def test_the_form_of_the_document_tells_how_a_poll_is_answered(vm: str, *, is_legacy: bool) -> None:
+def test_the_form_of_a_poll_answer_is_inferred_from_the_document(vm: str, *, is_legacy: bool) -> None:
     assert vm_of(inside(vm=vm)).is_legacy_poll is is_legacy
 
 
@@ -209,17 +209,19 @@ def test_the_form_of_the_document_tells_how_a_poll_is_answered(vm: str, *, is_le
     ("action", "expected"),
     [(Action.SHUTDOWN, True), (Action.CANCEL, True), (Action.SAVE, True), (Action.REBOOT, False)],
 )
-def test_a_stop_and_a_poll_ask_for_the_form_of_figures(action: Action, *, expected: bool) -> None:
+def test_shutdown_cancel_and_save_infer_the_form_of_a_poll_answer_and_reboot_does_not(
+    action: Action, *, expected: bool
+) -> None:
     assert vm_of(legacy_message(), action).is_legacy_poll is expected
 
 
-def test_template_names_are_upper_case_and_repeated_ones_keep_all_values() -> None:
+def test_template_names_are_in_upper_case_and_repeated_ones_keep_all_values() -> None:
     template = "<Tag>a</Tag><TAG><![CDATA[b]]></TAG><tag><Key>c</Key><KEY>second</KEY></tag><EMPTY/>"
     vm = vm_of(inside(vm=f"<TEMPLATE>{template}</TEMPLATE>"), Action.DEPLOY)
     assert vm.template == Template(values={"TAG": ("a", "b", {"KEY": "c"}), "EMPTY": ("",)})
 
 
-def test_what_is_nested_deeper_than_a_vector_is_flattened() -> None:
+def test_elements_nested_deeper_than_a_vector_are_flattened_into_text() -> None:
     vm = vm_of(inside(vm="<USER_TEMPLATE><A><B>one<C>two<D>three</D></C>four</B></A></USER_TEMPLATE>"), Action.DEPLOY)
     assert vm.user_template == Template(values={"A": ({"B": "onetwothreefour"},)})
 
@@ -286,20 +288,20 @@ OPERANDS = [
 
 
 @pytest.mark.parametrize(("actions", "template", "operand"), OPERANDS)
-def test_the_operand_is_the_section_that_is_marked(
+def test_the_operand_of_an_action_is_the_section_marked_for_it(
     actions: tuple[Action, ...], template: str, operand: dict[str, str]
 ) -> None:
     document = inside(vm=f"<TEMPLATE>{template}</TEMPLATE>")
     assert [vm_of(document, action).operand for action in actions] == [operand] * len(actions)
 
 
-def test_nothing_marked_means_no_operand() -> None:
+def test_without_a_marked_section_an_action_has_no_operand() -> None:
     sections = "".join(f"<{name}><ID>1</ID></{name}>" for name in ("DISK", "NIC", "NIC_ALIAS", "PCI", "SNAPSHOT"))
     document = inside(vm=f"<TEMPLATE>{sections}</TEMPLATE>")
     assert {action: vm_of(document, action).operand for action in Action} == {action: {} for action in Action}
 
 
-def test_the_group_and_the_network_are_told_to_the_actions_about_them() -> None:
+def test_only_updatesg_gets_the_security_group_and_only_updatenic_the_network() -> None:
     document = inside(
         top="<SECURITY_GROUP_ID> 100 </SECURITY_GROUP_ID><VIRTUAL_NETWORK_ID>4</VIRTUAL_NETWORK_ID>",
     )
@@ -312,7 +314,7 @@ def test_the_group_and_the_network_are_told_to_the_actions_about_them() -> None:
     }
 
 
-# What is refused
+# Refusing
 
 
 @pytest.mark.parametrize(
@@ -320,8 +322,8 @@ def test_the_group_and_the_network_are_told_to_the_actions_about_them() -> None:
     [
         pytest.param(b"", "the request has no payload", id="none"),
         pytest.param(b"-", "payload is not base64: ", id="dash"),
-        pytest.param(HELLO[:-1], "payload is not base64: Incorrect padding", id="a-letter-lost"),
-        pytest.param(b"QUE", "payload is not base64: Incorrect padding", id="padding-lost"),
+        pytest.param(HELLO[:-1], "payload is not base64: Incorrect padding", id="last-letter-missing"),
+        pytest.param(b"QUE", "payload is not base64: Incorrect padding", id="padding-missing"),
         pytest.param(b"QQ==QQ==", "payload is not base64: ", id="two-in-a-row"),
         pytest.param(b"QQ==x", "payload is not base64: Excess data after padding", id="rest"),
         pytest.param(b"====", "payload is not base64: ", id="padding-only"),
@@ -352,7 +354,7 @@ BILLION_LAUGHS = (
         pytest.param(b"text<VMM_DRIVER_ACTION_DATA/>", id="text-before"),
         pytest.param(b"<VMM_DRIVER_ACTION_DATA/>text", id="text-after"),
         pytest.param(b"<VMM_DRIVER_ACTION_DATA/><VMM_DRIVER_ACTION_DATA/>", id="two-documents"),
-        pytest.param(b"<VMM_DRIVER_ACTION_DATA><VM></VMM_DRIVER_ACTION_DATA>", id="an-end-tag-lost"),
+        pytest.param(b"<VMM_DRIVER_ACTION_DATA><VM></VMM_DRIVER_ACTION_DATA>", id="end-tag-missing"),
         pytest.param(b"<VMM_DRIVER_ACTION_DATA", id="cut-off"),
         pytest.param(b"<VMM_DRIVER_ACTION_DATA>a & b</VMM_DRIVER_ACTION_DATA>", id="bare-ampersand"),
         pytest.param(b"<VMM_DRIVER_ACTION_DATA>\x01</VMM_DRIVER_ACTION_DATA>", id="control-character"),
@@ -378,21 +380,21 @@ BILLION_LAUGHS = (
         pytest.param(b" " * 500_000, id="blanks-without-end"),
     ],
 )
-def test_what_is_not_a_driver_message_is_refused(document: bytes) -> None:
+def test_a_payload_that_is_no_driver_message_is_refused(document: bytes) -> None:
     reason = refusal_of(base64.b64encode(document) or b"====")
     assert reason.startswith("payload is not ")
     assert clean(reason) == reason
 
 
 @pytest.mark.parametrize("text", [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xc0\xaf", "é".encode("latin-1")])
-def test_what_is_not_utf_8_is_refused_even_when_it_declares_another_encoding(text: bytes) -> None:
+def test_a_message_that_is_not_utf_8_is_refused_even_if_it_declares_another_encoding(text: bytes) -> None:
     document = b"<VMM_DRIVER_ACTION_DATA><HOST>" + text + b"</HOST></VMM_DRIVER_ACTION_DATA>"
     for declaration in (b"", b"<?xml version='1.0' encoding='ISO-8859-1'?>"):
         assert refusal_of(base64.b64encode(declaration + document)).startswith("payload is not UTF-8: ")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ISO-8859-1", "UTF-16"])
-def test_a_message_is_utf_8_whatever_it_declares(encoding: str) -> None:
+def test_a_message_in_utf_8_is_read_even_if_it_declares_another_encoding(encoding: str) -> None:
     document = f"<?xml version='1.0' encoding='{encoding}'?>\n<!-- x --><VMM_DRIVER_ACTION_DATA><HOST>é</HOST>\n"
     assert vm_of(document.encode() + b"</VMM_DRIVER_ACTION_DATA>").host == "é"
 
@@ -412,28 +414,28 @@ def test_a_message_about_another_vm_than_the_line_is_refused(vm_id: int, in_the_
 
 
 @pytest.mark.parametrize(("vm_id", "in_the_message"), [(42, "42"), (42, " 042 "), (0, "0"), (0, ""), (42, "")])
-def test_a_message_about_the_same_vm_or_none_is_read(vm_id: int, in_the_message: str) -> None:
+def test_a_message_about_the_same_vm_or_without_vm_id_is_read(vm_id: int, in_the_message: str) -> None:
     assert vm_of(inside(vm=f"<ID>{in_the_message}</ID>"), vm_id=vm_id).vm_id == vm_id
 
 
 def nested(depth: int, *, padding: int = 0) -> bytes:
-    """A message whose template goes down and down."""
+    """A message with a template of so many nested elements."""
     inner = "<A>" * depth + "x" * padding + "</A>" * depth
     return inside(vm=f"<TEMPLATE>{inner}</TEMPLATE>")
 
 
 @pytest.mark.parametrize("padding", [0, ORDINARY_SIZE], ids=["small", "large"])
-def test_an_abyss_of_elements_is_refused_without_falling_in(padding: int) -> None:
+def test_a_message_of_ninety_thousand_nested_elements_is_refused(padding: int) -> None:
     reason = refusal_of(base64.b64encode(nested(90_000, padding=padding)), Action.DEPLOY)
     assert reason.startswith("payload is not the XML of a driver message: Excessive depth")
 
 
-def test_a_large_message_that_is_deeper_than_it_should_be_is_flattened() -> None:
+def test_a_large_message_of_a_thousand_nested_elements_is_flattened() -> None:
     vm = vm_of(nested(1000, padding=ORDINARY_SIZE), Action.DEPLOY)
     assert vm.template.vectors("A") == ({"A": "x" * ORDINARY_SIZE},)
 
 
-def test_a_text_of_twelve_megabytes_passes_from_the_line_to_the_template() -> None:
+def test_a_template_value_of_twelve_megabytes_is_read_from_its_line() -> None:
     text = "x" * 12_000_000
     document = inside(vm=f"<TEMPLATE><CONTEXT><DATA><![CDATA[{text}]]></DATA></CONTEXT></TEMPLATE>")
     line = oned_line(with_document(document, Action.DEPLOY))
@@ -460,7 +462,7 @@ def test_a_message_of_more_than_a_hundred_thousand_elements_is_refused_unparsed(
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_the_outline_of_a_long_message_is_read_from_its_beginning(release: Release) -> None:
+def test_host_and_lcm_state_are_read_from_the_beginning_of_a_long_message(release: Release) -> None:
     template = Template(values={"CPU": ("1",), "CONTEXT": ({"START_SCRIPT": "x" * 200_000},)})
     line = wire_line("DEPLOY", vm_id=7, release=release, lcm_state=20, host="cloud", template=template)
     request = parse_line(line.rstrip())
@@ -473,17 +475,19 @@ def test_the_outline_of_a_long_message_is_read_from_its_beginning(release: Relea
     [
         pytest.param(b"x", ("", None), id="no-xml"),
         pytest.param(b"<X><HOST>cloud</HOST><VM><LCM_STATE>2", ("cloud", None), id="half"),
-        pytest.param(b"<X><VM><USER_TEMPLATE><LCM_STATE>2</LCM_STATE></USER_TEMPLATE>", ("", None), id="a-users"),
+        pytest.param(
+            b"<X><VM><USER_TEMPLATE><LCM_STATE>2</LCM_STATE></USER_TEMPLATE>", ("", None), id="of-the-user-template"
+        ),
         pytest.param(b"<!DOCTYPE X [<!ENTITY h 'cloud'>]><X><HOST>&h;</HOST>", ("&h;", None), id="an-entity"),
     ],
 )
-def test_an_outline_that_cannot_be_read_is_none(document: bytes, outline: tuple[str, int | None]) -> None:
+def test_an_outline_without_readable_fields_is_empty(document: bytes, outline: tuple[str, int | None]) -> None:
     payload = base64.b64encode(document)
     assert read_outline(Request(action=Action.DEPLOY, vm_id=VmId(7), payload=payload, is_two_blank=True)) == outline
     assert read_outline(Request(action=Action.DEPLOY, vm_id=VmId(7), payload=b"A", is_two_blank=True)) == ("", None)
 
 
-def test_no_file_is_read_for_a_message(tmp_path: Path) -> None:
+def test_a_message_cannot_include_a_file_by_xinclude(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hush")
     document = (
@@ -493,11 +497,11 @@ def test_no_file_is_read_for_a_message(tmp_path: Path) -> None:
     assert vm_of(document.encode()).host == ""
 
 
-# Anything at all
+# Arbitrary input
 
 
 @given(payload=st.binary(), action=st.sampled_from(Action))
-def test_no_payload_is_too_strange_to_be_read(payload: bytes, action: Action) -> None:
+def test_arbitrary_bytes_as_payload_are_refused(payload: bytes, action: Action) -> None:
     read = read_payload(request(action, payload=payload))
     assert isinstance(read, Malformed)
 
@@ -512,7 +516,7 @@ def test_no_payload_is_too_strange_to_be_read(payload: bytes, action: Action) ->
     ),
     action=st.sampled_from(Action),
 )
-def test_a_damaged_message_is_read_or_refused(
+def test_a_damaged_message_is_read_or_refused_without_an_exception(
     message: bytes, start: int, length: int, splinter: bytes, action: Action
 ) -> None:
     document = message[:start] + splinter + message[start + length :]
@@ -526,7 +530,7 @@ def test_a_damaged_message_is_read_or_refused(
 
 
 @given(payload=st.binary())
-def test_base64_is_judged_as_strictly_as_can_be(payload: bytes) -> None:
+def test_a_payload_that_is_not_strict_base64_is_refused(payload: bytes) -> None:
     try:
         binascii.a2b_base64(payload, strict_mode=True)
     except ValueError:

@@ -16,7 +16,7 @@ USAGE = Usage(cpu=3.0, memory=1048576, net_rx=10, net_tx=20)
 
 
 class TemplateSyntaxError(Exception):
-    """The whole answer would be lost."""
+    """OpenNebula would discard the whole answer."""
 
 
 class TemplateReader:
@@ -101,7 +101,7 @@ def read_modern(text: str) -> dict[str, str]:
 
 
 def read_legacy(text: str) -> dict[str, str]:
-    """Read an answer as releases up to 4.12 do: words of `K=V`, one bad word voids all (process of POLL there)."""
+    """Read an answer as releases up to 4.12 do: words `K=V`; one malformed word voids the whole answer."""
     values: dict[str, str] = {}
     for word in re.split("[ \t\n\v\f\r]+", text):
         name, equal, value = word.partition("=")
@@ -121,12 +121,12 @@ def read_legacy(text: str) -> dict[str, str]:
         ("A=1\n# a comment\nA=2", {"A": ["1", "2"]}),
     ],
 )
-def test_the_reader_of_these_tests_reads_what_opennebula_reads(text: str, values: dict[str, Any]) -> None:
+def test_the_tests_reader_accepts_answers_that_opennebula_accepts(text: str, values: dict[str, Any]) -> None:
     assert TemplateReader(text).read() == values
 
 
 @pytest.mark.parametrize("text", ['A="x\\" B="y"', 'A="]]>"', "A=a=b", "A=x y", "A=", 'A="x y', "A=[B=1", "=1", "A=1,"])
-def test_the_reader_of_these_tests_refuses_what_opennebula_refuses(text: str) -> None:
+def test_the_tests_reader_refuses_answers_that_opennebula_refuses(text: str) -> None:
     with pytest.raises(TemplateSyntaxError):
         TemplateReader(text).read()
 
@@ -134,18 +134,18 @@ def test_the_reader_of_these_tests_refuses_what_opennebula_refuses(text: str) ->
 # Answers
 
 
-def test_an_answer_from_4_14_on() -> None:
+def test_a_poll_answer_from_4_14_on_has_quoted_attributes() -> None:
     text = format_poll("a", USAGE, {"AWS_PUBLIC_IP_ADDRESS": "203.0.113.9"}, is_legacy=False)
     assert text == 'STATE=a CPU=3.0 MEMORY=1048576 NETRX=10 NETTX=20 AWS_PUBLIC_IP_ADDRESS="203.0.113.9"'
 
 
-def test_an_answer_up_to_4_12() -> None:
+def test_a_poll_answer_up_to_4_12_has_plain_words() -> None:
     text = format_poll("a", USAGE, {"IPADDRESS": "203.0.113.9", "NAMED": "two words"}, is_legacy=True)
     assert text == "STATE=a USEDCPU=3 USEDMEMORY=1048576 NETRX=10 NETTX=20 IPADDRESS=203.0.113.9"
 
 
 @pytest.mark.parametrize("is_legacy", [False, True])
-def test_without_figures_only_the_state_is_told(*, is_legacy: bool) -> None:
+def test_a_poll_answer_without_usage_figures_has_only_the_state(*, is_legacy: bool) -> None:
     assert format_poll("d", None, {}, is_legacy=is_legacy) == "STATE=d"
 
 
@@ -154,7 +154,7 @@ def test_without_figures_only_the_state_is_told(*, is_legacy: bool) -> None:
     ("letter", "written"),
     [("a", "a"), ("p", "p"), ("e", "e"), ("d", "d"), ("-", "-"), ("", "-"), ("x", "-"), ("A", "-"), ('a B="', "-")],
 )
-def test_a_state_is_one_of_five_letters(letter: str, written: str, *, is_legacy: bool) -> None:
+def test_an_unknown_state_letter_is_written_as_a_dash(letter: str, written: str, *, is_legacy: bool) -> None:
     assert format_poll(letter, None, {}, is_legacy=is_legacy) == f"STATE={written}"
 
 
@@ -172,7 +172,7 @@ def test_a_state_is_one_of_five_letters(letter: str, written: str, *, is_legacy:
         ),
     ],
 )
-def test_figures_are_plain_numbers(usage: Usage, modern: str, legacy: str) -> None:
+def test_usage_figures_are_written_as_finite_numbers_of_at_least_zero(usage: Usage, modern: str, legacy: str) -> None:
     assert format_poll("a", usage, {}, is_legacy=False) == f"STATE=a {modern} NETRX=0 NETTX=0"
     assert format_poll("a", usage, {}, is_legacy=True) == f"STATE=a {legacy} NETRX=0 NETTX=0"
 
@@ -181,7 +181,7 @@ def test_figures_are_plain_numbers(usage: Usage, modern: str, legacy: str) -> No
     ("value", "written"),
     [
         pytest.param("two words", "two words", id="blank"),
-        pytest.param("a=b,c[d]#e", "a=b,c[d]#e", id="what-must-be-quoted"),
+        pytest.param("a=b,c[d]#e", "a=b,c[d]#e", id="characters-that-need-quotes"),
         pytest.param('say "hi"', "say 'hi'", id="double-quotes"),
         pytest.param("C:\\temp", "C:\\temp", id="backslashes"),
         pytest.param("C:\\temp\\", "C:\\temp\\ ", id="backslash-before-the-quote"),
@@ -194,13 +194,13 @@ def test_figures_are_plain_numbers(usage: Usage, modern: str, legacy: str) -> No
         pytest.param("  x  ", "x", id="blanks-around"),
     ],
 )
-def test_a_value_is_quoted_so_that_the_parser_takes_it(value: str, written: str) -> None:
+def test_an_attribute_value_is_quoted_so_that_opennebula_reads_it(value: str, written: str) -> None:
     text = format_poll("a", None, {"NOTE": value}, is_legacy=False)
     assert text == f'STATE=a NOTE="{written}"'
     assert read_modern(text) == {"STATE": "a", "NOTE": written}
 
 
-def test_a_list_has_a_plus_where_a_comma_would_end_the_value() -> None:
+def test_up_to_4_12_commas_of_a_list_are_written_as_plus_signs() -> None:
     volumes = "/dev/xvda:vol-0a1,/dev/sdf:vol-0b2"
     assert format_poll("a", None, {"AWS_VOLUMES": volumes}, is_legacy=False) == f'STATE=a AWS_VOLUMES="{volumes}"'
     assert format_poll("a", None, {"AWS_VOLUMES": volumes}, is_legacy=True) == (
@@ -208,7 +208,7 @@ def test_a_list_has_a_plus_where_a_comma_would_end_the_value() -> None:
     )
 
 
-def test_a_fact_of_several_lines_is_one_line_of_a_reply() -> None:
+def test_an_attribute_of_several_lines_is_joined_into_one_in_the_reply() -> None:
     info = format_poll("a", None, {"NOTE": "one\ntwo", "PATH": "C:\\"}, is_legacy=False)
     line = format_reply(success("POLL", 1, info))
     assert line == b'POLL SUCCESS 1 STATE=a NOTE="one two" PATH="C:\\ "\n'
@@ -216,25 +216,25 @@ def test_a_fact_of_several_lines_is_one_line_of_a_reply() -> None:
 
 @pytest.mark.parametrize("value", ["", " ", "\n", "\x00"])
 @pytest.mark.parametrize("is_legacy", [False, True])
-def test_an_empty_value_is_left_out(value: str, *, is_legacy: bool) -> None:
+def test_an_attribute_with_an_empty_value_is_left_out(value: str, *, is_legacy: bool) -> None:
     assert format_poll("a", None, {"NOTE": value}, is_legacy=is_legacy) == "STATE=a"
 
 
 @pytest.mark.parametrize("value", ["a b", 'a"b', "a=b", "a#b", "a[b", "a]b", "a\\b", "a\tb", "é", "a'b", "a\n"])
-def test_up_to_4_12_a_value_that_is_no_plain_word_is_left_out(value: str) -> None:
+def test_up_to_4_12_an_attribute_that_is_no_plain_word_is_left_out(value: str) -> None:
     assert format_poll("a", None, {"NOTE": value, "IP": "10.0.0.1"}, is_legacy=True) == "STATE=a IP=10.0.0.1"
 
 
 @pytest.mark.parametrize(
     "value", ["10.0.0.1", "fe80::1", "i-0f3a", "t2.micro", "http://x/y?".rstrip("?"), "a_b~c+d@e%f"]
 )
-def test_up_to_4_12_a_plain_word_is_kept(value: str) -> None:
+def test_up_to_4_12_an_attribute_that_is_a_plain_word_is_written(value: str) -> None:
     assert format_poll("a", None, {"NOTE": value}, is_legacy=True) == f"STATE=a NOTE={value}"
 
 
 @pytest.mark.parametrize("is_legacy", [False, True])
 @pytest.mark.parametrize("name", ["", "1ST", "TWO WORDS", "A-B", "A=B", "A\n", "Ü", "ß", "ſ", "A\x00", "A]"])
-def test_a_name_that_the_syntax_cannot_hold_is_left_out(name: str, *, is_legacy: bool) -> None:
+def test_an_attribute_with_an_invalid_name_is_left_out(name: str, *, is_legacy: bool) -> None:
     assert format_poll("a", None, {name: "x"}, is_legacy=is_legacy) == "STATE=a"
 
 
@@ -247,12 +247,12 @@ def test_a_name_that_the_syntax_cannot_hold_is_left_out(name: str, *, is_legacy:
         *("AUTOMATIC_REQUIREMENTS", "SCHED_RANK", "TM_MAD_SYSTEM", "PUBLIC_CLOUD"),
     ],
 )
-def test_a_fact_never_overwrites_what_is_the_vms_own(name: str, *, is_legacy: bool) -> None:
+def test_an_attribute_with_a_name_that_opennebula_uses_is_left_out(name: str, *, is_legacy: bool) -> None:
     assert format_poll("a", None, {name: "x"}, is_legacy=is_legacy) == "STATE=a"
 
 
 @pytest.mark.parametrize(("is_legacy", "written"), [(False, 'IP="1"'), (True, "IP=1")])
-def test_a_name_is_written_once_in_upper_case(written: str, *, is_legacy: bool) -> None:
+def test_an_attribute_name_is_written_once_in_upper_case(written: str, *, is_legacy: bool) -> None:
     assert format_poll("a", None, {"ip": "1", "IP": "2", "Ip": "3"}, is_legacy=is_legacy) == f"STATE=a {written}"
 
 
@@ -264,14 +264,16 @@ figures = st.none() | st.builds(
     net_tx=st.integers(),
 )
 names = st.sampled_from(["IP", "ip", "AWS_TYPE", "STATE", "_X", "X1"]) | any_text
-sharp_text = st.lists(st.sampled_from(["\\", '"', "]]", ">", "=", "#", ",", "[", "]", " ", "\n", "'"]) | any_text).map(
+syntax_text = st.lists(st.sampled_from(["\\", '"', "]]", ">", "=", "#", ",", "[", "]", " ", "\n", "'"]) | any_text).map(
     "".join
 )
-facts = st.dictionaries(names, sharp_text | awkward_text | st.from_regex(r"[a-z0-9.:-]+", fullmatch=True), max_size=6)
+any_attributes = st.dictionaries(
+    names, syntax_text | awkward_text | st.from_regex(r"[a-z0-9.:-]+", fullmatch=True), max_size=6
+)
 
 
-@given(letter=st.sampled_from("aped-"), usage=figures, attributes=facts)
-def test_any_answer_from_4_14_on_is_read_as_it_was_meant(
+@given(letter=st.sampled_from("aped-"), usage=figures, attributes=any_attributes)
+def test_any_poll_answer_from_4_14_on_is_readable_and_has_only_given_attributes(
     letter: str, usage: Usage | None, attributes: dict[str, str]
 ) -> None:
     text = format_poll(letter, usage, attributes, is_legacy=False)
@@ -283,8 +285,8 @@ def test_any_answer_from_4_14_on_is_read_as_it_was_meant(
     assert all(value and not re.search('"|]]>', value) for value in values.values())
 
 
-@given(letter=st.sampled_from("aped-"), usage=figures, attributes=facts)
-def test_any_answer_up_to_4_12_is_read_as_it_was_meant(
+@given(letter=st.sampled_from("aped-"), usage=figures, attributes=any_attributes)
+def test_any_poll_answer_up_to_4_12_is_readable_and_has_only_given_attributes(
     letter: str, usage: Usage | None, attributes: dict[str, str]
 ) -> None:
     values = read_legacy(format_poll(letter, usage, attributes, is_legacy=True))
@@ -295,8 +297,8 @@ def test_any_answer_up_to_4_12_is_read_as_it_was_meant(
     assert values.keys() <= {name.upper() for name in attributes}
 
 
-@given(letter=any_text, usage=figures, attributes=facts, is_legacy=st.booleans())
-def test_any_answer_passes_through_the_reply_and_only_its_lines_are_joined(
+@given(letter=any_text, usage=figures, attributes=any_attributes, is_legacy=st.booleans())
+def test_any_poll_answer_is_unchanged_in_the_reply_but_for_its_joined_lines(
     letter: str, usage: Usage | None, attributes: dict[str, str], *, is_legacy: bool
 ) -> None:
     text = format_poll(letter, usage, attributes, is_legacy=is_legacy)

@@ -76,7 +76,7 @@ def poll_of(vector: dict[str, str]) -> dict[str, str]:
 # SYSTEM_HOST
 
 
-def test_a_host_is_described_by_what_hardly_changes() -> None:
+def test_system_host_reports_hypervisor_capacity_and_no_error() -> None:
     assert read_template(host_system(host())) == {
         "HYPERVISOR": ["sea"],
         "PUBLIC_CLOUD": ["YES"],
@@ -86,12 +86,12 @@ def test_a_host_is_described_by_what_hardly_changes() -> None:
     }
 
 
-def test_why_the_cloud_cannot_be_asked_stands_at_the_host() -> None:
+def test_system_host_reports_why_the_cloud_cannot_be_reached() -> None:
     values = read_template(host_system(host(error='the cloud says "no"\nand no more')))
     assert plain(values, "PROVIDER_ERROR") == "the cloud says 'no' and no more"
 
 
-ADMINISTRATORS = [
+NAMES_OF_ADMINISTRATORS = [
     *("REGION_NAME", "CAPACITY", "EC2_ACCESS", "EC2_SECRET", "HYPERVISOR", "PUBLIC_CLOUD", "TOTALCPU", "PRIORITY"),
     *(
         "RESERVED_CPU",
@@ -108,28 +108,28 @@ ADMINISTRATORS = [
 ]
 
 
-@pytest.mark.parametrize("name", ADMINISTRATORS)
-def test_what_an_administrator_may_have_set_is_never_said(name: str) -> None:
+@pytest.mark.parametrize("name", NAMES_OF_ADMINISTRATORS)
+def test_attributes_that_an_administrator_may_have_set_are_never_reported(name: str) -> None:
     report = host(attributes={name: "intruder"})
     assert "intruder" not in host_system(report) + host_monitor(report) + legacy_report(report, [])
 
 
 @pytest.mark.parametrize("name", ["PROVIDER_REGION", "provider_region"])
-def test_facts_about_a_host_have_names_of_their_own(name: str) -> None:
+def test_attributes_of_a_host_are_reported_if_their_names_begin_with_provider(name: str) -> None:
     report = host(attributes={name: "east 1"})
     assert plain(read_template(host_system(report)), "PROVIDER_REGION") == "east 1"
     assert plain(read_template(legacy_report(report, [])), "PROVIDER_REGION") == "east 1"
 
 
-def test_a_fact_does_not_hide_why_the_cloud_cannot_be_asked() -> None:
+def test_an_attribute_cannot_overwrite_provider_error() -> None:
     report = host(error="no answer", attributes={"PROVIDER_ERROR": "all is well", "provider_error": "so it is"})
     assert read_template(host_system(report))["PROVIDER_ERROR"] == ["no answer"]
 
 
-# Instances of nobody
+# Wild instances
 
 
-def test_an_instance_of_nobody_can_be_imported() -> None:
+def test_a_wild_instance_is_reported_with_an_import_template() -> None:
     (found,) = vectors(read_template(host_system(host(wilds=(wild(public_cloud={"AMI": "ami-7"}),)))), "VM")
     assert {name: found[name] for name in ("ID", "DEPLOY_ID", "VM_NAME")} == {
         "ID": "-1",
@@ -149,8 +149,8 @@ def test_an_instance_of_nobody_can_be_imported() -> None:
     }
 
 
-def imported(given: Wild, hypervisor: str = "sea") -> Values:
-    (found,) = vectors(read_template(host_system(host(hypervisor=hypervisor, wilds=(given,)))), "VM")
+def imported(instance: Wild, hypervisor: str = "sea") -> Values:
+    (found,) = vectors(read_template(host_system(host(hypervisor=hypervisor, wilds=(instance,)))), "VM")
     return read_template(unpacked(found["IMPORT_TEMPLATE"]))
 
 
@@ -159,7 +159,7 @@ def imported(given: Wild, hypervisor: str = "sea") -> Values:
     [
         pytest.param(100, GIB, ("1", "1", "1024"), id="one-core"),
         pytest.param(50, 512, ("0.5", "1", "1"), id="small"),
-        pytest.param(0, 0, ("1", "1", "1"), id="not-known"),
+        pytest.param(0, 0, ("1", "1", "1"), id="unknown"),
         pytest.param(-100, -1, ("1", "1", "1"), id="negative"),
         pytest.param(math.nan, 0, ("1", "1", "1"), id="not-a-number"),
         pytest.param(math.inf, 0, ("1", "1", "1"), id="infinite"),
@@ -167,7 +167,9 @@ def imported(given: Wild, hypervisor: str = "sea") -> Values:
         pytest.param(1600, 64 * GIB, ("16", "16", "65536"), id="large"),
     ],
 )
-def test_a_vm_to_import_has_cores_and_mebibytes(cpu: float, memory: int, written: tuple[str, str, str]) -> None:
+def test_an_import_template_has_cpu_in_cores_and_memory_in_mebibytes(
+    cpu: float, memory: int, written: tuple[str, str, str]
+) -> None:
     values = imported(wild(cpu=cpu, memory=memory))
     assert (plain(values, "CPU"), plain(values, "VCPU"), plain(values, "MEMORY")) == written
 
@@ -176,17 +178,17 @@ def test_a_vm_to_import_has_cores_and_mebibytes(cpu: float, memory: int, written
     ("name", "written"),
     [
         pytest.param("", "i-0wild", id="none"),
-        pytest.param("\n\x00", "i-0wild", id="nothing-that-can-be-written"),
-        pytest.param("web & db; $(x)", "web _ db_ __x_", id="what-names-of-vms-may-not-hold"),
+        pytest.param("\n\x00", "i-0wild", id="only-control-characters"),
+        pytest.param("web & db; $(x)", "web _ db_ __x_", id="characters-that-vm-names-cannot-have"),
         pytest.param("n" * 200, "n" * 128, id="too-long"),
         pytest.param("grüße 東京", "grüße 東京", id="beyond-ascii"),
     ],
 )
-def test_a_vm_to_import_has_a_name_that_opennebula_takes(name: str, written: str) -> None:
+def test_an_import_template_has_a_name_that_opennebula_accepts(name: str, written: str) -> None:
     assert plain(imported(wild(name=name)), "NAME") == written
 
 
-def test_the_type_of_a_vm_to_import_is_the_hypervisor() -> None:
+def test_the_public_cloud_type_in_an_import_template_is_the_hypervisor() -> None:
     values = imported(wild(public_cloud={"TYPE": "other", "type": "another", "TAGS": 'a="b",c'}))
     assert vectors(values, "PUBLIC_CLOUD") == [{"TYPE": "sea", "TAGS": "a='b',c"}]
 
@@ -194,7 +196,9 @@ def test_the_type_of_a_vm_to_import_is_the_hypervisor() -> None:
 @pytest.mark.parametrize(
     ("hypervisor", "is_written"), [("my-cloud.1", True), ("a*", False), ("a b", False), ('a"', False)]
 )
-def test_a_vm_to_import_asks_for_its_own_hypervisor(hypervisor: str, *, is_written: bool) -> None:
+def test_an_import_template_requires_its_own_hypervisor_if_the_name_needs_no_quotes(
+    hypervisor: str, *, is_written: bool
+) -> None:
     values = imported(wild(), hypervisor)
     expected = [f'HYPERVISOR="{hypervisor}"'] if is_written else None
     assert values.get("SCHED_REQUIREMENTS") == expected
@@ -204,7 +208,7 @@ UNFIT_IDS = ["", "-", "two words", "a<b", "a&b", "a\nb", "a\x00", "grüße", 'a"
 
 
 @pytest.mark.parametrize("deploy_id", [*UNFIT_IDS, "one-7"])
-def test_an_instance_that_could_never_be_imported_is_left_out(deploy_id: str) -> None:
+def test_a_wild_instance_with_an_id_that_oned_cannot_store_is_left_out(deploy_id: str) -> None:
     report = host(wilds=(wild(deploy_id), wild("i-1")))
     for text in (host_system(report), legacy_report(report, [])):
         assert [found["DEPLOY_ID"] for found in vectors(read_template(text), "VM")] == ["i-1"]
@@ -213,7 +217,7 @@ def test_an_instance_that_could_never_be_imported_is_left_out(deploy_id: str) ->
 # MONITOR_HOST
 
 
-def test_the_figures_of_a_host_are_whole_numbers() -> None:
+def test_monitor_host_reports_whole_numbers() -> None:
     assert read_template(host_monitor(host(used_cpu=99.6))) == {
         "USEDCPU": ["100"],
         "USEDMEMORY": ["1048576"],
@@ -225,20 +229,20 @@ def test_the_figures_of_a_host_are_whole_numbers() -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        pytest.param({"used_cpu": 900.0, "used_memory": 9 * GIB}, id="more-used-than-there-is"),
+        pytest.param({"used_cpu": 900.0, "used_memory": 9 * GIB}, id="usage-beyond-capacity"),
         pytest.param({"used_cpu": 0.0, "used_memory": 0}, id="nothing-in-use"),
         pytest.param({"used_cpu": -5.0, "used_memory": -5}, id="negative"),
         pytest.param({"used_cpu": math.nan}, id="not-a-number"),
         pytest.param({"used_cpu": math.inf}, id="infinite"),
     ],
 )
-def test_no_figure_of_a_host_is_negative_or_missing(fields: dict[str, float]) -> None:
+def test_monitor_host_reports_no_negative_figure_and_leaves_none_out(fields: dict[str, float]) -> None:
     values = read_template(host_monitor(host(**fields)))
     assert values.keys() == {"USEDCPU", "USEDMEMORY", "FREECPU", "FREEMEMORY"}
     assert all(int(plain(values, name)) >= 0 for name in values)
 
 
-def test_the_smallest_room_is_said_and_none_of_it_in_use() -> None:
+def test_the_smallest_capacity_is_reported_as_free() -> None:
     report = host(total_cpu=1, total_memory=1, used_cpu=0.0, used_memory=0)
     assert read_template(host_system(report))["TOTALCPU"] == read_template(host_system(report))["TOTALMEMORY"] == ["1"]
     assert read_template(host_monitor(report)) == {
@@ -249,7 +253,7 @@ def test_the_smallest_room_is_said_and_none_of_it_in_use() -> None:
     }
 
 
-def test_room_that_nobody_knows_is_not_said_to_be_none() -> None:
+def test_an_unknown_capacity_is_left_out_and_not_reported_as_zero() -> None:
     report = host(total_cpu=None, total_memory=None)
     for text in (host_system(report), host_monitor(report), legacy_report(report, [])):
         assert not {"TOTALCPU", "TOTALMEMORY", "FREECPU", "FREEMEMORY"} & read_template(text).keys()
@@ -257,8 +261,8 @@ def test_room_that_nobody_knows_is_not_said_to_be_none() -> None:
     assert "TOTALMEMORY" in read_template(host_system(host(total_cpu=None)))
 
 
-def test_a_full_cloud_is_said_to_have_no_room() -> None:
-    """Else OpenNebula would keep the room of before, and place VMs on it (src/host/Host.cc, update_info, `merge`)."""
+def test_a_full_cloud_is_reported_with_zero_capacity() -> None:
+    """Else OpenNebula would keep the previous capacity and place VMs there (src/host/Host.cc, update_info, `merge`)."""
     report = host(total_cpu=0, total_memory=0)
     for text in (host_system(report), legacy_report(report, [])):
         values = read_template(text)
@@ -269,7 +273,7 @@ def test_a_full_cloud_is_said_to_have_no_room() -> None:
 # STATE_VM
 
 
-def test_states_that_are_not_all_are_told_without_a_sync() -> None:
+def test_a_partial_report_of_states_has_no_sync_state() -> None:
     assert read_template(vm_states([state(7), state(9, VmWord.POWEROFF)])) == {
         "VM": [
             {"ID": "7", "DEPLOY_ID": "i-7", "STATE": "RUNNING"},
@@ -278,25 +282,25 @@ def test_states_that_are_not_all_are_told_without_a_sync() -> None:
     }
 
 
-def test_there_is_nothing_to_say_about_no_vm() -> None:
+def test_without_reportable_vms_the_reports_of_states_and_figures_are_empty() -> None:
     assert vm_states([]) == ""
     assert vm_states([state(7, deploy_id="")]) == ""
     assert vm_figures([]) == ()
 
 
 @pytest.mark.parametrize("word", list(VmWord))
-def test_every_state_is_told_in_its_own_word(word: VmWord) -> None:
+def test_every_state_is_reported_by_its_name(word: VmWord) -> None:
     (found,) = vectors(read_template(vm_states([state(7, word)])), "VM")
     assert found["STATE"] == word.value == word.name
 
 
-def test_all_states_are_told_in_one_text() -> None:
+def test_a_sync_report_has_the_states_of_three_thousand_vms_in_one_text() -> None:
     values = read_template(synced_vm_states(map(state, range(3000)), missing_state=VmWord.UNKNOWN))
     assert (plain(values, "SYNC_STATE"), plain(values, "MISSING_STATE")) == ("yes", "UNKNOWN")
     assert [found["ID"] for found in vectors(values, "VM")] == [str(number) for number in range(3000)]
 
 
-def test_a_sync_may_speak_of_no_vm_at_all() -> None:
+def test_a_sync_report_without_vms_is_written() -> None:
     assert read_template(synced_vm_states([], missing_state=VmWord.POWEROFF)) == {
         "SYNC_STATE": ["yes"],
         "MISSING_STATE": ["POWEROFF"],
@@ -304,18 +308,18 @@ def test_a_sync_may_speak_of_no_vm_at_all() -> None:
 
 
 @pytest.mark.parametrize("word", [word for word in VmWord if word is not VmWord.POWEROFF])
-def test_only_poweroff_ever_powers_a_missing_vm_off(word: VmWord) -> None:
+def test_missing_state_is_unknown_for_every_state_but_poweroff(word: VmWord) -> None:
     assert plain(read_template(synced_vm_states([], missing_state=word)), "MISSING_STATE") == "UNKNOWN"
 
 
 @pytest.mark.parametrize("deploy_id", UNFIT_IDS)
-def test_a_vm_that_cannot_be_told_of_makes_the_sync_a_partial_report(deploy_id: str) -> None:
+def test_a_sync_report_becomes_partial_if_a_vm_has_an_unwritable_deploy_id(deploy_id: str) -> None:
     values = read_template(synced_vm_states([state(7), state(8, deploy_id=deploy_id)], missing_state=VmWord.POWEROFF))
     assert values == {"VM": [{"ID": "7", "DEPLOY_ID": "i-7", "STATE": "RUNNING"}]}
 
 
 @pytest.mark.parametrize("vm_id", [-1, -2, 2**31])
-def test_what_is_no_vms_number_is_left_out(vm_id: int) -> None:
+def test_a_vm_with_an_impossible_id_is_left_out_of_every_report(vm_id: int) -> None:
     states = synced_vm_states([state(vm_id), state(7)], missing_state=VmWord.UNKNOWN)
     assert [found["ID"] for found in vectors(read_template(states), "VM")] == ["7"]
     (text,) = vm_figures([figures(vm_id), figures(7)])
@@ -324,7 +328,7 @@ def test_what_is_no_vms_number_is_left_out(vm_id: int) -> None:
     assert [found["ID"] for found in vectors(read_template(report), "VM")] == ["7"]
 
 
-def test_of_two_with_one_number_the_first_counts() -> None:
+def test_of_two_entries_for_one_vm_the_first_is_reported() -> None:
     states = vm_states([state(7), state(7, VmWord.POWEROFF)])
     assert [found["STATE"] for found in vectors(read_template(states), "VM")] == ["RUNNING"]
     report = legacy_report(host(), [legacy(7, "a"), legacy(7, "d")])
@@ -334,7 +338,7 @@ def test_of_two_with_one_number_the_first_counts() -> None:
 # MONITOR_VM
 
 
-def test_figures_of_a_vm_are_a_template_of_their_own() -> None:
+def test_monitor_vm_has_the_figures_and_attributes_of_a_vm_in_a_template_in_base64() -> None:
     (text,) = vm_figures([figures(42, AWS_PUBLIC_IP_ADDRESS="203.0.113.9", NOTE='say "hi"', CPU="99", STATE="x")])
     (found,) = vectors(read_template(text.text), "VM")
     assert (found["ID"], found["DEPLOY_ID"]) == ("42", "i-42")
@@ -348,7 +352,7 @@ def test_figures_of_a_vm_are_a_template_of_their_own() -> None:
     }
 
 
-def test_a_vm_with_nothing_to_say_is_left_out() -> None:
+def test_a_vm_without_figures_and_attributes_is_left_out_of_monitor_vm() -> None:
     texts = vm_figures([figures(1, None), figures(2, None, IP="10.0.0.1"), figures(3, deploy_id="a b")])
     assert [found["ID"] for text in texts for found in vectors(read_template(text.text), "VM")] == ["2"]
 
@@ -357,7 +361,7 @@ def test_a_vm_with_nothing_to_say_is_left_out() -> None:
     ("count", "sizes"),
     [(1, [1]), (VMS_IN_A_LINE, [200]), (VMS_IN_A_LINE + 1, [200, 1]), (1000, [200] * 5)],
 )
-def test_figures_of_many_vms_are_told_in_several_lines(count: int, sizes: list[int]) -> None:
+def test_figures_of_many_vms_are_split_into_lines_of_two_hundred_vms(count: int, sizes: list[int]) -> None:
     texts = [vectors(read_template(text.text), "VM") for text in vm_figures(map(figures, range(count)))]
     assert [len(found) for found in texts] == sizes
     assert [found["ID"] for several in texts for found in several] == [str(number) for number in range(count)]
@@ -366,7 +370,7 @@ def test_figures_of_many_vms_are_told_in_several_lines(count: int, sizes: list[i
 # The legacy report
 
 
-def test_a_legacy_report_says_everything_at_once() -> None:
+def test_a_legacy_report_has_host_vms_and_wild_instances_in_one_text() -> None:
     vms = [legacy(42, usage=USAGE, name="tide table", attributes={"AWS_PUBLIC_IP_ADDRESS": "203.0.113.9"})]
     values = read_template(legacy_report(host(wilds=(wild(state_letter="a"),)), vms), is_old=True)
     found, stray = vectors({"VM": values.pop("VM")}, "VM")
@@ -400,7 +404,7 @@ def test_a_legacy_report_says_everything_at_once() -> None:
     ("is_before_4_14", "figure_names"),
     [(False, {"CPU": "1.5", "MEMORY": "1048576"}), (True, {"USEDCPU": "2", "USEDMEMORY": "1048576"})],
 )
-def test_figures_in_a_legacy_report_have_the_names_of_the_release(
+def test_a_legacy_report_names_figures_as_the_release_does(
     figure_names: dict[str, str], *, is_before_4_14: bool
 ) -> None:
     text = legacy_report(host(), [legacy(42, usage=USAGE)], is_before_4_14=is_before_4_14)
@@ -409,78 +413,78 @@ def test_figures_in_a_legacy_report_have_the_names_of_the_release(
 
 
 @pytest.mark.parametrize("letter", ["a", "p", "e", "d", "-", "x", "", 'a" ID="9'])
-def test_every_vm_of_a_legacy_report_has_a_state(letter: str) -> None:
+def test_every_vm_in_a_legacy_report_has_a_state_letter_or_a_dash(letter: str) -> None:
     (found,) = vectors(read_template(legacy_report(host(), [legacy(42, letter)]), is_old=True), "VM")
     assert poll_of(found) == {"STATE": letter if letter in {"a", "p", "e", "d", "-"} else "-"}
 
 
 @pytest.mark.parametrize("value", ["two words", 'a"b', "a=b", "a#b", "[a]", "a\\", "é", ""])
-def test_a_fact_that_needs_quotes_is_left_out_of_a_legacy_report(value: str) -> None:
+def test_an_attribute_that_needs_quotes_is_left_out_of_a_legacy_report(value: str) -> None:
     vm = legacy(42, attributes={"NOTE": value, "IP": "10.0.0.1"})
     (found,) = vectors(read_template(legacy_report(host(), [vm]), is_old=True), "VM")
     assert poll_of(found) == {"STATE": "a", "IP": "10.0.0.1"}
 
 
 @pytest.mark.parametrize("deploy_id", UNFIT_IDS)
-def test_a_vm_stays_in_a_legacy_report_whatever_its_deploy_id(deploy_id: str) -> None:
+def test_a_vm_with_an_unwritable_deploy_id_stays_in_a_legacy_report_without_it(deploy_id: str) -> None:
     (found,) = vectors(read_template(legacy_report(host(), [legacy(42, deploy_id=deploy_id)]), is_old=True), "VM")
     assert found["ID"] == "42"
     assert poll_of(found) == {"STATE": "a"}
     assert not found.keys() & {"DEPLOY_ID", "VM_NAME"}
 
 
-# Anything at all
+# Arbitrary input
 
-sharp_text = (
+syntax_text = (
     st.lists(st.sampled_from(["\\", '"', "]]", ">", "=", "#", ",", "[", "]", " ", "\n", "'"]) | any_text).map("".join)
     | awkward_text
 )
 names = any_text | st.sampled_from(["PROVIDER_A", "provider_b", "IP", "CPU", "VM", "TYPE"])
-facts = st.dictionaries(names, sharp_text, max_size=4)
-deploy_ids = (sharp_text | st.from_regex(r"i-[0-9a-f]{4}|one-[0-9]", fullmatch=True)).map(DeployId)
+any_attributes = st.dictionaries(names, syntax_text, max_size=4)
+deploy_ids = (syntax_text | st.from_regex(r"i-[0-9a-f]{4}|one-[0-9]", fullmatch=True)).map(DeployId)
 vm_ids = st.integers(-2, 2**31).map(VmId)
 usages = st.none() | st.builds(Usage, cpu=st.floats(), memory=st.integers(), net_rx=st.integers(), net_tx=st.integers())
 wilds = st.builds(
     Wild,
     deploy_id=deploy_ids,
-    name=sharp_text,
+    name=syntax_text,
     cpu=st.floats(),
     memory=st.integers(),
-    public_cloud=facts,
-    state_letter=st.sampled_from("aped-") | sharp_text,
+    public_cloud=any_attributes,
+    state_letter=st.sampled_from("aped-") | syntax_text,
 )
 hosts = st.builds(
     HostReport,
-    hypervisor=st.just("sea") | sharp_text,
+    hypervisor=st.just("sea") | syntax_text,
     total_cpu=st.none() | st.integers(),
     total_memory=st.none() | st.integers(),
     used_cpu=st.floats(),
     used_memory=st.integers(),
-    error=sharp_text,
-    attributes=facts,
+    error=syntax_text,
+    attributes=any_attributes,
     wilds=st.lists(wilds, max_size=3).map(tuple),
 )
 states = st.lists(
     st.builds(VmState, vm_id=vm_ids, deploy_id=deploy_ids, state=st.sampled_from(list(VmWord))), max_size=4
 )
 all_figures = st.lists(
-    st.builds(VmFigures, vm_id=vm_ids, deploy_id=deploy_ids, usage=usages, attributes=facts), max_size=4
+    st.builds(VmFigures, vm_id=vm_ids, deploy_id=deploy_ids, usage=usages, attributes=any_attributes), max_size=4
 )
 legacy_vms = st.lists(
     st.builds(
         LegacyVm,
         vm_id=vm_ids,
         deploy_id=deploy_ids,
-        state_letter=st.sampled_from("aped-") | sharp_text,
-        name=sharp_text,
+        state_letter=st.sampled_from("aped-") | syntax_text,
+        name=syntax_text,
         usage=usages,
-        attributes=facts,
+        attributes=any_attributes,
     ),
     max_size=4,
 )
 
-OURS = {"HYPERVISOR", "PUBLIC_CLOUD", "TOTALCPU", "TOTALMEMORY", "VM"}
-OURS_OF_OLD = OURS | {"USEDCPU", "USEDMEMORY", "FREECPU", "FREEMEMORY", "VM_POLL"}
+SYSTEM_HOST_NAMES = {"HYPERVISOR", "PUBLIC_CLOUD", "TOTALCPU", "TOTALMEMORY", "VM"}
+LEGACY_NAMES = SYSTEM_HOST_NAMES | {"USEDCPU", "USEDMEMORY", "FREECPU", "FREEMEMORY", "VM_POLL"}
 
 
 def assert_names(values: Values, known: set[str]) -> None:
@@ -489,9 +493,9 @@ def assert_names(values: Values, known: set[str]) -> None:
 
 
 @given(report=hosts)
-def test_any_host_is_described_in_a_template(report: HostReport) -> None:
+def test_any_host_is_reported_in_readable_templates(report: HostReport) -> None:
     values = read_template(host_system(report))
-    assert_names(values, OURS)
+    assert_names(values, SYSTEM_HOST_NAMES)
     assert ("TOTALCPU" in values) == (report.total_cpu is not None)
     for found in vectors(values, "VM"):
         assert found.keys() == {"ID", "DEPLOY_ID", "VM_NAME", "IMPORT_TEMPLATE"}
@@ -505,38 +509,40 @@ def test_any_host_is_described_in_a_template(report: HostReport) -> None:
 
 
 @given(vms=states, missing_state=st.sampled_from(list(VmWord)))
-def test_any_states_are_told_exactly_or_not_at_all(vms: list[VmState], missing_state: VmWord) -> None:
-    meant = {vm.vm_id: vm for vm in reversed(vms)}
+def test_any_states_are_reported_exactly_and_a_sync_only_if_no_vm_is_left_out(
+    vms: list[VmState], missing_state: VmWord
+) -> None:
+    expected = {vm.vm_id: vm for vm in reversed(vms)}
     partial = vectors(read_template(vm_states(vms)), "VM")
     values = read_template(synced_vm_states(vms, missing_state=missing_state))
     assert vectors(values, "VM") == partial
     for found in partial:
-        vm = meant[VmId(int(found["ID"]))]
+        vm = expected[VmId(int(found["ID"]))]
         assert found == {"ID": str(vm.vm_id), "DEPLOY_ID": vm.deploy_id, "STATE": vm.state.value}
-    is_complete = {int(found["ID"]) for found in partial} == {vm_id for vm_id in meant if 0 <= vm_id < 2**31}
+    is_complete = {int(found["ID"]) for found in partial} == {vm_id for vm_id in expected if 0 <= vm_id < 2**31}
     assert ("SYNC_STATE" in values) == ("MISSING_STATE" in values) == is_complete
 
 
 @given(vms=all_figures)
-def test_any_figures_are_told_in_templates(vms: list[VmFigures]) -> None:
+def test_any_figures_are_reported_in_readable_templates(vms: list[VmFigures]) -> None:
     for text in vm_figures(vms):
         for found in vectors(read_template(text.text), "VM"):
             assert found.keys() == {"ID", "DEPLOY_ID", "MONITOR"}
-            told = read_template(unpacked(found["MONITOR"]))
-            assert told
-            assert not told.keys() & {"STATE", "ID", "DEPLOY_ID", "TIMESTAMP"}
-            assert all(len(several) == 1 for several in told.values())
+            monitored = read_template(unpacked(found["MONITOR"]))
+            assert monitored
+            assert not monitored.keys() & {"STATE", "ID", "DEPLOY_ID", "TIMESTAMP"}
+            assert all(len(several) == 1 for several in monitored.values())
 
 
 @pytest.mark.parametrize("is_before_4_14", [False, True])
 @given(report=hosts, vms=legacy_vms)
-def test_any_legacy_report_is_a_template_of_every_release(
+def test_any_legacy_report_is_readable_by_every_release(
     report: HostReport, vms: list[LegacyVm], *, is_before_4_14: bool
 ) -> None:
     text = legacy_report(report, vms, is_before_4_14=is_before_4_14)
     values = read_template(text)
     assert values == read_template(text, is_old=True)
-    assert_names(values, OURS_OF_OLD)
+    assert_names(values, LEGACY_NAMES)
     assert values["VM_POLL"] == ["YES"]
     found = vectors(values, "VM")
     assert all(poll_of(vector)["STATE"] in "aped-" for vector in found)
@@ -545,7 +551,7 @@ def test_any_legacy_report_is_a_template_of_every_release(
 
 
 @given(report=hosts, vms=legacy_vms, vm_words=states)
-def test_any_report_travels_in_its_line_unchanged(
+def test_any_report_is_read_back_unchanged_from_its_line(
     report: HostReport, vms: list[LegacyVm], vm_words: list[VmState]
 ) -> None:
     text = legacy_report(report, vms)

@@ -1,4 +1,4 @@
-"""Attributes that the core goes on showing are taken back, once it has been told."""
+"""Attributes that OpenNebula still shows and that no longer apply are removed, by reporting them empty."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ ADDRESS = {"AWS_PUBLIC_IP_ADDRESS": "203.0.113.9", "AWS_VPC_ID": "vpc-1"}
 STOPPED = {"AWS_VPC_ID": "vpc-1", "AWS_STATE_REASON": "Client.UserInitiatedShutdown"}
 
 
-def test_what_was_reported_and_is_gone_is_stale_until_that_was_reported() -> None:
+def test_a_vanished_attribute_is_stale_until_its_removal_has_been_reported() -> None:
     names = StaleNames()
     assert names.of(VM, ADDRESS, None) == ()
     names.reported(VM, ADDRESS, Usage())
     assert names.of(VM, STOPPED, None) == ("CPU", "MEMORY", "NETRX", "NETTX", "AWS_PUBLIC_IP_ADDRESS")
-    assert names.of(VM, STOPPED, Usage()) == ("AWS_PUBLIC_IP_ADDRESS",), "it was not reported yet"
+    assert names.of(VM, STOPPED, Usage()) == ("AWS_PUBLIC_IP_ADDRESS",), "its removal was not reported yet"
     names.reported(VM, STOPPED, None)
     assert names.of(VM, STOPPED, None) == ()
     assert names.of(VM, ADDRESS, Usage()) == ("AWS_STATE_REASON",)
 
 
-def test_of_a_vm_that_was_not_reported_yet_all_that_ever_was_is_stale() -> None:
+def test_for_a_vm_not_reported_yet_all_attribute_names_ever_reported_are_stale() -> None:
     names = StaleNames({"AWS_SPOT_INTERRUPTION"})
     names.expect(["AWS_STATE_REASON"])
     names.reported(VmId(8), ADDRESS, None)
@@ -37,7 +37,7 @@ def test_of_a_vm_that_was_not_reported_yet_all_that_ever_was_is_stale() -> None:
     assert set(names.of(VM, {}, None)) == names.names == {*ever, "CPU", "MEMORY", "NETRX", "NETTX"}
 
 
-def test_what_another_front_end_may_have_reported_is_stale_again() -> None:
+def test_attributes_another_front_end_may_have_reported_become_stale_again() -> None:
     names = StaleNames()
     names.reported(VM, ADDRESS, None)
     names.reported(VM, STOPPED, None)
@@ -45,7 +45,7 @@ def test_what_another_front_end_may_have_reported_is_stale_again() -> None:
     assert "AWS_PUBLIC_IP_ADDRESS" in names.of(VM, STOPPED, None)
 
 
-def test_a_stale_attribute_is_an_empty_vector_which_the_core_removes() -> None:
+def test_a_stale_attribute_is_reported_as_an_empty_vector() -> None:
     vm = VmFigures(vm_id=VM, deploy_id=DeployId("i-7"), attributes=STOPPED, stale=("CPU", "AWS_PUBLIC_IP_ADDRESS"))
     (text,) = vm_figures([vm])
     (found,) = vectors(read_template(text.text), "VM")
@@ -56,7 +56,7 @@ def test_a_stale_attribute_is_an_empty_vector_which_the_core_removes() -> None:
     }
 
 
-def test_a_legacy_report_takes_it_back_as_well_from_4_14_on() -> None:
+def test_a_legacy_report_removes_stale_attributes_from_4_14_on() -> None:
     vm = LegacyVm(vm_id=VM, deploy_id=DeployId("i-7"), state_letter="a", stale=("CPU", "AWS_PUBLIC_IP_ADDRESS"))
     report = HostReport(hypervisor="ec2")
     (found,) = vectors(read_template(legacy_report(report, [vm])), "VM")
@@ -66,10 +66,10 @@ def test_a_legacy_report_takes_it_back_as_well_from_4_14_on() -> None:
 
 
 @pytest.mark.parametrize(("is_legacy", "info"), [(False, "STATE=a NOTE=[]"), (True, "STATE=a")])
-def test_a_poll_takes_it_back_where_the_release_can(is_legacy: bool, info: str) -> None:  # noqa: FBT001
+def test_a_poll_removes_stale_attributes_if_the_release_can(is_legacy: bool, info: str) -> None:  # noqa: FBT001
     assert format_poll("a", None, {}, stale=["NOTE"], is_legacy=is_legacy) == info
 
 
-def test_nothing_is_taken_back_that_is_the_core_s_own_or_is_reported() -> None:
+def test_attributes_of_opennebula_or_of_the_same_report_are_never_removed() -> None:
     stale = ["VCPU", "STATE", "ID", "USED_BY", "note", "NOTE", "CPU", "not a name"]
     assert format_poll("a", Usage(), {"Note": "x"}, stale=stale, is_legacy=False).split()[-1] == 'NOTE="x"'

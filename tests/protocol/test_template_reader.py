@@ -21,14 +21,16 @@ READABLE = [
 
 
 @pytest.mark.parametrize(("text", "attributes"), READABLE)
-def test_attributes_are_told_apart(text: str, attributes: list[tuple[str, str]]) -> None:
+def test_a_template_is_split_into_its_attributes(text: str, attributes: list[tuple[str, str]]) -> None:
     assert split_attributes(text) == attributes
 
 
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        pytest.param("A=1\nTraceback (most recent call last):\n", "Traceback (most recent call last):\n", id="prose"),
+        pytest.param(
+            "A=1\nTraceback (most recent call last):\n", "Traceback (most recent call last):\n", id="traceback"
+        ),
         pytest.param('A="open', 'A="open', id="quote-without-end"),
         pytest.param('A="x\\"', 'A="x\\"', id="quote-escaped-away"),
         pytest.param("VM=[ID=1", "VM=[ID=1", id="vector-without-end"),
@@ -39,12 +41,12 @@ def test_attributes_are_told_apart(text: str, attributes: list[tuple[str, str]])
         pytest.param("A=1\0", "\0", id="nul"),
     ],
 )
-def test_the_place_that_cannot_be_read_is_shown(text: str, place: str) -> None:
+def test_a_syntax_error_is_returned_as_the_text_from_its_place_on(text: str, place: str) -> None:
     assert split_attributes(text) == place
 
 
 @given(st.text(alphabet='AB1 =\n",[]#\\x]>', max_size=40))
-def test_what_is_taken_for_readable_is_so_to_the_core(text: str) -> None:
+def test_opennebula_reads_every_text_that_is_split_into_attributes(text: str) -> None:
     found = split_attributes(text)
     if isinstance(found, str):
         return
@@ -54,6 +56,6 @@ def test_what_is_taken_for_readable_is_so_to_the_core(text: str) -> None:
         values = read_template(text)
     except TemplateSyntaxError as error:
         refused = str(error)
-    # The reader of the tests is stricter than the core, which renames, and takes the first of two.
+    # The tests' reader is stricter than OpenNebula, which renames such attributes, and takes the first of two values.
     assert "stored under another name" in refused or "twice in one vector" in refused or not refused
     assert refused or sum(map(len, values.values())) == len(found)

@@ -11,7 +11,7 @@ from one_provider_mad.protocol.template_text import attribute, fit_name, fit_val
 from tests.monitor.decoder import TemplateSyntaxError, Values, read_template
 from tests.protocol.cases import any_text, awkward_text
 
-# The reader that these tests rely on
+# The tests' own reader
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from tests.protocol.cases import any_text, awkward_text
     ],
 )
 @pytest.mark.parametrize("is_old", [False, True], ids=["4.14", "4.12"])
-def test_the_reader_of_these_tests_reads_what_opennebula_reads(text: str, values: Values, *, is_old: bool) -> None:
+def test_the_tests_reader_accepts_templates_that_opennebula_accepts(text: str, values: Values, *, is_old: bool) -> None:
     assert read_template(text, is_old=is_old) == values
 
 
@@ -40,12 +40,12 @@ def test_the_reader_of_these_tests_reads_what_opennebula_reads(text: str, values
         *('A="]]>"', 'A="x\x00"', "1A=1", "XML=1", "A=[B=1,B=2]", "A=[B=1]]>"),
     ],
 )
-def test_the_reader_of_these_tests_refuses_what_opennebula_refuses(text: str) -> None:
+def test_the_tests_reader_refuses_templates_that_opennebula_refuses(text: str) -> None:
     with pytest.raises(TemplateSyntaxError):
         read_template(text)
 
 
-def test_the_reader_of_these_tests_knows_that_old_releases_take_nothing_empty() -> None:
+def test_the_tests_reader_refuses_empty_values_as_old_releases_do() -> None:
     assert read_template('A="" B=[]') == {"A": [""], "B": [{}]}
     with pytest.raises(TemplateSyntaxError):
         read_template("B=[]", is_old=True)
@@ -60,14 +60,14 @@ def test_the_reader_of_these_tests_knows_that_old_releases_take_nothing_empty() 
     ("name", "fit"),
     [("CPU", "CPU"), ("cpu", "CPU"), ("_x", "_X"), ("A1_2", "A1_2")],
 )
-def test_a_name_is_written_in_upper_case(name: str, fit: str) -> None:
+def test_an_attribute_name_is_written_in_upper_case(name: str, fit: str) -> None:
     assert fit_name(name) == fit
 
 
 @pytest.mark.parametrize(
     "name", ["", "1ST", "A B", "A-B", "A=B", "A\n", "A]", "A\x00", "Ü", "ß", "ſ", "XMLNS", "xml", "aws:name"]
 )
-def test_a_name_that_cannot_be_one_is_none(name: str) -> None:
+def test_an_invalid_attribute_name_is_left_out(name: str) -> None:
     assert fit_name(name) == ""
     assert attribute(name, "x") == ""
     assert vector(name, {"A": "x"}) == ""
@@ -81,7 +81,7 @@ def test_a_name_that_cannot_be_one_is_none(name: str) -> None:
     ("value", "fit"),
     [
         pytest.param("two words", "two words", id="blank"),
-        pytest.param("a=b,c[d]#e", "a=b,c[d]#e", id="what-must-be-quoted"),
+        pytest.param("a=b,c[d]#e", "a=b,c[d]#e", id="characters-that-need-quotes"),
         pytest.param('say "hi"', "say 'hi'", id="double-quotes"),
         pytest.param("C:\\temp", "C:\\temp", id="backslashes"),
         pytest.param("C:\\temp\\", "C:\\temp\\ ", id="backslash-before-the-quote"),
@@ -95,7 +95,7 @@ def test_a_name_that_cannot_be_one_is_none(name: str) -> None:
         pytest.param(" \n\x00\n", "", id="nothing-left"),
     ],
 )
-def test_a_value_is_made_fit(value: str, fit: str) -> None:
+def test_a_value_is_changed_into_one_that_the_template_grammar_can_hold(value: str, fit: str) -> None:
     assert fit_value(value) == fit
     assert attribute("NOTE", value) == (f'NOTE="{fit}"' if fit else "")
 
@@ -115,27 +115,27 @@ def test_a_value_is_made_fit(value: str, fit: str) -> None:
         pytest.param(float("inf"), "", id="infinite"),
     ],
 )
-def test_a_number_is_written_plainly(value: float, written: str) -> None:
+def test_a_number_is_written_without_exponent_or_rounding_errors(value: float, written: str) -> None:
     assert attribute("N", value) == written
 
 
-def test_a_vector_leaves_out_what_is_empty_and_is_none_without_keys() -> None:
+def test_empty_values_are_left_out_of_a_vector_and_an_empty_vector_is_not_written() -> None:
     assert vector("VM", {"ID": 42, "NOTE": "", "STATE": "RUNNING"}) == 'VM=[ID="42",STATE="RUNNING"]'
     assert vector("VM", {"NOTE": ""}) == ""
     assert vector("VM", {}) == ""
 
 
-def test_a_key_of_a_vector_is_written_once() -> None:
+def test_a_key_of_a_vector_is_written_once_regardless_of_case() -> None:
     assert read_template(vector("V", {"ip": "1", "IP": "2"})) == {"V": [{"IP": "1"}]}
 
 
-def test_attributes_stand_one_below_the_other() -> None:
+def test_attributes_are_written_one_per_line() -> None:
     assert lines(attribute("A", 1), attribute("B", ""), vector("V", {"C": "x"})) == 'A="1"\nV=[C="x"]\n'
     assert lines() == ""
 
 
 @pytest.mark.parametrize("text", ["", 'NAME="x"\n', "grüße", "x" * 300])
-def test_base64_is_one_word_of_the_text(text: str) -> None:
+def test_a_text_in_base64_decodes_to_itself(text: str) -> None:
     encoded = in_base64(text)
     assert base64.b64decode(encoded, validate=True).decode() == text
 
@@ -151,25 +151,27 @@ values = (
 
 @pytest.mark.parametrize("is_old", [False, True], ids=["4.14", "4.12"])
 @given(plain=st.lists(st.tuples(names, values), max_size=5), keys=st.dictionaries(names, values, max_size=5))
-def test_any_template_is_read_as_it_was_meant(
+def test_any_written_template_is_read_back_with_the_same_values(
     plain: list[tuple[str, str | float]], keys: dict[str, str | float], *, is_old: bool
 ) -> None:
     text = lines(*(attribute(name, value) for name, value in plain), vector("THE_VECTOR", keys))
     found = read_template(text, is_old=is_old)
     vectors = found.pop("THE_VECTOR", [])
-    assert found == as_meant(plain)
+    assert found == expected_values(plain)
     assert vectors == (
-        [{name: several[0] for name, several in meant.items()}] if (meant := as_meant(keys.items())) else []
+        [{name: several[0] for name, several in expected.items()}]
+        if (expected := expected_values(keys.items()))
+        else []
     )
 
 
-def as_meant(pairs: Iterable[tuple[str, str | float]]) -> dict[str, list[str]]:
-    """Every name that can be written, with its values that can be."""
-    meant: dict[str, list[str]] = {}
+def expected_values(pairs: Iterable[tuple[str, str | float]]) -> dict[str, list[str]]:
+    """Every valid name with its values that are not empty, as written."""
+    expected: dict[str, list[str]] = {}
     for name, value in pairs:
         text = (
             fit_value(value) if isinstance(value, str) else attribute("N", value).removeprefix('N="').removesuffix('"')
         )
         if fit_name(name) and text:
-            meant.setdefault(fit_name(name), []).append(text)
-    return meant
+            expected.setdefault(fit_name(name), []).append(text)
+    return expected

@@ -39,7 +39,7 @@ PIPE_BUF = 4096
 
 
 def is_fit(text: str) -> bool:
-    """True when a text can travel in one line and be stored by oned, judged by Python and by an XML parser."""
+    """True if a text fits in one line and oned can store it, as Python and an XML parser decide."""
     if (
         text.splitlines() not in ([], [text])
         or "]]>" in text
@@ -51,7 +51,7 @@ def is_fit(text: str) -> bool:
 
 
 def text_of(line: bytes) -> str:
-    """The text of a driver's line, once it is certain that it is one whole line of valid UTF-8."""
+    """The text of a driver's line, after checks that it is one whole line of valid UTF-8."""
     assert line.endswith(b"\n")
     text = line.removesuffix(b"\n").decode()
     assert is_fit(text), line
@@ -62,30 +62,30 @@ def text_of(line: bytes) -> str:
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_ONED)
-def test_a_line_of_oned_is_read(value: Request | Control, line: bytes) -> None:
+def test_a_line_of_oned_is_parsed(value: Request | Control, line: bytes) -> None:
     assert parse_line(line.removesuffix(b"\n")) == value
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_ONED)
-def test_a_line_of_oned_is_read_with_any_line_end_and_blanks_around_it(value: Request | Control, line: bytes) -> None:
+def test_a_line_of_oned_is_parsed_with_any_line_end_and_blanks_around_it(value: Request | Control, line: bytes) -> None:
     assert parse_line(b"  " + line.removesuffix(b"\n") + b"\t \r\n") == value
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_ONED)
-def test_a_line_of_oned_is_read_in_any_letter_case(value: Request | Control, line: bytes) -> None:
+def test_a_line_of_oned_is_parsed_in_any_letter_case(value: Request | Control, line: bytes) -> None:
     word, blank, rest = line.partition(b" ")
     assert parse_line(word.swapcase() + blank + rest) == value
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_ONED)
-def test_a_line_of_oned_survives_the_way_through_the_buffer(value: Request | Control, line: bytes) -> None:
+def test_a_line_of_oned_that_is_read_byte_by_byte_is_parsed(value: Request | Control, line: bytes) -> None:
     buffer = LineBuffer()
     lines = [parse_line(found) for byte in line for found in buffer.feed(bytes([byte])) if isinstance(found, bytes)]
     assert lines == [value]
 
 
 @pytest.mark.parametrize(("value", "line"), [case for case in FROM_ONED if isinstance(case.values[0], Request)])
-def test_the_lines_of_these_tests_are_as_oned_writes_them(value: Request, line: bytes) -> None:
+def test_the_tests_write_request_lines_as_oned_does(value: Request, line: bytes) -> None:
     assert oned_line(value) == line
 
 
@@ -94,8 +94,8 @@ def test_the_lines_of_these_tests_are_as_oned_writes_them(value: Request, line: 
     [
         pytest.param(b"DEPLOY 42 QQ==", False, id="one-blank"),
         pytest.param(b"DEPLOY\t42 QQ==", False, id="one-tab"),
-        pytest.param(b"DEPLOY 42   QQ==", False, id="blanks-elsewhere-do-not-count"),
-        pytest.param(b"  DEPLOY 42 QQ==", False, id="blanks-before-do-not-count"),
+        pytest.param(b"DEPLOY 42   QQ==", False, id="several-blanks-elsewhere"),
+        pytest.param(b"  DEPLOY 42 QQ==", False, id="blanks-before"),
         pytest.param(b"DEPLOY  42 QQ==", True, id="two-blanks"),
         pytest.param(b"DEPLOY \t 42 \t QQ==", True, id="blanks-and-tabs"),
         pytest.param(b"DEPLOY - 42 QQ==", True, id="dash-as-status"),
@@ -108,12 +108,12 @@ def test_the_status_field_may_be_absent_empty_or_a_dash(line: bytes, *, is_two_b
 
 
 @pytest.mark.parametrize("separator", [b" ", b"\r", b"  \t"])
-def test_a_payload_that_was_wrapped_is_joined(separator: bytes) -> None:
+def test_a_wrapped_payload_is_joined(separator: bytes) -> None:
     wrapped = separator.join([HELLO[:60], HELLO[60:76], HELLO[76:]])
     assert parse_line(b"DEPLOY 42 " + wrapped + b"\r") == request(payload=HELLO)
 
 
-def test_a_request_without_payload_is_a_request() -> None:
+def test_a_request_without_a_payload_is_parsed() -> None:
     assert [parse_line(action.value.encode() + b" 42") for action in Action] == [request(action) for action in Action]
 
 
@@ -123,7 +123,7 @@ def test_words_after_a_control_word_are_ignored(line: bytes) -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b" ", b"\t \r", b"\r\n"])
-def test_an_empty_line_has_nobody_to_answer(line: bytes) -> None:
+def test_an_empty_line_is_malformed_and_has_no_vm_id(line: bytes) -> None:
     assert parse_line(line) == Malformed(reason="empty line")
 
 
@@ -143,14 +143,14 @@ def test_an_empty_line_has_nobody_to_answer(line: bytes) -> None:
         pytest.param(b"SUCCESS 42", id="a-status-word"),
     ],
 )
-def test_an_id_that_oned_could_not_read_back_is_no_id(vm_id: bytes) -> None:
+def test_a_vm_id_that_oned_could_not_read_back_is_refused(vm_id: bytes) -> None:
     malformed = parse_line(b"DEPLOY " + vm_id + b" QQ==" if vm_id else b"DEPLOY")
     assert isinstance(malformed, Malformed)
     assert (malformed.word, malformed.vm_id) == ("DEPLOY", None)
     assert "VM id" in malformed.reason
 
 
-def test_an_unknown_action_keeps_its_word_and_id_so_that_it_can_be_answered() -> None:
+def test_an_unknown_action_keeps_its_word_and_vm_id_so_that_it_can_be_answered() -> None:
     assert parse_line(b"frobnicate  42 QQ==") == Malformed(
         reason="Action FROBNICATE not supported", word="FROBNICATE", vm_id=VmId(42), is_two_blank=True
     )
@@ -167,7 +167,7 @@ def test_an_unknown_action_keeps_its_word_and_id_so_that_it_can_be_answered() ->
         pytest.param(b"- 42", "-", 42, id="a-dash"),
     ],
 )
-def test_a_word_is_made_fit_to_be_written_back(line: bytes, word: str, vm_id: int) -> None:
+def test_an_action_word_is_reduced_to_short_printable_ascii(line: bytes, word: str, vm_id: int) -> None:
     assert parse_line(line) == Malformed(
         reason=f"Action {word} not supported", word=word, vm_id=VmId(vm_id), is_two_blank=False
     )
@@ -185,7 +185,7 @@ def test_a_word_is_made_fit_to_be_written_back(line: bytes, word: str, vm_id: in
         pytest.param(b" " * 300, "", None, True, id="blanks-only"),
     ],
 )
-def test_a_line_that_was_too_long_tells_whom_to_answer(
+def test_an_oversized_line_is_malformed_with_its_word_and_vm_id(
     head: bytes, word: str, vm_id: int | None, *, is_two_blank: bool
 ) -> None:
     malformed = parse_oversized(Oversized(head=(head + b"A" * HEAD)[:HEAD], limit=1000))
@@ -197,8 +197,8 @@ def test_a_line_that_was_too_long_tells_whom_to_answer(
     )
 
 
-def test_half_an_id_at_the_end_of_the_head_is_not_taken_for_another_vms() -> None:
-    head = (b"DEPLOY" + b" " * HEAD)[: HEAD - 2] + b"42"  # of an id that went on
+def test_a_vm_id_cut_off_at_the_end_of_the_head_is_not_used() -> None:
+    head = (b"DEPLOY" + b" " * HEAD)[: HEAD - 2] + b"42"  # the beginning of a longer id
     assert parse_oversized(Oversized(head=head)).vm_id is None
 
 
@@ -210,7 +210,7 @@ numbers = st.integers(-3, 2**33).map(lambda number: str(number).encode()) | st.b
 @given(line=st.binary() | st.tuples(blanks, words, blanks, numbers, blanks, st.binary()).map(b"".join))
 @example(line=b"DEPLOY -")
 @example(line=b"\x00")
-def test_no_bytes_are_too_strange_to_be_read(line: bytes) -> None:
+def test_any_bytes_are_parsed_without_an_exception(line: bytes) -> None:
     parsed = parse_line(line)
     if not isinstance(parsed, Control):
         assert parsed.vm_id is None or 0 <= parsed.vm_id <= 2147483647
@@ -222,7 +222,7 @@ def test_no_bytes_are_too_strange_to_be_read(line: bytes) -> None:
 
 
 @given(head=st.binary(max_size=HEAD))
-def test_no_head_is_too_strange_to_be_read(head: bytes) -> None:
+def test_any_head_of_an_oversized_line_is_parsed_without_an_exception(head: bytes) -> None:
     assert "longer than" in parse_oversized(Oversized(head=head)).reason
 
 
@@ -232,7 +232,7 @@ def test_no_head_is_too_strange_to_be_read(head: bytes) -> None:
     payload=st.from_regex(rb"[A-Za-z0-9+/=]*", fullmatch=True),
     is_two_blank=st.booleans(),
 )
-def test_a_written_request_is_read_back_the_same(
+def test_a_written_request_is_parsed_back_to_itself(
     action: Action, vm_id: int, payload: bytes, *, is_two_blank: bool
 ) -> None:
     value = request(action, vm_id, payload, is_two_blank=is_two_blank)
@@ -242,12 +242,12 @@ def test_a_written_request_is_read_back_the_same(
 # Lines of the driver
 
 
-def test_init_is_answered_within_the_one_read_of_oned() -> None:
+def test_init_is_answered_with_one_short_line() -> None:
     assert INIT_SUCCESS == b"INIT SUCCESS\n"
 
 
 def written(value: Reply | LogLine | Control) -> bytes:
-    """The line for a value of the table."""
+    """The line that the driver writes for this value."""
     match value:
         case Control():
             return INIT_SUCCESS
@@ -258,12 +258,12 @@ def written(value: Reply | LogLine | Control) -> bytes:
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_DRIVER)
-def test_a_line_of_the_driver_is_written(value: Reply | LogLine | Control, line: bytes) -> None:
+def test_a_reply_or_log_entry_is_written_as_its_line(value: Reply | LogLine | Control, line: bytes) -> None:
     assert written(value) == line
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_DRIVER)
-def test_a_line_of_the_driver_is_read_back(value: Reply | LogLine | Control, line: bytes) -> None:
+def test_a_line_of_the_driver_is_parsed_back_to_its_value(value: Reply | LogLine | Control, line: bytes) -> None:
     assert parse_reply(line) == value
     assert parse_reply(line.removesuffix(b"\n") + b"\r") == value
 
@@ -272,7 +272,7 @@ def test_a_line_of_the_driver_is_read_back(value: Reply | LogLine | Control, lin
     ("general_id", "line"),
     [pytest.param("-", b"LOG W - no cloud\n", id="up-to-5.12"), pytest.param("-1", b"LOG W -1 no cloud\n", id="6.0")],
 )
-def test_the_general_log_has_no_vm_in_any_release(general_id: str, line: bytes) -> None:
+def test_a_log_line_without_a_vm_has_the_id_that_its_release_expects(general_id: str, line: bytes) -> None:
     value = log(Severity.WARNING, "no cloud")
     assert format_log(value, general_id) == line
     assert parse_reply(line) == value
@@ -286,11 +286,11 @@ def test_the_general_log_has_no_vm_in_any_release(general_id: str, line: bytes) 
         pytest.param(b"LOG WARNING 3 slow", log(Severity.WARNING, "slow", 3), id="only-the-first-letter-counts"),
         pytest.param(b"LOG Q 3 slow", log(Severity.INFO, "slow", 3), id="unknown-severity"),
         pytest.param(b"  REBOOT  SUCCESS  3", success("REBOOT", 3, ""), id="no-text"),
-        pytest.param(b"REBOOT success 3 -", failure("REBOOT", 3, "-"), id="oned-compares-with-capitals"),
+        pytest.param(b"REBOOT success 3 -", failure("REBOOT", 3, "-"), id="success-in-lower-case-is-failure"),
         pytest.param(b"REBOOT FAILURE 3 \xff", failure("REBOOT", 3, "\ufffd"), id="no-utf-8"),
     ],
 )
-def test_a_line_of_another_driver_is_read_as_oned_reads_it(line: bytes, value: Reply | LogLine | Control) -> None:
+def test_a_line_of_another_driver_is_parsed_as_oned_parses_it(line: bytes, value: Reply | LogLine | Control) -> None:
     assert parse_reply(line) == value
 
 
@@ -299,21 +299,21 @@ def test_a_line_of_another_driver_is_read_as_oned_reads_it(line: bytes, value: R
     [
         pytest.param(b"", "empty line", id="empty"),
         pytest.param(b"REBOOT SUCCESS", "a reply has at least three words", id="too-short"),
-        pytest.param(b"DEPLOY SUCCESS x29 abc", "X29 is not a VM id", id="read-as-vm-0-by-oned"),
+        pytest.param(b"DEPLOY SUCCESS x29 abc", "X29 is not a VM id", id="no-number"),
         pytest.param(b"DEPLOY SUCCESS 2147483648 abc", "2147483648 is not a VM id", id="too-large"),
-        pytest.param(b"LOG I x29 abc", "X29 is not a VM id", id="log-of-nobody"),
+        pytest.param(b"LOG I x29 abc", "X29 is not a VM id", id="log-without-a-vm-id"),
         pytest.param(b"INIT FAILURE no key", "INIT was not answered with SUCCESS", id="init-refused"),
         pytest.param(b"INIT", "INIT was not answered with SUCCESS", id="init-without-status"),
     ],
 )
-def test_what_oned_would_ignore_or_misread_is_malformed(line: bytes, reason: str) -> None:
+def test_a_reply_that_oned_would_ignore_or_misread_is_malformed(line: bytes, reason: str) -> None:
     malformed = parse_reply(line)
     assert isinstance(malformed, Malformed)
     assert malformed.reason == reason
 
 
 @given(line=st.binary() | st.tuples(words, blanks, words, blanks, numbers, blanks, st.binary()).map(b"".join))
-def test_no_line_of_a_driver_is_too_strange_to_be_read(line: bytes) -> None:
+def test_any_bytes_as_a_drivers_line_are_parsed_without_an_exception(line: bytes) -> None:
     assert isinstance(parse_reply(line), Reply | LogLine | Control | Malformed)
 
 
@@ -326,12 +326,12 @@ def test_no_line_of_a_driver_is_too_strange_to_be_read(line: bytes) -> None:
         pytest.param("tab\there", "tab here", id="tab"),
         pytest.param("nul\x00\x00in it", "nul in it", id="nul"),
         pytest.param("\x1b[31mred\x1b[0m", "[31mred [0m", id="escape-sequences"),
-        pytest.param("del\x7fc1\x9bnel\x85end", "del c1 nel end", id="the-other-controls"),
+        pytest.param("del\x7fc1\x9bnel\x85end", "del c1 nel end", id="delete-and-c1-controls"),
         pytest.param("line\u2028paragraph\u2029end", "line paragraph end", id="unicode-line-ends"),
-        pytest.param("i-\u202egpj.exe\u202c\u2066x\u2069", "i-gpj.exex", id="what-turns-text-round"),
-        pytest.param("\ufeffbom \U000e0041tag\u206a", "bom tag", id="what-nobody-sees"),
+        pytest.param("i-\u202egpj.exe\u202c\u2066x\u2069", "i-gpj.exex", id="bidirectional-overrides"),
+        pytest.param("\ufeffbom \U000e0041tag\u206a", "bom tag", id="invisible-characters"),
         pytest.param("]]\u202e>", "]] >", id="cdata-end-behind-an-override"),
-        pytest.param("non\ufffecharacters\uffff", "non characters", id="what-xml-cannot-hold"),
+        pytest.param("non\ufffecharacters\uffff", "non characters", id="noncharacters"),
         pytest.param("half \ud83d emoji", "half ? emoji", id="lone-surrogate"),
         pytest.param("whole 😀 emoji", "whole 😀 emoji", id="astral"),
         pytest.param("<![CDATA[x]]>", "<![CDATA[x]] >", id="cdata-end"),
@@ -340,7 +340,7 @@ def test_no_line_of_a_driver_is_too_strange_to_be_read(line: bytes) -> None:
         pytest.param("  \n trimmed \n  ", "trimmed", id="trimmed"),
     ],
 )
-def test_a_text_is_made_fit_for_one_line_and_for_xml(info: str, text: str) -> None:
+def test_a_text_is_cleaned_for_one_line_and_for_xml(info: str, text: str) -> None:
     assert clean(info) == text
     assert format_reply(failure("SAVE", 1, info)) == f"SAVE FAILURE 1 {text}\n".encode()
 
@@ -356,27 +356,27 @@ def test_a_text_is_made_fit_for_one_line_and_for_xml(info: str, text: str) -> No
         pytest.param("\n- one\n- two", "error: - one - two", id="a-list"),
     ],
 )
-def test_a_failure_never_begins_with_the_dash_that_makes_oned_drop_it(info: str, text: str) -> None:
+def test_a_failure_text_never_begins_with_a_dash_since_oned_would_drop_it(info: str, text: str) -> None:
     assert format_reply(failure("SAVE", 1, info)) == f"SAVE FAILURE 1 {text}\n".encode()
 
 
 @pytest.mark.parametrize("info", ["", "-", " \n ", "\x00"])
-def test_a_success_with_nothing_to_say_says_a_dash(info: str) -> None:
+def test_a_success_without_text_has_a_dash(info: str) -> None:
     assert format_reply(success("SAVE", 1, info)) == b"SAVE SUCCESS 1 -\n"
 
 
-def test_a_log_line_with_nothing_to_say_keeps_its_fields() -> None:
+def test_a_log_line_without_text_has_a_dash() -> None:
     assert format_log(log(Severity.INFO, "\n", 3), "-1") == b"LOG I 3 -\n"
 
 
-def test_a_word_is_written_in_upper_case_and_as_one_word() -> None:
+def test_an_action_word_is_written_in_upper_case_and_without_blanks() -> None:
     assert format_reply(success("save me\n", 1)) == b"SAVE?ME? SUCCESS 1 -\n"
     assert format_reply(success("]]>", 1)) == b"]]? SUCCESS 1 -\n"
     assert format_reply(success("", 1)) == b"? SUCCESS 1 -\n"
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "東", "😀"])
-def test_a_long_text_is_cut_so_that_the_line_is_one_piece_in_the_pipe(letter: str) -> None:
+def test_a_long_text_is_cut_so_that_its_line_is_written_atomically_to_a_pipe(letter: str) -> None:
     text = letter * 5000
     for line in [
         format_log(log(Severity.ERROR, text, 2147483647), "-1"),
@@ -396,7 +396,7 @@ def test_a_long_success_is_not_cut() -> None:
 
 
 def stored_error(line: bytes) -> bytes:
-    """What oned of 6.6 and later keeps of a failure: VirtualMachine::set_template_error_message, in bytes."""
+    """The part of a failure that oned stores from 6.6 on: VirtualMachine::set_template_error_message, in bytes."""
     word, _, _, text = line.rstrip(b"\n").split(b" ", 3)
     return (word + b": " + text)[:100]
 
@@ -411,7 +411,7 @@ def stored_error(line: bytes) -> bytes:
         pytest.param("😀" * 40, id="four-bytes"),
     ],
 )
-def test_a_failure_has_no_letter_across_the_byte_at_which_oned_cuts_it(word: str, info: str) -> None:
+def test_a_failure_text_has_no_character_across_the_byte_at_which_oned_cuts_it(word: str, info: str) -> None:
     for shift in range(4):
         line = format_reply(failure(word, 1, "-" * shift + info))
         assert len(stored_error(line)) == 100
@@ -428,14 +428,14 @@ def test_a_failure_has_no_letter_across_the_byte_at_which_oned_cuts_it(word: str
         pytest.param("ü" * 46, "ü" * 46, id="short"),
     ],
 )
-def test_blanks_before_the_word_make_room_for_a_letter_at_the_cut(before: str, written: str) -> None:
+def test_a_blank_is_added_before_a_character_that_oned_would_cut_in_half(before: str, written: str) -> None:
     assert format_reply(failure("DEPLOY", 1, before)) == f"DEPLOY FAILURE 1 {written}\n".encode()
 
 
 @given(reply=any_reply)
 @example(reply=failure("SAVE", 1, "]]\x00>"))
 @example(reply=success("SAVE", 1, "]\ud800]>"))
-def test_any_reply_is_exactly_one_line_that_reads_back(reply: Reply) -> None:
+def test_any_reply_is_written_as_one_line_that_is_parsed_back(reply: Reply) -> None:
     line = format_reply(reply)
     text = text_of(line)
     read = parse_reply(line)
@@ -456,7 +456,7 @@ def test_any_reply_is_exactly_one_line_that_reads_back(reply: Reply) -> None:
     vm_id=st.none() | st.integers(0, 2147483647),
     general_id=st.sampled_from(["-", "-1"]),
 )
-def test_any_log_line_is_exactly_one_line_that_reads_back(
+def test_any_log_entry_is_written_as_one_line_that_is_parsed_back(
     text: str, severity: Severity, vm_id: int | None, general_id: str
 ) -> None:
     line = format_log(log(severity, text, vm_id), general_id)
@@ -468,17 +468,17 @@ def test_any_log_line_is_exactly_one_line_that_reads_back(
 
 
 @given(word=any_text)
-def test_any_word_is_written_as_one_word(word: str) -> None:
+def test_any_action_word_is_written_without_blanks(word: str) -> None:
     assert len(text_of(format_reply(success(word, 1))).split()) == 4
 
 
 @given(text=awkward_text)
-def test_cleaning_twice_changes_nothing_more(text: str) -> None:
+def test_cleaning_a_text_twice_gives_the_same_as_once(text: str) -> None:
     assert clean(clean(text)) == clean(text)
 
 
 @given(text=st.text())
-def test_a_fit_text_stays_as_it_is(text: str) -> None:
+def test_a_text_that_fits_is_not_changed_by_cleaning(text: str) -> None:
     if is_fit(text):
         assert clean(text) == text.strip(" ")
 
@@ -489,7 +489,7 @@ def test_a_fit_text_stays_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     "deploy_id", ["i-0f3a", "one-x", "42", "x-", "a/b:c@d", "/a/b..c", "7f3a,eu-1", "x" * 300, "a>b", "]]"]
 )
-def test_an_ordinary_deploy_id_is_fine(deploy_id: str) -> None:
+def test_an_ordinary_deploy_id_is_accepted(deploy_id: str) -> None:
     assert deploy_id_problem(deploy_id) is None
 
 
@@ -519,7 +519,7 @@ def test_an_ordinary_deploy_id_is_fine(deploy_id: str) -> None:
         "x" * 1025,
     ],
 )
-def test_a_deploy_id_that_oned_could_not_keep_is_refused(deploy_id: str) -> None:
+def test_a_deploy_id_that_oned_could_not_store_is_refused(deploy_id: str) -> None:
     problem = deploy_id_problem(deploy_id)
     assert problem is not None
     assert problem.isascii()
@@ -527,7 +527,7 @@ def test_a_deploy_id_that_oned_could_not_keep_is_refused(deploy_id: str) -> None
 
 
 @given(deploy_id=any_text | st.text(st.characters(max_codepoint=127)))
-def test_a_deploy_id_that_passes_is_kept_by_oned_as_it_is(deploy_id: str) -> None:
+def test_any_accepted_deploy_id_is_stored_by_oned_unchanged(deploy_id: str) -> None:
     if deploy_id_problem(deploy_id) is None:
         line = format_reply(success("DEPLOY", 1, deploy_id))
         assert line.split() == [b"DEPLOY", b"SUCCESS", b"1", deploy_id.encode()]
