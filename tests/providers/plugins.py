@@ -1,4 +1,4 @@
-"""Providers of somebody else, installed as a distribution with an entry point."""
+"""Third-party providers, installed as a distribution with an entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far the clock here is off, as an answer's date tells."""
+"""The skew of this machine's clock against the date of a cloud's answer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ NOW = 1_760_000_000.0
 
 
 @pytest.mark.parametrize("ahead", [0.0, 7.0, -3600.0])
-def test_skew_is_what_is_ahead_here(ahead: float) -> None:
+def test_skew_is_the_local_time_minus_the_date_of_the_answer(ahead: float) -> None:
     assert skew((formatdate(NOW, usegmt=True), NOW + ahead)) == ahead
 
 
 @pytest.mark.parametrize("date", ["", "yesterday", "Thu, 99 Oct 2025 08:53:20 GMT"])
-def test_an_answer_that_does_not_tell_is_no_finding(date: str) -> None:
+def test_an_answer_without_a_readable_date_gives_no_skew_and_no_finding(date: str) -> None:
     assert skew((date, NOW)) is None
     assert check_clock((date, NOW), whose="EC2", at_most=300.0) == []
 
@@ -32,7 +32,9 @@ def test_an_answer_that_does_not_tell_is_no_finding(date: str) -> None:
         (9000.0, None, None, "9000 s ahead of EC2's"),
     ],
 )
-def test_what_it_means(ahead: float, at_most: float | None, *, is_well: bool | None, found: str) -> None:
+def test_a_clock_beyond_tolerance_gets_a_finding_and_a_remedy(
+    ahead: float, at_most: float | None, *, is_well: bool | None, found: str
+) -> None:
     (point,) = check_clock((formatdate(NOW, usegmt=True), NOW + ahead), whose="EC2", at_most=at_most)
     assert (point.what, point.is_well, point.found) == ("clock", is_well, found)
     assert ("NTP" in point.remedy, "refuses calls" in point.remedy) == (is_well is not True, is_well is False)

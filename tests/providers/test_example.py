@@ -1,4 +1,4 @@
-"""The provider that docs/providers.md shows passes what every cloud must pass."""
+"""The example provider in docs/providers.md passes the conformance suite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EXTRAS = (
 
 
 class Console:
-    """What somebody does in the dictionary that is the cloud."""
+    """Changes the dictionary that serves as the cloud, as another client of it would."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -55,12 +55,12 @@ class Console:
 
 @pytest.fixture(scope="module")
 def code() -> CodeType:
-    """What the page shows."""
+    """The code of the example."""
     (text,) = re.findall(r"^```python\n(.+?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
     return compile(text, str(PAGE), "exec")
 
 
-class TestTheExampleConforms(OwnedCloudConformance):
+class TestExampleProviderConforms(OwnedCloudConformance):
     @pytest.fixture
     def cloud(self, code: CodeType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CloudUnderTest:
         module = ModuleType("mycloud_one")

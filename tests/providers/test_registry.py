@@ -25,8 +25,8 @@ import msgspec
 class Table(msgspec.Struct, forbid_unknown_fields=True):
     region: str = "north"
 
-class Somebody:
-    name = "somebody"
+class Plugin:
+    name = "plugin"
     is_busy = False
     def __init__(self, context, settings):
         self.context, self.settings = context, settings
@@ -37,7 +37,7 @@ class Somebody:
 class Factory:
     settings_type = Table
     def __call__(self, context, settings):
-        return Somebody(context, settings)
+        return Plugin(context, settings)
 
 factory = Factory()
 """
@@ -64,18 +64,18 @@ def refusal(configuration: Configuration, places: Places) -> str:
 
 
 @pytest.mark.parametrize("kind", BUILT_IN)
-def test_each_one_that_is_built_in_can_be_imported_and_refuses_what_it_does_not_know(kind: str, places: Places) -> None:
+def test_each_built_in_provider_is_imported_and_refuses_unknown_settings(kind: str, places: Places) -> None:
     assert refusal(configuration(kind, {"no_such_key": 1}), places) == (
         f"provider_name.toml: {kind}.no_such_key is no setting; check the spelling (/etc/provider_name.toml)"
     )
 
 
-def test_building_opens_nothing(places: Places) -> None:
+def test_building_a_provider_creates_no_directory(places: Places) -> None:
     assert isinstance(build(configuration("simulated"), places, print), SimulatedProvider)
     assert not places.var.exists()
 
 
-def test_a_table_is_checked_against_the_providers_own_type(places: Places) -> None:
+def test_settings_are_checked_against_the_providers_own_settings_type(places: Places) -> None:
     assert refusal(configuration("simulated", {"latency": "slow"}), places) == (
         "provider_name.toml: simulated.latency: expected `float`, got `str` (/etc/provider_name.toml)"
     )
@@ -84,19 +84,19 @@ def test_a_table_is_checked_against_the_providers_own_type(places: Places) -> No
     )
 
 
-def test_a_provider_that_nobody_knows_is_told_with_those_that_are(places: Places) -> None:
+def test_an_unknown_provider_is_refused_with_the_list_of_known_ones(places: Places) -> None:
     sentence = refusal(configuration("ec3"), places)
     assert sentence.startswith("provider_name.toml: provider: there is no provider 'ec3' here, only ")
     assert all(kind in sentence for kind in BUILT_IN)
 
 
-def test_somebody_elses_provider_is_found_by_its_entry_point(
+def test_a_third_party_provider_is_found_by_its_entry_point_and_its_warnings_are_limited(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+    install(tmp_path / "site", monkeypatch, name="plugin", module="plugin_cloud", code=PLUGIN)
     told: list[str] = []
-    built = build(configuration("somebody", {"region": "south"}), places, told.append)
-    assert (built.name, isinstance(built, VerbatimDriver)) == ("somebody", True)
+    built = build(configuration("plugin", {"region": "south"}), places, told.append)
+    assert (built.name, isinstance(built, VerbatimDriver)) == ("plugin", True)
     found = cast("Any", built)
     assert found.settings.region == "south"
     context = found.context
@@ -111,7 +111,7 @@ def test_somebody_elses_provider_is_found_by_its_entry_point(
     monkeypatch.setattr(registry, "monotonic", lambda: later)
     context.warn("careful again")
     assert told[MOST_WARNINGS:] == ["299901 more warnings of the cloud were left out", "careful again"]
-    assert "somebody" in refusal(configuration("nobody"), places)
+    assert "plugin" in refusal(configuration("unknown"), places)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_somebody_elses_provider_is_found_by_its_entry_point(
         pytest.param("", "has no attribute 'factory'", id="no-factory"),
     ],
 )
-def test_a_provider_that_cannot_be_imported_is_told_with_the_reason(
+def test_a_provider_that_cannot_be_imported_is_refused_with_the_reason(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, reason: str
 ) -> None:
     install(tmp_path / "site", monkeypatch, name="broken", module="broken_cloud", code=code)
@@ -131,41 +131,41 @@ def test_a_provider_that_cannot_be_imported_is_told_with_the_reason(
     assert reason in sentence
 
 
-def test_an_entry_point_does_not_take_the_place_of_what_is_built_in(
+def test_an_entry_point_does_not_replace_a_built_in_provider(
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path / "site", monkeypatch, name="simulated", module="somebodys_cloud", code=PLUGIN)
+    install(tmp_path / "site", monkeypatch, name="simulated", module="plugin_cloud", code=PLUGIN)
     assert isinstance(build(configuration("simulated"), places, print), SimulatedProvider)
 
 
 @pytest.mark.parametrize(
-    ("kind", "is_priced"), [("simulated", False), ("ec2", True), ("opennebula", True), ("somebody", True)]
+    ("kind", "is_priced"), [("simulated", False), ("ec2", True), ("opennebula", True), ("plugin", True)]
 )
-def test_instances_cost_money_unless_the_provider_says_otherwise(
+def test_only_instances_of_the_simulated_cloud_and_declared_free_ones_cost_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, *, is_priced: bool
 ) -> None:
-    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+    install(tmp_path / "site", monkeypatch, name="plugin", module="plugin_cloud", code=PLUGIN)
     assert costs_money(configuration(kind)) is is_priced
 
 
-def test_a_provider_of_somebody_else_may_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_party_provider_may_declare_its_instances_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = PLUGIN.replace("settings_type = Table", "settings_type = Table; costs_money = False")
-    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=free)
-    assert not costs_money(configuration("somebody"))
+    install(tmp_path / "site", monkeypatch, name="plugin", module="plugin_cloud", code=free)
+    assert not costs_money(configuration("plugin"))
 
 
-def test_only_the_embedded_cloud_may_keep_its_state_where_a_reboot_takes_it(
+def test_a_real_cloud_is_refused_if_its_state_directory_is_temporary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    install(tmp_path / "site", monkeypatch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+    install(tmp_path / "site", monkeypatch, name="plugin", module="plugin_cloud", code=PLUGIN)
     places = Places(conf=tmp_path, var=tmp_path, log=tmp_path, is_stand_in=True, is_temporary=True)
     build(configuration("simulated"), places, print)
-    assert refusal(configuration("somebody"), places) == (
+    assert refusal(configuration("plugin"), places) == (
         "no lasting directory for the state of provider_name: set ONE_LOCATION, or run as OpenNebula's user"
     )
 
 
-def test_a_cloud_loads_only_what_it_needs() -> None:
+def test_building_the_simulated_cloud_does_not_import_other_providers() -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from one_provider_mad.providers.registry import build, BUILT_IN\n"

@@ -1,4 +1,4 @@
-"""What differs between releases in the scripts that run for an action: each line is read as that release's driver does.
+"""Differences between releases in the scripts that run for an action.
 
 Compared with OpenNebula's src/vmm_mad/exec/one_vmm_exec.rb and src/vnm_mad/one_vnm.rb of every release named here.
 """
@@ -48,7 +48,7 @@ def steps_of(place: ScriptPlace, action: str, version: str, edit: Edit = lambda 
 
 
 def shown(steps: Iterable[Step], *, kind: Kind | None = Kind.NETWORK) -> list[str]:
-    """The steps of a kind, all for None, with their arguments; a VM in base64 is {xml}."""
+    """The steps of a kind, or all for None, with their arguments; a VM in base64 is {xml}."""
     return [" ".join((step.action, *map(word, step.arguments))) for step in steps if kind in (None, step.kind)]
 
 
@@ -117,7 +117,7 @@ def elastic(line: bytes) -> bytes:
         ("7.4.0", alias, ["pre", f"post i-9 {HOST}"], [f"clean {HOST}"]),
     ],
 )
-def test_an_alias_changes_no_network_where_upstream_leaves_it_to_the_guest(
+def test_a_nic_alias_runs_network_drivers_only_in_releases_where_upstream_does(
     place: ScriptPlace, version: str, edit: Edit, attach: list[str], detach: list[str]
 ) -> None:
     attaching, detaching = steps_of(place, "ATTACHNIC", version, edit), steps_of(place, "DETACHNIC", version, edit)
@@ -136,28 +136,30 @@ def undone(steps: tuple[Step, ...], action: str) -> list[str]:
     ("version", "undo"),
     [("5.10.5", []), ("5.12.0", ["clean"]), ("6.0.0", [f"clean {HOST}"])],
 )
-def test_a_deploy_that_fails_cleans_the_network_from_5_12_on(place: ScriptPlace, version: str, undo: list[str]) -> None:
+def test_a_failed_deploy_cleans_the_network_from_5_12_on(place: ScriptPlace, version: str, undo: list[str]) -> None:
     assert undone(steps_of(place, "DEPLOY", version), "deploy") == undo
 
 
 @pytest.mark.parametrize("version", ["4.4.1", "5.0.2", "7.4.0"])
-def test_a_restore_whose_network_fails_is_cancelled(place: ScriptPlace, version: str) -> None:
+def test_a_restore_is_cancelled_if_its_network_post_step_fails(place: ScriptPlace, version: str) -> None:
     assert undone(steps_of(place, "RESTORE", version), "post") == [f"cancel i-9 {HOST}"]
 
 
 @pytest.mark.parametrize(("version", "undo"), [("6.4.0", []), ("6.4.1", [f"detach_nic i-9 {MAC}"])])
-def test_an_interface_that_the_guest_cannot_use_is_detached_from_6_4_1_on(
+def test_a_nic_is_detached_if_its_guest_reconfiguration_fails_from_6_4_1_on(
     place: ScriptPlace, version: str, undo: list[str]
 ) -> None:
     assert undone(steps_of(place, "ATTACHNIC", version), "prereconfigure") == undo
 
 
 @pytest.mark.parametrize(("version", "attach", "detach"), [("4.14.2", 0, 0), ("5.6.2", 1, 0), ("5.8.0", 1, 1)])
-def test_the_guest_is_told_of_interfaces_since_different_releases(
+def test_attachnic_reconfigures_the_guest_from_5_6_on_and_detachnic_from_5_8_on(
     place: ScriptPlace, version: str, attach: int, detach: int
 ) -> None:
-    told = [[step.action for step in steps_of(place, action, version)] for action in ("ATTACHNIC", "DETACHNIC")]
-    assert [actions.count("reconfigure") for actions in told] == [attach, detach]
+    actions_of_both = [
+        [step.action for step in steps_of(place, action, version)] for action in ("ATTACHNIC", "DETACHNIC")
+    ]
+    assert [actions.count("reconfigure") for actions in actions_of_both] == [attach, detach]
 
 
 def without_id(line: bytes) -> bytes:
@@ -165,7 +167,7 @@ def without_id(line: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("version", "cleaned"), [("4.14.2", []), ("5.8.2", []), ("5.8.3", ["clean {xml}"])])
-def test_a_clean_up_without_an_instance_cleans_the_network_from_5_8_3_on(
+def test_cleanup_without_an_instance_cleans_the_network_from_5_8_3_on(
     place: ScriptPlace, version: str, cleaned: list[str]
 ) -> None:
     assert shown(steps_of(place, "CLEANUP", version, without_id)) == cleaned
@@ -180,7 +182,7 @@ def test_a_clean_up_without_an_instance_cleans_the_network_from_5_8_3_on(
         ("7.4.0", "tm_premigrate premigrate a b", True, (True, True)),
     ],
 )
-def test_a_migration_hands_the_vm_to_the_transfer_driver_as_the_release_does(
+def test_a_migration_passes_the_vm_to_the_transfer_driver_as_its_release_does(
     place: ScriptPlace, version: str, pre: str, *, has_stdin: bool, fails: tuple[bool, bool]
 ) -> None:
     steps = steps_of(place, "MIGRATE", version)
@@ -206,7 +208,7 @@ def test_a_migration_hands_the_vm_to_the_transfer_driver_as_the_release_does(
         ("SHUTDOWN", "4.4.1", True),
     ],
 )
-def test_what_upstream_does_in_one_go_is_not_told_of(
+def test_steps_of_an_action_are_logged_only_if_upstream_logs_them(
     place: ScriptPlace, action: str, version: str, *, is_told: bool
 ) -> None:
     assert {step.is_told for step in steps_of(place, action, version)} == {is_told}
@@ -216,7 +218,7 @@ def test_what_upstream_does_in_one_go_is_not_told_of(
     ("version", "driver", "posts"),
     [("6.6.3", "net", []), ("6.8.0", "net", [f"post i-9 {HOST}"]), ("7.4.0", "elastic", [])],
 )
-def test_a_reverted_snapshot_sets_the_network_up_anew_from_6_8_on(
+def test_a_reverted_snapshot_runs_the_network_post_step_from_6_8_on(
     place: ScriptPlace, version: str, driver: str, posts: list[str]
 ) -> None:
     steps = steps_of(place, "SNAPSHOTREVERT", version, lambda line: with_driver(line, driver))
@@ -224,7 +226,7 @@ def test_a_reverted_snapshot_sets_the_network_up_anew_from_6_8_on(
 
 
 def with_driver(line: bytes, driver: str, kind: str = "NIC") -> bytes:
-    """The line with the VM's interface of another driver or kind."""
+    """The line with another driver or kind for the VM's NIC."""
 
     def change(document: str) -> str:
         document = document.replace("<![CDATA[net]]></VN_MAD>", f"<![CDATA[{driver}]]></VN_MAD>")
@@ -234,18 +236,18 @@ def with_driver(line: bytes, driver: str, kind: str = "NIC") -> bytes:
 
 
 @pytest.mark.parametrize(("version", "cleaned"), [("6.4.1", []), ("6.6.0", [f"clean {HOST}"])])
-def test_a_pci_device_is_an_interface_from_6_6_on(place: ScriptPlace, version: str, cleaned: list[str]) -> None:
+def test_a_pci_device_is_treated_as_a_nic_from_6_6_on(place: ScriptPlace, version: str, cleaned: list[str]) -> None:
     assert shown(steps_of(place, "SHUTDOWN", version, lambda line: with_driver(line, "net", "PCI"))) == cleaned
 
 
-# Which release it is
+# Finding the release
 
 
 @pytest.mark.parametrize(
     ("text", "release"),
     [("5.10.5\n", (5, 10, 5)), ("7.4.0", (7, 4, 0)), ("5.0\n", (5, 0, 0)), ("6.10.0.1\n", (6, 10, 0))],
 )
-def test_the_release_stands_in_the_file_that_every_release_installs(
+def test_the_installed_release_is_read_from_the_version_file(
     tmp_path: Path, text: str, release: tuple[int, ...]
 ) -> None:
     (tmp_path / "VERSION").write_text(text)
@@ -253,7 +255,7 @@ def test_the_release_stands_in_the_file_that_every_release_installs(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"unknown\n", b"\xff\xfe", b"5\n"])
-def test_a_release_that_is_not_written_down_is_unknown(tmp_path: Path, content: bytes | None) -> None:
+def test_the_release_is_unknown_without_a_readable_version_file(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "VERSION"
     if content is not None:
         path.write_bytes(content)
@@ -274,7 +276,7 @@ def test_a_release_that_is_not_written_down_is_unknown(tmp_path: Path, content: 
         ([], True, (8, 0, 0), (8, 0, 0)),
     ],
 )
-def test_the_form_of_a_message_counts_more_than_what_is_installed(
+def test_the_installed_release_counts_only_if_the_form_of_the_message_fits_it(
     fields: list[str], installed: tuple[int, ...] | None, release: tuple[int, ...], *, is_two_blank: bool
 ) -> None:
     assert release_of(fields, is_two_blank=is_two_blank, installed=installed) == release

@@ -1,4 +1,4 @@
-"""The parts of the script driver one by one; the whole is proven in tests/end_to_end/test_scripts*.py."""
+"""Parts of the script driver; tests/end_to_end/test_scripts*.py test the whole."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ async def test_a_script_gets_its_arguments_input_directory_and_environment(runne
     assert finished == Finished(code=3, stdout=f"a b||$HOME|'|in\n{path.parent}\nblue\n", stderr="aside\n")
 
 
-async def test_a_script_without_input_reads_nothing(runner: Runner, script: Script) -> None:
+async def test_a_script_without_input_reads_an_empty_stdin(runner: Runner, script: Script) -> None:
     assert await runner.run(script("#!/bin/sh\ncat; echo done\n"), []) == Finished(code=0, stdout="done\n")
 
 
-async def test_a_script_that_leaves_much_input_unread_is_no_error(runner: Runner, script: Script) -> None:
+async def test_a_script_may_leave_megabytes_of_its_input_unread(runner: Runner, script: Script) -> None:
     assert (await runner.run(script("#!/bin/sh\nexit 0\n"), [], stdin=b"x" * 4_000_000)).code == 0
 
 
-async def test_a_script_without_a_first_line_is_run_by_a_shell(runner: Runner, script: Script) -> None:
+async def test_a_script_without_a_shebang_line_is_run_by_a_shell(runner: Runner, script: Script) -> None:
     assert await runner.run(script("echo $1\n"), ["one"]) == Finished(code=0, stdout="one\n")
 
 
-async def test_what_is_kept_of_megabytes_is_the_beginning_of_output_and_the_end_of_errors(
+async def test_of_megabytes_of_output_the_beginning_of_stdout_and_the_end_of_stderr_are_kept(
     runner: Runner, script: Script
 ) -> None:
     much = "head -c 3000000 /dev/zero | tr '\\0' x | tee /dev/stderr"
@@ -71,35 +71,37 @@ async def test_what_is_kept_of_megabytes_is_the_beginning_of_output_and_the_end_
     assert finished.stderr.endswith("xlast\n")
 
 
-async def test_what_a_script_leaves_behind_does_not_keep_it_from_being_over(runner: Runner, script: Script) -> None:
+async def test_a_script_has_finished_even_if_a_child_still_holds_its_output_open(
+    runner: Runner, script: Script
+) -> None:
     begun = time.monotonic()
     finished = await runner.run(script("#!/bin/sh\nsleep 60 &\necho $!\n"), [])
     os.kill(int(finished.stdout), signal.SIGKILL)
     assert time.monotonic() - begun < 20
 
 
-def are_over(pids: str) -> bool:
+def have_ended(pids: str) -> bool:
     return not any(Process.of(int(pid)) for pid in pids.split())
 
 
-async def test_a_script_out_of_time_is_ended_with_all_it_has_started(runner: Runner, script: Script) -> None:
+async def test_a_script_that_runs_out_of_time_is_killed_with_its_children(runner: Runner, script: Script) -> None:
     path = script("#!/bin/sh\ntrap '' TERM\nsh -c 'sleep 60' &\necho $$ $!\nwait\nsleep 60\n")
     finished = await runner.run(path, [], seconds=0.2)
     assert finished.is_timeout
-    until(lambda: are_over(finished.stdout))
+    until(lambda: have_ended(finished.stdout))
 
 
-async def test_a_script_that_is_called_off_is_ended(runner: Runner, script: Script, tmp_path: Path) -> None:
+async def test_a_cancelled_script_is_killed_with_its_children(runner: Runner, script: Script, tmp_path: Path) -> None:
     running = asyncio.create_task(runner.run(script("#!/bin/sh\nsleep 60 &\necho $$ $! > pids\nwait\n"), []))
     pids = tmp_path / "pids"
     await asyncio.to_thread(until, lambda: pids.exists() and pids.read_text())
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    until(lambda: are_over(pids.read_text()))
+    until(lambda: have_ended(pids.read_text()))
 
 
-async def test_a_script_ended_by_a_signal_has_the_exit_code_of_a_shell(runner: Runner, script: Script) -> None:
+async def test_a_script_killed_by_signal_9_has_exit_code_137(runner: Runner, script: Script) -> None:
     assert (await runner.run(script("#!/bin/sh\nkill -9 $$\n"), [])).code == 137
 
 
@@ -118,7 +120,7 @@ async def test_a_script_ended_by_a_signal_has_the_exit_code_of_a_shell(runner: R
         pytest.param(lambda path: path.parent.rename(path.parent.with_name("elsewhere")), "does not exist", id="moved"),
     ],
 )
-async def test_a_script_that_cannot_be_run_is_named(
+async def test_the_error_about_a_script_that_cannot_be_run_names_it_and_the_reason(
     runner: Runner, script: Script, spoil: Callable[[Path], object], sentence: str
 ) -> None:
     path = script("#!/bin/sh\n")
@@ -129,12 +131,12 @@ async def test_a_script_that_cannot_be_run_is_named(
     assert sentence in str(raised.value)
 
 
-async def test_an_argument_that_no_process_can_have_is_refused(runner: Runner, script: Script) -> None:
+async def test_an_argument_with_a_nul_byte_is_refused(runner: Runner, script: Script) -> None:
     with pytest.raises(CannotRun, match="cannot be run: embedded null byte"):
         await runner.run(script("#!/bin/sh\n"), ["\0"])
 
 
-# What its end means
+# Results
 
 COMMAND = ["/remotes/vmm/x/deploy", "a b"]
 
@@ -163,12 +165,12 @@ COMMAND = ["/remotes/vmm/x/deploy", "a b"]
         pytest.param("", "/remotes/vmm/x/deploy ended with exit code 4 and without an error message", id="nothing"),
     ],
 )
-def test_why_a_script_failed(stderr: str, sentence: str) -> None:
+def test_the_reason_of_a_failure_is_taken_from_the_scripts_error_output(stderr: str, sentence: str) -> None:
     assert outcome.reason(Finished(code=4, stderr=stderr), COMMAND).startswith(sentence)
 
 
 @given(st.text(), st.text(), st.integers(0, 255))
-def test_whatever_a_script_writes_there_is_an_answer_and_something_to_log(stdout: str, stderr: str, code: int) -> None:
+def test_any_output_of_a_script_gives_a_reply_and_valid_log_lines(stdout: str, stderr: str, code: int) -> None:
     finished = Finished(code=code, stdout=stdout, stderr=stderr)
     assert outcome.payload(finished)
     assert outcome.reason(finished, COMMAND)
@@ -177,14 +179,14 @@ def test_whatever_a_script_writes_there_is_an_answer_and_something_to_log(stdout
         assert isinstance(text, str)
 
 
-def test_lines_with_a_prefix_are_logged_at_its_level_after_a_success_too() -> None:
+def test_lines_with_a_level_prefix_are_logged_at_that_level_after_a_success_too() -> None:
     stderr = "INFO: one\nWARN: two\nDEBUG: three\nERROR: four\nfive\n"
-    told = [("I", "one"), ("W", "two"), ("D", "three"), ("E", "four")]
-    assert list(outcome.log_lines(Finished(code=0, stderr=stderr))) == told
-    assert list(outcome.log_lines(Finished(code=1, stderr=stderr))) == [*told, ("E", "five")]
+    prefixed = [("I", "one"), ("W", "two"), ("D", "three"), ("E", "four")]
+    assert list(outcome.log_lines(Finished(code=0, stderr=stderr))) == prefixed
+    assert list(outcome.log_lines(Finished(code=1, stderr=stderr))) == [*prefixed, ("E", "five")]
 
 
-def test_of_too_many_lines_the_last_ones_are_logged() -> None:
+def test_of_a_thousand_error_lines_the_last_two_hundred_are_logged() -> None:
     stderr = "".join(f"line {number}\n" for number in range(1000))
     first, *others = outcome.log_lines(Finished(code=1, stderr=stderr))
     assert first == ("W", "800 lines of its error output are left out")
@@ -196,7 +198,7 @@ def test_of_too_many_lines_the_last_ones_are_logged() -> None:
 FILES = ("defaultrc", "vmm_exec/vmm_execrc")
 
 
-def test_the_environment_is_upstreams(tmp_path: Path) -> None:
+def test_a_script_gets_the_environment_that_upstreams_driver_sets(tmp_path: Path) -> None:
     (tmp_path / "vmm_exec").mkdir()
     (tmp_path / "defaultrc").write_text(
         "# comment\nONE_MAD_DEBUG=\nPRIORITY=19 # nice\nexport NAME='two words'\nnot an assignment\n1=2\n"
@@ -218,20 +220,20 @@ def test_the_environment_is_upstreams(tmp_path: Path) -> None:
     }
 
 
-def test_what_only_a_shell_could_read_is_left_out_and_told_of_once(tmp_path: Path) -> None:
+def test_lines_that_need_a_shell_are_skipped_with_one_warning(tmp_path: Path) -> None:
     (tmp_path / "defaultrc").write_text('GOOD=1\nRUN=$(touch x)\n# RUN=`no`\nODD="open\nBETTER=2\n')
-    told: list[str] = []
-    found = script_environment({}, etc=tmp_path, files=FILES, proxy="", warn=told.append)
+    warnings: list[str] = []
+    found = script_environment({}, etc=tmp_path, files=FILES, proxy="", warn=warnings.append)
     assert found == {"RUBYLIB": "/usr/lib/one/ruby", "GOOD": "1", "BETTER": "2"}
-    assert told == [
+    assert warnings == [
         f"{tmp_path}/defaultrc lines 2, 4: only a shell could read that, so scripts run without its variables"
     ]
 
 
-def test_a_file_that_cannot_be_read_is_told_of(tmp_path: Path) -> None:
+def test_an_unreadable_environment_file_is_skipped_with_a_warning(tmp_path: Path) -> None:
     (tmp_path / "defaultrc").mkdir()
-    told: list[str] = []
-    assert script_environment({}, etc=tmp_path, files=FILES, proxy="", warn=told.append) == {
+    warnings: list[str] = []
+    assert script_environment({}, etc=tmp_path, files=FILES, proxy="", warn=warnings.append) == {
         "RUBYLIB": "/usr/lib/one/ruby"
     }
-    assert told == [f"{tmp_path}/defaultrc cannot be read, so scripts run without it: Is a directory"]
+    assert warnings == [f"{tmp_path}/defaultrc cannot be read, so scripts run without it: Is a directory"]

@@ -1,4 +1,4 @@
-"""The simulated cloud: it conforms, and what is its own."""
+"""The simulated cloud: its conformance, its settings, states, limits and faults, and its use by several processes."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ from one_provider_mad.testing.conformance import (
 from tests.end_to_end.oned import ROOT
 
 QUICK = {"boot_time": 0.004, "stop_time": 0.004, "suspend_time": 0.004, "destroy_time": 0.004}
-"""Transitions that a test sees begin and end."""
+"""Transitions that take a few milliseconds."""
 
 Open = Callable[..., Awaitable[SimulatedProvider]]
 
 
 class Clock:
-    """Stands still until it is told to go on."""
+    """A clock that moves only by `advance`."""
 
     def __init__(self) -> None:
         self.now = 1_700_000_000.25
@@ -71,7 +71,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def go_on(self, seconds: float) -> None:
+    def advance(self, seconds: float) -> None:
         self.now += seconds
 
 
@@ -95,7 +95,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def connect(tmp_path: Path) -> AsyncIterator[Open]:
-    """Opens providers on one cloud, quick unless told otherwise, and closes them in the end."""
+    """Opens providers on one cloud, with quick transitions by default, and closes them in the end."""
     async with AsyncExitStack() as stack:
 
         async def connect(*, clock: Clock | None = None, **settings: Any) -> SimulatedProvider:
@@ -123,7 +123,7 @@ def a_vm(vm_id: int = 1, *, cpu: str = "1", memory: str = "256", **section: str)
 
 
 async def launch(provider: SimulatedProvider, request: VmRequest | None = None) -> DeployId:
-    """A VM's instance that runs."""
+    """Create a VM's instance, and wait until it runs."""
     deploy_id = await provider.create(a_call(provider, request or a_vm()))
     await reach(provider, deploy_id, InstanceState.RUNNING)
     return deploy_id
@@ -137,12 +137,12 @@ async def seen(provider: SimulatedProvider, deploy_id: DeployId) -> Instance:
 
 
 async def fact(provider: SimulatedProvider, deploy_id: DeployId, name: str) -> str | None:
-    """What monitoring shows of an instance."""
+    """An attribute of an instance, as monitoring reports it."""
     return (await seen(provider, deploy_id)).attributes.get(name)
 
 
 class SimulatedConsole:
-    """The simulated cloud as somebody sees it who knows nothing of us."""
+    """Another client of the simulated cloud, which does not set our tags."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -151,7 +151,7 @@ class SimulatedConsole:
         provider = make(self._directory, **QUICK)
         await provider.open()
         try:
-            return await provider.cloud.launch(Launch(type="small_512mb", image="any"), tags={"who": "somebody"})
+            return await provider.cloud.launch(Launch(type="small_512mb", image="any"), tags={"who": "another client"})
         finally:
             await provider.close()
 
@@ -165,7 +165,7 @@ class SimulatedConsole:
 
 
 class TestSimulatedConforms(OwnedCloudConformance):
-    """It lacks nothing, so nothing is skipped."""
+    """It has every capability, so no test is skipped."""
 
     @pytest.fixture
     def cloud(self, tmp_path: Path) -> CloudUnderTest:
@@ -183,7 +183,7 @@ class TestSimulatedConforms(OwnedCloudConformance):
 
 
 class TestLaggingSimulatedConforms(TestSimulatedConforms):
-    """The same cloud, far away: every call takes its time."""
+    """The same cloud with latency."""
 
     @pytest.fixture
     def cloud(self, tmp_path: Path) -> CloudUnderTest:
@@ -204,7 +204,9 @@ class TestPlan:
 
         return plan
 
-    def test_the_guides_template_is_understood(self, plan: Callable[..., CreatePlan]) -> None:
+    def test_the_template_of_the_guide_becomes_parameters_without_warnings(
+        self, plan: Callable[..., CreatePlan]
+    ) -> None:
         request = a_vm(TYPE="provider_name", PROVIDER_IMAGE_ID="id-141234", PROVIDER_INSTANCE_TYPE="small_256mb")
         (parameters,) = plan(request).alternatives
         assert {name: parameters[name] for name in ("type", "image", "name", "cpu", "memory")} == {
@@ -231,12 +233,12 @@ class TestPlan:
             ("8", "16384", "xlarge_16gb"),
         ],
     )
-    def test_without_a_type_the_smallest_that_fits_is_taken(
+    def test_without_a_type_the_smallest_instance_type_that_fits_is_chosen(
         self, plan: Callable[..., CreatePlan], cpu: str, memory: str, expected: str
     ) -> None:
         assert [each["type"] for each in plan(a_vm(cpu=cpu, memory=memory)).alternatives] == [expected]
 
-    def test_types_of_the_configuration_are_on_offer(self, plan: Callable[..., CreatePlan]) -> None:
+    def test_instance_types_of_the_configuration_can_be_chosen(self, plan: Callable[..., CreatePlan]) -> None:
         request = a_vm(PROVIDER_INSTANCE_TYPE="tiny")
         (parameters,) = plan(request, instance_types={"tiny": {"cpu": 0.25, "memory": 64}}).alternatives
         assert (parameters["cpu"], parameters["memory"]) == (0.25, 64)
@@ -253,24 +255,22 @@ class TestPlan:
         ],
         ids=["type", "image", "too-large", "text", "nan", "negative"],
     )
-    def test_what_the_cloud_does_not_have_is_refused_with_a_sentence(
+    def test_an_unknown_type_or_image_or_an_impossible_size_is_refused_with_the_reason(
         self, plan: Callable[..., CreatePlan], request_: VmRequest, settings: dict[str, Any], sentence: str
     ) -> None:
         with pytest.raises(BadParameter, match=sentence):
             plan(request_, **settings)
 
-    def test_the_first_image_is_taken_when_the_vm_names_none(self, plan: Callable[..., CreatePlan]) -> None:
+    def test_without_an_image_the_first_configured_one_is_chosen(self, plan: Callable[..., CreatePlan]) -> None:
         (parameters,) = plan(a_vm(), images=["debian", "alma"]).alternatives
         assert parameters["image"] == "debian"
 
-    def test_unknown_attributes_are_warned_of_in_one_line(self, plan: Callable[..., CreatePlan]) -> None:
+    def test_unknown_attributes_get_one_warning(self, plan: Callable[..., CreatePlan]) -> None:
         request = a_vm(TYPE="provider_name", NAME="web", HOST="h", CLOUD="c", TAGS="a=b", AMI="ami-1", KEYPAIR="k")
         (warning,) = plan(request).warnings
         assert warning.startswith("PUBLIC_CLOUD attributes AMI, KEYPAIR are not known")
 
-    def test_context_disks_and_interfaces_of_the_template_are_handed_over(
-        self, plan: Callable[..., CreatePlan]
-    ) -> None:
+    def test_context_disks_and_nics_of_the_template_become_parameters(self, plan: Callable[..., CreatePlan]) -> None:
         template = Template(
             values={
                 "CONTEXT": ({"START_SCRIPT": "echo it's me"},),
@@ -298,21 +298,21 @@ class TestSettings:
             {"instance_types": {"tiny": {"cpu": 0, "memory": 64}}},
         ],
     )
-    def test_a_typing_error_is_found(self, table: dict[str, Any]) -> None:
+    def test_invalid_settings_are_refused(self, table: dict[str, Any]) -> None:
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(table, SimulatedSettings)
 
-    def test_the_grace_follows_from_the_listing_lag(self, tmp_path: Path) -> None:
+    def test_the_visibility_grace_is_derived_from_the_listing_lag(self, tmp_path: Path) -> None:
         assert make(tmp_path, listing_lag=60, time_scale=60).visibility_grace == pytest.approx(1.1)
         assert make(tmp_path, listing_lag=60, visibility_grace=3).visibility_grace == 3
 
-    async def test_account_and_region_name_the_account(self, connect: Open) -> None:
+    async def test_the_account_is_named_by_account_and_region_of_the_settings(self, connect: Open) -> None:
         assert await (await connect()).account() == "simulated/embedded"
         assert await (await connect(account="me", region="here")).account() == "me/here"
 
 
 class TestFile:
-    async def test_it_is_made_in_the_state_directory_for_its_owner_only(self, tmp_path: Path) -> None:
+    async def test_the_database_is_created_in_the_state_directory_for_its_owner_only(self, tmp_path: Path) -> None:
         provider = make(tmp_path / "var" / "one")
         await provider.open()
         await launch(provider)
@@ -321,13 +321,13 @@ class TestFile:
         assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
         await provider.close()
 
-    async def test_a_path_of_the_configuration_is_used(self, tmp_path: Path) -> None:
+    async def test_the_database_is_created_at_the_configured_path(self, tmp_path: Path) -> None:
         provider = make(tmp_path, database=str(tmp_path / "elsewhere" / "cloud.sqlite"))
         await provider.open()
         await provider.close()
         assert (tmp_path / "elsewhere" / "cloud.sqlite").exists()
 
-    async def test_instances_outlive_every_process(self, tmp_path: Path) -> None:
+    async def test_instances_persist_after_the_provider_is_closed(self, tmp_path: Path) -> None:
         provider = make(tmp_path, **QUICK)
         await provider.open()
         deploy_id = await launch(provider)
@@ -337,7 +337,9 @@ class TestFile:
         assert [each.deploy_id for each in await provider.list_instances()] == [deploy_id]
         await provider.close()
 
-    async def test_another_key_than_the_first_is_refused(self, connect: Open, tmp_path: Path) -> None:
+    async def test_an_api_key_that_differs_from_the_first_is_refused_and_none_is_stored(
+        self, connect: Open, tmp_path: Path
+    ) -> None:
         await connect(api_key="right")
         await connect(api_key="right")
         for key in ("wrong", ""):
@@ -345,27 +347,27 @@ class TestFile:
                 await make(tmp_path, api_key=key).open()
         assert b"right" not in (tmp_path / "embedded.db").read_bytes()
 
-    async def test_a_file_that_is_no_cloud_is_named(self, tmp_path: Path) -> None:
+    async def test_a_file_that_is_no_database_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "embedded.db").write_text("no database at all, however long one reads in it" * 100)
         provider = make(tmp_path)
         with pytest.raises(ProviderUnavailable, match=r"database cannot be used: .*not a database"):
             await provider.open()
         await provider.close()
 
-    async def test_a_place_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
+    async def test_a_database_path_that_cannot_be_created_is_named_in_the_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         provider = make(tmp_path, database=str(tmp_path / "file" / "cloud.db"))
         with pytest.raises(ProviderUnavailable, match=r"database cannot be used: .*cloud\.db"):
             await provider.open()
 
-    async def test_a_cloud_of_another_release_is_left_alone(self, tmp_path: Path) -> None:
+    async def test_a_database_with_a_newer_schema_is_refused(self, tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "embedded.db") as db:
             db.execute("PRAGMA user_version = 99")
         db.close()
         with pytest.raises(ProviderUnavailable, match="schema 99"):
             await make(tmp_path).open()
 
-    async def test_a_closed_cloud_says_so(self, tmp_path: Path) -> None:
+    async def test_a_call_after_closing_fails_with_a_sentence(self, tmp_path: Path) -> None:
         provider = make(tmp_path)
         await provider.open()
         await provider.close()
@@ -374,7 +376,7 @@ class TestFile:
             await provider.list_instances()
 
     @pytest.mark.parametrize("blocked", [False, True], ids=["good-place", "bad-place"])
-    async def test_an_open_that_is_given_up_can_be_closed(self, tmp_path: Path, *, blocked: bool) -> None:
+    async def test_a_provider_whose_opening_was_cancelled_can_be_closed(self, tmp_path: Path, *, blocked: bool) -> None:
         (tmp_path / "file").touch()
         provider = make(tmp_path / "file" if blocked else tmp_path)
         opening = asyncio.create_task(provider.open())
@@ -383,7 +385,7 @@ class TestFile:
         async with asyncio.timeout(5):
             await provider.close()
 
-    async def test_closing_finishes_what_was_asked_for(self, tmp_path: Path) -> None:
+    async def test_closing_waits_for_creates_that_were_already_called(self, tmp_path: Path) -> None:
         provider = make(tmp_path)
         await provider.open()
         creates = [asyncio.ensure_future(provider.create(a_call(provider, a_vm(number)))) for number in range(20)]
@@ -393,33 +395,35 @@ class TestFile:
 
 
 class TestTime:
-    async def test_states_pass_with_the_clock_alone(self, connect: Open, clock: Clock) -> None:
+    async def test_states_change_when_the_clock_passes_their_transition_times(
+        self, connect: Open, clock: Clock
+    ) -> None:
         provider = await connect(clock=clock, boot_time=60, stop_time=20, destroy_time=30)
         deploy_id = await provider.create(a_call(provider, a_vm()))
-        clock.go_on(59)
+        clock.advance(59)
         assert (await seen(provider, deploy_id)).state is InstanceState.PENDING
         with pytest.raises(WrongState, match=f"instance {deploy_id} is pending and cannot be rebooted"):
             await provider.reboot(deploy_id, hard=False)
-        clock.go_on(1)
+        clock.advance(1)
         assert (await seen(provider, deploy_id)).state is InstanceState.RUNNING
         await provider.stop(deploy_id, hard=False)
         assert (await seen(provider, deploy_id)).state is InstanceState.STOPPING
         with pytest.raises(WrongState, match="is stopping and cannot be started"):
             await provider.start(deploy_id)
-        clock.go_on(20)
+        clock.advance(20)
         assert (await seen(provider, deploy_id)).state is InstanceState.STOPPED
         await provider.destroy(deploy_id)
         assert (await seen(provider, deploy_id)).state is InstanceState.TERMINATING
-        clock.go_on(30)
+        clock.advance(30)
         instance = await seen(provider, deploy_id)
         assert instance.state is InstanceState.TERMINATED
         assert instance.reason == "terminated on request"
         assert instance.created_at == 1_700_000_000.25
 
-    async def test_repeating_a_call_does_not_begin_its_transition_again(self, connect: Open, clock: Clock) -> None:
+    async def test_repeating_a_call_does_not_restart_its_transition(self, connect: Open, clock: Clock) -> None:
         provider = await connect(clock=clock, boot_time=60, stop_time=60, suspend_time=60, destroy_time=60)
         deploy_id = await provider.create(a_call(provider, a_vm()))
-        clock.go_on(60)
+        clock.advance(60)
         calls: list[tuple[Callable[[DeployId], Awaitable[None]], InstanceState]] = [
             (partial(provider.stop, hard=False), InstanceState.STOPPED),
             (provider.start, InstanceState.RUNNING),
@@ -429,10 +433,10 @@ class TestTime:
         for call, state in calls:
             for _ in range(2):
                 await call(deploy_id)
-                clock.go_on(30)
+                clock.advance(30)
             assert (await seen(provider, deploy_id)).state is state
 
-    async def test_a_hard_stop_takes_no_time_and_cuts_a_soft_one_short(self, connect: Open) -> None:
+    async def test_a_hard_stop_ends_a_soft_stop_at_once(self, connect: Open) -> None:
         provider = await connect(stop_time=3600)
         deploy_id = await launch(provider)
         await provider.stop(deploy_id, hard=False)
@@ -444,40 +448,40 @@ class TestTime:
         provider = await connect(clock=clock, listing_lag=60)
         call = a_call(provider, a_vm())
         deploy_id = await provider.create(call)
-        clock.go_on(59)
+        clock.advance(59)
         assert await provider.describe([deploy_id]) == {}
         assert await provider.find(owner=call.identity.owner, vm_id=VmId(1)) == []
         assert await provider.list_instances() == []
         assert await provider.create(call) == deploy_id
-        clock.go_on(1)
+        clock.advance(1)
         assert [each.identity for each in await provider.list_instances()] == [call.identity]
         assert len(await provider.find(owner=call.identity.owner, vm_id=VmId(1))) == 1
         assert set(await provider.describe([deploy_id])) == {deploy_id}
 
-    async def test_without_a_lag_an_instance_is_visible_at_once(self, connect: Open, clock: Clock) -> None:
+    async def test_without_a_listing_lag_a_new_instance_is_visible_at_once(self, connect: Open, clock: Clock) -> None:
         provider = await connect(clock=clock)
         for number in range(20):
-            clock.go_on(0.123456789)
+            clock.advance(0.123456789)
             await provider.create(a_call(provider, a_vm(number)))
             assert len(await provider.list_instances()) == number + 1
 
-    async def test_cloud_seconds_can_pass_faster_than_real_ones(self, connect: Open) -> None:
+    async def test_time_scale_shortens_boot_time_and_listing_lag(self, connect: Open) -> None:
         provider = await connect(boot_time=60, listing_lag=60, time_scale=600)
         began = time.monotonic()
         deploy_id = await provider.create(a_call(provider, a_vm()))
         await reach(provider, deploy_id, InstanceState.RUNNING)
         assert 0.09 <= time.monotonic() - began < 10
 
-    async def test_a_terminated_instance_is_forgotten_after_an_hour_and_its_token_is_not(
+    async def test_a_terminated_instance_disappears_after_an_hour_and_its_token_stays_spent(
         self, connect: Open, clock: Clock
     ) -> None:
         provider = await connect(clock=clock, destroy_time=10)
         call = a_call(provider, a_vm())
         deploy_id = await provider.create(call)
         await provider.destroy(deploy_id)
-        clock.go_on(3609)
+        clock.advance(3609)
         assert (await seen(provider, deploy_id)).state is InstanceState.TERMINATED
-        clock.go_on(1)
+        clock.advance(1)
         assert await look(provider, deploy_id) is None
         assert await provider.list_instances() == []
         with pytest.raises(InstanceNotFound):
@@ -488,12 +492,12 @@ class TestTime:
         with pytest.raises(TokenSpent):
             await provider.create(call)
 
-    async def test_usage_moves_with_time_and_is_the_same_for_everybody(self, connect: Open, clock: Clock) -> None:
+    async def test_usage_changes_with_time_and_is_the_same_for_all_clients(self, connect: Open, clock: Clock) -> None:
         provider, other = await connect(clock=clock), await connect(clock=clock)
         deploy_id = await provider.create(a_call(provider, a_vm()))
         series = []
         for _ in range(30):
-            clock.go_on(10)
+            clock.advance(10)
             usage = (await seen(provider, deploy_id)).usage
             assert usage is not None
             assert (await seen(other, deploy_id)).usage == usage
@@ -504,28 +508,28 @@ class TestTime:
         assert len({usage.cpu for usage in series}) > 20
         assert all(0 < usage.cpu < 100 and 0 < usage.memory < 256 * 1024 for usage in series)
 
-    async def test_only_a_running_instance_uses_anything(self, connect: Open) -> None:
+    async def test_a_stopped_instance_has_no_usage(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
         await provider.stop(deploy_id, hard=True)
         assert (await seen(provider, deploy_id)).usage is None
 
-    async def test_calls_take_their_latency_side_by_side(self, connect: Open) -> None:
+    async def test_the_latencies_of_simultaneous_calls_overlap(self, connect: Open) -> None:
         provider = await connect(latency=0.05, jitter=0.01)
         began = time.monotonic()
         for _ in range(2):
             await asyncio.gather(*(provider.list_instances() for _ in range(100)))
         assert 0.1 <= time.monotonic() - began < 1
 
-    async def test_whose_the_credentials_are_is_answered_at_once(self, connect: Open) -> None:
-        """It is asked after each edit, and actions go on with the settings from before until it is answered."""
+    async def test_the_account_is_returned_without_latency(self, connect: Open) -> None:
+        """It is asked for after each change of the settings, and actions use the old settings until then."""
         provider = await connect(latency=3600)
         async with asyncio.timeout(30):
             assert await provider.account()
 
 
 class TestLimits:
-    async def test_a_full_type_has_no_room_and_another_one_has(self, connect: Open) -> None:
+    async def test_a_create_of_a_full_type_is_refused_and_one_of_another_type_is_not(self, connect: Open) -> None:
         provider = await connect(capacity={"small_256mb": 1, "large_4gb": 0})
         first = await launch(provider)
         call = a_call(provider, a_vm(2))
@@ -546,7 +550,7 @@ class TestLimits:
         await provider.destroy(first)
         await provider.create(a_call(provider, a_vm(2)))
 
-    async def test_the_limit_holds_however_many_create_at_once(self, connect: Open) -> None:
+    async def test_max_instances_holds_for_twenty_simultaneous_creates_of_two_clients(self, connect: Open) -> None:
         providers = [await connect(max_instances=5), await connect(max_instances=5)]
         calls = [a_call(providers[0], a_vm(number)) for number in range(20)]
         results = await asyncio.gather(
@@ -563,24 +567,22 @@ class TestLimits:
             {"type": "small_256mb", "image": "any", "colour": "blue"},
             {"type": "small_256mb", "image": 7},
         ],
-        ids=["unknown-type", "no-image", "unknown-parameter", "not-a-text"],
+        ids=["unknown-type", "no-image", "unknown-parameter", "number-for-text"],
     )
-    async def test_parameters_it_does_not_understand_are_refused(
-        self, connect: Open, parameters: dict[str, Any]
-    ) -> None:
+    async def test_invalid_create_parameters_are_refused(self, connect: Open, parameters: dict[str, Any]) -> None:
         identity = a_vm().identity(owner="tests")
         with pytest.raises(BadParameter):
             await (await connect()).create(CreateCall(identity=identity, token="t", parameters=parameters))
 
     @pytest.mark.parametrize("token", ["", "t" * 65, "jeton-é"])
-    async def test_a_token_no_cloud_would_take_is_refused(self, connect: Open, token: str) -> None:
+    async def test_an_empty_too_long_or_non_ascii_token_is_refused(self, connect: Open, token: str) -> None:
         provider = await connect()
         with pytest.raises(BadParameter, match="token"):
             await provider.create(a_call(provider, a_vm(), token=token))
 
 
 class TestParts:
-    async def test_disks_of_the_template_are_there_and_others_come_and_go(self, connect: Open) -> None:
+    async def test_disks_of_the_template_exist_and_disks_are_attached_resized_and_detached(self, connect: Open) -> None:
         provider = await connect()
         request = msgspec.structs.replace(a_vm(), template=Template(values={"DISK": ({"DISK_ID": "0", "SIZE": "8"},)}))
         deploy_id = await launch(provider, request)
@@ -590,7 +592,7 @@ class TestParts:
         await provider.detach_disk(deploy_id, {"DISK_ID": "0"})
         assert await fact(provider, deploy_id, "SIM_DISKS") == "3:1024"
 
-    async def test_reverting_brings_back_what_was_there(self, connect: Open) -> None:
+    async def test_reverting_a_snapshot_restores_disks_and_their_sizes(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
         disk = {"DISK_ID": "3", "SIZE": "1024"}
@@ -606,7 +608,7 @@ class TestParts:
         assert await fact(provider, deploy_id, "SIM_DISKS") == "3:1024"
         assert await fact(provider, deploy_id, "SIM_SNAPSHOTS") == snapshot_id
 
-    async def test_interfaces_come_and_go(self, connect: Open) -> None:
+    async def test_nics_are_attached_and_detached(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
         await provider.attach_nic(deploy_id, {"NIC_ID": "1", "NETWORK": "cloud"})
@@ -614,7 +616,7 @@ class TestParts:
         await provider.detach_nic(deploy_id, {"NIC_ID": "1"})
         assert await fact(provider, deploy_id, "SIM_NICS") is None
 
-    async def test_a_resized_instance_has_the_size_that_was_asked_for(self, connect: Open) -> None:
+    async def test_a_resized_instance_has_the_requested_cpu_and_memory(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
         size = Template(values={"CPU": ("1.5",), "VCPU": ("3",), "MEMORY": ("700",)})
@@ -622,7 +624,7 @@ class TestParts:
         assert await fact(provider, deploy_id, "SIM_CPU") == "3"
         assert await fact(provider, deploy_id, "SIM_MEMORY") == "700"
 
-    async def test_parts_can_change_while_an_instance_is_stopped_but_not_while_it_boots(self, connect: Open) -> None:
+    async def test_a_nic_is_attached_to_a_stopped_instance_and_refused_by_a_booting_one(self, connect: Open) -> None:
         provider = await connect(boot_time=0.01)
         deploy_id = await launch(provider)
         await provider.stop(deploy_id, hard=True)
@@ -632,7 +634,7 @@ class TestParts:
         with pytest.raises(WrongState, match="is pending and cannot be changed, it must be running or stopped"):
             await provider.attach_nic(deploy_id, {"NIC_ID": "2"})
 
-    async def test_a_terminated_instance_has_given_everything_back(self, connect: Open) -> None:
+    async def test_a_terminated_instance_has_no_disks_nics_or_snapshots(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
         await provider.attach_disk(deploy_id, {"DISK_ID": "3", "SIZE": "1024"})
@@ -642,7 +644,7 @@ class TestParts:
         attributes = (await seen(provider, deploy_id)).attributes
         assert not {"SIM_DISKS", "SIM_NICS", "SIM_SNAPSHOTS"} & set(attributes)
 
-    async def test_an_operand_that_is_missing_or_unknown_gets_a_sentence(self, connect: Open) -> None:
+    async def test_a_missing_or_unknown_disk_or_snapshot_is_refused_with_the_reason(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
         with pytest.raises(BadParameter, match="DISK_ID is missing"):
@@ -657,7 +659,7 @@ class TestParts:
         with pytest.raises(BadParameter, match="disk 9 has no snapshot"):
             await provider.revert_disk_snapshot(deploy_id, {"DISK_ID": "9"})
 
-    async def test_each_reboot_counts_however_many_come_at_once(self, connect: Open) -> None:
+    async def test_each_of_many_simultaneous_reboots_is_counted(self, connect: Open) -> None:
         provider = await connect()
         deploy_ids = [await launch(provider, a_vm(number)) for number in range(3)]
         stopped = deploy_ids.pop()
@@ -671,7 +673,7 @@ class TestParts:
 
 
 class TestConsole:
-    async def test_tags_that_somebody_dropped_are_gone_and_the_users_stay(self, connect: Open) -> None:
+    async def test_an_instance_with_dropped_tags_has_no_identity_until_it_is_tagged_again(self, connect: Open) -> None:
         provider = await connect()
         request = a_vm(TAGS="role=web")
         deploy_id = await launch(provider, request)
@@ -681,7 +683,7 @@ class TestConsole:
         await provider.retag(deploy_id, request.identity(owner="tests"))
         assert (await seen(provider, deploy_id)).identity == request.identity(owner="tests")
 
-    async def test_what_was_terminated_in_the_console_says_so(self, connect: Open) -> None:
+    async def test_an_instance_terminated_from_the_console_has_that_reason(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launch(provider)
         await provider.cloud.terminate(deploy_id)
@@ -690,11 +692,13 @@ class TestConsole:
 
 
 class TestInterfaces:
-    """What other ways to the cloud than its own provider need of it."""
+    """Parts of the cloud that other APIs on it need, such as EC2's."""
 
     LAUNCH = Launch(type="small_256mb", image="default")
 
-    async def test_what_an_interface_adds_is_made_with_the_instance_or_not_at_all(self, connect: Open) -> None:
+    async def test_extras_of_an_api_are_written_in_the_transaction_that_creates_the_instance(
+        self, connect: Open
+    ) -> None:
         cloud = (await connect()).cloud
 
         def create(db: sqlite3.Connection) -> None:
@@ -716,7 +720,7 @@ class TestInterfaces:
         made = await cloud.database.read(lambda db: db.execute("SELECT id FROM of_mine").fetchall())
         assert made == [("i-1",)]
 
-    async def test_details_are_part_of_what_a_token_stands_for(self, connect: Open) -> None:
+    async def test_a_token_with_other_details_is_a_mismatch(self, connect: Open) -> None:
         cloud = (await connect()).cloud
         made = await cloud.launch(self.LAUNCH, tags={}, token="t", extras=Extras(details={"a": "1"}))
         assert await cloud.launch(self.LAUNCH, tags={}, token="t", extras=Extras(details={"a": "1"})) == made
@@ -724,14 +728,14 @@ class TestInterfaces:
             with pytest.raises(TokenMismatch):
                 await cloud.launch(self.LAUNCH, tags={}, token="t", extras=extras)
 
-    async def test_a_token_of_an_earlier_release_still_stands_for_its_call(self, connect: Open) -> None:
+    async def test_the_fingerprint_of_a_create_is_that_of_earlier_releases(self, connect: Open) -> None:
         """The fingerprint of a create as this cloud's own provider sends it never changes."""
         cloud = (await connect()).cloud
         await cloud.launch(self.LAUNCH, tags={"a": "b"}, token="t")
         [(call,)] = await cloud.database.read(lambda db: db.execute("SELECT call FROM token").fetchall())
         assert call == hashlib.sha256(msgspec.json.encode((self.LAUNCH, {"a": "b"}), order="sorted")).hexdigest()
 
-    async def test_a_stopped_instance_becomes_one_of_another_type(self, connect: Open) -> None:
+    async def test_the_type_of_a_stopped_instance_can_be_changed(self, connect: Open) -> None:
         provider = await connect(boot_time=0, stop_time=0)
         deploy_id = await provider.cloud.launch(self.LAUNCH, tags={})
         with pytest.raises(WrongState, match="running and cannot be given another type"):
@@ -744,7 +748,7 @@ class TestInterfaces:
         assert instance is not None
         assert (instance.attributes["SIM_INSTANCE_TYPE"], instance.attributes["SIM_MEMORY"]) == ("large_8gb", "8192")
 
-    def test_no_driver_loads_an_interface_or_a_web_server(self) -> None:
+    def test_importing_the_simulated_provider_does_not_import_a_web_server_or_ec2(self) -> None:
         code = (
             "import sys, one_provider_mad.providers.simulated.provider;"
             "print([name for name in sys.modules if name.partition('.')[0] == 'aiohttp' or '.simulated.ec2' in name])"
@@ -754,16 +758,16 @@ class TestInterfaces:
 
 
 class TestFaults:
-    """What a client meets; what the driver makes of it is shown in end_to_end/test_faults.py."""
+    """Faults as a client meets them; end_to_end/test_faults.py tests the drivers with them."""
 
-    def test_every_call_has_a_name_that_faults_can_be_ordered_for(self) -> None:
+    def test_faults_can_be_configured_for_every_call_of_the_provider(self) -> None:
         methods = {name for name, _ in inspect.getmembers(SimulatedProvider, inspect.iscoroutinefunction)}
-        # Nothing travels, or by other calls.
-        at_hand = {"open", "close", "capacity", "check", "attached", "reconfigure"}
-        assert {name for name in methods if not name.startswith("_")} - at_hand == set(CALLS)
+        # They make no call of their own to the cloud.
+        without_own_call = {"open", "close", "capacity", "check", "attached", "reconfigure"}
+        assert {name for name in methods if not name.startswith("_")} - without_own_call == set(CALLS)
 
     @pytest.mark.parametrize("name", CALLS)
-    async def test_each_call_meets_what_is_ordered_for_it_and_no_other_does(self, connect: Open, name: str) -> None:
+    async def test_a_fault_configured_for_a_call_strikes_that_call_and_no_other(self, connect: Open, name: str) -> None:
         call = partial(getattr(SimulatedProvider, name), **arguments_of(name))
         provider = await connect(faults={"transient": {"calls": [name]}})
         with pytest.raises(ProviderUnavailable, match=f"simulated did not answer {name}, by order of `transient`"):
@@ -772,28 +776,30 @@ class TestFaults:
         with suppress(InstanceNotFound, BadParameter):  # what the cloud itself answers
             await call(others)
 
-    async def test_calls_beyond_the_limit_of_a_second_are_throttled_until_it_is_over(
+    async def test_calls_beyond_calls_a_second_are_throttled_until_the_second_has_passed(
         self, connect: Open, clock: Clock
     ) -> None:
         provider = await connect(clock=clock, faults={"calls_a_second": 3})
         for _ in range(2):
             await provider.list_instances()
-        clock.go_on(0.75)
+        clock.advance(0.75)
         await provider.list_instances()
         with pytest.raises(Throttled) as refused:
             await provider.list_instances()
         assert refused.value.retry_after == 0.25
         await provider.account()
-        clock.go_on(0.25)
+        clock.advance(0.25)
         for _ in range(2):
             await provider.list_instances()
         with pytest.raises(Throttled, match="more than 3 calls a second"):
             await provider.list_instances()
 
-    async def test_a_clock_that_is_put_back_throttles_nobody_for_long(self, connect: Open, clock: Clock) -> None:
+    async def test_a_clock_set_back_by_an_hour_does_not_throttle_the_next_call(
+        self, connect: Open, clock: Clock
+    ) -> None:
         provider = await connect(clock=clock, faults={"calls_a_second": 1})
         await provider.list_instances()
-        clock.go_on(-3600)
+        clock.advance(-3600)
         await provider.list_instances()
 
     async def test_a_throttled_call_was_not_carried_out(self, connect: Open, clock: Clock) -> None:
@@ -803,7 +809,7 @@ class TestFaults:
             await provider.create(a_call(provider, a_vm()))
         assert await provider.cloud.list_instances() == []
 
-    async def test_faults_strike_as_often_as_they_are_ordered(self, connect: Open) -> None:
+    async def test_a_fault_strikes_the_configured_number_of_times(self, connect: Open) -> None:
         provider = await connect(faults={"transient": {"calls": ["find", "describe"], "times": 3}})
         fates = []
         for _ in range(3):
@@ -811,12 +817,14 @@ class TestFaults:
         assert fates == [ProviderUnavailable] * 3 + [None] * 3
 
     @pytest.mark.parametrize(("rate", "least", "most"), [(0, 0, 0), (0.3, 100, 200), (1, 500, 500)])
-    async def test_a_share_of_the_calls_is_hit(self, connect: Open, rate: float, least: int, most: int) -> None:
+    async def test_a_fault_strikes_the_configured_share_of_calls(
+        self, connect: Open, rate: float, least: int, most: int
+    ) -> None:
         provider = await connect(faults={"seed": 1, "transient": {"rate": rate}})
         fates = [await fate(provider.describe([])) for _ in range(500)]
         assert least <= fates.count(ProviderUnavailable) <= most
 
-    async def test_a_seed_decides_the_fate_of_each_name_whatever_else_is_called(self, connect: Open) -> None:
+    async def test_a_seed_decides_which_calls_fail_independently_of_other_calls(self, connect: Open) -> None:
         runs = []
         for others in (0, 3):
             provider = await connect(faults={"seed": "any", "transient": {"rate": 0.5}})
@@ -828,14 +836,14 @@ class TestFaults:
             runs.append(run)
         assert runs[0] == runs[1]
 
-    async def test_without_a_seed_every_run_is_another(self, connect: Open) -> None:
+    async def test_without_a_seed_each_run_has_other_failing_calls(self, connect: Open) -> None:
         runs = []
         for _ in range(2):
             provider = await connect(faults={"transient": {"rate": 0.5}})
             runs.append([await fate(provider.describe([])) for _ in range(100)])
         assert runs[0] != runs[1]
 
-    async def test_a_call_whose_answer_is_lost_took_effect(self, connect: Open) -> None:
+    async def test_a_create_with_a_lost_answer_has_created_the_instance(self, connect: Open) -> None:
         provider = await connect(faults={"lost_answers": {}})
         call = a_call(provider, a_vm())
         with pytest.raises(ProviderUnavailable, match="did not answer create, by order of `lost_answers`"):
@@ -843,7 +851,7 @@ class TestFaults:
         [instance] = await provider.cloud.list_instances()
         assert await (await connect()).create(call) == instance.deploy_id
 
-    async def test_a_late_answer_tells_what_was_true_when_the_call_took_effect(self, connect: Open) -> None:
+    async def test_a_late_listing_shows_the_state_at_the_time_of_the_call(self, connect: Open) -> None:
         slow = await connect(faults={"late_answers": {"calls": ["list_instances"], "seconds": 0.05}})
         begun = time.monotonic()
         listing = asyncio.create_task(slow.list_instances())
@@ -852,7 +860,7 @@ class TestFaults:
         assert await listing == []
         assert time.monotonic() - begun >= 0.05
 
-    async def test_a_call_that_hangs_has_no_effect_and_can_be_given_up(self, connect: Open) -> None:
+    async def test_a_create_that_hangs_can_be_cancelled_and_has_no_effect(self, connect: Open) -> None:
         provider = await connect(faults={"hangs": {"calls": ["create"]}})
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
@@ -860,14 +868,16 @@ class TestFaults:
         assert await provider.list_instances() == []
 
     @pytest.mark.parametrize("name", ["PermissionDenied", "QuotaExceeded", "InstanceNotFound", "WrongState"])
-    async def test_a_refusal_is_of_the_kind_that_was_ordered(self, connect: Open, name: str) -> None:
+    async def test_a_permanent_fault_raises_the_configured_error_class(self, connect: Open, name: str) -> None:
         provider = await connect(faults={"permanent": {"calls": ["create"], "error": name}})
         with pytest.raises(ProviderError, match="simulated refused create, by order of `permanent`") as refused:
             await provider.create(a_call(provider, a_vm()))
         assert (type(refused.value).__name__, refused.value.definite) == (name, True)
         assert await provider.list_instances() == []
 
-    async def test_a_type_without_room_still_answers_a_token_that_has_made_something(self, connect: Open) -> None:
+    async def test_a_repeated_create_returns_its_instance_even_if_the_type_has_no_capacity_now(
+        self, connect: Open
+    ) -> None:
         call = a_call(await connect(), a_vm())
         deploy_id = await (await connect()).create(call)
         provider = await connect(faults={"no_capacity": ["small_256mb"]})
@@ -875,7 +885,7 @@ class TestFaults:
         with pytest.raises(NoCapacity, match="no room for instances of type small_256mb"):
             await provider.create(a_call(provider, a_vm(2)))
 
-    async def test_an_outage_leaves_nothing_but_the_question_of_the_account(self, connect: Open) -> None:
+    async def test_during_an_outage_every_call_but_account_fails(self, connect: Open) -> None:
         provider = await connect(faults={"outage": True})
         assert await provider.account() == "simulated/embedded"
         for call in (provider.list_instances(), provider.describe([]), provider.destroy(DeployId("sim-x"))):
@@ -887,14 +897,14 @@ class TestFaults:
             pytest.param(-60, 60, True, id="within"),
             pytest.param(60, 120, False, id="before"),
             pytest.param(-120, -60, False, id="after"),
-            pytest.param(0, 60, True, id="its-first-moment"),
-            pytest.param(-60, 0, False, id="its-end"),
+            pytest.param(0, 60, True, id="at-its-beginning"),
+            pytest.param(-60, 0, False, id="at-its-end"),
             pytest.param(-60, -120, True, id="past-midnight-and-within"),
             pytest.param(120, 60, True, id="since-yesterday"),
             pytest.param(60, -60, False, id="between-two-days"),
         ],
     )
-    async def test_an_outage_has_its_time_of_the_day(
+    async def test_an_outage_takes_place_at_the_configured_time_of_day(
         self, connect: Open, clock: Clock, begin: int, end: int, *, is_out: bool
     ) -> None:
         noon = datetime.fromtimestamp(clock.now, tz=UTC).astimezone().replace(hour=12)
@@ -904,18 +914,18 @@ class TestFaults:
         assert (await fate(provider.list_instances()) is NotReached) is is_out
 
     @pytest.mark.parametrize("name", ["describe", "find", "list_instances"])
-    async def test_a_listing_that_comes_in_part_says_so(self, connect: Open, name: str) -> None:
+    async def test_a_broken_listing_fails_instead_of_returning_a_part(self, connect: Open, name: str) -> None:
         deploy_id = await launch(await connect())
         provider = await connect(faults={"broken_listings": {"calls": [name]}})
-        looks: dict[str, Awaitable[Any]] = {
+        listings: dict[str, Awaitable[Any]] = {
             "describe": provider.describe([deploy_id]),
             "find": provider.find(owner="tests", vm_id=VmId(1)),
             "list_instances": provider.list_instances(),
         }
-        fates = {each: await fate(look) for each, look in looks.items()}
-        assert fates == {each: ProviderUnavailable if each == name else None for each in looks}
+        fates = {each: await fate(listing) for each, listing in listings.items()}
+        assert fates == {each: ProviderUnavailable if each == name else None for each in listings}
 
-    async def test_the_same_share_is_left_out_of_every_look_of_every_client(self, connect: Open) -> None:
+    async def test_every_listing_of_every_client_leaves_out_the_same_share_of_instances(self, connect: Open) -> None:
         well = await connect()
         ids = [await well.create(a_call(well, a_vm(number))) for number in range(60)]
         providers = [await connect(faults={"unseen": {"share": 0.5}}) for _ in range(2)]
@@ -926,26 +936,26 @@ class TestFaults:
         other_seed = await connect(faults={"seed": 2, "unseen": {"share": 0.5}})
         assert {each.deploy_id for each in await other_seed.list_instances()} != seen_by_all[0]
 
-    async def test_only_the_named_listings_leave_instances_out(self, connect: Open) -> None:
+    async def test_only_the_configured_listing_calls_leave_instances_out(self, connect: Open) -> None:
         deploy_id = await launch(await connect())
         provider = await connect(faults={"unseen": {"calls": ["describe"]}})
         assert await provider.describe([deploy_id]) == {}
         assert [each.deploy_id for each in await provider.find(owner="conformance", vm_id=VmId(1))] == [deploy_id]
 
-    async def test_a_crash_that_cannot_be_counted_does_not_take_place(self, tmp_path: Path) -> None:
-        told: list[str] = []
+    async def test_a_configured_crash_is_left_out_with_a_warning_if_it_cannot_be_counted(self, tmp_path: Path) -> None:
+        warnings: list[str] = []
         (tmp_path / "embedded.db.crashes").mkdir()
         settings = msgspec.convert({"faults": {"crash": {"at": "before-list_instances"}}}, SimulatedSettings)
-        context = msgspec.structs.replace(place(tmp_path), warn=told.append)
+        context = msgspec.structs.replace(place(tmp_path), warn=warnings.append)
         provider = SimulatedProvider(context, settings)
         await provider.open()
         assert await provider.list_instances() == []
         await provider.close()
-        assert [sentence.partition(":")[0] for sentence in told] == [
+        assert [sentence.partition(":")[0] for sentence in warnings] == [
             "crash before-list_instances left out, since it cannot be counted"
         ]
 
-    async def test_a_crash_takes_place_as_often_as_it_is_ordered(self, tmp_path: Path) -> None:
+    async def test_a_configured_crash_takes_place_the_configured_number_of_times(self, tmp_path: Path) -> None:
         codes = []
         for _ in range(4):
             victim = await child(tmp_path, 0, 1, faults="{'crash': {'at': 'before-create', 'times': 2}}")
@@ -975,11 +985,13 @@ class TestFaults:
         ],
         ids=lambda value: str(value)[:40],
     )
-    def test_an_order_that_would_never_show_is_refused(self, faults: dict[str, Any], sentence: str) -> None:
+    def test_a_fault_configuration_that_could_never_strike_is_refused(
+        self, faults: dict[str, Any], sentence: str
+    ) -> None:
         with pytest.raises(SettingsError, match=re.escape(sentence)):
             convert({"faults": faults}, SimulatedSettings, path=None, prefix="simulated.")
 
-    def test_the_example_and_the_page_about_it_have_every_fault(self) -> None:
+    def test_the_example_configuration_and_its_page_name_every_fault(self) -> None:
         root = Path(__file__).parents[2]
         table = (root / "etc" / "simulated.toml").read_text().partition("[simulated.faults]\n")[2].partition("\n[")[0]
         example = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", table, flags=re.MULTILINE))
@@ -990,7 +1002,7 @@ class TestFaults:
 
 
 def arguments_of(name: str) -> dict[str, Any]:
-    """Something for each parameter of a call."""
+    """A value for each parameter of a call."""
     operand = {"DISK_ID": "1", "SIZE": "1", "NIC_ID": "1", "SNAPSHOT_ID": "1", "HYPERVISOR_ID": "1"}
     identity = a_vm().identity(owner="tests")
     values: dict[str, Any] = {
@@ -1009,7 +1021,7 @@ def arguments_of(name: str) -> dict[str, Any]:
 
 
 async def fate(call: Awaitable[Any]) -> type[Exception] | None:
-    """The kind of error that a call meets, if any."""
+    """The class of the error that a call raises, if any."""
     try:
         await call
     except ProviderError as error:
@@ -1018,7 +1030,7 @@ async def fate(call: Awaitable[Any]) -> type[Exception] | None:
 
 
 class TestManyAtOnce:
-    async def test_a_thousand_reboots_and_a_listing_cost_few_transactions(
+    async def test_a_thousand_simultaneous_reboots_take_at_most_ten_transactions(
         self, connect: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Each transaction waits for the disk, so a thousand of them would take seconds."""
@@ -1053,7 +1065,7 @@ async def main(directory, first, count, faults):
     context = ProviderContext(
         name="embedded", hypervisor="any", owner="child", state_directory=Path(directory), warn=print
     )
-    for _ in range(5):  # come and go: who closes last tidies up the files that another one is opening
+    for _ in range(5):  # open and close: the last to close removes files that another process may be opening
         provider = factory(context, SimulatedSettings())
         await provider.open()
         await provider.close()
@@ -1082,7 +1094,7 @@ async def child(directory: Path, first: int, count: int, *, faults: str = "{}") 
 
 
 class TestProcesses:
-    async def test_several_may_make_the_cloud_at_the_same_moment(self, tmp_path: Path, connect: Open) -> None:
+    async def test_four_processes_can_create_the_database_at_the_same_time(self, tmp_path: Path, connect: Open) -> None:
         children = [await child(tmp_path, 100 * number, 10) for number in range(4)]
         printed = [(await each.communicate())[0] for each in children]
         assert [each.returncode for each in children] == [0] * 4
@@ -1091,13 +1103,15 @@ class TestProcesses:
         assert listed == {line.decode() for text in printed for line in text.split()}
         assert len(listed) == 40
 
-    async def test_one_that_is_killed_leaves_a_true_cloud_and_no_lock(self, tmp_path: Path, connect: Open) -> None:
+    async def test_a_killed_process_leaves_every_reported_instance_and_no_lock(
+        self, tmp_path: Path, connect: Open
+    ) -> None:
         provider = await connect()
         victim = await child(tmp_path, 0, 0)
         assert victim.stdout is not None
-        told = [(await victim.stdout.readline()).decode().strip() for _ in range(20)]
+        printed = [(await victim.stdout.readline()).decode().strip() for _ in range(20)]
         victim.send_signal(signal.SIGKILL)
-        told += (await victim.communicate())[0].decode().split("\n")[:-1]
+        printed += (await victim.communicate())[0].decode().split("\n")[:-1]
         assert victim.returncode == -signal.SIGKILL
 
         began = time.monotonic()
@@ -1105,12 +1119,12 @@ class TestProcesses:
         assert time.monotonic() - began < 5
 
         instances = await provider.list_instances()
-        assert set(told) <= {instance.deploy_id for instance in instances}
+        assert set(printed) <= {instance.deploy_id for instance in instances}
         assert all(instance.identity is not None for instance in instances)
         vm_ids = [instance.identity.vm_id for instance in instances if instance.identity]
         assert len(vm_ids) == len(set(vm_ids))
 
-    async def test_no_descriptor_stays_open(self, tmp_path: Path) -> None:
+    async def test_closing_a_provider_closes_all_file_descriptors(self, tmp_path: Path) -> None:
         def descriptors() -> int:
             return len(list(Path("/proc/self/fd").iterdir()))
 

@@ -1,4 +1,4 @@
-"""Connections to a partner as the composition root makes them, and VMs that burst into it."""
+"""Providers connected to a partner OpenNebula, and VMs that burst into it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUICK: dict[str, Any] = {"watch_interval": 0.004, "patience": 5.0}
 
 
 def credentials(directory: Path, session: str = "oneadmin:secret") -> Path:
-    """A file that holds a session, as OpenNebula's own tools want it."""
+    """Write a credentials file as OpenNebula's own tools expect it, and return its path."""
     path = directory / f"auth-{session.partition(':')[0]}"
     path.write_text(f"{session}\n")
     path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""What a partner is asked by `one-provider check`: nothing is changed, and what would fail later is told."""
+"""Checks of a partner by `one-provider check`: they change nothing, and report problems before an action fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def checked(partner: Partner, directory: Path, **settings: Any) -> dict[st
 
 
 @pytest.mark.parametrize("release", RELEASES)
-async def test_all_is_well_and_nothing_was_changed(tmp_path: Path, release: Any) -> None:
+async def test_all_checks_of_a_healthy_partner_pass_and_only_read(tmp_path: Path, release: Any) -> None:
     with Partner(release) as partner:
         points = await checked(partner, tmp_path, template="ubuntu server")
         assert {what: (point.is_well, point.found) for what, point in points.items()} == {
@@ -46,7 +46,7 @@ async def test_all_is_well_and_nothing_was_changed(tmp_path: Path, release: Any)
         }  # fmt: skip
 
 
-async def test_quotas_that_are_used_up_are_told(partner: Partner, tmp_path: Path) -> None:
+async def test_a_quota_that_is_used_up_fails_its_check(partner: Partner, tmp_path: Path) -> None:
     quota = {"VMS": 2, "VMS_USED": 2, "CPU": 8, "CPU_USED": 1.5, "MEMORY": -2, "MEMORY_USED": 512}
     partner.users["burst:secret"].quota = {name: str(figure) for name, figure in quota.items()}
     points = await checked(partner, tmp_path, session="burst:secret")
@@ -56,7 +56,9 @@ async def test_quotas_that_are_used_up_are_told(partner: Partner, tmp_path: Path
     assert points["quota VMS"].remedy
 
 
-async def test_what_is_missing_there_is_told_with_what_to_do(partner: Partner, tmp_path: Path) -> None:
+async def test_a_missing_template_and_invisible_hosts_are_reported_with_a_remedy(
+    partner: Partner, tmp_path: Path
+) -> None:
     partner.may_see_hosts = False
     points = await checked(partner, tmp_path, template="debian")
     template = points["default template"]

@@ -1,4 +1,4 @@
-"""A partner OpenNebula passes what every cloud of our own kind must pass, in both releases."""
+"""A partner OpenNebula of two releases passes the conformance suite."""
 
 # mypy: disable-error-code="type-abstract"
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.xmlrpc.partner import Partner
 
 
 class PartnerConsole:
-    """Somebody of the partner's, who knows nothing of us."""
+    """A user of the partner's, who does not set our tags."""
 
     def __init__(self, partner: Partner) -> None:
         self._partner = partner
@@ -61,7 +61,7 @@ class PartnerConformance(OwnedCloudConformance):
     async def test_a_disk_snapshot_is_taken_and_reverted_to(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
-        """OpenNebula reverts a disk only while its VM is off; 4.14 alone, which asks for it, did otherwise."""
+        """OpenNebula reverts a disk only while its VM is off."""
         snapshots = self.capable(cloud, provider, DiskSnapshots)
         disk = {"DISK_ID": "5", "SIZE": "1024", "TARGET": "vdf"}
         await self.capable(cloud, provider, DiskHotplug).attach_disk(running, disk)
@@ -106,7 +106,7 @@ class TestOpenNebula5Conforms(PartnerConformance):
             await updating.update_context(running, request)
 
 
-async def test_what_a_process_made_is_found_by_another_while_it_lives(tmp_path: Path) -> None:
+async def test_an_instance_created_by_one_provider_is_found_by_another(tmp_path: Path) -> None:
     with Partner() as partner:
         first, second = connect(partner, tmp_path), connect(partner, tmp_path)
         await asyncio.gather(first.open(), second.open())

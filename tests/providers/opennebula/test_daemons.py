@@ -1,4 +1,4 @@
-"""Lives at a partner's through both daemons at once, and what becomes of them when the partner misbehaves."""
+"""VMs at a partner through both drivers at once, also while the partner's OpenNebula fails or lies."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class Watching(Monitored):
         path = self.place.var / f"one_im_provider_{NAME}.log"
         return path.read_text() if path.exists() else ""
 
-    def said(self, vm_id: int) -> set[str]:
-        """Every word that was said of a VM so far."""
+    def reported(self, vm_id: int) -> set[str]:
+        """Every state that was reported of a VM so far."""
         self.catch_up()
         reports = [states(line) for line in self.lines if line.word == "STATE_VM"]
-        return {said[vm_id] for said in reports if vm_id in said}
+        return {report[vm_id] for report in reports if vm_id in report}
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def partner() -> Iterator[Partner]:
 
 @pytest.fixture
 def burst(place: Place, partner: Partner) -> Iterator[Driver]:
-    """As a person starts it: without INIT it takes over from no other front-end, and looks for no creates of one."""
+    """Started without INIT, as by a person, so that it does not search for creates of another front-end."""
     configure(place, partner)
     with Driver(place, f"-t 15 -r 0 {NAME}", init=False) as driver:
         yield driver
@@ -102,15 +102,17 @@ def deploy(vm_id: int, template: Template = BURSTING) -> bytes:
     return wire.deploy(vm_id, template=template, host_id=3)
 
 
-def test_a_whole_life_is_seen_and_nothing_of_it_before_its_reply(place: Place, burst: Driver, partner: Partner) -> None:
+def test_states_of_a_vm_are_reported_through_its_life_but_not_before_its_deploy_is_answered(
+    place: Place, burst: Driver, partner: Partner
+) -> None:
     partner.order("held", "one.vm.info", times=1000)
     with watching(place) as core:
         core.start()
         burst.send(deploy(7))
         until(lambda: partner.held and word(partner) == "RUNNING")
         core.catch_up()
-        assert core.sync(vm7="UNKNOWN") == {7: "UNKNOWN"}, "it runs, and nobody was told yet"
-        assert core.said(7) == {"UNKNOWN"}
+        assert core.sync(vm7="UNKNOWN") == {7: "UNKNOWN"}, "it runs, but its deploy is not answered yet"
+        assert core.reported(7) == {"UNKNOWN"}
         partner.go_on()
         deploy_id = burst.reply("DEPLOY", 7).removeprefix("SUCCESS ")
         assert deploy_id == "opennebula-hybrid-0"
@@ -135,12 +137,12 @@ def test_a_whole_life_is_seen_and_nothing_of_it_before_its_reply(place: Place, b
         assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
         assert word(partner) == "DONE"
         until(lambda: core.sync() == {}, pause=0)
-        assert "POWEROFF" in core.said(7)
+        assert "POWEROFF" in core.reported(7)
         assert len(partner.vms) == 1
 
 
-def test_the_partner_gets_no_vm_that_asks_for_another_cloud(burst: Driver, partner: Partner) -> None:
-    """Upstream's driver took a section that stands alone for its own, whatever its TYPE."""
+def test_a_deploy_whose_only_section_is_for_another_cloud_fails(burst: Driver, partner: Partner) -> None:
+    """Upstream's driver took a section that stands alone for its own, also one of another TYPE."""
     other = {"TYPE": "another", "TEMPLATE_NAME": "ubuntu server"}
     template = Template(values={"CPU": ("1",), "MEMORY": ("256",), "PUBLIC_CLOUD": (other,)})
     assert burst.ask(deploy(7, template)).startswith(
@@ -149,7 +151,7 @@ def test_the_partner_gets_no_vm_that_asks_for_another_cloud(burst: Driver, partn
     assert not partner.vms
 
 
-def test_oned_of_5_10_sees_it_as_well(place: Place, burst: Driver, partner: Partner) -> None:
+def test_oned_of_5_10_gets_a_report_with_our_vm_and_a_wild_one(place: Place, burst: Driver, partner: Partner) -> None:
     deploy_id = burst.created(wire.deploy(7, release="5.10", template=BURSTING, host_id=3))
     user = partner.users["oneadmin:secret"]
     partner.do_template_instantiate(user, 0, "theirs", False, "")  # noqa: FBT003 - as the API has it
@@ -163,7 +165,7 @@ def test_oned_of_5_10_sees_it_as_well(place: Place, burst: Driver, partner: Part
         assert plain(line.values, "PROVIDER_ERROR") == "-"
 
 
-def test_a_remote_failure_is_told_with_the_partners_own_words(burst: Driver, partner: Partner) -> None:
+def test_a_deploy_that_fails_at_the_partner_quotes_the_partners_error(burst: Driver, partner: Partner) -> None:
     partner.order("held", "one.vm.info", times=1000)
     burst.send(deploy(7))
     until(lambda: partner.held)
@@ -179,11 +181,11 @@ def test_a_remote_failure_is_told_with_the_partners_own_words(burst: Driver, par
     assert word(partner) == "DONE"
 
 
-def test_a_page_in_the_place_of_a_document_is_no_proof_that_a_vm_is_gone(
+def test_a_terminate_fails_if_the_partner_answers_with_html_pages(
     place: Place, burst: Driver, partner: Partner
 ) -> None:
     deploy_id = burst.created(deploy(7))
-    front_end = Place(place.root / "other")  # its journal knows nothing of the VM
+    front_end = Place(place.root / "other")  # its journal has no record of the VM
     configure(front_end, partner)
     for method in ("one.vm.info", "one.vmpool.infoextended"):
         partner.order("page", method, times=1_000_000)
@@ -208,39 +210,39 @@ def test_a_create_whose_answer_is_lost_leaves_one_instance(
     assert (len(partner.vms), partner.count(method)) == (1, 1)
 
 
-def test_faults_of_the_partner_cost_one_action_each_and_are_told(burst: Driver, partner: Partner) -> None:
+def test_each_fault_of_the_partner_fails_one_action_and_a_missing_leader_none(burst: Driver, partner: Partner) -> None:
     deploy_id = burst.created(deploy(7))
     place = f"the partner's OpenNebula at {partner.place}"
-    for kind, said in (
+    for kind, reason in (
         ("refused", f"{place} refuses the login of oneadmin: see credentials_file in [opennebula]"),
         ("http-500", f"{place} answers one.vm.action with HTTP 500"),
         ("dropped", f"{place} did not answer one.vm.action: "),
         ("garbage", "the answer to one.vm.action does not come from an OpenNebula: "),
     ):
         partner.order(kind, "one.vm.action")  # type: ignore[arg-type]
-        assert burst.ask(wire.line("RESET", 7, deploy_id=deploy_id)).startswith(f"FAILURE {said}"), kind
+        assert burst.ask(wire.line("RESET", 7, deploy_id=deploy_id)).startswith(f"FAILURE {reason}"), kind
     partner.order("no-leader", "one.vm.action")
     assert burst.ask(wire.line("RESET", 7, deploy_id=deploy_id)) == "SUCCESS -", "it is paced until one leads"
     assert burst.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
     assert (word(partner), len(partner.vms)) == ("DONE", 1)
 
 
-def test_a_guest_that_does_not_listen_is_ended_hard_at_once(burst: Driver, partner: Partner) -> None:
+def test_a_cancel_terminates_the_remote_vm_hard_without_asking_its_guest(burst: Driver, partner: Partner) -> None:
     deploy_id = burst.created(deploy(7))
     partner.vms[0].is_deaf = True
     assert burst.ask(wire.line("CANCEL", 7, "SHUTDOWN", deploy_id=deploy_id)) == "SUCCESS -"
     assert [arguments[0] for method, arguments in partner.calls if method == "one.vm.action"] == ["terminate-hard"]
 
 
-def test_a_partner_that_is_away_leaves_the_hosts_vms_as_they_are(place: Place, burst: Driver, partner: Partner) -> None:
+def test_states_of_vms_stay_as_reported_while_the_partner_fails(place: Place, burst: Driver, partner: Partner) -> None:
     burst.created(deploy(7))
     with watching(place) as core:
         core.start()
         assert core.sync(vm7="RUNNING") == {7: "RUNNING"}
         partner.order("http-500", times=10_000)
-        told = core.system()
-        while "HTTP 500" not in told.get("PROVIDER_ERROR", [""])[0]:
-            told = core.system()
+        values = core.system()
+        while "HTTP 500" not in values.get("PROVIDER_ERROR", [""])[0]:
+            values = core.system()
         core.catch_up()
         so_far = len(core.lines)
         partner.faults.clear()
@@ -249,7 +251,9 @@ def test_a_partner_that_is_away_leaves_the_hosts_vms_as_they_are(place: Place, b
         assert set(since) == {"RUNNING"}
 
 
-def test_a_vm_that_upstreams_driver_deployed_lives_on(place: Place, burst: Driver, partner: Partner) -> None:
+def test_a_vm_deployed_by_upstreams_driver_is_adopted_if_adopt_upstream_is_set(
+    place: Place, burst: Driver, partner: Partner
+) -> None:
     user, as_upstream = partner.users["oneadmin:secret"], "REMOTE_OPENNEBULA = YES\nREMOTE_OPENNEBULA_VM_ID = 7\n"
     partner.do_template_instantiate(user, 0, "remote-opennebula-7", False, as_upstream)  # noqa: FBT003 - as the API has it
     until(lambda: word(partner) == "RUNNING")

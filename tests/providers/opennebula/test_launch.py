@@ -1,4 +1,4 @@
-"""What a VM asks a partner for, and how that is written."""
+"""Planning a VM at a partner, and writing the plan as an OpenNebula template."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def extra(request: VmRequest, **settings: Any) -> dict[str, Any]:
     return {name: several[0] if len(several) == 1 else list(several) for name, several in values.items()}
 
 
-def test_a_template_is_named_by_number_by_name_or_by_the_configuration() -> None:
+def test_the_remote_template_is_named_by_id_by_name_or_by_the_configuration() -> None:
     assert planned(a_vm(TEMPLATE_ID="12")).template == "12"
     assert planned(a_vm(TEMPLATE_ID="", TEMPLATE_NAME="ubuntu server")).template == "ubuntu server"
     assert planned(a_vm(TEMPLATE_ID=""), template="default").template == "default"
@@ -54,13 +54,13 @@ def test_a_template_is_named_by_number_by_name_or_by_the_configuration() -> None
         ({"NAME": "x", "TAGS": "ONE_PROVIDER_OWNER=me"}, "ONE_PROVIDER_OWNER"),
     ],
 )
-def test_what_cannot_be_asked_for_is_told_before_anything_is_sent(section: dict[str, str], sentence: str) -> None:
+def test_an_impossible_section_is_refused_when_the_launch_is_planned(section: dict[str, str], sentence: str) -> None:
     with pytest.raises(BadParameter) as caught:
         planned(a_vm(asking=section))
     assert sentence in str(caught.value)
 
 
-def test_identity_size_and_upstreams_names_are_in_the_text() -> None:
+def test_the_extra_template_has_size_tags_and_upstreams_attributes() -> None:
     text = extra(a_vm(23))
     assert text == {
         "CPU": "1",
@@ -73,14 +73,14 @@ def test_identity_size_and_upstreams_names_are_in_the_text() -> None:
     assert planned(a_vm(23, NAME="web")).name == "web"
 
 
-def test_the_section_goes_before_the_vm_and_the_template_may_go_before_both() -> None:
+def test_size_is_taken_from_the_section_then_the_vm_or_from_the_remote_template() -> None:
     assert extra(a_vm(CPU="0.5", VCPU="2", MEMORY="512"))["MEMORY"] == "512"
     assert extra(a_vm(CPU="0.5", VCPU="2"))["VCPU"] == "2"
     assert "CPU" not in extra(a_vm(), capacity_from="template")
     assert extra(a_vm(CPU="4"), capacity_from="template")["CPU"] == "4"
 
 
-def test_networks_are_named_by_number_by_name_or_by_owner_and_name() -> None:
+def test_networks_are_named_by_id_by_name_or_by_owner_and_name() -> None:
     assert extra(a_vm(NETWORKS="7, public ,oneadmin/private"))["NIC"] == [
         {"NETWORK_ID": "7"},
         {"NETWORK": "public"},
@@ -88,7 +88,7 @@ def test_networks_are_named_by_number_by_name_or_by_owner_and_name() -> None:
     ]
 
 
-def test_tags_cannot_be_taken_for_anything_else() -> None:
+def test_tags_are_written_with_a_prefix_so_that_they_cannot_be_other_attributes() -> None:
     text = extra(a_vm(TAGS="role=web,DISK=x,café-2=ja"))
     assert {name: value for name, value in text.items() if name.startswith("TAG_")} == {
         "TAG_ROLE": "web",
@@ -98,7 +98,7 @@ def test_tags_cannot_be_taken_for_anything_else() -> None:
     assert "DISK" not in text
 
 
-def test_hold_group_and_the_operators_attributes() -> None:
+def test_hold_group_and_further_attributes_are_taken_from_section_or_settings() -> None:
     assert not planned(a_vm()).hold
     assert planned(a_vm(HOLD="yes")).hold
     assert planned(a_vm(), hold=True).hold
@@ -107,7 +107,7 @@ def test_hold_group_and_the_operators_attributes() -> None:
     assert extra(a_vm(), attributes={"SCHED_REQUIREMENTS": requirements})["SCHED_REQUIREMENTS"] == requirements
 
 
-def test_context_goes_along_without_what_is_local() -> None:
+def test_context_is_passed_on_without_attributes_of_the_local_opennebula() -> None:
     given_context = {"SSH_PUBLIC_KEY": "ssh-rsa AAAA", "HOSTNAME": "web", "EMPTY": ""}
     local = {
         "ETH0_IP": "10.0.0.5",
@@ -128,7 +128,7 @@ def test_context_goes_along_without_what_is_local() -> None:
 
 @pytest.mark.parametrize("script", ["echo $HOME", "a]]>b", "path\\"])
 @pytest.mark.parametrize("name", ["START_SCRIPT", "PASSWORD", "CRYPTED_PASSWORD"])
-def test_what_the_remote_would_change_goes_as_base64_where_that_can_be_said(name: str, script: str) -> None:
+def test_scripts_and_passwords_that_the_partner_would_expand_are_sent_in_base64(name: str, script: str) -> None:
     context = extra(a_vm(context={name: script}))["CONTEXT"]
     assert list(context) == [f"{name}_BASE64"]
     assert base64.b64decode(context[f"{name}_BASE64"]).decode() == script
@@ -137,14 +137,14 @@ def test_what_the_remote_would_change_goes_as_base64_where_that_can_be_said(name
 @pytest.mark.parametrize(
     "value", ["costs $5", "$USER[TOKEN_PASSWORD]", "\\$x", "$$USER[SSH_PRIVATE_KEY]", "a]]>b", "C:\\"]
 )
-def test_nothing_else_can_be_asked_of_the_remotes_variables(value: str) -> None:
+def test_a_context_value_that_the_partner_would_expand_is_left_out_with_a_warning(value: str) -> None:
     request = a_vm(context={"GREETING": value, "PLAIN": "x"})
     launch, warnings = plan_launch(request, read_section(request, hypervisor="opennebula"), OpenNebulaSettings())
     assert launch.context == {"PLAIN": "x"}
     assert [warning.split(" is left out")[0] for warning in warnings] == ["CONTEXT attribute GREETING"]
 
 
-def test_our_script_takes_the_place_of_the_templates_however_it_is_written() -> None:
+def test_our_start_script_in_base64_replaces_the_templates_plain_one() -> None:
     remote = {"NETWORK": "YES", "START_SCRIPT": "theirs", "USERNAME": "root"}
     assert merged_context(remote, {"START_SCRIPT_BASE64": "b3Vycw=="}) == {
         "NETWORK": "YES",
@@ -154,7 +154,7 @@ def test_our_script_takes_the_place_of_the_templates_however_it_is_written() -> 
     assert merged_context(remote, {"USERNAME": "us"}) == {**remote, "USERNAME": "us"}
 
 
-def test_a_whole_text_comes_after_ours_and_may_not_name_our_tags() -> None:
+def test_template_text_is_appended_to_our_attributes_and_may_not_name_our_tags() -> None:
     request = a_vm(TEMPLATE_ID="", TEMPLATE_TEXT='CPU=2\nOS=[ ARCH="x86_64" ]', NAME="mine")
     launch = planned(request, allow_template_text=True)
     whole = read_template(write_whole(launch, WHO)).values
@@ -166,7 +166,7 @@ def test_a_whole_text_comes_after_ours_and_may_not_name_our_tags() -> None:
 
 
 @given(st.text(max_size=40))
-def test_whatever_can_be_written_is_read_back_as_it_was(value: str) -> None:
+def test_any_writable_value_is_read_back_unchanged(value: str) -> None:
     if not is_writable(value):
         with pytest.raises(UnwritableError):
             attribute("A", value)
@@ -181,7 +181,7 @@ def test_whatever_can_be_written_is_read_back_as_it_was(value: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "A B", "1A", "A=1\nB", "Ä"])
-def test_a_name_that_would_be_something_else_is_not_written(name: str) -> None:
+def test_an_invalid_attribute_name_is_refused(name: str) -> None:
     with pytest.raises(UnwritableError, match="is no name of an attribute"):
         attribute(name, "x")
 
@@ -197,13 +197,13 @@ def test_a_name_that_would_be_something_else_is_not_written(name: str) -> None:
         ({"endpoint": "http://one:2633/RPC2"}, "unknown field `endpoint`"),
     ],
 )
-def test_settings_that_cannot_work_are_refused_at_once(table: dict[str, Any], sentence: str) -> None:
+def test_invalid_settings_of_a_partner_are_refused(table: dict[str, Any], sentence: str) -> None:
     with pytest.raises(msgspec.ValidationError) as caught:
         msgspec.convert(table, OpenNebulaSettings)
     assert sentence in str(caught.value)
 
 
-def test_the_example_has_every_key() -> None:
+def test_the_example_configuration_has_every_setting() -> None:
     example = (Path(__file__).parents[3] / "etc" / "opennebula.toml").read_text()
     keys = set(re.findall(r"^(?:# )?(\w+) = ", example, re.MULTILINE))
     tables = set(re.findall(r"^\[opennebula\.(\w+)\]", example, re.MULTILINE))

@@ -1,4 +1,4 @@
-"""Whole lives through the real driver over real pipes, with a partner OpenNebula at the other end."""
+"""The action driver over real pipes, with a partner OpenNebula as its cloud."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def partner(release: Release) -> Iterator[Partner]:
 
 @pytest.fixture
 def burst(place: Place, partner: Partner) -> Iterator[Driver]:
-    """As a person starts it: without INIT it takes over from no other front-end, and looks for no creates of one."""
+    """Started without INIT, as by a person, so that it does not search for creates of another front-end."""
     configure(place, partner)
     with Driver(place, f"-t 15 -r 0 {NAME}", init=False) as driver:
         yield driver
@@ -69,7 +69,7 @@ def word(partner: Partner, number: int = 0) -> str:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_vm_lives_at_the_partners(burst: Driver, partner: Partner) -> None:
+def test_a_vm_at_a_partner_from_deploy_to_terminate(burst: Driver, partner: Partner) -> None:
     deploy_id = burst.created(deploy(7, release=partner.release))
     assert deploy_id == "opennebula-hybrid-0"
     assert word(partner) == "RUNNING"
@@ -93,12 +93,12 @@ def test_a_vm_lives_at_the_partners(burst: Driver, partner: Partner) -> None:
     assert len(partner.vms) == 1
 
 
-def test_a_retried_deploy_takes_over_what_is_there(burst: Driver, partner: Partner) -> None:
+def test_a_retried_deploy_adopts_the_existing_instance(burst: Driver, partner: Partner) -> None:
     assert burst.created(deploy(7, release=partner.release)) == burst.created(deploy(7, release=partner.release))
     assert len(partner.vms) == 1
 
 
-def test_an_instance_whose_create_was_not_answered_is_taken_over(burst: Driver, partner: Partner) -> None:
+def test_a_deploy_adopts_the_instance_of_a_create_with_a_lost_answer(burst: Driver, partner: Partner) -> None:
     partner.order("lost-answer", "one.template.instantiate")
     burst.send(deploy(7, release=partner.release))
     if burst.reply("DEPLOY", 7).startswith("FAILURE"):
@@ -106,20 +106,20 @@ def test_an_instance_whose_create_was_not_answered_is_taken_over(burst: Driver, 
     assert len(partner.vms) == 1
 
 
-def test_an_instance_that_oned_never_heard_of_is_cleaned_up(burst: Driver, partner: Partner) -> None:
+def test_cleanup_without_a_deploy_id_terminates_the_instance(burst: Driver, partner: Partner) -> None:
     burst.created(deploy(7, release=partner.release))
     assert burst.ask(wire.cleanup(7)) == "SUCCESS -"
     assert word(partner) == "DONE"
 
 
-def test_a_partner_that_is_full_says_so_in_the_failure(burst: Driver, partner: Partner) -> None:
+def test_a_deploy_beyond_the_partners_quota_fails_with_the_quota(burst: Driver, partner: Partner) -> None:
     partner.users["oneadmin:secret"].quota = {"VMS": "1"}
     burst.created(deploy(7, release=partner.release))
     reply = burst.ask(deploy(8, release=partner.release))
     assert reply.startswith("FAILURE the partner's OpenNebula refuses: limit of 1 reached for VMS")
 
 
-def test_the_leader_changes_and_nothing_is_lost(burst: Driver, partner: Partner) -> None:
+def test_deploys_and_terminates_succeed_after_the_partners_leader_changes(burst: Driver, partner: Partner) -> None:
     first = burst.created(deploy(7, release=partner.release))
     partner.front_ends[0].state, partner.front_ends[1].state = 2, 3
     second = burst.created(deploy(8, release=partner.release))
@@ -127,7 +127,7 @@ def test_the_leader_changes_and_nothing_is_lost(burst: Driver, partner: Partner)
     assert burst.ask(wire.terminate(7, first)) == "SUCCESS -"
 
 
-def test_a_driver_that_is_killed_in_a_deploy_leaves_one_instance(place: Place, partner: Partner) -> None:
+def test_a_driver_killed_and_restarted_during_a_deploy_leaves_one_instance(place: Place, partner: Partner) -> None:
     partner.delay = 0.3
     configure(place, partner)
     with Driver(place, f"-t 15 -r 0 {NAME}") as killed:
@@ -153,16 +153,18 @@ def test_a_front_end_that_takes_over_during_a_create_leaves_one_instance(
         until(lambda: partner.held)
         dead.kill()
     with Driver(successor, f"-t 15 -r 0 {NAME}") as driver:
-        looks = partner.count("one.vmpool.infoextended")
+        listings = partner.count("one.vmpool.infoextended")
         driver.send(deploy(7, release=partner.release))
-        until(lambda: partner.vms or partner.count("one.vmpool.infoextended") > looks + 2)
+        until(lambda: partner.vms or partner.count("one.vmpool.infoextended") > listings + 2)
         partner.go_on()
         assert driver.reply("DEPLOY", 7) == "SUCCESS opennebula-hybrid-0"
         until(lambda: len(partner.vms) >= 1)
     assert len(partner.vms) == 1
 
 
-def test_wrong_credentials_fail_the_action_and_not_the_driver(place: Place, tmp_path: Path) -> None:
+def test_a_deploy_with_wrong_credentials_fails_and_succeeds_once_they_are_corrected(
+    place: Place, tmp_path: Path
+) -> None:
     with Partner() as partner:
         configure(place, partner, credentials_file=str(credentials(tmp_path, "oneadmin:hunter2")))
         with Driver(place, NAME, init=False) as driver:
@@ -175,7 +177,7 @@ def test_wrong_credentials_fail_the_action_and_not_the_driver(place: Place, tmp_
             assert driver.created(deploy(7, release="7.4.0")) == "opennebula-hybrid-0"
 
 
-def test_a_driver_without_its_credentials_says_what_to_write(place: Place, tmp_path: Path) -> None:
+def test_a_deploy_without_a_credentials_file_fails_with_what_to_write(place: Place, tmp_path: Path) -> None:
     with Partner() as partner:
         configure(place, partner, credentials_file=str(tmp_path / "missing"))
         with Driver(place, NAME, init=False) as driver:

@@ -1,4 +1,4 @@
-"""What is remembered of VMs that no listing shows any more."""
+"""Identities remembered of VMs that listings no longer show."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def who(vm_id: int, *, seq: int = 0) -> Identity:
     return Identity(owner="tests", vm_id=VmId(vm_id), stime=5, seq=seq, host_id=1)
 
 
-def test_a_vm_is_remembered_under_whom_it_was_seen_to_be_last() -> None:
+def test_a_vm_is_remembered_with_the_identity_it_was_last_listed_with() -> None:
     remembered = Remembered()
     remembered.note(7, who(1))
     remembered.note(8, who(1, seq=1))
@@ -28,7 +28,7 @@ def test_a_vm_is_remembered_under_whom_it_was_seen_to_be_last() -> None:
     assert remembered.identity(9) is None
 
 
-def test_only_so_many_are_remembered() -> None:
+def test_beyond_a_limit_the_oldest_remembered_vm_is_forgotten() -> None:
     remembered = Remembered()
     limit = listing._MOST_REMEMBERED
     for number in range(limit + 10):
@@ -38,8 +38,8 @@ def test_only_so_many_are_remembered() -> None:
     assert not remembered.numbers("tests", VmId(9))
 
 
-def test_what_is_kept_of_ten_thousand_vms_is_not_walked_through_by_each_garbage_collection() -> None:
-    """A full one holds up the event loop for as long as it takes to visit what it tracks."""
+def test_listed_vms_are_not_tracked_by_the_garbage_collector() -> None:
+    """A full collection blocks the event loop until it has visited every tracked object."""
     vm = etree.fromstring("<VM><ID>1</ID><STATE>3</STATE><LCM_STATE>3</LCM_STATE></VM>")
     first, second = read_seen(vm), read_seen(vm)
     assert not gc.is_tracked(first)

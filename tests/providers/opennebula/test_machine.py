@@ -1,4 +1,4 @@
-"""Remote VMs as they are read: figures, addresses, reasons, and documents of any release."""
+"""Reading remote VMs: usage, addresses, reasons, and documents of any release."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def vm(
     )
 
 
-def test_a_vm_is_read_with_its_identity() -> None:
+def test_a_remote_vm_is_read_with_its_identity_and_state() -> None:
     instance = read_seen(vm()).instance
     assert instance.deploy_id == "opennebula-hybrid-2"
     assert instance.identity == Identity.from_tags(TAGS)
@@ -33,7 +33,7 @@ def test_a_vm_is_read_with_its_identity() -> None:
     assert (instance.usage, instance.reason) == (None, "")
 
 
-def test_usage_and_what_the_remote_monitors_are_forwarded_under_their_names() -> None:
+def test_usage_and_other_monitored_attributes_of_a_remote_vm_are_read() -> None:
     figures = "<CPU>12.5</CPU><MEMORY>262144</MEMORY><NETRX>10</NETRX><NETTX>20</NETTX><STATE>a</STATE>"
     others = (
         "<GUEST_IP>192.0.2.7</GUEST_IP><DISKRDBYTES>77</DISKRDBYTES><DISK_SIZE><ID>0</ID><SIZE>3</SIZE></DISK_SIZE>"
@@ -49,7 +49,7 @@ def test_usage_and_what_the_remote_monitors_are_forwarded_under_their_names() ->
     }
 
 
-def test_addresses_of_interfaces_are_told_where_the_guest_tells_none() -> None:
+def test_addresses_are_read_from_the_nics_if_the_guest_reports_none() -> None:
     template = (
         "<CPU>2</CPU><MEMORY>512</MEMORY><TEMPLATE_ID>7</TEMPLATE_ID>"
         "<NIC><IP>10.0.0.5</IP><IP6_GLOBAL>2001:db8::5</IP6_GLOBAL></NIC><NIC_ALIAS><IP>10.0.0.6</IP></NIC_ALIAS>"
@@ -61,7 +61,7 @@ def test_addresses_of_interfaces_are_told_where_the_guest_tells_none() -> None:
     assert (hints.size.cpu, hints.size.memory, hints.public_cloud) == (2, 512, {"TEMPLATE_ID": "7"})
 
 
-def test_a_failure_quotes_the_remote_and_nothing_else_does() -> None:
+def test_only_a_failed_vm_has_the_partners_error_as_its_reason() -> None:
     error = "<ERROR><![CDATA[Sun Nov 22: Error executing image\ntransfer script]]></ERROR>"
     assert read_seen(vm(3, 39, user=error)).instance.reason == "Sun Nov 22: Error executing image transfer script"
     assert read_seen(vm(3, 36)).instance.reason == "the partner's OpenNebula gives no reason"
@@ -69,7 +69,7 @@ def test_a_failure_quotes_the_remote_and_nothing_else_does() -> None:
     assert read_seen(vm(3, 16, user=error)).instance.reason == ""
 
 
-def test_a_vm_without_a_host_tells_what_the_remote_scheduler_says() -> None:
+def test_a_pending_vm_has_the_schedulers_message_as_its_reason() -> None:
     said = "<SCHED_MESSAGE><![CDATA[Sun Nov 22: No hosts enabled to run VMs]]></SCHED_MESSAGE>"
     waiting = read_seen(vm(1, 0, user=said)).instance
     assert (waiting.state, waiting.reason) == (InstanceState.PENDING, "Sun Nov 22: No hosts enabled to run VMs")
@@ -77,7 +77,7 @@ def test_a_vm_without_a_host_tells_what_the_remote_scheduler_says() -> None:
     assert read_seen(vm(3, 2, user=said)).instance.reason == ""
 
 
-def test_damaged_tags_still_say_whose_a_vm_may_be() -> None:
+def test_owner_and_vm_id_are_read_even_if_another_tag_is_damaged() -> None:
     element = vm()
     damaged = element.find("USER_TEMPLATE/ONE_PROVIDER_SEQ")
     assert damaged is not None
@@ -99,7 +99,7 @@ def test_damaged_tags_still_say_whose_a_vm_may_be() -> None:
         ),
     ],
 )
-def test_whatever_a_document_lacks_it_is_read(document: str) -> None:
+def test_a_document_that_lacks_fields_is_read_as_an_instance_of_unknown_state(document: str) -> None:
     instance = read_seen(etree.fromstring(document)).instance
     assert instance.identity is None
     assert instance.state is InstanceState.UNKNOWN
@@ -120,7 +120,7 @@ def test_whatever_a_document_lacks_it_is_read(document: str) -> None:
         ("i-0abc", None),
     ],
 )
-def test_only_ids_that_were_given_are_taken(deploy_id: str, number: int | None) -> None:
+def test_only_deploy_ids_of_our_own_form_are_parsed(deploy_id: str, number: int | None) -> None:
     assert number_of(DeployId(deploy_id)) == number
 
 
@@ -142,25 +142,25 @@ def quotas(
     ("user", "group", "size"),
     [
         pytest.param(quotas("8", "4096"), quotas(kind="GROUP"), (8, 4096), id="user"),
-        pytest.param(quotas("8", "4096"), quotas("4", "9000", kind="GROUP"), (4, 4096), id="the-tighter-one"),
+        pytest.param(quotas("8", "4096"), quotas("4", "9000", kind="GROUP"), (4, 4096), id="the-lower-limit"),
         pytest.param(quotas("-1", "-1", default="16"), quotas(kind="GROUP"), (16, 16), id="the-default"),
         pytest.param(quotas(default="16"), None, (16, 16), id="the-default-where-none-is-set"),
         pytest.param(quotas("-2", "-2", default="16"), quotas("3", "3", kind="GROUP"), (3, 3), id="unlimited-user"),
-        pytest.param(quotas("8", "-2"), quotas(kind="GROUP"), (8, None), id="half-a-limit-is-one"),
+        pytest.param(quotas("8", "-2"), quotas(kind="GROUP"), (8, None), id="limit-of-cpu-only"),
         pytest.param(quotas(), quotas(kind="GROUP"), None, id="no-limit"),
-        pytest.param(quotas("8", "64", running="4"), quotas(kind="GROUP"), (4, 4), id="what-may-run-at-a-time"),
-        pytest.param(quotas(), quotas(kind="GROUP", running="2"), (2, 2), id="only-what-may-run-at-a-time"),
+        pytest.param(quotas("8", "64", running="4"), quotas(kind="GROUP"), (4, 4), id="limit-of-running-vms"),
+        pytest.param(quotas(), quotas(kind="GROUP", running="2"), (2, 2), id="only-a-limit-of-running-vms"),
         pytest.param(quotas(default="2", number=0), quotas("9", "9", kind="GROUP"), (9, 9), id="oneadmin-has-none"),
     ],
 )
-def test_room_is_what_the_quotas_leave(
+def test_capacity_is_the_lowest_limit_of_user_and_group_quotas(
     user: etree._Element, group: etree._Element | None, size: tuple[float, int | None] | None
 ) -> None:
     found = capacity.room(user, group, None)
     assert (None if found is None else (found.cpu, found.memory)) == size
 
 
-def test_what_quotas_do_not_limit_is_what_hosts_have_and_what_others_use_of_it() -> None:
+def test_a_resource_without_a_quota_has_the_capacity_and_usage_of_the_hosts() -> None:
     share = "<MAX_CPU>800</MAX_CPU><CPU_USAGE>250</CPU_USAGE><MAX_MEM>4096000</MAX_MEM><MEM_USAGE>1024000</MEM_USAGE>"
     host = f"<HOST><STATE>2</STATE><HOST_SHARE>{share}</HOST_SHARE></HOST>"
     pool = etree.fromstring(f"<HOST_POOL>{host}{host}{host.replace('>2<', '>3<')}</HOST_POOL>")
@@ -173,7 +173,7 @@ def test_what_quotas_do_not_limit_is_what_hosts_have_and_what_others_use_of_it()
     )
 
 
-def test_a_quota_that_was_lowered_leaves_nothing() -> None:
+def test_a_quota_below_its_usage_leaves_zero_vms() -> None:
     user = etree.fromstring(
         "<USER><ID>2</ID><VM_QUOTA><VM><CPU>2</CPU><CPU_USED>3</CPU_USED><VMS>2</VMS><VMS_USED>3</VMS_USED></VM>"
         "</VM_QUOTA></USER>"

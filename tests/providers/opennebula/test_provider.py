@@ -1,4 +1,4 @@
-"""A partner OpenNebula as a provider: what it sends, what it makes of what comes back, and when things go wrong."""
+"""A partner OpenNebula as a provider: the calls it makes, the instances it returns, and failures."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sent(partner: Partner, method: str) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-async def test_a_create_is_one_call_with_the_identity_in_it(tmp_path: Path, opened: Open, release: Any) -> None:
+async def test_a_create_is_one_call_that_carries_the_identity(tmp_path: Path, opened: Open, release: Any) -> None:
     with Partner(release) as partner:
         provider = await opened(at=partner)
         request = a_vm(23, CPU="0.5")
@@ -91,7 +91,7 @@ async def test_a_create_is_one_call_with_the_identity_in_it(tmp_path: Path, open
         await provider.close()
 
 
-async def test_a_template_is_found_by_name_and_asked_for_once(partner: Partner, opened: Open) -> None:
+async def test_a_template_name_is_looked_up_once_for_several_creates(partner: Partner, opened: Open) -> None:
     provider = await opened()
     for vm_id in range(3):
         await provider.create(a_call(provider, a_vm(vm_id, TEMPLATE_ID="", TEMPLATE_NAME="ubuntu server")))
@@ -103,21 +103,21 @@ async def test_a_template_is_found_by_name_and_asked_for_once(partner: Partner, 
     ("section", "sentence"),
     [
         ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "debian"}, "the partner has no template 'debian'"),
-        ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "twin"}, "several templates 'twin': choose one with TEMPLATE_ID, 8, 9"),
+        ({"TEMPLATE_ID": "", "TEMPLATE_NAME": "same"}, "several templates 'same': choose one with TEMPLATE_ID, 8, 9"),
         ({"TEMPLATE_ID": "99999"}, r"Error getting virtual machine template \[99999\]"),
     ],
 )
-async def test_a_template_that_cannot_be_used_is_told_and_nothing_is_made(
+async def test_a_create_with_an_unusable_template_is_refused_and_creates_nothing(
     partner: Partner, opened: Open, section: dict[str, str], sentence: str
 ) -> None:
-    partner.templates |= {8: ("twin", "CPU=1"), 9: ("twin", "CPU=1")}
+    partner.templates |= {8: ("same", "CPU=1"), 9: ("same", "CPU=1")}
     provider = await opened()
     with pytest.raises(BadParameter, match=sentence):
         await provider.create(a_call(provider, a_vm(asking=section)))
     assert not partner.vms
 
 
-async def test_context_is_added_to_the_templates_own(partner: Partner, opened: Open) -> None:
+async def test_context_is_merged_into_the_templates_own(partner: Partner, opened: Open) -> None:
     provider = await opened()
     request = a_vm(TEMPLATE_ID="3", context={"USERNAME": "us", "START_SCRIPT": "echo $HOME", "ETH0_IP": "10.0.0.1"})
     await provider.create(a_call(provider, request))
@@ -132,14 +132,14 @@ async def test_context_is_added_to_the_templates_own(partner: Partner, opened: O
     ]
 
 
-async def test_context_may_replace_the_templates(partner: Partner, opened: Open) -> None:
+async def test_with_context_replace_the_templates_context_is_replaced(partner: Partner, opened: Open) -> None:
     provider = await opened(context="replace")
     await provider.create(a_call(provider, a_vm(TEMPLATE_ID="3", context={"USERNAME": "us"})))
     assert partner.vms[0].sections("CONTEXT") == [{"DISK_ID": "0", "TARGET": "hda", "USERNAME": "us"}]
     assert not partner.count("one.template.info")
 
 
-async def test_a_vm_may_bring_its_own_template_where_the_operator_lets_it(partner: Partner, opened: Open) -> None:
+async def test_a_vm_is_created_from_its_template_text_if_the_settings_allow_it(partner: Partner, opened: Open) -> None:
     provider = await opened(allow_template_text=True)
     request = a_vm(4, TEMPLATE_ID="", TEMPLATE_TEXT='CPU="9"\nNIC=[ NETWORK="public" ]')
     deploy_id = await launch(provider, request)
@@ -150,7 +150,7 @@ async def test_a_vm_may_bring_its_own_template_where_the_operator_lets_it(partne
     assert partner.vms[0].sections("NIC") == [{"NETWORK": "public", "NIC_ID": "0"}]
 
 
-async def test_a_vm_on_hold_waits_and_a_start_releases_it(partner: Partner, opened: Open) -> None:
+async def test_a_vm_created_on_hold_is_released_by_a_start(partner: Partner, opened: Open) -> None:
     provider = await opened(hold=True)
     deploy_id = await provider.create(a_call(provider, a_vm()))
     instance = await seen(provider, deploy_id)
@@ -160,29 +160,29 @@ async def test_a_vm_on_hold_waits_and_a_start_releases_it(partner: Partner, open
 
 
 @pytest.mark.parametrize("group", ["partners", "100"])
-async def test_a_vm_is_given_to_a_group(partner: Partner, opened: Open, group: str) -> None:
+async def test_a_created_vm_is_given_to_the_configured_group(partner: Partner, opened: Open, group: str) -> None:
     provider = await opened(group=group)
     await provider.create(a_call(provider, a_vm()))
     assert sent(partner, "one.vm.chown") == [(0, -1, 100)]
 
 
-async def test_a_group_that_does_not_exist_costs_no_instance(partner: Partner, opened: Open) -> None:
-    told: list[str] = []
-    provider = await opened(warn=told.append)
-    assert await provider.create(a_call(provider, a_vm(GROUP="nobody"))) == "opennebula-hybrid-0"
-    assert ["'nobody'" in sentence for sentence in told] == [True]
+async def test_a_create_with_an_unknown_group_succeeds_with_a_warning(partner: Partner, opened: Open) -> None:
+    warnings: list[str] = []
+    provider = await opened(warn=warnings.append)
+    assert await provider.create(a_call(provider, a_vm(GROUP="unknown"))) == "opennebula-hybrid-0"
+    assert ["'unknown'" in sentence for sentence in warnings] == [True]
 
 
 @pytest.mark.parametrize(
     ("options", "asking", "size"),
     [
-        pytest.param({}, {}, ["2", "512"], id="the-vms"),
-        pytest.param({}, {"CPU": "4"}, ["4", "512"], id="what-the-section-names-stays"),
-        pytest.param({"capacity_from": "template"}, {}, None, id="the-remote-templates"),
-        pytest.param({}, {"CPU": "4", "VCPU": "4", "MEMORY": "4096"}, None, id="the-sections"),
+        pytest.param({}, {}, ["2", "512"], id="size-of-the-vm"),
+        pytest.param({}, {"CPU": "4"}, ["4", "512"], id="cpu-of-the-section-stays"),
+        pytest.param({"capacity_from": "template"}, {}, None, id="size-of-the-remote-template"),
+        pytest.param({}, {"CPU": "4", "VCPU": "4", "MEMORY": "4096"}, None, id="size-of-the-section"),
     ],
 )
-async def test_a_vm_is_resized_as_far_as_its_own_size_counts(
+async def test_a_resize_changes_only_values_that_section_and_settings_leave_to_the_vm(
     partner: Partner, opened: Open, options: dict[str, str], asking: dict[str, str], size: list[str] | None
 ) -> None:
     provider = await opened(**options)
@@ -200,15 +200,15 @@ async def test_a_vm_is_resized_as_far_as_its_own_size_counts(
     assert after == (before if size is None else [[each] for each in size])
 
 
-async def test_context_that_is_left_out_of_a_create_is_left_out_of_every_change(partner: Partner, opened: Open) -> None:
-    """It may hold passwords."""
+async def test_with_context_none_a_changed_context_is_not_sent(partner: Partner, opened: Open) -> None:
+    """A context may have passwords."""
     provider = await opened(context="none")
     deploy_id = await launch(provider)
     await provider.update_context(deploy_id, a_vm(context={"PASSWORD": "secret"}))
     assert not partner.count("one.vm.updateconf")
 
 
-async def test_a_quota_is_told_as_one(partner: Partner, opened: Open) -> None:
+async def test_a_create_beyond_the_quota_raises_quota_exceeded(partner: Partner, opened: Open) -> None:
     partner.users["burst:secret"].quota = {"VMS": "1", "CPU": "-2", "MEMORY": "-2"}
     provider = await opened(session="burst:secret")
     await provider.create(a_call(provider, a_vm(1)))
@@ -216,7 +216,7 @@ async def test_a_quota_is_told_as_one(partner: Partner, opened: Open) -> None:
         await provider.create(a_call(provider, a_vm(2)))
 
 
-async def test_what_an_unanswered_create_has_made_is_found_by_its_tags(partner: Partner, opened: Open) -> None:
+async def test_the_instance_of_a_create_with_a_lost_answer_is_found_by_its_tags(partner: Partner, opened: Open) -> None:
     provider = await opened()
     partner.order("lost-answer", "one.template.instantiate")
     with pytest.raises(ProviderUnavailable) as caught:
@@ -228,7 +228,9 @@ async def test_what_an_unanswered_create_has_made_is_found_by_its_tags(partner: 
 
 
 @pytest.mark.parametrize("method", ["one.templatepool.info", "one.template.info"])
-async def test_what_fails_before_a_create_is_sent_leaves_no_doubt(partner: Partner, opened: Open, method: str) -> None:
+async def test_a_failure_before_the_create_call_means_nothing_was_created(
+    partner: Partner, opened: Open, method: str
+) -> None:
     provider = await opened()
     partner.order("dropped", method)
     request = a_vm(5, TEMPLATE_ID="", TEMPLATE_NAME="with key", context={"USERNAME": "us"})
@@ -238,14 +240,14 @@ async def test_what_fails_before_a_create_is_sent_leaves_no_doubt(partner: Partn
     assert not partner.vms
 
 
-def test_nobody_is_told_that_a_create_may_be_repeated() -> None:
+def test_a_create_at_a_partner_is_not_repeatable() -> None:
     assert not OpenNebulaProvider.is_create_repeatable
 
 
-# A life
+# Actions
 
 
-async def test_a_partner_of_4_14_is_asked_in_its_own_words(opened: Open) -> None:
+async def test_a_partner_of_4_14_gets_the_methods_and_actions_of_its_release(opened: Open) -> None:
     with Partner("4.14.2") as partner:
         provider = await opened(at=partner)
         deploy_id = await launch(provider)
@@ -261,7 +263,7 @@ async def test_a_partner_of_4_14_is_asked_in_its_own_words(opened: Open) -> None
         await provider.close()
 
 
-async def test_a_partner_that_is_upgraded_does_not_seem_to_have_lost_its_vms(opened: Open) -> None:
+async def test_vms_of_a_partner_are_not_missed_while_it_is_upgraded(opened: Open) -> None:
     with Partner("4.14.2") as partner:
         provider = await opened(at=partner)
         ids = [await launch(provider, a_vm(vm_id)) for vm_id in (1, 2)]
@@ -275,7 +277,7 @@ async def test_a_partner_that_is_upgraded_does_not_seem_to_have_lost_its_vms(ope
 
 
 @pytest.mark.parametrize("action", ["suspend", "stop", "undeploy", "poweroff"])
-async def test_a_start_resumes_from_wherever_somebody_has_put_the_vm(
+async def test_a_start_resumes_a_vm_that_was_suspended_or_switched_off_at_the_partner(
     partner: Partner, opened: Open, action: str
 ) -> None:
     provider = await opened()
@@ -286,7 +288,7 @@ async def test_a_start_resumes_from_wherever_somebody_has_put_the_vm(
     await reach(provider, deploy_id, S.RUNNING)
 
 
-async def test_a_vm_whose_host_was_lost_is_started_again(partner: Partner, opened: Open) -> None:
+async def test_a_vm_in_state_unknown_is_started_again(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider)
     partner.vms[0].go((3, 16), delay=0)
@@ -295,7 +297,7 @@ async def test_a_vm_whose_host_was_lost_is_started_again(partner: Partner, opene
     await reach(provider, deploy_id, S.RUNNING)
 
 
-async def test_a_failed_vm_says_why_and_refuses_what_cannot_be(partner: Partner, opened: Open) -> None:
+async def test_a_failed_vm_has_its_reason_refuses_a_start_and_can_be_destroyed(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider)
     partner.vms[0].user_template["ERROR"] = ["Sun Nov 22 10:00:00 2026: DEPLOY: no such bridge"]
@@ -309,7 +311,7 @@ async def test_a_failed_vm_says_why_and_refuses_what_cannot_be(partner: Partner,
     await reach(provider, deploy_id, S.TERMINATED)
 
 
-async def test_an_order_waits_for_a_vm_that_boots(partner: Partner, opened: Open) -> None:
+async def test_a_reboot_waits_until_the_vm_has_booted(partner: Partner, opened: Open) -> None:
     partner.delay = 0.05
     provider = await opened()
     deploy_id = await provider.create(a_call(provider, a_vm()))
@@ -318,7 +320,7 @@ async def test_an_order_waits_for_a_vm_that_boots(partner: Partner, opened: Open
     assert {word for word, _ in sent(partner, "one.vm.action")} == {"reboot"}
 
 
-async def test_an_order_that_waits_too_long_is_paced(partner: Partner, opened: Open) -> None:
+async def test_a_stop_that_waits_for_booting_beyond_patience_is_throttled(partner: Partner, opened: Open) -> None:
     partner.delay = 60
     provider = await opened(patience=0.05)
     deploy_id = await provider.create(a_call(provider, a_vm()))
@@ -327,7 +329,7 @@ async def test_an_order_that_waits_too_long_is_paced(partner: Partner, opened: O
     assert caught.value.retry_after
 
 
-async def test_a_hard_end_does_not_ask_the_guest_and_cuts_a_soft_one_short(partner: Partner, opened: Open) -> None:
+async def test_a_destroy_terminates_hard_and_ends_a_soft_termination_at_once(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider)
     partner.delay = 60
@@ -347,7 +349,7 @@ async def test_a_hard_end_does_not_ask_the_guest_and_cuts_a_soft_one_short(partn
         pytest.param(False, True, "stop", "STOPPED", id="stop"),
     ],
 )
-async def test_a_vm_that_leaves_its_host_here_leaves_it_there(
+async def test_parking_a_vm_undeploys_or_stops_it_at_the_partner(
     partner: Partner, opened: Open, action: str, word: str, *, hard: bool, keeps_memory: bool
 ) -> None:
     provider = await opened()
@@ -360,14 +362,14 @@ async def test_a_vm_that_leaves_its_host_here_leaves_it_there(
     await reach(provider, deploy_id, S.RUNNING)
 
 
-async def test_the_operator_may_have_vms_ended_hard_at_once(partner: Partner, opened: Open) -> None:
+async def test_with_terminate_hard_a_shut_down_terminates_hard(partner: Partner, opened: Open) -> None:
     provider = await opened(terminate="hard")
     deploy_id = await launch(provider)
     await provider.shut_down(deploy_id)
     assert [word for word, _ in sent(partner, "one.vm.action")] == ["terminate-hard"]
 
 
-async def test_a_retag_is_one_call_that_leaves_other_attributes(partner: Partner, opened: Open) -> None:
+async def test_a_retag_is_one_call_that_keeps_other_attributes(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider, a_vm(TAGS="role=web"))
     moved = a_vm(9).identity(owner=OWNER)
@@ -379,10 +381,10 @@ async def test_a_retag_is_one_call_that_leaves_other_attributes(partner: Partner
     assert partner.vms[0].user_template["TAG_ROLE"] == ["web"]
 
 
-# Looking
+# Listing and lookups
 
 
-async def test_vms_with_near_numbers_are_looked_at_in_one_call(partner: Partner, opened: Open) -> None:
+async def test_vms_with_close_ids_are_described_by_one_call(partner: Partner, opened: Open) -> None:
     provider = await opened()
     ids = await asyncio.gather(*(provider.create(a_call(provider, a_vm(vm_id))) for vm_id in range(20)))
     partner.calls.clear()
@@ -393,7 +395,7 @@ async def test_vms_with_near_numbers_are_looked_at_in_one_call(partner: Partner,
     ]
 
 
-async def test_a_partner_that_says_two_things_of_a_vm_or_speaks_of_another_is_not_believed(
+async def test_an_answer_about_another_vm_or_with_two_states_of_one_vm_is_refused(
     partner: Partner, opened: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = await opened()
@@ -409,7 +411,7 @@ async def test_a_partner_that_says_two_things_of_a_vm_or_speaks_of_another_is_no
             await look_at
 
 
-async def test_whoever_looks_for_tags_at_the_same_time_shares_a_listing_that_began_afterwards(
+async def test_simultaneous_finds_share_a_listing_that_began_after_they_were_called(
     partner: Partner, opened: Open
 ) -> None:
     provider = await opened()
@@ -424,7 +426,7 @@ async def test_whoever_looks_for_tags_at_the_same_time_shares_a_listing_that_beg
     assert partner.count("one.vmpool.infoextended") <= 3
 
 
-async def test_a_listing_that_fails_fails_for_all_who_wait_and_the_next_one_works(
+async def test_a_failed_listing_fails_all_waiting_finds_and_the_next_listing_succeeds(
     partner: Partner, opened: Open
 ) -> None:
     provider = await opened()
@@ -435,7 +437,7 @@ async def test_a_listing_that_fails_fails_for_all_who_wait_and_the_next_one_work
     assert await provider.list_instances() == []
 
 
-async def test_a_lookup_that_is_given_up_leaves_the_others_waiting(partner: Partner, opened: Open) -> None:
+async def test_a_cancelled_find_does_not_cancel_others_that_share_its_listing(partner: Partner, opened: Open) -> None:
     provider = await opened()
     await launch(provider)
     given_up, kept = (asyncio.create_task(provider.find(owner=OWNER, vm_id=VmId(1))) for _ in range(2))
@@ -451,9 +453,11 @@ async def test_a_vm_with_damaged_tags_is_still_found(partner: Partner, opened: O
     assert [each.identity for each in await provider.find(owner=OWNER, vm_id=VmId(5))] == [None]
 
 
-async def test_what_the_user_may_not_see_any_more_is_unknown_and_not_absent(partner: Partner, opened: Open) -> None:
-    told: list[str] = []
-    provider = await opened(session="burst:secret", warn=told.append)
+async def test_a_vm_given_to_another_user_is_described_as_unknown_with_a_warning(
+    partner: Partner, opened: Open
+) -> None:
+    warnings: list[str] = []
+    provider = await opened(session="burst:secret", warn=warnings.append)
     request = a_vm(5)
     deploy_id = await launch(provider, request)
     partner.vms[0].uid = 0
@@ -462,15 +466,15 @@ async def test_what_the_user_may_not_see_any_more_is_unknown_and_not_absent(part
     assert instance.identity == request.identity(owner=OWNER)
     await seen(provider, deploy_id)
     given = "remote VM 0 of VM 5 was given to another remote user: ask for it back, else it cannot be terminated"
-    assert told == list(provider.troubles()) == [given]
+    assert warnings == list(provider.troubles()) == [given]
     partner.vms[0].uid = 2
     assert (await seen(provider, deploy_id)).state is S.RUNNING
     assert provider.troubles() == []
 
 
-async def test_a_vm_that_was_given_away_stays_in_listings_with_a_warning(partner: Partner, opened: Open) -> None:
-    told: list[str] = []
-    provider = await opened(session="burst:secret", warn=told.append)
+async def test_a_vm_given_to_another_user_stays_in_listings_with_a_warning(partner: Partner, opened: Open) -> None:
+    warnings: list[str] = []
+    provider = await opened(session="burst:secret", warn=warnings.append)
     await provider.account()
     kept, given, ended = [await launch(provider, a_vm(vm_id)) for vm_id in (5, 6, 7)]
     await provider.list_instances()
@@ -481,11 +485,11 @@ async def test_a_vm_that_was_given_away_stays_in_listings_with_a_warning(partner
         listed = {each.deploy_id: each for each in await provider.list_instances()}
         assert (set(listed), listed[given].raw_state) == ({kept, given}, "NOT_AUTHORIZED")
         assert listed[given].identity == a_vm(6).identity(owner=OWNER)
-    assert told == list(provider.troubles())
-    assert told[0].startswith("remote VM 1 of VM 6 was given to another remote user")
+    assert warnings == list(provider.troubles())
+    assert warnings[0].startswith("remote VM 1 of VM 6 was given to another remote user")
 
 
-async def test_a_vm_of_another_user_that_can_still_be_seen_is_told_with_the_users_name(
+async def test_a_still_visible_vm_given_to_another_user_is_reported_with_that_users_name(
     partner: Partner, opened: Open
 ) -> None:
     admin, provider = await opened(), await opened(session="burst:secret", visible="all")
@@ -497,10 +501,10 @@ async def test_a_vm_of_another_user_that_can_still_be_seen_is_told_with_the_user
     assert [sentence.partition(":")[0] for sentence in provider.troubles()] == [
         "remote VM 0 of VM 5 was given to remote user oneadmin (0)"
     ]
-    assert admin.troubles() == [], "of oneadmin everything is"
+    assert admin.troubles() == [], "oneadmin may manage every VM"
 
 
-async def test_only_ones_own_vms_are_listed_unless_the_operator_wants_all(partner: Partner, opened: Open) -> None:
+async def test_only_vms_of_the_own_user_are_listed_unless_visible_is_all(partner: Partner, opened: Open) -> None:
     admin, burst = await opened(), await opened(session="burst:secret")
     theirs, ours = await launch(burst, a_vm(1)), await launch(admin, a_vm(2))
     assert {each.deploy_id for each in await burst.list_instances()} == {theirs}
@@ -509,17 +513,17 @@ async def test_only_ones_own_vms_are_listed_unless_the_operator_wants_all(partne
     assert {each.deploy_id for each in await everything.list_instances()} == {theirs, ours}
 
 
-async def test_a_state_of_a_release_to_come_is_warned_about_once(partner: Partner, opened: Open) -> None:
-    told: list[str] = []
-    provider = await opened(warn=told.append)
+async def test_an_unmapped_lcm_state_is_unknown_with_one_warning(partner: Partner, opened: Open) -> None:
+    warnings: list[str] = []
+    provider = await opened(warn=warnings.append)
     deploy_id = await launch(provider)
     partner.vms[0].go((3, 99), delay=0)
     assert (await seen(provider, deploy_id)).state is S.UNKNOWN
     await provider.list_instances()
-    assert told == ["remote VMs are in LCM_STATE 99, which is an unknown state and counts as UNKNOWN"]
+    assert warnings == ["remote VMs are in LCM_STATE 99, which is an unknown state and counts as UNKNOWN"]
 
 
-# Whose it is, and how large
+# Account and capacity
 
 
 async def test_the_account_is_user_endpoint_and_zone(partner: Partner, opened: Open) -> None:
@@ -527,7 +531,7 @@ async def test_the_account_is_user_endpoint_and_zone(partner: Partner, opened: O
     assert await provider.account() == f"burst (2) at {partner.urls[0]}, zone OpenNebula (0)"
 
 
-async def test_wrong_credentials_fail_the_opening_and_name_user_and_setting(partner: Partner, opened: Open) -> None:
+async def test_opening_with_wrong_credentials_fails_and_names_user_and_setting(partner: Partner, opened: Open) -> None:
     with pytest.raises(AuthenticationRefused) as caught:
         await opened(session="oneadmin:wrong")
     assert str(caught.value) == (
@@ -536,25 +540,25 @@ async def test_wrong_credentials_fail_the_opening_and_name_user_and_setting(part
     )
 
 
-async def test_a_partner_that_is_away_is_told_once_with_the_setting(tmp_path: Path) -> None:
-    with Partner() as gone:
-        provider = connect(gone, tmp_path)
+async def test_opening_an_unreachable_partner_fails_and_names_endpoint_and_setting(tmp_path: Path) -> None:
+    with Partner() as down:
+        provider = connect(down, tmp_path)
     with pytest.raises(NotReached) as caught:
         await provider.open()
     await provider.close()
     assert str(caught.value) == (
-        f"the partner's OpenNebula at {gone.place} cannot be reached: connection refused; see endpoints in [opennebula]"
+        f"the partner's OpenNebula at {down.place} cannot be reached: connection refused; see endpoints in [opennebula]"
     )
 
 
-async def test_room_is_what_the_quotas_leave_else_what_the_hosts_have(partner: Partner, opened: Open) -> None:
+async def test_capacity_is_that_of_the_enabled_hosts_or_of_the_quotas(partner: Partner, opened: Open) -> None:
     provider = await opened(session="burst:secret")
     assert isinstance(provider, CapacitySource)
     assert isinstance(provider, ImportSource)
     hosts = await provider.capacity()
     assert hosts is not None
     assert (hosts.cpu, hosts.memory) == (3 * 800, 3 * 167772160 // 1024)
-    for off in (4, 7):  # disabled, and while a disabled one is looked at
+    for off in (4, 7):  # disabled, and while a disabled one is monitored
         partner.hosts[0] = off
         fewer = await provider.capacity()
         assert fewer is not None
@@ -570,14 +574,14 @@ async def test_room_is_what_the_quotas_leave_else_what_the_hosts_have(partner: P
 # Devices
 
 
-async def test_a_change_that_the_remote_takes_back_is_told_with_its_reason(partner: Partner, opened: Open) -> None:
+async def test_an_attach_that_fails_at_the_partner_has_the_partners_error(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider)
     with pytest.raises(BadParameter, match=r"disk 5 was not attached: .*ATTACHDISK: no such target"):
         await provider.attach_disk(deploy_id, {"DISK_ID": "5", "SIZE": "10", "TARGET": "broken"})
 
 
-async def test_a_disk_is_empty_or_one_of_the_partners_images(partner: Partner, opened: Open) -> None:
+async def test_an_attached_disk_is_a_new_one_or_an_image_of_the_partners(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider)
     await provider.attach_disk(deploy_id, {"DISK_ID": "1", "SIZE": "1024", "FORMAT": "qcow2", "SOURCE": "/var/x"})
@@ -591,7 +595,7 @@ async def test_a_disk_is_empty_or_one_of_the_partners_images(partner: Partner, o
 
 
 @pytest.mark.parametrize("method", ["detach", "detachnic", "snapshotdelete"])
-async def test_what_has_gone_before_its_answer_was_lost_is_not_missed(opened: Open, method: str) -> None:
+async def test_a_repeated_removal_after_a_lost_answer_succeeds_without_a_second_call(opened: Open, method: str) -> None:
     with Partner(front_ends=2, delay=0.05) as partner:
         provider = await opened(at=partner)
         deploy_id = await launch(provider)
@@ -612,7 +616,9 @@ async def test_what_has_gone_before_its_answer_was_lost_is_not_missed(opened: Op
         await provider.close()
 
 
-async def test_an_interface_goes_to_the_network_that_stands_for_the_local_one(partner: Partner, opened: Open) -> None:
+async def test_a_nic_is_attached_to_the_partners_network_that_the_settings_map_it_to(
+    partner: Partner, opened: Open
+) -> None:
     provider = await opened(networks={"cloud": "partner-public", "storage": "oneadmin/san"})
     deploy_id = await launch(provider)
     nic = {"NETWORK": "cloud", "MAC": "02:00:0a:00:00:05", "IP": "10.0.0.5", "MODEL": "virtio", "BRIDGE": "br0"}
@@ -631,9 +637,7 @@ async def test_an_interface_goes_to_the_network_that_stands_for_the_local_one(pa
         await provider.attach_nic(deploy_id, {"NIC_ID": "5", "NETWORK": "nowhere"})
 
 
-async def test_an_interface_of_an_ordinary_user_gets_the_address_that_the_partner_gives(
-    partner: Partner, opened: Open
-) -> None:
+async def test_a_nic_of_an_ordinary_user_is_attached_without_its_mac(partner: Partner, opened: Open) -> None:
     provider = await opened(session="burst:secret")
     deploy_id = await launch(provider)
     await provider.attach_nic(
@@ -644,7 +648,7 @@ async def test_an_interface_of_an_ordinary_user_gets_the_address_that_the_partne
     ]
 
 
-async def test_a_changed_context_keeps_what_the_remote_has(partner: Partner, opened: Open) -> None:
+async def test_a_changed_context_keeps_the_partners_own_context_attributes(partner: Partner, opened: Open) -> None:
     provider = await opened()
     deploy_id = await launch(provider, a_vm(TEMPLATE_ID="3"))
     partner.vms[0].template["GRAPHICS"] = [{"TYPE": "VNC"}]
@@ -658,7 +662,7 @@ async def test_a_changed_context_keeps_what_the_remote_has(partner: Partner, ope
     assert sent(partner, "one.vm.updateconf")[0][2] == 1
 
 
-async def test_a_vm_that_is_off_and_of_an_old_release_keeps_its_other_sections(opened: Open) -> None:
+async def test_changing_the_context_of_a_stopped_vm_of_5_10_keeps_its_other_sections(opened: Open) -> None:
     with Partner("5.10.5") as partner:
         provider = await opened(at=partner)
         deploy_id = await launch(provider)
@@ -672,20 +676,20 @@ async def test_a_vm_that_is_off_and_of_an_old_release_keeps_its_other_sections(o
         await provider.close()
 
 
-# What upstream's driver has made
+# Instances of upstream's driver
 
 
 @pytest.mark.parametrize(
     ("attributes", "does_count", "vm_id"),
     [
-        pytest.param("REMOTE_OPENNEBULA_VM_ID=42", True, 42, id="its-attribute-alone"),
-        pytest.param("REMOTE_OPENNEBULA_VM_ID=42", False, None, id="only-when-it-is-set"),
+        pytest.param("REMOTE_OPENNEBULA_VM_ID=42", True, 42, id="attribute-alone"),
+        pytest.param("REMOTE_OPENNEBULA_VM_ID=42", False, None, id="adopt-upstream-not-set"),
         pytest.param("REMOTE_OPENNEBULA_VM_ID=x", True, None, id="no-number"),
         pytest.param("", True, None, id="none"),
-        pytest.param('REMOTE_OPENNEBULA_VM_ID=42\nONE_PROVIDER_OWNER="b"', True, None, id="half-ours"),
+        pytest.param('REMOTE_OPENNEBULA_VM_ID=42\nONE_PROVIDER_OWNER="b"', True, None, id="with-one-of-our-tags"),
     ],
 )
-async def test_upstreams_attribute_names_a_vm(
+async def test_the_vm_id_of_upstreams_attribute_is_read_if_adopt_upstream_is_set(
     partner: Partner, opened: Open, attributes: str, vm_id: int | None, *, does_count: bool
 ) -> None:
     provider = await opened(adopt_upstream=does_count)
@@ -694,7 +698,7 @@ async def test_upstreams_attribute_names_a_vm(
     assert provider.upstream_vm_id(instance) == vm_id
 
 
-async def test_tags_of_ours_end_that(partner: Partner, opened: Open) -> None:
+async def test_an_instance_with_our_tags_is_not_upstreams_any_more(partner: Partner, opened: Open) -> None:
     provider = await opened(adopt_upstream=True)
     as_upstream = "REMOTE_OPENNEBULA_VM_ID=42"
     partner.do_template_instantiate(partner.users["oneadmin:secret"], 0, "theirs", False, as_upstream)  # noqa: FBT003

@@ -1,4 +1,4 @@
-"""Every pair of STATE and LCM_STATE has a meaning."""
+"""The instance state for every pair of STATE and LCM_STATE."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ STATE_NUMBERS, LCM_NUMBERS = range(12), range(72)
 """Every number that any release has (include/VirtualMachine.h)."""
 
 
-def test_every_documented_number_is_in_the_map() -> None:
+def test_every_state_and_lcm_state_number_is_mapped() -> None:
     assert list(STATES) == list(STATE_NUMBERS)
     assert list(LCM_STATES) == list(LCM_NUMBERS)
 
 
 @pytest.mark.parametrize("state", STATE_NUMBERS)
-def test_every_pair_has_a_meaning_and_only_an_active_vm_has_that_of_its_lcm_state(state: int) -> None:
+def test_lcm_state_decides_the_state_of_an_active_vm_only(state: int) -> None:
     for lcm_state in LCM_NUMBERS:
         found = read_state(state, lcm_state)
         word, meaning = LCM_STATES[lcm_state] if state == ACTIVE else STATES[state]
@@ -49,13 +49,15 @@ def test_every_pair_has_a_meaning_and_only_an_active_vm_has_that_of_its_lcm_stat
         (3, 65, S.STOPPED, "HOTPLUG_NIC_POWEROFF"),
     ],
 )
-def test_states_are_told_apart(state: int, lcm_state: int, meaning: InstanceState, word: str) -> None:
+def test_state_and_lcm_state_become_an_instance_state_and_a_word(
+    state: int, lcm_state: int, meaning: InstanceState, word: str
+) -> None:
     found = read_state(state, lcm_state)
     assert (found.meaning, found.word) == (meaning, word)
 
 
 @pytest.mark.parametrize("lcm_state", LCM_NUMBERS)
-def test_a_failure_is_unknown_and_waits_for_nobody(lcm_state: int) -> None:
+def test_a_failed_lcm_state_is_unknown_and_not_busy(lcm_state: int) -> None:
     found = read_state(ACTIVE, lcm_state)
     assert found.is_failure == ("FAILURE" in found.word)
     if found.is_failure:
@@ -63,7 +65,7 @@ def test_a_failure_is_unknown_and_waits_for_nobody(lcm_state: int) -> None:
         assert not found.is_busy
 
 
-def test_nothing_that_may_come_back_counts_as_terminated() -> None:
+def test_only_state_done_counts_as_terminated() -> None:
     terminated = {
         pair for pair in itertools.product(STATE_NUMBERS, LCM_NUMBERS) if read_state(*pair).meaning is S.TERMINATED
     }
@@ -73,6 +75,6 @@ def test_nothing_that_may_come_back_counts_as_terminated() -> None:
 @pytest.mark.parametrize(
     ("state", "lcm_state", "word"), [(12, 0, "STATE 12"), (-1, -1, "STATE -1"), (3, 99, "LCM_STATE 99")]
 )
-def test_a_number_of_a_release_to_come_is_unknown(state: int, lcm_state: int, word: str) -> None:
+def test_an_unmapped_state_number_is_unknown(state: int, lcm_state: int, word: str) -> None:
     found = read_state(state, lcm_state)
     assert (found.meaning, found.word, found.is_known) == (S.UNKNOWN, word, False)
