@@ -1,6 +1,6 @@
-"""What the tests look at, and set, in the account that the embedded EC2 endpoint serves.
+"""The account that the embedded EC2 endpoint serves, as tests inspect and change it.
 
-They look past the API, at the simulated cloud's file: also at what cannot be seen yet, or any more.
+Tests bypass the API and read the simulated cloud's file, which also has instances that the API does not show.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _COLUMNS = {"boot": "boot_time", "stop": "stop_time", "end": "destroy_time", "la
 
 @dataclass(kw_only=True)
 class Instance:
-    """One instance that a test puts there."""
+    """One instance that a test adds."""
 
     id: str
     token: str
@@ -62,15 +62,15 @@ class Instance:
 
 
 class Account:
-    """The account, from beside.
+    """The account, bypassing the API.
 
     Args:
         path: the simulated cloud's file.
-        account: what is served from it.
-        aside: carries something out where the account is served.
+        account: the account that is served from it.
+        aside: runs a coroutine in the event loop that serves the account.
 
     Attributes:
-        short: (type, zone or subnet or "") without room.
+        short: (type, zone or subnet or "") without capacity.
         ends: types whose instances are accepted and ended at once, for want of capacity.
         answers_spent_tokens: as EC2 did until January 2025: a used token shows its instance, even a terminated one.
         calls: every action that was accepted as signed, with its form.
@@ -114,18 +114,18 @@ class Account:
             self._file.execute("COMMIT")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def act(self, action: str, form: Mapping[str, str]) -> Any:
-        """Carry out an action as somebody else, in the console."""
+        """Carry out an action as another user would, in the console."""
         return self._aside(self._account.perform(action, form))
 
     def count(self, action: str) -> int:
         return sum(name == action for name, _ in self.calls)
 
     def show_all(self) -> None:
-        """Let everything be seen from now on."""
+        """Make every instance visible from now on."""
         with self.file() as db:
             db.execute("UPDATE instance SET visible_at = 0")
 
@@ -143,12 +143,12 @@ class Account:
 
     @property
     def volumes(self) -> dict[str, SeenVolume]:
-        """Those that were made by themselves."""
+        """Volumes that were not created with an instance."""
         with self.file() as db:
             found = db.execute("SELECT id FROM ec2_volume WHERE NOT is_launched ORDER BY number").fetchall()
         return {line[0]: SeenVolume(self, line[0]) for line in found}
 
-    # Seconds of transitions, and how long a new instance cannot be seen
+    # Seconds of transitions, and of the time during which a new instance is not visible
 
     @property
     def _settings(self) -> SimulatedSettings:
@@ -184,11 +184,11 @@ class Instances(MutableMapping[str, "Seen"]):
         return len(list(iter(self)))
 
     def __setitem__(self, instance_id: str, instance: Any) -> None:
-        """Put one there that nobody launched."""
+        """Add an instance without a launch."""
         self.fill([instance])
 
     def fill(self, instances: Iterable[Instance]) -> None:
-        """Put some there that nobody launched, at once."""
+        """Add several instances without a launch, in one transaction."""
         with self._account.file() as db:
             for each in instances:
                 size = EC2_TYPES[each.kind]
@@ -218,7 +218,7 @@ class Instances(MutableMapping[str, "Seen"]):
 
 
 class Seen:
-    """One instance, as it is whenever something is asked of it."""
+    """One instance; each property reads its present value."""
 
     def __init__(self, account: Account, instance_id: str) -> None:
         self._account = account
@@ -236,7 +236,7 @@ class Seen:
 
     @property
     def state(self) -> str:
-        """Where it goes."""
+        """EC2's word for the state that its transition leads to."""
         return shown.word(table.TRANSITIONS[self._row.transition][1])
 
     @property
@@ -253,18 +253,18 @@ class Seen:
 
     @property
     def asked(self) -> Mapping[str, str]:
-        """What RunInstances was told."""
+        """The parameters of its RunInstances call."""
         return shown.details(self._row)
 
     @property
     def forced(self) -> bool:
-        """It was told to stop with Force."""
+        """Whether a StopInstances call for it had Force."""
         forms = [form for action, form in self._account.calls if action == "StopInstances"]
         return any(form.get("Force") == "true" for form in forms if self.id in form.values())
 
     @property
     def address(self) -> str:
-        """The address that was given to it last, in the words of whoever gave it; "" if it does not have it."""
+        """The address associated last, by IP or allocation id as in that call; "" if it no longer has it."""
         with self._account.file() as db:
             line = db.execute("SELECT id, public_ip FROM ec2_address WHERE instance_id = ?", (self.id,)).fetchone()
         forms = [form for action, form in self._account.calls if action == "AssociateAddress"]
@@ -273,7 +273,7 @@ class Seen:
 
 
 class SeenVolume:
-    """One volume, as it is whenever something is asked of it."""
+    """One volume; each property reads its present value."""
 
     def __init__(self, account: Account, volume_id: str) -> None:
         self._account = account

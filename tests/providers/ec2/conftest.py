@@ -22,7 +22,7 @@ Open = Callable[..., Awaitable[Ec2Provider]]
 
 @pytest.fixture(autouse=True)
 def no_aws_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing of the machine's own AWS set-up reaches a test, and no metadata service is looked for."""
+    """Isolate tests from the machine's own AWS configuration, and from metadata services."""
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -37,7 +37,7 @@ async def face() -> AsyncIterator[Face]:
 
 
 def make(url: str, **settings: Any) -> Ec2Provider:
-    """A provider, not opened yet; what it warns of is in `warned`."""
+    """A provider, not opened yet; its warnings are in `warned`."""
     warned: list[str] = []
     context = ProviderContext(
         name="ec2", hypervisor="ec2", owner=OWNER, state_directory=Path("/nonexistent"), warn=warned.append
@@ -52,7 +52,7 @@ def make(url: str, **settings: Any) -> Ec2Provider:
         **settings,
     }
     provider = Ec2Provider(context, msgspec.convert({k: v for k, v in table.items() if v is not None}, Ec2Settings))
-    provider.warned = warned  # type: ignore[attr-defined] # for the tests to look at
+    provider.warned = warned  # type: ignore[attr-defined] # for the tests
     return provider
 
 

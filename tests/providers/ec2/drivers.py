@@ -40,7 +40,7 @@ instance_types = {{ "t3.small" = 10 }}
 
 
 def configuration(face: Face, *, watch_interval: float = 0.02, grace: float = 5.0, more: str = "") -> str:
-    """A configuration of the endpoint, quick."""
+    """A configuration of the endpoint, with short periods."""
     return CONFIGURATION.format(
         owner=OWNER,
         region=REGION,
@@ -66,7 +66,7 @@ def template(**attributes: str) -> Template:
 
 @contextmanager
 def started(place: Place, arguments: str = f"-t 15 -r 0 {NAME}") -> Iterator[Driver]:
-    """A driver that has spoken properly when it is left, and told nobody the secret."""
+    """A driver; when it is left, its output must follow the protocol, and its log must not have the secret."""
     with Driver(place, arguments, environ=ENVIRON) as driver:
         yield driver
     assert_spoke_properly(driver)

@@ -1,7 +1,7 @@
-"""The embedded EC2 endpoint for tests: with what goes wrong by order, call by call, and with sources of credentials.
+"""The embedded EC2 endpoint for tests, with faults on order for each call, and with sources of credentials.
 
-As a program it serves an account of its own and writes its URL to stdout; `POST /_order` then sets what the tests
-order, and `GET /_calls` shows what was asked.
+As a program it serves an account of its own and writes its URL to stdout; `POST /_order` then sets the
+faults that a test orders, and `GET /_calls` shows the calls received.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ __all__ = ["KEY", "REGION", "SECRET", "Face", "Order"]
 
 @dataclass
 class Order:
-    """Something that goes wrong with calls.
+    """A fault of some calls.
 
     Attributes:
-        action: whose calls; "" for all.
-        times: how many of them.
-        after: how many go well before.
-        code, message, status: the error that is answered.
-        body: answered instead of an error of ours, with the status.
+        action: the action of these calls; "" for all.
+        times: number of calls that meet the fault.
+        after: number of calls before them that succeed.
+        code, message, status: of the error in the answer.
+        body: sent instead of an error in EC2's form, with the status.
         headers: added to the answer.
         is_done: the call takes effect first; False: it does not.
         drop: no answer at all, the connection ends.
@@ -66,11 +66,11 @@ class Order:
 
 
 class OrderedServer(Server):
-    """The endpoint, as the tests order it.
+    """The endpoint with the faults that tests order.
 
     Args:
-        face: what they order.
-        account: what is served.
+        face: holds the ordered faults.
+        account: the account to serve.
     """
 
     def __init__(self, face: Face, account: served.Account) -> None:
@@ -132,7 +132,7 @@ class OrderedServer(Server):
         return made
 
     def _see_room(self, call: Call) -> None:
-        """Refuse a type that is short where it is asked for, unless the instance is there."""
+        """Refuse a type that is short in the requested place, unless the token's instance exists."""
         account, form = self.face.account, call.form
         kind, token = form["InstanceType"], form.get("ClientToken", "")
         place = form.get("SubnetId") or form.get("Placement.AvailabilityZone", "")
@@ -168,7 +168,7 @@ class OrderedServer(Server):
             return web.Response(text=order.body, status=order.status, headers=order.headers)
         return refused(call, Refusal(order.code, order.message, order.status), order.headers)
 
-    # Keys that are good for a while: what STS, containers and instances give out (docs.aws.amazon.com, "Container
+    # Temporary keys, as STS, containers and instances give out (docs.aws.amazon.com, "Container
     # credential provider", "Use the Instance Metadata Service")
 
     def _assumed(self, call: Call) -> Answer:
@@ -196,7 +196,7 @@ class OrderedServer(Server):
     async def _role(self, _: web.Request) -> web.Response:
         return web.Response(text="one")
 
-    # What tests in another process order and look at
+    # For tests in another process
 
     async def _ordered(self, request: web.Request) -> web.Response:
         account = self.face.account
@@ -234,11 +234,11 @@ class Face:
     Attributes:
         keys: access key to secret; others are refused.
         tokens: session tokens that are accepted, by access key.
-        orders: what goes wrong; the first that fits a call is met.
-        role_seconds: how long credentials of an assumed role are good for.
-        connections: those that were opened.
+        orders: ordered faults; a call meets the first that fits.
+        role_seconds: lifetime of the credentials of an assumed role.
+        connections: the connections that were opened.
         path: the simulated cloud's file.
-        settings: what is on offer, how fast it is, and what goes wrong.
+        settings: instance types, transition times and faults of the simulated cloud.
     """
 
     keys: dict[str, str] = field(default_factory=lambda: {KEY: SECRET})

@@ -1,4 +1,4 @@
-"""What parameters EC2's actions have, as botocore's own description of the service says."""
+"""The parameters of EC2's actions, from botocore's description of the service."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def unknown_parameters(action: str, names: Iterable[str]) -> list[str]:
         shape = _service().operation_model(action).input_shape
     except OperationNotFoundError:
         return []  # the account has no such action either, and says so
-    return [name for name in names if name not in ("Action", "Version") and not _leads_somewhere(shape, name)]
+    return [name for name in names if name not in ("Action", "Version") and not _is_parameter(shape, name)]
 
 
-def _leads_somewhere(shape: Any, name: str) -> bool:
+def _is_parameter(shape: Any, name: str) -> bool:
     for part in name.split("."):
         if shape.type_name == "list":
             if not part.isdigit():

@@ -1,4 +1,4 @@
-"""A server that answers each action with what a test says: for what the account of these tests has not got."""
+"""A server that answers each action as a test scripts it, for features that the embedded endpoint does not have."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def seconds(text: str) -> float:
 
 @dataclass
 class Scripted:
-    """What is answered, and what was asked.
+    """Scripted answers, and the calls received.
 
     Attributes:
-        answers: action to what makes the elements of its answer.
+        answers: by action, the function that makes the elements of its answer.
         calls: action and form of every call, in order.
-        scopes: what each was signed for, such as `eu-west-1/monitoring`.
+        scopes: the scope of each call's signature, such as `eu-west-1/monitoring`.
     """
 
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -71,8 +71,8 @@ class Scripted:
 class Meter:
     """A CloudWatch: `points[instance, metric]` holds value by time; one page has so many points of a metric at most.
 
-    As API_GetMetricData says: points from StartTime on and before EndTime, summed up by Period; a metric that goes on
-    on the next page is PartialData.
+    As API_GetMetricData says: points from StartTime on and before EndTime, summed up by Period; a metric that
+    continues on the next page is PartialData.
     """
 
     points: dict[tuple[str, str], dict[float, float]] = field(default_factory=dict)

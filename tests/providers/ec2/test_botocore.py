@@ -1,4 +1,4 @@
-"""The embedded EC2 endpoint is one for others too: an unmodified botocore client drives a whole life on it."""
+"""The embedded EC2 endpoint serves other clients too: an unmodified botocore client uses each of its actions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ZONE = f"{REGION}a"
 
 
 class Botocore:
-    """botocore's client of a service, its calls in threads; it tries nothing again."""
+    """botocore's client of a service, with its calls in threads and without retries."""
 
     session = Session()
 
@@ -57,7 +57,7 @@ class Botocore:
         return call
 
     async def pages(self, operation: str, **arguments: Any) -> list[Any]:
-        """Every page that botocore's own paginator finds."""
+        """Every page that botocore's own paginator returns."""
         paginator = self._client.get_paginator(operation)
         return await asyncio.to_thread(lambda: list(paginator.paginate(**arguments)))
 
@@ -85,7 +85,9 @@ def named(*values: str, by: str) -> list[dict[str, Any]]:
     return [{"Name": by, "Values": list(values)}]
 
 
-async def test_an_instance_lives_its_whole_life(face: Face, botocore: Botocore) -> None:
+async def test_botocore_launches_stops_resizes_starts_and_terminates_an_instance(
+    face: Face, botocore: Botocore
+) -> None:
     face.account.lag = 3600
     hidden = await botocore.run()
     with pytest.raises(ClientError, match=r"InvalidInstanceID\.NotFound"):
@@ -131,7 +133,7 @@ async def test_an_instance_lives_its_whole_life(face: Face, botocore: Botocore) 
         await botocore.run(**once)
 
 
-async def test_what_belongs_to_an_instance_comes_and_goes(face: Face, botocore: Botocore) -> None:
+async def test_botocore_creates_attaches_and_removes_volumes_addresses_and_tags(face: Face, botocore: Botocore) -> None:
     number, other = await botocore.run(), await botocore.run()
     await botocore.reaches(number, "running")
     volume = (await botocore.create_volume(AvailabilityZone=ZONE, Size=1, ClientToken="v"))["VolumeId"]
@@ -174,7 +176,7 @@ async def test_what_belongs_to_an_instance_comes_and_goes(face: Face, botocore: 
     assert (await botocore.instance(number))["Tags"] == [TAG]  # all or nothing
 
 
-async def test_what_there_is_to_choose_from_is_told(botocore: Botocore) -> None:
+async def test_types_images_zones_and_regions_are_described(botocore: Botocore) -> None:
     types = (await botocore.describe_instance_types(InstanceTypes=["t3.small"]))["InstanceTypes"]
     assert (types[0]["VCpuInfo"]["DefaultVCpus"], types[0]["MemoryInfo"]["SizeInMiB"]) == (2, 2048)
     assert (await botocore.describe_images(ImageIds=["ami-1"]))["Images"][0]["RootDeviceName"] == "/dev/xvda"
@@ -183,7 +185,7 @@ async def test_what_there_is_to_choose_from_is_told(botocore: Botocore) -> None:
     assert [region["RegionName"] for region in (await botocore.describe_regions())["Regions"]] == [REGION]
 
 
-async def test_what_is_planned_for_an_instance_is_told(face: Face, botocore: Botocore) -> None:
+async def test_scheduled_events_and_spot_interruptions_are_described(face: Face, botocore: Botocore) -> None:
     number, spot = await botocore.run(), await botocore.run(InstanceMarketOptions={"MarketType": "spot"})
     await botocore.reaches(number, "running")
     face.account.plan_event(number, "instance-retirement", "degraded hardware", time.time() + 3600)
@@ -196,7 +198,7 @@ async def test_what_is_planned_for_an_instance_is_told(face: Face, botocore: Bot
         await botocore.stop_instances(InstanceIds=[spot])
 
 
-async def test_hibernation_is_a_stop_that_keeps_memory(botocore: Botocore) -> None:
+async def test_only_an_instance_launched_with_hibernation_can_be_hibernated(botocore: Botocore) -> None:
     plain, ready = await botocore.run(), await botocore.run(HibernationOptions={"Configured": True})
     await botocore.reaches(ready, "running")
     with pytest.raises(ClientError, match="UnsupportedHibernationConfiguration"):
@@ -205,8 +207,8 @@ async def test_hibernation_is_a_stop_that_keeps_memory(botocore: Botocore) -> No
     await botocore.reaches(ready, "stopped")
 
 
-async def test_figures_of_an_instance(face: Face, botocore: Botocore) -> None:
-    """botocore asks CloudWatch in JSON, the driver in the Query API."""
+async def test_botocore_and_the_driver_read_the_same_cloudwatch_figures(face: Face, botocore: Botocore) -> None:
+    """botocore calls CloudWatch in JSON, the driver by the Query API."""
     hour = 3600.0
     face.account.instances["i-1"] = Instance(
         id="i-1",
@@ -240,9 +242,9 @@ async def test_figures_of_an_instance(face: Face, botocore: Botocore) -> None:
     assert nothing["Values"] == []
     with pytest.raises(ClientError, match="StartTime must be less"):
         await watch.get_metric_data(**{**asked, "StartTime": now, "EndTime": now})
-    nobody = await asyncio.to_thread(Botocore, face.url, "cloudwatch", secret="wrong")
+    intruder = await asyncio.to_thread(Botocore, face.url, "cloudwatch", secret="wrong")
     with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
-        await nobody.get_metric_data(**asked)
+        await intruder.get_metric_data(**asked)
 
     metric = "MetricDataQueries.member.1.MetricStat"
     form = {
@@ -268,13 +270,13 @@ async def test_figures_of_an_instance(face: Face, botocore: Botocore) -> None:
     assert [datetime.fromisoformat(at) for at in points["Timestamps"]] == cpu["Timestamps"][::-1]
 
 
-async def test_who_somebody_is_and_who_is_nobody(face: Face, botocore: Botocore) -> None:
+async def test_a_signed_caller_is_identified_and_a_bad_signature_is_refused(face: Face, botocore: Botocore) -> None:
     sts = await asyncio.to_thread(Botocore, face.url, "sts")
     assert (await sts.get_caller_identity())["Account"] == NUMBER
     for service, method in (("ec2", "describe_instances"), ("sts", "get_caller_identity")):
-        nobody = await asyncio.to_thread(Botocore, face.url, service, secret="wrong")
+        intruder = await asyncio.to_thread(Botocore, face.url, service, secret="wrong")
         with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
-            await getattr(nobody, method)()
+            await getattr(intruder, method)()
     with pytest.raises(ClientError, match="DryRunOperation"):
         await botocore.run(DryRun=True)
     elsewhere = await asyncio.to_thread(Botocore, face.url, region="us-east-1")
@@ -288,7 +290,9 @@ async def test_who_somebody_is_and_who_is_nobody(face: Face, botocore: Botocore)
         await botocore.describe_instances()
 
 
-async def test_it_is_the_cloud_that_the_simulated_provider_has(face: Face, botocore: Botocore, tmp_path: Path) -> None:
+async def test_the_endpoint_and_the_simulated_provider_share_one_cloud(
+    face: Face, botocore: Botocore, tmp_path: Path
+) -> None:
     context = ProviderContext(name="x", hypervisor="x", owner="x", state_directory=tmp_path, warn=pytest.fail)
     provider = SimulatedProvider(context, SimulatedSettings(database=str(face.path), boot_time=0, stop_time=0))
     await provider.open()
@@ -303,7 +307,7 @@ async def test_it_is_the_cloud_that_the_simulated_provider_has(face: Face, botoc
     await provider.close()
 
 
-def test_a_call_that_says_nothing_is_refused_or_answered(face: Face) -> None:
+def test_a_call_without_parameters_is_refused_or_answered_for_every_action(face: Face) -> None:
     for action in face.account._account._actions:
         try:
             answer = face.account.act(action, {})
@@ -325,13 +329,15 @@ def test_a_call_that_says_nothing_is_refused_or_answered(face: Face) -> None:
     ],
     ids=str,
 )
-async def test_what_cannot_be_launched_is_refused(botocore: Botocore, asked: dict[str, Any], code: str) -> None:
+async def test_an_invalid_launch_is_refused_with_ec2s_code(
+    botocore: Botocore, asked: dict[str, Any], code: str
+) -> None:
     with pytest.raises(ClientError, match=code):
         await botocore.run(**asked)
     assert not (await botocore.describe_instances())["Reservations"]
 
 
-async def test_a_listing_of_1200_comes_in_pages_that_join(face: Face, botocore: Botocore) -> None:
+async def test_a_listing_of_1200_instances_comes_in_pages_without_gaps(face: Face, botocore: Botocore) -> None:
     face.account.instances.fill(
         Instance(
             id=f"i-{number:017x}",

@@ -1,4 +1,4 @@
-"""A stopped instance is given what its VM asks for by now; interfaces of VMs are EC2's, tagged, and end with it."""
+"""Changing a stopped instance to its VM's present template; network interfaces for NICs, which end with the VM."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def interfaces(face: Face) -> list[dict[str, Any]]:
 
 
 class TestSection:
-    async def test_user_data_follows_the_context(self, face: Face, connect: Open) -> None:
+    async def test_user_data_is_changed_to_the_vms_present_context(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await stopped(provider, with_context(a_vm(), KEY="first"))
         assert user_data(face, deploy_id) == 'KEY="first"\n'
@@ -54,7 +54,7 @@ class TestSection:
         await provider.update_context(deploy_id, a_vm())
         assert user_data(face, deploy_id) == ""
 
-    async def test_user_data_of_the_section_comes_before_the_context(self, face: Face, connect: Open) -> None:
+    async def test_user_data_of_the_section_has_precedence_over_the_context(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await stopped(provider)
         asked = with_context(a_vm(USERDATA=base64.b64encode(b"#!/bin/sh").decode()), KEY="second")
@@ -64,11 +64,11 @@ class TestSection:
     @pytest.mark.parametrize(
         ("listed", "kind"),
         [
-            pytest.param("m5.large,t3.small", "t3.small", id="it-has-one-of-them"),
-            pytest.param("m5.large,t3.medium", "m5.large", id="it-has-none-of-them"),
+            pytest.param("m5.large,t3.small", "t3.small", id="present-type-listed"),
+            pytest.param("m5.large,t3.medium", "m5.large", id="present-type-not-listed"),
         ],
     )
-    async def test_a_stopped_instance_becomes_the_first_type_of_the_list_unless_it_is_one(
+    async def test_a_stopped_instance_gets_the_first_listed_type_unless_its_type_is_listed(
         self, connect: Open, listed: str, kind: str
     ) -> None:
         provider = await connect()
@@ -78,7 +78,7 @@ class TestSection:
         assert instance is not None
         assert instance.attributes["AWS_INSTANCE_TYPE"] == kind
 
-    async def test_groups_bandwidth_tags_and_address_are_changed(self, face: Face, connect: Open) -> None:
+    async def test_security_groups_ebs_optimized_tags_and_address_are_changed(self, face: Face, connect: Open) -> None:
         provider = await connect()
         address = next(iter(ADDRESSES))
         edited: dict[str, Any] = {
@@ -99,7 +99,7 @@ class TestSection:
         assert tags["role"] == "db"
         assert a_vm().identity(owner=OWNER).tags().items() <= tags.items()
 
-    async def test_every_attribute_that_is_called_changeable_is(self, connect: Open) -> None:
+    async def test_ec2_declares_its_changeable_attributes_and_refuses_to_change_others(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await stopped(provider)
         assert provider.changeable_attributes == {
@@ -109,17 +109,17 @@ class TestSection:
             await provider.reconfigure(deploy_id, a_vm(AMI="ami-0new"), "AMI")
 
     @pytest.mark.parametrize("name", ["SECURITYGROUPIDS", "ELASTICIP"])
-    async def test_what_cannot_be_taken_away_is_refused_with_a_sentence(self, connect: Open, name: str) -> None:
+    async def test_removing_security_groups_or_the_elastic_ip_is_refused(self, connect: Open, name: str) -> None:
         provider = await connect()
         with pytest.raises(BadParameter, match=name):
             await provider.reconfigure(await stopped(provider), a_vm(), name)
 
-    async def test_the_type_of_a_running_instance_is_not_changed(self, connect: Open) -> None:
+    async def test_a_type_change_of_a_running_instance_is_refused(self, connect: Open) -> None:
         provider = await connect()
         with pytest.raises(WrongState, match=r"EC2 changes the type of stopped ones only, to t3\.large"):
             await provider.reconfigure(await launched(provider), a_vm(INSTANCETYPE="t3.large"), "INSTANCETYPE")
 
-    async def test_defaults_and_what_nobody_knows_are_no_part_of_what_a_vm_asks(self, connect: Open) -> None:
+    async def test_the_section_of_a_vm_is_returned_without_defaults_and_unknown_attributes(self, connect: Open) -> None:
         provider = await connect(defaults={"KEYPAIR": "ops", "INSTANCETYPE": "t3.nano"})
         assert provider.section_of(a_vm(TYPE="ec2", HOST="cloud", COLOUR="red")) == {
             "AMI": "ami-0abc",
@@ -129,7 +129,7 @@ class TestSection:
 
 class TestInterfaces:
     @pytest.mark.parametrize("is_running", [True, False])
-    async def test_an_interface_is_the_vms_and_ends_with_it(
+    async def test_an_attached_nic_is_a_tagged_network_interface_that_ends_with_the_instance(
         self, face: Face, connect: Open, *, is_running: bool
     ) -> None:
         provider = await connect()
@@ -150,14 +150,14 @@ class TestInterfaces:
         await provider.destroy(deploy_id)
         assert interfaces(face) == []
 
-    async def test_an_interface_that_names_a_subnet_and_groups_gets_them(self, face: Face, connect: Open) -> None:
+    async def test_a_nic_is_created_in_the_subnet_and_groups_that_it_names(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.attach_nic(deploy_id, {**NIC, "SUBNETID": "subnet-9", "SECURITYGROUPIDS": "sg-9"})
         (interface,) = interfaces(face)
         assert (interface["subnetId"], interface["groupSet"][0]["groupId"]) == ("subnet-9", "sg-9")
 
-    async def test_only_what_was_made_for_the_interface_is_detached(self, face: Face, connect: Open) -> None:
+    async def test_detaching_a_nic_detaches_only_the_interface_created_for_it(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for nic_id in ("1", "2"):
@@ -175,7 +175,7 @@ class TestInterfaces:
             await provider.detach_nic(deploy_id, {"NIC_ID": nic_id})
         assert [each["attachment"]["deviceIndex"] for each in interfaces(face)] == [2, 3]
 
-    async def test_what_cannot_be_attached_is_deleted(self, face: Face, connect: Open) -> None:
+    async def test_a_network_interface_that_cannot_be_attached_is_deleted(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         face.order("AttachNetworkInterface", code="AttachmentLimitExceeded", message="Full.", status=400)
@@ -183,7 +183,9 @@ class TestInterfaces:
             await provider.attach_nic(deploy_id, NIC)
         assert interfaces(face) == []
 
-    async def test_an_interface_whose_answer_was_lost_is_attached_and_no_other(self, face: Face, connect: Open) -> None:
+    async def test_a_repeated_attach_after_a_lost_answer_creates_no_second_interface(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         face.order("AttachNetworkInterface", is_done=True)
@@ -194,7 +196,7 @@ class TestInterfaces:
         assert interface["attachment"]["deleteOnTermination"] is True
 
     @pytest.mark.parametrize("is_done", [True, False])
-    async def test_an_interface_whose_attach_was_cut_short_ends_with_the_instance_all_the_same(
+    async def test_an_interface_of_an_attach_with_a_lost_answer_ends_with_the_instance(
         self, face: Face, connect: Open, *, is_done: bool
     ) -> None:
         provider = await connect()
@@ -205,7 +207,9 @@ class TestInterfaces:
         await provider.destroy(deploy_id)
         assert interfaces(face) == []
 
-    async def test_an_interface_is_kept_for_the_attach_that_nobody_took(self, face: Face, connect: Open) -> None:
+    async def test_an_interface_is_reused_after_an_attach_call_that_was_not_carried_out(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         face.order("AttachNetworkInterface", code="Unavailable", message="Overloaded.", status=503)
@@ -215,13 +219,13 @@ class TestInterfaces:
         await provider.attach_nic(deploy_id, NIC)
         assert [each["networkInterfaceId"] for each in interfaces(face)] == [made["networkInterfaceId"]]
 
-    async def test_an_alias_is_refused(self, connect: Open) -> None:
+    async def test_attaching_a_nic_alias_is_refused(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         with pytest.raises(BadParameter, match="interface 1 is an alias"):
             await provider.attach_nic(deploy_id, {**NIC, "PARENT": "NIC0"})
 
-    async def test_without_the_right_to_look_no_interface_was_made_and_disks_are_told(
+    async def test_attached_disks_are_listed_without_the_right_to_list_interfaces(
         self, face: Face, connect: Open
     ) -> None:
         provider = await connect()
@@ -232,7 +236,7 @@ class TestInterfaces:
 
 
 @pytest.mark.parametrize(
-    ("values", "told"),
+    ("values", "missing"),
     [
         pytest.param(
             {"DISK": ({"DISK_ID": "0"}, {"DISK_ID": "1"})}, r"without the template's disks \(0, 1\)", id="disks"
@@ -240,10 +244,10 @@ class TestInterfaces:
         pytest.param({"NIC": ({"NIC_ID": "0"},)}, r"without the template's interfaces \(0\)", id="interfaces"),
     ],
 )
-async def test_what_a_template_asks_at_first_and_a_create_does_not_make_is_told(
-    connect: Open, values: Mapping[str, Any], told: str
+async def test_a_create_warns_of_template_disks_and_nics_that_it_does_not_create(
+    connect: Open, values: Mapping[str, Any], missing: str
 ) -> None:
     provider = await connect()
     (warning,) = provider.plan(msgspec.structs.replace(a_vm(), template=Template(values=values))).warnings
     assert warning.startswith("the instance is made ")
-    assert re.search(told, warning)
+    assert re.search(missing, warning)

@@ -1,4 +1,4 @@
-"""What EC2 is asked by `one-provider check`: nothing is changed, and each right that is missing is named."""
+"""Checks of EC2 by `one-provider check`: they change nothing, and name each missing right."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def wrong(points: dict[str, list[SelfCheck]]) -> list[str]:
     return [each.found for several in points.values() for each in several if each.is_well is not True]
 
 
-async def test_all_is_well_and_nothing_was_changed(face: Face, connect: Open) -> None:
+async def test_all_checks_of_a_healthy_account_pass_and_change_nothing(face: Face, connect: Open) -> None:
     provider = await connect(defaults=DEFAULTS)
     deploy_id = await launched(provider)
     before, asked = dict(face.account.instances), len(face.account.calls)
@@ -60,7 +60,7 @@ async def test_all_is_well_and_nothing_was_changed(face: Face, connect: Open) ->
         ("RunInstances", "right to create"),
     ],
 )
-async def test_each_right_that_is_not_held_is_named(face: Face, connect: Open, action: str, what: str) -> None:
+async def test_a_missing_right_is_named_with_its_remedy(face: Face, connect: Open, action: str, what: str) -> None:
     provider = await connect(defaults=DEFAULTS)
     if what == "rights to change":
         await launched(provider)
@@ -70,7 +70,7 @@ async def test_each_right_that_is_not_held_is_named(face: Face, connect: Open, a
     assert point.remedy.startswith(f"allow ec2:{action}")
 
 
-async def test_where_there_is_no_instance_a_policy_by_tags_cannot_be_tried(face: Face, connect: Open) -> None:
+async def test_without_an_instance_a_refused_right_to_change_is_unknown(face: Face, connect: Open) -> None:
     provider = await connect(defaults=DEFAULTS)
     face.order("StopInstances", code="UnauthorizedOperation", message="You are not authorized", status=403)
     (point,) = (await checked(provider))["rights to change"]
@@ -78,7 +78,7 @@ async def test_where_there_is_no_instance_a_policy_by_tags_cannot_be_tried(face:
     assert point.found == "not known: StopInstances refused for an instance that does not exist"
 
 
-async def test_defaults_that_do_not_exist_and_rights_that_cannot_be_tried(connect: Open) -> None:
+async def test_invalid_defaults_fail_and_without_defaults_the_right_to_create_is_not_tried(connect: Open) -> None:
     points = await checked(await connect(defaults={"AMI": "img", "INSTANCETYPE": "t9.huge"}))
     (image,), (kind,) = points["default image"], points["default type"]
     assert (image.is_well, kind.is_well) == (False, False)
@@ -91,7 +91,7 @@ async def test_defaults_that_do_not_exist_and_rights_that_cannot_be_tried(connec
     assert (point.is_well, point.found) == (None, "was not tried")
 
 
-async def test_leftovers_and_types_are_wishes(face: Face, connect: Open) -> None:
+async def test_missing_optional_rights_are_reported_and_fail_no_check(face: Face, connect: Open) -> None:
     for action in ("DescribeSnapshots", "DescribeAddresses", "DescribeInstanceTypes"):
         face.order(action, code="UnauthorizedOperation", message="No", status=403)
     points = await checked(await connect(defaults=DEFAULTS))
@@ -99,7 +99,9 @@ async def test_leftovers_and_types_are_wishes(face: Face, connect: Open) -> None
     assert not [each for several in points.values() for each in several if each.is_well is False]
 
 
-async def test_a_clock_that_is_off_is_told(face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_clock_that_differs_from_ec2s_fails_its_check(
+    face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     provider = await connect()
     face.order("DescribeInstances", after=1, code="DryRunOperation", status=412, headers={"Date": formatdate(0)})
     (point,) = (await checked(provider))["clock"]
@@ -107,11 +109,11 @@ async def test_a_clock_that_is_off_is_told(face: Face, connect: Open, monkeypatc
 
 
 def carried_out(_: Form) -> str:
-    """Answers as if nobody had said DryRun."""
+    """Answer as if DryRun were not set."""
     return "<reservationSet/>"
 
 
-LOOKS = (
+LISTINGS = (
     "DescribeInstances",
     "DescribeImages",
     "DescribeVolumes",
@@ -121,27 +123,27 @@ LOOKS = (
 LEFTOVERS = ("DescribeSnapshots", "DescribeAddresses")
 
 
-async def test_a_look_that_is_carried_out_in_spite_of_dry_run_is_a_right_held(face: Face, connect: Open) -> None:
-    """As moto's server does, and others that speak EC2's API."""
+async def test_a_listing_carried_out_in_spite_of_dry_run_proves_the_right(face: Face, connect: Open) -> None:
+    """Moto's server does so, and other implementations of EC2's API."""
     face.order("DescribeVolumes", body="<DescribeVolumesResponse><volumeSet/></DescribeVolumesResponse>", status=200)
     points = await checked(await connect(defaults=DEFAULTS))
-    assert [(each.is_well, each.found) for each in points["rights to list"]] == [(True, f"{', '.join(LOOKS)}: held")]
+    assert [(each.is_well, each.found) for each in points["rights to list"]] == [(True, f"{', '.join(LISTINGS)}: held")]
     assert wrong(points) == []
 
 
-async def test_a_cloud_that_carries_dry_runs_out_is_asked_to_change_nothing() -> None:
-    cloud = Scripted(answers=dict.fromkeys((*LOOKS, *LEFTOVERS), carried_out))
+async def test_a_cloud_that_ignores_dry_run_gets_no_changing_calls() -> None:
+    cloud = Scripted(answers=dict.fromkeys((*LISTINGS, *LEFTOVERS), carried_out))
     async with cloud.served():
         provider = make(cloud.url)
         await provider.open()
         points = await checked(provider)
         await provider.close()
-    assert [each.found for each in points["rights to list"]] == [f"{', '.join(LOOKS)}: held"]
+    assert [each.found for each in points["rights to list"]] == [f"{', '.join(LISTINGS)}: held"]
     assert [each.found for each in points["rights to change"]] == ["were not tried: this cloud carries dry runs out"]
-    assert {action for action, _ in cloud.calls} == {*LOOKS, *LEFTOVERS}
+    assert {action for action, _ in cloud.calls} == {*LISTINGS, *LEFTOVERS}
 
 
-async def test_nothing_is_created_where_a_change_was_not_refused_as_dry() -> None:
+async def test_the_right_to_create_is_not_tried_if_a_changing_call_ignored_dry_run() -> None:
     answers: dict[str, Any] = dict.fromkeys(("StopInstances", "RebootInstances", "TerminateInstances"), carried_out)
 
     def dry(form: Form) -> str:
@@ -149,7 +151,7 @@ async def test_nothing_is_created_where_a_change_was_not_refused_as_dry() -> Non
             raise PermissionError("no")
         return "<reservationSet/>"
 
-    listed = (*LOOKS, *LEFTOVERS, "StartInstances")
+    listed = (*LISTINGS, *LEFTOVERS, "StartInstances")
     cloud = Scripted(answers={**dict.fromkeys((*listed, "CreateTags"), dry), **answers})
     async with cloud.served():
         provider = make(cloud.url, defaults={"AMI": "ami-1", "INSTANCETYPE": "t3.small"})

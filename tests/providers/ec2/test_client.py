@@ -1,4 +1,4 @@
-"""The Query API over real connections: what comes back whole, broken, late or not at all."""
+"""The client of the Query API over real connections: answers that are whole, broken, late or missing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from one_provider_mad.testing.conformance import CloudUnderTest, a_call, until
 from tests.end_to_end.oned import ROOT
 from tests.providers.ec2.conftest import Open, make
 from tests.providers.ec2.face import KEY, REGION, SECRET, Face
-from tests.providers.ec2.test_conformance import FacesConsole
+from tests.providers.ec2.test_conformance import Ec2Console
 from tests.providers.ec2.vms import a_vm
 
 
@@ -47,11 +47,13 @@ from tests.providers.ec2.vms import a_vm
     ],
     ids=str,
 )
-def test_the_endpoint_is_the_regions_unless_it_is_given(service: str, settings: dict[str, str], url: str) -> None:
+def test_the_endpoint_is_that_of_the_region_unless_a_url_is_configured(
+    service: str, settings: dict[str, str], url: str
+) -> None:
     assert endpoint(service, msgspec.convert(settings, Ec2Settings)) == url
 
 
-def test_nothing_heavy_is_loaded_before_a_provider_is_opened() -> None:
+def test_importing_the_ec2_provider_does_not_import_aiohttp_or_botocore() -> None:
     code = (
         "import sys; from one_provider_mad.providers.ec2.provider import factory;"
         "print([name for name in ('aiohttp', 'botocore', 'urllib3') if name in sys.modules])"
@@ -82,7 +84,7 @@ def listed(tags: str, *states: str) -> str:
             {"body": "<html>No server is available to handle this request.", "status": 503},
             NotReached,
             "HTTP status 503",
-            id="a-proxy-says-that-nobody-took-it",
+            id="503-of-a-proxy-without-a-server",
         ),
         pytest.param({"body": "<html>", "status": 503}, ProviderUnavailable, "HTTP status 503", id="a-bare-503"),
         pytest.param(
@@ -119,7 +121,7 @@ def listed(tags: str, *states: str) -> str:
         ),
     ],
 )
-async def test_an_answer_that_is_none_is_one_of_our_kinds(
+async def test_a_failed_or_malformed_answer_becomes_our_error_class(
     face: Face, connect: Open, fault: dict[str, object], kind: type[ProviderError], sentence: str
 ) -> None:
     provider = await connect()
@@ -130,17 +132,17 @@ async def test_an_answer_that_is_none_is_one_of_our_kinds(
     assert sentence in str(caught.value)
     if isinstance(caught.value, Throttled):
         assert caught.value.retry_after == 1
-    assert await provider.list_instances() == []  # and the next one is fine
+    assert await provider.list_instances() == []  # the next call succeeds
 
 
-async def test_an_instance_that_is_shown_in_two_states_is_not_described(face: Face, connect: Open) -> None:
+async def test_a_listing_with_two_states_of_one_instance_is_refused(face: Face, connect: Open) -> None:
     provider = await connect()
     face.order("DescribeInstances", body=listed("", "running", "stopped"), status=200)
     with pytest.raises(ProviderUnavailable, match="two different rows for instance 'i-1'"):
         await provider.describe([DeployId("i-1")])
 
 
-async def test_no_answer_makes_us_wait_longer_than_half_a_minute(face: Face, connect: Open) -> None:
+async def test_a_retry_after_of_ec2_counts_as_thirty_seconds_at_most(face: Face, connect: Open) -> None:
     provider = await connect()
     face.order("DescribeInstances", body="<html>", status=429, headers={"Retry-After": "9999"})
     with pytest.raises(Throttled, match="HTTP status 429") as caught:
@@ -148,7 +150,7 @@ async def test_no_answer_makes_us_wait_longer_than_half_a_minute(face: Face, con
     assert caught.value.retry_after == 30
 
 
-async def test_nobody_there_is_no_answer(face: Face) -> None:
+async def test_an_endpoint_that_refuses_connections_is_not_reached(face: Face) -> None:
     provider = make("http://127.0.0.1:9/")
     await provider.open()
     with pytest.raises(NotReached, match=r"^EC2 at 127\.0\.0\.1:9 cannot be reached: connection refused; see"):
@@ -159,7 +161,7 @@ async def test_nobody_there_is_no_answer(face: Face) -> None:
 
 
 async def test_an_encoded_authorization_message_is_logged_whole(face: Face, connect: Open) -> None:
-    """STS decodes it, all of it or nothing: it says which policy refuses."""
+    """STS decodes only the whole message, and then names the policy that refuses."""
     provider = await connect()
     encoded = "-4gIOHlTkIaWH_" * 731  # 10,234 characters, EC2's longest are 10,240
     message = f"You are not authorized to perform this operation. Encoded authorization failure message: {encoded}"
@@ -172,25 +174,27 @@ async def test_an_encoded_authorization_message_is_logged_whole(face: Face, conn
             with pytest.raises(PermissionDenied):
                 await provider.list_instances()
     found = [(each["action"], each["encoded_message"]) for each in logged if "encoded_message" in each]
-    assert [action for action, _ in found] == ["RunInstances", "DescribeInstances", "RunInstances"], "listings go on"
+    assert [action for action, _ in found] == ["RunInstances", "DescribeInstances", "RunInstances"], (
+        "a listing's message is logged once"
+    )
     assert {text for _, text in found} == {encoded}
 
 
-async def test_an_answer_without_end_is_not_read_to_its_end(face: Face, connect: Open) -> None:
+async def test_an_answer_beyond_max_answer_is_refused(face: Face, connect: Open) -> None:
     provider = await connect(max_answer=2048)
     face.order("DescribeInstances", body="x" * 100_000, status=200)
     with pytest.raises(ProviderUnavailable, match="has more than 2048 bytes: raise max_answer"):
         await provider.list_instances()
 
 
-async def test_entities_in_an_answer_do_no_harm(face: Face, connect: Open) -> None:
+async def test_an_external_entity_in_an_answer_is_not_expanded(face: Face, connect: Open) -> None:
     provider = await connect()
     bomb = f'<!DOCTYPE r [<!ENTITY a SYSTEM "file:///etc/passwd">]>{described("&a;")}'
     face.order("DescribeInstances", body=bomb, status=200)
     assert await provider.list_instances() == []
 
 
-async def test_a_caller_who_gives_up_leaves_the_connection_fit_for_the_next(face: Face, connect: Open) -> None:
+async def test_the_client_still_works_after_a_cancelled_call(face: Face, connect: Open) -> None:
     provider = await connect(max_connections=1)
     face.order("DescribeInstances", hold=asyncio.Event())
     task = asyncio.create_task(provider.list_instances())
@@ -206,7 +210,7 @@ async def _called(face: Face, action: str) -> bool:
     return face.account.count(action) > 0
 
 
-async def test_connections_are_used_again(face: Face, connect: Open) -> None:
+async def test_twenty_calls_in_a_row_reuse_one_connection(face: Face, connect: Open) -> None:
     provider = await connect()
     for _ in range(20):
         await provider.list_instances()
@@ -223,20 +227,20 @@ def launch(face: Face, count: int) -> None:
 
 
 class TestPages:
-    async def test_all_pages_are_one_list(self, face: Face, connect: Open) -> None:
+    async def test_all_pages_are_joined_into_one_list(self, face: Face, connect: Open) -> None:
         launch(face, 12)
         provider = await connect(page_size=5)
         assert len(await provider.list_instances()) == 12
         assert face.account.count("DescribeInstances") == 3
 
-    async def test_a_page_that_fails_leaves_no_half_list(self, face: Face, connect: Open) -> None:
+    async def test_a_listing_fails_if_one_of_its_pages_fails(self, face: Face, connect: Open) -> None:
         launch(face, 12)
         provider = await connect(page_size=5)
         face.order("DescribeInstances", after=1, code="Unavailable", status=503)
         with pytest.raises(ProviderUnavailable):
             await provider.list_instances()
 
-    async def test_pages_that_go_round_in_circles_are_no_list(self, face: Face, connect: Open) -> None:
+    async def test_a_listing_fails_if_the_next_token_repeats(self, face: Face, connect: Open) -> None:
         provider = await connect()
         again = described("", "<nextToken>again</nextToken>")
         face.order("DescribeInstances", body=again, status=200, times=9)
@@ -245,8 +249,8 @@ class TestPages:
         assert face.account.count("DescribeInstances") == 2
 
     @pytest.mark.parametrize(("count", "is_aside"), [(10, False), (400, True)])
-    async def test_a_large_page_is_read_aside(self, face: Face, count: int, is_aside: bool) -> None:  # noqa: FBT001
-        """In a thread, so that reading it stops nobody."""
+    async def test_only_a_large_page_is_parsed_in_a_thread(self, face: Face, count: int, is_aside: bool) -> None:  # noqa: FBT001
+        """So that parsing does not block the event loop."""
         settings = Ec2Settings(region=REGION, endpoint_url=face.url, access_key_id=KEY, secret_access_key=SECRET)
         client = Client(settings)
         await client.open()
@@ -272,7 +276,7 @@ def _items(count: int) -> str:
 
 
 class TestThrottling:
-    async def test_a_class_that_was_throttled_waits_and_the_other_does_not(self) -> None:
+    async def test_after_a_throttled_read_other_reads_wait_and_writes_do_not(self) -> None:
         pace, loop = Pace(), asyncio.get_running_loop()
         with pytest.raises(Throttled):
             async with pace.turn("DescribeInstances"):
@@ -286,9 +290,9 @@ class TestThrottling:
             pass
         began = loop.time()
         async with pace.turn("DescribeVolumes"):
-            assert loop.time() - began < FIRST_PAUSE / 2  # it went well since, so nothing waits any more
+            assert loop.time() - began < FIRST_PAUSE / 2  # a call has succeeded since
 
-    async def test_what_would_wait_too_long_is_not_sent(self) -> None:
+    async def test_a_call_that_would_wait_too_long_is_throttled_without_being_sent(self) -> None:
         pace = Pace()
         with pytest.raises(Throttled):
             async with pace.turn("RunInstances"):
@@ -299,8 +303,8 @@ class TestThrottling:
         assert 5 < (caught.value.retry_after or 0) <= 12
 
 
-async def test_an_unknown_parameter_is_refused_by_this_cloud_too(face: Face) -> None:
-    """The cloud of these tests knows EC2's parameters: a misspelt one would not pass."""
+async def test_the_endpoint_of_the_tests_refuses_unknown_parameters(face: Face) -> None:
+    """The endpoint has the list of EC2's parameters, so that a misspelt one fails a test."""
     client = Client(make(face.url)._settings)
     await client.open()
 
@@ -312,7 +316,7 @@ async def test_an_unknown_parameter_is_refused_by_this_cloud_too(face: Face) -> 
     await client.close()
 
 
-async def test_a_wrong_secret_is_refused_in_one_sentence(face: Face, connect: Open) -> None:
+async def test_a_wrong_secret_is_refused_in_one_line_without_the_signed_text(face: Face, connect: Open) -> None:
     provider = await connect(secret_access_key="wrong")
     with pytest.raises(AuthenticationRefused) as caught:
         await provider.account()
@@ -320,11 +324,11 @@ async def test_a_wrong_secret_is_refused_in_one_sentence(face: Face, connect: Op
     assert "Canonical" not in str(caught.value)
 
 
-async def test_a_create_whose_answer_is_lost_is_the_same_when_it_is_sent_again(face: Face, connect: Open) -> None:
+async def test_a_repeated_create_after_lost_answers_returns_the_one_instance(face: Face, connect: Open) -> None:
     provider = await connect()
     cloud = CloudUnderTest(
         connect=lambda: provider,
-        console=FacesConsole(face),
+        console=Ec2Console(face),
         section={"AMI": "ami-1", "INSTANCETYPE": "t3.small"},
         other_section={},
         unknown_deploy_id=DeployId("i-0"),

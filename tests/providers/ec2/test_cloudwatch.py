@@ -1,4 +1,4 @@
-"""Figures of instances are CloudWatch's, in OpenNebula's units, in few calls, and they never go back."""
+"""Usage figures from CloudWatch: in OpenNebula's units, in few calls, with counters that never decrease."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def an_instance(number: int = 1, kind: str = "t3.small") -> Instance:
 
 @dataclass
 class Measured:
-    """A CloudWatch, who reads it, and the time."""
+    """A CloudWatch, its client, and the time."""
 
     server: Scripted
     meter: Meter
@@ -69,7 +69,7 @@ async def measured() -> AsyncIterator[Measured]:
         await client.close()
 
 
-async def test_a_percent_of_all_cores_is_one_of_each_core_for_opennebula(measured: Measured) -> None:
+async def test_cpu_percent_of_all_cores_is_converted_to_percent_of_one_core(measured: Measured) -> None:
     measured.meter.add("i-1", "CPUUtilization", NOON - 600, 99.0)
     measured.meter.add("i-1", "CPUUtilization", NOON - 300, 40.0)
     usage = await measured.usage(an_instance())
@@ -77,12 +77,12 @@ async def test_a_percent_of_all_cores_is_one_of_each_core_for_opennebula(measure
     assert set(measured.server.scopes) == {"eu-west-1/monitoring"}
 
 
-async def test_a_processor_that_nothing_was_heard_of_for_long_shows_nothing(measured: Measured) -> None:
+async def test_a_cpu_figure_older_than_an_hour_is_reported_as_zero(measured: Measured) -> None:
     measured.meter.add("i-1", "CPUUtilization", NOON - 3600, 40.0)
     assert (await measured.usage(an_instance())).cpu == 0.0
 
 
-async def test_bytes_are_counted_from_the_first_day_on(measured: Measured) -> None:
+async def test_network_counters_sum_points_of_forty_days(measured: Measured) -> None:
     measured.meter.add("i-1", "NetworkIn", NOON - 40 * DAY, 1_000_000)
     measured.meter.add("i-1", "NetworkIn", NOON - 7200, 200)
     measured.meter.add("i-1", "NetworkOut", NOON - 7200, 7)
@@ -90,11 +90,11 @@ async def test_bytes_are_counted_from_the_first_day_on(measured: Measured) -> No
     assert (usage.net_rx, usage.net_tx) == (1_000_200, 7)
 
 
-async def test_every_point_counts_once_and_only_when_it_grows_no_more(measured: Measured) -> None:
+async def test_each_network_point_is_counted_once_and_only_when_it_is_final(measured: Measured) -> None:
     seen = []
     for step in range(12):
         measured.now = NOON + step * 150
-        # As on Nitro: the point is there at once, and grows until its five minutes are over.
+        # As on Nitro: the point exists at once, and grows until its five minutes have passed.
         at = measured.now // PERIOD * PERIOD
         measured.meter.add("i-1", "NetworkIn", at, 10.0 if measured.now == at else 100.0)
         seen.append((await measured.usage(an_instance())).net_rx)
@@ -103,7 +103,7 @@ async def test_every_point_counts_once_and_only_when_it_grows_no_more(measured: 
     assert (await measured.usage(an_instance())).net_rx == 600
 
 
-async def test_a_day_that_was_slept_through_is_made_up_for(measured: Measured) -> None:
+async def test_points_of_three_days_without_reading_are_counted_later(measured: Measured) -> None:
     measured.meter.add("i-1", "NetworkIn", NOON - 900, 5)
     assert (await measured.usage(an_instance())).net_rx == 5
     measured.now += 3 * DAY
@@ -112,7 +112,7 @@ async def test_a_day_that_was_slept_through_is_made_up_for(measured: Measured) -
     assert (await measured.usage(an_instance())).net_rx == 555
 
 
-async def test_a_thousand_instances_take_few_calls(measured: Measured) -> None:
+async def test_figures_of_a_thousand_instances_take_seven_calls_in_a_period(measured: Measured) -> None:
     instances = [an_instance(number) for number in range(1000)]
     for number in range(1000):
         measured.meter.add(f"i-{number}", "NetworkOut", NOON - 600, number)
@@ -124,7 +124,7 @@ async def test_a_thousand_instances_take_few_calls(measured: Measured) -> None:
     assert len(measured.server.calls) == 4 + 7 + 7
 
 
-async def test_pages_are_put_together(measured: Measured) -> None:
+async def test_pages_of_metric_data_are_joined(measured: Measured) -> None:
     measured.meter.page = 2
     for number in range(3):
         for step in range(5):
@@ -138,7 +138,7 @@ async def test_pages_are_put_together(measured: Measured) -> None:
     ]
 
 
-async def test_a_metric_that_cannot_be_read_leaves_the_counters_alone(measured: Measured) -> None:
+async def test_a_failed_metric_fails_the_reading_and_its_points_are_counted_later(measured: Measured) -> None:
     measured.meter.add("i-1", "NetworkIn", NOON - 600, 5)
     assert (await measured.usage(an_instance())).net_rx == 5
     measured.now += PERIOD
@@ -150,7 +150,7 @@ async def test_a_metric_that_cannot_be_read_leaves_the_counters_alone(measured: 
     assert (await measured.usage(an_instance())).net_rx == 11
 
 
-async def test_volumes_of_both_kinds_are_counted_together(measured: Measured) -> None:
+async def test_bytes_of_ebs_and_instance_store_volumes_are_summed(measured: Measured) -> None:
     disks = Measured(measured.server, measured.meter, measured.client, with_disks=True)
     for metric, count in (("EBSReadBytes", 1), ("DiskReadBytes", 2), ("EBSWriteBytes", 4), ("DiskWriteBytes", 8)):
         measured.meter.add("i-1", metric, NOON - 600, count)
@@ -159,15 +159,14 @@ async def test_volumes_of_both_kinds_are_counted_together(measured: Measured) ->
     assert figures.attributes == {"DISKRDBYTES": "3", "DISKWRBYTES": "12"}
 
 
-async def test_what_is_gone_is_forgotten(measured: Measured) -> None:
+async def test_figures_of_instances_that_are_gone_are_forgotten(measured: Measured) -> None:
     await measured.learn(an_instance(1), an_instance(2))
     measured.reader.keep([an_instance(2)])
     assert measured.reader.of(an_instance(1), is_running=True) is None
     assert measured.reader.of(an_instance(2), is_running=False) is not None
 
 
-async def test_botocore_writes_the_same_call(measured: Measured) -> None:
-    """The form is what an unmodified client of the Query API sends."""
+async def test_get_metric_data_is_sent_in_the_same_form_as_botocore_sends_it(measured: Measured) -> None:
     from botocore.serialize import create_serializer
     from botocore.session import Session
 
@@ -186,10 +185,12 @@ async def test_botocore_writes_the_same_call(measured: Measured) -> None:
     assert {key: str(value) for key, value in asked["body"].items()} == sent
 
 
-def test_the_page_tells_what_it_costs() -> None:
+def test_the_page_about_ec2_names_the_price_of_figures() -> None:
     """$0.01 for 1,000 metrics (aws.amazon.com/cloudwatch/pricing), a month of 30 days."""
-    asks = 30 * DAY / PERIOD
-    upstreams, all_of_them = 3 * asks / 1000 * 0.01, 7 * asks / 1000 * 0.01
-    told = {float(price) for price in re.findall(r"\$(\d+\.\d\d)\b", PAGE.partition("## Costs")[2].partition("##")[0])}
-    assert {round(upstreams, 2), round(all_of_them, 2)} <= told
+    readings = 30 * DAY / PERIOD
+    upstreams, all_of_them = 3 * readings / 1000 * 0.01, 7 * readings / 1000 * 0.01
+    prices = {
+        float(price) for price in re.findall(r"\$(\d+\.\d\d)\b", PAGE.partition("## Costs")[2].partition("##")[0])
+    }
+    assert {round(upstreams, 2), round(all_of_them, 2)} <= prices
     assert MOST_METRICS == 500

@@ -1,7 +1,7 @@
-"""EC2 keeps every promise of a provider."""
+"""EC2 passes the conformance suite."""
 
 # mypy: disable-error-code="type-abstract"
-# A capability is a protocol, and handing one over to be asked for by isinstance is what the suite is about.
+# The suite passes capabilities, which are protocols, as arguments for isinstance.
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from tests.providers.ec2.face import Face
 
 
 @dataclass
-class FacesConsole:
-    """Somebody in the cloud's own console."""
+class Ec2Console:
+    """Another user in the cloud's own console."""
 
     face: Face
 
@@ -53,7 +53,7 @@ class TestEc2Conforms(OwnedCloudConformance):
     def cloud(self, face: Face) -> CloudUnderTest:
         return CloudUnderTest(
             connect=partial(make, face.url),
-            console=FacesConsole(face),
+            console=Ec2Console(face),
             section={"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"},
             other_section={"INSTANCETYPE": "t3.large"},
             unknown_deploy_id=DeployId("i-0ffffffffffffffff"),
@@ -63,7 +63,7 @@ class TestEc2Conforms(OwnedCloudConformance):
     async def test_an_instance_changes_its_size_and_repeating_is_fine(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
-        """EC2 changes the type of stopped instances only; asked of a running one it is refused with the reason."""
+        """EC2 changes the type of stopped instances only; for a running one it is refused with the reason."""
         resizable = self.capable(cloud, provider, Resizable)
         larger = VmRequest(vm_id=VmId(1), template=Template(values={"CPU": ("2",), "MEMORY": ("8192",)}))
         with pytest.raises(WrongState, match=r"is running: EC2 changes the type of stopped ones only, to t3\.large"):
@@ -79,7 +79,7 @@ class TestEc2Conforms(OwnedCloudConformance):
     async def test_a_context_is_handed_over_and_repeating_is_fine(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
-        """EC2 changes user data of stopped instances only; asked of a running one it is refused with the reason."""
+        """EC2 changes user data of stopped instances only; for a running one it is refused with the reason."""
         updating = self.capable(cloud, provider, ContextUpdate)
         context = Template(values={"CONTEXT": ({"SSH_PUBLIC_KEY": "ssh-rsa AAAA"},)})
         request = VmRequest(vm_id=VmId(1), template=context)

@@ -1,4 +1,4 @@
-"""Every way in which AWS users log in works, none of it stops the loop, and nothing of it is ever shown."""
+"""Every source of AWS credentials works, none blocks the event loop, and no secret is shown."""
 
 from __future__ import annotations
 
@@ -37,22 +37,22 @@ def keys(profile: str = "default", *, key: str = KEY, secret: str = SECRET) -> s
     return f"[{profile}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
 
-async def test_from_the_configuration(connect: Open) -> None:
+async def test_credentials_from_the_configuration(connect: Open) -> None:
     assert await (await connect()).account() == ACCOUNT
 
 
-async def test_from_the_environment(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_from_the_environment(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_from_the_default_profile(connect: Open, tmp_path: Path) -> None:
+async def test_credentials_from_the_default_profile(connect: Open, tmp_path: Path) -> None:
     (tmp_path / "aws-credentials").write_text(keys())
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_from_a_profile_in_files_of_our_own(connect: Open, tmp_path: Path) -> None:
+async def test_credentials_from_a_profile_in_configured_files(connect: Open, tmp_path: Path) -> None:
     file = tmp_path / "mine"
     file.write_text(keys("one"))
     assert await (await connect(**NONE, profile="one", credentials_file=str(file))).account() == ACCOUNT
@@ -61,7 +61,7 @@ async def test_from_a_profile_in_files_of_our_own(connect: Open, tmp_path: Path)
     assert await (await connect(**NONE, profile="two", config_file=str(config))).account() == ACCOUNT
 
 
-async def test_from_a_program(connect: Open, tmp_path: Path) -> None:
+async def test_credentials_from_a_credential_process(connect: Open, tmp_path: Path) -> None:
     program = tmp_path / "give"
     given = json.dumps({"Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET})
     program.write_text(f"#!/bin/sh\necho '{given}'\n")
@@ -70,18 +70,20 @@ async def test_from_a_program(connect: Open, tmp_path: Path) -> None:
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_from_the_container(face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_from_the_container(face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{face.url}container")
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_from_the_machines_own_role(face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_from_the_metadata_service_of_the_machine(
+    face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
     monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", face.url)
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_from_a_role_that_is_assumed(face: Face, connect: Open) -> None:
+async def test_credentials_from_an_assumed_role(face: Face, connect: Open) -> None:
     provider = await connect(role_arn=ROLE, external_id="one")
     assert await provider.account() == ACCOUNT
     assert await provider.list_instances() == []
@@ -102,13 +104,13 @@ async def test_credentials_are_refreshed_before_they_expire(face: Face, connect:
     assert face.account.count("AssumeRole") == first + 1
 
 
-async def test_one_search_serves_all_who_wait(face: Face, connect: Open) -> None:
+async def test_twenty_simultaneous_calls_assume_the_role_once(face: Face, connect: Open) -> None:
     provider = await connect(role_arn=ROLE)
     await asyncio.gather(*(provider.list_instances() for _ in range(20)))
     assert face.account.count("AssumeRole") == 1
 
 
-async def test_keys_that_were_changed_in_their_file_are_taken_up(face: Face, connect: Open, tmp_path: Path) -> None:
+async def test_changed_keys_are_read_from_their_file_after_a_refusal(face: Face, connect: Open, tmp_path: Path) -> None:
     file = tmp_path / "aws-credentials"
     file.write_text(keys())
     provider = await connect(**NONE)
@@ -120,8 +122,8 @@ async def test_keys_that_were_changed_in_their_file_are_taken_up(face: Face, con
     assert await provider.list_instances() == []
 
 
-async def test_keys_of_another_account_are_not_taken_up(face: Face, connect: Open, tmp_path: Path) -> None:
-    """In another account everything of ours would look gone, and a create would buy a second instance."""
+async def test_changed_keys_of_another_account_are_refused(face: Face, connect: Open, tmp_path: Path) -> None:
+    """In another account all our instances would be missing, and a create would buy a second one."""
     file = tmp_path / "aws-credentials"
     file.write_text(keys())
     provider = await connect(**NONE)
@@ -138,8 +140,8 @@ async def test_keys_of_another_account_are_not_taken_up(face: Face, connect: Ope
     assert await provider.list_instances() == []  # they are ours again
 
 
-async def test_good_credentials_stay_while_no_others_are_to_be_had(face: Face, connect: Open) -> None:
-    """AuthFailure is also what EC2 says of an image that is not shared, which any user can ask for."""
+async def test_credentials_stay_in_use_if_a_refused_call_brings_no_new_ones(face: Face, connect: Open) -> None:
+    """EC2 also answers AuthFailure for an image that is not shared, which any user can name."""
     provider = await connect(role_arn=ROLE)
     await provider.list_instances()
     face.order("DescribeInstances", code="AuthFailure", message="Not authorized for images", status=403)
@@ -151,7 +153,7 @@ async def test_good_credentials_stay_while_no_others_are_to_be_had(face: Face, c
     assert await provider.list_instances() == []
 
 
-async def test_without_any_the_sentence_says_where_they_go(connect: Open) -> None:
+async def test_without_credentials_the_error_says_where_to_configure_them(connect: Open) -> None:
     with pytest.raises(AuthenticationRefused, match="there are no AWS credentials: set access_key_id"):
         await (await connect(**NONE)).account()
 
@@ -159,11 +161,11 @@ async def test_without_any_the_sentence_says_where_they_go(connect: Open) -> Non
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        pytest.param({"profile": "nobody"}, r"cannot be read: .*profile \(nobody\)", id="no-such-profile"),
+        pytest.param({"profile": "missing"}, r"cannot be read: .*profile \(missing\)", id="no-such-profile"),
         pytest.param({"config_file": "broken"}, "cannot be read: .*broken", id="broken-file"),
     ],
 )
-async def test_what_cannot_be_read_is_told(
+async def test_a_missing_profile_or_broken_file_is_named_in_the_error(
     connect: Open, tmp_path: Path, settings: dict[str, str], sentence: str
 ) -> None:
     (tmp_path / "broken").write_text("[default\n")
@@ -172,13 +174,15 @@ async def test_what_cannot_be_read_is_told(
         await (await connect(**NONE, **placed)).account()
 
 
-async def test_a_role_that_may_not_be_assumed_is_told(face: Face, connect: Open) -> None:
+async def test_a_role_that_may_not_be_assumed_is_named_in_the_error(face: Face, connect: Open) -> None:
     face.order("AssumeRole", code="AccessDenied", message="User is not authorized to assume it", status=403)
     with pytest.raises(AuthenticationRefused, match="the AWS role cannot be assumed: User is not authorized"):
         await (await connect(role_arn=ROLE)).account()
 
 
-async def test_without_botocore_the_sentence_says_how_to_get_it(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_botocore_the_error_says_how_to_install_it(
+    connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     provider = await connect()
     for name in [each for each in sys.modules if each.partition(".")[0] == "botocore"]:
         monkeypatch.delitem(sys.modules, name)
@@ -187,7 +191,7 @@ async def test_without_botocore_the_sentence_says_how_to_get_it(connect: Open, m
         await provider.account()
 
 
-async def test_the_signature_is_botocores_own(face: Face) -> None:
+async def test_a_signature_equals_botocores_and_shows_no_secret(face: Face) -> None:
     from botocore.auth import SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials as Given

@@ -1,4 +1,4 @@
-"""What AWS users have set up is found by botocore's own chain, against endpoints on loopback, and renewed in time."""
+"""Credentials that botocore's chain finds, from endpoints on loopback, are renewed in time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REGION = "eu-west-1"
 ROLE = "arn:aws:iam::123456789012:role/opennebula"
 START = "https://company.awsapps.com/start"
 TOO_SOON, LATER = 14 * 60.0, 3600.0
-"""Seconds that credentials are good for: botocore renews them from 15 minutes before their end."""
+"""Lifetimes of credentials in seconds: botocore renews them from 15 minutes before their end."""
 
 
 @dataclass
@@ -35,11 +35,11 @@ class Givers:
     """STS, IAM Identity Center, a container's agent and an instance's metadata service; each gives a new key.
 
     Attributes:
-        seconds: how long it is good for.
-        asked: what was asked, in order.
-        is_throttling: nobody is given any.
-        is_endless: answers do not come to an end.
-        is_token_known: Identity Center takes the token.
+        seconds: lifetime of each key.
+        asked: requests for keys, in order.
+        is_throttling: every request is refused.
+        is_endless: answers have no end.
+        is_token_known: Identity Center accepts the token.
     """
 
     seconds: float = LATER
@@ -147,9 +147,9 @@ async def givers() -> AsyncIterator[Givers]:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, givers: Givers) -> Path:
-    """A user's `~/.aws`, and every service of Amazon's at our address."""
+    """A user's `~/.aws`, and the services of Amazon's at our address."""
     cache = str(tmp_path / ".aws" / "sso" / "cache")
-    for provider in (SSOProvider, SSOTokenProvider):  # they looked for the home when they were loaded
+    for provider in (SSOProvider, SSOTokenProvider):  # they read the home directory when they were imported
         monkeypatch.setattr(provider, "_SSO_TOKEN_CACHE_DIR", cache)
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", givers.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL_SSO", givers.url)
@@ -170,7 +170,7 @@ def chain(**settings: Any) -> Credentials:
 
 
 async def is_renewed(credentials: Credentials, givers: Givers) -> None:
-    """Credentials that end soon are asked for again before they do, and others are not."""
+    """Assert that credentials close to their end are renewed, and that others are not."""
     givers.seconds = TOO_SOON
     first = await key_of(credentials)
     givers.seconds, credentials._renew_at = LATER, 0.0  # a minute later
@@ -200,7 +200,7 @@ sso_role_name = opennebula
 
 
 def log_in(home: Path, name: str) -> None:
-    """What `aws sso login` leaves behind."""
+    """Write the token that `aws sso login` writes."""
     cache = home / ".aws" / "sso" / "cache"
     cache.mkdir(parents=True)
     token = {"startUrl": START, "region": REGION, "accessToken": "a-token", "expiresAt": "2099-01-01T00:00:00Z"}
@@ -210,20 +210,20 @@ def log_in(home: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "name"), [pytest.param(SSO, "company", id="session"), pytest.param(OLD_SSO, START, id="old-form")]
 )
-async def test_single_sign_on(givers: Givers, home: Path, text: str, name: str) -> None:
+async def test_credentials_of_single_sign_on_are_renewed(givers: Givers, home: Path, text: str, name: str) -> None:
     configure(home, text)
     log_in(home, name)
     await is_renewed(chain(profile="one"), givers)
     assert set(givers.asked) == {"sso 123456789012 opennebula a-token"}
 
 
-async def test_nobody_has_signed_on(givers: Givers, home: Path) -> None:
+async def test_without_a_single_sign_on_token_the_error_says_so(givers: Givers, home: Path) -> None:
     configure(home, SSO)
     with pytest.raises(AuthenticationRefused, match=r"the AWS credentials cannot be read: .*[Tt]oken"):
         await key_of(chain(profile="one"))
 
 
-async def test_who_signed_on_long_ago_has_to_again(givers: Givers, home: Path) -> None:
+async def test_an_expired_single_sign_on_session_is_refused(givers: Givers, home: Path) -> None:
     configure(home, SSO)
     log_in(home, "company")
     givers.is_token_known = False
@@ -231,7 +231,7 @@ async def test_who_signed_on_long_ago_has_to_again(givers: Givers, home: Path) -
         await key_of(chain(profile="one"))
 
 
-async def test_a_role_that_the_profile_assumes(givers: Givers, home: Path) -> None:
+async def test_credentials_of_a_role_that_the_profile_assumes_are_renewed(givers: Givers, home: Path) -> None:
     configure(
         home,
         f"[profile base]\naws_access_key_id = AKIDBASE\naws_secret_access_key = s\n"
@@ -241,15 +241,17 @@ async def test_a_role_that_the_profile_assumes(givers: Givers, home: Path) -> No
     assert set(givers.asked) == {f"AssumeRole {ROLE}"}
 
 
-async def test_a_role_that_is_assumed_with_what_single_sign_on_gave(givers: Givers, home: Path) -> None:
-    """The configuration's role comes over whatever the chain finds."""
+async def test_the_configured_role_is_assumed_with_single_sign_on_credentials(givers: Givers, home: Path) -> None:
+    """The configuration's role is assumed with any credentials that the chain finds."""
     configure(home, SSO)
     log_in(home, "company")
     await is_renewed(chain(profile="one", role_arn=ROLE), givers)
     assert givers.asked[:2] == ["sso 123456789012 opennebula a-token", f"AssumeRole {ROLE}"]
 
 
-async def test_a_token_of_a_workload(givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_of_a_web_identity_token_are_renewed(
+    givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (home / "token").write_text("a.web.token")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(home / "token"))
     monkeypatch.setenv("AWS_ROLE_ARN", ROLE)
@@ -258,17 +260,19 @@ async def test_a_token_of_a_workload(givers: Givers, home: Path, monkeypatch: py
     assert set(givers.asked) == {f"AssumeRoleWithWebIdentity {ROLE} a.web.token"}
 
 
-async def test_a_container(givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_of_a_container_are_renewed(
+    givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{givers.url}/container")
     monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN", "let-me-in")
     await is_renewed(chain(), givers)
     assert set(givers.asked) == {"container let-me-in"}
 
 
-async def test_a_program(givers: Givers, home: Path) -> None:
-    program, seconds, told = home / "give", home / "seconds", home / "told"
+async def test_credentials_of_a_credential_process_are_renewed(givers: Givers, home: Path) -> None:
+    program, seconds, runs = home / "give", home / "seconds", home / "runs"
     program.write_text(
-        f"#!/bin/sh\necho x >> {told}\nnumber=$(wc -l < {told})\n"
+        f"#!/bin/sh\necho x >> {runs}\nnumber=$(wc -l < {runs})\n"
         f'until=$(date -u -d "+$(cat {seconds}) seconds" +%Y-%m-%dT%H:%M:%SZ)\n'
         'echo "{\\"Version\\": 1, \\"AccessKeyId\\": \\"KEY$number\\", \\"SecretAccessKey\\": \\"s\\",'
         ' \\"SessionToken\\": \\"t\\", \\"Expiration\\": \\"$until\\"}"\n'
@@ -285,17 +289,17 @@ async def test_a_program(givers: Givers, home: Path) -> None:
     assert await key_of(credentials) == second
 
 
-def go_on(credentials: Credentials, *, minutes: float) -> None:
-    """Let time go by for what botocore knows of the end."""
+def advance(credentials: Credentials, *, minutes: float) -> None:
+    """Advance the clock by which botocore judges the end of these credentials."""
     credentials._source._time_fetcher = lambda: datetime.now(UTC) + timedelta(minutes=minutes)
     credentials._renew_at = 0.0
 
 
 @pytest.mark.parametrize("source", ["instance", "container", "assumed role"])
-async def test_credentials_that_are_still_good_are_used_while_there_are_no_new_ones(
+async def test_credentials_are_used_until_their_end_if_they_cannot_be_renewed(
     givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
-    """A metadata service that is throttled or gone stops no call before the end, and is not asked by each of them."""
+    """A throttled or missing metadata service stops no call before that end, and is not called again by each."""
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
     if source == "instance":
         monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
@@ -303,27 +307,27 @@ async def test_credentials_that_are_still_good_are_used_while_there_are_no_new_o
     elif source == "container":
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{givers.url}/container")
     role: dict[str, Any] = {"access_key_id": "A", "secret_access_key": "s", "role_arn": ROLE}
-    told: list[str] = []
+    warnings: list[str] = []
     is_role = source == "assumed role"
     settings = Ec2Settings(region=REGION, **(role if is_role else {}))
     givers.seconds = 5 * 60.0 if is_role else LATER  # roles have a cache that goes by the real time
-    credentials = Credentials(settings, sts_url=givers.url, warn=told.append)
+    credentials = Credentials(settings, sts_url=givers.url, warn=warnings.append)
     first = await key_of(credentials)
     givers.is_throttling = True
-    go_on(credentials, minutes=0 if is_role else 55)
+    advance(credentials, minutes=0 if is_role else 55)
     assert {await key_of(credentials) for _ in range(5)} == {first}
     assert 1 <= givers.asked.count("refused") <= 3  # botocore's tries of one renewal
-    assert len(told) == 1
-    assert told[0].startswith("the AWS credentials cannot be renewed: ")
+    assert len(warnings) == 1
+    assert warnings[0].startswith("the AWS credentials cannot be renewed: ")
     givers.is_throttling, givers.seconds, credentials._renew_at = False, 3 * LATER, 0.0
     second = await key_of(credentials)
     assert second != first
     assert await key_of(credentials) == second
-    assert len(told) == 1
+    assert len(warnings) == 1
 
 
 @pytest.mark.parametrize("source", ["container", "assumed role"])
-async def test_an_answer_without_end_is_not_read_to_its_end(
+async def test_an_endless_answer_of_a_credentials_service_is_refused(
     givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     givers.is_endless = True
@@ -334,7 +338,7 @@ async def test_an_answer_without_end_is_not_read_to_its_end(
         await key_of(Credentials(settings, sts_url=givers.url))
 
 
-async def test_another_user_of_botocore_in_the_process_reads_what_it_likes(
+async def test_other_users_of_botocore_in_the_process_have_no_limit_on_answers(
     givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from botocore.awsrequest import AWSResponse
@@ -349,14 +353,12 @@ async def test_another_user_of_botocore_in_the_process_reads_what_it_likes(
     assert len(AWSResponse("http://127.0.0.1", 200, {}, Raw()).content) == LARGEST_ANSWER + 1
 
 
-async def test_credentials_that_have_ended_are_not_used(
-    givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_expired_credentials_are_not_used(givers: Givers, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0)
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{givers.url}/container")
     credentials = chain()
     await key_of(credentials)
     givers.is_throttling = True
-    go_on(credentials, minutes=61)
+    advance(credentials, minutes=61)
     with pytest.raises((AuthenticationRefused, ProviderUnavailable), match="the AWS credentials cannot be read: "):
         await key_of(credentials)

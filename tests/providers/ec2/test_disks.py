@@ -1,4 +1,4 @@
-"""Disks of VMs are volumes that nobody has to look after."""
+"""Disks of VMs are volumes, which end with their instance and are never left over."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ DISK = {"DISK_ID": "2", "SIZE": "1500", "TARGET": "vdf"}
 
 
 class TestDisks:
-    async def test_a_volume_is_the_vms_and_ends_with_it(self, face: Face, connect: Open) -> None:
+    async def test_an_attached_disk_is_a_tagged_volume_that_is_deleted_with_the_instance(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         await provider.attach_disk(deploy_id, DISK)
@@ -40,8 +42,8 @@ class TestDisks:
         await provider.destroy(deploy_id)
         assert volume.state == "deleted"
 
-    async def test_device_and_volume_of_a_disk_are_shown_while_it_is_attached(self, connect: Open) -> None:
-        """OpenNebula calls the device TARGET=vdf, and the console knows /dev/sdf alone."""
+    async def test_device_and_volume_of_a_disk_are_described_while_it_is_attached(self, connect: Open) -> None:
+        """OpenNebula names the device TARGET=vdf, and EC2's console names it /dev/sdf."""
         provider = await connect()
         deploy_id = await launched(provider)
         before = await shown_volumes(provider, deploy_id)
@@ -52,7 +54,7 @@ class TestDisks:
         await provider.detach_disk(deploy_id, DISK)
         assert await shown_volumes(provider, deploy_id) == before
 
-    async def test_a_disk_that_is_detached_is_deleted_and_another_may_have_its_number(
+    async def test_a_detached_disk_is_deleted_and_its_disk_id_can_be_used_again(
         self, face: Face, connect: Open
     ) -> None:
         provider = await connect()
@@ -62,7 +64,7 @@ class TestDisks:
             await provider.detach_disk(deploy_id, DISK)
         assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "deleted"]
 
-    async def test_whoever_comes_later_does_not_take_a_deleted_volume_for_a_new_one(
+    async def test_a_deleted_volume_is_not_mistaken_for_a_new_one_by_another_provider(
         self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("one_provider_mad.providers.ec2.disks._UNSEEN", 0.05)
@@ -73,7 +75,7 @@ class TestDisks:
         await later.attach_disk(deploy_id, DISK)
         assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "in-use"]
 
-    async def test_a_volume_whose_answer_was_lost_is_not_made_twice(self, face: Face, connect: Open) -> None:
+    async def test_a_repeated_attach_after_lost_answers_creates_one_volume(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for action in ("CreateVolume", "AttachVolume", "ModifyInstanceAttribute"):
@@ -84,7 +86,7 @@ class TestDisks:
         assert [volume.state for volume in face.account.volumes.values()] == ["in-use"]
 
     @pytest.mark.parametrize("action", ["CreateVolume", "AttachVolume"])
-    async def test_an_attach_that_was_cut_short_leaves_nothing_when_the_vm_ends(
+    async def test_a_volume_of_an_attach_with_a_lost_answer_is_deleted_with_the_instance(
         self, face: Face, connect: Open, action: str
     ) -> None:
         provider = await connect()
@@ -92,11 +94,13 @@ class TestDisks:
         face.order(action, is_done=True, drop=True)
         with pytest.raises(ProviderUnavailable):
             await provider.attach_disk(deploy_id, DISK)
-        await provider.destroy(deploy_id)  # a volume that is still being made cannot be deleted yet
+        await provider.destroy(deploy_id)  # a volume that is still being created cannot be deleted yet
         await until(lambda: all_made(face), "the volume to be made")
         assert [volume.state for volume in face.account.volumes.values()] == ["deleted"]
 
-    async def test_a_volume_that_cannot_be_dealt_with_keeps_none_of_the_others(self, face: Face, connect: Open) -> None:
+    async def test_a_volume_that_cannot_be_deleted_does_not_keep_others_from_being_deleted(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for disk in ("1", "2"):
@@ -113,7 +117,7 @@ class TestDisks:
             f"volumes of instance {deploy_id} may outlive it: {left[0]}"
         ]
 
-    async def test_a_volume_that_cannot_be_attached_is_not_kept_for_the_next_disk_of_its_number(
+    async def test_a_volume_that_could_not_be_attached_is_not_used_for_a_later_disk(
         self, face: Face, connect: Open
     ) -> None:
         provider = await connect(tags={"Team": "one"})
@@ -129,7 +133,7 @@ class TestDisks:
         assert volumes == [("deleted", 2), ("deleted", 2), ("in-use", 4)]
         assert {volume.tags["Team"] for volume in face.account.volumes.values()} == {"one"}
 
-    async def test_volumes_that_are_not_listed_are_not_made_without_end(
+    async def test_an_attach_gives_up_after_three_volumes_that_are_not_listed(
         self, face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("one_provider_mad.providers.ec2.disks._UNSEEN", 0.01)
@@ -145,8 +149,10 @@ class TestDisks:
         await until(lambda: all_made(face), "the volumes to be made")
         assert {volume.state for volume in face.account.volumes.values()} == {"deleted"}
 
-    async def test_another_size_under_a_number_that_was_used_is_no_mismatch(self, face: Face, connect: Open) -> None:
-        """EC2 keeps the tokens of volumes that were deleted, and a driver that starts knows of none."""
+    async def test_a_disk_of_another_size_can_reuse_the_disk_id_of_a_deleted_volume(
+        self, face: Face, connect: Open
+    ) -> None:
+        """EC2 keeps the tokens of deleted volumes, and a restarted driver has no record of them."""
         provider, later = await connect(), await connect()
         deploy_id = await launched(provider)
         await provider.attach_disk(deploy_id, DISK)
@@ -154,7 +160,7 @@ class TestDisks:
         await later.attach_disk(deploy_id, {**DISK, "SIZE": "4096"})
         assert [volume.state for volume in face.account.volumes.values()] == ["deleted", "in-use"]
 
-    async def test_volumes_that_may_not_be_seen_keep_no_instance_alive(self, face: Face, connect: Open) -> None:
+    async def test_an_instance_is_terminated_without_the_right_to_list_volumes(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         face.order("DescribeVolumes", code="UnauthorizedOperation", message="No.", status=403)
@@ -165,7 +171,7 @@ class TestDisks:
             f"volumes of instance {deploy_id} may outlive it: EC2: No. (DescribeVolumes, UnauthorizedOperation)"
         ]
 
-    async def test_many_disks_find_places_of_their_own(self, face: Face, connect: Open) -> None:
+    async def test_disks_with_the_same_or_no_target_get_devices_of_their_own(self, face: Face, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         for number, target in enumerate(("vdf", "vdf", "vda", "")):
@@ -182,7 +188,7 @@ class TestDisks:
         ],
         ids=str,
     )
-    async def test_a_disk_that_cannot_be_is_refused(
+    async def test_a_disk_without_id_or_size_or_with_an_image_is_refused(
         self, face: Face, connect: Open, disk: Mapping[str, str], sentence: str
     ) -> None:
         provider = await connect()
@@ -190,7 +196,7 @@ class TestDisks:
             await provider.attach_disk(DeployId("i-1"), disk)
         assert not face.account.calls
 
-    async def test_only_what_is_attached_can_grow(self, connect: Open) -> None:
+    async def test_resizing_a_disk_that_is_not_attached_is_refused(self, connect: Open) -> None:
         provider = await connect()
         deploy_id = await launched(provider)
         with pytest.raises(BadParameter, match="has no volume for disk 2: only attached ones can grow"):

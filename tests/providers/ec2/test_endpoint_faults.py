@@ -1,4 +1,4 @@
-"""What is ordered of the simulated cloud, a client of the embedded EC2 endpoint meets in EC2's words."""
+"""Faults configured for the simulated cloud reach clients of the embedded EC2 endpoint as EC2's own errors."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class TestFaults:
         ],
         ids=str,
     )
-    async def test_a_refusal_has_ec2s_code_and_nothing_is_made(
+    async def test_a_configured_refusal_of_a_create_has_ec2s_code_and_creates_nothing(
         self, tmp_path: Path, fault: dict[str, Any], code: str, status: int
     ) -> None:
         async with self.served(tmp_path, faults=FaultSettings(**fault)) as botocore:
@@ -63,7 +63,7 @@ class TestFaults:
         async with self.served(tmp_path) as botocore:
             assert not (await botocore.describe_instances())["Reservations"]
 
-    async def test_an_answer_that_is_lost_is_a_connection_that_ends(self, tmp_path: Path) -> None:
+    async def test_a_configured_lost_answer_closes_the_connection_after_the_create(self, tmp_path: Path) -> None:
         lost = FaultSettings(lost_answers=Order(calls=("create",), times=1))
         async with self.served(tmp_path, faults=lost) as botocore:
             with pytest.raises(HTTPClientError):
@@ -71,27 +71,29 @@ class TestFaults:
             (reservation,) = (await botocore.describe_instances())["Reservations"]
             assert await botocore.run(ClientToken="one") == reservation["Instances"][0]["InstanceId"]
 
-    async def test_too_many_calls_are_throttled(self, tmp_path: Path) -> None:
+    async def test_calls_beyond_the_configured_rate_are_throttled(self, tmp_path: Path) -> None:
         async with self.served(tmp_path, faults=FaultSettings(calls_a_second=3)) as botocore:
             done = await asyncio.gather(*(botocore.describe_regions() for _ in range(12)), return_exceptions=True)
         refused = [each for each in done if isinstance(each, ClientError)]
         assert {each.response["Error"]["Code"] for each in refused} == {"RequestLimitExceeded"}
         assert len(done) > len(refused) > 0
 
-    async def test_a_quota_of_the_cloud_is_one_of_the_account(self, tmp_path: Path) -> None:
+    async def test_the_clouds_max_instances_is_the_accounts_instance_limit(self, tmp_path: Path) -> None:
         async with self.served(tmp_path, max_instances=1) as botocore:
             await botocore.run()
             with pytest.raises(ClientError, match="InstanceLimitExceeded"):
                 await botocore.run()
 
-    async def test_some_of_many_are_enough_and_too_few_are_none(self, tmp_path: Path) -> None:
+    async def test_run_instances_creates_as_many_as_fit_or_none_if_fewer_than_min_count_fit(
+        self, tmp_path: Path
+    ) -> None:
         async with self.served(tmp_path, capacity={"t3.small": 3}, destroy_time=0.0) as botocore:
             with pytest.raises(ClientError, match="InsufficientInstanceCapacity"):
                 await botocore.run_instances(**{**RUN, "MinCount": 4, "MaxCount": 5})
             made = await botocore.run_instances(**{**RUN, "MinCount": 2, "MaxCount": 5})
             assert len(made["Instances"]) == 3
 
-    async def test_a_page_that_fails_is_no_short_list(self, tmp_path: Path) -> None:
+    async def test_a_broken_listing_is_an_error_and_no_short_list(self, tmp_path: Path) -> None:
         broken = FaultSettings(broken_listings=ListingOrder(times=1))
         async with self.served(tmp_path, faults=broken) as botocore:
             await botocore.run()

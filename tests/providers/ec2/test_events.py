@@ -1,4 +1,4 @@
-"""What EC2 plans, and what instances use, reaches OpenNebula through the real information driver."""
+"""Scheduled events and usage of instances reach OpenNebula through the real information driver."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def launched(face: Face, vm_id: int, **more: str) -> str:
 
 
 def shown(line: Line) -> dict[int, dict[str, str]]:
-    """The figures of each VM in a MONITOR_VM, without those that are taken back."""
+    """The figures of each VM in a MONITOR_VM, without those that it removes."""
     found = {}
     for vm in vectors(line.values, "VM"):
         monitored = read_template(base64.b64decode(vm["MONITOR"]).decode(), is_old=False)
@@ -45,7 +45,7 @@ def shown(line: Line) -> dict[int, dict[str, str]]:
     return found
 
 
-def test_events_and_figures_are_reported_and_events_told_once(face: Face, tmp_path: Path) -> None:
+def test_events_and_figures_are_reported_and_each_event_is_logged_once(face: Face, tmp_path: Path) -> None:
     place = Place(tmp_path / "one")
     place.configure(configuration(face, more="cloudwatch = true\nevents_period = 10"), name=NAME)
     plain = launched(face, 7)
@@ -72,9 +72,11 @@ def test_events_and_figures_are_reported_and_events_told_once(face: Face, tmp_pa
         hosts = [line.values for line in monitored.lines if line.word == "MONITOR_HOST"]
         assert (hosts[-1]["USEDCPU"], hosts[-1]["USEDMEMORY"]) == (["400"], [str(4 * 1024 * 1024)])  # two t3.small
         monitored.wait(lambda line: line.word == "MONITOR_VM")
-        told = [line.text for line in monitored.lines if line.word == "LOG" and line.status == "W"]
-        assert sum(f"instance {plain} of VM 7 has a scheduled event, instance-retirement" in text for text in told) == 1
-        assert sum(f"instance {spot} of VM 8 is being taken back by EC2" in text for text in told) == 1
+        logged = [line.text for line in monitored.lines if line.word == "LOG" and line.status == "W"]
+        assert (
+            sum(f"instance {plain} of VM 7 has a scheduled event, instance-retirement" in text for text in logged) == 1
+        )
+        assert sum(f"instance {spot} of VM 8 is being taken back by EC2" in text for text in logged) == 1
     asked = face.account.count("GetMetricData")
-    assert asked == 2  # the days before, and the last minutes: however often is listed
+    assert asked == 2  # one for the days before and one for the last minutes, for any number of listings
     assert face.account.count("DescribeInstances") > asked

@@ -1,4 +1,4 @@
-"""Keys that upstream's driver kept in the host's template sign what is sent, and newer ones once they are refused."""
+"""Keys that upstream's driver kept in the host's template sign calls; they are read again once they are refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def signed(keys: Credentials) -> tuple[str, str]:
     return made.key_id, made.headers["Authorization"]
 
 
-async def test_the_hosts_keys_sign_and_new_ones_are_taken_up(local: Partner) -> None:
+async def test_calls_are_signed_with_the_hosts_keys_which_are_read_again_after_a_refusal(local: Partner) -> None:
     keys = Credentials(Ec2Settings(region="eu-west-1", login_from_host="remote2"))
     key_id, authorization = await signed(keys)
     assert key_id == "AKIAFIRST"
@@ -44,7 +44,7 @@ async def test_the_hosts_keys_sign_and_new_ones_are_taken_up(local: Partner) -> 
     assert (await signed(keys))[0] == "AKIASECOND"
 
 
-async def test_a_host_without_keys_is_told(local: Partner) -> None:
+async def test_a_host_without_keys_is_named_in_the_error(local: Partner) -> None:
     local.host_attributes.clear()
     keys = Credentials(Ec2Settings(region="eu-west-1", login_from_host="remote2"))
     with pytest.raises(AuthenticationRefused, match="host remote2 has no EC2_ACCESS and EC2_SECRET in its template"):
@@ -52,6 +52,6 @@ async def test_a_host_without_keys_is_told(local: Partner) -> None:
 
 
 @pytest.mark.parametrize("other", [{"profile": "p"}, {"access_key_id": "a", "secret_access_key": "b"}])
-def test_one_source_of_keys_is_enough(other: dict[str, str]) -> None:
+def test_login_from_host_excludes_keys_and_profile(other: dict[str, str]) -> None:
     with pytest.raises(msgspec.ValidationError, match="login_from_host: give either a host, or keys, or a profile"):
         msgspec.convert({"region": "eu-west-1", "login_from_host": "h", **other}, Ec2Settings)

@@ -1,4 +1,4 @@
-"""kill -9 anywhere in a deploy on EC2 buys no second instance (tests/end_to_end/test_kill.py has the whole story)."""
+"""kill -9 anywhere in a deploy on EC2 buys no second instance (tests/end_to_end/test_kill.py tests it in detail)."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from tests.waiting import until
 
 SEED = 20260102
 VMS = tuple(map(VmId, range(7, 11)))
-"""Each is deployed when the one before has come to some point, so that one kill hits each at a point of its own."""
+"""Each is deployed when the one before has reached some point, so that one kill hits each at a point of its own."""
 
 BOOT, LAG = 0.2, 0.2
-"""Seconds: so long an instance boots and cannot be seen."""
+"""Seconds that an instance boots, and that it is not visible."""
 
 SLOW = replace(SETTINGS, latency=0.05, faults=FaultSettings(late_answers=DelayOrder(seconds=0.05)))
-"""Every call takes as long on its way there as on its way back, so that kills come while it travels."""
+"""Calls and answers are delayed, so that kills hit calls under way."""
 
 
 def deploy(vm_id: VmId) -> bytes:
@@ -70,7 +70,7 @@ class Killer:
         return place
 
     def kill(self, place: Place) -> list[Remains]:
-        """Kill one; one in five has everything to load yet, the others are warm."""
+        """Kill one; one in five has not imported EC2's modules yet, the others have."""
         journal = place.var / f"one_provider_mad_{NAME}.journal"
         with Driver(place, f"-t 15 -r 0 {NAME}", environ=ENVIRON) as driver:
             if self.count % 5 != 1:
@@ -107,7 +107,7 @@ class Killer:
 
 @pytest.mark.parametrize("kills", [pytest.param(5, id="20"), pytest.param(50, id="200", marks=pytest.mark.soak)])
 def test_a_driver_killed_anywhere_in_a_deploy_buys_one_instance(tmp_path: Path, kills: int) -> None:
-    """Four VMs a kill; whoever comes next is told again of each, and answers with the only instance there ever was."""
+    """Four VMs for each kill; the next driver gets each deploy again, and answers with the VM's only instance."""
     with Face(settings=SLOW).running() as face:
         killer = Killer(tmp_path, face)
         for _ in range(kills):
@@ -124,7 +124,7 @@ def test_a_driver_killed_anywhere_in_a_deploy_buys_one_instance(tmp_path: Path, 
 
 
 def answers(driver: Driver, vm_ids: Sequence[VmId]) -> dict[VmId, str]:
-    """The deploy id that each of these VMs was answered with, once each."""
+    """The deploy id in the one answer for each of these VMs."""
     found: dict[VmId, str] = {}
     while len(found) < len(vm_ids):
         line = driver.wait_for(lambda text: not text.startswith("LOG "))

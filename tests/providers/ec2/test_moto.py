@@ -1,4 +1,4 @@
-"""A VM's whole life through both programs against moto's server: an EC2 that somebody else has written."""
+"""A VM from deploy to terminate through both drivers against moto's server, an independent implementation of EC2."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ min_list_interval = 0.1
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    # The credentials and images that moto would look for otherwise take seconds.
+    # Otherwise moto searches for credentials and images, which takes seconds.
     environ = {**os.environ, "MOTO_EC2_LOAD_DEFAULT_AMIS": "false", "AWS_EC2_METADATA_DISABLED": "true"}
     with subprocess.Popen(
         [sys.executable, "-c", SERVER],
@@ -78,7 +78,7 @@ def url() -> Iterator[str]:
 
 @pytest.fixture
 def drivers(url: str, place: Place) -> Iterator[tuple[Driver, Driver]]:
-    """Both programs, on moto's account."""
+    """Both drivers, on moto's account."""
     place.configure(CONFIGURATION.format(url=url, key=KEY, secret=SECRET, region=REGION), name=NAME)
     environ = {"AWS_EC2_METADATA_DISABLED": "true"}
     actions = Driver(place, f"-t 15 -r 0 {NAME}", environ=environ)
@@ -93,7 +93,7 @@ def drivers(url: str, place: Place) -> Iterator[tuple[Driver, Driver]]:
 
 
 class Console:
-    """Somebody with botocore."""
+    """Another client of the account, by botocore."""
 
     def __init__(self, url: str) -> None:
         def client(service: str) -> Any:
@@ -115,7 +115,7 @@ class Console:
         return {each["Key"]: each["Value"] for each in self.instance(instance_id)["Tags"]}
 
     def measure(self, instance_id: str, **figures: float) -> None:
-        """Let CloudWatch know figures from ten minutes ago, which have settled."""
+        """Put figures of eleven minutes ago into CloudWatch, which are final."""
         at = datetime.now(UTC) - timedelta(minutes=11)
         dimensions = [{"Name": "InstanceId", "Value": instance_id}]
         data = [
@@ -137,8 +137,8 @@ def template(**attributes: str) -> Template:
     )
 
 
-def told(monitor: Driver, word: str, vm_id: int, **wanted: str) -> dict[str, str]:
-    """What the next report says of a VM that says so much of it."""
+def reported(monitor: Driver, word: str, vm_id: int, **wanted: str) -> dict[str, str]:
+    """The next report of a VM that has these values."""
     while True:
         line = read_modern(monitor.next_line().encode() + b"\n")
         if line.word != word:
@@ -152,7 +152,7 @@ def told(monitor: Driver, word: str, vm_id: int, **wanted: str) -> dict[str, str
                 return text
 
 
-def test_a_vm_lives_its_whole_life_and_refusals_are_sentences(url: str, drivers: tuple[Driver, Driver]) -> None:
+def test_a_vm_on_moto_from_deploy_to_terminate(url: str, drivers: tuple[Driver, Driver]) -> None:
     driver, monitor = drivers
     console = Console(url)
     address = console.ec2.allocate_address(Domain="vpc")["PublicIp"]
@@ -163,12 +163,12 @@ def test_a_vm_lives_its_whole_life_and_refusals_are_sentences(url: str, drivers:
     tags = console.tags(deploy_id)
     assert (tags["ONE_PROVIDER_OWNER"], tags["ONE_PROVIDER_VM_ID"], tags["role"]) == ("one-test", "7", "web")
     assert console.instance(deploy_id)["PublicIpAddress"] == address
-    assert driver.created(wire.deploy(7, template=asked, host_id=3)) == deploy_id  # a retry takes it over
+    assert driver.created(wire.deploy(7, template=asked, host_id=3)) == deploy_id  # a retry adopts it
 
     console.measure(deploy_id, CPUUtilization=25.0, NetworkIn=1000.0, NetworkOut=500.0, EBSReadBytes=70.0)
     monitor.send(start_monitor(3, "cloud"))
-    told(monitor, "STATE_VM", 7, STATE="RUNNING")
-    seen = told(monitor, "MONITOR_VM", 7, NETRX="1000")
+    reported(monitor, "STATE_VM", 7, STATE="RUNNING")
+    seen = reported(monitor, "MONITOR_VM", 7, NETRX="1000")
     assert (seen["NETTX"], seen["MEMORY"], seen["DISKRDBYTES"]) == ("500", str(2 * 1024 * 1024), "70")
     assert (seen["AWS_PUBLIC_IP_ADDRESS"], seen["AWS_INSTANCE_TYPE"]) == (address, "t3.small")
 
@@ -181,12 +181,12 @@ def test_a_vm_lives_its_whole_life_and_refusals_are_sentences(url: str, drivers:
 
     assert driver.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
     assert console.state(deploy_id) == "stopped"
-    told(monitor, "STATE_VM", 7, STATE="POWEROFF")
+    reported(monitor, "STATE_VM", 7, STATE="POWEROFF")
     larger = Template(values={**asked.values, "CPU": ("2",), "MEMORY": ("4096",), "DISK": (disk,)})
     assert driver.ask(wire.resume(7, deploy_id, template=larger, host_id=3)) == f"SUCCESS {deploy_id}"
     assert console.instance(deploy_id)["InstanceType"] == "t3.medium"
     assert len(console.instance(deploy_id)["BlockDeviceMappings"]) == 2
-    told(monitor, "STATE_VM", 7, STATE="RUNNING")
+    reported(monitor, "STATE_VM", 7, STATE="RUNNING")
     assert driver.ask(wire.line("SAVE", 7, deploy_id=deploy_id, template=larger)) == "SUCCESS -"
     assert driver.ask(wire.line("RESTORE", 7, deploy_id=deploy_id, seq=1, template=larger)) == "SUCCESS -"
     assert 'AWS_INSTANCE_TYPE="t3.medium"' in driver.ask(wire.poll(7, deploy_id))
@@ -197,10 +197,10 @@ def test_a_vm_lives_its_whole_life_and_refusals_are_sentences(url: str, drivers:
 
 
 def assert_refusals_are_sentences(driver: Driver) -> None:
-    """What moto refuses, and what it refuses when the instance runs already."""
+    """A create that moto refuses fails, and an address that it refuses later becomes a warning."""
     refused = driver.ask(wire.deploy(8, template=template(SUBNETID="subnet-0123456789abcdef0")))
     assert refused.startswith("FAILURE EC2: The subnet ID 'subnet-0123456789abcdef0' does not exist (RunInstances")
     deploy_id = driver.created(wire.deploy(9, template=template(ELASTICIP="203.0.113.200")))
-    told_to_vm = [line for line in driver.lines if line.startswith("LOG W 9 ")]
-    assert any(f"instance {deploy_id} runs, but not everything is done: EC2: " in line for line in told_to_vm)
+    vm_warnings = [line for line in driver.lines if line.startswith("LOG W 9 ")]
+    assert any(f"instance {deploy_id} runs, but not everything is done: EC2: " in line for line in vm_warnings)
     assert driver.ask(wire.terminate(9, deploy_id)) == "SUCCESS -"

@@ -1,4 +1,4 @@
-"""Calls keep within EC2's budgets, each action within its own, and none waits without an end."""
+"""Calls keep within EC2's rate limits, each action within its own, and none waits longer than a limit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.looptime
 
 
 async def sent(pace: Pace, action: str, count: int) -> list[float]:
-    """When so many calls that want to be sent at once are sent; those that are refused are left out."""
+    """The times at which so many simultaneous calls are sent; refused ones are left out."""
     times = []
 
     async def one() -> None:
@@ -27,9 +27,11 @@ async def sent(pace: Pace, action: str, count: int) -> list[float]:
     return sorted(times)
 
 
-async def test_creates_come_in_a_burst_and_then_by_the_second() -> None:
+async def test_creates_are_sent_in_a_burst_of_five_and_then_two_per_second() -> None:
     times = await sent(Pace(share=1.0), "RunInstances", 100)
-    assert times == [0.0] * 5 + [0.5 * number for number in range(1, 11)]  # and the others not within five seconds
+    assert times == [0.0] * 5 + [
+        0.5 * number for number in range(1, 11)
+    ]  # the others would wait longer than five seconds
 
 
 @pytest.mark.parametrize(
@@ -38,36 +40,36 @@ async def test_creates_come_in_a_burst_and_then_by_the_second() -> None:
         pytest.param("DescribeInstances", READS.burst, READS.rate, id="read"),
         pytest.param("StopInstances", WRITES.burst, WRITES.rate, id="write"),
         pytest.param("StartInstances", *SPECIAL["StartInstances"], id="start"),
-        pytest.param("GetMetricData", *SPECIAL["GetMetricData"], id="figures"),
+        pytest.param("GetMetricData", *SPECIAL["GetMetricData"], id="metric-data"),
     ],
 )
-async def test_each_kind_has_its_budget(action: str, burst: float, rate: float) -> None:
+async def test_each_kind_of_action_has_its_burst_and_rate(action: str, burst: float, rate: float) -> None:
     times = await sent(Pace(share=1.0), action, 500)
     assert times.count(0.0) == burst
     assert len(times) == pytest.approx(burst + LONGEST_WAIT * rate, abs=1)
 
 
-async def test_a_share_is_kept_to() -> None:
+async def test_calls_use_only_the_configured_share_of_a_rate_limit() -> None:
     times = await sent(Pace(share=0.5), "DescribeInstances", 500)
     assert times.count(0.0) == READS.burst / 2
     assert len(times) == pytest.approx((READS.burst + LONGEST_WAIT * READS.rate) / 2, abs=1)
 
 
-async def test_a_bucket_fills_again() -> None:
+async def test_a_minute_without_calls_refills_the_burst() -> None:
     pace = Pace(share=1.0)
     await sent(pace, "RunInstances", 100)
     await pass_time(60)
     assert len(await sent(pace, "RunInstances", 100)) == 15
 
 
-async def test_one_action_takes_nothing_from_another() -> None:
+async def test_calls_of_one_action_do_not_use_the_rate_limit_of_another() -> None:
     pace = Pace(share=1.0)
     await sent(pace, "DescribeInstances", 500)
     now = asyncio.get_running_loop().time()
     assert await sent(pace, "DescribeVolumes", 1) == [round(now, 3)]
 
 
-async def test_who_is_refused_is_told_when_there_is_room() -> None:
+async def test_a_call_refused_by_the_rate_limit_gets_a_retry_after() -> None:
     pace = Pace(share=1.0)
     outcomes = await asyncio.gather(*(sent_or_refused(pace) for _ in range(30)))
     waits = [each.retry_after for each in outcomes if each is not None]
@@ -83,7 +85,7 @@ async def sent_or_refused(pace: Pace) -> Throttled | None:
         return refused
 
 
-async def test_a_refusal_still_slows_its_whole_class_down() -> None:
+async def test_a_throttled_read_delays_other_reads_and_no_write() -> None:
     pace = Pace(share=1.0)
     with pytest.raises(Throttled):
         async with pace.turn("DescribeInstances"):
@@ -93,7 +95,7 @@ async def test_a_refusal_still_slows_its_whole_class_down() -> None:
     assert await sent(pace, "DescribeVolumes", 1) == [2.0]
 
 
-async def test_cloudwatch_slows_nothing_else_down() -> None:
+async def test_a_throttled_cloudwatch_call_delays_only_cloudwatch() -> None:
     pace = Pace(share=1.0)
     with pytest.raises(Throttled):
         async with pace.turn("GetMetricData"):
@@ -103,11 +105,11 @@ async def test_cloudwatch_slows_nothing_else_down() -> None:
     assert await sent(pace, "GetMetricData", 1) == [2.0]
 
 
-async def test_a_cloud_whose_budgets_nobody_knows_is_not_held_back() -> None:
+async def test_without_a_share_calls_are_not_rate_limited() -> None:
     assert await sent(Pace(), "RunInstances", 500) == [0.0] * 500
 
 
-def test_amazons_endpoint_is_paced_and_others_only_by_order() -> None:
+def test_only_amazons_endpoint_is_rate_limited_by_default() -> None:
     there, here = Ec2Settings(region="eu-west-1"), Ec2Settings(region="eu-west-1", endpoint_url="http://cloud/")
     assert (there.share_of_budget, here.share_of_budget) == (0.9, 0.0)
     assert Ec2Settings(region="eu-west-1", endpoint_url="http://cloud/", call_share=0.5).share_of_budget == 0.5

@@ -1,4 +1,4 @@
-"""What EC2's provider does beyond the promises that every provider keeps."""
+"""Behaviour of EC2's provider that the conformance suite does not test."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ from tests.providers.ec2.vms import a_call, a_vm, launched
 
 
 class TestCreating:
-    async def test_what_was_short_is_tried_last_for_a_while(self, face: Face, connect: Open) -> None:
+    async def test_a_type_and_zone_without_capacity_are_tried_last_until_they_succeed(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect()
         vm = a_vm(INSTANCETYPE="t3.small,t3a.small", AVAILABILITYZONE="eu-west-1a,eu-west-1b")
 
@@ -46,9 +48,9 @@ class TestCreating:
         assert order() == [("t3.small", "b"), ("t3a.small", "a"), ("t3a.small", "b"), ("t3.small", "a")]
         face.account.short.clear()
         await provider.create(a_call(provider, vm, at=3))
-        assert order()[0] == ("t3.small", "a")  # there was room after all
+        assert order()[0] == ("t3.small", "a")  # it has capacity after all
 
-    def test_a_shortage_is_forgotten_in_time(self) -> None:
+    def test_a_shortage_is_forgotten_after_ten_minutes(self) -> None:
         now = 0.0
         memory = Shortages(memory=600, clock=lambda: now)
         one, two = ({"parameters": {"InstanceType": name}} for name in ("a", "b"))
@@ -57,13 +59,16 @@ class TestCreating:
         now = 601.0
         assert memory.ordered([one, two]) == (one, two)
 
-    async def test_a_quota_of_spot_instances_leaves_the_way_on_demand(self, face: Face, connect: Open) -> None:
+    async def test_a_spot_limit_lets_a_create_continue_on_demand(self, face: Face, connect: Open) -> None:
         provider, vm = await connect(), a_vm(SPOT="PREFERRED")
         face.order("RunInstances", code="MaxSpotInstanceCountExceeded", status=400)
         with pytest.raises(NoCapacity, match="MaxSpotInstanceCountExceeded"):
             await provider.create(a_call(provider, vm))
         first, second = provider.plan(vm).alternatives
-        assert (read_launch(first).place.market, read_launch(second).place.market) == ("", "spot")  # tried last for now
+        assert (read_launch(first).place.market, read_launch(second).place.market) == (
+            "",
+            "spot",
+        )  # spot is tried last for now
         face.order("RunInstances", code="VcpuLimitExceeded", status=400)
         with pytest.raises(QuotaExceeded):
             await provider.create(a_call(provider, a_vm()))
@@ -78,7 +83,7 @@ class TestCreating:
             ("VolumeLimitExceeded", "t3.small", False),
         ],
     )
-    async def test_a_limit_holds_for_every_vm_when_it_is_that_of_the_standard_families(
+    async def test_only_an_instance_limit_of_standard_families_is_general(
         self, face: Face, connect: Open, code: str, kind: str, *, is_general: bool
     ) -> None:
         provider = await connect()
@@ -87,8 +92,8 @@ class TestCreating:
             await provider.create(a_call(provider, a_vm(INSTANCETYPE=kind)))
         assert caught.value.is_general is is_general
 
-    async def test_a_spent_token_is_seen_by_the_instance_it_shows(self, face: Face, connect: Open) -> None:
-        """As EC2 answered until January 2025, and as compatible clouds may."""
+    async def test_a_token_answered_with_a_terminated_instance_is_spent(self, face: Face, connect: Open) -> None:
+        """EC2 answered so until January 2025, and compatible clouds may still."""
         face.account.answers_spent_tokens = True
         provider = await connect()
         deploy_id = await launched(provider)
@@ -96,7 +101,7 @@ class TestCreating:
         with pytest.raises(TokenSpent, match=f"belongs to instance {deploy_id}, which is (shutting-down|terminated)"):
             await provider.create(a_call(provider, a_vm()))
 
-    async def test_the_root_volumes_device_is_the_images(self, face: Face, connect: Open) -> None:
+    async def test_the_root_volumes_device_is_read_from_the_image_once(self, face: Face, connect: Open) -> None:
         provider = await connect()
         call = a_call(provider, a_vm(VOLUMESIZE="30"))
         deploy_id = await provider.create(call)
@@ -111,20 +116,22 @@ class TestCreating:
             await provider.create(a_call(provider, a_vm(AMI="ami-2", VOLUMESIZE="30")))
 
     @pytest.mark.parametrize("token", ["", "x" * 65, "é"])
-    async def test_a_token_that_ec2_would_not_take_is_not_sent(self, face: Face, connect: Open, token: str) -> None:
+    async def test_an_empty_too_long_or_non_ascii_token_is_refused_without_a_call(
+        self, face: Face, connect: Open, token: str
+    ) -> None:
         provider = await connect()
         call = a_call(provider, a_vm())
         with pytest.raises(BadParameter, match="an idempotency token has 1 to 64 ASCII characters"):
             await provider.create(CreateCall(identity=call.identity, token=token, parameters=call.parameters))
         assert not face.account.calls
 
-    async def test_an_answer_that_names_no_instance_is_none(self, face: Face, connect: Open) -> None:
+    async def test_a_create_answered_without_an_instance_is_unavailable(self, face: Face, connect: Open) -> None:
         provider = await connect()
         face.order("RunInstances", body="<RunInstancesResponse/>", status=200)
         with pytest.raises(ProviderUnavailable, match="names 0 instances instead of one"):
             await provider.create(a_call(provider, a_vm()))
 
-    async def test_a_new_instance_that_is_not_known_yet_is_not_found(self, face: Face, connect: Open) -> None:
+    async def test_an_instance_that_ec2_does_not_show_yet_is_not_found(self, face: Face, connect: Open) -> None:
         face.account.lag = 60.0
         provider = await connect()
         deploy_id = await provider.create(a_call(provider, a_vm()))
@@ -137,7 +144,7 @@ class TestCreating:
 
 
 class TestAddress:
-    async def test_the_address_is_given_once_the_instance_runs(self, face: Face, connect: Open) -> None:
+    async def test_the_elastic_ip_is_associated_when_the_instance_has_booted(self, face: Face, connect: Open) -> None:
         provider = await connect()
         for address in ("198.51.100.7", "eipalloc-1"):
             vm = a_vm(ELASTICIP=address)
@@ -146,14 +153,14 @@ class TestAddress:
                 await provider.finish_boot(deploy_id, vm)
             assert face.account.instances[deploy_id].address == address
 
-    async def test_without_one_nothing_is_asked(self, face: Face, connect: Open) -> None:
+    async def test_without_an_elastic_ip_no_call_is_made_after_the_boot(self, face: Face, connect: Open) -> None:
         provider = await connect()
         await provider.finish_boot(DeployId("i-1"), a_vm())
         assert not face.account.calls
 
 
-class TestLooking:
-    async def test_a_thousand_are_one_call(self, face: Face, connect: Open) -> None:
+class TestListing:
+    async def test_a_thousand_instances_are_described_by_one_call(self, face: Face, connect: Open) -> None:
         provider = await connect()
         ids = [fill(face, number, ONE_PROVIDER_OWNER=OWNER) for number in range(1000)]
         began = time.monotonic()
@@ -162,7 +169,9 @@ class TestLooking:
         assert set(found) == set(ids)
         assert face.account.count("DescribeInstances") == 1
 
-    async def test_what_is_not_listed_as_ours_is_asked_for_by_its_id(self, face: Face, connect: Open) -> None:
+    async def test_instances_without_our_tags_are_described_by_a_second_call_with_ids(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect()
         ours = [fill(face, number, ONE_PROVIDER_OWNER=OWNER) for number in range(300)]
         imported = fill(face, 300)
@@ -170,14 +179,14 @@ class TestLooking:
         assert set(found) == {*ours, imported}
         assert face.account.count("DescribeInstances") == 2
 
-    async def test_few_are_asked_for_by_their_ids(self, face: Face, connect: Open) -> None:
+    async def test_two_hundred_instances_are_described_by_their_ids(self, face: Face, connect: Open) -> None:
         provider = await connect()
         ids = [fill(face, number) for number in range(200)]
         fill(face, 200, ONE_PROVIDER_OWNER=OWNER)
         assert set(await provider.describe(ids)) == set(ids)
         assert face.account.count("DescribeInstances") == 1
 
-    async def test_an_instance_shows_upstreams_attributes(self, connect: Open) -> None:
+    async def test_an_instance_has_the_attributes_that_upstreams_driver_reports(self, connect: Open) -> None:
         provider = await connect()
         vm = a_vm(KEYPAIR="mine", SUBNETID="subnet-3", SECURITYGROUPIDS="sg-1,sg-2")
         instance = await look(provider, await launched(provider, vm))
@@ -200,7 +209,7 @@ class TestLooking:
         assert (instance.name, instance.reason, instance.raw_state) == ("vm-7", "", "running")
         assert abs(instance.created_at - time.time()) < 60
 
-    async def test_a_state_that_is_not_documented_is_unknown_and_told_once(self, face: Face, connect: Open) -> None:
+    async def test_an_undocumented_state_is_unknown_with_one_warning(self, face: Face, connect: Open) -> None:
         provider = await connect()
         one = "<item><instanceId>i-1</instanceId><instanceState><name>dreaming</name></instanceState></item>"
         body = f"<reservationSet><item><instancesSet>{one}</instancesSet></item></reservationSet>"
@@ -213,13 +222,13 @@ class TestLooking:
         assert [("'dreaming'" in each) for each in warned] == [True]
 
     @pytest.mark.parametrize("word", Shown.CODES)
-    def test_every_documented_state_has_a_meaning(self, word: str) -> None:
+    def test_every_documented_state_is_mapped(self, word: str) -> None:
         assert state_of(word) is not InstanceState.UNKNOWN
         assert set(STATES) == set(Shown.CODES)
 
 
 def fill(face: Face, number: int, **tags: str) -> DeployId:
-    """An instance that is simply there."""
+    """Add an instance without a launch."""
     deploy_id = f"i-{number}"
     face.account.instances[deploy_id] = Shown(
         id=deploy_id,
@@ -239,16 +248,19 @@ class TestUpstream:
     @pytest.mark.parametrize(
         ("tags", "settings", "vm_id"),
         [
-            pytest.param({UPSTREAM_TAG: "42"}, {"adopt_upstream": True}, 42, id="its-tag-alone"),
-            pytest.param({UPSTREAM_TAG: "42"}, {}, None, id="only-when-it-is-set"),
+            pytest.param({UPSTREAM_TAG: "42"}, {"adopt_upstream": True}, 42, id="tag-alone"),
+            pytest.param({UPSTREAM_TAG: "42"}, {}, None, id="adopt-upstream-not-set"),
             pytest.param({UPSTREAM_TAG: "x"}, {"adopt_upstream": True}, None, id="no-number"),
             pytest.param({}, {"adopt_upstream": True}, None, id="no-tag"),
             pytest.param(
-                {UPSTREAM_TAG: "42", "ONE_PROVIDER_OWNER": "b"}, {"adopt_upstream": True}, None, id="half-ours"
+                {UPSTREAM_TAG: "42", "ONE_PROVIDER_OWNER": "b"},
+                {"adopt_upstream": True},
+                None,
+                id="with-one-of-our-tags",
             ),
         ],
     )
-    async def test_its_tag_names_a_vm(
+    async def test_the_vm_id_of_upstreams_tag_is_read_if_adopt_upstream_is_set(
         self, face: Face, connect: Open, tags: dict[str, str], settings: dict[str, Any], vm_id: int | None
     ) -> None:
         provider = await connect(**settings)
@@ -256,7 +268,7 @@ class TestUpstream:
         (instance,) = await provider.list_instances()
         assert provider.upstream_vm_id(instance) == vm_id
 
-    async def test_tags_of_ours_end_that(self, face: Face, connect: Open) -> None:
+    async def test_an_instance_with_our_tags_is_not_upstreams_any_more(self, face: Face, connect: Open) -> None:
         provider = await connect(adopt_upstream=True)
         deploy_id = fill(face, 1, ONE_ID="7")
         await provider.retag(deploy_id, a_vm().identity(owner=OWNER))
@@ -279,16 +291,16 @@ class TestSizes:
             ("m1.small", 1, 1.7),
         ],
     )
-    def test_a_type_has_the_size_that_ec2_says(self, name: str, cpu: float, gib: float) -> None:
+    def test_built_in_sizes_are_ec2s(self, name: str, cpu: float, gib: float) -> None:
         assert BUILT_IN[name] == Size(cpu=cpu, memory=round(gib * 1024))
 
-    async def test_the_configuration_adds_types(self, connect: Open) -> None:
+    async def test_configured_instance_types_are_added_to_the_sizes(self, connect: Open) -> None:
         provider = await connect(instance_types={"x9.huge": {"cpu": 64, "memory": 1024}})
         assert provider.instance_sizes()["x9.huge"] == Size(cpu=64, memory=1024 * 1024)
         assert isinstance(provider, CapacitySource)
         assert await provider.capacity() is None
 
-    def test_the_smallest_of_the_family_that_fits_is_taken(self) -> None:
+    def test_a_resize_chooses_the_smallest_type_of_the_family_that_fits(self) -> None:
         assert resized("t3.small", BUILT_IN, cpu=2, memory=3000) == "t3.medium"
         assert resized("m5.large", BUILT_IN, cpu=5, memory=0) == "m5.2xlarge"
         with pytest.raises(BadParameter, match="no instance type of the family t3 has CPU=100"):
@@ -296,7 +308,9 @@ class TestSizes:
         with pytest.raises(BadParameter, match="sizes of the instance family z9 are not known"):
             resized("z9.small", BUILT_IN, cpu=1, memory=1)
 
-    async def test_what_a_listed_instance_is_made_of_can_be_imported(self, face: Face, connect: Open) -> None:
+    async def test_import_hints_of_a_listed_instance_have_its_size_image_and_type(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect()
         fill(face, 1)
         (instance,) = await provider.list_instances()
@@ -308,8 +322,8 @@ class TestSizes:
         )
 
 
-class TestTheRest:
-    async def test_a_hard_stop_does_not_wait_for_the_guest(self, face: Face, connect: Open) -> None:
+class TestFurther:
+    async def test_a_hard_stop_after_a_soft_one_stops_the_instance_at_once(self, face: Face, connect: Open) -> None:
         face.account.stop = 60.0
         provider = await connect()
         deploy_id = await launched(provider)
@@ -318,12 +332,12 @@ class TestTheRest:
         await provider.stop(deploy_id, hard=True)
         await reach(provider, deploy_id, InstanceState.STOPPED)
 
-    async def test_a_cloud_without_sts_is_called_what_the_configuration_says(self, face: Face, connect: Open) -> None:
+    async def test_a_configured_account_is_returned_without_a_call_to_sts(self, face: Face, connect: Open) -> None:
         provider = await connect(account="private")
         assert await provider.account() == "private/eu-west-1"
         assert not face.account.calls
 
-    async def test_many_at_once_share_the_connections(self, face: Face, connect: Open) -> None:
+    async def test_forty_simultaneous_creates_share_four_connections(self, face: Face, connect: Open) -> None:
         provider = await connect(max_connections=4)
         ids = await asyncio.gather(*(provider.create(a_call(provider, a_vm(number))) for number in range(40)))
         assert len(set(ids)) == 40

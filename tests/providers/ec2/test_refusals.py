@@ -1,4 +1,4 @@
-"""Every error code of EC2 means one of our kinds; what is not documented goes by its name, then by the HTTP status.
+"""Every error code of EC2 becomes one of our error classes; an undocumented one by its name, then by the HTTP status.
 
 The codes are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html.
 """
@@ -61,7 +61,7 @@ DOCUMENTED: dict[type[ProviderError], str] = {
 @pytest.mark.parametrize(
     ("code", "kind"), [(code, kind) for kind, codes in DOCUMENTED.items() for code in codes.split()], ids=str
 )
-def test_a_documented_code_means_one_kind(code: str, kind: type[ProviderError]) -> None:
+def test_a_documented_error_code_has_one_error_class(code: str, kind: type[ProviderError]) -> None:
     if code == "InvalidDevice.InUse":
         kind = WrongState
     assert kind_of(code, status=400) is kind
@@ -72,10 +72,10 @@ def test_a_documented_code_means_one_kind(code: str, kind: type[ProviderError]) 
 @pytest.mark.parametrize(
     ("code", "status", "kind"),
     [
-        pytest.param("InvalidGizmoID.NotFound", 400, BadParameter, id="a-new-thing-that-does-not-exist"),
+        pytest.param("InvalidGizmoID.NotFound", 400, BadParameter, id="a-new-kind-not-found"),
         pytest.param("GizmoLimitExceeded", 400, QuotaExceeded, id="a-new-limit"),
         pytest.param("InsufficientGizmoCapacity", 500, NoCapacity, id="a-new-shortage"),
-        pytest.param("GizmoThrottledException", 400, Throttled, id="a-new-way-to-throttle"),
+        pytest.param("GizmoThrottledException", 400, Throttled, id="a-new-throttling-code"),
         pytest.param("IncorrectGizmoState", 400, WrongState, id="a-new-state"),
         pytest.param("Gizmo", 400, BadParameter, id="unknown-400"),
         pytest.param("Gizmo", 403, PermissionDenied, id="unknown-403"),
@@ -88,17 +88,17 @@ def test_a_documented_code_means_one_kind(code: str, kind: type[ProviderError]) 
         pytest.param("", 302, ProviderUnavailable, id="no-code-302"),
     ],
 )
-def test_what_is_not_documented_goes_by_its_name_and_then_by_the_status(
+def test_an_undocumented_code_is_classified_by_its_name_then_by_the_http_status(
     code: str, status: int, kind: type[ProviderError]
 ) -> None:
     assert kind_of(code, status=status) is kind
 
 
-def test_the_table_has_only_kinds_that_a_refusal_can_be() -> None:
+def test_no_error_code_is_classified_as_not_supported() -> None:
     assert {kind for kind in CODES.values() if "NotSupported" in kind.__name__} == set()
 
 
-def test_the_sentence_says_first_what_the_cloud_said() -> None:
+def test_an_error_sentence_begins_with_ec2s_message() -> None:
     error = refusal(
         "RunInstances",
         code="UnauthorizedOperation",
@@ -111,19 +111,19 @@ def test_the_sentence_says_first_what_the_cloud_said() -> None:
     )
 
 
-def test_a_signature_that_does_not_match_shows_nothing_of_what_was_signed() -> None:
+def test_a_signature_mismatch_does_not_show_the_signed_text() -> None:
     error = refusal(
         "X", code="SignatureDoesNotMatch", message="It does not match.\n\nThe Canonical String...", status=403
     )
     assert str(error) == "EC2: It does not match. (X, SignatureDoesNotMatch)"
 
 
-def test_a_wrong_clock_is_named() -> None:
+def test_an_expired_request_is_explained_by_the_clock() -> None:
     error = refusal("X", code="RequestExpired", message="Request has expired.", status=400)
     assert str(error).startswith("EC2: this machine's clock differs from EC2's: Request has expired.")
 
 
-def test_a_throttled_call_says_how_long_to_wait() -> None:
+def test_a_throttling_error_has_the_retry_after_of_the_answer() -> None:
     error = refusal("X", code="RequestLimitExceeded", message="slow down", status=503, retry_after=7)
     assert isinstance(error, Throttled)
     assert error.retry_after == 7

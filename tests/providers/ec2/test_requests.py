@@ -1,4 +1,4 @@
-"""What is sent to Amazon, byte for byte as botocore would send it, and what every code that comes back means."""
+"""Requests to Amazon have the form and the signature of botocore's, and error codes become our error classes."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ IMAGE = "<DescribeImagesResponse><item><rootDeviceName>/dev/xvda</rootDeviceName
 
 
 class Answer(ClientResponse):
-    """aioresponses 0.7.9 does not know what aiohttp's answers want to know from 3.14 on."""
+    """aioresponses 0.7.9 does not pass an argument that aiohttp's responses require from 3.14 on."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, stream_writer=Mock(output_size=0), **named)
 
 
 class Wire:
-    """Everything that a provider sends, and what it is answered.
+    """The requests that a provider sends, and the answers that it gets.
 
     Args:
-        mocked: in the place of connections.
+        mocked: replaces connections.
     """
 
     def __init__(self, mocked: aioresponses) -> None:
@@ -55,7 +55,7 @@ class Wire:
 
     @property
     def last(self) -> AWSRequest:
-        """The last request, as botocore writes down requests."""
+        """The last request, as botocore's value."""
         (method, url), calls = list(self._mocked.requests.items())[-1]
         return AWSRequest(method, str(url), headers=calls[-1].kwargs["headers"], data=calls[-1].kwargs["data"])
 
@@ -78,7 +78,7 @@ SESSION = Session()
 
 
 def botocores_form(operation: str, **arguments: Any) -> dict[str, str]:
-    """What botocore's own client sends for the same."""
+    """The form that botocore's own client sends for the same call."""
     client: Any = SESSION.create_client("ec2", REGION, aws_access_key_id=KEY, aws_secret_access_key=SECRET)
     sent: list[str] = []
 
@@ -162,14 +162,14 @@ SPOT_CALL: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("section", "call", "named", "kinds"),
     [
-        pytest.param({}, {}, {}, ("instance", "volume"), id="least"),
+        pytest.param({}, {}, {}, ("instance", "volume"), id="minimal"),
         pytest.param(
             UPSTREAMS, UPSTREAMS_CALL, {"team": "ops & dev", "note": "ü=1"}, ("instance", "volume"), id="upstreams"
         ),
         pytest.param(SPOT, SPOT_CALL, {}, ("instance", "volume", "spot-instances-request"), id="spot"),
     ],
 )
-async def test_a_create_is_what_botocore_would_send(
+async def test_a_create_is_sent_with_the_same_form_as_botocore_sends(
     wire: Wire,
     amazon: Ec2Provider,
     section: dict[str, Any],
@@ -186,7 +186,9 @@ async def test_a_create_is_what_botocore_would_send(
     assert form_of(wire.last) == wanted
 
 
-async def test_the_section_of_4_x_is_sent_as_the_present_one(wire: Wire, amazon: Ec2Provider) -> None:
+async def test_an_ec2_section_of_4_x_gives_the_same_call_as_a_public_cloud_section(
+    wire: Wire, amazon: Ec2Provider
+) -> None:
     section = {"AMI": "ami-0abc", "INSTANCETYPE": "t3.small"}
     template = Template(values={"EC2": (section,)})
     old = VmRequest(vm_id=VmId(7), name="vm-7", stime=5, seq=0, host_id=3, template=template)
@@ -198,21 +200,21 @@ async def test_the_section_of_4_x_is_sent_as_the_present_one(wire: Wire, amazon:
     assert sent[0] == sent[1]
 
 
-async def test_the_signature_is_botocores_for_the_very_request(wire: Wire, amazon: Ec2Provider) -> None:
+async def test_a_sent_request_has_botocores_signature(wire: Wire, amazon: Ec2Provider) -> None:
     wire.answer("<StopInstancesResponse/>")
     await amazon.stop(DeployId("i-1"), hard=True)
     sent = wire.last
     assert form_of(sent) == botocores_form("StopInstances", InstanceIds=["i-1"], Force=True)
     assert URL(sent.url).host == f"ec2.{REGION}.amazonaws.com"
     signer = SigV4Auth(Credentials(KEY, SECRET), "ec2", REGION)
-    # Signed are the headers that were there before; of the others the connection knows nothing either.
+    # Only headers that were set before signing are signed.
     same = AWSRequest("POST", sent.url, data=sent.data, headers={"Content-Type": sent.headers["Content-Type"]})
     same.context["timestamp"] = same.headers["X-Amz-Date"] = sent.headers["X-Amz-Date"]
     signature = signer.signature(signer.string_to_sign(same, signer.canonical_request(same)), same)
     assert sent.headers["Authorization"].endswith(f"Signature={signature}")
 
 
-async def test_every_code_becomes_the_kind_that_the_table_says(wire: Wire) -> None:
+async def test_every_error_code_in_an_answer_raises_its_error_class(wire: Wire) -> None:
     provider = make("https://cloud.example/")
     await provider.open()
     found = {}
@@ -225,6 +227,6 @@ async def test_every_code_becomes_the_kind_that_the_table_says(wire: Wire) -> No
             await provider.list_instances()
         found[code] = type(caught.value)
         assert f"No & no. (DescribeInstances, {code})" in str(caught.value)
-        provider._client._pace = Pace()  # so that nobody is slowed down
+        provider._client._pace = Pace()  # so that no call is delayed
     assert found == CODES
     await provider.close()

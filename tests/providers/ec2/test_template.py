@@ -1,4 +1,4 @@
-"""What a VM asks for becomes RunInstances calls; upstream's attributes under their names, and what goes beyond."""
+"""PUBLIC_CLOUD attributes of a VM, upstream's and further ones, become RunInstances calls."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ CLASHES = [
 
 
 @pytest.mark.parametrize(("attributes", "defaults", "sentence"), CLASHES)
-def test_what_ec2_refuses_in_words_of_its_own_is_refused_in_those_of_the_template(
+def test_attributes_that_exclude_each_other_are_refused_by_their_names(
     attributes: dict[str, str], defaults: dict[str, str], sentence: str
 ) -> None:
     with pytest.raises(BadParameter) as refused:
@@ -120,7 +120,7 @@ def test_what_ec2_refuses_in_words_of_its_own_is_refused_in_those_of_the_templat
     ],
     ids="-".join,
 )
-def test_what_ec2_takes_is_not_refused(attributes: dict[str, str]) -> None:
+def test_combinations_of_attributes_that_ec2_accepts_are_accepted(attributes: dict[str, str]) -> None:
     assert planned(attributes).alternatives
 
 
@@ -130,7 +130,7 @@ def planned(attributes: Mapping[str, str], *, context: Mapping[str, str] | None 
 
 
 def calls(made: CreatePlan) -> list[dict[str, str]]:
-    """The calls of a plan, without what every one of them has; all of their names are ones that EC2 knows."""
+    """The calls of a plan, without the parameters that every call has, after a check that EC2 has each of them."""
     found = []
     for parameters in made.alternatives:
         identity = VmRequest(vm_id=VmId(7)).identity(owner="me")
@@ -227,7 +227,9 @@ def call(attributes: Mapping[str, str], *, context: Mapping[str, str] | None = N
         ),
     ],
 )
-def test_an_attribute_becomes_parameters(attributes: dict[str, str], parameters: dict[str, str]) -> None:
+def test_an_attribute_becomes_parameters_of_run_instances(
+    attributes: dict[str, str], parameters: dict[str, str]
+) -> None:
     assert call(attributes) == parameters
     assert planned(attributes).warnings == ()
 
@@ -237,7 +239,7 @@ def chosen(made: CreatePlan, *names: str) -> list[tuple[str, ...]]:
 
 
 class TestAlternatives:
-    def test_a_type_is_tried_in_all_places_before_the_next(self) -> None:
+    def test_an_instance_type_is_tried_in_all_subnets_before_the_next_type(self) -> None:
         made = planned({"INSTANCETYPE": "t3.small, t3a.small", "SUBNETID": "subnet-1,subnet-2"})
         assert chosen(made, "InstanceType", "SubnetId") == [
             ("t3.small", "subnet-1"),
@@ -246,11 +248,11 @@ class TestAlternatives:
             ("t3a.small", "subnet-2"),
         ]
 
-    def test_zones_are_places_too(self) -> None:
+    def test_several_availability_zones_are_alternatives(self) -> None:
         made = planned({"AVAILABILITYZONE": "eu-west-1a,eu-west-1b"})
         assert chosen(made, "Placement.AvailabilityZone") == [("eu-west-1a",), ("eu-west-1b",)]
 
-    def test_preferred_spot_gives_way_to_on_demand(self) -> None:
+    def test_with_spot_preferred_on_demand_alternatives_come_after_spot_ones(self) -> None:
         made = planned({"SPOT": "preferred", "INSTANCETYPE": "a.1,b.1"})
         assert chosen(made, "InstanceMarketOptions.MarketType", "InstanceType") == [
             ("spot", "a.1"),
@@ -261,13 +263,13 @@ class TestAlternatives:
 
 
 class TestConfiguration:
-    def test_defaults_fill_in_what_the_section_lacks(self) -> None:
+    def test_defaults_replace_attributes_that_the_section_lacks(self) -> None:
         defaults = {"KEYPAIR": "ours", "SUBNETID": "subnet-9", "INSTANCETYPE": "m5.large", "TAGS": "team=ops"}
         made = planned({"KEYPAIR": "mine"}, defaults=defaults)
         assert chosen(made, "KeyName", "SubnetId", "InstanceType") == [("mine", "subnet-9", "t3.small")]
         assert read_launch(made.alternatives[0]).tags == {"Name": "web-1", "team": "ops"}
 
-    def test_the_instance_profile_comes_from_here_only(self) -> None:
+    def test_the_instance_profile_is_taken_from_the_configuration_only(self) -> None:
         made = planned({"IAMINSTANCEPROFILE": "admin"}, instance_profile="guests")
         assert chosen(made, "IamInstanceProfile.Name") == [("guests",)]
         assert [re.search("IAMINSTANCEPROFILE is ignored: only", each) is not None for each in made.warnings] == [True]
@@ -275,12 +277,14 @@ class TestConfiguration:
         assert chosen(planned({}, instance_profile=arn), "IamInstanceProfile.Arn") == [(arn,)]
 
     @pytest.mark.parametrize(("setting", "sent"), [({}, "required"), ({"imdsv2": "optional"}, "optional")], ids=str)
-    def test_the_metadata_service_asks_for_tokens(self, setting: dict[str, Any], sent: str) -> None:
+    def test_instances_require_metadata_tokens_unless_imdsv2_is_optional(
+        self, setting: dict[str, Any], sent: str
+    ) -> None:
         parameters = read_launch(planned({}, **setting).alternatives[0]).parameters
         assert parameters["MetadataOptions.HttpTokens"] == sent
         assert parameters["MetadataOptions.HttpPutResponseHopLimit"] == "1"
 
-    def test_the_price_of_spot_instances_is_capped(self) -> None:
+    def test_the_spot_price_is_limited_by_max_spot_price(self) -> None:
         capped: dict[str, Any] = {"max_spot_price": "0.05"}
         name = "InstanceMarketOptions.SpotOptions.MaxPrice"
         assert chosen(planned({"SPOT": "YES"}, **capped), name) == [("0.05",)]
@@ -288,7 +292,7 @@ class TestConfiguration:
         with pytest.raises(BadParameter, match=r"SPOTPRICE=0\.06 is more than the configuration allows: 0\.05"):
             planned({"SPOTPRICE": "0.06"}, **capped)
 
-    def test_tags_of_the_configuration_come_over_those_of_the_vm(self) -> None:
+    def test_configured_tags_overwrite_tags_of_the_vm(self) -> None:
         made = planned({"TAGS": "Name=mine,role=web"}, tags={"role": "any", "site": "a"})
         assert read_launch(made.alternatives[0]).tags == {"Name": "mine", "role": "any", "site": "a"}
 
@@ -312,18 +316,18 @@ class TestConfiguration:
         ],
         ids=lambda value: str(value)[:40],
     )
-    def test_a_wrong_setting_is_told(self, settings: dict[str, Any], sentence: str) -> None:
+    def test_an_invalid_setting_is_refused_by_its_name(self, settings: dict[str, Any], sentence: str) -> None:
         with pytest.raises(SettingsError, match=re.escape(sentence.removeprefix("ec2."))):
             convert({"region": "eu-west-1", **settings}, Ec2Settings, path=None, prefix="ec2.")
 
 
 class TestSections:
-    def test_the_section_of_4x_is_understood(self) -> None:
+    def test_an_ec2_section_of_4_x_is_read(self) -> None:
         settings = Ec2Settings(region="eu-west-1")
         made = plan(a_vm({"AMI": "ami-4", "INSTANCETYPE": "m1.small"}, name="EC2"), settings, hypervisor="ec2")
         assert chosen(made, "ImageId", "InstanceType") == [("ami-4", "m1.small")]
 
-    def test_of_several_sections_type_and_then_host_decide(self) -> None:
+    def test_of_several_sections_one_is_chosen_by_type_then_by_host(self) -> None:
         settings = Ec2Settings(region="eu-west-1")
         vm = a_vm(
             {"TYPE": "azure", "AMI": "x"}, {**SECTION, "HOST": "other"}, {**SECTION, "HOST": "AWS", "AMI": "ami-7"}
@@ -337,25 +341,25 @@ class TestContext:
     def decoded(self, attributes: dict[str, str], context: dict[str, str]) -> str:
         return base64.b64decode(call(attributes, context=context)["UserData"]).decode()
 
-    def test_the_context_is_lines_that_a_shell_can_source(self) -> None:
+    def test_context_becomes_user_data_that_a_shell_can_source(self) -> None:
         context = {"NETWORK": "YES", "START_SCRIPT": 'echo "$HOME" `id` \\'}
         assert self.decoded({}, context) == 'NETWORK="YES"\nSTART_SCRIPT="echo \\"\\$HOME\\" \\`id\\` \\\\"\n'
 
-    def test_cloud_init_gets_the_keys_when_it_is_asked_for(self) -> None:
+    def test_with_cloud_init_user_data_is_a_cloud_config_with_the_ssh_keys(self) -> None:
         context = {"SSH_PUBLIC_KEY": 'ssh-rsa AAAA me\n\nssh-ed25519 BBBB: "you"', "OTHER": "x"}
         assert self.decoded({"CLOUD_INIT": "yes"}, context) == (
             '#cloud-config\nssh_authorized_keys:\n  - "ssh-rsa AAAA me"\n  - "ssh-ed25519 BBBB: \\"you\\""\n'
         )
         assert self.decoded({"CLOUD_INIT": "NO"}, context).startswith("SSH_PUBLIC_KEY=")
 
-    def test_user_data_goes_before_the_context(self) -> None:
+    def test_userdata_of_the_section_is_sent_instead_of_the_context(self) -> None:
         assert call({"USERDATA": "eA=="}, context={"A": "b"}) == {"UserData": "eA=="}
 
-    def test_without_a_context_there_is_no_user_data(self) -> None:
+    def test_without_a_context_no_user_data_is_sent(self) -> None:
         assert "UserData" not in call({})
 
     @pytest.mark.parametrize("size", [LONGEST_USER_DATA, LONGEST_USER_DATA + 1])
-    def test_more_user_data_than_ec2_takes_is_refused(self, size: int) -> None:
+    def test_user_data_beyond_ec2s_limit_is_refused(self, size: int) -> None:
         context = {"A": "x" * (size - len('A=""\n'))}
         given = base64.b64encode(b"x" * size).decode()
         if size <= LONGEST_USER_DATA:
@@ -367,7 +371,7 @@ class TestContext:
         with pytest.raises(BadParameter, match="USERDATA of the PUBLIC_CLOUD section has 16385 bytes"):
             planned({"USERDATA": given})
 
-    def test_a_onegate_token_that_is_not_made_is_told(self) -> None:
+    def test_a_context_that_wants_a_onegate_token_gets_a_warning(self) -> None:
         assert "OneGate" in planned({}, context={"TOKEN": "YES"}).warnings[0]
 
 
@@ -394,7 +398,7 @@ class TestContext:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_ec2_would_refuse_is_refused_with_the_attributes_name(attributes: dict[str, str], sentence: str) -> None:
+def test_an_invalid_attribute_is_refused_by_its_name(attributes: dict[str, str], sentence: str) -> None:
     context = {"A": "b"}
     with pytest.raises(BadParameter, match=re.escape(sentence)):
         planned(attributes, context=context)
@@ -410,20 +414,20 @@ def test_what_ec2_would_refuse_is_refused_with_the_attributes_name(attributes: d
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_what_is_ignored_is_told_in_the_vms_log(attributes: dict[str, str], warning: str) -> None:
+def test_an_ignored_attribute_gets_a_warning(attributes: dict[str, str], warning: str) -> None:
     made = planned(attributes)
     assert [warning in each for each in made.warnings] == [True]
     assert made.alternatives == planned({}).alternatives
 
 
-def test_every_attribute_of_upstream_is_known() -> None:
+def test_every_attribute_of_upstreams_driver_is_known() -> None:
     """From OpenNebula's src/vmm_mad/remotes/ec2/ec2_driver.rb."""
     upstream = "AMI KEYPAIR INSTANCETYPE SECURITYGROUPS SECURITYGROUPIDS ELASTICIP AVAILABILITYZONE USERDATA TAGS"
     upstream += " BLOCKDEVICEMAPPING SUBNETID PRIVATEIP PLACEMENTGROUP TENANCY EBS_OPTIMIZED CLOUD_INIT AKI RAMDISK"
     assert set(upstream.split()) <= set(KNOWN_ATTRIBUTES)
 
 
-def test_the_same_identity_and_token_travel_in_the_call_itself() -> None:
+def test_run_instances_carries_the_token_and_identity_tags_for_every_resource() -> None:
     identity = VmRequest(vm_id=VmId(7), stime=5, seq=1, host_id=3).identity(owner="me")
     launch = read_launch(planned({"SPOT": "YES", "TAGS": "role=web"}).alternatives[0])
     sent = run_instances(launch, identity=identity, token="once", root_device="")
@@ -435,6 +439,6 @@ def test_the_same_identity_and_token_travel_in_the_call_itself() -> None:
         assert set(keys) == {"Name", "role", *identity.tags()}
 
 
-def test_parameters_of_somebody_else_are_refused() -> None:
+def test_create_parameters_of_another_provider_are_refused() -> None:
     with pytest.raises(BadParameter, match="the create parameters are not valid for EC2"):
         read_launch({"type": "small"})

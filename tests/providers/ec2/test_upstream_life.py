@@ -1,4 +1,4 @@
-"""VMs that upstream's driver had deployed on EC2 before the switch live on, through both drivers."""
+"""VMs that upstream's driver deployed on EC2 are adopted, through both drivers."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def face() -> Iterator[Face]:
         yield face
 
 
-def test_a_vm_of_before_the_switch_lives_on(face: Face, place: Place) -> None:
+def test_a_vm_deployed_by_upstreams_driver_is_monitored_powered_off_and_terminated(face: Face, place: Place) -> None:
     deploy_id = deployed_by_upstream(face)
     more = "adopt_upstream = true"
     place.configure(configuration(face, more=more).replace("[monitor]", "[monitor]\nsync_period = 0.1"), name=NAME)
     core = MonitoredEc2(place)
     try:
         core.start()
-        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}, "before anything was asked of it"
+        assert core.sync(vm7="RUNNING") == {7: "RUNNING"}, "before any action on it"
         with started(place) as driver:
             assert driver.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
             assert driver.ask(wire.terminate(8, deploy_id)).startswith(
@@ -55,7 +55,7 @@ def test_a_vm_of_before_the_switch_lives_on(face: Face, place: Place) -> None:
 
 
 def deployed_by_upstream(face: Face) -> str:
-    """What its driver leaves: a running instance with one tag."""
+    """Create an instance as upstream's driver does, running and with one tag."""
     face.account.act("RunInstances", AS_UPSTREAM)
     [deploy_id] = [each.id for each in face.account.alive]
     return deploy_id

@@ -1,4 +1,4 @@
-"""What EC2 is about to do to instances is shown and told once; figures and notices do without each other."""
+"""Scheduled events and spot interruptions are reported and warned of once; figures do not depend on them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def provider(server: Scripted) -> AsyncIterator[Ec2Provider]:
 
 
 async def opened(server: Scripted, **settings: Any) -> AsyncIterator[Ec2Provider]:
-    """A provider for which a minute goes by between two questions."""
+    """A provider whose clock advances by a minute with each reading."""
     provider = make(server.url, **settings)
     provider._watch._clock = count(step=60.0).__next__
     await provider.open()
@@ -73,7 +73,7 @@ async def shown(provider: Ec2Provider, *instances: Instance) -> dict[str, dict[s
     return {str(key): dict(each.attributes) for key, each in (await provider.figures(instances)).items()}
 
 
-async def test_a_scheduled_event_is_shown_and_told_once(server: Scripted, provider: Ec2Provider) -> None:
+async def test_a_scheduled_event_is_reported_and_warned_of_once(server: Scripted, provider: Ec2Provider) -> None:
     server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT)
     for _ in range(2):
         assert await shown(provider, an_instance(1), an_instance(2)) == {
@@ -96,7 +96,7 @@ async def test_a_scheduled_event_is_shown_and_told_once(server: Scripted, provid
     assert await shown(provider, an_instance(1)) == {}
 
 
-async def test_an_event_that_is_over_is_none(server: Scripted, provider: Ec2Provider) -> None:
+async def test_a_completed_or_cancelled_event_is_not_reported(server: Scripted, provider: Ec2Provider) -> None:
     server.answers["DescribeInstanceStatus"] = events(
         i_1="system-reboot|2026-12-01T00:00:00.000Z|[Completed] scheduled reboot",
         i_2="system-reboot|2026-12-01T00:00:00.000Z|[Canceled] scheduled reboot",
@@ -105,9 +105,7 @@ async def test_an_event_that_is_over_is_none(server: Scripted, provider: Ec2Prov
     assert warned(provider) == []
 
 
-async def test_a_spot_instance_that_is_taken_back_is_shown_and_told_once(
-    server: Scripted, provider: Ec2Provider
-) -> None:
+async def test_a_spot_interruption_is_reported_and_warned_of_once(server: Scripted, provider: Ec2Provider) -> None:
     spot = an_instance(1, AWS_INSTANCE_LIFECYCLE="spot")
     server.answers["DescribeSpotInstanceRequests"] = interruptions(
         i_1="marked-for-termination|2026-11-22T10:00:00.000Z"
@@ -131,12 +129,14 @@ async def test_a_spot_instance_that_is_taken_back_is_shown_and_told_once(
     ]
 
 
-async def test_without_spot_instances_nobody_asks_for_their_requests(server: Scripted, provider: Ec2Provider) -> None:
+async def test_without_spot_instances_spot_requests_are_not_described(server: Scripted, provider: Ec2Provider) -> None:
     await shown(provider, an_instance(1))
     assert [action for action, _ in server.calls] == ["DescribeInstanceStatus"]
 
 
-async def test_instances_of_others_are_neither_asked_nor_told_about(server: Scripted, measuring: Ec2Provider) -> None:
+async def test_instances_of_other_owners_cause_no_calls_and_no_warnings(
+    server: Scripted, measuring: Ec2Provider
+) -> None:
     server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT, i_2=RETIREMENT)
     assert await shown(measuring, an_instance(1, owner="another"), an_instance(2, owner="")) == {}
     assert warned(measuring) == []
@@ -146,18 +146,18 @@ async def test_instances_of_others_are_neither_asked_nor_told_about(server: Scri
 @pytest.mark.parametrize(
     ("settings", "asked"),
     [
-        pytest.param({"cloudwatch": True}, (60.0, 10, 2), id="as-it-is"),
+        pytest.param({"cloudwatch": True}, (60.0, 10, 2), id="default-periods"),
         pytest.param(
-            {"cloudwatch": True, "cloudwatch_period": 60.0, "events_period": 300.0}, (60.0, 2, 10), id="other"
+            {"cloudwatch": True, "cloudwatch_period": 60.0, "events_period": 300.0}, (60.0, 2, 10), id="other-periods"
         ),
         pytest.param({"cloudwatch": True, "events": False}, (300.0, 0, 2), id="figures-only"),
         pytest.param({"events": False}, (3600.0, 0, 0), id="nothing"),
     ],
 )
-async def test_figures_and_notices_come_at_their_own_periods(
+async def test_figures_and_events_are_read_at_their_own_periods(
     server: Scripted, settings: dict[str, Any], asked: tuple[float, int, int]
 ) -> None:
-    """Asked every minute for ten minutes; what is not asked for is as it was."""
+    """In ten readings, one a minute; values that are not read anew are kept."""
     server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT)
     provider = make(server.url, **settings)
     await provider.open()
@@ -167,14 +167,14 @@ async def test_figures_and_notices_come_at_their_own_periods(
         (found,) = (await provider.figures([an_instance(1)])).values() or (Figures(),)
         assert ("AWS_SCHEDULED_EVENT" in found.attributes) is settings.get("events", True)
         assert (found.usage is not None) is settings.get("cloudwatch", False)
-    questions = [
+    readings = [
         form for form in server.asked("GetMetricData") if form["MetricDataQueries.member.1.MetricStat.Period"] == "300"
     ]
-    assert (provider.figures_period, len(server.asked("DescribeInstanceStatus")), len(questions)) == asked
+    assert (provider.figures_period, len(server.asked("DescribeInstanceStatus")), len(readings)) == asked
     await provider.close()
 
 
-async def test_only_what_runs_costs_money(server: Scripted, measuring: Ec2Provider) -> None:
+async def test_metrics_are_read_for_running_instances_only(server: Scripted, measuring: Ec2Provider) -> None:
     found = await measuring.figures([an_instance(1, InstanceState.STOPPED), an_instance(2)])
     asked = {
         value for form in server.asked("GetMetricData") for name, value in form.items() if name.endswith("1.Value")
@@ -183,14 +183,14 @@ async def test_only_what_runs_costs_money(server: Scripted, measuring: Ec2Provid
     assert list(found) == ["i-2"]
 
 
-async def test_an_instance_takes_the_room_of_its_type_while_it_runs(provider: Ec2Provider) -> None:
+async def test_a_running_instance_uses_the_capacity_of_its_type(provider: Ec2Provider) -> None:
     assert provider.size_of(an_instance()) == Size(cpu=2, memory=2048)
     assert provider.size_of(an_instance(state=InstanceState.PENDING)) == Size(cpu=2, memory=2048)
     assert provider.size_of(an_instance(state=InstanceState.STOPPED)) is None
     assert provider.size_of(an_instance(AWS_INSTANCE_TYPE="z9.huge")) is None
 
 
-async def test_without_cloudwatch_nothing_is_paid_for(server: Scripted, provider: Ec2Provider) -> None:
+async def test_without_cloudwatch_no_metrics_are_read(server: Scripted, provider: Ec2Provider) -> None:
     await provider.figures([an_instance(1)])
     assert server.asked("GetMetricData") == []
 
@@ -199,7 +199,7 @@ def refuse(form: Form) -> str:
     raise PermissionError(f"You are not authorized to perform {form['Action']}")
 
 
-async def test_what_may_not_be_asked_is_told_once_and_takes_nothing_from_the_rest(
+async def test_figures_are_read_without_the_right_to_read_events_with_one_warning(
     server: Scripted, measuring: Ec2Provider
 ) -> None:
     meter = server.answers["GetMetricData"]
@@ -218,16 +218,16 @@ async def test_what_may_not_be_asked_is_told_once_and_takes_nothing_from_the_res
     ]
 
 
-async def test_notices_come_without_figures(server: Scripted, measuring: Ec2Provider) -> None:
+async def test_events_are_reported_if_metrics_cannot_be_read(server: Scripted, measuring: Ec2Provider) -> None:
     server.answers["DescribeInstanceStatus"] = events(i_1=RETIREMENT)
     server.answers["GetMetricData"] = refuse
     assert "AWS_SCHEDULED_EVENT" in (await shown(measuring, an_instance(1)))["i-1"]
     assert any(sentence.startswith("no new figures of instances: ") for sentence in warned(measuring))
 
 
-async def test_many_instances_keep_nobody_waiting(server: Scripted) -> None:
-    """Whoever else has something to do has a turn after each few hundred of them."""
-    provider = make(server.url, events=False)  # so that nothing is waited for
+async def test_figures_of_many_instances_yield_to_other_tasks(server: Scripted) -> None:
+    """Other tasks have a turn after each few hundred instances."""
+    provider = make(server.url, events=False)  # so that no call is awaited
     instances = [an_instance(number) for number in range(2000)]
     turns = 0
 

@@ -1,4 +1,4 @@
-"""A VM's whole life through both real programs, over real pipes, against the embedded EC2 endpoint."""
+"""VMs from deploy to terminate through both real drivers, over real pipes, on the embedded EC2 endpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.waiting import until
 
 @pytest.fixture(scope="module")
 def face() -> Iterator[Face]:
-    """One endpoint for all; each test begins with an empty account."""
+    """One endpoint for all tests; each begins with an empty account."""
     with Face().running() as face:
         yield face
 
@@ -50,7 +50,7 @@ def alive(face: Face) -> list[str]:
     return [each.id for each in face.account.alive]
 
 
-def test_a_vm_lives_its_whole_life(face: Face, driver: Driver) -> None:
+def test_a_vm_on_ec2_from_deploy_to_terminate(face: Face, driver: Driver) -> None:
     deploy_id = driver.created(wire.deploy(7, template=template(TAGS="role=web")))
     assert deploy_id.startswith("i-")
     instance = face.account.instances[deploy_id]
@@ -80,7 +80,7 @@ def test_a_vm_lives_its_whole_life(face: Face, driver: Driver) -> None:
     assert face.account.count("RunInstances") == 1
 
 
-def test_nothing_is_bought_for_an_ordinary_vm(face: Face, place: Place) -> None:
+def test_a_vm_without_a_public_cloud_section_is_refused(face: Face, place: Place) -> None:
     defaults = '[ec2.defaults]\nAMI = "ami-0abc"\nINSTANCETYPE = "t3.small"'
     place.configure(configuration(face, more=defaults), name=NAME)
     ordinary = Template(values={"CPU": ("1",), "MEMORY": ("1024",)})
@@ -92,41 +92,43 @@ def test_nothing_is_bought_for_an_ordinary_vm(face: Face, place: Place) -> None:
     assert face.account.count("RunInstances") == 0
 
 
-def says(word: str) -> Callable[[Line], bool]:
-    """A report of the VM's state, alone or among all."""
+def is_report_of(word: str) -> Callable[[Line], bool]:
+    """Accept a report of VM 7 in this state, alone or among all."""
     return lambda line: line.word == "STATE_VM" and states(line).get(7) == word
 
 
-def test_both_drivers_tell_one_story(face: Face, place: Place) -> None:
-    """What runs is reported only once its DEPLOY is answered: oned would complete it by the report."""
+def test_a_vm_is_reported_running_only_after_its_deploy_is_answered(face: Face, place: Place) -> None:
+    """oned would complete an unanswered DEPLOY by the report. Later states and wild instances are reported too."""
     face.account.boot = 1.0
-    place.configure(configuration(face, watch_interval=3.0), name=NAME)  # the driver's second look is late
+    place.configure(
+        configuration(face, watch_interval=3.0), name=NAME
+    )  # so that the action driver's second listing is late
     monitored = MonitoredEc2(place)
     with started(place) as driver, monitored.driver:
         monitored.start(SYNC_STATE_VM=1, STATE_VM=1)
         monitored.system()
         driver.send(wire.deploy(7, template=template(), host_id=3))
         until(lambda: [each.word for each in face.account.instances.values()] == ["running"])
-        looks = face.account.count("DescribeInstances")
-        until(lambda: face.account.count("DescribeInstances") >= looks + 4)
+        listings = face.account.count("DescribeInstances")
+        until(lambda: face.account.count("DescribeInstances") >= listings + 4)
         monitored.catch_up()
         early = [states(line) for line in monitored.lines if line.word == "STATE_VM"]
-        assert driver.is_quiet()  # the looks were before the reply
+        assert driver.is_quiet()  # these listings were before the reply
         assert all(seen.get(7, "UNKNOWN") == "UNKNOWN" for seen in early)
         assert not [line for line in monitored.lines if line.word == "MONITOR_VM" and "AWS_" in line.text]
         deploy_id = driver.reply("DEPLOY", 7).removeprefix("SUCCESS ")
         face.account.boot = 0.02
         place.configure(configuration(face), name=NAME)
 
-        monitored.wait(says("RUNNING"))
+        monitored.wait(is_report_of("RUNNING"))
         figures = monitored.wait(lambda line: line.word == "MONITOR_VM" and bool(vectors(line.values, "VM")))
         [shown] = vectors(figures.values, "VM")
         assert shown["ID"] == "7"
         assert 'AWS_INSTANCE_TYPE="t3.small"' in base64.b64decode(shown["MONITOR"]).decode()
         driver.ask(wire.power_off(7, deploy_id))
-        monitored.wait(says("POWEROFF"))
+        monitored.wait(is_report_of("POWEROFF"))
         driver.ask(wire.resume(7, deploy_id, template=template(), host_id=3))
-        monitored.wait(says("RUNNING"))
+        monitored.wait(is_report_of("RUNNING"))
 
         wild = face.account.act("RunInstances", {"ImageId": "ami-0foreign", "InstanceType": "t3.nano"})
         foreign = wild["instancesSet"][0]["instanceId"]
@@ -144,27 +146,29 @@ def test_both_drivers_tell_one_story(face: Face, place: Place) -> None:
 
 
 class TestMoney:
-    """Never a second instance, and none that stays."""
+    """No VM gets a second instance, and no instance is left over."""
 
-    def test_a_short_type_gives_way_to_the_next_one(self, face: Face, driver: Driver) -> None:
+    def test_a_type_without_capacity_is_replaced_by_the_next_and_tried_last_later(
+        self, face: Face, driver: Driver
+    ) -> None:
         face.account.short = {("t3.small", "subnet-1"), ("t3.small", "subnet-2")}
         asked = template(INSTANCETYPE="t3.small,t3a.small", SUBNETID="subnet-1,subnet-2")
         deploy_id = driver.created(wire.deploy(9, template=asked))
         got = face.account.instances[deploy_id].asked
         assert (got["InstanceType"], got["SubnetId"]) == ("t3a.small", "subnet-1")
         assert face.account.count("RunInstances") == 3
-        told = [line for line in driver.lines if line.startswith(("LOG I 9", "LOG W 9"))]
-        assert sum("We currently do not have sufficient t3.small capacity" in line for line in told) == 2
+        logged = [line for line in driver.lines if line.startswith(("LOG I 9", "LOG W 9"))]
+        assert sum("We currently do not have sufficient t3.small capacity" in line for line in logged) == 2
         second = driver.created(wire.deploy(10, template=asked))
         assert face.account.instances[second].kind == "t3a.small"
-        assert face.account.count("RunInstances") == 4  # what was short a moment ago is not asked first
+        assert face.account.count("RunInstances") == 4  # a type that was just short is not tried first
 
         # A cloud that is down for a moment keeps no instance from being terminated.
         face.order(times=1, status=503, code="Unavailable")
         assert driver.ask(wire.cleanup(9, deploy_id)) == "SUCCESS -"
         assert alive(face) == [second]
 
-    def test_a_type_whose_instances_end_for_want_of_capacity_gives_way_to_the_next_one(
+    def test_a_type_whose_instances_end_at_once_for_capacity_is_replaced_by_the_next(
         self, face: Face, driver: Driver, place: Place
     ) -> None:
         face.account.ends, face.account.end = {"t3.small", "t3.large"}, 0.3
@@ -173,19 +177,21 @@ class TestMoney:
             ("t3.small", False),
             ("t3a.small", True),
         ]
-        told = [line for line in driver.lines if line.startswith("LOG W 9 ")]
-        assert len(told) == 1
-        assert "There was insufficient capacity available to satisfy the launch request" in told[0]
+        warnings = [line for line in driver.lines if line.startswith("LOG W 9 ")]
+        assert len(warnings) == 1
+        assert "There was insufficient capacity available to satisfy the launch request" in warnings[0]
         until(lambda: not read_debts(place.var / f"one_provider_mad_{NAME}.journal"))
         assert alive(face) == [deploy_id]
 
         later = driver.created(wire.deploy(10, template=template(INSTANCETYPE="t3.small,t3a.small")))
-        assert face.account.instances[later].kind == "t3a.small", "what was short is tried last"
+        assert face.account.instances[later].kind == "t3a.small", "a type that was short is tried last"
         reply = driver.ask(wire.deploy(11, template=template(INSTANCETYPE="t3.large")))
         assert re.match(r"FAILURE instance i-\w+ is (shutting-down|terminated): Server\.InsufficientInstanceCap", reply)
         assert face.account.count("RunInstances") == 4
 
-    def test_what_was_made_and_answered_with_an_id_of_no_use_is_terminated(self, face: Face, driver: Driver) -> None:
+    def test_an_instance_whose_create_was_answered_with_an_unusable_id_is_terminated(
+        self, face: Face, driver: Driver
+    ) -> None:
         state = "<instanceState><name>pending</name></instanceState>"
         made = f"<instancesSet><item><instanceId>../../../etc/passwd</instanceId>{state}</item></instancesSet>"
         body = f"<RunInstancesResponse>{made}</RunInstancesResponse>"
@@ -197,14 +203,15 @@ class TestMoney:
         assert len(face.account.instances) == 1
         until(lambda: not alive(face), seconds=20)
 
-    def test_a_spent_token_gives_way_to_a_new_one(self, face: Face, place: Place) -> None:
-        """Somebody terminates what a deploy has made before it is retried."""
+    def test_a_deploy_retried_after_its_instance_was_terminated_uses_a_new_token(
+        self, face: Face, place: Place
+    ) -> None:
         face.account.boot = 60.0
         place.configure(configuration(face, grace=1.0), name=NAME)
         with started(place) as driver:
-            self.tell_of_a_spent_token(face, driver)
+            self.deploy_with_a_spent_token(face, driver)
 
-    def tell_of_a_spent_token(self, face: Face, driver: Driver) -> None:
+    def deploy_with_a_spent_token(self, face: Face, driver: Driver) -> None:
         driver.send(wire.deploy(8, template=template()))
         until(lambda: alive(face))
         [first] = alive(face)
@@ -220,8 +227,10 @@ class TestMoney:
         assert "Arguments differ" in driver.ask(wire.deploy(9, template=template()))
         assert alive(face) == [second]
 
-    def test_a_retry_is_the_same_call_whatever_was_edited(self, face: Face, place: Place) -> None:
-        """The answer is lost, then the configuration and the template change, and the instance cannot be seen yet."""
+    def test_a_retried_create_is_the_same_call_after_changes_of_settings_and_template(
+        self, face: Face, place: Place
+    ) -> None:
+        """The answer is lost, then the configuration and the template change, and the instance is not visible yet."""
         face.account.lag = 60.0
         face.order("RunInstances", is_done=True, drop=True)
         with started(place) as driver:
@@ -238,7 +247,7 @@ class TestMoney:
         assert face.account.count("RunInstances") == 2
         assert len(alive(face)) == 1
 
-    def test_a_cloud_without_tokens_is_not_asked_twice(self, face: Face, place: Place) -> None:
+    def test_without_client_tokens_a_create_is_called_once(self, face: Face, place: Place) -> None:
         place.configure(configuration(face, more="client_tokens = false"), name=NAME)
         with started(place, f"-t 15 -r 3 {NAME}") as driver:
             face.order("RunInstances", is_done=True, drop=True)
@@ -246,7 +255,7 @@ class TestMoney:
         assert alive(face) == [deploy_id]
         assert face.account.count("RunInstances") == 1
 
-    def test_another_account_is_not_touched(self, face: Face, place: Place) -> None:
+    def test_actions_fail_if_the_credentials_belong_to_another_account(self, face: Face, place: Place) -> None:
         with started(place) as driver:
             deploy_id = driver.created(wire.deploy(8, template=template()))
         estate = face.account._account.estate
@@ -260,19 +269,19 @@ class TestMoney:
         assert alive(face) == [deploy_id]
 
 
-def test_polls_in_flight_share_a_look(face: Face, place: Place) -> None:
+def test_simultaneous_polls_share_listings(face: Face, place: Place) -> None:
     with started(place, f"-t 100 -r 0 {NAME}") as driver:
         numbers = range(100, 160)
         for number in numbers:
             driver.send(wire.deploy(number, template=template()))
         ids = dict(driver.wait_for(lambda line: " SUCCESS " in line).split(" ")[2:4] for _ in numbers)
-        looks = face.account.count("DescribeInstances")
+        listings = face.account.count("DescribeInstances")
         for _ in range(10):
             for number in numbers:
                 driver.send(wire.poll(number, ids[str(number)]))
         for _ in range(10 * len(numbers)):
             driver.wait_for(lambda line: line.startswith("POLL SUCCESS "))
-        assert face.account.count("DescribeInstances") - looks < 100
+        assert face.account.count("DescribeInstances") - listings < 100
 
 
 WRONG = {
@@ -281,14 +290,14 @@ WRONG = {
 }
 
 
-def test_wrong_settings_are_told_in_a_sentence_until_they_are_right(face: Face, driver: Driver) -> None:
+def test_wrong_settings_fail_actions_and_an_unreachable_endpoint_is_waited_for(face: Face, driver: Driver) -> None:
     right = configuration(face)
     for key, (value, sentence) in WRONG.items():
         lines = [f'{key} = "{value}"' if line.startswith(f"{key} =") else line for line in right.splitlines()]
         driver.place.configure("\n".join(lines), name=NAME)
         assert sentence in driver.ask(wire.deploy(7, template=template()))
-    nobody = re.sub(r'^endpoint_url = ".*"$', 'endpoint_url = "http://127.0.0.1:1"', right, flags=re.MULTILINE)
-    driver.place.configure(nobody, name=NAME)
-    driver.send(wire.deploy(7, template=template()))  # nobody there is an outage, and is waited for
+    unreachable = re.sub(r'^endpoint_url = ".*"$', 'endpoint_url = "http://127.0.0.1:1"', right, flags=re.MULTILINE)
+    driver.place.configure(unreachable, name=NAME)
+    driver.send(wire.deploy(7, template=template()))  # an unreachable endpoint is an outage, for which the driver waits
     driver.place.configure(right, name="as editors do").replace(driver.place.conf / f"{NAME}.toml")
     assert driver.wait_for(lambda line: line.startswith("DEPLOY ")).startswith("DEPLOY SUCCESS 7 i-")

@@ -1,4 +1,4 @@
-"""VMs that ask for an instance, and the creates that the core would send for them."""
+"""VMs with a section for EC2, and the create calls for them."""
 
 from __future__ import annotations
 
