@@ -1,4 +1,4 @@
-"""Reads an information driver's lines as the cores do, and writes theirs; it shares no code with the driver.
+"""Reads an information driver's lines as oned and monitord do, and writes theirs; it shares no code with the driver.
 
 The grammar is that of OpenNebula's src/parsers/template_parser.l and template_syntax.y (src/template/template_parser.l
 up to 4.12); the lines are those of include/Message.h and src/im/InformationManagerDriver.cc.
@@ -17,19 +17,19 @@ Values = dict[str, list[str | dict[str, str]]]
 
 
 class TemplateSyntaxError(Exception):
-    """The whole message would be lost."""
+    """OpenNebula would discard the whole message."""
 
 
 class LineError(Exception):
-    """The core would not take this line, or take it for something else."""
+    """OpenNebula would refuse this line, or misread it."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line as the core understands it.
+    """A line as OpenNebula reads it.
 
     Attributes:
-        word: what it is.
+        word: its type.
         status: SUCCESS, FAILURE, or a LOG line's letter.
         host_id: the host.
         timestamp: seconds; None in the legacy era.
@@ -88,7 +88,7 @@ def _as_text(data: bytes) -> str:
     return text
 
 
-# What the cores send
+# Lines of oned and monitord
 
 CONFIGURATION = (
     "<DATASTORE_LOCATION><![CDATA[/srv/one/datastores]]></DATASTORE_LOCATION>"
@@ -173,17 +173,17 @@ _OPEN = ("open", r"[ \t]*\[[ \t\n]*")
 _BAREWORD = ("bareword", r"[^=# \t\n,\[\]]+")
 _IN_VALUE: _Rules = (_OPEN, ("cdata-end", r"[^\n]*\]\]>[^\n]*"), ("quoted", r'"(?:\\"|[^"])*"'), _BAREWORD)
 _IN_OLD_VALUE: _Rules = (_OPEN, ("quoted", r'"(?:\\"|[^"])+"'), _BAREWORD)
-"""Up to 4.12 nothing but a value may stand between quotes, and `]]>` is no matter."""
+"""Up to 4.12 a quoted value cannot be empty, and `]]>` has no meaning."""
 
 _ELEMENT = re.compile(r"(?!XML)[A-Z_][A-Z0-9_]*")
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def read_template(text: str, *, is_old: bool = False) -> Values:
-    """Read a whole template, as strictly as any release does, and more strictly where one would take what is not meant.
+    """Read a whole template, as strictly as any release does, and more strictly where one would misread a value.
 
     The scanner takes the longest match and, among equals, the rule that stands first; it has a state of its own for
-    values. What no rule matches is an error (the original prints it and goes on). So are quotes in
+    values. Text that no rule matches is an error (the original prints and skips it). So are quotes in
     a bareword, names that would be stored under another, values that XML cannot hold, and two values of one key in a
     vector, of which the first would count.
 
@@ -192,7 +192,7 @@ def read_template(text: str, *, is_old: bool = False) -> Values:
         is_old: by the rules of 4.12 and before.
 
     Raises:
-        TemplateSyntaxError: the core would refuse it.
+        TemplateSyntaxError: OpenNebula would refuse it.
     """
     tokens = list(_scan(text, _IN_OLD_VALUE if is_old else _IN_VALUE))
     values: Values = {}
@@ -251,7 +251,7 @@ def _vector(tokens: list[tuple[str, str]], *, is_old: bool) -> dict[str, str]:
     values: dict[str, str] = {}
     if tokens and tokens[0][0] == "close" and not is_old:
         tokens.pop(0)
-        return values  # the core then forgets what it had under that name
+        return values  # OpenNebula then removes the attribute of that name
     while True:
         name = _name(_take(tokens, "name"))
         _take(tokens, "equal")

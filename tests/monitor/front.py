@@ -1,4 +1,4 @@
-"""A front-end with probes, and what is said of a host while they run."""
+"""A front-end with probes, and the messages about a host while they run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOURLY = Periods(**dict.fromkeys(msgspec.structs.asdict(Periods()), 3600))
 MODERN = StartMonitor(host_id=3, host="us-east-1", im_mad="cloud", document=DOCUMENT, periods=HOURLY)
 
 LONG = 1000
-"""Characters of a text that takes a while to be said."""
+"""Characters beyond which a text is long, and may be held up in `Listener`."""
 
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -65,7 +65,7 @@ class Front:
 
 @contextmanager
 def front_end(root: Path) -> Iterator[Front]:
-    """A front-end; once it has gone, orphans of this process are init's again."""
+    """A front-end; afterwards this process no longer adopts its orphans."""
     yield Front(root)
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
@@ -77,14 +77,14 @@ def without_error(text: str) -> list[str]:
 
 
 class Listener:
-    """Keeps what is said.
+    """Collects messages.
 
     Attributes:
-        said: so far, in order.
-        waiting: kinds that nobody reads.
-        breaking: kinds that there is a defect in.
+        said: messages so far, in order.
+        waiting: kinds whose last message was not read yet.
+        breaking: kinds for which `say` raises an exception.
         gate: while it is closed, the first long text is held up.
-        is_holding: there is such a text.
+        is_holding: a long text is held up.
     """
 
     def __init__(self) -> None:
@@ -120,7 +120,7 @@ async def reporting(
     listener: Voice | None = None,
     on_reported: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[list[Message]]:
-    """What is said of a host while its probes run."""
+    """The messages about a host while its probes run."""
     ours = Listener()
     task = asyncio.create_task((probes or front.probes()).report(request, listener or ours, on_reported))
     try:
@@ -140,6 +140,6 @@ def texts(said: list[Message], kind: Kind) -> list[str]:
 
 
 def systems(said: list[Message]) -> list[str]:
-    """What probes tell of the host; that it is monitored was said before they had spoken."""
+    """SYSTEM_HOST texts of probes, without the first message, which is sent before they have run."""
     first, *rest = texts(said, Kind.SYSTEM_HOST) or [""]
     return rest if first == 'PROVIDER_ERROR="-"\n' else [first, *rest] if first else []

@@ -24,11 +24,11 @@ from tests.monitor.worlds import OWNER, identity_of
 
 
 class FakeSource:
-    """Pretends to be the configuration: one cloud, unless there is to be an error.
+    """Pretends to be the configuration: one cloud, or an error if one is set.
 
     Args:
         provider: the cloud.
-        journal: where the action driver's journal would be.
+        journal: path of the action driver's journal.
         monitor: the table `[monitor]`.
         capacity: the table `[capacity]`.
     """
@@ -67,10 +67,10 @@ class Studio:
     """A desk, with the lines it writes in a list beside the time at which they were written.
 
     Args:
-        path: where the journal would be.
+        path: directory of the journal.
         provider: the cloud.
         clock: seconds since the epoch; the loop's time by default.
-        monitor: what `[monitor]` says.
+        monitor: settings of `[monitor]`.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Studio:
             self.read()
 
     def read(self) -> None:
-        """The core reads everything that was written."""
+        """Let OpenNebula read everything that was written."""
         unread, self.unread = self.unread, []
         for on_written in unread:
             on_written()
@@ -138,21 +138,21 @@ class Studio:
     def set_state(self, vm_id: int, state: InstanceState) -> None:
         self.cloud.instances[DeployId(f"i-{vm_id}")].state = state
 
-    # What was said
+    # Lines written so far
 
     def times(self, word: str, host_id: int = 3) -> list[float]:
-        """When such messages about a host were written, seconds since the beginning."""
+        """The times at which such messages about a host were written, in seconds since the beginning."""
         return [round(at, 3) for at, line in self.said if (line.word, line.host_id) == (word, host_id)]
 
     def lines(self, word: str, host_id: int = 3) -> list[Line]:
         return [line for _, line in self.said if (line.word, line.host_id) == (word, host_id)]
 
     def syncs(self, host_id: int = 3) -> list[tuple[float, dict[int, str]]]:
-        """Reports of all VMs, and when they were written."""
+        """Reports of all VMs, with the times at which they were written."""
         return [(at, said) for at, said, is_sync in self.states(host_id) if is_sync]
 
     def changes(self, host_id: int = 3) -> list[tuple[float, dict[int, str]]]:
-        """Reports of changed VMs, and when they were written."""
+        """Reports of changed VMs, with the times at which they were written."""
         return [(at, said) for at, said, is_sync in self.states(host_id) if not is_sync]
 
     def states(self, host_id: int = 3) -> list[tuple[float, dict[int, str], bool]]:
@@ -167,6 +167,6 @@ class Studio:
         ]
 
     def set(self, **monitor: Any) -> None:
-        """Edit `[monitor]`."""
+        """Change settings of `[monitor]`."""
         changed = msgspec.structs.replace(self.source.settings.monitor, **monitor)
         self.source.settings = msgspec.structs.replace(self.source.settings, monitor=changed)

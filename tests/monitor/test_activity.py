@@ -1,4 +1,4 @@
-"""What the journal of the action driver tells: written by a real one, read beside it."""
+"""Reading the action driver's journal, while a real journal writes it."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def journal(path: Path) -> AsyncIterator[Journal]:
-    """A journal at work, on whose clock it is always the same time."""
+    """An open journal with a clock that stands still."""
     journal = Journal(path, clock=lambda: NOW, on_lost=pytest.fail)
     await journal.open()
     yield journal
     await journal.close()
 
 
-async def look(path: Path, *, since: float = 0.0, at: float = 0.0) -> Activity:
+async def read_activity(path: Path, *, since: float = 0.0, at: float = 0.0) -> Activity:
     return await ActivityReader(lambda: at, lambda: NOW).read(path, since=since)
 
 
@@ -49,55 +49,55 @@ def opened(journal: Journal, vm_id: int, action: str = "SHUTDOWN") -> int:
     return journal.open_request(action=action, vm_id=VmId(vm_id), is_two_blank=True, payload=b"x")
 
 
-def test_without_a_journal_nothing_is_being_done(path: Path) -> None:
-    assert asyncio.run(look(path)) == Activity()
-    assert not path.exists(), "and none is made"
+def test_without_a_journal_file_there_is_no_activity(path: Path) -> None:
+    assert asyncio.run(read_activity(path)) == Activity()
+    assert not path.exists(), "and no file is created"
 
 
-async def test_a_request_is_under_way_until_it_is_answered(journal: Journal, path: Path) -> None:
+async def test_a_vm_is_busy_until_its_request_is_answered(journal: Journal, path: Path) -> None:
     number = opened(journal, 7)
     await journal.sync()
-    assert await look(path) == Activity(busy=frozenset({VmId(7)}))
+    assert await read_activity(path) == Activity(busy=frozenset({VmId(7)}))
     journal.close_request(number)
     await journal.sync()
-    assert await look(path) == Activity(answered={VmId(7): Answered(action="SHUTDOWN", at=NOW)})
+    assert await read_activity(path) == Activity(answered={VmId(7): Answered(action="SHUTDOWN", at=NOW)})
 
 
-async def test_only_an_answer_that_says_so_is_the_end_of_an_instance(journal: Journal, path: Path) -> None:
+async def test_only_an_answer_marked_as_an_end_ends_an_instance(journal: Journal, path: Path) -> None:
     numbers = [opened(journal, vm_id) for vm_id in (7, 8)]
     await journal.sync()
     journal.close_request(numbers[0], has_ended=True)
     journal.close_request(numbers[1])
     await journal.sync()
-    activity = await look(path)
+    activity = await read_activity(path)
     assert [activity.is_ended(VmId(vm_id), since=NOW) for vm_id in (7, 8)] == [True, False]
 
 
-async def test_a_request_that_is_called_off_is_under_way_until_it_is_over(journal: Journal, path: Path) -> None:
+async def test_a_vm_with_a_cancelled_request_stays_busy_until_its_work_has_ended(journal: Journal, path: Path) -> None:
     number = opened(journal, 7, "DEPLOY")
     await journal.sync()
     journal.call_off_request(number)
     await journal.sync()
-    assert (await look(path)).busy == {7}
+    assert (await read_activity(path)).busy == {7}
 
 
-async def test_of_several_answers_to_a_vm_the_last_one_counts(journal: Journal, path: Path) -> None:
+async def test_of_several_answers_for_a_vm_the_last_is_read(journal: Journal, path: Path) -> None:
     numbers = [opened(journal, 7, action) for action in ("DEPLOY", "REBOOT", "SHUTDOWN")]
     await journal.sync()
     for number in numbers:
         journal.close_request(number)
     await journal.sync()
-    assert (await look(path)).answered[VmId(7)].action == "SHUTDOWN"
+    assert (await read_activity(path)).answered[VmId(7)].action == "SHUTDOWN"
 
 
-async def test_parked_instances_are_told(journal: Journal, path: Path) -> None:
+async def test_parked_instances_are_read_from_the_journal(journal: Journal, path: Path) -> None:
     await journal.park(DeployId("i-7"), VmId(7))
-    assert (await look(path)).parked == {"i-7"}
+    assert (await read_activity(path)).parked == {"i-7"}
     await journal.unpark(DeployId("i-7"))
-    assert (await look(path)).parked == frozenset()
+    assert (await read_activity(path)).parked == frozenset()
 
 
-async def test_attempts_are_told_while_they_are_young_and_may_have_made_something(journal: Journal, path: Path) -> None:
+async def test_only_young_attempts_that_are_open_or_created_are_read(journal: Journal, path: Path) -> None:
     states = dict(enumerate(AttemptState))
     for number, state in states.items():
         attempt = Attempt.new(identity_of(number), 1, {"size": "small"})
@@ -107,12 +107,12 @@ async def test_attempts_are_told_while_they_are_young_and_may_have_made_somethin
             "sent_at": NOW,
         }
         await journal.save_attempt(Attempt(**fields))
-    young = (await look(path, since=NOW)).attempts
+    young = (await read_activity(path, since=NOW)).attempts
     assert {attempt.state for attempt in young} == {AttemptState.OPEN, AttemptState.CREATED}
-    assert (await look(path, since=NOW + 60)).attempts == ()
+    assert (await read_activity(path, since=NOW + 60)).attempts == ()
 
 
-async def test_requests_of_a_dead_process_count_for_a_while(journal: Journal, path: Path) -> None:
+async def test_a_vm_stays_busy_for_a_while_with_a_request_of_a_dead_process(journal: Journal, path: Path) -> None:
     opened(journal, 7)
     await journal.sync()
     with closing(sqlite3.connect(path)) as db, db:
@@ -126,7 +126,9 @@ async def test_requests_of_a_dead_process_count_for_a_while(journal: Journal, pa
     assert (await reader.read(path, since=0)).busy == frozenset()
 
 
-async def test_what_was_done_before_the_clock_was_set_back_does_not_stay_new(journal: Journal, path: Path) -> None:
+async def test_answers_from_before_the_clock_was_set_back_get_the_time_of_their_first_reading(
+    journal: Journal, path: Path
+) -> None:
     number = opened(journal, 7)
     journal.close_request(number)
     await journal.sync()
@@ -138,31 +140,31 @@ async def test_what_was_done_before_the_clock_was_set_back_does_not_stay_new(jou
         assert answered.at == NOW - 3600.0, "it had happened when it was seen first"
 
 
-def test_a_file_that_is_no_journal_is_an_error(path: Path) -> None:
+def test_a_file_that_is_no_journal_raises_journal_error(path: Path) -> None:
     path.write_bytes(b"this is no database" * 99)
     with pytest.raises(JournalError, match="the journal cannot be read"):
-        asyncio.run(look(path))
+        asyncio.run(read_activity(path))
 
 
-async def test_a_journal_of_an_earlier_release_has_no_answers_in_it(journal: Journal, path: Path) -> None:
+async def test_a_journal_without_a_table_of_answers_is_read_without_answers(journal: Journal, path: Path) -> None:
     opened(journal, 7)
     await journal.sync()
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("DROP TABLE answered")
-    assert await look(path) == Activity(busy=frozenset({VmId(7)}))
+    assert await read_activity(path) == Activity(busy=frozenset({VmId(7)}))
 
 
-def test_a_journal_that_is_just_being_made_is_empty(path: Path) -> None:
+def test_an_empty_journal_file_is_read_as_an_empty_outline(path: Path) -> None:
     path.touch()
     assert read_outline(path, since=0) == Outline()
 
 
-async def test_reading_changes_nothing_and_needs_no_leave_to_write(journal: Journal, path: Path) -> None:
+async def test_the_journal_is_read_without_write_permission_and_not_changed(journal: Journal, path: Path) -> None:
     opened(journal, 7)
     await journal.sync()
     before = content(path)
     os.chmod(path, 0o400)
-    assert (await look(path)).busy == {7}
+    assert (await read_activity(path)).busy == {7}
     assert content(path) == before
 
 
@@ -170,7 +172,7 @@ def content(path: Path) -> bytes:
     return path.read_bytes()
 
 
-async def test_a_reader_that_lingers_does_not_hold_up_the_writer(journal: Journal, path: Path) -> None:
+async def test_a_hundred_reads_do_not_delay_the_writer_of_the_journal(journal: Journal, path: Path) -> None:
     begun = time.monotonic()
     reader = ActivityReader(time.monotonic, lambda: NOW)
     for number in range(100):
@@ -179,7 +181,7 @@ async def test_a_reader_that_lingers_does_not_hold_up_the_writer(journal: Journa
         journal.close_request(record)
     await journal.sync()
     assert time.monotonic() - begun < 10
-    assert (await look(path)).busy == frozenset()
+    assert (await read_activity(path)).busy == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -190,23 +192,27 @@ async def test_a_reader_that_lingers_does_not_hold_up_the_writer(journal: Journa
         pytest.param(-5.0, False, False, id="long-before"),
     ],
 )
-def test_clocks_may_be_off_a_little(at: float, *, is_settled: bool, is_ended: bool) -> None:
+def test_an_answer_counts_as_after_a_listing_despite_a_small_clock_difference(
+    at: float, *, is_settled: bool, is_ended: bool
+) -> None:
     activity = Activity(answered={VmId(7): Answered(action="CANCEL", at=NOW + at, has_ended=True)})
     assert activity.is_settled_since(VmId(7), NOW) is is_settled
     assert activity.is_ended(VmId(7), since=NOW) is is_ended
     assert not activity.is_settled_since(VmId(8), NOW)
 
 
-async def test_a_create_that_was_sent_just_before_counts_as_well(journal: Journal, path: Path) -> None:
+async def test_an_attempt_counts_as_after_a_listing_despite_a_small_clock_difference(
+    journal: Journal, path: Path
+) -> None:
     times = {7: NOW - 0.1, 8: NOW - 5.0}
     for vm_id, at in times.items():
         attempt = msgspec.structs.replace(Attempt.new(identity_of(vm_id), 1, {}), sent_at=at)
         await journal.save_attempt(attempt)
         assert Activity.is_since(attempt, NOW) is (vm_id == 7)
-    assert [attempt.identity.vm_id for attempt in (await look(path, since=NOW)).attempts] == [7]
+    assert [attempt.identity.vm_id for attempt in (await read_activity(path, since=NOW)).attempts] == [7]
 
 
-async def test_creates_that_were_sent_before_the_clock_was_set_back_do_not_stay_new(
+async def test_attempts_from_before_the_clock_was_set_back_get_the_time_of_their_first_reading(
     journal: Journal, path: Path
 ) -> None:
     for vm_id, times in {7: {"sent_at": NOW}, 8: {"sent_at": NOW - 9000, "answered_at": NOW}}.items():
@@ -220,13 +226,17 @@ async def test_creates_that_were_sent_before_the_clock_was_set_back_do_not_stay_
         assert not any(Activity.is_since(attempt, NOW - 3590.0) for attempt in attempts)
 
 
-async def test_what_is_just_ahead_of_the_clock_is_left_as_it_is(journal: Journal, path: Path) -> None:
+async def test_an_attempt_that_is_a_tenth_of_a_second_ahead_of_the_clock_keeps_its_time(
+    journal: Journal, path: Path
+) -> None:
     await journal.save_attempt(msgspec.structs.replace(Attempt.new(identity_of(7), 1, {}), sent_at=NOW + 0.1))
-    [attempt] = (await look(path)).attempts
+    [attempt] = (await read_activity(path)).attempts
     assert attempt.sent_at == NOW + 0.1
 
 
-async def test_what_was_done_before_the_clock_was_set_back_keeps_its_order(journal: Journal, path: Path) -> None:
+async def test_a_cleanup_and_a_later_create_keep_their_order_when_the_clock_is_set_back(
+    journal: Journal, path: Path
+) -> None:
     number = opened(journal, 7, "CLEANUP")
     await journal.sync()
     journal.close_request(number, has_ended=True)
@@ -237,7 +247,7 @@ async def test_what_was_done_before_the_clock_was_set_back_keeps_its_order(journ
     assert not activity.is_ended(VmId(7), since=latest_time(attempt), slack=0), "it was destroyed, and then made anew"
 
 
-def test_an_action_that_has_not_destroyed_the_instance_is_no_end_of_it() -> None:
+def test_a_shutdown_that_destroyed_nothing_ends_no_instance() -> None:
     activity = Activity(answered={VmId(7): Answered(action="SHUTDOWN", at=NOW)})
     assert not activity.is_ended(VmId(7), since=NOW)
 
@@ -258,7 +268,5 @@ def test_an_action_that_has_not_destroyed_the_instance_is_no_end_of_it() -> None
         pytest.param(Action.DEPLOY, 2, False, id="deploy"),
     ],
 )
-def test_only_actions_that_destroy_are_the_end_of_an_instance(
-    action: Action, lcm_state: int | None, *, is_so: bool
-) -> None:
+def test_only_actions_that_destroy_an_instance_are_ends(action: Action, lcm_state: int | None, *, is_so: bool) -> None:
     assert is_end(action, lcm_state) is is_so

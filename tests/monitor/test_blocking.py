@@ -1,6 +1,6 @@
-"""A whole information driver's inside in one loop, beside a real cloud, journal and state file, with nothing blocking.
+"""An information driver's parts on a real cloud, journal and state file never block the event loop.
 
-tests/end_to_end/test_blocking.py watches the real programs; here are the sizes and the accidents that they do not meet.
+tests/end_to_end/test_blocking.py tests the real programs; here are sizes and failures that they do not meet.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ BUSY = 7
 
 
 def order(place: Place, **faults: object) -> None:
-    """Edit the configuration: reports all the time, and these faults."""
+    """Change the configuration: short periods, and these faults."""
     configure(place, monitor={"heartbeat": 0.1, "sync_period": 0.1, "system_period": 0.1}, faults=faults)
 
 
 class Inside:
-    """What monitor_daemon.py puts together, with its lines in a list."""
+    """The parts that monitor_daemon.py assembles, with their lines in a list."""
 
     def __init__(self, places: Places) -> None:
         self.said: list[Line] = []
@@ -70,7 +70,7 @@ class Inside:
         self.desk.accept(request)
 
     async def hear(self, word: str, matches: Callable[[Line], bool] = lambda _line: True) -> Line:
-        """The next such line, of those that were not looked at yet."""
+        """The next such line, after those that were returned or skipped before."""
         async with asyncio.timeout(10):
             while True:
                 while self.said:
@@ -88,17 +88,17 @@ def places(place: Place) -> Places:
 
 @pytest.fixture
 def crowd(place: Place) -> list[str]:
-    """So many VMs on host 3 that they are left to threads, and wild instances as well."""
+    """So many VMs on host 3 that threads process them, and two wild instances."""
     order(place)
     console = Console(place)
-    for name in ("nobody's", "wild too"):
+    for name in ("wild", "wild too"):
         console.run(name=name)
     return console.run_many(range(MANY + 10))
 
 
 @pytest.fixture
 async def inside(crowd: list[str], places: Places) -> AsyncIterator[Inside]:
-    """At work, in a loop that may not be blocked."""
+    """A running driver, in an event loop that may not be blocked."""
     journal = Journal(places.var / "one_provider_mad_simulated.journal", clock=time.time, on_lost=pytest.fail)
     await journal.open()
     journal.open_request(action="SHUTDOWN", vm_id=VmId(BUSY), is_two_blank=True, payload=b"x")
@@ -112,7 +112,7 @@ async def inside(crowd: list[str], places: Places) -> AsyncIterator[Inside]:
     await journal.close()
 
 
-async def test_many_vms_are_reported_aside(inside: Inside, crowd: list[str]) -> None:
+async def test_many_vms_are_reported_without_blocking_the_event_loop(inside: Inside, crowd: list[str]) -> None:
     inside.tell(start_monitor(HOST))
     seen = states(await inside.hear("STATE_VM", lambda line: "SYNC_STATE" in line.values))
     assert len(seen) == len(crowd)
@@ -129,11 +129,11 @@ async def test_many_vms_are_reported_aside(inside: Inside, crowd: list[str]) -> 
 @pytest.mark.parametrize(
     "faults",
     [
-        pytest.param({"transient": {"calls": ["list_instances"]}}, id="refuses"),
-        pytest.param({"broken_listings": {}}, id="comes-in-part"),
+        pytest.param({"transient": {"calls": ["list_instances"]}}, id="refused-listing"),
+        pytest.param({"broken_listings": {}}, id="broken-listing"),
     ],
 )
-async def test_a_cloud_that_fails_and_comes_back_is_told_of_aside(
+async def test_an_outage_and_a_recovery_are_reported_without_blocking_the_event_loop(
     inside: Inside, place: Place, crowd: list[str], faults: dict[str, object]
 ) -> None:
     inside.tell(start_monitor(HOST))
@@ -155,7 +155,7 @@ async def test_a_cloud_that_fails_and_comes_back_is_told_of_aside(
         pytest.param(lambda path: read_outline(path, since=0.0), id="reads-the-journal"),
     ],
 )
-async def test_what_would_block_is_noticed_even_if_somebody_catches_it(
+async def test_a_blocking_call_is_detected_even_if_its_exception_is_suppressed(
     tmp_path: Path, work: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "file"

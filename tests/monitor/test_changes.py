@@ -1,4 +1,4 @@
-"""Which changes are told when, and that a core that is deaf for half a minute hears of each in the end."""
+"""Reporting changed states so that an OpenNebula that ignores reports for half a minute still learns of each change."""
 
 from __future__ import annotations
 
@@ -31,73 +31,73 @@ def answer(action: str, *, at: float) -> dict[VmId, Answered]:
 def told(
     changes: Changes, word: VmWord, *times: float, answered: dict[VmId, Answered] | None = None
 ) -> dict[float, str]:
-    """What is told of the VM, by the seconds at which it is."""
+    """The states of the VM that are reported, by the second at which they are."""
     found = {at: changes.see([seen(word)], answered or {}, now=NOW + at) for at in times}
     return {at: states[0].state.value for at, states in found.items() if states}
 
 
 def begun(word: VmWord = RUNNING) -> Changes:
-    """All VMs were reported once, a minute ago."""
+    """Changes, a minute after a report of all VMs."""
     changes = Changes()
     changes.all_told([seen(word)], {}, now=NOW - 60)
     return changes
 
 
-def test_a_change_is_told_at_once_and_after_every_half_minute() -> None:
+def test_a_change_is_reported_at_once_and_again_after_every_half_minute() -> None:
     expected = {0: "POWEROFF", 35: "POWEROFF", 70: "POWEROFF"}
     assert told(begun(), POWEROFF, *range(0, 100, 5)) == expected
 
 
-def test_a_failure_is_told_once_since_each_is_a_line_in_the_vm_s_log() -> None:
+def test_a_failure_is_reported_once_since_each_report_is_a_line_in_the_vm_log() -> None:
     assert told(begun(), FAILURE, *range(0, 100, 5)) == {0: "FAILURE"}
 
 
 @pytest.mark.parametrize(
     ("action", "word"), [("DEPLOY", RUNNING), ("RESTORE", RUNNING), ("CANCEL", POWEROFF), ("SAVE", SUSPENDED)]
 )
-def test_what_an_answer_has_told_is_told_when_the_core_is_no_longer_deaf(action: str, word: VmWord) -> None:
+def test_a_state_brought_by_an_answered_action_is_reported_thirty_seconds_later(action: str, word: VmWord) -> None:
     other = POWEROFF if word is RUNNING else RUNNING
     assert told(begun(other), word, *range(0, 40, 5), answered=answer(action, at=-2)) == {30: word.value}
 
 
 @pytest.mark.parametrize("word", [POWEROFF, FAILURE])
-def test_what_no_answer_has_told_is_told_at_once_and_when_the_core_is_no_longer_deaf(word: VmWord) -> None:
-    """Releases up to 7.0.0 are not deaf."""
+def test_another_state_than_the_answered_actions_is_reported_at_once_and_again_later(word: VmWord) -> None:
+    """Releases up to 7.0.0 do not ignore the first report."""
     found = told(begun(), word, *range(0, 40, 5), answered=answer("DEPLOY", at=-2))
     assert found == {0: word.value, 35: word.value}
 
 
-def test_what_an_answer_has_told_already_makes_the_core_not_deaf_when_it_is_told() -> None:
+def test_a_failure_after_a_repeated_state_of_an_answered_action_is_reported_once() -> None:
     changes, deployed = begun(POWEROFF), answer("DEPLOY", at=-2)
     assert told(changes, RUNNING, *range(0, 50, 5), answered=deployed) == {30: "RUNNING"}
     assert told(changes, FAILURE, *range(50, 100, 5), answered=deployed) == {50: "FAILURE"}
 
 
-def test_a_start_in_the_console_makes_the_core_deaf_however_the_vm_was_deployed_once() -> None:
+def test_a_failure_soon_after_a_start_in_the_console_is_reported_twice() -> None:
     changes, deployed = begun(POWEROFF), answer("DEPLOY", at=-3600)
     assert told(changes, RUNNING, 0, answered=deployed) == {0: "RUNNING"}
     assert told(changes, FAILURE, *range(5, 100, 5), answered=deployed) == {5: "FAILURE", 40: "FAILURE"}
 
 
-def test_an_action_that_starts_and_stops_nothing_makes_the_core_not_deaf() -> None:
+def test_a_failure_soon_after_an_attached_disk_is_reported_once() -> None:
     assert told(begun(), FAILURE, *range(0, 100, 5), answered=answer("ATTACHDISK", at=-2)) == {0: "FAILURE"}
 
 
-def test_after_a_report_of_all_nothing_is_told_that_was_heard() -> None:
+def test_a_change_that_a_report_of_all_vms_repeated_is_not_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
     changes.all_told([seen(POWEROFF)], {}, now=NOW + 40)
     assert told(changes, POWEROFF, *range(45, 100, 5)) == {}
 
 
-def test_what_the_core_may_have_been_deaf_to_in_a_report_of_all_is_told_once_more() -> None:
+def test_a_change_in_a_report_of_all_that_may_have_been_ignored_is_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
     changes.all_told([seen(RUNNING)], {}, now=NOW + 5)
     assert told(changes, RUNNING, *range(10, 100, 5)) == {35: "RUNNING", 70: "RUNNING"}
 
 
-def test_a_driver_that_has_just_started_repeats_only_what_the_core_is_deaf_to() -> None:
+def test_after_its_start_a_driver_repeats_only_states_that_may_have_been_ignored() -> None:
     changes = Changes()
     changes.all_told([seen(RUNNING)], {}, now=NOW)
     assert told(changes, RUNNING, *range(0, 100, 5)) == {}
@@ -106,14 +106,14 @@ def test_a_driver_that_has_just_started_repeats_only_what_the_core_is_deaf_to() 
     assert told(changes, POWEROFF, 5, 10, 30) == {30: "POWEROFF"}
 
 
-def test_a_clock_that_was_set_back_makes_nothing_wait() -> None:
+def test_a_clock_set_back_by_an_hour_delays_no_report_of_a_change() -> None:
     changes = begun()
     assert told(changes, POWEROFF, 0, -3600, -3595, -3565) == {0: "POWEROFF", -3600: "POWEROFF", -3565: "POWEROFF"}
 
 
 @dataclass
 class Core:
-    """Pretends to be OpenNebula 7.4 with one VM: deaf for 30 s after it was started or stopped."""
+    """Pretends to be OpenNebula 7.4 with one VM, whose reports it ignores for 30 s after a start or stop."""
 
     word: VmWord = RUNNING
     deaf_until: float = 0.0
@@ -127,7 +127,7 @@ class Core:
         self.answered = {VM: Answered(action=action, at=now)}
 
     def hear(self, word: VmWord, now: float, *, is_sync: bool = False) -> None:
-        """A STATE_VM speaks of the VM, or leaves it out."""
+        """A STATE_VM reports the VM, or leaves it out."""
         if is_sync and word is FAILURE:
             self.word = FAILURE if self.word is RUNNING else self.word
         elif now < self.deaf_until:
@@ -148,7 +148,7 @@ events = st.lists(
 
 
 @given(events=events, sync_at=st.integers(0, 179))
-def test_the_core_hears_of_every_change_in_the_end_and_ignores_few(
+def test_opennebula_learns_of_every_change_in_the_end_and_ignores_few_reports(
     events: list[tuple[int, str | VmWord]], sync_at: int
 ) -> None:
     core, changes, instance = Core(), begun(), RUNNING
@@ -170,5 +170,5 @@ def test_the_core_hears_of_every_change_in_the_end_and_ignores_few(
                 core.hear(state.state, now)
     unreachable = {POWEROFF, SUSPENDED}  # only RUNNING leads out of them
     assert core.word is instance or (core.word in unreachable and instance in {FAILURE, *unreachable})
-    assert core.ignored <= len(events) + 3, "the reports of all VMs, and what nobody could know"
+    assert core.ignored <= len(events) + 3, "only reports of all VMs, and of changes shortly after an action"
     assert core.errors <= sum(what is FAILURE for _, what in events) * 2

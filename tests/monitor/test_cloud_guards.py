@@ -1,4 +1,4 @@
-"""What keeps an information driver from looking at the wrong cloud, and from closing one that is being looked at."""
+"""An information driver never lists the cloud of another account, and never closes a provider in use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.actions.fakes import FakeCloud, pass_time
 
 
 class Front:
-    """A front-end with the configuration of a cloud, and a provider for each time that it is read."""
+    """A front-end with the configuration of a cloud, and a new provider for each time that it is read."""
 
     def __init__(self, root: Path) -> None:
         self.places = Places(conf=root / "etc", var=root / "var", log=root / "var", etc=root / "etc")
@@ -47,7 +47,7 @@ def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
 
 
 def order(front: Front, monkeypatch: pytest.MonkeyPatch, **orders: Any) -> None:
-    """Let these operations of every cloud go wrong."""
+    """Let these operations of every cloud fail."""
 
     def build(*_arguments: Any) -> FakeCloud:
         cloud = front.build()
@@ -58,7 +58,7 @@ def order(front: Front, monkeypatch: pytest.MonkeyPatch, **orders: Any) -> None:
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch, account: str | Exception) -> None:
-    """Let the action driver's journal say whose account it is."""
+    """Let the action driver's journal name this account, or raise this error."""
 
     def read(*_arguments: Any) -> str:
         if isinstance(account, Exception):
@@ -69,7 +69,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, account: str | Exception) -> None:
 
 
 @pytest.mark.looptime
-async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_asked_again(
+async def test_a_cloud_that_does_not_return_its_account_is_closed_and_opened_again(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order(front, monkeypatch, account=asyncio.Event())
@@ -81,7 +81,9 @@ async def test_a_cloud_that_does_not_say_whose_credentials_these_are_is_asked_ag
     assert (await front.watched.current()).provider is front.clouds[-1]
 
 
-async def test_the_cloud_of_another_account_is_not_looked_at(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cloud_of_another_account_than_the_journals_is_refused(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recorded(monkeypatch, "account-2/north")
     with pytest.raises(WrongAccount, match="account-1/north, expected account-2/north: restore them"):
         await front.watched.current()
@@ -92,14 +94,14 @@ async def test_the_cloud_of_another_account_is_not_looked_at(front: Front, monke
     assert (await front.watched.current()).owner == "harbour"
 
 
-async def test_a_cloud_that_lists_nothing_is_no_empty_cloud(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_provider_that_cannot_list_instances_is_refused(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitored_cloud, "VerbatimDriver", FakeCloud)
     with pytest.raises(SettingsError, match="provider fake cannot list instances"):
         await front.watched.current()
 
 
 @pytest.mark.looptime
-async def test_the_provider_of_older_settings_is_closed_once_nobody_can_be_looking(front: Front) -> None:
+async def test_the_provider_of_older_settings_is_closed_after_its_last_listing_must_have_ended(front: Front) -> None:
     await front.watched.current()
     first = front.clouds[-1]
     front.configure(hypervisor="deep-sea")
@@ -112,7 +114,9 @@ async def test_the_provider_of_older_settings_is_closed_once_nobody_can_be_looki
     await front.watched.close()
 
 
-async def test_a_broken_edit_leaves_the_cloud_that_was_looked_at(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_after_an_edit_that_fails_the_previous_provider_stays_in_use(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = await front.watched.current()
     order(front, monkeypatch, account=ProviderUnavailable("no route"))
     front.configure(hypervisor="deep-sea")

@@ -1,4 +1,4 @@
-"""Which of the core's hosts are reported on without being asked for."""
+"""Choosing OpenNebula's hosts that are monitored without a START_MONITOR."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ def wanted(*hosts: str, known: tuple[StartMonitor, ...] = ()) -> tuple[StartMoni
     return wanted_hosts(pool, im_mads={"ec2", "ours"}, known=known)
 
 
-def test_a_host_of_ours_is_wanted_as_monitord_would_ask_for_it() -> None:
+def test_a_host_of_our_driver_is_monitored_as_with_monitords_own_start_monitor() -> None:
     assert wanted(host(3)) == (
         StartMonitor(host_id=3, host="cloud-3", state=2, im_mad="ec2", vm_mad="vmm", cluster_id=100, cluster="clouds"),
     )
 
 
 @pytest.mark.parametrize("state", [0, 2, 3, 4])
-def test_a_host_that_is_not_offline_is_wanted(state: int) -> None:
+def test_a_host_that_is_not_offline_is_monitored(state: int) -> None:
     assert [each.host_id for each in wanted(host(3, state=state))] == [3]
 
 
-def test_neither_an_offline_host_nor_one_of_another_driver_is_wanted() -> None:
+def test_an_offline_host_and_one_of_another_driver_are_not_monitored() -> None:
     assert wanted(host(3, state=8), host(4, im_mad="kvm")) == ()
 
 
@@ -49,7 +49,7 @@ def test_a_known_host_keeps_its_periods_and_a_new_one_takes_those_of_another() -
     ]
 
 
-def test_what_opennebula_has_given_away_on_a_host_is_read_however_much_it_is() -> None:
+def test_the_allocated_cpu_and_memory_of_a_host_are_read_also_beyond_a_tebibyte() -> None:
     """KiB in MEM_USAGE: 1 TiB has ten digits."""
     share = "<HOST_SHARE><CPU_USAGE>12800</CPU_USAGE><MEM_USAGE>1073741824</MEM_USAGE></HOST_SHARE>"
     given = allocation_of(etree.fromstring(f"<HOST>{share}<VMS><ID>7</ID><ID>9</ID></VMS></HOST>"))

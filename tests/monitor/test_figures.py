@@ -1,4 +1,4 @@
-"""Figures are asked for beside the sweeps: no listing ever waits for them, and the latest are in every report."""
+"""Usage figures are read beside the sweeps: no listing waits for them, and every report has the latest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PERIOD = 60.0
 
 
 class MeasuredCloud(FakeCloud):
-    """A cloud that knows more of its instances than it lists; each question is answered when `may_answer` is set."""
+    """A cloud with figures that its listings lack; a reading of them is answered when `may_answer` is set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ async def one(tmp_path: Path, cloud: MeasuredCloud) -> Studio:
 
 
 async def seen(one: Studio) -> dict[int, tuple[float, str]]:
-    """What the next sweep says of each VM: percent of its processor, and its event."""
+    """CPU percent and event of each VM in the next sweep."""
     sweep = await one.sweeper.sweep()
     await turns()
     found = {vm.state.vm_id: vm.instance for vm in sweep.vms(3) if vm.instance is not None}
@@ -70,7 +70,7 @@ async def test_no_sweep_waits_for_figures_and_later_ones_have_them(one: Studio, 
     one.add(7)
     cloud.may_answer.clear()
     async with asyncio.timeout(0.5):
-        assert await seen(one) == {7: (10.0, "")}  # what the listing shows
+        assert await seen(one) == {7: (10.0, "")}  # the listing's own figures
     for _ in range(3):
         await pass_time(2)
         assert await seen(one) == {7: (10.0, "")}
@@ -81,7 +81,7 @@ async def test_no_sweep_waits_for_figures_and_later_ones_have_them(one: Studio, 
     assert await seen(one) == {7: (1.0, "soon")}
 
 
-async def test_they_are_asked_for_once_a_period_and_kept_between(one: Studio, cloud: MeasuredCloud) -> None:
+async def test_figures_are_read_once_a_period_and_kept_in_between(one: Studio, cloud: MeasuredCloud) -> None:
     one.add(7)
     await seen(one)
     for _ in range(29):
@@ -95,7 +95,9 @@ async def test_they_are_asked_for_once_a_period_and_kept_between(one: Studio, cl
     assert await seen(one) == {7: (2.0, "soon")}
 
 
-async def test_figures_go_with_their_instance_and_new_ones_do_without(one: Studio, cloud: MeasuredCloud) -> None:
+async def test_figures_disappear_with_their_instance_and_a_new_instance_has_none(
+    one: Studio, cloud: MeasuredCloud
+) -> None:
     one.add(7)
     one.add(8)
     await seen(one)
@@ -108,7 +110,7 @@ async def test_figures_go_with_their_instance_and_new_ones_do_without(one: Studi
 
 
 @pytest.mark.parametrize("error", [ProviderUnavailable("no answer"), ZeroDivisionError()], ids=["known", "defect"])
-async def test_a_failure_leaves_the_latest_figures_and_the_sweeps_alone(
+async def test_after_a_failed_reading_sweeps_continue_with_the_latest_figures(
     one: Studio, cloud: MeasuredCloud, error: Exception
 ) -> None:
     one.add(7)
@@ -124,7 +126,9 @@ async def test_a_failure_leaves_the_latest_figures_and_the_sweeps_alone(
     assert one.sweeper.error == ""
 
 
-async def test_an_answer_that_never_comes_is_given_up(one: Studio, cloud: MeasuredCloud) -> None:
+async def test_a_reading_of_figures_without_an_answer_is_given_up_and_repeated(
+    one: Studio, cloud: MeasuredCloud
+) -> None:
     one.add(7)
     cloud.may_answer.clear()
     await seen(one)
@@ -137,7 +141,7 @@ async def test_an_answer_that_never_comes_is_given_up(one: Studio, cloud: Measur
     assert await seen(one) == {7: (2.0, "soon")}
 
 
-async def test_nobody_is_asked_twice_at_a_time(tmp_path: Path, cloud: MeasuredCloud) -> None:
+async def test_figures_are_not_read_again_while_a_reading_is_under_way(tmp_path: Path, cloud: MeasuredCloud) -> None:
     cloud.may_answer.clear()
     keeper = FigureKeeper(asyncio.get_running_loop().time)
     watched = Watched(provider=cloud, owner="o", call_timeout=10 * PERIOD, journal=tmp_path / "none")
@@ -152,7 +156,7 @@ async def test_nobody_is_asked_twice_at_a_time(tmp_path: Path, cloud: MeasuredCl
     assert len(cloud.questions) == 2
 
 
-async def test_a_provider_that_takes_anothers_place_is_asked_at_once(tmp_path: Path, cloud: MeasuredCloud) -> None:
+async def test_figures_of_a_new_provider_are_read_at_once(tmp_path: Path, cloud: MeasuredCloud) -> None:
     loop = asyncio.get_running_loop()
     keeper = FigureKeeper(loop.time)
 
@@ -171,20 +175,20 @@ async def test_a_provider_that_takes_anothers_place_is_asked_at_once(tmp_path: P
 
 
 class TypedCloud(MeasuredCloud):
-    """A cloud whose instances take the room of their type, one that is known."""
+    """A cloud whose running instances all have a type of known size."""
 
     def size_of(self, instance: Instance) -> Size | None:
         return Size(cpu=2.0, memory=4096) if instance.state is InstanceState.RUNNING else None
 
 
-async def test_instances_take_the_room_of_their_type_however_little_they_do(tmp_path: Path) -> None:
+async def test_instances_use_the_capacity_of_their_type_regardless_of_their_load(tmp_path: Path) -> None:
     cloud = TypedCloud()
     one = Studio(tmp_path, cloud, min_list_interval=1.0)
     one.add(7)
     one.add(8)
     one.add(9, InstanceState.STOPPED)
     one.add(10, host_id=4)
-    cloud.add(None, InstanceState.RUNNING)  # somebody else's takes room as well
+    cloud.add(None, InstanceState.RUNNING)  # a wild instance counts for every host
     sweep = await one.sweeper.sweep()
     core, gibibyte = 100, 1024 * 1024
     assert sweep.load(3) == Load(cpu=3 * 2 * core, memory=3 * 4 * gibibyte)

@@ -1,4 +1,4 @@
-"""When many instances vanish at once: who counts as vanished, who as there, and until when they are held."""
+"""When many instances vanish at once: which count as vanished, which as present, and how long they are held."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ def held_after(*steps: Look, rules: Rules = SHORT) -> set[int]:
     return set(through(steps, rules=rules).held)
 
 
-# Who is there
+# Present instances
 
 
-def test_parked_instances_are_none_of_those_that_are_there() -> None:
+def test_parked_instances_do_not_count_as_present() -> None:
     activity = parked(range(10, 20))
     steps = [look_at(range(20), after=0), look_at(range(20), after=10, activity=activity)]
     stopped = [instance_of(number, InstanceState.STOPPED) for number in range(10, 20)]
     assert held_after(*steps, look_at(range(4), *stopped, after=20, activity=activity)) == set(range(4, 10))
 
 
-def test_terminated_instances_are_none_of_those_that_are_there() -> None:
+def test_terminated_instances_do_not_count_as_present() -> None:
     gone = dead(range(10, 20))
     steps = [look_at(range(20), after=0), look_at(range(10), *gone, after=10), look_at(range(4), *gone, after=20)]
     assert held_after(*steps) == set(range(4, 10))
 
 
-def test_those_that_are_missing_for_long_are_none_of_those_that_are_there() -> None:
+def test_instances_missing_for_minutes_do_not_count_as_present() -> None:
     away = [look_at(range(11), after=seconds) for seconds in (10, 20, 30, 200)]
     assert held_after(look_at(range(20), after=0), *away, look_at(range(5), after=210)) == set(range(5, 11))
 
 
-def test_those_that_the_cloud_need_not_show_yet_are_none_of_those_that_are_there() -> None:
+def test_instances_within_the_visibility_grace_do_not_count_as_present() -> None:
     made = Activity(
         attempts=tuple(attempt_of(n, AttemptState.CREATED, after=5, deploy_id=f"i-{n}") for n in range(10, 20))
     )
@@ -61,83 +61,83 @@ def test_those_that_the_cloud_need_not_show_yet_are_none_of_those_that_are_there
     assert held_after(*steps, rules=GRACE) == set(range(4, 10))
 
 
-# Who has vanished: six for whom there is a reason, and one for whom there is none, of ten
+# Vanished instances: of ten, six with an explanation and one without
 
 
-def test_parked_instances_have_not_vanished() -> None:
+def test_parked_instances_do_not_count_as_vanished() -> None:
     activity = parked(range(6))
     steps = [look_at(range(10), after=0), look_at(range(10), after=10, activity=activity)]
     assert held_after(*steps, look_at(range(7, 10), after=20, activity=activity)) == set()
 
 
-def test_terminated_instances_have_not_vanished_when_the_cloud_shows_them_no_more() -> None:
+def test_terminated_instances_do_not_count_as_vanished_once_the_cloud_drops_them() -> None:
     steps = [look_at(range(10), after=0), look_at(range(6, 10), *dead(range(6)), after=10)]
     assert held_after(*steps, look_at(range(7, 10), after=20)) == set()
 
 
-def test_instances_with_an_action_under_way_have_not_vanished() -> None:
+def test_instances_with_an_action_under_way_do_not_count_as_vanished() -> None:
     steps = [look_at(range(10), after=0), look_at(range(7, 10), after=10, activity=busy_with(*range(6)))]
     assert held_after(*steps) == set()
 
 
-def test_instances_of_vms_that_are_being_created_anew_have_not_vanished() -> None:
+def test_instances_of_vms_that_are_being_recreated_do_not_count_as_vanished() -> None:
     opened = Activity(attempts=tuple(attempt_of(n, AttemptState.OPEN, after=12, seq=1) for n in range(6)))
     steps = [look_at(range(10), after=0), look_at(range(7, 10), after=10, activity=opened)]
     assert held_after(*steps) == set()
 
 
-def test_instances_that_are_missing_for_long_do_not_vanish_again() -> None:
+def test_instances_missing_for_minutes_do_not_count_as_vanished_again() -> None:
     away = [look_at(range(11), after=seconds) for seconds in (10, 20, 30, 200)]
     assert held_after(look_at(range(20), after=0), *away, look_at(range(6), after=210)) == set()
 
 
-# Until when
+# Duration
 
 
-def test_those_that_are_missing_already_are_not_held_when_others_vanish() -> None:
+def test_vms_already_missing_are_not_held_when_many_others_vanish() -> None:
     away = [look_at(range(11), after=10.0 * n) for n in range(1, 4)]
     judgement = through([look_at(range(20), after=0), *away, look_at(range(6), after=40)])
     assert judgement.held == set(range(6, 11))
     assert {words(judgement)[number] for number in range(11, 20)} == {"(FAILURE)"}
 
 
-def test_those_that_are_held_are_not_held_for_longer_when_others_vanish() -> None:
+def test_held_vms_are_not_held_longer_when_others_vanish() -> None:
     steps = [look_at(range(20), after=0), look_at(range(8), after=10), look_at(range(7), after=50)]
     assert held_after(*steps) == set(range(7, 20))
     assert held_after(*steps, look_at(range(7), after=75)) == {7}
 
 
-def test_a_pause_between_two_listings_that_is_none_takes_nothing_off() -> None:
+def test_the_hold_ends_by_time_and_not_by_the_number_of_listings() -> None:
     steps = [look_at(range(10), after=0), *[look_at(range(0), after=10.0 * n) for n in range(1, 7)]]
     assert held_after(*steps) == set(range(10))
     assert held_after(*steps, look_at(range(0), after=75)) == set()
 
 
-def test_those_that_have_come_back_are_held_for_as_long_as_others_when_they_vanish_again() -> None:
+def test_vms_that_came_back_and_vanish_again_are_held_for_the_full_time() -> None:
     steps = [look_at(range(10), after=0), look_at(range(0), after=10), look_at(range(10), after=20)]
     assert held_after(*steps, look_at(range(0), after=75)) == set(range(10))
 
 
-def test_those_that_were_terminated_and_are_worked_on_again_may_vanish_like_others() -> None:
+def test_vms_that_were_terminated_and_then_had_an_action_count_as_vanished_again() -> None:
     steps = [look_at(range(10), after=0), look_at(range(6, 10), *dead(range(6)), after=10)]
     steps.append(look_at(range(6, 10), after=20, activity=busy_with(*range(6))))
     assert held_after(*steps, look_at(range(6, 10), after=30)) == set(range(6))
 
 
 def counted() -> list[Look]:
-    """Five of ten were missed once, which is nothing unusual; then the other five are terminated."""
+    """Five of ten were missed once, which is not unusual; then the other five are terminated."""
     steps = [look_at(range(10), after=0), look_at(range(5), after=10), look_at(range(0), *dead(range(5)), after=20)]
     assert held_after(*steps) == set()
     return steps
 
 
-def test_those_that_were_counted_before_are_counted_on_when_fewer_are_left() -> None:
+def test_vms_missed_before_are_counted_on_when_fewer_instances_are_present() -> None:
     judgement = through([*counted(), look_at(range(0), after=30)])
     assert judgement.held == frozenset()
     assert {words(judgement)[number] for number in range(5, 10)} == {"(FAILURE)"}
 
 
-def test_that_some_are_held_is_no_reason_to_hold_those_that_were_counted() -> None:
+def test_vms_counted_as_missed_are_not_held_because_others_are_held() -> None:
     rules = Rules(owner=OWNER, missing_after=4)
     more = range(100, 130)
     others = [instance_of(number) for number in more]
@@ -146,7 +146,7 @@ def test_that_some_are_held_is_no_reason_to_hold_those_that_were_counted() -> No
     assert held_after(*steps, look_at(range(7), after=50), rules=rules) == set(range(9, 20))
 
 
-def test_what_is_terminated_while_it_is_held_is_held_no_longer() -> None:
+def test_a_held_vm_whose_instance_was_terminated_is_not_held_again() -> None:
     steps = [look_at(range(10), after=0), look_at(range(0), after=10), look_at(range(1, 10), *dead(range(1)), after=20)]
     steps.append(look_at(range(1, 10), after=30, activity=answered(0, "DEPLOY", after=25)))
     judgement: Judgement = through([*steps, *[look_at(range(1, 10), after=10.0 * n) for n in (4, 5)]])

@@ -31,54 +31,58 @@ LIMIT = Size(cpu=100, memory=1000)
 @pytest.mark.parametrize(
     ("settings", "limit", "expected"),
     [
-        pytest.param(CapacitySettings(cpu=4, memory=100), LIMIT, Size(cpu=4, memory=100), id="the-configuration-first"),
+        pytest.param(
+            CapacitySettings(cpu=4, memory=100), LIMIT, Size(cpu=4, memory=100), id="configured-capacity-first"
+        ),
         pytest.param(
             CapacitySettings(instance_types={"small": 10, "large": 1}), LIMIT, Size(cpu=18, memory=21504), id="by-types"
         ),
         pytest.param(
             CapacitySettings(cpu=3, instance_types={"small": 2}), LIMIT, Size(cpu=3, memory=1024), id="by-both"
         ),
-        pytest.param(CapacitySettings(), LIMIT, LIMIT, id="what-the-cloud-tells"),
-        pytest.param(CapacitySettings(instance_types={"huge": 2}), LIMIT, LIMIT, id="types-that-there-are-not"),
-        pytest.param(CapacitySettings(memory=7), LIMIT, Size(cpu=100, memory=7), id="half-of-it"),
-        pytest.param(CapacitySettings(), None, UNLIMITED, id="nobody-knows"),
-        pytest.param(CapacitySettings(cpu=0, memory=0), LIMIT, Size(cpu=0, memory=0), id="none-at-all"),
+        pytest.param(CapacitySettings(), LIMIT, LIMIT, id="clouds-limit"),
+        pytest.param(CapacitySettings(instance_types={"huge": 2}), LIMIT, LIMIT, id="unknown-types"),
+        pytest.param(CapacitySettings(memory=7), LIMIT, Size(cpu=100, memory=7), id="memory-configured-only"),
+        pytest.param(CapacitySettings(), None, UNLIMITED, id="unknown"),
+        pytest.param(CapacitySettings(cpu=0, memory=0), LIMIT, Size(cpu=0, memory=0), id="zero"),
     ],
 )
-def test_room(settings: CapacitySettings, limit: Size | None, expected: Size) -> None:
+def test_capacity_is_taken_from_the_configuration_then_from_the_cloud(
+    settings: CapacitySettings, limit: Size | None, expected: Size
+) -> None:
     assert room_of(settings, SIZES, limit) == expected
 
 
-def test_types_that_the_cloud_does_not_have_are_named() -> None:
+def test_configured_types_that_the_cloud_does_not_have_are_returned() -> None:
     assert unknown_types(CapacitySettings(instance_types={"small": 1, "huge": 2, "big": 3}), SIZES) == ["big", "huge"]
 
 
-def test_the_load_is_the_sum_of_what_is_known() -> None:
+def test_the_load_is_the_sum_of_known_usages() -> None:
     assert load_of([Usage(cpu=50.5, memory=10), None, Usage(cpu=100, memory=5)]) == Load(cpu=150.5, memory=15)
 
 
-def test_a_report_has_percent_and_kib() -> None:
+def test_a_host_report_has_cpu_in_percent_and_memory_in_kib() -> None:
     report = report_of(Told(hypervisor="sea"), Size(cpu=2.5, memory=3), Load(cpu=7, memory=8), error="e", warning="w")
     assert (report.total_cpu, report.total_memory, report.used_cpu, report.used_memory) == (250, 3072, 7, 8)
     assert (report.error, report.attributes["PROVIDER_WARNING"]) == ("e", "w")
 
 
-def test_a_warning_is_taken_back() -> None:
+def test_a_report_without_a_warning_clears_the_previous_one() -> None:
     """OpenNebula keeps what it was once told of a host until it is told otherwise."""
     assert report_of(Told(hypervisor="sea"), None, Load()).attributes["PROVIDER_WARNING"] == "-"
 
 
-def test_room_that_nobody_knows_is_not_promised() -> None:
+def test_a_report_without_known_capacity_has_no_totals() -> None:
     report = report_of(Told(hypervisor="sea"), None, Load())
     assert (report.total_cpu, report.total_memory) == (None, None)
 
 
-def test_an_instance_without_a_name_is_called_by_its_id() -> None:
+def test_a_wild_instance_without_a_name_is_named_by_its_id() -> None:
     unnamed = wild("i-web").__class__(deploy_id=wild("i-web").deploy_id, state=InstanceState.STOPPED, raw_state="off")
     assert (wild_of(unnamed, None).name, wild_of(unnamed, None).state_letter) == ("i-web", "d")
 
 
-def test_only_what_is_at_rest_has_a_letter() -> None:
+def test_only_running_stopped_and_suspended_have_a_state_letter() -> None:
     letters = {state: letter_of(state) for state in InstanceState if letter_of(state) != "-"}
     assert letters == {InstanceState.RUNNING: "a", InstanceState.STOPPED: "d", InstanceState.SUSPENDED: "p"}
 
@@ -88,20 +92,22 @@ def test_only_what_is_at_rest_has_a_letter() -> None:
     [
         pytest.param({}, None, id="no-limit"),
         pytest.param({"capacity": {"xlarge_16gb": 2}}, None, id="one-type-limited"),
-        pytest.param({"max_instances": 2}, Room(cpu=16, memory=32768, most=2), id="so-many-of-the-largest"),
+        pytest.param({"max_instances": 2}, Room(cpu=16, memory=32768, most=2), id="two-of-the-largest-type"),
         pytest.param(
             {"max_instances": 3, "capacity": {"xlarge_16gb": 1}},
             Room(cpu=16, memory=32768, most=3),
-            id="one-and-the-next-ones",
+            id="one-of-the-largest-and-smaller-ones",
         ),
         pytest.param(
             {"capacity": dict.fromkeys(sizes(SimulatedSettings()), 1)}, Room(cpu=19, memory=32512), id="one-of-each"
         ),
     ],
 )
-def test_the_simulated_cloud_knows_its_quota(limits: Mapping[str, object], expected: Room | None) -> None:
+def test_capacity_of_the_simulated_cloud_follows_from_its_limits(
+    limits: Mapping[str, object], expected: Room | None
+) -> None:
     assert room(SimulatedSettings(**limits)) == expected  # type: ignore[arg-type]
 
 
-def test_an_instance_that_tells_nothing_is_of_no_size() -> None:
+def test_an_instance_without_attributes_has_size_zero() -> None:
     assert import_hints(wild("i-web")).size == Size(cpu=0, memory=0)

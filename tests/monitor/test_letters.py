@@ -1,4 +1,4 @@
-"""What oned up to 5.10 is told, row by row: the letters in the table of docs/monitoring.md."""
+"""State letters in reports to oned up to 5.10, for each row of the table in docs/monitoring.md."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VM, ITS = VmId(7), DeployId("i-7")
 
 
 class Scene:
-    """VM 7, its instance, what the action driver is doing with it, and what oned is told."""
+    """VM 7 with its instance, the action driver's activity, and the reports to oned."""
 
     def __init__(self, path: Path) -> None:
         self.one = Studio(path)
@@ -33,7 +33,7 @@ class Scene:
         self.activity = Activity()
 
     async def read(self, path: Path, *, since: float) -> Activity:
-        """What the journal says."""
+        """The activity, in place of the journal's."""
         return self.activity
 
     def state(self, state: InstanceState) -> None:
@@ -151,14 +151,14 @@ ROWS: dict[str, tuple[list[Act], list[Act]]] = {
     "restores the cloud": ([start, cut_off], [lambda scene: scene.one.cloud.always.clear(), wait, wait]),
     "kills the action driver during an action": ([start], [busy]),
 }
-"""By what somebody does: how things are before it, and what happens then."""
+"""By event: the steps before it, and its own steps."""
 
 IN_WORDS = {"as before": "a", "the same": "d", "- for all": "-", "all VMs": "a"}
-"""What the table says in words: VM 7 ran before, and the second instance of that name is stopped."""
+"""Letters for the table's words: VM 7 ran before, and the second instance of that name is stopped."""
 
 
 def table() -> dict[str, list[str]]:
-    """First cell of each row, and what its third says is told one after the other."""
+    """By the first cell of each row, the sequence of letters in its third."""
     text = (ROOT / "docs" / "monitoring.md").read_text()
     rows = text.partition("| a person… |")[2].partition("\n\n")[0]
     cells = re.findall(r"^\| ([^-].+?) \| .+? \| (.+?) \|", rows, re.MULTILINE)
@@ -169,12 +169,12 @@ def table() -> dict[str, list[str]]:
 TABLE = table()
 
 
-def test_every_row_of_the_table_is_tried() -> None:
+def test_every_row_of_the_monitoring_table_has_a_case() -> None:
     assert set(TABLE) == set(ROWS)
 
 
 @pytest.mark.parametrize("who", ROWS)
-async def test_what_somebody_does_is_told_in_these_letters(scene: Scene, who: str) -> None:
+async def test_each_event_in_the_monitoring_table_is_reported_with_its_letters(scene: Scene, who: str) -> None:
     before, then = ROWS[who]
     for act in before:
         act(scene)
@@ -183,14 +183,14 @@ async def test_what_somebody_does_is_told_in_these_letters(scene: Scene, who: st
     for act in then:
         act(scene)
         said.append(await scene.told())
-    # Of a listing that began before an answer nothing is said yet, and a cloud that is back is asked in a while.
+    # A listing from before an answer reports nothing yet, and a cloud that is back is listed after a while.
     said = [letter for letter, _ in groupby([*said, await scene.told()])]
     assert said[-len(TABLE[who]) :] == TABLE[who]
     assert set(said) <= {*TABLE[who], "-"}
 
 
 @pytest.mark.parametrize(("missing_state", "letter"), [("UNKNOWN", "-"), ("POWEROFF", "left out")])
-async def test_a_vm_whose_instance_is_gone_is_told_so_after_an_outage_too(
+async def test_a_missing_vm_is_reported_by_missing_state_during_and_after_an_outage(
     scene: Scene, missing_state: str, letter: str
 ) -> None:
     """Two reports that leave it out would power it off, and it could not be recreated."""

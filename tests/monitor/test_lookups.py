@@ -1,4 +1,4 @@
-"""What a listing lacks is looked up by its id before it counts as missing at all."""
+"""An instance that a listing lacks is looked up by its id before it counts as missing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
 
 
 def let_listings_lag(one: Studio, *vm_ids: int) -> None:
-    """From now on listings leave these VMs' instances out as if that were all."""
+    """From now on listings leave out these VMs' instances."""
     listed, hidden = one.cloud.list_instances, {f"i-{vm_id}" for vm_id in vm_ids}
 
     async def list_instances() -> Sequence[Instance]:
@@ -52,7 +52,7 @@ def asked(one: Studio) -> list[list[str]]:
     return [sorted(ids) for name, ids in one.cloud.calls if name == "describe"]
 
 
-async def test_an_instance_that_listings_leave_out_and_that_is_there_stays_running(studio: Make) -> None:
+async def test_a_vm_that_listings_lack_stays_running_if_a_lookup_finds_its_instance(studio: Make) -> None:
     one = studio()
     for vm_id in range(10):
         one.add(vm_id)
@@ -64,7 +64,7 @@ async def test_an_instance_that_listings_leave_out_and_that_is_there_stays_runni
     assert asked(one)[0] == ["i-1", "i-4", "i-7"], "all of them in one call"
 
 
-async def test_an_instance_that_its_id_does_not_lead_to_is_missing_and_asked_about_no_more(studio: Make) -> None:
+async def test_a_vm_whose_instance_no_lookup_finds_is_missing_and_not_looked_up_again(studio: Make) -> None:
     one = studio(missing_after=3)
     gone = one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=600)
@@ -76,7 +76,7 @@ async def test_an_instance_that_its_id_does_not_lead_to_is_missing_and_asked_abo
     assert asked(one) == [["i-7"]] * 3
 
 
-async def test_nothing_is_missing_that_could_not_be_looked_up(studio: Make) -> None:
+async def test_a_vm_is_not_missing_while_lookups_of_its_instance_fail(studio: Make) -> None:
     one = studio(missing_after=1)
     gone = one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=600)
@@ -86,7 +86,7 @@ async def test_nothing_is_missing_that_could_not_be_looked_up(studio: Make) -> N
     for wrong in (Throttled("slow down"), asyncio.Event(), RuntimeError("a defect")):
         one.cloud.always["describe"] = wrong
         before = len(asked(one))
-        await until(lambda before=before: len(asked(one)) >= before + 2, "two looks")  # type: ignore[misc]
+        await until(lambda before=before: len(asked(one)) >= before + 2, "two lookups")  # type: ignore[misc]
         assert one.changes() == []
     del one.cloud.always["describe"]
     await until(lambda: bool(one.changes()), "a report")
@@ -94,7 +94,7 @@ async def test_nothing_is_missing_that_could_not_be_looked_up(studio: Make) -> N
 
 
 @pytest.mark.parametrize("missing_after", [1, 3])
-def test_an_instance_is_missing_only_after_the_cloud_s_grace(missing_after: int) -> None:
+def test_a_vm_is_missing_only_after_the_visibility_grace(missing_after: int) -> None:
     rules = Rules(owner=OWNER, grace=300.0, missing_after=missing_after)
     memory, said = through([(listing_of(instance_of(7)), IDLE)], rules=rules).memory, {}
     for after in range(5, 400, 5):
@@ -103,7 +103,7 @@ def test_an_instance_is_missing_only_after_the_cloud_s_grace(missing_after: int)
     assert next(after for after, word in said.items() if word == "(FAILURE)") == 305
 
 
-def test_one_that_comes_back_within_the_grace_begins_anew() -> None:
+def test_a_vm_that_came_back_within_the_grace_gets_the_whole_grace_again() -> None:
     rules = Rules(owner=OWNER, grace=300.0)
     there, away = (instance_of(7),), ()
     looks = [there, *[away] * 50, there, *[away] * 50]
@@ -111,7 +111,7 @@ def test_one_that_comes_back_within_the_grace_begins_anew() -> None:
     assert words(through(steps, rules=rules)) == {7: "UNKNOWN"}
 
 
-def test_what_could_not_be_looked_up_is_neither_missed_nor_held() -> None:
+def test_vms_whose_lookup_failed_are_unknown_and_neither_missed_nor_held() -> None:
     everyone = [instance_of(vm_id) for vm_id in range(10)]
     lost = Listing(began_at=NOW + 10, instances=(), unasked=frozenset(each.deploy_id for each in everyone))
     judgement = through([(listing_of(*everyone), IDLE), (lost, IDLE)])
@@ -124,7 +124,7 @@ def known(vm_id: int, **more: Any) -> Known:
     return Known(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), **more)
 
 
-def test_only_what_may_come_to_be_missing_is_looked_up_and_what_was_missed_most_first() -> None:
+def test_only_instances_that_may_become_missing_are_looked_up_most_missed_first() -> None:
     vms = [
         known(0),
         known(1, misses=2),
@@ -138,14 +138,14 @@ def test_only_what_may_come_to_be_missing_is_looked_up_and_what_was_missed_most_
     assert lacking(memory, {DeployId("i-2")}, missing_after=3) == ["i-1", "i-0"]
 
 
-async def test_of_very_many_the_first_are_looked_up_and_the_rest_is_not_missed_yet(studio: Make) -> None:
+async def test_beyond_a_limit_lacking_instances_are_not_looked_up_and_not_missed(studio: Make) -> None:
     one = studio()
     lost = [DeployId(f"i-{number}") for number in range(MOST_LOOKED_UP + 2)]
     lookup = await look_up(one.source.watched, lost)
     assert lookup.unasked == frozenset(lost[-2:])
 
 
-async def test_a_listing_that_lacks_nothing_asks_nothing(studio: Make) -> None:
+async def test_a_complete_listing_causes_no_lookup(studio: Make) -> None:
     one = studio()
     one.add(7)
     one.start(STATE_VM=5)
@@ -153,8 +153,8 @@ async def test_a_listing_that_lacks_nothing_asks_nothing(studio: Make) -> None:
     assert asked(one) == []
 
 
-async def test_what_an_id_leads_to_counts_as_listed(studio: Make) -> None:
-    """Its state and its end too: a partner's listings leave out what is terminated."""
+async def test_an_instance_found_by_lookup_counts_as_listed_with_all_its_fields(studio: Make) -> None:
+    """Its state and its end too: a partner's listings lack terminated VMs."""
     one = studio()
     one.add(7)
     described = one.cloud.describe

@@ -1,4 +1,4 @@
-"""Several hosts and their probes: what one does not take from another, and what is said when, and no more of it."""
+"""Several hosts and their probes: they do not affect each other, and messages are sent in order and not in excess."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def front(tmp_path: Path) -> Iterator[Front]:
         yield found
 
 
-# At once
+# The start
 
 
-async def test_a_host_is_monitored_before_its_slowest_probe_has_spoken(front: Front) -> None:
+async def test_a_host_is_reported_monitored_before_its_slow_probe_has_ended(front: Front) -> None:
     front.probe("cloud-probes.d/host/system/slow", "sleep 60")
     async with reporting(front) as said:
         await come(lambda: said)
     assert said[0] == Message(kind=Kind.SYSTEM_HOST, host_id=3, timestamp=0, text='PROVIDER_ERROR="-"\n')
 
 
-async def test_a_second_start_says_at_once_what_the_probes_said_last(front: Front) -> None:
+async def test_a_second_start_repeats_the_last_probe_results_at_once(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud-probes.d/host/system/one", f"[ -e {flag} ] && exit 3; echo A=1")
     probes = front.probes()
@@ -63,7 +63,7 @@ async def test_a_second_start_says_at_once_what_the_probes_said_last(front: Fron
     assert texts(again, Kind.SYSTEM_HOST)[1].startswith('A=1\nPROVIDER_ERROR="probe one: ')
 
 
-async def test_a_start_that_replaces_another_knows_what_that_one_knew(front: Front) -> None:
+async def test_a_start_that_replaces_another_keeps_its_last_probe_results(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud-probes.d/host/system/one", f"[ -e {flag} ] && exit 3; echo A=1")
     probes, before, after = front.probes(), Listener(), Listener()
@@ -77,7 +77,7 @@ async def test_a_start_that_replaces_another_knows_what_that_one_knew(front: Fro
     assert texts(said, Kind.SYSTEM_HOST)[1].startswith('A=1\nPROVIDER_ERROR="probe one: ')
 
 
-async def test_an_edited_heartbeat_counts_without_another_start(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_changed_heartbeat_applies_without_another_start(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("one_provider_mad.monitor.probed_host.GLANCE_SECONDS", 0.02)
     front.settings(heartbeat=3600)
     async with reporting(front) as said:
@@ -86,7 +86,7 @@ async def test_an_edited_heartbeat_counts_without_another_start(front: Front, mo
         await come(lambda: len(texts(said, Kind.MONITOR_HOST)) >= 5)
 
 
-async def test_it_is_known_when_every_folder_has_had_its_turn(front: Front) -> None:
+async def test_on_reported_is_called_after_every_probe_folder_has_run(front: Front) -> None:
     go = front.root / "go"
     front.probe("cloud-probes.d/host/system/one", f"while [ ! -e {go} ]; do sleep 0.02; done; exit 3")
     for tree in TREES[1:]:
@@ -99,10 +99,10 @@ async def test_it_is_known_when_every_folder_has_had_its_turn(front: Front) -> N
     assert known == [True]
 
 
-# A host that is no longer monitored
+# The end
 
 
-async def test_what_was_said_of_a_host_ends_with_its_monitoring(front: Front) -> None:
+async def test_probe_results_and_errors_are_forgotten_when_monitoring_ends(front: Front) -> None:
     front.settings(host_error_after=50)
     front.probe("cloud-probes.d/host/system/good", "[ $2 = 3 ] && echo A=1")
     front.probe("cloud-probes.d/vm/status/bad", "exit 3")
@@ -113,11 +113,11 @@ async def test_what_was_said_of_a_host_ends_with_its_monitoring(front: Front) ->
     front.probe("cloud-probes.d/host/system/good", "exit 4")
     async with reporting(front, probes=probes) as said:
         await come(lambda: len(probes.errors(3)) == 2 and systems(said))
-    assert all(message.is_success for message in said), "its errors are as old as its monitoring"
+    assert all(message.is_success for message in said), "its errors begin with its monitoring"
     assert not any("A=1" in message.text for message in said)
 
 
-async def test_another_name_under_the_same_number_is_another_host(front: Front) -> None:
+async def test_a_host_with_a_known_id_and_another_name_gets_no_earlier_probe_results(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud.d/1", f"[ -e {flag} ] && exit 4; echo A=1")
     probes = front.probes()
@@ -127,7 +127,7 @@ async def test_another_name_under_the_same_number_is_another_host(front: Front) 
     assert await probes.answer(msgspec.structs.replace(LEGACY, host="eu-west-1")) == ""
 
 
-async def test_a_host_can_be_forgotten(front: Front) -> None:
+async def test_a_forgotten_host_gets_no_earlier_probe_results(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud.d/1", f"[ -e {flag} ] && exit 4; echo A=1")
     probes = front.probes()
@@ -138,10 +138,12 @@ async def test_a_host_can_be_forgotten(front: Front) -> None:
     assert await probes.answer(LEGACY) == ""
 
 
-# One host and another, one folder and another
+# Hosts and folders side by side
 
 
-async def test_hanging_probes_of_one_host_hold_up_no_other(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_probes_of_one_host_do_not_delay_another_host(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(probes_module, "_TURN_SECONDS", 0.05)
     for tree in TREES:
         front.probe(f"cloud-probes.d/{tree}/one", "[ $2 = 3 ] && sleep 60; echo A=1")
@@ -153,7 +155,9 @@ async def test_hanging_probes_of_one_host_hold_up_no_other(front: Front, monkeyp
     assert not any("A=1" in message.text for message in said)
 
 
-async def test_hanging_probes_in_one_folder_hold_up_no_other(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hanging_probes_in_one_folder_do_not_delay_other_folders(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(probes_module, "_TURN_SECONDS", 60)
     front.probe("cloud-probes.d/vm/status/one", "sleep 60")
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
@@ -162,7 +166,7 @@ async def test_hanging_probes_in_one_folder_hold_up_no_other(front: Front, monke
         await come(lambda: systems(said) and systems(others))
 
 
-async def test_as_many_hosts_at_once_as_arguments_say(front: Front) -> None:
+async def test_probes_run_for_as_many_hosts_at_once_as_t_in_arguments_says(front: Front) -> None:
     lock = front.root / "lock"
     front.probe("cloud-probes.d/vm/status/one", f"mkdir {lock} || exit 1; sleep 0.2; rmdir {lock}; echo A=$2")
     probes = front.probes(threads=1)
@@ -171,7 +175,7 @@ async def test_as_many_hosts_at_once_as_arguments_say(front: Front) -> None:
     assert front.warnings == []
 
 
-async def test_a_defect_in_one_folder_takes_nothing_else_away_and_is_named(front: Front) -> None:
+async def test_a_defect_in_reporting_one_folder_is_named_and_stops_no_other_report(front: Front) -> None:
     front.settings(heartbeat=0.05, state_period=0.05)
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     front.probe("cloud-probes.d/vm/status/one", "echo 'VM=[ID=7]'")
@@ -186,7 +190,7 @@ async def test_a_defect_in_one_folder_takes_nothing_else_away_and_is_named(front
     assert front.warnings == [f"host 3: {problem}"]
 
 
-async def test_a_defect_in_the_sign_of_life_ends_with_its_cause(front: Front) -> None:
+async def test_the_heartbeat_continues_after_a_defect_in_it(front: Front) -> None:
     front.settings(heartbeat=0.05)
     listener = Listener()
     listener.breaking.update((Kind.SYSTEM_HOST, Kind.MONITOR_HOST))
@@ -197,7 +201,7 @@ async def test_a_defect_in_the_sign_of_life_ends_with_its_cause(front: Front) ->
     assert said[0].kind is Kind.SYSTEM_HOST
 
 
-async def test_a_folder_that_cannot_be_listed_is_named(front: Front) -> None:
+async def test_an_unreadable_probe_folder_is_named_in_a_warning(front: Front) -> None:
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     folder = front.root / "var/remotes/im/cloud-probes.d/vm/status"
     folder.parent.mkdir()
@@ -208,10 +212,10 @@ async def test_a_folder_that_cannot_be_listed_is_named(front: Front) -> None:
     assert front.warnings == [f"host 3: the probes of {folder} cannot be listed: {reason}"]
 
 
-# Order, and what nobody reads
+# Order, and messages that are not read
 
 
-async def test_what_is_newest_comes_last_however_long_the_one_before(front: Front) -> None:
+async def test_the_newest_message_is_sent_last_even_if_a_long_one_is_held_up(front: Front) -> None:
     front.settings(heartbeat=0.02, state_period=0.02)
     first, go, runs = (front.root / name for name in ("first", "go", "runs"))
     wait = f"[ -e {first} ] && {{ n=2; while [ ! -e {go} ]; do sleep 0.02; done; }}"
@@ -222,10 +226,10 @@ async def test_what_is_newest_comes_last_however_long_the_one_before(front: Fron
     async with reporting(front, msgspec.structs.replace(MODERN, periods=periods), listener=listener) as said:
         await come(lambda: numbers(said))
         listener.gate.clear()
-        await come(lambda: listener.is_holding)  # a sign of life
+        await come(lambda: listener.is_holding)  # a heartbeat
         go.touch()
         runs.write_text("")
-        await come(lambda: len(runs.read_text()) > 10)  # time enough for the news to get past it
+        await come(lambda: len(runs.read_text()) > 10)  # time enough for a newer message to overtake it
         listener.gate.set()
         await come(lambda: numbers(said)[-1] == 2)
     assert numbers(said) == sorted(numbers(said))
@@ -236,7 +240,7 @@ def numbers(said: list[Message]) -> list[int]:
     return [int(line.removeprefix("N=")) for line in lines if line.startswith("N=")]
 
 
-async def test_a_probe_does_not_run_while_nobody_reads_what_it_said(front: Front) -> None:
+async def test_a_probe_does_not_run_again_while_its_last_message_is_unread(front: Front) -> None:
     front.settings(heartbeat=0.02, state_period=0.02)
     runs = front.root / "runs"
     front.probe("cloud-probes.d/vm/status/one", f"echo . >> {runs}; echo 'VM=[ID=7]'")
@@ -247,11 +251,11 @@ async def test_a_probe_does_not_run_while_nobody_reads_what_it_said(front: Front
         assert not runs.exists()
         listener.waiting.clear()
         await come(lambda: texts(said, Kind.STATE_VM))
-        await come(lambda: texts(said, Kind.SYSTEM_HOST))  # owed all the while
+        await come(lambda: texts(said, Kind.SYSTEM_HOST))  # was pending all the while
 
 
 class Lines:
-    """The real way out, and in which threads lines are packed."""
+    """Collects the lines of the real sender."""
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
@@ -265,7 +269,9 @@ class Lines:
         self.send(data)
 
 
-async def test_a_long_text_is_packed_beside_the_loop(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_text_is_compressed_outside_the_event_loop_thread(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     front.probe("cloud-probes.d/vm/status/one", "yes 'VM=[ID=7]' | head -n 100000")
     packed: dict[Kind, threading.Thread] = {}
     pack = format_message

@@ -1,4 +1,4 @@
-"""Probe folders run unchanged: real scripts in a real folder, what they saw, and what is said of it."""
+"""Probe folders run unchanged: real scripts in a real folder, their arguments, and the reports made of their output."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def front(tmp_path: Path) -> Iterator[Front]:
 # Up to 5.10
 
 
-async def test_the_guides_probe_works_as_written(front: Front) -> None:
+async def test_the_guides_probe_is_reported_as_it_prints(front: Front) -> None:
     front.probe("cloud.d/public_cloud.sh", 'echo "PUBLIC_CLOUD=YES"\necho "HYPERVISOR=provider_name"')
     assert without_error(await front.probes().answer(LEGACY)) == ["PUBLIC_CLOUD=YES", "HYPERVISOR=provider_name"]
 
@@ -36,11 +36,11 @@ async def test_the_guides_probe_works_as_written(front: Front) -> None:
 @pytest.mark.parametrize(
     ("oned_conf", "port_and_interval"),
     [
-        pytest.param("", "4124 20", id="not-said"),
+        pytest.param("", "4124 20", id="not-configured"),
         pytest.param(
             'IM_MAD = [\n NAME = "collectd",\n EXECUTABLE = "collectd",\n ARGUMENTS = "-p 4125 -f 5 -t 50 -i 10" ]\n',
             "4125 10",
-            id="said",
+            id="configured",
         ),
         pytest.param('# IM_MAD = [ EXECUTABLE = "collectd", ARGUMENTS = "-p 1" ]\n', "4124 20", id="commented-out"),
     ],
@@ -57,13 +57,13 @@ async def test_a_probe_gets_upstreams_arguments_directory_and_language(
     ]
 
 
-async def test_before_4_4_a_probe_gets_less(front: Front) -> None:
+async def test_a_probe_gets_only_name_and_host_if_oned_sends_no_datastore_location(front: Front) -> None:
     front.probe("cloud.d/one", SHOW)
     first, *_ = without_error(await front.probes().answer(Monitor(host_id=3, host="h")))
     assert first == 'ARGUMENTS="cloud 3 h"'
 
 
-async def test_executable_files_run_in_the_order_of_their_names(front: Front) -> None:
+async def test_only_executable_files_run_in_the_order_of_their_names(front: Front) -> None:
     for name in ("b", "a", "c.sh", "d.rpmnew", "e.rpmsave", "f.dpkg-old", ".g", "h~"):
         front.probe(f"cloud.d/{name}", f"printf NAME={name}")
     front.probe("cloud.d/not-executable", "echo X=1", mode=0o644)
@@ -71,17 +71,17 @@ async def test_executable_files_run_in_the_order_of_their_names(front: Front) ->
     assert without_error(await front.probes().answer(LEGACY)) == ["NAME=a", "NAME=b", "NAME=c.sh"]
 
 
-async def test_probes_without_a_word_say_nothing(front: Front) -> None:
+async def test_probes_without_output_give_an_empty_report(front: Front) -> None:
     front.probe("cloud.d/one", "true")
     assert await front.probes().answer(LEGACY) == ""
 
 
-async def test_a_host_without_probes_is_told_where_they_are_looked_for(front: Front) -> None:
-    assert await front.probes().answer(LEGACY) == "", "which oned passes over"
+async def test_a_host_without_probes_gets_an_empty_report_and_a_warning_naming_the_folder(front: Front) -> None:
+    assert await front.probes().answer(LEGACY) == "", "which oned ignores"
     assert front.warnings == [f"host 3: there are no probes: {front.root}/var/remotes/im/cloud.d is no directory"]
 
 
-async def test_a_probe_that_fails_is_named_and_what_it_said_last_stands(front: Front) -> None:
+async def test_a_failed_probe_is_named_and_its_last_output_is_reported(front: Front) -> None:
     front.probe("cloud.d/1", "echo A=1")
     flag = front.root / "broken"
     front.probe("cloud.d/2", f"[ -e {flag} ] && {{ echo no answer >&2; exit 4; }}; echo B=2")
@@ -104,7 +104,7 @@ async def test_a_probe_that_fails_is_named_and_what_it_said_last_stands(front: F
 NEW = msgspec.structs.replace(LEGACY, is_first=True)
 
 
-async def test_a_new_host_whose_probes_fail_from_the_start_is_failed_with_the_cause(front: Front) -> None:
+async def test_reports_of_a_new_host_fail_with_the_reason_until_its_probes_have_succeeded(front: Front) -> None:
     """An empty report would leave it in INIT for ever; it has no VMs that an ERROR could cost."""
     front.probe("cloud.d/1", "echo A=1")
     flag = front.root / "broken"
@@ -121,12 +121,12 @@ async def test_a_new_host_whose_probes_fail_from_the_start_is_failed_with_the_ca
     assert 'PROVIDER_ERROR="probe 2: no answer"' in await probes.answer(LEGACY)
 
 
-async def test_a_new_host_without_probes_is_failed(front: Front) -> None:
+async def test_the_first_report_of_a_new_host_without_probes_fails(front: Front) -> None:
     with pytest.raises(ProviderUnavailable, match=r"^there are no probes: .*/cloud\.d is no directory$"):
         await front.probes().answer(NEW)
 
 
-async def test_a_new_host_whose_probes_say_nothing_is_left_alone(front: Front) -> None:
+async def test_a_new_host_whose_probes_print_nothing_gets_an_empty_report(front: Front) -> None:
     front.probe("cloud.d/one", "true")
     assert await front.probes().answer(NEW) == ""
 
@@ -139,10 +139,10 @@ echo Error executing poll >&2
 echo 'ERROR MESSAGE ------>8--' >&2
 exit 1
 """
-"""What run_probes of upstream writes when a probe fails: the cause, then between markers which probe it was."""
+"""Upstream's run_probes writes this when a probe fails: the reason, then the probe's name between markers."""
 
 
-async def test_the_cause_of_a_failure_is_shown_and_all_of_it_is_logged(front: Front) -> None:
+async def test_the_reason_of_a_failed_probe_is_reported_and_all_its_errors_are_logged(front: Front) -> None:
     front.probe("cloud.d/run", f"echo 'DEBUG: 1' >&2\n{RUN_PROBES}")
     with pytest.raises(ProviderUnavailable, match=r"^probe run: Traceback$"):
         await front.probes().answer(NEW)
@@ -151,7 +151,7 @@ async def test_the_cause_of_a_failure_is_shown_and_all_of_it_is_logged(front: Fr
     ]
 
 
-async def test_backslashes_survive_in_the_attribute_that_names_a_failure(front: Front) -> None:
+async def test_backslashes_are_kept_in_provider_error(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud.d/1", f"[ -e {flag} ] && {{ printf '%s\\n' 'no C:\\temp' 'at all' >&2; exit 1; }}; echo A=1")
     probes = front.probes()
@@ -160,15 +160,15 @@ async def test_backslashes_survive_in_the_attribute_that_names_a_failure(front: 
     assert await probes.answer(LEGACY) == 'A=1\nPROVIDER_ERROR="probe 1: no C:\\temp"\n'
 
 
-async def test_backslashes_and_lines_survive_in_what_a_probe_prints(front: Front) -> None:
+async def test_backslashes_and_lines_are_kept_in_a_probes_output(front: Front) -> None:
     text = 'PATH="C:\\temp\nD:\\ "\nOTHER="a \\"quoted\\" word"'
     (front.root / "printed").write_text(text)
     front.probe("cloud.d/1", f"cat {front.root}/printed")
     assert await front.probes().answer(LEGACY) == f'{text}\nPROVIDER_ERROR="-"\n'
 
 
-async def test_while_a_probe_never_spoke_there_is_no_report(front: Front) -> None:
-    """Half a report would count as one in which VMs are missing, a failed one would put the host into ERROR."""
+async def test_the_report_is_empty_until_every_probe_has_succeeded_once(front: Front) -> None:
+    """In a partial report VMs would be missing, and a failed one would put the host into ERROR."""
     front.probe("cloud.d/1", "echo VM_POLL=YES")
     broken = front.probe("cloud.d/2", "exit 4")
     assert await front.probes().answer(LEGACY) == ""
@@ -178,11 +178,11 @@ async def test_while_a_probe_never_spoke_there_is_no_report(front: Front) -> Non
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        pytest.param("echo Segmentation fault", r"printed no template: 'Segmentation fault\n\n'", id="prose"),
+        pytest.param("echo Segmentation fault", r"printed no template: 'Segmentation fault\n\n'", id="no-template"),
         pytest.param("head -c 17000000 /dev/zero | tr '\\0' '\\n'", "printed more than 16777216 bytes", id="too-much"),
     ],
 )
-async def test_what_cannot_be_used_is_the_probes_failure(front: Front, text: str, sentence: str) -> None:
+async def test_unusable_output_counts_as_a_failure_of_its_probe(front: Front, text: str, sentence: str) -> None:
     front.probe("cloud-probes.d/host/system/1", "echo A=1")
     front.probe("cloud-probes.d/host/system/2", text)
     async with reporting(front) as said:
@@ -191,7 +191,7 @@ async def test_what_cannot_be_used_is_the_probes_failure(front: Front, text: str
     assert systems(said)[0].startswith('A=1\nPROVIDER_ERROR="probe 2 ')
 
 
-async def test_the_configuration_may_want_the_host_in_error_after_a_while(front: Front) -> None:
+async def test_with_host_error_after_a_failing_probe_fails_the_report_after_that_time(front: Front) -> None:
     front.settings(host_error_after=100)
     flag = front.root / "broken"
     front.probe("cloud.d/1", f"[ -e {flag} ] && exit 4; echo A=1")
@@ -204,14 +204,14 @@ async def test_the_configuration_may_want_the_host_in_error_after_a_while(front:
         await probes.answer(LEGACY)
 
 
-async def test_a_probe_that_hangs_is_ended_and_named(front: Front) -> None:
+async def test_a_probe_that_hangs_is_killed_and_named(front: Front) -> None:
     front.probe("cloud.d/1", f"echo $$ > {front.root}/pid; sleep 60")
     assert await front.probes(seconds=0.2).answer(LEGACY) == ""
     assert front.warnings == ["host 3: probe 1 did not end within 0.2 s"]
     until(lambda: Process.of(int((front.root / "pid").read_text())) is None)
 
 
-async def test_nothing_is_left_in_the_background(front: Front) -> None:
+async def test_background_processes_of_a_probe_are_killed(front: Front) -> None:
     front.probe("cloud.d/1", "sleep 60 &\necho PID=$!")
     [line] = without_error(await front.probes().answer(LEGACY))
     until(lambda: Process.of(int(line.removeprefix("PID="))) is None)
@@ -223,7 +223,7 @@ async def test_nothing_is_left_in_the_background(front: Front) -> None:
 FOLDERS = (*("host/beacon", "host/system", "host/monitor"), *("vm/status", "vm/monitor", "vm/snapshot", "vm/execution"))
 
 
-async def test_each_folder_fills_its_message(front: Front) -> None:
+async def test_output_of_each_probe_folder_becomes_the_folders_message(front: Front) -> None:
     for folder in FOLDERS:
         front.probe(f"cloud-probes.d/{folder}/one", f"echo FOLDER={folder}")
     async with reporting(front) as said:
@@ -238,7 +238,7 @@ async def test_each_folder_fills_its_message(front: Front) -> None:
     assert {(message.host_id, message.is_success) for message in said} == {(3, True)}
 
 
-async def test_a_probe_reads_the_configuration_and_gets_driver_host_and_name(front: Front) -> None:
+async def test_a_probe_gets_monitords_configuration_on_stdin_and_driver_and_host_as_arguments(front: Front) -> None:
     front.probe("cloud-probes.d/host/system/one", f"""{SHOW}; printf 'INPUT="'; cat; echo '"'""")
     async with reporting(front) as said:
         await come(lambda: systems(said))
@@ -251,14 +251,16 @@ async def test_a_probe_reads_the_configuration_and_gets_driver_host_and_name(fro
 
 
 @pytest.mark.parametrize("im_mad", ["", "elsewhere", "../cloud"])
-async def test_without_a_folder_of_that_driver_the_name_decides(front: Front, im_mad: str) -> None:
+async def test_without_a_folder_of_the_hosts_im_mad_the_drivers_name_chooses_the_folder(
+    front: Front, im_mad: str
+) -> None:
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     async with reporting(front, msgspec.structs.replace(MODERN, im_mad=im_mad)) as said:
         await come(lambda: systems(said))
     assert without_error(systems(said)[0]) == ["A=1"]
 
 
-async def test_the_guides_probe_tells_what_the_host_is(front: Front) -> None:
+async def test_output_of_the_guides_probe_becomes_system_host(front: Front) -> None:
     front.probe("cloud.d/public_cloud.sh", 'echo "PUBLIC_CLOUD=YES"\necho "HYPERVISOR=provider_name"')
     async with reporting(front) as said:
         await come(lambda: systems(said))
@@ -266,7 +268,7 @@ async def test_the_guides_probe_tells_what_the_host_is(front: Front) -> None:
     assert not texts(said, Kind.STATE_VM)
 
 
-async def test_a_beacon_is_no_template(front: Front) -> None:
+async def test_output_of_a_beacon_probe_need_not_be_a_template(front: Front) -> None:
     front.settings(heartbeat=0.05, host_error_after=1)
     front.now = 100
     front.probe("cloud-probes.d/host/beacon/date.sh", "date +%s")
@@ -280,7 +282,7 @@ async def test_a_beacon_is_no_template(front: Front) -> None:
     }
 
 
-async def test_a_hanging_probe_delays_neither_the_others_nor_the_signs_of_life(front: Front) -> None:
+async def test_a_hanging_probe_delays_neither_other_probes_nor_heartbeats(front: Front) -> None:
     front.settings(heartbeat=0.05)
     front.probe("cloud-probes.d/host/system/one", "sleep 60")
     front.probe("cloud-probes.d/host/monitor/one", "echo A=1")
@@ -291,7 +293,7 @@ async def test_a_hanging_probe_delays_neither_the_others_nor_the_signs_of_life(f
     assert not systems(said)
 
 
-async def test_a_failing_probe_is_named_on_the_host(front: Front) -> None:
+async def test_a_failing_probe_is_named_in_the_hosts_provider_error(front: Front) -> None:
     front.settings(heartbeat=0.05)
     front.probe("cloud-probes.d/vm/status/bad", "echo out of order >&2; exit 1")
     front.probe("cloud-probes.d/vm/status/good", 'echo \'VM=[ID="7",STATE="RUNNING"]\'')
@@ -302,7 +304,7 @@ async def test_a_failing_probe_is_named_on_the_host(front: Front) -> None:
     assert all(message.is_success for message in said)
 
 
-async def test_a_report_of_all_vms_is_none_while_a_probe_of_it_fails(front: Front) -> None:
+async def test_sync_state_is_removed_from_a_report_while_one_of_its_probes_fails(front: Front) -> None:
     front.probe("cloud-probes.d/vm/status/bad", "exit 1")
     front.probe("cloud-probes.d/vm/status/good", "echo 'Sync_State=YES missing_state=POWEROFF'; echo 'VM=[ID=7]'")
     async with reporting(front) as said:
@@ -310,7 +312,7 @@ async def test_a_report_of_all_vms_is_none_while_a_probe_of_it_fails(front: Fron
     assert texts(said, Kind.STATE_VM)[0].split() == ["VM=[ID=7]"]
 
 
-async def test_a_host_that_was_in_error_is_said_anew_when_its_probes_work_again(front: Front) -> None:
+async def test_a_host_in_error_gets_system_host_again_when_its_probes_recover(front: Front) -> None:
     front.settings(heartbeat=0.05, state_period=0.1, host_error_after=50)
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     flag = front.root / "broken"

@@ -29,7 +29,7 @@ UNLIMITED = Size(cpu=1000, memory=1024 * GIB)
 
 
 class SizedCloud(FakeCloud):
-    """Pretends to be a cloud whose instances have 2 cores and 2 GiB while they run."""
+    """Pretends to be a cloud whose running instances have 2 cores and 2 GiB each."""
 
     room: Room | Size | None = None
 
@@ -72,66 +72,76 @@ TEN = Room(cpu=10, memory=10 * GIB)
     ("known", "seen", "room"),
     [
         pytest.param(limits(), shown(instance_of(7), wild("i-x")), UNLIMITED, id="without-a-limit"),
-        pytest.param(limits(TEN), shown(instance_of(7)), Size(cpu=10, memory=10 * GIB), id="its-own-vms-take-nothing"),
-        pytest.param(limits(TEN), shown(wild("i-x")), Size(cpu=8, memory=8 * GIB), id="wild-ones-do"),
-        pytest.param(limits(TEN), shown(instance_of(7, host_id=4)), Size(cpu=8, memory=8 * GIB), id="another-hosts-do"),
+        pytest.param(limits(TEN), shown(instance_of(7)), Size(cpu=10, memory=10 * GIB), id="own-vms-reduce-nothing"),
+        pytest.param(limits(TEN), shown(wild("i-x")), Size(cpu=8, memory=8 * GIB), id="wild-instances-reduce-it"),
         pytest.param(
-            limits(TEN, orphans=ORPHAN), shown(instance_of(9)), Size(cpu=8, memory=8 * GIB), id="an-orphan-does"
+            limits(TEN),
+            shown(instance_of(7, host_id=4)),
+            Size(cpu=8, memory=8 * GIB),
+            id="vms-of-another-host-reduce-it",
         ),
         pytest.param(
-            limits(TEN), shown(wild("i-x", InstanceState.TERMINATED)), Size(cpu=10, memory=10 * GIB), id="not-when-gone"
+            limits(TEN, orphans=ORPHAN), shown(instance_of(9)), Size(cpu=8, memory=8 * GIB), id="an-orphan-reduces-it"
+        ),
+        pytest.param(
+            limits(TEN),
+            shown(wild("i-x", InstanceState.TERMINATED)),
+            Size(cpu=10, memory=10 * GIB),
+            id="a-terminated-wild-instance-reduces-nothing",
         ),
         pytest.param(
             limits(TEN, elsewhere={3: Size(cpu=3, memory=0)}),
             shown(wild("i-x")),
             Size(cpu=7, memory=10 * GIB),
-            id="what-the-cloud-says-is-in-use",
+            id="usage-reported-by-the-cloud",
         ),
         pytest.param(
             Limits(settings=CapacitySettings(cpu=6, memory=6 * GIB), orphans=ORPHAN),
             shown(instance_of(9), wild("i-x")),
             Size(cpu=4, memory=4 * GIB),
-            id="an-orphan-takes-what-was-configured-and-strangers-do-not",
+            id="configured-capacity-is-reduced-by-orphans-only",
         ),
         pytest.param(
             limits(most=2, allocations={3: given(7)}),
             shown(instance_of(7), instance_of(9)),
             Size(cpu=1, memory=GIB),
-            id="full-is-what-was-given-away",
+            id="full-cloud-has-the-allocated-size",
         ),
         pytest.param(
             limits(most=2),
             shown(instance_of(7), instance_of(9)),
             Size(cpu=0, memory=0),
-            id="full-and-not-known-of-what",
+            id="full-cloud-of-unknown-size",
         ),
         pytest.param(
             limits(most=3, sizes=SIZES, allocations={3: given(7)}),
             shown(instance_of(7), instance_of(9)),
             Size(cpu=5, memory=5 * GIB),
-            id="one-place-may-take-the-largest-type",
+            id="a-free-place-has-the-size-of-the-largest-type",
         ),
         pytest.param(
             limits(most_running=3, sizes=SIZES, allocations={3: given(7, 9)}),
             shown(instance_of(7), instance_of(9), instance_of(8, InstanceState.STOPPED)),
             Size(cpu=3, memory=3 * GIB),
-            id="a-place-that-came-free-is-as-large-as-the-others",
+            id="a-freed-place-has-the-size-of-the-others",
         ),
-        pytest.param(limits(most_running=0), shown(), Size(cpu=0, memory=0), id="an-account-that-may-have-none"),
-        pytest.param(limits(most=1), shown(), UNLIMITED, id="nothing-to-go-by"),
+        pytest.param(
+            limits(most_running=0), shown(), Size(cpu=0, memory=0), id="account-without-any-instances-allowed"
+        ),
+        pytest.param(limits(most=1), shown(), UNLIMITED, id="a-place-of-unknown-size"),
     ],
 )
-def test_room(known: Limits, seen: Shown, room: Size) -> None:
+def test_capacity_of_a_host_under_the_clouds_limits(known: Limits, seen: Shown, room: Size) -> None:
     assert rooms_of(known, seen) == {3: room}
 
 
-def test_room_that_was_never_told_is_not_promised_unless_it_is_configured() -> None:
+def test_a_host_has_no_capacity_until_it_is_configured_or_the_cloud_has_answered() -> None:
     assert rooms_of(Limits(settings=CapacitySettings(cpu=4)), shown()) == {}
     assert rooms_of(Limits(settings=CapacitySettings(cpu=4, memory=8)), shown()) == {3: Size(cpu=4, memory=8)}
 
 
 class Core:
-    """Pretends to be the OpenNebula here, which is asked what it has given away."""
+    """Pretends to be the local OpenNebula, which returns its allocations."""
 
     def __init__(self) -> None:
         self.given: Allocation | None = given()
@@ -162,7 +172,7 @@ def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
 
 
 @pytest.mark.looptime
-async def test_an_instance_that_opennebula_has_no_vm_for_takes_a_place(tmp_path: Path) -> None:
+async def test_an_instance_without_a_vm_in_opennebula_uses_a_place_and_causes_a_warning(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.room = Room(most=2)
     one = studio(tmp_path, cloud, core)
@@ -175,11 +185,11 @@ async def test_an_instance_that_opennebula_has_no_vm_for_takes_a_place(tmp_path:
     warning = (await one.sweeper.sweep()).warning
     assert warning == "the cloud is full, and its instance i-7 may be an orphan: see one-provider orphans"
     del cloud.instances[DeployId("i-7")]
-    assert (await seen_on(one)).cpu == 2, "one core given away, and a place as large"
+    assert (await seen_on(one)).cpu == 2, "one core allocated, and a free place of that size"
 
 
 @pytest.mark.looptime
-async def test_the_place_of_a_vm_that_ended_is_not_counted_twice(tmp_path: Path) -> None:
+async def test_the_place_of_an_ended_vm_is_not_counted_as_free_and_as_allocated(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.room = Room(most=4)
     one = studio(tmp_path, cloud, core)
@@ -189,7 +199,7 @@ async def test_the_place_of_a_vm_that_ended_is_not_counted_twice(tmp_path: Path)
     assert await seen_on(one) == Size(cpu=4, memory=4 * GIB)
     asked = core.asked
     assert await seen_on(one) == Size(cpu=4, memory=4 * GIB)
-    assert core.asked == asked, "nothing has changed"
+    assert core.asked == asked, "no VM has changed"
     del cloud.instances[DeployId("i-7")]
     core.given = given(8)
     assert (await one.sweeper.sweep()).rooms[3] == Size(cpu=4, memory=4 * GIB)
@@ -198,7 +208,7 @@ async def test_the_place_of_a_vm_that_ended_is_not_counted_twice(tmp_path: Path)
 
 
 @pytest.mark.looptime
-async def test_a_vm_that_came_since_opennebula_was_asked_is_no_orphan(tmp_path: Path) -> None:
+async def test_a_vm_newer_than_opennebulas_last_answer_is_no_orphan(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.room = TEN
     one = studio(tmp_path, cloud, core)
@@ -211,7 +221,7 @@ async def test_a_vm_that_came_since_opennebula_was_asked_is_no_orphan(tmp_path: 
 
 
 class OddCloud(FakeCloud):
-    """Pretends to be a cloud that stumbles over what it is asked of its instances."""
+    """Pretends to be a cloud with a defect in import_hints."""
 
     def instance_sizes(self) -> Mapping[str, Size]:
         return {}
@@ -223,7 +233,7 @@ class OddCloud(FakeCloud):
         raise ValueError(f"{instance.deploy_id} is odd")
 
 
-async def test_an_instance_whose_size_cannot_be_read_holds_no_report_up(tmp_path: Path) -> None:
+async def test_an_instance_whose_size_cannot_be_read_does_not_prevent_the_sweep(tmp_path: Path) -> None:
     one = studio(tmp_path, OddCloud())
     one.add(7)
     one.cloud.add(None, deploy_id="i-odd")
@@ -232,7 +242,7 @@ async def test_an_instance_whose_size_cannot_be_read_holds_no_report_up(tmp_path
 
 
 @pytest.mark.looptime
-async def test_what_others_use_of_a_quota_comes_off_as_long_as_the_cloud_says_so(tmp_path: Path) -> None:
+async def test_usage_of_a_quota_by_others_reduces_capacity_while_the_cloud_reports_it(tmp_path: Path) -> None:
     cloud = SizedCloud()
     cloud.room = Room(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB), left=1)
     one = studio(tmp_path, cloud)
@@ -248,14 +258,14 @@ def refusal(at: float, **fields: Any) -> Refusal:
 
 
 async def noted(journal: Path, refusal: Refusal) -> None:
-    """The action driver has noted a refusal."""
+    """Let the action driver note a refusal."""
     writer = Journal(journal, clock=lambda: refusal.at, on_lost=pytest.fail)
     await writer.open()
     await writer.note_refusal(refusal)
     await writer.close()
 
 
-async def test_a_refusal_asks_for_room_at_once_and_fills_the_host(tmp_path: Path) -> None:
+async def test_a_general_limit_refusal_reads_capacity_at_once_and_makes_the_host_full(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     one = studio(tmp_path, cloud, core)
     one.set(min_list_interval=0)
@@ -270,7 +280,7 @@ async def test_a_refusal_asks_for_room_at_once_and_fills_the_host(tmp_path: Path
     assert sweep.rooms == {3: Size(cpu=2, memory=2 * GIB)}, "what OpenNebula has given away, to the refused VM too"
     assert sweep.warning == "no further instance can be made: EC2: no more"
     del cloud.instances[DeployId("i-7")]
-    assert (await one.sweeper.sweep()).warning == "", "a place came free"
+    assert (await one.sweeper.sweep()).warning == "", "a place is free again"
 
 
 @pytest.mark.parametrize(
@@ -279,9 +289,9 @@ async def test_a_refusal_asks_for_room_at_once_and_fills_the_host(tmp_path: Path
         ({"is_general": False}, "VM 9 was refused by a limit: EC2: no more"),
         ({"is_general": False, "is_limit": False}, ""),
     ],
-    ids=["a-limit-on-something-special", "no-room-just-then"],
+    ids=["special-limit", "no-room-just-then"],
 )
-async def test_a_refusal_that_does_not_hold_for_all_leaves_the_room(
+async def test_a_refusal_that_is_not_general_does_not_change_capacity(
     tmp_path: Path, fields: dict[str, bool], warning: str
 ) -> None:
     cloud = SizedCloud()
@@ -293,7 +303,7 @@ async def test_a_refusal_that_does_not_hold_for_all_leaves_the_room(
     assert (sweep.rooms, sweep.warning) == ({3: UNLIMITED}, warning)
 
 
-async def test_a_refusal_of_long_ago_counts_no_more(tmp_path: Path) -> None:
+async def test_a_refusal_older_than_its_time_limit_is_ignored(tmp_path: Path) -> None:
     one = studio(tmp_path, SizedCloud())
     one.set(min_list_interval=0)
     await noted(tmp_path / "journal", refusal(one.clock() - LIMIT_SECONDS))
@@ -303,11 +313,11 @@ async def test_a_refusal_of_long_ago_counts_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.looptime
-async def test_an_opennebula_that_does_not_answer_is_asked_again(tmp_path: Path) -> None:
+async def test_allocations_are_read_again_after_opennebula_did_not_answer(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.room, core.given = Room(most=1), None
     one = studio(tmp_path, cloud, core)
     one.add(7)
-    assert await seen_on(one) == Size(cpu=0, memory=0), "nothing is promised"
+    assert await seen_on(one) == Size(cpu=0, memory=0), "no capacity is reported"
     core.given = given(7)
     assert await seen_on(one) == Size(cpu=1, memory=GIB)

@@ -1,4 +1,4 @@
-"""When each host is reported on, in virtual time; the listing is a fake cloud's."""
+"""The times of reports about hosts, in virtual time, with a fake cloud."""
 
 from __future__ import annotations
 
@@ -41,19 +41,21 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
         await one.desk.stop()
 
 
-async def test_each_report_comes_at_its_period(studio: Make) -> None:
+async def test_each_kind_of_report_is_sent_at_its_period(studio: Make) -> None:
     one = studio()
     one.add(7)
     one.start(BEACON_HOST=30, SYSTEM_HOST=600, STATE_VM=5, SYNC_STATE_VM=180, MONITOR_VM=60)
     await pass_time(601)
-    assert [round(at) for at in one.times("SYSTEM_HOST")] == [0, 0, 600], "at once, with what was listed, and again"
+    assert [round(at) for at in one.times("SYSTEM_HOST")] == [0, 0, 600], (
+        "at once, after the first listing, and at its period"
+    )
     assert [round(at) for at in one.times("MONITOR_HOST")][2:] == [30 * n for n in range(1, 21)]
     assert [(round(at), said) for at, said in one.syncs()] == [(180 * n, {7: "RUNNING"}) for n in range(4)]
     assert [round(at) for at in one.times("MONITOR_VM")] == [60 * n for n in range(11)]
     assert one.changes() == [], "nothing has changed"
 
 
-async def test_the_configuration_overrules_the_message(studio: Make) -> None:
+async def test_configured_periods_replace_those_of_start_monitor(studio: Make) -> None:
     one = studio(heartbeat=7, sync_period=20)
     one.start(BEACON_HOST=600, SYNC_STATE_VM=600)
     await pass_time(61)
@@ -61,7 +63,7 @@ async def test_the_configuration_overrules_the_message(studio: Make) -> None:
     assert [round(at) for at, _ in one.syncs()] == [0, 20, 40, 60]
 
 
-async def test_an_edited_period_counts_without_a_restart(studio: Make) -> None:
+async def test_a_changed_period_applies_without_a_restart(studio: Make) -> None:
     one = studio(heartbeat=600)
     one.start()
     await pass_time(10)
@@ -71,7 +73,7 @@ async def test_an_edited_period_counts_without_a_restart(studio: Make) -> None:
     assert len(one.times("MONITOR_HOST")) - before >= 8
 
 
-async def test_an_edited_period_counts_within_seconds_however_long_all_were(studio: Make) -> None:
+async def test_a_changed_period_applies_within_seconds_even_if_all_were_an_hour(studio: Make) -> None:
     one = studio(heartbeat=3600, system_period=3600, state_period=3600)
     one.start()
     await pass_time(12)
@@ -81,7 +83,7 @@ async def test_an_edited_period_counts_within_seconds_however_long_all_were(stud
     assert len(one.cloud.calls) - before == 2
 
 
-async def test_a_change_is_told_when_it_is_seen_and_again_after_half_a_minute(studio: Make) -> None:
+async def test_a_changed_state_is_reported_when_listed_and_again_after_half_a_minute(studio: Make) -> None:
     """In between OpenNebula 7.4 would only write into the VM's log that it has ignored it."""
     one = studio()
     one.add(7)
@@ -94,7 +96,7 @@ async def test_a_change_is_told_when_it_is_seen_and_again_after_half_a_minute(st
     assert [said for _, said in one.syncs()] == [{7: "RUNNING", 8: "RUNNING"}, {7: "POWEROFF", 8: "RUNNING"}]
 
 
-async def test_a_listing_that_never_ends_holds_up_no_sign_of_life(studio: Make) -> None:
+async def test_a_listing_that_hangs_does_not_delay_heartbeats(studio: Make) -> None:
     one = studio()
     one.cloud.always["list"] = asyncio.Event()
     one.start(BEACON_HOST=30, STATE_VM=5)
@@ -134,7 +136,7 @@ async def test_listings_never_overlap(studio: Make) -> None:
     assert 9 <= one.cloud.count("list") <= 11, "one after the other, for five hosts"
 
 
-async def test_hosts_and_periods_that_fall_together_share_a_listing(studio: Make) -> None:
+async def test_hosts_and_periods_that_are_due_together_share_a_listing(studio: Make) -> None:
     one = studio()
     for host_id in range(10):
         one.add(host_id, host_id=host_id)
@@ -144,16 +146,16 @@ async def test_hosts_and_periods_that_fall_together_share_a_listing(studio: Make
     assert all(len(one.syncs(host_id)) == 21 for host_id in range(10))
 
 
-async def test_the_cloud_is_listed_no_more_often_than_it_may(studio: Make) -> None:
+async def test_the_cloud_is_not_listed_more_often_than_min_list_interval(studio: Make) -> None:
     one = studio(min_list_interval=60)
     one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=5)
     await pass_time(121)
     assert one.cloud.count("list") == 3
-    assert len(one.syncs()) == 25, "and reports go on from the last listing"
+    assert len(one.syncs()) == 25, "reports continue from the last listing"
 
 
-async def test_a_cloud_that_does_not_answer_is_asked_less_and_less_often(studio: Make) -> None:
+async def test_a_cloud_that_does_not_answer_is_listed_less_and_less_often(studio: Make) -> None:
     one = studio()
     one.cloud.always["list"] = ProviderUnavailable("no answer")
     one.start(STATE_VM=5)
@@ -165,7 +167,7 @@ async def test_a_cloud_that_does_not_answer_is_asked_less_and_less_often(studio:
 
 
 @pytest.mark.parametrize(("asked", "given"), [(20, 20), (9999, 30)])
-async def test_a_cloud_that_names_a_time_is_given_it_within_half_a_minute(
+async def test_a_throttled_listing_is_repeated_after_retry_after_or_thirty_seconds_at_most(
     studio: Make, asked: float, given: float
 ) -> None:
     one = studio()
@@ -178,7 +180,7 @@ async def test_a_cloud_that_names_a_time_is_given_it_within_half_a_minute(
     assert len(one.syncs()) == 1
 
 
-async def test_after_a_recovery_the_host_is_lifted_and_all_vms_are_reported(studio: Make) -> None:
+async def test_after_an_outage_system_host_and_all_vms_are_reported_again(studio: Make) -> None:
     one = studio()
     one.add(7)
     one.start(STATE_VM=5, SYNC_STATE_VM=600, SYSTEM_HOST=6000)
@@ -191,10 +193,10 @@ async def test_after_a_recovery_the_host_is_lifted_and_all_vms_are_reported(stud
     after = [line.word for _, line in one.said[before:] if line.word != "MONITOR_HOST"]
     assert after[:2] == ["SYSTEM_HOST", "STATE_VM"]
     assert [said for _, said in one.syncs()] == [{7: "RUNNING"}] * 2
-    assert {line.status for _, line in one.said} == {"SUCCESS"}, "and never was the host in ERROR"
+    assert {line.status for _, line in one.said} == {"SUCCESS"}, "the host was never put into ERROR"
 
 
-async def test_an_error_is_said_once_after_its_time_and_lifted_by_a_listing(studio: Make) -> None:
+async def test_an_outage_fails_the_host_once_after_host_error_after_until_a_listing_succeeds(studio: Make) -> None:
     one = studio(host_error_after=60, heartbeat=10)
     one.start(STATE_VM=5, SYSTEM_HOST=20)
     await pass_time(1)
@@ -204,13 +206,13 @@ async def test_an_error_is_said_once_after_its_time_and_lifted_by_a_listing(stud
     assert [text for _, text in failures] == ["no answer"]
     assert 60 <= failures[0][0] <= 100
     assert max(one.times("SYSTEM_HOST")) < failures[0][0], "SYSTEM_HOST would lift the host out of ERROR"
-    assert max(one.times("MONITOR_HOST")) > 180, "the heart beats on"
+    assert max(one.times("MONITOR_HOST")) > 180, "heartbeats continue"
     del one.cloud.always["list"]
     await pass_time(60)
     assert max(one.times("SYSTEM_HOST")) > 200
 
 
-async def test_settings_that_cannot_be_used_are_an_error_like_any_other(studio: Make) -> None:
+async def test_unusable_settings_are_reported_in_provider_error_until_they_are_corrected(studio: Make) -> None:
     one = studio()
     one.source.error = SettingsError("fake.toml: owner is missing")
     one.start(STATE_VM=5)
@@ -222,7 +224,7 @@ async def test_settings_that_cannot_be_used_are_an_error_like_any_other(studio: 
     assert len(one.syncs()) == 1
 
 
-async def test_figures_come_two_hundred_at_a_time_with_pauses(studio: Make) -> None:
+async def test_figures_are_sent_for_two_hundred_vms_at_a_time_with_pauses(studio: Make) -> None:
     one = studio()
     for number in range(1100):
         one.add(number)
@@ -233,7 +235,7 @@ async def test_figures_come_two_hundred_at_a_time_with_pauses(studio: Make) -> N
     assert all(later - earlier >= 0.49 for earlier, later in pairwise(times))
 
 
-async def test_hosts_take_turns_with_their_figures(studio: Make) -> None:
+async def test_figures_of_two_hosts_are_sent_with_a_pause_between_them(studio: Make) -> None:
     one = studio()
     for number in range(800):
         one.add(number, host_id=3 + number % 2)
@@ -245,7 +247,7 @@ async def test_hosts_take_turns_with_their_figures(studio: Make) -> None:
     assert all(later - earlier >= 0.49 for earlier, later in pairwise(times))
 
 
-async def test_many_figures_fit_into_their_period(studio: Make) -> None:
+async def test_figures_of_two_thousand_vms_are_sent_within_a_short_period(studio: Make) -> None:
     one = studio()
     for number in range(2000):
         one.add(number)
@@ -254,7 +256,7 @@ async def test_many_figures_fit_into_their_period(studio: Make) -> None:
     assert len(one.lines("MONITOR_VM")) >= 10
 
 
-async def test_figures_are_said_of_instances_that_are_there(studio: Make) -> None:
+async def test_figures_are_sent_only_of_listed_live_instances(studio: Make) -> None:
     one = studio(missing_after=1)
     one.add(7)
     one.add(8)
@@ -268,7 +270,7 @@ async def test_figures_are_said_of_instances_that_are_there(studio: Make) -> Non
     assert said[-1] == [7]
 
 
-async def test_a_second_start_leaves_one_schedule(studio: Make) -> None:
+async def test_a_second_start_monitor_replaces_the_first_schedule(studio: Make) -> None:
     one = studio()
     one.start(BEACON_HOST=10)
     await pass_time(5)
@@ -278,7 +280,7 @@ async def test_a_second_start_leaves_one_schedule(studio: Make) -> None:
     assert [round(later - earlier) for earlier, later in pairwise(beats)] == [20] * (len(beats) - 1)
 
 
-async def test_a_stopped_host_is_not_spoken_of_any_more(studio: Make) -> None:
+async def test_a_stopped_host_gets_no_more_messages(studio: Make) -> None:
     one = studio()
     one.start(3)
     one.start(4)
@@ -290,7 +292,7 @@ async def test_a_stopped_host_is_not_spoken_of_any_more(studio: Make) -> None:
     assert [request.host_id for request in one.desk.hosts] == [4]
 
 
-async def test_timestamps_never_go_backwards_whatever_the_clock_does(studio: Make) -> None:
+async def test_timestamps_never_go_backwards_when_the_clock_jumps(studio: Make) -> None:
     jumps = iter([100.0, 50.0, 20.0, 130.0, 7.0] * 99)
     one = studio(clock=lambda: next(jumps))
     one.start(BEACON_HOST=1)
@@ -300,7 +302,7 @@ async def test_timestamps_never_go_backwards_whatever_the_clock_does(studio: Mak
     assert stamps[-1] == 130
 
 
-async def test_wild_instances_that_come_and_go_are_told_now_and_then(studio: Make) -> None:
+async def test_changing_wild_instances_are_reported_about_every_half_minute(studio: Make) -> None:
     one = studio()
     one.start(BEACON_HOST=30, STATE_VM=5, SYSTEM_HOST=6000)
     for number in range(60):
@@ -326,7 +328,7 @@ class FakeProbes:
         del host_id
 
 
-async def test_probes_take_the_place_of_sweeps_as_soon_as_there_are_any(studio: Make) -> None:
+async def test_probes_replace_sweeps_as_soon_as_they_are_configured(studio: Make) -> None:
     one = studio()
     one.source.error = SettingsError("fake.toml is not TOML")
     one.start(STATE_VM=5)
@@ -345,10 +347,10 @@ async def test_probes_take_the_place_of_sweeps_as_soon_as_there_are_any(studio: 
     assert one.cloud.count("list") == 0
 
 
-# When nobody reads
+# While output is not read
 
 
-async def test_while_nobody_reads_no_more_than_one_report_of_each_kind_waits(studio: Make) -> None:
+async def test_while_output_is_not_read_at_most_one_report_of_each_kind_waits(studio: Make) -> None:
     one = studio(min_list_interval=0)
     one.add(7)
     one.start(BEACON_HOST=1, SYSTEM_HOST=2, STATE_VM=1, SYNC_STATE_VM=2, MONITOR_VM=1)
@@ -363,10 +365,10 @@ async def test_while_nobody_reads_no_more_than_one_report_of_each_kind_waits(stu
     await pass_time(4)
     fresh = one.said[before + len(waiting) :]
     assert {line.word for _, line in fresh} == {"MONITOR_HOST", "MONITOR_VM", "STATE_VM", "SYSTEM_HOST"}
-    assert one.syncs()[-1][1] == {7: "POWEROFF"}, "what is true by now, and nothing of the time between"
+    assert one.syncs()[-1][1] == {7: "POWEROFF"}, "the present state, and no earlier one"
 
 
-async def test_a_recovery_is_told_once_somebody_reads_again(studio: Make) -> None:
+async def test_a_recovery_is_reported_once_output_is_read_again(studio: Make) -> None:
     one = studio(min_list_interval=0)
     one.start(BEACON_HOST=10, SYSTEM_HOST=600, STATE_VM=1)
     await pass_time(1)
@@ -392,7 +394,7 @@ def asked(host_id: int) -> StartMonitor:
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, asyncio.CancelledError])
-async def test_a_defect_costs_a_host_some_seconds(
+async def test_reports_of_a_host_continue_seconds_after_an_exception(
     studio: Make, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
     def fail(_report: object) -> NoReturn:
@@ -410,7 +412,7 @@ async def test_a_defect_costs_a_host_some_seconds(
     assert one.syncs()[-1][1] == {7: "RUNNING"}
 
 
-async def test_while_another_front_end_leads_nothing_is_said_and_nobody_is_asked(studio: Make) -> None:
+async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studio: Make) -> None:
     one = studio()
     one.add(7)
     one.start(SYNC_STATE_VM=1000)
@@ -424,7 +426,7 @@ async def test_while_another_front_end_leads_nothing_is_said_and_nobody_is_asked
     assert one.cloud.count("list_instances") == listed
     one.ask(5)
     await pass_time(1)
-    assert one.lines("MONITOR", 5)[-1].text == "", "oned passes over that"
+    assert one.lines("MONITOR", 5)[-1].text == "", "oned ignores that"
     one.desk.be_silent(is_silent=False)
     said = len(one.said)
     await pass_time(2)
@@ -435,7 +437,7 @@ async def test_while_another_front_end_leads_nothing_is_said_and_nobody_is_asked
     assert one.syncs(4)
 
 
-async def test_a_host_that_was_called_off_before_it_was_taken_up_again_stays_so(studio: Make) -> None:
+async def test_a_host_stopped_before_hosts_are_resumed_is_not_resumed(studio: Make) -> None:
     one = studio()
     one.stop(3)
     one.desk.resume([asked(3), asked(4)])
@@ -444,7 +446,7 @@ async def test_a_host_that_was_called_off_before_it_was_taken_up_again_stays_so(
     assert one.times("SYSTEM_HOST", 3) == []
 
 
-async def test_a_host_that_was_called_off_and_asked_for_again_goes_on(studio: Make) -> None:
+async def test_a_host_stopped_and_started_before_hosts_are_resumed_stays_monitored(studio: Make) -> None:
     one = studio()
     one.stop(3)
     one.start(3)
@@ -452,7 +454,7 @@ async def test_a_host_that_was_called_off_and_asked_for_again_goes_on(studio: Ma
     assert [request.host_id for request in one.desk.hosts] == [3]
 
 
-async def test_while_the_cloud_cannot_be_asked_a_parked_instance_is_not_named(studio: Make) -> None:
+async def test_during_an_outage_a_vm_with_a_parked_instance_is_left_out_of_reports(studio: Make) -> None:
     one = studio()
     known = [
         Known(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), is_parked=vm_id == 8) for vm_id in (7, 8)

@@ -1,4 +1,4 @@
-"""What keeps a report from saying what is not so: one test for each condition that no other test proves."""
+"""Conditions that keep reports from being wrong: one test for each that no other test proves."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.looptime
 
 @pytest.fixture
 async def one(tmp_path: Path) -> AsyncIterator[Studio]:
-    """A driver at work on a fake cloud, in virtual time."""
+    """A running driver on a fake cloud, in virtual time."""
     studio = Studio(tmp_path)
     yield studio
     await studio.desk.stop()
@@ -45,7 +45,7 @@ def seen(*vms: tuple[int, VmWord]) -> list[SeenVm]:
     ]
 
 
-def test_what_is_unknown_is_no_change_and_what_was_unknown_to_all_is_one() -> None:
+def test_a_change_to_unknown_is_not_reported_and_one_from_unknown_is() -> None:
     changes = Changes()
     assert [state.vm_id for state in changes.see(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)), {}, now=1)] == [7]
     changes.all_told(seen((7, VmWord.UNKNOWN)), {}, now=2)
@@ -55,7 +55,7 @@ def test_what_is_unknown_is_no_change_and_what_was_unknown_to_all_is_one() -> No
 # Periods
 
 
-def test_what_was_slept_through_is_not_said_again_and_again() -> None:
+def test_periods_that_passed_during_a_delay_are_not_made_up_for() -> None:
     due = Due(0.0)
     assert due.take(100.0, 10.0)
     assert sum(due.take(100.0 + tick, 10.0) for tick in range(9)) <= 1
@@ -64,7 +64,7 @@ def test_what_was_slept_through_is_not_said_again_and_again() -> None:
 # States
 
 
-async def test_what_is_missing_is_left_out_of_a_report_of_all(one: Studio) -> None:
+async def test_a_missing_vm_is_left_out_of_a_report_of_all_vms(one: Studio) -> None:
     one.set(missing_after=1)
     one.add(7)
     gone = one.add(8)
@@ -75,7 +75,7 @@ async def test_what_is_missing_is_left_out_of_a_report_of_all(one: Studio) -> No
     assert [said for _, said in one.syncs()] == [{7: "RUNNING", 8: "RUNNING"}, {7: "RUNNING"}]
 
 
-async def test_no_figures_are_said_of_what_is_on_its_way_out(one: Studio) -> None:
+async def test_no_figures_are_sent_of_a_terminating_instance(one: Studio) -> None:
     one.add(7)
     one.add(8)
     one.start(MONITOR_VM=10)
@@ -89,8 +89,8 @@ async def test_no_figures_are_said_of_what_is_on_its_way_out(one: Studio) -> Non
 # The host
 
 
-async def test_a_host_that_has_not_looked_itself_is_lifted_out_of_error_by_its_next_look(one: Studio) -> None:
-    """Sweeps are for all hosts, and one that looks rarely is put into ERROR by those that look often."""
+async def test_a_host_failed_by_another_hosts_listings_recovers_with_its_own_next_listing(one: Studio) -> None:
+    """Sweeps serve all hosts, so a host with long periods is put into ERROR by listings of the others."""
     one.set(host_error_after=60)
     one.start(3, STATE_VM=5)
     one.start(4, STATE_VM=500, SYSTEM_HOST=200, SYNC_STATE_VM=6000)
@@ -105,7 +105,7 @@ async def test_a_host_that_has_not_looked_itself_is_lifted_out_of_error_by_its_n
     assert [round(at - begun) for at, _ in one.syncs(4)] == [0, 500]
 
 
-async def test_a_host_that_is_new_during_an_outage_is_told_of_it_at_once(one: Studio) -> None:
+async def test_a_host_started_during_an_outage_gets_provider_error_at_once(one: Studio) -> None:
     one.cloud.always["list"] = OUTAGE
     one.start(3)
     await pass_time(10)
@@ -114,7 +114,7 @@ async def test_a_host_that_is_new_during_an_outage_is_told_of_it_at_once(one: St
     assert plain(one.lines("SYSTEM_HOST", 4)[0].values, "PROVIDER_ERROR") == "no answer"
 
 
-async def test_a_request_that_came_since_is_not_replaced_by_one_of_an_earlier_process(one: Studio) -> None:
+async def test_resuming_does_not_replace_a_newer_start_monitor(one: Studio) -> None:
     one.start(3, BEACON_HOST=7)
     before = parse_line(start_monitor(3, "cloud-3", BEACON_HOST=77).rstrip())
     assert isinstance(before, StartMonitor)
@@ -124,7 +124,7 @@ async def test_a_request_that_came_since_is_not_replaced_by_one_of_an_earlier_pr
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["monitored-already", "new"])
-async def test_a_start_that_cannot_be_read_shows_on_its_host_and_changes_nothing_else(
+async def test_an_unreadable_start_monitor_sets_provider_error_and_monitoring_continues(
     one: Studio, *, is_known: bool
 ) -> None:
     one.add(7)
@@ -143,7 +143,7 @@ async def test_a_start_that_cannot_be_read_shows_on_its_host_and_changes_nothing
 
 
 def letters(one: Studio) -> dict[int, str]:
-    """What the last report says of the VMs, by number."""
+    """The letters of the VMs in the last report, by VM id."""
     values = one.lines("MONITOR")[-1].values
     return {int(vm["ID"]): vm["POLL"].partition("STATE=")[2][:1] for vm in vectors(values, "VM") if vm["ID"] != "-1"}
 
@@ -155,15 +155,15 @@ async def asked(one: Studio) -> dict[int, str]:
     return letters(one)
 
 
-async def test_nothing_is_said_while_nobody_knows_which_vms_there_are(one: Studio) -> None:
-    """A report without VMs is a miss of every VM, and the second one powers them off."""
+async def test_before_the_first_listing_a_legacy_report_is_empty(one: Studio) -> None:
+    """In a report without VMs every VM would be missing, and the second one would power them off."""
     one.cloud.always["list"] = OUTAGE
     one.ask()
     await pass_time(1)
     assert [(line.status, line.text) for line in one.lines("MONITOR")] == [("SUCCESS", "")]
 
 
-async def test_what_is_missing_is_lost_and_what_may_be_there_is_not(one: Studio) -> None:
+async def test_only_a_vm_missing_long_enough_gets_the_letter_e(one: Studio) -> None:
     one.set(missing_after=2)
     one.add(7)
     gone = one.add(8)
@@ -176,8 +176,8 @@ async def test_what_is_missing_is_lost_and_what_may_be_there_is_not(one: Studio)
     assert await asked(one) == {7: "-", 8: "-"}
 
 
-async def test_what_is_gone_is_said_so_once_and_rarely_again(one: Studio) -> None:
-    """Each time is a line in the VM's log; a VM that oned was changing just then has to hear it again."""
+async def test_the_letter_e_of_a_missing_vm_is_sent_once_and_rarely_again(one: Studio) -> None:
+    """Each `e` is a line in the VM's log; oned ignores it while it changes the VM, so it is repeated."""
     one.set(missing_after=1)
     gone = one.add(8)
     await asked(one)
@@ -187,7 +187,7 @@ async def test_what_is_gone_is_said_so_once_and_rarely_again(one: Studio) -> Non
     assert 2 <= said.count("e") <= 1 + 200 * 10 // 900 + 1
 
 
-async def test_what_is_gone_is_left_out_where_missing_state_is_poweroff(one: Studio) -> None:
+async def test_with_missing_state_poweroff_a_missing_vm_is_left_out_of_legacy_reports(one: Studio) -> None:
     one.set(missing_after=1, missing_state="POWEROFF")
     gone = one.add(8)
     await asked(one)
@@ -195,7 +195,7 @@ async def test_what_is_gone_is_left_out_where_missing_state_is_poweroff(one: Stu
     assert [await asked(one) for _ in range(2)] == [{}, {}]
 
 
-async def test_up_to_4_12_what_is_gone_is_left_out(one: Studio) -> None:
+async def test_up_to_4_12_a_missing_vm_is_left_out_of_reports(one: Studio) -> None:
     """There an `e` is a FAILED VM for ever, and a VM that is left out is UNKNOWN."""
     one.set(missing_after=1, is_before_4_14=True)
     gone = one.add(8)
@@ -204,7 +204,7 @@ async def test_up_to_4_12_what_is_gone_is_left_out(one: Studio) -> None:
     assert [await asked(one) for _ in range(2)] == [{}, {}]
 
 
-async def test_while_the_cloud_cannot_be_asked_the_vms_of_the_host_are_named_and_no_others(one: Studio) -> None:
+async def test_during_an_outage_a_legacy_report_has_only_the_hosts_known_vms(one: Studio) -> None:
     known = [
         Known(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2),
         Known(vm_id=VmId(8), host_id=3, deploy_id=DeployId("i-8"), misses=3, missing_since=1.0),
@@ -217,7 +217,7 @@ async def test_while_the_cloud_cannot_be_asked_the_vms_of_the_host_are_named_and
     assert await asked(one) == {7: "-"}
 
 
-async def test_a_host_is_put_into_error_after_its_time_and_no_sooner(one: Studio) -> None:
+async def test_a_legacy_report_fails_only_after_host_error_after(one: Studio) -> None:
     one.set(host_error_after=30)
     one.cloud.always["list"] = OUTAGE
     for _ in range(6):
@@ -239,7 +239,7 @@ class OddProbes:
         raise KeyError("HYPERVISOR")
 
 
-async def test_a_defect_is_answered_as_well_unless_another_front_end_leads(one: Studio) -> None:
+async def test_an_exception_in_probes_is_answered_with_failure_unless_another_front_end_leads(one: Studio) -> None:
     one.source.probe_source = OddProbes()
     with capture_logs():
         for is_silent in (False, True):

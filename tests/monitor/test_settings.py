@@ -1,4 +1,4 @@
-"""`[monitor]` and `[capacity]`: what they say, and that the page about them is true."""
+"""Settings of `[monitor]` and `[capacity]`, and their documentation."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def tables(**settings: Any) -> tuple[MonitorSettings, CapacitySettings]:
     )
 
 
-def test_nothing_needs_to_be_set() -> None:
+def test_all_monitoring_settings_have_defaults() -> None:
     assert tables() == (MonitorSettings(), CapacitySettings())
 
 
-def test_periods_are_what_monitord_asks_for() -> None:
+def test_periods_are_those_of_monitord_by_default() -> None:
     assert MonitorSettings().rhythm(ASKED) == Rhythm(heartbeat=1, system=2, state=3, sync=4, figures=5)
 
 
-def test_periods_that_are_set_come_first() -> None:
+def test_configured_periods_replace_those_of_monitord() -> None:
     settings, _ = tables(
         monitor={"heartbeat": 10, "system_period": 20, "state_period": 0.5, "sync_period": 40, "vm_period": 50}
     )
@@ -49,28 +49,30 @@ def test_periods_that_are_set_come_first() -> None:
         pytest.param({"monitor": {"missing_state": "GONE"}}, "sea.toml: monitor.missing_state", id="no-such-word"),
         pytest.param({"monitor": {"unusual_share": 2}}, "sea.toml: monitor.unusual_share", id="no-share"),
         pytest.param({"capacity": {"cpu": "8"}}, "sea.toml: capacity.cpu: expected", id="text"),
-        pytest.param({"capacity": {"small": 3}}, "sea.toml: capacity.small is no setting", id="a-type-on-its-own"),
+        pytest.param(
+            {"capacity": {"small": 3}}, "sea.toml: capacity.small is no setting", id="type-outside-instance_types"
+        ),
     ],
 )
-def test_a_mistake_is_told_with_file_and_key(settings: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_setting_is_refused_with_file_and_key(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SettingsError) as told:
         tables(**settings)
     assert str(told.value).startswith(sentence)
 
 
-def test_a_missing_state_is_a_word_of_the_wire() -> None:
+def test_missing_state_is_unknown_or_poweroff() -> None:
     assert MonitorSettings().missing_word is VmWord.UNKNOWN
     assert MonitorSettings(missing_state="POWEROFF").missing_word is VmWord.POWEROFF
 
 
-def test_the_page_shows_every_key_and_what_it_is_when_it_is_not_set() -> None:
+def test_the_page_about_monitoring_names_every_setting_and_its_default() -> None:
     shown = tomllib.loads(re.findall(r"```toml\n(.+?)```", PAGE.read_text(), re.DOTALL)[0])
     settings, capacity = tables(**shown)
     text = PAGE.read_text()
     assert all(f"`{name}`" in text or f"\n{name} = " in text for name in MonitorSettings.__struct_fields__)
     assert all(name in shown["capacity"] for name in CapacitySettings.__struct_fields__)
     for name, value in shown["monitor"].items():
-        if name != "heartbeat":  # it shows what monitord.conf is shipped with
+        if name != "heartbeat":  # it shows the value in the shipped monitord.conf
             assert value == getattr(MonitorSettings(), name), name
     assert settings.heartbeat == Periods().beacon_host
     assert capacity.instance_types

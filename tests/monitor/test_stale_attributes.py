@@ -1,4 +1,4 @@
-"""What the core shows of a VM that is true no more is taken back, in virtual time."""
+"""Attributes of a VM that no longer apply are removed from OpenNebula, in virtual time."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
 
 
 def told(line: Line, vm_id: int = 7) -> Values:
-    """What a MONITOR_VM says of one VM."""
+    """The attributes of one VM in a MONITOR_VM."""
     (vm,) = [vm for vm in vectors(line.values, "VM") if vm["ID"] == str(vm_id)]
     return read_template(unpacked(vm["MONITOR"]))
 
@@ -50,7 +50,7 @@ def become(one: Studio, state: InstanceState, attributes: dict[str, str]) -> Non
         instance.usage = None
 
 
-async def test_the_address_of_a_stopped_instance_is_taken_back_once(studio: Make) -> None:
+async def test_the_address_of_a_stopped_instance_is_removed_once(studio: Make) -> None:
     one = studio()
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
@@ -65,10 +65,10 @@ async def test_the_address_of_a_stopped_instance_is_taken_back_once(studio: Make
         "AWS_PUBLIC_IP_ADDRESS": [{}],
         **NO_USAGE,
     }
-    assert after == {"AWS_STATE_REASON": ["Client.UserInitiatedShutdown"]}, "once is enough"
+    assert after == {"AWS_STATE_REASON": ["Client.UserInitiatedShutdown"]}, "it is removed once"
 
 
-async def test_why_an_instance_was_stopped_is_taken_back_when_it_runs(studio: Make) -> None:
+async def test_the_state_reason_of_a_stopped_instance_is_removed_when_it_runs(studio: Make) -> None:
     one = studio()
     one.add(7, InstanceState.STOPPED)
     become(one, InstanceState.STOPPED, REASON)
@@ -79,7 +79,7 @@ async def test_why_an_instance_was_stopped_is_taken_back_when_it_runs(studio: Ma
     assert told(one.lines("MONITOR_VM")[-1]) == {"AWS_PUBLIC_IP_ADDRESS": ["203.0.113.9"], "AWS_STATE_REASON": [{}]}
 
 
-async def test_everything_is_taken_back_of_an_instance_that_is_gone(studio: Make) -> None:
+async def test_all_attributes_of_a_terminated_instance_are_removed_once(studio: Make) -> None:
     one = studio()
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
@@ -89,10 +89,10 @@ async def test_everything_is_taken_back_of_an_instance_that_is_gone(studio: Make
     await pass_time(30)
     lines = one.lines("MONITOR_VM")
     assert told(lines[-1]) == {**NO_USAGE, "AWS_PUBLIC_IP_ADDRESS": [{}]}
-    assert len(lines) == 3, "told once, and then no more"
+    assert len(lines) == 3, "they are removed once"
 
 
-async def test_what_no_one_has_read_before_a_new_start_is_taken_back_after_it(studio: Make) -> None:
+async def test_a_removal_that_was_not_read_before_a_new_start_is_repeated_after_it(studio: Make) -> None:
     one = studio()
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
@@ -108,7 +108,7 @@ async def test_what_no_one_has_read_before_a_new_start_is_taken_back_after_it(st
     assert any(told(line).get("AWS_PUBLIC_IP_ADDRESS") == [{}] for line in one.lines("MONITOR_VM"))
 
 
-async def test_a_vm_of_before_the_start_is_told_of_every_attribute_that_it_has_not(studio: Make) -> None:
+async def test_after_a_start_every_attribute_known_to_the_provider_that_a_vm_lacks_is_removed(studio: Make) -> None:
     """Another front-end, or an earlier release, may have reported them: the provider knows their names."""
     one = studio()
     one.cloud.attribute_names = ("AWS_SPOT_INTERRUPTION",)  # type: ignore[attr-defined]
@@ -121,8 +121,8 @@ async def test_a_vm_of_before_the_start_is_told_of_every_attribute_that_it_has_n
     assert "AWS_SPOT_INTERRUPTION" not in second
 
 
-async def test_a_legacy_core_is_told_until_it_has_read_that_the_vm_runs(studio: Make) -> None:
-    """It takes figures of a VM in ACTIVE only, so that one that is powered off keeps what it had."""
+async def test_a_removal_is_repeated_to_a_legacy_oned_until_the_vm_runs(studio: Make) -> None:
+    """It reads attributes only of a VM in ACTIVE, so that one that is powered off keeps its old ones."""
     one = studio()
     one.add(7)
     for state, attributes in [
@@ -137,7 +137,7 @@ async def test_a_legacy_core_is_told_until_it_has_read_that_the_vm_runs(studio: 
     assert ["AWS_PUBLIC_IP_ADDRESS=[]" in poll for poll in polls] == [False, False, True, True, True, True, False]
 
 
-async def test_what_a_legacy_core_may_have_taken_while_the_vm_was_stopping_is_taken_back(studio: Make) -> None:
+async def test_an_attribute_of_a_stopping_instance_is_removed_from_a_legacy_oned(studio: Make) -> None:
     one = studio()
     one.add(7)
     for state, attributes in [

@@ -1,4 +1,4 @@
-"""What is remembered across the driver's own death."""
+"""The state file, by which a new process continues the monitoring of a dead one."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def state_of(**fields: object) -> State:
     return State(**{"parent": PARENT, "hosts": (request,), "memory": memory, "timestamp": 9, **fields})  # type: ignore[arg-type]
 
 
-def test_what_was_saved_is_loaded(file: StateFile) -> None:
+def test_a_saved_state_is_loaded_unchanged(file: StateFile) -> None:
     assert file.save(state_of()) == ""
     assert file.load() == (state_of(), "")
 
 
-def test_the_file_is_its_owners_only(file: StateFile) -> None:
+def test_only_the_owner_can_read_the_state_file(file: StateFile) -> None:
     file.save(state_of())
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
 
 
-def test_without_a_file_nothing_is_remembered_and_nothing_is_wrong(file: StateFile) -> None:
+def test_without_a_state_file_no_state_and_no_problem_is_returned(file: StateFile) -> None:
     assert file.load() == (None, "")
 
 
@@ -53,22 +53,22 @@ def test_without_a_file_nothing_is_remembered_and_nothing_is_wrong(file: StateFi
         pytest.param(b'{"version":1,', "cannot be read", id="cut"),
         pytest.param(b'{"version":1}', "cannot be read", id="something-missing"),
         pytest.param(b"\xff\xfe", "cannot be read", id="no-text"),
-        pytest.param(b'{"version":2,"parent":{"pid":1,"start":""}}', "another version: 2", id="of-tomorrow"),
+        pytest.param(b'{"version":2,"parent":{"pid":1,"start":""}}', "another version: 2", id="newer-version"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_told_and_not_believed(file: StateFile, content: bytes, sentence: str) -> None:
+def test_an_unusable_state_file_is_reported_and_not_loaded(file: StateFile, content: bytes, sentence: str) -> None:
     file.path.write_bytes(content)
     state, problem = file.load()
     assert state is None
     assert sentence in problem
 
 
-def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_state_file_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     problem = StateFile(tmp_path / "missing" / "state").save(state_of())
     assert problem.startswith("the monitoring state cannot be written: No such file or directory")
 
 
-def test_a_save_that_fails_halfway_leaves_the_file_before(file: StateFile) -> None:
+def test_a_failed_save_leaves_the_previous_state_file(file: StateFile) -> None:
     file.save(state_of())
     (file.path.parent / "state.new").mkdir()
     assert "cannot be written: " in file.save(state_of(timestamp=10))

@@ -1,4 +1,4 @@
-"""One look at the cloud: what it shares, what it remembers, and how long it keeps others waiting."""
+"""A sweep, which lists the cloud and infers the VMs' states: sharing, memory, failures, and its speed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tests.monitor.worlds import identity_of, words
 
 @pytest.fixture
 async def one(tmp_path: Path) -> AsyncIterator[Studio]:
-    """A driver at work on a fake cloud, in virtual time."""
+    """A running driver on a fake cloud, in virtual time."""
     studio = Studio(tmp_path)
     yield studio
     await studio.desk.stop()
 
 
 @pytest.mark.looptime
-async def test_everybody_who_asks_meanwhile_shares_a_sweep(one: Studio) -> None:
+async def test_simultaneous_callers_share_one_listing(one: Studio) -> None:
     one.add(7)
     sweeps = await asyncio.gather(*(one.sweeper.sweep() for _ in range(9)))
     assert one.cloud.count("list") == 1
@@ -39,7 +39,7 @@ async def test_everybody_who_asks_meanwhile_shares_a_sweep(one: Studio) -> None:
 
 
 @pytest.mark.looptime
-async def test_somebody_who_gives_up_takes_nothing_from_the_others(one: Studio) -> None:
+async def test_a_cancelled_caller_does_not_cancel_the_sweep_of_others(one: Studio) -> None:
     gate = asyncio.Event()
     one.cloud.before["list"].append(gate)
     first, second = asyncio.create_task(one.sweeper.sweep()), asyncio.create_task(one.sweeper.sweep())
@@ -50,7 +50,7 @@ async def test_somebody_who_gives_up_takes_nothing_from_the_others(one: Studio) 
 
 
 @pytest.mark.looptime
-async def test_a_listing_that_takes_too_long_is_no_answer(one: Studio) -> None:
+async def test_a_listing_that_takes_longer_than_the_time_limit_fails(one: Studio) -> None:
     one.cloud.always["list"] = asyncio.Event()
     with pytest.raises(ProviderUnavailable, match="fake did not answer within 60 s"):
         await one.sweeper.sweep()
@@ -58,7 +58,7 @@ async def test_a_listing_that_takes_too_long_is_no_answer(one: Studio) -> None:
 
 
 @pytest.mark.looptime
-async def test_a_defect_of_a_provider_is_an_error_of_its_cloud(one: Studio) -> None:
+async def test_an_exception_of_the_provider_fails_the_sweep_and_is_logged(one: Studio) -> None:
     one.cloud.always["list"] = KeyError("reservations")
     with pytest.raises(ProviderUnavailable, match=r"internal error \(KeyError\)"), capture_logs() as logged:
         await one.sweeper.sweep()
@@ -66,16 +66,16 @@ async def test_a_defect_of_a_provider_is_an_error_of_its_cloud(one: Studio) -> N
 
 
 @pytest.mark.looptime
-async def test_a_listing_that_a_provider_calls_off_is_an_error_of_its_cloud(one: Studio) -> None:
+async def test_a_listing_cancelled_by_the_provider_fails_the_sweep(one: Studio) -> None:
     one.cloud.always["list"] = asyncio.CancelledError()
     with pytest.raises(ProviderUnavailable, match="the listing was called off before it was complete"):
         await one.sweeper.sweep()
 
 
 @pytest.mark.looptime
-async def test_a_listing_that_contradicts_itself_is_a_broken_one(one: Studio) -> None:
+async def test_a_listing_with_two_states_of_one_instance_fails_the_sweep(one: Studio) -> None:
     one.cloud.doubles[one.add(7)] = InstanceState.RUNNING
-    assert words((await one.sweeper.sweep()).judgement) == {7: "RUNNING"}, "said twice alike"
+    assert words((await one.sweeper.sweep()).judgement) == {7: "RUNNING"}, "two equal rows"
     await pass_time(60)
     one.cloud.doubles[DeployId("i-7")] = InstanceState.STOPPED
     with pytest.raises(ProviderUnavailable, match="contradicts itself: it has two different rows for instance 'i-7'"):
@@ -84,7 +84,7 @@ async def test_a_listing_that_contradicts_itself_is_a_broken_one(one: Studio) ->
 
 
 @pytest.mark.looptime
-async def test_an_id_that_can_be_none_of_ours_reaches_no_report(one: Studio) -> None:
+async def test_a_duplicate_with_an_unusable_id_causes_a_short_warning_and_sets_no_state(one: Studio) -> None:
     one.add(7)
     for deploy_id in ("-rf", "i" * 100_000):
         one.cloud.add(identity_of(7), deploy_id=deploy_id)
@@ -95,7 +95,7 @@ async def test_an_id_that_can_be_none_of_ours_reaches_no_report(one: Studio) -> 
 
 
 @pytest.mark.looptime
-async def test_a_journal_that_cannot_be_read_is_no_reason_to_guess(one: Studio, tmp_path: Path) -> None:
+async def test_a_sweep_fails_while_the_journal_cannot_be_read(one: Studio, tmp_path: Path) -> None:
     (tmp_path / "journal").write_bytes(b"this is no database" * 99)
     one.add(7)
     with pytest.raises(JournalError, match="the journal cannot be read"):
@@ -105,8 +105,8 @@ async def test_a_journal_that_cannot_be_read_is_no_reason_to_guess(one: Studio, 
     assert one.sweeper.error == ""
 
 
-async def test_a_listing_is_judged_by_what_the_actions_are_doing_when_it_is_told(tmp_path: Path) -> None:
-    """The same listing: first with nothing under way, then with a request that came since."""
+async def test_states_are_inferred_anew_from_a_cached_listing_with_the_present_activity(tmp_path: Path) -> None:
+    """The same listing: first without a request, then with one that came later."""
     studio = Studio(tmp_path, min_list_interval=60)
     deploy_id = studio.add(7, InstanceState.STOPPED)
     journal = Journal(tmp_path / "journal", clock=studio.clock, on_lost=pytest.fail)
@@ -119,7 +119,7 @@ async def test_a_listing_is_judged_by_what_the_actions_are_doing_when_it_is_told
         assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}
         journal.close_request(number)
         await journal.sync()
-        assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}, "the listing is of before it"
+        assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}, "the listing is older than the answer"
         await journal.park(deploy_id, vm_id)
         assert words((await studio.sweeper.sweep()).judgement) == {}
         assert studio.cloud.count("list") == 1
@@ -128,7 +128,7 @@ async def test_a_listing_is_judged_by_what_the_actions_are_doing_when_it_is_told
 
 
 @pytest.mark.looptime
-async def test_a_defect_that_is_not_the_listings_is_an_error_of_the_cloud_as_well(
+async def test_an_exception_outside_the_listing_fails_the_sweep_and_not_the_host(
     one: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stumble() -> Watched:
@@ -138,7 +138,7 @@ async def test_a_defect_that_is_not_the_listings_is_an_error_of_the_cloud_as_wel
     one.ask()
     with capture_logs() as logged:
         await pass_time(1)
-    assert [line.status for line in one.lines("MONITOR")] == ["SUCCESS"], "and no reason to put the host into ERROR"
+    assert [line.status for line in one.lines("MONITOR")] == ["SUCCESS"], "the host is not put into ERROR"
     assert one.sweeper.error == "internal error (KeyError), the driver's log has the details"
     assert one.sweeper.failing_since == 0.0
     assert "sweep failed unexpectedly" in [line["event"] for line in logged]
@@ -146,7 +146,7 @@ async def test_a_defect_that_is_not_the_listings_is_an_error_of_the_cloud_as_wel
 
 @pytest.fixture
 async def journal(one: Studio, tmp_path: Path) -> AsyncIterator[Journal]:
-    """The action driver's, on the same clock."""
+    """The action driver's journal, on the same clock."""
     journal = Journal(tmp_path / "journal", clock=one.clock, on_lost=pytest.fail)
     await journal.open()
     yield journal
@@ -159,13 +159,13 @@ def attempt_at(at: float, state: AttemptState) -> Attempt:
     return msgspec.structs.replace(new, state=state, deploy_id=deploy_id, sent_at=at)
 
 
-async def test_what_the_cloud_may_not_show_yet_is_looked_for_in_the_journal(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_within_the_visibility_grace_is_read_from_the_journal(one: Studio, journal: Journal) -> None:
     one.cloud.visibility_grace = 300
     await journal.save_attempt(attempt_at(one.clock() - 200, AttemptState.CREATED))
     assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
 
 
-async def test_what_was_created_since_the_listing_before_is_looked_for_as_well(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_since_the_previous_listing_is_read_from_the_journal(one: Studio, journal: Journal) -> None:
     one.set(min_list_interval=0)
     await one.sweeper.sweep()
     await journal.save_attempt(attempt_at(one.clock(), AttemptState.CREATED))
@@ -174,7 +174,7 @@ async def test_what_was_created_since_the_listing_before_is_looked_for_as_well(o
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("step", [-5000.0, 5000.0], ids=["back", "ahead"])
-async def test_a_clock_that_is_set_makes_nothing_last_longer(tmp_path: Path, step: float) -> None:
+async def test_the_hold_lasts_no_longer_when_the_clock_is_set(tmp_path: Path, step: float) -> None:
     now, loop = virtual_clock(), asyncio.get_running_loop()
     set_by = 0.0
     one = Studio(tmp_path, clock=lambda: now() + set_by, min_list_interval=1, unusual_hold=600, missing_after=1)
@@ -194,8 +194,8 @@ async def test_a_clock_that_is_set_makes_nothing_last_longer(tmp_path: Path, ste
 
 
 @pytest.mark.looptime
-async def test_a_clock_that_is_set_back_makes_nothing_old_that_is_new(tmp_path: Path, journal: Journal) -> None:
-    """A create that is answered right after the clock was set back, to a listing that lacks it, is not missing."""
+async def test_a_new_vm_is_not_missing_when_the_clock_is_set_back(tmp_path: Path, journal: Journal) -> None:
+    """Its create is answered right after the clock was set back, and the listing lacks its instance."""
     real, set_by = virtual_clock(), 0.0
     one = Studio(tmp_path, clock=lambda: real() + set_by)
     await one.sweeper.sweep()
@@ -219,7 +219,7 @@ async def test_a_host_is_not_synced_while_a_create_on_it_has_no_id(one: Studio, 
 
 
 @pytest.mark.looptime
-async def test_a_listing_from_before_an_outage_is_not_told_as_new(one: Studio) -> None:
+async def test_after_an_outage_states_are_not_inferred_from_the_listing_before_it(one: Studio) -> None:
     one.add(7)
     await one.sweeper.sweep()
     await pass_time(10)
@@ -234,7 +234,7 @@ async def test_a_listing_from_before_an_outage_is_not_told_as_new(one: Studio) -
 
 
 class AbleCloud(FakeCloud):
-    """Pretends to be a cloud that knows its room and what its instances are made of."""
+    """Pretends to be a cloud with a known capacity and with import hints."""
 
     def instance_sizes(self) -> dict[str, Size]:
         return {"small": Size(cpu=2, memory=1024)}
@@ -248,12 +248,12 @@ class AbleCloud(FakeCloud):
 
 
 @pytest.mark.looptime
-async def test_room_is_asked_for_now_and_then_and_waited_for_a_moment_only(tmp_path: Path) -> None:
+async def test_capacity_is_read_once_a_minute_and_no_sweep_waits_for_a_read_that_hangs(tmp_path: Path) -> None:
     cloud = AbleCloud()
     studio = Studio(tmp_path, cloud)
     cloud.before["capacity"].append(asyncio.Event())
     studio.sweeper.hosts = frozenset({3})
-    assert (await studio.sweeper.sweep()).rooms == {}, "nothing is promised while nobody knows"
+    assert (await studio.sweeper.sweep()).rooms == {}, "no capacity is reported while it is unknown"
     await pass_time(120)
     await studio.sweeper.sweep()
     await pass_time(10)
@@ -261,11 +261,11 @@ async def test_room_is_asked_for_now_and_then_and_waited_for_a_moment_only(tmp_p
     for _ in range(20):
         await pass_time(10)
         await studio.sweeper.sweep()
-    assert cloud.count("capacity") == 2 + 200 // 60, "once it hung, and then once a minute"
+    assert cloud.count("capacity") == 2 + 200 // 60, "one call that hung, and then one a minute"
 
 
 @pytest.mark.looptime
-async def test_wild_instances_come_with_what_the_provider_can_tell(tmp_path: Path) -> None:
+async def test_wild_instances_have_the_providers_import_hints(tmp_path: Path) -> None:
     studio = Studio(tmp_path, AbleCloud())
     studio.cloud.add(deploy_id="i-web")
     [found] = (await studio.sweeper.sweep()).wilds
@@ -280,7 +280,7 @@ async def test_wild_instances_come_with_what_the_provider_can_tell(tmp_path: Pat
 
 
 @pytest.mark.looptime
-async def test_one_odd_wild_instance_keeps_nobody_from_anything(
+async def test_an_exception_in_import_hints_of_one_wild_instance_affects_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     studio = Studio(tmp_path, AbleCloud())
@@ -326,7 +326,7 @@ class Fleet(FakeCloud):
         return self.fleet
 
 
-async def test_ten_thousand_vms_are_told_in_one_sync(tmp_path: Path) -> None:
+async def test_ten_thousand_vms_are_reported_in_one_sync_message(tmp_path: Path) -> None:
     studio = Studio(tmp_path, Fleet())
     lines: list[bytes] = []
     is_over = asyncio.Event()

@@ -1,4 +1,4 @@
-"""What keeps a sweep from telling old news as new: one test for each condition that no other test proves."""
+"""Conditions that keep a sweep from reporting outdated states: one test for each that no other test proves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.looptime
 
 
 class FakeReader:
-    """Pretends to read the journal: takes as long as it is told, and finds what it is told."""
+    """Pretends to read the journal: returns `activity`, once the next gate is open."""
 
     def __init__(self) -> None:
         self.activity = Activity()
@@ -37,7 +37,7 @@ class FakeReader:
 
 
 class Clock:
-    """The clock on the wall, which somebody may set."""
+    """A wall clock that can be set."""
 
     def __init__(self) -> None:
         self.offset = 0.0
@@ -49,7 +49,7 @@ class Clock:
 
 @pytest.fixture
 async def one(tmp_path: Path) -> AsyncIterator[Studio]:
-    """A driver at work on a fake cloud, in virtual time."""
+    """A running driver on a fake cloud, in virtual time."""
     studio = Studio(tmp_path, clock=Clock())
     yield studio
     await studio.desk.stop()
@@ -57,7 +57,7 @@ async def one(tmp_path: Path) -> AsyncIterator[Studio]:
 
 @pytest.fixture
 def reader(one: Studio) -> FakeReader:
-    """What its sweeps read in place of the journal."""
+    """The reader that the sweeps use in place of the journal's."""
     fake = FakeReader()
     one.sweeper._activity = fake  # type: ignore[assignment]
     return fake
@@ -65,7 +65,7 @@ def reader(one: Studio) -> FakeReader:
 
 @pytest.fixture
 async def journal(one: Studio, tmp_path: Path) -> AsyncIterator[Journal]:
-    """The action driver's, on the same clock."""
+    """The action driver's journal, on the same clock."""
     journal = Journal(tmp_path / "journal", clock=one.clock, on_lost=pytest.fail)
     await journal.open()
     yield journal
@@ -79,7 +79,7 @@ def created(at: float) -> Attempt:
 
 
 def sweep(one: Studio, said: list[dict[int, str]]) -> asyncio.Task[None]:
-    """Ask, and note what is said in the order in which it is."""
+    """Sweep, and append the inferred states in the order in which sweeps end."""
 
     async def look() -> None:
         said.append(words((await one.sweeper.sweep()).judgement))
@@ -88,7 +88,7 @@ def sweep(one: Studio, said: list[dict[int, str]]) -> asyncio.Task[None]:
 
 
 async def look_again(one: Studio) -> Sweep:
-    """A look at a new listing."""
+    """A sweep with a new listing."""
     await pass_time(one.source.settings.monitor.min_list_interval + 1)
     return await one.sweeper.sweep()
 
@@ -96,7 +96,7 @@ async def look_again(one: Studio) -> Sweep:
 # Order
 
 
-async def test_nobody_is_told_an_older_state_after_a_newer_one(one: Studio, reader: FakeReader) -> None:
+async def test_an_older_listing_is_never_returned_after_a_newer_one(one: Studio, reader: FakeReader) -> None:
     gate = asyncio.Event()
     reader.gates.append(gate)
     one.add(7)
@@ -112,7 +112,7 @@ async def test_nobody_is_told_an_older_state_after_a_newer_one(one: Studio, read
     assert one.sweeper.memory.listed_at == EPOCH + 10
 
 
-async def test_whoever_had_to_wait_is_told_of_the_latest_listing(one: Studio, reader: FakeReader) -> None:
+async def test_callers_that_waited_get_the_latest_listing(one: Studio, reader: FakeReader) -> None:
     gate = asyncio.Event()
     reader.gates.append(gate)
     one.add(7)
@@ -128,7 +128,7 @@ async def test_whoever_had_to_wait_is_told_of_the_latest_listing(one: Studio, re
     assert said == [{7: "RUNNING"}, {7: "POWEROFF"}, {7: "POWEROFF"}]
 
 
-async def test_a_slow_listing_is_as_old_as_its_beginning(one: Studio, reader: FakeReader) -> None:
+async def test_an_answer_during_a_slow_listing_makes_its_vm_unknown(one: Studio, reader: FakeReader) -> None:
     gate = asyncio.Event()
     one.cloud.before["list"].append(gate)
     one.add(7, InstanceState.STOPPED)
@@ -140,17 +140,17 @@ async def test_a_slow_listing_is_as_old_as_its_beginning(one: Studio, reader: Fa
     await pass_time(10)
     gate.set()
     await asked
-    assert said == [{7: "UNKNOWN"}], "it may have been looked at before it was started"
+    assert said == [{7: "UNKNOWN"}], "it may have been listed before it was started"
 
 
-async def test_what_was_created_since_the_listing_before_is_read_of(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_since_the_previous_listing_is_in_the_next_sweep(one: Studio, journal: Journal) -> None:
     await one.sweeper.sweep()
     await pass_time(2)
     await journal.save_attempt(created(one.clock()))
     assert words((await look_again(one)).judgement) == {8: "UNKNOWN"}
 
 
-async def test_what_the_cloud_may_not_show_yet_is_read_of(one: Studio, journal: Journal) -> None:
+async def test_an_attempt_within_the_visibility_grace_is_in_the_next_sweep(one: Studio, journal: Journal) -> None:
     one.cloud.visibility_grace = 300
     await one.sweeper.sweep()
     await journal.save_attempt(created(one.clock() - 200))
@@ -158,13 +158,13 @@ async def test_what_the_cloud_may_not_show_yet_is_read_of(one: Studio, journal: 
 
 
 @pytest.mark.parametrize("wait", [1, 61], ids=["after-it-was-listed", "while-it-is-listed"])
-async def test_a_clock_that_is_set_back_makes_nothing_too_old_to_be_named(
+async def test_an_attempt_is_still_read_when_the_clock_is_set_back_around_a_listing(
     one: Studio, journal: Journal, wait: int
 ) -> None:
     one.set(min_list_interval=60)
     one.add(7)
     await one.sweeper.sweep()
-    await journal.save_attempt(created(one.clock() + wait + 1 - 100))  # what it says will be so by then
+    await journal.save_attempt(created(one.clock() + wait + 1 - 100))  # the clock will show that time by then
     await pass_time(wait)
     gate = asyncio.Event()
     one.cloud.before["list"].append(gate)
@@ -177,7 +177,7 @@ async def test_a_clock_that_is_set_back_makes_nothing_too_old_to_be_named(
     assert words(looked[0 if wait > 60 else 1].judgement) == {7: "RUNNING", 8: "UNKNOWN"}
 
 
-async def test_a_clock_that_is_set_back_makes_no_answer_older_than_what_was_listed_before(
+async def test_an_answer_after_the_clock_was_set_back_is_still_newer_than_the_listing(
     one: Studio, reader: FakeReader
 ) -> None:
     one.set(min_list_interval=60)
@@ -191,13 +191,13 @@ async def test_a_clock_that_is_set_back_makes_no_answer_older_than_what_was_list
     assert words((await one.sweeper.sweep()).judgement) == {7: "UNKNOWN"}
 
 
-# What the configuration says
+# Settings
 
 
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        pytest.param({}, ["UNKNOWN", "UNKNOWN", "(FAILURE)"], id="as-shipped"),
+        pytest.param({}, ["UNKNOWN", "UNKNOWN", "(FAILURE)"], id="defaults"),
         pytest.param({"missing_after": 1}, ["(FAILURE)"], id="missing_after"),
         pytest.param({"missing_after": 1, "missing_state": "POWEROFF"}, ["(POWEROFF)"], id="missing_state"),
         pytest.param({"missing_after": 1, "unusual_count": 1}, ["UNKNOWN"] * 4, id="unusual_count"),
@@ -211,7 +211,7 @@ async def test_a_clock_that_is_set_back_makes_no_answer_older_than_what_was_list
         ),
     ],
 )
-async def test_how_careful_to_be_is_for_the_operator_to_say(
+async def test_settings_decide_when_a_vanished_vm_is_missing_and_with_which_state(
     one: Studio, settings: dict[str, Any], said: list[str]
 ) -> None:
     one.set(**settings)
@@ -221,7 +221,7 @@ async def test_how_careful_to_be_is_for_the_operator_to_say(
     assert [words((await look_again(one)).judgement)[7] for _ in said] == said
 
 
-async def test_wild_instances_are_not_told_where_nobody_wants_to_know(one: Studio) -> None:
+async def test_with_report_wilds_false_wild_instances_are_not_reported(one: Studio) -> None:
     one.cloud.add(deploy_id="i-web")
     assert len((await one.sweeper.sweep()).wilds) == 1
     one.set(report_wilds=False)

@@ -1,4 +1,4 @@
-"""Decision 18: unknown is not absent, and nothing that is said completes an action before its reply."""
+"""Decision 18: unknown is not absent, and no report completes an action before its answer."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ GONE = (listing_of(after=10), IDLE)
 
 
 def say(*instances: Instance, activity: Activity = IDLE, rules: Rules = RULES) -> dict[int, str]:
-    """What one look at these instances says of the VMs of host 3."""
+    """The states of the VMs of host 3, inferred from one listing of these instances."""
     return words(judge(Memory(), listing_of(*instances), activity, rules))
 
 
-# What is there
+# Listed instances
 
 
-def test_every_state_but_the_last_has_a_word() -> None:
+def test_every_instance_state_but_terminated_has_a_reported_state() -> None:
     assert set(WORDS) == set(InstanceState) - {InstanceState.TERMINATED}
 
 
@@ -52,18 +52,20 @@ def test_every_state_but_the_last_has_a_word() -> None:
         pytest.param(InstanceState.RUNNING, "RUNNING", id="running"),
         pytest.param(InstanceState.STOPPED, "POWEROFF", id="stopped"),
         pytest.param(InstanceState.SUSPENDED, "SUSPENDED", id="suspended"),
-        pytest.param(InstanceState.PENDING, "UNKNOWN", id="on-its-way-up"),
-        pytest.param(InstanceState.STOPPING, "UNKNOWN", id="on-its-way-down"),
-        pytest.param(InstanceState.SUSPENDING, "UNKNOWN", id="on-its-way-to-sleep"),
-        pytest.param(InstanceState.UNKNOWN, "UNKNOWN", id="nobody-knows"),
+        pytest.param(InstanceState.PENDING, "UNKNOWN", id="pending"),
+        pytest.param(InstanceState.STOPPING, "UNKNOWN", id="stopping"),
+        pytest.param(InstanceState.SUSPENDING, "UNKNOWN", id="suspending"),
+        pytest.param(InstanceState.UNKNOWN, "UNKNOWN", id="unknown"),
     ],
 )
-def test_a_state_at_rest_is_told_and_one_on_its_way_is_not(state: InstanceState, word: str) -> None:
+def test_running_stopped_and_suspended_are_reported_and_transitions_are_unknown(
+    state: InstanceState, word: str
+) -> None:
     assert say(instance_of(7, state)) == {7: word}
 
 
 @pytest.mark.parametrize("state", InstanceState, ids=lambda state: state.value)
-def test_a_vm_with_an_action_under_way_is_unknown_whatever_the_cloud_says(state: InstanceState) -> None:
+def test_a_vm_with_an_action_under_way_is_unknown_in_every_instance_state(state: InstanceState) -> None:
     assert say(instance_of(7, state), activity=busy_with(7)) == {7: "UNKNOWN"}
 
 
@@ -71,37 +73,37 @@ def test_a_vm_with_an_action_under_way_is_unknown_whatever_the_cloud_says(state:
     "activity",
     [
         pytest.param(answered(7, "CLEANUP", after=-60, has_failed=True), id="a-cleanup-that-failed"),
-        pytest.param(Activity(owed=frozenset({DeployId("i-7")})), id="to-be-destroyed"),
+        pytest.param(Activity(owed=frozenset({DeployId("i-7")})), id="pending-termination"),
     ],
 )
-def test_what_a_recreate_has_left_never_says_that_the_vm_runs(activity: Activity) -> None:
-    """The VM is about to be deployed anew: RUNNING would end that deploy before it has begun."""
+def test_an_instance_left_over_by_a_recreate_does_not_make_its_vm_running(activity: Activity) -> None:
+    """The VM is about to be deployed again: RUNNING would complete that deploy before it has begun."""
     assert say(instance_of(7), activity=activity) == {7: "UNKNOWN"}
 
 
-def test_what_was_listed_before_an_action_was_answered_is_not_believed() -> None:
+def test_a_state_listed_before_an_action_was_answered_is_reported_as_unknown() -> None:
     stopped = instance_of(7, InstanceState.STOPPED)
     assert say(stopped, activity=answered(7, "DEPLOY", after=0.5)) == {7: "UNKNOWN"}
     assert say(stopped, activity=answered(7, "DEPLOY", after=-5)) == {7: "POWEROFF"}
 
 
-def test_an_instance_created_while_it_was_listed_is_unknown() -> None:
+def test_a_vm_whose_instance_was_created_during_the_listing_is_unknown() -> None:
     young = Activity(attempts=(attempt_of(7, AttemptState.CREATED, after=0.2, deploy_id="i-7"),))
     assert say(instance_of(7), activity=young) == {7: "UNKNOWN"}
 
 
-def test_hosts_are_told_apart_by_the_tags() -> None:
+def test_a_vm_is_reported_on_the_host_that_its_tags_name() -> None:
     judgement = judge(Memory(), listing_of(instance_of(7), instance_of(8, host_id=4)), IDLE, RULES)
     assert (words(judgement, 3), words(judgement, 4)) == ({7: "RUNNING"}, {8: "RUNNING"})
 
 
-def test_vms_of_other_owners_are_nobodys_business() -> None:
+def test_instances_of_other_owners_are_neither_reported_nor_wild() -> None:
     judgement = judge(Memory(), listing_of(instance_of(7, owner="quay")), IDLE, RULES)
     assert (judgement.hosts, judgement.wilds) == ({}, [])
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["older-first", "newer-first"])
-def test_of_two_instances_of_a_vm_the_later_life_counts_and_the_other_is_strange(order: int) -> None:
+def test_of_two_instances_of_a_vm_the_later_life_is_reported_and_the_other_an_anomaly(order: int) -> None:
     old, new = instance_of(7, InstanceState.STOPPED, deploy_id="i-old"), instance_of(7, seq=2, deploy_id="i-new")
     judgement = judge(Memory(), listing_of(*[old, new][::order]), IDLE, RULES)
     assert words(judgement) == {7: "RUNNING"}
@@ -109,14 +111,14 @@ def test_of_two_instances_of_a_vm_the_later_life_counts_and_the_other_is_strange
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["dead-first", "live-first"])
-def test_a_dead_instance_of_a_vm_does_not_hide_a_live_one_of_the_same_life(order: int) -> None:
+def test_a_terminated_instance_does_not_hide_a_live_one_of_the_same_life(order: int) -> None:
     dead = instance_of(7, InstanceState.TERMINATED, deploy_id="i-dead")
     judgement = judge(Memory(), listing_of(*[dead, instance_of(7)][::order]), IDLE, RULES)
     assert (words(judgement), judgement.strays) == ({7: "RUNNING"}, {})
 
 
 @pytest.mark.parametrize("before", [(), (instance_of(7, seq=2, deploy_id="i-new"),)], ids=["never-seen", "seen"])
-def test_a_live_instance_of_an_earlier_life_makes_its_vm_unknown_and_never_speaks_for_it(
+def test_a_live_instance_of_an_earlier_life_makes_its_vm_unknown_and_is_an_anomaly(
     before: tuple[Instance, ...],
 ) -> None:
     dead = instance_of(7, InstanceState.TERMINATED, seq=2, deploy_id="i-new")
@@ -127,7 +129,7 @@ def test_a_live_instance_of_an_earlier_life_makes_its_vm_unknown_and_never_speak
     assert list(judgement.strays) == ["i-7"]
 
 
-def test_a_copy_that_has_the_tags_of_a_vms_instance_does_not_take_its_place() -> None:
+def test_a_copy_with_the_tags_of_a_vms_instance_does_not_replace_it() -> None:
     copy = instance_of(7, InstanceState.STOPPED, deploy_id="i-copy")
     looks = [(listing_of(copy, *own, after=10.0 * n), IDLE) for n, own in enumerate([[instance_of(7)], []], start=1)]
     judgement = through([(listing_of(instance_of(7)), IDLE), *looks])
@@ -142,18 +144,18 @@ def parked(*deploy_ids: str, busy: tuple[int, ...] = ()) -> Activity:
     return Activity(parked=frozenset(map(DeployId, deploy_ids)), busy=frozenset(map(VmId, busy)))
 
 
-def test_a_parked_instance_is_not_named_since_its_vm_is_on_no_host() -> None:
+def test_a_vm_with_a_parked_instance_is_left_out_of_reports() -> None:
     stopped = instance_of(7, InstanceState.STOPPED)
     assert say(stopped, activity=parked("i-7")) == {}
     assert seen_then((listing_of(stopped, after=10), parked("i-7")), first=[instance_of(7)]) == {}
 
 
-def test_a_parked_instance_whose_vm_has_an_action_under_way_is_named() -> None:
+def test_a_vm_with_a_parked_instance_and_an_action_under_way_is_unknown() -> None:
     assert say(instance_of(7, InstanceState.STOPPED), activity=parked("i-7", busy=(7,))) == {7: "UNKNOWN"}
 
 
-def test_what_a_recreate_has_destroyed_since_is_no_second_instance() -> None:
-    """It is alive in a listing of before the CLEANUP, and its VM has another instance by now."""
+def test_an_instance_destroyed_by_a_recreate_after_the_listing_is_no_anomaly() -> None:
+    """It is alive in a listing from before the CLEANUP, and its VM has another instance by now."""
     recreated = msgspec.structs.replace(
         answered(7, "DEPLOY", after=2),
         attempts=(attempt_of(7, AttemptState.CREATED, after=1, deploy_id="i-new", seq=1),),
@@ -161,7 +163,7 @@ def test_what_a_recreate_has_destroyed_since_is_no_second_instance() -> None:
     assert judge(Memory(), listing_of(instance_of(7, deploy_id="i-old")), recreated, RULES).strays == {}
 
 
-def test_a_parked_instance_that_somebody_has_started_is_strange() -> None:
+def test_a_parked_instance_that_runs_is_an_anomaly() -> None:
     judgement = judge(Memory(), listing_of(instance_of(7)), parked("i-7"), RULES)
     assert (words(judgement), list(judgement.strays)) == ({}, ["i-7"])
 
@@ -170,19 +172,17 @@ def test_a_parked_instance_that_somebody_has_started_is_strange() -> None:
     ("after", "strange"),
     [
         pytest.param(-1, ["i-7"], id="answered-before-the-listing"),
-        pytest.param(1, [], id="answered-while-it-was-listed"),
+        pytest.param(1, [], id="answered-during-the-listing"),
     ],
 )
-def test_a_listing_older_than_its_undeploy_does_not_say_that_a_parked_instance_runs(
-    after: float, strange: list[str]
-) -> None:
-    """Of two hosts the second judges a listing of before the undeploy, which was answered since."""
+def test_a_parked_instance_is_no_anomaly_in_a_listing_older_than_its_undeploy(after: float, strange: list[str]) -> None:
+    """States of a second host are inferred from a listing older than the undeploy, which was answered since."""
     undeployed = msgspec.structs.replace(answered(7, "SHUTDOWN", after=after), parked=frozenset({DeployId("i-7")}))
     assert list(judge(Memory(), listing_of(instance_of(7)), undeployed, RULES).strays) == strange
 
 
-@pytest.mark.parametrize("is_watched", [True, False], ids=["looked-at-meanwhile", "not-looked-at"])
-def test_a_vm_that_is_back_on_its_host_is_missing_no_sooner_than_others(*, is_watched: bool) -> None:
+@pytest.mark.parametrize("is_watched", [True, False], ids=["listed-meanwhile", "not-listed-meanwhile"])
+def test_a_vm_deployed_again_after_parking_is_missing_no_sooner_than_others(*, is_watched: bool) -> None:
     stopped = listing_of(instance_of(7, InstanceState.STOPPED), after=10)
     looks = [(listing_of(instance_of(7)), IDLE), (stopped, parked("i-7"))]
     if is_watched:
@@ -192,17 +192,17 @@ def test_a_vm_that_is_back_on_its_host_is_missing_no_sooner_than_others(*, is_wa
     assert words(through(looks)) == {7: "UNKNOWN"}
 
 
-def test_a_missing_vm_that_was_started_since_is_named_again() -> None:
+def test_a_missing_vm_is_unknown_again_after_an_answered_deploy() -> None:
     missing = [(listing_of(after=10.0 * n), IDLE) for n in range(1, 5)]
     look = (listing_of(after=50), answered(7, "DEPLOY", after=45))
     assert seen_then(*missing, first=[instance_of(7)]) == {7: "(FAILURE)"}
     assert seen_then(*missing, look, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-# What is missing
+# Missing VMs
 
 
-def test_a_vm_is_missing_only_after_several_complete_listings() -> None:
+def test_a_vm_is_missing_only_after_three_complete_listings() -> None:
     steps = [(listing_of(instance_of(7)), IDLE)]
     said = []
     for number in range(1, 5):
@@ -211,26 +211,26 @@ def test_a_vm_is_missing_only_after_several_complete_listings() -> None:
     assert said == [{7: "UNKNOWN"}, {7: "UNKNOWN"}, {7: "(FAILURE)"}, {7: "(FAILURE)"}]
 
 
-def test_a_listing_that_is_looked_at_twice_counts_once() -> None:
+def test_a_listing_that_is_used_several_times_counts_once() -> None:
     steps = [(listing_of(instance_of(7)), IDLE), *[GONE] * 9]
     assert words(through(steps)) == {7: "UNKNOWN"}
 
 
-def test_an_instance_that_was_not_listed_twice_and_is_back_was_never_missing() -> None:
+def test_a_vm_listed_again_after_two_misses_is_counted_anew() -> None:
     back = [(listing_of(instance_of(7), after=30), IDLE), *[(listing_of(after=40.0 + n), IDLE) for n in range(2)]]
     assert seen_then(GONE, (listing_of(after=20), IDLE), *back, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-def test_missing_may_mean_powered_off_where_the_operator_is_sure() -> None:
+def test_with_missing_word_poweroff_a_missing_vm_is_reported_as_poweroff() -> None:
     rules = Rules(owner=OWNER, missing_after=1, missing_word=VmWord.POWEROFF)
     assert seen_then(GONE, first=[instance_of(7)], rules=rules) == {7: "(POWEROFF)"}
 
 
-def test_a_vm_that_was_never_seen_cannot_be_missing() -> None:
+def test_a_vm_that_was_never_listed_cannot_be_missing() -> None:
     assert through([GONE]).hosts == {}
 
 
-def test_a_missing_vm_with_an_action_under_way_is_named_and_not_counted() -> None:
+def test_a_vm_is_unknown_and_not_counted_as_missed_while_an_action_is_under_way() -> None:
     later = [(listing_of(after=10.0 * n), busy_with(7)) for n in range(1, 9)]
     assert seen_then(*later, first=[instance_of(7)]) == {7: "UNKNOWN"}
     assert seen_then(*later, (listing_of(after=100), IDLE), first=[instance_of(7)]) == {7: "UNKNOWN"}
@@ -241,57 +241,57 @@ def test_a_missing_vm_with_an_action_under_way_is_named_and_not_counted() -> Non
     "later",
     [
         pytest.param([instance_of(7, InstanceState.TERMINATED)], id="shown-as-terminated"),
-        pytest.param([instance_of(7, InstanceState.TERMINATING)], id="on-its-way"),
+        pytest.param([instance_of(7, InstanceState.TERMINATING)], id="terminating"),
         pytest.param([], id="not-shown"),
     ],
 )
-def test_an_instance_that_an_action_has_ended_is_not_spoken_of(action: str, later: list[Instance]) -> None:
+def test_a_vm_whose_instance_an_action_has_ended_is_left_out(action: str, later: list[Instance]) -> None:
     look = (listing_of(*later, after=10), answered(7, action, after=5))
     assert seen_then(look, first=[instance_of(7)]) == {}
 
 
-def test_an_instance_that_vanishes_after_another_action_is_missing_like_any_other() -> None:
+def test_a_vm_whose_instance_vanishes_after_a_reboot_is_counted_as_missed() -> None:
     look = (listing_of(after=10), answered(7, "REBOOT", after=5))
     assert seen_then(look, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
 @pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL", "CLEANUP"])
-def test_an_end_that_has_failed_explains_nothing(action: str) -> None:
+def test_a_failed_end_does_not_explain_a_missing_instance(action: str) -> None:
     look = (listing_of(after=10), answered(7, action, after=5, has_failed=True))
     assert seen_then(look, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-def test_an_end_of_long_ago_explains_nothing() -> None:
+def test_an_end_before_the_last_sighting_does_not_explain_a_missing_instance() -> None:
     looks = [(listing_of(instance_of(7), after=100.0), IDLE), (listing_of(after=110), answered(7, "CLEANUP", after=50))]
     assert seen_then(*looks, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-def test_what_the_cloud_itself_calls_terminated_is_missing_at_once() -> None:
+def test_a_vm_whose_instance_is_listed_as_terminated_is_missing_at_once() -> None:
     look = (listing_of(instance_of(7, InstanceState.TERMINATED), after=10), IDLE)
     assert seen_then(look, first=[instance_of(7)]) == {7: "(FAILURE)"}
 
 
-def test_what_was_terminated_before_anybody_looked_is_not_spoken_of() -> None:
+def test_a_vm_whose_instance_was_terminated_before_the_first_listing_is_left_out() -> None:
     assert say(instance_of(7, InstanceState.TERMINATED), instance_of(8, InstanceState.TERMINATING)) == {}
 
 
-def test_a_missing_instance_is_forgotten_in_the_end() -> None:
+def test_a_missing_vm_is_forgotten_after_an_hour() -> None:
     looks = [(listing_of(after=seconds), IDLE) for seconds in (10, 20, 30, 3700)]
     judgement = through([(listing_of(instance_of(7)), IDLE), *looks])
     assert (judgement.hosts, judgement.memory.vms) == ({}, {})
 
 
-def test_an_outage_does_not_make_a_vm_missing_or_forgotten() -> None:
+def test_time_without_listings_makes_no_vm_missing_or_forgotten() -> None:
     looks = [(listing_of(after=seconds), IDLE) for seconds in (10, 4000)]
     assert seen_then(*looks, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-def test_an_instance_on_its_way_out_is_not_gone_for_certain() -> None:
+def test_a_vm_with_a_terminating_instance_is_unknown() -> None:
     look = (listing_of(instance_of(7, InstanceState.TERMINATING), after=10), IDLE)
     assert seen_then(look, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-def test_a_vm_that_has_moved_is_missed_on_its_new_host() -> None:
+def test_a_moved_vm_is_counted_as_missed_on_its_new_host() -> None:
     moved = through(
         [
             (listing_of(instance_of(7)), IDLE),
@@ -303,14 +303,13 @@ def test_a_vm_that_has_moved_is_missed_on_its_new_host() -> None:
     assert words(moved, 4) == {7: "UNKNOWN"}
 
 
-def test_an_end_before_an_instance_was_last_seen_does_not_explain_that_it_is_missing_twice() -> None:
-    """And one between two listings that do not show it does."""
+def test_only_an_end_after_the_last_sighting_explains_a_second_miss() -> None:
     steps = [(listing_of(instance_of(7)), IDLE), (listing_of(after=10), IDLE)]
     assert words(through([*steps, (listing_of(after=20), answered(7, "SHUTDOWN", after=-5))])) == {7: "UNKNOWN"}
     assert words(through([*steps, (listing_of(after=20), answered(7, "SHUTDOWN", after=5))])) == {}
 
 
-# An unusual number
+# An unusual number of vanished instances
 
 
 def fleet(*numbers: int) -> list[Instance]:
@@ -321,7 +320,7 @@ def look_at(*numbers: int, after: float) -> tuple[Listing, Activity]:
     return listing_of(*fleet(*numbers), after=after), IDLE
 
 
-def test_half_of_all_and_more_vanishing_at_once_is_held() -> None:
+def test_vms_are_held_if_more_than_half_of_the_instances_vanish_at_once() -> None:
     later = [look_at(0, 1, 2, after=10.0 * n) for n in range(1, 9)]
     judgement = through([look_at(*range(10), after=0), *later])
     assert judgement.held == set(range(3, 10))
@@ -332,20 +331,20 @@ def test_half_of_all_and_more_vanishing_at_once_is_held() -> None:
     "left",
     [pytest.param(range(5, 10), id="half"), pytest.param(range(1, 10), id="one")],
 )
-def test_fewer_are_counted(left: range) -> None:
+def test_half_of_the_instances_or_fewer_are_counted_as_missed(left: range) -> None:
     later = [look_at(*left, after=10.0 * n) for n in range(1, 4)]
     judgement = through([look_at(*range(10), after=0), *later])
     assert not judgement.held
     assert words(judgement) == {n: "RUNNING" if n in left else "(FAILURE)" for n in range(10)}
 
 
-def test_a_few_of_few_are_nothing_unusual() -> None:
+def test_four_vanished_instances_of_four_are_too_few_to_be_held() -> None:
     later = [look_at(after=10.0 * n) for n in range(1, 4)]
     judgement = through([look_at(0, 1, 2, 3, after=0), *later])
     assert words(judgement) == dict.fromkeys(range(4), "(FAILURE)")
 
 
-def test_those_that_are_held_too_long_count_as_missing_after_all() -> None:
+def test_held_vms_count_as_missing_after_unusual_hold() -> None:
     rules = Rules(owner=OWNER, unusual_hold=60)
     times = [10.0, 40.0, 69.0]
     steps = [look_at(*range(10), after=0), *[look_at(after=time) for time in times]]
@@ -354,27 +353,27 @@ def test_those_that_are_held_too_long_count_as_missing_after_all() -> None:
     assert words(through(steps, rules=rules)) == dict.fromkeys(range(10), "(FAILURE)")
 
 
-def test_those_that_are_held_stay_held_when_others_come() -> None:
+def test_held_vms_stay_held_when_new_instances_appear() -> None:
     later = [look_at(*range(4), *range(100, 105), after=10.0 * n) for n in range(2, 9)]
     judgement = through([look_at(*range(10), after=0), look_at(*range(4), after=10), *later])
     assert judgement.held == set(range(4, 10))
     assert words(judgement)[9] == "UNKNOWN"
 
 
-def test_many_that_vanish_little_by_little_are_held_as_if_it_were_at_once() -> None:
+def test_vms_that_vanish_in_several_listings_are_held_together() -> None:
     steps = [look_at(*range(20), after=0), look_at(*range(11), after=10)]
     assert not through(steps).held
     steps += [look_at(*range(6), after=10.0 * n) for n in range(2, 9)]
     assert through(steps).held == set(range(6, 20))
 
 
-def test_an_outage_is_no_proof_that_those_that_are_held_are_gone() -> None:
+def test_time_without_listings_does_not_end_a_hold() -> None:
     rules = Rules(owner=OWNER, missing_after=1)
     steps = [look_at(*range(10), after=0), look_at(after=10), look_at(after=4000)]
     assert len(through(steps, rules=rules).held) == 10
 
 
-def test_those_that_come_back_were_never_missing() -> None:
+def test_held_vms_that_are_listed_again_are_running_and_not_held() -> None:
     steps = [look_at(*range(10), after=0), look_at(after=10), look_at(*range(10), after=20)]
     judgement = through(steps)
     assert (set(words(judgement).values()), judgement.held, judgement.memory.held_since) == (
@@ -384,16 +383,16 @@ def test_those_that_come_back_were_never_missing() -> None:
     )
 
 
-def test_what_actions_have_ended_does_not_look_like_a_broken_listing() -> None:
+def test_vms_whose_instances_actions_have_ended_do_not_count_as_vanished() -> None:
     ended = {VmId(n): Answered(action="SHUTDOWN", at=NOW + 5, has_ended=True) for n in range(9)}
     judgement = through([look_at(*range(10), after=0), (listing_of(after=10), Activity(answered=ended))])
     assert (judgement.held, words(judgement)) == (frozenset(), {9: "UNKNOWN"})
 
 
-# What is too young to be listed
+# Instances too young to be listed
 
 
-def test_what_was_created_after_the_listing_began_is_named_in_it() -> None:
+def test_a_vm_created_after_the_listing_began_is_unknown_in_it() -> None:
     young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=1, deploy_id="i-8"),))
     judgement = judge(Memory(), listing_of(instance_of(7)), young, RULES)
     assert words(judgement) == {7: "RUNNING", 8: "UNKNOWN"}
@@ -401,15 +400,15 @@ def test_what_was_created_after_the_listing_began_is_named_in_it() -> None:
     assert not judgement.unsynced
 
 
-def test_what_the_cloud_may_not_show_yet_is_named_too() -> None:
+def test_a_vm_created_within_the_visibility_grace_is_unknown() -> None:
     young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=-50, deploy_id="i-8"),))
     memory = Memory(listed_at=NOW - 10)
     assert words(judge(memory, listing_of(), young, Rules(owner=OWNER, grace=60))) == {8: "UNKNOWN"}
     assert words(judge(memory, listing_of(), young, Rules(owner=OWNER, grace=30))) == {}
 
 
-def test_without_a_memory_the_journal_is_the_past() -> None:
-    """The state file is lost, and the first listing lacks half: what was ever created is missed like any other."""
+def test_without_a_state_file_vms_of_the_journal_are_missed_and_held_too() -> None:
+    """The state file is lost, and the first listing lacks half of all VMs that the journal has."""
     created = Activity(
         attempts=tuple(attempt_of(n, AttemptState.CREATED, after=-9e5, deploy_id=f"i-{n}") for n in range(10, 20))
     )
@@ -421,7 +420,7 @@ def test_without_a_memory_the_journal_is_the_past() -> None:
     assert 15 not in words(judge(Memory(), steps[0][0], ended, RULES))
 
 
-def test_what_was_created_and_is_not_in_the_first_listing_that_should_show_it_is_missed_like_any_other() -> None:
+def test_created_vms_that_listings_never_show_are_missing_after_three_listings() -> None:
     young = Activity(
         attempts=tuple(attempt_of(n, AttemptState.CREATED, after=1, deploy_id=f"i-{n}") for n in range(10, 60))
     )
@@ -432,14 +431,14 @@ def test_what_was_created_and_is_not_in_the_first_listing_that_should_show_it_is
     assert words(through([*steps, *half]))[59] == "(FAILURE)"
 
 
-@pytest.mark.parametrize("grace", [0, 5], ids=["seen-at-once", "seen-in-a-while"])
-def test_what_was_created_between_two_listings_is_named_though_the_second_does_not_show_it(grace: float) -> None:
+@pytest.mark.parametrize("grace", [0, 5], ids=["no-grace", "grace"])
+def test_a_vm_created_between_two_listings_is_unknown_if_the_second_lacks_it(grace: float) -> None:
     made = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=3, deploy_id="i-8"),))
     steps = [look_at(7, after=0), (listing_of(instance_of(7), after=30), made)]
     assert words(through(steps, rules=Rules(owner=OWNER, grace=grace))) == {7: "RUNNING", 8: "UNKNOWN"}
 
 
-def test_a_create_without_an_id_yet_keeps_its_host_from_being_synced() -> None:
+def test_a_create_without_an_id_prevents_the_sync_of_its_host() -> None:
     opened = attempt_of(8, AttemptState.OPEN, after=1, host_id=4)
     assert judge(Memory(), listing_of(), Activity(attempts=(opened,)), RULES).unsynced == {4}
 
@@ -454,12 +453,12 @@ def test_a_create_without_an_id_yet_keeps_its_host_from_being_synced() -> None:
         pytest.param(attempt_of(7, AttemptState.OPEN, after=1), id="of-a-vm-that-is-listed"),
     ],
 )
-def test_other_attempts_keep_nobody_from_anything(attempt: Attempt) -> None:
+def test_refused_old_or_foreign_attempts_prevent_no_sync(attempt: Attempt) -> None:
     judgement = judge(Memory(), listing_of(instance_of(7)), Activity(attempts=(attempt,)), RULES)
     assert (judgement.unsynced, set(words(judgement))) == (frozenset(), {7})
 
 
-# Nobody's
+# Wild instances
 
 
 def test_live_instances_without_tags_are_wild() -> None:
@@ -468,26 +467,26 @@ def test_live_instances_without_tags_are_wild() -> None:
     assert [instance.deploy_id for instance in judgement.wilds] == ["i-web"]
 
 
-def test_an_instance_that_has_lost_its_tags_stays_its_vms() -> None:
+def test_an_instance_that_has_lost_its_tags_still_reports_its_vm_and_is_an_anomaly() -> None:
     judgement = through([(listing_of(instance_of(7)), IDLE), (listing_of(wild("i-7"), after=10), IDLE)])
     assert (words(judgement), judgement.wilds, list(judgement.strays)) == ({7: "RUNNING"}, [], ["i-7"])
 
 
-def test_an_instance_that_is_being_created_is_not_wild_before_its_tags_show() -> None:
+def test_an_instance_being_created_is_not_wild_before_its_tags_are_visible() -> None:
     young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=1, deploy_id="i-8"),))
     assert judge(Memory(), listing_of(wild("i-8")), young, RULES).wilds == []
 
 
-# Whatever happens
+# Arbitrary histories
 
 VMS = tuple(map(VmId, range(6)))
 
 
 @dataclass
 class Step:
-    """One look: the states of the VMs' instances (None: not listed), and what the actions are doing.
+    """One listing: the states of the VMs' instances (None: not listed), and the activity of the action driver.
 
-    It comes some seconds after the one before, or after an outage; and somebody may have set the clock back first.
+    It comes some seconds after the one before, or after an outage; the clock may have been set back first.
     """
 
     states: list[InstanceState | None]
@@ -543,14 +542,14 @@ ANY_RULES = st.builds(
 
 
 def looks_without(state: InstanceState | None, *, before: int) -> int:
-    """How many looks in a row did not show an instance; a terminated one is as good as never shown."""
+    """The number of listings in a row that lack an instance; a terminated one counts as never listed."""
     if state is None:
         return before + 1
     return 99 if state is InstanceState.TERMINATED else 0
 
 
 @given(steps=st.lists(STEP, max_size=8), rules=ANY_RULES)
-def test_whatever_happens_nothing_is_called_gone_lightly(steps: list[Step], rules: Rules) -> None:
+def test_in_any_history_a_vm_is_missing_only_for_a_reason(steps: list[Step], rules: Rules) -> None:
     memory, now, listing = Memory(), NOW, listing_of()
     states: dict[VmId, InstanceState | None] = {}
     unseen = dict.fromkeys(VMS, 0)
@@ -563,7 +562,7 @@ def test_whatever_happens_nothing_is_called_gone_lightly(steps: list[Step], rule
         judgement = judge(before, listing, activity, rules)
         memory = judgement.memory
         said = {vm.state.vm_id: vm for vm in all_vms(judgement)}
-        assert len(said) == len(all_vms(judgement)), "no VM is spoken of twice"
+        assert len(said) == len(all_vms(judgement)), "no VM is reported twice"
         for vm_id in VMS:
             vm = said.get(vm_id)
             if vm_id in step.busy and (vm_id in before.vms or states[vm_id]):
@@ -572,7 +571,7 @@ def test_whatever_happens_nothing_is_called_gone_lightly(steps: list[Step], rule
             elif vm_id in step.parked:
                 assert vm is None
             if vm is not None and not vm.is_listed and vm.instance is None:
-                assert unseen[vm_id] >= rules.missing_after, "so many complete listings did not show it"
+                assert unseen[vm_id] >= rules.missing_after, "so many complete listings lack it"
                 assert vm_id not in judgement.held
         for vm_id in set(before.vms) - {vm_id for vm_id, vm in said.items() if vm.is_listed}:
             state = states[vm_id]
@@ -583,7 +582,7 @@ def test_whatever_happens_nothing_is_called_gone_lightly(steps: list[Step], rule
 
 
 @given(steps=st.lists(STEP, min_size=1, max_size=5), rules=ANY_RULES)
-def test_a_memory_survives_its_file(steps: list[Step], rules: Rules) -> None:
+def test_a_memory_is_unchanged_by_encoding_and_decoding(steps: list[Step], rules: Rules) -> None:
     memory, now = Memory(), NOW
     for step in steps:
         now += 10

@@ -1,4 +1,4 @@
-"""VMs that upstream's own driver deployed count as OpenNebula's before they have any tag of ours."""
+"""Instances of upstream's driver are attributed to their VMs by upstream's tag, before they have ours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.monitor.worlds import IDLE, NOW, identity_of, instance_of, listing_of
 
 
 def listing(*instances: Instance, hosts: tuple[int, ...] = (3,), after: float = 0.0) -> Listing:
-    """A listing in which i-7 and i-70 carry nothing but upstream's tag of VM 7."""
+    """A listing in which i-7 and i-70 have only upstream's tag of VM 7."""
     upstreams = {
         each.deploy_id: VmId(7) for each in instances if each.identity is None and each.deploy_id in ("i-7", "i-70")
     }
@@ -31,19 +31,19 @@ def judged(*listings: Listing, memory: Memory | None = None) -> Judgement:
     ("state", "word"),
     [(InstanceState.RUNNING, "RUNNING"), (InstanceState.STOPPED, "POWEROFF"), (InstanceState.PENDING, "UNKNOWN")],
 )
-def test_it_is_its_vms_on_the_one_host_that_is_monitored(state: InstanceState, word: str) -> None:
+def test_an_upstream_instance_reports_its_vm_on_the_only_monitored_host(state: InstanceState, word: str) -> None:
     judgement = judged(listing(wild("i-7", state), wild("i-8")))
     assert words(judgement) == {7: word}
     assert [each.deploy_id for each in judgement.wilds] == ["i-8"]
     assert (judgement.strays, judgement.unsynced) == ({}, frozenset())
 
 
-def test_it_is_missing_when_it_is_not_listed_any_more() -> None:
+def test_a_vm_is_missing_when_its_upstream_instance_is_no_longer_listed() -> None:
     looks = [listing(wild("i-8"), after=10.0 * count) for count in range(1, 4)]
     assert words(judged(listing(wild("i-7")), *looks)) == {7: "(FAILURE)"}
 
 
-def test_it_follows_the_host_that_is_monitored_until_it_has_tags() -> None:
+def test_an_upstream_vm_is_reported_on_the_monitored_host_until_its_tags_name_another() -> None:
     judgement = judged(listing(wild("i-7")), listing(wild("i-7"), hosts=(4,), after=10))
     assert (words(judgement, 3), words(judgement, 4)) == ({}, {7: "RUNNING"})
     tagged = instance_of(7, deploy_id="i-7", host_id=5)
@@ -51,8 +51,8 @@ def test_it_follows_the_host_that_is_monitored_until_it_has_tags() -> None:
     assert (words(judgement, 4), words(judgement, 5)) == ({}, {7: "RUNNING"})
 
 
-def test_among_several_hosts_it_is_named_on_each_and_nothing_is_said_of_it() -> None:
-    """No report of all VMs goes out meanwhile: it would be lost where it is, and a zombie where it is not."""
+def test_with_several_monitored_hosts_an_upstream_vm_is_unknown_on_each_and_no_host_synced() -> None:
+    """A report of all VMs without it would lose it on its host, and one with it makes it a zombie on another."""
     looks = [listing(wild("i-7"), instance_of(8), hosts=(3, 4), after=10.0 * count) for count in range(1, 5)]
     judgement = judged(listing(wild("i-7")), *looks)
     assert [len(judgement.hosts[host_id]) for host_id in (3, 4)] == [2, 1]
@@ -62,18 +62,18 @@ def test_among_several_hosts_it_is_named_on_each_and_nothing_is_said_of_it() -> 
     assert judgement.strays == {"i-7": "is VM 7's by upstream's tag, which names no host: power it off and on once"}
 
 
-def test_one_that_is_gone_is_no_reason_to_wait_with_a_report() -> None:
+def test_a_terminated_upstream_instance_is_not_reported_and_prevents_no_sync() -> None:
     judgement = judged(listing(wild("i-7", InstanceState.TERMINATED), hosts=(3, 4)))
     assert (words(judgement, 3), words(judgement, 4), judgement.unsynced) == ({}, {}, frozenset())
 
 
-def test_beside_an_instance_with_our_tags_it_is_a_second_one() -> None:
+def test_an_upstream_instance_beside_one_with_our_tags_is_an_anomaly() -> None:
     judgement = judged(listing(instance_of(7, deploy_id="i-1"), wild("i-7"), hosts=(3, 4)))
     assert words(judgement) == {7: "RUNNING"}
     assert judgement.strays == {"i-7": "is a second live instance of VM 7, beside i-1"}
 
 
-def test_of_two_with_its_tag_one_is_the_vms() -> None:
+def test_of_two_upstream_instances_the_younger_reports_the_vm_and_the_other_is_an_anomaly() -> None:
     young = msgspec.structs.replace(wild("i-70"), created_at=NOW)
     judgement = judged(listing(wild("i-7"), young))
     assert words(judgement) == {7: "RUNNING"}
@@ -88,7 +88,7 @@ class UpstreamsCloud(FakeCloud):
 
 
 @pytest.mark.looptime
-async def test_the_hosts_that_are_monitored_are_those_that_were_asked_for(tmp_path: Path) -> None:
+async def test_an_upstream_vm_follows_starts_and_stops_of_monitored_hosts(tmp_path: Path) -> None:
     cloud = UpstreamsCloud()
     deploy_id: DeployId = cloud.add(None)
     studio = Studio(tmp_path, cloud)

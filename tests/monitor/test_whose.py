@@ -1,4 +1,4 @@
-"""Decisions 14 and 18: a VM is what its latest instance is, also while the cloud does not show that one."""
+"""Decisions 14 and 18: a VM's state is that of its latest instance, also while the cloud does not show that one."""
 
 from __future__ import annotations
 
@@ -27,27 +27,25 @@ from tests.monitor.worlds import (
     words,
 )
 
-# Created anew
+# Recreated VMs
 
 RECREATED = Activity(
     attempts=(attempt_of(7, AttemptState.CREATED, after=12, deploy_id="i-new", seq=1),),
     answered={VmId(7): Answered(action="DEPLOY", at=NOW + 14)},
 )
-"""VM 7, whose instance was i-7, has another one since twelve seconds after the first listing."""
+"""VM 7, with the instance i-7, got another one twelve seconds after the first listing."""
 
 UNKNOWN_AS_NEW = [VmState(vm_id=VmId(7), deploy_id=DeployId("i-new"), state=VmWord.UNKNOWN)]
 
 
-@pytest.mark.parametrize(
-    ("after", "grace"), [(10, 0), (20, 300)], ids=["listed-before-the-create", "not-shown-by-the-cloud-yet"]
-)
+@pytest.mark.parametrize(("after", "grace"), [(10, 0), (20, 300)], ids=["listed-before-the-create", "within-the-grace"])
 @pytest.mark.parametrize(
     "shown",
     [
         pytest.param([instance_of(7, InstanceState.TERMINATED)], id="terminated"),
-        pytest.param([instance_of(7, InstanceState.TERMINATING)], id="on-its-way"),
-        pytest.param([instance_of(7)], id="left-over-and-running"),
-        pytest.param([instance_of(7, InstanceState.STOPPED)], id="left-over-and-stopped"),
+        pytest.param([instance_of(7, InstanceState.TERMINATING)], id="terminating"),
+        pytest.param([instance_of(7)], id="leftover-running"),
+        pytest.param([instance_of(7, InstanceState.STOPPED)], id="leftover-stopped"),
         pytest.param([instance_of(7, stime=9)], id="of-an-earlier-stime"),
         pytest.param([], id="not-listed"),
     ],
@@ -60,7 +58,7 @@ UNKNOWN_AS_NEW = [VmState(vm_id=VmId(7), deploy_id=DeployId("i-new"), state=VmWo
         pytest.param([], id="was-missing"),
     ],
 )
-def test_a_vm_that_was_created_anew_is_named_by_its_new_instance_whatever_is_listed_of_the_old(
+def test_a_recreated_vm_is_reported_by_its_new_instance_in_every_listing_of_the_old(
     earlier: list[Instance], shown: list[Instance], after: float, grace: float
 ) -> None:
     rules = Rules(owner=OWNER, grace=grace)
@@ -72,15 +70,15 @@ def test_a_vm_that_was_created_anew_is_named_by_its_new_instance_whatever_is_lis
     assert not judgement.unsynced
 
 
-@pytest.mark.parametrize("state", [InstanceState.TERMINATED, InstanceState.RUNNING], ids=["dead", "left-over"])
-def test_a_new_instance_that_one_listing_omits_long_after_does_not_give_way_to_the_old_one(
+@pytest.mark.parametrize("state", [InstanceState.TERMINATED, InstanceState.RUNNING], ids=["dead", "leftover"])
+def test_an_old_instance_does_not_replace_a_new_one_that_a_later_listing_lacks(
     state: InstanceState,
 ) -> None:
     steps = [(listing_of(instance_of(7)), IDLE), (listing_of(instance_of(7, state), after=60), RECREATED)]
     assert [vm.state for vm in all_vms(through(steps)) if vm.is_listed] == UNKNOWN_AS_NEW
 
 
-def test_a_create_without_an_id_yet_keeps_its_host_from_being_synced_while_the_old_instance_is_listed() -> None:
+def test_an_open_create_prevents_the_sync_of_its_host_while_the_old_instance_is_listed() -> None:
     opened = Activity(attempts=(attempt_of(7, AttemptState.OPEN, after=12, seq=1),))
     for state in (InstanceState.TERMINATED, InstanceState.RUNNING, InstanceState.STOPPED):
         judgement = through([(listing_of(instance_of(7)), IDLE), (listing_of(instance_of(7, state), after=10), opened)])
@@ -88,13 +86,13 @@ def test_a_create_without_an_id_yet_keeps_its_host_from_being_synced_while_the_o
         assert words(judgement) == {7: "UNKNOWN"}
 
 
-def test_a_vm_that_was_terminated_since_it_was_created_is_not_spoken_of() -> None:
+def test_a_recreated_vm_that_was_terminated_since_is_left_out() -> None:
     made = RECREATED.attempts
     ended = Activity(attempts=made, answered={VmId(7): Answered(action="SHUTDOWN", at=NOW + 16, has_ended=True)})
     assert words(through([(listing_of(after=10), ended), (listing_of(after=20), ended)])) == {}
 
 
-# Whatever happens
+# Arbitrary histories
 
 VMS = tuple(map(VmId, range(8)))
 GRACE = 20.0
@@ -103,9 +101,9 @@ LIVE = st.sampled_from([InstanceState.RUNNING, InstanceState.STOPPED])
 
 @dataclass
 class World:
-    """A cloud whose VMs are created anew, with leftovers and failures, and whose listings omit some now and then.
+    """A cloud whose VMs are recreated, with leftovers and failures, and whose listings omit some now and then.
 
-    Some creates have no id for a while, some VMs end for good, and now and then somebody sets the clock back.
+    Some creates have no id for a while, some VMs end for good, and the clock is set back now and then.
     """
 
     rules: Rules
@@ -145,7 +143,7 @@ class World:
         self.answer(vm_id, "DEPLOY")
 
     def clean_up(self, vm_id: VmId, action: str, *, is_cleaned: bool) -> None:
-        """Nobody wants its instance any more: it is destroyed, or stays where it is."""
+        """End the VM's instance: it is destroyed, or left over."""
         old = self.current.pop(vm_id, None)
         if old is not None:
             gone = instance_of(vm_id, InstanceState.TERMINATED, seq=_seq(old), deploy_id=old.deploy_id)
@@ -153,7 +151,7 @@ class World:
             self.answer(vm_id, action, has_ended=is_cleaned)
 
     def set_back(self, by: float) -> None:
-        """Somebody sets the clock back, and what is of its future by then has happened by now."""
+        """Set the clock back; times that are then in the future become the present."""
         self.now -= by
         self.memory = set_back(self.memory, by)
         self.listing = msgspec.structs.replace(self.listing, began_at=self.listing.began_at - by)
@@ -172,7 +170,7 @@ class World:
         self.answered[vm_id] = Answered(action=action, at=self.now, has_ended=has_ended)
 
     def look(self, omitted: set[VmId], *, meanwhile: Step | None = None) -> None:
-        """Take a listing; while a slow one is under way something happens."""
+        """Take a listing, during which a step may happen."""
         began_at = self.now = self.now + 5
         is_shown = {vm_id: vm_id not in omitted for vm_id in self.current}
         shown = [each for vm_id, each in self.current.items() if is_shown[vm_id]]
@@ -195,7 +193,7 @@ class World:
 
 @dataclass
 class Step:
-    """Something happens, or time passes; then there is a look, unless nobody looks just now."""
+    """An event, or a passage of time, and then a listing, unless `is_looked` is false."""
 
     kind: str
     vm_id: VmId
@@ -241,7 +239,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, missing_after=st.integers(1, 4), missing_word=st.sampled_from([VmWord.UNKNOWN, VmWord.POWEROFF]))
-def test_whatever_happens_no_vm_is_left_out_that_exists_and_none_gets_the_word_of_another_instance(
+def test_in_any_history_existing_vms_are_reported_and_only_by_their_own_instance(
     steps: list[Step], missing_after: int, missing_word: VmWord
 ) -> None:
     rules = Rules(owner=OWNER, grace=GRACE, missing_after=missing_after, missing_word=missing_word)
@@ -261,21 +259,21 @@ def test_whatever_happens_no_vm_is_left_out_that_exists_and_none_gets_the_word_o
 
 def check(world: World, judgement: Judgement) -> None:
     said = {vm.state.vm_id: vm for vm in all_vms(judgement)}
-    assert len(said) == len(all_vms(judgement)), "no VM is spoken of twice"
+    assert len(said) == len(all_vms(judgement)), "no VM is reported twice"
     for vm_id, instance in world.current.items():
         vm = said.get(vm_id)
         if vm is None or not vm.is_listed:
             assert world.omitted[vm_id] >= world.rules.missing_after, "left out though it exists"
             assert vm_id not in judgement.held
         if vm is not None:
-            assert vm.state.deploy_id == instance.deploy_id, "it is spoken of by its own instance"
+            assert vm.state.deploy_id == instance.deploy_id, "it is reported by its own instance"
             is_seen = vm.is_listed and vm.state.state is not VmWord.UNKNOWN
-            assert not is_seen or vm.instance == instance, "and by nothing else"
+            assert not is_seen or vm.instance == instance, "and with that instance's state only"
     for vm_id in world.busy | world.ended:
-        assert vm_id not in said or said[vm_id].state.state is VmWord.UNKNOWN, "nothing is said of it for now"
+        assert vm_id not in said or said[vm_id].state.state is VmWord.UNKNOWN, "it has no known state for now"
     since = world.listing.began_at - GRACE
     is_pending = any(world.attempts[vm_id].sent_at >= since for vm_id in world.busy)
-    assert not is_pending or judgement.unsynced == {3}, "what has no id yet cannot be named"
+    assert not is_pending or judgement.unsynced == {3}, "an instance without an id cannot be reported"
 
 
 def _seq(instance: Instance) -> int:

@@ -1,4 +1,4 @@
-"""Instances, listings and activities in few words, for the tests of what is reported."""
+"""Short constructors of instances, listings and activities, for tests of reported states."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, Se
 
 OWNER = "harbour"
 NOW = 1_800_000_000.0
-"""When the first listing of a test begins, seconds since the epoch."""
+"""Beginning of a test's first listing, in seconds since the epoch."""
 
 RULES = Rules(owner=OWNER)
 IDLE = Activity()
@@ -71,7 +71,7 @@ def attempt_of(vm_id: int, state: AttemptState, *, after: float, deploy_id: str 
 
 
 def words(judgement: Judgement, host_id: int = 3) -> dict[int, str]:
-    """What is said of the VMs of a host by name; those that a report of all leaves out are in brackets."""
+    """The reported states of a host's VMs; those that a report of all VMs leaves out are in brackets."""
     return {
         vm.state.vm_id: vm.state.state.value if vm.is_listed else f"({vm.state.state.value})"
         for vm in judgement.hosts.get(host_id, ())
@@ -97,5 +97,5 @@ def through(
 def seen_then(
     *later: tuple[Listing, Activity], first: Iterable[Instance] = (), rules: Rules = RULES
 ) -> Mapping[int, str]:
-    """What is said in the end, after a first look at these instances."""
+    """The reported states after these listings, the first of which has these instances."""
     return words(through([(listing_of(*first), IDLE), *later], rules=rules))
