@@ -121,8 +121,8 @@ async def test_after_a_failed_reading_sweeps_continue_with_the_latest_figures(
             await pass_time(PERIOD)
             assert await seen(one) == {7: (1.0, "soon")}
     assert len(cloud.questions) == 4
-    told = [entry for entry in logs if entry["log_level"] in ("warning", "error")]
-    assert len(told) == (1 if isinstance(error, ProviderUnavailable) else 3)
+    problems = [entry for entry in logs if entry["log_level"] in ("warning", "error")]
+    assert len(problems) == (1 if isinstance(error, ProviderUnavailable) else 3)
     assert one.sweeper.error == ""
 
 

@@ -46,7 +46,7 @@ class Scene:
         answered = {VM: Answered(action=action, at=self.one.clock(), has_ended=has_ended)}
         self.activity = Activity(answered=answered, parked=frozenset({ITS} if parked else ()))
 
-    async def told(self) -> str:
+    async def letter(self) -> str:
         """The letter of VM 7 in the next report, unless it is left out or there is another instance."""
         await pass_time(10)
         self.one.ask()
@@ -163,7 +163,7 @@ def table() -> dict[str, list[str]]:
     rows = text.partition("| a person… |")[2].partition("\n\n")[0]
     cells = re.findall(r"^\| ([^-].+?) \| .+? \| (.+?) \|", rows, re.MULTILINE)
     letters = {who: cell.replace("`", "").split(", then ") for who, cell in cells}
-    return {who: [IN_WORDS.get(each, each) for each in told] for who, told in letters.items()}
+    return {who: [IN_WORDS.get(each, each) for each in sequence] for who, sequence in letters.items()}
 
 
 TABLE = table()
@@ -178,13 +178,13 @@ async def test_each_event_in_the_monitoring_table_is_reported_with_its_letters(s
     before, then = ROWS[who]
     for act in before:
         act(scene)
-        await scene.told()
+        await scene.letter()
     said = []
     for act in then:
         act(scene)
-        said.append(await scene.told())
+        said.append(await scene.letter())
     # A listing from before an answer reports nothing yet, and a cloud that is back is listed after a while.
-    said = [letter for letter, _ in groupby([*said, await scene.told()])]
+    said = [letter for letter, _ in groupby([*said, await scene.letter()])]
     assert said[-len(TABLE[who]) :] == TABLE[who]
     assert set(said) <= {*TABLE[who], "-"}
 
@@ -196,12 +196,12 @@ async def test_a_missing_vm_is_reported_by_missing_state_during_and_after_an_out
     """Two reports that leave it out would power it off, and it could not be recreated."""
     scene.one.set(missing_state=missing_state)
     start(scene)
-    await scene.told()
+    await scene.letter()
     scene.state(DEAD)
     await pass_time(10)
     await scene.one.sweeper.sweep()  # for another host
     cut_off(scene)
-    assert [await scene.told(), await scene.told()] == [letter, letter]
+    assert [await scene.letter(), await scene.letter()] == [letter, letter]
     scene.one.cloud.always.clear()
     await pass_time(60)
-    assert await scene.told() == ("e" if missing_state == "UNKNOWN" else letter)
+    assert await scene.letter() == ("e" if missing_state == "UNKNOWN" else letter)

@@ -55,9 +55,9 @@ def test_configured_periods_replace_those_of_monitord() -> None:
     ],
 )
 def test_an_invalid_setting_is_refused_with_file_and_key(settings: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(SettingsError) as told:
+    with pytest.raises(SettingsError) as caught:
         tables(**settings)
-    assert str(told.value).startswith(sentence)
+    assert str(caught.value).startswith(sentence)
 
 
 def test_missing_state_is_unknown_or_poweroff() -> None:

@@ -36,7 +36,7 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
         await one.desk.stop()
 
 
-def told(line: Line, vm_id: int = 7) -> Values:
+def attributes_of(line: Line, vm_id: int = 7) -> Values:
     """The attributes of one VM in a MONITOR_VM."""
     (vm,) = [vm for vm in vectors(line.values, "VM") if vm["ID"] == str(vm_id)]
     return read_template(unpacked(vm["MONITOR"]))
@@ -58,9 +58,9 @@ async def test_the_address_of_a_stopped_instance_is_removed_once(studio: Make) -
     await pass_time(11)
     become(one, InstanceState.STOPPED, REASON)
     await pass_time(20)
-    first, *_, taken_back, after = map(told, one.lines("MONITOR_VM"))
+    first, *_, removed, after = map(attributes_of, one.lines("MONITOR_VM"))
     assert first["AWS_PUBLIC_IP_ADDRESS"] == ["203.0.113.9"]
-    assert taken_back == {
+    assert removed == {
         "AWS_STATE_REASON": ["Client.UserInitiatedShutdown"],
         "AWS_PUBLIC_IP_ADDRESS": [{}],
         **NO_USAGE,
@@ -76,7 +76,10 @@ async def test_the_state_reason_of_a_stopped_instance_is_removed_when_it_runs(st
     await pass_time(6)
     become(one, InstanceState.RUNNING, ADDRESS)
     await pass_time(11)
-    assert told(one.lines("MONITOR_VM")[-1]) == {"AWS_PUBLIC_IP_ADDRESS": ["203.0.113.9"], "AWS_STATE_REASON": [{}]}
+    assert attributes_of(one.lines("MONITOR_VM")[-1]) == {
+        "AWS_PUBLIC_IP_ADDRESS": ["203.0.113.9"],
+        "AWS_STATE_REASON": [{}],
+    }
 
 
 async def test_all_attributes_of_a_terminated_instance_are_removed_once(studio: Make) -> None:
@@ -88,7 +91,7 @@ async def test_all_attributes_of_a_terminated_instance_are_removed_once(studio: 
     become(one, InstanceState.TERMINATED, ADDRESS)
     await pass_time(30)
     lines = one.lines("MONITOR_VM")
-    assert told(lines[-1]) == {**NO_USAGE, "AWS_PUBLIC_IP_ADDRESS": [{}]}
+    assert attributes_of(lines[-1]) == {**NO_USAGE, "AWS_PUBLIC_IP_ADDRESS": [{}]}
     assert len(lines) == 3, "they are removed once"
 
 
@@ -105,7 +108,7 @@ async def test_a_removal_that_was_not_read_before_a_new_start_is_repeated_after_
     one.read()
     one.start(STATE_VM=5, MONITOR_VM=10)
     await pass_time(11)
-    assert any(told(line).get("AWS_PUBLIC_IP_ADDRESS") == [{}] for line in one.lines("MONITOR_VM"))
+    assert any(attributes_of(line).get("AWS_PUBLIC_IP_ADDRESS") == [{}] for line in one.lines("MONITOR_VM"))
 
 
 async def test_after_a_start_every_attribute_known_to_the_provider_that_a_vm_lacks_is_removed(studio: Make) -> None:
@@ -116,7 +119,7 @@ async def test_after_a_start_every_attribute_known_to_the_provider_that_a_vm_lac
     become(one, InstanceState.RUNNING, ADDRESS)
     one.start(STATE_VM=5, MONITOR_VM=10)
     await pass_time(11)
-    first, second = map(told, one.lines("MONITOR_VM"))
+    first, second = map(attributes_of, one.lines("MONITOR_VM"))
     assert first["AWS_SPOT_INTERRUPTION"] == [{}]
     assert "AWS_SPOT_INTERRUPTION" not in second
 

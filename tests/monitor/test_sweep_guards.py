@@ -81,13 +81,13 @@ def created(at: float) -> Attempt:
 def sweep(one: Studio, said: list[dict[int, str]]) -> asyncio.Task[None]:
     """Sweep, and append the inferred states in the order in which sweeps end."""
 
-    async def look() -> None:
+    async def note() -> None:
         said.append(words((await one.sweeper.sweep()).judgement))
 
-    return asyncio.create_task(look())
+    return asyncio.create_task(note())
 
 
-async def look_again(one: Studio) -> Sweep:
+async def sweep_again(one: Studio) -> Sweep:
     """A sweep with a new listing."""
     await pass_time(one.source.settings.monitor.min_list_interval + 1)
     return await one.sweeper.sweep()
@@ -147,14 +147,14 @@ async def test_an_attempt_since_the_previous_listing_is_in_the_next_sweep(one: S
     await one.sweeper.sweep()
     await pass_time(2)
     await journal.save_attempt(created(one.clock()))
-    assert words((await look_again(one)).judgement) == {8: "UNKNOWN"}
+    assert words((await sweep_again(one)).judgement) == {8: "UNKNOWN"}
 
 
 async def test_an_attempt_within_the_visibility_grace_is_in_the_next_sweep(one: Studio, journal: Journal) -> None:
     one.cloud.visibility_grace = 300
     await one.sweeper.sweep()
     await journal.save_attempt(created(one.clock() - 200))
-    assert words((await look_again(one)).judgement) == {8: "UNKNOWN"}
+    assert words((await sweep_again(one)).judgement) == {8: "UNKNOWN"}
 
 
 @pytest.mark.parametrize("wait", [1, 61], ids=["after-it-was-listed", "while-it-is-listed"])
@@ -173,8 +173,8 @@ async def test_an_attempt_is_still_read_when_the_clock_is_set_back_around_a_list
     assert isinstance(one.clock, Clock)
     one.clock.offset = -100
     gate.set()
-    looked = [await asked, await one.sweeper.sweep()]
-    assert words(looked[0 if wait > 60 else 1].judgement) == {7: "RUNNING", 8: "UNKNOWN"}
+    sweeps = [await asked, await one.sweeper.sweep()]
+    assert words(sweeps[0 if wait > 60 else 1].judgement) == {7: "RUNNING", 8: "UNKNOWN"}
 
 
 async def test_an_answer_after_the_clock_was_set_back_is_still_newer_than_the_listing(
@@ -218,7 +218,7 @@ async def test_settings_decide_when_a_vanished_vm_is_missing_and_with_which_stat
     one.add(7)
     await one.sweeper.sweep()
     one.cloud.instances.clear()
-    assert [words((await look_again(one)).judgement)[7] for _ in said] == said
+    assert [words((await sweep_again(one)).judgement)[7] for _ in said] == said
 
 
 async def test_with_report_wilds_false_wild_instances_are_not_reported(one: Studio) -> None:

@@ -94,8 +94,8 @@ def test_a_third_party_provider_is_found_by_its_entry_point_and_its_warnings_are
     places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "site", monkeypatch, name="plugin", module="plugin_cloud", code=PLUGIN)
-    told: list[str] = []
-    built = build(configuration("plugin", {"region": "south"}), places, told.append)
+    warnings: list[str] = []
+    built = build(configuration("plugin", {"region": "south"}), places, warnings.append)
     assert (built.name, isinstance(built, VerbatimDriver)) == ("plugin", True)
     found = cast("Any", built)
     assert found.settings.region == "south"
@@ -103,14 +103,14 @@ def test_a_third_party_provider_is_found_by_its_entry_point_and_its_warnings_are
     assert (context.name, context.hypervisor, context.owner) == ("provider_name", "cloud", "harbour")
     assert context.state_directory == places.var
     context.warn("careful")
-    assert told == ["careful"]
+    assert warnings == ["careful"]
     for number in range(300_000):
         context.warn(f"instance i-{number} is strange")
-    assert len(told) == MOST_WARNINGS
+    assert len(warnings) == MOST_WARNINGS
     later = time.monotonic() + 61
     monkeypatch.setattr(registry, "monotonic", lambda: later)
     context.warn("careful again")
-    assert told[MOST_WARNINGS:] == ["299901 more warnings of the cloud were left out", "careful again"]
+    assert warnings[MOST_WARNINGS:] == ["299901 more warnings of the cloud were left out", "careful again"]
     assert "plugin" in refusal(configuration("unknown"), places)
 
 

@@ -146,7 +146,7 @@ async def test_a_malformed_raft_state_is_ignored_and_the_watch_continues(
     one = Watching(opennebula.front_ends[0].url, auth, [state, *[None] * 11], opennebula)
     one.do(0)
     await one.run()
-    assert one.changes == [False], "nobody has ever said that another one leads"
+    assert one.changes == [False], "no answer ever said that another one leads"
     (warning,) = one.warnings
     assert warning == (
         "whether this front-end leads is unknown, the driver continues as if this one did:"
