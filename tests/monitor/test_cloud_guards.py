@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad import monitored_cloud
+from one_provider_mad import live_provider, monitored_cloud
 from one_provider_mad.errors import JournalError, ProviderUnavailable, SettingsError, WrongAccount
 from one_provider_mad.monitored_cloud import MonitoredCloud
 from one_provider_mad.options import Options
@@ -42,7 +42,7 @@ class Front:
 @pytest.fixture
 def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Front:
     found = Front(tmp_path)
-    monkeypatch.setattr(monitored_cloud, "build", found.build)
+    monkeypatch.setattr(live_provider, "build", found.build)
     return found
 
 
@@ -54,7 +54,7 @@ def order(front: Front, monkeypatch: pytest.MonkeyPatch, **orders: Any) -> None:
         cloud.always.update(orders)
         return cloud
 
-    monkeypatch.setattr(monitored_cloud, "build", build)
+    monkeypatch.setattr(live_provider, "build", build)
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch, account: str | Exception) -> None:
@@ -77,7 +77,7 @@ async def test_a_cloud_that_does_not_return_its_account_is_closed_and_opened_aga
         async with asyncio.timeout(1000):
             await front.watched.current()
     assert front.clouds[-1].is_closed
-    monkeypatch.setattr(monitored_cloud, "build", front.build)
+    monkeypatch.setattr(live_provider, "build", front.build)
     assert (await front.watched.current()).provider is front.clouds[-1]
 
 
