@@ -3,6 +3,10 @@
 The collector reads every `*.prom` of its directory at each scrape, so the file is replaced by a rename and is never
 read half-written (https://github.com/prometheus/node_exporter#textfile-collector). File operations run in a thread. A
 failure here affects nothing else; the operator gets one warning.
+
+prometheus_client only renders the text (`generate_latest`): a file of its `write_to_textfile` (0.26) has the mode that
+the umask leaves and the owner of the process, and its temporary file may be opened through a planted link, and stays
+when the process is killed.
 """
 
 from __future__ import annotations
