@@ -23,6 +23,7 @@ from one_provider_mad.journal.records import Attempt, AttemptState, Debt, OpenRe
 from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.timestamps import Timestamp
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +82,7 @@ def a_debt(**fields: Any) -> Debt:
 
 
 def open_request(journal: Journal, vm_id: int = 7, action: str = "DEPLOY", payload: bytes = b"PFhNTD4=") -> int:
-    return journal.open_request(action=action, vm_id=VmId(vm_id), is_two_blank=True, payload=payload)
+    return journal.open_request(action=action, vm_id=VmId(vm_id), dialect=Dialect.SINCE_6_0, payload=payload)
 
 
 async def unanswered(journal: Journal) -> list[OpenRequest]:
@@ -412,7 +413,7 @@ async def test_an_unanswered_request_is_read_back_after_a_crash(journal: Journal
             id=number,
             action="DEPLOY",
             vm_id=VmId(7),
-            is_two_blank=True,
+            dialect=Dialect.SINCE_6_0,
             payload=payload,
             opened_at=NOW,
             writer=Process.current(),
@@ -591,12 +592,13 @@ import asyncio, os, sys
 from pathlib import Path
 from one_provider_mad.domain import VmId
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.protocol.dialect import Dialect
 
 async def write():
     journal = Journal(Path(sys.argv[1]), clock=lambda: 1_800_000_000.0, on_lost=print)
     await journal.open()
     for vm_id in range(40, 45):
-        journal.open_request(action="DEPLOY", vm_id=VmId(vm_id), is_two_blank=False, payload=b"UEFZ")
+        journal.open_request(action="DEPLOY", vm_id=VmId(vm_id), dialect=Dialect.UP_TO_5_12, payload=b"UEFZ")
         await journal.open_requests()
     print(os.getpid(), flush=True)
     os._exit(9)

@@ -10,6 +10,7 @@ import msgspec
 from one_provider_mad.actions.lanes import Job
 from one_provider_mad.actions.queued import Content
 from one_provider_mad.domain import Value, VmId, VmRequest
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action
 
 
@@ -51,7 +52,7 @@ class Accepted(Value, frozen=True, kw_only=True):
     Attributes:
         action: what to do.
         vm_id: the VM.
-        is_two_blank: form of the line.
+        dialect: OpenNebula's.
         content: the message.
         number: its record in the journal, 0 for none.
         is_after_cancel: DRIVER_CANCEL for this VM came just before.
@@ -62,7 +63,7 @@ class Accepted(Value, frozen=True, kw_only=True):
 
     action: Action
     vm_id: VmId
-    is_two_blank: bool
+    dialect: Dialect
     content: Content
     number: int = 0
     is_after_cancel: bool = False

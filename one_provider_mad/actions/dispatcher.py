@@ -47,6 +47,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.options import Options
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action, LogLine, Malformed, Reply, Request, Severity
 from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.protocol.vmm import deploy_id_problem, format_log, format_reply
@@ -59,9 +60,6 @@ log = structlog.get_logger()
 DEADLINES = {Action.DEPLOY: 600.0}
 OTHER_DEADLINE = 300.0
 """Seconds an action may take without `-w`. oned itself never gives up on one; a new instance may well take minutes."""
-
-_LOG_HAS_NUMBERS = (6,)
-"""First release whose log has the id `-1` for oned itself; before, it is `-`, and a number is a VM's."""
 
 _POLLS_AT_ONCE = 64
 """POLL answers written before others get a turn."""
@@ -117,7 +115,7 @@ class Dispatcher:
         self._engines = engines
         self._output = output
         self._clock = clock
-        self._general_id = "-1"
+        self._dialect = Dialect.SINCE_6_0
         self._untold: list[LogLine] | None = []
         self._cancelled: set[VmId] = set()
         self._recovered: dict[VmId, list[Recovered]] = {}
@@ -153,8 +151,8 @@ class Dispatcher:
             self._refuse(_untaken(request, error))
 
     def _take(self, request: Request | Malformed) -> None:
-        if not request.is_two_blank and request.vm_id is not None:
-            self._general_id = "-"  # up to 5.12
+        if request.dialect is Dialect.UP_TO_5_12 and request.vm_id is not None:
+            self._dialect = request.dialect
         self._tell_untold()
         if isinstance(request, Malformed):
             self._refuse(request)
@@ -192,7 +190,7 @@ class Dispatcher:
             log.exception("request not taken over", vm=request.vm_id)
             taken = _untaken(request, error)
         if isinstance(taken, Malformed):
-            self.fail(taken.word, request.vm_id, taken.reason, is_two_blank=request.is_two_blank, number=number)
+            self.fail(taken.word, request.vm_id, taken.reason, dialect=request.dialect, number=number)
         else:
             self._submit(request, taken, recovered=recovered, number=number, is_settled=is_settled)
 
@@ -243,7 +241,7 @@ class Dispatcher:
         accepted = Accepted(
             action=request.action,
             vm_id=request.vm_id,
-            is_two_blank=request.is_two_blank,
+            dialect=request.dialect,
             content=content,
             number=number or self._record(request, is_verbatim=is_verbatim),
             is_after_cancel=is_after_cancel,
@@ -274,7 +272,7 @@ class Dispatcher:
         return journal.open_request(
             action=request.action.value,
             vm_id=request.vm_id,
-            is_two_blank=request.is_two_blank,
+            dialect=request.dialect,
             payload=request.payload if is_kept else b"",
         )
 
@@ -406,7 +404,7 @@ class Dispatcher:
             log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
         patience.set(Patience.SHORT)  # it has succeeded: nothing after this may wait, or begin it anew
-        takes_back = not accepted.is_two_blank and not accepted.is_replaced
+        takes_back = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
         if takes_back and (last := await last_poll(work, accepted.action)) is not None:
             self._send(last)
         if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
@@ -418,7 +416,7 @@ class Dispatcher:
 
     async def _perform(self, driver: VerbatimDriver, accepted: Accepted, request: VmRequest, message: bytes) -> str:
         verbatim = VerbatimRequest(
-            action=accepted.action.value, request=request, message=message, is_two_blank=accepted.is_two_blank
+            action=accepted.action.value, request=request, message=message, dialect=accepted.dialect
         )
         info = await driver.perform(verbatim, partial(self._tell_as, accepted.vm_id))
         return _with_first_word(accepted.action, request, info)
@@ -478,7 +476,7 @@ class Dispatcher:
         if is_success:
             self._reply(word, vm_id, info, is_success=True, number=number, has_ended=has_ended)
         else:
-            self._reply_failure(word, vm_id, info, is_two_blank=accepted.is_two_blank, number=number)
+            self._reply_failure(word, vm_id, info, dialect=accepted.dialect, number=number)
 
     def _tell_unanswered(self, accepted: Accepted, info: str, *, is_success: bool) -> None:
         """Log in the VM's log how a request has ended that a newer one replaces."""
@@ -489,9 +487,8 @@ class Dispatcher:
             sentence = f"{accepted.action.value} has ended with {result} {info}; {newer.value} is answered instead"
             self.tell(Severity.INFO, sentence, accepted.vm_id)
 
-    def _reply_failure(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
-        if word == Action.REBOOT.value and is_two_blank:
-            # 6.0 and later drop the answer to REBOOT, a failure as well: only the VM's log can show it.
+    def _reply_failure(self, word: str, vm_id: VmId, sentence: str, *, dialect: Dialect, number: int = 0) -> None:
+        if word == Action.REBOOT.value and dialect.drops_answers_to_reboot:
             self.tell(Severity.ERROR, f"REBOOT: {sentence}", vm_id)
         self._reply(word, vm_id, sentence, is_success=False, number=number)
 
@@ -507,10 +504,10 @@ class Dispatcher:
             metrics.recorder.answered(action, is_success=reply.is_success)
         self._output.send(format_reply(reply), on_written=on_written)
 
-    def fail(self, word: str, vm_id: VmId, sentence: str, *, is_two_blank: bool, number: int = 0) -> None:
+    def fail(self, word: str, vm_id: VmId, sentence: str, *, dialect: Dialect, number: int = 0) -> None:
         """Answer a request that is not carried out with a FAILURE; `number` is its record in the journal."""
         log.warning("request refused", action=word, vm=vm_id, reason=sentence)
-        self._reply_failure(word, vm_id, sentence, is_two_blank=is_two_blank, number=number)
+        self._reply_failure(word, vm_id, sentence, dialect=dialect, number=number)
 
     async def drop(self, request: Request, *, number: int, asked_at: float) -> None:
         """Close a request of an earlier process without an answer; a CLEANUP, which is never repeated, becomes a debt.
@@ -534,18 +531,18 @@ class Dispatcher:
             read = read_payload(request)
             content = None if isinstance(read, Malformed) else read[0]
             sentence = _with_first_word(request.action, content, sentence)
-        self.fail(request.action.value, request.vm_id, sentence, is_two_blank=request.is_two_blank, number=number)
+        self.fail(request.action.value, request.vm_id, sentence, dialect=request.dialect, number=number)
 
     def _refuse(self, malformed: Malformed) -> None:
         if malformed.vm_id is not None and malformed.word:
-            self.fail(malformed.word, malformed.vm_id, malformed.reason, is_two_blank=malformed.is_two_blank)
+            self.fail(malformed.word, malformed.vm_id, malformed.reason, dialect=malformed.dialect)
         else:
             self.tell(Severity.ERROR, f"ignored a line that is no request: {malformed.reason}")
 
     def dropped(self, count: int) -> bytes:
         """Return the line that reports lost LOG lines."""
         text = f"{count} log lines were dropped because OpenNebula did not read them"
-        return format_log(LogLine(severity=Severity.WARNING, text=text), self._general_id)
+        return format_log(LogLine(severity=Severity.WARNING, text=text), self._dialect)
 
     def tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
         """Write a line to the VM's log, or to oned's own."""
@@ -554,17 +551,17 @@ class Dispatcher:
         if vm_id is None and self._untold is not None:
             self._untold.append(line)  # the first request shows the id of oned's own log
         else:
-            self._output.log(format_log(line, self._general_id))
+            self._output.log(format_log(line, self._dialect))
 
     def _tell_untold(self) -> None:
         untold, self._untold = self._untold, None
         for line in untold or ():
-            self._output.log(format_log(line, self._general_id))
+            self._output.log(format_log(line, self._dialect))
 
     def learn_release(self, release: tuple[int, ...]) -> None:
         """Write lines for oned's log that wait for the first request: the release, known earlier, sets their form."""
         if self._untold is not None:
-            self._general_id = "-1" if release >= _LOG_HAS_NUMBERS else "-"
+            self._dialect = Dialect.of_release(release)
             self._tell_untold()
 
     def _tell_as(self, vm_id: VmId, letter: str, text: str) -> None:
@@ -705,7 +702,7 @@ def _untaken(request: Request | Malformed, error: Exception) -> Malformed:
         reason=internal_error(error),
         word=word if is_answered else "",
         vm_id=request.vm_id,
-        is_two_blank=request.is_two_blank,
+        dialect=request.dialect,
     )
 
 

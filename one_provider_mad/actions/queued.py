@@ -152,7 +152,7 @@ class Backlog:
             f" has {len(request.payload) / 1_000_000:.1f} MB; ask again later, or give the VM a smaller template",
             word=request.action.value,
             vm_id=request.vm_id,
-            is_two_blank=request.is_two_blank,
+            dialect=request.dialect,
         )
 
     async def parse(self, request: Request) -> tuple[VmRequest, bytes] | Malformed:

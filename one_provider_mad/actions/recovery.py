@@ -295,5 +295,5 @@ def as_sent(request: OpenRequest) -> Request:
         action=Action(request.action),
         vm_id=request.vm_id,
         payload=request.payload,
-        is_two_blank=request.is_two_blank,
+        dialect=request.dialect,
     )

@@ -26,6 +26,7 @@ from one_provider_mad.domain import Value, VmId
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal.records import OpenRequest
 from one_provider_mad.processes import Process
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action, Request
 
 log = structlog.get_logger()
@@ -286,4 +287,9 @@ def _request(found: WaitingDocument, action: Action) -> Request:
     host = etree.Element("HOST")
     host.text = found.host
     document = b"<VMM_DRIVER_ACTION_DATA>" + etree.tostring(host) + found.document + b"</VMM_DRIVER_ACTION_DATA>"
-    return Request(action=action, vm_id=found.vm.vm_id, payload=base64.b64encode(document), is_two_blank=True)
+    return Request(
+        action=action,
+        vm_id=found.vm.vm_id,
+        payload=base64.b64encode(document),
+        dialect=Dialect.SINCE_6_0,  # the release is unknown here: no unrequested answer to POLL is sent
+    )

@@ -116,7 +116,7 @@ def _from_oned(line: bytes) -> Told:
         word=message.action.value,
         vm_id=message.vm_id,
         text=f"VM {message.vm_id}",
-        note="6.0 and later" if message.is_two_blank else "up to 5.12",
+        note=message.dialect.value,
         fields=fields,
         document=document,
     )

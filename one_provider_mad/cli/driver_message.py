@@ -80,11 +80,11 @@ def wire_line(action: str, *, vm_id: int = 0, release: Release = "7.4", **detail
     """
     if action in CONTROLS:
         return f"{action}\n".encode()
-    is_two_blank = release == "7.4"
-    gap = "  " if is_two_blank else " "
+    has_status_field = release == "7.4"
+    gap = "  " if has_status_field else " "
     if action == "DRIVER_CANCEL":
         _check_number("the VM's id", vm_id)
-        return f"{action}{gap}{vm_id}{' ' if is_two_blank else ''}\n".encode()
+        return f"{action}{gap}{vm_id}{' ' if has_status_field else ''}\n".encode()
     document = b64encode(build(action, vm_id=vm_id, release=release, **details))
     return f"{action}{gap}{vm_id} ".encode() + document + b"\n"
 

@@ -12,6 +12,7 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Value, VmId
 from one_provider_mad.processes import Process
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.timestamps import Timestamp
 
 
@@ -128,7 +129,7 @@ class OpenRequest(Value, frozen=True, kw_only=True):
         id: number of the record.
         action: the action's word; DRIVER_CANCEL for a cancelled action that has not ended.
         vm_id: the VM's number.
-        is_two_blank: the line's form, as in Request (protocol/messages.py).
+        dialect: OpenNebula's, when it sent the request.
         payload: base64 as it came; b"" where the request need not be carried out again.
         opened_at: seconds since the epoch.
         writer: the process that accepted it.
@@ -138,7 +139,7 @@ class OpenRequest(Value, frozen=True, kw_only=True):
     id: int
     action: str
     vm_id: VmId
-    is_two_blank: bool
+    dialect: Dialect
     payload: bytes
     opened_at: float
     writer: Process

@@ -26,6 +26,7 @@ from one_provider_mad.journal.records import (
 from one_provider_mad.journal.schema import tells_ends
 from one_provider_mad.masking import masked
 from one_provider_mad.processes import Process
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.timestamps import Timestamp
 
 _ROWS_AT_ONCE = 100
@@ -138,7 +139,7 @@ def select_open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
             id=number,
             vm_id=VmId(vm_id),
             action=action,
-            is_two_blank=bool(is_two_blank),
+            dialect=Dialect.of_line(has_status_field=bool(is_two_blank)),
             payload=zlib.decompress(payload) if payload else b"",
             opened_at=opened_at,
             writer=Process(pid=pid, start=start),

@@ -41,6 +41,7 @@ from one_provider_mad.journal.statements import (
     write_requests,
 )
 from one_provider_mad.processes import Process
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.timestamps import Timestamp
 
 _LARGE_PAYLOAD = 128 * 1024
@@ -119,13 +120,13 @@ class Journal:
 
     # Unanswered requests
 
-    def open_request(self, *, action: str, vm_id: VmId, is_two_blank: bool, payload: bytes) -> int:
+    def open_request(self, *, action: str, vm_id: VmId, dialect: Dialect, payload: bytes) -> int:
         """Record an unanswered request in the background, and return the record's number."""
         # Numbers keep the order of arrival, also within one tick of the clock.
         number = self._last_number = max(self._last_number + 1, time.time_ns())
         kept: bytes | memoryview = memoryview(payload) if len(payload) > _LARGE_PAYLOAD else packed(payload)
         self._unwritten[number] = (
-            number, vm_id, action, is_two_blank, kept, self._clock(), self._me.pid, self._me.start,
+            number, vm_id, action, dialect.has_status_field, kept, self._clock(), self._me.pid, self._me.start,
         )  # fmt: skip
         self._flush_soon()
         return number

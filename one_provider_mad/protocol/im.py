@@ -22,6 +22,7 @@ from one_provider_mad.characters import without_unwritten
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol import vmm
+from one_provider_mad.protocol.dialect import Dialect, has_empty_status
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.im_messages import (
     Era,
@@ -66,7 +67,7 @@ def parse_line(line: bytes) -> ImLine:
         return control
     fields = rest[0].split() if rest else []
     has_status = bool(fields) and fields[0].upper() in _STATUSES
-    era = _era(word, has_status=has_status or _is_two_blank(line, given))
+    era = _era(word, has_status=has_status or has_empty_status(line, given))
     if has_status:
         del fields[0]
     host_id = _host_id(fields[0]) if fields else None
@@ -122,7 +123,7 @@ def format_log(line: HostLog, *, era: Era, timestamp: int) -> bytes:
     host_id = NO_HOST if line.host_id is None else line.host_id
     text = _cut(vmm.clean(line.text)) or vmm.NOTHING
     if era is Era.LEGACY:
-        return vmm.format_log(LogLine(severity=line.severity, text=text, vm_id=VmId(host_id)), general_id=str(NO_HOST))
+        return vmm.format_log(LogLine(severity=line.severity, text=text, vm_id=VmId(host_id)), Dialect.UP_TO_5_12)
     return _modern_line("LOG", line.severity.value, host_id, timestamp, text)
 
 
@@ -140,12 +141,6 @@ def _era(word: bytes, *, has_status: bool) -> Era:
     if word in _LEGACY_WORDS:
         return Era.LEGACY
     return Era.MODERN if word in _MODERN_WORDS or has_status else Era.LEGACY
-
-
-def _is_two_blank(line: bytes, word: bytes) -> bool:
-    end = line.index(word) + len(word)
-    between = line[end : end + 2]
-    return len(between) == 2 and between.isspace()
 
 
 def _host_id(digits: bytes) -> int | None:

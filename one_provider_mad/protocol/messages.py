@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from one_provider_mad.domain import Value, VmId
+from one_provider_mad.protocol.dialect import Dialect
 
 
 class Action(Enum):
@@ -64,13 +65,13 @@ class Request(Value, frozen=True, kw_only=True):
         action: the action.
         vm_id: the VM's number (0 to 2147483647, oned's int).
         payload: base64 unchanged from the line, b"" for none.
-        is_two_blank: the line had an empty (or `-`) status field, as 6.0 and later send it.
+        dialect: OpenNebula's, as the line shows.
     """
 
     action: Action
     vm_id: VmId
     payload: bytes
-    is_two_blank: bool
+    dialect: Dialect
 
 
 class Malformed(Value, frozen=True, kw_only=True):
@@ -80,13 +81,13 @@ class Malformed(Value, frozen=True, kw_only=True):
         reason: the problem, in one sentence.
         word: the action's word in a form that can be written back (upper case, printable ASCII), "" for none.
         vm_id: the id when one could be read, else None.
-        is_two_blank: as in Request.
+        dialect: as in Request; the later one for a line that does not show it.
     """
 
     reason: str
     word: str = ""
     vm_id: VmId | None = None
-    is_two_blank: bool = True
+    dialect: Dialect = Dialect.SINCE_6_0
 
 
 class Reply(Value, frozen=True, kw_only=True):

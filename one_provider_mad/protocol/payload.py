@@ -81,7 +81,7 @@ def read_payload(request: Request) -> tuple[VmRequest, bytes] | Malformed:
             reason=str(refusal),
             word=request.action.value,
             vm_id=request.vm_id,
-            is_two_blank=request.is_two_blank,
+            dialect=request.dialect,
         )
 
 

@@ -17,6 +17,7 @@ import msgspec
 from one_provider_mad.characters import BREAKS, HIDDEN
 from one_provider_mad.domain import VmId
 from one_provider_mad.masking import masked
+from one_provider_mad.protocol.dialect import Dialect, has_empty_status
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Malformed, Reply, Request, Severity
 
@@ -65,19 +66,17 @@ def parse_line(line: bytes) -> Request | Control | Malformed:
     control = _CONTROLS.get(word.upper())
     if control is not None:
         return control
-    is_two_blank = _is_two_blank(line, word)
-    if fields[:1] == [b"-"]:
-        is_two_blank = True
+    has_dash = fields[:1] == [b"-"]
+    dialect = Dialect.of_line(has_status_field=has_dash or has_empty_status(line, word))
+    if has_dash:
         fields = fields[1].split(None, 1) if len(fields) > 1 else []
     vm_id = _vm_id(fields[0]) if fields else None
     action = _ACTIONS.get(word.upper())
     if action is None or vm_id is None:
-        return Malformed(
-            reason=_complaint(word, action, fields), word=_fit(word), vm_id=vm_id, is_two_blank=is_two_blank
-        )
+        return Malformed(reason=_complaint(word, action, fields), word=_fit(word), vm_id=vm_id, dialect=dialect)
     # Base64 that was wrapped with blanks or carriage returns is still one payload.
     payload = b"".join(fields[1].split()) if len(fields) > 1 else b""
-    return Request(action=action, vm_id=vm_id, payload=payload, is_two_blank=is_two_blank)
+    return Request(action=action, vm_id=vm_id, payload=payload, dialect=dialect)
 
 
 def parse_oversized(line: Oversized) -> Malformed:
@@ -89,7 +88,7 @@ def parse_oversized(line: Oversized) -> Malformed:
         return msgspec.structs.replace(parsed, reason=line.reason)
     if isinstance(parsed, Control):
         return Malformed(reason=line.reason, word=parsed.value)
-    return Malformed(reason=line.reason, word=parsed.action.value, vm_id=parsed.vm_id, is_two_blank=parsed.is_two_blank)
+    return Malformed(reason=line.reason, word=parsed.action.value, vm_id=parsed.vm_id, dialect=parsed.dialect)
 
 
 def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:
@@ -122,15 +121,14 @@ def format_reply(reply: Reply) -> bytes:
     return f"{word} {result} {reply.vm_id} {text}\n".encode()
 
 
-def format_log(line: LogLine, general_id: str) -> bytes:
+def format_log(line: LogLine, dialect: Dialect) -> bytes:
     """Write the LOG line as exactly one line.
 
     Args:
         line: severity, text and VM.
-        general_id: the id of oned's own log: `-` up to 5.12, where a number would be taken for a VM's,
-            `-1` from 6.0 on, where `-` would be read as VM 0.
+        dialect: OpenNebula's, for the id of oned's own log.
     """
-    target = general_id if line.vm_id is None else line.vm_id
+    target = dialect.general_log_id if line.vm_id is None else line.vm_id
     return f"LOG {line.severity.value} {target} {_cut(clean(line.text)) or NOTHING}\n".encode()
 
 
@@ -176,12 +174,6 @@ def deploy_id_problem(text: str) -> str | None:
 def shown_deploy_id(text: str) -> str:
     """Return the deploy id for a sentence, quoted and cut when it is invalid."""
     return text if deploy_id_problem(text) is None else f"{text[:WORD_LIMIT]!a}"
-
-
-def _is_two_blank(line: bytes, word: bytes) -> bool:
-    end = line.index(word) + len(word)
-    between = line[end : end + 2]
-    return len(between) == 2 and between.isspace()
 
 
 def _vm_id(digits: bytes) -> VmId | None:

@@ -25,6 +25,7 @@ from typing import Any, Protocol, runtime_checkable
 import msgspec
 
 from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Usage, Value, VmId, VmRequest
+from one_provider_mad.protocol.dialect import Dialect
 
 Parameters = Mapping[str, Any]
 """The exact parameters of a create, in the cloud's words; they must survive JSON unchanged."""
@@ -539,13 +540,13 @@ class VerbatimRequest(Value, frozen=True, kw_only=True):
         action: the action's word.
         request: the values read from the message.
         message: the decoded XML document, as it came.
-        is_two_blank: the form of the line: up to 5.12 False, from 6.0 on True.
+        dialect: OpenNebula's, which tells 5.12 and earlier releases from 6.0 and later ones.
     """
 
     action: str
     request: VmRequest
     message: bytes
-    is_two_blank: bool
+    dialect: Dialect
 
 
 @runtime_checkable

@@ -35,6 +35,7 @@ from one_provider_mad.errors import (
     WrongEndpoint,
 )
 from one_provider_mad.journal.records import AttemptState
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Reply, Severity
 from one_provider_mad.protocol.vmm import parse_reply
 from one_provider_mad.providers.interface import CreateCall, VerbatimRequest
@@ -636,7 +637,7 @@ async def test_only_repeatable_actions_are_journaled_with_their_payload(
         request = desk.ask(action, deploy_id="i-1", operand=operand)
         await pass_time(1)
         [record] = await world.journal.open_requests()
-        assert (record.action, record.vm_id, record.is_two_blank) == (action, 7, True)
+        assert (record.action, record.vm_id, record.dialect) == (action, 7, Dialect.SINCE_6_0)
         assert record.payload == (request.payload if is_kept else b"")
 
 
@@ -1038,7 +1039,8 @@ async def test_a_verbatim_driver_gets_the_action_and_message_as_sent(
     assert verbatim.lines == [f"LOG I 7 running {action.lower()}", f"{action} SUCCESS 7 as the script says"]
     [given] = scripts.requests
     assert given.message == binascii.a2b_base64(request.payload)
-    assert (given.action, given.is_two_blank, given.request.vm_id) == (action, release == "7.4", 7)
+    dialect = Dialect.SINCE_6_0 if release == "7.4" else Dialect.UP_TO_5_12
+    assert (given.action, given.dialect, given.request.vm_id) == (action, dialect, 7)
 
 
 async def test_a_verbatim_driver_gets_a_large_message_unchanged(verbatim: Desk, scripts: FakeScripts) -> None:

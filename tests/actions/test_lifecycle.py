@@ -24,6 +24,7 @@ from one_provider_mad.errors import (
     WrongState,
 )
 from one_provider_mad.journal.records import AttemptState
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.providers.interface import CreateCall, Parameters
 from one_provider_mad.settings import Policy
 from tests.actions.fakes import STIME, AbleCloud, FakeCloud, World, a_world, identity_of, pass_time, request_of, until
@@ -580,7 +581,7 @@ async def test_destroy_terminates_the_instance_although_the_disk_is_full(world: 
                 f"CREATE TRIGGER full_{table} BEFORE {what} ON {table}"
                 " BEGIN SELECT RAISE(ABORT, 'database or disk is full'); END"
             )
-    world.journal.open_request(action="CLEANUP", vm_id=identity_of().vm_id, is_two_blank=True, payload=b"")
+    world.journal.open_request(action="CLEANUP", vm_id=identity_of().vm_id, dialect=Dialect.SINCE_6_0, payload=b"")
     assert await perform(world, Intent.DESTROY, deploy_id=deploy_id) == "-"
     assert world.provider.state(deploy_id) is TERMINATED
     assert world.warnings
@@ -601,7 +602,7 @@ async def test_destroy_forgets_the_instance(world: World, *, is_listed: bool) ->
 async def test_the_request_is_journaled_before_destroy_is_called(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.always["destroy"] = asyncio.Event()
-    world.journal.open_request(action="CLEANUP", vm_id=identity_of().vm_id, is_two_blank=True, payload=b"UEFZ")
+    world.journal.open_request(action="CLEANUP", vm_id=identity_of().vm_id, dialect=Dialect.SINCE_6_0, payload=b"UEFZ")
     destroying = asyncio.create_task(perform(world, Intent.DESTROY, deploy_id=deploy_id))
     await until(lambda: bool(asked(world)))
     with closing(sqlite3.connect(world.journal.path)) as db:

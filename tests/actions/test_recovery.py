@@ -18,6 +18,7 @@ from one_provider_mad.errors import JournalError, PermissionDenied
 from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action, Request
 from one_provider_mad.protocol.vmm import parse_line
 from tests.actions.fakes import EPOCH, STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
@@ -85,7 +86,7 @@ async def leave(
             number = journal.open_request(
                 action=each.action.value,
                 vm_id=each.vm_id,
-                is_two_blank=each.is_two_blank,
+                dialect=each.dialect,
                 payload=each.payload if is_kept else b"",
             )
             await journal.sync()
@@ -394,7 +395,7 @@ async def test_the_failure_of_an_interrupted_updatesg_begins_with_the_group_id(d
 
 
 async def test_a_request_with_an_unreadable_payload_fails(desk: Desk) -> None:
-    spoilt = Request(action=Action.DEPLOY, vm_id=identity_of().vm_id, payload=b"!!!!", is_two_blank=True)
+    spoilt = Request(action=Action.DEPLOY, vm_id=identity_of().vm_id, payload=b"!!!!", dialect=Dialect.SINCE_6_0)
     await leave(desk.world, spoilt)
     await recover(desk)
     assert len(desk.lines) == 1

@@ -21,6 +21,7 @@ from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Ou
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.activity import DEAD_SECONDS, Activity, ActivityReader
 from one_provider_mad.monitor.whose import latest_time
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action
 from tests.monitor.worlds import identity_of
 
@@ -46,7 +47,7 @@ async def read_activity(path: Path, *, since: float = 0.0, at: float = 0.0) -> A
 
 
 def opened(journal: Journal, vm_id: int, action: str = "SHUTDOWN") -> int:
-    return journal.open_request(action=action, vm_id=VmId(vm_id), is_two_blank=True, payload=b"x")
+    return journal.open_request(action=action, vm_id=VmId(vm_id), dialect=Dialect.SINCE_6_0, payload=b"x")
 
 
 def test_without_a_journal_file_there_is_no_activity(path: Path) -> None:

@@ -24,6 +24,7 @@ from one_provider_mad.monitor.sweep import MANY, Sweeper
 from one_provider_mad.monitored_cloud import MonitoredCloud
 from one_provider_mad.options import Options
 from one_provider_mad.processes import Process
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Monitor, StartMonitor, StopMonitor, Unreadable
 from one_provider_mad.settings import Places
@@ -101,7 +102,7 @@ async def inside(crowd: list[str], places: Places) -> AsyncIterator[Inside]:
     """A running driver, in an event loop that may not be blocked."""
     journal = Journal(places.var / "one_provider_mad_simulated.journal", clock=time.time, on_lost=pytest.fail)
     await journal.open()
-    journal.open_request(action="SHUTDOWN", vm_id=VmId(BUSY), is_two_blank=True, payload=b"x")
+    journal.open_request(action="SHUTDOWN", vm_id=VmId(BUSY), dialect=Dialect.SINCE_6_0, payload=b"x")
     await journal.sync()
     with nothing_blocks():
         one = Inside(places)

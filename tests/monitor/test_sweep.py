@@ -15,6 +15,7 @@ from one_provider_mad.errors import JournalError, ProviderUnavailable
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.reports import Wild
 from one_provider_mad.providers.interface import ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time, until, virtual_clock
@@ -114,7 +115,7 @@ async def test_states_are_inferred_anew_from_a_cached_listing_with_the_present_a
     try:
         assert words((await studio.sweeper.sweep()).judgement) == {7: "POWEROFF"}
         vm_id = identity_of(7).vm_id
-        number = journal.open_request(action="DEPLOY", vm_id=vm_id, is_two_blank=True, payload=b"")
+        number = journal.open_request(action="DEPLOY", vm_id=vm_id, dialect=Dialect.SINCE_6_0, payload=b"")
         await journal.sync()
         assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}
         journal.close_request(number)

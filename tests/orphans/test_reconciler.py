@@ -14,6 +14,7 @@ from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
 from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, identity_of
 from tests.orphans.front import ACTIVE, POWEROFF, Front, end
@@ -311,7 +312,7 @@ async def test_an_orphan_is_not_terminated_while_another_process_has_a_request_o
     """Up to 5.12 oned does not end the old driver when it starts a new one."""
     end(front)
     journal = front.world.journal
-    number = journal.open_request(action="DEPLOY", vm_id=VmId(7), is_two_blank=True, payload=b"")
+    number = journal.open_request(action="DEPLOY", vm_id=VmId(7), dialect=Dialect.SINCE_6_0, payload=b"")
     await journal.sync()
     assert await front.look(5) == set()
     assert front.warnings == ["instance i-7 belongs to no VM for certain: an action of VM 7 is under way"]

@@ -10,6 +10,7 @@ from one_provider_mad.actions.debts import pay
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import CannotTell, MadError, ProviderUnavailable
 from one_provider_mad.orphans.verdicts import DONE_STATE
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, identity_of
 from tests.orphans.front import ACTIVE, POWEROFF, Front, end
@@ -141,7 +142,7 @@ async def test_a_debt_for_an_orphan_is_confirmed_again_right_before_it_is_paid(
         if name == "vm":
             front.opennebula.vm(7, "i-7", **value)
         elif name == "action":
-            front.world.journal.open_request(action=value, vm_id=VmId(7), is_two_blank=True, payload=b"")
+            front.world.journal.open_request(action=value, vm_id=VmId(7), dialect=Dialect.SINCE_6_0, payload=b"")
             await front.world.journal.sync()
         elif name == "imported":
             await front.world.journal.record_import(DeployId("i-7"), vm_id=VmId(7), stime=STIME)

@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from one_provider_mad.domain import VmId
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Reply, Request, Severity
 
 # A busy machine may halt any test for a while, which proves nothing about the code.
@@ -21,9 +22,9 @@ HELLO = b"PFZNTV9EUklWRVJfQUNUSU9OX0RBVEE+PEhPU1Q+aDwvSE9TVD48L1ZNTV9EUklWRVJfQU
 
 
 def request(
-    action: Action = Action.DEPLOY, vm_id: int = 42, payload: bytes = b"", *, is_two_blank: bool = False
+    action: Action = Action.DEPLOY, vm_id: int = 42, payload: bytes = b"", *, dialect: Dialect = Dialect.UP_TO_5_12
 ) -> Request:
-    return Request(action=action, vm_id=VmId(vm_id), payload=payload, is_two_blank=is_two_blank)
+    return Request(action=action, vm_id=VmId(vm_id), payload=payload, dialect=dialect)
 
 
 def success(word: str, vm_id: int, info: str = "-") -> Reply:
@@ -40,8 +41,9 @@ def log(severity: Severity, text: str, vm_id: int | None = None) -> LogLine:
 
 def oned_line(request: Request) -> bytes:
     """The line oned writes for a request: `write_drv` up to 5.12, `Message::write_to` from 6.0 on."""
-    start = f"{request.action.value} {' ' if request.is_two_blank else ''}{request.vm_id}".encode()
-    if not request.payload and not request.is_two_blank:
+    is_new = request.dialect is Dialect.SINCE_6_0
+    start = f"{request.action.value} {' ' if is_new else ''}{request.vm_id}".encode()
+    if not request.payload and not is_new:
         return start + b"\n"
     return b"%b %b\n" % (start, request.payload)
 
@@ -50,14 +52,16 @@ FROM_ONED = [
     pytest.param(Control.INIT, b"INIT\n", id="init"),
     pytest.param(Control.FINALIZE, b"FINALIZE\n", id="finalize"),
     pytest.param(request(payload=HELLO), b"DEPLOY 42 " + HELLO + b"\n", id="deploy-5.10"),
-    pytest.param(request(payload=HELLO, is_two_blank=True), b"DEPLOY  42 " + HELLO + b"\n", id="deploy-7.4"),
+    pytest.param(request(payload=HELLO, dialect=Dialect.SINCE_6_0), b"DEPLOY  42 " + HELLO + b"\n", id="deploy-7.4"),
     pytest.param(request(Action.POLL, 0, HELLO), b"POLL 0 " + HELLO + b"\n", id="poll-of-vm-0"),
     pytest.param(request(Action.DRIVER_CANCEL, 35), b"DRIVER_CANCEL 35\n", id="cancel-5.10"),
     pytest.param(
-        request(Action.DRIVER_CANCEL, 56, is_two_blank=True), b"DRIVER_CANCEL  56 \n", id="cancel-7.4-blank-at-end"
+        request(Action.DRIVER_CANCEL, 56, dialect=Dialect.SINCE_6_0),
+        b"DRIVER_CANCEL  56 \n",
+        id="cancel-7.4-blank-at-end",
     ),
     pytest.param(
-        request(Action.EXEC_CANCEL, 2147483647, b"QQ==", is_two_blank=True),
+        request(Action.EXEC_CANCEL, 2147483647, b"QQ==", dialect=Dialect.SINCE_6_0),
         b"EXEC_CANCEL  2147483647 QQ==\n",
         id="largest-id",
     ),

@@ -12,6 +12,7 @@ from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.cli.verbs import RELEASES, Release
 from one_provider_mad.documents import ORDINARY_SIZE
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.framing import LIMIT, LineBuffer
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.payload import read_outline, read_payload
@@ -43,9 +44,9 @@ def vm_of(document: bytes, action: Action = Action.POLL, vm_id: int = 42) -> VmR
 
 def refusal_of(payload: bytes, action: Action = Action.SAVE) -> str:
     """The reason why a payload is refused, after checks that the refusal names action and VM."""
-    read = read_payload(request(action, payload=payload, is_two_blank=True))
+    read = read_payload(request(action, payload=payload, dialect=Dialect.SINCE_6_0))
     assert isinstance(read, Malformed)
-    assert (read.word, read.vm_id, read.is_two_blank) == (action.value, 42, True)
+    assert (read.word, read.vm_id, read.dialect) == (action.value, 42, Dialect.SINCE_6_0)
     assert len(read.reason) < 300
     return read.reason
 
@@ -409,7 +410,7 @@ def test_a_message_about_another_vm_than_the_line_is_refused(vm_id: int, in_the_
         reason=f"the message is about VM {in_the_message}, the line about VM {vm_id}",
         word="CANCEL",
         vm_id=VmId(vm_id),
-        is_two_blank=False,
+        dialect=Dialect.UP_TO_5_12,
     )
 
 
@@ -483,8 +484,8 @@ def test_host_and_lcm_state_are_read_from_the_beginning_of_a_long_message(releas
 )
 def test_an_outline_without_readable_fields_is_empty(document: bytes, outline: tuple[str, int | None]) -> None:
     payload = base64.b64encode(document)
-    assert read_outline(Request(action=Action.DEPLOY, vm_id=VmId(7), payload=payload, is_two_blank=True)) == outline
-    assert read_outline(Request(action=Action.DEPLOY, vm_id=VmId(7), payload=b"A", is_two_blank=True)) == ("", None)
+    assert read_outline(request(payload=payload)) == outline
+    assert read_outline(request(payload=b"A")) == ("", None)
 
 
 def test_a_message_cannot_include_a_file_by_xinclude(tmp_path: Path) -> None:

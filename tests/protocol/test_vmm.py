@@ -7,6 +7,7 @@ from lxml import etree
 
 from one_provider_mad.characters import HIDDEN
 from one_provider_mad.domain import VmId
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.framing import HEAD, LineBuffer, Oversized
 from one_provider_mad.protocol.handshake import INIT_SUCCESS
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Malformed, Reply, Request, Severity
@@ -90,21 +91,21 @@ def test_the_tests_write_request_lines_as_oned_does(value: Request, line: bytes)
 
 
 @pytest.mark.parametrize(
-    ("line", "is_two_blank"),
+    ("line", "dialect"),
     [
-        pytest.param(b"DEPLOY 42 QQ==", False, id="one-blank"),
-        pytest.param(b"DEPLOY\t42 QQ==", False, id="one-tab"),
-        pytest.param(b"DEPLOY 42   QQ==", False, id="several-blanks-elsewhere"),
-        pytest.param(b"  DEPLOY 42 QQ==", False, id="blanks-before"),
-        pytest.param(b"DEPLOY  42 QQ==", True, id="two-blanks"),
-        pytest.param(b"DEPLOY \t 42 \t QQ==", True, id="blanks-and-tabs"),
-        pytest.param(b"DEPLOY - 42 QQ==", True, id="dash-as-status"),
-        pytest.param(b"DEPLOY  -  42  QQ==", True, id="dash-as-status-among-blanks"),
-        pytest.param(b"DEPLOY 0000000000042 QQ==", False, id="zeros-before-the-id"),
+        pytest.param(b"DEPLOY 42 QQ==", Dialect.UP_TO_5_12, id="one-blank"),
+        pytest.param(b"DEPLOY\t42 QQ==", Dialect.UP_TO_5_12, id="one-tab"),
+        pytest.param(b"DEPLOY 42   QQ==", Dialect.UP_TO_5_12, id="several-blanks-elsewhere"),
+        pytest.param(b"  DEPLOY 42 QQ==", Dialect.UP_TO_5_12, id="blanks-before"),
+        pytest.param(b"DEPLOY  42 QQ==", Dialect.SINCE_6_0, id="two-blanks"),
+        pytest.param(b"DEPLOY \t 42 \t QQ==", Dialect.SINCE_6_0, id="blanks-and-tabs"),
+        pytest.param(b"DEPLOY - 42 QQ==", Dialect.SINCE_6_0, id="dash-as-status"),
+        pytest.param(b"DEPLOY  -  42  QQ==", Dialect.SINCE_6_0, id="dash-as-status-among-blanks"),
+        pytest.param(b"DEPLOY 0000000000042 QQ==", Dialect.UP_TO_5_12, id="zeros-before-the-id"),
     ],
 )
-def test_the_status_field_may_be_absent_empty_or_a_dash(line: bytes, *, is_two_blank: bool) -> None:
-    assert parse_line(line) == request(payload=b"QQ==", is_two_blank=is_two_blank)
+def test_the_status_field_may_be_absent_empty_or_a_dash(line: bytes, dialect: Dialect) -> None:
+    assert parse_line(line) == request(payload=b"QQ==", dialect=dialect)
 
 
 @pytest.mark.parametrize("separator", [b" ", b"\r", b"  \t"])
@@ -152,7 +153,7 @@ def test_a_vm_id_that_oned_could_not_read_back_is_refused(vm_id: bytes) -> None:
 
 def test_an_unknown_action_keeps_its_word_and_vm_id_so_that_it_can_be_answered() -> None:
     assert parse_line(b"frobnicate  42 QQ==") == Malformed(
-        reason="Action FROBNICATE not supported", word="FROBNICATE", vm_id=VmId(42), is_two_blank=True
+        reason="Action FROBNICATE not supported", word="FROBNICATE", vm_id=VmId(42), dialect=Dialect.SINCE_6_0
     )
 
 
@@ -169,31 +170,31 @@ def test_an_unknown_action_keeps_its_word_and_vm_id_so_that_it_can_be_answered()
 )
 def test_an_action_word_is_reduced_to_short_printable_ascii(line: bytes, word: str, vm_id: int) -> None:
     assert parse_line(line) == Malformed(
-        reason=f"Action {word} not supported", word=word, vm_id=VmId(vm_id), is_two_blank=False
+        reason=f"Action {word} not supported", word=word, vm_id=VmId(vm_id), dialect=Dialect.UP_TO_5_12
     )
 
 
 @pytest.mark.parametrize(
-    ("head", "word", "vm_id", "is_two_blank"),
+    ("head", "word", "vm_id", "dialect"),
     [
-        pytest.param(b"DEPLOY 42 ", "DEPLOY", 42, False, id="5.10"),
-        pytest.param(b"deploy  42 ", "DEPLOY", 42, True, id="7.4"),
-        pytest.param(b"FROBNICATE  42 ", "FROBNICATE", 42, True, id="unknown-action"),
-        pytest.param(b"DEPLOY x42 ", "DEPLOY", None, False, id="unreadable-id"),
-        pytest.param(b"FINALIZE ", "FINALIZE", None, True, id="control-word"),
-        pytest.param(b"", "", None, True, id="one-endless-word"),
-        pytest.param(b" " * 300, "", None, True, id="blanks-only"),
+        pytest.param(b"DEPLOY 42 ", "DEPLOY", 42, Dialect.UP_TO_5_12, id="5.10"),
+        pytest.param(b"deploy  42 ", "DEPLOY", 42, Dialect.SINCE_6_0, id="7.4"),
+        pytest.param(b"FROBNICATE  42 ", "FROBNICATE", 42, Dialect.SINCE_6_0, id="unknown-action"),
+        pytest.param(b"DEPLOY x42 ", "DEPLOY", None, Dialect.UP_TO_5_12, id="unreadable-id"),
+        pytest.param(b"FINALIZE ", "FINALIZE", None, Dialect.SINCE_6_0, id="control-word"),
+        pytest.param(b"", "", None, Dialect.SINCE_6_0, id="one-endless-word"),
+        pytest.param(b" " * 300, "", None, Dialect.SINCE_6_0, id="blanks-only"),
     ],
 )
 def test_an_oversized_line_is_malformed_with_its_word_and_vm_id(
-    head: bytes, word: str, vm_id: int | None, *, is_two_blank: bool
+    head: bytes, word: str, vm_id: int | None, dialect: Dialect
 ) -> None:
     malformed = parse_oversized(Oversized(head=(head + b"A" * HEAD)[:HEAD], limit=1000))
     assert malformed == Malformed(
         reason="the request line is longer than 1000 bytes",
         word=word,
         vm_id=None if vm_id is None else VmId(vm_id),
-        is_two_blank=is_two_blank,
+        dialect=dialect,
     )
 
 
@@ -230,12 +231,12 @@ def test_any_head_of_an_oversized_line_is_parsed_without_an_exception(head: byte
     action=st.sampled_from(Action),
     vm_id=st.integers(0, 2147483647),
     payload=st.from_regex(rb"[A-Za-z0-9+/=]*", fullmatch=True),
-    is_two_blank=st.booleans(),
+    dialect=st.sampled_from(Dialect),
 )
 def test_a_written_request_is_parsed_back_to_itself(
-    action: Action, vm_id: int, payload: bytes, *, is_two_blank: bool
+    action: Action, vm_id: int, payload: bytes, dialect: Dialect
 ) -> None:
-    value = request(action, vm_id, payload, is_two_blank=is_two_blank)
+    value = request(action, vm_id, payload, dialect=dialect)
     assert parse_line(oned_line(value)) == value
 
 
@@ -252,7 +253,7 @@ def written(value: Reply | LogLine | Control) -> bytes:
         case Control():
             return INIT_SUCCESS
         case LogLine():
-            return format_log(value, "-1")
+            return format_log(value, Dialect.SINCE_6_0)
         case Reply():
             return format_reply(value)
 
@@ -269,12 +270,12 @@ def test_a_line_of_the_driver_is_parsed_back_to_its_value(value: Reply | LogLine
 
 
 @pytest.mark.parametrize(
-    ("general_id", "line"),
-    [pytest.param("-", b"LOG W - no cloud\n", id="up-to-5.12"), pytest.param("-1", b"LOG W -1 no cloud\n", id="6.0")],
+    ("dialect", "line"),
+    [(Dialect.UP_TO_5_12, b"LOG W - no cloud\n"), (Dialect.SINCE_6_0, b"LOG W -1 no cloud\n")],
 )
-def test_a_log_line_without_a_vm_has_the_id_that_its_release_expects(general_id: str, line: bytes) -> None:
+def test_a_log_line_without_a_vm_has_the_id_that_its_release_expects(dialect: Dialect, line: bytes) -> None:
     value = log(Severity.WARNING, "no cloud")
-    assert format_log(value, general_id) == line
+    assert format_log(value, dialect) == line
     assert parse_reply(line) == value
 
 
@@ -366,7 +367,7 @@ def test_a_success_without_text_has_a_dash(info: str) -> None:
 
 
 def test_a_log_line_without_text_has_a_dash() -> None:
-    assert format_log(log(Severity.INFO, "\n", 3), "-1") == b"LOG I 3 -\n"
+    assert format_log(log(Severity.INFO, "\n", 3), Dialect.SINCE_6_0) == b"LOG I 3 -\n"
 
 
 def test_an_action_word_is_written_in_upper_case_and_without_blanks() -> None:
@@ -379,7 +380,7 @@ def test_an_action_word_is_written_in_upper_case_and_without_blanks() -> None:
 def test_a_long_text_is_cut_so_that_its_line_is_written_atomically_to_a_pipe(letter: str) -> None:
     text = letter * 5000
     for line in [
-        format_log(log(Severity.ERROR, text, 2147483647), "-1"),
+        format_log(log(Severity.ERROR, text, 2147483647), Dialect.SINCE_6_0),
         format_reply(failure("X" * 99, 2147483647, text)),
     ]:
         assert PIPE_BUF - 200 < len(line) <= PIPE_BUF
@@ -387,7 +388,8 @@ def test_a_long_text_is_cut_so_that_its_line_is_written_atomically_to_a_pipe(let
 
 
 def test_a_text_of_exactly_the_limit_is_not_cut() -> None:
-    assert format_log(log(Severity.INFO, "x" * TEXT_LIMIT), "-") == b"LOG I - " + b"x" * TEXT_LIMIT + b"\n"
+    line = format_log(log(Severity.INFO, "x" * TEXT_LIMIT), Dialect.UP_TO_5_12)
+    assert line == b"LOG I - " + b"x" * TEXT_LIMIT + b"\n"
 
 
 def test_a_long_success_is_not_cut() -> None:
@@ -454,12 +456,12 @@ def test_any_reply_is_written_as_one_line_that_is_parsed_back(reply: Reply) -> N
     text=awkward_text,
     severity=st.sampled_from(Severity),
     vm_id=st.none() | st.integers(0, 2147483647),
-    general_id=st.sampled_from(["-", "-1"]),
+    dialect=st.sampled_from(Dialect),
 )
 def test_any_log_entry_is_written_as_one_line_that_is_parsed_back(
-    text: str, severity: Severity, vm_id: int | None, general_id: str
+    text: str, severity: Severity, vm_id: int | None, dialect: Dialect
 ) -> None:
-    line = format_log(log(severity, text, vm_id), general_id)
+    line = format_log(log(severity, text, vm_id), dialect)
     text_of(line)
     read = parse_reply(line)
     assert isinstance(read, LogLine)

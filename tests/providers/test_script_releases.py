@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.cli.verbs import Release as Form
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Request
 from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.protocol.vmm import parse_line
@@ -38,7 +39,7 @@ def message_of(place: ScriptPlace, action: str, version: str, edit: Edit) -> Mes
     read = read_payload(parsed)
     assert isinstance(read, tuple), read
     installed = tuple(int(number) for number in version.split("."))
-    message = read_message(*read, is_two_blank=parsed.is_two_blank, installed=installed)
+    message = read_message(*read, dialect=parsed.dialect, installed=installed)
     assert message.release == installed
     return message
 
@@ -263,20 +264,20 @@ def test_the_release_is_unknown_without_a_readable_version_file(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("fields", "is_two_blank", "installed", "release"),
+    ("fields", "dialect", "installed", "release"),
     [
-        (["NET_DRV"], False, None, (4, 14, 2)),
-        ([], False, None, (5, 10, 5)),
-        ([], True, None, (7, 4, 0)),
-        (["NET_DRV"], False, (4, 4, 1), (4, 4, 1)),
-        ([], False, (5, 12, 0), (5, 12, 0)),
-        ([], True, (6, 0, 2), (6, 0, 2)),
-        ([], True, (5, 12, 0), (7, 4, 0)),
-        ([], False, (7, 4, 0), (5, 10, 5)),
-        ([], True, (8, 0, 0), (8, 0, 0)),
+        (["NET_DRV"], Dialect.UP_TO_5_12, None, (4, 14, 2)),
+        ([], Dialect.UP_TO_5_12, None, (5, 10, 5)),
+        ([], Dialect.SINCE_6_0, None, (7, 4, 0)),
+        (["NET_DRV"], Dialect.UP_TO_5_12, (4, 4, 1), (4, 4, 1)),
+        ([], Dialect.UP_TO_5_12, (5, 12, 0), (5, 12, 0)),
+        ([], Dialect.SINCE_6_0, (6, 0, 2), (6, 0, 2)),
+        ([], Dialect.SINCE_6_0, (5, 12, 0), (7, 4, 0)),
+        ([], Dialect.UP_TO_5_12, (7, 4, 0), (5, 10, 5)),
+        ([], Dialect.SINCE_6_0, (8, 0, 0), (8, 0, 0)),
     ],
 )
 def test_the_installed_release_counts_only_if_the_form_of_the_message_fits_it(
-    fields: list[str], installed: tuple[int, ...] | None, release: tuple[int, ...], *, is_two_blank: bool
+    fields: list[str], installed: tuple[int, ...] | None, release: tuple[int, ...], dialect: Dialect
 ) -> None:
-    assert release_of(fields, is_two_blank=is_two_blank, installed=installed) == release
+    assert release_of(fields, dialect=dialect, installed=installed) == release

@@ -138,7 +138,7 @@ class ScriptsDriver:
             read_message,
             request.request,
             request.message,
-            is_two_blank=request.is_two_blank,
+            dialect=request.dialect,
             installed=self._installed,
         )
         message = read() if len(request.message) < _LARGE else await asyncio.to_thread(read)

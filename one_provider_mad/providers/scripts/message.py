@@ -13,6 +13,7 @@ from lxml import etree
 
 from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.domain import Value, VmRequest
+from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.providers.scripts.release import Release, release_of
 
 # Names of elements, and the first release that passes them on to network drivers.
@@ -106,21 +107,19 @@ class Message(Value, frozen=True, kw_only=True):
         return etree.tostring(root)
 
 
-def read_message(
-    request: VmRequest, document: bytes, *, is_two_blank: bool, installed: Release | None = None
-) -> Message:
+def read_message(request: VmRequest, document: bytes, *, dialect: Dialect, installed: Release | None = None) -> Message:
     """Read a message that is known to be well formed.
 
     Args:
         request: the values for every kind of provider.
         document: the message.
-        is_two_blank: the form of its line.
+        dialect: OpenNebula's, as its line shows.
         installed: the release of this front-end, None when that is unknown.
     """
     root = parse_document(document)
     fields = {child.tag: text_of(child).strip() for child in root if not len(child)}
     vm = root.find("VM")
-    release = release_of(fields, is_two_blank=is_two_blank, installed=installed)
+    release = release_of(fields, dialect=dialect, installed=installed)
     return Message(
         release=release,
         document=document,

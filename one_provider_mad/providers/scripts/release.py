@@ -10,6 +10,8 @@ import re
 from collections.abc import Container
 from pathlib import Path
 
+from one_provider_mad.protocol.dialect import Dialect
+
 Release = tuple[int, ...]
 """Major, minor and patch number; compares as releases do."""
 
@@ -28,15 +30,15 @@ def read_version(path: Path) -> Release | None:
     return tuple(int(number) for number in match.groups(default="0")) if match else None
 
 
-def release_of(fields: Container[str], *, is_two_blank: bool, installed: Release | None) -> Release:
+def release_of(fields: Container[str], *, dialect: Dialect, installed: Release | None) -> Release:
     """Return the release that sent a message.
 
     Args:
         fields: names of the plain children of its document.
-        is_two_blank: the form of its line.
+        dialect: OpenNebula's, as its line shows.
         installed: the release in VERSION; ignored if it does not write such messages.
     """
-    if is_two_blank:
-        return installed if installed is not None and installed >= (6,) else _NEW
+    if dialect is Dialect.SINCE_6_0:
+        return installed if installed is not None and Dialect.of_release(installed) is dialect else _NEW
     assumed = _OLD if "NET_DRV" in fields else _MIDDLE
     return installed if installed is not None and installed[0] == assumed[0] else assumed
