@@ -88,7 +88,7 @@ class _Daemon(Serving[Request | Malformed]):
         problem = self._begin_log(PROGRAM, modules, places)
         self._engines = modules.Engines(self._options, places, warn=self._warn)
         dispatcher = modules.Dispatcher(self._options, engines=self._engines, output=self._writer, clock=time.time)
-        self._writer.dropped = dispatcher.dropped
+        self._writer.dropped = dispatcher.log_lines.dropped
         dispatcher.core_is_up = self._core.is_up
         self._settling = modules.Settling(
             dispatcher,
@@ -105,22 +105,22 @@ class _Daemon(Serving[Request | Malformed]):
         self._begin_to_take()
         if self._is_initialised:  # not for a person at a pipe
             # A front-end that returns as a follower terminates nothing: the leader may use the instances of its debts.
-            dispatcher.hold_debts(is_held=True)
+            dispatcher.note_leader(is_elsewhere=True)
             self._start(partial(self._note_machine, self._engines), "note the machine")
             self._start(partial(self._know_opennebula, self._engines, dispatcher, self._settling), "know OpenNebula")
-        dispatcher.confirm_debts(self._confirm)
-        self._start(dispatcher.pay_debts, "debts")
+        dispatcher.debts.confirm = self._confirm
+        self._start(partial(dispatcher.debts.pay_for_ever, dispatcher.lanes), "debts")
 
     async def _know_opennebula(self, engines: Engines, dispatcher: Dispatcher, settling: Settling) -> None:
         """Watch the leader, settle waiting VMs and look for orphans, where the local OpenNebula may be asked."""
         if not await self._may_ask_opennebula():
-            dispatcher.hold_debts(is_held=False)
+            dispatcher.note_leader(is_elsewhere=False)
             self._start(partial(settling.run, None), "settle")
             return
         from one_provider_mad.xmlrpc.leadership import Leadership
 
         def lead(held: bool) -> None:  # noqa: FBT001 - Leadership's own form
-            dispatcher.hold_debts(is_held=held)
+            dispatcher.note_leader(is_elsewhere=held)
             settling.lead(leads=not held)
 
         self._asks_opennebula = True
@@ -152,7 +152,7 @@ class _Daemon(Serving[Request | Malformed]):
         reconciler = Reconciler(
             engines,
             opennebula,
-            tell=dispatcher.tell,
+            tell=dispatcher.log_lines.tell,
             is_busy=dispatcher.lanes.is_busy,
             clock=time.time,
             machine=machine,
@@ -168,7 +168,7 @@ class _Daemon(Serving[Request | Malformed]):
     def _learn_release(self, release: tuple[int, ...]) -> None:
         """Store OpenNebula's release. Its answer shows that it has read INIT's answer, so unasked lines are safe."""
         if self._dispatcher is not None:
-            self._dispatcher.learn_release(release)
+            self._dispatcher.log_lines.learn_release(release)
             self._writer.open()
 
     async def _note_machine(self, engines: Engines) -> None:
@@ -220,7 +220,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._keep(opening)
         if not self._is_initialised:
             await asyncio.wait([opening], timeout=_JOURNAL_SECONDS)
-            dispatcher.end_recovery()
+            dispatcher.recovered.end()
             return
         ready = asyncio.Event()
         self._start_once(self._recover(modules, engines, dispatcher, ready), "recovery")
@@ -251,7 +251,7 @@ class _Daemon(Serving[Request | Malformed]):
     def _warn(self, sentence: str) -> None:
         """Send the operator a sentence through this driver's log and oned's."""
         if self._dispatcher is not None:
-            self._dispatcher.tell(Severity.WARNING, sentence)
+            self._dispatcher.log_lines.tell(Severity.WARNING, sentence)
 
     # Ending
 

@@ -83,6 +83,11 @@ class Accepted(Value, frozen=True, kw_only=True):
         is_superseded = self.recovered is not None and self.recovered.is_superseded
         return standing.replaced_by is not None or standing.is_abandoned or is_superseded
 
+    @property
+    def is_last_end(self) -> bool:
+        """True for the end of an instance that the core does not request again, even after a failure."""
+        return self.action is Action.CLEANUP or (self.action is Action.CANCEL and self.is_after_cancel)
+
 
 class RequestJob(Job):
     """The job of a request.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -15,6 +16,7 @@ from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.finding import UNLISTED_SECONDS, Finder
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
+from one_provider_mad.actions.leading import Lead
 from one_provider_mad.actions.lifecycle import needs_asking, terminate, terminated
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import (
@@ -28,7 +30,9 @@ from one_provider_mad.errors import (
     WrongAccount,
 )
 from one_provider_mad.journal.records import AttemptState, Debt
-from one_provider_mad.protocol.messages import Action, Severity
+from one_provider_mad.metrics import Recorder
+from one_provider_mad.protocol.messages import Action, Malformed, Request, Severity
+from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
@@ -53,22 +57,27 @@ class Debts:
     Args:
         engines: the cloud and the journal.
         tell: writes to a VM's log.
+        lead: while another front-end leads, no debt is paid here (decision 21).
         clock: seconds since the epoch.
 
     Attributes:
-        is_held: another front-end leads, so no debt is paid here (decision 21).
-        confirm: called before an instance is terminated.
+        confirm: called right before an instance is terminated.
     """
 
     def __init__(
-        self, engines: EngineSource, *, tell: Callable[[Severity, str, VmId], None], clock: Callable[[], float]
+        self,
+        engines: EngineSource,
+        *,
+        tell: Callable[[Severity, str, VmId], None],
+        lead: Lead,
+        clock: Callable[[], float],
     ) -> None:
         self._engines = engines
         self._tell = tell
         self._clock = clock
         self._due: dict[int, float] = {}
         self._under_way: set[int] = set()
-        self.is_held = False
+        self._lead = lead
         self.confirm: Confirm = nobody_confirms
 
     # Noting
@@ -105,6 +114,12 @@ class Debts:
             if is_same and attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
                 await self._add(content, "its deploy was cancelled", deploy_id=attempt.deploy_id, token=attempt.token)
 
+    async def forget_called_off(self, request: Request) -> None:
+        """Record debts for a deploy whose cancellation an earlier process did not complete."""
+        read = read_payload(msgspec.structs.replace(request, action=Action.DEPLOY))
+        if not isinstance(read, Malformed):
+            await self.forget_create(Action.DEPLOY, read[0])
+
     async def _add(
         self, request: VmRequest, reason: str, *, deploy_id: DeployId, token: str, since: float | None = None
     ) -> None:
@@ -134,7 +149,7 @@ class Debts:
                 return
             journal.has_new_debt.clear()
             try:
-                debts = [] if self.is_held else await journal.debts()
+                debts = [] if self._lead.is_elsewhere else await journal.debts()
             except JournalError as error:
                 log.warning("debts not read", error=str(error))
                 debts = []
@@ -151,6 +166,17 @@ class Debts:
                 await self._pause([self._due[debt.id] - now for debt in debts if debt.id not in self._under_way])
             else:
                 await self._pause([])  # the end of a try wakes it
+
+    def look_again(self) -> None:
+        """Look for debts that may be paid now, without a pause."""
+        if self._engines.journal is not None:
+            self._engines.journal.has_new_debt.set()
+
+    async def measure(self, recorder: Recorder) -> None:
+        """Record how many debts there are."""
+        if self._engines.journal is not None:
+            with suppress(JournalError):
+                recorder.owed(len(await self._engines.journal.debts()))
 
     async def _pause(self, waits: list[float]) -> None:
         """Wait until the next debt is due or a new one is recorded."""
@@ -185,12 +211,11 @@ class Debts:
             await self._note_try(debt, f"internal error ({type(error).__name__})")
         finally:
             self._under_way.discard(debt.id)
-            if self._engines.journal is not None:
-                self._engines.journal.has_new_debt.set()
+            self.look_again()
 
     async def _confirm(self, debt: Debt, instance: Instance) -> None:
         await self.confirm(debt, instance)
-        if self.is_held:
+        if self._lead.is_elsewhere:
             raise CannotTell("another front-end leads, and terminates instances")
 
     def _postpone(self, debt: Debt, seconds: float) -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 
 import structlog
 
-from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.accepted import Accepted
+from one_provider_mad.actions.cloud import Cloud, Patience, patience, waiting_for
+from one_provider_mad.actions.deadlines import Deadlines, exceeded
+from one_provider_mad.actions.engine import EngineSource
 from one_provider_mad.actions.finding import missing
+from one_provider_mad.actions.lanes import Lanes
 from one_provider_mad.actions.recreating import gone_for_good
+from one_provider_mad.actions.replies import Replies
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
-from one_provider_mad.errors import MadError
+from one_provider_mad.errors import CannotTell, MadError, RequestRefused, SettingsError, internal_error
 from one_provider_mad.protocol.messages import Action, Reply
 from one_provider_mad.protocol.poll import format_poll
+from one_provider_mad.tasks import is_cancelled
 
 log = structlog.get_logger()
 
@@ -30,6 +37,8 @@ STATE_LETTERS: dict[InstanceState, str] = {
 NO_NEWS = "STATE=-"
 """The answer that changes nothing in any release (src/vmm/VirtualMachineManagerDriver.cc, process_poll)."""
 
+_AT_ONCE = 64
+"""Answers written before others get a turn."""
 
 _UNUSUAL_COUNT = 4
 """Fewest missing instances that may show an incomplete listing, if most of those asked about are missing."""
@@ -131,6 +140,84 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: 
 def _is_of(cloud: Cloud, request: VmRequest, instance: Instance) -> bool:
     identity = instance.identity
     return identity is None or request.identity(owner=cloud.owner).is_same_life(identity)
+
+
+class Polls:
+    """The POLLs of one driver.
+
+    Args:
+        engines: the cloud.
+        replies: answers them.
+        deadlines: bounds a batch.
+    """
+
+    def __init__(self, engines: EngineSource, replies: Replies, deadlines: Deadlines) -> None:
+        self._engines = engines
+        self._replies = replies
+        self._deadlines = deadlines
+
+    async def answer(self, requests: list[VmRequest], lanes: Lanes) -> None:
+        """Answer a batch from one lookup, save those that an action has overtaken."""
+        patience.set(Patience.SHORT)
+        waiting_for.set("its turn")
+        unanswered = dict.fromkeys(range(len(requests)))
+        seconds = self._deadlines.seconds(Action.POLL)
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                sight = await self._engines.sight()
+                if sight.cloud is None:
+                    raise SettingsError("the configuration changed meanwhile")
+                number = 0
+                async for request, reply in poll(sight.cloud, requests, is_certain=sight.is_certain):
+                    del unanswered[number]
+                    number += 1
+                    if lanes.is_listed(request):
+                        self._replies.send(reply)
+                        lanes.answered(request)
+                    if number % _AT_ONCE == 0:
+                        await asyncio.sleep(0)
+        except MadError as error:
+            reason: MadError = error
+        except (Exception, asyncio.CancelledError) as error:
+            if is_cancelled(error):
+                raise
+            if isinstance(error, TimeoutError) and limit.expired():
+                late = sum(lanes.is_listed(requests[number]) for number in unanswered)
+                reason = exceeded(Action.POLL, seconds, late)
+            else:
+                log.exception("poll failed unexpectedly")
+                reason = CannotTell(internal_error(error))
+        else:
+            return
+        tell_unknown([requests[number] for number in unanswered], reason)
+        for number in unanswered:
+            if lanes.is_listed(requests[number]):
+                self.let_go(requests[number])
+
+    def let_go(self, request: VmRequest) -> None:
+        """Answer a POLL without news: an action has overtaken it, or the cloud does not answer."""
+        self._replies.send(_no_news(request))
+
+    def is_without_news(self, accepted: Accepted, error: MadError) -> bool:
+        """True for a POLL that the cloud does not answer; a refused POLL reports its VM lost."""
+        if accepted.action is not Action.POLL or self._engines.is_verbatim or isinstance(error, RequestRefused):
+            return False
+        log.warning("POLL answered without news", vm=accepted.vm_id, reason=str(error))
+        return True
+
+
+async def poll_alone(cloud: Cloud, request: VmRequest, *, is_certain: bool) -> str:
+    """Return the payload of the answer to one POLL, which is not part of a batch.
+
+    Raises:
+        RequestRefused: its VM is lost.
+    """
+    async for _, reply in poll(cloud, [request], is_certain=is_certain):
+        if not reply.is_success:
+            raise RequestRefused(reply.info)
+        return reply.info
+    raise AssertionError("one POLL, one answer")
 
 
 def _no_news(request: VmRequest) -> Reply:

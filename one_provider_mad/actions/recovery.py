@@ -81,6 +81,8 @@ class Recovery:
     ) -> None:
         self._journal = journal
         self._dispatcher = dispatcher
+        self._recovered = dispatcher.recovered
+        self._debts = dispatcher.debts
         self._open_output = open_output
         self._core_is_up = core_is_up
         self._hand_over = hand_over
@@ -105,7 +107,7 @@ class Recovery:
         finally:
             # In any case: requests that were taken over, and their lanes, wait for this.
             await self._let_out_answers()
-            self._dispatcher.end_recovery()
+            self._recovered.end()
 
     async def forget_called_off(self) -> None:
         """Record debts for cancelled deploys of dead processes, before a newer request looks for their instances."""
@@ -123,7 +125,7 @@ class Recovery:
             await self._until(SETTLED_AFTER)
             await self._core_is_up.wait()
             self._open_output()
-        self._dispatcher.is_settled.set()
+        self._recovered.may_be_answered.set()
 
     async def _others(self) -> list[_Dead]:
         me = Process.current()
@@ -204,7 +206,7 @@ class Recovery:
     async def _forget(self, requests: list[OpenRequest]) -> None:
         """Close cancelled requests without an answer; the instances of their deploys become debts."""
         for request in requests:
-            await self._dispatcher.forget_called_off(as_sent(request))
+            await self._debts.forget_called_off(as_sent(request))
             self._close(request)
 
     def _close(self, request: OpenRequest) -> None:
@@ -232,7 +234,7 @@ class Recovery:
 
     async def _look_for(self, requests: list[OpenRequest]) -> None:
         """Answer requests that have had their tries by what the cloud shows: most were carried out all the same."""
-        waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
+        waiting = [(each, self._recovered.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if not waiting:
             return
         await self._until(FAILURES_AFTER)
@@ -254,7 +256,7 @@ class Recovery:
             self._dispatcher.settle(as_sent(request), number=request.id)
 
     async def _fail(self, requests: list[OpenRequest]) -> None:
-        waiting = [(each, self._dispatcher.await_newer(each.vm_id, Action(each.action))) for each in requests]
+        waiting = [(each, self._recovered.await_newer(each.vm_id, Action(each.action))) for each in requests]
         if waiting:
             await self._until(FAILURES_AFTER)
             await self._core_is_up.wait()
@@ -264,9 +266,7 @@ class Recovery:
                 self._close(request)
             else:
                 self._dealt_with.add(request.id)
-                await self._dispatcher.fail_unrepeated(
-                    as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
-                )
+                await self._recovered.fail(as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at)
 
     async def _until(self, seconds: float) -> None:
         await asyncio.sleep(max(0.0, self._begun + seconds - self._now()))

@@ -113,6 +113,7 @@ class Settling:
         open_output: Callable[[], None],
     ) -> None:
         self._dispatcher = dispatcher
+        self._recovered = dispatcher.recovered
         self._engines = engines
         self._name = name
         self._core_is_up = core_is_up
@@ -131,7 +132,7 @@ class Settling:
             JournalError: they cannot be marked as ours.
         """
         for request in requests:
-            newer = self._dispatcher.await_newer(request.vm_id, Action(request.action))
+            newer = self._recovered.await_newer(request.vm_id, Action(request.action))
             self._left[request.id] = request, newer
             log.info("request of an earlier core", action=request.action, vm=request.vm_id)
         try:
@@ -260,13 +261,11 @@ class Settling:
 
     async def _drop(self, request: OpenRequest, reason: str) -> None:
         log.info("request dropped", vm=request.vm_id, action=request.action, reason=reason)
-        await self._dispatcher.drop(as_sent(request), number=request.id, asked_at=request.opened_at)
+        await self._recovered.drop(as_sent(request), number=request.id, asked_at=request.opened_at)
         self._left.pop(request.id, None)
 
     async def _fail(self, request: OpenRequest) -> None:
-        await self._dispatcher.fail_unrepeated(
-            as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at
-        )
+        await self._recovered.fail(as_sent(request), UNREPEATED, number=request.id, asked_at=request.opened_at)
         self._left.pop(request.id, None)
 
     async def _drop_left(self, reason: str) -> None:

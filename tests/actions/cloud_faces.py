@@ -156,7 +156,7 @@ class Front:
         self.engines = Engines(self._options, self._places, warn=self.output.logged.append)
         await self.engines.open_journal()
         self.dispatcher = Dispatcher(self._options, engines=self.engines, output=self.output, clock=time.time)
-        self._debts = asyncio.create_task(self.dispatcher.pay_debts())
+        self._debts = asyncio.create_task(self.dispatcher.debts.pay_for_ever(self.dispatcher.lanes))
         return self
 
     async def __aexit__(

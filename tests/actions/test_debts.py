@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from one_provider_mad.actions.debts import Debts, nobody_confirms, pay
+from one_provider_mad.actions.debts import nobody_confirms, pay
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState
 from one_provider_mad.errors import (
     CannotTell,
@@ -44,7 +44,7 @@ async def desk(world: World) -> AsyncIterator[Desk]:
 @asynccontextmanager
 async def paying(desk: Desk) -> AsyncIterator[None]:
     """Pay debts in the background, as a running driver does."""
-    task = asyncio.create_task(desk.dispatcher.pay_debts())
+    task = asyncio.create_task(desk.dispatcher.debts.pay_for_ever(desk.lanes))
     try:
         yield
     finally:
@@ -325,15 +325,15 @@ async def test_a_debt_is_not_paid_if_leadership_is_lost_right_before_the_termina
 
     async def lose_an_election(debt: Debt, instance: Instance) -> None:
         assert (debt.deploy_id, instance.deploy_id) == (deploy_id, deploy_id)
-        desk.dispatcher.hold_debts(is_held=True)
+        desk.dispatcher.note_leader(is_elsewhere=True)
 
-    desk.dispatcher.confirm_debts(lose_an_election)
+    desk.dispatcher.debts.confirm = lose_an_election
     async with paying(desk):
         await pass_time(1.5)
         assert (await only_debt(desk.world)).last_error.startswith("another front-end leads")
         assert desk.world.provider.state(deploy_id) is RUNNING
-        desk.dispatcher.confirm_debts(nobody_confirms)
-        desk.dispatcher.hold_debts(is_held=False)
+        desk.dispatcher.debts.confirm = nobody_confirms
+        desk.dispatcher.note_leader(is_elsewhere=False)
         await settled(desk.world)
     assert desk.world.provider.state(deploy_id) is TERMINATED
 
@@ -517,5 +517,5 @@ async def test_the_debt_payer_ends_at_once_for_a_verbatim_driver(world: World) -
         desk.engines.is_verbatim = True
         await world.add_debt("i-1")
         async with asyncio.timeout(10):
-            await Debts(desk.engines, tell=lambda *_: None, clock=world.clock).pay_for_ever(desk.lanes)
+            await desk.dispatcher.debts.pay_for_ever(desk.lanes)
     assert world.provider.calls == []

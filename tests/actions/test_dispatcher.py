@@ -217,7 +217,7 @@ async def test_a_deploy_that_returns_an_unusable_id_fails_and_its_instance_is_te
         assert await desk.answer("DEPLOY") == f"FAILURE {sentence}, and terminated"
     assert [debt.deploy_id for debt in await desk.world.journal.debts()] == [""]
     assert await desk.answer("DEPLOY") == "SUCCESS i-2", "the instance with a debt is not adopted"
-    paying = asyncio.create_task(desk.dispatcher.pay_debts())
+    paying = asyncio.create_task(desk.dispatcher.debts.pay_for_ever(desk.lanes))
     await until(lambda: cloud.alive() == ["i-2"])
     await until_paid(desk)
     paying.cancel()
@@ -341,17 +341,18 @@ async def test_a_line_without_vm_id_is_logged_in_oneds_log(desk: Desk, before: b
 async def test_early_log_lines_are_sent_once_xmlrpc_returns_the_release(
     desk: Desk, release: tuple[int, ...], general_id: str
 ) -> None:
-    desk.dispatcher.tell(Severity.WARNING, "an orphan")
+    desk.dispatcher.log_lines.tell(Severity.WARNING, "an orphan")
     assert desk.logs() == []
-    desk.dispatcher.learn_release(release)
-    desk.dispatcher.tell(Severity.WARNING, "another")
+    desk.dispatcher.log_lines.learn_release(release)
+    desk.dispatcher.log_lines.tell(Severity.WARNING, "another")
     assert desk.logs() == [f"LOG W {general_id} an orphan", f"LOG W {general_id} another"]
 
 
 async def test_the_count_of_dropped_log_lines_is_logged_in_oneds_log(desk: Desk) -> None:
-    assert desk.dispatcher.dropped(3) == b"LOG W -1 3 log lines were dropped because OpenNebula did not read them\n"
+    dropped = desk.dispatcher.log_lines.dropped
+    assert dropped(3) == b"LOG W -1 3 log lines were dropped because OpenNebula did not read them\n"
     desk.ask("REBOOT", release="5.10")
-    assert desk.dispatcher.dropped(3) == b"LOG W - 3 log lines were dropped because OpenNebula did not read them\n"
+    assert dropped(3) == b"LOG W - 3 log lines were dropped because OpenNebula did not read them\n"
 
 
 NASTY = [
@@ -800,15 +801,15 @@ async def test_for_ten_minutes_after_an_election_a_deploy_waits_for_creates_of_a
 
     async with a_desk(world) as desk:
         assert await seconds(desk, 1) < 1, "without an election there was no other leader"
-        desk.dispatcher.hold_debts(is_held=True)
+        desk.dispatcher.note_leader(is_elsewhere=True)
         assert await seconds(desk, 2) > 4.99, "only a leader's oned sends requests: the driver has missed the election"
-        desk.dispatcher.hold_debts(is_held=False)
+        desk.dispatcher.note_leader(is_elsewhere=False)
         assert await seconds(desk, 3) > 4.99
         await pass_time(580)
         assert await seconds(desk, 4) > 4.99
         await pass_time(20)
         assert await seconds(desk, 5) < 1
-        desk.dispatcher.hold_debts(is_held=False)
+        desk.dispatcher.note_leader(is_elsewhere=False)
         assert await seconds(desk, 6) > 4.99, "it leads again"
 
 
@@ -1104,8 +1105,8 @@ async def test_a_cancelled_script_is_not_answered_and_leaves_no_debt(verbatim: D
 
 async def test_log_lines_of_every_severity_are_written(world: World, desk: Desk) -> None:
     for severity in Severity:
-        desk.dispatcher.tell(severity, "text", identity_of().vm_id)
-    desk.dispatcher.tell(Severity.WARNING, "for oned")
+        desk.dispatcher.log_lines.tell(severity, "text", identity_of().vm_id)
+    desk.dispatcher.log_lines.tell(Severity.WARNING, "for oned")
     assert desk.lines == ["LOG I 7 text", "LOG W 7 text", "LOG E 7 text", "LOG D 7 text"]
 
 
@@ -1113,10 +1114,10 @@ async def test_log_lines_of_every_severity_are_written(world: World, desk: Desk)
 async def test_lines_for_oneds_log_wait_for_the_first_request_to_show_the_release(
     desk: Desk, release: str, general_id: str
 ) -> None:
-    desk.dispatcher.tell(Severity.WARNING, "early")
+    desk.dispatcher.log_lines.tell(Severity.WARNING, "early")
     assert desk.lines == []
     desk.ask("REBOOT", release=release)
-    desk.dispatcher.tell(Severity.WARNING, "late")
+    desk.dispatcher.log_lines.tell(Severity.WARNING, "late")
     assert desk.logs()[:2] == [f"LOG W {general_id} early", f"LOG W {general_id} late"]
 
 
@@ -1243,7 +1244,7 @@ async def live_through(steps: list[Step], path: Path, *, is_repeatable: bool, la
         world.provider.is_create_repeatable = is_repeatable
         world.provider.lag, world.provider.visibility_grace = lag, lag + 1
         world.set_cloud(retries=1)
-        debts = asyncio.create_task(desk.dispatcher.pay_debts())
+        debts = asyncio.create_task(desk.dispatcher.debts.pay_for_ever(desk.lanes))
         core = Core(desk)
         for step in steps:
             await core.take(step)

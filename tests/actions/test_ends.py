@@ -185,7 +185,7 @@ async def test_a_terminate_resumed_by_the_next_process_still_waits_for_the_guest
     request = parse_line(line.rstrip(b"\n"))
     assert isinstance(request, Request)
     desk.dispatcher.take_over(request, number=0, asked_at=asked_at)
-    desk.dispatcher.is_settled.set()
+    desk.dispatcher.recovered.may_be_answered.set()
     assert await desk.reply("SHUTDOWN") == "SUCCESS -"
     assert asked(desk.world) == ["shut down"]
 

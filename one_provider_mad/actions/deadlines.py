@@ -1,0 +1,49 @@
+"""Limit how long an action may take: oned itself never gives up on one (decision 8)."""
+
+from __future__ import annotations
+
+from one_provider_mad import metrics
+from one_provider_mad.actions.cloud import waiting_for
+from one_provider_mad.actions.engine import EngineSource
+from one_provider_mad.errors import DeadlineExceeded
+from one_provider_mad.protocol.messages import Action
+
+DEADLINES = {Action.DEPLOY: 600.0}
+OTHER_DEADLINE = 300.0
+"""Seconds an action may take without `-w`. A new instance may well take minutes."""
+
+
+class Deadlines:
+    """The time limits of actions.
+
+    Args:
+        timeout: `-w`, None without it.
+        engines: tells whether actions are carried out by scripts.
+    """
+
+    def __init__(self, timeout: float | None, engines: EngineSource) -> None:
+        self._timeout = timeout
+        self._engines = engines
+
+    def seconds(self, action: Action, *, is_settled: bool = False) -> float | None:
+        """Return the seconds that an action may take; None for no limit.
+
+        Args:
+            action: the action.
+            is_settled: it is not carried out, but answered by what the cloud shows: always limited, since the cloud may
+                never show it.
+        """
+        if self._engines.is_verbatim:
+            limit = None  # there `-w` bounds each script of an action, as upstream does it
+        elif self._timeout is not None:
+            limit = self._timeout or None
+        else:
+            limit = DEADLINES.get(action, OTHER_DEADLINE)
+        return DEADLINES.get(action, OTHER_DEADLINE) if is_settled and limit is None else limit
+
+
+def exceeded(action: Action, seconds: float | None, count: int = 1) -> DeadlineExceeded:
+    """Return the failure of an action that has exceeded its deadline, and count it: `count` POLLs at once."""
+    if metrics.recorder is not None:
+        metrics.recorder.overdue(action.value, count)
+    return DeadlineExceeded(f"gave up after {seconds or 0:g} s waiting for {waiting_for.get()}")

@@ -1,0 +1,186 @@
+"""Carry out one action with the engine in force, within its deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from one_provider_mad.actions.accepted import Accepted
+from one_provider_mad.actions.cloud import Patience, SettingsReplaced, patience, persist, resting
+from one_provider_mad.actions.deadlines import Deadlines, exceeded
+from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.actions.lanes import Lanes
+from one_provider_mad.actions.last_poll import last_poll
+from one_provider_mad.actions.leading import Lead
+from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.actions.log_lines import MOST_WARNINGS, LogLines, at_most
+from one_provider_mad.actions.looks import SharedLooks
+from one_provider_mad.actions.outcomes import UNREPEATED, settle
+from one_provider_mad.actions.polling import poll_alone
+from one_provider_mad.actions.replacing import success_of_both
+from one_provider_mad.actions.replies import Replies, with_first_word
+from one_provider_mad.actions.table import (
+    CREATES_OR_DESTROYS,
+    FIRST_WORDS,
+    HANDLERS,
+    NEEDS_ONLY_TAGS,
+    STOPS_OR_DESTROYS,
+)
+from one_provider_mad.domain import VmId, VmRequest
+from one_provider_mad.errors import JournalError, RequestRefused
+from one_provider_mad.journal.writer import Journal
+from one_provider_mad.protocol.messages import Action, Severity
+from one_provider_mad.protocol.vmm import deploy_id_problem
+from one_provider_mad.providers.interface import VerbatimDriver, VerbatimRequest
+
+log = structlog.get_logger()
+
+
+class Execution:
+    """Carries out actions.
+
+    Args:
+        engines: the cloud and the journal.
+        deadlines: how long each may take.
+        lanes: lets others run while an action waits for the cloud.
+        replies: takes the POLL's answer that comes before a power off's, up to 5.10.
+        log_lines: the VMs' logs.
+        lead: whether another front-end may still be creating.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        engines: EngineSource,
+        *,
+        deadlines: Deadlines,
+        lanes: Lanes,
+        replies: Replies,
+        log_lines: LogLines,
+        lead: Lead,
+        clock: Callable[[], float],
+    ) -> None:
+        self._engines = engines
+        self._deadlines = deadlines
+        self._lanes = lanes
+        self._replies = replies
+        self._log_lines = log_lines
+        self._lead = lead
+        self._clock = clock
+        self._looks = SharedLooks()
+
+    def expect(self, action: Action, content: VmRequest) -> None:
+        """Announce an action that waits for its turn: the next shared lookup includes its instance."""
+        if action in NEEDS_ONLY_TAGS and content.deploy_id:
+            self._looks.expect(content.deploy_id)
+
+    async def carry_out(self, accepted: Accepted) -> str:
+        """Carry out an action, or find out from the cloud whether it has happened, and return its SUCCESS's payload.
+
+        Raises:
+            MadError: it failed; DeadlineExceeded where it took too long.
+        """
+        seconds = self._deadlines.seconds(accepted.action, is_settled=accepted.is_settled)
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit:
+                return await self._carry_out(accepted, limit.when() or math.inf)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise exceeded(accepted.action, seconds) from error
+
+    async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
+        is_read = accepted.known is not None
+        patience.set(_patience_of(accepted.action))
+        resting.set(self._lanes.rest)
+        request, message = await accepted.content.read()
+        if accepted.action is Action.POLL:
+            return await self._poll(accepted, request, message)
+        if not is_read:
+            self.expect(accepted.action, request)
+        engine = await persist("account", self._engines.current)
+        if engine.verbatim is not None:
+            if (success := success_of_both(accepted, request)) is not None:
+                return success
+            if accepted.is_settled:
+                raise RequestRefused(UNREPEATED)  # scripts cannot tell whether it has happened
+            await self._be_on_record(accepted, engine.journal)
+            return await self._perform(engine.verbatim, accepted, request, message)
+        try:
+            work = self._work(engine, request, deadline, accepted)
+            info = await (settle(work, accepted.action) if accepted.is_settled else HANDLERS[accepted.action](work))
+        except SettingsReplaced:
+            log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
+            return await self._carry_out(accepted, deadline)
+        patience.set(Patience.SHORT)  # it has succeeded: nothing after this may wait, or begin it anew
+        takes_back = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
+        if takes_back and (last := await last_poll(work, accepted.action)) is not None:
+            self._replies.send(last)
+        if accepted.action is Action.DEPLOY and (problem := deploy_id_problem(info)):
+            raise RequestRefused(f"the cloud's id {info!r} cannot be kept by OpenNebula: {problem}")
+        if first := FIRST_WORDS.get(accepted.action):
+            return first(request)
+        # The core keeps DEPLOY's id; an id in the answer to RESTORE would only mislead a reader of the line.
+        return "-" if accepted.action is Action.RESTORE else info
+
+    async def _poll(self, accepted: Accepted, request: VmRequest, message: bytes) -> str:
+        """Answer a POLL that is a script's, or that was too large to be read at once; others come in batches."""
+        sight = await self._engines.sight()
+        if sight.verbatim is not None:
+            return await self._perform(sight.verbatim, accepted, request, message)
+        if sight.cloud is None:
+            raise AssertionError("there is a cloud or a verbatim driver")
+        return await poll_alone(sight.cloud, request, is_certain=sight.is_certain)
+
+    async def _perform(self, driver: VerbatimDriver, accepted: Accepted, request: VmRequest, message: bytes) -> str:
+        verbatim = VerbatimRequest(
+            action=accepted.action.value, request=request, message=message, dialect=accepted.dialect
+        )
+        info = await driver.perform(verbatim, partial(self._tell_as, accepted.vm_id))
+        return with_first_word(accepted.action, request, info)
+
+    async def _be_on_record(self, accepted: Accepted, journal: Journal) -> None:
+        """Record a script before it begins: unknown to the next process, its VM would wait for ever."""
+        try:
+            if accepted.action in CREATES_OR_DESTROYS:
+                await journal.sync()
+            else:
+                await journal.recorded(accepted.number)
+        except JournalError as error:
+            self._log_lines.tell(Severity.WARNING, str(error), accepted.vm_id)
+
+    def _work(self, engine: Engine, request: VmRequest, deadline: float, accepted: Accepted) -> Work:
+        if engine.cloud is None or engine.finder is None:
+            raise AssertionError("an engine has a cloud or is verbatim")
+        settings = engine.configuration.settings
+        needs_section = settings.policy.needs_section(costs_money=engine.costs_money)
+        return Work(
+            cloud=engine.cloud,
+            journal=engine.journal,
+            finder=engine.finder,
+            policy=settings.policy,
+            request=request,
+            deadline=deadline,
+            clock=self._clock,
+            warn=at_most(MOST_WARNINGS, lambda text: self._log_lines.tell(Severity.WARNING, text, request.vm_id)),
+            inform=at_most(MOST_WARNINGS, lambda text: self._log_lines.tell(Severity.INFO, text, request.vm_id)),
+            is_stale=lambda: accepted.is_replaced,
+            required_type=settings.hypervisor if needs_section else "",
+            asked_at=math.inf if accepted.recovered is None else accepted.recovered.asked_at,
+            looks=self._looks,
+            leads_since=self._lead.recent_start(),
+        )
+
+    def _tell_as(self, vm_id: VmId, letter: str, text: str) -> None:
+        self._log_lines.tell(Severity(letter), text, vm_id)
+
+
+def _patience_of(action: Action) -> Patience:
+    if action is Action.POLL:
+        return Patience.SHORT
+    return Patience.ANY if action in STOPS_OR_DESTROYS else Patience.OUTAGE
