@@ -27,7 +27,17 @@ from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.database import Database
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, SnapshotId, Usage, VmId, VmRequest
+from one_provider_mad.domain import (
+    DeployId,
+    Identity,
+    Instance,
+    InstanceState,
+    SnapshotId,
+    Template,
+    Usage,
+    VmId,
+    VmRequest,
+)
 from one_provider_mad.errors import (
     InstanceNotFound,
     MadError,
@@ -41,7 +51,7 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.messages import Control, Malformed, Request
 from one_provider_mad.protocol.vmm import parse_line
-from one_provider_mad.providers.interface import CreateCall, CreatePlan, Parameters, VerbatimDriver
+from one_provider_mad.providers.interface import CreateCall, CreatePlan, Parameters, VerbatimDriver, VerbatimRequest
 from one_provider_mad.settings import Configuration, Policy, Settings
 
 OWNER = "harbour"
@@ -622,3 +632,43 @@ async def a_desk(world: World, **options: Any) -> AsyncIterator[Desk]:
 
 BROKEN: MadError = SettingsError("fake.toml: owner is missing")
 """The error of an unusable configuration."""
+
+
+class FakeScripts:
+    """Pretends to run a script for each action; keeps the requests, and returns or raises `answer`."""
+
+    name = "scripts"
+    is_busy = False
+
+    def __init__(self) -> None:
+        self.requests: list[VerbatimRequest] = []
+        self.answer: str | BaseException = "-"
+        self.gate: asyncio.Event | None = None
+
+    async def open(self) -> None:
+        """There is nothing to open."""
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    async def perform(self, request: VerbatimRequest, log: Callable[[str, str], None]) -> str:
+        self.requests.append(request)
+        log("I", f"running {request.action.lower()}")
+        if self.gate is not None:
+            await self.gate.wait()
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+LARGE = 200_000
+"""Bytes of context in a message that is parsed only when its turn comes."""
+
+
+def large() -> Template:
+    """A template with a very large context, for example a long start script."""
+    return Template(values={"CPU": ("1",), "CONTEXT": ({"START_SCRIPT": "x" * LARGE},)})
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()

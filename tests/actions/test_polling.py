@@ -1,22 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+import asyncio
+from typing import Any
 
 import pytest
 
 from one_provider_mad.actions.polling import NO_NEWS, STATE_LETTERS, poll
 from one_provider_mad.domain import InstanceState, Usage, VmRequest
-from one_provider_mad.errors import MadError, PermissionDenied, ProviderUnavailable
-from tests.actions.fakes import STIME, World, a_world, identity_of, request_of
+from one_provider_mad.errors import MadError, PermissionDenied, ProviderUnavailable, SettingsError
+from tests.actions.fakes import STIME, Desk, World, identity_of, large, pass_time, request_of, until
 
 pytestmark = pytest.mark.looptime
-
-
-@pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    async with a_world(tmp_path) as world:
-        yield world
 
 
 async def answers(world: World, *requests: VmRequest, is_certain: bool = True) -> list[str]:
@@ -196,3 +190,83 @@ async def test_a_poll_clears_a_vanished_attribute_once(world: World) -> None:
     await answers(world, asked)
     instance.attributes = {}
     assert [await answers(world, asked) for _ in range(2)] == [["STATE=a AWS_SCHEDULED_EVENT_TEXT=[]"], ["STATE=a"]]
+
+
+# Batches, answered by the driver
+
+
+async def test_polls_report_no_change_if_a_listing_contradicts_itself(desk: Desk) -> None:
+    cloud = desk.world.provider
+    for vm_id in (7, 8):
+        cloud.doubles[cloud.add(identity_of(vm_id))] = InstanceState.STOPPED
+        desk.ask("POLL", vm_id, deploy_id=f"old-{vm_id}", release="5.10")
+    await desk.settled()
+    assert sorted(desk.replies("POLL")) == ["POLL SUCCESS 7 STATE=-", "POLL SUCCESS 8 STATE=-"]
+    assert cloud.count("list") == 1
+
+
+async def test_a_poll_with_a_large_message_is_answered(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    details: dict[str, Any] = {"release": "5.10", "template": large()}
+    assert await desk.answer("POLL", deploy_id=deploy_id, **details) == "SUCCESS STATE=a"
+    assert await desk.answer("POLL", deploy_id="i-404", **details) == "SUCCESS STATE=a", "by its tags"
+    desk.world.provider.instances.clear()
+    expected = "FAILURE instance i-404 of VM 7 does not exist"
+    assert await desk.answer("POLL", deploy_id="i-404", **details) == expected
+
+
+async def test_many_polls_are_answered_with_few_describe_calls(desk: Desk) -> None:
+    ids = [desk.world.provider.add(identity_of(vm_id)) for vm_id in range(500)]
+    for vm_id, deploy_id in enumerate(ids):
+        desk.ask("POLL", vm_id, release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    assert sorted(desk.replies()) == sorted(f"POLL SUCCESS {vm_id} STATE=a" for vm_id in range(500))
+    assert desk.world.provider.count("describe") <= 3
+
+
+async def test_a_poll_reports_no_change_if_an_action_arrives_during_its_listing(desk: Desk) -> None:
+    is_answered = asyncio.Event()
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.before["describe"].append(is_answered)
+    desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+    await until(lambda: desk.world.provider.count("describe") == 1)
+    desk.ask("REBOOT", release="5.10", deploy_id=deploy_id)
+    is_answered.set()
+    await desk.settled()
+    assert desk.replies() == ["POLL SUCCESS 7 STATE=-", "REBOOT SUCCESS 7 -"]
+
+
+async def test_a_poll_after_a_shutdown_reports_the_state_after_it(desk: Desk) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
+    desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    assert desk.replies() == ["SHUTDOWN SUCCESS 7 -", "POLL SUCCESS 7 STATE=d"]
+
+
+async def test_a_cancelled_poll_is_not_answered(desk: Desk) -> None:
+    desk.world.provider.before["describe"].append(asyncio.Event())
+    desk.ask("POLL", 7, release="5.10", deploy_id=desk.world.provider.add(identity_of(7)))
+    await until(lambda: desk.world.provider.count("describe") == 1)
+    desk.ask("DRIVER_CANCEL", 7, release="5.10")
+    await pass_time(1000)
+    assert desk.replies() == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+async def test_every_poll_is_answered_after_an_unexpected_exception_in_a_lookup(desk: Desk, count: int) -> None:
+    deploy_id = desk.world.provider.add(identity_of(100))
+    desk.world.provider.always["find"] = desk.world.provider.always["list"] = KeyError("reservations")
+    for vm_id in range(count):
+        desk.ask("POLL", vm_id, release="5.10", deploy_id="i-404")
+    desk.ask("POLL", 100, release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    assert len(desk.replies()) == count + 1
+
+
+async def test_queued_polls_report_no_change_while_the_configuration_is_unusable(desk: Desk) -> None:
+    desk.engines.error = SettingsError("x.toml: owner is missing")
+    for vm_id in range(3):
+        desk.ask("POLL", vm_id, release="5.10", deploy_id="i-1")
+    await desk.settled()
+    assert desk.replies() == [f"POLL SUCCESS {vm_id} STATE=-" for vm_id in range(3)]

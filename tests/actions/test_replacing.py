@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad.domain import InstanceState
-from tests.actions.fakes import AbleCloud, Desk, World, a_desk, a_world, identity_of, pass_time, until
-from tests.actions.test_dispatcher import FakeScripts
+from tests.actions.fakes import AbleCloud, Desk, FakeScripts, World, a_desk, a_world, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime
 

@@ -17,8 +17,7 @@ from one_provider_mad.errors import JournalError, ProviderUnavailable
 from one_provider_mad.journal.records import AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
-from tests.actions.fakes import STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
-from tests.actions.test_dispatcher import FakeScripts
+from tests.actions.fakes import STIME, Desk, FakeScripts, World, a_desk, a_world, identity_of, pass_time, until
 from tests.actions.test_recovery import leave, recovery_of, request
 
 pytestmark = pytest.mark.looptime

@@ -1,0 +1,48 @@
+"""Up to 5.10 a POLL's answer clears attributes that a stopped instance has lost."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.actions.fakes import Desk, World, a_desk, identity_of, until
+
+pytestmark = pytest.mark.looptime
+
+
+@pytest.mark.parametrize(
+    ("release", "lcm_state", "lines"),
+    [
+        pytest.param("5.10", 18, ["POLL SUCCESS 7 STATE=- ADDRESS=[]", "SHUTDOWN SUCCESS 7 -"], id="power-off"),
+        pytest.param("5.10", 29, ["POLL SUCCESS 7 STATE=- ADDRESS=[]", "SHUTDOWN SUCCESS 7 -"], id="undeploy"),
+        pytest.param("5.10", 12, ["SHUTDOWN SUCCESS 7 -"], id="terminate"),
+        pytest.param("7.4", 18, ["SHUTDOWN SUCCESS 7 -"], id="reported-by-monitoring"),
+    ],
+)
+async def test_up_to_5_10_a_poll_reply_clears_attributes_before_a_power_off_is_answered(
+    desk: Desk, release: Any, lcm_state: int, lines: list[str]
+) -> None:
+    deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.instances[deploy_id].attributes = {"ADDRESS": "203.0.113.9"}
+    desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+    await desk.settled()
+    desk.world.provider.instances[deploy_id].attributes = {}
+    desk.ask("SHUTDOWN", release=release, lcm_state=lcm_state, deploy_id=deploy_id)
+    await desk.settled()
+    assert desk.replies() == ['POLL SUCCESS 7 STATE=a ADDRESS="203.0.113.9"', *lines]
+
+
+async def test_a_power_off_succeeds_if_only_clearing_attributes_exceeds_the_deadline(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_desk(world, timeout=8) as desk:
+        deploy_id = world.provider.add(identity_of())
+        world.provider.instances[deploy_id].attributes = {"ADDRESS": "203.0.113.9"}
+        desk.ask("POLL", release="5.10", deploy_id=deploy_id)
+        await desk.settled()
+        desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
+        await until(lambda: world.provider.count("stop") == 1)
+        monkeypatch.setattr(world.cloud, "look_at", lambda _: asyncio.Event().wait())
+        assert await desk.reply("SHUTDOWN") == "SUCCESS -"
