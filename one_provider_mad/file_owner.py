@@ -180,7 +180,9 @@ def _give_empty(name: str, parent: int, owner: tuple[int, int]) -> None:
     with suppress(OSError):
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         with _closing(os.open(name, flags, dir_fd=parent)) as made:
-            if os.fstat(made).st_uid == 0 and not any(os.scandir(made)):
+            with os.scandir(made) as entries:
+                is_empty = not any(entries)
+            if os.fstat(made).st_uid == 0 and is_empty:
                 os.fchown(made, *owner)
 
 

@@ -239,6 +239,20 @@ def test_directories_created_by_root_belong_to_the_parents_owner(var: Path) -> N
 
 
 @only_root
+def test_a_new_directory_that_is_filled_at_once_keeps_its_owner(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may create a file in it first; the look for files must leave nothing open (ResourceWarning)."""
+    mkdir = os.mkdir
+
+    def make_filled(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(name, mode, dir_fd=dir_fd)
+        (var / name / "file").touch()
+
+    monkeypatch.setattr(os, "mkdir", make_filled)
+    make_directory(var / "a", 0o700)
+    assert owner(var / "a") == (0, 0)
+
+
+@only_root
 def test_root_does_not_block_on_a_fifo_in_place_of_a_file(var: Path) -> None:
     os.mkfifo(var / "x.log")
     with pytest.raises(OSError, match="it is not a file in a directory of another user"):
