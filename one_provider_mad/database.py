@@ -84,6 +84,7 @@ class Database:
         path: the file; when it is missing it is created with its directories, readable by its owner only.
         pragmas: pragmas such as `journal_mode = WAL`.
         prepare: creates or upgrades the schema, and may refuse the file; runs in a transaction of its own.
+        adapt: called before that, outside a transaction; may refuse the file, too.
         unusable: returns the exception to raise for an error of SQLite or the file system.
         on_moved: called, with a text that continues a sentence after the file's name, when the file was removed or
             replaced and has been opened again; None to keep using a moved file.
@@ -96,11 +97,13 @@ class Database:
         pragmas: Sequence[str],
         prepare: Callable[[sqlite3.Connection], None],
         unusable: Callable[[Exception], Exception],
+        adapt: Callable[[sqlite3.Connection], None] = lambda _: None,
         on_moved: Callable[[str], None] | None = None,
     ) -> None:
         self._path = path
         self._pragmas = pragmas
         self._prepare = prepare
+        self._adapt = adapt
         self._unusable = unusable
         self._on_moved = on_moved
         self._file: tuple[int, int] | None = None
@@ -318,6 +321,7 @@ class Database:
                 before.backup(connection)
             for pragma in self._pragmas:
                 connection.execute(f"PRAGMA {pragma}")
+            self._adapt(connection)
             connection.execute("BEGIN IMMEDIATE")
             self._prepare(connection)
             connection.execute("COMMIT")

@@ -140,7 +140,7 @@ BROKEN: list[object] = [
     pytest.param(lambda path: path.parent.write_bytes(b""), "File exists|Not a directory", id="no-directory"),
     pytest.param(
         write_another_version,
-        re.escape("it was written by another version (99, this one reads 1)"),
+        "a later release has upgraded it to version 99, and this release reads versions up to 10: install ",
         id="another-version",
     ),
 ]
@@ -235,22 +235,6 @@ async def test_an_updated_attempt_replaces_its_former_record(journal: Journal, s
     )
     await journal.save_attempt(later)
     assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [later]
-
-
-async def test_the_age_of_an_attempt_rewritten_by_an_earlier_release_counts_from_its_new_time(
-    journal: Journal, path: Path
-) -> None:
-    """An earlier release writes no timestamps: the old one would make the grace of its new call seem over."""
-    attempt = Attempt.new(an_identity(), 1, {}).sent(Timestamp(at=NOW, steady=5.0, boot="one"))
-    await journal.save_attempt(attempt)
-    assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == [attempt]
-    tamper(
-        path,
-        "INSERT OR REPLACE INTO attempts SELECT token, owner, vm_id, stime, seq, host_id, number, parameters, state,"
-        " deploy_id, sent_at + 900, answered_at, detail FROM attempts",
-    )
-    [again] = await journal.attempts(owner="harbour", vm_id=VmId(7))
-    assert again.age(Timestamp(at=NOW + 901, steady=906.0, boot="one")) == 1
 
 
 async def test_attempts_are_those_of_the_vm_oldest_first(journal: Journal) -> None:
@@ -747,18 +731,3 @@ async def test_has_ended_of_an_answered_request_is_recorded_after_a_full_disk(
             pass  # each read of the file lets the journal continue
     assert ends(path) == {1: True, 2: False}
     assert len(lost) == 1
-
-
-async def test_answers_recorded_by_a_release_without_has_ended_are_dropped(
-    journal: Journal, path: Path, clock: Clock
-) -> None:
-    earlier = "CREATE TABLE answered (vm_id INTEGER PRIMARY KEY, action TEXT NOT NULL, at REAL NOT NULL)"
-    tamper(path, "DROP TABLE answered", earlier, "INSERT INTO answered VALUES (7, 'SHUTDOWN', 9.0)")
-    assert ends(path) == {}, "without a record nothing counts as ended"
-    again = await reopened(journal, clock)
-    number = open_request(again, 7, "CLEANUP")
-    await again.sync()
-    again.close_request(number, has_ended=True)
-    await again.sync()
-    assert ends(path) == {7: True}
-    await again.close()

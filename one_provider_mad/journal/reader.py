@@ -11,6 +11,7 @@ from typing import TypeVar
 from one_provider_mad.database import connect
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Outline, Writer
+from one_provider_mad.journal.schema import show_as_latest
 from one_provider_mad.journal.statements import (
     select_attempts,
     select_debts,
@@ -104,8 +105,8 @@ def _look(path: Path, query: Callable[[sqlite3.Connection], _Result]) -> _Result
     mode = "rw" if os.access(path, os.W_OK) else "ro"
     db = connect(path, timeout=5, mode=mode)
     try:
-        # A file that a driver is just creating has no tables yet.
-        if not db.execute("PRAGMA user_version").fetchone()[0]:
+        db.execute("BEGIN")  # one consistent snapshot, of one version
+        if not show_as_latest(db):
             return None
         db.execute("PRAGMA query_only = 1")
         return query(db)

@@ -23,7 +23,6 @@ from one_provider_mad.journal.records import (
     Refusal,
     Writer,
 )
-from one_provider_mad.journal.schema import tells_ends
 from one_provider_mad.masking import masked
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.dialect import Dialect
@@ -151,16 +150,13 @@ def select_open_requests(db: sqlite3.Connection) -> list[OpenRequest]:
 
 def select_outline(db: sqlite3.Connection, since: float) -> Outline:
     """Return the action driver's current work, without attempts that were sent and answered before `since`."""
-    db.execute("BEGIN")  # one consistent snapshot
     unanswered: dict[Process, set[VmId]] = {}
     for pid, start, vm_id in db.execute("SELECT pid, start, vm_id FROM requests").fetchall():
         unanswered.setdefault(Process(pid=pid, start=start), set()).add(VmId(vm_id))
-    # An earlier release's journal lacks this column until its writer restarts.
-    has_answers = tells_ends(db)
     answers = "SELECT vm_id, action, at, has_ended FROM answered WHERE at >= (SELECT max(at) FROM answered) - ?"
-    rows = db.execute(answers, (_ANSWERED_SECONDS,)).fetchall() if has_answers else []
+    rows = db.execute(answers, (_ANSWERED_SECONDS,)).fetchall()
     young = "state IN ('open', 'created') AND (sent_at >= :since OR answered_at >= :since)"
-    outline = Outline(
+    return Outline(
         unanswered={process: frozenset(vms) for process, vms in unanswered.items()},
         answered={
             VmId(vm_id): Answered(action=action, at=at, has_ended=bool(has_ended))
@@ -171,8 +167,6 @@ def select_outline(db: sqlite3.Connection, since: float) -> Outline:
         owed=frozenset(DeployId(row[0]) for row in db.execute("SELECT deploy_id FROM debts").fetchall()),
         refusal=_refusal(db),
     )
-    db.execute("ROLLBACK")
-    return outline
 
 
 def _refusal(db: sqlite3.Connection) -> Refusal | None:

@@ -24,6 +24,8 @@ def forget_fact(path: Path, name: str) -> str | None:
     try:
         db = connect(path, timeout=5, mode="rw")
         try:
+            if not check_version(db):  # a driver is just creating it
+                return None
             row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
             db.execute("DELETE FROM facts WHERE name = ?", (name,))
         finally:
@@ -60,7 +62,7 @@ def _write_and_forget(path: Path) -> None:
     try:
         for pragma in PRAGMAS:
             db.execute(f"PRAGMA {pragma}")
-        if check_version(db):  # 0: a driver is just creating it
+        if check_version(db):
             db.execute("INSERT OR REPLACE INTO facts VALUES ('tried', ?)", (_FILLER,))
             db.execute("DELETE FROM facts WHERE name = 'tried'")
     finally:

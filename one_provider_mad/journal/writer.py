@@ -18,7 +18,7 @@ from one_provider_mad.database import Database
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import JournalError
 from one_provider_mad.journal.records import Attempt, Debt, OpenRequest, Refusal, Writer
-from one_provider_mad.journal.schema import PRAGMAS, prepare
+from one_provider_mad.journal.schema import PRAGMAS, make_shrinkable, prepare
 from one_provider_mad.journal.statements import (
     CALLED_OFF,
     REFUSAL,
@@ -82,6 +82,7 @@ class Journal:
             pragmas=PRAGMAS,
             prepare=self._prepare,
             unusable=self._unusable,
+            adapt=make_shrinkable,
             on_moved=lambda what: on_moved(f"the journal {what} ({path})"),
         )
         self._me, self._parent = Process.current(), Process.parent()

@@ -299,9 +299,9 @@ def test_a_journal_is_ticked_only_when_it_could_be_written(ready: Place) -> None
     assert found["remedy"].startswith("make room and let OpenNebula's user write there: until then all actions but")
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         assert db.execute("SELECT name FROM facts").fetchall() == []
-        db.execute("PRAGMA user_version = 9")
+        db.execute("PRAGMA user_version = 99")
     assert points(ready, code=NOT_WELL)["journal"]["found"].startswith(
-        "the journal cannot be written: it was written by another version (9, this one reads 1) ("
+        "the journal cannot be read: a later release has upgraded it to version 99, and this release reads "
     )
     assert sorted(each.name for each in ready.var.glob("*tried*")) == []
 

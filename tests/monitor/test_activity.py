@@ -147,14 +147,6 @@ def test_a_file_that_is_no_journal_raises_journal_error(path: Path) -> None:
         asyncio.run(read_activity(path))
 
 
-async def test_a_journal_without_a_table_of_answers_is_read_without_answers(journal: Journal, path: Path) -> None:
-    opened(journal, 7)
-    await journal.sync()
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute("DROP TABLE answered")
-    assert await read_activity(path) == Activity(busy=frozenset({VmId(7)}))
-
-
 def test_an_empty_journal_file_is_read_as_an_empty_outline(path: Path) -> None:
     path.touch()
     assert read_outline(path, since=0) == Outline()
