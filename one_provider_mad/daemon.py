@@ -246,6 +246,7 @@ class _Daemon(Serving[Request | Malformed]):
         finally:
             ready.set()
         self._start(recovery.show_life, "signs of life")
+        self._start(engines.journal.keep_small, "pruning of the journal")
         await recovery.run()
 
     def _warn(self, sentence: str) -> None:

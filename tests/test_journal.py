@@ -258,7 +258,7 @@ async def test_attempts_are_those_of_the_vm_oldest_first(journal: Journal) -> No
     ],
 )
 async def test_refused_and_closed_attempts_are_deleted_after_a_month(
-    journal: Journal, clock: Clock, state: AttemptState, *, is_kept: bool
+    journal: Journal, state: AttemptState, *, is_kept: bool
 ) -> None:
     old, young = (
         Attempt(
@@ -273,10 +273,9 @@ async def test_refused_and_closed_attempts_are_deleted_after_a_month(
     )
     await journal.save_attempt(old)
     await journal.save_attempt(young)
-    again = await reopened(journal, clock)
-    left = await again.attempts(owner="harbour", vm_id=VmId(7))
+    await journal.prune()
+    left = await journal.attempts(owner="harbour", vm_id=VmId(7))
     assert left == ([young, old] if is_kept else [young])
-    await again.close()
 
 
 # The record of the last request for each instance
@@ -298,7 +297,7 @@ async def test_asked_returns_the_record_of_the_create_until_a_newer_one_is_noted
         None,
         None,
     )
-    await journal.note_asked(DeployId("i-1"), "by now")
+    await journal.note_asked(DeployId("i-1"), "by now", vm_id=VmId(7))
     journal = await reopened(journal, clock)
     assert await asked(journal) == "by now"
     await journal.close()
@@ -312,8 +311,8 @@ async def test_asked_records_are_deleted_with_the_old_attempts_of_gone_instances
         attempt = Attempt.new(an_identity(vm_id=VmId(number)), 1, {}, asked="at first")
         moment = Timestamp(at=clock() - 40 * 86400)
         await journal.save_attempt(msgspec.structs.replace(attempt, state=state, deploy_id=deploy_id).sent(moment))
-        await journal.note_asked(deploy_id, "by now")
-    journal = await reopened(journal, clock)
+        await journal.note_asked(deploy_id, "by now", vm_id=VmId(number))
+    await journal.prune()
     assert [await asked(journal, f"i-{number}", vm_id=number) for number in range(2)] == [None, "by now"]
     await journal.close()
     assert look(journal.path, "SELECT key, is_token FROM asked WHERE NOT is_token") == [("i-1", 0)]

@@ -202,7 +202,7 @@ async def test_an_upgraded_journal_has_the_tables_of_a_new_one(path: Path, tmp_p
     assert structure(path)["pragmas"] == [(VERSION,), (2,)]
 
 
-async def test_requests_come_after_those_of_an_earlier_journal(path: Path) -> None:
+async def test_new_requests_come_after_those_of_an_upgraded_journal(path: Path) -> None:
     journal = await opened(write_earlier(path, 1))
     journal.open_request(action="REBOOT", vm_id=VmId(1), dialect=Dialect.SINCE_6_0, payload=b"")
     await journal.sync()
@@ -233,7 +233,7 @@ def fill_much(db: sqlite3.Connection, version: int) -> None:
     )
 
 
-KILLS = 12
+KILLS = 10
 
 DIE = """
 import asyncio, os, shutil, signal, sys
@@ -294,7 +294,7 @@ def test_an_upgrade_that_is_killed_at_any_time_loses_nothing(path: Path) -> None
 
 
 def connect_and(prepare: Callable[[sqlite3.Connection], None], *args: Any, **options: Any) -> sqlite3.Connection:
-    """Open a file as `database.connect` does, on a machine that is not in order."""
+    """Open a file as `database.connect` does, and do this with the connection."""
     connection = connect(*args, **options)
     prepare(connection)
     return connection
@@ -316,7 +316,7 @@ def test_an_upgrade_on_a_full_disk_leaves_the_journal_as_it_was(path: Path, monk
     assert (len(read_attempts(path)), read_debts(path)) == (LARGE + 3, [DEBT])
 
 
-async def test_without_room_to_rewrite_the_file_it_is_used_and_rewritten_at_the_next_start(
+async def test_a_file_that_vacuum_cannot_rewrite_is_used_and_rewritten_at_the_next_start(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_earlier(path, 9)
@@ -329,6 +329,7 @@ async def test_without_room_to_rewrite_the_file_it_is_used_and_rewritten_at_the_
         full.setattr(database, "connect", partial(connect_and, refuse_to_rewrite))
         journal = await opened(path)
         assert await journal.debts() == [DEBT]
+        await journal.prune()
         await journal.close()
     assert structure(path)["pragmas"] == [(VERSION,), (0,)]
     await (await opened(path)).close()
@@ -384,7 +385,7 @@ def test_a_journal_of_a_later_release_is_refused_and_left_as_it_is(path: Path) -
     assert path.read_bytes() == before
 
 
-# Beside a process of the release before, and back to it
+# Beside a process of the previous release, and back to it
 
 
 def write_as_before(db: sqlite3.Connection) -> None:
@@ -394,7 +395,7 @@ def write_as_before(db: sqlite3.Connection) -> None:
     db.execute("UPDATE requests SET pid = 1, start = '1', takers = takers + 1 WHERE id = 17")
 
 
-async def test_a_process_of_the_release_before_writes_to_the_end_in_an_upgraded_journal(path: Path) -> None:
+async def test_a_running_process_of_the_previous_release_can_write_an_upgraded_journal(path: Path) -> None:
     """oned may start the new driver while the old one is still ending."""
     write_earlier(path, 9, lambda _db, _version: None)
     with closing(sqlite3.connect(path, isolation_level=None)) as old:
@@ -403,11 +404,12 @@ async def test_a_process_of_the_release_before_writes_to_the_end_in_an_upgraded_
         write_as_before(old)
         assert await journal.attempts(owner="harbour", vm_id=VmId(7)) == expected_attempts(latest=True)
         assert await journal.debts() == [DEBT]
+        await journal.prune()
         assert await journal.asked(DeployId("i-4"), owner="harbour", vm_id=VmId(11)) == "of the imported one"
         await journal.close()
 
 
-async def test_the_release_before_goes_on_with_an_upgraded_journal_whose_number_is_set_back(path: Path) -> None:
+async def test_the_previous_release_can_use_an_upgraded_journal_once_its_number_is_set_back(path: Path) -> None:
     """As docs/troubleshooting.md says."""
     await (await opened(write_earlier(path, 9))).close()
     with closing(sqlite3.connect(path, isolation_level=None)) as old:

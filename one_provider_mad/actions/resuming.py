@@ -117,7 +117,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         return read_asked(await self.journal.asked(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
 
     async def _record(self, deploy_id: DeployId, asked: Asked) -> None:
-        await self.journal.note_asked(deploy_id, asked.written())
+        await self.journal.note_asked(deploy_id, asked.written(), vm_id=self.request.vm_id)
 
     async def _record_other(self, deploy_id: DeployId, before: Asked, now: Asked) -> None:
         if now != before:

@@ -1,8 +1,8 @@
 """The tables of the journal's file, its versions, and the step from each version to the next.
 
 The number of a file's version is SQLite's `user_version`. Files of versions 1 to 9 all say 1: their tables tell which
-version they are. A process of the release before may still be ending while this one upgrades its file, so a step only
-adds: every table and column that the release before writes stays as it is, its name included (decision 30).
+version they are. A process of the previous release may still be ending while this one upgrades its file, so a step only
+adds: every table and column that the previous release writes stays as it is, its name included (decision 30).
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ CREATE INDEX instances_of_vm ON instances (vm_id);
 """
 """The tables of the latest version.
 
-`moments` has the times of attempts on the steady clock. `instances` has the VM of each instance in `imported`, or by id
+`is_two_blank` is 1 for the dialect since 6.0, 0 for the one before (protocol/dialect.py). `moments` has the times of
+attempts on the steady clock. `instances` has the VM of each instance in `imported`, or by id
 in `asked`, and the time when that VM's instances were destroyed, 0 until then.
 """
 
@@ -136,7 +137,7 @@ _STEPS = (
             is_refused INTEGER NOT NULL)
         """,
     ),
-    _Step(8, ""),  # its trigger served files that releases before version 6 write, too: they refuse version 10
+    _Step(8, ""),  # it added a trigger against writes of releases before version 6, which refuse version 10
     _Step(
         9,
         "CREATE TABLE IF NOT EXISTS asked (key TEXT PRIMARY KEY, is_token INTEGER NOT NULL, asked TEXT NOT NULL)",

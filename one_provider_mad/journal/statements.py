@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import zlib
 from collections.abc import Iterable, Mapping
 from itertools import chain, islice
@@ -43,7 +44,20 @@ REFUSAL = "refusal"
 
 
 _ANSWERED_SECONDS = 3600.0
-"""How long the last answered action of a VM is kept: longer than any listing takes."""
+"""How long the last answered action of a VM counts and is kept: longer than any listing takes."""
+
+
+_FINISHED_SECONDS = 30 * 86400.0
+"""How long records of finished attempts and of destroyed instances are kept: longer than any cloud remembers an
+idempotency token, or lists a terminated instance."""
+
+
+_FINISHED = "state IN ('gone', 'refused')"
+"""Condition of the index `attempts_finished`: SQLite uses the index for a query with the same condition."""
+
+
+_SPARE_PAGES = 64
+"""Pages that stay free in any file."""
 
 
 def packed(payload: bytes | memoryview) -> bytes:
@@ -62,15 +76,56 @@ def sign_in(db: sqlite3.Connection, me: Process, parent: Process, now: float) ->
     db.execute("INSERT OR REPLACE INTO writers VALUES (?, ?, ?, ?, ?)", row)
 
 
-def prune(db: sqlite3.Connection, before: float) -> None:
-    """Delete records of no further use from before this time, in seconds since the epoch."""
-    gone = "SELECT deploy_id FROM attempts WHERE state = 'gone'"
-    db.execute(f"DELETE FROM asked WHERE NOT is_token AND key IN ({gone})")  # noqa: S608 - nothing from outside
-    db.execute("DELETE FROM attempts WHERE state IN ('gone', 'refused') AND sent_at < ?", (before,))
-    db.execute("DELETE FROM moments WHERE token NOT IN (SELECT token FROM attempts)")
-    db.execute("DELETE FROM asked WHERE is_token AND key NOT IN (SELECT token FROM attempts)")
-    db.execute("DELETE FROM answered WHERE at < ?", (before,))
-    db.execute("DELETE FROM soft_ends WHERE at < ?", (before,))
+def prune(db: sqlite3.Connection, now: float, *, most: int) -> bool:
+    """Delete old records, at most this number of each kind; return True when some may be left.
+
+    Open requests, debts, parked instances, and all records of an instance that may exist are kept.
+    """
+    # One step of SQLite for each statement, for any number of rows (database.py says why).
+    values = {"before": now - _FINISHED_SECONDS, "most": most, "seconds": _ANSWERED_SECONDS}
+    finished = f"{_FINISHED} AND sent_at < :before AND answered_at < :before"
+    finished += " AND token NOT IN (SELECT token FROM debts)"
+    columns = "token, instances.deploy_id AS instance"
+    rows = f"SELECT {columns} FROM attempts LEFT JOIN instances USING (vm_id, deploy_id) WHERE {finished} LIMIT :most"  # noqa: S608
+    lists = "count(*), json_group_array(token), json_group_array(instance) FILTER (WHERE instance IS NOT NULL)"
+    attempts, tokens, of_attempts = db.execute(f"SELECT {lists} FROM ({rows})", values).fetchone()  # noqa: S608
+    ended = "SELECT deploy_id FROM instances WHERE ended_at > 0 AND ended_at < :before LIMIT :most"
+    query = f"SELECT count(*), json_group_array(deploy_id) FROM ({ended})"  # noqa: S608
+    ends, of_ended_vms = db.execute(query, values).fetchone()
+    instances = json.dumps(json.loads(of_attempts) + json.loads(of_ended_vms))
+    for table, condition, keys in (
+        ("attempts", "token", tokens),
+        ("moments", "token", tokens),
+        ("asked", "is_token AND key", tokens),
+        ("asked", "NOT is_token AND key", instances),
+        ("imported", "deploy_id", instances),
+        ("instances", "deploy_id", instances),
+    ):
+        if keys != "[]":
+            db.execute(f"DELETE FROM {table} WHERE {condition} IN (SELECT value FROM json_each(?))", (keys,))  # noqa: S608
+    answered = "SELECT vm_id FROM answered WHERE at < (SELECT max(at) FROM answered) - :seconds LIMIT :most"
+    deleted = db.execute(f"DELETE FROM answered WHERE vm_id IN ({answered})", values).rowcount  # noqa: S608
+    asked_guests = "SELECT deploy_id FROM soft_ends WHERE at < :before LIMIT :most"
+    query = f"DELETE FROM soft_ends WHERE deploy_id IN ({asked_guests})"  # noqa: S608
+    counts: list[int] = [attempts, ends, deleted, db.execute(query, values).rowcount]
+    return max(counts) >= most
+
+
+def shrink(db: sqlite3.Connection, *, seconds: float) -> bool:
+    """Give free pages back to the file system for at most these seconds; return True when some are left to give.
+
+    A sixteenth of the file stays free, so that the next records need no new pages.
+    """
+    free, size = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_count"))
+    surplus = free - max(_SPARE_PAGES, size // 16)
+    if surplus <= 0 or not db.execute("PRAGMA auto_vacuum").fetchone()[0]:
+        return False
+    until = time.monotonic() + seconds
+    for _page in range(surplus):
+        if time.monotonic() > until:
+            return True
+        db.execute("PRAGMA incremental_vacuum(1)")  # sqlite3 ends this pragma after a page, whatever its number says
+    return False
 
 
 def show_life(db: sqlite3.Connection, me: Process, now: float) -> None:
@@ -123,6 +178,10 @@ def write_requests(
         numbers = json.dumps(closed)
         # A sweep that is listing instances at this time must learn that its listing is outdated for these VMs.
         has_ended = "id IN (SELECT value FROM json_each(?))"
+        if ended:
+            vms = f"SELECT vm_id FROM requests WHERE {has_ended}"  # noqa: S608 - only marks
+            query = f"UPDATE instances SET ended_at = ? WHERE ended_at = 0 AND vm_id IN ({vms})"  # noqa: S608
+            db.execute(query, (now, json.dumps(ended)))
         answers = f"INSERT OR REPLACE INTO answered SELECT vm_id, action, ?, {has_ended} {these} ORDER BY id"
         db.execute(answers, (now, json.dumps(ended), numbers))
         db.execute(f"DELETE {these}", (numbers,))
@@ -185,8 +244,20 @@ def select_import(db: sqlite3.Connection, deploy_id: DeployId) -> tuple[VmId, in
 
 def claim_import(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, stime: int) -> tuple[VmId, int]:
     """Claim an untagged instance for a VM unless another has it; return number and STIME of its VM."""
-    db.execute("INSERT OR IGNORE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime))
+    claimed = db.execute("INSERT OR IGNORE INTO imported VALUES (?, ?, ?)", (deploy_id, vm_id, stime)).rowcount
+    if claimed:
+        _note_instance(db, deploy_id, vm_id)
     return select_import(db, deploy_id) or (vm_id, stime)
+
+
+def note_asked(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId, asked: str) -> None:
+    """Write the requested attributes that a VM's instance now has."""
+    db.execute("INSERT OR REPLACE INTO asked VALUES (?, 0, ?)", (deploy_id, asked))
+    _note_instance(db, deploy_id, vm_id)
+
+
+def _note_instance(db: sqlite3.Connection, deploy_id: DeployId, vm_id: VmId) -> None:
+    db.execute("INSERT OR REPLACE INTO instances VALUES (?, ?, 0)", (deploy_id, vm_id))
 
 
 def select_asked(db: sqlite3.Connection, deploy_id: DeployId, owner: str, vm_id: VmId) -> str | None:
@@ -209,8 +280,8 @@ def select_attempts_of_vm(db: sqlite3.Connection, owner: str, vm_id: VmId) -> li
         " WHERE owner = :owner AND vm_id = :vm_id",
         values,
     ).fetchall()
-    moments = {token: Timestamp(at=at, steady=steady, boot=boot) for token, at, steady, boot in rows}
-    return [msgspec.structs.replace(each, latest=moments.get(each.token)) for each in found]
+    latest = {token: Timestamp(at=at, steady=steady, boot=boot) for token, at, steady, boot in rows}
+    return [msgspec.structs.replace(each, latest=latest.get(each.token)) for each in found]
 
 
 _ATTEMPT = (
@@ -250,8 +321,8 @@ def save_attempt(db: sqlite3.Connection, attempt: Attempt) -> None:
          storable(attempt.detail)),
     )  # fmt: skip
     if attempt.latest is not None:
-        moment = (attempt.token, attempt.latest.at, attempt.latest.steady, attempt.latest.boot)
-        db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?)", moment)
+        row = (attempt.token, attempt.latest.at, attempt.latest.steady, attempt.latest.boot)
+        db.execute("INSERT OR REPLACE INTO moments VALUES (?, ?, ?, ?)", row)
     if attempt.asked:
         db.execute("INSERT OR REPLACE INTO asked VALUES (?, 1, ?)", (attempt.token, attempt.asked))
 

@@ -10,6 +10,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,6 +27,7 @@ from one_provider_mad.journal.statements import (
     add_debt,
     claim_import,
     forget_writer,
+    note_asked,
     packed,
     prune,
     save_attempt,
@@ -36,6 +38,7 @@ from one_provider_mad.journal.statements import (
     select_open_requests,
     select_writers,
     show_life,
+    shrink,
     sign_in,
     storable,
     write_requests,
@@ -52,8 +55,20 @@ _AGAIN_SECONDS = 5.0
 """Pause after a failed write, such as on a full disk."""
 
 
-_KEPT_SECONDS = 30 * 86400.0
-"""How long finished attempts without an instance are kept: longer than any cloud remembers an idempotency token."""
+_PRUNED_EVERY = 3600.0
+"""Seconds between the end of one pruning and the next."""
+
+
+_ROWS = 100
+"""How many records of each kind one step of pruning deletes at most."""
+
+
+_SHRINK_SECONDS = 0.01
+"""How long one step of shrinking the file works."""
+
+
+_PAUSE = 0.2
+"""Seconds between two steps, for other writes."""
 
 
 class Journal:
@@ -99,7 +114,6 @@ class Journal:
     async def open(self) -> None:
         """Open the file, creating it when it is missing."""
         await self._database.open()
-        await self._database.write(lambda db: prune(db, self._clock() - _KEPT_SECONDS))
         # Numbers of later requests are higher than the recorded ones even after the clock was set back.
         self._last_number = await self._database.read(
             lambda db: int(db.execute("SELECT coalesce(max(id), 0) FROM requests").fetchone()[0])
@@ -111,6 +125,27 @@ class Journal:
         while self._flush is not None:
             await asyncio.wait([self._flush])
         await self._database.close()
+
+    async def keep_small(self) -> None:
+        """Prune now and every hour, for ever; after a failure (a full disk) the next hour tries again."""
+        while True:
+            with suppress(JournalError):
+                await self.prune()
+            await asyncio.sleep(_PRUNED_EVERY)
+
+    async def prune(self) -> None:
+        """Delete all old records (decision 31), and give their space back to the file system.
+
+        It takes steps of milliseconds with pauses in between, so that other writes hardly wait.
+        """
+        await self._repeat(lambda db: prune(db, self._clock(), most=_ROWS))
+        await self._repeat(lambda db: shrink(db, seconds=_SHRINK_SECONDS))
+
+    async def _repeat(self, step: Callable[[sqlite3.Connection], bool]) -> None:
+        is_left = await self._database.write(step)
+        while is_left:
+            await asyncio.sleep(_PAUSE)
+            is_left = await self._database.write(step)
 
     def _prepare(self, db: sqlite3.Connection) -> None:
         prepare(db)
@@ -328,10 +363,9 @@ class Journal:
         """Return the requested attributes that this VM's instance has; None when they are not known."""
         return await self._database.read(lambda db: select_asked(db, deploy_id, owner, vm_id))
 
-    async def note_asked(self, deploy_id: DeployId, asked: str) -> None:
-        """Record the requested attributes that an instance now has; they are on disk when this returns."""
-        write = "INSERT OR REPLACE INTO asked VALUES (?, 0, ?)"
-        await self._database.write(lambda db: db.execute(write, (deploy_id, asked)))
+    async def note_asked(self, deploy_id: DeployId, asked: str, *, vm_id: VmId) -> None:
+        """Record the requested attributes that this VM's instance now has; they are on disk when this returns."""
+        await self._database.write(lambda db: note_asked(db, deploy_id, vm_id, asked))
 
     # Facts
 

@@ -1,10 +1,18 @@
-"""What becomes of actions when the journal cannot be used, or goes away while the driver runs."""
+"""A journal that cannot be used, goes away while the driver runs, or was written by an earlier release."""
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from one_provider_mad.journal.reader import read_attempts
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Place
+from tests.waiting import until
+
+VERSION_9 = Path(__file__).parents[1] / "journal_versions" / "9.sql"
 
 
 def test_an_unusable_journal_fails_every_action_but_poll(driver: StartDriver, place: Place) -> None:
@@ -44,3 +52,25 @@ def test_a_journal_that_is_removed_while_the_driver_runs_is_made_anew_and_told_o
     one.created(wire.deploy(9))
     told = "the journal was removed while it was in use: it is created again, with its whole content"
     assert [line for line in one.lines if line.startswith("LOG W")] == [f"LOG W -1 {told} ({journal})"]
+
+
+def test_an_earlier_journal_with_many_old_records_shrinks_while_the_driver_serves(
+    driver: StartDriver, place: Place
+) -> None:
+    place.simulate(boot_time=0)
+    journal = place.var / "one_provider_mad_simulated.journal"
+    with closing(sqlite3.connect(journal)) as db:
+        db.executescript(VERSION_9.read_text())
+        rows = "WITH RECURSIVE row (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM row WHERE n < 500)"
+        db.execute(
+            f"INSERT INTO attempts {rows} SELECT 'old-' || n, 'harbour', n, 1, 0, 0, 1, '{{}}', 'gone', 'i-' || n, 1.0,"
+            " 1.0, hex(zeroblob(2000)) FROM row"
+        )
+        db.commit()
+    before = journal.stat().st_size
+    one = driver()
+    deploy_id = one.created(wire.deploy(7))
+    until(lambda: [each.deploy_id for each in read_attempts(journal)] == [deploy_id])
+    until(lambda: journal.stat().st_size < before / 4)
+    assert one.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")
+    assert one.finalize() == 0
