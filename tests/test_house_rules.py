@@ -114,6 +114,18 @@ def test_no_test_sleeps_for_a_fixed_time() -> None:
     assert_none(others, sleeps)
 
 
+# Lines of oned
+
+ENCODER = re.compile(r"one_provider_mad\.cli\.(driver_message|verbs|vm_template)\b")
+TESTS_OF_THE_ENCODER = {"tests/cli/test_driver_message.py", "tests/cli/test_encode.py"}
+
+
+def test_only_tests_of_the_encoder_import_it() -> None:
+    """All other tests send lines of tests/oned_lines.py, which are compared with recorded ones."""
+    others = [path for path in TESTS if shown(path) not in TESTS_OF_THE_ENCODER and path != Path(__file__)]
+    assert_none(others, lambda path: ENCODER.search(text_of(path)))
+
+
 # Documents
 
 NAMED = re.compile(r"`(?P<file>[a-z_/]+\.py)` `(?P<name>\w+(?:\.\w+)?)`")

@@ -18,7 +18,6 @@ from typing import Self, TypeVar, Unpack
 import pytest
 
 from one_provider_mad.actions.dispatcher import Dispatcher
-from one_provider_mad.cli.driver_message import DEFAULT_STIME, Details, wire_line
 from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.engines import Engines
 from one_provider_mad.errors import PermissionDenied, ProviderError, ProviderUnavailable
@@ -31,6 +30,7 @@ from one_provider_mad.providers.simulated import provider as simulated
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.settings import Places
+from tests import oned_lines
 from tests.end_to_end.oned import Place
 
 OWNER = "guards"
@@ -43,7 +43,7 @@ REFUSED = PermissionDenied("the simulated cloud refuses")
 _Result = TypeVar("_Result")
 
 
-def identity(*, owner: str = OWNER, vm_id: int = VM, stime: int = DEFAULT_STIME, seq: int = 0) -> Identity:
+def identity(*, owner: str = OWNER, vm_id: int = VM, stime: int = oned_lines.STIME, seq: int = 0) -> Identity:
     """The identity of the VM that the tests are about, or of one that differs from it in one way."""
     return Identity(owner=owner, vm_id=VmId(vm_id), stime=stime, seq=seq, host_id=0)
 
@@ -167,17 +167,17 @@ class Front:
         await self.dispatcher.lanes.stop(5)
         await self.engines.close()
 
-    def send(self, action: str, **details: Unpack[Details]) -> None:
+    def send(self, action: str, **details: Unpack[oned_lines.Details]) -> None:
         """Send a request for this action of the VM, as oned 7.4 does."""
         self.send_about(VM, action, **details)
 
-    def send_about(self, vm_id: int, action: str, **details: Unpack[Details]) -> None:
+    def send_about(self, vm_id: int, action: str, **details: Unpack[oned_lines.Details]) -> None:
         """Send a request for this action of any VM, as oned 7.4 does."""
-        request = parse_line(wire_line(action, vm_id=vm_id, **details).rstrip(b"\n"))
+        request = parse_line(oned_lines.line(action, vm_id, **details).rstrip(b"\n"))
         assert isinstance(request, Request | Malformed)
         self.dispatcher.accept(request)
 
-    async def ask(self, action: str, **details: Unpack[Details]) -> str:
+    async def ask(self, action: str, **details: Unpack[oned_lines.Details]) -> str:
         """Send a request and return its reply from `SUCCESS` or `FAILURE` on, without the id."""
         self.send(action, **details)
         async with asyncio.timeout(30):
@@ -185,12 +185,12 @@ class Front:
         assert (word, vm_id) == (action, str(VM))
         return f"{result} {info}"
 
-    async def ask_about(self, deploy_id: str, request: tuple[str, Details]) -> str:
+    async def ask_about(self, deploy_id: str, request: tuple[str, oned_lines.Details]) -> str:
         """Send a request that names this instance."""
         action, details = request
-        return await self.ask(action, **(details | Details(deploy_id=deploy_id)))
+        return await self.ask(action, **(details | oned_lines.Details(deploy_id=deploy_id)))
 
-    async def deployed(self, **details: Unpack[Details]) -> DeployId:
+    async def deployed(self, **details: Unpack[oned_lines.Details]) -> DeployId:
         """Send a DEPLOY, which has to succeed, and return the id."""
         result, deploy_id = (await self.ask("DEPLOY", **details)).split(" ", 1)
         assert result == "SUCCESS", deploy_id

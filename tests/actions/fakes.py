@@ -25,7 +25,6 @@ from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.engine import Engine, Sight
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.lifecycle import Work
-from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.database import Database
 from one_provider_mad.domain import (
     DeployId,
@@ -53,6 +52,7 @@ from one_provider_mad.protocol.messages import Control, Malformed, Request
 from one_provider_mad.protocol.vmm import parse_line
 from one_provider_mad.providers.interface import CreateCall, CreatePlan, Parameters, VerbatimDriver, VerbatimRequest
 from one_provider_mad.settings import Configuration, Policy, Settings
+from tests import oned_lines
 
 OWNER = "harbour"
 STIME = 1_760_000_000
@@ -565,7 +565,7 @@ class Desk:
     def ask(self, action: str, vm_id: int = 7, **details: Any) -> Request:
         """Send a request as oned would."""
         stime = {} if action == "DRIVER_CANCEL" else {"stime": STIME, "host_id": 3}
-        return self.tell(wire_line(action, vm_id=vm_id, **{**stime, **details}))
+        return self.tell(oned_lines.line(action, vm_id, **{**stime, **details}))
 
     def tell(self, line: bytes) -> Request:
         """Send a line that is a request."""

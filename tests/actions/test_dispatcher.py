@@ -16,7 +16,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from one_provider_mad.actions import queued
-from one_provider_mad.cli.driver_message import build
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -33,6 +32,7 @@ from one_provider_mad.errors import (
     WrongEndpoint,
 )
 from one_provider_mad.providers.interface import CreateCall
+from tests import oned_lines
 from tests.actions.fakes import LARGE, PATIENCE, Desk, World, a_desk, a_world, identity_of, large, pass_time, until
 
 pytestmark = pytest.mark.looptime
@@ -217,7 +217,9 @@ BAD_PAYLOADS = [
     pytest.param(b"!!!!", "payload is not base64", id="no-base64"),
     pytest.param(base64.b64encode(b"<VMM"), "payload is not the XML of a driver message", id="no-xml"),
     pytest.param(base64.b64encode(b"\xff"), "payload is not UTF-8", id="no-utf-8"),
-    pytest.param(base64.b64encode(build("DEPLOY", vm_id=8)), "the message is about VM 8, the line about VM 7", id="id"),
+    pytest.param(
+        base64.b64encode(oned_lines.document("DEPLOY", 8)), "the message is about VM 8, the line about VM 7", id="id"
+    ),
     pytest.param(base64.b64encode(b"x" * LARGE), "payload is not the XML of a driver message", id="large"),
 ]
 

@@ -10,12 +10,12 @@ import msgspec
 import pytest
 
 from one_provider_mad.actions.debts import pay
-from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import CannotTell, PermissionDenied
 from one_provider_mad.journal.records import ORPHAN, Debt
 from one_provider_mad.protocol.messages import Request
 from one_provider_mad.protocol.vmm import parse_line
+from tests import oned_lines
 from tests.actions.fakes import STIME, Desk, FakeCloud, World, a_desk, a_world, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime
@@ -181,7 +181,7 @@ async def test_a_terminate_resumed_by_the_next_process_still_waits_for_the_guest
     if is_refused:
         await journal.refuse_soft_end(deploy_id)
     await pass_time(200)
-    line = wire_line("SHUTDOWN", vm_id=7, stime=STIME, host_id=3, deploy_id=deploy_id, lcm_state=12)
+    line = oned_lines.line("SHUTDOWN", 7, stime=STIME, host_id=3, deploy_id=deploy_id, lcm_state=12)
     request = parse_line(line.rstrip(b"\n"))
     assert isinstance(request, Request)
     desk.dispatcher.take_over(request, number=0, asked_at=asked_at)

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from one_provider_mad.actions import cloud, debts
-from one_provider_mad.cli.driver_message import DEFAULT_STIME, Details
 from one_provider_mad.domain import Identity, Template
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -25,6 +24,7 @@ from one_provider_mad.errors import (
     ProviderError,
     QuotaExceeded,
 )
+from tests import oned_lines
 from tests.actions.cloud_faces import (
     NO_ANSWER,
     REFUSED,
@@ -42,7 +42,7 @@ from tests.end_to_end.oned import Place
 
 __all__ = ["moods"]
 
-Request = tuple[str, Details]
+Request = tuple[str, oned_lines.Details]
 """An action, and the details of its message."""
 
 TERMINATE: Request = ("SHUTDOWN", {"lcm_state": 12})
@@ -73,7 +73,7 @@ STARTERS = {
 FOREIGN_IDENTITIES: Mapping[str, Identity | None] = {
     "another-vm": identity(vm_id=8),
     "another-owner": identity(owner="somebody-else"),
-    "an-earlier-vm-of-that-id": identity(stime=DEFAULT_STIME - 1000),
+    "an-earlier-vm-of-that-id": identity(stime=oned_lines.STIME - 1000),
     "untagged": None,
 }
 

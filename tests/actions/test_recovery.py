@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from one_provider_mad.actions.recovery import Recovery
-from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.errors import JournalError, PermissionDenied
 from one_provider_mad.journal.records import AttemptState
@@ -21,6 +20,7 @@ from one_provider_mad.processes import Process
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action, Request
 from one_provider_mad.protocol.vmm import parse_line
+from tests import oned_lines
 from tests.actions.fakes import EPOCH, STIME, Desk, World, a_desk, a_world, identity_of, pass_time, until
 
 pytestmark = pytest.mark.looptime
@@ -59,7 +59,7 @@ def now() -> float:
 
 
 def request(action: str = "DEPLOY", vm_id: int = 7, **details: Any) -> Request:
-    parsed = parse_line(wire_line(action, vm_id=vm_id, stime=STIME, host_id=3, **details).rstrip(b"\n"))
+    parsed = parse_line(oned_lines.line(action, vm_id, stime=STIME, host_id=3, **details).rstrip(b"\n"))
     assert isinstance(parsed, Request)
     return parsed
 

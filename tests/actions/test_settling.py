@@ -11,12 +11,12 @@ import pytest
 
 from one_provider_mad.actions.intents import LCM_STATES
 from one_provider_mad.actions.settling import Settling, WaitingDocument, WaitingVm
-from one_provider_mad.cli.driver_message import DEFAULT_HOST
 from one_provider_mad.domain import InstanceState, VmId
 from one_provider_mad.errors import JournalError, ProviderUnavailable
 from one_provider_mad.journal.records import AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
+from tests import oned_lines
 from tests.actions.fakes import STIME, Desk, FakeScripts, World, a_desk, a_world, identity_of, pass_time, until
 from tests.actions.test_recovery import leave, recovery_of, request
 
@@ -454,7 +454,7 @@ async def test_a_script_that_still_runs_when_leadership_returns_is_answered_with
     """Only its result shows what the script did: after a FAILURE, the retry would buy a second machine."""
     scripts, core = FakeScripts(), FakeCore()
     scripts.gate, scripts.answer = asyncio.Event(), "i-5"
-    core.wait("BOOT", host=DEFAULT_HOST)
+    core.wait("BOOT", host=oned_lines.HOST)
     async with a_desk(world, verbatim=scripts) as desk, settling(desk, core) as one:
         desk.ask("DEPLOY")
         await until(lambda: len(scripts.requests) == 1)

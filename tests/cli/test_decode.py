@@ -16,8 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from one_provider_mad.cli.decode import entry, explain
-from one_provider_mad.cli.driver_message import wire_line
-from one_provider_mad.cli.verbs import CONTROLS, RELEASES, VERBS, default_lcm_state
+from tests import oned_lines
 
 DECODE = [sys.executable, "-m", "one_provider_mad.cli.main", "decode"]
 
@@ -33,8 +32,8 @@ def explained(line: bytes) -> str:
 
 
 def test_every_action_of_every_release_is_understood() -> None:
-    cases = [(action, release) for action in sorted(VERBS) for release in RELEASES]
-    lines = [wire_line(action, vm_id=7, release=release, deploy_id="i-0f3a") for action, release in cases]
+    cases = [(action, release) for action in sorted(oned_lines.ACTIONS) for release in oned_lines.RELEASES]
+    lines = [oned_lines.line(action, 7, release=release, deploy_id="i-0f3a") for action, release in cases]
     done = decode(stdin=b"".join(lines))
     assert (done.returncode, done.stderr) == (0, "")
     told = done.stdout.split("\n> ")
@@ -42,12 +41,12 @@ def test_every_action_of_every_release_is_understood() -> None:
     for (action, release), text in zip(cases, told, strict=True):
         assert text.removeprefix("> ").startswith(f"{action} VM 7  ({'6.0 and later' if release == '7.4' else 'up to'}")
         if action != "DRIVER_CANCEL":
-            state = f"LCM_STATE      {default_lcm_state(action, release)} "
+            state = f"LCM_STATE      {oned_lines.usual_lcm_state(action, release)} "
             assert all(part in text for part in ("remote_provider (id 0)", "i-0f3a", state, "TYPE=simulated"))
 
 
 def test_the_fields_that_matter_are_shown() -> None:
-    line = wire_line("SHUTDOWN", vm_id=7, deploy_id="i-0f3a", lcm_state=18, stime=1_760_000_000, seq=2)
+    line = oned_lines.line("SHUTDOWN", 7, deploy_id="i-0f3a", lcm_state=18, stime=1_760_000_000, seq=2)
     assert explained(line).splitlines() == [
         "> SHUTDOWN VM 7  (6.0 and later)",
         "    name           one-7",
@@ -62,7 +61,7 @@ def test_the_fields_that_matter_are_shown() -> None:
 
 
 def test_what_the_action_is_about_is_shown() -> None:
-    text = explained(wire_line("ATTACHDISK", vm_id=7, operand={"SIZE": "1024"}))
+    text = explained(oned_lines.line("ATTACHDISK", 7, operand={"SIZE": "1024"}))
     assert "    operand        ATTACH=YES  DISK_ID=0  SIZE=1024" in text.splitlines()
 
 
@@ -171,11 +170,11 @@ def test_a_script_can_read_it() -> None:
         {"from": None, "word": "nonsense", "status": None, "vm_id": None, "host_id": None, "text": "",
          "note": "neither request nor reply: Action NONSENSE not supported", "fields": []},
     ]  # fmt: skip
-    assert "<HOST>remote_provider</HOST>" in json.loads(entry(wire_line("DEPLOY", vm_id=7), is_xml=True))["xml"]
+    assert "<HOST>remote_provider</HOST>" in json.loads(entry(oned_lines.line("DEPLOY", 7), is_xml=True))["xml"]
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=60) | st.tuples(st.sampled_from(sorted(VERBS)), st.binary(max_size=80)).map(
+@given(st.binary(max_size=60) | st.tuples(st.sampled_from(sorted(oned_lines.ACTIONS)), st.binary(max_size=80)).map(
     lambda pair: f"{pair[0]} 7 ".encode() + b64encode(pair[1])
 ) | st.tuples(st.sampled_from(["START_MONITOR -", "STATE_VM SUCCESS", "LOG I"]), st.text(max_size=60)).map(
     lambda pair: f"{pair[0]} 7 0 ".encode() + b64encode(zlib.compress(pair[1].encode("utf-8", "replace")))
@@ -202,7 +201,7 @@ def test_a_line_that_is_made_to_hurt_costs_nothing(line: bytes) -> None:
 
 def test_the_document_can_be_printed(tmp_path: Path) -> None:
     file = tmp_path / "lines"
-    file.write_bytes(wire_line("DEPLOY", vm_id=7) + b"FINALIZE\n")
+    file.write_bytes(oned_lines.line("DEPLOY", 7) + b"FINALIZE\n")
     done = decode("--xml", str(file), str(file))
     assert done.returncode == 0
     assert done.stdout.count("\n    <VMM_DRIVER_ACTION_DATA>\n      <HOST>remote_provider</HOST>\n") == 2
@@ -213,7 +212,7 @@ def test_lines_are_shown_as_they_arrive_without_colour_when_nobody_looks() -> No
     with subprocess.Popen(DECODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for word in CONTROLS:
+        for word in ("INIT", "FINALIZE"):
             process.stdin.write(word.encode() + b"\n")
             process.stdin.flush()
             assert process.stdout.readline().startswith(f"> {word} ".encode())

@@ -16,6 +16,7 @@ from one_provider_mad.domain import Template, VmRequest
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.protocol.vmm import parse_line
+from tests import oned_lines
 
 MESSAGE = """
 HOST NET_DRV- MIGR_HOST MIGR_NET_DRV- DEPLOY_ID LOCAL_DEPLOYMENT_FILE REMOTE_DEPLOYMENT_FILE CHECKPOINT_FILE TM_COMMAND
@@ -67,6 +68,59 @@ def test_the_document_has_the_elements_of_its_release_in_order(release: Release)
         assert tags(document.find("VM")) == elements(VM, release), action
         assert tags(document.find("VM/HISTORY_RECORDS")) == ["HISTORY"], action
         assert tags(document.find("VM/HISTORY_RECORDS/HISTORY")) == elements(HISTORY, release), action
+
+
+WEB = Template(
+    values={
+        "NAME": ("web",),
+        "CPU": ("1",),
+        "CONTEXT": ({"NETWORK": "YES"},),
+        "DISK": ({"IMAGE_ID": "7", "SIZE": "5"}, {"IMAGE_ID": "8", "SIZE": "6"}),
+        "NIC": ({"NETWORK": "cloud"},),
+        "BACKUP_CONFIG": ({"KEEP_LAST": "2"},),
+        "MINE": ("<&>", "again"),
+        "PUBLIC_CLOUD": ({"TYPE": "ec2", "AMI": "ami-1"}, {"TYPE": "azure"}),
+    }
+)
+DETAILS: list[oned_lines.Details] = [
+    {},
+    {"template": WEB},
+    {"template": WEB, "lcm_state": 18, "host": "us-east-1", "host_id": 5, "deploy_id": "i-0f3a", "seq": 3, "stime": 9},
+    {"lcm_state": 20, "seq": 1, "name": "web 1"},
+    {"lcm_state": 29},
+    {"lcm_state": 5},
+    {"lcm_state": 0},
+]
+OPERANDS: Mapping[str, Mapping[str, str]] = {
+    "MIGRATE": {"MIGR_HOST": "other"},
+    "CLEANUP": {"MIGR_HOST": "other"},
+    "ATTACHDISK": {"SIZE": "1024"},
+    "RESIZEDISK": {"DISK_ID": "1", "SIZE": "9"},
+    "ATTACHNIC": {"NIC_ID": "4"},
+    "SNAPSHOTCREATE": {},
+    "SNAPSHOTDELETE": {"SNAPSHOT_ID": "3", "HYPERVISOR_ID": "snap-3"},
+    "RESIZE": {"CPU": "2", "MEMORY": "512"},
+    "UPDATECONF": {"SSH_PUBLIC_KEY": "ssh-rsa A"},
+    "UPDATESG": {"SECURITY_GROUP_ID": "101"},
+    "UPDATENIC": {"VIRTUAL_NETWORK_ID": "7"},
+    "BACKUP": {"KEEP_LAST": "3"},
+    "EXEC": {"COMMAND": "date"},
+}
+
+
+@EVERY_RELEASE
+def test_every_action_is_encoded_as_the_tests_write_it(release: Release) -> None:
+    for action in [*VERBS, "INIT", "FINALIZE", "FROBNICATE"]:
+        for details in DETAILS:
+            given = details | oned_lines.Details(operand=OPERANDS.get(action, {}))
+            expected = oned_lines.line(action, 42, release=release, **given)
+            assert wire_line(action, vm_id=42, release=release, **given) == expected, action
+
+
+def test_actions_and_their_releases_are_those_of_the_tests() -> None:
+    assert {action: verb.releases for action, verb in VERBS.items()} == {
+        word: action.releases for word, action in oned_lines.ACTIONS.items()
+    }
 
 
 @EVERY_RELEASE

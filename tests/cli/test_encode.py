@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from one_provider_mad.cli.driver_message import wire_line
 from one_provider_mad.cli.main import main
 from one_provider_mad.cli.template_text import read_template
 from one_provider_mad.cli.verbs import LCM_NUMBERS, RELEASES, VERBS, Release
+from tests import oned_lines
 
 TEMPLATE = 'NAME = web\nCPU = 2  # cores\nMEMORY = 512\nPUBLIC_CLOUD = [ TYPE="ec2",\n  AMI="ami-1" ]\n'
 
@@ -25,7 +25,7 @@ def encode(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[b
 
 def test_the_least_that_makes_a_line() -> None:
     done = encode("DEPLOY", "--vm-id", "7")
-    assert (done.returncode, done.stdout, done.stderr) == (0, wire_line("DEPLOY", vm_id=7), b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, oned_lines.line("DEPLOY", 7), b"")
 
 
 def test_everything_that_can_be_said(tmp_path: Path) -> None:
@@ -36,9 +36,9 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         *("--deploy-id", "i-0f3a", "--name", "other", "--host", "us-east-1", "--host-id", "5", "--stime", "9"),
         *("--seq", "3"),
     )
-    expected = wire_line(
+    expected = oned_lines.line(
         "SHUTDOWN",
-        vm_id=7,
+        7,
         release="5.10",
         template=read_template(TEMPLATE),
         lcm_state=18,
@@ -54,7 +54,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
 
 def test_a_template_may_come_from_stdin() -> None:
     done = encode("DEPLOY", "7", "--template", "-", stdin=TEMPLATE.encode())
-    assert done.stdout == wire_line("DEPLOY", vm_id=7, template=read_template(TEMPLATE))
+    assert done.stdout == oned_lines.line("DEPLOY", 7, template=read_template(TEMPLATE))
 
 
 # From here on in this process, for speed.
@@ -70,7 +70,7 @@ def ran(*arguments: str, stdin: str | bytes = "") -> tuple[int, bytes, str]:
 def test_each_action_in_each_release_is_a_line(release: Release) -> None:
     for action in sorted(VERBS):
         code, line, notes = ran(action, "--vm-id", "7", "--release", release)
-        assert (code, line) == (0, wire_line(action, vm_id=7, release=release)), action
+        assert (code, line) == (0, oned_lines.line(action, 7, release=release)), action
         assert bool(notes) == (release not in VERBS[action].releases), action
 
 
@@ -81,16 +81,16 @@ def test_each_action_in_each_release_is_a_line(release: Release) -> None:
         (["finalize"], b"FINALIZE\n"),
         (["DRIVER_CANCEL", "--vm-id", "3"], b"DRIVER_CANCEL  3 \n"),
         (["DRIVER_CANCEL", "3", "--release", "5.10"], b"DRIVER_CANCEL 3\n"),
-        (["poll", "3"], wire_line("POLL", vm_id=3, release="5.10")),
-        (["DEPLOY", "3", "--lcm-state", "boot-poweroff"], wire_line("DEPLOY", vm_id=3, lcm_state=20)),
-        (["CLEANUP", "3", "--lcm-state", "0"], wire_line("CLEANUP", vm_id=3, lcm_state=0)),
+        (["poll", "3"], oned_lines.line("POLL", 3, release="5.10")),
+        (["DEPLOY", "3", "--lcm-state", "boot-poweroff"], oned_lines.line("DEPLOY", 3, lcm_state=20)),
+        (["CLEANUP", "3", "--lcm-state", "0"], oned_lines.line("CLEANUP", 3, lcm_state=0)),
         (
             ["ATTACHDISK", "3", "--operand", "size=1024", "--operand", "TARGET=a=b"],
-            wire_line("ATTACHDISK", vm_id=3, operand={"SIZE": "1024", "TARGET": "a=b"}),
+            oned_lines.line("ATTACHDISK", 3, operand={"SIZE": "1024", "TARGET": "a=b"}),
         ),
         (
             ["SNAPSHOTDELETE", "3", "--snapshot-id", "2", "--hypervisor-id", "snap-2"],
-            wire_line("SNAPSHOTDELETE", vm_id=3, operand={"SNAPSHOT_ID": "2", "HYPERVISOR_ID": "snap-2"}),
+            oned_lines.line("SNAPSHOTDELETE", 3, operand={"SNAPSHOT_ID": "2", "HYPERVISOR_ID": "snap-2"}),
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_short_ways(arguments: list[str], line: bytes) -> None:
 
 def test_every_state_has_a_name() -> None:
     found = {name: ran("DEPLOY", "3", "--lcm-state", name)[1] for name in LCM_NUMBERS}
-    assert found == {name: wire_line("DEPLOY", vm_id=3, lcm_state=number) for name, number in LCM_NUMBERS.items()}
+    assert found == {name: oned_lines.line("DEPLOY", 3, lcm_state=number) for name, number in LCM_NUMBERS.items()}
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from one_provider_mad.cli.driver_message import Details
-from one_provider_mad.cli.verbs import RELEASES, Release
 from one_provider_mad.domain import Template
 from tests.end_to_end import wire
 from tests.end_to_end.script_place import HOST, ScriptPlace, altered, edited
+from tests.oned_lines import RELEASES, Details, Release
 
 
 class Case(NamedTuple):

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from one_provider_mad.cli.driver_message import DEFAULT_STIME
-from one_provider_mad.cli.verbs import RELEASES, VERBS, Release
 from one_provider_mad.domain import Template
 from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import ROOT, Driver, Place, aside
+from tests.oned_lines import ACTIONS, RELEASES, STIME, Release
 from tests.waiting import until
 
 AT_ONCE = {"boot_time": 0, "stop_time": 0, "suspend_time": 0, "destroy_time": 0}
@@ -121,7 +120,7 @@ ONLY_4_14: tuple[Release, ...] = ("5.10",)
 
 
 def test_no_action_of_the_protocol_is_left_out() -> None:
-    assert {case.action for case in CASES} == set(VERBS) - {"DRIVER_CANCEL"}
+    assert {case.action for case in CASES} == set(ACTIONS) - {"DRIVER_CANCEL"}
 
 
 @pytest.mark.parametrize(
@@ -129,7 +128,7 @@ def test_no_action_of_the_protocol_is_left_out() -> None:
     [
         pytest.param(case, release, id=f"{case.action}-{release}")
         for case in CASES
-        for release in VERBS[case.action].releases or ONLY_4_14
+        for release in ACTIONS[case.action].releases or ONLY_4_14
     ],
 )
 def test_an_action_gets_the_one_reply_that_its_release_expects(
@@ -385,10 +384,10 @@ def victims(served: Driver) -> Mapping[str, Victim]:
     with Driver(place, "-t 15 -r 0 other") as other:
         foreign = other.created(wire.deploy(three))
     found = [
-        Victim(served.created(wire.deploy(one)), next(_numbers), DEFAULT_STIME),
-        Victim(served.created(wire.deploy(two)), two, DEFAULT_STIME + 1),
-        Victim(foreign, three, DEFAULT_STIME),
-        Victim(launched_in_the_console(place), next(_numbers), DEFAULT_STIME),
+        Victim(served.created(wire.deploy(one)), next(_numbers), STIME),
+        Victim(served.created(wire.deploy(two)), two, STIME + 1),
+        Victim(foreign, three, STIME),
+        Victim(launched_in_the_console(place), next(_numbers), STIME),
     ]
     return dict(zip(STRANGERS, found, strict=True))
 

@@ -16,10 +16,10 @@ from functools import partial
 
 import pytest
 
-from one_provider_mad.cli.driver_message import default_template
 from one_provider_mad.domain import Instance, InstanceState, Template
 from one_provider_mad.providers.simulated.cloud import Cloud
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from tests import oned_lines
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import OWNER, Driver, Place, aside, replies
@@ -475,7 +475,7 @@ def test_a_resume_that_crashes_anywhere_gives_the_instance_what_changed_while_it
     deploy_id = one.created(wire.deploy(7))
     assert one.ask(wire.power_off(7, deploy_id)) == "SUCCESS -"
     order(place, f'crash = {{ at = "{point}" }}')
-    asked = default_template().values
+    asked = oned_lines.bursting_template().values
     larger = Template(values={**asked, "MEMORY": ("1024",), "DISK": ({"DISK_ID": "3", "SIZE": "512"},)})
     one.send(wire.resume(7, deploy_id, template=larger))
     crashed(one)

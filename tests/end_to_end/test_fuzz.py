@@ -15,8 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from one_provider_mad.cli.driver_message import build, wire_line
-from one_provider_mad.cli.verbs import RELEASES, VERBS, Release
+from tests import oned_lines
 from tests.end_to_end.oned import Driver, Place
 
 SEED = 20260101
@@ -96,7 +95,7 @@ def test_the_oracle_knows_what_is_due(line: bytes, expected: Due | None) -> None
 
 # Lines
 
-CHEAP = [action for action in VERBS if action not in ("DEPLOY", "RESTORE", "DRIVER_CANCEL")]
+CHEAP = [action for action in oned_lines.ACTIONS if action not in ("DEPLOY", "RESTORE", "DRIVER_CANCEL")]
 
 HOSTILE = [
     b"",
@@ -132,7 +131,7 @@ class Lines:
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
-        self._valid: dict[tuple[str, Release, str], tuple[bytes, bytes]] = {}
+        self._valid: dict[tuple[str, oned_lines.Release, str], tuple[bytes, bytes]] = {}
         self._mutations: Sequence[Callable[[bytes], bytes]] = (
             self._truncated,
             self._flipped,
@@ -168,7 +167,7 @@ class Lines:
 
     def _valid_line(self) -> bytes:
         chance = self._random.random()
-        release = self._random.choice(RELEASES)
+        release = self._random.choice(oned_lines.RELEASES)
         if chance < 0.01:
             return self._about("DEPLOY", release, self._random.choice(DEPLOYED_IDS))
         if chance < 0.03:
@@ -176,15 +175,15 @@ class Lines:
         ids = DEPLOYED_IDS if chance < 0.1 else OTHER_IDS
         return self._about(self._random.choice(CHEAP), release, self._random.choice(ids))
 
-    def _about(self, action: str, release: Release, vm_id: int) -> bytes:
+    def _about(self, action: str, release: oned_lines.Release, vm_id: int) -> bytes:
         """A line for this VM, made from one for another: building them all would take longer than answering them."""
         if action == "DRIVER_CANCEL":
-            return wire_line(action, vm_id=vm_id, release=release)[:-1]
+            return oned_lines.line(action, vm_id, release=release)[:-1]
         deploy_id = "" if vm_id in DEPLOYED_IDS else "sim-0123456789ab"
         form = (action, release, deploy_id)
         if form not in self._valid:
-            start, _, _ = wire_line(action, vm_id=7, release=release).partition(b"7")
-            self._valid[form] = (start, build(action, vm_id=7, release=release, deploy_id=deploy_id))
+            start, _, _ = oned_lines.line(action, 7, release=release).partition(b"7")
+            self._valid[form] = (start, oned_lines.document(action, 7, release=release, deploy_id=deploy_id))
         start, document = self._valid[form]
         document = document.replace(b"<ID>7</ID>", b"<ID>%d</ID>" % vm_id, 1)
         return b"%b%d %b" % (start, vm_id, base64.b64encode(document))
@@ -253,7 +252,7 @@ class Lines:
 def large_lines() -> list[bytes]:
     """What is above the line's bound, what is read beside the loop, and what is only nearly so."""
     padding = b"<!--" + b" " * 300_000 + b"-->"
-    document = build("POLL", vm_id=500, release="5.10")
+    document = oned_lines.document("POLL", 500, release="5.10")
     return [
         b"POLL 501 " + b"A" * TOO_LONG,
         b"A" * TOO_LONG,
@@ -275,7 +274,7 @@ REPLACED = re.compile(r"(?P<newer>[A-Z]+) was asked while (?P<older>[A-Z]+) was 
 
 
 BESIDE = ("POLL", "DRIVER_CANCEL", "REBOOT", "RESET", "UPDATESG", "UPDATENIC", "BACKUPCANCEL", "EXEC", "EXEC_CANCEL")
-MOVING = frozenset(VERBS) - frozenset(BESIDE)
+MOVING = frozenset(oned_lines.ACTIONS) - frozenset(BESIDE)
 """What brings a VM from state to state: of several that are open only the newest is answered."""
 
 

@@ -25,12 +25,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from one_provider_mad.cli.driver_message import DEFAULT_STIME, wire_line
 from one_provider_mad.domain import Identity, Instance, Template, VmId
 from one_provider_mad.journal.reader import read_debts
 from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.providers.simulated.cloud import Cloud
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from tests import oned_lines
 from tests.end_to_end.oned import Driver, Place, replies
 from tests.waiting import until
 
@@ -51,15 +51,15 @@ VAGUE = Template(values={"CPU": ("1",), "MEMORY": ("256",)})
 
 
 def deploy(vm_id: VmId = VM) -> bytes:
-    return wire_line("DEPLOY", vm_id=vm_id, template=VAGUE)
+    return oned_lines.line("DEPLOY", vm_id, template=VAGUE)
 
 
 def call_off(vm_id: VmId = VM) -> bytes:
-    return wire_line("DRIVER_CANCEL", vm_id=vm_id)
+    return oned_lines.line("DRIVER_CANCEL", vm_id)
 
 
 def cleanup(vm_id: VmId = VM) -> bytes:
-    return wire_line("CLEANUP", vm_id=vm_id, template=VAGUE)
+    return oned_lines.line("CLEANUP", vm_id, template=VAGUE)
 
 
 def simulated(*, lag: float = 0, latency: float = 0.06, boot_time: float = 8, more: str = "") -> str:
@@ -72,7 +72,7 @@ def simulated(*, lag: float = 0, latency: float = 0.06, boot_time: float = 8, mo
 
 
 def shutdown(vm_id: VmId, deploy_id: str) -> bytes:
-    return wire_line("SHUTDOWN", vm_id=vm_id, template=VAGUE, deploy_id=deploy_id)
+    return oned_lines.line("SHUTDOWN", vm_id, template=VAGUE, deploy_id=deploy_id)
 
 
 OTHER_SIZES = "[simulated.instance_types]\nsmall_256mb = { cpu = 4, memory = 512 }\ntiny = { cpu = 1, memory = 256 }\n"
@@ -346,7 +346,7 @@ def assert_exactly_one_each(place: Place, deploy_ids: Mapping[VmId, str], remain
         assert not instance.state.is_gone
         assert instance.identity is not None
         vm_id = instance.identity.vm_id
-        assert instance.identity == Identity(owner=OWNER, vm_id=vm_id, stime=DEFAULT_STIME, seq=0, host_id=0)
+        assert instance.identity == Identity(owner=OWNER, vm_id=vm_id, stime=oned_lines.STIME, seq=0, host_id=0)
         assert deploy_ids[vm_id] == instance.deploy_id
         types = next(each.instance_types for each in remains if each.vm_id == vm_id)
         assert not types or types == {instance.attributes["SIM_INSTANCE_TYPE"]}

@@ -7,7 +7,7 @@ import random
 import re
 from pathlib import Path
 
-from one_provider_mad.cli.driver_message import build
+from tests import oned_lines
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver, Place
 
@@ -19,7 +19,7 @@ VECTOR = b"<A><B>v</B></A>"
 
 def long_line(vm_id: int) -> bytes:
     """A DEPLOY whose user has filled the template with one long script, or with as many attributes as there is room."""
-    document = build("DEPLOY", vm_id=vm_id, lcm_state=2)
+    document = oned_lines.document("DEPLOY", vm_id, lcm_state=2)
     room = LINE * 3 // 4 - len(document)
     if vm_id % 3:
         script = base64.b64encode(random.Random(vm_id).randbytes(room * 3 // 4 - 100))

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from lxml import etree
 
-from one_provider_mad.cli.verbs import Release
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, NIC, request
 from tests.end_to_end.script_place import HOST, NAME, ScriptPlace, Served, altered, edited
+from tests.oned_lines import Release
 
 _numbers = itertools.count(3000)
 

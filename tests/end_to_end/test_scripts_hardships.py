@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.cli.verbs import Release
 from one_provider_mad.domain import Template
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, request
 from tests.end_to_end.script_place import HOST, NAME, ScriptPlace, Served, altered
+from tests.oned_lines import Release
 from tests.waiting import until
 
 NOTE_PID = "echo $$ >>@PLACE@/pids"

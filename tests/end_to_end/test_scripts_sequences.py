@@ -13,7 +13,6 @@ from typing import NamedTuple
 import pytest
 from lxml import etree
 
-from one_provider_mad.cli.verbs import VERBS, Release
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, NIC, expected, request
 from tests.end_to_end.script_place import (
@@ -25,6 +24,7 @@ from tests.end_to_end.script_place import (
     Served,
     message_of,
 )
+from tests.oned_lines import ACTIONS, Release
 
 BOOM = "echo boom >&2; exit 1"
 """What a script does that fails."""
@@ -84,7 +84,7 @@ def is_vm(argument: str, vm_id: int) -> str:
 
 
 RUNS = [
-    pytest.param(action, release, id=f"{action}-{release}") for action in CASES for release in VERBS[action].releases
+    pytest.param(action, release, id=f"{action}-{release}") for action in CASES for release in ACTIONS[action].releases
 ]
 
 

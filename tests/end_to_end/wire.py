@@ -5,18 +5,24 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from typing import Unpack
 
-from one_provider_mad.cli.driver_message import Details, build, wire_line
-from one_provider_mad.cli.verbs import LCM_NUMBERS, Release
 from one_provider_mad.domain import Template
+from tests import oned_lines
+from tests.oned_lines import Details, Release
 
 
 def line(
-    action: str, vm_id: int, lcm_state: str = "", /, *, release: Release = "7.4", **details: Unpack[Details]
+    action: str,
+    vm_id: int,
+    lcm_state: str = "",
+    /,
+    *,
+    release: Release = "7.4",
+    **details: Unpack[Details],
 ) -> bytes:
     """Any line; LCM_STATE by its name, or the one that the action is mostly sent in."""
     if lcm_state:
-        details["lcm_state"] = LCM_NUMBERS[lcm_state]
-    return wire_line(action, vm_id=vm_id, release=release, **details)
+        details["lcm_state"] = oned_lines.LCM_STATES[lcm_state]
+    return oned_lines.line(action, vm_id, release=release, **details)
 
 
 def deploy(vm_id: int, /, *, release: Release = "7.4", **details: Unpack[Details]) -> bytes:
@@ -70,9 +76,17 @@ def unknown(vm_id: int, /, *, release: Release = "7.4") -> bytes:
     return line("FROBNICATE", vm_id, release=release)
 
 
-def without(element: str, action: str, vm_id: int, /, *, release: Release = "7.4", **details: Unpack[Details]) -> bytes:
+def without(
+    element: str,
+    action: str,
+    vm_id: int,
+    /,
+    *,
+    release: Release = "7.4",
+    **details: Unpack[Details],
+) -> bytes:
     """A line whose message lacks one of its elements."""
-    document = build(action, vm_id=vm_id, release=release, **details)
+    document = oned_lines.document(action, vm_id, release=release, **details)
     before, _, rest = document.partition(f"<{element}>".encode())
     _, found, after = rest.partition(f"</{element}>".encode())
     if not found:
@@ -82,7 +96,7 @@ def without(element: str, action: str, vm_id: int, /, *, release: Release = "7.4
 
 def with_payload(action: str, vm_id: int, payload: bytes, /, *, release: Release = "7.4") -> bytes:
     """A line with this payload, whatever it is."""
-    return f"{action}{'  ' if release == '7.4' else ' '}{vm_id} ".encode() + payload + b"\n"
+    return oned_lines.head(action, vm_id, release) + payload + b"\n"
 
 
 def asking_for(instance_type: str = "", /, **attributes: str) -> Template:

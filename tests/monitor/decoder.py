@@ -132,7 +132,7 @@ def start_document(host_id: int, name: str = "harbour", *, interval: int = 180, 
 def packed(document: str | bytes) -> bytes:
     """A payload as monitord packs it."""
     data = document.encode() if isinstance(document, str) else document
-    return base64.b64encode(zlib.compress(data, 9))
+    return base64.b64encode(zlib.compress(data))
 
 
 def start_monitor(host_id: int, name: str = "harbour", *, interval: int = 180, **periods: int) -> bytes:

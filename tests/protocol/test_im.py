@@ -105,7 +105,7 @@ def test_a_line_of_oned_or_monitord_that_is_read_byte_by_byte_is_parsed(value: I
 def test_the_tests_write_lines_as_oned_and_monitord_do() -> None:
     assert decoder.monitor(5, is_first=True) == b"MONITOR 5 harbour /srv/one/datastores 1\n"
     assert decoder.stopmonitor(5) == b"STOPMONITOR 5 harbour \n"
-    assert decoder.start_monitor(5).startswith(b"START_MONITOR - 5 0 eN")
+    assert decoder.start_monitor(5).startswith(b"START_MONITOR - 5 0 eJ")
 
 
 PAYLOAD = decoder.packed(decoder.start_document(5))

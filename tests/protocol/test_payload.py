@@ -8,8 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_provider_mad.cli.driver_message import wire_line
-from one_provider_mad.cli.verbs import RELEASES, Release
 from one_provider_mad.documents import ORDINARY_SIZE
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
 from one_provider_mad.protocol.dialect import Dialect
@@ -17,6 +15,7 @@ from one_provider_mad.protocol.framing import LIMIT, LineBuffer
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.payload import read_outline, read_payload
 from one_provider_mad.protocol.vmm import clean, parse_line
+from tests import oned_lines
 from tests.protocol.cases import (
     HELLO,
     legacy_message,
@@ -462,10 +461,10 @@ def test_a_message_of_more_than_a_hundred_thousand_elements_is_refused_unparsed(
     assert reason == "the message has more than 100000 elements: give the VM a smaller template"
 
 
-@pytest.mark.parametrize("release", RELEASES)
-def test_host_and_lcm_state_are_read_from_the_beginning_of_a_long_message(release: Release) -> None:
+@pytest.mark.parametrize("release", oned_lines.RELEASES)
+def test_host_and_lcm_state_are_read_from_the_beginning_of_a_long_message(release: oned_lines.Release) -> None:
     template = Template(values={"CPU": ("1",), "CONTEXT": ({"START_SCRIPT": "x" * 200_000},)})
-    line = wire_line("DEPLOY", vm_id=7, release=release, lcm_state=20, host="cloud", template=template)
+    line = oned_lines.line("DEPLOY", 7, release=release, lcm_state=20, host="cloud", template=template)
     request = parse_line(line.rstrip())
     assert isinstance(request, Request)
     assert read_outline(request) == ("cloud", 20)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.cli.verbs import Release as Form
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Request
 from one_provider_mad.protocol.payload import read_payload
@@ -19,6 +18,7 @@ from one_provider_mad.protocol.vmm import parse_line
 from one_provider_mad.providers.scripts.message import Message, read_message
 from one_provider_mad.providers.scripts.release import read_version, release_of
 from one_provider_mad.providers.scripts.sequences import DEPLOYED, Kind, Step, sequence
+from tests import oned_lines
 from tests.end_to_end.script_cases import CASES, MAC, request
 from tests.end_to_end.script_place import ScriptPlace, altered, edited
 
@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> ScriptPlace:
 
 def message_of(place: ScriptPlace, action: str, version: str, edit: Edit) -> Message:
     """The message of an action about VM 9 as this release sends it."""
-    forms: dict[str, Form] = {"4": "4.4", "5": "5.10"}
+    forms: dict[str, oned_lines.Release] = {"4": "4.4", "5": "5.10"}
     line = edit(request(place, action, 9, forms.get(version[0], "7.4"), CASES[action]))
     parsed = parse_line(line)
     assert isinstance(parsed, Request)
