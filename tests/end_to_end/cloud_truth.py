@@ -1,4 +1,4 @@
-"""What is true of each instance of a simulated cloud, now and a while ago: from its database, not from a driver."""
+"""The true state of each instance of a simulated cloud, now and earlier: from its database, not from a driver."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Seen(NamedTuple):
 
 
 class CloudTruth:
-    """Watches one database.
+    """Reads the database of one simulated cloud.
 
     Args:
         path: the file; it is there.
@@ -37,7 +37,7 @@ class CloudTruth:
         self._db.close()
 
     def look(self) -> None:
-        """See what has changed; to be called often, since what was not seen cannot be told later."""
+        """Record changes; to be called often, since states between two calls are lost."""
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version == self._version:
             return
@@ -55,7 +55,7 @@ class CloudTruth:
                 history.append(_Seen(now, transition, ends_at))
 
     def states(self, deploy_id: str, since: float, until: float | None = None) -> frozenset[InstanceState]:
-        """Every state in which an instance was in that time, or since then; none when it never was."""
+        """Every state of an instance in that time, or since then; empty if it never existed."""
         until = time.time() if until is None else until
         history = self._seen.get(deploy_id, [])
         found: set[InstanceState] = set()
@@ -68,7 +68,7 @@ class CloudTruth:
         return frozenset(found)
 
     def state(self, deploy_id: str) -> InstanceState | None:
-        """The state by now, None for an instance that never was."""
+        """The current state, None for an instance that never existed."""
         now = time.time()
         return next(iter(self.states(deploy_id, now, now)), None)
 

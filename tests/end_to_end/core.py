@@ -1,7 +1,7 @@
-"""VMs as oned keeps them: what a person asks of one, what a reply does to it, and what a report does (5.12 to 6.10).
+"""The state of VMs as oned keeps it: how user operations, replies and reports change it (5.12 to 6.10).
 
-By OpenNebula's src/im/InformationManager.cc (_vm_state), src/lcm/LifeCycleStates.cc and LifeCycleActions.cc. Of 7.0.1
-one thing is left out on purpose: it is deaf for 30 s after a VM was started or stopped, which hides a false report.
+By OpenNebula's src/im/InformationManager.cc (_vm_state), src/lcm/LifeCycleStates.cc and LifeCycleActions.cc. One thing
+of 7.0.1 is left out on purpose: it ignores reports for 30 s after a VM started or stopped, which hides false ones.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.end_to_end import wire
 
 
 class Wait(NamedTuple):
-    """A state in which a VM waits: the actions whose answer ends it, how it ends, and what `recover --retry` sends."""
+    """A state that waits for a reply: actions, next states after success and failure, action of `recover --retry`."""
 
     answers: tuple[str, ...]
     done: str
@@ -42,33 +42,33 @@ WAITS = {
 }
 
 
-class Deed(NamedTuple):
-    """What a person (or the scheduler) does to a VM: the action it sends, and the state in which the VM then waits."""
+class Operation(NamedTuple):
+    """A user operation (or the scheduler's): the action that oned sends, and the state in which the VM then waits."""
 
     action: str
     state: str
-    begins_anew: bool = False
+    has_new_record: bool = False
     """A new history record: SEQ grows."""
 
 
-DEEDS = {
-    "deploy": Deed("DEPLOY", "BOOT", begins_anew=True),
-    "retry": Deed("DEPLOY", "BOOT"),
-    "poweroff": Deed("SHUTDOWN", "SHUTDOWN_POWEROFF"),
-    "poweroff --hard": Deed("CANCEL", "SHUTDOWN_POWEROFF"),
-    "resume from poweroff": Deed("DEPLOY", "BOOT_POWEROFF", begins_anew=True),
-    "resume from unknown": Deed("DEPLOY", "BOOT_UNKNOWN"),
-    "undeploy": Deed("SHUTDOWN", "SHUTDOWN_UNDEPLOY"),
-    "deploy again": Deed("DEPLOY", "BOOT_UNDEPLOY", begins_anew=True),
-    "retry to deploy again": Deed("RESTORE", "BOOT_UNDEPLOY"),
-    "suspend": Deed("SAVE", "SAVE_SUSPEND"),
-    "resume": Deed("RESTORE", "BOOT_SUSPENDED", begins_anew=True),
-    "stop": Deed("SAVE", "SAVE_STOP"),
-    "resume from stopped": Deed("RESTORE", "BOOT_STOPPED", begins_anew=True),
-    "retry to resume": Deed("RESTORE", "BOOT_STOPPED"),
-    "reboot": Deed("REBOOT", ""),
-    "terminate": Deed("SHUTDOWN", "SHUTDOWN"),
-    "recreate": Deed("CLEANUP", "CLEANUP_RESUBMIT"),
+OPERATIONS = {
+    "deploy": Operation("DEPLOY", "BOOT", has_new_record=True),
+    "retry": Operation("DEPLOY", "BOOT"),
+    "poweroff": Operation("SHUTDOWN", "SHUTDOWN_POWEROFF"),
+    "poweroff --hard": Operation("CANCEL", "SHUTDOWN_POWEROFF"),
+    "resume from poweroff": Operation("DEPLOY", "BOOT_POWEROFF", has_new_record=True),
+    "resume from unknown": Operation("DEPLOY", "BOOT_UNKNOWN"),
+    "undeploy": Operation("SHUTDOWN", "SHUTDOWN_UNDEPLOY"),
+    "deploy again": Operation("DEPLOY", "BOOT_UNDEPLOY", has_new_record=True),
+    "retry to deploy again": Operation("RESTORE", "BOOT_UNDEPLOY"),
+    "suspend": Operation("SAVE", "SAVE_SUSPEND"),
+    "resume": Operation("RESTORE", "BOOT_SUSPENDED", has_new_record=True),
+    "stop": Operation("SAVE", "SAVE_STOP"),
+    "resume from stopped": Operation("RESTORE", "BOOT_STOPPED", has_new_record=True),
+    "retry to resume": Operation("RESTORE", "BOOT_STOPPED"),
+    "reboot": Operation("REBOOT", ""),
+    "terminate": Operation("SHUTDOWN", "SHUTDOWN"),
+    "recreate": Operation("CLEANUP", "CLEANUP_RESUBMIT"),
 }
 
 CHOICES: dict[str, dict[str, int]] = {
@@ -86,16 +86,16 @@ CHOICES: dict[str, dict[str, int]] = {
     "STOPPED": {"resume from stopped": 1},
     "UNKNOWN": {"recreate": 4, "resume from unknown": 1, "terminate": 1},
 }  # fmt: skip
-"""What a person may do in each state, and how likely it is."""
+"""Operations that a user may choose in each state, with their weights."""
 
 _NOT_ON_HOST = ("PENDING", "UNDEPLOYED", "STOPPED", "DONE", "CLEANUP_RESUBMIT")
-"""The host's own list of VMs has no such ones: a report that names one makes it a zombie."""
+"""States in which a VM is not on its host: a report that names it makes it a zombie."""
 
 UNREAD = 1.5
-"""Seconds in which a driver has read what was written to it, so that the other one can know of it."""
+"""Seconds within which a driver has read a request, so that the other driver can find it in the journal."""
 
 _JUST = 1.0
-"""Seconds in which the journal surely learns that something was answered."""
+"""Seconds within which the journal certainly records a reply."""
 
 _SHUTDOWNS = ("SHUTDOWN", "SHUTDOWN_POWEROFF", "SHUTDOWN_UNDEPLOY")
 
@@ -115,7 +115,7 @@ def after_report(state: str, word: str) -> str:
 
 
 def after_absence(state: str, missing_state: str) -> str:
-    """The state in which a report of all VMs leaves one that it does not name."""
+    """The state of a VM after a report of all VMs that lacks it."""
     if missing_state == "UNKNOWN":
         return "UNKNOWN" if state == "RUNNING" else state
     return after_report(state, "POWEROFF")
@@ -130,11 +130,12 @@ class CoreVm:
 
     Attributes:
         state: LCM_STATE by name, or STATE where it is not ACTIVE.
-        asked_at: when something was last asked of the driver.
+        asked_at: when the last request was sent to the driver.
         replied_at: when the driver last answered.
-        asked: actions that were asked and not answered.
-        is_perhaps_lost: what was asked last was written to a process that may have been killed before it read it.
-        perhaps: actions that may be answered or not: called off, or sent to a process that was killed.
+        asked: number of unanswered requests by action.
+        is_perhaps_lost: the last request was written to a process that may have been killed before it read it.
+        perhaps: number of requests that may or may not be answered, by action: cancelled ones, and ones that were sent
+            to a process that was killed.
     """
 
     def __init__(self, number: int, *, host_id: int = 3) -> None:
@@ -152,7 +153,7 @@ class CoreVm:
 
     @property
     def is_waiting(self) -> bool:
-        """Its state is left by an answer."""
+        """True in a state that a reply ends."""
         return self.state in WAITS
 
     @property
@@ -160,33 +161,33 @@ class CoreVm:
         return self.state not in _NOT_ON_HOST
 
     def do(self, name: str) -> Iterator[bytes]:
-        """Do one of DEEDS to it: the lines that oned writes."""
-        deed = DEEDS[name]
-        self.seq += deed.begins_anew
+        """Carry out one of OPERATIONS: yields the lines that oned writes."""
+        operation = OPERATIONS[name]
+        self.seq += operation.has_new_record
         has_instance = self.state in ("POWEROFF", "SUSPENDED")
-        self.state = deed.state or self.state
-        if deed.action == "CLEANUP":
-            yield from self._clean(is_calling_off=not has_instance)
+        self.state = operation.state or self.state
+        if operation.action == "CLEANUP":
+            yield from self._clean(is_cancelling=not has_instance)
         else:
-            yield self._line(deed.action, deed.state)
+            yield self._line(operation.action, operation.state)
 
     def recover(self) -> Iterator[bytes]:
-        """`onevm recover --retry` while it waits: `--recreate` where there is no such thing."""
+        """`onevm recover --retry` while it waits; `--recreate` in a state without a retry."""
         retry = WAITS[self.state].retry
         if retry == "CLEANUP":
-            yield from self._clean(is_calling_off=True)
+            yield from self._clean(is_cancelling=True)
         else:
             yield self._line(retry, self.state)
 
-    def _clean(self, *, is_calling_off: bool) -> Iterator[bytes]:
-        if is_calling_off:
+    def _clean(self, *, is_cancelling: bool) -> Iterator[bytes]:
+        if is_cancelling:
             self.doubt()
             yield wire.driver_cancel(self.number)
         yield self._line("CLEANUP", "CLEANUP_RESUBMIT")
 
     def _line(self, action: str, lcm_state: str) -> bytes:
         if lcm_state:
-            self.doubt()  # it is answered for what is still open (decision 6), unless that was answered meanwhile
+            self.doubt()  # an open request is not answered once a newer one comes (decision 6)
         self.asked[action] += 1
         self.is_perhaps_lost = False
         self.asked_at = time.time()
@@ -200,22 +201,22 @@ class CoreVm:
         )
 
     def doubt(self) -> None:
-        """Whoever was asked is dead, or the asking was called off: an answer may have been on its way."""
+        """The process that read the requests was killed, or they were cancelled: their replies may come or not."""
         self.perhaps += self.asked
         self.asked.clear()
 
     def lose_driver(self, ready_at: float) -> None:
-        """The driver was killed: it may not have read what was asked last, nor noted what it has answered.
+        """The driver was killed: it may not have read the last request, nor recorded its last reply.
 
         Args:
-            ready_at: since when it had read anything, 0 for never.
+            ready_at: when it answered INIT, 0 if it did not.
         """
         self.doubt()
         self.is_perhaps_lost |= not ready_at or time.time() - max(self.asked_at, ready_at) < UNREAD
         self.perhaps += Counter(action for action, at in self._answered_at.items() if time.time() - at < _JUST)
 
     def reply(self, action: str, info: str, *, is_success: bool) -> bool:
-        """Take a reply; False when nobody has asked for it."""
+        """Take a reply; False if no request for it is open."""
         is_asked = bool(self.asked[action] or self.perhaps[action])
         (self.asked if self.asked[action] else self.perhaps)[action] -= 1
         self.replied_at = self._answered_at[action] = time.time()

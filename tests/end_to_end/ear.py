@@ -1,4 +1,4 @@
-"""One driver under kill -9, and the core that starts it anew each time and never waits to read."""
+"""One driver under kill -9, and an oned that restarts it each time and never blocks on reading."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.end_to_end.oned import Driver, Place
 
 
 class Ear:
-    """A driver, started anew whenever it is killed, as its core starts it.
+    """A driver that is restarted whenever it is killed, as oned does.
 
     Args:
         place: its OpenNebula.
@@ -48,7 +48,7 @@ class Ear:
             self._waiting.append(line)
 
     def hear(self) -> list[str]:
-        """The whole lines that have come."""
+        """The whole lines that have arrived."""
         try:
             data = os.read(self.descriptor, 1 << 20)
         except BlockingIOError:
@@ -58,7 +58,7 @@ class Ear:
 
     def _lines(self, data: bytes) -> list[str]:
         if not self.ready_at:
-            assert data == b"INIT SUCCESS\n", "INIT is answered with this alone: what comes with it is lost"
+            assert data == b"INIT SUCCESS\n", "oned loses everything that is read together with INIT SUCCESS"
             self.ready_at = time.time()
             for line in self._waiting:
                 self.driver.send(line)
@@ -68,7 +68,7 @@ class Ear:
         return [line.decode() for line in lines]
 
     def kill(self) -> list[str]:
-        """kill -9, and a new one at once; returns what the old one had written."""
+        """Kill the driver and restart it at once; returns the lines that the killed one had written."""
         self.driver.kill()
         lines: list[str] = []
         while data := os.read(self.descriptor, 1 << 20):

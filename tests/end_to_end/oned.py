@@ -33,7 +33,7 @@ _Result = TypeVar("_Result")
 
 
 def aside(work: Callable[[], _Result]) -> _Result:
-    """Do what runs an event loop of its own: plugins of pytest keep theirs in the thread of the tests."""
+    """Run in another thread a function that needs an event loop: pytest plugins keep theirs in this one."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(work).result()
 
@@ -61,15 +61,15 @@ class Place:
         return self.configure("\n".join(['provider = "simulated"', f'owner = "{OWNER}"', "[simulated]", *lines, ""]))
 
     def instances(self, *, name: str = "simulated", is_all: bool = False) -> list[Mapping[str, Any]]:
-        """What `one-provider instances --json` shows by now."""
+        """The entries that `one-provider instances --json` shows now."""
         return aside(lambda: collect(name, {"ONE_LOCATION": str(self.root)}, is_all=is_all))
 
     def has_attempts(self, count: int = 1) -> bool:
-        """True once the journal knows of so many creates: from then on they may have been sent."""
+        """True once the journal has so many attempts: from then on their creates may have been sent."""
         return len(self._journaled("SELECT token FROM attempts")) >= count
 
     def unanswered(self, *, name: str = "simulated") -> list[str]:
-        """The actions that stand in the journal as not answered yet."""
+        """The actions of the unanswered requests in the journal."""
         return self._journaled("SELECT action FROM requests ORDER BY opened_at", name=name)
 
     def _journaled(self, query: str, *, name: str = "simulated") -> list[str]:
@@ -78,7 +78,7 @@ class Place:
             with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
                 return [row[0] for row in db.execute(query)]
         except sqlite3.Error:
-            return []  # it is just being made
+            return []  # the journal is being created
 
     def log(self, name: str = "simulated") -> str:
         """The driver's own log so far."""
@@ -86,13 +86,13 @@ class Place:
         return path.read_text() if path.exists() else ""
 
     def events(self, name: str = "simulated") -> list[dict[str, Any]]:
-        """The whole entries of that log."""
+        """The complete entries of that log."""
         return [json.loads(entry) for entry in self.log(name).splitlines(keepends=True) if entry.endswith("\n")]
 
 
 @contextmanager
 def as_oned_starts_drivers() -> Iterator[None]:
-    """What is started meanwhile has every signal blocked and no fd 2."""
+    """Processes that are started inside have every signal blocked and no fd 2."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     os.set_inheritable(2, False)  # noqa: FBT003 - os takes no keyword here
     try:
@@ -103,7 +103,7 @@ def as_oned_starts_drivers() -> Iterator[None]:
 
 
 COVERAGE = ("COVERAGE_PROCESS_CONFIG", "COVERAGE_PROCESS_START")
-"""What a process is told by when its coverage is to be measured; that doubles the work of its start."""
+"""Variables that make a process measure its coverage, which doubles the work of its start."""
 
 
 class Driver:
@@ -113,11 +113,11 @@ class Driver:
         place: its OpenNebula.
         arguments: ARGUMENTS of VM_MAD, one argv element; several for a caller that splits it, None for none.
         program: what to start.
-        via: a command that starts it in our place.
+        via: a command that starts it in place of the test.
         environ: added to a bare environment; None as a value removes a name.
         init: send INIT and wait for its answer.
         reading: read what it writes, from the beginning.
-        stdin: a descriptor to use instead of a pipe of our own.
+        stdin: a descriptor to use instead of a new pipe.
         stdout: the same.
         cwd: its working directory; oned's is the var directory.
 
@@ -216,7 +216,7 @@ class Driver:
             view = view[self.process.stdin.write(view) :]
 
     def next_line(self, seconds: float = 20.0) -> str:
-        """The next line the driver writes; fails the test when none comes in time."""
+        """The next line that the driver writes; fails if none comes in time."""
         try:
             line = self._queue.get(timeout=seconds)
         except queue.Empty:
@@ -235,7 +235,7 @@ class Driver:
                 return line
 
     def reply(self, action: str, vm_id: int, seconds: float = 20.0) -> str:
-        """The next reply to this action of this VM: everything after the id."""
+        """The next reply to this action of this VM: its result and the text after the id."""
         line = self.wait_for(lambda text: text.split(" ")[0::2][:2] == [action, str(vm_id)], seconds)
         words = line.split(" ", 3)
         return f"{words[1]} {words[3]}"
@@ -254,7 +254,7 @@ class Driver:
         return deploy_id
 
     def is_quiet(self) -> bool:
-        """True when nothing is written before the answer to an action that is refused at once."""
+        """True if the next line is the reply to an unknown action, which is refused at once."""
         self.send("FROBNICATE  999 ")
         return self.next_line() == "FROBNICATE FAILURE 999 Action FROBNICATE not supported"
 
@@ -300,7 +300,7 @@ class Driver:
         self.process.wait()
 
     def leave(self, seconds: float = 3.0) -> None:
-        """Close both pipes, as an oned that ends does, and kill what does not end by itself."""
+        """Close both pipes, as oned does when it ends, and kill the driver if it does not end by itself."""
         self.stop_reading()
         for stream in (self.process.stdin, self.process.stdout):
             if stream is not None:

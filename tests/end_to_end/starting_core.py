@@ -1,4 +1,4 @@
-"""A core that is starting: called oned, it starts the driver on its own pipes, and listens on TCP once SIGUSR1 comes.
+"""A starting oned: a process named oned that starts the driver on its own pipes, and listens on TCP after SIGUSR1.
 
 usage: starting_core.py PROGRAM ARGUMENTS
 """
@@ -18,7 +18,7 @@ def main() -> None:
     wanted = {signal.SIGUSR1, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
     driver = subprocess.Popen(sys.argv[1:])
-    for descriptor in (0, 1):  # the driver alone holds them, as its ends of oned's pipes
+    for descriptor in (0, 1):  # only the driver keeps them open, as its ends of oned's pipes
         os.close(descriptor)
     listener = socket.socket()
     while driver.poll() is None:

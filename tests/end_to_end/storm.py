@@ -1,7 +1,7 @@
-"""A storm: both drivers on one cloud, VMs to which something is done all the time, bad weather, and kill -9.
+"""A storm: both drivers on one cloud, with user operations on all VMs, changing faults, and kill -9.
 
-The test is oned and monitord at once: one thread reads both drivers, and takes replies before reports where both have
-come, as reports travel through monitord.
+The test is oned and monitord at once: one thread reads both drivers, and takes replies before reports that arrived at
+the same time, since reports travel through monitord.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from tests.waiting import until
 HOST = 3
 
 PATIENCE = 6.0
-"""Seconds after the restart of a driver until a person gives up on what was asked of the one before: one that cannot
-repeat a request fails it after three."""
+"""Seconds after the restart of a driver until a user recovers a request of the killed one: a driver fails what
+it cannot repeat after three."""
 
 HARDLY_SENT = 0.3
-"""Seconds before its end within which a driver may not have taken note of what was written to it."""
+"""Seconds before its end within which a driver may not have journaled a request."""
 
 AGREED = {
     ("RUNNING", InstanceState.RUNNING),
     ("POWEROFF", InstanceState.STOPPED),
     ("SUSPENDED", InstanceState.SUSPENDED),
-    ("SUSPENDED", InstanceState.STOPPED),  # somebody had stopped it before it was to be suspended
+    ("SUSPENDED", InstanceState.STOPPED),  # it was stopped in the console before the suspend
     ("UNDEPLOYED", InstanceState.STOPPED),
     ("STOPPED", InstanceState.STOPPED),
-    # A suspend that took effect and was answered with FAILURE: what is suspended already is not stopped as well.
+    # A suspend that took effect and was answered with FAILURE: a suspended instance is not stopped too.
     ("POWEROFF", InstanceState.SUSPENDED),
     ("UNDEPLOYED", InstanceState.SUSPENDED),
     ("STOPPED", InstanceState.SUSPENDED),
     ("DONE", None),
-    # Gone in the console. A VM that is powered off already is not moved by that.
+    # Terminated in the console, which does not change a VM that is powered off.
     ("UNKNOWN", None),
     ("POWEROFF", None),
     ("SUSPENDED", None),
     ("BOOT_UNDEPLOY_FAILURE", None),
     ("BOOT_STOPPED_FAILURE", None),
 }
-"""What OpenNebula and the cloud may say of a VM in the end."""
+"""Pairs of states, in OpenNebula and in the cloud, that a VM may have in the end."""
 
 
 class Plan(NamedTuple):
-    """What kind of storm it is to be: seconds from one kill of a driver to the next, seconds that a weather lasts..."""
+    """Parameters of a storm: seconds between two kills of a driver, seconds that a weather lasts, ..."""
 
     seed: int
     vms: int
@@ -75,12 +75,12 @@ class Storm:
     """One storm.
 
     Args:
-        place: an OpenNebula with nothing in it.
-        plan: what kind of storm.
+        place: an empty OpenNebula.
+        plan: its parameters.
 
     Attributes:
-        witness: what happened.
-        kills: how often each driver was killed.
+        witness: the events and errors.
+        kills: number of kills of each driver.
     """
 
     def __init__(self, place: Place, plan: Plan) -> None:
@@ -131,7 +131,7 @@ class Storm:
                 self.kill(name)
 
     def kill(self, name: str) -> None:
-        """End a driver in the midst of it; what it has written is still read."""
+        """Kill a driver; the lines that it has written are still read."""
         ear = self.actions if name == "actions" else self.reports
         self.witness.note(None, f"kill -9 of the driver for {name}")
         self.kills[name] += 1
@@ -147,7 +147,7 @@ class Storm:
                 self._lost_at[vm.number] = time.time()
 
     def _recover_lost(self, vm: CoreVm, now: float) -> None:
-        """What was written to a driver that did not read it any more is asked again by a person."""
+        """Let a user recover a VM whose request the killed driver did not read."""
         lost_at = self._lost_at.get(vm.number)
         if lost_at is None or not self.actions.ready_at:
             return
@@ -157,7 +157,7 @@ class Storm:
             del self._lost_at[vm.number]
             self._write(vm, "recover", vm.recover())
 
-    # What is done to VMs
+    # User operations
 
     def _act(self, now: float) -> None:
         for vm in list(self.vms.values()):
@@ -209,21 +209,21 @@ class Storm:
             self.witness.note(vm.number, f"the console refuses: {error}")
             return
         if word:
-            self.witness.note(vm.number, f"somebody {word} {vm.deploy_id} in the console")
-            self.witness.counts[f"times somebody {word} in the console"] += 1
+            self.witness.note(vm.number, f"a user {word} {vm.deploy_id} in the console")
+            self.witness.counts[f"times a user {word} in the console"] += 1
 
-    # What the drivers say
+    # Lines of the drivers
 
     def listen(self, seconds: float = 0.02) -> None:
-        """Wait for something to come, and take it."""
+        """Wait for lines of the drivers, and take them."""
         ears = [self.actions, self.reports]
         select.select([ear.descriptor for ear in ears], [], [], seconds)
-        told = self.reports.hear()
-        answers = self.actions.hear()  # read after the reports: whatever was written before them is there
+        reports = self.reports.hear()
+        answers = self.actions.hear()  # read after the reports, so that replies written before them have arrived
         self.truth.look()
         self._take_replies(answers)
         self.witness.ready_at = self.actions.ready_at
-        self.witness.take(told)
+        self.witness.take(reports)
 
     def _take_replies(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -236,9 +236,9 @@ class Storm:
             self.witness.note(vm.number, f"reply: {line}; {before} -> {vm.state}")
             self.witness.counts["replies" if status == "SUCCESS" else "replies of failure"] += 1
             if not is_asked:
-                self.witness.accuse(vm.number, f"a reply that nobody has asked for: {line}")
+                self.witness.accuse(vm.number, f"a reply without a request: {line}")
             if before != vm.state:
-                # Some are left in peace for long enough to be spoken of, and to be missed.
+                # Some VMs rest long enough to be reported, and to be missed.
                 longest = self.plan.rest * (1 if vm.number % 3 else 6)
                 self._due[vm.number] = time.time() + self._chance.uniform(0, longest)
             if vm.state == "DONE":
@@ -247,33 +247,33 @@ class Storm:
     # The whole
 
     def blow(self) -> None:
-        """Let it last for as long as it is planned and until all that is planned has come, or something is wrong."""
+        """Run for the planned time and until each driver was killed and an outage came, or until an error."""
         until(self._is_monitored)
         end = time.time() + self.plan.seconds
         longest = end + 30
-        while ((now := time.time()) < end or (now < longest and not self._has_had_it())) and not self.witness.harm:
+        while ((now := time.time()) < end or (now < longest and not self._has_had_all())) and not self.witness.errors:
             self._change_weather(now)
             self._act(now)
             self._kill(now)
             self.listen()
 
-    def _has_had_it(self) -> bool:
-        """Whether each driver was killed and the cloud was away."""
+    def _has_had_all(self) -> bool:
+        """True once each driver was killed and an outage came."""
         return len(self.kills) == 2 and self.witness.counts["times an outage"] > 0
 
     def _is_monitored(self) -> bool:
-        """The host is known even to a driver that were started anew."""
+        """True once the host is in the state file, so that a restarted driver monitors it."""
         self.listen(0)
         path = self.place.var / "one_im_provider_simulated.state"
         is_kept = path.exists() and '"hosts":[{' in path.read_text()
         return is_kept and self.witness.is_monitored and bool(self.actions.ready_at)
 
     def calm_down(self, seconds: float = 40.0) -> None:
-        """Let the weather be fair, and everything that is under way come to its end."""
+        """End the faults, and wait until the states of all VMs agree in OpenNebula, the cloud and the reports."""
         self._weather.set("fair", boot_time=0.1)
         self.witness.note(None, "calm")
         deadline = time.time() + seconds
-        while not self.witness.harm and (left := self._unsettled()):
+        while not self.witness.errors and (left := self._unsettled()):
             assert time.time() < deadline, "\n".join(f"{why}\n{self.witness.story(number)}" for number, why in left[:4])
             now = time.time()
             for vm in self.vms.values():
@@ -284,7 +284,7 @@ class Storm:
             self.listen()
 
     def settle(self) -> None:
-        """See that nothing is owed any more, and nothing unanswered."""
+        """Wait until no termination is pending and no request is unanswered."""
         until(
             lambda: self._is_heard() and not [each for each in self.place.instances() if each["debt"]],
             seconds=30,
@@ -297,7 +297,7 @@ class Storm:
         return True
 
     def _unsettled(self) -> list[tuple[int, str]]:
-        """The VMs whose state is not what the cloud's is, or not what was reported last."""
+        """The VMs whose state differs from the cloud's or from the last report, with the difference."""
         found = [(vm.number, self._difference(vm)) for vm in self.vms.values()]
         return [(number, why) for number, why in found if why]
 

@@ -1,4 +1,4 @@
-"""Every action that a release sends: its one reply, and what the cloud looks like afterwards."""
+"""Every action that a release sends: its one reply, and the state of the cloud afterwards."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.oned_lines import ACTIONS, RELEASES, STIME, Release
 from tests.waiting import until
 
 AT_ONCE = {"boot_time": 0, "stop_time": 0, "suspend_time": 0, "destroy_time": 0}
-"""Settings of a cloud in which everything is done when it is asked for."""
+"""Settings of a simulated cloud that completes every call at once."""
 
 _numbers = itertools.count(1000)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    """One driver for all those tests that leave it as it was; each takes a VM of its own."""
+    """One driver for all tests that do not change its settings; each test uses a VM of its own."""
     place = Place(tmp_path_factory.mktemp("served"))
     place.simulate(**AT_ONCE)
     with Driver(place) as driver:
@@ -43,17 +43,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
 
 @pytest.fixture
 def vm_id() -> int:
-    """The number of a VM that no other test has."""
+    """The number of a VM that no other test uses."""
     return next(_numbers)
 
 
 def state_of(driver: Driver, vm_id: int) -> str:
-    """What the cloud shows of this VM's instances, terminated ones left out."""
+    """The states of this VM's instances in the cloud, without terminated ones."""
     return " ".join(entry["state"] for entry in driver.place.instances() if entry["vm_id"] == vm_id)
 
 
 def only_line_after(driver: Driver, line: bytes) -> str:
-    """What the driver writes for a line; fails when it writes anything more."""
+    """The one line that the driver writes for a request; fails if it writes more."""
     driver.send(line)
     found = driver.next_line()
     assert driver.is_quiet()
@@ -68,9 +68,9 @@ class Case(NamedTuple):
 
     Attributes:
         action: its word.
-        reply: what its reply is, as a pattern, from SUCCESS or FAILURE on.
-        before: lines that come before it: action, LCM_STATE, operand.
-        operand: what it is about.
+        reply: pattern of its reply, from SUCCESS or FAILURE on.
+        before: requests that come before it: action, LCM_STATE, operand.
+        operand: attributes of the disk, NIC or snapshot that it is about.
     """
 
     action: str
@@ -119,7 +119,7 @@ ONLY_4_14: tuple[Release, ...] = ("5.10",)
 """DISKSNAPSHOTREVERT was sent by 4.14 alone, whose lines have one blank."""
 
 
-def test_no_action_of_the_protocol_is_left_out() -> None:
+def test_every_action_of_the_protocol_has_a_case() -> None:
     assert {case.action for case in CASES} == set(ACTIONS) - {"DRIVER_CANCEL"}
 
 
@@ -131,7 +131,7 @@ def test_no_action_of_the_protocol_is_left_out() -> None:
         for release in ACTIONS[case.action].releases or ONLY_4_14
     ],
 )
-def test_an_action_gets_the_one_reply_that_its_release_expects(
+def test_every_action_gets_exactly_one_reply_in_the_form_of_its_release(
     served: Driver, vm_id: int, case: Case, release: Release
 ) -> None:
     template = Template(values={**wire.asking_for("medium_1gb").values, "DISK": ({"SIZE": "10240"},)})
@@ -144,7 +144,7 @@ def test_an_action_gets_the_one_reply_that_its_release_expects(
     line = wire.line(case.action, vm_id, release=release, deploy_id=deploy_id, operand=case.operand, template=template)
     served.send(line)
     if (case.action, release) == ("SAVE", "5.10"):
-        # What the instance had and has no more is taken back while OpenNebula still reads it (actions/last_poll.py).
+        # A last POLL reply empties the attributes that a suspended instance lacks (actions/last_poll.py).
         assert re.fullmatch(rf"POLL SUCCESS {vm_id} STATE=- .+=\[\].*", served.next_line())
     found = served.next_line()
     assert served.is_quiet()
@@ -153,7 +153,7 @@ def test_an_action_gets_the_one_reply_that_its_release_expects(
 
 
 class Step(NamedTuple):
-    """One thing that happens to a VM, and what its instance is doing afterwards."""
+    """One action of a VM, and the state of its instance afterwards."""
 
     action: str
     lcm_state: str
@@ -182,7 +182,9 @@ LIFE = [
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_vm_has_one_instance_and_one_id_all_its_life(served: Driver, vm_id: int, release: Release) -> None:
+def test_vm_keeps_one_instance_and_one_deploy_id_through_its_whole_life(
+    served: Driver, vm_id: int, release: Release
+) -> None:
     deploy_id = ""
     for step in LIFE:
         line = wire.line(step.action, vm_id, step.lcm_state, release=release, deploy_id=deploy_id, seq=step.seq)
@@ -193,10 +195,10 @@ def test_a_vm_has_one_instance_and_one_id_all_its_life(served: Driver, vm_id: in
         assert payload == (deploy_id if step.action == "DEPLOY" else "-"), step
         assert state_of(served, vm_id) == step.state, step
     everything = [entry["deploy_id"] for entry in served.place.instances(is_all=True) if entry["vm_id"] == vm_id]
-    assert everything == [deploy_id], "it never had another one"
+    assert everything == [deploy_id], "the VM never had another instance"
 
 
-def test_the_operators_tool_shows_what_the_driver_has_made(driver: StartDriver, place: Place) -> None:
+def test_one_provider_instances_shows_the_instance_that_the_driver_created(driver: StartDriver, place: Place) -> None:
     deploy_id = driver().created(wire.deploy(7))
     command = [str(ROOT / "bin" / "one-provider"), "instances", "simulated", "--json"]
     done = subprocess.run(command, env={"PATH": "/usr/bin:/bin", "ONE_LOCATION": str(place.root)}, capture_output=True)
@@ -206,7 +208,7 @@ def test_the_operators_tool_shows_what_the_driver_has_made(driver: StartDriver, 
     assert [entry] == place.instances()
 
 
-# What an action means
+# Meaning of an action in its LCM_STATE
 
 
 @pytest.mark.parametrize(
@@ -223,14 +225,14 @@ def test_the_operators_tool_shows_what_the_driver_has_made(driver: StartDriver, 
         pytest.param("SAVE", "SAVE_STOP", "7.4", "stopped", id="stop"),
     ],
 )
-def test_the_lcm_state_says_whether_an_instance_is_stopped_or_terminated(
+def test_lcm_state_decides_whether_an_action_stops_suspends_or_terminates(
     served: Driver, vm_id: int, action: str, lcm_state: str, release: Release, state: str
 ) -> None:
     deploy_id = served.created(wire.deploy(vm_id, release=release))
     line = wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)
     assert served.ask(line) == "SUCCESS -"
     assert state_of(served, vm_id) == state
-    assert served.ask(line) == "SUCCESS -", "asked again, it is done already"
+    assert served.ask(line) == "SUCCESS -", "a repeated request succeeds"
     assert state_of(served, vm_id) == state
 
 
@@ -247,7 +249,7 @@ def test_the_lcm_state_says_whether_an_instance_is_stopped_or_terminated(
         ("SAVE", "SAVE_MIGRATE", NO_MIGRATION.removeprefix("FAILURE ")),
     ],
 )
-def test_a_state_without_a_meaning_is_refused_and_nothing_is_done(
+def test_action_in_an_lcm_state_without_meaning_fails_and_changes_nothing(
     served: Driver, vm_id: int, action: str, lcm_state: str, sentence: str
 ) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
@@ -255,7 +257,7 @@ def test_a_state_without_a_meaning_is_refused_and_nothing_is_done(
     assert state_of(served, vm_id) == "running"
 
 
-def test_an_lcm_state_of_a_release_to_come_is_refused(served: Driver, vm_id: int) -> None:
+def test_shutdown_in_an_unknown_lcm_state_fails_and_changes_nothing(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     line = wire.line("SHUTDOWN", vm_id, deploy_id=deploy_id, lcm_state=99)
     assert served.ask(line) == "FAILURE SHUTDOWN has no meaning in LCM_STATE 99 (unknown), nothing was done"
@@ -264,33 +266,35 @@ def test_an_lcm_state_of_a_release_to_come_is_refused(served: Driver, vm_id: int
 
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("lcm_state", ["BOOT_POWEROFF", "BOOT_UNDEPLOY", "BOOT_UNKNOWN"])
-def test_a_start_answers_the_id_that_the_vm_has_and_never_creates(
+def test_deploy_of_a_stopped_vm_starts_its_instance_and_replies_the_same_id(
     served: Driver, vm_id: int, lcm_state: str, release: Release
 ) -> None:
     deploy_id = served.created(wire.deploy(vm_id, release=release))
     assert served.ask(wire.power_off(vm_id, deploy_id, release=release)) == "SUCCESS -"
     line = wire.line("DEPLOY", vm_id, lcm_state, release=release, deploy_id=deploy_id, seq=1)
-    assert b"<DEPLOY_ID/>" in wire.document(line), "oned leaves the id at the top empty"
+    assert b"<DEPLOY_ID/>" in wire.document(line), "oned leaves the top-level DEPLOY_ID empty"
     assert served.ask(line) == f"SUCCESS {deploy_id}"
     assert served.ask(line) == f"SUCCESS {deploy_id}"
     assert state_of(served, vm_id) == "running"
 
 
-@pytest.mark.parametrize("deploy_id", ["", "-", "one-1"], ids=["empty", "dash", "made-up"])
-def test_a_start_of_what_does_not_exist_fails_and_creates_nothing(served: Driver, vm_id: int, deploy_id: str) -> None:
+@pytest.mark.parametrize("deploy_id", ["", "-", "one-1"], ids=["empty", "dash", "placeholder"])
+def test_resume_without_an_existing_instance_fails_and_creates_nothing(
+    served: Driver, vm_id: int, deploy_id: str
+) -> None:
     assert served.ask(wire.resume(vm_id, deploy_id)) == f"FAILURE VM {vm_id} has no instance"
     reply = served.ask(wire.resume(vm_id, "sim-0123456789ab"))
     assert reply == f"FAILURE instance sim-0123456789ab of VM {vm_id} does not exist"
     assert state_of(served, vm_id) == ""
 
 
-def test_a_start_finds_its_instance_by_tags_when_oned_has_lost_the_id(served: Driver, vm_id: int) -> None:
+def test_resume_finds_the_instance_by_tags_if_oned_sends_a_placeholder_id(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     assert served.ask(wire.power_off(vm_id, deploy_id)) == "SUCCESS -"
     assert served.ask(wire.resume(vm_id, f"one-{vm_id}")) == f"SUCCESS {deploy_id}"
 
 
-def test_a_start_of_what_was_terminated_fails(served: Driver, vm_id: int) -> None:
+def test_resume_of_a_terminated_instance_fails(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
     reply = served.ask(wire.resume(vm_id, deploy_id))
@@ -299,7 +303,7 @@ def test_a_start_of_what_was_terminated_fails(served: Driver, vm_id: int) -> Non
     )
 
 
-def test_a_deploy_without_id_and_state_creates(served: Driver, vm_id: int) -> None:
+def test_deploy_without_lcm_state_creates_only_if_it_has_no_deploy_id(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.without("LCM_STATE", "DEPLOY", vm_id))
     assert state_of(served, vm_id) == "running"
     sentence = "FAILURE the request has no LCM_STATE, and without it DEPLOY has no certain meaning"
@@ -307,7 +311,7 @@ def test_a_deploy_without_id_and_state_creates(served: Driver, vm_id: int) -> No
 
 
 @pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL", "SAVE", "RESTORE"])
-def test_without_a_state_nothing_else_is_done(served: Driver, vm_id: int, action: str) -> None:
+def test_other_actions_without_lcm_state_fail_and_change_nothing(served: Driver, vm_id: int, action: str) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     reply = served.ask(wire.without("LCM_STATE", action, vm_id, deploy_id=deploy_id))
     assert reply == f"FAILURE the request has no LCM_STATE, and without it {action} has no certain meaning"
@@ -315,20 +319,22 @@ def test_without_a_state_nothing_else_is_done(served: Driver, vm_id: int, action
 
 
 @pytest.mark.parametrize("lcm_state", ["CLEANUP_RESUBMIT", "CLEANUP_DELETE", "LCM_INIT"])
-@pytest.mark.parametrize("knows_the_id", [True, False], ids=["id", "no-id"])
-def test_a_cleanup_terminates_in_any_state(served: Driver, vm_id: int, lcm_state: str, *, knows_the_id: bool) -> None:
+@pytest.mark.parametrize("has_deploy_id", [True, False], ids=["deploy-id", "no-deploy-id"])
+def test_cleanup_terminates_the_instance_with_or_without_its_deploy_id(
+    served: Driver, vm_id: int, lcm_state: str, *, has_deploy_id: bool
+) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
-    line = wire.line("CLEANUP", vm_id, lcm_state, deploy_id=deploy_id if knows_the_id else "")
+    line = wire.line("CLEANUP", vm_id, lcm_state, deploy_id=deploy_id if has_deploy_id else "")
     assert served.ask(line) == "SUCCESS -"
     assert state_of(served, vm_id) == ""
-    assert served.ask(line) == "SUCCESS -", "gone is gone"
+    assert served.ask(line) == "SUCCESS -", "a repeated CLEANUP succeeds"
 
 
-def test_a_cleanup_of_a_vm_that_never_had_an_instance_succeeds(served: Driver, vm_id: int) -> None:
+def test_cleanup_of_a_vm_without_an_instance_succeeds(served: Driver, vm_id: int) -> None:
     assert served.ask(wire.cleanup(vm_id)) == "SUCCESS -"
 
 
-def test_a_recreated_vm_gets_a_new_instance_and_the_old_one_is_terminated(served: Driver, vm_id: int) -> None:
+def test_recreated_vm_gets_a_new_instance_and_the_old_one_is_terminated(served: Driver, vm_id: int) -> None:
     old = served.created(wire.deploy(vm_id))
     new = served.created(wire.deploy(vm_id, deploy_id=old, seq=1))
     assert new != old
@@ -339,29 +345,29 @@ def test_a_recreated_vm_gets_a_new_instance_and_the_old_one_is_terminated(served
     until(lambda: left() == [new])
 
 
-def test_a_deploy_that_is_asked_for_again_answers_the_same_instance(served: Driver, vm_id: int) -> None:
+def test_repeated_deploy_replies_the_same_instance(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     assert served.ask(wire.deploy(vm_id)) == f"SUCCESS {deploy_id}"
     assert served.ask(wire.line("DEPLOY", vm_id, "BOOT_FAILURE")) == f"SUCCESS {deploy_id}"
     assert state_of(served, vm_id) == "running"
 
 
-# Whose instance it is
+# Instances of other VMs and owners
 
 
 class Victim(NamedTuple):
-    """An instance that the VM which names it must not touch."""
+    """An instance that belongs to another VM than the one whose requests name it."""
 
     deploy_id: str
-    attacker: int
+    requesting_vm: int
     stime: int
 
 
-STRANGERS = ["another VM's", "an earlier VM's of that number", "another owner's", "nobody's"]
+OWNERS = ["another-vm", "earlier-vm-of-that-number", "another-owner", "untagged"]
 
 
-def launched_in_the_console(place: Place) -> str:
-    """An instance that somebody has made without any OpenNebula."""
+def launch_in_the_console(place: Place) -> str:
+    """An untagged instance, as a person launches it in the cloud's console."""
 
     async def launch() -> str:
         cloud = Cloud(place.var / "simulated.db", SimulatedSettings(boot_time=0), clock=time.time)
@@ -376,10 +382,10 @@ def launched_in_the_console(place: Place) -> str:
 
 @pytest.fixture(scope="module")
 def victims(served: Driver) -> Mapping[str, Victim]:
-    """An instance of each kind of stranger, all running."""
+    """A running instance of each of OWNERS."""
     place, (one, two, three) = served.place, (next(_numbers) for _ in range(3))
     database = place.var / "simulated.db"
-    text = f'provider = "simulated"\nowner = "somebody-else"\n[simulated]\ndatabase = "{database}"\nboot_time = 0\n'
+    text = f'provider = "simulated"\nowner = "another-owner"\n[simulated]\ndatabase = "{database}"\nboot_time = 0\n'
     place.configure(text, name="other")
     with Driver(place, "-t 15 -r 0 other") as other:
         foreign = other.created(wire.deploy(three))
@@ -387,18 +393,18 @@ def victims(served: Driver) -> Mapping[str, Victim]:
         Victim(served.created(wire.deploy(one)), next(_numbers), STIME),
         Victim(served.created(wire.deploy(two)), two, STIME + 1),
         Victim(foreign, three, STIME),
-        Victim(launched_in_the_console(place), next(_numbers), STIME),
+        Victim(launch_in_the_console(place), next(_numbers), STIME),
     ]
-    return dict(zip(STRANGERS, found, strict=True))
+    return dict(zip(OWNERS, found, strict=True))
 
 
 def rows(place: Place, deploy_id: str) -> list[Any]:
-    """Everything that the cloud keeps about an instance."""
+    """All columns of an instance in the cloud's database."""
     with closing(sqlite3.connect(place.var / "simulated.db")) as db:
         return db.execute("SELECT * FROM instance WHERE id = ?", (deploy_id,)).fetchall()
 
 
-ABOUT_AN_INSTANCE: list[tuple[str, str, Mapping[str, str]]] = [
+ACTIONS_ON_AN_INSTANCE: list[tuple[str, str, Mapping[str, str]]] = [
     ("SHUTDOWN", "SHUTDOWN", {}),
     ("SHUTDOWN", "SHUTDOWN_POWEROFF", {}),
     ("SHUTDOWN", "SHUTDOWN_UNDEPLOY", {}),
@@ -429,35 +435,39 @@ ABOUT_AN_INSTANCE: list[tuple[str, str, Mapping[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize("stranger", STRANGERS)
-def test_a_strangers_instance_is_never_touched(served: Driver, victims: Mapping[str, Victim], stranger: str) -> None:
-    victim = victims[stranger]
+@pytest.mark.parametrize("owner", OWNERS)
+def test_no_action_changes_an_instance_of_another_vm_or_owner(
+    served: Driver, victims: Mapping[str, Victim], owner: str
+) -> None:
+    victim = victims[owner]
     before = rows(served.place, victim.deploy_id)
-    for action, lcm_state, operand in ABOUT_AN_INSTANCE:
+    for action, lcm_state, operand in ACTIONS_ON_AN_INSTANCE:
         line = wire.line(
-            action, victim.attacker, lcm_state, deploy_id=victim.deploy_id, stime=victim.stime, operand=operand
+            action, victim.requesting_vm, lcm_state, deploy_id=victim.deploy_id, stime=victim.stime, operand=operand
         )
         reply = served.ask(line)
         assert reply.startswith("FAILURE "), (action, lcm_state)
         assert f"instance {victim.deploy_id} " in reply, (action, lcm_state)
         assert rows(served.place, victim.deploy_id) == before, (action, lcm_state)
-    assert not [entry for entry in served.place.instances() if entry["debt"]], "and will not be later"
+    assert not [entry for entry in served.place.instances() if entry["debt"]], "nor is a termination pending"
 
 
-@pytest.mark.parametrize("stranger", STRANGERS[:3])
-def test_a_strangers_state_is_not_told(served: Driver, victims: Mapping[str, Victim], stranger: str) -> None:
-    victim = victims[stranger]
-    reply = served.ask(wire.poll(victim.attacker, victim.deploy_id, stime=victim.stime))
-    assert reply == (f"FAILURE instance {victim.deploy_id} is not VM {victim.attacker}'s, so no state is reported")
+@pytest.mark.parametrize("owner", OWNERS[:3])
+def test_poll_of_an_instance_of_another_vm_or_owner_reports_no_state(
+    served: Driver, victims: Mapping[str, Victim], owner: str
+) -> None:
+    victim = victims[owner]
+    reply = served.ask(wire.poll(victim.requesting_vm, victim.deploy_id, stime=victim.stime))
+    assert reply == (f"FAILURE instance {victim.deploy_id} is not VM {victim.requesting_vm}'s, so no state is reported")
 
 
 @pytest.mark.parametrize("is_allowed", [True, False], ids=["allowed", "refused"])
-def test_nobodys_instance_is_taken_over_only_where_that_is_allowed(
+def test_deploy_imports_an_untagged_instance_only_if_allow_import_is_set(
     driver: StartDriver, place: Place, *, is_allowed: bool
 ) -> None:
     path = place.simulate(**AT_ONCE)
     path.write_text(f"{path.read_text()}\n[policy]\nallow_import = {str(is_allowed).lower()}\n")
-    wild, one = launched_in_the_console(place), driver()
+    wild, one = launch_in_the_console(place), driver()
     reply = one.ask(wire.deploy(7, deploy_id=wild))
     if is_allowed:
         assert reply == f"SUCCESS {wild}"
@@ -470,18 +480,20 @@ def test_nobodys_instance_is_taken_over_only_where_that_is_allowed(
 # POLL
 
 
-def poll_words(reply: str) -> dict[str, str]:
-    """What a POLL's success says, name by name."""
+def poll_values(reply: str) -> dict[str, str]:
+    """The values of a successful POLL reply, by name."""
     result, _, payload = reply.partition(" ")
     assert result == "SUCCESS", payload
     return dict(re.findall(r'([A-Z_]+)=("[^"]*"|\S+)', payload))
 
 
-def test_a_poll_is_answered_in_words_without_quotes_up_to_4_12(served: Driver, vm_id: int) -> None:
+def test_poll_reply_up_to_4_12_has_unquoted_values_and_usedcpu(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id, release="4.4"))
     reply = served.ask(wire.poll(vm_id, deploy_id, release="4.4"))
     words = reply.removeprefix("SUCCESS ").split(" ")
-    assert all(re.fullmatch(r"[A-Z_]+=[^\s\"=]+", word) for word in words), "one bad word voids the poll"
+    assert all(re.fullmatch(r"[A-Z_]+=[^\s\"=]+", word) for word in words), (
+        "oned ignores the whole reply if one value is malformed"
+    )
     found = dict(word.split("=") for word in words)
     assert (found["STATE"], found["SIM_INSTANCE_TYPE"]) == ("a", "small_256mb")
     assert found["USEDCPU"].isdigit()
@@ -489,9 +501,9 @@ def test_a_poll_is_answered_in_words_without_quotes_up_to_4_12(served: Driver, v
     assert not {"CPU", "MEMORY"} & found.keys()
 
 
-def test_a_poll_is_answered_as_a_template_from_4_14_on(served: Driver, vm_id: int) -> None:
+def test_poll_reply_from_4_14_on_has_quoted_values_and_cpu(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id, release="5.10"))
-    found = poll_words(served.ask(wire.poll(vm_id, deploy_id)))
+    found = poll_values(served.ask(wire.poll(vm_id, deploy_id)))
     assert (found["STATE"], found["SIM_INSTANCE_TYPE"]) == ("a", '"small_256mb"')
     assert float(found["CPU"]) >= 0
     assert 0 < int(found["MEMORY"]) <= 256 * 1024, "KiB"
@@ -503,15 +515,15 @@ def test_a_poll_is_answered_as_a_template_from_4_14_on(served: Driver, vm_id: in
     [("SHUTDOWN", "SHUTDOWN_POWEROFF", "d"), ("SAVE", "SAVE_SUSPEND", "p"), ("REBOOT", "RUNNING", "a")],
 )
 @pytest.mark.parametrize("release", ["4.4", "5.10"])
-def test_a_poll_tells_the_state_by_its_letter(
+def test_poll_reply_has_the_letter_of_the_instance_state(
     served: Driver, vm_id: int, action: str, lcm_state: str, letter: str, release: Release
 ) -> None:
     deploy_id = served.created(wire.deploy(vm_id, release=release))
     assert served.ask(wire.line(action, vm_id, lcm_state, release=release, deploy_id=deploy_id)) == "SUCCESS -"
-    assert poll_words(served.ask(wire.poll(vm_id, deploy_id, release=release)))["STATE"] == letter
+    assert poll_values(served.ask(wire.poll(vm_id, deploy_id, release=release)))["STATE"] == letter
 
 
-def test_a_poll_of_what_is_gone_fails_with_a_sentence(served: Driver, vm_id: int) -> None:
+def test_poll_of_a_terminated_or_unknown_instance_fails_with_the_reason(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     assert served.ask(wire.terminate(vm_id, deploy_id)) == "SUCCESS -"
     gone = f"FAILURE instance {deploy_id} is terminated for good: onevm recover --recreate makes a new one"
@@ -519,24 +531,26 @@ def test_a_poll_of_what_is_gone_fails_with_a_sentence(served: Driver, vm_id: int
     assert served.ask(wire.poll(vm_id, "sim-nowhere")) == (f"FAILURE instance sim-nowhere of VM {vm_id} does not exist")
 
 
-def test_a_poll_finds_an_instance_whose_id_oned_has_lost(served: Driver, vm_id: int) -> None:
+def test_poll_finds_the_instance_by_tags_if_oned_sends_a_placeholder_id(served: Driver, vm_id: int) -> None:
     served.created(wire.deploy(vm_id))
-    assert poll_words(served.ask(wire.poll(vm_id, f"one-{vm_id}")))["STATE"] == "a"
+    assert poll_values(served.ask(wire.poll(vm_id, f"one-{vm_id}")))["STATE"] == "a"
 
 
-def test_a_poll_says_nothing_about_what_is_on_its_way(driver: StartDriver, place: Place) -> None:
+def test_poll_of_a_booting_instance_replies_a_dash_as_state(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=60)
     one = driver("-w 0.5 simulated")
     assert one.ask(wire.deploy(7)).startswith("FAILURE ")
     [entry] = place.instances()
-    assert poll_words(one.ask(wire.poll(7, entry["deploy_id"])))["STATE"] == "-"
+    assert poll_values(one.ask(wire.poll(7, entry["deploy_id"])))["STATE"] == "-"
 
 
 # Failures
 
 
 @pytest.mark.parametrize(("action", "first"), [("UPDATESG", "101"), ("UPDATENIC", "7")])
-def test_the_number_comes_first_in_success_and_failure(served: Driver, vm_id: int, action: str, first: str) -> None:
+def test_updatesg_and_updatenic_reply_the_number_first_in_success_and_failure(
+    served: Driver, vm_id: int, action: str, first: str
+) -> None:
     operand = {"UPDATESG": {"SECURITY_GROUP_ID": "101"}, "UPDATENIC": {"VIRTUAL_NETWORK_ID": "7"}}[action]
     deploy_id = served.created(wire.deploy(vm_id))
     assert served.ask(wire.line(action, vm_id, deploy_id=deploy_id, operand=operand)) == f"SUCCESS {first}"
@@ -545,7 +559,7 @@ def test_the_number_comes_first_in_success_and_failure(served: Driver, vm_id: in
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_a_failed_reboot_is_told_in_the_vms_log_where_oned_drops_the_reply(
+def test_failed_reboot_is_also_logged_for_the_vm_where_oned_drops_the_reply(
     served: Driver, vm_id: int, release: Release
 ) -> None:
     sentence = f"instance sim-nowhere of VM {vm_id} does not exist"
@@ -558,14 +572,14 @@ def test_a_failed_reboot_is_told_in_the_vms_log_where_oned_drops_the_reply(
         assert only_line_after(served, line) == f"REBOOT FAILURE {vm_id} {sentence}"
 
 
-def test_an_unreadable_reboot_is_told_in_the_vms_log_too(served: Driver, vm_id: int) -> None:
+def test_reboot_with_an_unreadable_payload_is_also_logged_for_the_vm(served: Driver, vm_id: int) -> None:
     served.send(wire.with_payload("REBOOT", vm_id, b"%%%"))
     assert served.next_line().startswith(f"LOG E {vm_id} REBOOT: payload is not base64")
     assert served.next_line().startswith(f"REBOOT FAILURE {vm_id} payload is not base64")
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_an_action_of_no_release_is_refused(served: Driver, vm_id: int, release: Release) -> None:
+def test_unknown_action_fails_and_lower_case_action_is_accepted(served: Driver, vm_id: int, release: Release) -> None:
     assert served.ask(wire.unknown(vm_id, release=release)) == "FAILURE Action FROBNICATE not supported"
     assert served.ask(f"LOG {vm_id} x") == "FAILURE Action LOG not supported"
     lower = wire.deploy(vm_id, release=release).replace(b"DEPLOY", b"deploy")
@@ -576,21 +590,21 @@ def test_an_action_of_no_release_is_refused(served: Driver, vm_id: int, release:
 @pytest.mark.parametrize(
     ("payload", "sentence"),
     [
-        pytest.param(b"", "the request has no payload", id="nothing"),
-        pytest.param(b"%%%", "payload is not base64: ", id="no-base64"),
-        pytest.param(b"PFZN", "payload is not the XML of a driver message: ", id="cut-off"),
-        pytest.param(b"/////w==", "payload is not UTF-8: ", id="no-text"),
+        pytest.param(b"", "the request has no payload", id="empty"),
+        pytest.param(b"%%%", "payload is not base64: ", id="not-base64"),
+        pytest.param(b"PFZN", "payload is not the XML of a driver message: ", id="truncated"),
+        pytest.param(b"/////w==", "payload is not UTF-8: ", id="not-utf-8"),
     ],
 )
 @pytest.mark.parametrize("action", ["DEPLOY", "POLL", "CLEANUP"])
-def test_a_message_that_cannot_be_read_fails_its_action(
+def test_action_with_an_unreadable_payload_fails_with_the_reason(
     served: Driver, vm_id: int, action: str, payload: bytes, sentence: str
 ) -> None:
     found = only_line_after(served, wire.with_payload(action, vm_id, payload))
     assert found.startswith(f"{action} FAILURE {vm_id} {sentence}")
 
 
-def test_a_message_about_another_vm_than_its_line_is_refused(served: Driver, vm_id: int) -> None:
+def test_action_fails_if_payload_and_line_name_different_vms(served: Driver, vm_id: int) -> None:
     line = wire.deploy(vm_id).replace(f"  {vm_id} ".encode(), f"  {vm_id + 10_000} ".encode())
     assert served.ask(line) == f"FAILURE the message is about VM {vm_id}, the line about VM {vm_id + 10_000}"
 
@@ -598,12 +612,12 @@ def test_a_message_about_another_vm_than_its_line_is_refused(served: Driver, vm_
 @pytest.mark.parametrize(
     "line", [b"DEPLOY", b"DEPLOY x29 abc", b"DEPLOY  -1 abc", b"DEPLOY 2147483648 abc", b"\xff\x00 \xfe", b"", b"   "]
 )
-def test_what_names_no_vm_is_logged_and_not_answered(served: Driver, line: bytes) -> None:
+def test_line_without_a_vm_id_is_logged_and_not_answered(served: Driver, line: bytes) -> None:
     found = only_line_after(served, line)
     assert re.fullmatch(r"LOG E -1? ignored a line that is no request: .+", found)
 
 
-def test_oneds_own_log_has_the_id_of_its_release(driver: StartDriver) -> None:
+def test_general_log_line_has_the_id_that_the_release_expects(driver: StartDriver) -> None:
     one = driver()
     one.send("DEPLOY  x29 abc")
     assert one.next_line().startswith("LOG E -1 ")
@@ -612,8 +626,8 @@ def test_oneds_own_log_has_the_id_of_its_release(driver: StartDriver) -> None:
     assert one.next_line().startswith("LOG E - ")
 
 
-def test_a_line_without_an_id_says_nothing_about_the_release(driver: StartDriver) -> None:
-    """Read as `-` by 6.0 and later, the id would be VM 0."""
+def test_line_without_an_id_does_not_change_the_detected_release(driver: StartDriver) -> None:
+    """6.0 and later read the id `-` as VM 0."""
     one = driver()
     assert one.ask(wire.unknown(1, release="7.4"))
     for _ in range(2):
@@ -622,7 +636,7 @@ def test_a_line_without_an_id_says_nothing_about_the_release(driver: StartDriver
 
 
 @pytest.mark.parametrize("action", ["DEPLOY", "POLL"])
-def test_a_megabyte_of_message_is_one_request(served: Driver, vm_id: int, action: str) -> None:
+def test_request_line_of_two_megabytes_is_answered_once(served: Driver, vm_id: int, action: str) -> None:
     large = Template(values={**wire.asking_for().values, "CONTEXT": ({"BLOB": "x" * 1_500_000},)})
     deploy_id = served.created(wire.deploy(vm_id, template=large))
     line = wire.line(action, vm_id, release="5.10", deploy_id=deploy_id, template=large)
@@ -630,7 +644,7 @@ def test_a_megabyte_of_message_is_one_request(served: Driver, vm_id: int, action
     assert only_line_after(served, line).startswith(f"{action} SUCCESS {vm_id} ")
 
 
-def test_a_line_beyond_all_bounds_fails_its_action(served: Driver, vm_id: int) -> None:
+def test_request_line_above_16_mib_fails_and_the_next_one_is_carried_out(served: Driver, vm_id: int) -> None:
     served.send(f"DEPLOY  {vm_id} ".encode() + b"A" * (17 * 1024 * 1024))
     assert served.reply("DEPLOY", vm_id) == "FAILURE the request line is longer than 16777216 bytes"
     assert served.created(wire.deploy(vm_id))
@@ -642,27 +656,29 @@ def test_a_line_beyond_all_bounds_fails_its_action(served: Driver, vm_id: int) -
 @pytest.mark.parametrize(
     ("template", "sentence"),
     [
-        pytest.param(wire.asking_for("huge"), "instance type huge is not known to the simulated cloud, ", id="type"),
+        pytest.param(
+            wire.asking_for("huge"), "instance type huge is not known to the simulated cloud, ", id="unknown-type"
+        ),
         pytest.param(
             wire.asking_for("", TAGS="ONE_PROVIDER_OWNER=me"),
             "TAGS of the PUBLIC_CLOUD section has the tag ONE_PROVIDER_OWNER: ",
-            id="our-tags",
+            id="reserved-tag",
         ),
         pytest.param(
             wire.asking_for("", ONE_PROVIDER_VM_ID="8"),
             "the PUBLIC_CLOUD section has the attribute ONE_PROVIDER_VM_ID: ",
-            id="our-attribute",
+            id="reserved-attribute",
         ),
     ],
 )
-def test_a_template_that_cannot_be_served_fails_its_deploy(
+def test_deploy_of_an_invalid_template_fails_and_creates_nothing(
     served: Driver, vm_id: int, template: Template, sentence: str
 ) -> None:
     assert served.ask(wire.deploy(vm_id, template=template)).startswith(f"FAILURE {sentence}")
     assert state_of(served, vm_id) == ""
 
 
-def test_a_token_and_an_unknown_attribute_are_ignored_with_a_warning(served: Driver, vm_id: int) -> None:
+def test_clienttoken_and_unknown_attributes_are_ignored_with_a_warning(served: Driver, vm_id: int) -> None:
     line = wire.deploy(vm_id, template=wire.asking_for("", CLIENTTOKEN="mine", COLOUR="red"))
     served.send(line)
     warnings = {served.next_line(), served.next_line()}
@@ -673,7 +689,9 @@ def test_a_token_and_an_unknown_attribute_are_ignored_with_a_warning(served: Dri
     assert served.reply("DEPLOY", vm_id).startswith("SUCCESS ")
 
 
-def test_a_full_cloud_refuses_and_the_next_type_of_the_list_is_taken(driver: StartDriver, place: Place) -> None:
+def test_deploy_takes_the_next_instance_type_if_one_is_full_and_fails_at_the_quota(
+    driver: StartDriver, place: Place
+) -> None:
     path = place.simulate(max_instances=2, **AT_ONCE)
     path.write_text(f"{path.read_text()}\n[simulated.capacity]\nxlarge_16gb = 0\n")
     one = driver()
@@ -682,7 +700,7 @@ def test_a_full_cloud_refuses_and_the_next_type_of_the_list_is_taken(driver: Sta
     one.send(wire.deploy(1, template=wire.asking_for("xlarge_16gb,large_8gb")))
     assert one.next_line() == f"LOG W 1 {full}"
     deploy_id = one.reply("DEPLOY", 1).removeprefix("SUCCESS ")
-    assert poll_words(one.ask(wire.poll(1, deploy_id)))["SIM_INSTANCE_TYPE"] == '"large_8gb"'
+    assert poll_values(one.ask(wire.poll(1, deploy_id)))["SIM_INSTANCE_TYPE"] == '"large_8gb"'
     one.created(wire.deploy(2))
     assert one.ask(wire.deploy(3)) == (
         "FAILURE the simulated account may have 2 instances and has them, terminate one first"
@@ -691,7 +709,7 @@ def test_a_full_cloud_refuses_and_the_next_type_of_the_list_is_taken(driver: Sta
     one.created(wire.deploy(3))
 
 
-def test_a_policy_says_what_a_template_may_not_hold(driver: StartDriver, place: Place) -> None:
+def test_forbidden_attributes_fail_a_deploy_that_has_one(driver: StartDriver, place: Place) -> None:
     path: Path = place.simulate(**AT_ONCE)
     path.write_text(f'{path.read_text()}\n[policy]\nforbidden_attributes = ["tags"]\n')
     reply = driver().ask(wire.deploy(7, template=wire.asking_for("", TAGS="a=b")))
@@ -699,7 +717,9 @@ def test_a_policy_says_what_a_template_may_not_hold(driver: StartDriver, place: 
     assert place.instances(is_all=True) == []
 
 
-def test_a_policy_keeps_vms_out_that_do_not_ask_for_this_cloud(driver: StartDriver, place: Place) -> None:
+def test_without_section_refuse_fails_new_vms_without_a_section_of_this_cloud(
+    driver: StartDriver, place: Place
+) -> None:
     path: Path = place.simulate(**AT_ONCE)
     one, ordinary = driver(), Template(values={"CPU": ("1",), "MEMORY": ("256",)})
     deploy_id = one.created(wire.deploy(1, template=ordinary))
@@ -713,7 +733,7 @@ def test_a_policy_keeps_vms_out_that_do_not_ask_for_this_cloud(driver: StartDriv
     assert {entry["vm_id"] for entry in place.instances(is_all=True)} == {1, 3}
 
 
-def test_the_tag_follows_a_vm_to_another_host(served: Driver, vm_id: int) -> None:
+def test_host_id_tag_is_updated_when_a_vm_starts_on_another_host(served: Driver, vm_id: int) -> None:
     deploy_id = served.created(wire.deploy(vm_id, host_id=0))
     assert served.ask(wire.line("SHUTDOWN", vm_id, "SHUTDOWN_UNDEPLOY", deploy_id=deploy_id)) == "SUCCESS -"
     assert served.ask(wire.resume(vm_id, deploy_id, host="remote2", host_id=5)) == f"SUCCESS {deploy_id}"

@@ -1,4 +1,4 @@
-"""Both drivers at work as they are, with their event loops watched: nothing of ours that blocks is called there."""
+"""Both drivers run with watched event loops: no code of the project makes a blocking call there."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ WATCHED = (sys.executable, "-I", str(ROOT / "tests" / "blocking.py"))
 
 @pytest.fixture
 def watched(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """What Driver takes to watch a driver; in the end, nothing that blocks was called by any of them."""
+    """Arguments of Driver that watch its event loop; fails at the end if a driver made a blocking call."""
     noted = tmp_path / "blocking"
     yield {"via": WATCHED, "environ": {"BLOCKING": str(noted)}}
     assert not noted.exists(), noted.read_text()
 
 
-def test_whoever_blocks_a_loop_is_caught(tmp_path: Path) -> None:
+def test_blocking_call_in_the_event_loop_is_noted(tmp_path: Path) -> None:
     program, noted = tmp_path / "program", tmp_path / "blocking"
     program.write_text(
         "import asyncio, os\n"
@@ -49,11 +49,11 @@ def test_whoever_blocks_a_loop_is_caught(tmp_path: Path) -> None:
     assert "monitor/state.py" in noted.read_text()
 
 
-def test_a_life_on_the_embedded_cloud_stops_no_loop(place: Place, watched: dict[str, Any]) -> None:
+def test_vm_life_on_the_embedded_cloud_never_blocks_an_event_loop(place: Place, watched: dict[str, Any]) -> None:
     configuration = configure(place, monitor={"sync_period": 0.1})
     console = Console(place)
     console.run_many(range(100, 120))
-    wild = console.run(name="nobody's")
+    wild = console.run(name="untagged")
     with monitored(place, **watched) as reports, Driver(place, **watched) as actions:
         reports.start()
         reports.sync(vm100="RUNNING")
@@ -79,7 +79,7 @@ def test_a_life_on_the_embedded_cloud_stops_no_loop(place: Place, watched: dict[
         successor.sync(vm100="RUNNING")
 
 
-def test_legacy_reports_stop_no_loop(place: Place, watched: dict[str, Any]) -> None:
+def test_legacy_reports_never_block_the_event_loop(place: Place, watched: dict[str, Any]) -> None:
     configure(place)
     Console(place).run_many(range(100, 120))
     with monitored(place, is_legacy=True, **watched) as reports:
@@ -88,13 +88,13 @@ def test_legacy_reports_stop_no_loop(place: Place, watched: dict[str, Any]) -> N
             assert reports.next().status == "SUCCESS"
 
 
-def test_scripts_and_probes_stop_no_loop(tmp_path: Path, watched: dict[str, Any]) -> None:
+def test_scripts_and_probes_never_block_an_event_loop(tmp_path: Path, watched: dict[str, Any]) -> None:
     place = ScriptPlace(tmp_path / "one")
     place.plain_script(f"im/{NAME}.d/one", "#!/bin/sh\necho HYPERVISOR=cloud\n")
     place.plain_script(f"im/{NAME}.d/broken", "#!/bin/sh\nexit 3\n")
     with Driver(place, f"-t 15 -r 0 -p {NAME}", **watched) as actions:
         deploy_id = actions.created(altered(wire.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7))))
-        place.tell("reboot", 7, "echo no such luck >&2; exit 1")
+        place.tell("reboot", 7, "echo no such host >&2; exit 1")
         assert actions.ask(wire.poll(7, deploy_id)).startswith("SUCCESS")
         assert actions.ask(wire.reboot(7, deploy_id)).startswith("FAILURE")
         assert actions.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")

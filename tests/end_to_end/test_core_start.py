@@ -1,4 +1,4 @@
-"""A core that is starting dies of a reply (docs/protocol.md), so every reply waits for a sign that it is up."""
+"""A starting oned crashes when it reads a reply (docs/protocol.md), so replies are held until oned is up."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Start = Callable[[], Driver]
 
 @pytest.fixture
 def start(place: Place) -> Iterator[Start]:
-    """Start the driver under a core that is starting."""
+    """Start the driver under a starting oned."""
     place.simulate(boot_time=0.2)
     begun: list[Driver] = []
 
@@ -41,7 +41,7 @@ def has_logged(place: Place, event: str) -> bool:
     return any(entry["event"] == event for entry in place.events())
 
 
-def test_a_recovered_answer_waits_until_the_core_listens(place: Place, start: Start) -> None:
+def test_reply_after_recovery_is_held_until_oned_listens(place: Place, start: Start) -> None:
     place.simulate(boot_time=3600)
     with Driver(place) as dead:
         dead.send(wire.deploy(7))
@@ -49,14 +49,14 @@ def test_a_recovered_answer_waits_until_the_core_listens(place: Place, start: St
         dead.kill()
     one = start()
     until(lambda: has_logged(place, "request of an earlier core"))
-    one.silence(1.5)  # longer than what is unasked waits after INIT
+    one.silence(1.5)  # longer than the pause between INIT and replies after recovery
     assert place.unanswered() == ["DEPLOY"]
     listen(one)
     assert one.reply("DEPLOY", 7).startswith("FAILURE the driver ended before it was done")
     until(lambda: place.unanswered() == [])
 
 
-def test_a_poll_is_answered_once_the_core_listens(place: Place, start: Start) -> None:
+def test_reply_to_a_poll_is_held_until_oned_listens(place: Place, start: Start) -> None:
     one = start()
     one.send("POLL 7 x")
     until(lambda: has_logged(place, "request refused"))
@@ -65,7 +65,7 @@ def test_a_poll_is_answered_once_the_core_listens(place: Place, start: Start) ->
     assert one.reply("POLL", 7).startswith("FAILURE payload is not base64")
 
 
-def test_a_request_shows_that_the_core_is_up_and_what_waits_is_written_first(place: Place, start: Start) -> None:
+def test_request_releases_held_replies_and_they_are_written_before_its_own(place: Place, start: Start) -> None:
     one = start()
     one.send("POLL 7 x")
     until(lambda: has_logged(place, "request refused"))
@@ -74,7 +74,7 @@ def test_a_request_shows_that_the_core_is_up_and_what_waits_is_written_first(pla
     assert [line.split()[:3] for line in one.lines[1:]] == [["POLL", "FAILURE", "7"], ["DEPLOY", "SUCCESS", "8"]]
 
 
-def test_the_end_of_stdin_lets_every_reply_go(start: Start) -> None:
+def test_end_of_stdin_releases_held_replies(start: Start) -> None:
     one = start()
     one.send(wire.poll(7, "sim-x"))
     assert one.process.stdin is not None
@@ -82,7 +82,7 @@ def test_the_end_of_stdin_lets_every_reply_go(start: Start) -> None:
     assert one.rest()[-1].startswith("POLL FAILURE 7 ")
 
 
-def test_an_information_driver_answers_monitor_once_the_core_listens(place: Place) -> None:
+def test_information_driver_holds_its_reply_to_monitor_until_oned_listens(place: Place) -> None:
     program = Path(__file__).resolve().parents[2] / "bin" / "one_im_provider"
     with Driver(place, "simulated", program=program, via=CORE) as one:
         one.send("MONITOR 4 cloud")

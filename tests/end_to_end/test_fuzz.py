@@ -1,6 +1,6 @@
-"""Whatever oned's pipe brings: the driver lives on, and each line has exactly the answers due to it (decision 6).
+"""Fuzzed input: the driver survives every line and answers it exactly as the protocol demands (decision 6).
 
-What is due is worked out here, from the rules of the wire alone, without the driver's own parser.
+The expected replies are derived here from the rules of the protocol, without the driver's own parser.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tests.end_to_end.oned import Driver, Place
 
 SEED = 20260101
 
-CALLED_OFF_IDS = range(1_000_000, 1_001_000)
-"""VMs that only DRIVER_CANCEL speaks of: it takes back the answers that are due to others."""
+CANCELLED_IDS = range(1_000_000, 1_001_000)
+"""VMs that only DRIVER_CANCEL names, since it revokes the replies to other requests of its VM."""
 
 DEPLOYED_IDS = range(1, 40)
-"""VMs that DEPLOYs are sent for, and everything else too."""
+"""VMs that DEPLOY and all other actions name."""
 
 OTHER_IDS = range(1000, 1_000_000)
 
@@ -32,31 +32,31 @@ MAX_ID = 2**31 - 1
 TOO_LONG = 17 * 1024 * 1024
 
 
-# What is due: the rules of the wire, once more
+# Expected replies, by the rules of the protocol
 
 
 class Due(NamedTuple):
-    """What a line has to be answered with.
+    """The reply that a line has to get.
 
     Attributes:
-        word: the reply's first word, "" when there is nobody to answer.
+        word: the reply's first word, "" for a line that names no VM and gets none.
         vm_id: its id.
-        is_called_off: it is a DRIVER_CANCEL, which is answered with nothing.
+        is_cancel: the line is a DRIVER_CANCEL, which gets no reply.
     """
 
     word: str = ""
     vm_id: int = -1
-    is_called_off: bool = False
+    is_cancel: bool = False
 
 
 ID = re.compile(rb"0*([0-9]{1,10})")
 
 FIT_IN_WORD = set(map(chr, range(0x21, 0x7F))) - set("<>")
-"""What is written back of an action's word; it ends up in oned's XML."""
+"""Characters of an action's word that the reply repeats; oned puts it into XML."""
 
 
 def due_to(line: bytes) -> Due | None:
-    """What is due to one line, without its line end; None for a line that speaks to the driver itself.
+    """The expected reply to a line without its line end; None for INIT and FINALIZE.
 
     A line is `ACTION ID PAYLOAD`, or `ACTION STATUS ID PAYLOAD` with an empty or `-` STATUS; blanks may be repeated.
     """
@@ -70,7 +70,7 @@ def due_to(line: bytes) -> Due | None:
     if number is None or int(number[1]) > MAX_ID:
         return Due()
     word = "".join(chr(byte) if chr(byte) in FIT_IN_WORD else "?" for byte in words[0][:64]).upper()
-    return Due(word, int(number[1]), is_called_off=word == "DRIVER_CANCEL")
+    return Due(word, int(number[1]), is_cancel=word == "DRIVER_CANCEL")
 
 
 @pytest.mark.parametrize(
@@ -85,11 +85,11 @@ def due_to(line: bytes) -> Due | None:
         pytest.param(b"DEPLOY DEPLOY 7 eA==", Due(), id="doubled-action"),
         pytest.param(b"DEPLOY", Due(), id="no-id"),
         pytest.param(b"  ", Due(), id="blanks"),
-        pytest.param(b"DRIVER_CANCEL  7 ", Due("DRIVER_CANCEL", 7, is_called_off=True), id="cancel"),
+        pytest.param(b"DRIVER_CANCEL  7 ", Due("DRIVER_CANCEL", 7, is_cancel=True), id="cancel"),
         pytest.param(b"Finalize 7", None, id="control"),
     ],
 )
-def test_the_oracle_knows_what_is_due(line: bytes, expected: Due | None) -> None:
+def test_expected_reply_of_a_line_is_derived_correctly(line: bytes, expected: Due | None) -> None:
     assert due_to(line) == expected
 
 
@@ -123,7 +123,7 @@ BLANKS = [b" ", b"  ", b"\t", b"   ", b"\x0b", b"\x0c", b" - "]
 
 
 class Lines:
-    """Makes lines out of what every release of oned sends.
+    """Makes lines by mutating those that the releases of oned send.
 
     Args:
         seed: the same seed makes the same lines.
@@ -148,16 +148,16 @@ class Lines:
         )
 
     def some(self, count: int) -> list[bytes]:
-        """So many lines; some are valid, most were broken in one way or in several."""
+        """As many lines; some are valid, most are mutated once or several times."""
         lines: list[bytes] = []
         while len(lines) < count:
-            lines += [line for line in self._next().split(b"\n") if self._is_decided(line)]
+            lines += [line for line in self._next().split(b"\n") if self._is_testable(line)]
         return lines[:count]
 
-    def _is_decided(self, line: bytes) -> bool:
-        """Leave out what would end the driver, and what would take back the answers to other lines."""
+    def _is_testable(self, line: bytes) -> bool:
+        """False for a line that would end the driver, or revoke the replies to other lines."""
         due = due_to(line)
-        return due is not None and (due.vm_id in CALLED_OFF_IDS) == due.is_called_off
+        return due is not None and (due.vm_id in CANCELLED_IDS) == due.is_cancel
 
     def _next(self) -> bytes:
         line = self._valid_line()
@@ -171,12 +171,12 @@ class Lines:
         if chance < 0.01:
             return self._about("DEPLOY", release, self._random.choice(DEPLOYED_IDS))
         if chance < 0.03:
-            return self._about("DRIVER_CANCEL", release, self._random.choice(CALLED_OFF_IDS))
+            return self._about("DRIVER_CANCEL", release, self._random.choice(CANCELLED_IDS))
         ids = DEPLOYED_IDS if chance < 0.1 else OTHER_IDS
         return self._about(self._random.choice(CHEAP), release, self._random.choice(ids))
 
     def _about(self, action: str, release: oned_lines.Release, vm_id: int) -> bytes:
-        """A line for this VM, made from one for another: building them all would take longer than answering them."""
+        """A line for this VM, made from one for VM 7: encoding each would take longer than answering it."""
         if action == "DRIVER_CANCEL":
             return oned_lines.line(action, vm_id, release=release)[:-1]
         deploy_id = "" if vm_id in DEPLOYED_IDS else "sim-0123456789ab"
@@ -189,7 +189,7 @@ class Lines:
         return b"%b%d %b" % (start, vm_id, base64.b64encode(document))
 
     def _place(self, line: bytes) -> int:
-        """Any place, those before the payload more often."""
+        """A random position, more often before the payload."""
         return self._random.randrange(min(len(line), 20) if self._random.random() < 0.5 else len(line)) if line else 0
 
     def _truncated(self, line: bytes) -> bytes:
@@ -250,7 +250,7 @@ class Lines:
 
 
 def large_lines() -> list[bytes]:
-    """What is above the line's bound, what is read beside the loop, and what is only nearly so."""
+    """Lines longer than the limit, and large ones that a thread reads."""
     padding = b"<!--" + b" " * 300_000 + b"-->"
     document = oned_lines.document("POLL", 500, release="5.10")
     return [
@@ -275,11 +275,11 @@ REPLACED = re.compile(r"(?P<newer>[A-Z]+) was asked while (?P<older>[A-Z]+) was 
 
 BESIDE = ("POLL", "DRIVER_CANCEL", "REBOOT", "RESET", "UPDATESG", "UPDATENIC", "BACKUPCANCEL", "EXEC", "EXEC_CANCEL")
 MOVING = frozenset(oned_lines.ACTIONS) - frozenset(BESIDE)
-"""What brings a VM from state to state: of several that are open only the newest is answered."""
+"""Actions that change a VM's state: of several open ones only the newest is answered."""
 
 
 class Heard:
-    """What the driver wrote, counted; every line has to be one that every release of oned takes."""
+    """The driver's lines, counted; every line has to be one that every release of oned accepts."""
 
     def __init__(self, lines: Sequence[str]) -> None:
         self.replies: Counter[tuple[str, int]] = Counter()
@@ -308,8 +308,8 @@ class Heard:
             self.replaced[replaced["older"], int(log["vm_id"])] += 1
 
 
-def fed(driver: Driver, lines: Sequence[bytes], seed: int) -> list[str]:
-    """Send the lines in pieces of any size, end the driver as a person's pipe does, and return what it wrote."""
+def feed(driver: Driver, lines: Sequence[bytes], seed: int) -> list[str]:
+    """Send the lines in pieces of random size, end the driver with FINALIZE and end of input, return its lines."""
     cuts = random.Random(seed)
     stream = b"".join(line + b"\n" for line in lines)
     at = 0
@@ -328,22 +328,22 @@ def fed(driver: Driver, lines: Sequence[bytes], seed: int) -> list[str]:
         *(pytest.param(50_000, SEED + 1 + n, id=f"many-{n}", marks=pytest.mark.soak) for n in range(4)),
     ],
 )
-def test_every_line_has_exactly_the_answers_that_are_due(tmp_path: Path, count: int, seed: int) -> None:
+def test_every_fuzzed_line_gets_exactly_its_expected_replies(tmp_path: Path, count: int, seed: int) -> None:
     place = Place(tmp_path)
     place.simulate(boot_time=0, stop_time=0, suspend_time=0, destroy_time=0, visibility_grace=0, watch_interval=0.001)
     lines = Lines(seed).some(count)
     lines[1000:1000] = large_lines()
     with Driver(place, "-t 200 -r 0 simulated") as driver:
-        heard = Heard(fed(driver, lines, seed))
+        heard = Heard(feed(driver, lines, seed))
     due = [due for line in lines if (due := due_to(line)) is not None]
-    wanted = Counter((each.word, each.vm_id) for each in due if each.word and not each.is_called_off)
-    nobody = sum(not each.word for each in due)
-    print(f"\nseed {seed}: {len(lines)} lines, {wanted.total()} replies, {nobody} without an id")  # noqa: T201
+    wanted = Counter((each.word, each.vm_id) for each in due if each.word and not each.is_cancel)
+    without_id = sum(not each.word for each in due)
+    print(f"\nseed {seed}: {len(lines)} lines, {wanted.total()} replies, {without_id} without an id")  # noqa: T201
     assert len(due) == len(lines)
     settled = heard.replies + heard.replaced
-    assert (wanted - settled, settled - wanted) == ({}, {}), "missing, and too many"
+    assert (wanted - settled, settled - wanted) == ({}, {}), "missing replies, and unexpected ones"
     last = {each.vm_id: each.word for each in due if each.word in MOVING}
     unanswered = {vm_id: word for vm_id, word in last.items() if not heard.replies[word, vm_id]}
-    assert not unanswered, "what nothing newer has replaced"
-    assert heard.ignored <= nobody <= heard.ignored + heard.dropped
+    assert not unanswered, "the newest request of a VM was not answered"
+    assert heard.ignored <= without_id <= heard.ignored + heard.dropped
     assert not [event for event in place.events() if event["level"] == "error"]

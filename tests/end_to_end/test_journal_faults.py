@@ -15,7 +15,7 @@ from tests.waiting import until
 VERSION_9 = Path(__file__).parents[1] / "journal_versions" / "9.sql"
 
 
-def test_an_unusable_journal_fails_every_action_but_poll(driver: StartDriver, place: Place) -> None:
+def test_every_action_but_poll_fails_while_the_journal_is_unusable(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
     deploy_id, ended = one.created(wire.deploy(7)), one.created(wire.deploy(8))
@@ -39,7 +39,7 @@ def test_an_unusable_journal_fails_every_action_but_poll(driver: StartDriver, pl
     )
 
 
-def test_a_journal_that_is_removed_while_the_driver_runs_is_made_anew_and_told_once(
+def test_journal_removed_while_the_driver_runs_is_created_again_with_one_warning(
     driver: StartDriver, place: Place
 ) -> None:
     place.simulate(boot_time=0)
@@ -48,10 +48,10 @@ def test_a_journal_that_is_removed_while_the_driver_runs_is_made_anew_and_told_o
     journal = place.var / "one_provider_mad_simulated.journal"
     journal.unlink()
     one.created(wire.deploy(8))
-    assert place.has_attempts(2), "what it held is in there as well"
+    assert place.has_attempts(2), "the new file has the earlier attempt too"
     one.created(wire.deploy(9))
-    told = "the journal was removed while it was in use: it is created again, with its whole content"
-    assert [line for line in one.lines if line.startswith("LOG W")] == [f"LOG W -1 {told} ({journal})"]
+    warning = "the journal was removed while it was in use: it is created again, with its whole content"
+    assert [line for line in one.lines if line.startswith("LOG W")] == [f"LOG W -1 {warning} ({journal})"]
 
 
 def test_an_earlier_journal_with_many_old_records_shrinks_while_the_driver_serves(

@@ -1,8 +1,8 @@
-"""kill -9 anywhere in a deploy buys no second instance and loses none (decisions 12, 13, 16 and 17).
+"""kill -9 at any point of a deploy creates no second instance and loses none (decisions 12, 13, 16 and 17).
 
-A kill comes when the journal or the cloud shows that a deploy has come to a certain point. Where it has landed is then
-worked out from copies of the journal and of the cloud as the dead process left them, and from what it had written; it
-is printed and not asserted. The copies matter: opening the files themselves would do the next process's recovery.
+A driver is killed when the journal or the cloud shows that a deploy has reached a certain point. The point of the kill
+is then derived from copies of the journal and the cloud, as the dead process left them, and from its output; it is
+printed and not asserted. Copies, because opening the files themselves would do the next process's recovery.
 """
 
 from __future__ import annotations
@@ -38,28 +38,28 @@ SEED = 20260101
 OWNER = "kill-test"
 VM = VmId(7)
 VMS = (VM, VmId(8), VmId(9), VmId(10))
-"""Each is deployed when the one before has come to some point, so that one kill hits each at a point of its own."""
+"""Each is deployed when the one before has reached a point, so that one kill hits each at a different point."""
 
 TIME_SCALE = 60
-"""A minute of listing lag is over in a second."""
+"""A minute of listing lag takes a second."""
 
 QUICKLY = 0.0005
-"""Seconds between two looks at what is over in milliseconds."""
+"""Seconds between two checks for a point that lasts milliseconds."""
 
-# No instance type in it: which one a fresh attempt would take depends on the settings.
-VAGUE = Template(values={"CPU": ("1",), "MEMORY": ("256",)})
+# It has no instance type: the one that a new attempt takes depends on the settings.
+NO_TYPE = Template(values={"CPU": ("1",), "MEMORY": ("256",)})
 
 
 def deploy(vm_id: VmId = VM) -> bytes:
-    return oned_lines.line("DEPLOY", vm_id, template=VAGUE)
+    return oned_lines.line("DEPLOY", vm_id, template=NO_TYPE)
 
 
-def call_off(vm_id: VmId = VM) -> bytes:
+def cancel(vm_id: VmId = VM) -> bytes:
     return oned_lines.line("DRIVER_CANCEL", vm_id)
 
 
 def cleanup(vm_id: VmId = VM) -> bytes:
-    return oned_lines.line("CLEANUP", vm_id, template=VAGUE)
+    return oned_lines.line("CLEANUP", vm_id, template=NO_TYPE)
 
 
 def simulated(*, lag: float = 0, latency: float = 0.06, boot_time: float = 8, more: str = "") -> str:
@@ -72,19 +72,19 @@ def simulated(*, lag: float = 0, latency: float = 0.06, boot_time: float = 8, mo
 
 
 def shutdown(vm_id: VmId, deploy_id: str) -> bytes:
-    return oned_lines.line("SHUTDOWN", vm_id, template=VAGUE, deploy_id=deploy_id)
+    return oned_lines.line("SHUTDOWN", vm_id, template=NO_TYPE, deploy_id=deploy_id)
 
 
 OTHER_SIZES = "[simulated.instance_types]\nsmall_256mb = { cpu = 4, memory = 512 }\ntiny = { cpu = 1, memory = 256 }\n"
 ANOTHER_IMAGE = 'images = ["another"]\n'
 
 
-def room_for(count: int) -> str:
+def capacity_for(count: int) -> str:
     return f"max_instances = {count}\n[simulated.capacity]\nsmall_256mb = {count}\n"
 
 
 class Story(NamedTuple):
-    """The settings before the kill and those that the next process finds."""
+    """The settings before the kill, and those of the next process."""
 
     before: str
     after: str
@@ -92,19 +92,19 @@ class Story(NamedTuple):
 
 STORIES = {
     "nothing-edited": Story(simulated(), simulated()),
-    "a-minute-of-lag-and-a-quicker-cloud": Story(simulated(lag=60), simulated(lag=60, latency=0.02, boot_time=3)),
+    "a-minute-of-lag-and-a-faster-cloud": Story(simulated(lag=60), simulated(lag=60, latency=0.02, boot_time=3)),
     "half-a-minute-of-lag-and-other-sizes": Story(simulated(lag=30), simulated(lag=30, more=OTHER_SIZES)),
-    "a-minute-of-lag-and-no-room-for-more": Story(
-        simulated(lag=60), simulated(lag=60, latency=0.1, boot_time=12, more=room_for(len(VMS)))
+    "a-minute-of-lag-and-no-capacity-for-more": Story(
+        simulated(lag=60), simulated(lag=60, latency=0.1, boot_time=12, more=capacity_for(len(VMS)))
     ),
 }
 
 
-# Where a kill has landed
+# The point of a kill
 
 
 class Landed(Enum):
-    """What was done when the kill came."""
+    """How far a deploy had come when the driver was killed."""
 
     UNREAD = "sent, not journaled"
     JOURNALED = "journaled, no attempt"
@@ -115,14 +115,14 @@ class Landed(Enum):
 
 
 INSIDE = (Landed.JOURNALED, Landed.OPEN, Landed.UNRECORDED, Landed.WAITING)
-"""After the request was journaled and before its reply was written: where a kill hurts."""
+"""Points after the request was journaled and before its reply was written."""
 
 POINTS = (Landed.UNREAD, *INSIDE)
-"""Where kills are to land."""
+"""The points at which drivers are killed."""
 
 
-def has_come_to(point: Landed, journal: Path, vm_id: VmId, made: Callable[[], Collection[VmId]]) -> bool:
-    """True once the deploy of a running driver has come so far, or further; `made` tells whose instances there are."""
+def has_reached(point: Landed, journal: Path, vm_id: VmId, made: Callable[[], Collection[VmId]]) -> bool:
+    """True once the deploy of a running driver has reached a point; `made` returns the VMs that have an instance."""
     if point is Landed.UNREAD:
         return True
     known = [state for state, _ in attempts(journal, vm_id)]
@@ -134,7 +134,7 @@ def has_come_to(point: Landed, journal: Path, vm_id: VmId, made: Callable[[], Co
 
 
 class Remains(NamedTuple):
-    """What a dead process left behind of one VM."""
+    """The journal, instances and replies of one VM that a dead process left."""
 
     vm_id: VmId
     open_actions: Sequence[str]
@@ -144,7 +144,7 @@ class Remains(NamedTuple):
 
     @property
     def landed(self) -> Landed:
-        """How far the deploy had come."""
+        """The point that the deploy had reached."""
         if "DEPLOY" in self.written:
             return Landed.ANSWERED
         states = [state for state, _ in self.attempts]
@@ -158,7 +158,7 @@ class Remains(NamedTuple):
 
     @property
     def instance_types(self) -> set[str]:
-        """What the attempts asked for."""
+        """The instance types of the attempts."""
         return {parameters["type"] for _, parameters in self.attempts}
 
 
@@ -167,7 +167,7 @@ def journal_of(place: Place) -> Path:
 
 
 def copied(path: Path, to: Path) -> Path:
-    """Copy an SQLite file with the journal that belongs to it."""
+    """Copy an SQLite file with its write-ahead log."""
     to.mkdir(exist_ok=True)
     for part in path.parent.glob(f"{path.name}*"):
         if not part.name.endswith("-shm"):
@@ -176,7 +176,7 @@ def copied(path: Path, to: Path) -> Path:
 
 
 def remains_of(driver: Driver) -> list[Remains]:
-    """Look at what a killed driver has left, without touching it."""
+    """Read what a killed driver left of each VM, from copies of its files."""
     place = driver.place
     written = [line.split(" ") for line in replies(driver.rest())]
     scratch = place.root / f"remains-of-{driver.process.pid}"
@@ -196,7 +196,7 @@ def remains_of(driver: Driver) -> list[Remains]:
 
 
 def rows(journal: Path, query: str, vm_id: VmId) -> list[Any]:
-    """What a query about one VM finds in a journal; nothing while its tables are not made."""
+    """The rows of a query about one VM in a journal; none before its tables exist."""
     if not journal.exists():
         return []
     with closing(sqlite3.connect(journal, timeout=10)) as db:
@@ -205,20 +205,20 @@ def rows(journal: Path, query: str, vm_id: VmId) -> list[Any]:
 
 
 def open_actions(journal: Path, vm_id: VmId) -> list[str]:
-    """The actions of a VM that are journaled and not answered."""
+    """The actions of a VM's journaled and unanswered requests."""
     return [row[0] for row in rows(journal, "SELECT action FROM requests WHERE vm_id = ? ORDER BY opened_at", vm_id)]
 
 
 def attempts(journal: Path, vm_id: VmId) -> list[tuple[AttemptState, Mapping[str, Any]]]:
-    """State and parameters of every attempt for a VM."""
+    """State and parameters of every attempt of a VM."""
     found = rows(journal, "SELECT state, parameters FROM attempts WHERE vm_id = ?", vm_id)
     return [(AttemptState(state), json.loads(parameters)) for state, parameters in found]
 
 
 def instances(path: Path) -> list[Instance]:
-    """Everything the cloud will show ten seconds from now, when no lag hides anything any more."""
+    """Every instance, also those that the listing lag still hides: the cloud as of ten seconds from now."""
 
-    async def look() -> list[Instance]:
+    async def list_all() -> list[Instance]:
         cloud = Cloud(path, SimulatedSettings(), clock=lambda: time.time() + 10)
         await cloud.open()
         try:
@@ -227,7 +227,7 @@ def instances(path: Path) -> list[Instance]:
             await cloud.close()
 
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        return runner.run(look())
+        return runner.run(list_all())
 
 
 def in_cloud(place: Place) -> list[Instance]:
@@ -246,18 +246,18 @@ def alive(place: Place) -> list[Instance]:
 
 
 def run_on(driver: Driver, seconds: float) -> None:
-    """Let the driver run for so long; it has no reason to end."""
+    """Let the driver run for as many seconds; fails if it ends."""
     with pytest.raises(subprocess.TimeoutExpired):
         driver.process.wait(max(0.0, seconds))
 
 
 class Killer:
-    """Kills drivers in the middle of deploys: one kill in five at each of POINTS.
+    """Kills drivers during deploys: one kill in five at each of POINTS.
 
     Args:
-        root: every kill gets an OpenNebula of its own below it.
-        name: the story; chooses the order of the points, together with the test and the seed.
-        test: what the points are for.
+        root: directory in which every kill gets an OpenNebula of its own.
+        name: of the story; gives the order of the points, together with the test and the seed.
+        test: name for the order of the points.
     """
 
     def __init__(self, root: Path, name: str, test: str) -> None:
@@ -270,21 +270,21 @@ class Killer:
         self._points = cycle(self.random.sample(POINTS, len(POINTS)))
 
     def place(self) -> Place:
-        """A new OpenNebula with the settings of before."""
+        """A new OpenNebula with the settings before the kill."""
         self._count += 1
         place = Place(self._root / str(self._count))
         place.configure(self.story.before)
         return place
 
     def kills(self, count: int) -> Iterator[tuple[Place, list[Remains]]]:
-        """Kill so many drivers; each is to be looked after before the next one is killed."""
+        """Kill as many drivers; yields each OpenNebula and its remains before the next kill."""
         for _ in range(count):
             place = self.place()
             remains = self._kill(place)
             self.landed.update(each.landed for each in remains)
             place.configure(self.story.after)
             yield place, remains
-        tell_where(f"{self.name}, seed {SEED}", self.landed, count=self._count)
+        print_points(f"{self.name}, seed {SEED}", self.landed, count=self._count)
 
     def _kill(self, place: Place) -> list[Remains]:
         with Driver(place) as driver:
@@ -296,30 +296,30 @@ class Killer:
             return remains_of(driver)
 
     def wait_for(self, point: Landed, place: Place, vm_id: VmId) -> None:
-        """Return when the deploy of this VM has come so far."""
-        until(partial(has_come_to, point, journal_of(place), vm_id, partial(owners_of_instances, place)), pause=QUICKLY)
+        """Return when the deploy of this VM has reached a point."""
+        until(partial(has_reached, point, journal_of(place), vm_id, partial(owners_of_instances, place)), pause=QUICKLY)
 
 
 def amounts(few: int, many: int) -> pytest.MarkDecorator:
-    """A few kills always, many in the soak."""
+    """Run with a few kills, and with many in the soak."""
     return pytest.mark.parametrize(
         "count", [pytest.param(few, id="few"), pytest.param(many, id="many", marks=pytest.mark.soak)]
     )
 
 
 IN_SOAK_ONLY = pytest.param("nothing-edited", marks=pytest.mark.soak)
-"""The story of every day, where the one with a lag goes the same way and further."""
+"""The story without a lag, where the one with a lag covers it."""
 
 
-def tell_where(name: str, landed: Counter[Landed], *, count: int) -> None:
-    """Print it; conftest.py shows it at the end of the run."""
+def print_points(name: str, landed: Counter[Landed], *, count: int) -> None:
+    """Print the points of the kills; conftest.py shows them at the end of the run."""
     figures = ", ".join(f"{landed[where]} {where.value}" for where in Landed if where in landed)
     print(f"\n{name}, {count} kills: {figures}")  # noqa: T201
 
 
 @contextmanager
 def next_driver(place: Place) -> Iterator[Driver]:
-    """The process that oned starts after the kill; when it ends it has nothing left to say."""
+    """The process that oned starts after the kill; fails if it writes a further reply at its end."""
     with Driver(place) as driver:
         yield driver
         assert driver.finalize() == 0
@@ -327,7 +327,7 @@ def next_driver(place: Place) -> Iterator[Driver]:
 
 
 def answers(driver: Driver, action: str, vm_ids: Sequence[VmId]) -> dict[VmId, str]:
-    """The answers to one action of each of these VMs; they must all be SUCCESS, and only they may come."""
+    """The infos of the replies to one action of these VMs; fails at a FAILURE and at any other reply."""
     found: dict[VmId, str] = {}
     while len(found) < len(vm_ids):
         line = driver.wait_for(lambda line: not line.startswith("LOG "))
@@ -339,7 +339,7 @@ def answers(driver: Driver, action: str, vm_ids: Sequence[VmId]) -> dict[VmId, s
 
 
 def assert_exactly_one_each(place: Place, deploy_ids: Mapping[VmId, str], remains: Sequence[Remains]) -> None:
-    """One instance was ever made for each VM: it is the one that was answered, it lives, and its tags are whole."""
+    """Assert that each VM ever had one instance: the replied one, which is not terminated and fully tagged."""
     made = in_cloud(place)
     assert sorted(instance.deploy_id for instance in made) == sorted(deploy_ids.values())
     for instance in made:
@@ -352,18 +352,18 @@ def assert_exactly_one_each(place: Place, deploy_ids: Mapping[VmId, str], remain
         assert not types or types == {instance.attributes["SIM_INSTANCE_TYPE"]}
 
 
-def wait_until_nothing_is_left(place: Place) -> None:
-    """No instance lives, and none ever was untagged."""
+def wait_until_all_is_terminated(place: Place) -> None:
+    """Return when every instance is terminated and no debt is left; fails if one is untagged."""
     until(lambda: not alive(place) and not read_debts(journal_of(place)))
     assert all(instance.identity is not None for instance in in_cloud(place))
 
 
-# The same request again
+# The request is repeated
 
 
 @amounts(2, 13)
 @pytest.mark.parametrize("name", STORIES)
-def test_a_deploy_that_is_killed_and_sent_again_has_exactly_one_instance(tmp_path: Path, name: str, count: int) -> None:
+def test_deploy_repeated_after_a_kill_yields_exactly_one_instance(tmp_path: Path, name: str, count: int) -> None:
     for place, remains in Killer(tmp_path, name, "again").kills(count):
         with next_driver(place) as driver:
             driver.write(b"".join(map(deploy, VMS)))
@@ -372,8 +372,10 @@ def test_a_deploy_that_is_killed_and_sent_again_has_exactly_one_instance(tmp_pat
 
 
 @amounts(1, 13)
-@pytest.mark.parametrize("name", [IN_SOAK_ONLY, "a-minute-of-lag-and-a-quicker-cloud"])
-def test_a_retry_in_the_middle_of_the_recovery_is_answered_once(tmp_path: Path, name: str, count: int) -> None:
+@pytest.mark.parametrize("name", [IN_SOAK_ONLY, "a-minute-of-lag-and-a-faster-cloud"])
+def test_deploy_repeated_while_the_next_process_recovers_it_is_answered_once(
+    tmp_path: Path, name: str, count: int
+) -> None:
     for place, remains in Killer(tmp_path, name, "again, late").kills(count):
         with next_driver(place) as driver:
             if any(each.open_actions for each in remains):
@@ -389,9 +391,7 @@ def is_logged(place: Place, words: str) -> bool:
 
 @amounts(1, 13)
 @pytest.mark.parametrize("name", ["half-a-minute-of-lag-and-other-sizes"])
-def test_a_deploy_whose_recovery_is_killed_as_well_has_exactly_one_instance(
-    tmp_path: Path, name: str, count: int
-) -> None:
+def test_deploy_whose_recovery_is_killed_too_yields_exactly_one_instance(tmp_path: Path, name: str, count: int) -> None:
     killer = Killer(tmp_path, name, "killed twice")
     for place, remains in killer.kills(count):
         with Driver(place) as driver:
@@ -405,13 +405,15 @@ def test_a_deploy_whose_recovery_is_killed_as_well_has_exactly_one_instance(
         assert_exactly_one_each(place, deploy_ids, remains)
 
 
-# Nobody asks
+# The request is not repeated
 
 
 @amounts(1, 13)
 @pytest.mark.parametrize("name", ["nothing-edited", "half-a-minute-of-lag-and-other-sizes"])
-def test_a_deploy_that_was_journaled_is_answered_by_the_next_process(tmp_path: Path, name: str, count: int) -> None:
-    for place, remains in Killer(tmp_path, name, "nobody asks").kills(count):
+def test_next_process_answers_journaled_deploys_without_a_repeated_request(
+    tmp_path: Path, name: str, count: int
+) -> None:
+    for place, remains in Killer(tmp_path, name, "not repeated").kills(count):
         with next_driver(place) as driver:
             deploy_ids = answers(driver, "DEPLOY", [each.vm_id for each in remains if each.open_actions])
         for each in remains:
@@ -424,23 +426,21 @@ def test_a_deploy_that_was_journaled_is_answered_by_the_next_process(tmp_path: P
 
 
 @amounts(1, 13)
-@pytest.mark.parametrize("with_cancel", [True, False], ids=["cancel-and-cleanup", "cleanup-alone"])
-@pytest.mark.parametrize("name", [IN_SOAK_ONLY, "a-minute-of-lag-and-a-quicker-cloud"])
-def test_a_vm_that_is_deleted_after_the_kill_leaves_nothing(
-    tmp_path: Path, name: str, *, with_cancel: bool, count: int
-) -> None:
+@pytest.mark.parametrize("with_cancel", [True, False], ids=["cancel-and-cleanup", "cleanup-only"])
+@pytest.mark.parametrize("name", [IN_SOAK_ONLY, "a-minute-of-lag-and-a-faster-cloud"])
+def test_cleanup_after_a_kill_leaves_no_instance(tmp_path: Path, name: str, *, with_cancel: bool, count: int) -> None:
     for place, _ in Killer(tmp_path, name, f"deleted, {with_cancel}").kills(count):
         with next_driver(place) as driver:
             for vm_id in VMS:
-                driver.write((call_off(vm_id) if with_cancel else b"") + cleanup(vm_id))
+                driver.write((cancel(vm_id) if with_cancel else b"") + cleanup(vm_id))
             answers(driver, "CLEANUP", VMS)
-            wait_until_nothing_is_left(place)
-        wait_until_nothing_is_left(place)
+            wait_until_all_is_terminated(place)
+        wait_until_all_is_terminated(place)
 
 
 @amounts(1, 13)
 @pytest.mark.parametrize("name", ["nothing-edited", "half-a-minute-of-lag-and-other-sizes"])
-def test_a_vm_whose_deletion_is_killed_leaves_nothing(tmp_path: Path, name: str, count: int) -> None:
+def test_cleanup_interrupted_by_a_kill_leaves_no_instance(tmp_path: Path, name: str, count: int) -> None:
     killer = Killer(tmp_path, name, "deletion")
     landed: Counter[str] = Counter()
     for _ in range(count):
@@ -454,18 +454,16 @@ def test_a_vm_whose_deletion_is_killed_leaves_nothing(tmp_path: Path, name: str,
         with next_driver(place) as driver:
             for vm_id in VMS:
                 if vm_id not in answered | journaled:
-                    driver.write(call_off(vm_id) + cleanup(vm_id))
+                    driver.write(cancel(vm_id) + cleanup(vm_id))
             answers(driver, "CLEANUP", [vm_id for vm_id in VMS if vm_id in journaled or vm_id not in answered])
-            wait_until_nothing_is_left(place)
-        wait_until_nothing_is_left(place)
+            wait_until_all_is_terminated(place)
+        wait_until_all_is_terminated(place)
     print(f"\n{killer.name}, seed {SEED}, the CLEANUP was {dict(landed)}")  # noqa: T201 - shown by conftest.py
 
 
 @amounts(1, 13)
 @pytest.mark.parametrize("name", ["half-a-minute-of-lag-and-other-sizes"])
-def test_a_vm_whose_termination_is_killed_is_terminated_by_the_next_process(
-    tmp_path: Path, name: str, count: int
-) -> None:
+def test_next_process_completes_a_terminate_interrupted_by_a_kill(tmp_path: Path, name: str, count: int) -> None:
     killer = Killer(tmp_path, name, "termination")
     for _ in range(count):
         place = killer.place()
@@ -492,14 +490,14 @@ def is_all_answered(place: Place) -> bool:
 
 
 def kill_during_deletion(place: Place, killer: Killer) -> list[Remains]:
-    """Delete the VMs one by one while their deploys are at any point, and kill once the last CLEANUP is journaled."""
+    """Delete the VMs one by one during their deploys, and kill the driver once the last CLEANUP is journaled."""
     last = VMS[-1]
     with Driver(place) as driver:
         driver.write(b"".join(map(deploy, VMS)))
         killer.wait_for(killer.random.choice(INSIDE), place, VMS[0])
         for vm_id in VMS:
             run_on(driver, 0.1 * killer.random.random())
-            driver.write(call_off(vm_id) + cleanup(vm_id))
+            driver.write(cancel(vm_id) + cleanup(vm_id))
         until(
             lambda: "CLEANUP" in open_actions(journal_of(place), last) or b"CLEANUP SUCCESS %d " % last in driver.raw,
             pause=QUICKLY,
@@ -508,28 +506,32 @@ def kill_during_deletion(place: Place, killer: Killer) -> list[Remains]:
         return remains_of(driver)
 
 
-NOTING_A_DEBT_TAKES_FOR_EVER = """
-CREATE TABLE slow AS SELECT a.name FROM pragma_function_list a, pragma_function_list b;
-CREATE TRIGGER slow_debts BEFORE INSERT ON debts BEGIN SELECT count(*) FROM slow a, slow b, slow c; END;
-"""
-AS_BEFORE = "DROP TRIGGER slow_debts; DROP TABLE slow;"
+def never_ending(insert: str) -> str:
+    """A script that makes the journal's driver wait for ever in these inserts."""
+    return (
+        "CREATE TABLE many AS SELECT a.name FROM pragma_function_list a, pragma_function_list b;"
+        f"CREATE TRIGGER slow BEFORE INSERT ON {insert} BEGIN SELECT count(*) FROM many a, many b, many c; END;"
+    )
 
 
-def kill_after_call_off(root: Path) -> Place:
-    """Call a deploy off while its instance boots, and kill when the journal has heard of it, but owes nothing yet."""
+AS_BEFORE = "DROP TRIGGER slow; DROP TABLE many;"
+
+
+def kill_after_cancel(root: Path) -> Place:
+    """Cancel a deploy while its instance boots; kill once the journal has DRIVER_CANCEL, but no debt yet."""
     place = Place(root)
     place.configure(simulated(lag=30))
     with Driver(place) as driver:
         driver.send(deploy())
         until(lambda: AttemptState.CREATED in dict(attempts(journal_of(place), VM)), pause=QUICKLY)
-        change_journal(place, NOTING_A_DEBT_TAKES_FOR_EVER)
-        driver.send(call_off())
+        change_journal(place, never_ending("debts"))
+        driver.send(cancel())
         until(lambda: open_actions(journal_of(place), VM) == ["DRIVER_CANCEL"])
         driver.kill()
         remains = remains_of(driver)[0]
         assert len(remains.instances) == 1
     assert not read_debts(journal_of(place))
-    tell_where("called off", Counter([remains.landed]), count=1)
+    print_points("cancelled", Counter([remains.landed]), count=1)
     change_journal(place, AS_BEFORE)
     return place
 
@@ -539,14 +541,14 @@ def change_journal(place: Place, script: str) -> None:
         db.executescript(script)
 
 
-def test_a_deploy_that_was_called_off_is_owed_and_never_answered(tmp_path: Path) -> None:
-    place = kill_after_call_off(tmp_path)
+def test_deploy_cancelled_before_a_kill_is_terminated_and_never_answered(tmp_path: Path) -> None:
+    place = kill_after_cancel(tmp_path)
     with next_driver(place):
-        wait_until_nothing_is_left(place)
+        wait_until_all_is_terminated(place)
 
 
-def test_a_deploy_after_one_that_was_called_off_keeps_what_it_has_answered(tmp_path: Path) -> None:
-    place = kill_after_call_off(tmp_path)
+def test_new_deploy_after_a_cancelled_one_keeps_the_instance_it_replied(tmp_path: Path) -> None:
+    place = kill_after_cancel(tmp_path)
     with next_driver(place) as driver:
         driver.send(deploy())
         deploy_ids = answers(driver, "DEPLOY", [VM])
@@ -554,42 +556,36 @@ def test_a_deploy_after_one_that_was_called_off_keeps_what_it_has_answered(tmp_p
     assert [instance.deploy_id for instance in alive(place)] == [deploy_ids[VM]]
 
 
-# Killed at one certain point
+# Killed between the create and its record
 
 
 def kill_between_creation_and_record(root: Path) -> tuple[Place, Remains]:
-    """Keep the journal from being written once the attempt stands in it, and kill when the instance is there.
-
-    The latency is the time there is for the first; where it was not enough, it is done again.
-    """
-    for number in range(10):
-        place = Place(root / str(number))
-        place.configure(simulated(lag=60, latency=0.1))
-        with Driver(place) as driver:
-            driver.send(deploy())
-            until(lambda place=place: attempts(journal_of(place), VM), pause=QUICKLY)  # type: ignore[misc]
-            with closing(sqlite3.connect(journal_of(place), timeout=10, isolation_level=None)) as hold:
-                hold.execute("BEGIN IMMEDIATE")
-                until(partial(in_cloud, place))
-                driver.kill()
-                hold.execute("ROLLBACK")
-            remains = remains_of(driver)[0]
-        if remains.landed is Landed.UNRECORDED:
-            tell_where("the journal held", Counter([remains.landed]), count=number + 1)
-            return place, remains
-    raise AssertionError("the journal was never held in time")
+    """Kill once the instance exists; the journal cannot record its id, since that insert never ends."""
+    place = Place(root)
+    place.configure(simulated(lag=60))
+    with Driver(place) as driver:
+        other = oned_lines.line("REBOOT", VMS[1], deploy_id="sim-nowhere")
+        assert driver.ask(other).startswith("FAILURE"), "its record shows that the journal exists"
+        change_journal(place, never_ending(f"attempts WHEN NEW.state = '{AttemptState.CREATED.value}'"))
+        driver.send(deploy())
+        until(partial(in_cloud, place))
+        driver.kill()
+        remains = remains_of(driver)[0]
+    change_journal(place, AS_BEFORE)
+    assert remains.landed is Landed.UNRECORDED
+    return place, remains
 
 
 EDITS = {
-    "nothing": "",
+    "no-edit": "",
     "other-sizes": OTHER_SIZES,
-    "no-room-for-a-second": room_for(1),
-    "an-image-less": ANOTHER_IMAGE,
+    "no-capacity-for-a-second": capacity_for(1),
+    "another-image": ANOTHER_IMAGE,
 }
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_a_hidden_instance_whose_id_was_never_recorded_is_taken_over(tmp_path: Path, edit: str) -> None:
+def test_repeated_deploy_adopts_a_hidden_instance_whose_id_was_not_recorded(tmp_path: Path, edit: str) -> None:
     place, remains = kill_between_creation_and_record(tmp_path)
     place.configure(simulated(lag=60, more=EDITS[edit]))
     with next_driver(place) as driver:
@@ -598,12 +594,12 @@ def test_a_hidden_instance_whose_id_was_never_recorded_is_taken_over(tmp_path: P
     assert_exactly_one_each(place, deploy_ids, [remains])
 
 
-@pytest.mark.parametrize("edit", ["nothing", "an-image-less"])
-def test_a_hidden_instance_whose_id_was_never_recorded_is_destroyed(tmp_path: Path, edit: str) -> None:
+@pytest.mark.parametrize("edit", ["no-edit", "another-image"])
+def test_cleanup_terminates_a_hidden_instance_whose_id_was_not_recorded(tmp_path: Path, edit: str) -> None:
     place, _ = kill_between_creation_and_record(tmp_path)
     place.configure(simulated(lag=60, more=EDITS[edit]))
     with next_driver(place) as driver:
-        driver.write(call_off() + cleanup())
+        driver.write(cancel() + cleanup())
         answers(driver, "CLEANUP", [VM])
-        wait_until_nothing_is_left(place)
-    wait_until_nothing_is_left(place)
+        wait_until_all_is_terminated(place)
+    wait_until_all_is_terminated(place)

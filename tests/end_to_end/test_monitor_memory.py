@@ -1,4 +1,4 @@
-"""What an information driver remembers of the process before it, whoever has started the two."""
+"""What the state file keeps of an earlier information driver that another monitord started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.end_to_end.monitored import Console, configure, monitored
 from tests.end_to_end.oned import Place
 
 
-def test_what_was_listed_is_remembered_for_another_monitord_and_what_was_said_to_the_first_is_not(place: Place) -> None:
+def test_state_file_keeps_listed_instances_but_not_timestamps_for_another_monitord(place: Place) -> None:
     configure(place, monitor={"sync_period": 0.1, "missing_after": 1000})
     gone, _ = Console(place).run_many([7, 8])
     with monitored(place) as one:

@@ -1,4 +1,4 @@
-"""Hosts of the core are reported on although a new monitord, or one whose front-end has begun to lead, names none."""
+"""Hosts of OpenNebula are monitored although a new monitord, or one of a new leader, sends no START_MONITOR."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def environ(core: Partner, tmp_path: Path) -> dict[str, str]:
     return {"ONE_XMLRPC": core.front_ends[0].url, "ONE_AUTH": str(auth)}
 
 
-def test_hosts_of_the_core_are_monitored_without_being_asked_for(
+def test_hosts_known_to_opennebula_are_monitored_without_start_monitor(
     place: Place, core: Partner, environ: dict[str, str]
 ) -> None:
     configure(place)
@@ -51,7 +51,9 @@ def test_hosts_of_the_core_are_monitored_without_being_asked_for(
         one.sync(1)
 
 
-def test_a_follower_takes_hosts_up_when_it_begins_to_lead(place: Place, core: Partner, environ: dict[str, str]) -> None:
+def test_follower_begins_to_monitor_hosts_when_it_becomes_the_leader(
+    place: Place, core: Partner, environ: dict[str, str]
+) -> None:
     core.front_ends[0].state = FOLLOWER
     configure(place)
     with monitored(place, environ=environ) as one:
@@ -62,7 +64,7 @@ def test_a_follower_takes_hosts_up_when_it_begins_to_lead(place: Place, core: Pa
 
 
 @pytest.mark.parametrize("release", ["5.10.5"])
-def test_up_to_5_10_oned_asks_for_each_report(place: Place, core: Partner, environ: dict[str, str]) -> None:
+def test_up_to_5_10_no_report_is_sent_without_monitor(place: Place, core: Partner, environ: dict[str, str]) -> None:
     configure(place)
     with monitored(place, environ=environ) as one:
         one.driver.silence(2.0)

@@ -1,4 +1,4 @@
-"""Bad weather over a simulated cloud: its configuration, written anew every now and then, with faults to order."""
+"""Changing faults of a simulated cloud: its configuration is rewritten from time to time."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ WEATHERS: Mapping[str, Table] = {
 }
 
 BRIEF = {"some instances are not listed": 0.3}
-"""Seconds that a weather lasts at most: so few are missing in so many listings, and no more, before they count."""
+"""The most seconds that a weather lasts: shorter than the number of listings after which a VM counts as missing."""
 
 BOOT_TIMES = (0.1, 0.3, 1.0, 2.5)
 
 
 class Weather:
-    """Changes by itself: each kind comes once before any comes twice.
+    """Changes the faults: each kind comes once before any comes twice.
 
     Args:
         place: where the configuration is.
-        seed: for what comes when.
+        seed: of the order of the faults.
         seconds: how long a weather lasts, at least and at most.
-        missing_state: what instances that are gone are reported as.
+        missing_state: the state that is reported for missing instances.
     """
 
     def __init__(self, place: Place, *, seed: int, seconds: tuple[float, float], missing_state: str) -> None:
@@ -71,7 +71,7 @@ class Weather:
         self.name = ""
 
     def change(self, now: float) -> str:
-        """The new weather when it is time for one, else nothing."""
+        """The name of the new weather if it is time for one, else an empty text."""
         if now < self._until:
             return ""
         if not self._next:

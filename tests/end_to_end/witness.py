@@ -1,4 +1,4 @@
-"""Follows VMs through all that is said of them, and holds each word of a report against what was true of the cloud."""
+"""Follows VMs through replies and reports, and compares each reported state with the true state in the cloud."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.end_to_end.core import UNREAD, CoreVm, after_absence, after_report
 from tests.monitor.decoder import Values, read_modern, vectors
 
 STALE = 3.0
-"""Seconds for which a report may be behind the cloud: a listing that was late, and looked at once more after that."""
+"""Seconds for which a report may be behind the cloud: a late listing, and the next one."""
 
 MEANINGS = {
     "RUNNING": frozenset({InstanceState.RUNNING}),
@@ -20,7 +20,7 @@ MEANINGS = {
     "SUSPENDED": frozenset({InstanceState.SUSPENDED}),
     "FAILURE": GONE,
 }
-"""What must be true of an instance for a word to be true of its VM."""
+"""The states of an instance in which a reported state of its VM is true."""
 
 
 class Witness:
@@ -30,13 +30,13 @@ class Witness:
         title: of every story.
         vms: OpenNebula's VMs; reports change them.
         truth: the cloud.
-        missing_state: what instances that are gone are reported as.
+        missing_state: the state that is reported for missing instances.
 
     Attributes:
-        harm: what must not happen and did, each with its story.
-        counts: what happened.
+        errors: everything that must not happen and did, each with the VM's story.
+        counts: number of events by kind.
         ready_at: since when the action driver reads, 0 while none does.
-        synced: what the last report of all VMs said, by number.
+        synced: the states of the last report of all VMs, by number.
         is_monitored: there was such a report.
     """
 
@@ -50,33 +50,33 @@ class Witness:
         self._news: list[tuple[float, str]] = []
         self._said: dict[int, str] = {}
         self._stamps: dict[str, int] = {}
-        self.harm: list[str] = []
+        self.errors: list[str] = []
         self.counts: Counter[str] = Counter()
         self.ready_at = 0.0
         self.synced: dict[int, str] = {}
         self.is_monitored = False
 
-    # Telling
+    # Stories of failures
 
     def note(self, vm_id: int | None, what: str) -> None:
-        """Remember what happened to a VM, or to all of them."""
+        """Record an event of a VM, or of all of them."""
         (self._news if vm_id is None else self._stories.setdefault(vm_id, [])).append((time.time(), what))
 
     def story(self, vm_id: int) -> str:
-        """What happened to a VM, and around it, up to now."""
+        """The events of a VM and of all VMs up to now, as text."""
         events = sorted([*self._stories.get(vm_id, []), *self._news])[-60:]
-        told = "\n".join(f"  {at - self._begun:7.3f}  {what}" for at, what in events)
-        return f"{self._title}, VM {vm_id}, {time.time() - self._begun:.3f} s after the beginning:\n{told}"
+        lines = "\n".join(f"  {at - self._begun:7.3f}  {what}" for at, what in events)
+        return f"{self._title}, VM {vm_id}, {time.time() - self._begun:.3f} s after the beginning:\n{lines}"
 
     def accuse(self, vm_id: int, what: str) -> None:
-        """Something is wrong."""
+        """Record an error with the VM's story."""
         self.note(vm_id, f"WRONG: {what}")
-        self.harm.append(f"{what}\n{self.story(vm_id)}")
+        self.errors.append(f"{what}\n{self.story(vm_id)}")
 
     # Reports
 
     def take(self, lines: Iterable[str]) -> None:
-        """Take what the information driver has written."""
+        """Take lines of the information driver."""
         for text in lines:
             word, _, _, stamp, _ = text.split(" ", 4)
             if int(stamp) < self._stamps.get(word, 0):
@@ -116,7 +116,7 @@ class Witness:
             vm.state, vm.deploy_id = after, deploy_id
 
     def _judge_id(self, vm: CoreVm, word: str, deploy_id: str) -> None:
-        """Up to 6.10 another id than the stored one takes its place, whatever the word: so it has to be the VM's."""
+        """Up to 6.10 a reported id replaces the stored one in every state: so it has to be the VM's."""
         if self._truth.live(vm.number) == [deploy_id]:
             self.counts["ids corrected by a report"] += 1
             vm.deploy_id = deploy_id
@@ -136,7 +136,7 @@ class Witness:
             vm.state = after
 
     def _judge(self, vm: CoreVm, word: str, deploy_id: str, after: str) -> None:
-        """Hold a word against what was true of the instance since the last reply, and not long ago."""
+        """Compare a reported state with the true states of the instance since the last reply, and within STALE."""
         now = time.time()
         since = max(now - STALE, vm.replied_at)
         truth = self._truth.states(deploy_id, since)
@@ -145,7 +145,7 @@ class Witness:
             names = " or ".join(sorted(state.value for state in truth)) or "nowhere"
             self.accuse(vm.number, f"false {word} in {vm.state}: {deploy_id} was {names}")
         elif vm.is_waiting and after != vm.state:
-            # What was true before it was asked may cross the asking: nobody can know of what he has not read.
+            # A state from before the request may be reported while the request is on its way: it is not read yet.
             is_unread = vm.is_perhaps_lost or not self.ready_at or now - max(vm.asked_at, self.ready_at) < UNREAD
             if is_unread and self._truth.states(deploy_id, since, vm.asked_at) & wanted:
                 self.counts["true reports that crossed a request"] += 1

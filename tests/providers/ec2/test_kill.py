@@ -24,9 +24,9 @@ from tests.end_to_end.test_kill import (
     Remains,
     attempts,
     copied,
-    has_come_to,
+    has_reached,
     open_actions,
-    tell_where,
+    print_points,
 )
 from tests.providers.ec2.account import SETTINGS
 from tests.providers.ec2.drivers import ENVIRON, NAME, configuration, started, template
@@ -78,7 +78,7 @@ class Killer:
             for vm_id in VMS:
                 driver.send(deploy(vm_id))
                 point = next(self._points) if vm_id == VMS[-1] else self._random.choice(INSIDE)
-                until(partial(has_come_to, point, journal, vm_id, self._owners), pause=QUICKLY)
+                until(partial(has_reached, point, journal, vm_id, self._owners), pause=QUICKLY)
             driver.kill()
             remains = self._remains(driver)
         self.landed.update(each.landed for each in remains)
@@ -120,7 +120,7 @@ def test_a_driver_killed_anywhere_in_a_deploy_buys_one_instance(tmp_path: Path, 
             assert sorted(answered.values()) == sorted(face.account.instances)
             for vm_id, deploy_id in answered.items():
                 assert face.account.instances[deploy_id].tags["ONE_PROVIDER_VM_ID"] == str(vm_id)
-        tell_where(f"EC2, seed {SEED}", killer.landed, count=killer.count)
+        print_points(f"EC2, seed {SEED}", killer.landed, count=killer.count)
 
 
 def answers(driver: Driver, vm_ids: Sequence[VmId]) -> dict[VmId, str]:
