@@ -1,4 +1,4 @@
-"""Starts the real information driver as its core does, understands its lines, and has the cloud's console beside it."""
+"""Starts the real information driver as oned or monitord does, parses its lines, and changes instances in the cloud."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _Result = TypeVar("_Result")
 PROGRAM = ROOT / "bin" / "one_im_provider"
 
 QUICK = {"state_period": 0.1, "vm_period": 0.1, "min_list_interval": 0.05}
-"""A `[monitor]` that looks ten times a second: only what is waited for takes time."""
+"""A `[monitor]` that lists and reports ten times a second."""
 
 INSTANT = {"boot_time": 0, "stop_time": 0, "suspend_time": 0, "destroy_time": 0, "watch_interval": 0.01}
 
 TAKES = {"boot_time": 600, "stop_time": 600, "destroy_time": 600, "watch_interval": 0.05}
-"""What instances do is over when Console.complete says so, however slow the machine is."""
+"""Transitions end only when Console.complete is called, however slow the machine is."""
 
 
 def configure(
@@ -40,7 +40,7 @@ def configure(
     faults: Mapping[str, object] = {},
     **simulated: object,
 ) -> Path:
-    """Write the configuration of a quick cloud that is looked at all the time."""
+    """Write the configuration of a fast simulated cloud with short monitoring periods."""
     lines = ['provider = "simulated"', f'owner = "{OWNER}"', "[simulated]"]
     lines += _keys({**INSTANT, **simulated})
     for name, table in (("simulated.faults", faults), ("monitor", {**QUICK, **monitor}), ("capacity", capacity)):
@@ -59,12 +59,12 @@ def _toml(value: object) -> str:
 
 
 class Monitored:
-    """An information driver at work, as its core sees it.
+    """A running information driver, as its core sees it.
 
     Args:
         place: its OpenNebula.
         is_legacy: the core is oned of 5.10 or before.
-        options: what Driver takes.
+        options: arguments of Driver.
     """
 
     def __init__(self, place: Place, *, is_legacy: bool = False, **options: Any) -> None:
@@ -77,13 +77,13 @@ class Monitored:
         self.driver.send(line)
 
     def start(self, host_id: int = 3, **periods: int) -> None:
-        """Let the host be monitored, and see that this is answered."""
+        """Send START_MONITOR, and assert that it is answered."""
         self.send(start_monitor(host_id, f"cloud-{host_id}", **periods))
         answer = self.wait(lambda line: line.word == "START_MONITOR" and line.host_id == host_id)
         assert (answer.status, answer.text) == ("SUCCESS", "")
 
-    def next(self, seconds: float = 10.0) -> Line:
-        """The next line, whatever it is."""
+    def next(self, seconds: float = 30.0) -> Line:
+        """The next line."""
         try:
             line = self._read(self.driver.next_line(seconds).encode() + b"\n")
         except AssertionError as error:
@@ -91,7 +91,7 @@ class Monitored:
         self.lines.append(line)
         return line
 
-    def wait(self, matches: Callable[[Line], bool], seconds: float = 10.0) -> Line:
+    def wait(self, matches: Callable[[Line], bool], seconds: float = 30.0) -> Line:
         """The next line that matches."""
         deadline = time.monotonic() + seconds
         while True:
@@ -99,19 +99,19 @@ class Monitored:
             if matches(line):
                 return line
 
-    def message(self, word: str, host_id: int = 3, seconds: float = 10.0) -> Line:
+    def message(self, word: str, host_id: int = 3, seconds: float = 30.0) -> Line:
         """The next message of this kind about this host."""
         return self.wait(lambda line: (line.word, line.host_id) == (word, host_id), seconds)
 
     def system(self, host_id: int = 3, **wanted: str) -> Values:
-        """The next SYSTEM_HOST that says so much."""
-        return self._saying("SYSTEM_HOST", host_id, wanted)
+        """The next SYSTEM_HOST with these values."""
+        return self._next_with("SYSTEM_HOST", host_id, wanted)
 
     def figures(self, host_id: int = 3, **wanted: str) -> Values:
-        """The next MONITOR_HOST that says so much."""
-        return self._saying("MONITOR_HOST", host_id, wanted)
+        """The next MONITOR_HOST with these values."""
+        return self._next_with("MONITOR_HOST", host_id, wanted)
 
-    def _saying(self, word: str, host_id: int, wanted: Mapping[str, str]) -> Values:
+    def _next_with(self, word: str, host_id: int, wanted: Mapping[str, str]) -> Values:
         def matches(line: Line) -> bool:
             if (line.word, line.host_id, line.status) != (word, host_id, "SUCCESS"):
                 return False
@@ -120,7 +120,7 @@ class Monitored:
         return self.wait(matches).values
 
     def sync(self, host_id: int = 3, **wanted: str) -> dict[int, str]:
-        """The next report of all VMs, once it says so much of `vm<number>`: number to word."""
+        """The next report of all VMs with these states of `vm<number>`: VM to state."""
         goal = {int(name.removeprefix("vm")): word for name, word in wanted.items()}
 
         def matches(line: Line) -> bool:
@@ -130,7 +130,7 @@ class Monitored:
         return states(self.wait(matches))
 
     def change(self, host_id: int = 3, **wanted: str) -> dict[int, str]:
-        """The next report of changed VMs that says so much of `vm<number>`."""
+        """The next report of changed VMs with these states of `vm<number>`: VM to state."""
         goal = {int(name.removeprefix("vm")): word for name, word in wanted.items()}
 
         def matches(line: Line) -> bool:
@@ -139,12 +139,12 @@ class Monitored:
 
         return states(self.wait(matches))
 
-    def rest_so_far(self, count: int) -> list[Line]:
-        """So many lines more."""
+    def next_lines(self, count: int) -> list[Line]:
+        """The next `count` lines."""
         return [self.next() for _ in range(count)]
 
     def catch_up(self) -> None:
-        """Read what was written and not read so far."""
+        """Read all lines that have arrived."""
         while not self.driver._queue.empty():
             self.next()
 
@@ -154,12 +154,12 @@ class Monitored:
 
 
 def states(line: Line) -> dict[int, str]:
-    """What STATE_VM says, by VM."""
+    """The states of a STATE_VM, by VM."""
     return {int(vm["ID"]): vm["STATE"] for vm in vectors(line.values, "VM")}
 
 
 def hold(actions: Driver) -> None:
-    """Stop an action driver where it holds no lock on the journal or the cloud, which others are to look at."""
+    """Stop an action driver while it holds no lock on the journal and the cloud, so that others can read them."""
     files = (actions.place.var / "one_provider_mad_simulated.journal", actions.place.var / "simulated.db")
     status = Path(f"/proc/{actions.process.pid}/status")
 
@@ -181,7 +181,7 @@ def hold(actions: Driver) -> None:
 
 @contextmanager
 def monitored(place: Place, **options: Any) -> Iterator[Monitored]:
-    """An information driver that is ended in the end; its log then tells of no defect."""
+    """A running information driver; fails at the end if its log has an unexpected error."""
     one = Monitored(place, **options)
     try:
         yield one
@@ -192,10 +192,10 @@ def monitored(place: Place, **options: Any) -> Iterator[Monitored]:
 
 
 class Console:
-    """The cloud's own console: what somebody does there, the drivers have to see.
+    """The cloud's own console, in which a person changes instances.
 
     Args:
-        place: the OpenNebula beside whose drivers the cloud lies.
+        place: the OpenNebula whose drivers serve the cloud.
     """
 
     def __init__(self, place: Place) -> None:
@@ -237,7 +237,7 @@ class Console:
         self._do(lambda cloud: cloud.terminate(DeployId(deploy_id)))
 
     def complete(self) -> None:
-        """Let everything be over that instances are about to do."""
+        """End all transitions of instances."""
         with closing(sqlite3.connect(self._path, timeout=10)) as db, db:
             db.execute("UPDATE instance SET ends_at = 0")
 
@@ -249,10 +249,10 @@ class Console:
         self._do(lambda cloud: cloud.retag(DeployId(deploy_id), identity.tags()))
 
     def instances(self) -> list[Instance]:
-        async def look(cloud: Cloud) -> list[Instance]:
+        async def list_all(cloud: Cloud) -> list[Instance]:
             return list(await cloud.list_instances())
 
-        return self._do(look)
+        return self._do(list_all)
 
     def _do(self, work: Callable[[Cloud], Awaitable[_Result]]) -> _Result:
         async def run() -> _Result:

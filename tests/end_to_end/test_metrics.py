@@ -1,4 +1,4 @@
-"""What the drivers count, as node_exporter would read it: from a file, while both serve a VM's life."""
+"""The drivers' metrics, read from their files as node_exporter does, while both serve a VM's life."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def directory(place: Place) -> Path:
 
 
 def write_metrics(place: Place, directory: Path | None, **settings: object) -> None:
-    """Configure a quick cloud that is counted, in one step: nobody sees half of an edit."""
+    """Configure a fast simulated cloud with metrics, in one step, so that no driver reads half of an edit."""
     aside = Place(place.root / "aside")
     path = configure(aside, **settings)  # type: ignore[arg-type]
     if directory is not None:
@@ -55,7 +55,7 @@ def write_metrics(place: Place, directory: Path | None, **settings: object) -> N
 
 
 def read(path: Path) -> Samples:
-    """Every sample by its name and labels, those that all have left out; fails unless all of it can be read."""
+    """Every sample by name and labels, without the labels that all have; fails if the file cannot be parsed."""
     program = path.stem.removesuffix("_simulated")
     found = {}
     for family in text_string_to_metric_families(path.read_text()):
@@ -69,23 +69,23 @@ def read(path: Path) -> Samples:
 
 
 def until_read(path: Path, wanted: Mapping[str, float]) -> Samples:
-    """What the file holds once it holds this, half of a file at no time; fails with what is not so."""
+    """The samples once the file has these values; fails with the differences, or if it is ever incomplete."""
     found: Samples = {}
 
-    def look() -> bool:
+    def has_all() -> bool:
         nonlocal found
         found = read(path) if path.exists() else {}
         return wanted.items() <= found.items()
 
     try:
-        until(look)
+        until(has_all)
     except AssertionError:
         assert {name: found.get(name) for name in wanted} == dict(wanted)
     return found
 
 
 def documented() -> set[tuple[str, str, str, str]]:
-    """What docs/metrics.md lists: program, name, type, and labels but those that all have."""
+    """The metrics in docs/metrics.md: program, name, type, and labels except those that all have."""
     rows = re.findall(r"^\| `(one_provider_\w+)` \| (\w+) \| ([^|]*)\| (\w+) \|", PAGE.read_text(), re.MULTILINE)
     return {
         (program, name, kind, ",".join(re.findall(r"\w+", labels)))
@@ -95,7 +95,7 @@ def documented() -> set[tuple[str, str, str, str]]:
 
 
 def written(path: Path) -> set[tuple[str, str, str, str]]:
-    """The same of what a file holds."""
+    """The metrics in a file, in the form of `documented`."""
     text, found = path.read_text(), set()
     for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE):
         sample = re.search(rf"^{name}(?:_count)?{{(.*)}}", text, re.MULTILINE)
@@ -114,7 +114,7 @@ def calls(operation: str, outcome: str) -> str:
     return f"one_provider_cloud_calls_total{{operation={operation},outcome={outcome}}}"
 
 
-def test_a_life_is_counted_by_both_drivers_until_they_end(place: Place, directory: Path) -> None:
+def test_both_drivers_write_metrics_of_a_vm_life_until_they_end(place: Place, directory: Path) -> None:
     write_metrics(place, directory)
     one_file, other_file = (directory / f"{program}_simulated.prom" for program in SHORT.values())
     for file in (one_file, other_file):
@@ -143,7 +143,7 @@ def test_a_life_is_counted_by_both_drivers_until_they_end(place: Place, director
         check_failures(place, directory, one, one_file, deploy_id)
         check_an_outage(place, directory, other_file)
 
-        # Another process of the same program, a mistake or one that is ending, keeps its hands off.
+        # A second process of the same program does not write the file.
         for file, driver in ((one_file, one), (other_file, other.driver)):
             with pytest.raises(InUseError, match=f"^{driver.process.pid}$"):
                 Textfile(file).write(lambda: b"")
@@ -158,22 +158,22 @@ def test_a_life_is_counted_by_both_drivers_until_they_end(place: Place, director
             one.reply("DEPLOY", vm_id)
         one.send(wire.unknown(8))
         assert one.finalize() == 0
-        assert read(one_file)[total("other", "failure")] == 2, "what comes last is written at the end"
-        Textfile(one_file).write(lambda: b"")  # whoever comes next may
+        assert read(one_file)[total("other", "failure")] == 2, "the last request is counted at the end"
+        Textfile(one_file).write(lambda: b"")  # another process may write it now
 
         write_metrics(place, None)
         until(lambda: [path.name for path in directory.glob("*.prom")] == [one_file.name])
 
 
 def check_failures(place: Place, directory: Path, one: Driver, file: Path, deploy_id: str) -> None:
-    """What goes wrong is counted for what it is: a try, a deadline, DRIVER_CANCEL, a debt."""
+    """Assert how failures are counted: a retry, a deadline, DRIVER_CANCEL, a debt."""
     faults = {"transient": {"times": 1, "calls": ["start"]}, "hangs": {"calls": ["reboot"]}}
     write_metrics(place, directory, faults=faults)
     assert one.ask(wire.resume(7, deploy_id)).startswith("SUCCESS")
     one.write(wire.reboot(7, deploy_id) * 2)
     until_read(file, {"one_provider_requests_running{}": 1, "one_provider_requests_waiting{}": 1})
     assert one.reply("REBOOT", 7).startswith("FAILURE gave up after 2 s")
-    one.write(wire.reboot(7, deploy_id) + wire.driver_cancel(7))  # one of the two has had its turn
+    one.write(wire.reboot(7, deploy_id) + wire.driver_cancel(7))  # one of the first two was answered
 
     write_metrics(place, directory, faults={"permanent": {"calls": ["destroy"]}})
     assert one.ask(wire.cleanup(7, deploy_id)).startswith("FAILURE")
@@ -202,14 +202,16 @@ def check_failures(place: Place, directory: Path, one: Driver, file: Path, deplo
             f"one_provider_info{{version={__version__}}}": 1,
         },
     )
-    assert counted[calls("reboot", "cancelled")] in (1, 2), "the second one was called off before it was sent, or while"
-    # CLEANUP owes two things: the instance that it names, and whatever else this VM may have.
+    assert counted[calls("reboot", "cancelled")] in (1, 2), (
+        "the second one was cancelled before or after its call was sent"
+    )
+    # CLEANUP makes two debts: the instance that it names, and any other instance of this VM.
     assert len(read_debts(place.var / "one_provider_mad_simulated.journal")) == counted["one_provider_debts{}"]
     assert not [name for name in counted if "sweep" in name or "_created" in name or "vms" in name]
 
 
 def check_an_outage(place: Place, directory: Path, file: Path) -> None:
-    """While the cloud cannot be asked the age of the last sweep grows, and is that of the last one that succeeded."""
+    """Assert that in an outage the timestamp of the last sweep stays that of the last successful one."""
     write_metrics(place, directory, faults={"outage": True})
     swept = "one_provider_sweep_last_success_timestamp_seconds{}"
     written_at = "one_provider_last_write_timestamp_seconds{}"
@@ -230,7 +232,7 @@ one_vmm_provider()
 """
 
 
-def test_until_they_are_wanted_nothing_is_imported_for_them_and_a_missing_library_costs_one_sentence(
+def test_prometheus_client_is_imported_only_if_configured_and_warned_about_once_if_missing(
     place: Place, directory: Path, tmp_path: Path
 ) -> None:
     fake, tried = tmp_path / "fake", tmp_path / "tried"
@@ -257,21 +259,21 @@ def test_until_they_are_wanted_nothing_is_imported_for_them_and_a_missing_librar
 
 
 class Keeper:
-    """A MetricsFile at work in a thread of this process, what it has told, and how often it was about to write."""
+    """A MetricsFile that runs in a thread of this process, with its warnings and the number of its measurements."""
 
     def __init__(self, place: Place) -> None:
-        self.told: list[str] = []
+        self.warnings: list[str] = []
         self._measured = 0
         places = Places.from_environment({"ONE_LOCATION": str(place.root)})
-        self._file = MetricsFile("simulated", metrics.ACTIONS, places, warn=self.told.append, measure=self._measure)
+        self._file = MetricsFile("simulated", metrics.ACTIONS, places, warn=self.warnings.append, measure=self._measure)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
 
     async def _measure(self, _recorder: metrics.Recorder) -> None:
         self._measured += 1
 
-    def more(self, times: int = 3) -> None:
-        """Return when it was about to write so many more times."""
+    def measure_again(self, times: int = 3) -> None:
+        """Return after as many further measurements."""
         wanted = self._measured + times
         until(lambda: self._measured >= wanted)
 
@@ -289,7 +291,9 @@ class Keeper:
         metrics.recorder = None
 
 
-def test_a_directory_that_is_not_there_is_told_once_and_written_to_once_it_is(place: Place, directory: Path) -> None:
+def test_missing_metrics_directory_is_warned_about_once_and_written_to_when_created(
+    place: Place, directory: Path
+) -> None:
     directory.rmdir()
     write_metrics(place, directory)
     sentence = (
@@ -297,22 +301,22 @@ def test_a_directory_that_is_not_there_is_told_once_and_written_to_once_it_is(pl
         f" and let user {os.geteuid()} write to it"
     )
     with Keeper(place) as keeper:
-        keeper.more()
-        assert keeper.told == [sentence.format("No such file or directory")]
+        keeper.measure_again()
+        assert keeper.warnings == [sentence.format("No such file or directory")]
         directory.write_text("")
-        keeper.more()
+        keeper.measure_again()
         directory.unlink()
         directory.mkdir()
         until(lambda: list(directory.glob("*.prom")))
         for left in directory.iterdir():
             left.unlink(missing_ok=True)
-        until(lambda: list(directory.glob("*.prom")))  # a directory may be cleaned up
-    # Between the file that is no directory and the directory there is none for a moment.
-    assert {*keeper.told} == {sentence.format(why) for why in ("No such file or directory", "Not a directory")}
-    assert len(keeper.told) <= 3
+        until(lambda: list(directory.glob("*.prom")))  # a deleted file is written again
+    # Between removal of the file and creation of the directory, neither exists for a moment.
+    assert {*keeper.warnings} == {sentence.format(why) for why in ("No such file or directory", "Not a directory")}
+    assert len(keeper.warnings) <= 3
 
 
-def test_a_second_driver_says_so_and_takes_its_turn_when_the_first_has_ended(
+def test_second_process_warns_and_writes_metrics_after_the_first_has_ended(
     place: Place, directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics_file, "_PATIENCE", 0.0)
@@ -321,20 +325,20 @@ def test_a_second_driver_says_so_and_takes_its_turn_when_the_first_has_ended(
     first = Textfile(path)
     first.write(lambda: b"of the first")
     with Keeper(place) as keeper:
-        keeper.more()
+        keeper.measure_again()
         assert path.read_bytes() == b"of the first"
         first.remove()
         until(path.exists)
         first.remove()
-        assert read(path), "what another one writes is left to it"
-    [sentence] = keeper.told
+        assert read(path), "the file of another process is left"
+    [sentence] = keeper.warnings
     assert sentence == (
         f"metrics are not written: another one_vmm_provider of simulated, process {os.getpid()}, writes {path} already;"
         " end one of the two"
     )
 
 
-async def test_a_sweep_that_nobody_wants_any_more_is_no_news() -> None:
+async def test_sweep_metrics_are_removed_when_no_host_is_monitored() -> None:
     recorder = metrics.Recorder(name="ec2", program=metrics.REPORTS, version="1")
     recorder.monitored(1)
     recorder.swept(1.0, 0.1, {"running": 2}, held=0)
@@ -344,16 +348,16 @@ async def test_a_sweep_that_nobody_wants_any_more_is_no_news() -> None:
     assert not [line for line in recorder.text().decode().splitlines() if line.startswith(gone)]
 
 
-async def test_outcomes_are_the_kinds_of_errors_and_few_however_many_a_cloud_invents() -> None:
+async def test_outcome_label_is_the_error_kind_and_operations_are_limited_to_64() -> None:
     recorder = metrics.Recorder(name="ec2", program=metrics.ACTIONS, version="1")
 
-    class OnTuesdays(NoCapacity):
-        """Of a provider of somebody else's."""
+    class SoldOut(NoCapacity):
+        """An error class of a third party's provider."""
 
     async def fail(error: Exception) -> None:
         raise error
 
-    for error in (Throttled("slow down"), OnTuesdays("not today"), ProviderUnavailable("gone"), KeyError(VmId(7))):
+    for error in (Throttled("slow down"), SoldOut("sold out"), ProviderUnavailable("gone"), KeyError(VmId(7))):
         with pytest.raises(type(error)):
             await recorder.timed("create", fail(error))
     for number in range(1000):

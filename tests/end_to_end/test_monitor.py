@@ -1,6 +1,6 @@
 """monitord (5.12 and later) and the real information driver over real pipes: hosts, periods, failures, restarts.
 
-What is told of VMs is in test_monitor_vms.py.
+Reports of VMs are in test_monitor_vms.py.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def console(place: Place) -> Console:
 # Starting
 
 
-def test_a_host_is_lifted_first_and_its_vms_follow(place: Place, console: Console) -> None:
+def test_start_monitor_reports_the_host_before_its_vms(place: Place, console: Console) -> None:
     configure(place)
     console.run(vm_id=7)
     with monitored(place) as one:
         one.start()
-        first, *_ = one.rest_so_far(1)
+        first, *_ = one.next_lines(1)
         assert (first.word, first.status, first.host_id) == ("SYSTEM_HOST", "SUCCESS", 3)
         assert plain(first.values, "HYPERVISOR") == "simulated"
         assert plain(first.values, "PROVIDER_ERROR") == "-"
@@ -42,16 +42,14 @@ def test_a_host_is_lifted_first_and_its_vms_follow(place: Place, console: Consol
         one.message("MONITOR_VM")
 
 
-def test_the_host_does_not_wait_for_a_slow_listing(place: Place) -> None:
-    configure(place, monitor={"heartbeat": 0.2}, latency=30)
+def test_host_is_reported_while_the_first_listing_is_pending(place: Place) -> None:
+    configure(place, monitor={"heartbeat": 0.2}, latency=300)
     with monitored(place) as one:
-        begun = time.monotonic()
         one.start()
         assert [one.next().word for _ in range(5)] == ["SYSTEM_HOST", *["MONITOR_HOST"] * 4]
-        assert time.monotonic() - begun < 5, "signs of life wait for nobody"
 
 
-def test_a_second_start_replaces_the_first(place: Place, console: Console) -> None:
+def test_second_start_monitor_replaces_the_periods_of_the_first(place: Place, console: Console) -> None:
     configure(place, monitor={"state_period": 60, "vm_period": 60})
     console.run(vm_id=7)
     with monitored(place) as one:
@@ -60,11 +58,11 @@ def test_a_second_start_replaces_the_first(place: Place, console: Console) -> No
         one.start(BEACON_HOST=1)
         assert one.next().word == "SYSTEM_HOST"
         one.sync(vm7="RUNNING")
-        one.message("MONITOR_HOST")  # at once, and then at the new period
+        one.message("MONITOR_HOST")  # one at once, the next after the new period
         one.message("MONITOR_HOST", seconds=5)
 
 
-def test_periods_come_from_the_message(place: Place, console: Console) -> None:
+def test_periods_are_read_from_start_monitor(place: Place, console: Console) -> None:
     place.configure('provider = "simulated"\nowner = "one-test"\n[simulated]\nboot_time = 0\n')
     with monitored(place) as one:
         one.start(BEACON_HOST=600, SYSTEM_HOST=600, STATE_VM=600, SYNC_STATE_VM=600, MONITOR_VM=600)
@@ -72,7 +70,7 @@ def test_periods_come_from_the_message(place: Place, console: Console) -> None:
         one.driver.silence(0.5)
 
 
-def test_several_hosts_each_have_their_own_vms(place: Place, console: Console) -> None:
+def test_each_host_is_reported_with_its_own_vms(place: Place, console: Console) -> None:
     configure(place, monitor={"sync_period": 0.1})
     console.run(vm_id=7, host_id=3)
     console.run(vm_id=8, host_id=4)
@@ -83,12 +81,12 @@ def test_several_hosts_each_have_their_own_vms(place: Place, console: Console) -
         assert one.sync(4) == {8: "RUNNING"}
         one.send(stop_monitor(3))
         one.message("STOP_MONITOR", 3)
-        assert {line.host_id for line in one.rest_so_far(12)} == {4}, "the other one goes on"
+        assert {line.host_id for line in one.next_lines(12)} == {4}, "host 4 is still monitored"
         one.start(5)
         assert one.sync(5) == {}
 
 
-def test_a_line_that_is_no_request_is_answered_and_takes_nothing_down(place: Place) -> None:
+def test_information_driver_answers_an_unknown_request_and_serves_the_next_one(place: Place) -> None:
     configure(place)
     with monitored(place) as one:
         one.send(b"FROBNICATE - 3 0 \n")
@@ -97,15 +95,15 @@ def test_a_line_that_is_no_request_is_answered_and_takes_nothing_down(place: Pla
         one.sync()
 
 
-def test_an_unreadable_start_is_made_the_best_of(place: Place) -> None:
-    """A host in ERROR may lose every VM to a hook, so it is monitored with what is known of it."""
+def test_start_monitor_with_an_unreadable_payload_monitors_with_usual_periods(place: Place) -> None:
+    """A FAILURE would put the host into ERROR, where a hook may recreate all its VMs."""
     configure(place)
     with monitored(place) as one:
         one.send(b"START_MONITOR - 3 0 !!!\n")
-        answer, told = one.next(), one.next()
+        answer, log = one.next(), one.next()
         assert (answer.word, answer.status) == ("START_MONITOR", "SUCCESS")
-        assert (told.word, told.status) == ("LOG", "E")
-        assert told.text.startswith("host 3 is monitored with usual periods: payload is not base64")
+        assert (log.word, log.status) == ("LOG", "E")
+        assert log.text.startswith("host 3 is monitored with usual periods: payload is not base64")
         assert plain(one.system(), "PROVIDER_ERROR").startswith("payload is not base64")
         assert one.sync() == {}
         one.start()
@@ -117,7 +115,7 @@ def test_an_unreadable_start_is_made_the_best_of(place: Place) -> None:
         assert "FAILURE" not in {line.status for line in one.lines}
 
 
-def test_stopping_a_host_that_nobody_monitors_is_fine(place: Place) -> None:
+def test_stop_monitor_of_an_unmonitored_host_is_answered(place: Place) -> None:
     configure(place)
     with monitored(place) as one:
         one.send(stop_monitor(9))
@@ -127,7 +125,7 @@ def test_stopping_a_host_that_nobody_monitors_is_fine(place: Place) -> None:
 # The host
 
 
-def test_room_comes_from_the_configuration(place: Place) -> None:
+def test_host_capacity_is_read_from_the_configuration(place: Place) -> None:
     configure(place, capacity={"cpu": 8, "memory": 1024})
     with monitored(place) as one:
         one.start()
@@ -135,22 +133,22 @@ def test_room_comes_from_the_configuration(place: Place) -> None:
         assert (plain(values, "TOTALCPU"), plain(values, "TOTALMEMORY")) == ("800", str(1024 * 1024))
 
 
-def test_room_may_be_counted_in_instance_types(place: Place) -> None:
-    configure(place, capacity={"instance_types": {"medium_1gb": 2, "large_8gb": 3, "large_of_tomorrow": 9}})
+def test_host_capacity_may_be_configured_as_counts_of_instance_types(place: Place) -> None:
+    configure(place, capacity={"instance_types": {"medium_1gb": 2, "large_8gb": 3, "large_unknown": 9}})
     with monitored(place) as one:
         one.start()
         one.system(TOTALCPU="1400", TOTALMEMORY=str((2 + 24) * 1024 * 1024))
-        assert "the cloud has no large_of_tomorrow" in one.log()
+        assert "the cloud has no large_unknown" in one.log()
 
 
-def test_else_the_cloud_is_asked_for_its_quota(place: Place) -> None:
+def test_host_capacity_is_the_cloud_quota_if_none_is_configured(place: Place) -> None:
     configure(place, max_instances=3)
     with monitored(place) as one:
         one.start()
         one.system(TOTALCPU="2400", TOTALMEMORY=str(3 * 16384 * 1024))
 
 
-def test_what_instances_use_shows_on_the_host(place: Place, console: Console) -> None:
+def test_host_reports_cpu_and_memory_used_by_its_instances(place: Place, console: Console) -> None:
     configure(place, monitor={"heartbeat": 0.1}, capacity={"cpu": 2, "memory": 1024})
     console.run(vm_id=7)
     with monitored(place) as one:
@@ -160,7 +158,9 @@ def test_what_instances_use_shows_on_the_host(place: Place, console: Console) ->
         assert int(plain(used, "USEDCPU")) + int(plain(used, "FREECPU")) == 200
 
 
-def test_wild_instances_can_be_imported_and_are_shown_as_they_come(place: Place, console: Console) -> None:
+def test_wild_instances_are_reported_with_an_import_template_until_they_are_imported(
+    place: Place, console: Console
+) -> None:
     configure(place)
     with monitored(place) as one:
         one.start()
@@ -178,7 +178,7 @@ def test_wild_instances_can_be_imported_and_are_shown_as_they_come(place: Place,
         one.wait(lambda line: line.word == "SYSTEM_HOST" and "VM" not in line.values)
 
 
-def test_wild_instances_are_nobodys_business_where_the_operator_says_so(place: Place, console: Console) -> None:
+def test_wild_instances_are_not_reported_if_report_wilds_is_false(place: Place, console: Console) -> None:
     configure(place, monitor={"report_wilds": False})
     console.run()
     with monitored(place) as one:
@@ -187,10 +187,10 @@ def test_wild_instances_are_nobodys_business_where_the_operator_says_so(place: P
         assert not [line for line in one.lines if line.word == "SYSTEM_HOST" and "VM" in line.values]
 
 
-# A cloud that cannot be asked
+# Outages and configuration errors
 
 
-def test_an_outage_shows_on_the_host_and_changes_no_vm(place: Place, console: Console) -> None:
+def test_cloud_outage_is_reported_on_the_host_and_changes_no_vm(place: Place, console: Console) -> None:
     configure(place, monitor={"heartbeat": 0.1, "sync_period": 0.1})
     deploy_id = console.run(vm_id=7)
     with monitored(place) as one:
@@ -200,14 +200,14 @@ def test_an_outage_shows_on_the_host_and_changes_no_vm(place: Place, console: Co
         failing = one.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_ERROR") != "-")
         assert "did not answer list_instances" in plain(failing.values, "PROVIDER_ERROR")
         console.stop(deploy_id)
-        during = one.rest_so_far(8)
-        assert {(line.word, line.status) for line in during} == {("MONITOR_HOST", "SUCCESS")}, "and the heart beats"
+        during = one.next_lines(8)
+        assert {(line.word, line.status) for line in during} == {("MONITOR_HOST", "SUCCESS")}, "heartbeats continue"
         configure(place, monitor={"heartbeat": 0.1, "sync_period": 0.1})
         one.system(PROVIDER_ERROR="-")
         assert one.sync() == {7: "POWEROFF"}
 
 
-def test_a_listing_that_came_in_part_is_no_listing(place: Place, console: Console) -> None:
+def test_incomplete_listing_reports_no_vm_states(place: Place, console: Console) -> None:
     configure(place, faults={"broken_listings": {"times": 3}})
     console.run_many(range(4))
     with monitored(place) as one:
@@ -217,7 +217,7 @@ def test_a_listing_that_came_in_part_is_no_listing(place: Place, console: Consol
         assert set(one.sync()) == {0, 1, 2, 3}
 
 
-def test_an_operator_may_want_the_host_in_error(place: Place) -> None:
+def test_host_error_after_reports_a_lasting_outage_as_host_failure(place: Place) -> None:
     monitor = {"heartbeat": 0.2, "host_error_after": 0.5}
     configure(place, monitor=monitor, faults={"outage": True})
     with monitored(place) as one:
@@ -225,7 +225,7 @@ def test_an_operator_may_want_the_host_in_error(place: Place) -> None:
         failure = one.wait(lambda line: (line.word, line.status) == ("MONITOR_HOST", "FAILURE"))
         assert "did not answer list_instances" in failure.text
         one.start()
-        assert "SYSTEM_HOST" not in [line.word for line in one.rest_so_far(5)], "which would lift it out of ERROR"
+        assert "SYSTEM_HOST" not in [line.word for line in one.next_lines(5)], "SYSTEM_HOST would end the ERROR state"
         configure(place, monitor=monitor)
         one.system(PROVIDER_ERROR="-")
         one.sync()
@@ -234,7 +234,7 @@ def test_an_operator_may_want_the_host_in_error(place: Place) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        pytest.param('provider = "of-tomorrow"\nowner = "one-test"\n', "there is no provider", id="no-such-provider"),
+        pytest.param('provider = "unknown"\nowner = "one-test"\n', "there is no provider", id="unknown-provider"),
         pytest.param(
             'provider = "simulated"\nowner = "one-test"\n[monitor]\nhartbeat = 1\n',
             "monitor.hartbeat is no setting",
@@ -243,11 +243,11 @@ def test_an_operator_may_want_the_host_in_error(place: Place) -> None:
         pytest.param(
             'provider = "simulated"\nowner = "one-test"\n[capacity]\ncpu = "many"\n',
             "capacity.cpu: expected",
-            id="wrong-kind",
+            id="wrong-type",
         ),
     ],
 )
-def test_a_wrong_configuration_shows_on_the_host_and_is_mended_without_a_restart(
+def test_configuration_error_is_reported_on_the_host_and_corrected_without_a_restart(
     place: Place, console: Console, text: str, sentence: str
 ) -> None:
     place.configure(text)
@@ -261,7 +261,7 @@ def test_a_wrong_configuration_shows_on_the_host_and_is_mended_without_a_restart
         assert not [line for line in one.lines if line.status == "FAILURE"]
 
 
-def test_with_credentials_of_another_account_nothing_is_reported(place: Place, console: Console) -> None:
+def test_no_vm_is_reported_with_credentials_of_another_account(place: Place, console: Console) -> None:
     configure(place)
     with Driver(place) as actions:
         actions.created(wire.deploy(7, host_id=3))
@@ -272,10 +272,10 @@ def test_with_credentials_of_another_account_nothing_is_reported(place: Place, c
         assert plain(failing.values, "PROVIDER_ERROR").startswith(
             "credentials now belong to account simulated/elsewhere"
         )
-        assert "STATE_VM" not in [line.word for line in one.lines], "everything would look gone there"
+        assert "STATE_VM" not in [line.word for line in one.lines], "every VM would be missing there"
 
 
-def test_a_broken_edit_leaves_the_settings_from_before_in_force(place: Place, console: Console) -> None:
+def test_monitoring_continues_with_the_previous_settings_after_an_invalid_edit(place: Place, console: Console) -> None:
     configure(place, monitor={"sync_period": 0.1})
     console.run(vm_id=7)
     with monitored(place) as one:
@@ -290,36 +290,34 @@ def test_a_broken_edit_leaves_the_settings_from_before_in_force(place: Place, co
 # Death and restart
 
 
-def test_a_driver_that_was_killed_goes_on_for_the_same_monitord(place: Place, console: Console) -> None:
+def test_killed_information_driver_resumes_its_hosts_for_the_same_monitord(place: Place, console: Console) -> None:
     configure(place)
     console.run(vm_id=7)
     with monitored(place) as first:
         first.start(3)
-        first.sync(3)  # before anything else is waited for: it comes once
+        first.sync(3)  # first, since it comes once
         first.start(4)
-        until(lambda: len(kept(place)["hosts"]) == 2 and kept(place)["memory"]["vms"])
+        until(lambda: len(state_file(place)["hosts"]) == 2 and state_file(place)["memory"]["vms"])
         first.driver.kill()
     with monitored(place) as second:
-        begun = time.monotonic()
         wanted = {(word, host_id) for word in ("SYSTEM_HOST", "STATE_VM") for host_id in (3, 4)}
         second.wait(lambda _: {(line.word, line.host_id) for line in second.lines} >= wanted)
-        assert time.monotonic() - begun < 5
         assert second.lines[0].word == "SYSTEM_HOST"
         assert min(line.timestamp or 0 for line in second.lines) >= max(line.timestamp or 0 for line in first.lines)
 
 
-def kept(place: Place) -> Any:
-    """What is remembered by now."""
+def state_file(place: Place) -> Any:
+    """The content of the state file."""
     path = place.var / "one_im_provider_simulated.state"
     return json.loads(path.read_text()) if path.exists() else {"hosts": [], "memory": {"vms": {}}}
 
 
-def test_another_monitord_starts_what_it_wants(place: Place) -> None:
+def test_hosts_are_not_resumed_for_another_monitord(place: Place) -> None:
     configure(place)
     with monitored(place) as first:
         first.start(3)
         first.sync(3)
-        until(lambda: kept(place)["hosts"])
+        until(lambda: state_file(place)["hosts"])
         first.driver.kill()
     path = place.var / "one_im_provider_simulated.state"
     state = json.loads(path.read_text())
@@ -328,11 +326,11 @@ def test_another_monitord_starts_what_it_wants(place: Place) -> None:
     with monitored(place) as second:
         second.driver.silence(1.5)
         second.start(4)
-        assert {line.host_id for line in second.rest_so_far(5)} == {4}
+        assert {line.host_id for line in second.next_lines(5)} == {4}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": 99}', b"\xff"], ids=["empty", "cut", "version", "bytes"])
-def test_a_file_that_cannot_be_read_is_one_warning(place: Place, content: bytes) -> None:
+def test_unreadable_state_file_gives_one_warning(place: Place, content: bytes) -> None:
     configure(place)
     (place.var / "one_im_provider_simulated.state").write_bytes(content)
     with monitored(place) as one:
@@ -347,26 +345,26 @@ def test_timestamps_never_go_backwards(place: Place) -> None:
     with monitored(place) as first:
         first.start()
         first.sync()
-        until(lambda: kept(place)["hosts"])
+        until(lambda: state_file(place)["hosts"])
         first.driver.kill()
     path = place.var / "one_im_provider_simulated.state"
     path.write_text(json.dumps({**json.loads(path.read_text()), "timestamp": ahead}))
     with monitored(place) as second:
         second.sync()
-        assert {line.timestamp for line in second.lines} == {ahead}, "the clock was set back an hour meanwhile"
+        assert {line.timestamp for line in second.lines} == {ahead}, "as if the clock had been set back by an hour"
 
 
 # The end
 
 
-def test_the_core_lets_go_and_the_driver_ends_without_waiting_for_a_call(place: Place) -> None:
+def test_information_driver_ends_at_once_during_a_call_when_the_pipes_close(place: Place) -> None:
     configure(place, latency=300)
     with monitored(place) as one:
         one.start()
         assert one.driver.drop(seconds=20) == 0
 
 
-def test_a_person_with_a_pipe_sees_one_round(place: Place, console: Console) -> None:
+def test_start_monitor_from_a_pipe_prints_one_round_of_reports(place: Place, console: Console) -> None:
     configure(place)
     console.run(vm_id=7)
     with monitored(place, init=False) as one:
@@ -374,10 +372,12 @@ def test_a_person_with_a_pipe_sees_one_round(place: Place, console: Console) -> 
         assert one.driver.finalize() == 0
         words = {line.split(" ")[0] for line in one.driver.rest()}
         assert {"START_MONITOR", "SYSTEM_HOST", "MONITOR_HOST", "STATE_VM"} <= words
-    assert not (place.var / "one_im_provider_simulated.state").exists(), "nothing of a driver in service is touched"
+    assert not (place.var / "one_im_provider_simulated.state").exists(), (
+        "the state file of a driver in service is not touched"
+    )
 
 
-def test_nothing_is_said_between_init_and_the_first_request(place: Place) -> None:
+def test_no_line_is_written_between_init_and_the_first_request(place: Place) -> None:
     place.configure("provider = ")
     with monitored(place) as one:
         one.driver.silence(0.5)
@@ -390,36 +390,36 @@ FOLLOWER, LEADER = 2, 3
 
 
 def access_to(front_end: FrontEnd, place: Place) -> dict[str, str]:
-    """How OpenNebula's own tools are told where it is and who asks."""
+    """Environment that names the XML-RPC endpoint and the credentials, as for OpenNebula's command line tools."""
     auth = place.root / "one_auth"
     auth.write_text("oneadmin:secret\n")
     auth.chmod(0o600)
     return {"ONE_XMLRPC": front_end.url, "ONE_AUTH": str(auth)}
 
 
-def test_a_front_end_that_leads_no_more_says_no_more(place: Place) -> None:
-    """monitord of a follower forwards what it is told to an oned that has a newer truth (decision 21)."""
+def test_follower_sends_no_reports_and_resumes_as_leader(place: Place) -> None:
+    """monitord of a follower would forward reports to an oned that has newer states (decision 21)."""
     configure(place)
     with Partner() as opennebula:
-        # A host that OpenNebula lacks would be given up when this front-end leads again.
+        # The driver gives up hosts that OpenNebula lacks when this front-end leads again.
         opennebula.hosts, opennebula.im_mad = {3: 2}, "simulated"
         (front_end,) = opennebula.front_ends
         front_end.state = LEADER
         with monitored(place, environ=access_to(front_end, place)) as one:
             one.start()
             one.sync()
-            until(lambda: '"LEADER"' in one.log())  # it would be asked first when it follows already
+            until(lambda: '"LEADER"' in one.log())  # the role is read before the change
             front_end.state = FOLLOWER
             until(lambda: '"FOLLOWER"' in one.log())
             one.start(4)
             one.send(stop_monitor(4))
-            assert one.next().word == "STOP_MONITOR", "neither the host that is new nor the other is spoken of"
+            assert one.next().word == "STOP_MONITOR", "neither host 4 nor host 3 is reported"
             front_end.state = LEADER
             assert one.next(30).word == "SYSTEM_HOST"
             one.sync()
 
 
-def test_an_opennebula_without_peers_is_asked_once(place: Place) -> None:
+def test_raft_status_of_a_solo_opennebula_is_read_once(place: Place) -> None:
     configure(place)
     with Partner() as opennebula:
         (front_end,) = opennebula.front_ends

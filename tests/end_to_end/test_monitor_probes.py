@@ -1,4 +1,4 @@
-"""Probe folders served by the real information driver: as they were found on a front-end, for both cores."""
+"""Probe directories of a front-end, run by the real information driver, for oned up to 5.10 and for monitord."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def monitored(place: Place, arguments: str = f"-t 15 -r 0 {NAME}") -> Driver:
 
 
 def modern(driver: Driver, word: str, text: str = "") -> Line:
-    """The next message of that kind with that text in it."""
+    """The next message of this kind that contains this text."""
     while True:
         line = read_modern(driver.next_line().encode() + b"\n")
         if line.word == word and text in line.text:
             return line
 
 
-def test_the_guides_probe_makes_a_public_cloud_up_to_5_10(place: Place) -> None:
+def test_probe_of_the_bursting_guide_marks_a_public_cloud_up_to_5_10(place: Place) -> None:
     probe(place, f"{NAME}.d/public_cloud.sh", GUIDE)
     with monitored(place) as one:
         one.send(monitor(3, "us-east-1", is_first=True))
@@ -45,7 +45,7 @@ def test_the_guides_probe_makes_a_public_cloud_up_to_5_10(place: Place) -> None:
     assert {"PUBLIC_CLOUD": ["YES"], "HYPERVISOR": ["provider_name"]}.items() <= line.values.items()
 
 
-def test_the_guides_probe_makes_a_public_cloud_from_5_12_on(place: Place) -> None:
+def test_probe_of_the_bursting_guide_marks_a_public_cloud_from_5_12_on(place: Place) -> None:
     probe(place, f"{NAME}.d/public_cloud.sh", GUIDE)
     with monitored(place) as one:
         one.send(start_monitor(3, "us-east-1"))
@@ -54,7 +54,7 @@ def test_the_guides_probe_makes_a_public_cloud_from_5_12_on(place: Place) -> Non
     assert {"PUBLIC_CLOUD": ["YES"], "HYPERVISOR": ["provider_name"]}.items() <= line.values.items()
 
 
-def test_trees_of_probes_fill_their_messages(place: Place) -> None:
+def test_each_probe_directory_fills_its_kind_of_message(place: Place) -> None:
     probe(place, f"{NAME}-probes.d/host/system/one", 'echo "TOTALCPU=$2"')
     probe(place, f"{NAME}-probes.d/host/monitor/one", "echo FREECPU=100")
     probe(place, f"{NAME}-probes.d/vm/status/one", 'grep -c HOST_ID >&2; echo \'VM=[ID="7",STATE="RUNNING"]\'')
@@ -76,7 +76,7 @@ def test_trees_of_probes_fill_their_messages(place: Place) -> None:
 
 
 @pytest.mark.parametrize("text", ["exit 3", "sleep 60"], ids=["fails", "hangs"])
-def test_a_probe_that_does_not_work_is_named_and_stops_nobody(place: Place, text: str) -> None:
+def test_failing_or_hanging_probe_is_named_and_other_probes_are_reported(place: Place, text: str) -> None:
     probe(place, f"{NAME}-probes.d/host/system/broken", text)
     probe(place, f"{NAME}-probes.d/host/system/fine", "echo TOTALCPU=400")
     with monitored(place, f"-w 1 {NAME}") as one:
@@ -88,7 +88,7 @@ def test_a_probe_that_does_not_work_is_named_and_stops_nobody(place: Place, text
     assert str(error).startswith("probe broken")
 
 
-def test_nothing_runs_on_when_the_core_has_gone(place: Place) -> None:
+def test_running_probes_end_when_oned_closes_the_pipes(place: Place) -> None:
     probe(
         place, f"{NAME}-probes.d/vm/status/slow", f"trap '' TERM\necho $$ > {place.root}/pid\nsleep 60 & wait; sleep 60"
     )
@@ -100,7 +100,7 @@ def test_nothing_runs_on_when_the_core_has_gone(place: Place) -> None:
     until(lambda: Process.of(int(file.read_text())) is None)
 
 
-# What probes leave in the background
+# Background processes of probes
 
 DAEMONS = {
     "in-its-group": "sleep 50 &\necho $! >> @PIDS@",
@@ -114,7 +114,7 @@ UNTIL_ALL_RUN = f"while [ $(wc -l < @PIDS@) -lt {COUNT} ]; do sleep 0.02; done"
 
 
 def daemons(place: Place, tree: str, *more: str) -> Path:
-    """Let a probe leave all kinds of processes behind, which note their pids in the file that is returned."""
+    """Write a probe that starts all DAEMONS; returns the file into which they write their pids."""
     pids = place.root / "pids"
     lines = (": > @PIDS@", *DAEMONS.values(), UNTIL_ALL_RUN, *more)
     probe(place, f"{NAME}-probes.d/{tree}/daemons", "\n".join(lines).replace("@PIDS@", str(pids)))
@@ -122,17 +122,17 @@ def daemons(place: Place, tree: str, *more: str) -> Path:
 
 
 def noted(pids: Path, count: int = COUNT) -> list[int]:
-    """The pids, once so many are there."""
+    """The pids, once there are as many."""
 
-    def look() -> list[int]:
+    def read() -> list[int]:
         found = [int(word) for word in pids.read_text().split()] if pids.exists() else []
         return found if len(found) == count else []
 
-    return until(look, seconds=20)
+    return until(read, seconds=20)
 
 
 def processes(pids: Path, count: int = COUNT) -> list[Process]:
-    """The processes behind the pids that still run, not those that may get their pids later."""
+    """The processes of these pids that still run."""
     return [process for pid in noted(pids, count) if (process := Process.of(pid)) is not None]
 
 
@@ -140,7 +140,7 @@ def are_gone(found: list[Process]) -> bool:
     return not any(process.is_alive() for process in found)
 
 
-def test_nothing_that_a_probe_starts_outlives_it(place: Place) -> None:
+def test_background_processes_of_a_probe_end_with_it(place: Place) -> None:
     pids = daemons(place, "host/system", "echo A=1")
     with monitored(place) as one:
         one.send(start_monitor(3, "us-east-1"))
@@ -150,8 +150,8 @@ def test_nothing_that_a_probe_starts_outlives_it(place: Place) -> None:
         until(lambda: children(one.process.pid) == [], seconds=20)
 
 
-def test_a_probe_that_fails_does_so_with_its_own_exit_code(place: Place) -> None:
-    """Whoever buries orphans must not bury a probe, whose exit code would be lost."""
+def test_exit_code_of_a_failing_probe_with_background_processes_is_reported(place: Place) -> None:
+    """A driver that reaps orphaned processes must not reap the probe, or its exit code is lost."""
     daemons(place, "host/system", "exit 7")
     with monitored(place) as one:
         one.send(start_monitor(3, "us-east-1"))
@@ -159,7 +159,7 @@ def test_a_probe_that_fails_does_so_with_its_own_exit_code(place: Place) -> None
     assert "ended with exit code 7" in line.text
 
 
-def test_what_one_probe_still_needs_is_left_alone_when_another_ends(place: Place) -> None:
+def test_end_of_one_probe_leaves_background_processes_of_another_running(place: Place) -> None:
     go, pids = place.root / "go", place.root / "pids"
     needs = f"(env -i setsid sh -c 'echo $$ > {pids}; while [ ! -e {go} ]; do sleep 0.02; done; echo ANSWER=1' &) | cat"
     probe(place, f"{NAME}-probes.d/host/system/needs", needs)
@@ -173,7 +173,7 @@ def test_what_one_probe_still_needs_is_left_alone_when_another_ends(place: Place
 
 
 @pytest.mark.parametrize("end", ["stop", "drop"])
-def test_nothing_is_left_of_probes_that_are_called_off(place: Place, end: str) -> None:
+def test_cancelled_probes_leave_no_processes(place: Place, end: str) -> None:
     pids = daemons(place, "vm/status", "sleep 50")
     with monitored(place) as one:
         one.send(start_monitor(3, "us-east-1"))
@@ -183,25 +183,25 @@ def test_nothing_is_left_of_probes_that_are_called_off(place: Place, end: str) -
         until(lambda: are_gone(left), seconds=20)
 
 
-def test_probes_of_a_driver_that_was_killed_end_with_the_next_one(place: Place) -> None:
+def test_next_driver_ends_the_probes_of_a_killed_one(place: Place) -> None:
     pids = daemons(place, "vm/status", f"echo $$ >> {place.root}/pids; sleep 50")
     with monitored(place) as one:
         one.send(start_monitor(3, "us-east-1"))
         left = processes(pids, COUNT + 1)
         one.kill()
     shutil.rmtree(place.var / "remotes/im" / f"{NAME}-probes.d/vm")
-    wiped = [process for process in left if is_wiped(process)]
-    others = [process for process in left if process not in wiped]
+    anonymous = [process for process in left if has_no_environment(process)]
+    others = [process for process in left if process not in anonymous]
     try:
-        assert len(wiped) == 1
+        assert len(anonymous) == 1
         assert not are_gone(others)
         with monitored(place) as one:
             one.send(start_monitor(3, "us-east-1"))
             until(lambda: are_gone(others), seconds=20)
     finally:
-        for process in wiped:  # nothing tells whose it is
+        for process in anonymous:  # without environment nothing shows that a probe started it
             process.kill()
 
 
-def is_wiped(process: Process) -> bool:
+def has_no_environment(process: Process) -> bool:
     return process.is_alive() and b"HOME=" not in Path(f"/proc/{process.pid}/environ").read_bytes()

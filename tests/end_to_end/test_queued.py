@@ -1,4 +1,4 @@
-"""What waits for its turn, in the memory of the real process."""
+"""Memory of the real process while large requests wait for their turn."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver, Place
 
 LINE = 12_000_000
-"""Bytes of a line: below the longest that is read, far above what a person would write."""
+"""Bytes of a line: below the limit, far above usual lines."""
 
 VECTOR = b"<A><B>v</B></A>"
 
 
 def long_line(vm_id: int) -> bytes:
-    """A DEPLOY whose user has filled the template with one long script, or with as many attributes as there is room."""
+    """A DEPLOY of LINE bytes whose template has one long script, or as many attributes as fit."""
     document = oned_lines.document("DEPLOY", vm_id, lcm_state=2)
     room = LINE * 3 // 4 - len(document)
     if vm_id % 3:
@@ -30,14 +30,14 @@ def long_line(vm_id: int) -> bytes:
     return wire.with_payload("DEPLOY", vm_id, base64.b64encode(document))
 
 
-def test_fifteen_large_deploys_that_wait_stay_below_400_megabytes(tmp_path: Path) -> None:
+def test_fifteen_waiting_deploys_of_12_mb_use_less_than_400_mb_of_memory(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.simulate(latency=300)
     with Driver(place, "-t 2 -r 0 simulated") as driver:
         for vm_id in range(15):
             driver.write(long_line(vm_id))
         refusal = driver.ask(wire.unknown(99), 60)
-        assert refusal.startswith("FAILURE"), "everything was read, though hardly anything was answered"
+        assert refusal.startswith("FAILURE"), "all lines were read, although most are not answered yet"
         status = Path(f"/proc/{driver.process.pid}/status").read_text()
         peak = re.search(r"VmHWM:\s+(\d+) kB", status)
         assert peak is not None
