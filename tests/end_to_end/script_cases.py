@@ -1,4 +1,4 @@
-"""What upstream's drivers run for each action: paths and arguments, release by release.
+"""The scripts that upstream's drivers run for each action: paths and arguments, release by release.
 
 From OpenNebula's src/vmm_mad/exec/one_vmm_exec.rb, src/vnm_mad/one_vnm.rb and src/tm_mad/one_tm.rb.
 """
@@ -15,12 +15,12 @@ from tests.oned_lines import RELEASES, Details, Release
 
 
 class Case(NamedTuple):
-    """An action, and what runs for it.
+    """An action, and its scripts.
 
     Attributes:
         steps: by release, path below `remotes` and arguments, with {names} for what depends on the VM; a release that
-            is missing is as the one before it.
-        operand: what the action is about.
+            is missing equals the one before it.
+        operand: attributes of the disk, NIC or other part that the action is about.
         elements: content of elements of the message.
     """
 
@@ -60,7 +60,7 @@ def on_host(script: str) -> str:
 
 
 def ending(script: str) -> Case:
-    """What ends with the network being cleaned up."""
+    """A case whose last step cleans the network."""
     return Case(
         {
             "4.4": (on_host(script), "vnm/net/clean {xml}"),
@@ -238,7 +238,7 @@ def request(
     if release == "4.4":
         given |= {"NET_DRV": network} | ({"MIGR_NET_DRV": "next_net"} if "MIGR_HOST" in case.operand else {})
         for transfers in ("DEPLOY", "RESTORE", "MIGRATE", "ATTACHNIC", "DETACHNIC"):
-            if action == transfers:  # nothing is transferred for a cloud host of that time
+            if action == transfers:  # 4.4 transfers nothing for a cloud host
                 given.pop("TM_COMMAND", None)
     if action == "DEPLOY":
         given["LOCAL_DEPLOYMENT_FILE"] = str(place.deployment_file(vm_id))

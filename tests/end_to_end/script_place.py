@@ -1,7 +1,7 @@
-"""An OpenNebula whose `var/remotes` holds scripts that write down what they were given, and then do as they are told.
+"""An OpenNebula whose `var/remotes` has scripts that record their arguments and input, and then run a test's commands.
 
-The scripts are /bin/sh, for a Python takes thirty times as long to start. Each writes one file: its directory, its
-name and arguments, what it read, and its environment; the order in which they came is in a file of its own.
+The scripts are /bin/sh, since Python takes thirty times as long to start. Each writes one file: its directory, its
+name and arguments, what it read, and its environment; their order is in another file.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _OBEY = """
 shift $(($# - 2))
 if [ -f @PLACE@/${0##*/}.$1 ]; then . @PLACE@/${0##*/}.$1; fi
 """
-"""Do what a test has told the script of this name to do for this VM: id and host are the last two arguments."""
+"""Run the commands of a test for this script and VM: id and host are the last two arguments."""
 
 _PRINTS = {"deploy": "echo i-$1", "snapshot_create": "echo snap-$1"}
 
 
 class Record(NamedTuple):
-    """What one script was given.
+    """The recorded input of one script.
 
     Attributes:
         script: its path below `remotes`.
@@ -71,7 +71,7 @@ class Record(NamedTuple):
     environment: Mapping[str, str]
 
     def content(self) -> bytes:
-        """What it read, taken out of base64; fails when that is not one unbroken line of it."""
+        """The stdin, decoded from one line of base64."""
         return b64decode(self.stdin, validate=True)
 
     def step(self) -> str:
@@ -80,12 +80,12 @@ class Record(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of one request.
+    """The result of one request.
 
     Attributes:
         reply: from SUCCESS or FAILURE on.
-        log: what the VM's log was told meanwhile, each line with its letter.
-        seen: what the scripts were given, in order.
+        log: the lines for the VM's log, each with its letter.
+        seen: the records of the scripts, in order.
     """
 
     reply: str
@@ -93,7 +93,7 @@ class Outcome(NamedTuple):
     seen: tuple[Record, ...]
 
     def steps(self) -> list[str]:
-        """Which scripts ran with which arguments."""
+        """The scripts that ran, with their arguments."""
         return [record.step() for record in self.seen]
 
 
@@ -111,7 +111,7 @@ class ScriptPlace(Place):
             self.script(f"vmm/{NAME}/{action}", _OBEY + _PRINTS.get(action, ""))
 
     def script(self, path: str, after: str = "", *, mode: int = 0o755) -> Path:
-        """Write a script below `remotes` that records what it is given, and then does this."""
+        """Write a script below `remotes` that records its input, and then runs this text."""
         return self.plain_script(path, _RECORDER + after, mode=mode)
 
     def plain_script(self, path: str, text: str, *, mode: int = 0o755) -> Path:
@@ -123,20 +123,20 @@ class ScriptPlace(Place):
         return file
 
     def network(self, driver: str, **after: str) -> str:
-        """Add a network driver, and what its scripts do after recording; returns its name."""
+        """Add a network driver, with the text that its scripts run after recording; returns its name."""
         for action in NETWORK_ACTIONS:
             self.script(f"vnm/{driver}/{action}", after.get(action, ""))
         return driver
 
     def transfer(self, driver: str, **after: str) -> str:
-        """Add a transfer driver, likewise."""
+        """Add a transfer driver, with the text that its scripts run after recording."""
         for command in TRANSFER_COMMANDS:
             self.script(f"tm/{driver}/{command}", after.get(command, ""))
         return driver
 
-    def tell(self, script: str, vm_id: int, what: str) -> None:
-        """Let the action script of this name do this for this VM, after recording."""
-        (self._records / f"{script}.{vm_id}").write_text(what.replace("@PLACE@", str(self._records)) + "\n")
+    def on_action(self, script: str, vm_id: int, text: str) -> None:
+        """Let an action script run this text for this VM after recording."""
+        (self._records / f"{script}.{vm_id}").write_text(text.replace("@PLACE@", str(self._records)) + "\n")
 
     def etc(self, path: str, text: str) -> None:
         """Write a file of OpenNebula's own configuration."""
@@ -162,7 +162,7 @@ class ScriptPlace(Place):
         return [self._record((self._records / process).read_bytes()) for process in processes]
 
     def take(self) -> tuple[Record, ...]:
-        """What was recorded since the last time."""
+        """The records since the last call."""
         records = self.recorded()
         new, self._taken = records[self._taken :], len(records)
         return tuple(new)
@@ -197,8 +197,8 @@ class Served:
         reply = self.driver.ask(line)
         log = [text.split(" ", 3) for text in self.driver.lines[before:] if text.startswith("LOG ")]
         assert action not in {words[0] for words in log}
-        told = tuple(f"{letter} {text}" for _, letter, of, text in log if of == str(vm_id))
-        return Outcome(reply, told, self.place.take())
+        lines = tuple(f"{letter} {text}" for _, letter, of, text in log if of == str(vm_id))
+        return Outcome(reply, lines, self.place.take())
 
 
 def edited(line: bytes, edit: Callable[[str], str]) -> bytes:

@@ -94,7 +94,7 @@ def test_scripts_and_probes_never_block_an_event_loop(tmp_path: Path, watched: d
     place.plain_script(f"im/{NAME}.d/broken", "#!/bin/sh\nexit 3\n")
     with Driver(place, f"-t 15 -r 0 -p {NAME}", **watched) as actions:
         deploy_id = actions.created(altered(wire.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7))))
-        place.tell("reboot", 7, "echo no such host >&2; exit 1")
+        place.on_action("reboot", 7, "echo no such host >&2; exit 1")
         assert actions.ask(wire.poll(7, deploy_id)).startswith("SUCCESS")
         assert actions.ask(wire.reboot(7, deploy_id)).startswith("FAILURE")
         assert actions.ask(wire.terminate(7, deploy_id)).startswith("SUCCESS")

@@ -1,4 +1,4 @@
-"""What runs when: `-t`, `-p` and `-w`, lanes, POLLs together, and what DRIVER_CANCEL leaves behind."""
+"""Effects of `-t`, `-p` and `-w`, lanes, POLLs answered together, and DRIVER_CANCEL."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.waiting import until
 
 
 def created(driver: Driver, vm_ids: Iterable[int]) -> dict[int, str]:
-    """Deploy these VMs all at once, and return their deploy ids."""
+    """Deploy these VMs at once, and return their deploy ids."""
     wanted = list(vm_ids)
     driver.write(b"".join(wire.deploy(vm_id) for vm_id in wanted))
     answers = [driver.next_line().split(" ") for _ in wanted]
@@ -33,10 +33,10 @@ def heads(lines: Iterable[str]) -> list[str]:
     return [" ".join(line.split(" ")[:3]) for line in lines]
 
 
-# How many at once
+# Number of actions at once
 
 
-def test_as_many_actions_run_at_once_as_the_option_says(driver: StartDriver, place: Place) -> None:
+def test_t_option_limits_how_many_actions_run_at_once(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 3 simulated")
     ids = created(one, range(9))
@@ -49,7 +49,7 @@ def test_as_many_actions_run_at_once_as_the_option_says(driver: StartDriver, pla
     assert moments[-1] < 0.25 * 6, "a look and three rounds: two at once would take a look and five"
 
 
-def test_p_changes_nothing_since_vms_of_one_host_run_side_by_side_anyway(driver: StartDriver, place: Place) -> None:
+def test_with_or_without_p_vms_of_one_host_run_side_by_side(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 15 -r 0 -p simulated")
     ids = created(one, range(15))
@@ -62,7 +62,7 @@ def test_p_changes_nothing_since_vms_of_one_host_run_side_by_side_anyway(driver:
     assert sorted(lines) == sorted(f"REBOOT SUCCESS {vm_id} -" for vm_id in range(15))
 
 
-def test_the_actions_of_a_vm_are_carried_out_in_the_order_they_came(driver: StartDriver, place: Place) -> None:
+def test_actions_of_a_vm_run_in_order_of_arrival_beside_those_of_other_vms(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0.02, stop_time=0.02, destroy_time=0.02, watch_interval=0.01, jitter=0.03)
     one = driver()
     one.write(b"".join(wire.deploy(vm_id) for vm_id in range(10)))
@@ -75,7 +75,7 @@ def test_the_actions_of_a_vm_are_carried_out_in_the_order_they_came(driver: Star
     assert lines != sorted(lines, key=lambda line: int(line.split(" ")[2])), "VMs overtake each other"
 
 
-def test_a_deploy_that_comes_twice_is_answered_once_with_one_instance(driver: StartDriver, place: Place) -> None:
+def test_deploy_repeated_while_open_is_answered_once_with_one_instance(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0.3)
     one = driver()
     one.send(wire.deploy(7))
@@ -90,7 +90,7 @@ def test_a_deploy_that_comes_twice_is_answered_once_with_one_instance(driver: St
 # POLLs
 
 
-def test_an_action_overtakes_the_polls_that_wait(driver: StartDriver, place: Place) -> None:
+def test_action_is_carried_out_before_waiting_polls(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 1 simulated")
     ids = created(one, range(8))
@@ -102,7 +102,7 @@ def test_an_action_overtakes_the_polls_that_wait(driver: StartDriver, place: Pla
     assert found == ["REBOOT SUCCESS 0", "REBOOT SUCCESS 6", *(f"POLL SUCCESS {vm_id}" for vm_id in range(1, 6))]
 
 
-def test_a_poll_waits_for_the_actions_of_its_vm(driver: StartDriver, place: Place) -> None:
+def test_poll_is_answered_after_the_open_action_of_its_vm(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0, stop_time=0.2)
     one = driver()
     deploy_id = created(one, [7])[7]
@@ -111,7 +111,7 @@ def test_a_poll_waits_for_the_actions_of_its_vm(driver: StartDriver, place: Plac
     assert one.next_line().startswith("POLL SUCCESS 7 STATE=d")
 
 
-def test_a_poll_that_an_action_overtakes_tells_nothing_old(driver: StartDriver, place: Place) -> None:
+def test_poll_replies_no_state_if_an_action_arrives_during_its_listing(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
     deploy_id = created(one, [7])[7]
@@ -125,7 +125,7 @@ def test_a_poll_that_an_action_overtakes_tells_nothing_old(driver: StartDriver, 
     assert one.is_quiet()
 
 
-def test_a_thousand_polls_are_one_look_at_the_cloud(driver: StartDriver, place: Place) -> None:
+def test_a_thousand_polls_are_answered_from_few_listings(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 50 simulated")
     ids = created(one, range(100))
@@ -142,7 +142,7 @@ def test_a_thousand_polls_are_one_look_at_the_cloud(driver: StartDriver, place: 
     assert sorted(heads(lines)) == sorted(f"POLL SUCCESS {vm_id}" for vm_id in wanted)
 
 
-def test_polls_of_vanished_instances_hold_up_nobody(driver: StartDriver, place: Place) -> None:
+def test_polls_of_missing_instances_are_looked_up_together(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0, latency=0.2)
     one = driver()
     ids = created(one, [0])
@@ -156,7 +156,7 @@ def test_polls_of_vanished_instances_hold_up_nobody(driver: StartDriver, place: 
 # DRIVER_CANCEL
 
 
-def test_an_action_that_waits_or_runs_is_called_off_without_an_answer(driver: StartDriver, place: Place) -> None:
+def test_driver_cancel_ends_waiting_and_running_actions_without_a_reply(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 1 simulated")
     ids = created(one, [1, 2])
@@ -172,27 +172,27 @@ def test_an_action_that_waits_or_runs_is_called_off_without_an_answer(driver: St
     assert one.is_quiet()
 
 
-def test_calling_off_what_is_not_there_is_no_news(driver: StartDriver) -> None:
+def test_driver_cancel_without_an_open_action_does_nothing(driver: StartDriver) -> None:
     one = driver()
     one.send(wire.driver_cancel(4711))
     assert one.is_quiet()
     assert created(one, [4711])
 
 
-def has_paid(place: Place, vm_id: int) -> bool:
-    """True when what this VM owed to the cloud is terminated for certain, or certainly never came to be."""
+def is_debt_paid(place: Place, vm_id: int) -> bool:
+    """True once the debt of this VM is paid: its instance is terminated, or was never created."""
     return any(event["event"] == "debt paid" and event["vm"] == vm_id for event in place.events())
 
 
 @pytest.mark.parametrize(
     ("settings", "is_visible"),
     [
-        pytest.param({"latency": 0.15, "boot_time": 60}, False, id="create-on-its-way"),
+        pytest.param({"latency": 0.15, "boot_time": 60}, False, id="during-the-create"),
         pytest.param({"boot_time": 60}, True, id="booting"),
-        pytest.param({"boot_time": 60, "listing_lag": 0.3}, False, id="not-visible-yet"),
+        pytest.param({"boot_time": 60, "listing_lag": 0.3}, False, id="hidden-by-listing-lag"),
     ],
 )
-def test_a_deploy_that_was_called_off_leaves_nothing_with_or_without_a_cleanup(
+def test_cancelled_deploy_leaves_no_instance_with_or_without_a_cleanup(
     driver: StartDriver, place: Place, settings: dict[str, float], *, is_visible: bool
 ) -> None:
     place.simulate(**settings, destroy_time=0)
@@ -204,15 +204,15 @@ def test_a_deploy_that_was_called_off_leaves_nothing_with_or_without_a_cleanup(
     assert one.next_line() == "LOG I 8 Driver command for 8 cancelled"
     assert one.next_line() == "CLEANUP SUCCESS 8 -"
     assert {entry["state"] for entry in place.instances() if entry["vm_id"] == 8} <= {"debt", "terminated"}
-    until(lambda: has_paid(place, 7) and has_paid(place, 8), seconds=15)
+    until(lambda: is_debt_paid(place, 7) and is_debt_paid(place, 8), seconds=15)
     assert place.instances() == []
     assert len(place.instances(is_all=True)) <= 2
     place.simulate(boot_time=0)
     ids = created(one, [7, 8])
-    assert {entry["deploy_id"] for entry in place.instances()} == set(ids.values()), "they can be deployed anew"
+    assert {entry["deploy_id"] for entry in place.instances()} == set(ids.values()), "the VMs can be deployed again"
 
 
-def test_a_deploy_at_once_after_a_cancelled_one_gets_an_instance_that_stays(driver: StartDriver, place: Place) -> None:
+def test_deploy_right_after_a_cancelled_one_keeps_its_instance(driver: StartDriver, place: Place) -> None:
     place.simulate(latency=0.15, boot_time=0.1, destroy_time=0)
     one = driver()
     one.send(wire.deploy(7))
@@ -221,15 +221,15 @@ def test_a_deploy_at_once_after_a_cancelled_one_gets_an_instance_that_stays(driv
     assert one.next_line() == "LOG I 7 Driver command for 7 cancelled"
     result, deploy_id = one.reply("DEPLOY", 7).split(" ")
     assert result == "SUCCESS"
-    until(lambda: has_paid(place, 7), seconds=15)
+    until(lambda: is_debt_paid(place, 7), seconds=15)
     assert [(entry["deploy_id"], entry["state"]) for entry in place.instances()] == [(deploy_id, "running")]
 
 
 # Deadlines
 
 
-def test_a_deadline_says_what_was_waited_for(driver: StartDriver, place: Place) -> None:
-    place.simulate(boot_time=30, watch_interval=20)  # looked at once: the deadline comes between two looks
+def test_deploy_that_exceeds_w_names_the_awaited_state(driver: StartDriver, place: Place) -> None:
+    place.simulate(boot_time=30, watch_interval=20)  # the deadline comes before the second state check
     one = driver("-w 1 simulated")
     begun = time.monotonic()
     reply = one.ask(wire.deploy(7))
@@ -238,7 +238,7 @@ def test_a_deadline_says_what_was_waited_for(driver: StartDriver, place: Place) 
     assert reply == f"FAILURE gave up after 1 s waiting for {entry['deploy_id']} to be running (it is pending)"
 
 
-def test_a_cloud_that_does_not_answer_is_given_up(driver: StartDriver, place: Place) -> None:
+def test_actions_fail_after_w_seconds_if_the_cloud_does_not_answer(driver: StartDriver, place: Place) -> None:
     place.simulate()
     one = driver("-w 1 simulated")
     assert one.ask(wire.cleanup(0)) == "SUCCESS -"
@@ -252,7 +252,7 @@ def test_a_cloud_that_does_not_answer_is_given_up(driver: StartDriver, place: Pl
     assert "POLL SUCCESS 4 STATE=-" in lines
 
 
-def test_a_deploy_that_ran_out_of_time_is_taken_up_by_the_next_one(driver: StartDriver, place: Place) -> None:
+def test_deploy_repeated_after_its_deadline_replies_the_same_instance(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=1)
     one = driver("-w 0.5 simulated")
     assert one.ask(wire.deploy(7)).startswith("FAILURE gave up after 0.5 s waiting for sim-")
@@ -262,7 +262,7 @@ def test_a_deploy_that_ran_out_of_time_is_taken_up_by_the_next_one(driver: Start
     assert len(place.instances(is_all=True)) == 1
 
 
-def test_a_deploy_whose_create_was_not_answered_in_time_has_one_instance_in_the_end(
+def test_deploy_repeated_after_an_unanswered_create_yields_exactly_one_instance(
     driver: StartDriver, place: Place
 ) -> None:
     place.simulate()
@@ -276,7 +276,7 @@ def test_a_deploy_whose_create_was_not_answered_in_time_has_one_instance_in_the_
     assert [entry["deploy_id"] for entry in place.instances(is_all=True)] == [deploy_id]
 
 
-def test_a_failed_cleanup_is_made_good_later(driver: StartDriver, place: Place) -> None:
+def test_instance_of_a_failed_cleanup_is_terminated_later(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-w 0.2 simulated")
     deploy_id = created(one, [7])[7]
@@ -286,7 +286,7 @@ def test_a_failed_cleanup_is_made_good_later(driver: StartDriver, place: Place) 
     until(lambda: place.instances() == [], seconds=15)
 
 
-def test_deadlines_of_some_do_not_end_others(driver: StartDriver, place: Place) -> None:
+def test_deadline_of_an_action_does_not_include_its_wait_for_a_turn(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 2 -w 1 simulated")
     ids = created(one, range(6))
@@ -295,4 +295,4 @@ def test_deadlines_of_some_do_not_end_others(driver: StartDriver, place: Place) 
     lines = [line for _, line in answered(one, 6)]
     assert sorted(heads(lines)) == sorted(
         ["SHUTDOWN FAILURE 0", "SHUTDOWN FAILURE 1", *(f"REBOOT SUCCESS {n}" for n in range(2, 6))]
-    ), "an action's time begins when it does, not while it waits for others"
+    ), "the deadline counts from the start of an action"

@@ -1,4 +1,4 @@
-"""A directory of action scripts is served as it is: what the scripts are given, and where they are found.
+"""A directory of action scripts: the arguments and input of scripts, and the places where they are found.
 
 From OpenNebula's src/vmm_mad/exec/one_vmm_sh, one_vmm_exec.rb and src/mad/sh/madcommon.sh.
 """
@@ -28,7 +28,7 @@ _numbers = itertools.count(3000)
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One driver for all those tests that need no other arguments; each takes a VM of its own."""
+    """One driver for all tests without arguments of their own; each uses a VM of its own."""
     place = ScriptPlace(tmp_path_factory.mktemp("scripts") / "one")
     place.network("net")
     place.network("other")
@@ -40,13 +40,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> ScriptPlace:
-    """A place of the test's own."""
+    """An OpenNebula of the test's own."""
     return ScriptPlace(tmp_path / "one")
 
 
 @pytest.fixture
 def vm_id() -> int:
-    """The number of a VM that no other test has."""
+    """The number of a VM that no other test uses."""
     return next(_numbers)
 
 
@@ -64,10 +64,10 @@ GUIDE = {
         [ "$deploy_id $host" = "prov-$3 remote_provider" ] || exit 1
     """,
 }
-"""Two scripts as the guide describes them, in a folder named after the provider."""
+"""Two scripts as the guide describes them, in a directory named after the provider."""
 
 
-def test_the_scripts_of_the_guide_are_served_without_any_configuration(tmp_path: Path) -> None:
+def test_scripts_of_the_bursting_guide_are_served_without_configuration(tmp_path: Path) -> None:
     place = ScriptPlace(tmp_path / "one")
     for name, text in GUIDE.items():
         place.plain_script(f"vmm/provider_name/{name}", textwrap.dedent(text))
@@ -104,7 +104,7 @@ LIVES: Mapping[Release, tuple[tuple[str, str, str, str], ...]] = {
 
 
 @pytest.mark.parametrize("release", LIVES)
-def test_a_vm_lives_its_whole_life(scripts: ScriptPlace, release: Release) -> None:
+def test_each_action_of_a_vm_life_runs_its_script(scripts: ScriptPlace, release: Release) -> None:
     context = {"NETWORK": "YES", "SSH_PUBLIC_KEY": "ssh-rsa AAA", "START_SCRIPT": "echo hi"}
     template = Template(values={**wire.asking_for("small_256mb").values, "CONTEXT": (context,)})
     with Driver(scripts, f"-t 15 -r 0 {NAME}") as driver:
@@ -123,11 +123,11 @@ def test_a_vm_lives_its_whole_life(scripts: ScriptPlace, release: Release) -> No
         assert driver.finalize() == 0
 
 
-# What they read
+# Standard input
 
 
-def read_of(release: Release, content: bytes) -> bytes:
-    """What an action script of this release finds on its stdin."""
+def stdin_of(release: Release, content: bytes) -> bytes:
+    """The stdin of an action script of this release."""
     encoded = b64encode(content)
     match release:
         case "4.4":
@@ -143,14 +143,14 @@ SINCE_5: tuple[Release, ...] = ("5.10", "7.4")
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_an_action_script_reads_the_whole_message(served: Served, vm_id: int, release: Release) -> None:
+def test_action_script_reads_the_payload_on_stdin(served: Served, vm_id: int, release: Release) -> None:
     line = wire.reboot(vm_id, "i-1", release=release, host=HOST)
     (record,) = served.perform(line).seen
-    assert record.stdin == read_of(release, wire.document(line))
+    assert record.stdin == stdin_of(release, wire.document(line))
 
 
-def test_base64_is_one_line_on_a_front_end_of_5_12(tmp_path: Path) -> None:
-    """Its messages look like those of 5.10: the file that every release installs tells them apart."""
+def test_action_script_reads_base64_in_one_line_on_a_5_12_front_end(tmp_path: Path) -> None:
+    """Requests of 5.12 look like those of 5.10; the VERSION file that every release installs distinguishes them."""
     place = ScriptPlace(tmp_path / "one")
     (place.remotes / "VERSION").write_text("5.12.13\n")
     line = wire.reboot(7, "i-1", release="5.10", host=HOST)
@@ -160,17 +160,17 @@ def test_base64_is_one_line_on_a_front_end_of_5_12(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_deploy_reads_the_deployment_file(served: Served, vm_id: int, release: Release) -> None:
+def test_deploy_script_reads_the_deployment_file_on_stdin(served: Served, vm_id: int, release: Release) -> None:
     text = f"<VM><ID>{vm_id}</ID><NAME>été</NAME></VM>\n"
     line = altered(
         wire.deploy(vm_id, release=release), LOCAL_DEPLOYMENT_FILE=str(served.place.deployment_file(vm_id, text))
     )
     (record,) = served.perform(line).seen
-    assert record.stdin == read_of(release, text.encode())
+    assert record.stdin == stdin_of(release, text.encode())
 
 
 @pytest.mark.parametrize("release", SINCE_5)
-def test_network_drivers_read_what_they_need_of_the_vm(served: Served, vm_id: int, release: Release) -> None:
+def test_network_script_reads_the_vm_on_stdin(served: Served, vm_id: int, release: Release) -> None:
     line = request(served.place, "SHUTDOWN", vm_id, release, CASES["SHUTDOWN"])
     vm = etree.fromstring(served.perform(line).seen[-1].content())
     assert vm.tag == "VM"
@@ -180,7 +180,9 @@ def test_network_drivers_read_what_they_need_of_the_vm(served: Served, vm_id: in
 
 
 @pytest.mark.parametrize("release", SINCE_5)
-def test_only_migrating_transfer_drivers_read_anything(served: Served, vm_id: int, release: Release) -> None:
+def test_only_transfer_scripts_of_a_migration_read_the_vm_on_stdin(
+    served: Served, vm_id: int, release: Release
+) -> None:
     outcome = served.perform(request(served.place, "MIGRATE", vm_id, release, CASES["MIGRATE"]))
     before, after = outcome.seen[0], outcome.seen[-1]
     assert etree.fromstring(before.content()).findtext("ID") == str(vm_id)
@@ -189,31 +191,31 @@ def test_only_migrating_transfer_drivers_read_anything(served: Served, vm_id: in
     assert (outcome.seen[0].script, outcome.seen[0].stdin) == ("tm/store/context", b"")
 
 
-def test_up_to_4_14_no_script_reads_anything(served: Served, vm_id: int) -> None:
+def test_up_to_4_14_scripts_get_an_empty_stdin(served: Served, vm_id: int) -> None:
     outcome = served.perform(request(served.place, "ATTACHDISK", vm_id, "4.4", CASES["ATTACHDISK"]))
     outcome2 = served.perform(request(served.place, "SHUTDOWN", vm_id, "4.4", CASES["SHUTDOWN"]))
     assert [record.stdin for record in (*outcome.seen, *outcome2.seen)] == [b""] * 4
 
 
-def test_a_host_without_a_network_driver_is_still_of_4_14(served: Served, vm_id: int) -> None:
+def test_request_of_4_14_with_an_empty_net_drv_is_recognized(served: Served, vm_id: int) -> None:
     line = altered(wire.line("SHUTDOWN", vm_id, release="4.4", deploy_id="i-1"), NET_DRV="")
     (record,) = served.perform(line).seen
     assert (record.script, record.stdin) == ("vmm/cloud/shutdown", b"")
 
 
 UNREADABLE = {
-    "no-base64": b"!!!",
-    "no-xml": b64encode(b"hello"),
-    "cut": b64encode(b"<VMM_DRIVER_ACTION_DATA><HOST>h"),
+    "not-base64": b"!!!",
+    "not-xml": b64encode(b"hello"),
+    "truncated": b64encode(b"<VMM_DRIVER_ACTION_DATA><HOST>h"),
     "entity": b64encode(
         b'<!DOCTYPE a [<!ENTITY b "c">]><VMM_DRIVER_ACTION_DATA><HOST>&b;</HOST></VMM_DRIVER_ACTION_DATA>'
     ),
-    "other": b64encode(b"<VM/>"),
+    "other-root": b64encode(b"<VM/>"),
 }
 
 
 @pytest.mark.parametrize("payload", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_message_that_cannot_be_read_runs_nothing(served: Served, vm_id: int, payload: bytes) -> None:
+def test_request_with_an_unreadable_payload_runs_no_script(served: Served, vm_id: int, payload: bytes) -> None:
     outcome = served.perform(wire.with_payload("DEPLOY", vm_id, payload))
     assert outcome.reply.startswith("FAILURE ")
     assert not outcome.seen
@@ -225,7 +227,7 @@ NASTY = ("$(touch @)", "`touch @`", "'; touch @; '", "a  b", "*", "&&", "-n", "\
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_no_shell_ever_looks_at_an_argument(served: Served, vm_id: int, text: str) -> None:
+def test_arguments_reach_a_script_without_shell_expansion(served: Served, vm_id: int, text: str) -> None:
     made = served.place.root / "made"
     hypervisor_id = text.replace("@", str(made))
     line = wire.line("SNAPSHOTDELETE", vm_id, deploy_id="i-1", operand={"HYPERVISOR_ID": hypervisor_id})
@@ -234,13 +236,13 @@ def test_no_shell_ever_looks_at_an_argument(served: Served, vm_id: int, text: st
     assert not made.exists()
 
 
-def test_an_empty_deploy_id_is_an_argument_too(served: Served, vm_id: int) -> None:
+def test_empty_deploy_id_is_passed_as_an_empty_argument(served: Served, vm_id: int) -> None:
     (record,) = served.perform(wire.line("SHUTDOWN", vm_id, "SHUTDOWN", host=HOST)).seen
     assert record.arguments == ("", HOST, str(vm_id), HOST)
 
 
-def renamed(line: bytes, kind: str) -> bytes:
-    """The line with the interface that comes last made another kind of interface."""
+def with_interface_kind(line: bytes, kind: str) -> bytes:
+    """The line with its last NIC turned into another kind of interface."""
 
     def rename(document: str) -> str:
         before, _, rest = document.rpartition("<NIC>")
@@ -250,14 +252,14 @@ def renamed(line: bytes, kind: str) -> bytes:
     return edited(line, rename)
 
 
-def test_a_pci_device_may_be_an_interface(served: Served, vm_id: int) -> None:
-    line = renamed(request(served.place, "ATTACHNIC", vm_id, "7.4", CASES["ATTACHNIC"]), "PCI")
+def test_attachnic_of_a_pci_interface_runs_the_network_and_attach_scripts(served: Served, vm_id: int) -> None:
+    line = with_interface_kind(request(served.place, "ATTACHNIC", vm_id, "7.4", CASES["ATTACHNIC"]), "PCI")
     steps = served.perform(line).steps()
     expected = f"vmm/cloud/attach_nic i-{vm_id} {NIC['MAC']} br1 virtio net one-9-1 {vm_id} {HOST}"
     assert steps[:3] == ["vnm/net/pre", expected, f"vnm/net/post i-{vm_id} {HOST}"]
 
 
-def test_an_interface_without_a_model_has_a_dash(served: Served, vm_id: int) -> None:
+def test_attach_nic_script_gets_a_dash_for_a_missing_model(served: Served, vm_id: int) -> None:
     line = request(served.place, "ATTACHNIC", vm_id, "7.4", CASES["ATTACHNIC"])
     line = edited(line, lambda document: document.replace("<MODEL><![CDATA[virtio]]></MODEL>", ""))
     attach = next(record for record in served.perform(line).seen if record.script.endswith("attach_nic"))
@@ -279,7 +281,7 @@ def test_each_network_driver_runs_once_in_the_order_of_the_interfaces(served: Se
     assert served.perform(line).steps()[1:] == [f"vnm/other/clean {HOST}", f"vnm/net/clean {HOST}"]
 
 
-def test_the_dummy_network_driver_needs_no_scripts_but_runs_those_it_has(scripts: ScriptPlace) -> None:
+def test_dummy_network_driver_needs_no_scripts_but_runs_existing_ones(scripts: ScriptPlace) -> None:
     line = wire.terminate(7, "i-7", host=HOST, template=with_networks("dummy"))
     with Driver(scripts, f"-t 15 -r 0 {NAME}") as driver:
         served = Served(scripts, driver)
@@ -290,7 +292,7 @@ def test_the_dummy_network_driver_needs_no_scripts_but_runs_those_it_has(scripts
 
 
 @pytest.mark.parametrize("name", ["absent", "../net", "/etc", "..", "net/../net"])
-def test_another_network_driver_must_be_there(served: Served, vm_id: int, name: str) -> None:
+def test_missing_or_invalid_network_driver_fails_the_action(served: Served, vm_id: int, name: str) -> None:
     outcome = served.perform(wire.terminate(vm_id, "i-1", template=with_networks(name)))
     assert outcome.reply.startswith("FAILURE ")
     assert name in outcome.reply
@@ -300,44 +302,44 @@ def test_another_network_driver_must_be_there(served: Served, vm_id: int, name: 
 # Transfer drivers
 
 
-def transferring(vm_id: int, command: str) -> bytes:
+def updateconf(vm_id: int, command: str) -> bytes:
     """UPDATECONF with a transfer command."""
     line = wire.line("UPDATECONF", vm_id, deploy_id="i-1", operand={"TARGET": "hda"})
     return altered(line, TM_COMMAND=command)
 
 
-def test_the_dummy_transfer_driver_is_no_script(served: Served, vm_id: int) -> None:
-    outcome = served.perform(transferring(vm_id, "CONTEXT dummy /a b\n"))
+def test_dummy_transfer_driver_runs_no_script(served: Served, vm_id: int) -> None:
+    outcome = served.perform(updateconf(vm_id, "CONTEXT dummy /a b\n"))
     assert [record.script for record in outcome.seen] == ["vmm/cloud/prereconfigure", "vmm/cloud/reconfigure"]
     assert outcome.reply.startswith("SUCCESS")
 
 
 @pytest.mark.parametrize("name", ["absent", "../tm/store", "..", "/etc"])
-def test_another_transfer_driver_must_be_there(served: Served, vm_id: int, name: str) -> None:
-    outcome = served.perform(transferring(vm_id, f"CONTEXT {name} /a b\n"))
+def test_missing_or_invalid_transfer_driver_fails_the_action(served: Served, vm_id: int, name: str) -> None:
+    outcome = served.perform(updateconf(vm_id, f"CONTEXT {name} /a b\n"))
     assert outcome.reply.startswith("FAILURE ")
     assert name in outcome.reply
     assert "vmm/cloud/reconfigure" not in [record.script for record in outcome.seen]
 
 
-def test_a_missing_driver_is_told_by_its_path(served: Served, vm_id: int) -> None:
+def test_reply_names_the_path_of_a_missing_driver(served: Served, vm_id: int) -> None:
     remotes = served.place.remotes
-    outcome = served.perform(transferring(vm_id, "CONTEXT absent /a b\n"))
+    outcome = served.perform(updateconf(vm_id, "CONTEXT absent /a b\n"))
     assert f"{remotes}/tm/absent" in outcome.reply
     outcome = served.perform(wire.terminate(vm_id, "i-1", template=with_networks("absent")))
     assert f"{remotes}/vnm/absent" in outcome.reply
 
 
-def test_a_transfer_command_for_a_kind_of_store_falls_back_to_the_general_one(served: Served, vm_id: int) -> None:
+def test_transfer_command_with_a_suffix_falls_back_to_the_script_without_it(served: Served, vm_id: int) -> None:
     served.place.script("tm/store/context.ssh")
-    ran = served.perform(transferring(vm_id, "CONTEXT.ssh store /a b\n")).steps()
+    ran = served.perform(updateconf(vm_id, "CONTEXT.ssh store /a b\n")).steps()
     assert ran[1] == "tm/store/context.ssh /a b"
-    ran = served.perform(transferring(vm_id, "CONTEXT.ceph store /a b\n")).steps()
+    ran = served.perform(updateconf(vm_id, "CONTEXT.ceph store /a b\n")).steps()
     assert ran[1] == "tm/store/context /a b"
 
 
 @pytest.mark.parametrize("action", ["ATTACHDISK", "DETACHDISK", "RESIZEDISK"])
-def test_a_disk_is_not_changed_without_a_transfer_command(served: Served, vm_id: int, action: str) -> None:
+def test_disk_actions_without_tm_command_fail_and_run_no_script(served: Served, vm_id: int, action: str) -> None:
     outcome = served.perform(request(served.place, action, vm_id, "7.4", CASES[action], TM_COMMAND=""))
     assert re.match("FAILURE .*TM_COMMAND", outcome.reply)
     assert not outcome.seen
@@ -346,7 +348,7 @@ def test_a_disk_is_not_changed_without_a_transfer_command(served: Served, vm_id:
 # Cleaning up
 
 
-def test_cleanup_also_cleans_the_host_that_the_vm_was_leaving(served: Served, vm_id: int) -> None:
+def test_cleanup_also_cleans_up_on_migr_host(served: Served, vm_id: int) -> None:
     case = CASES["CLEANUP"]._replace(operand={"MIGR_HOST": "old"})
     ran = served.perform(request(served.place, "CLEANUP", vm_id, "5.10", case)).steps()
     assert [step.removesuffix(f" {HOST}") for step in ran if step.startswith("vnm/")] == ["vnm/net/clean"] * 2
@@ -359,7 +361,7 @@ def test_cleanup_also_cleans_the_host_that_the_vm_was_leaving(served: Served, vm
 
 
 @pytest.mark.parametrize("release", SINCE_5)
-def test_cleanup_without_a_deploy_id_cancels_nothing(served: Served, vm_id: int, release: Release) -> None:
+def test_cleanup_without_a_deploy_id_runs_no_cancel_script(served: Served, vm_id: int, release: Release) -> None:
     line = altered(request(served.place, "CLEANUP", vm_id, release, CASES["CLEANUP"]), DEPLOY_ID="")
     outcome = served.perform(line)
     assert {record.script for record in outcome.seen} == {"vnm/net/clean", "tm/store/delete"}

@@ -1,4 +1,4 @@
-"""Scripts while everything else goes wrong: called off twice, a locked journal, a killed driver, files that hang."""
+"""Scripts under hard conditions: cancelled twice, a locked journal, a killed driver, deployment files that block."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.waiting import until
 
 NOTE_PID = "echo $$ >>@PLACE@/pids"
 STUBBORN = f"trap '' TERM; {NOTE_PID}; sleep 50 & echo $! >>@PLACE@/pids; wait"
-"""Neither the script nor its child minds being told to end."""
+"""A script and its child that ignore SIGTERM."""
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[ScriptPlace]:
-    """An OpenNebula with scripts: the one that `driver` starts its drivers in. What they leave behind is ended."""
+    """The OpenNebula in which `driver` starts its drivers, with scripts; processes that they leave are killed."""
     place = ScriptPlace(tmp_path / "one")
     yield place
     for pid in pids(place):
@@ -38,13 +38,13 @@ def place(tmp_path: Path) -> Iterator[ScriptPlace]:
 
 
 def pids(place: ScriptPlace) -> list[int]:
-    """The processes that said which they are."""
+    """The pids that scripts have noted."""
     note = place.note("pids")
     return [int(word) for word in note.read_text().split()] if note.exists() else []
 
 
 def running(place: ScriptPlace) -> list[int]:
-    """Those of them that are more than an entry nobody has asked for yet."""
+    """The noted processes that still run, without zombies."""
     found = []
     for pid in pids(place):
         with suppress(OSError):
@@ -64,7 +64,7 @@ def deploy(place: ScriptPlace, vm_id: int, release: Release = "7.4") -> bytes:
 
 @contextmanager
 def locked(place: ScriptPlace, how: str) -> Iterator[None]:
-    """Somebody else holds the driver's journal."""
+    """Lock the driver's journal from another connection."""
     path = place.var / f"one_provider_mad_{NAME}.journal"
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         db.execute(f"BEGIN {how}")
@@ -74,10 +74,10 @@ def locked(place: ScriptPlace, how: str) -> Iterator[None]:
 # Scripts of one host that hang
 
 
-def test_scripts_that_hang_on_one_host_keep_no_other_host_waiting(place: ScriptPlace, driver: StartDriver) -> None:
+def test_hanging_scripts_of_one_host_do_not_delay_other_hosts(place: ScriptPlace, driver: StartDriver) -> None:
     """OpenNebula/one#1702: upstream's driver runs one action a host at a time, and so protects the others."""
     for vm_id in (1, 2, 3):
-        place.tell("deploy", vm_id, "while [ ! -e @PLACE@/go ]; do sleep 0.05; done")
+        place.on_action("deploy", vm_id, "while [ ! -e @PLACE@/go ]; do sleep 0.05; done")
     one = driver(f"-t 2 -r 0 {NAME}")
     for vm_id in (1, 2, 3):
         one.send(deploy(place, vm_id))
@@ -85,38 +85,38 @@ def test_scripts_that_hang_on_one_host_keep_no_other_host_waiting(place: ScriptP
     for vm_id, host in ((4, "second"), (5, "third")):
         line = altered(wire.deploy(vm_id, host=host), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(vm_id)))
         assert one.ask(line) == f"SUCCESS i-{vm_id}"
-    assert len(place.recorded()) == 4, "one host alone has no more places than -t says"
+    assert len(place.recorded()) == 4, "-t limits the scripts of one host"
     place.note("go").touch()
     assert sorted(one.wait_for(lambda line: line.startswith("DEPLOY")) for _ in range(3)) == [
         f"DEPLOY SUCCESS {vm_id} i-{vm_id}" for vm_id in (1, 2, 3)
     ]
 
 
-# Called off while it is being ended
+# DRIVER_CANCEL while a script is being ended
 
 
 @pytest.mark.parametrize("last", ["exit 0", ":"], ids=["script-ends", "script-stays"])
 @pytest.mark.parametrize("why", ["timeout", "cancelled"])
-def test_a_script_that_is_being_ended_is_not_let_go_when_it_is_called_off(
+def test_driver_cancel_waits_for_a_script_that_is_being_ended(
     place: ScriptPlace, driver: StartDriver, why: str, last: str
 ) -> None:
     child = "sh -c 'trap \"\" TERM; echo $$ >>@PLACE@/pids; sleep 50'"
-    place.tell("reboot", 7, f"trap ': >@PLACE@/told; {last}' TERM; {NOTE_PID}; {child} & wait; wait; wait")
+    place.on_action("reboot", 7, f"trap ': >@PLACE@/terminated; {last}' TERM; {NOTE_PID}; {child} & wait; wait; wait")
     one = driver(f"-t 15 -r 0 {'-w 1' if why == 'timeout' else ''} -p {NAME}")
     one.send(reboot(7))
     until(lambda: len(pids(place)) == 2)
     if why == "cancelled":
         one.send(wire.driver_cancel(7))
-    until(place.note("told").exists)
+    until(place.note("terminated").exists)
     one.send(wire.driver_cancel(7))
     assert one.ask(wire.cleanup(7)) == "SUCCESS -"
     assert not running(place)
-    if why == "cancelled" or last == ":":  # else it may have been over, and answered, before it was called off
+    if why == "cancelled" or last == ":":  # else it may have ended, and been answered, before DRIVER_CANCEL
         assert [line for line in one.lines if line.startswith("REBOOT")] == []
 
 
-def test_the_end_of_oned_while_a_script_is_being_ended_leaves_nothing(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("reboot", 7, STUBBORN)
+def test_end_of_oned_while_a_script_is_being_ended_leaves_no_process(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 7, STUBBORN)
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     until(lambda: len(pids(place)) == 2)
@@ -126,15 +126,17 @@ def test_the_end_of_oned_while_a_script_is_being_ended_leaves_nothing(place: Scr
     until(lambda: not running(place))
 
 
-# A bought instance is not forgotten
+# Instances of cancelled deploys
 
 
 @pytest.mark.parametrize("where", ["post", "cancel-of-undo"])
-def test_what_a_cancelled_deploy_has_made_is_cancelled(place: ScriptPlace, driver: StartDriver, where: str) -> None:
+def test_instance_of_a_cancelled_deploy_script_is_cancelled(
+    place: ScriptPlace, driver: StartDriver, where: str
+) -> None:
     is_undo = where == "cancel-of-undo"
     place.network("net", post="exit 1" if is_undo else f"{NOTE_PID}; sleep 50")
     if is_undo:
-        place.tell("cancel", 7, f"if [ ! -e @PLACE@/pids ]; then {NOTE_PID}; sleep 50; fi; : >@PLACE@/done")
+        place.on_action("cancel", 7, f"if [ ! -e @PLACE@/pids ]; then {NOTE_PID}; sleep 50; fi; : >@PLACE@/done")
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"], TM_COMMAND=""))
     until(lambda: pids(place))
@@ -147,8 +149,8 @@ def test_what_a_cancelled_deploy_has_made_is_cancelled(place: ScriptPlace, drive
     assert not running(place)
 
 
-def test_a_deploy_that_prints_no_id_is_warned_of(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("deploy", 7, "exit 0")
+def test_deploy_script_without_output_succeeds_with_a_warning(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("deploy", 7, "exit 0")
     outcome = Served(place, driver(f"-t 15 -r 0 {NAME}")).perform(deploy(place, 7))
     assert outcome.reply == "SUCCESS -"
     assert any(text.startswith("W ") and "no id" in text for text in outcome.log)
@@ -157,12 +159,10 @@ def test_a_deploy_that_prints_no_id_is_warned_of(place: ScriptPlace, driver: Sta
 # The journal
 
 
-def test_a_script_begins_only_when_its_request_would_outlive_the_driver(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
+def test_script_starts_only_after_its_request_is_journaled(place: ScriptPlace, driver: StartDriver) -> None:
     one = driver(f"-t 15 -r 0 -p {NAME}")
     assert one.ask(reboot(1)) == "SUCCESS -"
-    place.tell("deploy", 7, f"{NOTE_PID}; sleep 50")
+    place.on_action("deploy", 7, f"{NOTE_PID}; sleep 50")
     with locked(place, "IMMEDIATE"):
         one.send(deploy(place, 7))
         one.silence(0.4)
@@ -172,36 +172,36 @@ def test_a_script_begins_only_when_its_request_would_outlive_the_driver(
     assert driver(f"-t 15 -r 0 -p {NAME}").reply("DEPLOY", 7).startswith("FAILURE ")
 
 
-def test_a_journal_that_stays_locked_keeps_no_script_alive(place: ScriptPlace, driver: StartDriver) -> None:
+def test_scripts_end_with_oned_while_the_journal_is_locked(place: ScriptPlace, driver: StartDriver) -> None:
     for vm_id in (1, 2, 3):
-        place.tell("reboot", vm_id, STUBBORN)
+        place.on_action("reboot", vm_id, STUBBORN)
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(1) + reboot(2) + reboot(3))
     until(lambda: len(pids(place)) == 6)
     with locked(place, "EXCLUSIVE"):
-        one.send(reboot(4))  # there is something left to write
+        one.send(reboot(4))  # its record cannot be written
         assert one.is_quiet()
         one.drop()
         until(lambda: not running(place))
 
 
-def test_polls_do_not_wait_for_the_journal(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("poll", 7, "echo STATE=a")
+def test_poll_scripts_run_while_the_journal_is_locked(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("poll", 7, "echo STATE=a")
     one = driver(f"-t 15 -r 0 -p {NAME}")
     assert one.ask(reboot(1)) == "SUCCESS -"
     with locked(place, "IMMEDIATE"):
         assert one.ask(wire.poll(7, "i-7"), seconds=4) == "SUCCESS STATE=a"
 
 
-def test_the_script_of_a_killed_driver_is_ended_before_its_action_is_answered(
+def test_next_process_ends_the_script_of_a_killed_driver_before_it_replies(
     place: ScriptPlace, driver: StartDriver
 ) -> None:
-    place.tell("deploy", 7, STUBBORN)
+    place.on_action("deploy", 7, STUBBORN)
     first = driver(f"-t 15 -r 0 -p {NAME}")
     first.send(deploy(place, 7))
     until(lambda: len(pids(place)) == 2)
     first.kill()
-    place.tell("deploy", 7, "echo i-second; exit 0")
+    place.on_action("deploy", 7, "echo i-second; exit 0")
     again = driver(f"-t 15 -r 0 -p {NAME}")
     assert again.reply("DEPLOY", 7).startswith("FAILURE ")
     assert not running(place)
@@ -211,7 +211,7 @@ def test_the_script_of_a_killed_driver_is_ended_before_its_action_is_answered(
 @pytest.mark.parametrize(
     ("action", "script", "number"), [("UPDATESG", "update_sg", "101"), ("UPDATENIC", "update_nic", "7")]
 )
-def test_an_update_of_a_killed_driver_is_answered_with_its_number(
+def test_next_process_replies_the_number_of_an_interrupted_update(
     place: ScriptPlace, driver: StartDriver, action: str, script: str, number: str
 ) -> None:
     place.network("net", **{script: STUBBORN})
@@ -226,7 +226,7 @@ def test_an_update_of_a_killed_driver_is_answered_with_its_number(
 
 
 @pytest.mark.parametrize("release", ["4.4", "5.10", "7.4"])
-def test_nothing_is_done_for_a_deploy_without_its_file(
+def test_deploy_without_its_deployment_file_runs_no_script(
     place: ScriptPlace, driver: StartDriver, release: Release
 ) -> None:
     place.network("net")
@@ -240,7 +240,9 @@ def test_nothing_is_done_for_a_deploy_without_its_file(
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_deployment_files_that_never_end_hold_nobody_up(place: ScriptPlace, driver: StartDriver, kind: str) -> None:
+def test_endless_deployment_files_fail_and_do_not_delay_other_vms(
+    place: ScriptPlace, driver: StartDriver, kind: str
+) -> None:
     one = driver(f"-t 60 -r 0 -p {NAME}")
     for vm_id in range(10, 50):
         line = deploy(place, vm_id)
@@ -257,10 +259,10 @@ def test_deployment_files_that_never_end_hold_nobody_up(place: ScriptPlace, driv
         assert str(vm_id) in (found or one.reply("DEPLOY", vm_id))
 
 
-# Little of everything
+# Large requests and few descriptors
 
 
-def test_a_large_message_of_an_old_release_holds_nobody_up(place: ScriptPlace, driver: StartDriver) -> None:
+def test_large_request_of_5_10_does_not_delay_other_vms(place: ScriptPlace, driver: StartDriver) -> None:
     place.plain_script(f"vmm/{NAME}/reset", "#!/bin/sh\nwc -c\n")
     template = Template(values={"CPU": ("1",), "NOTES": ("x" * 4_000_000,)})
     line = wire.line("RESET", 7, release="5.10", deploy_id="i-7", template=template)
@@ -271,17 +273,17 @@ def test_a_large_message_of_an_old_release_holds_nobody_up(place: ScriptPlace, d
     assert one.reply("RESET", 7, seconds=5) == f"SUCCESS {size + (size + 59) // 60}"
 
 
-def test_where_descriptors_are_few_scripts_wait_for_each_other(place: ScriptPlace, driver: StartDriver) -> None:
+def test_scripts_wait_for_each_other_if_descriptors_are_scarce(place: ScriptPlace, driver: StartDriver) -> None:
     for vm_id in range(40):
-        place.tell("reboot", vm_id, "sleep 0.1")
+        place.on_action("reboot", vm_id, "sleep 0.1")
     one: Driver = driver(f"-t 40 -r 0 -p {NAME}", via=("/bin/sh", "-c", 'ulimit -n 64; exec "$@"', "sh"))
     one.send(b"".join(map(reboot, range(40))))
     answers = [one.wait_for(lambda line: line.startswith("REBOOT ")) for _ in range(40)]
     assert {line.split(" ", 1)[1] for line in answers} == {f"SUCCESS {vm_id} -" for vm_id in range(40)}
 
 
-def test_a_users_text_in_a_command_is_logged_in_short(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("snapshot_delete", 7, "exit 1")
+def test_long_arguments_are_shortened_in_the_log(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("snapshot_delete", 7, "exit 1")
     line = wire.line("SNAPSHOTDELETE", 7, deploy_id="i-7", operand={"HYPERVISOR_ID": "s" * 5000})
     outcome = Served(place, driver(f"-t 15 -r 0 {NAME}")).perform(line)
     assert "s" * 50 in outcome.log[0]

@@ -1,4 +1,4 @@
-"""Scripts as processes: how many at once, in which order, how long, and that none outlives what it was started for."""
+"""Scripts as processes: their number, order, time limit and end."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from tests.end_to_end.script_place import HOST, NAME, ScriptPlace, Served, alter
 from tests.waiting import until
 
 NOTE_PID = "echo $$ >>@PLACE@/pids"
-"""Say which process it is."""
+"""Note the pid."""
 
 FOR_LONG = "sleep 50"
-"""Longer than any test lasts; what still sleeps at its end was left behind."""
+"""Longer than any test; a process that still sleeps at its end was left behind."""
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[ScriptPlace]:
-    """An OpenNebula with scripts: the one that `driver` starts its drivers in. What they leave behind is ended."""
+    """The OpenNebula in which `driver` starts its drivers, with scripts; processes that they leave are killed."""
     place = ScriptPlace(tmp_path / "one")
     yield place
     for pid in pids(place):
@@ -37,13 +37,13 @@ def place(tmp_path: Path) -> Iterator[ScriptPlace]:
 
 
 def pids(place: ScriptPlace) -> list[int]:
-    """The processes that said which they are."""
+    """The pids that scripts have noted."""
     note = place.note("pids")
     return [int(word) for word in note.read_text().split()] if note.exists() else []
 
 
 def is_running(pid: int) -> bool:
-    """True for a process that is more than an entry nobody has asked for yet."""
+    """True for a running process that is not a zombie."""
     with suppress(OSError):
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
         return state not in "ZX"
@@ -63,16 +63,16 @@ def have_started(place: ScriptPlace, count: int) -> Callable[[], bool]:
 
 
 SLEEPS = f"{NOTE_PID}; sleep 50 & echo $! >>@PLACE@/pids; wait"
-"""A script with a child, both of which stay."""
+"""A script that keeps running, with a child."""
 
 
-# Order and number
+# Number and order
 
 
 def test_scripts_of_different_vms_run_side_by_side_on_one_host(place: ScriptPlace, driver: StartDriver) -> None:
     waits = "while [ ! -e @PLACE@/from.{0} ]; do :; sleep 0.02; done"
-    place.tell("reboot", 1, ": >@PLACE@/from.1; " + waits.format(2))
-    place.tell("reboot", 2, ": >@PLACE@/from.2; " + waits.format(1))
+    place.on_action("reboot", 1, ": >@PLACE@/from.1; " + waits.format(2))
+    place.on_action("reboot", 2, ": >@PLACE@/from.2; " + waits.format(1))
     one = driver(f"-t 15 -r 0 {NAME}")  # without -p
     one.send(reboot(1) + reboot(2))
     assert {one.wait_for(lambda line: line.startswith("REBOOT ")) for _ in range(2)} == {
@@ -81,9 +81,9 @@ def test_scripts_of_different_vms_run_side_by_side_on_one_host(place: ScriptPlac
     }
 
 
-def test_as_many_scripts_run_at_once_as_arguments_say(place: ScriptPlace, driver: StartDriver) -> None:
+def test_t_option_limits_how_many_scripts_run_at_once(place: ScriptPlace, driver: StartDriver) -> None:
     for vm_id in (1, 2, 3):
-        place.tell("reboot", vm_id, f"{NOTE_PID}; while [ ! -e @PLACE@/go.{vm_id} ]; do sleep 0.02; done")
+        place.on_action("reboot", vm_id, f"{NOTE_PID}; while [ ! -e @PLACE@/go.{vm_id} ]; do sleep 0.02; done")
     one = driver(f"-t 2 -r 0 -p {NAME}")
     one.send(reboot(1) + reboot(2) + reboot(3))
     until(have_started(place, 2))
@@ -100,19 +100,21 @@ def test_as_many_scripts_run_at_once_as_arguments_say(place: ScriptPlace, driver
     }
 
 
-def test_actions_of_one_vm_run_one_after_the_other(place: ScriptPlace, driver: StartDriver) -> None:
+def test_scripts_of_one_vm_run_one_after_the_other(place: ScriptPlace, driver: StartDriver) -> None:
     for script in ("reboot", "reset", "shutdown"):
-        place.tell(script, 1, f"echo {script} begins >>@PLACE@/story; sleep 0.05; echo {script} ends >>@PLACE@/story")
+        place.on_action(
+            script, 1, f"echo {script} begins >>@PLACE@/events; sleep 0.05; echo {script} ends >>@PLACE@/events"
+        )
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(1) + wire.line("RESET", 1, deploy_id="i-1") + wire.terminate(1, "i-1"))
     assert one.reply("SHUTDOWN", 1) == "SUCCESS -"
-    told = [f"{script} {word}" for script in ("reboot", "reset", "shutdown") for word in ("begins", "ends")]
-    assert place.note("story").read_text().splitlines() == told
+    events = [f"{script} {word}" for script in ("reboot", "reset", "shutdown") for word in ("begins", "ends")]
+    assert place.note("events").read_text().splitlines() == events
 
 
 def test_each_poll_runs_its_script(place: ScriptPlace, driver: StartDriver) -> None:
     for vm_id in range(1, 6):
-        place.tell("poll", vm_id, f"echo STATE=a CPU={vm_id}.5 'NAME=\"a b\"'")
+        place.on_action("poll", vm_id, f"echo STATE=a CPU={vm_id}.5 'NAME=\"a b\"'")
     one = driver(f"-t 3 -r 0 -p {NAME}")
     one.write(b"".join(wire.poll(vm_id, f"i-{vm_id}") for vm_id in range(1, 6)))
     answers = {one.wait_for(lambda line: line.startswith("POLL ")) for _ in range(5)}
@@ -123,12 +125,10 @@ def test_each_poll_runs_its_script(place: ScriptPlace, driver: StartDriver) -> N
 # Time
 
 
-def test_a_script_that_takes_too_long_is_ended_with_all_that_belongs_to_it(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
-    place.tell("reboot", 1, f"trap 'echo told >@PLACE@/told; exit 0' TERM; {SLEEPS}")
-    place.tell("reboot", 2, f"trap '' TERM; {SLEEPS}")
-    place.tell("reboot", 3, f"echo output; echo INFO: half way >&2; {SLEEPS}")
+def test_script_that_exceeds_w_is_ended_with_its_child_processes(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 1, f"trap 'echo ended >@PLACE@/terminated; exit 0' TERM; {SLEEPS}")
+    place.on_action("reboot", 2, f"trap '' TERM; {SLEEPS}")
+    place.on_action("reboot", 3, f"echo output; echo INFO: half way >&2; {SLEEPS}")
     one = driver(f"-t 15 -r 0 -w 1 -p {NAME}")
     one.send(reboot(1) + reboot(2) + reboot(3) + reboot(4))
     assert one.reply("REBOOT", 4) == "SUCCESS -"
@@ -137,13 +137,13 @@ def test_a_script_that_takes_too_long_is_ended_with_all_that_belongs_to_it(
         vm_id = line.split()[2]
         command = f"{place.remotes}/vmm/{NAME}/reboot i-{vm_id} {HOST} {vm_id} {HOST}"
         assert line == f"REBOOT FAILURE {vm_id} Timeout executing {command}"
-    assert place.note("told").read_text() == "told\n"
+    assert place.note("terminated").read_text() == "ended\n"
     until(lambda: not running(place))
     assert len(pids(place)) == 6
     assert one.ask(reboot(4)) == "SUCCESS -"
 
 
-def test_a_network_or_transfer_script_that_takes_too_long_is_ended_too(place: ScriptPlace, driver: StartDriver) -> None:
+def test_network_script_that_exceeds_w_is_ended_and_the_deploy_undone(place: ScriptPlace, driver: StartDriver) -> None:
     place.network("net", post=FOR_LONG)
     place.transfer("store")
     served = Served(place, driver(f"-t 15 -r 0 -w 1 -p {NAME}"))
@@ -152,39 +152,39 @@ def test_a_network_or_transfer_script_that_takes_too_long_is_ended_too(place: Sc
     assert [record.script for record in outcome.seen[-2:]] == ["vmm/cloud/cancel", "vnm/net/clean"]
 
 
-def test_what_a_script_leaves_in_the_background_does_not_hold_up_its_reply(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
-    place.tell("reboot", 1, "sleep 50 & echo $! >>@PLACE@/pids; echo done")
+def test_reply_does_not_wait_for_background_processes_of_a_script(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 1, "sleep 50 & echo $! >>@PLACE@/pids; echo done")
     assert driver(f"-t 15 -r 0 {NAME}").ask(reboot(1), seconds=10) == "SUCCESS done"
-    assert is_running(pids(place)[0]), "it has not waited for it"
+    assert is_running(pids(place)[0]), "the background process still runs"
 
 
-def test_what_has_left_the_process_group_does_not_hold_up_a_timeout(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("reboot", 1, f"setsid {FOR_LONG} & echo $! >>@PLACE@/pids; {FOR_LONG}")
+def test_timeout_does_not_wait_for_a_child_in_another_session(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 1, f"setsid {FOR_LONG} & echo $! >>@PLACE@/pids; {FOR_LONG}")
     reply = driver(f"-t 15 -r 0 -w 1 {NAME}").ask(reboot(1), seconds=10)
     assert reply.startswith("FAILURE Timeout executing ")
 
 
-def test_a_script_that_closes_its_output_is_waited_for(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("reboot", 1, "echo early; exec >&- 2>&-; sleep 0.3; : >@PLACE@/late; exit 0")
+def test_reply_waits_for_a_script_that_closes_its_output_early(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 1, "echo early; exec >&- 2>&-; sleep 0.3; : >@PLACE@/late; exit 0")
     assert driver(f"-t 15 -r 0 {NAME}").ask(reboot(1)) == "SUCCESS early"
     assert place.note("late").exists()
 
 
 @pytest.mark.parametrize("options", ["-w 0 -p", "-w -p", "-p"])
-def test_without_a_limit_a_script_may_take_its_time(place: ScriptPlace, driver: StartDriver, options: str) -> None:
-    place.tell("reboot", 1, "sleep 0.1; echo done")
+def test_script_without_a_time_limit_is_not_ended(place: ScriptPlace, driver: StartDriver, options: str) -> None:
+    place.on_action("reboot", 1, "sleep 0.1; echo done")
     assert driver(f"-t 15 -r 0 {options} {NAME}").ask(reboot(1)) == "SUCCESS done"
 
 
-# Much of everything
+# Large output and requests
 
 
-def test_megabytes_of_output_hold_nothing_up(place: ScriptPlace, driver: StartDriver) -> None:
+def test_megabytes_of_script_output_do_not_delay_others_and_are_shortened(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
     much = "head -c 3000000 /dev/zero | tr '\\000' 'x' | fold -w 1000"
-    place.tell("reboot", 1, f"{much}; echo; {much} >&2; exit 0")
-    place.tell("reboot", 2, f"{much} >&2; {much}; echo no such image >&2; exit 1")
+    place.on_action("reboot", 1, f"{much}; echo; {much} >&2; exit 0")
+    place.on_action("reboot", 2, f"{much} >&2; {much}; echo no such image >&2; exit 1")
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(1) + reboot(2) + reboot(3))
     answers = {line.split(" ", 3)[2]: line for line in (one.wait_for(is_reply) for _ in range(3))}
@@ -192,7 +192,7 @@ def test_megabytes_of_output_hold_nothing_up(place: ScriptPlace, driver: StartDr
     assert answers["2"].startswith("REBOOT FAILURE 2 ")
     assert len(answers["1"]) < 2_000_000
     others = [line for line in one.lines if line != answers["1"]]
-    assert max(map(len, others)) < 8_000, "OpenNebula keeps what is logged and what has failed"
+    assert max(map(len, others)) < 8_000, "log lines and failures, which OpenNebula stores, are short"
     assert len(others) < 500
 
 
@@ -200,7 +200,9 @@ def is_reply(line: str) -> bool:
     return line.startswith("REBOOT ")
 
 
-def test_a_large_message_reaches_its_script_and_one_that_reads_nothing(place: ScriptPlace, driver: StartDriver) -> None:
+def test_large_payload_reaches_a_script_and_does_not_block_on_one_that_reads_none(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
     place.plain_script(f"vmm/{NAME}/reset", "#!/bin/sh\nexit 0\n")
     place.plain_script(f"vmm/{NAME}/resize", "#!/bin/sh\nexec <&-\nexit 0\n")
     template = Template(values={"CPU": ("1",), "NOTES": ("x" * 1_000_000,)})
@@ -212,20 +214,18 @@ def test_a_large_message_reaches_its_script_and_one_that_reads_nothing(place: Sc
         assert served.perform(wire.line(action, 1, deploy_id="i-1", template=template)).reply == "SUCCESS -"
 
 
-def test_a_message_that_is_no_argument_any_more_is_refused_with_the_scripts_name(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
+def test_payload_too_large_for_an_argument_fails_and_names_the_script(place: ScriptPlace, driver: StartDriver) -> None:
     place.transfer("store")
     served = Served(place, driver(f"-t 15 -r 0 -p {NAME}"))
     line = altered(request(place, "ATTACHDISK", 1, "7.4", CASES["ATTACHDISK"]), MONITORING="x" * 200_000)
     assert re.match("FAILURE .*attach_disk", served.perform(line).reply)
 
 
-# Being called off
+# DRIVER_CANCEL
 
 
-def test_a_cancelled_action_ends_its_script_and_is_not_answered(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("reboot", 7, SLEEPS)
+def test_driver_cancel_ends_the_script_and_its_action_is_not_answered(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 7, SLEEPS)
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     until(have_started(place, 2))
@@ -236,10 +236,10 @@ def test_a_cancelled_action_ends_its_script_and_is_not_answered(place: ScriptPla
     assert [line for line in one.lines if line.startswith("REBOOT")] == []
 
 
-def test_no_step_follows_a_cancelled_one(place: ScriptPlace, driver: StartDriver) -> None:
+def test_no_further_step_runs_after_a_cancelled_one(place: ScriptPlace, driver: StartDriver) -> None:
     place.network("net")
     place.transfer("store")
-    place.tell("deploy", 7, SLEEPS)
+    place.on_action("deploy", 7, SLEEPS)
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(request(place, "DEPLOY", 7, "7.4", CASES["DEPLOY"]))
     until(have_started(place, 2))
@@ -251,8 +251,8 @@ def test_no_step_follows_a_cancelled_one(place: ScriptPlace, driver: StartDriver
     assert not running(place)
 
 
-def test_a_cancelled_action_that_waits_its_turn_never_runs(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("reboot", 1, f"{NOTE_PID}; while [ ! -e @PLACE@/go ]; do sleep 0.02; done")
+def test_cancelled_action_that_waits_for_its_turn_never_runs(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 1, f"{NOTE_PID}; while [ ! -e @PLACE@/go ]; do sleep 0.02; done")
     one = driver(f"-t 1 -r 0 -p {NAME}")
     one.send(reboot(1) + reboot(2))
     until(have_started(place, 1))
@@ -264,12 +264,10 @@ def test_a_cancelled_action_that_waits_its_turn_never_runs(place: ScriptPlace, d
     assert [record.arguments[0] for record in place.take()] == ["i-1", "i-3"]
 
 
-def test_nothing_is_left_of_actions_that_are_called_off_while_they_begin(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
+def test_actions_cancelled_while_they_start_leave_no_process(place: ScriptPlace, driver: StartDriver) -> None:
     vms = range(1, 41)
     for vm_id in vms:
-        place.tell("reboot", vm_id, f"{FOR_LONG} & wait")
+        place.on_action("reboot", vm_id, f"{FOR_LONG} & wait")
     one = driver(f"-t 8 -r 0 -p {NAME}")
     for vm_id in vms:
         one.send(reboot(vm_id) + (wire.driver_cancel(vm_id) if vm_id % 2 else b""))
@@ -277,7 +275,7 @@ def test_nothing_is_left_of_actions_that_are_called_off_while_they_begin(
         one.send(wire.driver_cancel(vm_id))
     cancelled = {one.wait_for(lambda line: line.endswith(" cancelled")).split()[2] for _ in vms}
     assert cancelled == {str(vm_id) for vm_id in vms}
-    assert one.ask(reboot(99)) == "SUCCESS -"  # there are places left
+    assert one.ask(reboot(99)) == "SUCCESS -"  # all turns are free again
     until(lambda: not below(place))
     assert [line for line in one.lines if line.startswith("REBOOT")] == ["REBOOT SUCCESS 99 -"]
 
@@ -293,10 +291,8 @@ def below(place: ScriptPlace) -> list[str]:
     return found
 
 
-def test_a_descendant_in_a_session_of_its_own_ends_with_a_script_that_is_called_off(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
-    place.tell("reboot", 7, f"{NOTE_PID}; setsid sh -c 'echo $$ >>@PLACE@/pids; {FOR_LONG}' & wait")
+def test_child_in_another_session_ends_with_a_cancelled_script(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 7, f"{NOTE_PID}; setsid sh -c 'echo $$ >>@PLACE@/pids; {FOR_LONG}' & wait")
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     until(have_started(place, 2))
@@ -305,13 +301,13 @@ def test_a_descendant_in_a_session_of_its_own_ends_with_a_script_that_is_called_
     until(lambda: not running(place))
 
 
-def test_a_daemon_that_a_script_starts_on_purpose_goes_on(place: ScriptPlace, driver: StartDriver) -> None:
+def test_daemon_started_by_a_successful_script_keeps_running(place: ScriptPlace, driver: StartDriver) -> None:
     daemon = f"(setsid sh -c 'echo $$ >>@PLACE@/pids; exec {FOR_LONG}' >/dev/null 2>&1 &)"
-    place.tell("reboot", 1, f"{daemon}; while [ ! -s @PLACE@/pids ]; do sleep 0.02; done; echo done")
+    place.on_action("reboot", 1, f"{daemon}; while [ ! -s @PLACE@/pids ]; do sleep 0.02; done; echo done")
     one = driver(f"-t 15 -r 0 -w 5 {NAME}")
     assert one.ask(reboot(1)) == "SUCCESS done"
     one.drop()
-    assert len(running(place)) == 1, "as upstream leaves it"
+    assert len(running(place)) == 1, "upstream leaves it running too"
 
 
 # The driver's own end
@@ -319,34 +315,34 @@ def test_a_daemon_that_a_script_starts_on_purpose_goes_on(place: ScriptPlace, dr
 
 @pytest.fixture
 def busy(place: ScriptPlace, driver: StartDriver) -> Driver:
-    """A driver with a script under way, and a child of it."""
-    place.tell("reboot", 7, f"trap '' TERM; {SLEEPS}")
+    """A driver that runs a script with a child."""
+    place.on_action("reboot", 7, f"trap '' TERM; {SLEEPS}")
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     until(have_started(place, 2))
     return one
 
 
-def test_no_script_survives_the_end_of_oned(place: ScriptPlace, busy: Driver) -> None:
+def test_running_script_ends_with_oned(place: ScriptPlace, busy: Driver) -> None:
     busy.drop()
     until(lambda: not running(place))
 
 
-def test_no_script_survives_being_told_to_end(place: ScriptPlace, busy: Driver) -> None:
+def test_running_script_ends_after_sigterm_and_the_end_of_oned(place: ScriptPlace, busy: Driver) -> None:
     busy.process.send_signal(signal.SIGTERM)
     busy.drop()
     until(lambda: not running(place))
 
 
-def test_what_was_sent_through_a_pipe_is_carried_out_before_the_end(place: ScriptPlace, driver: StartDriver) -> None:
-    place.tell("reboot", 7, "sleep 0.2; echo done")
+def test_script_of_a_request_from_a_pipe_runs_to_its_end(place: ScriptPlace, driver: StartDriver) -> None:
+    place.on_action("reboot", 7, "sleep 0.2; echo done")
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(reboot(7))
     assert one.finalize() == 0
     assert one.rest()[-1] == "REBOOT SUCCESS 7 done"
 
 
-def test_after_a_crash_an_action_is_answered_but_not_run_again(
+def test_action_interrupted_by_a_crash_fails_and_its_script_is_not_run_again(
     place: ScriptPlace, busy: Driver, driver: StartDriver
 ) -> None:
     busy.kill()

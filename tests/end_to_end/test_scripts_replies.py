@@ -1,4 +1,4 @@
-"""What oned is told of a script's end: the reply, and the lines for the VM's log.
+"""The reply after a script's end, and the lines for the VM's log.
 
 From OpenNebula's src/mad/ruby/CommandManager.rb, DriverExecHelper.rb and ScriptsHelper.
 """
@@ -24,7 +24,7 @@ _numbers = itertools.count(4000)
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One driver for all; each test takes a VM of its own."""
+    """One driver for all tests; each uses a VM of its own."""
     place = ScriptPlace(tmp_path_factory.mktemp("scripts") / "one")
     place.network("net")
     place.transfer("store")
@@ -35,13 +35,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def vm_id() -> int:
-    """The number of a VM that no other test has."""
+    """The number of a VM that no other test uses."""
     return next(_numbers)
 
 
-def told(served: Served, vm_id: int, what: str) -> Outcome:
-    """A REBOOT whose script does this."""
-    served.place.tell("reboot", vm_id, what)
+def reboot(served: Served, vm_id: int, what: str) -> Outcome:
+    """Send a REBOOT whose script runs this text."""
+    served.place.on_action("reboot", vm_id, what)
     return served.perform(wire.reboot(vm_id, "i-1", host=HOST))
 
 
@@ -61,8 +61,8 @@ SUCCESSES = {
 
 
 @pytest.mark.parametrize(("what", "payload"), SUCCESSES.values(), ids=SUCCESSES)
-def test_success_carries_what_the_script_printed(served: Served, vm_id: int, what: str, payload: str) -> None:
-    assert told(served, vm_id, what).reply == f"SUCCESS {payload}"
+def test_success_reply_has_the_output_of_the_script(served: Served, vm_id: int, what: str, payload: str) -> None:
+    assert reboot(served, vm_id, what).reply == f"SUCCESS {payload}"
 
 
 BEGIN, END = "ERROR MESSAGE --8<------", "ERROR MESSAGE ------>8--"
@@ -78,9 +78,11 @@ FAILURES = {
 
 
 @pytest.mark.parametrize(("stderr", "reason"), FAILURES.values(), ids=FAILURES)
-def test_failure_carries_what_the_script_complained_of(served: Served, vm_id: int, stderr: str, reason: str) -> None:
-    reply = told(served, vm_id, f"echo not this; cat >&2 <<'EOF'\n{stderr}\nEOF\nexit 3").reply
-    if stderr.startswith("ERROR: no such image"):  # there is nothing else to tell
+def test_failure_reply_has_the_error_message_of_the_script(
+    served: Served, vm_id: int, stderr: str, reason: str
+) -> None:
+    reply = reboot(served, vm_id, f"echo not this; cat >&2 <<'EOF'\n{stderr}\nEOF\nexit 3").reply
+    if stderr.startswith("ERROR: no such image"):  # stderr has no other line
         assert re.fullmatch("FAILURE (ERROR: )?no such image (INFO: )?deploy", reply)
     else:
         assert reply == f"FAILURE {reason}"
@@ -95,10 +97,10 @@ def test_failure_carries_what_the_script_complained_of(served: Served, vm_id: in
         pytest.param("kill -KILL $$", "(137|9|SIGKILL)", id="killed"),
     ],
 )
-def test_a_script_that_says_nothing_is_named_with_its_exit_code(
+def test_failure_without_stderr_names_the_script_and_its_exit_code(
     served: Served, vm_id: int, what: str, code: str
 ) -> None:
-    assert re.match(rf"FAILURE .*reboot.*\b{code}\b", told(served, vm_id, what).reply)
+    assert re.match(rf"FAILURE .*reboot.*\b{code}\b", reboot(served, vm_id, what).reply)
 
 
 UNCLEAN = {
@@ -112,20 +114,20 @@ UNCLEAN = {
 
 
 @pytest.mark.parametrize("what", UNCLEAN.values(), ids=UNCLEAN)
-def test_nothing_a_script_says_can_spoil_a_line(served: Served, vm_id: int, what: str) -> None:
-    reply = told(served, vm_id, what).reply
+def test_control_characters_of_a_script_are_cleaned_from_the_reply(served: Served, vm_id: int, what: str) -> None:
+    reply = reboot(served, vm_id, what).reply
     assert re.fullmatch(r"FAILURE [^-\x00-\x1f][^\x00-\x1f\x7f]*", reply)
     assert "image" in reply
     assert "]]>" not in reply
 
 
-def deployed(served: Served, vm_id: int, what: str) -> Outcome:
-    """A DEPLOY of 7.4 with a network driver, whose script does this."""
-    served.place.tell("deploy", vm_id, f"{what}; exit 0")
+def deploy(served: Served, vm_id: int, what: str) -> Outcome:
+    """Send a DEPLOY of 7.4 with a network driver, whose deploy script runs this text."""
+    served.place.on_action("deploy", vm_id, f"{what}; exit 0")
     return served.perform(request(served.place, "DEPLOY", vm_id, "7.4", CASES["DEPLOY"]))
 
 
-# What `printf` writes, and the bytes that have to reach `cancel`: an id is never passed on changed.
+# Arguments of `printf`, and the bytes that `cancel` has to get: an id is never changed.
 UNKEEPABLE = {
     "markup": ("<i-1>", b"<i-1>"),
     "ampersand": ("a&b", b"a&b"),
@@ -139,8 +141,10 @@ UNKEEPABLE = {
 
 
 @pytest.mark.parametrize(("printed", "word"), UNKEEPABLE.values(), ids=UNKEEPABLE)
-def test_what_oned_could_not_call_by_its_id_is_cancelled(served: Served, vm_id: int, printed: str, word: bytes) -> None:
-    outcome = deployed(served, vm_id, f"printf '{printed}'")
+def test_deploy_script_with_an_id_that_oned_cannot_store_is_cancelled(
+    served: Served, vm_id: int, printed: str, word: bytes
+) -> None:
+    outcome = deploy(served, vm_id, f"printf '{printed}'")
     assert outcome.reply.startswith("FAILURE deploy printed an id that OpenNebula cannot keep (")
     assert outcome.steps()[-2:] == [
         f"vmm/cloud/cancel {word.decode('utf-8', 'surrogateescape')} {HOST} {vm_id} {HOST}",
@@ -152,20 +156,20 @@ WORDS_OF_SCRIPTS = ["one-7", "-rf", "größe-7", "../7", "i\u00a07", "\U0001f4e6
 
 
 @pytest.mark.parametrize("word", WORDS_OF_SCRIPTS)
-def test_any_other_word_of_a_script_is_the_id_as_it_is(served: Served, vm_id: int, word: str) -> None:
-    outcome = deployed(served, vm_id, f"echo '{word} in this region'")
+def test_first_word_of_a_deploy_script_is_the_deploy_id_unchanged(served: Served, vm_id: int, word: str) -> None:
+    outcome = deploy(served, vm_id, f"echo '{word} in this region'")
     assert outcome.reply.split(" ")[:2] == ["SUCCESS", word]
     assert outcome.steps()[-1].startswith(f"vnm/net/post {word} {HOST}")
 
 
 @pytest.mark.parametrize("what", ["echo", "printf ' \\t\\r\\n'"])
-def test_a_deploy_that_prints_blanks_has_failed(served: Served, vm_id: int, what: str) -> None:
-    outcome = deployed(served, vm_id, what)
+def test_deploy_script_that_prints_only_blanks_fails(served: Served, vm_id: int, what: str) -> None:
+    outcome = deploy(served, vm_id, what)
     assert outcome.reply.startswith("FAILURE deploy printed a blank line and no id")
     assert [record.script for record in outcome.seen[-2:]] == ["vmm/cloud/deploy", "vnm/net/clean"]
 
 
-# Replies that begin with what they are about
+# Replies that begin with a number
 
 
 @pytest.mark.parametrize(
@@ -173,7 +177,7 @@ def test_a_deploy_that_prints_blanks_has_failed(served: Served, vm_id: int, what
     [("UPDATESG", "SECURITY_GROUP_ID", "101"), ("UPDATENIC", "VIRTUAL_NETWORK_ID", "7")],
 )
 @pytest.mark.parametrize("end", ["exit 0", "echo boom >&2; exit 1"], ids=["success", "failure"])
-def test_an_update_is_answered_with_the_number_of_what_changed(
+def test_updatesg_and_updatenic_of_scripts_reply_their_number_first(
     served: Served, vm_id: int, action: str, operand: str, word: str, end: str
 ) -> None:
     network = served.place.network(f"net{vm_id}", update_sg=end, update_nic=end)
@@ -185,7 +189,7 @@ def test_an_update_is_answered_with_the_number_of_what_changed(
 
 
 @pytest.mark.parametrize("action", ["UPDATESG", "UPDATENIC"])
-def test_an_update_that_needs_no_network_driver_is_answered_likewise(served: Served, vm_id: int, action: str) -> None:
+def test_update_without_a_network_driver_replies_its_number(served: Served, vm_id: int, action: str) -> None:
     reply = served.perform(wire.line(action, vm_id, deploy_id="i-1", operand=CASES[action].operand)).reply
     assert reply.split()[:2] == ["SUCCESS", *CASES[action].operand.values()]
 
@@ -193,9 +197,9 @@ def test_an_update_that_needs_no_network_driver_is_answered_likewise(served: Ser
 # The VM's log
 
 
-def test_a_failure_is_logged_with_its_command_and_every_line(served: Served, vm_id: int) -> None:
+def test_failed_script_is_logged_with_its_command_and_all_lines_of_stderr(served: Served, vm_id: int) -> None:
     lines = "INFO: reboot: trying\\nWARN: slow\\nplain\\nDEBUG: detail\\nERROR: bad"
-    log = told(served, vm_id, f"printf '{lines}\\n' >&2; exit 3").log
+    log = reboot(served, vm_id, f"printf '{lines}\\n' >&2; exit 3").log
     path = served.place.remotes / "vmm" / NAME / "reboot"
     first, *rest = log
     assert first.startswith(f"E Command execution failed (exit code: 3): {path} i-1 {HOST} {vm_id} {HOST}")
@@ -210,8 +214,8 @@ def test_a_failure_is_logged_with_its_command_and_every_line(served: Served, vm_
     ]
 
 
-def test_after_a_success_only_lines_with_a_prefix_are_logged(served: Served, vm_id: int) -> None:
-    log = told(served, vm_id, "printf 'plain\\nINFO: trying\\nDEBUG: detail\\n' >&2").log
+def test_successful_script_logs_only_lines_with_a_level_prefix(served: Served, vm_id: int) -> None:
+    log = reboot(served, vm_id, "printf 'plain\\nINFO: trying\\nDEBUG: detail\\n' >&2").log
     assert log == ("I trying", "D detail", "I Successfully execute virtualization driver operation: reboot.")
 
 
@@ -226,15 +230,15 @@ def test_each_step_is_logged(served: Served, vm_id: int) -> None:
     assert log == tuple(f"I Successfully execute {step}." for step in steps)
 
 
-def test_nothing_is_logged_of_a_poll_or_a_snapshot_that_succeeds(served: Served, vm_id: int) -> None:
-    served.place.tell("poll", vm_id, "echo 'INFO: asking' >&2; echo STATE=a")
+def test_successful_poll_and_snapshot_scripts_are_not_logged(served: Served, vm_id: int) -> None:
+    served.place.on_action("poll", vm_id, "echo 'INFO: asking' >&2; echo STATE=a")
     assert served.perform(wire.poll(vm_id, "i-1", host=HOST)) == ("SUCCESS STATE=a", (), ANY)
     for action in ("SNAPSHOTCREATE", "SNAPSHOTREVERT", "SNAPSHOTDELETE"):
         assert served.perform(request(served.place, action, vm_id, "5.10", CASES[action])).log == ()
 
 
-def test_a_poll_that_fails_is_logged_with_its_command_alone(served: Served, vm_id: int) -> None:
-    served.place.tell("poll", vm_id, "echo no such VM >&2; exit 2")
+def test_failed_poll_script_is_logged_with_its_command_and_stderr_only(served: Served, vm_id: int) -> None:
+    served.place.on_action("poll", vm_id, "echo no such VM >&2; exit 2")
     outcome = served.perform(wire.poll(vm_id, "i-1", host=HOST))
     path = served.place.remotes / "vmm" / NAME / "poll"
     assert outcome.reply == "FAILURE no such VM"
@@ -252,15 +256,15 @@ WORDS = {
 
 
 @pytest.mark.parametrize(("script", "action"), WORDS.items())
-def test_a_step_that_failed_is_logged(served: Served, vm_id: int, script: str, action: str) -> None:
-    served.place.tell(script, vm_id, "exit 1")
+def test_failed_action_script_is_logged(served: Served, vm_id: int, script: str, action: str) -> None:
+    served.place.on_action(script, vm_id, "exit 1")
     log = served.perform(request(served.place, action, vm_id, "7.4", CASES[action])).log
     failed = [text for text in log if text.startswith("I Failed to execute virtualization driver operation: ")]
     assert [text.rpartition(" ")[2].replace("_", "") for text in failed] == [f"{script.replace('_', '')}."]
     assert log.index(failed[0]) > next(index for index, text in enumerate(log) if "Command execution failed" in text)
 
 
-def test_a_failed_transfer_or_network_step_is_logged(served: Served, vm_id: int) -> None:
+def test_failed_transfer_or_network_script_is_logged(served: Served, vm_id: int) -> None:
     network = served.place.network(f"net{vm_id}", pre="exit 4")
     log = served.perform(request(served.place, "DEPLOY", vm_id, "7.4", CASES["DEPLOY"], network=network)).log
     assert "I Failed to execute network driver operation: pre." in log
@@ -272,11 +276,11 @@ def test_a_failed_transfer_or_network_step_is_logged(served: Served, vm_id: int)
     assert any(f"(exit code: 5): {served.place.remotes}/tm/store{vm_id}/context" in text for text in log)
 
 
-# Scripts that cannot be run
+# Scripts that cannot be executed
 
 
-def replaced(place: ScriptPlace, how: str) -> Path:
-    """Put something else in the place of `reset`."""
+def replace_reset(place: ScriptPlace, how: str) -> Path:
+    """Replace the script `reset`."""
     path = place.remotes / "vmm" / NAME / "reset"
     if path.is_dir():
         path.rmdir()
@@ -296,22 +300,22 @@ def replaced(place: ScriptPlace, how: str) -> Path:
 
 
 @pytest.mark.parametrize("how", ["missing", "not-executable", "no-interpreter", "directory", "dangling-link"])
-def test_a_script_that_cannot_be_run_is_named(served: Served, vm_id: int, how: str) -> None:
-    path = replaced(served.place, how)
+def test_script_that_cannot_be_executed_is_named_in_the_reply(served: Served, vm_id: int, how: str) -> None:
+    path = replace_reset(served.place, how)
     outcome = served.perform(wire.line("RESET", vm_id, deploy_id="i-1"))
     assert re.match(f"FAILURE .*{re.escape(str(path))}", outcome.reply)
     assert "I Failed to execute virtualization driver operation: reset." in outcome.log
 
 
-def test_a_script_without_a_first_line_is_run_by_the_shell(served: Served, vm_id: int) -> None:
-    replaced(served.place, "missing")
+def test_script_without_an_interpreter_line_is_run_by_the_shell(served: Served, vm_id: int) -> None:
+    replace_reset(served.place, "missing")
     served.place.plain_script(f"vmm/{NAME}/reset", 'echo "$0 $# $1 $(wc -c)"\n')
     reply = served.perform(wire.line("RESET", vm_id, deploy_id="i 1")).reply
     assert re.fullmatch(rf"SUCCESS {served.place.remotes}/vmm/{NAME}/reset 4 i 1 \d{{3,}}", reply)
 
 
 @pytest.mark.parametrize("fault", ["missing", "empty", "directory", "none"])
-def test_a_deployment_file_that_says_nothing_is_named(served: Served, vm_id: int, fault: str) -> None:
+def test_missing_or_empty_deployment_file_is_named_in_the_reply(served: Served, vm_id: int, fault: str) -> None:
     path = served.place.deployment_file(vm_id)
     path.unlink()
     match fault:

@@ -1,4 +1,4 @@
-"""Which scripts run for an action, in which order, with which arguments and input; and what undoes them.
+"""The scripts of each action with their order and arguments, and the scripts that undo a failed one.
 
 From OpenNebula's src/vmm_mad/exec/one_vmm_exec.rb, src/vnm_mad/one_vnm.rb and src/tm_mad/one_tm.rb.
 """
@@ -27,14 +27,14 @@ from tests.end_to_end.script_place import (
 from tests.oned_lines import ACTIONS, Release
 
 BOOM = "echo boom >&2; exit 1"
-"""What a script does that fails."""
+"""A script that fails."""
 
 _numbers = itertools.count(2000)
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One driver for all; each test takes a VM of its own."""
+    """One driver for all tests; each uses a VM of its own."""
     place = ScriptPlace(tmp_path_factory.mktemp("scripts") / "one")
     place.etc("vmm_exec/vmm_execrc", 'LIVE_DISK_SNAPSHOTS="kvm-qcow2 vmm_provider-store"\n')
     place.network("net")
@@ -50,12 +50,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def vm_id() -> int:
-    """The number of a VM that no other test has."""
+    """The number of a VM that no other test uses."""
     return next(_numbers)
 
 
 def filled(steps: tuple[str, ...], place: ScriptPlace, vm_id: int, line: bytes) -> list[str]:
-    """The steps with what depends on the VM put in."""
+    """The steps with the values of this VM."""
     names = {
         "vm": str(vm_id),
         "id": f"i-{vm_id}",
@@ -89,7 +89,9 @@ RUNS = [
 
 
 @pytest.mark.parametrize(("action", "release"), RUNS)
-def test_an_action_runs_the_steps_of_its_release(served: Served, vm_id: int, action: str, release: Release) -> None:
+def test_action_runs_the_scripts_of_its_release_in_order(
+    served: Served, vm_id: int, action: str, release: Release
+) -> None:
     case = CASES[action]
     line = request(served.place, action, vm_id, release, case)
     outcome = served.perform(line)
@@ -105,7 +107,7 @@ class Undone(NamedTuple):
 
     Attributes:
         action: its word.
-        release: who sends it.
+        release: that sends it.
         fails: the action script that fails, or the network or transfer driver one of whose scripts does.
         steps: all that runs, the failing step included.
         result: of the reply.
@@ -294,12 +296,12 @@ def failing(place: ScriptPlace, vm_id: int, undone: Undone) -> bytes:
     elif undone.fails.startswith("fails_"):
         network = undone.fails
     else:
-        place.tell(undone.fails, vm_id, BOOM)
+        place.on_action(undone.fails, vm_id, BOOM)
     return request(place, undone.action, vm_id, undone.release, case, network=network, **elements)
 
 
 @pytest.mark.parametrize("undone", [pytest.param(undone, id=name) for name, undone in UNDONE.items()])
-def test_a_step_that_fails_is_undone_as_upstream_undoes_it(served: Served, vm_id: int, undone: Undone) -> None:
+def test_failed_script_is_followed_by_the_undo_scripts_of_upstream(served: Served, vm_id: int, undone: Undone) -> None:
     line = failing(served.place, vm_id, undone)
     outcome = served.perform(line)
     assert shown(outcome, vm_id) == filled(undone.steps, served.place, vm_id, line)
@@ -308,8 +310,8 @@ def test_a_step_that_fails_is_undone_as_upstream_undoes_it(served: Served, vm_id
     assert any(text.startswith("I Failed to execute ") for text in outcome.log)
 
 
-def test_undoing_goes_on_when_it_fails_itself_and_the_first_reason_is_told(served: Served, vm_id: int) -> None:
-    served.place.tell("cancel", vm_id, "echo cannot cancel >&2; exit 1")
+def test_undo_continues_after_a_failed_undo_script_and_replies_the_first_error(served: Served, vm_id: int) -> None:
+    served.place.on_action("cancel", vm_id, "echo cannot cancel >&2; exit 1")
     line = request(served.place, "DEPLOY", vm_id, "7.4", CASES["DEPLOY"], network="fails_post")
     outcome = served.perform(line)
     assert outcome.steps()[-2:] == [f"vmm/cloud/cancel i-{vm_id} {HOST} {vm_id} {HOST}", f"vnm/fails_post/clean {HOST}"]

@@ -1,4 +1,4 @@
-"""What decides how scripts run: ARGUMENTS, OpenNebula's own files, and a configuration file that nobody needs."""
+"""Settings of scripts: ARGUMENTS, OpenNebula's own files, and an optional configuration file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.oned_lines import Release
 
 @pytest.fixture
 def place(tmp_path: Path) -> ScriptPlace:
-    """An OpenNebula with scripts: the one that `driver` starts its drivers in."""
+    """The OpenNebula in which `driver` starts its drivers, with scripts."""
     return ScriptPlace(tmp_path / "one")
 
 
@@ -58,7 +58,9 @@ FROM_RC_FILES = {
 }
 
 
-def test_scripts_see_what_oned_has_and_what_opennebulas_files_add(place: ScriptPlace, driver: StartDriver) -> None:
+def test_scripts_have_oneds_environment_and_the_variables_of_its_rc_files(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
     for name, text in RC_FILES.items():
         place.etc(name, text)
     given = {"ONE_XMLRPC": "http://one:2633/RPC2", "LANG": "de_DE.UTF-8", "PRIORITY": "1"}
@@ -76,26 +78,31 @@ def test_scripts_run_in_the_var_directory(place: ScriptPlace, driver: StartDrive
     assert seen_by_reboot(place, driver(f"-t 15 -r 0 {NAME}", cwd=place.root)).directory == str(place.var)
 
 
-def test_the_proxy_of_arguments_reaches_scripts(place: ScriptPlace, driver: StartDriver) -> None:
+def test_proxy_option_sets_the_proxy_variables_of_scripts(place: ScriptPlace, driver: StartDriver) -> None:
     record = seen_by_reboot(place, driver(f"-t 15 --proxy http://proxy:3128 -r 0 {NAME}"))
     assert record.environment["http_proxy"] == record.environment["https_proxy"] == "http://proxy:3128"
 
 
-def test_scripts_run_without_files_that_cannot_be_read(place: ScriptPlace, driver: StartDriver) -> None:
+def test_scripts_run_if_an_rc_file_is_unreadable_or_malformed(place: ScriptPlace, driver: StartDriver) -> None:
     place.etc("defaultrc/is_a_directory", "")
     place.etc("vmm_exec/vmm_execrc", 'GOOD=yes\nBROKEN="no end\n\x00\xff')
     assert seen_by_reboot(place, driver(f"-t 15 -r 0 {NAME}")).environment["GOOD"] == "yes"
 
 
-def test_a_script_inherits_neither_blocked_signals_nor_open_files(place: ScriptPlace, driver: StartDriver) -> None:
+def test_script_inherits_neither_blocked_signals_nor_open_descriptors(place: ScriptPlace, driver: StartDriver) -> None:
     status = place.note("status")
-    place.tell("reboot", 7, f"cat /proc/self/status >{status}; ls /proc/self/fd >>{status}")
+    place.on_action("reboot", 7, f"cat /proc/self/status >{status}; ls /proc/self/fd >>{status}")
     seen_by_reboot(place, driver(f"-t 15 -r 0 {NAME}"))
     text = status.read_text()
     assert signals(text, "SigBlk") == set()
     ours = signals(Path("/proc/self/status").read_text(), "SigIgn") - {signal.SIGPIPE}  # Python ignores that itself
     assert signals(text, "SigIgn") <= ours
-    assert [line for line in text.splitlines() if line.isdigit()] == ["0", "1", "2", "3"]  # 3 is what ls looks at
+    assert [line for line in text.splitlines() if line.isdigit()] == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]  # 3 is the directory that ls reads
 
 
 def signals(status: str, field: str) -> set[int]:
@@ -125,7 +132,7 @@ def signals(status: str, field: str) -> set[int]:
         pytest.param("--local reboot", {"REBOOT": "reboot"}, id="long-option"),
     ],
 )
-def test_a_list_of_local_actions_names_their_scripts(
+def test_l_option_gives_the_script_of_each_action(
     place: ScriptPlace, driver: StartDriver, options: str, scripts: Mapping[str, str]
 ) -> None:
     for name in ("restart", "take"):
@@ -136,7 +143,7 @@ def test_a_list_of_local_actions_names_their_scripts(
         assert [record.script for record in outcome.seen] == [f"vmm/{NAME}/{script}"], action
 
 
-def test_what_a_list_leaves_out_is_refused(place: ScriptPlace, driver: StartDriver) -> None:
+def test_action_missing_in_the_l_option_is_refused(place: ScriptPlace, driver: StartDriver) -> None:
     place.network("net")
     served = Served(place, driver(f"-t 15 -r 0 -l reboot,deploy {NAME}"))
     outcome = served.perform(wire.terminate(7, "i-7"))
@@ -147,7 +154,7 @@ def test_what_a_list_leaves_out_is_refused(place: ScriptPlace, driver: StartDriv
     assert not outcome.seen
 
 
-def test_a_list_names_network_scripts_too(place: ScriptPlace, driver: StartDriver) -> None:
+def test_l_option_gives_the_scripts_of_network_actions_too(place: ScriptPlace, driver: StartDriver) -> None:
     place.network("net")
     place.script("vnm/net/my_post")
     served = Served(place, driver(f"-t 15 -r 0 -l deploy,pre,post=my_post {NAME}"))
@@ -155,7 +162,9 @@ def test_a_list_names_network_scripts_too(place: ScriptPlace, driver: StartDrive
     assert [record.script for record in outcome.seen] == ["vnm/net/pre", "vmm/cloud/deploy", "vnm/net/my_post"]
 
 
-def test_a_network_driver_may_be_local_although_no_list_says_so(place: ScriptPlace, driver: StartDriver) -> None:
+def test_vnmad_local_actions_allows_network_actions_missing_in_the_l_option(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
     place.etc("vmm_exec/vmm_execrc", 'VNMAD_LOCAL_ACTIONS="elastic-pre elastic-post"\n')
     place.network("elastic")
     place.network("net")
@@ -170,7 +179,7 @@ def test_a_network_driver_may_be_local_although_no_list_says_so(place: ScriptPla
 WITHOUT_LIST = ("BACKUP", "BACKUPCANCEL", "EXEC", "EXEC_CANCEL")
 
 
-def test_what_is_in_no_list_of_any_release_is_refused(place: ScriptPlace, driver: StartDriver) -> None:
+def test_backup_and_exec_are_refused_unless_the_l_option_has_them(place: ScriptPlace, driver: StartDriver) -> None:
     served = Served(place, driver(f"-t 15 -r 0 {NAME}"))
     for action in WITHOUT_LIST:
         operand = {"COMMAND": "date"} if action == "EXEC" else {}
@@ -181,7 +190,7 @@ def test_what_is_in_no_list_of_any_release_is_refused(place: ScriptPlace, driver
     assert served.perform(wire.unknown(7)).reply.startswith("FAILURE ")
 
 
-def test_a_command_for_the_guest_is_handed_on_when_the_list_has_it(place: ScriptPlace, driver: StartDriver) -> None:
+def test_exec_runs_its_script_if_the_l_option_has_it(place: ScriptPlace, driver: StartDriver) -> None:
     served = Served(place, driver(f"-t 15 -r 0 -l exec,exec_cancel {NAME}"))
     operand = {"COMMAND": "echo 'a b' >/tmp/$x", "STDIN": "aGVsbG8="}
     (record,) = served.perform(wire.line("EXEC", 7, deploy_id="i-7", host=HOST, operand=operand)).seen
@@ -197,7 +206,9 @@ def test_a_command_for_the_guest_is_handed_on_when_the_list_has_it(place: Script
 
 
 @pytest.mark.parametrize("rc", ["", 'LIVE_DISK_SNAPSHOTS="kvm-qcow2 kvm-ceph"\n'], ids=["no-file", "others"])
-def test_a_disk_is_only_snapshot_live_where_that_is_allowed(place: ScriptPlace, driver: StartDriver, rc: str) -> None:
+def test_disk_snapshot_is_refused_unless_live_disk_snapshots_allows_it(
+    place: ScriptPlace, driver: StartDriver, rc: str
+) -> None:
     if rc:
         place.etc("vmm_exec/vmm_execrc", rc)
     place.transfer("store")
@@ -211,7 +222,7 @@ def test_a_disk_is_only_snapshot_live_where_that_is_allowed(place: ScriptPlace, 
 # The configuration file
 
 
-def test_a_configuration_file_may_turn_transfers_off(place: ScriptPlace, driver: StartDriver) -> None:
+def test_transfer_skip_runs_no_transfer_scripts(place: ScriptPlace, driver: StartDriver) -> None:
     place.configure('provider = "scripts"\n[scripts]\ntransfer = "skip"\n', name=NAME)
     place.transfer("store")
     place.network("net")
@@ -222,7 +233,7 @@ def test_a_configuration_file_may_turn_transfers_off(place: ScriptPlace, driver:
     assert [record.script for record in outcome.seen] == ["vmm/cloud/attach_disk"]
 
 
-def test_a_configuration_file_may_say_where_the_scripts_are(place: ScriptPlace, driver: StartDriver) -> None:
+def test_remotes_setting_gives_the_directory_of_scripts(place: ScriptPlace, driver: StartDriver) -> None:
     elsewhere = place.root / "elsewhere"
     place.configure(f'provider = "scripts"\n[scripts]\nremotes = "{elsewhere}"\n', name=NAME)
     place.remotes = place.remotes.rename(elsewhere)
@@ -236,9 +247,7 @@ WRONG: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def test_a_wrong_configuration_file_is_told_and_a_corrected_one_is_taken(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
+def test_configuration_error_of_scripts_is_named_until_it_is_corrected(place: ScriptPlace, driver: StartDriver) -> None:
     place.configure("", name=NAME)
     one = driver(f"-t 15 -r 0 {NAME}")
     for text, words in WRONG.items():
@@ -250,9 +259,7 @@ def test_a_wrong_configuration_file_is_told_and_a_corrected_one_is_taken(
     assert one.ask(reboot(8)) == "SUCCESS -"
 
 
-def test_a_configuration_that_vanished_does_not_hand_its_cloud_to_scripts(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
+def test_scripts_do_not_serve_a_cloud_whose_configuration_was_removed(place: ScriptPlace, driver: StartDriver) -> None:
     path = place.configure('provider = "simulated"\nowner = "one-test"\n', name=NAME)
     first = driver(f"-t 15 -r 0 {NAME}")
     assert first.ask(wire.line("DEPLOY", 7, "BOOT")).startswith("SUCCESS ")
@@ -263,18 +270,14 @@ def test_a_configuration_that_vanished_does_not_hand_its_cloud_to_scripts(
     assert not outcome.seen
 
 
-def test_the_embedded_cloud_does_not_give_way_to_a_directory_of_its_name(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
+def test_embedded_cloud_takes_precedence_over_scripts_of_its_name(place: ScriptPlace, driver: StartDriver) -> None:
     place.script("vmm/simulated/deploy", "echo from-the-script")
     line = altered(wire.deploy(7), LOCAL_DEPLOYMENT_FILE=str(place.deployment_file(7)))
     assert driver("-t 15 -r 0 simulated").ask(line).startswith("SUCCESS sim-")
     assert not place.take()
 
 
-def test_a_name_without_a_directory_is_told_and_one_that_comes_later_is_served_without_a_restart(
-    place: ScriptPlace, driver: StartDriver
-) -> None:
+def test_script_directory_created_later_is_served_without_a_restart(place: ScriptPlace, driver: StartDriver) -> None:
     one = driver("-t 15 -r 0 later")
     reply = one.ask(reboot())
     assert reply.startswith("FAILURE ")
@@ -283,7 +286,9 @@ def test_a_name_without_a_directory_is_told_and_one_that_comes_later_is_served_w
     assert one.ask(reboot()) == "SUCCESS here"
 
 
-def test_a_directory_that_is_a_link_is_served_by_its_own_name(place: ScriptPlace, driver: StartDriver) -> None:
+def test_symlinked_script_directory_is_served_under_the_name_of_the_link(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
     (place.remotes / "vmm" / "alias").symlink_to(NAME)
     assert seen_by_reboot(place, driver("-t 15 -r 0 alias")).script == "vmm/alias/reboot"
 
@@ -297,5 +302,5 @@ OPTIONS: Mapping[str, str] = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_arguments_of_upstreams_drivers_keep_working(place: ScriptPlace, driver: StartDriver, options: str) -> None:
+def test_arguments_of_upstream_drivers_are_accepted(place: ScriptPlace, driver: StartDriver, options: str) -> None:
     assert driver(options.format(name=NAME)).ask(reboot()) == "SUCCESS -"

@@ -1,4 +1,4 @@
-"""A cloud that repeats what it was sent, and helpers that talk: no secret gets into replies, hosts or logs."""
+"""A cloud and credential helpers that repeat secrets: none gets into replies, hosts or logs."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ LOGIN = "burster:c0rrect-horse"
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Pretends to be a cloud that refuses every call, and says with which token or login it came."""
+    """A cloud that refuses every call with an error that repeats its token or login."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
         if found := re.search("<string>([^<]*:[^<]*)</string>", body):
-            said = f"User {found[1]} may not do that"
+            error = f"User {found[1]} may not do that"
             answer = (
                 "<methodResponse><params><param><value><array><data><value><boolean>0</boolean></value>"
-                f"<value><string>{said}</string></value><value><i4>512</i4></value></data></array></value></param>"
+                f"<value><string>{error}</string></value><value><i4>512</i4></value></data></array></value></param>"
                 "</params></methodResponse>"
             )
             self._answer(200, answer)
         else:
-            said = f"the token {self.headers['X-Amz-Security-Token']} of the key {SECRET} may not do that"
+            error = f"the token {self.headers['X-Amz-Security-Token']} of the key {SECRET} may not do that"
             code = "<Code>UnauthorizedOperation</Code>"
-            self._answer(403, f"<Response><Errors><Error>{code}<Message>{said}</Message></Error></Errors></Response>")
+            self._answer(403, f"<Response><Errors><Error>{code}<Message>{error}</Message></Error></Errors></Response>")
 
     def _answer(self, status: int, text: str) -> None:
         self.send_response(status)
@@ -54,7 +54,7 @@ class Echo(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def echo() -> Iterator[str]:
-    """The URL of such a cloud."""
+    """The URL of an Echo."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -85,14 +85,14 @@ class Watching(Monitored):
 
 
 @pytest.mark.parametrize(
-    ("kind", "secrets", "told"),
+    ("kind", "secrets", "message"),
     [
         pytest.param("ec2", (TOKEN, SECRET), "the token *** of the key *** may not do that", id="ec2"),
         pytest.param("opennebula", (LOGIN, "c0rrect-horse"), "User burster:*** may not do that", id="opennebula"),
     ],
 )
-def test_what_a_cloud_repeats_of_our_secrets_is_masked_everywhere(
-    driver: StartDriver, place: Place, echo: str, kind: str, secrets: tuple[str, ...], told: str
+def test_secrets_that_the_cloud_repeats_are_masked_in_replies_hosts_and_logs(
+    driver: StartDriver, place: Place, echo: str, kind: str, secrets: tuple[str, ...], message: str
 ) -> None:
     login = place.root / "login"
     login.write_text(LOGIN)
@@ -108,18 +108,18 @@ def test_what_a_cloud_repeats_of_our_secrets_is_masked_everywhere(
     one = driver("-t 15 -r 0 echo", environ=ENVIRON)
     reply = one.ask(wire.deploy(7, template=template()))
     assert reply.startswith("FAILURE ")
-    assert told in reply
+    assert message in reply
     watching = Watching(place)
     watching.start()
     failing = watching.wait(lambda line: line.word == "SYSTEM_HOST" and plain(line.values, "PROVIDER_ERROR") != "-")
-    assert told in plain(failing.values, "PROVIDER_ERROR")
+    assert message in plain(failing.values, "PROVIDER_ERROR")
     watching.driver.leave()
     written = everything_written(place, one, watching.driver)
-    assert told in written
+    assert message in written
     assert [secret for secret in secrets if secret in written] == []
 
 
-def test_what_a_credential_helper_writes_to_stderr_stays_in_the_drivers_log(
+def test_stderr_of_a_credential_helper_is_only_in_the_drivers_log(
     driver: StartDriver, place: Place, tmp_path: Path
 ) -> None:
     helper, config = tmp_path / "helper", tmp_path / "config"

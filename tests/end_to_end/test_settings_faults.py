@@ -1,4 +1,4 @@
-"""A wrong configuration: INIT succeeds, every action says what is wrong, and a corrected file counts at once."""
+"""An invalid configuration: INIT succeeds, every action names the error, and a corrected file is read at once."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.end_to_end.oned import OWNER, Driver, Place
 
 FILE = "simulated.toml"
 SHOWN = 79
-"""Characters of a failure's text that are certain to be seen: from 6.10 on oned keeps 100, its own words included."""
+"""Characters of a failure's text that oned certainly keeps: from 6.10 on 100 with its own prefix."""
 
 GOOD = f'provider = "simulated"\nowner = "{OWNER}"\n'
 
 
 def refusal(driver: Driver, vm_id: int = 7) -> str:
-    """What a deploy is refused with."""
+    """The error of a refused deploy."""
     result, sentence = driver.ask(wire.deploy(vm_id)).split(" ", 1)
     assert result == "FAILURE", sentence
     return sentence
@@ -29,7 +29,7 @@ def refusal(driver: Driver, vm_id: int = 7) -> str:
 
 @pytest.fixture(scope="module")
 def never_good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
-    """A driver that has seen no configuration it could use; each test gives it another bad one."""
+    """A driver without a usable configuration so far; each test gives it another invalid one."""
     place = Place(tmp_path_factory.mktemp("never_good"))
     place.configure("")
     with Driver(place) as driver:
@@ -37,8 +37,8 @@ def never_good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
         assert "unexpected" not in place.log()
 
 
-def emptied(place: Place) -> Path:
-    """The path of the configuration file, with nothing there."""
+def without_file(place: Place) -> Path:
+    """Remove the configuration file; returns its path."""
     path = place.conf / FILE
     if path.is_dir():
         path.rmdir()
@@ -46,7 +46,7 @@ def emptied(place: Place) -> Path:
     return path
 
 
-# What is written in the file
+# Errors in the text of the file
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,8 @@ def emptied(place: Place) -> Path:
             f"{FILE}: simulated: capacity names the instance type huge",
             id="unknown-type",
         ),
-        pytest.param(f"{GOOD}simulated = 5\n", f"{FILE}: simulated: expected a table [simulated]", id="no-table"),
-        pytest.param(f"{GOOD}[simulated\n", f"{FILE} is not TOML: ", id="no-toml"),
+        pytest.param(f"{GOOD}simulated = 5\n", f"{FILE}: simulated: expected a table [simulated]", id="not-a-table"),
+        pytest.param(f"{GOOD}[simulated\n", f"{FILE} is not TOML: ", id="not-toml"),
         pytest.param(
             f'provider = "azure"\nowner = "{OWNER}"\n',
             f"{FILE}: provider: there is no provider 'azure' here",
@@ -81,17 +81,19 @@ def emptied(place: Place) -> Path:
         ),
     ],
 )
-def test_every_action_tells_file_key_and_what_was_expected(never_good: Driver, text: str, begins: str) -> None:
-    emptied(never_good.place)
+def test_configuration_error_names_file_key_and_expected_value_in_every_reply(
+    never_good: Driver, text: str, begins: str
+) -> None:
+    without_file(never_good.place)
     never_good.place.configure(text)
     sentence = refusal(never_good)
     assert sentence[:SHOWN].startswith(begins[:SHOWN])
     for line in (wire.reboot(8, "sim-x"), wire.cleanup(8)):
         assert never_good.ask(line) == f"FAILURE {sentence}"
-    assert never_good.ask(wire.poll(8, "sim-x")) == "SUCCESS STATE=-", "a failure would make the VM UNKNOWN"
+    assert never_good.ask(wire.poll(8, "sim-x")) == "SUCCESS STATE=-", "oned makes a VM UNKNOWN after a failed POLL"
 
 
-# What kind of file it is
+# Type and mode of the file
 
 
 def make_directory(path: Path) -> None:
@@ -116,12 +118,12 @@ def make_nested_secret(path: Path) -> None:
     path.chmod(0o604)
 
 
-def make_no_text(path: Path) -> None:
+def make_not_text(path: Path) -> None:
     path.write_bytes(b"\xff")
     path.chmod(0o600)
 
 
-def make_no_toml(path: Path) -> None:
+def make_not_toml(path: Path) -> None:
     path.write_text("[simulated")
     path.chmod(0o600)
 
@@ -139,30 +141,32 @@ def make_writable(path: Path) -> None:
         pytest.param(make_dangling_link, f"{FILE} cannot be read: ", id="link-to-nothing"),
         pytest.param(make_readable_secret, f"{FILE} holds the secret simulated.api_key and can be read", id="secret"),
         pytest.param(make_nested_secret, f"{FILE} holds the secret monitor.secret_access_key and can be", id="nested"),
-        pytest.param(make_no_text, f"{FILE} is not TOML: ", id="no-text"),
+        pytest.param(make_not_text, f"{FILE} is not TOML: ", id="not-text"),
         pytest.param(make_writable, f"{FILE} can be written by everybody", id="writable"),
     ],
 )
-def test_a_file_that_cannot_be_trusted_or_read_is_never_no_file(
+def test_unreadable_or_unsafe_configuration_file_fails_every_action(
     never_good: Driver, make: Callable[[Path], None], begins: str
 ) -> None:
-    make(emptied(never_good.place))
+    make(without_file(never_good.place))
     sentence = refusal(never_good)
     assert sentence[:SHOWN].startswith(begins)
     assert "hush" not in sentence + never_good.place.log()
 
 
-@pytest.mark.parametrize("make", [make_directory, make_loop, make_no_toml], ids=["directory", "loop", "no-toml"])
-def test_a_corrected_file_counts_at_once(driver: StartDriver, place: Place, make: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("make", [make_directory, make_loop, make_not_toml], ids=["directory", "loop", "not-toml"])
+def test_corrected_configuration_file_is_read_without_a_restart(
+    driver: StartDriver, place: Place, make: Callable[[Path], None]
+) -> None:
     make(place.conf / FILE)
     one = driver()
     assert refusal(one).startswith(FILE)
-    emptied(place)
+    without_file(place)
     place.configure(GOOD)
     assert one.created(wire.deploy(7))
 
 
-def test_a_wrong_mode_is_mended_with_chmod_alone_and_group_and_owner_may_read_a_secret(
+def test_chmod_corrects_a_file_others_can_write_and_its_group_may_read_a_secret(
     driver: StartDriver, place: Place
 ) -> None:
     path = place.simulate(boot_time=0, api_key="hush")
@@ -183,25 +187,27 @@ def test_a_wrong_mode_is_mended_with_chmod_alone_and_group_and_owner_may_read_a_
         pytest.param("x" * 65, "ARGUMENTS name no provider ('xxxx", id="too-long"),
     ],
 )
-def test_a_name_without_a_file_is_refused(driver: StartDriver, place: Place, name: str, begins: str) -> None:
+def test_name_without_a_configuration_file_is_refused(
+    driver: StartDriver, place: Place, name: str, begins: str
+) -> None:
     one = driver(f"-t 15 -r 0 {name}")
     assert refusal(one)[:SHOWN].startswith(begins)
     assert not [path for path in place.var.parent.rglob("*") if path.suffix in {".db", ".journal"}]
     if name == "nowhere":
         place.configure(GOOD, name=name)
-        assert one.created(wire.deploy(7)), "a file that comes later counts at once"
+        assert one.created(wire.deploy(7)), "a file that is created later is read at once"
 
 
-def test_the_folder_that_is_named_outright_comes_first(driver: StartDriver, place: Place, tmp_path: Path) -> None:
+def test_one_provider_mad_conf_takes_precedence_over_one_location(
+    driver: StartDriver, place: Place, tmp_path: Path
+) -> None:
     place.configure("nonsense")
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / FILE).write_text(GOOD)
     assert driver(environ={"ONE_PROVIDER_MAD_CONF": str(tmp_path / "conf")}).created(wire.deploy(7))
 
 
-def test_a_folder_of_configuration_that_is_missing_is_no_fault_of_the_embedded_cloud(
-    driver: StartDriver, place: Place
-) -> None:
+def test_embedded_cloud_works_without_a_configuration_directory(driver: StartDriver, place: Place) -> None:
     shutil.rmtree(place.root / "etc")
     assert driver().created(wire.deploy(7))
 
@@ -220,10 +226,10 @@ def test_a_folder_of_configuration_that_is_missing_is_no_fault_of_the_embedded_c
         ),
     ],
 )
-def test_a_place_that_cannot_be_written_is_named_until_it_is_corrected(
+def test_unwritable_journal_or_database_is_named_until_its_path_is_corrected(
     driver: StartDriver, place: Place, text: str, begins: str, path: str
 ) -> None:
-    """/proc takes no files, not even root's."""
+    """No user, not even root, can create files in /proc."""
     place.configure(text)
     one = driver()
     sentence = refusal(one)
@@ -245,7 +251,7 @@ BROKEN = {
 }
 
 
-def test_a_broken_edit_leaves_the_last_good_settings_in_force_and_so_does_a_file_that_vanishes(
+def test_last_good_settings_stay_in_force_after_an_invalid_edit_or_a_removed_file(
     driver: StartDriver, place: Place
 ) -> None:
     path = place.simulate(boot_time=0)
@@ -258,7 +264,7 @@ def test_a_broken_edit_leaves_the_last_good_settings_in_force_and_so_does_a_file
         assert re.fullmatch(rf"LOG W -1 {FILE}.+; the settings from before stay in force", warning), what
         assert one.next_line().startswith(f"DEPLOY SUCCESS {vm_id} sim-"), what
         one.send(wire.reboot(99, first))
-        assert one.next_line() == "REBOOT SUCCESS 99 -", "one warning is enough"
+        assert one.next_line() == "REBOOT SUCCESS 99 -", "the warning is not repeated"
     path.unlink()
     one.send(wire.deploy(2000))
     assert one.next_line().startswith(f"LOG W -1 {FILE} is missing, and simulated was configured by it before: put it ")
@@ -267,7 +273,7 @@ def test_a_broken_edit_leaves_the_last_good_settings_in_force_and_so_does_a_file
     one.send(wire.deploy(3000))
     assert one.next_line() == (
         "DEPLOY FAILURE 3000 the simulated account may have 2 instances and has them, terminate one first"
-    ), "and the corrected file counts"
+    ), "the corrected file is read"
 
 
 OTHER_CLOUDS = {
@@ -280,7 +286,7 @@ OTHER_CLOUDS = {
 }
 
 
-def test_which_cloud_it_is_changes_only_by_a_restart(driver: StartDriver, place: Place) -> None:
+def test_settings_that_identify_the_cloud_change_only_with_a_restart(driver: StartDriver, place: Place) -> None:
     place.configure(GOOD)
     one = driver()
     deploy_id = one.created(wire.deploy(7))
@@ -291,10 +297,12 @@ def test_which_cloud_it_is_changes_only_by_a_restart(driver: StartDriver, place:
         assert one.next_line() == f"LOG W -1 {sentence}"
         assert one.next_line() == "REBOOT SUCCESS 7 -"
     place.simulate(boot_time=0, max_instances=1)
-    assert refusal(one, 8).startswith("the simulated account may have 1 instances"), "what may change still does"
+    assert refusal(one, 8).startswith("the simulated account may have 1 instances"), (
+        "other settings change without a restart"
+    )
 
 
-def test_another_account_and_another_owner_are_refused_after_the_restart_too(driver: StartDriver, place: Place) -> None:
+def test_changed_account_or_owner_is_refused_after_a_restart(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
     deploy_id = one.created(wire.deploy(7))
@@ -316,7 +324,7 @@ def test_another_account_and_another_owner_are_refused_after_the_restart_too(dri
     assert one.ask(wire.terminate(7, deploy_id)) == "SUCCESS -"
 
 
-def test_a_wrong_key_is_refused_and_the_right_one_counts_at_once(driver: StartDriver, place: Place) -> None:
+def test_wrong_api_key_fails_actions_until_it_is_corrected(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0, api_key="right")
     one = driver()
     one.created(wire.deploy(7))
@@ -328,11 +336,11 @@ def test_a_wrong_key_is_refused_and_the_right_one_counts_at_once(driver: StartDr
     assert two.created(wire.deploy(8))
 
 
-# A file that vanishes
+# A removed file
 
 
 @pytest.mark.parametrize("journal", ["", "elsewhere.journal"], ids=["usual-journal", "journal-elsewhere"])
-def test_a_file_that_has_vanished_is_still_missed_after_a_restart(
+def test_removed_configuration_file_is_reported_missing_after_a_restart(
     driver: StartDriver, place: Place, journal: str
 ) -> None:
     where = f'journal = "{place.root / journal}"\n' if journal else ""
@@ -348,7 +356,7 @@ def test_a_file_that_has_vanished_is_still_missed_after_a_restart(
     assert len(place.instances()) == 1, "it is the same cloud"
 
 
-def test_a_name_once_served_from_a_file_is_not_served_as_scripts(driver: StartDriver, place: Place) -> None:
+def test_name_with_a_removed_configuration_file_is_not_served_as_scripts(driver: StartDriver, place: Place) -> None:
     path = place.configure(GOOD, name="mycloud")
     one = driver("-t 15 -r 0 mycloud")
     one.created(wire.deploy(7))
@@ -363,7 +371,7 @@ def test_a_name_once_served_from_a_file_is_not_served_as_scripts(driver: StartDr
     assert not witness.exists()
 
 
-def test_the_embedded_cloud_goes_on_without_a_file_as_it_began(driver: StartDriver, place: Place) -> None:
+def test_embedded_cloud_without_a_configuration_file_survives_a_restart(driver: StartDriver, place: Place) -> None:
     one = driver()
     deploy_id = one.created(wire.deploy(7))
     assert one.drop() == 0

@@ -1,4 +1,4 @@
-"""Drivers on a machine that grants them no further thread, and no memory to speak of."""
+"""Drivers that can start no further thread and have little memory."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tests.end_to_end.oned import ROOT, Driver, Place, replies
 from tests.waiting import until
 
 _MARGIN = 4 * 1024 * 1024
-"""Half of what the stack of a new thread takes."""
+"""Half of the stack of a new thread."""
 
 
 def grant_no_thread(driver: Driver) -> None:
-    """Leave the process so little room that it can start no thread, however many processes its user may have."""
+    """Limit the address space so that the process can start no thread; RLIMIT_NPROC does not hold for root."""
     status = Path(f"/proc/{driver.process.pid}/status").read_text()
     size = next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmSize:"))
     resource.prlimit(driver.process.pid, resource.RLIMIT_AS, (size + _MARGIN, resource.RLIM_INFINITY))
 
 
-def test_a_driver_that_may_start_no_thread_while_nobody_reads_answers_all_and_ends(stalled: Driver) -> None:
+def test_driver_that_cannot_start_a_thread_answers_all_requests_and_ends(stalled: Driver) -> None:
     until(lambda: "started" in stalled.place.log())
     stalled.write(wire.deploy(7))
     until(stalled.place.instances)
@@ -34,9 +34,7 @@ def test_a_driver_that_may_start_no_thread_while_nobody_reads_answers_all_and_en
     assert stalled.finalize() == 0
 
 
-def test_requests_that_are_read_in_threads_are_answered_when_no_thread_can_be_started(
-    driver: StartDriver, place: Place
-) -> None:
+def test_large_requests_are_answered_when_no_thread_can_be_started(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
     one.created(wire.deploy(100))
@@ -49,9 +47,7 @@ def test_requests_that_are_read_in_threads_are_answered_when_no_thread_can_be_st
     assert len(replies(one.lines)) == 9
 
 
-def test_a_request_that_there_is_no_memory_for_fails_and_those_around_it_are_answered(
-    driver: StartDriver, place: Place
-) -> None:
+def test_request_too_large_for_the_memory_fails_and_the_others_are_answered(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
     one.created(wire.deploy(100))
@@ -87,7 +83,7 @@ one_vmm_provider()
 """A driver whose lanes cannot take VM 13."""
 
 
-def test_a_driver_that_loses_a_request_ends_and_the_next_one_answers_it(
+def test_driver_ends_at_a_defect_and_the_next_process_answers_the_request(
     driver: StartDriver, place: Place, tmp_path: Path
 ) -> None:
     place.simulate(boot_time=0)
@@ -98,7 +94,7 @@ def test_a_driver_that_loses_a_request_ends_and_the_next_one_answers_it(
         one.created(wire.deploy(7))
         one.send(wire.deploy(13))
         assert one.process.wait(10) == 1
-    (place.root / "var" / "one_vmm_provider_simulated.log").unlink()  # that there was a defect is what was wanted
+    (place.root / "var" / "one_vmm_provider_simulated.log").unlink()  # its log has the defect that the test wants
     successor = driver()
     assert successor.reply("DEPLOY", 13).startswith("SUCCESS")
     assert len(place.instances()) == 2

@@ -1,4 +1,4 @@
-"""How the driver ends, whoever ends it, and what the next one makes of what was left unanswered."""
+"""The end of the driver by FINALIZE, end of input and signals, and the next process with its unanswered requests."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def created(driver: Driver, count: int) -> list[str]:
     return [driver.created(wire.deploy(vm_id)) for vm_id in range(count)]
 
 
-# The core lets go
+# oned closes the pipes
 
 
-def let_go(driver: Driver) -> int:
-    """The end of input alone."""
+def close_pipes(driver: Driver) -> int:
+    """Close both pipes without FINALIZE."""
     driver.stop_reading()
     assert driver.process.stdin is not None
     assert driver.process.stdout is not None
@@ -43,16 +43,16 @@ def let_go(driver: Driver) -> int:
 POLLS = [wire.poll(1000, "sim-x")] * 50
 
 
-@pytest.mark.parametrize("end", [Driver.drop, let_go], ids=["finalize", "end-of-input"])
+@pytest.mark.parametrize("end", [Driver.drop, close_pipes], ids=["finalize", "end-of-input"])
 @pytest.mark.parametrize(
     ("settings", "lines"),
     [
         pytest.param({}, [], id="idle"),
         pytest.param({"boot_time": 60}, [wire.deploy(7), wire.deploy(8)], id="booting"),
-        pytest.param({"latency": 60}, [*[wire.reboot(n, "sim-x") for n in range(50)], *POLLS], id="a-long-queue"),
+        pytest.param({"latency": 60}, [*[wire.reboot(n, "sim-x") for n in range(50)], *POLLS], id="long-queue"),
     ],
 )
-def test_a_driver_that_nobody_reads_ends_before_it_is_killed(
+def test_driver_ends_before_oned_kills_it_when_both_pipes_close(
     driver: StartDriver, place: Place, settings: dict[str, float], lines: Sequence[bytes], end: Callable[[Driver], int]
 ) -> None:
     place.simulate(**settings)
@@ -65,7 +65,7 @@ def test_a_driver_that_nobody_reads_ends_before_it_is_killed(
     assert time.monotonic() - begun < KILLED_AFTER
 
 
-def test_a_driver_whose_output_is_stuck_ends_before_it_is_killed(stalled: Driver) -> None:
+def test_driver_with_a_full_stdout_ends_before_oned_kills_it(stalled: Driver) -> None:
     stalled.write(b"".join(wire.unknown(n) for n in range(500)) + wire.deploy(7))
     until(stalled.place.instances)
     begun = time.monotonic()
@@ -73,12 +73,12 @@ def test_a_driver_whose_output_is_stuck_ends_before_it_is_killed(stalled: Driver
     assert time.monotonic() - begun < KILLED_AFTER
 
 
-def test_it_ends_right_after_init(driver: StartDriver) -> None:
+def test_driver_ends_right_after_init(driver: StartDriver) -> None:
     one = driver()
     assert one.drop() == 0
 
 
-def test_it_ends_before_init(driver: StartDriver) -> None:
+def test_driver_ends_before_init(driver: StartDriver) -> None:
     one = driver(init=False)
     assert one.drop() == 0
     assert bytes(one.raw) == b""
@@ -87,16 +87,16 @@ def test_it_ends_before_init(driver: StartDriver) -> None:
 # A person's pipe ends
 
 
-@pytest.mark.parametrize("says_finalize", [True, False], ids=["finalize", "end-of-input"])
-def test_while_somebody_reads_everything_is_answered_first(
-    driver: StartDriver, place: Place, *, says_finalize: bool
+@pytest.mark.parametrize("has_finalize", [True, False], ids=["finalize", "end-of-input"])
+def test_open_requests_are_answered_before_the_end_while_stdout_is_read(
+    driver: StartDriver, place: Place, *, has_finalize: bool
 ) -> None:
     place.simulate(boot_time=0, latency=0.02)
     one = driver("-t 3 simulated")
     ids = created(one, 4)
     one.write(b"".join(wire.reboot(n % 4, ids[n % 4]) + wire.poll(n % 4, ids[n % 4]) for n in range(12)))
     assert one.process.stdin is not None
-    if says_finalize:
+    if has_finalize:
         one.write(b"FINALIZE\n" + wire.terminate(0, ids[0]))
     else:
         one.process.stdin.close()
@@ -105,11 +105,13 @@ def test_while_somebody_reads_everything_is_answered_first(
         f"{action} SUCCESS {n}" for action in ("REBOOT", "POLL") for n in range(4) for _ in range(3)
     )
     assert one.process.wait(5) == 0
-    assert len(place.instances()) == 4, "what came after FINALIZE does not count"
+    assert len(place.instances()) == 4, "requests after FINALIZE are ignored"
 
 
-@pytest.mark.parametrize("ending", [b"", b"FINALIZE\n", b"FINALIZE"], ids=["nothing", "finalize", "half-a-finalize"])
-def test_a_file_can_be_the_input_and_another_the_output(
+@pytest.mark.parametrize(
+    "ending", [b"", b"FINALIZE\n", b"FINALIZE"], ids=["none", "finalize", "finalize-without-line-feed"]
+)
+def test_driver_reads_requests_from_a_file_and_writes_replies_to_another(
     driver: StartDriver, place: Place, tmp_path: Path, ending: bytes
 ) -> None:
     lines = b"INIT\n" + b"".join(wire.deploy(n) for n in range(5)) + wire.unknown(6) + ending
@@ -125,7 +127,7 @@ def test_a_file_can_be_the_input_and_another_the_output(
     ]
 
 
-def test_the_pipeline_of_the_help_works_in_a_shell(place: Place) -> None:
+def test_pipeline_of_encode_driver_and_decode_works_in_a_shell(place: Place) -> None:
     bin_, program = shlex.quote(str(ROOT / "bin")), shlex.quote(str(PROGRAM))
     command = (
         f"{bin_}/one-provider encode DEPLOY --vm-id 7 | {program} '-t 15 -r 0 simulated' | {bin_}/one-provider decode"
@@ -137,7 +139,7 @@ def test_the_pipeline_of_the_help_works_in_a_shell(place: Place) -> None:
     assert entry["deploy_id"] in done.stdout
 
 
-def test_output_that_goes_nowhere_stops_nobody(driver: StartDriver, place: Place) -> None:
+def test_driver_works_with_stdout_on_dev_null(driver: StartDriver, place: Place) -> None:
     with Path(os.devnull).open("wb") as nowhere:
         one = driver(init=False, stdout=nowhere.fileno())
         one.write(b"INIT\n" + wire.deploy(7))
@@ -148,7 +150,7 @@ def test_output_that_goes_nowhere_stops_nobody(driver: StartDriver, place: Place
 # Signals
 
 
-def test_after_sigterm_nothing_new_is_started_and_finalize_ends_it(driver: StartDriver, place: Place) -> None:
+def test_after_sigterm_no_action_is_started_and_finalize_ends_the_driver(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 1 simulated")
     ids = created(one, 3)
@@ -157,7 +159,7 @@ def test_after_sigterm_nothing_new_is_started_and_finalize_ends_it(driver: Start
     one.write(wire.reboot(0, ids[0]) + wire.reboot(1, ids[1]))
     until(lambda: place.unanswered() == ["REBOOT", "REBOOT"])
     one.process.send_signal(signal.SIGTERM)
-    assert one.next_line() == "REBOOT SUCCESS 0 -", "what runs goes on"
+    assert one.next_line() == "REBOOT SUCCESS 0 -", "a running action is completed"
     one.send(wire.reboot(2, ids[2]))
     one.silence(0.4)
     begun = time.monotonic()
@@ -166,7 +168,7 @@ def test_after_sigterm_nothing_new_is_started_and_finalize_ends_it(driver: Start
     assert replies(one.rest()) == []
 
 
-def test_sigterm_alone_ends_it_after_five_seconds(driver: StartDriver, place: Place) -> None:
+def test_sigterm_alone_ends_the_driver_after_five_seconds(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=60)
     one = driver()
     one.send(wire.deploy(7))
@@ -178,7 +180,7 @@ def test_sigterm_alone_ends_it_after_five_seconds(driver: StartDriver, place: Pl
     assert replies(one.rest()) == []
 
 
-def test_sigterm_during_the_drain_ends_it(driver: StartDriver, place: Place) -> None:
+def test_sigterm_ends_a_driver_that_finishes_open_requests(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=60)
     one = driver()
     one.send(wire.deploy(7))
@@ -192,11 +194,11 @@ def test_sigterm_during_the_drain_ends_it(driver: StartDriver, place: Place) -> 
     assert time.monotonic() - begun < KILLED_AFTER
 
 
-def test_a_person_may_interrupt_it_without_being_shown_a_traceback(place: Place) -> None:
+def test_sigint_ends_the_driver_without_a_traceback(place: Place) -> None:
     place.simulate(boot_time=60)
     environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
     pipe = subprocess.PIPE
-    # Whoever runs the tests in the background has SIGINT ignored, and all that they start as well.
+    # Tests that run in the background ignore SIGINT, and their child processes inherit that.
     command = ["env", "--default-signal=INT", str(PROGRAM), "simulated"]
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, env=environ) as one:
         assert one.stdin is not None
@@ -208,7 +210,7 @@ def test_a_person_may_interrupt_it_without_being_shown_a_traceback(place: Place)
         assert one.communicate() == (b"INIT SUCCESS\n", b"")
 
 
-def test_a_kill_in_a_flood_leaves_whole_lines(stalled: Driver) -> None:
+def test_killed_driver_leaves_whole_lines_in_a_full_pipe(stalled: Driver) -> None:
     stalled.write(b"".join(wire.unknown(n) for n in range(500)) + wire.deploy(7))
     until(stalled.place.instances)
     stalled.kill()
@@ -220,7 +222,7 @@ def test_a_kill_in_a_flood_leaves_whole_lines(stalled: Driver) -> None:
 # The next process
 
 
-def left_in_the_middle(driver: StartDriver, place: Place, *vm_ids: int) -> None:
+def kill_during_boot(driver: StartDriver, place: Place, *vm_ids: int) -> None:
     """Start a driver, and kill it while it waits for these VMs' instances to boot."""
     one = driver()
     one.write(b"".join(wire.deploy(vm_id) for vm_id in vm_ids))
@@ -229,14 +231,14 @@ def left_in_the_middle(driver: StartDriver, place: Place, *vm_ids: int) -> None:
 
 
 def only_instance(place: Place) -> str:
-    """The deploy id of the one instance that there ever was."""
+    """The deploy id of the only instance ever created."""
     [entry] = place.instances(is_all=True)
     return str(entry["deploy_id"])
 
 
-def test_a_deploy_that_was_cut_short_is_answered_by_the_next_process(driver: StartDriver, place: Place) -> None:
+def test_next_process_answers_a_deploy_killed_while_its_instance_booted(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0.8)
-    left_in_the_middle(driver, place, 7)
+    kill_during_boot(driver, place, 7)
     two = driver()
     two.silence(0.5)
     assert bytes(two.raw) == b"INIT SUCCESS\n"
@@ -245,7 +247,9 @@ def test_a_deploy_that_was_cut_short_is_answered_by_the_next_process(driver: Sta
     assert place.unanswered() == []
 
 
-def test_a_deploy_whose_create_was_cut_short_is_answered_with_one_instance(driver: StartDriver, place: Place) -> None:
+def test_next_process_answers_a_deploy_killed_during_its_create_with_one_instance(
+    driver: StartDriver, place: Place
+) -> None:
     place.simulate(boot_time=0.1, latency=0.15)
     one = driver()
     one.send(wire.deploy(7))
@@ -256,7 +260,7 @@ def test_a_deploy_whose_create_was_cut_short_is_answered_with_one_instance(drive
     assert two.lines[-1].endswith(only_instance(place))
 
 
-def test_what_was_dropped_in_the_middle_is_finished_by_the_next_process(driver: StartDriver, place: Place) -> None:
+def test_next_process_completes_requests_that_were_open_at_finalize(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=1, stop_time=1)
     one = driver()
     deploy_id = one.created(wire.deploy(1))
@@ -272,7 +276,7 @@ def test_what_was_dropped_in_the_middle_is_finished_by_the_next_process(driver: 
     assert {entry["vm_id"]: entry["state"] for entry in place.instances()} == {1: "stopped", 2: "running"}
 
 
-def test_what_comes_in_the_last_moment_is_finished_by_the_next_process(driver: StartDriver, place: Place) -> None:
+def test_next_process_completes_a_request_that_came_right_before_finalize(driver: StartDriver, place: Place) -> None:
     one = driver()
     assert one.is_quiet()
     one.send(wire.deploy(7))
@@ -282,9 +286,9 @@ def test_what_comes_in_the_last_moment_is_finished_by_the_next_process(driver: S
     assert two.is_quiet()
 
 
-def test_a_process_that_is_killed_while_it_recovers_leaves_it_to_the_next(driver: StartDriver, place: Place) -> None:
+def test_third_process_completes_a_request_after_the_second_was_killed_too(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=1)
-    left_in_the_middle(driver, place, 7)
+    kill_during_boot(driver, place, 7)
     two = driver()
     until(lambda: "request taken over" in place.log())
     two.kill()
@@ -293,7 +297,7 @@ def test_a_process_that_is_killed_while_it_recovers_leaves_it_to_the_next(driver
     assert three.is_quiet()
 
 
-def test_an_old_process_that_lingers_is_waited_for(driver: StartDriver, place: Place) -> None:
+def test_new_process_waits_until_the_old_one_has_ended(driver: StartDriver, place: Place) -> None:
     """Up to 5.12 a reload starts the new process beside the old one (OpenNebula src/mad/Mad.cc, reload)."""
     place.simulate(boot_time=1.5)
     one = driver()
@@ -306,7 +310,7 @@ def test_an_old_process_that_lingers_is_waited_for(driver: StartDriver, place: P
     assert two.is_quiet()
 
 
-def test_nothing_is_repeated_when_everything_was_answered(driver: StartDriver, place: Place) -> None:
+def test_answered_requests_are_not_repeated_by_the_next_process(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
     deploy_id = one.created(wire.deploy(7))
@@ -319,35 +323,35 @@ def test_nothing_is_repeated_when_everything_was_answered(driver: StartDriver, p
 
 
 def is_started(_place: Place) -> bool:
-    """As soon as INIT is answered."""
+    """True at once, since INIT is answered."""
     return True
 
 
 def is_taken_over(place: Place) -> bool:
-    """True once the new process has begun with what the old one left."""
+    """True once the new process has taken over the requests of the old one."""
     return place.log().count("request taken over") == 3
 
 
 def is_done_again(place: Place) -> bool:
-    """True once there is nothing more to wait for but the second of silence after INIT."""
+    """True once all instances run, while replies are still held after INIT."""
     return is_taken_over(place) and {entry["state"] for entry in place.instances()} == {"running"}
 
 
 @pytest.mark.parametrize(
-    ("boot_time", "has_come_so_far"),
+    ("boot_time", "has_reached"),
     [
         pytest.param(0.8, is_started, id="at-once"),
-        pytest.param(0.8, is_taken_over, id="while-it-recovers"),
-        pytest.param(0.1, is_done_again, id="before-the-old-answer-is-out"),
+        pytest.param(0.8, is_taken_over, id="during-recovery"),
+        pytest.param(0.1, is_done_again, id="before-the-recovered-reply"),
     ],
 )
-def test_newer_requests_are_the_only_ones_that_are_answered(
-    driver: StartDriver, place: Place, boot_time: float, has_come_so_far: Callable[[Place], bool]
+def test_newer_requests_are_answered_instead_of_recovered_ones(
+    driver: StartDriver, place: Place, boot_time: float, has_reached: Callable[[Place], bool]
 ) -> None:
     place.simulate(boot_time=boot_time, destroy_time=0)
-    left_in_the_middle(driver, place, 1, 2, 3)
+    kill_during_boot(driver, place, 1, 2, 3)
     two = driver()
-    until(lambda: has_come_so_far(place))
+    until(lambda: has_reached(place))
     two.write(wire.deploy(1) + wire.driver_cancel(2) + wire.cleanup(2) + wire.terminate(3, ""))
     found = [two.wait_for(lambda text: not text.startswith("LOG ")) for _ in range(3)]
     until(lambda: place.unanswered() == [])
@@ -370,7 +374,7 @@ SENTENCE = (
 )
 
 
-def test_what_cannot_be_done_twice_fails_three_seconds_after_init(driver: StartDriver, place: Place) -> None:
+def test_unrepeatable_requests_fail_three_seconds_after_init(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver()
     ids = created(one, 4)
@@ -391,27 +395,31 @@ def test_what_cannot_be_done_twice_fails_three_seconds_after_init(driver: StartD
         f"LOG E 1 REBOOT: {SENTENCE}",
         f"REBOOT FAILURE 0 {SENTENCE}",
         f"REBOOT FAILURE 1 {SENTENCE}",
-    ], "and VM 3 has had its answer: the one to its newer request"
+    ], "VM 3 got the reply to its newer request only"
     assert found.index(f"LOG E 1 REBOOT: {SENTENCE}") < found.index(f"REBOOT FAILURE 1 {SENTENCE}")
     assert two.is_quiet()
 
 
-def test_another_oned_is_told_to_look_and_can_delete(driver: StartDriver, place: Place) -> None:
-    """A shell in between stands for an oned that was itself started anew: it never heard of the deploy."""
+def test_request_of_a_dead_oned_fails_with_a_remedy_and_its_vm_can_be_deleted(
+    driver: StartDriver, place: Place
+) -> None:
+    """A shell as parent process stands for a restarted oned, which did not send the deploy."""
     place.simulate(boot_time=60)
-    left_in_the_middle(driver, place, 7)
+    kill_during_boot(driver, place, 7)
     place.simulate(boot_time=0)
     two = driver(via=["sh", "-c", '"$@"; exit $?', "sh"])
     begun = time.monotonic()
     assert two.next_line() == f"DEPLOY FAILURE 7 {SENTENCE}"
     assert 2.5 < time.monotonic() - begun < 4.5
-    assert [entry["state"] for entry in place.instances()] == ["pending"], "nothing was done"
+    assert [entry["state"] for entry in place.instances()] == ["pending"], "the instance was not changed"
     assert two.ask(wire.cleanup(7)) == "SUCCESS -"
     assert place.instances() == []
 
 
-def test_another_process_of_the_same_name_is_left_in_peace(driver: StartDriver, place: Place) -> None:
-    """Somebody may try out a NAME by hand while oned has a driver for it."""
+def test_driver_started_by_hand_does_not_disturb_oneds_driver_of_the_same_name(
+    driver: StartDriver, place: Place
+) -> None:
+    """A person may try out a NAME by hand while oned has a driver for it."""
     place.simulate(boot_time=0.8)
     one = driver()
     one.send(wire.deploy(7))

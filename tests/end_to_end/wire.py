@@ -1,4 +1,4 @@
-"""Lines as oned writes them, by what a person does to a VM."""
+"""Lines as oned writes them, by user operation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def line(
     release: Release = "7.4",
     **details: Unpack[Details],
 ) -> bytes:
-    """Any line; LCM_STATE by its name, or the one that the action is mostly sent in."""
+    """Any line; with an LCM_STATE by name, or the most frequent one of the action."""
     if lcm_state:
         details["lcm_state"] = oned_lines.LCM_STATES[lcm_state]
     return oned_lines.line(action, vm_id, release=release, **details)
@@ -67,12 +67,12 @@ def cleanup(vm_id: int, deploy_id: str = "", /, *, release: Release = "7.4", **d
 
 
 def driver_cancel(vm_id: int, /, *, release: Release = "7.4") -> bytes:
-    """What comes before CLEANUP while an action is under way."""
+    """Cancel an open action, as oned does before CLEANUP."""
     return line("DRIVER_CANCEL", vm_id, release=release)
 
 
 def unknown(vm_id: int, /, *, release: Release = "7.4") -> bytes:
-    """An action of no release. It is refused at once: what has not come before its answer was not sent before."""
+    """An action of no release. It is refused at once, so a line after its reply was not written before."""
     return line("FROBNICATE", vm_id, release=release)
 
 
@@ -95,7 +95,7 @@ def without(
 
 
 def with_payload(action: str, vm_id: int, payload: bytes, /, *, release: Release = "7.4") -> bytes:
-    """A line with this payload, whatever it is."""
+    """A line with any payload."""
     return oned_lines.head(action, vm_id, release) + payload + b"\n"
 
 
