@@ -1,4 +1,4 @@
-"""The conformance suite: tests that every cloud of our own kind must pass.
+"""The conformance suite: tests that every provider must pass whose instances are tagged with their VM.
 
 To test a new provider: in its own test module, derive from `OwnedCloudConformance` and give it a fixture
 
@@ -11,7 +11,6 @@ To test a new provider: in its own test module, derive from `OwnedCloudConforman
 cloud's console. Each test gets an empty cloud of its own. A capability that the provider lacks must be named in `lacks`
 with the reason; the tests of all others run, so nothing is skipped by accident. States should be reached in well under
 a second.
-
 
 The suite uses the words of `providers/interface.py`; in one test actions check the owner of an instance. It waits for
 conditions, each with a deadline.
@@ -85,7 +84,7 @@ class Console(Protocol):
     """A user of the cloud's own console."""
 
     async def launch(self) -> DeployId:
-        """Create an instance without tags of ours."""
+        """Create an instance without ONE_PROVIDER_ tags."""
 
     async def terminate(self, deploy_id: DeployId) -> None:
         """Terminate an instance."""
@@ -135,13 +134,13 @@ def a_call(provider: Provider, request: VmRequest, *, token: str | None = None) 
     )
 
 
-async def look(provider: Provider, deploy_id: DeployId) -> Instance | None:
+async def describe_one(provider: Provider, deploy_id: DeployId) -> Instance | None:
     """Return one instance as the cloud shows it now."""
     return (await provider.describe([deploy_id])).get(deploy_id)
 
 
 async def until(condition: Callable[[], Awaitable[Result]], what: str) -> Result:
-    """Ask again and again until the answer is true, and return it."""
+    """Evaluate the condition repeatedly until its result is true, and return it."""
     try:
         async with asyncio.timeout(PATIENCE):
             while not (answer := await condition()):
@@ -155,7 +154,7 @@ async def reach(provider: Provider, deploy_id: DeployId, *states: InstanceState)
     """Wait until the instance is in one of these states."""
 
     async def in_state() -> Instance | None:
-        instance = await look(provider, deploy_id)
+        instance = await describe_one(provider, deploy_id)
         return instance if instance is not None and instance.state in states else None
 
     instance = await until(in_state, f"{deploy_id} {' or '.join(state.value for state in states)}")
@@ -163,15 +162,15 @@ async def reach(provider: Provider, deploy_id: DeployId, *states: InstanceState)
     return instance
 
 
-async def turns(number: int) -> None:
-    """Let the event loop turn so many times."""
+async def iterate_loop(number: int) -> None:
+    """Let the event loop run as many iterations."""
     for _ in range(number):
-        turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().call_soon(turned.set_result, None)
-        await turned
+        iterated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(iterated.set_result, None)
+        await iterated
 
 
-async def give_up(task: asyncio.Task[Any]) -> None:
+async def cancel(task: asyncio.Task[Any]) -> None:
     """Cancel a task and wait for its end."""
     task.cancel()
     with suppress(asyncio.CancelledError, ProviderError):
@@ -212,7 +211,7 @@ class OwnedCloudConformance:
 
     @pytest.fixture(autouse=True)
     def nothing_blocks(self) -> Iterator[None]:
-        """Fail the test when one of our calls blocks the event loop."""
+        """Fail the test if the provider blocks the event loop."""
         with blockbuster_ctx("one_provider_mad", excluded_modules=["one_provider_mad.testing"]) as watcher:
             # Coverage takes a lock for each new file.
             for function in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
@@ -258,13 +257,13 @@ class OwnedCloudConformance:
 
     # Name and account
 
-    async def test_it_says_what_the_core_needs_to_know(self, provider: Provider) -> None:
+    async def test_name_visibility_grace_and_watch_interval_are_valid(self, provider: Provider) -> None:
         assert provider.name.isascii()
         assert provider.name
         assert provider.visibility_grace >= 0
         assert provider.watch_interval > 0
 
-    async def test_the_account_is_one_short_stable_text(self, provider: Provider) -> None:
+    async def test_account_is_short_printable_and_stable(self, provider: Provider) -> None:
         account = await provider.account()
         assert account
         assert account.isprintable()
@@ -273,7 +272,7 @@ class OwnedCloudConformance:
 
     # Plans
 
-    def test_a_plan_needs_no_connection_and_is_always_the_same(self, cloud: CloudUnderTest) -> None:
+    def test_plan_is_deterministic_and_needs_no_connection(self, cloud: CloudUnderTest) -> None:
         request = cloud.request()
         plan = cloud.connect().plan(request)
         assert plan == cloud.connect().plan(request)
@@ -284,12 +283,12 @@ class OwnedCloudConformance:
         for parameters in cloud.connect().plan(cloud.request({"TAGS": "role=web,café=ja"})).alternatives:
             assert msgspec.json.decode(msgspec.json.encode(parameters)) == parameters
 
-    def test_parameters_do_not_hold_the_identity(self, cloud: CloudUnderTest) -> None:
+    def test_parameters_do_not_contain_the_identity(self, cloud: CloudUnderTest) -> None:
         for parameters in cloud.connect().plan(cloud.request()).alternatives:
             assert b"ONE_PROVIDER_" not in msgspec.json.encode(parameters)
 
     @pytest.mark.parametrize("name", ["CLIENTTOKEN", "CLIENT_TOKEN", "ClientToken"])
-    def test_a_token_in_the_template_is_ignored_with_a_warning(self, cloud: CloudUnderTest, name: str) -> None:
+    def test_token_in_the_template_is_ignored_with_a_warning(self, cloud: CloudUnderTest, name: str) -> None:
         request = cloud.request()
         plan = cloud.connect().plan(request)
         with_token = cloud.connect().plan(cloud.request({name: "mine"}, vm_id=request.vm_id))
@@ -301,12 +300,12 @@ class OwnedCloudConformance:
         [
             pytest.param({"TAGS": "role=web,ONE_PROVIDER_OWNER=me"}, id="tag"),
             pytest.param({"TAGS": " one_provider_vm_id = 7"}, id="tag-in-lower-case"),
-            pytest.param({"TAGS": "ONE_PROVIDER_SOMETHING=new"}, id="tag-of-a-later-release"),
+            pytest.param({"TAGS": "ONE_PROVIDER_SOMETHING=new"}, id="unknown-reserved-tag"),
             pytest.param({"ONE_PROVIDER_SEQ": "0"}, id="attribute"),
             pytest.param({"One_Provider_Seq": "0"}, id="attribute-in-another-case"),
         ],
     )
-    def test_tags_of_ours_in_the_template_fail_the_vm(
+    def test_reserved_tags_in_the_template_raise_bad_parameter(
         self, cloud: CloudUnderTest, attributes: Mapping[str, str]
     ) -> None:
         with pytest.raises(BadParameter, match=r"(?i)one_provider_"):
@@ -314,21 +313,19 @@ class OwnedCloudConformance:
 
     # Creating
 
-    async def test_an_id_is_one_plain_word(self, running: DeployId) -> None:
+    async def test_deploy_id_is_one_ascii_word(self, running: DeployId) -> None:
         assert running.replace("-", "").isalnum()
         assert running.isascii()
 
-    async def test_a_create_shows_the_identity_it_was_given(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_created_instance_has_the_given_identity(self, cloud: CloudUnderTest, provider: Provider) -> None:
         request = cloud.request({"TAGS": "role=web"})
         deploy_id = await self.launch(cloud, provider, request)
-        instance = await look(provider, deploy_id)
+        instance = await describe_one(provider, deploy_id)
         assert instance is not None
         assert instance.identity == request.identity(owner=OWNER)
         assert instance.created_at > 0
 
-    async def test_the_same_create_again_yields_the_same_instance(
-        self, cloud: CloudUnderTest, provider: Provider
-    ) -> None:
+    async def test_repeated_create_returns_the_same_instance(self, cloud: CloudUnderTest, provider: Provider) -> None:
         if not provider.is_create_repeatable:
             pytest.skip("the cloud has no idempotency tokens")
         call = a_call(provider, cloud.request())
@@ -336,7 +333,7 @@ class OwnedCloudConformance:
         assert await provider.create(call) == deploy_id
         assert set(await asyncio.gather(*(provider.create(call) for _ in range(5)))) == {deploy_id}
 
-    async def test_a_running_or_stopped_instance_still_answers_to_its_token(
+    async def test_repeated_create_returns_a_running_or_stopped_instance(
         self, cloud: CloudUnderTest, provider: Provider
     ) -> None:
         if not provider.is_create_repeatable:
@@ -347,7 +344,9 @@ class OwnedCloudConformance:
         await self.stopped(provider, deploy_id)
         assert await provider.create(a_call(provider, request)) == deploy_id
 
-    async def test_a_token_with_other_parameters_is_refused(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_token_with_other_parameters_raises_token_mismatch(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
         if not provider.is_create_repeatable:
             pytest.skip("the cloud has no idempotency tokens")
         request = cloud.request()
@@ -357,7 +356,9 @@ class OwnedCloudConformance:
         with pytest.raises(TokenMismatch):
             await provider.create(CreateCall(identity=call.identity, token=call.token, parameters=other))
 
-    async def test_the_token_of_a_terminated_instance_is_spent(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_token_of_a_terminated_instance_raises_token_spent(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
         if not provider.is_create_repeatable:
             pytest.skip("the cloud has no idempotency tokens")
         request = cloud.request()
@@ -365,24 +366,24 @@ class OwnedCloudConformance:
         with pytest.raises(TokenSpent):
             await provider.create(a_call(provider, request))
 
-    async def test_a_new_token_makes_a_new_instance(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_new_token_creates_a_new_instance(self, cloud: CloudUnderTest, provider: Provider) -> None:
         request = cloud.request()
         first = await provider.create(a_call(provider, request))
         second = await provider.create(a_call(provider, request, token=f"token-{request.vm_id}-again"))
         assert first != second
 
-    @pytest.mark.parametrize("turn", range(8))
-    async def test_a_create_given_up_after_some_turns_leaves_nothing_untagged(
-        self, cloud: CloudUnderTest, provider: Provider, turn: int
+    @pytest.mark.parametrize("iterations", range(8))
+    async def test_create_cancelled_after_some_loop_iterations_leaves_no_untagged_instance(
+        self, cloud: CloudUnderTest, provider: Provider, iterations: int
     ) -> None:
         request = cloud.request()
         task = asyncio.create_task(provider.create(a_call(provider, request)))
-        await turns(turn)
-        await give_up(task)
+        await iterate_loop(iterations)
+        await cancel(task)
         await self.assert_all_is_tagged(provider, request)
 
     @pytest.mark.parametrize("delay", [0.0005, 0.002, 0.01])
-    async def test_a_create_given_up_after_some_time_leaves_nothing_untagged(
+    async def test_create_cancelled_after_some_time_leaves_no_untagged_instance(
         self, cloud: CloudUnderTest, provider: Provider, delay: float
     ) -> None:
         request = cloud.request()
@@ -392,7 +393,7 @@ class OwnedCloudConformance:
         await self.assert_all_is_tagged(provider, request)
 
     async def assert_all_is_tagged(self, provider: Provider, request: VmRequest) -> None:
-        """Check that every instance has our tags, and that the same create again makes no second one."""
+        """Assert that every instance is tagged, and that a repeated create makes no second one."""
         identity = request.identity(owner=OWNER)
         assert all(instance.identity == identity for instance in await provider.list_instances())
         if not provider.is_create_repeatable:
@@ -404,7 +405,7 @@ class OwnedCloudConformance:
 
     # Starting, stopping, rebooting
 
-    async def test_stopping_and_starting_can_be_repeated(self, provider: Provider, running: DeployId) -> None:
+    async def test_start_and_stop_can_be_repeated(self, provider: Provider, running: DeployId) -> None:
         await provider.start(running)
         await provider.stop(running, hard=False)
         await provider.stop(running, hard=False)
@@ -414,35 +415,39 @@ class OwnedCloudConformance:
         await provider.start(running)
         await reach(provider, running, InstanceState.RUNNING)
 
-    async def test_a_hard_stop_stops(self, provider: Provider, running: DeployId) -> None:
+    async def test_hard_stop_stops_the_instance_and_can_be_repeated(
+        self, provider: Provider, running: DeployId
+    ) -> None:
         await provider.stop(running, hard=True)
         await provider.stop(running, hard=True)
         await reach(provider, running, InstanceState.STOPPED)
 
     @pytest.mark.parametrize("hard", [False, True], ids=["soft", "hard"])
-    async def test_a_reboot_can_be_repeated_and_leaves_the_instance_running(
+    async def test_reboot_leaves_the_instance_running_and_can_be_repeated(
         self, provider: Provider, running: DeployId, *, hard: bool
     ) -> None:
         await provider.reboot(running, hard=hard)
         await provider.reboot(running, hard=hard)
         await reach(provider, running, InstanceState.RUNNING)
 
-    async def test_a_stopped_instance_cannot_be_rebooted(self, provider: Provider, running: DeployId) -> None:
+    async def test_reboot_of_a_stopped_instance_raises_wrong_state(self, provider: Provider, running: DeployId) -> None:
         await self.stopped(provider, running)
         with pytest.raises(WrongState):
             await provider.reboot(running, hard=False)
 
-    async def test_an_instance_keeps_its_identity_when_it_stops_and_starts(
+    async def test_instance_keeps_its_identity_when_it_stops_and_starts(
         self, provider: Provider, running: DeployId
     ) -> None:
-        before = await look(provider, running)
+        before = await describe_one(provider, running)
         await self.stopped(provider, running)
         await provider.start(running)
         after = await reach(provider, running, InstanceState.RUNNING)
         assert before is not None
         assert after.identity == before.identity
 
-    async def test_a_terminated_instance_can_do_nothing_more(self, provider: Provider, running: DeployId) -> None:
+    async def test_start_stop_and_reboot_of_a_terminated_instance_raise_wrong_state(
+        self, provider: Provider, running: DeployId
+    ) -> None:
         await self.terminated(provider, running)
         with pytest.raises(WrongState):
             await provider.start(running)
@@ -451,7 +456,7 @@ class OwnedCloudConformance:
         with pytest.raises(WrongState):
             await provider.reboot(running, hard=False)
 
-    async def test_an_unknown_id_is_not_found_whatever_is_asked(
+    async def test_every_call_about_an_unknown_id_raises_instance_not_found(
         self, cloud: CloudUnderTest, provider: Provider
     ) -> None:
         unknown = cloud.unknown_deploy_id
@@ -469,19 +474,19 @@ class OwnedCloudConformance:
 
     # Destroying
 
-    async def test_destroying_can_be_repeated(self, provider: Provider, running: DeployId) -> None:
+    async def test_destroy_can_be_repeated(self, provider: Provider, running: DeployId) -> None:
         await provider.destroy(running)
         await provider.destroy(running)
         await reach(provider, running, InstanceState.TERMINATED)
         await provider.destroy(running)
 
-    async def test_a_stopped_instance_can_be_destroyed(self, provider: Provider, running: DeployId) -> None:
+    async def test_stopped_instance_can_be_destroyed(self, provider: Provider, running: DeployId) -> None:
         await self.terminated(provider, await self.stopped(provider, running))
 
-    async def test_a_new_instance_can_be_destroyed_at_once(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_new_instance_can_be_destroyed_at_once(self, cloud: CloudUnderTest, provider: Provider) -> None:
         await self.terminated(provider, await provider.create(a_call(provider, cloud.request())))
 
-    async def test_destroying_what_somebody_else_has_terminated_is_fine(
+    async def test_instance_terminated_in_the_console_can_be_destroyed(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         await cloud.console.terminate(running)
@@ -490,14 +495,14 @@ class OwnedCloudConformance:
 
     # Lookups
 
-    async def test_a_description_leaves_out_what_the_cloud_does_not_know(
+    async def test_describe_leaves_out_unknown_ids(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         assert set(await provider.describe([cloud.unknown_deploy_id, running])) == {running}
         assert not await provider.describe([cloud.unknown_deploy_id])
         assert not await provider.describe([])
 
-    async def test_many_instances_are_described_at_once(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_describe_returns_many_instances_at_once(self, cloud: CloudUnderTest, provider: Provider) -> None:
         calls = [a_call(provider, cloud.request()) for _ in range(5)]
         deploy_ids = await asyncio.gather(*(provider.create(call) for call in calls))
 
@@ -509,18 +514,16 @@ class OwnedCloudConformance:
         assert described is not None
         assert [described[deploy_id].identity for deploy_id in deploy_ids] == [call.identity for call in calls]
 
-    async def test_find_shows_the_instances_of_one_vm_and_of_no_other(
-        self, cloud: CloudUnderTest, provider: Provider
-    ) -> None:
+    async def test_find_returns_the_instances_of_one_vm_only(self, cloud: CloudUnderTest, provider: Provider) -> None:
         request = cloud.request()
         deploy_id = await self.launch(cloud, provider, request)
         await self.launch(cloud, provider)
         found = await provider.find(owner=OWNER, vm_id=request.vm_id)
         assert [(each.deploy_id, each.identity) for each in found] == [(deploy_id, request.identity(owner=OWNER))]
-        assert not await provider.find(owner="somebody-else", vm_id=request.vm_id)
+        assert not await provider.find(owner="another-owner", vm_id=request.vm_id)
         assert not await provider.find(owner=OWNER, vm_id=VmId(999_999))
 
-    async def test_find_shows_every_life_of_a_vm_gone_ones_included(
+    async def test_find_returns_terminated_and_running_instances_of_a_vm(
         self, cloud: CloudUnderTest, provider: Provider
     ) -> None:
         request = cloud.request()
@@ -533,7 +536,7 @@ class OwnedCloudConformance:
         assert found[first].state.is_gone
         assert found[second].identity == again.identity
 
-    async def test_a_listing_shows_ours_and_everybody_elses(
+    async def test_listing_has_tagged_and_untagged_instances_once_each(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         foreign = await cloud.console.launch()
@@ -541,21 +544,23 @@ class OwnedCloudConformance:
         rows = await provider.list_instances()
         listed = {instance.deploy_id: instance for instance in rows}
         assert set(listed) == {running, foreign}
-        assert len(rows) == 2, "each of them once"
+        assert len(rows) == 2, "each instance is listed once"
         assert listed[foreign].identity is None
         assert listed[running].identity is not None
 
-    async def test_every_view_of_an_instance_is_the_same(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_describe_find_and_listing_return_the_same_instance(
+        self, cloud: CloudUnderTest, provider: Provider
+    ) -> None:
         request = cloud.request()
         deploy_id = await self.launch(cloud, provider, request)
-        described = await look(provider, deploy_id)
+        described = await describe_one(provider, deploy_id)
         views = [described, *await provider.find(owner=OWNER, vm_id=request.vm_id), *await provider.list_instances()]
         still = [msgspec.structs.replace(view, usage=None) for view in views if view is not None]
         assert len(still) == 3
         assert still == [still[0]] * 3
 
-    async def test_attributes_have_names_that_monitoring_can_carry(self, provider: Provider, running: DeployId) -> None:
-        instance = await look(provider, running)
+    async def test_attribute_names_are_valid_in_opennebula(self, provider: Provider, running: DeployId) -> None:
+        instance = await describe_one(provider, running)
         assert instance is not None
         for name in instance.attributes:
             assert name.isascii()
@@ -565,24 +570,22 @@ class OwnedCloudConformance:
 
     # Tags
 
-    async def test_retagging_puts_another_identity_in_the_place_of_the_first(
-        self, cloud: CloudUnderTest, provider: Provider
-    ) -> None:
+    async def test_retag_replaces_the_identity(self, cloud: CloudUnderTest, provider: Provider) -> None:
         request = cloud.request({"TAGS": "role=web"})
         deploy_id = await self.launch(cloud, provider, request)
         moved = Identity(owner=OWNER, vm_id=VmId(request.vm_id + 100_000), stime=5, seq=2, host_id=9)
         await provider.retag(deploy_id, moved)
         await provider.retag(deploy_id, moved)
 
-        async def carries_it() -> bool:
-            instance = await look(provider, deploy_id)
+        async def has_new_identity() -> bool:
+            instance = await describe_one(provider, deploy_id)
             return instance is not None and instance.identity == moved
 
-        await until(carries_it, "the new identity")
+        await until(has_new_identity, "the new identity")
         assert [found.deploy_id for found in await provider.find(owner=OWNER, vm_id=moved.vm_id)] == [deploy_id]
         assert not await provider.find(owner=OWNER, vm_id=request.vm_id)
 
-    async def test_somebody_elses_instance_can_be_made_ours(self, cloud: CloudUnderTest, provider: Provider) -> None:
+    async def test_retag_imports_an_untagged_instance(self, cloud: CloudUnderTest, provider: Provider) -> None:
         foreign = await cloud.console.launch()
         await reach(provider, foreign, InstanceState.RUNNING)
         request = cloud.request()
@@ -593,32 +596,32 @@ class OwnedCloudConformance:
 
         await until(is_found, "the imported instance among those of its VM")
 
-    @pytest.mark.parametrize("is_tagged", [True, False], ids=["another-vms", "nobodys"])
-    async def test_an_action_leaves_alone_what_its_tags_say_is_not_the_vms(
+    @pytest.mark.parametrize("is_tagged", [True, False], ids=["another-vm", "untagged"])
+    async def test_actions_on_an_instance_of_another_vm_raise_not_ours(
         self, cloud: CloudUnderTest, provider: Provider, tmp_path: Path, *, is_tagged: bool
     ) -> None:
-        """An instance that is not the VM's, named by the request or by the answer to the VM's own create."""
-        theirs = await (self.launch(cloud, provider) if is_tagged else cloud.console.launch())
-        await reach(provider, theirs, InstanceState.RUNNING)
+        """The instance is named by the request, or by the response to the VM's own create."""
+        foreign = await (self.launch(cloud, provider) if is_tagged else cloud.console.launch())
+        await reach(provider, foreign, InstanceState.RUNNING)
         other = cloud.request()
-        request = msgspec.structs.replace(other, deploy_id=theirs)
+        request = msgspec.structs.replace(other, deploy_id=foreign)
         async with a_worker(provider, tmp_path) as (work, journal):
             for act in (partial(reboot, is_hard=False), partial(reboot, is_hard=True), stop, destroy):
                 with pytest.raises(NotOurs):
                     await act(work(request))
             answered = Attempt.new(other.identity(owner=OWNER), 1, {})
             await journal.save_attempt(
-                msgspec.structs.replace(answered, state=AttemptState.CREATED, deploy_id=theirs, sent_at=1.0)
+                msgspec.structs.replace(answered, state=AttemptState.CREATED, deploy_id=foreign, sent_at=1.0)
             )
             with pytest.raises(NotOurs):
                 await destroy(work(other))
-        instance = await look(provider, theirs)
+        instance = await describe_one(provider, foreign)
         assert instance is not None
         assert instance.state is InstanceState.RUNNING
 
     # Two processes
 
-    async def test_two_providers_on_one_cloud_see_each_others_work(
+    async def test_two_providers_on_one_cloud_see_the_same_instances(
         self, cloud: CloudUnderTest, provider: Provider
     ) -> None:
         other = cloud.connect()
@@ -638,7 +641,7 @@ class OwnedCloudConformance:
 
     # Capabilities
 
-    async def test_suspending_can_be_repeated_and_a_start_resumes(
+    async def test_suspend_can_be_repeated_and_start_resumes(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         suspendable = self.capable(cloud, provider, Suspendable)
@@ -649,7 +652,7 @@ class OwnedCloudConformance:
         await provider.start(running)
         await reach(provider, running, InstanceState.RUNNING)
 
-    async def test_only_a_running_instance_is_suspended(
+    async def test_suspend_of_a_stopped_instance_raises_wrong_state(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         suspendable = self.capable(cloud, provider, Suspendable)
@@ -659,7 +662,7 @@ class OwnedCloudConformance:
         with pytest.raises(InstanceNotFound):
             await suspendable.suspend(cloud.unknown_deploy_id)
 
-    async def test_a_snapshot_is_taken_reverted_to_and_deleted(
+    async def test_snapshot_can_be_created_reverted_and_deleted(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         snapshots = self.capable(cloud, provider, Snapshots)
@@ -674,7 +677,7 @@ class OwnedCloudConformance:
         with pytest.raises(BadParameter):
             await snapshots.revert_snapshot(running, taken)
 
-    async def test_a_disk_comes_and_goes_and_repeating_is_fine(
+    async def test_disk_can_be_attached_and_detached_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         hotplug = self.capable(cloud, provider, DiskHotplug)
@@ -684,7 +687,7 @@ class OwnedCloudConformance:
         for _ in range(2):
             await hotplug.detach_disk(running, disk)
 
-    async def test_a_disk_snapshot_is_taken_and_reverted_to(
+    async def test_disk_snapshot_can_be_created_and_reverted(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         snapshots = self.capable(cloud, provider, DiskSnapshots)
@@ -694,7 +697,7 @@ class OwnedCloudConformance:
         await snapshots.revert_disk_snapshot(running, disk)
         await snapshots.revert_disk_snapshot(running, disk)
 
-    async def test_a_disk_grows_and_growing_to_the_same_size_is_fine(
+    async def test_disk_can_be_enlarged_repeatedly_but_not_shrunk(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         growing = self.capable(cloud, provider, DiskResize)
@@ -704,7 +707,7 @@ class OwnedCloudConformance:
         with pytest.raises(BadParameter):
             await growing.resize_disk(running, {"DISK_ID": "5", "SIZE": "512"})
 
-    async def test_an_interface_comes_and_goes_and_repeating_is_fine(
+    async def test_nic_can_be_attached_and_detached_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         hotplug = self.capable(cloud, provider, NicHotplug)
@@ -714,7 +717,7 @@ class OwnedCloudConformance:
         for _ in range(2):
             await hotplug.detach_nic(running, nic)
 
-    async def test_an_instance_changes_its_size_and_repeating_is_fine(
+    async def test_instance_can_be_resized_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         resizable = self.capable(cloud, provider, Resizable)
@@ -722,7 +725,7 @@ class OwnedCloudConformance:
         for _ in range(2):
             await resizable.resize(running, VmRequest(vm_id=VmId(1), template=larger))
 
-    async def test_an_impossible_size_is_refused(
+    async def test_resize_to_an_impossible_size_raises_bad_parameter(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         resizable = self.capable(cloud, provider, Resizable)
@@ -730,7 +733,7 @@ class OwnedCloudConformance:
         with pytest.raises(BadParameter):
             await resizable.resize(running, VmRequest(vm_id=VmId(1), template=giant))
 
-    async def test_a_context_is_handed_over_and_repeating_is_fine(
+    async def test_context_can_be_updated_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         updating = self.capable(cloud, provider, ContextUpdate)
@@ -738,7 +741,7 @@ class OwnedCloudConformance:
         for _ in range(2):
             await updating.update_context(running, VmRequest(vm_id=VmId(1), template=context))
 
-    async def test_what_was_attached_from_here_is_told_and_nothing_else(
+    async def test_attached_returns_only_devices_that_the_provider_attached(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         listing = self.capable(cloud, provider, DeviceListing)
@@ -747,7 +750,7 @@ class OwnedCloudConformance:
         await self.capable(cloud, provider, NicHotplug).attach_nic(running, {"NIC_ID": "2", "NETWORK": "cloud"})
         assert await listing.attached(running) == Attached(disks=frozenset({"5"}), nics=frozenset({"2"}))
 
-    async def test_a_resume_gives_the_instance_what_changed_while_its_vm_was_off(
+    async def test_resume_applies_template_changes_made_while_the_vm_was_off(
         self, cloud: CloudUnderTest, provider: Provider, tmp_path: Path
     ) -> None:
         listing = self.capable(cloud, provider, DeviceListing)
@@ -766,7 +769,7 @@ class OwnedCloudConformance:
                 instance = await reach(provider, deploy_id, InstanceState.RUNNING)
                 assert (sized.import_hints(instance).size.memory >= 4096) is bool(disks)
 
-    async def test_network_rules_are_applied_and_repeating_is_fine(
+    async def test_network_rules_can_be_updated_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         rules = self.capable(cloud, provider, NetworkRules)
@@ -785,19 +788,19 @@ class OwnedCloudConformance:
             await rules.update_security_group(running, request)
             await rules.update_nic(running, request)
 
-    async def test_no_capability_does_anything_to_an_instance_that_is_gone_or_unknown(
+    async def test_capabilities_raise_for_terminated_and_unknown_instances(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         await self.terminated(provider, running)
-        for attempt in _every_extra(provider, running):
+        for attempt in _capability_calls(provider, running):
             with pytest.raises((WrongState, InstanceNotFound)):
                 await attempt
-        for attempt in _every_extra(provider, cloud.unknown_deploy_id):
+        for attempt in _capability_calls(provider, cloud.unknown_deploy_id):
             with pytest.raises(InstanceNotFound):
                 await attempt
 
 
-def _every_extra(provider: Provider, deploy_id: DeployId) -> list[Awaitable[object]]:
+def _capability_calls(provider: Provider, deploy_id: DeployId) -> list[Awaitable[object]]:
     """Return one call of each capability of the provider."""
     disk, nic = {"DISK_ID": "5", "SIZE": "1024"}, {"NIC_ID": "2"}
     size = Template(values={"CPU": ("1",), "MEMORY": ("512",)})

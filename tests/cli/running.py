@@ -1,4 +1,4 @@
-"""Runs `one-provider`: as a process of its own, on a terminal, or within this one where that shows as much."""
+"""Runs `one-provider`: as a process of its own, on a terminal, or in this process where that proves as much."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMMAND = (sys.executable, "-m", "one_provider_mad.cli.main")
 
 
 def surroundings(root: Path, **more: str) -> dict[str, str]:
-    """An environment in which OpenNebula is there, and nothing leads to another one."""
+    """An environment that leads to the OpenNebula at this root, and to no other."""
     away = {"ONE_PROVIDER_MAD_CONF", "ONE_XMLRPC", *COVERAGE}
     kept = {name: value for name, value in os.environ.items() if name not in away}
     return {**kept, "ONE_LOCATION": str(root), "ONE_AUTH": str(root / "no_one_auth"), **more}
@@ -37,19 +37,19 @@ def ran(root: Path, *arguments: str, **environ: str) -> tuple[int, str, str]:
 
 
 def said(root: Path, *arguments: str, code: int = 0, **environ: str) -> str:
-    """What it writes, in this process; fails unless it ends so."""
+    """The output of a run in this process; fails at another exit code."""
     result = aside(lambda: CliRunner().invoke(program.main, arguments, env=surroundings(root, **environ)))
     assert result.exit_code == code, result.output
     return str(result.output)
 
 
 def parsed(root: Path, *arguments: str, code: int = 0, **environ: str) -> Any:
-    """The same with --json, read."""
+    """The parsed output of a run with --json."""
     return json.loads(said(root, *arguments, "--json", code=code, **environ))
 
 
 def on_a_terminal(root: Path, *arguments: str, columns: int = 100) -> tuple[int, str]:
-    """Exit code, and what a terminal is sent."""
+    """Exit code, and the output to a terminal."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
     environ = surroundings(root, TERM="xterm-256color")
@@ -62,6 +62,6 @@ def on_a_terminal(root: Path, *arguments: str, columns: int = 100) -> tuple[int,
             while part := os.read(ours, 65536):
                 written += part
         except OSError:
-            pass  # how Linux tells that nobody holds the other end any more
+            pass  # on Linux a read fails once the other end is closed
         os.close(ours)
     return process.returncode, written.decode()

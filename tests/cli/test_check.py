@@ -1,4 +1,4 @@
-"""`one-provider check`: ticks and crosses, each cross with what to do, and an exit code for scripts."""
+"""`one-provider check`: ticks and crosses, each cross with a remedy, and the exit code."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Point = dict[str, Any]
 
 @pytest.fixture
 def ready(place: Place) -> Place:
-    """Everything where it should be, but for OpenNebula itself."""
+    """An installation that is complete but for a running OpenNebula."""
     mads = place.root / "lib" / "mads"
     mads.mkdir(parents=True)
     for program in ("one_vmm_provider", "one_im_provider"):
@@ -67,19 +67,19 @@ def journaled(place: Place, *writings: Callable[[Journal], Awaitable[None]]) -> 
     return path
 
 
-def test_all_is_well(ready: Place, tmp_path: Path) -> None:
+def test_check_ticks_every_point_of_a_good_installation(ready: Place, tmp_path: Path) -> None:
     login = tmp_path / "one_auth"
     login.write_text("oneadmin:secret\n")
     login.chmod(0o600)
     with Partner() as oned:
         environ = {"ONE_AUTH": str(login), "ONE_XMLRPC": oned.urls[0]}
-        code, told, complaints = ran(ready.root, "check", "simulated", **environ)
-        assert (code, complaints) == (0, "")
-        marks = [line[0] for line in told.splitlines()]
+        code, printed, errors = ran(ready.root, "check", "simulated", **environ)
+        assert (code, errors) == (0, "")
+        marks = [line[0] for line in printed.splitlines()]
         assert set(marks) == {"✓"}
         found = by_name(json.loads(ran(ready.root, "check", "simulated", "--json", **environ)[1]))
     assert [point["remedy"] for point in found.values() if point["remedy"]] == []
-    assert [line[2:].partition(":")[0] for line in told.splitlines()] == list(found)
+    assert [line[2:].partition(":")[0] for line in printed.splitlines()] == list(found)
     assert list(found) == [
         "configuration", "permissions", "state", "logs", "one_vmm_provider", "one_im_provider", "credentials",
         "listing", "database", "instances", "journal", "OpenNebula", "system datastore",
@@ -100,9 +100,9 @@ def test_all_is_well(ready: Place, tmp_path: Path) -> None:
         ("7.4.0", {"system": "local", "cloud-system": "dummy"}, [True]),
         ("5.10.5", {"system": "ssh"}, []),
     ],
-    ids=["no-dummy-on-7", "a-dummy-on-7", "5.10-transfers-nothing"],
+    ids=["7.4-without-dummy", "7.4-with-dummy", "5.10"],
 )
-def test_a_system_datastore_that_7_cannot_end_vms_with_is_a_cross(
+def test_check_fails_on_7_x_without_a_dummy_system_datastore(
     ready: Place, tmp_path: Path, release: Any, datastores: dict[str, str], found: list[bool]
 ) -> None:
     login = tmp_path / "one_auth"
@@ -115,7 +115,7 @@ def test_a_system_datastore_that_7_cannot_end_vms_with_is_a_cross(
     assert [each["is_well"] for each in points if each["what"] == "system datastore"] == found
 
 
-def test_where_opennebula_is_asked_is_said_though_it_does_not_answer(ready: Place, tmp_path: Path) -> None:
+def test_check_names_the_xmlrpc_endpoint_that_does_not_answer(ready: Place, tmp_path: Path) -> None:
     login = tmp_path / "one_auth"
     login.write_text("oneadmin:secret\n")
     login.chmod(0o600)
@@ -127,18 +127,18 @@ def test_where_opennebula_is_asked_is_said_though_it_does_not_answer(ready: Plac
     assert found["found"].endswith(f", asked at http://127.0.0.1:{port}/RPC2 {source}")
 
 
-def test_what_only_may_be_wrong_is_no_failure(ready: Place) -> None:
+def test_check_succeeds_with_warnings_only(ready: Place) -> None:
     (ready.root / "lib" / "mads" / "one_im_provider").unlink()
-    told = said(ready.root, "check", "simulated")
-    lines = told.splitlines()
+    printed = said(ready.root, "check", "simulated")
+    lines = printed.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("! one_im_provider: is not in "))
     assert lines[at + 1] == "    run one-provider install, unless EXECUTABLE names another path"
     assert any(line.startswith("! OpenNebula: ") for line in lines)
-    assert "✗" not in told
+    assert "✗" not in printed
     code, coloured = on_a_terminal(ready.root, "check", "simulated")
     assert (code, "\x1b[32m✓" in coloured, "\x1b[33m!" in coloured) == (0, True, True)
-    assert "checking simulated" in coloured  # progress, and only there
-    assert "checking" not in told
+    assert "checking simulated" in coloured  # progress is shown on a terminal only
+    assert "checking" not in printed
 
 
 @pytest.mark.parametrize(
@@ -147,49 +147,50 @@ def test_what_only_may_be_wrong_is_no_failure(ready: Place) -> None:
         ('provider = "ec2"\n', "owner is missing"),
         ('provider = "simulated"\nowner = "x"\n[capacity]\ncpus = 1\n', "capacity.cpus is no setting"),
         ('provider = "ec2"\nowner = "x"\n', "ec2.region is missing"),
-        ('provider = "nobody"\nowner = "x"\n', "there is no provider 'nobody' here"),
+        ('provider = "unknown"\nowner = "x"\n', "there is no provider 'unknown' here"),
     ],
 )
-def test_a_configuration_that_cannot_be_used_is_the_one_cross(place: Place, text: str, found: str) -> None:
+def test_check_of_an_invalid_configuration_fails_with_this_point_alone(place: Place, text: str, found: str) -> None:
     place.configure(text)
     (point,) = points(place, code=NOT_WELL).values()
     assert (point["is_well"], found in point["found"]) == (False, True)
     assert point["remedy"]
 
 
-def test_a_name_without_a_configuration_is_a_cross_and_a_script_can_tell(place: Place) -> None:
-    code, told, complaints = ran(place.root, "check", "other")
-    assert (code, complaints) == (NOT_WELL, "")
-    assert told.startswith("✗ configuration: other.toml does not exist: create ")
+def test_check_of_an_unconfigured_name_fails_with_exit_code_not_well(place: Place) -> None:
+    code, printed, errors = ran(place.root, "check", "other")
+    assert (code, errors) == (NOT_WELL, "")
+    assert printed.startswith("✗ configuration: other.toml does not exist: create ")
 
 
-def test_files_that_others_may_use(ready: Place) -> None:
+def test_check_fails_if_others_can_change_or_read_private_files(ready: Place) -> None:
     journal = journaled(ready)
     configuration = ready.conf / "simulated.toml"
     configuration.chmod(0o620)
     journal.chmod(0o644)
-    told = said(ready.root, "check", "simulated", code=NOT_WELL)
+    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
     assert (
-        f"✗ permissions: {configuration} is -rw--w----: others may change it\n    chmod go-w {configuration}\n" in told
+        f"✗ permissions: {configuration} is -rw--w----: others may change it\n    chmod go-w {configuration}\n"
+        in printed
     )
-    assert f"✗ permissions: {journal} is -rw-r--r--\n    chmod 600 {journal}\n" in told
+    assert f"✗ permissions: {journal} is -rw-r--r--\n    chmod 600 {journal}\n" in printed
     configuration.chmod(0o640)
     journal.chmod(0o600)
     assert points(ready)["permissions"]["is_well"] is True
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_files_that_opennebulas_user_cannot_use(ready: Place) -> None:
+def test_check_fails_if_opennebulas_user_cannot_use_a_file(ready: Place) -> None:
     journal = journaled(ready)
     configuration = ready.conf / "simulated.toml"
     os.chown(ready.var, 4711, 4712)
-    told = said(ready.root, "check", "simulated", code=NOT_WELL)
+    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
     for path in (configuration, journal):
         assert (
             f"✗ permissions: {path} is -rw------- and belongs to user 0: OpenNebula's user, 4711, cannot use it\n"
-            in told
+            in printed
         )
-        assert f"    chown --reference={ready.var} {path}\n" in told
+        assert f"    chown --reference={ready.var} {path}\n" in printed
     os.chown(journal, 4711, 4712)
     os.chown(configuration, 0, 4712)
     configuration.chmod(0o640)
@@ -204,12 +205,12 @@ def test_files_that_opennebulas_user_cannot_use(ready: Place) -> None:
     found = points(ready, code=NOT_WELL)
     assert crosses(found) == {"one_im_provider"}
     assert found["one_im_provider"]["found"] == f"OpenNebula's user, 4711, cannot run {target}"
-    with pytest.MonkeyPatch.context() as patch:  # as in a container, where root is nobody else
+    with pytest.MonkeyPatch.context() as patch:  # as in a container, where root cannot become another user
         patch.setenv("PATH", "/nowhere")
         assert points(ready)["one_im_provider"]["is_well"] is True
 
 
-def test_the_directory_of_metrics(ready: Place) -> None:
+def test_check_of_the_metrics_directory(ready: Place) -> None:
     directory = ready.root / "textfiles"
     path = ready.conf / "simulated.toml"
     path.write_text(f'{path.read_text()}[metrics]\ntextfile_directory = "{directory}"\n')
@@ -221,20 +222,20 @@ def test_the_directory_of_metrics(ready: Place) -> None:
     directory.mkdir(mode=0o755)
     assert points(ready)["metrics"] == {"is_well": True, "found": f"{directory} can be written", "remedy": ""}
     directory.chmod(0o750)
-    told = said(ready.root, "check", "simulated")
-    assert f"! metrics: {directory} is drwxr-x---: node_exporter can read it only as a member of its group\n" in told
-    if os.geteuid() == 0:  # who asks for somebody else
+    printed = said(ready.root, "check", "simulated")
+    assert f"! metrics: {directory} is drwxr-x---: node_exporter can read it only as a member of its group\n" in printed
+    if os.geteuid() == 0:  # root checks for OpenNebula's user
         os.chown(ready.var, 4711, 4712)
         assert points(ready, code=NOT_WELL)["metrics"]["found"].startswith(f"{directory} cannot be written: ")
 
 
-def test_credentials_and_clouds_that_do_not_answer(ready: Place) -> None:
+def test_check_fails_at_wrong_credentials_no_answer_and_another_account(ready: Place) -> None:
     ready.simulate(api_key="the right one")
     assert not crosses(points(ready))
     ready.simulate(api_key="hush")
-    told = said(ready.root, "check", "simulated", code=NOT_WELL)
-    assert "✗ credentials: " in told
-    assert "hush" not in told
+    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
+    assert "✗ credentials: " in printed
+    assert "hush" not in printed
     ready.configure(
         f'provider = "simulated"\nowner = "{OWNER}"\ncall_timeout = 0.05\n[simulated]\napi_key = "the right one"\n'
         "[simulated.faults.hangs]\n"
@@ -248,7 +249,7 @@ def test_credentials_and_clouds_that_do_not_answer(ready: Place) -> None:
     assert "one-provider journal accept simulated" in point["remedy"]
 
 
-def test_limits_that_are_reached(ready: Place) -> None:
+def test_check_fails_if_an_instance_type_has_no_capacity_left(ready: Place) -> None:
     ready.configure(
         f'provider = "simulated"\nowner = "{OWNER}"\n[simulated.capacity]\nsmall_256mb = 0\nlarge_4gb = 3\n'
     )
@@ -258,7 +259,7 @@ def test_limits_that_are_reached(ready: Place) -> None:
     assert found["instances of large_4gb"]["found"] == "3 of 3 left"
 
 
-def test_what_the_journal_tells(ready: Place) -> None:
+def test_check_fails_at_old_debts_and_an_unreadable_journal(ready: Place) -> None:
     who = Identity(owner=OWNER, vm_id=VmId(7), stime=1, seq=0, host_id=0)
     journaled(
         ready,
@@ -278,7 +279,7 @@ def test_what_the_journal_tells(ready: Place) -> None:
 
 
 def full(place: Place) -> dict[str, Point]:
-    """What it finds where no file can grow, as on a full disk."""
+    """The points of a check that can write to no file, as on a full disk."""
     command = shlex.join([*COMMAND, "check", "simulated", "--json"])
     done = subprocess.run(
         ["/bin/sh", "-c", f"ulimit -f 0; {command}"], env=surroundings(place.root), capture_output=True, timeout=30
@@ -287,9 +288,9 @@ def full(place: Place) -> dict[str, Point]:
     return by_name(json.loads(done.stdout))
 
 
-def test_a_journal_is_ticked_only_when_it_could_be_written(ready: Place) -> None:
-    """Without it every DEPLOY fails, and with a full disk it is read as well as ever."""
-    assert points(ready)["journal"]["is_well"] is True, "there is none yet, and it can be made"
+def test_check_fails_if_the_journal_cannot_be_written(ready: Place) -> None:
+    """Every DEPLOY fails without a writable journal; on a full disk it can still be read."""
+    assert points(ready)["journal"]["is_well"] is True, "no journal exists yet, and it can be created"
     assert full(ready)["journal"]["is_well"] is False
     path = journaled(ready)
     assert points(ready)["journal"]["is_well"] is True
@@ -306,26 +307,26 @@ def test_a_journal_is_ticked_only_when_it_could_be_written(ready: Place) -> None
     assert sorted(each.name for each in ready.var.glob("*tried*")) == []
 
 
-def test_a_journal_that_has_room_for_root_only_is_a_cross(ready: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_fails_if_the_free_space_is_reserved_for_root(ready: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_bavail=0))
     found = points(ready, code=NOT_WELL)["journal"]
     assert found["found"].startswith("the journal cannot be written: [Errno 28] the free space is reserved for root")
 
 
-def test_a_journal_that_may_only_be_read_is_a_cross(ready: Place) -> None:
+def test_check_fails_if_the_journal_is_read_only(ready: Place) -> None:
     path = journaled(ready)
     path.chmod(0o400)
-    if os.geteuid() == 0:  # who may write all the same, and asks for somebody else
+    if os.geteuid() == 0:  # root can write anyway, and checks for OpenNebula's user
         os.chown(ready.var, 4711, 4712)
         os.chown(path, 4711, 4712)
     user = ready.var.stat().st_uid
-    told = said(ready.root, "check", "simulated", code=NOT_WELL)
+    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
     found = f"✗ permissions: {path} is -r--------: OpenNebula's user, {user}, cannot write it\n    chmod 600 {path}\n"
-    assert found in told
+    assert found in printed
 
 
-def test_a_journal_that_is_gone_is_a_cross_where_there_was_one(ready: Place) -> None:
+def test_check_fails_if_an_earlier_journal_is_missing(ready: Place) -> None:
     (ready.var / "one_provider_mad_simulated.configured").touch()
     found = points(ready, code=NOT_WELL)
     assert crosses(found) == {"journal"}
@@ -333,7 +334,7 @@ def test_a_journal_that_is_gone_is_a_cross_where_there_was_one(ready: Place) -> 
     assert found["journal"]["found"] == f"{path} is missing, although simulated had one"
 
 
-def test_scripts(ready: Place) -> None:
+def test_check_of_scripts_warns_about_missing_ones(ready: Place) -> None:
     scripts = ready.var / "remotes" / "vmm" / "mine"
     scripts.mkdir(parents=True)
     for name in ("deploy", "shutdown"):

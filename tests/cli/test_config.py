@@ -1,4 +1,4 @@
-"""`one-provider config`: every value, where it comes from, and no secret."""
+"""`one-provider config`: every value with its source, and no secret."""
 
 from __future__ import annotations
 
@@ -45,16 +45,16 @@ def entries(place: Place, name: str = "simulated") -> dict[str, dict[str, Any]]:
     return {entry.pop("key"): entry for entry in parsed(place.root, "config", name)}
 
 
-def test_each_value_says_where_it_comes_from(place: Place) -> None:
+def test_config_shows_the_source_of_each_value(place: Place) -> None:
     path = place.configure(
         'provider = "simulated"\nowner = "mine"\n[simulated]\nlatency = 0.5\n[monitor]\nmissing_after = 7\n'
         "[simulated.faults]\noutage = true\n[orphans]\ngrace = 60\n"
         '[metrics]\ntextfile_directory = "/srv/metrics"\n',
         name="cloud",
     )
-    code, told, complaints = ran(place.root, "config", "cloud", "--json")
-    assert (code, complaints) == (0, "")
-    found = {entry["key"]: (entry["value"], entry["source"]) for entry in json.loads(told)}
+    code, printed, errors = ran(place.root, "config", "cloud", "--json")
+    assert (code, errors) == (0, "")
+    found = {entry["key"]: (entry["value"], entry["source"]) for entry in json.loads(printed)}
     written = str(path)
     assert found["owner"] == ("mine", written)
     assert found["simulated.latency"] == (0.5, written)
@@ -74,7 +74,7 @@ def test_each_value_says_where_it_comes_from(place: Place) -> None:
     assert not [key for key in found if key in ("monitor", "capacity", "policy", "orphans", "metrics")]
 
 
-def test_what_nobody_has_written_is_told_as_such(place: Place) -> None:
+def test_config_without_a_file_shows_default_values_and_their_reason(place: Place) -> None:
     found = entries(place)
     assert found["provider"] == {"value": "simulated", "source": f"there is no {place.conf / 'simulated.toml'}"}
     assert found["owner"] == {"value": "simulated", "source": "the provider's name"}
@@ -85,7 +85,7 @@ def test_what_nobody_has_written_is_told_as_such(place: Place) -> None:
     assert found["scripts.transfer"] == {"value": "run", "source": "default"}
 
 
-def test_what_becomes_of_vms_without_a_section_depends_on_what_instances_cost(place: Place) -> None:
+def test_default_of_without_section_is_refuse_only_for_clouds_that_cost_money(place: Place) -> None:
     key = "policy.without_section"
     assert entries(place)[key] == {"value": "allow", "source": "instances of simulated cost no money"}
     ec2 = 'provider = "ec2"\nowner = "mine"\n[ec2]\nregion = "eu-west-1"\n'
@@ -95,7 +95,7 @@ def test_what_becomes_of_vms_without_a_section_depends_on_what_instances_cost(pl
     assert entries(place, "cloud")[key] == {"value": "allow", "source": str(path)}
 
 
-def test_people_get_columns_and_terminals_a_ruled_table(place: Place) -> None:
+def test_config_prints_columns_and_on_a_terminal_a_ruled_table(place: Place) -> None:
     place.simulate(latency=0.5)
     plain = said(place.root, "config", "simulated")
     head, *rows = plain.splitlines()
@@ -107,7 +107,7 @@ def test_people_get_columns_and_terminals_a_ruled_table(place: Place) -> None:
     assert "\x1b[" in ruled
 
 
-def test_no_secret_is_ever_shown(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_never_shows_a_secret_of_a_plugin(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path / "site", monkeypatch, name="harbour", module="harbours_cloud", code=PLUGIN)
     one, two, three, four, five, six = SECRETS
     path = place.configure(
@@ -116,8 +116,8 @@ def test_no_secret_is_ever_shown(place: Place, tmp_path: Path, monkeypatch: pyte
         f'login_from_host = "aws"\n[harbour.regions.south]\npassword = "{five}"\nname = "South"\n'
         f'[harbour.inner]\napi_token = "{six}"\nharmless = "seen"\n'
     )
-    for told in (said(place.root, "config", "simulated"), said(place.root, "config", "simulated", "--json")):
-        assert not [secret for secret in SECRETS if secret in told]
+    for printed in (said(place.root, "config", "simulated"), said(place.root, "config", "simulated", "--json")):
+        assert not [secret for secret in SECRETS if secret in printed]
     found = {key: entry["value"] for key, entry in entries(place).items()}
     hidden = "********"
     assert found["harbour.login"] == found["harbour.pin"] == found["harbour.inner.api_token"] == hidden
@@ -131,14 +131,14 @@ def test_no_secret_is_ever_shown(place: Place, tmp_path: Path, monkeypatch: pyte
     assert not [secret for secret in SECRETS if secret in sentence]
 
 
-def test_secrets_of_the_clouds_that_are_built_in(place: Place) -> None:
+def test_config_hides_secrets_of_built_in_clouds(place: Place) -> None:
     place.configure(
         'provider = "ec2"\nowner = "mine"\n[ec2]\nregion = "eu-west-1"\naccess_key_id = "AKIAHUSH"\n'
         'secret_access_key = "hush-1"\nsession_token = "hush-2"\n[ec2.defaults]\nUSERDATA = "hush-3"\nAMI = "ami-1"\n'
     )
-    told = said(place.root, "config", "simulated", "--json")
-    assert not [secret for secret in ("AKIAHUSH", *SECRETS) if secret in told]
-    values = {entry["key"]: entry["value"] for entry in msgspec.json.decode(told)}
+    printed = said(place.root, "config", "simulated", "--json")
+    assert not [secret for secret in ("AKIAHUSH", *SECRETS) if secret in printed]
+    values = {entry["key"]: entry["value"] for entry in msgspec.json.decode(printed)}
     assert values["ec2.defaults"] == {"USERDATA": "********", "AMI": "ami-1"}
     assert values["ec2.region"] == "eu-west-1"
 
@@ -151,7 +151,7 @@ def test_secrets_of_the_clouds_that_are_built_in(place: Place) -> None:
         ("nonsense", "one-provider config: simulated.toml is not TOML: "),
     ],
 )
-def test_what_cannot_be_used_is_one_sentence(place: Place, text: str, sentence: str) -> None:
+def test_invalid_configuration_is_one_sentence_of_config(place: Place, text: str, sentence: str) -> None:
     place.configure(text)
     complaint = said(place.root, "config", "simulated", code=1)
     assert complaint.startswith(sentence)

@@ -1,4 +1,4 @@
-"""`one-provider decode`, fed with lines of both directions."""
+"""`one-provider decode` with lines of both directions."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ def explained(line: bytes) -> str:
     return unstyle("\n".join(explain(line)))
 
 
-def test_every_action_of_every_release_is_understood() -> None:
+def test_decode_explains_every_action_of_every_release() -> None:
     cases = [(action, release) for action in sorted(oned_lines.ACTIONS) for release in oned_lines.RELEASES]
     lines = [oned_lines.line(action, 7, release=release, deploy_id="i-0f3a") for action, release in cases]
     done = decode(stdin=b"".join(lines))
     assert (done.returncode, done.stderr) == (0, "")
-    told = done.stdout.split("\n> ")
-    assert len(told) == len(cases)
-    for (action, release), text in zip(cases, told, strict=True):
+    explanation = done.stdout.split("\n> ")
+    assert len(explanation) == len(cases)
+    for (action, release), text in zip(cases, explanation, strict=True):
         assert text.removeprefix("> ").startswith(f"{action} VM 7  ({'6.0 and later' if release == '7.4' else 'up to'}")
         if action != "DRIVER_CANCEL":
             state = f"LCM_STATE      {oned_lines.usual_lcm_state(action, release)} "
             assert all(part in text for part in ("remote_provider (id 0)", "i-0f3a", state, "TYPE=simulated"))
 
 
-def test_the_fields_that_matter_are_shown() -> None:
+def test_decode_shows_the_important_fields_of_a_request() -> None:
     line = oned_lines.line("SHUTDOWN", 7, deploy_id="i-0f3a", lcm_state=18, stime=1_760_000_000, seq=2)
     assert explained(line).splitlines() == [
         "> SHUTDOWN VM 7  (6.0 and later)",
@@ -60,7 +60,7 @@ def test_the_fields_that_matter_are_shown() -> None:
     ]
 
 
-def test_what_the_action_is_about_is_shown() -> None:
+def test_decode_shows_the_operand_of_an_action() -> None:
     text = explained(oned_lines.line("ATTACHDISK", 7, operand={"SIZE": "1024"}))
     assert "    operand        ATTACH=YES  DISK_ID=0  SIZE=1024" in text.splitlines()
 
@@ -92,7 +92,7 @@ def test_what_the_action_is_about_is_shown() -> None:
         (b"\x1b[2J\xff", "? \\x1b[2J\\xff (neither"),
     ],
 )  # fmt: skip
-def test_what_lines_say(line: bytes, text: str) -> None:
+def test_decode_explains_lines_of_the_action_driver(line: bytes, text: str) -> None:
     assert explained(line).startswith(text)
 
 
@@ -116,7 +116,7 @@ REPORT = f'VM = [ ID="7", DEPLOY_ID="i-1", MONITOR="{FIGURES}" ]\nNAME="a \\"b\\
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "explanation"),
     [
         (b"START_MONITOR - 3 0 " + packed(START), [
             "> START_MONITOR host 3  (5.12 and later)",
@@ -156,11 +156,11 @@ REPORT = f'VM = [ ID="7", DEPLOY_ID="i-1", MONITOR="{FIGURES}" ]\nNAME="a \\"b\\
         (b"STOPMONITOR SUCCESS 3 -", ["< STOPMONITOR SUCCESS host 3"]),
     ],
 )  # fmt: skip
-def test_what_the_information_drivers_lines_say(line: bytes, told: list[str]) -> None:
-    assert explained(line).splitlines() == told
+def test_decode_explains_lines_of_the_information_driver(line: bytes, explanation: list[str]) -> None:
+    assert explained(line).splitlines() == explanation
 
 
-def test_a_script_can_read_it() -> None:
+def test_decode_prints_json_objects() -> None:
     lines = [b"DEPLOY SUCCESS 7 i-0f3a", b"MONITOR_HOST SUCCESS 3 0 " + packed("USEDCPU=1\n"), b"nonsense"]
     assert [json.loads(each) for each in decode("--json", stdin=b"\n".join(lines)).stdout.splitlines()] == [
         {"from": "driver", "word": "DEPLOY", "status": "SUCCESS", "vm_id": 7, "host_id": None,
@@ -179,7 +179,7 @@ def test_a_script_can_read_it() -> None:
 ) | st.tuples(st.sampled_from(["START_MONITOR -", "STATE_VM SUCCESS", "LOG I"]), st.text(max_size=60)).map(
     lambda pair: f"{pair[0]} 7 0 ".encode() + b64encode(zlib.compress(pair[1].encode("utf-8", "replace")))
 ))  # fmt: skip
-def test_no_line_does_more_than_be_called_neither(line: bytes) -> None:
+def test_decode_explains_any_bytes_without_an_error(line: bytes) -> None:
     for text in explain(line, is_xml=True):
         assert unstyle(text).isprintable()
     assert json.loads(entry(line, is_xml=True))
@@ -193,13 +193,13 @@ def test_no_line_does_more_than_be_called_neither(line: bytes) -> None:
         b"MONITOR SUCCESS " + b"9" * 5000 + b" VFdP",
         b"MONITOR_VM SUCCESS 7 0" + b" " * 1_000_000 + b"x y",
     ],
-    ids=["host", "moment", "up-to-5.10", "blanks"],
+    ids=["host-id", "timestamp", "up-to-5.10", "blanks"],
 )
-def test_a_line_that_is_made_to_hurt_costs_nothing(line: bytes) -> None:
+def test_decode_handles_huge_numbers_and_blanks_quickly(line: bytes) -> None:
     assert json.loads(entry(line))
 
 
-def test_the_document_can_be_printed(tmp_path: Path) -> None:
+def test_decode_xml_prints_the_document_indented(tmp_path: Path) -> None:
     file = tmp_path / "lines"
     file.write_bytes(oned_lines.line("DEPLOY", 7) + b"FINALIZE\n")
     done = decode("--xml", str(file), str(file))
@@ -208,7 +208,7 @@ def test_the_document_can_be_printed(tmp_path: Path) -> None:
     assert done.stdout.count("          <PROVIDER_IMAGE_ID>id-141234</PROVIDER_IMAGE_ID>\n") == 2
 
 
-def test_lines_are_shown_as_they_arrive_without_colour_when_nobody_looks() -> None:
+def test_decode_explains_each_line_at_once_and_without_colour_in_a_pipe() -> None:
     with subprocess.Popen(DECODE, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -220,7 +220,7 @@ def test_lines_are_shown_as_they_arrive_without_colour_when_nobody_looks() -> No
         assert process.wait(10) == 0
 
 
-def test_a_reader_that_goes_away_is_no_failure() -> None:
+def test_decode_succeeds_if_its_reader_closes_the_pipe() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:
@@ -230,13 +230,13 @@ def test_a_reader_that_goes_away_is_no_failure() -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_a_file_that_is_not_there_is_one_sentence() -> None:
+def test_decode_of_a_missing_file_fails_with_one_sentence() -> None:
     done = decode("/no/such")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "one-provider decode: /no/such cannot be read: No such file or directory\n"
 
 
-def test_a_line_without_an_end_and_one_without_bounds_are_shown_too() -> None:
+def test_decode_explains_an_overlong_line_and_a_last_line_without_line_feed() -> None:
     endless = b"DEPLOY  7 " + b"A" * (16 * 1024 * 1024 + 10)
     done = decode(stdin=endless + b"\nINIT SUCCESS")
     assert done.returncode == 0

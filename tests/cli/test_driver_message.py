@@ -1,4 +1,4 @@
-"""What oned writes, release by release: OpenNebula's VirtualMachineManager.cc, VirtualMachine.cc and History.cc."""
+"""The encoder writes oned's lines, release by release: VirtualMachineManager.cc, VirtualMachine.cc, History.cc."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def tags(element: etree._Element | None) -> list[str]:
 
 
 def read(line: bytes) -> VmRequest:
-    """What the driver reads in the line."""
+    """The request that the driver parses from the line."""
     request = parse_line(line.rstrip(b"\n"))
     assert isinstance(request, Request)
     content = read_payload(request)
@@ -57,7 +57,7 @@ def read(line: bytes) -> VmRequest:
 
 
 @EVERY_RELEASE
-def test_the_document_has_the_elements_of_its_release_in_order(release: Release) -> None:
+def test_document_has_the_elements_of_its_release_in_order(release: Release) -> None:
     expected = elements(MESSAGE, release)
     at = expected.index("VM")
     for action in ACTIONS:
@@ -109,7 +109,7 @@ OPERANDS: Mapping[str, Mapping[str, str]] = {
 
 
 @EVERY_RELEASE
-def test_every_action_is_encoded_as_the_tests_write_it(release: Release) -> None:
+def test_every_action_is_encoded_byte_for_byte_as_oned_lines_writes_it(release: Release) -> None:
     for action in [*VERBS, "INIT", "FINALIZE", "FROBNICATE"]:
         for details in DETAILS:
             given = details | oned_lines.Details(operand=OPERANDS.get(action, {}))
@@ -117,14 +117,14 @@ def test_every_action_is_encoded_as_the_tests_write_it(release: Release) -> None
             assert wire_line(action, vm_id=42, release=release, **given) == expected, action
 
 
-def test_actions_and_their_releases_are_those_of_the_tests() -> None:
+def test_encoder_and_oned_lines_know_the_same_actions_and_releases() -> None:
     assert {action: verb.releases for action, verb in VERBS.items()} == {
         word: action.releases for word, action in oned_lines.ACTIONS.items()
     }
 
 
 @EVERY_RELEASE
-def test_the_driver_reads_what_was_put_in(release: Release) -> None:
+def test_driver_reads_the_encoded_details(release: Release) -> None:
     for action in ACTIONS:
         line = wire_line(
             action,
@@ -147,7 +147,7 @@ def test_the_driver_reads_what_was_put_in(release: Release) -> None:
 
 @pytest.mark.parametrize(("action", "on_top"), [("DEPLOY", ""), ("RESTORE", "i-0f3a")])
 @EVERY_RELEASE
-def test_a_deploy_has_its_id_only_inside_the_vm(action: str, on_top: str, release: Release) -> None:
+def test_top_level_deploy_id_is_empty_in_deploy_only(action: str, on_top: str, release: Release) -> None:
     document = etree.fromstring(build(action, vm_id=42, release=release, deploy_id="i-0f3a"))
     assert document.findtext("DEPLOY_ID") == on_top
     assert document.findtext("VM/DEPLOY_ID") == "i-0f3a"
@@ -157,7 +157,9 @@ def test_a_deploy_has_its_id_only_inside_the_vm(action: str, on_top: str, releas
     ("action", "release", "start"),
     [("DEPLOY", "4.4", b"DEPLOY 42 "), ("POLL", "5.10", b"POLL 42 "), ("SHUTDOWN", "7.4", b"SHUTDOWN  42 ")],
 )
-def test_a_line_is_blanks_and_base64_as_the_release_writes_them(action: str, release: Release, start: bytes) -> None:
+def test_line_has_the_blanks_of_its_release_and_the_document_in_base64(
+    action: str, release: Release, start: bytes
+) -> None:
     line = wire_line(action, vm_id=42, release=release)
     assert line.startswith(start)
     assert line.endswith(b"\n")
@@ -175,12 +177,12 @@ def test_a_line_is_blanks_and_base64_as_the_release_writes_them(action: str, rel
         ("DRIVER_CANCEL", "7.4", b"DRIVER_CANCEL  42 \n"),
     ],
 )
-def test_lines_without_a_document(action: str, release: Release, line: bytes) -> None:
+def test_init_finalize_and_driver_cancel_have_no_document(action: str, release: Release, line: bytes) -> None:
     assert wire_line(action, vm_id=42, release=release) == line
 
 
 @EVERY_RELEASE
-def test_empty_elements_are_written_as_oned_writes_them(release: Release) -> None:
+def test_empty_elements_have_oneds_form(release: Release) -> None:
     document = build("DEPLOY", vm_id=42, release=release).decode()
     assert "<MIGR_HOST/>" in document
     assert "<DEPLOY_ID/>" in document
@@ -192,7 +194,7 @@ def test_empty_elements_are_written_as_oned_writes_them(release: Release) -> Non
     assert "\n" not in document
 
 
-def test_attributes_are_placed_and_sorted_as_oned_does() -> None:
+def test_attributes_are_split_sorted_and_numbered_as_by_oned() -> None:
     template = Template(
         values={
             "VCPU": ("2",),
@@ -228,14 +230,14 @@ def test_attributes_are_placed_and_sorted_as_oned_does() -> None:
     )
 
 
-def test_the_default_template_is_the_guides() -> None:
+def test_default_template_is_that_of_the_bursting_guide() -> None:
     vm = read(wire_line("DEPLOY", vm_id=42, template=default_template("ec2")))
     assert (vm.template.text("CPU"), vm.template.text("MEMORY")) == ("1", "256")
     section = {"PROVIDER_IMAGE_ID": "id-141234", "PROVIDER_INSTANCE_TYPE": "small_256mb", "TYPE": "ec2"}
     assert vm.user_template.vectors("PUBLIC_CLOUD") == (section,)
 
 
-def test_only_7_4_transfers_a_context_to_a_cloud_host() -> None:
+def test_only_7_4_has_a_context_transfer_command() -> None:
     template = Template(values={"CPU": ("1",), "CONTEXT": ({"NETWORK": "YES"},)})
     for release in RELEASES:
         for action in ("DEPLOY", "RESTORE", "SHUTDOWN"):
@@ -262,13 +264,13 @@ def test_only_7_4_transfers_a_context_to_a_cloud_host() -> None:
         ("EXEC", {"COMMAND": "date"}, {"COMMAND": "date"}),
     ],
 )
-def test_what_an_action_is_about_stands_where_the_driver_looks(
+def test_driver_reads_the_operand_of_each_action(
     action: str, operand: Mapping[str, str], read_as: Mapping[str, str]
 ) -> None:
     assert read(wire_line(action, vm_id=42, operand=operand)).operand == read_as
 
 
-def test_an_operand_is_marked_in_the_templates_own_vector() -> None:
+def test_operand_is_marked_in_the_vector_with_its_number() -> None:
     template = Template(values={"DISK": ({"IMAGE_ID": "7", "SIZE": "5"}, {"IMAGE_ID": "8", "SIZE": "6"})})
     line = wire_line("RESIZEDISK", vm_id=42, template=template, operand={"DISK_ID": "1", "SIZE": "9"})
     assert read(line).operand == {"DISK_ID": "1", "IMAGE_ID": "8", "RESIZE": "YES", "SIZE": "9"}
@@ -276,7 +278,7 @@ def test_an_operand_is_marked_in_the_templates_own_vector() -> None:
     assert [disk.findtext("SIZE") for disk in document.findall("VM/TEMPLATE/DISK")] == ["5", "9"]
 
 
-def test_operands_that_are_no_vector() -> None:
+def test_operands_without_a_vector_are_encoded_in_their_places() -> None:
     resized = read(wire_line("RESIZE", vm_id=42, operand={"CPU": "2", "MEMORY": "512"}))
     assert (resized.template.text("CPU"), resized.template.text("MEMORY")) == ("2", "512")
     reconfigured = read(wire_line("UPDATECONF", vm_id=42, operand={"SSH_PUBLIC_KEY": "ssh-rsa A"}))
@@ -289,12 +291,12 @@ def test_operands_that_are_no_vector() -> None:
     assert backup.findtext("VM/BACKUPS/BACKUP_CONFIG/KEEP_LAST") == "3"
 
 
-def test_a_cleanup_may_find_its_vm_done_already() -> None:
+def test_cleanup_with_lcm_state_0_has_state_done() -> None:
     vm = read(wire_line("CLEANUP", vm_id=42, lcm_state=0))
     assert (vm.state, vm.lcm_state) == (6, 0)
 
 
-def test_cancel_had_a_state_of_its_own_in_4_4() -> None:
+def test_cancel_has_lcm_state_cancel_in_4_4_and_shutdown_later() -> None:
     assert read(wire_line("CANCEL", vm_id=42, release="4.4")).lcm_state == LCM_NUMBERS["CANCEL"]
     assert read(wire_line("CANCEL", vm_id=42, release="7.4")).lcm_state == LCM_NUMBERS["SHUTDOWN"]
 
@@ -321,7 +323,7 @@ def test_cancel_had_a_state_of_its_own_in_4_4() -> None:
         ({"template": Template(values={"a b": ("",)})}, "a template's names are made of A-Z, 0-9 and _, got 'a b'"),
     ],
 )
-def test_what_oned_could_not_send_is_refused_in_one_sentence(details: dict[str, object], sentence: str) -> None:
+def test_values_that_oned_cannot_send_are_refused_with_one_sentence(details: dict[str, object], sentence: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the sentence is compared below
         wire_line(**{"action": "REBOOT", "vm_id": 42, **details})  # type: ignore[arg-type]
     assert str(caught.value) == sentence
@@ -339,7 +341,7 @@ _names = st.text("ABMZ0_", max_size=6).map("U_".__add__)
     section=st.dictionaries(_names, _texts, min_size=1, max_size=4),
     release=st.sampled_from(RELEASES),
 )
-def test_every_value_reaches_the_driver_as_it_was(
+def test_driver_reads_every_template_value_unchanged(
     plain: dict[str, str], section: dict[str, str], release: Release
 ) -> None:
     template = Template(values={**{name: (text,) for name, text in plain.items()}, "PUBLIC_CLOUD": (section,)})
@@ -348,5 +350,5 @@ def test_every_value_reaches_the_driver_as_it_was(
     assert vm.user_template.vectors("PUBLIC_CLOUD") == (section,)
 
 
-def test_every_action_of_the_protocol_is_known_here() -> None:
+def test_encoder_knows_every_action_of_the_protocol() -> None:
     assert set(VERBS) == {action.value for action in Action}

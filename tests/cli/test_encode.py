@@ -1,4 +1,4 @@
-"""`one-provider encode`, called as people call it."""
+"""`one-provider encode`, called with arguments as on a command line."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def encode(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[b
     return subprocess.run(command, input=stdin, capture_output=True, timeout=30)
 
 
-def test_the_least_that_makes_a_line() -> None:
+def test_encode_needs_only_an_action_and_a_vm_id() -> None:
     done = encode("DEPLOY", "--vm-id", "7")
     assert (done.returncode, done.stdout, done.stderr) == (0, oned_lines.line("DEPLOY", 7), b"")
 
 
-def test_everything_that_can_be_said(tmp_path: Path) -> None:
+def test_encode_accepts_all_details_as_options(tmp_path: Path) -> None:
     file = tmp_path / "web.tmpl"
     file.write_text(TEMPLATE)
     done = encode(
@@ -52,12 +52,12 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, expected, b"")
 
 
-def test_a_template_may_come_from_stdin() -> None:
+def test_encode_reads_a_template_from_stdin() -> None:
     done = encode("DEPLOY", "7", "--template", "-", stdin=TEMPLATE.encode())
     assert done.stdout == oned_lines.line("DEPLOY", 7, template=read_template(TEMPLATE))
 
 
-# From here on in this process, for speed.
+# The following run in this process, which is faster.
 
 
 def ran(*arguments: str, stdin: str | bytes = "") -> tuple[int, bytes, str]:
@@ -67,7 +67,7 @@ def ran(*arguments: str, stdin: str | bytes = "") -> tuple[int, bytes, str]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_each_action_in_each_release_is_a_line(release: Release) -> None:
+def test_encode_prints_every_action_in_every_release(release: Release) -> None:
     for action in sorted(VERBS):
         code, line, notes = ran(action, "--vm-id", "7", "--release", release)
         assert (code, line) == (0, oned_lines.line(action, 7, release=release)), action
@@ -94,11 +94,11 @@ def test_each_action_in_each_release_is_a_line(release: Release) -> None:
         ),
     ],
 )
-def test_short_ways(arguments: list[str], line: bytes) -> None:
+def test_encode_accepts_short_and_lower_case_arguments(arguments: list[str], line: bytes) -> None:
     assert ran(*arguments) == (0, line, "")
 
 
-def test_every_state_has_a_name() -> None:
+def test_encode_accepts_every_lcm_state_by_name() -> None:
     found = {name: ran("DEPLOY", "3", "--lcm-state", name)[1] for name in LCM_NUMBERS}
     assert found == {name: oned_lines.line("DEPLOY", 3, lcm_state=number) for name, number in LCM_NUMBERS.items()}
 
@@ -112,7 +112,7 @@ def test_every_state_has_a_name() -> None:
         (["DEPLOY", "3", "--lcm-state", "999"], "note: no release has an LCM_STATE 999\n"),
     ],
 )
-def test_what_oned_would_never_send_is_noted_and_sent(arguments: list[str], note: str) -> None:
+def test_encode_prints_a_line_that_no_release_sends_with_a_note(arguments: list[str], note: str) -> None:
     code, line, notes = ran(*arguments)
     assert (code, notes) == (0, note)
     assert line.startswith(arguments[0].encode() + b"  3 ")
@@ -141,7 +141,7 @@ def test_what_oned_would_never_send_is_noted_and_sent(arguments: list[str], note
          "there is no LCM_STATE '9999999999'; expected a number or a name such as SHUTDOWN_POWEROFF"),
     ],
 )  # fmt: skip
-def test_a_wrong_call_is_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
+def test_invalid_arguments_of_encode_give_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
     assert ran(*arguments) == (2, b"", f"one-provider encode: {sentence}\n")
 
 
@@ -152,5 +152,5 @@ def test_a_wrong_call_is_one_sentence_and_exit_code_2(arguments: list[str], sent
         (b"CPU=\xff", "the template is not UTF-8 text at byte 4"),
     ],
 )
-def test_a_wrong_template_is_told_with_its_place(content: bytes, sentence: str) -> None:
+def test_encode_names_the_place_of_an_error_in_a_template(content: bytes, sentence: str) -> None:
     assert ran("DEPLOY", "3", "--template", "-", stdin=content) == (2, b"", f"one-provider encode: {sentence}\n")

@@ -1,4 +1,4 @@
-"""`one-provider install`: links and a first configuration, and never over what is there."""
+"""`one-provider install`: links and a first configuration, without replacing existing files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 
 @pytest.fixture
 def one(tmp_path: Path) -> Path:
-    """An OpenNebula as it was installed."""
+    """The directories of an installed OpenNebula."""
     (tmp_path / "lib" / "mads").mkdir(parents=True)
     (tmp_path / "etc").mkdir()
     (tmp_path / "var").mkdir()
@@ -37,7 +37,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_dry_run_tells_everything_and_does_nothing(one: Path) -> None:
+def test_install_dry_run_lists_every_step_and_changes_nothing(one: Path) -> None:
     before = everything(one)
     path, mads = one / "etc" / "one_provider_mad" / "aws.toml", one / "lib" / "mads"
     assert ran(one, "install", "aws", "--provider", "ec2", "--dry-run") == (
@@ -49,13 +49,13 @@ def test_a_dry_run_tells_everything_and_does_nothing(one: Path) -> None:
     assert everything(one) == before
 
 
-def test_it_links_and_writes_what_only_its_owner_reads(one: Path) -> None:
+def test_install_links_the_drivers_and_writes_a_private_configuration(one: Path) -> None:
     if os.geteuid() == 0:
-        os.chown(one / "etc", 0, 4712)  # as OpenNebula's packages leave it
+        os.chown(one / "etc", 0, 4712)  # as OpenNebula's packages create it
         os.chown(one / "var", 4711, 4712)
-    code, told, complaints = ran(one, "install", "cloud")
-    assert (code, complaints) == (0, "")
-    assert told.splitlines()[-2] == f"written: {one / 'etc' / 'one_provider_mad' / 'cloud.toml'}"
+    code, printed, errors = ran(one, "install", "cloud")
+    assert (code, errors) == (0, "")
+    assert printed.splitlines()[-2] == f"written: {one / 'etc' / 'one_provider_mad' / 'cloud.toml'}"
     for program in PROGRAMS:
         assert (one / "lib" / "mads" / program).resolve() == (BIN / program).resolve()
     path = one / "etc" / "one_provider_mad" / "cloud.toml"
@@ -65,7 +65,7 @@ def test_it_links_and_writes_what_only_its_owner_reads(one: Path) -> None:
         assert owners == {(4711, 4712)}
 
 
-def test_again_it_changes_nothing_and_two_owners_are_never_alike(one: Path) -> None:
+def test_second_install_changes_nothing_and_each_name_gets_its_own_owner(one: Path) -> None:
     first = parsed(one, "install", "cloud")
     assert [step["is_there"] for step in first] == [False, False, False]
     path = one / "etc" / "one_provider_mad" / "cloud.toml"
@@ -80,7 +80,7 @@ def test_again_it_changes_nothing_and_two_owners_are_never_alike(one: Path) -> N
     assert len(owners) == 2
 
 
-def test_what_is_in_the_way_is_left_as_it_is(one: Path, tmp_path: Path) -> None:
+def test_install_fails_and_changes_nothing_if_a_driver_file_exists(one: Path, tmp_path: Path) -> None:
     theirs = one / "lib" / "mads" / "one_im_provider"
     theirs.write_text("#!/bin/sh\n")
     sentence = said(one, "install", "cloud", code=1)
@@ -109,7 +109,9 @@ def test_what_is_in_the_way_is_left_as_it_is(one: Path, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_wrong_call_is_one_sentence_and_leaves_nothing(one: Path, arguments: tuple[str, ...], sentence: str) -> None:
+def test_invalid_arguments_of_install_give_one_sentence_and_change_nothing(
+    one: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
     before = everything(one)
     complaint = said(one, "install", *arguments, code=1)
     assert complaint.startswith(sentence)
@@ -118,7 +120,7 @@ def test_a_wrong_call_is_one_sentence_and_leaves_nothing(one: Path, arguments: t
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BUILT_IN if kind != "scripts"])
-def test_what_is_written_can_be_used_once_what_has_to_be_set_is(kind: str, tmp_path: Path) -> None:
+def test_installed_configuration_is_valid_once_required_settings_are_set(kind: str, tmp_path: Path) -> None:
     text = configuration_of("cloud", kind)
     assert text.count("# # ") == 0
     assert max(map(len, text.splitlines())) < 200

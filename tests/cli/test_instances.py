@@ -54,9 +54,9 @@ def instances(location: Path, *arguments: str, name: str = NAME) -> tuple[int, s
 
 
 def listed(location: Path, *arguments: str) -> list[dict[str, Any]]:
-    code, told, complaints = instances(location, "--json", *arguments)
-    assert (code, complaints) == (0, "")
-    entries: list[dict[str, Any]] = json.loads(told)
+    code, printed, errors = instances(location, "--json", *arguments)
+    assert (code, errors) == (0, "")
+    entries: list[dict[str, Any]] = json.loads(printed)
     return entries
 
 
@@ -65,13 +65,13 @@ def identity(vm_id: int, owner: str = "mine") -> Identity:
 
 
 def finished(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
-    """What a coroutine returns; its loop lives in a thread, apart from the one that other tests use."""
+    """The result of a coroutine, run by an event loop in another thread."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, coroutine).result(30)
 
 
 def populate(location: Path, *, owners: Mapping[int, str], destroyed: tuple[int, ...] = ()) -> dict[int, DeployId]:
-    """Make an instance for each VM; some are destroyed again."""
+    """Create an instance for each VM; some are destroyed again."""
     return finished(_populate(location, owners, destroyed))
 
 
@@ -91,12 +91,12 @@ async def _populate(location: Path, owners: Mapping[int, str], destroyed: tuple[
     return made
 
 
-def owe(location: Path, *debts: Debt) -> None:
-    """Note debts in the journal, as the driver does."""
-    finished(_owe(location, debts))
+def add_debts(location: Path, *debts: Debt) -> None:
+    """Write debts to the journal, as the driver does."""
+    finished(_add_debts(location, debts))
 
 
-async def _owe(location: Path, debts: tuple[Debt, ...]) -> None:
+async def _add_debts(location: Path, debts: tuple[Debt, ...]) -> None:
     places = Places.from_environment({"ONE_LOCATION": str(location)})
     journal = Journal(places.journal(load(NAME, places)), clock=time.time, on_lost=print)
     await journal.open()
@@ -105,13 +105,13 @@ async def _owe(location: Path, debts: tuple[Debt, ...]) -> None:
     await journal.close()
 
 
-def test_a_cloud_without_instances(location: Path) -> None:
+def test_instances_of_an_empty_cloud(location: Path) -> None:
     assert listed(location) == []
     assert instances(location) == (0, "no instances\n", "")
 
 
-def test_ours_are_listed_with_what_tells_them_apart(location: Path) -> None:
-    made = populate(location, owners={7: "mine", 8: "somebody"})
+def test_instances_lists_own_instances_with_their_identity(location: Path) -> None:
+    made = populate(location, owners={7: "mine", 8: "another-owner"})
     (entry,) = listed(location)
     assert entry.pop("state") in ("pending", "running")
     assert abs(entry.pop("created_at") - time.time()) < 60
@@ -127,43 +127,43 @@ def test_ours_are_listed_with_what_tells_them_apart(location: Path) -> None:
     }
 
 
-def test_all_has_the_foreign_ones_without_a_vm_of_ours_and_the_terminated(location: Path) -> None:
-    made = populate(location, owners={7: "mine", 8: "somebody", 9: "mine"}, destroyed=(9,))
+def test_instances_all_also_lists_foreign_and_terminated_ones(location: Path) -> None:
+    made = populate(location, owners={7: "mine", 8: "another-owner", 9: "mine"}, destroyed=(9,))
     assert [entry["vm_id"] for entry in listed(location)] == [7]
     found = {entry["deploy_id"]: (entry["vm_id"], entry["owner"]) for entry in listed(location, "--all")}
-    assert found == {made[7]: (7, "mine"), made[8]: (None, "somebody"), made[9]: (9, "mine")}
+    assert found == {made[7]: (7, "mine"), made[8]: (None, "another-owner"), made[9]: (9, "mine")}
     states = {entry["deploy_id"]: entry["state"] for entry in listed(location, "--all")}
     assert states[made[9]] == "terminated"
 
 
-def test_people_get_a_table(location: Path) -> None:
+def test_instances_prints_a_table(location: Path) -> None:
     made = populate(location, owners={7: "mine", 123: "mine"})
-    code, told, _ = instances(location)
-    head, *rows = told.splitlines()
+    code, printed, _ = instances(location)
+    head, *rows = printed.splitlines()
     assert code == 0
     assert head.split() == ["VM", "DEPLOY", "ID", "STATE", "NAME", "CREATED"]
     assert sorted(row.split()[:2] for row in rows) == sorted([["7", made[7]], ["123", made[123]]])
     assert len({row.index("vm-") for row in rows}) == 1
 
 
-def test_a_terminal_gets_a_ruled_table_in_which_nothing_is_cut_short(location: Path) -> None:
+def test_instances_prints_a_ruled_table_without_truncation_on_a_terminal(location: Path) -> None:
     made = populate(location, owners={7: "mine"})
-    code, told = on_a_terminal(location, "instances", NAME, columns=200)
-    assert (code, "─" in told) == (0, True)
-    assert made[7] in told
+    code, printed = on_a_terminal(location, "instances", NAME, columns=200)
+    assert (code, "─" in printed) == (0, True)
+    assert made[7] in printed
     narrow = on_a_terminal(location, "instances", NAME, columns=30)[1]
     assert "…" not in narrow
 
 
-def test_what_the_provider_logs_is_kept_away(location: Path) -> None:
+def test_instances_does_not_print_log_lines_of_the_provider(location: Path) -> None:
     path = location / "etc" / "one_provider_mad" / f"{NAME}.toml"
     path.write_text(f"{CONFIGURATION}[simulated.faults.late_answers]\nseconds = 0\n")
     assert listed(location) == []
 
 
-def test_debts_are_shown_whether_or_not_their_instance_is(location: Path) -> None:
+def test_instances_shows_debts_with_and_without_a_listed_instance(location: Path) -> None:
     made = populate(location, owners={7: "mine", 8: "mine"})
-    owe(
+    add_debts(
         location,
         Debt(deploy_id=made[7], identity=identity(7), reason="CLEANUP could not destroy it", since=1_760_000_000.0),
         Debt(deploy_id=DeployId("sim-gone"), identity=identity(3), reason="left over", since=1_760_000_000.0),
@@ -175,17 +175,17 @@ def test_debts_are_shown_whether_or_not_their_instance_is(location: Path) -> Non
     assert entries[7]["reason"] == "CLEANUP could not destroy it"
     assert (entries[3]["state"], entries[3]["deploy_id"]) == ("debt", "sim-gone")
     assert (entries[4]["state"], entries[4]["deploy_id"]) == ("debt", None)
-    told = instances(location)[1]
-    table, debts = told.split("\ndebts (pending terminations)\n")
+    printed = instances(location)[1]
+    table, debts = printed.split("\ndebts (pending terminations)\n")
     assert len(table.splitlines()) == 3
     assert [line.split(",")[0] for line in debts.splitlines()] == ["  VM 7", "  VM 3", "  VM 4"]
     assert "sim-gone, since 2025-10-09" in debts
 
 
-def test_an_unreadable_journal_is_one_sentence(location: Path) -> None:
+def test_instances_with_an_unreadable_journal_fails_with_one_sentence(location: Path) -> None:
     (location / "var" / f"one_provider_mad_{NAME}.journal").write_text("this is no database, only long enough" * 20)
-    code, told, complaint = instances(location)
-    assert (code, told) == (1, "")
+    code, printed, complaint = instances(location)
+    assert (code, printed) == (1, "")
     assert complaint.startswith("one-provider instances: the journal ")
     assert complaint.count("\n") == 1
 
@@ -197,8 +197,8 @@ def test_an_unreadable_journal_is_one_sentence(location: Path) -> None:
         ("../x", "one-provider instances: ARGUMENTS name no provider ('../x')"),
     ],
 )
-def test_a_name_without_a_configuration_is_one_sentence(location: Path, name: str, sentence: str) -> None:
-    code, told, complaint = instances(location, name=name)
-    assert (code, told) == (1, "")
+def test_instances_of_an_unconfigured_name_fails_with_one_sentence(location: Path, name: str, sentence: str) -> None:
+    code, printed, complaint = instances(location, name=name)
+    assert (code, printed) == (1, "")
     assert complaint.startswith(sentence)
     assert complaint.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`one-provider journal`: what is open, owed and attempted; and what is accepted from now on."""
+"""`one-provider journal`: open requests, debts and attempts; and accepting another account."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def journaled(path: Path, *writings: Callable[[Journal], Awaitable[None]]) -> No
 
 @pytest.fixture
 def path(place: Place) -> Path:
-    """A journal with something of everything."""
+    """A journal with an account, an attempt and a debt."""
     path = place.var / "one_provider_mad_simulated.journal"
     attempt = Attempt(
         token="t7",
@@ -54,10 +54,10 @@ def path(place: Place) -> Path:
     return path
 
 
-def test_it_shows_what_a_crash_must_not_forget(place: Place, path: Path) -> None:
-    code, told, complaints = ran(place.root, "journal", "simulated", "--json")
-    assert (code, complaints) == (0, "")
-    found = json.loads(told)
+def test_journal_shows_account_requests_debts_and_attempts(place: Place, path: Path) -> None:
+    code, printed, errors = ran(place.root, "journal", "simulated", "--json")
+    assert (code, errors) == (0, "")
+    found = json.loads(printed)
     assert (found["path"], found["account"], found["requests"]) == (str(path), "simulated/elsewhere", [])
     assert found["debts"] == [
         {"vm_id": 7, "deploy_id": "sim-7", "since": SINCE, "tries": 0, "reason": "left over", "last_error": ""}
@@ -74,13 +74,13 @@ def test_it_shows_what_a_crash_must_not_forget(place: Place, path: Path) -> None
     assert (code, "─" in ruled, "sim-7" in ruled) == (0, True, True)
 
 
-def test_nothing_is_shown_as_nothing(place: Place) -> None:
+def test_empty_journal_is_shown_as_none(place: Place) -> None:
     found = parsed(place.root, "journal", "simulated")
     assert (found["account"], found["requests"], found["debts"], found["attempts"]) == (None, [], [], [])
     assert said(place.root, "journal", "simulated").count(": none\n") == 3
 
 
-def test_another_account_is_accepted_once_somebody_says_so(place: Place, path: Path) -> None:
+def test_journal_accept_forgets_the_recorded_account(place: Place, path: Path) -> None:
     gone = f"{path} no longer insists on simulated/elsewhere: the next action records the credentials' account"
     assert parsed(place.root, "journal", "accept", "simulated") == [gone]
     assert parsed(place.root, "journal", "simulated")["account"] is None
@@ -88,7 +88,7 @@ def test_another_account_is_accepted_once_somebody_says_so(place: Place, path: P
     assert said(place.root, "journal", "accept", "simulated") == again
 
 
-def test_what_cannot_be_read_is_one_sentence(place: Place) -> None:
+def test_unreadable_journal_gives_one_sentence(place: Place) -> None:
     (place.var / "one_provider_mad_simulated.journal").write_text("no database" * 200)
     for arguments in (("journal", "simulated"), ("journal", "accept", "simulated")):
         complaint = said(place.root, *arguments, code=1)

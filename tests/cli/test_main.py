@@ -1,4 +1,4 @@
-"""`one-provider` itself: how it begins and ends."""
+"""`one-provider` itself: launcher, help, errors and imports."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from tests.end_to_end.oned import Driver, Place
 LAUNCHER = Path(__file__).parents[2] / "bin" / "one-provider"
 
 
-def test_the_launcher_works_from_anywhere_and_tells_its_version(tmp_path: Path) -> None:
+def test_launcher_works_through_a_symlink_and_prints_its_version(tmp_path: Path) -> None:
     link = tmp_path / "one-provider"
     link.symlink_to(LAUNCHER)
     done = subprocess.run([link, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"one-provider-mad {__version__}\n", "")
 
 
-def test_every_command_is_listed_with_a_line_of_help() -> None:
+def test_help_lists_every_command_with_one_line() -> None:
     result = CliRunner().invoke(program.main, ["--help"])
     assert result.exit_code == 0
     lines = {line.split()[0]: line for line in result.output.splitlines() if line.startswith("  ") and line.split()}
@@ -37,7 +37,7 @@ def test_every_command_is_listed_with_a_line_of_help() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(program.COMMANDS))
-def test_every_command_has_a_page_of_help(name: str) -> None:
+def test_every_command_has_a_help_page(name: str) -> None:
     result = CliRunner().invoke(program.main, [name, "-h"])
     assert result.exit_code == 0
     assert result.output.startswith(f"Usage: one-provider {name} ")
@@ -51,7 +51,7 @@ def test_every_command_has_a_page_of_help(name: str) -> None:
         (["decode", "--nothing"], "one-provider decode: No such option '--nothing'."),
     ],
 )
-def test_a_wrong_call_is_one_sentence(arguments: list[str], sentence: str) -> None:
+def test_invalid_arguments_give_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
     command = [sys.executable, "-m", "one_provider_mad.cli.main", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{sentence}\n")
@@ -70,7 +70,9 @@ def test_a_wrong_call_is_one_sentence(arguments: list[str], sentence: str) -> No
         (KeyboardInterrupt(), 130, ""),
     ],
 )
-def test_whatever_goes_wrong_inside_is_one_sentence(error: BaseException, code: int, sentence: str) -> None:
+def test_every_exception_of_a_command_is_printed_as_one_sentence(
+    error: BaseException, code: int, sentence: str
+) -> None:
     group = type(program.main)("one-provider")
 
     @group.command("broken")
@@ -81,7 +83,7 @@ def test_whatever_goes_wrong_inside_is_one_sentence(error: BaseException, code: 
     assert (result.exit_code, result.stderr.lstrip("\n")) == (code, sentence)
 
 
-def test_the_driver_starts_without_anything_of_the_tool() -> None:
+def test_driver_starts_without_importing_click() -> None:
     code = "import sys, one_provider_mad.programs; sys.exit('click' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ}, timeout=30).returncode == 0
 
@@ -99,7 +101,7 @@ sys.meta_path.insert(0, Spy())
 """
 
 
-def test_neither_driver_loads_anything_of_the_tool_in_a_whole_life(place: Place, tmp_path: Path) -> None:
+def test_drivers_never_import_the_command_line_tool(place: Place, tmp_path: Path) -> None:
     site, spied = tmp_path / "site", tmp_path / "spied"
     site.mkdir()
     (site / "sitecustomize.py").write_text(SPY)
@@ -114,13 +116,13 @@ def test_neither_driver_loads_anything_of_the_tool_in_a_whole_life(place: Place,
     assert not spied.exists()
     command = [sys.executable, "-m", "one_provider_mad.cli.main", "--version"]
     subprocess.run(command, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL, timeout=30)
-    assert "click" in spied.read_text().split()  # the spy sees what there is to see
+    assert "click" in spied.read_text().split()  # the spy notices the import of click
 
 
-def test_exit_codes_are_told() -> None:
-    told = " ".join(CliRunner().invoke(program.main, ["--help"]).output.split())
-    assert f"{NOT_WELL} a check failed" in told
+def test_help_names_the_exit_codes() -> None:
+    printed = " ".join(CliRunner().invoke(program.main, ["--help"]).output.split())
+    assert f"{NOT_WELL} a check failed" in printed
 
 
-def test_the_tool_is_a_click_group() -> None:
+def test_one_provider_is_a_click_group() -> None:
     assert isinstance(program.main, click.Group)

@@ -1,6 +1,6 @@
-"""`one-provider oned-conf`: what each release has to be told, whole, and OpenNebula's own grammar reads it.
+"""`one-provider oned-conf`: the complete configuration of OpenNebula for each release, in its own grammar.
 
-The files in `oned_conf/` are what a person gets. Sources: OpenNebula's oned.conf and monitord.conf of each release,
+The files in `oned_conf/` are the expected output. Sources: OpenNebula's oned.conf and monitord.conf of each release,
 src/vmm/VirtualMachineManagerDriver.cc.
 """
 
@@ -26,16 +26,16 @@ EC2 = 'provider = "ec2"\nowner = "one-prod-7f3a"\nhypervisor = "ec2"\n[ec2]\nreg
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_what_a_release_is_told(place: Place, release: str) -> None:
+def test_oned_conf_prints_the_expected_text_for_each_release(place: Place, release: str) -> None:
     place.configure(EC2, name="aws")
     assert said(place.root, "oned-conf", "aws", "--release", release) == (GOLDEN / f"{release}.txt").read_text()
 
 
-def test_nothing_need_be_configured_yet(place: Place) -> None:
-    code, told, complaints = ran(place.root, "oned-conf", "simulated", "--release", "7.4")
-    assert (code, complaints) == (0, "")
-    assert told == said(place.root, "oned-conf", "simulated", "--release", "7.4")
-    assert 'PROVIDER_INSTANCE_TYPE = "small_256mb"' in told
+def test_oned_conf_works_without_a_configuration_file(place: Place) -> None:
+    code, printed, errors = ran(place.root, "oned-conf", "simulated", "--release", "7.4")
+    assert (code, errors) == (0, "")
+    assert printed == said(place.root, "oned-conf", "simulated", "--release", "7.4")
+    assert 'PROVIDER_INSTANCE_TYPE = "small_256mb"' in printed
 
 
 PARTNER = 'provider = "opennebula"\nowner = "o"\n[opennebula]\nendpoints = ["http://p:2633/RPC2"]\ntemplate = "0"\n'
@@ -50,13 +50,13 @@ PARTNER = 'provider = "opennebula"\nowner = "o"\n[opennebula]\nendpoints = ["htt
         pytest.param('provider = "scripts"\n', "no", id="scripts"),
     ],
 )
-def test_opennebula_resizes_running_vms_where_the_cloud_can(place: Place, configuration: str, word: str) -> None:
+def test_live_resize_is_yes_only_for_clouds_that_can_resize(place: Place, configuration: str, word: str) -> None:
     place.configure(configuration, name="cloud")
     (driver,) = _vm_mads(place)
     assert driver["LIVE_RESIZE"] == word
 
 
-def test_scripts_that_resize_are_asked_to(place: Place) -> None:
+def test_live_resize_is_yes_for_scripts_with_a_resize_script(place: Place) -> None:
     script = place.var / "remotes" / "vmm" / "cloud" / "resize"
     script.parent.mkdir(parents=True)
     script.write_text("#!/bin/sh\n")
@@ -71,7 +71,7 @@ def _vm_mads(place: Place) -> tuple[Mapping[str, str], ...]:
 
 
 @pytest.mark.parametrize("release", RELEASES)
-def test_opennebula_reads_what_goes_into_its_files(place: Place, release: str) -> None:
+def test_printed_file_contents_follow_opennebulas_template_grammar(place: Place, release: str) -> None:
     place.configure(EC2, name="aws")
     blocks = parsed(place.root, "oned-conf", "aws", "--release", release)
     files = [read_template(block["text"]) for block in blocks if block["where"]]
@@ -88,8 +88,8 @@ def _commands(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if line.startswith("one")]
 
 
-def test_in_7_x_the_cloud_gets_a_place_that_ordinary_vms_never_see(place: Place) -> None:
-    """Run on 7.4.0: a datastore in the default cluster as well, or a host there for a moment, draws ordinary VMs.
+def test_in_7_x_the_cloud_gets_its_own_cluster_datastore_and_vdc(place: Place) -> None:
+    """Seen on 7.4.0: a datastore also in the default cluster, or a host there for a moment, attracts ordinary VMs.
 
     With a deploy of 60 s under way there, an ordinary VM ran after 63 s as shipped, after 15 s with these two lines.
     """
@@ -114,7 +114,7 @@ def test_in_7_x_the_cloud_gets_a_place_that_ordinary_vms_never_see(place: Place)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BUILT_IN if kind != "scripts"])
-def test_the_vm_that_is_shown_can_be_created(place: Place, kind: str) -> None:
+def test_provider_accepts_the_printed_vm_template(place: Place, kind: str) -> None:
     region = 'region = "eu-west-1"\n' if kind == "ec2" else ""
     place.configure(f'provider = "{kind}"\nowner = "mine"\n[{kind}]\n{region}', name="cloud")
     template = read_template(parsed(place.root, "oned-conf", "cloud", "--release", "7.4")[-1]["text"])
@@ -124,12 +124,12 @@ def test_the_vm_that_is_shown_can_be_created(place: Place, kind: str) -> None:
     assert provider.plan(VmRequest(vm_id=VmId(1), name="one", host="cloud", user_template=template)).alternatives
 
 
-def test_a_configuration_that_cannot_be_used_is_noted(place: Place) -> None:
+def test_oned_conf_notes_an_invalid_configuration(place: Place) -> None:
     place.configure("nonsense", name="aws")
-    code, told, complaints = ran(place.root, "oned-conf", "aws", "--release", "7.4")
-    assert (code, 'TYPE = "aws"' in told) == (0, True)
-    assert complaints.startswith("note: aws.toml is not TOML: ")
-    assert complaints.endswith("; the output is for a simulated cloud\n")
+    code, printed, errors = ran(place.root, "oned-conf", "aws", "--release", "7.4")
+    assert (code, 'TYPE = "aws"' in printed) == (0, True)
+    assert errors.startswith("note: aws.toml is not TOML: ")
+    assert errors.endswith("; the output is for a simulated cloud\n")
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,9 @@ def test_a_configuration_that_cannot_be_used_is_noted(place: Place) -> None:
         (("x", "--release", "3.8"), 2, "one-provider oned-conf: Invalid value for '--release': '3.8' is not one of"),
     ],
 )
-def test_a_wrong_call_is_one_sentence(place: Place, arguments: tuple[str, ...], code: int, sentence: str) -> None:
+def test_invalid_arguments_of_oned_conf_give_one_sentence(
+    place: Place, arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
     complaint = said(place.root, "oned-conf", *arguments, code=code)
     assert complaint.startswith(sentence)
     assert complaint.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`one-provider orphans`, and what `one-provider journal accept` says of machines."""
+"""`one-provider orphans`, and machines in `one-provider journal accept`."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def orphans(place: Place, *arguments: str) -> tuple[int, str, str]:
 
 
 def said(place: Place, *arguments: str) -> list[str]:
-    """The same in this process."""
+    """The output lines of a run in this process."""
     result = CliRunner().invoke(program.main, arguments, env={"ONE_LOCATION": str(place.root)})
     assert result.exit_code == 0, result.output
     return result.output.splitlines()
 
 
 def journaled(place: Place, *writings: Callable[[Journal], Awaitable[None]]) -> None:
-    """Let the journal hold something, as the driver writes it."""
+    """Write to the journal, as the driver does."""
 
     async def write() -> None:
         journal = Journal(place.var / f"one_provider_mad_{NAME}.journal", clock=time.time, on_lost=print)
@@ -75,7 +75,7 @@ def entry(vm_id: int, deploy_id: str, verdict: str = "done") -> dict[str, Any]:
     return {"deploy_id": deploy_id, "vm_id": vm_id, "verdict": verdict, "evidence": "because", "looks": 2}
 
 
-def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) -> None:
+def test_orphans_shows_the_drivers_findings_and_changes_nothing(place: Place) -> None:
     place.configure(
         'provider = "simulated"\nowner = "mine"\n[simulated]\nboot_time = 0\nstop_time = 0\n[orphans]\ninterval = 1\n'
     )
@@ -89,28 +89,28 @@ def test_what_the_driver_has_found_is_shown_and_changed_by_nobody(place: Place) 
         driver.ask(wire.power_off(7, deploy_id))
         oned.know(place.instances()[0]).end(int(time.time()) - 5)
         until(lambda: '"event":"orphan"' in place.log(), seconds=20)
-    code, table, complaints = orphans(place, NAME)
-    assert (code, complaints) == (0, "")
+    code, table, errors = orphans(place, NAME)
+    assert (code, errors) == (0, "")
     head, row, count, outlook = table.splitlines()
     assert head.split() == ["VM", "DEPLOY", "ID", "VERDICT", "SEARCHES", "EVIDENCE"]
     assert re.fullmatch(rf"7 +{deploy_id} +done +\d+ +VM 7 \(STIME 1760000000\) is DONE since [-0-9]+ [:0-9]+ UTC", row)
     assert re.fullmatch(r"1 possible orphan, as of \d+ s ago; policy: report\.", count)
     assert outlook == "Next search: when OpenNebula starts the driver, which is not running."
-    code, text, complaints = orphans(place, NAME, "--json")
-    told = json.loads(text)
-    assert (code, complaints, told["policy"], told["parts"]) == (0, "", "report", [])
-    assert abs(told["looked_at"] - time.time()) < 60
-    (shown,) = told["orphans"]
+    code, text, errors = orphans(place, NAME, "--json")
+    printed = json.loads(text)
+    assert (code, errors, printed["policy"], printed["parts"]) == (0, "", "report", [])
+    assert abs(printed["looked_at"] - time.time()) < 60
+    (shown,) = printed["orphans"]
     assert shown.pop("looks") >= 2
-    assert shown.pop("since") <= told["looked_at"]
-    assert shown.pop("created_at") <= told["looked_at"]
+    assert shown.pop("since") <= printed["looked_at"]
+    assert shown.pop("created_at") <= printed["looked_at"]
     assert shown.pop("evidence").startswith("VM 7 (STIME 1760000000) is DONE since ")
     expected = {"deploy_id": deploy_id, "vm_id": 7, "stime": 1_760_000_000, "seq": 0, "host_id": 0, "verdict": "done"}
     assert shown == {**expected, "is_owed": False}
     assert [each["deploy_id"] for each in place.instances()] == [deploy_id]
 
 
-def test_what_is_being_terminated_and_parts_that_belong_to_nothing_are_shown(place: Place) -> None:
+def test_orphans_shows_pending_terminations_and_unused_parts(place: Place) -> None:
     identity = Identity(owner="simulated", vm_id=VmId(9), stime=1, seq=0, host_id=3)
     debt = Debt(deploy_id=DeployId("i-9"), identity=identity, reason="orphan (done): because", since=0.0)
     volume = {"id": "vol-1", "kind": "volume", "vm_id": 9, "detail": "8 GiB\x1b[2J"}
@@ -129,13 +129,13 @@ def test_what_is_being_terminated_and_parts_that_belong_to_nothing_are_shown(pla
     assert count.startswith("2 possible orphans, as of 9")
 
 
-def test_nothing_found_is_said(place: Place) -> None:
+def test_orphans_reports_that_every_instance_belongs_to_a_vm(place: Place) -> None:
     journaled(place, found())
     line, _ = said(place, "orphans", NAME)
     assert line.startswith("Every instance belongs to a VM, as of 9")
 
 
-def test_what_was_not_looked_at_is_said(place: Place) -> None:
+def test_orphans_reports_parts_that_could_not_be_listed(place: Place) -> None:
     last = {"at": time.time() - 3000, "orphans": [], "parts": [], "parts_problem": "no permission"}
     journaled(place, fact(ORPHANS, json.dumps(last)))
     assert said(place, "orphans", NAME)[0] == "Volumes, snapshots and addresses could not be listed: no permission"
@@ -145,7 +145,7 @@ UNREACHABLE = "OpenNebula at localhost:2633 cannot be asked: Connection refused"
 
 
 @pytest.mark.parametrize(
-    ("looked", "failed", "retry", "line"),
+    ("searched", "failed", "retry", "line"),
     [
         pytest.param(
             None,
@@ -169,14 +169,14 @@ UNREACHABLE = "OpenNebula at localhost:2633 cannot be asked: Connection refused"
         ),
     ],
 )
-def test_when_the_next_look_is_and_why_there_was_none_is_said_as_it_is(
-    place: Place, looked: int | None, failed: int | None, retry: int | None, line: str
+def test_orphans_shows_the_time_of_the_next_search_and_the_last_failure(
+    place: Place, searched: int | None, failed: int | None, retry: int | None, line: str
 ) -> None:
-    async def told() -> list[str]:
+    async def run() -> list[str]:
         journal = Journal(place.var / f"one_provider_mad_{NAME}.journal", clock=time.time, on_lost=print)
-        await journal.open()  # by this process, which runs
-        if looked is not None:
-            await fact(ORPHANS, json.dumps({"at": time.time() - looked, "orphans": [], "parts": []}))(journal)
+        await journal.open()  # so that the writer of the journal is a running process
+        if searched is not None:
+            await fact(ORPHANS, json.dumps({"at": time.time() - searched, "orphans": [], "parts": []}))(journal)
         if failed is not None:
             trouble = {"at": time.time() - failed, "reason": UNREACHABLE, "retry": retry}
             await fact(TROUBLE, json.dumps(trouble))(journal)
@@ -184,25 +184,27 @@ def test_when_the_next_look_is_and_why_there_was_none_is_said_as_it_is(
         await journal.close()
         return lines
 
-    *_, last = aside(lambda: asyncio.run(told()))
+    *_, last = aside(lambda: asyncio.run(run()))
     assert re.match(line, last), last
 
 
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("nobody", "nobody.toml does not exist: "),
+        ("unknown", "unknown.toml does not exist: "),
         ("kvm", "kvm is served by scripts, which cannot list the cloud's instances\n"),
     ],
 )
-def test_who_cannot_have_any_is_told_in_a_sentence(place: Place, name: str, sentence: str) -> None:
+def test_orphans_of_scripts_or_an_unconfigured_name_fails_with_one_sentence(
+    place: Place, name: str, sentence: str
+) -> None:
     (place.var / "remotes" / "vmm" / "kvm").mkdir(parents=True)
-    code, told, complaint = orphans(place, name)
-    assert (code, told) == (1, "")
+    code, printed, complaint = orphans(place, name)
+    assert (code, printed) == (1, "")
     assert complaint.startswith(f"one-provider orphans: {sentence}")
 
 
-def test_accepting_a_machine_says_what_that_means(place: Place) -> None:
+def test_journal_accept_names_the_consequence_of_accepting_a_machine(place: Place) -> None:
     path: Path = place.var / f"one_provider_mad_{NAME}.journal"
     journaled(place, fact(MACHINE, "the original"), fact("account", "account-1/north"))
     account, machine = said(place, "journal", "accept", NAME)

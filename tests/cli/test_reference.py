@@ -1,4 +1,4 @@
-"""docs/configuration.md, and the commented configuration: both follow from the types of the settings."""
+"""docs/configuration.md and the commented configuration, which are generated from the types of the settings."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 }
 
 
-def test_the_page_is_what_the_types_say() -> None:
+def test_configuration_page_is_generated_from_the_settings_types() -> None:
     page: str = runpy.run_path(str(ROOT / "tools" / "reference.py"))["page"]()
     written = (ROOT / "docs" / "configuration.md").read_text()
     assert written == page, "run .venv/bin/python tools/reference.py"
 
 
-def test_every_setting_says_what_it_means() -> None:
+def test_every_setting_has_a_description() -> None:
     keys = [*keys_of(Settings), *(key for name, table in TABLES.items() for key in keys_of(table, table=name))]
     assert len(keys) > 100
     assert not [f"{key.table}.{key.name}" for key in keys if not key.text]
 
 
-def test_every_setting_stands_on_the_page() -> None:
+def test_every_setting_is_on_the_configuration_page() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     for name, table in TABLES.items():
         section = page.partition(f"`[{name}]`")[2].partition("\n## ")[0]
@@ -61,7 +61,7 @@ class Outer(msgspec.Struct):
 
     silent: int = 1
     inner: Inner = msgspec.field(default_factory=Inner)
-    """Not told of: its keys are."""
+    """Not listed itself, but its keys are."""
 
     names: tuple[str, ...] = ("a", "b")
     """Some names."""
@@ -70,7 +70,7 @@ class Outer(msgspec.Struct):
     """Nothing TOML has a word for."""
 
 
-def test_keys_come_in_the_order_of_the_source_with_default_and_sentence() -> None:
+def test_keys_have_the_order_of_the_source_with_default_and_description() -> None:
     found = [(key.table, key.name, key.default, key.is_required, key.text) for key in keys_of(Outer, table="outer")]
     assert found == [
         ("outer", "must", None, True, "Has no default, and more than one line."),
@@ -82,7 +82,7 @@ def test_keys_come_in_the_order_of_the_source_with_default_and_sentence() -> Non
 
 
 @pytest.mark.parametrize("name", list(TABLES))
-def test_defaults_are_what_toml_reads_back(name: str) -> None:
+def test_printed_defaults_are_valid_toml(name: str) -> None:
     for key in keys_of(TABLES[name], table=name):
         if key.default is not None:
             tomllib.loads(f"{key.name} = {key.default}")

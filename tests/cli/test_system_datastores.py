@@ -1,4 +1,4 @@
-"""Whether OpenNebula 7.x can end the VMs of a cloud."""
+"""System datastores with which OpenNebula 7.x can terminate the VMs of a cloud."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from one_provider_mad.cli.system_datastores import judge, read_hosts, read_syste
 from tests.xmlrpc.partner_vms import datastore_xml
 
 IMAGES = datastore_xml("default", "dummy", 0, 0, 100)
-AT_HOME = datastore_xml("system", "local", 1, 0)
+LOCAL = datastore_xml("system", "local", 1, 0)
 DUMMY = datastore_xml("cloud-system", "dummy", 1, 100)
-EVERYWHERE = datastore_xml("nothing", "dummy", 1, 0, 100)
+EVERYWHERE = datastore_xml("everywhere", "dummy", 1, 0, 100)
 
-AT_HOME_TOO = "cluster default also has system with TM_MAD=local: VMs placed there end in EPILOG_FAILURE"
+LOCAL_TOO = "cluster default also has system with TM_MAD=local: VMs placed there end in EPILOG_FAILURE"
 
 
 @pytest.mark.parametrize(
     ("datastores", "clusters", "expected"),
     [
         pytest.param(
-            IMAGES + AT_HOME,
+            IMAGES + LOCAL,
             {},
             [(False, "none has TM_MAD=dummy: every VM that is terminated ends in EPILOG_FAILURE")],
             id="none",
         ),
-        pytest.param(AT_HOME + DUMMY, {}, [(True, "cloud-system with TM_MAD=dummy")], id="no-host-yet"),
+        pytest.param(LOCAL + DUMMY, {}, [(True, "cloud-system with TM_MAD=dummy")], id="no-host-yet"),
         pytest.param(
-            AT_HOME + DUMMY,
+            LOCAL + DUMMY,
             {100: "cloud"},
             [(True, "cloud-system with TM_MAD=dummy in cluster cloud")],
-            id="as-printed",
+            id="as-oned-conf-prints",
         ),
         pytest.param(
-            AT_HOME + DUMMY,
+            LOCAL + DUMMY,
             {0: "default", 100: "cloud"},
             [
                 (
@@ -42,17 +42,17 @@ AT_HOME_TOO = "cluster default also has system with TM_MAD=local: VMs placed the
                 ),
                 (True, "cloud-system with TM_MAD=dummy in cluster cloud"),
             ],
-            id="a-host-in-another-cluster",
+            id="second-cluster-without",
         ),
         pytest.param(
-            AT_HOME + EVERYWHERE,
+            LOCAL + EVERYWHERE,
             {0: "default"},
-            [(True, "nothing with TM_MAD=dummy in cluster default"), (None, AT_HOME_TOO)],
-            id="beside-another",
+            [(True, "everywhere with TM_MAD=dummy in cluster default"), (None, LOCAL_TOO)],
+            id="beside-a-local-one",
         ),
     ],
 )
-def test_what_a_host_of_the_cloud_finds_in_its_cluster(
+def test_system_datastores_are_judged_for_each_cluster_of_the_cloud(
     datastores: str, clusters: dict[int, str], expected: list[tuple[bool | None, str]]
 ) -> None:
     hosts = "".join(

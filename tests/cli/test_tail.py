@@ -1,4 +1,4 @@
-"""`one-provider tail`: the log for people, by VM and level, and through a rotation."""
+"""`one-provider tail`: readable log lines, filtered by VM and level, and followed through a rotation."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def log(place: Place) -> Path:
         + entry("deployed", vm=7, deploy_id="sim-1", took=0.25)
         + entry("looked", level="debug", vm=7)
         + entry("no room", level="warning", vm=8, text="two words", what={"a": 1})
-        + "Traceback of somebody else\n"
+        + "Traceback of another program\n"
         + entry("sent \x1b[31m", level="error", vm=7)
     )
     return path
 
 
-def test_entries_are_lines_for_people(place: Place, log: Path) -> None:
+def test_tail_prints_entries_as_readable_lines(place: Place, log: Path) -> None:
     lines = said(place.root, "tail", "cloud").splitlines()
     assert [line[16:] for line in lines if "sent" not in line and "Traceback" not in line] == [
         "-        started  pid=12",
@@ -47,7 +47,7 @@ def test_entries_are_lines_for_people(place: Place, log: Path) -> None:
     ]
     here = datetime.fromisoformat("2026-03-04T05:06:07Z").astimezone()
     assert lines[0].startswith(here.strftime("%m-%d %H:%M:%S  "))
-    assert "Traceback of somebody else" in lines[3]
+    assert "Traceback of another program" in lines[3]
     assert "\x1b" not in lines[4]
     assert "sent" in lines[4]
 
@@ -62,14 +62,16 @@ def test_entries_are_lines_for_people(place: Place, log: Path) -> None:
         (("-n", "0"), []),
     ],
 )
-def test_what_is_wanted_is_shown(place: Place, log: Path, options: tuple[str, ...], events: list[str]) -> None:
+def test_tail_filters_by_vm_level_and_number(
+    place: Place, log: Path, options: tuple[str, ...], events: list[str]
+) -> None:
     lines = said(place.root, "tail", "cloud", "--json", *options).splitlines()
     shown = [json.loads(line)["event"] for line in lines]
     assert len(shown) == len(events)
     assert all(text.startswith(event) for text, event in zip(shown, events, strict=True))
 
 
-def test_the_information_driver_has_a_log_of_its_own(place: Place, log: Path) -> None:
+def test_tail_im_reads_the_information_drivers_log(place: Place, log: Path) -> None:
     sentence = said(place.root, "tail", "cloud", "--im", code=1)
     im = log.with_name("one_im_provider_cloud.log")
     assert sentence == (
@@ -80,15 +82,15 @@ def test_the_information_driver_has_a_log_of_its_own(place: Place, log: Path) ->
     assert "swept" in said(place.root, "tail", "cloud", "--im")
 
 
-def test_a_terminal_gets_colours(place: Place, log: Path) -> None:
-    code, told = on_a_terminal(place.root, "tail", "cloud")
+def test_tail_colours_warnings_on_a_terminal(place: Place, log: Path) -> None:
+    code, printed = on_a_terminal(place.root, "tail", "cloud")
     assert code == 0
-    assert "\x1b[33m" in next(line for line in told.splitlines() if "no room" in line)
-    assert "\x1b" not in next(line for line in told.splitlines() if "deployed" in line)
+    assert "\x1b[33m" in next(line for line in printed.splitlines() if "no room" in line)
+    assert "\x1b" not in next(line for line in printed.splitlines() if "deployed" in line)
 
 
 class Followed:
-    """What a process that follows the log has written so far."""
+    """The events that a process following the log has written so far."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -106,7 +108,7 @@ class Followed:
 
 @contextmanager
 def following(place: Place, *options: str) -> Iterator[Followed]:
-    # Tests that run in the background have SIGINT ignored, and all that they start as well.
+    # Tests that run in the background ignore SIGINT, and their child processes inherit that.
     command = ["env", "--default-signal=INT", *COMMAND, "tail", "cloud", "-f", "--json", *options]
     environ = surroundings(place.root)
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -129,7 +131,7 @@ def append(path: Path, text: str) -> None:
         file.write(text)
 
 
-def test_following_goes_on_through_halves_rotation_and_emptying(place: Place, log: Path) -> None:
+def test_tail_f_follows_partial_lines_rotation_and_truncation(place: Place, log: Path) -> None:
     append(log, entry("half begun")[:20])
     with following(place, "-n", "1", "--vm", "7") as followed:
         assert followed.saw("sent \x1b[31m")

@@ -1,4 +1,4 @@
-"""Templates as people write them."""
+"""Template text as users write it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ lines, [with] = # \\"everything\\" and a \\ in them"
 """
 
 
-def test_a_template_as_a_person_writes_it() -> None:
+def test_template_with_comments_vectors_and_quotes_is_parsed() -> None:
     template = read_template(GUIDE)
     assert template.text("CPU") == "1"
     assert template.text("MEMORY") == "256"
@@ -54,7 +54,7 @@ def test_a_template_as_a_person_writes_it() -> None:
         pytest.param('A="é–\U0001f600"', {"A": ("é–\U0001f600",)}, id="any letters"),
     ],
 )
-def test_what_texts_mean(text: str, values: Mapping[str, tuple[object, ...]]) -> None:
+def test_template_text_is_parsed_as_opennebula_does(text: str, values: Mapping[str, tuple[object, ...]]) -> None:
     assert read_template(text).values == values
 
 
@@ -82,7 +82,7 @@ def test_what_texts_mean(text: str, values: Mapping[str, tuple[object, ...]]) ->
         ("A.B=1", "line 1: A has no = after it; a value with blanks needs quotes"),
     ],
 )
-def test_a_mistake_is_told_in_one_sentence_with_its_line(text: str, sentence: str) -> None:
+def test_syntax_error_is_one_sentence_with_its_line(text: str, sentence: str) -> None:
     with pytest.raises(TemplateError) as caught:
         read_template(text)
     assert str(caught.value) == sentence
@@ -90,7 +90,7 @@ def test_a_mistake_is_told_in_one_sentence_with_its_line(text: str, sentence: st
 
 @settings(deadline=None)
 @given(st.one_of(st.text(), st.text(alphabet='AB=[]",# \n\\1]>')))
-def test_no_text_does_more_than_be_refused(text: str) -> None:
+def test_any_text_is_parsed_or_refused_with_a_line(text: str) -> None:
     try:
         template = read_template(text)
     except TemplateError as error:
@@ -114,7 +114,7 @@ def quoted(text: str) -> str:
 
 
 def written(values: Mapping[str, tuple[str | Mapping[str, str], ...]]) -> str:
-    """Template text, written as somebody would who quotes everything."""
+    """Template text in which every value is quoted."""
     lines = []
     for name, several in values.items():
         for value in several:
@@ -128,5 +128,5 @@ def written(values: Mapping[str, tuple[str | Mapping[str, str], ...]]) -> str:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(_templates)
-def test_what_is_quoted_comes_back_as_it_was(values: dict[str, tuple[str | Mapping[str, str], ...]]) -> None:
+def test_quoted_values_are_parsed_unchanged(values: dict[str, tuple[str | Mapping[str, str], ...]]) -> None:
     assert read_template(written(values)).values == values

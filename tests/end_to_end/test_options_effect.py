@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
+from tests.end_to_end.monitored import Console, configure
 from tests.end_to_end.oned import Driver, Place
 from tests.waiting import until
 
@@ -23,14 +24,25 @@ def created(driver: Driver, vm_ids: Iterable[int]) -> dict[int, str]:
     return {int(vm_id): deploy_id for _, _, vm_id, deploy_id in answers}
 
 
-def answered(driver: Driver, count: int) -> list[tuple[float, str]]:
-    """The next lines, each with the second it came in."""
-    return [(time.monotonic(), line) for line in (driver.next_line() for _ in range(count))]
-
-
 def heads(lines: Iterable[str]) -> list[str]:
     """Action, result and VM of each line."""
     return [" ".join(line.split(" ")[:3]) for line in lines]
+
+
+STOPS_ON_COMMAND = {"boot_time": 0, "stop_time": 600, "watch_interval": 0.05}
+"""Settings of a cloud whose instances stop only when Console.complete is called, however slow the machine is."""
+
+LOOKUPS = ["list_instances", "describe", "find"]
+
+
+def stopping(place: Place) -> int:
+    """The number of instances that are about to stop, and so of actions that run."""
+    return sum(entry["state"] == "stopping" for entry in place.instances())
+
+
+def lookups(place: Place) -> int:
+    """The number of LOOKUPS calls since the fault `late_answers` hits them."""
+    return sum(event.get("fault") == "late_answers" for event in place.events())
 
 
 # Number of actions at once
@@ -40,26 +52,25 @@ def test_t_option_limits_how_many_actions_run_at_once(driver: StartDriver, place
     place.simulate(boot_time=0)
     one = driver("-t 3 simulated")
     ids = created(one, range(9))
-    place.simulate(boot_time=0, latency=0.25)
-    assert one.ask(wire.reboot(0, ids[0])) == "SUCCESS -", "the new latency counts"
-    begun = time.monotonic()
-    one.write(b"".join(wire.reboot(vm_id, ids[vm_id], host="remote_provider") for vm_id in ids))
-    moments = [moment - begun for moment, _ in answered(one, 9)]
-    assert all(later - sooner > 0.2 for sooner, later in zip(moments, moments[3:], strict=False)), "never four"
-    assert moments[-1] < 0.25 * 6, "a look and three rounds: two at once would take a look and five"
+    place.simulate(**STOPS_ON_COMMAND)
+    one.write(b"".join(wire.power_off(vm_id, ids[vm_id]) for vm_id in ids))
+    for _ in range(3):
+        until(lambda: stopping(place) == 3)
+        assert one.is_quiet()
+        assert stopping(place) == 3, "a fourth action would have begun"
+        Console(place).complete()
+        assert [one.next_line().split(" ")[:2] for _ in range(3)] == [["SHUTDOWN", "SUCCESS"]] * 3
 
 
 def test_with_or_without_p_vms_of_one_host_run_side_by_side(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 15 -r 0 -p simulated")
     ids = created(one, range(15))
-    place.simulate(boot_time=0, latency=0.4)
-    assert one.ask(wire.reboot(0, ids[0])) == "SUCCESS -"
-    begun = time.monotonic()
-    one.write(b"".join(wire.reboot(vm_id, ids[vm_id], host="remote_provider") for vm_id in ids))
-    lines = [line for _, line in answered(one, 15)]
-    assert time.monotonic() - begun < 0.4 * 3, "a look and one round: two rounds would take longer"
-    assert sorted(lines) == sorted(f"REBOOT SUCCESS {vm_id} -" for vm_id in range(15))
+    place.simulate(**STOPS_ON_COMMAND)
+    one.write(b"".join(wire.power_off(vm_id, ids[vm_id], host="remote_provider") for vm_id in ids))
+    until(lambda: stopping(place) == 15)
+    Console(place).complete()
+    assert sorted(one.next_line() for _ in ids) == sorted(f"SHUTDOWN SUCCESS {vm_id} -" for vm_id in ids)
 
 
 def test_actions_of_a_vm_run_in_order_of_arrival_beside_those_of_other_vms(driver: StartDriver, place: Place) -> None:
@@ -68,7 +79,7 @@ def test_actions_of_a_vm_run_in_order_of_arrival_beside_those_of_other_vms(drive
     one.write(b"".join(wire.deploy(vm_id) for vm_id in range(10)))
     one.write(b"".join(wire.reboot(vm_id, "") for vm_id in range(10)))
     one.write(b"".join(wire.line("RESET", vm_id) for vm_id in range(10)))
-    lines = [line for _, line in answered(one, 30)]
+    lines = [one.next_line() for _ in range(30)]
     for vm_id in range(10):
         own = [line for line in lines if line.split(" ")[2] == str(vm_id)]
         assert heads(own) == [f"{action} SUCCESS {vm_id}" for action in ("DEPLOY", "REBOOT", "RESET")]
@@ -98,7 +109,7 @@ def test_action_is_carried_out_before_waiting_polls(driver: StartDriver, place: 
     assert one.ask(wire.reboot(7, ids[7])) == "SUCCESS -"
     polls = [wire.poll(vm_id, ids[vm_id]) for vm_id in range(1, 6)]
     one.write(b"".join([wire.reboot(0, ids[0]), *polls, wire.reboot(6, ids[6])]))
-    found = heads(line for _, line in answered(one, 7))
+    found = heads(one.next_line() for _ in range(7))
     assert found == ["REBOOT SUCCESS 0", "REBOOT SUCCESS 6", *(f"POLL SUCCESS {vm_id}" for vm_id in range(1, 6))]
 
 
@@ -115,13 +126,11 @@ def test_poll_replies_no_state_if_an_action_arrives_during_its_listing(driver: S
     place.simulate(boot_time=0)
     one = driver()
     deploy_id = created(one, [7])[7]
-    place.simulate(boot_time=0, latency=0.15)
-    assert one.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
+    configure(place, faults={"late_answers": {"calls": LOOKUPS, "seconds": 2, "times": 1}})
     one.write(wire.poll(7, deploy_id))
-    assert one.ask(wire.unknown(8)), "by now the cloud is being asked"
+    until(lambda: lookups(place) == 1)
     one.write(wire.power_off(7, deploy_id))
-    assert one.next_line() == "POLL SUCCESS 7 STATE=-"
-    assert one.next_line() == "SHUTDOWN SUCCESS 7 -"
+    assert {one.next_line(), one.next_line()} == {"POLL SUCCESS 7 STATE=-", "SHUTDOWN SUCCESS 7 -"}
     assert one.is_quiet()
 
 
@@ -130,27 +139,26 @@ def test_a_thousand_polls_are_answered_from_few_listings(driver: StartDriver, pl
     one = driver("-t 50 simulated")
     ids = created(one, range(100))
     one.leave()
-    place.simulate(boot_time=0, latency=0.2)
+    configure(place, faults={"late_answers": {"calls": LOOKUPS, "seconds": 0.2}})
     two = driver("-t 2 simulated")
     assert two.ask(wire.poll(0, ids[0])).startswith("SUCCESS STATE=a")
     wanted = [vm_id for _ in range(10) for vm_id in ids]
     random.Random(1).shuffle(wanted)
-    begun = time.monotonic()
     two.write(b"".join(wire.poll(vm_id, ids[vm_id]) for vm_id in wanted))
-    lines = [line for _, line in answered(two, 1000)]
-    assert time.monotonic() - begun < 2
+    lines = [two.next_line() for _ in wanted]
+    assert lookups(place) < 50
     assert sorted(heads(lines)) == sorted(f"POLL SUCCESS {vm_id}" for vm_id in wanted)
 
 
 def test_polls_of_missing_instances_are_looked_up_together(driver: StartDriver, place: Place) -> None:
-    place.simulate(boot_time=0, latency=0.2)
+    configure(place)
     one = driver()
     ids = created(one, [0])
-    begun = time.monotonic()
+    configure(place, faults={"late_answers": {"calls": LOOKUPS, "seconds": 0.2}})
     one.write(b"".join(wire.poll(vm_id, f"sim-{vm_id}") for vm_id in range(1, 21)) + wire.poll(0, ids[0]))
-    lines = [line for _, line in answered(one, 21)]
+    lines = [one.next_line() for _ in range(21)]
     assert sorted(heads(lines)) == sorted(["POLL SUCCESS 0", *(f"POLL FAILURE {vm_id}" for vm_id in range(1, 21))])
-    assert time.monotonic() - begun < 2, "twenty looks one after the other take four seconds"
+    assert lookups(place) < 10
 
 
 # DRIVER_CANCEL
@@ -233,7 +241,7 @@ def test_deploy_that_exceeds_w_names_the_awaited_state(driver: StartDriver, plac
     one = driver("-w 1 simulated")
     begun = time.monotonic()
     reply = one.ask(wire.deploy(7))
-    assert 0.9 < time.monotonic() - begun < 5
+    assert time.monotonic() - begun >= 1
     [entry] = place.instances()
     assert reply == f"FAILURE gave up after 1 s waiting for {entry['deploy_id']} to be running (it is pending)"
 
@@ -278,9 +286,11 @@ def test_deploy_repeated_after_an_unanswered_create_yields_exactly_one_instance(
 
 def test_instance_of_a_failed_cleanup_is_terminated_later(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
-    one = driver("-w 0.2 simulated")
+    one = driver()
     deploy_id = created(one, [7])[7]
+    one.leave()
     place.simulate(boot_time=0, latency=0.25)
+    one = driver("-w 0.2 simulated")
     assert one.ask(wire.cleanup(7, deploy_id)).startswith("FAILURE ")
     place.simulate(boot_time=0, destroy_time=0)
     until(lambda: place.instances() == [], seconds=15)
@@ -288,11 +298,11 @@ def test_instance_of_a_failed_cleanup_is_terminated_later(driver: StartDriver, p
 
 def test_deadline_of_an_action_does_not_include_its_wait_for_a_turn(driver: StartDriver, place: Place) -> None:
     place.simulate(boot_time=0)
-    one = driver("-t 2 -w 1 simulated")
+    one = driver("-t 2 -w 2 simulated")
     ids = created(one, range(6))
     place.simulate(boot_time=0, stop_time=30)
     one.write(b"".join(wire.power_off(n, ids[n]) if n < 2 else wire.reboot(n, ids[n]) for n in range(6)))
-    lines = [line for _, line in answered(one, 6)]
+    lines = [one.next_line() for _ in range(6)]
     assert sorted(heads(lines)) == sorted(
         ["SHUTDOWN FAILURE 0", "SHUTDOWN FAILURE 1", *(f"REBOOT SUCCESS {n}" for n in range(2, 6))]
     ), "the deadline counts from the start of an action"

@@ -49,10 +49,10 @@ from one_provider_mad.testing.conformance import (
     CloudUnderTest,
     OwnedCloudConformance,
     a_call,
-    give_up,
-    look,
+    cancel,
+    describe_one,
+    iterate_loop,
     reach,
-    turns,
 )
 from tests.end_to_end.oned import ROOT
 
@@ -131,7 +131,7 @@ async def launch(provider: SimulatedProvider, request: VmRequest | None = None) 
 
 async def seen(provider: SimulatedProvider, deploy_id: DeployId) -> Instance:
     """An instance that must be visible."""
-    instance = await look(provider, deploy_id)
+    instance = await describe_one(provider, deploy_id)
     assert instance is not None
     return instance
 
@@ -380,8 +380,8 @@ class TestFile:
         (tmp_path / "file").touch()
         provider = make(tmp_path / "file" if blocked else tmp_path)
         opening = asyncio.create_task(provider.open())
-        await turns(1)
-        await give_up(opening)
+        await iterate_loop(1)
+        await cancel(opening)
         async with asyncio.timeout(5):
             await provider.close()
 
@@ -389,7 +389,7 @@ class TestFile:
         provider = make(tmp_path)
         await provider.open()
         creates = [asyncio.ensure_future(provider.create(a_call(provider, a_vm(number)))) for number in range(20)]
-        await turns(1)
+        await iterate_loop(1)
         await provider.close()
         assert len(set(await asyncio.gather(*creates))) == 20
 
@@ -482,7 +482,7 @@ class TestTime:
         clock.advance(3609)
         assert (await seen(provider, deploy_id)).state is InstanceState.TERMINATED
         clock.advance(1)
-        assert await look(provider, deploy_id) is None
+        assert await describe_one(provider, deploy_id) is None
         assert await provider.list_instances() == []
         with pytest.raises(InstanceNotFound):
             await provider.destroy(deploy_id)
@@ -744,7 +744,7 @@ class TestInterfaces:
         with pytest.raises(BadParameter, match="instance type huge is not known"):
             await provider.cloud.change_type(deploy_id, "huge")
         await provider.cloud.change_type(deploy_id, "large_8gb")
-        instance = await look(provider, deploy_id)
+        instance = await describe_one(provider, deploy_id)
         assert instance is not None
         assert (instance.attributes["SIM_INSTANCE_TYPE"], instance.attributes["SIM_MEMORY"]) == ("large_8gb", "8192")
 

@@ -1,6 +1,6 @@
 """Whole lives of VMs under a real OpenNebula, in three clouds at once, with kill -9 of drivers and core.
 
-`make test-oned ONE=/opt/one-7.4.0` runs this; ONE is the folder of an installed OpenNebula, its ONE_LOCATION.
+`make test-oned ONE=/opt/one-7.4.0` runs this; ONE is the directory of an installed OpenNebula, its ONE_LOCATION.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.oned, pytest.mark.timeout(300)]
 def world(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[World]:
     installed = Path(os.environ.get("ONE") or "/no/OpenNebula")
     if not (installed / "bin" / "oned").exists():
-        pytest.skip("no OpenNebula: make test-oned ONE=/opt/one-7.4.0 names the folder of an installed one")
+        pytest.skip("no OpenNebula: make test-oned ONE=/opt/one-7.4.0 names the directory of an installed one")
     root = tmp_path_factory.mktemp("oned")
     failed = request.session.testsfailed
     with ExitStack() as stack:
@@ -47,11 +47,11 @@ def cloud(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_whole_life(world: World, cloud: str) -> None:
+def test_vm_goes_through_its_whole_life_with_one_instance(world: World, cloud: str) -> None:
     vm = world.run(cloud)
     assert len(world.instances(cloud)) == 1
     until(vm.monitored_at, seconds=60)
-    for actions in (("poweroff", "POWEROFF"), ("suspend", "SUSPENDED", "POWEROFF")):  # EC2 keeps no memory
+    for actions in (("poweroff", "POWEROFF"), ("suspend", "SUSPENDED", "POWEROFF")):  # EC2 stops instead of suspending
         vm.ask(actions[0])
         vm.reach(*actions[1:])
         vm.ask("resume")
@@ -68,29 +68,29 @@ def test_a_whole_life(world: World, cloud: str) -> None:
     assert world.instances(cloud) == {}
 
 
-def test_what_a_killed_driver_breaks_off_is_finished(world: World, cloud: str) -> None:
+def test_actions_interrupted_by_killing_the_driver_are_completed(world: World, cloud: str) -> None:
     vm = world.create(cloud)
 
-    def struck(ask: Callable[[], None], state: str) -> None:
+    def interrupt(ask: Callable[[], None], state: str) -> None:
         ask()
         until(lambda: world.zone.place.unanswered(name=cloud), seconds=30, pause=0)
         world.zone.kill_driver("one_vmm_provider", cloud)
         vm.reach(state)
 
-    struck(lambda: world.deploy(vm, cloud), "RUNNING")
+    interrupt(lambda: world.deploy(vm, cloud), "RUNNING")
     assert len(world.instances(cloud)) == 1
-    struck(lambda: vm.ask("poweroff"), "POWEROFF")
-    struck(lambda: vm.ask("resume"), "RUNNING")
+    interrupt(lambda: vm.ask("poweroff"), "POWEROFF")
+    interrupt(lambda: vm.ask("resume"), "RUNNING")
     assert len(world.instances(cloud)) == 1
-    struck(lambda: vm.ask("terminate"), "DONE")
+    interrupt(lambda: vm.ask("terminate"), "DONE")
     until(lambda: not world.instances(cloud), seconds=30)
 
 
-def test_what_a_killed_core_breaks_off_is_finished(world: World) -> None:
-    """In all clouds at once. What has not begun when the core dies fails with a sentence, so each has."""
+def test_actions_interrupted_by_killing_oned_are_completed(world: World) -> None:
+    """In all clouds at once. Requests that had not begun when oned died would fail, so all have begun."""
     vms = {cloud: world.create(cloud) for cloud in CLOUDS}
 
-    def struck(ask: Callable[[Vm, str], None], state: str) -> None:
+    def interrupt(ask: Callable[[Vm, str], None], state: str) -> None:
         before = {cloud: world.instances(cloud) for cloud in CLOUDS}
         for cloud, vm in vms.items():
             ask(vm, cloud)
@@ -101,26 +101,26 @@ def test_what_a_killed_core_breaks_off_is_finished(world: World) -> None:
             vm.finish_epilog()
             vm.reach(state)
 
-    struck(world.deploy, "RUNNING")
+    interrupt(world.deploy, "RUNNING")
     assert [len(world.instances(cloud)) for cloud in CLOUDS] == [1, 1, 1]
-    struck(lambda vm, _: vm.ask("poweroff"), "POWEROFF")
-    struck(lambda vm, _: vm.ask("resume"), "RUNNING")
+    interrupt(lambda vm, _: vm.ask("poweroff"), "POWEROFF")
+    interrupt(lambda vm, _: vm.ask("resume"), "RUNNING")
     assert [len(world.instances(cloud)) for cloud in CLOUDS] == [1, 1, 1]
-    struck(lambda vm, _: vm.ask("terminate"), "DONE")
+    interrupt(lambda vm, _: vm.ask("terminate"), "DONE")
     until(lambda: not any(world.instances(cloud) for cloud in CLOUDS), seconds=30)
 
 
 def until_reported(vm: Vm) -> None:
-    """Return just after a report of this VM has come."""
+    """Return right after a report of this VM."""
     first = until(vm.monitored_at, seconds=90)
     until(lambda: vm.monitored_at() > first, seconds=90, pause=0.1)
 
 
-def test_a_killed_information_driver_goes_on_reporting(world: World) -> None:
+def test_vms_are_monitored_again_after_the_information_driver_was_killed(world: World) -> None:
     vms = {cloud: world.run(cloud) for cloud in CLOUDS}
     before = {}
     for cloud, vm in vms.items():
-        # Just after a report: up to 5.10 the core waits 300 s for the answer to a MONITOR that was open
+        # Right after a report: up to 5.10 oned waits 300 s for the answer to an open MONITOR
         # (src/im/InformationManager.cc, monitor_expire).
         until_reported(vm)
         world.zone.kill_driver("one_im_provider", cloud)
@@ -131,14 +131,14 @@ def test_a_killed_information_driver_goes_on_reporting(world: World) -> None:
         vm.reach("DONE")
 
 
-def test_the_ordinary_vm_at_home_was_left_alone(world: World) -> None:
+def test_vm_on_an_ordinary_host_was_not_changed(world: World) -> None:
     document = world.zone.document("one.vm.info", world.ordinary.number)
     assert (world.ordinary.state(), len(document.findall("HISTORY_RECORDS/HISTORY"))) == (STATES["RUNNING"], 1)
     world.ordinary.ask("terminate")
     world.ordinary.reach("DONE")
 
 
-def test_no_driver_had_a_defect(world: World) -> None:
+def test_driver_logs_have_no_unexpected_error(world: World) -> None:
     logs = sorted((world.zone.folder / "var").glob("one_*_provider_*.log"))
     assert len(logs) == len(CLOUDS) * 2
     defects = [

@@ -1,4 +1,4 @@
-"""A zone with three clouds and an ordinary VM at home, and the partner's zone behind one of the clouds."""
+"""A zone with three clouds and a VM on an ordinary host, and the partner's zone, which is one of the clouds."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ STATES = {
     "POWEROFF": (8, 0),
     "UNDEPLOYED": (9, 0),
 }
-"""STATE and LCM_STATE of what lasts (OpenNebula include/VirtualMachine.h)."""
+"""STATE and LCM_STATE of lasting states (OpenNebula include/VirtualMachine.h)."""
 
 _EPILOG, _SUCCESS = 11, 1
-"""An LCM_STATE; what `onevm recover --success` sends."""
+"""An LCM_STATE, and the operation of `onevm recover --success`."""
 
 FAILURES = {36, 37, 38, 39, 40, 41, 42, 44, 46, 47, 48, 49, 50, 61}
-"""LCM_STATEs from which a VM goes nowhere without a person."""
+"""LCM_STATEs that a VM leaves only when a user recovers it."""
 
 
 class Vm:
@@ -74,20 +74,20 @@ class Vm:
         self.zone.call("one.vm.action", action, self.number)
 
     def finish_epilog(self) -> None:
-        """Answer for the transfer driver, where the core died while it waited for that: nothing else does."""
+        """Answer for the transfer driver, whose reply is lost if oned died while it waited for it."""
         if self.state() == (3, _EPILOG):
             self.zone.call("one.vm.recover", self.number, _SUCCESS)
 
     def reach(self, *names: str) -> None:
-        """Wait until it rests in one of these states; fail with its log when it cannot come there any more."""
+        """Wait until it is in one of these lasting states; fail with its log if it ends in a failure state."""
 
-        def is_there() -> bool:
+        def has_reached() -> bool:
             state = self.state()
             assert state[1] not in FAILURES, f"VM {self.number} is in {state}: {self.log()}"
             return state in {STATES[name] for name in names}
 
         try:
-            until(is_there, seconds=60, pause=0.1)
+            until(has_reached, seconds=60, pause=0.1)
         except AssertionError as error:
             pytest.fail(f"VM {self.number} is {self.state()}, not {names}: {error}\n{self.log()}")
 
@@ -97,13 +97,13 @@ class Vm:
         return tail(var / "vms" / str(self.number) / "vm.log")
 
     def monitored_at(self) -> int:
-        """When its figures were monitored last, seconds since the epoch; 0 for never."""
+        """The time of its last monitoring, in seconds since the epoch; 0 for never."""
         vm = self.zone.document("one.vm.info", self.number)
         return int(vm.findtext("MONITORING/TIMESTAMP") or vm.findtext("LAST_POLL") or 0)
 
 
 class World:
-    """The zone whose drivers are tested, with three clouds, and an ordinary VM at home beside them.
+    """The zone whose drivers are tested, with three clouds, and a VM on an ordinary host.
 
     Args:
         zone: is running.
@@ -111,14 +111,14 @@ class World:
 
     def __init__(self, zone: Zone) -> None:
         self.zone = zone
-        self.at_home = add_home(zone)
+        self.ordinary_host = add_ordinary_host(zone)
         zone.follow_recipe()
         self.ordinary = Vm(zone, zone.call("one.vm.allocate", 'NAME = "ordinary"\nCPU = 0.1\nMEMORY = 64\n', True))
-        deploy_at_home(zone, self.ordinary.number)
+        deploy_on_ordinary_host(zone, self.ordinary.number)
         self.ordinary.reach("RUNNING")
 
     def create(self, cloud: str) -> Vm:
-        """A VM of the template that the recipe made, on hold: nothing is scheduled here."""
+        """A VM of the template that `oned-conf` created, on hold, since there is no scheduler."""
         template = self.zone.number_of("template", f"in-{cloud}")
         return Vm(self.zone, self.zone.call("one.template.instantiate", template, "", True, "", False))
 
@@ -136,23 +136,23 @@ class World:
         return vm
 
     def instances(self, cloud: str) -> dict[str, str]:
-        """What of ours is alive in a cloud: id and state."""
+        """The instances of this zone in a cloud: id and state."""
         return {each["deploy_id"]: each["state"] for each in self.zone.place.instances(name=cloud)}
 
 
-def add_home(zone: Zone) -> int:
-    """A host at home and a datastore for it, both upstream's dummy ones."""
+def add_ordinary_host(zone: Zone) -> int:
+    """Create an ordinary host and a datastore for it, both with upstream's dummy drivers."""
     zone.call("one.datastore.allocate", 'NAME = "home-system"\nTYPE = "SYSTEM_DS"\nTM_MAD = "dummy"\n', -1)
     return int(zone.call("one.host.allocate", "home", "dummy", "dummy", -1))
 
 
-def deploy_at_home(zone: Zone, number: int) -> None:
+def deploy_on_ordinary_host(zone: Zone, number: int) -> None:
     datastore = zone.number_of("datastore", "home-system")
     zone.call("one.vm.deploy", number, zone.number_of("host", "home"), False, datastore)
 
 
-class Placing:
-    """Places every pending VM of a zone on its host at home, in place of a scheduler.
+class Placement:
+    """Deploys every pending VM of a zone on its ordinary host, in place of a scheduler.
 
     Args:
         zone: the partner's.
@@ -160,21 +160,21 @@ class Placing:
 
     def __init__(self, zone: Zone) -> None:
         self._zone = zone
-        self._is_over = threading.Event()
+        self._is_stopped = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> None:
         self._thread.start()
 
     def __exit__(self, *_: object) -> None:
-        self._is_over.set()
+        self._is_stopped.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._is_over.wait(0.2):
+        while not self._is_stopped.wait(0.2):
             pending = self._zone.document("one.vmpool.info", -2, -1, -1, 1).iterfind("VM/ID")
             for number in pending:
-                deploy_at_home(self._zone, int(number.text or -1))
+                deploy_on_ordinary_host(self._zone, int(number.text or -1))
 
 
 @contextmanager
@@ -189,9 +189,9 @@ def running(zone: Zone) -> Iterator[Zone]:
 
 @contextmanager
 def partner_zone(installed: Path, folder: Path) -> Iterator[Zone]:
-    """A second OpenNebula, whose template 0 is what VMs of the first one become."""
+    """A second OpenNebula, in which VMs of the first one are created from template 0."""
     with running(Zone(installed, folder, clouds={})) as zone:
-        add_home(zone)
+        add_ordinary_host(zone)
         assert zone.call("one.template.allocate", 'NAME = "bursting"\nCPU = 0.1\nMEMORY = 64\n') == 0
-        with Placing(zone):
+        with Placement(zone):
             yield zone

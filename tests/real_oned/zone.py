@@ -30,7 +30,7 @@ _REPLACED = (
     "VM_MAD IM_MAD TM_MAD DATASTORE_MAD MARKET_MAD IPAM_MAD HM_MAD SCHED_MAD AUTH_MAD PORT LISTEN_ADDRESS GRPC_\\w+"
     " MONITORING_INTERVAL MONITORING_INTERVAL_(?:HOST|VM) ACTION_TIMEOUT SCHED_RETRY_TIME"
 )
-"""What a test's zone has otherwise, or not at all: nothing leads out of the machine, and nothing schedules."""
+"""Attributes that a test's zone changes or omits: it reaches no other machine, and has no scheduler."""
 
 _HOME = """
 TM_MAD = [ EXECUTABLE = "one_tm", ARGUMENTS = "-t 5 -d dummy" ]
@@ -40,7 +40,7 @@ IPAM_MAD = [ EXECUTABLE = "one_ipam", ARGUMENTS = "-t 1 -i dummy" ]
 HM_MAD = [ EXECUTABLE = "one_hm", ARGUMENTS = "-p {publish} -l {subscribe} -b 127.0.0.1" ]
 VM_MAD = [ NAME = "dummy", EXECUTABLE = "one_vmm_dummy", TYPE = "xml" ]
 """
-"""Upstream's own drivers that do nothing stand in for a host at home.
+"""Upstream's dummy drivers serve the ordinary host.
 
 Nothing monitors it: upstream's probe of a dummy host leaves a daemon, and a file in /tmp that two zones would share.
 """
@@ -50,7 +50,7 @@ _NETWORK = 'NETWORK = [ ADDRESS = "127.0.0.1", MONITOR_ADDRESS = "127.0.0.1", PO
 
 
 class CoreError(Exception):
-    """OpenNebula refused a call; its own words."""
+    """OpenNebula refused a call; the text is its own."""
 
 
 class Zone:
@@ -93,7 +93,7 @@ class Zone:
     # What it is told
 
     def configure(self) -> None:
-        """Write its configuration: one host at home, and what `one-provider oned-conf` prints for each cloud."""
+        """Write its configuration: one ordinary host, and the output of `one-provider oned-conf` for each cloud."""
         auth = self.folder / ".one" / "one_auth"
         auth.parent.mkdir(exist_ok=True)
         auth.write_text(f"{SESSION}\n")
@@ -142,7 +142,7 @@ class Zone:
             self.run(line)
 
     def run(self, command: str) -> str:
-        """Run one of its own command line tools; what it prints."""
+        """Run one of its own command line tools; returns its output."""
         done = subprocess.run(
             command.split(), env=self.environ, cwd=self.folder, capture_output=True, text=True, timeout=60
         )
@@ -176,7 +176,7 @@ class Zone:
         self._oned.wait()
 
     def stop(self) -> None:
-        """End oned, and then every process of this zone that still runs."""
+        """End oned, and then all running processes of this zone."""
         if self._oned is not None and self._oned.poll() is None:
             self._oned.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -206,7 +206,7 @@ class Zone:
     # Asking
 
     def call(self, method: str, *arguments: object) -> Any:
-        """Call its API. Raises CoreError with its words."""
+        """Call its API. Raises CoreError with its error text."""
         with xmlrpc.client.ServerProxy(self.url) as api:
             is_success, answer, *_ = getattr(api, method)(SESSION, *arguments)
         if not is_success:
@@ -214,7 +214,7 @@ class Zone:
         return answer
 
     def document(self, method: str, *arguments: object) -> ET.Element:
-        """What a call answers, as a document."""
+        """The response of a call, as a document."""
         return ET.fromstring(self.call(method, *arguments))
 
     def number_of(self, kind: str, name: str) -> int:
@@ -233,7 +233,7 @@ def tail(path: Path, lines: int = 30) -> str:
 
 
 def _copy(installed: Path, folder: Path) -> None:
-    """Copy what is installed, and nothing that it has done."""
+    """Copy the installed files, without state and logs."""
 
     def left_out(path: str, names: Sequence[str]) -> list[str]:
         if Path(path) == installed:

@@ -14,7 +14,7 @@ from one_provider_mad.domain import DeployId, InstanceState, Template, VmRequest
 from one_provider_mad.errors import BadParameter, NotReached, ProviderUnavailable, WrongState
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import Attached
-from one_provider_mad.testing.conformance import look, reach
+from one_provider_mad.testing.conformance import describe_one, reach
 from tests.providers.ec2.account import ADDRESSES
 from tests.providers.ec2.conftest import OWNER, Open
 from tests.providers.ec2.face import Face
@@ -74,7 +74,7 @@ class TestSection:
         provider = await connect()
         deploy_id = await stopped(provider)
         await provider.reconfigure(deploy_id, a_vm(INSTANCETYPE=listed), "INSTANCETYPE")
-        instance = await look(provider, deploy_id)
+        instance = await describe_one(provider, deploy_id)
         assert instance is not None
         assert instance.attributes["AWS_INSTANCE_TYPE"] == kind
 

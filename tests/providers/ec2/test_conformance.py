@@ -21,7 +21,7 @@ from one_provider_mad.providers.interface import (
     Snapshots,
     Suspendable,
 )
-from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance, look
+from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance, describe_one
 from tests.providers.ec2.conftest import make
 from tests.providers.ec2.face import Face
 
@@ -60,7 +60,7 @@ class TestEc2Conforms(OwnedCloudConformance):
             lacks=LACKS,
         )
 
-    async def test_an_instance_changes_its_size_and_repeating_is_fine(
+    async def test_instance_can_be_resized_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         """EC2 changes the type of stopped instances only; for a running one it is refused with the reason."""
@@ -71,12 +71,12 @@ class TestEc2Conforms(OwnedCloudConformance):
         await self.stopped(provider, running)
         for _ in range(2):
             await resizable.resize(running, larger)
-        instance = await look(provider, running)
+        instance = await describe_one(provider, running)
         assert instance is not None
         assert instance.attributes["AWS_INSTANCE_TYPE"] == "t3.large"
         assert instance.state is InstanceState.STOPPED
 
-    async def test_a_context_is_handed_over_and_repeating_is_fine(
+    async def test_context_can_be_updated_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         """EC2 changes user data of stopped instances only; for a running one it is refused with the reason."""

@@ -23,7 +23,7 @@ from one_provider_mad.providers.ec2.shortages import Shortages
 from one_provider_mad.providers.ec2.sizes import BUILT_IN, resized
 from one_provider_mad.providers.ec2.states import STATES, state_of
 from one_provider_mad.providers.interface import CapacitySource, CreateCall, ImportSource, Size
-from one_provider_mad.testing.conformance import look, reach
+from one_provider_mad.testing.conformance import describe_one, reach
 from tests.providers.ec2.account import Instance as Shown
 from tests.providers.ec2.conftest import OWNER, Open
 from tests.providers.ec2.face import Face
@@ -135,7 +135,7 @@ class TestCreating:
         face.account.lag = 60.0
         provider = await connect()
         deploy_id = await provider.create(a_call(provider, a_vm()))
-        assert await look(provider, deploy_id) is None
+        assert await describe_one(provider, deploy_id) is None
         assert await provider.find(owner=OWNER, vm_id=VmId(7)) == []
         for attempt in (provider.stop(deploy_id, hard=False), provider.destroy(deploy_id)):
             with pytest.raises(InstanceNotFound):
@@ -189,7 +189,7 @@ class TestListing:
     async def test_an_instance_has_the_attributes_that_upstreams_driver_reports(self, connect: Open) -> None:
         provider = await connect()
         vm = a_vm(KEYPAIR="mine", SUBNETID="subnet-3", SECURITYGROUPIDS="sg-1,sg-2")
-        instance = await look(provider, await launched(provider, vm))
+        instance = await describe_one(provider, await launched(provider, vm))
         assert instance is not None
         attributes = dict(instance.attributes)
         assert attributes.pop("AWS_VOLUMES").startswith("/dev/xvda:vol-")

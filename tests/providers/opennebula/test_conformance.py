@@ -58,7 +58,7 @@ class PartnerConformance(OwnedCloudConformance):
             lacks={NetworkRules: "security groups and networks of the partner are the partner's"},
         )
 
-    async def test_a_disk_snapshot_is_taken_and_reverted_to(
+    async def test_disk_snapshot_can_be_created_and_reverted(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         """OpenNebula reverts a disk only while its VM is off."""
@@ -82,7 +82,7 @@ class TestOpenNebula5Conforms(PartnerConformance):
 
     release = "5.10.5"
 
-    async def test_an_instance_changes_its_size_and_repeating_is_fine(
+    async def test_instance_can_be_resized_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         resizable = self.capable(cloud, provider, Resizable)
@@ -93,7 +93,7 @@ class TestOpenNebula5Conforms(PartnerConformance):
         for _ in range(2):
             await resizable.resize(running, larger)
 
-    async def test_a_context_is_handed_over_and_repeating_is_fine(
+    async def test_context_can_be_updated_repeatedly(
         self, cloud: CloudUnderTest, provider: Provider, running: DeployId
     ) -> None:
         updating = self.capable(cloud, provider, ContextUpdate)

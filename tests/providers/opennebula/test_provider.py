@@ -24,7 +24,7 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.providers.interface import CapacitySource, ImportSource
 from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider
-from one_provider_mad.testing.conformance import OWNER, a_call, look, reach
+from one_provider_mad.testing.conformance import OWNER, a_call, describe_one, reach
 from tests.providers.opennebula.burst import a_vm, connect
 from tests.waiting import until
 from tests.xmlrpc.partner import RELEASES, Partner
@@ -60,7 +60,7 @@ async def launch(provider: OpenNebulaProvider, request: VmRequest | None = None)
 
 
 async def seen(provider: OpenNebulaProvider, deploy_id: DeployId) -> Instance:
-    instance = await look(provider, deploy_id)
+    instance = await describe_one(provider, deploy_id)
     assert instance is not None
     return instance
 
