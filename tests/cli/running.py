@@ -36,16 +36,16 @@ def ran(root: Path, *arguments: str, **environ: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def said(root: Path, *arguments: str, code: int = 0, **environ: str) -> str:
+def output_of(root: Path, *arguments: str, code: int = 0, **environ: str) -> str:
     """The output of a run in this process; fails at another exit code."""
     result = aside(lambda: CliRunner().invoke(program.main, arguments, env=surroundings(root, **environ)))
     assert result.exit_code == code, result.output
     return str(result.output)
 
 
-def parsed(root: Path, *arguments: str, code: int = 0, **environ: str) -> Any:
-    """The parsed output of a run with --json."""
-    return json.loads(said(root, *arguments, "--json", code=code, **environ))
+def json_of(root: Path, *arguments: str, code: int = 0, **environ: str) -> Any:
+    """The json_of output of a run with --json."""
+    return json.loads(output_of(root, *arguments, "--json", code=code, **environ))
 
 
 def on_a_terminal(root: Path, *arguments: str, columns: int = 100) -> tuple[int, str]:

@@ -23,7 +23,7 @@ from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.journal.records import Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.reconciler import MACHINE
-from tests.cli.running import COMMAND, on_a_terminal, parsed, ran, said, surroundings
+from tests.cli.running import COMMAND, json_of, on_a_terminal, output_of, ran, surroundings
 from tests.end_to_end.oned import OWNER, Place, aside
 from tests.xmlrpc.partner import Partner
 
@@ -42,7 +42,7 @@ def ready(place: Place) -> Place:
 
 
 def points(place: Place, *, code: int = 0) -> dict[str, Point]:
-    return by_name(parsed(place.root, "check", "simulated", code=code))
+    return by_name(json_of(place.root, "check", "simulated", code=code))
 
 
 def by_name(entries: list[Point]) -> dict[str, Point]:
@@ -111,7 +111,7 @@ def test_check_fails_on_7_x_without_a_dummy_system_datastore(
     with Partner(release) as oned:
         oned.system_datastores = datastores
         environ = {"ONE_AUTH": str(login), "ONE_XMLRPC": oned.urls[0]}
-        points = parsed(ready.root, "check", "simulated", code=NOT_WELL if False in found else 0, **environ)
+        points = json_of(ready.root, "check", "simulated", code=NOT_WELL if False in found else 0, **environ)
     assert [each["is_well"] for each in points if each["what"] == "system datastore"] == found
 
 
@@ -122,14 +122,14 @@ def test_check_names_the_xmlrpc_endpoint_that_does_not_answer(ready: Place, tmp_
     with socket.create_server(("127.0.0.1", 0)) as unused:
         port = unused.getsockname()[1]
     (ready.var / "config").write_text(f"LISTEN_ADDRESS=127.0.0.1\nPORT={port}\n")
-    found = by_name(parsed(ready.root, "check", "simulated", ONE_AUTH=str(login)))["OpenNebula"]
+    found = by_name(json_of(ready.root, "check", "simulated", ONE_AUTH=str(login)))["OpenNebula"]
     source = f"(PORT and LISTEN_ADDRESS in {ready.var}/config)"
     assert found["found"].endswith(f", asked at http://127.0.0.1:{port}/RPC2 {source}")
 
 
 def test_check_succeeds_with_warnings_only(ready: Place) -> None:
     (ready.root / "lib" / "mads" / "one_im_provider").unlink()
-    printed = said(ready.root, "check", "simulated")
+    printed = output_of(ready.root, "check", "simulated")
     lines = printed.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("! one_im_provider: is not in "))
     assert lines[at + 1] == "    run one-provider install, unless EXECUTABLE names another path"
@@ -168,7 +168,7 @@ def test_check_fails_if_others_can_change_or_read_private_files(ready: Place) ->
     configuration = ready.conf / "simulated.toml"
     configuration.chmod(0o620)
     journal.chmod(0o644)
-    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
+    printed = output_of(ready.root, "check", "simulated", code=NOT_WELL)
     assert (
         f"✗ permissions: {configuration} is -rw--w----: others may change it\n    chmod go-w {configuration}\n"
         in printed
@@ -184,7 +184,7 @@ def test_check_fails_if_opennebulas_user_cannot_use_a_file(ready: Place) -> None
     journal = journaled(ready)
     configuration = ready.conf / "simulated.toml"
     os.chown(ready.var, 4711, 4712)
-    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
+    printed = output_of(ready.root, "check", "simulated", code=NOT_WELL)
     for path in (configuration, journal):
         assert (
             f"✗ permissions: {path} is -rw------- and belongs to user 0: OpenNebula's user, 4711, cannot use it\n"
@@ -222,7 +222,7 @@ def test_check_of_the_metrics_directory(ready: Place) -> None:
     directory.mkdir(mode=0o755)
     assert points(ready)["metrics"] == {"is_well": True, "found": f"{directory} can be written", "remedy": ""}
     directory.chmod(0o750)
-    printed = said(ready.root, "check", "simulated")
+    printed = output_of(ready.root, "check", "simulated")
     assert f"! metrics: {directory} is drwxr-x---: node_exporter can read it only as a member of its group\n" in printed
     if os.geteuid() == 0:  # root checks for OpenNebula's user
         os.chown(ready.var, 4711, 4712)
@@ -233,7 +233,7 @@ def test_check_fails_at_wrong_credentials_no_answer_and_another_account(ready: P
     ready.simulate(api_key="the right one")
     assert not crosses(points(ready))
     ready.simulate(api_key="hush")
-    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
+    printed = output_of(ready.root, "check", "simulated", code=NOT_WELL)
     assert "✗ credentials: " in printed
     assert "hush" not in printed
     ready.configure(
@@ -321,7 +321,7 @@ def test_check_fails_if_the_journal_is_read_only(ready: Place) -> None:
         os.chown(ready.var, 4711, 4712)
         os.chown(path, 4711, 4712)
     user = ready.var.stat().st_uid
-    printed = said(ready.root, "check", "simulated", code=NOT_WELL)
+    printed = output_of(ready.root, "check", "simulated", code=NOT_WELL)
     found = f"✗ permissions: {path} is -r--------: OpenNebula's user, {user}, cannot write it\n    chmod 600 {path}\n"
     assert found in printed
 
@@ -340,8 +340,8 @@ def test_check_of_scripts_warns_about_missing_ones(ready: Place) -> None:
     for name in ("deploy", "shutdown"):
         (scripts / name).write_text("#!/bin/sh\n")
         (scripts / name).chmod(0o755)
-    found = {each["what"]: each for each in json.loads(said(ready.root, "check", "mine", "--json"))}
+    found = {each["what"]: each for each in json.loads(output_of(ready.root, "check", "mine", "--json"))}
     assert (found["scripts"]["is_well"], found["scripts"]["found"]) == (None, f"cancel cannot be run in {scripts}")
     (scripts / "cancel").symlink_to(scripts / "deploy")
-    found = {each["what"]: each for each in json.loads(said(ready.root, "check", "mine", "--json"))}
+    found = {each["what"]: each for each in json.loads(output_of(ready.root, "check", "mine", "--json"))}
     assert (found["scripts"]["is_well"], found["scripts"]["found"]) == (True, f"served from {scripts}")

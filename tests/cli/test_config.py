@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.cli.running import on_a_terminal, parsed, ran, said
+from tests.cli.running import json_of, on_a_terminal, output_of, ran
 from tests.end_to_end.oned import Place
 from tests.providers.plugins import install
 
@@ -42,7 +42,7 @@ factory = Factory()
 
 
 def entries(place: Place, name: str = "simulated") -> dict[str, dict[str, Any]]:
-    return {entry.pop("key"): entry for entry in parsed(place.root, "config", name)}
+    return {entry.pop("key"): entry for entry in json_of(place.root, "config", name)}
 
 
 def test_config_shows_the_source_of_each_value(place: Place) -> None:
@@ -97,7 +97,7 @@ def test_default_of_without_section_is_refuse_only_for_clouds_that_cost_money(pl
 
 def test_config_prints_columns_and_on_a_terminal_a_ruled_table(place: Place) -> None:
     place.simulate(latency=0.5)
-    plain = said(place.root, "config", "simulated")
+    plain = output_of(place.root, "config", "simulated")
     head, *rows = plain.splitlines()
     assert head.split() == ["SETTING", "VALUE", "FROM"]
     assert ["simulated.latency", "0.5", str(place.conf / "simulated.toml")] in [row.split() for row in rows]
@@ -116,7 +116,10 @@ def test_config_never_shows_a_secret_of_a_plugin(place: Place, tmp_path: Path, m
         f'login_from_host = "aws"\n[harbour.regions.south]\npassword = "{five}"\nname = "South"\n'
         f'[harbour.inner]\napi_token = "{six}"\nharmless = "seen"\n'
     )
-    for printed in (said(place.root, "config", "simulated"), said(place.root, "config", "simulated", "--json")):
+    for printed in (
+        output_of(place.root, "config", "simulated"),
+        output_of(place.root, "config", "simulated", "--json"),
+    ):
         assert not [secret for secret in SECRETS if secret in printed]
     found = {key: entry["value"] for key, entry in entries(place).items()}
     hidden = "********"
@@ -126,7 +129,7 @@ def test_config_never_shows_a_secret_of_a_plugin(place: Place, tmp_path: Path, m
     assert found["harbour.regions"] == {"south": {"password": hidden, "name": "South"}}
     assert (found["harbour.inner.harmless"], found["harbour.login_from_host"]) == ("seen", "aws")
     path.chmod(0o644)
-    sentence = said(place.root, "config", "simulated", code=1)
+    sentence = output_of(place.root, "config", "simulated", code=1)
     assert "simulated.toml holds the secret harbour." in sentence
     assert not [secret for secret in SECRETS if secret in sentence]
 
@@ -136,7 +139,7 @@ def test_config_hides_secrets_of_built_in_clouds(place: Place) -> None:
         'provider = "ec2"\nowner = "mine"\n[ec2]\nregion = "eu-west-1"\naccess_key_id = "AKIAHUSH"\n'
         'secret_access_key = "hush-1"\nsession_token = "hush-2"\n[ec2.defaults]\nUSERDATA = "hush-3"\nAMI = "ami-1"\n'
     )
-    printed = said(place.root, "config", "simulated", "--json")
+    printed = output_of(place.root, "config", "simulated", "--json")
     assert not [secret for secret in ("AKIAHUSH", *SECRETS) if secret in printed]
     values = {entry["key"]: entry["value"] for entry in msgspec.json.decode(printed)}
     assert values["ec2.defaults"] == {"USERDATA": "********", "AMI": "ami-1"}
@@ -153,6 +156,6 @@ def test_config_hides_secrets_of_built_in_clouds(place: Place) -> None:
 )
 def test_invalid_configuration_is_one_sentence_of_config(place: Place, text: str, sentence: str) -> None:
     place.configure(text)
-    complaint = said(place.root, "config", "simulated", code=1)
+    complaint = output_of(place.root, "config", "simulated", code=1)
     assert complaint.startswith(sentence)
     assert complaint.count("\n") == 1

@@ -14,7 +14,7 @@ import pytest
 from one_provider_mad.cli.install import configuration_of
 from one_provider_mad.providers.registry import BUILT_IN, build
 from one_provider_mad.settings import Places, load
-from tests.cli.running import parsed, ran, said
+from tests.cli.running import json_of, output_of, ran
 
 PROGRAMS = ("one_vmm_provider", "one_im_provider")
 BIN = Path(sys.executable).parent
@@ -66,16 +66,16 @@ def test_install_links_the_drivers_and_writes_a_private_configuration(one: Path)
 
 
 def test_second_install_changes_nothing_and_each_name_gets_its_own_owner(one: Path) -> None:
-    first = parsed(one, "install", "cloud")
+    first = json_of(one, "install", "cloud")
     assert [step["is_there"] for step in first] == [False, False, False]
     path = one / "etc" / "one_provider_mad" / "cloud.toml"
     path.write_text("# mine\n")
-    again = parsed(one, "install", "cloud", "--provider", "ec2")
+    again = json_of(one, "install", "cloud", "--provider", "ec2")
     assert [step["is_there"] for step in again] == [True, True, True]
     assert path.read_text() == "# mine\n"
-    assert said(one, "install", "cloud").splitlines()[2] == f"exists: {path}"
-    said(one, "install", "other")
-    said(one, "install", "third")
+    assert output_of(one, "install", "cloud").splitlines()[2] == f"exists: {path}"
+    output_of(one, "install", "other")
+    output_of(one, "install", "third")
     owners = {tomllib.loads(path.with_name(f"{name}.toml").read_text())["owner"] for name in ("other", "third")}
     assert len(owners) == 2
 
@@ -83,7 +83,7 @@ def test_second_install_changes_nothing_and_each_name_gets_its_own_owner(one: Pa
 def test_install_fails_and_changes_nothing_if_a_driver_file_exists(one: Path, tmp_path: Path) -> None:
     theirs = one / "lib" / "mads" / "one_im_provider"
     theirs.write_text("#!/bin/sh\n")
-    sentence = said(one, "install", "cloud", code=1)
+    sentence = output_of(one, "install", "cloud", code=1)
     assert sentence == (
         f"one-provider install: {theirs} exists and is no link to this driver: move it away, or use --mads\n"
     )
@@ -91,7 +91,7 @@ def test_install_fails_and_changes_nothing_if_a_driver_file_exists(one: Path, tm
     assert not (one / "etc" / "one_provider_mad").exists()
     elsewhere = tmp_path / "mads"
     elsewhere.mkdir()
-    said(one, "install", "cloud", "--mads", str(elsewhere))
+    output_of(one, "install", "cloud", "--mads", str(elsewhere))
     assert sorted(each.name for each in elsewhere.iterdir()) == sorted(PROGRAMS)
     assert theirs.read_text() == "#!/bin/sh\n"
 
@@ -113,7 +113,7 @@ def test_invalid_arguments_of_install_give_one_sentence_and_change_nothing(
     one: Path, arguments: tuple[str, ...], sentence: str
 ) -> None:
     before = everything(one)
-    complaint = said(one, "install", *arguments, code=1)
+    complaint = output_of(one, "install", *arguments, code=1)
     assert complaint.startswith(sentence)
     assert complaint.count("\n") == 1
     assert everything(one) == before

@@ -13,7 +13,7 @@ import pytest
 from one_provider_mad.domain import DeployId, Identity, VmId
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
-from tests.cli.running import on_a_terminal, parsed, ran, said
+from tests.cli.running import json_of, on_a_terminal, output_of, ran
 from tests.end_to_end.oned import Place, aside
 
 IDENTITY = Identity(owner="mine", vm_id=VmId(7), stime=1007, seq=2, host_id=5)
@@ -65,7 +65,7 @@ def test_journal_shows_account_requests_debts_and_attempts(place: Place, path: P
     (attempt,) = found["attempts"]
     assert (attempt["vm_id"], attempt["seq"], attempt["number"], attempt["state"]) == (7, 2, 1, "refused")
     assert (attempt["deploy_id"], attempt["detail"]) == (None, "no room")
-    plain = said(place.root, "journal", "show", "simulated")
+    plain = output_of(place.root, "journal", "show", "simulated")
     assert "Unanswered requests: none\n" in plain
     assert "\nDebts (pending terminations): 1\nVM  DEPLOY ID" in plain
     assert time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(SINCE)) in plain
@@ -75,23 +75,23 @@ def test_journal_shows_account_requests_debts_and_attempts(place: Place, path: P
 
 
 def test_empty_journal_is_shown_as_none(place: Place) -> None:
-    found = parsed(place.root, "journal", "simulated")
+    found = json_of(place.root, "journal", "simulated")
     assert (found["account"], found["requests"], found["debts"], found["attempts"]) == (None, [], [], [])
-    assert said(place.root, "journal", "simulated").count(": none\n") == 3
+    assert output_of(place.root, "journal", "simulated").count(": none\n") == 3
 
 
 def test_journal_accept_forgets_the_recorded_account(place: Place, path: Path) -> None:
     gone = f"{path} no longer insists on simulated/elsewhere: the next action records the credentials' account"
-    assert parsed(place.root, "journal", "accept", "simulated") == [gone]
-    assert parsed(place.root, "journal", "simulated")["account"] is None
+    assert json_of(place.root, "journal", "accept", "simulated") == [gone]
+    assert json_of(place.root, "journal", "simulated")["account"] is None
     again = f"{path} has no account recorded: the next action records the credentials' account\n"
-    assert said(place.root, "journal", "accept", "simulated") == again
+    assert output_of(place.root, "journal", "accept", "simulated") == again
 
 
 def test_unreadable_journal_gives_one_sentence(place: Place) -> None:
     (place.var / "one_provider_mad_simulated.journal").write_text("no database" * 200)
     for arguments in (("journal", "simulated"), ("journal", "accept", "simulated")):
-        complaint = said(place.root, *arguments, code=1)
+        complaint = output_of(place.root, *arguments, code=1)
         assert complaint.startswith("one-provider journal: the journal ")
         assert complaint.count("\n") == 1
-    assert said(place.root, "journal", "-h").startswith("Usage: one-provider journal ")
+    assert output_of(place.root, "journal", "-h").startswith("Usage: one-provider journal ")

@@ -17,7 +17,7 @@ from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.providers.interface import VerbatimDriver
 from one_provider_mad.providers.registry import BUILT_IN, build
 from one_provider_mad.settings import Places, load
-from tests.cli.running import parsed, ran, said
+from tests.cli.running import json_of, output_of, ran
 from tests.end_to_end.oned import Place
 
 GOLDEN = Path(__file__).parent / "oned_conf"
@@ -28,13 +28,13 @@ EC2 = 'provider = "ec2"\nowner = "one-prod-7f3a"\nhypervisor = "ec2"\n[ec2]\nreg
 @pytest.mark.parametrize("release", RELEASES)
 def test_oned_conf_prints_the_expected_text_for_each_release(place: Place, release: str) -> None:
     place.configure(EC2, name="aws")
-    assert said(place.root, "oned-conf", "aws", "--release", release) == (GOLDEN / f"{release}.txt").read_text()
+    assert output_of(place.root, "oned-conf", "aws", "--release", release) == (GOLDEN / f"{release}.txt").read_text()
 
 
 def test_oned_conf_works_without_a_configuration_file(place: Place) -> None:
     code, printed, errors = ran(place.root, "oned-conf", "simulated", "--release", "7.4")
     assert (code, errors) == (0, "")
-    assert printed == said(place.root, "oned-conf", "simulated", "--release", "7.4")
+    assert printed == output_of(place.root, "oned-conf", "simulated", "--release", "7.4")
     assert 'PROVIDER_INSTANCE_TYPE = "small_256mb"' in printed
 
 
@@ -66,14 +66,14 @@ def test_live_resize_is_yes_for_scripts_with_a_resize_script(place: Place) -> No
 
 
 def _vm_mads(place: Place) -> tuple[Mapping[str, str], ...]:
-    block = parsed(place.root, "oned-conf", "cloud", "--release", "7.4")[0]
+    block = json_of(place.root, "oned-conf", "cloud", "--release", "7.4")[0]
     return read_template(block["text"]).vectors("VM_MAD")
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_printed_file_contents_follow_opennebulas_template_grammar(place: Place, release: str) -> None:
     place.configure(EC2, name="aws")
-    blocks = parsed(place.root, "oned-conf", "aws", "--release", release)
+    blocks = json_of(place.root, "oned-conf", "aws", "--release", release)
     files = [read_template(block["text"]) for block in blocks if block["where"]]
     drivers = {name: vector for file in files for name in ("VM_MAD", "IM_MAD") for vector in file.vectors(name)}
     assert {name: vector["NAME"] for name, vector in drivers.items()} == {"VM_MAD": "aws", "IM_MAD": "aws"}
@@ -94,7 +94,7 @@ def test_in_7_x_the_cloud_gets_its_own_cluster_datastore_and_vdc(place: Place) -
     With a deploy of 60 s under way there, an ordinary VM ran after 63 s as shipped, after 15 s with these two lines.
     """
     place.configure(EC2, name="aws")
-    blocks = parsed(place.root, "oned-conf", "aws", "--release", "7.4")
+    blocks = json_of(place.root, "oned-conf", "aws", "--release", "7.4")
     assert [block["text"] for block in blocks if block["where"] == "oned.conf"][1:] == [
         "ACTION_TIMEOUT   = 10\nSCHED_RETRY_TIME = 15"
     ]
@@ -117,7 +117,7 @@ def test_in_7_x_the_cloud_gets_its_own_cluster_datastore_and_vdc(place: Place) -
 def test_provider_accepts_the_printed_vm_template(place: Place, kind: str) -> None:
     region = 'region = "eu-west-1"\n' if kind == "ec2" else ""
     place.configure(f'provider = "{kind}"\nowner = "mine"\n[{kind}]\n{region}', name="cloud")
-    template = read_template(parsed(place.root, "oned-conf", "cloud", "--release", "7.4")[-1]["text"])
+    template = read_template(json_of(place.root, "oned-conf", "cloud", "--release", "7.4")[-1]["text"])
     places = Places.from_environment({"ONE_LOCATION": str(place.root)})
     provider = build(load("cloud", places), places, print)
     assert not isinstance(provider, VerbatimDriver)
@@ -143,6 +143,6 @@ def test_oned_conf_notes_an_invalid_configuration(place: Place) -> None:
 def test_invalid_arguments_of_oned_conf_give_one_sentence(
     place: Place, arguments: tuple[str, ...], code: int, sentence: str
 ) -> None:
-    complaint = said(place.root, "oned-conf", *arguments, code=code)
+    complaint = output_of(place.root, "oned-conf", *arguments, code=code)
     assert complaint.startswith(sentence)
     assert complaint.count("\n") == 1

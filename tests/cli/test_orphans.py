@@ -43,7 +43,7 @@ def orphans(place: Place, *arguments: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def said(place: Place, *arguments: str) -> list[str]:
+def output_lines(place: Place, *arguments: str) -> list[str]:
     """The output lines of a run in this process."""
     result = CliRunner().invoke(program.main, arguments, env={"ONE_LOCATION": str(place.root)})
     assert result.exit_code == 0, result.output
@@ -120,7 +120,7 @@ def test_orphans_shows_pending_terminations_and_unused_parts(place: Place) -> No
         found(entry(12, "i-12", "unknown"), entry(9, "i-9"), parts=(volume, address)),
         lambda journal: journal.add_debt(debt),
     )
-    _, nine, twelve, *parts, count, _ = said(place, "orphans", NAME)
+    _, nine, twelve, *parts, count, _ = output_lines(place, "orphans", NAME)
     assert nine.split(maxsplit=2) == ["9", "i-9", "done, being terminated  2         because"]
     assert twelve.split() == ["12", "i-12", "unknown", "2", "because"]
     assert parts[0].startswith("volume vol-1 of VM 9 is not in use: 8 GiB")
@@ -131,14 +131,16 @@ def test_orphans_shows_pending_terminations_and_unused_parts(place: Place) -> No
 
 def test_orphans_reports_that_every_instance_belongs_to_a_vm(place: Place) -> None:
     journaled(place, found())
-    line, _ = said(place, "orphans", NAME)
+    line, _ = output_lines(place, "orphans", NAME)
     assert line.startswith("Every instance belongs to a VM, as of 9")
 
 
 def test_orphans_reports_parts_that_could_not_be_listed(place: Place) -> None:
     last = {"at": time.time() - 3000, "orphans": [], "parts": [], "parts_problem": "no permission"}
     journaled(place, fact(ORPHANS, json.dumps(last)))
-    assert said(place, "orphans", NAME)[0] == "Volumes, snapshots and addresses could not be listed: no permission"
+    assert (
+        output_lines(place, "orphans", NAME)[0] == "Volumes, snapshots and addresses could not be listed: no permission"
+    )
 
 
 UNREACHABLE = "OpenNebula at localhost:2633 cannot be asked: Connection refused"
@@ -180,7 +182,7 @@ def test_orphans_shows_the_time_of_the_next_search_and_the_last_failure(
         if failed is not None:
             trouble = {"at": time.time() - failed, "reason": UNREACHABLE, "retry": retry}
             await fact(TROUBLE, json.dumps(trouble))(journal)
-        lines = await asyncio.to_thread(said, place, "orphans", NAME)
+        lines = await asyncio.to_thread(output_lines, place, "orphans", NAME)
         await journal.close()
         return lines
 
@@ -207,10 +209,10 @@ def test_orphans_of_scripts_or_an_unconfigured_name_fails_with_one_sentence(
 def test_journal_accept_names_the_consequence_of_accepting_a_machine(place: Place) -> None:
     path: Path = place.var / f"one_provider_mad_{NAME}.journal"
     journaled(place, fact(MACHINE, "the original"), fact("account", "account-1/north"))
-    account, machine = said(place, "journal", "accept", NAME)
+    account, machine = output_lines(place, "journal", "accept", NAME)
     assert account == f"{path} no longer insists on account-1/north: the next action records the credentials' account"
     assert machine.startswith(f"{path} no longer insists on the machine that wrote it: from now on the OpenNebula on ")
     assert machine.endswith(" so make sure that the other one is off")
-    assert said(place, "journal", "accept", NAME) == [
+    assert output_lines(place, "journal", "accept", NAME) == [
         f"{path} has no account recorded: the next action records the credentials' account"
     ]

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.running import COMMAND, on_a_terminal, said, surroundings
+from tests.cli.running import COMMAND, on_a_terminal, output_of, surroundings
 from tests.end_to_end.oned import Place
 from tests.waiting import until
 
@@ -39,7 +39,7 @@ def log(place: Place) -> Path:
 
 
 def test_tail_prints_entries_as_readable_lines(place: Place, log: Path) -> None:
-    lines = said(place.root, "tail", "cloud").splitlines()
+    lines = output_of(place.root, "tail", "cloud").splitlines()
     assert [line[16:] for line in lines if "sent" not in line and "Traceback" not in line] == [
         "-        started  pid=12",
         "VM 7     deployed  deploy_id=sim-1 took=0.25",
@@ -65,21 +65,21 @@ def test_tail_prints_entries_as_readable_lines(place: Place, log: Path) -> None:
 def test_tail_filters_by_vm_level_and_number(
     place: Place, log: Path, options: tuple[str, ...], events: list[str]
 ) -> None:
-    lines = said(place.root, "tail", "cloud", "--json", *options).splitlines()
+    lines = output_of(place.root, "tail", "cloud", "--json", *options).splitlines()
     shown = [json.loads(line)["event"] for line in lines]
     assert len(shown) == len(events)
     assert all(text.startswith(event) for text, event in zip(shown, events, strict=True))
 
 
 def test_tail_im_reads_the_information_drivers_log(place: Place, log: Path) -> None:
-    sentence = said(place.root, "tail", "cloud", "--im", code=1)
+    sentence = output_of(place.root, "tail", "cloud", "--im", code=1)
     im = log.with_name("one_im_provider_cloud.log")
     assert sentence == (
         "one-provider tail: there is no log of one_im_provider for cloud yet: the running driver writes it, on its"
         f" machine ({im})\n"
     )
     im.write_text(entry("swept"))
-    assert "swept" in said(place.root, "tail", "cloud", "--im")
+    assert "swept" in output_of(place.root, "tail", "cloud", "--im")
 
 
 def test_tail_colours_warnings_on_a_terminal(place: Place, log: Path) -> None:

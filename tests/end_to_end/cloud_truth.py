@@ -36,7 +36,7 @@ class CloudTruth:
     def close(self) -> None:
         self._db.close()
 
-    def look(self) -> None:
+    def observe(self) -> None:
         """Record changes; to be called often, since states between two calls are lost."""
         version = self._db.execute("PRAGMA data_version").fetchone()[0]
         if version == self._version:

@@ -220,7 +220,7 @@ class Storm:
         select.select([ear.descriptor for ear in ears], [], [], seconds)
         reports = self.reports.hear()
         answers = self.actions.hear()  # read after the reports, so that replies written before them have arrived
-        self.truth.look()
+        self.truth.observe()
         self._take_replies(answers)
         self.witness.ready_at = self.actions.ready_at
         self.witness.take(reports)

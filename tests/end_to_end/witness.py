@@ -87,19 +87,19 @@ class Witness:
                 self._take_states(read_modern(f"{text}\n".encode()).values)
 
     def _take_states(self, values: Values) -> None:
-        said = {int(vm["ID"]): (vm["STATE"], vm["DEPLOY_ID"]) for vm in vectors(values, "VM")}
-        for number, (word, deploy_id) in said.items():
+        reported = {int(vm["ID"]): (vm["STATE"], vm["DEPLOY_ID"]) for vm in vectors(values, "VM")}
+        for number, (word, deploy_id) in reported.items():
             if number not in self._vms:
                 self.accuse(number, "there is no such VM")
             elif self._vms[number].is_on_host:
                 self._take_word(self._vms[number], word, deploy_id)
         if "SYNC_STATE" not in values:
             return
-        self.synced = {number: word for number, (word, _) in said.items()}
+        self.synced = {number: word for number, (word, _) in reported.items()}
         self.is_monitored = True
         self.counts["reports of all VMs"] += 1
         for vm in self._vms.values():
-            if vm.is_on_host and vm.number not in said:
+            if vm.is_on_host and vm.number not in reported:
                 self._take_absence(vm, str(values["MISSING_STATE"][0]))
 
     def _take_word(self, vm: CoreVm, word: str, deploy_id: str) -> None:

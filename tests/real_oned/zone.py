@@ -90,7 +90,7 @@ class Zone:
             "LANG": "C.UTF-8",
         }
 
-    # What it is told
+    # Configuration
 
     def configure(self) -> None:
         """Write its configuration: one ordinary host, and the output of `one-provider oned-conf` for each cloud."""
