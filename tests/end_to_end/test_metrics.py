@@ -120,7 +120,7 @@ def test_both_drivers_write_metrics_of_a_vm_life_until_they_end(place: Place, di
     for file in (one_file, other_file):
         file.write_text(DEAD)
         file.chmod(0o600)
-    with Driver(place, "-t 15 -r 1 -w 2 simulated", via=UMASK) as one, monitored(place, via=UMASK) as other:
+    with Driver(place, "-t 15 -r 1 -w 3 simulated", via=UMASK) as one, monitored(place, via=UMASK) as other:
         deploy_id = one.created(wire.deploy(7))
         one.ask(wire.poll(7, deploy_id, release="7.4"))
         one.ask(wire.unknown(8))
@@ -154,8 +154,7 @@ def test_both_drivers_write_metrics_of_a_vm_life_until_they_end(place: Place, di
         until(lambda: all(read(file)["one_provider_cloud_throttles_total{}"] for file in (one_file, other_file)))
         assert written(one_file) | written(other_file) == documented()
 
-        for vm_id in (9, 10):
-            one.reply("DEPLOY", vm_id)
+        assert {one.wait_for(lambda line: line.startswith("DEPLOY ")).split()[2] for _ in range(2)} == {"9", "10"}
         one.send(wire.unknown(8))
         assert one.finalize() == 0
         assert read(one_file)[total("other", "failure")] == 2, "the last request is counted at the end"
@@ -172,7 +171,7 @@ def check_failures(place: Place, directory: Path, one: Driver, file: Path, deplo
     assert one.ask(wire.resume(7, deploy_id)).startswith("SUCCESS")
     one.write(wire.reboot(7, deploy_id) * 2)
     until_read(file, {"one_provider_requests_running{}": 1, "one_provider_requests_waiting{}": 1})
-    assert one.reply("REBOOT", 7).startswith("FAILURE gave up after 2 s")
+    assert one.reply("REBOOT", 7).startswith("FAILURE gave up after 3 s")
     one.write(wire.reboot(7, deploy_id) + wire.driver_cancel(7))  # one of the first two was answered
 
     write_metrics(place, directory, faults={"permanent": {"calls": ["destroy"]}})

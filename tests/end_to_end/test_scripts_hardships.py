@@ -190,7 +190,7 @@ def test_poll_scripts_run_while_the_journal_is_locked(place: ScriptPlace, driver
     one = driver(f"-t 15 -r 0 -p {NAME}")
     assert one.ask(reboot(1)) == "SUCCESS -"
     with locked(place, "IMMEDIATE"):
-        assert one.ask(wire.poll(7, "i-7"), seconds=4) == "SUCCESS STATE=a"
+        assert one.ask(wire.poll(7, "i-7")) == "SUCCESS STATE=a"
 
 
 def test_next_process_ends_the_script_of_a_killed_driver_before_it_replies(
@@ -253,7 +253,7 @@ def test_endless_deployment_files_fail_and_do_not_delay_other_vms(
         else:
             path.symlink_to("/dev/zero")
         one.send(line)
-    assert one.ask(deploy(place, 7), seconds=5) == "SUCCESS i-7"
+    assert one.ask(deploy(place, 7)) == "SUCCESS i-7"
     for vm_id in range(10, 50):
         found = next((line for line in one.lines if line.startswith(f"DEPLOY FAILURE {vm_id} ")), "")
         assert str(vm_id) in (found or one.reply("DEPLOY", vm_id))
@@ -268,9 +268,9 @@ def test_large_request_of_5_10_does_not_delay_other_vms(place: ScriptPlace, driv
     line = wire.line("RESET", 7, release="5.10", deploy_id="i-7", template=template)
     one = driver(f"-t 15 -r 0 -p {NAME}")
     one.send(line)
-    assert one.ask(reboot(8), seconds=5) == "SUCCESS -"
+    assert one.ask(reboot(8)) == "SUCCESS -"
     size = len(b64encode(wire.document(line)))
-    assert one.reply("RESET", 7, seconds=5) == f"SUCCESS {size + (size + 59) // 60}"
+    assert one.reply("RESET", 7) == f"SUCCESS {size + (size + 59) // 60}"
 
 
 def test_scripts_wait_for_each_other_if_descriptors_are_scarce(place: ScriptPlace, driver: StartDriver) -> None:

@@ -154,13 +154,13 @@ def test_network_script_that_exceeds_w_is_ended_and_the_deploy_undone(place: Scr
 
 def test_reply_does_not_wait_for_background_processes_of_a_script(place: ScriptPlace, driver: StartDriver) -> None:
     place.on_action("reboot", 1, "sleep 50 & echo $! >>@PLACE@/pids; echo done")
-    assert driver(f"-t 15 -r 0 {NAME}").ask(reboot(1), seconds=10) == "SUCCESS done"
+    assert driver(f"-t 15 -r 0 {NAME}").ask(reboot(1)) == "SUCCESS done"
     assert is_running(pids(place)[0]), "the background process still runs"
 
 
 def test_timeout_does_not_wait_for_a_child_in_another_session(place: ScriptPlace, driver: StartDriver) -> None:
     place.on_action("reboot", 1, f"setsid {FOR_LONG} & echo $! >>@PLACE@/pids; {FOR_LONG}")
-    reply = driver(f"-t 15 -r 0 -w 1 {NAME}").ask(reboot(1), seconds=10)
+    reply = driver(f"-t 15 -r 0 -w 1 {NAME}").ask(reboot(1))
     assert reply.startswith("FAILURE Timeout executing ")
 
 
