@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import re
 
+from one_provider_mad.masking import masked
+
 _BREAKS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ufffe\uffff"
 _HIDDEN = "\u202a-\u202e\u2066-\u206f\ufeff\ufff9-\ufffb\U0001d173-\U0001d17a\U000e0000-\U000e007f"
 
@@ -27,6 +29,21 @@ HIDDEN = re.compile(f"[{_HIDDEN}]+")
 UNWRITTEN = re.compile(f"[{_BREAKS}{_HIDDEN}]")
 
 _UNWRITTEN_IN_LINES = re.compile(f"[\x7f-\x9f\u2028\u2029\ufffe\uffff{_HIDDEN}]+")
+
+
+def clean(text: str) -> str:
+    """Return any text in a form for one line and for XML; a text that fits is only trimmed.
+
+    Known secrets are masked: every text from a cloud or a partner passes through this function.
+
+    oned stores replies inside CDATA: a control character, broken UTF-8 or `]]>` makes its database refuse the VM's
+    update, and a NUL hides the rest of the stream (include/StringBuffer.h).
+    """
+    if not (text.isascii() and text.isprintable()):
+        valid = HIDDEN.sub("", text.encode("utf-8", "replace").decode())
+        pieces = (piece.strip(" ") for piece in BREAKS.split(valid))
+        text = " ".join(piece for piece in pieces if piece)
+    return masked(text).replace("]]>", "]] >").strip(" ")
 
 
 def without_unwritten(text: str) -> str:

@@ -2,7 +2,7 @@
 
 A cloud, a proxy or an OpenNebula may repeat a secret of the request in its answer: a session token, `user:password`.
 Every secret that is read is recorded here, and masked in every line and log entry when it is written
-(protocol/vmm.py `clean`, logs.py).
+(characters.py `clean`, logs.py).
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ import unicodedata
 
 import pytest
 
-from one_provider_mad.characters import HIDDEN, UNWRITTEN, escaped
-from one_provider_mad.protocol.vmm import clean
+from one_provider_mad.characters import HIDDEN, UNWRITTEN, clean, escaped
 
 EVERY = [chr(number) for number in range(sys.maxunicode + 1)]
 

@@ -13,7 +13,7 @@ from one_provider_mad.protocol.im import parse_line, parse_oversized
 from one_provider_mad.protocol.im_messages import ImLine, Kind, Monitor, StartMonitor, StopMonitor, Unreadable
 from one_provider_mad.protocol.im_payload import DOCUMENT_LIMIT
 from one_provider_mad.protocol.messages import Control, Severity
-from one_provider_mad.protocol.template_reader import pairs_of, split_attributes
+from one_provider_mad.template_text.lenient_reader import pairs_of, split_attributes
 
 _ASKED = frozenset({b"START_MONITOR", b"STOP_MONITOR", b"MONITOR", b"STOPMONITOR"})
 _KINDS = frozenset(kind.value for kind in Kind)

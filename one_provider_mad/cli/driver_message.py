@@ -15,6 +15,7 @@ from typing import TypedDict, Unpack
 from one_provider_mad.cli.verbs import ACTIVE, CONTROLS, DONE, ERAS, Release, default_lcm_state, history_action
 from one_provider_mad.cli.vm_template import Attributes, PlacedTemplate
 from one_provider_mad.domain import Template
+from one_provider_mad.template_text.grammar import KEPT_NAME
 
 DEFAULT_HOST = "remote_provider"
 DEFAULT_STIME = 1_760_000_000
@@ -95,7 +96,6 @@ _ACTION = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _OBJECT_NAME = re.compile("[^&|:\\\\;/'#{}$<>\\x00-\\x1f\\x7f\ud800-\udfff\ufffe\uffff]{1,128}")
 _UNESCAPED = re.compile("[^<&>\\x00-\\x1f\\x7f\ud800-\udfff\ufffe\uffff]*")
 _CDATA = re.compile("[\\t\\n\\x20-\\x7e\\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]*")
-_ELEMENT = re.compile(r"(?!XML)[A-Z_][A-Z0-9_]*")
 
 
 def _check_number(what: str, number: int, *, least: int = 0, most: int = _MOST_INT) -> None:
@@ -324,5 +324,5 @@ def _pairs(vector: Mapping[str, str]) -> Iterable[str]:
 
 
 def _check_element(name: str) -> None:
-    if not _ELEMENT.fullmatch(name):
+    if not KEPT_NAME.fullmatch(name):
         raise ValueError(f"a template's names are made of A-Z, 0-9 and _, got {name!r}")

@@ -19,9 +19,9 @@ from one_provider_mad.cli.driver_message import (
     default_template,
     wire_line,
 )
-from one_provider_mad.cli.template_text import TemplateError, read_template
 from one_provider_mad.cli.verbs import CONTROLS, LCM_NUMBERS, RELEASES, VERBS, Release, latest_release
 from one_provider_mad.domain import Template
+from one_provider_mad.template_text.strict_reader import TemplateError, read_template
 
 _OPERAND = re.compile(r"(?P<key>[A-Za-z_][A-Za-z0-9_]*)=(?P<value>.*)", re.DOTALL)
 

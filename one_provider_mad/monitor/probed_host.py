@@ -25,9 +25,9 @@ from one_provider_mad.monitor.probe_folders import (
 )
 from one_provider_mad.monitor.settings import GLANCE_SECONDS, Rhythm
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
-from one_provider_mad.protocol.template_reader import split_attributes
-from one_provider_mad.protocol.template_text import attribute
 from one_provider_mad.tasks import is_cancelled
+from one_provider_mad.template_text.adapting_writer import attribute
+from one_provider_mad.template_text.lenient_reader import split_attributes
 
 log = structlog.get_logger()
 

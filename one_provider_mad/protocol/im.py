@@ -18,7 +18,7 @@ import zlib
 
 import msgspec
 
-from one_provider_mad.characters import without_unwritten
+from one_provider_mad.characters import clean, without_unwritten
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol import vmm
@@ -121,7 +121,7 @@ def format_log(line: HostLog, *, era: Era, timestamp: int) -> bytes:
         timestamp: seconds since the epoch; monitord expects one here too.
     """
     host_id = NO_HOST if line.host_id is None else line.host_id
-    text = _cut(vmm.clean(line.text)) or vmm.NOTHING
+    text = _cut(clean(line.text)) or vmm.NOTHING
     if era is Era.LEGACY:
         return vmm.format_log(LogLine(severity=line.severity, text=text, vm_id=VmId(host_id)), Dialect.UP_TO_5_12)
     return _modern_line("LOG", line.severity.value, host_id, timestamp, text)
@@ -210,7 +210,7 @@ def _fit(word: bytes | str) -> str:
 
 
 def _sentence(text: str) -> str:
-    return _cut(vmm.clean(text)) or vmm.NO_REASON
+    return _cut(clean(text)) or vmm.NO_REASON
 
 
 def _cut(text: str) -> str:

@@ -9,12 +9,13 @@ from functools import lru_cache
 
 from one_provider_mad.domain import Usage
 from one_provider_mad.protocol.stale_names import USAGE_NAMES
-from one_provider_mad.protocol.template_text import fit_value
+from one_provider_mad.template_text.adapting_writer import fit_value
+from one_provider_mad.template_text.grammar import ELEMENT
 
 STATE_LETTERS = frozenset("aped-")
 """active, paused, error, disappeared, and `-` for no statement (OpenNebula include/VirtualMachine.h)."""
 
-_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_NAME = re.compile(ELEMENT)
 _BAREWORD = re.compile(r"[A-Za-z0-9._:/@+%~-]+")
 
 # Up to 4.12 oned writes every unknown name into the VM's own template (VirtualMachineManagerDriver.cc,

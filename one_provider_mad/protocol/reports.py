@@ -11,10 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from typing import TypeVar
 
+from one_provider_mad.characters import clean
 from one_provider_mad.domain import DeployId, Usage, Value, VmId
 from one_provider_mad.protocol.poll import format_poll, format_removals
-from one_provider_mad.protocol.template_text import Plain, attribute, fit_name, fit_value, in_base64, lines, vector
-from one_provider_mad.protocol.vmm import MAX_VM_ID, NOTHING, clean, deploy_id_problem
+from one_provider_mad.protocol.vmm import MAX_VM_ID, NOTHING, deploy_id_problem
+from one_provider_mad.template_text.adapting_writer import (
+    Plain,
+    attribute,
+    fit_name,
+    fit_value,
+    in_base64,
+    lines,
+    vector,
+)
 
 VMS_IN_A_LINE = 200
 """Most VMs in one MONITOR_VM line: oned 7.4 is blocked for a millisecond by each."""

@@ -14,7 +14,7 @@ import re
 
 import msgspec
 
-from one_provider_mad.characters import BREAKS, HIDDEN
+from one_provider_mad.characters import clean
 from one_provider_mad.domain import VmId
 from one_provider_mad.masking import masked
 from one_provider_mad.protocol.dialect import Dialect, has_empty_status
@@ -130,21 +130,6 @@ def format_log(line: LogLine, dialect: Dialect) -> bytes:
     """
     target = dialect.general_log_id if line.vm_id is None else line.vm_id
     return f"LOG {line.severity.value} {target} {_cut(clean(line.text)) or NOTHING}\n".encode()
-
-
-def clean(text: str) -> str:
-    """Return any text in a form for one line and for XML (characters.py); a text that fits is only trimmed.
-
-    Known secrets are masked: every text from a cloud or a partner passes through this function.
-
-    oned stores replies inside CDATA: a control character, broken UTF-8 or `]]>` makes its database refuse the VM's
-    update, and a NUL hides the rest of the stream (include/StringBuffer.h).
-    """
-    if not (text.isascii() and text.isprintable()):
-        valid = HIDDEN.sub("", text.encode("utf-8", "replace").decode())
-        pieces = (piece.strip(" ") for piece in BREAKS.split(valid))
-        text = " ".join(piece for piece in pieces if piece)
-    return masked(text).replace("]]>", "]] >").strip(" ")
 
 
 def deploy_id_problem(text: str) -> str | None:

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from one_provider_mad.cli.main import main
-from one_provider_mad.cli.template_text import read_template
 from one_provider_mad.cli.verbs import LCM_NUMBERS, RELEASES, VERBS, Release
+from one_provider_mad.template_text.strict_reader import read_template
 from tests import oned_lines
 
 TEMPLATE = 'NAME = web\nCPU = 2  # cores\nMEMORY = 512\nPUBLIC_CLOUD = [ TYPE="ec2",\n  AMI="ami-1" ]\n'

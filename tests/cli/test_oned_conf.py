@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.cli.oned_conf import RELEASES
-from one_provider_mad.cli.template_text import read_template
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.providers.interface import VerbatimDriver
 from one_provider_mad.providers.registry import BUILT_IN, build
 from one_provider_mad.settings import Places, load
+from one_provider_mad.template_text.strict_reader import read_template
 from tests.cli.running import json_of, output_of, ran
 from tests.end_to_end.oned import Place
 

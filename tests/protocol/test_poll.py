@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from one_provider_mad.characters import clean
 from one_provider_mad.domain import Usage
 from one_provider_mad.protocol.poll import format_poll
-from one_provider_mad.protocol.vmm import clean, format_reply, parse_reply
+from one_provider_mad.protocol.vmm import format_reply, parse_reply
 from tests.protocol.cases import any_text, awkward_text, success
 
 USAGE = Usage(cpu=3.0, memory=1048576, net_rx=10, net_tx=20)

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from lxml import etree
 
-from one_provider_mad.characters import HIDDEN
+from one_provider_mad.characters import HIDDEN, clean
 from one_provider_mad.domain import VmId
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.framing import HEAD, LineBuffer, Oversized
@@ -14,7 +14,6 @@ from one_provider_mad.protocol.messages import Action, Control, LogLine, Malform
 from one_provider_mad.protocol.vmm import (
     NO_REASON,
     TEXT_LIMIT,
-    clean,
     deploy_id_problem,
     format_log,
     format_reply,

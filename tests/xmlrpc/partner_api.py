@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 from xml.sax.saxutils import escape
 
-from one_provider_mad.cli.template_text import TemplateError, read_template
 from one_provider_mad.domain import Template
+from one_provider_mad.template_text.strict_reader import TemplateError, read_template
 from tests.xmlrpc.partner_vms import (
     ACTIVE,
     BOOT,

@@ -22,7 +22,7 @@ from one_provider_mad.providers.opennebula.launch import (
 )
 from one_provider_mad.providers.opennebula.machine import Machine
 from one_provider_mad.providers.opennebula.remote import Remote, known_number, needed
-from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, vector
+from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, vector
 
 LOCAL_DISK_ID = "ONE_PROVIDER_DISK_ID"
 LOCAL_NIC_ID = "ONE_PROVIDER_NIC_ID"

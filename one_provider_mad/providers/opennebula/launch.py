@@ -12,8 +12,8 @@ import msgspec
 from one_provider_mad.domain import TAG_PREFIX, Identity, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
-from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, is_writable, vector
 from one_provider_mad.providers.public_cloud import Section, not_made, some
+from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD", "NAME", "TAGS", "TEMPLATE_ID", "TEMPLATE_NAME", "TEMPLATE_TEXT"),

@@ -14,6 +14,7 @@ from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Usage, Value, whole_number
 from one_provider_mad.masking import masked
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
+from one_provider_mad.template_text.grammar import ELEMENT
 
 DEPLOY_ID_PREFIX = "opennebula-hybrid-"
 """Prefix of ids of upstream's driver; VMs that it deployed keep their ids."""
@@ -28,7 +29,7 @@ _DEPLOY_ID = re.compile(rf"{DEPLOY_ID_PREFIX}(0|[1-9][0-9]{{0,9}})")
 _LARGEST_ID = 2**31 - 1
 
 _FIGURES = frozenset({"CPU", "MEMORY", "NETRX", "NETTX", "STATE", "TIMESTAMP", "ID", "OID", "VMID", "LAST_POLL"})
-_NAME = re.compile(r"[A-Z_][A-Z0-9_]*")
+_NAME = re.compile(ELEMENT)
 _MOST_FACTS = 64
 _LONGEST_FACT = 1024
 _LONGEST_REASON = 400

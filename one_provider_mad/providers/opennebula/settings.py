@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from one_provider_mad.providers.opennebula.template_text import attribute
+from one_provider_mad.template_text.exact_writer import attribute
 from one_provider_mad.xmlrpc.client import USUAL_ENDPOINT, Connection, check_endpoints
 
 Seconds = Annotated[float, Meta(gt=0)]

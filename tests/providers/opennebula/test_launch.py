@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_provider_mad.cli.template_text import read_template
 from one_provider_mad.domain import Identity, VmId, VmRequest
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.launch import Launch, merged_context, plan_launch, write_extra, write_whole
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
-from one_provider_mad.providers.opennebula.template_text import UnwritableError, attribute, is_writable, vector
 from one_provider_mad.providers.public_cloud import read_section
+from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
+from one_provider_mad.template_text.strict_reader import read_template
 from tests.providers.opennebula.burst import a_vm
 
 WHO = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3)

@@ -1,7 +1,7 @@
 """Reads OpenNebula's template text strictly: `NAME = value`, `NAME = [ KEY = value, … ]`, `# comment`.
 
-Pure: text in, a `Template` out, or a `TemplateError` that names the line. The grammar is that of OpenNebula's own
-parser (src/parsers/template_parser.y), without the cases that it silently misreads.
+Text in, a `Template` out, or a `TemplateError` that names the line. The grammar is that of OpenNebula's own parser,
+without the cases that it silently misreads.
 """
 
 from __future__ import annotations
@@ -10,19 +10,27 @@ import re
 from collections.abc import Mapping
 
 from one_provider_mad.domain import Template
+from one_provider_mad.template_text.grammar import (
+    BAREWORD,
+    BLANKS,
+    CDATA_END,
+    COMMENT,
+    FORBIDDEN,
+    KEPT_NAME,
+    NAME,
+    QUOTED,
+    SPACE,
+    unquoted,
+)
 
-_BLANKS = re.compile(r"[ \t]*")
-_SPACE = re.compile(r"(?:[ \t\n]|#[^\n]*)*+")
-_NAME = re.compile(r"[A-Za-z0-9_]+")
-_WORD = re.compile(r"[^=# \t\n,\[\]\"]+")
-_QUOTED = re.compile(r'"((?:\\"|[^"])*+)"')
-"""The only escape is backslash and quote; any other backslash stands for itself."""
+_BLANKS = re.compile(BLANKS)
+_SPACE = re.compile(rf"(?:{SPACE}++|{COMMENT})*+")
+"""Blanks and comments. The end of the text counts as a line end, since a person's file may lack the last one."""
 
-_END_OF_VALUE = re.compile(r"(?=[ \t\n#,\]]|\Z)")
-_FORBIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff\ufffe\uffff]")
-"""Characters that XML cannot hold, and so OpenNebula cannot either, and DEL. Tab and line feed are allowed."""
-
-_ELEMENT = re.compile(r"[A-Z_][A-Z0-9_]*")
+_NAME = re.compile(NAME)
+_BAREWORD = re.compile(BAREWORD)
+_QUOTED = re.compile(QUOTED)
+_END_OF_VALUE = re.compile(rf"(?={SPACE}|[#,\]]|\Z)")
 
 
 class TemplateError(ValueError):
@@ -59,10 +67,10 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
-        if match := _FORBIDDEN.search(text):
+        if match := FORBIDDEN.search(text):
             raise self._error(f"the character {match[0]!r} cannot stand in a template", at=match.start())
-        if (at := text.find("]]>")) >= 0:
-            raise self._error("OpenNebula's parser refuses the characters ]]> even in quotes", at=at)
+        if (at := text.find(CDATA_END)) >= 0:
+            raise self._error(f"OpenNebula's parser refuses the characters {CDATA_END} even in quotes", at=at)
 
     def is_at_end(self) -> bool:
         """Skip blanks, empty lines and comments; return True at the end of the text."""
@@ -75,7 +83,7 @@ class _Reader:
         name = self._name()
         if self._next() == "[":
             return self._element(name, at=start), self._vector(name)
-        return self._plain_element(name), self._value(name)
+        return self._plain_element(name), self._value_or_nothing(name)
 
     def _vector(self, name: str) -> Mapping[str, str]:
         start = self._at
@@ -111,14 +119,15 @@ class _Reader:
         self._pass(_BLANKS)
         return name.upper()
 
+    def _value_or_nothing(self, name: str) -> str:
+        return "" if self._next() in ("", "\n", "#") else self._value(name)
+
     def _value(self, name: str) -> str:
         start = self._at
-        if self._next() in ("", "\n", "#"):
-            return ""
         if self._next() == '"':
             value = self._quoted(name)
         else:
-            value = self._take(_WORD)
+            value = self._take(_BAREWORD)
             if not value:
                 raise self._error(f'{name} has no value; write {name}="" for an empty one', at=start)
         if not _END_OF_VALUE.match(self._text, self._at):
@@ -126,21 +135,20 @@ class _Reader:
         return value
 
     def _quoted(self, name: str) -> str:
-        match = _QUOTED.match(self._text, self._at)
-        if match is None:
+        text = self._take(_QUOTED)
+        if not text:
             raise self._error(f'the quotes of {name} are never closed (\\" is a quote inside them)')
-        self._at = match.end()
-        return match[1].replace('\\"', '"')
+        return unquoted(text)
 
     def _element(self, name: str, *, at: int) -> str:
-        if not _ELEMENT.fullmatch(name) or name.startswith("XML"):
+        if not KEPT_NAME.fullmatch(name):
             raise self._error(f"the name {name} must begin with a letter or _, and not with XML", at=at)
         return name
 
     @staticmethod
     def _plain_element(name: str) -> str:
         """Return the name under which OpenNebula stores a plain attribute."""
-        return f"ONE_{name}" if name[0].isdigit() or name.startswith("XML") else name
+        return name if KEPT_NAME.fullmatch(name) else f"ONE_{name}"
 
     def _missing_mark(self, name: str, start: int) -> TemplateError:
         if not self._next():

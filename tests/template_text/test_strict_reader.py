@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from one_provider_mad.cli.template_text import TemplateError, read_template
+from one_provider_mad.template_text.strict_reader import TemplateError, read_template
 
 GUIDE = """\
 # The guide's template
@@ -74,6 +74,7 @@ def test_template_text_is_parsed_as_opennebula_does(text: str, values: Mapping[s
         ('A="x"B=1', "line 1: the value of A goes on with 'B=1': put the whole value in quotes"),
         ("A=b=c", "line 1: the value of A goes on with '=c': put the whole value in quotes"),
         ("K=$USER[SSH]", "line 1: the value of K goes on with '[SSH]': put the whole value in quotes"),
+        ("A=[B=\nC=1]", 'line 1: B has no value; write B="" for an empty one'),
         ("A=,", 'line 1: A has no value; write A="" for an empty one'),
         ("A=[1B=2]", "line 1: the name 1B must begin with a letter or _, and not with XML"),
         ("1V=[B=2]", "line 1: the name 1V must begin with a letter or _, and not with XML"),

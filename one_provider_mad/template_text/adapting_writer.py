@@ -1,32 +1,27 @@
-"""Writes OpenNebula's template text so that its parser accepts any names and values.
+"""Writes template text so that OpenNebula accepts any names and values: it adapts them.
 
 One syntax error loses the whole message, and puts a host into ERROR. So values are adapted, and attributes that cannot
 be written are left out: every function returns "" for those.
-
-Source: OpenNebula's src/parsers/template_parser.l and template_syntax.y, before 4.14 src/template/template_parser.l.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-import re
 from collections.abc import Mapping
 
+from one_provider_mad.characters import clean
 from one_provider_mad.masking import masked
-from one_provider_mad.protocol.vmm import clean
+from one_provider_mad.template_text.grammar import KEPT_NAME
 
 Plain = str | float
 """The value of an attribute: text, or a number."""
-
-# A name that begins with another character is stored under a changed name (ONE_…).
-_NAME = re.compile(r"(?!XML)[A-Z_][A-Z0-9_]*")
 
 
 def fit_name(name: str) -> str:
     """Return the name in upper case, "" for an invalid one (letters, digits and `_`, not a digit first)."""
     upper = name.upper()
-    return upper if name.isascii() and _NAME.fullmatch(upper) else ""
+    return upper if name.isascii() and KEPT_NAME.fullmatch(upper) else ""
 
 
 def fit_value(value: str) -> str:

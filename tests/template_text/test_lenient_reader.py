@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_provider_mad.protocol.template_reader import split_attributes
+from one_provider_mad.template_text.lenient_reader import pairs_of, split_attributes
 from tests.monitor.decoder import TemplateSyntaxError, Values, read_template
 
 READABLE = [
@@ -16,6 +16,8 @@ READABLE = [
     pytest.param(
         'VM=[ ID=1,\n  POLL="STATE=a" ]\nA=\n', [("VM", 'VM=[ ID=1,\n  POLL="STATE=a" ]'), ("A", "A=")], id="vector"
     ),
+    pytest.param("VM=[]\nA=1", [("VM", "VM=[]"), ("A", "A=1")], id="empty-vector"),
+    pytest.param("V=[ # one\nA=1, # B=2\n C=3 ]", [("V", "V=[ # one\nA=1, # B=2\n C=3 ]")], id="comments-in-a-vector"),
     pytest.param("A=1\r\nB=2\r\n", [("A", "A=1"), ("B", "B=2")], id="lines-of-windows"),
 ]
 
@@ -23,6 +25,20 @@ READABLE = [
 @pytest.mark.parametrize(("text", "attributes"), READABLE)
 def test_a_template_is_split_into_its_attributes(text: str, attributes: list[tuple[str, str]]) -> None:
     assert split_attributes(text) == attributes
+
+
+@pytest.mark.parametrize(
+    ("attribute", "pairs"),
+    [
+        pytest.param("A = x", [("A", "x")], id="bareword"),
+        pytest.param('A="x \\"=\\" y"', [("A", 'x "=" y')], id="quotes"),
+        pytest.param("A=", [("A", "")], id="empty"),
+        pytest.param("V=[]", [], id="empty-vector"),
+        pytest.param('V=[ # one\nA="# 1", # B=2\n C=3 ]', [("A", "# 1"), ("C", "3")], id="comments-in-a-vector"),
+    ],
+)
+def test_pairs_of_one_attribute(attribute: str, pairs: list[tuple[str, str]]) -> None:
+    assert pairs_of(attribute) == pairs
 
 
 @pytest.mark.parametrize(
@@ -35,7 +51,7 @@ def test_a_template_is_split_into_its_attributes(text: str, attributes: list[tup
         pytest.param('A="x\\"', 'A="x\\"', id="quote-escaped-away"),
         pytest.param("VM=[ID=1", "VM=[ID=1", id="vector-without-end"),
         pytest.param("VM=[ID=[1]]", "VM=[ID=[1]]", id="vector-in-a-vector"),
-        pytest.param("VM=[]", "VM=[]", id="empty-vector"),
+        pytest.param("VM=[ID=1 # and its end ]", "VM=[ID=1 # and its end ]", id="comment-over-the-end-of-a-vector"),
         pytest.param("A=b=c", "=c", id="sign-in-a-bareword"),
         pytest.param('A="]]>"', ']]>"', id="end-of-cdata"),
         pytest.param("A=1\0", "\0", id="nul"),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from one_provider_mad.protocol.template_text import attribute, fit_name, fit_value, in_base64, lines, vector
+from one_provider_mad.template_text.adapting_writer import attribute, fit_name, fit_value, in_base64, lines, vector
 from tests.monitor.decoder import TemplateSyntaxError, Values, read_template
 from tests.protocol.cases import any_text, awkward_text
 

@@ -1,7 +1,6 @@
-"""OpenNebula's template text, written so that its parser reads the same values. Pure.
+"""Writes template text so that OpenNebula reads the same values: it refuses those that cannot be written.
 
-The lexer (src/parsers/template_parser.l) knows one escape, a backslash before a quote; a value that ends in a backslash
-swallows the quote after it, and `]]>` anywhere in a line ends the parsing. Neither can be written, so it is refused.
+A value that ends in a backslash would escape the closing quote, and `]]>` is a syntax error even inside quotes.
 """
 
 from __future__ import annotations
@@ -9,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+from one_provider_mad.template_text.grammar import CDATA_END, ELEMENT, FORBIDDEN, quoted
 
-_FORBIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff\ufffe\uffff]")
+_NAME = re.compile(ELEMENT, re.ASCII | re.IGNORECASE)
 
 
 class UnwritableError(ValueError):
@@ -31,11 +30,11 @@ def vector(name: str, values: Mapping[str, str]) -> str:
 
 def is_writable(value: str) -> bool:
     """Return True when a value can be written unchanged."""
-    return not (value.endswith("\\") or "]]>" in value or _FORBIDDEN.search(value))
+    return not (value.endswith("\\") or CDATA_END in value or FORBIDDEN.search(value))
 
 
 def _named(name: str) -> str:
-    if not NAME.fullmatch(name):
+    if not _NAME.fullmatch(name):
         raise UnwritableError(f"{name!r} is no name of an attribute: letters, digits and _ only")
     return name.upper()
 
@@ -43,8 +42,8 @@ def _named(name: str) -> str:
 def _quoted(name: str, value: str) -> str:
     if value.endswith("\\"):
         raise UnwritableError(f"{name} ends in a backslash, which no template can hold: add a blank")
-    if "]]>" in value:
-        raise UnwritableError(f"{name} holds ]]>, which no template can hold: put a blank into it")
-    if _FORBIDDEN.search(value):
+    if CDATA_END in value:
+        raise UnwritableError(f"{name} holds {CDATA_END}, which no template can hold: put a blank into it")
+    if FORBIDDEN.search(value):
         raise UnwritableError(f"{name} holds control characters, which no template can hold")
-    return '"' + value.replace('"', '\\"') + '"'
+    return quoted(value)

@@ -1,0 +1,63 @@
+"""Splits template text of probes and scripts into attributes, and finds text that OpenNebula would refuse.
+
+One unreadable attribute makes the core refuse the whole text, and an unreadable MONITOR_HOST puts its host into ERROR.
+Text that OpenNebula reads is not refused here, even if it changes a name or drops a value.
+"""
+
+from __future__ import annotations
+
+import re
+
+from one_provider_mad.template_text.grammar import (
+    BAREWORD,
+    BLANKS,
+    CDATA_END,
+    COMMENT,
+    NAME,
+    QUOTED,
+    SPACE,
+    unquoted,
+)
+
+_SKIP = rf"(?:{SPACE}++|{COMMENT}\n)*+"
+_SKIPPED = re.compile(_SKIP)
+_VALUE = rf"(?:{QUOTED}|{BAREWORD})"
+_PAIR = rf"{NAME}{BLANKS}={BLANKS}{_VALUE}"
+_VECTOR = rf"\[{_SKIP}(?:{_PAIR}{_SKIP}(?:,{_SKIP}{_PAIR}{_SKIP})*)?\]"
+_ATTRIBUTE = re.compile(rf"(?P<name>{NAME}){BLANKS}={BLANKS}(?:{_VECTOR}|{_VALUE}|(?=\r?\n))")
+_PAIR_OR_COMMENT = re.compile(rf"(?P<name>{NAME}){BLANKS}={BLANKS}(?P<value>{_VALUE})|{COMMENT}")
+_UNREADABLE = ("\0", CDATA_END)
+_EXCERPT = 40
+
+
+def split_attributes(text: str) -> list[tuple[str, str]] | str:
+    """Return the template's attributes, each as upper-case name and whole text; or the unreadable place.
+
+    The place is a text of at most 40 characters that begins where the template cannot be read.
+    """
+    unreadable = [text.index(mark) for mark in _UNREADABLE if mark in text]
+    if unreadable:
+        at = min(unreadable)
+        return text[at : at + _EXCERPT]
+    attributes: list[tuple[str, str]] = []
+    at = _end(_SKIPPED, text, 0)
+    while at < len(text):
+        match = _ATTRIBUTE.match(text, at)
+        if match is None:
+            return text[at : at + _EXCERPT]
+        attributes.append((match["name"].upper(), match[0]))
+        at = _end(_SKIPPED, text, match.end())
+    return attributes
+
+
+def pairs_of(attribute: str) -> list[tuple[str, str]]:
+    """Return the names and unquoted values in one attribute's text: one pair, or the pairs of a vector."""
+    name, _, value = attribute.partition("=")
+    if not value.lstrip().startswith("["):
+        return [(name.strip(), unquoted(value.strip()))]
+    return [(match["name"], unquoted(match["value"])) for match in _PAIR_OR_COMMENT.finditer(value) if match["name"]]
+
+
+def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
+    match = pattern.match(text, at)
+    return at if match is None else match.end()
