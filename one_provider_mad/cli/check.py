@@ -1,4 +1,4 @@
-"""`one-provider check`: tests whether NAME works here, point by point, with a remedy for each fault."""
+"""`one-provider check`: tests whether NAME works here, one check after the other, with a remedy for each fault."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from one_provider_mad.cli.decode import printable
 from one_provider_mad.cli.progress import progress
 from one_provider_mad.cli.quiet import no_logs
 from one_provider_mad.cli.system_datastores import check_system_datastores
-from one_provider_mad.domain import Value
 from one_provider_mad.errors import AuthenticationRefused, MadError, PermissionDenied, SettingsError
 from one_provider_mad.journal.reader import read_debts, read_fact, read_open_requests
 from one_provider_mad.journal.upkeep import try_to_write
@@ -32,7 +31,7 @@ from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.machine import machine
 from one_provider_mad.orphans.reconciler import MACHINE
-from one_provider_mad.providers.interface import Provider, SelfChecking, VerbatimDriver
+from one_provider_mad.providers.interface import CheckResult, Provider, SelfChecking, VerbatimDriver
 from one_provider_mad.providers.registry import build
 from one_provider_mad.settings import Configuration, Places, load
 from one_provider_mad.xmlrpc.local import LocalCore
@@ -48,22 +47,6 @@ _SCRIPTS = ("deploy", "shutdown", "cancel")
 """Scripts without which a directory can neither create nor end a VM."""
 
 
-class Point(Value, frozen=True, kw_only=True):
-    """One thing that was checked.
-
-    Attributes:
-        what: the subject, in a word or two.
-        is_well: True, False, or None for a warning.
-        found: the finding, as a sentence.
-        remedy: the action to take, "" where all is well.
-    """
-
-    what: str
-    is_well: bool | None
-    found: str
-    remedy: str = ""
-
-
 @click.command("check", short_help="Check configuration, credentials, rights and limits.")
 @click.argument("name")
 @click.option("--json", "is_json", is_flag=True, help="One JSON array.")
@@ -73,36 +56,36 @@ def command(name: str, is_json: bool) -> None:
     Rights are tested with dry runs, and a test entry in the journal is removed again. Exit code 3 when a check fails.
     """
     with no_logs():
-        points = asyncio.run(_shown(name, os.environ, is_json=is_json))
+        results = asyncio.run(_shown(name, os.environ, is_json=is_json))
     if is_json:
-        click.echo(json.dumps([_entry(each) for each in points], indent=2))
-    if any(each.is_well is False for each in points):
+        click.echo(json.dumps([_entry(each) for each in results], indent=2))
+    if any(each.is_well is False for each in results):
         raise SystemExit(NOT_WELL)
 
 
-async def _shown(name: str, environ: Mapping[str, str], *, is_json: bool) -> list[Point]:
-    points: list[Point] = []
+async def _shown(name: str, environ: Mapping[str, str], *, is_json: bool) -> list[CheckResult]:
+    results: list[CheckResult] = []
     with progress(f"checking {name}", is_wanted=not is_json):
-        async for told in points_of(name, environ):
-            point = msgspec.structs.replace(told, found=masked(told.found))  # a cloud's error may repeat secrets
-            points.append(point)
+        async for result in run_checks(name, environ):
+            shown = msgspec.structs.replace(result, found=masked(result.found))  # a cloud's error may repeat secrets
+            results.append(shown)
             if not is_json:
-                _show(point)
-    return points
+                _show(shown)
+    return results
 
 
-def _show(point: Point) -> None:
-    mark, colour = {True: ("✓", "green"), False: ("✗", "red"), None: ("!", "yellow")}[point.is_well]
-    click.echo(f"{click.style(mark, fg=colour)} {printable(f'{point.what}: {point.found}')}")
-    if point.remedy:
-        click.echo(f"    {printable(point.remedy)}")
+def _show(result: CheckResult) -> None:
+    mark, colour = {True: ("✓", "green"), False: ("✗", "red"), None: ("!", "yellow")}[result.is_well]
+    click.echo(f"{click.style(mark, fg=colour)} {printable(f'{result.what}: {result.found}')}")
+    if result.remedy:
+        click.echo(f"    {printable(result.remedy)}")
 
 
-def _entry(point: Point) -> Mapping[str, object]:
-    return {"what": point.what, "is_well": point.is_well, "found": point.found, "remedy": point.remedy}
+def _entry(result: CheckResult) -> Mapping[str, object]:
+    return {"what": result.what, "is_well": result.is_well, "found": result.found, "remedy": result.remedy}
 
 
-async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Point]:
+async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[CheckResult]:
     """Check one thing after the other; a check that depends on a failed one is left out."""
     places, warnings = Places.from_environment(environ), list[str]()
     try:
@@ -111,57 +94,57 @@ async def points_of(name: str, environ: Mapping[str, str]) -> AsyncIterator[Poin
         provider = build(configuration, places, warnings.append)
     except SettingsError as error:
         remedy = "correct it, no restart is needed; one-provider install writes a first one"
-        yield Point(what="configuration", is_well=False, found=str(error), remedy=remedy)
+        yield CheckResult(what="configuration", is_well=False, found=str(error), remedy=remedy)
         return
     kind = configuration.settings.provider
-    yield Point(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
+    yield CheckResult(what="configuration", is_well=True, found=f"{configuration.path or 'no file'}, provider {kind}")
     metrics = _metrics(configuration.settings.metrics.textfile_directory, places.var)
-    for point in (*_permissions(configuration, places), *_folders(places), *metrics, *_programs(environ, places.var)):
-        yield point
+    for result in (*_permissions(configuration, places), *_folders(places), *metrics, *_programs(environ, places.var)):
+        yield result
     if isinstance(provider, VerbatimDriver):
         yield _scripts(places.scripts(name))
     else:
-        async for point in _cloud(provider, configuration, places):
-            yield point
+        async for result in _cloud(provider, configuration, places):
+            yield result
     for sentence in warnings:
-        yield Point(what="note", is_well=None, found=sentence)
-    for point in _journal(configuration, places):
-        yield point
+        yield CheckResult(what="note", is_well=None, found=sentence)
+    for result in _journal(configuration, places):
+        yield result
     opennebula = await _opennebula(environ)
     yield opennebula
     if opennebula.is_well and not isinstance(provider, VerbatimDriver):
-        for point in await _datastores(name, environ):
-            yield point
+        for result in await _datastores(name, environ):
+            yield result
 
 
-def _permissions(configuration: Configuration, places: Places) -> Iterator[Point]:
+def _permissions(configuration: Configuration, places: Places) -> Iterator[CheckResult]:
     """Find files that others may change, or that OpenNebula's user (the state directory's owner) cannot use."""
     journal = places.journal(configuration)
     files = [path for path in (configuration.path, journal) if path is not None and path.exists()]
-    wrong = [point for path in files for point in _wrong_file(path, places.var, is_journal=path == journal)]
+    wrong = [result for path in files for result in _wrong_file(path, places.var, is_journal=path == journal)]
     if files and not wrong:
         modes = ", ".join(f"{path.name} {stat.filemode(path.stat().st_mode)}" for path in files)
-        yield Point(what="permissions", is_well=True, found=modes)
+        yield CheckResult(what="permissions", is_well=True, found=modes)
     yield from wrong
 
 
-def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[Point]:
+def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[CheckResult]:
     status = path.stat()
     mode = stat.filemode(status.st_mode)
     if is_journal and status.st_mode & 0o077:
-        yield Point(what="permissions", is_well=False, found=f"{path} is {mode}", remedy=f"chmod 600 {path}")
+        yield CheckResult(what="permissions", is_well=False, found=f"{path} is {mode}", remedy=f"chmod 600 {path}")
     if not is_journal and status.st_mode & 0o022:
         found = f"{path} is {mode}: others may change it"
-        yield Point(what="permissions", is_well=False, found=found, remedy=f"chmod go-w {path}")
+        yield CheckResult(what="permissions", is_well=False, found=found, remedy=f"chmod go-w {path}")
     owner = var.stat() if var.exists() else None
     if is_journal and owner is not None and status.st_uid == owner.st_uid and not status.st_mode & stat.S_IWUSR:
         found = f"{path} is {mode}: OpenNebula's user, {owner.st_uid}, cannot write it"
-        yield Point(what="permissions", is_well=False, found=found, remedy=f"chmod 600 {path}")
+        yield CheckResult(what="permissions", is_well=False, found=found, remedy=f"chmod 600 {path}")
     if owner is not None and not _is_for(owner, status, is_journal=is_journal):
         found = (
             f"{path} is {mode} and belongs to user {status.st_uid}: OpenNebula's user, {owner.st_uid}, cannot use it"
         )
-        yield Point(what="permissions", is_well=False, found=found, remedy=f"chown --reference={var} {path}")
+        yield CheckResult(what="permissions", is_well=False, found=found, remedy=f"chown --reference={var} {path}")
 
 
 def _is_for(user: os.stat_result, file: os.stat_result, *, is_journal: bool) -> bool:
@@ -172,18 +155,18 @@ def _is_for(user: os.stat_result, file: os.stat_result, *, is_journal: bool) -> 
     return not is_journal and (is_group or bool(file.st_mode & stat.S_IROTH))
 
 
-def _folders(places: Places) -> Iterator[Point]:
+def _folders(places: Places) -> Iterator[CheckResult]:
     for what, path, is_needed in (("state", places.var, True), ("logs", places.log, False)):
         if os.access(path, os.W_OK | os.X_OK):
-            yield Point(what=what, is_well=True, found=f"{path} can be written")
+            yield CheckResult(what=what, is_well=True, found=f"{path} can be written")
             continue
         remedy = "create it, or run this as OpenNebula's user: sudo -u oneadmin one-provider check"
         lost = "" if is_needed else ": the driver works without a log"
         is_well = False if is_needed else None
-        yield Point(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)
+        yield CheckResult(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)
 
 
-def _metrics(name: str, var: Path) -> Iterator[Point]:
+def _metrics(name: str, var: Path) -> Iterator[CheckResult]:
     """Check [metrics] if it is on; a fault is a warning, since the drivers work without metrics."""
     if not name:
         return
@@ -199,7 +182,7 @@ def _metrics(name: str, var: Path) -> Iterator[Point]:
         remedy = f"chmod o+rx {directory}, unless node_exporter is in that group"
     else:
         found = f"{directory} can be written"
-    yield Point(what="metrics", is_well=None if remedy else True, found=found, remedy=remedy)
+    yield CheckResult(what="metrics", is_well=None if remedy else True, found=found, remedy=remedy)
 
 
 def _may_write(directory: Path, var: Path) -> bool:
@@ -222,27 +205,27 @@ def _tried_by(user: os.stat_result, operator: str, path: Path) -> bool:
     return tried.returncode == 0
 
 
-def _scripts(folder: Path) -> Point:
+def _scripts(folder: Path) -> CheckResult:
     missing = [name for name in _SCRIPTS if not os.access(folder / name, os.X_OK)]
     if not missing:
-        return Point(what="scripts", is_well=True, found=f"served from {folder}")
+        return CheckResult(what="scripts", is_well=True, found=f"served from {folder}")
     found = f"{', '.join(missing)} cannot be run in {folder}"
-    return Point(what="scripts", is_well=None, found=found, remedy="put them there, and make them executable")
+    return CheckResult(what="scripts", is_well=None, found=found, remedy="put them there, and make them executable")
 
 
-def _programs(environ: Mapping[str, str], var: Path) -> Iterator[Point]:
+def _programs(environ: Mapping[str, str], var: Path) -> Iterator[CheckResult]:
     location = environ.get("ONE_LOCATION")
     folder = Path(location) / "lib" / "mads" if location else Path("/usr/lib/one/mads")
     for program in (folder / "one_vmm_provider", folder / "one_im_provider"):
         if not os.access(program, os.X_OK):
             remedy = "run one-provider install, unless EXECUTABLE names another path"
-            yield Point(what=program.name, is_well=None, found=f"is not in {folder}", remedy=remedy)
+            yield CheckResult(what=program.name, is_well=None, found=f"is not in {folder}", remedy=remedy)
         elif (barred := _barred(program, var)) is not None:
             found = f"OpenNebula's user, {var.stat().st_uid}, cannot run {barred}"
             remedy = "let it into the folders above, or install one-provider-mad where all users may read, as in /opt"
-            yield Point(what=program.name, is_well=False, found=found, remedy=remedy)
+            yield CheckResult(what=program.name, is_well=False, found=found, remedy=remedy)
         else:
-            yield Point(what=program.name, is_well=True, found=f"{program}")
+            yield CheckResult(what=program.name, is_well=True, found=f"{program}")
 
 
 def _barred(program: Path, var: Path) -> Path | None:
@@ -268,38 +251,38 @@ def _barred(program: Path, var: Path) -> Path | None:
     return None
 
 
-async def _cloud(provider: Provider, configuration: Configuration, places: Places) -> AsyncIterator[Point]:
+async def _cloud(provider: Provider, configuration: Configuration, places: Places) -> AsyncIterator[CheckResult]:
     patience, begun = configuration.settings.call_timeout, time.monotonic()
     try:
         async with asyncio.timeout(patience):
             await provider.open()
             account = await provider.account()
         found = f"account {account}, answered in {time.monotonic() - begun:.1f} s"
-        yield Point(what="credentials", is_well=True, found=found)
-        for point in _account(account, configuration, places):
-            yield point
+        yield CheckResult(what="credentials", is_well=True, found=found)
+        for result in _account(account, configuration, places):
+            yield result
         async with asyncio.timeout(patience):
             yield await _listing(provider, owner=configuration.settings.owner)
         if isinstance(provider, SelfChecking):
             async with asyncio.timeout(patience):
-                findings = await provider.check()
-            for each in findings:
-                yield Point(what=each.what, is_well=each.is_well, found=each.found, remedy=each.remedy)
+                results = await provider.check()
+            for result in results:
+                yield result
     except TimeoutError:
         remedy = "check the endpoint and the network, or raise call_timeout"
-        yield Point(what="endpoint", is_well=False, found=f"no answer within {patience:g} s", remedy=remedy)
+        yield CheckResult(what="endpoint", is_well=False, found=f"no answer within {patience:g} s", remedy=remedy)
     except MadError as error:
         yield _failed(error)
     finally:
         await provider.close()
 
 
-def _account(account: str, configuration: Configuration, places: Places) -> Iterator[Point]:
+def _account(account: str, configuration: Configuration, places: Places) -> Iterator[CheckResult]:
     """Report an account that differs from the journal's: the driver then refuses every action."""
     recorded = _recorded(places.journal(configuration), "account")
     if recorded not in (None, account):
         remedy = f"restore the credentials; if {account} is meant, run one-provider journal accept {configuration.name}"
-        yield Point(what="account", is_well=False, found=f"now {account}, {recorded} before", remedy=remedy)
+        yield CheckResult(what="account", is_well=False, found=f"now {account}, {recorded} before", remedy=remedy)
 
 
 def _recorded(journal: Path, name: str) -> str | None:
@@ -309,25 +292,27 @@ def _recorded(journal: Path, name: str) -> str | None:
         return None  # _journal reports it
 
 
-async def _listing(provider: Provider, *, owner: str) -> Point:
+async def _listing(provider: Provider, *, owner: str) -> CheckResult:
     instances = [each for each in by_id(await provider.list_instances()).values() if not each.state.is_gone]
     ours = sum(each.identity is not None and each.identity.owner == owner for each in instances)
-    return Point(what="listing", is_well=True, found=f"{_count(len(instances), 'instance')}, {ours} of them ours")
+    return CheckResult(what="listing", is_well=True, found=f"{_count(len(instances), 'instance')}, {ours} of them ours")
 
 
-def _failed(error: MadError) -> Point:
-    """Return the point that a failed call is about: credentials, rights or endpoint."""
+def _failed(error: MadError) -> CheckResult:
+    """Return the result of a failed call, by what it is about: credentials, rights or endpoint."""
     if isinstance(error, AuthenticationRefused | SettingsError):
-        return Point(
+        return CheckResult(
             what="credentials", is_well=False, found=str(error), remedy="correct them: until then all actions fail"
         )
     if isinstance(error, PermissionDenied):
-        return Point(what="rights", is_well=False, found=str(error), remedy="give the account the right to do that")
+        return CheckResult(
+            what="rights", is_well=False, found=str(error), remedy="give the account the right to do that"
+        )
     remedy = "check the endpoint and the network; until it answers all actions fail"
-    return Point(what="endpoint", is_well=False, found=str(error), remedy=remedy)
+    return CheckResult(what="endpoint", is_well=False, found=str(error), remedy=remedy)
 
 
-def _journal(configuration: Configuration, places: Places) -> Iterator[Point]:
+def _journal(configuration: Configuration, places: Places) -> Iterator[CheckResult]:
     path = places.journal(configuration)
     try:
         debts, requests = read_debts(path), read_open_requests(path)
@@ -338,28 +323,32 @@ def _journal(configuration: Configuration, places: Places) -> Iterator[Point]:
         try_to_write(path)
     except MadError as error:
         remedy = f"make room and let OpenNebula's user write there: until then all actions but POLL fail; {_DAMAGED}"
-        yield Point(what="journal", is_well=False, found=str(error), remedy=remedy)
+        yield CheckResult(what="journal", is_well=False, found=str(error), remedy=remedy)
         return
     dead = [each for each in requests if not each.writer.is_alive()]
     held = f"{_count(len(requests), 'request')} open, {_count(len(debts), 'debt')}"
-    yield Point(what="journal", is_well=True, found=f"{path}: {held}")
+    yield CheckResult(what="journal", is_well=True, found=f"{path}: {held}")
     if dead:
         remedy = f"start the driver, which answers them; see them with one-provider journal {configuration.name}"
-        yield Point(what="requests", is_well=None, found=f"{len(dead)} left open by a driver that ended", remedy=remedy)
+        yield CheckResult(
+            what="requests", is_well=None, found=f"{len(dead)} left open by a driver that ended", remedy=remedy
+        )
     if old := [each for each in debts if time.time() - each.since > _LONG_AGO]:
         remedy = f"one-provider journal {configuration.name} has the reason; or terminate them in the cloud"
         found = f"{_count(len(old), 'instance')} not terminated for an hour"
-        yield Point(what="debts", is_well=False, found=found, remedy=remedy)
+        yield CheckResult(what="debts", is_well=False, found=found, remedy=remedy)
     if recorded not in (None, machine()):
         remedy = f"if this one replaces it for good, run one-provider journal accept {configuration.name}"
-        yield Point(what="machine", is_well=None, found="the journal was written on another machine", remedy=remedy)
+        yield CheckResult(
+            what="machine", is_well=None, found="the journal was written on another machine", remedy=remedy
+        )
 
 
 _DAMAGED = "move a damaged one away only if no VM is in a transient state"
 
 
-def _lost_journal(path: Path, name: str) -> Point:
-    return Point(
+def _lost_journal(path: Path, name: str) -> CheckResult:
+    return CheckResult(
         what="journal",
         is_well=False,
         found=f"{path} is missing, although {name} had one",
@@ -372,17 +361,16 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-async def _datastores(name: str, environ: Mapping[str, str]) -> list[Point]:
+async def _datastores(name: str, environ: Mapping[str, str]) -> list[CheckResult]:
     """Check whether OpenNebula can end this cloud's VMs; not for scripts, whose hosts are real machines."""
     try:
-        findings = await asyncio.to_thread(check_system_datastores, LocalCore(environ), name)
+        return await asyncio.to_thread(check_system_datastores, LocalCore(environ), name)
     except MadError as error:
         remedy = "run this as oneadmin: from 7.0 on the cloud's cluster needs one with TM_MAD=dummy"
-        return [Point(what="system datastore", is_well=None, found=str(error), remedy=remedy)]
-    return [Point(what=each.what, is_well=each.is_well, found=each.found, remedy=each.remedy) for each in findings]
+        return [CheckResult(what="system datastore", is_well=None, found=str(error), remedy=remedy)]
 
 
-async def _opennebula(environ: Mapping[str, str]) -> Point:
+async def _opennebula(environ: Mapping[str, str]) -> CheckResult:
     """Check access to the local oned, which orphans and leadership need."""
     opennebula = LocalOpenNebula(environ)
     where = ""
@@ -395,8 +383,8 @@ async def _opennebula(environ: Mapping[str, str]) -> Point:
         remedy = "set ONE_AUTH and ONE_XMLRPC: without oned the drivers search no orphans and do not know who leads"
         asked = "; its endpoint would be" if isinstance(error, SettingsError) else ", asked at"
         found = f"{error}{asked} {where}" if where else str(error)
-        return Point(what="OpenNebula", is_well=None, found=found, remedy=remedy)
+        return CheckResult(what="OpenNebula", is_well=None, found=found, remedy=remedy)
     finally:
         await opennebula.close()
     part = "this front-end leads or is alone" if leads else "another front-end leads"
-    return Point(what="OpenNebula", is_well=True, found=f"{where} answers: {part}")
+    return CheckResult(what="OpenNebula", is_well=True, found=f"{where} answers: {part}")

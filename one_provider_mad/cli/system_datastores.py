@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import Value
-from one_provider_mad.providers.interface import SelfCheck
+from one_provider_mad.providers.interface import CheckResult
 from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.release import release_of
 
@@ -53,7 +53,7 @@ class Host(Value, frozen=True, kw_only=True):
     cluster: str
 
 
-def check_system_datastores(core: LocalCore, name: str) -> list[SelfCheck]:
+def check_system_datastores(core: LocalCore, name: str) -> list[CheckResult]:
     """Return findings about the datastores for the VMs of NAME; none up to 6.10. Blocks.
 
     Raises:
@@ -92,28 +92,28 @@ def read_hosts(pool: Element, *, vm_mad: str) -> list[Host]:
     ]
 
 
-def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) -> Iterator[SelfCheck]:
+def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) -> Iterator[CheckResult]:
     """PURE: yield a finding for each cluster with a host of the cloud, or one if there is no host yet."""
     usable = [each for each in datastores if each.tm_mad == _NOTHING]
     remedy = f"create one as one-provider oned-conf {name} --release 7.4 prints; onevm recover --success ends such a VM"
     if not usable:
-        yield SelfCheck(what=_WHAT, is_well=False, found=f"none has TM_MAD={_NOTHING}: {_ENDS}", remedy=remedy)
+        yield CheckResult(what=_WHAT, is_well=False, found=f"none has TM_MAD={_NOTHING}: {_ENDS}", remedy=remedy)
         return
     if not hosts:
-        yield SelfCheck(what=_WHAT, is_well=True, found=f"{_names(usable)} with TM_MAD={_NOTHING}")
+        yield CheckResult(what=_WHAT, is_well=True, found=f"{_names(usable)} with TM_MAD={_NOTHING}")
     for cluster_id, cluster in dict.fromkeys((each.cluster_id, each.cluster) for each in hosts):
         inside = [each for each in datastores if cluster_id in each.clusters]
         fit = [each for each in inside if each in usable]
         if not fit:
             found = f"none in cluster {cluster} has TM_MAD={_NOTHING}: {_ENDS}"
-            yield SelfCheck(what=_WHAT, is_well=False, found=found, remedy=remedy)
+            yield CheckResult(what=_WHAT, is_well=False, found=found, remedy=remedy)
             continue
-        yield SelfCheck(what=_WHAT, is_well=True, found=f"{_names(fit)} with TM_MAD={_NOTHING} in cluster {cluster}")
+        yield CheckResult(what=_WHAT, is_well=True, found=f"{_names(fit)} with TM_MAD={_NOTHING} in cluster {cluster}")
         if others := [each for each in inside if each not in usable]:
             tells = ", ".join(f"{each.name} with TM_MAD={each.tm_mad}" for each in others)
             found = f"cluster {cluster} also has {tells}: VMs placed there end in EPILOG_FAILURE"
             advice = f'SCHED_DS_REQUIREMENTS = "TM_MAD = \\"{_NOTHING}\\"" in each template, or a cluster of its own'
-            yield SelfCheck(what=_WHAT, is_well=None, found=found, remedy=advice)
+            yield CheckResult(what=_WHAT, is_well=None, found=found, remedy=advice)
 
 
 def _names(datastores: Sequence[Datastore]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
 
-from one_provider_mad.providers.interface import SelfCheck
+from one_provider_mad.providers.interface import CheckResult
 
 _NOTHING = 10.0
 """Seconds of difference that mean nothing: `Date` has whole seconds, and an answer takes its time."""
@@ -23,7 +23,7 @@ def skew(answered: tuple[str, float]) -> float | None:
         return None
 
 
-def check_clock(answered: tuple[str, float], *, whose: str, at_most: float | None) -> list[SelfCheck]:
+def check_clock(answered: tuple[str, float], *, whose: str, at_most: float | None) -> list[CheckResult]:
     """Return one finding; none where the answer has no date.
 
     Args:
@@ -36,10 +36,10 @@ def check_clock(answered: tuple[str, float], *, whose: str, at_most: float | Non
         return []
     size = abs(seconds)
     if size < _NOTHING:
-        return [SelfCheck(what="clock", is_well=True, found=f"as {whose}'s")]
+        return [CheckResult(what="clock", is_well=True, found=f"as {whose}'s")]
     found = f"{size:.0f} s {'ahead of' if seconds > 0 else 'behind'} {whose}'s"
     is_refused = at_most is not None and size >= at_most
     remedy = "set it by NTP (chronyc tracking, timedatectl)"
     if is_refused:
         remedy += f": {whose} refuses calls that are signed {at_most:g} s off"
-    return [SelfCheck(what="clock", is_well=False if is_refused else None, found=found, remedy=remedy)]
+    return [CheckResult(what="clock", is_well=False if is_refused else None, found=found, remedy=remedy)]

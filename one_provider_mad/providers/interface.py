@@ -483,14 +483,14 @@ class LooseParts(Protocol):
         """Return every part with this owner's tags that no instance uses. Raises rather than omit any."""
 
 
-class SelfCheck(Value, frozen=True, kw_only=True):
-    """One finding of a provider's self-check, for a person.
+class CheckResult(Value, frozen=True, kw_only=True):
+    """The result of one check, of a provider or of `one-provider check` itself; for a person.
 
     Attributes:
         what: the subject, in a word or two.
-        is_well: True, False, or None for a possible problem.
-        found: the finding.
-        remedy: what to do, "" when all is well.
+        is_well: True, False, or None for a warning.
+        found: the finding, as a sentence.
+        remedy: the action to take, "" when all is well.
     """
 
     what: str
@@ -503,7 +503,7 @@ class SelfCheck(Value, frozen=True, kw_only=True):
 class SelfChecking(Protocol):
     """Can check, without changing anything, whether it is able to do its work."""
 
-    async def check(self) -> Sequence[SelfCheck]:
+    async def check(self) -> Sequence[CheckResult]:
         """Check clock, rights (by dry runs), defaults and free quotas. A failure is a finding, not an error."""
 
 

@@ -19,7 +19,7 @@ from one_provider_mad.providers.ec2.launch import Launch, run_instances
 from one_provider_mad.providers.ec2.query import numbered, pairs
 from one_provider_mad.providers.ec2.refusals import DECODE
 from one_provider_mad.providers.ec2.settings import Ec2Settings
-from one_provider_mad.providers.interface import SelfCheck
+from one_provider_mad.providers.interface import CheckResult
 
 SIGNATURE_SECONDS = 300.0
 """The age limit of a signed request (docs.aws.amazon.com, "Troubleshoot signed requests for AWS APIs")."""
@@ -55,7 +55,7 @@ class Checks:
         self._owner = owner
         self._instance = instance
 
-    async def run(self) -> Sequence[SelfCheck]:
+    async def run(self) -> Sequence[CheckResult]:
         """Run all checks; a failure is a finding."""
         dry = await self._try("DescribeInstances", {})
         clock = check_clock(self._client.answered, whose="EC2", at_most=SIGNATURE_SECONDS)
@@ -69,7 +69,7 @@ class Checks:
 
     # Rights
 
-    async def _looks(self, dry: str) -> list[SelfCheck]:
+    async def _looks(self, dry: str) -> list[CheckResult]:
         """Check the rights to list. A compatible cloud may answer in spite of DryRun: then the right is held."""
         looks = [("DescribeInstances", dry), *[(name, await self._try(name, {})) for name in _LOOKS]]
         leftovers = [name for name in _LEFTOVERS if await self._try(name, {}) == _REFUSED]
@@ -79,7 +79,7 @@ class Checks:
             findings.append(_unknown("rights to list", f"{', '.join(leftovers)} not held", remedy))
         return findings
 
-    async def _alterations(self, dry: str) -> list[SelfCheck]:
+    async def _alterations(self, dry: str) -> list[CheckResult]:
         """Check the rights to change and to create, but not where a dry run would be carried out."""
         if dry == _DONE:
             return [_unknown("rights to change", "were not tried: this cloud carries dry runs out")]
@@ -96,7 +96,7 @@ class Checks:
         tried = [(name, await self._try(name, {"InstanceId.1": named})) for name in _CHANGES]
         return [*tried, ("CreateTags", await self._try("CreateTags", tags))]
 
-    def _told(self, changes: Sequence[tuple[str, str]]) -> list[SelfCheck]:
+    def _told(self, changes: Sequence[tuple[str, str]]) -> list[CheckResult]:
         refused = [name for name, code in changes if code == _REFUSED]
         if self._instance or not refused:
             return _rights("rights to change", changes)
@@ -104,7 +104,7 @@ class Checks:
         found = f"not known: {', '.join(refused)} refused for an instance that does not exist"
         return [_unknown("rights to change", found, remedy)]
 
-    async def _creates(self) -> list[SelfCheck]:
+    async def _creates(self) -> list[CheckResult]:
         defaults = self._settings.defaults
         image, types = defaults.get("AMI", ""), words(defaults.get("INSTANCETYPE", ""))
         if not image or not types:
@@ -133,7 +133,7 @@ class Checks:
 
     # Defaults
 
-    async def _image(self) -> list[SelfCheck]:
+    async def _image(self) -> list[CheckResult]:
         image = self._settings.defaults.get("AMI", "")
         if not image:
             return []
@@ -146,9 +146,9 @@ class Checks:
         if state != "available":
             remedy = "correct AMI in [ec2.defaults]: the image was removed, or is not shared with this account"
             return [_wrong("default image", f"{image} is {state or 'not there'}", remedy)]
-        return [SelfCheck(what="default image", is_well=True, found=f"{image} is available")]
+        return [CheckResult(what="default image", is_well=True, found=f"{image} is available")]
 
-    async def _types(self) -> list[SelfCheck]:
+    async def _types(self) -> list[CheckResult]:
         types, mend = words(self._settings.defaults.get("INSTANCETYPE", "")), "correct INSTANCETYPE in [ec2.defaults]"
         if not types:
             return []
@@ -164,10 +164,10 @@ class Checks:
             return [_wrong("default type", str(error), mend)]
         if missing := [each for each in types if each not in found]:
             return [_wrong("default type", f"{', '.join(missing)} not available in {self._settings.region}", mend)]
-        return [SelfCheck(what="default type", is_well=True, found=f"{', '.join(types)} available")]
+        return [CheckResult(what="default type", is_well=True, found=f"{', '.join(types)} available")]
 
 
-def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[SelfCheck]:
+def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[CheckResult]:
     """Return one finding for all rights that are held, and one for each of the others."""
     held, findings = [], []
     for action, code in tried:
@@ -179,13 +179,13 @@ def _rights(what: str, tried: Iterable[tuple[str, str]]) -> list[SelfCheck]:
             findings.append(_wrong(what, f"{action} was carried out in spite of DryRun", "undo it, and tell the cloud"))
         else:
             findings.append(_wrong(what, code, "correct the cause: docs/ec2.md explains the codes"))
-    well = [SelfCheck(what=what, is_well=True, found=f"{', '.join(held)}: held")] if held else []
+    well = [CheckResult(what=what, is_well=True, found=f"{', '.join(held)}: held")] if held else []
     return [*well, *findings]
 
 
-def _wrong(what: str, found: str, remedy: str) -> SelfCheck:
-    return SelfCheck(what=what, is_well=False, found=found, remedy=remedy)
+def _wrong(what: str, found: str, remedy: str) -> CheckResult:
+    return CheckResult(what=what, is_well=False, found=found, remedy=remedy)
 
 
-def _unknown(what: str, found: str, remedy: str = "") -> SelfCheck:
-    return SelfCheck(what=what, is_well=None, found=found, remedy=remedy)
+def _unknown(what: str, found: str, remedy: str = "") -> CheckResult:
+    return CheckResult(what=what, is_well=None, found=found, remedy=remedy)

@@ -54,6 +54,7 @@ from one_provider_mad.providers.ec2.states import STATES, state_of
 from one_provider_mad.providers.ec2.watch import Watch
 from one_provider_mad.providers.interface import (
     Attached,
+    CheckResult,
     CreateCall,
     CreatePlan,
     Figures,
@@ -61,7 +62,6 @@ from one_provider_mad.providers.interface import (
     Parameters,
     ProviderContext,
     ProviderFactory,
-    SelfCheck,
     Size,
 )
 
@@ -295,7 +295,7 @@ class Ec2Provider:
 
     # Capabilities
 
-    async def check(self) -> Sequence[SelfCheck]:
+    async def check(self) -> Sequence[CheckResult]:
         """Check clock, rights and defaults; dry runs use an instance of ours, if there is one."""
         owned = {f"tag:{TAG_PREFIX}OWNER": [self._context.owner]}
         ours = next((each.deploy_id for each in await self._list(owned) if not each.state.is_gone), "")

@@ -22,6 +22,7 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
 )
 from one_provider_mad.providers.interface import (
+    CheckResult,
     CreateCall,
     CreatePlan,
     ImportHints,
@@ -29,7 +30,6 @@ from one_provider_mad.providers.interface import (
     ProviderContext,
     ProviderFactory,
     Room,
-    SelfCheck,
     Size,
 )
 from one_provider_mad.providers.opennebula import capacity
@@ -262,7 +262,7 @@ class OpenNebulaProvider(Devices):
             return None
         return VmId(number)
 
-    async def check(self) -> Sequence[SelfCheck]:
+    async def check(self) -> Sequence[CheckResult]:
         """Check release, clock, default template, free quotas, and whether hosts are visible."""
         return await Checks(self._remote, self._templates).run()
 

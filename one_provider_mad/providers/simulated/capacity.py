@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from one_provider_mad.domain import Instance
-from one_provider_mad.providers.interface import ImportHints, Room, SelfCheck, Size
+from one_provider_mad.providers.interface import CheckResult, ImportHints, Room, Size
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 
@@ -44,10 +44,10 @@ def import_hints(instance: Instance) -> ImportHints:
     )
 
 
-def check(settings: SimulatedSettings, database: Path, instances: Iterable[Instance]) -> Iterator[SelfCheck]:
+def check(settings: SimulatedSettings, database: Path, instances: Iterable[Instance]) -> Iterator[CheckResult]:
     """Yield findings: whether the file is writable, and what the limits leave."""
     is_writable = os.access(database, os.W_OK) and os.access(database.parent, os.W_OK | os.X_OK)
-    yield SelfCheck(
+    yield CheckResult(
         what="database",
         is_well=is_writable,
         found=f"{database} {'can' if is_writable else 'cannot'} be written",
@@ -60,7 +60,7 @@ def check(settings: SimulatedSettings, database: Path, instances: Iterable[Insta
         yield _limit(f"instances of {name}", used[name], limit)
 
 
-def _limit(what: str, used: int, limit: int) -> SelfCheck:
+def _limit(what: str, used: int, limit: int) -> CheckResult:
     left = max(0, limit - used)
     remedy = "" if left else "terminate some, or raise max_instances or capacity in [simulated]"
-    return SelfCheck(what=what, is_well=left > 0, found=f"{left} of {limit} left", remedy=remedy)
+    return CheckResult(what=what, is_well=left > 0, found=f"{left} of {limit} left", remedy=remedy)

@@ -15,6 +15,7 @@ from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Te
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.interface import (
     Attached,
+    CheckResult,
     CreateCall,
     CreatePlan,
     ImportHints,
@@ -22,7 +23,6 @@ from one_provider_mad.providers.interface import (
     ProviderContext,
     ProviderFactory,
     Room,
-    SelfCheck,
     Size,
 )
 from one_provider_mad.providers.public_cloud import Section, read_section
@@ -144,7 +144,7 @@ class SimulatedProvider:
         """Return the limits of the settings, without a call to the cloud."""
         return capacity.room(self._settings)
 
-    async def check(self) -> Sequence[SelfCheck]:
+    async def check(self) -> Sequence[CheckResult]:
         """Check the file, and what the limits leave."""
         return list(capacity.check(self._settings, self._path, await self.list_instances()))
 

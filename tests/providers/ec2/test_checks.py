@@ -9,7 +9,7 @@ import pytest
 
 from one_provider_mad.providers.ec2.checks import NO_INSTANCE
 from one_provider_mad.providers.ec2.provider import Ec2Provider
-from one_provider_mad.providers.interface import SelfCheck, SelfChecking
+from one_provider_mad.providers.interface import CheckResult, SelfChecking
 from tests.providers.ec2.conftest import Open, make
 from tests.providers.ec2.face import Face
 from tests.providers.ec2.scripted import Form, Scripted
@@ -20,15 +20,15 @@ CHANGES = "StartInstances, StopInstances, RebootInstances, TerminateInstances, C
 READ_ONLY = {"DescribeInstances", "DescribeImages", "DescribeInstanceTypes"}
 
 
-async def checked(provider: Ec2Provider) -> dict[str, list[SelfCheck]]:
+async def checked(provider: Ec2Provider) -> dict[str, list[CheckResult]]:
     assert isinstance(provider, SelfChecking)
-    found: dict[str, list[SelfCheck]] = {}
+    found: dict[str, list[CheckResult]] = {}
     for each in await provider.check():
         found.setdefault(each.what, []).append(each)
     return found
 
 
-def wrong(points: dict[str, list[SelfCheck]]) -> list[str]:
+def wrong(points: dict[str, list[CheckResult]]) -> list[str]:
     return [each.found for several in points.values() for each in several if each.is_well is not True]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.providers.interface import SelfCheck, SelfChecking
+from one_provider_mad.providers.interface import CheckResult, SelfChecking
 from tests.providers.opennebula.burst import connect
 from tests.xmlrpc.partner import RELEASES, Partner
 
@@ -19,7 +19,7 @@ def partner() -> Iterator[Partner]:
         yield partner
 
 
-async def checked(partner: Partner, directory: Path, **settings: Any) -> dict[str, SelfCheck]:
+async def checked(partner: Partner, directory: Path, **settings: Any) -> dict[str, CheckResult]:
     provider = connect(partner, directory, **settings)
     await provider.open()
     assert isinstance(provider, SelfChecking)
