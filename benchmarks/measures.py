@@ -78,13 +78,13 @@ def many_reboots(starter: Starter, fleet: Fleet) -> Iterator[Figure]:
 
 
 class _Reboots:
-    """Actions that wait for the cloud: so many at once as `-t` allows, after one look at the cloud that all share."""
+    """Actions that wait for the cloud: so many at once as `-t` allows, after one lookup in the cloud that all share."""
 
     def __init__(self, starter: Starter, fleet: Fleet, *, count: int, threads: int) -> None:
         configure(starter, latency=LATENCY)
         self._starter = starter
         self._count = count
-        self._arguments = {"bare": f"bare {threads} {LATENCY} look", "ours": f"-t {threads} -r 0 {NAME}"}
+        self._arguments = {"bare": f"bare {threads} {LATENCY} lookup", "ours": f"-t {threads} -r 0 {NAME}"}
         self._lines = fleet.lines("REBOOT", count, "7.4")
         self._memory: dict[str, list[float]] = defaultdict(list)
         self._work = f"{count:,} REBOOTs of {LATENCY:g} s, -t {threads}"

@@ -6,7 +6,7 @@ one commit. An operation may run twice before it is committed (when another one 
 must do nothing but work on the connection.
 
 Between two steps of SQLite the thread releases the interpreter, and a busy event loop gives it back only after 5 ms.
-Operations that must be quick beside a busy loop therefore take one step: a listing, or an operation in bulk.
+An operation that must be quick beside a busy loop therefore takes one step, as a listing does.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -27,9 +27,6 @@ from one_provider_mad.file_owner import check_file, make_directory, open_file
 
 Result = TypeVar("Result")
 Operation = Callable[[sqlite3.Connection], Result]
-BulkOperation = Callable[[sqlite3.Connection, Sequence[str]], Mapping[str, Exception]]
-"""Does one thing to all items, and returns the error of each refused item."""
-
 _making = threading.Lock()
 """Held while a file is created: closing a file drops this process's locks on it, including those of another connection
 (fcntl(2)), and no other connection can exist before this lock is free."""
@@ -47,18 +44,6 @@ class Job(NamedTuple):
     operation: Operation[Any]
     is_write: bool
     future: asyncio.Future[Any]
-
-
-class BulkJob(NamedTuple):
-    """One item of a bulk operation and the future of its result."""
-
-    operation: BulkOperation
-    item: str
-    future: asyncio.Future[None]
-    is_write: bool = True
-
-
-AnyJob = Job | BulkJob
 
 
 class Outcome(NamedTuple):
@@ -107,8 +92,8 @@ class Database:
         self._unusable = unusable
         self._on_moved = on_moved
         self._file: tuple[int, int] | None = None
-        self._inbox: SimpleQueue[list[AnyJob] | None] = SimpleQueue()
-        self._collected: list[AnyJob] = []
+        self._inbox: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._collected: list[Job] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: asyncio.Future[None] | None = None
 
@@ -157,18 +142,12 @@ class Database:
         self._collect(Job(operation, is_write=True, future=future))
         return future
 
-    async def write_in_bulk(self, operation: BulkOperation, item: str) -> None:
-        """Do one thing to one item, together with all others that are waiting for the same thing."""
-        future = self._promise()
-        self._collect(BulkJob(operation, item, future))
-        await future
-
     def _promise(self) -> asyncio.Future[Any]:
         if self._loop is None:
             raise self._unusable(sqlite3.ProgrammingError("it is closed"))
         return self._loop.create_future()
 
-    def _collect(self, job: AnyJob) -> None:
+    def _collect(self, job: Job) -> None:
         if not self._collected:
             job.future.get_loop().call_soon(self._send)
         self._collected.append(job)
@@ -216,14 +195,14 @@ class Database:
             loop.call_soon_threadsafe(on_moved, told)
         return connection
 
-    def _safely(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
+    def _safely(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Outcome]:
         """Run all jobs, and turn any error into their outcome: a dead thread would leave every caller waiting."""
         try:
             return self._transact(connection, jobs)
         except Exception as error:  # noqa: BLE001 - each caller gets the error
             return [Outcome(job.future, error=self._unusable(error)) for job in jobs]
 
-    def _next_jobs(self) -> list[AnyJob]:
+    def _next_jobs(self) -> list[Job]:
         """Wait for jobs and return all that have arrived; an empty list means the end."""
         jobs = list(self._inbox.get() or ())
         while jobs:
@@ -237,7 +216,7 @@ class Database:
             jobs += more
         return jobs
 
-    def _transact(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
+    def _transact(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Outcome]:
         """Run all jobs in one transaction; none of them takes effect before the commit."""
         if not any(job.is_write for job in jobs):
             return self._attempt_all(connection, jobs)
@@ -257,25 +236,8 @@ class Database:
             return [Outcome(job.future, error=self._unusable(error)) for job in jobs]
         return outcomes
 
-    def _attempt_all(self, connection: sqlite3.Connection, jobs: list[AnyJob]) -> list[Outcome]:
-        outcomes = []
-        bulks: dict[BulkOperation, list[BulkJob]] = {}
-        for job in jobs:
-            if isinstance(job, BulkJob):
-                bulks.setdefault(job.operation, []).append(job)
-            else:
-                result, error = self._attempt(connection, job.operation)
-                outcomes.append(Outcome(job.future, result, error))
-        for operation, members in bulks.items():
-            outcomes += self._attempt_bulk(connection, operation, members)
-        return outcomes
-
-    def _attempt_bulk(
-        self, connection: sqlite3.Connection, operation: BulkOperation, members: list[BulkJob]
-    ) -> list[Outcome]:
-        items = [job.item for job in members]
-        refused, error = self._attempt(connection, lambda db: operation(db, items))
-        return [Outcome(job.future, error=error or (refused or {}).get(job.item)) for job in members]
+    def _attempt_all(self, connection: sqlite3.Connection, jobs: list[Job]) -> list[Outcome]:
+        return [Outcome(job.future, *self._attempt(connection, job.operation)) for job in jobs]
 
     def _attempt(
         self, connection: sqlite3.Connection, operation: Operation[Result]

@@ -338,46 +338,6 @@ async def test_two_databases_can_write_to_one_file(database: Database, path: Pat
     assert len(seen_by_others(path)) == 100
 
 
-# Bulk writes
-
-
-class Counter:
-    """Adds each item but `no` as a line; records its calls."""
-
-    def __init__(self) -> None:
-        self.calls: list[list[str]] = []
-
-    def __call__(self, db: sqlite3.Connection, items: Sequence[str]) -> dict[str, Exception]:
-        self.calls.append(list(items))
-        db.executemany("INSERT INTO lines VALUES (?)", [(item,) for item in items if item != "no"])
-        return {"no": LookupError("no")} if "no" in items else {}
-
-
-async def test_simultaneous_bulk_writes_share_one_call(database: Database) -> None:
-    counter = Counter()
-    await asyncio.gather(*(database.write_in_bulk(counter, item) for item in "abc"))
-    assert counter.calls == [["a", "b", "c"]]
-    assert await database.read(everything) == ["a", "b", "c"]
-
-
-async def test_a_bulk_write_can_refuse_a_single_item(database: Database) -> None:
-    results = await asyncio.gather(
-        *(database.write_in_bulk(Counter(), item) for item in ("a",)),
-        *(database.write_in_bulk(counter, item) for counter in [Counter()] for item in ("b", "no", "c")),
-        return_exceptions=True,
-    )
-    assert [type(result) for result in results] == [type(None), type(None), LookupError, type(None)]
-    assert await database.read(everything) == ["a", "b", "c"]
-
-
-async def test_a_failed_bulk_write_is_repeated_item_by_item(database: Database) -> None:
-    counter = Counter()
-    await database.write(add("b"))
-    results = await asyncio.gather(*(database.write_in_bulk(counter, item) for item in "abc"), return_exceptions=True)
-    assert [type(result) for result in results] == [type(None), Unusable, type(None)]
-    assert await database.read(everything) == ["b", "a", "c"]
-
-
 # The end
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +20,6 @@ from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, InstanceStat
 from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
-    InstanceNotFound,
     NoCapacity,
     ProviderUnavailable,
     QuotaExceeded,
@@ -209,29 +207,16 @@ class Cloud:
         await self._database.write(operation)
 
     async def reboot(self, deploy_id: DeployId) -> None:
-        """Count a reboot of a running instance; simultaneous calls share one statement."""
-        await self._database.write_in_bulk(self._reboot_all, deploy_id)
+        """Count a reboot of a running instance."""
 
-    def _reboot_all(self, db: sqlite3.Connection, deploy_ids: Sequence[str]) -> dict[str, Exception]:
-        now = self._clock()
-        times = Counter(deploy_ids)
-        changed = db.execute(
-            "UPDATE instance SET reboots = reboots + wanted.value FROM json_each(?) AS wanted"
-            " WHERE instance.id = wanted.key AND transition = 'pending' AND ends_at <= ?",
-            (table.encode(times), now),
-        ).rowcount
-        if changed == len(times):
-            return {}
-        refused: dict[str, Exception] = {}
-        for deploy_id in times:
-            try:
-                state = table.load(db, DeployId(deploy_id), now).state_at(now)
-            except InstanceNotFound as error:
-                refused[deploy_id] = error
-            else:
-                if state is not InstanceState.RUNNING:
-                    refused[deploy_id] = _wrong_state(deploy_id, state, "rebooted", (InstanceState.RUNNING,))
-        return refused
+        def operation(db: sqlite3.Connection) -> None:
+            now = self._clock()
+            state = table.load(db, deploy_id, now).state_at(now)
+            if state is not InstanceState.RUNNING:
+                raise _wrong_state(deploy_id, state, "rebooted", (InstanceState.RUNNING,))
+            db.execute("UPDATE instance SET reboots = reboots + 1 WHERE id = ?", (deploy_id,))
+
+        await self._database.write(operation)
 
     async def retag(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
         """Replace all tags of ours by these; the user's own stay."""
