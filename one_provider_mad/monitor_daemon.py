@@ -18,8 +18,8 @@ from one_provider_mad.protocol.messages import Control, Severity
 from one_provider_mad.serving import CommonModules, Serving
 
 if TYPE_CHECKING:
-    from one_provider_mad.monitor.desk import Desk
-    from one_provider_mad.monitor.room import Allocation
+    from one_provider_mad.monitor.capacity import Allocation
+    from one_provider_mad.monitor.requests import RequestHandler
     from one_provider_mad.monitor.sender import Stamps
     from one_provider_mad.monitor.state import State, StateFile
     from one_provider_mad.monitor.sweep import Sweeper
@@ -61,7 +61,7 @@ def run(options: Options, *, has_stderr: bool, is_initialised: bool, begun: byte
 class _MonitorDaemon(Serving[ImRequest | Unreadable]):
     def __init__(self, options: Options, *, has_stderr: bool, is_initialised: bool) -> None:
         super().__init__(options, has_stderr=has_stderr, is_initialised=is_initialised)
-        self._desk: Desk | None = None
+        self._handler: RequestHandler | None = None
         self._cloud: MonitoredCloud | None = None
         self._sweeper: Sweeper | None = None
         self._keeper: _Keeper | None = None
@@ -76,9 +76,9 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         return word != Monitor.__name__.upper()
 
     def _accept(self, asked: ImRequest | Unreadable) -> None:
-        if self._desk is None:
+        if self._handler is None:
             raise AssertionError("a request was accepted before the set-up")
-        self._desk.accept(asked)
+        self._handler.accept(asked)
 
     # Beginning
 
@@ -101,15 +101,15 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         )
         wake = asyncio.Event()
         self._sweeper = sweeper
-        self._desk = desk = modules.Desk(
+        self._handler = handler = modules.RequestHandler(
             sweeper=sweeper, source=cloud, output=self._writer, stamps=stamps, on_hosts=wake.set
         )
-        self._writer.dropped = desk.dropped
-        desk.core_is_up = self._core.is_up
-        self._keeper = _Keeper(modules, file, desk=desk, sweeper=sweeper, stamps=stamps, wake=wake)
+        self._writer.dropped = handler.dropped
+        handler.core_is_up = self._core.is_up
+        self._keeper = _Keeper(modules, file, handler=handler, sweeper=sweeper, stamps=stamps, wake=wake)
         for sentence in filter(None, (problem, trouble)):
             self._warn(sentence)
-        await self._begin_metrics(PROGRAM, places, warn=self._warn, measure=desk.measure)
+        await self._begin_metrics(PROGRAM, places, warn=self._warn, measure=handler.measure)
         self._begin_to_take()
         if not self._is_initialised:
             return  # a person at a pipe must not change the state of a driver in service
@@ -117,13 +117,13 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             self._start(partial(self._resume, before, begun_at), "resume")
             before = None
         self._start(self._keeper.keep, "remember")
-        self._start(partial(self._know_core, desk, self._keeper, before, begun_at), "know the core")
+        self._start(partial(self._know_core, handler, self._keeper, before, begun_at), "know the core")
 
-    async def _know_core(self, desk: Desk, keeper: _Keeper, before: State | None, begun_at: float) -> None:
+    async def _know_core(self, handler: RequestHandler, keeper: _Keeper, before: State | None, begun_at: float) -> None:
         """Stop reports while another front-end leads, and report on all hosts of the core while this one does.
 
         Args:
-            desk: keeps the schedules.
+            handler: keeps the schedules.
             keeper: replaces the state file once the core's hosts are known.
             before: state of a driver of another monitord, None for none.
             begun_at: loop time of this driver's start.
@@ -136,7 +136,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         begins_to_lead = asyncio.Event()
 
         def lead(held: bool) -> None:  # noqa: FBT001 - Leadership's own form
-            desk.be_silent(is_silent=held)
+            handler.be_silent(is_silent=held)
             if held:
                 begins_to_lead.clear()
             else:
@@ -147,10 +147,10 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         if self._sweeper is not None:
             self._sweeper.know_core(_allocations)
         self._start(partial(Leadership(os.environ, warn=self._warn).watch, lead), "leadership")
-        self._start(partial(self._take_up_hosts, desk, keeper, before, begins_to_lead), "take up hosts")
+        self._start(partial(self._take_up_hosts, handler, keeper, before, begins_to_lead), "take up hosts")
 
     async def _take_up_hosts(
-        self, desk: Desk, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event
+        self, handler: RequestHandler, keeper: _Keeper, before: State | None, begins_to_lead: asyncio.Event
     ) -> None:
         """Monitor the core's hosts whenever this front-end begins to lead, since monitord may never name them."""
         from one_provider_mad.errors import MadError
@@ -160,17 +160,17 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             await begins_to_lead.wait()
             begins_to_lead.clear()  # cleared before the core is asked: it may be set again meanwhile
             try:
-                await self._take_up(desk, before.hosts if before is not None else ())
+                await self._take_up(handler, before.hosts if before is not None else ())
             except MadError as error:
                 if str(error) != complaint:
                     complaint = str(error)
                     self._warn(f"hosts that monitord does not name are not monitored: {error}")
                 await asyncio.sleep(_ASK_AGAIN_SECONDS)
-                if not desk.is_silent:
+                if not handler.is_silent:
                     begins_to_lead.set()
             keeper.begin()
 
-    async def _take_up(self, desk: Desk, before: tuple[StartMonitor, ...]) -> None:
+    async def _take_up(self, handler: RequestHandler, before: tuple[StartMonitor, ...]) -> None:
         """Ask the core for its hosts once, and monitor them. Raises MadError."""
         from one_provider_mad.monitor.core_hosts import FIRST_WITH_MONITORD, wanted_hosts
         from one_provider_mad.xmlrpc.local import LocalCore
@@ -181,10 +181,10 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         if release_of(version) < FIRST_WITH_MONITORD:
             return
         pool = await asyncio.to_thread(core.document, "one.hostpool.info")
-        known = [*desk.hosts, *before]
+        known = [*handler.hosts, *before]
         im_mads = {self._options.name, *(request.im_mad for request in known)}
         self._writer.open()
-        desk.take_up(wanted_hosts(pool, im_mads=im_mads, known=known), asked_at=asked_at)
+        handler.take_up(wanted_hosts(pool, im_mads=im_mads, known=known), asked_at=asked_at)
 
     async def _until_settled(self, begun_at: float) -> None:
         await asyncio.sleep(max(0.0, begun_at + _SETTLED_AFTER - asyncio.get_running_loop().time()))
@@ -193,21 +193,21 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         """Resume the monitoring of a dead process: monitord sends nothing to a restarted driver."""
         await self._until_settled(begun_at)
         self._writer.open()
-        if self._desk is not None:
-            self._desk.resume(before.hosts)
+        if self._handler is not None:
+            self._handler.resume(before.hosts)
         if self._keeper is not None:
             self._keeper.begin()
 
     def _warn(self, sentence: str) -> None:
         """Send the operator a sentence through this driver's log and the core's."""
-        if self._desk is not None:
-            self._desk.tell(Severity.WARNING, sentence)
+        if self._handler is not None:
+            self._handler.tell(Severity.WARNING, sentence)
 
     # Ending
 
     async def _drain(self) -> None:
-        if self._desk is not None:
-            await self._desk.drained()
+        if self._handler is not None:
+            await self._handler.drained()
         await self._writer.drained()
 
     def _hold(self) -> None:
@@ -218,8 +218,8 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
             self._cloud.kill()  # first: a probe that ignores SIGTERM would outlive this process
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
-                if self._desk is not None:
-                    await self._desk.stop()
+                if self._handler is not None:
+                    await self._handler.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 if self._keeper is not None:
@@ -247,14 +247,14 @@ class _Keeper:
         modules: _Modules,
         file: StateFile,
         *,
-        desk: Desk,
+        handler: RequestHandler,
         sweeper: Sweeper,
         stamps: Stamps,
         wake: asyncio.Event,
     ) -> None:
         self._modules = modules
         self._file = file
-        self._desk = desk
+        self._handler = handler
         self._sweeper = sweeper
         self._stamps = stamps
         self._wake = wake
@@ -281,7 +281,7 @@ class _Keeper:
         """Save the state if it has changed."""
         state = self._modules.State(
             parent=self._parent,
-            hosts=self._desk.hosts,
+            hosts=self._handler.hosts,
             memory=self._sweeper.memory,
             timestamp=self._stamps.latest,
             reported_names=tuple(sorted(self._sweeper.stale_names.names)),
@@ -290,7 +290,7 @@ class _Keeper:
             return
         complaint = await asyncio.to_thread(self._file.save, state)
         if complaint and complaint != self._complaint:
-            self._desk.tell(Severity.WARNING, complaint)
+            self._handler.tell(Severity.WARNING, complaint)
         self._complaint = complaint
         self._saved = state
 
@@ -311,14 +311,14 @@ class _Modules(CommonModules):
 
     def __init__(self) -> None:
         super().__init__()
-        from one_provider_mad.monitor.desk import Desk
+        from one_provider_mad.monitor.requests import RequestHandler
         from one_provider_mad.monitor.sender import Stamps
         from one_provider_mad.monitor.state import State, StateFile
         from one_provider_mad.monitor.sweep import Sweeper
         from one_provider_mad.monitored_cloud import MonitoredCloud
         from one_provider_mad.processes import Process
 
-        self.Desk = Desk
+        self.RequestHandler = RequestHandler
         self.MonitoredCloud = MonitoredCloud
         self.Process = Process
         self.Stamps = Stamps

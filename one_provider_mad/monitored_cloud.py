@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.live_provider import ACCOUNT, LiveProvider
-from one_provider_mad.monitor.cloud_source import ProbeSource, Told, Watched
+from one_provider_mad.monitor.cloud_source import ProbeSource, ReportSettings, Watched
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.options import Options
 from one_provider_mad.providers.interface import VerbatimDriver
@@ -40,35 +40,35 @@ class MonitoredCloud(LiveProvider[Watched, Watched]):
         super().__init__(options.name, places, warn=warn, retire_after=_RETIRE_SECONDS)
         self._options = options
         self._probes: Probes | None = None
-        self._told = Told(hypervisor=options.name)
-        self._told_by: Configuration | None = None
+        self._report_settings = ReportSettings(hypervisor=options.name)
+        self._settings_of: Configuration | None = None
 
     def _check(self, configuration: Configuration) -> None:
         self._build(configuration)
         read_tables(configuration)
 
     async def load(self) -> None:
-        """Read the configuration for the first time in a thread; later calls of `told` are quick."""
-        await asyncio.to_thread(self.told)
+        """Read the configuration for the first time in a thread; later calls of `report_settings` are quick."""
+        await asyncio.to_thread(self.report_settings)
 
-    def told(self) -> Told:
+    def report_settings(self) -> ReportSettings:
         """Return the configuration's facts; the last usable ones, or defaults, while it cannot be used."""
         try:
             configuration = self._source.current()
-            if configuration is not self._told_by:
+            if configuration is not self._settings_of:
                 monitor, capacity = read_tables(configuration)
                 settings = configuration.settings
-                self._told = Told(
+                self._report_settings = ReportSettings(
                     hypervisor=settings.hypervisor, kind=settings.provider, monitor=monitor, capacity=capacity
                 )
-                self._told_by = configuration
+                self._settings_of = configuration
         except SettingsError:
             pass  # `current` raises it
-        return self._told
+        return self._report_settings
 
     def probes(self) -> ProbeSource | None:
         """Return the probes of `scripts`, None for other clouds; created once, as they keep their last output."""
-        if self._probes is None and self.told().kind == _SCRIPTS:
+        if self._probes is None and self.report_settings().kind == _SCRIPTS:
             from one_provider_mad.monitor.probes import Probes
             from one_provider_mad.scripting.runner import prepare_for_many
 
@@ -76,7 +76,7 @@ class MonitoredCloud(LiveProvider[Watched, Watched]):
             self._probes = Probes(
                 name=self._options.name,
                 places=self._places,
-                told=self.told,
+                settings=self.report_settings,
                 options=self._options,
                 warn=self._warn,
             )

@@ -236,7 +236,7 @@ class Adoption(Value, frozen=True, kw_only=True):
     async def _note_answer(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Record the instance that the tags show as the answer to an unanswered create.
 
-        Monitoring misses a new instance, like any other, only if the journal names it (monitor/whose.py).
+        Monitoring misses a new instance, like any other, only if the journal names it (monitor/attribution.py).
         """
         attempts = await self._attempts(request)
         unanswered_ones = [each for each in attempts if each.state is AttemptState.OPEN]

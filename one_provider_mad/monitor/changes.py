@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import VmId
 from one_provider_mad.journal.records import Answered
-from one_provider_mad.monitor.truth import SeenVm
+from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord
 
 DEAF_SECONDS = 31.0
@@ -37,7 +37,7 @@ class Changes:
     """
 
     def __init__(self) -> None:
-        self._told: dict[VmId, VmWord] = {}
+        self._reported: dict[VmId, VmWord] = {}
         self._said: dict[VmId, tuple[VmWord, float]] = {}  # each with the first time
         self._due: dict[VmId, float] = {}
 
@@ -51,8 +51,8 @@ class Changes:
         """
         current = {vm.state.vm_id: vm.state for vm in vms if vm.state.state is not VmWord.UNKNOWN}
         for vm_id, state in current.items():
-            if self._told.get(vm_id) is not state.state:
-                self._told[vm_id] = state.state
+            if self._reported.get(vm_id) is not state.state:
+                self._reported[vm_id] = state.state
                 self._due[vm_id] = _confirmed_until(answered.get(vm_id), state.state) or now
         # A clock that was set back delays nothing.
         due = [vm_id for vm_id, at in self._due.items() if vm_id in current and not now < at <= now + DEAF_SECONDS]
@@ -60,18 +60,18 @@ class Changes:
             self._say(vm_id, current[vm_id].state, answered, now=now)
         return tuple(current[vm_id] for vm_id in due)
 
-    def all_told(self, vms: Iterable[SeenVm], answered: Mapping[VmId, Answered], *, now: float) -> None:
+    def all_reported(self, vms: Iterable[SeenVm], answered: Mapping[VmId, Answered], *, now: float) -> None:
         """Note a report of all VMs; states to which OpenNebula may have been deaf become due again.
 
         Args: as those of `see`.
         """
-        before, due = self._told, self._due
-        self._told, self._due = {}, {}
+        before, due = self._reported, self._due
+        self._reported, self._due = {}, {}
         for vm in vms:
             vm_id, word = vm.state.vm_id, vm.state.state
             if word is VmWord.UNKNOWN:
                 continue
-            self._told[vm_id] = word
+            self._reported[vm_id] = word
             was = before.get(vm_id)
             if not vm.is_listed or (was is word and vm_id not in due):
                 continue

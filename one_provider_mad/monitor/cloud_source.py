@@ -13,7 +13,7 @@ from one_provider_mad.protocol.im_messages import Monitor, StartMonitor
 from one_provider_mad.providers.interface import Provider
 
 
-class Told(Value, frozen=True, kw_only=True):
+class ReportSettings(Value, frozen=True, kw_only=True):
     """The configuration of reports; defaults until there was a usable one.
 
     Attributes:
@@ -67,7 +67,7 @@ class ProbeSource(Protocol):
 class CloudSource(Protocol):
     """Gives the cloud in force, which changes with the configuration file."""
 
-    def told(self) -> Told:
+    def report_settings(self) -> ReportSettings:
         """Return the configuration of reports. Never raises."""
 
     def probes(self) -> ProbeSource | None:

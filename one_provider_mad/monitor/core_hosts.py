@@ -13,8 +13,8 @@ import msgspec
 
 from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import VmId, whole_number
+from one_provider_mad.monitor.capacity import Allocation
 from one_provider_mad.monitor.host import Load
-from one_provider_mad.monitor.room import Allocation
 from one_provider_mad.protocol.im_messages import StartMonitor
 
 FIRST_WITH_MONITORD = (5, 12)

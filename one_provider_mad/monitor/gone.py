@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from one_provider_mad.domain import DeployId, VmId
-from one_provider_mad.monitor.truth import SeenVm
+from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.protocol.reports import VmWord
 
 AGAIN_SECONDS = 900.0

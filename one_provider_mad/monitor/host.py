@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import Instance, InstanceState, Usage, Value
-from one_provider_mad.monitor.cloud_source import Told
+from one_provider_mad.monitor.cloud_source import ReportSettings
 from one_provider_mad.monitor.settings import UNLIMITED_CPU, UNLIMITED_MEMORY, CapacitySettings
 from one_provider_mad.protocol.reports import HostReport, Wild
 from one_provider_mad.providers.interface import ImportHints, Provider, Size, SizedInstances
@@ -35,7 +35,7 @@ class Load(Value, frozen=True, kw_only=True):
     memory: int = 0
 
 
-def room_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Size | None) -> Size:
+def capacity_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Size | None) -> Size:
     """Return a host's capacity: configured, else the cloud's, else more than any VM asks for.
 
     Args:
@@ -57,7 +57,7 @@ def room_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Size |
     )
 
 
-def told_room(settings: CapacitySettings) -> Size | None:
+def configured_capacity(settings: CapacitySettings) -> Size | None:
     """Return the capacity if the configuration sets all of it, else None."""
     if settings.cpu is None or settings.memory is None:
         return None
@@ -84,26 +84,32 @@ def taken_by(instances: Iterable[Instance], provider: Provider) -> Load:
 
 
 def report_of(
-    told: Told, room: Size | None, load: Load, *, wilds: tuple[Wild, ...] = (), error: str = "", warning: str = ""
+    settings: ReportSettings,
+    capacity: Size | None,
+    load: Load,
+    *,
+    wilds: tuple[Wild, ...] = (),
+    error: str = "",
+    warning: str = "",
 ) -> HostReport:
     """Return the report on a host.
 
     Args:
-        told: the configuration.
-        room: its capacity; None while unknown: then none is offered to the scheduler.
+        settings: the configuration.
+        capacity: its capacity; None while unknown: then none is offered to the scheduler.
         load: what is in use.
         wilds: wild instances.
         error: why the cloud cannot be asked, "" when it can.
         warning: for the operator, "" for none.
     """
     return HostReport(
-        hypervisor=told.hypervisor,
-        total_cpu=round(100 * room.cpu) if room else None,
-        total_memory=1024 * room.memory if room else None,
+        hypervisor=settings.hypervisor,
+        total_cpu=round(100 * capacity.cpu) if capacity else None,
+        total_memory=1024 * capacity.memory if capacity else None,
         used_cpu=load.cpu,
         used_memory=load.memory,
         error=error,
-        attributes={"PROVIDER_KIND": told.kind or NOTHING, "PROVIDER_WARNING": warning or NOTHING},
+        attributes={"PROVIDER_KIND": settings.kind or NOTHING, "PROVIDER_WARNING": warning or NOTHING},
         wilds=wilds,
     )
 

@@ -15,7 +15,7 @@ import structlog
 from one_provider_mad.domain import DeployId, Instance, Value
 from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.cloud_source import Watched
-from one_provider_mad.monitor.truth import Memory
+from one_provider_mad.monitor.inference import Memory
 
 log = structlog.get_logger()
 

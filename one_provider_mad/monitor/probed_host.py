@@ -23,7 +23,7 @@ from one_provider_mad.monitor.probe_folders import (
     TREES,
     Tree,
 )
-from one_provider_mad.monitor.settings import GLANCE_SECONDS, Rhythm
+from one_provider_mad.monitor.settings import CHECK_SECONDS, Rhythm
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
 from one_provider_mad.tasks import is_cancelled
 from one_provider_mad.template_text.adapting_writer import attribute
@@ -161,7 +161,7 @@ class ProbedHost:
                 limit = _UNREAD_SECONDS
             await asyncio.sleep(0)  # a turn for the others, also where the work took longer than its period
             while (left := begun + min(period(), limit) - loop.time()) > 0:  # noqa: ASYNC110 - the period may change
-                await asyncio.sleep(min(left, GLANCE_SECONDS))
+                await asyncio.sleep(min(left, CHECK_SECONDS))
 
     def _note_defect(self, name: str, problems: tuple[str, ...]) -> None:
         host_id = self._request.host_id

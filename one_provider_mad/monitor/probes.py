@@ -22,7 +22,7 @@ from time import monotonic
 import structlog
 
 from one_provider_mad.errors import ProviderUnavailable
-from one_provider_mad.monitor.cloud_source import Told
+from one_provider_mad.monitor.cloud_source import ReportSettings
 from one_provider_mad.monitor.probe_folders import TREES, Folder, ProbeFolders, Tree, collectd_of
 from one_provider_mad.monitor.probed_host import Printed, ProbedHost, Voice, joined, split
 from one_provider_mad.options import Options
@@ -69,7 +69,7 @@ class Probes:
     Args:
         name: NAME of ARGUMENTS.
         places: where `remotes/im` and the environment's files are.
-        told: returns the configuration.
+        settings: returns the configuration.
         options: ARGUMENTS: how many hosts at once, how long a probe may take.
         warn: writes a sentence to the operator's log.
         clock: seconds that never go backwards.
@@ -80,7 +80,7 @@ class Probes:
         *,
         name: str,
         places: Places,
-        told: Callable[[], Told],
+        settings: Callable[[], ReportSettings],
         options: Options,
         warn: Callable[[str], None],
         clock: Callable[[], float] = monotonic,
@@ -88,7 +88,7 @@ class Probes:
         self._name = name
         self._folders = ProbeFolders(places.var / "remotes" / "im", name)
         self._oned_conf = places.etc / "oned.conf"
-        self._told = told
+        self._settings = settings
         self._warn = warn
         self._clock = clock
         self._seconds = options.timeout or PROBE_SECONDS
@@ -155,7 +155,7 @@ class Probes:
         memory.reporting = me = object()
         host = ProbedHost(self, request, saying=saying, printed=memory.printed, on_reported=on_reported)
         try:
-            await host.report(lambda: self._told().monitor.rhythm(request.periods))
+            await host.report(lambda: self._settings().monitor.rhythm(request.periods))
         finally:
             # A START_MONITOR that replaces this one goes on where it stopped.
             if memory.reporting is me and self._memories.get(request.host_id) is memory:
@@ -272,7 +272,7 @@ class Probes:
         return memory is not None and any(self._is_error_due(memory, folder) for folder in memory.failing)
 
     def _is_error_due(self, memory: _Memory, folder: str) -> bool:
-        after = self._told().monitor.host_error_after
+        after = self._settings().monitor.host_error_after
         since = memory.failed_since.get(folder)
         return bool(after) and since is not None and self._clock() - since >= after
 

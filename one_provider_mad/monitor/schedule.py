@@ -13,11 +13,11 @@ from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import MadError
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.cloud_source import CloudSource
-from one_provider_mad.monitor.host import Load, report_of, told_room
+from one_provider_mad.monitor.host import Load, configured_capacity, report_of
+from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.monitor.sender import Sender
-from one_provider_mad.monitor.settings import GLANCE_SECONDS, MonitorSettings, Rhythm
+from one_provider_mad.monitor.settings import CHECK_SECONDS, MonitorSettings, Rhythm
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside, heard
-from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
 from one_provider_mad.protocol.reports import FiguresText, HostReport, VmFigures
@@ -97,7 +97,7 @@ class HostSchedule:
         """Report until cancelled, or until probes take over."""
         try:
             while self._source.probes() is None:
-                rhythm = self._source.told().monitor.rhythm(self.request.periods)
+                rhythm = self._source.report_settings().monitor.rhythm(self.request.periods)
                 await self._say_what_is_due(rhythm)
                 if self._sweeping is not None and self._sweeping.done():
                     await self._take_sweep(self._sweeping, rhythm)
@@ -131,7 +131,7 @@ class HostSchedule:
             times.append(self._look.at)
         if self._lines:
             times.append(self._saying.figures_at)
-        pause = min(GLANCE_SECONDS, max(_TICK, min(times) - self._loop.time()))
+        pause = min(CHECK_SECONDS, max(_TICK, min(times) - self._loop.time()))
         if self._sweeping is None:
             await asyncio.sleep(pause)
         else:
@@ -142,8 +142,10 @@ class HostSchedule:
     def _report(self) -> HostReport:
         sweep = self._sweep
         return report_of(
-            self._source.told(),
-            sweep.rooms.get(self.request.host_id) if sweep else told_room(self._source.told().capacity),
+            self._source.report_settings(),
+            sweep.capacities.get(self.request.host_id)
+            if sweep
+            else configured_capacity(self._source.report_settings().capacity),
             sweep.load(self.request.host_id) if sweep else Load(),
             wilds=sweep.wilds if sweep else (),
             error=self._error or self._trouble,
@@ -168,7 +170,7 @@ class HostSchedule:
 
     def _enter_error_if_due(self) -> None:
         """Only where the operator wants it: host hooks may delete every VM of a host in ERROR (decision 19)."""
-        limit, since = self._source.told().monitor.host_error_after, self._sweeper.failing_since
+        limit, since = self._source.report_settings().monitor.host_error_after, self._sweeper.failing_since
         if limit and since is not None and not self._is_in_error and self._loop.time() - since >= limit:
             self._is_in_error = True
             self._saying.say(Kind.MONITOR_HOST, self.request.host_id, self._sweeper.error, is_success=False)
@@ -224,8 +226,8 @@ class HostSchedule:
             await aside(len(vms), lambda: before.let_go(self.request.host_id))
 
     async def _say_states(self, sweep: Sweep, vms: list[SeenVm], rhythm: Rhythm, now: float) -> None:
-        settings = self._source.told().monitor
-        is_synced = self.request.host_id not in sweep.judgement.unsynced and self._sync.take(now, rhythm.sync)
+        settings = self._source.report_settings().monitor
+        is_synced = self.request.host_id not in sweep.inference.unsynced and self._sync.take(now, rhythm.sync)
         text = await aside(len(vms), lambda: self._states(sweep, settings, is_synced=is_synced))
         await self._tell(Kind.STATE_VM, text)
 
@@ -238,10 +240,10 @@ class HostSchedule:
 
     def _states(self, sweep: Sweep, settings: MonitorSettings, *, is_synced: bool) -> str:
         vms = sweep.vms(self.request.host_id)
-        answered, now = sweep.answered, sweep.judged_at
+        answered, now = sweep.answered, sweep.inferred_at
         if not is_synced:
             return reports.vm_states(self._changes.see(vms, answered, now=now))
-        self._changes.all_told(vms, answered, now=now)
+        self._changes.all_reported(vms, answered, now=now)
         listed = [vm.state for vm in vms if vm.is_listed]
         return reports.synced_vm_states(listed, missing_state=settings.missing_word)
 
@@ -275,7 +277,7 @@ class HostSchedule:
         for vm in sweep.vms(self.request.host_id):
             if not vm.is_listed:
                 yield vm.state.vm_id, vm.state.deploy_id
-        for known in sweep.judgement.memory.vms.values():
+        for known in sweep.inference.memory.vms.values():
             if known.is_parked and known.host_id == self.request.host_id:
                 yield known.vm_id, known.deploy_id
 

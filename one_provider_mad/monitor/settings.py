@@ -19,7 +19,7 @@ UNLIMITED_MEMORY = 1024 * 1024
 than 2^31 KiB."""
 
 
-GLANCE_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 """Longest pause until the configuration is read again: an edited period counts within this time."""
 
 

@@ -14,7 +14,7 @@ import msgspec
 
 from one_provider_mad.domain import Value
 from one_provider_mad.file_owner import replace_file
-from one_provider_mad.monitor.truth import Memory
+from one_provider_mad.monitor.inference import Memory
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.im_messages import StartMonitor
 

@@ -1,4 +1,4 @@
-"""List the cloud once for all hosts, and judge the listing anew for each request (decision 18)."""
+"""List the cloud once for all hosts, and infer states from it anew for each request (decision 18)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,22 @@ from one_provider_mad.errors import MadError, ProviderError, ProviderUnavailable
 from one_provider_mad.journal.records import Answered
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
+from one_provider_mad.monitor.capacity import Allocations, CapacityReader, Shown, hints_of
 from one_provider_mad.monitor.cloud_source import CloudSource, Watched
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
+from one_provider_mad.monitor.inference import (
+    Inference,
+    Listing,
+    Memory,
+    Rules,
+    SeenVm,
+    infer_states,
+    set_back,
+    unseen_since_when,
+)
 from one_provider_mad.monitor.lookups import Lookup, lacking, look_up
-from one_provider_mad.monitor.room import Allocations, RoomKeeper, Shown, hints_of
 from one_provider_mad.monitor.settings import MonitorSettings
-from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge, set_back, unseen_since_when
 from one_provider_mad.protocol.reports import VmWord, Wild
 from one_provider_mad.protocol.stale_names import StaleNames
 from one_provider_mad.protocol.vmm import shown_deploy_id
@@ -32,8 +41,8 @@ from one_provider_mad.providers.interface import (
     NamedAttributes,
     Provider,
     Size,
-    TroubleTeller,
     UpstreamTags,
+    WarningSource,
 )
 from one_provider_mad.tasks import is_cancelled
 
@@ -64,34 +73,34 @@ class Sweep(Value, frozen=True, kw_only=True):
     """Present knowledge of the cloud.
 
     Attributes:
-        judgement: the VMs of all hosts.
+        inference: the states of all hosts' VMs.
         wilds: wild instances, ready to be reported.
         loads: use of the VMs of each host.
         wild_load: use of the wild instances.
-        rooms: capacity of each host, as far as known.
+        capacities: capacity of each host, as far as known.
         warning: for the operator, "" for none.
         states: VMs by reported state; counted while metrics are on.
         answered: by VM, the action that was answered last.
-        judged_at: when it was judged, seconds since the epoch.
+        inferred_at: when they were inferred, seconds since the epoch.
     """
 
-    judgement: Judgement
+    inference: Inference
     wilds: tuple[Wild, ...] = ()
     loads: Mapping[int, Load] = {}
     wild_load: Load = Load()
-    rooms: Mapping[int, Size] = {}
+    capacities: Mapping[int, Size] = {}
     warning: str = ""
     states: Mapping[str, int] = {}
     answered: Mapping[VmId, Answered] = {}
-    judged_at: float = 0.0
+    inferred_at: float = 0.0
 
     def vms(self, host_id: int) -> list[SeenVm]:
         """The VMs of one host."""
-        return list(self.judgement.hosts.get(host_id, ()))
+        return list(self.inference.hosts.get(host_id, ()))
 
     def let_go(self, host_id: int) -> None:
         """Free a host's VMs step by step: 10,000 at once would stop a loop that runs beside for 15 ms."""
-        vms = self.judgement.hosts.get(host_id)
+        vms = self.inference.hosts.get(host_id)
         while isinstance(vms, list) and vms:
             del vms[-_FREED_AT_ONCE:]
 
@@ -138,7 +147,7 @@ class Sweeper:
         self._failures = 0
         self._asked_again_at = 0.0
         self._last_error: MadError | None = None
-        self._room = RoomKeeper(time=self._loop.time, clock=clock)
+        self._capacity = CapacityReader(time=self._loop.time, clock=clock)
         self._figures = FigureKeeper(self._loop.time)
         self._warned: set[str] = set()
         self.memory = memory or Memory()
@@ -149,10 +158,10 @@ class Sweeper:
 
     def know_core(self, allocations: Allocations) -> None:
         """Ask OpenNebula from now on for its allocations on hosts of limited capacity."""
-        self._room.allocations = allocations
+        self._capacity.allocations = allocations
 
     async def sweep(self) -> Sweep:
-        """List and judge; callers share a sweep that runs, and a fresh listing.
+        """List and infer states; callers share a sweep that runs, and a fresh listing.
 
         Raises:
             MadError: the cloud did not answer, or not completely, or the journal cannot be read.
@@ -163,7 +172,7 @@ class Sweeper:
         return await asyncio.shield(self._running)
 
     async def _sweep(self) -> Sweep:
-        """List and judge. Any failure counts as the cloud's: no defect is to put a host into ERROR."""
+        """List and infer states. Any failure counts as the cloud's: no defect is to put a host into ERROR."""
         try:
             return await self._look_and_judge()
         except MadError as error:
@@ -184,10 +193,10 @@ class Sweeper:
         begun = self._loop.time()
         try:
             watched = await self._source.current()
-            settings = self._source.told().monitor
+            settings = self._source.report_settings().monitor
             if isinstance(watched.provider, NamedAttributes):
                 self.stale_names.expect(watched.provider.attribute_names)
-            self._room.ask(watched)
+            self._capacity.ask(watched)
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)
         finally:
@@ -198,33 +207,33 @@ class Sweeper:
             listing = msgspec.structs.replace(listing, hosts=self.hosts)
             since = unseen_since_when(self.memory, listing, grace=watched.provider.visibility_grace)
             activity = await self._activity.read(watched.journal, since=since)
-            self._room.note(activity.refusal, watched)
+            self._capacity.note(activity.refusal, watched)
             known = self._figures.known()
             sweep = await aside(
                 len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, known)
             )
-            sweep = msgspec.structs.replace(sweep, answered=activity.answered, judged_at=self._clock())
-            self.memory = sweep.judgement.memory  # at once: the clock may be set back while the room is waited for
+            sweep = msgspec.structs.replace(sweep, answered=activity.answered, inferred_at=self._clock())
+            self.memory = sweep.inference.memory  # at once: the clock may be set back while the room is waited for
             sweep = await self._with_rooms(sweep, listing, watched)
-            self._succeeded(sweep.judgement)
+            self._succeeded(sweep.inference)
             if metrics.recorder is not None:
                 seconds = self._loop.time() - begun
-                metrics.recorder.swept(listing.began_at, seconds, sweep.states, held=len(sweep.judgement.held))
+                metrics.recorder.swept(listing.began_at, seconds, sweep.states, held=len(sweep.inference.held))
         return sweep
 
     async def _with_rooms(self, sweep: Sweep, listing: Listing, watched: Watched) -> Sweep:
-        capacity = self._source.told().capacity
+        capacity = self._source.report_settings().capacity
         shown = Shown(
-            provider=watched.provider, listed=listing.instances, hosts=listing.hosts, judgement=sweep.judgement
+            provider=watched.provider, listed=listing.instances, hosts=listing.hosts, inference=sweep.inference
         )
-        limits, rooms = await aside(len(listing.instances), lambda: self._room.rooms(capacity, shown))
-        self._room.ask_core(limits, shown)
-        if await self._room.settled(limits, shown):
-            limits, rooms = await aside(len(listing.instances), lambda: self._room.rooms(capacity, shown))
+        limits, capacities = await aside(len(listing.instances), lambda: self._capacity.capacities(capacity, shown))
+        self._capacity.ask_core(limits, shown)
+        if await self._capacity.settled(limits, shown):
+            limits, capacities = await aside(len(listing.instances), lambda: self._capacity.capacities(capacity, shown))
         if limits.sizes and (strange := unknown_types(capacity, limits.sizes)):
             self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
-        warning = sweep.warning or self._room.warning(limits, shown)
-        return msgspec.structs.replace(sweep, rooms=rooms, warning=warning)
+        warning = sweep.warning or self._capacity.warning(limits, shown)
+        return msgspec.structs.replace(sweep, capacities=capacities, warning=warning)
 
     def _mind_the_clock(self) -> None:
         """Shift remembered times when the clock was set back."""
@@ -297,14 +306,14 @@ class Sweeper:
             log.warning("the cloud cannot be asked", reason=str(error))
         return error
 
-    def _succeeded(self, judgement: Judgement) -> None:
+    def _succeeded(self, inference: Inference) -> None:
         self._failures, self._last_error, self.error = 0, None, ""
         if self.failing_since is not None:
             log.info("the cloud answers again", after=round(self._loop.time() - self.failing_since, 1))
             self.failing_since = None
         strange = [
             f"instance {shown_deploy_id(deploy_id)} {what}"
-            for deploy_id, what in islice(judgement.strays.items(), _MANY_WARNINGS)
+            for deploy_id, what in islice(inference.anomalies.items(), _MANY_WARNINGS)
         ]
         if len(self._warned) > 2 * _MANY_WARNINGS:
             self._warned.intersection_update(strange)
@@ -339,23 +348,23 @@ def _judged(
         instances=with_figures(listing.instances, known),
         upstreams=_upstreams(listing, watched.provider),
     )
-    judgement = judge(memory, measured, activity, rules)
+    inference = infer_states(memory, measured, activity, rules)
     return Sweep(
-        judgement=judgement,
-        wilds=_wilds(judgement, watched) if settings.report_wilds else (),
+        inference=inference,
+        wilds=_wilds(inference, watched) if settings.report_wilds else (),
         loads={
             host_id: taken_by((vm.instance for vm in vms if vm.instance is not None), watched.provider)
-            for host_id, vms in judgement.hosts.items()
+            for host_id, vms in inference.hosts.items()
         },
-        wild_load=taken_by(judgement.wilds, watched.provider),
-        warning=_warning(judgement, watched.provider),
-        states=_states(judgement) if metrics.recorder is not None else {},
+        wild_load=taken_by(inference.wilds, watched.provider),
+        warning=_warning(inference, watched.provider),
+        states=_states(inference) if metrics.recorder is not None else {},
     )
 
 
-def _states(judgement: Judgement) -> dict[str, int]:
+def _states(inference: Inference) -> dict[str, int]:
     """Return the number of VMs of all hosts in each reported state, zeros included."""
-    words = Counter(vm.state.state for vms in judgement.hosts.values() for vm in vms)
+    words = Counter(vm.state.state for vms in inference.hosts.values() for vm in vms)
     return {word.value.lower(): words[word] for word in VmWord}
 
 
@@ -368,8 +377,8 @@ def _upstreams(listing: Listing, provider: Provider) -> dict[DeployId, VmId]:
     return {deploy_id: vm_id for deploy_id, vm_id in found if vm_id is not None}
 
 
-def _wilds(judgement: Judgement, watched: Watched) -> tuple[Wild, ...]:
-    wilds = sorted(judgement.wilds, key=lambda instance: instance.deploy_id)
+def _wilds(inference: Inference, watched: Watched) -> tuple[Wild, ...]:
+    wilds = sorted(inference.wilds, key=lambda instance: instance.deploy_id)
     return tuple(wild_of(each, hints_of(each, watched.provider)) for each in wilds)
 
 
@@ -377,17 +386,17 @@ def _defect(error: Exception) -> ProviderUnavailable:
     return ProviderUnavailable(internal_error(error))
 
 
-def _warning(judgement: Judgement, provider: Provider) -> str:
-    if judgement.held:
+def _warning(inference: Inference, provider: Provider) -> str:
+    if inference.held:
         return (
-            f"{len(judgement.held)} instances vanished at once: their VMs are left as they are for now;"
+            f"{len(inference.held)} instances vanished at once: their VMs are left as they are for now;"
             " see unusual_hold in [monitor]"
         )
-    strays: Mapping[DeployId, str] = judgement.strays
-    if strays:
-        deploy_id = min(strays)
-        return f"instance {shown_deploy_id(deploy_id)} {strays[deploy_id]}"
-    return next(iter(provider.troubles()), "") if isinstance(provider, TroubleTeller) else ""
+    anomalies: Mapping[DeployId, str] = inference.anomalies
+    if anomalies:
+        deploy_id = min(anomalies)
+        return f"instance {shown_deploy_id(deploy_id)} {anomalies[deploy_id]}"
+    return next(iter(provider.listing_warnings()), "") if isinstance(provider, WarningSource) else ""
 
 
 async def aside(size: int, work: Callable[[], _Result]) -> _Result:

@@ -35,7 +35,7 @@ class CreatePlan(Value, frozen=True, kw_only=True):
     """How a VM could be created.
 
     Attributes:
-        alternatives: parameters to try in this order; the next one only after the cloud definitely had no room.
+        alternatives: parameters to try in this order; the next one only after the cloud definitely had no capacity.
         warnings: sentences for the VM's log (an unknown attribute, an ignored token).
     """
 
@@ -326,8 +326,8 @@ class Size(Value, frozen=True, kw_only=True):
     memory: int
 
 
-class Room(Value, frozen=True, kw_only=True):
-    """The room in an account.
+class Capacity(Value, frozen=True, kw_only=True):
+    """The capacity of an account.
 
     Attributes:
         cpu: cores, free and in use; None for no limit.
@@ -346,33 +346,33 @@ class Room(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class CapacitySource(Protocol):
-    """Can report the room in the cloud; `[capacity]` of the configuration comes first."""
+    """Can report the capacity of the cloud; `[capacity]` of the configuration comes first."""
 
     def instance_sizes(self) -> Mapping[str, Size]:
         """Return the sizes of the instance types by name, as far as they are known without asking the cloud."""
 
-    async def capacity(self) -> Room | Size | None:
-        """Return the room of the whole account, in use and free; None when there is no limit.
+    async def capacity(self) -> Capacity | Size | None:
+        """Return the capacity of the whole account, in use and free; None when there is no limit.
 
-        Asked every minute, and at once after the cloud refused a create for lack of room or by a limit. Until the first
-        answer no capacity is reported to the scheduler.
+        Asked every minute, and at once after the cloud refused a create for lack of capacity or by a limit. Until the
+        first answer no capacity is reported to the scheduler.
         """
 
 
 @runtime_checkable
-class TroubleTeller(Protocol):
+class WarningSource(Protocol):
     """Can report problems in the cloud before an action fails of them."""
 
-    def troubles(self) -> Sequence[str]:
+    def listing_warnings(self) -> Sequence[str]:
         """Return sentences for PROVIDER_WARNING of the hosts, from the latest listing; the worst first. No I/O."""
 
 
 @runtime_checkable
 class SizedInstances(Protocol):
-    """Instances take the room of their type, used or not."""
+    """Instances take the capacity of their type, used or not."""
 
     def size_of(self, instance: Instance) -> Size | None:
-        """Return the room that a live instance takes; None for an unknown size, which counts as nothing. Pure."""
+        """Return the capacity that a live instance takes; None for an unknown size, which counts as nothing. Pure."""
 
 
 class ImportHints(Value, frozen=True, kw_only=True):
@@ -446,12 +446,12 @@ class BootFinisher(Protocol):
 
 @runtime_checkable
 class ShortageTeller(Protocol):
-    """Can say whether an accepted instance failed to run for lack of room."""
+    """Can say whether an accepted instance failed to run for lack of capacity."""
 
     def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
-        """Return True when it ended, or failed for good, for lack of room: then the plan's next alternative is tried.
+        """Return True when it ended, or failed for good, for lack of capacity.
 
-        No I/O. A provider may remember the shortage.
+        Then the plan's next alternative is tried. No I/O. A provider may remember the shortage.
 
         Args:
             instance: as the cloud shows it.

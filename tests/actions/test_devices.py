@@ -129,7 +129,7 @@ async def test_an_unanswered_attach_is_retried_but_a_snapshot_is_not(
 NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "LooseParts", "SelfChecking", "SizedInstances"),
-    *("ShortageTeller", "Priced", "TroubleTeller", "NamedAttributes"),
+    *("ShortageTeller", "Priced", "WarningSource", "NamedAttributes"),
     *("DeviceListing", "Reconfigurable", "LiveResizing"),
 )
 

@@ -18,7 +18,7 @@ from one_provider_mad.actions.duplicates import Duplicates, sort_duplicates
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import AmbiguousInstance, ProviderUnavailable
 from one_provider_mad.journal.records import Attempt, AttemptState
-from one_provider_mad.monitor.whose import latest_of
+from one_provider_mad.monitor.attribution import latest_of
 from one_provider_mad.providers.interface import CreateCall
 from one_provider_mad.timestamps import Timestamp
 from tests.actions.fakes import EPOCH, FakeCloud, World, a_world, identity_of, pass_time, request_of

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from one_provider_mad.monitor.cloud_source import Told
+from one_provider_mad.monitor.cloud_source import ReportSettings
 from one_provider_mad.monitor.probed_host import Voice
 from one_provider_mad.monitor.probes import Probes
 from one_provider_mad.monitor.settings import MonitorSettings
@@ -36,7 +36,7 @@ class Front:
         self.root = root
         self.places = Places(conf=root / "etc/one_provider_mad", var=root / "var", log=root / "var", etc=root / "etc")
         self.places.etc.mkdir()
-        self.told = Told(hypervisor="cloud", kind="scripts")
+        self.report_settings = ReportSettings(hypervisor="cloud", kind="scripts")
         self.warnings: list[str] = []
         self.now = 0.0
 
@@ -49,14 +49,14 @@ class Front:
         return file
 
     def settings(self, **monitor: float) -> None:
-        self.told = Told(hypervisor="cloud", kind="scripts", monitor=MonitorSettings(**monitor))  # type: ignore[arg-type]
+        self.report_settings = ReportSettings(hypervisor="cloud", kind="scripts", monitor=MonitorSettings(**monitor))  # type: ignore[arg-type]
 
     def probes(self, seconds: float | None = None, threads: int = 15) -> Probes:
         options = Options(name="cloud", timeout=seconds, threads=threads)
         return Probes(
             name=options.name,
             places=self.places,
-            told=lambda: self.told,
+            settings=lambda: self.report_settings,
             options=options,
             warn=self.warnings.append,
             clock=lambda: self.now,

@@ -1,4 +1,4 @@
-"""An information driver in virtual time: a desk, a sweeper and a cloud that does as it is told."""
+"""An information driver in virtual time: a request handler, a sweeper and a cloud that does as it is told."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, InstanceState, Usage
 from one_provider_mad.errors import MadError
-from one_provider_mad.monitor.cloud_source import ProbeSource, Told, Watched
-from one_provider_mad.monitor.desk import Desk
+from one_provider_mad.monitor.cloud_source import ProbeSource, ReportSettings, Watched
+from one_provider_mad.monitor.requests import RequestHandler
 from one_provider_mad.monitor.sender import Stamps
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
 from one_provider_mad.monitor.sweep import Sweeper
@@ -42,7 +42,7 @@ class FakeSource:
         capacity: CapacitySettings | None = None,
     ) -> None:
         self.error: MadError | None = None
-        self.settings = Told(
+        self.settings = ReportSettings(
             hypervisor="fake",
             kind="fake",
             monitor=monitor or MonitorSettings(),
@@ -51,7 +51,7 @@ class FakeSource:
         self.watched = Watched(provider=provider, owner=OWNER, call_timeout=60.0, journal=journal)
         self.probe_source: ProbeSource | None = None
 
-    def told(self) -> Told:
+    def report_settings(self) -> ReportSettings:
         return self.settings
 
     def probes(self) -> ProbeSource | None:
@@ -64,7 +64,7 @@ class FakeSource:
 
 
 class Studio:
-    """A desk, with the lines it writes in a list beside the time at which they were written.
+    """A request handler, with the lines it writes in a list beside the time at which they were written.
 
     Args:
         path: directory of the journal.
@@ -88,11 +88,11 @@ class Studio:
         self.said: list[tuple[float, Line]] = []
         self.is_read = True
         self.unread: list[Callable[[], None]] = []
-        self.desk = Desk(sweeper=self.sweeper, source=self.source, output=self, stamps=Stamps(self.clock))
+        self.handler = RequestHandler(sweeper=self.sweeper, source=self.source, output=self, stamps=Stamps(self.clock))
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
 
-    # The output that the desk writes to
+    # The output that the request handler writes to
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
         is_legacy = data.startswith((b"MONITOR SUCCESS", b"MONITOR FAILURE", b"STOPMONITOR"))
@@ -111,12 +111,12 @@ class Studio:
     def log(self, data: bytes) -> None:
         self.send(data)
 
-    # The core, which writes to the desk
+    # The core, which writes to the request handler
 
     def tell(self, line: bytes) -> None:
         request = parse_line(line.rstrip(b"\n"))
         assert isinstance(request, Monitor | StartMonitor | StopMonitor | Unreadable)
-        self.desk.accept(request)
+        self.handler.accept(request)
 
     def start(self, host_id: int = 3, **periods: int) -> None:
         self.tell(start_monitor(host_id, f"cloud-{host_id}", **periods))

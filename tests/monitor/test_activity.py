@@ -20,7 +20,7 @@ from one_provider_mad.journal.reader import read_outline
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Outline
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.activity import DEAD_SECONDS, Activity, ActivityReader
-from one_provider_mad.monitor.whose import latest_time
+from one_provider_mad.monitor.attribution import latest_time
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action
 from tests.monitor.worlds import identity_of

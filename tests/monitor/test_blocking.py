@@ -17,7 +17,7 @@ from blockbuster import BlockingError
 from one_provider_mad.domain import VmId
 from one_provider_mad.journal.reader import read_outline
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.monitor.desk import Desk
+from one_provider_mad.monitor.requests import RequestHandler
 from one_provider_mad.monitor.sender import Stamps
 from one_provider_mad.monitor.state import State, StateFile
 from one_provider_mad.monitor.sweep import MANY, Sweeper
@@ -53,7 +53,7 @@ class Inside:
         self.cloud = MonitoredCloud(Options(name="simulated"), places, warn=self.warnings.append)
         self.sweeper = Sweeper(self.cloud, clock=time.time)
         self.stamps = Stamps(time.time)
-        self.desk = Desk(sweeper=self.sweeper, source=self.cloud, output=self, stamps=self.stamps)
+        self.handler = RequestHandler(sweeper=self.sweeper, source=self.cloud, output=self, stamps=self.stamps)
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
         is_legacy = data.startswith((b"MONITOR SUCCESS", b"MONITOR FAILURE"))
@@ -68,7 +68,7 @@ class Inside:
     def tell(self, line: bytes) -> None:
         request = parse_line(line.rstrip(b"\n"))
         assert isinstance(request, Monitor | StartMonitor | StopMonitor | Unreadable)
-        self.desk.accept(request)
+        self.handler.accept(request)
 
     async def hear(self, word: str, matches: Callable[[Line], bool] = lambda _line: True) -> Line:
         """The next such line, after those that were returned or skipped before."""
@@ -108,7 +108,7 @@ async def inside(crowd: list[str], places: Places) -> AsyncIterator[Inside]:
         one = Inside(places)
         await one.cloud.load()
         yield one
-        await one.desk.stop()
+        await one.handler.stop()
         await one.cloud.close()
     await journal.close()
 

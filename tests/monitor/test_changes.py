@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.journal.records import Answered
 from one_provider_mad.monitor.changes import Changes
-from one_provider_mad.monitor.truth import SeenVm
+from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.monitor.worlds import NOW
 
@@ -39,7 +39,7 @@ def told(
 def begun(word: VmWord = RUNNING) -> Changes:
     """Changes, a minute after a report of all VMs."""
     changes = Changes()
-    changes.all_told([seen(word)], {}, now=NOW - 60)
+    changes.all_reported([seen(word)], {}, now=NOW - 60)
     return changes
 
 
@@ -86,23 +86,23 @@ def test_a_failure_soon_after_an_attached_disk_is_reported_once() -> None:
 def test_a_change_that_a_report_of_all_vms_repeated_is_not_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
-    changes.all_told([seen(POWEROFF)], {}, now=NOW + 40)
+    changes.all_reported([seen(POWEROFF)], {}, now=NOW + 40)
     assert told(changes, POWEROFF, *range(45, 100, 5)) == {}
 
 
 def test_a_change_in_a_report_of_all_that_may_have_been_ignored_is_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
-    changes.all_told([seen(RUNNING)], {}, now=NOW + 5)
+    changes.all_reported([seen(RUNNING)], {}, now=NOW + 5)
     assert told(changes, RUNNING, *range(10, 100, 5)) == {35: "RUNNING", 70: "RUNNING"}
 
 
 def test_after_its_start_a_driver_repeats_only_states_that_may_have_been_ignored() -> None:
     changes = Changes()
-    changes.all_told([seen(RUNNING)], {}, now=NOW)
+    changes.all_reported([seen(RUNNING)], {}, now=NOW)
     assert told(changes, RUNNING, *range(0, 100, 5)) == {}
     changes = Changes()
-    changes.all_told([seen(POWEROFF)], answer("DEPLOY", at=-5), now=NOW)
+    changes.all_reported([seen(POWEROFF)], answer("DEPLOY", at=-5), now=NOW)
     assert told(changes, POWEROFF, 5, 10, 30) == {30: "POWEROFF"}
 
 
@@ -163,7 +163,7 @@ def test_opennebula_learns_of_every_change_in_the_end_and_ignores_few_reports(
                 instance = ACTIONS[what]
                 core.act(what, instance, now - 1)
         if second % 180 == sync_at // 5 * 5:
-            changes.all_told([seen(instance)], core.answered, now=now)
+            changes.all_reported([seen(instance)], core.answered, now=now)
             core.hear(instance, now, is_sync=True)
         else:
             for state in changes.see([seen(instance)], core.answered, now=now):

@@ -6,9 +6,9 @@ import pytest
 from lxml import etree
 
 from one_provider_mad.domain import VmId
+from one_provider_mad.monitor.capacity import Allocation
 from one_provider_mad.monitor.core_hosts import allocation_of, wanted_hosts
 from one_provider_mad.monitor.host import Load
-from one_provider_mad.monitor.room import Allocation
 from one_provider_mad.protocol.im_messages import Periods, StartMonitor
 
 KNOWN = StartMonitor(host_id=3, host="old name", im_mad="ours", periods=Periods(state_vm=7), document=b"<M/>")

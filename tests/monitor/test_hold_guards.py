@@ -5,7 +5,7 @@ from __future__ import annotations
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.truth import Judgement, Listing, Rules
+from one_provider_mad.monitor.inference import Inference, Listing, Rules
 from tests.monitor.worlds import IDLE, OWNER, answered, attempt_of, busy_with, instance_of, listing_of, through, words
 
 DEAD = InstanceState.TERMINATED
@@ -96,9 +96,9 @@ def test_instances_missing_for_minutes_do_not_count_as_vanished_again() -> None:
 
 def test_vms_already_missing_are_not_held_when_many_others_vanish() -> None:
     away = [look_at(range(11), after=10.0 * n) for n in range(1, 4)]
-    judgement = through([look_at(range(20), after=0), *away, look_at(range(6), after=40)])
-    assert judgement.held == set(range(6, 11))
-    assert {words(judgement)[number] for number in range(11, 20)} == {"(FAILURE)"}
+    inference = through([look_at(range(20), after=0), *away, look_at(range(6), after=40)])
+    assert inference.held == set(range(6, 11))
+    assert {words(inference)[number] for number in range(11, 20)} == {"(FAILURE)"}
 
 
 def test_held_vms_are_not_held_longer_when_others_vanish() -> None:
@@ -132,9 +132,9 @@ def counted() -> list[Look]:
 
 
 def test_vms_missed_before_are_counted_on_when_fewer_instances_are_present() -> None:
-    judgement = through([*counted(), look_at(range(0), after=30)])
-    assert judgement.held == frozenset()
-    assert {words(judgement)[number] for number in range(5, 10)} == {"(FAILURE)"}
+    inference = through([*counted(), look_at(range(0), after=30)])
+    assert inference.held == frozenset()
+    assert {words(inference)[number] for number in range(5, 10)} == {"(FAILURE)"}
 
 
 def test_vms_counted_as_missed_are_not_held_because_others_are_held() -> None:
@@ -149,6 +149,6 @@ def test_vms_counted_as_missed_are_not_held_because_others_are_held() -> None:
 def test_a_held_vm_whose_instance_was_terminated_is_not_held_again() -> None:
     steps = [look_at(range(10), after=0), look_at(range(0), after=10), look_at(range(1, 10), *dead(range(1)), after=20)]
     steps.append(look_at(range(1, 10), after=30, activity=answered(0, "DEPLOY", after=25)))
-    judgement: Judgement = through([*steps, *[look_at(range(1, 10), after=10.0 * n) for n in (4, 5)]])
-    assert (judgement.held, words(judgement)[0]) == (frozenset(), "(FAILURE)")
-    assert VmId(0) in judgement.memory.vms
+    inference: Inference = through([*steps, *[look_at(range(1, 10), after=10.0 * n) for n in (4, 5)]])
+    assert (inference.held, words(inference)[0]) == (frozenset(), "(FAILURE)")
+    assert VmId(0) in inference.memory.vms

@@ -1,4 +1,4 @@
-"""How much room a host is said to have, and what of it is in use."""
+"""The capacity that a host reports, and how much of it is in use."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Mapping
 import pytest
 
 from one_provider_mad.domain import InstanceState, Usage
-from one_provider_mad.monitor.cloud_source import Told
+from one_provider_mad.monitor.cloud_source import ReportSettings
 from one_provider_mad.monitor.host import (
     UNLIMITED,
     Load,
+    capacity_of,
     letter_of,
     load_of,
     report_of,
-    room_of,
     unknown_types,
     wild_of,
 )
 from one_provider_mad.monitor.settings import CapacitySettings
-from one_provider_mad.providers.interface import Room, Size
-from one_provider_mad.providers.simulated.capacity import import_hints, room, sizes
+from one_provider_mad.providers.interface import Capacity, Size
+from one_provider_mad.providers.simulated.capacity import import_hints, sizes, whole_capacity
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.monitor.worlds import wild
 
@@ -50,7 +50,7 @@ LIMIT = Size(cpu=100, memory=1000)
 def test_capacity_is_taken_from_the_configuration_then_from_the_cloud(
     settings: CapacitySettings, limit: Size | None, expected: Size
 ) -> None:
-    assert room_of(settings, SIZES, limit) == expected
+    assert capacity_of(settings, SIZES, limit) == expected
 
 
 def test_configured_types_that_the_cloud_does_not_have_are_returned() -> None:
@@ -62,18 +62,20 @@ def test_the_load_is_the_sum_of_known_usages() -> None:
 
 
 def test_a_host_report_has_cpu_in_percent_and_memory_in_kib() -> None:
-    report = report_of(Told(hypervisor="sea"), Size(cpu=2.5, memory=3), Load(cpu=7, memory=8), error="e", warning="w")
+    report = report_of(
+        ReportSettings(hypervisor="sea"), Size(cpu=2.5, memory=3), Load(cpu=7, memory=8), error="e", warning="w"
+    )
     assert (report.total_cpu, report.total_memory, report.used_cpu, report.used_memory) == (250, 3072, 7, 8)
     assert (report.error, report.attributes["PROVIDER_WARNING"]) == ("e", "w")
 
 
 def test_a_report_without_a_warning_clears_the_previous_one() -> None:
-    """OpenNebula keeps what it was once told of a host until it is told otherwise."""
-    assert report_of(Told(hypervisor="sea"), None, Load()).attributes["PROVIDER_WARNING"] == "-"
+    """OpenNebula keeps what it was once reported of a host until it is reported otherwise."""
+    assert report_of(ReportSettings(hypervisor="sea"), None, Load()).attributes["PROVIDER_WARNING"] == "-"
 
 
 def test_a_report_without_known_capacity_has_no_totals() -> None:
-    report = report_of(Told(hypervisor="sea"), None, Load())
+    report = report_of(ReportSettings(hypervisor="sea"), None, Load())
     assert (report.total_cpu, report.total_memory) == (None, None)
 
 
@@ -92,21 +94,21 @@ def test_only_running_stopped_and_suspended_have_a_state_letter() -> None:
     [
         pytest.param({}, None, id="no-limit"),
         pytest.param({"capacity": {"xlarge_16gb": 2}}, None, id="one-type-limited"),
-        pytest.param({"max_instances": 2}, Room(cpu=16, memory=32768, most=2), id="two-of-the-largest-type"),
+        pytest.param({"max_instances": 2}, Capacity(cpu=16, memory=32768, most=2), id="two-of-the-largest-type"),
         pytest.param(
             {"max_instances": 3, "capacity": {"xlarge_16gb": 1}},
-            Room(cpu=16, memory=32768, most=3),
+            Capacity(cpu=16, memory=32768, most=3),
             id="one-of-the-largest-and-smaller-ones",
         ),
         pytest.param(
-            {"capacity": dict.fromkeys(sizes(SimulatedSettings()), 1)}, Room(cpu=19, memory=32512), id="one-of-each"
+            {"capacity": dict.fromkeys(sizes(SimulatedSettings()), 1)}, Capacity(cpu=19, memory=32512), id="one-of-each"
         ),
     ],
 )
 def test_capacity_of_the_simulated_cloud_follows_from_its_limits(
-    limits: Mapping[str, object], expected: Room | None
+    limits: Mapping[str, object], expected: Capacity | None
 ) -> None:
-    assert room(SimulatedSettings(**limits)) == expected  # type: ignore[arg-type]
+    assert whole_capacity(SimulatedSettings(**limits)) == expected  # type: ignore[arg-type]
 
 
 def test_an_instance_without_attributes_has_size_zero() -> None:

@@ -61,7 +61,7 @@ class Scene:
 async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     scene = Scene(tmp_path)
     yield scene
-    await scene.one.desk.stop()
+    await scene.one.handler.stop()
 
 
 Act = Callable[[Scene], object]

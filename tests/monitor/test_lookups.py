@@ -12,9 +12,9 @@ import pytest
 
 from one_provider_mad.domain import DeployId, Instance, VmId
 from one_provider_mad.errors import Throttled
+from one_provider_mad.monitor.attribution import KnownInstance
+from one_provider_mad.monitor.inference import Listing, Memory, Rules, infer_states
 from one_provider_mad.monitor.lookups import MOST_LOOKED_UP, lacking, look_up
-from one_provider_mad.monitor.truth import Listing, Memory, Rules, judge
-from one_provider_mad.monitor.whose import Known
 from tests.actions.fakes import pass_time, until
 from tests.monitor.studio import Studio
 from tests.monitor.worlds import IDLE, NOW, OWNER, instance_of, listing_of, through, words
@@ -35,7 +35,7 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
 
     yield make
     for one in made:
-        await one.desk.stop()
+        await one.handler.stop()
 
 
 def let_listings_lag(one: Studio, *vm_ids: int) -> None:
@@ -98,8 +98,8 @@ def test_a_vm_is_missing_only_after_the_visibility_grace(missing_after: int) -> 
     rules = Rules(owner=OWNER, grace=300.0, missing_after=missing_after)
     memory, said = through([(listing_of(instance_of(7)), IDLE)], rules=rules).memory, {}
     for after in range(5, 400, 5):
-        judgement = judge(memory, listing_of(after=after), IDLE, rules)
-        memory, said[after] = judgement.memory, words(judgement)[7]
+        inference = infer_states(memory, listing_of(after=after), IDLE, rules)
+        memory, said[after] = inference.memory, words(inference)[7]
     assert next(after for after, word in said.items() if word == "(FAILURE)") == 305
 
 
@@ -114,14 +114,14 @@ def test_a_vm_that_came_back_within_the_grace_gets_the_whole_grace_again() -> No
 def test_vms_whose_lookup_failed_are_unknown_and_neither_missed_nor_held() -> None:
     everyone = [instance_of(vm_id) for vm_id in range(10)]
     lost = Listing(began_at=NOW + 10, instances=(), unasked=frozenset(each.deploy_id for each in everyone))
-    judgement = through([(listing_of(*everyone), IDLE), (lost, IDLE)])
-    assert set(words(judgement).values()) == {"UNKNOWN"}
-    assert judgement.held == frozenset()
-    assert not any(known.misses for known in judgement.memory.vms.values())
+    inference = through([(listing_of(*everyone), IDLE), (lost, IDLE)])
+    assert set(words(inference).values()) == {"UNKNOWN"}
+    assert inference.held == frozenset()
+    assert not any(known.misses for known in inference.memory.vms.values())
 
 
-def known(vm_id: int, **more: Any) -> Known:
-    return Known(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), **more)
+def known(vm_id: int, **more: Any) -> KnownInstance:
+    return KnownInstance(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), **more)
 
 
 def test_only_instances_that_may_become_missing_are_looked_up_most_missed_first() -> None:

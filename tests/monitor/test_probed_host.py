@@ -78,7 +78,7 @@ async def test_a_start_that_replaces_another_keeps_its_last_probe_results(front:
 
 
 async def test_a_changed_heartbeat_applies_without_another_start(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("one_provider_mad.monitor.probed_host.GLANCE_SECONDS", 0.02)
+    monkeypatch.setattr("one_provider_mad.monitor.probed_host.CHECK_SECONDS", 0.02)
     front.settings(heartbeat=3600)
     async with reporting(front) as said:
         await come(lambda: texts(said, Kind.MONITOR_HOST))

@@ -12,9 +12,9 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable, SettingsError, Throttled
+from one_provider_mad.monitor.attribution import KnownInstance
+from one_provider_mad.monitor.inference import Memory
 from one_provider_mad.monitor.sender import Sender
-from one_provider_mad.monitor.truth import Memory
-from one_provider_mad.monitor.whose import Known
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
@@ -38,7 +38,7 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
 
     yield make
     for one in made:
-        await one.desk.stop()
+        await one.handler.stop()
 
 
 async def test_each_kind_of_report_is_sent_at_its_period(studio: Make) -> None:
@@ -289,7 +289,7 @@ async def test_a_stopped_host_gets_no_more_messages(studio: Make) -> None:
     before = len(one.said)
     await pass_time(100)
     assert {line.host_id for _, line in one.said[before:]} == {4}
-    assert [request.host_id for request in one.desk.hosts] == [4]
+    assert [request.host_id for request in one.handler.hosts] == [4]
 
 
 async def test_timestamps_never_go_backwards_when_the_clock_jumps(studio: Make) -> None:
@@ -417,7 +417,7 @@ async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studi
     one.add(7)
     one.start(SYNC_STATE_VM=1000)
     await pass_time(10)
-    one.desk.be_silent(is_silent=True)
+    one.handler.be_silent(is_silent=True)
     said, listed = len(one.said), one.cloud.count("list_instances")
     await pass_time(600)
     one.start(4)
@@ -427,7 +427,7 @@ async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studi
     one.ask(5)
     await pass_time(1)
     assert one.lines("MONITOR", 5)[-1].text == "", "oned ignores that"
-    one.desk.be_silent(is_silent=False)
+    one.handler.be_silent(is_silent=False)
     said = len(one.said)
     await pass_time(2)
     assert {line.word for _, line in one.said[said:] if line.host_id == 3} >= {"SYSTEM_HOST", "MONITOR_HOST"}
@@ -440,9 +440,9 @@ async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studi
 async def test_a_host_stopped_before_hosts_are_resumed_is_not_resumed(studio: Make) -> None:
     one = studio()
     one.stop(3)
-    one.desk.resume([asked(3), asked(4)])
+    one.handler.resume([asked(3), asked(4)])
     await pass_time(1)
-    assert [request.host_id for request in one.desk.hosts] == [4]
+    assert [request.host_id for request in one.handler.hosts] == [4]
     assert one.times("SYSTEM_HOST", 3) == []
 
 
@@ -450,14 +450,15 @@ async def test_a_host_stopped_and_started_before_hosts_are_resumed_stays_monitor
     one = studio()
     one.stop(3)
     one.start(3)
-    one.desk.resume([asked(3)])
-    assert [request.host_id for request in one.desk.hosts] == [3]
+    one.handler.resume([asked(3)])
+    assert [request.host_id for request in one.handler.hosts] == [3]
 
 
 async def test_during_an_outage_a_vm_with_a_parked_instance_is_left_out_of_reports(studio: Make) -> None:
     one = studio()
     known = [
-        Known(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), is_parked=vm_id == 8) for vm_id in (7, 8)
+        KnownInstance(vm_id=VmId(vm_id), host_id=3, deploy_id=DeployId(f"i-{vm_id}"), is_parked=vm_id == 8)
+        for vm_id in (7, 8)
     ]
     one.sweeper.memory = Memory(vms={each.vm_id: each for each in known}, listed_at=1.0)
     one.source.error = SettingsError("no such region")

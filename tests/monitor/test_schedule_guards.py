@@ -10,11 +10,11 @@ from structlog.testing import capture_logs
 
 from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.monitor.attribution import KnownInstance
 from one_provider_mad.monitor.changes import Changes
+from one_provider_mad.monitor.inference import Memory, SeenVm
 from one_provider_mad.monitor.schedule import Due
 from one_provider_mad.monitor.sender import Sender
-from one_provider_mad.monitor.truth import Memory, SeenVm
-from one_provider_mad.monitor.whose import Known
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Era, Monitor, StartMonitor, StopMonitor
 from one_provider_mad.protocol.reports import VmState, VmWord
@@ -30,7 +30,7 @@ async def one(tmp_path: Path) -> AsyncIterator[Studio]:
     """A running driver on a fake cloud, in virtual time."""
     studio = Studio(tmp_path)
     yield studio
-    await studio.desk.stop()
+    await studio.handler.stop()
 
 
 OUTAGE = ProviderUnavailable("no answer")
@@ -48,7 +48,7 @@ def seen(*vms: tuple[int, VmWord]) -> list[SeenVm]:
 def test_a_change_to_unknown_is_not_reported_and_one_from_unknown_is() -> None:
     changes = Changes()
     assert [state.vm_id for state in changes.see(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)), {}, now=1)] == [7]
-    changes.all_told(seen((7, VmWord.UNKNOWN)), {}, now=2)
+    changes.all_reported(seen((7, VmWord.UNKNOWN)), {}, now=2)
     assert [state.state for state in changes.see(seen((7, VmWord.RUNNING)), {}, now=3)] == [VmWord.RUNNING]
 
 
@@ -118,9 +118,9 @@ async def test_resuming_does_not_replace_a_newer_start_monitor(one: Studio) -> N
     one.start(3, BEACON_HOST=7)
     before = parse_line(start_monitor(3, "cloud-3", BEACON_HOST=77).rstrip())
     assert isinstance(before, StartMonitor)
-    one.desk.resume([before])
+    one.handler.resume([before])
     await pass_time(1)
-    assert [request.periods.beacon_host for request in one.desk.hosts] == [7]
+    assert [request.periods.beacon_host for request in one.handler.hosts] == [7]
 
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["monitored-already", "new"])
@@ -133,7 +133,7 @@ async def test_an_unreadable_start_monitor_sets_provider_error_and_monitoring_co
         await pass_time(1)
     one.tell(b"START_MONITOR - 3 0 !!!\n")
     await pass_time(1)
-    assert [request.periods.beacon_host for request in one.desk.hosts] == [7 if is_known else 30]
+    assert [request.periods.beacon_host for request in one.handler.hosts] == [7 if is_known else 30]
     assert {line.status for _, line in one.said if line.word != "LOG"} == {"SUCCESS"}
     assert plain(one.lines("SYSTEM_HOST")[-1].values, "PROVIDER_ERROR").startswith("payload is not base64")
     assert one.syncs()[-1][1] == {7: "RUNNING"}
@@ -206,9 +206,9 @@ async def test_up_to_4_12_a_missing_vm_is_left_out_of_reports(one: Studio) -> No
 
 async def test_during_an_outage_a_legacy_report_has_only_the_hosts_known_vms(one: Studio) -> None:
     known = [
-        Known(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2),
-        Known(vm_id=VmId(8), host_id=3, deploy_id=DeployId("i-8"), misses=3, missing_since=1.0),
-        Known(vm_id=VmId(9), host_id=4, deploy_id=DeployId("i-9")),
+        KnownInstance(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2),
+        KnownInstance(vm_id=VmId(8), host_id=3, deploy_id=DeployId("i-8"), misses=3, missing_since=1.0),
+        KnownInstance(vm_id=VmId(9), host_id=4, deploy_id=DeployId("i-9")),
     ]
     one.sweeper.memory = Memory(vms={each.vm_id: each for each in known}, listed_at=1.0)
     one.cloud.always["list"] = OUTAGE
@@ -243,10 +243,10 @@ async def test_an_exception_in_probes_is_answered_with_failure_unless_another_fr
     one.source.probe_source = OddProbes()
     with capture_logs():
         for is_silent in (False, True):
-            one.desk.be_silent(is_silent=is_silent)
+            one.handler.be_silent(is_silent=is_silent)
             one.ask()
             await pass_time(1)
-        one.desk.accept(StopMonitor(host_id=3, era=Era.LEGACY))
+        one.handler.accept(StopMonitor(host_id=3, era=Era.LEGACY))
     (_, stopped) = one.said[-1]
     assert (stopped.word, stopped.status, stopped.text.split(",")[0]) == (
         "STOPMONITOR",

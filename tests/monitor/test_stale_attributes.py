@@ -33,7 +33,7 @@ async def studio(tmp_path: Path) -> AsyncIterator[Make]:
 
     yield make
     for one in made:
-        await one.desk.stop()
+        await one.handler.stop()
 
 
 def attributes_of(line: Line, vm_id: int = 7) -> Values:

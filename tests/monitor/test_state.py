@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.domain import DeployId, VmId
+from one_provider_mad.monitor.attribution import KnownInstance
+from one_provider_mad.monitor.inference import Memory
 from one_provider_mad.monitor.state import VERSION, State, StateFile
-from one_provider_mad.monitor.truth import Memory
-from one_provider_mad.monitor.whose import Known
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import StartMonitor
@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> StateFile:
 
 
 def state_of(**fields: object) -> State:
-    known = Known(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2, missing_since=5.0)
+    known = KnownInstance(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2, missing_since=5.0)
     request = parse_line(start_monitor(3, "cloud-3", interval=60).rstrip())
     assert isinstance(request, StartMonitor)
     memory = Memory(vms={VmId(7): known}, listed_at=6.0, held_since=4.0)

@@ -28,7 +28,7 @@ async def one(tmp_path: Path) -> AsyncIterator[Studio]:
     """A running driver on a fake cloud, in virtual time."""
     studio = Studio(tmp_path)
     yield studio
-    await studio.desk.stop()
+    await studio.handler.stop()
 
 
 @pytest.mark.looptime
@@ -36,7 +36,7 @@ async def test_simultaneous_callers_share_one_listing(one: Studio) -> None:
     one.add(7)
     sweeps = await asyncio.gather(*(one.sweeper.sweep() for _ in range(9)))
     assert one.cloud.count("list") == 1
-    assert all(words(sweep.judgement) == {7: "RUNNING"} for sweep in sweeps)
+    assert all(words(sweep.inference) == {7: "RUNNING"} for sweep in sweeps)
 
 
 @pytest.mark.looptime
@@ -47,7 +47,7 @@ async def test_a_cancelled_caller_does_not_cancel_the_sweep_of_others(one: Studi
     await pass_time(1)
     first.cancel()
     gate.set()
-    assert words((await second).judgement) == {}
+    assert words((await second).inference) == {}
 
 
 @pytest.mark.looptime
@@ -76,7 +76,7 @@ async def test_a_listing_cancelled_by_the_provider_fails_the_sweep(one: Studio) 
 @pytest.mark.looptime
 async def test_a_listing_with_two_states_of_one_instance_fails_the_sweep(one: Studio) -> None:
     one.cloud.doubles[one.add(7)] = InstanceState.RUNNING
-    assert words((await one.sweeper.sweep()).judgement) == {7: "RUNNING"}, "two equal rows"
+    assert words((await one.sweeper.sweep()).inference) == {7: "RUNNING"}, "two equal rows"
     await pass_time(60)
     one.cloud.doubles[DeployId("i-7")] = InstanceState.STOPPED
     with pytest.raises(ProviderUnavailable, match="contradicts itself: it has two different rows for instance 'i-7'"):
@@ -91,8 +91,8 @@ async def test_a_duplicate_with_an_unusable_id_causes_a_short_warning_and_sets_n
         one.cloud.add(identity_of(7), deploy_id=deploy_id)
     sweep = await one.sweeper.sweep()
     assert sweep.warning == "instance '-rf' is a second live instance of VM 7, beside i-7"
-    assert len(sweep.warning) + sum(map(len, sweep.judgement.strays.values())) < 500
-    assert words(sweep.judgement) == {7: "RUNNING"}
+    assert len(sweep.warning) + sum(map(len, sweep.inference.anomalies.values())) < 500
+    assert words(sweep.inference) == {7: "RUNNING"}
 
 
 @pytest.mark.looptime
@@ -102,7 +102,7 @@ async def test_a_sweep_fails_while_the_journal_cannot_be_read(one: Studio, tmp_p
     with pytest.raises(JournalError, match="the journal cannot be read"):
         await one.sweeper.sweep()
     (tmp_path / "journal").unlink()
-    assert words((await one.sweeper.sweep()).judgement) == {7: "RUNNING"}
+    assert words((await one.sweeper.sweep()).inference) == {7: "RUNNING"}
     assert one.sweeper.error == ""
 
 
@@ -113,16 +113,16 @@ async def test_states_are_inferred_anew_from_a_cached_listing_with_the_present_a
     journal = Journal(tmp_path / "journal", clock=studio.clock, on_lost=pytest.fail)
     await journal.open()
     try:
-        assert words((await studio.sweeper.sweep()).judgement) == {7: "POWEROFF"}
+        assert words((await studio.sweeper.sweep()).inference) == {7: "POWEROFF"}
         vm_id = identity_of(7).vm_id
         number = journal.open_request(action="DEPLOY", vm_id=vm_id, dialect=Dialect.SINCE_6_0, payload=b"")
         await journal.sync()
-        assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}
+        assert words((await studio.sweeper.sweep()).inference) == {7: "UNKNOWN"}
         journal.close_request(number)
         await journal.sync()
-        assert words((await studio.sweeper.sweep()).judgement) == {7: "UNKNOWN"}, "the listing is older than the answer"
+        assert words((await studio.sweeper.sweep()).inference) == {7: "UNKNOWN"}, "the listing is older than the answer"
         await journal.park(deploy_id, vm_id)
-        assert words((await studio.sweeper.sweep()).judgement) == {}
+        assert words((await studio.sweeper.sweep()).inference) == {}
         assert studio.cloud.count("list") == 1
     finally:
         await journal.close()
@@ -163,14 +163,14 @@ def attempt_at(at: float, state: AttemptState) -> Attempt:
 async def test_an_attempt_within_the_visibility_grace_is_read_from_the_journal(one: Studio, journal: Journal) -> None:
     one.cloud.visibility_grace = 300
     await journal.save_attempt(attempt_at(one.clock() - 200, AttemptState.CREATED))
-    assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
+    assert words((await one.sweeper.sweep()).inference) == {8: "UNKNOWN"}
 
 
 async def test_an_attempt_since_the_previous_listing_is_read_from_the_journal(one: Studio, journal: Journal) -> None:
     one.set(min_list_interval=0)
     await one.sweeper.sweep()
     await journal.save_attempt(attempt_at(one.clock(), AttemptState.CREATED))
-    assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
+    assert words((await one.sweeper.sweep()).inference) == {8: "UNKNOWN"}
 
 
 @pytest.mark.looptime
@@ -189,7 +189,7 @@ async def test_the_hold_lasts_no_longer_when_the_clock_is_set(tmp_path: Path, st
     while loop.time() - vanished_at < 700:
         await pass_time(50)
         set_by = step if loop.time() - vanished_at > 300 else 0.0
-        held.append((loop.time() - vanished_at, len((await one.sweeper.sweep()).judgement.held)))
+        held.append((loop.time() - vanished_at, len((await one.sweeper.sweep()).inference.held)))
     assert {count for at, count in held if at < (600 if step < 0 else 300)} == {8}
     assert {count for at, count in held if at > 660} == {0}
 
@@ -203,7 +203,7 @@ async def test_a_new_vm_is_not_missing_when_the_clock_is_set_back(tmp_path: Path
     await pass_time(30)
     set_by = -3600.0
     await journal.save_attempt(attempt_at(real() + set_by, AttemptState.CREATED))
-    assert words((await one.sweeper.sweep()).judgement) == {8: "UNKNOWN"}
+    assert words((await one.sweeper.sweep()).inference) == {8: "UNKNOWN"}
 
 
 async def test_a_host_is_not_synced_while_a_create_on_it_has_no_id(one: Studio, journal: Journal) -> None:
@@ -231,7 +231,7 @@ async def test_after_an_outage_states_are_not_inferred_from_the_listing_before_i
         await pass_time(1)
     one.set_state(7, InstanceState.STOPPED)
     await pass_time(10)
-    assert words((await one.sweeper.sweep()).judgement) == {7: "POWEROFF"}
+    assert words((await one.sweeper.sweep()).inference) == {7: "POWEROFF"}
 
 
 class AbleCloud(FakeCloud):
@@ -254,11 +254,11 @@ async def test_capacity_is_read_once_a_minute_and_no_sweep_waits_for_a_read_that
     studio = Studio(tmp_path, cloud)
     cloud.before["capacity"].append(asyncio.Event())
     studio.sweeper.hosts = frozenset({3})
-    assert (await studio.sweeper.sweep()).rooms == {}, "no capacity is reported while it is unknown"
+    assert (await studio.sweeper.sweep()).capacities == {}, "no capacity is reported while it is unknown"
     await pass_time(120)
     await studio.sweeper.sweep()
     await pass_time(10)
-    assert (await studio.sweeper.sweep()).rooms == {3: Size(cpu=20, memory=10240)}
+    assert (await studio.sweeper.sweep()).capacities == {3: Size(cpu=20, memory=10240)}
     for _ in range(20):
         await pass_time(10)
         await studio.sweeper.sweep()
@@ -297,7 +297,7 @@ async def test_an_exception_in_import_hints_of_one_wild_instance_affects_no_othe
     monkeypatch.setattr(AbleCloud, "import_hints", hints)
     with capture_logs():
         sweep = await studio.sweeper.sweep()
-    assert words(sweep.judgement) == {7: "RUNNING"}
+    assert words(sweep.inference) == {7: "RUNNING"}
     assert [(wild.deploy_id, wild.cpu) for wild in sweep.wilds] == [("i-odd", 0), ("i-web", 200)]
 
 
@@ -342,6 +342,6 @@ async def test_ten_thousand_vms_are_reported_in_one_sync_message(tmp_path: Path)
     studio.send = take  # type: ignore[method-assign]
     studio.start()
     await is_over.wait()
-    await studio.desk.stop()
+    await studio.handler.stop()
     [sync] = [line for line in lines if line.startswith(b"STATE_VM")]
     assert len(sync) > MANY

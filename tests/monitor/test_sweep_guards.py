@@ -52,7 +52,7 @@ async def one(tmp_path: Path) -> AsyncIterator[Studio]:
     """A running driver on a fake cloud, in virtual time."""
     studio = Studio(tmp_path, clock=Clock())
     yield studio
-    await studio.desk.stop()
+    await studio.handler.stop()
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def sweep(one: Studio, said: list[dict[int, str]]) -> asyncio.Task[None]:
     """Sweep, and append the inferred states in the order in which sweeps end."""
 
     async def note() -> None:
-        said.append(words((await one.sweeper.sweep()).judgement))
+        said.append(words((await one.sweeper.sweep()).inference))
 
     return asyncio.create_task(note())
 
@@ -147,14 +147,14 @@ async def test_an_attempt_since_the_previous_listing_is_in_the_next_sweep(one: S
     await one.sweeper.sweep()
     await pass_time(2)
     await journal.save_attempt(created(one.clock()))
-    assert words((await sweep_again(one)).judgement) == {8: "UNKNOWN"}
+    assert words((await sweep_again(one)).inference) == {8: "UNKNOWN"}
 
 
 async def test_an_attempt_within_the_visibility_grace_is_in_the_next_sweep(one: Studio, journal: Journal) -> None:
     one.cloud.visibility_grace = 300
     await one.sweeper.sweep()
     await journal.save_attempt(created(one.clock() - 200))
-    assert words((await sweep_again(one)).judgement) == {8: "UNKNOWN"}
+    assert words((await sweep_again(one)).inference) == {8: "UNKNOWN"}
 
 
 @pytest.mark.parametrize("wait", [1, 61], ids=["after-it-was-listed", "while-it-is-listed"])
@@ -174,7 +174,7 @@ async def test_an_attempt_is_still_read_when_the_clock_is_set_back_around_a_list
     one.clock.offset = -100
     gate.set()
     sweeps = [await asked, await one.sweeper.sweep()]
-    assert words(sweeps[0 if wait > 60 else 1].judgement) == {7: "RUNNING", 8: "UNKNOWN"}
+    assert words(sweeps[0 if wait > 60 else 1].inference) == {7: "RUNNING", 8: "UNKNOWN"}
 
 
 async def test_an_answer_after_the_clock_was_set_back_is_still_newer_than_the_listing(
@@ -188,7 +188,7 @@ async def test_an_answer_after_the_clock_was_set_back_is_still_newer_than_the_li
     one.clock.offset = -100
     reader.activity = Activity(answered={VmId(7): Answered(action="DEPLOY", at=one.clock())})
     await pass_time(1)
-    assert words((await one.sweeper.sweep()).judgement) == {7: "UNKNOWN"}
+    assert words((await one.sweeper.sweep()).inference) == {7: "UNKNOWN"}
 
 
 # Settings
@@ -218,7 +218,7 @@ async def test_settings_decide_when_a_vanished_vm_is_missing_and_with_which_stat
     one.add(7)
     await one.sweeper.sweep()
     one.cloud.instances.clear()
-    assert [words((await sweep_again(one)).judgement)[7] for _ in said] == said
+    assert [words((await sweep_again(one)).inference)[7] for _ in said] == said
 
 
 async def test_with_report_wilds_false_wild_instances_are_not_reported(one: Studio) -> None:

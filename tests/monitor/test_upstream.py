@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
-from one_provider_mad.monitor.truth import Judgement, Listing, Memory
+from one_provider_mad.monitor.inference import Inference, Listing, Memory
 from tests.actions.fakes import FakeCloud
 from tests.monitor.studio import Studio
 from tests.monitor.worlds import IDLE, NOW, identity_of, instance_of, listing_of, through, wild, words
@@ -23,7 +23,7 @@ def listing(*instances: Instance, hosts: tuple[int, ...] = (3,), after: float = 
     return msgspec.structs.replace(listing_of(*instances, after=after), upstreams=upstreams, hosts=frozenset(hosts))
 
 
-def judged(*listings: Listing, memory: Memory | None = None) -> Judgement:
+def inferred(*listings: Listing, memory: Memory | None = None) -> Inference:
     return through([(each, IDLE) for each in listings], memory=memory)
 
 
@@ -32,52 +32,52 @@ def judged(*listings: Listing, memory: Memory | None = None) -> Judgement:
     [(InstanceState.RUNNING, "RUNNING"), (InstanceState.STOPPED, "POWEROFF"), (InstanceState.PENDING, "UNKNOWN")],
 )
 def test_an_upstream_instance_reports_its_vm_on_the_only_monitored_host(state: InstanceState, word: str) -> None:
-    judgement = judged(listing(wild("i-7", state), wild("i-8")))
-    assert words(judgement) == {7: word}
-    assert [each.deploy_id for each in judgement.wilds] == ["i-8"]
-    assert (judgement.strays, judgement.unsynced) == ({}, frozenset())
+    inference = inferred(listing(wild("i-7", state), wild("i-8")))
+    assert words(inference) == {7: word}
+    assert [each.deploy_id for each in inference.wilds] == ["i-8"]
+    assert (inference.anomalies, inference.unsynced) == ({}, frozenset())
 
 
 def test_a_vm_is_missing_when_its_upstream_instance_is_no_longer_listed() -> None:
     looks = [listing(wild("i-8"), after=10.0 * count) for count in range(1, 4)]
-    assert words(judged(listing(wild("i-7")), *looks)) == {7: "(FAILURE)"}
+    assert words(inferred(listing(wild("i-7")), *looks)) == {7: "(FAILURE)"}
 
 
 def test_an_upstream_vm_is_reported_on_the_monitored_host_until_its_tags_name_another() -> None:
-    judgement = judged(listing(wild("i-7")), listing(wild("i-7"), hosts=(4,), after=10))
-    assert (words(judgement, 3), words(judgement, 4)) == ({}, {7: "RUNNING"})
+    inference = inferred(listing(wild("i-7")), listing(wild("i-7"), hosts=(4,), after=10))
+    assert (words(inference, 3), words(inference, 4)) == ({}, {7: "RUNNING"})
     tagged = instance_of(7, deploy_id="i-7", host_id=5)
-    judgement = judged(listing(wild("i-7")), listing(tagged, hosts=(4, 5), after=10))
-    assert (words(judgement, 4), words(judgement, 5)) == ({}, {7: "RUNNING"})
+    inference = inferred(listing(wild("i-7")), listing(tagged, hosts=(4, 5), after=10))
+    assert (words(inference, 4), words(inference, 5)) == ({}, {7: "RUNNING"})
 
 
 def test_with_several_monitored_hosts_an_upstream_vm_is_unknown_on_each_and_no_host_synced() -> None:
     """A report of all VMs without it would lose it on its host, and one with it makes it a zombie on another."""
     looks = [listing(wild("i-7"), instance_of(8), hosts=(3, 4), after=10.0 * count) for count in range(1, 5)]
-    judgement = judged(listing(wild("i-7")), *looks)
-    assert [len(judgement.hosts[host_id]) for host_id in (3, 4)] == [2, 1]
-    assert (words(judgement, 3), words(judgement, 4)) == ({7: "UNKNOWN", 8: "RUNNING"}, {7: "UNKNOWN"})
-    assert judgement.unsynced == {3, 4}
-    assert judgement.wilds == []
-    assert judgement.strays == {"i-7": "is VM 7's by upstream's tag, which names no host: power it off and on once"}
+    inference = inferred(listing(wild("i-7")), *looks)
+    assert [len(inference.hosts[host_id]) for host_id in (3, 4)] == [2, 1]
+    assert (words(inference, 3), words(inference, 4)) == ({7: "UNKNOWN", 8: "RUNNING"}, {7: "UNKNOWN"})
+    assert inference.unsynced == {3, 4}
+    assert inference.wilds == []
+    assert inference.anomalies == {"i-7": "is VM 7's by upstream's tag, which names no host: power it off and on once"}
 
 
 def test_a_terminated_upstream_instance_is_not_reported_and_prevents_no_sync() -> None:
-    judgement = judged(listing(wild("i-7", InstanceState.TERMINATED), hosts=(3, 4)))
-    assert (words(judgement, 3), words(judgement, 4), judgement.unsynced) == ({}, {}, frozenset())
+    inference = inferred(listing(wild("i-7", InstanceState.TERMINATED), hosts=(3, 4)))
+    assert (words(inference, 3), words(inference, 4), inference.unsynced) == ({}, {}, frozenset())
 
 
 def test_an_upstream_instance_beside_one_with_our_tags_is_an_anomaly() -> None:
-    judgement = judged(listing(instance_of(7, deploy_id="i-1"), wild("i-7"), hosts=(3, 4)))
-    assert words(judgement) == {7: "RUNNING"}
-    assert judgement.strays == {"i-7": "is a second live instance of VM 7, beside i-1"}
+    inference = inferred(listing(instance_of(7, deploy_id="i-1"), wild("i-7"), hosts=(3, 4)))
+    assert words(inference) == {7: "RUNNING"}
+    assert inference.anomalies == {"i-7": "is a second live instance of VM 7, beside i-1"}
 
 
 def test_of_two_upstream_instances_the_younger_reports_the_vm_and_the_other_is_an_anomaly() -> None:
     young = msgspec.structs.replace(wild("i-70"), created_at=NOW)
-    judgement = judged(listing(wild("i-7"), young))
-    assert words(judgement) == {7: "RUNNING"}
-    assert judgement.strays == {"i-7": "is a second live instance of VM 7, beside i-70"}
+    inference = inferred(listing(wild("i-7"), young))
+    assert words(inference) == {7: "RUNNING"}
+    assert inference.anomalies == {"i-7": "is a second live instance of VM 7, beside i-70"}
 
 
 class UpstreamsCloud(FakeCloud):
@@ -95,7 +95,7 @@ async def test_an_upstream_vm_follows_starts_and_stops_of_monitored_hosts(tmp_pa
 
     async def told() -> dict[int, dict[int, Any]]:
         sweep = await studio.sweeper.sweep()
-        return {host_id: words(sweep.judgement, host_id) for host_id in (3, 4)}
+        return {host_id: words(sweep.inference, host_id) for host_id in (3, 4)}
 
     studio.start(3)
     assert await told() == {3: {7: "RUNNING"}, 4: {}}
@@ -107,4 +107,4 @@ async def test_an_upstream_vm_follows_starts_and_stops_of_monitored_hosts(tmp_pa
     cloud.instances[deploy_id].identity = identity_of(7)
     studio.sweeper._listing = None
     assert await told() == {3: {7: "RUNNING"}, 4: {}}
-    await studio.desk.stop()
+    await studio.handler.stop()

@@ -8,7 +8,7 @@ from typing import Any
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Usage, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, SeenVm, judge
+from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, SeenVm, infer_states
 
 OWNER = "harbour"
 NOW = 1_800_000_000.0
@@ -70,28 +70,28 @@ def attempt_of(vm_id: int, state: AttemptState, *, after: float, deploy_id: str 
     )
 
 
-def words(judgement: Judgement, host_id: int = 3) -> dict[int, str]:
+def words(inference: Inference, host_id: int = 3) -> dict[int, str]:
     """The reported states of a host's VMs; those that a report of all VMs leaves out are in brackets."""
     return {
         vm.state.vm_id: vm.state.state.value if vm.is_listed else f"({vm.state.state.value})"
-        for vm in judgement.hosts.get(host_id, ())
+        for vm in inference.hosts.get(host_id, ())
     }
 
 
-def all_vms(judgement: Judgement) -> list[SeenVm]:
-    return [vm for vms in judgement.hosts.values() for vm in vms]
+def all_vms(inference: Inference) -> list[SeenVm]:
+    return [vm for vms in inference.hosts.values() for vm in vms]
 
 
 def through(
     steps: Iterable[tuple[Listing, Activity]], *, rules: Rules = RULES, memory: Memory | None = None
-) -> Judgement:
+) -> Inference:
     """The last of several judgements, each with the memory of the one before."""
     memory = memory or Memory()
-    judgement = Judgement(memory=memory)
+    inference = Inference(memory=memory)
     for listing, activity in steps:
-        judgement = judge(memory, listing, activity, rules)
-        memory = judgement.memory
-    return judgement
+        inference = infer_states(memory, listing, activity, rules)
+        memory = inference.memory
+    return inference
 
 
 def seen_then(

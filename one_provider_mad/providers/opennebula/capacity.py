@@ -1,4 +1,4 @@
-"""The room at a partner's: quotas of the remote user and its group, else the capacity of its hosts. Pure.
+"""The capacity at a partner's: quotas of the remote user and its group, else the capacity of its hosts. Pure.
 
 Quotas are those of src/um/Quotas.cc: -1 is "the default quota", -2 is "no limit".
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import Instance, Value
-from one_provider_mad.providers.interface import ImportHints, Room, Size
+from one_provider_mad.providers.interface import Capacity, ImportHints, Size
 
 _DEFAULT, _UNLIMITED = -1.0, -2.0
 
@@ -24,7 +24,7 @@ _RUNNING = "RUNNING_"
 """5.8 and later also limit what runs at the same time (src/um/QuotaVirtualMachine.cc, VM_METRICS)."""
 
 
-def room(user: Element, group: Element | None, hosts: Share | None) -> Room | None:
+def free_capacity(user: Element, group: Element | None, hosts: Share | None) -> Capacity | None:
     """Return the tighter quotas of the user and its group, without quotas the hosts' capacity; None for no limit.
 
     Args:
@@ -38,7 +38,7 @@ def room(user: Element, group: Element | None, hosts: Share | None) -> Room | No
     vms = _tightest(quotas, "VMS")
     if cpu is None and memory is None and vms is None:
         return None
-    return Room(
+    return Capacity(
         cpu=cpu.limit if cpu else None,
         memory=int(memory.limit) if memory else None,
         used=Size(cpu=cpu.used if cpu else 0, memory=int(memory.used) if memory else 0),

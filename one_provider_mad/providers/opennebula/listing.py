@@ -256,7 +256,7 @@ class Listing:
             if not seen.state.is_known:
                 self._tell_once(f"remote VMs are in {seen.state.word}, which is an unknown state and counts as UNKNOWN")
 
-    def troubles(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """Return warnings for VMs of ours that now belong to another remote user."""
         return [self._away[number] for number in sorted(self._away)]
 

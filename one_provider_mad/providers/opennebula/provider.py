@@ -22,6 +22,7 @@ from one_provider_mad.errors import (
     ProviderUnavailable,
 )
 from one_provider_mad.providers.interface import (
+    Capacity,
     CheckResult,
     CreateCall,
     CreatePlan,
@@ -29,7 +30,6 @@ from one_provider_mad.providers.interface import (
     Parameters,
     ProviderContext,
     ProviderFactory,
-    Room,
     Size,
 )
 from one_provider_mad.providers.opennebula import capacity
@@ -312,7 +312,7 @@ class OpenNebulaProvider(Devices):
         """Return none: a remote VM has the size that its template asks for."""
         return {}
 
-    async def capacity(self) -> Room | None:
+    async def capacity(self) -> Capacity | None:
         """Return the tightest quotas of the remote user and its group, else the capacity of all visible hosts."""
         user = await self._myself()
         try:
@@ -323,11 +323,11 @@ class OpenNebulaProvider(Devices):
         if not capacity.is_limited(user, group):
             with suppress(PermissionDenied):
                 hosts = await self._client.read("one.hostpool.info", read=capacity.hosts_share)
-        return capacity.room(user, group, hosts)
+        return capacity.free_capacity(user, group, hosts)
 
-    def troubles(self) -> Sequence[str]:
+    def listing_warnings(self) -> Sequence[str]:
         """Return warnings for remote VMs of ours that were given to another user there."""
-        return self._listing.troubles()
+        return self._listing.warnings()
 
     def import_hints(self, instance: Instance) -> ImportHints:
         """Return template values from the remote VM's attributes."""

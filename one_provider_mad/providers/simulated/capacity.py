@@ -1,4 +1,4 @@
-"""The room in the simulated cloud, from its limits in the settings."""
+"""The capacity of the simulated cloud, from its limits in the settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from one_provider_mad.domain import Instance
-from one_provider_mad.providers.interface import CheckResult, ImportHints, Room, Size
+from one_provider_mad.providers.interface import Capacity, CheckResult, ImportHints, Size
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
 
@@ -17,8 +17,8 @@ def sizes(settings: SimulatedSettings) -> dict[str, Size]:
     return {name: Size(cpu=kind.cpu, memory=kind.memory) for name, kind in settings.offer.types.items()}
 
 
-def room(settings: SimulatedSettings) -> Room | None:
-    """Return room for the largest set of instances within the limits; None when a type has no limit."""
+def whole_capacity(settings: SimulatedSettings) -> Capacity | None:
+    """Return the capacity for the largest set of instances within the limits; None when a type has no limit."""
     largest_first = sorted(settings.offer.types.items(), key=lambda item: (item[1].memory, item[1].cpu), reverse=True)
     left = settings.max_instances or None
     cpu, memory = 0.0, 0
@@ -29,7 +29,7 @@ def room(settings: SimulatedSettings) -> Room | None:
         count = count if left is None else min(count, left)
         cpu, memory = cpu + count * kind.cpu, memory + count * kind.memory
         left = None if left is None else left - count
-    return Room(cpu=cpu, memory=memory, most=settings.max_instances or None)
+    return Capacity(cpu=cpu, memory=memory, most=settings.max_instances or None)
 
 
 def import_hints(instance: Instance) -> ImportHints:

@@ -15,6 +15,7 @@ from one_provider_mad.domain import DeployId, Identity, Instance, SnapshotId, Te
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.interface import (
     Attached,
+    Capacity,
     CheckResult,
     CreateCall,
     CreatePlan,
@@ -22,7 +23,6 @@ from one_provider_mad.providers.interface import (
     Parameters,
     ProviderContext,
     ProviderFactory,
-    Room,
     Size,
 )
 from one_provider_mad.providers.public_cloud import Section, read_section
@@ -140,9 +140,9 @@ class SimulatedProvider:
         """Return every instance type."""
         return capacity.sizes(self._settings)
 
-    async def capacity(self) -> Room | None:
+    async def capacity(self) -> Capacity | None:
         """Return the limits of the settings, without a call to the cloud."""
-        return capacity.room(self._settings)
+        return capacity.whole_capacity(self._settings)
 
     async def check(self) -> Sequence[CheckResult]:
         """Check the file, and what the limits leave."""

@@ -6,7 +6,7 @@ import pytest
 from lxml import etree
 
 from one_provider_mad.domain import DeployId, Identity, InstanceState, Usage, VmId
-from one_provider_mad.providers.interface import Room, Size
+from one_provider_mad.providers.interface import Capacity, Size
 from one_provider_mad.providers.opennebula import capacity
 from one_provider_mad.providers.opennebula.machine import number_of, read_machine, read_seen
 
@@ -156,7 +156,7 @@ def quotas(
 def test_capacity_is_the_lowest_limit_of_user_and_group_quotas(
     user: etree._Element, group: etree._Element | None, size: tuple[float, int | None] | None
 ) -> None:
-    found = capacity.room(user, group, None)
+    found = capacity.free_capacity(user, group, None)
     assert (None if found is None else (found.cpu, found.memory)) == size
 
 
@@ -168,7 +168,7 @@ def test_a_resource_without_a_quota_has_the_capacity_and_usage_of_the_hosts() ->
         "<USER><ID>2</ID><VM_QUOTA><VM><CPU>4</CPU><CPU_USED>3</CPU_USED><VMS>5</VMS><VMS_USED>3</VMS_USED>"
         "<RUNNING_VMS>4</RUNNING_VMS><RUNNING_VMS_USED>3</RUNNING_VMS_USED></VM></VM_QUOTA></USER>"
     )
-    assert capacity.room(user, None, capacity.hosts_share(pool)) == Room(
+    assert capacity.free_capacity(user, None, capacity.hosts_share(pool)) == Capacity(
         cpu=4, memory=8000, used=Size(cpu=3, memory=2000), left=1
     )
 
@@ -178,4 +178,4 @@ def test_a_quota_below_its_usage_leaves_zero_vms() -> None:
         "<USER><ID>2</ID><VM_QUOTA><VM><CPU>2</CPU><CPU_USED>3</CPU_USED><VMS>2</VMS><VMS_USED>3</VMS_USED></VM>"
         "</VM_QUOTA></USER>"
     )
-    assert capacity.room(user, None, None) == Room(cpu=2, used=Size(cpu=3, memory=0), left=0)
+    assert capacity.free_capacity(user, None, None) == Capacity(cpu=2, used=Size(cpu=3, memory=0), left=0)

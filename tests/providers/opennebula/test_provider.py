@@ -466,10 +466,10 @@ async def test_a_vm_given_to_another_user_is_described_as_unknown_with_a_warning
     assert instance.identity == request.identity(owner=OWNER)
     await seen(provider, deploy_id)
     given = "remote VM 0 of VM 5 was given to another remote user: ask for it back, else it cannot be terminated"
-    assert warnings == list(provider.troubles()) == [given]
+    assert warnings == list(provider.listing_warnings()) == [given]
     partner.vms[0].uid = 2
     assert (await seen(provider, deploy_id)).state is S.RUNNING
-    assert provider.troubles() == []
+    assert provider.listing_warnings() == []
 
 
 async def test_a_vm_given_to_another_user_stays_in_listings_with_a_warning(partner: Partner, opened: Open) -> None:
@@ -485,7 +485,7 @@ async def test_a_vm_given_to_another_user_stays_in_listings_with_a_warning(partn
         listed = {each.deploy_id: each for each in await provider.list_instances()}
         assert (set(listed), listed[given].raw_state) == ({kept, given}, "NOT_AUTHORIZED")
         assert listed[given].identity == a_vm(6).identity(owner=OWNER)
-    assert warnings == list(provider.troubles())
+    assert warnings == list(provider.listing_warnings())
     assert warnings[0].startswith("remote VM 1 of VM 6 was given to another remote user")
 
 
@@ -498,10 +498,10 @@ async def test_a_still_visible_vm_given_to_another_user_is_reported_with_that_us
     await launch(admin, a_vm(5))
     partner.vms[0].is_open = True
     assert [each.raw_state for each in await provider.list_instances()] == ["RUNNING"]
-    assert [sentence.partition(":")[0] for sentence in provider.troubles()] == [
+    assert [sentence.partition(":")[0] for sentence in provider.listing_warnings()] == [
         "remote VM 0 of VM 5 was given to remote user oneadmin (0)"
     ]
-    assert admin.troubles() == [], "oneadmin may manage every VM"
+    assert admin.listing_warnings() == [], "oneadmin may manage every VM"
 
 
 async def test_only_vms_of_the_own_user_are_listed_unless_visible_is_all(partner: Partner, opened: Open) -> None:

@@ -15,7 +15,14 @@ import msgspec
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmId
 from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.whose import Known, latest_of, latest_time, life_of, sort, with_created
+from one_provider_mad.monitor.attribution import (
+    KnownInstance,
+    attribute_instances,
+    latest_of,
+    latest_time,
+    life_of,
+    with_created,
+)
 from one_provider_mad.protocol.reports import VmState, VmWord
 
 WORDS: dict[InstanceState, VmWord] = {
@@ -39,7 +46,7 @@ _LONGEST_GAP = 300.0
 
 
 class Rules(Value, frozen=True, kw_only=True):
-    """Limits of the judgement; see MonitorSettings.
+    """Limits of the inference; see MonitorSettings.
 
     Attributes:
         owner: owner in the tags of our instances.
@@ -87,7 +94,7 @@ class Memory(Value, frozen=True, kw_only=True):
         held_since: since when the first of an unusual number is held, 0 while none is.
     """
 
-    vms: Mapping[VmId, Known] = {}
+    vms: Mapping[VmId, KnownInstance] = {}
     listed_at: float = 0.0
     held_since: float = 0.0
 
@@ -106,16 +113,16 @@ class SeenVm(Value, frozen=True, kw_only=True):
     instance: Instance | None = None
 
 
-class Judgement(Value, frozen=True, kw_only=True):
-    """Result of judging a listing.
+class Inference(Value, frozen=True, kw_only=True):
+    """The states inferred from a listing.
 
     Attributes:
-        memory: for the judgement of the next listing.
+        memory: for the inference of the next listing.
         hosts: VMs by the number of their host, in the order of their own numbers.
         unsynced: hosts with a create that has no id yet, so that a report of all VMs has to wait.
         wilds: wild instances that are live.
         held: VMs that are held because too many vanished at once.
-        strays: instances with an anomaly that an operator should know of, with its description.
+        anomalies: instances with an anomaly that an operator should know of, with its description.
     """
 
     memory: Memory
@@ -123,11 +130,11 @@ class Judgement(Value, frozen=True, kw_only=True):
     unsynced: frozenset[int] = frozenset()
     wilds: Sequence[Instance] = ()
     held: frozenset[VmId] = frozenset()
-    strays: Mapping[DeployId, str] = {}
+    anomalies: Mapping[DeployId, str] = {}
 
 
 def unseen_since_when(memory: Memory, listing: Listing, *, grace: float) -> float:
-    """Return the time from which creates matter to a judgement, in seconds since the epoch.
+    """Return the time from which creates matter to an inference, in seconds since the epoch.
 
     Without a memory all of them do: earlier creates show whether a first listing lacks half of the instances.
     """
@@ -158,19 +165,19 @@ def _earlier(moment: float, by: float) -> float:
     return max(moment - by, 1.0) if moment else 0.0
 
 
-def judge(memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> Judgement:
-    """Judge a listing. The same one may be judged again as the actions go on; it counts once.
+def infer_states(memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> Inference:
+    """Infer states from a listing. The same listing may be used again as the actions go on; it counts once.
 
     Args:
-        memory: of the last judgement.
+        memory: of the last inference.
         listing: complete, and not older than the one before.
         activity: what the action driver is doing, read after the listing was complete.
         rules: how careful to be.
     """
-    return _Judge(memory, listing, activity, rules).judge()
+    return _Inferrer(memory, listing, activity, rules).infer_states()
 
 
-class _Judge:
+class _Inferrer:
     def __init__(self, memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> None:
         self._memory = memory
         self._listing = listing
@@ -189,7 +196,7 @@ class _Judge:
         )
         self._known = with_created(memory.vms, self._attempts.values())
         made = {attempt.deploy_id for attempt in activity.attempts if attempt.deploy_id}
-        self._sorted = sort(
+        self._attribution = attribute_instances(
             listing.instances,
             self._known,
             owner=rules.owner,
@@ -197,38 +204,38 @@ class _Judge:
             upstreams=listing.upstreams,
             hosts=listing.hosts,
         )
-        self._strays = self._without_changed(self._sorted.strays)
-        for vm_id in self._sorted.homeless:
+        self._anomalies = self._without_changed(self._attribution.anomalies)
+        for vm_id in self._attribution.without_host:
             self._known.pop(vm_id, None)  # learnt while there was one host, perhaps not this VM's
         self._pending = self._find_pending()
 
-    def _without_changed(self, strays: Mapping[DeployId, str]) -> dict[DeployId, str]:
+    def _without_changed(self, anomalies: Mapping[DeployId, str]) -> dict[DeployId, str]:
         """Leave out anomalies of VMs that an action has changed during the listing."""
-        if not strays:
+        if not anomalies:
             return {}
-        listed = (each for each in self._listing.instances if each.deploy_id in strays)
+        listed = (each for each in self._listing.instances if each.deploy_id in anomalies)
         changed = {each.deploy_id for each in listed if each.identity and self._is_changed(each.identity.vm_id)}
-        return {deploy_id: what for deploy_id, what in strays.items() if deploy_id not in changed}
+        return {deploy_id: what for deploy_id, what in anomalies.items() if deploy_id not in changed}
 
-    def judge(self) -> Judgement:
-        ours = self._sorted.ours
+    def infer_states(self) -> Inference:
+        ours = self._attribution.ours
         absent = [known for vm_id, known in self._known.items() if vm_id not in ours]
         held = self._hold(absent)
         for vm_id, (instance, host_id) in ours.items():
-            self._judge_present(vm_id, instance, host_id)
+            self._infer_present(vm_id, instance, host_id)
         for known in absent:
-            self._judge_absent(known, is_held=known.vm_id in held)
-        self._name_homeless()
+            self._infer_absent(known, is_held=known.vm_id in held)
+        self._name_without_host()
         for vms in self._hosts.values():
             vms.sort(key=lambda vm: vm.state.vm_id)
         held_since = min((self._known[vm_id].held_since for vm_id in held), default=0.0)
-        return Judgement(
+        return Inference(
             memory=Memory(vms=self._known, listed_at=self._listing.began_at, held_since=held_since),
             hosts=self._hosts,
             unsynced=frozenset(self._unsynced),
-            wilds=self._sorted.wilds,
+            wilds=self._attribution.wilds,
             held=held,
-            strays=self._strays,
+            anomalies=self._anomalies,
         )
 
     def _visible_from(self, began_at: float) -> float:
@@ -242,7 +249,7 @@ class _Judge:
         for vm_id, attempt in self._attempts.items():
             if attempt.state is not AttemptState.OPEN or not self._activity.is_since(attempt, since):
                 continue
-            shown = self._sorted.ours.get(vm_id)
+            shown = self._attribution.ours.get(vm_id)
             identity = shown[0].identity if shown and not shown[0].state.is_gone else None
             if identity is None or life_of(identity) < life_of(attempt.identity):
                 pending.add(vm_id)
@@ -251,38 +258,38 @@ class _Judge:
 
     # Listed instances
 
-    def _judge_present(self, vm_id: VmId, instance: Instance, host_id: int) -> None:
+    def _infer_present(self, vm_id: VmId, instance: Instance, host_id: int) -> None:
         deploy_id, state = instance.deploy_id, instance.state
         before = self._known.get(vm_id)
         if self._is_parked(vm_id, deploy_id):
             self._known[vm_id] = _seen(instance, vm_id, host_id, before, is_parked=True)
             if state is InstanceState.RUNNING and not self._is_changed(vm_id):
-                self._strays[deploy_id] = f"runs, and VM {vm_id} is stopped or undeployed in OpenNebula"
+                self._anomalies[deploy_id] = f"runs, and VM {vm_id} is stopped or undeployed in OpenNebula"
             return
         is_unsure = vm_id in self._activity.busy or vm_id in self._pending
         if state.is_gone and not is_unsure:
-            is_beside = vm_id in self._sorted.beside
-            if before is None and not is_beside:
+            has_others = vm_id in self._attribution.with_others
+            if before is None and not has_others:
                 return  # gone before a first listing
-            if before is not None and (self._is_explained(before) or (self._is_forgotten(before) and not is_beside)):
+            if before is not None and (self._is_explained(before) or (self._is_forgotten(before) and not has_others)):
                 del self._known[vm_id]  # as OpenNebula wanted it
                 return
-            if state is InstanceState.TERMINATED and before is not None and not is_beside:
-                self._judge_terminated(before, instance, host_id)
+            if state is InstanceState.TERMINATED and before is not None and not has_others:
+                self._infer_terminated(before, instance, host_id)
                 return
-            is_unsure = is_beside
+            is_unsure = has_others
         if before is None or not _is_as_seen(before, instance, host_id):
             self._known[vm_id] = _seen(instance, vm_id, host_id, before)
         is_unsure = is_unsure or self._is_changed(vm_id) or self._activity.is_given_up(vm_id, deploy_id)
         word = VmWord.UNKNOWN if is_unsure else WORDS.get(state, VmWord.UNKNOWN)
         self._add(host_id, vm_id, deploy_id, word, instance=instance)
 
-    def _name_homeless(self) -> None:
+    def _name_without_host(self) -> None:
         """Report a VM of unknown host on each host as UNKNOWN, which changes nothing where it is not.
 
         A report of all VMs that names it would make it a zombie there; left out, it would be lost where it is.
         """
-        for vm_id, instance in self._sorted.homeless.items():
+        for vm_id, instance in self._attribution.without_host.items():
             for host_id in self._listing.hosts:
                 self._add(host_id, vm_id, instance.deploy_id, VmWord.UNKNOWN)
                 self._unsynced.add(host_id)
@@ -293,7 +300,7 @@ class _Judge:
         is_young = attempt is not None and self._activity.is_since(attempt, began_at)
         return is_young or self._activity.is_settled_since(vm_id, began_at)
 
-    def _judge_terminated(self, before: Known, instance: Instance, host_id: int) -> None:
+    def _infer_terminated(self, before: KnownInstance, instance: Instance, host_id: int) -> None:
         """Report a VM as missing at once: the cloud itself says that its instance is gone."""
         self._known[before.vm_id] = msgspec.structs.replace(
             before,
@@ -310,7 +317,7 @@ class _Judge:
 
     # Instances that are not listed
 
-    def _hold(self, absent: Iterable[Known]) -> frozenset[VmId]:
+    def _hold(self, absent: Iterable[KnownInstance]) -> frozenset[VmId]:
         """Return absent VMs that do not count as missing, since too many have vanished: those held, and new ones."""
         began_at, rules = self._listing.began_at, self._rules
         lost = [known for known in absent if self._is_lost(known)]
@@ -319,7 +326,7 @@ class _Judge:
         # The share is taken of VMs that this listing can tell of: absent VMs with an open action are on neither side.
         shown = sum(
             not self._is_parked(vm_id, each.deploy_id) and not each.state.is_gone
-            for vm_id, (each, _) in self._sorted.ours.items()
+            for vm_id, (each, _) in self._attribution.ours.items()
         )
         is_unusual = len(lost) >= rules.unusual_count and len(lost) > rules.unusual_share * (len(lost) + shown)
         is_fresh = any(not known.misses and not known.held_since for known in lost)
@@ -335,7 +342,7 @@ class _Judge:
                 self._known[known.vm_id] = msgspec.structs.replace(known, held_since=since)
         return frozenset(held)
 
-    def _is_lost(self, known: Known) -> bool:
+    def _is_lost(self, known: KnownInstance) -> bool:
         """True when it has vanished of late, and nothing explains it."""
         return not (
             self._is_parked(known.vm_id, known.deploy_id)
@@ -348,11 +355,11 @@ class _Judge:
             or self._is_long_missing(known)
         )
 
-    def _is_long_missing(self, known: Known) -> bool:
+    def _is_long_missing(self, known: KnownInstance) -> bool:
         since = known.missing_since
         return bool(since) and self._listing.began_at - since > self._rules.unusual_hold
 
-    def _judge_absent(self, known: Known, *, is_held: bool) -> None:
+    def _infer_absent(self, known: KnownInstance, *, is_held: bool) -> None:
         vm_id = known.vm_id
         known = self._known[vm_id]
         if self._is_parked(vm_id, known.deploy_id):
@@ -360,7 +367,7 @@ class _Judge:
             return
         is_unsure = vm_id in self._activity.busy or vm_id in self._pending or self._is_young(known)
         if not is_unsure and (
-            self._is_explained(known) or (self._is_forgotten(known) and vm_id not in self._sorted.beside)
+            self._is_explained(known) or (self._is_forgotten(known) and vm_id not in self._attribution.with_others)
         ):
             del self._known[vm_id]
             return
@@ -374,7 +381,7 @@ class _Judge:
         else:
             self._add(known.host_id, vm_id, known.deploy_id, VmWord.UNKNOWN)
 
-    def _missed(self, known: Known) -> Known:
+    def _missed(self, known: KnownInstance) -> KnownInstance:
         """Return the same with one miss more, unless this listing was counted already.
 
         The last miss before it is missing counts only after the time by which the cloud's listings may lag behind.
@@ -396,18 +403,18 @@ class _Judge:
 
     # Explanations
 
-    def _is_explained(self, known: Known) -> bool:
+    def _is_explained(self, known: KnownInstance) -> bool:
         """True when an action has ended it since it was last seen."""
         seen_at = known.seen_at or self._memory.listed_at
         ended = self._activity.is_ended(known.vm_id, since=seen_at)
         return ended and self._activity.is_ended(known.vm_id, since=known.made_at, slack=0)
 
-    def _is_forgotten(self, known: Known) -> bool:
+    def _is_forgotten(self, known: KnownInstance) -> bool:
         since = known.missing_since
         is_missing = known.misses >= self._rules.missing_after and bool(since)
         return is_missing and self._listing.began_at - since > _FORGET_SECONDS
 
-    def _is_young(self, known: Known) -> bool:
+    def _is_young(self, known: KnownInstance) -> bool:
         """True while the cloud may not list it yet.
 
         OpenNebula takes a VM that a report of all VMs leaves out for missing, however young it is (its 30 s of patience
@@ -439,12 +446,14 @@ class _Judge:
         self._hosts.setdefault(host_id, []).append(SeenVm(state=state, is_listed=False, instance=instance))
 
 
-def _seen(instance: Instance, vm_id: VmId, host_id: int, before: Known | None, *, is_parked: bool = False) -> Known:
+def _seen(
+    instance: Instance, vm_id: VmId, host_id: int, before: KnownInstance | None, *, is_parked: bool = False
+) -> KnownInstance:
     """Return the knowledge of a listed instance."""
     same = before if before is not None and before.deploy_id == instance.deploy_id else None
     life = life_of(instance.identity) if instance.identity is not None else (-1, -1)
     stime, seq = max(life, same.life) if same is not None else life
-    return Known(
+    return KnownInstance(
         vm_id=vm_id,
         host_id=host_id,
         deploy_id=instance.deploy_id,
@@ -455,7 +464,7 @@ def _seen(instance: Instance, vm_id: VmId, host_id: int, before: Known | None, *
     )
 
 
-def _is_as_seen(known: Known, instance: Instance, host_id: int) -> bool:
+def _is_as_seen(known: KnownInstance, instance: Instance, host_id: int) -> bool:
     """True when a listed instance adds nothing to what is known, as it mostly does."""
     is_missed = known.misses or known.missed_since or known.seen_at
     is_undisturbed = not (is_missed or known.held_since or known.is_parked or known.is_terminated)
@@ -463,7 +472,7 @@ def _is_as_seen(known: Known, instance: Instance, host_id: int) -> bool:
     return is_undisturbed and has_tags and (known.deploy_id, known.host_id) == (instance.deploy_id, host_id)
 
 
-def _patient(known: Known, *, is_parked: bool = False) -> Known:
+def _patient(known: KnownInstance, *, is_parked: bool = False) -> KnownInstance:
     """Return the same without misses."""
     return msgspec.structs.replace(
         known, misses=0, missed_since=0.0, missing_since=0.0, is_terminated=False, is_parked=is_parked

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.truth import WORDS, Listing, Memory, Rules, judge, set_back
+from one_provider_mad.monitor.inference import WORDS, Listing, Memory, Rules, infer_states, set_back
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.monitor.worlds import (
     IDLE,
@@ -36,7 +36,7 @@ GONE = (listing_of(after=10), IDLE)
 
 def say(*instances: Instance, activity: Activity = IDLE, rules: Rules = RULES) -> dict[int, str]:
     """The states of the VMs of host 3, inferred from one listing of these instances."""
-    return words(judge(Memory(), listing_of(*instances), activity, rules))
+    return words(infer_states(Memory(), listing_of(*instances), activity, rules))
 
 
 # Listed instances
@@ -93,28 +93,28 @@ def test_a_vm_whose_instance_was_created_during_the_listing_is_unknown() -> None
 
 
 def test_a_vm_is_reported_on_the_host_that_its_tags_name() -> None:
-    judgement = judge(Memory(), listing_of(instance_of(7), instance_of(8, host_id=4)), IDLE, RULES)
-    assert (words(judgement, 3), words(judgement, 4)) == ({7: "RUNNING"}, {8: "RUNNING"})
+    inference = infer_states(Memory(), listing_of(instance_of(7), instance_of(8, host_id=4)), IDLE, RULES)
+    assert (words(inference, 3), words(inference, 4)) == ({7: "RUNNING"}, {8: "RUNNING"})
 
 
 def test_instances_of_other_owners_are_neither_reported_nor_wild() -> None:
-    judgement = judge(Memory(), listing_of(instance_of(7, owner="quay")), IDLE, RULES)
-    assert (judgement.hosts, judgement.wilds) == ({}, [])
+    inference = infer_states(Memory(), listing_of(instance_of(7, owner="quay")), IDLE, RULES)
+    assert (inference.hosts, inference.wilds) == ({}, [])
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["older-first", "newer-first"])
 def test_of_two_instances_of_a_vm_the_later_life_is_reported_and_the_other_an_anomaly(order: int) -> None:
     old, new = instance_of(7, InstanceState.STOPPED, deploy_id="i-old"), instance_of(7, seq=2, deploy_id="i-new")
-    judgement = judge(Memory(), listing_of(*[old, new][::order]), IDLE, RULES)
-    assert words(judgement) == {7: "RUNNING"}
-    assert list(judgement.strays) == ["i-old"]
+    inference = infer_states(Memory(), listing_of(*[old, new][::order]), IDLE, RULES)
+    assert words(inference) == {7: "RUNNING"}
+    assert list(inference.anomalies) == ["i-old"]
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["dead-first", "live-first"])
 def test_a_terminated_instance_does_not_hide_a_live_one_of_the_same_life(order: int) -> None:
     dead = instance_of(7, InstanceState.TERMINATED, deploy_id="i-dead")
-    judgement = judge(Memory(), listing_of(*[dead, instance_of(7)][::order]), IDLE, RULES)
-    assert (words(judgement), judgement.strays) == ({7: "RUNNING"}, {})
+    inference = infer_states(Memory(), listing_of(*[dead, instance_of(7)][::order]), IDLE, RULES)
+    assert (words(inference), inference.anomalies) == ({7: "RUNNING"}, {})
 
 
 @pytest.mark.parametrize("before", [(), (instance_of(7, seq=2, deploy_id="i-new"),)], ids=["never-seen", "seen"])
@@ -122,19 +122,19 @@ def test_a_live_instance_of_an_earlier_life_makes_its_vm_unknown_and_is_an_anoma
     before: tuple[Instance, ...],
 ) -> None:
     dead = instance_of(7, InstanceState.TERMINATED, seq=2, deploy_id="i-new")
-    judgement = through([(listing_of(*before), IDLE), (listing_of(dead, instance_of(7), after=10), IDLE)])
-    assert [vm.state for vm in all_vms(judgement)] == [
+    inference = through([(listing_of(*before), IDLE), (listing_of(dead, instance_of(7), after=10), IDLE)])
+    assert [vm.state for vm in all_vms(inference)] == [
         VmState(vm_id=VmId(7), deploy_id=DeployId("i-new"), state=VmWord.UNKNOWN)
     ]
-    assert list(judgement.strays) == ["i-7"]
+    assert list(inference.anomalies) == ["i-7"]
 
 
 def test_a_copy_with_the_tags_of_a_vms_instance_does_not_replace_it() -> None:
     copy = instance_of(7, InstanceState.STOPPED, deploy_id="i-copy")
     looks = [(listing_of(copy, *own, after=10.0 * n), IDLE) for n, own in enumerate([[instance_of(7)], []], start=1)]
-    judgement = through([(listing_of(instance_of(7)), IDLE), *looks])
-    assert [(vm.state.deploy_id, vm.state.state) for vm in all_vms(judgement)] == [("i-7", VmWord.UNKNOWN)]
-    assert list(judgement.strays) == ["i-copy"]
+    inference = through([(listing_of(instance_of(7)), IDLE), *looks])
+    assert [(vm.state.deploy_id, vm.state.state) for vm in all_vms(inference)] == [("i-7", VmWord.UNKNOWN)]
+    assert list(inference.anomalies) == ["i-copy"]
 
 
 # Parked
@@ -160,12 +160,12 @@ def test_an_instance_destroyed_by_a_recreate_after_the_listing_is_no_anomaly() -
         answered(7, "DEPLOY", after=2),
         attempts=(attempt_of(7, AttemptState.CREATED, after=1, deploy_id="i-new", seq=1),),
     )
-    assert judge(Memory(), listing_of(instance_of(7, deploy_id="i-old")), recreated, RULES).strays == {}
+    assert infer_states(Memory(), listing_of(instance_of(7, deploy_id="i-old")), recreated, RULES).anomalies == {}
 
 
 def test_a_parked_instance_that_runs_is_an_anomaly() -> None:
-    judgement = judge(Memory(), listing_of(instance_of(7)), parked("i-7"), RULES)
-    assert (words(judgement), list(judgement.strays)) == ({}, ["i-7"])
+    inference = infer_states(Memory(), listing_of(instance_of(7)), parked("i-7"), RULES)
+    assert (words(inference), list(inference.anomalies)) == ({}, ["i-7"])
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_parked_instance_that_runs_is_an_anomaly() -> None:
 def test_a_parked_instance_is_no_anomaly_in_a_listing_older_than_its_undeploy(after: float, strange: list[str]) -> None:
     """States of a second host are inferred from a listing older than the undeploy, which was answered since."""
     undeployed = msgspec.structs.replace(answered(7, "SHUTDOWN", after=after), parked=frozenset({DeployId("i-7")}))
-    assert list(judge(Memory(), listing_of(instance_of(7)), undeployed, RULES).strays) == strange
+    assert list(infer_states(Memory(), listing_of(instance_of(7)), undeployed, RULES).anomalies) == strange
 
 
 @pytest.mark.parametrize("is_watched", [True, False], ids=["listed-meanwhile", "not-listed-meanwhile"])
@@ -277,8 +277,8 @@ def test_a_vm_whose_instance_was_terminated_before_the_first_listing_is_left_out
 
 def test_a_missing_vm_is_forgotten_after_an_hour() -> None:
     looks = [(listing_of(after=seconds), IDLE) for seconds in (10, 20, 30, 3700)]
-    judgement = through([(listing_of(instance_of(7)), IDLE), *looks])
-    assert (judgement.hosts, judgement.memory.vms) == ({}, {})
+    inference = through([(listing_of(instance_of(7)), IDLE), *looks])
+    assert (inference.hosts, inference.memory.vms) == ({}, {})
 
 
 def test_time_without_listings_makes_no_vm_missing_or_forgotten() -> None:
@@ -322,9 +322,9 @@ def look_at(*numbers: int, after: float) -> tuple[Listing, Activity]:
 
 def test_vms_are_held_if_more_than_half_of_the_instances_vanish_at_once() -> None:
     later = [look_at(0, 1, 2, after=10.0 * n) for n in range(1, 9)]
-    judgement = through([look_at(*range(10), after=0), *later])
-    assert judgement.held == set(range(3, 10))
-    assert words(judgement) == {n: "RUNNING" if n < 3 else "UNKNOWN" for n in range(10)}
+    inference = through([look_at(*range(10), after=0), *later])
+    assert inference.held == set(range(3, 10))
+    assert words(inference) == {n: "RUNNING" if n < 3 else "UNKNOWN" for n in range(10)}
 
 
 @pytest.mark.parametrize(
@@ -333,15 +333,15 @@ def test_vms_are_held_if_more_than_half_of_the_instances_vanish_at_once() -> Non
 )
 def test_half_of_the_instances_or_fewer_are_counted_as_missed(left: range) -> None:
     later = [look_at(*left, after=10.0 * n) for n in range(1, 4)]
-    judgement = through([look_at(*range(10), after=0), *later])
-    assert not judgement.held
-    assert words(judgement) == {n: "RUNNING" if n in left else "(FAILURE)" for n in range(10)}
+    inference = through([look_at(*range(10), after=0), *later])
+    assert not inference.held
+    assert words(inference) == {n: "RUNNING" if n in left else "(FAILURE)" for n in range(10)}
 
 
 def test_four_vanished_instances_of_four_are_too_few_to_be_held() -> None:
     later = [look_at(after=10.0 * n) for n in range(1, 4)]
-    judgement = through([look_at(0, 1, 2, 3, after=0), *later])
-    assert words(judgement) == dict.fromkeys(range(4), "(FAILURE)")
+    inference = through([look_at(0, 1, 2, 3, after=0), *later])
+    assert words(inference) == dict.fromkeys(range(4), "(FAILURE)")
 
 
 def test_held_vms_count_as_missing_after_unusual_hold() -> None:
@@ -355,9 +355,9 @@ def test_held_vms_count_as_missing_after_unusual_hold() -> None:
 
 def test_held_vms_stay_held_when_new_instances_appear() -> None:
     later = [look_at(*range(4), *range(100, 105), after=10.0 * n) for n in range(2, 9)]
-    judgement = through([look_at(*range(10), after=0), look_at(*range(4), after=10), *later])
-    assert judgement.held == set(range(4, 10))
-    assert words(judgement)[9] == "UNKNOWN"
+    inference = through([look_at(*range(10), after=0), look_at(*range(4), after=10), *later])
+    assert inference.held == set(range(4, 10))
+    assert words(inference)[9] == "UNKNOWN"
 
 
 def test_vms_that_vanish_in_several_listings_are_held_together() -> None:
@@ -375,8 +375,8 @@ def test_time_without_listings_does_not_end_a_hold() -> None:
 
 def test_held_vms_that_are_listed_again_are_running_and_not_held() -> None:
     steps = [look_at(*range(10), after=0), look_at(after=10), look_at(*range(10), after=20)]
-    judgement = through(steps)
-    assert (set(words(judgement).values()), judgement.held, judgement.memory.held_since) == (
+    inference = through(steps)
+    assert (set(words(inference).values()), inference.held, inference.memory.held_since) == (
         {"RUNNING"},
         frozenset(),
         0,
@@ -385,8 +385,8 @@ def test_held_vms_that_are_listed_again_are_running_and_not_held() -> None:
 
 def test_vms_whose_instances_actions_have_ended_do_not_count_as_vanished() -> None:
     ended = {VmId(n): Answered(action="SHUTDOWN", at=NOW + 5, has_ended=True) for n in range(9)}
-    judgement = through([look_at(*range(10), after=0), (listing_of(after=10), Activity(answered=ended))])
-    assert (judgement.held, words(judgement)) == (frozenset(), {9: "UNKNOWN"})
+    inference = through([look_at(*range(10), after=0), (listing_of(after=10), Activity(answered=ended))])
+    assert (inference.held, words(inference)) == (frozenset(), {9: "UNKNOWN"})
 
 
 # Instances too young to be listed
@@ -394,17 +394,17 @@ def test_vms_whose_instances_actions_have_ended_do_not_count_as_vanished() -> No
 
 def test_a_vm_created_after_the_listing_began_is_unknown_in_it() -> None:
     young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=1, deploy_id="i-8"),))
-    judgement = judge(Memory(), listing_of(instance_of(7)), young, RULES)
-    assert words(judgement) == {7: "RUNNING", 8: "UNKNOWN"}
-    assert all_vms(judgement)[1].state.deploy_id == "i-8"
-    assert not judgement.unsynced
+    inference = infer_states(Memory(), listing_of(instance_of(7)), young, RULES)
+    assert words(inference) == {7: "RUNNING", 8: "UNKNOWN"}
+    assert all_vms(inference)[1].state.deploy_id == "i-8"
+    assert not inference.unsynced
 
 
 def test_a_vm_created_within_the_visibility_grace_is_unknown() -> None:
     young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=-50, deploy_id="i-8"),))
     memory = Memory(listed_at=NOW - 10)
-    assert words(judge(memory, listing_of(), young, Rules(owner=OWNER, grace=60))) == {8: "UNKNOWN"}
-    assert words(judge(memory, listing_of(), young, Rules(owner=OWNER, grace=30))) == {}
+    assert words(infer_states(memory, listing_of(), young, Rules(owner=OWNER, grace=60))) == {8: "UNKNOWN"}
+    assert words(infer_states(memory, listing_of(), young, Rules(owner=OWNER, grace=30))) == {}
 
 
 def test_without_a_state_file_vms_of_the_journal_are_missed_and_held_too() -> None:
@@ -417,7 +417,7 @@ def test_without_a_state_file_vms_of_the_journal_are_missed_and_held_too() -> No
     assert [words(through(steps[:n])) for n in (1, 2, 3)] == [said] * 3
     assert through(steps).held == frozenset(map(VmId, range(14, 20)))
     ended = msgspec.structs.replace(created, answered=answered(15, "CANCEL", after=-30).answered)
-    assert 15 not in words(judge(Memory(), steps[0][0], ended, RULES))
+    assert 15 not in words(infer_states(Memory(), steps[0][0], ended, RULES))
 
 
 def test_created_vms_that_listings_never_show_are_missing_after_three_listings() -> None:
@@ -440,7 +440,7 @@ def test_a_vm_created_between_two_listings_is_unknown_if_the_second_lacks_it(gra
 
 def test_a_create_without_an_id_prevents_the_sync_of_its_host() -> None:
     opened = attempt_of(8, AttemptState.OPEN, after=1, host_id=4)
-    assert judge(Memory(), listing_of(), Activity(attempts=(opened,)), RULES).unsynced == {4}
+    assert infer_states(Memory(), listing_of(), Activity(attempts=(opened,)), RULES).unsynced == {4}
 
 
 @pytest.mark.parametrize(
@@ -454,8 +454,8 @@ def test_a_create_without_an_id_prevents_the_sync_of_its_host() -> None:
     ],
 )
 def test_refused_old_or_foreign_attempts_prevent_no_sync(attempt: Attempt) -> None:
-    judgement = judge(Memory(), listing_of(instance_of(7)), Activity(attempts=(attempt,)), RULES)
-    assert (judgement.unsynced, set(words(judgement))) == (frozenset(), {7})
+    inference = infer_states(Memory(), listing_of(instance_of(7)), Activity(attempts=(attempt,)), RULES)
+    assert (inference.unsynced, set(words(inference))) == (frozenset(), {7})
 
 
 # Wild instances
@@ -463,18 +463,18 @@ def test_refused_old_or_foreign_attempts_prevent_no_sync(attempt: Attempt) -> No
 
 def test_live_instances_without_tags_are_wild() -> None:
     dead = wild("i-dead", InstanceState.TERMINATED)
-    judgement = judge(Memory(), listing_of(wild("i-web"), dead, instance_of(7)), IDLE, RULES)
-    assert [instance.deploy_id for instance in judgement.wilds] == ["i-web"]
+    inference = infer_states(Memory(), listing_of(wild("i-web"), dead, instance_of(7)), IDLE, RULES)
+    assert [instance.deploy_id for instance in inference.wilds] == ["i-web"]
 
 
 def test_an_instance_that_has_lost_its_tags_still_reports_its_vm_and_is_an_anomaly() -> None:
-    judgement = through([(listing_of(instance_of(7)), IDLE), (listing_of(wild("i-7"), after=10), IDLE)])
-    assert (words(judgement), judgement.wilds, list(judgement.strays)) == ({7: "RUNNING"}, [], ["i-7"])
+    inference = through([(listing_of(instance_of(7)), IDLE), (listing_of(wild("i-7"), after=10), IDLE)])
+    assert (words(inference), inference.wilds, list(inference.anomalies)) == ({7: "RUNNING"}, [], ["i-7"])
 
 
 def test_an_instance_being_created_is_not_wild_before_its_tags_are_visible() -> None:
     young = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=1, deploy_id="i-8"),))
-    assert judge(Memory(), listing_of(wild("i-8")), young, RULES).wilds == []
+    assert infer_states(Memory(), listing_of(wild("i-8")), young, RULES).wilds == []
 
 
 # Arbitrary histories
@@ -559,10 +559,10 @@ def test_in_any_history_a_vm_is_missing_only_for_a_reason(steps: list[Step], rul
             listing, states = step.listing(now), dict(zip(VMS, step.states, strict=True))
             unseen = {vm_id: looks_without(states[vm_id], before=unseen[vm_id]) for vm_id in VMS}
         before, activity = memory, step.activity(now)
-        judgement = judge(before, listing, activity, rules)
-        memory = judgement.memory
-        said = {vm.state.vm_id: vm for vm in all_vms(judgement)}
-        assert len(said) == len(all_vms(judgement)), "no VM is reported twice"
+        inference = infer_states(before, listing, activity, rules)
+        memory = inference.memory
+        said = {vm.state.vm_id: vm for vm in all_vms(inference)}
+        assert len(said) == len(all_vms(inference)), "no VM is reported twice"
         for vm_id in VMS:
             vm = said.get(vm_id)
             if vm_id in step.busy and (vm_id in before.vms or states[vm_id]):
@@ -572,7 +572,7 @@ def test_in_any_history_a_vm_is_missing_only_for_a_reason(steps: list[Step], rul
                 assert vm is None
             if vm is not None and not vm.is_listed and vm.instance is None:
                 assert unseen[vm_id] >= rules.missing_after, "so many complete listings lack it"
-                assert vm_id not in judgement.held
+                assert vm_id not in inference.held
         for vm_id in set(before.vms) - {vm_id for vm_id, vm in said.items() if vm.is_listed}:
             state = states[vm_id]
             is_terminated = state is not None and state.is_gone
@@ -586,5 +586,5 @@ def test_a_memory_is_unchanged_by_encoding_and_decoding(steps: list[Step], rules
     memory, now = Memory(), NOW
     for step in steps:
         now += 10
-        memory = judge(memory, step.listing(now), step.activity(now), rules).memory
+        memory = infer_states(memory, step.listing(now), step.activity(now), rules).memory
         assert msgspec.json.decode(msgspec.json.encode(memory), type=Memory) == memory

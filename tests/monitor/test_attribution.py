@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, judge, set_back
+from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, set_back
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.monitor.worlds import (
     IDLE,
@@ -63,11 +63,11 @@ def test_a_recreated_vm_is_reported_by_its_new_instance_in_every_listing_of_the_
 ) -> None:
     rules = Rules(owner=OWNER, grace=grace)
     looks = [(listing_of(*earlier, after=2.0 * n), IDLE) for n in range(1, 5)]
-    judgement = through(
+    inference = through(
         [(listing_of(instance_of(7)), IDLE), *looks, (listing_of(*shown, after=after), RECREATED)], rules=rules
     )
-    assert [vm.state for vm in all_vms(judgement) if vm.is_listed] == UNKNOWN_AS_NEW
-    assert not judgement.unsynced
+    assert [vm.state for vm in all_vms(inference) if vm.is_listed] == UNKNOWN_AS_NEW
+    assert not inference.unsynced
 
 
 @pytest.mark.parametrize("state", [InstanceState.TERMINATED, InstanceState.RUNNING], ids=["dead", "leftover"])
@@ -81,9 +81,9 @@ def test_an_old_instance_does_not_replace_a_new_one_that_a_later_listing_lacks(
 def test_an_open_create_prevents_the_sync_of_its_host_while_the_old_instance_is_listed() -> None:
     opened = Activity(attempts=(attempt_of(7, AttemptState.OPEN, after=12, seq=1),))
     for state in (InstanceState.TERMINATED, InstanceState.RUNNING, InstanceState.STOPPED):
-        judgement = through([(listing_of(instance_of(7)), IDLE), (listing_of(instance_of(7, state), after=10), opened)])
-        assert judgement.unsynced == {3}
-        assert words(judgement) == {7: "UNKNOWN"}
+        inference = through([(listing_of(instance_of(7)), IDLE), (listing_of(instance_of(7, state), after=10), opened)])
+        assert inference.unsynced == {3}
+        assert words(inference) == {7: "UNKNOWN"}
 
 
 def test_a_recreated_vm_that_was_terminated_since_is_left_out() -> None:
@@ -184,11 +184,11 @@ class World:
             self.now += 1
             meanwhile.act(self)
 
-    def judge(self) -> Judgement:
+    def infer_states(self) -> Inference:
         activity = Activity(attempts=tuple(self.attempts.values()), answered=self.answered, busy=frozenset(self.busy))
-        judgement = judge(self.memory, self.listing, activity, self.rules)
-        self.memory = judgement.memory
-        return judgement
+        inference = infer_states(self.memory, self.listing, activity, self.rules)
+        self.memory = inference.memory
+        return inference
 
 
 @dataclass
@@ -247,24 +247,24 @@ def test_in_any_history_existing_vms_are_reported_and_only_by_their_own_instance
     for vm_id in VMS[:6]:
         world.create(vm_id, InstanceState.RUNNING)
     world.look(set())
-    world.judge()
+    world.infer_states()
     for step in steps:
         if not step.is_slow:
             step.act(world)
         if step.is_looked:
             world.look(step.omitted, meanwhile=step if step.is_slow else None)
-            check(world, world.judge())
-    check(world, world.judge())
+            check(world, world.infer_states())
+    check(world, world.infer_states())
 
 
-def check(world: World, judgement: Judgement) -> None:
-    said = {vm.state.vm_id: vm for vm in all_vms(judgement)}
-    assert len(said) == len(all_vms(judgement)), "no VM is reported twice"
+def check(world: World, inference: Inference) -> None:
+    said = {vm.state.vm_id: vm for vm in all_vms(inference)}
+    assert len(said) == len(all_vms(inference)), "no VM is reported twice"
     for vm_id, instance in world.current.items():
         vm = said.get(vm_id)
         if vm is None or not vm.is_listed:
             assert world.omitted[vm_id] >= world.rules.missing_after, "left out though it exists"
-            assert vm_id not in judgement.held
+            assert vm_id not in inference.held
         if vm is not None:
             assert vm.state.deploy_id == instance.deploy_id, "it is reported by its own instance"
             is_seen = vm.is_listed and vm.state.state is not VmWord.UNKNOWN
@@ -273,7 +273,7 @@ def check(world: World, judgement: Judgement) -> None:
         assert vm_id not in said or said[vm_id].state.state is VmWord.UNKNOWN, "it has no known state for now"
     since = world.listing.began_at - GRACE
     is_pending = any(world.attempts[vm_id].sent_at >= since for vm_id in world.busy)
-    assert not is_pending or judgement.unsynced == {3}, "an instance without an id cannot be reported"
+    assert not is_pending or inference.unsynced == {3}, "an instance without an id cannot be reported"
 
 
 def _seq(instance: Instance) -> int:

@@ -17,15 +17,15 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, Vm
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal.records import Refusal
 from one_provider_mad.monitor.cloud_source import Watched
-from one_provider_mad.monitor.host import UNLIMITED, Load, room_of
+from one_provider_mad.monitor.host import UNLIMITED, Load, capacity_of
+from one_provider_mad.monitor.inference import Inference
 from one_provider_mad.monitor.settings import CapacitySettings
-from one_provider_mad.monitor.truth import Judgement
 from one_provider_mad.providers.interface import (
+    Capacity,
     CapacitySource,
     ImportHints,
     ImportSource,
     Provider,
-    Room,
     Size,
     SizedInstances,
 )
@@ -34,7 +34,7 @@ log = structlog.get_logger()
 
 _Answer = TypeVar("_Answer")
 
-ROOM_SECONDS = 60.0
+CAPACITY_SECONDS = 60.0
 """How often the cloud is asked for its limits, and OpenNebula for its allocations."""
 
 LIMIT_SECONDS = 600.0
@@ -68,7 +68,7 @@ class Limits(Value, frozen=True, kw_only=True):
     Attributes:
         settings: the table `[capacity]`.
         sizes: instance types of the provider.
-        told: the cloud's answer; None before the first.
+        reported: the cloud's answer; None before the first.
         elsewhere: use of it by others than a host's VMs, where the cloud reports what is in use.
         most: how many instances may exist, None for any number.
         most_running: how many may run, as a refusal has shown; None for any number.
@@ -78,7 +78,7 @@ class Limits(Value, frozen=True, kw_only=True):
 
     settings: CapacitySettings
     sizes: Mapping[str, Size] = {}
-    told: Room | None = None
+    reported: Capacity | None = None
     elsewhere: Mapping[int, Size] = {}
     most: int | None = None
     most_running: int | None = None
@@ -87,9 +87,9 @@ class Limits(Value, frozen=True, kw_only=True):
 
     @property
     def is_any(self) -> bool:
-        """True when anything limits the room."""
-        told, settings = self.told or Room(), self.settings
-        known = (self.most, self.most_running, told.cpu, told.memory, settings.cpu, settings.memory)
+        """True when anything limits the capacity."""
+        reported, settings = self.reported or Capacity(), self.settings
+        known = (self.most, self.most_running, reported.cpu, reported.memory, settings.cpu, settings.memory)
         return any(each is not None for each in known) or bool(settings.instance_types)
 
 
@@ -100,17 +100,17 @@ class Shown(Value, frozen=True, kw_only=True):
         provider: the cloud.
         listed: everything in the account.
         hosts: monitored hosts.
-        judgement: the VMs of each.
+        inference: the VMs of each.
     """
 
     provider: Provider
     listed: Sequence[Instance]
     hosts: Collection[int]
-    judgement: Judgement
+    inference: Inference
 
     def own(self, host_id: int) -> list[Instance]:
         """The instances of a host's VMs."""
-        return [vm.instance for vm in self.judgement.hosts.get(host_id, ()) if vm.instance is not None]
+        return [vm.instance for vm in self.inference.hosts.get(host_id, ()) if vm.instance is not None]
 
     def alive(self) -> frozenset[DeployId]:
         """Return the instances of all hosts' VMs that are not gone."""
@@ -151,7 +151,7 @@ def hints_of(instance: Instance, provider: Provider) -> ImportHints | None:
         return None
 
 
-def rooms_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:
+def capacities_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:
     """Return the capacity of each host; hosts of unknown capacity are left out. PURE."""
     whole = _whole(limits)
     if whole is None:
@@ -159,7 +159,7 @@ def rooms_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:
     if not limits.is_any:
         return dict.fromkeys(shown.hosts, whole)
     places = places_left(limits, shown)
-    return {host_id: _room_on(host_id, whole, places, limits, shown) for host_id in shown.hosts}
+    return {host_id: _capacity_on(host_id, whole, places, limits, shown) for host_id in shown.hosts}
 
 
 def places_left(limits: Limits, shown: Shown) -> int | None:
@@ -173,27 +173,28 @@ def places_left(limits: Limits, shown: Shown) -> int | None:
 
 
 def _whole(limits: Limits) -> Size | None:
-    settings, told = limits.settings, limits.told
+    settings, reported = limits.settings, limits.reported
     is_set = settings.instance_types or (settings.cpu is not None and settings.memory is not None)
-    if told is None and not is_set:
+    if reported is None and not is_set:
         return None
-    cpu = told.cpu if told is not None and told.cpu is not None else UNLIMITED.cpu
-    memory = told.memory if told is not None and told.memory is not None else UNLIMITED.memory
-    return room_of(settings, limits.sizes, Size(cpu=cpu, memory=memory))
+    cpu = reported.cpu if reported is not None and reported.cpu is not None else UNLIMITED.cpu
+    memory = reported.memory if reported is not None and reported.memory is not None else UNLIMITED.memory
+    return capacity_of(settings, limits.sizes, Size(cpu=cpu, memory=memory))
 
 
-def _room_on(host_id: int, whole: Size, places: int | None, limits: Limits, shown: Shown) -> Size:
-    room = _less(whole, _taken_by_others(host_id, limits, shown))
+def _capacity_on(host_id: int, whole: Size, places: int | None, limits: Limits, shown: Shown) -> Size:
+    capacity = _less(whole, _taken_by_others(host_id, limits, shown))
     if places is None:
-        return room
+        return capacity
     if not places and host_id not in limits.allocations:
         return Size(cpu=0, memory=0)  # full, and the allocations are unknown
     held, count = _held(host_id, limits, shown)
     each = _largest(limits) or Size(cpu=held.cpu / max(1, count), memory=held.memory // max(1, count))
     if places and not each.cpu:
-        return room  # no size is known
+        return capacity  # no size is known
     return Size(
-        cpu=min(room.cpu, held.cpu + places * each.cpu), memory=min(room.memory, held.memory + places * each.memory)
+        cpu=min(capacity.cpu, held.cpu + places * each.cpu),
+        memory=min(capacity.memory, held.memory + places * each.memory),
     )
 
 
@@ -201,8 +202,8 @@ def _taken_by_others(host_id: int, limits: Limits, shown: Shown) -> Size:
     """Return what comes off the whole: of a cloud's own limit all but this host's instances, else its orphans."""
     if host_id in limits.elsewhere:
         return limits.elsewhere[host_id]
-    own, told = shown.own(host_id), limits.told or Room()
-    if told.cpu is None and told.memory is None:
+    own, reported = shown.own(host_id), limits.reported or Capacity()
+    if reported.cpu is None and reported.memory is None:
         return shown.taken(each for each in own if each.deploy_id in limits.orphans)
     ours = {each.deploy_id for each in own} - limits.orphans
     return shown.taken(each for each in shown.listed if each.deploy_id not in ours)
@@ -229,7 +230,7 @@ def _less(whole: Size, taken: Size) -> Size:
     return Size(cpu=max(0.0, whole.cpu - taken.cpu), memory=max(0, whole.memory - taken.memory))
 
 
-class RoomKeeper:
+class CapacityReader:
     """Asks the cloud for limits and OpenNebula for allocations, and remembers refusals.
 
     Args:
@@ -244,8 +245,8 @@ class RoomKeeper:
         self._time = time
         self._clock = clock
         self._of: object = None
-        self._answer: Room | None = None
-        self._told: Room | None = None
+        self._answer: Capacity | None = None
+        self._reported: Capacity | None = None
         self._elsewhere: Mapping[int, Size] = {}
         self._most: int | None = None
         self._due_at = 0.0
@@ -269,21 +270,23 @@ class RoomKeeper:
         if provider is not self._of:  # another one, after an edit of the configuration
             self._of, self._due_at = provider, 0.0
         if not isinstance(provider, CapacitySource):
-            self._told, self._elsewhere, self._most = Room(), {}, None
+            self._reported, self._elsewhere, self._most = Capacity(), {}, None
         elif self._asking is None and self._time() >= self._due_at:
-            self._due_at = self._time() + ROOM_SECONDS
-            self._asking = asyncio.create_task(self._learn(provider, watched.call_timeout), name="ask for room")
+            self._due_at = self._time() + CAPACITY_SECONDS
+            self._asking = asyncio.create_task(self._learn(provider, watched.call_timeout), name="ask for capacity")
 
     async def _learn(self, provider: CapacitySource, patience: float) -> None:
         try:
-            answer = await _answered(provider.capacity(), patience, "room not known")
+            answer = await _answered(provider.capacity(), patience, "capacity not known")
         finally:
             self._asking = None
         if provider is not self._of:  # of settings that were replaced meanwhile
             return
         if not isinstance(answer, _Silence):
-            self._answer = Room(cpu=answer.cpu, memory=answer.memory) if isinstance(answer, Size) else answer or Room()
-        elif self._told is None:
+            self._answer = (
+                Capacity(cpu=answer.cpu, memory=answer.memory) if isinstance(answer, Size) else answer or Capacity()
+            )
+        elif self._reported is None:
             self._due_at = 0.0
 
     def note(self, refusal: Refusal | None, watched: Watched) -> None:
@@ -312,7 +315,7 @@ class RoomKeeper:
 
     # Computing
 
-    def rooms(self, settings: CapacitySettings, shown: Shown) -> tuple[Limits, Mapping[int, Size]]:
+    def capacities(self, settings: CapacitySettings, shown: Shown) -> tuple[Limits, Mapping[int, Size]]:
         """Return the known limits, and the capacity of each host. Slow with many instances: not for the event loop."""
         if self._answer is not None:
             self._take(self._answer, shown)
@@ -321,18 +324,18 @@ class RoomKeeper:
         limits = Limits(
             settings=settings,
             sizes=shown.provider.instance_sizes() if isinstance(shown.provider, CapacitySource) else {},
-            told=self._told,
+            reported=self._reported,
             elsewhere=self._elsewhere,
             most=self._most,
             most_running=self._most_running if self._is_limited else None,
             allocations=self._given,
             orphans=self._orphans,
         )
-        return limits, rooms_of(limits, shown)
+        return limits, capacities_of(limits, shown)
 
-    def _take(self, answer: Room, shown: Shown) -> None:
+    def _take(self, answer: Capacity, shown: Shown) -> None:
         """Turn an answer about the present instances into limits that hold as instances come and go."""
-        self._answer, self._told, used, self._is_urgent = None, answer, answer.used, False
+        self._answer, self._reported, used, self._is_urgent = None, answer, answer.used, False
         self._most = answer.most if answer.left is None else shown.count + answer.left
         self._elsewhere = (
             {host_id: _less(used, shown.taken(self._known_own(host_id, shown))) for host_id in shown.hosts}
@@ -379,9 +382,9 @@ class RoomKeeper:
         alive = shown.alive() if places else frozenset()
         if self._time() < self._given_due_at and (places is None or (places > 0 and alive == self._given_of)):
             return
-        self._given_due_at, self._given_of = self._time() + ROOM_SECONDS, alive
+        self._given_due_at, self._given_of = self._time() + CAPACITY_SECONDS, alive
         vms = {
-            host_id: [(vm.state.vm_id, vm.state.deploy_id) for vm in shown.judgement.hosts.get(host_id, ())]
+            host_id: [(vm.state.vm_id, vm.state.deploy_id) for vm in shown.inference.hosts.get(host_id, ())]
             for host_id in shown.hosts
         }
         self._asking_core = asyncio.create_task(self._learn_given(self.allocations, vms), name="ask for allocations")
@@ -389,7 +392,7 @@ class RoomKeeper:
     async def _learn_given(self, allocations: Allocations, vms: Mapping[int, Sequence[tuple[VmId, DeployId]]]) -> None:
         """Take the allocations; an instance that was listed before, and whose VM is not among them, is an orphan."""
         try:
-            given = await _answered(allocations(list(vms)), ROOM_SECONDS, "allocations not known")
+            given = await _answered(allocations(list(vms)), CAPACITY_SECONDS, "allocations not known")
         finally:
             self._asking_core = None
         if isinstance(given, _Silence):

@@ -10,8 +10,8 @@ import pytest
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.truth import Judgement, Listing, Memory, Rules, judge, set_back
-from one_provider_mad.monitor.whose import Known
+from one_provider_mad.monitor.attribution import KnownInstance
+from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, set_back
 from one_provider_mad.protocol.reports import VmWord
 from tests.monitor.worlds import (
     IDLE,
@@ -46,9 +46,9 @@ def parked(*vm_ids: int, busy: Iterable[int] = ()) -> Activity:
     return Activity(parked=frozenset(DeployId(f"i-{vm_id}") for vm_id in vm_ids), busy=frozenset(map(VmId, busy)))
 
 
-def named(judgement: Judgement) -> list[tuple[str, VmWord]]:
+def named(inference: Inference) -> list[tuple[str, VmWord]]:
     """The instances by which VMs are reported, with the reported states."""
-    return [(vm.state.deploy_id, vm.state.state) for vm in all_vms(judgement)]
+    return [(vm.state.deploy_id, vm.state.state) for vm in all_vms(inference)]
 
 
 def ended(vm_id: int, *, after: float, attempts: tuple[Attempt, ...] = (), action: str = "CLEANUP") -> Activity:
@@ -91,14 +91,14 @@ def test_an_open_create_sent_after_an_end_prevents_the_sync_of_its_host() -> Non
     for sent in (12.1, 20):
         opened = attempt_of(7, AttemptState.OPEN, after=sent, seq=1)
         activity = ended(7, after=12, attempts=(opened,))
-        judgement = through([look_at(instance_of(7), after=0), look_at(after=10, activity=activity)])
-        assert (judgement.unsynced, words(judgement)) == (frozenset({3}), {7: "UNKNOWN"})
+        inference = through([look_at(instance_of(7), after=0), look_at(after=10, activity=activity)])
+        assert (inference.unsynced, words(inference)) == (frozenset({3}), {7: "UNKNOWN"})
 
 
 def test_a_repeated_create_prevents_the_sync_despite_the_first_tries_dead_instance() -> None:
     again = msgspec.structs.replace(attempt_of(7, AttemptState.OPEN, after=12), number=2)
     look = look_at(instance_of(7, DEAD), after=10, activity=Activity(attempts=(again,)))
-    assert judge(Memory(), *look, Rules(owner=OWNER)).unsynced == {3}
+    assert infer_states(Memory(), *look, Rules(owner=OWNER)).unsynced == {3}
 
 
 def test_an_open_create_that_the_listing_would_show_does_not_prevent_the_sync() -> None:
@@ -122,8 +122,8 @@ def test_of_several_attempts_the_last_that_may_have_created_an_instance_is_used(
     made = attempt_of(8, AttemptState.CREATED, after=12, deploy_id="i-new", seq=latest.get("seq", 0))
     made = msgspec.structs.replace(made, number=latest.get("number", 1))
     other = msgspec.structs.replace(attempt_of(8, AttemptState.CREATED, after=11), **others)
-    judgement = judge(Memory(), *look_at(after=10, activity=Activity(attempts=(made, other)[::order])), GRACE)
-    assert (named(judgement), judgement.unsynced) == ([("i-new", VmWord.UNKNOWN)], frozenset())
+    inference = infer_states(Memory(), *look_at(after=10, activity=Activity(attempts=(made, other)[::order])), GRACE)
+    assert (named(inference), inference.unsynced) == ([("i-new", VmWord.UNKNOWN)], frozenset())
 
 
 def test_the_age_of_a_created_instance_is_counted_from_the_answer_of_its_create() -> None:
@@ -146,8 +146,8 @@ def test_a_vm_with_an_open_create_is_not_missed_by_any_number_of_listings() -> N
 def test_the_host_in_an_instances_tags_has_precedence_over_that_of_its_create() -> None:
     made = Activity(attempts=(attempt_of(7, AttemptState.CREATED, after=1, deploy_id="i-7"),))
     steps = [look_at(instance_of(7, host_id=4), after=10, activity=made), look_at(after=20, activity=made)]
-    judgement = through(steps, rules=GRACE)
-    assert (words(judgement, 3), words(judgement, 4)) == ({}, {7: "UNKNOWN"})
+    inference = through(steps, rules=GRACE)
+    assert (words(inference, 3), words(inference, 4)) == ({}, {7: "UNKNOWN"})
 
 
 def test_a_create_of_an_earlier_life_does_not_replace_a_later_instance() -> None:
@@ -162,7 +162,7 @@ def test_a_replaced_instance_is_not_wild_before_its_tags_are_visible() -> None:
         for seq, deploy_id in enumerate(["i-old", "i-new"])
     ]
     activity = Activity(attempts=tuple(attempts))
-    assert judge(Memory(), *look_at(wild("i-old"), after=0, activity=activity), GRACE).wilds == []
+    assert infer_states(Memory(), *look_at(wild("i-old"), after=0, activity=activity), GRACE).wilds == []
 
 
 # Copies
@@ -322,7 +322,7 @@ def test_a_leftover_does_not_replace_a_later_instance_with_rewritten_tags() -> N
 
 def test_setting_the_clock_back_moves_every_remembered_time() -> None:
     def memory(at: float, *, never: float = 0.0) -> Memory:
-        known = Known(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=3)
+        known = KnownInstance(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=3)
         one = msgspec.structs.replace(known, made_at=at, seen_at=at + 1, missing_since=at + 2, held_since=at + 3)
         two = msgspec.structs.replace(known, vm_id=VmId(8), made_at=never, held_since=never)
         return Memory(vms={each.vm_id: each for each in (one, two)}, listed_at=at + 4, held_since=at + 3)
@@ -334,5 +334,5 @@ def test_setting_the_clock_back_moves_every_remembered_time() -> None:
 def test_a_created_vm_is_unknown_if_the_remembered_listing_is_in_the_future() -> None:
     """The memory is of an earlier process, and the clock was set back since."""
     made = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=1, deploy_id="i-8"),))
-    judgement = judge(Memory(listed_at=NOW + 1000), *look_at(after=0, activity=made), Rules(owner=OWNER))
-    assert words(judgement) == {8: "UNKNOWN"}
+    inference = infer_states(Memory(listed_at=NOW + 1000), *look_at(after=0, activity=made), Rules(owner=OWNER))
+    assert words(inference) == {8: "UNKNOWN"}

@@ -1,4 +1,4 @@
-"""The room of a host: what limits are known, what others take of them, and what OpenNebula has given away."""
+"""The capacity of a host: what limits are known, what others take of them, and what OpenNebula has given away."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.journal.records import Refusal
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.monitor.capacity import LIMIT_SECONDS, Allocation, Limits, Shown, capacities_of
 from one_provider_mad.monitor.host import Load
-from one_provider_mad.monitor.room import LIMIT_SECONDS, Allocation, Limits, Shown, rooms_of
+from one_provider_mad.monitor.inference import Inference, Memory, SeenVm
 from one_provider_mad.monitor.settings import CapacitySettings
-from one_provider_mad.monitor.truth import Judgement, Memory, SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord
-from one_provider_mad.providers.interface import ImportHints, Room, Size
+from one_provider_mad.providers.interface import Capacity, ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time
 from tests.monitor.studio import Studio
 from tests.monitor.worlds import instance_of, wild
@@ -31,21 +31,21 @@ UNLIMITED = Size(cpu=1000, memory=1024 * GIB)
 class SizedCloud(FakeCloud):
     """Pretends to be a cloud whose running instances have 2 cores and 2 GiB each."""
 
-    room: Room | Size | None = None
+    answer: Capacity | Size | None = None
 
     def instance_sizes(self) -> Mapping[str, Size]:
         return {}
 
-    async def capacity(self) -> Room | Size | None:
+    async def capacity(self) -> Capacity | Size | None:
         await self._travel("capacity", None)
-        return self.room
+        return self.answer
 
     def size_of(self, instance: Instance) -> Size | None:
         return Size(cpu=2, memory=2 * GIB) if instance.state is InstanceState.RUNNING else None
 
 
 def given(*vm_ids: int, cpu: float = 100, memory: int = 1024 * 1024) -> Allocation:
-    """What OpenNebula has given away to these VMs, one core and a GiB each unless told otherwise."""
+    """What OpenNebula has given away to these VMs, one core and a GiB each unless reported otherwise."""
     load = Load(cpu=cpu * len(vm_ids), memory=memory * len(vm_ids))
     return Allocation(load=load, vm_ids=frozenset(map(VmId, vm_ids)))
 
@@ -56,20 +56,20 @@ def shown(*instances: Instance, hosts: Collection[int] = (3,)) -> Shown:
         if each.identity is not None:
             state = VmState(vm_id=each.identity.vm_id, deploy_id=each.deploy_id, state=VmWord.RUNNING)
             seen.setdefault(each.identity.host_id, []).append(SeenVm(state=state, instance=each))
-    judgement = Judgement(memory=Memory(), hosts=seen)
-    return Shown(provider=SizedCloud(), listed=instances, hosts=hosts, judgement=judgement)
+    inference = Inference(memory=Memory(), hosts=seen)
+    return Shown(provider=SizedCloud(), listed=instances, hosts=hosts, inference=inference)
 
 
-def limits(told: Room | None = None, **known: Any) -> Limits:
-    return Limits(settings=CapacitySettings(), told=told or Room(), **known)
+def limits(reported: Capacity | None = None, **known: Any) -> Limits:
+    return Limits(settings=CapacitySettings(), reported=reported or Capacity(), **known)
 
 
 ORPHAN = frozenset({DeployId("i-9")})
-TEN = Room(cpu=10, memory=10 * GIB)
+TEN = Capacity(cpu=10, memory=10 * GIB)
 
 
 @pytest.mark.parametrize(
-    ("known", "seen", "room"),
+    ("known", "seen", "capacity"),
     [
         pytest.param(limits(), shown(instance_of(7), wild("i-x")), UNLIMITED, id="without-a-limit"),
         pytest.param(limits(TEN), shown(instance_of(7)), Size(cpu=10, memory=10 * GIB), id="own-vms-reduce-nothing"),
@@ -131,13 +131,13 @@ TEN = Room(cpu=10, memory=10 * GIB)
         pytest.param(limits(most=1), shown(), UNLIMITED, id="a-place-of-unknown-size"),
     ],
 )
-def test_capacity_of_a_host_under_the_clouds_limits(known: Limits, seen: Shown, room: Size) -> None:
-    assert rooms_of(known, seen) == {3: room}
+def test_capacity_of_a_host_under_the_clouds_limits(known: Limits, seen: Shown, capacity: Size) -> None:
+    assert capacities_of(known, seen) == {3: capacity}
 
 
 def test_a_host_has_no_capacity_until_it_is_configured_or_the_cloud_has_answered() -> None:
-    assert rooms_of(Limits(settings=CapacitySettings(cpu=4)), shown()) == {}
-    assert rooms_of(Limits(settings=CapacitySettings(cpu=4, memory=8)), shown()) == {3: Size(cpu=4, memory=8)}
+    assert capacities_of(Limits(settings=CapacitySettings(cpu=4)), shown()) == {}
+    assert capacities_of(Limits(settings=CapacitySettings(cpu=4, memory=8)), shown()) == {3: Size(cpu=4, memory=8)}
 
 
 class Core:
@@ -155,12 +155,12 @@ class Core:
 
 
 async def seen_on(one: Studio, seconds: float = 5) -> Size:
-    """The room of the host some sweeps later."""
+    """The capacity of the host some sweeps later."""
     for _ in range(2):
         await pass_time(seconds)
         await one.sweeper.sweep()
     await pass_time(seconds)
-    return (await one.sweeper.sweep()).rooms[3]
+    return (await one.sweeper.sweep()).capacities[3]
 
 
 def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
@@ -174,13 +174,13 @@ def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
 @pytest.mark.looptime
 async def test_an_instance_without_a_vm_in_opennebula_uses_a_place_and_causes_a_warning(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
-    cloud.room = Room(most=2)
+    cloud.answer = Capacity(most=2)
     one = studio(tmp_path, cloud, core)
     one.add(7)
     one.add(8)
     core.given = given(7, 8)
     assert await seen_on(one) == Size(cpu=2, memory=2 * GIB)
-    core.given = given(8)  # VM 7 was powered off and terminated: no driver was told
+    core.given = given(8)  # VM 7 was powered off and terminated: no driver was reported
     assert await seen_on(one) == Size(cpu=1, memory=GIB)
     warning = (await one.sweeper.sweep()).warning
     assert warning == "the cloud is full, and its instance i-7 may be an orphan: see one-provider orphans"
@@ -191,7 +191,7 @@ async def test_an_instance_without_a_vm_in_opennebula_uses_a_place_and_causes_a_
 @pytest.mark.looptime
 async def test_the_place_of_an_ended_vm_is_not_counted_as_free_and_as_allocated(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
-    cloud.room = Room(most=4)
+    cloud.answer = Capacity(most=4)
     one = studio(tmp_path, cloud, core)
     one.add(7)
     one.add(8)
@@ -202,15 +202,15 @@ async def test_the_place_of_an_ended_vm_is_not_counted_as_free_and_as_allocated(
     assert core.asked == asked, "no VM has changed"
     del cloud.instances[DeployId("i-7")]
     core.given = given(8)
-    assert (await one.sweeper.sweep()).rooms[3] == Size(cpu=4, memory=4 * GIB)
+    assert (await one.sweeper.sweep()).capacities[3] == Size(cpu=4, memory=4 * GIB)
     await pass_time(5)
-    assert (await one.sweeper.sweep()).rooms[3] == Size(cpu=4, memory=4 * GIB), "one given away, and three places"
+    assert (await one.sweeper.sweep()).capacities[3] == Size(cpu=4, memory=4 * GIB), "one given away, and three places"
 
 
 @pytest.mark.looptime
 async def test_a_vm_newer_than_opennebulas_last_answer_is_no_orphan(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
-    cloud.room = TEN
+    cloud.answer = TEN
     one = studio(tmp_path, cloud, core)
     core.given = given(7)
     one.add(7)
@@ -226,7 +226,7 @@ class OddCloud(FakeCloud):
     def instance_sizes(self) -> Mapping[str, Size]:
         return {}
 
-    async def capacity(self) -> Room | Size | None:
+    async def capacity(self) -> Capacity | Size | None:
         return TEN
 
     def import_hints(self, instance: Instance) -> ImportHints:
@@ -238,17 +238,17 @@ async def test_an_instance_whose_size_cannot_be_read_does_not_prevent_the_sweep(
     one.add(7)
     one.cloud.add(None, deploy_id="i-odd")
     sweep = await one.sweeper.sweep()
-    assert (sweep.rooms, len(sweep.vms(3))) == ({3: Size(cpu=10, memory=10 * GIB)}, 1)
+    assert (sweep.capacities, len(sweep.vms(3))) == ({3: Size(cpu=10, memory=10 * GIB)}, 1)
 
 
 @pytest.mark.looptime
 async def test_usage_of_a_quota_by_others_reduces_capacity_while_the_cloud_reports_it(tmp_path: Path) -> None:
     cloud = SizedCloud()
-    cloud.room = Room(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB), left=1)
+    cloud.answer = Capacity(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB), left=1)
     one = studio(tmp_path, cloud)
     one.add(7)
     assert await seen_on(one) == Size(cpu=4, memory=4 * GIB), "its own VM, and one more as large"
-    cloud.room = Room(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB))
+    cloud.answer = Capacity(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB))
     assert await seen_on(one, 30) == Size(cpu=7, memory=7 * GIB), "of 5 cores in use 2 are its own"
 
 
@@ -272,12 +272,12 @@ async def test_a_general_limit_refusal_reads_capacity_at_once_and_makes_the_host
     one.add(7)
     core.given = given(7, 9)
     await one.sweeper.sweep()
-    assert (await one.sweeper.sweep()).rooms == {3: UNLIMITED}
+    assert (await one.sweeper.sweep()).capacities == {3: UNLIMITED}
     await noted(tmp_path / "journal", refusal(one.clock()))
     await one.sweeper.sweep()
     sweep = await one.sweeper.sweep()
     assert cloud.count("capacity") == 2
-    assert sweep.rooms == {3: Size(cpu=2, memory=2 * GIB)}, "what OpenNebula has given away, to the refused VM too"
+    assert sweep.capacities == {3: Size(cpu=2, memory=2 * GIB)}, "what OpenNebula has given away, to the refused VM too"
     assert sweep.warning == "no further instance can be made: EC2: no more"
     del cloud.instances[DeployId("i-7")]
     assert (await one.sweeper.sweep()).warning == "", "a place is free again"
@@ -300,7 +300,7 @@ async def test_a_refusal_that_is_not_general_does_not_change_capacity(
     await noted(tmp_path / "journal", refusal(one.clock(), **fields))
     await one.sweeper.sweep()
     sweep = await one.sweeper.sweep()
-    assert (sweep.rooms, sweep.warning) == ({3: UNLIMITED}, warning)
+    assert (sweep.capacities, sweep.warning) == ({3: UNLIMITED}, warning)
 
 
 async def test_a_refusal_older_than_its_time_limit_is_ignored(tmp_path: Path) -> None:
@@ -309,13 +309,13 @@ async def test_a_refusal_older_than_its_time_limit_is_ignored(tmp_path: Path) ->
     await noted(tmp_path / "journal", refusal(one.clock() - LIMIT_SECONDS))
     await one.sweeper.sweep()
     sweep = await one.sweeper.sweep()
-    assert (sweep.rooms, sweep.warning) == ({3: UNLIMITED}, "")
+    assert (sweep.capacities, sweep.warning) == ({3: UNLIMITED}, "")
 
 
 @pytest.mark.looptime
 async def test_allocations_are_read_again_after_opennebula_did_not_answer(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
-    cloud.room, core.given = Room(most=1), None
+    cloud.answer, core.given = Capacity(most=1), None
     one = studio(tmp_path, cloud, core)
     one.add(7)
     assert await seen_on(one) == Size(cpu=0, memory=0), "no capacity is reported"

@@ -13,11 +13,11 @@ from one_provider_mad.domain import VmId
 from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.gone import GoneVms
-from one_provider_mad.monitor.host import Load, letter_of, report_of, told_room
+from one_provider_mad.monitor.host import Load, configured_capacity, letter_of, report_of
+from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sender import Output, Sender, Stamps
 from one_provider_mad.monitor.sweep import Sweeper, aside
-from one_provider_mad.monitor.truth import SeenVm
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import asked, format_legacy_reply, format_log, refuse
 from one_provider_mad.protocol.im_messages import (
@@ -42,7 +42,7 @@ _STUMBLE_SECONDS = 5.0
 """Pause after a defect in reporting on a host; monitord waits for some minutes."""
 
 
-class Desk:
+class RequestHandler:
     """Turns requests into answers and schedules.
 
     Args:
@@ -73,7 +73,7 @@ class Desk:
         self._saying = Sender(output, stamps)
         self._on_hosts = on_hosts
         self._era: Era | None = None
-        self._untold: list[HostLog] = []
+        self._unsent: list[HostLog] = []
         self._hosts: dict[int, HostSchedule] = {}
         self._gone: dict[int, GoneVms] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
@@ -273,15 +273,15 @@ class Desk:
             sweep = await self._sweeper.sweep()
         except MadError as error:
             return self._held_report(request, error)
-        told = self._source.told()
+        settings = self._source.report_settings()
         report = report_of(
-            told,
-            sweep.rooms.get(request.host_id),
+            settings,
+            sweep.capacities.get(request.host_id),
             sweep.load(request.host_id),
             wilds=sweep.wilds,
             warning=sweep.warning,
         )
-        is_old = told.monitor.is_before_4_14
+        is_old = settings.monitor.is_before_4_14
         seen, now = sweep.vms(request.host_id), asyncio.get_running_loop().time()
         # Up to 4.12 `e` makes a VM FAILED for ever, and a VM that is left out UNKNOWN.
         gone = {} if is_old else self._gone.setdefault(request.host_id, GoneVms()).letters(seen, now=now)
@@ -310,23 +310,23 @@ class Desk:
 
         Until a first listing the report is empty: oned ignores it, and asks again later.
         """
-        told, memory = self._source.told(), self._sweeper.memory
-        since, limit = self._sweeper.failing_since, told.monitor.host_error_after
+        settings, memory = self._source.report_settings(), self._sweeper.memory
+        since, limit = self._sweeper.failing_since, settings.monitor.host_error_after
         if limit and since is not None and asyncio.get_running_loop().time() - since >= limit:
             raise error
         if not memory.listed_at:
             return ""
         # A VM whose instance is gone is left out only where that reports it as gone (see `_legacy_report`).
-        are_gone_named = not told.monitor.is_before_4_14 and told.monitor.missing_word is not VmWord.POWEROFF
+        are_gone_named = not settings.monitor.is_before_4_14 and settings.monitor.missing_word is not VmWord.POWEROFF
         vms = [
             LegacyVm(vm_id=known.vm_id, deploy_id=known.deploy_id, state_letter="-")
             for known in memory.vms.values()
             if known.host_id == request.host_id
             and not known.is_parked
-            and (are_gone_named or known.misses < told.monitor.missing_after)
+            and (are_gone_named or known.misses < settings.monitor.missing_after)
         ]
-        report = report_of(told, told_room(told.capacity), Load(), error=str(error))
-        return reports.legacy_report(report, vms, is_before_4_14=told.monitor.is_before_4_14)
+        report = report_of(settings, configured_capacity(settings.capacity), Load(), error=str(error))
+        return reports.legacy_report(report, vms, is_before_4_14=settings.monitor.is_before_4_14)
 
     # Sending
 
@@ -339,7 +339,7 @@ class Desk:
         log.info("log line sent", severity=severity.value, text=text)
         line = HostLog(severity=severity, text=text)
         if self._era is None:
-            self._untold.append(line)
+            self._unsent.append(line)
         else:
             self._output.log(format_log(line, era=self._era, timestamp=self._stamps.now()))
 
@@ -352,8 +352,8 @@ class Desk:
 
     def _know_era(self, era: Era) -> None:
         self._era = era
-        untold, self._untold = self._untold, []
-        for line in untold:
+        unsent, self._unsent = self._unsent, []
+        for line in unsent:
             self._output.log(format_log(line, era=era, timestamp=self._stamps.now()))
 
     # Ending

@@ -14,8 +14,8 @@ from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.protocol.vmm import shown_deploy_id
 
 
-class Known(Value, frozen=True, kw_only=True):
-    """Knowledge of the instance of one VM.
+class KnownInstance(Value, frozen=True, kw_only=True):
+    """The known instance of one VM.
 
     Attributes:
         vm_id: the VM's ID.
@@ -53,22 +53,22 @@ class Known(Value, frozen=True, kw_only=True):
         return self.stime, self.seq
 
 
-class Sorted(Value, frozen=True, kw_only=True):
+class Attribution(Value, frozen=True, kw_only=True):
     """The instances of a listing, by VM.
 
     Attributes:
         ours: the instance of each VM that the listing shows, and the host it is on.
-        beside: VMs with another live instance: an earlier one, or a copy.
-        homeless: the instance of each VM whose host is unknown.
+        with_others: VMs with another live instance: an earlier one, or a copy.
+        without_host: the instance of each VM whose host is unknown.
         wilds: wild instances that are live.
-        strays: instances with an anomaly that an operator should know of, with its description.
+        anomalies: instances with an anomaly that an operator should know of, with its description.
     """
 
     ours: Mapping[VmId, tuple[Instance, int]]
-    beside: frozenset[VmId]
-    homeless: Mapping[VmId, Instance]
+    with_others: frozenset[VmId]
+    without_host: Mapping[VmId, Instance]
     wilds: list[Instance]
-    strays: dict[DeployId, str]
+    anomalies: dict[DeployId, str]
 
 
 def latest_of(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
@@ -81,7 +81,7 @@ def latest_of(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
     return latest
 
 
-def with_created(known: Mapping[VmId, Known], attempts: Iterable[Attempt]) -> dict[VmId, Known]:
+def with_created(known: Mapping[VmId, KnownInstance], attempts: Iterable[Attempt]) -> dict[VmId, KnownInstance]:
     """Return the known instances and those created since: a create's answer proves them, listed or not."""
     found = dict(known)
     for attempt in attempts:
@@ -90,7 +90,7 @@ def with_created(known: Mapping[VmId, Known], attempts: Iterable[Attempt]) -> di
             before is not None and (before.deploy_id == attempt.deploy_id or before.life > life_of(who))
         ):
             continue
-        found[who.vm_id] = Known(
+        found[who.vm_id] = KnownInstance(
             vm_id=who.vm_id,
             host_id=who.host_id,
             deploy_id=attempt.deploy_id,
@@ -101,15 +101,15 @@ def with_created(known: Mapping[VmId, Known], attempts: Iterable[Attempt]) -> di
     return found
 
 
-def sort(
+def attribute_instances(
     instances: Iterable[Instance],
-    known: Mapping[VmId, Known],
+    known: Mapping[VmId, KnownInstance],
     *,
     owner: str,
     made: Collection[DeployId],
     upstreams: Mapping[DeployId, VmId] = {},
     hosts: Collection[int] = (),
-) -> Sorted:
+) -> Attribution:
     """Attribute each instance to its VM.
 
     Args:
@@ -122,7 +122,7 @@ def sort(
     """
     candidates: dict[VmId, list[Instance]] = {}
     wilds: list[Instance] = []
-    strays: dict[DeployId, str] = {}
+    anomalies: dict[DeployId, str] = {}
     by_deploy_id = {each.deploy_id: each for each in known.values()}
     for instance in instances:
         identity = instance.identity
@@ -132,12 +132,12 @@ def sort(
         elif (vm_id := upstreams.get(instance.deploy_id)) is not None:
             candidates.setdefault(vm_id, []).append(instance)
         elif (its := by_deploy_id.get(instance.deploy_id)) is not None:
-            strays[instance.deploy_id] = f"has lost its tags, it was VM {its.vm_id}'s"
+            anomalies[instance.deploy_id] = f"has lost its tags, it was VM {its.vm_id}'s"
             candidates.setdefault(its.vm_id, []).append(instance)
         elif not instance.state.is_gone and instance.deploy_id not in made:
             wilds.append(instance)
     chosen: dict[VmId, Instance] = {}
-    beside: set[VmId] = set()
+    with_others: set[VmId] = set()
     for vm_id, some in candidates.items():
         best = _best(some, known.get(vm_id))
         if best is not None:
@@ -145,22 +145,24 @@ def sort(
         for other in some:
             if other is not best and not other.state.is_gone:
                 own = best.deploy_id if best is not None else known[vm_id].deploy_id
-                strays[other.deploy_id] = f"is a second live instance of VM {vm_id}, beside {shown_deploy_id(own)}"
-                beside.add(vm_id)
-    homeless = _without_host(chosen, upstreams) if upstreams and len(hosts) != 1 else {}
-    for vm_id, instance in homeless.items():
-        strays[instance.deploy_id] = f"is VM {vm_id}'s by upstream's tag, which names no host: power it off and on once"
+                anomalies[other.deploy_id] = f"is a second live instance of VM {vm_id}, beside {shown_deploy_id(own)}"
+                with_others.add(vm_id)
+    without_host = _without_host(chosen, upstreams) if upstreams and len(hosts) != 1 else {}
+    for vm_id, instance in without_host.items():
+        anomalies[instance.deploy_id] = (
+            f"is VM {vm_id}'s by upstream's tag, which names no host: power it off and on once"
+        )
     only_host = next(iter(hosts), -1)
-    return Sorted(
+    return Attribution(
         ours={
             vm_id: (instance, _host_of(instance, known.get(vm_id), upstreams, only_host))
             for vm_id, instance in chosen.items()
-            if vm_id not in homeless
+            if vm_id not in without_host
         },
-        beside=frozenset(beside),
-        homeless=homeless,
+        with_others=frozenset(with_others),
+        without_host=without_host,
         wilds=wilds,
-        strays=strays,
+        anomalies=anomalies,
     )
 
 
@@ -172,19 +174,19 @@ def _without_host(chosen: Mapping[VmId, Instance], upstreams: Mapping[DeployId, 
     }
 
 
-def _host_of(instance: Instance, known: Known | None, upstreams: Collection[DeployId], only_host: int) -> int:
+def _host_of(instance: Instance, known: KnownInstance | None, upstreams: Collection[DeployId], only_host: int) -> int:
     if instance.identity is not None:
         return instance.identity.host_id
     return only_host if known is None or instance.deploy_id in upstreams else known.host_id
 
 
-def _best(candidates: list[Instance], known: Known | None) -> Instance | None:
+def _best(candidates: list[Instance], known: KnownInstance | None) -> Instance | None:
     if len(candidates) == 1 and (known is None or known.deploy_id == candidates[0].deploy_id):
         return candidates[0]  # as it nearly always is
     return _choose(candidates, known)
 
 
-def _choose(candidates: list[Instance], known: Known | None) -> Instance | None:
+def _choose(candidates: list[Instance], known: KnownInstance | None) -> Instance | None:
     """Return the VM's instance: of the latest life, there the known one, else a live one, else the newest."""
     own = [
         each
@@ -194,7 +196,7 @@ def _choose(candidates: list[Instance], known: Known | None) -> Instance | None:
     return max(own, key=lambda each: _rank(each, known), default=None)
 
 
-def _rank(instance: Instance, known: Known | None) -> tuple[tuple[int, int], bool, bool, float]:
+def _rank(instance: Instance, known: KnownInstance | None) -> tuple[tuple[int, int], bool, bool, float]:
     is_known = known is not None and instance.deploy_id == known.deploy_id
     life = _life_of_instance(instance)
     if known is not None and is_known:
