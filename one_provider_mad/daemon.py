@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from one_provider_mad.domain import Instance
     from one_provider_mad.engines import Engines
     from one_provider_mad.journal.records import Debt
-    from one_provider_mad.orphans.last_look import LastLook
+    from one_provider_mad.orphans.revalidation import Revalidation
     from one_provider_mad.xmlrpc.leadership import Leadership
 
 PROGRAM = "one_vmm_provider"
@@ -62,7 +62,7 @@ class _Daemon(Serving[Request | Malformed]):
         self._engines: Engines | None = None
         self._begun_at = time.time()
         self._asks_opennebula = False
-        self._last_look: LastLook | None = None
+        self._revalidation: Revalidation | None = None
         self._settling: Settling | None = None
         self._is_copy_told = False
 
@@ -152,14 +152,14 @@ class _Daemon(Serving[Request | Malformed]):
         reconciler = Reconciler(
             engines,
             opennebula,
-            tell=dispatcher.log_lines.tell,
+            write_log=dispatcher.log_lines.tell,
             is_busy=dispatcher.lanes.is_busy,
             clock=time.time,
             machine=machine,
             learn_release=self._learn_release,
             core_is_up=self._core.is_up,
         )
-        self._last_look = reconciler.last_look
+        self._revalidation = reconciler.revalidation
         try:
             await reconciler.run()
         finally:
@@ -205,14 +205,14 @@ class _Daemon(Serving[Request | Malformed]):
                 self._is_copy_told = True
                 self._warn(sentence)
             raise CannotTell(sentence)
-        if self._last_look is None:
+        if self._revalidation is None:
             if self._asks_opennebula:
                 raise CannotTell("the local OpenNebula has not answered yet whether a VM needs the instance")
             await nobody_confirms(debt, instance)
         elif debt.is_orphan:
-            await self._last_look.confirm(debt)
+            await self._revalidation.confirm(debt)
         elif debt.since < self._begun_at:
-            await self._last_look.refuse_needed(debt, instance.deploy_id)
+            await self._revalidation.refuse_needed(debt, instance.deploy_id)
 
     async def _open_journal(self, modules: _Modules, engines: Engines, dispatcher: Dispatcher) -> None:
         """Open the journal and read its debts before requests are accepted; wait two seconds at most."""

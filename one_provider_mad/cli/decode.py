@@ -13,8 +13,8 @@ from typing import cast
 import click
 from lxml import etree
 
-from one_provider_mad.cli.decoded import PROBLEM, Told, told
-from one_provider_mad.cli.decoded_monitor import told_by_monitor
+from one_provider_mad.cli.decoded import PROBLEM, DecodedLine, decode_line
+from one_provider_mad.cli.decoded_monitor import decode_monitor_line
 from one_provider_mad.protocol.framing import LineBuffer, Oversized
 
 _PIECE = 65536
@@ -103,8 +103,8 @@ def entry(line: bytes | Oversized, *, is_xml: bool = False) -> str:
     return json.dumps(facts)
 
 
-def _read(line: bytes | Oversized) -> Told:
-    return told_by_monitor(line) or told(line)
+def _read(line: bytes | Oversized) -> DecodedLine:
+    return decode_monitor_line(line) or decode_line(line)
 
 
 def _field(label: str, text: str) -> str:

@@ -23,7 +23,7 @@ PROBLEM = "payload"
 """Label of the field with the reason why a payload cannot be read."""
 
 
-class Told(Value, frozen=True, kw_only=True):
+class DecodedLine(Value, frozen=True, kw_only=True):
     """One decoded line.
 
     Attributes:
@@ -49,7 +49,7 @@ class Told(Value, frozen=True, kw_only=True):
     document: bytes = b""
 
 
-def told(line: bytes | Oversized) -> Told:
+def decode_line(line: bytes | Oversized) -> DecodedLine:
     """Read a line of oned's or of a virtualization driver's. Never raises."""
     if isinstance(line, Oversized):
         return unreadable(parse_oversized(line).reason, line.head)
@@ -62,46 +62,46 @@ def is_from_a_driver(line: bytes) -> bool:
     return word == b"LOG" or (bool(rest) and rest[0].upper() in _STATUS)
 
 
-def unreadable(reason: str, line: bytes) -> Told:
+def unreadable(reason: str, line: bytes) -> DecodedLine:
     """Return the decoded form of a line that is neither request nor reply."""
     start = line[:_EXCERPT].decode("utf-8", "backslashreplace")
-    return Told(word=start + ("…" if len(line) > _EXCERPT else ""), note=f"neither request nor reply: {reason}")
+    return DecodedLine(word=start + ("…" if len(line) > _EXCERPT else ""), note=f"neither request nor reply: {reason}")
 
 
 # Lines of a driver
 
 
-def _from_driver(line: bytes) -> Told:
+def _from_driver(line: bytes) -> DecodedLine:
     message = parse_reply(line)
     if isinstance(message, Malformed):
         return unreadable(message.reason, line)
     if isinstance(message, Control):
-        return Told(sender="driver", word=message.value, status="SUCCESS", text="the driver is ready")
+        return DecodedLine(sender="driver", word=message.value, status="SUCCESS", text="the driver is ready")
     if isinstance(message, LogLine):
         return log(message)
     status = "SUCCESS" if message.is_success else "FAILURE"
-    return Told(sender="driver", word=message.word, status=status, vm_id=message.vm_id, text=_info(message))
+    return DecodedLine(sender="driver", word=message.word, status=status, vm_id=message.vm_id, text=_info(message))
 
 
-def log(line: LogLine) -> Told:
+def log(line: LogLine) -> DecodedLine:
     """Decode a LOG line."""
     target = "oned's log" if line.vm_id is None else f"log of VM {line.vm_id}"
     text = f"{target}: {line.text}"
-    return Told(sender="driver", word="LOG", status=line.severity.name.lower(), vm_id=line.vm_id, text=text)
+    return DecodedLine(sender="driver", word="LOG", status=line.severity.name.lower(), vm_id=line.vm_id, text=text)
 
 
 def _info(reply: Reply) -> str:
-    told = f"VM {reply.vm_id}"
+    about = f"VM {reply.vm_id}"
     if reply.info in ("", "-"):
-        return told
+        return about
     label = "deploy id " if reply.word == Action.DEPLOY.value and reply.is_success else ""
-    return f"{told}: {label}{reply.info}"
+    return f"{about}: {label}{reply.info}"
 
 
 # Lines of oned
 
 
-def _from_oned(line: bytes) -> Told:
+def _from_oned(line: bytes) -> DecodedLine:
     message = parse_line(line)
     if isinstance(message, Malformed):
         return unreadable(message.reason, line)
@@ -111,7 +111,7 @@ def _from_oned(line: bytes) -> Told:
     document = b""
     if message.action is not Action.DRIVER_CANCEL or message.payload:
         fields, document = _payload(message)
-    return Told(
+    return DecodedLine(
         sender="core",
         word=message.action.value,
         vm_id=message.vm_id,
@@ -122,10 +122,10 @@ def _from_oned(line: bytes) -> Told:
     )
 
 
-def control(line: Control) -> Told:
+def control(line: Control) -> DecodedLine:
     """Decode INIT or FINALIZE, which both kinds of driver receive."""
     what = {Control.INIT: "are you ready?", Control.FINALIZE: "please exit"}[line]
-    return Told(sender="core", word=line.value, text=what)
+    return DecodedLine(sender="core", word=line.value, text=what)
 
 
 def _payload(request: Request) -> tuple[tuple[tuple[str, str], ...], bytes]:

@@ -7,7 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 
-from one_provider_mad.cli.decoded import PROBLEM, Told, control, is_from_a_driver, moment, unreadable, vector
+from one_provider_mad.cli.decoded import PROBLEM, DecodedLine, control, is_from_a_driver, moment, unreadable, vector
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.im import parse_line, parse_oversized
 from one_provider_mad.protocol.im_messages import ImLine, Kind, Monitor, StartMonitor, StopMonitor, Unreadable
@@ -24,7 +24,7 @@ _IN_BASE64 = frozenset({"MONITOR", "IMPORT_TEMPLATE"})
 """Attributes of a VM whose value is template text once more (protocol/reports.py)."""
 
 
-def told_by_monitor(line: bytes | Oversized) -> Told | None:
+def decode_monitor_line(line: bytes | Oversized) -> DecodedLine | None:
     """Decode a line from or to an information driver; None for any other line. Never raises."""
     head = line.head if isinstance(line, Oversized) else line
     if not is_from_a_driver(head):
@@ -40,7 +40,7 @@ def told_by_monitor(line: bytes | Oversized) -> Told | None:
 # Requests of the core
 
 
-def _asked(message: ImLine, line: bytes) -> Told:
+def _asked(message: ImLine, line: bytes) -> DecodedLine:
     if isinstance(message, Unreadable):
         return unreadable(message.reason, line)
     if isinstance(message, Control):
@@ -54,9 +54,11 @@ def _asked(message: ImLine, line: bytes) -> Told:
     return _asks("MONITOR", message.host_id, _LEGACY_NOTE, _monitor(message))
 
 
-def _asks(word: str, host_id: int, note: str, fields: Iterable[tuple[str, str]] = (), document: bytes = b"") -> Told:
+def _asks(
+    word: str, host_id: int, note: str, fields: Iterable[tuple[str, str]] = (), document: bytes = b""
+) -> DecodedLine:
     shown = tuple((label, text) for label, text in fields if text)
-    return Told(
+    return DecodedLine(
         sender="core", word=word, host_id=host_id, text=f"host {host_id}", note=note, fields=shown, document=document
     )
 
@@ -83,7 +85,7 @@ def _start(message: StartMonitor) -> Iterator[tuple[str, str]]:
 # Lines of a driver
 
 
-def _modern(line: bytes) -> Told | None:
+def _modern(line: bytes) -> DecodedLine | None:
     match = _MODERN.fullmatch(line)
     if match is None:
         return None
@@ -98,7 +100,7 @@ def _modern(line: bytes) -> Told | None:
     return _reported(word, status, host_id, text or "", problem=problem, when=moment(timestamp))
 
 
-def _legacy(line: bytes) -> Told | None:
+def _legacy(line: bytes) -> DecodedLine | None:
     match = _LEGACY.fullmatch(line.rstrip())
     if match is None:
         return None
@@ -112,19 +114,19 @@ def _legacy(line: bytes) -> Told | None:
     return _reported(word, status, host_id, text, problem=problem)
 
 
-def _log(letter: str, host_id: int, text: str) -> Told:
+def _log(letter: str, host_id: int, text: str) -> DecodedLine:
     severity = next((each for each in Severity if each.value == letter[:1]), Severity.INFO)
     log = "monitord's log" if host_id < 0 else f"monitord's log, of host {host_id}"
     about = None if host_id < 0 else host_id
-    return Told(sender="driver", word="LOG", status=severity.name.lower(), host_id=about, text=f"{log}: {text}")
+    return DecodedLine(sender="driver", word="LOG", status=severity.name.lower(), host_id=about, text=f"{log}: {text}")
 
 
-def _reported(word: str, status: str, host_id: int, text: str, *, problem: str = "", when: str = "") -> Told:
+def _reported(word: str, status: str, host_id: int, text: str, *, problem: str = "", when: str = "") -> DecodedLine:
     is_report = status == "SUCCESS" and not problem
     fields = tuple(_attributes(text)) if is_report else ((PROBLEM, problem),) if problem else ()
     sentence = "" if is_report or not text else f": {text}"
-    told = f"host {host_id}{when}{sentence}"
-    return Told(sender="driver", word=word, status=status, host_id=host_id, text=told, fields=fields)
+    about = f"host {host_id}{when}{sentence}"
+    return DecodedLine(sender="driver", word=word, status=status, host_id=host_id, text=about, fields=fields)
 
 
 def _attributes(text: str) -> Iterator[tuple[str, str]]:

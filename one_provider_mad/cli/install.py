@@ -40,7 +40,7 @@ class Step(Value, frozen=True, kw_only=True):
     text: str = ""
     is_there: bool = False
 
-    def told(self) -> str:
+    def sentence(self) -> str:
         """Return the step as a line of text."""
         verb = "exists" if self.is_there else "linked" if self.target else "written"
         return f"{verb}: {self.path}" + (f" -> {self.target}" if self.target else "")
@@ -71,7 +71,7 @@ def command(name: str, kind: str, mads: Path | None, is_dry: bool, is_json: bool
         )
         return
     for step in steps:
-        click.echo(("would be " if is_dry and not step.is_there else "") + step.told())
+        click.echo(("would be " if is_dry and not step.is_there else "") + step.sentence())
     click.echo(f"next: one-provider check {name}, then one-provider oned-conf {name} --release ...")
 
 

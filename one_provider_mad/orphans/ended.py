@@ -18,9 +18,9 @@ class EndedInstances:
 
     def __init__(self) -> None:
         self._alive: set[DeployId] = set()
-        self._told: set[DeployId] = set()
+        self._logged: set[DeployId] = set()
 
-    async def untold(
+    async def not_yet_logged(
         self, cloud: Cloud, instances: Collection[Instance], living: Mapping[VmId, VmDocument]
     ) -> dict[VmId, Instance]:
         """Return, by VM, the ended instance of each VM at rest whose log does not say so yet.
@@ -33,7 +33,7 @@ class EndedInstances:
         Raises:
             ProviderError: the cloud does not answer.
         """
-        owned = [vm for vm in living.values() if vm.is_at_rest and vm.deploy_id and vm.deploy_id not in self._told]
+        owned = [vm for vm in living.values() if vm.is_at_rest and vm.deploy_id and vm.deploy_id not in self._logged]
         shown = {each.deploy_id: each for each in instances}
         unlisted = [vm.deploy_id for vm in owned if vm.deploy_id in self._alive and vm.deploy_id not in shown]
         if unlisted:
@@ -47,14 +47,14 @@ class EndedInstances:
             and _is_of(instance, vm, owner=cloud.owner)
         }
 
-    def told(self, deploy_id: DeployId) -> None:
+    def note_logged(self, deploy_id: DeployId) -> None:
         """Note that the VM's log reports the end of this instance."""
-        self._told.add(deploy_id)
+        self._logged.add(deploy_id)
 
     def _remember(self, instances: Iterable[Instance], living: Iterable[VmDocument]) -> None:
         named = {vm.deploy_id for vm in living}
         self._alive = {each.deploy_id for each in instances if not each.state.is_gone} | (self._alive & named)
-        self._told &= named
+        self._logged &= named
 
 
 def _is_of(instance: Instance, vm: VmDocument, *, owner: str) -> bool:

@@ -22,10 +22,10 @@ from one_provider_mad.errors import JournalError, MadError, ProviderError, Setti
 from one_provider_mad.journal.records import ORPHAN, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.ended import EndedInstances, sentence_for
-from one_provider_mad.orphans.grounds import is_back, is_needed, is_over, lives_on
-from one_provider_mad.orphans.last_look import LastLook
 from one_provider_mad.orphans.machine import MACHINE
-from one_provider_mad.orphans.timetable import GLANCE_SECONDS, TROUBLE, Timetable, Trouble
+from one_provider_mad.orphans.revalidation import Revalidation
+from one_provider_mad.orphans.termination_rules import is_back, is_in_use, is_vm_alive, is_vm_gone
+from one_provider_mad.orphans.timetable import CHECK_SECONDS, TROUBLE, Timetable, Trouble
 from one_provider_mad.orphans.verdicts import (
     Finding,
     Rules,
@@ -77,7 +77,7 @@ class OpenNebula(Protocol):
         """These VMs, DONE or not."""
 
 
-class Tell(Protocol):
+class OperatorLog(Protocol):
     """Writes a line to oned's log, or to the log of a VM."""
 
     def __call__(self, severity: Severity, text: str, vm_id: VmId | None = None, /) -> None:
@@ -90,7 +90,7 @@ class Reconciler:
     Args:
         engines: the cloud and the journal.
         opennebula: the local OpenNebula.
-        tell: writes to oned's log, or to a VM's.
+        write_log: writes to oned's log, or to a VM's.
         is_busy: true while an action of a VM is open.
         clock: seconds since the epoch.
         machine: returns the identity of this machine; not called on the loop.
@@ -98,7 +98,7 @@ class Reconciler:
         core_is_up: set once OpenNebula has started and answers.
 
     Attributes:
-        last_look: checks an instance again before it is terminated.
+        revalidation: checks an instance again before it is terminated.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Reconciler:
         engines: EngineSource,
         opennebula: OpenNebula,
         *,
-        tell: Tell,
+        write_log: OperatorLog,
         is_busy: Callable[[VmId], bool],
         clock: Callable[[], float],
         machine: Callable[[], str],
@@ -116,21 +116,21 @@ class Reconciler:
         self._core_is_up = core_is_up
         self._engines = engines
         self._opennebula = opennebula
-        self._tell = tell
+        self._write_log = write_log
         self._is_busy = is_busy
         self._clock = clock
         self._begun_at = clock()
-        self.last_look = LastLook(engines, opennebula, machine=machine)
+        self.revalidation = Revalidation(engines, opennebula, machine=machine)
         self._sightings: dict[DeployId, Sighting] = {}
-        self._told: dict[DeployId, Verdict] = {}
+        self._reported: dict[DeployId, Verdict] = {}
         self._ended = EndedInstances()
         self._release: tuple[int, ...] | None = None
         self._warned: set[str] = set()
         self._timetable = Timetable(clock)
         self._remembered: Sequence[Mapping[str, Any]] = ()
         self._interval = OrphanPolicy().interval
-        self._parts_told = 0
-        self._is_parts_problem_told = False
+        self._parts_reported = 0
+        self._is_parts_problem_reported = False
         self._learn_release: Callable[[tuple[int, ...]], None] | None = learn_release
 
     async def run(self) -> None:
@@ -147,10 +147,10 @@ class Reconciler:
             return
         await self._core_is_up.wait()
         while True:
-            pause = await self.look_if_due()
+            pause = await self.check_if_due()
             await asyncio.sleep(pause)
 
-    async def look_if_due(self) -> float:
+    async def check_if_due(self) -> float:
         """Check when it is due; return the seconds until the next call.
 
         The configuration is read each time, so an edited interval counts within seconds.
@@ -160,9 +160,9 @@ class Reconciler:
             self._interval = engine.configuration.settings.orphans.interval
             if self._timetable.seconds_left(self._interval) <= 0:
                 await self._know_release()
-                await self.look(engine)
-                self._timetable.looked()
-            return min(GLANCE_SECONDS, self._timetable.seconds_left(self._interval))
+                await self.search(engine)
+                self._timetable.note_search()
+            return min(CHECK_SECONDS, self._timetable.seconds_left(self._interval))
         except MadError as error:
             log.info("orphans not looked for", reason=str(error))
             reason = str(error)
@@ -185,7 +185,7 @@ class Reconciler:
             return
         try:
             # Also without credentials: the front-end may be copied later.
-            await self.last_look.is_this_machine(self._engines.journal)
+            await self.revalidation.is_this_machine(self._engines.journal)
             found, trouble = await self._last_found(self._engines.journal)
         except JournalError as error:
             log.info("machine not noted yet", reason=str(error))  # the first check does it
@@ -219,7 +219,7 @@ class Reconciler:
             with suppress(JournalError):
                 await self._engines.journal.set_fact(TROUBLE, msgspec.json.encode(trouble).decode())
 
-    async def look(self, engine: Engine) -> list[Finding]:
+    async def search(self, engine: Engine) -> list[Finding]:
         """Check once: list, compare, report, and note debts.
 
         Raises:
@@ -228,12 +228,12 @@ class Reconciler:
         cloud, policy = engine.cloud, engine.configuration.settings.orphans
         if cloud is None:
             return []
-        await self.last_look.is_this_machine(engine.journal)
+        await self.revalidation.is_this_machine(engine.journal)
         asked_at = self._clock()
         living = await self._opennebula.living()
         await self._free_parked(engine.journal, living, asked_at)
         instances = await cloud.list_instances()
-        await self._tell_ended(cloud, instances, living)
+        await self._log_ended(cloud, instances, living)
         findings = await self._findings(instances, living, engine.journal, owner=cloud.owner)
         now = self._clock()
         self._sightings.update(_sighting(each, owner=cloud.owner) for each in self._remembered)
@@ -262,7 +262,7 @@ class Reconciler:
     async def _free_parked(self, journal: Journal, living: Mapping[VmId, VmDocument], asked_at: float) -> None:
         """Unpark instances of VMs that are on a host again without this driver: by a person, or another front-end.
 
-        Reports leave a parked instance out, which would make its VM UNKNOWN or POWEROFF (monitor/truth.py).
+        Reports leave a parked instance out, which would make its VM UNKNOWN or POWEROFF (monitor/inference.py).
         """
         for deploy_id, (vm_id, since) in (await journal.parked_since()).items():
             vm = living.get(vm_id)
@@ -273,14 +273,14 @@ class Reconciler:
 
     async def _busy(self, journal: Journal, vm_ids: Collection[VmId]) -> set[VmId]:
         """Return the VMs with an open action, of this process or of an earlier one that still runs."""
-        unanswered = await self.last_look.unanswered(journal) if vm_ids else set()
+        unanswered = await self.revalidation.unanswered(journal) if vm_ids else set()
         return {vm_id for vm_id in vm_ids if vm_id in unanswered or self._is_busy(vm_id)}
 
     # Reporting
 
-    async def _tell_ended(self, cloud: Cloud, instances: list[Instance], living: Mapping[VmId, VmDocument]) -> None:
+    async def _log_ended(self, cloud: Cloud, instances: list[Instance], living: Mapping[VmId, VmDocument]) -> None:
         """Log how to go on with a VM whose instance was terminated outside OpenNebula."""
-        ended = await self._ended.untold(cloud, instances, living)
+        ended = await self._ended.not_yet_logged(cloud, instances, living)
         if not ended:
             return
         documents = await self._opennebula.documents(ended.keys())  # an action may have ended it since
@@ -291,19 +291,19 @@ class Reconciler:
                 continue
             sentence = sentence_for(vm, instance, release=self._release)
             log.warning("instance ended without OpenNebula", vm=vm_id, reason=sentence)
-            self._tell(Severity.ERROR, sentence, vm_id)
-            self._ended.told(instance.deploy_id)
+            self._write_log(Severity.ERROR, sentence, vm_id)
+            self._ended.note_logged(instance.deploy_id)
 
     async def _parts_or_problem(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> tuple[list[LoosePart], str]:
         """Return loose parts, or why they are unknown: a missing permission for them must not stop the check."""
         try:
             parts = await self._parts(cloud, living)
         except ProviderError as error:
-            if not error.retryable and not self._is_parts_problem_told:
-                self._is_parts_problem_told = True
+            if not error.retryable and not self._is_parts_problem_reported:
+                self._is_parts_problem_reported = True
                 self._warn(f"unused volumes, snapshots and addresses are not looked for: {error}")
             return [], str(error)
-        self._is_parts_problem_told = False
+        self._is_parts_problem_reported = False
         return parts, ""
 
     async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[LoosePart]:
@@ -312,10 +312,10 @@ class Reconciler:
         if not isinstance(provider, LooseParts):
             return []
         found = await cloud.call("list", lambda: provider.loose_parts(owner=cloud.owner))
-        loose = [part for part in found if part.identity is None or not is_needed(part.identity, living)]
+        loose = [part for part in found if part.identity is None or not is_vm_alive(part.identity, living)]
         # Not every user sees every VM in the pool, so these are read one by one.
         documents = await self._opennebula.documents({part.identity.vm_id for part in loose if part.identity})
-        return [part for part in loose if part.identity is None or is_over(part.identity, documents)]
+        return [part for part in loose if part.identity is None or is_vm_gone(part.identity, documents)]
 
     async def _publish(self, journal: Journal, parts: list[LoosePart], problem: str) -> None:
         """Record the findings for `one-provider orphans`."""
@@ -329,12 +329,14 @@ class Reconciler:
 
     def _tell_news(self, parts: list[LoosePart]) -> None:
         """Log each finding once, when it was seen twice; of parts log the number."""
-        if parts and len(parts) != self._parts_told:
-            self._tell(Severity.WARNING, f"unused volumes, snapshots or addresses of this OpenNebula: {len(parts)}")
-        self._parts_told = len(parts)
+        if parts and len(parts) != self._parts_reported:
+            self._write_log(
+                Severity.WARNING, f"unused volumes, snapshots or addresses of this OpenNebula: {len(parts)}"
+            )
+        self._parts_reported = len(parts)
         settled = {id_: each.finding for id_, each in self._sightings.items() if each.count > 1}
         for deploy_id, finding in settled.items():
-            if self._told.get(deploy_id) is finding.verdict:
+            if self._reported.get(deploy_id) is finding.verdict:
                 continue
             word = "is an orphan" if finding.verdict.is_orphan else "belongs to no VM for certain"
             log.warning(
@@ -344,10 +346,10 @@ class Reconciler:
                 verdict=finding.verdict.value,
                 evidence=finding.evidence,
             )
-            self._tell(Severity.WARNING, f"instance {deploy_id} {word}: {finding.evidence}")
+            self._write_log(Severity.WARNING, f"instance {deploy_id} {word}: {finding.evidence}")
         # A failed check starts the count anew, but repeats no report.
-        known = {id_: verdict for id_, verdict in self._told.items() if id_ in self._sightings}
-        self._told = known | {id_: finding.verdict for id_, finding in settled.items()}
+        known = {id_: verdict for id_, verdict in self._reported.items() if id_ in self._sightings}
+        self._reported = known | {id_: finding.verdict for id_, finding in settled.items()}
 
     def _warn_once(self, sentence: str) -> None:
         if sentence not in self._warned:
@@ -356,7 +358,7 @@ class Reconciler:
 
     def _warn(self, sentence: str) -> None:
         log.warning("orphans", reason=sentence)
-        self._tell(Severity.WARNING, sentence)
+        self._write_log(Severity.WARNING, sentence)
 
     # Destroying
 
@@ -364,14 +366,14 @@ class Reconciler:
         orphans = [each for each in self._sightings.values() if each.finding.verdict.is_orphan]
         if not orphans:
             return
-        if not await self.last_look.is_this_machine(engine.journal):
+        if not await self.revalidation.is_this_machine(engine.journal):
             self._warn_once(
                 "no orphan is terminated: the journal comes from another machine (a restored or cloned front-end?);"
                 f" if this one has taken its place, run one-provider journal accept {engine.configuration.name}"
             )
             return
         owed = {debt.deploy_id for debt in await engine.journal.debts()}
-        made = await self.last_look.made_here(engine.journal, [each.finding for each in orphans])
+        made = await self.revalidation.created_here(engine.journal, [each.finding for each in orphans])
         rules = Rules(grace=policy.grace, at_most=policy.at_most)
         due = to_destroy(
             [each for each in orphans if each.finding.deploy_id not in owed], made=made, rules=rules, now=now
@@ -388,7 +390,7 @@ class Reconciler:
         """Return the finding of a fresh check of this VM; None when anything has changed."""
         vm_id = before.identity.vm_id
         try:
-            found = await self.last_look.seen(engine, vm_id, before.deploy_id)
+            found = await self.revalidation.seen(engine, vm_id, before.deploy_id)
         except ProviderError as error:
             log.info("orphan not confirmed", deploy_id=before.deploy_id, reason=str(error))
             return None
@@ -415,7 +417,9 @@ class Reconciler:
             verdict=finding.verdict.value,
             evidence=finding.evidence,
         )
-        self._tell(Severity.WARNING, f"instance {finding.deploy_id} is terminated as an orphan: {finding.evidence}")
+        self._write_log(
+            Severity.WARNING, f"instance {finding.deploy_id} is terminated as an orphan: {finding.evidence}"
+        )
 
     async def _withdraw(self, journal: Journal, living: Mapping[VmId, VmDocument], policy: OrphanPolicy) -> None:
         """Drop unpaid debts whose VM exists again, or that the configuration no longer allows.
@@ -428,13 +432,13 @@ class Reconciler:
             if debt.is_orphan:
                 is_off = policy.policy != "terminate-done" or is_back(debt, vm)
             else:
-                is_off = debt.since < self._begun_at and lives_on(vm, debt, debt.deploy_id)
+                is_off = debt.since < self._begun_at and is_in_use(vm, debt, debt.deploy_id)
             if not is_off:
                 continue
             await journal.pay_debt(debt)
             log.warning("debt withdrawn", reason=debt.reason, deploy_id=debt.deploy_id, vm=debt.identity.vm_id)
             word = " as an orphan" if debt.is_orphan else f": VM {debt.identity.vm_id} uses it again"
-            self._tell(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more{word}")
+            self._write_log(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more{word}")
 
 
 def _part_entry(part: LoosePart) -> dict[str, object]:

@@ -12,7 +12,7 @@ from one_provider_mad.domain import Value
 TROUBLE = "orphans-trouble"
 """Key of the journal's fact: why the latest check failed, as JSON of a `Trouble`."""
 
-GLANCE_SECONDS = 5.0
+CHECK_SECONDS = 5.0
 """Longest pause until the configuration is read again: an edited interval counts within this time."""
 
 _FIRST_RETRY_SECONDS = 30.0
@@ -47,7 +47,7 @@ class Timetable:
         self._failed_at = 0.0
         self.failures = 0
 
-    def looked(self) -> None:
+    def note_search(self) -> None:
         """Note a complete check."""
         self._looked_at, self.failures = self._clock(), 0
 

@@ -87,8 +87,8 @@ class Verdict(Enum):
     LEFTOVER = "leftover"
     """A recreate of its VM left it behind."""
 
-    TWIN = "twin"
-    """A duplicate from the same create; OpenNebula knows the other one."""
+    DUPLICATE = "twin"
+    """A duplicate from the same create; OpenNebula knows the other one. The value is the word that --json prints."""
 
     UNKNOWN = "unknown"
     """Cannot be decided."""
@@ -96,7 +96,7 @@ class Verdict(Enum):
     @property
     def is_orphan(self) -> bool:
         """True when nothing of OpenNebula needs the instance any more."""
-        return self in (Verdict.DONE, Verdict.LEFTOVER, Verdict.TWIN)
+        return self in (Verdict.DONE, Verdict.LEFTOVER, Verdict.DUPLICATE)
 
 
 class Finding(Value, frozen=True, kw_only=True):
@@ -201,7 +201,7 @@ def _beside(who: Identity, vm: VmDocument, siblings: list[Instance]) -> tuple[Ve
     if who.seq < its.seq:
         return Verdict.LEFTOVER, f"VM {vm.vm_id} is {vm.deploy_id} (SEQ {its.seq}), this one is of SEQ {who.seq}"
     if who.seq == its.seq:
-        return Verdict.TWIN, f"VM {vm.vm_id} is {vm.deploy_id}, of the same SEQ {who.seq}"
+        return Verdict.DUPLICATE, f"VM {vm.vm_id} is {vm.deploy_id}, of the same SEQ {who.seq}"
     return Verdict.UNKNOWN, f"VM {vm.vm_id} is {vm.deploy_id} (SEQ {its.seq}), this one is newer: SEQ {who.seq}"
 
 

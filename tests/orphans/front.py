@@ -155,7 +155,7 @@ class Front:
         self.reconciler = Reconciler(
             self.engines,
             self.opennebula,
-            tell=self._tell,
+            write_log=self._tell,
             is_busy=lambda vm_id: vm_id in self.busy,
             clock=self.now,
             machine=lambda: self.machine,
@@ -232,7 +232,7 @@ class Front:
     async def look(self, times: int = 1) -> set[str]:
         """Check `times` times; return the ids of the instances that have a debt."""
         for _ in range(times):
-            await self.reconciler.look(self.engine())
+            await self.reconciler.search(self.engine())
         return {debt.deploy_id for debt in await self.world.journal.debts()}
 
 

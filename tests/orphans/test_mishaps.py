@@ -90,7 +90,7 @@ class Play:
         found = set[str]()
         for debt in await self.front.world.journal.debts():
             with suppress(MadError):
-                await self.front.reconciler.last_look.confirm(debt)
+                await self.front.reconciler.revalidation.confirm(debt)
                 found.add(debt.deploy_id)
         return found
 

@@ -13,7 +13,7 @@ import pytest
 
 from one_provider_mad.errors import JournalError, PermissionDenied, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
-from one_provider_mad.orphans.timetable import GLANCE_SECONDS, TROUBLE
+from one_provider_mad.orphans.timetable import CHECK_SECONDS, TROUBLE
 from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.providers.interface import LoosePart
 from one_provider_mad.settings import OrphanPolicy
@@ -258,7 +258,7 @@ async def test_a_clock_that_is_set_back_does_not_delay_the_next_check(front: Fro
     front.looks.clear()
     await front.run(1)
     assert len(front.looks) == 1
-    assert front.looks[0] - (front.begun_at - 86_400) < OrphanPolicy().interval + GLANCE_SECONDS
+    assert front.looks[0] - (front.begun_at - 86_400) < OrphanPolicy().interval + CHECK_SECONDS
 
 
 async def test_the_journal_records_why_there_is_no_check(front: Front) -> None:

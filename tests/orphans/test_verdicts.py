@@ -113,7 +113,9 @@ def test_the_verdict_is_unknown_if_the_vms_own_instance_has_another_stime() -> N
 
 
 @pytest.mark.parametrize(
-    ("seq", "verdict"), [(0, Verdict.LEFTOVER), (1, Verdict.TWIN), (2, Verdict.UNKNOWN)], ids=["lower", "same", "newer"]
+    ("seq", "verdict"),
+    [(0, Verdict.LEFTOVER), (1, Verdict.DUPLICATE), (2, Verdict.UNKNOWN)],
+    ids=["lower", "same", "newer"],
 )
 def test_seq_decides_the_verdict_on_an_instance_beside_the_vms_own(seq: int, verdict: Verdict) -> None:
     found = verdicts(instance("i-7", seq=seq), instance("i-8", seq=1), instance("i-9", seq=3), of=vm("i-8"))
@@ -162,7 +164,7 @@ def sighting(verdict: Verdict = Verdict.DONE, **times: Any) -> Sighting:
 @pytest.mark.parametrize("verdict", Verdict)
 def test_only_orphans_are_terminated(verdict: Verdict) -> None:
     due = to_destroy([sighting(verdict)], made={DeployId("i-7"): 0.0}, rules=RULES, now=1e9)
-    assert bool(due) is (verdict in (Verdict.DONE, Verdict.LEFTOVER, Verdict.TWIN))
+    assert bool(due) is (verdict in (Verdict.DONE, Verdict.LEFTOVER, Verdict.DUPLICATE))
 
 
 @pytest.mark.parametrize("latest", ["ended_at", "created_at", "made"])

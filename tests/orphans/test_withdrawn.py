@@ -77,7 +77,7 @@ async def test_the_debt_of_a_request_stands_unless_the_vm_uses_the_instance(
 async def is_refused_now(front: Front) -> bool:
     (debt,) = await front.world.journal.debts()
     try:
-        await front.reconciler.last_look.refuse_needed(debt, DeployId("i-7"))
+        await front.reconciler.revalidation.refuse_needed(debt, DeployId("i-7"))
     except CannotTell:
         return True
     return False
@@ -110,7 +110,7 @@ async def is_confirmed(front: Front) -> bool:
     """True if the instance of the debt would be terminated at this moment."""
     (debt,) = await front.world.journal.debts()
     try:
-        await front.reconciler.last_look.confirm(debt)
+        await front.reconciler.revalidation.confirm(debt)
     except MadError:
         return False
     return True

@@ -17,14 +17,14 @@ from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import CannotTell
 from one_provider_mad.journal.records import Debt
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.orphans.grounds import made_at, may_live_on
 from one_provider_mad.orphans.machine import note_machine
+from one_provider_mad.orphans.termination_rules import created_by_us_at, may_be_in_use
 from one_provider_mad.orphans.verdicts import Finding, VmDocument, judge
 
 log = structlog.get_logger()
 
 
-class Witness(Protocol):
+class VmSource(Protocol):
     """The local OpenNebula, as far as this check needs it (orphans/documents.py)."""
 
     async def may_act(self) -> bool:
@@ -34,7 +34,7 @@ class Witness(Protocol):
         """Return these VMs, DONE or not."""
 
 
-class LastLook:
+class Revalidation:
     """Checks single instances once more.
 
     Args:
@@ -43,7 +43,7 @@ class LastLook:
         machine: returns the identity of this machine; not called on the loop.
     """
 
-    def __init__(self, engines: EngineSource, opennebula: Witness, *, machine: Callable[[], str]) -> None:
+    def __init__(self, engines: EngineSource, opennebula: VmSource, *, machine: Callable[[], str]) -> None:
         self._engines = engines
         self._opennebula = opennebula
         self._machine = machine
@@ -52,14 +52,14 @@ class LastLook:
         """True when the journal was begun on this machine; a copied journal permits no termination."""
         return await note_machine(journal, await asyncio.to_thread(self._machine))
 
-    async def made_here(self, journal: Journal, findings: Iterable[Finding]) -> dict[DeployId, float]:
+    async def created_here(self, journal: Journal, findings: Iterable[Finding]) -> dict[DeployId, float]:
         """Return the creation times of instances that this driver created; imported ones are left out."""
         made: dict[DeployId, float] = {}
         for each in findings:
             if await journal.imported_for(each.deploy_id) is not None:
                 continue
             who = each.identity
-            moment = made_at(each, await journal.attempts(owner=who.owner, vm_id=who.vm_id))
+            moment = created_by_us_at(each, await journal.attempts(owner=who.owner, vm_id=who.vm_id))
             if moment is not None:
                 made[each.deploy_id] = moment
         return made
@@ -102,7 +102,7 @@ class LastLook:
             raise CannotTell(f"the cloud does not list instance {debt.deploy_id} now")
         if not found.verdict.is_orphan:
             raise CannotTell(f"instance {debt.deploy_id} may not be an orphan: {found.evidence}")
-        if not await self.made_here(engine.journal, [found]):
+        if not await self.created_here(engine.journal, [found]):
             raise CannotTell(f"the journal has no create of instance {debt.deploy_id}")
         log.info("orphan confirmed", deploy_id=debt.deploy_id, verdict=found.verdict.value, evidence=found.evidence)
 
@@ -116,5 +116,5 @@ class LastLook:
         documents = await self._opennebula.documents([vm_id])
         if vm_id not in documents:
             raise CannotTell(f"OpenNebula could not be asked whether VM {vm_id} needs instance {deploy_id} again")
-        if may_live_on(documents[vm_id], debt, deploy_id):
+        if may_be_in_use(documents[vm_id], debt, deploy_id):
             raise CannotTell(f"VM {vm_id} of OpenNebula uses instance {deploy_id} again")

@@ -12,7 +12,7 @@ _ABOUT_THEN = 900.0
 """Seconds by which a cloud's clock and ours may differ, including the duration of a create."""
 
 
-def made_at(finding: Finding, attempts: Iterable[Attempt]) -> float | None:
+def created_by_us_at(finding: Finding, attempts: Iterable[Attempt]) -> float | None:
     """Return when the instance was created, seconds since the epoch; None when no attempt accounts for it."""
     own = [each for each in attempts if finding.identity.is_same_life(each.identity)]
     called = {"", "-", f"one-{finding.identity.vm_id}", finding.deploy_id, *(each.deploy_id for each in own)}
@@ -43,18 +43,18 @@ def is_back(debt: Debt, vm: VmDocument | None) -> bool:
     return vm.deploy_id == debt.deploy_id or debt.reason.startswith(f"{ORPHAN}{Verdict.DONE.value}")
 
 
-def may_live_on(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
+def may_be_in_use(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
     """True when the VM of a debt has this DEPLOY_ID: another front-end may have adopted the instance since."""
     is_same = vm is not None and vm.stime == debt.identity.stime and vm.deploy_id == deploy_id
     return vm is not None and is_same and not vm.is_without
 
 
-def lives_on(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
+def is_in_use(vm: VmDocument | None, debt: Debt, deploy_id: DeployId) -> bool:
     """True when the VM of a debt is at rest with this instance, so that it was certainly adopted."""
-    return vm is not None and may_live_on(vm, debt, deploy_id) and vm.is_at_rest
+    return vm is not None and may_be_in_use(vm, debt, deploy_id) and vm.is_at_rest
 
 
-def is_over(who: Identity, documents: Mapping[VmId, VmDocument | None]) -> bool:
+def is_vm_gone(who: Identity, documents: Mapping[VmId, VmDocument | None]) -> bool:
     """True when the VM of a volume, snapshot or address is gone; False when OpenNebula did not answer."""
     if who.vm_id not in documents:
         return False
@@ -62,7 +62,7 @@ def is_over(who: Identity, documents: Mapping[VmId, VmDocument | None]) -> bool:
     return vm is None or vm.stime != who.stime or vm.state == DONE_STATE
 
 
-def is_needed(who: Identity, living: Mapping[VmId, VmDocument]) -> bool:
+def is_vm_alive(who: Identity, living: Mapping[VmId, VmDocument]) -> bool:
     """True when the VM of a volume, snapshot or address exists."""
     vm = living.get(who.vm_id)
     return vm is not None and vm.stime == who.stime
