@@ -25,7 +25,7 @@ from one_provider_mad.errors import (
     QuotaExceeded,
 )
 from tests import oned_lines
-from tests.actions.cloud_faces import (
+from tests.actions.faulty_cloud import (
     NO_ANSWER,
     REFUSED,
     VM,

@@ -24,7 +24,7 @@ from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
 from one_provider_mad.orphans.timetable import TROUBLE
 from tests.end_to_end import wire
 from tests.end_to_end.oned import COVERAGE, Driver, Place, aside
-from tests.orphans.local import LocalOned
+from tests.orphans.local_oned import LocalOned
 from tests.waiting import until
 
 NAME = "simulated"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from one_provider_mad.domain import Template
 from tests.end_to_end import wire
-from tests.end_to_end.script_place import HOST, ScriptPlace, altered, edited
+from tests.end_to_end.script_folder import HOST, ScriptPlace, altered, edited
 from tests.oned_lines import RELEASES, Details, Release
 
 

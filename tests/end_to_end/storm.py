@@ -15,15 +15,15 @@ from typing import NamedTuple
 
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.errors import MadError
-from tests.end_to_end.cloud_truth import CloudTruth
-from tests.end_to_end.core import CHOICES, CoreVm
-from tests.end_to_end.ear import Ear
-from tests.end_to_end.monitored import PROGRAM as REPORTS
-from tests.end_to_end.monitored import Console
+from tests.end_to_end.cloud_states import CloudStates
+from tests.end_to_end.core_vms import CHOICES, CoreVm
+from tests.end_to_end.information_driver import PROGRAM as REPORTS
+from tests.end_to_end.information_driver import Console
+from tests.end_to_end.killed_driver import KilledDriver
 from tests.end_to_end.oned import PROGRAM as ACTIONS
 from tests.end_to_end.oned import Place
-from tests.end_to_end.weather import Weather
-from tests.end_to_end.witness import Witness
+from tests.end_to_end.random_faults import RandomFaults
+from tests.end_to_end.report_checker import ReportChecker
 from tests.monitor.decoder import start_monitor
 from tests.waiting import until
 
@@ -79,7 +79,7 @@ class Storm:
         plan: its parameters.
 
     Attributes:
-        witness: the events and errors.
+        checker: the events and errors.
         kills: number of kills of each driver.
     """
 
@@ -90,35 +90,35 @@ class Storm:
         self._begun = time.time()
         self._chance = random.Random(plan.seed)
         self._chance_of_kills = random.Random(f"kills {plan.seed}")
-        self._weather = Weather(place, seed=plan.seed, seconds=plan.weather, missing_state=plan.missing_state)
-        self._weather.set("fair", boot_time=0.3)
+        self._faults = RandomFaults(place, seed=plan.seed, seconds=plan.weather, missing_state=plan.missing_state)
+        self._faults.set("fair", boot_time=0.3)
         self._console = Console(place)
         self._console.instances()
-        self.truth = CloudTruth(place.var / "simulated.db")
+        self.states = CloudStates(place.var / "simulated.db")
         self.vms = {number: CoreVm(number, host_id=HOST) for number in range(plan.vms)}
         title = f"seed {plan.seed}, begun at {self._begun:.3f}"
-        self.witness = Witness(title, self.vms, truth=self.truth, missing_state=plan.missing_state)
-        self.actions = Ear(place, "-t 50 -r 2 -w 8 simulated", program=ACTIONS)
-        self.reports = Ear(place, "simulated", program=REPORTS)
+        self.checker = ReportChecker(title, self.vms, states=self.states, missing_state=plan.missing_state)
+        self.actions = KilledDriver(place, "-t 50 -r 2 -w 8 simulated", program=ACTIONS)
+        self.reports = KilledDriver(place, "simulated", program=REPORTS)
         self.reports.send(start_monitor(HOST, "harbour"))
         self._due = dict.fromkeys(self.vms, 0.0)
         self._lost_at: dict[int, float] = {}
         self._next_kills: dict[str, float] = {}
 
     def leave(self) -> None:
-        self.truth.close()
+        self.states.close()
         self.actions.driver.leave()
         self.reports.driver.leave()
 
     def summary(self) -> str:
-        counts = {**self.witness.counts, **{f"kills of {name}": count for name, count in self.kills.items()}}
+        counts = {**self.checker.counts, **{f"kills of {name}": count for name, count in self.kills.items()}}
         counted = ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
         return f"storm {self.plan.seed}: {len(self.vms)} VMs in {time.time() - self._begun:.0f} s: {counted}"
 
     def _change_weather(self, now: float) -> None:
-        if name := self._weather.change(now):
-            self.witness.note(None, f"weather: {name}")
-            self.witness.counts[f"times {name}"] += 1
+        if name := self._faults.change(now):
+            self.checker.note(None, f"weather: {name}")
+            self.checker.counts[f"times {name}"] += 1
 
     # kill -9
 
@@ -133,12 +133,12 @@ class Storm:
     def kill(self, name: str) -> None:
         """Kill a driver; the lines that it has written are still read."""
         ear = self.actions if name == "actions" else self.reports
-        self.witness.note(None, f"kill -9 of the driver for {name}")
+        self.checker.note(None, f"kill -9 of the driver for {name}")
         self.kills[name] += 1
         ready_at = ear.ready_at
         lines = ear.kill()
         if name == "reports":
-            self.witness.take(lines)
+            self.checker.take(lines)
             return
         self._take_replies(lines)
         for vm in self.vms.values():
@@ -188,12 +188,12 @@ class Storm:
 
     def _write(self, vm: CoreVm, name: str, lines: Iterable[bytes]) -> None:
         for line in lines:
-            self.witness.note(vm.number, f"{name}: {line.decode().split()[0]}, now {vm.state}")
+            self.checker.note(vm.number, f"{name}: {line.decode().split()[0]}, now {vm.state}")
             self.actions.send(line)
-            self.witness.counts["requests"] += 1
+            self.checker.counts["requests"] += 1
 
     def _use_console(self, vm: CoreVm) -> None:
-        state = self.truth.state(vm.deploy_id)
+        state = self.states.state(vm.deploy_id)
         word = ""
         try:
             if state is InstanceState.RUNNING and self._chance.random() < 0.7:
@@ -206,11 +206,11 @@ class Storm:
                 word = "terminates"
                 self._console.terminate(vm.deploy_id)
         except MadError as error:
-            self.witness.note(vm.number, f"the console refuses: {error}")
+            self.checker.note(vm.number, f"the console refuses: {error}")
             return
         if word:
-            self.witness.note(vm.number, f"a user {word} {vm.deploy_id} in the console")
-            self.witness.counts[f"times a user {word} in the console"] += 1
+            self.checker.note(vm.number, f"a user {word} {vm.deploy_id} in the console")
+            self.checker.counts[f"times a user {word} in the console"] += 1
 
     # Lines of the drivers
 
@@ -220,10 +220,10 @@ class Storm:
         select.select([ear.descriptor for ear in ears], [], [], seconds)
         reports = self.reports.hear()
         answers = self.actions.hear()  # read after the reports, so that replies written before them have arrived
-        self.truth.observe()
+        self.states.observe()
         self._take_replies(answers)
-        self.witness.ready_at = self.actions.ready_at
-        self.witness.take(reports)
+        self.checker.ready_at = self.actions.ready_at
+        self.checker.take(reports)
 
     def _take_replies(self, lines: Iterable[str]) -> None:
         for line in lines:
@@ -233,10 +233,10 @@ class Storm:
             vm = self.vms[int(number)]
             before = vm.state
             is_asked = vm.reply(action, info, is_success=status == "SUCCESS")
-            self.witness.note(vm.number, f"reply: {line}; {before} -> {vm.state}")
-            self.witness.counts["replies" if status == "SUCCESS" else "replies of failure"] += 1
+            self.checker.note(vm.number, f"reply: {line}; {before} -> {vm.state}")
+            self.checker.counts["replies" if status == "SUCCESS" else "replies of failure"] += 1
             if not is_asked:
-                self.witness.accuse(vm.number, f"a reply without a request: {line}")
+                self.checker.accuse(vm.number, f"a reply without a request: {line}")
             if before != vm.state:
                 # Some VMs rest long enough to be reported, and to be missed.
                 longest = self.plan.rest * (1 if vm.number % 3 else 6)
@@ -251,7 +251,7 @@ class Storm:
         until(self._is_monitored)
         end = time.time() + self.plan.seconds
         longest = end + 30
-        while ((now := time.time()) < end or (now < longest and not self._has_had_all())) and not self.witness.errors:
+        while ((now := time.time()) < end or (now < longest and not self._has_had_all())) and not self.checker.errors:
             self._change_weather(now)
             self._act(now)
             self._kill(now)
@@ -259,22 +259,22 @@ class Storm:
 
     def _has_had_all(self) -> bool:
         """True once each driver was killed and an outage came."""
-        return len(self.kills) == 2 and self.witness.counts["times an outage"] > 0
+        return len(self.kills) == 2 and self.checker.counts["times an outage"] > 0
 
     def _is_monitored(self) -> bool:
         """True once the host is in the state file, so that a restarted driver monitors it."""
         self.listen(0)
         path = self.place.var / "one_im_provider_simulated.state"
         is_kept = path.exists() and '"hosts":[{' in path.read_text()
-        return is_kept and self.witness.is_monitored and bool(self.actions.ready_at)
+        return is_kept and self.checker.is_monitored and bool(self.actions.ready_at)
 
     def calm_down(self, seconds: float = 40.0) -> None:
         """End the faults, and wait until the states of all VMs agree in OpenNebula, the cloud and the reports."""
-        self._weather.set("fair", boot_time=0.1)
-        self.witness.note(None, "calm")
+        self._faults.set("fair", boot_time=0.1)
+        self.checker.note(None, "calm")
         deadline = time.time() + seconds
-        while not self.witness.errors and (left := self._unsettled()):
-            assert time.time() < deadline, "\n".join(f"{why}\n{self.witness.story(number)}" for number, why in left[:4])
+        while not self.checker.errors and (left := self._unsettled()):
+            assert time.time() < deadline, "\n".join(f"{why}\n{self.checker.story(number)}" for number, why in left[:4])
             now = time.time()
             for vm in self.vms.values():
                 self._recover_lost(vm, now)
@@ -302,14 +302,14 @@ class Storm:
         return [(number, why) for number, why in found if why]
 
     def _difference(self, vm: CoreVm) -> str:
-        live = self.truth.live(vm.number)
+        live = self.states.live(vm.number)
         if vm.is_waiting or vm.state in ("PENDING", "BOOT_FAILURE"):
             return f"still {vm.state}"
         if len(live) > 1 or (live and live != [vm.deploy_id]):
             return f"its instance is {vm.deploy_id}, and there are {live}"
-        state = self.truth.state(live[0]) if live else None
+        state = self.states.state(live[0]) if live else None
         if (vm.state, state) not in AGREED:
             return f"{vm.state} in OpenNebula, {state and state.value} in the cloud"
-        if (bool(live) and vm.is_on_host) is not (vm.number in self.witness.synced):
-            return f"{'' if vm.number in self.witness.synced else 'not '}named in reports of all VMs, {vm.state}"
+        if (bool(live) and vm.is_on_host) is not (vm.number in self.checker.synced):
+            return f"{'' if vm.number in self.checker.synced else 'not '}named in reports of all VMs, {vm.state}"
         return ""

@@ -12,9 +12,9 @@ import pytest
 
 from tests.blocking import ROOT
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import Console, configure, monitored
+from tests.end_to_end.information_driver import Console, configure, monitored
 from tests.end_to_end.oned import Driver, Place
-from tests.end_to_end.script_place import NAME, ScriptPlace, altered
+from tests.end_to_end.script_folder import NAME, ScriptPlace, altered
 from tests.monitor.decoder import monitor, read_modern, start_monitor
 from tests.waiting import until
 

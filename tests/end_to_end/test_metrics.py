@@ -22,7 +22,7 @@ from one_provider_mad.journal.reader import read_debts
 from one_provider_mad.metrics_file import InUseError, MetricsFile, Textfile
 from one_provider_mad.settings import Places
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import configure, monitored
+from tests.end_to_end.information_driver import configure, monitored
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.waiting import until
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import Console, configure, monitored
+from tests.end_to_end.information_driver import Console, configure, monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import plain, start_monitor, stop_monitor, unpacked, vectors
 from tests.waiting import until

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import TAKES, Console, Monitored, configure, hold, monitored
+from tests.end_to_end.information_driver import TAKES, Console, Monitored, configure, hold, monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import Line, monitor, plain, stopmonitor, unpacked, vectors
 from tests.waiting import until

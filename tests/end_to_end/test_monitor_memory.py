@@ -7,7 +7,7 @@ import sqlite3
 import time
 from contextlib import closing
 
-from tests.end_to_end.monitored import Console, configure, monitored
+from tests.end_to_end.information_driver import Console, configure, monitored
 from tests.end_to_end.oned import Place
 
 

@@ -35,7 +35,7 @@ def blow(place: Place, plan: Plan) -> Storm:
     with storm(place, plan) as one:
         one.blow()
         one.calm_down()
-        assert not one.witness.errors, "\n\n".join(one.witness.errors[:3])
+        assert not one.checker.errors, "\n\n".join(one.checker.errors[:3])
         one.settle()
         assert [one.actions.driver.finalize(), one.reports.driver.finalize()] == [0, 0]
     return one
@@ -44,7 +44,7 @@ def blow(place: Place, plan: Plan) -> Storm:
 def test_reports_and_replies_stay_true_under_faults_and_kills(place: Place) -> None:
     one = blow(place, Plan(seed=11, vms=40, seconds=4.5, kills=(1.2, 2.0), most_kills=1, weather=(0.3, 0.5), rest=0.3))
     assert one.kills == {"actions": 1, "reports": 1}
-    assert one.witness.counts["times an outage"]
+    assert one.checker.counts["times an outage"]
 
 
 @pytest.mark.soak

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.monitored import configure, monitored
+from tests.end_to_end.information_driver import configure, monitored
 from tests.end_to_end.oned import Place
 from tests.monitor.decoder import stop_monitor
 from tests.xmlrpc.partner import Partner, Release

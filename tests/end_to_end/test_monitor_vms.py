@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import TAKES, Console, Monitored, configure, hold, monitored, states
+from tests.end_to_end.information_driver import TAKES, Console, Monitored, configure, hold, monitored, states
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.monitor.decoder import plain, vectors
 from tests.waiting import until

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import Console, configure
+from tests.end_to_end.information_driver import Console, configure
 from tests.end_to_end.oned import Driver, Place
 from tests.waiting import until
 

@@ -20,7 +20,7 @@ from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, NIC, request
-from tests.end_to_end.script_place import HOST, NAME, ScriptPlace, Served, altered, edited
+from tests.end_to_end.script_folder import HOST, NAME, ScriptPlace, Served, altered, edited
 from tests.oned_lines import Release
 
 _numbers = itertools.count(3000)

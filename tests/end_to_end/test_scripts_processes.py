@@ -16,7 +16,7 @@ from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, request
-from tests.end_to_end.script_place import HOST, NAME, ScriptPlace, Served, altered
+from tests.end_to_end.script_folder import HOST, NAME, ScriptPlace, Served, altered
 from tests.waiting import until
 
 NOTE_PID = "echo $$ >>@PLACE@/pids"

@@ -17,7 +17,7 @@ from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, request
-from tests.end_to_end.script_place import HOST, NAME, Outcome, ScriptPlace, Served, altered
+from tests.end_to_end.script_folder import HOST, NAME, Outcome, ScriptPlace, Served, altered
 
 _numbers = itertools.count(4000)
 

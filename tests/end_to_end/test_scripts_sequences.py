@@ -15,7 +15,7 @@ from lxml import etree
 
 from tests.end_to_end.oned import Driver
 from tests.end_to_end.script_cases import CASES, NIC, expected, request
-from tests.end_to_end.script_place import (
+from tests.end_to_end.script_folder import (
     HOST,
     NAME,
     TRANSFER_COMMANDS,

@@ -13,7 +13,7 @@ from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import COVERAGE, Driver
 from tests.end_to_end.script_cases import CASES, request
-from tests.end_to_end.script_place import HOST, NAME, Record, ScriptPlace, Served, altered
+from tests.end_to_end.script_folder import HOST, NAME, Record, ScriptPlace, Served, altered
 from tests.oned_lines import Release
 
 

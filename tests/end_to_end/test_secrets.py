@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import PROGRAM, Monitored
+from tests.end_to_end.information_driver import PROGRAM, Monitored
 from tests.end_to_end.oned import OWNER, Driver, Place
 from tests.monitor.decoder import plain, read_modern
 from tests.providers.ec2.drivers import ENVIRON, template

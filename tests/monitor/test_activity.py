@@ -23,7 +23,7 @@ from one_provider_mad.monitor.activity import DEAD_SECONDS, Activity, ActivityRe
 from one_provider_mad.monitor.attribution import latest_time
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action
-from tests.monitor.worlds import identity_of
+from tests.monitor.builders import identity_of
 
 NOW = 1_800_000_000.0
 

@@ -15,7 +15,7 @@ from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, set_back
 from one_provider_mad.protocol.reports import VmState, VmWord
-from tests.monitor.worlds import (
+from tests.monitor.builders import (
     IDLE,
     NOW,
     OWNER,

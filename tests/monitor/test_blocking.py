@@ -29,7 +29,7 @@ from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Monitor, StartMonitor, StopMonitor, Unreadable
 from one_provider_mad.settings import Places
 from tests.blocking import nothing_blocks
-from tests.end_to_end.monitored import Console, configure, states
+from tests.end_to_end.information_driver import Console, configure, states
 from tests.end_to_end.oned import Place
 from tests.monitor.decoder import Line, monitor, plain, read_legacy, read_modern, start_monitor, stop_monitor, vectors
 

@@ -20,8 +20,8 @@ from one_provider_mad.monitor.settings import CapacitySettings
 from one_provider_mad.protocol.reports import VmState, VmWord
 from one_provider_mad.providers.interface import Capacity, ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time
-from tests.monitor.studio import Studio
-from tests.monitor.worlds import instance_of, wild
+from tests.monitor.builders import instance_of, wild
+from tests.monitor.virtual_driver import Studio
 
 GIB = 1024
 SIZES = {"small": Size(cpu=1, memory=GIB), "large": Size(cpu=4, memory=4 * GIB)}

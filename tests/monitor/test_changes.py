@@ -13,7 +13,7 @@ from one_provider_mad.journal.records import Answered
 from one_provider_mad.monitor.changes import Changes
 from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.protocol.reports import VmState, VmWord
-from tests.monitor.worlds import NOW
+from tests.monitor.builders import NOW
 
 VM = VmId(7)
 RUNNING, POWEROFF, SUSPENDED, FAILURE = VmWord.RUNNING, VmWord.POWEROFF, VmWord.SUSPENDED, VmWord.FAILURE

@@ -16,7 +16,7 @@ from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.providers.interface import Figures, Size
 from tests.actions.fakes import FakeCloud, pass_time, turns
-from tests.monitor.studio import Studio
+from tests.monitor.virtual_driver import Studio
 
 pytestmark = pytest.mark.looptime
 

@@ -6,7 +6,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.inference import Inference, Listing, Rules
-from tests.monitor.worlds import IDLE, OWNER, answered, attempt_of, busy_with, instance_of, listing_of, through, words
+from tests.monitor.builders import IDLE, OWNER, answered, attempt_of, busy_with, instance_of, listing_of, through, words
 
 DEAD = InstanceState.TERMINATED
 Look = tuple[Listing, Activity]

@@ -22,7 +22,7 @@ from one_provider_mad.monitor.settings import CapacitySettings
 from one_provider_mad.providers.interface import Capacity, Size
 from one_provider_mad.providers.simulated.capacity import import_hints, sizes, whole_capacity
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
-from tests.monitor.worlds import wild
+from tests.monitor.builders import wild
 
 SIZES = {"small": Size(cpu=1, memory=512), "large": Size(cpu=8, memory=16384)}
 LIMIT = Size(cpu=100, memory=1000)

@@ -13,7 +13,7 @@ from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.attribution import KnownInstance
 from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, set_back
 from one_provider_mad.protocol.reports import VmWord
-from tests.monitor.worlds import (
+from tests.monitor.builders import (
     IDLE,
     NOW,
     OWNER,

@@ -15,9 +15,9 @@ from one_provider_mad.journal.records import Answered
 from one_provider_mad.monitor.activity import Activity
 from tests.actions.fakes import pass_time
 from tests.end_to_end.oned import ROOT
+from tests.monitor.builders import identity_of
 from tests.monitor.decoder import vectors
-from tests.monitor.studio import Studio
-from tests.monitor.worlds import identity_of
+from tests.monitor.virtual_driver import Studio
 
 pytestmark = pytest.mark.looptime
 

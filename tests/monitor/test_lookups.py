@@ -16,8 +16,8 @@ from one_provider_mad.monitor.attribution import KnownInstance
 from one_provider_mad.monitor.inference import Listing, Memory, Rules, infer_states
 from one_provider_mad.monitor.lookups import MOST_LOOKED_UP, lacking, look_up
 from tests.actions.fakes import pass_time, until
-from tests.monitor.studio import Studio
-from tests.monitor.worlds import IDLE, NOW, OWNER, instance_of, listing_of, through, words
+from tests.monitor.builders import IDLE, NOW, OWNER, instance_of, listing_of, through, words
+from tests.monitor.virtual_driver import Studio
 
 pytestmark = pytest.mark.looptime
 

@@ -15,7 +15,7 @@ from one_provider_mad.monitor.sender import Sender, Stamps
 from one_provider_mad.protocol.im import format_message
 from one_provider_mad.protocol.im_messages import Kind, Message, Monitor
 from tests.monitor.decoder import read_modern
-from tests.monitor.front import (
+from tests.monitor.probed_front_end import (
     LONG,
     MODERN,
     Front,

@@ -11,7 +11,17 @@ import pytest
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.im_messages import Kind, Message, Monitor
-from tests.monitor.front import DOCUMENT, MODERN, Front, come, front_end, reporting, systems, texts, without_error
+from tests.monitor.probed_front_end import (
+    DOCUMENT,
+    MODERN,
+    Front,
+    come,
+    front_end,
+    reporting,
+    systems,
+    texts,
+    without_error,
+)
 from tests.waiting import until
 
 END = "</MONITOR_CONFIGURATION>"

@@ -20,7 +20,7 @@ from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from tests.actions.fakes import pass_time
 from tests.monitor.decoder import plain, start_monitor, vectors
-from tests.monitor.studio import Studio
+from tests.monitor.virtual_driver import Studio
 
 pytestmark = pytest.mark.looptime
 

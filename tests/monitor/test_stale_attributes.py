@@ -11,7 +11,7 @@ import pytest
 from one_provider_mad.domain import DeployId, InstanceState
 from tests.actions.fakes import pass_time
 from tests.monitor.decoder import Line, Values, read_template, unpacked, vectors
-from tests.monitor.studio import Studio
+from tests.monitor.virtual_driver import Studio
 
 pytestmark = pytest.mark.looptime
 

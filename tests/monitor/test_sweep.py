@@ -19,8 +19,8 @@ from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.reports import Wild
 from one_provider_mad.providers.interface import ImportHints, Size
 from tests.actions.fakes import FakeCloud, pass_time, until, virtual_clock
-from tests.monitor.studio import Studio
-from tests.monitor.worlds import identity_of, words
+from tests.monitor.builders import identity_of, words
+from tests.monitor.virtual_driver import Studio
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.sweep import Sweep
 from tests.actions.fakes import EPOCH, pass_time
-from tests.monitor.studio import Studio
-from tests.monitor.worlds import identity_of, words
+from tests.monitor.builders import identity_of, words
+from tests.monitor.virtual_driver import Studio
 
 pytestmark = pytest.mark.looptime
 

@@ -11,8 +11,8 @@ import pytest
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.monitor.inference import Inference, Listing, Memory
 from tests.actions.fakes import FakeCloud
-from tests.monitor.studio import Studio
-from tests.monitor.worlds import IDLE, NOW, identity_of, instance_of, listing_of, through, wild, words
+from tests.monitor.builders import IDLE, NOW, identity_of, instance_of, listing_of, through, wild, words
+from tests.monitor.virtual_driver import Studio
 
 
 def listing(*instances: Instance, hosts: tuple[int, ...] = (3,), after: float = 0.0) -> Listing:

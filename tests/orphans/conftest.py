@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.actions.fakes import a_world
-from tests.orphans.front import Front
+from tests.orphans.reconciler_setup import Front
 
 
 @pytest.fixture

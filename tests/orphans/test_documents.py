@@ -12,7 +12,7 @@ from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import ProviderError, ProviderUnavailable, SettingsError
 from one_provider_mad.orphans.documents import LocalOpenNebula
 from one_provider_mad.orphans.verdicts import VmDocument
-from tests.orphans.local import FOLLOWER, LEADER, LocalOned, OwnVm
+from tests.orphans.local_oned import FOLLOWER, LEADER, LocalOned, OwnVm
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.protocol.messages import Severity
-from tests.orphans.front import POWEROFF, Front
+from tests.orphans.reconciler_setup import POWEROFF, Front
 
 RUNNING, UNKNOWN = 3, 16
 

@@ -15,9 +15,9 @@ from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.journal.records import ORPHAN
 from one_provider_mad.orphans.machine import MACHINE
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import monitored
+from tests.end_to_end.information_driver import monitored
 from tests.end_to_end.oned import OWNER, Driver, Place
-from tests.orphans.local import DONE, FOLLOWER, LEADER, POWEROFF, LocalOned, OwnVm
+from tests.orphans.local_oned import DONE, FOLLOWER, LEADER, POWEROFF, LocalOned, OwnVm
 from tests.waiting import until
 
 Run = Callable[..., Driver]

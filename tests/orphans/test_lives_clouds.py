@@ -12,9 +12,9 @@ from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver, Place
-from tests.orphans.local import POWEROFF, LocalOned, OwnVm
+from tests.orphans.local_oned import POWEROFF, LocalOned, OwnVm
 from tests.providers.ec2 import drivers as ec2
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 from tests.providers.opennebula import test_daemons as burst
 from tests.waiting import until
 from tests.xmlrpc.partner import Partner

@@ -18,7 +18,7 @@ from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, a_world, identity_of
-from tests.orphans.front import ACTIVE, POWEROFF, TERMINATE, Front
+from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, TERMINATE, Front
 
 PASSING = ("deaf", "silent", "partial", "follow", "busy", "hidden", "foreign", "report")
 """Faults that last for one check."""

@@ -18,7 +18,7 @@ from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.providers.interface import LoosePart
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, a_world, identity_of
-from tests.orphans.front import POWEROFF, CloudOfParts, Front, end
+from tests.orphans.reconciler_setup import POWEROFF, CloudOfParts, Front, end
 
 
 async def test_without_credentials_the_check_is_off_but_the_machine_is_journaled(front: Front) -> None:

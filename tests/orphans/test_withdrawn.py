@@ -13,7 +13,7 @@ from one_provider_mad.orphans.verdicts import DONE_STATE
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, identity_of
-from tests.orphans.front import ACTIVE, POWEROFF, Front, end
+from tests.orphans.reconciler_setup import ACTIVE, POWEROFF, Front, end
 
 
 @pytest.mark.parametrize("named", ["i-7", ""])

@@ -20,7 +20,7 @@ from one_provider_mad.providers.scripts.release import read_version, release_of
 from one_provider_mad.providers.scripts.sequences import DEPLOYED, Kind, Step, sequence
 from tests import oned_lines
 from tests.end_to_end.script_cases import CASES, MAC, request
-from tests.end_to_end.script_place import ScriptPlace, altered, edited
+from tests.end_to_end.script_folder import ScriptPlace, altered, edited
 
 Edit = Callable[[bytes], bytes]
 

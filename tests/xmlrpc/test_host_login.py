@@ -11,7 +11,7 @@ import pytest
 from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError
 from one_provider_mad.testing.conformance import a_call
 from one_provider_mad.xmlrpc.host_login import HostLogin
-from tests.providers.opennebula.burst import a_vm, connect, credentials
+from tests.providers.opennebula.partner_provider import a_vm, connect, credentials
 from tests.xmlrpc.partner import RELEASES, Partner, Release
 
 NAMES = ("EC2_ACCESS", "EC2_SECRET")

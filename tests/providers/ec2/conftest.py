@@ -13,7 +13,7 @@ import pytest
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import ProviderContext
-from tests.providers.ec2.face import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
 
 OWNER = "tests"
 

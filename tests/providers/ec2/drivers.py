@@ -8,11 +8,11 @@ from typing import Any
 
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
-from tests.end_to_end.monitored import PROGRAM as INFORMATION_DRIVER
-from tests.end_to_end.monitored import Monitored
+from tests.end_to_end.information_driver import PROGRAM as INFORMATION_DRIVER
+from tests.end_to_end.information_driver import Monitored
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import read_modern
-from tests.providers.ec2.face import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
 
 NAME = "ec2"
 OWNER = "one-test"

@@ -26,7 +26,7 @@ from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.testing.conformance import until
 from tests.providers.ec2.account import NUMBER, Instance
 from tests.providers.ec2.conftest import make
-from tests.providers.ec2.face import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
 
 RUN = {"ImageId": "ami-1", "InstanceType": "t3.small", "MinCount": 1, "MaxCount": 1}
 TAG = {"Key": "Name", "Value": "web & <1>"}

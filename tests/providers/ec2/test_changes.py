@@ -17,7 +17,7 @@ from one_provider_mad.providers.interface import Attached
 from one_provider_mad.testing.conformance import describe_one, reach
 from tests.providers.ec2.account import ADDRESSES
 from tests.providers.ec2.conftest import OWNER, Open
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 from tests.providers.ec2.vms import a_vm, launched
 
 NIC = {"NIC_ID": "1", "NETWORK": "home", "MAC": "02:00:0a:00:00:05"}

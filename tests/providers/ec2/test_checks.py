@@ -11,8 +11,8 @@ from one_provider_mad.providers.ec2.checks import NO_INSTANCE
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import CheckResult, SelfChecking
 from tests.providers.ec2.conftest import Open, make
-from tests.providers.ec2.face import Face
-from tests.providers.ec2.scripted import Form, Scripted
+from tests.providers.ec2.faulty_endpoint import Face
+from tests.providers.ec2.scripted_server import Form, Scripted
 from tests.providers.ec2.vms import launched
 
 DEFAULTS = {"AMI": "ami-1", "INSTANCETYPE": "t3.small,t3a.small"}

@@ -29,7 +29,7 @@ from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.testing.conformance import CloudUnderTest, a_call, until
 from tests.end_to_end.oned import ROOT
 from tests.providers.ec2.conftest import Open, make
-from tests.providers.ec2.face import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
 from tests.providers.ec2.test_conformance import Ec2Console
 from tests.providers.ec2.vms import a_vm
 

@@ -16,7 +16,7 @@ from one_provider_mad.providers.ec2.cloudwatch import DAY, MOST_METRICS, PERIOD,
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.ec2.sizes import BUILT_IN
 from one_provider_mad.providers.interface import Figures
-from tests.providers.ec2.scripted import Meter, Scripted
+from tests.providers.ec2.scripted_server import Meter, Scripted
 
 NOON = 1_800_014_400.0
 """Twelve o'clock, UTC."""

@@ -23,7 +23,7 @@ from one_provider_mad.providers.interface import (
 )
 from one_provider_mad.testing.conformance import CloudUnderTest, OwnedCloudConformance, describe_one
 from tests.providers.ec2.conftest import make
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 
 
 @dataclass

@@ -19,7 +19,7 @@ from one_provider_mad.providers.ec2.credentials import Credentials
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from tests.providers.ec2.account import NUMBER
 from tests.providers.ec2.conftest import Open
-from tests.providers.ec2.face import KEY, REGION, SECRET, Face
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET, Face
 
 NONE: dict[str, Any] = {"access_key_id": None, "secret_access_key": None}
 ACCOUNT = f"{NUMBER}/{REGION}"

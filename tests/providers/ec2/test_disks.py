@@ -13,7 +13,7 @@ from one_provider_mad.errors import BadParameter, ProviderUnavailable
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.testing.conformance import reach, until
 from tests.providers.ec2.conftest import OWNER, Open
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 from tests.providers.ec2.vms import a_vm, launched
 
 

@@ -24,7 +24,7 @@ from one_provider_mad.providers.simulated.settings import (
     SimulatedSettings,
 )
 from tests.providers.ec2.account import NUMBER
-from tests.providers.ec2.face import KEY, REGION, SECRET
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET
 from tests.providers.ec2.test_botocore import RUN, Botocore
 
 

@@ -14,7 +14,7 @@ from one_provider_mad.providers.ec2.query import tagged
 from tests.end_to_end.oned import Place
 from tests.monitor.decoder import Line, read_template, vectors
 from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 from tests.waiting import until
 
 

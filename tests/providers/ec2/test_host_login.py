@@ -11,7 +11,7 @@ import pytest
 from one_provider_mad.errors import AuthenticationRefused
 from one_provider_mad.providers.ec2.credentials import Credentials
 from one_provider_mad.providers.ec2.settings import Ec2Settings
-from tests.providers.opennebula.burst import credentials
+from tests.providers.opennebula.partner_provider import credentials
 from tests.xmlrpc.partner import Partner
 
 

@@ -30,7 +30,7 @@ from tests.end_to_end.test_kill import (
 )
 from tests.providers.ec2.account import SETTINGS
 from tests.providers.ec2.drivers import ENVIRON, NAME, configuration, started, template
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 from tests.waiting import until
 
 SEED = 20260102

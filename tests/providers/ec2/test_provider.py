@@ -26,7 +26,7 @@ from one_provider_mad.providers.interface import CapacitySource, CreateCall, Imp
 from one_provider_mad.testing.conformance import describe_one, reach
 from tests.providers.ec2.account import Instance as Shown
 from tests.providers.ec2.conftest import OWNER, Open
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 from tests.providers.ec2.vms import a_call, a_vm, launched
 
 

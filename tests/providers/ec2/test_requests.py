@@ -22,7 +22,7 @@ from one_provider_mad.providers.ec2.pace import Pace
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.ec2.refusals import CODES
 from tests.providers.ec2.conftest import OWNER, make
-from tests.providers.ec2.face import KEY, REGION, SECRET
+from tests.providers.ec2.faulty_endpoint import KEY, REGION, SECRET
 from tests.providers.ec2.vms import a_call, a_vm
 
 AMAZON = f"https://ec2.{REGION}.amazonaws.com/"

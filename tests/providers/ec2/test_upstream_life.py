@@ -9,7 +9,7 @@ import pytest
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Place
 from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration, started
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 
 AS_UPSTREAM = {
     "ImageId": "ami-1",

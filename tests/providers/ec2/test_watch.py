@@ -16,7 +16,7 @@ from one_provider_mad.providers.ec2.pieces import PIECE
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import Figures, FigureSource, Size
 from tests.providers.ec2.conftest import OWNER, make
-from tests.providers.ec2.scripted import Answer, Form, Meter, Scripted, events, interruptions
+from tests.providers.ec2.scripted_server import Answer, Form, Meter, Scripted, events, interruptions
 
 RETIREMENT = "instance-retirement|2026-12-01T00:00:00.000Z|The instance is running on degraded hardware"
 RUNNING = InstanceState.RUNNING

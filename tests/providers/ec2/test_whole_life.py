@@ -12,11 +12,11 @@ import pytest
 from one_provider_mad.domain import Template
 from one_provider_mad.journal.reader import read_debts
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import states
+from tests.end_to_end.information_driver import states
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import Line, vectors
 from tests.providers.ec2.drivers import NAME, OWNER, MonitoredEc2, configuration, started, template
-from tests.providers.ec2.face import Face
+from tests.providers.ec2.faulty_endpoint import Face
 from tests.waiting import until
 
 

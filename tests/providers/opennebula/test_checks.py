@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad.providers.interface import CheckResult, SelfChecking
-from tests.providers.opennebula.burst import connect
+from tests.providers.opennebula.partner_provider import connect
 from tests.xmlrpc.partner import RELEASES, Partner
 
 

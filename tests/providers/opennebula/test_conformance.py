@@ -20,7 +20,7 @@ from one_provider_mad.providers.interface import (
     Resizable,
 )
 from one_provider_mad.testing.conformance import OWNER, CloudUnderTest, OwnedCloudConformance, a_call, reach
-from tests.providers.opennebula.burst import connect
+from tests.providers.opennebula.partner_provider import connect
 from tests.xmlrpc.partner import Partner
 
 

@@ -11,11 +11,11 @@ import pytest
 from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
-from tests.end_to_end.monitored import PROGRAM, Monitored, states
+from tests.end_to_end.information_driver import PROGRAM, Monitored, states
 from tests.end_to_end.oned import Driver, Place
 from tests.monitor.decoder import monitor as legacy_monitor
 from tests.monitor.decoder import plain, read_legacy, read_modern, vectors
-from tests.providers.opennebula.burst import credentials
+from tests.providers.opennebula.partner_provider import credentials
 from tests.waiting import until
 from tests.xmlrpc.partner import Partner
 

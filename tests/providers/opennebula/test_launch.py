@@ -19,7 +19,7 @@ from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.public_cloud import read_section
 from one_provider_mad.template_text.exact_writer import UnwritableError, attribute, is_writable, vector
 from one_provider_mad.template_text.strict_reader import read_template
-from tests.providers.opennebula.burst import a_vm
+from tests.providers.opennebula.partner_provider import a_vm
 
 WHO = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3)
 

@@ -12,7 +12,7 @@ from one_provider_mad.domain import Template
 from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver, Place
-from tests.providers.opennebula.burst import credentials
+from tests.providers.opennebula.partner_provider import credentials
 from tests.waiting import until
 from tests.xmlrpc.partner import RELEASES, Partner, Release
 

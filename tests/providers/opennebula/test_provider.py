@@ -25,7 +25,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.providers.interface import CapacitySource, ImportSource
 from one_provider_mad.providers.opennebula.provider import OpenNebulaProvider
 from one_provider_mad.testing.conformance import OWNER, a_call, describe_one, reach
-from tests.providers.opennebula.burst import a_vm, connect
+from tests.providers.opennebula.partner_provider import a_vm, connect
 from tests.waiting import until
 from tests.xmlrpc.partner import RELEASES, Partner
 

@@ -1,4 +1,4 @@
-"""An information driver in virtual time: a request handler, a sweeper and a cloud that does as it is told."""
+"""An information driver in virtual time: a request handler, a sweeper and a fake cloud."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from one_provider_mad.monitor.sweep import Sweeper
 from one_provider_mad.protocol.im import parse_line
 from one_provider_mad.protocol.im_messages import Monitor, StartMonitor, StopMonitor, Unreadable
 from tests.actions.fakes import FakeCloud, virtual_clock
+from tests.monitor.builders import OWNER, identity_of
 from tests.monitor.decoder import Line, monitor, read_legacy, read_modern, start_monitor, stop_monitor, vectors
-from tests.monitor.worlds import OWNER, identity_of
 
 
 class FakeSource:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from tests.end_to_end.monitored import _keys
+from tests.end_to_end.information_driver import _keys
 from tests.end_to_end.oned import OWNER, Place
 
 Table = Mapping[str, object]
@@ -51,7 +51,7 @@ BRIEF = {"some instances are not listed": 0.3}
 BOOT_TIMES = (0.1, 0.3, 1.0, 2.5)
 
 
-class Weather:
+class RandomFaults:
     """Changes the faults: each kind comes once before any comes twice.
 
     Args:

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from one_provider_mad.domain import InstanceState
-from tests.end_to_end.cloud_truth import GONE, CloudTruth
-from tests.end_to_end.core import UNREAD, CoreVm, after_absence, after_report
+from tests.end_to_end.cloud_states import GONE, CloudStates
+from tests.end_to_end.core_vms import UNREAD, CoreVm, after_absence, after_report
 from tests.monitor.decoder import Values, read_modern, vectors
 
 STALE = 3.0
@@ -23,8 +23,8 @@ MEANINGS = {
 """The states of an instance in which a reported state of its VM is true."""
 
 
-class Witness:
-    """Reads reports.
+class ReportChecker:
+    """Reads reports, applies them to OpenNebula's VMs, and notes false ones.
 
     Args:
         title: of every story.
@@ -40,10 +40,10 @@ class Witness:
         is_monitored: there was such a report.
     """
 
-    def __init__(self, title: str, vms: Mapping[int, CoreVm], *, truth: CloudTruth, missing_state: str) -> None:
+    def __init__(self, title: str, vms: Mapping[int, CoreVm], *, states: CloudStates, missing_state: str) -> None:
         self._title = title
         self._vms = vms
-        self._truth = truth
+        self._states = states
         self._missing_state = missing_state
         self._begun = time.time()
         self._stories: dict[int, list[tuple[float, str]]] = {}
@@ -117,7 +117,7 @@ class Witness:
 
     def _judge_id(self, vm: CoreVm, word: str, deploy_id: str) -> None:
         """Up to 6.10 a reported id replaces the stored one in every state: so it has to be the VM's."""
-        if self._truth.live(vm.number) == [deploy_id]:
+        if self._states.live(vm.number) == [deploy_id]:
             self.counts["ids corrected by a report"] += 1
             vm.deploy_id = deploy_id
         else:
@@ -139,15 +139,15 @@ class Witness:
         """Compare a reported state with the true states of the instance since the last reply, and within STALE."""
         now = time.time()
         since = max(now - STALE, vm.replied_at)
-        truth = self._truth.states(deploy_id, since)
+        had = self._states.states(deploy_id, since)
         wanted = MEANINGS[word] | (GONE if word == self._missing_state else frozenset())
-        if not truth & wanted:
-            names = " or ".join(sorted(state.value for state in truth)) or "nowhere"
+        if not had & wanted:
+            names = " or ".join(sorted(state.value for state in had)) or "nowhere"
             self.accuse(vm.number, f"false {word} in {vm.state}: {deploy_id} was {names}")
         elif vm.is_waiting and after != vm.state:
             # A state from before the request may be reported while the request is on its way: it is not read yet.
             is_unread = vm.is_perhaps_lost or not self.ready_at or now - max(vm.asked_at, self.ready_at) < UNREAD
-            if is_unread and self._truth.states(deploy_id, since, vm.asked_at) & wanted:
+            if is_unread and self._states.states(deploy_id, since, vm.asked_at) & wanted:
                 self.counts["true reports that crossed a request"] += 1
             else:
                 self.accuse(vm.number, f"early {word} in {vm.state}")

@@ -20,7 +20,7 @@ class _Seen(NamedTuple):
     ends_at: float
 
 
-class CloudTruth:
+class CloudStates:
     """Reads the database of one simulated cloud.
 
     Args:

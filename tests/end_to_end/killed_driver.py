@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.end_to_end.oned import Driver, Place
 
 
-class Ear:
+class KilledDriver:
     """A driver that is restarted whenever it is killed, as oned does.
 
     Args:
