@@ -13,6 +13,7 @@ import zlib
 from lxml import etree
 
 from one_provider_mad.documents import Element, parse_document, text_of
+from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.im_messages import Periods, StartMonitor
 
@@ -27,6 +28,7 @@ _BEGINNING = re.compile(
     rb"(?:<\?xml[ \t\r\n][^>]*\?>)?(?>(?:[ \t\r\n]+|<!--(?>.*?-->))*)<MONITOR_DRIVER_ACTION[ \t\r\n/>]", re.DOTALL
 )
 _EXCERPT = 200  # libxml2 quotes names of any length
+_MOST_SECONDS = 2**31 - 1
 _NOT_A_MESSAGE = "payload is not the XML of a monitor message: "
 
 _PERIODS = {
@@ -136,12 +138,10 @@ def _text(parent: Element | None, name: str) -> str:
 
 
 def _number(parent: Element | None, name: str) -> int | None:
-    text = _text(parent, name)
-    digits = text.removeprefix("-")
-    return int(text) if digits.isdigit() and digits.isascii() and len(digits) < 10 else None
+    return whole_number(_text(parent, name))
 
 
 def _seconds(parent: Element | None, name: str) -> int | None:
-    """Return a period in seconds; None when it is missing or not positive."""
+    """Return a period in seconds; None when it is missing, not positive, or beyond monitord's int."""
     seconds = _number(parent, name)
-    return seconds if seconds is not None and seconds > 0 else None
+    return seconds if seconds is not None and 0 < seconds <= _MOST_SECONDS else None

@@ -58,7 +58,9 @@ def test_periods_that_are_not_sent_have_defaults() -> None:
     assert started(start_document(5)).periods == Periods()
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "soon", "1.5", "1e3", "٣", "9" * 10, "9" * 30, "<X>5</X>0x"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "soon", "1.5", "1e3", "٣", str(2**31), "9" * 10, "9" * 30, "<X>5</X>0x"]
+)
 def test_a_period_that_is_no_positive_number_has_its_default(text: str) -> None:
     assert started(with_periods(f"<STATE_VM>{text}</STATE_VM>")).periods == Periods()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmRequest
@@ -151,6 +152,9 @@ def _cores(request: VmRequest) -> float:
 def _figure(request: VmRequest, name: str) -> float:
     text = request.template.text(name) or "0"
     try:
-        return float(text)
+        number = float(text)
     except ValueError:
-        raise BadParameter(f"{name}={text[:40]} of the template is not a number") from None
+        number = math.nan
+    if not (math.isfinite(number) and number >= 0):
+        raise BadParameter(f"{name}={text[:40]} of the template is not a number: write a figure that is not negative")
+    return number

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from one_provider_mad.domain import DeployId, InstanceState, SnapshotId, VmRequest
+from one_provider_mad.domain import DeployId, InstanceState, SnapshotId, VmRequest, whole_number
 from one_provider_mad.errors import BadParameter, NoCapacity, PermissionDenied
 from one_provider_mad.providers.interface import Attached
 from one_provider_mad.providers.opennebula.launch import (
@@ -81,7 +81,7 @@ class Devices:
             raise BadParameter(
                 f"snapshot {snapshot_id} does not exist, instance {deploy_id} has {_list(machine.snapshots)}"
             )
-        await self._remote.order(number, "one.vm.snapshotrevert", number, int(snapshot_id))
+        await self._remote.order(number, "one.vm.snapshotrevert", number, _snapshot_number(snapshot_id))
         await self._remote.outcome(number)
 
     async def delete_snapshot(self, deploy_id: DeployId, snapshot: Mapping[str, str]) -> None:
@@ -90,7 +90,8 @@ class Devices:
         machine = await self._remote.settled(number)
         snapshot_id = needed(dict(snapshot), "HYPERVISOR_ID")
         if snapshot_id in machine.snapshots:
-            await self._remote.order(number, "one.vm.snapshotdelete", number, int(snapshot_id), is_repeatable=False)
+            remote_id = _snapshot_number(snapshot_id)
+            await self._remote.order(number, "one.vm.snapshotdelete", number, remote_id, is_repeatable=False)
             await self._remote.outcome(number)
 
     # Disks
@@ -153,7 +154,7 @@ class Devices:
         taken = machine.disk_snapshots.get(str(disk_id), ())
         if not taken:
             raise BadParameter(f"disk {local_id} has no snapshot to go back to")
-        await self._remote.order(number, "one.vm.disksnapshotrevert", number, disk_id, int(taken[-1]))
+        await self._remote.order(number, "one.vm.disksnapshotrevert", number, disk_id, _snapshot_number(taken[-1]))
         await self._remote.outcome(number)
 
     # Interfaces
@@ -271,6 +272,13 @@ def _attached(machine: Machine, local_id: str) -> Mapping[str, str]:
 
 def _id(part: Mapping[str, str], name: str) -> int:
     return int(figure(part.get(name, ""), name))
+
+
+def _snapshot_number(text: str) -> int:
+    number = whole_number(text)
+    if number is None:
+        raise BadParameter(f"the partner names a snapshot {text[:40]!r}, which is not a number")
+    return number
 
 
 def _has(machine: Machine, wanted: Mapping[str, str]) -> bool:

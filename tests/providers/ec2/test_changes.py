@@ -78,6 +78,17 @@ class TestSection:
         assert instance is not None
         assert instance.attributes["AWS_INSTANCE_TYPE"] == kind
 
+    @pytest.mark.parametrize("name", ["CPU", "VCPU", "MEMORY"])
+    @pytest.mark.parametrize("text", ["nan", "inf", "-1", "two"])
+    async def test_resize_refuses_a_figure_that_is_no_number(self, connect: Open, name: str, text: str) -> None:
+        provider = await connect()
+        deploy_id = await stopped(provider)
+        asked = msgspec.structs.replace(a_vm(), template=Template(values={name: (text,)}))
+        with pytest.raises(BadParameter) as caught:
+            await provider.resize(deploy_id, asked)
+        sentence = f"{name}={text} of the template is not a number: write a figure that is not negative"
+        assert str(caught.value) == sentence
+
     async def test_security_groups_ebs_optimized_tags_and_address_are_changed(self, face: Face, connect: Open) -> None:
         provider = await connect()
         address = next(iter(ADDRESSES))

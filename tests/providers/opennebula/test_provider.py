@@ -616,6 +616,19 @@ async def test_a_repeated_removal_after_a_lost_answer_succeeds_without_a_second_
         await provider.close()
 
 
+@pytest.mark.parametrize("text", ["first", "9" * 5000])
+@pytest.mark.parametrize("method", ["revert_snapshot", "delete_snapshot"])
+async def test_snapshot_id_of_a_partner_that_is_no_number_is_refused(
+    partner: Partner, opened: Open, method: str, text: str
+) -> None:
+    provider = await opened()
+    deploy_id = await launch(provider)
+    partner.vms[0].template["SNAPSHOT"] = [{"SNAPSHOT_ID": text, "NAME": "odd"}]
+    with pytest.raises(BadParameter, match=f"the partner names a snapshot '{text[:40]}', which is not a number"):
+        await getattr(provider, method)(deploy_id, {"HYPERVISOR_ID": text})
+    assert partner.count("one.vm.snapshotrevert") + partner.count("one.vm.snapshotdelete") == 0
+
+
 async def test_a_nic_is_attached_to_the_partners_network_that_the_settings_map_it_to(
     partner: Partner, opened: Open
 ) -> None:
