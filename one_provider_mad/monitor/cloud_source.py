@@ -51,12 +51,12 @@ class ProbeSource(Protocol):
     async def answer(self, request: Monitor) -> str:
         """Return the text of the report for a legacy MONITOR. Raises MadError with the sentence of a failure."""
 
-    async def report(self, request: StartMonitor, saying: Sender, on_reported: Callable[[], None]) -> None:
+    async def report(self, request: StartMonitor, sender: Sender, on_reported: Callable[[], None]) -> None:
         """Send messages about a host until cancelled; START_MONITOR was answered already.
 
         Args:
             request: monitord's request.
-            saying: writes messages.
+            sender: writes messages.
             on_reported: called once every message was sent once.
         """
 

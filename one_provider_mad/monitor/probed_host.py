@@ -79,16 +79,16 @@ class ProbeRuns(Protocol):
         """True when probes have failed for so long that the configuration wants the host in ERROR."""
 
 
-class Voice(Protocol):
+class MessageSender(Protocol):
     """Writes messages to monitord (monitor/sender.py)."""
 
     def is_waiting(self, kind: Kind, host_id: int) -> bool:
         """True while monitord has not read the last such message about this host."""
 
-    def say(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
+    def send(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
         """Write a short message at once."""
 
-    async def say_much(self, kind: Kind, host_id: int, text: str) -> None:
+    async def send_long(self, kind: Kind, host_id: int, text: str) -> None:
         """Write a message that may be long; the loop goes on meanwhile."""
 
 
@@ -98,7 +98,7 @@ class ProbedHost:
     Args:
         runs: runs its probes.
         request: monitord's request.
-        saying: writes messages.
+        sender: writes messages.
         printed: latest output about the host; kept up to date.
         on_reported: called once every folder has run.
     """
@@ -108,16 +108,16 @@ class ProbedHost:
         runs: ProbeRuns,
         request: StartMonitor,
         *,
-        saying: Voice,
+        sender: MessageSender,
         printed: dict[Kind, str],
         on_reported: Callable[[], None],
     ) -> None:
         self._runs = runs
         self._request = request
-        self._saying = saying
+        self._sender = sender
         self._printed = printed
         self._on_reported = on_reported
-        self._unheard = {tree.folder for tree in TREES}
+        self._unreported = {tree.folder for tree in TREES}
         self._in_order = asyncio.Lock()
         # A host that is new, or was in ERROR, is not monitored before a SYSTEM_HOST (decision 20), and the slowest
         # probe takes a minute. HYPERVISOR is left to the probes: a value from here would overwrite theirs.
@@ -156,7 +156,7 @@ class ProbedHost:
                 self._note_defect(name, (f"{name}: {internal_error(error)}",))
                 limit = _STUMBLE_SECONDS
             if is_done:
-                self._heard(name)
+                self._note_reported(name)
             else:
                 limit = _UNREAD_SECONDS
             await asyncio.sleep(0)  # a turn for the others, also where the work took longer than its period
@@ -170,10 +170,10 @@ class ProbedHost:
         if not was_in_order and not self._runs.errors(host_id):
             self._owes_system = True  # nothing else takes a host out of ERROR
 
-    def _heard(self, name: str) -> None:
-        if name in self._unheard:
-            self._unheard.discard(name)
-            if not self._unheard:
+    def _note_reported(self, name: str) -> None:
+        if name in self._unreported:
+            self._unreported.discard(name)
+            if not self._unreported:
                 self._on_reported()
 
     async def _beat(self) -> bool:
@@ -190,7 +190,7 @@ class ProbedHost:
             False while its last output is unread: then it does not run, so nothing piles up, or is lost.
         """
         host_id = self._request.host_id
-        if self._saying.is_waiting(tree.kind, host_id):
+        if self._sender.is_waiting(tree.kind, host_id):
             return False
         was_in_order = not self._runs.errors(host_id)
         printed = await self._runs.print_tree(tree, self._request)
@@ -204,7 +204,7 @@ class ProbedHost:
             text = printed.text if is_said else await _without_sync(printed.text)
             if text.strip():
                 async with self._in_order:
-                    await self._saying.say_much(tree.kind, host_id, text)
+                    await self._sender.send_long(tree.kind, host_id, text)
         if not was_in_order and not self._runs.errors(host_id) and tree is not SYSTEM:
             self._owes_system = True  # as above
             await self._tell_host(Kind.SYSTEM_HOST)
@@ -214,13 +214,13 @@ class ProbedHost:
         host_id = self._request.host_id
         async with self._in_order:  # a long text is packed meanwhile, and the newest must come last
             is_error_due = self._runs.is_error_due(host_id)
-            if self._saying.is_waiting(Kind.MONITOR_HOST if is_error_due else kind, host_id):
+            if self._sender.is_waiting(Kind.MONITOR_HOST if is_error_due else kind, host_id):
                 return
             errors = self._runs.errors(host_id)
             if is_error_due:
-                self._saying.say(Kind.MONITOR_HOST, host_id, "; ".join(errors), is_success=False)
+                self._sender.send(Kind.MONITOR_HOST, host_id, "; ".join(errors), is_success=False)
                 return
-            await self._saying.say_much(kind, host_id, joined(self._printed.get(kind, ""), errors))
+            await self._sender.send_long(kind, host_id, joined(self._printed.get(kind, ""), errors))
             if kind is Kind.SYSTEM_HOST:
                 self._owes_system = False
 

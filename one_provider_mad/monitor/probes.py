@@ -24,7 +24,7 @@ import structlog
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.monitor.cloud_source import ReportSettings
 from one_provider_mad.monitor.probe_folders import TREES, Folder, ProbeFolders, Tree, collectd_of
-from one_provider_mad.monitor.probed_host import Printed, ProbedHost, Voice, joined, split
+from one_provider_mad.monitor.probed_host import MessageSender, Printed, ProbedHost, joined, split
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from one_provider_mad.scripting.environment import script_environment
@@ -143,17 +143,17 @@ class Probes:
 
     # From 5.12 on
 
-    async def report(self, request: StartMonitor, saying: Voice, on_reported: Callable[[], None]) -> None:
+    async def report(self, request: StartMonitor, sender: MessageSender, on_reported: Callable[[], None]) -> None:
         """Send the output of a host's probes, at their periods, until cancelled.
 
         Args:
             request: monitord's request.
-            saying: writes messages.
+            sender: writes messages.
             on_reported: called once every folder has run.
         """
         memory = self._memory(request.host_id, request.host)
         memory.reporting = me = object()
-        host = ProbedHost(self, request, saying=saying, printed=memory.printed, on_reported=on_reported)
+        host = ProbedHost(self, request, sender=sender, printed=memory.printed, on_reported=on_reported)
         try:
             await host.report(lambda: self._settings().monitor.rhythm(request.periods))
         finally:

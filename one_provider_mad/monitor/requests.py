@@ -17,7 +17,7 @@ from one_provider_mad.monitor.host import Load, configured_capacity, letter_of, 
 from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sender import Output, Sender, Stamps
-from one_provider_mad.monitor.sweep import Sweeper, aside
+from one_provider_mad.monitor.sweep import Sweeper, in_thread_if_large
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im import asked, format_legacy_reply, format_log, refuse
 from one_provider_mad.protocol.im_messages import (
@@ -70,7 +70,7 @@ class RequestHandler:
         self._source = source
         self._output = output
         self._stamps = stamps
-        self._saying = Sender(output, stamps)
+        self._sender = Sender(output, stamps)
         self._on_hosts = on_hosts
         self._era: Era | None = None
         self._unsent: list[HostLog] = []
@@ -117,7 +117,7 @@ class RequestHandler:
             case Monitor():
                 self._spawn(self._answer(request), f"monitor host {request.host_id}")
             case StartMonitor():
-                self._saying.say(Kind.START_MONITOR, request.host_id)
+                self._sender.send(Kind.START_MONITOR, request.host_id)
                 self.start(request)
             case StopMonitor():
                 self._stop(request)
@@ -165,7 +165,7 @@ class RequestHandler:
         self._doubtful.discard(request.host_id)
         self._called_off.pop(request.host_id, None)
         schedule = HostSchedule(
-            request, sweeper=self._sweeper, source=self._source, saying=self._saying, trouble=trouble
+            request, sweeper=self._sweeper, source=self._source, sender=self._sender, trouble=trouble
         )
         self._hosts[request.host_id] = schedule
         self._sweeper.hosts |= {request.host_id}
@@ -193,7 +193,7 @@ class RequestHandler:
     async def _report(self, schedule: HostSchedule) -> None:
         await schedule.run()
         if (probes := self._source.probes()) is not None:
-            await probes.report(schedule.request, self._saying, schedule.has_reported.set)
+            await probes.report(schedule.request, self._sender, schedule.has_reported.set)
 
     def be_silent(self, *, is_silent: bool) -> None:
         """Stop reporting on hosts while another front-end leads; then begin anew with all of them."""
@@ -209,7 +209,7 @@ class RequestHandler:
         """Monitor the host despite an unreadable request, with its earlier periods or the usual ones (decision 19)."""
         before = self._hosts.get(host_id)
         log.warning("monitoring as before", host=host_id, reason=request.reason, is_new=before is None)
-        self._saying.say(Kind.START_MONITOR, host_id)
+        self._sender.send(Kind.START_MONITOR, host_id)
         self.tell(
             Severity.ERROR,
             f"host {host_id} is monitored {'as before' if before else 'with usual periods'}: {request.reason}",
@@ -226,7 +226,7 @@ class RequestHandler:
         if request.era is Era.LEGACY:
             self._output.send(format_legacy_reply(LegacyReply(word="STOPMONITOR", host_id=request.host_id)))
         else:
-            self._saying.say(Kind.STOP_MONITOR, request.host_id)
+            self._sender.send(Kind.STOP_MONITOR, request.host_id)
         self._on_hosts()
 
     def _end(self, host_id: int) -> bool:
@@ -266,7 +266,7 @@ class RequestHandler:
             log.exception("monitoring failed unexpectedly", host=request.host_id)
             is_success, text = False, internal_error(error)
         reply = LegacyReply(word="MONITOR", host_id=request.host_id, text=text, is_success=is_success)
-        self._output.send(await aside(len(text), lambda: format_legacy_reply(reply)))
+        self._output.send(await in_thread_if_large(len(text), lambda: format_legacy_reply(reply)))
 
     async def _legacy_report(self, request: Monitor) -> str:
         try:
@@ -291,7 +291,7 @@ class RequestHandler:
             self._note_reported(request.host_id, vms)
             return reports.legacy_report(report, vms, is_before_4_14=is_old)
 
-        return await aside(len(seen), write)
+        return await in_thread_if_large(len(seen), write)
 
     def _note_reported(self, host_id: int, vms: Collection[LegacyVm]) -> None:
         """Note the reported attributes; OpenNebula has certainly taken those of VMs that ran in the last report too.

@@ -17,7 +17,7 @@ from one_provider_mad.monitor.host import Load, configured_capacity, report_of
 from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.monitor.settings import CHECK_SECONDS, MonitorSettings, Rhythm
-from one_provider_mad.monitor.sweep import Sweep, Sweeper, aside, heard
+from one_provider_mad.monitor.sweep import Sweep, Sweeper, in_thread_if_large, retrieve_exception
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
 from one_provider_mad.protocol.reports import FiguresText, HostReport, VmFigures
@@ -65,17 +65,17 @@ class HostSchedule:
         request: monitord's request.
         sweeper: lists the cloud.
         source: the configuration.
-        saying: writes messages.
+        sender: writes messages.
         trouble: an error in monitord's request, for the host to show; "" for none.
     """
 
     def __init__(
-        self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, saying: Sender, trouble: str = ""
+        self, request: StartMonitor, *, sweeper: Sweeper, source: CloudSource, sender: Sender, trouble: str = ""
     ) -> None:
         self.request = request
         self._sweeper = sweeper
         self._source = source
-        self._saying = saying
+        self._sender = sender
         self._stale_names = sweeper.stale_names
         self._trouble = trouble
         self._loop = asyncio.get_running_loop()
@@ -114,13 +114,13 @@ class HostSchedule:
             self._say_monitor()
         if self._sweeping is None and self._look.take(now, rhythm.state):
             self._sweeping = asyncio.create_task(self._sweeper.sweep(), name=f"sweep for host {self.request.host_id}")
-            self._sweeping.add_done_callback(heard)
-        if self._lines and now >= self._saying.figures_at and self._is_waiting(Kind.MONITOR_VM):
-            self._saying.figures_at = now + _AGAIN
-        elif self._lines and now >= self._saying.figures_at:
+            self._sweeping.add_done_callback(retrieve_exception)
+        if self._lines and now >= self._sender.figures_at and self._is_waiting(Kind.MONITOR_VM):
+            self._sender.figures_at = now + _AGAIN
+        elif self._lines and now >= self._sender.figures_at:
             line = self._lines.popleft()
             share = len(line.vms) / reports.VMS_IN_A_LINE
-            self._saying.figures_at = now + share * self._line_pause
+            self._sender.figures_at = now + share * self._line_pause
             await self._tell(Kind.MONITOR_VM, line.text)
             for vm in line.vms:
                 self._stale_names.reported(vm.vm_id, vm.attributes, vm.usage)
@@ -130,7 +130,7 @@ class HostSchedule:
         if self._sweeping is None:
             times.append(self._look.at)
         if self._lines:
-            times.append(self._saying.figures_at)
+            times.append(self._sender.figures_at)
         pause = min(CHECK_SECONDS, max(_TICK, min(times) - self._loop.time()))
         if self._sweeping is None:
             await asyncio.sleep(pause)
@@ -162,25 +162,27 @@ class HostSchedule:
             return
         report = self._report()
         self._said_system, self._said_system_at = report, self._loop.time()
-        await self._tell(Kind.SYSTEM_HOST, await aside(len(report.wilds), lambda: reports.host_system(report)))
+        await self._tell(
+            Kind.SYSTEM_HOST, await in_thread_if_large(len(report.wilds), lambda: reports.host_system(report))
+        )
 
     def _say_monitor(self) -> None:
         if not self._is_waiting(Kind.MONITOR_HOST):
-            self._saying.say(Kind.MONITOR_HOST, self.request.host_id, reports.host_monitor(self._report()))
+            self._sender.send(Kind.MONITOR_HOST, self.request.host_id, reports.host_monitor(self._report()))
 
     def _enter_error_if_due(self) -> None:
         """Only where the operator wants it: host hooks may delete every VM of a host in ERROR (decision 19)."""
         limit, since = self._source.report_settings().monitor.host_error_after, self._sweeper.failing_since
         if limit and since is not None and not self._is_in_error and self._loop.time() - since >= limit:
             self._is_in_error = True
-            self._saying.say(Kind.MONITOR_HOST, self.request.host_id, self._sweeper.error, is_success=False)
+            self._sender.send(Kind.MONITOR_HOST, self.request.host_id, self._sweeper.error, is_success=False)
 
     def _is_waiting(self, kind: Kind) -> bool:
-        return self._saying.is_waiting(kind, self.request.host_id)
+        return self._sender.is_waiting(kind, self.request.host_id)
 
     async def _tell(self, kind: Kind, text: str) -> None:
         if text:
-            await self._saying.say_much(kind, self.request.host_id, text)
+            await self._sender.send_long(kind, self.request.host_id, text)
 
     # Reporting sweeps
 
@@ -220,15 +222,15 @@ class HostSchedule:
         if not self._is_waiting(Kind.STATE_VM):
             await self._say_states(sweep, vms, rhythm, now)
         if not self._lines and self._figures.take(now, rhythm.figures):
-            self._lines.extend(await aside(len(vms), lambda: self._figures_of(sweep)))
+            self._lines.extend(await in_thread_if_large(len(vms), lambda: self._figures_of(sweep)))
             self._line_pause = min(FIGURES_PAUSE, _SHARE_OF_PERIOD * rhythm.figures / max(1, len(self._lines)))
         if before is not None and before is not sweep:
-            await aside(len(vms), lambda: before.let_go(self.request.host_id))
+            await in_thread_if_large(len(vms), lambda: before.let_go(self.request.host_id))
 
     async def _say_states(self, sweep: Sweep, vms: list[SeenVm], rhythm: Rhythm, now: float) -> None:
         settings = self._source.report_settings().monitor
         is_synced = self.request.host_id not in sweep.inference.unsynced and self._sync.take(now, rhythm.sync)
-        text = await aside(len(vms), lambda: self._states(sweep, settings, is_synced=is_synced))
+        text = await in_thread_if_large(len(vms), lambda: self._states(sweep, settings, is_synced=is_synced))
         await self._tell(Kind.STATE_VM, text)
 
     def _is_news_of_host(self, now: float, rhythm: Rhythm) -> bool:

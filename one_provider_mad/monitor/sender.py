@@ -68,12 +68,12 @@ class Sender:
         """
         return self._waiting[kind, host_id] > 0
 
-    def say(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
+    def send(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
         """Write a short message at once."""
         message = self._message(kind, host_id, text, is_success=is_success)
         self._send(message, format_message(message))
 
-    async def say_much(self, kind: Kind, host_id: int, text: str, *, is_success: bool = True) -> None:
+    async def send_long(self, kind: Kind, host_id: int, text: str, *, is_success: bool = True) -> None:
         """Write a message that may be long; the loop goes on meanwhile."""
         message = self._message(kind, host_id, text, is_success=is_success)
         if len(text) < _LARGE:

@@ -168,7 +168,7 @@ class Sweeper:
         """
         if self._running is None:
             self._running = asyncio.create_task(self._sweep(), name="sweep")
-            self._running.add_done_callback(heard)
+            self._running.add_done_callback(retrieve_exception)
         return await asyncio.shield(self._running)
 
     async def _sweep(self) -> Sweep:
@@ -209,7 +209,7 @@ class Sweeper:
             activity = await self._activity.read(watched.journal, since=since)
             self._capacity.note(activity.refusal, watched)
             known = self._figures.known()
-            sweep = await aside(
+            sweep = await in_thread_if_large(
                 len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, known)
             )
             sweep = msgspec.structs.replace(sweep, answered=activity.answered, inferred_at=self._clock())
@@ -226,10 +226,14 @@ class Sweeper:
         shown = Shown(
             provider=watched.provider, listed=listing.instances, hosts=listing.hosts, inference=sweep.inference
         )
-        limits, capacities = await aside(len(listing.instances), lambda: self._capacity.capacities(capacity, shown))
+        limits, capacities = await in_thread_if_large(
+            len(listing.instances), lambda: self._capacity.capacities(capacity, shown)
+        )
         self._capacity.ask_core(limits, shown)
         if await self._capacity.settled(limits, shown):
-            limits, capacities = await aside(len(listing.instances), lambda: self._capacity.capacities(capacity, shown))
+            limits, capacities = await in_thread_if_large(
+                len(listing.instances), lambda: self._capacity.capacities(capacity, shown)
+            )
         if limits.sizes and (strange := unknown_types(capacity, limits.sizes)):
             self._warn_once(f"capacity.instance_types: the cloud has no {', '.join(strange)}")
         warning = sweep.warning or self._capacity.warning(limits, shown)
@@ -283,7 +287,7 @@ class Sweeper:
     ) -> Lookup:
         """Look up by id instances that the listing lacks: it may look complete and lag behind."""
         memory, missing_after = self.memory, settings.missing_after
-        absent = await aside(len(memory.vms), lambda: lacking(memory, listed, missing_after=missing_after))
+        absent = await in_thread_if_large(len(memory.vms), lambda: lacking(memory, listed, missing_after=missing_after))
         return await look_up(watched, absent)
 
     def _paused(self, error: MadError, settings: MonitorSettings) -> MadError:
@@ -399,12 +403,12 @@ def _warning(inference: Inference, provider: Provider) -> str:
     return next(iter(provider.listing_warnings()), "") if isinstance(provider, WarningSource) else ""
 
 
-async def aside(size: int, work: Callable[[], _Result]) -> _Result:
+async def in_thread_if_large(size: int, work: Callable[[], _Result]) -> _Result:
     """Do work on so many things: here where they are few, else in a thread, so that the loop goes on."""
     return work() if size < MANY else await asyncio.to_thread(work)
 
 
-def heard(task: asyncio.Task[Sweep]) -> None:
+def retrieve_exception(task: asyncio.Task[Sweep]) -> None:
     """Read a task's error, which asyncio would log when no caller waits any more."""
     if not task.cancelled():
         task.exception()  # a caller that waits gets it as well

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from one_provider_mad.monitor.cloud_source import ReportSettings
-from one_provider_mad.monitor.probed_host import Voice
+from one_provider_mad.monitor.probed_host import MessageSender
 from one_provider_mad.monitor.probes import Probes
 from one_provider_mad.monitor.settings import MonitorSettings
 from one_provider_mad.options import Options
@@ -99,16 +99,16 @@ class Listener:
         del host_id
         return kind in self.waiting
 
-    def say(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
+    def send(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
         if kind in self.breaking:
             raise ZeroDivisionError
         self.said.append(Message(kind=kind, host_id=host_id, timestamp=0, text=text, is_success=is_success))
 
-    async def say_much(self, kind: Kind, host_id: int, text: str) -> None:
+    async def send_long(self, kind: Kind, host_id: int, text: str) -> None:
         if len(text) > LONG and not self.gate.is_set() and not self.is_holding:
             self.is_holding = True
             await self.gate.wait()
-        self.say(kind, host_id, text)
+        self.send(kind, host_id, text)
 
 
 @asynccontextmanager
@@ -117,7 +117,7 @@ async def reporting(
     request: StartMonitor = MODERN,
     *,
     probes: Probes | None = None,
-    listener: Voice | None = None,
+    listener: MessageSender | None = None,
     on_reported: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[list[Message]]:
     """The messages about a host while its probes run."""

@@ -319,8 +319,8 @@ class FakeProbes:
     async def answer(self, request: Monitor) -> str:
         return f'HYPERVISOR="probed-{request.host_id}"\n'
 
-    async def report(self, request: StartMonitor, saying: Sender, on_reported: Callable[[], None]) -> None:
-        saying.say(Kind.SYSTEM_HOST, request.host_id, 'HYPERVISOR="probed"\n')
+    async def report(self, request: StartMonitor, sender: Sender, on_reported: Callable[[], None]) -> None:
+        sender.send(Kind.SYSTEM_HOST, request.host_id, 'HYPERVISOR="probed"\n')
         on_reported()
         await asyncio.Event().wait()
 

@@ -232,7 +232,7 @@ class OddProbes:
     async def answer(self, request: Monitor) -> str:
         raise KeyError("HYPERVISOR")
 
-    async def report(self, request: StartMonitor, saying: Sender, on_reported: Callable[[], None]) -> None:
+    async def report(self, request: StartMonitor, sender: Sender, on_reported: Callable[[], None]) -> None:
         raise KeyError("HYPERVISOR")
 
     def forget(self, host_id: int) -> None:
