@@ -22,10 +22,10 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 from one_provider_mad.actions.cloud import Cloud
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.errors import ProviderError
 from one_provider_mad.providers.ec2.client import Client as Ec2Client
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.client import Client as OpenNebulaClient
 from one_provider_mad.xmlrpc.client import Connection
 from tests.actions.fakes import OWNER, FakeCloud

@@ -39,7 +39,7 @@ ALLOWED = {
         "of": "io.BufferedReader.read io.TextIOWrapper.read",  # /proc is no disk
         "children": "os.listdir io.BufferedReader.read",
     },
-    "one_provider_mad/scripting/offspring.py": {
+    "one_provider_mad/scripting/descendants.py": {
         "_mark_of": "io.BufferedReader.read",  # /proc
     },
     "one_provider_mad/scripting/leftovers.py": {

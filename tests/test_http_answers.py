@@ -12,13 +12,13 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from one_provider_mad import documents, http_answers
+from one_provider_mad import http_answers, safe_xml
 from one_provider_mad.actions.cloud import Cloud
-from one_provider_mad.documents import Element, element_at, elements_at, parse_document, text_of
 from one_provider_mad.errors import ProviderError, ProviderUnavailable
 from one_provider_mad.http_answers import LONGEST_REFUSAL
 from one_provider_mad.providers.ec2.client import Client as Ec2Client
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.safe_xml import Element, element_at, elements_at, parse_document, text_of
 from one_provider_mad.xmlrpc.client import Client as OpenNebulaClient
 from one_provider_mad.xmlrpc.client import Connection
 from tests.actions.fakes import OWNER, FakeCloud
@@ -133,7 +133,7 @@ def uncollected() -> Iterator[None]:
 async def test_a_refused_response_leaves_nothing_in_memory(
     server: Server, open_client: Open, written: Written, monkeypatch: pytest.MonkeyPatch, fault: str
 ) -> None:
-    monkeypatch.setattr(documents, "MOST_MARKS", 3000)
+    monkeypatch.setattr(safe_xml, "MOST_MARKS", 3000)
     server.body = {
         "too large": b"x" * (LIMIT + 1),
         "no XML": written("x" * 2 * MB)[:-20],
@@ -228,7 +228,7 @@ async def test_a_response_with_too_many_elements_is_refused(
     server.body = written("<a/>" * 3000)
     async with open_client(server.url) as ask:  # type: ignore[attr-defined]
         assert await ask() == ""
-        monkeypatch.setattr(documents, "MOST_MARKS", 3000)
+        monkeypatch.setattr(safe_xml, "MOST_MARKS", 3000)
         with pytest.raises(ProviderUnavailable, match="has too many elements: lower page_size"):
             await ask()
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import Value
 from one_provider_mad.providers.interface import CheckResult
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.local import LocalCore
 from one_provider_mad.xmlrpc.release import release_of
 

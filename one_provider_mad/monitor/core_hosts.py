@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterable
 
 import msgspec
 
-from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import VmId, whole_number
 from one_provider_mad.monitor.capacity import Allocation
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.protocol.im_messages import StartMonitor
+from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 FIRST_WITH_MONITORD = (5, 12)
 """First release in which monitord asks for reports; before, oned asks for each."""

@@ -27,9 +27,9 @@ from one_provider_mad.monitor.probe_folders import TREES, Folder, ProbeFolders, 
 from one_provider_mad.monitor.probed_host import MessageSender, Printed, ProbedHost, joined, split
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
+from one_provider_mad.scripting.descendants import Descendants
 from one_provider_mad.scripting.environment import script_environment
 from one_provider_mad.scripting.leftovers import Leftovers
-from one_provider_mad.scripting.offspring import Offspring
 from one_provider_mad.scripting.outcome import complaints
 from one_provider_mad.scripting.runner import CannotRun, Finished, Runner
 from one_provider_mad.settings import Places
@@ -99,7 +99,7 @@ class Probes:
         leftovers = Leftovers(places.var / f"one_provider_mad_{name}.probes")
         self._leftovers: Leftovers | None = leftovers
         self._beginning = asyncio.Lock()
-        self._runner = Runner(places.var, {**environment, "LANG": "C"}, leftovers=leftovers, offspring=Offspring())
+        self._runner = Runner(places.var, {**environment, "LANG": "C"}, leftovers=leftovers, descendants=Descendants())
 
     def close(self) -> None:
         """End every probe that still runs."""

@@ -7,10 +7,10 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from functools import partial
 
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import DeployId, VmId, whole_number
 from one_provider_mad.errors import InstanceNotFound, NotSupported, ProviderError, ProviderUnavailable
 from one_provider_mad.orphans.verdicts import VmDocument
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.client import Client, Connection
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.pool import read_pool

@@ -38,7 +38,7 @@ from one_provider_mad.orphans.verdicts import (
     to_destroy,
 )
 from one_provider_mad.protocol.messages import Severity
-from one_provider_mad.providers.interface import LoosePart, LooseParts
+from one_provider_mad.providers.interface import UnusedResource, UnusedResourceSource
 from one_provider_mad.settings import OrphanPolicy
 
 log = structlog.get_logger()
@@ -294,7 +294,9 @@ class Reconciler:
             self._write_log(Severity.ERROR, sentence, vm_id)
             self._ended.note_logged(instance.deploy_id)
 
-    async def _parts_or_problem(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> tuple[list[LoosePart], str]:
+    async def _parts_or_problem(
+        self, cloud: Cloud, living: Mapping[VmId, VmDocument]
+    ) -> tuple[list[UnusedResource], str]:
         """Return loose parts, or why they are unknown: a missing permission for them must not stop the check."""
         try:
             parts = await self._parts(cloud, living)
@@ -306,18 +308,18 @@ class Reconciler:
         self._is_parts_problem_reported = False
         return parts, ""
 
-    async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[LoosePart]:
+    async def _parts(self, cloud: Cloud, living: Mapping[VmId, VmDocument]) -> list[UnusedResource]:
         """Return parts that no instance and no VM uses; only reported, since a person may have kept them."""
         provider = cloud.provider
-        if not isinstance(provider, LooseParts):
+        if not isinstance(provider, UnusedResourceSource):
             return []
-        found = await cloud.call("list", lambda: provider.loose_parts(owner=cloud.owner))
+        found = await cloud.call("list", lambda: provider.unused_resources(owner=cloud.owner))
         loose = [part for part in found if part.identity is None or not is_vm_alive(part.identity, living)]
         # Not every user sees every VM in the pool, so these are read one by one.
         documents = await self._opennebula.documents({part.identity.vm_id for part in loose if part.identity})
         return [part for part in loose if part.identity is None or is_vm_gone(part.identity, documents)]
 
-    async def _publish(self, journal: Journal, parts: list[LoosePart], problem: str) -> None:
+    async def _publish(self, journal: Journal, parts: list[UnusedResource], problem: str) -> None:
         """Record the findings for `one-provider orphans`."""
         found = {
             "at": self._clock(),
@@ -327,7 +329,7 @@ class Reconciler:
         }
         await journal.set_fact(ORPHANS, json.dumps(found))
 
-    def _tell_news(self, parts: list[LoosePart]) -> None:
+    def _tell_news(self, parts: list[UnusedResource]) -> None:
         """Log each finding once, when it was seen twice; of parts log the number."""
         if parts and len(parts) != self._parts_reported:
             self._write_log(
@@ -441,7 +443,7 @@ class Reconciler:
             self._write_log(Severity.WARNING, f"instance {debt.deploy_id} is not terminated any more{word}")
 
 
-def _part_entry(part: LoosePart) -> dict[str, object]:
+def _part_entry(part: UnusedResource) -> dict[str, object]:
     vm_id = part.identity.vm_id if part.identity is not None else None
     return {"id": part.part_id, "kind": part.kind, "vm_id": vm_id, "detail": part.detail}
 

@@ -10,11 +10,11 @@ from lxml import etree
 
 from one_provider_mad.actions.intents import may_wait
 from one_provider_mad.actions.settling import WaitingDocument, WaitingVm
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderUnavailable
 from one_provider_mad.options import parse_arguments
 from one_provider_mad.orphans.documents import number_at
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.local import LocalCore
 
 _Answer = TypeVar("_Answer")

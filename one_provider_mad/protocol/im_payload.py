@@ -12,10 +12,10 @@ import zlib
 
 from lxml import etree
 
-from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.im_messages import Periods, StartMonitor
+from one_provider_mad.safe_xml import Element, parse_document, text_of
 
 DOCUMENT_LIMIT = 16 * 1024 * 1024
 """Longest document in bytes; the usual one has 3 KB, and zlib could inflate a line to 16 GB."""

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 
 from lxml import etree
 
-from one_provider_mad.documents import Element, outline_of, parse_document, text_of
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest, whole_number
 from one_provider_mad.errors import RequestRefused
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.vmm import NO_INSTANCE
+from one_provider_mad.safe_xml import Element, outline_of, parse_document, text_of
 
 _Fields = Mapping[str, Element]
 

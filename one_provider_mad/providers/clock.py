@@ -23,12 +23,12 @@ def skew(answered: tuple[str, float]) -> float | None:
         return None
 
 
-def check_clock(answered: tuple[str, float], *, whose: str, at_most: float | None) -> list[CheckResult]:
+def check_clock(answered: tuple[str, float], *, peer: str, at_most: float | None) -> list[CheckResult]:
     """Return one finding; none where the answer has no date.
 
     Args:
         answered: as `skew` takes it.
-        whose: owner of the other clock, `EC2`.
+        peer: owner of the other clock, `EC2`.
         at_most: seconds of difference from which on calls are refused; None for no such limit.
     """
     seconds = skew(answered)
@@ -36,10 +36,10 @@ def check_clock(answered: tuple[str, float], *, whose: str, at_most: float | Non
         return []
     size = abs(seconds)
     if size < _NOTHING:
-        return [CheckResult(what="clock", is_well=True, found=f"as {whose}'s")]
-    found = f"{size:.0f} s {'ahead of' if seconds > 0 else 'behind'} {whose}'s"
+        return [CheckResult(what="clock", is_well=True, found=f"as {peer}'s")]
+    found = f"{size:.0f} s {'ahead of' if seconds > 0 else 'behind'} {peer}'s"
     is_refused = at_most is not None and size >= at_most
     remedy = "set it by NTP (chronyc tracking, timedatectl)"
     if is_refused:
-        remedy += f": {whose} refuses calls that are signed {at_most:g} s off"
+        remedy += f": {peer} refuses calls that are signed {at_most:g} s off"
     return [CheckResult(what="clock", is_well=False if is_refused else None, found=found, remedy=remedy)]

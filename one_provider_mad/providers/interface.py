@@ -459,7 +459,7 @@ class ShortageTeller(Protocol):
         """
 
 
-class LoosePart(Value, frozen=True, kw_only=True):
+class UnusedResource(Value, frozen=True, kw_only=True):
     """A volume, snapshot or address that costs money and that no instance uses.
 
     Attributes:
@@ -476,11 +476,11 @@ class LoosePart(Value, frozen=True, kw_only=True):
 
 
 @runtime_checkable
-class LooseParts(Protocol):
+class UnusedResourceSource(Protocol):
     """Creates volumes, addresses and the like, which may outlive their instance."""
 
-    async def loose_parts(self, *, owner: str) -> Sequence[LoosePart]:
-        """Return every part with this owner's tags that no instance uses. Raises rather than omit any."""
+    async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
+        """Return every resource with this owner's tags that no instance uses. Raises rather than omit any."""
 
 
 class CheckResult(Value, frozen=True, kw_only=True):

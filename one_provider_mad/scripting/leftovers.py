@@ -15,7 +15,7 @@ import structlog
 
 from one_provider_mad.file_owner import folder, open_file
 from one_provider_mad.processes import Process, descendants
-from one_provider_mad.scripting.offspring import end_marked
+from one_provider_mad.scripting.descendants import end_marked
 
 log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ class Leftovers:
 
         Args:
             pid: its process id.
-            mark: its mark in the environment of its descendants (scripting/offspring.py), "" for none.
+            mark: its mark in the environment of its descendants (scripting/descendants.py), "" for none.
         """
         start = process.start if (process := Process.of(pid)) is not None else ""  # ended, unlike its descendants
         if start or mark:

@@ -16,8 +16,8 @@ from typing import cast
 
 from one_provider_mad.domain import Value
 from one_provider_mad.processes import Process, descendants
+from one_provider_mad.scripting.descendants import MARK, Descendants
 from one_provider_mad.scripting.leftovers import Leftovers
-from one_provider_mad.scripting.offspring import MARK, Offspring
 
 MAX_OUTPUT = 1024 * 1024
 """Bytes kept of what a script writes to each of stdout (its beginning) and stderr (its end)."""
@@ -72,7 +72,7 @@ class Runner:
         directory: their working directory.
         environment: their whole environment.
         leftovers: records the scripts that must not run twice.
-        offspring: ends the descendants of a script after its end; None to let them run.
+        descendants: ends the descendants of a script after its end; None to let them run.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class Runner:
         environment: Mapping[str, str],
         *,
         leftovers: Leftovers | None = None,
-        offspring: Offspring | None = None,
+        descendants: Descendants | None = None,
     ) -> None:
         self._directory = directory
         self.environment = environment
         self._leftovers = leftovers
-        self._offspring = offspring
+        self._descendants = descendants
         self._running: set[_Script] = set()
         self._unwanted: set[asyncio.Task[None]] = set()
         self._starts = asyncio.Semaphore(_STARTS_AT_ONCE)
@@ -133,8 +133,8 @@ class Runner:
             except TimeoutError:
                 is_timeout = True
                 await script.end(_TERM_SECONDS)
-            is_over = self._offspring is None
-            await self._end_offspring(script)
+            is_over = self._descendants is None
+            await self._end_descendants(script)
             await script.wait_for_output(_LINGER_SECONDS)
         except asyncio.CancelledError:
             # The script must end before the next action of this VM, also after a second cancellation.
@@ -166,18 +166,18 @@ class Runner:
             script.tell(signal.SIGKILL)
             for descendant in found:
                 descendant.kill()
-        if self._offspring is not None:
-            self._offspring.kill()
+        if self._descendants is not None:
+            self._descendants.kill()
 
     async def _end(self, script: _Script) -> None:
         await script.end(_TERM_SECONDS)
-        await self._end_offspring(script)
+        await self._end_descendants(script)
 
-    async def _end_offspring(self, script: _Script) -> None:
+    async def _end_descendants(self, script: _Script) -> None:
         """End the background processes of a script that has ended, where this runner is set to do so."""
-        if self._offspring is not None:
+        if self._descendants is not None:
             script.tell(signal.SIGKILL)
-            await self._offspring.end(script.mark)
+            await self._descendants.end(script.mark)
 
     async def _start(self, path: Path, arguments: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
         command = [str(path), *arguments]
@@ -206,16 +206,16 @@ class Runner:
                 raise
 
     async def _spawn(self, command: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
-        if self._offspring is None:
+        if self._descendants is None:
             return await self._spawn_in(self.environment, command, stdin, directory)
-        mark = self._offspring.begin()
+        mark = self._descendants.begin()
         try:
             script = await self._spawn_in({**self.environment, MARK: mark}, command, stdin, directory)
         except BaseException:
-            await self._offspring.end(mark)
+            await self._descendants.end(mark)
             raise
         script.mark = mark
-        self._offspring.began(mark, script.pid)
+        self._descendants.began(mark, script.pid)
         return script
 
     async def _spawn_in(
@@ -244,14 +244,14 @@ class Runner:
             script = spawning.result()
             script.tell(signal.SIGKILL)
             script.close()
-            if self._offspring is not None:
+            if self._descendants is not None:
                 task = asyncio.ensure_future(self._bury(script))
                 self._unwanted.add(task)
                 task.add_done_callback(self._unwanted.discard)
 
     async def _bury(self, script: _Script) -> None:
         await script.ended.wait()
-        await self._end_offspring(script)
+        await self._end_descendants(script)
 
 
 class _Script(asyncio.SubprocessProtocol):

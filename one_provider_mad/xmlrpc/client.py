@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from one_provider_mad.documents import Element
 from one_provider_mad.domain import Value
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -28,6 +27,7 @@ from one_provider_mad.errors import (
     WrongEndpoint,
 )
 from one_provider_mad.http_answers import CODINGS, Answers, seconds_asked, without_frames
+from one_provider_mad.safe_xml import Element
 from one_provider_mad.unreached import SERVICE_UNAVAILABLE, says_not_carried_out, unreached
 from one_provider_mad.xmlrpc.envelope import (
     Argument,
@@ -38,8 +38,8 @@ from one_provider_mad.xmlrpc.envelope import (
     encode_call,
     read_document,
 )
+from one_provider_mad.xmlrpc.login_refusals import endpoint_name, login_refused
 from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status
-from one_provider_mad.xmlrpc.reach import login_refused, place_of
 from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of, is_not_the_leader
 from one_provider_mad.xmlrpc.session import read_session
 
@@ -73,7 +73,7 @@ class Connection(Value, frozen=True, kw_only=True):
         connect_timeout: seconds until a front-end that does not accept connections is skipped.
         body_limit: bytes an answer may have.
         connections: most simultaneous calls.
-        whose: its name in error messages.
+        peer: its name in error messages.
         address_setting: name of the setting that holds `endpoints`, for error messages.
         login_setting: name of the setting that holds user and password, for error messages.
     """
@@ -85,7 +85,7 @@ class Connection(Value, frozen=True, kw_only=True):
     connect_timeout: float = 5.0
     body_limit: int = 16_777_216
     connections: int = 32
-    whose: str = "OpenNebula"
+    peer: str = "OpenNebula"
     address_setting: str = "ONE_XMLRPC"
     login_setting: str = "ONE_AUTH"
 
@@ -190,7 +190,7 @@ class Client:
         if isinstance(answer, Failure):
             if answer.code == AUTHENTICATION:
                 raise self._login_refused()
-            raise error_of(method, answer, whose=self.connection.whose)
+            raise error_of(method, answer, peer=self.connection.peer)
         return answer
 
     def _login_refused(self) -> AuthenticationRefused:
@@ -201,7 +201,7 @@ class Client:
         )
 
     def _place(self, endpoint: str) -> str:
-        return place_of(endpoint, whose=self.connection.whose)
+        return endpoint_name(endpoint, peer=self.connection.peer)
 
     async def _has_new_session(self) -> bool:
         """Return True when the credentials have changed since they were read; tokens expire, passwords change."""

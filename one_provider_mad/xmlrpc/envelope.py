@@ -11,16 +11,16 @@ import xmlrpc.client
 
 from lxml import etree
 
-from one_provider_mad.documents import (
+from one_provider_mad.domain import Value, whole_number
+from one_provider_mad.errors import BadParameter, ProviderUnavailable
+from one_provider_mad.http_answers import TooLargeError
+from one_provider_mad.safe_xml import (
     Element,
     TooManyElementsError,
     elements_at,
     parse_bounded,
     text_of,
 )
-from one_provider_mad.domain import Value, whole_number
-from one_provider_mad.errors import BadParameter, ProviderUnavailable
-from one_provider_mad.http_answers import TooLargeError
 
 Argument = str | int | bool
 """An argument of a method of OpenNebula."""

@@ -12,9 +12,9 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError, SettingsError
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 from one_provider_mad.xmlrpc.client import Client, Connection
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
 from one_provider_mad.xmlrpc.release import release_of

@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from contextlib import closing
 from urllib.parse import urlsplit
 
-from one_provider_mad.documents import Element
 from one_provider_mad.errors import NotSupported, ProviderUnavailable
+from one_provider_mad.safe_xml import Element
 from one_provider_mad.xmlrpc.envelope import Argument, Failure, Result, decode_answer, encode_call, read_document
 from one_provider_mad.xmlrpc.local_endpoint import local_endpoint
+from one_provider_mad.xmlrpc.login_refusals import endpoint_name, login_refused
 from one_provider_mad.xmlrpc.raft import RaftState, read_raft_status
-from one_provider_mad.xmlrpc.reach import login_refused, place_of
 from one_provider_mad.xmlrpc.refusals import AUTHENTICATION, error_of
 from one_provider_mad.xmlrpc.session import read_session
 
@@ -50,7 +50,7 @@ class LocalCore:
         answer = decode_answer(method, _post(endpoint, encode_call(method, session, arguments)))
         if isinstance(answer, Failure):
             if answer.code == AUTHENTICATION:
-                raise login_refused(place_of(endpoint), session, setting="ONE_AUTH")
+                raise login_refused(endpoint_name(endpoint), session, setting="ONE_AUTH")
             raise error_of(method, answer)
         return answer.result
 
@@ -76,7 +76,7 @@ class LocalCore:
 
 def _post(endpoint: str, body: bytes) -> bytes:
     parts = urlsplit(endpoint)
-    place = place_of(endpoint)
+    place = endpoint_name(endpoint)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
     try:
         with closing(kind(parts.hostname or "", parts.port, timeout=_CALL_SECONDS)) as connection:

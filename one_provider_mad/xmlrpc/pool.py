@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.http_answers import TooLargeError
+from one_provider_mad.safe_xml import Element, text_of
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.envelope import Argument
 

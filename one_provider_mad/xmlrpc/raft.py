@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import Value, whole_number
+from one_provider_mad.safe_xml import Element, text_of
 
 
 class RaftState(Enum):

@@ -83,13 +83,13 @@ def is_not_the_leader(failure: Failure) -> bool:
     return failure.code == REPLICATION or (failure.code == INTERNAL and bool(_NOT_THE_LEADER.search(failure.text)))
 
 
-def error_of(method: str, failure: Failure, *, whose: str = "OpenNebula") -> ProviderError:
+def error_of(method: str, failure: Failure, *, peer: str = "OpenNebula") -> ProviderError:
     """Return the error to raise for a refusal.
 
     Args:
         method: the method that was called.
         failure: the answer.
-        whose: name of the refusing OpenNebula, so that a partner's quota is not mistaken for one of ours.
+        peer: name of the refusing OpenNebula, so that a partner's quota is not mistaken for one of ours.
     """
     said = _METHOD.sub("", masked(failure.text.strip()))[:_TEXT] or f"refused without a reason, code {failure.code}"
     text = f"{said} ({method})"
@@ -100,7 +100,7 @@ def error_of(method: str, failure: Failure, *, whose: str = "OpenNebula") -> Pro
             return AuthenticationRefused(text)
         case code if code == AUTHORIZATION:
             kind = QuotaExceeded if _QUOTA.search(text) else PermissionDenied
-            return kind(f"{whose} refuses: {text}")
+            return kind(f"{peer} refuses: {text}")
         case code if code == NO_EXISTS:
             return InstanceNotFound(text) if _VM.search(text) else BadParameter(text)
         case code if code == LOCKED or (code == ACTION and _STATE.search(text)):

@@ -18,7 +18,7 @@ from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.orphans.reconciler import Reconciler
 from one_provider_mad.orphans.verdicts import DONE_STATE, VmDocument
 from one_provider_mad.protocol.messages import Severity
-from one_provider_mad.providers.interface import LoosePart
+from one_provider_mad.providers.interface import UnusedResource
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import OWNER, STIME, FakeCloud, FakeEngines, FakeInstance, World, identity_of
 
@@ -109,10 +109,10 @@ class CloudOfParts(FakeCloud):
 
     def __init__(self) -> None:
         super().__init__()
-        self.parts: list[LoosePart] = []
+        self.parts: list[UnusedResource] = []
         self.refusal: MadError | None = None
 
-    async def loose_parts(self, *, owner: str) -> Sequence[LoosePart]:
+    async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
         assert owner == OWNER
         if self.refusal is not None:
             raise self.refusal

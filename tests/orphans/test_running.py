@@ -15,7 +15,7 @@ from one_provider_mad.errors import JournalError, PermissionDenied, ProviderUnav
 from one_provider_mad.orphans.reconciler import MACHINE, ORPHANS
 from one_provider_mad.orphans.timetable import CHECK_SECONDS, TROUBLE
 from one_provider_mad.orphans.verdicts import DONE_STATE
-from one_provider_mad.providers.interface import LoosePart
+from one_provider_mad.providers.interface import UnusedResource
 from one_provider_mad.settings import OrphanPolicy
 from tests.actions.fakes import STIME, a_world, identity_of
 from tests.orphans.reconciler_setup import POWEROFF, CloudOfParts, Front, end
@@ -115,8 +115,8 @@ async def parted(tmp_path: Path) -> AsyncIterator[Front]:
         await front.create("i-7")
         front.opennebula.vm(7, "i-7")
         cloud.parts = [
-            LoosePart(part_id="vol-1", kind="volume", identity=identity_of(7), detail="8 GiB"),
-            LoosePart(part_id="snap-1", kind="snapshot"),
+            UnusedResource(part_id="vol-1", kind="volume", identity=identity_of(7), detail="8 GiB"),
+            UnusedResource(part_id="snap-1", kind="snapshot"),
         ]
         yield front
 

@@ -10,10 +10,10 @@ import pytest
 from lxml import etree
 
 from one_provider_mad.actions.settling import WaitingVm
-from one_provider_mad.documents import Element
 from one_provider_mad.domain import VmId
 from one_provider_mad.errors import InstanceNotFound, NotSupported, PermissionDenied, ProviderError, ProviderUnavailable
 from one_provider_mad.orphans.waiting import WaitingVms
+from one_provider_mad.safe_xml import Element
 from one_provider_mad.xmlrpc.envelope import read_document
 from one_provider_mad.xmlrpc.local import LocalCore
 from tests.xmlrpc.partner import Partner

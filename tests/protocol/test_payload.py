@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from one_provider_mad.characters import clean
-from one_provider_mad.documents import ORDINARY_SIZE
 from one_provider_mad.domain import DeployId, Template, VmId, VmRequest
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.framing import LIMIT, LineBuffer
 from one_provider_mad.protocol.messages import Action, Malformed, Request
 from one_provider_mad.protocol.payload import read_outline, read_payload
 from one_provider_mad.protocol.vmm import parse_line
+from one_provider_mad.safe_xml import ORDINARY_SIZE
 from tests import oned_lines
 from tests.protocol.cases import (
     HELLO,

@@ -19,7 +19,7 @@ def test_skew_is_the_local_time_minus_the_date_of_the_answer(ahead: float) -> No
 @pytest.mark.parametrize("date", ["", "yesterday", "Thu, 99 Oct 2025 08:53:20 GMT"])
 def test_an_answer_without_a_readable_date_gives_no_skew_and_no_finding(date: str) -> None:
     assert skew((date, NOW)) is None
-    assert check_clock((date, NOW), whose="EC2", at_most=300.0) == []
+    assert check_clock((date, NOW), peer="EC2", at_most=300.0) == []
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,6 @@ def test_an_answer_without_a_readable_date_gives_no_skew_and_no_finding(date: st
 def test_a_clock_beyond_tolerance_gets_a_finding_and_a_remedy(
     ahead: float, at_most: float | None, *, is_well: bool | None, found: str
 ) -> None:
-    (point,) = check_clock((formatdate(NOW, usegmt=True), NOW + ahead), whose="EC2", at_most=at_most)
+    (point,) = check_clock((formatdate(NOW, usegmt=True), NOW + ahead), peer="EC2", at_most=at_most)
     assert (point.what, point.is_well, point.found) == ("clock", is_well, found)
     assert ("NTP" in point.remedy, "refuses calls" in point.remedy) == (is_well is not True, is_well is False)

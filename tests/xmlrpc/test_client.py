@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from one_provider_mad.documents import text_of
 from one_provider_mad.errors import (
     AuthenticationRefused,
     BadParameter,
@@ -30,6 +29,7 @@ from one_provider_mad.errors import (
     Throttled,
     WrongEndpoint,
 )
+from one_provider_mad.safe_xml import text_of
 from one_provider_mad.xmlrpc.client import Client, Connection, check_endpoints
 from one_provider_mad.xmlrpc.envelope import DOCUMENTS
 from one_provider_mad.xmlrpc.raft import RaftState

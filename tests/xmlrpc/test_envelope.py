@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from one_provider_mad.documents import Element, parse_document
 from one_provider_mad.errors import BadParameter, ProviderUnavailable
+from one_provider_mad.safe_xml import Element, parse_document
 from one_provider_mad.xmlrpc.envelope import Failure, Success, decode_answer, encode_call
 
 

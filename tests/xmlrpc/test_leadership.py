@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from one_provider_mad.documents import Element
+from one_provider_mad.safe_xml import Element
 from one_provider_mad.xmlrpc import local
 from one_provider_mad.xmlrpc.leadership import Leadership
 from one_provider_mad.xmlrpc.raft import RaftStatus, read_raft_status

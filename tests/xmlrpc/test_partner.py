@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lxml import etree
 
-from one_provider_mad.documents import Element
+from one_provider_mad.safe_xml import Element
 from one_provider_mad.xmlrpc.envelope import Failure, Success, decode_answer, encode_call
 from tests.waiting import until
 from tests.xmlrpc.partner import RELEASES, Partner, Release

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.documents import Element, text_of
 from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.safe_xml import Element, text_of
 from one_provider_mad.xmlrpc.client import Client, Connection
 from one_provider_mad.xmlrpc.pool import read_pool
 from tests.xmlrpc.partner import Partner

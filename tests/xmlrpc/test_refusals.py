@@ -84,4 +84,4 @@ def test_an_error_text_of_a_million_characters_is_cut() -> None:
     ],
 )
 def test_an_error_sentence_begins_with_the_reason_and_ends_with_the_method(code: int, text: str, sentence: str) -> None:
-    assert str(error_of("one.vm.action", Failure(code=code, text=text), whose="the partner")) == sentence
+    assert str(error_of("one.vm.action", Failure(code=code, text=text), peer="the partner")) == sentence

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from one_provider_mad.documents import elements_at, text_of
 from one_provider_mad.domain import Identity, VmId
 from one_provider_mad.errors import PermissionDenied, ProviderError
 from one_provider_mad.providers.clock import check_clock
@@ -20,6 +19,7 @@ from one_provider_mad.providers.ec2.query import numbered, pairs
 from one_provider_mad.providers.ec2.refusals import DECODE
 from one_provider_mad.providers.ec2.settings import Ec2Settings
 from one_provider_mad.providers.interface import CheckResult
+from one_provider_mad.safe_xml import elements_at, text_of
 
 SIGNATURE_SECONDS = 300.0
 """The age limit of a signed request (docs.aws.amazon.com, "Troubleshoot signed requests for AWS APIs")."""
@@ -58,7 +58,7 @@ class Checks:
     async def run(self) -> Sequence[CheckResult]:
         """Run all checks; a failure is a finding."""
         dry = await self._try("DescribeInstances", {})
-        clock = check_clock(self._client.answered, whose="EC2", at_most=SIGNATURE_SECONDS)
+        clock = check_clock(self._client.answered, peer="EC2", at_most=SIGNATURE_SECONDS)
         return [
             *clock,
             *await self._looks(dry),

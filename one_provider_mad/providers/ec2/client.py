@@ -16,7 +16,6 @@ from urllib.parse import urlencode, urlsplit
 import structlog
 from lxml import etree
 
-from one_provider_mad.documents import Element, TooManyElementsError, element_at, parse_bounded, text_of
 from one_provider_mad.errors import AuthenticationRefused, NotReached, ProviderError, ProviderUnavailable
 from one_provider_mad.http_answers import Answers, TooLargeError, seconds_asked
 from one_provider_mad.masking import masked
@@ -24,6 +23,7 @@ from one_provider_mad.providers.ec2.credentials import Credentials, Sign
 from one_provider_mad.providers.ec2.pace import Pace
 from one_provider_mad.providers.ec2.refusals import RELOAD_CREDENTIALS, encoded_message, refusal
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.safe_xml import Element, TooManyElementsError, element_at, parse_bounded, text_of
 from one_provider_mad.unreached import says_not_carried_out, unreached
 
 if TYPE_CHECKING:

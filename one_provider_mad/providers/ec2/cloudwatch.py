@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import DeployId, Instance, Usage, Value, whole_number
 from one_provider_mad.errors import ProviderUnavailable
+from one_provider_mad.providers.ec2.batches import in_batches
 from one_provider_mad.providers.ec2.client import Client
-from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.interface import Figures, Size
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 
 MOST_METRICS = 500
 """Limit of metrics in one call."""
@@ -103,7 +103,7 @@ class CloudWatch:
         """
         now = self._clock()
         settled = (now - SETTLING) // PERIOD * PERIOD
-        new = await by_pieces(instances, lambda part: [each for each in part if self._is_new(each, now)])
+        new = await in_batches(instances, lambda part: [each for each in part if self._is_new(each, now)])
         for part in _parts(new, MOST_METRICS // len(self._bytes)):
             await self._count_days(part, until=(now - 2 * SETTLING) // DAY * DAY)
         ready = sorted(instances, key=lambda each: self._counted[each.deploy_id].until)

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from urllib.parse import urlencode
 
-from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Value, whole_number
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -22,6 +21,7 @@ from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import Details, read_details, read_tags
 from one_provider_mad.providers.ec2.query import filtered, tagged
 from one_provider_mad.providers.ec2.volumes import device_for, volume_size
+from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 INSTANCE_TAG = f"{TAG_PREFIX}INSTANCE"
 DISK_TAG = f"{TAG_PREFIX}DISK_ID"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 
-from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, InstanceState, Usage, Value
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.providers.ec2.states import state_of
 from one_provider_mad.providers.interface import Size
+from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 UPSTREAM_TAG = "ONE_ID"
 """Upstream's tag with the VM's number."""

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, Value, whole_number
 from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable
 from one_provider_mad.providers.ec2.attributes import words
@@ -14,6 +13,7 @@ from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks, let_each_go
 from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.query import filtered, numbered, tagged
+from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 NIC_TAG = f"{TAG_PREFIX}NIC_ID"
 """Tag of a network interface made for a VM's NIC, besides those of its instance."""

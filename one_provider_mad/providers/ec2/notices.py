@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import DeployId, Instance, Value
+from one_provider_mad.providers.ec2.batches import in_batches
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import STATE_REASON
-from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.ec2.query import filtered
+from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 EVENTS = ("instance-reboot", "system-reboot", "system-maintenance", "instance-retirement", "instance-stop")
 """Every code of a scheduled event; as a filter they leave out all instances without one."""
@@ -70,17 +70,17 @@ class Notices:
         Raises:
             ProviderError: EC2 did not answer; the plans learnt before stay.
         """
-        for each in await by_pieces(instances, _taken_back):
+        for each in await in_batches(instances, _taken_back):
             reason = each.attributes[STATE_REASON]
             self._tell(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
-        ours = dict(await by_pieces(instances, lambda part: [(each.deploy_id, each) for each in part]))
+        ours = dict(await in_batches(instances, lambda part: [(each.deploy_id, each) for each in part]))
         found: dict[DeployId, dict[str, str]] = {}
         for notice in await self._events():
             if notice.deploy_id in ours:
                 found.setdefault(notice.deploy_id, _event_attributes(notice))
                 sentence = f"has a scheduled event, {notice.code} from {notice.at} on: {notice.text}"
                 self._tell(ours[notice.deploy_id], notice.code, notice.at, sentence)
-        if await by_pieces(instances, _spot_instances):
+        if await in_batches(instances, _spot_instances):
             for notice in await self._interruptions():
                 if notice.deploy_id in ours:
                     found.setdefault(notice.deploy_id, {}).update(_interruption_attributes(notice))

@@ -8,7 +8,6 @@ from functools import partial
 
 import msgspec
 
-from one_provider_mad.documents import text_of
 from one_provider_mad.domain import (
     TAG_PREFIX,
     DeployId,
@@ -64,6 +63,7 @@ from one_provider_mad.providers.interface import (
     ProviderFactory,
     Size,
 )
+from one_provider_mad.safe_xml import text_of
 
 _MOST_STRANGE = 1000
 """Limit of undocumented states that are remembered as logged."""

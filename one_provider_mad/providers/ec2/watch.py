@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, 
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState
 from one_provider_mad.errors import ProviderError
+from one_provider_mad.providers.ec2.batches import in_batches
 from one_provider_mad.providers.ec2.cloudwatch import CloudWatch
 from one_provider_mad.providers.ec2.notices import Notices
-from one_provider_mad.providers.ec2.pieces import by_pieces
 from one_provider_mad.providers.interface import Figures
 
 _ALMOST = 0.9
@@ -54,8 +54,8 @@ class Watch:
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
         """Return the figures of our instances so far."""
-        ours = await by_pieces(list(instances), lambda part: filter(self._is_ours, part))
-        alive = await by_pieces(ours, lambda part: [each for each in part if not each.state.is_gone])
+        ours = await in_batches(list(instances), lambda part: filter(self._is_ours, part))
+        alive = await in_batches(ours, lambda part: [each for each in part if not each.state.is_gone])
         if self._notices is not None and ours and self._is_due("notices"):
             await self._try("EC2's plans for instances are not known", self._notices.learn, ours)
         if self._cloudwatch is not None:
@@ -63,7 +63,7 @@ class Watch:
             if self._is_due("figures"):
                 running = [each for each in alive if each.state is InstanceState.RUNNING]
                 await self._try("no new figures of instances", self._cloudwatch.learn, running)
-        return dict(await by_pieces(alive, self._told))
+        return dict(await in_batches(alive, self._told))
 
     def _told(self, alive: Sequence[Instance]) -> Iterator[tuple[DeployId, Figures]]:
         for each in alive:

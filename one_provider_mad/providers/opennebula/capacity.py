@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import Instance, Value
 from one_provider_mad.providers.interface import Capacity, ImportHints, Size
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 
 _DEFAULT, _UNLIMITED = -1.0, -2.0
 

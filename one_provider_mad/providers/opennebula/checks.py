@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from one_provider_mad.documents import Element
 from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError
 from one_provider_mad.providers.clock import check_clock
 from one_provider_mad.providers.interface import CheckResult
 from one_provider_mad.providers.opennebula import capacity
 from one_provider_mad.providers.opennebula.remote import Remote
 from one_provider_mad.providers.opennebula.templates import Templates
+from one_provider_mad.safe_xml import Element
 
 OLDEST = (4, 14)
 """The oldest release that this provider supports."""
@@ -39,7 +39,7 @@ class Checks:
     async def run(self) -> Sequence[CheckResult]:
         """Run all checks; a failure is a finding."""
         release = await self._release()
-        clock = check_clock(self._remote.client.answered, whose="the partner", at_most=None)
+        clock = check_clock(self._remote.client.answered, peer="the partner", at_most=None)
         return [release, *clock, await self._template(), *await self._quotas(), await self._hosts()]
 
     async def _release(self) -> CheckResult:

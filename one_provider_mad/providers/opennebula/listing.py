@@ -12,12 +12,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 
-from one_provider_mad.documents import Element
 from one_provider_mad.domain import Identity, Instance, InstanceState, VmId
 from one_provider_mad.errors import InstanceNotFound, PermissionDenied, ProviderUnavailable
 from one_provider_mad.providers.opennebula.machine import Seen, deploy_id_of, read_seen
 from one_provider_mad.providers.opennebula.remote import EXTENDED_POOL, Remote
 from one_provider_mad.providers.opennebula.states import RemoteState
+from one_provider_mad.safe_xml import Element
 from one_provider_mad.xmlrpc.pool import check_page, read_pool
 
 _NOT_DONE, _ANY_STATE = -1, -2

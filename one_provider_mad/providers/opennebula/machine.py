@@ -10,10 +10,10 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import TAG_PREFIX, DeployId, Identity, Instance, Usage, Value, whole_number
 from one_provider_mad.masking import masked
 from one_provider_mad.providers.opennebula.states import RemoteState, read_state
+from one_provider_mad.safe_xml import Element, text_of
 from one_provider_mad.template_text.grammar import ELEMENT
 
 DEPLOY_ID_PREFIX = "opennebula-hybrid-"

@@ -11,7 +11,6 @@ from contextlib import suppress
 
 import msgspec
 
-from one_provider_mad.documents import Element, element_at, elements_at, text_of
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest, whole_number
 from one_provider_mad.errors import (
     BadParameter,
@@ -59,6 +58,7 @@ from one_provider_mad.providers.opennebula.remote import TERMINATE, Remote, know
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.providers.opennebula.templates import Templates
 from one_provider_mad.providers.public_cloud import read_section
+from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
 
 _MYSELF = -1
 

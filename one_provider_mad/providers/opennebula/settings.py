@@ -106,7 +106,7 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
             ca_file=self.ca_file,
             timeout=self.timeout,
             body_limit=self.body_limit,
-            whose="the partner's OpenNebula",
+            peer="the partner's OpenNebula",
             address_setting="endpoints in [opennebula]",
             login_setting=f"{'login_from_host' if self.login_from_host else 'credentials_file'} in [opennebula]",
         )

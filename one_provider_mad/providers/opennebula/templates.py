@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from one_provider_mad.documents import Element, element_at, text_of
 from one_provider_mad.domain import whole_number
 from one_provider_mad.errors import BadParameter
 from one_provider_mad.providers.opennebula.machine import flat
+from one_provider_mad.safe_xml import Element, element_at, text_of
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.pool import read_pool
 

@@ -11,10 +11,10 @@ from copy import deepcopy
 
 from lxml import etree
 
-from one_provider_mad.documents import Element, parse_document, text_of
 from one_provider_mad.domain import Value, VmRequest
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.providers.scripts.release import Release, release_of
+from one_provider_mad.safe_xml import Element, parse_document, text_of
 
 # Names of elements, and the first release that passes them on to network drivers.
 _NIC_NAMES: Mapping[str, Release] = {"NIC": (4,), "NIC_ALIAS": (5, 8), "PCI": (6, 6)}

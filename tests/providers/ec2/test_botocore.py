@@ -15,7 +15,6 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import Session
 
-from one_provider_mad.documents import text_of
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.lab.ec2.refusals import Refusal
 from one_provider_mad.providers.ec2.client import Client
@@ -23,6 +22,7 @@ from one_provider_mad.providers.interface import ProviderContext
 from one_provider_mad.providers.simulated.cloud import Launch
 from one_provider_mad.providers.simulated.provider import SimulatedProvider
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from one_provider_mad.safe_xml import text_of
 from one_provider_mad.testing.conformance import until
 from tests.providers.ec2.account import NUMBER, Instance
 from tests.providers.ec2.conftest import make

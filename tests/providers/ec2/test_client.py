@@ -11,7 +11,6 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from one_provider_mad.documents import Element, text_of
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -26,6 +25,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.providers.ec2.client import Client, endpoint
 from one_provider_mad.providers.ec2.pace import FIRST_PAUSE, Pace
 from one_provider_mad.providers.ec2.settings import Ec2Settings
+from one_provider_mad.safe_xml import Element, text_of
 from one_provider_mad.testing.conformance import CloudUnderTest, a_call, until
 from tests.end_to_end.oned import ROOT
 from tests.providers.ec2.conftest import Open, make

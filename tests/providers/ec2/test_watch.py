@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId
-from one_provider_mad.providers.ec2.pieces import PIECE
+from one_provider_mad.providers.ec2.batches import BATCH
 from one_provider_mad.providers.ec2.provider import Ec2Provider
 from one_provider_mad.providers.interface import Figures, FigureSource, Size
 from tests.providers.ec2.conftest import OWNER, make
@@ -240,4 +240,4 @@ async def test_figures_of_many_instances_yield_to_other_tasks(server: Scripted) 
     busy = asyncio.create_task(another())
     await provider.figures(instances)
     busy.cancel()
-    assert turns >= 2 * len(instances) / PIECE - 2
+    assert turns >= 2 * len(instances) / BATCH - 2

@@ -8,7 +8,7 @@ import sys
 ENDS_AT_ONCE = """
 import asyncio, os, subprocess, sys
 from one_provider_mad.processes import children
-from one_provider_mad.scripting.offspring import MARK, Offspring
+from one_provider_mad.scripting.descendants import MARK, Descendants
 
 kill = os.kill
 
@@ -17,15 +17,15 @@ def kill_and_see(pid, number):
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 async def main():
-    offspring = Offspring()
-    mark = offspring.begin()
+    descendants = Descendants()
+    mark = descendants.begin()
     script = "(setsid sh -c 'setsid sh -c \\"setsid sleep 20 & echo; wait\\" & wait' &) | read line"
     with subprocess.Popen(["sh", "-c", script], env={**os.environ, MARK: mark}) as process:
-        offspring.began(mark, process.pid)
+        descendants.began(mark, process.pid)
         process.wait()
     assert children(os.getpid()), "nothing was left behind"
     os.kill = kill_and_see
-    await offspring.end(mark)
+    await descendants.end(mark)
     assert children(os.getpid()) == []
 
 asyncio.run(main())

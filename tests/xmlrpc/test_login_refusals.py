@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from one_provider_mad.xmlrpc.reach import login_refused, place_of
+from one_provider_mad.xmlrpc.login_refusals import endpoint_name, login_refused
 
 
 def test_place_and_refused_login_are_named_without_the_password() -> None:
-    assert place_of("https://user:secret@partner.example:2633/RPC2", whose="the partner") == (
+    assert endpoint_name("https://user:secret@partner.example:2633/RPC2", peer="the partner") == (
         "the partner at partner.example:2633"
     )
     assert str(login_refused("the partner", "alice:secret", setting="X")) == (

@@ -1,19 +1,19 @@
-"""Parts that EC2 charges for beside instances: unused volumes, unassociated addresses, snapshots with our tags."""
+"""Resources that EC2 charges for beside instances: unused volumes, unassociated addresses, snapshots with our tags."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from one_provider_mad.documents import Element, elements_at, text_of
 from one_provider_mad.domain import Identity
 from one_provider_mad.providers.ec2.client import Client
 from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.query import filtered, numbered
-from one_provider_mad.providers.interface import LoosePart
+from one_provider_mad.providers.interface import UnusedResource
+from one_provider_mad.safe_xml import Element, elements_at, text_of
 
 
-async def loose_parts(client: Client, *, owner: str) -> list[LoosePart]:
-    """Return every part with this owner's tags that no instance uses.
+async def unused_resources(client: Client, *, owner: str) -> list[UnusedResource]:
+    """Return every resource with this owner's tags that no instance uses.
 
     Raises:
         ProviderError: a part of the list is not available.
@@ -26,33 +26,37 @@ async def loose_parts(client: Client, *, owner: str) -> list[LoosePart]:
 
 
 async def _all(
-    client: Client, action: str, asked: dict[str, str], read_row: Callable[[Element], LoosePart | None]
-) -> list[LoosePart]:
+    client: Client, action: str, asked: dict[str, str], read_row: Callable[[Element], UnusedResource | None]
+) -> list[UnusedResource]:
     pages = client.pages(action, asked, read=lambda root: list(_rows(root, read_row)))
     return [part async for page in pages for part in page]
 
 
-def _rows(root: Element, read_row: Callable[[Element], LoosePart | None]) -> Iterator[LoosePart]:
+def _rows(root: Element, read_row: Callable[[Element], UnusedResource | None]) -> Iterator[UnusedResource]:
     for row in elements_at(root, "*/item"):
         if (part := read_row(row)) is not None:
             yield part
 
 
-def _volume(row: Element) -> LoosePart:
+def _volume(row: Element) -> UnusedResource:
     detail = f"{text_of(row.find('size'))} GiB, {text_of(row.find('volumeType'))}, {text_of(row.find('status'))}"
-    return LoosePart(part_id=text_of(row.find("volumeId")), kind="volume", identity=_identity(row), detail=detail)
+    return UnusedResource(part_id=text_of(row.find("volumeId")), kind="volume", identity=_identity(row), detail=detail)
 
 
-def _snapshot(row: Element) -> LoosePart:
+def _snapshot(row: Element) -> UnusedResource:
     detail = f"of {text_of(row.find('volumeId'))}, {text_of(row.find('volumeSize'))} GiB"
-    return LoosePart(part_id=text_of(row.find("snapshotId")), kind="snapshot", identity=_identity(row), detail=detail)
+    return UnusedResource(
+        part_id=text_of(row.find("snapshotId")), kind="snapshot", identity=_identity(row), detail=detail
+    )
 
 
-def _address(row: Element) -> LoosePart | None:
+def _address(row: Element) -> UnusedResource | None:
     if text_of(row.find("associationId")):
         return None
     allocation = text_of(row.find("allocationId"))
-    return LoosePart(part_id=allocation, kind="address", identity=_identity(row), detail=text_of(row.find("publicIp")))
+    return UnusedResource(
+        part_id=allocation, kind="address", identity=_identity(row), detail=text_of(row.find("publicIp"))
+    )
 
 
 def _identity(row: Element) -> Identity | None:

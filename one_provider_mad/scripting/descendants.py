@@ -35,7 +35,7 @@ _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
 
 
-class Offspring:
+class Descendants:
     """The descendants of this process's scripts; they end with their scripts.
 
     Once it is created this process adopts all orphaned processes below it, and must start nothing but scripts: only the
