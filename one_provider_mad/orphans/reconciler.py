@@ -242,7 +242,7 @@ class Reconciler:
         await self._withdraw(engine.journal, living, policy)
         parts, problem = await self._parts_or_problem(cloud, living)
         await self._publish(engine.journal, parts, problem)
-        self._tell_news(parts)
+        self._log_news(parts)
         if policy.policy == "terminate-done":
             await self._destroy(engine, policy, now)
         return findings
@@ -329,7 +329,7 @@ class Reconciler:
         }
         await journal.set_fact(ORPHANS, json.dumps(found))
 
-    def _tell_news(self, parts: list[UnusedResource]) -> None:
+    def _log_news(self, parts: list[UnusedResource]) -> None:
         """Log each finding once, when it was seen twice; of parts log the number."""
         if parts and len(parts) != self._parts_reported:
             self._write_log(

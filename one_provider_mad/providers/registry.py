@@ -84,16 +84,16 @@ class _Paced:
     def __init__(self, warn: Callable[[str], None]) -> None:
         self._warn = warn
         self._minute_begun = -_MINUTE
-        self._told = self._left_out = 0
+        self._passed_on = self._left_out = 0
 
     def __call__(self, sentence: str) -> None:
         now = monotonic()
         if now - self._minute_begun >= _MINUTE:
             if self._left_out:
                 self._warn(f"{self._left_out} more warnings of the cloud were left out")
-            self._minute_begun, self._told, self._left_out = now, 0, 0
-        if self._told < MOST_WARNINGS:
-            self._told += 1
+            self._minute_begun, self._passed_on, self._left_out = now, 0, 0
+        if self._passed_on < MOST_WARNINGS:
+            self._passed_on += 1
             self._warn(sentence)
         else:
             self._left_out += 1

@@ -74,10 +74,10 @@ class _Reader:
         found, is_export = list[Assignment](), False
         while True:
             self._skip_blanks()
-            if self._look() in ("", "\n", ";"):
+            if self._peek() in ("", "\n", ";"):
                 self._at += 1
                 return found
-            if self._look() == "#":
+            if self._peek() == "#":
                 self._skip_line()
                 return found
             if match := _EXPORT.match(self._text, self._at):
@@ -92,8 +92,8 @@ class _Reader:
                 return None
 
     def _word(self) -> str:
-        parts = [self._home()] if self._look() == "~" else []
-        while (character := self._look()) and character not in _ENDS_A_WORD:
+        parts = [self._home()] if self._peek() == "~" else []
+        while (character := self._peek()) and character not in _ENDS_A_WORD:
             parts.append(self._part(character))
         return "".join(parts)
 
@@ -121,14 +121,14 @@ class _Reader:
     def _quoted(self) -> str:
         self._at += 1
         parts = list[str]()
-        while (character := self._look()) != '"':
+        while (character := self._peek()) != '"':
             if not character:
                 raise _Unreadable
             if character in "$`":
                 parts.append(self._expanded())
                 continue
             self._at += 1
-            if character == "\\" and self._look() and self._look() in _ESCAPED_IN_QUOTES:
+            if character == "\\" and self._peek() and self._peek() in _ESCAPED_IN_QUOTES:
                 escaped = self._take()
                 character = "" if escaped == "\n" else escaped
             parts.append(character)
@@ -141,7 +141,7 @@ class _Reader:
             self._at = match.end()
             return self._known.get(match[1] or match[2], "")
         following = self._text[self._at + 1 : self._at + 2]
-        if self._look() == "`" or following in tuple("({!?*@#-$0123456789'"):
+        if self._peek() == "`" or following in tuple("({!?*@#-$0123456789'"):
             raise _Unreadable
         return self._take()
 
@@ -151,16 +151,16 @@ class _Reader:
         self._at += 1
         return self._known.get("HOME", "~") if not following or following in f"/:{_ENDS_A_WORD}" else "~"
 
-    def _look(self) -> str:
+    def _peek(self) -> str:
         return self._text[self._at : self._at + 1]
 
     def _take(self) -> str:
-        found = self._look()
+        found = self._peek()
         self._at += 1
         return found
 
     def _skip_blanks(self) -> None:
-        while (character := self._look()) and character in " \t\r":
+        while (character := self._peek()) and character in " \t\r":
             self._at += 1
 
     def _skip_line(self) -> None:

@@ -57,9 +57,9 @@ def reason(finished: Finished, command: Sequence[str]) -> str:
     lines = finished.stderr.splitlines()
     if marked := _marked(lines):
         return marked
-    told = [line.strip() for line in lines if line.strip() and not _EXIT_CODE.fullmatch(line.strip())]
-    plain = [line for line in told if not _PREFIX.fullmatch(line)]
-    if found := " ".join((plain or told)[:LOGGED_LINES]):
+    texts = [line.strip() for line in lines if line.strip() and not _EXIT_CODE.fullmatch(line.strip())]
+    plain = [line for line in texts if not _PREFIX.fullmatch(line)]
+    if found := " ".join((plain or texts)[:LOGGED_LINES]):
         return found
     return f"{command[0]} ended with exit code {finished.code} and without an error message"
 
@@ -70,12 +70,12 @@ def complaints(finished: Finished, command: Sequence[str]) -> list[str]:
     Upstream's run_probes writes the cause before its markers, and between them only the name of the failed probe.
     """
     lines = [line.strip() for line in finished.stderr.splitlines()]
-    told = [line for line in lines if line and line not in (_BEGIN, _END) and not _EXIT_CODE.fullmatch(line)]
-    first = next((line for line in told if not _PREFIX.fullmatch(line)), told[0] if told else "")
+    texts = [line for line in lines if line and line not in (_BEGIN, _END) and not _EXIT_CODE.fullmatch(line)]
+    first = next((line for line in texts if not _PREFIX.fullmatch(line)), texts[0] if texts else "")
     if not first:
         return [reason(finished, command)]
-    told.remove(first)
-    return [first, *told[: LOGGED_LINES - 1]]
+    texts.remove(first)
+    return [first, *texts[: LOGGED_LINES - 1]]
 
 
 def log_lines(finished: Finished) -> Iterator[tuple[str, str]]:

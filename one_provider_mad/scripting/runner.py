@@ -145,7 +145,7 @@ class Runner:
             raise
         finally:
             if not is_over:
-                script.tell(signal.SIGKILL)
+                script.send_signal(signal.SIGKILL)
             script.close()
             if is_remembered and self._leftovers is not None:
                 self._leftovers.forget(script.pid)
@@ -163,7 +163,7 @@ class Runner:
         """Kill all scripts and their descendants at once."""
         for script in self._running:
             found = descendants(script.pid)
-            script.tell(signal.SIGKILL)
+            script.send_signal(signal.SIGKILL)
             for descendant in found:
                 descendant.kill()
         if self._descendants is not None:
@@ -176,7 +176,7 @@ class Runner:
     async def _end_descendants(self, script: _Script) -> None:
         """End the background processes of a script that has ended, where this runner is set to do so."""
         if self._descendants is not None:
-            script.tell(signal.SIGKILL)
+            script.send_signal(signal.SIGKILL)
             await self._descendants.end(script.mark)
 
     async def _start(self, path: Path, arguments: Sequence[str], stdin: bytes | None, directory: Path) -> _Script:
@@ -242,7 +242,7 @@ class Runner:
         """Kill a script whose caller was cancelled during its start."""
         if not spawning.cancelled() and spawning.exception() is None:
             script = spawning.result()
-            script.tell(signal.SIGKILL)
+            script.send_signal(signal.SIGKILL)
             script.close()
             if self._descendants is not None:
                 task = asyncio.ensure_future(self._bury(script))
@@ -316,12 +316,12 @@ class _Script(asyncio.SubprocessProtocol):
     async def end(self, seconds: float) -> None:
         """End the process group and all descendants: SIGTERM to the group, then SIGKILL to all."""
         found = self._descendants()
-        self.tell(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self.ended.wait()
         found += self._descendants()
-        self.tell(signal.SIGKILL)
+        self.send_signal(signal.SIGKILL)
         for descendant in found:
             descendant.kill()
         await self.ended.wait()
@@ -330,7 +330,7 @@ class _Script(asyncio.SubprocessProtocol):
     def _descendants(self) -> list[Process]:
         return [] if self.ended.is_set() else descendants(self.pid)
 
-    def tell(self, number: signal.Signals) -> None:
+    def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole process group, which may outlive its first process."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)

@@ -45,7 +45,7 @@ class SizedCloud(FakeCloud):
 
 
 def given(*vm_ids: int, cpu: float = 100, memory: int = 1024 * 1024) -> Allocation:
-    """What OpenNebula has given away to these VMs, one core and a GiB each unless reported otherwise."""
+    """What OpenNebula has given away to these VMs, one core and a GiB each unless set otherwise."""
     load = Load(cpu=cpu * len(vm_ids), memory=memory * len(vm_ids))
     return Allocation(load=load, vm_ids=frozenset(map(VmId, vm_ids)))
 
@@ -180,7 +180,7 @@ async def test_an_instance_without_a_vm_in_opennebula_uses_a_place_and_causes_a_
     one.add(8)
     core.given = given(7, 8)
     assert await seen_on(one) == Size(cpu=2, memory=2 * GIB)
-    core.given = given(8)  # VM 7 was powered off and terminated: no driver was reported
+    core.given = given(8)  # VM 7 was powered off and terminated: no driver was informed
     assert await seen_on(one) == Size(cpu=1, memory=GIB)
     warning = (await one.sweeper.sweep()).warning
     assert warning == "the cloud is full, and its instance i-7 may be an orphan: see one-provider orphans"

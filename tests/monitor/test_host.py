@@ -70,7 +70,7 @@ def test_a_host_report_has_cpu_in_percent_and_memory_in_kib() -> None:
 
 
 def test_a_report_without_a_warning_clears_the_previous_one() -> None:
-    """OpenNebula keeps what it was once reported of a host until it is reported otherwise."""
+    """OpenNebula keeps an attribute of a host until it is reported again."""
     assert report_of(ReportSettings(hypervisor="sea"), None, Load()).attributes["PROVIDER_WARNING"] == "-"
 
 

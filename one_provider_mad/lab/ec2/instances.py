@@ -142,7 +142,7 @@ class Instances:
     async def describe(self, form: Form) -> Answer:
         """DescribeInstances."""
         page = forms.Page.of(form, named="InstanceId")
-        sight = await self.looked(form)
+        sight = await self.read_named(form)
         wanted = forms.matching(
             sight.rows, forms.filters(form), tags=shown.tags, fields=shown.fields(sight, self._estate)
         )
@@ -160,7 +160,7 @@ class Instances:
             **more,
         }
 
-    async def looked(self, form: Form) -> Sight:
+    async def read_named(self, form: Form) -> Sight:
         """Return all instances of a listing, without those that faults hide.
 
         Raises:

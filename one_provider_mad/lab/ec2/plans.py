@@ -31,7 +31,7 @@ class Plans:
     async def status(self, form: Form) -> Answer:
         """DescribeInstanceStatus: running instances, with scheduled events."""
         page = forms.Page.of(form, named="InstanceId")
-        sight = await self._instances.looked(form)
+        sight = await self._instances.read_named(form)
         planned = await self._estate.read(events_planned)
         events = {
             instance_id: [event for event in each if event.code not in INTERRUPTIONS]

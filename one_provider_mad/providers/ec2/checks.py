@@ -27,7 +27,7 @@ SIGNATURE_SECONDS = 300.0
 NO_INSTANCE = "i-00000000000000000"
 """An id for dry runs while there is no instance of ours."""
 
-_LOOKS = ("DescribeImages", "DescribeVolumes", "DescribeInstanceStatus", "DescribeSpotInstanceRequests")
+_LISTINGS = ("DescribeImages", "DescribeVolumes", "DescribeInstanceStatus", "DescribeSpotInstanceRequests")
 _LEFTOVERS = ("DescribeSnapshots", "DescribeAddresses")
 _CHANGES = ("StartInstances", "StopInstances", "RebootInstances", "TerminateInstances")
 
@@ -61,33 +61,36 @@ class Checks:
         clock = check_clock(self._client.answered, peer="EC2", at_most=SIGNATURE_SECONDS)
         return [
             *clock,
-            *await self._looks(dry),
-            *await self._alterations(dry),
+            *await self._listing_rights(dry),
+            *await self._change_rights(dry),
             *await self._image(),
             *await self._types(),
         ]
 
     # Rights
 
-    async def _looks(self, dry: str) -> list[CheckResult]:
+    async def _listing_rights(self, dry: str) -> list[CheckResult]:
         """Check the rights to list. A compatible cloud may answer in spite of DryRun: then the right is held."""
-        looks = [("DescribeInstances", dry), *[(name, await self._try(name, {})) for name in _LOOKS]]
+        tried = [("DescribeInstances", dry), *[(name, await self._try(name, {})) for name in _LISTINGS]]
         leftovers = [name for name in _LEFTOVERS if await self._try(name, {}) == _REFUSED]
-        findings = _rights("rights to list", [(name, _HELD if code == _DONE else code) for name, code in looks])
+        findings = _rights("rights to list", [(name, _HELD if code == _DONE else code) for name, code in tried])
         if leftovers:
             remedy = "allow it, or one-provider orphans does not report leftovers of that kind"
             findings.append(_unknown("rights to list", f"{', '.join(leftovers)} not held", remedy))
         return findings
 
-    async def _alterations(self, dry: str) -> list[CheckResult]:
+    async def _change_rights(self, dry: str) -> list[CheckResult]:
         """Check the rights to change and to create, but not where a dry run would be carried out."""
         if dry == _DONE:
             return [_unknown("rights to change", "were not tried: this cloud carries dry runs out")]
         changes = await self._changes()
-        findings = self._told(changes)
+        findings = self._change_results(changes)
         # An endpoint that is not Amazon's must first prove that it does not carry out a dry run.
         is_safe = not self._settings.endpoint_url or all(code == _HELD for _, code in changes)
-        return [*findings, *(await self._creates() if is_safe else [_unknown("right to create", "was not tried")])]
+        return [
+            *findings,
+            *(await self._create_rights() if is_safe else [_unknown("right to create", "was not tried")]),
+        ]
 
     async def _changes(self) -> list[tuple[str, str]]:
         # Only Amazon is trusted with a real instance.
@@ -96,7 +99,7 @@ class Checks:
         tried = [(name, await self._try(name, {"InstanceId.1": named})) for name in _CHANGES]
         return [*tried, ("CreateTags", await self._try("CreateTags", tags))]
 
-    def _told(self, changes: Sequence[tuple[str, str]]) -> list[CheckResult]:
+    def _change_results(self, changes: Sequence[tuple[str, str]]) -> list[CheckResult]:
         refused = [name for name, code in changes if code == _REFUSED]
         if self._instance or not refused:
             return _rights("rights to change", changes)
@@ -104,7 +107,7 @@ class Checks:
         found = f"not known: {', '.join(refused)} refused for an instance that does not exist"
         return [_unknown("rights to change", found, remedy)]
 
-    async def _creates(self) -> list[CheckResult]:
+    async def _create_rights(self) -> list[CheckResult]:
         defaults = self._settings.defaults
         image, types = defaults.get("AMI", ""), words(defaults.get("INSTANCETYPE", ""))
         if not image or not types:

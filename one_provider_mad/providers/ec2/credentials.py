@@ -91,7 +91,7 @@ class Credentials:
         self._frozen: Any = None
         self._renewing: asyncio.Task[Any] | None = None
         self._renew_at = 0.0
-        self._told = ""
+        self._last_warning = ""
 
     async def sign(self, url: str, headers: Mapping[str, str], body: bytes, *, service: str) -> Signed:
         """Sign one POST.
@@ -167,9 +167,9 @@ class Credentials:
         self._renewing = None
         error = None if renewing.cancelled() else renewing.exception()
         if error is None:
-            self._told = ""
-        elif isinstance(error, MadError) and self._frozen is not None and self._told != str(error):
-            self._told = str(error)
+            self._last_warning = ""
+        elif isinstance(error, MadError) and self._frozen is not None and self._last_warning != str(error):
+            self._last_warning = str(error)
             self._warn(f"the AWS credentials cannot be renewed: {error}")
 
     def _obtain(self, source: Any, given: Sequence[str]) -> tuple[Any, Any]:

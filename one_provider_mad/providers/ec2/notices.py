@@ -72,20 +72,20 @@ class Notices:
         """
         for each in await in_batches(instances, _taken_back):
             reason = each.attributes[STATE_REASON]
-            self._tell(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
+            self._report(each, reason, "", f"was taken back by EC2: {each.reason or reason}")
         ours = dict(await in_batches(instances, lambda part: [(each.deploy_id, each) for each in part]))
         found: dict[DeployId, dict[str, str]] = {}
         for notice in await self._events():
             if notice.deploy_id in ours:
                 found.setdefault(notice.deploy_id, _event_attributes(notice))
                 sentence = f"has a scheduled event, {notice.code} from {notice.at} on: {notice.text}"
-                self._tell(ours[notice.deploy_id], notice.code, notice.at, sentence)
+                self._report(ours[notice.deploy_id], notice.code, notice.at, sentence)
         if await in_batches(instances, _spot_instances):
             for notice in await self._interruptions():
                 if notice.deploy_id in ours:
                     found.setdefault(notice.deploy_id, {}).update(_interruption_attributes(notice))
                     sentence = f"is being taken back by EC2 within two minutes, {notice.code} since {notice.at}"
-                    self._tell(ours[notice.deploy_id], notice.code, notice.at, sentence)
+                    self._report(ours[notice.deploy_id], notice.code, notice.at, sentence)
         self._attributes = found
 
     def of(self, instance: Instance) -> Mapping[str, str]:
@@ -103,7 +103,7 @@ class Notices:
         pages = self._client.pages("DescribeSpotInstanceRequests", asked, read=read_interruptions)
         return [each async for page in pages for each in page]
 
-    def _tell(self, instance: Instance, code: str, at: str, sentence: str) -> None:
+    def _report(self, instance: Instance, code: str, at: str, sentence: str) -> None:
         said = (instance.deploy_id, code, at)
         if len(self._said) >= _MOST_SAID:
             self._said.clear()  # better a warning twice than endless memory

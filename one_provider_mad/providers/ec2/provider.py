@@ -65,7 +65,7 @@ from one_provider_mad.providers.interface import (
 )
 from one_provider_mad.safe_xml import text_of
 
-_MOST_STRANGE = 1000
+_MOST_UNKNOWN_STATES = 1000
 """Limit of undocumented states that are remembered as logged."""
 
 LONGEST_TOKEN = 64
@@ -109,7 +109,7 @@ class Ec2Provider:
         self.figures_period: float = self._watch.period
         self._root_devices: dict[str, str] = {}
         self._pages = 1
-        self._strange: set[str] = set()
+        self._unknown_states: set[str] = set()
         # With figures from CloudWatch a listing has none: its zeros would set OpenNebula's counters back.
         self._read = partial(read_instances, sizes={} if settings.cloudwatch else self._sizes)
 
@@ -268,15 +268,18 @@ class Ec2Provider:
             pages += 1
         if "instance-id" not in filters and f"tag:{TAG_PREFIX}VM_ID" not in filters:
             self._pages = pages
-        self._tell_of_strange_states(found)
+        self._warn_of_unknown_states(found)
         return found
 
-    def _tell_of_strange_states(self, instances: Sequence[Instance]) -> None:
+    def _warn_of_unknown_states(self, instances: Sequence[Instance]) -> None:
         for instance in instances:
-            if instance.state is InstanceState.UNKNOWN and instance.raw_state not in self._strange | STATES.keys():
-                if len(self._strange) >= _MOST_STRANGE:
-                    self._strange.clear()  # better a warning twice than endless memory
-                self._strange.add(instance.raw_state)
+            if (
+                instance.state is InstanceState.UNKNOWN
+                and instance.raw_state not in self._unknown_states | STATES.keys()
+            ):
+                if len(self._unknown_states) >= _MOST_UNKNOWN_STATES:
+                    self._unknown_states.clear()  # better a warning twice than endless memory
+                self._unknown_states.add(instance.raw_state)
                 self._context.warn(
                     f"EC2 says that instance {instance.deploy_id} is {instance.raw_state[:40]!r}, a state that is not"
                     " documented: it counts as unknown"

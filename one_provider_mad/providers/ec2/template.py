@@ -252,8 +252,8 @@ def _quoted(value: str) -> str:
 
 
 def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
-    told = {*HISTORIC, *PRIVILEGED}
-    strange = {name: value for name, value in section.attributes.items() if name not in told}
+    handled = {*HISTORIC, *PRIVILEGED}
+    remaining = {name: value for name, value in section.attributes.items() if name not in handled}
     return (
         *(
             f"{SECTION} attribute {name} is ignored: {HISTORIC[name]}"
@@ -265,7 +265,7 @@ def _warnings(request: VmRequest, section: Section) -> tuple[str, ...]:
             for name in section.attributes
             if name in PRIVILEGED
         ),
-        *msgspec.structs.replace(section, attributes=strange).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
+        *msgspec.structs.replace(section, attributes=remaining).unknown(KNOWN_ATTRIBUTES, cloud="ec2"),
         *_context_warnings(request),
         *not_made(
             request,

@@ -63,9 +63,9 @@ class Watch:
             if self._is_due("figures"):
                 running = [each for each in alive if each.state is InstanceState.RUNNING]
                 await self._try("no new figures of instances", self._cloudwatch.learn, running)
-        return dict(await in_batches(alive, self._told))
+        return dict(await in_batches(alive, self._figures_of))
 
-    def _told(self, alive: Sequence[Instance]) -> Iterator[tuple[DeployId, Figures]]:
+    def _figures_of(self, alive: Sequence[Instance]) -> Iterator[tuple[DeployId, Figures]]:
         for each in alive:
             if (figures := self._of(each)) is not None:
                 yield each.deploy_id, figures

@@ -32,7 +32,7 @@ _MOST_REMEMBERED = 50_000
 
 _NOTED_AT_ONCE = 500
 
-_MOST_TOLD = 1000
+_MOST_WARNED = 1000
 
 _HIDDEN = "NOT_AUTHORIZED"
 
@@ -108,7 +108,7 @@ class Listing:
         self._warn = warn
         self._ours: set[int] = set()
         self._away: dict[int, str] = {}
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
         self._next: asyncio.Future[Snapshot] | None = None
         self._task: asyncio.Task[None] | None = None
         self._remembered = Remembered()
@@ -182,8 +182,8 @@ class Listing:
     async def _given_away(self, found: Mapping[int, Seen]) -> Mapping[int, Seen]:
         """Return the VMs of ours that were listed before, are not now, and have not ended: they have another owner."""
         missing = (self._ours | self._away.keys()) - found.keys()
-        looked = await self.these(missing) if missing else {}
-        return {number: seen for number, seen in looked.items() if not seen.instance.state.is_gone}
+        answers = await self.these(missing) if missing else {}
+        return {number: seen for number, seen in answers.items() if not seen.instance.state.is_gone}
 
     async def _method(self, state: int) -> tuple[str, tuple[int | str, ...]]:
         """Return the method with USER_TEMPLATE in this release, and its arguments after the range."""
@@ -204,9 +204,9 @@ class Listing:
             raise
         missing = [number for number in numbers if number not in found]
         gate = asyncio.Semaphore(_AT_ONCE)
-        looked = await asyncio.gather(*(self._one(number, gate) for number in missing))
-        found.update({seen.number: seen for seen in looked if seen is not None})
-        self._note(looked)
+        answers = await asyncio.gather(*(self._one(number, gate) for number in missing))
+        found.update({seen.number: seen for seen in answers if seen is not None})
+        self._note(answers)
         return {number: found[number] for number in numbers if number in found}
 
     async def _range(self, first: int, last: int) -> Mapping[int, Seen]:
@@ -223,7 +223,7 @@ class Listing:
     async def _one(self, number: int, gate: asyncio.Semaphore) -> Seen | None:
         async with gate:
             try:
-                return await self._remote.look(number)
+                return await self._remote.look_up(number)
             except InstanceNotFound:
                 return None
             except PermissionDenied:
@@ -254,7 +254,7 @@ class Listing:
             if seen.instance.identity is not None:
                 self._remembered.note(seen.number, seen.instance.identity)
             if not seen.state.is_known:
-                self._tell_once(f"remote VMs are in {seen.state.word}, which is an unknown state and counts as UNKNOWN")
+                self._warn_once(f"remote VMs are in {seen.state.word}, which is an unknown state and counts as UNKNOWN")
 
     def warnings(self) -> list[str]:
         """Return warnings for VMs of ours that now belong to another remote user."""
@@ -269,7 +269,7 @@ class Listing:
         vm = f" of VM {seen.vm_id}" if seen.vm_id else ""
         sentence = f"remote VM {seen.number}{vm} was given to {who}: ask for it back, else it cannot be terminated"
         self._away[seen.number] = sentence
-        self._tell_once(sentence)
+        self._warn_once(sentence)
 
     def _is_away(self, seen: Seen) -> bool:
         if seen.state.word == _HIDDEN:
@@ -278,11 +278,11 @@ class Listing:
         is_foreign = user_id > 0 and seen.user_id not in (user_id, -1)
         return is_foreign and seen.owner == self._owner and not seen.instance.state.is_gone
 
-    def _tell_once(self, sentence: str) -> None:
-        if len(self._told) >= _MOST_TOLD:
-            self._told.clear()  # better a warning twice than endless memory
-        if sentence not in self._told:
-            self._told.add(sentence)
+    def _warn_once(self, sentence: str) -> None:
+        if len(self._warned) >= _MOST_WARNED:
+            self._warned.clear()  # better a warning twice than endless memory
+        if sentence not in self._warned:
+            self._warned.add(sentence)
             self._warn(sentence)
 
 

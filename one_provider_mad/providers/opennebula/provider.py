@@ -195,7 +195,7 @@ class OpenNebulaProvider(Devices):
     async def start(self, deploy_id: DeployId) -> None:
         """Resume a VM that is off, suspended or lost; release one that is on hold."""
         number = known_number(deploy_id)
-        seen = await self._remote.look(number)
+        seen = await self._remote.look_up(number)
         if seen.state.word == "HOLD":
             await self._remote.act(number, "release", is_done=_is(_STARTED))
         elif seen.instance.state not in _STARTED:

@@ -87,7 +87,7 @@ class Remote:
 
     # Lookups
 
-    async def look(self, number: int) -> Seen:
+    async def look_up(self, number: int) -> Seen:
         """Return one VM as it is now, terminated ones included. Raises InstanceNotFound."""
         return _of(number, await self.client.read("one.vm.info", number, read=read_seen))
 
@@ -149,7 +149,7 @@ class Remote:
                 return await self.client.call(method, *arguments, is_repeatable=is_repeatable)
             except WrongState as error:
                 refusal = str(error)
-            seen = await self.look(number)
+            seen = await self.look_up(number)
             if is_done(seen):
                 return None
             _refuse_gone(seen.instance)

@@ -241,15 +241,15 @@ class _Action:
             finished = [await self._run_script(step, driver) for driver in step.drivers or ("",)][-1]
         except StepFailed as error:
             log.info("step failed", vm=self._message.request.vm_id, step=step.action, reason=str(error))
-            self._tell(step, "Failed to execute")
+            self._log_step(step, "Failed to execute")
             raise
-        self._tell(step, "Successfully execute")
+        self._log_step(step, "Successfully execute")
         if step.action == self._main:
             self._payload = outcome.payload(finished)
         if step.action == "deploy":
             await self._note_deployed(step, outcome.first_word(finished))
 
-    def _tell(self, step: Step, result: str) -> None:
+    def _log_step(self, step: Step, result: str) -> None:
         if step.is_told:
             self._log("I", f"{result} {step.kind.value} operation: {step.action}.")
 

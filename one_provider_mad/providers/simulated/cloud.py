@@ -265,18 +265,18 @@ class Cloud:
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Sequence[Instance]:
         """Return the visible ones among these instances."""
-        return await self._look(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
+        return await self._select(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
         """Return the visible instances with tags of this owner and VM."""
-        return await self._look(table.LIST_TAGGED, {"owner": owner, "vm_id": str(vm_id)})
+        return await self._select(table.LIST_TAGGED, {"owner": owner, "vm_id": str(vm_id)})
 
     async def list_instances(self) -> Sequence[Instance]:
         """Return all visible instances, oldest first."""
-        return await self._look(table.LIST_ALL, {})
+        return await self._select(table.LIST_ALL, {})
 
-    async def _look(self, query: str, values: Mapping[str, str]) -> list[Instance]:
-        return await self._database.read(lambda db: table.look(db, query, values, self._clock()))
+    async def _select(self, query: str, values: Mapping[str, str]) -> list[Instance]:
+        return await self._database.read(lambda db: table.select(db, query, values, self._clock()))
 
     async def _move(
         self,

@@ -137,7 +137,7 @@ def load(db: sqlite3.Connection, deploy_id: DeployId, now: float) -> Row:
     return row
 
 
-def look(db: sqlite3.Connection, query: str, values: Mapping[str, str], now: float) -> list[Instance]:
+def select(db: sqlite3.Connection, query: str, values: Mapping[str, str], now: float) -> list[Instance]:
     """Return the instances of one of the queries, oldest first."""
     lines: str = db.execute(query, {**values, "now": now}).fetchone()[0]
     return [view(row, now) for row in sorted(decode_rows(lines))]
