@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from one_provider_mad.errors import SettingsError
 from one_provider_mad.journal.reader import read_fact
 from one_provider_mad.live_provider import ACCOUNT, LiveProvider
-from one_provider_mad.monitor.cloud_source import ProbeSource, ReportSettings, Watched
+from one_provider_mad.monitor.cloud_source import OpenCloud, ProbeSource, ReportSettings
 from one_provider_mad.monitor.settings import read_tables
 from one_provider_mad.options import Options
 from one_provider_mad.providers.interface import VerbatimDriver
@@ -27,7 +27,7 @@ _RETIRE_SECONDS = 300.0
 """How long the provider of earlier settings stays open: longer than any listing that may still use it."""
 
 
-class MonitoredCloud(LiveProvider[Watched, Watched]):
+class MonitoredCloud(LiveProvider[OpenCloud, OpenCloud]):
     """The cloud of one NAME; satisfies monitor/cloud_source.py's CloudSource.
 
     Args:
@@ -82,7 +82,7 @@ class MonitoredCloud(LiveProvider[Watched, Watched]):
             )
         return self._probes
 
-    async def current(self) -> Watched:
+    async def current(self) -> OpenCloud:
         """Return the cloud in force, built anew after an edit of the configuration.
 
         Raises:
@@ -93,27 +93,27 @@ class MonitoredCloud(LiveProvider[Watched, Watched]):
         watched = self._up_to_date()
         return watched if watched is not None else await asyncio.shield(self._make_soon())
 
-    async def _open(self, configuration: Configuration) -> Watched:
+    async def _open(self, configuration: Configuration) -> OpenCloud:
         provider = await asyncio.to_thread(self._build, configuration)
         if isinstance(provider, VerbatimDriver):
             raise SettingsError(
                 f"{configuration.name}: provider {provider.name} cannot list instances, so hosts are not reported"
             )
         await self._open_provider(provider)
-        return Watched(
+        return OpenCloud(
             provider=provider,
             owner=configuration.settings.owner,
             call_timeout=configuration.settings.call_timeout,
             journal=self._places.journal(configuration),
         )
 
-    async def _confirm(self, configuration: Configuration, opened: Watched) -> Watched:
+    async def _confirm(self, configuration: Configuration, opened: OpenCloud) -> OpenCloud:
         await self._confirm_account(
             configuration, opened.provider, lambda _account: asyncio.to_thread(read_fact, opened.journal, ACCOUNT)
         )
         return opened
 
-    async def _close(self, opened: Watched) -> None:
+    async def _close(self, opened: OpenCloud) -> None:
         await opened.provider.close()
 
     def kill(self) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from one_provider_mad.metrics_file import MetricsFile
     from one_provider_mad.settings import Places
 
-Asked = TypeVar("Asked")
+RequestT = TypeVar("RequestT")
 """The parsed form of a line other than INIT and FINALIZE."""
 
 _STDIN, _STDOUT = 0, 1
@@ -57,7 +57,7 @@ _TERM_SECONDS = 5.0
 """How long SIGTERM waits for FINALIZE or the end of input: systemd signals oned and its drivers together."""
 
 
-class Serving(ABC, Generic[Asked]):
+class Serving(ABC, Generic[RequestT]):
     """Serves the core until the core ends the driver.
 
     Args:
@@ -70,7 +70,7 @@ class Serving(ABC, Generic[Asked]):
         self._options = options
         self._has_stderr = has_stderr
         self._lines = LineBuffer()
-        self._early: list[Asked] | None = []
+        self._early: list[RequestT] | None = []
         self._is_initialised = is_initialised
         self._is_ending = asyncio.Event()
         self._is_terminated = asyncio.Event()
@@ -84,15 +84,15 @@ class Serving(ABC, Generic[Asked]):
     # Implemented by each program
 
     @abstractmethod
-    def _parse(self, line: bytes | Oversized) -> Asked | Control:
+    def _parse(self, line: bytes | Oversized) -> RequestT | Control:
         """Parse one line; never raises for a bad one."""
 
     @abstractmethod
-    def _shows_core_is_up(self, asked: Asked) -> bool:
+    def _shows_core_is_up(self, asked: RequestT) -> bool:
         """Return True for a request that the core sends only once it has finished starting."""
 
     @abstractmethod
-    def _accept(self, asked: Asked) -> None:
+    def _accept(self, asked: RequestT) -> None:
         """Accept a request, or answer it with a failure; never blocks. An exception from here ends the process."""
 
     @abstractmethod
@@ -267,7 +267,7 @@ class Serving(ABC, Generic[Asked]):
                 self._early.append(parsed)
         self._first_line.set()
 
-    def _read(self, line: bytes | Oversized) -> Asked | Control:
+    def _read(self, line: bytes | Oversized) -> RequestT | Control:
         """Parse one line; after a lack of memory or a defect parse its head, so that it gets a FAILURE."""
         try:
             return self._parse(line)

@@ -19,7 +19,7 @@ from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.actions.debt_scope import is_about, is_owed
 from one_provider_mad.actions.duplicates import sort_duplicates, unanswered
 from one_provider_mad.actions.finding import Finder, listed, unlisted
-from one_provider_mad.actions.resuming import what_is_asked
+from one_provider_mad.actions.resuming import wanted_spec
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmRequest
 from one_provider_mad.errors import (
     AmbiguousInstance,
@@ -546,7 +546,7 @@ class Adoption(Value, frozen=True, kw_only=True):
 
     async def _open(self, request: VmRequest, parameters: Parameters) -> Attempt:
         number = 1 + max((attempt.number for attempt in await self._attempts(request)), default=0)
-        asked = what_is_asked(self.cloud, request).written()
+        asked = wanted_spec(self.cloud, request).written()
         return Attempt.new(request.identity(owner=self.cloud.owner), number, parameters, asked=asked)
 
     async def _send(self, attempt: Attempt, request: VmRequest, *, is_repeat: bool = False) -> DeployId:

@@ -15,9 +15,18 @@ from typing import Any
 
 import msgspec
 
-from one_provider_mad.actions.asked import Asked, Change, after, asked_of, begun, changes, read_asked, removal
 from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.actions.instance_spec import (
+    Change,
+    InstanceSpec,
+    changes,
+    read_spec,
+    removal,
+    spec_of,
+    with_begun,
+    with_finished,
+)
 from one_provider_mad.actions.policy import check_attributes
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import (
@@ -76,13 +85,15 @@ class Resumption(Value, frozen=True, kw_only=True):
         next resume detaches it.
         """
         if action in _ATTACHES:
-            await self._note(deploy_id, lambda before: begun(before, action, self.request.operand))
+            await self._note(deploy_id, lambda before: with_begun(before, action, self.request.operand))
 
     async def note_action(self, action: Action, deploy_id: DeployId) -> None:
         """Record what an action has changed; without a journal the next resume carries it out once more."""
-        await self._note(deploy_id, lambda before: after(before, action, self.request.operand, self.request.template))
+        await self._note(
+            deploy_id, lambda before: with_finished(before, action, self.request.operand, self.request.template)
+        )
 
-    async def _note(self, deploy_id: DeployId, change: Callable[[Asked], Asked]) -> None:
+    async def _note(self, deploy_id: DeployId, change: Callable[[InstanceSpec], InstanceSpec]) -> None:
         """Change the record, if there is one; a journal that fails is a warning, not the action's failure."""
         try:
             if (before := await self._recorded(deploy_id)) is not None:
@@ -113,20 +124,20 @@ class Resumption(Value, frozen=True, kw_only=True):
 
     # The record
 
-    async def _recorded(self, deploy_id: DeployId) -> Asked | None:
-        return read_asked(await self.journal.asked(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
+    async def _recorded(self, deploy_id: DeployId) -> InstanceSpec | None:
+        return read_spec(await self.journal.asked(deploy_id, owner=self.cloud.owner, vm_id=self.request.vm_id))
 
-    async def _record(self, deploy_id: DeployId, asked: Asked) -> None:
+    async def _record(self, deploy_id: DeployId, asked: InstanceSpec) -> None:
         await self.journal.note_asked(deploy_id, asked.written(), vm_id=self.request.vm_id)
 
-    async def _record_other(self, deploy_id: DeployId, before: Asked, now: Asked) -> None:
+    async def _record_other(self, deploy_id: DeployId, before: InstanceSpec, now: InstanceSpec) -> None:
         if now != before:
             await self._record(deploy_id, now)
 
-    def _asked(self) -> Asked:
-        return what_is_asked(self.cloud, self.request)
+    def _asked(self) -> InstanceSpec:
+        return wanted_spec(self.cloud, self.request)
 
-    async def _begin(self, instance: Instance) -> Asked:
+    async def _begin(self, instance: Instance) -> InstanceSpec:
         """Without a record, take the present requests as the baseline, and detach our devices that the VM lacks."""
         deploy_id, provider = instance.deploy_id, self.cloud.provider
         self.warn(
@@ -139,7 +150,7 @@ class Resumption(Value, frozen=True, kw_only=True):
             strays = [removal("DISK_ID", key) for key in sorted(attached.disks) if key not in has.disks]
             strays += [removal("NIC_ID", key) for key in sorted(attached.nics) if key not in has.nics]
             for stray in strays:
-                has = begun(has, stray.action, stray.operand)
+                has = with_begun(has, stray.action, stray.operand)
         await self._record(deploy_id, has)
         return has
 
@@ -152,7 +163,7 @@ class Resumption(Value, frozen=True, kw_only=True):
             self.warn(f"cannot list the left-over disks and interfaces of instance {deploy_id}: {error}")
             return Attached()
 
-    def _waiting_names(self, before: Asked, wanted: Asked) -> list[str]:
+    def _waiting_names(self, before: InstanceSpec, wanted: InstanceSpec) -> list[str]:
         provider = self.cloud.provider
         changeable = provider.changeable_attributes if isinstance(provider, Reconfigurable) else ()
         return [f"changing {name}" for name in _edited(before, wanted) if name in changeable]
@@ -166,14 +177,14 @@ class Resumption(Value, frozen=True, kw_only=True):
 
     # Carrying out
 
-    async def _change(self, deploy_id: DeployId, asked: Asked, todo: list[Change]) -> Asked:
+    async def _change(self, deploy_id: DeployId, asked: InstanceSpec, todo: list[Change]) -> InstanceSpec:
         """Carry out the changes that can be; return what the instance has then."""
         for change in todo:
             if not change.waits_for_removal(asked):  # a disk takes the number of one that could not be detached
                 asked = await self._change_one(deploy_id, asked, change)
         return asked
 
-    async def _change_one(self, deploy_id: DeployId, asked: Asked, change: Change) -> Asked:
+    async def _change_one(self, deploy_id: DeployId, asked: InstanceSpec, change: Change) -> InstanceSpec:
         """Carry out a change, and record the result at once: the VM may be edited before the next resume."""
         capability, provider = CAPABILITIES[change.action], self.cloud.provider
         if not isinstance(provider, capability.protocol):
@@ -181,16 +192,16 @@ class Resumption(Value, frozen=True, kw_only=True):
             return asked
         method: Callable[[DeployId, Any], Awaitable[Any]] = getattr(provider, capability.method)
         subject = change.operand if capability.operand else self.request
-        doubt = begun(asked, change.action, change.operand)
+        doubt = with_begun(asked, change.action, change.operand)
         await self._record_other(deploy_id, asked, doubt)
         if await self._is_done(deploy_id, change.what, partial(method, deploy_id, subject), change.action.value):
-            now = after(asked, change.action, change.operand, self.request.template)
+            now = with_finished(asked, change.action, change.operand, self.request.template)
         else:
             now = doubt if change.action in _ATTACHES else asked
         await self._record_other(deploy_id, doubt, now)
         return now
 
-    async def _change_section(self, deploy_id: DeployId, asked: Asked, wanted: Asked) -> Asked:
+    async def _change_section(self, deploy_id: DeployId, asked: InstanceSpec, wanted: InstanceSpec) -> InstanceSpec:
         """Carry out edits of the PUBLIC_CLOUD section; return what the instance has then."""
         provider, names = self.cloud.provider, _edited(asked, wanted)
         if not names or not isinstance(provider, Reconfigurable):
@@ -242,7 +253,7 @@ class Resumption(Value, frozen=True, kw_only=True):
         self.warn(f"{what}, asked for while the VM was off, was refused for instance {deploy_id}: {error}")
 
 
-def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
+def wanted_spec(cloud: Cloud, request: VmRequest) -> InstanceSpec:
     """Return what a VM asks of this cloud; an unreadable section counts as empty."""
     section: Mapping[str, str] = {}
     if isinstance(cloud.provider, Reconfigurable):
@@ -250,7 +261,7 @@ def what_is_asked(cloud: Cloud, request: VmRequest) -> Asked:
             section = cloud.provider.section_of(request)
         except ProviderError:
             section = {}
-    return asked_of(request, section)
+    return spec_of(request, section)
 
 
 def _may_pass(error: ProviderError) -> bool:
@@ -258,6 +269,6 @@ def _may_pass(error: ProviderError) -> bool:
     return error.retryable or not error.definite or isinstance(error, AuthenticationRefused)
 
 
-def _edited(before: Asked, wanted: Asked) -> list[str]:
+def _edited(before: InstanceSpec, wanted: InstanceSpec) -> list[str]:
     names = sorted({*before.section, *wanted.section})
     return [name for name in names if before.section.get(name) != wanted.section.get(name)]

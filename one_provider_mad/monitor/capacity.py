@@ -16,7 +16,7 @@ import structlog
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmId
 from one_provider_mad.errors import MadError
 from one_provider_mad.journal.records import Refusal
-from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.monitor.cloud_source import OpenCloud
 from one_provider_mad.monitor.host import UNLIMITED, Load, capacity_of
 from one_provider_mad.monitor.inference import Inference
 from one_provider_mad.monitor.settings import CapacitySettings
@@ -93,7 +93,7 @@ class Limits(Value, frozen=True, kw_only=True):
         return any(each is not None for each in known) or bool(settings.instance_types)
 
 
-class Shown(Value, frozen=True, kw_only=True):
+class SweepResult(Value, frozen=True, kw_only=True):
     """Result of a sweep.
 
     Attributes:
@@ -151,24 +151,24 @@ def hints_of(instance: Instance, provider: Provider) -> ImportHints | None:
         return None
 
 
-def capacities_of(limits: Limits, shown: Shown) -> Mapping[int, Size]:
+def capacities_of(limits: Limits, swept: SweepResult) -> Mapping[int, Size]:
     """Return the capacity of each host; hosts of unknown capacity are left out. PURE."""
     whole = _whole(limits)
     if whole is None:
         return {}
     if not limits.is_any:
-        return dict.fromkeys(shown.hosts, whole)
-    places = places_left(limits, shown)
-    return {host_id: _capacity_on(host_id, whole, places, limits, shown) for host_id in shown.hosts}
+        return dict.fromkeys(swept.hosts, whole)
+    places = places_left(limits, swept)
+    return {host_id: _capacity_on(host_id, whole, places, limits, swept) for host_id in swept.hosts}
 
 
-def places_left(limits: Limits, shown: Shown) -> int | None:
+def places_left(limits: Limits, swept: SweepResult) -> int | None:
     """Return how many more instances may be created, None for any number. PURE."""
     left = []
     if limits.most is not None:
-        left.append(limits.most - shown.count)
+        left.append(limits.most - swept.count)
     if limits.most_running is not None:
-        left.append(limits.most_running - shown.running)
+        left.append(limits.most_running - swept.running)
     return max(0, min(left)) if left else None
 
 
@@ -182,13 +182,13 @@ def _whole(limits: Limits) -> Size | None:
     return capacity_of(settings, limits.sizes, Size(cpu=cpu, memory=memory))
 
 
-def _capacity_on(host_id: int, whole: Size, places: int | None, limits: Limits, shown: Shown) -> Size:
-    capacity = _less(whole, _taken_by_others(host_id, limits, shown))
+def _capacity_on(host_id: int, whole: Size, places: int | None, limits: Limits, swept: SweepResult) -> Size:
+    capacity = _less(whole, _taken_by_others(host_id, limits, swept))
     if places is None:
         return capacity
     if not places and host_id not in limits.allocations:
         return Size(cpu=0, memory=0)  # full, and the allocations are unknown
-    held, count = _held(host_id, limits, shown)
+    held, count = _held(host_id, limits, swept)
     each = _largest(limits) or Size(cpu=held.cpu / max(1, count), memory=held.memory // max(1, count))
     if places and not each.cpu:
         return capacity  # no size is known
@@ -198,15 +198,15 @@ def _capacity_on(host_id: int, whole: Size, places: int | None, limits: Limits, 
     )
 
 
-def _taken_by_others(host_id: int, limits: Limits, shown: Shown) -> Size:
+def _taken_by_others(host_id: int, limits: Limits, swept: SweepResult) -> Size:
     """Return what comes off the whole: of a cloud's own limit all but this host's instances, else its orphans."""
     if host_id in limits.elsewhere:
         return limits.elsewhere[host_id]
-    own, reported = shown.own(host_id), limits.reported or Capacity()
+    own, reported = swept.own(host_id), limits.reported or Capacity()
     if reported.cpu is None and reported.memory is None:
-        return shown.taken(each for each in own if each.deploy_id in limits.orphans)
+        return swept.taken(each for each in own if each.deploy_id in limits.orphans)
     ours = {each.deploy_id for each in own} - limits.orphans
-    return shown.taken(each for each in shown.listed if each.deploy_id not in ours)
+    return swept.taken(each for each in swept.listed if each.deploy_id not in ours)
 
 
 def _largest(limits: Limits) -> Size | None:
@@ -217,13 +217,13 @@ def _largest(limits: Limits) -> Size | None:
     return Size(cpu=max(each.cpu for each in sizes), memory=max(each.memory for each in sizes))
 
 
-def _held(host_id: int, limits: Limits, shown: Shown) -> tuple[Size, int]:
+def _held(host_id: int, limits: Limits, swept: SweepResult) -> tuple[Size, int]:
     """Return OpenNebula's allocations on a host and their number of VMs; without them, those of its instances."""
     given = limits.allocations.get(host_id)
     if given is not None:
         return Size(cpu=given.load.cpu / 100, memory=given.load.memory // 1024), len(given.vm_ids)
-    own = shown.own(host_id)
-    return shown.taken(own), len(own)
+    own = swept.own(host_id)
+    return swept.taken(own), len(own)
 
 
 def _less(whole: Size, taken: Size) -> Size:
@@ -264,7 +264,7 @@ class CapacityReader:
 
     # Asking the cloud
 
-    def ask(self, watched: Watched) -> None:
+    def ask(self, watched: OpenCloud) -> None:
         """Ask for limits beside the listing, if it is time; mostly a later sweep has the answer."""
         provider = watched.provider
         if provider is not self._of:  # another one, after an edit of the configuration
@@ -289,7 +289,7 @@ class CapacityReader:
         elif self._reported is None:
             self._due_at = 0.0
 
-    def note(self, refusal: Refusal | None, watched: Watched) -> None:
+    def note(self, refusal: Refusal | None, watched: OpenCloud) -> None:
         """Take the refusal that the action driver has noted; after a new one the cloud is asked at once."""
         if refusal is None or refusal == self._refusal:
             return
@@ -301,29 +301,29 @@ class CapacityReader:
             self._is_urgent = True
             self.ask(watched)
 
-    async def settled(self, limits: Limits, shown: Shown) -> bool:
+    async def settled(self, limits: Limits, swept: SweepResult) -> bool:
         """Wait briefly for urgent answers: the first, one after a refusal, and allocations where instances are limited.
 
         Returns:
             True when there is a new answer.
         """
         wanted = [self._asking if self._is_urgent else None]
-        wanted.append(self._asking_core if places_left(limits, shown) is not None else None)
+        wanted.append(self._asking_core if places_left(limits, swept) is not None else None)
         pending = [task for task in wanted if task is not None]
         done = (await asyncio.wait(pending, timeout=URGENT_SECONDS))[0] if pending else set()
         return bool(done) or (self._is_urgent and self._answer is not None)
 
     # Computing
 
-    def capacities(self, settings: CapacitySettings, shown: Shown) -> tuple[Limits, Mapping[int, Size]]:
+    def capacities(self, settings: CapacitySettings, swept: SweepResult) -> tuple[Limits, Mapping[int, Size]]:
         """Return the known limits, and the capacity of each host. Slow with many instances: not for the event loop."""
         if self._answer is not None:
-            self._take(self._answer, shown)
+            self._take(self._answer, swept)
         if self._is_limited:
-            self._most_running = max(self._most_running or 0, shown.running)
+            self._most_running = max(self._most_running or 0, swept.running)
         limits = Limits(
             settings=settings,
-            sizes=shown.provider.instance_sizes() if isinstance(shown.provider, CapacitySource) else {},
+            sizes=swept.provider.instance_sizes() if isinstance(swept.provider, CapacitySource) else {},
             reported=self._reported,
             elsewhere=self._elsewhere,
             most=self._most,
@@ -331,20 +331,20 @@ class CapacityReader:
             allocations=self._given,
             orphans=self._orphans,
         )
-        return limits, capacities_of(limits, shown)
+        return limits, capacities_of(limits, swept)
 
-    def _take(self, answer: Capacity, shown: Shown) -> None:
+    def _take(self, answer: Capacity, swept: SweepResult) -> None:
         """Turn an answer about the present instances into limits that hold as instances come and go."""
         self._answer, self._reported, used, self._is_urgent = None, answer, answer.used, False
-        self._most = answer.most if answer.left is None else shown.count + answer.left
+        self._most = answer.most if answer.left is None else swept.count + answer.left
         self._elsewhere = (
-            {host_id: _less(used, shown.taken(self._known_own(host_id, shown))) for host_id in shown.hosts}
+            {host_id: _less(used, swept.taken(self._known_own(host_id, swept))) for host_id in swept.hosts}
             if used is not None
             else {}
         )
 
-    def _known_own(self, host_id: int, shown: Shown) -> list[Instance]:
-        return [each for each in shown.own(host_id) if each.deploy_id not in self._orphans]
+    def _known_own(self, host_id: int, swept: SweepResult) -> list[Instance]:
+        return [each for each in swept.own(host_id) if each.deploy_id not in self._orphans]
 
     @property
     def _is_limited(self) -> bool:
@@ -352,15 +352,15 @@ class CapacityReader:
         refusal = self._refusal
         return refusal is not None and refusal.is_general and self._time() < self._refused_until
 
-    def warning(self, limits: Limits, shown: Shown) -> str:
+    def warning(self, limits: Limits, swept: SweepResult) -> str:
         """Return a warning about limits for the operator, "" for none."""
-        refusal, is_full = self._refusal, places_left(limits, shown) == 0
+        refusal, is_full = self._refusal, places_left(limits, swept) == 0
         if refusal is not None and self._time() < self._refused_until:
             if not refusal.is_general:
                 return f"VM {refusal.vm_id} was refused by a limit: {refusal.text}"
             if is_full:
                 return f"no further instance can be made: {refusal.text}"
-        alive = {each.deploy_id for each in shown.listed if not each.state.is_gone} if is_full else set()
+        alive = {each.deploy_id for each in swept.listed if not each.state.is_gone} if is_full else set()
         if left_over := sorted(self._orphans & alive):
             many = f" and {len(left_over) - 1} more" if len(left_over) > 1 else ""
             return (
@@ -370,7 +370,7 @@ class CapacityReader:
 
     # Asking OpenNebula
 
-    def ask_core(self, limits: Limits, shown: Shown) -> None:
+    def ask_core(self, limits: Limits, swept: SweepResult) -> None:
         """Ask OpenNebula for its allocations, beside the sweeps.
 
         Where the number of instances is limited, that is with each sweep while hosts are full, and when instances have
@@ -378,14 +378,14 @@ class CapacityReader:
         """
         if not limits.is_any or self.allocations is None or self._asking_core is not None:
             return
-        places = places_left(limits, shown)
-        alive = shown.alive() if places else frozenset()
+        places = places_left(limits, swept)
+        alive = swept.alive() if places else frozenset()
         if self._time() < self._given_due_at and (places is None or (places > 0 and alive == self._given_of)):
             return
         self._given_due_at, self._given_of = self._time() + CAPACITY_SECONDS, alive
         vms = {
-            host_id: [(vm.state.vm_id, vm.state.deploy_id) for vm in shown.inference.hosts.get(host_id, ())]
-            for host_id in shown.hosts
+            host_id: [(vm.state.vm_id, vm.state.deploy_id) for vm in swept.inference.hosts.get(host_id, ())]
+            for host_id in swept.hosts
         }
         self._asking_core = asyncio.create_task(self._learn_given(self.allocations, vms), name="ask for allocations")
 

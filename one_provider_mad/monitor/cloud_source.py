@@ -29,7 +29,7 @@ class ReportSettings(Value, frozen=True, kw_only=True):
     capacity: CapacitySettings = CapacitySettings()
 
 
-class Watched(Value, frozen=True, kw_only=True):
+class OpenCloud(Value, frozen=True, kw_only=True):
     """One cloud, ready to be listed.
 
     Attributes:
@@ -73,7 +73,7 @@ class CloudSource(Protocol):
     def probes(self) -> ProbeSource | None:
         """Return the probes that take the place of sweeps; None for a cloud that is listed."""
 
-    async def current(self) -> Watched:
+    async def current(self) -> OpenCloud:
         """Return the cloud in force.
 
         Raises:

@@ -10,7 +10,7 @@ import structlog
 
 from one_provider_mad.domain import DeployId, Instance
 from one_provider_mad.errors import MadError
-from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.monitor.cloud_source import OpenCloud
 from one_provider_mad.providers.interface import Figures, FigureSource, Provider
 
 log = structlog.get_logger()
@@ -31,7 +31,7 @@ class FigureKeeper:
         self._asked_at = 0.0
         self._error = ""
 
-    def ask(self, watched: Watched, instances: Sequence[Instance]) -> None:
+    def ask(self, watched: OpenCloud, instances: Sequence[Instance]) -> None:
         """Ask for the figures of the listed instances, if it is time; later sweeps have the answer.
 
         After an edit of the configuration the new provider is asked at once.

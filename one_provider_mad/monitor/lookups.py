@@ -14,7 +14,7 @@ import structlog
 
 from one_provider_mad.domain import DeployId, Instance, Value
 from one_provider_mad.errors import MadError
-from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.monitor.cloud_source import OpenCloud
 from one_provider_mad.monitor.inference import Memory
 
 log = structlog.get_logger()
@@ -53,7 +53,7 @@ def lacking(memory: Memory, listed: Collection[DeployId], *, missing_after: int)
     return [deploy_id for _, deploy_id in sorted(absent)]
 
 
-async def look_up(watched: Watched, deploy_ids: Collection[DeployId]) -> Lookup:
+async def look_up(watched: OpenCloud, deploy_ids: Collection[DeployId]) -> Lookup:
     """Look up the first of these instances, up to MOST_LOOKED_UP. Never raises: then nothing is known."""
     asked = list(deploy_ids)[:MOST_LOOKED_UP]
     if not asked:

@@ -23,7 +23,7 @@ from one_provider_mad.monitor.probe_folders import (
     TREES,
     Tree,
 )
-from one_provider_mad.monitor.settings import CHECK_SECONDS, Rhythm
+from one_provider_mad.monitor.settings import CHECK_SECONDS, ReportPeriods
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
 from one_provider_mad.tasks import is_cancelled
 from one_provider_mad.template_text.adapting_writer import attribute
@@ -123,20 +123,22 @@ class ProbedHost:
         # probe takes a minute. HYPERVISOR is left to the probes: a value from here would overwrite theirs.
         self._owes_system = True
 
-    async def report(self, rhythm: Callable[[], Rhythm]) -> None:
+    async def report(self, report_periods: Callable[[], ReportPeriods]) -> None:
         """Report until cancelled, at the periods in force."""
         asked = self._request.periods
         periods: dict[Tree, Callable[[], float]] = {
-            SYSTEM: lambda: rhythm().system,
+            SYSTEM: lambda: report_periods().system,
             HOST: lambda: asked.monitor_host,
             BEACON: lambda: asked.beacon_host,
-            STATE: lambda: rhythm().state,
-            FIGURES: lambda: rhythm().figures,
+            STATE: lambda: report_periods().state,
+            FIGURES: lambda: report_periods().figures,
             SNAPSHOTS: lambda: _SNAPSHOT_SECONDS,
             RESULTS: lambda: asked.exec_vm,
         }
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._repeat("heartbeat", self._beat, lambda: rhythm().heartbeat), name="heartbeat")
+            group.create_task(
+                self._repeat("heartbeat", self._beat, lambda: report_periods().heartbeat), name="heartbeat"
+            )
             for tree, period in periods.items():
                 turn = partial(self._tell, tree)
                 group.create_task(self._repeat(tree.folder, turn, period), name=f"probes {tree.folder}")

@@ -155,7 +155,7 @@ class Probes:
         memory.reporting = me = object()
         host = ProbedHost(self, request, sender=sender, printed=memory.printed, on_reported=on_reported)
         try:
-            await host.report(lambda: self._settings().monitor.rhythm(request.periods))
+            await host.report(lambda: self._settings().monitor.report_periods(request.periods))
         finally:
             # A START_MONITOR that replaces this one goes on where it stopped.
             if memory.reporting is me and self._memories.get(request.host_id) is memory:

@@ -16,7 +16,7 @@ from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.host import Load, configured_capacity, report_of
 from one_provider_mad.monitor.inference import SeenVm
 from one_provider_mad.monitor.sender import Sender
-from one_provider_mad.monitor.settings import CHECK_SECONDS, MonitorSettings, Rhythm
+from one_provider_mad.monitor.settings import CHECK_SECONDS, MonitorSettings, ReportPeriods
 from one_provider_mad.monitor.sweep import Sweep, Sweeper, in_thread_if_large, retrieve_exception
 from one_provider_mad.protocol import reports
 from one_provider_mad.protocol.im_messages import Kind, StartMonitor
@@ -97,22 +97,22 @@ class HostSchedule:
         """Report until cancelled, or until probes take over."""
         try:
             while self._source.probes() is None:
-                rhythm = self._source.report_settings().monitor.rhythm(self.request.periods)
-                await self._say_what_is_due(rhythm)
+                report_periods = self._source.report_settings().monitor.report_periods(self.request.periods)
+                await self._say_what_is_due(report_periods)
                 if self._sweeping is not None and self._sweeping.done():
-                    await self._take_sweep(self._sweeping, rhythm)
+                    await self._take_sweep(self._sweeping, report_periods)
                 await self._wait()
         finally:
             if self._sweeping is not None:
                 self._sweeping.cancel()  # only the wait for it: the sweep goes on
 
-    async def _say_what_is_due(self, rhythm: Rhythm) -> None:
+    async def _say_what_is_due(self, report_periods: ReportPeriods) -> None:
         now = self._loop.time()
-        if self._system.take(now, rhythm.system):
+        if self._system.take(now, report_periods.system):
             await self._say_system()
-        if self._heartbeat.take(now, rhythm.heartbeat):
+        if self._heartbeat.take(now, report_periods.heartbeat):
             self._say_monitor()
-        if self._sweeping is None and self._look.take(now, rhythm.state):
+        if self._sweeping is None and self._look.take(now, report_periods.state):
             self._sweeping = asyncio.create_task(self._sweeper.sweep(), name=f"sweep for host {self.request.host_id}")
             self._sweeping.add_done_callback(retrieve_exception)
         if self._lines and now >= self._sender.figures_at and self._is_waiting(Kind.MONITOR_VM):
@@ -186,7 +186,7 @@ class HostSchedule:
 
     # Reporting sweeps
 
-    async def _take_sweep(self, sweeping: asyncio.Task[Sweep], rhythm: Rhythm) -> None:
+    async def _take_sweep(self, sweeping: asyncio.Task[Sweep], report_periods: ReportPeriods) -> None:
         self._sweeping = None
         try:
             sweep = sweeping.result()
@@ -196,7 +196,7 @@ class HostSchedule:
             log.exception("sweep failed unexpectedly", host=self.request.host_id)
             await self._cannot_look(f"internal error ({type(error).__name__}), the driver's log has the details")
         else:
-            await self._report_vms(sweep, rhythm)
+            await self._report_vms(sweep, report_periods)
         self.has_reported.set()
 
     async def _cannot_look(self, sentence: str) -> None:
@@ -208,37 +208,39 @@ class HostSchedule:
             await self._say_system()
             self._say_monitor()
 
-    async def _report_vms(self, sweep: Sweep, rhythm: Rhythm) -> None:
+    async def _report_vms(self, sweep: Sweep, report_periods: ReportPeriods) -> None:
         is_recovery = bool(self._error) or self._is_in_error
         before, self._sweep = self._sweep, sweep
         self._error, self._is_in_error = "", False
         now = self._loop.time()
         if is_recovery:
             self._sync.at = now
-        if is_recovery or self._is_news_of_host(now, rhythm):
+        if is_recovery or self._is_news_of_host(now, report_periods):
             await self._say_system()
             self._say_monitor()
         vms = sweep.vms(self.request.host_id)
         if not self._is_waiting(Kind.STATE_VM):
-            await self._say_states(sweep, vms, rhythm, now)
-        if not self._lines and self._figures.take(now, rhythm.figures):
+            await self._say_states(sweep, vms, report_periods, now)
+        if not self._lines and self._figures.take(now, report_periods.figures):
             self._lines.extend(await in_thread_if_large(len(vms), lambda: self._figures_of(sweep)))
-            self._line_pause = min(FIGURES_PAUSE, _SHARE_OF_PERIOD * rhythm.figures / max(1, len(self._lines)))
+            self._line_pause = min(FIGURES_PAUSE, _SHARE_OF_PERIOD * report_periods.figures / max(1, len(self._lines)))
         if before is not None and before is not sweep:
             await in_thread_if_large(len(vms), lambda: before.let_go(self.request.host_id))
 
-    async def _say_states(self, sweep: Sweep, vms: list[SeenVm], rhythm: Rhythm, now: float) -> None:
+    async def _say_states(self, sweep: Sweep, vms: list[SeenVm], report_periods: ReportPeriods, now: float) -> None:
         settings = self._source.report_settings().monitor
-        is_synced = self.request.host_id not in sweep.inference.unsynced and self._sync.take(now, rhythm.sync)
+        is_synced = self.request.host_id not in sweep.inference.unsynced and self._sync.take(now, report_periods.sync)
         text = await in_thread_if_large(len(vms), lambda: self._states(sweep, settings, is_synced=is_synced))
         await self._tell(Kind.STATE_VM, text)
 
-    def _is_news_of_host(self, now: float, rhythm: Rhythm) -> bool:
+    def _is_news_of_host(self, now: float, report_periods: ReportPeriods) -> bool:
         """True when capacity or warnings have changed; for wild instances, which come and go, after a while."""
         said, report = self._said_system, self._report()
         if said is None or _basics(said) != _basics(report):
             return True
-        return said.wilds != report.wilds and now - self._said_system_at >= min(rhythm.heartbeat, 10 * rhythm.state)
+        return said.wilds != report.wilds and now - self._said_system_at >= min(
+            report_periods.heartbeat, 10 * report_periods.state
+        )
 
     def _states(self, sweep: Sweep, settings: MonitorSettings, *, is_synced: bool) -> str:
         vms = sweep.vms(self.request.host_id)

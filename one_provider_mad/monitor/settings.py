@@ -78,9 +78,9 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         """`missing_state` as STATE_VM has it."""
         return VmWord(self.missing_state)
 
-    def rhythm(self, asked: Periods) -> Rhythm:
+    def report_periods(self, asked: Periods) -> ReportPeriods:
         """Return the periods in force: configured, else monitord's."""
-        return Rhythm(
+        return ReportPeriods(
             heartbeat=self.heartbeat or asked.beacon_host,
             system=self.system_period or asked.system_host,
             state=self.state_period or asked.state_vm,
@@ -89,7 +89,7 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
         )
 
 
-class Rhythm(msgspec.Struct, frozen=True, kw_only=True):
+class ReportPeriods(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds between two of each kind of report.
 
     Attributes:

@@ -17,8 +17,8 @@ from one_provider_mad.errors import MadError, ProviderError, ProviderUnavailable
 from one_provider_mad.journal.records import Answered
 from one_provider_mad.listings import by_id
 from one_provider_mad.monitor.activity import Activity, ActivityReader
-from one_provider_mad.monitor.capacity import Allocations, CapacityReader, Shown, hints_of
-from one_provider_mad.monitor.cloud_source import CloudSource, Watched
+from one_provider_mad.monitor.capacity import Allocations, CapacityReader, SweepResult, hints_of
+from one_provider_mad.monitor.cloud_source import CloudSource, OpenCloud
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
 from one_provider_mad.monitor.inference import (
@@ -221,9 +221,9 @@ class Sweeper:
                 metrics.recorder.swept(listing.began_at, seconds, sweep.states, held=len(sweep.inference.held))
         return sweep
 
-    async def _with_rooms(self, sweep: Sweep, listing: Listing, watched: Watched) -> Sweep:
+    async def _with_rooms(self, sweep: Sweep, listing: Listing, watched: OpenCloud) -> Sweep:
         capacity = self._source.report_settings().capacity
-        shown = Shown(
+        shown = SweepResult(
             provider=watched.provider, listed=listing.instances, hosts=listing.hosts, inference=sweep.inference
         )
         limits, capacities = await in_thread_if_large(
@@ -252,7 +252,7 @@ class Sweeper:
 
     # Listing
 
-    async def _listed(self, watched: Watched, settings: MonitorSettings) -> Listing:
+    async def _listed(self, watched: OpenCloud, settings: MonitorSettings) -> Listing:
         self._mind_the_clock()
         now = self._loop.time()
         is_fresh = now - self._listed_at < _AS_GOOD_AS_NEW * settings.min_list_interval
@@ -283,7 +283,7 @@ class Sweeper:
         return self._listing
 
     async def _look_up(
-        self, watched: Watched, settings: MonitorSettings, listed: Mapping[DeployId, Instance]
+        self, watched: OpenCloud, settings: MonitorSettings, listed: Mapping[DeployId, Instance]
     ) -> Lookup:
         """Look up by id instances that the listing lacks: it may look complete and lag behind."""
         memory, missing_after = self.memory, settings.missing_after
@@ -334,7 +334,7 @@ def _judged(
     memory: Memory,
     listing: Listing,
     activity: Activity,
-    watched: Watched,
+    watched: OpenCloud,
     settings: MonitorSettings,
     known: Mapping[DeployId, Figures],
 ) -> Sweep:
@@ -381,7 +381,7 @@ def _upstreams(listing: Listing, provider: Provider) -> dict[DeployId, VmId]:
     return {deploy_id: vm_id for deploy_id, vm_id in found if vm_id is not None}
 
 
-def _wilds(inference: Inference, watched: Watched) -> tuple[Wild, ...]:
+def _wilds(inference: Inference, watched: OpenCloud) -> tuple[Wild, ...]:
     wilds = sorted(inference.wilds, key=lambda instance: instance.deploy_id)
     return tuple(wild_of(each, hints_of(each, watched.provider)) for each in wilds)
 

@@ -13,7 +13,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.journal.records import Refusal
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.monitor.capacity import LIMIT_SECONDS, Allocation, Limits, Shown, capacities_of
+from one_provider_mad.monitor.capacity import LIMIT_SECONDS, Allocation, Limits, SweepResult, capacities_of
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.monitor.inference import Inference, Memory, SeenVm
 from one_provider_mad.monitor.settings import CapacitySettings
@@ -50,14 +50,14 @@ def given(*vm_ids: int, cpu: float = 100, memory: int = 1024 * 1024) -> Allocati
     return Allocation(load=load, vm_ids=frozenset(map(VmId, vm_ids)))
 
 
-def shown(*instances: Instance, hosts: Collection[int] = (3,)) -> Shown:
+def shown(*instances: Instance, hosts: Collection[int] = (3,)) -> SweepResult:
     seen: dict[int, list[SeenVm]] = {}
     for each in instances:
         if each.identity is not None:
             state = VmState(vm_id=each.identity.vm_id, deploy_id=each.deploy_id, state=VmWord.RUNNING)
             seen.setdefault(each.identity.host_id, []).append(SeenVm(state=state, instance=each))
     inference = Inference(memory=Memory(), hosts=seen)
-    return Shown(provider=SizedCloud(), listed=instances, hosts=hosts, inference=inference)
+    return SweepResult(provider=SizedCloud(), listed=instances, hosts=hosts, inference=inference)
 
 
 def limits(reported: Capacity | None = None, **known: Any) -> Limits:
@@ -131,7 +131,7 @@ TEN = Capacity(cpu=10, memory=10 * GIB)
         pytest.param(limits(most=1), shown(), UNLIMITED, id="a-place-of-unknown-size"),
     ],
 )
-def test_capacity_of_a_host_under_the_clouds_limits(known: Limits, seen: Shown, capacity: Size) -> None:
+def test_capacity_of_a_host_under_the_clouds_limits(known: Limits, seen: SweepResult, capacity: Size) -> None:
     assert capacities_of(known, seen) == {3: capacity}
 
 

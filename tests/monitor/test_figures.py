@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Usage
 from one_provider_mad.errors import ProviderUnavailable
-from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.monitor.cloud_source import OpenCloud
 from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load
 from one_provider_mad.providers.interface import Figures, Size
@@ -144,7 +144,7 @@ async def test_a_reading_of_figures_without_an_answer_is_given_up_and_repeated(
 async def test_figures_are_not_read_again_while_a_reading_is_under_way(tmp_path: Path, cloud: MeasuredCloud) -> None:
     cloud.may_answer.clear()
     keeper = FigureKeeper(asyncio.get_running_loop().time)
-    watched = Watched(provider=cloud, owner="o", call_timeout=10 * PERIOD, journal=tmp_path / "none")
+    watched = OpenCloud(provider=cloud, owner="o", call_timeout=10 * PERIOD, journal=tmp_path / "none")
     for _ in range(3):
         keeper.ask(watched, [])
         await pass_time(PERIOD + 1)
@@ -160,8 +160,8 @@ async def test_figures_of_a_new_provider_are_read_at_once(tmp_path: Path, cloud:
     loop = asyncio.get_running_loop()
     keeper = FigureKeeper(loop.time)
 
-    def watched(provider: FakeCloud) -> Watched:
-        return Watched(provider=provider, owner="o", call_timeout=60.0, journal=tmp_path / "none")
+    def watched(provider: FakeCloud) -> OpenCloud:
+        return OpenCloud(provider=provider, owner="o", call_timeout=60.0, journal=tmp_path / "none")
 
     instance = Instance(deploy_id=DeployId("i-1"), state=InstanceState.RUNNING, raw_state="running")
     keeper.ask(watched(cloud), [instance])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad.errors import SettingsError
-from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings, Rhythm, read_tables
+from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings, ReportPeriods, read_tables
 from one_provider_mad.protocol.im_messages import Periods
 from one_provider_mad.protocol.reports import VmWord
 from one_provider_mad.settings import Configuration, Settings
@@ -31,14 +31,14 @@ def test_all_monitoring_settings_have_defaults() -> None:
 
 
 def test_periods_are_those_of_monitord_by_default() -> None:
-    assert MonitorSettings().rhythm(ASKED) == Rhythm(heartbeat=1, system=2, state=3, sync=4, figures=5)
+    assert MonitorSettings().report_periods(ASKED) == ReportPeriods(heartbeat=1, system=2, state=3, sync=4, figures=5)
 
 
 def test_configured_periods_replace_those_of_monitord() -> None:
     settings, _ = tables(
         monitor={"heartbeat": 10, "system_period": 20, "state_period": 0.5, "sync_period": 40, "vm_period": 50}
     )
-    assert settings.rhythm(ASKED) == Rhythm(heartbeat=10, system=20, state=0.5, sync=40, figures=50)
+    assert settings.report_periods(ASKED) == ReportPeriods(heartbeat=10, system=20, state=0.5, sync=40, figures=50)
 
 
 @pytest.mark.parametrize(

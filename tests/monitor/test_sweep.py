@@ -14,7 +14,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, Usage
 from one_provider_mad.errors import JournalError, ProviderUnavailable
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.journal.writer import Journal
-from one_provider_mad.monitor.cloud_source import Watched
+from one_provider_mad.monitor.cloud_source import OpenCloud
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.reports import Wild
 from one_provider_mad.providers.interface import ImportHints, Size
@@ -132,7 +132,7 @@ async def test_states_are_inferred_anew_from_a_cached_listing_with_the_present_a
 async def test_an_exception_outside_the_listing_fails_the_sweep_and_not_the_host(
     one: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def stumble() -> Watched:
+    async def stumble() -> OpenCloud:
         raise KeyError("region")
 
     monkeypatch.setattr(one.source, "current", stumble)

@@ -11,7 +11,7 @@ import msgspec
 
 from one_provider_mad.domain import DeployId, InstanceState, Usage
 from one_provider_mad.errors import MadError
-from one_provider_mad.monitor.cloud_source import ProbeSource, ReportSettings, Watched
+from one_provider_mad.monitor.cloud_source import OpenCloud, ProbeSource, ReportSettings
 from one_provider_mad.monitor.requests import RequestHandler
 from one_provider_mad.monitor.sender import Stamps
 from one_provider_mad.monitor.settings import CapacitySettings, MonitorSettings
@@ -48,7 +48,7 @@ class FakeSource:
             monitor=monitor or MonitorSettings(),
             capacity=capacity or CapacitySettings(),
         )
-        self.watched = Watched(provider=provider, owner=OWNER, call_timeout=60.0, journal=journal)
+        self.watched = OpenCloud(provider=provider, owner=OWNER, call_timeout=60.0, journal=journal)
         self.probe_source: ProbeSource | None = None
 
     def report_settings(self) -> ReportSettings:
@@ -57,7 +57,7 @@ class FakeSource:
     def probes(self) -> ProbeSource | None:
         return self.probe_source
 
-    async def current(self) -> Watched:
+    async def current(self) -> OpenCloud:
         if self.error is not None:
             raise self.error
         return self.watched

@@ -11,7 +11,6 @@ from one_provider_mad.errors import ProviderError
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.addresses import Addresses
 from one_provider_mad.lab.ec2.answers import Answer
-from one_provider_mad.lab.ec2.estate import Estate
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.instances import Instances
 from one_provider_mad.lab.ec2.interfaces import Interfaces
@@ -19,6 +18,7 @@ from one_provider_mad.lab.ec2.metrics import Metrics
 from one_provider_mad.lab.ec2.offers import Offers
 from one_provider_mad.lab.ec2.plans import Plans
 from one_provider_mad.lab.ec2.refusals import AnswerLost, Refusal, refusal_of
+from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.lab.ec2.tags import Tags
 from one_provider_mad.lab.ec2.volumes import Volumes
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
@@ -60,17 +60,17 @@ class Account:
         clock: Callable[[], float] = time.time,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.estate = Estate(database, settings, clock=clock)
+        self.resources = Resources(database, settings, clock=clock)
         crashes = database.with_name(f"{database.name}.crashes")
         self._traffic = Traffic(settings, crashes=crashes, clock=clock, warn=warn)
         self._actions = self._known_actions()
 
     def _known_actions(self) -> dict[str, Action]:
-        estate = self.estate
-        instances, volumes = Instances(estate, self._traffic), Volumes(estate)
-        interfaces = Interfaces(estate)
-        addresses, tags, offers = Addresses(estate), Tags(estate), Offers(estate)
-        plans = Plans(estate, instances)
+        resources = self.resources
+        instances, volumes = Instances(resources, self._traffic), Volumes(resources)
+        interfaces = Interfaces(resources)
+        addresses, tags, offers = Addresses(resources), Tags(resources), Offers(resources)
+        plans = Plans(resources, instances)
         ec2: dict[str, tuple[str, Handler]] = {
             "RunInstances": ("create", instances.run),
             "DescribeInstances": ("list_instances", instances.describe),
@@ -111,16 +111,16 @@ class Account:
         return {
             **{name: Action("ec2", call, handler) for name, (call, handler) in ec2.items()},
             "GetCallerIdentity": Action("sts", "account", self._identity),
-            "GetMetricData": Action("monitoring", "list_instances", Metrics(estate).data),
+            "GetMetricData": Action("monitoring", "list_instances", Metrics(resources).data),
         }
 
     async def open(self) -> None:
         """Open the file. Raises ProviderError when it cannot be used."""
-        await self.estate.open()
+        await self.resources.open()
 
     async def close(self) -> None:
         """Close it."""
-        await self.estate.close()
+        await self.resources.close()
 
     def service_of(self, action: str) -> str:
         """Return the service of an action; "" for an unknown one."""
@@ -166,5 +166,5 @@ class Account:
         return action.call
 
     async def _identity(self, form: Form) -> Answer:  # noqa: ARG002 - it says nothing
-        number = self.estate.number
+        number = self.resources.number
         return {"Arn": f"arn:aws:iam::{number}:user/opennebula", "UserId": "AIDA00000000000000000", "Account": number}

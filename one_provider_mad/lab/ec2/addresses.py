@@ -10,9 +10,9 @@ from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import InstanceNotFound
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.answers import Answer, tag_set
-from one_provider_mad.lab.ec2.estate import Address, Estate, check_id, owners
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal, needed, not_found
+from one_provider_mad.lab.ec2.resources import Address, Resources, check_id, owners
 from one_provider_mad.providers.simulated import table
 
 MOST_ADDRESSES = 250
@@ -23,11 +23,11 @@ class Addresses:
     """Addresses of one account.
 
     Args:
-        estate: the account.
+        resources: the account.
     """
 
-    def __init__(self, estate: Estate) -> None:
-        self._estate = estate
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
 
     async def allocate(self, form: Form) -> Answer:
         """AllocateAddress."""
@@ -42,12 +42,12 @@ class Addresses:
             made = add_address(db, public_ip, tags=tags)
             return {"publicIp": public_ip, "domain": "vpc", "allocationId": made.id}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def describe(self, form: Form) -> Answer:
         """DescribeAddresses."""
-        now = self._estate.clock()
-        found = await self._estate.read(lambda db: _settled(db, now))
+        now = self._resources.clock()
+        found = await self._resources.read(lambda db: _settled(db, now))
         for name, field in (("AllocationId", "id"), ("PublicIp", "public_ip")):
             if wanted := forms.listed(form, name):
                 for each in set(wanted) - {getattr(address, field) for address in found}:
@@ -73,7 +73,7 @@ class Addresses:
         check_id(instance_id)
 
         def operation(db: sqlite3.Connection) -> Answer:
-            now = self._estate.clock()
+            now = self._resources.clock()
             address = _named(db, form, now)
             self._check_instance(db, instance_id, now)
             is_elsewhere = address.instance_id not in ("", instance_id)
@@ -89,7 +89,7 @@ class Addresses:
             _associate(db, address.id, instance_id, association)
             return {"return": True, "associationId": association}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     def _check_instance(self, db: sqlite3.Connection, instance_id: str, now: float) -> None:
         try:
@@ -108,29 +108,29 @@ class Addresses:
         def operation(db: sqlite3.Connection) -> Answer:
             association = form.get("AssociationId", "")
             if association:
-                found = [each for each in _settled(db, self._estate.clock()) if each.association_id == association]
+                found = [each for each in _settled(db, self._resources.clock()) if each.association_id == association]
                 if not found:
                     text = f"The association ID '{association[:80]}' does not exist"
                     raise Refusal("InvalidAssociationID.NotFound", text)
                 address = found[0]
             else:
-                address = _named(db, form, self._estate.clock())
+                address = _named(db, form, self._resources.clock())
             _associate(db, address.id, "", "")
             return {"return": True}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def release(self, form: Form) -> Answer:
         """ReleaseAddress."""
 
         def operation(db: sqlite3.Connection) -> Answer:
-            address = _named(db, form, self._estate.clock())
+            address = _named(db, form, self._resources.clock())
             if address.instance_id:
                 raise Refusal("InvalidIPAddress.InUse", f"Address {address.public_ip} is in use.")
             db.execute("DELETE FROM ec2_address WHERE id = ?", (address.id,))
             return {"return": True}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
 
 def add_address(

@@ -15,15 +15,15 @@ from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import BadParameter, NoCapacity, ProviderError, QuotaExceeded
 from one_provider_mad.lab.ec2 import forms, shown
 from one_provider_mad.lab.ec2.answers import Answer
-from one_provider_mad.lab.ec2.estate import (
+from one_provider_mad.lab.ec2.forms import Form
+from one_provider_mad.lab.ec2.refusals import Refusal, invalid
+from one_provider_mad.lab.ec2.resources import (
     ROOT_DEVICE,
-    Estate,
-    Sight,
+    InstancesView,
+    Resources,
     Volume,
     put_volume,
 )
-from one_provider_mad.lab.ec2.forms import Form
-from one_provider_mad.lab.ec2.refusals import Refusal, invalid
 from one_provider_mad.providers.simulated import table
 from one_provider_mad.providers.simulated.cloud import Extras, Launch
 from one_provider_mad.providers.simulated.hardware import Hardware
@@ -43,13 +43,13 @@ class Instances:
     """Instances of one account.
 
     Args:
-        estate: the account.
+        resources: the account.
         traffic: faults for listings.
     """
 
-    def __init__(self, estate: Estate, traffic: Traffic) -> None:
-        self._estate = estate
-        self._cloud = estate.cloud
+    def __init__(self, resources: Resources, traffic: Traffic) -> None:
+        self._resources = resources
+        self._cloud = resources.cloud
         self._traffic = traffic
 
     # Creating
@@ -77,12 +77,12 @@ class Instances:
                 raise
             except BadParameter as error:
                 raise self._what_is_not_on_offer(form, error) from error
-        found = await self._estate.read(lambda db: _just_made(db, made, self._estate.clock()))
+        found = await self._resources.read(lambda db: _just_made(db, made, self._resources.clock()))
         return {
             "reservationId": shown.reservation(made[0]),
-            "ownerId": self._estate.number,
+            "ownerId": self._resources.number,
             "groupSet": [],
-            "instancesSet": [shown.instance(row, found, self._estate) for row in found.rows],
+            "instancesSet": [shown.instance(row, found, self._resources) for row in found.rows],
         }
 
     def _launch(self, form: Form) -> Launch:
@@ -91,7 +91,7 @@ class Instances:
             raise Refusal("InvalidAMIID.Malformed", f'Invalid id: "{image[:80]}" (expecting "ami-...")')
         if not kind:
             raise Refusal("MissingParameter", "The request must contain the parameter InstanceType")
-        size = self._estate.settings.offer.types.get(kind)
+        size = self._resources.settings.offer.types.get(kind)
         tags = forms.specified(form, "instance")
         return Launch(
             type=kind,
@@ -104,7 +104,7 @@ class Instances:
         )
 
     def _what_is_not_on_offer(self, form: Form, error: ProviderError) -> Refusal:
-        images = self._estate.settings.offer.images
+        images = self._resources.settings.offer.images
         if images and form["ImageId"] not in images:
             return Refusal("InvalidAMIID.NotFound", f"The image id '[{form['ImageId']}]' does not exist")
         return Refusal("InvalidParameterValue", f"Invalid value '{form['InstanceType']}' for InstanceType: {error}")
@@ -112,7 +112,7 @@ class Instances:
     def _add_volumes(self, form: Form, db: sqlite3.Connection, deploy_id: DeployId) -> None:
         """Add the root volume and those of the form's mappings."""
         mappings = {ROOT_DEVICE: {}, **_mappings(form)}
-        now = self._estate.clock()
+        now = self._resources.clock()
         for device, ebs in mappings.items():
             if "NoDevice" in ebs or "VirtualName" in ebs:
                 continue
@@ -121,7 +121,7 @@ class Instances:
                 id=f"vol-{os.urandom(9).hex()[:17]}",
                 size=forms.number(ebs, "Ebs.VolumeSize", ROOT_SIZE),
                 kind=ebs.get("Ebs.VolumeType", "gp3"),
-                zone=shown.zone(form, self._estate),
+                zone=shown.zone(form, self._resources),
                 encrypted=forms.is_true(ebs, "Ebs.Encrypted"),
                 tags=table.encode(forms.specified(form, "volume")),
                 token="",
@@ -142,47 +142,47 @@ class Instances:
     async def describe(self, form: Form) -> Answer:
         """DescribeInstances."""
         page = forms.Page.of(form, named="InstanceId")
-        sight = await self.read_named(form)
+        view = await self.read_named(form)
         wanted = forms.matching(
-            sight.rows, forms.filters(form), tags=shown.tags, fields=shown.fields(sight, self._estate)
+            view.rows, forms.filters(form), tags=shown.tags, fields=shown.fields(view, self._resources)
         )
         rows, more = page.cut(wanted, lambda row: row.number)
         return {
             "reservationSet": [
                 {
                     "reservationId": shown.reservation(row.id),
-                    "ownerId": self._estate.number,
+                    "ownerId": self._resources.number,
                     "groupSet": [],
-                    "instancesSet": [shown.instance(row, sight, self._estate)],
+                    "instancesSet": [shown.instance(row, view, self._resources)],
                 }
                 for row in rows
             ],
             **more,
         }
 
-    async def read_named(self, form: Form) -> Sight:
+    async def read_named(self, form: Form) -> InstancesView:
         """Return all instances of a listing, without those that faults hide.
 
         Raises:
             Refusal: a requested instance is not known.
         """
-        name, sight = await self._found(form)
-        hidden = self._traffic.shown(name, [table.view(row, sight.now) for row in sight.rows])
-        if len(hidden) == len(sight.rows):
-            return sight
+        name, view = await self._found(form)
+        hidden = self._traffic.shown(name, [table.view(row, view.now) for row in view.rows])
+        if len(hidden) == len(view.rows):
+            return view
         ids = {instance.deploy_id for instance in hidden}
-        return sight._replace(rows=[row for row in sight.rows if row.id in ids])
+        return view._replace(rows=[row for row in view.rows if row.id in ids])
 
-    async def _found(self, form: Form) -> tuple[str, Sight]:
+    async def _found(self, form: Form) -> tuple[str, InstancesView]:
         filters = forms.filters(form)
         if ids := forms.listed(form, "InstanceId"):
-            return "describe", await self._estate.named(ids)
+            return "describe", await self._resources.named(ids)
         if ids := filters.get("instance-id", []):
-            return "describe", await self._estate.sight(table.LIST_THESE, ids=table.encode(ids))
+            return "describe", await self._resources.view(table.LIST_THESE, ids=table.encode(ids))
         owner, vm_id = (filters.get(f"tag:ONE_PROVIDER_{name}", []) for name in ("OWNER", "VM_ID"))
         if len(owner) == len(vm_id) == 1 and not {"*", "?"} & {*owner[0], *vm_id[0]}:
-            return "find", await self._estate.sight(table.LIST_TAGGED, owner=owner[0], vm_id=vm_id[0])
-        return "list_instances", await self._estate.sight()
+            return "find", await self._resources.view(table.LIST_TAGGED, owner=owner[0], vm_id=vm_id[0])
+        return "list_instances", await self._resources.view()
 
     # Changing
 
@@ -194,7 +194,7 @@ class Instances:
     async def stop(self, form: Form) -> Answer:
         """StopInstances; with Hibernate, instances launched for it are suspended."""
         is_hard, is_hibernating = forms.is_true(form, "Force"), forms.is_true(form, "Hibernate")
-        for row in (await self._estate.named(forms.needed_list(form, "InstanceId"))).rows:
+        for row in (await self._resources.named(forms.needed_list(form, "InstanceId"))).rows:
             details = shown.details(row)
             if details.get("InstanceMarketOptions.MarketType") == "spot":
                 text = f"You can't stop the Spot Instance '{row.id}' because it is associated with a one-time request."
@@ -216,7 +216,7 @@ class Instances:
     async def reboot(self, form: Form) -> Answer:
         """RebootInstances."""
         ids = forms.needed_list(form, "InstanceId")
-        await self._estate.named(ids)
+        await self._resources.named(ids)
         await asyncio.gather(*(self._cloud.reboot(DeployId(each)) for each in ids))
         return {"return": True}
 
@@ -229,13 +229,13 @@ class Instances:
     ) -> Answer:
         """Change all of them or none."""
         ids = forms.needed_list(form, "InstanceId")
-        before = await self._estate.named(ids)
+        before = await self._resources.named(ids)
         for row in before.rows:
             if (state := row.state_at(before.now)) not in allowed:
                 text = f"The instance '{row.id}' is not in a state from which it can be {what}: {shown.word(state)}"
                 raise Refusal("IncorrectInstanceState", text)
         await asyncio.gather(*(send(DeployId(row.id)) for row in before.rows))
-        after = await self._estate.sight(table.LIST_THESE, ids=table.encode(ids))
+        after = await self._resources.view(table.LIST_THESE, ids=table.encode(ids))
         states = {row.id: row.state_at(after.now) for row in after.rows}
         return {
             "instancesSet": [
@@ -251,30 +251,30 @@ class Instances:
     async def modify(self, form: Form) -> Answer:
         """ModifyInstanceAttribute: type, user data and the like if stopped; groups and DeleteOnTermination always."""
         instance_id = forms.value(form, "InstanceId")
-        sight = await self._estate.named([instance_id])
+        view = await self._resources.named([instance_id])
         kind = form.get("InstanceType.Value") or (form.get("Value") if form.get("Attribute") == "instanceType" else "")
         mappings, details = _mappings(form), _details(form)
         if not kind and not mappings and not details:
             raise Refusal("InvalidParameterCombination", "No attributes specified.")
-        if (kind or "UserData" in details) and sight.rows[0].state_at(sight.now) is not InstanceState.STOPPED:
+        if (kind or "UserData" in details) and view.rows[0].state_at(view.now) is not InstanceState.STOPPED:
             raise Refusal("IncorrectInstanceState", f"The instance '{instance_id}' is not in the 'stopped' state.")
         if kind:
             await self._cloud.change_type(DeployId(instance_id), kind)
         if details:
             await self._cloud.rework(DeployId(instance_id), partial(_with_details, details=details))
-        volumes = {volume.device: volume for volume in sight.volumes.get(instance_id, ())}
+        volumes = {volume.device: volume for volume in view.volumes.get(instance_id, ())}
         for device, ebs in mappings.items():
             if device not in volumes:
                 raise Refusal("InvalidInstanceAttributeValue", f"No device is currently mapped at {device}")
             is_ending = ebs.get("Ebs.DeleteOnTermination", "true") != "false"
             changed = volumes[device]._replace(ends_with_instance=is_ending)
-            await self._estate.write(partial(put_volume, volume=changed))
+            await self._resources.write(partial(put_volume, volume=changed))
         return {"return": True}
 
     async def attribute(self, form: Form) -> Answer:
         """DescribeInstanceAttribute: the type and the user data."""
         instance_id, name = forms.value(form, "InstanceId"), forms.value(form, "Attribute")
-        row = (await self._estate.named([instance_id])).rows[0]
+        row = (await self._resources.named([instance_id])).rows[0]
         values = {"instanceType": row.type, "userData": shown.details(row).get("UserData", "")}
         if name not in values:
             raise invalid("Attribute", name)
@@ -315,7 +315,7 @@ def _with_details(hardware: Hardware, *, details: Form) -> Hardware:
     return msgspec.structs.replace(hardware, details={**kept, **details})
 
 
-def _just_made(db: sqlite3.Connection, ids: Sequence[DeployId], now: float) -> Sight:
+def _just_made(db: sqlite3.Connection, ids: Sequence[DeployId], now: float) -> InstancesView:
     """Return instances that other calls cannot see yet."""
     rows = [table.load(db, each, now) for each in ids]
-    return Sight(now=now, rows=rows, volumes={}, addresses={})
+    return InstancesView(now=now, rows=rows, volumes={}, addresses={})

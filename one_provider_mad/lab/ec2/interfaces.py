@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import InstanceNotFound
-from one_provider_mad.lab.ec2 import estate as accounts
 from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2 import resources as accounts
 from one_provider_mad.lab.ec2.answers import Answer, tag_set
-from one_provider_mad.lab.ec2.estate import Estate
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal, not_found
+from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.providers.simulated import table
 
 
@@ -48,11 +48,11 @@ class Interfaces:
     """Network interfaces of one account.
 
     Args:
-        estate: the account.
+        resources: the account.
     """
 
-    def __init__(self, estate: Estate) -> None:
-        self._estate = estate
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
 
     async def create(self, form: Form) -> Answer:
         """CreateNetworkInterface."""
@@ -70,15 +70,15 @@ class Interfaces:
 
         def operation(db: sqlite3.Connection) -> Answer:
             _put(db, made)
-            return {"networkInterface": _shown(_one(db, made.id, self._estate.clock()))}
+            return {"networkInterface": _shown(_one(db, made.id, self._resources.clock()))}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def describe(self, form: Form) -> Answer:
         """DescribeNetworkInterfaces."""
         page = forms.Page.of(form, named="NetworkInterfaceId")
-        now = self._estate.clock()
-        found = await self._estate.write(lambda db: _settled(db, now))
+        now = self._resources.clock()
+        found = await self._resources.write(lambda db: _settled(db, now))
         if ids := forms.listed(form, "NetworkInterfaceId"):
             found = [each for each in found if each.id in ids]
         wanted = forms.matching(
@@ -102,7 +102,7 @@ class Interfaces:
         accounts.check_id(instance_id)
 
         def operation(db: sqlite3.Connection) -> Answer:
-            now = self._estate.clock()
+            now = self._resources.clock()
             interface = _one(db, interface_id, now)
             _check_at_rest(db, instance_id, now)
             if interface.instance_id:
@@ -114,35 +114,35 @@ class Interfaces:
             _put(db, interface._replace(instance_id=instance_id, attachment_id=attachment, device_index=index))
             return {"attachmentId": attachment}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def detach(self, form: Form) -> Answer:
         """DetachNetworkInterface."""
         attachment = forms.value(form, "AttachmentId")
 
         def operation(db: sqlite3.Connection) -> Answer:
-            for interface in _settled(db, self._estate.clock()):
+            for interface in _settled(db, self._resources.clock()):
                 if interface.attachment_id == attachment:
                     _put(db, interface.detached())
                     return {"return": True}
             text = f"The interface attachment '{attachment[:80]}' does not exist."
             raise Refusal("InvalidAttachmentID.NotFound", text)
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def delete(self, form: Form) -> Answer:
         """DeleteNetworkInterface."""
         interface_id = forms.value(form, "NetworkInterfaceId")
 
         def operation(db: sqlite3.Connection) -> Answer:
-            interface = _one(db, interface_id, self._estate.clock())
+            interface = _one(db, interface_id, self._resources.clock())
             if interface.instance_id:
                 text = f"Network interface '{interface_id}' is currently in use."
                 raise Refusal("InvalidNetworkInterface.InUse", text)
             _drop(db, [interface.id])
             return {"return": True}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def modify(self, form: Form) -> Answer:
         """ModifyNetworkInterfaceAttribute: DeleteOnTermination of the attachment."""
@@ -150,13 +150,13 @@ class Interfaces:
         is_ending = forms.is_true(form, "Attachment.DeleteOnTermination")
 
         def operation(db: sqlite3.Connection) -> Answer:
-            interface = _one(db, interface_id, self._estate.clock())
+            interface = _one(db, interface_id, self._resources.clock())
             if interface.attachment_id != forms.value(form, "Attachment.AttachmentId"):
                 raise Refusal("InvalidAttachmentID.NotFound", f"{interface_id} has no such attachment.")
             _put(db, interface._replace(ends_with_instance=int(is_ending)))
             return {"return": True}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
 
 def _settled(db: sqlite3.Connection, now: float) -> list[Interface]:

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from one_provider_mad.domain import Usage
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.answers import Answer, Members, Moment
-from one_provider_mad.lab.ec2.estate import Estate
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal, invalid
+from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.providers.simulated import table
 
 MOST_QUERIES = 500
@@ -45,11 +45,11 @@ class Metrics:
     """Figures of one account's instances.
 
     Args:
-        estate: the account.
+        resources: the account.
     """
 
-    def __init__(self, estate: Estate) -> None:
-        self._estate = estate
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
 
     async def data(self, form: Form) -> Answer:
         """GetMetricData: one value a period, the latest first unless ScanBy differs."""
@@ -62,13 +62,13 @@ class Metrics:
         if begin >= end:
             raise Refusal("ValidationError", "The parameter StartTime must be less than the parameter EndTime.")
         ids = table.encode(list({query.instance_id for query in queries}))
-        sight = await self._estate.sight(table.LIST_THESE, ids=ids)
-        rows = {row.id: row for row in sight.rows}
+        view = await self._resources.view(table.LIST_THESE, ids=ids)
+        rows = {row.id: row for row in view.rows}
         is_ascending = form.get("ScanBy") == "TimestampAscending"
         results = Members()
         for query in queries:
             row = rows.get(query.instance_id)
-            points = _points(query, row, begin, min(end, sight.now)) if row is not None else []
+            points = _points(query, row, begin, min(end, view.now)) if row is not None else []
             points = points if is_ascending else points[::-1]
             results.append(
                 {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.answers import Answer, moment
-from one_provider_mad.lab.ec2.estate import ROOT_DEVICE, Estate
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal
+from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, Resources
 from one_provider_mad.providers.simulated.settings import InstanceType
 
 EC2_TYPES = {
@@ -26,15 +26,15 @@ class Offers:
     """The offers for one account.
 
     Args:
-        estate: the account.
+        resources: the account.
     """
 
-    def __init__(self, estate: Estate) -> None:
-        self._estate = estate
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
 
     async def images(self, form: Form) -> Answer:
         """DescribeImages: those of the settings, or any requested one if all exist."""
-        known = self._estate.settings.offer.images
+        known = self._resources.settings.offer.images
         asked = forms.listed(form, "ImageId") or forms.filters(form).get("image-id", [])
         for each in asked:
             if not each.startswith("ami-"):
@@ -48,7 +48,7 @@ class Offers:
             "imageId": image_id,
             "imageLocation": f"amazon/{image_id}",
             "imageState": "available",
-            "imageOwnerId": self._estate.number,
+            "imageOwnerId": self._resources.number,
             "creationDate": moment(0),
             "isPublic": True,
             "architecture": "x86_64",
@@ -65,7 +65,7 @@ class Offers:
 
     async def instance_types(self, form: Form) -> Answer:
         """DescribeInstanceTypes."""
-        types = self._estate.settings.offer.types
+        types = self._resources.settings.offer.types
         asked = forms.listed(form, "InstanceType")
         for each in asked:
             if each not in types:
@@ -95,7 +95,7 @@ class Offers:
 
     async def zones(self, form: Form) -> Answer:
         """DescribeAvailabilityZones: three of them."""
-        region = self._estate.region
+        region = self._resources.region
         names = [f"{region}{letter}" for letter in "abc"]
         asked = forms.listed(form, "ZoneName")
         return {
@@ -108,5 +108,5 @@ class Offers:
 
     async def regions(self, form: Form) -> Answer:  # noqa: ARG002 - there is one
         """DescribeRegions: the served one."""
-        region = self._estate.region
+        region = self._resources.region
         return {"regionInfo": [{"regionName": region, "optInStatus": "opt-in-not-required"}]}

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.lab.ec2 import forms, shown
 from one_provider_mad.lab.ec2.answers import Answer, moment
-from one_provider_mad.lab.ec2.estate import Estate, Event, events_planned
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.instances import Instances
+from one_provider_mad.lab.ec2.resources import Event, Resources, events_planned
 from one_provider_mad.providers.simulated import table
 
 INTERRUPTIONS = ("marked-for-termination", "marked-for-stop")
@@ -20,43 +20,43 @@ class Plans:
     """The plans in one account.
 
     Args:
-        estate: the account.
+        resources: the account.
         instances: its instances.
     """
 
-    def __init__(self, estate: Estate, instances: Instances) -> None:
-        self._estate = estate
+    def __init__(self, resources: Resources, instances: Instances) -> None:
+        self._resources = resources
         self._instances = instances
 
     async def status(self, form: Form) -> Answer:
         """DescribeInstanceStatus: running instances, with scheduled events."""
         page = forms.Page.of(form, named="InstanceId")
-        sight = await self._instances.read_named(form)
-        planned = await self._estate.read(events_planned)
+        view = await self._instances.read_named(form)
+        planned = await self._resources.read(events_planned)
         events = {
             instance_id: [event for event in each if event.code not in INTERRUPTIONS]
             for instance_id, each in planned.items()
         }
         is_all = forms.is_true(form, "IncludeAllInstances")
-        candidates = [row for row in sight.rows if is_all or row.state_at(sight.now) is InstanceState.RUNNING]
+        candidates = [row for row in view.rows if is_all or row.state_at(view.now) is InstanceState.RUNNING]
         fields: dict[str, Callable[[table.Row], str]] = {
-            **shown.fields(sight, self._estate),
+            **shown.fields(view, self._resources),
             "event.code": lambda row: next((event.code for event in events.get(row.id, ())), ""),
         }
         wanted = forms.matching(candidates, forms.filters(form), tags=shown.tags, fields=fields)
         rows, more = page.cut(wanted, lambda row: row.number)
-        answered = [shown.status(row, sight.now, events.get(row.id, ()), self._estate) for row in rows]
+        answered = [shown.status(row, view.now, events.get(row.id, ()), self._resources) for row in rows]
         return {"instanceStatusSet": answered, **more}
 
     async def spot_requests(self, form: Form) -> Answer:
         """DescribeSpotInstanceRequests: one for each spot instance, one-time."""
-        sight = await self._estate.sight()
-        planned = await self._estate.read(events_planned)
-        spot = [row for row in sight.rows if shown.details(row).get("InstanceMarketOptions.MarketType") == "spot"]
+        view = await self._resources.view()
+        planned = await self._resources.read(events_planned)
+        spot = [row for row in view.rows if shown.details(row).get("InstanceMarketOptions.MarketType") == "spot"]
         interruptions = {
             row.id: event for row in spot for event in planned.get(row.id, ()) if event.code in INTERRUPTIONS
         }
-        codes = {row.id: _code(row, sight.now, interruptions.get(row.id)) for row in spot}
+        codes = {row.id: _code(row, view.now, interruptions.get(row.id)) for row in spot}
         asked = forms.listed(form, "SpotInstanceRequestId")
         wanted = forms.matching(
             [row for row in spot if not asked or shown.spot_request(row) in asked],
@@ -74,7 +74,7 @@ class Plans:
                 "spotInstanceRequestId": shown.spot_request(row),
                 "instanceId": row.id,
                 "type": "one-time",
-                "state": "closed" if row.state_at(sight.now).is_gone else "active",
+                "state": "closed" if row.state_at(view.now).is_gone else "active",
                 "status": {
                     "code": codes[row.id],
                     "message": interruptions[row.id].description if row.id in interruptions else codes[row.id],

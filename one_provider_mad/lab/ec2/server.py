@@ -119,8 +119,8 @@ class Server:
             headers=headers,
             body=body,
         )
-        estate = self.account.estate
-        check(signed, region=estate.region, key_of=self.key_of, now=estate.clock())
+        resources = self.account.resources
+        check(signed, region=resources.region, key_of=self.key_of, now=resources.clock())
 
 
 def read_call(service: str, headers: Mapping[str, str], query: str, body: bytes) -> Call:

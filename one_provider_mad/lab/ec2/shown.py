@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 from one_provider_mad.domain import InstanceState
 from one_provider_mad.lab.ec2.answers import Answer, moment, tag_set
-from one_provider_mad.lab.ec2.estate import ROOT_DEVICE, Estate, Event, Sight, Volume
 from one_provider_mad.lab.ec2.forms import listed
+from one_provider_mad.lab.ec2.resources import ROOT_DEVICE, Event, InstancesView, Resources, Volume
 from one_provider_mad.providers.simulated import table
 
 WORDS: Mapping[InstanceState, str] = {
@@ -80,19 +80,19 @@ def spot_request(row: table.Row) -> str:
     return f"sir-{row.number:08x}"
 
 
-def zone(form: Mapping[str, str], estate: Estate) -> str:
+def zone(form: Mapping[str, str], resources: Resources) -> str:
     """Return the availability zone of an instance."""
-    return form.get("Placement.AvailabilityZone") or estate.zone
+    return form.get("Placement.AvailabilityZone") or resources.zone
 
 
-def public_ip(row: table.Row, sight: Sight) -> str:
+def public_ip(row: table.Row, view: InstancesView) -> str:
     """Return the instance's public address, "" while there is none.
 
     198.18.0.0/15 is not routed (RFC 2544).
     """
-    if address := sight.addresses.get(row.id):
+    if address := view.addresses.get(row.id):
         return address.public_ip
-    if word(row.state_at(sight.now)) not in ("pending", "running"):
+    if word(row.state_at(view.now)) not in ("pending", "running"):
         return ""
     return f"198.{18 + (row.number >> 16 & 1)}.{row.number >> 8 & 255}.{row.number & 255}"
 
@@ -103,9 +103,9 @@ def private_ip(row: table.Row) -> str:
     return given or f"10.{row.number >> 16 & 255}.{row.number >> 8 & 255}.{row.number & 255}"
 
 
-def instance(row: table.Row, sight: Sight, estate: Estate) -> Answer:
+def instance(row: table.Row, view: InstancesView, resources: Resources) -> Answer:
     """Return an `Instance` element."""
-    asked, by_now = details(row), row.state_at(sight.now)
+    asked, by_now = details(row), row.state_at(view.now)
     named = word(by_now)
     optional: Answer = {}
     if key := asked.get("KeyName"):
@@ -113,7 +113,7 @@ def instance(row: table.Row, sight: Sight, estate: Estate) -> Answer:
     if asked.get("InstanceMarketOptions.MarketType") == "spot":
         optional |= {"instanceLifecycle": "spot", "spotInstanceRequestId": spot_request(row)}
     if profile := asked.get("IamInstanceProfile.Name") or asked.get("IamInstanceProfile.Arn"):
-        arn = f"arn:aws:iam::{estate.number}:instance-profile/{profile.rpartition('/')[2]}"
+        arn = f"arn:aws:iam::{resources.number}:instance-profile/{profile.rpartition('/')[2]}"
         optional["iamInstanceProfile"] = {"arn": arn, "id": "AIPA00000000000000000"}
     if named in _REASONS:
         code, message = (
@@ -128,18 +128,18 @@ def instance(row: table.Row, sight: Sight, estate: Estate) -> Answer:
         "amiLaunchIndex": 0,
         "productCodes": [],
         "instanceType": row.type,
-        "launchTime": moment(_launched_at(row, estate)),
+        "launchTime": moment(_launched_at(row, resources)),
         "placement": {
-            "availabilityZone": zone(asked, estate),
+            "availabilityZone": zone(asked, resources),
             "groupName": asked.get("Placement.GroupName", ""),
             "tenancy": asked.get("Placement.Tenancy", "default"),
         },
         "monitoring": {"state": "disabled"},
-        **(_network(row, sight, estate, asked) if named != "terminated" else {"privateDnsName": "", "dnsName": ""}),
+        **(_network(row, view, resources, asked) if named != "terminated" else {"privateDnsName": "", "dnsName": ""}),
         "architecture": "x86_64",
         "rootDeviceType": "ebs",
         "rootDeviceName": ROOT_DEVICE,
-        "blockDeviceMapping": [_mapping(volume) for volume in sight.volumes.get(row.id, ())],
+        "blockDeviceMapping": [_mapping(volume) for volume in view.volumes.get(row.id, ())],
         "virtualizationType": "hvm",
         "clientToken": asked.get("ClientToken", ""),
         "tagSet": tag_set(tags(row)),
@@ -157,20 +157,20 @@ def _cpu_options(row: table.Row) -> Answer:
     return {"coreCount": cores // threads, "threadsPerCore": threads}
 
 
-def _launched_at(row: table.Row, estate: Estate) -> float:
+def _launched_at(row: table.Row, resources: Resources) -> float:
     """Return the latest start, as far as the line holds it."""
     if row.transition != InstanceState.PENDING.value:
         return row.created_at
-    return max(row.created_at, row.ends_at - estate.real(estate.settings.boot_time))
+    return max(row.created_at, row.ends_at - resources.real(resources.settings.boot_time))
 
 
-def _network(row: table.Row, sight: Sight, estate: Estate, asked: Mapping[str, str]) -> Answer:
-    private, public = private_ip(row), public_ip(row, sight)
+def _network(row: table.Row, view: InstancesView, resources: Resources, asked: Mapping[str, str]) -> Answer:
+    private, public = private_ip(row), public_ip(row, view)
     ids, names = listed(asked, "SecurityGroupId"), listed(asked, "SecurityGroup")
     groups = [(each, each) for each in ids] + [(f"sg-{each}", each) for each in names] or [("sg-default", "default")]
-    name = f"ec2-{public.replace('.', '-')}.{estate.region}.compute.example.com" if public else ""
+    name = f"ec2-{public.replace('.', '-')}.{resources.region}.compute.example.com" if public else ""
     return {
-        "privateDnsName": f"ip-{private.replace('.', '-')}.{estate.region}.compute.internal",
+        "privateDnsName": f"ip-{private.replace('.', '-')}.{resources.region}.compute.internal",
         "dnsName": name,
         "subnetId": asked.get("SubnetId", "subnet-default"),
         "vpcId": "vpc-default",
@@ -193,32 +193,32 @@ def _mapping(volume: Volume) -> Answer:
     }
 
 
-def fields(sight: Sight, estate: Estate) -> Mapping[str, Callable[[table.Row], str]]:
+def fields(view: InstancesView, resources: Resources) -> Mapping[str, Callable[[table.Row], str]]:
     """Return the filters of DescribeInstances besides tags, with their values."""
     return {
         "instance-id": lambda row: row.id,
-        "instance-state-name": lambda row: word(row.state_at(sight.now)),
-        "instance-state-code": lambda row: str(CODES[word(row.state_at(sight.now))]),
+        "instance-state-name": lambda row: word(row.state_at(view.now)),
+        "instance-state-code": lambda row: str(CODES[word(row.state_at(view.now))]),
         "instance-type": lambda row: row.type,
         "image-id": lambda row: row.image,
-        "availability-zone": lambda row: zone(details(row), estate),
+        "availability-zone": lambda row: zone(details(row), resources),
         "client-token": lambda row: details(row).get("ClientToken", ""),
         "instance-lifecycle": lambda row: details(row).get("InstanceMarketOptions.MarketType", ""),
-        "ip-address": lambda row: public_ip(row, sight),
+        "ip-address": lambda row: public_ip(row, view),
         "key-name": lambda row: details(row).get("KeyName", ""),
         "private-ip-address": private_ip,
         "subnet-id": lambda row: details(row).get("SubnetId", "subnet-default"),
     }
 
 
-def status(row: table.Row, now: float, planned: Sequence[Event], estate: Estate) -> Answer:
+def status(row: table.Row, now: float, planned: Sequence[Event], resources: Resources) -> Answer:
     """Return an `InstanceStatus` element."""
     by_now = row.state_at(now)
     health = "ok" if by_now is InstanceState.RUNNING else "not-applicable"
     reached = [{"name": "reachability", "status": "passed"}] if health == "ok" else []
     return {
         "instanceId": row.id,
-        "availabilityZone": zone(details(row), estate),
+        "availabilityZone": zone(details(row), resources),
         **(
             {
                 "eventsSet": [

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from one_provider_mad.lab.ec2 import forms
 from one_provider_mad.lab.ec2.answers import Answer
-from one_provider_mad.lab.ec2.estate import Estate
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal, needed, not_found
+from one_provider_mad.lab.ec2.resources import Resources
 from one_provider_mad.providers.simulated import table
 
 _KINDS = {
@@ -24,11 +24,11 @@ class Tags:
     """Tags of one account's resources.
 
     Args:
-        estate: the account.
+        resources: the account.
     """
 
-    def __init__(self, estate: Estate) -> None:
-        self._estate = estate
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
 
     async def create(self, form: Form) -> Answer:
         """CreateTags: adds tags, and replaces those with the same key."""
@@ -59,10 +59,10 @@ class Tags:
                 db.execute(query, (table.encode(change(tags)), each))
             return {"return": True}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     def _tags(self, db: sqlite3.Connection, resource_id: str) -> tuple[str, dict[str, str]]:
-        now = self._estate.clock()
+        now = self._resources.clock()
         for kind, (name, seen) in _KINDS.items():
             query = f"SELECT tags FROM {name} WHERE id = :id AND {seen}"  # noqa: S608 - tables of ours
             line = db.execute(query, {"id": resource_id, "now": now}).fetchone()
@@ -74,7 +74,7 @@ class Tags:
 
     async def describe(self, form: Form) -> Answer:
         """DescribeTags."""
-        now = self._estate.clock()
+        now = self._resources.clock()
 
         def operation(db: sqlite3.Connection) -> list[tuple[str, str, str, str]]:
             found = []
@@ -84,7 +84,7 @@ class Tags:
                     found += [(resource_id, kind, key, text) for key, text in table.decode_tags(tags).items()]
             return found
 
-        found = await self._estate.read(operation)
+        found = await self._resources.read(operation)
         wanted = forms.matching(
             found,
             forms.filters(form),

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import InstanceNotFound
-from one_provider_mad.lab.ec2 import estate as accounts
 from one_provider_mad.lab.ec2 import forms
+from one_provider_mad.lab.ec2 import resources as accounts
 from one_provider_mad.lab.ec2.answers import Answer, moment, tag_set
-from one_provider_mad.lab.ec2.estate import Estate, Volume, put_volume
 from one_provider_mad.lab.ec2.forms import Form
 from one_provider_mad.lab.ec2.refusals import Refusal, invalid, not_found
+from one_provider_mad.lab.ec2.resources import Resources, Volume, put_volume
 from one_provider_mad.providers.simulated import table
 
 MOST_GIB = 65536
@@ -23,11 +23,11 @@ class Volumes:
     """Volumes of one account.
 
     Args:
-        estate: the account.
+        resources: the account.
     """
 
-    def __init__(self, estate: Estate) -> None:
-        self._estate = estate
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
 
     async def create(self, form: Form) -> Answer:
         """CreateVolume, or the earlier volume with the same token."""
@@ -36,11 +36,11 @@ class Volumes:
         if not 1 <= size <= MOST_GIB:
             raise invalid("Size", form.get("Size", ""))
         zone = forms.value(form, "AvailabilityZone")
-        if not zone.startswith(self._estate.region):
+        if not zone.startswith(self._resources.region):
             raise Refusal("InvalidZone.NotFound", f"The zone '{zone[:80]}' does not exist.")
 
         def operation(db: sqlite3.Connection) -> Answer:
-            now = self._estate.clock()
+            now = self._resources.clock()
             line = db.execute("SELECT * FROM ec2_volume WHERE token = ? AND token <> ''", (token,)).fetchone()
             if line is not None:
                 before = Volume._make(line)
@@ -59,7 +59,7 @@ class Volumes:
                 token=token,
                 asked=asked,
                 created_at=now,
-                ready_at=now + self._estate.real(self._estate.settings.boot_time),
+                ready_at=now + self._resources.real(self._resources.settings.boot_time),
                 instance_id="",
                 device="",
                 attached_at=0.0,
@@ -70,13 +70,13 @@ class Volumes:
             put_volume(db, made)
             return shown(made, now)
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def describe(self, form: Form) -> Answer:
         """DescribeVolumes."""
         page = forms.Page.of(form, named="VolumeId")
-        now = self._estate.clock()
-        found = await self._estate.read(lambda db: accounts.volumes(db, now))
+        now = self._resources.clock()
+        found = await self._resources.read(lambda db: accounts.volumes(db, now))
         if ids := forms.listed(form, "VolumeId"):
             for each in set(ids) - {volume.id for volume in found}:
                 raise Refusal("InvalidVolume.NotFound", f"The volume '{each[:80]}' does not exist.")
@@ -109,7 +109,7 @@ class Volumes:
         accounts.check_id(instance_id)
 
         def operation(db: sqlite3.Connection) -> Answer:
-            now = self._estate.clock()
+            now = self._resources.clock()
             volume = accounts.volume(db, volume_id, now)
             instance = self._instance(db, instance_id, now)
             if (state := volume.state(now)) != "available":
@@ -126,7 +126,7 @@ class Volumes:
             put_volume(db, placed)
             return attachment(placed, "attaching")
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     def _instance(self, db: sqlite3.Connection, instance_id: str, now: float) -> table.Row:
         try:
@@ -141,14 +141,14 @@ class Volumes:
 
     def _zone_of(self, instance: table.Row) -> str:
         details: Mapping[str, str] = table.decode_hardware(instance.hardware).details
-        return details.get("Placement.AvailabilityZone") or self._estate.zone
+        return details.get("Placement.AvailabilityZone") or self._resources.zone
 
     async def detach(self, form: Form) -> Answer:
         """DetachVolume."""
         volume_id = forms.value(form, "VolumeId")
 
         def operation(db: sqlite3.Connection) -> Answer:
-            now = self._estate.clock()
+            now = self._resources.clock()
             volume = accounts.volume(db, volume_id, now)
             is_there = all(
                 form.get(name, text) == text
@@ -161,7 +161,7 @@ class Volumes:
             put_volume(db, volume._replace(instance_id="", device="", ends_with_instance=False))
             return attachment(volume, "detaching")
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     def _is_running(self, db: sqlite3.Connection, instance_id: str, now: float) -> bool:
         return table.load(db, DeployId(instance_id), now).state_at(now) is not InstanceState.STOPPED
@@ -171,7 +171,7 @@ class Volumes:
         volume_id = forms.value(form, "VolumeId")
 
         def operation(db: sqlite3.Connection) -> Answer:
-            now = self._estate.clock()
+            now = self._resources.clock()
             volume = accounts.volume(db, volume_id, now)
             if volume.instance_id:
                 raise Refusal("VolumeInUse", f"Volume {volume_id} is currently attached to {volume.instance_id}")
@@ -180,14 +180,14 @@ class Volumes:
             put_volume(db, volume._replace(deleted_at=now))
             return {"return": True}
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
     async def modify(self, form: Form) -> Answer:
         """ModifyVolume: grows at once."""
         volume_id = forms.value(form, "VolumeId")
 
         def operation(db: sqlite3.Connection) -> Answer:
-            volume = accounts.volume(db, volume_id, self._estate.clock())
+            volume = accounts.volume(db, volume_id, self._resources.clock())
             size = forms.number(form, "Size", volume.size)
             if not volume.size <= size <= MOST_GIB:
                 raise Refusal("InvalidParameterValue", f"New size cannot be smaller than existing size {volume.size}")
@@ -202,7 +202,7 @@ class Volumes:
                 }
             }
 
-        return await self._estate.write(operation)
+        return await self._resources.write(operation)
 
 
 def shown(volume: Volume, now: float) -> Answer:

@@ -128,7 +128,7 @@ class Changes:
         await self._client.call("AssociateAddress", asked, read=lambda _: None)
 
     def _section(self, request: VmRequest) -> Section:
-        return template.read_asked(request, self._settings, hypervisor=self._hypervisor)
+        return template.read_checked_section(request, self._settings, hypervisor=self._hypervisor)
 
     async def _instance(self, deploy_id: DeployId) -> Instance:
         return (await self._disks.details(deploy_id)).instance

@@ -191,7 +191,7 @@ class Ec2Provider:
         Raises:
             BadParameter: the account has no such address.
         """
-        section = template.read_asked(request, self._settings, hypervisor=self._context.hypervisor)
+        section = template.read_checked_section(request, self._settings, hypervisor=self._context.hypervisor)
         if section.text("ELASTICIP"):
             await self._changes.give_address(deploy_id, request)
 

@@ -53,7 +53,7 @@ _PLAIN = {
 """Attributes with the same value as their parameter."""
 
 
-def read_asked(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Section:
+def read_checked_section(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Section:
     """Return the section that counts, completed by the configuration's defaults.
 
     Raises:
@@ -93,7 +93,7 @@ def plan(request: VmRequest, settings: Ec2Settings, *, hypervisor: str) -> Creat
     Raises:
         BadParameter: with the sentence for the user.
     """
-    section = read_asked(request, settings, hypervisor=hypervisor)
+    section = read_checked_section(request, settings, hypervisor=hypervisor)
     check_combinations(section.attributes, defaults=settings.defaults)
     fixed = {
         **_named(section),

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from one_provider_mad.domain import DeployId
 from one_provider_mad.lab.ec2 import account as served
-from one_provider_mad.lab.ec2 import estate, shown
+from one_provider_mad.lab.ec2 import resources, shown
 from one_provider_mad.lab.ec2.addresses import add_address
 from one_provider_mad.lab.ec2.offers import EC2_TYPES
 from one_provider_mad.providers.simulated import table
@@ -131,11 +131,11 @@ class Account:
 
     def plan_event(self, instance_id: str, code: str, description: str, not_before: float) -> None:
         """Have EC2 plan something for an instance."""
-        event = estate.Event(
+        event = resources.Event(
             number=0, instance_id=instance_id, code=code, description=description, not_before=not_before
         )
         with self.file() as db:
-            estate.plan_event(db, event)
+            resources.plan_event(db, event)
 
     @property
     def alive(self) -> list[Seen]:
@@ -152,11 +152,11 @@ class Account:
 
     @property
     def _settings(self) -> SimulatedSettings:
-        return self._account.estate.settings
+        return self._account.resources.settings
 
     @_settings.setter
     def _settings(self, settings: SimulatedSettings) -> None:
-        self._account.estate.settings = self._account.estate.cloud._settings = settings
+        self._account.resources.settings = self._account.resources.cloud._settings = settings
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _COLUMNS:
@@ -280,12 +280,12 @@ class SeenVolume:
         self.id = volume_id
 
     @property
-    def _line(self) -> estate.Volume:
+    def _line(self) -> resources.Volume:
         now = time.time()
         with self._account.file() as db:
             found = db.execute("SELECT * FROM ec2_volume WHERE id = ?", (self.id,)).fetchone()
-            volume = estate.Volume._make(found)
-            return volume.settled(now, estate.owners(db, {volume.instance_id} - {""}, now).get(volume.instance_id))
+            volume = resources.Volume._make(found)
+            return volume.settled(now, resources.owners(db, {volume.instance_id} - {""}, now).get(volume.instance_id))
 
     @property
     def state(self) -> str:

@@ -128,7 +128,7 @@ class OrderedServer(Server):
         made = await super().perform(call)
         if call.action == "RunInstances" and call.form["InstanceType"] in self.face.account.ends:
             deploy_id = DeployId(made["instancesSet"][0]["instanceId"])
-            await self.account.estate.cloud.terminate(deploy_id, reason="Server.InsufficientInstanceCapacity")
+            await self.account.resources.cloud.terminate(deploy_id, reason="Server.InsufficientInstanceCapacity")
         return made
 
     def _see_room(self, call: Call) -> None:

@@ -285,7 +285,7 @@ async def test_a_signed_caller_is_identified_and_a_bad_signature_is_refused(face
     unsigned = await asyncio.to_thread(Botocore, face.url, signature_version=UNSIGNED)
     with pytest.raises(ClientError, match="MissingAuthenticationToken"):
         await unsigned.describe_instances()
-    face.account._account.estate.clock = lambda: time.time() + 1000
+    face.account._account.resources.clock = lambda: time.time() + 1000
     with pytest.raises(ClientError, match="RequestExpired"):
         await botocore.describe_instances()
 

@@ -258,14 +258,14 @@ class TestMoney:
     def test_actions_fail_if_the_credentials_belong_to_another_account(self, face: Face, place: Place) -> None:
         with started(place) as driver:
             deploy_id = driver.created(wire.deploy(8, template=template()))
-        estate = face.account._account.estate
-        before, estate.number = estate.number, "210987654321"
+        resources = face.account._account.resources
+        before, resources.number = resources.number, "210987654321"
         try:
             with started(place) as driver:
                 for line in (wire.terminate(8, deploy_id), wire.deploy(9, template=template())):
                     assert "210987654321" in driver.ask(line)
         finally:
-            estate.number = before
+            resources.number = before
         assert alive(face) == [deploy_id]
 
 

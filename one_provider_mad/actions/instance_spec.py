@@ -32,7 +32,7 @@ _OF_DEVICES = {
 """Actions by which an instance gets or loses something that has a number, and the number's name."""
 
 
-class AskedDisk(Value, frozen=True, kw_only=True):
+class DiskSpec(Value, frozen=True, kw_only=True):
     """A disk of a VM.
 
     Attributes:
@@ -44,7 +44,7 @@ class AskedDisk(Value, frozen=True, kw_only=True):
     image: str = ""
 
 
-class Asked(Value, frozen=True, kw_only=True):
+class InstanceSpec(Value, frozen=True, kw_only=True):
     """The part of a VM's requests that its instance was given.
 
     Attributes:
@@ -58,7 +58,7 @@ class Asked(Value, frozen=True, kw_only=True):
     """
 
     size: Mapping[str, str] = {}
-    disks: Mapping[str, AskedDisk] = {}
+    disks: Mapping[str, DiskSpec] = {}
     nics: Mapping[str, str] = {}
     context: str = ""
     section: Mapping[str, str] = {}
@@ -82,22 +82,22 @@ class Change(Value, frozen=True, kw_only=True):
     operand: Mapping[str, str] = {}
     what: str
 
-    def waits_for_removal(self, asked: Asked) -> bool:
+    def waits_for_removal(self, spec: InstanceSpec) -> bool:
         """True for a new disk or interface whose number the instance still uses for the old one."""
         if self.action is Action.ATTACHDISK:
-            return self.operand["DISK_ID"] in asked.disks
-        return self.action is Action.ATTACHNIC and self.operand["NIC_ID"] in asked.nics
+            return self.operand["DISK_ID"] in spec.disks
+        return self.action is Action.ATTACHNIC and self.operand["NIC_ID"] in spec.nics
 
 
-def read_asked(text: str | None) -> Asked | None:
+def read_spec(text: str | None) -> InstanceSpec | None:
     """Read the journal's text; None where there is none, or a later release has written it."""
     try:
-        return None if text is None else msgspec.json.decode(text, type=Asked)
+        return None if text is None else msgspec.json.decode(text, type=InstanceSpec)
     except msgspec.DecodeError:
         return None
 
 
-def asked_of(request: VmRequest, section: Mapping[str, str]) -> Asked:
+def spec_of(request: VmRequest, section: Mapping[str, str]) -> InstanceSpec:
     """Return what the VM asks for now.
 
     Args:
@@ -105,7 +105,7 @@ def asked_of(request: VmRequest, section: Mapping[str, str]) -> Asked:
         section: attributes of this cloud's section.
     """
     template = request.template
-    return Asked(
+    return InstanceSpec(
         size=_size(template),
         disks={each["DISK_ID"]: _disk(each) for each in _disks(template)},
         nics={each["NIC_ID"]: _nic(each) for each in _nics(template)},
@@ -114,7 +114,7 @@ def asked_of(request: VmRequest, section: Mapping[str, str]) -> Asked:
     )
 
 
-def changes(before: Asked, request: VmRequest) -> Iterator[Change]:
+def changes(before: InstanceSpec, request: VmRequest) -> Iterator[Change]:
     """Yield the changes from `before` to the request, without those of the section; removals come first."""
     template = request.template
     disks = {each["DISK_ID"]: each for each in _disks(template)}
@@ -137,12 +137,12 @@ def changes(before: Asked, request: VmRequest) -> Iterator[Change]:
         yield Change(action=Action.UPDATECONF, what="changing the context")
 
 
-def _removals(before: Asked, *, kept_disks: Collection[str], kept_nics: Collection[str]) -> Iterator[Change]:
+def _removals(before: InstanceSpec, *, kept_disks: Collection[str], kept_nics: Collection[str]) -> Iterator[Change]:
     yield from (removal(_DISK, key) for key in before.disks if key not in kept_disks)
     yield from (removal(_NIC, key) for key in before.nics if key not in kept_nics)
 
 
-def _settlements(before: Asked, disks: Collection[str], nics: Collection[str]) -> Iterator[Change]:
+def _settlements(before: InstanceSpec, disks: Collection[str], nics: Collection[str]) -> Iterator[Change]:
     """Remove what the instance may have, and its VM has not; what the VM has is new, and attached, in any case."""
     for name, _, key in (each.partition(" ") for each in before.unsettled):
         if key not in (disks if name == _DISK else nics):
@@ -159,47 +159,47 @@ def removal(name: str, key: str) -> Change:
     )
 
 
-def begun(asked: Asked, action: Action, operand: Mapping[str, str]) -> Asked:
-    """What an instance has while a disk or an interface is being attached or detached, as far as the record tells."""
+def with_begun(spec: InstanceSpec, action: Action, operand: Mapping[str, str]) -> InstanceSpec:
+    """Return what an instance may have while a disk or an interface is being attached or detached."""
     if action not in _OF_DEVICES:
-        return asked
+        return spec
     name = _OF_DEVICES[action]
     key = operand.get(name, "")
-    without = _without(asked, name, key)
+    without = _without(spec, name, key)
     return msgspec.structs.replace(without, unsettled=(*without.unsettled, f"{name} {key}"))
 
 
-def after(asked: Asked, action: Action, operand: Mapping[str, str], template: Template) -> Asked:
+def with_finished(spec: InstanceSpec, action: Action, operand: Mapping[str, str], template: Template) -> InstanceSpec:
     """Return what an instance has after an action.
 
     Args:
-        asked: what it had.
+        spec: what it had.
         action: any; most change nothing here.
         operand: its disk or interface.
         template: the VM's.
     """
     if action in _OF_DEVICES:
-        asked = _without(asked, _OF_DEVICES[action], operand.get(_OF_DEVICES[action], ""))
+        spec = _without(spec, _OF_DEVICES[action], operand.get(_OF_DEVICES[action], ""))
     match action:
         case Action.RESIZE:
-            return msgspec.structs.replace(asked, size=_size(template))
+            return msgspec.structs.replace(spec, size=_size(template))
         case Action.UPDATECONF:
-            return msgspec.structs.replace(asked, context=_context(template))
+            return msgspec.structs.replace(spec, context=_context(template))
         case Action.ATTACHDISK | Action.RESIZEDISK:
-            return msgspec.structs.replace(asked, disks={**asked.disks, operand.get(_DISK, ""): _disk(operand)})
+            return msgspec.structs.replace(spec, disks={**spec.disks, operand.get(_DISK, ""): _disk(operand)})
         case Action.ATTACHNIC:
-            return msgspec.structs.replace(asked, nics={**asked.nics, operand.get(_NIC, ""): _nic(operand)})
+            return msgspec.structs.replace(spec, nics={**spec.nics, operand.get(_NIC, ""): _nic(operand)})
         case _:
-            return asked
+            return spec
 
 
-def _without(asked: Asked, name: str, key: str) -> Asked:
+def _without(spec: InstanceSpec, name: str, key: str) -> InstanceSpec:
     """The same but for one disk or interface."""
     return msgspec.structs.replace(
-        asked,
-        disks={each: disk for each, disk in asked.disks.items() if (name, each) != (_DISK, key)},
-        nics={each: nic for each, nic in asked.nics.items() if (name, each) != (_NIC, key)},
-        unsettled=tuple(each for each in asked.unsettled if each != f"{name} {key}"),
+        spec,
+        disks={each: disk for each, disk in spec.disks.items() if (name, each) != (_DISK, key)},
+        nics={each: nic for each, nic in spec.nics.items() if (name, each) != (_NIC, key)},
+        unsettled=tuple(each for each in spec.unsettled if each != f"{name} {key}"),
     )
 
 
@@ -217,8 +217,8 @@ def _size(template: Template) -> dict[str, str]:
     return {name: text for name in _SIZE if (text := template.text(name).strip())}
 
 
-def _disk(disk: Mapping[str, str]) -> AskedDisk:
-    return AskedDisk(size=disk.get("SIZE", "").strip(), image=disk.get("IMAGE_ID", "").strip())
+def _disk(disk: Mapping[str, str]) -> DiskSpec:
+    return DiskSpec(size=disk.get("SIZE", "").strip(), image=disk.get("IMAGE_ID", "").strip())
 
 
 def _nic(nic: Mapping[str, str]) -> str:
@@ -226,7 +226,7 @@ def _nic(nic: Mapping[str, str]) -> str:
     return nic.get("MAC") or nic.get("NETWORK_ID") or nic.get("NETWORK", "")
 
 
-def _is_other(before: AskedDisk | None, now: AskedDisk) -> bool:
+def _is_other(before: DiskSpec | None, now: DiskSpec) -> bool:
     """True for a new disk: numbers are used again, so its image or a smaller size shows it, as no disk shrinks."""
     return before is None or before.image != now.image or _number(now.size) < _number(before.size)
 

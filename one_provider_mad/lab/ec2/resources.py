@@ -141,7 +141,7 @@ class Event(NamedTuple):
     not_before: float
 
 
-class Sight(NamedTuple):
+class InstancesView(NamedTuple):
     """Instances with their volumes and addresses, all at one timestamp.
 
     Attributes:
@@ -157,7 +157,7 @@ class Sight(NamedTuple):
     addresses: dict[str, Address]
 
 
-class Estate:
+class Resources:
     """One account in one region.
 
     Args:
@@ -195,11 +195,11 @@ class Estate:
         """Return the cloud's seconds in real ones."""
         return cloud_seconds / self.settings.time_scale
 
-    async def sight(self, query: str = table.LIST_ALL, **values: str) -> Sight:
+    async def view(self, query: str = table.LIST_ALL, **values: str) -> InstancesView:
         """Return instances with their parts: all, or those of another query of `table`."""
-        return await self.read(lambda db: sight(db, self.clock(), query, **values))
+        return await self.read(lambda db: view(db, self.clock(), query, **values))
 
-    async def named(self, instance_ids: Collection[str]) -> Sight:
+    async def named(self, instance_ids: Collection[str]) -> InstancesView:
         """Return these instances with their parts, as EC2 does for ids.
 
         Raises:
@@ -207,7 +207,7 @@ class Estate:
         """
         for each in instance_ids:
             check_id(each)
-        found = await self.sight(table.LIST_THESE, ids=table.encode(list(dict.fromkeys(instance_ids))))
+        found = await self.view(table.LIST_THESE, ids=table.encode(list(dict.fromkeys(instance_ids))))
         known = {row.id for row in found.rows}
         for each in instance_ids:
             if each not in known:
@@ -232,7 +232,7 @@ def check_id(instance_id: str) -> None:
         raise Refusal("InvalidInstanceID.Malformed", text)
 
 
-def sight(db: sqlite3.Connection, now: float, query: str = table.LIST_ALL, **values: str) -> Sight:
+def view(db: sqlite3.Connection, now: float, query: str = table.LIST_ALL, **values: str) -> InstancesView:
     """Return instances with their parts, all at one timestamp."""
     lines: str = db.execute(query, {**values, "now": now}).fetchone()[0]
     rows = sorted(table.decode_rows(lines))
@@ -245,7 +245,7 @@ def sight(db: sqlite3.Connection, now: float, query: str = table.LIST_ALL, **val
             volumes.setdefault(settled.instance_id, []).append(settled)
     found = db.execute("SELECT * FROM ec2_address WHERE instance_id <> ''").fetchall()
     addresses = {address.instance_id: address for address in map(Address._make, found)}
-    return Sight(now=now, rows=rows, volumes=volumes, addresses=addresses)
+    return InstancesView(now=now, rows=rows, volumes=volumes, addresses=addresses)
 
 
 _decode_volumes = msgspec.json.Decoder(list[Volume]).decode
