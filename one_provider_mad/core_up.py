@@ -19,7 +19,7 @@ from one_provider_mad.core_settings import listening_at
 _CORE = "oned"
 """The kernel's name of OpenNebula's daemon (proc(5), comm)."""
 
-_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 0.1
 """Pause between two checks while the core starts, which takes some seconds."""
 
 _OLD_SECONDS = 120.0
@@ -68,7 +68,7 @@ class CoreUp:
                 self.is_up.set()
             else:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(_LOOK_SECONDS):
+                    async with asyncio.timeout(_CHECK_SECONDS):
                         await self.is_up.wait()
 
     def has_sign(self, config: str) -> bool:

@@ -92,7 +92,7 @@ def import_structlog() -> ModuleType:
     return structlog
 
 
-_LOOK_SECONDS = 0.2
+_CHECK_SECONDS = 0.2
 """Period of checking whether the file was moved: logrotate's delaycompress leaves a day for the last lines."""
 
 
@@ -135,7 +135,7 @@ class LogFile:
 
     def _is_moved(self) -> bool:
         now = time.monotonic()
-        if now < self._looked_at + _LOOK_SECONDS:
+        if now < self._looked_at + _CHECK_SECONDS:
             return False
         self._looked_at = now
         try:

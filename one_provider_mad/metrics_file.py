@@ -30,7 +30,7 @@ from one_provider_mad.settings import MetricsSettings, Places, load
 
 log = structlog.get_logger()
 
-_LOOK_SECONDS = 2.0
+_CHECK_SECONDS = 2.0
 """Period of checking whether metrics were turned on while they are off."""
 
 _GLANCE_SECONDS = 5.0
@@ -96,7 +96,7 @@ class MetricsFile:
                     await self._carefully(self._obey)
 
     def _pause(self) -> float:
-        pause = _LOOK_SECONDS if self._file is None else self._settings.interval
+        pause = _CHECK_SECONDS if self._file is None else self._settings.interval
         return pause if self._awaited_since is None else min(pause, _TURN_SECONDS)
 
     async def end(self) -> None:

@@ -35,7 +35,7 @@ def places(tmp_path: Path) -> Iterator[Places]:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Check at every line whether the file was moved away."""
-    monkeypatch.setattr(logs, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(logs, "_CHECK_SECONDS", 0.0)
 
 
 def begin(places: Places, name: str = "x", *, has_stderr: bool = True, is_verbose: bool = False) -> str | None:

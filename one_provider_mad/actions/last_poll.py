@@ -19,7 +19,7 @@ from one_provider_mad.protocol.poll import format_poll
 _STOPS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
 _STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
 
-_LOOK_SECONDS = 5.0
+_CHECK_SECONDS = 5.0
 """Longest delay of the action's own answer, which never passes its deadline either: the action has succeeded."""
 
 
@@ -32,7 +32,7 @@ async def last_poll(work: Work, action: Action) -> Reply | None:
         return None
     left = work.deadline - asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(min(_LOOK_SECONDS, max(0.0, left / 2))):
+        async with asyncio.timeout(min(_CHECK_SECONDS, max(0.0, left / 2))):
             instance = await work.cloud.look_at(request.deploy_id)
     except (MadError, TimeoutError):
         return None

@@ -23,7 +23,7 @@ PROGRAMS = ("one_vmm_provider", "one_im_provider")
 
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red"}
 _LEVELS = ("debug", "info", "warning", "error")
-_LOOK_SECONDS = 0.2
+_CHECK_SECONDS = 0.2
 
 _FIRST = ("event", "level", "timestamp", "vm")
 """Keys with a fixed place in a line; the others follow as `key=value`."""
@@ -150,7 +150,7 @@ def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterat
             yield from filter(None, [_entry(rest)])
             file, rest = stack.enter_context(_opened(path)), ""
         else:
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_CHECK_SECONDS)
         is_rotated = _is_rotated(path, file)
 
 
