@@ -21,7 +21,8 @@ from contextlib import asynccontextmanager, suppress
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
-from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.calls.cloud import SharedCloud
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.errors import ProviderError
 from one_provider_mad.providers.ec2.client import Client as Ec2Client
 from one_provider_mad.providers.ec2.settings import Ec2Settings
@@ -153,7 +154,7 @@ def memory() -> float:
 
 async def hurt(ask: Ask, seconds: float) -> str:
     """Ask for so long, as the actions do; returns what to print."""
-    cloud = Cloud(FakeCloud(), owner=OWNER, retries=1, call_timeout=30)
+    cloud = SharedCloud(FakeCloud(), owner=OWNER, retries=1, call_timeout=30).for_action(Waiting())
     stalls, calls, highest = Stalls(), 0, 0.0
     with suppress(ProviderError):
         await ask()  # so that what is loaded once is there

@@ -10,9 +10,9 @@ from functools import partial
 
 import structlog
 
-from one_provider_mad.actions.cloud import Cloud, Knowledge, waiting_for
 from one_provider_mad.actions.engine import Engine, Sight
-from one_provider_mad.actions.finding import Finder
+from one_provider_mad.calls.cloud import SharedCloud
+from one_provider_mad.calls.knowledge import Knowledge
 from one_provider_mad.errors import JournalError, MadError
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.live_provider import ACCOUNT, LiveProvider
@@ -118,7 +118,6 @@ class Engines(LiveProvider[Sight, Engine]):
         engine = self._up_to_date()
         if engine is not None:
             return engine
-        waiting_for.set("the cloud to say which account the credentials belong to")
         making = self._make_soon()
         if self._live is not None:
             left = self._making_since + _PATIENCE_FOR_NEW - time.monotonic()
@@ -156,7 +155,7 @@ class Engines(LiveProvider[Sight, Engine]):
         await self._open_provider(provider)
         if isinstance(provider, VerbatimDriver):
             return Sight(verbatim=provider, is_certain=False)
-        cloud = Cloud(
+        cloud = SharedCloud(
             provider,
             owner=configuration.settings.owner,
             retries=self._retries,
@@ -185,7 +184,6 @@ class Engines(LiveProvider[Sight, Engine]):
                 configuration=configuration,
                 journal=journal,
                 cloud=opened.cloud,
-                finder=Finder(opened.cloud, journal, time.time),
                 costs_money=costs_money(configuration),
             )
         self._told = ""

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from one_provider_mad import engines as engines_module
-from one_provider_mad.actions.cloud import Patience, SettingsReplaced, patience
 from one_provider_mad.actions.engine import Engine
+from one_provider_mad.calls.waiting import Patience, SettingsReplaced, Waiting
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.engines import Engines
 from one_provider_mad.errors import (
@@ -162,10 +162,9 @@ async def test_an_engine_has_an_open_cloud_and_a_journal(home: Home) -> None:
     home.configure(f"{GOOD}call_timeout = 7\n[simulated]\nboot_time = 0")
     engine = await home.engines().current()
     assert engine.cloud is not None
-    assert engine.finder is not None
     assert engine.verbatim is None
     assert (engine.cloud.owner, engine.cloud.provider.name) == ("harbour", "simulated")
-    assert await engine.cloud.find(VmId(7)) == []
+    assert await engine.cloud.for_action(Waiting()).find(VmId(7)) == []
     assert engine.journal.path == home.places.var / "one_provider_mad_x.journal"
     assert await engine.journal.fact("account") == "simulated/embedded"
 
@@ -196,7 +195,7 @@ async def test_the_retries_argument_reaches_the_cloud(home: Home) -> None:
         raise ProviderUnavailable("no answer")
 
     with pytest.raises(ProviderUnavailable):
-        await engine.cloud.call("find", send)
+        await engine.cloud.for_action(Waiting()).call("find", send)
     assert len(sent) == 3, "-r 2"
 
 
@@ -302,7 +301,7 @@ async def test_a_verbatim_driver_is_recognised_before_the_first_request(home: Ho
     await engines.open_journal()
     assert engines.is_verbatim
     engine = await engines.current()
-    assert (engine.cloud, engine.finder) == (None, None)
+    assert engine.cloud is None
     assert engine.verbatim is not None
     await engines.close()
     import verbatim_cloud  # type: ignore[import-not-found]
@@ -413,9 +412,9 @@ async def test_an_action_that_waits_for_the_cloud_restarts_only_when_edited_sett
     monkeypatch.setattr("one_provider_mad.settings.TRY_AGAIN_SECONDS", 0.01)
     home.configure('provider = "somebody"\nowner = "harbour"')
     engines = home.engines()
-    cloud = (await engines.current()).cloud
-    assert cloud is not None
-    patience.set(Patience.OUTAGE)
+    shared = (await engines.current()).cloud
+    assert shared is not None
+    cloud = shared.for_action(Waiting(patience=Patience.OUTAGE))
     home.somebody.mishap = mishap
     home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.05\n[somebody]\nkey = "better"')
     async with asyncio.timeout(5):

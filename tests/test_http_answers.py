@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from one_provider_mad import http_answers, safe_xml
-from one_provider_mad.actions.cloud import Cloud
+from one_provider_mad.calls.cloud import SharedCloud
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.errors import ProviderError, ProviderUnavailable
 from one_provider_mad.http_answers import LONGEST_REFUSAL
 from one_provider_mad.providers.ec2.client import Client as Ec2Client
@@ -140,7 +141,7 @@ async def test_a_refused_response_leaves_nothing_in_memory(
         "too many elements": written("x" * 2 * MB + "<a/>" * 3000),
     }[fault]
     async with open_client(server.url) as ask:  # type: ignore[attr-defined]
-        cloud = Cloud(FakeCloud(), owner=OWNER, retries=1, call_timeout=30)
+        cloud = SharedCloud(FakeCloud(), owner=OWNER, retries=1, call_timeout=30).for_action(Waiting())
         with pytest.raises(ProviderUnavailable):
             await ask()  # loads modules
         tracemalloc.start()

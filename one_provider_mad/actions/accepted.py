@@ -9,6 +9,7 @@ import msgspec
 
 from one_provider_mad.actions.lanes import Job
 from one_provider_mad.actions.queued import Content
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import Value, VmId, VmRequest
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.protocol.messages import Action
@@ -54,6 +55,7 @@ class Accepted(Value, frozen=True, kw_only=True):
         vm_id: the VM.
         dialect: OpenNebula's.
         content: the message.
+        waiting: what it waits for, and how.
         number: its record in the journal, 0 for none.
         is_after_cancel: DRIVER_CANCEL for this VM came just before.
         recovered: set when an earlier process took it; `is_superseded` calls its answer off.
@@ -65,6 +67,7 @@ class Accepted(Value, frozen=True, kw_only=True):
     vm_id: VmId
     dialect: Dialect
     content: Content
+    waiting: Waiting
     number: int = 0
     is_after_cancel: bool = False
     recovered: Recovered | None = None

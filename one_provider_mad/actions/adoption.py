@@ -15,11 +15,11 @@ from typing import NoReturn
 
 import msgspec
 
-from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.actions.debt_scope import is_about, is_owed
 from one_provider_mad.actions.duplicates import sort_duplicates, unanswered
 from one_provider_mad.actions.finding import Finder, listed, unlisted
 from one_provider_mad.actions.resuming import wanted_spec
+from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Identity, Instance, Value, VmRequest
 from one_provider_mad.errors import (
     AmbiguousInstance,
@@ -127,7 +127,7 @@ class Adoption(Value, frozen=True, kw_only=True):
             if not is_young and looked_at.since(begun) >= grace:
                 await self._give_up(attempts)
                 return None
-            waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
+            self.cloud.waiting.reason = f"the cloud to show whether VM {request.vm_id} has an instance"
             await asyncio.sleep(self.cloud.provider.watch_interval)
 
     async def _unsettled(self, request: VmRequest) -> list[Attempt]:
@@ -408,7 +408,7 @@ class Adoption(Value, frozen=True, kw_only=True):
                 if is_given_up:
                     await self.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
                 return None
-            waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
+            self.cloud.waiting.reason = f"the cloud to show whether VM {request.vm_id} has an instance"
             await asyncio.sleep(self.cloud.provider.watch_interval)
 
     # Creating
@@ -605,7 +605,7 @@ class Adoption(Value, frozen=True, kw_only=True):
                 return own
             if not self.finder.is_young(attempt, looked_at):
                 break
-            waiting_for.set(f"the instance of an earlier attempt for VM {request.vm_id} to be visible")
+            self.cloud.waiting.reason = f"the instance of an earlier attempt for VM {request.vm_id} to be visible"
             await asyncio.sleep(self.cloud.provider.watch_interval)
         await self.finder.close_attempt(attempt, AttemptState.REFUSED, str(error))
         raise error

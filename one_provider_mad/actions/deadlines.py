@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from one_provider_mad import metrics
-from one_provider_mad.actions.cloud import waiting_for
 from one_provider_mad.actions.engine import EngineSource
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.errors import DeadlineExceeded
 from one_provider_mad.protocol.messages import Action
 
@@ -42,8 +42,8 @@ class Deadlines:
         return DEADLINES.get(action, OTHER_DEADLINE) if is_settled and limit is None else limit
 
 
-def exceeded(action: Action, seconds: float | None, count: int = 1) -> DeadlineExceeded:
+def exceeded(action: Action, seconds: float | None, waiting: Waiting, count: int = 1) -> DeadlineExceeded:
     """Return the failure of an action that has exceeded its deadline, and count it: `count` POLLs at once."""
     if metrics.recorder is not None:
         metrics.recorder.overdue(action.value, count)
-    return DeadlineExceeded(f"gave up after {seconds or 0:g} s waiting for {waiting_for.get()}")
+    return DeadlineExceeded(f"gave up after {seconds or 0:g} s waiting for {waiting.reason}")

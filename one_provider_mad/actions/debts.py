@@ -10,7 +10,6 @@ from functools import partial
 import msgspec
 import structlog
 
-from one_provider_mad.actions.cloud import Cloud, Patience, patience
 from one_provider_mad.actions.debt_scope import is_about, is_owed
 from one_provider_mad.actions.engine import Engine, EngineSource
 from one_provider_mad.actions.finding import UNLISTED_SECONDS, Finder
@@ -18,6 +17,8 @@ from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.leading import Lead
 from one_provider_mad.actions.lifecycle import needs_asking, terminate, terminated
+from one_provider_mad.calls.cloud import Cloud
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import (
     CannotTell,
@@ -192,11 +193,10 @@ class Debts:
     async def _try(self, debt: Debt, _job: Job) -> None:
         """Try one debt once. Only cancellation escapes."""
         tries = debt.tries + 1
-        patience.set(Patience.SHORT)  # in the pauses between its tries others have its slot
         try:
             engine = await self._engines.current()
             async with asyncio.timeout(_TRY_TIMEOUT):
-                await pay(engine, debt, confirm=self._confirm)
+                await pay(engine, debt, clock=self._clock, confirm=self._confirm)
             await engine.journal.pay_debt(debt)
             log.info("debt paid", debt=debt.id, vm=debt.identity.vm_id, instance=debt.deploy_id)
         except (MadError, TimeoutError) as error:
@@ -246,36 +246,39 @@ async def nobody_confirms(debt: Debt, _instance: Instance) -> None:
         raise CannotTell("the local OpenNebula has to be asked first whether it is an orphan still")
 
 
-async def pay(engine: Engine, debt: Debt, *, confirm: Confirm = nobody_confirms) -> None:
+async def pay(engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm: Confirm = nobody_confirms) -> None:
     """Terminate the instances of a debt; return once they are terminated, or gone for certain.
 
     Args:
         engine: the cloud and the journal.
         debt: the debt.
+        clock: seconds since the epoch.
         confirm: called before an instance is terminated.
 
     Raises:
         MadError: it failed this time.
     """
-    if engine.cloud is None or engine.finder is None:
+    if engine.cloud is None:
         raise SettingsError("the configuration names a directory of scripts, which knows no debts")
     owner = debt.identity.owner or engine.cloud.owner
     if owner != engine.cloud.owner:
         raise SettingsError(f"the instance belongs to owner {owner}, and this driver serves {engine.cloud.owner} now")
     debt = msgspec.structs.replace(debt, identity=msgspec.structs.replace(debt.identity, owner=owner))
+    cloud = engine.cloud.for_action(Waiting())  # with little patience: between its tries, others have its place
+    finder = Finder(cloud, engine.journal, clock)
     if debt.token:
-        await engine.cloud.create_under_way(debt.token)
+        await cloud.create_under_way(debt.token)
     gone: set[DeployId] = set()
-    while instances := await _owed(engine.cloud, engine.finder, debt, gone):
+    while instances := await _owed(cloud, finder, debt, gone):
         for instance in instances:
             gone.add(instance.deploy_id)
             if not debt.identity.is_same_life(instance.identity) and not await _is_imported(engine, debt, instance):
                 log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
                 continue
-            if needs_asking(engine.cloud, instance):
+            if needs_asking(cloud, instance):
                 await confirm(debt, instance)
-            await terminate(engine.cloud, instance)
-            await terminated(engine.cloud, instance.deploy_id)
+            await terminate(cloud, instance)
+            await terminated(cloud, instance.deploy_id)
             await engine.journal.unpark(instance.deploy_id)
 
 

@@ -11,11 +11,10 @@ import structlog
 
 from one_provider_mad import metrics
 from one_provider_mad.actions.accepted import Accepted, Recovered, RequestJob
-from one_provider_mad.actions.cloud import waiting_for
 from one_provider_mad.actions.deadlines import Deadlines
 from one_provider_mad.actions.debts import Debts
 from one_provider_mad.actions.engine import EngineSource
-from one_provider_mad.actions.execution import Execution
+from one_provider_mad.actions.execution import Execution, patience_of
 from one_provider_mad.actions.intents import is_end
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.leading import Lead
@@ -26,6 +25,7 @@ from one_provider_mad.actions.recovered import RecoveredRequests
 from one_provider_mad.actions.replacing import follow_unanswered, replace_older
 from one_provider_mad.actions.replies import Output, Replies, with_first_word
 from one_provider_mad.actions.request_records import RequestRecords
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import CannotTell, MadError, internal_error
 from one_provider_mad.options import Options
@@ -80,7 +80,6 @@ class Dispatcher:
         self._execution = Execution(
             engines,
             deadlines=deadlines,
-            lanes=self.lanes,
             replies=self._replies,
             log_lines=self.log_lines,
             lead=self._lead,
@@ -173,6 +172,7 @@ class Dispatcher:
             vm_id=request.vm_id,
             dialect=request.dialect,
             content=content,
+            waiting=Waiting(patience=patience_of(request.action), rest=self.lanes.rest),
             number=number or self._records.open(request, is_verbatim=is_verbatim),
             is_after_cancel=is_after_cancel,
             recovered=recovered,
@@ -210,7 +210,6 @@ class Dispatcher:
 
     async def _answer(self, accepted: Accepted, job: Job) -> None:
         """Carry out one request and send its reply. Only cancellation escapes."""
-        waiting_for.set("its turn")
         begun = monotonic()
         try:
             is_success, info = await self._outcome(accepted)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from one_provider_mad.actions.cloud import Cloud
-from one_provider_mad.actions.finding import Finder
+from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.domain import Value
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.providers.interface import VerbatimDriver
 from one_provider_mad.settings import Configuration
+
+WAITING_FOR_ENGINE = "the cloud to say which account the credentials belong to"
+"""What an action waits for until there is an engine."""
 
 
 class Engine(Value, frozen=True, kw_only=True):
@@ -20,15 +22,13 @@ class Engine(Value, frozen=True, kw_only=True):
         configuration: the settings.
         journal: requests, attempts, debts and imports.
         cloud: a cloud whose instances carry our tags.
-        finder: finds instances in it.
         costs_money: true where its instances cost money.
         verbatim: a driver that performs verbs as they were sent.
     """
 
     configuration: Configuration
     journal: Journal
-    cloud: Cloud | None = None
-    finder: Finder | None = None
+    cloud: SharedCloud | None = None
     costs_money: bool = True
     verbatim: VerbatimDriver | None = None
 
@@ -42,7 +42,7 @@ class Sight(Value, frozen=True, kw_only=True):
         is_certain: the journal knows it as the same cloud: an instance that it lacks may be called missing.
     """
 
-    cloud: Cloud | None = None
+    cloud: SharedCloud | None = None
     verbatim: VerbatimDriver | None = None
     is_certain: bool = True
 

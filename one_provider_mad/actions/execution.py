@@ -10,10 +10,9 @@ from functools import partial
 import structlog
 
 from one_provider_mad.actions.accepted import Accepted
-from one_provider_mad.actions.cloud import Patience, SettingsReplaced, patience, persist, resting
 from one_provider_mad.actions.deadlines import Deadlines, exceeded
-from one_provider_mad.actions.engine import Engine, EngineSource
-from one_provider_mad.actions.lanes import Lanes
+from one_provider_mad.actions.engine import WAITING_FOR_ENGINE, Engine, EngineSource
+from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.last_poll import last_poll
 from one_provider_mad.actions.leading import Lead
 from one_provider_mad.actions.lifecycle import Work
@@ -30,6 +29,7 @@ from one_provider_mad.actions.table import (
     NEEDS_ONLY_TAGS,
     STOPS_OR_DESTROYS,
 )
+from one_provider_mad.calls.waiting import Patience, SettingsReplaced
 from one_provider_mad.domain import VmId, VmRequest
 from one_provider_mad.errors import JournalError, RequestRefused
 from one_provider_mad.journal.writer import Journal
@@ -46,7 +46,6 @@ class Execution:
     Args:
         engines: the cloud and the journal.
         deadlines: how long each may take.
-        lanes: lets others run while an action waits for the cloud.
         replies: takes the POLL's answer that comes before a power off's, up to 5.10.
         log_lines: the VMs' logs.
         lead: whether another front-end may still be creating.
@@ -58,7 +57,6 @@ class Execution:
         engines: EngineSource,
         *,
         deadlines: Deadlines,
-        lanes: Lanes,
         replies: Replies,
         log_lines: LogLines,
         lead: Lead,
@@ -66,7 +64,6 @@ class Execution:
     ) -> None:
         self._engines = engines
         self._deadlines = deadlines
-        self._lanes = lanes
         self._replies = replies
         self._log_lines = log_lines
         self._lead = lead
@@ -92,18 +89,18 @@ class Execution:
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise exceeded(accepted.action, seconds) from error
+            raise exceeded(accepted.action, seconds, accepted.waiting) from error
 
     async def _carry_out(self, accepted: Accepted, deadline: float) -> str:
-        is_read = accepted.known is not None
-        patience.set(_patience_of(accepted.action))
-        resting.set(self._lanes.rest)
+        is_read, waiting = accepted.known is not None, accepted.waiting
         request, message = await accepted.content.read()
+        waiting.reason = WAITING_FOR_ENGINE
         if accepted.action is Action.POLL:
             return await self._poll(accepted, request, message)
         if not is_read:
             self.expect(accepted.action, request)
-        engine = await persist("account", self._engines.current)
+        engine = await waiting.persist("account", self._engines.current)
+        waiting.reason = "the journal" if engine.verbatim is None else "its script"
         if engine.verbatim is not None:
             if (success := success_of_both(accepted, request)) is not None:
                 return success
@@ -117,7 +114,7 @@ class Execution:
         except SettingsReplaced:
             log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
-        patience.set(Patience.SHORT)  # it has succeeded: nothing after this may wait, or begin it anew
+        waiting.patience = Patience.SHORT  # it has succeeded: nothing after this may wait, or begin it anew
         takes_back = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
         if takes_back and (last := await last_poll(work, accepted.action)) is not None:
             self._replies.send(last)
@@ -135,7 +132,7 @@ class Execution:
             return await self._perform(sight.verbatim, accepted, request, message)
         if sight.cloud is None:
             raise AssertionError("there is a cloud or a verbatim driver")
-        return await poll_alone(sight.cloud, request, is_certain=sight.is_certain)
+        return await poll_alone(sight.cloud.for_action(accepted.waiting), request, is_certain=sight.is_certain)
 
     async def _perform(self, driver: VerbatimDriver, accepted: Accepted, request: VmRequest, message: bytes) -> str:
         verbatim = VerbatimRequest(
@@ -155,14 +152,15 @@ class Execution:
             self._log_lines.tell(Severity.WARNING, str(error), accepted.vm_id)
 
     def _work(self, engine: Engine, request: VmRequest, deadline: float, accepted: Accepted) -> Work:
-        if engine.cloud is None or engine.finder is None:
+        if engine.cloud is None:
             raise AssertionError("an engine has a cloud or is verbatim")
+        cloud = engine.cloud.for_action(accepted.waiting)
         settings = engine.configuration.settings
         needs_section = settings.policy.needs_section(costs_money=engine.costs_money)
         return Work(
-            cloud=engine.cloud,
+            cloud=cloud,
             journal=engine.journal,
-            finder=engine.finder,
+            finder=Finder(cloud, engine.journal, self._clock),
             policy=settings.policy,
             request=request,
             deadline=deadline,
@@ -180,7 +178,8 @@ class Execution:
         self._log_lines.tell(Severity(letter), text, vm_id)
 
 
-def _patience_of(action: Action) -> Patience:
+def patience_of(action: Action) -> Patience:
+    """Return the errors after which an action asks the cloud again."""
     if action is Action.POLL:
         return Patience.SHORT
     return Patience.ANY if action in STOPS_OR_DESTROYS else Patience.OUTAGE

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from one_provider_mad.actions.cloud import Cloud, waiting_for
+from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import AmbiguousInstance, CannotTell, InstanceNotFound, NotOurs, ProviderError
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
@@ -69,7 +69,7 @@ class Finder:
                 return alive[0]
             if not await self._may_still_appear(request, looked_at):
                 raise InstanceNotFound(missing(request))
-            waiting_for.set(f"the new instance of VM {request.vm_id} to be visible")
+            self._cloud.waiting.reason = f"the new instance of VM {request.vm_id} to be visible"
             await asyncio.sleep(self._cloud.provider.watch_interval)
 
     async def check_ownership(self, instance: Instance, request: VmRequest) -> None:
@@ -224,7 +224,7 @@ class Finder:
                 gone.add(named.deploy_id)
         while True:
             for attempt in await self._unresolved(request, gone):
-                waiting_for.set(f"the cloud's answer to VM {request.vm_id}'s create")
+                self._cloud.waiting.reason = f"the cloud's answer to VM {request.vm_id}'s create"
                 await self._cloud.create_under_way(attempt.token)
             looked_at = self.now()
             try:
@@ -331,7 +331,7 @@ class Finder:
             raise CannotTell(
                 f"cannot tell whether VM {request.vm_id}'s instance still exists: wait {seconds:.0f} s and try again"
             )
-        waiting_for.set(f"the cloud to show whether VM {request.vm_id} has an instance")
+        self._cloud.waiting.reason = f"the cloud to show whether VM {request.vm_id} has an instance"
         await asyncio.sleep(min(seconds, self._cloud.provider.watch_interval))
 
 

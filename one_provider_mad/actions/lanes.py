@@ -8,7 +8,6 @@ answered without news at once: its news would be outdated.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -33,11 +32,9 @@ class Job:
         is_background: the driver's own work (a debt), which DRIVER_CANCEL does not affect.
         host: its host, where each host has a place of its own; None elsewhere.
         is_broken_off: a newer action does not need its end.
-        context: the variables of its task.
     """
 
     __slots__ = (
-        "context",
         "host",
         "is_background",
         "is_broken_off",
@@ -68,7 +65,6 @@ class Job:
         self.is_background = is_background
         self.host = host
         self.is_broken_off = False
-        self.context = contextvars.Context()
 
 
 class _Lane:
@@ -278,8 +274,7 @@ class Lanes:
     def _start(self, lane: _Lane) -> None:
         job = lane.current = lane.queue.popleft()
         self._turns.begin(job.host)
-        job.context = contextvars.copy_context()
-        job.task = self._run(job.work(job), job.name, job.context)
+        job.task = self._run(job.work(job), job.name)
         job.task.add_done_callback(lambda _task: self._finished(lane, job))
 
     def _finished(self, lane: _Lane, job: Job) -> None:
@@ -346,10 +341,8 @@ class Lanes:
         self._listed_polls = {}
         self._pump()
 
-    def _run(
-        self, work: Coroutine[Any, Any, None], name: str, context: contextvars.Context | None = None
-    ) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(work, name=name, context=context)
+    def _run(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task

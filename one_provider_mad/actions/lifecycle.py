@@ -10,13 +10,13 @@ from functools import partial
 import msgspec
 
 from one_provider_mad.actions.adoption import Adoption
-from one_provider_mad.actions.cloud import Cloud, waiting_for
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import LCM_STATES, Intent
 from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.policy import check_attributes, check_section
 from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.actions.resuming import Resumption
+from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
 from one_provider_mad.journal.records import AttemptState
@@ -172,7 +172,7 @@ async def _check_made(work: Work, instance: Instance) -> None:
     while instance.identity is None and not await work.finder.is_imported(instance.deploy_id, work.request):
         if loop.time() >= tagged_by:
             break
-        waiting_for.set(f"the tags of {instance.deploy_id} to be visible")
+        work.cloud.waiting.reason = f"the tags of {instance.deploy_id} to be visible"
         await asyncio.sleep(provider.watch_interval)
         instance = await work.cloud.look_at(instance.deploy_id) or instance
     await work.finder.check_made(instance, work.request)

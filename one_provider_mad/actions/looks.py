@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Mapping
 
-from one_provider_mad.actions.cloud import Cloud, persist, serve_several, waiting_for
+from one_provider_mad.calls.cloud import Cloud, SharedCloud
 from one_provider_mad.domain import DeployId, Instance, Value
 
 _FRESH_SECONDS = 30.0
@@ -50,10 +50,9 @@ class SharedLooks:
         Raises:
             ProviderError: the cloud could not be asked.
         """
-        waiting_for.set("the cloud's answer to describe")
-        return await persist("describe", lambda: self._look_at(cloud, deploy_id), keep_on=cloud.keep_on)
+        return await cloud.persist("describe", lambda: self._look_at(cloud.shared, deploy_id))
 
-    async def _look_at(self, cloud: Cloud, deploy_id: DeployId) -> Instance | None:
+    async def _look_at(self, cloud: SharedCloud, deploy_id: DeployId) -> Instance | None:
         look = self._looked.pop(deploy_id, None)
         if look is not None and asyncio.get_running_loop().time() - look.begun <= _FRESH_SECONDS:
             task = look.task
@@ -63,7 +62,7 @@ class SharedLooks:
             task = self._next or self._start(cloud)
         return (task.result() if task.done() else await asyncio.shield(task)).get(deploy_id)
 
-    def _start(self, cloud: Cloud) -> asyncio.Task[Mapping[DeployId, Instance]]:
+    def _start(self, cloud: SharedCloud) -> asyncio.Task[Mapping[DeployId, Instance]]:
         task = self._next = asyncio.create_task(self._look(cloud), name="look for all that wait")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -74,8 +73,7 @@ class SharedLooks:
         if not task.cancelled():
             task.exception()  # all actions that wait for it may have been cancelled
 
-    async def _look(self, cloud: Cloud) -> Mapping[DeployId, Instance]:
-        serve_several()
+    async def _look(self, cloud: SharedCloud) -> Mapping[DeployId, Instance]:
         await asyncio.sleep(max(0.0, self._begun + _APART_SECONDS - asyncio.get_running_loop().time()))
         async with self._gate:
             found = await cloud.describe(self._begin())

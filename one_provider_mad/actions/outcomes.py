@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 
-from one_provider_mad.actions.cloud import waiting_for
 from one_provider_mad.actions.intents import INTENTS, Intent, intent_of
 from one_provider_mad.actions.lifecycle import (
     RUNNING,
@@ -68,7 +67,7 @@ async def observe(work: Work, intent: Intent) -> str:
             reason = str(error)
         except CannotTell as error:
             reason = str(error)
-        waiting_for.set(f"the cloud to show the outcome (last answer: {reason})")
+        work.cloud.waiting.reason = f"the cloud to show the outcome (last answer: {reason})"
         await asyncio.sleep(_PAUSE)
 
 

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator, Collection, Sequence
 import structlog
 
 from one_provider_mad.actions.accepted import Accepted
-from one_provider_mad.actions.cloud import Cloud, Patience, patience, waiting_for
 from one_provider_mad.actions.deadlines import Deadlines, exceeded
-from one_provider_mad.actions.engine import EngineSource
+from one_provider_mad.actions.engine import WAITING_FOR_ENGINE, EngineSource
 from one_provider_mad.actions.finding import missing
 from one_provider_mad.actions.lanes import Lanes
 from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.actions.replies import Replies
+from one_provider_mad.calls.cloud import Cloud
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import CannotTell, MadError, RequestRefused, SettingsError, internal_error
 from one_provider_mad.protocol.messages import Action, Reply
@@ -158,8 +159,8 @@ class Polls:
 
     async def answer(self, requests: list[VmRequest], lanes: Lanes) -> None:
         """Answer a batch from one lookup, save those that an action has overtaken."""
-        patience.set(Patience.SHORT)
-        waiting_for.set("its turn")
+        waiting = Waiting()
+        waiting.reason = WAITING_FOR_ENGINE
         unanswered = dict.fromkeys(range(len(requests)))
         seconds = self._deadlines.seconds(Action.POLL)
         limit = asyncio.timeout(seconds)
@@ -168,8 +169,8 @@ class Polls:
                 sight = await self._engines.sight()
                 if sight.cloud is None:
                     raise SettingsError("the configuration changed meanwhile")
-                number = 0
-                async for request, reply in poll(sight.cloud, requests, is_certain=sight.is_certain):
+                number, cloud = 0, sight.cloud.for_action(waiting)
+                async for request, reply in poll(cloud, requests, is_certain=sight.is_certain):
                     del unanswered[number]
                     number += 1
                     if lanes.is_listed(request):
@@ -184,7 +185,7 @@ class Polls:
                 raise
             if isinstance(error, TimeoutError) and limit.expired():
                 late = sum(lanes.is_listed(requests[number]) for number in unanswered)
-                reason = exceeded(Action.POLL, seconds, late)
+                reason = exceeded(Action.POLL, seconds, waiting, late)
             else:
                 log.exception("poll failed unexpectedly")
                 reason = CannotTell(internal_error(error))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from enum import Enum
 
 from one_provider_mad.actions.accepted import Accepted, RequestJob
-from one_provider_mad.actions.cloud import waiting_for
 from one_provider_mad.actions.intents import INTENTS, Intent, is_end
 from one_provider_mad.actions.lanes import Lanes
 from one_provider_mad.actions.table import CREATES_OR_DESTROYS, takes_place_of
@@ -75,7 +74,7 @@ def _sentence(job: RequestJob, newer: RequestJob, fate: Fate) -> str:
         return f"{sentence}; {old} is {fate.value}"
     if job.task is None:
         return f"{sentence}, once {old} has had its turn"
-    return f"{sentence}, once {old} has ended, which waits for {job.context.get(waiting_for, 'its turn')}"
+    return f"{sentence}, once {old} has ended, which waits for {job.accepted.waiting.reason}"
 
 
 def success_of_both(accepted: Accepted, request: VmRequest) -> str | None:

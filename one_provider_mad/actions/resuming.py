@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from one_provider_mad.actions.capabilities import CAPABILITIES
-from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.instance_spec import (
     Change,
     InstanceSpec,
@@ -28,6 +27,7 @@ from one_provider_mad.actions.instance_spec import (
     with_finished,
 )
 from one_provider_mad.actions.policy import check_attributes
+from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import (
     AuthenticationRefused,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.recreating import recreate_from
+from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.orphans.verdicts import VmDocument
 

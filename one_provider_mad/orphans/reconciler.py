@@ -15,8 +15,9 @@ from typing import Any, Protocol
 import msgspec
 import structlog
 
-from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.calls.cloud import Cloud
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Identity, Instance, VmId
 from one_provider_mad.errors import JournalError, MadError, ProviderError, SettingsError
 from one_provider_mad.journal.records import ORPHAN, Debt
@@ -225,9 +226,9 @@ class Reconciler:
         Raises:
             MadError: the cloud or OpenNebula did not answer, or not completely.
         """
-        cloud, policy = engine.cloud, engine.configuration.settings.orphans
-        if cloud is None:
+        if engine.cloud is None:
             return []
+        cloud, policy = engine.cloud.for_action(Waiting()), engine.configuration.settings.orphans
         await self.revalidation.is_this_machine(engine.journal)
         asked_at = self._clock()
         living = await self._opennebula.living()

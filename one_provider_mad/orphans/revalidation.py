@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from one_provider_mad.actions.engine import Engine, EngineSource
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.errors import CannotTell
 from one_provider_mad.journal.records import Debt
@@ -74,8 +75,8 @@ class Revalidation:
         Raises:
             ProviderError: the cloud did not answer.
         """
-        cloud = engine.cloud
-        assert cloud is not None  # noqa: S101 - the callers have checked it
+        assert engine.cloud is not None  # noqa: S101 - the callers have checked it
+        cloud = engine.cloud.for_action(Waiting())
         documents = await self._opennebula.documents([vm_id])
         instances = await cloud.find(vm_id)
         busy = await self.unanswered(engine.journal)

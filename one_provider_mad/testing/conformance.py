@@ -36,10 +36,11 @@ import msgspec
 import pytest
 from blockbuster import blockbuster_ctx
 
-from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import Work, destroy, perform_intent, reboot, stop
+from one_provider_mad.calls.cloud import SharedCloud
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Template, VmId, VmRequest
 from one_provider_mad.errors import (
     BadParameter,
@@ -182,9 +183,10 @@ async def a_worker(provider: Provider, directory: Path) -> AsyncIterator[tuple[C
     """Yield a function that makes the work of an action, and the journal."""
     journal = await asyncio.to_thread(Journal, directory / "journal", clock=time.time, on_lost=pytest.fail)
     await journal.open()
-    cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=PATIENCE)
+    shared = SharedCloud(provider, owner=OWNER, retries=0, call_timeout=PATIENCE)
 
     def work(request: VmRequest) -> Work:
+        cloud = shared.for_action(Waiting())
         return Work(
             cloud=cloud,
             journal=journal,

@@ -20,11 +20,12 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
-from one_provider_mad.actions.cloud import Cloud
 from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.engine import Engine, Sight
 from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.lifecycle import Work
+from one_provider_mad.calls.cloud import SharedCloud
+from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.database import Database
 from one_provider_mad.domain import (
     DeployId,
@@ -402,7 +403,8 @@ class World:
     logged: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
-        self.cloud = Cloud(self.provider, owner=OWNER, retries=self.retries, call_timeout=self.call_timeout)
+        self.shared = SharedCloud(self.provider, owner=OWNER, retries=self.retries, call_timeout=self.call_timeout)
+        self.cloud = self.shared.for_action(Waiting())
         self.finder = Finder(self.cloud, self.journal, self.clock)
 
     def set_cloud(self, *, retries: int = 0, call_timeout: float = 60.0) -> None:
@@ -429,7 +431,7 @@ class World:
         )
         if verbatim is not None:
             return Engine(configuration=configuration, journal=self.journal, verbatim=verbatim)
-        return Engine(configuration=configuration, journal=self.journal, cloud=self.cloud, finder=self.finder)
+        return Engine(configuration=configuration, journal=self.journal, cloud=self.shared)
 
     async def attempts(self, vm_id: int = 7) -> list[Attempt]:
         return await self.journal.attempts(owner=OWNER, vm_id=VmId(vm_id))
@@ -477,7 +479,7 @@ async def a_world(tmp_path: Path, provider: FakeCloud | None = None) -> AsyncIte
         try:
             yield world
         finally:
-            await world.cloud.close()
+            await world.shared.close()
             await journal.close()
 
 

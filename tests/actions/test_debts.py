@@ -63,7 +63,7 @@ async def only_debt(world: World) -> Debt:
 
 async def pay_off(world: World) -> None:
     async with asyncio.timeout(1000):
-        await pay(world.engine(), await only_debt(world))
+        await pay(world.engine(), await only_debt(world), clock=world.clock)
 
 
 async def settled(world: World) -> None:
@@ -199,14 +199,15 @@ async def test_a_debt_of_another_owner_is_an_error_and_terminates_nothing(world:
     await world.add_debt(deploy_id)
     debt = msgspec.structs.replace(await only_debt(world), identity=identity_of(owner="quay"))
     with pytest.raises(SettingsError, match="belongs to owner quay, and this driver serves harbour now"):
-        await pay(world.engine(), debt)
+        await pay(world.engine(), debt, clock=world.clock)
     assert world.provider.state(deploy_id) is RUNNING
 
 
 async def test_a_debt_without_owner_is_paid_as_the_current_owners(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_debt(deploy_id)
-    await pay(world.engine(), msgspec.structs.replace(await only_debt(world), identity=identity_of(owner="")))
+    debt = msgspec.structs.replace(await only_debt(world), identity=identity_of(owner=""))
+    await pay(world.engine(), debt, clock=world.clock)
     assert world.provider.state(deploy_id) is TERMINATED
 
 
@@ -216,7 +217,7 @@ async def test_paying_a_debt_fails_if_the_provider_is_scripts(world: World) -> N
 
     await world.add_debt("i-1")
     with pytest.raises(SettingsError, match="a directory of scripts"):
-        await pay(world.engine(Scripts()), await only_debt(world))  # type: ignore[arg-type]
+        await pay(world.engine(Scripts()), await only_debt(world), clock=world.clock)  # type: ignore[arg-type]
 
 
 # Paying for as long as the driver runs

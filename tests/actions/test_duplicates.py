@@ -99,7 +99,7 @@ async def deploy(world: World, *, leads_since: Timestamp | None = None, **fields
 
 async def pay_all(world: World) -> None:
     for debt in await world.journal.debts():
-        await pay(world.engine(), debt)
+        await pay(world.engine(), debt, clock=world.clock)
         await world.journal.pay_debt(debt)
 
 

@@ -200,10 +200,10 @@ async def test_an_unconfirmed_debt_does_not_cut_a_guest_shutdown_short(world: Wo
         raise CannotTell(f"VM {debt.identity.vm_id} lives on {instance.deploy_id} again")
 
     with pytest.raises(CannotTell, match="lives on"):
-        await pay(world.engine(), debt, confirm=refuse)
+        await pay(world.engine(), debt, confirm=refuse, clock=world.clock)
     orphan = msgspec.structs.replace(debt, reason=f"{ORPHAN}done)")
     with pytest.raises(CannotTell, match="asked first"):
-        await pay(world.engine(), orphan)
+        await pay(world.engine(), orphan, clock=world.clock)
     assert asked(world) == []
 
 
@@ -211,6 +211,6 @@ async def test_a_debt_destroys_its_instance_without_asking_the_guest(world: Worl
     deploy_id = world.provider.add(identity_of())
     await world.add_debt(deploy_id)
     [debt] = await world.journal.debts()
-    await pay(world.engine(), debt)
+    await pay(world.engine(), debt, clock=world.clock)
     assert asked(world) == ["destroy"]
     assert world.provider.state(deploy_id) is InstanceState.TERMINATED

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.actions import cloud, debts
+from one_provider_mad.actions import debts
+from one_provider_mad.calls import waiting
 from one_provider_mad.domain import Identity, Template
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -93,7 +94,7 @@ def place(tmp_path: Path) -> Place:
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Debts and calls are retried after 0.1 seconds."""
     monkeypatch.setattr(debts, "_FIRST_PAUSE", 0.1)
-    monkeypatch.setattr(cloud, "_FIRST_PAUSE", 0.1)
+    monkeypatch.setattr(waiting, "_FIRST_PAUSE", 0.1)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from one_provider_mad.calls.cloud import Cloud
 from tests.actions.fakes import Desk, World, a_desk, identity_of, until
 
 pytestmark = pytest.mark.looptime
@@ -44,5 +45,5 @@ async def test_a_power_off_succeeds_if_only_clearing_attributes_exceeds_the_dead
         await desk.settled()
         desk.ask("SHUTDOWN", release="5.10", lcm_state=18, deploy_id=deploy_id)
         await until(lambda: world.provider.count("stop") == 1)
-        monkeypatch.setattr(world.cloud, "look_at", lambda _: asyncio.Event().wait())
+        monkeypatch.setattr(Cloud, "look_at", lambda *_: asyncio.Event().wait())
         assert await desk.reply("SHUTDOWN") == "SUCCESS -"

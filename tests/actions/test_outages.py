@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from one_provider_mad.actions.cloud import Cloud
-from one_provider_mad.actions.finding import Finder
+from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import NotReached, ProviderError, ProviderUnavailable, WrongEndpoint
 from one_provider_mad.journal.records import AttemptState
@@ -193,13 +192,11 @@ async def test_a_waiting_action_continues_with_corrected_settings(desk: Desk, na
     is_corrected = False
     begin(desk)
     settings = {"owner": OWNER, "retries": 0, "call_timeout": 60.0}
-    wrong.cloud = Cloud(wrong.provider, is_current=lambda: not is_corrected, **settings)  # type: ignore[arg-type]
-    wrong.finder = Finder(wrong.cloud, wrong.journal, wrong.clock)
+    wrong.shared = SharedCloud(wrong.provider, is_current=lambda: not is_corrected, **settings)  # type: ignore[arg-type]
     desk.ask(action, deploy_id=deploy_id, **details)
     await pass_time(30)
     is_corrected = True
-    wrong.cloud = Cloud(right, **settings)  # type: ignore[arg-type]
-    wrong.finder = Finder(wrong.cloud, wrong.journal, wrong.clock)
+    wrong.shared = SharedCloud(right, **settings)  # type: ignore[arg-type]
     assert (await desk.reply(action)).startswith("SUCCESS ")
     assert now() < 60
 

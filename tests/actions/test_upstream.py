@@ -199,5 +199,5 @@ async def test_a_debt_for_an_upstream_instance_that_could_not_be_tagged_is_paid(
     reply = await desk.answer("CLEANUP", deploy_id=deploy_id, lcm_state=23)
     assert reply == "FAILURE tags may not be written"
     for debt in await world.journal.debts():
-        await pay(world.engine(), debt)
+        await pay(world.engine(), debt, clock=world.clock)
     assert cloud.state(deploy_id) is InstanceState.TERMINATED

@@ -172,7 +172,7 @@ async def test_the_debt_for_an_orphan_is_not_paid_without_confirmation(front: Fr
     assert await front.look(2) == {"i-7"}
     (debt,) = await front.world.journal.debts()
     with pytest.raises(CannotTell, match="has to be asked first"):
-        await pay(front.engine(), debt)
+        await pay(front.engine(), debt, clock=front.world.clock)
     assert front.cloud.count("destroy") == 0
 
 

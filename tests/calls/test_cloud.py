@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from one_provider_mad.actions.cloud import Cloud, Knowledge, Patience, SettingsReplaced, patience, waiting_for
+from one_provider_mad.calls.cloud import Cloud, SharedCloud
+from one_provider_mad.calls.knowledge import Knowledge
+from one_provider_mad.calls.waiting import Patience, SettingsReplaced, Waiting
 from one_provider_mad.domain import DeployId, InstanceState
 from one_provider_mad.errors import (
     AuthenticationRefused,
@@ -40,8 +42,20 @@ def provider() -> FakeCloud:
     return FakeCloud()
 
 
-def cloud_of(provider: FakeCloud, *, retries: int = 0, call_timeout: float = 60.0) -> Cloud:
-    return Cloud(provider, owner=OWNER, retries=retries, call_timeout=call_timeout)
+def cloud_of(
+    provider: FakeCloud,
+    *,
+    retries: int = 0,
+    call_timeout: float = 60.0,
+    knowledge: Knowledge | None = None,
+    patience: Patience = Patience.SHORT,
+    is_current: Callable[[], bool] = lambda: True,
+) -> Cloud:
+    """The cloud of one action."""
+    shared = SharedCloud(
+        provider, owner=OWNER, retries=retries, call_timeout=call_timeout, knowledge=knowledge, is_current=is_current
+    )
+    return shared.for_action(Waiting(patience=patience))
 
 
 def unavailable() -> ProviderUnavailable:
@@ -212,7 +226,7 @@ async def test_a_timeout_error_of_a_provider_is_not_mistaken_for_the_time_limit(
         pytest.param(lambda cloud: cloud.watch(DeployId("i-1"), RUNNING, goal="running"), "describe", id="watch"),
     ],
 )
-async def test_waiting_for_names_the_call_that_an_action_waits_for(
+async def test_waiting_reason_names_the_call_that_an_action_waits_for(
     provider: FakeCloud, ask: Callable[[Cloud], object], words: str
 ) -> None:
     for operation in ("find", "describe"):
@@ -221,8 +235,22 @@ async def test_waiting_for_names_the_call_that_an_action_waits_for(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(10):
             await ask(cloud)  # type: ignore[misc]
-    assert words in waiting_for.get()
-    await cloud.close()
+    assert words in cloud.waiting.reason
+    await cloud.shared.close()
+
+
+async def test_each_action_on_one_cloud_has_its_own_patience_and_reason(provider: FakeCloud) -> None:
+    provider.always["find"] = NotReached("no route")
+    cloud = cloud_of(provider)
+    patient = cloud.shared.for_action(Waiting(patience=Patience.OUTAGE))
+    going_on = asyncio.create_task(patient.find(identity_of().vm_id))
+    with pytest.raises(NotReached):
+        await cloud.find(identity_of().vm_id)
+    await pass_time(30)
+    assert patient.waiting.reason == "find by tags: no route"
+    assert cloud.waiting.reason == "the cloud's answer to find by tags"
+    provider.always.clear()
+    assert await going_on == []
 
 
 # Looking instances up by id
@@ -339,18 +367,18 @@ async def test_watch_outlasts_an_outage(provider: FakeCloud) -> None:
     assert provider.count("describe") == 101
 
 
-async def test_waiting_for_names_the_last_error_or_state_of_a_watch(provider: FakeCloud) -> None:
+async def test_waiting_reason_names_the_last_error_or_state_of_a_watch(provider: FakeCloud) -> None:
     deploy_id = provider.add(state=InstanceState.STOPPING, reason="the host is slow")
     provider.before["describe"].append(unavailable())
-    reasons = []
+    reasons, cloud = [], cloud_of(provider)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await cloud_of(provider).watch(deploy_id, STOPPED, goal="stopped")
-    reasons.append(waiting_for.get())
+            await cloud.watch(deploy_id, STOPPED, goal="stopped")
+    reasons.append(cloud.waiting.reason)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.5):
-            await cloud_of(provider).watch(deploy_id, STOPPED | TERMINATED, goal="stopped")
-    reasons.append(waiting_for.get())
+            await cloud.watch(deploy_id, STOPPED | TERMINATED, goal="stopped")
+    reasons.append(cloud.waiting.reason)
     assert reasons == [
         f"{deploy_id} to be stopped (last answer: fake did not answer)",
         f"{deploy_id} to be stopped (it is stopping: the host is slow)",
@@ -524,8 +552,7 @@ async def test_create_under_way_returns_none_if_the_create_fails(provider: FakeC
 async def test_create_under_way_returns_none_if_the_settings_are_replaced(provider: FakeCloud) -> None:
     """A debt, for example, waits only for the instance of the create, and does not retry with other settings."""
     provider.before["create"].append(NotReached("refused"))
-    cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, is_current=lambda: False)
-    patience.set(Patience.OUTAGE)
+    cloud = cloud_of(provider, patience=Patience.OUTAGE, is_current=lambda: False)
     caller = asyncio.create_task(cloud.create(CALL, record=Book().record))
     await turns()
     assert await cloud.create_under_way(CALL.token) is None
@@ -614,8 +641,8 @@ async def test_a_create_is_not_retried_after_its_caller_was_cancelled(
 async def test_two_clouds_of_one_driver_share_creates_under_way(provider: FakeCloud) -> None:
     """Editing the configuration makes a second Cloud while a create is under way."""
     knowledge = Knowledge()
-    before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
-    after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
+    before = cloud_of(provider, knowledge=knowledge)
+    after = cloud_of(provider, knowledge=knowledge)
     is_answered = asyncio.Event()
     provider.before["create"].append(is_answered)
     book = Book()
@@ -631,15 +658,15 @@ async def test_two_clouds_of_one_driver_share_creates_under_way(provider: FakeCl
 
 async def test_closing_one_cloud_cancels_only_its_own_creates(provider: FakeCloud) -> None:
     knowledge = Knowledge()
-    before = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
-    after = Cloud(provider, owner=OWNER, retries=0, call_timeout=60, knowledge=knowledge)
+    before = cloud_of(provider, knowledge=knowledge)
+    after = cloud_of(provider, knowledge=knowledge)
     is_answered = asyncio.Event()
     provider.always["create"] = is_answered
     other = CreateCall(identity=identity_of(8), token="token-2", parameters={})
     kept = asyncio.create_task(after.create(other, record=Book().record))
     ended = asyncio.create_task(before.create(CALL, record=Book().record))
     await turns()
-    await before.close()
+    await before.shared.close()
     await turns()
     is_answered.set()
     assert await kept in provider.instances
@@ -660,7 +687,7 @@ async def test_closing_cancels_calls_under_way_and_closes_the_provider(provider:
     await turns()
     waiting.append(asyncio.create_task(cloud.look_at(DeployId("i-2"))))
     await turns()
-    await cloud.close()
+    await cloud.shared.close()
     async with asyncio.timeout(1):
         results = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError | ProviderError) for result in results)
@@ -669,8 +696,8 @@ async def test_closing_cancels_calls_under_way_and_closes_the_provider(provider:
 
 
 async def test_watch_fails_at_once_if_the_cloud_reports_the_instance_failed(provider: FakeCloud) -> None:
-    cloud = Cloud(provider, owner=OWNER, retries=0, call_timeout=60)
+    cloud = cloud_of(provider)
     deploy_id = provider.add(identity_of(), InstanceState.UNKNOWN, reason="no host fits")
     with pytest.raises(WrongState, match=f"^instance {deploy_id} is .*: no host fits$"):
         await cloud.watch(deploy_id, frozenset({InstanceState.RUNNING}), goal="running")
-    await cloud.close()
+    await cloud.shared.close()

@@ -1,0 +1,122 @@
+"""Send creates: each once for all actions that wait for it, and to its end even when none waits any more."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from one_provider_mad.calls.knowledge import Knowledge
+from one_provider_mad.calls.sending import Sender
+from one_provider_mad.calls.waiting import SettingsReplaced, Waiting
+from one_provider_mad.domain import DeployId
+from one_provider_mad.errors import MadError, NotReached, ProviderError, ProviderUnavailable, RequestRefused, TokenSpent
+from one_provider_mad.providers.interface import CreateCall, Provider
+
+Record = Callable[[DeployId | None], Awaitable[None]]
+"""Records the id of a new instance before any action gets it; None when the cloud's answer is in doubt."""
+
+
+class Creates:
+    """The creates that are sent to one cloud.
+
+    Args:
+        provider: the adapter, already open.
+        sender: sends the calls.
+        knowledge: has the creates under way, those of earlier settings included.
+    """
+
+    def __init__(self, provider: Provider, sender: Sender, knowledge: Knowledge) -> None:
+        self._provider = provider
+        self._sender = sender
+        self._knowledge = knowledge
+        self._started: set[asyncio.Task[DeployId]] = set()
+
+    async def create(self, call: CreateCall, waiting: Waiting, *, record: Record) -> DeployId:
+        """Send a create; callers that send the same one meanwhile share its answer.
+
+        The call goes on when the caller is cancelled: only its answer shows what there is to terminate.
+
+        Args:
+            call: what to send.
+            waiting: of the action that needs the instance.
+            record: records the answer.
+        """
+        known = self._knowledge
+        task = known.tasks.get(call.token)
+        if task is None:
+            task = known.tasks[call.token] = self._start(call, waiting, record)
+        waiting.reason = "the cloud's answer to create"
+        known.waiters[call.token] += 1
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if trouble := known.troubles.get(call.token):
+                waiting.reason = f"create: {trouble}"
+            raise
+        finally:
+            known.waiters[call.token] -= 1
+            known.waiters += Counter()  # forget those at zero
+
+    def _start(self, call: CreateCall, waiting: Waiting, record: Record) -> asyncio.Task[DeployId]:
+        own = Waiting(patience=waiting.patience, rest=waiting.rest)  # it may outlive the action
+        task = asyncio.create_task(self._create(call, own, record), name=f"create for vm {call.identity.vm_id}")
+        self._started.add(task)
+        task.add_done_callback(lambda done: self._created(call.token, done))
+        return task
+
+    async def _create(self, call: CreateCall, waiting: Waiting, record: Record) -> DeployId:
+        is_in_doubt = False
+        tries = 0
+
+        async def send() -> DeployId:
+            nonlocal tries, is_in_doubt
+            tries += 1
+            if tries > 1 and not self._knowledge.waiters[call.token]:
+                raise RequestRefused("the create is not sent again, since its request is over")
+            try:
+                return await self._provider.create(call)
+            except (ProviderError, asyncio.CancelledError) as error:
+                # A try that runs out of time is cancelled.
+                is_in_doubt |= not (isinstance(error, ProviderError) and error.definite)
+                if isinstance(error, NotReached):
+                    self._knowledge.troubles[call.token] = str(error)
+                raise
+
+        try:
+            is_repeatable = self._provider.is_create_repeatable
+            deploy_id = await self._sender.call("create", send, waiting, is_repeatable=is_repeatable)
+        except (MadError, SettingsReplaced) as error:
+            if is_in_doubt:
+                await record(None)
+            is_refusal = isinstance(error, ProviderError) and error.definite and not isinstance(error, TokenSpent)
+            if is_in_doubt and is_refusal:
+                # The refusal concerns the last try only; the one before may have made an instance.
+                raise ProviderUnavailable(f"{error} (and an earlier try was not answered)") from error
+            raise
+        await record(deploy_id)
+        return deploy_id
+
+    def _created(self, token: str, done: asyncio.Task[DeployId]) -> None:
+        del self._knowledge.tasks[token]
+        self._knowledge.troubles.pop(token, None)
+        self._started.discard(done)
+        if not done.cancelled():
+            done.exception()  # its callers may be gone
+
+    async def under_way(self, token: str) -> DeployId | None:
+        """Wait for a create that was sent and not answered yet; None when there is none or it failed."""
+        task = self._knowledge.tasks.get(token)
+        if task is None:
+            return None
+        try:
+            return await asyncio.shield(task)
+        except (MadError, SettingsReplaced):
+            return None
+
+    async def close(self) -> None:
+        """End the creates that were sent from here."""
+        tasks = list(self._started)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
