@@ -10,16 +10,13 @@ from functools import partial
 import msgspec
 import structlog
 
-from one_provider_mad.actions.debt_scope import is_about, is_owed
 from one_provider_mad.actions.engine import Engine, EngineSource
-from one_provider_mad.actions.finding import UNLISTED_SECONDS, Finder
 from one_provider_mad.actions.intents import Intent, intent_of
 from one_provider_mad.actions.lanes import Job, Lanes
 from one_provider_mad.actions.leading import Lead
 from one_provider_mad.actions.lifecycle import needs_asking, terminate, terminated
-from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.calls.waiting import Waiting
-from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
+from one_provider_mad.domain import DeployId, Instance, VmId, VmRequest
 from one_provider_mad.errors import (
     CannotTell,
     DeadlineExceeded,
@@ -30,8 +27,10 @@ from one_provider_mad.errors import (
     SettingsError,
     WrongAccount,
 )
-from one_provider_mad.journal.records import AttemptState, Debt
+from one_provider_mad.journal.records import Debt
 from one_provider_mad.metrics import Recorder
+from one_provider_mad.ownership.owed import owed_instances
+from one_provider_mad.ownership.vm import UNSETTLED, Vm
 from one_provider_mad.protocol.messages import Action, Malformed, Request, Severity
 from one_provider_mad.protocol.payload import read_payload
 from one_provider_mad.tasks import is_cancelled
@@ -112,7 +111,7 @@ class Debts:
             return
         for attempt in attempts:
             is_same = identity.is_same_life(attempt.identity) and attempt.identity.seq == content.seq
-            if is_same and attempt.state in (AttemptState.OPEN, AttemptState.CREATED):
+            if is_same and attempt.state in UNSETTLED:
                 await self._add(content, "its deploy was cancelled", deploy_id=attempt.deploy_id, token=attempt.token)
 
     async def forget_called_off(self, request: Request) -> None:
@@ -265,49 +264,10 @@ async def pay(engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm
         raise SettingsError(f"the instance belongs to owner {owner}, and this driver serves {engine.cloud.owner} now")
     debt = msgspec.structs.replace(debt, identity=msgspec.structs.replace(debt.identity, owner=owner))
     cloud = engine.cloud.for_action(Waiting())  # with little patience: between its tries, others have its place
-    finder = Finder(cloud, engine.journal, clock)
-    if debt.token:
-        await cloud.create_under_way(debt.token)
-    gone: set[DeployId] = set()
-    while instances := await _owed(cloud, finder, debt, gone):
-        for instance in instances:
-            gone.add(instance.deploy_id)
-            if not debt.identity.is_same_life(instance.identity) and not await _is_imported(engine, debt, instance):
-                log.warning("debt dropped: the instance is not the VM's", instance=instance.deploy_id)
-                continue
-            if needs_asking(cloud, instance):
-                await confirm(debt, instance)
-            await terminate(cloud, instance)
-            await terminated(cloud, instance.deploy_id)
-            await engine.journal.unpark(instance.deploy_id)
-
-
-async def _is_imported(engine: Engine, debt: Debt, instance: Instance) -> bool:
-    imported_for = await engine.journal.imported_for(instance.deploy_id)
-    return instance.identity is None and imported_for == (debt.identity.vm_id, debt.identity.stime)
-
-
-async def _owed(cloud: Cloud, finder: Finder, debt: Debt, gone: set[DeployId]) -> list[Instance]:
-    """Return the debt's instances that are not terminated yet; an empty list is certain."""
-    looked_at = finder.now()
-    every = await finder.attempts_of(debt.identity)
-    attempts = [attempt for attempt in every if is_about(debt, attempt)]
-    ids = {debt.deploy_id} if debt.deploy_id else {attempt.deploy_id for attempt in attempts if attempt.deploy_id}
-    looked = await cloud.look(ids) if ids else {}
-    found = {id_: instance for id_, instance in looked.items() if id_ in ids}
-    for instance in await cloud.find(debt.identity.vm_id):
-        if is_owed(debt, instance, every):
-            found.setdefault(instance.deploy_id, instance)
-    gone |= {id_ for id_, instance in found.items() if instance.state is InstanceState.TERMINATED}
-    alive = [instance for id_, instance in found.items() if id_ not in gone]
-    if not alive:
-        unsettled = [attempt for attempt in attempts if attempt.deploy_id not in gone]
-        if any(finder.is_young(attempt, looked_at) for attempt in unsettled):
-            raise CannotTell(f"cannot tell yet whether VM {debt.identity.vm_id}'s instance exists")
-        unlisted = [attempt.deploy_id for attempt in unsettled if attempt.state is AttemptState.CREATED]
-        if unlisted and looked_at.at - debt.since < UNLISTED_SECONDS:
-            # By now only its tags can tell which VM it belongs to.
-            raise CannotTell(f"the cloud does not show instance {unlisted[0]}, which it has made: nothing is destroyed")
-        for attempt in attempts:
-            await finder.close_attempt(attempt, AttemptState.GONE, "destroyed, or not found after the grace")
-    return alive
+    vm = Vm(identity=debt.identity, deploy_id=debt.deploy_id, cloud=cloud, journal=engine.journal, clock=clock)
+    async for instance in owed_instances(vm, debt):
+        if needs_asking(cloud, instance):
+            await confirm(debt, instance)
+        await terminate(cloud, instance)
+        await terminated(cloud, instance.deploy_id)
+        await engine.journal.unpark(instance.deploy_id)

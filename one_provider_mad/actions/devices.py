@@ -9,6 +9,7 @@ from one_provider_mad.actions.capabilities import CAPABILITIES
 from one_provider_mad.actions.lifecycle import Work, resumption_of
 from one_provider_mad.domain import DeployId
 from one_provider_mad.errors import NotSupported, RequestRefused
+from one_provider_mad.ownership.locating import locate
 from one_provider_mad.protocol.messages import Action
 
 _NOT_REPEATABLE = frozenset({Action.SNAPSHOTCREATE, Action.DISKSNAPSHOTCREATE})
@@ -31,7 +32,7 @@ async def perform_capability(work: Work, action: Action) -> str:
         raise NotSupported(provider.name, capability.what)
     if capability.operand and not request.operand:
         raise RequestRefused(f"the message marks no {capability.operand} for {action.value}: nothing was done")
-    instance = await work.finder.locate(request)
+    instance = await locate(work.vm)
     method: Callable[[DeployId, Any], Awaitable[str | None]] = getattr(provider, capability.method)
     subject = request.operand if capability.operand else request
     resumption = resumption_of(work)

@@ -12,7 +12,6 @@ import structlog
 from one_provider_mad.actions.accepted import Accepted
 from one_provider_mad.actions.deadlines import Deadlines, exceeded
 from one_provider_mad.actions.engine import WAITING_FOR_ENGINE, Engine, EngineSource
-from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.last_poll import last_poll
 from one_provider_mad.actions.leading import Lead
 from one_provider_mad.actions.lifecycle import Work
@@ -154,13 +153,11 @@ class Execution:
     def _work(self, engine: Engine, request: VmRequest, deadline: float, accepted: Accepted) -> Work:
         if engine.cloud is None:
             raise AssertionError("an engine has a cloud or is verbatim")
-        cloud = engine.cloud.for_action(accepted.waiting)
         settings = engine.configuration.settings
         needs_section = settings.policy.needs_section(costs_money=engine.costs_money)
         return Work(
-            cloud=cloud,
+            cloud=engine.cloud.for_action(accepted.waiting),
             journal=engine.journal,
-            finder=Finder(cloud, engine.journal, self._clock),
             policy=settings.policy,
             request=request,
             deadline=deadline,

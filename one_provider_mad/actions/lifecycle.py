@@ -9,18 +9,20 @@ from functools import partial
 
 import msgspec
 
-from one_provider_mad.actions.adoption import Adoption
-from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import LCM_STATES, Intent
 from one_provider_mad.actions.looks import SharedLooks
 from one_provider_mad.actions.policy import check_attributes, check_section
 from one_provider_mad.actions.recreating import gone_for_good
-from one_provider_mad.actions.resuming import Resumption
+from one_provider_mad.actions.resuming import Resumption, wanted_spec
 from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.domain import DeployId, Instance, InstanceState, Value, VmRequest
 from one_provider_mad.errors import InstanceNotFound, JournalError, ProviderError, WrongState
-from one_provider_mad.journal.records import AttemptState
 from one_provider_mad.journal.writer import Journal
+from one_provider_mad.ownership.creating import Order
+from one_provider_mad.ownership.deploying import instance_for_deploy
+from one_provider_mad.ownership.destroying import to_destroy
+from one_provider_mad.ownership.locating import locate
+from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.providers.interface import BootFinisher, Parkable, SoftTerminate, Suspendable
 from one_provider_mad.settings import Policy
 from one_provider_mad.timestamps import Timestamp
@@ -46,7 +48,6 @@ class Work(Value, frozen=True, kw_only=True):
     Attributes:
         cloud: the provider, with bounded and retried calls.
         journal: requests, attempts, debts and imports.
-        finder: attributes instances to VMs.
         policy: what end users may do.
         request: the VM.
         deadline: loop time by which the action must be done; infinity for none.
@@ -62,7 +63,6 @@ class Work(Value, frozen=True, kw_only=True):
 
     cloud: Cloud
     journal: Journal
-    finder: Finder
     policy: Policy
     request: VmRequest
     deadline: float
@@ -75,6 +75,18 @@ class Work(Value, frozen=True, kw_only=True):
     looks: SharedLooks = msgspec.field(default_factory=SharedLooks)
     leads_since: Timestamp | None = None
 
+    @property
+    def vm(self) -> Vm:
+        """Return the VM, for the questions whose answers are in ownership/."""
+        return Vm(
+            identity=self.request.identity(owner=self.cloud.owner),
+            deploy_id=self.request.deploy_id,
+            cloud=self.cloud,
+            journal=self.journal,
+            clock=self.clock,
+            warn=self.warn,
+        )
+
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
     """Carry out an intent, and return the reply's payload; `is_soft`: an end may wait for the guest."""
@@ -84,21 +96,22 @@ async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -
 
 
 async def create(work: Work) -> str:
-    """Create the VM's instance, or adopt the one it has; return its id once it runs.
-
-    One that ends for lack of capacity gives way to the next alternative, like a create that is refused for it.
-    """
+    """Create the VM's instance, or adopt the one it has; return its id once it runs."""
     check_attributes(work.policy, work.request)
-    adoption = adoption_of(work)
-    while True:
-        deploy_id = await adoption.adopt_or_create(work.request)
-        try:
-            await bring_up(work, deploy_id)
-        except WrongState as error:
-            await adoption.fall_back(deploy_id, work.request, error)
-        else:
-            await resumption_of(work).note_baseline(deploy_id)
-            return deploy_id
+    order = Order(
+        request=work.request,
+        asked=wanted_spec(work.cloud, work.request).written(),
+        check=partial(check_section, work.required_type, work.request, cloud=work.cloud.provider.name),
+    )
+    deploy_id = await instance_for_deploy(
+        work.vm,
+        order,
+        bring_up=partial(bring_up, work),
+        may_import=work.policy.allow_import,
+        leads_since=work.leads_since,
+    )
+    await resumption_of(work).note_baseline(deploy_id)
+    return deploy_id
 
 
 def resumption_of(work: Work) -> Resumption:
@@ -113,24 +126,17 @@ def resumption_of(work: Work) -> Resumption:
     )
 
 
-def adoption_of(work: Work) -> Adoption:
-    """Return the object that brings this VM to exactly one instance."""
-    return Adoption(
-        cloud=work.cloud,
-        journal=work.journal,
-        finder=work.finder,
-        clock=work.clock,
-        warn=work.warn,
-        may_import=work.policy.allow_import,
-        leads_since=work.leads_since,
-        check_new=partial(check_section, work.required_type, cloud=work.cloud.provider.name),
-    )
+async def bring_up(work: Work, instance: Instance) -> None:
+    """Return once an instance of the VM, running or stopped, runs and is finished.
 
-
-async def bring_up(work: Work, deploy_id: DeployId) -> None:
-    """Return once the VM's instance runs and is finished. Raises WrongState when it will not run."""
-    await _wait_until_running(work, deploy_id)
-    await _finish_boot(work, deploy_id)
+    Raises:
+        WrongState: it will not run.
+    """
+    if instance.state is not InstanceState.RUNNING:
+        # An adopted instance, which was stopped meanwhile.
+        await work.cloud.call("start", partial(work.cloud.provider.start, instance.deploy_id))
+        await work.cloud.watch(instance.deploy_id, RUNNING, goal="running")
+    await _finish_boot(work, instance.deploy_id)
 
 
 async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
@@ -150,37 +156,9 @@ async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
         work.warn(f"instance {deploy_id} runs, but not everything is done: {reason}")
 
 
-async def _wait_until_running(work: Work, deploy_id: DeployId) -> None:
-    provider = work.cloud.provider
-    grace = provider.visibility_grace
-    instance = await work.cloud.watch(deploy_id, RUNNING | STOPPED, goal="running", grace=grace)
-    await _check_made(work, instance)
-    if instance.state is not InstanceState.RUNNING:
-        # An adopted instance, which was stopped meanwhile.
-        await work.cloud.call("start", partial(provider.start, deploy_id))
-        await work.cloud.watch(deploy_id, RUNNING, goal="running")
-
-
-async def _check_made(work: Work, instance: Instance) -> None:
-    """Check that an id from a create's answer, or from the journal, is the VM's; new tags may show a little later.
-
-    Raises:
-        NotOurs: it belongs to another VM, or to none.
-    """
-    loop, provider = asyncio.get_running_loop(), work.cloud.provider
-    tagged_by = loop.time() + provider.visibility_grace
-    while instance.identity is None and not await work.finder.is_imported(instance.deploy_id, work.request):
-        if loop.time() >= tagged_by:
-            break
-        work.cloud.waiting.reason = f"the tags of {instance.deploy_id} to be visible"
-        await asyncio.sleep(provider.watch_interval)
-        instance = await work.cloud.look_at(instance.deploy_id) or instance
-    await work.finder.check_made(instance, work.request)
-
-
 async def start(work: Work) -> str:
     """Start the VM's stopped or suspended instance; never create one. Return its id once it runs."""
-    instance = await work.finder.locate(work.request)
+    instance = await locate(work.vm)
     provider, deploy_id = work.cloud.provider, instance.deploy_id
     if instance.state.is_gone:
         raise WrongState(gone_for_good(instance, lcm_state=work.request.lcm_state))
@@ -261,7 +239,7 @@ async def suspend(work: Work) -> str:
 
 
 async def _alive(work: Work) -> Instance:
-    instance = await work.finder.locate(work.request)
+    instance = await locate(work.vm)
     if instance.state.is_gone:
         raise WrongState(gone_for_good(instance))
     return instance
@@ -269,28 +247,19 @@ async def _alive(work: Work) -> Instance:
 
 async def destroy(work: Work, *, is_soft: bool = False) -> str:
     """Terminate all instances of this VM; gone for certain is success."""
-    gone: set[DeployId] = set()
     await _note(work, work.journal.sync())
-    while instances := await work.finder.to_destroy(work.request, gone=gone, deadline=work.deadline):
+    async for instances in to_destroy(work.vm, deadline=work.deadline):
         asked = {each.deploy_id for each in instances if is_soft and await _is_guests_turn(work, each.deploy_id)}
         for instance in instances:
             await terminate(work.cloud, instance, is_soft=instance.deploy_id in asked)
             if instance.deploy_id in asked:
-                await _note(work, work.journal.note_soft_end(instance.deploy_id, work.finder.now()))
+                await _note(work, work.journal.note_soft_end(instance.deploy_id, Timestamp.now(work.clock)))
         for instance in instances:
             if instance.deploy_id in asked:
                 await _ended_by_guest(work, instance.deploy_id)
             else:
                 await terminated(work.cloud, instance.deploy_id)
-            gone.add(instance.deploy_id)
-    await note_gone(work, gone)
     return "-"
-
-
-async def note_gone(work: Work, gone: set[DeployId]) -> None:
-    """Record that all instances of the VM were seen terminated, and forget them."""
-    work.cloud.knowledge.shown -= {*gone, work.request.deploy_id}
-    await _note(work, _settle(work, gone))
 
 
 async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
@@ -307,7 +276,7 @@ async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
     first, is_refused = before
     if first.at >= work.asked_at:
         return True  # this very request asked the guest, before the driver's end cut it short
-    return not is_refused and work.finder.now().since(first) < _GUESTS_SECONDS
+    return not is_refused and Timestamp.now(work.clock).since(first) < _GUESTS_SECONDS
 
 
 async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:
@@ -321,14 +290,6 @@ async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:
     except WrongState:
         await _note(work, work.journal.refuse_soft_end(deploy_id))
         raise
-
-
-async def _settle(work: Work, gone: set[DeployId]) -> None:
-    for deploy_id in gone:
-        await work.journal.unpark(deploy_id)
-    for attempt in await work.finder.attempts(work.request):
-        if attempt.state is AttemptState.CREATED and attempt.deploy_id in gone:
-            await work.finder.close_attempt(attempt, AttemptState.GONE, "terminated")
 
 
 async def _note(work: Work, writing: Awaitable[None]) -> None:
@@ -401,7 +362,7 @@ def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
 
 async def reboot(work: Work, *, is_hard: bool) -> str:
     """Reboot the VM's instance; one lookup reads the tags for all waiting reboots."""
-    instance = await work.finder.locate(work.request, look_at=partial(work.looks.look_at, work.cloud))
+    instance = await locate(work.vm, look_at=partial(work.looks.look_at, work.cloud))
     await work.cloud.call("reboot", lambda: work.cloud.provider.reboot(instance.deploy_id, hard=is_hard))
     return "-"
 

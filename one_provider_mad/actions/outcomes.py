@@ -15,16 +15,17 @@ from one_provider_mad.actions.lifecycle import (
     RUNNING,
     STOPPED,
     Work,
-    adoption_of,
     be_on_host,
     bring_up,
     destroy,
     move_to_host,
-    note_gone,
     terminated,
 )
-from one_provider_mad.domain import DeployId, Instance, InstanceState
-from one_provider_mad.errors import CannotTell, InstanceNotFound, ProviderError, RequestRefused, WrongState
+from one_provider_mad.domain import Instance, InstanceState
+from one_provider_mad.errors import CannotTell, ProviderError, RequestRefused, WrongState
+from one_provider_mad.ownership.deploying import instance_of_earlier_deploy
+from one_provider_mad.ownership.destroying import to_destroy
+from one_provider_mad.ownership.locating import locate
 from one_provider_mad.protocol.messages import Action
 
 UNREPEATED = (
@@ -72,22 +73,13 @@ async def observe(work: Work, intent: Intent) -> str:
 
 
 async def _created(work: Work) -> str:
-    adoption = adoption_of(work)
-    deploy_id = await adoption.adopt(work.request)
-    if deploy_id is None:
-        raise InstanceNotFound(
-            "no instance was made before the driver or OpenNebula ended: deploy again with onevm recover --retry"
-        )
-    try:
-        await bring_up(work, deploy_id)
-    except WrongState as error:
-        await adoption.fall_back(deploy_id, work.request, error)
-        raise
-    return deploy_id
+    return await instance_of_earlier_deploy(
+        work.vm, bring_up=partial(bring_up, work), may_import=work.policy.allow_import
+    )
 
 
 async def _started(work: Work) -> str:
-    instance = await work.finder.locate(work.request)
+    instance = await locate(work.vm)
     if instance.state is InstanceState.PENDING:
         instance = await work.cloud.watch(instance.deploy_id, RUNNING | STOPPED, goal="running")
     if instance.state is not InstanceState.RUNNING:
@@ -98,7 +90,7 @@ async def _started(work: Work) -> str:
 
 
 async def _stopped(work: Work, *, is_parked: bool = False) -> str:
-    instance = await work.finder.locate(work.request)
+    instance = await locate(work.vm)
     if instance.state in (InstanceState.STOPPING, InstanceState.SUSPENDING):
         instance = await work.cloud.watch(instance.deploy_id, STOPPED, goal="stopped")
     if instance.state not in STOPPED:
@@ -111,14 +103,11 @@ async def _stopped(work: Work, *, is_parked: bool = False) -> str:
 
 
 async def _destroyed(work: Work) -> str:
-    gone: set[DeployId] = set()
-    while instances := await work.finder.to_destroy(work.request, gone=gone, deadline=work.deadline):
+    async for instances in to_destroy(work.vm, deadline=work.deadline):
         for instance in instances:
             if not instance.state.is_gone:
                 raise _not_done(instance, "terminated", "terminate the VM again")
             await terminated(work.cloud, instance.deploy_id)
-            gone.add(instance.deploy_id)
-    await note_gone(work, gone)
     return "-"
 
 

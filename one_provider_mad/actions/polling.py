@@ -10,7 +10,6 @@ import structlog
 from one_provider_mad.actions.accepted import Accepted
 from one_provider_mad.actions.deadlines import Deadlines, exceeded
 from one_provider_mad.actions.engine import WAITING_FOR_ENGINE, EngineSource
-from one_provider_mad.actions.finding import missing
 from one_provider_mad.actions.lanes import Lanes
 from one_provider_mad.actions.recreating import gone_for_good
 from one_provider_mad.actions.replies import Replies
@@ -18,6 +17,7 @@ from one_provider_mad.calls.cloud import Cloud
 from one_provider_mad.calls.waiting import Waiting
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId, VmRequest
 from one_provider_mad.errors import CannotTell, MadError, RequestRefused, SettingsError, internal_error
+from one_provider_mad.ownership.locating import missing
 from one_provider_mad.protocol.messages import Action, Reply
 from one_provider_mad.protocol.poll import format_poll
 from one_provider_mad.tasks import is_cancelled
@@ -82,7 +82,7 @@ async def poll(
             yield request, _no_news(request)
         else:
             cloud.knowledge.shown.discard(request.deploy_id)
-            yield request, _failure(request, missing(request))
+            yield request, _failure(request, missing(request.vm_id, request.deploy_id))
 
 
 def tell_unknown(requests: Sequence[VmRequest], error: MadError) -> None:

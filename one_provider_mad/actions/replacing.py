@@ -105,7 +105,7 @@ def fate_of(older: Accepted, newer: Accepted, *, has_begun: bool, is_verbatim: b
 def _has_no_use_for_the_end_of(older: Accepted, newer: Accepted) -> bool:
     """True when the newer request need not wait: it goes further, or reverses an end that may not have come yet.
 
-    Every end of a VM waits for what may have been created (actions/finding.py, to_destroy), and nothing else does: only
+    Every end of a VM waits for what may have been created (ownership/destroying.py), and nothing else does: only
     an end breaks off a deploy. A request that is settled only looks, except for a CLEANUP, which terminates.
     """
     if older.is_settled and older.action is not Action.CLEANUP:

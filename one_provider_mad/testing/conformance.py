@@ -36,7 +36,6 @@ import msgspec
 import pytest
 from blockbuster import blockbuster_ctx
 
-from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import Work, destroy, perform_intent, reboot, stop
 from one_provider_mad.calls.cloud import SharedCloud
@@ -186,11 +185,9 @@ async def a_worker(provider: Provider, directory: Path) -> AsyncIterator[tuple[C
     shared = SharedCloud(provider, owner=OWNER, retries=0, call_timeout=PATIENCE)
 
     def work(request: VmRequest) -> Work:
-        cloud = shared.for_action(Waiting())
         return Work(
-            cloud=cloud,
+            cloud=shared.for_action(Waiting()),
             journal=journal,
-            finder=Finder(cloud, journal, time.time),
             policy=Policy(),
             request=request,
             deadline=math.inf,

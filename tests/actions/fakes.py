@@ -22,7 +22,6 @@ from structlog.testing import capture_logs
 
 from one_provider_mad.actions.dispatcher import Dispatcher
 from one_provider_mad.actions.engine import Engine, Sight
-from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.lifecycle import Work
 from one_provider_mad.calls.cloud import SharedCloud
 from one_provider_mad.calls.waiting import Waiting
@@ -49,6 +48,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.options import Options
+from one_provider_mad.ownership.vm import Vm
 from one_provider_mad.protocol.messages import Control, Malformed, Request
 from one_provider_mad.protocol.vmm import parse_line
 from one_provider_mad.providers.interface import CreateCall, CreatePlan, Parameters, VerbatimDriver, VerbatimRequest
@@ -405,7 +405,6 @@ class World:
     def __post_init__(self) -> None:
         self.shared = SharedCloud(self.provider, owner=OWNER, retries=self.retries, call_timeout=self.call_timeout)
         self.cloud = self.shared.for_action(Waiting())
-        self.finder = Finder(self.cloud, self.journal, self.clock)
 
     def set_cloud(self, *, retries: int = 0, call_timeout: float = 60.0) -> None:
         """Use the provider with other options."""
@@ -416,7 +415,6 @@ class World:
         return Work(
             cloud=self.cloud,
             journal=self.journal,
-            finder=self.finder,
             policy=self.policy,
             request=request,
             deadline=deadline,
@@ -424,6 +422,9 @@ class World:
             warn=self.warnings.append,
             required_type=self.required_type,
         )
+
+    def vm(self, request: VmRequest) -> Vm:
+        return self.work(request).vm
 
     def engine(self, verbatim: VerbatimDriver | None = None) -> Engine:
         configuration = Configuration(

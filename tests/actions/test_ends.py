@@ -15,6 +15,7 @@ from one_provider_mad.errors import CannotTell, PermissionDenied
 from one_provider_mad.journal.records import ORPHAN, Debt
 from one_provider_mad.protocol.messages import Request
 from one_provider_mad.protocol.vmm import parse_line
+from one_provider_mad.timestamps import Timestamp
 from tests import oned_lines
 from tests.actions.fakes import STIME, Desk, FakeCloud, World, a_desk, a_world, identity_of, pass_time, until
 
@@ -177,7 +178,7 @@ async def test_a_terminate_resumed_by_the_next_process_still_waits_for_the_guest
     journal, deploy_id = desk.world.journal, desk.world.provider.add(identity_of())
     asked_at = desk.world.clock()
     await pass_time(1)
-    await journal.note_soft_end(deploy_id, desk.world.finder.now())
+    await journal.note_soft_end(deploy_id, Timestamp.now(desk.world.clock))
     if is_refused:
         await journal.refuse_soft_end(deploy_id)
     await pass_time(200)

@@ -12,13 +12,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from one_provider_mad.actions.adoption import Adoption
 from one_provider_mad.actions.debts import pay
-from one_provider_mad.actions.duplicates import Duplicates, sort_duplicates
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import AmbiguousInstance, ProviderUnavailable
 from one_provider_mad.journal.records import Attempt, AttemptState
 from one_provider_mad.monitor.attribution import latest_of
+from one_provider_mad.ownership.adoption import adopt
+from one_provider_mad.ownership.creating import Creation, Order
+from one_provider_mad.ownership.duplicates import Duplicates, sort_duplicates
 from one_provider_mad.providers.interface import CreateCall
 from one_provider_mad.timestamps import Timestamp
 from tests.actions.fakes import EPOCH, FakeCloud, World, a_world, identity_of, pass_time, request_of
@@ -85,16 +86,10 @@ def partner(world: World) -> Partner:
 
 
 async def deploy(world: World, *, leads_since: Timestamp | None = None, **fields: Any) -> DeployId:
-    adoption = Adoption(
-        cloud=world.cloud,
-        journal=world.journal,
-        finder=world.finder,
-        clock=world.clock,
-        warn=world.warnings.append,
-        may_import=False,
-        leads_since=leads_since,
-    )
-    return await adoption.adopt_or_create(request_of(**fields))
+    request = request_of(**fields)
+    vm, order = world.vm(request), Order(request=request)
+    adopted = await adopt(vm, may_import=False, leads_since=leads_since)
+    return adopted or await Creation(vm=vm, order=order).create()
 
 
 async def pay_all(world: World) -> None:

@@ -10,8 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from one_provider_mad.actions.adoption import Adoption
-from one_provider_mad.actions.debt_scope import is_about, is_owed
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, VmRequest
 from one_provider_mad.errors import (
     AmbiguousInstance,
@@ -32,6 +30,9 @@ from one_provider_mad.errors import (
 )
 from one_provider_mad.journal.reader import read_outline
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
+from one_provider_mad.ownership.adoption import adopt
+from one_provider_mad.ownership.creating import Creation, Order
+from one_provider_mad.ownership.debt_scope import is_about, is_owed
 from one_provider_mad.providers.interface import CreateCall
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns, until
 
@@ -45,15 +46,10 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
 
 
 async def adopt_or_create(world: World, *, may_import: bool = False, **fields: Any) -> DeployId:
-    adoption = Adoption(
-        cloud=world.cloud,
-        journal=world.journal,
-        finder=world.finder,
-        clock=world.clock,
-        warn=world.warnings.append,
-        may_import=may_import,
-    )
-    return await adoption.adopt_or_create(request_of(**fields))
+    request = request_of(**fields)
+    vm, order = world.vm(request), Order(request=request)
+    adopted = await adopt(vm, may_import=may_import, leads_since=None)
+    return adopted or await Creation(vm=vm, order=order).create()
 
 
 def sent(world: World) -> list[CreateCall]:
@@ -235,7 +231,8 @@ async def test_the_visibility_grace_of_an_unanswered_create_starts_when_it_times
     [attempt] = await world.attempts()
     assert attempt.state is AttemptState.OPEN
     assert 49 <= attempt.answered_at - attempt.sent_at <= 52
-    assert world.finder.is_young(attempt, world.finder.now())
+    vm = world.vm(request_of())
+    assert vm.is_young(attempt, vm.now())
 
 
 async def test_a_create_answered_after_its_attempt_was_closed_becomes_a_debt(world: World) -> None:
@@ -244,7 +241,7 @@ async def test_a_create_answered_after_its_attempt_was_closed_becomes_a_debt(wor
     creating = asyncio.create_task(adopt_or_create(world))
     await until(lambda: bool(sent(world)))
     [attempt] = await world.attempts()
-    await world.finder.close_attempt(attempt, AttemptState.GONE, "not found after the grace")
+    await world.vm(request_of()).close(attempt, AttemptState.GONE, "not found after the grace")
     is_answered.set()
     deploy_id = await creating
     [debt] = await world.journal.debts()

@@ -7,19 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from one_provider_mad.actions.finding import Finder
 from one_provider_mad.actions.intents import Intent
 from one_provider_mad.actions.lifecycle import perform_intent
-from one_provider_mad.domain import DeployId, Identity, InstanceState
+from one_provider_mad.domain import DeployId, Identity, InstanceState, VmId
 from one_provider_mad.errors import (
     AmbiguousInstance,
     AuthenticationRefused,
     CannotTell,
     InstanceNotFound,
+    JournalError,
     NotOurs,
     ProviderUnavailable,
 )
 from one_provider_mad.journal.records import AttemptState
+from one_provider_mad.ownership import destroying
+from one_provider_mad.ownership.locating import locate
 from one_provider_mad.providers.interface import CreateCall
 from one_provider_mad.timestamps import Timestamp
 from tests.actions.fakes import STIME, World, a_world, identity_of, pass_time, request_of, turns
@@ -38,8 +40,10 @@ def now() -> float:
 
 
 async def to_destroy(world: World, *, deploy_id: str = "", deadline: float = math.inf) -> list[str]:
-    instances = await world.finder.to_destroy(request_of(deploy_id=deploy_id), gone=set(), deadline=deadline)
-    return [instance.deploy_id for instance in instances]
+    """The instances that are to be terminated first."""
+    async for instances in destroying.to_destroy(world.vm(request_of(deploy_id=deploy_id)), deadline=deadline):
+        return [instance.deploy_id for instance in instances]
+    return []
 
 
 # One instance
@@ -48,14 +52,14 @@ async def to_destroy(world: World, *, deploy_id: str = "", deadline: float = mat
 async def test_locate_finds_the_instance_that_the_request_names(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     world.provider.add(identity_of())
-    assert (await world.finder.locate(request_of(deploy_id=deploy_id))).deploy_id == deploy_id
+    assert (await locate(world.vm(request_of(deploy_id=deploy_id)))).deploy_id == deploy_id
     assert world.provider.count("find") == 0, "one call is enough"
 
 
 async def test_locate_accepts_an_instance_tagged_with_an_older_seq_and_host(world: World) -> None:
     deploy_id = world.provider.add(identity_of(seq=1, host_id=3))
     request = request_of(deploy_id=deploy_id, seq=5, host_id=9)
-    assert (await world.finder.locate(request)).deploy_id == deploy_id
+    assert (await locate(world.vm(request))).deploy_id == deploy_id
 
 
 OTHERS = [
@@ -75,7 +79,7 @@ async def test_another_vms_instance_is_refused_although_the_request_names_it(
     deploy_id = world.provider.add(identity)
     world.provider.add(identity_of())
     with pytest.raises(NotOurs) as caught:
-        await world.finder.locate(request_of(deploy_id=deploy_id))
+        await locate(world.vm(request_of(deploy_id=deploy_id)))
     assert str(caught.value) == sentence
     with pytest.raises(NotOurs) as caught:
         await to_destroy(world, deploy_id=deploy_id)
@@ -85,10 +89,10 @@ async def test_another_vms_instance_is_refused_although_the_request_names_it(
 async def test_an_untagged_instance_that_was_imported_for_this_vm_is_accepted(world: World) -> None:
     deploy_id = world.provider.add(None)
     await world.journal.record_import(deploy_id, vm_id=identity_of().vm_id, stime=STIME)
-    assert (await world.finder.locate(request_of(deploy_id=deploy_id))).deploy_id == deploy_id
+    assert (await locate(world.vm(request_of(deploy_id=deploy_id)))).deploy_id == deploy_id
     assert await to_destroy(world, deploy_id=deploy_id) == [deploy_id]
     with pytest.raises(NotOurs):
-        await world.finder.locate(request_of(deploy_id=deploy_id, stime=STIME + 1))
+        await locate(world.vm(request_of(deploy_id=deploy_id, stime=STIME + 1)))
 
 
 @pytest.mark.parametrize("named", ["", "i-404"], ids=["no-id", "unknown-id"])
@@ -98,14 +102,14 @@ async def test_locate_finds_the_instance_by_tags_if_the_id_is_missing_or_unknown
     world.provider.add(identity_of(), InstanceState.TERMINATED)
     world.provider.add(None)
     deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
-    assert (await world.finder.locate(request_of(deploy_id=named))).deploy_id == deploy_id
+    assert (await locate(world.vm(request_of(deploy_id=named)))).deploy_id == deploy_id
 
 
 async def test_locate_fails_if_the_vm_has_several_instances(world: World) -> None:
     for deploy_id in ("i-b", "i-a"):
         world.provider.add(identity_of(), deploy_id=deploy_id)
     with pytest.raises(AmbiguousInstance) as caught:
-        await world.finder.locate(request_of())
+        await locate(world.vm(request_of()))
     assert str(caught.value) == "i-a and i-b are all VM 7's: terminate all but one in the cloud"
 
 
@@ -118,7 +122,7 @@ async def test_locate_fails_if_the_vm_has_several_instances(world: World) -> Non
 )
 async def test_locate_fails_at_once_if_the_instance_does_not_exist(world: World, named: str, sentence: str) -> None:
     with pytest.raises(InstanceNotFound) as caught:
-        await world.finder.locate(request_of(deploy_id=named))
+        await locate(world.vm(request_of(deploy_id=named)))
     assert str(caught.value) == sentence
     assert now() < 1, "at once"
 
@@ -128,7 +132,7 @@ async def test_locate_waits_for_an_instance_that_was_just_created(world: World) 
     world.provider.lag = 20
     await world.add_attempt(AttemptState.OPEN)
     deploy_id = await world.provider.create(CreateCall(identity=identity_of(), token="t", parameters={}))
-    assert (await world.finder.locate(request_of())).deploy_id == deploy_id
+    assert (await locate(world.vm(request_of()))).deploy_id == deploy_id
     assert 20 <= now() <= 22
 
 
@@ -136,7 +140,7 @@ async def test_locate_fails_if_the_instance_does_not_appear_within_the_grace(wor
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-404")
     with pytest.raises(InstanceNotFound):
-        await world.finder.locate(request_of(deploy_id="i-404"))
+        await locate(world.vm(request_of(deploy_id="i-404")))
     assert 30 <= now() <= 32
 
 
@@ -145,7 +149,7 @@ async def test_locate_does_not_wait_after_a_refused_or_closed_attempt(world: Wor
     world.provider.visibility_grace = 30
     await world.add_attempt(state)
     with pytest.raises(InstanceNotFound):
-        await world.finder.locate(request_of())
+        await locate(world.vm(request_of()))
     assert now() < 1, "at once"
 
 
@@ -158,28 +162,28 @@ async def test_locate_finds_an_instance_without_visible_tags_by_its_journaled_id
     monkeypatch.setattr(world.provider, "find", find_nothing)
     deploy_id = world.provider.add(identity_of())
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
-    assert (await world.finder.locate(request_of())).deploy_id == deploy_id
+    assert (await locate(world.vm(request_of()))).deploy_id == deploy_id
 
 
 async def test_locate_ignores_a_journaled_id_of_another_vms_instance(world: World) -> None:
     deploy_id = world.provider.add(identity_of(8))
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
     with pytest.raises(InstanceNotFound):
-        await world.finder.locate(request_of())
+        await locate(world.vm(request_of()))
 
 
 @pytest.mark.parametrize("operation", ["describe", "find"])
 async def test_locate_raises_the_error_of_a_failed_lookup(world: World, operation: str) -> None:
     world.provider.always[operation] = ProviderUnavailable("fake did not answer")
     with pytest.raises(ProviderUnavailable):
-        await world.finder.locate(request_of(deploy_id="i-1"))
+        await locate(world.vm(request_of(deploy_id="i-1")))
 
 
 async def test_attempts_of_an_earlier_vm_with_the_same_id_are_left_out(world: World) -> None:
     await world.add_attempt(AttemptState.OPEN, seq=0)
     await world.add_attempt(AttemptState.OPEN, seq=4)
-    assert len(await world.finder.attempts(request_of(seq=9))) == 2
-    assert await world.finder.attempts(request_of(stime=STIME + 1)) == []
+    assert len(await world.vm(request_of(seq=9)).attempts()) == 2
+    assert await world.vm(request_of(stime=STIME + 1)).attempts() == []
 
 
 # Instances to destroy
@@ -326,6 +330,41 @@ async def test_the_instance_of_an_unanswered_attempt_beside_a_terminated_one_is_
     assert await to_destroy(world, deploy_id=deploy_id) == [other]
 
 
+async def test_to_destroy_records_that_all_instances_have_ended(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+    await world.journal.park(deploy_id, VmId(7))
+    async for instances in destroying.to_destroy(world.vm(request_of()), deadline=math.inf):
+        assert [instance.deploy_id for instance in instances] == [deploy_id]
+        world.provider.add(identity_of(), InstanceState.TERMINATED, deploy_id=deploy_id)
+    [attempt] = await world.attempts()
+    assert (attempt.state, attempt.detail) == (AttemptState.GONE, "terminated")
+    assert await world.journal.parked() == set()
+    assert deploy_id not in world.cloud.knowledge.shown
+
+
+async def test_to_destroy_records_nothing_if_its_caller_stops(world: World) -> None:
+    deploy_id = world.provider.add(identity_of())
+    await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
+    async for _ in destroying.to_destroy(world.vm(request_of()), deadline=math.inf):
+        break
+    [attempt] = await world.attempts()
+    assert attempt.state is AttemptState.CREATED
+
+
+async def test_to_destroy_only_warns_if_the_journal_cannot_be_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
+
+    async def refuse(_: DeployId) -> None:
+        raise JournalError("the disk is full")
+
+    monkeypatch.setattr(world.journal, "unpark", refuse)
+    assert await to_destroy(world, deploy_id=deploy_id) == []
+    assert world.warnings == ["the disk is full"]
+
+
 # Clock changes
 
 
@@ -353,7 +392,7 @@ async def test_wall_clock_changes_neither_end_nor_prolong_the_grace(world: World
     create.cancel()
     await asyncio.gather(create, return_exceptions=True)
     steady = world.clock
-    world.finder = Finder(world.cloud, world.journal, lambda: steady() + set_by)
+    world.clock = lambda: steady() + set_by
     with pytest.raises(CannotTell, match=r"wait 2\d\d s and try again"):
         await to_destroy(world, deadline=now() + 1)
     deploy_id = await perform_intent(world.work(request_of()), Intent.CREATE)

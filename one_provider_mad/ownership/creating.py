@@ -1,0 +1,149 @@
+"""Create the instance of a VM that certainly has none, or give up one that found no room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+import msgspec
+
+from one_provider_mad.domain import DeployId, Instance, Value, VmRequest
+from one_provider_mad.errors import (
+    JournalError,
+    NoCapacity,
+    QuotaExceeded,
+    TokenSpent,
+    WrongState,
+)
+from one_provider_mad.journal.records import Attempt, AttemptState, Refusal
+from one_provider_mad.ownership.sending import send_new
+from one_provider_mad.ownership.vm import Vm
+from one_provider_mad.providers.interface import Parameters, ShortageTeller
+
+_MOST_SPENT = 10
+"""Most attempts in a row whose tokens a cloud may call spent: a recreate spends one, and no more are known."""
+
+
+class Order(Value, frozen=True, kw_only=True):
+    """What a new instance is created from.
+
+    Attributes:
+        request: the VM, as the provider plans its instance.
+        asked: what the VM asks of it, as the journal keeps it.
+        check: raises RequestRefused when no instance may be created for the VM.
+    """
+
+    request: VmRequest
+    asked: str = ""
+    check: Callable[[], None] = lambda: None
+
+
+class Creation(Value, frozen=True, kw_only=True):
+    """Creates the instance of one VM; alternatives without capacity are not tried twice.
+
+    Attributes:
+        vm: the VM.
+        order: what its instance is created from.
+        short: alternatives for which there was no capacity, with the cloud's answer.
+    """
+
+    vm: Vm
+    order: Order
+    short: list[tuple[Parameters, NoCapacity]] = msgspec.field(default_factory=list)
+
+    async def create(self) -> DeployId:
+        """Open attempts until one is answered; each alternative once, and again when its token was spent.
+
+        Raises:
+            RequestRefused: no instance may be created for the VM.
+            ProviderError: the cloud refused, or its answer is uncertain; the attempt is in the journal.
+        """
+        self.order.check()
+        plan = self.vm.cloud.provider.plan(self.order.request)
+        for warning in plan.warnings:
+            self.vm.tell(warning)
+        for parameters in plan.alternatives:
+            attempt = await self._open(parameters)
+            if any(attempt.parameters == short for short, _ in self.short):
+                continue
+            try:
+                return await self._create_so(attempt)
+            except NoCapacity as error:
+                self.short.append((attempt.parameters, error.with_traceback(None)))
+                self.vm.warn(f"{error}")
+            except QuotaExceeded as error:
+                await self._note_refusal(error)
+                raise
+        await self._note_refusal(self.short[-1][1])
+        raise self.short.pop()[1]  # a plan has an alternative; popped, as the error's traceback keeps this frame
+
+    async def fall_back(self, deploy_id: DeployId, error: WrongState) -> None:
+        """Give up an instance that never ran for lack of capacity, so that the next alternative is tried.
+
+        Args:
+            deploy_id: the instance.
+            error: what became of it.
+
+        Raises:
+            WrongState: the same error, of an instance that failed for any other reason. A retry adopts it while it
+                exists; once it is gone its token is spent, and a retry is a new attempt.
+        """
+        short = await give_up(self.vm, deploy_id, error)
+        self.short.extend((attempt.parameters, NoCapacity(f"{error}")) for attempt in short)
+        if not short:
+            raise error
+
+    async def _note_refusal(self, error: NoCapacity | QuotaExceeded) -> None:
+        """Note the refusal for the information driver, so that the scheduler places nothing more without capacity."""
+        refusal = Refusal(
+            at=self.vm.clock(),
+            text=str(error),
+            vm_id=self.vm.identity.vm_id,
+            is_limit=isinstance(error, QuotaExceeded),
+            is_general=isinstance(error, QuotaExceeded) and error.is_general,
+        )
+        with suppress(JournalError):  # the cloud's answer matters more to the VM
+            await self.vm.journal.note_refusal(refusal)
+
+    async def _open(self, parameters: Parameters) -> Attempt:
+        number = 1 + max((attempt.number for attempt in await self.vm.own_attempts()), default=0)
+        return Attempt.new(self.vm.identity, number, parameters, asked=self.order.asked)
+
+    async def _create_so(self, attempt: Attempt) -> DeployId:
+        """Send an attempt, and new ones while their tokens are spent, _MOST_SPENT at most."""
+        for _ in range(_MOST_SPENT):
+            try:
+                return await send_new(self.vm, attempt)
+            except TokenSpent as error:
+                self.vm.warn(f"{error}: a new attempt is made")
+            attempt = await self._open(attempt.parameters)
+        return await send_new(self.vm, attempt)
+
+
+async def give_up(vm: Vm, deploy_id: DeployId, error: WrongState) -> list[Attempt]:
+    """Give up an instance that will not run.
+
+    Args:
+        vm: the VM.
+        deploy_id: the instance.
+        error: what became of it.
+
+    Returns:
+        The attempts that found no room in the cloud; their instance became a debt.
+    """
+    instance = await vm.cloud.look_at(deploy_id)
+    made = [attempt for attempt in await vm.attempts() if attempt.deploy_id == deploy_id]
+    short = [attempt for attempt in made if instance is not None and _lacked_room(vm, instance, attempt)]
+    for attempt in short:
+        reason = f"there was no room for it: {error}"
+        await vm.owe(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
+        vm.warn(f"{error}")
+    if instance is None or instance.state.is_gone:
+        for attempt in made:
+            await vm.close(attempt, AttemptState.GONE, "ended before it ran")
+    return short
+
+
+def _lacked_room(vm: Vm, instance: Instance, attempt: Attempt) -> bool:
+    provider = vm.cloud.provider
+    return isinstance(provider, ShortageTeller) and provider.lacked_room(instance, attempt.parameters)

@@ -1,0 +1,149 @@
+"""Find the instances of a VM that are left to terminate, until they are gone for certain (decision 16)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from one_provider_mad.domain import DeployId, Instance, InstanceState
+from one_provider_mad.errors import CannotTell, JournalError, NotOurs, ProviderError
+from one_provider_mad.journal.records import Attempt, AttemptState
+from one_provider_mad.ownership.checks import check_made, check_named
+from one_provider_mad.ownership.locating import every_instance
+from one_provider_mad.ownership.vm import UNLISTED_SECONDS, Vm
+from one_provider_mad.timestamps import Timestamp
+
+
+async def to_destroy(vm: Vm, *, deadline: float) -> AsyncIterator[list[Instance]]:
+    """Yield instances that are left to terminate; the end means that all are gone for certain, and is recorded.
+
+    The caller sees all instances of a list terminated before it asks for the next one.
+
+    Args:
+        vm: the VM, with or without the id of its instance.
+        deadline: loop time by which it has to be certain.
+
+    Raises:
+        NotOurs: the named instance is not this VM's.
+        CannotTell: an instance may exist that the cloud does not list.
+    """
+    gone: set[DeployId] = set()
+    while instances := await _left(vm, gone, deadline):
+        yield instances
+        gone.update(instance.deploy_id for instance in instances)
+    vm.cloud.knowledge.shown -= {*gone, vm.deploy_id}
+    try:
+        await _forget(vm, gone)
+    except JournalError as error:
+        # A journal that cannot be written (a full disk) is no reason to keep an instance and its bill.
+        vm.warn(str(error))
+
+
+async def _left(vm: Vm, gone: set[DeployId], deadline: float) -> list[Instance]:
+    """Return the instances that are left to terminate; `gone`: ids already seen terminated, added to."""
+    if vm.deploy_id not in gone:
+        named = await _named(vm)
+        if named is not None and named.state is not InstanceState.TERMINATED:
+            return [named]
+        if named is not None:
+            gone.add(named.deploy_id)
+    while True:
+        for attempt in await vm.unsettled(gone):
+            vm.wait_for(f"the cloud's answer to {vm}'s create")
+            await vm.cloud.create_under_way(attempt.token)
+        looked_at = vm.now()
+        try:
+            every = await every_instance(vm)
+        except ProviderError as error:
+            if vm.deploy_id in gone and not await vm.unsettled(gone):
+                return []  # the cloud has shown that it is terminated
+            raise CannotTell(f"{_doubt(vm)}: {error}") from error
+        gone |= {instance.deploy_id for instance in every if instance.state is InstanceState.TERMINATED}
+        if left := [instance for instance in every if instance.deploy_id not in gone]:
+            return left
+        unsettled = await vm.unsettled(gone)
+        if not any(vm.is_young(attempt, looked_at) for attempt in unsettled):
+            # A complete lookup found nothing and the grace has passed.
+            return await _resolve(vm, unsettled, gone, looked_at)
+        await _wait_for_certainty(vm, unsettled, deadline)
+
+
+async def _named(vm: Vm) -> Instance | None:
+    if not vm.deploy_id:
+        return None
+    try:
+        instance = await vm.cloud.look_at(vm.deploy_id)
+    except ProviderError as error:
+        raise CannotTell(f"cannot tell whether instance {vm.deploy_id} still exists: {error}") from error
+    if instance is not None:
+        await check_named(vm, instance)
+    return instance
+
+
+async def _resolve(vm: Vm, attempts: list[Attempt], gone: set[DeployId], looked_at: Timestamp) -> list[Instance]:
+    """Settle attempts that no lookup by tags shows; return what is left to terminate.
+
+    Open attempts made nothing. Created ones may still be unlisted, and are never terminated unseen, since the id may be
+    another VM's: the repeated request or a debt looks for them.
+
+    Raises:
+        CannotTell: the cloud has created an instance lately and does not list it.
+    """
+    made = {attempt.deploy_id for attempt in attempts if attempt.state is AttemptState.CREATED}
+    try:
+        shown = await vm.cloud.look(made) if made else {}
+    except ProviderError as error:
+        raise CannotTell(f"{_doubt(vm)}: {error}") from error
+    left: list[Instance] = []
+    for attempt in attempts:
+        instance = shown.get(attempt.deploy_id)
+        if attempt.state is AttemptState.OPEN:
+            await vm.close(attempt, AttemptState.GONE, "not found after the grace")
+        elif instance is None and attempt.age(looked_at) < UNLISTED_SECONDS:
+            raise CannotTell(f"{_doubt(vm)}: the cloud has made instance {attempt.deploy_id} and does not show it")
+        elif instance is None:
+            reason = "the cloud has made it, and did not show it when it was to be destroyed"
+            await vm.owe(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
+        elif await _is_made(vm, instance, has_another=bool(gone)):
+            left.append(instance)
+        else:
+            await vm.close(attempt, AttemptState.GONE, "its answer named another VM's instance")
+    return left
+
+
+async def _is_made(vm: Vm, instance: Instance, *, has_another: bool) -> bool:
+    """True when the instance that a create's answer has named is the VM's.
+
+    Raises:
+        NotOurs: it is not, and no other instance of the VM has been seen either.
+    """
+    try:
+        await check_made(vm, instance)
+    except NotOurs:
+        if not has_another:
+            raise
+        return False
+    return True
+
+
+async def _wait_for_certainty(vm: Vm, unsettled: list[Attempt], deadline: float) -> None:
+    now, provider = vm.now(), vm.cloud.provider
+    age = min(attempt.age(now) for attempt in unsettled)
+    seconds = max(0.0, provider.visibility_grace - age)
+    if asyncio.get_running_loop().time() + seconds > deadline:
+        raise CannotTell(f"{_doubt(vm)}: wait {seconds:.0f} s and try again")
+    vm.wait_for(f"the cloud to show whether {vm} has an instance")
+    await asyncio.sleep(min(seconds, provider.watch_interval))
+
+
+def _doubt(vm: Vm) -> str:
+    return f"cannot tell whether {vm}'s instance still exists"
+
+
+async def _forget(vm: Vm, gone: set[DeployId]) -> None:
+    """Record that all instances of the VM were seen terminated."""
+    for deploy_id in gone:
+        await vm.journal.unpark(deploy_id)
+    for attempt in await vm.attempts():
+        if attempt.state is AttemptState.CREATED and attempt.deploy_id in gone:
+            await vm.close(attempt, AttemptState.GONE, "terminated")

@@ -1,0 +1,148 @@
+"""Adopt the instance whose tags name exactly this VM, and put right what the tags show besides (decision 14).
+
+Leftovers of a recreate and explained duplicates become debts; all other instances are left alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NoReturn
+
+import msgspec
+
+from one_provider_mad.domain import DeployId, Identity, Instance
+from one_provider_mad.errors import AmbiguousInstance, CannotTell
+from one_provider_mad.journal.records import Attempt, AttemptState
+from one_provider_mad.ownership.debt_scope import is_owed
+from one_provider_mad.ownership.duplicates import sort_duplicates
+from one_provider_mad.ownership.vm import Vm, listed
+from one_provider_mad.protocol.vmm import deploy_id_problem
+
+LOOKS_APART = 5.0
+"""Seconds between the first and the last lookup for the instance of an unanswered create, in a cloud without tokens:
+an overloaded cloud may still be working on it, and a second create would buy a second instance."""
+
+
+async def adopt_tagged(vm: Vm) -> DeployId | None:
+    """Adopt the live instance with exactly this identity; None when the cloud lists none.
+
+    Raises:
+        AmbiguousInstance: two match in full, and our attempts do not explain both; or the tags of one are damaged.
+    """
+    matches = await live_matches(vm)
+    if len(matches) > 1:
+        return await settle_duplicates(vm, matches)
+    if not matches:
+        return None
+    await _note_answer(vm, matches[0].deploy_id)
+    return matches[0].deploy_id
+
+
+async def _note_answer(vm: Vm, deploy_id: DeployId) -> None:
+    """Record the instance that the tags show as the answer to an unanswered create.
+
+    Monitoring misses a new instance, like any other, only if the journal names it (monitor/attribution.py).
+    """
+    attempts = await vm.own_attempts()
+    unanswered_ones = [each for each in attempts if each.state is AttemptState.OPEN]
+    if unanswered_ones and all(each.deploy_id != deploy_id for each in attempts):
+        answered = msgspec.structs.replace(unanswered_ones[-1], state=AttemptState.CREATED, deploy_id=deploy_id)
+        await vm.journal.save_attempt(answered.answered(vm.now()))
+
+
+async def live_matches(vm: Vm) -> list[Instance]:
+    """Return live instances of this life; leftovers become debts, and all others are left alone."""
+    debts = [debt for debt in await vm.journal.debts() if debt.identity.vm_id == vm.identity.vm_id]
+    attempts = await vm.attempts() if debts else []
+    matches: list[Instance] = []
+    for instance in await vm.cloud.find(vm.identity.vm_id):
+        if instance.state.is_gone:
+            continue
+        if instance.identity is None:
+            raise AmbiguousInstance(
+                f"instance {instance.deploy_id} has damaged tags of {vm}: mend them, or terminate it"
+            )
+        if any(is_owed(debt, instance, attempts) for debt in debts):
+            continue
+        match _relation(instance.identity, vm.identity):
+            case "ours":
+                if problem := deploy_id_problem(instance.deploy_id):
+                    await owe_nameless(vm, problem, identity=instance.identity)
+                matches.append(instance)
+            case "leftover":
+                await leave_behind(vm, instance)
+            case relation:
+                vm.tell(f"instance {instance.deploy_id} is of {relation} {vm}: it is left alone")
+    return matches
+
+
+def _relation(identity: Identity, own: Identity) -> str:
+    if identity.stime != own.stime:
+        return "another"
+    if identity.seq == own.seq:
+        return "ours"
+    return "leftover" if identity.seq < own.seq else "a later life of"
+
+
+async def settle_duplicates(vm: Vm, matches: list[Instance]) -> DeployId:
+    """Return the duplicate that stays, where our own attempts without tokens explain all of them.
+
+    Raises:
+        AmbiguousInstance: they do not explain all.
+    """
+    is_repeatable = vm.cloud.provider.is_create_repeatable
+    found = None if is_repeatable else sort_duplicates(matches, await vm.own_attempts(), now=vm.now())
+    if found is None:
+        raise AmbiguousInstance(f"{listed(matches)} are both {vm}'s: terminate one in the cloud")
+    for attempt in found.attempts:
+        await vm.journal.save_attempt(attempt)
+    for duplicate in found.owed:
+        reason = f"a duplicate of {found.stays.deploy_id}, made by a create whose answer was lost"
+        vm.tell(f"instance {duplicate.deploy_id} is {reason}; it will be terminated")
+        await vm.owe(duplicate.deploy_id, reason)
+    return found.stays.deploy_id
+
+
+async def leave_behind(vm: Vm, instance: Instance) -> None:
+    """Record a debt for the leftover of a recreate, which costs money until it is terminated."""
+    vm.tell(f"instance {instance.deploy_id} is left over from before a recreate: it will be terminated")
+    await vm.owe(instance.deploy_id, "left over from before a recreate", identity=instance.identity)
+
+
+async def owe_nameless(vm: Vm, problem: str, *, identity: Identity, token: str = "") -> NoReturn:
+    """Record a debt for an instance with an unusable id; its tags lead to it.
+
+    Args:
+        vm: the VM.
+        problem: what is wrong with the id.
+        identity: of the instance.
+        token: of the create with this answer, "" for any create of this life of the VM.
+
+    Raises:
+        CannotTell: always; the sentence is the DEPLOY's failure.
+    """
+    sentence = f"the cloud has answered with an unusable id: {problem}"
+    await vm.owe(DeployId(""), sentence, identity=identity, token=token)
+    raise CannotTell(f"{sentence}; the instance is looked for by its tags, and terminated")
+
+
+async def await_listing(vm: Vm, attempt: Attempt, *, is_given_up: bool = True) -> DeployId | None:
+    """Look for the instance of an unanswered create until the grace has passed, and twice at least.
+
+    Args:
+        vm: the VM.
+        attempt: the unanswered one.
+        is_given_up: close the attempt when nothing is found, so that a new one may be opened.
+    """
+    loop = asyncio.get_running_loop()
+    look_until = loop.time() + (0.0 if vm.cloud.provider.is_create_repeatable else LOOKS_APART)
+    while True:
+        looked_at, is_apart = vm.now(), loop.time() >= look_until
+        if own := await adopt_tagged(vm):
+            return own
+        if is_apart and not vm.is_young(attempt, looked_at):
+            if is_given_up:
+                await vm.close(attempt, AttemptState.GONE, "not found after the grace")
+            return None
+        vm.wait_for(f"the cloud to show whether {vm} has an instance")
+        await asyncio.sleep(vm.cloud.provider.watch_interval)
