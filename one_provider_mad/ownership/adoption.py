@@ -72,7 +72,7 @@ async def adopt_shown(vm: Vm, *, may_import: bool) -> DeployId | None:
         if not is_young and looked_at.since(begun) >= grace:
             await _close_all(vm, attempts)
             return None
-        vm.wait_for(f"the cloud to show whether {vm} has an instance")
+        vm.wait_for(f"the cloud to show whether VM {vm.number} has an instance")
         await asyncio.sleep(vm.cloud.provider.watch_interval)
 
 
@@ -138,7 +138,7 @@ async def _adopt_named(vm: Vm, *, may_import: bool) -> DeployId | None:
     if instance.identity.seq < vm.identity.seq:
         await leave_behind(vm, instance)
         return None
-    raise NotOurs(f"instance {deploy_id} is of a later life of {vm} (SEQ {instance.identity.seq})")
+    raise NotOurs(f"instance {deploy_id} is of a later life of VM {vm.number} (SEQ {instance.identity.seq})")
 
 
 async def _adopt_journaled(vm: Vm) -> DeployId | None:

@@ -36,7 +36,9 @@ async def check_made(vm: Vm, instance: Instance) -> None:
     """
     if vm.is_named_by(instance) or (instance.identity is None and await vm.is_imported(instance.deploy_id)):
         return
-    raise NotOurs(f"instance {instance.deploy_id}, which the cloud's answer calls {vm}'s, {_whose(vm, instance)}")
+    raise NotOurs(
+        f"instance {instance.deploy_id}, which the cloud's answer calls VM {vm.number}'s, {_whose(vm, instance)}"
+    )
 
 
 def _whose(vm: Vm, instance: Instance) -> str:

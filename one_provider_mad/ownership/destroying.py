@@ -49,7 +49,7 @@ async def _left(vm: Vm, gone: set[DeployId], deadline: float) -> list[Instance]:
             gone.add(named.deploy_id)
     while True:
         for attempt in await vm.unsettled(gone):
-            vm.wait_for(f"the cloud's answer to {vm}'s create")
+            vm.wait_for(f"the cloud's answer to VM {vm.number}'s create")
             await vm.cloud.create_under_way(attempt.token)
         looked_at = vm.now()
         try:
@@ -132,12 +132,12 @@ async def _wait_for_certainty(vm: Vm, unsettled: list[Attempt], deadline: float)
     seconds = max(0.0, provider.visibility_grace - age)
     if asyncio.get_running_loop().time() + seconds > deadline:
         raise CannotTell(f"{_doubt(vm)}: wait {seconds:.0f} s and try again")
-    vm.wait_for(f"the cloud to show whether {vm} has an instance")
+    vm.wait_for(f"the cloud to show whether VM {vm.number} has an instance")
     await asyncio.sleep(min(seconds, provider.watch_interval))
 
 
 def _doubt(vm: Vm) -> str:
-    return f"cannot tell whether {vm}'s instance still exists"
+    return f"cannot tell whether VM {vm.number}'s instance still exists"
 
 
 async def _forget(vm: Vm, gone: set[DeployId]) -> None:

@@ -36,13 +36,13 @@ async def locate(vm: Vm, *, look_at: LookAt | None = None) -> Instance:
         looked_at = vm.now()
         alive = [instance for instance in await every_instance(vm) if not instance.state.is_gone]
         if len(alive) > 1:
-            raise AmbiguousInstance(f"{listed(alive)} are all {vm}'s: terminate all but one in the cloud")
+            raise AmbiguousInstance(f"{listed(alive)} are all VM {vm.number}'s: terminate all but one in the cloud")
         if alive:
             return alive[0]
         # The cloud may have omitted an instance that it had just created.
         if not any(vm.is_young(attempt, looked_at) for attempt in await vm.unsettled(set())):
             raise InstanceNotFound(missing(vm.identity.vm_id, vm.deploy_id))
-        vm.wait_for(f"the new instance of {vm} to be visible")
+        vm.wait_for(f"the new instance of VM {vm.number} to be visible")
         await asyncio.sleep(vm.cloud.provider.watch_interval)
 
 

@@ -57,7 +57,7 @@ async def _left(vm: Vm, debt: Debt, gone: set[DeployId]) -> list[Instance]:
     if not alive:
         unsettled = [attempt for attempt in attempts if attempt.deploy_id not in gone]
         if any(vm.is_young(attempt, looked_at) for attempt in unsettled):
-            raise CannotTell(f"cannot tell yet whether {vm}'s instance exists")
+            raise CannotTell(f"cannot tell yet whether VM {vm.number}'s instance exists")
         unlisted = [attempt.deploy_id for attempt in unsettled if attempt.state is AttemptState.CREATED]
         if unlisted and looked_at.at - debt.since < UNLISTED_SECONDS:
             # By now only its tags can tell which VM it belongs to.

@@ -77,7 +77,7 @@ async def _without_duplicate(vm: Vm, deploy_id: DeployId) -> DeployId:
 
 async def repeat_unlisted(vm: Vm, attempt: Attempt) -> DeployId | None:
     """Repeat the create of an unlisted instance: a repeated create is authoritative, a listing is not."""
-    doubt = f"instance {attempt.deploy_id} was made for {vm} and is not listed: look for it in the cloud"
+    doubt = f"instance {attempt.deploy_id} was made for VM {vm.number} and is not listed: look for it in the cloud"
     if not vm.cloud.provider.is_create_repeatable:
         raise CannotTell(doubt)
     try:
@@ -171,7 +171,7 @@ async def _settle_mismatch(vm: Vm, attempt: Attempt, error: TokenMismatch) -> De
             return own
         if not vm.is_young(attempt, looked_at):
             break
-        vm.wait_for(f"the instance of an earlier attempt for {vm} to be visible")
+        vm.wait_for(f"the instance of an earlier attempt for VM {vm.number} to be visible")
         await asyncio.sleep(vm.cloud.provider.watch_interval)
     await vm.close(attempt, AttemptState.REFUSED, str(error))
     raise error

@@ -60,7 +60,7 @@ async def live_matches(vm: Vm) -> list[Instance]:
             continue
         if instance.identity is None:
             raise AmbiguousInstance(
-                f"instance {instance.deploy_id} has damaged tags of {vm}: mend them, or terminate it"
+                f"instance {instance.deploy_id} has damaged tags of VM {vm.number}: mend them, or terminate it"
             )
         if any(is_owed(debt, instance, attempts) for debt in debts):
             continue
@@ -72,7 +72,7 @@ async def live_matches(vm: Vm) -> list[Instance]:
             case "leftover":
                 await leave_behind(vm, instance)
             case relation:
-                vm.tell(f"instance {instance.deploy_id} is of {relation} {vm}: it is left alone")
+                vm.tell(f"instance {instance.deploy_id} is of {relation} VM {vm.number}: it is left alone")
     return matches
 
 
@@ -93,7 +93,7 @@ async def settle_duplicates(vm: Vm, matches: list[Instance]) -> DeployId:
     is_repeatable = vm.cloud.provider.is_create_repeatable
     found = None if is_repeatable else sort_duplicates(matches, await vm.own_attempts(), now=vm.now())
     if found is None:
-        raise AmbiguousInstance(f"{listed(matches)} are both {vm}'s: terminate one in the cloud")
+        raise AmbiguousInstance(f"{listed(matches)} are both VM {vm.number}'s: terminate one in the cloud")
     for attempt in found.attempts:
         await vm.journal.save_attempt(attempt)
     for duplicate in found.owed:
@@ -144,5 +144,5 @@ async def await_listing(vm: Vm, attempt: Attempt, *, is_given_up: bool = True) -
             if is_given_up:
                 await vm.close(attempt, AttemptState.GONE, "not found after the grace")
             return None
-        vm.wait_for(f"the cloud to show whether {vm} has an instance")
+        vm.wait_for(f"the cloud to show whether VM {vm.number} has an instance")
         await asyncio.sleep(vm.cloud.provider.watch_interval)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from one_provider_mad.calls.cloud import Cloud
-from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value
+from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Value, VmId
 from one_provider_mad.journal.records import Attempt, AttemptState, Debt
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.timestamps import Timestamp
@@ -41,9 +41,10 @@ class Vm(Value, frozen=True, kw_only=True):
     warn: Callable[[str], None] = lambda _: None
     told: set[str] = msgspec.field(default_factory=set)
 
-    def __str__(self) -> str:
-        """Return its name in sentences."""
-        return f"VM {self.identity.vm_id}"
+    @property
+    def number(self) -> VmId:
+        """Its ID in OpenNebula."""
+        return self.identity.vm_id
 
     def now(self) -> Timestamp:
         """Return the present time."""
