@@ -131,7 +131,9 @@ async def _wait_for_certainty(vm: Vm, unsettled: list[Attempt], deadline: float)
     age = min(attempt.age(now) for attempt in unsettled)
     seconds = max(0.0, provider.visibility_grace - age)
     if asyncio.get_running_loop().time() + seconds > deadline:
-        raise CannotTell(f"{_doubt(vm)}: wait {seconds:.0f} s and try again")
+        raise CannotTell(
+            f"cannot tell whether VM {vm.number}'s instance still exists: wait {seconds:.0f} s and try again"
+        )
     vm.wait_for(f"the cloud to show whether VM {vm.number} has an instance")
     await asyncio.sleep(min(seconds, provider.watch_interval))
 
