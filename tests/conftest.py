@@ -19,7 +19,7 @@ from coverage import Coverage
 
 import one_provider_mad
 from tests.end_to_end.oned import Driver, Place
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 # Plugins open a loop even for tests that need none, and leave it open; a later test would fail for that.
 asyncio.set_event_loop(None)
@@ -102,7 +102,7 @@ PAGE = 4096
 """Bytes that fit into the smallest pipe."""
 
 
-def read_in_time(descriptor: int, size: int, seconds: float = 10) -> bytes:
+def read_in_time(descriptor: int, size: int, seconds: float = HANG) -> bytes:
     """One read, once there is something to read."""
     assert select.select([descriptor], [], [], seconds)[0], "nothing came"
     return os.read(descriptor, size)

@@ -14,6 +14,8 @@ from types import ModuleType
 
 import pytest
 
+from tests.waiting import HANG
+
 BOOTSTRAP = Path(__file__).parent.parent / "tools" / "bootstrap.py"
 BASE = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -94,7 +96,7 @@ def debian_python(tmp_path: Path) -> Path:
 def set_up(python: Path, checkout: Path) -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": os.devnull}
     command = [python, BOOTSTRAP, checkout]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50)
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANG)
 
 
 @pytest.mark.soak  # installs all packages once more, which takes four seconds of CPU time

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad.database import Database
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 FORGETFUL = ("journal_mode = WAL", "synchronous = OFF")
 CAREFUL = ("journal_mode = TRUNCATE", "synchronous = FULL")
@@ -87,7 +87,7 @@ class Traffic:
 
     def _wait(self, _db: sqlite3.Connection) -> None:
         self._has_begun.set()
-        self._may_go_on.wait(10)
+        self._may_go_on.wait(HANG)
 
     async def has_begun(self) -> None:
         assert await asyncio.to_thread(self._has_begun.wait, 10)
@@ -373,7 +373,7 @@ def test_an_operation_commits_although_the_loop_ended_before_it(path: Path) -> N
     may_go_on = threading.Event()
 
     def wait_and_add(db: sqlite3.Connection) -> None:
-        may_go_on.wait(10)
+        may_go_on.wait(HANG)
         add("one")(db)
 
     async def leave() -> None:

@@ -25,6 +25,7 @@ from one_provider_mad.providers import interface
 from one_provider_mad.providers.registry import BUILT_IN, settings_of
 from one_provider_mad.settings import Configuration, Settings, convert
 from tests.end_to_end.oned import COVERAGE, aside
+from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -71,7 +72,7 @@ def run(environ: Mapping[str, str], line: str) -> str:
             written = within(environ, words[1:], given=written)
         else:
             command = [str(ROOT / "bin" / words[0]), *words[1:]]
-            done = subprocess.run(command, input=written, env=environ, capture_output=True, text=True, timeout=30)
+            done = subprocess.run(command, input=written, env=environ, capture_output=True, text=True, timeout=HANG)
             assert done.returncode == 0, f"{line}: {done.stderr}"
             written = done.stdout
     return written
@@ -143,7 +144,7 @@ def test_the_picture_shows_the_output_of_the_present_demonstration(tmp_path: Pat
     picture: Any = runpy.run_path(str(ROOT / "tools" / "picture.py"))
     environ = {**surroundings(tmp_path), "TMPDIR": str(tmp_path)}
     done = subprocess.run(
-        [ROOT / "bin" / "one-provider", "demo"], env=environ, capture_output=True, text=True, timeout=60
+        [ROOT / "bin" / "one-provider", "demo"], env=environ, capture_output=True, text=True, timeout=HANG
     )
     assert done.returncode == 0, done.stderr
     shown = picture["shown"](text_of(picture["PICTURE"]))
@@ -296,7 +297,7 @@ def test_the_example_scripts_work(tmp_path: Path) -> None:
 
     def ended(script: str, *arguments: str) -> tuple[int, str, str]:
         command = ["/bin/sh", "-euc", script, "script", *arguments]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=HANG)
         return done.returncode, done.stdout, done.stderr
 
     assert ended(deploy, "deployment.0", "here", "7") == (0, "id-1\n", "")

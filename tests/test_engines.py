@@ -26,6 +26,7 @@ from one_provider_mad.journal.upkeep import forget_fact
 from one_provider_mad.options import Options
 from one_provider_mad.settings import Places
 from tests.providers.plugins import install
+from tests.waiting import HANG
 
 GOOD = 'provider = "simulated"\nowner = "harbour"\n'
 
@@ -334,7 +335,7 @@ async def test_the_old_engines_cloud_is_closed_after_its_retirement_time(
     await engines.current()
     home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
     await engines.current()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         while not home.somebody.closed:
             await asyncio.to_thread(os.sched_yield)
     assert home.somebody.closed == ["good"]
@@ -383,7 +384,7 @@ async def test_an_edit_made_during_an_outage_is_tried_again(home: Home, monkeypa
     home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
     assert await engines.current() is first
     home.somebody.mishap = None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         while key_of(await engines.current()) != "better":
             await asyncio.to_thread(os.sched_yield)
 
@@ -399,7 +400,7 @@ async def test_actions_get_the_old_engine_while_an_edit_takes_long_to_try(
     home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.3\n[somebody]\nkey = "better"')
     for _ in range(3):
         assert await engines.current() is first
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         while home.somebody.opened == ["good"]:
             await asyncio.to_thread(os.sched_yield)
     assert home.somebody.opened == ["good", "better"], "it is tried once for all waiting callers"
@@ -417,12 +418,12 @@ async def test_an_action_that_waits_for_the_cloud_restarts_only_when_edited_sett
     cloud = shared.for_action(Waiting(patience=Patience.OUTAGE))
     home.somebody.mishap = mishap
     home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.05\n[somebody]\nkey = "better"')
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         while home.somebody.opened.count("better") < 3:
             cloud.keep_on()
             await asyncio.to_thread(os.sched_yield)
     home.somebody.mishap = None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(HANG):
         while key_of(await engines.current()) != "better":
             await asyncio.to_thread(os.sched_yield)
     with pytest.raises(SettingsReplaced):

@@ -23,7 +23,7 @@ from one_provider_mad.safe_xml import Element, element_at, elements_at, parse_do
 from one_provider_mad.xmlrpc.client import Client as OpenNebulaClient
 from one_provider_mad.xmlrpc.client import Connection
 from tests.actions.fakes import OWNER, FakeCloud
-from tests.waiting import until
+from tests.waiting import HANG, until
 from tests.xmlrpc.partner import answer_xml
 
 MB = 1_000_000
@@ -217,7 +217,7 @@ async def test_an_error_response_is_read_only_up_to_its_limit(
     """The end of the response never comes here."""
     server.status, server.length = 503, 56 * MB
     server.body = b"<Response>" + b"<Error>x</Error>" * (LONGEST_REFUSAL // 10)
-    async with open_client(server.url) as ask, asyncio.timeout(10):  # type: ignore[attr-defined]
+    async with open_client(server.url) as ask, asyncio.timeout(HANG):  # type: ignore[attr-defined]
         with pytest.raises(ProviderUnavailable, match=r"HTTP (status )?503"):
             await ask()
 

@@ -25,6 +25,7 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.processes import Process
 from one_provider_mad.protocol.dialect import Dialect
 from one_provider_mad.timestamps import Timestamp
+from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
 NOW = 1_800_000_000.0
@@ -430,7 +431,7 @@ async def test_a_request_answered_before_it_was_written_is_never_written(journal
     changes: list[int] = []
 
     def count_changes(db: sqlite3.Connection) -> None:
-        may_go_on.wait(10)
+        may_go_on.wait(HANG)
         changes.append(db.total_changes)
 
     open_request(journal, 1)  # its write is under way while the others are opened and closed
@@ -524,7 +525,7 @@ async def test_failed_request_records_are_written_later(
         tamper(journal.path, f"DROP TRIGGER full_{what}")
     if is_pushed:
         journal.close_request(open_request(journal, 5))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         while await actions(journal) != {called_off: "DRIVER_CANCEL", fresh: "DEPLOY"}:
             pass  # each read of the file lets the journal continue
 
@@ -725,7 +726,7 @@ async def test_has_ended_of_an_answered_request_is_recorded_after_a_full_disk(
     assert ends(path) == {}
     tamper(path, "DROP TRIGGER full")
     journal.close_request(numbers[1])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         while await unanswered(journal):
             pass  # each read of the file lets the journal continue
     assert ends(path) == {1: True, 2: False}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from one_provider_mad import __version__
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 ROOT = Path(__file__).parent.parent
 DRIVER, TOOL = ROOT / "bin" / "one_vmm_provider", ROOT / "bin" / "one-provider"
@@ -26,7 +26,7 @@ BARE = {"PATH": "/usr/bin:/bin"}
 
 
 def output_of(*command: str | Path, cwd: Path | None = None) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, env=BARE, cwd=cwd, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, env=BARE, cwd=cwd, timeout=HANG)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -137,7 +137,7 @@ def test_a_driver_started_by_oned_closes_leaked_descriptors_and_unblocks_signals
         driver.stdin.write(b"FINALIZE\n")
         assert driver.stdout
         assert driver.stdout.read() == b"", "INIT SUCCESS was the only line"
-        assert driver.wait(10) == 0
+        assert driver.wait(HANG) == 0
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_init_succeeds_with_any_arguments(arguments: list[str], tmp_path: Path) 
         assert answer_to(driver, b"INIT\n") == b"INIT SUCCESS\n"
         assert driver.stdin
         driver.stdin.close()
-        assert driver.wait(10) == 0
+        assert driver.wait(HANG) == 0
 
 
 def test_a_driver_started_with_blocked_signals_receives_sigterm(tmp_path: Path) -> None:
@@ -157,4 +157,4 @@ def test_a_driver_started_with_blocked_signals_receives_sigterm(tmp_path: Path) 
         driver.send_signal(signal.SIGTERM)
         assert driver.stdin
         driver.stdin.close()
-        assert driver.wait(10) == 0
+        assert driver.wait(HANG) == 0

@@ -16,6 +16,7 @@ from one_provider_mad.monitored_cloud import MonitoredCloud
 from one_provider_mad.options import Options
 from one_provider_mad.settings import Places
 from tests.providers.plugins import install
+from tests.waiting import HANG
 
 PLUGIN = """
 import asyncio
@@ -131,7 +132,7 @@ async def test_a_provider_that_is_being_opened_when_the_daemon_ends_is_closed_on
         home.cloud.gates["open"].set()
     await home.cloud.reached[step].wait()
     caller.cancel()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         await home.daemon.close()
     assert (home.cloud.opened, home.cloud.closed) == (["first"], ["first"])
 

@@ -216,7 +216,7 @@ def test_reopening_the_log_file_leaks_no_descriptors(file: LogFile, path: Path) 
 def test_a_moved_log_file_is_noticed_within_seconds(file: LogFile, path: Path) -> None:
     file.write("old\n")
     move_away(path)
-    until(lambda: file.write("new\n") and path.exists(), seconds=5)
+    until(lambda: file.write("new\n") and path.exists())
 
 
 @pytest.mark.usefixtures("eager")

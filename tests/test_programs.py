@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from one_provider_mad import __version__, programs
+from tests.waiting import HANG
 
 ROOT = Path(__file__).parent.parent
 
@@ -44,7 +45,7 @@ def report_of(redirections: str, tmp_path: Path) -> tuple[dict[str, Any], subpro
     path = tmp_path / "report.json"
     code = REPORT.format(root=str(ROOT), path=str(path))
     shell = ["env", "--block-signal", "sh", "-c", f'exec "$@" 9</dev/null {redirections}', "sh"]
-    done = subprocess.run([*shell, sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([*shell, sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG)
     return json.loads(path.read_text()), done
 
 
@@ -106,7 +107,7 @@ one_vmm_provider()
 def end_of(body: str, *arguments: str, sent: str = "") -> subprocess.CompletedProcess[str]:
     """Run the program over a daemon that pretends to be `body`."""
     command = [sys.executable, "-c", FAILING.format(root=str(ROOT), body=body), *arguments]
-    return subprocess.run(command, input=sent, capture_output=True, text=True, timeout=30)
+    return subprocess.run(command, input=sent, capture_output=True, text=True, timeout=HANG)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_init_is_answered_before_the_daemon_is_imported(sent: str, answer: str, 
         file.seek(0)
         script = FAILING.format(root=str(ROOT), body="print((is_initialised, begun, os.read(0, 99).decode()))")
         command = [sys.executable, "-c", f"import os\n{script}", "simulated"]
-        done = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, stdin=file, capture_output=True, text=True, timeout=HANG)
     assert (done.stdout, done.stderr) == (answer, f"{seen}\n")
 
 
@@ -195,6 +196,6 @@ def test_a_closed_stdout_at_init_is_no_error() -> None:
     with tempfile.TemporaryFile() as file:
         file.write(b"INIT\n")
         file.seek(0)
-        done = subprocess.run(command, stdin=file, stdout=write_end, stderr=subprocess.PIPE, timeout=30)
+        done = subprocess.run(command, stdin=file, stdout=write_end, stderr=subprocess.PIPE, timeout=HANG)
     os.close(write_end)
     assert (done.returncode, done.stderr) == (0, b"")

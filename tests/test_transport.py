@@ -16,6 +16,7 @@ import pytest
 from one_provider_mad import transport
 from one_provider_mad.transport import Reader, Writer
 from tests import waiting
+from tests.waiting import HANG
 
 PIPE = 1024 * 1024
 """The maximum capacity of a pipe, which the transport requests."""
@@ -76,7 +77,7 @@ class Pipe:
         if self._thread is None:
             self.read_on()
         assert self._thread is not None
-        self._thread.join(20)
+        self._thread.join(HANG)
         assert not self._thread.is_alive()
 
     def break_(self) -> None:
@@ -88,7 +89,7 @@ class Pipe:
         if self.write_end >= 0:
             os.close(self.write_end)
         if self._thread is not None:
-            self._thread.join(20)
+            self._thread.join(HANG)
         if self.read_end >= 0:
             os.close(self.read_end)
 
@@ -102,7 +103,7 @@ def pipe() -> Iterator[Pipe]:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for a condition that a thread fulfils."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(HANG):
         while not condition():
             await asyncio.to_thread(threading.Event().wait, 0.002)
 
@@ -330,7 +331,7 @@ async def test_writing_the_count_of_dropped_lines_does_not_block_the_loop(
         waiting.until(pipe.is_full)
         for _ in range(20):  # until the loop has learnt of the last line, and long after
             loop.call_soon_threadsafe(is_alive.set)
-            was_blocked.append(not is_alive.wait(3))
+            was_blocked.append(not is_alive.wait(HANG))
             is_alive.clear()
         pipe.read_on()
 
@@ -375,7 +376,7 @@ async def test_later_lines_are_written_although_an_on_written_callback_fails(pip
     writer.send(b"x" * size + b"\n", on_written=fail)
     writer.send(b"second\n", on_written=lambda: written.append("second"))
     pipe.read_on()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         await writer.drained()
     pipe.finish()
     assert (pipe.lines[1:], written) == ([b"second"], ["second"])
@@ -414,7 +415,7 @@ async def test_a_waiting_line_is_given_up_when_the_pipe_breaks(pipe: Pipe) -> No
     written: list[str] = []
     writer.send(b"late\n", on_written=lambda: written.append("late"))
     pipe.break_()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         await writer.drained()
     assert not written
     assert not writer.is_read()
@@ -450,7 +451,7 @@ class Intake:
         return b"".join(self.pieces)
 
     async def whole(self) -> bytes:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(HANG):
             await self.ended.wait()
         return self.data
 
@@ -581,7 +582,7 @@ async def test_an_exception_in_feed_does_not_end_the_reading_of_a_file(tmp_path:
 
     asyncio.get_running_loop().set_exception_handler(lambda _loop, _context: None)
     Reader(descriptor, feed).start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(HANG):
         await has_ended.wait()
     assert fed == [b"DEPLOY 7\n", b""]
     os.close(descriptor)

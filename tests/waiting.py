@@ -8,8 +8,11 @@ from typing import TypeVar
 
 _Found = TypeVar("_Found")
 
+HANG = 60.0
+"""Seconds after which a wait has hung: many times what it takes beside twenty busy processes, and no test's subject."""
 
-def until(look: Callable[[], _Found], *, seconds: float = 10.0, pause: float = 0.02) -> _Found:
+
+def until(look: Callable[[], _Found], *, seconds: float = HANG, pause: float = 0.02) -> _Found:
     """Call `look` until it returns a true value, and return that; fail after `seconds`."""
     deadline = time.monotonic() + seconds
     while not (found := look()):

@@ -71,7 +71,7 @@ from one_provider_mad.providers.interface import (
 from one_provider_mad.settings import Policy
 
 OWNER = "conformance"
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a missing condition is a failure."""
 
 Capability = TypeVar("Capability")

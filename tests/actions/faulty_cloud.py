@@ -32,6 +32,7 @@ from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from one_provider_mad.settings import Places
 from tests import oned_lines
 from tests.end_to_end.oned import Place
+from tests.waiting import HANG
 
 OWNER = "guards"
 VM = VmId(7)
@@ -180,7 +181,7 @@ class Front:
     async def ask(self, action: str, **details: Unpack[oned_lines.Details]) -> str:
         """Send a request and return its reply from `SUCCESS` or `FAILURE` on, without the id."""
         self.send(action, **details)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG):
             word, result, vm_id, info = (await self.output.replies.get()).split(" ", 3)
         assert (word, vm_id) == (action, str(VM))
         return f"{result} {info}"
@@ -261,7 +262,7 @@ def _table(name: str, values: Mapping[str, object]) -> str:
     return "\n".join([f"[{name}]", *plain, *tables, ""])
 
 
-async def until(look: Callable[[], Awaitable[object]], *, seconds: float = 10.0) -> None:
+async def until(look: Callable[[], Awaitable[object]], *, seconds: float = HANG) -> None:
     """Repeat a check until it returns a true value; fail after `seconds`."""
     async with asyncio.timeout(seconds):
         while not await look():

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from one_provider_mad.cli import main as program
 from tests.end_to_end.oned import COVERAGE, aside
+from tests.waiting import HANG
 
 COMMAND = (sys.executable, "-m", "one_provider_mad.cli.main")
 
@@ -31,7 +32,7 @@ def surroundings(root: Path, **more: str) -> dict[str, str]:
 def ran(root: Path, *arguments: str, **environ: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of a process of its own."""
     done = subprocess.run(
-        [*COMMAND, *arguments], env=surroundings(root, **environ), capture_output=True, text=True, timeout=30
+        [*COMMAND, *arguments], env=surroundings(root, **environ), capture_output=True, text=True, timeout=HANG
     )
     return done.returncode, done.stdout, done.stderr
 

@@ -25,6 +25,7 @@ from one_provider_mad.journal.writer import Journal
 from one_provider_mad.orphans.reconciler import MACHINE
 from tests.cli.running import COMMAND, json_of, on_a_terminal, output_of, ran, surroundings
 from tests.end_to_end.oned import OWNER, Place, aside
+from tests.waiting import HANG
 from tests.xmlrpc.partner import Partner
 
 Point = dict[str, Any]
@@ -282,7 +283,7 @@ def full(place: Place) -> dict[str, Point]:
     """The points of a check that can write to no file, as on a full disk."""
     command = shlex.join([*COMMAND, "check", "simulated", "--json"])
     done = subprocess.run(
-        ["/bin/sh", "-c", f"ulimit -f 0; {command}"], env=surroundings(place.root), capture_output=True, timeout=30
+        ["/bin/sh", "-c", f"ulimit -f 0; {command}"], env=surroundings(place.root), capture_output=True, timeout=HANG
     )
     assert done.returncode == NOT_WELL, done
     return by_name(json.loads(done.stdout))

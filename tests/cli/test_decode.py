@@ -17,13 +17,14 @@ from hypothesis import strategies as st
 
 from one_provider_mad.cli.decode import entry, explain
 from tests import oned_lines
+from tests.waiting import HANG
 
 DECODE = [sys.executable, "-m", "one_provider_mad.cli.main", "decode"]
 
 
 def decode(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
     """The command as a process of its own, without a terminal."""
-    done = subprocess.run([*DECODE, *arguments], input=stdin, capture_output=True, timeout=30)
+    done = subprocess.run([*DECODE, *arguments], input=stdin, capture_output=True, timeout=HANG)
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -217,14 +218,14 @@ def test_decode_explains_each_line_at_once_and_without_colour_in_a_pipe() -> Non
             process.stdin.flush()
             assert process.stdout.readline().startswith(f"> {word} ".encode())
         process.stdin.close()
-        assert process.wait(10) == 0
+        assert process.wait(HANG) == 0
 
 
 def test_decode_succeeds_if_its_reader_closes_the_pipe() -> None:
     read_end, write_end = os.pipe()
     os.close(read_end)
     try:
-        done = subprocess.run(DECODE, input=b"INIT\n" * 1000, stdout=write_end, stderr=subprocess.PIPE, timeout=30)
+        done = subprocess.run(DECODE, input=b"INIT\n" * 1000, stdout=write_end, stderr=subprocess.PIPE, timeout=HANG)
     finally:
         os.close(write_end)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -13,6 +13,7 @@ from one_provider_mad.cli.main import main
 from one_provider_mad.cli.verbs import LCM_NUMBERS, RELEASES, VERBS, Release
 from one_provider_mad.template_text.strict_reader import read_template
 from tests import oned_lines
+from tests.waiting import HANG
 
 TEMPLATE = 'NAME = web\nCPU = 2  # cores\nMEMORY = 512\nPUBLIC_CLOUD = [ TYPE="ec2",\n  AMI="ami-1" ]\n'
 
@@ -20,7 +21,7 @@ TEMPLATE = 'NAME = web\nCPU = 2  # cores\nMEMORY = 512\nPUBLIC_CLOUD = [ TYPE="e
 def encode(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     """The command as a process of its own."""
     command = [sys.executable, "-m", "one_provider_mad.cli.main", "encode", *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=30)
+    return subprocess.run(command, input=stdin, capture_output=True, timeout=HANG)
 
 
 def test_encode_needs_only_an_action_and_a_vm_id() -> None:

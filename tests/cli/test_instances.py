@@ -23,6 +23,7 @@ from one_provider_mad.providers.interface import CreateCall, VerbatimDriver
 from one_provider_mad.settings import Places, load
 from tests.cli.running import on_a_terminal
 from tests.end_to_end.oned import COVERAGE
+from tests.waiting import HANG
 
 _Result = TypeVar("_Result")
 
@@ -48,7 +49,7 @@ def instances(location: Path, *arguments: str, name: str = NAME) -> tuple[int, s
         env={**environ, "ONE_LOCATION": str(location)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -67,7 +68,7 @@ def identity(vm_id: int, owner: str = "mine") -> Identity:
 def finished(coroutine: Coroutine[Any, Any, _Result]) -> _Result:
     """The result of a coroutine, run by an event loop in another thread."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, coroutine).result(30)
+        return pool.submit(asyncio.run, coroutine).result(HANG)
 
 
 def populate(location: Path, *, owners: Mapping[int, str], destroyed: tuple[int, ...] = ()) -> dict[int, DeployId]:

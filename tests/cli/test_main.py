@@ -17,6 +17,7 @@ from one_provider_mad.cli.check import NOT_WELL
 from one_provider_mad.errors import SettingsError
 from tests.end_to_end import wire
 from tests.end_to_end.oned import Driver, Place
+from tests.waiting import HANG
 
 LAUNCHER = Path(__file__).parents[2] / "bin" / "one-provider"
 
@@ -24,7 +25,7 @@ LAUNCHER = Path(__file__).parents[2] / "bin" / "one-provider"
 def test_launcher_works_through_a_symlink_and_prints_its_version(tmp_path: Path) -> None:
     link = tmp_path / "one-provider"
     link.symlink_to(LAUNCHER)
-    done = subprocess.run([link, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    done = subprocess.run([link, "--version"], cwd=tmp_path, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"one-provider-mad {__version__}\n", "")
 
 
@@ -53,7 +54,7 @@ def test_every_command_has_a_help_page(name: str) -> None:
 )
 def test_invalid_arguments_give_one_sentence_and_exit_code_2(arguments: list[str], sentence: str) -> None:
     command = [sys.executable, "-m", "one_provider_mad.cli.main", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"{sentence}\n")
 
 
@@ -85,7 +86,7 @@ def test_every_exception_of_a_command_is_printed_as_one_sentence(
 
 def test_driver_starts_without_importing_click() -> None:
     code = "import sys, one_provider_mad.programs; sys.exit('click' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], env={**os.environ}, timeout=30).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], env={**os.environ}, timeout=HANG).returncode == 0
 
 
 SPY = """
@@ -115,7 +116,7 @@ def test_drivers_never_import_the_command_line_tool(place: Place, tmp_path: Path
         assert im.next_line().startswith("MONITOR SUCCESS 3 ")
     assert not spied.exists()
     command = [sys.executable, "-m", "one_provider_mad.cli.main", "--version"]
-    subprocess.run(command, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL, timeout=30)
+    subprocess.run(command, env={**os.environ, **environ}, check=True, stdout=subprocess.DEVNULL, timeout=HANG)
     assert "click" in spied.read_text().split()  # the spy notices the import of click
 
 

@@ -25,7 +25,7 @@ from one_provider_mad.orphans.timetable import TROUBLE
 from tests.end_to_end import wire
 from tests.end_to_end.oned import COVERAGE, Driver, Place, aside
 from tests.orphans.local_oned import LocalOned
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 NAME = "simulated"
 
@@ -38,7 +38,7 @@ def orphans(place: Place, *arguments: str) -> tuple[int, str, str]:
         env={**environ, "ONE_LOCATION": str(place.root)},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=HANG,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -88,7 +88,7 @@ def test_orphans_shows_the_drivers_findings_and_changes_nothing(place: Place) ->
         deploy_id = driver.created(wire.deploy(7))
         driver.ask(wire.power_off(7, deploy_id))
         oned.know(place.instances()[0]).end(int(time.time()) - 5)
-        until(lambda: '"event":"orphan"' in place.log(), seconds=20)
+        until(lambda: '"event":"orphan"' in place.log())
     code, table, errors = orphans(place, NAME)
     assert (code, errors) == (0, "")
     head, row, count, outlook = table.splitlines()

@@ -17,7 +17,7 @@ import pytest
 
 from tests.cli.running import COMMAND, on_a_terminal, output_of, surroundings
 from tests.end_to_end.oned import Place
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 
 def entry(event: str, **more: Any) -> str:
@@ -118,10 +118,10 @@ def following(place: Place, *options: str) -> Iterator[Followed]:
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                assert process.wait(10) == 130
+                assert process.wait(HANG) == 130
             finally:
                 process.kill()
-            followed._thread.join(10)
+            followed._thread.join(HANG)
             assert process.stderr is not None
             assert process.stderr.read().strip() == ""
 

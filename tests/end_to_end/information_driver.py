@@ -17,7 +17,7 @@ from one_provider_mad.providers.simulated.cloud import Cloud, Launch
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.end_to_end.oned import OWNER, ROOT, Driver, Place, aside
 from tests.monitor.decoder import Line, Values, read_legacy, read_modern, start_monitor, vectors
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 _Result = TypeVar("_Result")
 
@@ -82,7 +82,7 @@ class Monitored:
         answer = self.wait(lambda line: line.word == "START_MONITOR" and line.host_id == host_id)
         assert (answer.status, answer.text) == ("SUCCESS", "")
 
-    def next(self, seconds: float = 30.0) -> Line:
+    def next(self, seconds: float = HANG) -> Line:
         """The next line."""
         try:
             line = self._read(self.driver.next_line(seconds).encode() + b"\n")
@@ -91,7 +91,7 @@ class Monitored:
         self.lines.append(line)
         return line
 
-    def wait(self, matches: Callable[[Line], bool], seconds: float = 30.0) -> Line:
+    def wait(self, matches: Callable[[Line], bool], seconds: float = HANG) -> Line:
         """The next line that matches."""
         deadline = time.monotonic() + seconds
         while True:
@@ -99,7 +99,7 @@ class Monitored:
             if matches(line):
                 return line
 
-    def message(self, word: str, host_id: int = 3, seconds: float = 30.0) -> Line:
+    def message(self, word: str, host_id: int = 3, seconds: float = HANG) -> Line:
         """The next message of this kind about this host."""
         return self.wait(lambda line: (line.word, line.host_id) == (word, host_id), seconds)
 
@@ -238,7 +238,7 @@ class Console:
 
     def complete(self) -> None:
         """End all transitions of instances."""
-        with closing(sqlite3.connect(self._path, timeout=10)) as db, db:
+        with closing(sqlite3.connect(self._path, timeout=HANG)) as db, db:
             db.execute("UPDATE instance SET ends_at = 0")
 
     def drop_tags(self, deploy_id: str) -> None:

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from one_provider_mad.cli.instances import collect
+from tests.waiting import HANG
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = ROOT / "bin" / "one_vmm_provider"
@@ -215,7 +216,7 @@ class Driver:
         while view:
             view = view[self.process.stdin.write(view) :]
 
-    def next_line(self, seconds: float = 20.0) -> str:
+    def next_line(self, seconds: float = HANG) -> str:
         """The next line that the driver writes; fails if none comes in time."""
         try:
             line = self._queue.get(timeout=seconds)
@@ -226,7 +227,7 @@ class Driver:
         self.lines.append(line)
         return line
 
-    def wait_for(self, matches: Callable[[str], bool], seconds: float = 20.0) -> str:
+    def wait_for(self, matches: Callable[[str], bool], seconds: float = HANG) -> str:
         """The next line that matches; others are kept in `lines`."""
         deadline = time.monotonic() + seconds
         while True:
@@ -234,13 +235,13 @@ class Driver:
             if matches(line):
                 return line
 
-    def reply(self, action: str, vm_id: int, seconds: float = 20.0) -> str:
+    def reply(self, action: str, vm_id: int, seconds: float = HANG) -> str:
         """The next reply to this action of this VM: its result and the text after the id."""
         line = self.wait_for(lambda text: text.split(" ")[0::2][:2] == [action, str(vm_id)], seconds)
         words = line.split(" ", 3)
         return f"{words[1]} {words[3]}"
 
-    def ask(self, line: str | bytes, seconds: float = 20.0) -> str:
+    def ask(self, line: str | bytes, seconds: float = HANG) -> str:
         """Send a request and wait for its reply: `SUCCESS …` or `FAILURE …`."""
         text = line.decode() if isinstance(line, bytes) else line
         words = text.split()
@@ -266,7 +267,7 @@ class Driver:
             return
         raise AssertionError(f"unexpected: {line}")
 
-    def rest(self, seconds: float = 20.0) -> list[str]:
+    def rest(self, seconds: float = HANG) -> list[str]:
         """Everything until the driver closes its output."""
         found: list[str] = []
         deadline = time.monotonic() + seconds
@@ -277,14 +278,14 @@ class Driver:
                 return found
             found.append(line)
 
-    def finalize(self, seconds: float = 20.0) -> int:
+    def finalize(self, seconds: float = HANG) -> int:
         """FINALIZE and the end of input, as a person's pipe ends; returns the exit code."""
         assert self.process.stdin is not None
         self.send("FINALIZE")
         self.process.stdin.close()
         return self.process.wait(seconds)
 
-    def drop(self, seconds: float = 5.0) -> int:
+    def drop(self, seconds: float = HANG) -> int:
         """FINALIZE and both pipes closed at once, as oned ends a driver; returns the exit code."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None

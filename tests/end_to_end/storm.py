@@ -25,11 +25,11 @@ from tests.end_to_end.oned import Place
 from tests.end_to_end.random_faults import RandomFaults
 from tests.end_to_end.report_checker import ReportChecker
 from tests.monitor.decoder import start_monitor
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 HOST = 3
 
-PATIENCE = 6.0
+PATIENCE = 20.0
 """Seconds after the restart of a driver until a user recovers a request of the killed one: a driver fails what
 it cannot repeat after three."""
 
@@ -250,7 +250,7 @@ class Storm:
         """Run for the planned time and until each driver was killed and an outage came, or until an error."""
         until(self._is_monitored)
         end = time.time() + self.plan.seconds
-        longest = end + 30
+        longest = end + HANG
         while ((now := time.time()) < end or (now < longest and not self._has_had_all())) and not self.checker.errors:
             self._change_weather(now)
             self._act(now)
@@ -268,7 +268,7 @@ class Storm:
         is_kept = path.exists() and '"hosts":[{' in path.read_text()
         return is_kept and self.checker.is_monitored and bool(self.actions.ready_at)
 
-    def calm_down(self, seconds: float = 40.0) -> None:
+    def calm_down(self, seconds: float = 2 * HANG) -> None:
         """End the faults, and wait until the states of all VMs agree in OpenNebula, the cloud and the reports."""
         self._faults.set("fair", boot_time=0.1)
         self.checker.note(None, "calm")
@@ -287,7 +287,6 @@ class Storm:
         """Wait until no termination is pending and no request is unanswered."""
         until(
             lambda: self._is_heard() and not [each for each in self.place.instances() if each["debt"]],
-            seconds=30,
             pause=0.2,
         )
         until(lambda: self._is_heard() and not self.place.unanswered())

@@ -23,7 +23,7 @@ from tests import oned_lines
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import OWNER, Driver, Place, aside, replies
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 QUICK = "boot_time = 0\nstop_time = 0\nsuspend_time = 0\ndestroy_time = 0\nwatch_interval = 0.01\n"
 
@@ -454,7 +454,7 @@ def test_polls_do_not_report_instances_gone_that_all_vanish_at_once(start: Start
 
 def assert_crashed(driver: Driver) -> None:
     """Assert that the driver has killed itself, and wrote whole lines only."""
-    assert driver.process.wait(10) == -signal.SIGKILL
+    assert driver.process.wait(HANG) == -signal.SIGKILL
     driver.rest()
     assert driver.raw.endswith(b"\n")
 
@@ -568,7 +568,7 @@ def test_after_many_faults_every_request_was_answered_once_and_every_vm_has_one_
             assert replied.setdefault(vm_id, deploy_id) == deploy_id
         return False
 
-    until(has_hit_all, seconds=30)
+    until(has_hit_all)
 
     set_faults(place)
     final = deploy_ids(ask_all(one, deploys))

@@ -32,7 +32,7 @@ from one_provider_mad.providers.simulated.cloud import Cloud
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests import oned_lines
 from tests.end_to_end.oned import Driver, Place, replies
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 SEED = 20260101
 OWNER = "kill-test"
@@ -199,7 +199,7 @@ def rows(journal: Path, query: str, vm_id: VmId) -> list[Any]:
     """The rows of a query about one VM in a journal; none before its tables exist."""
     if not journal.exists():
         return []
-    with closing(sqlite3.connect(journal, timeout=10)) as db:
+    with closing(sqlite3.connect(journal, timeout=HANG)) as db:
         is_made = db.execute("SELECT 1 FROM sqlite_master WHERE name = 'attempts'").fetchone()
         return db.execute(query, (vm_id,)).fetchall() if is_made else []
 
@@ -537,7 +537,7 @@ def kill_after_cancel(root: Path) -> Place:
 
 
 def change_journal(place: Place, script: str) -> None:
-    with closing(sqlite3.connect(journal_of(place), timeout=10)) as db:
+    with closing(sqlite3.connect(journal_of(place), timeout=HANG)) as db:
         db.executescript(script)
 
 

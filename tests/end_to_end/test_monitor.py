@@ -59,7 +59,7 @@ def test_second_start_monitor_replaces_the_periods_of_the_first(place: Place, co
         assert one.next().word == "SYSTEM_HOST"
         one.sync(vm7="RUNNING")
         one.message("MONITOR_HOST")  # one at once, the next after the new period
-        one.message("MONITOR_HOST", seconds=5)
+        one.message("MONITOR_HOST")
 
 
 def test_periods_are_read_from_start_monitor(place: Place, console: Console) -> None:
@@ -361,7 +361,7 @@ def test_information_driver_ends_at_once_during_a_call_when_the_pipes_close(plac
     configure(place, latency=300)
     with monitored(place) as one:
         one.start()
-        assert one.driver.drop(seconds=20) == 0
+        assert one.driver.drop() == 0
 
 
 def test_start_monitor_from_a_pipe_prints_one_round_of_reports(place: Place, console: Console) -> None:
@@ -415,7 +415,7 @@ def test_follower_sends_no_reports_and_resumes_as_leader(place: Place) -> None:
             one.send(stop_monitor(4))
             assert one.next().word == "STOP_MONITOR", "neither host 4 nor host 3 is reported"
             front_end.state = LEADER
-            assert one.next(30).word == "SYSTEM_HOST"
+            assert one.next().word == "SYSTEM_HOST"
             one.sync()
 
 

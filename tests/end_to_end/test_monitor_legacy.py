@@ -167,7 +167,7 @@ def test_information_driver_ends_at_once_during_a_call_when_the_pipes_close(plac
     configure(place, latency=300)
     with monitored(place, is_legacy=True) as one:
         one.send(monitor(3))
-        assert one.driver.drop(seconds=20) == 0
+        assert one.driver.drop() == 0
 
 
 def test_monitor_from_a_pipe_is_answered(place: Place) -> None:

@@ -9,6 +9,7 @@ from contextlib import closing
 
 from tests.end_to_end.information_driver import Console, configure, monitored
 from tests.end_to_end.oned import Place
+from tests.waiting import HANG
 
 
 def test_state_file_keeps_listed_instances_but_not_timestamps_for_another_monitord(place: Place) -> None:
@@ -21,7 +22,7 @@ def test_state_file_keeps_listed_instances_but_not_timestamps_for_another_monito
     state = json.loads(file.read_bytes())
     state["parent"]["start"], state["timestamp"] = "of another boot", 2 * state["timestamp"]
     file.write_text(json.dumps(state))
-    with closing(sqlite3.connect(place.var / "simulated.db", timeout=10)) as db, db:
+    with closing(sqlite3.connect(place.var / "simulated.db", timeout=HANG)) as db, db:
         db.execute("DELETE FROM instance WHERE id = ?", (gone,))
     with monitored(place) as one:
         one.start()

@@ -128,7 +128,7 @@ def noted(pids: Path, count: int = COUNT) -> list[int]:
         found = [int(word) for word in pids.read_text().split()] if pids.exists() else []
         return found if len(found) == count else []
 
-    return until(read, seconds=20)
+    return until(read)
 
 
 def processes(pids: Path, count: int = COUNT) -> list[Process]:
@@ -146,8 +146,8 @@ def test_background_processes_of_a_probe_end_with_it(place: Place) -> None:
         one.send(start_monitor(3, "us-east-1"))
         assert modern(one, "SYSTEM_HOST", "A=1").values["PROVIDER_ERROR"] == ["-"]
         left = processes(pids)
-        until(lambda: are_gone(left), seconds=20)
-        until(lambda: children(one.process.pid) == [], seconds=20)
+        until(lambda: are_gone(left))
+        until(lambda: children(one.process.pid) == [])
 
 
 def test_exit_code_of_a_failing_probe_with_background_processes_is_reported(place: Place) -> None:
@@ -180,7 +180,7 @@ def test_cancelled_probes_leave_no_processes(place: Place, end: str) -> None:
         left = processes(pids)
         assert len(left) >= COUNT - 1
         one.send(stop_monitor(3)) if end == "stop" else one.drop()
-        until(lambda: are_gone(left), seconds=20)
+        until(lambda: are_gone(left))
 
 
 def test_next_driver_ends_the_probes_of_a_killed_one(place: Place) -> None:
@@ -197,7 +197,7 @@ def test_next_driver_ends_the_probes_of_a_killed_one(place: Place) -> None:
         assert not are_gone(others)
         with monitored(place) as one:
             one.send(start_monitor(3, "us-east-1"))
-            until(lambda: are_gone(others), seconds=20)
+            until(lambda: are_gone(others))
     finally:
         for process in anonymous:  # without environment nothing shows that a probe started it
             process.kill()

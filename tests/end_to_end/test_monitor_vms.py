@@ -15,7 +15,7 @@ from tests.end_to_end import wire
 from tests.end_to_end.information_driver import TAKES, Console, Monitored, configure, hold, monitored, states
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.monitor.decoder import plain, vectors
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 _Test = TypeVar("_Test", bound=Callable[..., Any])
 
@@ -117,7 +117,7 @@ def test_terminated_instance_is_reported_poweroff_if_missing_state_is_poweroff(p
 
 def forget(place: Place, *deploy_ids: str) -> None:
     """Delete these instances from the cloud's database."""
-    with closing(sqlite3.connect(place.var / "simulated.db", timeout=10)) as db, db:
+    with closing(sqlite3.connect(place.var / "simulated.db", timeout=HANG)) as db, db:
         db.executemany("DELETE FROM instance WHERE id = ?", [(deploy_id,) for deploy_id in deploy_ids])
 
 

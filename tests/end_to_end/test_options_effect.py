@@ -212,7 +212,7 @@ def test_cancelled_deploy_leaves_no_instance_with_or_without_a_cleanup(
     assert one.next_line() == "LOG I 8 Driver command for 8 cancelled"
     assert one.next_line() == "CLEANUP SUCCESS 8 -"
     assert {entry["state"] for entry in place.instances() if entry["vm_id"] == 8} <= {"debt", "terminated"}
-    until(lambda: is_debt_paid(place, 7) and is_debt_paid(place, 8), seconds=15)
+    until(lambda: is_debt_paid(place, 7) and is_debt_paid(place, 8))
     assert place.instances() == []
     assert len(place.instances(is_all=True)) <= 2
     place.simulate(boot_time=0)
@@ -229,7 +229,7 @@ def test_deploy_right_after_a_cancelled_one_keeps_its_instance(driver: StartDriv
     assert one.next_line() == "LOG I 7 Driver command for 7 cancelled"
     result, deploy_id = one.reply("DEPLOY", 7).split(" ")
     assert result == "SUCCESS"
-    until(lambda: is_debt_paid(place, 7), seconds=15)
+    until(lambda: is_debt_paid(place, 7))
     assert [(entry["deploy_id"], entry["state"]) for entry in place.instances()] == [(deploy_id, "running")]
 
 
@@ -293,7 +293,7 @@ def test_instance_of_a_failed_cleanup_is_terminated_later(driver: StartDriver, p
     one = driver("-w 0.2 simulated")
     assert one.ask(wire.cleanup(7, deploy_id)).startswith("FAILURE ")
     place.simulate(boot_time=0, destroy_time=0)
-    until(lambda: place.instances() == [], seconds=15)
+    until(lambda: place.instances() == [])
 
 
 def test_deadline_of_an_action_does_not_include_its_wait_for_a_turn(driver: StartDriver, place: Place) -> None:

@@ -287,8 +287,8 @@ def test_stdin_is_read_while_stdout_is_full_and_no_reply_is_lost(stalled: Driver
 def test_unread_log_lines_are_dropped_oldest_first_and_counted(stalled: Driver) -> None:
     count = 5000
     stalled.write(b"".join(b"NONSENSE-%d\n" % number for number in range(count)) + wire.unknown(1))
-    until(lambda: f"NONSENSE-{count - 1} " in stalled.place.log(), seconds=10)
-    until(lambda: "FROBNICATE" in stalled.place.log(), seconds=10)
+    until(lambda: f"NONSENSE-{count - 1} " in stalled.place.log())
+    until(lambda: "FROBNICATE" in stalled.place.log())
     stalled.begin_reading()
     stalled.reply("FROBNICATE", 1)
     assert stalled.ask(wire.unknown(2))
@@ -305,7 +305,7 @@ def test_unread_log_lines_are_dropped_oldest_first_and_counted(stalled: Driver) 
 
 def test_actions_are_carried_out_while_stdout_is_full(stalled: Driver) -> None:
     stalled.write(b"".join(wire.deploy(vm_id) for vm_id in range(200)))
-    until(lambda: len(stalled.place.instances()) == 200, seconds=20, pause=0.1)
+    until(lambda: len(stalled.place.instances()) == 200, pause=0.1)
     stalled.begin_reading()
     found = {stalled.next_line().split(" ")[2] for _ in range(200)}
     assert found == {str(vm_id) for vm_id in range(200)}

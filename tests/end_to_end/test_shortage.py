@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
 from tests.end_to_end.oned import ROOT, Driver, Place, replies
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 _MARGIN = 4 * 1024 * 1024
 """Half of the stack of a new thread."""
@@ -93,7 +93,7 @@ def test_driver_ends_at_a_defect_and_the_next_process_answers_the_request(
     with Driver(place, program=program) as one:
         one.created(wire.deploy(7))
         one.send(wire.deploy(13))
-        assert one.process.wait(10) == 1
+        assert one.process.wait(HANG) == 1
     (place.root / "var" / "one_vmm_provider_simulated.log").unlink()  # its log has the defect that the test wants
     successor = driver()
     assert successor.reply("DEPLOY", 13).startswith("SUCCESS")

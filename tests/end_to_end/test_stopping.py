@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import StartDriver, assert_spoke_properly
 from tests.end_to_end import wire
 from tests.end_to_end.oned import PROGRAM, ROOT, Driver, Place, replies
-from tests.waiting import until
+from tests.waiting import HANG, until
 
 KILLED_AFTER = 1.0
 """Seconds that 6.0 and later leave a driver between FINALIZE and SIGKILL (OpenNebula include/Driver.h, stop_driver)."""
@@ -40,7 +40,7 @@ def close_pipes(driver: Driver) -> int:
     assert driver.process.stdout is not None
     driver.process.stdin.close()
     driver.process.stdout.close()
-    return driver.process.wait(5)
+    return driver.process.wait(HANG)
 
 
 def assert_ends_in_time(root: Path, prepare: Callable[[Place], Driver], end: Callable[[Driver], int]) -> None:
@@ -90,7 +90,7 @@ def test_driver_with_a_full_stdout_ends_before_oned_kills_it(tmp_path: Path) -> 
         one.write(b"INIT\n" + wire.deploy(7))
         until(place.instances)  # the driver has set the size of its pipe
         one.write(b"".join(wire.unknown(n) for n in range(20_000)) + wire.deploy(8))
-        until(lambda: len(place.instances()) == 2, seconds=20)
+        until(lambda: len(place.instances()) == 2)
         return one
 
     assert_ends_in_time(tmp_path, prepare, Driver.drop)
@@ -127,7 +127,7 @@ def test_open_requests_are_answered_before_the_end_while_stdout_is_read(
     assert sorted(" ".join(line.split(" ")[:3]) for line in found) == sorted(
         f"{action} SUCCESS {n}" for action in ("REBOOT", "POLL") for n in range(4) for _ in range(3)
     )
-    assert one.process.wait(5) == 0
+    assert one.process.wait(HANG) == 0
     assert len(place.instances()) == 4, "requests after FINALIZE are ignored"
 
 
@@ -141,7 +141,7 @@ def test_driver_reads_requests_from_a_file_and_writes_replies_to_another(
     (tmp_path / "in").write_bytes(lines if ending else lines.removesuffix(b"\n"))
     with (tmp_path / "in").open("rb") as source, (tmp_path / "out").open("wb") as target:
         one = driver(init=False, stdin=source.fileno(), stdout=target.fileno())
-        assert one.process.wait(10) == 0
+        assert one.process.wait(HANG) == 0
     first, *found = (tmp_path / "out").read_text().splitlines()
     assert first == "INIT SUCCESS"
     assert sorted(line.split(" sim-")[0] for line in found) == [
@@ -156,7 +156,7 @@ def test_pipeline_of_encode_driver_and_decode_works_in_a_shell(place: Place) -> 
         f"{bin_}/one-provider encode DEPLOY --vm-id 7 | {program} '-t 15 -r 0 simulated' | {bin_}/one-provider decode"
     )
     environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
-    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["sh", "-c", command], env=environ, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stderr) == (0, "")
     [entry] = place.instances()
     assert entry["deploy_id"] in done.stdout
@@ -198,7 +198,7 @@ def test_sigterm_alone_ends_the_driver_after_five_seconds(driver: StartDriver, p
     until(place.instances)
     begun = time.monotonic()
     one.process.send_signal(signal.SIGTERM)
-    assert one.process.wait(20) == 0
+    assert one.process.wait(HANG) == 0
     assert time.monotonic() - begun > TERMINATED_AFTER
     assert replies(one.rest()) == []
 
@@ -213,7 +213,7 @@ def test_sigterm_ends_a_driver_that_finishes_open_requests(driver: StartDriver, 
     one.silence(0.2)
     begun = time.monotonic()
     one.process.send_signal(signal.SIGTERM)
-    assert one.process.wait(20) == 0
+    assert one.process.wait(HANG) == 0
     assert time.monotonic() - begun < TERMINATED_AFTER, "it did not wait as it does after SIGTERM alone"
 
 
@@ -229,7 +229,7 @@ def test_sigint_ends_the_driver_without_a_traceback(place: Place) -> None:
         one.stdin.flush()
         until(place.instances)
         one.send_signal(signal.SIGINT)
-        assert one.wait(5) == 128 + signal.SIGINT
+        assert one.wait(HANG) == 128 + signal.SIGINT
         assert one.communicate() == (b"INIT SUCCESS\n", b"")
 
 
@@ -447,7 +447,7 @@ def test_driver_started_by_hand_does_not_disturb_oneds_driver_of_the_same_name(
     until(lambda: place.has_attempts() and place.instances())
     command = [sys.executable, str(PROGRAM), "simulated"]
     environ = {"PATH": os.environ["PATH"], "ONE_LOCATION": str(place.root)}
-    done = subprocess.run(command, input=wire.unknown(1), env=environ, capture_output=True, timeout=10)
+    done = subprocess.run(command, input=wire.unknown(1), env=environ, capture_output=True, timeout=HANG)
     assert (done.stdout, done.stderr) == (b"FROBNICATE FAILURE 1 Action FROBNICATE not supported\n", b"")
     assert one.next_line() == f"DEPLOY SUCCESS 7 {only_instance(place)}"
     assert one.is_quiet()

@@ -18,6 +18,7 @@ from click.testing import CliRunner
 from one_provider_mad.cli.main import main
 from one_provider_mad.lab import demo
 from one_provider_mad.lab.demo_life import LIFE
+from tests.waiting import HANG
 
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
 
@@ -25,7 +26,7 @@ COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
 def test_demo_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> None:
     environ = {**os.environ, "TMPDIR": str(tmp_path), "ONE_PROVIDER_MAD_CONF": "/no/such", "ONE_LOCATION": "/no/such"}
     begun = time.monotonic()
-    done = subprocess.run([*COMMAND, "demo"], env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*COMMAND, "demo"], env=environ, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - begun < 15
     assert list(tmp_path.iterdir()) == []
@@ -47,13 +48,13 @@ def test_demo_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> None:
 
 def test_demo_keep_leaves_a_cloud_that_instances_can_list(tmp_path: Path) -> None:
     environ = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run([*COMMAND, "demo", "--keep"], env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*COMMAND, "demo", "--keep"], env=environ, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0
     (folder,) = tmp_path.iterdir()
     assert f"kept: {folder}\n" in done.stdout
     environ["ONE_LOCATION"] = str(folder)
     command = [*COMMAND, "instances", "--all", "simulated"]
-    seen = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    seen = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=HANG)
     assert seen.stdout.splitlines()[1].split()[0::2][:2] == ["42", "terminated"]
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from one_provider_mad.cli.main import main
 from one_provider_mad.lab import demo_ec2
 from one_provider_mad.lab.demo_life import EC2_LIFE
+from tests.waiting import HANG
 
 COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main", "demo", "--ec2"]
 
@@ -26,7 +27,7 @@ def test_demo_ec2_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> N
         "AWS_PROFILE": "no-such-profile",
         "HTTP_PROXY": "http://127.0.0.1:9",
     }
-    done = subprocess.run(COMMAND, env=environ, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(COMMAND, env=environ, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stderr) == (0, "")
     assert list(tmp_path.iterdir()) == []
     lines = done.stdout.splitlines()

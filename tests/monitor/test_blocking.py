@@ -32,6 +32,7 @@ from tests.blocking import nothing_blocks
 from tests.end_to_end.information_driver import Console, configure, states
 from tests.end_to_end.oned import Place
 from tests.monitor.decoder import Line, monitor, plain, read_legacy, read_modern, start_monitor, stop_monitor, vectors
+from tests.waiting import HANG
 
 HOST = 3
 BUSY = 7
@@ -72,7 +73,7 @@ class Inside:
 
     async def hear(self, word: str, matches: Callable[[Line], bool] = lambda _line: True) -> Line:
         """The next such line, after those that were returned or skipped before."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(HANG):
             while True:
                 while self.said:
                     line = self.said.pop(0)

@@ -71,7 +71,7 @@ def add_debts(place: Place, debts: Mapping[int, tuple[str, str, int]]) -> None:
 def wait_for_checks(place: Place, opennebula: LocalOned) -> None:
     """Wait until three more checks have begun: the consequences of two are complete by then."""
     asked = opennebula.count("one.vmpool.info")
-    until(lambda: opennebula.count("one.vmpool.info") >= asked + 3, seconds=20)
+    until(lambda: opennebula.count("one.vmpool.info") >= asked + 3)
     assert "unexpected" not in place.log()
 
 
@@ -104,14 +104,14 @@ def test_instances_of_silently_ended_vms_are_terminated_and_doubtful_ones_stay(
         opennebula.own[10] = OwnVm(10, STIME + 1, ids[10], DONE, just_now(), [0])
         del opennebula.own[11]
         opennebula.own[12] = OwnVm(12, STIME, "i-of-another-cluster", DONE, just_now(), [0])
-        until(lambda: alive(place) == {8, 10, 11, 12}, seconds=20)
+        until(lambda: alive(place) == {8, 10, 11, 12})
         until(lambda: {7, 9}.isdisjoint(core.sync(0)))
 
         opennebula.order("http-500", times=1_000_000)
         until(lambda: "orphans not looked for" in place.log())
         opennebula.own[8].end(just_now())
         opennebula.faults.clear()
-        until(lambda: alive(place) == {10, 11, 12}, seconds=20)
+        until(lambda: alive(place) == {10, 11, 12})
     one.finalize()
     said = [line for line in [*one.lines, *one.rest()] if "as an orphan" in line]
     assert len(said) == 3
@@ -131,7 +131,7 @@ def test_a_copied_front_end_pays_only_its_own_debts_until_the_journal_is_accepte
     one = driver(environ=environ)
     owed = {number: one.created(wire.deploy(number)) for number in (5, 6, 7)}
     one.ask(wire.power_off(7, owed[7]))
-    until(lambda: opennebula.count("one.vmpool.info"), seconds=20)
+    until(lambda: opennebula.count("one.vmpool.info"))
     one.send(wire.deploy(8))
     until(lambda: alive(place) == {5, 6, 7, 8} and place.unanswered() == ["DEPLOY"])
     one.kill()
@@ -156,11 +156,11 @@ def test_a_copied_front_end_pays_only_its_own_debts_until_the_journal_is_accepte
     assert two.reply("DEPLOY", 8).startswith("SUCCESS ")
     wait_for_checks(place, opennebula)
     until(lambda: alive(place) == {6, 7, 8})
-    until(lambda: '"error":"the journal comes from another machine"' in place.log(), seconds=20)  # of VM 7
+    until(lambda: '"error":"the journal comes from another machine"' in place.log())  # of VM 7
     assert alive(place) == {6, 7, 8}
     assert "instances of earlier debts are not terminated: the journal comes from another machine" in place.log()
     list(accept_here("simulated", {"ONE_LOCATION": str(place.root)}))
-    until(lambda: 8 not in alive(place), seconds=20)
+    until(lambda: 8 not in alive(place))
     two.finalize()
     assert "LOG W -1 instances of earlier debts are not" in "\n".join([*two.lines, *two.rest()]), "no request has come"
 
@@ -178,17 +178,17 @@ def test_a_follower_terminates_neither_orphans_nor_debts(place: Place, driver: R
     until(lambda: '"FOLLOWER"' in place.log())
     opennebula.know(place.instances()[0]).end(just_now())
     asked = len(front_end.calls)
-    until(lambda: front_end.calls[asked:].count("one.vmpool.info") >= 3, seconds=20)
+    until(lambda: front_end.calls[asked:].count("one.vmpool.info") >= 3)
     assert [entry["debt"] for entry in place.instances()] == [False]
     front_end.state = LEADER
-    until(lambda: not place.instances(), seconds=20)
+    until(lambda: not place.instances())
 
     kept = one.created(wire.deploy(8))
     opennebula.know(place.instances()[0], state=POWEROFF)
     one.kill()
     add_debts(place, {8: (kept, "its deploy was cancelled", 1)})
     two = driver(environ=opennebula.environ(place.root))
-    until(lambda: "debt withdrawn" in place.log(), seconds=20)
+    until(lambda: "debt withdrawn" in place.log())
     assert alive(place) == {8}
     two.finalize()
     assert f"LOG W -1 instance {kept} is not terminated any more: VM 8 uses it again" in [*two.lines, *two.rest()]

@@ -45,7 +45,7 @@ def both_off(driver: Driver, opennebula: LocalOned, template: Template) -> tuple
 
 def wait_for_checks(opennebula: LocalOned) -> None:
     asked = opennebula.count("one.vmpool.info")
-    until(lambda: opennebula.count("one.vmpool.info") >= asked + 2, seconds=20)
+    until(lambda: opennebula.count("one.vmpool.info") >= asked + 2)
 
 
 def test_the_orphan_of_a_done_vm_is_terminated_in_ec2(place: Place, opennebula: LocalOned) -> None:
@@ -54,7 +54,7 @@ def test_the_orphan_of_a_done_vm_is_terminated_in_ec2(place: Place, opennebula: 
         environ = {**ec2.ENVIRON, **opennebula.environ(place.root)}
         with Driver(place, f"-t 15 -r 0 {ec2.NAME}", environ=environ) as driver:
             over, off = both_off(driver, opennebula, ec2.template())
-            until(lambda: face.account.instances[over].word == "terminated", seconds=20)
+            until(lambda: face.account.instances[over].word == "terminated")
             wait_for_checks(opennebula)
             assert face.account.instances[off].word == "stopped"
         assert_spoke_properly(driver)
@@ -71,7 +71,7 @@ def test_the_orphan_of_a_done_vm_is_terminated_in_another_opennebula(
         environ = opennebula.environ(tmp_path)
         with Driver(place, f"-t 15 -r 0 {burst.NAME}", environ=environ) as driver:
             both_off(driver, opennebula, burst.BURSTING)
-            until(lambda: burst.word(partner, 0) == "DONE", seconds=20)
+            until(lambda: burst.word(partner, 0) == "DONE")
             wait_for_checks(opennebula)
             assert burst.word(partner, 1) == "POWEROFF"
         assert_spoke_properly(driver)

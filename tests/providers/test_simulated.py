@@ -55,6 +55,7 @@ from one_provider_mad.testing.conformance import (
     reach,
 )
 from tests.end_to_end.oned import ROOT
+from tests.waiting import HANG
 
 QUICK = {"boot_time": 0.004, "stop_time": 0.004, "suspend_time": 0.004, "destroy_time": 0.004}
 """Transitions that take a few milliseconds."""
@@ -382,7 +383,7 @@ class TestFile:
         opening = asyncio.create_task(provider.open())
         await iterate_loop(1)
         await cancel(opening)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(HANG):
             await provider.close()
 
     async def test_closing_waits_for_creates_that_were_already_called(self, tmp_path: Path) -> None:
@@ -524,7 +525,7 @@ class TestTime:
     async def test_the_account_is_returned_without_latency(self, connect: Open) -> None:
         """It is asked for after each change of the settings, and actions use the old settings until then."""
         provider = await connect(latency=3600)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(HANG):
             assert await provider.account()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from tests.waiting import HANG
+
 ENDS_AT_ONCE = """
 import asyncio, os, subprocess, sys
 from one_provider_mad.processes import children
@@ -35,6 +37,6 @@ asyncio.run(main())
 def test_children_of_a_process_that_ends_at_once_are_killed_as_well() -> None:
     """On a busy machine a killed process has often ended before its children are listed."""
     ended = subprocess.run(
-        [sys.executable, "-c", ENDS_AT_ONCE], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", ENDS_AT_ONCE], capture_output=True, text=True, timeout=HANG, check=False
     )
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -17,6 +17,7 @@ from xml.sax.saxutils import escape
 
 from aiohttp import web
 
+from tests.waiting import HANG
 from tests.xmlrpc.partner_api import AUTHENTICATION, INTERNAL, RELEASES, ApiError, Release
 from tests.xmlrpc.partner_parts import Parts
 
@@ -75,7 +76,7 @@ class Partner(Parts):
         ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(ready)), daemon=True)
         self._thread.start()
-        assert ready.wait(10), "the partner does not start"
+        assert ready.wait(HANG), "the partner does not start"
         return self
 
     def __exit__(
@@ -86,7 +87,7 @@ class Partner(Parts):
         assert self._thread is not None
         self.go_on()
         self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)
+        self._thread.join(HANG)
 
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._over, self._may_go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()

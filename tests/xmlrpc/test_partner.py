@@ -16,7 +16,7 @@ from lxml import etree
 
 from one_provider_mad.safe_xml import Element
 from one_provider_mad.xmlrpc.envelope import Failure, Success, decode_answer, encode_call
-from tests.waiting import until
+from tests.waiting import HANG, until
 from tests.xmlrpc.partner import RELEASES, Partner, Release
 from tests.xmlrpc.partner_vms import Vm
 
@@ -161,7 +161,7 @@ def elements(element: Element) -> str:
 
 
 def post(url: str, body: bytes) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=5) as response:
+    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=HANG) as response:
         assert response.headers["Content-Type"] == "text/xml; charset=utf-8"
         data: bytes = response.read()
         return data

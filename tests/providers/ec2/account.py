@@ -25,6 +25,7 @@ from one_provider_mad.lab.ec2.offers import EC2_TYPES
 from one_provider_mad.providers.simulated import table
 from one_provider_mad.providers.simulated.hardware import Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
+from tests.waiting import HANG
 
 NUMBER = "123456789012"
 REGION = "eu-west-1"
@@ -81,7 +82,7 @@ class Account:
         self.ends: set[str] = set()
         self.answers_spent_tokens = False
         self.calls: list[tuple[str, dict[str, str]]] = []
-        self._file = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        self._file = sqlite3.connect(path, timeout=HANG, isolation_level=None, check_same_thread=False)
         self._file.execute("PRAGMA synchronous = OFF")
         self._lock = threading.RLock()
         self._account = account

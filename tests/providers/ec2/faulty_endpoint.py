@@ -28,6 +28,7 @@ from one_provider_mad.lab.ec2.signatures import Key
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests.providers.ec2.account import REGION, SETTINGS, Account
 from tests.providers.ec2.model import unknown_parameters
+from tests.waiting import HANG
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
@@ -263,7 +264,7 @@ class Face:
             account = served.Account(path, self.settings)
             with Background(OrderedServer(self, account)) as background:
                 self.url = background.url
-                self.account = Account(path, account, lambda work: background.submit(work).result(10))
+                self.account = Account(path, account, lambda work: background.submit(work).result(HANG))
                 try:
                     yield self
                 finally:

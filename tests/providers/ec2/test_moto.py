@@ -19,6 +19,7 @@ from tests.conftest import assert_spoke_properly
 from tests.end_to_end import wire
 from tests.end_to_end.oned import ROOT, Driver, Place
 from tests.monitor.decoder import read_modern, read_template, start_monitor, vectors
+from tests.waiting import HANG
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("moto") is None, reason="moto[ec2], flask and flask-cors are dev"
@@ -73,7 +74,7 @@ def url() -> Iterator[str]:
         assert served.stdin is not None
         yield served.stdout.readline().strip()
         served.stdin.close()
-        served.wait(10)
+        served.wait(HANG)
 
 
 @pytest.fixture

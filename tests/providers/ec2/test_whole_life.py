@@ -201,7 +201,7 @@ class TestMoney:
             " '../../../etc/passwd'; the instance is looked for by its tags, and terminated"
         )
         assert len(face.account.instances) == 1
-        until(lambda: not alive(face), seconds=20)
+        until(lambda: not alive(face))
 
     def test_a_deploy_retried_after_its_instance_was_terminated_uses_a_new_token(
         self, face: Face, place: Place
