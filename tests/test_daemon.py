@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
 from one_provider_mad.daemon import _Daemon
 from one_provider_mad.domain import VmId
+from one_provider_mad.monitor_daemon import _MonitorDaemon
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.messages import Malformed, Request
@@ -34,6 +37,68 @@ async def wait() -> None:
 async def turns() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
+
+
+# The end
+
+
+OPENNEBULA_KILLS_AFTER = 1.0
+"""Seconds that 6.0 and later leave a driver between FINALIZE and SIGKILL (OpenNebula include/Driver.h, stop_driver)."""
+
+
+@pytest.fixture(params=[_Daemon, _MonitorDaemon], ids=["actions", "reports"])
+async def stuck(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A daemon none of whose parts ever ends, and that nobody reads; `ended_at` is when it ended its process."""
+    daemon = request.param(Options(name="x"), has_stderr=False, is_initialised=True)
+    daemon._early = None
+    daemon._reader = SimpleNamespace(stop=lambda: None)
+    daemon._writer = SimpleNamespace(is_read=lambda: False, drained=wait)
+    daemon._dispatcher = SimpleNamespace(
+        lanes=SimpleNamespace(drained=wait, stop=asyncio.sleep, hold=lambda: None), learn_release=None
+    )
+    daemon._engines = SimpleNamespace(close=wait)
+    daemon._desk = SimpleNamespace(drained=wait, stop=wait)
+    daemon._cloud = SimpleNamespace(kill=lambda: None, close=wait)
+    daemon._keeper = SimpleNamespace(save=wait)
+    daemon._metrics = SimpleNamespace(end=wait)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr("one_provider_mad.serving.os._exit", lambda _: setattr(daemon, "ended_at", loop.time()))
+    return daemon
+
+
+@pytest.mark.looptime
+async def test_a_daemon_whose_parts_do_not_end_ends_before_opennebula_kills_it(stuck: Any) -> None:
+    begun = asyncio.get_running_loop().time()
+    await stuck._end_by_core()
+    assert stuck.ended_at - begun < OPENNEBULA_KILLS_AFTER
+
+
+@pytest.mark.looptime
+async def test_sigterm_while_answers_are_awaited_ends_a_daemon_before_opennebula_kills_it(stuck: Any) -> None:
+    stuck._writer.is_read = lambda: True
+    loop = asyncio.get_running_loop()
+    ending = asyncio.create_task(stuck._end_by_core())
+    await pass_time(60)
+    assert not ending.done(), "the reader waits for answers"
+    begun = loop.time()
+    stuck._is_terminated.set()
+    await ending
+    assert stuck.ended_at - begun < OPENNEBULA_KILLS_AFTER
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("finalized_after", [None, 2.0], ids=["alone", "with-finalize"])
+async def test_sigterm_waits_five_seconds_for_finalize(stuck: Any, finalized_after: float | None) -> None:
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    if finalized_after is not None:
+        loop.call_later(finalized_after, stuck._is_ending.set)
+    await stuck._end_by_signal()
+    expected = begun + (finalized_after or 5.0)
+    assert expected <= stuck.ended_at < expected + OPENNEBULA_KILLS_AFTER
+
+
+# Exceptions
 
 
 async def test_an_exception_in_background_work_is_logged_and_not_printed(

@@ -470,17 +470,18 @@ async def test_a_power_off_that_killed_three_drivers_is_answered_by_the_instance
 
 
 @pytest.mark.parametrize("is_repeated", [True, False], ids=["repeated", "failed"])
-@pytest.mark.parametrize("when", ["before", "meanwhile"])
+@pytest.mark.parametrize("when", ["before", "meanwhile", "done"])
 async def test_only_the_new_request_is_answered_if_one_comes_before_or_during_the_recovery(
     desk: Desk, when: str, *, is_repeated: bool
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of())
+    desk.world.provider.stop_time = 0.1 if when == "done" else 5.0  # then its answer waits for the second after INIT
     old = request("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)
     await leave(desk.world, old, age=5 if is_repeated else 500)
     if when == "before":
         desk.ask("REBOOT", deploy_id=deploy_id)
     recovering = asyncio.create_task(recover(desk))
-    if when == "meanwhile":
+    if when != "before":
         await pass_time(0.7)
         desk.ask("REBOOT", deploy_id=deploy_id)
     await recovering

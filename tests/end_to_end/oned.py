@@ -56,9 +56,10 @@ class Place:
         path.chmod(0o600)
         return path
 
-    def simulate(self, **settings: object) -> Path:
-        """Write the configuration of a simulated cloud with these settings of its own."""
+    def simulate(self, *faults: str, **settings: object) -> Path:
+        """Write the configuration of a simulated cloud with these settings, and lines of `[simulated.faults]`."""
         lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+        lines += ["[simulated.faults]", *faults] if faults else []
         return self.configure("\n".join(['provider = "simulated"', f'owner = "{OWNER}"', "[simulated]", *lines, ""]))
 
     def instances(self, *, name: str = "simulated", is_all: bool = False) -> list[Mapping[str, Any]]:
@@ -89,6 +90,10 @@ class Place:
     def events(self, name: str = "simulated") -> list[dict[str, Any]]:
         """The complete entries of that log."""
         return [json.loads(entry) for entry in self.log(name).splitlines(keepends=True) if entry.endswith("\n")]
+
+    def hits(self, fault: str) -> int:
+        """The number of calls that this fault of the simulated cloud has hit."""
+        return sum(event.get("fault") == fault for event in self.events())
 
 
 @contextmanager
