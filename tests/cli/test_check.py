@@ -238,11 +238,11 @@ def test_check_fails_at_wrong_credentials_no_answer_and_another_account(ready: P
     assert "✗ credentials: " in printed
     assert "hush" not in printed
     ready.configure(
-        f'provider = "simulated"\nowner = "{OWNER}"\ncall_timeout = 0.05\n[simulated]\napi_key = "the right one"\n'
+        f'provider = "simulated"\nowner = "{OWNER}"\ncall_timeout = 0.5\n[simulated]\napi_key = "the right one"\n'
         "[simulated.faults.hangs]\n"
     )
     point = points(ready, code=NOT_WELL)["endpoint"]
-    assert point["found"] == "no answer within 0.05 s"
+    assert point["found"] == "no answer within 0.5 s"
     ready.simulate(api_key="the right one", region="elsewhere")
     journaled(ready, lambda journal: journal.set_fact("account", "simulated/embedded"))
     point = points(ready, code=NOT_WELL)["account"]

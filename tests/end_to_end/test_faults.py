@@ -22,6 +22,7 @@ from one_provider_mad.providers.simulated.settings import SimulatedSettings
 from tests import oned_lines
 from tests.conftest import StartDriver
 from tests.end_to_end import wire
+from tests.end_to_end.information_driver import Console
 from tests.end_to_end.oned import OWNER, Driver, Place, aside, replies
 from tests.waiting import HANG, until
 
@@ -58,11 +59,6 @@ def reboots(place: Place) -> list[str]:
     return [instance.attributes["SIM_REBOOTS"] for instance in in_cloud(place)]
 
 
-def hits(place: Place, fault: str) -> int:
-    """The number of calls that a fault has hit so far."""
-    return sum(event.get("fault") == fault for event in place.events())
-
-
 def ask_all(driver: Driver, lines: Sequence[bytes]) -> list[str]:
     """Send all requests at once; returns their replies in order of arrival, without LOG lines."""
     driver.write(b"".join(lines))
@@ -96,15 +92,15 @@ def test_throttled_calls_are_sent_later_and_succeed_without_retries(start: Start
 
 
 def test_throttled_call_is_given_up_at_the_deadline_of_its_action(start: StartDriver, place: Place) -> None:
-    one = start("-t 50 -r 5 -w 0.5 simulated")
-    ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in range(7, 11)}
+    ids = dict(enumerate(Console(place).run_many(range(7, 11)), start=7))
     set_faults(place, "calls_a_second = 2")
+    one = start("-t 50 -r 5 -w 0.5 simulated")
     lines = ask_all(one, [wire.reboot(vm_id, deploy_id, release="5.10") for vm_id, deploy_id in ids.items()])
     failures = [line for line in lines if line.startswith("REBOOT FAILURE")]
     assert failures, "5 calls at 2 a second do not fit into half a second"
     given_up = re.compile("gave up after 0.5 s waiting for the cloud's answer to (describe|reboot)$")
     assert all(given_up.search(line) for line in failures)
-    assert reboots(place).count("1") == 4 - len(failures)
+    assert 4 - len(failures) <= reboots(place).count("1") < 4
 
 
 # Transient errors
@@ -125,7 +121,7 @@ def test_call_with_a_transient_error_is_sent_again_as_often_as_retries_allow(
     set_faults(place, 'transient = { calls = ["reboot"], times = 2 }')
     assert one.ask(wire.reboot(7, deploy_id)).startswith(begins)
     assert reboots(place) == ["1" if begins == "SUCCESS -" else "0"]
-    assert hits(place, "transient") == min(retries + 1, 2)
+    assert place.hits("transient") == min(retries + 1, 2)
 
 
 def test_same_fault_seed_makes_the_same_calls_fail(start: StartDriver, place: Place) -> None:
@@ -151,7 +147,7 @@ def test_deploy_that_the_cloud_refuses_fails_without_a_retry_and_may_be_repeated
     set_faults(place, f'permanent = {{ calls = ["create"], error = "{error}" }}')
     one = start("-r 5 simulated")
     assert one.ask(wire.deploy(7)).startswith("FAILURE simulated refused create, by order of `permanent`")
-    assert hits(place, "permanent") == 1
+    assert place.hits("permanent") == 1
     assert in_cloud(place) == []
     set_faults(place)
     deploy_id = one.created(wire.deploy(7))
@@ -181,7 +177,7 @@ def test_repeated_create_after_a_lost_response_yields_exactly_one_instance(
     result, deploy_id = answer.split(" ", 1)
     assert result == "SUCCESS"
     assert [instance.deploy_id for instance in in_cloud(place)] == [deploy_id]
-    assert hits(place, "lost_answers") == 1
+    assert place.hits("lost_answers") == 1
 
 
 def test_cleanup_terminates_the_instance_of_a_create_whose_response_was_lost(start: StartDriver, place: Place) -> None:
@@ -213,11 +209,11 @@ def test_poweroff_succeeds_if_the_response_of_stop_is_lost_once(start: StartDriv
 
 
 def test_action_with_a_hanging_call_fails_at_its_deadline_and_names_the_call(start: StartDriver, place: Place) -> None:
-    one = start("-r 0 -w 0.4 simulated")
+    one = start("-r 0 -w 2 simulated")
     ids = {vm_id: one.created(wire.deploy(vm_id)) for vm_id in (1, 2)}
-    set_faults(place, 'hangs = { calls = ["reboot", "destroy", "create"] }', head="call_timeout = 0.5\n")
+    set_faults(place, 'hangs = { calls = ["reboot", "destroy", "create"] }', head="call_timeout = 3\n")
     lines = [wire.reboot(1, ids[1], release="5.10"), wire.terminate(2, ids[2]), wire.deploy(3)]
-    gave_up = "gave up after 0.4 s waiting for the cloud's answer to"
+    gave_up = "gave up after 2 s waiting for the cloud's answer to"
     assert sorted(ask_all(one, lines)) == [
         f"DEPLOY FAILURE 3 {gave_up} create",
         f"REBOOT FAILURE 1 {gave_up} reboot",
@@ -236,21 +232,21 @@ def test_action_with_a_hanging_call_fails_at_its_deadline_and_names_the_call(sta
 
 
 def test_hanging_call_is_repeated_after_call_timeout(start: StartDriver, place: Place) -> None:
-    one = start("-r 1 -w 5 simulated")
+    one = start("-r 1 -w 60 simulated")
     deploy_id = one.created(wire.deploy(7))
-    set_faults(place, 'hangs = { calls = ["reboot"], times = 1 }', head="call_timeout = 0.1\n")
+    set_faults(place, 'hangs = { calls = ["reboot"], times = 1 }', head="call_timeout = 1\n")
     assert one.ask(wire.reboot(7, deploy_id)) == "SUCCESS -"
-    set_faults(place, 'hangs = { calls = ["reboot"] }', head="call_timeout = 0.1\n")
-    assert one.ask(wire.reboot(7, deploy_id)) == "FAILURE simulated did not answer reboot within 0.1 s"
+    set_faults(place, 'hangs = { calls = ["reboot"] }', head="call_timeout = 1\n")
+    assert one.ask(wire.reboot(7, deploy_id)) == "FAILURE simulated did not answer reboot within 1 s"
     assert reboots(place) == ["1"]
 
 
 def test_hanging_call_of_one_vm_does_not_delay_another_vm(start: StartDriver, place: Place) -> None:
-    one = start("-t 15 -w 60 simulated")
+    one = start("-t 15 -w 3600 simulated")
     deploy_id = one.created(wire.deploy(7))
-    set_faults(place, 'hangs = { calls = ["stop"] }', head="call_timeout = 60\n")
+    set_faults(place, 'hangs = { calls = ["stop"] }', head="call_timeout = 3600\n")
     one.send(wire.power_off(7, deploy_id))
-    until(partial(hits, place, "hangs"))
+    until(partial(place.hits, "hangs"))
     assert one.ask(wire.deploy(8)).startswith("SUCCESS ")
     assert not [line for line in one.lines if line.startswith("SHUTDOWN ")], "the stop still hangs"
     one.send(wire.driver_cancel(7))
@@ -290,10 +286,10 @@ def test_requests_sent_during_an_outage_are_carried_out_after_it(start: StartDri
 
 def test_driver_started_during_an_outage_serves_requests_after_it(start: StartDriver, place: Place) -> None:
     set_faults(place, "outage = true", 'transient = { calls = ["account"] }')
-    one = start("-r 0 -w 1 simulated")
+    one = start("-r 0 -w 2 simulated")
     assert one.ask(wire.deploy(7)).startswith("FAILURE simulated did not answer account, by order of `transient`")
     set_faults(place, "outage = true")
-    assert one.ask(wire.deploy(7)).startswith("FAILURE gave up after 1 s waiting for find by tags: simulated did not")
+    assert one.ask(wire.deploy(7)).startswith("FAILURE gave up after 2 s waiting for find by tags: simulated did not")
     set_faults(place)
     deploy_id = one.created(wire.deploy(7))
     assert alive(place) == [deploy_id]
@@ -302,12 +298,12 @@ def test_driver_started_during_an_outage_serves_requests_after_it(start: StartDr
 def test_instance_of_a_cleanup_that_failed_in_an_outage_is_terminated_after_it(
     start: StartDriver, place: Place
 ) -> None:
-    one = start("-r 0 -w 1 simulated")
+    one = start("-r 0 -w 2 simulated")
     deploy_id = one.created(wire.deploy(7))
     set_faults(place, "outage = true")
     answer = one.ask(wire.cleanup(7, deploy_id))
     assert answer.startswith(
-        "FAILURE gave up after 1 s waiting for describe: simulated did not answer describe: an out"
+        "FAILURE gave up after 2 s waiting for describe: simulated did not answer describe: an out"
     )
     assert alive(place) == [deploy_id]
     set_faults(place)
@@ -352,14 +348,14 @@ def test_listing_page_that_fails_once_is_requested_again(start: StartDriver, pla
     deploy_id = one.created(wire.deploy(7))
     set_faults(place, "broken_listings = { times = 1 }")
     assert one.ask(wire.poll(7, deploy_id)).startswith("SUCCESS STATE=a")
-    assert hits(place, "broken_listings") == 1
+    assert place.hits("broken_listings") == 1
 
 
 @pytest.mark.parametrize("listing", ["find", "list_instances"])
 def test_instance_hidden_by_id_is_not_gone_while_a_listing_is_incomplete(
     start: StartDriver, place: Place, listing: str
 ) -> None:
-    one = start("-r 0 -w 1 simulated")
+    one = start("-r 0 -w 2 simulated")
     ids = [one.created(wire.deploy(vm_id)) for vm_id in range(2)]
     set_faults(place, 'unseen = { calls = ["describe"] }', f'broken_listings = {{ calls = ["{listing}"] }}')
     count = 1 if listing == "find" else 2
@@ -367,7 +363,7 @@ def test_instance_hidden_by_id_is_not_gone_while_a_listing_is_incomplete(
     assert all(line.endswith(" STATE=-") for line in lines)
     answer = one.ask(wire.terminate(0, ids[0]))
     if listing == "find":
-        assert answer.startswith("FAILURE gave up after 1 s waiting for find by tags: simulated answered find in part")
+        assert answer.startswith("FAILURE gave up after 2 s waiting for find by tags: simulated answered find in part")
         assert alive(place) == ids
     else:
         assert answer == "SUCCESS -"
@@ -389,7 +385,7 @@ def test_instances_that_a_lookup_by_id_omits_are_found_by_tags(start: StartDrive
 def test_repeated_deploy_creates_no_second_instance_while_the_cloud_hides_the_first(
     start: StartDriver, place: Place
 ) -> None:
-    one = start("-r 0 -w 0.5 simulated")
+    one = start("-r 0 -w 2 simulated")
     deploy_id = one.created(wire.deploy(7))
     set_faults(place, "unseen = {}")
     assert one.ask(wire.deploy(7)).startswith("FAILURE ")
@@ -424,7 +420,7 @@ def test_search_sent_within_the_visibility_grace_proves_no_absence_even_if_answe
     assert one.ask(wire.deploy(7)).startswith("FAILURE ")
     set_faults(place, 'late_answers = { calls = ["find"], seconds = 0.6, times = 1 }', more=lag)
     answer = one.ask(action(7, ""))
-    assert hits(place, "late_answers") == 1
+    assert place.hits("late_answers") == 1
     assert (answer, alive(place)) == ("SUCCESS -", [])
 
 
@@ -496,7 +492,7 @@ def test_next_process_completes_an_interrupted_deploy_and_terminate(start: Start
     old = one.created(wire.deploy(7))
     set_faults(place, 'hangs = { calls = ["destroy"] }', 'crash = { at = "after-create" }')
     one.send(wire.terminate(7, old))
-    until(partial(hits, place, "hangs"))
+    until(partial(place.hits, "hangs"))
     one.send(wire.deploy(8))
     assert_crashed(one)
     assert len(alive(place)) == 2
@@ -562,7 +558,7 @@ def test_after_many_faults_every_request_was_answered_once_and_every_vm_has_one_
     faults = ("transient", "permanent", "lost_answers", "hangs", "broken_listings")
 
     def has_hit_all() -> bool:
-        if all(hits(place, fault) for fault in faults):
+        if all(place.hits(fault) for fault in faults):
             return True
         for vm_id, deploy_id in deploy_ids(ask_all(one, deploys)).items():
             assert replied.setdefault(vm_id, deploy_id) == deploy_id

@@ -43,7 +43,7 @@ def test_start_monitor_reports_the_host_before_its_vms(place: Place, console: Co
 
 
 def test_host_is_reported_while_the_first_listing_is_pending(place: Place) -> None:
-    configure(place, monitor={"heartbeat": 0.2}, latency=300)
+    configure(place, monitor={"heartbeat": 0.2}, latency=3600)
     with monitored(place) as one:
         one.start()
         assert [one.next().word for _ in range(5)] == ["SYSTEM_HOST", *["MONITOR_HOST"] * 4]
@@ -358,7 +358,7 @@ def test_timestamps_never_go_backwards(place: Place) -> None:
 
 
 def test_information_driver_ends_at_once_during_a_call_when_the_pipes_close(place: Place) -> None:
-    configure(place, latency=300)
+    configure(place, latency=3600)
     with monitored(place) as one:
         one.start()
         assert one.driver.drop() == 0

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 import zlib
 from pathlib import Path
 
@@ -25,10 +24,8 @@ COMMAND = [sys.executable, "-m", "one_provider_mad.cli.main"]
 
 def test_demo_runs_a_vms_whole_life_and_leaves_no_files(tmp_path: Path) -> None:
     environ = {**os.environ, "TMPDIR": str(tmp_path), "ONE_PROVIDER_MAD_CONF": "/no/such", "ONE_LOCATION": "/no/such"}
-    begun = time.monotonic()
     done = subprocess.run([*COMMAND, "demo"], env=environ, capture_output=True, text=True, timeout=HANG)
     assert (done.returncode, done.stderr) == (0, "")
-    assert time.monotonic() - begun < 15
     assert list(tmp_path.iterdir()) == []
     lines = done.stdout.splitlines()
     assert lines[0].endswith('one_vmm_provider "-t 15 -r 0 simulated"')

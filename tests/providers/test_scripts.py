@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -74,10 +73,8 @@ async def test_of_megabytes_of_output_the_beginning_of_stdout_and_the_end_of_std
 async def test_a_script_has_finished_even_if_a_child_still_holds_its_output_open(
     runner: Runner, script: Script
 ) -> None:
-    begun = time.monotonic()
-    finished = await runner.run(script("#!/bin/sh\nsleep 60 &\necho $!\n"), [])
+    finished = await runner.run(script("#!/bin/sh\nsleep 3600 &\necho $!\n"), [])
     os.kill(int(finished.stdout), signal.SIGKILL)
-    assert time.monotonic() - begun < 20
 
 
 def have_ended(pids: str) -> bool:

@@ -276,6 +276,7 @@ def _items(count: int) -> str:
 
 
 class TestThrottling:
+    @pytest.mark.looptime
     async def test_after_a_throttled_read_other_reads_wait_and_writes_do_not(self) -> None:
         pace, loop = Pace(), asyncio.get_running_loop()
         with pytest.raises(Throttled):

@@ -163,9 +163,7 @@ class TestListing:
     async def test_a_thousand_instances_are_described_by_one_call(self, face: Face, connect: Open) -> None:
         provider = await connect()
         ids = [fill(face, number, ONE_PROVIDER_OWNER=OWNER) for number in range(1000)]
-        began = time.monotonic()
         found = await provider.describe(ids)
-        assert time.monotonic() - began < 3
         assert set(found) == set(ids)
         assert face.account.count("DescribeInstances") == 1
 
