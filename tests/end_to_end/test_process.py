@@ -35,14 +35,9 @@ ONE_READ = 31
 @pytest.mark.parametrize(
     ("arguments", "reply"),
     [
-        pytest.param("-t 15 -r 0 simulated", "SUCCESS sim-", id="one-element"),
         pytest.param(["-t", "15", "-r", "0", "simulated"], "SUCCESS sim-", id="split"),
-        pytest.param("-l deploy,shutdown -s ssh -i -d x -c --proxy http://x simulated", "SUCCESS sim-", id="upstream"),
         pytest.param("--colour -z9 -t many -r -w simulated", "SUCCESS sim-", id="unknown-options"),
         pytest.param(None, "FAILURE ARGUMENTS name no provider ('')", id="absent"),
-        pytest.param("", "FAILURE ARGUMENTS name no provider ('')", id="empty"),
-        pytest.param("-t 15 nowhere", "FAILURE nowhere.toml does not exist: create ", id="unknown-name"),
-        pytest.param("-t 15 ../etc/x", "FAILURE ARGUMENTS name no provider ('../etc/x')", id="path"),
         pytest.param("-t 15 'simulated'", "FAILURE ARGUMENTS name no provider (", id="quoted-name"),
     ],
 )
@@ -231,12 +226,6 @@ NO_OPENNEBULA = pytest.mark.skipif(
     ("environ", "state"),
     [
         pytest.param({"HOME": "{tmp}/home"}, "{tmp}/home/.local/state/one_provider_mad", id="home"),
-        pytest.param(
-            {"HOME": "/proc/no-home", "XDG_STATE_HOME": "{tmp}/state"}, "{tmp}/state/one_provider_mad", id="state-home"
-        ),
-        pytest.param(
-            {"HOME": "/proc/no-home", "TMPDIR": "{tmp}/t"}, "{tmp}/t/one_provider_mad-{uid}", id="read-only-home"
-        ),
         pytest.param({"HOME": None, "TMPDIR": "{tmp}/t"}, "{tmp}/t/one_provider_mad-{uid}", id="no-home"),
     ],
 )

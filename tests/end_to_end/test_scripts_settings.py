@@ -128,8 +128,6 @@ def signals(status: str, field: str) -> set[int]:
             {"REBOOT": "restart", "SNAPSHOTCREATE": "snapshot_create"},
             id="upper-case-and-a-script-of-its-own-name",
         ),
-        pytest.param("-l save -l reboot", {"REBOOT": "reboot"}, id="the-last-list-counts"),
-        pytest.param("--local reboot", {"REBOOT": "reboot"}, id="long-option"),
     ],
 )
 def test_l_option_gives_the_script_of_each_action(
@@ -295,7 +293,6 @@ def test_symlinked_script_directory_is_served_under_the_name_of_the_link(
 
 OPTIONS: Mapping[str, str] = {
     "upstream-ec2": "-t 15 -r 0 -w 600 -p {name}",
-    "order": "{name} -p -t 15",
     "shell": "-s bash -d migrate -t 15 {name}",
     "bare": "{name}",
 }

@@ -154,13 +154,16 @@ def test_unreadable_or_unsafe_configuration_file_fails_every_action(
     assert "hush" not in sentence + never_good.place.log()
 
 
-@pytest.mark.parametrize("make", [make_directory, make_loop, make_not_toml], ids=["directory", "loop", "not-toml"])
-def test_corrected_configuration_file_is_read_without_a_restart(
-    driver: StartDriver, place: Place, make: Callable[[Path], None]
-) -> None:
-    make(place.conf / FILE)
+def test_corrected_configuration_file_is_read_without_a_restart(driver: StartDriver, place: Place) -> None:
+    make_not_toml(place.conf / FILE)
     one = driver()
-    assert refusal(one).startswith(FILE)
+    for make, begins in (
+        (make_not_toml, f"{FILE} is not TOML: "),
+        (make_directory, f"{FILE} cannot be read: Is a directory"),
+        (make_loop, f"{FILE} cannot be read: Too many levels of symbolic links"),
+    ):
+        make(without_file(place))
+        assert refusal(one).startswith(begins)
     without_file(place)
     place.configure(GOOD)
     assert one.created(wire.deploy(7))
@@ -183,8 +186,6 @@ def test_chmod_corrects_a_file_others_can_write_and_its_group_may_read_a_secret(
     [
         pytest.param("nowhere", "nowhere.toml does not exist: create ", id="unknown"),
         pytest.param("a/b", "ARGUMENTS name no provider ('a/b')", id="path"),
-        pytest.param("..", "ARGUMENTS name no provider ('..')", id="parent"),
-        pytest.param("x" * 65, "ARGUMENTS name no provider ('xxxx", id="too-long"),
     ],
 )
 def test_name_without_a_configuration_file_is_refused(
@@ -212,29 +213,25 @@ def test_embedded_cloud_works_without_a_configuration_directory(driver: StartDri
     assert driver().created(wire.deploy(7))
 
 
-@pytest.mark.parametrize(
-    ("text", "begins", "path"),
-    [
-        pytest.param(
-            f'journal = "/proc/no/journal"\n{GOOD}', "the journal cannot be ", "/proc/no/journal", id="journal"
-        ),
-        pytest.param(
-            f'{GOOD}[simulated]\ndatabase = "/proc/no/cloud"\n',
-            "the simulated cloud's database cannot be ",
-            "/proc/no/cloud",
-            id="database",
-        ),
-    ],
-)
-def test_unwritable_journal_or_database_is_named_until_its_path_is_corrected(
-    driver: StartDriver, place: Place, text: str, begins: str, path: str
-) -> None:
+UNWRITABLE = [
+    (f'journal = "/proc/no/journal"\n{GOOD}', "the journal cannot be ", "/proc/no/journal"),
+    (
+        f'{GOOD}[simulated]\ndatabase = "/proc/no/cloud"\n',
+        "the simulated cloud's database cannot be ",
+        "/proc/no/cloud",
+    ),
+]
+
+
+def test_unwritable_journal_or_database_is_named_until_its_path_is_corrected(driver: StartDriver, place: Place) -> None:
     """No user, not even root, can create files in /proc."""
-    place.configure(text)
+    place.configure(UNWRITABLE[0][0])
     one = driver()
-    sentence = refusal(one)
-    assert sentence[:SHOWN].startswith(begins)
-    assert path in sentence
+    for text, begins, path in UNWRITABLE:
+        place.configure(text)
+        sentence = refusal(one)
+        assert sentence[:SHOWN].startswith(begins)
+        assert path in sentence
     place.simulate(boot_time=0)
     assert one.created(wire.deploy(7))
 

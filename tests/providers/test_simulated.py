@@ -864,7 +864,7 @@ class TestFaults:
         with capture_logs() as logged:
             listing = asyncio.create_task(slow.list_instances())
             while not logged:  # the fault is logged once the cloud has taken the call
-                await turns(1)
+                await iterate_loop(1)
         await launch(await connect())
         assert await listing == []
         assert time.monotonic() - begun >= 0.05
