@@ -166,8 +166,12 @@ def test_a_deploy_with_wrong_credentials_fails_and_succeeds_once_they_are_correc
     place: Place, tmp_path: Path
 ) -> None:
     with Partner() as partner:
-        configure(place, partner, credentials_file=str(credentials(tmp_path, "oneadmin:hunter2")))
+        configure(place, partner, credentials_file=str(tmp_path / "missing"))
         with Driver(place, NAME, init=False) as driver:
+            assert driver.ask(deploy(7, release="7.4.0")).startswith(
+                "FAILURE missing does not exist: write user:password"
+            )
+            configure(place, partner, credentials_file=str(credentials(tmp_path, "oneadmin:hunter2")))
             reply = driver.ask(deploy(7, release="7.4.0"))
             assert reply.startswith(
                 f"FAILURE the partner's OpenNebula at {partner.place} refuses the login of oneadmin"
@@ -175,12 +179,3 @@ def test_a_deploy_with_wrong_credentials_fails_and_succeeds_once_they_are_correc
             assert "hunter2" not in place.log(NAME)
             configure(place, partner)
             assert driver.created(deploy(7, release="7.4.0")) == "opennebula-hybrid-0"
-
-
-def test_a_deploy_without_a_credentials_file_fails_with_what_to_write(place: Place, tmp_path: Path) -> None:
-    with Partner() as partner:
-        configure(place, partner, credentials_file=str(tmp_path / "missing"))
-        with Driver(place, NAME, init=False) as driver:
-            assert driver.ask(deploy(7, release="7.4.0")).startswith(
-                "FAILURE missing does not exist: write user:password"
-            )
