@@ -84,6 +84,7 @@ def test_orphans_shows_the_drivers_findings_and_changes_nothing(place: Place) ->
         "The driver has not searched yet. Next search: when OpenNebula starts the driver, which is not running.\n",
         "",
     )
+    begun = time.time()
     with LocalOned() as oned, Driver(place, environ=oned.environ(place.root)) as driver:
         deploy_id = driver.created(wire.deploy(7))
         driver.ask(wire.power_off(7, deploy_id))
@@ -99,7 +100,7 @@ def test_orphans_shows_the_drivers_findings_and_changes_nothing(place: Place) ->
     code, text, errors = orphans(place, NAME, "--json")
     printed = json.loads(text)
     assert (code, errors, printed["policy"], printed["parts"]) == (0, "", "report", [])
-    assert abs(printed["looked_at"] - time.time()) < 60
+    assert begun <= printed["looked_at"] <= time.time()
     (shown,) = printed["orphans"]
     assert shown.pop("looks") >= 2
     assert shown.pop("since") <= printed["looked_at"]

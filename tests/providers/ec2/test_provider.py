@@ -185,6 +185,7 @@ class TestListing:
         assert face.account.count("DescribeInstances") == 1
 
     async def test_an_instance_has_the_attributes_that_upstreams_driver_reports(self, connect: Open) -> None:
+        begun = time.time()
         provider = await connect()
         vm = a_vm(KEYPAIR="mine", SUBNETID="subnet-3", SECURITYGROUPIDS="sg-1,sg-2")
         instance = await describe_one(provider, await launched(provider, vm))
@@ -205,7 +206,7 @@ class TestListing:
             "AWS_SECURITY_GROUPS": "sg-1,sg-2",
         }
         assert (instance.name, instance.reason, instance.raw_state) == ("vm-7", "", "running")
-        assert abs(instance.created_at - time.time()) < 60
+        assert begun - 1 <= instance.created_at <= time.time(), "EC2 cuts off parts of a second"
 
     async def test_an_undocumented_state_is_unknown_with_one_warning(self, face: Face, connect: Open) -> None:
         provider = await connect()
