@@ -191,7 +191,7 @@ def shell_commands(line: str) -> Iterator[str]:
             yield shlex.join(words)
 
 
-def test_every_command_in_a_block_is_ours_or_one_of_a_few_others() -> None:
+def test_every_command_in_a_documents_block_is_ours_or_in_the_list_of_others() -> None:
     found = {(page.name, command.split()[0]) for page in PAGES for command in commands(page)}
     assert {word for _, word in found if word not in OURS} == set(OTHERS), found
 
@@ -283,7 +283,7 @@ def test_every_command_of_ours_in_documents_runs(tmp_path: Path) -> None:
         "one-provider install --dry-run",
     ],
 )
-def test_understand_raises_for_unknown_commands_and_options(command: str) -> None:
+def test_the_check_of_documented_commands_rejects_unknown_commands_and_options(command: str) -> None:
     with pytest.raises(click.ClickException):
         understand(command)
 

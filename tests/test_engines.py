@@ -430,7 +430,7 @@ async def test_an_action_that_waits_for_the_cloud_restarts_only_when_edited_sett
         cloud.keep_on()
 
 
-async def test_an_edited_latency_does_not_delay_the_account_check(home: Home) -> None:
+async def test_the_account_check_after_an_edit_is_not_delayed_by_a_simulated_latency(home: Home) -> None:
     """The account is checked after each edit, and the simulated latency must not apply to that check."""
     home.configure('provider = "simulated"')
     engines = home.engines()

@@ -23,14 +23,14 @@ def drawn_tree() -> dict[str, tuple[str, str]]:
     return drawn
 
 
-def test_the_drawing_shows_every_class_under_its_parent() -> None:
+def test_the_class_tree_in_the_documentation_shows_every_error_class_under_its_parent() -> None:
     parents = {name: parent for name, (parent, _) in drawn_tree().items()}
     assert parents == {
         kind.__name__: kind.__base__.__name__ for kind in KINDS if kind is not errors.MadError and kind.__base__
     }
 
 
-def test_the_drawing_describes_every_class() -> None:
+def test_the_class_tree_in_the_documentation_describes_every_error_class() -> None:
     assert all(words for _, words in drawn_tree().values())
 
 

@@ -239,7 +239,9 @@ def test_directories_created_by_root_belong_to_the_parents_owner(var: Path) -> N
 
 
 @only_root
-def test_a_new_directory_that_is_filled_at_once_keeps_its_owner(var: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_directory_is_left_to_root_if_it_has_files_before_its_owner_is_set(
+    var: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another thread may create a file in it first; the look for files must leave nothing open (ResourceWarning)."""
     mkdir = os.mkdir
 

@@ -286,7 +286,7 @@ async def asked(journal: Journal, deploy_id: str = "i-1", *, vm_id: int = 7) -> 
     return await journal.asked(DeployId(deploy_id), owner="harbour", vm_id=VmId(vm_id))
 
 
-async def test_asked_returns_the_record_of_the_create_until_a_newer_one_is_noted(
+async def test_requested_attributes_are_those_of_the_create_until_newer_ones_are_recorded(
     journal: Journal, clock: Clock
 ) -> None:
     attempt = Attempt.new(an_identity(), 1, {}, asked="at first")
@@ -304,7 +304,7 @@ async def test_asked_returns_the_record_of_the_create_until_a_newer_one_is_noted
     await journal.close()
 
 
-async def test_asked_records_are_deleted_with_the_old_attempts_of_gone_instances(
+async def test_requested_attributes_are_deleted_with_the_old_attempts_of_gone_instances(
     journal: Journal, clock: Clock
 ) -> None:
     for number, state in enumerate((AttemptState.GONE, AttemptState.CREATED)):
@@ -564,7 +564,7 @@ async def test_opening_records_the_process_and_its_parent(journal: Journal) -> N
     assert (writer.process, writer.parent, writer.seen_at) == (Process.current(), Process.parent(), NOW)
 
 
-async def test_show_life_records_the_time(journal: Journal, clock: Clock) -> None:
+async def test_a_process_records_when_it_was_last_alive(journal: Journal, clock: Clock) -> None:
     clock.now += 15
     await journal.show_life()
     [writer] = await journal.writers()

@@ -83,7 +83,7 @@ def keys(journal: Journal, query: str) -> list[Any]:
 # Kept, and deleted
 
 
-async def test_attempts_are_deleted_a_month_after_their_end_with_their_other_records(
+async def test_finished_attempts_are_deleted_after_a_month_with_their_timestamps_and_attributes(
     journal: Journal, clock: Clock
 ) -> None:
     for vm_id, state in enumerate((GONE, REFUSED, CREATED, AttemptState.OPEN)):
@@ -137,7 +137,9 @@ async def test_a_recreated_vm_keeps_the_records_of_its_new_instance(journal: Jou
     assert keys(journal, "SELECT key FROM asked") == ["i-2"]
 
 
-async def test_an_instance_that_a_vm_claims_again_after_its_end_is_kept(journal: Journal, clock: Clock) -> None:
+async def test_requested_attributes_stay_if_another_vm_uses_the_instance_after_its_vms_end(
+    journal: Journal, clock: Clock
+) -> None:
     await journal.note_asked(DeployId("i-1"), "by now", vm_id=VmId(7))
     await answer(journal, 7, "SHUTDOWN", has_ended=True)
     await journal.note_asked(DeployId("i-1"), "once more", vm_id=VmId(8))

@@ -85,5 +85,7 @@ def test_the_least_recently_used_secret_is_forgotten_beyond_the_limit() -> None:
         ("vault: permission denied", "vault: permission denied"),
     ],
 )
-def test_values_with_secret_names_are_masked_although_they_are_not_known(text: str, expected: str) -> None:
+def test_a_value_after_a_name_like_password_is_masked_even_if_it_is_no_configured_secret(
+    text: str, expected: str
+) -> None:
     assert masked_by_name(text) == expected

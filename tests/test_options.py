@@ -73,7 +73,9 @@ def test_upstream_arguments_are_parsed(argv: list[str], expected: Options) -> No
 
 
 @pytest.mark.parametrize(("argv", "expected", "words"), ODD)
-def test_an_invalid_word_is_a_warning_and_the_rest_is_parsed(argv: list[str], expected: Options, words: str) -> None:
+def test_an_invalid_argument_causes_a_warning_and_the_other_arguments_are_parsed(
+    argv: list[str], expected: Options, words: str
+) -> None:
     options = parse_arguments(argv)
     assert words in " | ".join(options.warnings)
     assert [*map(str.isascii, options.warnings)] == [True] * len(options.warnings)

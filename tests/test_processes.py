@@ -64,7 +64,7 @@ def test_a_program_name_with_blanks_and_parentheses_is_parsed(tmp_path: Path, na
     assert abs(int(start) - int(other.start.partition("/")[2])) < 1000, "clock ticks, a moment apart"
 
 
-def test_another_process_reads_the_same_start() -> None:
+def test_another_process_reads_the_same_start_time_of_a_process() -> None:
     code = f"from one_provider_mad.processes import Process; print(Process.of({os.getpid()}).start)"
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)

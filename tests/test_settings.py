@@ -246,7 +246,7 @@ def test_a_name_served_without_a_file_stays_served_without_one(places: Places) -
     assert load("simulated", places).path is None
 
 
-def test_settings_are_served_with_a_warning_if_the_mark_of_the_file_cannot_be_written(places: Places) -> None:
+def test_settings_work_with_a_warning_if_the_configured_mark_cannot_be_written(places: Places) -> None:
     configure(places, GOOD)
     places.var.rmdir()
     source = Source(places)

@@ -103,7 +103,7 @@ def test_unknown_names_and_certificates_count_as_outages_only_after_a_successful
     [aiohttp.ServerDisconnectedError(), aiohttp.ServerTimeoutError(), aiohttp.ClientPayloadError(), TimeoutError()],
     ids=lambda error: type(error).__name__,
 )
-def test_a_connection_lost_before_the_answer_proves_nothing(error: BaseException) -> None:
+def test_a_connection_lost_before_the_answer_leaves_open_whether_the_call_was_carried_out(error: BaseException) -> None:
     assert meaning(error, was_reached=True) is None
 
 

@@ -116,7 +116,7 @@ async def test_a_debt_terminates_an_imported_instance_that_lost_its_tags(world: 
     assert world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_a_debt_without_id_terminates_the_vms_older_instances_and_no_newer_one(world: World) -> None:
+async def test_a_debt_without_instance_id_terminates_only_instances_up_to_its_seq(world: World) -> None:
     old = [world.provider.add(identity_of(seq=0)), world.provider.add(identity_of(seq=2), InstanceState.STOPPED)]
     await world.add_debt(seq=2)
     newer = world.provider.add(identity_of(seq=3))
@@ -226,7 +226,7 @@ async def test_paying_a_debt_fails_if_the_provider_is_scripts(world: World) -> N
 @pytest.mark.parametrize(
     ("identity", "state"), [(identity_of(), TERMINATED), (identity_of(8), InstanceState.RUNNING)], ids=["ours", "not"]
 )
-async def test_an_instance_invisible_during_cleanup_is_terminated_once_visible_if_it_is_ours(
+async def test_an_instance_hidden_during_cleanup_is_terminated_once_visible_if_tagged_for_this_vm(
     desk: Desk, identity: Identity, state: InstanceState
 ) -> None:
     deploy_id = desk.world.provider.add(identity)
@@ -446,7 +446,7 @@ async def test_driver_cancel_does_not_cancel_a_debt(desk: Desk) -> None:
     assert desk.lines == []
 
 
-async def test_debts_leave_a_slot_free_for_requests(world: World) -> None:
+async def test_debts_leave_one_of_the_t_slots_free_for_requests(world: World) -> None:
     world.set_cloud(call_timeout=10_000)
     world.provider.always["destroy"] = asyncio.Event()
     for vm_id in range(100, 110):

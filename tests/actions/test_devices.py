@@ -60,12 +60,12 @@ async def perform(world: World, word: str, **fields: Any) -> str:
     return await perform_capability(world.work(request_of(**fields)), Action(word))
 
 
-def test_capabilities_has_every_optional_action() -> None:
+def test_the_table_of_capabilities_has_every_optional_device_action() -> None:
     assert {action.value for action in CAPABILITIES} == {word for word, *_ in EVERY}
 
 
 @pytest.mark.parametrize(("word", "method", "subject"), [row[:3] for row in EVERY])
-async def test_each_optional_action_calls_its_provider_method_on_the_vms_instance(
+async def test_each_device_action_calls_its_provider_method_on_the_vms_instance(
     world: World, word: str, method: str, subject: str
 ) -> None:
     deploy_id = world.provider.add(identity_of())
@@ -79,7 +79,9 @@ async def test_each_optional_action_calls_its_provider_method_on_the_vms_instanc
 
 
 @pytest.mark.parametrize(("word", "what"), [(word, what) for word, _, _, what in EVERY])
-async def test_an_unsupported_action_is_refused_without_a_call(plain: World, word: str, what: str) -> None:
+async def test_a_device_action_that_the_cloud_does_not_support_is_refused_without_a_call(
+    plain: World, word: str, what: str
+) -> None:
     plain.provider.add(identity_of())
     with pytest.raises(NotSupported) as caught:
         await perform(plain, word)
@@ -88,7 +90,7 @@ async def test_an_unsupported_action_is_refused_without_a_call(plain: World, wor
 
 
 @pytest.mark.parametrize("word", [word for word, _, subject, _ in EVERY if subject is OPERAND])
-async def test_a_message_without_a_marked_operand_is_refused(world: World, word: str) -> None:
+async def test_a_device_action_is_refused_if_its_message_marks_no_device(world: World, word: str) -> None:
     with pytest.raises(RequestRefused) as caught:
         await perform(world, word, operand={})
     assert str(caught.value) == f"the message marks no {OPERANDS[word]} for {word}: nothing was done"
@@ -96,14 +98,14 @@ async def test_a_message_without_a_marked_operand_is_refused(world: World, word:
 
 
 @pytest.mark.parametrize("word", [word for word, *_ in EVERY])
-async def test_another_vms_instance_is_never_changed(world: World, word: str) -> None:
+async def test_a_device_action_never_changes_another_vms_instance(world: World, word: str) -> None:
     deploy_id = world.provider.add(identity_of(8))
     with pytest.raises(NotOurs):
         await perform(world, word, deploy_id=deploy_id)
     assert {name for name, _ in world.provider.calls} == {"describe"}
 
 
-async def test_an_action_on_a_missing_instance_fails(world: World) -> None:
+async def test_a_device_action_on_a_missing_instance_fails(world: World) -> None:
     with pytest.raises(InstanceNotFound):
         await perform(world, "ATTACHDISK", deploy_id="i-404")
 
@@ -134,7 +136,7 @@ NOT_DEVICES = (
 )
 
 
-def test_capabilities_covers_every_optional_device_protocol() -> None:
+def test_the_table_of_capabilities_covers_every_optional_protocol_of_providers() -> None:
     optional = {
         value
         for name, value in vars(interface).items()

@@ -317,7 +317,7 @@ async def test_actions_of_a_vm_are_answered_in_order_of_arrival(desk: Desk) -> N
     ]
 
 
-async def test_a_large_message_keeps_its_place_in_its_vms_lane(desk: Desk) -> None:
+async def test_a_large_request_keeps_its_turn_among_the_actions_of_its_vm(desk: Desk) -> None:
     desk.world.provider.boot_time = 0
     desk.ask("DEPLOY", template=large())
     desk.ask("REBOOT")

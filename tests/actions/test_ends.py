@@ -124,7 +124,7 @@ async def test_a_second_terminate_destroys_an_instance_whose_guest_exceeded_its_
         assert await desk.reply("SHUTDOWN") == "SUCCESS -"
 
 
-async def test_a_guest_shutdown_that_was_refused_is_asked_for_again(desk: Desk) -> None:
+async def test_a_refused_guest_shutdown_is_requested_again(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of())
     desk.world.provider.before["shut down"].append(PermissionDenied("not allowed"))
     assert await desk.answer("SHUTDOWN", deploy_id=deploy_id, lcm_state=12) == "FAILURE not allowed"
@@ -150,7 +150,7 @@ async def test_a_termination_that_fails_in_the_cloud_is_answered_at_once_with_th
     )
 
 
-async def test_terminate_hard_waits_for_a_failed_instance_to_begin_its_termination(desk: Desk) -> None:
+async def test_terminate_hard_waits_until_a_failed_instance_begins_to_terminate(desk: Desk) -> None:
     deploy_id = desk.world.provider.add(identity_of(), InstanceState.UNKNOWN, reason="no such bridge")
 
     async def slow(deploy_id: DeployId) -> None:
@@ -191,7 +191,7 @@ async def test_a_terminate_resumed_by_the_next_process_still_waits_for_the_guest
     assert asked(desk.world) == ["shut down"]
 
 
-async def test_an_unconfirmed_debt_does_not_cut_a_guest_shutdown_short(world: World) -> None:
+async def test_a_debt_for_an_instance_in_use_again_does_not_cut_its_guest_shutdown_short(world: World) -> None:
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATING)
     world.provider.instances[deploy_id].then = (now() + 20.0, InstanceState.TERMINATED)
     await world.add_debt(deploy_id)

@@ -323,7 +323,7 @@ async def test_a_deploy_replaces_an_instance_that_was_terminated(place: Place, c
     assert await console.alive() == {ours}
 
 
-async def test_a_deploy_replaces_an_instance_that_was_terminated_before_its_id_was_known(
+async def test_a_deploy_replaces_an_instance_whose_create_got_no_answer_and_that_was_terminated(
     place: Place, console: Console, moods: Moods
 ) -> None:
     moods.losing.add("create")
@@ -337,7 +337,9 @@ async def test_a_deploy_replaces_an_instance_that_was_terminated_before_its_id_w
     assert ours != former
 
 
-async def test_a_deploy_gets_past_a_spent_token_after_the_journal_was_lost(place: Place, console: Console) -> None:
+async def test_a_deploy_without_its_journal_replaces_a_terminated_instance_whose_token_is_spent(
+    place: Place, console: Console
+) -> None:
     async with Front(place) as front:
         former = await front.deployed()
     await console.terminate(former)
@@ -569,7 +571,7 @@ async def test_a_debt_survives_a_restart(place: Place, console: Console, moods: 
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_debt_does_not_terminate_the_instance_of_a_later_seq(
+async def test_a_debt_does_not_terminate_an_instance_with_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -584,7 +586,7 @@ async def test_a_debt_does_not_terminate_the_instance_of_a_later_seq(
     assert await console.alive() == {ours}
 
 
-async def test_a_debt_without_id_does_not_terminate_the_instance_of_a_later_seq(
+async def test_a_debt_without_instance_id_does_not_terminate_an_instance_with_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -600,7 +602,7 @@ async def test_a_debt_without_id_does_not_terminate_the_instance_of_a_later_seq(
     assert await console.alive() == {ours}
 
 
-async def test_a_debt_without_id_does_not_terminate_a_newer_instance_of_the_same_seq(
+async def test_a_debt_without_instance_id_does_not_terminate_a_newer_instance_with_the_same_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -619,7 +621,9 @@ async def test_a_debt_without_id_does_not_terminate_a_newer_instance_of_the_same
     assert await console.alive() == {ours}
 
 
-async def test_a_debt_with_id_terminates_that_instance_alone(place: Place, console: Console, moods: Moods) -> None:
+async def test_a_debt_with_an_instance_id_terminates_only_this_instance(
+    place: Place, console: Console, moods: Moods
+) -> None:
     former = await console.launch(identity())
     async with Front(place) as front:
         moods.failing["destroy"] = REFUSED
@@ -632,7 +636,7 @@ async def test_a_debt_with_id_terminates_that_instance_alone(place: Place, conso
     assert await console.alive() == {ours, other}
 
 
-async def test_a_debt_without_id_does_not_terminate_an_unjournaled_instance_of_a_later_seq(
+async def test_a_debt_without_instance_id_keeps_an_unjournaled_instance_with_a_later_seq(
     place: Place, console: Console, moods: Moods
 ) -> None:
     async with Front(place) as front:
@@ -647,7 +651,7 @@ async def test_a_debt_without_id_does_not_terminate_an_unjournaled_instance_of_a
 
 
 @pytest.mark.usefixtures("short_pauses")
-async def test_a_debt_without_id_is_paid_only_after_all_instances_of_the_vm_have_appeared(
+async def test_a_debt_without_instance_id_is_paid_only_after_all_instances_of_the_vm_have_appeared(
     place: Place, console: Console, moods: Moods
 ) -> None:
     former = await console.launch(identity())
@@ -772,7 +776,7 @@ async def is_creating(moods: Moods) -> bool:
 # One answer to a POLL
 
 
-async def test_a_poll_is_answered_once_although_an_action_arrives_between_the_answers(
+async def test_each_poll_is_answered_once_although_an_action_arrives_while_answers_are_written(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answers of one listing are written in portions, and the action arrives between two of them."""

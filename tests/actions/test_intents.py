@@ -54,7 +54,7 @@ def test_a_cleanup_destroys_in_every_lcm_state(*, has_deploy_id: bool) -> None:
     assert found == dict.fromkeys(states, Intent.DESTROY.value)
 
 
-def test_a_deploy_without_lcm_state_and_deploy_id_creates() -> None:
+def test_a_deploy_without_lcm_state_and_deploy_id_creates_an_instance() -> None:
     assert intent_of(Action.DEPLOY, None, has_deploy_id=False) is Intent.CREATE
 
 
@@ -70,7 +70,7 @@ WITHOUT_STATE = [
 
 
 @pytest.mark.parametrize(("word", "has_deploy_id"), WITHOUT_STATE)
-def test_other_actions_without_lcm_state_are_refused(word: str, *, has_deploy_id: bool) -> None:
+def test_actions_other_than_deploy_are_refused_without_an_lcm_state(word: str, *, has_deploy_id: bool) -> None:
     with pytest.raises(RequestRefused, match=f"no LCM_STATE, and without it {word} has no certain meaning"):
         intent_of(Action(word), None, has_deploy_id=has_deploy_id)
 

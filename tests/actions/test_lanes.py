@@ -138,7 +138,7 @@ async def test_lanes_of_different_vms_run_side_by_side() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 15])
-async def test_no_more_lanes_run_at_once_than_there_are_places(threads: int) -> None:
+async def test_no_more_lanes_run_at_once_than_the_t_option_allows(threads: int) -> None:
     hall = Hall(threads=threads)
     for vm_id in range(40):
         hall.submit(vm_id, f"vm {vm_id}")
@@ -232,7 +232,7 @@ async def test_polls_that_keep_arriving_share_a_listing_up_to_a_limit() -> None:
     assert sum(map(len, hall.batches)) == 10 * chunks
 
 
-async def test_a_gathered_listing_waits_for_a_free_place() -> None:
+async def test_a_listing_for_queued_polls_waits_for_a_free_slot() -> None:
     hall = Hall(threads=1)
     hall.poll(9)
     hall.submit(1, "first")
@@ -242,7 +242,7 @@ async def test_a_gathered_listing_waits_for_a_free_place() -> None:
     assert hall.batches == [[9]]
 
 
-async def test_a_listing_occupies_one_place() -> None:
+async def test_a_listing_for_polls_takes_one_of_the_t_slots() -> None:
     hall = Hall(threads=2)
     hall.poll(9)
     await turns()
@@ -302,7 +302,7 @@ class TestRest:
         hall.lanes.submit(job)
         return job
 
-    async def test_resting_jobs_continue_in_order_when_a_place_is_free(self) -> None:
+    async def test_jobs_continue_after_a_pause_in_order_as_slots_become_free(self) -> None:
         hall, log = Hall(threads=1), list[str]()
         for vm_id in range(3):
             self.resting(hall, vm_id, 10.0 + vm_id, log)
@@ -311,7 +311,7 @@ class TestRest:
         await hall.lanes.drained()
         assert log[3:] == [f"job {vm_id} {what}" for vm_id in range(3) for what in ("is back", "ends")]
 
-    async def test_no_more_jobs_run_after_resting_than_there_are_places(self) -> None:
+    async def test_no_more_jobs_run_after_their_pauses_than_there_are_slots(self) -> None:
         hall, log = Hall(threads=2), list[str]()
         for vm_id in range(6):
             self.resting(hall, vm_id, 10.0, log)
@@ -323,7 +323,7 @@ class TestRest:
         assert most == 2
 
     @pytest.mark.parametrize("seconds", [5, 12])
-    async def test_a_cancelled_resting_job_leaves_its_place_to_others(self, seconds: float) -> None:
+    async def test_a_job_cancelled_in_a_pause_leaves_its_slot_to_others(self, seconds: float) -> None:
         hall, log = Hall(threads=1), list[str]()
         for vm_id in range(2):
             self.resting(hall, vm_id, 10.0, log)
@@ -336,7 +336,7 @@ class TestRest:
         await turns()
         assert hall.begun == ["after"], "there is still one place"
 
-    async def test_a_resting_job_continues_although_the_lanes_are_on_hold(self) -> None:
+    async def test_a_job_continues_after_its_pause_although_the_lanes_are_on_hold(self) -> None:
         hall, log = Hall(threads=1), list[str]()
         self.resting(hall, 1, 10.0, log)
         self.resting(hall, 2, 10.0, log)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.looptime
         pytest.param("7.4", 18, ["SHUTDOWN SUCCESS 7 -"], id="reported-by-monitoring"),
     ],
 )
-async def test_up_to_5_10_a_poll_reply_clears_attributes_before_a_power_off_is_answered(
+async def test_up_to_5_10_a_poll_reply_with_empty_attributes_precedes_the_reply_to_a_power_off(
     desk: Desk, release: Any, lcm_state: int, lines: list[str]
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of())
@@ -35,7 +35,7 @@ async def test_up_to_5_10_a_poll_reply_clears_attributes_before_a_power_off_is_a
     assert desk.replies() == ['POLL SUCCESS 7 STATE=a ADDRESS="203.0.113.9"', *lines]
 
 
-async def test_a_power_off_succeeds_if_only_clearing_attributes_exceeds_the_deadline(
+async def test_a_power_off_succeeds_although_the_poll_reply_before_its_own_exceeds_the_deadline(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with a_desk(world, timeout=8) as desk:

@@ -506,7 +506,7 @@ async def test_destroy_waits_for_a_terminating_instance_and_does_not_repeat_the_
     assert world.provider.state(deploy_id) is TERMINATED
 
 
-async def test_destroy_without_id_terminates_only_the_instances_of_this_vm(world: World) -> None:
+async def test_destroy_without_a_deploy_id_terminates_only_the_instances_of_this_vm(world: World) -> None:
     mine = [world.provider.add(identity_of()), world.provider.add(identity_of(seq=2), STOPPED)]
     others = [
         world.provider.add(identity_of(8)),
@@ -589,7 +589,7 @@ async def test_destroy_terminates_the_instance_although_the_disk_is_full(world: 
 
 
 @pytest.mark.parametrize("is_listed", [True, False], ids=["terminated", "not-listed-any-more"])
-async def test_destroy_forgets_the_instance(world: World, *, is_listed: bool) -> None:
+async def test_destroy_removes_the_instance_from_those_known_to_be_visible(world: World, *, is_listed: bool) -> None:
     deploy_id = world.provider.add(identity_of(), RUNNING)
     await world.cloud.look_at(deploy_id)
     assert world.cloud.knowledge.shown == {deploy_id}

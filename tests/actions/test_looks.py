@@ -58,7 +58,7 @@ async def test_simultaneous_reboots_share_one_describe_call_even_those_that_wait
     assert now() - begun == pytest.approx(LATENCY * (1 + count / THREADS), abs=0.01)
 
 
-async def test_reboots_arriving_during_a_lookup_share_the_next_one(desk: Desk) -> None:
+async def test_reboots_arriving_during_a_lookup_share_the_next_lookup(desk: Desk) -> None:
     begun = now()
     for vm_id in range(2 * THREADS):
         if vm_id == THREADS:
@@ -69,7 +69,7 @@ async def test_reboots_arriving_during_a_lookup_share_the_next_one(desk: Desk) -
     assert now() - begun == pytest.approx(3 * LATENCY, abs=0.01)
 
 
-async def test_a_lookup_from_before_the_request_is_not_used(world: World) -> None:
+async def test_a_reboot_does_not_use_a_lookup_that_began_before_it_arrived(world: World) -> None:
     looks, ids = SharedLooks(), [world.provider.add(identity_of(vm_id)) for vm_id in (7, 8)]
     for deploy_id in ids:
         looks.expect(deploy_id)

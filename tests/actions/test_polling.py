@@ -74,7 +74,7 @@ def test_every_instance_state_has_a_poll_letter_or_counts_as_gone() -> None:
     }
 
 
-def test_no_news_is_the_poll_answer_that_changes_no_state() -> None:
+def test_the_poll_answer_for_no_change_is_a_dash_as_state() -> None:
     assert NO_NEWS == "STATE=-"
 
 
@@ -89,7 +89,7 @@ async def test_a_poll_reports_usage_under_the_names_of_the_release(world: World)
     ]
 
 
-async def test_any_number_of_polls_makes_one_describe_call(world: World) -> None:
+async def test_any_number_of_polls_due_together_makes_one_describe_call(world: World) -> None:
     ids = [world.provider.add(identity_of(vm_id)) for vm_id in range(200)]
     requests = [request_of(vm_id, deploy_id=deploy_id) for vm_id, deploy_id in enumerate(ids)]
     assert await answers(world, *requests) == ["STATE=a"] * 200
@@ -105,7 +105,7 @@ async def test_a_poll_finds_an_instance_by_tags_if_its_id_is_missing_or_unknown(
     assert await answers(world, request_of(deploy_id=named)) == ["STATE=p"]
 
 
-async def test_any_number_of_polls_with_unknown_ids_makes_one_more_call(world: World) -> None:
+async def test_any_number_of_polls_with_unknown_deploy_ids_adds_one_list_call(world: World) -> None:
     for vm_id in range(50):
         world.provider.add(identity_of(vm_id))
     world.provider.add(None)
@@ -168,7 +168,7 @@ async def test_two_polls_of_one_vm_get_two_answers(world: World) -> None:
 
 
 @pytest.mark.parametrize("end", ["terminated", "missing"])
-async def test_a_poll_forgets_an_instance_that_is_gone(world: World, end: str) -> None:
+async def test_a_poll_removes_a_gone_instance_from_those_known_to_be_visible(world: World, end: str) -> None:
     deploy_id = world.provider.add(identity_of(), InstanceState.RUNNING)
     asked = request_of(deploy_id=deploy_id)
     assert await answers(world, asked) == ["STATE=a"]

@@ -258,7 +258,7 @@ async def test_only_the_last_of_two_open_device_actions_is_answered(desk: Desk) 
     assert desk.replies() == [f"DETACHDISK FAILURE 7 {SENTENCE}"]
 
 
-async def test_a_request_from_a_shell_does_not_replace_one_of_oned(desk: Desk) -> None:
+async def test_a_request_of_a_driver_started_in_a_shell_does_not_replace_a_request_of_oned(desk: Desk) -> None:
     desk.world.provider.add(identity_of(), deploy_id="i-1")
     await leave(desk.world, request("SHUTDOWN", lcm_state=18, deploy_id="i-1"))
     person, shell = Process(pid=4_000_009, start="a while ago"), Process(pid=4_000_010, start="a while ago")
@@ -307,7 +307,7 @@ async def test_the_first_replies_come_a_second_after_the_answer_to_init(desk: De
     await recovering
 
 
-async def test_recovery_opens_the_output_before_its_first_reply(desk: Desk) -> None:
+async def test_recovery_opens_the_output_a_second_after_it_begins(desk: Desk) -> None:
     opened: list[float] = []
     await leave(desk.world, request("DEPLOY"))
     recovery = Recovery(
@@ -471,7 +471,7 @@ async def test_a_power_off_that_killed_three_drivers_is_answered_by_the_instance
 
 @pytest.mark.parametrize("is_repeated", [True, False], ids=["repeated", "failed"])
 @pytest.mark.parametrize("when", ["before", "meanwhile", "done"])
-async def test_only_the_new_request_is_answered_if_one_comes_before_or_during_the_recovery(
+async def test_a_new_request_before_or_during_the_recovery_replaces_the_old_request_of_its_vm(
     desk: Desk, when: str, *, is_repeated: bool
 ) -> None:
     deploy_id = desk.world.provider.add(identity_of())
@@ -633,7 +633,7 @@ async def test_a_cancelled_deploys_instance_becomes_a_debt_before_a_newer_deploy
 
 
 @pytest.mark.parametrize("action", ["SHUTDOWN", "REBOOT"])
-async def test_other_cancelled_requests_are_dropped(desk: Desk, action: str) -> None:
+async def test_a_cancelled_request_that_creates_no_instance_is_dropped_after_a_crash(desk: Desk, action: str) -> None:
     await leave(desk.world, request(action, deploy_id="i-1"), is_called_off=True)
     await recover(desk)
     assert desk.lines == []
@@ -688,7 +688,7 @@ async def test_a_driver_records_every_15_seconds_that_it_is_alive(desk: Desk) ->
         assert 0 <= desk.world.clock() - writer.seen_at <= 16
 
 
-async def test_signs_of_life_continue_after_one_could_not_be_written(desk: Desk) -> None:
+async def test_the_driver_goes_on_recording_that_it_is_alive_after_a_write_has_failed(desk: Desk) -> None:
     async with showing_life(desk):
         await pass_time(10)
         hide(desk.world, "writers")

@@ -120,7 +120,7 @@ async def test_a_hanging_action_that_is_no_longer_needed_does_not_delay_the_newe
     assert desk.world.provider.state(deploy_id) is after
 
 
-async def test_a_start_waits_for_the_stop_before_it(desk: Desk) -> None:
+async def test_a_start_waits_for_an_earlier_stop_of_the_same_vm(desk: Desk) -> None:
     """`recover --success` of a power off, and resume: the cloud might carry out an abandoned stop after the start."""
     deploy_id = desk.world.provider.add(identity_of())
     desk.ask("SHUTDOWN", lcm_state=18, deploy_id=deploy_id)

@@ -347,7 +347,7 @@ async def test_a_disk_attached_under_a_reused_id_while_the_vm_was_off_is_attache
     assert done(world) == [("attach_disk", DISK), ("start", "")]
 
 
-async def test_powering_off_an_instance_without_record_records_the_vms_current_template(world: World) -> None:
+async def test_powering_off_an_instance_without_a_record_of_its_template_records_the_current_one(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await perform(world, Intent.STOP, deploy_id=deploy_id, **a_vm())
     await perform(world, Intent.START, deploy_id=deploy_id, **a_vm(MEMORY="4096"))
@@ -355,7 +355,7 @@ async def test_powering_off_an_instance_without_record_records_the_vms_current_t
     assert world.warnings == []
 
 
-async def test_only_tagged_devices_are_detached_from_an_instance_without_record(world: World) -> None:
+async def test_only_tagged_devices_are_detached_from_an_instance_without_a_record_of_its_template(world: World) -> None:
     assert isinstance(world.provider, ChangingCloud)
     deploy_id = world.provider.add(identity_of(), InstanceState.STOPPED)
     world.provider.devices = Attached(disks=frozenset({"0", "5"}), nics=frozenset({"3"}))
@@ -378,7 +378,7 @@ async def test_only_tagged_devices_are_detached_from_an_instance_without_record(
     assert [name for name, _ in done(world)] == ["resize", "start"]
 
 
-async def test_a_resume_compares_with_the_repeated_create_not_with_the_edited_template(world: World) -> None:
+async def test_a_resume_compares_with_the_template_of_the_create_and_not_with_a_later_edit(world: World) -> None:
     """The first create was not answered, so it is repeated as it was sent, without the edit."""
     world.provider.after["create"].append(ProviderUnavailable("the answer was lost"))
     with pytest.raises(ProviderUnavailable):

@@ -230,19 +230,19 @@ async def test_a_waiting_device_action_is_not_answered_if_the_history_does_not_n
     assert await settled(desk, core) == []
 
 
-async def test_a_vm_of_another_driver_is_left_alone(desk: Desk, core: FakeCore) -> None:
+async def test_a_waiting_vm_of_another_driver_gets_no_answer(desk: Desk, core: FakeCore) -> None:
     core.wait("BOOT", driver="kvm")
     assert await settled(desk, core) == []
 
 
-async def test_a_vm_whose_request_is_under_way_is_left_alone(desk: Desk, core: FakeCore) -> None:
+async def test_a_waiting_vm_with_a_request_under_way_is_not_settled(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.boot_time = 60
     desk.ask("DEPLOY")
     core.wait("BOOT")
     assert await settled(desk, core) == ["DEPLOY SUCCESS 7 i-1"]
 
 
-async def test_a_vm_whose_seq_changed_by_the_second_read_is_left_alone(desk: Desk, core: FakeCore) -> None:
+async def test_a_waiting_vm_whose_seq_changes_between_two_reads_gets_no_answer(desk: Desk, core: FakeCore) -> None:
     core.wait("BOOT")
     async with settling(desk, core):
         await pass_time(3)
@@ -340,7 +340,7 @@ async def test_settling_gives_up_after_ten_minutes_even_with_w_0(world: World, c
     )
 
 
-async def test_a_newer_deploy_does_not_wait_for_a_settling_without_outcome(desk: Desk, core: FakeCore) -> None:
+async def test_a_new_deploy_runs_although_settling_its_vm_has_no_outcome_yet(desk: Desk, core: FakeCore) -> None:
     await desk.world.add_attempt(AttemptState.CREATED, deploy_id="i-9", age=4000)
     core.wait("BOOT")
     async with settling(desk, core):
@@ -506,7 +506,7 @@ async def test_an_open_cleanup_of_an_earlier_core_becomes_a_debt(desk: Desk, cor
     assert [debt.deploy_id for debt in await desk.world.journal.debts()] == [deploy_id, ""]
 
 
-async def test_settling_asks_an_unreachable_oned_again(desk: Desk, core: FakeCore) -> None:
+async def test_settling_repeats_its_calls_to_an_unreachable_oned(desk: Desk, core: FakeCore) -> None:
     desk.world.provider.add(identity_of())
     core.wait("BOOT")
     core.is_silent = True
@@ -545,7 +545,7 @@ async def test_settling_a_failed_deploy_closes_its_attempt(desk: Desk, core: Fak
     assert [attempt.state for attempt in attempts] == [AttemptState.GONE]
 
 
-async def test_a_request_handed_over_while_another_one_fails_is_answered(
+async def test_a_request_taken_over_while_the_failure_of_another_is_recorded_is_answered_too(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An old process may outlive another by some seconds: its requests may arrive while a debt is written."""

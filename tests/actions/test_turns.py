@@ -14,21 +14,21 @@ def started(turns: Turns[str], running: int) -> list[str]:
     return lanes
 
 
-def test_lanes_without_host_start_until_all_places_are_taken() -> None:
+def test_lanes_without_host_start_until_the_limit_of_running_lanes() -> None:
     turns: Turns[str] = Turns(2)
     for lane in ("one", "two", "three"):
         turns.wait(lane, None)
     assert [turns.take(running) for running in (0, 1, 2)] == ["one", "two", None]
 
 
-def test_one_host_may_use_all_places_but_no_more() -> None:
+def test_lanes_of_one_host_may_use_all_regular_slots_but_no_extra_ones() -> None:
     turns: Turns[str] = Turns(3)
     for number in range(9):
         turns.wait(f"a{number}", "a")
     assert started(turns, 0) == ["a0", "a1", "a2"]
 
 
-def test_lanes_of_idle_hosts_get_extra_places_up_to_the_number_of_regular_ones() -> None:
+def test_lanes_of_idle_hosts_get_as_many_extra_slots_as_there_are_regular_slots() -> None:
     turns: Turns[str] = Turns(2)
     for lane in ("a0", "a1", "a2", "b0", "b1", "c0", "d0"):
         turns.wait(lane, lane[0])
@@ -43,7 +43,7 @@ def test_lanes_of_idle_hosts_get_extra_places_up_to_the_number_of_regular_ones()
 
 
 @pytest.mark.parametrize("host", [None, "a"])
-def test_a_lane_that_left_the_queue_gets_no_turn(host: str | None) -> None:
+def test_a_lane_removed_from_the_queue_is_not_started(host: str | None) -> None:
     turns: Turns[str] = Turns(1)
     turns.wait("a0", host)
     turns.leave("a0")

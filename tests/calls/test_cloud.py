@@ -239,7 +239,9 @@ async def test_waiting_reason_names_the_call_that_an_action_waits_for(
     await cloud.shared.close()
 
 
-async def test_each_action_on_one_cloud_has_its_own_patience_and_reason(provider: FakeCloud) -> None:
+async def test_one_action_waits_out_an_outage_while_another_on_the_same_cloud_fails_at_once(
+    provider: FakeCloud,
+) -> None:
     provider.always["find"] = NotReached("no route")
     cloud = cloud_of(provider)
     patient = cloud.shared.for_action(Waiting(patience=Patience.OUTAGE))
@@ -599,7 +601,7 @@ async def test_a_refused_retry_of_a_create_that_timed_out_counts_as_unanswered(p
     assert (len(provider.alive()), book.doubts) == (1, 1)
 
 
-async def test_a_spent_token_at_the_retry_of_an_unanswered_create_is_conclusive(provider: FakeCloud) -> None:
+async def test_a_spent_token_at_the_retry_of_an_unanswered_create_is_raised_as_such(provider: FakeCloud) -> None:
     provider.after["create"].append(unavailable())
     provider.before["create"].extend([PASSES, TokenSpent("its instance is terminated")])
     with pytest.raises(TokenSpent):
@@ -638,7 +640,7 @@ async def test_a_create_is_not_retried_after_its_caller_was_cancelled(
     assert book.ids == []
 
 
-async def test_two_clouds_of_one_driver_share_creates_under_way(provider: FakeCloud) -> None:
+async def test_after_an_edit_of_the_settings_a_create_under_way_is_shared_and_not_repeated(provider: FakeCloud) -> None:
     """Editing the configuration makes a second Cloud while a create is under way."""
     knowledge = Knowledge()
     before = cloud_of(provider, knowledge=knowledge)

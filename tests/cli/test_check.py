@@ -151,7 +151,9 @@ def test_check_succeeds_with_warnings_only(ready: Place) -> None:
         ('provider = "unknown"\nowner = "x"\n', "there is no provider 'unknown' here"),
     ],
 )
-def test_check_of_an_invalid_configuration_fails_with_this_point_alone(place: Place, text: str, found: str) -> None:
+def test_check_of_an_invalid_configuration_reports_the_error_and_checks_nothing_else(
+    place: Place, text: str, found: str
+) -> None:
     place.configure(text)
     (point,) = points(place, code=NOT_WELL).values()
     assert (point["is_well"], found in point["found"]) == (False, True)
@@ -211,7 +213,7 @@ def test_check_fails_if_opennebulas_user_cannot_use_a_file(ready: Place) -> None
         assert points(ready)["one_im_provider"]["is_well"] is True
 
 
-def test_check_of_the_metrics_directory(ready: Place) -> None:
+def test_check_warns_of_a_metrics_directory_that_cannot_be_written_or_read(ready: Place) -> None:
     directory = ready.root / "textfiles"
     path = ready.conf / "simulated.toml"
     path.write_text(f'{path.read_text()}[metrics]\ntextfile_directory = "{directory}"\n')
@@ -230,7 +232,7 @@ def test_check_of_the_metrics_directory(ready: Place) -> None:
         assert points(ready, code=NOT_WELL)["metrics"]["found"].startswith(f"{directory} cannot be written: ")
 
 
-def test_check_fails_at_wrong_credentials_no_answer_and_another_account(ready: Place) -> None:
+def test_check_fails_at_wrong_credentials_an_unanswered_call_and_another_account(ready: Place) -> None:
     ready.simulate(api_key="the right one")
     assert not crosses(points(ready))
     ready.simulate(api_key="hush")
@@ -260,7 +262,7 @@ def test_check_fails_if_an_instance_type_has_no_capacity_left(ready: Place) -> N
     assert found["instances of large_4gb"]["found"] == "3 of 3 left"
 
 
-def test_check_fails_at_old_debts_and_an_unreadable_journal(ready: Place) -> None:
+def test_check_fails_if_debts_are_old_or_the_journal_is_unreadable(ready: Place) -> None:
     who = Identity(owner=OWNER, vm_id=VmId(7), stime=1, seq=0, host_id=0)
     journaled(
         ready,
@@ -335,7 +337,7 @@ def test_check_fails_if_an_earlier_journal_is_missing(ready: Place) -> None:
     assert found["journal"]["found"] == f"{path} is missing, although simulated had one"
 
 
-def test_check_of_scripts_warns_about_missing_ones(ready: Place) -> None:
+def test_check_of_scripts_warns_if_a_required_script_is_missing(ready: Place) -> None:
     scripts = ready.var / "remotes" / "vmm" / "mine"
     scripts.mkdir(parents=True)
     for name in ("deploy", "shutdown"):

@@ -85,7 +85,7 @@ def test_config_without_a_file_shows_default_values_and_their_reason(place: Plac
     assert found["scripts.transfer"] == {"value": "run", "source": "default"}
 
 
-def test_default_of_without_section_is_refuse_only_for_clouds_that_cost_money(place: Place) -> None:
+def test_without_section_is_refuse_by_default_only_for_clouds_that_cost_money(place: Place) -> None:
     key = "policy.without_section"
     assert entries(place)[key] == {"value": "allow", "source": "instances of simulated cost no money"}
     ec2 = 'provider = "ec2"\nowner = "mine"\n[ec2]\nregion = "eu-west-1"\n'
@@ -154,7 +154,7 @@ def test_config_hides_secrets_of_built_in_clouds(place: Place) -> None:
         ("nonsense", "one-provider config: simulated.toml is not TOML: "),
     ],
 )
-def test_invalid_configuration_is_one_sentence_of_config(place: Place, text: str, sentence: str) -> None:
+def test_config_prints_one_sentence_for_an_invalid_configuration(place: Place, text: str, sentence: str) -> None:
     place.configure(text)
     complaint = output_of(place.root, "config", "simulated", code=1)
     assert complaint.startswith(sentence)

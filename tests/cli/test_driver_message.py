@@ -117,14 +117,14 @@ def test_every_action_is_encoded_byte_for_byte_as_oned_lines_writes_it(release: 
             assert wire_line(action, vm_id=42, release=release, **given) == expected, action
 
 
-def test_encoder_and_oned_lines_know_the_same_actions_and_releases() -> None:
+def test_encoder_and_oned_lines_have_the_same_actions_and_releases() -> None:
     assert {action: verb.releases for action, verb in VERBS.items()} == {
         word: action.releases for word, action in oned_lines.ACTIONS.items()
     }
 
 
 @EVERY_RELEASE
-def test_driver_reads_the_encoded_details(release: Release) -> None:
+def test_driver_reads_the_fields_of_an_encoded_message(release: Release) -> None:
     for action in ACTIONS:
         line = wire_line(
             action,
@@ -157,7 +157,7 @@ def test_top_level_deploy_id_is_empty_in_deploy_only(action: str, on_top: str, r
     ("action", "release", "start"),
     [("DEPLOY", "4.4", b"DEPLOY 42 "), ("POLL", "5.10", b"POLL 42 "), ("SHUTDOWN", "7.4", b"SHUTDOWN  42 ")],
 )
-def test_line_has_the_blanks_of_its_release_and_the_document_in_base64(
+def test_encoded_line_has_the_blanks_of_its_release_and_the_document_in_base64(
     action: str, release: Release, start: bytes
 ) -> None:
     line = wire_line(action, vm_id=42, release=release)
@@ -270,7 +270,7 @@ def test_driver_reads_the_operand_of_each_action(
     assert read(wire_line(action, vm_id=42, operand=operand)).operand == read_as
 
 
-def test_operand_is_marked_in_the_vector_with_its_number() -> None:
+def test_operand_is_marked_in_the_disk_or_nic_that_its_number_names() -> None:
     template = Template(values={"DISK": ({"IMAGE_ID": "7", "SIZE": "5"}, {"IMAGE_ID": "8", "SIZE": "6"})})
     line = wire_line("RESIZEDISK", vm_id=42, template=template, operand={"DISK_ID": "1", "SIZE": "9"})
     assert read(line).operand == {"DISK_ID": "1", "IMAGE_ID": "8", "RESIZE": "YES", "SIZE": "9"}
@@ -278,7 +278,7 @@ def test_operand_is_marked_in_the_vector_with_its_number() -> None:
     assert [disk.findtext("SIZE") for disk in document.findall("VM/TEMPLATE/DISK")] == ["5", "9"]
 
 
-def test_operands_without_a_vector_are_encoded_in_their_places() -> None:
+def test_operands_that_are_no_disk_or_nic_are_encoded_where_oned_puts_them() -> None:
     resized = read(wire_line("RESIZE", vm_id=42, operand={"CPU": "2", "MEMORY": "512"}))
     assert (resized.template.text("CPU"), resized.template.text("MEMORY")) == ("2", "512")
     reconfigured = read(wire_line("UPDATECONF", vm_id=42, operand={"SSH_PUBLIC_KEY": "ssh-rsa A"}))
@@ -350,5 +350,5 @@ def test_driver_reads_every_template_value_unchanged(
     assert vm.user_template.vectors("PUBLIC_CLOUD") == (section,)
 
 
-def test_encoder_knows_every_action_of_the_protocol() -> None:
+def test_encoder_encodes_every_action_of_the_protocol() -> None:
     assert set(VERBS) == {action.value for action in Action}

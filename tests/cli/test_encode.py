@@ -153,5 +153,5 @@ def test_invalid_arguments_of_encode_give_one_sentence_and_exit_code_2(arguments
         (b"CPU=\xff", "the template is not UTF-8 text at byte 4"),
     ],
 )
-def test_encode_names_the_place_of_an_error_in_a_template(content: bytes, sentence: str) -> None:
+def test_encode_names_the_line_or_byte_of_an_error_in_a_template(content: bytes, sentence: str) -> None:
     assert ran("DEPLOY", "3", "--template", "-", stdin=content) == (2, b"", f"one-provider encode: {sentence}\n")

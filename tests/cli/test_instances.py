@@ -106,12 +106,12 @@ async def _add_debts(location: Path, debts: tuple[Debt, ...]) -> None:
     await journal.close()
 
 
-def test_instances_of_an_empty_cloud(location: Path) -> None:
+def test_instances_prints_no_instances_for_an_empty_cloud(location: Path) -> None:
     assert listed(location) == []
     assert instances(location) == (0, "no instances\n", "")
 
 
-def test_instances_lists_own_instances_with_their_identity(location: Path) -> None:
+def test_instances_lists_only_this_owners_instances_with_their_tags(location: Path) -> None:
     begun = time.time()
     made = populate(location, owners={7: "mine", 8: "another-owner"})
     (entry,) = listed(location)
@@ -129,7 +129,7 @@ def test_instances_lists_own_instances_with_their_identity(location: Path) -> No
     }
 
 
-def test_instances_all_also_lists_foreign_and_terminated_ones(location: Path) -> None:
+def test_instances_all_also_lists_foreign_and_terminated_instances(location: Path) -> None:
     made = populate(location, owners={7: "mine", 8: "another-owner", 9: "mine"}, destroyed=(9,))
     assert [entry["vm_id"] for entry in listed(location)] == [7]
     found = {entry["deploy_id"]: (entry["vm_id"], entry["owner"]) for entry in listed(location, "--all")}

@@ -74,7 +74,7 @@ def test_journal_shows_account_requests_debts_and_attempts(place: Place, path: P
     assert (code, "─" in ruled, "sim-7" in ruled) == (0, True, True)
 
 
-def test_empty_journal_is_shown_as_none(place: Place) -> None:
+def test_journal_prints_none_for_each_empty_part(place: Place) -> None:
     found = json_of(place.root, "journal", "simulated")
     assert (found["account"], found["requests"], found["debts"], found["attempts"]) == (None, [], [], [])
     assert output_of(place.root, "journal", "simulated").count(": none\n") == 3

@@ -75,7 +75,7 @@ def entry(vm_id: int, deploy_id: str, verdict: str = "done") -> dict[str, Any]:
     return {"deploy_id": deploy_id, "vm_id": vm_id, "verdict": verdict, "evidence": "because", "looks": 2}
 
 
-def test_orphans_shows_the_drivers_findings_and_changes_nothing(place: Place) -> None:
+def test_orphans_prints_the_orphans_that_the_driver_found_and_changes_nothing(place: Place) -> None:
     place.configure(
         'provider = "simulated"\nowner = "mine"\n[simulated]\nboot_time = 0\nstop_time = 0\n[orphans]\ninterval = 1\n'
     )
@@ -111,7 +111,7 @@ def test_orphans_shows_the_drivers_findings_and_changes_nothing(place: Place) ->
     assert [each["deploy_id"] for each in place.instances()] == [deploy_id]
 
 
-def test_orphans_shows_pending_terminations_and_unused_parts(place: Place) -> None:
+def test_orphans_prints_pending_terminations_and_unused_volumes_and_addresses(place: Place) -> None:
     identity = Identity(owner="simulated", vm_id=VmId(9), stime=1, seq=0, host_id=3)
     debt = Debt(deploy_id=DeployId("i-9"), identity=identity, reason="orphan (done): because", since=0.0)
     volume = {"id": "vol-1", "kind": "volume", "vm_id": 9, "detail": "8 GiB\x1b[2J"}
@@ -136,7 +136,7 @@ def test_orphans_reports_that_every_instance_belongs_to_a_vm(place: Place) -> No
     assert line.startswith("Every instance belongs to a VM, as of 9")
 
 
-def test_orphans_reports_parts_that_could_not_be_listed(place: Place) -> None:
+def test_orphans_reports_which_volumes_or_addresses_could_not_be_listed(place: Place) -> None:
     last = {"at": time.time() - 3000, "orphans": [], "parts": [], "parts_problem": "no permission"}
     journaled(place, fact(ORPHANS, json.dumps(last)))
     assert (

@@ -70,7 +70,7 @@ class Outer(msgspec.Struct):
     """Nothing TOML has a word for."""
 
 
-def test_keys_have_the_order_of_the_source_with_default_and_description() -> None:
+def test_keys_of_the_configuration_page_keep_the_order_of_the_settings_type() -> None:
     found = [(key.table, key.name, key.default, key.is_required, key.text) for key in keys_of(Outer, table="outer")]
     assert found == [
         ("outer", "must", None, True, "Has no default, and more than one line."),

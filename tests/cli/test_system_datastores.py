@@ -52,7 +52,7 @@ LOCAL_TOO = "cluster default also has system with TM_MAD=local: VMs placed there
         ),
     ],
 )
-def test_system_datastores_are_judged_for_each_cluster_of_the_cloud(
+def test_each_cluster_with_hosts_of_the_cloud_needs_a_dummy_system_datastore(
     datastores: str, clusters: dict[int, str], expected: list[tuple[bool | None, str]]
 ) -> None:
     hosts = "".join(

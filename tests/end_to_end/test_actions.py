@@ -311,7 +311,9 @@ def test_deploy_without_lcm_state_creates_only_if_it_has_no_deploy_id(served: Dr
 
 
 @pytest.mark.parametrize("action", ["SHUTDOWN", "CANCEL", "SAVE", "RESTORE"])
-def test_other_actions_without_lcm_state_fail_and_change_nothing(served: Driver, vm_id: int, action: str) -> None:
+def test_actions_other_than_deploy_fail_without_an_lcm_state_and_change_nothing(
+    served: Driver, vm_id: int, action: str
+) -> None:
     deploy_id = served.created(wire.deploy(vm_id))
     reply = served.ask(wire.without("LCM_STATE", action, vm_id, deploy_id=deploy_id))
     assert reply == f"FAILURE the request has no LCM_STATE, and without it {action} has no certain meaning"
@@ -548,7 +550,7 @@ def test_poll_of_a_booting_instance_replies_a_dash_as_state(driver: StartDriver,
 
 
 @pytest.mark.parametrize(("action", "first"), [("UPDATESG", "101"), ("UPDATENIC", "7")])
-def test_updatesg_and_updatenic_reply_the_number_first_in_success_and_failure(
+def test_updatesg_and_updatenic_reply_the_security_group_or_network_id_first(
     served: Driver, vm_id: int, action: str, first: str
 ) -> None:
     operand = {"UPDATESG": {"SECURITY_GROUP_ID": "101"}, "UPDATENIC": {"VIRTUAL_NETWORK_ID": "7"}}[action]
@@ -678,7 +680,9 @@ def test_deploy_of_an_invalid_template_fails_and_creates_nothing(
     assert state_of(served, vm_id) == ""
 
 
-def test_clienttoken_and_unknown_attributes_are_ignored_with_a_warning(served: Driver, vm_id: int) -> None:
+def test_the_attribute_clienttoken_and_unknown_attributes_are_ignored_with_a_warning(
+    served: Driver, vm_id: int
+) -> None:
     line = wire.deploy(vm_id, template=wire.asking_for("", CLIENTTOKEN="mine", COLOUR="red"))
     served.send(line)
     warnings = {served.next_line(), served.next_line()}
@@ -709,7 +713,7 @@ def test_deploy_takes_the_next_instance_type_if_one_is_full_and_fails_at_the_quo
     one.created(wire.deploy(3))
 
 
-def test_forbidden_attributes_fail_a_deploy_that_has_one(driver: StartDriver, place: Place) -> None:
+def test_a_forbidden_attribute_fails_the_deploy_and_creates_nothing(driver: StartDriver, place: Place) -> None:
     path: Path = place.simulate(**AT_ONCE)
     path.write_text(f'{path.read_text()}\n[policy]\nforbidden_attributes = ["tags"]\n')
     reply = driver().ask(wire.deploy(7, template=wire.asking_for("", TAGS="a=b")))

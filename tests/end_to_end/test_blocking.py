@@ -30,7 +30,7 @@ def watched(tmp_path: Path) -> Iterator[dict[str, Any]]:
     assert not noted.exists(), noted.read_text()
 
 
-def test_blocking_call_in_the_event_loop_is_noted(tmp_path: Path) -> None:
+def test_the_guard_detects_a_blocking_call_in_an_event_loop(tmp_path: Path) -> None:
     program, noted = tmp_path / "program", tmp_path / "blocking"
     program.write_text(
         "import asyncio, os\n"

@@ -65,7 +65,7 @@ def test_reply_to_a_poll_is_held_until_oned_listens(place: Place, start: Start) 
     assert one.reply("POLL", 7).startswith("FAILURE payload is not base64")
 
 
-def test_request_releases_held_replies_and_they_are_written_before_its_own(place: Place, start: Start) -> None:
+def test_held_replies_are_written_before_the_reply_to_a_request_that_arrives(place: Place, start: Start) -> None:
     one = start()
     one.send("POLL 7 x")
     until(lambda: has_logged(place, "request refused"))

@@ -80,7 +80,9 @@ def start(driver: StartDriver, place: Place) -> StartDriver:
 # Throttling
 
 
-def test_throttled_calls_are_sent_later_and_succeed_without_retries(start: StartDriver, place: Place) -> None:
+def test_throttled_calls_are_sent_again_later_and_succeed_without_using_up_retries(
+    start: StartDriver, place: Place
+) -> None:
     one = start("-t 50 -r 0 -w 20 simulated")
     deploy_id = one.created(wire.deploy(7))
     set_faults(place, "calls_a_second = 20")
@@ -352,7 +354,7 @@ def test_listing_page_that_fails_once_is_requested_again(start: StartDriver, pla
 
 
 @pytest.mark.parametrize("listing", ["find", "list_instances"])
-def test_instance_hidden_by_id_is_not_gone_while_a_listing_is_incomplete(
+def test_instance_that_a_lookup_by_id_omits_is_not_gone_while_a_listing_is_incomplete(
     start: StartDriver, place: Place, listing: str
 ) -> None:
     one = start("-r 0 -w 2 simulated")
@@ -382,9 +384,7 @@ def test_instances_that_a_lookup_by_id_omits_are_found_by_tags(start: StartDrive
     assert alive(place) == []
 
 
-def test_repeated_deploy_creates_no_second_instance_while_the_cloud_hides_the_first(
-    start: StartDriver, place: Place
-) -> None:
+def test_repeated_deploy_creates_no_second_instance_while_the_first_is_hidden(start: StartDriver, place: Place) -> None:
     one = start("-r 0 -w 2 simulated")
     deploy_id = one.created(wire.deploy(7))
     set_faults(place, "unseen = {}")
@@ -399,7 +399,7 @@ def wait_for_the_visibility_grace(place: Place) -> None:
     until(lambda: time.time() > in_cloud(place)[-1].created_at + 0.3)
 
 
-def test_deploy_after_the_visibility_grace_creates_no_second_instance_while_it_is_hidden(
+def test_deploy_creates_no_second_instance_while_a_first_is_hidden_beyond_the_visibility_grace(
     start: StartDriver, place: Place
 ) -> None:
     one = start("-r 0 -w 2 simulated")

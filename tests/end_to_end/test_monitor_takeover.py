@@ -38,7 +38,7 @@ def environ(core: Partner, tmp_path: Path) -> dict[str, str]:
     return {"ONE_XMLRPC": core.front_ends[0].url, "ONE_AUTH": str(auth)}
 
 
-def test_hosts_known_to_opennebula_are_monitored_without_start_monitor(
+def test_hosts_in_opennebulas_host_pool_are_monitored_without_start_monitor(
     place: Place, core: Partner, environ: dict[str, str]
 ) -> None:
     configure(place)

@@ -65,7 +65,9 @@ def test_t_option_limits_how_many_actions_run_at_once(driver: StartDriver, place
         assert [one.next_line().split(" ")[:2] for _ in range(3)] == [["SHUTDOWN", "SUCCESS"]] * 3
 
 
-def test_with_or_without_p_vms_of_one_host_run_side_by_side(driver: StartDriver, place: Place) -> None:
+def test_actions_of_vms_on_one_host_run_side_by_side_with_or_without_the_p_option(
+    driver: StartDriver, place: Place
+) -> None:
     place.simulate(boot_time=0)
     one = driver("-t 15 -r 0 -p simulated")
     ids = created(one, range(15))

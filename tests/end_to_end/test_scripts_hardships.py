@@ -211,7 +211,7 @@ def test_next_process_ends_the_script_of_a_killed_driver_before_it_replies(
 @pytest.mark.parametrize(
     ("action", "script", "number"), [("UPDATESG", "update_sg", "101"), ("UPDATENIC", "update_nic", "7")]
 )
-def test_next_process_replies_the_number_of_an_interrupted_update(
+def test_next_process_fails_an_interrupted_update_and_replies_its_security_group_or_network_id(
     place: ScriptPlace, driver: StartDriver, action: str, script: str, number: str
 ) -> None:
     place.network("net", **{script: STUBBORN})

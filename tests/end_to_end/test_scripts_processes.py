@@ -200,7 +200,7 @@ def is_reply(line: str) -> bool:
     return line.startswith("REBOOT ")
 
 
-def test_large_payload_reaches_a_script_and_does_not_block_on_one_that_reads_none(
+def test_large_payload_reaches_its_script_or_is_dropped_if_the_script_does_not_read_it(
     place: ScriptPlace, driver: StartDriver
 ) -> None:
     place.plain_script(f"vmm/{NAME}/reset", "#!/bin/sh\nexit 0\n")
@@ -236,7 +236,9 @@ def test_driver_cancel_ends_the_script_and_its_action_is_not_answered(place: Scr
     assert [line for line in one.lines if line.startswith("REBOOT")] == []
 
 
-def test_no_further_step_runs_after_a_cancelled_one(place: ScriptPlace, driver: StartDriver) -> None:
+def test_no_further_step_of_an_action_runs_after_its_running_step_is_cancelled(
+    place: ScriptPlace, driver: StartDriver
+) -> None:
     place.network("net")
     place.transfer("store")
     place.on_action("deploy", 7, SLEEPS)

@@ -177,7 +177,7 @@ def test_deploy_script_that_prints_only_blanks_fails(served: Served, vm_id: int,
     [("UPDATESG", "SECURITY_GROUP_ID", "101"), ("UPDATENIC", "VIRTUAL_NETWORK_ID", "7")],
 )
 @pytest.mark.parametrize("end", ["exit 0", "echo boom >&2; exit 1"], ids=["success", "failure"])
-def test_updatesg_and_updatenic_of_scripts_reply_their_number_first(
+def test_updatesg_and_updatenic_scripts_reply_the_security_group_or_network_id_first(
     served: Served, vm_id: int, action: str, operand: str, word: str, end: str
 ) -> None:
     network = served.place.network(f"net{vm_id}", update_sg=end, update_nic=end)
@@ -189,7 +189,9 @@ def test_updatesg_and_updatenic_of_scripts_reply_their_number_first(
 
 
 @pytest.mark.parametrize("action", ["UPDATESG", "UPDATENIC"])
-def test_update_without_a_network_driver_replies_its_number(served: Served, vm_id: int, action: str) -> None:
+def test_updatesg_and_updatenic_without_a_network_driver_reply_success_with_the_id(
+    served: Served, vm_id: int, action: str
+) -> None:
     reply = served.perform(wire.line(action, vm_id, deploy_id="i-1", operand=CASES[action].operand)).reply
     assert reply.split()[:2] == ["SUCCESS", *CASES[action].operand.values()]
 

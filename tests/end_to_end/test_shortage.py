@@ -83,7 +83,7 @@ one_vmm_provider()
 """A driver whose lanes cannot take VM 13."""
 
 
-def test_driver_ends_at_a_defect_and_the_next_process_answers_the_request(
+def test_driver_ends_at_an_internal_error_and_the_next_process_answers_the_open_request(
     driver: StartDriver, place: Place, tmp_path: Path
 ) -> None:
     place.simulate(boot_time=0)

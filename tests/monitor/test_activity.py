@@ -64,7 +64,9 @@ async def test_a_vm_is_busy_until_its_request_is_answered(journal: Journal, path
     assert await read_activity(path) == Activity(answered={VmId(7): Answered(action="SHUTDOWN", at=NOW)})
 
 
-async def test_only_an_answer_marked_as_an_end_ends_an_instance(journal: Journal, path: Path) -> None:
+async def test_an_instance_counts_as_ended_only_if_the_journal_marks_the_answer_as_its_end(
+    journal: Journal, path: Path
+) -> None:
     numbers = [opened(journal, vm_id) for vm_id in (7, 8)]
     await journal.sync()
     journal.close_request(numbers[0], has_ended=True)
@@ -147,7 +149,7 @@ def test_a_file_that_is_no_journal_raises_journal_error(path: Path) -> None:
         asyncio.run(read_activity(path))
 
 
-def test_an_empty_journal_file_is_read_as_an_empty_outline(path: Path) -> None:
+def test_an_empty_journal_file_is_read_without_error_and_has_no_records(path: Path) -> None:
     path.touch()
     assert read_outline(path, since=0) == Outline()
 
@@ -259,5 +261,7 @@ def test_a_shutdown_that_destroyed_nothing_ends_no_instance() -> None:
         pytest.param(Action.DEPLOY, 2, False, id="deploy"),
     ],
 )
-def test_only_actions_that_destroy_an_instance_are_ends(action: Action, lcm_state: int | None, *, is_so: bool) -> None:
+def test_only_terminations_and_cleanups_count_as_the_end_of_an_instance(
+    action: Action, lcm_state: int | None, *, is_so: bool
+) -> None:
     assert is_end(action, lcm_state) is is_so

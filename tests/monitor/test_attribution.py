@@ -58,7 +58,7 @@ UNKNOWN_AS_NEW = [VmState(vm_id=VmId(7), deploy_id=DeployId("i-new"), state=VmWo
         pytest.param([], id="was-missing"),
     ],
 )
-def test_a_recreated_vm_is_reported_by_its_new_instance_in_every_listing_of_the_old(
+def test_a_recreated_vm_is_reported_with_its_new_instance_while_listings_show_only_the_old(
     earlier: list[Instance], shown: list[Instance], after: float, grace: float
 ) -> None:
     rules = Rules(owner=OWNER, grace=grace)
@@ -239,7 +239,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS, missing_after=st.integers(1, 4), missing_word=st.sampled_from([VmWord.UNKNOWN, VmWord.POWEROFF]))
-def test_in_any_history_existing_vms_are_reported_and_only_by_their_own_instance(
+def test_in_any_history_every_existing_vm_is_reported_with_its_latest_instance(
     steps: list[Step], missing_after: int, missing_word: VmWord
 ) -> None:
     rules = Rules(owner=OWNER, grace=GRACE, missing_after=missing_after, missing_word=missing_word)

@@ -131,7 +131,9 @@ TEN = Capacity(cpu=10, memory=10 * GIB)
         pytest.param(limits(most=1), shown(), UNLIMITED, id="a-place-of-unknown-size"),
     ],
 )
-def test_capacity_of_a_host_under_the_clouds_limits(known: Limits, seen: SweepResult, capacity: Size) -> None:
+def test_capacity_of_a_host_is_the_clouds_limit_less_what_other_instances_use(
+    known: Limits, seen: SweepResult, capacity: Size
+) -> None:
     assert capacities_of(known, seen) == {3: capacity}
 
 
@@ -172,7 +174,7 @@ def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
 
 
 @pytest.mark.looptime
-async def test_an_instance_without_a_vm_in_opennebula_uses_a_place_and_causes_a_warning(tmp_path: Path) -> None:
+async def test_an_orphan_that_fills_an_instance_limit_reduces_capacity_and_causes_a_warning(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.answer = Capacity(most=2)
     one = studio(tmp_path, cloud, core)
@@ -189,7 +191,7 @@ async def test_an_instance_without_a_vm_in_opennebula_uses_a_place_and_causes_a_
 
 
 @pytest.mark.looptime
-async def test_the_place_of_an_ended_vm_is_not_counted_as_free_and_as_allocated(tmp_path: Path) -> None:
+async def test_capacity_stays_the_same_when_an_instance_and_its_vm_end(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     cloud.answer = Capacity(most=4)
     one = studio(tmp_path, cloud, core)

@@ -61,7 +61,7 @@ def test_a_state_brought_by_an_answered_action_is_reported_thirty_seconds_later(
 
 
 @pytest.mark.parametrize("word", [POWEROFF, FAILURE])
-def test_another_state_than_the_answered_actions_is_reported_at_once_and_again_later(word: VmWord) -> None:
+def test_a_state_that_contradicts_the_answered_action_is_reported_at_once_and_again_later(word: VmWord) -> None:
     """Releases up to 7.0.0 do not ignore the first report."""
     found = told(begun(), word, *range(0, 40, 5), answered=answer("DEPLOY", at=-2))
     assert found == {0: word.value, 35: word.value}
@@ -83,14 +83,14 @@ def test_a_failure_soon_after_an_attached_disk_is_reported_once() -> None:
     assert told(begun(), FAILURE, *range(0, 100, 5), answered=answer("ATTACHDISK", at=-2)) == {0: "FAILURE"}
 
 
-def test_a_change_that_a_report_of_all_vms_repeated_is_not_reported_again() -> None:
+def test_a_change_that_a_sync_has_repeated_is_not_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
     changes.all_reported([seen(POWEROFF)], {}, now=NOW + 40)
     assert told(changes, POWEROFF, *range(45, 100, 5)) == {}
 
 
-def test_a_change_in_a_report_of_all_that_may_have_been_ignored_is_reported_again() -> None:
+def test_a_change_that_oned_may_have_ignored_in_a_sync_is_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
     changes.all_reported([seen(RUNNING)], {}, now=NOW + 5)

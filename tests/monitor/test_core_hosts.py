@@ -26,7 +26,7 @@ def wanted(*hosts: str, known: tuple[StartMonitor, ...] = ()) -> tuple[StartMoni
     return wanted_hosts(pool, im_mads={"ec2", "ours"}, known=known)
 
 
-def test_a_host_of_our_driver_is_monitored_as_with_monitords_own_start_monitor() -> None:
+def test_a_host_of_this_driver_is_read_from_the_host_pool_as_start_monitor_describes_it() -> None:
     assert wanted(host(3)) == (
         StartMonitor(host_id=3, host="cloud-3", state=2, im_mad="ec2", vm_mad="vmm", cluster_id=100, cluster="clouds"),
     )
@@ -41,7 +41,7 @@ def test_an_offline_host_and_one_of_another_driver_are_not_monitored() -> None:
     assert wanted(host(3, state=8), host(4, im_mad="kvm")) == ()
 
 
-def test_a_known_host_keeps_its_periods_and_a_new_one_takes_those_of_another() -> None:
+def test_a_monitored_host_keeps_its_periods_and_a_new_host_gets_those_of_a_monitored_host() -> None:
     found = wanted(host(3, im_mad="ours"), host(4), known=(KNOWN,))
     assert [(each.host_id, each.host, each.periods.state_vm, each.document) for each in found] == [
         (3, "cloud-3", 7, b"<M/>"),

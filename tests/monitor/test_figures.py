@@ -66,7 +66,7 @@ async def seen(one: Studio) -> dict[int, tuple[float, str]]:
     }
 
 
-async def test_no_sweep_waits_for_figures_and_later_ones_have_them(one: Studio, cloud: MeasuredCloud) -> None:
+async def test_no_sweep_waits_for_usage_figures_and_later_sweeps_have_them(one: Studio, cloud: MeasuredCloud) -> None:
     one.add(7)
     cloud.may_answer.clear()
     async with asyncio.timeout(0.5):

@@ -86,7 +86,7 @@ def test_instances_of_vms_that_are_being_recreated_do_not_count_as_vanished() ->
     assert held_after(*steps) == set()
 
 
-def test_instances_missing_for_minutes_do_not_count_as_vanished_again() -> None:
+def test_instances_missing_for_minutes_do_not_count_as_newly_vanished() -> None:
     away = [look_at(range(11), after=seconds) for seconds in (10, 20, 30, 200)]
     assert held_after(look_at(range(20), after=0), *away, look_at(range(6), after=210)) == set()
 
@@ -131,13 +131,13 @@ def counted() -> list[Look]:
     return steps
 
 
-def test_vms_missed_before_are_counted_on_when_fewer_instances_are_present() -> None:
+def test_vms_missed_before_become_missing_although_all_others_vanish() -> None:
     inference = through([*counted(), look_at(range(0), after=30)])
     assert inference.held == frozenset()
     assert {words(inference)[number] for number in range(5, 10)} == {"(FAILURE)"}
 
 
-def test_vms_counted_as_missed_are_not_held_because_others_are_held() -> None:
+def test_a_vm_already_counted_as_missed_is_not_held_when_others_are_held() -> None:
     rules = Rules(owner=OWNER, missing_after=4)
     more = range(100, 130)
     others = [instance_of(number) for number in more]

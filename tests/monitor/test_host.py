@@ -57,7 +57,7 @@ def test_configured_types_that_the_cloud_does_not_have_are_returned() -> None:
     assert unknown_types(CapacitySettings(instance_types={"small": 1, "huge": 2, "big": 3}), SIZES) == ["big", "huge"]
 
 
-def test_the_load_is_the_sum_of_known_usages() -> None:
+def test_the_load_of_a_host_is_the_sum_of_its_instances_usages() -> None:
     assert load_of([Usage(cpu=50.5, memory=10), None, Usage(cpu=100, memory=5)]) == Load(cpu=150.5, memory=15)
 
 
@@ -84,7 +84,7 @@ def test_a_wild_instance_without_a_name_is_named_by_its_id() -> None:
     assert (wild_of(unnamed, None).name, wild_of(unnamed, None).state_letter) == ("i-web", "d")
 
 
-def test_only_running_stopped_and_suspended_have_a_state_letter() -> None:
+def test_only_running_stopped_and_suspended_instances_have_a_state_letter() -> None:
     letters = {state: letter_of(state) for state in InstanceState if letter_of(state) != "-"}
     assert letters == {InstanceState.RUNNING: "a", InstanceState.STOPPED: "d", InstanceState.SUSPENDED: "p"}
 

@@ -129,7 +129,7 @@ def test_a_live_instance_of_an_earlier_life_makes_its_vm_unknown_and_is_an_anoma
     assert list(inference.anomalies) == ["i-7"]
 
 
-def test_a_copy_with_the_tags_of_a_vms_instance_does_not_replace_it() -> None:
+def test_an_instance_with_copied_tags_does_not_replace_the_vms_instance() -> None:
     copy = instance_of(7, InstanceState.STOPPED, deploy_id="i-copy")
     looks = [(listing_of(copy, *own, after=10.0 * n), IDLE) for n, own in enumerate([[instance_of(7)], []], start=1)]
     inference = through([(listing_of(instance_of(7)), IDLE), *looks])
@@ -221,7 +221,7 @@ def test_a_vm_listed_again_after_two_misses_is_counted_anew() -> None:
     assert seen_then(GONE, (listing_of(after=20), IDLE), *back, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-def test_with_missing_word_poweroff_a_missing_vm_is_reported_as_poweroff() -> None:
+def test_with_missing_state_poweroff_a_missing_vm_is_reported_as_poweroff() -> None:
     rules = Rules(owner=OWNER, missing_after=1, missing_word=VmWord.POWEROFF)
     assert seen_then(GONE, first=[instance_of(7)], rules=rules) == {7: "(POWEROFF)"}
 
@@ -261,7 +261,7 @@ def test_a_failed_end_does_not_explain_a_missing_instance(action: str) -> None:
     assert seen_then(look, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
 
-def test_an_end_before_the_last_sighting_does_not_explain_a_missing_instance() -> None:
+def test_a_missed_vm_is_not_left_out_if_an_action_ended_it_before_it_was_last_listed() -> None:
     looks = [(listing_of(instance_of(7), after=100.0), IDLE), (listing_of(after=110), answered(7, "CLEANUP", after=50))]
     assert seen_then(*looks, first=[instance_of(7)]) == {7: "UNKNOWN"}
 
@@ -303,7 +303,7 @@ def test_a_moved_vm_is_counted_as_missed_on_its_new_host() -> None:
     assert words(moved, 4) == {7: "UNKNOWN"}
 
 
-def test_only_an_end_after_the_last_sighting_explains_a_second_miss() -> None:
+def test_a_vm_missed_twice_is_left_out_only_if_an_action_ended_it_after_it_was_last_listed() -> None:
     steps = [(listing_of(instance_of(7)), IDLE), (listing_of(after=10), IDLE)]
     assert words(through([*steps, (listing_of(after=20), answered(7, "SHUTDOWN", after=-5))])) == {7: "UNKNOWN"}
     assert words(through([*steps, (listing_of(after=20), answered(7, "SHUTDOWN", after=5))])) == {}
@@ -344,7 +344,7 @@ def test_four_vanished_instances_of_four_are_too_few_to_be_held() -> None:
     assert words(inference) == dict.fromkeys(range(4), "(FAILURE)")
 
 
-def test_held_vms_count_as_missing_after_unusual_hold() -> None:
+def test_held_vms_count_as_missing_once_the_setting_unusual_hold_has_passed() -> None:
     rules = Rules(owner=OWNER, unusual_hold=60)
     times = [10.0, 40.0, 69.0]
     steps = [look_at(*range(10), after=0), *[look_at(after=time) for time in times]]
@@ -549,7 +549,9 @@ def looks_without(state: InstanceState | None, *, before: int) -> int:
 
 
 @given(steps=st.lists(STEP, max_size=8), rules=ANY_RULES)
-def test_in_any_history_a_vm_is_missing_only_for_a_reason(steps: list[Step], rules: Rules) -> None:
+def test_in_any_history_a_vm_is_missing_only_after_enough_complete_listings_without_it(
+    steps: list[Step], rules: Rules
+) -> None:
     memory, now, listing = Memory(), NOW, listing_of()
     states: dict[VmId, InstanceState | None] = {}
     unseen = dict.fromkeys(VMS, 0)
@@ -582,7 +584,7 @@ def test_in_any_history_a_vm_is_missing_only_for_a_reason(steps: list[Step], rul
 
 
 @given(steps=st.lists(STEP, min_size=1, max_size=5), rules=ANY_RULES)
-def test_a_memory_is_unchanged_by_encoding_and_decoding(steps: list[Step], rules: Rules) -> None:
+def test_the_inference_memory_is_read_back_from_json_unchanged(steps: list[Step], rules: Rules) -> None:
     memory, now = Memory(), NOW
     for step in steps:
         now += 10

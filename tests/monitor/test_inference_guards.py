@@ -95,7 +95,7 @@ def test_an_open_create_sent_after_an_end_prevents_the_sync_of_its_host() -> Non
         assert (inference.unsynced, words(inference)) == (frozenset({3}), {7: "UNKNOWN"})
 
 
-def test_a_repeated_create_prevents_the_sync_despite_the_first_tries_dead_instance() -> None:
+def test_a_second_create_under_way_prevents_the_sync_although_the_first_instance_is_terminated() -> None:
     again = msgspec.structs.replace(attempt_of(7, AttemptState.OPEN, after=12), number=2)
     look = look_at(instance_of(7, DEAD), after=10, activity=Activity(attempts=(again,)))
     assert infer_states(Memory(), *look, Rules(owner=OWNER)).unsynced == {3}
@@ -116,7 +116,7 @@ def test_an_open_create_that_the_listing_would_show_does_not_prevent_the_sync() 
         pytest.param({}, {"state": AttemptState.REFUSED, "number": 2}, id="a-later-refused-try"),
     ],
 )
-def test_of_several_attempts_the_last_that_may_have_created_an_instance_is_used(
+def test_of_several_attempts_the_last_that_was_not_refused_names_the_instance(
     latest: dict[str, int], others: dict[str, object], order: int
 ) -> None:
     made = attempt_of(8, AttemptState.CREATED, after=12, deploy_id="i-new", seq=latest.get("seq", 0))
@@ -200,7 +200,7 @@ def test_a_vm_with_a_parked_instance_that_is_not_listed_is_left_out_and_not_miss
 
 
 @pytest.mark.parametrize("shown", [fleet(7, state=InstanceState.STOPPED), []], ids=["listed", "not-listed"])
-def test_the_memory_has_which_instances_are_parked(shown: list[Instance]) -> None:
+def test_the_memory_keeps_which_instances_are_parked(shown: list[Instance]) -> None:
     """It is used during outages, when a report of a VM with a parked instance would make it a zombie."""
     steps = [look_at(instance_of(7), after=0), look_at(*shown, after=10, activity=parked(7))]
     assert through(steps).memory.vms[VmId(7)].is_parked
@@ -274,7 +274,7 @@ def test_misses_before_an_action_do_not_count_after_it() -> None:
     assert seen_then(*away, *again, first=[instance_of(7)]) == {7: "(FAILURE)"}
 
 
-def test_misses_of_a_vm_known_from_the_journal_end_when_it_is_listed() -> None:
+def test_misses_of_a_vm_created_but_not_listed_are_cleared_when_it_is_listed() -> None:
     made = Activity(attempts=(attempt_of(8, AttemptState.CREATED, after=-90, deploy_id="i-8"),))
     steps = [look_at(after=0, activity=made), look_at(instance_of(8), after=10, activity=made)]
     assert words(through([*steps, *[look_at(after=10.0 * n, activity=made) for n in (2, 3)]])) == {8: "UNKNOWN"}
@@ -320,7 +320,7 @@ def test_a_leftover_does_not_replace_a_later_instance_with_rewritten_tags() -> N
 # The clock
 
 
-def test_setting_the_clock_back_moves_every_remembered_time() -> None:
+def test_when_the_clock_is_set_back_every_remembered_time_is_moved_back_too() -> None:
     def memory(at: float, *, never: float = 0.0) -> Memory:
         known = KnownInstance(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=3)
         one = msgspec.structs.replace(known, made_at=at, seen_at=at + 1, missing_since=at + 2, held_since=at + 3)

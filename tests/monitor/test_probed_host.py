@@ -50,7 +50,7 @@ async def test_a_host_is_reported_monitored_before_its_slow_probe_has_ended(fron
     assert said[0] == Message(kind=Kind.SYSTEM_HOST, host_id=3, timestamp=0, text='PROVIDER_ERROR="-"\n')
 
 
-async def test_a_second_start_repeats_the_last_probe_results_at_once(front: Front) -> None:
+async def test_a_second_start_monitor_repeats_the_last_probe_results_at_once(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud-probes.d/host/system/one", f"[ -e {flag} ] && exit 3; echo A=1")
     probes = front.probes()
@@ -63,7 +63,7 @@ async def test_a_second_start_repeats_the_last_probe_results_at_once(front: Fron
     assert texts(again, Kind.SYSTEM_HOST)[1].startswith('A=1\nPROVIDER_ERROR="probe one: ')
 
 
-async def test_a_start_that_replaces_another_keeps_its_last_probe_results(front: Front) -> None:
+async def test_a_start_monitor_that_replaces_an_earlier_one_keeps_the_last_probe_results(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud-probes.d/host/system/one", f"[ -e {flag} ] && exit 3; echo A=1")
     probes, before, after = front.probes(), Listener(), Listener()
@@ -77,7 +77,9 @@ async def test_a_start_that_replaces_another_keeps_its_last_probe_results(front:
     assert texts(said, Kind.SYSTEM_HOST)[1].startswith('A=1\nPROVIDER_ERROR="probe one: ')
 
 
-async def test_a_changed_heartbeat_applies_without_another_start(front: Front, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_changed_heartbeat_applies_without_another_start_monitor(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("one_provider_mad.monitor.probed_host.CHECK_SECONDS", 0.02)
     front.settings(heartbeat=3600)
     async with reporting(front) as said:
@@ -117,7 +119,7 @@ async def test_probe_results_and_errors_are_forgotten_when_monitoring_ends(front
     assert not any("A=1" in message.text for message in said)
 
 
-async def test_a_host_with_a_known_id_and_another_name_gets_no_earlier_probe_results(front: Front) -> None:
+async def test_a_new_host_that_reuses_the_id_of_another_gets_none_of_its_probe_results(front: Front) -> None:
     flag = front.root / "broken"
     front.probe("cloud.d/1", f"[ -e {flag} ] && exit 4; echo A=1")
     probes = front.probes()
@@ -175,7 +177,7 @@ async def test_probes_run_for_as_many_hosts_at_once_as_t_in_arguments_says(front
     assert front.warnings == []
 
 
-async def test_a_defect_in_reporting_one_folder_is_named_and_stops_no_other_report(front: Front) -> None:
+async def test_an_exception_in_reporting_one_probe_folder_is_named_and_stops_no_other_report(front: Front) -> None:
     front.settings(heartbeat=0.05, state_period=0.05)
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     front.probe("cloud-probes.d/vm/status/one", "echo 'VM=[ID=7]'")
@@ -190,7 +192,7 @@ async def test_a_defect_in_reporting_one_folder_is_named_and_stops_no_other_repo
     assert front.warnings == [f"host 3: {problem}"]
 
 
-async def test_the_heartbeat_continues_after_a_defect_in_it(front: Front) -> None:
+async def test_the_heartbeat_continues_after_an_exception(front: Front) -> None:
     front.settings(heartbeat=0.05)
     listener = Listener()
     listener.breaking.update((Kind.SYSTEM_HOST, Kind.MONITOR_HOST))
@@ -215,7 +217,7 @@ async def test_an_unreadable_probe_folder_is_named_in_a_warning(front: Front) ->
 # Order, and messages that are not read
 
 
-async def test_the_newest_message_is_sent_last_even_if_a_long_one_is_held_up(front: Front) -> None:
+async def test_a_newer_message_does_not_overtake_a_long_message_that_is_still_being_sent(front: Front) -> None:
     front.settings(heartbeat=0.02, state_period=0.02)
     first, go, runs = (front.root / name for name in ("first", "go", "runs"))
     wait = f"[ -e {first} ] && {{ n=2; while [ ! -e {go} ]; do sleep 0.02; done; }}"

@@ -45,7 +45,7 @@ def seen(*vms: tuple[int, VmWord]) -> list[SeenVm]:
     ]
 
 
-def test_a_change_to_unknown_is_not_reported_and_one_from_unknown_is() -> None:
+def test_a_change_to_unknown_is_not_reported_and_a_change_from_unknown_is() -> None:
     changes = Changes()
     assert [state.vm_id for state in changes.see(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)), {}, now=1)] == [7]
     changes.all_reported(seen((7, VmWord.UNKNOWN)), {}, now=2)
@@ -89,7 +89,9 @@ async def test_no_figures_are_sent_of_a_terminating_instance(one: Studio) -> Non
 # The host
 
 
-async def test_a_host_failed_by_another_hosts_listings_recovers_with_its_own_next_listing(one: Studio) -> None:
+async def test_a_host_put_into_error_by_listings_for_other_hosts_recovers_with_its_own_next_listing(
+    one: Studio,
+) -> None:
     """Sweeps serve all hosts, so a host with long periods is put into ERROR by listings of the others."""
     one.set(host_error_after=60)
     one.start(3, STATE_VM=5)
@@ -204,7 +206,7 @@ async def test_up_to_4_12_a_missing_vm_is_left_out_of_reports(one: Studio) -> No
     assert [await asked(one) for _ in range(2)] == [{}, {}]
 
 
-async def test_during_an_outage_a_legacy_report_has_only_the_hosts_known_vms(one: Studio) -> None:
+async def test_during_an_outage_a_legacy_report_has_only_vms_listed_before_on_this_host(one: Studio) -> None:
     known = [
         KnownInstance(vm_id=VmId(7), host_id=3, deploy_id=DeployId("i-7"), misses=2),
         KnownInstance(vm_id=VmId(8), host_id=3, deploy_id=DeployId("i-8"), misses=3, missing_since=1.0),
@@ -217,7 +219,7 @@ async def test_during_an_outage_a_legacy_report_has_only_the_hosts_known_vms(one
     assert await asked(one) == {7: "-"}
 
 
-async def test_a_legacy_report_fails_only_after_host_error_after(one: Studio) -> None:
+async def test_a_legacy_report_fails_only_once_an_outage_has_lasted_host_error_after(one: Studio) -> None:
     one.set(host_error_after=30)
     one.cloud.always["list"] = OUTAGE
     for _ in range(6):
@@ -239,7 +241,7 @@ class OddProbes:
         raise KeyError("HYPERVISOR")
 
 
-async def test_an_exception_in_probes_is_answered_with_failure_unless_another_front_end_leads(one: Studio) -> None:
+async def test_an_exception_in_probes_fails_the_report_unless_another_front_end_leads(one: Studio) -> None:
     one.source.probe_source = OddProbes()
     with capture_logs():
         for is_silent in (False, True):

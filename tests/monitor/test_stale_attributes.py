@@ -95,7 +95,7 @@ async def test_all_attributes_of_a_terminated_instance_are_removed_once(studio: 
     assert len(lines) == 3, "they are removed once"
 
 
-async def test_a_removal_that_was_not_read_before_a_new_start_is_repeated_after_it(studio: Make) -> None:
+async def test_a_removal_that_was_not_read_before_a_new_start_monitor_is_repeated(studio: Make) -> None:
     one = studio()
     one.add(7)
     become(one, InstanceState.RUNNING, ADDRESS)
@@ -111,7 +111,7 @@ async def test_a_removal_that_was_not_read_before_a_new_start_is_repeated_after_
     assert any(attributes_of(line).get("AWS_PUBLIC_IP_ADDRESS") == [{}] for line in one.lines("MONITOR_VM"))
 
 
-async def test_after_a_start_every_attribute_known_to_the_provider_that_a_vm_lacks_is_removed(studio: Make) -> None:
+async def test_after_start_monitor_every_attribute_of_the_provider_that_a_vm_lacks_is_removed(studio: Make) -> None:
     """Another front-end, or an earlier release, may have reported them: the provider knows their names."""
     one = studio()
     one.cloud.attribute_names = ("AWS_SPOT_INTERRUPTION",)  # type: ignore[attr-defined]

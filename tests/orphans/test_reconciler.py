@@ -43,7 +43,9 @@ async def test_the_default_policy_only_reports_orphans(front: Front) -> None:
     assert (entry["deploy_id"], entry["vm_id"], entry["verdict"], entry["looks"]) == ("i-7", 7, "done", 5)
 
 
-async def test_an_instance_from_before_a_recreate_is_terminated_and_the_vms_own_stays(front: Front) -> None:
+async def test_an_instance_from_before_a_recreate_is_terminated_and_the_instance_the_vm_names_stays(
+    front: Front,
+) -> None:
     await front.create("i-8", seq=1)
     front.opennebula.vm(7, "i-8", state=POWEROFF)
     assert await front.look(2) == {"i-7"}
@@ -123,7 +125,7 @@ async def test_an_instance_of_doubtful_origin_is_reported_and_not_terminated(
     assert front.warnings[0].startswith("instance i-7 belongs to no VM for certain: ")
 
 
-async def test_an_instance_with_a_newer_seq_than_the_vms_own_is_left_alone(front: Front) -> None:
+async def test_an_instance_with_a_newer_seq_than_the_one_the_vm_names_is_kept(front: Front) -> None:
     """A recreate is under way, or was interrupted."""
     await front.create("i-8", seq=1)
     assert await front.look(5) == set()
@@ -251,7 +253,7 @@ async def test_an_orphan_is_terminated_only_after_the_grace_since_creation_and_d
     assert await front.look() == {"i-7", "i-8"}
 
 
-async def test_no_more_orphans_are_terminated_at_once_than_at_most_allows(front: Front) -> None:
+async def test_no_more_orphans_are_terminated_at_once_than_the_setting_at_most(front: Front) -> None:
     front.policy = OrphanPolicy(policy="terminate-done", grace=0, at_most=2)
     for vm_id in range(10, 15):
         await front.create(f"i-{vm_id}", vm_id=vm_id)

@@ -135,7 +135,7 @@ async def parts(front: Front) -> list[str]:
         pytest.param(None, True, id="no-such-vm"),
     ],
 )
-async def test_an_unused_part_is_reported_if_its_vm_is_gone(
+async def test_an_unused_volume_is_reported_if_its_vm_is_gone(
     parted: Front, vm: dict[str, Any] | None, *, is_loose: bool
 ) -> None:
     parted.opennebula.vms.clear()

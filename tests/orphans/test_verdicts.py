@@ -46,7 +46,7 @@ def verdicts(*instances: Instance, of: VmDocument | None) -> dict[str, Verdict]:
 # Instances whose VM is looked up
 
 
-def test_only_live_instances_of_this_owner_are_looked_up() -> None:
+def test_vms_are_looked_up_only_for_live_instances_of_this_owner() -> None:
     bare = msgspec.structs.replace(instance("i-9"), identity=None)
     others = [bare, instance("i-1", owner="another"), instance("i-2", state=InstanceState.TERMINATED)]
     mine = instance("i-7")
@@ -102,13 +102,13 @@ def test_the_verdict_is_current_in_every_vm_state_but_done(state: int) -> None:
     assert verdicts(instance("i-7"), of=vm(state=state, etime=STIME + 5)) == {"i-7": Verdict.CURRENT}
 
 
-def test_the_verdict_is_unknown_if_the_vms_own_instance_is_terminated() -> None:
+def test_the_verdict_is_unknown_if_the_instance_the_vm_names_is_terminated() -> None:
     """The VM's own instance is terminated, so the other one may be the only one left."""
     gone = instance("i-8", seq=1, state=InstanceState.TERMINATED)
     assert verdicts(instance("i-7"), gone, of=vm("i-8")) == {"i-7": Verdict.UNKNOWN}
 
 
-def test_the_verdict_is_unknown_if_the_vms_own_instance_has_another_stime() -> None:
+def test_the_verdict_is_unknown_if_the_instance_the_vm_names_has_another_stime() -> None:
     assert verdicts(instance("i-7"), instance("i-8", seq=1, stime=STIME - 9), of=vm("i-8"))["i-7"] is Verdict.UNKNOWN
 
 
@@ -117,7 +117,7 @@ def test_the_verdict_is_unknown_if_the_vms_own_instance_has_another_stime() -> N
     [(0, Verdict.LEFTOVER), (1, Verdict.DUPLICATE), (2, Verdict.UNKNOWN)],
     ids=["lower", "same", "newer"],
 )
-def test_seq_decides_the_verdict_on_an_instance_beside_the_vms_own(seq: int, verdict: Verdict) -> None:
+def test_seq_decides_the_verdict_on_an_instance_beside_the_one_the_vm_names(seq: int, verdict: Verdict) -> None:
     found = verdicts(instance("i-7", seq=seq), instance("i-8", seq=1), instance("i-9", seq=3), of=vm("i-8"))
     assert found == {"i-7": verdict, "i-8": Verdict.CURRENT, "i-9": Verdict.UNKNOWN}
 
@@ -130,7 +130,7 @@ def test_seq_decides_the_verdict_on_an_instance_beside_the_vms_own(seq: int, ver
         (vm("one-7", hosts=(3, 12)), "VM 7 is one-7 on host 12"),
     ],
 )
-def test_no_instance_is_an_orphan_if_the_vm_names_none_of_them(document: VmDocument, evidence: str) -> None:
+def test_no_instance_is_an_orphan_if_the_vm_names_none_of_its_instances(document: VmDocument, evidence: str) -> None:
     found = judge([instance("i-7"), instance("i-8", seq=1)], {VmId(7): document}, owner=OWNER, busy=())
     assert {each.evidence for each in found} == {evidence}
     assert not any(each.verdict.is_orphan for each in found)

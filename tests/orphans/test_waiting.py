@@ -88,7 +88,7 @@ async def test_a_vm_without_history_is_left_out_and_others_are_found(core: FakeL
     assert (await vms.waiting()).keys() == {7}
 
 
-async def test_a_waiting_document_has_the_host_and_the_action_that_closed_the_last_record(
+async def test_the_document_of_a_waiting_vm_has_its_host_and_the_action_of_the_previous_record(
     core: FakeLocalCore, vms: WaitingVms
 ) -> None:
     core.answers["one.vm.info", 7] = vm(7, older="<HISTORY><SEQ>0</SEQ><ACTION>21</ACTION></HISTORY>")

@@ -56,7 +56,7 @@ async def test_the_debt_for_an_orphan_is_withdrawn_if_the_policy_no_longer_allow
         pytest.param(None, False, False, id="no-such-vm"),
     ],
 )
-async def test_the_debt_of_a_request_stands_unless_the_vm_uses_the_instance(
+async def test_the_debt_of_a_cancelled_deploy_is_withdrawn_only_if_the_vm_uses_the_instance_again(
     front: Front, vm: dict[str, Any] | None, *, is_refused: bool, is_withdrawn: bool
 ) -> None:
     """A deploy was cancelled here, and another front-end, which led meanwhile, adopted the instance."""

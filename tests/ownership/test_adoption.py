@@ -99,7 +99,7 @@ async def test_no_instance_is_created_if_the_journal_cannot_be_written(world: Wo
     assert sent(world) == []
 
 
-async def test_warnings_of_the_create_plan_are_passed_on(world: World) -> None:
+async def test_warnings_of_the_create_plan_are_passed_to_the_action(world: World) -> None:
     world.provider.warnings = ("an unknown attribute",)
     await adopt_or_create(world)
     assert world.warnings == ["an unknown attribute"]

@@ -279,7 +279,7 @@ async def test_the_older_instance_stays_although_the_younger_ones_id_was_returne
 
 
 @pytest.mark.looptime
-async def test_an_instance_that_no_attempt_explains_is_not_treated_as_a_duplicate(world: World) -> None:
+async def test_an_instance_beyond_the_number_of_attempts_makes_the_deploy_fail_and_is_kept(world: World) -> None:
     own = await deploy(world)
     copy = world.provider.add(identity_of())
     with pytest.raises(AmbiguousInstance, match=f"{own} and {copy} are both VM 7's"):

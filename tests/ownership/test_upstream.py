@@ -161,7 +161,7 @@ async def test_an_upstream_instance_of_another_vm_or_owner_is_refused(
     assert (changes(cloud), cloud.identity(deploy_id)) == ([], tags)
 
 
-async def test_an_upstream_instance_is_refused_if_the_operator_does_not_let_its_tag_count(
+async def test_an_upstream_instance_is_refused_if_the_settings_do_not_accept_its_tag(
     desk: Desk, cloud: UpstreamsCloud
 ) -> None:
     cloud.does_count = False

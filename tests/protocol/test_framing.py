@@ -27,7 +27,7 @@ def test_a_line_fed_byte_by_byte_is_returned_whole(value: object, line: bytes) -
 
 
 @pytest.mark.parametrize(("value", "line"), FROM_ONED + FROM_DRIVER)
-def test_bytes_after_a_line_wait_for_their_own_line_end(value: object, line: bytes) -> None:
+def test_an_unfinished_line_is_kept_until_its_line_end_arrives(value: object, line: bytes) -> None:
     buffer = LineBuffer()
     assert buffer.feed(line + b"POLL 4") == [line.removesuffix(b"\n")]
     assert buffer.feed(b"2 QQ==\n") == [b"POLL 42 QQ=="]
@@ -53,7 +53,7 @@ def test_a_stream_is_cut_at_its_line_ends(stream: bytes, lines: list[bytes]) -> 
     assert lines_of([bytes([byte]) for byte in stream]) == lines
 
 
-def test_the_rest_of_a_line_is_returned_once_at_the_end_of_the_stream() -> None:
+def test_an_unfinished_line_is_returned_once_at_the_end_of_the_stream() -> None:
     buffer = LineBuffer()
     buffer.feed(b"half a line")
     assert buffer.close() == [b"half a line"]
@@ -82,7 +82,7 @@ def test_a_line_of_sixteen_mebibytes_is_returned_whole() -> None:
     assert lines_of(pieces) == [line, b"INIT"]
 
 
-def test_an_oversized_line_is_returned_by_its_head_and_the_next_line_is_read() -> None:
+def test_only_the_head_of_an_oversized_line_is_returned_and_the_next_line_is_read() -> None:
     pieces = [b"DEPLOY 42 ", *[b"A" * 100] * 10, b"\nINIT\n"]
     assert lines_of(pieces, limit=SMALL) == [
         Oversized(head=b"DEPLOY 42 " + b"A" * (HEAD - 10), limit=SMALL),

@@ -252,7 +252,7 @@ def test_a_malformed_line_is_returned_with_the_reason(line: bytes, expected: Unr
         pytest.param(b"x" * 999, "", None, Era.MODERN, id="half-a-word"),
     ],
 )
-def test_an_oversized_line_is_returned_with_its_word_host_and_era(
+def test_an_oversized_line_is_refused_by_its_action_host_id_and_whether_monitord_sent_it(
     line: bytes, word: str, host_id: int | None, era: Era
 ) -> None:
     found = parse_oversized(Oversized(head=line[:HEAD], limit=300))

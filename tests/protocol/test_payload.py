@@ -482,7 +482,9 @@ def test_host_and_lcm_state_are_read_from_the_beginning_of_a_long_message(releas
         pytest.param(b"<!DOCTYPE X [<!ENTITY h 'cloud'>]><X><HOST>&h;</HOST>", ("&h;", None), id="an-entity"),
     ],
 )
-def test_an_outline_without_readable_fields_is_empty(document: bytes, outline: tuple[str, int | None]) -> None:
+def test_host_and_lcm_state_are_missing_if_the_message_has_no_readable_ones(
+    document: bytes, outline: tuple[str, int | None]
+) -> None:
     payload = base64.b64encode(document)
     assert read_outline(request(payload=payload)) == outline
     assert read_outline(request(payload=b"A")) == ("", None)

@@ -308,7 +308,7 @@ def test_a_sync_report_without_vms_is_written() -> None:
 
 
 @pytest.mark.parametrize("word", [word for word in VmWord if word is not VmWord.POWEROFF])
-def test_missing_state_is_unknown_for_every_state_but_poweroff(word: VmWord) -> None:
+def test_the_missing_state_of_a_sync_is_unknown_if_configured_as_any_state_but_poweroff(word: VmWord) -> None:
     assert plain(read_template(synced_vm_states([], missing_state=word)), "MISSING_STATE") == "UNKNOWN"
 
 

@@ -103,7 +103,7 @@ def test_the_tests_write_request_lines_as_oned_does(value: Request, line: bytes)
         pytest.param(b"DEPLOY 0000000000042 QQ==", Dialect.UP_TO_5_12, id="zeros-before-the-id"),
     ],
 )
-def test_the_status_field_may_be_absent_empty_or_a_dash(line: bytes, dialect: Dialect) -> None:
+def test_the_status_field_of_a_request_may_be_absent_empty_or_a_dash(line: bytes, dialect: Dialect) -> None:
     assert parse_line(line) == request(payload=b"QQ==", dialect=dialect)
 
 
@@ -197,7 +197,7 @@ def test_an_oversized_line_is_malformed_with_its_word_and_vm_id(
     )
 
 
-def test_a_vm_id_cut_off_at_the_end_of_the_head_is_not_used() -> None:
+def test_a_vm_id_that_the_end_of_the_head_may_have_cut_is_not_used() -> None:
     head = (b"DEPLOY" + b" " * HEAD)[: HEAD - 2] + b"42"  # the beginning of a longer id
     assert parse_oversized(Oversized(head=head)).vm_id is None
 

@@ -84,7 +84,7 @@ def test_settings_are_checked_against_the_providers_own_settings_type(places: Pl
     )
 
 
-def test_an_unknown_provider_is_refused_with_the_list_of_known_ones(places: Places) -> None:
+def test_an_unknown_provider_is_refused_with_the_list_of_available_ones(places: Places) -> None:
     sentence = refusal(configuration("ec3"), places)
     assert sentence.startswith("provider_name.toml: provider: there is no provider 'ec3' here, only ")
     assert all(kind in sentence for kind in BUILT_IN)

@@ -277,7 +277,7 @@ def test_the_release_is_unknown_without_a_readable_version_file(tmp_path: Path, 
         ([], Dialect.SINCE_6_0, (8, 0, 0), (8, 0, 0)),
     ],
 )
-def test_the_installed_release_counts_only_if_the_form_of_the_message_fits_it(
+def test_the_installed_release_is_used_only_if_the_message_has_the_form_of_that_release(
     fields: list[str], installed: tuple[int, ...] | None, release: tuple[int, ...], dialect: Dialect
 ) -> None:
     assert release_of(fields, dialect=dialect, installed=installed) == release

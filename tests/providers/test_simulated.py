@@ -703,7 +703,7 @@ class TestInterfaces:
 
     LAUNCH = Launch(type="small_256mb", image="default")
 
-    async def test_extras_of_an_api_are_written_in_the_transaction_that_creates_the_instance(
+    async def test_rows_that_ec2s_api_adds_to_an_instance_are_written_in_the_transaction_of_its_create(
         self, connect: Open
     ) -> None:
         cloud = (await connect()).cloud
@@ -727,7 +727,7 @@ class TestInterfaces:
         made = await cloud.database.read(lambda db: db.execute("SELECT id FROM of_mine").fetchall())
         assert made == [("i-1",)]
 
-    async def test_a_token_with_other_details_is_a_mismatch(self, connect: Open) -> None:
+    async def test_a_token_repeated_with_other_ec2_parameters_is_a_mismatch(self, connect: Open) -> None:
         cloud = (await connect()).cloud
         made = await cloud.launch(self.LAUNCH, tags={}, token="t", extras=Extras(details={"a": "1"}))
         assert await cloud.launch(self.LAUNCH, tags={}, token="t", extras=Extras(details={"a": "1"})) == made

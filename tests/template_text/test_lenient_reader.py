@@ -37,7 +37,7 @@ def test_a_template_is_split_into_its_attributes(text: str, attributes: list[tup
         pytest.param('V=[ # one\nA="# 1", # B=2\n C=3 ]', [("A", "# 1"), ("C", "3")], id="comments-in-a-vector"),
     ],
 )
-def test_pairs_of_one_attribute(attribute: str, pairs: list[tuple[str, str]]) -> None:
+def test_the_pairs_of_a_single_or_vector_attribute_are_returned(attribute: str, pairs: list[tuple[str, str]]) -> None:
     assert pairs_of(attribute) == pairs
 
 
@@ -57,7 +57,7 @@ def test_pairs_of_one_attribute(attribute: str, pairs: list[tuple[str, str]]) ->
         pytest.param("A=1\0", "\0", id="nul"),
     ],
 )
-def test_a_syntax_error_is_returned_as_the_text_from_its_place_on(text: str, place: str) -> None:
+def test_at_a_syntax_error_the_text_from_the_error_on_is_returned(text: str, place: str) -> None:
     assert split_attributes(text) == place
 
 

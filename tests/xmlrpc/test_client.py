@@ -153,7 +153,9 @@ async def test_after_a_change_of_leader_the_next_call_finds_the_new_one(pair: Pa
     assert [len(calls) for calls in asked] == [2, 2]
 
 
-async def test_a_call_that_waits_while_another_finds_the_leader_finds_it_too(pair: Partner, connect: Open) -> None:
+async def test_a_call_under_way_when_another_call_finds_the_leader_is_sent_to_the_leader_too(
+    pair: Partner, connect: Open
+) -> None:
     pair.front_ends[0].state, pair.front_ends[1].state = 2, 3
     client = await connect(*pair.urls)
     pair.order("held", "one.template.instantiate")

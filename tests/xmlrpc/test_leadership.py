@@ -191,7 +191,9 @@ async def test_an_html_page_in_place_of_the_raft_document_is_ignored(opennebula:
     assert one.changes == [True], "no new state is known"
 
 
-async def test_a_release_without_raft_leads_and_is_not_watched(opennebula: Partner, auth: Path) -> None:
+async def test_with_a_release_without_raft_the_front_end_leads_and_is_not_watched(
+    opennebula: Partner, auth: Path
+) -> None:
     """Up to 5.2 there is no such method."""
     opennebula.do_zone_raftstatus = None  # type: ignore[method-assign, assignment]
     one = Watching(opennebula.front_ends[0].url, auth, [None], opennebula)

@@ -33,7 +33,7 @@ def test_the_example_configuration_has_the_default_values() -> None:
             assert json.loads(value) == defaults[key], key
 
 
-def test_the_page_names_every_attribute() -> None:
+def test_the_ec2_page_names_every_attribute_of_the_section() -> None:
     table = PAGE.partition("## Attributes of PUBLIC_CLOUD")[2].partition("## ")[0]
     assert {name for name in KNOWN_ATTRIBUTES if not re.search(rf"\b{name}\b", table)} - {"CLOUD"} == set()
 
@@ -50,7 +50,7 @@ def called() -> set[str]:
     return quoted - {"DeleteOnTermination", "StartTime"}
 
 
-def test_the_policy_allows_exactly_the_actions_that_are_called() -> None:
+def test_the_iam_policy_allows_exactly_the_actions_that_are_called() -> None:
     allowed = {action.removeprefix("ec2:") for one in policy() for action in listed(one["Action"])}
     further = PAGE.partition("Add the rights for optional features:")[2].partition("\n\n")[0]
     extra = set(re.findall(r"`(?:ec2|sts|cloudwatch):(\w+)`", further))
@@ -62,13 +62,13 @@ def listed(value: object) -> list[str]:
 
 
 @pytest.mark.parametrize("statement", policy(), ids=lambda one: str(one["Sid"]))
-def test_the_policy_is_limited_to_one_account_and_region(statement: dict[str, object]) -> None:
+def test_the_iam_policy_is_limited_to_one_account_and_region(statement: dict[str, object]) -> None:
     for resource in listed(statement["Resource"]):
         assert re.fullmatch(r"\*|arn:aws:ec2:eu-west-1:(123456789012)?:[a-z*-]+/\*", resource)
     assert statement["Effect"] == "Allow"
 
 
-def test_the_page_names_every_error_code_with_its_error_class() -> None:
+def test_the_ec2_page_names_every_error_code_with_its_error_class() -> None:
     table = PAGE.partition("## Error codes")[2].partition("\nThe kind of any other code")[0]
     rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", table, re.MULTILINE)
     documented = {code: kind for kind, codes in rows for code in re.findall(r"`([\w.]+)`", codes)}
@@ -92,7 +92,7 @@ OTHER_CODES = {
 }
 
 
-def test_the_page_names_the_error_classes_of_undocumented_codes() -> None:
+def test_the_ec2_page_names_the_error_classes_of_undocumented_codes() -> None:
     assert {(code, status): kind_of(code, status=status).__name__ for code, status in OTHER_CODES} == OTHER_CODES
     rest = PAGE.partition("The kind of any other code")[2]
     assert all(f"`{kind}`" in rest for kind in set(OTHER_CODES.values()))

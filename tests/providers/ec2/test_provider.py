@@ -83,7 +83,7 @@ class TestCreating:
             ("VolumeLimitExceeded", "t3.small", False),
         ],
     )
-    async def test_only_an_instance_limit_of_standard_families_is_general(
+    async def test_only_an_instance_limit_of_standard_families_concerns_all_instance_types(
         self, face: Face, connect: Open, code: str, kind: str, *, is_general: bool
     ) -> None:
         provider = await connect()
@@ -267,7 +267,9 @@ class TestUpstream:
         (instance,) = await provider.list_instances()
         assert provider.upstream_vm_id(instance) == vm_id
 
-    async def test_an_instance_with_our_tags_is_not_upstreams_any_more(self, face: Face, connect: Open) -> None:
+    async def test_an_instance_with_our_tags_does_not_count_as_the_upstream_drivers_any_more(
+        self, face: Face, connect: Open
+    ) -> None:
         provider = await connect(adopt_upstream=True)
         deploy_id = fill(face, 1, ONE_ID="7")
         await provider.retag(deploy_id, a_vm().identity(owner=OWNER))
@@ -290,7 +292,9 @@ class TestSizes:
             ("m1.small", 1, 1.7),
         ],
     )
-    def test_built_in_sizes_are_ec2s(self, name: str, cpu: float, gib: float) -> None:
+    def test_built_in_cpu_and_memory_of_instance_types_are_those_of_ec2(
+        self, name: str, cpu: float, gib: float
+    ) -> None:
         assert BUILT_IN[name] == Size(cpu=cpu, memory=round(gib * 1024))
 
     async def test_configured_instance_types_are_added_to_the_sizes(self, connect: Open) -> None:

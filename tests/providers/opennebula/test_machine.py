@@ -120,7 +120,7 @@ def test_a_document_that_lacks_fields_is_read_as_an_instance_of_unknown_state(do
         ("i-0abc", None),
     ],
 )
-def test_only_deploy_ids_of_our_own_form_are_parsed(deploy_id: str, number: int | None) -> None:
+def test_only_deploy_ids_that_this_provider_writes_are_parsed(deploy_id: str, number: int | None) -> None:
     assert number_of(DeployId(deploy_id)) == number
 
 

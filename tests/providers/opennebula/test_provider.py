@@ -117,7 +117,7 @@ async def test_a_create_with_an_unusable_template_is_refused_and_creates_nothing
     assert not partner.vms
 
 
-async def test_context_is_merged_into_the_templates_own(partner: Partner, opened: Open) -> None:
+async def test_the_vms_context_is_merged_into_that_of_the_remote_template(partner: Partner, opened: Open) -> None:
     provider = await opened()
     request = a_vm(TEMPLATE_ID="3", context={"USERNAME": "us", "START_SCRIPT": "echo $HOME", "ETH0_IP": "10.0.0.1"})
     await provider.create(a_call(provider, request))
@@ -297,7 +297,9 @@ async def test_a_vm_in_state_unknown_is_started_again(partner: Partner, opened: 
     await reach(provider, deploy_id, S.RUNNING)
 
 
-async def test_a_failed_vm_has_its_reason_refuses_a_start_and_can_be_destroyed(partner: Partner, opened: Open) -> None:
+async def test_a_vm_that_failed_at_the_partner_refuses_a_start_with_the_reason_and_can_be_destroyed(
+    partner: Partner, opened: Open
+) -> None:
     provider = await opened()
     deploy_id = await launch(provider)
     partner.vms[0].user_template["ERROR"] = ["Sun Nov 22 10:00:00 2026: DEPLOY: no such bridge"]
@@ -504,7 +506,7 @@ async def test_a_still_visible_vm_given_to_another_user_is_reported_with_that_us
     assert admin.listing_warnings() == [], "oneadmin may manage every VM"
 
 
-async def test_only_vms_of_the_own_user_are_listed_unless_visible_is_all(partner: Partner, opened: Open) -> None:
+async def test_only_vms_of_the_login_user_are_listed_unless_visible_is_all(partner: Partner, opened: Open) -> None:
     admin, burst = await opened(), await opened(session="burst:secret")
     theirs, ours = await launch(burst, a_vm(1)), await launch(admin, a_vm(2))
     assert {each.deploy_id for each in await burst.list_instances()} == {theirs}
@@ -711,7 +713,9 @@ async def test_the_vm_id_of_upstreams_attribute_is_read_if_adopt_upstream_is_set
     assert provider.upstream_vm_id(instance) == vm_id
 
 
-async def test_an_instance_with_our_tags_is_not_upstreams_any_more(partner: Partner, opened: Open) -> None:
+async def test_an_instance_with_our_tags_does_not_count_as_the_upstream_drivers_any_more(
+    partner: Partner, opened: Open
+) -> None:
     provider = await opened(adopt_upstream=True)
     as_upstream = "REMOTE_OPENNEBULA_VM_ID=42"
     partner.do_template_instantiate(partner.users["oneadmin:secret"], 0, "theirs", False, as_upstream)  # noqa: FBT003
