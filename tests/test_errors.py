@@ -1,4 +1,4 @@
-"""The tree of errors, and its drawing in the module's docstring."""
+"""The tree of error classes, and its drawing in the docstring of errors.py."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = [value for value in vars(errors).values() if isinstance(value, type) and
 
 
 def drawn_tree() -> dict[str, tuple[str, str]]:
-    """Each class in the module's drawing, with its parent's name and its description."""
+    """Each class in the drawing, with its parent's name and its description."""
     drawn: dict[str, tuple[str, str]] = {}
     path: list[str] = []
     for match in re.finditer(r"^((?:[│ ] {3})*)[├└]── (\w+) +(.+)$", errors.__doc__ or "", re.MULTILINE):
@@ -23,14 +23,14 @@ def drawn_tree() -> dict[str, tuple[str, str]]:
     return drawn
 
 
-def test_the_class_tree_in_the_documentation_shows_every_error_class_under_its_parent() -> None:
+def test_the_tree_in_the_docstring_of_errors_shows_every_class_under_its_parent() -> None:
     parents = {name: parent for name, (parent, _) in drawn_tree().items()}
     assert parents == {
         kind.__name__: kind.__base__.__name__ for kind in KINDS if kind is not errors.MadError and kind.__base__
     }
 
 
-def test_the_class_tree_in_the_documentation_describes_every_error_class() -> None:
+def test_the_tree_in_the_docstring_of_errors_describes_every_class() -> None:
     assert all(words for _, words in drawn_tree().values())
 
 

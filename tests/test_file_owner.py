@@ -242,7 +242,7 @@ def test_directories_created_by_root_belong_to_the_parents_owner(var: Path) -> N
 def test_a_new_directory_is_left_to_root_if_it_has_files_before_its_owner_is_set(
     var: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another thread may create a file in it first; the look for files must leave nothing open (ResourceWarning)."""
+    """Another thread may create a file in it first; the search for files leaves no descriptor open."""
     mkdir = os.mkdir
 
     def make_filled(name: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:

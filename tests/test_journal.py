@@ -505,7 +505,7 @@ async def test_failed_request_records_are_reported_once_and_raise_nothing(journa
     assert len(lost) == 2, "a second fault is reported again"
 
 
-@pytest.mark.parametrize("is_pushed", [True, False], ids=["with-the-next-one", "by-itself"])
+@pytest.mark.parametrize("is_pushed", [True, False], ids=["with-the-next-record", "after-a-pause"])
 async def test_failed_request_records_are_written_later(
     journal: Journal, monkeypatch: pytest.MonkeyPatch, *, is_pushed: bool
 ) -> None:

@@ -511,7 +511,7 @@ def test_a_new_file_cannot_replace_the_embedded_cloud_without_a_restart(places: 
     assert len(source.warnings) == 1
 
 
-# Places
+# Directories
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The driver of most tests of the actions, on a cloud that can do what every cloud can."""
+"""The dispatcher of most tests of the actions, on a fake cloud without optional capabilities."""
 
 from __future__ import annotations
 

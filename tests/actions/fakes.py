@@ -107,7 +107,7 @@ def request_of(vm_id: int = 7, **fields: Any) -> VmRequest:
 
 @dataclass
 class FakeInstance:
-    """An instance; `then` is the state it will have, and when."""
+    """An instance of the fake cloud; `then` is the time of its next transition, and the state it then has."""
 
     deploy_id: DeployId
     identity: Identity | None
@@ -379,7 +379,7 @@ _promise = Database._promise
 
 
 def promise_while_the_clock_stands(self: Database) -> asyncio.Future[Any]:
-    """As Database does. Virtual time waits for executors, not for other threads, so an executor thread waits, too."""
+    """Promise as Database does, and let an executor thread wait too, since virtual time waits for no other thread."""
     future = _promise(self)
     is_done = threading.Event()
     future.add_done_callback(lambda _: is_done.set())

@@ -140,7 +140,7 @@ class Answers:
 
 
 class Front:
-    """A driver without pipes; made again on the same place it is a restarted one.
+    """A driver without pipes; a second one on the same place stands for the restarted driver.
 
     Args:
         place: the OpenNebula that the configuration, the journal and the cloud belong to.

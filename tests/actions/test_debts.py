@@ -74,7 +74,7 @@ async def settled(world: World) -> None:
             await pass_time(max(1, (now() - begun) / 50))
 
 
-# Paying one
+# One payment
 
 
 async def test_paying_a_debt_terminates_the_instance_and_waits_until_it_is_terminated(world: World) -> None:
@@ -224,7 +224,9 @@ async def test_paying_a_debt_fails_if_the_provider_is_scripts(world: World) -> N
 
 
 @pytest.mark.parametrize(
-    ("identity", "state"), [(identity_of(), TERMINATED), (identity_of(8), InstanceState.RUNNING)], ids=["ours", "not"]
+    ("identity", "state"),
+    [(identity_of(), TERMINATED), (identity_of(8), InstanceState.RUNNING)],
+    ids=["tagged-for-this-vm", "tagged-for-another-vm"],
 )
 async def test_an_instance_hidden_during_cleanup_is_terminated_once_visible_if_tagged_for_this_vm(
     desk: Desk, identity: Identity, state: InstanceState
@@ -238,7 +240,7 @@ async def test_an_instance_hidden_during_cleanup_is_terminated_once_visible_if_t
     )
     async with paying(desk):
         await pass_time(590)
-        assert desk.world.provider.count("destroy") == 0, "nothing is destroyed unseen"
+        assert desk.world.provider.count("destroy") == 0, "an instance that is not visible is not destroyed"
         await settled(desk.world)
     assert desk.world.provider.state(deploy_id) is state
     assert [attempt.state for attempt in await desk.world.attempts()] == [AttemptState.GONE]
@@ -263,7 +265,7 @@ async def test_debts_are_paid_after_a_restart(desk: Desk) -> None:
     async with paying(desk):
         await settled(desk.world)
     assert desk.world.provider.state(deploy_id) is TERMINATED
-    assert desk.lines == [], "oned asked for nothing"
+    assert desk.lines == [], "oned sent no request"
 
 
 async def test_a_debt_recorded_while_the_driver_runs_is_paid_at_once(desk: Desk) -> None:

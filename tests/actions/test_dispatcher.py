@@ -352,7 +352,7 @@ async def test_a_cancelled_queued_action_is_not_started(world: World) -> None:
         await pass_time(100)
         assert desk.lines == ["LOG I 7 Driver command for 7 cancelled"]
         assert world.provider.count("create") == 1
-        assert await desk.open_requests() == ["DEPLOY"], "VM 1's"
+        assert await desk.open_requests() == ["DEPLOY"], "only VM 1's DEPLOY is open"
 
 
 async def test_driver_cancel_without_an_open_action_writes_nothing(desk: Desk) -> None:

@@ -286,15 +286,15 @@ async def test_a_later_action_overtakes_a_queued_poll() -> None:
 
 
 @pytest.mark.looptime
-class TestRest:
-    """A job that waits for a cloud gives up its place, and takes one again before it continues."""
+class TestPause:
+    """A job that pauses before its next check of the cloud frees its slot, and takes one again to continue."""
 
     @staticmethod
-    def resting(hall: Hall, vm_id: int, seconds: float, log: list[str]) -> Job:
+    def pausing(hall: Hall, vm_id: int, seconds: float, log: list[str]) -> Job:
         async def work(job: Job) -> None:
             log.append(f"{job.name} begins")
             await hall.lanes.rest(seconds)
-            log.append(f"{job.name} is back")
+            log.append(f"{job.name} continues")
             await pass_time(5)
             log.append(f"{job.name} ends")
 
@@ -305,20 +305,20 @@ class TestRest:
     async def test_jobs_continue_after_a_pause_in_order_as_slots_become_free(self) -> None:
         hall, log = Hall(threads=1), list[str]()
         for vm_id in range(3):
-            self.resting(hall, vm_id, 10.0 + vm_id, log)
+            self.pausing(hall, vm_id, 10.0 + vm_id, log)
         await pass_time(9)
         assert log == ["job 0 begins", "job 1 begins", "job 2 begins"]
         await hall.lanes.drained()
-        assert log[3:] == [f"job {vm_id} {what}" for vm_id in range(3) for what in ("is back", "ends")]
+        assert log[3:] == [f"job {vm_id} {what}" for vm_id in range(3) for what in ("continues", "ends")]
 
     async def test_no_more_jobs_run_after_their_pauses_than_there_are_slots(self) -> None:
         hall, log = Hall(threads=2), list[str]()
         for vm_id in range(6):
-            self.resting(hall, vm_id, 10.0, log)
+            self.pausing(hall, vm_id, 10.0, log)
         await hall.lanes.drained()
         running = most = 0
         for line in log:
-            running += line.endswith("is back") - line.endswith("ends")
+            running += line.endswith("continues") - line.endswith("ends")
             most = max(most, running)
         assert most == 2
 
@@ -326,20 +326,20 @@ class TestRest:
     async def test_a_job_cancelled_in_a_pause_leaves_its_slot_to_others(self, seconds: float) -> None:
         hall, log = Hall(threads=1), list[str]()
         for vm_id in range(2):
-            self.resting(hall, vm_id, 10.0, log)
-        await pass_time(seconds)  # both rest, or the second waits for the first
+            self.pausing(hall, vm_id, 10.0, log)
+        await pass_time(seconds)  # both pause, or the second waits for the slot of the first
         assert hall.lanes.call_off(VmId(1))
         await hall.lanes.drained()
-        assert log == ["job 0 begins", "job 1 begins", "job 0 is back", "job 0 ends"]
+        assert log == ["job 0 begins", "job 1 begins", "job 0 continues", "job 0 ends"]
         hall.submit(3, "after")
         hall.submit(4, "later")
         await turns()
-        assert hall.begun == ["after"], "there is still one place"
+        assert hall.begun == ["after"], "there is still one slot"
 
     async def test_a_job_continues_after_its_pause_although_the_lanes_are_on_hold(self) -> None:
         hall, log = Hall(threads=1), list[str]()
-        self.resting(hall, 1, 10.0, log)
-        self.resting(hall, 2, 10.0, log)
+        self.pausing(hall, 1, 10.0, log)
+        self.pausing(hall, 2, 10.0, log)
         await pass_time(1)
         hall.lanes.hold()
         await pass_time(30)

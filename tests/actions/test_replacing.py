@@ -88,17 +88,20 @@ async def test_a_terminate_during_a_hanging_deploy_leaves_no_instance(desk: Desk
     ("older", "hangs_in", "newer", "calls", "after"),
     [
         pytest.param(
-            ("SHUTDOWN", 12), "find", ("SHUTDOWN", 18), ["stop"], InstanceState.STOPPED, id="an-end-taken-back"
+            ("SHUTDOWN", 12), "find", ("SHUTDOWN", 18), ["stop"], InstanceState.STOPPED,
+            id="power-off-after-terminate",
         ),
         pytest.param(
-            ("SHUTDOWN", 18), "stop", ("CANCEL", 18), ["stop", "stop hard"], InstanceState.STOPPED, id="harder"
+            ("SHUTDOWN", 18), "stop", ("CANCEL", 18), ["stop", "stop hard"], InstanceState.STOPPED,
+            id="power-off-hard-after-power-off",
         ),
         pytest.param(
-            ("SHUTDOWN", 18), "stop", ("SHUTDOWN", 12), ["stop", "destroy"], InstanceState.TERMINATED, id="further"
+            ("SHUTDOWN", 18), "stop", ("SHUTDOWN", 12), ["stop", "destroy"], InstanceState.TERMINATED,
+            id="terminate-after-power-off",
         ),
         pytest.param(
             ("ATTACHDISK", 17), "attach_disk", ("CLEANUP", 23), ["attach_disk", "destroy"], InstanceState.TERMINATED,
-            id="an-end-beside-a-device",
+            id="cleanup-after-attach-disk",
         ),
     ],
 )  # fmt: skip
@@ -135,10 +138,10 @@ async def test_a_start_waits_for_an_earlier_stop_of_the_same_vm(desk: Desk) -> N
 @pytest.mark.parametrize(
     ("asked", "calls"),
     [
-        pytest.param([("DEPLOY", 2), ("DEPLOY", 2)], ["create"], id="once-is-enough"),
-        pytest.param([("DEPLOY", 2), ("CLEANUP", 23)], [], id="never-made"),
-        pytest.param([("DEPLOY", 2), ("SHUTDOWN", 18)], ["create", "stop"], id="made-first"),
-        pytest.param([("SHUTDOWN", 12), ("DEPLOY", 2)], ["create"], id="never-ended"),
+        pytest.param([("DEPLOY", 2), ("DEPLOY", 2)], ["create"], id="deploy-twice"),
+        pytest.param([("DEPLOY", 2), ("CLEANUP", 23)], [], id="cleanup-after-deploy"),
+        pytest.param([("DEPLOY", 2), ("SHUTDOWN", 18)], ["create", "stop"], id="power-off-after-deploy"),
+        pytest.param([("SHUTDOWN", 12), ("DEPLOY", 2)], ["create"], id="deploy-after-terminate"),
     ],
 )
 async def test_a_queued_action_is_dropped_if_the_newer_one_does_not_need_it(
@@ -232,9 +235,11 @@ def scripts() -> FakeScripts:
 @pytest.mark.parametrize(
     ("newer", "answer", "performed", "replies"),
     [
-        pytest.param(("DEPLOY", 2), "i-5", ["DEPLOY"], ["DEPLOY SUCCESS 7 i-5"], id="the-same"),
-        pytest.param(("SHUTDOWN", 12), "-", ["DEPLOY", "SHUTDOWN"], ["SHUTDOWN SUCCESS 7 -"], id="another"),
-        pytest.param(("DEPLOY", 20), "-", ["DEPLOY", "DEPLOY"], ["DEPLOY SUCCESS 7 -"], id="another-meaning"),
+        pytest.param(("DEPLOY", 2), "i-5", ["DEPLOY"], ["DEPLOY SUCCESS 7 i-5"], id="same-action"),
+        pytest.param(("SHUTDOWN", 12), "-", ["DEPLOY", "SHUTDOWN"], ["SHUTDOWN SUCCESS 7 -"], id="another-action"),
+        pytest.param(
+            ("DEPLOY", 20), "-", ["DEPLOY", "DEPLOY"], ["DEPLOY SUCCESS 7 -"], id="same-action-in-another-lcm-state"
+        ),
     ],
 )
 async def test_a_newer_request_waits_for_the_running_script_and_is_answered_for_both(

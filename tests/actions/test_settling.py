@@ -27,7 +27,7 @@ OTHER_CORE = Process(pid=4_000_001, start="an earlier time")
 
 
 class FakeCore:
-    """Pretends to be the local OpenNebula, with VMs that wait by VM id; `is_silent` lets it not answer."""
+    """Pretends to be the local OpenNebula, with VMs that wait by VM id; with `is_silent` it does not answer."""
 
     def __init__(self) -> None:
         self.vms: dict[VmId, WaitingDocument] = {}

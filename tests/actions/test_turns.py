@@ -32,7 +32,7 @@ def test_lanes_of_idle_hosts_get_as_many_extra_slots_as_there_are_regular_slots(
     turns: Turns[str] = Turns(2)
     for lane in ("a0", "a1", "a2", "b0", "b1", "c0", "d0"):
         turns.wait(lane, lane[0])
-    assert started(turns, 0) == ["a0", "a1", "b0", "c0"], "two regular places, and two extra ones for idle hosts"
+    assert started(turns, 0) == ["a0", "a1", "b0", "c0"], "two regular slots, and two extra ones for idle hosts"
     turns.end("b")
     assert started(turns, 3) == ["d0"], "b has had its turn"
     turns.end("c")

@@ -148,7 +148,7 @@ async def test_a_throttled_call_is_repeated_beyond_the_retries(provider: FakeClo
     assert provider.count("find") == 31
 
 
-@pytest.mark.parametrize("place", [0, 1], ids=["at first", "later"])
+@pytest.mark.parametrize("place", [0, 1], ids=["first-refusal", "second-refusal"])
 async def test_a_throttled_call_waits_for_the_retry_after_time(provider: FakeCloud, place: int) -> None:
     provider.before["find"].extend([Throttled("slow down") for _ in range(place)])
     provider.before["find"].append(Throttled("slow down", retry_after=17.0))

@@ -45,7 +45,7 @@ def output_of(root: Path, *arguments: str, code: int = 0, **environ: str) -> str
 
 
 def json_of(root: Path, *arguments: str, code: int = 0, **environ: str) -> Any:
-    """The json_of output of a run with --json."""
+    """The parsed output of a run with --json."""
     return json.loads(output_of(root, *arguments, "--json", code=code, **environ))
 
 

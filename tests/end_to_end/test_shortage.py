@@ -94,7 +94,7 @@ def test_driver_ends_at_an_internal_error_and_the_next_process_answers_the_open_
         one.created(wire.deploy(7))
         one.send(wire.deploy(13))
         assert one.process.wait(HANG) == 1
-    (place.root / "var" / "one_vmm_provider_simulated.log").unlink()  # its log has the defect that the test wants
+    (place.root / "var" / "one_vmm_provider_simulated.log").unlink()  # the log has the error that this test causes
     successor = driver()
     assert successor.reply("DEPLOY", 13).startswith("SUCCESS")
     assert len(place.instances()) == 2

@@ -85,7 +85,7 @@ def all_vms(inference: Inference) -> list[SeenVm]:
 def through(
     steps: Iterable[tuple[Listing, Activity]], *, rules: Rules = RULES, memory: Memory | None = None
 ) -> Inference:
-    """The last of several judgements, each with the memory of the one before."""
+    """Infer the states from each listing in turn, with the memory of the one before; return the last inference."""
     memory = memory or Memory()
     inference = Inference(memory=memory)
     for listing, activity in steps:

@@ -140,7 +140,7 @@ async def test_answers_from_before_the_clock_was_set_back_get_the_time_of_their_
     for later in (0.0, 60.0, 3600.0):
         clock = NOW - 3600.0 + later
         answered = (await reader.read(path, since=0)).answered[VmId(7)]
-        assert answered.at == NOW - 3600.0, "it had happened when it was seen first"
+        assert answered.at == NOW - 3600.0, "it has the time of its first reading"
 
 
 def test_a_file_that_is_no_journal_raises_journal_error(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The capacity of a host: what limits are known, what others take of them, and what OpenNebula has given away."""
+"""The capacity of a host, from the cloud's limits, their usage by others, and OpenNebula's allocations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SizedCloud(FakeCloud):
 
 
 def given(*vm_ids: int, cpu: float = 100, memory: int = 1024 * 1024) -> Allocation:
-    """What OpenNebula has given away to these VMs, one core and a GiB each unless set otherwise."""
+    """OpenNebula's allocations to these VMs, one core and a GiB each unless set otherwise."""
     load = Load(cpu=cpu * len(vm_ids), memory=memory * len(vm_ids))
     return Allocation(load=load, vm_ids=frozenset(map(VmId, vm_ids)))
 
@@ -72,7 +72,9 @@ TEN = Capacity(cpu=10, memory=10 * GIB)
     ("known", "seen", "capacity"),
     [
         pytest.param(limits(), shown(instance_of(7), wild("i-x")), UNLIMITED, id="without-a-limit"),
-        pytest.param(limits(TEN), shown(instance_of(7)), Size(cpu=10, memory=10 * GIB), id="own-vms-reduce-nothing"),
+        pytest.param(
+            limits(TEN), shown(instance_of(7)), Size(cpu=10, memory=10 * GIB), id="vms-of-this-host-reduce-nothing"
+        ),
         pytest.param(limits(TEN), shown(wild("i-x")), Size(cpu=8, memory=8 * GIB), id="wild-instances-reduce-it"),
         pytest.param(
             limits(TEN),
@@ -117,18 +119,18 @@ TEN = Capacity(cpu=10, memory=10 * GIB)
             limits(most=3, sizes=SIZES, allocations={3: given(7)}),
             shown(instance_of(7), instance_of(9)),
             Size(cpu=5, memory=5 * GIB),
-            id="a-free-place-has-the-size-of-the-largest-type",
+            id="one-more-instance-may-be-of-the-largest-type",
         ),
         pytest.param(
             limits(most_running=3, sizes=SIZES, allocations={3: given(7, 9)}),
             shown(instance_of(7), instance_of(9), instance_of(8, InstanceState.STOPPED)),
             Size(cpu=3, memory=3 * GIB),
-            id="a-freed-place-has-the-size-of-the-others",
+            id="one-more-instance-has-the-average-size-of-the-others",
         ),
         pytest.param(
             limits(most_running=0), shown(), Size(cpu=0, memory=0), id="account-without-any-instances-allowed"
         ),
-        pytest.param(limits(most=1), shown(), UNLIMITED, id="a-place-of-unknown-size"),
+        pytest.param(limits(most=1), shown(), UNLIMITED, id="instance-limit-without-known-sizes"),
     ],
 )
 def test_capacity_of_a_host_is_the_clouds_limit_less_what_other_instances_use(
@@ -187,7 +189,7 @@ async def test_an_orphan_that_fills_an_instance_limit_reduces_capacity_and_cause
     warning = (await one.sweeper.sweep()).warning
     assert warning == "the cloud is full, and its instance i-7 may be an orphan: see one-provider orphans"
     del cloud.instances[DeployId("i-7")]
-    assert (await seen_on(one)).cpu == 2, "one core allocated, and a free place of that size"
+    assert (await seen_on(one)).cpu == 2, "one core is allocated, and one more VM of that size fits"
 
 
 @pytest.mark.looptime
@@ -206,7 +208,9 @@ async def test_capacity_stays_the_same_when_an_instance_and_its_vm_end(tmp_path:
     core.given = given(8)
     assert (await one.sweeper.sweep()).capacities[3] == Size(cpu=4, memory=4 * GIB)
     await pass_time(5)
-    assert (await one.sweeper.sweep()).capacities[3] == Size(cpu=4, memory=4 * GIB), "one given away, and three places"
+    assert (await one.sweeper.sweep()).capacities[3] == Size(cpu=4, memory=4 * GIB), (
+        "one VM is allocated, and three more fit"
+    )
 
 
 @pytest.mark.looptime
@@ -251,7 +255,7 @@ async def test_usage_of_a_quota_by_others_reduces_capacity_while_the_cloud_repor
     one.add(7)
     assert await seen_on(one) == Size(cpu=4, memory=4 * GIB), "its own VM, and one more as large"
     cloud.answer = Capacity(cpu=10, memory=10 * GIB, used=Size(cpu=5, memory=5 * GIB))
-    assert await seen_on(one, 30) == Size(cpu=7, memory=7 * GIB), "of 5 cores in use 2 are its own"
+    assert await seen_on(one, 30) == Size(cpu=7, memory=7 * GIB), "of 5 cores in use 2 are this host's"
 
 
 def refusal(at: float, **fields: Any) -> Refusal:
@@ -279,10 +283,10 @@ async def test_a_general_limit_refusal_reads_capacity_at_once_and_makes_the_host
     await one.sweeper.sweep()
     sweep = await one.sweeper.sweep()
     assert cloud.count("capacity") == 2
-    assert sweep.capacities == {3: Size(cpu=2, memory=2 * GIB)}, "what OpenNebula has given away, to the refused VM too"
+    assert sweep.capacities == {3: Size(cpu=2, memory=2 * GIB)}, "what is allocated, also to the refused VM"
     assert sweep.warning == "no further instance can be made: EC2: no more"
     del cloud.instances[DeployId("i-7")]
-    assert (await one.sweeper.sweep()).warning == "", "a place is free again"
+    assert (await one.sweeper.sweep()).warning == "", "one more instance fits again"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +295,7 @@ async def test_a_general_limit_refusal_reads_capacity_at_once_and_makes_the_host
         ({"is_general": False}, "VM 9 was refused by a limit: EC2: no more"),
         ({"is_general": False, "is_limit": False}, ""),
     ],
-    ids=["special-limit", "no-room-just-then"],
+    ids=["special-limit", "no-capacity-at-that-time"],
 )
 async def test_a_refusal_that_is_not_general_does_not_change_capacity(
     tmp_path: Path, fields: dict[str, bool], warning: str

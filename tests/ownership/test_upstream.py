@@ -1,4 +1,4 @@
-"""Take over VMs that OpenNebula's own driver deployed, if the operator lets its tag count."""
+"""Take over VMs that OpenNebula's own driver deployed, if the settings accept its tag."""
 
 from __future__ import annotations
 

@@ -378,7 +378,7 @@ class TestFile:
         with pytest.raises(ProviderUnavailable, match="is closed"):
             await provider.list_instances()
 
-    @pytest.mark.parametrize("blocked", [False, True], ids=["good-place", "bad-place"])
+    @pytest.mark.parametrize("blocked", [False, True], ids=["usable-path", "unusable-path"])
     async def test_a_provider_whose_opening_was_cancelled_can_be_closed(self, tmp_path: Path, *, blocked: bool) -> None:
         (tmp_path / "file").touch()
         provider = make(tmp_path / "file" if blocked else tmp_path)

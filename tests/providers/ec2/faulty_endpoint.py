@@ -114,7 +114,7 @@ class OrderedServer(Server):
         if call.action == "AssumeRole":
             return self._assumed(call)
         if call.action == "RunInstances":
-            self._see_room(call)
+            self._check_capacity(call)
         try:
             return await self._performed(call)
         except Refusal as refusal:
@@ -132,8 +132,8 @@ class OrderedServer(Server):
             await self.account.resources.cloud.terminate(deploy_id, reason="Server.InsufficientInstanceCapacity")
         return made
 
-    def _see_room(self, call: Call) -> None:
-        """Refuse a type that is short in the requested place, unless the token's instance exists."""
+    def _check_capacity(self, call: Call) -> None:
+        """Refuse a type without capacity in the requested zone or subnet, unless the token's instance exists."""
         account, form = self.face.account, call.form
         kind, token = form["InstanceType"], form.get("ClientToken", "")
         place = form.get("SubnetId") or form.get("Placement.AvailabilityZone", "")

@@ -111,7 +111,9 @@ def listed(tags: str, *states: str) -> str:
         ),
         pytest.param({"is_done": True, "cut": 100}, ProviderUnavailable, "did not answer Describe", id="cut-short"),
         pytest.param({"drop": True}, ProviderUnavailable, "did not answer DescribeInstances", id="dropped"),
-        pytest.param({"code": "InsufficientInstanceCapacity", "status": 500}, NoCapacity, "", id="no-room-is-a-500"),
+        pytest.param(
+            {"code": "InsufficientInstanceCapacity", "status": 500}, NoCapacity, "", id="no-capacity-is-a-500"
+        ),
         pytest.param({"code": "UnauthorizedOperation", "status": 403}, PermissionDenied, "", id="not-allowed"),
         pytest.param(
             {"code": "RequestLimitExceeded", "status": 503, "headers": {"Retry-After": "1"}},
