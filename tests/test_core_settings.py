@@ -49,7 +49,9 @@ def test_a_missing_or_unreadable_file_yields_no_address(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=200))
-def test_listening_at_never_raises_for_random_content(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+def test_reading_the_address_of_oneds_api_never_raises_for_random_content(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.mktemp("var") / "config"
     path.write_bytes(b"PORT=2633\n" + content)
     found = listening_at(str(path))

@@ -130,7 +130,7 @@ def test_only_the_readme_and_quick_start_quote_terminal_sessions() -> None:
     assert {page.name for page in PAGES if any(sessions(page))} == {"README.md", "quick-start.md"}
 
 
-def test_is_output_detects_differences() -> None:
+def test_the_comparison_of_documented_output_detects_differences() -> None:
     written = ["7  sim-5f  running", "", "the end"]
     assert is_output(["7 sim-00  …", "…", "the end"], written)
     assert not is_output(["8 sim-00  …", "…", "the end"], written)

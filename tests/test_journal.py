@@ -206,7 +206,7 @@ def test_the_token_does_not_depend_on_the_host_and_the_parameters() -> None:
         pytest.param(an_identity(vm_id=VmId(71_700_000_000), stime=0), 1, id="digits-moved-between-fields"),
     ],
 )
-def test_another_identity_or_number_has_another_token(identity: Identity, number: int) -> None:
+def test_attempts_with_another_identity_or_number_have_another_token(identity: Identity, number: int) -> None:
     assert Attempt.new(identity, number, {}).token != Attempt.new(an_identity(), 1, {}).token
 
 
@@ -639,7 +639,7 @@ async def test_an_import_is_recorded_with_the_vm_and_its_stime(journal: Journal,
     await again.close()
 
 
-async def test_a_fact_is_remembered_and_can_be_replaced(journal: Journal, clock: Clock) -> None:
+async def test_a_fact_is_read_back_after_a_restart_and_can_be_replaced(journal: Journal, clock: Clock) -> None:
     assert await journal.fact("account") is None
     await journal.set_fact("account", "one/north")
     await journal.set_fact("account", "two/south")

@@ -203,7 +203,7 @@ async def test_a_debt_of_another_owner_is_an_error_and_terminates_nothing(world:
     assert world.provider.state(deploy_id) is RUNNING
 
 
-async def test_a_debt_without_owner_is_paid_as_the_current_owners(world: World) -> None:
+async def test_a_debt_without_owner_is_paid_with_the_configured_owner(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_debt(deploy_id)
     debt = msgspec.structs.replace(await only_debt(world), identity=identity_of(owner=""))

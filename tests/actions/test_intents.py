@@ -99,7 +99,7 @@ def test_a_refusal_names_the_state_and_says_that_nothing_was_done(lcm_state: int
     assert str(caught.value) == f"SHUTDOWN has no meaning in LCM_STATE {lcm_state} ({name}), nothing was done"
 
 
-def test_no_action_destroys_in_a_power_off_or_undeploy_state() -> None:
+def test_no_action_destroys_an_instance_in_a_power_off_or_undeploy_state() -> None:
     """`recover --retry` of a soft power off sends CANCEL with the same state as a hard one."""
     for word in MEANINGS:
         for lcm_state in (18, 29):

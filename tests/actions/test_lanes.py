@@ -364,7 +364,7 @@ async def test_an_action_ends_the_poll_of_its_vm_whose_listing_is_under_way() ->
     assert hall.answered == [6, 7], "the POLL after it"
 
 
-async def test_an_action_does_not_end_a_poll_that_was_answered() -> None:
+async def test_an_action_drops_only_the_polls_of_its_vm_that_were_not_answered_yet() -> None:
     """Answering a thousand takes a while, and further requests arrive meanwhile."""
     hall = Hall(threads=1)
     hall.submit(1, "busy")
@@ -468,7 +468,7 @@ async def test_an_action_is_cancelled_before_its_task_has_run() -> None:
     assert await is_idle(hall)
 
 
-async def test_call_off_returns_false_if_the_vm_has_no_job() -> None:
+async def test_call_off_returns_false_for_a_vm_without_a_job() -> None:
     hall = Hall()
     hall.submit(1, "busy")
     await turns()

@@ -235,7 +235,7 @@ SECURITY_GROUP = {"SECURITY_GROUP_ID": "104"}
     ],
 )
 @pytest.mark.parametrize("is_other_new", [False, True], ids=["both-left", "one-left-one-new"])
-async def test_both_of_two_requests_are_answered_if_oned_waits_for_both(
+async def test_both_open_requests_of_a_vm_are_answered_if_oned_waits_for_both(
     desk: Desk, waiting: Request, beside: Request, answer: str, *, is_other_new: bool
 ) -> None:
     desk.world.provider.add(identity_of(), deploy_id="i-1")

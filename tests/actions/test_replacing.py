@@ -242,7 +242,7 @@ def scripts() -> FakeScripts:
         ),
     ],
 )
-async def test_a_newer_request_waits_for_the_running_script_and_is_answered_for_both(
+async def test_a_newer_request_waits_for_the_running_script_and_one_reply_answers_both(
     world: World, scripts: FakeScripts, newer: Ask, answer: str, performed: list[str], replies: list[str]
 ) -> None:
     """A second machine would be bought, or the machine not be there any more, were the same script run twice."""

@@ -235,7 +235,9 @@ async def test_a_waiting_vm_of_another_driver_gets_no_answer(desk: Desk, core: F
     assert await settled(desk, core) == []
 
 
-async def test_a_waiting_vm_with_a_request_under_way_is_not_settled(desk: Desk, core: FakeCore) -> None:
+async def test_a_waiting_vm_with_a_request_under_way_is_answered_only_by_that_request(
+    desk: Desk, core: FakeCore
+) -> None:
     desk.world.provider.boot_time = 60
     desk.ask("DEPLOY")
     core.wait("BOOT")

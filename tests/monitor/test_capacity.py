@@ -271,7 +271,7 @@ async def noted(journal: Path, refusal: Refusal) -> None:
     await writer.close()
 
 
-async def test_a_general_limit_refusal_reads_capacity_at_once_and_makes_the_host_full(tmp_path: Path) -> None:
+async def test_after_a_refusal_by_a_general_limit_capacity_is_read_at_once_and_the_host_is_full(tmp_path: Path) -> None:
     cloud, core = SizedCloud(), Core()
     one = studio(tmp_path, cloud, core)
     one.set(min_list_interval=0)

@@ -211,7 +211,7 @@ def test_a_vm_is_missing_only_after_three_complete_listings() -> None:
     assert said == [{7: "UNKNOWN"}, {7: "UNKNOWN"}, {7: "(FAILURE)"}, {7: "(FAILURE)"}]
 
 
-def test_a_listing_that_is_used_several_times_counts_once() -> None:
+def test_a_listing_used_for_several_inferences_counts_once() -> None:
     steps = [(listing_of(instance_of(7)), IDLE), *[GONE] * 9]
     assert words(through(steps)) == {7: "UNKNOWN"}
 

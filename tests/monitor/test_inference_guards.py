@@ -286,7 +286,7 @@ def test_a_created_vm_is_missed_by_the_first_listing_that_should_show_it() -> No
     assert seen_then(look_at(after=30, activity=made), rules=rules) == {8: "(FAILURE)"}
 
 
-def test_a_young_create_of_an_earlier_life_gives_the_latest_instance_no_grace() -> None:
+def test_a_recent_create_of_an_earlier_life_gives_the_latest_instance_no_visibility_grace() -> None:
     made = Activity(attempts=(attempt_of(7, AttemptState.CREATED, after=200, deploy_id="i-mid", seq=1),))
     away = [look_at(after=after, activity=made) for after in (10, 20, 310)]
     assert seen_then(*away, first=[instance_of(7, seq=2)], rules=GRACE) == {7: "(FAILURE)"}

@@ -165,7 +165,7 @@ async def test_before_the_first_listing_a_legacy_report_is_empty(one: Studio) ->
     assert [(line.status, line.text) for line in one.lines("MONITOR")] == [("SUCCESS", "")]
 
 
-async def test_only_a_vm_missing_long_enough_gets_the_letter_e(one: Studio) -> None:
+async def test_a_vm_has_the_letter_e_once_it_is_missing_and_a_dash_before(one: Studio) -> None:
     one.set(missing_after=2)
     one.add(7)
     gone = one.add(8)

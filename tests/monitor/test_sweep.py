@@ -129,7 +129,7 @@ async def test_states_are_inferred_anew_from_a_cached_listing_with_the_present_a
 
 
 @pytest.mark.looptime
-async def test_an_exception_outside_the_listing_fails_the_sweep_and_not_the_host(
+async def test_an_exception_outside_the_listing_fails_the_sweep_but_does_not_put_the_host_into_error(
     one: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def stumble() -> OpenCloud:
@@ -175,7 +175,7 @@ async def test_an_attempt_since_the_previous_listing_is_read_from_the_journal(on
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("step", [-5000.0, 5000.0], ids=["back", "ahead"])
-async def test_the_hold_lasts_no_longer_when_the_clock_is_set(tmp_path: Path, step: float) -> None:
+async def test_the_hold_lasts_no_longer_when_the_clock_is_set_back_or_ahead(tmp_path: Path, step: float) -> None:
     now, loop = virtual_clock(), asyncio.get_running_loop()
     set_by = 0.0
     one = Studio(tmp_path, clock=lambda: now() + set_by, min_list_interval=1, unusual_hold=600, missing_after=1)

@@ -34,7 +34,7 @@ async def opennebula(oned: LocalOned, tmp_path: Path) -> AsyncIterator[LocalOpen
     await opennebula.close()
 
 
-async def test_living_lists_the_vms_that_are_not_done(opennebula: LocalOpenNebula) -> None:
+async def test_the_lookup_of_living_vms_returns_those_that_are_not_done(opennebula: LocalOpenNebula) -> None:
     assert set(await opennebula.living()) == {7}
 
 

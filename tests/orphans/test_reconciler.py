@@ -345,7 +345,7 @@ async def test_repeated_checks_record_one_debt(front: Front) -> None:
     assert len(await front.world.journal.debts()) == 1
 
 
-async def test_an_orphan_is_reported_once_and_dropped_when_it_is_gone(front: Front) -> None:
+async def test_an_orphan_is_reported_once_and_leaves_the_list_when_it_is_gone(front: Front) -> None:
     front.policy = OrphanPolicy()
     end(front)
     await front.look(5)

@@ -211,7 +211,9 @@ async def test_lookups_of_a_new_leader_last_until_the_grace_since_the_election_h
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("case", ["leads for long", "has tokens", "knows the VM"])
-async def test_a_deploy_creates_at_once_if_no_former_leader_may_be_creating(world: World, case: str) -> None:
+async def test_a_deploy_creates_at_once_if_no_former_leader_can_have_a_create_under_way(
+    world: World, case: str
+) -> None:
     world.provider.is_create_repeatable = case == "has tokens"
     if case == "knows the VM":
         await world.add_attempt(AttemptState.REFUSED)

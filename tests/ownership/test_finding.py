@@ -240,7 +240,7 @@ async def test_a_failed_lookup_does_not_prove_that_nothing_is_to_be_destroyed(
     assert str(caught.value) == f"{sentence}{error}"
 
 
-async def test_to_destroy_waits_until_the_grace_of_an_open_attempt_has_passed(world: World) -> None:
+async def test_termination_lookup_waits_until_the_grace_of_an_open_attempt_has_passed(world: World) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.OPEN, age=10)
     assert await to_destroy(world) == []
@@ -248,7 +248,9 @@ async def test_to_destroy_waits_until_the_grace_of_an_open_attempt_has_passed(wo
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.GONE]
 
 
-async def test_to_destroy_fails_if_a_recently_created_instance_is_invisible_after_the_grace(world: World) -> None:
+async def test_termination_lookup_fails_if_a_recently_created_instance_is_invisible_after_the_grace(
+    world: World,
+) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.CREATED, deploy_id="i-404", age=10)
     with pytest.raises(CannotTell) as caught:
@@ -267,7 +269,7 @@ async def test_an_instance_created_long_ago_and_invisible_counts_as_gone_but_bec
     assert [attempt.state for attempt in await world.attempts()] == [AttemptState.CREATED]
 
 
-async def test_to_destroy_fails_with_the_time_to_wait_if_the_deadline_is_too_short(world: World) -> None:
+async def test_termination_lookup_fails_with_the_time_to_wait_if_the_deadline_is_too_short(world: World) -> None:
     world.provider.visibility_grace = 30
     await world.add_attempt(AttemptState.OPEN)
     with pytest.raises(CannotTell) as caught:
@@ -285,7 +287,7 @@ async def test_an_instance_that_appears_within_the_grace_is_to_be_destroyed(worl
     assert await to_destroy(world) == [deploy_id]
 
 
-async def test_to_destroy_waits_for_a_create_under_way(world: World) -> None:
+async def test_termination_lookup_waits_for_a_create_under_way(world: World) -> None:
     is_answered = asyncio.Event()
     world.provider.before["create"].append(is_answered)
     attempt = await world.add_attempt(AttemptState.OPEN)
@@ -304,7 +306,9 @@ async def test_to_destroy_waits_for_a_create_under_way(world: World) -> None:
     assert await looking == [await creating]
 
 
-async def test_to_destroy_accepts_a_terminated_id_without_tag_lookup_unless_an_attempt_is_open(world: World) -> None:
+async def test_termination_lookup_needs_no_tag_search_for_a_terminated_id_unless_an_attempt_is_open(
+    world: World,
+) -> None:
     world.provider.visibility_grace = 30
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
@@ -330,7 +334,7 @@ async def test_the_instance_of_an_unanswered_attempt_beside_a_terminated_one_is_
     assert await to_destroy(world, deploy_id=deploy_id) == [other]
 
 
-async def test_to_destroy_records_that_all_instances_have_ended(world: World) -> None:
+async def test_termination_lookup_records_that_all_instances_have_ended(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
     await world.journal.park(deploy_id, VmId(7))
@@ -343,7 +347,7 @@ async def test_to_destroy_records_that_all_instances_have_ended(world: World) ->
     assert deploy_id not in world.cloud.knowledge.shown
 
 
-async def test_to_destroy_records_nothing_if_its_caller_stops(world: World) -> None:
+async def test_termination_lookup_records_nothing_if_its_caller_stops_early(world: World) -> None:
     deploy_id = world.provider.add(identity_of())
     await world.add_attempt(AttemptState.CREATED, deploy_id=deploy_id)
     async for _ in destroying.to_destroy(world.vm(request_of()), deadline=math.inf):
@@ -352,7 +356,7 @@ async def test_to_destroy_records_nothing_if_its_caller_stops(world: World) -> N
     assert attempt.state is AttemptState.CREATED
 
 
-async def test_to_destroy_only_warns_if_the_journal_cannot_be_written(
+async def test_termination_lookup_only_warns_if_the_journal_cannot_be_written(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deploy_id = world.provider.add(identity_of(), InstanceState.TERMINATED)

@@ -66,7 +66,7 @@ def test_a_legacy_report_removes_stale_attributes_from_4_14_on() -> None:
 
 
 @pytest.mark.parametrize(("is_legacy", "info"), [(False, "STATE=a NOTE=[]"), (True, "STATE=a")])
-def test_a_poll_removes_stale_attributes_if_the_release_can(is_legacy: bool, info: str) -> None:  # noqa: FBT001
+def test_a_poll_answer_empties_stale_attributes_from_4_14_on(is_legacy: bool, info: str) -> None:  # noqa: FBT001
     assert format_poll("a", None, {}, stale=["NOTE"], is_legacy=is_legacy) == info
 
 

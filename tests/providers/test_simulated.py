@@ -994,7 +994,7 @@ class TestFaults:
         ],
         ids=lambda value: str(value)[:40],
     )
-    def test_a_fault_configuration_that_could_never_strike_is_refused(
+    def test_a_fault_configuration_that_could_never_take_effect_is_refused(
         self, faults: dict[str, Any], sentence: str
     ) -> None:
         with pytest.raises(SettingsError, match=re.escape(sentence)):

@@ -37,22 +37,22 @@ def keys(profile: str = "default", *, key: str = KEY, secret: str = SECRET) -> s
     return f"[{profile}]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
 
 
-async def test_credentials_from_the_configuration(connect: Open) -> None:
+async def test_credentials_are_read_from_the_configuration(connect: Open) -> None:
     assert await (await connect()).account() == ACCOUNT
 
 
-async def test_credentials_from_the_environment(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_are_read_from_the_environment(connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_credentials_from_the_default_profile(connect: Open, tmp_path: Path) -> None:
+async def test_credentials_are_read_from_the_default_profile(connect: Open, tmp_path: Path) -> None:
     (tmp_path / "aws-credentials").write_text(keys())
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_credentials_from_a_profile_in_configured_files(connect: Open, tmp_path: Path) -> None:
+async def test_credentials_are_read_from_a_profile_in_configured_files(connect: Open, tmp_path: Path) -> None:
     file = tmp_path / "mine"
     file.write_text(keys("one"))
     assert await (await connect(**NONE, profile="one", credentials_file=str(file))).account() == ACCOUNT
@@ -61,7 +61,7 @@ async def test_credentials_from_a_profile_in_configured_files(connect: Open, tmp
     assert await (await connect(**NONE, profile="two", config_file=str(config))).account() == ACCOUNT
 
 
-async def test_credentials_from_a_credential_process(connect: Open, tmp_path: Path) -> None:
+async def test_credentials_are_read_from_a_credential_process(connect: Open, tmp_path: Path) -> None:
     program = tmp_path / "give"
     given = json.dumps({"Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET})
     program.write_text(f"#!/bin/sh\necho '{given}'\n")
@@ -70,12 +70,14 @@ async def test_credentials_from_a_credential_process(connect: Open, tmp_path: Pa
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_credentials_from_the_container(face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_credentials_are_read_from_the_service_of_a_container(
+    face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{face.url}container")
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_credentials_from_the_metadata_service_of_the_machine(
+async def test_credentials_are_read_from_the_metadata_service_of_the_machine(
     face: Face, connect: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_EC2_METADATA_DISABLED")
@@ -83,7 +85,7 @@ async def test_credentials_from_the_metadata_service_of_the_machine(
     assert await (await connect(**NONE)).account() == ACCOUNT
 
 
-async def test_credentials_from_an_assumed_role(face: Face, connect: Open) -> None:
+async def test_credentials_are_read_from_an_assumed_role(face: Face, connect: Open) -> None:
     provider = await connect(role_arn=ROLE, external_id="one")
     assert await provider.account() == ACCOUNT
     assert await provider.list_instances() == []
