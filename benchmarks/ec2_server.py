@@ -1,7 +1,7 @@
 """A loopback EC2 in a process of its own: so many instances that never change, answered as fast as can be.
 
 `python -m benchmarks.ec2_server COUNT...` serves a fleet a number at `/COUNT/`, and writes its URL to stdout. Answers
-are made beforehand, so that whoever asks is measured and not the server. `GET /calls` tells how often it was asked.
+are made beforehand, so that the client is measured and not the server. `GET /calls` returns the number of calls.
 """
 
 from __future__ import annotations

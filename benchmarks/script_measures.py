@@ -1,4 +1,4 @@
-"""What running somebody's scripts costs beside the scripts themselves."""
+"""What running a folder of scripts costs beside the scripts themselves."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ OPENNEBULA_KILLS_AFTER = 1.0
 
 @pytest.fixture(params=[_Daemon, _MonitorDaemon], ids=["actions", "reports"])
 async def stuck(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A daemon none of whose parts ever ends, and that nobody reads; `ended_at` is when it ended its process."""
+    """A daemon whose parts never end and whose output is not read; `ended_at` is when it ended its process."""
     daemon = request.param(Options(name="x"), has_stderr=False, is_initialised=True)
     daemon._early = None
     daemon._reader = SimpleNamespace(stop=lambda: None)

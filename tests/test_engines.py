@@ -42,9 +42,9 @@ account = "one/north"
 mishap = None
 opened, closed = [], []
 
-class Somebody:
+class Plugin:
     '''A fake cloud with the calls that the driver makes before the first action.'''
-    name = "somebody"
+    name = "plugin"
     visibility_grace = 0.0
     watch_interval = 1.0
     is_create_repeatable = True
@@ -72,7 +72,7 @@ class Somebody:
 class Factory:
     settings_type = Table
     def __call__(self, context, settings):
-        return Somebody(context, settings)
+        return Plugin(context, settings)
 
 factory = Factory()
 """
@@ -85,7 +85,7 @@ class Table(msgspec.Struct):
 
 closed = []
 
-class Somebody:
+class Plugin:
     '''A fake verbatim driver.'''
     name = "verbatim"
     is_busy = False
@@ -99,7 +99,7 @@ class Somebody:
 class Factory:
     settings_type = Table
     def __call__(self, context, settings):
-        return Somebody()
+        return Plugin()
 
 factory = Factory()
 """
@@ -114,7 +114,7 @@ class Home:
         self.places.var.mkdir()
         self.warnings: list[str] = []
         self.made: list[Engines] = []
-        install(root / "site", patch, name="somebody", module="somebodys_cloud", code=PLUGIN)
+        install(root / "site", patch, name="plugin", module="plugin_cloud", code=PLUGIN)
         install(root / "verbatim", patch, name="verbatim", module="verbatim_cloud", code=VERBATIM)
 
     def configure(self, text: str, name: str = "x") -> Path:
@@ -130,10 +130,10 @@ class Home:
         return self.made[-1]
 
     @property
-    def somebody(self) -> Any:
-        import somebodys_cloud  # type: ignore[import-not-found]
+    def plugin(self) -> Any:
+        import plugin_cloud  # type: ignore[import-not-found]
 
-        return somebodys_cloud
+        return plugin_cloud
 
 
 @pytest.fixture
@@ -178,15 +178,15 @@ async def test_the_engine_stays_the_same_while_the_file_is_unchanged(home: Home)
 
 
 async def test_simultaneous_callers_get_one_engine(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     found = await asyncio.gather(*(engines.current() for _ in range(20)))
     assert len({id(engine) for engine in found}) == 1
-    assert home.somebody.opened == ["good"]
+    assert home.plugin.opened == ["good"]
 
 
 async def test_the_retries_argument_reaches_the_cloud(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engine = await home.engines().current()
     assert engine.cloud is not None
     sent: list[int] = []
@@ -224,7 +224,7 @@ async def test_a_journal_that_cannot_be_opened_raises_until_it_can(home: Home) -
 
 
 async def test_polls_open_the_cloud_without_a_journal_and_actions_use_it_later(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     path = home.places.default_journal("x")
     path.mkdir()
     engines = home.engines()
@@ -240,7 +240,7 @@ async def test_polls_open_the_cloud_without_a_journal_and_actions_use_it_later(h
     path.rmdir()
     engine = await engines.current()
     assert engine.cloud is sight.cloud
-    assert home.somebody.opened == ["good"]
+    assert home.plugin.opened == ["good"]
     assert (await engines.sight()).is_certain
 
 
@@ -248,7 +248,7 @@ async def test_polls_wait_for_a_locked_journal_only_for_a_limited_time(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines_module, "_PATIENCE_FOR_JOURNAL", 0.1)
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     await engines.open_journal()
     await engines.close()
@@ -264,27 +264,27 @@ async def test_polls_wait_for_a_locked_journal_only_for_a_limited_time(
 
 
 async def test_a_cloud_opened_for_polls_is_closed_after_an_edit_and_at_the_end(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     home.places.default_journal("x").mkdir()
     engines = home.engines()
     first = await engines.sight()
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "better"')
     second = await engines.sight()
     assert second.cloud is not first.cloud
     await engines.close()
-    assert sorted(home.somebody.closed) == ["better", "good"]
+    assert sorted(home.plugin.closed) == ["better", "good"]
 
 
 # Before the first request
 
 
 async def test_the_journal_is_opened_before_the_first_request(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     await engines.open_journal()
     assert engines.journal is not None
     assert (engines.owner, engines.is_verbatim) == ("harbour", False)
-    assert home.somebody.opened == [], "the journal needs no cloud"
+    assert home.plugin.opened == [], "the journal needs no cloud"
     journal = engines.journal
     assert (await engines.current()).journal is journal
 
@@ -314,44 +314,44 @@ async def test_a_verbatim_driver_is_recognised_before_the_first_request(home: Ho
 
 
 async def test_an_edit_makes_a_new_engine_with_the_same_journal(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "better"')
     second = await engines.current()
     assert (key_of(first), key_of(second)) == ("good", "better")
     assert second.journal is first.journal
-    assert home.somebody.closed == [], "an action may still use the first one"
+    assert home.plugin.closed == [], "an action may still use the first one"
     await engines.close()
-    assert sorted(home.somebody.closed) == ["better", "good"]
+    assert sorted(home.plugin.closed) == ["better", "good"]
 
 
 async def test_the_old_engines_cloud_is_closed_after_its_retirement_time(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines_module, "_RETIRE_SECONDS", 0.01)
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     await engines.current()
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "better"')
     await engines.current()
     async with asyncio.timeout(HANG):
-        while not home.somebody.closed:
+        while not home.plugin.closed:
             await asyncio.to_thread(os.sched_yield)
-    assert home.somebody.closed == ["good"]
+    assert home.plugin.closed == ["good"]
     await engines.close()
-    assert home.somebody.closed == ["good", "better"]
+    assert home.plugin.closed == ["good", "better"]
 
 
 BROKEN_EDITS = [
     pytest.param("provider = ", "x.toml is not TOML", id="no-toml"),
-    pytest.param('provider = "somebody"\nowner = "harbour"\n[somebody]\nkee = 1', "x.toml: somebody.kee", id="key"),
+    pytest.param('provider = "plugin"\nowner = "harbour"\n[plugin]\nkee = 1', "x.toml: plugin.kee", id="key"),
     pytest.param('provider = "simulated"\nowner = "harbour"', "x.toml: provider changes only", id="another-cloud"),
     pytest.param(
-        'provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"', "the key is not accepted", id="refused-key"
+        'provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "bad"', "the key is not accepted", id="refused-key"
     ),
     pytest.param(
-        'provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "disk"',
+        'provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "disk"',
         "x: the provider cannot be opened: no space left",
         id="full-disk",
     ),
@@ -360,7 +360,7 @@ BROKEN_EDITS = [
 
 @pytest.mark.parametrize(("text", "reason"), BROKEN_EDITS)
 async def test_a_broken_edit_keeps_the_old_engine_and_warns_once(home: Home, text: str, reason: str) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
     home.configure(text)
@@ -370,20 +370,20 @@ async def test_a_broken_edit_keeps_the_old_engine_and_warns_once(home: Home, tex
     assert warning.startswith(reason)
     assert warning.endswith("; the settings from before stay in force")
     assert (engines.is_verbatim, engines.owner) == (False, "harbour")
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "better"')
     assert key_of(await engines.current()) == "better"
 
 
 async def test_an_edit_made_during_an_outage_is_tried_again(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     """It must not be forgotten when the outage ends."""
     monkeypatch.setattr("one_provider_mad.settings.TRY_AGAIN_SECONDS", 0.05)
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
-    home.somebody.mishap = ProviderUnavailable("the cloud did not answer")
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "better"')
+    home.plugin.mishap = ProviderUnavailable("the cloud did not answer")
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "better"')
     assert await engines.current() is first
-    home.somebody.mishap = None
+    home.plugin.mishap = None
     async with asyncio.timeout(HANG):
         while key_of(await engines.current()) != "better":
             await asyncio.to_thread(os.sched_yield)
@@ -393,17 +393,17 @@ async def test_actions_get_the_old_engine_while_an_edit_takes_long_to_try(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engines_module, "_PATIENCE_FOR_NEW", 0.01)
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
-    home.somebody.mishap = "hang"
-    home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.3\n[somebody]\nkey = "better"')
+    home.plugin.mishap = "hang"
+    home.configure('provider = "plugin"\nowner = "harbour"\ncall_timeout = 0.3\n[plugin]\nkey = "better"')
     for _ in range(3):
         assert await engines.current() is first
     async with asyncio.timeout(HANG):
-        while home.somebody.opened == ["good"]:
+        while home.plugin.opened == ["good"]:
             await asyncio.to_thread(os.sched_yield)
-    assert home.somebody.opened == ["good", "better"], "it is tried once for all waiting callers"
+    assert home.plugin.opened == ["good", "better"], "it is tried once for all waiting callers"
 
 
 @pytest.mark.parametrize("mishap", ["hang", ProviderUnavailable("the cloud did not answer")])
@@ -411,18 +411,18 @@ async def test_an_action_that_waits_for_the_cloud_restarts_only_when_edited_sett
     home: Home, mishap: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("one_provider_mad.settings.TRY_AGAIN_SECONDS", 0.01)
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     shared = (await engines.current()).cloud
     assert shared is not None
     cloud = shared.for_action(Waiting(patience=Patience.OUTAGE))
-    home.somebody.mishap = mishap
-    home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.05\n[somebody]\nkey = "better"')
+    home.plugin.mishap = mishap
+    home.configure('provider = "plugin"\nowner = "harbour"\ncall_timeout = 0.05\n[plugin]\nkey = "better"')
     async with asyncio.timeout(HANG):
-        while home.somebody.opened.count("better") < 3:
+        while home.plugin.opened.count("better") < 3:
             cloud.keep_on()
             await asyncio.to_thread(os.sched_yield)
-    home.somebody.mishap = None
+    home.plugin.mishap = None
     async with asyncio.timeout(HANG):
         while key_of(await engines.current()) != "better":
             await asyncio.to_thread(os.sched_yield)
@@ -441,7 +441,7 @@ async def test_the_account_check_after_an_edit_is_not_delayed_by_a_simulated_lat
 
 
 async def test_a_cancelled_caller_does_not_cancel_the_opening_for_others(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     hasty = asyncio.create_task(engines.current())
     patient = asyncio.create_task(engines.current())
@@ -449,25 +449,25 @@ async def test_a_cancelled_caller_does_not_cancel_the_opening_for_others(home: H
     hasty.cancel()
     assert (await patient).cloud is not None
     assert hasty.cancelled()
-    assert home.somebody.opened == ["good"]
+    assert home.plugin.opened == ["good"]
 
 
 async def test_a_cloud_that_fails_to_open_is_closed(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"')
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "bad"')
     engines = home.engines()
     assert isinstance(await refusal(engines), AuthenticationRefused)
-    assert home.somebody.closed == ["bad"]
+    assert home.plugin.closed == ["bad"]
 
 
 # The account of the credentials
 
 
 async def test_credentials_of_another_account_are_refused_until_they_are_accepted(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     first = home.engines()
     await first.current()
     await first.close()
-    home.somebody.account = "two/south"
+    home.plugin.account = "two/south"
     engines = home.engines()
     error = await refusal(engines)
     assert isinstance(error, WrongAccount)
@@ -481,25 +481,25 @@ async def test_credentials_of_another_account_are_refused_until_they_are_accepte
 
 
 async def test_an_edit_to_credentials_of_another_account_keeps_the_old_engine(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"')
+    home.configure('provider = "plugin"\nowner = "harbour"')
     engines = home.engines()
     first = await engines.current()
-    home.somebody.account = "two/south"
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "theirs"')
+    home.plugin.account = "two/south"
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "theirs"')
     assert await engines.current() is first
     assert home.warnings[0].startswith("credentials now belong to account two/south")
 
 
 async def test_a_cloud_that_does_not_return_its_account_is_unavailable(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"\ncall_timeout = 0.05')
+    home.configure('provider = "plugin"\nowner = "harbour"\ncall_timeout = 0.05')
     engines = home.engines()
-    import somebodys_cloud
+    import plugin_cloud
 
-    somebodys_cloud.mishap = "hang"
+    plugin_cloud.mishap = "hang"
     error = await refusal(engines)
     assert isinstance(error, ProviderUnavailable)
-    assert str(error) == "somebody did not say which account the credentials belong to"
-    somebodys_cloud.mishap = None
+    assert str(error) == "plugin did not say which account the credentials belong to"
+    plugin_cloud.mishap = None
     assert (await engines.current()).cloud is not None
 
 
@@ -523,7 +523,7 @@ async def test_a_vanished_configuration_file_is_an_error_after_a_restart(home: H
 
 
 async def test_a_name_can_be_served_without_a_file_if_the_file_never_worked(home: Home) -> None:
-    home.configure('provider = "somebody"\nowner = "harbour"\n[somebody]\nkey = "bad"', "simulated")
+    home.configure('provider = "plugin"\nowner = "harbour"\n[plugin]\nkey = "bad"', "simulated")
     engines = home.engines("simulated")
     await refusal(engines)
     (home.places.conf / "simulated.toml").unlink()
@@ -531,10 +531,10 @@ async def test_a_name_can_be_served_without_a_file_if_the_file_never_worked(home
 
 
 async def test_the_journal_of_settings_that_never_worked_is_replaced(home: Home) -> None:
-    home.configure(f'provider = "somebody"\nowner = "quay"\njournal = "{home.places.var}/a"\n[somebody]\nkey = "bad"')
+    home.configure(f'provider = "plugin"\nowner = "quay"\njournal = "{home.places.var}/a"\n[plugin]\nkey = "bad"')
     engines = home.engines()
     await refusal(engines)
-    home.configure(f'provider = "somebody"\nowner = "harbour"\njournal = "{home.places.var}/b"')
+    home.configure(f'provider = "plugin"\nowner = "harbour"\njournal = "{home.places.var}/b"')
     engine = await engines.current()
     assert engine.journal.path == home.places.var / "b"
     assert engines.journal is engine.journal

@@ -101,7 +101,7 @@ class Environment:
         self.unfinished.unlink()
 
     def compile(self) -> None:
-        """Compile what is not compiled: whoever runs the driver later may not be allowed to write here."""
+        """Compile what is not compiled: the user that runs the driver later may not write here."""
         compileall.compile_dir(self.root / "one_provider_mad", quiet=2)
 
     def _pip(self) -> list[str]:
@@ -185,7 +185,7 @@ def set_up(root: Path) -> None:
 
 
 def _tell_if_private(python: Path) -> None:
-    """OpenNebula starts the drivers as its own user; a Python in somebody's home is often closed to others."""
+    """OpenNebula starts the drivers as its own user; a Python in a user's home is often closed to others."""
     real = Path(os.path.realpath(python))
     for path in (real, *real.parents):
         if not path.stat().st_mode & 0o001:

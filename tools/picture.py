@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "demo.svg"
 
 COLUMNS = 88
-"""Every line fits in but two that nobody reads to their end; more would make the letters small."""
+"""Columns: all lines but two fit, whose ends do not matter; more columns would make the letters small."""
 
 _SVG = "{http://www.w3.org/2000/svg}"
 

@@ -73,7 +73,7 @@ STARTERS = {
 
 FOREIGN_IDENTITIES: Mapping[str, Identity | None] = {
     "another-vm": identity(vm_id=8),
-    "another-owner": identity(owner="somebody-else"),
+    "another-owner": identity(owner="another-owner"),
     "an-earlier-vm-of-that-id": identity(stime=oned_lines.STIME - 1000),
     "untagged": None,
 }
@@ -487,7 +487,7 @@ async def test_a_retry_repeats_the_journaled_call_although_the_settings_have_cha
 REFUSALS = [
     AuthenticationRefused("the key was withdrawn"),
     PermissionDenied("the role may not launch any more"),
-    NotReached("nobody takes a connection"),
+    NotReached("no connection is accepted"),
     BadParameter("the image is gone"),
     QuotaExceeded("the quota was lowered"),
     NoCapacity("the zone is full"),
@@ -697,7 +697,7 @@ async def test_a_debt_waits_until_its_owner_is_configured_again(place: Place, co
         moods.failing["destroy"] = REFUSED
         assert (await front.ask("CLEANUP", deploy_id=deploy_id)).startswith("FAILURE")
     moods.failing.clear()
-    configure(place, owner="somebody-new")
+    configure(place, owner="new-owner")
     async with Front(place) as front:
         await until(lambda: is_tried(front))
         assert await console.alive() == {deploy_id}
