@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PROGRAM = "one_im_provider"
 
 _SETTLED_AFTER = 1.0
-"""Seconds after INIT before unasked lines are written: INIT's answer is read with one read (include/Driver.h)."""
+"""Seconds after INIT before unrequested lines are written: INIT's answer is read with one read (include/Driver.h)."""
 
 _SAVE_SECONDS = 1.0
 """Period of checking whether the state file must be written."""
@@ -136,7 +136,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         begins_to_lead = asyncio.Event()
 
         def lead(held: bool) -> None:  # noqa: FBT001 - Leadership's own form
-            handler.be_silent(is_silent=held)
+            handler.set_silent(is_silent=held)
             if held:
                 begins_to_lead.clear()
             else:
@@ -145,7 +145,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         await self._core.is_up.wait()  # until then nothing answers, and the pauses between tries grow
         await self._until_settled(begun_at)
         if self._sweeper is not None:
-            self._sweeper.know_core(_allocations)
+            self._sweeper.set_allocations(_allocations)
         self._start(partial(Leadership(os.environ, warn=self._warn).watch, lead), "leadership")
         self._start(partial(self._take_up_hosts, handler, keeper, before, begins_to_lead), "take up hosts")
 
@@ -184,7 +184,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
         known = [*handler.hosts, *before]
         im_mads = {self._options.name, *(request.im_mad for request in known)}
         self._writer.open()
-        handler.take_up(wanted_hosts(pool, im_mads=im_mads, known=known), asked_at=asked_at)
+        handler.start_wanted_hosts(wanted_hosts(pool, im_mads=im_mads, known=known), asked_at=asked_at)
 
     async def _until_settled(self, begun_at: float) -> None:
         await asyncio.sleep(max(0.0, begun_at + _SETTLED_AFTER - asyncio.get_running_loop().time()))
@@ -201,7 +201,7 @@ class _MonitorDaemon(Serving[ImRequest | Unreadable]):
     def _warn(self, sentence: str) -> None:
         """Send the operator a sentence through this driver's log and the core's."""
         if self._handler is not None:
-            self._handler.tell(Severity.WARNING, sentence)
+            self._handler.write_log(Severity.WARNING, sentence)
 
     # Ending
 
@@ -290,7 +290,7 @@ class _Keeper:
             return
         complaint = await asyncio.to_thread(self._file.save, state)
         if complaint and complaint != self._complaint:
-            self._handler.tell(Severity.WARNING, complaint)
+            self._handler.write_log(Severity.WARNING, complaint)
         self._complaint = complaint
         self._saved = state
 

@@ -1,1 +1,1 @@
-"""The information driver's reports on its hosts, and their times. Knows no cloud, and no action."""
+"""The information driver's reports on its hosts, and when to send them. Knows no particular cloud, no action."""

@@ -1,4 +1,4 @@
-"""Read from the action driver's journal, which is never written here, the activity that reports depend on."""
+"""Read what the action driver is doing, or did of late, from its journal; reports depend on it. Never writes there."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from one_provider_mad.journal.records import Answered, Attempt, AttemptState, Ou
 from one_provider_mad.processes import Process
 
 SLACK_SECONDS = 0.25
-"""Tolerance between the times of a journal and of a listing: both are of one machine, whose clock may be adjusted in
-between."""
+"""Seconds by which a time in the journal may precede a listing's and still count as the later one: both come from one
+clock, which may be adjusted in between."""
 
 DEAD_SECONDS = 10.0
-"""How long open requests of a dead process count as under way: oned starts it anew within a second or two, and the
-new process answers them (decision 13)."""
+"""Seconds for which a dead action driver's open requests still count as under way: oned starts the driver anew within a
+second or two, and the new process answers them. After that their VMs are reported as if there were no action."""
 
 
 class Activity(Value, frozen=True, kw_only=True):
     """Present and recent activity of the action driver.
 
     Attributes:
-        busy: VMs with an open action.
-        answered: by VM, the action that was answered last.
-        attempts: recent attempts to create.
-        parked: instances of VMs that are on no host.
-        owed: instances with a debt.
+        busy: VMs with an action that is not answered yet.
+        answered: the last answered action of each VM.
+        attempts: recent calls to create an instance (glossary: attempt).
+        parked: stopped instances whose VM is undeployed or stopped, so that it is on no host.
+        with_debt: instances with a pending termination (glossary: debt).
         refusal: the latest create that was refused for lack of capacity or by a limit.
     """
 
@@ -38,33 +38,36 @@ class Activity(Value, frozen=True, kw_only=True):
     answered: Mapping[VmId, Answered] = {}
     attempts: tuple[Attempt, ...] = ()
     parked: frozenset[DeployId] = frozenset()
-    owed: frozenset[DeployId] = frozenset()
+    with_debt: frozenset[DeployId] = frozenset()
     refusal: Refusal | None = None
 
     def is_given_up(self, vm_id: VmId, deploy_id: DeployId) -> bool:
-        """True when OpenNebula has taken the VM off this live instance: it ignores a failed CLEANUP."""
-        answered = self.answered.get(vm_id)
-        return deploy_id in self.owed or (answered is not None and answered.action == "CLEANUP")
+        """True when OpenNebula no longer counts this instance as the VM's.
 
-    def is_settled_since(self, vm_id: VmId, since: float) -> bool:
-        """True when an action of this VM was answered since then: an earlier listing may be outdated."""
+        That is: the instance has a debt, or the VM's last action was a CLEANUP, whose failure oned ignores.
+        """
+        answered = self.answered.get(vm_id)
+        return deploy_id in self.with_debt or (answered is not None and answered.action == "CLEANUP")
+
+    def is_answered_since(self, vm_id: VmId, since: float) -> bool:
+        """True when the VM's last action was answered after `since`: a listing from before that may be outdated."""
         answered = self.answered.get(vm_id)
         return answered is not None and answered.at >= since - SLACK_SECONDS
 
-    def is_ended(self, vm_id: VmId, *, since: float, slack: float = SLACK_SECONDS) -> bool:
-        """True when an action that was answered since then has ended the instance."""
+    def has_ended_since(self, vm_id: VmId, *, since: float, slack: float = SLACK_SECONDS) -> bool:
+        """True when the VM's last action was answered after `since`, and ended its instance (terminated it, say)."""
         answered = self.answered.get(vm_id)
         return answered is not None and answered.has_ended and answered.at >= since - slack
 
     @staticmethod
-    def is_since(attempt: Attempt, since: float) -> bool:
-        """True when the attempt was sent or answered since then."""
+    def is_sent_or_answered_since(attempt: Attempt, since: float) -> bool:
+        """True when this create is open or succeeded, and was sent or answered after `since`."""
         latest = max(attempt.sent_at, attempt.answered_at)
         return attempt.state in (AttemptState.OPEN, AttemptState.CREATED) and latest >= since - SLACK_SECONDS
 
 
 class ActivityReader:
-    """Reads the journal of the action driver.
+    """Reads the action driver's journal, as often as reports need it.
 
     Args:
         monotonic: seconds that never go backwards.
@@ -82,10 +85,10 @@ class ActivityReader:
 
         Args:
             path: the journal; without one there is no activity.
-            since: attempts that ended earlier, in seconds since the epoch, are left out.
+            since: creates that ended earlier are left out; seconds since the epoch.
 
         Raises:
-            JournalError: it exists and cannot be read, so the activity is unknown.
+            JournalError: the journal exists and cannot be read, so the activity is unknown.
         """
         outline = await asyncio.to_thread(read_outline, path, since=since - SLACK_SECONDS)
         answered, attempts = self._without_future(outline)
@@ -94,15 +97,15 @@ class ActivityReader:
             answered=answered,
             attempts=attempts,
             parked=outline.parked,
-            owed=outline.owed,
+            with_debt=outline.owed,
             refusal=outline.refusal,
         )
 
     def _without_future(self, outline: Outline) -> tuple[Mapping[VmId, Answered], tuple[Attempt, ...]]:
-        """Return answers and attempts with times from the future, after the clock was set back, moved to the past.
+        """Return answers and creates; times from before the clock was set back, which seem future, become past ones.
 
-        A time from the future would count as recent until the clock gets there. The latest of them is taken for the
-        time at which it is first seen, and the others keep their distance to it.
+        A future time would count as recent until the clock reaches it. When future times are first read, the latest of
+        them becomes the present time, and the others stay as many seconds before it as they were.
         """
         now, before = self._clock(), self._future
         times = [answered.at for answered in outline.answered.values()]

@@ -1,8 +1,8 @@
-"""PURE: attribute the instances of a listing to VMs, by tags, earlier knowledge and creates.
+"""Decides which listed instance belongs to which VM, by its tags, earlier listings and recent creates; calls nothing.
 
 A VM has one instance at a time, though a listing may show several with its tags: a leftover of a recreate that could
-not be terminated, the terminated one before it, or a copy that was made in the console, with its tags. The latest life
-counts, in the order of STIME and SEQ (decision 14), also while the cloud does not list it yet.
+not be terminated, the terminated one before it, or a copy that was made in the console, with its tags. The instance of
+the VM's latest life counts (glossary: life), also while the cloud does not list it yet.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from one_provider_mad.protocol.vmm import shown_deploy_id
 
 
 class KnownInstance(Value, frozen=True, kw_only=True):
-    """The known instance of one VM.
+    """What earlier listings and creates have shown of one VM's instance.
 
     Attributes:
         vm_id: the VM's ID.
-        host_id: the host of its tags.
-        deploy_id: the instance.
+        host_id: the OpenNebula host that the instance's tags name.
+        deploy_id: the instance's id.
         stime: STIME of the VM when the instance was created, -1 when unknown.
         seq: SEQ of that create, -1 when unknown.
         made_at: when it was created, seconds since the epoch; 0 when unknown.
-        misses: complete listings in a row that lacked it.
-        missed_since: when the first of them began; 0 for none.
-        missing_since: when the listing began that made it missing; 0 while it is not.
-        seen_at: when the last listing began that showed it; kept only while it is missing.
-        held_since: since when it is held because too many vanished at once; kept until it is seen again.
-        is_terminated: the cloud itself says that it is gone.
-        is_parked: it is stopped for an undeploy or a stop, so that its VM is on no host.
+        misses: number of complete listings in a row that lacked the instance.
+        missed_since: when the first of these listings began; 0 for none.
+        missing_since: when the listing began after which the VM counts as missing; 0 while it does not.
+        seen_at: when the last listing began that had the instance; 0 if the latest one has it.
+        held_since: since when the VM is held (glossary: held); kept until a listing has its instance again.
+        is_terminated: the cloud itself reports the instance as terminated.
+        is_parked: the instance is stopped since its VM was undeployed or stopped and so is on no host.
     """
 
     vm_id: VmId
@@ -49,19 +49,19 @@ class KnownInstance(Value, frozen=True, kw_only=True):
 
     @property
     def life(self) -> tuple[int, int]:
-        """STIME and SEQ: the later of two lives of a VM is the greater."""
+        """The life of a VM to which the instance belongs, as (STIME, SEQ): of two lives the greater is the later."""
         return self.stime, self.seq
 
 
 class Attribution(Value, frozen=True, kw_only=True):
-    """The instances of a listing, by VM.
+    """Which instances of a listing belong to which VM.
 
     Attributes:
-        ours: the instance of each VM that the listing shows, and the host it is on.
-        with_others: VMs with another live instance: an earlier one, or a copy.
-        without_host: the instance of each VM whose host is unknown.
-        wilds: wild instances that are live.
-        anomalies: instances with an anomaly that an operator should know of, with its description.
+        ours: for each VM with an instance in the listing, that instance and the number of the VM's host.
+        with_others: VMs that have a further live instance: one of an earlier life, or a copy.
+        without_host: for each VM whose host is unknown, its instance.
+        wilds: live instances without tags of ours.
+        anomalies: for each instance that an operator should look into, the reason.
     """
 
     ours: Mapping[VmId, tuple[Instance, int]]
@@ -71,8 +71,8 @@ class Attribution(Value, frozen=True, kw_only=True):
     anomalies: dict[DeployId, str]
 
 
-def latest_of(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
-    """Return the latest attempt of each VM's latest life."""
+def latest_attempts(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
+    """Return for each VM its last create, of its latest life."""
     latest: dict[VmId, Attempt] = {}
     for attempt in attempts:
         before = latest.get(attempt.identity.vm_id)
@@ -82,7 +82,7 @@ def latest_of(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
 
 
 def with_created(known: Mapping[VmId, KnownInstance], attempts: Iterable[Attempt]) -> dict[VmId, KnownInstance]:
-    """Return the known instances and those created since: a create's answer proves them, listed or not."""
+    """Return the known instances and those of later successful creates, which no listing may have yet."""
     found = dict(known)
     for attempt in attempts:
         who, before = attempt.identity, found.get(attempt.identity.vm_id)
@@ -106,19 +106,19 @@ def attribute_instances(
     known: Mapping[VmId, KnownInstance],
     *,
     owner: str,
-    made: Collection[DeployId],
+    created: Collection[DeployId],
     upstreams: Mapping[DeployId, VmId] = {},
     hosts: Collection[int] = (),
 ) -> Attribution:
-    """Attribute each instance to its VM.
+    """Attribute each listed instance to a VM, or count it as wild.
 
     Args:
         instances: a complete listing.
-        known: the known instance of each VM; only one of a later life takes its place.
-        owner: owner in the tags of our instances.
-        made: instances that were created of late, whose tags may not show yet.
-        upstreams: VMs of instances that carry only the tags of upstream's driver, which name no host.
-        hosts: monitored hosts: an instance without a host is on the only one.
+        known: the known instance of each VM; only an instance of a later life replaces it.
+        owner: the owner that the tags of our instances name; instances of other owners are left out.
+        created: instances of recent creates: one without tags yet is not wild.
+        upstreams: for each instance with tags of upstream's driver only, its VM; these tags name no host.
+        hosts: numbers of the monitored hosts: if there is just one, an instance without a host belongs there.
     """
     candidates: dict[VmId, list[Instance]] = {}
     wilds: list[Instance] = []
@@ -134,7 +134,7 @@ def attribute_instances(
         elif (its := by_deploy_id.get(instance.deploy_id)) is not None:
             anomalies[instance.deploy_id] = f"has lost its tags, it was VM {its.vm_id}'s"
             candidates.setdefault(its.vm_id, []).append(instance)
-        elif not instance.state.is_gone and instance.deploy_id not in made:
+        elif not instance.state.is_gone and instance.deploy_id not in created:
             wilds.append(instance)
     chosen: dict[VmId, Instance] = {}
     with_others: set[VmId] = set()
@@ -182,12 +182,12 @@ def _host_of(instance: Instance, known: KnownInstance | None, upstreams: Collect
 
 def _best(candidates: list[Instance], known: KnownInstance | None) -> Instance | None:
     if len(candidates) == 1 and (known is None or known.deploy_id == candidates[0].deploy_id):
-        return candidates[0]  # as it nearly always is
+        return candidates[0]  # the usual case, decided quickly
     return _choose(candidates, known)
 
 
 def _choose(candidates: list[Instance], known: KnownInstance | None) -> Instance | None:
-    """Return the VM's instance: of the latest life, there the known one, else a live one, else the newest."""
+    """Return the VM's instance: one of the latest life; of several, the known one, else a live one, else the newest."""
     own = [
         each
         for each in candidates
@@ -205,12 +205,12 @@ def _rank(instance: Instance, known: KnownInstance | None) -> tuple[tuple[int, i
 
 
 def life_of(identity: Identity) -> tuple[int, int]:
-    """STIME and SEQ: the later of two lives of a VM is the greater."""
+    """The life of a VM to which the instance belongs, as (STIME, SEQ): of two lives the greater is the later."""
     return identity.stime, identity.seq
 
 
 def latest_time(attempt: Attempt) -> float:
-    """Return the later of the times at which it was sent and answered."""
+    """Return when the create was answered, or sent if there is no answer yet."""
     return max(attempt.sent_at, attempt.answered_at)
 
 

@@ -1,4 +1,4 @@
-"""Compute each host's capacity: configured or from the cloud's limits, less what other instances take.
+"""Compute each host's capacity: the configured one or the cloud's limits, less what instances outside OpenNebula take.
 
 OpenNebula's scheduler compares TOTALCPU and TOTALMEMORY of a host with what its VMs there ask for (HOST_SHARE), not
 with USEDCPU. So the capacity that other instances take comes off the total, and the total of a full host is what
@@ -35,23 +35,24 @@ log = structlog.get_logger()
 _Answer = TypeVar("_Answer")
 
 CAPACITY_SECONDS = 60.0
-"""How often the cloud is asked for its limits, and OpenNebula for its allocations."""
+"""Seconds between two requests to the cloud for its limits, and to OpenNebula for its allocations."""
 
 LIMIT_SECONDS = 600.0
-"""How long a limit counts that only a refusal has shown: it may have been raised since."""
+"""Seconds for which a limit counts that the driver knows only from a refused create: it may have been raised since."""
 
 URGENT_SECONDS = 2.0
-"""How long a sweep waits for an urgent answer: up to 5.10 the next report is minutes away."""
+"""Most seconds that a sweep waits for the limits or allocations when they are needed at once; then it goes on without
+them. Up to 5.10 the next report would be minutes away."""
 
 _RUNNING = (InstanceState.PENDING, InstanceState.RUNNING)
 
 
 class Allocation(Value, frozen=True, kw_only=True):
-    """OpenNebula's allocations on a host.
+    """CPU and memory that OpenNebula has allocated to VMs on a host (HOST_SHARE).
 
     Attributes:
-        load: of its CPU and memory.
-        vm_ids: the VMs on it.
+        load: the allocated CPU and memory.
+        vm_ids: the VMs on the host.
     """
 
     load: Load
@@ -59,21 +60,22 @@ class Allocation(Value, frozen=True, kw_only=True):
 
 
 Allocations = Callable[[Collection[int]], Awaitable[Mapping[int, Allocation]]]
-"""Returns OpenNebula's allocations on these hosts; raises MadError."""
+"""A function that asks OpenNebula for its allocations on hosts, given by number; raises MadError."""
 
 
 class Limits(Value, frozen=True, kw_only=True):
-    """Known limits, to be applied to a listing.
+    """What limits the capacity of hosts, as far as known; a listing then tells how much is left.
 
     Attributes:
         settings: the table `[capacity]`.
         sizes: instance types of the provider.
-        reported: the cloud's answer; None before the first.
-        elsewhere: use of it by others than a host's VMs, where the cloud reports what is in use.
+        reported: the limits that the cloud reported; None before its first answer.
+        elsewhere: for each host, the capacity that others than the host's VMs use; empty if the cloud does not report
+            how much is in use.
         most: how many instances may exist, None for any number.
-        most_running: how many may run, as a refusal has shown; None for any number.
-        allocations: OpenNebula's, by host, as far as known.
-        orphans: instances of VMs that OpenNebula did not have on their host when it was asked.
+        most_running: how many may run: as many as ran when a create was refused; None for any number.
+        allocations: OpenNebula's allocations on each host, as far as known.
+        orphans: instances tagged for a VM that was not on the host when OpenNebula was asked for its allocations.
     """
 
     settings: CapacitySettings
@@ -87,20 +89,20 @@ class Limits(Value, frozen=True, kw_only=True):
 
     @property
     def is_any(self) -> bool:
-        """True when anything limits the capacity."""
+        """True when the configuration, the cloud or a refusal limits the capacity."""
         reported, settings = self.reported or Capacity(), self.settings
         known = (self.most, self.most_running, reported.cpu, reported.memory, settings.cpu, settings.memory)
         return any(each is not None for each in known) or bool(settings.instance_types)
 
 
 class SweepResult(Value, frozen=True, kw_only=True):
-    """Result of a sweep.
+    """What a sweep has found, for computing capacities.
 
     Attributes:
         provider: the cloud.
-        listed: everything in the account.
-        hosts: monitored hosts.
-        inference: the VMs of each.
+        listed: every instance in the account and region.
+        hosts: numbers of the monitored hosts.
+        inference: the VMs of each host, with their instances.
     """
 
     provider: Provider
@@ -109,17 +111,17 @@ class SweepResult(Value, frozen=True, kw_only=True):
     inference: Inference
 
     def own(self, host_id: int) -> list[Instance]:
-        """The instances of a host's VMs."""
+        """Return the listed instances of a host's VMs."""
         return [vm.instance for vm in self.inference.hosts.get(host_id, ()) if vm.instance is not None]
 
     def alive(self) -> frozenset[DeployId]:
-        """Return the instances of all hosts' VMs that are not gone."""
+        """Return the ids of all hosts' instances, without terminated ones."""
         return frozenset(
             each.deploy_id for host_id in self.hosts for each in self.own(host_id) if not each.state.is_gone
         )
 
     def taken(self, instances: Iterable[Instance]) -> Size:
-        """Return the size of these instances, as far as it is known."""
+        """Return the sum of the instances' CPU and memory; terminated ones, and those of unknown size, are left out."""
         sizes = [size for each in instances if not each.state.is_gone and (size := self._size_of(each)) is not None]
         return Size(cpu=sum(each.cpu for each in sizes), memory=sum(each.memory for each in sizes))
 
@@ -131,17 +133,17 @@ class SweepResult(Value, frozen=True, kw_only=True):
 
     @property
     def count(self) -> int:
-        """Return how many instances there are."""
+        """Return the number of listed instances, without terminated ones."""
         return sum(not each.state.is_gone for each in self.listed)
 
     @property
     def running(self) -> int:
-        """Return how many run, or begin to."""
+        """Return the number of listed instances that run or are starting."""
         return sum(each.state in _RUNNING for each in self.listed)
 
 
 def hints_of(instance: Instance, provider: Provider) -> ImportHints | None:
-    """Return the provider's import hints for an instance; None when the provider fails on an odd one."""
+    """Return the provider's import hints for an instance; None when it has none or fails."""
     if not isinstance(provider, ImportSource):
         return None
     try:
@@ -152,18 +154,18 @@ def hints_of(instance: Instance, provider: Provider) -> ImportHints | None:
 
 
 def capacities_of(limits: Limits, swept: SweepResult) -> Mapping[int, Size]:
-    """Return the capacity of each host; hosts of unknown capacity are left out. PURE."""
+    """Return the capacity of each host, {} while it is unknown. Calls nothing."""
     whole = _whole(limits)
     if whole is None:
         return {}
     if not limits.is_any:
         return dict.fromkeys(swept.hosts, whole)
-    places = places_left(limits, swept)
-    return {host_id: _capacity_on(host_id, whole, places, limits, swept) for host_id in swept.hosts}
+    remaining = remaining_instances(limits, swept)
+    return {host_id: _capacity_on(host_id, whole, remaining, limits, swept) for host_id in swept.hosts}
 
 
-def places_left(limits: Limits, swept: SweepResult) -> int | None:
-    """Return how many more instances may be created, None for any number. PURE."""
+def remaining_instances(limits: Limits, swept: SweepResult) -> int | None:
+    """Return how many more instances the limits allow, None for any number. Calls nothing."""
     left = []
     if limits.most is not None:
         left.append(limits.most - swept.count)
@@ -182,24 +184,27 @@ def _whole(limits: Limits) -> Size | None:
     return capacity_of(settings, limits.sizes, Size(cpu=cpu, memory=memory))
 
 
-def _capacity_on(host_id: int, whole: Size, places: int | None, limits: Limits, swept: SweepResult) -> Size:
+def _capacity_on(host_id: int, whole: Size, remaining: int | None, limits: Limits, swept: SweepResult) -> Size:
     capacity = _less(whole, _taken_by_others(host_id, limits, swept))
-    if places is None:
+    if remaining is None:
         return capacity
-    if not places and host_id not in limits.allocations:
-        return Size(cpu=0, memory=0)  # full, and the allocations are unknown
-    held, count = _held(host_id, limits, swept)
-    each = _largest(limits) or Size(cpu=held.cpu / max(1, count), memory=held.memory // max(1, count))
-    if places and not each.cpu:
-        return capacity  # no size is known
+    if not remaining and host_id not in limits.allocations:
+        return Size(cpu=0, memory=0)  # no instance can be added, and what OpenNebula has allocated is unknown
+    allocated, count = _allocated(host_id, limits, swept)
+    each = _largest(limits) or Size(cpu=allocated.cpu / max(1, count), memory=allocated.memory // max(1, count))
+    if remaining and not each.cpu:
+        return capacity  # the size of one more instance is unknown
     return Size(
-        cpu=min(capacity.cpu, held.cpu + places * each.cpu),
-        memory=min(capacity.memory, held.memory + places * each.memory),
+        cpu=min(capacity.cpu, allocated.cpu + remaining * each.cpu),
+        memory=min(capacity.memory, allocated.memory + remaining * each.memory),
     )
 
 
 def _taken_by_others(host_id: int, limits: Limits, swept: SweepResult) -> Size:
-    """Return what comes off the whole: of a cloud's own limit all but this host's instances, else its orphans."""
+    """Return what instances that are not VMs of this host take of the whole.
+
+    Where the cloud reports limits, these are all instances but the host's; of a configured capacity, only its orphans.
+    """
     if host_id in limits.elsewhere:
         return limits.elsewhere[host_id]
     own, reported = swept.own(host_id), limits.reported or Capacity()
@@ -210,15 +215,15 @@ def _taken_by_others(host_id: int, limits: Limits, swept: SweepResult) -> Size:
 
 
 def _largest(limits: Limits) -> Size | None:
-    """Return the largest of the cloud's types, where it has a limit on instances."""
+    """Return the most CPU and memory of any instance type; None if the cloud does not limit the number of instances."""
     if limits.most is None or not limits.sizes:
         return None
     sizes = limits.sizes.values()
     return Size(cpu=max(each.cpu for each in sizes), memory=max(each.memory for each in sizes))
 
 
-def _held(host_id: int, limits: Limits, swept: SweepResult) -> tuple[Size, int]:
-    """Return OpenNebula's allocations on a host and their number of VMs; without them, those of its instances."""
+def _allocated(host_id: int, limits: Limits, swept: SweepResult) -> tuple[Size, int]:
+    """Return CPU and memory allocated on a host, and to how many VMs; if unknown, size and number of its instances."""
     given = limits.allocations.get(host_id)
     if given is not None:
         return Size(cpu=given.load.cpu / 100, memory=given.load.memory // 1024), len(given.vm_ids)
@@ -231,14 +236,14 @@ def _less(whole: Size, taken: Size) -> Size:
 
 
 class CapacityReader:
-    """Asks the cloud for limits and OpenNebula for allocations, and remembers refusals.
+    """Asks the cloud for its limits and OpenNebula for its allocations, and remembers the latest refused create.
 
     Args:
         time: seconds that never go backwards.
         clock: seconds since the epoch.
 
     Attributes:
-        allocations: asks OpenNebula; None where it cannot be asked.
+        allocations: the function that asks OpenNebula; None where OpenNebula cannot be asked.
     """
 
     def __init__(self, *, time: Callable[[], float], clock: Callable[[], float]) -> None:
@@ -254,10 +259,10 @@ class CapacityReader:
         self._refusal: Refusal | None = None
         self._refused_until = 0.0
         self._most_running: int | None = None
-        self._given: Mapping[int, Allocation] = {}
+        self._allocations_known: Mapping[int, Allocation] = {}
         self._orphans: frozenset[DeployId] = frozenset()
-        self._given_due_at = 0.0
-        self._given_of: frozenset[DeployId] = frozenset()
+        self._allocations_due_at = 0.0
+        self._allocations_for: frozenset[DeployId] = frozenset()
         self._asking_core: asyncio.Task[None] | None = None
         self._is_urgent = True
         self.allocations: Allocations | None = None
@@ -265,9 +270,9 @@ class CapacityReader:
     # Asking the cloud
 
     def ask(self, watched: OpenCloud) -> None:
-        """Ask for limits beside the listing, if it is time; mostly a later sweep has the answer."""
+        """Start asking the cloud for its limits if due. Does not wait: usually a later sweep uses the answer."""
         provider = watched.provider
-        if provider is not self._of:  # another one, after an edit of the configuration
+        if provider is not self._of:  # the configuration was edited
             self._of, self._due_at = provider, 0.0
         if not isinstance(provider, CapacitySource):
             self._reported, self._elsewhere, self._most = Capacity(), {}, None
@@ -280,9 +285,9 @@ class CapacityReader:
             answer = await _answered(provider.capacity(), patience, "capacity not known")
         finally:
             self._asking = None
-        if provider is not self._of:  # of settings that were replaced meanwhile
+        if provider is not self._of:  # the configuration was edited meanwhile
             return
-        if not isinstance(answer, _Silence):
+        if not isinstance(answer, _NoAnswer):
             self._answer = (
                 Capacity(cpu=answer.cpu, memory=answer.memory) if isinstance(answer, Size) else answer or Capacity()
             )
@@ -290,25 +295,28 @@ class CapacityReader:
             self._due_at = 0.0
 
     def note(self, refusal: Refusal | None, watched: OpenCloud) -> None:
-        """Take the refusal that the action driver has noted; after a new one the cloud is asked at once."""
+        """Take the latest refused create from the journal; if it is a new one, ask the cloud for its limits at once."""
         if refusal is None or refusal == self._refusal:
             return
         self._refusal, self._most_running = refusal, None
         age = max(0.0, self._clock() - refusal.at)
         self._refused_until = self._time() + LIMIT_SECONDS - age if refusal.is_limit else 0.0
         if age < LIMIT_SECONDS:
-            self._due_at = self._given_due_at = 0.0
+            self._due_at = self._allocations_due_at = 0.0
             self._is_urgent = True
             self.ask(watched)
 
-    async def settled(self, limits: Limits, swept: SweepResult) -> bool:
-        """Wait briefly for urgent answers: the first, one after a refusal, and allocations where instances are limited.
+    async def wait_for_urgent_answers(self, limits: Limits, swept: SweepResult) -> bool:
+        """Wait up to URGENT_SECONDS for an urgent answer.
+
+        Urgent are the cloud's first answer, its answer after a refused create, and, where the number of instances is
+        limited, OpenNebula's allocations.
 
         Returns:
-            True when there is a new answer.
+            True when an answer has arrived, so that capacities are to be computed anew.
         """
         wanted = [self._asking if self._is_urgent else None]
-        wanted.append(self._asking_core if places_left(limits, swept) is not None else None)
+        wanted.append(self._asking_core if remaining_instances(limits, swept) is not None else None)
         pending = [task for task in wanted if task is not None]
         done = (await asyncio.wait(pending, timeout=URGENT_SECONDS))[0] if pending else set()
         return bool(done) or (self._is_urgent and self._answer is not None)
@@ -316,7 +324,7 @@ class CapacityReader:
     # Computing
 
     def capacities(self, settings: CapacitySettings, swept: SweepResult) -> tuple[Limits, Mapping[int, Size]]:
-        """Return the known limits, and the capacity of each host. Slow with many instances: not for the event loop."""
+        """Return the known limits, and the capacity of each host. Slow with many instances: use a thread."""
         if self._answer is not None:
             self._take(self._answer, swept)
         if self._is_limited:
@@ -328,13 +336,13 @@ class CapacityReader:
             elsewhere=self._elsewhere,
             most=self._most,
             most_running=self._most_running if self._is_limited else None,
-            allocations=self._given,
+            allocations=self._allocations_known,
             orphans=self._orphans,
         )
         return limits, capacities_of(limits, swept)
 
     def _take(self, answer: Capacity, swept: SweepResult) -> None:
-        """Turn an answer about the present instances into limits that hold as instances come and go."""
+        """Turn the cloud's answer about its present instances into limits that hold when instances come and go."""
         self._answer, self._reported, used, self._is_urgent = None, answer, answer.used, False
         self._most = answer.most if answer.left is None else swept.count + answer.left
         self._elsewhere = (
@@ -348,13 +356,13 @@ class CapacityReader:
 
     @property
     def _is_limited(self) -> bool:
-        """True when a recent refusal has shown a limit that holds for every VM."""
+        """True when a create was refused in the last LIMIT_SECONDS by a limit that holds for every VM."""
         refusal = self._refusal
         return refusal is not None and refusal.is_general and self._time() < self._refused_until
 
     def warning(self, limits: Limits, swept: SweepResult) -> str:
-        """Return a warning about limits for the operator, "" for none."""
-        refusal, is_full = self._refusal, places_left(limits, swept) == 0
+        """Return the warning about reached limits that the host shows, "" for none."""
+        refusal, is_full = self._refusal, remaining_instances(limits, swept) == 0
         if refusal is not None and self._time() < self._refused_until:
             if not refusal.is_general:
                 return f"VM {refusal.vm_id} was refused by a limit: {refusal.text}"
@@ -371,33 +379,39 @@ class CapacityReader:
     # Asking OpenNebula
 
     def ask_core(self, limits: Limits, swept: SweepResult) -> None:
-        """Ask OpenNebula for its allocations, beside the sweeps.
+        """Start asking OpenNebula for its allocations if that is due. Does not wait for the answer.
 
-        Where the number of instances is limited, that is with each sweep while hosts are full, and when instances have
-        come or gone: the allocations and the remaining places have to be of the same time.
+        Where the number of instances is limited, that is due whenever instances have come or gone, and with each sweep
+        while no more may be created: the allocations must be as new as the number of instances.
         """
         if not limits.is_any or self.allocations is None or self._asking_core is not None:
             return
-        places = places_left(limits, swept)
-        alive = swept.alive() if places else frozenset()
-        if self._time() < self._given_due_at and (places is None or (places > 0 and alive == self._given_of)):
+        remaining = remaining_instances(limits, swept)
+        alive = swept.alive() if remaining else frozenset()
+        if self._time() < self._allocations_due_at and (
+            remaining is None or (remaining > 0 and alive == self._allocations_for)
+        ):
             return
-        self._given_due_at, self._given_of = self._time() + CAPACITY_SECONDS, alive
+        self._allocations_due_at, self._allocations_for = self._time() + CAPACITY_SECONDS, alive
         vms = {
             host_id: [(vm.state.vm_id, vm.state.deploy_id) for vm in swept.inference.hosts.get(host_id, ())]
             for host_id in swept.hosts
         }
-        self._asking_core = asyncio.create_task(self._learn_given(self.allocations, vms), name="ask for allocations")
+        self._asking_core = asyncio.create_task(
+            self._take_allocations(self.allocations, vms), name="ask for allocations"
+        )
 
-    async def _learn_given(self, allocations: Allocations, vms: Mapping[int, Sequence[tuple[VmId, DeployId]]]) -> None:
-        """Take the allocations; an instance that was listed before, and whose VM is not among them, is an orphan."""
+    async def _take_allocations(
+        self, allocations: Allocations, vms: Mapping[int, Sequence[tuple[VmId, DeployId]]]
+    ) -> None:
+        """Store OpenNebula's allocations; of the instances listed before, those of VMs without one are orphans."""
         try:
             given = await _answered(allocations(list(vms)), CAPACITY_SECONDS, "allocations not known")
         finally:
             self._asking_core = None
-        if isinstance(given, _Silence):
+        if isinstance(given, _NoAnswer):
             return
-        self._given, before = given, self._orphans
+        self._allocations_known, before = given, self._orphans
         self._orphans = frozenset(
             deploy_id
             for host_id, pairs in vms.items()
@@ -406,14 +420,14 @@ class CapacityReader:
             if vm_id not in given[host_id].vm_ids
         )
         if self._orphans != before:
-            self._due_at = 0.0  # the use elsewhere was computed without them
+            self._due_at = 0.0  # orphans count as use elsewhere, which has to be computed anew
 
 
-class _Silence:
-    """There was no answer."""
+class _NoAnswer:
+    """Stands for an answer that did not come."""
 
 
-async def _answered(question: Awaitable[_Answer], patience: float, loss: str) -> _Answer | _Silence:
+async def _answered(question: Awaitable[_Answer], patience: float, loss: str) -> _Answer | _NoAnswer:
     try:
         async with asyncio.timeout(patience):
             return await question
@@ -421,4 +435,4 @@ async def _answered(question: Awaitable[_Answer], patience: float, loss: str) ->
         log.warning(loss, reason=str(error) or f"no answer within {patience:g} s")
     except Exception:
         log.exception(loss)
-    return _Silence()
+    return _NoAnswer()

@@ -1,4 +1,4 @@
-"""What the composition root gives to the sweeps: a cloud to list, or probe scripts."""
+"""What reports are made from, for the daemon to provide: a cloud to list, or probe scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from one_provider_mad.providers.interface import Provider
 
 
 class ReportSettings(Value, frozen=True, kw_only=True):
-    """The configuration of reports; defaults until there was a usable one.
+    """The settings of reports; the defaults until a configuration could be read.
 
     Attributes:
         hypervisor: HYPERVISOR of every host.
@@ -34,9 +34,9 @@ class OpenCloud(Value, frozen=True, kw_only=True):
 
     Attributes:
         provider: the adapter, already open.
-        owner: owner in the tags of our instances.
+        owner: the owner that the tags of our instances name.
         call_timeout: seconds one call may take.
-        journal: where the action driver's journal is, if there is one.
+        journal: path of the action driver's journal, which may not exist.
     """
 
     provider: Provider
@@ -46,18 +46,18 @@ class OpenCloud(Value, frozen=True, kw_only=True):
 
 
 class ProbeSource(Protocol):
-    """A driver with probes of its own: their output is passed on, and nothing is listed."""
+    """Reports on hosts by running the operator's probe scripts instead of listing a cloud."""
 
     async def answer(self, request: Monitor) -> str:
-        """Return the text of the report for a legacy MONITOR. Raises MadError with the sentence of a failure."""
+        """Return the report that answers a MONITOR of oned up to 5.10. Raises MadError with the text for a FAILURE."""
 
     async def report(self, request: StartMonitor, sender: Sender, on_reported: Callable[[], None]) -> None:
-        """Send messages about a host until cancelled; START_MONITOR was answered already.
+        """Send messages about a host until cancelled, after its START_MONITOR was answered.
 
         Args:
             request: monitord's request.
             sender: writes messages.
-            on_reported: called once every message was sent once.
+            on_reported: called once when every kind of message has been sent for the first time.
         """
 
     def forget(self, host_id: int) -> None:
@@ -65,17 +65,17 @@ class ProbeSource(Protocol):
 
 
 class CloudSource(Protocol):
-    """Gives the cloud in force, which changes with the configuration file."""
+    """Returns the cloud to list and the settings of its reports, both as the configuration file now says."""
 
     def report_settings(self) -> ReportSettings:
-        """Return the configuration of reports. Never raises."""
+        """Return the settings of reports. Never raises."""
 
     def probes(self) -> ProbeSource | None:
-        """Return the probes that take the place of sweeps; None for a cloud that is listed."""
+        """Return the probe scripts of a driver that runs those; None for one that lists a cloud."""
 
     async def current(self) -> OpenCloud:
-        """Return the cloud in force.
+        """Return the cloud of the present configuration, open.
 
         Raises:
-            MadError: there is none; the hosts show its sentence.
+            MadError: no cloud could be opened; the hosts show the error's sentence.
         """

@@ -1,4 +1,4 @@
-"""Read from the core's host pool which hosts it wants reports on (decision 21).
+"""Read from OpenNebula's host pool which hosts this driver has to report on (decision 21).
 
 monitord sends START_MONITOR only to a host that was silent for MONITORING_INTERVAL_HOST, and every VM that comes to a
 host or leaves it counts as a sign of life (src/monitor/src/data_model/HostBase.cc, init_attributes). So after a
@@ -21,11 +21,11 @@ FIRST_WITH_MONITORD = (5, 12)
 """First release in which monitord asks for reports; before, oned asks for each."""
 
 _OFFLINE = "8"
-"""HOST/STATE of a host that is not to be monitored (include/Host.h, HostState)."""
+"""HOST/STATE of a host that is not to be monitored, OFFLINE (include/Host.h, HostState)."""
 
 
 def wanted_hosts(pool: Element, *, im_mads: Collection[str], known: Iterable[StartMonitor]) -> tuple[StartMonitor, ...]:
-    """Return the hosts of these information drivers that are not offline, as monitord would request them.
+    """Return for each host of these information drivers, unless offline, the START_MONITOR that monitord would send.
 
     Args:
         pool: the answer to one.hostpool.info.

@@ -1,4 +1,4 @@
-"""Ask for figures that no listing has, beside the sweeps, which never wait for them."""
+"""Ask the cloud for usage figures that its listing lacks; sweeps never wait for the answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class FigureKeeper:
-    """The latest figures of a cloud's instances.
+    """Asks a cloud for its instances' usage figures now and then, and keeps the latest.
 
     Args:
         time: seconds that never go backwards.
@@ -32,7 +32,7 @@ class FigureKeeper:
         self._error = ""
 
     def ask(self, watched: OpenCloud, instances: Sequence[Instance]) -> None:
-        """Ask for the figures of the listed instances, if it is time; later sweeps have the answer.
+        """Start asking for the figures of the listed instances if due. Does not wait: later sweeps use the answer.
 
         After an edit of the configuration the new provider is asked at once.
         """
@@ -43,7 +43,7 @@ class FigureKeeper:
         is_due = provider is not self._of or self._time() - self._asked_at >= provider.figures_period
         if is_due and self._asking is None:
             self._of, self._asked_at = provider, self._time()
-            # One question may take many calls, each with this time limit; the next is due after the period.
+            # The provider may need many calls for all figures, hence more time than for one call.
             limit = max(watched.call_timeout, provider.figures_period)
             self._asking = asyncio.create_task(self._learn(provider, instances, limit), name="ask for figures")
 
@@ -65,12 +65,12 @@ class FigureKeeper:
             log.warning("figures not known", reason=sentence)
 
     def known(self) -> Mapping[DeployId, Figures]:
-        """Return the latest figures, to be put over listings; nothing may change them."""
+        """Return the latest figures, by instance. Callers must not change the mapping."""
         return self._known
 
 
 def with_figures(instances: Sequence[Instance], known: Mapping[DeployId, Figures]) -> Sequence[Instance]:
-    """Return the instances with their figures. PURE, and quick without any."""
+    """Return the instances with the known figures filled in. Calls nothing."""
     if not known:
         return instances
     return [_with(each, known[each.deploy_id]) if each.deploy_id in known else each for each in instances]

@@ -1,4 +1,4 @@
-"""Report VMs whose instances are gone to oned up to 5.10: with `e`, which makes them UNKNOWN.
+"""Choose the state letter of VMs whose instances are gone, for oned up to 5.10: `e`, which makes a VM UNKNOWN.
 
 There a VM that a report leaves out is powered off (src/im/MonitorThread.cc), and a VM in POWEROFF cannot be recreated
 (src/dm/DispatchManagerActions.cc, delete_recreate), while one in UNKNOWN can. Each `e` is a line in the VM's log, so it
@@ -10,26 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from one_provider_mad.domain import DeployId, VmId
-from one_provider_mad.monitor.inference import SeenVm
+from one_provider_mad.monitor.inference import InferredVm
 from one_provider_mad.protocol.reports import VmWord
 
 AGAIN_SECONDS = 900.0
-"""Seconds until `e` is sent again for an instance that is still remembered."""
+"""Seconds until `e` is sent once more for a VM whose instance is still gone."""
 
 LOST, NO_NEWS = "e", "-"
 
 
 class GoneVms:
-    """The VMs of one host whose instances are gone, and when that was reported."""
+    """The VMs of one host whose instances are gone, and when `e` was last sent for each."""
 
     def __init__(self) -> None:
         self._said: dict[tuple[VmId, DeployId], float] = {}
 
-    def letters(self, vms: Iterable[SeenVm], *, now: float) -> dict[VmId, str]:
-        """Return the letter of each VM whose instance is gone, except those that `missing_state` powers off.
+    def letters(self, vms: Iterable[InferredVm], *, now: float) -> dict[VmId, str]:
+        """Return the state letter of each VM whose instance is gone: `e` when due, else `-`.
+
+        VMs that the setting `missing_state` powers off are left out.
 
         Args:
-            vms: all of the host.
+            vms: every VM of the host.
             now: seconds that never go backwards.
         """
         gone = [vm.state for vm in vms if not vm.is_listed and vm.state.state is VmWord.FAILURE]

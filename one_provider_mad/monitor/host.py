@@ -1,4 +1,4 @@
-"""PURE: the capacity that a host reports, how much of it is in use, and its further attributes."""
+"""Computes the report on a host: its capacity, how much of it is in use, and further attributes; calls nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from one_provider_mad.protocol.reports import HostReport, Wild
 from one_provider_mad.providers.interface import ImportHints, Provider, Size, SizedInstances
 
 NOTHING = "-"
-"""PROVIDER_WARNING without a warning: an attribute of a host stays until it is reported again."""
+"""Value of PROVIDER_WARNING when there is no warning: an attribute of a host stays until it is reported again, so an
+old warning has to be overwritten."""
 
 LETTERS: dict[InstanceState, str] = {
     InstanceState.RUNNING: "a",
     InstanceState.STOPPED: "d",
     InstanceState.SUSPENDED: "p",
 }
-"""Letter of each state in the legacy report; every other state is `-`, which changes nothing."""
+"""Letter of an instance's state in reports up to 5.10; every other state is `-`, which leaves the VM as it is."""
 
 UNLIMITED = Size(cpu=UNLIMITED_CPU, memory=UNLIMITED_MEMORY)
 
@@ -36,12 +37,12 @@ class Load(Value, frozen=True, kw_only=True):
 
 
 def capacity_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Size | None) -> Size:
-    """Return a host's capacity: configured, else the cloud's, else more than any VM asks for.
+    """Return a host's capacity: the configured one, else the cloud's limit, else UNLIMITED.
 
     Args:
         settings: the table `[capacity]`.
-        sizes: instance types of the provider, to count those of the configuration.
-        limit: the cloud's, None for none.
+        sizes: size of each instance type, for `capacity.instance_types`.
+        limit: the cloud's limit, None for none.
     """
     known = {name: count for name, count in settings.instance_types.items() if name in sizes}
     if known:
@@ -58,7 +59,7 @@ def capacity_of(settings: CapacitySettings, sizes: Mapping[str, Size], limit: Si
 
 
 def configured_capacity(settings: CapacitySettings) -> Size | None:
-    """Return the capacity if the configuration sets all of it, else None."""
+    """Return the host's capacity if the configuration sets both CPU and memory, else None."""
     if settings.cpu is None or settings.memory is None:
         return None
     return Size(cpu=settings.cpu, memory=settings.memory)
@@ -70,13 +71,13 @@ def unknown_types(settings: CapacitySettings, sizes: Mapping[str, Size]) -> list
 
 
 def load_of(usages: Iterable[Usage | None]) -> Load:
-    """Return the sum of the instances' use."""
+    """Return the sum of the instances' CPU and memory in use."""
     found = [usage for usage in usages if usage is not None]
     return Load(cpu=sum(usage.cpu for usage in found), memory=sum(usage.memory for usage in found))
 
 
 def taken_by(instances: Iterable[Instance], provider: Provider) -> Load:
-    """Return the capacity that instances take: the size of their types where the provider knows it, else their use."""
+    """Return CPU and memory that instances take: of each its type's size if the provider knows it, else its use."""
     if not isinstance(provider, SizedInstances):
         return load_of(each.usage for each in instances)
     sizes = [size for each in instances if (size := provider.size_of(each)) is not None]
@@ -96,11 +97,11 @@ def report_of(
 
     Args:
         settings: the configuration.
-        capacity: its capacity; None while unknown: then none is offered to the scheduler.
-        load: what is in use.
+        capacity: the host's capacity; None while unknown: then the report has no totals.
+        load: CPU and memory in use.
         wilds: wild instances.
         error: why the cloud cannot be asked, "" when it can.
-        warning: for the operator, "" for none.
+        warning: the operator's warning, "" for none.
     """
     return HostReport(
         hypervisor=settings.hypervisor,
@@ -115,7 +116,7 @@ def report_of(
 
 
 def wild_of(instance: Instance, hints: ImportHints | None) -> Wild:
-    """Return a wild instance ready for import, as far as the provider knows its size and template."""
+    """Return the report on a wild instance, with size and template for its import as far as the provider knows them."""
     size = hints.size if hints else Size(cpu=0, memory=0)
     return Wild(
         deploy_id=instance.deploy_id,
@@ -128,5 +129,5 @@ def wild_of(instance: Instance, hints: ImportHints | None) -> Wild:
 
 
 def letter_of(state: InstanceState) -> str:
-    """Return the letter of a state in the legacy report."""
+    """Return the letter of an instance's state in reports up to 5.10."""
     return LETTERS.get(state, "-")

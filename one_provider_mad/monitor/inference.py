@@ -1,4 +1,4 @@
-"""PURE: derive the state of each host's VMs from a listing (decision 18). No clock, no files.
+"""Derives the state of each host's VMs from a listing of the cloud (decision 18); calls nothing, reads no clock.
 
 Three things are kept apart. An instance in a complete listing has a state. An instance that is not in it is missing
 only after several such listings, and not at all when too many vanish at once. And a VM that an action is changing is
@@ -18,7 +18,7 @@ from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.attribution import (
     KnownInstance,
     attribute_instances,
-    latest_of,
+    latest_attempts,
     latest_time,
     life_of,
     with_created,
@@ -35,27 +35,29 @@ WORDS: dict[InstanceState, VmWord] = {
     InstanceState.TERMINATING: VmWord.UNKNOWN,
     InstanceState.UNKNOWN: VmWord.UNKNOWN,
 }
-"""What is reported of a VM by its instance's state. Transitions are UNKNOWN: POWEROFF in mid-reboot would power the VM
-off. A terminated instance has no entry, it is missing for certain."""
+"""The state that is reported for a VM, by the state of its instance. Transitions are UNKNOWN: POWEROFF in mid-reboot
+would power the VM off. A terminated instance has no entry, it is missing for certain."""
 
 _FORGET_SECONDS = 3600.0
-"""How long a missing instance is remembered, to recognise it if it comes back without its tags."""
+"""Seconds for which a missing instance is remembered, to recognise it if it comes back without its tags; then it is
+forgotten, and no longer reported."""
 
 _LONGEST_GAP = 300.0
-"""Most seconds between two listings that count towards a hold: an outage is no proof."""
+"""Most seconds between two listings that count towards `unusual_hold`; a longer pause prolongs the hold by the rest,
+since an outage proves nothing about instances."""
 
 
 class Rules(Value, frozen=True, kw_only=True):
-    """Limits of the inference; see MonitorSettings.
+    """Settings of the inference; MonitorSettings explains them.
 
     Attributes:
-        owner: owner in the tags of our instances.
+        owner: the owner that the tags of our instances name.
         grace: seconds for which the cloud may omit an existing instance, after a create or at any time.
-        missing_word: UNKNOWN or POWEROFF.
-        missing_after: complete listings without an instance until it is missing.
+        missing_word: the state of a missing VM: UNKNOWN or POWEROFF.
+        missing_after: number of complete listings in a row without its instance after which a VM is missing.
         unusual_share: share of all known instances that may vanish at once.
         unusual_count: smallest number of vanished instances that counts as unusual.
-        unusual_hold: seconds for which an unusual number is held.
+        unusual_hold: seconds for which VMs are held when an unusual number of instances has vanished.
     """
 
     owner: str
@@ -68,30 +70,30 @@ class Rules(Value, frozen=True, kw_only=True):
 
 
 class Listing(Value, frozen=True, kw_only=True):
-    """A complete listing.
+    """A complete listing of the cloud.
 
     Attributes:
-        began_at: when it was requested, seconds since the epoch: later events may not show.
-        instances: everything in the account and region, with instances that were found by id alone.
-        unasked: known instances that it lacks, and that could not be looked up by id.
-        upstreams: VMs of instances that carry only the tags of upstream's driver.
-        hosts: monitored hosts.
+        began_at: when it was requested, seconds since the epoch; it may lack later changes.
+        instances: every instance in the account and region, those found only by their ids included.
+        not_looked_up: known instances that the listing lacks and that could not be looked up by id.
+        upstreams: for each instance with tags of upstream's driver only, its VM.
+        hosts: numbers of the monitored hosts.
     """
 
     began_at: float
     instances: Sequence[Instance]
-    unasked: frozenset[DeployId] = frozenset()
+    not_looked_up: frozenset[DeployId] = frozenset()
     upstreams: Mapping[DeployId, VmId] = {}
     hosts: frozenset[int] = frozenset()
 
 
 class Memory(Value, frozen=True, kw_only=True):
-    """Knowledge from earlier listings.
+    """What earlier listings have shown; the next inference starts from it.
 
     Attributes:
-        vms: VMs whose instances were seen, by number.
-        listed_at: when the latest listing began, 0 for none.
-        held_since: since when the first of an unusual number is held, 0 while none is.
+        vms: the known instance of each VM, by the VM's number.
+        listed_at: when the latest listing began, seconds since the epoch; 0 before the first.
+        held_since: since when the VM that is held longest is held; 0 while no VM is held.
     """
 
     vms: Mapping[VmId, KnownInstance] = {}
@@ -99,13 +101,14 @@ class Memory(Value, frozen=True, kw_only=True):
     held_since: float = 0.0
 
 
-class SeenVm(Value, frozen=True, kw_only=True):
-    """One VM of a host, ready to be reported.
+class InferredVm(Value, frozen=True, kw_only=True):
+    """The inferred state of one VM of a host.
 
     Attributes:
-        state: ID, instance and reported state.
-        is_listed: named in a report of all VMs; a VM that it leaves out counts as missing.
-        instance: the instance, None when it was not listed.
+        state: the VM's number, its instance's id, and the state to report.
+        is_listed: whether a report of all VMs names the VM; OpenNebula takes a VM that such a report leaves out for
+            missing.
+        instance: the VM's instance, None if the listing lacks it.
     """
 
     state: VmState
@@ -114,38 +117,39 @@ class SeenVm(Value, frozen=True, kw_only=True):
 
 
 class Inference(Value, frozen=True, kw_only=True):
-    """The states inferred from a listing.
+    """The states of all VMs as inferred from a listing.
 
     Attributes:
         memory: for the inference of the next listing.
-        hosts: VMs by the number of their host, in the order of their own numbers.
-        unsynced: hosts with a create that has no id yet, so that a report of all VMs has to wait.
-        wilds: wild instances that are live.
-        held: VMs that are held because too many vanished at once.
-        anomalies: instances with an anomaly that an operator should know of, with its description.
+        hosts: for each host's number its VMs, in the order of their numbers.
+        unsynced: hosts for which a report of all VMs has to wait: a create there has not returned an instance yet, or a
+            VM's host is unknown.
+        wilds: live instances without tags of ours.
+        held: VMs that are held since too many instances vanished at once (glossary: held).
+        anomalies: for each instance that an operator should look into, the reason.
     """
 
     memory: Memory
-    hosts: Mapping[int, Sequence[SeenVm]] = {}
+    hosts: Mapping[int, Sequence[InferredVm]] = {}
     unsynced: frozenset[int] = frozenset()
     wilds: Sequence[Instance] = ()
     held: frozenset[VmId] = frozenset()
     anomalies: Mapping[DeployId, str] = {}
 
 
-def unseen_since_when(memory: Memory, listing: Listing, *, grace: float) -> float:
-    """Return the time from which creates matter to an inference, in seconds since the epoch.
+def earliest_unlisted_create(memory: Memory, listing: Listing, *, grace: float) -> float:
+    """Return the time of the earliest create whose instance earlier listings may lack, in seconds since the epoch.
 
-    Without a memory all of them do: earlier creates show whether a first listing lacks half of the instances.
+    Before a first listing that is 0: all journaled creates then show how many instances that listing lacks.
     """
     return min(listing.began_at, memory.listed_at) - grace if memory.listed_at else 0.0
 
 
-def set_back(memory: Memory, by: float) -> Memory:
-    """Return the same memory after the clock was set back by so many seconds.
+def with_clock_set_back(memory: Memory, by: float) -> Memory:
+    """Return the memory with its times moved back, after the clock was set back by `by` seconds.
 
-    No hold gets longer by it, and later events are not older than earlier sightings. A clock that is set ahead is like
-    an outage: see `_LONGEST_GAP`.
+    So holds end when they would have, and later events do not seem older than earlier listings. A clock that was set
+    ahead is treated like an outage: `_LONGEST_GAP`.
     """
     vms = {
         vm_id: msgspec.structs.replace(
@@ -166,13 +170,13 @@ def _earlier(moment: float, by: float) -> float:
 
 
 def infer_states(memory: Memory, listing: Listing, activity: Activity, rules: Rules) -> Inference:
-    """Infer states from a listing. The same listing may be used again as the actions go on; it counts once.
+    """Infer the VMs' states from a listing. A listing may be used again after further actions; its misses count once.
 
     Args:
-        memory: of the last inference.
-        listing: complete, and not older than the one before.
+        memory: the memory that the last inference returned.
+        listing: a complete listing, not older than the one before.
         activity: what the action driver is doing, read after the listing was complete.
-        rules: how careful to be.
+        rules: the settings.
     """
     return _Inferrer(memory, listing, activity, rules).infer_states()
 
@@ -183,34 +187,34 @@ class _Inferrer:
         self._listing = listing
         self._activity = activity
         self._rules = rules
-        self._hosts: dict[int, list[SeenVm]] = {}
+        self._hosts: dict[int, list[InferredVm]] = {}
         self._unsynced: set[int] = set()
         # Instances that were created since the last listing are not known yet, even if the grace has passed.
-        unseen_since = unseen_since_when(memory, listing, grace=rules.grace)
-        self._attempts = latest_of(
+        unseen_since = earliest_unlisted_create(memory, listing, grace=rules.grace)
+        self._attempts = latest_attempts(
             attempt
             for attempt in activity.attempts
             if attempt.identity.owner == rules.owner
-            and activity.is_since(attempt, unseen_since)
-            and not activity.is_ended(attempt.identity.vm_id, since=latest_time(attempt), slack=0)
+            and activity.is_sent_or_answered_since(attempt, unseen_since)
+            and not activity.has_ended_since(attempt.identity.vm_id, since=latest_time(attempt), slack=0)
         )
         self._known = with_created(memory.vms, self._attempts.values())
-        made = {attempt.deploy_id for attempt in activity.attempts if attempt.deploy_id}
+        created = {attempt.deploy_id for attempt in activity.attempts if attempt.deploy_id}
         self._attribution = attribute_instances(
             listing.instances,
             self._known,
             owner=rules.owner,
-            made=made,
+            created=created,
             upstreams=listing.upstreams,
             hosts=listing.hosts,
         )
         self._anomalies = self._without_changed(self._attribution.anomalies)
         for vm_id in self._attribution.without_host:
-            self._known.pop(vm_id, None)  # learnt while there was one host, perhaps not this VM's
+            self._known.pop(vm_id, None)  # recorded while one host was monitored, which need not be the VM's
         self._pending = self._find_pending()
 
     def _without_changed(self, anomalies: Mapping[DeployId, str]) -> dict[DeployId, str]:
-        """Leave out anomalies of VMs that an action has changed during the listing."""
+        """Return the anomalies without those of VMs that an action has changed since the listing began."""
         if not anomalies:
             return {}
         listed = (each for each in self._listing.instances if each.deploy_id in anomalies)
@@ -239,15 +243,15 @@ class _Inferrer:
         )
 
     def _visible_from(self, began_at: float) -> float:
-        """Return the time before which an instance was created if a listing that began then certainly shows it."""
+        """Return the time such that a listing that began at `began_at` has every instance created before it."""
         return began_at - self._rules.grace
 
     def _find_pending(self) -> frozenset[VmId]:
-        """Return VMs with a create that has no id yet: their hosts are not synced for now."""
+        """Return VMs with a create that has not returned an id yet, and add their hosts to the unsynced ones."""
         pending: set[VmId] = set()
         since = self._visible_from(self._listing.began_at)
         for vm_id, attempt in self._attempts.items():
-            if attempt.state is not AttemptState.OPEN or not self._activity.is_since(attempt, since):
+            if attempt.state is not AttemptState.OPEN or not self._activity.is_sent_or_answered_since(attempt, since):
                 continue
             shown = self._attribution.ours.get(vm_id)
             identity = shown[0].identity if shown and not shown[0].state.is_gone else None
@@ -262,7 +266,7 @@ class _Inferrer:
         deploy_id, state = instance.deploy_id, instance.state
         before = self._known.get(vm_id)
         if self._is_parked(vm_id, deploy_id):
-            self._known[vm_id] = _seen(instance, vm_id, host_id, before, is_parked=True)
+            self._known[vm_id] = _known_from(instance, vm_id, host_id, before, is_parked=True)
             if state is InstanceState.RUNNING and not self._is_changed(vm_id):
                 self._anomalies[deploy_id] = f"runs, and VM {vm_id} is stopped or undeployed in OpenNebula"
             return
@@ -270,24 +274,25 @@ class _Inferrer:
         if state.is_gone and not is_unsure:
             has_others = vm_id in self._attribution.with_others
             if before is None and not has_others:
-                return  # gone before a first listing
+                return  # it was gone before the first listing
             if before is not None and (self._is_explained(before) or (self._is_forgotten(before) and not has_others)):
-                del self._known[vm_id]  # as OpenNebula wanted it
+                del self._known[vm_id]  # an action ended it, or it is forgotten
                 return
             if state is InstanceState.TERMINATED and before is not None and not has_others:
                 self._infer_terminated(before, instance, host_id)
                 return
             is_unsure = has_others
-        if before is None or not _is_as_seen(before, instance, host_id):
-            self._known[vm_id] = _seen(instance, vm_id, host_id, before)
+        if before is None or not _is_unchanged(before, instance, host_id):
+            self._known[vm_id] = _known_from(instance, vm_id, host_id, before)
         is_unsure = is_unsure or self._is_changed(vm_id) or self._activity.is_given_up(vm_id, deploy_id)
         word = VmWord.UNKNOWN if is_unsure else WORDS.get(state, VmWord.UNKNOWN)
         self._add(host_id, vm_id, deploy_id, word, instance=instance)
 
     def _name_without_host(self) -> None:
-        """Report a VM of unknown host on each host as UNKNOWN, which changes nothing where it is not.
+        """Report each VM of unknown host on every host as UNKNOWN; such a state leaves a VM as it is.
 
-        A report of all VMs that names it would make it a zombie there; left out, it would be lost where it is.
+        No report of all VMs is sent meanwhile: one that names the VM makes it a zombie on a host where it is not, and
+        one that leaves it out makes it missing on the host where it is.
         """
         for vm_id, instance in self._attribution.without_host.items():
             for host_id in self._listing.hosts:
@@ -295,13 +300,13 @@ class _Inferrer:
                 self._unsynced.add(host_id)
 
     def _is_changed(self, vm_id: VmId) -> bool:
-        """True when an action has changed the VM during the listing, which may be outdated."""
+        """True when an action may have changed the VM since the listing began, so that the listing may be outdated."""
         attempt, began_at = self._attempts.get(vm_id), self._listing.began_at
-        is_young = attempt is not None and self._activity.is_since(attempt, began_at)
-        return is_young or self._activity.is_settled_since(vm_id, began_at)
+        is_young = attempt is not None and self._activity.is_sent_or_answered_since(attempt, began_at)
+        return is_young or self._activity.is_answered_since(vm_id, began_at)
 
     def _infer_terminated(self, before: KnownInstance, instance: Instance, host_id: int) -> None:
-        """Report a VM as missing at once: the cloud itself says that its instance is gone."""
+        """Report a VM as missing at once, since the cloud itself reports its instance as terminated."""
         self._known[before.vm_id] = msgspec.structs.replace(
             before,
             host_id=host_id,
@@ -318,12 +323,12 @@ class _Inferrer:
     # Instances that are not listed
 
     def _hold(self, absent: Iterable[KnownInstance]) -> frozenset[VmId]:
-        """Return absent VMs that do not count as missing, since too many have vanished: those held, and new ones."""
+        """Return the absent VMs to hold: those held already, and all that vanished now if they are unusually many."""
         began_at, rules = self._listing.began_at, self._rules
         lost = [known for known in absent if self._is_lost(known)]
         if not lost:
             return frozenset()
-        # The share is taken of VMs that this listing can tell of: absent VMs with an open action are on neither side.
+        # Absent VMs with an open action count neither as lost nor as listed: their instances may rightly be gone.
         shown = sum(
             not self._is_parked(vm_id, each.deploy_id) and not each.state.is_gone
             for vm_id, (each, _) in self._attribution.ours.items()
@@ -343,11 +348,11 @@ class _Inferrer:
         return frozenset(held)
 
     def _is_lost(self, known: KnownInstance) -> bool:
-        """True when it has vanished of late, and nothing explains it."""
+        """True when the VM's instance vanished lately and no action, lag or lookup failure can be the reason."""
         return not (
             self._is_parked(known.vm_id, known.deploy_id)
             or known.is_terminated
-            or known.deploy_id in self._listing.unasked
+            or known.deploy_id in self._listing.not_looked_up
             or known.vm_id in self._activity.busy
             or known.vm_id in self._pending
             or self._is_young(known)
@@ -363,7 +368,7 @@ class _Inferrer:
         vm_id = known.vm_id
         known = self._known[vm_id]
         if self._is_parked(vm_id, known.deploy_id):
-            self._known[vm_id] = _patient(known, is_parked=True)
+            self._known[vm_id] = _without_misses(known, is_parked=True)
             return
         is_unsure = vm_id in self._activity.busy or vm_id in self._pending or self._is_young(known)
         if not is_unsure and (
@@ -371,9 +376,9 @@ class _Inferrer:
         ):
             del self._known[vm_id]
             return
-        if is_unsure or known.is_parked or self._activity.is_settled_since(vm_id, self._memory.listed_at):
-            known = _patient(known)  # after an action the count begins anew: its instance has had no time to be missing
-        if not (is_unsure or is_held or known.deploy_id in self._listing.unasked):
+        if is_unsure or known.is_parked or self._activity.is_answered_since(vm_id, self._memory.listed_at):
+            known = _without_misses(known)  # misses from before an action prove nothing about the instance after it
+        if not (is_unsure or is_held or known.deploy_id in self._listing.not_looked_up):
             known = self._missed(known)
         self._known[vm_id] = known
         if known.misses >= self._rules.missing_after:
@@ -382,9 +387,9 @@ class _Inferrer:
             self._add(known.host_id, vm_id, known.deploy_id, VmWord.UNKNOWN)
 
     def _missed(self, known: KnownInstance) -> KnownInstance:
-        """Return the same with one miss more, unless this listing was counted already.
+        """Return the known instance with one miss more, unless this listing was counted already.
 
-        The last miss before it is missing counts only after the time by which the cloud's listings may lag behind.
+        The miss that makes the VM missing counts only once `grace` has passed since the first: listings may lag behind.
         """
         began_at = self._listing.began_at
         if began_at == self._memory.listed_at:
@@ -404,10 +409,10 @@ class _Inferrer:
     # Explanations
 
     def _is_explained(self, known: KnownInstance) -> bool:
-        """True when an action has ended it since it was last seen."""
+        """True when an action has ended the instance since a listing last had it."""
         seen_at = known.seen_at or self._memory.listed_at
-        ended = self._activity.is_ended(known.vm_id, since=seen_at)
-        return ended and self._activity.is_ended(known.vm_id, since=known.made_at, slack=0)
+        ended = self._activity.has_ended_since(known.vm_id, since=seen_at)
+        return ended and self._activity.has_ended_since(known.vm_id, since=known.made_at, slack=0)
 
     def _is_forgotten(self, known: KnownInstance) -> bool:
         since = known.missing_since
@@ -415,7 +420,7 @@ class _Inferrer:
         return is_missing and self._listing.began_at - since > _FORGET_SECONDS
 
     def _is_young(self, known: KnownInstance) -> bool:
-        """True while the cloud may not list it yet.
+        """True while the cloud may not list the instance yet, since its create is recent.
 
         OpenNebula takes a VM that a report of all VMs leaves out for missing, however young it is (its 30 s of patience
         cover only VMs that are named; src/im/InformationManager.cc).
@@ -424,11 +429,11 @@ class _Inferrer:
         return (
             attempt is not None
             and attempt.deploy_id == known.deploy_id
-            and self._activity.is_since(attempt, self._visible_from(self._listing.began_at))
+            and self._activity.is_sent_or_answered_since(attempt, self._visible_from(self._listing.began_at))
         )
 
     def _is_parked(self, vm_id: VmId, deploy_id: DeployId) -> bool:
-        """True when its VM is on no host: a report that names the VM there would make it a zombie."""
+        """True for a stopped instance whose VM is on no host; a host's report that names the VM makes it a zombie."""
         return deploy_id in self._activity.parked and vm_id not in self._activity.busy
 
     # Reporting
@@ -437,19 +442,19 @@ class _Inferrer:
         self, host_id: int, vm_id: VmId, deploy_id: DeployId, word: VmWord, *, instance: Instance | None = None
     ) -> None:
         state = VmState(vm_id=vm_id, deploy_id=deploy_id, state=word)
-        self._hosts.setdefault(host_id, []).append(SeenVm(state=state, instance=instance))
+        self._hosts.setdefault(host_id, []).append(InferredVm(state=state, instance=instance))
 
     def _add_missing(self, host_id: int, vm_id: VmId, deploy_id: DeployId, *, instance: Instance | None = None) -> None:
-        """Add a VM that a report of all VMs leaves out; alone it is FAILURE, the word that makes a VM UNKNOWN."""
+        """Add a VM that a report of all VMs leaves out. Between those, FAILURE is sent: oned makes the VM UNKNOWN."""
         word = VmWord.POWEROFF if self._rules.missing_word is VmWord.POWEROFF else VmWord.FAILURE
         state = VmState(vm_id=vm_id, deploy_id=deploy_id, state=word)
-        self._hosts.setdefault(host_id, []).append(SeenVm(state=state, is_listed=False, instance=instance))
+        self._hosts.setdefault(host_id, []).append(InferredVm(state=state, is_listed=False, instance=instance))
 
 
-def _seen(
+def _known_from(
     instance: Instance, vm_id: VmId, host_id: int, before: KnownInstance | None, *, is_parked: bool = False
 ) -> KnownInstance:
-    """Return the knowledge of a listed instance."""
+    """Return what a listing shows of an instance, with what is known of it already."""
     same = before if before is not None and before.deploy_id == instance.deploy_id else None
     life = life_of(instance.identity) if instance.identity is not None else (-1, -1)
     stime, seq = max(life, same.life) if same is not None else life
@@ -464,16 +469,16 @@ def _seen(
     )
 
 
-def _is_as_seen(known: KnownInstance, instance: Instance, host_id: int) -> bool:
-    """True when a listed instance adds nothing to what is known, as it mostly does."""
+def _is_unchanged(known: KnownInstance, instance: Instance, host_id: int) -> bool:
+    """True when a listed instance adds nothing to what is known of it, which is the usual case."""
     is_missed = known.misses or known.missed_since or known.seen_at
     is_undisturbed = not (is_missed or known.held_since or known.is_parked or known.is_terminated)
     has_tags = instance.identity is None or life_of(instance.identity) <= known.life
     return is_undisturbed and has_tags and (known.deploy_id, known.host_id) == (instance.deploy_id, host_id)
 
 
-def _patient(known: KnownInstance, *, is_parked: bool = False) -> KnownInstance:
-    """Return the same without misses."""
+def _without_misses(known: KnownInstance, *, is_parked: bool = False) -> KnownInstance:
+    """Return the known instance with its misses set to none."""
     return msgspec.structs.replace(
         known, misses=0, missed_since=0.0, missing_since=0.0, is_terminated=False, is_parked=is_parked
     )

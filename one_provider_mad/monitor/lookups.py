@@ -1,8 +1,8 @@
-"""Look up by id instances that a listing lacks: a listing may look complete and lag behind.
+"""Look up by id the instances that a listing lacks, since a listing may lag behind although it looks complete.
 
 EC2 is eventually consistent (docs.aws.amazon.com, "Eventual consistency in the Amazon EC2 API"): 30 % of all running
-instances were seen to be left out of a listing for some seconds. An instance that its id does not find either is
-missed.
+instances were seen to be left out of a listing for some seconds. Only an instance that
+the lookup does not find either counts as missed by that listing.
 """
 
 from __future__ import annotations
@@ -20,28 +20,29 @@ from one_provider_mad.monitor.inference import Memory
 log = structlog.get_logger()
 
 MOST_LOOKED_UP = 1000
-"""Instances of one listing to look up; the others are not missed yet, and are looked up after a later one."""
+"""Most instances that are looked up after one listing; the rest do not count as missed, and are looked up after a later
+listing."""
 
 
 class Lookup(Value, frozen=True, kw_only=True):
     """Result of looking up instances that a listing lacks.
 
     Attributes:
-        found: instances that exist, or that the cloud knows to be gone.
-        unasked: instances of which nothing is known.
+        found: the instances that the cloud returned, terminated ones included.
+        not_looked_up: instances that could not be looked up, so that nothing is known about them.
     """
 
     found: Mapping[DeployId, Instance] = {}
-    unasked: frozenset[DeployId] = frozenset()
+    not_looked_up: frozenset[DeployId] = frozenset()
 
 
 def lacking(memory: Memory, listed: Collection[DeployId], *, missing_after: int) -> list[DeployId]:
-    """Return instances of VMs that a listing lacks, unless missing, held or parked; most often missed first.
+    """Return known instances that a listing lacks, the most often missed first; not those missing, held or parked.
 
     Args:
-        memory: of earlier listings.
-        listed: ids in this one.
-        missing_after: misses from which on an instance is missing.
+        memory: what earlier listings have shown.
+        listed: ids of the instances in this listing.
+        missing_after: number of misses from which on a VM is missing.
     """
     absent = [
         (-known.misses, known.deploy_id)
@@ -54,7 +55,7 @@ def lacking(memory: Memory, listed: Collection[DeployId], *, missing_after: int)
 
 
 async def look_up(watched: OpenCloud, deploy_ids: Collection[DeployId]) -> Lookup:
-    """Look up the first of these instances, up to MOST_LOOKED_UP. Never raises: then nothing is known."""
+    """Look up these instances by id, the first MOST_LOOKED_UP of them. On an error none counts as looked up."""
     asked = list(deploy_ids)[:MOST_LOOKED_UP]
     if not asked:
         return Lookup()
@@ -64,9 +65,9 @@ async def look_up(watched: OpenCloud, deploy_ids: Collection[DeployId]) -> Looku
     except (MadError, TimeoutError) as error:
         reason = str(error) or f"no answer within {watched.call_timeout:g} s"
         log.warning("instances that a listing lacks cannot be looked up", count=len(asked), reason=reason)
-        return Lookup(unasked=frozenset(deploy_ids))
+        return Lookup(not_looked_up=frozenset(deploy_ids))
     except Exception:
         log.exception("looking up instances failed unexpectedly", count=len(asked))
-        return Lookup(unasked=frozenset(deploy_ids))
+        return Lookup(not_looked_up=frozenset(deploy_ids))
     log.info("instances that a listing lacks were looked up", count=len(asked), found=len(found))
-    return Lookup(found=found, unasked=frozenset(deploy_ids).difference(asked))
+    return Lookup(found=found, not_looked_up=frozenset(deploy_ids).difference(asked))

@@ -1,4 +1,4 @@
-"""Find the probes of a host, and the settings of the core that legacy probes receive."""
+"""Find the probe scripts that report on a host, and the settings of oned.conf that those up to 5.10 receive."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _INTERVAL = re.compile(r"-i\s*([0-9]+)")
 
 
 class Tree(Value, frozen=True, kw_only=True):
-    """One folder below `<IM_MAD>-probes.d`, and the use of its output.
+    """A kind of probes: a folder below `<IM_MAD>-probes.d`, and the message that its output goes into.
 
     Attributes:
-        folder: its path in there.
-        kind: the message that it fills.
-        is_host: it reports on the host, so the last output of a probe may be sent again.
-        is_template: the core reads it as a template, so other output is a failure of the probe.
+        folder: its path below `<IM_MAD>-probes.d`.
+        kind: the kind of message that its probes' output becomes.
+        is_host: its probes report on the host, so a failed probe's last output may be sent again.
+        is_template: OpenNebula reads the output as template text, so a probe that prints other text has failed.
     """
 
     folder: str
@@ -44,16 +44,17 @@ FIGURES = Tree(folder="vm/monitor", kind=Kind.MONITOR_VM)
 SNAPSHOTS = Tree(folder="vm/snapshot", kind=Kind.MONITOR_VM)
 RESULTS = Tree(folder="vm/execution", kind=Kind.EXEC_VM)
 TREES = (SYSTEM, HOST, BEACON, STATE, FIGURES, SNAPSHOTS, RESULTS)
-"""Folders of upstream's client (src/im_mad/remotes/common.d/monitord-client.rb). A beacon may print any text."""
+"""The folders that upstream's client runs (src/im_mad/remotes/common.d/monitord-client.rb). Only a beacon's output need
+not be template text."""
 
 
 class Folder(Value, frozen=True, kw_only=True):
-    """A folder with probes.
+    """The probes found in one folder.
 
     Attributes:
-        path: where it is, or would be.
-        probes: files, or links to files, that may be executed, in the order of their names.
-        problem: why they cannot be listed, "" for none; a missing folder is no problem from 5.12 on.
+        path: the folder's path, even if it does not exist.
+        probes: executable files, or links to such, in the order of their names.
+        problem: why the folder cannot be listed, "" for none; from 5.12 on a missing folder just has no probes.
     """
 
     path: Path
@@ -62,7 +63,7 @@ class Folder(Value, frozen=True, kw_only=True):
 
 
 class ProbeFolders:
-    """The folders with probes of one NAME. Reads directories, so it runs in threads.
+    """Finds the probe folders of one NAME. Reads directories, so call it in a thread.
 
     Args:
         folder: `remotes/im`.
@@ -74,14 +75,14 @@ class ProbeFolders:
         self._name = name
 
     def legacy(self) -> Folder:
-        """Return the probes of releases up to 5.10."""
+        """Return the probes for releases up to 5.10, those of `<NAME>.d`."""
         path = self._folder / f"{self._name}.d"
         if not path.is_dir():
             return Folder(path=path, problem=f"there are no probes: {path} is no directory")
         return _folder(path)
 
     def of(self, tree: Tree, im_mad: str) -> Folder:
-        """Return the probes of a tree of an IM_MAD, else of NAME; without any tree `<NAME>.d` reports on the host."""
+        """Return an IM_MAD's probes of one kind, else NAME's; without `-probes.d`, those in `.d` report on the host."""
         trees = self._of_driver(im_mad, "-probes.d")
         return _folder(self._of_driver(im_mad, ".d") if tree is SYSTEM and not trees.is_dir() else trees / tree.folder)
 
@@ -111,7 +112,7 @@ def _is_executable(path: Path) -> bool:
 
 
 def collectd_of(oned_conf: Path) -> tuple[str, str]:
-    """Return port and interval of oned.conf's collectd driver for legacy probes (src/im_mad/im_exec/one_im_exec.rb)."""
+    """Return port and interval of the collectd driver in oned.conf, arguments of probes up to 5.10 (one_im_exec.rb)."""
     try:
         text = oned_conf.read_text(encoding="utf-8", errors="replace")
     except OSError:

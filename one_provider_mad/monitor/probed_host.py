@@ -1,4 +1,4 @@
-"""Report on one host from the output of its probes, at their periods."""
+"""Report on one host by running its probe scripts periodically and sending their output."""
 
 from __future__ import annotations
 
@@ -32,30 +32,32 @@ from one_provider_mad.template_text.lenient_reader import split_attributes
 log = structlog.get_logger()
 
 ERROR = "PROVIDER_ERROR"
-"""The attribute of the host that names failing probes, `-` while all work."""
+"""The host's attribute that lists failing probes, `-` while all work."""
 
 _SYNC = frozenset({"SYNC_STATE", "MISSING_STATE"})
-"""Attributes that make a report of VM states one of all VMs."""
+"""Attributes by which OpenNebula takes a report of VM states for one of all VMs."""
 
 _SNAPSHOT_SECONDS = 60.0
-"""Period of vm/snapshot, which monitord does not send (monitord-client.rb)."""
+"""Period of the probes in vm/snapshot, in seconds; monitord sends none, and upstream's monitord-client.rb has this
+one."""
 
 _STUMBLE_SECONDS = 10.0
-"""Longest pause after a defect; monitord waits for three minutes."""
+"""Most seconds until probes run again after an unexpected error; monitord waits three minutes for a sign of life."""
 
 _UNREAD_SECONDS = 1.0
-"""Pause until it is checked again whether monitord has read the last message."""
+"""Seconds until another check whether monitord has read the last message."""
 
 _LARGE = 64 * 1024
 
 
 class Printed(Value, frozen=True, kw_only=True):
-    """Output of the probes of a folder.
+    """Output of all probes in a folder.
 
     Attributes:
         text: all of it, in the order of the files' names.
-        errors: of each failed probe, one line for people and further lines for the log.
-        is_complete: every probe has printed, now or, where old output may be sent again, earlier.
+        errors: for each failed probe a text whose first line the host shows, and whose further lines go into the log.
+        is_complete: True if `text` has output of every probe; a failed probe's earlier output counts if it may be sent
+            again.
     """
 
     text: str
@@ -67,13 +69,13 @@ class ProbeRuns(Protocol):
     """Runs the probes of a host, and knows which of them fail (monitor/probes.py)."""
 
     async def print_tree(self, tree: Tree, request: StartMonitor) -> Printed:
-        """Run one folder; failures are noted."""
+        """Run the probes of one kind, and note failures."""
 
     def note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
-        """Note the failures in a folder, () for none."""
+        """Note which probes of a folder fail, () for none."""
 
     def errors(self, host_id: int) -> tuple[str, ...]:
-        """Return all present failures of a host, a line each."""
+        """Return one line for each probe of the host that fails now."""
 
     def is_error_due(self, host_id: int) -> bool:
         """True when probes have failed for so long that the configuration wants the host in ERROR."""
@@ -83,23 +85,23 @@ class MessageSender(Protocol):
     """Writes messages to monitord (monitor/sender.py)."""
 
     def is_waiting(self, kind: Kind, host_id: int) -> bool:
-        """True while monitord has not read the last such message about this host."""
+        """True while monitord has not read the last message of this kind about the host."""
 
     def send(self, kind: Kind, host_id: int, text: str = "", *, is_success: bool = True) -> None:
         """Write a short message at once."""
 
     async def send_long(self, kind: Kind, host_id: int, text: str) -> None:
-        """Write a message that may be long; the loop goes on meanwhile."""
+        """Write a message that may be long, without blocking the event loop."""
 
 
 class ProbedHost:
-    """The reports on one host.
+    """Reports on one host with its probes' output.
 
     Args:
         runs: runs its probes.
         request: monitord's request.
         sender: writes messages.
-        printed: latest output about the host; kept up to date.
+        printed: the probes' latest output about the host, by kind of message; updated here.
         on_reported: called once every folder has run.
     """
 
@@ -121,7 +123,7 @@ class ProbedHost:
         self._in_order = asyncio.Lock()
         # A host that is new, or was in ERROR, is not monitored before a SYSTEM_HOST (decision 20), and the slowest
         # probe takes a minute. HYPERVISOR is left to the probes: a value from here would overwrite theirs.
-        self._owes_system = True
+        self._needs_system_host = True
 
     async def report(self, report_periods: Callable[[], ReportPeriods]) -> None:
         """Report until cancelled, at the periods in force."""
@@ -137,14 +139,14 @@ class ProbedHost:
         }
         async with asyncio.TaskGroup() as group:
             group.create_task(
-                self._repeat("heartbeat", self._beat, lambda: report_periods().heartbeat), name="heartbeat"
+                self._repeat("heartbeat", self._send_sign_of_life, lambda: report_periods().heartbeat), name="heartbeat"
             )
             for tree, period in periods.items():
-                turn = partial(self._tell, tree)
+                turn = partial(self._run_and_send, tree)
                 group.create_task(self._repeat(tree.folder, turn, period), name=f"probes {tree.folder}")
 
     async def _repeat(self, name: str, work: Callable[[], Awaitable[bool]], period: Callable[[], float]) -> None:
-        """Run work at its period, never twice at once; a defect is reported and stops nothing else."""
+        """Call `work` periodically, never twice at once; after an unexpected error report it, and go on."""
         loop = asyncio.get_running_loop()
         while True:
             begun, limit, is_done = loop.time(), math.inf, True
@@ -161,7 +163,7 @@ class ProbedHost:
                 self._note_reported(name)
             else:
                 limit = _UNREAD_SECONDS
-            await asyncio.sleep(0)  # a turn for the others, also where the work took longer than its period
+            await asyncio.sleep(0)  # let other tasks run, even if the work took longer than its period
             while (left := begun + min(period(), limit) - loop.time()) > 0:  # noqa: ASYNC110 - the period may change
                 await asyncio.sleep(min(left, CHECK_SECONDS))
 
@@ -170,7 +172,7 @@ class ProbedHost:
         was_in_order = not self._runs.errors(host_id)
         self._runs.note(host_id, f"{name}, said", problems)
         if not was_in_order and not self._runs.errors(host_id):
-            self._owes_system = True  # nothing else takes a host out of ERROR
+            self._needs_system_host = True  # only SYSTEM_HOST takes a host out of ERROR
 
     def _note_reported(self, name: str) -> None:
         if name in self._unreported:
@@ -178,18 +180,18 @@ class ProbedHost:
             if not self._unreported:
                 self._on_reported()
 
-    async def _beat(self) -> bool:
-        """Send a sign of life without waiting for probes: their last output about the host, with the failures."""
-        if self._owes_system and not self._runs.is_error_due(self._request.host_id):
-            await self._tell_host(Kind.SYSTEM_HOST)
-        await self._tell_host(Kind.MONITOR_HOST)
+    async def _send_sign_of_life(self) -> bool:
+        """Send MONITOR_HOST, the sign of life, at once, with the probes' last output about the host and failures."""
+        if self._needs_system_host and not self._runs.is_error_due(self._request.host_id):
+            await self._send_host(Kind.SYSTEM_HOST)
+        await self._send_host(Kind.MONITOR_HOST)
         return True
 
-    async def _tell(self, tree: Tree) -> bool:
-        """Run a folder, and send its output.
+    async def _run_and_send(self, tree: Tree) -> bool:
+        """Run the probes of one kind, and send their output.
 
         Returns:
-            False while its last output is unread: then it does not run, so nothing piles up, or is lost.
+            False if monitord has not read the last output yet; then the probes do not run.
         """
         host_id = self._request.host_id
         if self._sender.is_waiting(tree.kind, host_id):
@@ -197,24 +199,24 @@ class ProbedHost:
         was_in_order = not self._runs.errors(host_id)
         printed = await self._runs.print_tree(tree, self._request)
         if tree in (SYSTEM, HOST):
-            self._owes_system = self._owes_system or tree is SYSTEM
+            self._needs_system_host = self._needs_system_host or tree is SYSTEM
             self._printed[tree.kind] = printed.text
-            await self._tell_host(tree.kind)
+            await self._send_host(tree.kind)
         else:
-            # A report of all VMs that lacks those of a failed probe would power these off.
-            is_said = printed.is_complete or tree is not STATE
-            text = printed.text if is_said else await _without_sync(printed.text)
+            # OpenNebula would power off the VMs that a failed probe does not report, if the report were one of all VMs.
+            is_sent_whole = printed.is_complete or tree is not STATE
+            text = printed.text if is_sent_whole else await _without_sync(printed.text)
             if text.strip():
                 async with self._in_order:
                     await self._sender.send_long(tree.kind, host_id, text)
         if not was_in_order and not self._runs.errors(host_id) and tree is not SYSTEM:
-            self._owes_system = True  # as above
-            await self._tell_host(Kind.SYSTEM_HOST)
+            self._needs_system_host = True  # only SYSTEM_HOST takes a host out of ERROR
+            await self._send_host(Kind.SYSTEM_HOST)
         return True
 
-    async def _tell_host(self, kind: Kind) -> None:
+    async def _send_host(self, kind: Kind) -> None:
         host_id = self._request.host_id
-        async with self._in_order:  # a long text is packed meanwhile, and the newest must come last
+        async with self._in_order:  # messages are packed in threads, and must still be sent in order
             is_error_due = self._runs.is_error_due(host_id)
             if self._sender.is_waiting(Kind.MONITOR_HOST if is_error_due else kind, host_id):
                 return
@@ -222,18 +224,18 @@ class ProbedHost:
             if is_error_due:
                 self._sender.send(Kind.MONITOR_HOST, host_id, "; ".join(errors), is_success=False)
                 return
-            await self._sender.send_long(kind, host_id, joined(self._printed.get(kind, ""), errors))
+            await self._sender.send_long(kind, host_id, with_failures(self._printed.get(kind, ""), errors))
             if kind is Kind.SYSTEM_HOST:
-                self._owes_system = False
+                self._needs_system_host = False
 
 
-def joined(text: str, errors: tuple[str, ...]) -> str:
-    """Return the probes' output with the attribute that names failures."""
+def with_failures(text: str, errors: tuple[str, ...]) -> str:
+    """Return the probes' output with PROVIDER_ERROR, the attribute that lists failures, added."""
     return f"{text.rstrip()}\n{attribute(ERROR, '; '.join(errors) or '-')}\n".lstrip("\n")
 
 
 async def split(text: str) -> list[tuple[str, str]] | str:
-    """Return the attributes of a template text, by name and as written; of other text, the part that is none."""
+    """Return name and text of each attribute in a template text; of other text, return where it cannot be read."""
     if len(text) < _LARGE:
         return split_attributes(f"{text}\n")
     return await asyncio.to_thread(split_attributes, f"{text}\n")

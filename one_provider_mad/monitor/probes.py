@@ -1,11 +1,11 @@
-"""Run the operator's own probes unchanged, and pass their output on to the core.
+"""Run the operator's probe scripts as they are, and pass their output on to OpenNebula.
 
-Up to 5.10 those of `remotes/im/<NAME>.d` run for each MONITOR (src/im_mad/remotes/run_probes). From 5.12 on those of
-`remotes/im/<IM_MAD>-probes.d/{host,vm}/…` run at periods of their own, which upstream leaves to a client that it starts
-in the background (src/im_mad/remotes/lib/monitord-client.rb); here nothing is left in the background.
+Up to 5.10 the scripts in `remotes/im/<NAME>.d` run for each MONITOR (src/im_mad/remotes/run_probes). From 5.12 on those
+in `remotes/im/<IM_MAD>-probes.d/{host,vm}/…` run at periods of their own, which upstream leaves to a background process
+(src/im_mad/remotes/lib/monitord-client.rb); here the driver runs them itself.
 
-A probe that fails or hangs is named, and affects no other: the others run, its last output is sent again, and a report
-of all VMs is withheld while a part of it is missing. A failed report would put the host into ERROR, and
+A probe that fails or hangs is named on the host and affects no other: its last output is sent again if it is about the
+host, and no report of all VMs is sent while a part of it is missing. A failed report would put the host into ERROR, and
 host hooks may delete every VM there (decision 19).
 """
 
@@ -24,7 +24,7 @@ import structlog
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.monitor.cloud_source import ReportSettings
 from one_provider_mad.monitor.probe_folders import TREES, Folder, ProbeFolders, Tree, collectd_of
-from one_provider_mad.monitor.probed_host import MessageSender, Printed, ProbedHost, joined, split
+from one_provider_mad.monitor.probed_host import MessageSender, Printed, ProbedHost, split, with_failures
 from one_provider_mad.options import Options
 from one_provider_mad.protocol.im_messages import Kind, Monitor, StartMonitor
 from one_provider_mad.scripting.descendants import Descendants
@@ -37,20 +37,22 @@ from one_provider_mad.settings import Places
 log = structlog.get_logger()
 
 PROBE_SECONDS = 60.0
-"""How long a probe may take without `-w`: monitord gives a host up after 180 s, oned asks again after 300 s."""
+"""Seconds after which a probe is ended, unless ARGUMENTS have `-w`: monitord gives a host up after 180 s, oned asks
+again after 300 s."""
 
-_TURN_SECONDS = 5.0
-"""How long a host's probes take a slot of `-t`: hanging ones must not delay the other hosts."""
+_SLOT_SECONDS = 5.0
+"""Seconds after which a host's running probes no longer count for `-t`: probes that hang must not delay other hosts."""
 
 _MAX_PRINTED = 16 * 1024 * 1024
-"""Bytes a probe may print: 100,000 VMs and more; VMs would be missing from a report that was cut."""
+"""Most bytes that a probe may print, enough for 100,000 VMs. More is a failure of the probe: a cut report would lack
+VMs."""
 
 
 class _Memory:
-    """State of one host.
+    """What is remembered of one host: output and failures of its probes.
 
     Args:
-        host: its name: another name is another host, even under the same ID.
+        host: the host's name; a host with another name is another host, even under the same ID.
     """
 
     def __init__(self, host: str) -> None:
@@ -64,13 +66,13 @@ class _Memory:
 
 
 class Probes:
-    """The probe folders of one NAME; satisfies cloud_source.ProbeSource and probed_host.ProbeRuns.
+    """Runs the probes of all hosts of one NAME; implements cloud_source.ProbeSource and probed_host.ProbeRuns.
 
     Args:
         name: NAME of ARGUMENTS.
-        places: where `remotes/im` and the environment's files are.
+        places: OpenNebula's directories.
         settings: returns the configuration.
-        options: ARGUMENTS: how many hosts at once, how long a probe may take.
+        options: ARGUMENTS, for `-t` hosts at once and `-w` seconds for a probe.
         warn: writes a sentence to the operator's log.
         clock: seconds that never go backwards.
     """
@@ -118,11 +120,11 @@ class Probes:
     # Up to 5.10
 
     async def answer(self, request: Monitor) -> str:
-        """Return the output of the probes of `<NAME>.d` for one MONITOR; "" for an empty report.
+        """Run the probes of `<NAME>.d` for one MONITOR, and return their output; "" while a part of it is missing.
 
         Raises:
-            ProviderUnavailable: a probe without earlier output fails, of a host that was never monitored; or the
-                configuration wants the host in ERROR by now.
+            ProviderUnavailable: the host has not been reported on yet, and a probe fails; or probes have failed for
+                `host_error_after` seconds.
         """
         memory = self._memory(request.host_id, request.host)
         memory.is_new = memory.is_new or request.is_first
@@ -139,17 +141,17 @@ class Probes:
         # one from which VMs are missing. A new host has no VMs, and without an answer it would stay INIT.
         is_whole = printed.is_complete and printed.text.strip() != ""
         memory.is_new = memory.is_new and not is_whole
-        return joined(printed.text, errors) if is_whole else ""
+        return with_failures(printed.text, errors) if is_whole else ""
 
     # From 5.12 on
 
     async def report(self, request: StartMonitor, sender: MessageSender, on_reported: Callable[[], None]) -> None:
-        """Send the output of a host's probes, at their periods, until cancelled.
+        """Run a host's probes periodically, and send their output, until cancelled.
 
         Args:
             request: monitord's request.
             sender: writes messages.
-            on_reported: called once every folder has run.
+            on_reported: called once when the probes of every kind have run.
         """
         memory = self._memory(request.host_id, request.host)
         memory.reporting = me = object()
@@ -157,18 +159,18 @@ class Probes:
         try:
             await host.report(lambda: self._settings().monitor.report_periods(request.periods))
         finally:
-            # A START_MONITOR that replaces this one goes on where it stopped.
+            # After another START_MONITOR the host's new task needs the memory.
             if memory.reporting is me and self._memories.get(request.host_id) is memory:
                 self.forget(request.host_id)
 
     async def print_tree(self, tree: Tree, request: StartMonitor) -> Printed:
-        """Run one folder of a host's probes."""
+        """Run a host's probes of one kind."""
         memory = self._memory(request.host_id, request.host)
         folder = partial(self._folders.of, tree, request.im_mad)
         arguments = [request.im_mad or self._name, str(request.host_id), request.host]
         end = f"<HOST_ID>{request.host_id}</HOST_ID></MONITOR_CONFIGURATION>".encode()
         stdin = request.document.replace(b"</MONITOR_CONFIGURATION>", end)
-        async with _turn(self._slots[tree.folder]):
+        async with _slot(self._slots[tree.folder]):
             last = memory.last if tree.is_host else None
             printed = await self._run(folder, arguments, stdin, last, is_template=tree.is_template)
         self.note(request.host_id, tree.folder, printed.errors)
@@ -185,7 +187,7 @@ class Probes:
         *,
         is_template: bool = True,
     ) -> Printed:
-        """Run the probes of a folder; `last` is their earlier output, None where it may not be sent again."""
+        """Run the probes of a folder; a failed one's output is taken from `last`, unless that is None."""
         await self._end_leftovers()
         folder = await asyncio.to_thread(find)
         if folder.problem:
@@ -199,9 +201,9 @@ class Probes:
         for path, result in zip(folder.probes, results, strict=True):
             if isinstance(result, str):
                 errors.append(result)
-                said = last.get(path) if last is not None else None
-                is_complete = is_complete and said is not None
-                texts.append(said or "")
+                earlier = last.get(path) if last is not None else None
+                is_complete = is_complete and earlier is not None
+                texts.append(earlier or "")
             else:
                 texts.append(result.stdout)
                 if last is not None:
@@ -211,7 +213,7 @@ class Probes:
     async def _run_one(
         self, path: Path, arguments: Sequence[str], stdin: bytes | None, *, is_template: bool
     ) -> Finished | str:
-        """Return the output of a probe, or lines that say why it failed; the first names it."""
+        """Return a probe's output, or lines that say why it failed; the first line names the probe."""
         command = [str(path), *arguments]
         try:
             finished = await self._runner.run(
@@ -238,7 +240,7 @@ class Probes:
         return finished
 
     async def _end_leftovers(self) -> None:
-        """Before the first probe, end the probes of a driver that was killed."""
+        """Once, before the first probe runs: end probes that a killed driver has left running."""
         async with self._beginning:
             leftovers, self._leftovers = self._leftovers, None
             if leftovers is not None and (ended := await asyncio.to_thread(leftovers.end)):
@@ -247,7 +249,7 @@ class Probes:
     # Failures
 
     def note(self, host_id: int, folder: str, errors: tuple[str, ...]) -> None:
-        """Log when probes begin to fail, fail differently, or work again; not each time."""
+        """Note which probes of a folder fail, () for none; log only changes."""
         memory = self._memories.get(host_id)
         heads = tuple(error.partition("\n")[0] for error in errors)
         if memory is None or heads == memory.failing.get(folder, ()):
@@ -262,7 +264,7 @@ class Probes:
             log.info("probes work again", host=host_id, folder=folder)
 
     def errors(self, host_id: int) -> tuple[str, ...]:
-        """Return all present failures of a host, a line each."""
+        """Return one line for each probe of the host that fails now."""
         memory = self._memories.get(host_id)
         return tuple(error for errors in memory.failing.values() for error in errors) if memory else ()
 
@@ -278,8 +280,8 @@ class Probes:
 
 
 @asynccontextmanager
-async def _turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
-    """Hold a slot while it is needed, for _TURN_SECONDS at most."""
+async def _slot(slots: asyncio.Semaphore) -> AsyncIterator[None]:
+    """Occupy a slot during the block, but no longer than _SLOT_SECONDS."""
     await slots.acquire()
     is_held = True
 
@@ -289,7 +291,7 @@ async def _turn(slots: asyncio.Semaphore) -> AsyncIterator[None]:
             is_held = False
             slots.release()
 
-    timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, give_back)
+    timer = asyncio.get_running_loop().call_later(_SLOT_SECONDS, give_back)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Answer each request of the core once, and keep one schedule for each monitored host."""
+"""Answer each request of oned or monitord once, and run one schedule of reports for each monitored host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from one_provider_mad.errors import MadError, internal_error
 from one_provider_mad.monitor.cloud_source import CloudSource
 from one_provider_mad.monitor.gone import GoneVms
 from one_provider_mad.monitor.host import Load, configured_capacity, letter_of, report_of
-from one_provider_mad.monitor.inference import SeenVm
+from one_provider_mad.monitor.inference import InferredVm
 from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sender import Output, Sender, Stamps
 from one_provider_mad.monitor.sweep import Sweeper, in_thread_if_large
@@ -39,11 +39,12 @@ from one_provider_mad.tasks import is_cancelled
 log = structlog.get_logger()
 
 _STUMBLE_SECONDS = 5.0
-"""Pause after a defect in reporting on a host; monitord waits for some minutes."""
+"""Seconds until reporting on a host starts again after an unexpected error; monitord waits three minutes for a sign of
+life."""
 
 
 class RequestHandler:
-    """Turns requests into answers and schedules.
+    """Answers the requests of oned or monitord, and starts and stops the reports on hosts.
 
     Args:
         sweeper: lists the cloud.
@@ -53,8 +54,8 @@ class RequestHandler:
         on_hosts: called when the monitored hosts have changed.
 
     Attributes:
-        is_silent: another front-end leads: nothing is reported, and no cloud is called (decision 21).
-        core_is_up: set once the core may be answered (decision 27).
+        is_silent: True while another front-end leads: no report is sent, and no cloud is called (decision 21).
+        core_is_up: set once OpenNebula has started; before, no MONITOR is answered (decision 27).
     """
 
     def __init__(
@@ -78,8 +79,8 @@ class RequestHandler:
         self._gone: dict[int, GoneVms] = {}
         self._running: dict[int, asyncio.Task[None]] = {}
         self._answering: set[asyncio.Task[None]] = set()
-        self._called_off: dict[int, float] = {}
-        self._doubtful: set[int] = set()
+        self._stopped_at: dict[int, float] = {}
+        self._unconfirmed: set[int] = set()
         self._ran: dict[int, frozenset[VmId]] = {}
         self._loop = asyncio.get_running_loop()
         self.is_silent = False
@@ -88,15 +89,16 @@ class RequestHandler:
 
     @property
     def hosts(self) -> tuple[StartMonitor, ...]:
-        """Return the requests of monitored hosts, in the order of host IDs."""
+        """Return the START_MONITOR of each monitored host, in the order of host IDs."""
         return tuple(self._hosts[host_id].request for host_id in sorted(self._hosts))
 
     # Requests
 
     def accept(self, request: ImRequest | Unreadable) -> None:
-        """Take one request. Never blocks; the answer follows by itself, also after a defect.
+        """Take one request, without blocking. It is answered later, also if the driver has a defect.
 
-        A defect in START_MONITOR is raised, to end the process: a FAILURE could cost the host its VMs (decision 19).
+        After an unexpected error in START_MONITOR the error is raised, which ends the process: answering FAILURE would
+        put the host into ERROR, where host hooks may delete its VMs (decision 19).
         """
         try:
             self._take(request)
@@ -111,7 +113,7 @@ class RequestHandler:
         self._know_era(_era_of(request))
         match request:
             case Unreadable(word=Kind.START_MONITOR.value, host_id=int(host_id)):
-                self._make_do(request, host_id)
+                self._monitor_despite_error(request, host_id)
             case Unreadable():
                 self._refuse(request)
             case Monitor():
@@ -123,47 +125,47 @@ class RequestHandler:
                 self._stop(request)
 
     def resume(self, hosts: Iterable[StartMonitor]) -> None:
-        """Take up the hosts of an earlier process, except those that were requested or stopped since."""
+        """Report again on the hosts of a dead process, except those that a request has started or stopped since."""
         self._know_era(Era.MODERN)
         for request in hosts:
-            if request.host_id not in self._hosts and request.host_id not in self._called_off:
+            if request.host_id not in self._hosts and request.host_id not in self._stopped_at:
                 log.info("host taken up again", host=request.host_id)
                 self.start(request)
-        self._called_off.clear()
+        self._stopped_at.clear()
         self._on_hosts()
 
-    def take_up(self, wanted: Collection[StartMonitor], *, asked_at: float) -> None:
-        """Report on the hosts in the core's pool; a request that came since the pool was read takes precedence.
+    def start_wanted_hosts(self, wanted: Collection[StartMonitor], *, asked_at: float) -> None:
+        """Report on the hosts in OpenNebula's host pool; a STOP_MONITOR since the pool was requested takes precedence.
 
-        A host from before another front-end led, and no longer in the pool, is given up: only the leader received its
-        STOP_MONITOR.
+        When this front-end leads again, hosts of its earlier term that are not in the pool are dropped: their
+        STOP_MONITOR went to the front-end that led meanwhile.
 
         Args:
-            wanted: the hosts in the pool.
+            wanted: a START_MONITOR for each host in the pool.
             asked_at: loop time at which the pool was requested.
         """
         self._know_era(Era.MODERN)
         for request in wanted:
-            was_called_off = self._called_off.get(request.host_id, -math.inf) >= asked_at
-            if request.host_id not in self._hosts and not was_called_off:
+            was_stopped = self._stopped_at.get(request.host_id, -math.inf) >= asked_at
+            if request.host_id not in self._hosts and not was_stopped:
                 log.info("host taken up", host=request.host_id, host_name=request.host)
                 self.start(request)
-        for host_id in self._doubtful - {request.host_id for request in wanted}:
+        for host_id in self._unconfirmed - {request.host_id for request in wanted}:
             log.info("host no longer in OpenNebula", host=host_id)
             self._end(host_id)
-        self._doubtful.clear()
+        self._unconfirmed.clear()
         self._on_hosts()
 
     def start(self, request: StartMonitor, *, trouble: str = "") -> None:
-        """Report on a host from now on; its earlier schedule ends and is discarded.
+        """Report on a host from now on; an earlier schedule of the host ends.
 
         Args:
             request: monitord's request.
             trouble: an error in the request, for the host to show; "" for none.
         """
         self._end(request.host_id)
-        self._doubtful.discard(request.host_id)
-        self._called_off.pop(request.host_id, None)
+        self._unconfirmed.discard(request.host_id)
+        self._stopped_at.pop(request.host_id, None)
         schedule = HostSchedule(
             request, sweeper=self._sweeper, source=self._source, sender=self._sender, trouble=trouble
         )
@@ -179,7 +181,7 @@ class RequestHandler:
         self._on_hosts()
 
     async def _run(self, schedule: HostSchedule) -> None:
-        """Report until cancelled: a defect costs some seconds, not the host."""
+        """Report on a host until cancelled; after an unexpected error start again some seconds later."""
         while True:
             try:
                 await self._report(schedule)
@@ -187,7 +189,7 @@ class RequestHandler:
                 if is_cancelled(error):
                     raise
                 log.exception("monitoring failed, and goes on", host=schedule.request.host_id)
-            schedule.has_reported.set()  # ends the wait for a first report
+            schedule.has_reported.set()  # or FINALIZE would wait for it for ever
             await asyncio.sleep(_STUMBLE_SECONDS)
 
     async def _report(self, schedule: HostSchedule) -> None:
@@ -195,31 +197,31 @@ class RequestHandler:
         if (probes := self._source.probes()) is not None:
             await probes.report(schedule.request, self._sender, schedule.has_reported.set)
 
-    def be_silent(self, *, is_silent: bool) -> None:
-        """Stop reporting on hosts while another front-end leads; then begin anew with all of them."""
+    def set_silent(self, *, is_silent: bool) -> None:
+        """Stop the reports while another front-end leads; start them again for all hosts when this one does."""
         if is_silent == self.is_silent:
             return
         self.is_silent = is_silent
-        self._sweeper.stale_names.forget()  # unknown: the attributes that another front-end reports
+        self._sweeper.stale_names.forget()  # another front-end may report other attributes
         for request in self.hosts:
             self.start(request)
-        self._doubtful = set() if is_silent else set(self._hosts)
+        self._unconfirmed = set() if is_silent else set(self._hosts)
 
-    def _make_do(self, request: Unreadable, host_id: int) -> None:
-        """Monitor the host despite an unreadable request, with its earlier periods or the usual ones (decision 19)."""
+    def _monitor_despite_error(self, request: Unreadable, host_id: int) -> None:
+        """Monitor a host despite an unreadable START_MONITOR, with its earlier or the shipped periods (decision 19)."""
         before = self._hosts.get(host_id)
         log.warning("monitoring as before", host=host_id, reason=request.reason, is_new=before is None)
         self._sender.send(Kind.START_MONITOR, host_id)
-        self.tell(
+        self.write_log(
             Severity.ERROR,
-            f"host {host_id} is monitored {'as before' if before else 'with usual periods'}: {request.reason}",
+            f"host {host_id} is monitored {'as before' if before else 'with the shipped periods'}: {request.reason}",
         )
         self.start(before.request if before else StartMonitor(host_id=host_id), trouble=request.reason)
 
     def _stop(self, request: StopMonitor) -> None:
         was_monitored = self._end(request.host_id)
-        # It may be a host of an earlier process, still to be resumed.
-        self._called_off[request.host_id] = self._loop.time()
+        # A host of a dead process may still be waiting to be resumed.
+        self._stopped_at[request.host_id] = self._loop.time()
         log.info("host no longer monitored", host=request.host_id, was_monitored=was_monitored)
         if (probes := self._source.probes()) is not None:
             probes.forget(request.host_id)
@@ -243,14 +245,14 @@ class RequestHandler:
         for line in lines:
             self._output.send(line)
         if not lines:
-            self.tell(Severity.ERROR, f"ignored a line that is no request: {request.reason}")
+            self.write_log(Severity.ERROR, f"ignored a line that is no request: {request.reason}")
 
     # Legacy
 
     async def _answer(self, request: Monitor) -> None:
-        """Answer one MONITOR with exactly one reply."""
+        """Answer one MONITOR of oned up to 5.10 with exactly one reply."""
         self._sweeper.hosts |= {request.host_id}
-        await self.core_is_up.wait()  # an earlier listing would be outdated by then
+        await self.core_is_up.wait()  # a listing from before would be outdated then
         is_success, text = True, ""  # oned ignores an empty report
         try:
             probes = None if self.is_silent else self._source.probes()
@@ -294,10 +296,11 @@ class RequestHandler:
         return await in_thread_if_large(len(seen), write)
 
     def _note_reported(self, host_id: int, vms: Collection[LegacyVm]) -> None:
-        """Note the reported attributes; OpenNebula has certainly taken those of VMs that ran in the last report too.
+        """Record the attributes that a report has of each VM, so that they can be removed later.
 
-        The core takes figures of VMs in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll). A VM
-        that was powered off is ACTIVE once the core has read the first report that it runs.
+        OpenNebula has certainly taken those of a VM that also ran in the last report, and may have ignored the others:
+        oned takes figures of VMs in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll), and a VM that
+        was powered off is ACTIVE once oned has read the first report that it runs.
         """
         names, ran = self._sweeper.stale_names, self._ran.get(host_id, frozenset())
         for vm in vms:
@@ -306,9 +309,10 @@ class RequestHandler:
         self._ran[host_id] = frozenset(vm.vm_id for vm in vms if vm.state_letter == "a")
 
     def _held_report(self, request: Monitor, error: MadError) -> str:
-        """Name every VM without a state, since the cloud does not answer: two reports without a VM power it off.
+        """Return a report that names every VM without a state, since the cloud does not answer.
 
-        Until a first listing the report is empty: oned ignores it, and asks again later.
+        oned powers off a VM that two reports in a row leave out. Until a first listing the report is empty: oned
+        ignores it, and asks again later.
         """
         settings, memory = self._source.report_settings(), self._sweeper.memory
         since, limit = self._sweeper.failing_since, settings.monitor.host_error_after
@@ -316,7 +320,7 @@ class RequestHandler:
             raise error
         if not memory.listed_at:
             return ""
-        # A VM whose instance is gone is left out only where that reports it as gone (see `_legacy_report`).
+        # A missing VM is left out only where leaving it out is how it is reported (see `_legacy_report`).
         are_gone_named = not settings.monitor.is_before_4_14 and settings.monitor.missing_word is not VmWord.POWEROFF
         vms = [
             LegacyVm(vm_id=known.vm_id, deploy_id=known.deploy_id, state_letter="-")
@@ -331,11 +335,11 @@ class RequestHandler:
     # Sending
 
     async def measure(self, recorder: metrics.Recorder) -> None:
-        """Record how many hosts are reported on."""
+        """Set the metric of how many hosts are reported on."""
         recorder.monitored(0 if self.is_silent else len(self._sweeper.hosts))
 
-    def tell(self, severity: Severity, text: str) -> None:
-        """Write a line to the core's log; the first request shows which form it takes."""
+    def write_log(self, severity: Severity, text: str) -> None:
+        """Write a LOG line for OpenNebula's log; before a first request shows which form it needs, keep it."""
         log.info("log line sent", severity=severity.value, text=text)
         line = HostLog(severity=severity, text=text)
         if self._era is None:
@@ -344,7 +348,7 @@ class RequestHandler:
             self._output.log(format_log(line, era=self._era, timestamp=self._stamps.now()))
 
     def dropped(self, count: int) -> bytes:
-        """Return the line that reports lost LOG lines."""
+        """Return the LOG line that says how many LOG lines were dropped."""
         line = HostLog(
             severity=Severity.WARNING, text=f"{count} log lines were dropped because OpenNebula did not read them"
         )
@@ -359,14 +363,14 @@ class RequestHandler:
     # Ending
 
     async def drained(self) -> None:
-        """Return when every request is answered, and every host was reported on once."""
+        """Wait until every request is answered, and every monitored host has been reported on once."""
         while self._answering:
             await asyncio.wait(self._answering)
         for schedule in list(self._hosts.values()):
             await schedule.has_reported.wait()
 
     async def stop(self) -> None:
-        """End everything; the hosts stay known, to be taken up again."""
+        """Cancel all reports and answers; `hosts` stays as it is, for the next process to resume."""
         tasks = [*self._running.values(), *self._answering]
         for task in tasks:
             task.cancel()
@@ -384,8 +388,11 @@ def _era_of(request: ImRequest | Unreadable) -> Era:
     return Era.MODERN if isinstance(request, StartMonitor) else request.era
 
 
-def _legacy_vms(vms: Sequence[SeenVm], gone: Mapping[VmId, str], stale_names: StaleNames) -> list[LegacyVm]:
-    """Return the VMs to name; `gone` has letters of VMs whose instance is gone. The core powers off the others."""
+def _legacy_vms(vms: Sequence[InferredVm], gone: Mapping[VmId, str], stale_names: StaleNames) -> list[LegacyVm]:
+    """Return the VMs to name in a report up to 5.10; oned powers off those left out.
+
+    A missing VM is named only if `gone` has a letter for it.
+    """
     return [
         _legacy_vm(vm, gone.get(vm.state.vm_id, ""), stale_names)
         for vm in vms
@@ -393,7 +400,7 @@ def _legacy_vms(vms: Sequence[SeenVm], gone: Mapping[VmId, str], stale_names: St
     ]
 
 
-def _legacy_vm(vm: SeenVm, gone: str, stale_names: StaleNames) -> LegacyVm:
+def _legacy_vm(vm: InferredVm, gone: str, stale_names: StaleNames) -> LegacyVm:
     vm_id, instance = vm.state.vm_id, vm.instance
     if instance is None:
         return LegacyVm(vm_id=vm_id, deploy_id=vm.state.deploy_id, state_letter=gone or "-")

@@ -12,21 +12,22 @@ from one_provider_mad.protocol.im import format_message
 from one_provider_mad.protocol.im_messages import Kind, Message
 
 _LARGE = 16 * 1024
-"""Characters of text from which on it is packed in a thread: a millisecond of the loop's time."""
+"""Characters of text from which on a message is compressed in a thread: it would take a millisecond of the event
+loop."""
 
 
 class Output(Protocol):
-    """Where lines go (transport.Writer)."""
+    """Writes lines to stdout (transport.Writer)."""
 
     def send(self, data: bytes, *, on_written: Callable[[], None] | None = None) -> None:
-        """Write a line that must not be lost; `on_written` is called once it is on its way to the reader."""
+        """Write a line that must not be lost; `on_written` is called once the line is in the pipe to OpenNebula."""
 
     def log(self, data: bytes) -> None:
-        """Write a LOG line."""
+        """Write a LOG line, which may be dropped."""
 
 
 class Stamps:
-    """Timestamps for messages: whole seconds that never go backwards, as monitord drops older messages.
+    """Timestamps of messages: whole seconds that never go backwards, since monitord drops messages with an older one.
 
     Args:
         clock: seconds since the epoch; it may be set back.
@@ -38,7 +39,7 @@ class Stamps:
         self.latest = latest
 
     def now(self) -> int:
-        """The time, or the latest timestamp while the clock is behind it."""
+        """Return the present time, or the latest timestamp while the clock is behind it."""
         self.latest = max(self.latest, int(self._clock()))
         return self.latest
 
@@ -51,7 +52,7 @@ class Sender:
         stamps: timestamps.
 
     Attributes:
-        figures_at: loop time from which figures of VMs may be sent again, for any host.
+        figures_at: loop time from which the next MONITOR_VM may be sent, for any host.
     """
 
     def __init__(self, output: Output, stamps: Stamps) -> None:
@@ -61,10 +62,10 @@ class Sender:
         self._waiting: Counter[tuple[Kind, int]] = Counter()
 
     def is_waiting(self, kind: Kind, host_id: int) -> bool:
-        """True while monitord has not read the last such message about this host.
+        """True while monitord has not read the last message of this kind about the host.
 
-        Then no further one is written: a monitord that has not read for a night must not get every old state first, and
-        there is no room to keep them.
+        Callers then write no further one: a monitord that has not read for a night would have to read every old state
+        first, and memory would fill up.
         """
         return self._waiting[kind, host_id] > 0
 
@@ -74,7 +75,7 @@ class Sender:
         self._send(message, format_message(message))
 
     async def send_long(self, kind: Kind, host_id: int, text: str, *, is_success: bool = True) -> None:
-        """Write a message that may be long; the loop goes on meanwhile."""
+        """Write a message that may be long, without blocking the event loop."""
         message = self._message(kind, host_id, text, is_success=is_success)
         if len(text) < _LARGE:
             self._send(message, format_message(message))

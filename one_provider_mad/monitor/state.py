@@ -1,8 +1,8 @@
-"""Keep hosts, listed instances and the latest timestamp when the information driver dies.
+"""Save monitored hosts, known instances and the latest timestamp for the next process of the information driver.
 
 monitord starts a dead driver anew and repeats no request (OpenNebula include/Driver.h, stop_driver): its hosts would
-stay unmonitored until their interval has run out. So they are taken up again, but only under the same monitord: another
-one starts the hosts that it wants (decision 21).
+stay unmonitored until monitord's interval has run out. So the new process resumes them, if the same monitord started
+both processes; another monitord requests the hosts that it wants (decision 21).
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ class State(Value, frozen=True, kw_only=True):
     """Content of the file.
 
     Attributes:
-        version: of this layout.
-        parent: the parent of the process that wrote it.
-        hosts: monitord's requests, by host.
-        memory: of the listings, for any monitord.
-        timestamp: the latest one that was written.
-        reported_names: attributes that were ever reported of a VM: the core shows them until they are taken back.
+        version: version of the file's layout.
+        parent: the parent of the process that wrote the file: monitord.
+        hosts: monitord's START_MONITOR for each monitored host.
+        memory: what listings have shown; used under any monitord.
+        timestamp: the latest timestamp of a message.
+        reported_names: names of attributes that were ever reported of a VM: OpenNebula shows them until they are
+            removed.
     """
 
     version: int = VERSION
@@ -42,7 +43,7 @@ class State(Value, frozen=True, kw_only=True):
 
 
 class StateFile:
-    """The file of one NAME, replaced as a whole.
+    """The state file of one NAME; each save replaces the whole file.
 
     Args:
         path: the file.
@@ -53,7 +54,7 @@ class StateFile:
         self._writing = threading.Lock()
 
     def load(self) -> tuple[State | None, str]:
-        """Return the saved state, and a sentence when it cannot be used: then everything begins anew."""
+        """Return the saved state, None for none; and a sentence if the file cannot be used, else ""."""
         try:
             state = msgspec.json.decode(self.path.read_bytes(), type=State)
         except FileNotFoundError:
@@ -65,9 +66,9 @@ class StateFile:
         return state, ""
 
     def save(self, state: State) -> str:
-        """Write the state durably; return a sentence on failure, as on a full disk."""
+        """Write the state durably; return "", or a sentence that says why it failed (a full disk, say)."""
         content = msgspec.json.encode(state)
-        # At the end a second state may come while the last one is still being written.
+        # When the process ends, its last state may come while the one before is still being written.
         with self._writing:
             try:
                 replace_file(self.path, content, beside=f"{self.path.name}.new", is_lasting=True)

@@ -1,4 +1,4 @@
-"""List the cloud once for all hosts, and infer states from it anew for each request (decision 18)."""
+"""List the cloud once for all hosts that are due, and infer their VMs' states from the listing (decision 18)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from one_provider_mad.monitor.figures import FigureKeeper, with_figures
 from one_provider_mad.monitor.host import Load, taken_by, unknown_types, wild_of
 from one_provider_mad.monitor.inference import (
     Inference,
+    InferredVm,
     Listing,
     Memory,
     Rules,
-    SeenVm,
+    earliest_unlisted_create,
     infer_states,
-    set_back,
-    unseen_since_when,
+    with_clock_set_back,
 )
 from one_provider_mad.monitor.lookups import Lookup, lacking, look_up
 from one_provider_mad.monitor.settings import MonitorSettings
@@ -51,37 +51,40 @@ log = structlog.get_logger()
 _Result = TypeVar("_Result")
 
 MANY = 500
-"""Number of instances from which work on them is left to a thread: the loop never stops for more than 5 ms."""
+"""Number of instances from which on work on them is done in a thread: it must not block the event loop for over 5
+ms."""
 
 _LONGEST_PAUSE = 30.0
 _SHORTEST_PAUSE = 0.1
-"""Seconds before a cloud that did not answer is asked again: doubled from min_list_interval up to the longest."""
+"""Least and most seconds until a cloud that failed is asked again; the pause begins with `min_list_interval` and
+doubles with each failure."""
 
-_AS_GOOD_AS_NEW = 0.9
-"""Part of min_list_interval for which a listing is fresh: a period of that length must not miss every other one."""
+_FRESH_SHARE = 0.9
+"""Part of `min_list_interval` during which a listing is used again: with 1.0, reports with exactly that period would
+get a new listing only every other time."""
 
 _FREED_AT_ONCE = 200
-"""VMs that are freed before another thread may go on."""
+"""Number of VMs whose memory is freed at once; then other threads may run."""
 
 _STEP_SECONDS = 1.0
-"""Difference between the clock and the elapsed time from which the clock counts as set."""
+"""Seconds by which the clock must fall behind the elapsed time to count as set back."""
 
 _MANY_WARNINGS = 1000
 
 
 class Sweep(Value, frozen=True, kw_only=True):
-    """Present knowledge of the cloud.
+    """The result of one sweep: everything that reports on all hosts need.
 
     Attributes:
-        inference: the states of all hosts' VMs.
-        wilds: wild instances, ready to be reported.
-        loads: use of the VMs of each host.
-        wild_load: use of the wild instances.
+        inference: the inferred states of all hosts' VMs.
+        wilds: reports on the wild instances.
+        loads: CPU and memory in use by each host's VMs.
+        wild_load: CPU and memory in use by the wild instances.
         capacities: capacity of each host, as far as known.
-        warning: for the operator, "" for none.
-        states: VMs by reported state; counted while metrics are on.
-        answered: by VM, the action that was answered last.
-        inferred_at: when they were inferred, seconds since the epoch.
+        warning: the warning that hosts show, "" for none.
+        states: number of VMs in each reported state; {} unless metrics are on.
+        answered: the last answered action of each VM.
+        inferred_at: when the states were inferred, seconds since the epoch.
     """
 
     inference: Inference
@@ -94,37 +97,37 @@ class Sweep(Value, frozen=True, kw_only=True):
     answered: Mapping[VmId, Answered] = {}
     inferred_at: float = 0.0
 
-    def vms(self, host_id: int) -> list[SeenVm]:
-        """The VMs of one host."""
+    def vms(self, host_id: int) -> list[InferredVm]:
+        """Return the VMs of one host with their states."""
         return list(self.inference.hosts.get(host_id, ()))
 
-    def let_go(self, host_id: int) -> None:
-        """Free a host's VMs step by step: 10,000 at once would stop a loop that runs beside for 15 ms."""
+    def free_vms(self, host_id: int) -> None:
+        """Free the memory of a host's VMs in small steps: 10,000 at once would block the event loop for 15 ms."""
         vms = self.inference.hosts.get(host_id)
         while isinstance(vms, list) and vms:
             del vms[-_FREED_AT_ONCE:]
 
     def load(self, host_id: int) -> Load:
-        """Return the use of a host's VMs and of the wild instances, which take capacity as well."""
+        """Return CPU and memory in use by a host's VMs and by all wild instances, which take capacity as well."""
         own = self.loads.get(host_id, Load())
         return Load(cpu=own.cpu + self.wild_load.cpu, memory=own.memory + self.wild_load.memory)
 
 
 class Sweeper:
-    """Lists one cloud for all its hosts.
+    """Lists the cloud for all its hosts, and infers the states of their VMs.
 
     Args:
         source: the cloud, and the configuration.
         clock: seconds since the epoch.
-        memory: of an earlier process.
-        reported_names: attributes that an earlier process has reported.
+        memory: what listings have shown to an earlier process.
+        reported_names: names of attributes that an earlier process has reported of a VM.
 
     Attributes:
-        memory: present knowledge of the instances.
-        failing_since: loop time since which the cloud does not answer, None while it does.
-        error: why it does not answer, "" while it does.
-        hosts: monitored hosts.
-        stale_names: attributes that the core may show of VMs.
+        memory: what listings have shown so far.
+        failing_since: loop time of the first of the latest failed sweeps, None if the last one succeeded.
+        error: why the last sweep failed, "" if it succeeded.
+        hosts: numbers of the monitored hosts.
+        stale_names: attributes that OpenNebula may still show for each VM.
     """
 
     def __init__(
@@ -139,13 +142,13 @@ class Sweeper:
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._activity = ActivityReader(self._loop.time, clock)
-        self._judging = asyncio.Lock()
+        self._inferring = asyncio.Lock()
         self._offset = clock() - self._loop.time()
         self._running: asyncio.Task[Sweep] | None = None
         self._listing: Listing | None = None
         self._listed_at = 0.0
         self._failures = 0
-        self._asked_again_at = 0.0
+        self._retry_at = 0.0
         self._last_error: MadError | None = None
         self._capacity = CapacityReader(time=self._loop.time, clock=clock)
         self._figures = FigureKeeper(self._loop.time)
@@ -156,12 +159,12 @@ class Sweeper:
         self.hosts: frozenset[int] = frozenset()
         self.stale_names = StaleNames(reported_names)
 
-    def know_core(self, allocations: Allocations) -> None:
-        """Ask OpenNebula from now on for its allocations on hosts of limited capacity."""
+    def set_allocations(self, allocations: Allocations) -> None:
+        """Set the function that asks OpenNebula for its allocations, which hosts of limited capacity need."""
         self._capacity.allocations = allocations
 
     async def sweep(self) -> Sweep:
-        """List and infer states; callers share a sweep that runs, and a fresh listing.
+        """List the cloud and infer states. Callers share a running sweep, and a listing that is fresh enough.
 
         Raises:
             MadError: the cloud did not answer, or not completely, or the journal cannot be read.
@@ -172,16 +175,16 @@ class Sweeper:
         return await asyncio.shield(self._running)
 
     async def _sweep(self) -> Sweep:
-        """List and infer states. Any failure counts as the cloud's: no defect is to put a host into ERROR."""
+        """List and infer; raise MadError even for defects, so that hosts show the error instead of going into ERROR."""
         try:
-            return await self._look_and_judge()
+            return await self._list_and_infer()
         except MadError as error:
             self._failed(error)
             raise
         except asyncio.CancelledError as error:
             if is_cancelled(error):
                 raise
-            # A provider that is closed, in the end or for new settings, cancels its listing.
+            # A provider cancels its listing when it is closed: at the end, or after an edit of the configuration.
             called_off = ProviderUnavailable("the listing was called off before it was complete")
             self._failed(called_off)
             raise called_off from error
@@ -189,7 +192,7 @@ class Sweeper:
             log.exception("sweep failed unexpectedly")
             raise self._failed(_defect(error)) from error
 
-    async def _look_and_judge(self) -> Sweep:
+    async def _list_and_infer(self) -> Sweep:
         begun = self._loop.time()
         try:
             watched = await self._source.current()
@@ -200,28 +203,28 @@ class Sweeper:
             listing = await self._listed(watched, settings)
             self._figures.ask(watched, listing.instances)
         finally:
-            self._running = None  # a later caller needs a later listing
-        async with self._judging:
-            self._mind_the_clock()
-            listing = self._listing or listing  # a later one may have come meanwhile
+            self._running = None  # callers from now on need a later listing
+        async with self._inferring:
+            self._handle_clock_set_back()
+            listing = self._listing or listing  # while this sweep waited, another may have listed
             listing = msgspec.structs.replace(listing, hosts=self.hosts)
-            since = unseen_since_when(self.memory, listing, grace=watched.provider.visibility_grace)
+            since = earliest_unlisted_create(self.memory, listing, grace=watched.provider.visibility_grace)
             activity = await self._activity.read(watched.journal, since=since)
             self._capacity.note(activity.refusal, watched)
             known = self._figures.known()
             sweep = await in_thread_if_large(
-                len(listing.instances), lambda: _judged(self.memory, listing, activity, watched, settings, known)
+                len(listing.instances), lambda: _inferred(self.memory, listing, activity, watched, settings, known)
             )
             sweep = msgspec.structs.replace(sweep, answered=activity.answered, inferred_at=self._clock())
-            self.memory = sweep.inference.memory  # at once: the clock may be set back while the room is waited for
-            sweep = await self._with_rooms(sweep, listing, watched)
+            self.memory = sweep.inference.memory  # before capacities are awaited: meanwhile the clock may be set back
+            sweep = await self._with_capacities(sweep, listing, watched)
             self._succeeded(sweep.inference)
             if metrics.recorder is not None:
                 seconds = self._loop.time() - begun
                 metrics.recorder.swept(listing.began_at, seconds, sweep.states, held=len(sweep.inference.held))
         return sweep
 
-    async def _with_rooms(self, sweep: Sweep, listing: Listing, watched: OpenCloud) -> Sweep:
+    async def _with_capacities(self, sweep: Sweep, listing: Listing, watched: OpenCloud) -> Sweep:
         capacity = self._source.report_settings().capacity
         shown = SweepResult(
             provider=watched.provider, listed=listing.instances, hosts=listing.hosts, inference=sweep.inference
@@ -230,7 +233,7 @@ class Sweeper:
             len(listing.instances), lambda: self._capacity.capacities(capacity, shown)
         )
         self._capacity.ask_core(limits, shown)
-        if await self._capacity.settled(limits, shown):
+        if await self._capacity.wait_for_urgent_answers(limits, shown):
             limits, capacities = await in_thread_if_large(
                 len(listing.instances), lambda: self._capacity.capacities(capacity, shown)
             )
@@ -239,27 +242,27 @@ class Sweeper:
         warning = sweep.warning or self._capacity.warning(limits, shown)
         return msgspec.structs.replace(sweep, capacities=capacities, warning=warning)
 
-    def _mind_the_clock(self) -> None:
-        """Shift remembered times when the clock was set back."""
+    def _handle_clock_set_back(self) -> None:
+        """If the clock was set back, shift the remembered times by as much."""
         offset = self._clock() - self._loop.time()
         back, self._offset = self._offset - offset, offset
         if back < _STEP_SECONDS:
             return
         log.warning("the clock was set back", by=round(back, 1))
-        self.memory = set_back(self.memory, back)
+        self.memory = with_clock_set_back(self.memory, back)
         if self._listing is not None:
             self._listing = msgspec.structs.replace(self._listing, began_at=self._listing.began_at - back)
 
     # Listing
 
     async def _listed(self, watched: OpenCloud, settings: MonitorSettings) -> Listing:
-        self._mind_the_clock()
+        self._handle_clock_set_back()
         now = self._loop.time()
-        is_fresh = now - self._listed_at < _AS_GOOD_AS_NEW * settings.min_list_interval
+        is_fresh = now - self._listed_at < _FRESH_SHARE * settings.min_list_interval
         if self._listing is not None and is_fresh and not self._failures:
             return self._listing
-        if now < self._asked_again_at and self._last_error is not None:
-            raise self._last_error.with_traceback(None)  # its traceback would grow with each raise
+        if now < self._retry_at and self._last_error is not None:
+            raise self._last_error.with_traceback(None)  # otherwise its traceback would grow with each raise
         self._listed_at = now
         began_at = self._clock()
         try:
@@ -267,38 +270,38 @@ class Sweeper:
                 listed = by_id(await watched.provider.list_instances())
         except TimeoutError as error:
             late = f"{watched.provider.name} did not answer within {watched.call_timeout:g} s"
-            raise self._paused(ProviderUnavailable(late), settings) from error
+            raise self._back_off(ProviderUnavailable(late), settings) from error
         except MadError as error:
-            self._paused(error, settings)
+            self._back_off(error, settings)
             raise
         except Exception as error:
             log.exception("listing failed unexpectedly")
-            raise self._paused(_defect(error), settings) from error
+            raise self._back_off(_defect(error), settings) from error
         if metrics.recorder is not None:
             metrics.recorder.called("list", self._loop.time() - now)
         lookup = await self._look_up(watched, settings, listed)
         began_at = min(began_at, self._clock() - (self._loop.time() - now))  # the clock may have been set back
         instances = [*listed.values(), *lookup.found.values()]
-        self._listing = Listing(began_at=began_at, instances=instances, unasked=lookup.unasked)
+        self._listing = Listing(began_at=began_at, instances=instances, not_looked_up=lookup.not_looked_up)
         return self._listing
 
     async def _look_up(
         self, watched: OpenCloud, settings: MonitorSettings, listed: Mapping[DeployId, Instance]
     ) -> Lookup:
-        """Look up by id instances that the listing lacks: it may look complete and lag behind."""
+        """Look up by id the known instances that the listing lacks, since it may lag behind."""
         memory, missing_after = self.memory, settings.missing_after
         absent = await in_thread_if_large(len(memory.vms), lambda: lacking(memory, listed, missing_after=missing_after))
         return await look_up(watched, absent)
 
-    def _paused(self, error: MadError, settings: MonitorSettings) -> MadError:
-        """Ask a cloud that does not answer less often, and return the error."""
+    def _back_off(self, error: MadError, settings: MonitorSettings) -> MadError:
+        """Set a longer pause until a failing cloud is asked again, and return the error."""
         if metrics.recorder is not None:
             metrics.recorder.called("list", self._loop.time() - self._listed_at, error)
         self._failures += 1
         pause = max(settings.min_list_interval, _SHORTEST_PAUSE) * 2 ** min(self._failures - 1, 10)
         asked = error.retry_after if isinstance(error, ProviderError) else None
         self._last_error = error
-        self._asked_again_at = self._loop.time() + max(min(pause, _LONGEST_PAUSE), asked or 0.0)
+        self._retry_at = self._loop.time() + max(min(pause, _LONGEST_PAUSE), asked or 0.0)
         return error
 
     def _failed(self, error: MadError) -> MadError:
@@ -330,7 +333,7 @@ class Sweeper:
             log.warning("instance anomaly", what=sentence)
 
 
-def _judged(
+def _inferred(
     memory: Memory,
     listing: Listing,
     activity: Activity,
@@ -373,7 +376,7 @@ def _states(inference: Inference) -> dict[str, int]:
 
 
 def _upstreams(listing: Listing, provider: Provider) -> dict[DeployId, VmId]:
-    """Return the VMs of instances that carry only the tags of upstream's driver, where these count."""
+    """Return the VM of each instance with tags of upstream's driver only; {} if the provider ignores those."""
     if not isinstance(provider, UpstreamTags):
         return {}
     untagged = (instance for instance in listing.instances if instance.identity is None)
@@ -404,11 +407,11 @@ def _warning(inference: Inference, provider: Provider) -> str:
 
 
 async def in_thread_if_large(size: int, work: Callable[[], _Result]) -> _Result:
-    """Do work on so many things: here where they are few, else in a thread, so that the loop goes on."""
+    """Call `work`, in a thread if it is about MANY things or more, so that the event loop is not blocked."""
     return work() if size < MANY else await asyncio.to_thread(work)
 
 
 def retrieve_exception(task: asyncio.Task[Sweep]) -> None:
-    """Read a task's error, which asyncio would log when no caller waits any more."""
+    """Retrieve a sweep task's error, or asyncio would log it if no caller awaits the task."""
     if not task.cancelled():
-        task.exception()  # a caller that waits gets it as well
+        task.exception()  # a caller that awaits the task gets it as well

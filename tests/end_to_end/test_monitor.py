@@ -104,7 +104,7 @@ def test_start_monitor_with_an_unreadable_payload_monitors_with_usual_periods(pl
         answer, log = one.next(), one.next()
         assert (answer.word, answer.status) == ("START_MONITOR", "SUCCESS")
         assert (log.word, log.status) == ("LOG", "E")
-        assert log.text.startswith("host 3 is monitored with usual periods: payload is not base64")
+        assert log.text.startswith("host 3 is monitored with the shipped periods: payload is not base64")
         assert plain(one.system(), "PROVIDER_ERROR").startswith("payload is not base64")
         assert one.sync() == {}
         one.start()

@@ -8,7 +8,7 @@ from typing import Any
 from one_provider_mad.domain import DeployId, Identity, Instance, InstanceState, Usage, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, SeenVm, infer_states
+from one_provider_mad.monitor.inference import Inference, InferredVm, Listing, Memory, Rules, infer_states
 
 OWNER = "harbour"
 NOW = 1_800_000_000.0
@@ -78,7 +78,7 @@ def words(inference: Inference, host_id: int = 3) -> dict[int, str]:
     }
 
 
-def all_vms(inference: Inference) -> list[SeenVm]:
+def all_vms(inference: Inference) -> list[InferredVm]:
     return [vm for vms in inference.hosts.values() for vm in vms]
 
 

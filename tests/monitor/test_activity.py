@@ -73,7 +73,7 @@ async def test_an_instance_counts_as_ended_only_if_the_journal_marks_the_answer_
     journal.close_request(numbers[1])
     await journal.sync()
     activity = await read_activity(path)
-    assert [activity.is_ended(VmId(vm_id), since=NOW) for vm_id in (7, 8)] == [True, False]
+    assert [activity.has_ended_since(VmId(vm_id), since=NOW) for vm_id in (7, 8)] == [True, False]
 
 
 async def test_a_vm_with_a_cancelled_request_stays_busy_until_its_work_has_ended(journal: Journal, path: Path) -> None:
@@ -189,9 +189,9 @@ def test_an_answer_counts_as_after_a_listing_despite_a_small_clock_difference(
     at: float, *, is_settled: bool, is_ended: bool
 ) -> None:
     activity = Activity(answered={VmId(7): Answered(action="CANCEL", at=NOW + at, has_ended=True)})
-    assert activity.is_settled_since(VmId(7), NOW) is is_settled
-    assert activity.is_ended(VmId(7), since=NOW) is is_ended
-    assert not activity.is_settled_since(VmId(8), NOW)
+    assert activity.is_answered_since(VmId(7), NOW) is is_settled
+    assert activity.has_ended_since(VmId(7), since=NOW) is is_ended
+    assert not activity.is_answered_since(VmId(8), NOW)
 
 
 async def test_an_attempt_counts_as_after_a_listing_despite_a_small_clock_difference(
@@ -201,7 +201,7 @@ async def test_an_attempt_counts_as_after_a_listing_despite_a_small_clock_differ
     for vm_id, at in times.items():
         attempt = msgspec.structs.replace(Attempt.new(identity_of(vm_id), 1, {}), sent_at=at)
         await journal.save_attempt(attempt)
-        assert Activity.is_since(attempt, NOW) is (vm_id == 7)
+        assert Activity.is_sent_or_answered_since(attempt, NOW) is (vm_id == 7)
     assert [attempt.identity.vm_id for attempt in (await read_activity(path, since=NOW)).attempts] == [7]
 
 
@@ -216,7 +216,7 @@ async def test_attempts_from_before_the_clock_was_set_back_get_the_time_of_their
         clock = NOW - 3600.0 + later
         attempts = (await reader.read(path, since=0)).attempts
         assert {latest_time(attempt) for attempt in attempts} == {NOW - 3600.0}
-        assert not any(Activity.is_since(attempt, NOW - 3590.0) for attempt in attempts)
+        assert not any(Activity.is_sent_or_answered_since(attempt, NOW - 3590.0) for attempt in attempts)
 
 
 async def test_an_attempt_that_is_a_tenth_of_a_second_ahead_of_the_clock_keeps_its_time(
@@ -237,12 +237,12 @@ async def test_a_cleanup_and_a_later_create_keep_their_order_when_the_clock_is_s
     await journal.save_attempt(msgspec.structs.replace(Attempt.new(identity_of(7, seq=1), 1, {}), sent_at=NOW + 1))
     activity = await ActivityReader(time.monotonic, lambda: NOW - 3600.0).read(path, since=0)
     [attempt] = activity.attempts
-    assert not activity.is_ended(VmId(7), since=latest_time(attempt), slack=0), "it was destroyed, and then made anew"
+    assert not activity.has_ended_since(VmId(7), since=latest_time(attempt), slack=0), "destroyed, and created anew"
 
 
 def test_a_shutdown_that_destroyed_nothing_ends_no_instance() -> None:
     activity = Activity(answered={VmId(7): Answered(action="SHUTDOWN", at=NOW)})
-    assert not activity.is_ended(VmId(7), since=NOW)
+    assert not activity.has_ended_since(VmId(7), since=NOW)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, set_back
+from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, with_clock_set_back
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.monitor.builders import (
     IDLE,
@@ -150,10 +150,10 @@ class World:
             self.others.append(gone if is_cleaned else old)
             self.answer(vm_id, action, has_ended=is_cleaned)
 
-    def set_back(self, by: float) -> None:
+    def set_clock_back(self, by: float) -> None:
         """Set the clock back; times that are then in the future become the present."""
         self.now -= by
-        self.memory = set_back(self.memory, by)
+        self.memory = with_clock_set_back(self.memory, by)
         self.listing = msgspec.structs.replace(self.listing, began_at=self.listing.began_at - by)
         self.made_at = {vm_id: at - by for vm_id, at in self.made_at.items()}
         times = [each.at for each in self.answered.values()]
@@ -215,7 +215,7 @@ class Step:
             world.clean_up(self.vm_id, "SHUTDOWN", is_cleaned=True)
             world.ended.add(self.vm_id)
         elif self.kind == "set-back":
-            world.set_back(5 if self.is_cleaned else 5000)
+            world.set_clock_back(5 if self.is_cleaned else 5000)
         elif self.kind == "fail-to-end" and self.vm_id in world.current:
             world.now += 1
             world.answer(self.vm_id, "SHUTDOWN")

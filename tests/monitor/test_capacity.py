@@ -15,7 +15,7 @@ from one_provider_mad.journal.records import Refusal
 from one_provider_mad.journal.writer import Journal
 from one_provider_mad.monitor.capacity import LIMIT_SECONDS, Allocation, Limits, SweepResult, capacities_of
 from one_provider_mad.monitor.host import Load
-from one_provider_mad.monitor.inference import Inference, Memory, SeenVm
+from one_provider_mad.monitor.inference import Inference, InferredVm, Memory
 from one_provider_mad.monitor.settings import CapacitySettings
 from one_provider_mad.protocol.reports import VmState, VmWord
 from one_provider_mad.providers.interface import Capacity, ImportHints, Size
@@ -51,11 +51,11 @@ def given(*vm_ids: int, cpu: float = 100, memory: int = 1024 * 1024) -> Allocati
 
 
 def shown(*instances: Instance, hosts: Collection[int] = (3,)) -> SweepResult:
-    seen: dict[int, list[SeenVm]] = {}
+    seen: dict[int, list[InferredVm]] = {}
     for each in instances:
         if each.identity is not None:
             state = VmState(vm_id=each.identity.vm_id, deploy_id=each.deploy_id, state=VmWord.RUNNING)
-            seen.setdefault(each.identity.host_id, []).append(SeenVm(state=state, instance=each))
+            seen.setdefault(each.identity.host_id, []).append(InferredVm(state=state, instance=each))
     inference = Inference(memory=Memory(), hosts=seen)
     return SweepResult(provider=SizedCloud(), listed=instances, hosts=hosts, inference=inference)
 
@@ -171,7 +171,7 @@ def studio(path: Path, cloud: FakeCloud, core: Core | None = None) -> Studio:
     one = Studio(path, cloud)
     one.sweeper.hosts = frozenset({3})
     if core is not None:
-        one.sweeper.know_core(core.allocations)
+        one.sweeper.set_allocations(core.allocations)
     return one
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import DeployId, VmId
 from one_provider_mad.journal.records import Answered
 from one_provider_mad.monitor.changes import Changes
-from one_provider_mad.monitor.inference import SeenVm
+from one_provider_mad.monitor.inference import InferredVm
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.monitor.builders import NOW
 
@@ -19,9 +19,9 @@ VM = VmId(7)
 RUNNING, POWEROFF, SUSPENDED, FAILURE = VmWord.RUNNING, VmWord.POWEROFF, VmWord.SUSPENDED, VmWord.FAILURE
 
 
-def seen(word: VmWord) -> SeenVm:
+def seen(word: VmWord) -> InferredVm:
     state = VmState(vm_id=VM, deploy_id=DeployId("i-7"), state=word)
-    return SeenVm(state=state, is_listed=word is not FAILURE)
+    return InferredVm(state=state, is_listed=word is not FAILURE)
 
 
 def answer(action: str, *, at: float) -> dict[VmId, Answered]:
@@ -32,14 +32,14 @@ def told(
     changes: Changes, word: VmWord, *times: float, answered: dict[VmId, Answered] | None = None
 ) -> dict[float, str]:
     """The states of the VM that are reported, by the second at which they are."""
-    found = {at: changes.see([seen(word)], answered or {}, now=NOW + at) for at in times}
+    found = {at: changes.states_to_report([seen(word)], answered or {}, now=NOW + at) for at in times}
     return {at: states[0].state.value for at, states in found.items() if states}
 
 
 def begun(word: VmWord = RUNNING) -> Changes:
     """Changes, a minute after a report of all VMs."""
     changes = Changes()
-    changes.all_reported([seen(word)], {}, now=NOW - 60)
+    changes.note_full_report([seen(word)], {}, now=NOW - 60)
     return changes
 
 
@@ -86,23 +86,23 @@ def test_a_failure_soon_after_an_attached_disk_is_reported_once() -> None:
 def test_a_change_that_a_sync_has_repeated_is_not_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
-    changes.all_reported([seen(POWEROFF)], {}, now=NOW + 40)
+    changes.note_full_report([seen(POWEROFF)], {}, now=NOW + 40)
     assert told(changes, POWEROFF, *range(45, 100, 5)) == {}
 
 
 def test_a_change_that_oned_may_have_ignored_in_a_sync_is_reported_again() -> None:
     changes = begun()
     told(changes, POWEROFF, 0)
-    changes.all_reported([seen(RUNNING)], {}, now=NOW + 5)
+    changes.note_full_report([seen(RUNNING)], {}, now=NOW + 5)
     assert told(changes, RUNNING, *range(10, 100, 5)) == {35: "RUNNING", 70: "RUNNING"}
 
 
 def test_after_its_start_a_driver_repeats_only_states_that_may_have_been_ignored() -> None:
     changes = Changes()
-    changes.all_reported([seen(RUNNING)], {}, now=NOW)
+    changes.note_full_report([seen(RUNNING)], {}, now=NOW)
     assert told(changes, RUNNING, *range(0, 100, 5)) == {}
     changes = Changes()
-    changes.all_reported([seen(POWEROFF)], answer("DEPLOY", at=-5), now=NOW)
+    changes.note_full_report([seen(POWEROFF)], answer("DEPLOY", at=-5), now=NOW)
     assert told(changes, POWEROFF, 5, 10, 30) == {30: "POWEROFF"}
 
 
@@ -163,10 +163,10 @@ def test_opennebula_learns_of_every_change_in_the_end_and_ignores_few_reports(
                 instance = ACTIONS[what]
                 core.act(what, instance, now - 1)
         if second % 180 == sync_at // 5 * 5:
-            changes.all_reported([seen(instance)], core.answered, now=now)
+            changes.note_full_report([seen(instance)], core.answered, now=now)
             core.hear(instance, now, is_sync=True)
         else:
-            for state in changes.see([seen(instance)], core.answered, now=now):
+            for state in changes.states_to_report([seen(instance)], core.answered, now=now):
                 core.hear(state.state, now)
     unreachable = {POWEROFF, SUSPENDED}  # only RUNNING leads out of them
     assert core.word is instance or (core.word in unreachable and instance in {FAILURE, *unreachable})

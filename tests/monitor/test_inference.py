@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
-from one_provider_mad.monitor.inference import WORDS, Listing, Memory, Rules, infer_states, set_back
+from one_provider_mad.monitor.inference import WORDS, Listing, Memory, Rules, infer_states, with_clock_set_back
 from one_provider_mad.protocol.reports import VmState, VmWord
 from tests.monitor.builders import (
     IDLE,
@@ -73,7 +73,7 @@ def test_a_vm_with_an_action_under_way_is_unknown_in_every_instance_state(state:
     "activity",
     [
         pytest.param(answered(7, "CLEANUP", after=-60, has_failed=True), id="a-cleanup-that-failed"),
-        pytest.param(Activity(owed=frozenset({DeployId("i-7")})), id="pending-termination"),
+        pytest.param(Activity(with_debt=frozenset({DeployId("i-7")})), id="pending-termination"),
     ],
 )
 def test_an_instance_left_over_by_a_recreate_does_not_make_its_vm_running(activity: Activity) -> None:
@@ -495,7 +495,7 @@ class Step:
     answered: dict[VmId, tuple[str, int, bool]]
     is_repeated: bool
     pause: int
-    set_back: int
+    clock_set_back_by: int
 
     def listing(self, now: float) -> Listing:
         found = [instance_of(vm_id, state) for vm_id, state in zip(VMS, self.states, strict=True) if state is not None]
@@ -529,7 +529,7 @@ STEP = st.builds(
     answered=st.dictionaries(st.sampled_from(VMS), ANSWERS),
     is_repeated=st.booleans(),
     pause=st.sampled_from([10, 10, 10, 3700]),
-    set_back=st.sampled_from([0, 0, 0, 5, 5000]),
+    clock_set_back_by=st.sampled_from([0, 0, 0, 5, 5000]),
 )
 ANY_RULES = st.builds(
     Rules,
@@ -557,7 +557,10 @@ def test_in_any_history_a_vm_is_missing_only_after_enough_complete_listings_with
     unseen = dict.fromkeys(VMS, 0)
     for step in steps:
         if not (step.is_repeated and memory.listed_at):
-            memory, now = set_back(memory, step.set_back), now + step.pause - step.set_back
+            memory, now = (
+                with_clock_set_back(memory, step.clock_set_back_by),
+                now + step.pause - step.clock_set_back_by,
+            )
             listing, states = step.listing(now), dict(zip(VMS, step.states, strict=True))
             unseen = {vm_id: looks_without(states[vm_id], before=unseen[vm_id]) for vm_id in VMS}
         before, activity = memory, step.activity(now)

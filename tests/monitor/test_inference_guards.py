@@ -11,7 +11,7 @@ from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.journal.records import Answered, Attempt, AttemptState
 from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.attribution import KnownInstance
-from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, set_back
+from one_provider_mad.monitor.inference import Inference, Listing, Memory, Rules, infer_states, with_clock_set_back
 from one_provider_mad.protocol.reports import VmWord
 from tests.monitor.builders import (
     IDLE,
@@ -327,8 +327,8 @@ def test_when_the_clock_is_set_back_every_remembered_time_is_moved_back_too() ->
         two = msgspec.structs.replace(known, vm_id=VmId(8), made_at=never, held_since=never)
         return Memory(vms={each.vm_id: each for each in (one, two)}, listed_at=at + 4, held_since=at + 3)
 
-    assert set_back(memory(NOW), 100.0) == memory(NOW - 100)
-    assert set_back(Memory(), 100.0) == Memory(), "a time of zero means never, and stays"
+    assert with_clock_set_back(memory(NOW), 100.0) == memory(NOW - 100)
+    assert with_clock_set_back(Memory(), 100.0) == Memory(), "a time of zero means never, and stays"
 
 
 def test_a_created_vm_is_unknown_if_the_remembered_listing_is_in_the_future() -> None:

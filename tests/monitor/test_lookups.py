@@ -113,7 +113,7 @@ def test_a_vm_that_came_back_within_the_grace_gets_the_whole_grace_again() -> No
 
 def test_vms_whose_lookup_failed_are_unknown_and_neither_missed_nor_held() -> None:
     everyone = [instance_of(vm_id) for vm_id in range(10)]
-    lost = Listing(began_at=NOW + 10, instances=(), unasked=frozenset(each.deploy_id for each in everyone))
+    lost = Listing(began_at=NOW + 10, instances=(), not_looked_up=frozenset(each.deploy_id for each in everyone))
     inference = through([(listing_of(*everyone), IDLE), (lost, IDLE)])
     assert set(words(inference).values()) == {"UNKNOWN"}
     assert inference.held == frozenset()
@@ -142,7 +142,7 @@ async def test_beyond_a_limit_lacking_instances_are_not_looked_up_and_not_missed
     one = studio()
     lost = [DeployId(f"i-{number}") for number in range(MOST_LOOKED_UP + 2)]
     lookup = await look_up(one.source.watched, lost)
-    assert lookup.unasked == frozenset(lost[-2:])
+    assert lookup.not_looked_up == frozenset(lost[-2:])
 
 
 async def test_a_complete_listing_causes_no_lookup(studio: Make) -> None:

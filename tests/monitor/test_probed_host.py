@@ -146,7 +146,7 @@ async def test_a_forgotten_host_gets_no_earlier_probe_results(front: Front) -> N
 async def test_hanging_probes_of_one_host_do_not_delay_another_host(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes_module, "_TURN_SECONDS", 0.05)
+    monkeypatch.setattr(probes_module, "_SLOT_SECONDS", 0.05)
     for tree in TREES:
         front.probe(f"cloud-probes.d/{tree}/one", "[ $2 = 3 ] && sleep 60; echo A=1")
     probes = front.probes(threads=1)
@@ -160,7 +160,7 @@ async def test_hanging_probes_of_one_host_do_not_delay_another_host(
 async def test_hanging_probes_in_one_folder_do_not_delay_other_folders(
     front: Front, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(probes_module, "_TURN_SECONDS", 60)
+    monkeypatch.setattr(probes_module, "_SLOT_SECONDS", 60)
     front.probe("cloud-probes.d/vm/status/one", "sleep 60")
     front.probe("cloud-probes.d/host/system/one", "echo A=1")
     probes = front.probes(threads=1)

@@ -417,7 +417,7 @@ async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studi
     one.add(7)
     one.start(SYNC_STATE_VM=1000)
     await pass_time(10)
-    one.handler.be_silent(is_silent=True)
+    one.handler.set_silent(is_silent=True)
     said, listed = len(one.said), one.cloud.count("list_instances")
     await pass_time(600)
     one.start(4)
@@ -427,7 +427,7 @@ async def test_while_another_front_end_leads_nothing_is_reported_or_listed(studi
     one.ask(5)
     await pass_time(1)
     assert one.lines("MONITOR", 5)[-1].text == "", "oned ignores that"
-    one.handler.be_silent(is_silent=False)
+    one.handler.set_silent(is_silent=False)
     said = len(one.said)
     await pass_time(2)
     assert {line.word for _, line in one.said[said:] if line.host_id == 3} >= {"SYSTEM_HOST", "MONITOR_HOST"}

@@ -12,7 +12,7 @@ from one_provider_mad.domain import DeployId, InstanceState, VmId
 from one_provider_mad.errors import ProviderUnavailable
 from one_provider_mad.monitor.attribution import KnownInstance
 from one_provider_mad.monitor.changes import Changes
-from one_provider_mad.monitor.inference import Memory, SeenVm
+from one_provider_mad.monitor.inference import InferredVm, Memory
 from one_provider_mad.monitor.schedule import Due
 from one_provider_mad.monitor.sender import Sender
 from one_provider_mad.protocol.im import parse_line
@@ -39,17 +39,20 @@ OUTAGE = ProviderUnavailable("no answer")
 # Changes
 
 
-def seen(*vms: tuple[int, VmWord]) -> list[SeenVm]:
+def seen(*vms: tuple[int, VmWord]) -> list[InferredVm]:
     return [
-        SeenVm(state=VmState(vm_id=VmId(vm_id), deploy_id=DeployId(f"i-{vm_id}"), state=word)) for vm_id, word in vms
+        InferredVm(state=VmState(vm_id=VmId(vm_id), deploy_id=DeployId(f"i-{vm_id}"), state=word))
+        for vm_id, word in vms
     ]
 
 
 def test_a_change_to_unknown_is_not_reported_and_a_change_from_unknown_is() -> None:
     changes = Changes()
-    assert [state.vm_id for state in changes.see(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)), {}, now=1)] == [7]
-    changes.all_reported(seen((7, VmWord.UNKNOWN)), {}, now=2)
-    assert [state.state for state in changes.see(seen((7, VmWord.RUNNING)), {}, now=3)] == [VmWord.RUNNING]
+    assert [
+        state.vm_id for state in changes.states_to_report(seen((7, VmWord.RUNNING), (8, VmWord.UNKNOWN)), {}, now=1)
+    ] == [7]
+    changes.note_full_report(seen((7, VmWord.UNKNOWN)), {}, now=2)
+    assert [state.state for state in changes.states_to_report(seen((7, VmWord.RUNNING)), {}, now=3)] == [VmWord.RUNNING]
 
 
 # Periods
@@ -245,7 +248,7 @@ async def test_an_exception_in_probes_fails_the_report_unless_another_front_end_
     one.source.probe_source = OddProbes()
     with capture_logs():
         for is_silent in (False, True):
-            one.handler.be_silent(is_silent=is_silent)
+            one.handler.set_silent(is_silent=is_silent)
             one.ask()
             await pass_time(1)
         one.handler.accept(StopMonitor(host_id=3, era=Era.LEGACY))

@@ -16,7 +16,7 @@ from one_provider_mad.actions.debts import pay
 from one_provider_mad.domain import DeployId, Instance, InstanceState, VmId
 from one_provider_mad.errors import AmbiguousInstance, ProviderUnavailable
 from one_provider_mad.journal.records import Attempt, AttemptState
-from one_provider_mad.monitor.attribution import latest_of
+from one_provider_mad.monitor.attribution import latest_attempts
 from one_provider_mad.ownership.adoption import adopt
 from one_provider_mad.ownership.creating import Creation, Order
 from one_provider_mad.ownership.duplicates import Duplicates, sort_duplicates
@@ -271,7 +271,7 @@ async def test_the_older_instance_stays_although_the_younger_ones_id_was_returne
         (answered, AttemptState.CREATED),
         (older, AttemptState.CREATED),
     ]
-    assert latest_of(await world.attempts())[VmId(7)].deploy_id == older
+    assert latest_attempts(await world.attempts())[VmId(7)].deploy_id == older
     await pay_all(world)
     assert world.provider.alive() == [older]
     assert [(attempt.deploy_id, attempt.state) for attempt in await world.attempts()] == [
