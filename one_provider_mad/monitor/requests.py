@@ -19,7 +19,7 @@ from one_provider_mad.monitor.schedule import HostSchedule
 from one_provider_mad.monitor.sender import Output, Sender, Stamps
 from one_provider_mad.monitor.sweep import Sweeper, in_thread_if_large
 from one_provider_mad.protocol import reports
-from one_provider_mad.protocol.im import asked, format_legacy_reply, format_log, refuse
+from one_provider_mad.protocol.im import format_legacy_reply, format_log, refuse, word_and_era
 from one_provider_mad.protocol.im_messages import (
     Era,
     HostLog,
@@ -106,7 +106,7 @@ class RequestHandler:
             if isinstance(request, StartMonitor | Unreadable):
                 raise
             log.exception("request not taken", host=request.host_id)
-            word, era = asked(request)
+            word, era = word_and_era(request)
             self._refuse(Unreadable(reason=internal_error(error), word=word, host_id=request.host_id, era=era))
 
     def _take(self, request: ImRequest | Unreadable) -> None:

@@ -1,1 +1,1 @@
-"""The wire format: bytes and text to frozen values, and back. No clock, no I/O, no exceptions for bad input."""
+"""The lines between OpenNebula and the drivers: bytes to frozen values, and back. No clock, no I/O, no asyncio."""

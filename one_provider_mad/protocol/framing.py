@@ -5,21 +5,22 @@ from __future__ import annotations
 from one_provider_mad.domain import Value
 
 LIMIT = 16 * 1024 * 1024
-"""Longest line in bytes. oned sets no bound; a DEPLOY with a large context is well above the pipe's 64 KiB."""
+"""Longest request line in bytes; a longer one is answered with FAILURE. oned sets no bound, and a DEPLOY with a large
+context has well over 64 KiB."""
 
 HEAD = 256
-"""Bytes kept of a line that is too long: enough for the action and the id, so that it can be answered."""
+"""Number of bytes kept of a line that is too long: its action and VM ID are there, so that it can be answered."""
 
 _NO_MEMORY = "the driver has too little memory to read a request line of this length"
 
 
 class Oversized(Value, frozen=True, kw_only=True):
-    """A line longer than the limit, or unreadable for another reason; only its head is kept.
+    """A line that was longer than the limit, or too long for the memory; only its first bytes are kept.
 
     Attributes:
-        head: its first 256 bytes.
-        limit: the limit, in bytes.
-        trouble: the other reason, "" for the limit.
+        head: the line's first 256 bytes.
+        limit: the longest line that is read, in bytes.
+        trouble: why the line could not be read, "" if it exceeded the limit.
     """
 
     head: bytes
@@ -28,12 +29,12 @@ class Oversized(Value, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Return why the line was not read, for its FAILURE."""
+        """Why the line was not read, as the text of its FAILURE."""
         return self.trouble or f"the request line is longer than {self.limit} bytes"
 
 
 class LineBuffer:
-    """Cuts a stream into lines, independent of the pieces it arrives in, in time linear in its length.
+    """Cuts a stream of bytes into lines, however it is split into pieces; takes time linear in its length.
 
     Args:
         limit: longest line in bytes, without its line end; at least 256.
@@ -83,7 +84,7 @@ class LineBuffer:
             self._drop(piece, trouble=_NO_MEMORY)
 
     def _drop(self, piece: bytes, *, trouble: str = "") -> None:
-        """Keep only the head of a line that continues with this piece."""
+        """Keep only the head of a line that is too long with this piece of it."""
         head = bytes(self._pending[:HEAD] + piece[:HEAD])[:HEAD]
         self._pending.clear()
         self._unread = Oversized(head=head, limit=self._limit, trouble=trouble)

@@ -1,4 +1,4 @@
-"""The lines between the core and an information driver, in both directions and both eras.
+"""The lines between an information driver and oned (up to 5.10) or monitord (from 5.12 on), in both directions.
 
 oned up to 5.10 to driver:      MONITOR ID HOST DATASTORES FLAG
                                 STOPMONITOR ID HOST
@@ -41,13 +41,13 @@ from one_provider_mad.protocol.im_payload import read_start
 from one_provider_mad.protocol.messages import Control, LogLine, Reply
 
 MAX_HOST_ID = vmm.MAX_VM_ID
-"""oned and monitord read host ids into an int, as VM ids."""
+"""Greatest host ID: oned and monitord read it into an int, like a VM ID."""
 
 SENTENCE_LIMIT = 1000
-"""Longest failure or LOG text in bytes; `onehost show` displays it."""
+"""Longest text of a FAILURE or LOG line in bytes, as `onehost show` displays it; a longer one is cut."""
 
 NO_HOST = -1
-"""Stands for no host in LOG lines; both eras read an integer there and ignore it."""
+"""The host ID of a LOG line that is about no host: oned and monitord read a number there, and ignore it."""
 
 _CONTROLS = {control.value.encode(): control for control in Control}
 _STATUSES = frozenset({b"-", b"SUCCESS", b"FAILURE"})
@@ -57,7 +57,7 @@ _UNFIT_IN_WORD = re.compile(r"[^!-~]|[<>]")
 
 
 def parse_line(line: bytes) -> ImLine:
-    """Read one line from the core, lenient in letter case, blanks and missing words. Never raises."""
+    """Read one line from oned or monitord, lenient in letter case, blanks and missing words. Never raises."""
     given, *rest = line.split(None, 1) or [b""]
     if not given:
         return Unreadable(reason="empty line")
@@ -80,26 +80,26 @@ def parse_line(line: bytes) -> ImLine:
 
 
 def parse_oversized(line: Oversized) -> Unreadable:
-    """Read word and host id of a line that was too long, so that it can be answered. Never raises."""
-    # The last word of the head may be cut, and a cut id is the id of another host.
+    """Read first word and host ID of a line that was too long, so that it can be answered. Never raises."""
+    # The head may end within the host ID, whose digits so far would be another host's ID.
     parsed = parse_line(line.head[: max(line.head.rfind(b" "), line.head.rfind(b"\t")) + 1])
     if isinstance(parsed, Unreadable):
         return msgspec.structs.replace(parsed, reason=line.reason)
     if isinstance(parsed, Control):
         return Unreadable(reason=line.reason, word=parsed.value)
-    word, era = asked(parsed)
+    word, era = word_and_era(parsed)
     return Unreadable(reason=line.reason, word=word, host_id=parsed.host_id, era=era)
 
 
 def format_message(message: Message) -> bytes:
-    """Write the message as exactly one line that monitord accepts, for any text."""
+    """Return the message as exactly one line that monitord accepts, for any text."""
     text = message.text if message.is_success else _sentence(message.text)
     status = "SUCCESS" if message.is_success else "FAILURE"
     return _modern_line(message.kind.value, status, message.host_id, message.timestamp, text)
 
 
 def format_legacy_reply(reply: LegacyReply) -> bytes:
-    """Write the reply as exactly one line that 4.0 to 5.10 accept, for any text.
+    """Return the reply as exactly one line that oned of 4.0 to 5.10 accepts, for any text.
 
     Only the text of MONITOR is base64; oned writes the text of a failed STOPMONITOR to its log as it is.
     """
@@ -113,11 +113,11 @@ def format_legacy_reply(reply: LegacyReply) -> bytes:
 
 
 def format_log(line: HostLog, *, era: Era, timestamp: int) -> bytes:
-    """Write a LOG line in the era's form.
+    """Return a LOG line in the form that oned or monitord reads.
 
     Args:
         line: severity, text and host.
-        era: the core that reads it.
+        era: the reader: oned up to 5.10, or monitord.
         timestamp: seconds since the epoch; monitord expects one here too.
     """
     host_id = NO_HOST if line.host_id is None else line.host_id
@@ -128,7 +128,7 @@ def format_log(line: HostLog, *, era: Era, timestamp: int) -> bytes:
 
 
 def refuse(line: Unreadable, *, timestamp: int) -> tuple[bytes, ...]:
-    """Write the answer to an unreadable line; nothing when it names no host."""
+    """Return the FAILURE that answers an unreadable line, () if the line names no host."""
     if line.host_id is None:
         return ()
     if line.era is Era.LEGACY:
@@ -175,7 +175,7 @@ def _legacy_request(word: bytes, host_id: int, fields: list[bytes]) -> Monitor |
 
 def _modern_request(word: bytes, host_id: int, fields: list[bytes]) -> StartMonitor | StopMonitor | Unreadable:
     if word == b"STOP_MONITOR":
-        # The payload does not matter: monitoring of the host ends.
+        # A payload, even an unreadable one, changes nothing: monitoring of the host ends.
         return StopMonitor(host_id=host_id, era=Era.MODERN)
     has_timestamp = bool(fields) and fields[0].removeprefix(b"-").isdigit()
     try:
@@ -184,8 +184,8 @@ def _modern_request(word: bytes, host_id: int, fields: list[bytes]) -> StartMoni
         return Unreadable(reason=str(refusal), word=_fit(word), host_id=host_id, era=Era.MODERN)
 
 
-def asked(request: ImRequest) -> tuple[str, Era]:
-    """Return the word and the era of a request."""
+def word_and_era(request: ImRequest) -> tuple[str, Era]:
+    """Return a request's first word, and whether oned up to 5.10 or monitord sent it."""
     if isinstance(request, Monitor):
         return "MONITOR", Era.LEGACY
     if isinstance(request, StartMonitor):
@@ -199,12 +199,12 @@ def _modern_line(word: str, status: str, host_id: int, timestamp: int, text: str
 
 
 def _bytes(text: str) -> bytes:
-    # Both cores stop reading at a NUL.
+    # oned and monitord stop reading at a NUL.
     return without_unwritten(text).replace("\0", "").encode("utf-8", "replace")
 
 
 def _fit(word: bytes | str) -> str:
-    """Return the word in a form that can be written back: upper case, printable ASCII, no blanks, short, not empty."""
+    """Return the word in a form that fits into an answer: upper case, printable ASCII, no blanks, short, not empty."""
     text = word[: vmm.WORD_LIMIT].decode("latin-1") if isinstance(word, bytes) else word[: vmm.WORD_LIMIT]
     return _UNFIT_IN_WORD.sub("?", text).upper() or "?"
 

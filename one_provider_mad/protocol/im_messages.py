@@ -1,4 +1,4 @@
-"""The requests, messages and replies of an information driver, as values (protocol/im.py has their lines)."""
+"""What an information driver reads and writes, as values; protocol/im.py converts them from and to lines."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from one_provider_mad.protocol.messages import Control, Severity
 
 
 class Era(Enum):
-    """The kind of core at the other end; the first request reveals it."""
+    """Whether oned up to 5.10 or monitord is at the other end; the first request shows it."""
 
     LEGACY = "legacy"
-    """oned itself, up to 5.10: asks with MONITOR, and accepts a reply at any time."""
+    """oned itself, up to 5.10: requests each report with MONITOR, and accepts replies at any time."""
 
     MODERN = "modern"
-    """monitord, 5.12 and later: asks once with START_MONITOR, and accepts messages from then on."""
+    """monitord, 5.12 and later: requests reports on a host once, with START_MONITOR, and accepts messages from then
+    on."""
 
 
 class Monitor(Value, frozen=True, kw_only=True):
-    """Legacy MONITOR: report on this host once, now.
+    """MONITOR of oned up to 5.10: a request for one report on a host, at once.
 
     Attributes:
         host_id: the host's number (0 to 2147483647).
         host: its name, "" when the line had none.
         datastore_location: directory of the datastores on the front-end, "" before 4.4.
-        is_first: the host was never monitored before ("update the probes").
+        is_first: True if the host was never monitored before; upstream then copies the probes to it.
     """
 
     host_id: int
@@ -35,7 +36,7 @@ class Monitor(Value, frozen=True, kw_only=True):
 
 
 class Periods(Value, frozen=True, kw_only=True):
-    """Periods of monitord's reports in seconds, as PROBES_PERIOD of monitord.conf; all at least 1.
+    """Seconds between two reports of each kind, as monitord requests them (PROBES_PERIOD of monitord.conf); at least 1.
 
     A period that a release does not send has the value of the shipped monitord.conf (5.12 to 7.0 have another name for
     STATE_VM in their defaults).
@@ -60,7 +61,7 @@ class Periods(Value, frozen=True, kw_only=True):
 
 
 class StartMonitor(Value, frozen=True, kw_only=True):
-    """Modern START_MONITOR: report on this host from now on. A second one for a host replaces the first.
+    """START_MONITOR of monitord: a request to report on a host from now on. A later one for the host replaces it.
 
     Attributes:
         host_id: the host's number (0 to 2147483647).
@@ -73,9 +74,9 @@ class StartMonitor(Value, frozen=True, kw_only=True):
         datastore_location: directory of the datastores on the front-end.
         periods: the periods of the reports.
         interval: seconds without a sign of life after which monitord sends START_MONITOR again.
-        timer: seconds between two checks of monitord's.
-        document: the MONITOR_CONFIGURATION element unchanged, at most 16 MiB of XML; probes read it on stdin. b"" when
-            the message had none.
+        timer: seconds between two checks of all hosts by monitord.
+        document: the XML element MONITOR_CONFIGURATION unchanged, at most 16 MiB; probes read it on stdin. b"" when the
+            message had none.
     """
 
     host_id: int
@@ -93,7 +94,7 @@ class StartMonitor(Value, frozen=True, kw_only=True):
 
 
 class StopMonitor(Value, frozen=True, kw_only=True):
-    """STOPMONITOR and STOP_MONITOR: the host is deleted or offline, stop its reports.
+    """STOPMONITOR or STOP_MONITOR: a request to stop reporting on a host, which is deleted or offline.
 
     Attributes:
         host_id: the host's number (0 to 2147483647).
@@ -109,9 +110,9 @@ class Unreadable(Value, frozen=True, kw_only=True):
 
     Attributes:
         reason: the problem, in one sentence.
-        word: the first word in a form that can be written back (upper case, printable ASCII), "" when there was none.
+        word: the first word in a form that fits into an answer (upper case, printable ASCII), "" when there was none.
         host_id: the host's number when one could be read, else None: then the line gets no answer.
-        era: by the word, else by the form of the line.
+        era: the sender, inferred from the first word, else from the line's form.
     """
 
     reason: str
@@ -132,16 +133,17 @@ class Kind(Enum):
     """The answer to START_MONITOR; a success has an empty text."""
 
     STOP_MONITOR = "STOP_MONITOR"
-    """The answer to STOP_MONITOR; monitord ignores it, upstream's driver sends it all the same."""
+    """The answer to STOP_MONITOR, which monitord ignores; upstream's driver sends it, too."""
 
     SYSTEM_HOST = "SYSTEM_HOST"
     """The only message that sets a host to MONITORED, also from ERROR."""
 
     MONITOR_HOST = "MONITOR_HOST"
-    """Figures of a host, and the sign of life on stdout; a failure puts the host into ERROR."""
+    """Figures of a host, which monitord takes for a sign of life; a FAILURE puts the host into ERROR."""
 
     BEACON_HOST = "BEACON_HOST"
-    """A sign of life, ignored on stdout: MONITOR_HOST takes its place (decision 20)."""
+    """A sign of life, which monitord ignores when it comes from a driver's stdout; MONITOR_HOST serves instead
+    (decision 20)."""
 
     STATE_VM = "STATE_VM"
     """States of VMs."""
@@ -157,7 +159,7 @@ class Message(Value, frozen=True, kw_only=True):
     """One message to monitord.
 
     Attributes:
-        kind: its first word.
+        kind: the line's first word.
         host_id: the host it is about.
         timestamp: seconds since the epoch; monitord drops a message older than the last of its kind and host, and
             always accepts 0.
@@ -173,7 +175,7 @@ class Message(Value, frozen=True, kw_only=True):
 
 
 class LegacyReply(Value, frozen=True, kw_only=True):
-    """One reply to oned up to 5.10; a MONITOR may also be sent without a request.
+    """One reply to oned up to 5.10; a MONITOR reply may also be sent without a request.
 
     Attributes:
         word: MONITOR, STOPMONITOR, or the word of a refused line.
@@ -189,7 +191,7 @@ class LegacyReply(Value, frozen=True, kw_only=True):
 
 
 class HostLog(Value, frozen=True, kw_only=True):
-    """A line for the core's log; hosts have none of their own.
+    """A line for OpenNebula's log; a host has no log of its own.
 
     Attributes:
         severity: I, W, E or D.

@@ -18,7 +18,8 @@ from one_provider_mad.protocol.im_messages import Periods, StartMonitor
 from one_provider_mad.safe_xml import Element, parse_document, text_of
 
 DOCUMENT_LIMIT = 16 * 1024 * 1024
-"""Longest document in bytes; the usual one has 3 KB, and zlib could inflate a line to 16 GB."""
+"""Longest document in bytes once it is decompressed; the usual one has 3 KB, and zlib could inflate a line to 16 GB. A
+longer one is refused."""
 
 _ROOT = "MONITOR_DRIVER_ACTION"
 _CONFIGURATION, _CONFIGURATION_END = b"<MONITOR_CONFIGURATION>", b"</MONITOR_CONFIGURATION>"
@@ -35,7 +36,7 @@ _PERIODS = {
     "beacon_host": ("BEACON_HOST",),
     "system_host": ("SYSTEM_HOST",),
     "monitor_host": ("MONITOR_HOST",),
-    "state_vm": ("STATE_VM", "STATUS_VM"),  # the second is how the defaults of 5.12 to 7.0 call it
+    "state_vm": ("STATE_VM", "STATUS_VM"),  # the second is its name in the defaults of 5.12 to 7.0
     "sync_state_vm": ("SYNC_STATE_VM",),
     "monitor_vm": ("MONITOR_VM",),
     "exec_vm": ("EXEC_VM",),
@@ -43,7 +44,7 @@ _PERIODS = {
 
 
 def read_start(host_id: int, payload: bytes) -> StartMonitor:
-    """Read the payload of a START_MONITOR for this host; without a payload all values are the shipped ones.
+    """Read the payload of a START_MONITOR; without one, all values are those of the shipped monitord.conf.
 
     Raises:
         RequestRefused: the payload cannot be read, or is about another host.
@@ -110,7 +111,7 @@ def _parse(document: bytes) -> Element:
 
 
 def _as_it_came(document: bytes) -> bytes:
-    """Cut out the configuration, with its CDATA sections; monitord writes it once, without attributes, and last."""
+    """Return the element MONITOR_CONFIGURATION as it was sent, with CDATA sections; monitord writes it once, last."""
     start, end = document.find(_CONFIGURATION), document.rfind(_CONFIGURATION_END)
     return document[start : end + len(_CONFIGURATION_END)] if 0 <= start < end else b""
 
@@ -142,6 +143,6 @@ def _number(parent: Element | None, name: str) -> int | None:
 
 
 def _seconds(parent: Element | None, name: str) -> int | None:
-    """Return a period in seconds; None when it is missing, not positive, or beyond monitord's int."""
+    """Return a period in seconds; None when it is missing, not positive, or too large for monitord's int."""
     seconds = _number(parent, name)
     return seconds if seconds is not None and 0 < seconds <= _MOST_SECONDS else None

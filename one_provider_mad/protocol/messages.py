@@ -1,4 +1,4 @@
-"""The values that lines are read into and written from."""
+"""Requests, replies and log lines of an action driver, as values; protocol/vmm.py converts them from and to lines."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Action(Enum):
 
 
 class Control(Enum):
-    """The two lines addressed to the driver itself."""
+    """The two requests that are about the driver itself and not about a VM."""
 
     INIT = "INIT"
     FINALIZE = "FINALIZE"
@@ -59,13 +59,13 @@ class Severity(Enum):
 
 
 class Request(Value, frozen=True, kw_only=True):
-    """One action line, split into its fields; the payload is not decoded yet.
+    """One request of oned: an action of a VM. The payload is not decoded yet.
 
     Attributes:
         action: the action.
         vm_id: the VM's number (0 to 2147483647, oned's int).
         payload: base64 unchanged from the line, b"" for none.
-        dialect: OpenNebula's, as the line shows.
+        dialect: OpenNebula's releases, as the line's form shows.
     """
 
     action: Action
@@ -79,9 +79,9 @@ class Malformed(Value, frozen=True, kw_only=True):
 
     Attributes:
         reason: the problem, in one sentence.
-        word: the action's word in a form that can be written back (upper case, printable ASCII), "" for none.
+        word: the action's word in a form that fits into an answer (upper case, printable ASCII), "" for none.
         vm_id: the id when one could be read, else None.
-        dialect: as in Request; the later one for a line that does not show it.
+        dialect: OpenNebula's releases, as the line's form shows; the later ones if it shows none.
     """
 
     reason: str
@@ -97,7 +97,7 @@ class Reply(Value, frozen=True, kw_only=True):
         word: the action's word, upper case.
         vm_id: the VM's number.
         is_success: SUCCESS or FAILURE.
-        info: the payload; any text is written as one clean line (protocol/vmm.py).
+        info: the text after the VM ID; any text becomes one clean line (protocol/vmm.py).
     """
 
     word: str

@@ -27,10 +27,10 @@ TEMPLATE_ACTIONS = frozenset(
         *(Action.RESIZE, Action.UPDATECONF, Action.UPDATESG, Action.UPDATENIC),
     }
 )
-"""Actions for which both templates are read whole."""
+"""Actions for which TEMPLATE and USER_TEMPLATE are read whole; other actions need neither."""
 
 _FIGURE_ACTIONS = frozenset({Action.POLL, Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
-"""Actions whose answers report figures, or remove them (actions/last_poll.py)."""
+"""Actions that are answered with the VM's figures, or with their removal (actions/last_poll.py)."""
 
 _DISK_ATTACH = (("DISK",), "ATTACH")
 _NIC_ATTACH = (("NIC", "NIC_ALIAS", "PCI"), "ATTACH")  # aliases from 5.8 on, PCI from 6.10 on
@@ -50,7 +50,8 @@ _OPERANDS: Mapping[Action, tuple[tuple[str, ...], str]] = {
     Action.EXEC: (("QEMU_GA_EXEC",), ""),
     Action.EXEC_CANCEL: (("QEMU_GA_EXEC",), ""),
 }
-"""Element names in VM/TEMPLATE of an action's operand, and the flag that marks it ("" for none)."""
+"""For each action on a part of the VM: the elements of VM/TEMPLATE that may be that part, and the key that is YES in
+the one meant ("" for none)."""
 
 _TOP_FIELDS = ("HOST", "DEPLOY_ID", "SECURITY_GROUP_ID", "VIRTUAL_NETWORK_ID", "VM")
 _VM_FIELDS = ("ID", "NAME", "STATE", "LCM_STATE", "STIME", "DEPLOY_ID", "MONITORING", "HISTORY_RECORDS")
@@ -63,16 +64,17 @@ _BEGINNING = re.compile(
 )
 _EXCERPT = 200  # libxml2 quotes names of any length
 MOST_ELEMENTS = 100_000
-"""Most elements of a message: each takes some hundred bytes when parsed, and the longest line has room for millions."""
+"""Most XML elements in a request; one with more is refused. Each takes some hundred bytes when parsed, and the longest
+line has room for millions."""
 
 _OUTLINE = 64 * 1024
-"""Bytes of base64 that hold everything before the templates in every release; a multiple of four."""
+"""Length of base64 that has everything before the templates in every release, in bytes; a multiple of four."""
 
 _NOT_A_MESSAGE = "payload is not the XML of a driver message: "
 
 
 def read_payload(request: Request) -> tuple[VmRequest, bytes] | Malformed:
-    """Return the VM request and its document, or Malformed for a bad payload. Never raises."""
+    """Return the VM request and its payload's XML document, or Malformed for an unreadable payload. Never raises."""
     try:
         document = _decode(request.payload)
         return _vm_request(request, _parse(document)), document
@@ -86,7 +88,7 @@ def read_payload(request: Request) -> tuple[VmRequest, bytes] | Malformed:
 
 
 def read_outline(request: Request) -> tuple[str, int | None]:
-    """Return host and LCM_STATE from the beginning of a long message; "" and None where they cannot be read.
+    """Return the host's name and LCM_STATE from the beginning of a long payload; "" and None where they cannot be read.
 
     Never raises. Both precede the templates, which may have any length (VirtualMachine::to_xml_extended).
     """
@@ -121,12 +123,12 @@ def _parse(document: bytes) -> Element:
     if b"\0" in document:
         raise RequestRefused(_NOT_A_MESSAGE + "it holds a NUL")
     if not _BEGINNING.match(document):
-        raise RequestRefused(_NOT_A_MESSAGE + "it does not begin as one")
-    is_long = len(document) > MOST_ELEMENTS * len(b"<a/>")  # a shorter one cannot have so many
+        raise RequestRefused(_NOT_A_MESSAGE + "it does not begin with <VMM_DRIVER_ACTION_DATA>")
+    is_long = len(document) > MOST_ELEMENTS * len(b"<a/>")  # a shorter document cannot have so many elements
     if is_long and document.count(b"</") + document.count(b"/>") > MOST_ELEMENTS:
         raise RequestRefused(f"the message has more than {MOST_ELEMENTS} elements: give the VM a smaller template")
     try:
-        return parse_document(document)  # the line's limit bounds it
+        return parse_document(document)  # its length is bounded by that of the line
     except etree.XMLSyntaxError as error:
         raise RequestRefused(_NOT_A_MESSAGE + (error.msg or "it is not well formed")[:_EXCERPT]) from error
 
@@ -160,14 +162,14 @@ def _vm_request(request: Request, root: Element) -> VmRequest:
 
 
 def _children(parent: Element | None, *tags: str) -> dict[str, Element]:
-    """Return the first child of each of these names, in one pass, since 8,000 POLLs are read per second."""
+    """Return the first child of each of these names; in one pass, since thousands of POLLs may be read per second."""
     if parent is None:
         return {}
     return {child.tag: child for child in parent.iterchildren(*tags, reversed=True)}
 
 
 def _last_record(records: Element | None) -> Element | None:
-    """Return the newest record. oned sends a driver only that one; a VM's own XML has all, the newest last."""
+    """Return the newest history record: the only one in oned's requests, the last one in the XML of `onevm show`."""
     return None if records is None else next(records.iterchildren("HISTORY", reversed=True), None)
 
 
@@ -177,7 +179,7 @@ def _check_id(text: str, vm_id: VmId) -> None:
 
 
 def _deploy_id(element: Element | None) -> DeployId:
-    """Return the id, "" for a placeholder.
+    """Return the deploy id, "" for a placeholder.
 
     `onevm recover --success` stores `one-<vm id>` for a VM without a reported id (LifeCycleManager::recover).
     """
@@ -186,7 +188,7 @@ def _deploy_id(element: Element | None) -> DeployId:
 
 
 def _has_legacy_form(vm: Element | None, history: _Fields) -> bool:
-    """Return True for a release that reads POLL answers as `K=V` words (src/vmm/VirtualMachineManagerDriver.cc, POLL).
+    """Return True if oned reads an answer to POLL as `K=V` words (src/vmm/VirtualMachineManagerDriver.cc, POLL).
 
     That is up to 4.12. There the figures are children of the VM, and the history names the driver VMMMAD; 4.14 moved
     all figures into MONITORING and began to read answers as templates (src/vm/VirtualMachine.cc to_xml_extended).

@@ -41,15 +41,15 @@ def format_poll(
     stale: Iterable[str] = (),
     is_legacy: bool,
 ) -> str:
-    """Write the payload of `POLL SUCCESS`; the release's parser accepts it for any values.
+    """Return the text of `POLL SUCCESS`, which oned of the release can parse, for any values.
 
     Args:
         state_letter: `a`, `p`, `e`, `d` or `-`; anything else counts as `-`, which changes nothing.
         usage: figures, left out when there are none.
-        attributes: further facts; those that the syntax cannot hold, and those that would overwrite the VM's own
+        attributes: further attributes; those that cannot be written, and those that would overwrite the VM's own
             attributes, are left out.
-        stale: attributes to remove from the VM (protocol/stale_names.py); releases up to 4.12 cannot remove any.
-        is_legacy: for releases up to 4.12, see VmRequest.
+        stale: attributes that the VM is to show no longer (protocol/stale_names.py); up to 4.12 none can be removed.
+        is_legacy: True for oned up to 4.12 (VmRequest).
     """
     state = state_letter if state_letter in STATE_LETTERS else "-"
     figures = _legacy_figures(usage) if is_legacy else _figures(usage)
@@ -59,7 +59,7 @@ def format_poll(
 
 
 def format_removals(stale: Iterable[str], usage: Usage | None, attributes: Mapping[str, str]) -> list[str]:
-    """Write `NAME=[]` for each stale attribute that may be removed and is not reported in the same answer."""
+    """Return `NAME=[]`, which removes an attribute, for each stale name that the answer does not report anew."""
     present = {_fit_name(given) for given in attributes}
     names = [given if given in USAGE_NAMES and usage is None else _fit_name(given) for given in stale]
     return [f"{name}=[]" for name in dict.fromkeys(names) if name and name not in present]
@@ -72,7 +72,7 @@ def _figures(usage: Usage | None) -> list[str]:
 
 
 def _legacy_figures(usage: Usage | None) -> list[str]:
-    # Integers under other names: these releases read an int and stop at a dot.
+    # Up to 4.12 figures have other names, and oned reads integers, stopping at a dot.
     if usage is None:
         return []
     return [f"USEDCPU={_whole(usage.cpu)}", f"USEDMEMORY={_whole(usage.memory)}", *_network(usage)]
@@ -93,7 +93,7 @@ def _whole(figure: float) -> int:
 
 
 def _facts(attributes: Mapping[str, str]) -> list[str]:
-    """Write the facts with quotes; a value of several lines becomes one line, as a reply is one."""
+    """Return the attributes as `NAME="value"`, without line ends, since a reply is one line."""
     return [fact for name, value in _named(attributes) if (fact := _fact(name, value))]
 
 
@@ -105,7 +105,7 @@ def _fact(name: str, value: str) -> str:
 
 
 def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:
-    """Write the facts that are one plain word: there is no quoting, and one bad word voids the whole answer.
+    """Return as NAME=value the attributes whose value is one plain word; others would void the whole answer.
 
     A comma would end the value, so lists (security groups, volumes) are written with a plus instead.
     """
@@ -114,7 +114,7 @@ def _legacy_facts(attributes: Mapping[str, str]) -> list[str]:
 
 
 def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the facts whose names may be written, in upper case, each name once."""
+    """Yield the attributes whose names may be written, in upper case, each name once."""
     seen: set[str] = set()
     for given, value in attributes.items():
         name = _fit_name(given)
@@ -125,7 +125,7 @@ def _named(attributes: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 
 @lru_cache(maxsize=1024)
 def _fit_name(given: str) -> str:
-    """Return the name in upper case, or "" when it may not be written."""
+    """Return the attribute's name in upper case, "" if it is invalid or would overwrite a VM's own attribute."""
     name = given.upper()
     is_reserved = name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
     return name if given.isascii() and _NAME.fullmatch(name) and not is_reserved else ""

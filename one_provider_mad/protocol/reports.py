@@ -1,6 +1,6 @@
-"""Reports on a host and its VMs: plain values to template text, in the names and units of each era.
+"""Writes reports on a host and its VMs as template text, in the names and units that oned or monitord expects.
 
-Units are OpenNebula's: CPU in percent (100 is one core), memory in KiB, network in bytes since the instance began.
+Units are OpenNebula's: CPU in percent (100 is one core), memory in KiB, network in bytes since the instance started.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ from one_provider_mad.template_text.adapting_writer import (
 )
 
 VMS_IN_A_LINE = 200
-"""Most VMs in one MONITOR_VM line: oned 7.4 is blocked for a millisecond by each."""
+"""Most VMs in one MONITOR_VM line; further VMs go into further lines. Each VM blocks oned 7.4 for a millisecond."""
 
 PREFIX = "PROVIDER_"
-"""Prefix of facts about a host: the core lets reported attributes overwrite those that an administrator has set."""
+"""Prefix of a host's attributes: others might overwrite attributes that an administrator has set."""
 
 ERROR = "PROVIDER_ERROR"
-"""Why the cloud does not answer. Always reported: an attribute missing from a report stays (src/host/Host.cc)."""
+"""The host's attribute that says why the cloud does not answer, `-` if it does. It is always reported: an attribute
+that a report lacks stays (src/host/Host.cc)."""
 
-# Words that an expression may compare with; `*` and `?` would match other names too.
+# Names that a requirement may compare with; `*` and `?` would match other names too.
 _WORD = re.compile(r"[A-Za-z0-9_.-]+")
 
 # Characters that some release refuses in a VM's name (include/PoolObjectSQL.h, name_is_valid), and the longest name.
@@ -50,11 +51,11 @@ class VmWord(Enum):
     SUSPENDED = "SUSPENDED"
     FAILURE = "FAILURE"
     UNKNOWN = "UNKNOWN"
-    """Listed without a statement: the VM stays as it is."""
+    """The VM is named without a state, and stays as it is."""
 
 
 class Wild(Value, frozen=True, kw_only=True):
-    """A live instance without tags of ours, which OpenNebula offers to import.
+    """The report on a live instance without tags of ours, which OpenNebula offers to import.
 
     Attributes:
         deploy_id: the cloud's id.
@@ -62,7 +63,7 @@ class Wild(Value, frozen=True, kw_only=True):
         cpu: percent, 100 is one core; 0 when unknown, then it is imported with one core.
         memory: KiB; 0 when unknown, then it is imported with 1 MiB, the least that OpenNebula accepts.
         public_cloud: attributes of the imported VM's PUBLIC_CLOUD section, without TYPE.
-        state_letter: for the legacy report: `a`, `p`, `e`, `d` or `-`.
+        state_letter: its state for reports up to 5.10: `a`, `p`, `e`, `d` or `-`.
     """
 
     deploy_id: DeployId
@@ -74,17 +75,17 @@ class Wild(Value, frozen=True, kw_only=True):
 
 
 class HostReport(Value, frozen=True, kw_only=True):
-    """The report on a host.
+    """The values of a report on a host.
 
     Attributes:
         hypervisor: HYPERVISOR, the TYPE of PUBLIC_CLOUD sections.
         total_cpu: percent, 100 for each core of the cloud's capacity; None when unknown, then it is not reported. A
             full cloud reports 0, since OpenNebula keeps the last reported total.
-        total_memory: KiB of the cloud's capacity; None as above.
+        total_memory: KiB of the cloud's capacity; None when unknown, then it is not reported.
         used_cpu: percent in use.
         used_memory: KiB in use.
         error: why the cloud does not answer, "" when it does; PROVIDER_ERROR of the host.
-        attributes: further facts. Only names that begin with PROVIDER_ are written: the core lets reported attributes
+        attributes: further attributes. Only names that begin with PROVIDER_ are written: OpenNebula lets reported ones
             overwrite those that an administrator has set (CAPACITY, REGION_NAME, credentials).
         wilds: every wild instance; OpenNebula forgets those that the next report lacks.
     """
@@ -104,7 +105,7 @@ class VmState(Value, frozen=True, kw_only=True):
 
     Attributes:
         vm_id: the VM's number.
-        deploy_id: exactly as in the answer to DEPLOY.
+        deploy_id: the instance's id, exactly as in the answer to DEPLOY.
         state: the reported state.
     """
 
@@ -114,13 +115,13 @@ class VmState(Value, frozen=True, kw_only=True):
 
 
 class VmFigures(Value, frozen=True, kw_only=True, gc=False):
-    """Figures and facts of one VM.
+    """Figures and further attributes of one VM.
 
     Attributes:
         vm_id: the VM's number; it must exist, since OpenNebula keeps rows for any number.
-        deploy_id: exactly as in the answer to DEPLOY.
+        deploy_id: the instance's id, exactly as in the answer to DEPLOY.
         usage: figures, None when there are none.
-        attributes: further facts, as in POLL (protocol/poll.py).
+        attributes: further attributes, as in POLL (protocol/poll.py).
         stale: attributes to remove from the VM (protocol/stale_names.py).
     """
 
@@ -132,11 +133,11 @@ class VmFigures(Value, frozen=True, kw_only=True, gc=False):
 
 
 class FiguresText(Value, frozen=True, kw_only=True):
-    """The text of one MONITOR_VM.
+    """The text of one MONITOR_VM message, and the VMs in it.
 
     Attributes:
-        text: the text.
-        vms: the VMs in it.
+        text: template text.
+        vms: the VMs that the text reports.
     """
 
     text: str
@@ -144,15 +145,15 @@ class FiguresText(Value, frozen=True, kw_only=True):
 
 
 class LegacyVm(Value, frozen=True, kw_only=True):
-    """One VM in the report of the legacy era.
+    """One VM in a report to oned up to 5.10.
 
     Attributes:
         vm_id: the VM's number.
-        deploy_id: exactly as in the answer to DEPLOY.
+        deploy_id: the instance's id, exactly as in the answer to DEPLOY.
         state_letter: `a`, `p`, `e`, `d` or `-`, as in POLL (protocol/poll.py).
         name: the instance's name, "" for none.
         usage: figures, None when there are none.
-        attributes: further facts; only those that are one plain word are written.
+        attributes: further attributes; only those whose value is one plain word are written.
         stale: attributes to remove from the VM (protocol/stale_names.py).
     """
 
@@ -169,7 +170,7 @@ _Vm = TypeVar("_Vm", VmState, VmFigures, LegacyVm)
 
 
 def host_system(report: HostReport) -> str:
-    """Return the text of SYSTEM_HOST: facts that hardly change, and every wild instance."""
+    """Return the text of SYSTEM_HOST: attributes that hardly change, and every wild instance."""
     wilds = (_wild(wild, report.hypervisor) for wild in report.wilds)
     return lines(*_identity(report), *_totals(report), *_facts(report), *wilds)
 
@@ -204,7 +205,7 @@ def synced_vm_states(vms: Iterable[VmState], *, missing_state: VmWord) -> str:
 
 
 def vm_figures(vms: Iterable[VmFigures]) -> tuple[FiguresText, ...]:
-    """Return the texts of MONITOR_VM messages, each for at most 200 VMs; VMs without figures or facts are left out."""
+    """Return the texts of MONITOR_VM messages, up to 200 VMs in each; VMs that have nothing to report are left out."""
     written = [(vm, line) for vm in _known(vms) if _can_be_kept(vm.deploy_id) and (line := _figures(vm))]
     chunks = (written[start : start + VMS_IN_A_LINE] for start in range(0, len(written), VMS_IN_A_LINE))
     return tuple(
@@ -213,7 +214,7 @@ def vm_figures(vms: Iterable[VmFigures]) -> tuple[FiguresText, ...]:
 
 
 def legacy_report(report: HostReport, vms: Iterable[LegacyVm], *, is_before_4_14: bool = False) -> str:
-    """Return the text of a successful MONITOR: the host, its VMs and the wild instances.
+    """Return the text of a successful MONITOR for oned up to 5.10: the host, its VMs and the wild instances.
 
     Args:
         report: the host.
@@ -227,7 +228,7 @@ def legacy_report(report: HostReport, vms: Iterable[LegacyVm], *, is_before_4_14
         *_totals(report),
         *_usage(report),
         *_facts(report),
-        attribute("VM_POLL", "YES"),  # without it every VM counts as missing from the report
+        attribute("VM_POLL", "YES"),  # without this attribute oned takes every VM for missing
         *(_legacy_vm(vm, is_before_4_14=is_before_4_14) for vm in _known(vms)),
         *(_wild(wild, report.hypervisor, has_poll=True) for wild in report.wilds),
     )
@@ -277,7 +278,7 @@ def _figures(vm: VmFigures) -> str:
 
 
 def _legacy_vm(vm: LegacyVm, *, is_before_4_14: bool) -> str:
-    # The core looks VMs up by ID; the deploy id and the name are for people.
+    # oned finds the VM by its ID; deploy id and name are for people.
     deploy_id = vm.deploy_id if _can_be_kept(vm.deploy_id) else ""
     values: dict[str, Plain] = {
         "ID": vm.vm_id,
@@ -289,9 +290,9 @@ def _legacy_vm(vm: LegacyVm, *, is_before_4_14: bool) -> str:
 
 
 def _poll(vm: LegacyVm, *, is_before_4_14: bool) -> str:
-    """Write the POLL of a VM without quotes, since the text itself is quoted.
+    """Return the POLL attribute of a VM, without quotes inside, since its value is in quotes.
 
-    Escaped quotes work only from 4.14 on, so facts are written in the older form: one plain word each.
+    Escaped quotes work only from 4.14 on, so attributes have the older form: one plain word each.
     """
     _, _, facts = format_poll(NOTHING, None, vm.attributes, is_legacy=True).partition(" ")
     removals = format_removals(vm.stale, vm.usage, vm.attributes) if vm.stale and not is_before_4_14 else ()
@@ -313,9 +314,9 @@ def _wild(wild: Wild, hypervisor: str, *, has_poll: bool = False) -> str:
 
 
 def _import_template(wild: Wild, hypervisor: str) -> str:
-    """Write the template of the VM to import: CPU in cores and MEMORY in MiB.
+    """Return the template for importing a wild instance as a VM: CPU in cores and MEMORY in MiB.
 
-    Each era reads the deploy id under its own name (IMPORT_VM_ID up to 5.10, DEPLOY_ID from 6.0 on), and keeps the
+    Releases read the deploy id under different names (IMPORT_VM_ID up to 5.10, DEPLOY_ID from 6.0 on), and keep the
     other as an ordinary attribute.
     """
     cores = max(wild.cpu / 100, 0.01) if math.isfinite(wild.cpu) and wild.cpu > 0 else 1.0
@@ -334,7 +335,7 @@ def _import_template(wild: Wild, hypervisor: str) -> str:
 
 
 def _requirements(hypervisor: str) -> str:
-    """Write a requirement that keeps the scheduler of 7.0 and later from placing the VM on another host.
+    """Return a requirement that keeps the scheduler of 7.0 and later from placing an imported VM on another host.
 
     That scheduler does not know clouds. Names with a dash or a dot need quotes in an expression
     (src/parsers/expr_parser.l), which are escaped here.
@@ -347,12 +348,12 @@ def _name(wild: Wild) -> str:
 
 
 def _can_be_kept(deploy_id: DeployId) -> bool:
-    """Return True when the id can be written unchanged: a changed one would be stored instead of it."""
+    """Return True if the deploy id can be written unchanged: OpenNebula would store a changed one instead."""
     return deploy_id_problem(deploy_id) is None and fit_value(deploy_id) == deploy_id
 
 
 def _known(vms: Iterable[_Vm]) -> list[_Vm]:
-    """Leave out invalid VM numbers (OpenNebula would show -1 as a zombie), and the second of two equal numbers."""
+    """Return the VMs without invalid numbers (OpenNebula would show VM -1 as a zombie) and without repeated ones."""
     found: dict[int, _Vm] = {}
     for vm in vms:
         if 0 <= vm.vm_id <= MAX_VM_ID:

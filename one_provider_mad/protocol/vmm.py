@@ -22,19 +22,23 @@ from one_provider_mad.protocol.framing import Oversized
 from one_provider_mad.protocol.messages import Action, Control, LogLine, Malformed, Reply, Request, Severity
 
 MAX_VM_ID = 2**31 - 1
-"""oned reads ids into an int; a larger one echoed back fails to parse and is applied to VM 0 (include/Message.h)."""
+"""Greatest VM ID: oned reads IDs into an int, and would apply an answer with a larger one to VM 0
+(include/Message.h)."""
 
 TEXT_LIMIT = 4000
-"""Longest LOG or FAILURE text in bytes: with the words before it the line fits PIPE_BUF, and is written atomically."""
+"""Longest text of a LOG or FAILURE line in bytes; a longer one is cut. The whole line then fits into PIPE_BUF, so that
+it is written atomically."""
 
 WORD_LIMIT = 64
-"""Longest action word that is written back; the longest real one has 18 letters."""
+"""Longest first word that an answer repeats from an unreadable line; a longer one is cut. Actions have up to 18
+letters."""
 
 ERROR_LENGTH = 100
-"""Bytes of `ACTION: text` that oned of 6.6 and later keeps in a VM's ERROR (include/VirtualMachine.h)."""
+"""Bytes of `ACTION: text` that oned of 6.6 and later keeps in a VM's ERROR; it cuts the rest
+(include/VirtualMachine.h)."""
 
 NOTHING = "-"
-"""The empty payload."""
+"""The text that stands for no text in a line."""
 
 NO_REASON = "no reason given"
 
@@ -46,20 +50,21 @@ _DIGITS_OF_MAX_VM_ID = 10
 _UNFIT_IN_WORD = re.compile(r"[^!-~]|[<>]")
 _UNFIT_IN_DEPLOY_ID = re.compile(r"[^!-~]|[<&]|]]>")
 _LONGEST_DEPLOY_ID = 1024
-"""The longest ids of real clouds are paths of some hundred letters; a longer one would fill every line with it."""
+"""Longest deploy id in characters; a longer one is refused, since every log line would repeat it. The longest ids of
+real clouds are paths of some hundred letters."""
 
 NO_INSTANCE = re.compile(r"-|one-[0-9]+")
-"""Placeholders for no instance; `onevm recover --success` stores `one-<vm id>` (LifeCycleManager::recover)."""
+"""Deploy ids that mean no instance; `onevm recover --success` stores `one-<vm id>` (LifeCycleManager::recover)."""
 
 _ORDINARY_DEPLOY_ID = re.compile(r"(?!one-[0-9]+\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-"""Fast check for ordinary ids, which are most of the up to ten thousand in a report."""
+"""Deploy ids that are certainly valid, found with one match: a report may have ten thousand."""
 
 _OTHER_MEANING = re.compile(r"-.*|(.*/)?\.\.?(/.*)?", re.DOTALL)
-"""Ids that hooks, scripts and shells would take for an option or a path to another directory."""
+"""Deploy ids that hooks, scripts and shells would take for an option or for a path to another directory; refused."""
 
 
 def parse_line(line: bytes) -> Request | Control | Malformed:
-    """Read one line from oned, lenient in letter case and blanks; Malformed for a bad one. Never raises."""
+    """Read one line from oned, lenient in letter case and blanks; return Malformed if unreadable. Never raises."""
     word, *fields = line.split(None, 2) or [b""]
     if not word:
         return Malformed(reason="empty line")
@@ -80,8 +85,8 @@ def parse_line(line: bytes) -> Request | Control | Malformed:
 
 
 def parse_oversized(line: Oversized) -> Malformed:
-    """Read word and VM id of a line that was too long, so that the request can be answered."""
-    # The last word of the head may be cut, and a cut id is the id of another VM.
+    """Read first word and VM ID of a line that was too long, so that the request can be answered."""
+    # The head may end within the VM ID, whose digits so far would be another VM's ID.
     whole_words = line.head[: max(line.head.rfind(b" "), line.head.rfind(b"\t")) + 1]
     parsed = parse_line(whole_words)
     if isinstance(parsed, Malformed):
@@ -92,7 +97,7 @@ def parse_oversized(line: Oversized) -> Malformed:
 
 
 def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:
-    """Read one line from a driver as oned does; Malformed for one that oned would ignore or misread. Never raises."""
+    """Read a driver's line as oned does; return Malformed for one that oned would ignore or misread. Never raises."""
     word, *fields = line.split(None, 3) or [b""]
     if not word:
         return Malformed(reason="empty line")
@@ -112,7 +117,7 @@ def parse_reply(line: bytes) -> Reply | LogLine | Control | Malformed:
 
 
 def format_reply(reply: Reply) -> bytes:
-    """Write the reply as exactly one line that every release accepts, for any reply."""
+    """Return the reply as exactly one line that oned of every release accepts, for any text."""
     word = _fit(reply.word)
     if reply.is_success:
         result, text = "SUCCESS", clean(reply.info) or NOTHING
@@ -122,18 +127,18 @@ def format_reply(reply: Reply) -> bytes:
 
 
 def format_log(line: LogLine, dialect: Dialect) -> bytes:
-    """Write the LOG line as exactly one line.
+    """Return the log line as exactly one line, for any text.
 
     Args:
         line: severity, text and VM.
-        dialect: OpenNebula's, for the id of oned's own log.
+        dialect: OpenNebula's; it decides how oned's own log is named.
     """
     target = dialect.general_log_id if line.vm_id is None else line.vm_id
     return f"LOG {line.severity.value} {target} {_cut(clean(line.text)) or NOTHING}\n".encode()
 
 
 def deploy_id_problem(text: str) -> str | None:
-    """Return why this cannot be the deploy id of an instance, or None when it can.
+    """Return why OpenNebula or its scripts could not use a text as a deploy id, None if they can.
 
     oned keeps the first word, and puts the id unescaped into the VM's XML (src/vm/VirtualMachine.cc): with `<` or `&`
     it silently becomes empty. `-` would be stored literally, and an empty id counts as a failed deploy.
@@ -157,7 +162,7 @@ def deploy_id_problem(text: str) -> str | None:
 
 
 def shown_deploy_id(text: str) -> str:
-    """Return the deploy id for a sentence, quoted and cut when it is invalid."""
+    """Return the deploy id for use in a sentence; an invalid one is quoted, and cut if it is long."""
     return text if deploy_id_problem(text) is None else f"{text[:WORD_LIMIT]!a}"
 
 
@@ -188,7 +193,7 @@ def _control_reply(control: Control, fields: list[bytes]) -> Control | Malformed
 
 
 def _fit(word: bytes | str) -> str:
-    """Return the word in a form that can be written back: upper case, printable ASCII, no blanks, short, not empty."""
+    """Return the word in a form that fits into an answer: upper case, printable ASCII, no blanks, short, not empty."""
     text = word[:WORD_LIMIT].decode("latin-1") if isinstance(word, bytes) else word[:WORD_LIMIT]
     return _UNFIT_IN_WORD.sub("?", text).upper() or "?"
 
@@ -201,7 +206,7 @@ def _reason(text: str) -> str:
 
 
 def _whole_where_cut(text: str, cut: int) -> str:
-    """Insert blanks before a word so that the cut falls between two characters.
+    """Return the text with blanks inserted so that oned, which cuts it after `cut` bytes, splits no character.
 
     oned cuts by bytes, and half a character makes its database refuse the VM's update (VirtualMachine.cc).
     """

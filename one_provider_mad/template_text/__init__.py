@@ -1,1 +1,1 @@
-"""OpenNebula's template text: its grammar, two readers and two writers. Pure: text in, values out, and back."""
+"""OpenNebula's template text: its grammar, two readers and two writers. Text to values, and back; calls nothing."""

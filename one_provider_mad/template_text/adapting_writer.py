@@ -1,7 +1,7 @@
-"""Writes template text so that OpenNebula accepts any names and values: it adapts them.
+"""Writes template text from any names and values, changing them where OpenNebula could not read them.
 
-One syntax error loses the whole message, and puts a host into ERROR. So values are adapted, and attributes that cannot
-be written are left out: every function returns "" for those.
+OpenNebula drops a whole message for one syntax error, and puts its host into ERROR. So a value is changed where
+needed, and an attribute that cannot be written at all is left out: every function returns "" for it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ Plain = str | float
 
 
 def fit_name(name: str) -> str:
-    """Return the name in upper case, "" for an invalid one (letters, digits and `_`, not a digit first)."""
+    """Return the name in upper case, "" unless it has only letters, digits and `_`, the first not a digit."""
     upper = name.upper()
     return upper if name.isascii() and KEPT_NAME.fullmatch(upper) else ""
 
 
 def fit_value(value: str) -> str:
-    """Return the value in a form for quotes: valid XML without a double quote; line ends and backslashes stay.
+    """Return the value in a form that can stand in quotes: valid XML, no double quotes; line ends and backslashes stay.
 
     The parser's only escape is a backslash before a quote, so a value that ends in a backslash would escape the closing
     quote: a blank is appended there. `]]>` is a syntax error even inside quotes.
@@ -56,7 +56,7 @@ def vector(name: str, values: Mapping[str, Plain]) -> str:
 
 
 def lines(*attributes: str) -> str:
-    """Join attributes, one per line; empty ones are left out."""
+    """Return the written attributes, one a line; empty texts are left out."""
     return "".join(f"{written}\n" for written in attributes if written)
 
 

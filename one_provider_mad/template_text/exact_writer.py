@@ -1,4 +1,4 @@
-"""Writes template text so that OpenNebula reads the same values: it refuses those that cannot be written.
+"""Writes template text from which OpenNebula reads exactly the given values; refuses values for which there is none.
 
 A value that ends in a backslash would escape the closing quote, and `]]>` is a syntax error even inside quotes.
 """
@@ -14,7 +14,7 @@ _NAME = re.compile(ELEMENT, re.ASCII | re.IGNORECASE)
 
 
 class UnwritableError(ValueError):
-    """A template text cannot hold this; the sentence says which value."""
+    """Template text cannot hold a value; the error's sentence names its attribute."""
 
 
 def attribute(name: str, value: str) -> str:

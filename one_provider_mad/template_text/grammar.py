@@ -1,6 +1,6 @@
 """The tokens of OpenNebula's template text: `NAME = value`, `NAME = [ KEY = value, … ]`, `# comment`.
 
-The strings are parts of regular expressions, for the readers to compose.
+The strings are regular expressions, from which the two readers are composed.
 
 Source: OpenNebula's src/parsers/template_parser.l and template_syntax.y, before 4.14 src/template/template_parser.l.
 """
@@ -12,7 +12,7 @@ import re
 NAME = r"[A-Za-z0-9_]+"
 
 ELEMENT = r"[A-Z_][A-Z0-9_]*"
-"""A name in upper case that can be the name of an XML element."""
+"""A name in upper case that is valid for an XML element."""
 
 KEPT_NAME = re.compile(rf"(?!XML){ELEMENT}")
 """A name in upper case that OpenNebula keeps; it stores any other as `ONE_<name>` (include/Attribute.h)."""
@@ -20,11 +20,11 @@ KEPT_NAME = re.compile(rf"(?!XML){ELEMENT}")
 BLANKS = r"[ \t]*"
 
 SPACE = r"[ \t\r\n]"
-"""A blank or line end between attributes and inside vectors. Unlike OpenNebula's, these readers take a carriage return
-for one: OpenNebula would take it for a part of a bareword."""
+"""A blank or line end between attributes and inside vectors. A carriage return counts as one, although
+OpenNebula would read it as part of a value without quotes."""
 
 COMMENT = r"#[^\n]*+"
-"""A comment without its line end, which OpenNebula requires."""
+"""A comment, without the line end that OpenNebula requires after it."""
 
 BAREWORD = r'[^=# \t\r\n,\[\]"]+'
 """A value without quotes. OpenNebula would also accept quotes inside it, as a part of the value."""
@@ -33,10 +33,10 @@ QUOTED = r'"(?:[^"\\]++|\\"?+)*+"'
 """A value in quotes. The only escape is a backslash before a quote; any other backslash stands for itself."""
 
 CDATA_END = "]]>"
-"""A syntax error anywhere in a value, even in quotes."""
+"""These characters are a syntax error anywhere in a value, even in quotes."""
 
 FORBIDDEN = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f\ud800-\udfff\ufffe\uffff]")
-"""Characters that XML cannot hold, and so OpenNebula cannot either, and DEL. Tab and line feed are allowed."""
+"""Characters that no template may have: DEL, and those that XML cannot hold. Tab and line feed are allowed."""
 
 
 def quoted(value: str) -> str:
@@ -45,5 +45,5 @@ def quoted(value: str) -> str:
 
 
 def unquoted(text: str) -> str:
-    """Return the value of a bareword or of text in quotes."""
+    """Return the value that text stands for, with or without quotes."""
     return text[1:-1].replace('\\"', '"') if text.startswith('"') else text

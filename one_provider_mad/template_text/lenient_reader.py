@@ -1,6 +1,6 @@
-"""Splits template text of probes and scripts into attributes, and finds text that OpenNebula would refuse.
+"""Splits template text that probes and scripts print into attributes, and finds text that OpenNebula would refuse.
 
-One unreadable attribute makes the core refuse the whole text, and an unreadable MONITOR_HOST puts its host into ERROR.
+For one unreadable attribute OpenNebula refuses the whole text, and an unreadable MONITOR_HOST puts its host into ERROR.
 Text that OpenNebula reads is not refused here, even if it changes a name or drops a value.
 """
 
@@ -31,9 +31,9 @@ _EXCERPT = 40
 
 
 def split_attributes(text: str) -> list[tuple[str, str]] | str:
-    """Return the template's attributes, each as upper-case name and whole text; or the unreadable place.
+    """Return each attribute's name in upper case and its text, or else the beginning of the first unreadable text.
 
-    The place is a text of at most 40 characters that begins where the template cannot be read.
+    The unreadable text is cut to 40 characters.
     """
     unreadable = [text.index(mark) for mark in _UNREADABLE if mark in text]
     if unreadable:
@@ -51,7 +51,7 @@ def split_attributes(text: str) -> list[tuple[str, str]] | str:
 
 
 def pairs_of(attribute: str) -> list[tuple[str, str]]:
-    """Return the names and unquoted values in one attribute's text: one pair, or the pairs of a vector."""
+    """Return names and values, without quotes, in one attribute's text: one pair, or every pair of a vector."""
     name, _, value = attribute.partition("=")
     if not value.lstrip().startswith("["):
         return [(name.strip(), unquoted(value.strip()))]

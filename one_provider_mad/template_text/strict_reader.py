@@ -1,7 +1,7 @@
 """Reads OpenNebula's template text strictly: `NAME = value`, `NAME = [ KEY = value, … ]`, `# comment`.
 
 Text in, a `Template` out, or a `TemplateError` that names the line. The grammar is that of OpenNebula's own parser,
-without the cases that it silently misreads.
+less the cases in which it silently reads other values.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from one_provider_mad.template_text.grammar import (
 
 _BLANKS = re.compile(BLANKS)
 _SPACE = re.compile(rf"(?:{SPACE}++|{COMMENT})*+")
-"""Blanks and comments. The end of the text counts as a line end, since a person's file may lack the last one."""
+"""Blanks and comments. The end of the text ends a comment, too, since a file may lack the last line end."""
 
 _NAME = re.compile(NAME)
 _BAREWORD = re.compile(BAREWORD)
@@ -34,7 +34,7 @@ _END_OF_VALUE = re.compile(rf"(?={SPACE}|[#,\]]|\Z)")
 
 
 class TemplateError(ValueError):
-    """The text is no template.
+    """The text is not a valid template.
 
     Args:
         line: number of the line, from 1.
@@ -48,7 +48,7 @@ class TemplateError(ValueError):
 
 
 def read_template(text: str) -> Template:
-    """Return a whole template; several attributes of one name are all kept, in order.
+    """Return the template that a text holds; attributes with the same name are all kept, in order.
 
     Raises:
         TemplateError: the first error in the text.
@@ -62,7 +62,7 @@ def read_template(text: str) -> Template:
 
 
 class _Reader:
-    """Reads attributes from a text, from left to right."""
+    """Reads one attribute after the other from a text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -96,7 +96,7 @@ class _Reader:
         while True:
             at = self._at
             key = self._element(self._name(inside=name), at=at)
-            keys.setdefault(key, self._value(key))  # OpenNebula keeps the first of two
+            keys.setdefault(key, self._value(key))  # of equal keys OpenNebula keeps the first
             self._pass(_SPACE)
             mark = self._next()
             if mark not in (",", "]"):
@@ -131,7 +131,7 @@ class _Reader:
             if not value:
                 raise self._error(f'{name} has no value; write {name}="" for an empty one', at=start)
         if not _END_OF_VALUE.match(self._text, self._at):
-            raise self._error(f"the value of {name} goes on with {self._glimpse()}: put the whole value in quotes")
+            raise self._error(f"the value of {name} is followed by {self._glimpse()}: put the whole value in quotes")
         return value
 
     def _quoted(self, name: str) -> str:
