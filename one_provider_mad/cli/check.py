@@ -41,7 +41,8 @@ NOT_WELL = 3
 """Exit code when a check failed (cli/main.py lists all exit codes)."""
 
 _LONG_AGO = 3600.0
-"""Seconds after which a debt no longer passes by itself."""
+"""Seconds after which a pending termination (debt) is reported as a fault: until then the driver is likely to
+succeed."""
 
 _SCRIPTS = ("deploy", "shutdown", "cancel")
 """Scripts without which a directory can neither create nor end a VM."""
@@ -86,14 +87,14 @@ def _entry(result: CheckResult) -> Mapping[str, object]:
 
 
 async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[CheckResult]:
-    """Check one thing after the other; a check that depends on a failed one is left out."""
+    """Run the checks one after the other, and yield their results; a check that depends on a failed one is left out."""
     places, warnings = Places.from_environment(environ), list[str]()
     try:
         configuration = load(name, places)
         read_tables(configuration)
         provider = build(configuration, places, warnings.append)
     except SettingsError as error:
-        remedy = "correct it, no restart is needed; one-provider install writes a first one"
+        remedy = "correct the file, no restart is needed; one-provider install writes a first one"
         yield CheckResult(what="configuration", is_well=False, found=str(error), remedy=remedy)
         return
     kind = configuration.settings.provider
@@ -118,7 +119,7 @@ async def run_checks(name: str, environ: Mapping[str, str]) -> AsyncIterator[Che
 
 
 def _permissions(configuration: Configuration, places: Places) -> Iterator[CheckResult]:
-    """Find files that others may change, or that OpenNebula's user (the state directory's owner) cannot use."""
+    """Yield a fault for each file that others may change, or that OpenNebula's user (the owner of `var`) cannot use."""
     journal = places.journal(configuration)
     files = [path for path in (configuration.path, journal) if path is not None and path.exists()]
     wrong = [result for path in files for result in _wrong_file(path, places.var, is_journal=path == journal)]
@@ -148,7 +149,7 @@ def _wrong_file(path: Path, var: Path, *, is_journal: bool) -> Iterator[CheckRes
 
 
 def _is_for(user: os.stat_result, file: os.stat_result, *, is_journal: bool) -> bool:
-    """Return True when that user, with its group, can read the file and, if it is the journal, write it."""
+    """Return True if the user or its group can read the file, and for the journal if the user owns it."""
     if user.st_uid in (file.st_uid, 0):
         return True
     is_group = user.st_gid == file.st_gid and bool(file.st_mode & stat.S_IRGRP)
@@ -160,14 +161,14 @@ def _folders(places: Places) -> Iterator[CheckResult]:
         if os.access(path, os.W_OK | os.X_OK):
             yield CheckResult(what=what, is_well=True, found=f"{path} can be written")
             continue
-        remedy = "create it, or run this as OpenNebula's user: sudo -u oneadmin one-provider check"
+        remedy = "create the directory, or run this command as OpenNebula's user: sudo -u oneadmin one-provider check"
         lost = "" if is_needed else ": the driver works without a log"
         is_well = False if is_needed else None
         yield CheckResult(what=what, is_well=is_well, found=f"{path} cannot be written{lost}", remedy=remedy)
 
 
 def _metrics(name: str, var: Path) -> Iterator[CheckResult]:
-    """Check [metrics] if it is on; a fault is a warning, since the drivers work without metrics."""
+    """Check the table [metrics] if it is set; a fault is only a warning, since the drivers work without metrics."""
     if not name:
         return
     directory, remedy = Path(name), ""
@@ -176,7 +177,7 @@ def _metrics(name: str, var: Path) -> Iterator[CheckResult]:
         remedy = "pip install 'one-provider-mad[metrics]', or remove [metrics] from the configuration"
     elif not directory.is_dir() or not _may_write(directory, var):
         found = f"{directory} cannot be written: the driver works without metrics"
-        remedy = "create it, and let OpenNebula's user write there"
+        remedy = "create the directory, and let OpenNebula's user write there"
     elif ~(mode := directory.stat().st_mode) & (stat.S_IROTH | stat.S_IXOTH):
         found = f"{directory} is {stat.filemode(mode)}: node_exporter can read it only as a member of its group"
         remedy = f"chmod o+rx {directory}, unless node_exporter is in that group"
@@ -186,14 +187,17 @@ def _metrics(name: str, var: Path) -> Iterator[CheckResult]:
 
 
 def _may_write(directory: Path, var: Path) -> bool:
-    """Return whether OpenNebula's user (the owner of `var`) may create files there; root tests as that user."""
+    """Return whether OpenNebula's user (the owner of `var`) may create files in a directory.
+
+    Only root can test that; any other caller is taken for OpenNebula's user.
+    """
     if os.geteuid() != 0 or not var.exists():
         return os.access(directory, os.W_OK | os.X_OK)
     return _tried_by(var.stat(), "-w", directory) and _tried_by(var.stat(), "-x", directory)
 
 
 def _tried_by(user: os.stat_result, operator: str, path: Path) -> bool:
-    """Run test(1) on a path as that user; True where root may not change its user, as in a container."""
+    """Return the result of test(1) on a path, run as that user; True if root cannot become the user."""
     groups: list[int] = []
     with suppress(KeyError):
         groups = os.getgrouplist(pwd.getpwuid(user.st_uid).pw_name, user.st_gid)
@@ -210,7 +214,9 @@ def _scripts(folder: Path) -> CheckResult:
     if not missing:
         return CheckResult(what="scripts", is_well=True, found=f"served from {folder}")
     found = f"{', '.join(missing)} cannot be run in {folder}"
-    return CheckResult(what="scripts", is_well=None, found=found, remedy="put them there, and make them executable")
+    return CheckResult(
+        what="scripts", is_well=None, found=found, remedy="put these scripts there, and make them executable"
+    )
 
 
 def _programs(environ: Mapping[str, str], var: Path) -> Iterator[CheckResult]:
@@ -222,14 +228,17 @@ def _programs(environ: Mapping[str, str], var: Path) -> Iterator[CheckResult]:
             yield CheckResult(what=program.name, is_well=None, found=f"is not in {folder}", remedy=remedy)
         elif (barred := _barred(program, var)) is not None:
             found = f"OpenNebula's user, {var.stat().st_uid}, cannot run {barred}"
-            remedy = "let it into the folders above, or install one-provider-mad where all users may read, as in /opt"
+            remedy = (
+                "let that user into the folders above the file,"
+                " or install one-provider-mad where all users may read, as in /opt"
+            )
             yield CheckResult(what=program.name, is_well=False, found=found, remedy=remedy)
         else:
             yield CheckResult(what=program.name, is_well=True, found=f"{program}")
 
 
 def _barred(program: Path, var: Path) -> Path | None:
-    """Return the file that OpenNebula's user (the owner of `var`) may not run: the program or its interpreter.
+    """Return the program or its interpreter if OpenNebula's user (the owner of `var`) may not run that file, else None.
 
     Links are followed. Only root can test as another user; any other caller is taken for OpenNebula's user.
     """
@@ -240,7 +249,7 @@ def _barred(program: Path, var: Path) -> Path | None:
         with target.open("rb") as file:
             shebang = file.readline(256).split()
     except OSError:
-        return target  # a network file system may deny root what oneadmin may do
+        return target  # a network file system may deny root what it allows oneadmin
     interpreter = (
         [Path(os.fsdecode(shebang[0].removeprefix(b"#!")))] if shebang[:1] and shebang[0][:3] == b"#!/" else []
     )
@@ -278,18 +287,23 @@ async def _cloud(provider: Provider, configuration: Configuration, places: Place
 
 
 def _account(account: str, configuration: Configuration, places: Places) -> Iterator[CheckResult]:
-    """Report an account that differs from the journal's: the driver then refuses every action."""
+    """Yield a fault if the credentials' account is not the journal's: the driver then refuses every action."""
     recorded = _recorded(places.journal(configuration), "account")
     if recorded not in (None, account):
         remedy = f"restore the credentials; if {account} is meant, run one-provider journal accept {configuration.name}"
-        yield CheckResult(what="account", is_well=False, found=f"now {account}, {recorded} before", remedy=remedy)
+        yield CheckResult(
+            what="account",
+            is_well=False,
+            found=f"the credentials belong to {account}, the journal to {recorded}",
+            remedy=remedy,
+        )
 
 
 def _recorded(journal: Path, name: str) -> str | None:
     try:
         return read_fact(journal, name)
     except MadError:
-        return None  # _journal reports it
+        return None  # _journal yields a fault for it
 
 
 async def _listing(provider: Provider, *, owner: str) -> CheckResult:
@@ -299,15 +313,16 @@ async def _listing(provider: Provider, *, owner: str) -> CheckResult:
 
 
 def _failed(error: MadError) -> CheckResult:
-    """Return the result of a failed call, by what it is about: credentials, rights or endpoint."""
+    """Return a fault for a failed call to the cloud: of the credentials, the rights or the endpoint."""
     if isinstance(error, AuthenticationRefused | SettingsError):
         return CheckResult(
-            what="credentials", is_well=False, found=str(error), remedy="correct them: until then all actions fail"
+            what="credentials",
+            is_well=False,
+            found=str(error),
+            remedy="correct the credentials: until then all actions fail",
         )
     if isinstance(error, PermissionDenied):
-        return CheckResult(
-            what="rights", is_well=False, found=str(error), remedy="give the account the right to do that"
-        )
+        return CheckResult(what="rights", is_well=False, found=str(error), remedy="allow the account that call")
     remedy = "check the endpoint and the network; until it answers all actions fail"
     return CheckResult(what="endpoint", is_well=False, found=str(error), remedy=remedy)
 
@@ -322,7 +337,9 @@ def _journal(configuration: Configuration, places: Places) -> Iterator[CheckResu
             return
         try_to_write(path)
     except MadError as error:
-        remedy = f"make room and let OpenNebula's user write there: until then all actions but POLL fail; {_DAMAGED}"
+        remedy = (
+            f"make room, and let OpenNebula's user write the journal: until then all actions but POLL fail; {_DAMAGED}"
+        )
         yield CheckResult(what="journal", is_well=False, found=str(error), remedy=remedy)
         return
     dead = [each for each in requests if not each.writer.is_alive()]
@@ -331,20 +348,23 @@ def _journal(configuration: Configuration, places: Places) -> Iterator[CheckResu
     if dead:
         remedy = f"start the driver, which answers them; see them with one-provider journal {configuration.name}"
         yield CheckResult(
-            what="requests", is_well=None, found=f"{len(dead)} left open by a driver that ended", remedy=remedy
+            what="requests",
+            is_well=None,
+            found=f"{_count(len(dead), 'request')} not answered by a driver that has ended",
+            remedy=remedy,
         )
     if old := [each for each in debts if time.time() - each.since > _LONG_AGO]:
-        remedy = f"one-provider journal {configuration.name} has the reason; or terminate them in the cloud"
-        found = f"{_count(len(old), 'instance')} not terminated for an hour"
+        remedy = f"one-provider journal {configuration.name} shows the reason; or terminate the instances in the cloud"
+        found = f"{_count(len(old), 'termination')} pending for over an hour"
         yield CheckResult(what="debts", is_well=False, found=found, remedy=remedy)
     if recorded not in (None, machine()):
-        remedy = f"if this one replaces it for good, run one-provider journal accept {configuration.name}"
+        remedy = f"if this machine replaces that one for good, run one-provider journal accept {configuration.name}"
         yield CheckResult(
             what="machine", is_well=None, found="the journal was written on another machine", remedy=remedy
         )
 
 
-_DAMAGED = "move a damaged one away only if no VM is in a transient state"
+_DAMAGED = "move a damaged journal away only if no VM is in a transient state"
 
 
 def _lost_journal(path: Path, name: str) -> CheckResult:
@@ -352,7 +372,7 @@ def _lost_journal(path: Path, name: str) -> CheckResult:
         what="journal",
         is_well=False,
         found=f"{path} is missing, although {name} had one",
-        remedy="a running driver restores it whole at its next request; else put it back, or list the cloud's"
+        remedy="a running driver restores it whole at its next request; else put the file back, or list the cloud's"
         f" instances: one-provider instances {name}",
     )
 
@@ -362,7 +382,7 @@ def _count(number: int, what: str) -> str:
 
 
 async def _datastores(name: str, environ: Mapping[str, str]) -> list[CheckResult]:
-    """Check whether OpenNebula can end this cloud's VMs; not for scripts, whose hosts are real machines."""
+    """Check whether OpenNebula has the system datastore that it needs to end the cloud's VMs."""
     try:
         return await asyncio.to_thread(check_system_datastores, LocalCore(environ), name)
     except MadError as error:
@@ -371,7 +391,7 @@ async def _datastores(name: str, environ: Mapping[str, str]) -> list[CheckResult
 
 
 async def _opennebula(environ: Mapping[str, str]) -> CheckResult:
-    """Check access to the local oned, which orphans and leadership need."""
+    """Check access to the local oned, which the drivers ask for orphans and for which front-end leads."""
     opennebula = LocalOpenNebula(environ)
     where = ""
     try:

@@ -72,7 +72,7 @@ def collect(name: str, environ: Mapping[str, str]) -> list[Entry]:
 
 
 def _filled_in(configuration: Configuration, places: Places) -> Mapping[str, Entry]:
-    """Return values and sources of the defaults that depend on NAME, provider or places."""
+    """Return values and sources of the defaults that depend on NAME, on the provider or on OpenNebula's directories."""
     name, kind = configuration.name, configuration.settings.provider
     unwritten = f"{places.scripts(name)}" if kind == "scripts" else f"there is no {places.conf / name}.toml"
     return {
@@ -99,14 +99,14 @@ def _table(written: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _written(configuration: Configuration) -> Mapping[str, Any]:
-    """Return the content of the file, {} without one."""
+    """Return the content of the configuration file, {} without one."""
     if configuration.path is None:
         return {}
     return tomllib.loads(configuration.path.read_text())
 
 
 def _entries(table: msgspec.Struct, prefix: str, written: Mapping[str, Any], path: str) -> Iterator[Entry]:
-    """Yield each key of a table, and of the tables in it."""
+    """Yield an entry for each key of a table, and of the tables inside it."""
     marked = _marked(type(table))
     for key in table.__struct_fields__:
         value, own = getattr(table, key), written.get(key)
@@ -122,7 +122,7 @@ def _entries(table: msgspec.Struct, prefix: str, written: Mapping[str, Any], pat
 
 
 def _marked(table: type[msgspec.Struct]) -> set[str]:
-    """Return the keys that their type marks as secret, `Meta(extra={"secret": True})`, also under harmless names."""
+    """Return the keys whose type marks them as secret, `Meta(extra={"secret": True})`."""
     kinds = {field.name: msgspec.inspect.type_info(field.type) for field in msgspec.structs.fields(table)}
     return {
         name
@@ -132,7 +132,7 @@ def _marked(table: type[msgspec.Struct]) -> set[str]:
 
 
 def _is_hidden(key: str) -> bool:
-    """Return True for a key that may hold a secret; user data, start scripts and logins included."""
+    """Return True for a key whose value may be secret by its name; user data, start scripts and logins included."""
     word = key.lower().replace("_", "")
     if key.endswith(("_file", "_from_host")):
         return False
@@ -140,7 +140,7 @@ def _is_hidden(key: str) -> bool:
 
 
 def _masked(value: Any) -> Any:
-    """Return a value with its secrets masked: keys of tables, and credentials in URLs."""
+    """Return a value with masks in place of secrets: values of secret keys in tables, and credentials in URLs."""
     if isinstance(value, dict):
         return {key: _MASK if _is_hidden(key) and part else _masked(part) for key, part in value.items()}
     if isinstance(value, list):

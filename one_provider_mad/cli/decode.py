@@ -42,7 +42,7 @@ def command(files: tuple[str, ...], is_xml: bool, is_json: bool) -> None:
     for file in files or ("-",):
         for line in _lines(file):
             for text in [entry(line, is_xml=is_xml)] if is_json else explain(line, is_xml=is_xml):
-                click.echo(text)  # flushes each
+                click.echo(text)  # click flushes each line
 
 
 def _lines(file: str) -> Iterator[bytes | Oversized]:
@@ -72,7 +72,7 @@ def _opened(file: str) -> AbstractContextManager[io.BufferedReader]:
 
 
 def explain(line: bytes | Oversized, *, is_xml: bool = False) -> Iterator[str]:
-    """Yield the meaning of a line, as one or more lines of text with terminal colours. Never raises."""
+    """Yield the explanation of a protocol line, as lines of text with terminal colours. Never raises."""
     read = _read(line)
     note = click.style(f"({printable(read.note)})", fg=None if read.sender else "red", dim=bool(read.sender))
     said = printable(read.text) + ("  " if read.text and read.note else "") + (note if read.note else "")
@@ -86,7 +86,7 @@ def explain(line: bytes | Oversized, *, is_xml: bool = False) -> Iterator[str]:
 
 
 def entry(line: bytes | Oversized, *, is_xml: bool = False) -> str:
-    """Return the meaning of a line, as a JSON object on one line. Never raises."""
+    """Return the explanation of a protocol line, as a JSON object on one line. Never raises."""
     read = _read(line)
     facts = {
         "from": read.sender or None,
@@ -115,7 +115,7 @@ def _field(label: str, text: str) -> str:
 
 
 def _pretty(document: bytes) -> Iterable[str]:
-    """Return the document, one element a line."""
+    """Return an XML document with one element a line."""
     parser = etree.XMLParser(
         encoding="utf-8", resolve_entities=False, no_network=True, remove_blank_text=True, huge_tree=True
     )

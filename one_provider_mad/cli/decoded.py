@@ -24,18 +24,18 @@ PROBLEM = "payload"
 
 
 class DecodedLine(Value, frozen=True, kw_only=True):
-    """One decoded line.
+    """One decoded line of the protocol.
 
     Attributes:
         sender: "core" (oned, monitord), "driver", or "" for an unreadable line.
         word: the first word; the beginning of an unreadable line.
         status: SUCCESS, FAILURE or a severity (info, warning, error, debug); "" for none.
-        vm_id: the VM it is about, None for none.
-        host_id: the host it is about, None for none.
-        text: its meaning, in words; not escaped.
-        note: a remark about the line itself.
-        fields: label and text of its other content, in order; not escaped.
-        document: XML of a request, b"" for none.
+        vm_id: the VM that the line is about, None for none.
+        host_id: the host that the line is about, None for none.
+        text: an explanation in words; not escaped.
+        note: the releases that send the line, or why it is unreadable.
+        fields: label and text of the line's further content, in order; not escaped.
+        document: the request's XML document, b"" for none.
     """
 
     sender: str = ""
@@ -50,14 +50,14 @@ class DecodedLine(Value, frozen=True, kw_only=True):
 
 
 def decode_line(line: bytes | Oversized) -> DecodedLine:
-    """Read a line of oned's or of a virtualization driver's. Never raises."""
+    """Decode a line of oned or of a virtualization driver. Never raises."""
     if isinstance(line, Oversized):
         return unreadable(parse_oversized(line).reason, line.head)
     return _from_driver(line) if is_from_a_driver(line) else _from_oned(line)
 
 
 def is_from_a_driver(line: bytes) -> bool:
-    """Return True for a line of a driver, of either kind."""
+    """Return True for a line that a driver writes, False for one that oned or monitord writes."""
     word, *rest = line.split(None, 2) or [b""]
     return word == b"LOG" or (bool(rest) and rest[0].upper() in _STATUS)
 
@@ -137,7 +137,7 @@ def _payload(request: Request) -> tuple[tuple[tuple[str, str], ...], bytes]:
 
 
 def _facts(request: Request, vm: VmRequest) -> Iterator[tuple[str, str]]:
-    """Yield the important fields, each with a label; text "" for a field that is absent."""
+    """Yield label and text of a request's important fields; an absent field has the text ""."""
     yield "name", vm.name
     yield "host", f"{vm.host} (id {vm.host_id})" if vm.host_id >= 0 else vm.host
     yield "deploy id", vm.deploy_id or "none"
@@ -160,7 +160,7 @@ def _lcm_state(vm: VmRequest) -> str:
 
 
 def _intent(action: Action, vm: VmRequest) -> str:
-    """Return the intent that the driver derives from action and LCM_STATE; "" for other actions."""
+    """Return the intent (glossary) that the driver derives from action and LCM_STATE; "" for actions without one."""
     if action not in INTENTS:
         return ""
     try:
@@ -170,7 +170,7 @@ def _intent(action: Action, vm: VmRequest) -> str:
 
 
 def _templates(request: Request) -> tuple[Template, Template]:
-    """Return TEMPLATE and USER_TEMPLATE, read as for a DEPLOY, since other actions leave them out."""
+    """Return TEMPLATE and USER_TEMPLATE of any request; the driver itself reads them for some actions only."""
     content = read_payload(msgspec.structs.replace(request, action=Action.DEPLOY))
     if isinstance(content, Malformed):
         return Template(), Template()

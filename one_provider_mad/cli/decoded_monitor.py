@@ -132,7 +132,7 @@ def _reported(word: str, status: str, host_id: int, text: str, *, problem: str =
 def _attributes(text: str) -> Iterator[tuple[str, str]]:
     attributes = split_attributes(text)
     if isinstance(attributes, str):
-        yield PROBLEM, f"OpenNebula cannot read it, from here on: {attributes}"
+        yield PROBLEM, f"OpenNebula cannot read the text from here on: {attributes}"
         return
     for name, attribute in attributes:
         pairs = pairs_of(attribute)
@@ -140,7 +140,7 @@ def _attributes(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _opened(pair: tuple[str, str]) -> tuple[str, str]:
-    """Return the pair, with template text decoded from base64."""
+    """Return name and value; a value in base64 of template text is decoded."""
     name, value = pair
     if name not in _IN_BASE64:
         return pair
@@ -151,7 +151,7 @@ def _opened(pair: tuple[str, str]) -> tuple[str, str]:
 
 
 def _inflated(payload: bytes) -> str | None:
-    """Return the text of a payload, None for an unreadable one."""
+    """Return the decompressed text of a payload, None for an unreadable one."""
     if not payload:
         return ""
     inflater = zlib.decompressobj()

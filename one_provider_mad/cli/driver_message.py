@@ -19,19 +19,20 @@ from one_provider_mad.template_text.grammar import KEPT_NAME
 
 DEFAULT_HOST = "remote_provider"
 DEFAULT_STIME = 1_760_000_000
-"""A constant, so that separately encoded lines are about the same VM."""
+"""STIME unless given, in seconds since the epoch: a constant, so that separately encoded lines are about the same
+VM."""
 
 DEFAULT_TYPE = "simulated"
 
 
 def default_template(cloud: str = DEFAULT_TYPE) -> Template:
-    """Return the example template of OpenNebula's cloud bursting guide, with this TYPE in its section."""
+    """Return the example template of OpenNebula's cloud bursting guide, with `cloud` as the TYPE of PUBLIC_CLOUD."""
     section = {"TYPE": cloud, "PROVIDER_IMAGE_ID": "id-141234", "PROVIDER_INSTANCE_TYPE": "small_256mb"}
     return Template(values={"CPU": ("1",), "MEMORY": ("256",), "PUBLIC_CLOUD": (section,)})
 
 
 class Details(TypedDict, total=False):
-    """The VM's details; each has a default."""
+    """Values of the VM and its host for the document; after the semicolon, the default."""
 
     template: Template
     """The VM's template as its user wrote it; `default_template()`."""
@@ -46,10 +47,10 @@ class Details(TypedDict, total=False):
     """The VM's LCM_STATE; `verbs.default_lcm_state`."""
 
     state: int
-    """ACTIVE, or DONE with LCM_STATE 0, as oned sends some CLEANUPs."""
+    """VM/STATE: ACTIVE, or DONE, with LCM_STATE 0, as in some CLEANUPs; ACTIVE."""
 
     deploy_id: str
-    """The cloud's id of the instance; "" as before the first deploy."""
+    """The cloud's id of the instance; "", as before the first deploy."""
 
     name: str
     """The VM's name; the template's NAME, else `one-<id>`."""
@@ -68,7 +69,7 @@ def build(action: str, *, vm_id: int, release: Release = "7.4", **details: Unpac
     """Return the document that oned of this release sends with an action.
 
     Raises:
-        ValueError: oned could not send that; one sentence.
+        ValueError: oned could not send that; the message is one sentence.
     """
     return _Document(action, vm_id, release, details).text().encode()
 
@@ -169,7 +170,7 @@ class _Document:
         yield _short("MIGR_HOST", migr_host)
         if is_old:
             yield _short("MIGR_NET_DRV", "dummy" if migr_host else "")
-        # A DEPLOY never carries it here, not even on resume: only the VM inside has it.
+        # A DEPLOY has no deploy id in this place, not even on resume: only its VM element has one.
         yield _short("DEPLOY_ID", "" if self._action == "DEPLOY" else self._deploy_id)
         yield from self._files()
         for name in ("SECURITY_GROUP_ID", "VIRTUAL_NETWORK_ID"):
@@ -192,7 +193,7 @@ class _Document:
         yield _short("DISK_TARGET_PATH", disk)
 
     def _has_context_transfer(self) -> bool:
-        """Return whether CONTEXT is transferred: up to 6.x not, since a cloud host had no system datastore."""
+        """Return whether CONTEXT is transferred to a datastore: up to 6.x a cloud host has none."""
         return self._release == "7.4" and self._action in ("DEPLOY", "RESTORE") and bool(self._placed.context_disk)
 
     def _context_transfer(self, disk: str) -> str:
@@ -281,12 +282,12 @@ _DATASTORE = {
 
 
 def _full(name: str, *content: str) -> str:
-    """Return an element, with both tags even when it is empty."""
+    """Return an XML element, with both tags even when it is empty."""
     return f"<{name}>{''.join(content)}</{name}>"
 
 
 def _short(name: str, content: str) -> str:
-    """Return an element, as one tag when it is empty."""
+    """Return an XML element, as one tag when it is empty."""
     return _full(name, content) if content else f"<{name}/>"
 
 

@@ -26,7 +26,7 @@ _KINDS = tuple(kind for kind in BUILT_IN if kind != "scripts")
 
 
 class Step(Value, frozen=True, kw_only=True):
-    """One file or link to create, or that exists already.
+    """One step of the installation: a file or link to create, unless it exists.
 
     Attributes:
         path: the file or link.
@@ -41,7 +41,7 @@ class Step(Value, frozen=True, kw_only=True):
     is_there: bool = False
 
     def sentence(self) -> str:
-        """Return the step as a line of text."""
+        """Describe the step as a line of text."""
         verb = "exists" if self.is_there else "linked" if self.target else "written"
         return f"{verb}: {self.path}" + (f" -> {self.target}" if self.target else "")
 
@@ -94,7 +94,7 @@ def plan(name: str, kind: str, mads: Path | None, environ: Mapping[str, str]) ->
 
 
 def _program(name: str) -> Path:
-    """Return the program in the folder of the running one."""
+    """Return the path of a program in the folder of the running one."""
     for folder in (Path(sys.argv[0]).resolve().parent, Path(sys.executable).parent):
         if (folder / name).is_file():
             return folder / name
@@ -110,7 +110,7 @@ def _link(path: Path, program: Path) -> Step:
 
 
 def configuration_of(name: str, kind: str) -> str:
-    """Return a configuration with every key and its meaning as comments; only required keys are set."""
+    """Return a configuration file that sets only the required keys; comments explain these and all others."""
     given = {
         "provider": json.dumps(kind),
         "owner": json.dumps(f"one-{secrets.token_hex(4)}"),

@@ -50,16 +50,16 @@ def command(name: str, is_json: bool, is_all: bool) -> None:
 
 
 _DEBT = "debt"
-"""State of an entry whose instance is gone, or is missing in the cloud's listing."""
+"""The state shown for a debt whose instance the cloud does not list."""
 
 
 def collect(name: str, environ: Mapping[str, str], *, is_all: bool) -> list[Entry]:
-    """Ask the cloud of NAME, and its journal.
+    """Return the instances in the cloud of NAME, and the debts in its journal.
 
     Args:
         name: NAME, as in oned's ARGUMENTS.
-        environ: environment variables, which tell OpenNebula's folders.
-        is_all: include foreign and terminated instances; a foreign one has no `vm_id`.
+        environ: environment variables, for OpenNebula's directories.
+        is_all: include terminated instances, and those of other owners or without tags, which have no `vm_id`.
 
     Raises:
         MadError: the configuration, the cloud or the journal cannot be read.
@@ -168,7 +168,7 @@ def _debts(entries: Sequence[Entry]) -> Iterator[str]:
         yield ""
         yield click.style("debts (pending terminations)", fg="yellow")
     for entry in entries:
-        what = printable(entry["deploy_id"] or "an instance with its tags")
+        what = printable(entry["deploy_id"] or "an instance tagged for the VM")
         failed = f"; tried {entry['tries']} times: {entry['last_error']}" if entry["tries"] else ""
         text = f"VM {entry['vm_id']}, {what}, since {_moment(entry['since'])}: {entry['reason']}{failed}"
         yield f"  {printable(text)}"

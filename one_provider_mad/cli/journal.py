@@ -15,7 +15,7 @@ from one_provider_mad.settings import Places, load
 
 
 class _NameOrCommand(click.Group):
-    """`journal NAME` is `journal show NAME`."""
+    """A command group that runs `journal NAME` as `journal show NAME`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         is_name = bool(args) and not args[0].startswith("-") and args[0] not in self.commands
@@ -54,7 +54,7 @@ def accept(name: str, is_json: bool) -> None:
 
 
 def accept_here(name: str, environ: Mapping[str, str]) -> Iterator[str]:
-    """Forget the recorded account and machine, so that the driver records its own; yield a sentence for each.
+    """Delete the recorded account and machine, so that the driver records the present ones; yield a sentence for each.
 
     Raises:
         MadError: the configuration or the journal cannot be used.

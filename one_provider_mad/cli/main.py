@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, str] = {
     "orphans": "one_provider_mad.cli.orphans",
     "tail": "one_provider_mad.cli.tail",
 }
-"""Command name to the module that defines it, as `command`."""
+"""For each command, the module that defines it as `command`."""
 
 FURTHER_COMMANDS = "one_provider_mad.commands"
 """Entry point group of further commands, such as `demo`, which no module here imports."""
@@ -101,13 +101,13 @@ def main() -> None:
 
 
 def _further_commands() -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points  # most commands do without
+    from importlib.metadata import entry_points  # slow to import, and needed by few commands
 
     return {each.name: each for each in entry_points(group=FURTHER_COMMANDS)}
 
 
 def _complain(prog_name: str, error: Exception) -> int:
-    """Write the error to stderr, and return the exit code."""
+    """Write an error to stderr as one sentence, and return the exit code for it."""
     place, code = prog_name, FAILED
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)

@@ -38,14 +38,14 @@ _ASKED_FOR: Mapping[str, Mapping[str, str]] = {
     "opennebula": {"TEMPLATE_ID": "0"},
     "scripts": {"PROVIDER_IMAGE_ID": "your-image", "PROVIDER_INSTANCE_TYPE": "your-size"},
 }
-"""Example attributes of a VM's PUBLIC_CLOUD section, by kind of provider."""
+"""For each kind of provider, the attributes of the PUBLIC_CLOUD section in the printed VM template."""
 
 
 class Block(Value, frozen=True, kw_only=True):
     """One step for the operator.
 
     Attributes:
-        what: its purpose, as a sentence.
+        what: the step's purpose, as a sentence.
         where: the file to change, "" for a command.
         text: the text to write or the command to run; "" for a remark.
     """
@@ -82,7 +82,7 @@ def command(name: str, release: str, is_json: bool) -> None:
 
 
 def _configured(name: str, places: Places) -> tuple[str, str, bool]:
-    """Return the kind of provider, HYPERVISOR, and whether running VMs can be resized.
+    """Return what NAME's configuration says: provider, HYPERVISOR, and whether the cloud can resize running VMs.
 
     Without a usable configuration these are the simulated cloud's.
     """
@@ -104,9 +104,9 @@ def blocks_of(name: str, *, kind: str, hypervisor: str, release: str, resizes_li
     Args:
         name: NAME of the drivers, and of their configuration.
         kind: kind of provider, for the example.
-        hypervisor: HYPERVISOR reported.
+        hypervisor: HYPERVISOR that the host reports.
         release: one of RELEASES.
-        resizes_live: the cloud resizes running VMs; else OpenNebula resizes a VM only while it is off.
+        resizes_live: True if the cloud can resize running VMs; else OpenNebula may resize a VM only while it is off.
     """
     number = tuple(map(int, release.split(".")))
     is_7 = number >= (7, 0)
@@ -169,7 +169,7 @@ def _im_mad(name: str, release: tuple[int, ...]) -> str:
 
 
 def _named(name: str, release: tuple[int, ...]) -> dict[str, str]:
-    """Return NAME, and from 5.0 on Sunstone's label."""
+    """Return the key NAME of a driver section, and from 5.0 on SUNSTONE_NAME."""
     return {"NAME": f'"{name}"', **({"SUNSTONE_NAME": f'"{name}"'} if release >= (5, 0) else {})}
 
 
@@ -180,7 +180,7 @@ def _vector(name: str, pairs: Mapping[str, str]) -> str:
 
 
 def _pace_of_7() -> Block:
-    """Bound how long a slow deploy holds up other placements; up to 6.10 none does."""
+    """Return the step that limits how long a slow deploy delays other placements; up to 6.10 it delays none."""
     return Block(
         what="Replace the existing lines: 7.x places no VM until every deploy of the last placement has ended, for up"
         " to five minutes, so a slow cloud holds up VMs at home. With these lines it places VMs again after 15 s",
@@ -190,7 +190,7 @@ def _pace_of_7() -> Block:
 
 
 def _place_of_7(name: str) -> Iterator[Block]:
-    """Yield the steps that keep the cloud's VMs and ordinary ones apart.
+    """Yield the steps for 7.x that keep the cloud's VMs on its host, and ordinary VMs off it.
 
     All objects are named after NAME, since two clouds may share a HYPERVISOR. 7.x runs the steps of transfer and
     network drivers on every host; those of `dummy` do nothing.
@@ -225,7 +225,7 @@ def _place_of_7(name: str) -> Iterator[Block]:
 
 
 def _kept_back(name: str, release: tuple[int, ...]) -> Block:
-    """Forbid users the actions that the core asks of transfer drivers only (src/tm/TransferManager.cc).
+    """Yield the steps that forbid users actions that oned sends to transfer drivers only (src/tm/TransferManager.cc).
 
     Groups have operations of their own from 5.10 on (Group::get_vm_auth_op).
     """

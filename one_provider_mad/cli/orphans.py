@@ -24,7 +24,7 @@ Entry = Mapping[str, Any]
 _COLUMNS = {"VM": "vm_id", "DEPLOY ID": "deploy_id", "VERDICT": "verdict", "SEARCHES": "looks", "EVIDENCE": "evidence"}
 
 _MINUTE = 60
-"""Seconds that a search may take before it counts as overdue."""
+"""Seconds after its due time from which the next search is shown as overdue."""
 
 
 @click.command("orphans", short_help="List orphans: instances that no VM needs any more.")
@@ -49,10 +49,10 @@ def collect(name: str, environ: Mapping[str, str]) -> Mapping[str, Any]:
     Returns:
         `looked_at` (time of the last search, seconds since the epoch, None for never), `policy`, `interval` (seconds),
         `is_running` (a driver of this journal runs on this machine), `trouble` (time and reason of the latest failed
-        search, and the seconds until the next; None unless it is later than the last search), and `orphans`: one entry
-        an instance, with its verdict, the evidence, the number of searches in a row that found it, and whether it is
-        being terminated (`is_owed`); `parts`: volumes, snapshots and addresses that no instance uses; `parts_problem`:
-        the reason why these are unknown, "" for none.
+        search, and the seconds until the next; None if a later search succeeded), and `orphans`: one entry
+        an instance, with its verdict, the evidence, the number of searches in a row that found the instance, and
+        whether it is being terminated (`is_owed`); `parts`: volumes, snapshots and addresses that no instance uses;
+        `parts_problem`: the reason why these are unknown, "" for none.
 
     Raises:
         MadError: the configuration or the journal cannot be read.
@@ -101,7 +101,7 @@ def _show(found: Mapping[str, Any]) -> None:
 
 
 def _outlook(found: Mapping[str, Any]) -> str:
-    """Return the time of the next search, or the reason why there is none."""
+    """Return when the next search is due, or why none is."""
     now, trouble = time.time(), found["trouble"]
     if not found["is_running"]:
         return "when OpenNebula starts the driver, which is not running."

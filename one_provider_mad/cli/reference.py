@@ -1,4 +1,4 @@
-"""Reads settings from their types: name, default, and the sentence below each field in the source."""
+"""Describes the settings of a configuration file from their types: name, default and docstring of each."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Key(Value, frozen=True, kw_only=True):
         name: its name.
         default: its default in TOML; None if TOML cannot express it, or if the key is required.
         is_required: True if it has no default.
-        text: its meaning.
+        text: the setting's docstring.
     """
 
     table: str
@@ -42,7 +42,7 @@ def tables() -> dict[str, type[msgspec.Struct]]:
 
 
 def keys_of(settings_type: type[msgspec.Struct], *, table: str = "") -> Iterator[Key]:
-    """Yield every key of a table, and of the tables in it, in the order of the source."""
+    """Yield every key of a table, and of the tables inside it, in the order of the source."""
     texts = _texts(settings_type)
     for field in msgspec.structs.fields(settings_type):
         default = field.default if field.default is not msgspec.NODEFAULT else _made(field)
@@ -63,7 +63,7 @@ def _made(field: msgspec.structs.FieldInfo) -> Any:
 
 
 def _toml(value: Any) -> str | None:
-    """Return the value in TOML, None if it has no form there; JSON has the same texts, numbers and lists."""
+    """Return a default as TOML writes it, None if TOML cannot express it; texts, numbers and lists look as in JSON."""
     plain = msgspec.to_builtins(value)
     if plain is None:
         return None
@@ -73,7 +73,7 @@ def _toml(value: Any) -> str | None:
 
 
 def _texts(settings_type: type) -> dict[str, str]:
-    """Return the sentences below the fields of a class and of its bases, by field."""
+    """Return the docstring of each field of a class and of its bases."""
     texts: dict[str, str] = {}
     for each in reversed(settings_type.__mro__):
         if not issubclass(each, msgspec.Struct) or each is msgspec.Struct:

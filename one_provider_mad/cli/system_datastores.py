@@ -54,7 +54,7 @@ class Host(Value, frozen=True, kw_only=True):
 
 
 def check_system_datastores(core: LocalCore, name: str) -> list[CheckResult]:
-    """Return findings about the datastores for the VMs of NAME; none up to 6.10. Blocks.
+    """Ask OpenNebula for its system datastores, and return results for the VMs of NAME; [] up to 6.10. Blocks.
 
     Raises:
         MadError: OpenNebula did not answer.
@@ -67,7 +67,7 @@ def check_system_datastores(core: LocalCore, name: str) -> list[CheckResult]:
 
 
 def read_system_datastores(pool: Element) -> list[Datastore]:
-    """Return the system datastores of a DATASTORE_POOL."""
+    """Return the system datastores in the answer to one.datastorepool.info."""
     return [
         Datastore(
             name=text_of(each.find("NAME")),
@@ -80,7 +80,7 @@ def read_system_datastores(pool: Element) -> list[Datastore]:
 
 
 def read_hosts(pool: Element, *, vm_mad: str) -> list[Host]:
-    """Return the hosts of a HOST_POOL that this virtualization driver serves."""
+    """Return the hosts in the answer to one.hostpool.info that the virtualization driver `vm_mad` serves."""
     return [
         Host(
             name=text_of(each.find("NAME")),
@@ -93,7 +93,7 @@ def read_hosts(pool: Element, *, vm_mad: str) -> list[Host]:
 
 
 def judge(datastores: Sequence[Datastore], hosts: Sequence[Host], *, name: str) -> Iterator[CheckResult]:
-    """PURE: yield a finding for each cluster with a host of the cloud, or one if there is no host yet."""
+    """Yield results for each cluster with a host of the cloud, or one result if there is no host yet. Calls nothing."""
     usable = [each for each in datastores if each.tm_mad == _NOTHING]
     remedy = f"create one as one-provider oned-conf {name} --release 7.4 prints; onevm recover --success ends such a VM"
     if not usable:

@@ -30,11 +30,11 @@ _FIRST = ("event", "level", "timestamp", "vm")
 
 
 class Wanted(Value, frozen=True, kw_only=True):
-    """Selects entries.
+    """Selects log entries by VM and level.
 
     Attributes:
         vm_id: entries of this VM only; None for all.
-        level: entries of this level and worse.
+        level: entries of this level and of worse ones.
     """
 
     vm_id: int | None = None
@@ -51,12 +51,16 @@ class Wanted(Value, frozen=True, kw_only=True):
 @click.argument("name")
 @click.option("--vm", "vm_id", type=int, help="Entries of this VM only.")
 @click.option(
-    "--level", type=click.Choice(_LEVELS), default="info", show_default=True, help="Entries of this level and worse."
+    "--level",
+    type=click.Choice(_LEVELS),
+    default="info",
+    show_default=True,
+    help="Entries of this level and of worse ones.",
 )
 @click.option(
     "-n", "--lines", "count", type=click.IntRange(0), default=20, show_default=True, help="Number of past entries."
 )
-@click.option("-f", "--follow", "is_following", is_flag=True, help="Go on with new entries.")
+@click.option("-f", "--follow", "is_following", is_flag=True, help="Keep showing new entries.")
 @click.option("--im", "is_im", is_flag=True, help="The information driver's log instead of the action driver's.")
 @click.option("--json", "is_json", is_flag=True, help="Entries as in the log, one JSON object a line.")
 def command(
@@ -87,7 +91,7 @@ def log_of(name: str, program: str, environ: Mapping[str, str]) -> Path:
     """Return the path of a driver's log.
 
     Raises:
-        SettingsError: there is no log.
+        SettingsError: the log does not exist.
     """
     path = Places.from_environment(environ).log / f"{program}_{name}.log"
     if not path.is_file():
@@ -131,13 +135,13 @@ def _opened(path: Path) -> TextIO:
 
 
 def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterator[Mapping[str, Any]]:
-    """Yield new entries for ever, also after logrotate has replaced or emptied the file.
+    """Yield new log entries without end, also after logrotate has replaced or emptied the file.
 
     Args:
         path: the log.
         file: the open log, read to its end.
-        begun: an incomplete last line.
-        stack: closes every later log file.
+        begun: the beginning of an entry, whose line is not complete yet.
+        stack: closes the log files that are opened later.
     """
     rest, is_rotated = begun, False
     while True:
@@ -146,7 +150,7 @@ def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterat
         if whole:
             continue
         if is_rotated:
-            # The new file exists and this one was read to its end: no driver writes here any more.
+            # Another file has the log's name, and this one was read to its end: no driver writes into it any more.
             yield from filter(None, [_entry(rest)])
             file, rest = stack.enter_context(_opened(path)), ""
         else:
@@ -155,11 +159,11 @@ def _following(path: Path, file: TextIO, begun: str, stack: ExitStack) -> Iterat
 
 
 def _is_rotated(path: Path, file: TextIO) -> bool:
-    """Return True when another file has the name; read an emptied file from its beginning."""
+    """Return True if another file has the log's name now; if this one was emptied, go back to its beginning."""
     try:
         now = path.stat()
     except FileNotFoundError:
-        return False  # between the two steps of a rotation
+        return False  # logrotate has moved the file away and not created the new one yet
     if now.st_ino != os.fstat(file.fileno()).st_ino:
         return True
     if now.st_size < file.tell():

@@ -1,4 +1,4 @@
-"""Tables of actions and releases: the releases that send an action, its usual LCM_STATE and its operand."""
+"""Tables of actions and releases: which releases send an action, with which LCM_STATE, for which part of a VM."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MIDDLE: tuple[Release, ...] = ("5.10", "7.4")
 _NEW: tuple[Release, ...] = ("7.4",)
 
 CONTROLS = ("INIT", "FINALIZE")
-"""Lines of one word."""
+"""Requests of one word, without a VM."""
 
 LCM_NUMBERS: Mapping[str, int] = {name: number for number, name in LCM_STATES.items()}
-"""LCM_STATE by name."""
+"""The number of each LCM_STATE, by name."""
 
 ACTIVE, DONE = 3, 6
 """The values of VM/STATE in requests."""
@@ -31,10 +31,10 @@ class Verb(Value, frozen=True, kw_only=True):
 
     Attributes:
         lcm_state: name of its most frequent LCM_STATE.
-        operand: the vector of the VM's template that it is about, "" for none.
-        flag: the key that is YES in that vector.
-        key: the key with that vector's number.
-        fields: names of its other operands.
+        operand: the vector of the VM's template that the action is about, "" for none.
+        flag: the key that is YES in that vector, so that the driver finds it.
+        key: the key that has that vector's number.
+        fields: names of operands that are not vectors.
         releases: the releases that send it.
     """
 
@@ -73,7 +73,7 @@ VERBS: Mapping[str, Verb] = {
     "SNAPSHOTREVERT": _SNAPSHOT,
     "SNAPSHOTDELETE": _SNAPSHOT,
     "DISKSNAPSHOTCREATE": _disk("DISK_SNAPSHOT", "DISK_SNAPSHOT_ACTIVE", _MIDDLE),
-    "DISKSNAPSHOTREVERT": _disk("DISK_SNAPSHOT_REVERT", "DISK_SNAPSHOT_ACTIVE", ()),  # 4.14 alone sent it
+    "DISKSNAPSHOTREVERT": _disk("DISK_SNAPSHOT_REVERT", "DISK_SNAPSHOT_ACTIVE", ()),  # only 4.14 sent it
     "RESIZE": Verb(lcm_state="HOTPLUG_RESIZE", fields=("CPU", "VCPU", "MEMORY"), releases=_NEW),
     "RESIZEDISK": _disk("DISK_RESIZE", "RESIZE", _MIDDLE),
     "UPDATECONF": Verb(lcm_state="HOTPLUG", operand="CONTEXT", releases=_MIDDLE),
@@ -84,19 +84,19 @@ VERBS: Mapping[str, Verb] = {
     "EXEC": Verb(lcm_state="RUNNING", operand="QEMU_GA_EXEC", releases=_NEW),
     "EXEC_CANCEL": Verb(lcm_state="RUNNING", operand="QEMU_GA_EXEC", releases=_NEW),
 }
-"""Every action by its word."""
+"""The properties of each action."""
 
 
 class Era(Value, frozen=True, kw_only=True):
-    """Values that differ from release to release, besides the elements.
+    """Values in the document that differ between releases.
 
     Attributes:
         datastores: the parent directory of deployment files.
-        datastore_id: system datastore of a VM on a cloud host.
-        tm_mad: its transfer driver.
-        cluster_id: the host's cluster.
-        hard_cancel: LCM_STATE of terminate --hard.
-        terminate: number of terminate in the history; --hard is one more.
+        datastore_id: number of the system datastore of a VM on a cloud's host.
+        tm_mad: the transfer driver of that datastore.
+        cluster_id: number of the host's cluster.
+        hard_cancel: LCM_STATE while a terminate --hard is carried out.
+        terminate: number in the history for terminate; terminate --hard has the next number.
     """
 
     datastores: str

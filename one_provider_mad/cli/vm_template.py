@@ -24,7 +24,7 @@ The others stay in USER_TEMPLATE.
 """
 
 _TOP_LEVEL = {"MIGR_HOST": "", "SECURITY_GROUP_ID": "0", "VIRTUAL_NETWORK_ID": "0"}
-"""Operands that have an element of their own, with their defaults."""
+"""Operands that have an XML element of their own in the request, with their defaults."""
 
 
 class PlacedTemplate:
@@ -106,7 +106,7 @@ class PlacedTemplate:
             self._set_fields(verb.fields, operand)
 
     def _mark(self, verb: Verb, operand: Mapping[str, str]) -> None:
-        """Set the flag in the vector of that number, or in a new one."""
+        """Set the action's flag in the vector with the given number, or in a new vector."""
         vectors = self.system.setdefault(verb.operand, [])
         marked = {verb.flag: "YES", **operand}
         for index, vector in enumerate(vectors):
@@ -144,7 +144,7 @@ class PlacedTemplate:
             self._complete_context()
 
     def _complete_context(self) -> None:
-        """Give CONTEXT its disk, the one after the VM's own."""
+        """Give CONTEXT its TARGET and DISK_ID, the number after the VM's own disks."""
         disk_id = str(len(self.system.get("DISK", [])))
         contexts = self.system.get("CONTEXT", [])
         for index, context in enumerate(contexts):
@@ -152,7 +152,7 @@ class PlacedTemplate:
                 contexts[index] = {"DISK_ID": disk_id, "TARGET": "hda", **context}
 
     def _requirements(self, template: Template) -> str:
-        """Return the scheduler's placement rule (VirtualMachine::automatic_requirements)."""
+        """Return AUTOMATIC_REQUIREMENTS as oned sets it (VirtualMachine::automatic_requirements)."""
         if self._release == "7.4":
             return "!(PIN_POLICY = PINNED)"
         pinned = "" if self._release == "4.4" else " & !(PIN_POLICY = PINNED)"

@@ -7,17 +7,17 @@ To test a new provider: in its own test module, derive from `OwnedCloudConforman
         def cloud(self, ...) -> CloudUnderTest:
             return CloudUnderTest(connect=..., console=..., ...)
 
-`connect` makes one more provider on the same cloud, as another process would; `console` acts like a user of the
-cloud's console. Each test gets an empty cloud of its own. A capability that the provider lacks must be named in `lacks`
-with the reason; the tests of all others run, so nothing is skipped by accident. States should be reached in well under
-a second.
+`connect` returns a further provider for the same cloud, as another process would have; `console` acts like a user of
+the cloud's console. Each test gets an empty cloud of its own. A capability that the provider lacks must be named in
+`lacks` with the reason; the tests of all others run, so nothing is skipped by accident. States should be reached in
+well under a second.
 
-The suite uses the words of `providers/interface.py`; in one test actions check the owner of an instance. It waits for
-conditions, each with a deadline.
+The suite calls the provider by `providers/interface.py`; one test runs actions, which check the owner of an instance.
+Every wait has a deadline.
 """
 
 # mypy: disable-error-code="type-abstract"
-# A capability is a protocol, and the suite passes it on to isinstance.
+# The suite passes capabilities, which are protocols, to isinstance.
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ from one_provider_mad.settings import Policy
 
 OWNER = "conformance"
 PATIENCE = 60.0
-"""Seconds after which a missing condition is a failure."""
+"""Seconds that a test waits for a condition, such as a state, before it fails."""
 
 Capability = TypeVar("Capability")
 Result = TypeVar("Result")
@@ -84,7 +84,7 @@ class Console(Protocol):
     """A user of the cloud's own console."""
 
     async def launch(self) -> DeployId:
-        """Create an instance without ONE_PROVIDER_ tags."""
+        """Create an instance without ONE_PROVIDER_ tags, and return its id."""
 
     async def terminate(self, deploy_id: DeployId) -> None:
         """Terminate an instance."""
@@ -95,12 +95,12 @@ class CloudUnderTest:
     """A cloud for the tests of a provider.
 
     Attributes:
-        connect: makes a provider on it, not opened yet.
-        console: changes the cloud without the provider.
+        connect: returns a new provider for the cloud, not opened yet.
+        console: acts on the cloud without the provider.
         section: valid PUBLIC_CLOUD attributes of a VM.
-        other_section: the same for a VM of another size.
+        other_section: valid PUBLIC_CLOUD attributes of a VM with another size.
         unknown_deploy_id: a valid id that the cloud has never given.
-        lacks: capabilities without support, each with the reason.
+        lacks: capabilities that the provider does not have, each with the reason.
     """
 
     connect: Callable[[], Provider]
@@ -111,7 +111,7 @@ class CloudUnderTest:
     lacks: Mapping[type, str] = field(default_factory=dict)
 
     def request(self, attributes: Mapping[str, str] | None = None, *, vm_id: int | None = None) -> VmRequest:
-        """Return a DEPLOY of a new VM, with these attributes in its section beside the usual ones."""
+        """Return a DEPLOY of a new VM; `attributes` are added to `section`."""
         number = VmId(next(numbers) if vm_id is None else vm_id)
         section = {**self.section, **(attributes or {})}
         return VmRequest(
@@ -126,7 +126,7 @@ class CloudUnderTest:
 
 
 def a_call(provider: Provider, request: VmRequest, *, token: str | None = None) -> CreateCall:
-    """Return the create that the core would send for this VM."""
+    """Return the create call that the action driver would make for a DEPLOY."""
     return CreateCall(
         identity=request.identity(owner=OWNER),
         token=f"token-{request.vm_id}" if token is None else token,
@@ -135,12 +135,12 @@ def a_call(provider: Provider, request: VmRequest, *, token: str | None = None) 
 
 
 async def describe_one(provider: Provider, deploy_id: DeployId) -> Instance | None:
-    """Return one instance as the cloud shows it now."""
+    """Return one instance as the cloud describes it now, None if it is unknown."""
     return (await provider.describe([deploy_id])).get(deploy_id)
 
 
 async def until(condition: Callable[[], Awaitable[Result]], what: str) -> Result:
-    """Evaluate the condition repeatedly until its result is true, and return it."""
+    """Evaluate the condition until its result is true, and return that result; fail the test after PATIENCE."""
     try:
         async with asyncio.timeout(PATIENCE):
             while not (answer := await condition()):
@@ -151,7 +151,7 @@ async def until(condition: Callable[[], Awaitable[Result]], what: str) -> Result
 
 
 async def reach(provider: Provider, deploy_id: DeployId, *states: InstanceState) -> Instance:
-    """Wait until the instance is in one of these states."""
+    """Wait until the instance is in one of the states, and return it."""
 
     async def in_state() -> Instance | None:
         instance = await describe_one(provider, deploy_id)
@@ -163,7 +163,7 @@ async def reach(provider: Provider, deploy_id: DeployId, *states: InstanceState)
 
 
 async def iterate_loop(number: int) -> None:
-    """Let the event loop run as many iterations."""
+    """Let the event loop run `number` iterations."""
     for _ in range(number):
         iterated: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         asyncio.get_running_loop().call_soon(iterated.set_result, None)
@@ -179,7 +179,7 @@ async def cancel(task: asyncio.Task[Any]) -> None:
 
 @asynccontextmanager
 async def a_worker(provider: Provider, directory: Path) -> AsyncIterator[tuple[Callable[[VmRequest], Work], Journal]]:
-    """Yield a function that makes the work of an action, and the journal."""
+    """Yield a function that returns the Work of an action for a request, and the journal that it uses."""
     journal = await asyncio.to_thread(Journal, directory / "journal", clock=time.time, on_lost=pytest.fail)
     await journal.open()
     shared = SharedCloud(provider, owner=OWNER, retries=0, call_timeout=PATIENCE)
@@ -202,7 +202,7 @@ async def a_worker(provider: Provider, directory: Path) -> AsyncIterator[tuple[C
 
 
 class OwnedCloudConformance:
-    """The tests; derive a `Test...` class and give it the fixture `cloud`."""
+    """The tests of the suite; derive a `Test...` class from it and give that the fixture `cloud`."""
 
     @pytest.fixture
     def cloud(self) -> CloudUnderTest:
@@ -210,9 +210,9 @@ class OwnedCloudConformance:
 
     @pytest.fixture(autouse=True)
     def nothing_blocks(self) -> Iterator[None]:
-        """Fail the test if the provider blocks the event loop."""
+        """Make the test fail if the provider blocks the event loop."""
         with blockbuster_ctx("one_provider_mad", excluded_modules=["one_provider_mad.testing"]) as watcher:
-            # Coverage takes a lock for each new file.
+            # Coverage takes a lock when it first traces a file.
             for function in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
                 watcher.functions[function].can_block_in("coverage/collector.py", "lock_data")
             yield
@@ -245,13 +245,15 @@ class OwnedCloudConformance:
         return deploy_id
 
     def capable(self, cloud: CloudUnderTest, provider: Provider, capability: type[Capability]) -> Capability:
-        """Return the provider as one with the capability; skip only a capability that is declared as lacking."""
+        """Return the provider, typed as one with the capability; skip the test if `lacks` names the capability."""
         if capability in cloud.lacks:
             assert not isinstance(provider, capability), (
-                f"{provider.name} has {capability.__name__}: drop it from `lacks`"
+                f"{provider.name} has {capability.__name__}: remove it from `lacks`"
             )
             pytest.skip(cloud.lacks[capability])
-        assert isinstance(provider, capability), f"{provider.name} lacks {capability.__name__}: name it in `lacks`"
+        assert isinstance(provider, capability), (
+            f"{provider.name} lacks {capability.__name__}: add it to `lacks`, with the reason"
+        )
         return cast("Capability", provider)
 
     # Name and account
@@ -392,7 +394,7 @@ class OwnedCloudConformance:
         await self.assert_all_is_tagged(provider, request)
 
     async def assert_all_is_tagged(self, provider: Provider, request: VmRequest) -> None:
-        """Assert that every instance is tagged, and that a repeated create makes no second one."""
+        """Assert that every instance has its tags, and that a repeated create returns the only instance."""
         identity = request.identity(owner=OWNER)
         assert all(instance.identity == identity for instance in await provider.list_instances())
         if not provider.is_create_repeatable:
@@ -599,7 +601,7 @@ class OwnedCloudConformance:
     async def test_actions_on_an_instance_of_another_vm_raise_not_ours(
         self, cloud: CloudUnderTest, provider: Provider, tmp_path: Path, *, is_tagged: bool
     ) -> None:
-        """The instance is named by the request, or by the response to the VM's own create."""
+        """The other VM's instance comes from the request's deploy id, or from the response to the VM's own create."""
         foreign = await (self.launch(cloud, provider) if is_tagged else cloud.console.launch())
         await reach(provider, foreign, InstanceState.RUNNING)
         other = cloud.request()

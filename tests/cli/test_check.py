@@ -220,7 +220,7 @@ def test_check_warns_of_a_metrics_directory_that_cannot_be_written_or_read(ready
     assert points(ready)["metrics"] == {
         "is_well": None,
         "found": f"{directory} cannot be written: the driver works without metrics",
-        "remedy": "create it, and let OpenNebula's user write there",
+        "remedy": "create the directory, and let OpenNebula's user write there",
     }
     directory.mkdir(mode=0o755)
     assert points(ready)["metrics"] == {"is_well": True, "found": f"{directory} can be written", "remedy": ""}
@@ -248,7 +248,7 @@ def test_check_fails_at_wrong_credentials_an_unanswered_call_and_another_account
     ready.simulate(api_key="the right one", region="elsewhere")
     journaled(ready, lambda journal: journal.set_fact("account", "simulated/embedded"))
     point = points(ready, code=NOT_WELL)["account"]
-    assert point["found"] == "now simulated/elsewhere, simulated/embedded before"
+    assert point["found"] == "the credentials belong to simulated/elsewhere, the journal to simulated/embedded"
     assert "one-provider journal accept simulated" in point["remedy"]
 
 
@@ -274,7 +274,7 @@ def test_check_fails_if_debts_are_old_or_the_journal_is_unreadable(ready: Place)
     )
     found = points(ready, code=NOT_WELL)
     assert crosses(found) == {"debts"}
-    assert found["debts"]["found"] == "1 instance not terminated for an hour"
+    assert found["debts"]["found"] == "1 termination pending for over an hour"
     assert found["journal"]["found"].endswith("0 requests open, 2 debts")
     assert found["machine"]["is_well"] is None
     (ready.var / "one_provider_mad_simulated.journal").write_text("no database" * 200)
@@ -300,7 +300,7 @@ def test_check_fails_if_the_journal_cannot_be_written(ready: Place) -> None:
     found = full(ready)["journal"]
     assert found["is_well"] is False
     assert found["found"].startswith("the journal cannot be written: ")
-    assert found["remedy"].startswith("make room and let OpenNebula's user write there: until then all actions but")
+    assert found["remedy"].startswith("make room, and let OpenNebula's user write the journal: until then all actions")
     with closing(sqlite3.connect(path, isolation_level=None)) as db:
         assert db.execute("SELECT name FROM facts").fetchall() == []
         db.execute("PRAGMA user_version = 99")

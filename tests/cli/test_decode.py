@@ -143,7 +143,7 @@ REPORT = f'VM = [ ID="7", DEPLOY_ID="i-1", MONITOR="{FIGURES}" ]\nNAME="a \\"b\\
         (b"MONITOR_HOST FAILURE 3 0 " + packed("it is gone"), ["< MONITOR_HOST FAILURE host 3: it is gone"]),
         (b"STATE_VM SUCCESS 3 0 " + packed("VM = [ ID=7"), [
             "< STATE_VM SUCCESS host 3",
-            "    payload        OpenNebula cannot read it, from here on: VM = [ ID=7",
+            "    payload        OpenNebula cannot read the text from here on: VM = [ ID=7",
         ]),
         (b"STATE_VM SUCCESS 3 0 QUJD", [
             "< STATE_VM SUCCESS host 3", "    payload        it is not base64 of zlib data",
