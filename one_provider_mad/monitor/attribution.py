@@ -2,7 +2,7 @@
 
 A VM has one instance at a time, though a listing may show several with its tags: a leftover of a recreate that could
 not be terminated, the terminated one before it, or a copy that was made in the console, with its tags. The instance of
-the VM's latest life counts (glossary: life), also while the cloud does not list it yet.
+the VM's latest generation counts (glossary), also while the cloud does not list it yet.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class KnownInstance(Value, frozen=True, kw_only=True):
     is_parked: bool = False
 
     @property
-    def life(self) -> tuple[int, int]:
-        """The life of a VM to which the instance belongs, as (STIME, SEQ): of two lives the greater is the later."""
+    def generation(self) -> tuple[int, int]:
+        """The instance's generation as (STIME, SEQ); of a VM's instances the one with the greatest is the latest."""
         return self.stime, self.seq
 
 
@@ -58,7 +58,7 @@ class Attribution(Value, frozen=True, kw_only=True):
 
     Attributes:
         ours: for each VM with an instance in the listing, that instance and the number of the VM's host.
-        with_others: VMs that have a further live instance: one of an earlier life, or a copy.
+        with_others: VMs that have a further live instance: one of an earlier generation, or a copy.
         without_host: for each VM whose host is unknown, its instance.
         wilds: live instances without tags of ours.
         anomalies: for each instance that an operator should look into, the reason.
@@ -72,7 +72,7 @@ class Attribution(Value, frozen=True, kw_only=True):
 
 
 def latest_attempts(attempts: Iterable[Attempt]) -> dict[VmId, Attempt]:
-    """Return for each VM its last create, of its latest life."""
+    """Return for each VM its last create, of its latest generation."""
     latest: dict[VmId, Attempt] = {}
     for attempt in attempts:
         before = latest.get(attempt.identity.vm_id)
@@ -87,7 +87,7 @@ def with_created(known: Mapping[VmId, KnownInstance], attempts: Iterable[Attempt
     for attempt in attempts:
         who, before = attempt.identity, found.get(attempt.identity.vm_id)
         if attempt.state is not AttemptState.CREATED or (
-            before is not None and (before.deploy_id == attempt.deploy_id or before.life > life_of(who))
+            before is not None and (before.deploy_id == attempt.deploy_id or before.generation > generation_of(who))
         ):
             continue
         found[who.vm_id] = KnownInstance(
@@ -114,7 +114,7 @@ def attribute_instances(
 
     Args:
         instances: a complete listing.
-        known: the known instance of each VM; only an instance of a later life replaces it.
+        known: the known instance of each VM; only an instance of a later generation replaces it.
         owner: the owner that the tags of our instances name; instances of other owners are left out.
         created: instances of recent creates: one without tags yet is not wild.
         upstreams: for each instance with tags of upstream's driver only, its VM; these tags name no host.
@@ -187,25 +187,25 @@ def _best(candidates: list[Instance], known: KnownInstance | None) -> Instance |
 
 
 def _choose(candidates: list[Instance], known: KnownInstance | None) -> Instance | None:
-    """Return the VM's instance: one of the latest life; of several, the known one, else a live one, else the newest."""
+    """Return the VM's instance: one of the latest generation, there the known one, else a live one, else the newest."""
     own = [
         each
         for each in candidates
-        if known is None or each.deploy_id == known.deploy_id or _life_of_instance(each) > known.life
+        if known is None or each.deploy_id == known.deploy_id or _generation_of_instance(each) > known.generation
     ]
     return max(own, key=lambda each: _rank(each, known), default=None)
 
 
 def _rank(instance: Instance, known: KnownInstance | None) -> tuple[tuple[int, int], bool, bool, float]:
     is_known = known is not None and instance.deploy_id == known.deploy_id
-    life = _life_of_instance(instance)
+    generation = _generation_of_instance(instance)
     if known is not None and is_known:
-        life = max(life, known.life)
-    return life, is_known, not instance.state.is_gone, instance.created_at
+        generation = max(generation, known.generation)
+    return generation, is_known, not instance.state.is_gone, instance.created_at
 
 
-def life_of(identity: Identity) -> tuple[int, int]:
-    """The life of a VM to which the instance belongs, as (STIME, SEQ): of two lives the greater is the later."""
+def generation_of(identity: Identity) -> tuple[int, int]:
+    """The instance's generation as (STIME, SEQ); of a VM's instances the one with the greatest is the latest."""
     return identity.stime, identity.seq
 
 
@@ -214,9 +214,9 @@ def latest_time(attempt: Attempt) -> float:
     return max(attempt.sent_at, attempt.answered_at)
 
 
-def _life_of_instance(instance: Instance) -> tuple[int, int]:
-    return (-1, -1) if instance.identity is None else life_of(instance.identity)
+def _generation_of_instance(instance: Instance) -> tuple[int, int]:
+    return (-1, -1) if instance.identity is None else generation_of(instance.identity)
 
 
 def _order(attempt: Attempt) -> tuple[tuple[int, int], int]:
-    return life_of(attempt.identity), attempt.number
+    return generation_of(attempt.identity), attempt.number

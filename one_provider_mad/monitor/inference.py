@@ -18,9 +18,9 @@ from one_provider_mad.monitor.activity import Activity
 from one_provider_mad.monitor.attribution import (
     KnownInstance,
     attribute_instances,
+    generation_of,
     latest_attempts,
     latest_time,
-    life_of,
     with_created,
 )
 from one_provider_mad.protocol.reports import VmState, VmWord
@@ -255,7 +255,7 @@ class _Inferrer:
                 continue
             shown = self._attribution.ours.get(vm_id)
             identity = shown[0].identity if shown and not shown[0].state.is_gone else None
-            if identity is None or life_of(identity) < life_of(attempt.identity):
+            if identity is None or generation_of(identity) < generation_of(attempt.identity):
                 pending.add(vm_id)
                 self._unsynced.add(attempt.identity.host_id)
         return frozenset(pending)
@@ -456,8 +456,8 @@ def _known_from(
 ) -> KnownInstance:
     """Return what a listing shows of an instance, with what is known of it already."""
     same = before if before is not None and before.deploy_id == instance.deploy_id else None
-    life = life_of(instance.identity) if instance.identity is not None else (-1, -1)
-    stime, seq = max(life, same.life) if same is not None else life
+    generation = generation_of(instance.identity) if instance.identity is not None else (-1, -1)
+    stime, seq = max(generation, same.generation) if same is not None else generation
     return KnownInstance(
         vm_id=vm_id,
         host_id=host_id,
@@ -473,7 +473,7 @@ def _is_unchanged(known: KnownInstance, instance: Instance, host_id: int) -> boo
     """True when a listed instance adds nothing to what is known of it, which is the usual case."""
     is_missed = known.misses or known.missed_since or known.seen_at
     is_undisturbed = not (is_missed or known.held_since or known.is_parked or known.is_terminated)
-    has_tags = instance.identity is None or life_of(instance.identity) <= known.life
+    has_tags = instance.identity is None or generation_of(instance.identity) <= known.generation
     return is_undisturbed and has_tags and (known.deploy_id, known.host_id) == (instance.deploy_id, host_id)
 
 

@@ -15,43 +15,44 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 
 UNLIMITED_CPU = 1000.0
 UNLIMITED_MEMORY = 1024 * 1024
-"""Cores and MiB of a cloud of unknown capacity: more than any VM asks for, so that the scheduler can place it, and less
-than 2^31 KiB."""
+"""MiB that a cloud without any known limit shows as its memory: more than any VM asks for, so that the scheduler can
+place every VM, and less than 2^31 KiB."""
 
 
 CHECK_SECONDS = 5.0
-"""Longest pause until the configuration is read again: an edited period counts within this time."""
+"""Most seconds until the configuration is read again: an edited period takes effect within this time."""
 
 
 class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[monitor]`. A period that is not set is what monitord asks for."""
+    """The table `[monitor]`. A period that is not set is the one that monitord requests."""
 
     heartbeat: Seconds | None = None
-    """Seconds between signs of life (MONITOR_HOST); else BEACON_HOST of the message. monitord loses patience after
-    three minutes."""
+    """Seconds between two signs of life (MONITOR_HOST). Unset: BEACON_HOST of monitord's request. After three minutes
+    without one monitord starts the monitoring of the host again."""
 
     system_period: Seconds | None = None
-    """Seconds between two SYSTEM_HOST; else SYSTEM_HOST of the message."""
+    """Seconds between two SYSTEM_HOST messages. Unset: SYSTEM_HOST of monitord's request."""
 
     state_period: Seconds | None = None
-    """Seconds between two checks of the states of VMs; else STATE_VM of the message."""
+    """Seconds between two checks of the VMs' states. Unset: STATE_VM of monitord's request."""
 
     sync_period: Seconds | None = None
-    """Seconds between two reports of all states; else SYNC_STATE_VM of the message."""
+    """Seconds between two reports of all VMs' states. Unset: SYNC_STATE_VM of monitord's request."""
 
     vm_period: Seconds | None = None
-    """Seconds between two reports of the figures of VMs; else MONITOR_VM of the message."""
+    """Seconds between two reports of the VMs' figures. Unset: MONITOR_VM of monitord's request."""
 
     min_list_interval: Annotated[float, msgspec.Meta(ge=0)] = 5.0
-    """Shortest time in seconds between two listings, even with shorter periods: clouds count calls. Reports that are
+    """Least seconds between two listings of the cloud, even with shorter periods: clouds count calls. Reports that are
     due meanwhile use the last listing."""
 
     missing_state: Literal["UNKNOWN", "POWEROFF"] = "UNKNOWN"
-    """State of a VM whose instance is gone. UNKNOWN can be taken back; POWEROFF completes a SHUTDOWN."""
+    """State that a VM gets whose instance is gone. UNKNOWN ends by itself when the instance comes back; POWEROFF would
+    also complete a SHUTDOWN that is under way."""
 
     missing_after: Annotated[int, msgspec.Meta(ge=1)] = 3
-    """Complete listings in a row that lack an instance, and lookups by id that do not find it, until it counts as gone;
-    the provider's `visibility_grace` must have passed as well."""
+    """Number of complete listings in a row that must lack an instance, without a lookup by id finding it, before it
+    counts as gone; the provider's `visibility_grace` must have passed as well."""
 
     unusual_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.5
     """When more than this share of all instances vanishes at once, none counts as missing for now: an incomplete
@@ -61,25 +62,27 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Smallest number of vanished instances that counts as unusual."""
 
     unusual_hold: Annotated[float, msgspec.Meta(ge=0)] = 1800.0
-    """Seconds for which their VMs are held; after that, instances that have not come back count as missing."""
+    """Seconds for which the VMs of an unusual number of vanished instances keep their states; after that, instances
+    that have not come back count as missing."""
 
     host_error_after: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Seconds after which a cloud that cannot be asked puts its host into ERROR; 0 is never. Mind the host hook
+    """Seconds after which a cloud that does not answer puts its host into ERROR; 0: never. Mind the host hook
     `ft/host_error.rb`: where it is set up, it deletes or moves every VM of a host in ERROR."""
 
     report_wilds: bool = True
     """Whether instances without tags of ours are reported, to be imported."""
 
     is_before_4_14: bool = False
-    """OpenNebula is older than 4.14: its requests look the same, but it expects other names."""
+    """True for OpenNebula before 4.14, whose requests look the same, but which expects other attribute names in
+    reports."""
 
     @property
     def missing_word(self) -> VmWord:
-        """`missing_state` as STATE_VM has it."""
+        """The value of `missing_state` as a STATE of STATE_VM."""
         return VmWord(self.missing_state)
 
     def report_periods(self, asked: Periods) -> ReportPeriods:
-        """Return the periods in force: configured, else monitord's."""
+        """Return the periods of reports: each as configured, else as monitord requested it."""
         return ReportPeriods(
             heartbeat=self.heartbeat or asked.beacon_host,
             system=self.system_period or asked.system_host,
@@ -90,7 +93,7 @@ class MonitorSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 class ReportPeriods(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds between two of each kind of report.
+    """Seconds between two reports of each kind.
 
     Attributes:
         heartbeat: MONITOR_HOST.
@@ -108,13 +111,13 @@ class ReportPeriods(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CapacitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[capacity]`: the capacity that the host reports. Empty: the provider's."""
+    """The table `[capacity]`: the capacity that the host reports. Without it: the cloud's own limits."""
 
     cpu: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """Cores."""
+    """Cores of the host."""
 
     memory: Count | None = None
-    """MiB."""
+    """Memory of the host in MiB."""
 
     instance_types: dict[str, Count] = {}
     """Instance types and how many of each there may be; an unset `cpu` or `memory` is computed from these."""
