@@ -400,7 +400,10 @@ async def _opennebula(environ: Mapping[str, str]) -> CheckResult:
         await opennebula.open()
         leads = await opennebula.may_act()
     except MadError as error:
-        remedy = "set ONE_AUTH and ONE_XMLRPC: without oned the drivers search no orphans and do not know who leads"
+        remedy = (
+            "set ONE_AUTH and ONE_XMLRPC: without oned the drivers search no orphans"
+            " and do not know which front-end leads"
+        )
         asked = "; its endpoint would be" if isinstance(error, SettingsError) else ", asked at"
         found = f"{error}{asked} {where}" if where else str(error)
         return CheckResult(what="OpenNebula", is_well=None, found=found, remedy=remedy)

@@ -23,7 +23,7 @@ second or two, and the new process answers them. After that their VMs are report
 
 
 class Activity(Value, frozen=True, kw_only=True):
-    """Present and recent activity of the action driver.
+    """What the action driver is doing, and has done lately.
 
     Attributes:
         busy: VMs with an action that is not answered yet.
@@ -81,7 +81,7 @@ class ActivityReader:
         self._future: dict[float, float] = {}
 
     async def read(self, path: Path, *, since: float) -> Activity:
-        """Return the present activity.
+        """Return what the action driver does at present, and did since `since`.
 
         Args:
             path: the journal; without one there is no activity.

@@ -185,9 +185,9 @@ class Sweeper:
             if is_cancelled(error):
                 raise
             # A provider cancels its listing when it is closed: at the end, or after an edit of the configuration.
-            called_off = ProviderUnavailable("the listing was called off before it was complete")
-            self._failed(called_off)
-            raise called_off from error
+            cancelled = ProviderUnavailable("the listing was cancelled before it was complete")
+            self._failed(cancelled)
+            raise cancelled from error
         except Exception as error:
             log.exception("sweep failed unexpectedly")
             raise self._failed(_defect(error)) from error

@@ -166,7 +166,7 @@ def _legacy_request(word: bytes, host_id: int, fields: list[bytes]) -> Monitor |
         return StopMonitor(host_id=host_id, era=Era.LEGACY)
     names = [field.decode("utf-8", "replace") for field in fields]
     host, *rest = names or [""]
-    # Up to 4.2 the flag follows the name at once.
+    # Up to 4.2 the line has no datastore location between host name and flag.
     is_first = rest[-1:] == ["1"]
     if rest[-1:] in (["0"], ["1"]):
         del rest[-1]

@@ -120,7 +120,7 @@ class VmFigures(Value, frozen=True, kw_only=True, gc=False):
     Attributes:
         vm_id: the VM's number; it must exist, since OpenNebula keeps rows for any number.
         deploy_id: the instance's id, exactly as in the answer to DEPLOY.
-        usage: figures, None when there are none.
+        usage: the VM's figures, None when there are none.
         attributes: further attributes, as in POLL (protocol/poll.py).
         stale: attributes to remove from the VM (protocol/stale_names.py).
     """
@@ -152,7 +152,7 @@ class LegacyVm(Value, frozen=True, kw_only=True):
         deploy_id: the instance's id, exactly as in the answer to DEPLOY.
         state_letter: `a`, `p`, `e`, `d` or `-`, as in POLL (protocol/poll.py).
         name: the instance's name, "" for none.
-        usage: figures, None when there are none.
+        usage: the VM's figures, None when there are none.
         attributes: further attributes; only those whose value is one plain word are written.
         stale: attributes to remove from the VM (protocol/stale_names.py).
     """

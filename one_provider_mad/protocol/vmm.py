@@ -57,7 +57,7 @@ NO_INSTANCE = re.compile(r"-|one-[0-9]+")
 """Deploy ids that mean no instance; `onevm recover --success` stores `one-<vm id>` (LifeCycleManager::recover)."""
 
 _ORDINARY_DEPLOY_ID = re.compile(r"(?!one-[0-9]+\Z)[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-"""Deploy ids that are certainly valid, found with one match: a report may have ten thousand."""
+"""Deploy ids that are certainly valid, so that no other check is needed: a report may have ten thousand ids."""
 
 _OTHER_MEANING = re.compile(r"-.*|(.*/)?\.\.?(/.*)?", re.DOTALL)
 """Deploy ids that hooks, scripts and shells would take for an option or for a path to another directory; refused."""

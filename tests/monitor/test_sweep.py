@@ -69,7 +69,7 @@ async def test_an_exception_of_the_provider_fails_the_sweep_and_is_logged(one: S
 @pytest.mark.looptime
 async def test_a_listing_cancelled_by_the_provider_fails_the_sweep(one: Studio) -> None:
     one.cloud.always["list"] = asyncio.CancelledError()
-    with pytest.raises(ProviderUnavailable, match="the listing was called off before it was complete"):
+    with pytest.raises(ProviderUnavailable, match="the listing was cancelled before it was complete"):
         await one.sweeper.sweep()
 
 
