@@ -18,7 +18,7 @@ from one_provider_mad.errors import (
 from one_provider_mad.journal.records import Attempt, AttemptState, Refusal
 from one_provider_mad.ownership.sending import send_new
 from one_provider_mad.ownership.vm import Vm
-from one_provider_mad.providers.interface import Parameters, ShortageTeller
+from one_provider_mad.providers.interface import Parameters, ShortageSource
 
 _MOST_SPENT = 10
 """Most attempts in a row whose tokens a cloud may call spent: a recreate spends one, and no more are known."""
@@ -133,7 +133,7 @@ async def give_up(vm: Vm, deploy_id: DeployId, error: WrongState) -> list[Attemp
     """
     instance = await vm.cloud.look_at(deploy_id)
     made = [attempt for attempt in await vm.attempts() if attempt.deploy_id == deploy_id]
-    short = [attempt for attempt in made if instance is not None and _lacked_room(vm, instance, attempt)]
+    short = [attempt for attempt in made if instance is not None and _lacked_capacity(vm, instance, attempt)]
     for attempt in short:
         reason = f"there was no room for it: {error}"
         await vm.owe(attempt.deploy_id, reason, identity=attempt.identity, token=attempt.token)
@@ -144,6 +144,6 @@ async def give_up(vm: Vm, deploy_id: DeployId, error: WrongState) -> list[Attemp
     return short
 
 
-def _lacked_room(vm: Vm, instance: Instance, attempt: Attempt) -> bool:
+def _lacked_capacity(vm: Vm, instance: Instance, attempt: Attempt) -> bool:
     provider = vm.cloud.provider
-    return isinstance(provider, ShortageTeller) and provider.lacked_room(instance, attempt.parameters)
+    return isinstance(provider, ShortageSource) and provider.lacked_capacity(instance, attempt.parameters)

@@ -1,1 +1,1 @@
-"""The clouds. They receive values and return values, and never see a line of the wire."""
+"""The clouds. Their code receives and returns values, and never sees a line of oned or monitord."""

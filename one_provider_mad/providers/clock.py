@@ -7,11 +7,11 @@ from email.utils import parsedate_to_datetime
 from one_provider_mad.providers.interface import CheckResult
 
 _NOTHING = 10.0
-"""Seconds of difference that mean nothing: `Date` has whole seconds, and an answer takes its time."""
+"""Seconds by which two clocks that count as equal may differ: `Date` has whole seconds, and an answer takes time."""
 
 
 def skew(answered: tuple[str, float]) -> float | None:
-    """Return the seconds by which the clock here is ahead; None without a readable date.
+    """Return the seconds by which this machine's clock is ahead of the server's; None without a readable `Date`.
 
     Args:
         answered: the answer's header `Date` (RFC 9110, 6.6.1), and when it was read, in seconds since the epoch.
@@ -24,7 +24,7 @@ def skew(answered: tuple[str, float]) -> float | None:
 
 
 def check_clock(answered: tuple[str, float], *, peer: str, at_most: float | None) -> list[CheckResult]:
-    """Return one finding; none where the answer has no date.
+    """Return the result of comparing the two clocks; no result without a readable `Date`.
 
     Args:
         answered: as `skew` takes it.

@@ -1,17 +1,17 @@
 """What a cloud must offer to be driven from OpenNebula. Read this page first.
 
-A cloud of our own kind is a `Provider`: intents, tags, listing. An ability of some clouds only is an optional
-capability, a small protocol of its own. The core asks for it with `isinstance`; a provider without the ability simply
-lacks the methods, and the core answers with one uniform sentence.
+A cloud that can tag and list its instances is a `Provider`. An ability of some clouds only is an optional capability,
+a small protocol of its own. The driver checks for it with `isinstance`; for a provider without its methods the driver
+refuses the action, with the same sentence for all clouds.
 
-A directory of action scripts is a `VerbatimDriver`: it carries out an action as it was sent. The core's intents,
-adoption, coalescing and retries do not apply to it.
+A directory of action scripts is a `VerbatimDriver`: it carries out an action as it was sent. The driver's
+intents, adoption, shared calls and retries do not apply to it.
 
 Rules for every provider method:
-- It raises only kinds of `ProviderError` (errors.py); the core logs any other exception as a defect.
-- It makes one attempt. Retries, pacing and deadlines are the core's; any await may be cancelled.
+- It raises only kinds of `ProviderError` (errors.py); the driver logs any other exception as a defect.
+- It makes one attempt. The driver does retries, pacing and deadlines; any await may be cancelled.
 - After a crash any call may be repeated.
-- It returns when the cloud has accepted the call; the core waits for the resulting state (`describe`).
+- It returns when the cloud has accepted the call; the driver waits for the resulting state (`describe`).
 - A listing has each instance once: one with two different rows for the same id counts as failed (listings.py).
   An answer that is not the requested document is an error, never an empty listing.
 """
@@ -36,7 +36,7 @@ class CreatePlan(Value, frozen=True, kw_only=True):
 
     Attributes:
         alternatives: parameters to try in this order; the next one only after the cloud definitely had no capacity.
-        warnings: sentences for the VM's log (an unknown attribute, an ignored token).
+        warnings: sentences for the VM's log (an unknown attribute, an ignored idempotency token).
     """
 
     alternatives: tuple[Parameters, ...]
@@ -44,7 +44,7 @@ class CreatePlan(Value, frozen=True, kw_only=True):
 
 
 class CreateCall(Value, frozen=True, kw_only=True):
-    """One journaled create; repeated exactly as it is.
+    """One call to create an instance, as the journal holds it; it is repeated with exactly these values.
 
     Attributes:
         identity: its tags travel inside the create call itself.
@@ -58,7 +58,7 @@ class CreateCall(Value, frozen=True, kw_only=True):
 
 
 class Arguments(Value, frozen=True, kw_only=True):
-    """The ARGUMENTS of VM_MAD that concern scripts; a cloud of our own kind does not need them.
+    """The options in ARGUMENTS of VM_MAD that concern scripts; only a `VerbatimDriver` needs them.
 
     Attributes:
         local_actions: `-l`, as it was written; None for upstream's own list.
@@ -100,22 +100,22 @@ class Provider(Protocol):
     """The cloud as messages call it: `simulated`, `ec2`..."""
 
     is_create_repeatable: bool
-    """The cloud honours idempotency tokens: the same create again yields the same instance."""
+    """True: the cloud honours idempotency tokens, so the same create again yields the same instance."""
 
     visibility_grace: float
-    """Seconds after a create was answered (or, unanswered, last sent) in which the cloud may not list the instance yet.
+    """Seconds after a create's answer, or else its last sending, for which the cloud may not list the instance.
 
     Later a complete lookup that finds nothing proves that there is no instance. An instance that was listed before
     counts as missing after as many seconds without being listed."""
 
     watch_interval: float
-    """Seconds between two lookups while the core waits for a state."""
+    """Seconds between two lookups while the driver waits for an instance's state."""
 
     async def open(self) -> None:
-        """Get ready (connections, files). Called once, before anything else."""
+        """Open connections and files. Called once, before any other method."""
 
     async def close(self) -> None:
-        """Close everything. Called once, last."""
+        """Close connections and files. Called once, last."""
 
     async def account(self) -> str:
         """Return the account and region of the credentials, one short stable text."""
@@ -270,7 +270,7 @@ class ContextUpdate(Protocol):
 
 
 class Attached(Value, frozen=True, kw_only=True):
-    """The disks and interfaces of an instance that were made for its VM, by their numbers.
+    """The numbers of the disks and interfaces of an instance that were made for its VM.
 
     Attributes:
         disks: DISK_IDs.
@@ -283,10 +283,10 @@ class Attached(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class DeviceListing(Protocol):
-    """Can list the disks and interfaces that were made for a VM: the driver removes only those unasked."""
+    """Can list the disks and interfaces that were made for a VM; a resume detaches no others."""
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """Return the parts with our tags; never those of an image, of a template of the cloud's or from elsewhere."""
+        """Return the disks and interfaces with our tags; never those of an image or of a cloud's template."""
 
 
 @runtime_checkable
@@ -294,13 +294,13 @@ class Reconfigurable(Protocol):
     """Can apply an edited PUBLIC_CLOUD section to a stopped instance when its VM is resumed."""
 
     changeable_attributes: Collection[str]
-    """Attributes of the section that `reconfigure` can apply; all others count at the create only."""
+    """Attributes of PUBLIC_CLOUD that `reconfigure` can apply; all others have an effect at the create only."""
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
         """Return the attributes of the VM's own section, without the configuration's defaults. Raises BadParameter."""
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
-        """Apply the attribute's present value to a stopped instance, or the default if it is gone. May be repeated."""
+        """Apply the attribute `name` as it is now, or its default if it is gone, to a stopped instance."""
 
 
 @runtime_checkable
@@ -308,10 +308,10 @@ class NetworkRules(Protocol):
     """Can change security groups and network attributes of a running instance."""
 
     async def update_security_group(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Apply the rules of `security_group_id`."""
+        """Apply the present rules of the group `security_group_id` to the instance."""
 
     async def update_nic(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Apply the attributes of the NICs in `virtual_network_id`."""
+        """Apply the present attributes of the VM's NICs in the network `virtual_network_id`."""
 
 
 class Size(Value, frozen=True, kw_only=True):
@@ -333,7 +333,8 @@ class Capacity(Value, frozen=True, kw_only=True):
         cpu: cores, free and in use; None for no limit.
         memory: MiB, free and in use; None for no limit.
         used: the part of both in use by all users; None to count the instances of a listing.
-        most: limit of instances, without those that are being terminated; None for no limit, or where `left` is given.
+        most: limit of instances, not counting those that are being terminated; None for no limit, or where `left` is
+            given.
         left: how many more instances may be created now.
     """
 
@@ -354,7 +355,7 @@ class CapacitySource(Protocol):
     async def capacity(self) -> Capacity | Size | None:
         """Return the capacity of the whole account, in use and free; None when there is no limit.
 
-        Asked every minute, and at once after the cloud refused a create for lack of capacity or by a limit. Until the
+        Called every minute, and at once after the cloud refused a create for lack of capacity or by a limit. Until the
         first answer no capacity is reported to the scheduler.
         """
 
@@ -369,17 +370,17 @@ class WarningSource(Protocol):
 
 @runtime_checkable
 class SizedInstances(Protocol):
-    """Instances take the capacity of their type, used or not."""
+    """Knows the capacity that an instance takes of the cloud, whether its guest uses it or not."""
 
     def size_of(self, instance: Instance) -> Size | None:
-        """Return the capacity that a live instance takes; None for an unknown size, which counts as nothing. Pure."""
+        """Return the capacity that a live instance takes; None, which counts as none, for an unknown size. Pure."""
 
 
 class ImportHints(Value, frozen=True, kw_only=True):
     """The template values of a VM that imports an instance.
 
     Attributes:
-        size: the instance's.
+        size: the instance's size.
         public_cloud: attributes of its PUBLIC_CLOUD section, without TYPE.
     """
 
@@ -396,7 +397,7 @@ class ImportSource(Protocol):
 
 
 class Figures(Value, frozen=True, kw_only=True):
-    """Measurements of one instance, and events ahead of it.
+    """Measurements of one instance, and the events that the cloud has announced for it.
 
     Attributes:
         usage: in the units of `Usage`, counters since the instance was created; None while there is none.
@@ -409,15 +410,15 @@ class Figures(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class FigureSource(Protocol):
-    """Can measure instances, but slowly or for money: asked beside the listings."""
+    """Can measure instances, but slowly or for money, so it is called apart from the listings."""
 
     figures_period: float
     """Seconds between two calls of `figures`."""
 
     async def figures(self, instances: Collection[Instance]) -> Mapping[DeployId, Figures]:
-        """Return the figures of these instances, the whole latest listing; figures of all others may be dropped.
+        """Return figures of `instances`, which are the whole latest listing: figures of others may be dropped.
 
-        There is one call at a time. An error is logged, and the figures from before go on being reported.
+        There is one call at a time. An error is logged, and the figures from before are still reported.
         """
 
 
@@ -438,18 +439,18 @@ class BootFinisher(Protocol):
     """Has work to do once a new instance runs (associate an address...)."""
 
     async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Do the work, if there is any. Called again after a crash, and for an adopted instance.
+        """Do this work, if the VM's template requires any. Called again after a crash, and for an adopted instance.
 
         An error is written to the VM's log; the instance keeps running.
         """
 
 
 @runtime_checkable
-class ShortageTeller(Protocol):
+class ShortageSource(Protocol):
     """Can say whether an accepted instance failed to run for lack of capacity."""
 
-    def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
-        """Return True when it ended, or failed for good, for lack of capacity.
+    def lacked_capacity(self, instance: Instance, parameters: Parameters) -> bool:
+        """Return True when the instance ended, or failed for good, for lack of capacity.
 
         Then the plan's next alternative is tried. No I/O. A provider may remember the shortage.
 
@@ -477,7 +478,7 @@ class UnusedResource(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class UnusedResourceSource(Protocol):
-    """Creates volumes, addresses and the like, which may outlive their instance."""
+    """Can list the volumes, addresses and the like that have outlived their instance."""
 
     async def unused_resources(self, *, owner: str) -> Sequence[UnusedResource]:
         """Return every resource with this owner's tags that no instance uses. Raises rather than omit any."""
@@ -504,7 +505,7 @@ class SelfChecking(Protocol):
     """Can check, without changing anything, whether it is able to do its work."""
 
     async def check(self) -> Sequence[CheckResult]:
-        """Check clock, rights (by dry runs), defaults and free quotas. A failure is a finding, not an error."""
+        """Check clock, rights (by dry runs), defaults and free quotas. A failed check is a result, not an error."""
 
 
 class ProviderFactory(Protocol):
@@ -519,7 +520,7 @@ class ProviderFactory(Protocol):
 
 @runtime_checkable
 class Priced(Protocol):
-    """A factory that says whether instances cost money; without it they do."""
+    """A factory that says whether instances cost money; those of a factory without this attribute do."""
 
     costs_money: bool
     """True: an instance is created only for a VM that asks for this cloud (`policy.without_section`)."""
@@ -527,14 +528,14 @@ class Priced(Protocol):
 
 @runtime_checkable
 class LiveResizing(Protocol):
-    """A factory that says whether running instances can be resized; without it they cannot."""
+    """A factory that says whether running instances can be resized; of others they cannot."""
 
     resizes_live: bool
     """True: OpenNebula may resize a running VM (LIVE_RESIZE of VM_MAD); else it must be off."""
 
 
 class VerbatimRequest(Value, frozen=True, kw_only=True):
-    """One action exactly as the core sent it.
+    """One action exactly as oned sent it.
 
     Attributes:
         action: the action's word.
@@ -551,22 +552,22 @@ class VerbatimRequest(Value, frozen=True, kw_only=True):
 
 @runtime_checkable
 class VerbatimDriver(Protocol):
-    """Carries out actions as they were sent."""
+    """Carries out each action as oned sent it, without regard to intents, tags or listings."""
 
     name: str
 
     async def open(self) -> None:
-        """Get ready. Called once, before anything else."""
+        """Read files and prepare for actions. Called once, before any other method."""
 
     async def close(self) -> None:
-        """End everything, children included. Called once, last."""
+        """End all running actions and their processes. Called once, last."""
 
     @property
     def is_busy(self) -> bool:
         """True while an action runs: the driver must not be closed for new settings then."""
 
     async def perform(self, request: VerbatimRequest, log: Callable[[str, str], None]) -> str:
-        """Carry the action out and return the reply's payload. `log("I", text)` writes to the VM log (I, W, E or D).
+        """Carry out the action and return the reply's payload. `log("I", text)` writes to the VM log (I, W, E or D).
 
         Any await may be cancelled, and nothing may be left running after it. Raises MadError with the sentence for the
         core.

@@ -1,7 +1,7 @@
 """The PUBLIC_CLOUD section of a VM: which one counts, and what it may not hold.
 
-The section is written by end users (design, decision 25): tags of ours in it fail the VM, an idempotency token in it
-is dropped with a warning.
+End users write the section (decision 25): if it sets one of our tags, the deploy fails; an idempotency token in it is
+dropped with a warning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from one_provider_mad.errors import BadParameter
 SECTION = "PUBLIC_CLOUD"
 
 MOST_ATTRIBUTES = 200
-"""Attributes that a section may have; no cloud has a quarter as many."""
+"""Most attributes that a section may have, else the request is refused; no cloud has a quarter as many."""
 
 _MOST_SHOWN, _LONGEST_SHOWN = 5, 40
 """Names shown in one sentence, and characters of each."""
@@ -58,13 +58,13 @@ class Section(Value, frozen=True, kw_only=True):
 
 
 def not_made(request: VmRequest, *, made: str, instead_of_disks: str, instead_of_nics: str) -> Iterator[str]:
-    """Warnings for disks and interfaces of the template, where a create makes none of them.
+    """Yield warnings for disks and interfaces of the VM's template, for a cloud whose create makes none of them.
 
     Args:
         request: the VM.
         made: what is made, `the instance`.
         instead_of_disks: what it has, and how it gets others.
-        instead_of_nics: the same of interfaces.
+        instead_of_nics: the same for interfaces.
     """
     template = request.template
     disks = [each.get("DISK_ID", "") for each in template.vectors("DISK")]

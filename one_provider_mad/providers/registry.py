@@ -32,7 +32,7 @@ BUILT_IN = {
 NO_ARGUMENTS = Arguments()
 
 MOST_WARNINGS = 100
-"""Warnings that a provider may send the operator in a minute."""
+"""Most warnings of a provider in a minute that reach the operator; further ones are only counted."""
 
 _MINUTE = 60.0
 
@@ -100,7 +100,7 @@ class _Paced:
 
 
 def settings_of(configuration: Configuration) -> msgspec.Struct:
-    """Return the provider's own table, checked.
+    """Return the provider's own table of the configuration, checked.
 
     Raises:
         SettingsError: no such provider, or its table is wrong.

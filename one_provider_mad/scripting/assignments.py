@@ -44,7 +44,7 @@ def read_assignments(text: str, known: Mapping[str, str]) -> Iterator[Assignment
 
 
 class _Unreadable(Exception):
-    """The text needs a shell here."""
+    """The current statement could be evaluated by a shell only."""
 
 
 class _Reader:

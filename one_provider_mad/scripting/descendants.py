@@ -29,7 +29,7 @@ MARK = "ONE_PROVIDER_MAD_SCRIPT"
 _PR_SET_CHILD_SUBREAPER = 36
 
 _END_SECONDS = 2.0
-"""How long to wait for killed processes: one that the kernel holds up is reaped later."""
+"""Seconds to wait for killed processes: one that the kernel holds up is reaped later."""
 
 _FIRST_PAUSE = 0.001
 _LONGEST_PAUSE = 0.05
@@ -70,7 +70,7 @@ class Descendants:
         while _bury(orphans) and loop.time() < deadline:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-            orphans = self._orphans() or []  # now with the children of the killed processes
+            orphans = self._orphans() or []  # the list now has the children of the killed processes
 
     def kill(self) -> None:
         """Kill all children at once; processes that this orphans need a further call."""

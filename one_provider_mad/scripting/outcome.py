@@ -35,7 +35,7 @@ def _cut(text: str, longest: int) -> str:
 
 
 def payload(finished: Finished) -> str:
-    """Return the reply's payload after a success."""
+    """Return the payload of the reply SUCCESS: the script's output."""
     return _CONTROLS.sub(" ", finished.stdout).strip(" ") or "-"
 
 
@@ -53,7 +53,7 @@ def first_word(finished: Finished) -> str | None:
 
 
 def reason(finished: Finished, command: Sequence[str]) -> str:
-    """Return the reason of a failure: the text between the markers, else the lines without a prefix, else all lines."""
+    """Return the reason of a failure: text between upstream's markers, else the lines without a severity."""
     lines = finished.stderr.splitlines()
     if marked := _marked(lines):
         return marked

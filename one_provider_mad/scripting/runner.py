@@ -23,14 +23,14 @@ MAX_OUTPUT = 1024 * 1024
 """Bytes kept of what a script writes to each of stdout (its beginning) and stderr (its end)."""
 
 _LINGER_SECONDS = 0.5
-"""How long to read after a script has ended: its background processes may hold its pipes forever."""
+"""Seconds to read on after a script has ended: its background processes may hold its pipes forever."""
 
 _STARTS_AT_ONCE = 8
 """Most simultaneous starts of processes; each start stops the loop for 2 to 5 ms."""
 
 _SCARCE = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
 _SCARCE_SECONDS = 0.05
-"""Pause when no descriptors or processes are left, while running scripts will free some."""
+"""Seconds to pause when no descriptors or processes are left, while running scripts will free some."""
 
 _MANY_FILES = 16_384
 """Descriptors to ask for: a script takes four, so the usual 1024 would suffice for 250 at once."""
@@ -38,7 +38,7 @@ _MANY_FILES = 16_384
 _SHELL = "/bin/sh"
 
 _TERM_SECONDS = 2.0
-"""How long a process group may take to end after SIGTERM before it is killed."""
+"""Seconds that a process group may take to end after SIGTERM; then it is killed."""
 
 
 class Finished(Value, frozen=True, kw_only=True):
@@ -125,7 +125,7 @@ class Runner:
         script.kept = kept
         if is_remembered and self._leftovers is not None:
             self._leftovers.note(script.pid, script.mark)
-        is_over = is_timeout = False  # over: its background processes may run on
+        is_over = is_timeout = False  # over: the script has ended and may leave processes
         try:
             try:
                 async with asyncio.timeout(seconds):

@@ -1,1 +1,1 @@
-"""XML-RPC calls to an OpenNebula. Rule: it knows the form of calls and the meaning of errors, not the callers' aims."""
+"""XML-RPC calls to an OpenNebula: the form of calls and the meaning of errors, without knowledge of the callers."""

@@ -150,8 +150,8 @@ class Client:
         Args:
             method: its name, `one.vm.action`.
             arguments: the arguments after the session string.
-            is_repeatable: another front-end may be called after an uncertain answer; False for calls that must happen
-                once.
+            is_repeatable: another front-end may be called though the first may have carried the call out; False for
+                calls that must happen once.
 
         Raises:
             NotReached: no front-end accepted the call, so it was not carried out.
@@ -160,7 +160,7 @@ class Client:
         return await self._ask(method, arguments, is_repeatable=is_repeatable, read=_same)
 
     async def read(self, method: str, *arguments: Argument, read: Callable[[Element], _Read]) -> _Read:
-        """Call a method that answers with a document, and return the result of reading it.
+        """Call a method that answers with an XML document, and return what `read` makes of it.
 
         Args:
             method: its name, one of `DOCUMENTS` (envelope.py).
@@ -184,9 +184,9 @@ class Client:
         is_repeatable: bool,
         read: Callable[[Result], _Read],
     ) -> _Read:
-        answer = await self._ask_somebody(method, arguments, is_repeatable=is_repeatable, read=read)
+        answer = await self._call_front_ends(method, arguments, is_repeatable=is_repeatable, read=read)
         if isinstance(answer, Failure) and answer.code == AUTHENTICATION and await self._has_new_session():
-            answer = await self._ask_somebody(method, arguments, is_repeatable=is_repeatable, read=read)
+            answer = await self._call_front_ends(method, arguments, is_repeatable=is_repeatable, read=read)
         if isinstance(answer, Failure):
             if answer.code == AUTHENTICATION:
                 raise self._login_refused()
@@ -212,7 +212,7 @@ class Client:
             raise AuthenticationRefused(f"{self._login_refused()}: {error}") from error
         return self._session != before
 
-    async def _ask_somebody(
+    async def _call_front_ends(
         self,
         method: str,
         arguments: tuple[Argument, ...],
@@ -220,7 +220,7 @@ class Client:
         is_repeatable: bool,
         read: Callable[[Result], _Read],
     ) -> _Read | Failure:
-        """Return the answer of the first front-end that gives one."""
+        """Call the front-ends one after the other, and return the first answer."""
         body = encode_call(method, self._session, arguments)
         refusal: Failure | None = None
         silence: ProviderError | None = None

@@ -44,7 +44,8 @@ DOCUMENTS = {
     "one.zone.raftstatus": "RAFT",
     "one.zonepool.info": "ZONE_POOL",
 }
-"""Root element of each method's document: another document, searched in vain, must not pass for an empty one."""
+"""Method to the root element of the XML document in its answer. One with another root is refused: a search in it would
+find nothing, as in an empty pool."""
 
 _OLDER_ROOTS = {"one.system.config": "TEMPLATE"}
 """The root's name in older releases (seen on 5.10.5)."""
@@ -90,7 +91,7 @@ def encode_call(method: str, session: str, arguments: tuple[Argument, ...]) -> b
 
 
 def decode_answer(method: str, body: bytes) -> Success | Failure:
-    """Read an answer whose size is bounded already.
+    """Return the values in the body of an answer; the caller has limited its size.
 
     Raises:
         ProviderUnavailable: it is not the answer of an OpenNebula; whether the call took effect is not known.
@@ -127,10 +128,10 @@ def read_document(method: str, result: Result) -> Element:
 
 
 def parse_foreign(document: bytes, *, what: str) -> Element:
-    """Parse a document from another machine: no entities, and no document type at all.
+    """Parse an XML document from another machine; one with a DOCTYPE, which could define entities, is refused.
 
     Raises:
-        ProviderUnavailable: it is not well-formed XML, or has a document type.
+        ProviderUnavailable: it is not well-formed XML, or has a DOCTYPE.
     """
     try:
         root = parse_bounded(document)
@@ -139,7 +140,7 @@ def parse_foreign(document: bytes, *, what: str) -> Element:
     except etree.XMLSyntaxError as error:
         raise ProviderUnavailable(f"{what} is not XML: {(error.msg or 'not well formed')[:_EXCERPT]}") from error
     if root.getroottree().docinfo.internalDTD is not None:
-        raise ProviderUnavailable(f"{what} has a document type, unlike any document of OpenNebula")
+        raise ProviderUnavailable(f"{what} was refused: it has a DOCTYPE, which OpenNebula never writes, check the URL")
     return root
 
 

@@ -25,7 +25,7 @@ _DECRYPTING = (5, 10)
 _CALL_SECONDS = 10.0
 
 _SHARED_SECONDS = 1.0
-"""Calls within this time share one answer: a hundred calls may be refused at once, and each reads the credentials."""
+"""Seconds for which an answer is reused: a hundred calls may be refused at once, and each reads the credentials."""
 
 
 class HostLogin:
@@ -46,7 +46,7 @@ class HostLogin:
         self._read_at = 0.0
 
     async def read(self) -> tuple[str, ...]:
-        """Return the values, in the order of `names`.
+        """Return the values of the attributes, in the order of `names`.
 
         Raises:
             AuthenticationRefused: the host does not exist or lacks an attribute, or ONE_AUTH is not accepted.

@@ -18,11 +18,11 @@ from one_provider_mad.xmlrpc.raft import RaftState
 log = structlog.get_logger()
 
 ASK_SECONDS = 2.0
-"""Period of asking a front-end with peers: an election takes about as long (oned.conf, RAFT)."""
+"""Seconds between two calls to a front-end with peers: an election takes about as long (oned.conf, RAFT)."""
 
 _LONGEST_PAUSE = 60.0
 _PATIENCE_SECONDS = 90.0
-"""Silence of oned before a warning: it starts its drivers before it listens itself."""
+"""Seconds without an answer of oned before a warning: oned starts its drivers before it accepts calls."""
 
 
 class Leadership:
@@ -49,9 +49,10 @@ class Leadership:
         self._is_warned = False
 
     async def watch(self, on_change: Callable[[bool], None]) -> None:
-        """Call back with True when another front-end leads, else with False; end on a front-end without peers.
+        """Call `on_change` with True when another front-end leads, else with False; return if this one has no peers.
 
-        While OpenNebula does not answer the last state stays; without any answer for 90 seconds the state is False.
+        While OpenNebula does not answer, `on_change` is not called; but if it has answered no call at all for 90
+        seconds, `on_change` is called with False.
         """
         pause = 1.0
         while True:
@@ -62,7 +63,7 @@ class Leadership:
                     log.exception("front-end not asked")
                 reason = str(error) if isinstance(error, MadError) else internal_error(error)
                 if self._not_answered(reason, pause) and self._state is RaftState.UNKNOWN:
-                    on_change(False)  # noqa: FBT003 - no answer has ever named another leader
+                    on_change(False)  # noqa: FBT003 - OpenNebula has never answered that another front-end leads
                 await self._sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 continue

@@ -42,19 +42,21 @@ _NOT_THE_LEADER = re.compile(
 leader that accepts gRPC only, so that a follower cannot forward the call."""
 
 _QUOTA = re.compile(r"\bquota\b|\blimit of \S+ reached\b", re.IGNORECASE)
-"""Texts of src/um/Quota.cc, which have the code of a missing authorization."""
+"""Texts about exceeded quotas (src/um/Quota.cc), which have the code of a missing authorization."""
 
 _VM = re.compile(r"\bvirtual machine \[")
-"""`Error getting virtual machine [7].`; any other missing object is one that the request names."""
+"""Found in `Error getting virtual machine [7].`; any other missing object is one that the request names."""
 
 _STATE = re.compile(r"\bstates?\b", re.IGNORECASE)
-"""`wrong state POWEROFF.`, `not available for state RUNNING` (src/dm/DispatchManagerActions.cc)."""
+"""Found in `wrong state POWEROFF.`, `not available for state RUNNING` (src/dm/DispatchManagerActions.cc)."""
 
 _FULL = re.compile(r"\bnot (?:have )?enough\b.*\bcapacity\b|\benough capacity\b", re.IGNORECASE)
 
 _NOT_WRITTEN = re.compile(r"\bin(?: the)? DB\b")
-"""`Error inserting VM in DB.` (src/vm/VirtualMachine.cc): among peers this comes from a leader without followers, and
-the next leader may still carry out the entry in its log (src/logdb/LogDB.cc)."""
+"""Found in `Error inserting VM in DB.` (src/vm/VirtualMachine.cc).
+
+Among peers this comes from a leader without followers, and the next leader may still carry out the entry in its log
+(src/logdb/LogDB.cc)."""
 
 _UNREADABLE = re.compile(
     r"\b(?:syntax|parse|parsing) error|\berror parsing\b|not supported by the SQL backend"

@@ -131,7 +131,7 @@ async def test_an_unanswered_attach_is_retried_but_a_snapshot_is_not(
 NOT_DEVICES = (
     *("VerbatimDriver", "Suspendable", "SoftTerminate", "Parkable", "UpstreamTags", "BootFinisher"),
     *("CapacitySource", "ImportSource", "FigureSource", "UnusedResourceSource", "SelfChecking", "SizedInstances"),
-    *("ShortageTeller", "Priced", "WarningSource", "NamedAttributes"),
+    *("ShortageSource", "Priced", "WarningSource", "NamedAttributes"),
     *("DeviceListing", "Reconfigurable", "LiveResizing"),
 )
 

@@ -407,7 +407,7 @@ class CrampedCloud(FakeCloud):
             instance.then, instance.reason = (asyncio.get_running_loop().time() + 2, self.end), self.reason
         return deploy_id
 
-    def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
+    def lacked_capacity(self, instance: Instance, parameters: Parameters) -> bool:
         return instance.reason == "no room" and parameters["size"] in self.short
 
 

@@ -194,7 +194,7 @@ def test_a_migration_passes_the_vm_to_the_transfer_driver_as_its_release_does(
 
 
 @pytest.mark.parametrize(
-    ("action", "version", "is_told"),
+    ("action", "version", "is_logged"),
     [
         *(("POLL", version, False) for version in ("4.4.1", "5.10.5", "5.12.13")),
         *(("SNAPSHOTCREATE", version, False) for version in ("4.4.1", "5.10.5", "7.4.0")),
@@ -210,9 +210,9 @@ def test_a_migration_passes_the_vm_to_the_transfer_driver_as_its_release_does(
     ],
 )
 def test_steps_of_an_action_are_logged_only_if_upstream_logs_them(
-    place: ScriptPlace, action: str, version: str, *, is_told: bool
+    place: ScriptPlace, action: str, version: str, *, is_logged: bool
 ) -> None:
-    assert {step.is_told for step in steps_of(place, action, version)} == {is_told}
+    assert {step.is_logged for step in steps_of(place, action, version)} == {is_logged}
 
 
 @pytest.mark.parametrize(

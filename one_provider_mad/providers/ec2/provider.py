@@ -161,12 +161,12 @@ class Ec2Provider:
         self._shortages.forget(launch.place)
         if len(made) != 1 or not made[0].deploy_id:
             raise ProviderUnavailable(f"EC2: the answer to RunInstances names {len(made)} instances instead of one")
-        if made[0].state.is_gone and not self.lacked_room(made[0], call.parameters):
+        if made[0].state.is_gone and not self.lacked_capacity(made[0], call.parameters):
             # EC2 until January 2025, and compatible clouds, return the token's instance in any state.
             raise TokenSpent(f"the token belongs to instance {made[0].deploy_id}, which is {made[0].raw_state}")
         return made[0].deploy_id
 
-    def lacked_room(self, instance: Instance, parameters: Parameters) -> bool:
+    def lacked_capacity(self, instance: Instance, parameters: Parameters) -> bool:
         """Return True when EC2 accepted the instance and ended it for lack of capacity; remember the shortage then."""
         if not (instance.state.is_gone and is_shortage(instance.attributes.get(STATE_REASON, ""))):
             return False

@@ -250,7 +250,7 @@ class _Action:
             await self._note_deployed(step, outcome.first_word(finished))
 
     def _log_step(self, step: Step, result: str) -> None:
-        if step.is_told:
+        if step.is_logged:
             self._log("I", f"{result} {step.kind.value} operation: {step.action}.")
 
     async def _note_deployed(self, step: Step, word: str | None) -> None:

@@ -42,7 +42,7 @@ class Step(Value, frozen=True, kw_only=True):
         undo: steps that follow when this one fails.
         regret: steps to run when it succeeded with a useless answer.
         may_fail: a failure is logged, and the action goes on.
-        is_told: whether its success or failure is written to the VM's log.
+        is_logged: whether its success or failure is written to the VM's log.
     """
 
     kind: Kind
@@ -54,7 +54,7 @@ class Step(Value, frozen=True, kw_only=True):
     undo: tuple[Step, ...] = ()
     regret: tuple[Step, ...] = ()
     may_fail: bool = False
-    is_told: bool = True
+    is_logged: bool = True
 
 
 def sequence(action: str, message: Message) -> tuple[Step, ...]:
@@ -86,7 +86,7 @@ def _script(
     undo: tuple[Step, ...] = (),
     regret: tuple[Step, ...] = (),
     may_fail: bool = False,
-    is_told: bool = True,
+    is_logged: bool = True,
 ) -> Step:
     where = message.request.host if host is None else host
     return Step(
@@ -97,7 +97,7 @@ def _script(
         undo=undo,
         regret=regret,
         may_fail=may_fail,
-        is_told=is_told,
+        is_logged=is_logged,
     )
 
 
@@ -239,13 +239,13 @@ def _restart(action: str) -> Callable[[Message], list[Step]]:
     """Return a function for the step with deploy id and host; up to 5.8 its outcome is not logged."""
 
     def steps(message: Message) -> list[Step]:
-        return [_script(message, action, message.deploy_id, message.request.host, is_told=message.since(5, 10))]
+        return [_script(message, action, message.deploy_id, message.request.host, is_logged=message.since(5, 10))]
 
     return steps
 
 
 def _poll(message: Message) -> list[Step]:
-    return [_script(message, "poll", message.deploy_id, message.request.host, is_told=False)]
+    return [_script(message, "poll", message.deploy_id, message.request.host, is_logged=False)]
 
 
 def _migrate(message: Message) -> list[Step]:
@@ -381,19 +381,19 @@ def _cleanup(message: Message) -> list[Step]:
 
 def _snapshot(action: str, name: str) -> Callable[[Message], list[Step]]:
     def steps(message: Message) -> list[Step]:
-        return [_script(message, action, message.deploy_id, message.request.operand.get(name, ""), is_told=False)]
+        return [_script(message, action, message.deploy_id, message.request.operand.get(name, ""), is_logged=False)]
 
     return steps
 
 
 def _snapshot_revert(message: Message) -> list[Step]:
-    snapshot, is_told = message.request.operand.get("HYPERVISOR_ID", ""), message.since(6, 8)
+    snapshot, is_logged = message.request.operand.get("HYPERVISOR_ID", ""), message.since(6, 8)
     again = _post(message, message.deploy_id, skipped=("elastic",)) if message.since(6, 8) else []
-    return [_script(message, "snapshotrevert", message.deploy_id, snapshot, is_told=is_told), *again]
+    return [_script(message, "snapshotrevert", message.deploy_id, snapshot, is_logged=is_logged), *again]
 
 
 def _resize(message: Message) -> list[Step]:
-    return [_script(message, "resize", message.deploy_id, is_told=False)]
+    return [_script(message, "resize", message.deploy_id, is_logged=False)]
 
 
 def _resize_disk(message: Message) -> list[Step]:
@@ -423,11 +423,11 @@ def _update_nic(message: Message) -> list[Step]:
 def _exec(message: Message) -> list[Step]:
     operand, vm_id = message.request.operand, str(message.request.vm_id)
     arguments = (vm_id, message.request.host, operand.get("COMMAND", ""), operand.get("STDIN", ""))
-    return [Step(kind=Kind.VIRTUALIZATION, action="exec", arguments=arguments, is_told=False)]
+    return [Step(kind=Kind.VIRTUALIZATION, action="exec", arguments=arguments, is_logged=False)]
 
 
 def _exec_cancel(message: Message) -> list[Step]:
-    return [_script(message, "exec_cancel", is_told=False)]
+    return [_script(message, "exec_cancel", is_logged=False)]
 
 
 _SEQUENCES: Mapping[str, Callable[[Message], Iterable[Step]]] = {
