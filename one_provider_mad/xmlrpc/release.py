@@ -1,4 +1,4 @@
-"""PURE: reads an OpenNebula's release from its answer to `one.system.version`."""
+"""Reads an OpenNebula's release from its answer to `one.system.version`; no I/O."""
 
 from __future__ import annotations
 

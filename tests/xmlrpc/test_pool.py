@@ -145,7 +145,7 @@ async def test_a_listing_fails_if_one_of_its_pages_fails(partner: Partner, clien
 
 @pytest.mark.parametrize("partner", [True], indirect=True, ids=["descending"])
 async def test_thousands_of_rows_are_read_outside_the_event_loop_thread(partner: Partner, client: Client) -> None:
-    from one_provider_mad.providers.opennebula.machine import read_seen
+    from one_provider_mad.providers.opennebula.machine import read_listed_vm
 
     for number in range(3_000):
         add(partner, number)
@@ -153,7 +153,7 @@ async def test_thousands_of_rows_are_read_outside_the_event_loop_thread(partner:
 
     def read_row(row: Element) -> object:
         readers.add(threading.current_thread())
-        return read_seen(row)
+        return read_listed_vm(row)
 
     rows = await read_pool(
         client, "one.vmpool.infoextended", before=(-2,), after=(-1, ""), page_size=1000, read_row=read_row

@@ -1,4 +1,4 @@
-"""PURE: the PUBLIC_CLOUD attributes of EC2, and the parsers of their values."""
+"""The PUBLIC_CLOUD attributes of EC2, and the parsers of their values; no I/O."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 from one_provider_mad.errors import BadParameter
 
 MOST_TAGS = 40
-"""Limit of tags besides ours: EC2 allows 50 a resource (docs.aws.amazon.com, "Tag your Amazon EC2 resources")."""
+"""Most tags besides ours: EC2 allows 50 a resource (docs.aws.amazon.com, "Tag your Amazon EC2 resources")."""
 
 KNOWN_ATTRIBUTES = (
     *("TYPE", "HOST", "CLOUD"),
@@ -34,7 +34,7 @@ PRIVILEGED = ("IAMINSTANCEPROFILE", "IAM_INSTANCE_PROFILE", "INSTANCEPROFILE", "
 """Names of attributes that only the configuration may set (decision 25), as users write them."""
 
 LONGEST_USER_DATA = 16 * 1024
-"""Bytes, before base64 (docs.aws.amazon.com, API_RunInstances, UserData)."""
+"""Most bytes of user data, before base64 (docs.aws.amazon.com, API_RunInstances, UserData)."""
 
 _YES = frozenset({"YES", "TRUE", "ON", "1"})
 _NO = frozenset({"NO", "FALSE", "OFF", "0"})
@@ -59,7 +59,7 @@ def flag(name: str, text: str) -> bool:
 
 
 PREFERRED = "PREFERRED"
-"""Values of SPOT that allow on demand as well."""
+"""Value of SPOT that allows an on-demand instance where there is no spot instance."""
 
 
 def is_spot(wish: str, most: str) -> bool:

@@ -37,18 +37,18 @@ class Changes:
         self._hypervisor = hypervisor
         self._known = known
         self._of_attribute: dict[str, Callable[[DeployId, VmRequest], Awaitable[None]]] = {
-            "INSTANCETYPE": self._give_listed_type,
-            "SECURITYGROUPIDS": self._give_groups,
-            "EBS_OPTIMIZED": self._give_bandwidth,
-            "USERDATA": self.give_user_data,
-            "CLOUD_INIT": self.give_user_data,
-            "TAGS": self._give_tags,
-            "ELASTICIP": self.give_address,
+            "INSTANCETYPE": self._set_listed_type,
+            "SECURITYGROUPIDS": self._set_groups,
+            "EBS_OPTIMIZED": self._set_bandwidth,
+            "USERDATA": self.set_user_data,
+            "CLOUD_INIT": self.set_user_data,
+            "TAGS": self._set_tags,
+            "ELASTICIP": self.associate_address,
         }
         self.attributes = frozenset(self._of_attribute)
 
-    async def give(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
-        """Apply an attribute of the section.
+    async def apply(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
+        """Apply the attribute `name` of the PUBLIC_CLOUD section to a stopped instance.
 
         Raises:
             BadParameter: the attribute cannot be changed, or its value is not valid.
@@ -59,7 +59,7 @@ class Changes:
         await self._of_attribute[name](deploy_id, request)
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give an instance the smallest type of its family with room for CPU and MEMORY.
+        """Give an instance the smallest type of its family with at least the VM's CPU and MEMORY.
 
         Raises:
             BadParameter: the family has none so large.
@@ -69,22 +69,22 @@ class Changes:
         now = instance.attributes.get("AWS_INSTANCE_TYPE", "")
         wanted = sizes.resized(now, self._known, cpu=_cores(request), memory=_figure(request, "MEMORY"))
         if wanted != now:
-            await self._give_type(instance, wanted)
+            await self._set_type(instance, wanted)
 
-    async def _give_listed_type(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give the instance the first type in the list, unless it already has one of them."""
+    async def _set_listed_type(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Give the instance the first type in INSTANCETYPE, unless it has a type of this list already."""
         instance = await self._instance(deploy_id)
         kinds = words(self._section(request).text("INSTANCETYPE"))
         if not kinds:
             raise BadParameter("the PUBLIC_CLOUD section names no INSTANCETYPE, and [ec2.defaults] has none either")
         if instance.attributes.get("AWS_INSTANCE_TYPE", "") not in kinds:
-            await self._give_type(instance, kinds[0])
+            await self._set_type(instance, kinds[0])
 
-    async def _give_type(self, instance: Instance, wanted: str) -> None:
+    async def _set_type(self, instance: Instance, wanted: str) -> None:
         _check_stopped(instance, "the type", f", to {wanted}")
         await self._modify(instance.deploy_id, {"InstanceType.Value": wanted})
 
-    async def give_user_data(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def set_user_data(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Set USERDATA, or else CONTEXT; the guest reads it when it boots.
 
         Raises:
@@ -95,7 +95,7 @@ class Changes:
         text = template.user_data_of(request, self._section(request))
         await self._modify(deploy_id, {"UserData.Value": text})
 
-    async def _give_groups(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def _set_groups(self, deploy_id: DeployId, request: VmRequest) -> None:
         groups = words(self._section(request).text("SECURITYGROUPIDS"))
         if not groups:
             raise BadParameter(
@@ -103,17 +103,17 @@ class Changes:
             )
         await self._modify(deploy_id, numbered("GroupId", groups))
 
-    async def _give_bandwidth(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def _set_bandwidth(self, deploy_id: DeployId, request: VmRequest) -> None:
         is_optimized = flag("EBS_OPTIMIZED", self._section(request).text("EBS_OPTIMIZED", "NO"))
         await self._modify(deploy_id, {"EbsOptimized.Value": "true" if is_optimized else "false"})
 
-    async def _give_tags(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Add the tags; tags that were dropped from the section stay, since they are not known."""
+    async def _set_tags(self, deploy_id: DeployId, request: VmRequest) -> None:
+        """Add the section's tags; tags that were removed from the section stay, since their names are not recorded."""
         tags = template.tags_of(request, self._section(request), self._settings)
-        asked = {"ResourceId.1": deploy_id, **pairs("Tag", tags)}
-        await self._client.call("CreateTags", asked, read=lambda _: None)
+        requested = {"ResourceId.1": deploy_id, **pairs("Tag", tags)}
+        await self._client.call("CreateTags", requested, read=lambda _: None)
 
-    async def give_address(self, deploy_id: DeployId, request: VmRequest) -> None:
+    async def associate_address(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Associate the ELASTICIP of the section with the instance; the same again is fine.
 
         Raises:
@@ -124,8 +124,8 @@ class Changes:
             raise BadParameter("ELASTICIP is gone from the PUBLIC_CLOUD section: disassociate the address in EC2")
         which = {"AllocationId" if address.startswith("eipalloc-") else "PublicIp": address}
         # Not from another instance: that VM would lose its connection.
-        asked = {**which, "InstanceId": deploy_id, "AllowReassociation": "false"}
-        await self._client.call("AssociateAddress", asked, read=lambda _: None)
+        requested = {**which, "InstanceId": deploy_id, "AllowReassociation": "false"}
+        await self._client.call("AssociateAddress", requested, read=lambda _: None)
 
     def _section(self, request: VmRequest) -> Section:
         return template.read_checked_section(request, self._settings, hypervisor=self._hypervisor)
@@ -134,8 +134,8 @@ class Changes:
         return (await self._disks.details(deploy_id)).instance
 
     async def _modify(self, deploy_id: DeployId, attributes: Mapping[str, str]) -> None:
-        asked = {"InstanceId": deploy_id, **attributes}
-        await self._client.call("ModifyInstanceAttribute", asked, read=lambda _: None)
+        requested = {"InstanceId": deploy_id, **attributes}
+        await self._client.call("ModifyInstanceAttribute", requested, read=lambda _: None)
 
 
 def _check_stopped(instance: Instance, what: str, remedy: str) -> None:

@@ -1,7 +1,8 @@
 """Self-check of EC2 for `one-provider check`: the clock, the rights, and the defaults. Nothing is changed.
 
 With DryRun=true EC2 answers DryRunOperation when the call would be allowed, else UnauthorizedOperation
-(docs.aws.amazon.com, API_RunInstances, DryRun). EC2's API tells no reliable limit: quotas are Service Quotas'.
+(docs.aws.amazon.com, API_RunInstances, DryRun). Quotas are not checked: EC2's API does not
+return them reliably, only Service Quotas, another API, does.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ _CHANGES = ("StartInstances", "StopInstances", "RebootInstances", "TerminateInst
 
 _DONE, _HELD, _REFUSED = "", "DryRunOperation", "UnauthorizedOperation"
 _NO_SUCH_INSTANCE = ("InvalidInstanceID.NotFound", "InvalidInstanceID.Malformed")
-"""Answers that show that the call is allowed."""
+"""Codes of answers about an unknown instance, which show that the call is allowed."""
 
 _CODE = re.compile(rf"\(\w+, (?P<code>[\w.]+)\)(; {re.escape(DECODE)})?$")
-"""The place where refusals.refusal writes EC2's own code."""
+"""Finds EC2's code in a sentence that refusals.refusal wrote."""
 
 
 class Checks:
@@ -116,13 +117,13 @@ class Checks:
         subnets = words(defaults.get("SUBNETID", ""))
         subnet = {"SubnetId": subnets[0]} if subnets else {}
         launch = Launch(parameters={"ImageId": image, "InstanceType": types[0], **subnet})
-        asked = run_instances(launch, identity=self._identity, token="one-provider-check", root_device="")  # noqa: S106
-        return _rights("right to create", [("RunInstances", await self._try("RunInstances", asked))])
+        requested = run_instances(launch, identity=self._identity, token="one-provider-check", root_device="")  # noqa: S106
+        return _rights("right to create", [("RunInstances", await self._try("RunInstances", requested))])
 
-    async def _try(self, action: str, asked: Mapping[str, str]) -> str:
+    async def _try(self, action: str, requested: Mapping[str, str]) -> str:
         """Return EC2's code (DryRunOperation: allowed), another error's sentence, or "" for a call carried out."""
         try:
-            await self._client.call(action, {**asked, "DryRun": "true"}, read=lambda _: None)
+            await self._client.call(action, {**requested, "DryRun": "true"}, read=lambda _: None)
         except ProviderError as error:
             found = _CODE.search(str(error))
             if found and found["code"] in (_HELD, _REFUSED, *_NO_SUCH_INSTANCE):

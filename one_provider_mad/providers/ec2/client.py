@@ -42,13 +42,13 @@ SERVICES = {"GetCallerIdentity": "sts", "GetMetricData": "monitoring"}
 """The services of actions that are not EC2's."""
 
 MANY_PARAMETERS = 300
-"""Parameters from which on a form is encoded in a thread: that takes a millisecond."""
+"""A form with so many parameters or more is encoded in a thread, since that takes a millisecond."""
 
 MOST_VALUES = 200
 """Limit of filter values in one call (docs.aws.amazon.com, API_DescribeInstances)."""
 
 MOST_PAGES = 1000
-"""Limit of pages in one listing; a cloud with more repeats them endlessly."""
+"""Most pages of one listing, else it fails: a cloud with more repeats its pages endlessly."""
 
 _HEADERS = {"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
 
@@ -179,8 +179,8 @@ class Client:
         seen: set[str] = set()
         token = ""
         while True:
-            asked = {**parameters, **({"NextToken": token} if token else {})}
-            page, token = await self.call(action, asked, read=read_page)
+            requested = {**parameters, **({"NextToken": token} if token else {})}
+            page, token = await self.call(action, requested, read=read_page)
             yield page
             if not token:
                 return
@@ -257,7 +257,7 @@ class Client:
             return await answer.read(partial(_interpreted, action, read))
 
     def _refused(self, action: str, response: aiohttp.ClientResponse, body: bytes) -> Refused:
-        """Read an error, and log its encoded message, too long for a sentence; for each kind of listing only once."""
+        """Return the error in an answer; log its encoded message, too long for a reply, once a listing action."""
         code, message = _error_in(body)
         is_listing = action.startswith("Describe")
         if (encoded := encoded_message(message)) and not (is_listing and action in self._logged):

@@ -3,7 +3,7 @@
 From docs.aws.amazon.com: API_GetMetricData (500 metrics and 100,800 points a call, further ones in pages; points of
 five minutes are kept for 63 days, of an hour and more for 455) and "CloudWatch metrics that are available for your
 instances". CloudWatch gives the bytes of each five minutes, OpenNebula's counters never go back: so the sum of all days
-before is asked for once, and each further point is added to it.
+before is read once, and each further point is added to it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PERIOD = 300
 """Seconds of one point: basic monitoring, which costs nothing by itself."""
 
 SETTLING = 300
-"""Seconds after which a point no longer grows: on Nitro it exists from the first of its five minutes."""
+"""Seconds after a point's five minutes from which on its value is final; on Nitro it exists, and grows, during them."""
 
 DAY = 86400
 LONGEST_KEPT = 455 * DAY
@@ -96,7 +96,7 @@ class CloudWatch:
         self._counted: dict[DeployId, Counted] = {}
 
     async def learn(self, instances: Sequence[Instance]) -> None:
-        """Ask for the figures of running instances.
+        """Read the figures of running instances from CloudWatch.
 
         Raises:
             ProviderError: the figures are not available; those learnt before stay.
@@ -111,26 +111,26 @@ class CloudWatch:
             await self._count_on(part, now=now, until=settled)
 
     def _is_new(self, instance: Instance, now: float) -> bool:
-        """Return True if it is new, or was stopped for so long that a whole day is missing."""
+        """Return True for an instance without figures, or stopped for so long that a whole day of them is missing."""
         counted = self._counted.get(instance.deploy_id)
         return counted is None or counted.until < now - DAY - 2 * SETTLING
 
     async def _count_days(self, instances: Sequence[Instance], *, until: float) -> None:
-        asked = [(each.deploy_id, name) for each in instances for name in self._bytes]
-        found = await self._ask(asked, period=DAY, start=until - LONGEST_KEPT, end=until, counts=lambda *_: True)
+        requested = [(each.deploy_id, name) for each in instances for name in self._bytes]
+        found = await self._ask(requested, period=DAY, start=until - LONGEST_KEPT, end=until, counts=lambda *_: True)
         for each in instances:
             totals = {name: found.get((each.deploy_id, name), Series()).total for name in self._bytes}
             self._counted[each.deploy_id] = Counted(until=until, totals=totals)
 
     async def _count_on(self, instances: Sequence[Instance], *, now: float, until: float) -> None:
-        asked = [(each.deploy_id, name) for each in instances for name in (CPU, *self._bytes)]
+        requested = [(each.deploy_id, name) for each in instances for name in (CPU, *self._bytes)]
         before = {each.deploy_id: self._counted[each.deploy_id] for each in instances}
         start = min(now // PERIOD * PERIOD - STILL_TRUE, *(each.until for each in before.values()))
 
         def counts(deploy_id: DeployId, at: float) -> bool:
             return before[deploy_id].until <= at < until
 
-        found = await self._ask(asked, period=PERIOD, start=start, end=now, counts=counts)
+        found = await self._ask(requested, period=PERIOD, start=start, end=now, counts=counts)
         for deploy_id, counted in before.items():
             cpu = found.get((deploy_id, CPU), Series())
             self._counted[deploy_id] = Counted(
@@ -143,7 +143,7 @@ class CloudWatch:
 
     async def _ask(
         self,
-        asked: Sequence[tuple[DeployId, str]],
+        requested: Sequence[tuple[DeployId, str]],
         *,
         period: int,
         start: float,
@@ -154,17 +154,17 @@ class CloudWatch:
             "StartTime": _moment(start),
             "EndTime": _moment(end),
             "ScanBy": "TimestampAscending",
-            **{key: value for number, each in enumerate(asked, 1) for key, value in _query(number, *each, period)},
+            **{key: value for number, each in enumerate(requested, 1) for key, value in _query(number, *each, period)},
         }
         found: dict[tuple[DeployId, str], Series] = {}
-        read = partial(read_series, asked=asked, counts=counts)
+        read = partial(read_series, requested=requested, counts=counts)
         async for page in self._client.pages("GetMetricData", call, read=read):
             for key, series in page.items():
                 found[key] = found.get(key, Series()) + series
         return found
 
     def keep(self, instances: Sequence[Instance]) -> None:
-        """Keep the figures of these instances only; all others are gone."""
+        """Drop the figures of all other instances, since these are all that exist."""
         kept = {each.deploy_id for each in instances}
         self._counted = {deploy_id: counted for deploy_id, counted in self._counted.items() if deploy_id in kept}
 
@@ -190,13 +190,13 @@ class CloudWatch:
 
 
 def read_series(
-    root: Element, *, asked: Sequence[tuple[DeployId, str]], counts: Callable[[DeployId, float], bool]
+    root: Element, *, requested: Sequence[tuple[DeployId, str]], counts: Callable[[DeployId, float], bool]
 ) -> dict[tuple[DeployId, str], Series]:
     """Return the sums of one page of a GetMetricData answer, by instance and metric.
 
     Args:
         root: the answer.
-        asked: instance and metric of `m1`, `m2`...
+        requested: instance and metric of `m1`, `m2`...
         counts: whether a point of an instance, by its time, is to be added.
 
     Raises:
@@ -206,7 +206,7 @@ def read_series(
     for member in elements_at(root, "GetMetricDataResult/MetricDataResults/member"):
         if (status := text_of(member.find("StatusCode"))) not in ("Complete", "PartialData"):
             raise ProviderUnavailable(f"CloudWatch could not read a metric: {status[:40] or 'no StatusCode'}")
-        key = _asked_as(text_of(member.find("Id")), asked)
+        key = _requested_as(text_of(member.find("Id")), requested)
         points = _points(member)
         last_at = max(points, default=0.0)
         found[key] = Series(
@@ -217,11 +217,11 @@ def read_series(
     return found
 
 
-def _asked_as(query: str, asked: Sequence[tuple[DeployId, str]]) -> tuple[DeployId, str]:
+def _requested_as(query: str, requested: Sequence[tuple[DeployId, str]]) -> tuple[DeployId, str]:
     number = whole_number(query.removeprefix("m"))
-    if number is None or not 1 <= number <= len(asked):
+    if number is None or not 1 <= number <= len(requested):
         raise ProviderUnavailable(f"CloudWatch answers for a metric that was not requested: {query[:40]!r}")
-    return asked[number - 1]
+    return requested[number - 1]
 
 
 def _points(member: Element) -> dict[float, float]:

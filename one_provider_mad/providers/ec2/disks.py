@@ -33,14 +33,14 @@ _PAUSE = 1.0
 """Longest pause in seconds between two lookups of a volume; a new one takes some seconds."""
 
 _LEAVING = 20.0
-"""Seconds that a terminate waits for volumes in creation or detachment: these take some."""
+"""Seconds that a terminate waits at most for volumes that are being created or detached."""
 
 _UNSEEN = 30.0
-"""Seconds after which a new volume that is not listed counts as deleted: its token is spent."""
+"""Seconds after which a new volume that is not listed counts as deleted; another is made with a new create token."""
 
 
 _MOST_UNSEEN = 3
-"""Volumes made in a row without seeing one listed, so that late listings do not buy many volumes."""
+"""Most volumes made in a row while none of them is listed, so that late listings do not buy many volumes."""
 
 
 class EbsVolume(Value, frozen=True, kw_only=True):
@@ -174,19 +174,20 @@ class Disks:
         volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
         return frozenset(each.disk_id for each in volumes if each.disk_id and each.state not in _GONE)
 
-    async def let_go(self, deploy_id: DeployId) -> list[str]:
+    async def release_all(self, deploy_id: DeployId) -> list[str]:
         """Make sure that no volume made for an instance outlives it; called just before it is terminated.
 
         There is work only after an attach or detach that was cut short.
 
         Returns:
-            A sentence for each volume that could not be released: the instance costs more than its volumes.
+            A sentence for each volume that could not be released; the instance, which costs more, is terminated all
+            the same.
 
         Raises:
             ProviderError: a later call may succeed.
         """
         volumes = await self._volumes({f"tag:{INSTANCE_TAG}": [deploy_id]})
-        return await let_each_go({each.volume_id: self._release(deploy_id, each) for each in volumes})
+        return await release_each({each.volume_id: self._release(deploy_id, each) for each in volumes})
 
     async def _release(self, deploy_id: DeployId, volume: EbsVolume) -> None:
         if volume.state in _GONE or (volume.attachment and volume.ends_with_instance):
@@ -208,8 +209,8 @@ class Disks:
             InstanceNotFound: EC2 does not know the instance.
             WrongState: the instance is gone.
         """
-        asked = filtered({"instance-id": [deploy_id]})
-        found = await self._client.call("DescribeInstances", asked, read=read_details)
+        requested = filtered({"instance-id": [deploy_id]})
+        found = await self._client.call("DescribeInstances", requested, read=read_details)
         if not found:
             raise InstanceNotFound(f"EC2 does not know instance {deploy_id}")
         if found[0].instance.state.is_gone:
@@ -246,12 +247,12 @@ class Disks:
             # A hash of all parameters: the same token with other parameters would be a mismatch for ever.
             call["ClientToken"] = hashlib.sha256(f"{generation} {urlencode(call)}".encode()).hexdigest()
             volume_id = await self._client.call("CreateVolume", call, read=lambda root: text_of(root.find("volumeId")))
-            if volume := await self._seen(volume_id):
+            if volume := await self._listed(volume_id):
                 return volume
             self._generations[key] = generation + 1
         raise ProviderUnavailable(f"EC2: volumes made for disk {disk_id} of {instance.deploy_id} are not listed")
 
-    async def _seen(self, volume_id: str) -> EbsVolume | None:
+    async def _listed(self, volume_id: str) -> EbsVolume | None:
         """Return the volume once it is listed; None for a deleted one."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + _UNSEEN
@@ -266,7 +267,7 @@ class Disks:
     async def _settled(self, volume_id: str) -> EbsVolume:
         """Return the volume once it is attached to nothing and available."""
         while True:
-            volume = await self._seen(volume_id)
+            volume = await self._listed(volume_id)
             if volume is None:
                 raise ProviderUnavailable(f"EC2: volume {volume_id} is no longer listed, so the change failed")
             if volume.state == "available":
@@ -288,7 +289,7 @@ class Disks:
         await self._client.call("ModifyInstanceAttribute", call, read=lambda _: None)
 
 
-async def let_each_go(releases: Mapping[str, Awaitable[None]]) -> list[str]:
+async def release_each(releases: Mapping[str, Awaitable[None]]) -> list[str]:
     """Await the release of each part of an instance that is about to end.
 
     Args:
@@ -298,7 +299,7 @@ async def let_each_go(releases: Mapping[str, Awaitable[None]]) -> list[str]:
         A sentence for each with which that did not work.
 
     Raises:
-        ProviderError: the same may succeed when it is asked for again.
+        ProviderError: a release may succeed when it is tried again.
     """
     outcomes = await asyncio.gather(*releases.values(), return_exceptions=True)
     failures = []

@@ -1,4 +1,4 @@
-"""PURE: instances of EC2's answers, converted to values.
+"""Converts the instances in EC2's answers to values; no I/O.
 
 Elements are those of docs.aws.amazon.com, API_Instance; attributes for monitoring have upstream's names
 (src/vmm_mad/remotes/ec2/ec2_driver.rb, EC2_INFO).
@@ -46,7 +46,7 @@ LISTED_NAMES = (*ATTRIBUTES.values(), ZONE, SECURITY_GROUPS, VOLUMES, STATE_REAS
 NO_SIZES: Mapping[str, Size] = {}
 
 _HOLDS_MEMORY = frozenset({InstanceState.PENDING, InstanceState.RUNNING})
-"""States in which upstream counted an instance as using the host's room."""
+"""States in which an instance uses the memory of its type, as upstream's driver counted."""
 
 
 class Volume(Value, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ def _listed(root: Element) -> Iterator[Element]:
 
 
 def read_details(root: Element) -> list[Details]:
-    """Return the same with zone and volumes."""
+    """Return every instance of a DescribeInstances answer, with zone and volumes."""
     return [
         Details(
             instance=_instance(item),

@@ -10,7 +10,7 @@ from one_provider_mad.domain import TAG_PREFIX, DeployId, Instance, Value, whole
 from one_provider_mad.errors import BadParameter, PermissionDenied, ProviderError, ProviderUnavailable
 from one_provider_mad.providers.ec2.attributes import words
 from one_provider_mad.providers.ec2.client import Client
-from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks, let_each_go
+from one_provider_mad.providers.ec2.disks import INSTANCE_TAG, Disks, release_each
 from one_provider_mad.providers.ec2.instances import read_tags
 from one_provider_mad.providers.ec2.query import filtered, numbered, tagged
 from one_provider_mad.safe_xml import Element, element_at, elements_at, text_of
@@ -95,7 +95,7 @@ class Interfaces:
             await self._end_with_instance(interface)
 
     async def _attached(self, deploy_id: DeployId, interface: Interface) -> Interface:
-        """Attach it to the instance at the first index after its present interfaces."""
+        """Attach the interface to the instance at the first index after its present interfaces."""
         there = await self._list({"attachment.instance-id": [deploy_id]})
         index = 1 + max((each.index for each in there), default=0)
         call = {"NetworkInterfaceId": interface.interface_id, "InstanceId": deploy_id, "DeviceIndex": str(index)}
@@ -119,14 +119,14 @@ class Interfaces:
             if interface.attachment_id:
                 call = {"AttachmentId": interface.attachment_id}
                 await self._client.call("DetachNetworkInterface", call, read=lambda _: None)
-                await self._come_off(interface)
+                await self._wait_until_detached(interface)
             await self._delete(interface)
 
     async def made_for(self, deploy_id: DeployId) -> frozenset[str]:
         """Return the NIC_IDs of all interfaces made for an instance, attached or not."""
         return frozenset(each.nic_id for each in await self._all_of(deploy_id) if each.nic_id)
 
-    async def let_go(self, deploy_id: DeployId) -> list[str]:
+    async def release_all(self, deploy_id: DeployId) -> list[str]:
         """Make sure that no interface made for an instance outlives it; called just before it is terminated.
 
         There is work only after an attach or detach that was cut short.
@@ -138,7 +138,7 @@ class Interfaces:
             ProviderError: a later call may succeed.
         """
         made = await self._all_of(deploy_id)
-        return await let_each_go({each.interface_id: self._release(each) for each in made})
+        return await release_each({each.interface_id: self._release(each) for each in made})
 
     async def _release(self, interface: Interface) -> None:
         if not interface.attachment_id:
@@ -147,7 +147,7 @@ class Interfaces:
             await self._end_with_instance(interface)
 
     async def _all_of(self, deploy_id: DeployId) -> list[Interface]:
-        """All that were made for an instance; who may not look, or asks a cloud that has none, has made none."""
+        """Return all interfaces made for an instance; none where EC2 refuses the listing, and so did not make any."""
         try:
             return await self._made_for(deploy_id)
         except (PermissionDenied, BadParameter):
@@ -180,8 +180,8 @@ class Interfaces:
         )
         return Interface(interface_id=made)
 
-    async def _come_off(self, interface: Interface) -> None:
-        """Return once it is attached to nothing: that takes some seconds, and the caller has a deadline."""
+    async def _wait_until_detached(self, interface: Interface) -> None:
+        """Return once the interface is attached to nothing: that takes some seconds, and the caller has a deadline."""
         only = {"network-interface-id": [interface.interface_id]}
         while True:
             if not any(each.attachment_id for each in await self._list(only)):
@@ -193,7 +193,7 @@ class Interfaces:
         await self._client.call("DeleteNetworkInterface", call, read=lambda _: None)
 
     async def _end_with_instance(self, interface: Interface) -> None:
-        """Have it deleted with its instance, or it would count against the account's limit."""
+        """Have the interface deleted with its instance, or it would count against the account's limit."""
         call = {
             "NetworkInterfaceId": interface.interface_id,
             "Attachment.AttachmentId": interface.attachment_id,

@@ -28,7 +28,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def place(self) -> Place:
-        """The type, zone or subnet, and market, which may have no room."""
+        """Return the instance type, subnet or zone, and market of the call, for which EC2 may lack capacity."""
         return Place(
             kind=self.parameters.get("InstanceType", ""),
             where=self.parameters.get("SubnetId") or self.parameters.get("Placement.AvailabilityZone", ""),
@@ -37,7 +37,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """A combination that EC2 may run short of by itself.
+    """A combination of type, location and market for which EC2 may lack capacity while others have it.
 
     Attributes:
         kind: instance type.

@@ -22,7 +22,7 @@ INTERRUPTED = ("marked-for-termination", "marked-for-stop")
 """States of a spot request whose instance has two minutes left."""
 
 TAKEN_BACK = "Server.Spot"
-"""Prefix of the state reason of an instance that EC2 ended for lack of room or money
+"""Prefix of the state reason of an instance that EC2 ended for lack of capacity, or of a high enough price
 (`Server.SpotInstanceTermination`)."""
 
 LIFECYCLE = "AWS_INSTANCE_LIFECYCLE"
@@ -94,13 +94,13 @@ class Notices:
 
     async def _events(self) -> list[Notice]:
         """Return scheduled events, the next of each instance first."""
-        asked = {**filtered({"event.code": EVENTS}), "MaxResults": "1000"}
-        pages = self._client.pages("DescribeInstanceStatus", asked, read=read_events)
+        requested = {**filtered({"event.code": EVENTS}), "MaxResults": "1000"}
+        pages = self._client.pages("DescribeInstanceStatus", requested, read=read_events)
         return sorted([each async for page in pages for each in page], key=lambda each: each.at)
 
     async def _interruptions(self) -> list[Notice]:
-        asked = {**filtered({"status-code": INTERRUPTED}), "MaxResults": "1000"}
-        pages = self._client.pages("DescribeSpotInstanceRequests", asked, read=read_interruptions)
+        requested = {**filtered({"status-code": INTERRUPTED}), "MaxResults": "1000"}
+        pages = self._client.pages("DescribeSpotInstanceRequests", requested, read=read_interruptions)
         return [each async for page in pages for each in page]
 
     def _report(self, instance: Instance, code: str, at: str, sentence: str) -> None:
@@ -137,7 +137,7 @@ def read_events(root: Element) -> list[Notice]:
 
 
 def read_interruptions(root: Element) -> list[Notice]:
-    """Return the requests of a DescribeSpotInstanceRequests answer that are being interrupted."""
+    """Return the spot requests of a DescribeSpotInstanceRequests answer whose instances EC2 is taking back."""
     return [
         Notice(
             deploy_id=DeployId(text_of(item.find("instanceId"))),

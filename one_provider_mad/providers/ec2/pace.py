@@ -17,7 +17,7 @@ from one_provider_mad.errors import Throttled
 
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
-"""Seconds that a class of calls waits after a refusal: doubled each time, halved by each success."""
+"""Longest pause in seconds between two calls of a class; each refusal doubles the pause, each success halves it."""
 
 LONGEST_WAIT = 5.0
 """Longest wait of a call in seconds; beyond it the call is refused, to be tried again later."""

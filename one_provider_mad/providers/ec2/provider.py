@@ -1,4 +1,4 @@
-"""Amazon EC2 as a provider: each method is one call; the core does all waiting."""
+"""Amazon EC2 as a provider: each method makes one call; the driver does all waiting."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ from one_provider_mad.providers.interface import (
 from one_provider_mad.safe_xml import text_of
 
 _MOST_UNKNOWN_STATES = 1000
-"""Limit of undocumented states that are remembered as logged."""
+"""Most undocumented states remembered as warned of; then all are forgotten, and warned of again."""
 
 LONGEST_TOKEN = 64
 
@@ -148,9 +148,9 @@ class Ec2Provider:
             raise BadParameter(f"an idempotency token has 1 to {LONGEST_TOKEN} ASCII characters, not {call.token!r}")
         launch = read_launch(call.parameters)
         device = await self._root_device(launch) if launch.root_volume else ""
-        asked = run_instances(launch, identity=call.identity, token=call.token, root_device=device)
+        requested = run_instances(launch, identity=call.identity, token=call.token, root_device=device)
         try:
-            made = await self._client.call("RunInstances", asked, read=read_launched)
+            made = await self._client.call("RunInstances", requested, read=read_launched)
         except (NoCapacity, QuotaExceeded) as error:
             # Spot instances have a quota of their own, so an on-demand alternative may have room.
             if isinstance(error, QuotaExceeded) and launch.place.market != SPOT:
@@ -193,7 +193,7 @@ class Ec2Provider:
         """
         section = template.read_checked_section(request, self._settings, hypervisor=self._context.hypervisor)
         if section.text("ELASTICIP"):
-            await self._changes.give_address(deploy_id, request)
+            await self._changes.associate_address(deploy_id, request)
 
     # Changing
 
@@ -202,7 +202,7 @@ class Ec2Provider:
         await self._change("StartInstances", deploy_id)
 
     async def stop(self, deploy_id: DeployId, *, hard: bool) -> None:
-        """Stop a running instance; a hard stop does not wait for the guest."""
+        """Stop a running instance; a hard stop does not wait for the guest to shut down."""
         await self._change("StopInstances", deploy_id, {"Force": "true"} if hard else {})
 
     async def reboot(self, deploy_id: DeployId, *, hard: bool) -> None:  # noqa: ARG002 - EC2 knows one kind
@@ -211,9 +211,9 @@ class Ec2Provider:
 
     async def destroy(self, deploy_id: DeployId) -> None:
         """Terminate the instance; its volumes and interfaces go with it, unless the VM's section keeps volumes."""
-        for parts, let_go in (("volumes", self._disks.let_go), ("interfaces", self._interfaces.let_go)):
+        for parts, release_all in (("volumes", self._disks.release_all), ("interfaces", self._interfaces.release_all)):
             try:
-                failures = await let_go(deploy_id)
+                failures = await release_all(deploy_id)
             except (PermissionDenied, BadParameter) as error:
                 # The instance costs more than what cannot be looked for.
                 failures = [str(error)]
@@ -222,15 +222,15 @@ class Ec2Provider:
         await self._client.call("TerminateInstances", {"InstanceId.1": deploy_id}, read=lambda _: None)
 
     async def _change(self, action: str, deploy_id: DeployId, options: Mapping[str, str] | None = None) -> None:
-        asked = {"InstanceId.1": deploy_id, **(options or {})}
-        word = (await self._client.call(action, asked, read=read_changed)).get(deploy_id, "")
+        requested = {"InstanceId.1": deploy_id, **(options or {})}
+        word = (await self._client.call(action, requested, read=read_changed)).get(deploy_id, "")
         if state_of(word).is_gone:
             raise WrongState(f"instance {deploy_id} is {word}")
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
-        """Write all tags of an identity over the present ones; the user's own stay."""
-        asked = {"ResourceId.1": deploy_id, **pairs("Tag", identity.tags())}
-        await self._client.call("CreateTags", asked, read=lambda _: None)
+        """Write all tags of an identity over the instance's present ones; the user's own tags stay."""
+        requested = {"ResourceId.1": deploy_id, **pairs("Tag", identity.tags())}
+        await self._client.call("CreateTags", requested, read=lambda _: None)
 
     # Lookups
 
@@ -260,10 +260,10 @@ class Ec2Provider:
         return await self._list({})
 
     async def _list(self, filters: Mapping[str, Sequence[str]]) -> list[Instance]:
-        asked = {**filtered(filters), "MaxResults": str(self._settings.page_size)}
+        requested = {**filtered(filters), "MaxResults": str(self._settings.page_size)}
         found: list[Instance] = []
         pages = 0
-        async for page in self._client.pages("DescribeInstances", asked, read=self._read):
+        async for page in self._client.pages("DescribeInstances", requested, read=self._read):
             found += page
             pages += 1
         if "instance-id" not in filters and f"tag:{TAG_PREFIX}VM_ID" not in filters:
@@ -317,7 +317,7 @@ class Ec2Provider:
         return None
 
     def size_of(self, instance: Instance) -> Size | None:
-        """Return the size of its type while it runs or starts, as upstream's driver counted."""
+        """Return the size of the instance's type while it runs or starts, as upstream's driver counted."""
         if instance.state not in (InstanceState.PENDING, InstanceState.RUNNING):
             return None
         return self._sizes.get(instance.attributes.get("AWS_INSTANCE_TYPE", ""))
@@ -339,7 +339,7 @@ class Ec2Provider:
         await self._disks.resize(deploy_id, disk)
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """Return the DISK_IDs and NIC_IDs of its volumes and interfaces that were made for it."""
+        """Return the DISK_IDs and NIC_IDs of the volumes and interfaces that were made for the instance."""
         disks, nics = await self._disks.made_for(deploy_id), await self._interfaces.made_for(deploy_id)
         return Attached(disks=disks, nics=nics)
 
@@ -352,12 +352,12 @@ class Ec2Provider:
         await self._interfaces.detach(deploy_id, nic)
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Give a stopped instance the smallest type of its family with room for CPU and MEMORY."""
+        """Give a stopped instance the smallest type of its family with at least the VM's CPU and MEMORY."""
         await self._changes.resize(deploy_id, request)
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
         """Replace the user data of a stopped instance."""
-        await self._changes.give_user_data(deploy_id, request)
+        await self._changes.set_user_data(deploy_id, request)
 
     def section_of(self, request: VmRequest) -> Mapping[str, str]:
         """Return the attributes of the VM's own section."""
@@ -365,7 +365,7 @@ class Ec2Provider:
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Apply an edited attribute to a stopped instance."""
-        await self._changes.give(deploy_id, request, name)
+        await self._changes.apply(deploy_id, request, name)
 
 
 class Ec2Factory:

@@ -1,4 +1,4 @@
-"""PURE: how the Query API writes lists, filters and tags: flat, numbered from 1."""
+"""Writes lists, filters and tags as the Query API does: flat, numbered from 1; no I/O."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 
 def numbered(name: str, values: Sequence[str]) -> dict[str, str]:
-    """A list as the Query API writes it: `InstanceId.1`, `InstanceId.2`..."""
+    """Return a list as the Query API writes it: `InstanceId.1`, `InstanceId.2`..."""
     return {f"{name}.{number}": value for number, value in enumerate(values, 1)}
 
 
 def filtered(filters: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Filters as the Query API writes them; an instance has to pass all of them."""
+    """Return filters as the Query API writes them; EC2 lists the resources that pass all of them."""
     written = {}
     for number, (name, values) in enumerate(filters.items(), 1):
         written[f"Filter.{number}.Name"] = name
@@ -20,11 +20,11 @@ def filtered(filters: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 
 def tagged(prefix: str, resource: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """A `TagSpecification`: what kind of resource gets which tags."""
+    """Return a `TagSpecification`: the tags for new resources of the kind `resource`."""
     return {f"{prefix}.ResourceType": resource, **pairs(f"{prefix}.Tag", tags)}
 
 
 def pairs(prefix: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """Tags as the Query API writes them."""
+    """Return tags as the Query API writes them."""
     keys, values = numbered(prefix, list(tags)), numbered(prefix, list(tags.values()))
     return {**{f"{at}.Key": key for at, key in keys.items()}, **{f"{at}.Value": value for at, value in values.items()}}

@@ -1,4 +1,4 @@
-"""PURE: the kind of error of every EC2 error code.
+"""Maps every error code of EC2 to a kind of `ProviderError`; no I/O.
 
 The codes are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html ("Error codes for the Amazon EC2
 API"), the common ones of every AWS service (IAM's "Common Errors", STS' GetCallerIdentity), and
@@ -93,8 +93,9 @@ CODES: dict[str, Kind] = {
         " AttachmentLimitExceeded",
     ),
 }
-"""Code to kind. ConcurrentTagAccess and the like: perhaps nothing was done, and a retry is right. Unavailable is a
-server that "can't handle the request", ServiceUnavailable one that failed, perhaps in the midst of it."""
+"""EC2's code to the kind of error. After ConcurrentTagAccess and the like perhaps nothing was changed, and a
+retry is right. Unavailable comes from a server that "can't handle the request", ServiceUnavailable from one that
+failed, perhaps after it had begun to carry the call out."""
 
 FAMILIES: tuple[tuple[re.Pattern[str], Kind], ...] = (
     # `TagLimitExceeded` is about one call, other limits about the account.
@@ -114,7 +115,7 @@ GENERAL_LIMITS = frozenset({"InstanceLimitExceeded", "VcpuLimitExceeded"})
 a limit of its own (docs.aws.amazon.com, "Amazon EC2 instance type quotas")."""
 
 RELOAD_CREDENTIALS = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "AuthFailure"})
-"""Refusals after which new credentials are searched for."""
+"""Codes of refusals after which new credentials are searched for."""
 
 _ENCODED = "Encoded authorization failure message"
 
@@ -141,9 +142,9 @@ def kind_of(code: str, *, status: int) -> Kind:
 
 
 def is_shortage(code: str) -> bool:
-    """Return True for the code of a state reason that says no room, such as `Server.InsufficientInstanceCapacity`.
+    """Return True when the code in a state reason means lack of capacity: `Server.InsufficientInstanceCapacity`...
 
-    An instance of any market may be accepted and end so ("Troubleshoot instance launch issues").
+    EC2 may accept an instance of any market, and end it for this reason ("Troubleshoot instance launch issues").
     """
     return kind_of(code, status=200) is NoCapacity
 

@@ -108,7 +108,7 @@ class Ec2Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     0.9 at Amazon's endpoint, and no limit at any other."""
 
     shortage_memory: Annotated[float, Meta(ge=0)] = 600.0
-    """Seconds for which a type and place without room is tried after the others."""
+    """Seconds for which an instance type in a zone or subnet that lacked capacity is tried after the others."""
 
     defaults: dict[str, str] = {}
     """PUBLIC_CLOUD attributes for VMs without them, as upstream's ec2_driver.default."""

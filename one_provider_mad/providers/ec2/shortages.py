@@ -1,4 +1,4 @@
-"""Remembers types and places without room, so that the next VM tries others first."""
+"""Remembers where EC2 lacked capacity for an instance type, so that the next VM tries others first."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from one_provider_mad.providers.interface import Parameters
 
 
 class Shortages:
-    """Types and places that had no room lately.
+    """Instance types and their zones or subnets for which EC2 lacked capacity lately.
 
     Args:
         memory: seconds for which one is remembered.
@@ -22,17 +22,17 @@ class Shortages:
         self._until: dict[Place, float] = {}
 
     def note(self, place: Place) -> None:
-        """Remember that the place had no room."""
+        """Remember that EC2 lacked capacity for this type, location and market."""
         now = self._clock()
         self._until = {each: end for each, end in self._until.items() if end > now}
         self._until[place] = now + self._memory
 
     def forget(self, place: Place) -> None:
-        """Forget a shortage: the place had room."""
+        """Forget a shortage, after a create that succeeded."""
         self._until.pop(place, None)
 
     def ordered(self, alternatives: Sequence[Parameters]) -> tuple[Parameters, ...]:
-        """Return all the alternatives, those with a recent shortage last; each may have room by now."""
+        """Return all the alternatives, those with a recent shortage last: EC2 may have capacity again."""
         if not self._until:
             return tuple(alternatives)
         now = self._clock()

@@ -1,4 +1,4 @@
-"""PURE: the sizes of EC2's instance types.
+"""The sizes of EC2's instance types; no I/O.
 
 From docs.aws.amazon.com, "Specifications for Amazon EC2 instance types". A type's name has its family and its step;
 within a family cores and memory double from step to step, so the table holds one line a family. Further types and

@@ -1,4 +1,4 @@
-"""PURE: EC2's instance states, converted to ours.
+"""Converts EC2's instance states to ours; no I/O.
 
 From docs.aws.amazon.com, API_InstanceState: 0 pending, 16 running, 32 shutting-down, 48 terminated, 64 stopping,
 80 stopped.

@@ -1,4 +1,4 @@
-"""PURE: RunInstances calls for a VM, from upstream's PUBLIC_CLOUD attributes and some more.
+"""Makes a VM's RunInstances call from upstream's PUBLIC_CLOUD attributes and some more; no I/O.
 
 Names and meanings are upstream's (src/vmm_mad/remotes/ec2/ec2_driver.rb); parameters are those of docs.aws.amazon.com,
 API_RunInstances.
@@ -39,7 +39,7 @@ OLD_SECTION = "EC2"
 """The section of OpenNebula 4.x, older than PUBLIC_CLOUD."""
 
 MOST_ALTERNATIVES = 50
-"""Limit of alternatives of one create; with more a VM might wait for hours."""
+"""Most alternatives of one create; a VM with more, which might wait for hours, is refused."""
 
 _PLAIN = {
     "AMI": "ImageId",
@@ -78,7 +78,7 @@ def own_attributes(request: VmRequest, *, hypervisor: str) -> Mapping[str, str]:
 
 
 def _modern(request: VmRequest) -> VmRequest:
-    """Take the section `EC2=[...]` of 4.x as PUBLIC_CLOUD, if there is no other."""
+    """Return the request with the section `EC2=[...]` of 4.x as PUBLIC_CLOUD, unless it has a PUBLIC_CLOUD."""
     templates = (request.user_template, request.template)
     old = next((each.vectors(OLD_SECTION) for each in templates if each.vectors(OLD_SECTION)), ())
     if not old or any(each.vectors(SECTION) for each in templates):
@@ -149,7 +149,7 @@ def _from_configuration(settings: Ec2Settings) -> dict[str, str]:
 
 
 def _choices(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
-    """Return markets, then types, then places: a type is tried in every place before the next type."""
+    """Return every combination in its order of trial: a type is tried in each subnet or zone before the next type."""
     kinds = words(section.text("INSTANCETYPE"))
     if not kinds:
         raise BadParameter(f"the {SECTION} section names no INSTANCETYPE, and [ec2.defaults] has none either")
@@ -195,12 +195,12 @@ def _markets(section: Section, settings: Ec2Settings) -> list[dict[str, str]]:
     return [spot, {}] if wish == PREFERRED else [spot]
 
 
-def _cap(asked: str, allowed: str) -> str:
-    if not asked:
+def _cap(requested: str, allowed: str) -> str:
+    if not requested:
         return allowed
-    if allowed and float(price("SPOTPRICE", asked)) > float(allowed):
-        raise BadParameter(f"SPOTPRICE={asked} is more than the configuration allows: {allowed} an hour")
-    return price("SPOTPRICE", asked)
+    if allowed and float(price("SPOTPRICE", requested)) > float(allowed):
+        raise BadParameter(f"SPOTPRICE={requested} is more than the configuration allows: {allowed} an hour")
+    return price("SPOTPRICE", requested)
 
 
 # Tags and user data

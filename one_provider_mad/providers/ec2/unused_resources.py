@@ -26,9 +26,9 @@ async def unused_resources(client: Client, *, owner: str) -> list[UnusedResource
 
 
 async def _all(
-    client: Client, action: str, asked: dict[str, str], read_row: Callable[[Element], UnusedResource | None]
+    client: Client, action: str, requested: dict[str, str], read_row: Callable[[Element], UnusedResource | None]
 ) -> list[UnusedResource]:
-    pages = client.pages(action, asked, read=lambda root: list(_rows(root, read_row)))
+    pages = client.pages(action, requested, read=lambda root: list(_rows(root, read_row)))
     return [part async for page in pages for part in page]
 
 

@@ -1,4 +1,4 @@
-"""PURE: volumes in a template's words, converted to EC2's."""
+"""Converts a template's attributes for volumes to EC2's parameters; no I/O."""
 
 from __future__ import annotations
 

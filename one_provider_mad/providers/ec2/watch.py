@@ -1,4 +1,4 @@
-"""Requests beside the listings: figures seldom, since they cost money, and EC2's plans for instances more often."""
+"""Calls apart from listings: for CloudWatch's figures seldom, since they cost money, for EC2's plans more often."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from one_provider_mad.providers.ec2.notices import Notices
 from one_provider_mad.providers.interface import Figures
 
 _ALMOST = 0.9
-"""Part of its period after which figures are due: with equal periods every other call would come just too early."""
+"""Part of its period after which a source is called again: with all of it every other call would be too early."""
 
 
 _NEVER = 3600.0
@@ -20,14 +20,14 @@ _NEVER = 3600.0
 
 
 class Watch:
-    """Figures and notices of instances, each at its own pace; when one fails, the other is still asked for.
+    """CloudWatch's figures and EC2's plans for instances, each read in its own period, also if the other fails.
 
     Args:
         cloudwatch: source of the figures, None for none.
         cloudwatch_period: seconds between two requests for figures.
         notices: source of EC2's plans, None for none.
         notices_period: seconds between two requests for them.
-        is_ours: whether an instance is ours; figures are asked for these only.
+        is_ours: whether an instance is ours; figures are read for these only.
         clock: seconds of a clock that never goes back.
         warn: sends the operator one sentence.
     """
@@ -86,7 +86,7 @@ class Watch:
     async def _try(
         self, loss: str, learn: Callable[[Sequence[Instance]], Awaitable[None]], instances: Sequence[Instance]
     ) -> None:
-        """Call `learn`; warn of a failure when it is a new one."""
+        """Call `learn`; warn of its error, unless the call before failed with the same."""
         try:
             await learn(instances)
         except ProviderError as error:

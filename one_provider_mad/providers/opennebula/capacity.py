@@ -21,7 +21,7 @@ _MIB = 1024
 
 
 _RUNNING = "RUNNING_"
-"""5.8 and later also limit what runs at the same time (src/um/QuotaVirtualMachine.cc, VM_METRICS)."""
+"""Prefix of the quotas for running VMs, which 5.8 and later have, too (src/um/QuotaVirtualMachine.cc, VM_METRICS)."""
 
 
 def free_capacity(user: Element, group: Element | None, hosts: Share | None) -> Capacity | None:
@@ -114,7 +114,7 @@ def _part(shares: Iterable[Element | None], resource: str) -> Part:
 
 
 _OFF = ("3", "4", "5", "7", "8")
-"""ERROR, DISABLED, both while they are monitored again (up to 5.10 all the time), and OFFLINE
+"""STATE of hosts that take no VMs: ERROR, DISABLED, both while monitored again (up to 5.10 all the time), and OFFLINE
 (include/Host.h)."""
 
 

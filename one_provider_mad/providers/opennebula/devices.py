@@ -37,7 +37,7 @@ _MERGED_CONFIGURATION = (6, 0)
 
 
 class Devices:
-    """Changes the parts of remote VMs; the provider derives from this class."""
+    """Changes disks, interfaces, snapshots, size and context of remote VMs; base class of the provider."""
 
     def __init__(self, remote: Remote) -> None:
         self._remote = remote
@@ -49,7 +49,7 @@ class Devices:
         done = (InstanceState.SUSPENDING, InstanceState.SUSPENDED)
         await self._remote.act(known_number(deploy_id), "suspend", is_done=lambda seen: seen.instance.state in done)
 
-    # Parts made from here
+    # Disks and interfaces that this driver has attached
 
     async def attached(self, deploy_id: DeployId) -> Attached:
         """Return the disks and interfaces with a local number; those of the remote template have none."""
@@ -108,7 +108,7 @@ class Devices:
             raise _undone(machine, f"disk {local_id} was not attached")
 
     async def detach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Detach a disk attached from here; it is deleted then, unless it is a persistent remote image."""
+        """Detach a disk that this driver attached; it is deleted then, unless it is a persistent remote image."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         attached = _find((await self._remote.settled(number)).disks, LOCAL_DISK_ID, local_id)
         if attached is None:
@@ -119,7 +119,7 @@ class Devices:
             raise _undone(machine, f"disk {local_id} was not detached")
 
     async def resize_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Enlarge a disk attached from here."""
+        """Enlarge a disk that this driver attached."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         size = int(figure(needed(dict(disk), "SIZE"), "SIZE"))
         attached = _attached(await self._remote.settled(number), local_id)
@@ -134,7 +134,7 @@ class Devices:
                 raise _undone(machine, f"disk {local_id} was not resized")
 
     async def create_disk_snapshot(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:
-        """Take a snapshot of a disk attached from here."""
+        """Take a snapshot of a disk that this driver attached."""
         number, local_id = known_number(deploy_id), needed(dict(disk), "DISK_ID")
         machine = await self._remote.machine(number)
         disk_id = _id(_attached(machine, local_id), "DISK_ID")
@@ -170,7 +170,7 @@ class Devices:
             raise _undone(machine, f"interface {local_id} was not attached")
 
     async def _attach_nic(self, number: int, nic: Mapping[str, str]) -> None:
-        """Attach it; without its MAC if the user may not choose one, as with most partners.
+        """Attach the interface; without its MAC if the user may not choose one, as with most partners.
 
         MAC is among the VM_RESTRICTED_ATTR that oned.conf comes with, in every release.
         """
@@ -182,7 +182,7 @@ class Devices:
             await self._attach_nic(number, {name: value for name, value in nic.items() if name != "MAC"})
 
     async def detach_nic(self, deploy_id: DeployId, nic: Mapping[str, str]) -> None:
-        """Detach an interface attached from here."""
+        """Detach an interface that this driver attached."""
         number, local_id = known_number(deploy_id), needed(dict(nic), "NIC_ID")
         attached = _find((await self._remote.settled(number)).nics, LOCAL_NIC_ID, local_id)
         if attached is None:
@@ -206,8 +206,8 @@ class Devices:
 
     # Size and context
 
-    async def _give_size(self, number: int, figures: Mapping[str, str]) -> None:
-        """Change the given ones of CPU, VCPU and MEMORY; before 6.0 the remote VM must be off."""
+    async def _set_size(self, number: int, figures: Mapping[str, str]) -> None:
+        """Set CPU, VCPU and MEMORY as far as they are given; before 6.0 the remote VM must be off."""
         wanted = {name: value for name, value in figures.items() if value and figure(value, name)}
         machine = await self._remote.machine(number)
         if _has(machine, wanted):
@@ -232,7 +232,7 @@ class Devices:
         if lost:
             raise BadParameter(lost_sentence(lost[0]))
         context = merged_context(without_written(next(iter(machine.sections.get("CONTEXT", ())), {})), ours)
-        # Releases without `append` drop every section that is missing here.
+        # Releases without `append` drop every section that is missing in this call.
         kept = [(name, values) for name, several in machine.sections.items() for values in several if name != "CONTEXT"]
         text = "\n".join(
             _written(name, values) for name, values in [*kept, ("CONTEXT", context)] if any(values.values())
@@ -266,7 +266,7 @@ def _find(parts: Iterable[Mapping[str, str]], name: str, local_id: str) -> Mappi
 def _attached(machine: Machine, local_id: str) -> Mapping[str, str]:
     disk = _find(machine.disks, LOCAL_DISK_ID, local_id)
     if disk is None:
-        raise BadParameter(f"disk {local_id} was not attached from here, so its remote counterpart is not known")
+        raise BadParameter(f"disk {local_id} was not attached by this driver, so its remote counterpart is not known")
     return disk
 
 

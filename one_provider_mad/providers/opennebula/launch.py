@@ -22,7 +22,7 @@ KNOWN_ATTRIBUTES = (
 """All attributes of a PUBLIC_CLOUD section for a partner; TEMPLATE_ID is upstream's."""
 
 _LOCAL_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET|VMID|ONEGATE_.*|TOKEN|ONEADMIN_.*|FILES|FILES_DS")
-"""Attributes of CONTEXT about the local OpenNebula's disks, networks, gate and files; the remote writes its own. FILES
+"""Attributes of CONTEXT about the local OpenNebula's disks, networks, OneGate and files; the remote has its own. FILES
 would name files of the partner's front-end."""
 
 _WRITTEN_CONTEXT = re.compile(r"(?:ETH|PCI)[0-9]+_.*|DISK_ID|TARGET")
@@ -71,10 +71,11 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
     text = section.text("TEMPLATE_TEXT")
     if text and not settings.allow_template_text:
         raise BadParameter(
-            "TEMPLATE_TEXT is not allowed here: name a remote template with TEMPLATE_ID or TEMPLATE_NAME"
+            "TEMPLATE_TEXT in PUBLIC_CLOUD is allowed only with allow_template_text of the configuration: name a remote"
+            " template with TEMPLATE_ID or TEMPLATE_NAME"
         )
     if TAG_PREFIX in text.upper():
-        raise BadParameter(f"TEMPLATE_TEXT names {TAG_PREFIX}: such names are the driver's own, remove them")
+        raise BadParameter(f"TEMPLATE_TEXT names {TAG_PREFIX}: this prefix is the driver's own, remove these names")
     template = "" if text else _template(section, settings)
     context, lost = _context(request, settings)
     launch = Launch(
@@ -90,7 +91,7 @@ def plan_launch(request: VmRequest, section: Section, settings: OpenNebulaSettin
         context=context,
         is_context_merged=settings.context == "merge" and not text,
     )
-    write_extra(launch, request.identity(owner="-"), launch.context)  # raises now for a text that cannot be written
+    write_extra(launch, request.identity(owner="-"), launch.context)  # fails now if the text cannot be written
     left_out = not_made(
         request,
         made="the remote VM",
@@ -108,7 +109,7 @@ def tags_of(section: Section) -> dict[str, str]:
 
 
 def write_tags(section: Section) -> str:
-    """Return the same as a template text. Raises BadParameter."""
+    """Return the user's own tags as a template text. Raises BadParameter."""
     try:
         return "\n".join(attribute(name, value) for name, value in tags_of(section).items())
     except UnwritableError as error:
@@ -132,7 +133,7 @@ def write_extra(launch: Launch, identity: Identity, context: Mapping[str, str]) 
 def write_whole(launch: Launch, identity: Identity) -> str:
     """Return the whole template of a VM with a text of its own. Raises BadParameter.
 
-    Ours comes first: of several attributes with one name the first one counts, so the text cannot replace ours.
+    The driver's attributes come first: of several with one name the first one counts, so the text cannot replace them.
     """
     try:
         name = attribute("NAME", launch.name)
@@ -158,7 +159,7 @@ def write_identity(identity: Identity) -> str:
 
 
 def merged_context(remote: Mapping[str, str], ours: Mapping[str, str]) -> dict[str, str]:
-    """Return the remote template's CONTEXT with ours over it; a script replaces one in either form, plain or base64."""
+    """Return the remote template's CONTEXT with `ours` over it; a script replaces the other's, plain or in base64."""
     forms = [{name, f"{name}_BASE64"} for name in _AS_BASE64]
     dropped = {name for both in forms if both & ours.keys() for name in both}
     return {**{name: value for name, value in remote.items() if name not in dropped}, **ours}
@@ -192,7 +193,7 @@ def without_written(context: Mapping[str, str]) -> dict[str, str]:
 
 
 def figure(text: str, name: str) -> float:
-    """Parse a figure of a template. Raises BadParameter."""
+    """Parse a number of a VM's template, such as CPU. Raises BadParameter."""
     try:
         number = float(text)
     except ValueError:

@@ -14,7 +14,7 @@ from itertools import islice
 
 from one_provider_mad.domain import Identity, Instance, InstanceState, VmId
 from one_provider_mad.errors import InstanceNotFound, PermissionDenied, ProviderUnavailable
-from one_provider_mad.providers.opennebula.machine import Seen, deploy_id_of, read_seen
+from one_provider_mad.providers.opennebula.machine import ListedVm, deploy_id_of, read_listed_vm
 from one_provider_mad.providers.opennebula.remote import EXTENDED_POOL, Remote
 from one_provider_mad.providers.opennebula.states import RemoteState
 from one_provider_mad.safe_xml import Element
@@ -23,10 +23,10 @@ from one_provider_mad.xmlrpc.pool import check_page, read_pool
 _NOT_DONE, _ANY_STATE = -1, -2
 
 _WIDEST_GAP = 50
-"""Numbers so near to each other come in one call, with all VMs between them."""
+"""Remote VMs whose numbers differ by this at most are looked up in one call, with all VMs between them."""
 
 _AT_ONCE = 8
-"""Single VMs looked up at the same time."""
+"""Most VMs looked up one by one at the same time; others wait."""
 
 _MOST_REMEMBERED = 50_000
 
@@ -37,7 +37,7 @@ _MOST_WARNED = 1000
 _HIDDEN = "NOT_AUTHORIZED"
 
 
-class Snapshot:
+class ListedVms:
     """All VMs of one listing.
 
     Attributes:
@@ -50,10 +50,10 @@ class Snapshot:
         owner: the owner in the tags of our VMs.
     """
 
-    def __init__(self, vms: Mapping[int, Seen], *, owner: str) -> None:
+    def __init__(self, vms: Mapping[int, ListedVm], *, owner: str) -> None:
         self.vms = vms
         self.ours = {number for number, seen in vms.items() if seen.owner == owner}
-        self.tagged: dict[tuple[str, str], list[Seen]] = {}
+        self.tagged: dict[tuple[str, str], list[ListedVm]] = {}
         for seen in vms.values():
             if seen.owner:
                 self.tagged.setdefault((seen.owner, seen.vm_id), []).append(seen)
@@ -109,7 +109,7 @@ class Listing:
         self._ours: set[int] = set()
         self._away: dict[int, str] = {}
         self._warned: set[str] = set()
-        self._next: asyncio.Future[Snapshot] | None = None
+        self._next: asyncio.Future[ListedVms] | None = None
         self._task: asyncio.Task[None] | None = None
         self._remembered = Remembered()
 
@@ -125,7 +125,7 @@ class Listing:
 
     # Listings
 
-    async def everything(self) -> Snapshot:
+    async def everything(self) -> ListedVms:
         """Return every VM but terminated ones, from a listing that began after this call."""
         if self._next is None:
             self._next = asyncio.get_running_loop().create_future()
@@ -134,7 +134,7 @@ class Listing:
         return await asyncio.shield(self._next)
 
     async def _list_for_all(self) -> None:
-        answer: asyncio.Future[Snapshot] | None = None
+        answer: asyncio.Future[ListedVms] | None = None
         try:
             while self._next is not None:
                 await asyncio.sleep(0)  # let other callers join this listing
@@ -155,7 +155,7 @@ class Listing:
                     waiting.cancel()
             self._next = None
 
-    async def _list(self) -> Snapshot:
+    async def _list(self) -> ListedVms:
         method, after = await self._method(_NOT_DONE)
         settings = self._remote.settings
         try:
@@ -171,7 +171,7 @@ class Listing:
             self._remote.forget_version()
             raise
         found = {**found, **await self._given_away(found)}
-        snapshot = await asyncio.to_thread(partial(Snapshot, found, owner=self._owner))
+        snapshot = await asyncio.to_thread(partial(ListedVms, found, owner=self._owner))
         self._ours = snapshot.ours
         rows = iter(found.values())
         while chunk := list(islice(rows, _NOTED_AT_ONCE)):
@@ -179,10 +179,10 @@ class Listing:
             await asyncio.sleep(0)  # ten thousand in a row would block the loop
         return snapshot
 
-    async def _given_away(self, found: Mapping[int, Seen]) -> Mapping[int, Seen]:
+    async def _given_away(self, found: Mapping[int, ListedVm]) -> Mapping[int, ListedVm]:
         """Return the VMs of ours that were listed before, are not now, and have not ended: they have another owner."""
         missing = (self._ours | self._away.keys()) - found.keys()
-        answers = await self.these(missing) if missing else {}
+        answers = await self.by_number(missing) if missing else {}
         return {number: seen for number, seen in answers.items() if not seen.instance.state.is_gone}
 
     async def _method(self, state: int) -> tuple[str, tuple[int | str, ...]]:
@@ -193,9 +193,9 @@ class Listing:
 
     # By number
 
-    async def these(self, numbers: Collection[int]) -> Mapping[int, Seen]:
-        """Return these VMs, terminated ones included; those unknown to the partner are absent."""
-        found: dict[int, Seen] = {}
+    async def by_number(self, numbers: Collection[int]) -> Mapping[int, ListedVm]:
+        """Return the VMs with these numbers, terminated ones included; those unknown to the partner are absent."""
+        found: dict[int, ListedVm] = {}
         try:
             for first, last in _ranges(sorted(numbers), longest=self._remote.settings.page_size):
                 found.update(await self._range(first, last))
@@ -209,7 +209,7 @@ class Listing:
         self._note(answers)
         return {number: found[number] for number in numbers if number in found}
 
-    async def _range(self, first: int, last: int) -> Mapping[int, Seen]:
+    async def _range(self, first: int, last: int) -> Mapping[int, ListedVm]:
         method, after = await self._method(_ANY_STATE)
         flag = self._remote.settings.filter_flag
         rows = await self._remote.client.read(
@@ -220,7 +220,7 @@ class Listing:
         self._note(rows)
         return dict(pairs)
 
-    async def _one(self, number: int, gate: asyncio.Semaphore) -> Seen | None:
+    async def _one(self, number: int, gate: asyncio.Semaphore) -> ListedVm | None:
         async with gate:
             try:
                 return await self._remote.look_up(number)
@@ -229,24 +229,24 @@ class Listing:
             except PermissionDenied:
                 return self._hidden(number)
 
-    def _hidden(self, number: int) -> Seen:
+    def _hidden(self, number: int) -> ListedVm:
         """Return a VM that exists and that we may not see: UNKNOWN, which is not absent."""
         identity = self._remembered.identity(number)
         state = RemoteState(meaning=InstanceState.UNKNOWN, word=_HIDDEN)
         instance = Instance(deploy_id=deploy_id_of(number), state=state.meaning, raw_state=_HIDDEN, identity=identity)
         owner, vm_id = (identity.owner, str(identity.vm_id)) if identity else ("", "")
-        return Seen(number=number, instance=instance, owner=owner, vm_id=vm_id, state=state)
+        return ListedVm(number=number, instance=instance, owner=owner, vm_id=vm_id, state=state)
 
     # By tags
 
-    async def tagged(self, *, owner: str, vm_id: VmId) -> list[Seen]:
+    async def tagged(self, *, owner: str, vm_id: VmId) -> list[ListedVm]:
         """Return every VM with tags of this owner and VM; of terminated ones those seen or made by this process."""
         alive = await self.everything()
         gone = self._remembered.numbers(owner, vm_id) - alive.vms.keys()
-        found = [*alive.tagged.get((owner, str(vm_id)), ()), *(await self.these(gone)).values()]
+        found = [*alive.tagged.get((owner, str(vm_id)), ()), *(await self.by_number(gone)).values()]
         return [seen for seen in found if seen.owner == owner and seen.vm_id == str(vm_id)]
 
-    def _note(self, found: Iterable[Seen | None]) -> None:
+    def _note(self, found: Iterable[ListedVm | None]) -> None:
         for seen in found:
             if seen is None:
                 continue
@@ -254,13 +254,13 @@ class Listing:
             if seen.instance.identity is not None:
                 self._remembered.note(seen.number, seen.instance.identity)
             if not seen.state.is_known:
-                self._warn_once(f"remote VMs are in {seen.state.word}, which is an unknown state and counts as UNKNOWN")
+                self._warn_once(f"remote VMs are in {seen.state.word}, an unknown state, which counts as UNKNOWN")
 
     def warnings(self) -> list[str]:
         """Return warnings for VMs of ours that now belong to another remote user."""
         return [self._away[number] for number in sorted(self._away)]
 
-    def _note_owner(self, seen: Seen) -> None:
+    def _note_owner(self, seen: ListedVm) -> None:
         """Warn of a VM that was given to another user: it runs, and costs, and cannot be changed or ended from here."""
         if not self._is_away(seen):
             self._away.pop(seen.number, None)
@@ -271,7 +271,7 @@ class Listing:
         self._away[seen.number] = sentence
         self._warn_once(sentence)
 
-    def _is_away(self, seen: Seen) -> bool:
+    def _is_away(self, seen: ListedVm) -> bool:
         if seen.state.word == _HIDDEN:
             return True
         user_id = self._remote.user_id  # 0, oneadmin, may manage every VM
@@ -280,21 +280,21 @@ class Listing:
 
     def _warn_once(self, sentence: str) -> None:
         if len(self._warned) >= _MOST_WARNED:
-            self._warned.clear()  # better a warning twice than endless memory
+            self._warned.clear()  # rather a second warning than unlimited memory
         if sentence not in self._warned:
             self._warned.add(sentence)
             self._warn(sentence)
 
 
 class _HalfRowError(ProviderUnavailable):
-    """A pool listed whole VMs before, and no longer does."""
+    """The rows of a listing lack the VMs' attributes, which rows of earlier listings had."""
 
 
-def _read_whole(vm: Element) -> Seen:
+def _read_whole(vm: Element) -> ListedVm:
     """Read a row of a pool. Without its tags a VM would not count as ours, and would be created once more."""
     if vm.find("PERMISSIONS") is None:
         raise _HalfRowError("the partner lists VMs without their attributes, as if it had just been upgraded")
-    return read_seen(vm)
+    return read_listed_vm(vm)
 
 
 def _ranges(numbers: list[int], *, longest: int) -> Iterator[tuple[int, int]]:

@@ -35,7 +35,7 @@ _LONGEST_FACT = 1024
 _LONGEST_REASON = 400
 
 
-class Seen(Value, frozen=True, kw_only=True, gc=False):
+class ListedVm(Value, frozen=True, kw_only=True, gc=False):
     """A remote VM as in a listing. There are thousands: garbage collection need not walk through them.
 
     Attributes:
@@ -71,7 +71,7 @@ class Machine(Value, frozen=True, kw_only=True):
         sections: OS, GRAPHICS... and CONTEXT, by name.
     """
 
-    seen: Seen
+    seen: ListedVm
     error: str
     capacity: Mapping[str, str]
     disks: tuple[Mapping[str, str], ...]
@@ -97,7 +97,7 @@ def number_of(deploy_id: DeployId) -> int | None:
     return number if number <= _LARGEST_ID else None
 
 
-def read_seen(vm: Element) -> Seen:
+def read_listed_vm(vm: Element) -> ListedVm:
     """Read a VM as in a listing."""
     parts = {child.tag: child for child in vm}
     number = _number(parts.get("ID"), default=-1)
@@ -116,7 +116,7 @@ def read_seen(vm: Element) -> Seen:
         usage=_usage(monitoring),
         attributes=dict(_attributes(deploy_id, parts.get("TEMPLATE"), tags, monitoring)),
     )
-    return Seen(
+    return ListedVm(
         number=number,
         instance=instance,
         owner=tags.get("ONE_PROVIDER_OWNER", ""),
@@ -133,7 +133,7 @@ def read_machine(vm: Element) -> Machine:
     sections = list(template) if template is not None else []
     user_template = vm.find("USER_TEMPLATE")
     return Machine(
-        seen=read_seen(vm),
+        seen=read_listed_vm(vm),
         error=text_of(user_template.find("ERROR")).strip() if user_template is not None else "",
         capacity={each.tag: text_of(each).strip() for each in sections if each.tag in ("CPU", "VCPU", "MEMORY")},
         disks=tuple(flat(each) for each in sections if each.tag == "DISK"),

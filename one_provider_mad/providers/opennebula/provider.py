@@ -1,4 +1,4 @@
-"""A partner's OpenNebula as a provider: every intent becomes a call of the remote's API.
+"""A partner's OpenNebula as a provider: every action becomes a call of the partner's API.
 
 There is no idempotency token: `is_create_repeatable` is False, and the VM of an unanswered create is found by its
 tags, which are part of the create.
@@ -50,7 +50,7 @@ from one_provider_mad.providers.opennebula.machine import (
     ADDRESS,
     ADDRESSES,
     UPSTREAM_ATTRIBUTE,
-    Seen,
+    ListedVm,
     deploy_id_of,
     number_of,
 )
@@ -240,7 +240,7 @@ class OpenNebulaProvider(Devices):
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
         """Look up these VMs: those with near numbers in one call, the others one by one."""
         numbers = {number for each in deploy_ids if (number := number_of(each)) is not None}
-        found = await self._listing.these(numbers)
+        found = await self._listing.by_number(numbers)
         return {seen.instance.deploy_id: seen.instance for seen in found.values()}
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
@@ -252,7 +252,7 @@ class OpenNebulaProvider(Devices):
         return [seen.instance for seen in await self._listing.tagged(owner=owner, vm_id=vm_id)]
 
     async def list_instances(self) -> Sequence[Instance]:
-        """Return every VM in sight of the settings, but terminated ones, which a partner keeps for ever."""
+        """Return every VM that `visible` of the settings includes, but not the many terminated ones."""
         return [seen.instance for seen in (await self._listing.everything()).vms.values()]
 
     def upstream_vm_id(self, instance: Instance) -> VmId | None:
@@ -273,19 +273,19 @@ class OpenNebulaProvider(Devices):
         return read_section(request, hypervisor=self._hypervisor).known(KNOWN_ATTRIBUTES)
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Change CPU, VCPU and MEMORY, but for what does not follow the VM.
+        """Set CPU, VCPU and MEMORY of the remote VM, each from PUBLIC_CLOUD, else from the VM's template.
 
         Raises:
-            BadParameter: none of them does.
+            BadParameter: no value comes from the VM's template.
         """
         section = read_section(request, hypervisor=self._hypervisor)
         if self._settings.capacity_from == "template" or all(section.text(name) for name in SIZE):
             raise BadParameter(
-                "the VM's own size does not count here (capacity_from, or its PUBLIC_CLOUD section has another):"
+                "the VM's own size has no effect (capacity_from, or its PUBLIC_CLOUD section has another):"
                 " set CPU, VCPU and MEMORY in PUBLIC_CLOUD"
             )
         wanted = {name: section.text(name) or request.template.text(name).strip() for name in SIZE}
-        await self._give_size(known_number(deploy_id), wanted)
+        await self._set_size(known_number(deploy_id), wanted)
 
     async def reconfigure(self, deploy_id: DeployId, request: VmRequest, name: str) -> None:
         """Apply an edited size, tags, name or group.
@@ -296,7 +296,7 @@ class OpenNebulaProvider(Devices):
         number, section = known_number(deploy_id), read_section(request, hypervisor=self._hypervisor)
         value = section.text(name)
         if name in SIZE and (value or self._settings.capacity_from == "vm"):
-            await self._give_size(number, {name: value or request.template.text(name).strip()})
+            await self._set_size(number, {name: value or request.template.text(name).strip()})
         elif name == "TAGS" and (text := write_tags(section)):
             await self._client.call("one.vm.update", number, text, _MERGE)
         elif name == "NAME" and value:
@@ -349,7 +349,7 @@ class OpenNebulaFactory:
 factory: ProviderFactory = OpenNebulaFactory()
 
 
-def _is(states: frozenset[InstanceState]) -> Callable[[Seen], bool]:
+def _is(states: frozenset[InstanceState]) -> Callable[[ListedVm], bool]:
     return lambda seen: seen.instance.state in states
 
 

@@ -18,7 +18,7 @@ from one_provider_mad.errors import (
     Throttled,
     WrongState,
 )
-from one_provider_mad.providers.opennebula.machine import Machine, Seen, number_of, read_machine, read_seen
+from one_provider_mad.providers.opennebula.machine import ListedVm, Machine, number_of, read_listed_vm, read_machine
 from one_provider_mad.providers.opennebula.settings import OpenNebulaSettings
 from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.envelope import Argument, Result
@@ -87,9 +87,9 @@ class Remote:
 
     # Lookups
 
-    async def look_up(self, number: int) -> Seen:
+    async def look_up(self, number: int) -> ListedVm:
         """Return one VM as it is now, terminated ones included. Raises InstanceNotFound."""
-        return _of(number, await self.client.read("one.vm.info", number, read=read_seen))
+        return _of(number, await self.client.read("one.vm.info", number, read=read_listed_vm))
 
     async def machine(self, number: int) -> Machine:
         """Return one VM with its parts. Raises InstanceNotFound, and WrongState when it is, or is being, terminated."""
@@ -99,7 +99,7 @@ class Remote:
         return machine
 
     async def settled(self, number: int) -> Machine:
-        """Return the VM once no change is under way; there is no time limit here, the caller has a deadline."""
+        """Return the VM once no change of it is under way; without a time limit, since the caller has a deadline."""
         while True:
             machine = await self.machine(number)
             if not machine.seen.state.is_busy:
@@ -119,7 +119,7 @@ class Remote:
 
     # Changes
 
-    async def act(self, number: int, action: str, *, is_done: Callable[[Seen], bool]) -> None:
+    async def act(self, number: int, action: str, *, is_done: Callable[[ListedVm], bool]) -> None:
         """Call `one.vm.action` with an action such as `poweroff`; fine when the VM has its result already.
 
         Raises:
@@ -134,7 +134,7 @@ class Remote:
         number: int,
         method: str,
         *arguments: Argument,
-        is_done: Callable[[Seen], bool] = lambda _: False,
+        is_done: Callable[[ListedVm], bool] = lambda _: False,
         is_repeatable: bool = True,
     ) -> Result | None:
         """Call a method that changes a VM, again while the VM is busy.
@@ -193,7 +193,7 @@ def needed(operand: dict[str, str], name: str) -> str:
     return value
 
 
-def _of(number: int, seen: Seen) -> Seen:
+def _of(number: int, seen: ListedVm) -> ListedVm:
     """Return the VM if its number is the requested one. Raises ProviderUnavailable for another VM."""
     if seen.number != number:
         raise ProviderUnavailable(f"the partner answers with VM {seen.number} when it is asked for VM {number}")

@@ -83,7 +83,7 @@ class OpenNebulaSettings(Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Seconds between two lookups while the driver waits for a state; each costs the partner a query."""
 
     patience: Seconds = 20.0
-    """Seconds for which a change is offered again to a busy VM; then it is paced."""
+    """Seconds for which a change of a busy VM is tried again at short intervals; then at longer ones."""
 
     visibility_grace: Annotated[float, Meta(ge=5)] = 10.0
     """Seconds after an unanswered create in which the driver looks for its VM before it creates again: oned answers

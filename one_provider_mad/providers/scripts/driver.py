@@ -68,7 +68,7 @@ _READ_SECONDS = 60.0
 _READERS = 4
 
 NOTHING = "-"
-"""The reply without a result, which oned would keep for an id."""
+"""Payload of a reply without a result; after a DEPLOY oned would store it as the VM's id."""
 
 # Characters that XML, OpenNebula or the line would lose or change: markup, all control characters, a byte order mark,
 # and bytes that are not UTF-8, which are read as surrogates.

@@ -45,7 +45,7 @@ def import_hints(instance: Instance) -> ImportHints:
 
 
 def check(settings: SimulatedSettings, database: Path, instances: Iterable[Instance]) -> Iterator[CheckResult]:
-    """Yield findings: whether the file is writable, and what the limits leave."""
+    """Yield results: whether the database is writable, and how many instances the limits still allow."""
     is_writable = os.access(database, os.W_OK) and os.access(database.parent, os.W_OK | os.X_OK)
     yield CheckResult(
         what="database",

@@ -29,7 +29,7 @@ from one_provider_mad.providers.simulated import table
 from one_provider_mad.providers.simulated.hardware import Disk, Hardware
 from one_provider_mad.providers.simulated.settings import SimulatedSettings
 
-MEMORY_OF_THE_DEAD = 3600.0
+TERMINATED_SECONDS = 3600.0
 """Cloud seconds for which a terminated instance is still listed, as in EC2."""
 
 AT_REST = (InstanceState.RUNNING, InstanceState.STOPPED)
@@ -71,11 +71,11 @@ def _nothing_more(db: sqlite3.Connection, deploy_id: DeployId) -> None:
 
 
 class Extras(NamedTuple):
-    """Additions of an interface to a create.
+    """Additions to a create by another API of this cloud, such as EC2's (lab/ec2).
 
     Attributes:
         details: further parameters; two creates with one token must have the same.
-        new_id: makes an id in the interface's form.
+        new_id: makes an instance id in that API's form.
         add: creates the new instance's parts, in the same transaction.
     """
 
@@ -123,7 +123,7 @@ class Cloud:
 
     @property
     def database(self) -> Database:
-        """Return the file's database, for further tables of an interface."""
+        """Return the file's database, for further tables of another API of this cloud."""
         return self._database
 
     async def launch(
@@ -143,7 +143,7 @@ class Cloud:
                 return existing  # even if its type is no longer offered
             self._offer.size(launch.type)
             self._offer.check_image(launch.image)
-            self._check_room(db, launch.type)
+            self._check_limits(db, launch.type)
             db.execute("DELETE FROM instance WHERE forget_at <= ?", (now,))
             deploy_id = DeployId(extras.new_id())
             self._insert(db, deploy_id, launch, tags=tags, details=extras.details, now=now)
@@ -196,7 +196,7 @@ class Cloud:
             if row.state_at(now).is_gone:
                 return
             ends_at = now + self._real(self._settings.destroy_time)
-            forget_at = ends_at + self._real(MEMORY_OF_THE_DEAD)
+            forget_at = ends_at + self._real(TERMINATED_SECONDS)
             hardware = table.encode(table.decode_hardware(row.hardware).release())
             db.execute(
                 "UPDATE instance SET transition = 'terminating', ends_at = ?, reason = ?, hardware = ?, forget_at = ?"
@@ -219,7 +219,7 @@ class Cloud:
         await self._database.write(operation)
 
     async def retag(self, deploy_id: DeployId, tags: Mapping[str, str]) -> None:
-        """Replace all tags of ours by these; the user's own stay."""
+        """Replace the instance's identity tags by `tags`; the user's own tags stay."""
 
         def operation(db: sqlite3.Connection) -> None:
             row = table.load(db, deploy_id, self._clock())
@@ -229,7 +229,7 @@ class Cloud:
         await self._database.write(operation)
 
     async def drop_tags(self, deploy_id: DeployId) -> None:
-        """Remove every tag of ours, as in the console."""
+        """Remove the instance's identity tags, as a user can in a cloud's console."""
         await self.retag(deploy_id, {})
 
     async def rework(self, deploy_id: DeployId, change: Callable[[Hardware], Hardware]) -> None:
@@ -288,7 +288,7 @@ class Cloud:
         duration: float,
         what: str,
     ) -> None:
-        """Begin a transition from one of the source states; do nothing in a state that is as good as the goal."""
+        """Begin a transition from one of the source states; do nothing if the instance is in the resulting state."""
 
         def operation(db: sqlite3.Connection) -> None:
             now = self._clock()
@@ -307,8 +307,8 @@ class Cloud:
     def _real(self, cloud_seconds: float) -> float:
         return cloud_seconds / self._settings.time_scale
 
-    def _check_room(self, db: sqlite3.Connection, type_name: str) -> None:
-        """Refuse another instance when the account or the cloud is full; terminating instances take no room."""
+    def _check_limits(self, db: sqlite3.Connection, type_name: str) -> None:
+        """Refuse another instance when the account or the cloud is full; terminating instances do not count."""
         limit = self._settings.max_instances
         if limit and sum(table.count_by_type(db).values()) >= limit:
             sentence = f"the simulated account may have {limit} instances and has them, terminate one first"

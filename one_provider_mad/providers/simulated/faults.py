@@ -1,4 +1,4 @@
-"""Faults by order of the settings: a call to the simulated cloud meets them before and after it takes effect.
+"""Faults that the settings order, for calls to the simulated cloud, before and after a call takes effect.
 
 Before: an outage, throttling, an error without effect, no return. Then the call takes effect. After: an answer that is
 late or lost, a page of a listing that fails, instances missing in a listing.
@@ -97,7 +97,7 @@ class Faults:
         return [instance for instance in instances if not self._is_unseen(instance, unseen)]
 
     def _is_unseen(self, instance: Instance, unseen: Unseen) -> bool:
-        """Decide by the id alone, so that all listings of all processes miss the same instances."""
+        """Return True if listings leave the instance out: by its id alone, so that all processes' listings agree."""
         return zlib.crc32(f"{self._settings.seed} {instance.deploy_id}".encode()) < unseen.share * 2**32
 
     def _is_outage(self) -> bool:

@@ -1,4 +1,4 @@
-"""PURE: an instance's hardware, and how disks, interfaces and snapshots change it.
+"""An instance's hardware, and the changes of its disks, interfaces and snapshots; no I/O.
 
 Every change returns new hardware; a repeated change returns the same again. An impossible one raises BadParameter.
 """
@@ -45,7 +45,7 @@ class Hardware(Struct, frozen=True, kw_only=True, omit_defaults=True):
         nics: attributes by NIC_ID.
         snapshots: the disks at each snapshot, by snapshot id.
         rules: number of applied rules of each security group, by its id.
-        details: further parameters of its create, in the words of its interface.
+        details: further parameters of its create, in the words of the API that made it.
     """
 
     cpu: float

@@ -145,7 +145,7 @@ class SimulatedProvider:
         return capacity.whole_capacity(self._settings)
 
     async def check(self) -> Sequence[CheckResult]:
-        """Check the file, and what the limits leave."""
+        """Check the database, and how many instances the limits still allow."""
         return list(capacity.check(self._settings, self._path, await self.list_instances()))
 
     def import_hints(self, instance: Instance) -> ImportHints:
@@ -215,7 +215,7 @@ class SimulatedProvider:
         await self._rework("resize", deploy_id, lambda hardware: hardware.resize(cpu=cpu, memory=int(memory)))
 
     async def attached(self, deploy_id: DeployId) -> Attached:
-        """Return all disks and interfaces: this cloud has none but those of VMs."""
+        """Return all disks and interfaces of the instance: in this cloud all are made for VMs."""
         facts = (await self.describe([deploy_id]))[deploy_id].attributes
         disks = [each.partition(":")[0] for each in facts.get("SIM_DISKS", "").split(",")]
         return Attached(
@@ -309,7 +309,7 @@ def _needed(operand: Mapping[str, str], name: str) -> str:
 
 
 def _number(text: str, name: str) -> float:
-    """Parse a figure of a template."""
+    """Parse a number of a VM's template, such as CPU."""
     try:
         number = float(text)
     except ValueError:

@@ -185,7 +185,7 @@ class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Instances that listings leave out without an error."""
 
     no_capacity: tuple[str, ...] = ()
-    """Instance types without room, even if there are few instances."""
+    """Instance types without capacity, even if there are few instances."""
 
     outage: bool = False
     """No call but `account` is answered, until this is set to false."""

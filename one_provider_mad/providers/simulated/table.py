@@ -52,7 +52,7 @@ TRANSITIONS: Mapping[str, tuple[InstanceState, InstanceState]] = {
     "suspending": (InstanceState.SUSPENDING, InstanceState.SUSPENDED),
     "terminating": (InstanceState.TERMINATING, InstanceState.TERMINATED),
 }
-"""Transitions of a line, with the states until and after its end."""
+"""Transition of an instance to its states before and after the transition's end."""
 
 LIST_ALL = """SELECT '[' || coalesce(group_concat(line), '') || ']' FROM listing
     WHERE visible_at <= :now AND (forget_at IS NULL OR forget_at > :now)"""
@@ -107,7 +107,7 @@ decode_rows = msgspec.json.Decoder(list[Row]).decode
 
 
 def bring_up(db: sqlite3.Connection, *, api_key: str) -> str:
-    """Create missing tables in a new file, with this key; return the file's key."""
+    """Create the tables in a new file, with `api_key` as its account's key; return the key of the file's account."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
         for statement in SCHEMA:

@@ -48,7 +48,7 @@ def test_the_remote_template_is_named_by_id_by_name_or_by_the_configuration() ->
         ({"TEMPLATE_ID": "ubuntu"}, "TEMPLATE_ID=ubuntu is no number of a remote template: use TEMPLATE_NAME"),
         ({"CPU": "many"}, "CPU=many of the template is not a number"),
         ({"MEMORY": "-1"}, "MEMORY=-1 of the template is not a number"),
-        ({"TEMPLATE_TEXT": "CPU=1"}, "TEMPLATE_TEXT is not allowed here"),
+        ({"TEMPLATE_TEXT": "CPU=1"}, "TEMPLATE_TEXT in PUBLIC_CLOUD is allowed only with allow_template_text"),
         ({"TAGS": "dir=C:\\"}, "TAG_DIR ends in a backslash"),
         ({"NETWORKS": "a]]>b"}, "NETWORK holds ]]>"),
         ({"NAME": "x", "TAGS": "ONE_PROVIDER_OWNER=me"}, "ONE_PROVIDER_OWNER"),

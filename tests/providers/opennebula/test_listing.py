@@ -9,7 +9,7 @@ from lxml import etree
 from one_provider_mad.domain import Identity, VmId
 from one_provider_mad.providers.opennebula import listing
 from one_provider_mad.providers.opennebula.listing import Remembered
-from one_provider_mad.providers.opennebula.machine import read_seen
+from one_provider_mad.providers.opennebula.machine import read_listed_vm
 
 
 def who(vm_id: int, *, seq: int = 0) -> Identity:
@@ -41,6 +41,6 @@ def test_beyond_a_limit_the_oldest_remembered_vm_is_forgotten() -> None:
 def test_listed_vms_are_not_tracked_by_the_garbage_collector() -> None:
     """A full collection blocks the event loop until it has visited every tracked object."""
     vm = etree.fromstring("<VM><ID>1</ID><STATE>3</STATE><LCM_STATE>3</LCM_STATE></VM>")
-    first, second = read_seen(vm), read_seen(vm)
+    first, second = read_listed_vm(vm), read_listed_vm(vm)
     assert not gc.is_tracked(first)
     assert first.state is second.state

@@ -8,7 +8,7 @@ from lxml import etree
 from one_provider_mad.domain import DeployId, Identity, InstanceState, Usage, VmId
 from one_provider_mad.providers.interface import Capacity, Size
 from one_provider_mad.providers.opennebula import capacity
-from one_provider_mad.providers.opennebula.machine import number_of, read_machine, read_seen
+from one_provider_mad.providers.opennebula.machine import number_of, read_listed_vm, read_machine
 
 TAGS = Identity(owner="one-prod", vm_id=VmId(23), stime=5, seq=1, host_id=3).tags()
 
@@ -25,7 +25,7 @@ def vm(
 
 
 def test_a_remote_vm_is_read_with_its_identity_and_state() -> None:
-    instance = read_seen(vm()).instance
+    instance = read_listed_vm(vm()).instance
     assert instance.deploy_id == "opennebula-hybrid-2"
     assert instance.identity == Identity.from_tags(TAGS)
     assert (instance.state, instance.raw_state, instance.name) == (InstanceState.RUNNING, "RUNNING", "one")
@@ -38,7 +38,7 @@ def test_usage_and_other_monitored_attributes_of_a_remote_vm_are_read() -> None:
     others = (
         "<GUEST_IP>192.0.2.7</GUEST_IP><DISKRDBYTES>77</DISKRDBYTES><DISK_SIZE><ID>0</ID><SIZE>3</SIZE></DISK_SIZE>"
     )
-    instance = read_seen(vm(monitoring=figures + others)).instance
+    instance = read_listed_vm(vm(monitoring=figures + others)).instance
     assert instance.usage == Usage(cpu=12.5, memory=262144, net_rx=10, net_tx=20)
     assert instance.attributes == {
         "GUEST_IP": "192.0.2.7",
@@ -54,7 +54,7 @@ def test_addresses_are_read_from_the_nics_if_the_guest_reports_none() -> None:
         "<CPU>2</CPU><MEMORY>512</MEMORY><TEMPLATE_ID>7</TEMPLATE_ID>"
         "<NIC><IP>10.0.0.5</IP><IP6_GLOBAL>2001:db8::5</IP6_GLOBAL></NIC><NIC_ALIAS><IP>10.0.0.6</IP></NIC_ALIAS>"
     )
-    instance = read_seen(vm(template=template)).instance
+    instance = read_listed_vm(vm(template=template)).instance
     assert instance.attributes["GUEST_IP"] == "10.0.0.5"
     assert instance.attributes["GUEST_IP_ADDRESSES"] == "10.0.0.5,2001:db8::5,10.0.0.6"
     hints = capacity.import_hints(instance)
@@ -63,18 +63,18 @@ def test_addresses_are_read_from_the_nics_if_the_guest_reports_none() -> None:
 
 def test_only_a_failed_vm_has_the_partners_error_as_its_reason() -> None:
     error = "<ERROR><![CDATA[Sun Nov 22: Error executing image\ntransfer script]]></ERROR>"
-    assert read_seen(vm(3, 39, user=error)).instance.reason == "Sun Nov 22: Error executing image transfer script"
-    assert read_seen(vm(3, 36)).instance.reason == "the partner's OpenNebula gives no reason"
-    assert read_seen(vm(3, 3, user=error)).instance.reason == ""
-    assert read_seen(vm(3, 16, user=error)).instance.reason == ""
+    assert read_listed_vm(vm(3, 39, user=error)).instance.reason == "Sun Nov 22: Error executing image transfer script"
+    assert read_listed_vm(vm(3, 36)).instance.reason == "the partner's OpenNebula gives no reason"
+    assert read_listed_vm(vm(3, 3, user=error)).instance.reason == ""
+    assert read_listed_vm(vm(3, 16, user=error)).instance.reason == ""
 
 
 def test_a_pending_vm_has_the_schedulers_message_as_its_reason() -> None:
     said = "<SCHED_MESSAGE><![CDATA[Sun Nov 22: No hosts enabled to run VMs]]></SCHED_MESSAGE>"
-    waiting = read_seen(vm(1, 0, user=said)).instance
+    waiting = read_listed_vm(vm(1, 0, user=said)).instance
     assert (waiting.state, waiting.reason) == (InstanceState.PENDING, "Sun Nov 22: No hosts enabled to run VMs")
-    assert read_seen(vm(1, 0)).instance.reason == ""
-    assert read_seen(vm(3, 2, user=said)).instance.reason == ""
+    assert read_listed_vm(vm(1, 0)).instance.reason == ""
+    assert read_listed_vm(vm(3, 2, user=said)).instance.reason == ""
 
 
 def test_owner_and_vm_id_are_read_even_if_another_tag_is_damaged() -> None:
@@ -82,7 +82,7 @@ def test_owner_and_vm_id_are_read_even_if_another_tag_is_damaged() -> None:
     damaged = element.find("USER_TEMPLATE/ONE_PROVIDER_SEQ")
     assert damaged is not None
     damaged.text = "first"
-    seen = read_seen(element)
+    seen = read_listed_vm(element)
     assert (seen.instance.identity, seen.owner, seen.vm_id) == (None, "one-prod", "23")
 
 
@@ -100,7 +100,7 @@ def test_owner_and_vm_id_are_read_even_if_another_tag_is_damaged() -> None:
     ],
 )
 def test_a_document_that_lacks_fields_is_read_as_an_instance_of_unknown_state(document: str) -> None:
-    instance = read_seen(etree.fromstring(document)).instance
+    instance = read_listed_vm(etree.fromstring(document)).instance
     assert instance.identity is None
     assert instance.state is InstanceState.UNKNOWN
     read_machine(etree.fromstring(document))

@@ -192,7 +192,7 @@ async def test_a_resize_changes_only_values_that_section_and_settings_leave_to_t
         a_vm(asking=asking), template=Template(values={"CPU": ("2",), "MEMORY": ("512",)})
     )
     if size is None:
-        with pytest.raises(BadParameter, match="the VM's own size does not count here"):
+        with pytest.raises(BadParameter, match="the VM's own size has no effect"):
             await provider.resize(deploy_id, request)
     else:
         await provider.resize(deploy_id, request)
@@ -522,7 +522,7 @@ async def test_an_unmapped_lcm_state_is_unknown_with_one_warning(partner: Partne
     partner.vms[0].go((3, 99), delay=0)
     assert (await seen(provider, deploy_id)).state is S.UNKNOWN
     await provider.list_instances()
-    assert warnings == ["remote VMs are in LCM_STATE 99, which is an unknown state and counts as UNKNOWN"]
+    assert warnings == ["remote VMs are in LCM_STATE 99, an unknown state, which counts as UNKNOWN"]
 
 
 # Account and capacity
