@@ -26,7 +26,7 @@ from one_provider_mad.protocol.messages import Control, LogLine, Malformed, Repl
 from one_provider_mad.protocol.vmm import parse_reply
 
 PATIENCE = 10.0
-"""Limit in seconds for a step; each takes well under one."""
+"""Most seconds for a step, else the demonstration fails; a step takes well under one."""
 
 VM_ID = 42
 
@@ -35,14 +35,14 @@ _SHOWN_OF_LOG = 15
 
 
 class DemoFailed(click.ClickException):
-    """A step failed; one sentence."""
+    """A step of the demonstration failed; the message is one sentence."""
 
 
 @click.command("demo", short_help="Play a VM's life on the simulated cloud.")
 @click.option("--ec2", "is_ec2", is_flag=True, help="Play it with the provider ec2, on an EC2 endpoint of its own.")
 @click.option("--keep", is_flag=True, help="Keep the folder with the cloud, the journal and the log.")
 def command(is_ec2: bool, keep: bool) -> None:
-    """Start both drivers as the core does, and play a VM's life with them on the simulated cloud.
+    """Start both drivers as OpenNebula does, and play a VM's life with them on the simulated cloud.
 
     Nothing outside a temporary folder is touched, and nothing costs money.
     """
@@ -66,7 +66,7 @@ def command(is_ec2: bool, keep: bool) -> None:
 
 @contextmanager
 def _stage(folder: Path, *, is_ec2: bool) -> Iterator[Play]:
-    """Open the stage for a demonstration, and close it afterwards."""
+    """Yield the demonstration to play; with `is_ec2` an EC2 endpoint serves until it ends."""
     if not is_ec2:
         yield SIMULATED
         return
@@ -203,7 +203,7 @@ class _Driver:
             *lines, buffer = (buffer + piece).split(b"\n")
             for line in lines:
                 self._answers.put(line)
-        self._answers.put(None)  # nothing more will come
+        self._answers.put(None)  # the driver has closed its stdout
 
     def greet(self) -> None:
         """Send INIT, and read its answer."""
@@ -265,7 +265,7 @@ class _Driver:
         text = line.decode().rstrip("\n")
         click.echo(f"{click.style(title, bold=True)}: {meaning}")
         click.echo(f"  {_arrow('>')} {_shortened(text)}")
-        with suppress(BrokenPipeError):  # then the missing answer is reported
+        with suppress(BrokenPipeError):  # the caller reports the missing answer
             if self._process.stdin is not None:
                 self._process.stdin.write(line)
 

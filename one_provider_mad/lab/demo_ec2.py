@@ -1,4 +1,4 @@
-"""The stage of `one-provider demo --ec2`: EC2's API on a simulated cloud, on loopback, in a thread of this process."""
+"""The EC2 endpoint of `one-provider demo --ec2`: a simulated cloud, on loopback, in a thread of this process."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _TEMPLATE = Template(
 
 
 class NoBotocore(Exception):
-    """botocore is not installed; one sentence."""
+    """botocore is not installed; the message is one sentence."""
 
 
 @contextmanager

@@ -13,10 +13,10 @@ class Step(Value, frozen=True, kw_only=True):
     """One action on the VM.
 
     Attributes:
-        title: the user's word for it.
+        title: the user's word for the action.
         meaning: its effect, for a person.
-        action: its word in the line.
-        lcm_state: the VM's LCM_STATE during it.
+        action: the action's word in oned's line.
+        lcm_state: the VM's LCM_STATE during the action.
         seq: number of the history record by then.
         release: the release with this form of the line.
         operand: the action's operand, besides the VM.
@@ -34,7 +34,7 @@ class Step(Value, frozen=True, kw_only=True):
 
 
 class Play(Value, frozen=True, kw_only=True):
-    """A demonstration and its stage.
+    """A demonstration: its steps, its VM and its cloud.
 
     Attributes:
         name: NAME of the drivers.
@@ -43,7 +43,7 @@ class Play(Value, frozen=True, kw_only=True):
         template: the VM's template.
         environ: added to the drivers' environment.
         stage: a sentence about the cloud's place, "" for none.
-        is_lasting: whether a kept folder holds the whole cloud.
+        is_lasting: whether a folder kept with --keep holds the whole cloud.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Play(Value, frozen=True, kw_only=True):
 
 _BEGINNING = (
     Step(title="deploy", meaning="create an instance", action="DEPLOY", lcm_state="BOOT", seq=0, reported="RUNNING"),
-    Step(title="poll", meaning="tell how it is", action="POLL", lcm_state="RUNNING", seq=0, release="5.10"),
+    Step(title="poll", meaning="report its state", action="POLL", lcm_state="RUNNING", seq=0, release="5.10"),
     Step(
         title="power off",
         meaning="stop it",

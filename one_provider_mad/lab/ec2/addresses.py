@@ -30,7 +30,7 @@ class Addresses:
         self._resources = resources
 
     async def allocate(self, form: Form) -> Answer:
-        """AllocateAddress."""
+        """Carry out AllocateAddress."""
         tags = forms.specified(form, "elastic-ip")
 
         def operation(db: sqlite3.Connection) -> Answer:
@@ -45,7 +45,7 @@ class Addresses:
         return await self._resources.write(operation)
 
     async def describe(self, form: Form) -> Answer:
-        """DescribeAddresses."""
+        """Carry out DescribeAddresses."""
         now = self._resources.clock()
         found = await self._resources.read(lambda db: _settled(db, now))
         for name, field in (("AllocationId", "id"), ("PublicIp", "public_ip")):
@@ -68,7 +68,7 @@ class Addresses:
         return {"addressesSet": [_shown(address) for address in shown]}
 
     async def associate(self, form: Form) -> Answer:
-        """AssociateAddress; also from another instance, unless AllowReassociation is false."""
+        """Carry out AssociateAddress; also from another instance, unless AllowReassociation is false."""
         instance_id = forms.value(form, "InstanceId")
         check_id(instance_id)
 
@@ -103,7 +103,7 @@ class Addresses:
             raise Refusal("IncorrectInstanceState", text)
 
     async def disassociate(self, form: Form) -> Answer:
-        """DisassociateAddress."""
+        """Carry out DisassociateAddress."""
 
         def operation(db: sqlite3.Connection) -> Answer:
             association = form.get("AssociationId", "")
@@ -121,7 +121,7 @@ class Addresses:
         return await self._resources.write(operation)
 
     async def release(self, form: Form) -> Answer:
-        """ReleaseAddress."""
+        """Carry out ReleaseAddress."""
 
         def operation(db: sqlite3.Connection) -> Answer:
             address = _named(db, form, self._resources.clock())
@@ -154,7 +154,7 @@ def _all(db: sqlite3.Connection) -> list[Address]:
 
 
 def _settled(db: sqlite3.Connection, now: float) -> list[Address]:
-    """Return the addresses; one of a gone instance is associated with nothing."""
+    """Return the addresses; those of gone instances are associated with nothing."""
     found = _all(db)
     instances = owners(db, {address.instance_id for address in found if address.instance_id}, now)
     alive = {each for each, row in instances.items() if not row.state_at(now).is_gone}

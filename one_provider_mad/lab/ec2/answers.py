@@ -1,4 +1,4 @@
-"""PURE: answers in the Query API's XML, and errors in each service's form."""
+"""Writes answers in the Query API's XML, and errors in each service's form; no I/O."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Moment(float):
 
 
 class Members(list[Any]):
-    """A list in the form of services other than EC2: of `member`s."""
+    """A list as services other than EC2 write it, of elements `member`."""
 
 
 def xml(value: object) -> str:
@@ -56,12 +56,12 @@ def answer(service: str, action: str, content: Answer, *, request_id: str) -> st
 
 def error(service: str, refusal: Refusal, *, request_id: str) -> str:
     """Return an error document of the service."""
-    told = {"Code": refusal.code, "Message": refusal.message}
+    content = {"Code": refusal.code, "Message": refusal.message}
     if service == "ec2":
-        text = xml({"Response": {"Errors": {"Error": told}, "RequestID": request_id}})
+        text = xml({"Response": {"Errors": {"Error": content}, "RequestID": request_id}})
     else:
         side = {"Type": "Sender" if refusal.status < 500 else "Receiver"}
-        inner = xml({"Error": {**side, **told}, "RequestId": request_id})
+        inner = xml({"Error": {**side, **content}, "RequestId": request_id})
         text = f'<ErrorResponse xmlns="{NAMESPACES.get(service, NAMESPACES["sts"])}">{inner}</ErrorResponse>'
     return f"{_HEAD}{text}"
 

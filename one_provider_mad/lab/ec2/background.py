@@ -15,7 +15,7 @@ from one_provider_mad.lab.ec2.server import Server
 _Result = TypeVar("_Result")
 
 PATIENCE = 30.0
-"""Limit in seconds for a request to the thread."""
+"""Most seconds to wait for a request to the thread; then it fails."""
 
 
 class Background:
@@ -56,7 +56,7 @@ class Background:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def call(self, function: Callable[[], object]) -> None:
-        """Call a function in the thread, soon."""
+        """Have the thread's event loop call a function, and do not wait for it."""
         assert self._loop is not None  # noqa: S101 - it was entered
         self._loop.call_soon_threadsafe(function)
 

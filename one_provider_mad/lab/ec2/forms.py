@@ -1,4 +1,4 @@
-"""PURE: parameters of the Query API: flat, lists numbered from 1.
+"""Reads parameters of the Query API: flat, lists numbered from 1; no I/O.
 
 From docs.aws.amazon.com, "Query requests for Amazon EC2", "Filter EC2 resources" and "Paginate API results".
 """
@@ -52,7 +52,7 @@ def listed(form: Form, name: str) -> list[str]:
 
 
 def needed_list(form: Form, name: str) -> list[str]:
-    """Return the same list, not empty. Raises Refusal."""
+    """Return `Name.1`, `Name.2`... in order, at least one. Raises Refusal."""
     found = listed(form, name)
     if not found:
         raise needed(name)
@@ -82,7 +82,7 @@ def specified(form: Form, resource: str) -> dict[str, str]:
 
 
 def checked(tags: dict[str, str]) -> dict[str, str]:
-    """Return the tags of one resource. Raises Refusal when there are too many."""
+    """Return the tags of one resource unchanged. Raises Refusal when there are too many."""
     if len(tags) > MOST_TAGS:
         raise Refusal("TagLimitExceeded", f"More than {MOST_TAGS} tags")
     return tags

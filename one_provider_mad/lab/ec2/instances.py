@@ -55,7 +55,7 @@ class Instances:
     # Creating
 
     async def run(self, form: Form) -> Answer:
-        """RunInstances: at least MinCount and at most MaxCount, or the earlier ones with the same token."""
+        """Carry out RunInstances: at least MinCount and at most MaxCount, or the earlier ones with the same token."""
         least, most = forms.number(form, "MinCount", 1), forms.number(form, "MaxCount", 1)
         if not 1 <= least <= most <= MOST_AT_ONCE:
             raise invalid("MaxCount", str(most))
@@ -140,7 +140,7 @@ class Instances:
     # Lookups
 
     async def describe(self, form: Form) -> Answer:
-        """DescribeInstances."""
+        """Carry out DescribeInstances."""
         page = forms.Page.of(form, named="InstanceId")
         view = await self.read_named(form)
         wanted = forms.matching(
@@ -187,12 +187,12 @@ class Instances:
     # Changing
 
     async def start(self, form: Form) -> Answer:
-        """StartInstances."""
+        """Carry out StartInstances."""
         allowed = (InstanceState.STOPPED, InstanceState.SUSPENDED, InstanceState.PENDING, InstanceState.RUNNING)
         return await self._change(form, allowed, "started", self._cloud.start)
 
     async def stop(self, form: Form) -> Answer:
-        """StopInstances; with Hibernate, instances launched for it are suspended."""
+        """Carry out StopInstances; with Hibernate, instances launched for it are suspended."""
         is_hard, is_hibernating = forms.is_true(form, "Force"), forms.is_true(form, "Hibernate")
         for row in (await self._resources.named(forms.needed_list(form, "InstanceId"))).rows:
             details = shown.details(row)
@@ -207,14 +207,14 @@ class Instances:
         return await self._change(form, allowed, "stopped", send)
 
     async def terminate(self, form: Form) -> Answer:
-        """TerminateInstances, in any state."""
+        """Carry out TerminateInstances, in any state."""
         return await self._change(form, tuple(InstanceState), "terminated", self._terminate)
 
     async def _terminate(self, deploy_id: DeployId) -> None:
         await self._cloud.terminate(deploy_id, reason="User initiated")
 
     async def reboot(self, form: Form) -> Answer:
-        """RebootInstances."""
+        """Carry out RebootInstances."""
         ids = forms.needed_list(form, "InstanceId")
         await self._resources.named(ids)
         await asyncio.gather(*(self._cloud.reboot(DeployId(each)) for each in ids))
@@ -227,7 +227,7 @@ class Instances:
         what: str,
         send: Callable[[DeployId], Awaitable[None]],
     ) -> Answer:
-        """Change all of them or none."""
+        """Change all named instances or none."""
         ids = forms.needed_list(form, "InstanceId")
         before = await self._resources.named(ids)
         for row in before.rows:
@@ -249,7 +249,7 @@ class Instances:
         }
 
     async def modify(self, form: Form) -> Answer:
-        """ModifyInstanceAttribute: type, user data and the like if stopped; groups and DeleteOnTermination always."""
+        """Carry out ModifyInstanceAttribute; on a running instance only for groups and DeleteOnTermination."""
         instance_id = forms.value(form, "InstanceId")
         view = await self._resources.named([instance_id])
         kind = form.get("InstanceType.Value") or (form.get("Value") if form.get("Attribute") == "instanceType" else "")
@@ -272,7 +272,7 @@ class Instances:
         return {"return": True}
 
     async def attribute(self, form: Form) -> Answer:
-        """DescribeInstanceAttribute: the type and the user data."""
+        """Carry out DescribeInstanceAttribute: the type and the user data."""
         instance_id, name = forms.value(form, "InstanceId"), forms.value(form, "Attribute")
         row = (await self._resources.named([instance_id])).rows[0]
         values = {"instanceType": row.type, "userData": shown.details(row).get("UserData", "")}
@@ -316,6 +316,6 @@ def _with_details(hardware: Hardware, *, details: Form) -> Hardware:
 
 
 def _just_made(db: sqlite3.Connection, ids: Sequence[DeployId], now: float) -> InstancesView:
-    """Return instances that other calls cannot see yet."""
+    """Return the instances of a create, which other calls cannot see yet."""
     rows = [table.load(db, each, now) for each in ids]
     return InstancesView(now=now, rows=rows, volumes={}, addresses={})

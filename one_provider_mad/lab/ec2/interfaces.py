@@ -1,6 +1,6 @@
 """Actions on network interfaces, as in docs.aws.amazon.com, "Amazon EC2 API Reference".
 
-The first interface of each instance is part of it, and not in this table.
+The first interface of each instance is part of the instance, and not in the table `ec2_interface`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Interfaces:
         self._resources = resources
 
     async def create(self, form: Form) -> Answer:
-        """CreateNetworkInterface."""
+        """Carry out CreateNetworkInterface."""
         made = Interface(
             number=0,
             id=f"eni-{os.urandom(9).hex()[:17]}",
@@ -75,7 +75,7 @@ class Interfaces:
         return await self._resources.write(operation)
 
     async def describe(self, form: Form) -> Answer:
-        """DescribeNetworkInterfaces."""
+        """Carry out DescribeNetworkInterfaces."""
         page = forms.Page.of(form, named="NetworkInterfaceId")
         now = self._resources.clock()
         found = await self._resources.write(lambda db: _settled(db, now))
@@ -96,7 +96,7 @@ class Interfaces:
         return {"networkInterfaceSet": [_shown(each) for each in rows], **more}
 
     async def attach(self, form: Form) -> Answer:
-        """AttachNetworkInterface, to a running or stopped instance."""
+        """Carry out AttachNetworkInterface, to a running or stopped instance."""
         interface_id, instance_id = forms.value(form, "NetworkInterfaceId"), forms.value(form, "InstanceId")
         index = forms.number(form, "DeviceIndex", 0)
         accounts.check_id(instance_id)
@@ -117,7 +117,7 @@ class Interfaces:
         return await self._resources.write(operation)
 
     async def detach(self, form: Form) -> Answer:
-        """DetachNetworkInterface."""
+        """Carry out DetachNetworkInterface."""
         attachment = forms.value(form, "AttachmentId")
 
         def operation(db: sqlite3.Connection) -> Answer:
@@ -131,7 +131,7 @@ class Interfaces:
         return await self._resources.write(operation)
 
     async def delete(self, form: Form) -> Answer:
-        """DeleteNetworkInterface."""
+        """Carry out DeleteNetworkInterface."""
         interface_id = forms.value(form, "NetworkInterfaceId")
 
         def operation(db: sqlite3.Connection) -> Answer:
@@ -145,7 +145,7 @@ class Interfaces:
         return await self._resources.write(operation)
 
     async def modify(self, form: Form) -> Answer:
-        """ModifyNetworkInterfaceAttribute: DeleteOnTermination of the attachment."""
+        """Carry out ModifyNetworkInterfaceAttribute: DeleteOnTermination of the attachment."""
         interface_id = forms.value(form, "NetworkInterfaceId")
         is_ending = forms.is_true(form, "Attachment.DeleteOnTermination")
 
@@ -160,7 +160,7 @@ class Interfaces:
 
 
 def _settled(db: sqlite3.Connection, now: float) -> list[Interface]:
-    """Return every interface, after dropping or detaching those of gone instances."""
+    """Return every interface, after deleting or detaching those of gone instances."""
     found = [Interface._make(line) for line in db.execute("SELECT * FROM ec2_interface ORDER BY number").fetchall()]
     instances = accounts.owners(db, {each.instance_id for each in found if each.instance_id}, now)
     alive = {id_ for id_, row in instances.items() if not row.state_at(now).is_gone}

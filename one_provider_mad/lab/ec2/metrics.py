@@ -1,4 +1,4 @@
-"""CloudWatch's GetMetricData for instances: figures that follow from the id and the clock, as all of this cloud.
+"""CloudWatch's GetMetricData for instances: figures that follow from an instance's id and the clock.
 
 From docs.aws.amazon.com, "API_GetMetricData" and "CloudWatch metrics for your instances".
 """
@@ -52,7 +52,7 @@ class Metrics:
         self._resources = resources
 
     async def data(self, form: Form) -> Answer:
-        """GetMetricData: one value a period, the latest first unless ScanBy differs."""
+        """Carry out GetMetricData: one value a period, the latest first unless ScanBy differs."""
         queries = list(_queries(form))
         if len(queries) > MOST_QUERIES:
             raise Refusal(

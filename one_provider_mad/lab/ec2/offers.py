@@ -19,7 +19,7 @@ EC2_TYPES = {
     "t3a.medium": InstanceType(cpu=2, memory=4096),
     "m5.large": InstanceType(cpu=2, memory=8192),
 }
-"""Some of EC2's types, for `instance_types` of a cloud without such names."""
+"""Some of EC2's types, for `instance_types` of a simulated cloud that has none of them."""
 
 
 class Offers:
@@ -33,7 +33,7 @@ class Offers:
         self._resources = resources
 
     async def images(self, form: Form) -> Answer:
-        """DescribeImages: those of the settings, or any requested one if all exist."""
+        """Carry out DescribeImages: those of the settings, or any requested one if all exist."""
         known = self._resources.settings.offer.images
         asked = forms.listed(form, "ImageId") or forms.filters(form).get("image-id", [])
         for each in asked:
@@ -64,7 +64,7 @@ class Offers:
         }
 
     async def instance_types(self, form: Form) -> Answer:
-        """DescribeInstanceTypes."""
+        """Carry out DescribeInstanceTypes."""
         types = self._resources.settings.offer.types
         asked = forms.listed(form, "InstanceType")
         for each in asked:
@@ -94,7 +94,7 @@ class Offers:
         }
 
     async def zones(self, form: Form) -> Answer:
-        """DescribeAvailabilityZones: three of them."""
+        """Carry out DescribeAvailabilityZones: three of them."""
         region = self._resources.region
         names = [f"{region}{letter}" for letter in "abc"]
         asked = forms.listed(form, "ZoneName")
@@ -107,6 +107,6 @@ class Offers:
         }
 
     async def regions(self, form: Form) -> Answer:  # noqa: ARG002 - there is one
-        """DescribeRegions: the served one."""
+        """Carry out DescribeRegions: the served one."""
         region = self._resources.region
         return {"regionInfo": [{"regionName": region, "optInStatus": "opt-in-not-required"}]}

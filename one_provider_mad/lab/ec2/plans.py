@@ -29,7 +29,7 @@ class Plans:
         self._instances = instances
 
     async def status(self, form: Form) -> Answer:
-        """DescribeInstanceStatus: running instances, with scheduled events."""
+        """Carry out DescribeInstanceStatus: running instances, with scheduled events."""
         page = forms.Page.of(form, named="InstanceId")
         view = await self._instances.read_named(form)
         planned = await self._resources.read(events_planned)
@@ -49,7 +49,7 @@ class Plans:
         return {"instanceStatusSet": answered, **more}
 
     async def spot_requests(self, form: Form) -> Answer:
-        """DescribeSpotInstanceRequests: one for each spot instance, one-time."""
+        """Carry out DescribeSpotInstanceRequests: each spot instance has one request, of the type one-time."""
         view = await self._resources.view()
         planned = await self._resources.read(events_planned)
         spot = [row for row in view.rows if shown.details(row).get("InstanceMarketOptions.MarketType") == "spot"]

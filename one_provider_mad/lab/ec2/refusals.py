@@ -1,4 +1,4 @@
-"""PURE: the simulated cloud's errors in EC2's words.
+"""Converts the simulated cloud's errors to EC2's; no I/O.
 
 Codes and their meanings are those of docs.aws.amazon.com/ec2/latest/devguide/errors-overview.html; the HTTP statuses
 are those of EC2's answers (503 for throttling, 500 for no capacity, 400 for most others).
@@ -57,7 +57,7 @@ MEANINGS: Mapping[type[ProviderError], tuple[str, int]] = {
     NotReached: ("Unavailable", 503),
     ProviderUnavailable: ("InternalError", 500),
 }
-"""Kind to code and HTTP status."""
+"""Kind of error to EC2's code and HTTP status."""
 
 
 def refusal_of(error: ProviderError) -> Refusal:

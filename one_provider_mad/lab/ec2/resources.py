@@ -98,7 +98,7 @@ class Volume(NamedTuple):
     deleted_at: float | None
 
     def settled(self, now: float, instance: table.Row | None) -> Volume:
-        """Return the line after the end of its instance."""
+        """Return the volume as the end of its instance leaves it: detached, or deleted."""
         if not self.instance_id or self.deleted_at is not None:
             return self
         if instance is None or (self.ends_with_instance and instance.state_at(now).is_gone):
@@ -112,7 +112,7 @@ class Volume(NamedTuple):
         return self
 
     def state(self, now: float) -> str:
-        """Return EC2's word for a settled line's state."""
+        """Return EC2's word for the volume's state; the volume comes from `settled`."""
         if self.deleted_at is not None:
             return "deleted"
         if now < self.ready_at:
@@ -147,7 +147,7 @@ class InstancesView(NamedTuple):
     Attributes:
         now: that timestamp.
         rows: the visible instances of the request, in the order of their numbers.
-        volumes: settled, by instance.
+        volumes: as the end of an instance leaves them, by instance.
         addresses: by instance.
     """
 
@@ -192,7 +192,7 @@ class Resources:
         return await self.cloud.database.write(operation)
 
     def real(self, cloud_seconds: float) -> float:
-        """Return the cloud's seconds in real ones."""
+        """Convert seconds of the simulated cloud to real seconds."""
         return cloud_seconds / self.settings.time_scale
 
     async def view(self, query: str = table.LIST_ALL, **values: str) -> InstancesView:
@@ -226,7 +226,7 @@ def bring_up(db: sqlite3.Connection) -> None:
 
 
 def check_id(instance_id: str) -> None:
-    """Refuse an id that cannot be an instance's; ids of other interfaces are fine."""
+    """Refuse an id that cannot be an instance's; those of instances made through another API are fine."""
     if not re.fullmatch(r"(i|sim)-[0-9a-z]{1,32}", instance_id):
         text = f'Invalid id: "{instance_id[:80]}" (expecting "i-...")'
         raise Refusal("InvalidInstanceID.Malformed", text)
@@ -254,13 +254,13 @@ _SELECT = f"SELECT '[' || coalesce(group_concat(json_array({', '.join(Volume._fi
 
 
 def attached(db: sqlite3.Connection, instance_ids: str) -> list[Volume]:
-    """Return the volumes of these instances, a JSON list, "" for all; not settled."""
+    """Return the volumes of these instances, a JSON list, "" for all, before the effects of their instances' ends."""
     which = "instance_id IN (SELECT value FROM json_each(?))" if instance_ids else "instance_id <> ?"
     return _decode_volumes(db.execute(f"{_SELECT} WHERE {which}", (instance_ids,)).fetchone()[0])
 
 
 def volumes(db: sqlite3.Connection, now: float) -> list[Volume]:
-    """Return every volume that is not deleted, settled."""
+    """Return every volume that is not deleted, as the end of its instance leaves it."""
     found = sorted(_decode_volumes(db.execute(f"{_SELECT} WHERE deleted_at IS NULL").fetchone()[0]))
     instances = owners(db, {volume.instance_id for volume in found if volume.instance_id}, now)
     settled = (volume.settled(now, instances.get(volume.instance_id)) for volume in found)
@@ -275,7 +275,7 @@ def owners(db: sqlite3.Connection, instance_ids: Collection[str], now: float) ->
 
 
 def volume(db: sqlite3.Connection, volume_id: str, now: float) -> Volume:
-    """Return one volume, settled. Raises Refusal for an unknown or deleted one."""
+    """Return one volume, as the end of its instance leaves it. Raises Refusal for an unknown or deleted one."""
     line = db.execute("SELECT * FROM ec2_volume WHERE id = ?", (volume_id,)).fetchone()
     if line is not None:
         found = Volume._make(line)

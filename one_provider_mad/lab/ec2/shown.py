@@ -1,4 +1,4 @@
-"""PURE: instances in EC2's answers (docs.aws.amazon.com, API_Instance, API_InstanceStatus)."""
+"""Writes instances as EC2's answers have them; no I/O (docs.aws.amazon.com, API_Instance, API_InstanceStatus)."""
 
 from __future__ import annotations
 
@@ -66,17 +66,17 @@ def reservation(instance_id: str) -> str:
 
 
 def details(row: table.Row) -> Mapping[str, str]:
-    """Return the form of RunInstances; empty for an instance of another interface."""
+    """Return the parameters of the instance's RunInstances; none for an instance made through another API."""
     return table.decode_hardware(row.hardware).details
 
 
 def tags(row: table.Row) -> Mapping[str, str]:
-    """Return the tags of an instance, ours and the user's."""
+    """Return the tags of an instance, identity tags and the user's own."""
     return table.decode_tags(row.tags)
 
 
 def spot_request(row: table.Row) -> str:
-    """Return the request of a spot instance."""
+    """Return the id of a spot instance's request."""
     return f"sir-{row.number:08x}"
 
 
@@ -158,7 +158,7 @@ def _cpu_options(row: table.Row) -> Answer:
 
 
 def _launched_at(row: table.Row, resources: Resources) -> float:
-    """Return the latest start, as far as the line holds it."""
+    """Return the time of the latest start, as far as the instance's row holds it."""
     if row.transition != InstanceState.PENDING.value:
         return row.created_at
     return max(row.created_at, row.ends_at - resources.real(resources.settings.boot_time))
@@ -194,7 +194,7 @@ def _mapping(volume: Volume) -> Answer:
 
 
 def fields(view: InstancesView, resources: Resources) -> Mapping[str, Callable[[table.Row], str]]:
-    """Return the filters of DescribeInstances besides tags, with their values."""
+    """Return the filters of DescribeInstances besides tags, each with the function for an instance's value."""
     return {
         "instance-id": lambda row: row.id,
         "instance-state-name": lambda row: word(row.state_at(view.now)),

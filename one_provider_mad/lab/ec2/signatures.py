@@ -1,4 +1,4 @@
-"""PURE: checks a request's signature by AWS Signature Version 4.
+"""Checks a request's signature by AWS Signature Version 4; no I/O.
 
 From docs.aws.amazon.com, "Create a signed AWS API request".
 """
@@ -17,7 +17,7 @@ from one_provider_mad.lab.ec2.refusals import Refusal
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 TOLERANCE = 900.0
-"""Limit in seconds for the difference of the two clocks."""
+"""Most seconds between the client's clock and the server's; with more a request is refused."""
 
 _AUTHORIZATION = re.compile(
     rf"{ALGORITHM} Credential=([^/,\s]+)/(\d{{8}})/([^/,\s]+)/([^/,\s]+)/aws4_request,"

@@ -31,14 +31,14 @@ class Tags:
         self._resources = resources
 
     async def create(self, form: Form) -> Answer:
-        """CreateTags: adds tags, and replaces those with the same key."""
+        """Carry out CreateTags: adds tags, and replaces those with the same key."""
         given = forms.pairs(form, "Tag")
         if not given:
             raise needed("Tag")
         return await self._change(form, lambda tags: forms.checked({**tags, **given}))
 
     async def delete(self, form: Form) -> Answer:
-        """DeleteTags: by key; by key and value, if a value is given; without tags all of them."""
+        """Carry out DeleteTags: by key; by key and value, if a value is given; without tags all of them."""
         keys = forms.pairs(form, "Tag")
         at = {form[f"Tag.{number}.Key"]: form.get(f"Tag.{number}.Value") for number in range(1, len(keys) + 1)}
 
@@ -73,7 +73,7 @@ class Tags:
         raise Refusal("InvalidID", f"The ID '{resource_id[:80]}' is not valid")
 
     async def describe(self, form: Form) -> Answer:
-        """DescribeTags."""
+        """Carry out DescribeTags."""
         now = self._resources.clock()
 
         def operation(db: sqlite3.Connection) -> list[tuple[str, str, str, str]]:

@@ -30,7 +30,7 @@ class Volumes:
         self._resources = resources
 
     async def create(self, form: Form) -> Answer:
-        """CreateVolume, or the earlier volume with the same token."""
+        """Carry out CreateVolume, or the earlier volume with the same token."""
         asked = table.encode({name: text for name, text in sorted(form.items()) if name not in ("Action", "Version")})
         token, size = form.get("ClientToken", ""), forms.number(form, "Size", 0)
         if not 1 <= size <= MOST_GIB:
@@ -73,7 +73,7 @@ class Volumes:
         return await self._resources.write(operation)
 
     async def describe(self, form: Form) -> Answer:
-        """DescribeVolumes."""
+        """Carry out DescribeVolumes."""
         page = forms.Page.of(form, named="VolumeId")
         now = self._resources.clock()
         found = await self._resources.read(lambda db: accounts.volumes(db, now))
@@ -99,11 +99,11 @@ class Volumes:
         return {"volumeSet": [shown(volume, now) for volume in volumes], **more}
 
     async def snapshots(self, form: Form) -> Answer:  # noqa: ARG002 - there are none
-        """DescribeSnapshots: always empty in this cloud."""
+        """Carry out DescribeSnapshots: always empty in this cloud."""
         return {"snapshotSet": []}
 
     async def attach(self, form: Form) -> Answer:
-        """AttachVolume; the volume outlives the instance unless DeleteOnTermination is set later."""
+        """Carry out AttachVolume; the volume outlives the instance unless DeleteOnTermination is set later."""
         volume_id, device = forms.value(form, "VolumeId"), forms.value(form, "Device")
         instance_id = forms.value(form, "InstanceId")
         accounts.check_id(instance_id)
@@ -144,7 +144,7 @@ class Volumes:
         return details.get("Placement.AvailabilityZone") or self._resources.zone
 
     async def detach(self, form: Form) -> Answer:
-        """DetachVolume."""
+        """Carry out DetachVolume."""
         volume_id = forms.value(form, "VolumeId")
 
         def operation(db: sqlite3.Connection) -> Answer:
@@ -167,7 +167,7 @@ class Volumes:
         return table.load(db, DeployId(instance_id), now).state_at(now) is not InstanceState.STOPPED
 
     async def delete(self, form: Form) -> Answer:
-        """DeleteVolume."""
+        """Carry out DeleteVolume."""
         volume_id = forms.value(form, "VolumeId")
 
         def operation(db: sqlite3.Connection) -> Answer:
@@ -183,7 +183,7 @@ class Volumes:
         return await self._resources.write(operation)
 
     async def modify(self, form: Form) -> Answer:
-        """ModifyVolume: grows at once."""
+        """Carry out ModifyVolume: grows at once."""
         volume_id = forms.value(form, "VolumeId")
 
         def operation(db: sqlite3.Connection) -> Answer:
