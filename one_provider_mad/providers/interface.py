@@ -157,7 +157,7 @@ class Provider(Protocol):
 
 @runtime_checkable
 class Suspendable(Protocol):
-    """Keeps an instance's memory while it does not run."""
+    """Can suspend an instance, so that it does not run and keeps its memory."""
 
     async def suspend(self, deploy_id: DeployId) -> None:
         """Suspend a running instance; `start` resumes it. Suspended already is fine."""
@@ -439,7 +439,7 @@ class BootFinisher(Protocol):
     """Has work to do once a new instance runs (associate an address...)."""
 
     async def finish_boot(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Do this work, if the VM's template requires any. Called again after a crash, and for an adopted instance.
+        """Do the work that the VM's template requires. Called again after a crash, and for an adopted instance.
 
         An error is written to the VM's log; the instance keeps running.
         """

@@ -63,8 +63,8 @@ _UNREADABLE = re.compile(
     r"|\battribute must be\b|\bdoes not own an? (?:image|network)\b",
     re.IGNORECASE,
 )
-"""Faults of the call itself, which its code does not show: `one.vm.allocate` has one code for every fault of a template
-(src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
+"""Found in texts about a faulty call, which the error code does not show: `one.vm.allocate` has one code for every
+fault of a template (src/rm/RequestManagerAllocate.cc, VirtualMachineAllocate)."""
 
 _METHOD = re.compile(r"\A\[one\.[\w.]+\] *(?:User \[\d+\] : *)?")
 """Prefix of each text of src/rm/Request.cc; our messages begin with the problem, and end with the method."""
@@ -81,7 +81,7 @@ ELECTION_SECONDS = 1.0
 
 
 def is_not_the_leader(failure: Failure) -> bool:
-    """Return True when the front-end refused without reading the call, as it does not lead; another one may."""
+    """Return True when the front-end refused without reading the call, since it does not lead; the leader may."""
     return failure.code == REPLICATION or (failure.code == INTERNAL and bool(_NOT_THE_LEADER.search(failure.text)))
 
 

@@ -119,7 +119,7 @@ class Account:
         await self.resources.open()
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         await self.resources.close()
 
     def service_of(self, action: str) -> str:
@@ -155,7 +155,7 @@ class Account:
 
     @staticmethod
     def _call_of(action: Action, form: Form) -> str:
-        """Return the simulated cloud's call: it tells listings apart by their filters, and stops by `Hibernate`."""
+        """Return the simulated cloud's name of an action: it depends on a listing's filters, and on `Hibernate`."""
         if action.call == "list_instances":
             names = {text for name, text in form.items() if name.startswith("Filter.") and name.endswith(".Name")}
             if "instance-id" in names or "InstanceId.1" in form:

@@ -29,7 +29,7 @@ FIGURES: dict[str, Callable[[Usage, Usage, table.Row], float]] = {
     "NetworkOut": lambda before, after, _: float((after.net_tx or 0) - (before.net_tx or 0)),
     "StatusCheckFailed": lambda *_: 0.0,
 }
-"""Metric to its value for a period, from the usage at its two ends."""
+"""Metric to the function for its value in a period, from the usage at the period's beginning and end."""
 
 
 class Query(NamedTuple):

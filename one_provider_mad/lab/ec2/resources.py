@@ -180,7 +180,7 @@ class Resources:
         await self.write(bring_up)
 
     async def close(self) -> None:
-        """Close it."""
+        """Close the file."""
         await self.cloud.close()
 
     async def read(self, operation: Callable[[sqlite3.Connection], _Result]) -> _Result:

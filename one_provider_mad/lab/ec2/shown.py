@@ -61,7 +61,7 @@ def state(state: InstanceState) -> Answer:
 
 
 def reservation(instance_id: str) -> str:
-    """Return the reservation of an instance; each has its own here."""
+    """Return the reservation's id of an instance; in this cloud each instance has a reservation of its own."""
     return f"r-{instance_id.partition('-')[2]}"
 
 

@@ -76,7 +76,7 @@ class Refused(NamedTuple):
 
     Attributes:
         code: EC2's.
-        error: the same as an error of ours.
+        error: the `ProviderError` for it.
     """
 
     code: str

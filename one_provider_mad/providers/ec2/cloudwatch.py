@@ -34,7 +34,7 @@ LONGEST_KEPT = 455 * DAY
 CPU = "CPUUtilization"
 RECEIVED, SENT = "NetworkIn", "NetworkOut"
 READ, WRITTEN = ("EBSReadBytes", "DiskReadBytes"), ("EBSWriteBytes", "DiskWriteBytes")
-"""EBS volumes of Nitro instances, and the machine's own volumes; an instance has one kind or both."""
+"""Metrics of bytes read and written: on EBS volumes (Nitro), on instance store volumes; an instance has one or both."""
 
 DISK_NAMES = {"DISKRDBYTES": READ, "DISKWRBYTES": WRITTEN}
 """Attributes of volumes, and the metrics that are added up for each."""
@@ -57,7 +57,7 @@ class Series(Value, frozen=True, kw_only=True):
     last_at: float = 0.0
 
     def __add__(self, later: Series) -> Series:
-        """Add the same metric of a further page."""
+        """Return these values together with the same metric's on a further page."""
         latest = max(self, later, key=lambda each: each.last_at)
         return Series(total=self.total + later.total, last=latest.last, last_at=latest.last_at)
 

@@ -12,7 +12,7 @@ from one_provider_mad.providers.ec2.attributes import is_spot
 
 _WITH_IOPS = ("gp3", "io1", "io2")
 _WITH_THROUGHPUT = ("gp3",)
-"""Volume types with these parameters (docs.aws.amazon.com, API_EbsBlockDevice, Iops and Throughput)."""
+"""Volume types that may have iops, and throughput (docs.aws.amazon.com, API_EbsBlockDevice, Iops and Throughput)."""
 
 
 def check_combinations(requested: Mapping[str, str], *, defaults: Mapping[str, str]) -> None:

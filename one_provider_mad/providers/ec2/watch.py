@@ -12,7 +12,7 @@ from one_provider_mad.providers.ec2.notices import Notices
 from one_provider_mad.providers.interface import Figures
 
 _ALMOST = 0.9
-"""Part of its period after which a source is called again: with all of it every other call would be too early."""
+"""Part of a source's period after which it is called again: after all of it, every other call would be too early."""
 
 
 _NEVER = 3600.0

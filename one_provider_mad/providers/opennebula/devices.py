@@ -1,7 +1,7 @@
 """Disks, interfaces, snapshots, size and context of a remote VM: the optional capabilities.
 
 Numbers differ on both sides: a remote disk or interface has the local number as an attribute of its own. A method
-here returns once the remote has carried the change out, since later steps do not check it. A call that the remote would
+returns once the remote has carried the change out, since later steps do not check it. A call that the remote would
 refuse a second time is sent once: after an uncertain answer the method is called again, and checks the outcome first.
 """
 
@@ -222,7 +222,7 @@ class Devices:
             raise _undone(machine, "the size was not changed")
 
     async def update_context(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Add the CONTEXT of the request to the remote VM's, unless it is left out; up to 5.12 that must be off."""
+        """Add the request's CONTEXT to the remote VM's, unless `context` is none; up to 5.12 the VM must be off."""
         if self._remote.settings.context == "none":
             return
         number = known_number(deploy_id)

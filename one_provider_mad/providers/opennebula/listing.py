@@ -60,14 +60,14 @@ class ListedVms:
 
 
 class Remembered:
-    """Identities of the VMs that this process has seen or made; the oldest are forgotten first."""
+    """Identities of the remote VMs that this process has listed or made; the oldest are forgotten first."""
 
     def __init__(self) -> None:
         self._identities: OrderedDict[int, Identity] = OrderedDict()
         self._numbers: dict[tuple[str, VmId], set[int]] = {}
 
     def note(self, number: int, identity: Identity) -> None:
-        """Remember a VM's identity."""
+        """Remember a remote VM's identity."""
         if self._identities.get(number) == identity:
             return
         self._forget(number)
@@ -77,11 +77,11 @@ class Remembered:
             self._forget(next(iter(self._identities)))
 
     def identity(self, number: int) -> Identity | None:
-        """Return a VM's identity at its last sighting."""
+        """Return the identity that a remote VM had when this process last listed or made it."""
         return self._identities.get(number)
 
     def numbers(self, owner: str, vm_id: VmId) -> set[int]:
-        """Return the remote VMs of this VM."""
+        """Return the numbers of the remote VMs whose identity is this owner's VM."""
         return self._numbers.get((owner, vm_id), set())
 
     def _forget(self, number: int) -> None:
@@ -180,7 +180,7 @@ class Listing:
         return snapshot
 
     async def _given_away(self, found: Mapping[int, ListedVm]) -> Mapping[int, ListedVm]:
-        """Return the VMs of ours that were listed before, are not now, and have not ended: they have another owner."""
+        """Return our VMs that an earlier listing had and `found` lacks, but that exist: another user owns them."""
         missing = (self._ours | self._away.keys()) - found.keys()
         answers = await self.by_number(missing) if missing else {}
         return {number: seen for number, seen in answers.items() if not seen.instance.state.is_gone}
@@ -240,7 +240,7 @@ class Listing:
     # By tags
 
     async def tagged(self, *, owner: str, vm_id: VmId) -> list[ListedVm]:
-        """Return every VM with tags of this owner and VM; of terminated ones those seen or made by this process."""
+        """Return every VM with tags of this owner and VM; of terminated ones those listed or made by this process."""
         alive = await self.everything()
         gone = self._remembered.numbers(owner, vm_id) - alive.vms.keys()
         found = [*alive.tagged.get((owner, str(vm_id)), ()), *(await self.by_number(gone)).values()]
@@ -261,7 +261,7 @@ class Listing:
         return [self._away[number] for number in sorted(self._away)]
 
     def _note_owner(self, seen: ListedVm) -> None:
-        """Warn of a VM that was given to another user: it runs, and costs, and cannot be changed or ended from here."""
+        """Warn of a VM that was given to another user: it runs, and costs, and this driver cannot change or end it."""
         if not self._is_away(seen):
             self._away.pop(seen.number, None)
             return

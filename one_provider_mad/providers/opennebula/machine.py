@@ -20,7 +20,8 @@ DEPLOY_ID_PREFIX = "opennebula-hybrid-"
 """Prefix of ids of upstream's driver; VMs that it deployed keep their ids."""
 
 UPSTREAM_ATTRIBUTE = "REMOTE_OPENNEBULA_VM_ID"
-"""Attribute of USER_TEMPLATE with the VM's number, written by upstream's driver, and by this one besides its tags."""
+"""Attribute of USER_TEMPLATE with the VM's number, written by upstream's driver, and by this
+driver besides its own tags."""
 
 ADDRESS, ADDRESSES = "GUEST_IP", "GUEST_IP_ADDRESSES"
 
@@ -58,7 +59,7 @@ class ListedVm(Value, frozen=True, kw_only=True, gc=False):
 
 
 class Machine(Value, frozen=True, kw_only=True):
-    """A remote VM with its parts.
+    """A remote VM with its disks, interfaces, snapshots and configuration.
 
     Attributes:
         seen: as in a listing.
@@ -128,7 +129,7 @@ def read_listed_vm(vm: Element) -> ListedVm:
 
 
 def read_machine(vm: Element) -> Machine:
-    """Read a VM with its parts."""
+    """Read a `<VM>` with its disks, interfaces, snapshots and configuration."""
     template = vm.find("TEMPLATE")
     sections = list(template) if template is not None else []
     user_template = vm.find("USER_TEMPLATE")
@@ -214,7 +215,7 @@ def _attributes(
 
 
 def _upstream_tag(tags: Mapping[str, str]) -> str:
-    """Return the VM's number here; -1 for none, and with damaged tags of ours, since then it is not certain."""
+    """Return the local VM's number in upstream's tag; -1 for none, or if tags of ours are there but damaged."""
     if any(name.startswith(TAG_PREFIX) for name in tags) and Identity.from_tags(tags) is None:
         return "-1"
     return tags.get(UPSTREAM_ATTRIBUTE) or tags.get("ONE_PROVIDER_VM_ID", "-1")

@@ -178,7 +178,7 @@ class OpenNebulaProvider(Devices):
         return _number(await self._client.call("one.vm.allocate", text, launch.hold, is_repeatable=False))
 
     async def _give_to_group(self, number: int, group: str) -> None:
-        """Give the VM to its group; a failure is only a warning, since the VM exists by now."""
+        """Give the remote VM to its group; a failure is only a warning, since the VM exists by now."""
         try:
             await self._client.call("one.vm.chown", number, _KEEP_OWNER, await self._group(group))
         except ProviderError as error:
@@ -244,7 +244,7 @@ class OpenNebulaProvider(Devices):
         return {seen.instance.deploy_id: seen.instance for seen in found.values()}
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:
-        """Return every VM with tags of this owner and VM; of terminated ones those seen or made by this process.
+        """Return every VM with tags of this owner and VM; of terminated ones those listed or made by this process.
 
         Not every database can search by attribute (src/rm/RequestManagerPoolInfoFilter.cc), so all VMs are listed, once
         for all callers at a time.
@@ -326,7 +326,7 @@ class OpenNebulaProvider(Devices):
         return capacity.free_capacity(user, group, hosts)
 
     def listing_warnings(self) -> Sequence[str]:
-        """Return warnings for remote VMs of ours that were given to another user there."""
+        """Return warnings for remote VMs of ours that the partner gave to another of its users."""
         return self._listing.warnings()
 
     def import_hints(self, instance: Instance) -> ImportHints:

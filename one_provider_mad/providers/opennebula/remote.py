@@ -92,7 +92,10 @@ class Remote:
         return _of(number, await self.client.read("one.vm.info", number, read=read_listed_vm))
 
     async def machine(self, number: int) -> Machine:
-        """Return one VM with its parts. Raises InstanceNotFound, and WrongState when it is, or is being, terminated."""
+        """Return one VM with its disks, interfaces and snapshots.
+
+        Raises InstanceNotFound, and WrongState when it is, or is being, terminated.
+        """
         machine = await self.client.read("one.vm.info", number, read=read_machine)
         _of(number, machine.seen)
         _refuse_gone(machine.seen.instance)

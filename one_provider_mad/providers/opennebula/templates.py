@@ -13,7 +13,7 @@ from one_provider_mad.xmlrpc.client import Client
 from one_provider_mad.xmlrpc.pool import read_pool
 
 _KEPT_SECONDS = 60.0
-"""Seconds for which a name keeps its number; a hundred VMs deployed at once ask for the list once."""
+"""Seconds for which a template's number is kept by name: a hundred deploys at once list the templates once."""
 
 _ALL = -2
 

@@ -63,7 +63,7 @@ _LARGE = 128 * 1024
 
 _LARGEST_DEPLOYMENT = 16 * 1024 * 1024
 _READ_SECONDS = 60.0
-"""Limits of a deployment file: its size, and the seconds to read it without `-w`."""
+"""Limits of a deployment file: bytes, and seconds for reading it if ARGUMENTS has no `-w`; beyond them deploy fails."""
 
 _READERS = 4
 
@@ -254,7 +254,7 @@ class _Action:
             self._log("I", f"{result} {step.kind.value} operation: {step.action}.")
 
     async def _note_deployed(self, step: Step, word: str | None) -> None:
-        """Keep the first word as the id, as oned does, unless oned could not store it (src/vm/VirtualMachine.cc)."""
+        """Keep the first word that deploy printed as the id, unless oned cannot store it (src/vm/VirtualMachine.cc)."""
         if word is None:
             raise StepFailed("deploy printed a blank line and no id, so OpenNebula would not know what it has made")
         self._deployed = word
@@ -342,7 +342,7 @@ def _is_there(path: Path) -> bool:
 
 
 def _in_lines(content: bytes) -> bytes:
-    """Base64 as Ruby's Base64.encode64 writes it."""
+    """Return `content` in base64, in the lines that Ruby's Base64.encode64 writes."""
     return b"".join(binascii.b2a_base64(content[at : at + _LINE]) for at in range(0, len(content), _LINE))
 
 
@@ -367,14 +367,14 @@ def _transfer_script(directory: Path, command: str) -> Path:
 
 
 def _plain(name: str) -> str:
-    """Return a name from a message, if it is one word of a path."""
+    """Return a driver's name from a message; raise StepFailed for one that is no plain file name."""
     if not name or "/" in name or name in (".", ".."):
         raise StepFailed(f"{name!r} is no name of a driver")
     return name
 
 
 def _local_actions(text: str) -> dict[str, str]:
-    """Parse `-l`: the actions that run here, each with its script's name."""
+    """Parse `-l`: the actions that run on this machine, each with its script's name."""
     local: dict[str, str] = {}
     for entry in text.split(","):
         action, _, script = (part.strip() for part in entry.partition("="))

@@ -31,7 +31,7 @@ class Nic(Value, frozen=True, kw_only=True):
 
     @property
     def driver(self) -> str:
-        """Return its network driver, "" for none."""
+        """Return the interface's network driver, "" for none."""
         return self.attributes.get("VN_MAD", "")
 
     @property

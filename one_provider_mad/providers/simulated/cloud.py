@@ -131,7 +131,7 @@ class Cloud:
     ) -> DeployId:
         """Create an instance with exactly these tags, or find the earlier one with the same token.
 
-        Without a token and without tags it is like a create in the cloud's own console.
+        Without a token and without tags the instance is like one made in the cloud's own console.
         """
         extras = extras or Extras()
         call = _fingerprint(launch, tags, extras.details)
@@ -264,7 +264,7 @@ class Cloud:
         await self._database.write(operation)
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Sequence[Instance]:
-        """Return the visible ones among these instances."""
+        """Return those of these instances that listings show at this time."""
         return await self._select(table.LIST_THESE, {"ids": table.encode(list(deploy_ids))})
 
     async def find(self, *, owner: str, vm_id: VmId) -> Sequence[Instance]:

@@ -120,7 +120,7 @@ class SimulatedProvider:
         await self._traffic.call("destroy", partial(self.cloud.terminate, deploy_id, reason="terminated on request"))
 
     async def retag(self, deploy_id: DeployId, identity: Identity) -> None:
-        """Replace all tags of ours by this identity."""
+        """Replace the instance's identity tags by those of `identity`."""
         await self._traffic.call("retag", partial(self.cloud.retag, deploy_id, identity.tags()))
 
     async def describe(self, deploy_ids: Collection[DeployId]) -> Mapping[DeployId, Instance]:
@@ -208,7 +208,7 @@ class SimulatedProvider:
         await self._rework("detach_nic", deploy_id, lambda hardware: hardware.detach_nic(nic_id))
 
     async def resize(self, deploy_id: DeployId, request: VmRequest) -> None:
-        """Set exactly these cores and memory, if some type is as large."""
+        """Set the CPU and MEMORY of the request's template, if an instance type is as large."""
         cpu = max(_figure(request.template, "CPU"), _figure(request.template, "VCPU"))
         memory = _figure(request.template, "MEMORY")
         self._offer.smallest(cpu=cpu, memory=memory)

@@ -66,10 +66,11 @@ class Order(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Names of calls; empty: all but `account`."""
 
     rate: Share = 1.0
-    """Part of these calls that it hits, chosen at random."""
+    """Part of these calls that the fault hits, chosen at random."""
 
     times: Count = 0
-    """How many calls it hits in all, 0 for any number; counted by each process, and anew when a setting changes."""
+    """How many calls the fault hits in all, 0 for any number; counted by each process, and anew when a setting
+    changes."""
 
     def __post_init__(self) -> None:
         """Refuse a call that does not exist: the fault would never show."""
@@ -113,7 +114,7 @@ class Unseen(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Part of all instances that is left out."""
 
     calls: tuple[str, ...] = ()
-    """Listings that leave them out; empty: all of them."""
+    """Listings that leave instances out; empty: all listings."""
 
     def __post_init__(self) -> None:
         """Refuse a call that lists nothing."""
@@ -227,7 +228,7 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Cloud seconds a stop takes; a hard stop takes none."""
 
     suspend_time: Seconds = 0.05
-    """Cloud seconds it takes to suspend."""
+    """Cloud seconds a suspend takes."""
 
     destroy_time: Seconds = 0.05
     """Cloud seconds from a destroy until the instance is terminated."""
@@ -306,7 +307,7 @@ class Offer(Struct, frozen=True, kw_only=True):
             ) from None
 
     def check_image(self, image: str) -> None:
-        """Raise BadParameter with the known images, unless this is one."""
+        """Raise BadParameter, with the known images, for an unknown image."""
         if self.images and image not in self.images:
             known = ", ".join(self.images)
             raise BadParameter(f"image {image} is not known to the simulated cloud, known are {known}")
