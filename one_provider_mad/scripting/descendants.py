@@ -73,7 +73,7 @@ class Descendants:
             orphans = self._orphans() or []  # the list now has the children of the killed processes
 
     def kill(self) -> None:
-        """Kill all children at once; processes that this orphans need a further call."""
+        """Kill all children at once; their own children, which are orphaned by this, need a further call."""
         found = children(os.getpid()) if self._is_reaper else None
         if found is None:
             end_marked(self._running)

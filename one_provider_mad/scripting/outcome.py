@@ -53,7 +53,7 @@ def first_word(finished: Finished) -> str | None:
 
 
 def reason(finished: Finished, command: Sequence[str]) -> str:
-    """Return the reason of a failure: text between upstream's markers, else the lines without a severity."""
+    """Return why a script failed: the text between upstream's markers, else lines without a severity, else all."""
     lines = finished.stderr.splitlines()
     if marked := _marked(lines):
         return marked

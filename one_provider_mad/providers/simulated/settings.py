@@ -97,7 +97,7 @@ class RefusalOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True)
         "InstanceNotFound",
         "WrongState",
     ] = "PermissionDenied"
-    """A kind of error (errors.py) which is certain that nothing was done."""
+    """Kind of error (errors.py) that the call raises; each of these kinds means that nothing was changed."""
 
 
 class DelayOrder(Order, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -155,7 +155,7 @@ class Crash(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class FaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The table `[simulated.faults]`: faults by order. Every process applies it to its own calls."""
+    """The table `[simulated.faults]`: faults on purpose. Every process applies the table to its own calls."""
 
     seed: int | str | None = None
     """Makes random faults repeatable: in two runs with the same seed, the n-th call of a name has the same result.
@@ -206,7 +206,7 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     NAME share a cloud without further configuration."""
 
     account: Annotated[str, Meta(min_length=1)] = "simulated"
-    """Name of the account; the driver refuses another one than it has seen first."""
+    """Name of the account; the driver refuses any name but the first that it has seen."""
 
     region: Annotated[str, Meta(min_length=1)] = "embedded"
     """Name of the region; as `account`."""
@@ -259,7 +259,7 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Real seconds between two lookups while the driver waits for a state; one in a local file costs little."""
 
     faults: FaultSettings = FaultSettings()
-    """Faults by order."""
+    """Faults on purpose."""
 
     def __post_init__(self) -> None:
         """Refuse a limit for an unknown type: a typing error would go unnoticed."""

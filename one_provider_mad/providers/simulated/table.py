@@ -1,4 +1,4 @@
-"""The table of instances: its columns, its queries, and the present state of its lines."""
+"""The table of instances: its columns, its queries, and each instance's present state."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ CACHED_TEXTS = 4096
 
 
 class Row(NamedTuple):
-    """A line of the table `instance`, its columns in order."""
+    """A row of the table `instance`, its columns in order."""
 
     number: int
     id: str
@@ -88,7 +88,7 @@ class Row(NamedTuple):
     forget_at: float | None
 
     def state_at(self, now: float) -> InstanceState:
-        """Return the present state."""
+        """Return the instance's state at the time `now`."""
         return TRANSITIONS[self.transition][now >= self.ends_at]
 
     def is_known(self, now: float) -> bool:
@@ -124,12 +124,12 @@ def bring_up(db: sqlite3.Connection, *, api_key: str) -> str:
 
 
 def insert(db: sqlite3.Connection, row: Row) -> None:
-    """Add a line; the table gives it the next number."""
+    """Add an instance's row; the table gives the row the next number."""
     db.execute("INSERT INTO instance VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row[1:])
 
 
 def load(db: sqlite3.Connection, deploy_id: DeployId, now: float) -> Row:
-    """Return the line of one instance. Raises InstanceNotFound."""
+    """Return the row of one instance. Raises InstanceNotFound."""
     values = db.execute("SELECT * FROM instance WHERE id = ?", (deploy_id,)).fetchone()
     row = Row._make(values) if values else None
     if row is None or not row.is_known(now):
