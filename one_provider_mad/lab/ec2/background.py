@@ -1,4 +1,4 @@
-"""An endpoint in a thread of its own, for programs with other work."""
+"""Serves the EC2 endpoint in a thread of its own, for programs that do other work: the demonstration, tests."""
 
 from __future__ import annotations
 

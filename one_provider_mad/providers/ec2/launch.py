@@ -28,7 +28,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @property
     def place(self) -> Place:
-        """Return the instance type, subnet or zone, and market of the call, for which EC2 may lack capacity."""
+        """Return the combination of instance type, subnet or zone, and market that the call is for."""
         return Place(
             kind=self.parameters.get("InstanceType", ""),
             where=self.parameters.get("SubnetId") or self.parameters.get("Placement.AvailabilityZone", ""),

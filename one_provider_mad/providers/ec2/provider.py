@@ -323,7 +323,7 @@ class Ec2Provider:
         return self._sizes.get(instance.attributes.get("AWS_INSTANCE_TYPE", ""))
 
     def import_hints(self, instance: Instance) -> ImportHints:
-        """Return template values from the instance's attributes."""
+        """Return the template values of a VM that imports the instance, from its attributes."""
         return sizes.import_hints(instance, self._sizes)
 
     async def attach_disk(self, deploy_id: DeployId, disk: Mapping[str, str]) -> None:

@@ -330,7 +330,7 @@ class OpenNebulaProvider(Devices):
         return self._listing.warnings()
 
     def import_hints(self, instance: Instance) -> ImportHints:
-        """Return template values from the remote VM's attributes."""
+        """Return the template values of a VM that imports the remote VM, from its attributes."""
         return capacity.import_hints(instance)
 
 

@@ -51,7 +51,7 @@ def check(settings: SimulatedSettings, database: Path, instances: Iterable[Insta
         what="database",
         is_well=is_writable,
         found=f"{database} {'can' if is_writable else 'cannot'} be written",
-        remedy="" if is_writable else "give it and its directory to the user that runs the driver",
+        remedy="" if is_writable else "give the file and its directory to the user that runs the driver",
     )
     used = Counter(each.attributes.get("SIM_INSTANCE_TYPE", "") for each in instances if not each.state.is_gone)
     if settings.max_instances:

@@ -149,7 +149,7 @@ class SimulatedProvider:
         return list(capacity.check(self._settings, self._path, await self.list_instances()))
 
     def import_hints(self, instance: Instance) -> ImportHints:
-        """Return template values from the instance's attributes."""
+        """Return the template values of a VM that imports the instance, from its attributes."""
         return capacity.import_hints(instance)
 
     async def suspend(self, deploy_id: DeployId) -> None:

@@ -209,7 +209,7 @@ class SimulatedSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Name of the account; the driver refuses any name but the first that it has seen."""
 
     region: Annotated[str, Meta(min_length=1)] = "embedded"
-    """Name of the region; as `account`."""
+    """Name of the region; the driver refuses any name but the first that it has seen."""
 
     api_key: Annotated[str, Meta(extra={"secret": True})] = ""
     """Key of the account; the first process to open the database sets it, another key is refused, so that wrong

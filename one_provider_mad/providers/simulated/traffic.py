@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 
 
 class Traffic:
-    """Sends one client's calls, with latency and faults.
+    """Sends the calls of one client of the simulated cloud, with the latency and faults of the settings.
 
     Args:
         settings: the table `[simulated]`.
