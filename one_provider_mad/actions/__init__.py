@@ -1,1 +1,1 @@
-"""One request in, exactly one reply out. Knows no cloud."""
+"""The action driver's requests: each of oned's lines gets exactly one reply. Nothing here knows a certain cloud."""

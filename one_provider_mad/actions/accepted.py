@@ -1,4 +1,4 @@
-"""Requests from acceptance to answer."""
+"""What the driver keeps of one of oned's requests, from its acceptance to its answer."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from one_provider_mad.protocol.messages import Action
 
 
 class Recovered:
-    """A request of an earlier process, until it is answered or a newer one for its VM comes."""
+    """A request that an earlier process left; `is_superseded` is set when a newer request for its VM replaces it."""
 
     __slots__ = ("action", "asked_at", "is_superseded")
 
@@ -33,8 +33,8 @@ class Standing:
         replaced_by: the newer request that is answered for both; None while there is none.
         follows: an unanswered request that runs before it: its success may be the answer to both.
         succeeded: the payload of its success, None before.
-        is_over: it was answered, or its newer one is to be.
-        is_abandoned: another front-end has begun to lead, and settles the request.
+        is_over: no answer to it can follow: it was answered, or the newer request is answered instead.
+        is_abandoned: another front-end has begun to lead, and answers the request by what the cloud shows.
     """
 
     __slots__ = ("follows", "is_abandoned", "is_over", "replaced_by", "succeeded")
@@ -51,16 +51,16 @@ class Accepted(Value, frozen=True, kw_only=True):
     """A request that will be answered, unless a newer one for its VM replaces it.
 
     Attributes:
-        action: what to do.
+        action: the request's verb.
         vm_id: the VM.
-        dialect: OpenNebula's.
-        content: the message.
-        waiting: what it waits for, and how.
+        dialect: form of lines in the release of OpenNebula that sent it.
+        content: its message, parsed or not yet.
+        waiting: what its action waits for, and which errors of the cloud it waits out.
         number: its record in the journal, 0 for none.
         is_after_cancel: DRIVER_CANCEL for this VM came just before.
-        recovered: set when an earlier process took it; `is_superseded` calls its answer off.
-        standing: its progress.
-        is_settled: it is not carried out: its answer is what the cloud shows.
+        recovered: set when an earlier process left it; its `is_superseded` means that it gets no answer any more.
+        standing: its progress since then.
+        is_settled: it is not carried out, but answered by what the cloud shows.
     """
 
     action: Action
@@ -76,29 +76,29 @@ class Accepted(Value, frozen=True, kw_only=True):
 
     @property
     def known(self) -> VmRequest | None:
-        """Return the parsed message; None while it is not read yet, or cannot be."""
+        """Return the parsed message; None while it is not parsed yet, or cannot be parsed."""
         return self.content.known
 
     @property
     def is_replaced(self) -> bool:
-        """True when a newer request for the VM is answered instead, or another front-end answers."""
+        """True when the request gets no answer here: a newer one of the VM does, or another front-end gives it."""
         standing = self.standing
         is_superseded = self.recovered is not None and self.recovered.is_superseded
         return standing.replaced_by is not None or standing.is_abandoned or is_superseded
 
     @property
     def is_last_end(self) -> bool:
-        """True for the end of an instance that the core does not request again, even after a failure."""
+        """True for a request to terminate an instance that oned never sends again, even after a failure."""
         return self.action is Action.CLEANUP or (self.action is Action.CANCEL and self.is_after_cancel)
 
 
 class RequestJob(Job):
-    """The job of a request.
+    """The job in a VM's lane that carries out one of oned's requests.
 
     Args:
         accepted: the request.
-        work: answers it.
-        host: the host it is for, where hosts are told apart.
+        work: carries the request out and answers it.
+        host: its OpenNebula host, where each host has an extra place (`actions/turns.py`); else None.
     """
 
     __slots__ = ("accepted",)

@@ -1,4 +1,4 @@
-"""PURE: actions that only some clouds support, and the optional protocol of each."""
+"""The actions that only some clouds support, and the optional protocol by which a provider supports each of them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Capability(Value, frozen=True, kw_only=True):
     Attributes:
         protocol: the optional protocol of providers/interface.py.
         method: its method; takes the deploy id and the operand or the request.
-        what: its name in sentences.
-        operand: element that the message must mark, "" when the whole request is handed on.
+        what: the action's name in messages to people.
+        operand: element that oned marks in the message, as a DISK to attach; "" when the method takes the request.
     """
 
     protocol: type

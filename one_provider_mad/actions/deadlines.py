@@ -1,4 +1,4 @@
-"""Limit how long an action may take: oned itself never gives up on one (decision 8)."""
+"""The deadline of each action: oned itself waits for an answer for ever (decision 8)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from one_provider_mad.protocol.messages import Action
 
 DEADLINES = {Action.DEPLOY: 600.0}
 OTHER_DEADLINE = 300.0
-"""Seconds an action may take without `-w`. A new instance may well take minutes."""
+"""Seconds after which any other action fails where `-w` is not set."""
 
 
 class Deadlines:
     """The time limits of actions.
 
     Args:
-        timeout: `-w`, None without it.
+        timeout: seconds from the option `-w`, None without it.
         engines: tells whether actions are carried out by scripts.
     """
 
@@ -30,8 +30,8 @@ class Deadlines:
 
         Args:
             action: the action.
-            is_settled: it is not carried out, but answered by what the cloud shows: always limited, since the cloud may
-                never show it.
+            is_settled: it is not carried out, but answered by what the cloud shows: this always has a limit, since the
+                cloud may never show an outcome.
         """
         if self._engines.is_verbatim:
             limit = None  # there `-w` bounds each script of an action, as upstream does it
@@ -43,7 +43,7 @@ class Deadlines:
 
 
 def exceeded(action: Action, seconds: float | None, waiting: Waiting, count: int = 1) -> DeadlineExceeded:
-    """Return the failure of an action that has exceeded its deadline, and count it: `count` POLLs at once."""
+    """Return the error of an action that exceeded its deadline; add `count`, the POLLs of a batch, to the metric."""
     if metrics.recorder is not None:
         metrics.recorder.overdue(action.value, count)
     return DeadlineExceeded(f"gave up after {seconds or 0:g} s waiting for {waiting.reason}")

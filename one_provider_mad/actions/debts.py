@@ -1,4 +1,4 @@
-"""Record what could not be terminated, and retry until it is seen terminated (decision 17)."""
+"""Debts: instances that could not be terminated; each is retried until the cloud shows it terminated (decision 17)."""
 
 from __future__ import annotations
 
@@ -39,20 +39,20 @@ log = structlog.get_logger()
 
 _FIRST_PAUSE = 2.0
 _LONGEST_PAUSE = 300.0
-"""Seconds between tries of one debt, doubled each time: a short outage costs little delay, a long one few calls."""
+"""Longest pause in seconds between two tries of one debt; the pauses double until then."""
 
 _AT_ONCE = 2
-"""Debts tried at once: they take slots, which requests need more."""
+"""Most debts that are tried at the same time: each try takes one of the places that requests need more."""
 
 _TRY_TIMEOUT = 300.0
-"""Seconds one try may take; the cloud goes on with a terminate that was sent."""
+"""Seconds after which one try of a debt is cancelled; the cloud carries out a terminate call that it has got."""
 
 _OWED_AFTER = (ProviderError, CannotTell, DeadlineExceeded, SettingsError, JournalError, WrongAccount)
-"""Failures after which the instance may still be there. Others are refusals: the instance is not ours."""
+"""Errors of a failed terminate after which a debt is recorded. After any other the instance is not ours."""
 
 
 class Debts:
-    """Records debts and pays them.
+    """Records debts, and pays them: terminates their instances.
 
     Args:
         engines: the cloud and the journal.
@@ -61,7 +61,7 @@ class Debts:
         clock: seconds since the epoch.
 
     Attributes:
-        confirm: called right before an instance is terminated.
+        confirm: called right before an instance is terminated for a debt; an error stops this try.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class Debts:
         self._lead = lead
         self.confirm: Confirm = nobody_confirms
 
-    # Noting
+    # Recording
 
     async def note_failure(
         self, action: Action, content: VmRequest | None, error: MadError, *, since: float | None = None
     ) -> None:
-        """Record debts for a failed terminate that the core will not repeat; `since`: when it was requested."""
+        """Record the debts of a failed terminate that oned will not send again; `since`: when oned requested it."""
         if content is None or not isinstance(error, _OWED_AFTER):
             return
         if not _means(action, content, Intent.DESTROY):
@@ -97,7 +97,7 @@ class Debts:
         await self._add(content, reason, deploy_id=DeployId(""), token="", since=since)
 
     async def forget_create(self, action: Action, content: VmRequest | None) -> None:
-        """Record debts for a cancelled deploy: its instance, present or future, has to go."""
+        """Record a debt for each create of a cancelled deploy: its instance, even a later one, must be terminated."""
         if content is None or not _means(action, content, Intent.CREATE):
             return
         journal, identity = self._engines.journal, content.identity(owner=self._engines.owner)
@@ -115,7 +115,7 @@ class Debts:
                 await self._add(content, "its deploy was cancelled", deploy_id=attempt.deploy_id, token=attempt.token)
 
     async def forget_called_off(self, request: Request) -> None:
-        """Record debts for a deploy whose cancellation an earlier process did not complete."""
+        """Record debts of a deploy that DRIVER_CANCEL cancelled in an earlier process, where it did not."""
         read = read_payload(msgspec.structs.replace(request, action=Action.DEPLOY))
         if not isinstance(read, Malformed):
             await self.forget_create(Action.DEPLOY, read[0])
@@ -168,7 +168,7 @@ class Debts:
                 await self._pause([])  # the end of a try wakes it
 
     def look_again(self) -> None:
-        """Look for debts that may be paid now, without a pause."""
+        """Try every debt at once that may be paid now, without waiting for the end of its pause."""
         if self._engines.journal is not None:
             self._engines.journal.has_new_debt.set()
 
@@ -190,7 +190,7 @@ class Debts:
             return
 
     async def _try(self, debt: Debt, _job: Job) -> None:
-        """Try one debt once. Only cancellation escapes."""
+        """Try to pay one debt, once. Every error is recorded with the debt, and none but a cancellation is raised."""
         tries = debt.tries + 1
         try:
             engine = await self._engines.current()
@@ -236,26 +236,26 @@ def _means(action: Action, request: VmRequest, intent: Intent) -> bool:
 
 
 Confirm = Callable[[Debt, Instance], Awaitable[None]]
-"""Called right before an instance is terminated for a debt; raises MadError when it must not be, or not now."""
+"""Called right before an instance is terminated for a debt; raises MadError when it must not be terminated now."""
 
 
 async def nobody_confirms(debt: Debt, _instance: Instance) -> None:
-    """Default check before a debt is paid. Raises CannotTell for an orphan, which needs a real one."""
+    """Let every debt be paid but an orphan's: without a look at OpenNebula's VMs that raises CannotTell."""
     if debt.is_orphan:
         raise CannotTell("the local OpenNebula has to be asked first whether it is an orphan still")
 
 
 async def pay(engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm: Confirm = nobody_confirms) -> None:
-    """Terminate the instances of a debt; return once they are terminated, or gone for certain.
+    """Terminate the instances of a debt; return once the cloud shows each terminated, or certainly has it no more.
 
     Args:
         engine: the cloud and the journal.
         debt: the debt.
         clock: seconds since the epoch.
-        confirm: called before an instance is terminated.
+        confirm: called right before an instance is terminated.
 
     Raises:
-        MadError: it failed this time.
+        MadError: this try failed; a later one may succeed.
     """
     if engine.cloud is None:
         raise SettingsError("the configuration names a directory of scripts, which knows no debts")
@@ -263,7 +263,7 @@ async def pay(engine: Engine, debt: Debt, *, clock: Callable[[], float], confirm
     if owner != engine.cloud.owner:
         raise SettingsError(f"the instance belongs to owner {owner}, and this driver serves {engine.cloud.owner} now")
     debt = msgspec.structs.replace(debt, identity=msgspec.structs.replace(debt.identity, owner=owner))
-    cloud = engine.cloud.for_action(Waiting())  # with little patience: between its tries, others have its place
+    cloud = engine.cloud.for_action(Waiting())  # with SHORT patience: other jobs have its place between its tries
     vm = Vm(identity=debt.identity, deploy_id=debt.deploy_id, cloud=cloud, journal=engine.journal, clock=clock)
     async for instance in owed_instances(vm, debt):
         if needs_asking(cloud, instance):

@@ -1,4 +1,4 @@
-"""Actions on a live instance that only some clouds support: disks, interfaces, snapshots, sizes, context, rules."""
+"""Carry out the actions of capabilities.py on a live instance: disks, interfaces, snapshots, sizes, context, rules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from one_provider_mad.ownership.locating import locate
 from one_provider_mad.protocol.messages import Action
 
 _NOT_REPEATABLE = frozenset({Action.SNAPSHOTCREATE, Action.DISKSNAPSHOTCREATE})
-"""Actions that would take effect twice when they are repeated after an uncertain answer."""
+"""Actions whose call is not sent again after an uncertain answer, since both might take effect."""
 
 
 async def perform_capability(work: Work, action: Action) -> str:
@@ -23,8 +23,8 @@ async def perform_capability(work: Work, action: Action) -> str:
         The reply's payload: the snapshot's id for SNAPSHOTCREATE, else `-`.
 
     Raises:
-        NotSupported: this provider does not support it.
-        RequestRefused: the message lacks the operand.
+        NotSupported: the provider lacks the action's protocol.
+        RequestRefused: the message marks no device or snapshot that the action is for.
     """
     capability, request = CAPABILITIES[action], work.request
     provider = work.cloud.provider

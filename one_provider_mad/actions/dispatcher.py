@@ -36,16 +36,16 @@ log = structlog.get_logger()
 
 
 class _LaneError(Exception):
-    """A lane failed while it took this job: the journal has it, and the next process settles it."""
+    """A defect in a lane while it took a job: the journal has the request, and the driver's next process answers it."""
 
 
 class Dispatcher:
-    """Turns requests into replies.
+    """Takes oned's requests, has them carried out, and sends one reply to each.
 
     Args:
-        options: ARGUMENTS.
+        options: the options in the driver's ARGUMENTS in oned.conf.
         engines: the cloud and the journal.
-        output: where lines go.
+        output: takes the lines for oned.
         clock: seconds since the epoch.
 
     Attributes:
@@ -53,7 +53,7 @@ class Dispatcher:
         log_lines: the VMs' logs and oned's own.
         debts: pending terminations.
         recovered: requests that an earlier process has left.
-        lanes: the requests that wait and run.
+        lanes: the jobs that wait and run.
     """
 
     def __init__(self, options: Options, *, engines: EngineSource, output: Output, clock: Callable[[], float]) -> None:
@@ -89,9 +89,9 @@ class Dispatcher:
     # Taking requests
 
     def accept(self, request: Request | Malformed) -> None:
-        """Take one line's content. Never blocks; the answer follows by itself, also after a defect.
+        """Take one of oned's lines, parsed. Never blocks: the answer is sent later, even after a defect.
 
-        A defect of a lane is raised: then it is unknown whether the lane will answer.
+        Only a defect in the VM's lane is raised, since it is unknown then whether the lane will answer.
         """
         try:
             self._take(request)
@@ -133,10 +133,10 @@ class Dispatcher:
             self._take_again(request, recovered, number=number)
 
     def settle(self, request: Request, *, number: int = 0) -> None:
-        """Answer a request that the core still awaits by what the cloud shows; a newer one for its VM comes first.
+        """Answer a request of a dead process by what the cloud shows, unless a newer request for its VM replaces it.
 
         Args:
-            request: as the core would send it now.
+            request: as oned would send it now.
             number: its record in the journal, 0 for none.
         """
         recovered = self.recovered.await_next(request.vm_id, request.action)
@@ -193,7 +193,7 @@ class Dispatcher:
     # DRIVER_CANCEL
 
     def _call_off(self, vm_id: VmId) -> None:
-        """Cancel what waits or runs for this VM. It gets no answer: that would be taken for a newer request's."""
+        """Cancel all requests of a VM without an answer, which oned would take for a newer request's."""
         if self.lanes.call_off(vm_id):
             self._cancelled.add(vm_id)
             self.log_lines.tell(Severity.INFO, f"Driver command for {vm_id} cancelled", vm_id)
@@ -209,7 +209,7 @@ class Dispatcher:
     # Answering
 
     async def _answer(self, accepted: Accepted, job: Job) -> None:
-        """Carry out one request and send its reply. Only cancellation escapes."""
+        """Carry out one request and send its reply; every error but a cancellation becomes a FAILURE."""
         begun = monotonic()
         try:
             is_success, info = await self._outcome(accepted)
@@ -231,7 +231,7 @@ class Dispatcher:
             accepted.content.let_go()
 
     async def _outcome(self, accepted: Accepted) -> tuple[bool, str]:
-        """Return whether it succeeded, and the reply's payload."""
+        """Carry out one request; return whether it succeeded, and its reply's payload."""
         try:
             return True, await self._execution.carry_out(accepted)
         except MadError as error:
@@ -278,18 +278,18 @@ class Dispatcher:
     # Another front-end
 
     def note_leader(self, *, is_elsewhere: bool) -> None:
-        """Note that another front-end leads, and pays the debts, or that this one does.
+        """Note whether another front-end leads its peers, and pays the debts, or this one does.
 
-        Not called for a driver that a person runs on a pipe: there is no earlier leader.
+        Not called for a driver that a person runs by hand, which has no peers.
         """
         self._lead.note(is_elsewhere=is_elsewhere)
         self.debts.look_again()
 
     def abandon(self) -> None:
-        """Leave open requests unanswered: another front-end has begun to lead, and settles them.
+        """Leave the open requests unanswered: another front-end has begun to lead, and answers them.
 
-        Requests that have not begun are dropped: the new leader answers to a deploy that there is no instance, and to
-        an end that it has to be requested again. The end of an instance that is never requested again goes on.
+        Requests that have not begun are dropped: the new leader answers a deploy with "no instance", and an end with
+        "ask again". The end of an instance that oned never requests again is carried out all the same.
         """
         for job in self.lanes.every_open_job():
             if isinstance(job, RequestJob):
@@ -311,7 +311,7 @@ class Dispatcher:
 
 
 def _untaken(request: Request | Malformed, error: Exception) -> Malformed:
-    """Return the refusal of a request that a defect, or a lack of memory, keeps from being taken."""
+    """Return the FAILURE for a request that could not be taken because of a defect or a lack of memory."""
     is_answered = not isinstance(request, Request) or request.action is not Action.DRIVER_CANCEL
     word = request.action.value if isinstance(request, Request) else request.word
     return Malformed(

@@ -1,4 +1,4 @@
-"""The cloud and the journal of the actions, as the composition root hands them over."""
+"""The cloud and the journal with which the actions work; live_provider.py makes them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from one_provider_mad.providers.interface import VerbatimDriver
 from one_provider_mad.settings import Configuration
 
 WAITING_FOR_ENGINE = "the cloud to say which account the credentials belong to"
-"""What an action waits for until there is an engine."""
+"""What an action waits for while the driver has no engine yet, for the sentence of a missed deadline."""
 
 
 class Engine(Value, frozen=True, kw_only=True):
-    """One cloud with the settings in force. Exactly one of `cloud` and `verbatim` is there.
+    """The cloud, the journal and the settings in force. Exactly one of `cloud` and `verbatim` is set.
 
     Attributes:
         configuration: the settings.
@@ -34,12 +34,12 @@ class Engine(Value, frozen=True, kw_only=True):
 
 
 class Sight(Value, frozen=True, kw_only=True):
-    """Where answers to POLLs come from. Exactly one of `cloud` and `verbatim` is there.
+    """The cloud or verbatim driver that answers POLLs. Exactly one of `cloud` and `verbatim` is set.
 
     Attributes:
         cloud: a cloud whose instances carry our tags.
         verbatim: a driver that performs verbs as they were sent.
-        is_certain: the journal knows it as the same cloud: an instance that it lacks may be called missing.
+        is_certain: the journal confirms that the account is the one of before; only then may a VM be called missing.
     """
 
     cloud: SharedCloud | None = None
@@ -48,7 +48,7 @@ class Sight(Value, frozen=True, kw_only=True):
 
 
 class EngineSource(Protocol):
-    """Gives the engine in force, which changes with the configuration file."""
+    """Gives the engine in force, which is replaced when the configuration file changes."""
 
     journal: Journal | None
     """The journal, None while it cannot be opened."""
@@ -58,7 +58,7 @@ class EngineSource(Protocol):
 
     @property
     def is_verbatim(self) -> bool:
-        """The configuration names a driver that performs verbs as they were sent."""
+        """True when the configuration names a verbatim driver, which performs each verb as it was sent (`scripts`)."""
 
     owner: str
     """Owner in the tags of our instances; "" while there never was a usable configuration."""
@@ -71,7 +71,7 @@ class EngineSource(Protocol):
         """
 
     async def sight(self) -> Sight:
-        """Return where POLLs are answered from: the engine in force, or only the cloud while the journal is unusable.
+        """Return the engine's cloud or driver for POLLs, which is there even while the journal cannot be used.
 
         Raises:
             MadError: there is none; every POLL fails with its sentence.

@@ -45,9 +45,9 @@ class Execution:
     Args:
         engines: the cloud and the journal.
         deadlines: how long each may take.
-        replies: takes the POLL's answer that comes before a power off's, up to 5.10.
+        replies: sends the POLL answer that precedes the answer of a power off, up to 5.10 (last_poll.py).
         log_lines: the VMs' logs.
-        lead: whether another front-end may still be creating.
+        lead: tells whether creates of an earlier leader may still be under way.
         clock: seconds since the epoch.
     """
 
@@ -70,12 +70,12 @@ class Execution:
         self._looks = SharedLooks()
 
     def expect(self, action: Action, content: VmRequest) -> None:
-        """Announce an action that waits for its turn: the next shared lookup includes its instance."""
+        """Announce an action that waits for its turn: the next shared lookup (looks.py) includes its instance."""
         if action in NEEDS_ONLY_TAGS and content.deploy_id:
             self._looks.expect(content.deploy_id)
 
     async def carry_out(self, accepted: Accepted) -> str:
-        """Carry out an action, or find out from the cloud whether it has happened, and return its SUCCESS's payload.
+        """Carry out an action, or see from the cloud whether it has happened; return the payload of its SUCCESS.
 
         Raises:
             MadError: it failed; DeadlineExceeded where it took too long.
@@ -113,7 +113,7 @@ class Execution:
         except SettingsReplaced:
             log.info("action begins anew with other settings", action=accepted.action.value, vm=accepted.vm_id)
             return await self._carry_out(accepted, deadline)
-        waiting.patience = Patience.SHORT  # it has succeeded: nothing after this may wait, or begin it anew
+        waiting.patience = Patience.SHORT  # the action has succeeded: no step below may wait, or begin it anew
         takes_back = accepted.dialect.takes_answers_to_poll and not accepted.is_replaced
         if takes_back and (last := await last_poll(work, accepted.action)) is not None:
             self._replies.send(last)
@@ -125,7 +125,7 @@ class Execution:
         return "-" if accepted.action is Action.RESTORE else info
 
     async def _poll(self, accepted: Accepted, request: VmRequest, message: bytes) -> str:
-        """Answer a POLL that is a script's, or that was too large to be read at once; others come in batches."""
+        """Answer one POLL outside a batch: a script's, or one too large to be parsed when it came."""
         sight = await self._engines.sight()
         if sight.verbatim is not None:
             return await self._perform(sight.verbatim, accepted, request, message)
@@ -141,7 +141,7 @@ class Execution:
         return with_first_word(accepted.action, request, info)
 
     async def _be_on_record(self, accepted: Accepted, journal: Journal) -> None:
-        """Record a script before it begins: unknown to the next process, its VM would wait for ever."""
+        """Record the request before its script begins: after a crash only the record gets the VM an answer."""
         try:
             if accepted.action in CREATES_OR_DESTROYS:
                 await journal.sync()
@@ -176,7 +176,7 @@ class Execution:
 
 
 def patience_of(action: Action) -> Patience:
-    """Return the errors after which an action asks the cloud again."""
+    """Return the errors of the cloud after which this action repeats its call until the deadline."""
     if action is Action.POLL:
         return Patience.SHORT
     return Patience.ANY if action in STOPS_OR_DESTROYS else Patience.OUTAGE

@@ -1,7 +1,7 @@
-"""PURE: what a VM requests of its instance, as the journal keeps it, and how two such requests differ.
+"""Size, disks, interfaces and context of a VM's instance, as the journal keeps them, compared with the VM's.
 
-Only what can change while a VM is off is kept. The context and the section are kept as digests: they may hold
-passwords.
+Only attributes that can change while a VM is off are kept. CONTEXT and the PUBLIC_CLOUD section are kept as digests,
+since they may hold passwords.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from one_provider_mad.protocol.messages import Action
 _SIZE = ("CPU", "VCPU", "MEMORY")
 
 _WRITTEN_BY_CORE = frozenset({"DISK_ID", "TARGET"})
-"""Attributes of CONTEXT that say where OpenNebula's own context disk is."""
+"""Attributes of CONTEXT that oned writes itself, about its context disk: they are no part of the digest."""
 
 _DIGITS = 16
 
@@ -29,7 +29,7 @@ _OF_DEVICES = {
     Action.ATTACHNIC: _NIC,
     Action.DETACHNIC: _NIC,
 }
-"""Actions by which an instance gets or loses something that has a number, and the number's name."""
+"""Actions that attach or detach a disk or an interface, each with the attribute that numbers the device."""
 
 
 class DiskSpec(Value, frozen=True, kw_only=True):
@@ -45,16 +45,16 @@ class DiskSpec(Value, frozen=True, kw_only=True):
 
 
 class InstanceSpec(Value, frozen=True, kw_only=True):
-    """The part of a VM's requests that its instance was given.
+    """The size, disks, interfaces and context that a VM's instance was given.
 
     Attributes:
         size: CPU, VCPU and MEMORY.
         disks: by DISK_ID.
-        nics: by NIC_ID, the text that distinguishes two interfaces.
+        nics: the interfaces' MACs by NIC_ID.
         context: digest of CONTEXT, "" for none.
         section: digest of each attribute of the PUBLIC_CLOUD section.
-        unsettled: disks and interfaces that it may have or not: attaching or detaching them has begun, and no answer
-            came. `DISK_ID 1`, `NIC_ID 2`.
+        unsettled: disks and interfaces that it may have or not, since the cloud never answered their attach or detach;
+            as `DISK_ID 1`, `NIC_ID 2`.
     """
 
     size: Mapping[str, str] = {}
@@ -65,17 +65,17 @@ class InstanceSpec(Value, frozen=True, kw_only=True):
     unsettled: tuple[str, ...] = ()
 
     def written(self) -> str:
-        """Return the text for the journal."""
+        """Return the specification as text for the journal."""
         return msgspec.json.encode(self, order="sorted").decode()
 
 
 class Change(Value, frozen=True, kw_only=True):
-    """One difference, as the action that would have carried it out on a running VM.
+    """One difference between a VM and its instance, as the action that removes it from a running VM.
 
     Attributes:
         action: RESIZE, ATTACHDISK...
-        operand: its disk or interface; empty for the others.
-        what: description for sentences.
+        operand: the disk or interface to attach or detach; empty for other actions.
+        what: description for messages, `detaching disk 1`.
     """
 
     action: Action
@@ -90,7 +90,7 @@ class Change(Value, frozen=True, kw_only=True):
 
 
 def read_spec(text: str | None) -> InstanceSpec | None:
-    """Read the journal's text; None where there is none, or a later release has written it."""
+    """Parse the text of a specification in the journal; None without one, or when a later release wrote it."""
     try:
         return None if text is None else msgspec.json.decode(text, type=InstanceSpec)
     except msgspec.DecodeError:
@@ -98,7 +98,7 @@ def read_spec(text: str | None) -> InstanceSpec | None:
 
 
 def spec_of(request: VmRequest, section: Mapping[str, str]) -> InstanceSpec:
-    """Return what the VM asks for now.
+    """Return the specification that the VM's template asks for now.
 
     Args:
         request: the VM.
@@ -115,7 +115,7 @@ def spec_of(request: VmRequest, section: Mapping[str, str]) -> InstanceSpec:
 
 
 def changes(before: InstanceSpec, request: VmRequest) -> Iterator[Change]:
-    """Yield the changes from `before` to the request, without those of the section; removals come first."""
+    """Yield the changes from `before` to the request, removals first; the PUBLIC_CLOUD section is not compared."""
     template = request.template
     disks = {each["DISK_ID"]: each for each in _disks(template)}
     nics = {each["NIC_ID"]: each for each in _nics(template)}
@@ -143,14 +143,14 @@ def _removals(before: InstanceSpec, *, kept_disks: Collection[str], kept_nics: C
 
 
 def _settlements(before: InstanceSpec, disks: Collection[str], nics: Collection[str]) -> Iterator[Change]:
-    """Remove what the instance may have, and its VM has not; what the VM has is new, and attached, in any case."""
+    """Yield a detach for each unsettled device that the VM lacks; one that the VM has counts as new and is attached."""
     for name, _, key in (each.partition(" ") for each in before.unsettled):
         if key not in (disks if name == _DISK else nics):
             yield removal(name, key)
 
 
 def removal(name: str, key: str) -> Change:
-    """Detach a disk (`DISK_ID`) or an interface (`NIC_ID`)."""
+    """Return the change that detaches a disk (`DISK_ID`) or an interface (`NIC_ID`)."""
     is_disk = name == _DISK
     return Change(
         action=Action.DETACHDISK if is_disk else Action.DETACHNIC,
@@ -160,7 +160,7 @@ def removal(name: str, key: str) -> Change:
 
 
 def with_begun(spec: InstanceSpec, action: Action, operand: Mapping[str, str]) -> InstanceSpec:
-    """Return what an instance may have while a disk or an interface is being attached or detached."""
+    """Return the specification of an instance while a device is being attached or detached: the device is unsettled."""
     if action not in _OF_DEVICES:
         return spec
     name = _OF_DEVICES[action]
@@ -170,10 +170,10 @@ def with_begun(spec: InstanceSpec, action: Action, operand: Mapping[str, str]) -
 
 
 def with_finished(spec: InstanceSpec, action: Action, operand: Mapping[str, str], template: Template) -> InstanceSpec:
-    """Return what an instance has after an action.
+    """Return the specification of an instance after an action has succeeded.
 
     Args:
-        spec: what it had.
+        spec: the specification before.
         action: any; most change nothing here.
         operand: its disk or interface.
         template: the VM's.
@@ -194,7 +194,7 @@ def with_finished(spec: InstanceSpec, action: Action, operand: Mapping[str, str]
 
 
 def _without(spec: InstanceSpec, name: str, key: str) -> InstanceSpec:
-    """The same but for one disk or interface."""
+    """Return a copy of the specification without one disk or interface."""
     return msgspec.structs.replace(
         spec,
         disks={each: disk for each, disk in spec.disks.items() if (name, each) != (_DISK, key)},
@@ -208,7 +208,7 @@ def _disks(template: Template) -> list[Mapping[str, str]]:
 
 
 def _nics(template: Template) -> list[Mapping[str, str]]:
-    """Return interfaces and aliases, which share one numbering."""
+    """Return the template's NICs and NIC_ALIASes, which share one numbering, by NIC_ID."""
     found = (*template.vectors("NIC"), *template.vectors("NIC_ALIAS"))
     return [each for each in found if each.get("NIC_ID")]
 
@@ -222,17 +222,17 @@ def _disk(disk: Mapping[str, str]) -> DiskSpec:
 
 
 def _nic(nic: Mapping[str, str]) -> str:
-    """Return the MAC: OpenNebula gives each lease one of its own."""
+    """Return the MAC by which two interfaces with the same NIC_ID differ: each lease of OpenNebula has its own."""
     return nic.get("MAC") or nic.get("NETWORK_ID") or nic.get("NETWORK", "")
 
 
 def _is_other(before: DiskSpec | None, now: DiskSpec) -> bool:
-    """True for a new disk: numbers are used again, so its image or a smaller size shows it, as no disk shrinks."""
+    """True when a reused DISK_ID is another disk's now: its image differs, or its size is smaller."""
     return before is None or before.image != now.image or _number(now.size) < _number(before.size)
 
 
 def _differs(before: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """True when a given figure differs; `1` and `1.0` are the same."""
+    """True when CPU, VCPU or MEMORY differs and both are given; `1` and `1.0` are equal."""
     return any(_number(before.get(name, "")) != _number(text) for name, text in now.items())
 
 

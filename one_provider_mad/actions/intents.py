@@ -1,4 +1,4 @@
-"""Derive what an action means: for DEPLOY, SHUTDOWN, CANCEL, SAVE and RESTORE by the LCM_STATE (decision 9).
+"""Derive the intent of DEPLOY, SHUTDOWN, CANCEL, SAVE and RESTORE from the VM's LCM_STATE (decision 9).
 
 The numbers are OpenNebula's (include/VirtualMachine.h, LcmState). A state outside the table is refused: a person can
 repair an action that was refused, but not a VM that was terminated instead of stopped.
@@ -13,7 +13,7 @@ from one_provider_mad.protocol.messages import Action
 
 
 class Intent(Enum):
-    """What is to happen to the VM's instance."""
+    """What an action does to the VM's instance."""
 
     CREATE = "create"
     START = "start"
@@ -74,7 +74,7 @@ INTENTS: dict[Action, dict[int, Intent]] = {
     ),
     Action.SAVE: _table({Intent.SUSPEND: "SAVE_SUSPEND", Intent.PARK: "SAVE_STOP"}),
 }
-"""Action and LCM_STATE to intent. Every other pair is refused."""
+"""Intent by action and LCM_STATE. Every pair that is absent is refused."""
 
 _MIGRATIONS = frozenset(_STATES_OF[name] for name in ("SAVE_MIGRATE", "MIGRATE"))
 
@@ -88,7 +88,7 @@ def intent_of(action: Action, lcm_state: int | None, *, has_deploy_id: bool) -> 
         has_deploy_id: the request names an instance.
 
     Raises:
-        RequestRefused: the state is absent, unknown, or one in which this action has no meaning here.
+        RequestRefused: the state is absent or unknown, or no intent of this action is known for it.
     """
     if action is Action.CLEANUP:
         return Intent.DESTROY
@@ -128,7 +128,7 @@ _AWAITED = {
     }.items()
     for name in names.split()
 }
-"""LCM_STATE to the action whose answer oned awaits; soft and hard ends of a VM are answered alike."""
+"""The action whose answer oned awaits, by LCM_STATE; oned treats the answers of SHUTDOWN and CANCEL alike."""
 
 _AWAITED_BY_HISTORY = {
     21: Action.ATTACHDISK,
@@ -141,13 +141,13 @@ _AWAITED_BY_HISTORY = {
     46: Action.ATTACHNIC,
     47: Action.DETACHNIC,
 }
-"""History's ACTION (include/VMActions.h) to the action that is awaited, where several share a state."""
+"""The awaited action by the history record's ACTION (include/VMActions.h), for states that actions share."""
 
 _SHARED_STATES = frozenset(_STATES_OF[name] for name in ("HOTPLUG", "HOTPLUG_NIC", "HOTPLUG_SNAPSHOT"))
 
 
 def awaited_action(lcm_state: int, closed_by: int) -> Action | None:
-    """Return the action whose answer oned awaits; None when it awaits none, or that is unknown.
+    """Return the action whose answer oned awaits for a VM in this state; None for no action or an unknown one.
 
     Args:
         lcm_state: VM/LCM_STATE of a VM that is ACTIVE.
@@ -160,7 +160,7 @@ def awaited_action(lcm_state: int, closed_by: int) -> Action | None:
 
 
 def may_wait(lcm_state: int) -> bool:
-    """True for a state in which oned waits for an answer of the VM's virtualization driver."""
+    """True for an LCM_STATE in which oned may wait for an answer of the VM's virtualization driver."""
     return lcm_state in _AWAITED or lcm_state in _SHARED_STATES
 
 

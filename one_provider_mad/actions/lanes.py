@@ -1,8 +1,8 @@
-"""Order the jobs: one lane for each VM; lanes in parallel; one limit for all (decision 7, actions/turns.py).
+"""Run the actions of each VM one after the other, those of different VMs in parallel, up to a limit (decision 7).
 
-Lifecycle actions of a VM run one after the other. Its POLLs wait until its lane is empty, so that none of them reports
-a state from before an action that was answered since. A POLL whose listing is under way when an action arrives is
-answered without news at once: its news would be outdated.
+The actions of a VM are its lane. Its POLLs wait until the lane is empty, so that none of them reports a state from
+before an action that was answered since. A POLL whose listing is under way when an action arrives is answered without
+a state at once: the listing's would be outdated. actions/turns.py chooses the lane that comes next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from one_provider_mad.actions.turns import Turns
 from one_provider_mad.domain import VmId, VmRequest
 
 _GATHERED_POLLS = 500
-"""Most POLLs that a listing waits for while they come without a pause: some 20 ms of reading."""
+"""POLLs after which a listing begins although more are arriving: oned's lines for so many take some 20 ms to read."""
 
 
 class Job:
@@ -25,13 +25,13 @@ class Job:
     Attributes:
         vm_id: its lane.
         name: its name in task lists, `deploy vm 12`.
-        work: carries it out; started when its turn comes.
+        work: carries the action out; started when the job's turn comes.
         number: its record in the journal, 0 for none.
         task: its task while it runs.
-        is_called_off: DRIVER_CANCEL came: it gets no answer.
+        is_called_off: DRIVER_CANCEL cancelled the job, so the action gets no answer.
         is_background: the driver's own work (a debt), which DRIVER_CANCEL does not affect.
-        host: its host, where each host has a place of its own; None elsewhere.
-        is_broken_off: a newer action does not need its end.
+        host: its OpenNebula host, where each idle host has an extra place (actions/turns.py); else None.
+        is_broken_off: it is cancelled since a newer action of its VM replaces it.
     """
 
     __slots__ = (
@@ -80,8 +80,8 @@ class Lanes:
     """The lanes of one driver.
 
     Args:
-        threads: how many may run at once; a batch of POLLs counts as one. Where jobs name their hosts, each idle host
-            has a place beside these, up to as many again.
+        threads: how many jobs may run at once; a batch of POLLs counts as one. Where jobs name their hosts, each idle
+            host has an extra place, up to as many again.
         poll: answers a batch of POLLs.
         let_go: answers without news a POLL that an action has overtaken.
         calling_off: called with a running job before DRIVER_CANCEL cancels it.
@@ -131,7 +131,7 @@ class Lanes:
         self._pump()
 
     def submit_poll(self, request: VmRequest) -> None:
-        """Answer a POLL with the next listing, once its VM's lane is empty."""
+        """Queue a POLL for the next listing that begins when its VM's lane is empty."""
         self._taken_polls += 1
         lane = self._lanes.get(request.vm_id)
         if lane is None:
@@ -142,7 +142,7 @@ class Lanes:
         self._pump()
 
     def call_off(self, vm_id: VmId) -> bool:
-        """DRIVER_CANCEL: drop the waiting jobs of this VM, cancel the running one. True when there was anything."""
+        """Carry out DRIVER_CANCEL: drop the VM's waiting jobs, cancel the running one. True when there was any."""
         due, listed = self._due_polls.pop(vm_id, None), self._listed_polls.pop(vm_id, None)
         found = bool(due or listed)
         lane = self._lanes.get(vm_id)
@@ -184,7 +184,7 @@ class Lanes:
         return [job for vm_id in self._lanes for job in self.open_jobs(vm_id)]
 
     def break_off(self, job: Job) -> None:
-        """Cancel a job that runs; the next one of its lane begins once it has ended."""
+        """Cancel a running job that a newer one replaces; the lane's next job begins once it has ended."""
         if job.task is not None and not job.is_broken_off:
             job.is_broken_off = True
             job.task.cancel()
@@ -202,13 +202,13 @@ class Lanes:
             self._pump()
 
     def _queue_up(self, lane: _Lane) -> None:
-        """Queue a lane again, for the host of its next action."""
+        """Put a lane at the end of the queue, under the host of its next job."""
         self._turns.leave(lane)
         if lane.queue and lane.current is None:
             self._turns.wait(lane, lane.queue[0].host)
 
     async def rest(self, seconds: float) -> None:
-        """Wait, and give the running job's place to others meanwhile; return once the job has a place again.
+        """Pause the calling job for so many seconds without its place; return once the job has a place again.
 
         Otherwise a few actions that wait for a cloud would hold up all others, ends of instances among them.
         """
@@ -228,11 +228,11 @@ class Lanes:
             self._resting -= not is_back
 
     def _busy(self) -> int:
-        """How many places are taken."""
+        """Number of places that running jobs take."""
         return len(self._running) - self._resting
 
     def _let_return(self) -> None:
-        """Give free places to jobs whose pause is over, in the order in which it ended."""
+        """Give free places to jobs whose `rest` has ended, in the order in which the pauses ended."""
         while self._returning and self._busy() < self._threads:
             place = self._returning.popleft()
             if not place.done():
@@ -240,15 +240,15 @@ class Lanes:
                 place.set_result(None)
 
     def hold(self) -> None:
-        """Start nothing new; what runs goes on."""
+        """Start no more jobs; running ones continue."""
         self._is_held = True
 
     async def drained(self) -> None:
-        """Return when every request was done; the driver's own work (debts) may still wait."""
+        """Return when the jobs of all requests have ended; those of debts may still wait."""
         await self._idle.wait()
 
     async def stop(self, seconds: float) -> None:
-        """Cancel everything, and wait this long at most for it to end."""
+        """Cancel all jobs, and wait at most so many seconds for them to end."""
         self._is_held = True
         for task in self._running:
             task.cancel()
@@ -296,7 +296,7 @@ class Lanes:
             self._due_polls[vm_id] = lane.polls
 
     def _gather(self, seen: int, bound: int) -> None:
-        """List in the loop's next turn, unless that turn brings more POLLs: then they share the listing."""
+        """Begin the listing in the event loop's next turn, or later while each turn brings more POLLs to share it."""
         asyncio.get_running_loop().call_soon(self._list_or_gather, seen, bound)
 
     def _list_or_gather(self, seen: int, bound: int) -> None:
@@ -326,14 +326,14 @@ class Lanes:
         return vm_id in self._lanes
 
     def answered(self, request: VmRequest) -> None:
-        """Note that the first of this VM's POLLs in the listing was answered: no action can overtake it any more."""
+        """Note that a VM's first POLL in the listing under way was answered: no action can overtake it now."""
         group = self._listed_polls.get(request.vm_id, [])
         del group[:1]
         if not group:
             self._listed_polls.pop(request.vm_id, None)
 
     def is_listed(self, request: VmRequest) -> bool:
-        """True while this POLL still waits for the listing under way (no action has overtaken it)."""
+        """True while a POLL waits for the listing under way; False once an action of its VM has overtaken it."""
         return request.vm_id in self._listed_polls
 
     def _listed(self, _task: asyncio.Task[None]) -> None:

@@ -1,6 +1,6 @@
-"""Take back the attributes that a stopped instance has lost, before its VM is powered off, up to 5.10.
+"""Remove attributes that a stopped instance no longer has from its VM before the VM is powered off, up to 5.10.
 
-There the core takes attributes of a VM in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll): a VM
+These releases accept attributes of a VM in ACTIVE only (src/vmm/VirtualMachineManagerDriver.cc, process_poll): a VM
 that is powered off would show the address of its instance, which the cloud gives to others, until it is resumed. A
 POLL's answer that was not requested is taken like any other, just before the action's own answer.
 """
@@ -20,11 +20,11 @@ _STOPS = frozenset({Action.SHUTDOWN, Action.CANCEL, Action.SAVE})
 _STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
 
 _CHECK_SECONDS = 5.0
-"""Longest delay of the action's own answer, which never passes its deadline either: the action has succeeded."""
+"""Seconds by which this check may delay the answer of the action, which has succeeded; the deadline limits it, too."""
 
 
 async def last_poll(work: Work, action: Action) -> Reply | None:
-    """Return a POLL's answer without a state that takes back the attributes the instance has lost; None without any."""
+    """Return a POLL answer without a state that empties the attributes the instance has lost; None if it lost none."""
     request, names = work.request, work.cloud.knowledge.stale_names
     if action not in _STOPS or is_end(action, request.lcm_state) or request.is_legacy_poll or not request.deploy_id:
         return None

@@ -10,7 +10,7 @@ from one_provider_mad.timestamps import Timestamp
 
 
 class Lead:
-    """The lead among the front-ends of one OpenNebula, as far as this driver has heard.
+    """Which of OpenNebula's front-ends leads, as far as this driver was informed.
 
     Args:
         clock: seconds since the epoch.
@@ -25,14 +25,14 @@ class Lead:
         self.is_elsewhere = False
 
     def note(self, *, is_elsewhere: bool) -> None:
-        """Note that another front-end leads, or that this one does, perhaps again."""
+        """Note that another front-end leads, or that this one has begun to lead."""
         self.is_elsewhere = is_elsewhere
         self._since = Timestamp.now(self._clock)
 
     def recent_start(self) -> Timestamp | None:
-        """Return when this front-end began to lead; None once creates of an earlier leader must have ended.
+        """Return when this front-end began to lead; None once no create of an earlier leader can be under way any more.
 
-        While another one is said to lead, a request shows that this one leads now: only a leader's oned sends requests.
+        Called for a request, which only a leader's oned sends: after a note of another leader the lead begins now.
         """
         now = Timestamp.now(self._clock)
         if self.is_elsewhere:

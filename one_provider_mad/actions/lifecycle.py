@@ -1,4 +1,4 @@
-"""DEPLOY, SHUTDOWN, CANCEL, SAVE, RESTORE, CLEANUP, REBOOT and RESET, by intent."""
+"""Carry out DEPLOY, SHUTDOWN, CANCEL, SAVE, RESTORE and CLEANUP by their intents, and REBOOT and RESET."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from one_provider_mad.settings import Policy
 from one_provider_mad.timestamps import Timestamp
 
 _FINISH_SECONDS = 60.0
-"""Time limit of the last steps for a running instance, throttled or not: its DEPLOY waits for them."""
+"""Seconds after which a DEPLOY succeeds without the provider's last steps for its running instance."""
 
 _GUESTS_SECONDS = 120.0
-"""Time for a guest to shut down, before a repeated request ends its instance by force."""
+"""Seconds for a guest to shut down: a terminate requested again after them ends the instance by force."""
 
 _SURE = 2
 _SURELY_FAILED = 10
-"""Lookups in a row that have to agree."""
+"""Lookups in a row that must show that an instance will not end; more where it was never shown as ending."""
 
 RUNNING = frozenset({InstanceState.RUNNING})
 STOPPED = frozenset({InstanceState.STOPPED, InstanceState.SUSPENDED})
@@ -43,22 +43,22 @@ _TERMINATED = frozenset({InstanceState.TERMINATED})
 
 
 class Work(Value, frozen=True, kw_only=True):
-    """Everything that an action works with.
+    """The request, the cloud and the journal of one action, and how it reports.
 
     Attributes:
-        cloud: the provider, with bounded and retried calls.
+        cloud: the provider, with time limits and retries for its calls.
         journal: requests, attempts, debts and imports.
-        policy: what end users may do.
+        policy: `[policy]` of the configuration file.
         request: the VM.
         deadline: loop time by which the action must be done; infinity for none.
         clock: seconds since the epoch.
         warn: writes a sentence to the VM's log.
-        inform: the same, for successes.
-        is_stale: true once the core has sent a newer request for the VM, and waits for this one no longer.
+        inform: the same, without the mark of a warning.
+        is_stale: true once oned has sent a newer request for the VM, and awaits no answer to this one.
         required_type: TYPE of the section that a VM must have before an instance is created for it; "" for none.
         asked_at: when an earlier process got the request, seconds since the epoch; infinity for a request of this one.
-        looks: lookups that all reboots share.
-        leads_since: when this front-end began to lead or to run, if just now; None when that is long ago.
+        looks: the lookups that all REBOOTs and RESETs share.
+        leads_since: when this front-end began to lead or to run; None once creates of an earlier leader have ended.
     """
 
     cloud: Cloud
@@ -77,7 +77,7 @@ class Work(Value, frozen=True, kw_only=True):
 
     @property
     def vm(self) -> Vm:
-        """Return the VM, for the questions whose answers are in ownership/."""
+        """Return the VM in the form that the functions of ownership/ take."""
         return Vm(
             identity=self.request.identity(owner=self.cloud.owner),
             deploy_id=self.request.deploy_id,
@@ -89,14 +89,14 @@ class Work(Value, frozen=True, kw_only=True):
 
 
 async def perform_intent(work: Work, intent: Intent, *, is_soft: bool = False) -> str:
-    """Carry out an intent, and return the reply's payload; `is_soft`: an end may wait for the guest."""
+    """Carry out an intent; return the reply's payload. `is_soft`: a terminate may wait for the guest to shut down."""
     if is_soft and intent is Intent.DESTROY:
         return await destroy(work, is_soft=True)
     return await _PERFORM[intent](work)
 
 
 async def create(work: Work) -> str:
-    """Create the VM's instance, or adopt the one it has; return its id once it runs."""
+    """Adopt the VM's instance, or create it where the VM certainly has none; return its id once it runs."""
     check_attributes(work.policy, work.request)
     order = Order(
         request=work.request,
@@ -115,7 +115,7 @@ async def create(work: Work) -> str:
 
 
 def resumption_of(work: Work) -> Resumption:
-    """Return the object that records and compares the requests of the VM's instance."""
+    """Return the `Resumption` of the VM, which brings its stopped instance up to date."""
     return Resumption(
         cloud=work.cloud,
         journal=work.journal,
@@ -127,10 +127,10 @@ def resumption_of(work: Work) -> Resumption:
 
 
 async def bring_up(work: Work, instance: Instance) -> None:
-    """Return once an instance of the VM, running or stopped, runs and is finished.
+    """Start the VM's instance if it is stopped, and do the provider's last steps; return once it runs.
 
     Raises:
-        WrongState: it will not run.
+        WrongState: the instance will not run.
     """
     if instance.state is not InstanceState.RUNNING:
         # An adopted instance, which was stopped meanwhile.
@@ -140,9 +140,9 @@ async def bring_up(work: Work, instance: Instance) -> None:
 
 
 async def _finish_boot(work: Work, deploy_id: DeployId) -> None:
-    """Do the last steps for a running instance; failures go to the VM's log, as with upstream's drivers.
+    """Do the provider's last steps for a running instance; failures go to the VM's log, as with upstream's drivers.
 
-    After a failed deploy the instance would run all the same, unseen, and the next deploy would fail the same way.
+    If they failed the deploy, its instance would run all the same, unmonitored, and the next deploy would fail alike.
     """
     provider = work.cloud.provider
     if not isinstance(provider, BootFinisher):
@@ -176,7 +176,7 @@ async def start(work: Work) -> str:
 
 
 async def move_to_host(work: Work, instance: Instance) -> None:
-    """Write the VM's host into the tags, by which monitoring assigns instances to hosts."""
+    """Write the VM's present host into the instance's tags, by which monitoring assigns instances to hosts."""
     identity, host_id = instance.identity, work.request.host_id
     if identity is not None and host_id >= 0 and identity.host_id != host_id:
         moved = msgspec.structs.replace(identity, host_id=host_id)
@@ -184,7 +184,7 @@ async def move_to_host(work: Work, instance: Instance) -> None:
 
 
 async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) -> str:
-    """Stop the VM's instance, keeping it; a parked one is recorded as being on no host."""
+    """Stop the VM's instance; `is_parked`: record it as parked, since its VM is on no host afterwards."""
     provider = work.cloud.provider
     instance = await _alive(work)
     await resumption_of(work).note_baseline(instance.deploy_id)
@@ -211,13 +211,13 @@ async def stop(work: Work, *, is_hard: bool = False, is_parked: bool = False) ->
 
 
 async def be_on_host(work: Work, deploy_id: DeployId) -> None:
-    """Clear the parked mark of a failed undeploy: only the VM of an undeploy or a stop is on no host."""
+    """Unpark an instance whose undeploy or stop has failed, since its VM stays on its host."""
     if deploy_id in await work.journal.parked():
         await work.journal.unpark(deploy_id)
 
 
 def _keeps_memory(request: VmRequest) -> bool:
-    """True for `onevm stop`, which saves what the guest is doing; an undeploy shuts it down."""
+    """True for `onevm stop`, which keeps the guest's memory; an undeploy shuts the guest down."""
     return LCM_STATES.get(request.lcm_state or 0) == "SAVE_STOP"
 
 
@@ -246,7 +246,7 @@ async def _alive(work: Work) -> Instance:
 
 
 async def destroy(work: Work, *, is_soft: bool = False) -> str:
-    """Terminate all instances of this VM; gone for certain is success."""
+    """Terminate all instances of the VM; return once each is terminated, or is certainly not in the cloud any more."""
     await _note(work, work.journal.sync())
     async for instances in to_destroy(work.vm, deadline=work.deadline):
         asked = {each.deploy_id for each in instances if is_soft and await _is_guests_turn(work, each.deploy_id)}
@@ -263,7 +263,7 @@ async def destroy(work: Work, *, is_soft: bool = False) -> str:
 
 
 async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
-    """True when a soft end may wait for the guest: it has not refused, nor had its time before this request."""
+    """True when a soft terminate may wait for the guest to shut down: no earlier request has waited in vain."""
     if not isinstance(work.cloud.provider, SoftTerminate):
         return False
     try:
@@ -275,25 +275,25 @@ async def _is_guests_turn(work: Work, deploy_id: DeployId) -> bool:
         return True
     first, is_refused = before
     if first.at >= work.asked_at:
-        return True  # this very request asked the guest, before the driver's end cut it short
+        return True  # this very request asked the guest, before the driver's process ended
     return not is_refused and Timestamp.now(work.clock).since(first) < _GUESTS_SECONDS
 
 
 async def _ended_by_guest(work: Work, deploy_id: DeployId) -> None:
-    """Return once an instance is terminated whose guest was asked to shut down.
+    """Return once an instance, whose guest was asked to shut down, is terminated.
 
     Raises:
         WrongState: it runs on, or its end has failed.
     """
     try:
-        await terminated(work.cloud, deploy_id, whose="its guest did not shut down; ask again to end it")
+        await terminated(work.cloud, deploy_id, cause="its guest did not shut down; ask again to end it")
     except WrongState:
         await _note(work, work.journal.refuse_soft_end(deploy_id))
         raise
 
 
 async def _note(work: Work, writing: Awaitable[None]) -> None:
-    """Await a write; a journal that cannot be written (a full disk) is no reason to keep an instance and its bill."""
+    """Await a write to the journal; its failure (a full disk) is a warning, since the instance costs money."""
     try:
         await writing
     except JournalError as error:
@@ -301,14 +301,14 @@ async def _note(work: Work, writing: Awaitable[None]) -> None:
 
 
 def needs_asking(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> bool:
-    """True when an instance has to be asked to end: a hard end also repeats a soft one, which a guest may refuse."""
+    """True when a terminate must be sent: a hard one also while a guest may still refuse an earlier soft one."""
     can_wait = isinstance(cloud.provider, SoftTerminate)
     is_over = is_soft or not can_wait or instance.state is InstanceState.TERMINATED
     return not (instance.state.is_gone and is_over)
 
 
 async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) -> None:
-    """Request an instance's end; one that is ending needs no request, unless its guest may delay it."""
+    """Send a terminate, unless the instance is ending already and no guest can delay that."""
     provider = cloud.provider
     if not needs_asking(cloud, instance, is_soft=is_soft):
         return
@@ -319,28 +319,28 @@ async def terminate(cloud: Cloud, instance: Instance, *, is_soft: bool = False) 
         return  # it ended between the lookup and the call
 
 
-async def terminated(cloud: Cloud, deploy_id: DeployId, *, whose: str = "the cloud did not end it") -> None:
-    """Return once an instance is seen terminated, or the cloud has forgotten it.
+async def terminated(cloud: Cloud, deploy_id: DeployId, *, cause: str = "the cloud did not end it") -> None:
+    """Return once the cloud shows an instance terminated, or does not know it any more.
 
     Args:
         cloud: where it is.
-        deploy_id: the instance, whose end was asked for.
-        whose: why an instance runs on, for the sentence.
+        deploy_id: the instance, for which a terminate was sent.
+        cause: why the instance still runs, for the error's sentence.
 
     Raises:
-        WrongState: it was on its way out and runs again, or its end has failed.
+        WrongState: the instance runs again after it was ending, or it has failed to end.
     """
     try:
-        await cloud.watch(deploy_id, _TERMINATED, goal="terminated", check=_will_end(cloud, whose))
+        await cloud.watch(deploy_id, _TERMINATED, goal="terminated", check=_will_end(cloud, cause))
     except InstanceNotFound:
         return
 
 
-def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
-    """Return a check that fails for an instance that will not end after all: twice, for one lookup may be outdated.
+def _will_end(cloud: Cloud, cause: str) -> Callable[[Instance], None]:
+    """Return a check for `watch` that fails once lookups in a row show that the instance will not end.
 
-    An instance that had failed before its end was requested may be shown so until the cloud begins the end. Where no
-    guest is asked, no instance comes back, and what looks so is an outdated answer.
+    One lookup may be outdated. An instance that had failed before the terminate may be shown as failed until the cloud
+    begins to end it. Where no guest is asked, no instance runs again: a lookup that shows one running is outdated.
     """
     can_come_back = isinstance(cloud.provider, SoftTerminate)
     was_leaving, running, failed = False, 0, 0
@@ -353,7 +353,7 @@ def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
         running = running + 1 if was_leaving and instance.state is InstanceState.RUNNING else 0
         failed = failed + 1 if instance.state is InstanceState.UNKNOWN and instance.reason else 0
         if running == _SURE:
-            raise WrongState(f"instance {instance.deploy_id} runs on: {whose}")
+            raise WrongState(f"instance {instance.deploy_id} runs on: {cause}")
         if failed == (_SURE if was_leaving else _SURELY_FAILED):
             raise WrongState(f"instance {instance.deploy_id} is {instance.raw_state}: {instance.reason}")
 
@@ -361,7 +361,7 @@ def _will_end(cloud: Cloud, whose: str) -> Callable[[Instance], None]:
 
 
 async def reboot(work: Work, *, is_hard: bool) -> str:
-    """Reboot the VM's instance; one lookup reads the tags for all waiting reboots."""
+    """Reboot the VM's instance, after a lookup of its tags that all waiting REBOOTs and RESETs share."""
     instance = await locate(work.vm, look_at=partial(work.looks.look_at, work.cloud))
     await work.cloud.call("reboot", lambda: work.cloud.provider.reboot(instance.deploy_id, hard=is_hard))
     return "-"

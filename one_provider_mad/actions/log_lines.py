@@ -1,4 +1,4 @@
-"""Write lines to VMs' logs and to oned's own, in the form of OpenNebula's release."""
+"""Write LOG lines for the VMs' logs and for oned.log, in the form of OpenNebula's release."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from one_provider_mad.protocol.vmm import format_log
 log = structlog.get_logger()
 
 MOST_WARNINGS = 60
-"""Lines that one request may write into its VM's log: the template and the cloud's answers determine their number. A
-create that finds no capacity has one for each of 50 types and places."""
+"""Lines that one request may write into its VM's log; further ones are dropped, and the last says so. A create that
+finds no capacity warns once for each of up to 50 instance types and zones."""
 
 
 def at_most(lines: int, warn: Callable[[str], None]) -> Callable[[str], None]:
-    """Return `warn`, limited to so many lines; the last one says that there are more."""
+    """Return a `warn` that drops further lines after so many; the last one says that there are more."""
     left = lines
 
     def warn_while_any_are_left(text: str) -> None:
@@ -32,10 +32,10 @@ def at_most(lines: int, warn: Callable[[str], None]) -> Callable[[str], None]:
 
 
 class LogLines:
-    """The LOG lines of one driver. Lines for oned's own log wait until OpenNebula's release is known.
+    """Writes the LOG lines of one driver. Lines for oned.log wait until OpenNebula's release is known.
 
     Args:
-        write: writes a LOG line, which may be lost while OpenNebula does not read.
+        write: writes a LOG line; the line may be dropped while oned does not read.
     """
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
@@ -44,7 +44,7 @@ class LogLines:
         self._waiting: list[LogLine] | None = []
 
     def tell(self, severity: Severity, text: str, vm_id: VmId | None = None) -> None:
-        """Write a line to the VM's log, or to oned's own."""
+        """Write a line to the VM's log; without a VM to oned.log."""
         log.info("log line sent", severity=severity.value, vm=vm_id, text=text)
         line = LogLine(severity=severity, text=text, vm_id=vm_id)
         if vm_id is None and self._waiting is not None:
@@ -53,14 +53,14 @@ class LogLines:
             self._write(format_log(line, self._dialect))
 
     def learn_from(self, request: Request | Malformed) -> None:
-        """Learn the dialect from a line of oned's, and write the lines that wait for it."""
+        """Learn the form of LOG lines from one of oned's lines, and write the LOG lines that wait for that."""
         if request.dialect is Dialect.UP_TO_5_12 and request.vm_id is not None:
             self._dialect = request.dialect
         if self._waiting is not None:
             self._write_waiting(self._waiting)
 
     def learn_release(self, release: tuple[int, ...]) -> None:
-        """Write the lines that wait for the first request, where OpenNebula tells its release before."""
+        """Learn the form of LOG lines from OpenNebula's release, and write the LOG lines that wait for that."""
         if self._waiting is not None:
             self._dialect = Dialect.of_release(release)
             self._write_waiting(self._waiting)
@@ -71,6 +71,6 @@ class LogLines:
             self._write(format_log(line, self._dialect))
 
     def dropped(self, count: int) -> bytes:
-        """Return the line that reports lost LOG lines."""
+        """Return the LOG line that reports how many LOG lines were dropped."""
         text = f"{count} log lines were dropped because OpenNebula did not read them"
         return format_log(LogLine(severity=Severity.WARNING, text=text), self._dialect)

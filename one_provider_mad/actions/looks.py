@@ -1,4 +1,4 @@
-"""One shared lookup for all actions that only need the tags of their instance."""
+"""Share lookups among REBOOTs and RESETs, which only need the tags of their instances."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from one_provider_mad.calls.cloud import Cloud, SharedCloud
 from one_provider_mad.domain import DeployId, Instance, Value
 
 _FRESH_SECONDS = 30.0
-"""How long a lookup that began while an action waited for its turn is valid for this action."""
+"""Seconds from its begin after which the result of a lookup is not used: the action waits for the next lookup."""
 
 _APART_SECONDS = 0.02
 _AT_ONCE = 4
-"""A burst takes a while to be read: its first actions are looked up without delay, the next ones a little later beside
-them, and the rest with the following lookup."""
+"""Most lookups at a time, and the seconds between their begins; further actions wait, and share the next lookup. A
+burst of a thousand actions, which takes a while to arrive, costs a few lookups."""
 
 
 class _Look(Value, frozen=True, kw_only=True):
@@ -24,10 +24,10 @@ class _Look(Value, frozen=True, kw_only=True):
 
 
 class SharedLooks:
-    """Looks up the instances of all waiting actions, those without a slot included.
+    """Looks up the instances of all waiting actions, in calls that they share.
 
-    A thousand REBOOTs at once cost a few calls, and the lookup for actions without a slot goes on beside the work of
-    those that have one. An action never gets a lookup that began before its request.
+    A lookup includes actions that have no place in the lanes yet. An action never gets the result of a lookup
+    that began before its request.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class SharedLooks:
         self._expected.add(deploy_id)
 
     async def look_at(self, cloud: Cloud, deploy_id: DeployId) -> Instance | None:
-        """Return the instance for the action whose turn has come; None when the cloud does not know it.
+        """Return the instance of an action whose turn has come; None when the cloud does not know the id.
 
         Raises:
-            ProviderError: the cloud could not be asked.
+            ProviderError: the lookup failed.
         """
         return await cloud.persist("describe", lambda: self._look_at(cloud.shared, deploy_id))
 
@@ -82,7 +82,7 @@ class SharedLooks:
         return found
 
     def _begin(self) -> set[DeployId]:
-        """Return every instance that the lookup which begins now is for."""
+        """Begin a lookup: return the ids of all instances that it includes."""
         now = self._begun = asyncio.get_running_loop().time()
         # A cancelled action never fetches its lookup.
         self._looked = {id_: look for id_, look in self._looked.items() if now - look.begun <= _FRESH_SECONDS}

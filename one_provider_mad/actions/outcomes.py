@@ -1,7 +1,7 @@
-"""Find out from the cloud whether an action has happened; nothing is carried out here (decision 13).
+"""Tell from the cloud whether an action has happened, without carrying anything out (decision 13).
 
-OpenNebula repeats no request. A request whose driver or core has ended since is answered from here: the action has
-happened, it has not, or it is under way and is waited for.
+OpenNebula repeats no request. So a request whose driver or core has ended since is answered by what the cloud shows:
+the action has happened, it has not, or it is waited for while it is under way.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from one_provider_mad.protocol.messages import Action
 UNREPEATED = (
     "the driver ended before it was done: look at the instance, then ask again, a deploy with onevm recover --retry"
 )
-"""The answer to a request of a dead process that is not repeated."""
+"""The FAILURE for a request of a dead process that is not carried out again."""
 
 _PAUSE = 5.0
 """Seconds until the cloud is asked again after an unclear answer."""
 
 
 async def settle(work: Work, action: Action) -> str:
-    """Return the payload of SUCCESS for an action that the core awaits and that no process carries out any more.
+    """Return the payload of SUCCESS for an action of a dead process, as the cloud shows its outcome.
 
     Raises:
-        MadError: it has not happened, or that is unknown; the sentence says what to do.
+        MadError: the action has not happened, or its outcome is unknown; the sentence says what to do.
     """
     if action is Action.CLEANUP:
-        return await destroy(work)  # the core has given the instance up in any case
+        return await destroy(work)  # oned gives the instance up after any answer
     if action not in INTENTS:
         raise RequestRefused(UNREPEATED)
     request = work.request
@@ -52,7 +52,7 @@ async def settle(work: Work, action: Action) -> str:
 
 
 async def observe(work: Work, intent: Intent) -> str:
-    """Return the payload of SUCCESS for an action that has happened.
+    """Return the payload of SUCCESS for an intent that the cloud shows carried out; nothing is changed.
 
     A cloud with an unclear answer is asked again until the action's deadline.
 

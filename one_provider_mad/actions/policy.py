@@ -1,4 +1,4 @@
-"""Check a DEPLOY against `[policy]`; end users write the templates that are read here."""
+"""Check the VM template of a DEPLOY, which an end user writes, against `[policy]`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OLD_SECTION = "EC2"
 
 
 def check_attributes(policy: Policy, request: VmRequest) -> None:
-    """Refuse sections that set an attribute of `forbidden_attributes`. Raises RequestRefused."""
+    """Raise RequestRefused for a PUBLIC_CLOUD section that sets one of `policy.forbidden_attributes`."""
     forbidden = {name.upper() for name in policy.forbidden_attributes}
     for kind, section in _sections(request):
         if names := sorted(forbidden.intersection(name.upper() for name in section)):
@@ -22,12 +22,12 @@ def check_attributes(policy: Policy, request: VmRequest) -> None:
 
 
 def check_section(required_type: str, request: VmRequest, *, cloud: str) -> None:
-    """Refuse to create an instance for a VM that does not ask for this cloud.
+    """Refuse to create an instance for a VM whose template has no section for this cloud.
 
-    OpenNebula 7.x places a VM without image and network on any host that has room, on this one too.
+    OpenNebula 7.x places a VM without image and network on any host that has room, on a cloud's host, too.
 
     Args:
-        required_type: TYPE of the section that asks for it; "" when any VM may have an instance.
+        required_type: TYPE that the VM's PUBLIC_CLOUD section must have; "" when any VM may have an instance.
         request: the VM.
         cloud: name of the provider.
 
@@ -50,7 +50,7 @@ def _asks_for(request: VmRequest, required_type: str, cloud: str) -> bool:
 
 
 def _sections(request: VmRequest) -> Iterator[tuple[str, Mapping[str, str]]]:
-    """Every section with its name; 4.x keeps them in the template, later releases in the user template."""
+    """Yield each PUBLIC_CLOUD section with its name: of the template in 4.x, later of the user template."""
     for template in (request.user_template, request.template):
         for kind in (_SECTION, _OLD_SECTION):
             yield from ((kind, section) for section in template.vectors(kind))

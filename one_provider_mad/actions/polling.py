@@ -1,4 +1,4 @@
-"""POLL: answer all that wait from one lookup (decision 10)."""
+"""Answer all waiting POLLs from one lookup (decision 10)."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ STATE_LETTERS: dict[InstanceState, str] = {
     InstanceState.SUSPENDED: "p",
     InstanceState.UNKNOWN: "-",
 }
-"""A state to POLL's letter. A transition says nothing (`-`): news of it would end an action before its reply."""
+"""POLL's letter by state. A transition is `-`, no news: else oned would end an action before its reply."""
 
 NO_NEWS = "STATE=-"
 """The answer that changes nothing in any release (src/vmm/VirtualMachineManagerDriver.cc, process_poll)."""
 
 _AT_ONCE = 64
-"""Answers written before others get a turn."""
+"""POLLs answered in a row before the event loop gets a turn."""
 
 _UNUSUAL_COUNT = 4
-"""Fewest missing instances that may show an incomplete listing, if most of those asked about are missing."""
+"""Missing instances from which on a listing counts as incomplete, if it lacks most of those looked up."""
 
 
 async def poll(
@@ -50,13 +50,13 @@ async def poll(
 ) -> AsyncIterator[tuple[VmRequest, Reply]]:
     """Answer POLLs from one lookup, in the order they came.
 
-    A failed lookup is no news: oned makes a VM UNKNOWN whose POLL fails, a power off that has just failed included
-    (src/vmm/VirtualMachineManagerDriver.cc, protocol).
+    After a failed lookup the answer is "no news", since oned makes every VM UNKNOWN whose POLL fails, even after a
+    power off that has just failed (src/vmm/VirtualMachineManagerDriver.cc, protocol).
 
     Args:
         cloud: where the instances are.
         requests: the POLLs.
-        is_certain: it is the same cloud as before; else an instance that is not seen alive is no news, and never gone.
+        is_certain: the cloud's account is the one of before; else an instance that is absent or ended is no news.
     """
     try:
         found = await cloud.look({request.deploy_id for request in requests if request.deploy_id})
@@ -86,12 +86,12 @@ async def poll(
 
 
 def tell_unknown(requests: Sequence[VmRequest], error: MadError) -> None:
-    """Log why these VMs get no news."""
+    """Log why the POLLs of these VMs are answered with no news."""
     log.warning("POLLs answered without news", vms=len(requests), first=requests[0].vm_id, reason=str(error))
 
 
 def _is_unusual(cloud: Cloud, requests: Sequence[VmRequest], found: Collection[DeployId]) -> bool:
-    """True when most of many known instances are missing at once: unknown is not absent (decision 18)."""
+    """True when most of the known instances are missing at once, which shows an incomplete listing (decision 18)."""
     known = {request.deploy_id for request in requests} & cloud.knowledge.shown
     missing = sum(deploy_id not in found for deploy_id in known)
     if missing < _UNUSUAL_COUNT or missing <= len(known) / 2:
@@ -101,7 +101,7 @@ def _is_unusual(cloud: Cloud, requests: Sequence[VmRequest], found: Collection[D
 
 
 async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, Instance] | MadError:
-    """Return the live instances of VMs whose id finds none, in one call for all of them."""
+    """Return the live instance of each VM whose id finds none, by its tags, in one call for all VMs."""
     identities = {request.vm_id: request.identity(owner=cloud.owner) for request in requests}
     try:
         if len(identities) == 1:
@@ -121,7 +121,7 @@ async def _by_tags(cloud: Cloud, requests: Sequence[VmRequest]) -> dict[VmId, In
 
 
 def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: bool = True) -> Reply:
-    """Return the POLL's reply for this instance."""
+    """Return the reply to a POLL from the VM's instance."""
     if not _is_of(cloud, request, instance):
         return _failure(request, f"instance {instance.deploy_id} is not VM {request.vm_id}'s, so no state is reported")
     letter = STATE_LETTERS.get(instance.state)
@@ -133,7 +133,7 @@ def answer(cloud: Cloud, request: VmRequest, instance: Instance, *, is_certain: 
     known, usage, attributes = cloud.knowledge.stale_names, instance.usage, instance.attributes
     stale = known.of(request.vm_id, attributes, usage)
     info = format_poll(letter, usage, attributes, stale=stale, is_legacy=request.is_legacy_poll)
-    is_running = instance.state is InstanceState.RUNNING  # then the core takes figures for certain
+    is_running = instance.state is InstanceState.RUNNING  # in RUNNING oned accepts figures for certain
     (known.reported if is_running else known.may_show)(request.vm_id, attributes, usage)
     return Reply(word=Action.POLL.value, vm_id=request.vm_id, is_success=True, info=info)
 
@@ -144,12 +144,12 @@ def _is_of(cloud: Cloud, request: VmRequest, instance: Instance) -> bool:
 
 
 class Polls:
-    """The POLLs of one driver.
+    """Answers the POLLs of one driver.
 
     Args:
-        engines: the cloud.
-        replies: answers them.
-        deadlines: bounds a batch.
+        engines: gives the cloud.
+        replies: sends the answers.
+        deadlines: limits the time of a batch.
     """
 
     def __init__(self, engines: EngineSource, replies: Replies, deadlines: Deadlines) -> None:
@@ -158,7 +158,7 @@ class Polls:
         self._deadlines = deadlines
 
     async def answer(self, requests: list[VmRequest], lanes: Lanes) -> None:
-        """Answer a batch from one lookup, save those that an action has overtaken."""
+        """Answer a batch of POLLs from one lookup, except POLLs that an action of their VM has overtaken."""
         waiting = Waiting()
         waiting.reason = WAITING_FOR_ENGINE
         unanswered = dict.fromkeys(range(len(requests)))
@@ -197,11 +197,11 @@ class Polls:
                 self.let_go(requests[number])
 
     def let_go(self, request: VmRequest) -> None:
-        """Answer a POLL without news: an action has overtaken it, or the cloud does not answer."""
+        """Answer a POLL with no news, since an action has overtaken it, or the cloud does not answer."""
         self._replies.send(_no_news(request))
 
     def is_without_news(self, accepted: Accepted, error: MadError) -> bool:
-        """True for a POLL that the cloud does not answer; a refused POLL reports its VM lost."""
+        """True for a POLL that failed since the cloud did not answer; a POLL that is refused reports its VM lost."""
         if accepted.action is not Action.POLL or self._engines.is_verbatim or isinstance(error, RequestRefused):
             return False
         log.warning("POLL answered without news", vm=accepted.vm_id, reason=str(error))

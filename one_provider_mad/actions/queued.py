@@ -20,24 +20,24 @@ from one_provider_mad.protocol.payload import TEMPLATE_ACTIONS, read_outline, re
 from one_provider_mad.workers import Workers
 
 _SMALL = 16 * 1024
-"""Bytes of payload up to which a request is parsed as it comes, and never refused; an ordinary one has 7,000."""
+"""Bytes of payload up to which a request is parsed when it comes, and never refused; an ordinary one has 7,000."""
 
 _LARGE = 128 * 1024
-"""Bytes of payload from which on it is parsed in a thread: about a millisecond of the loop's time."""
+"""Bytes of payload from which on a request is parsed in a thread: parsing takes more than about a millisecond."""
 
 _OWN_PIECE = 256 * 1024
-"""Bytes from which on an allocation gets memory of its own, which goes back as soon as it is freed."""
+"""Bytes from which on glibc maps an allocation separately (mmap), so that free() returns it to the system."""
 
 BUDGET = 256 * 1024 * 1024
-"""Bytes of payload that all unanswered requests may hold: sixteen lines of the greatest length."""
+"""Bytes of payload that all unanswered requests may hold, sixteen longest lines; beyond it a request is refused."""
 
 _SPARE = 16 * 1024 * 1024
-"""Bytes of freed small things that stay with the process: it needs them again at once."""
+"""Freed bytes at the top of the heap that glibc keeps for the process (M_TRIM_THRESHOLD)."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 _NEVER_REFUSED = frozenset({Action.CLEANUP, Action.CANCEL, *FIRST_WORDS})
-"""oned does not ask again for the end of an instance, and goes on by the first word of these answers."""
+"""Accepted beyond the budget: oned never sends these terminates again, or reads a number first in these answers."""
 
 
 class Heading(Value, frozen=True, kw_only=True):
@@ -57,12 +57,12 @@ class Content:
 
     Args:
         backlog: counts its bytes.
-        request: as it came.
-        read: the parsed message, where it was parsed already.
+        request: the request, unparsed.
+        read: the parsed message and its document, where it was parsed already.
 
     Attributes:
-        known: the parsed message; None while it is not parsed yet, or cannot be.
-        heading: facts that are needed before.
+        known: the parsed message; None while it is not parsed yet, or cannot be parsed.
+        heading: the facts that are needed before it is parsed.
     """
 
     __slots__ = ("_backlog", "_document", "_request", "_size", "heading", "known")
@@ -82,10 +82,10 @@ class Content:
             self.heading = Heading(host=self.known.host, lcm_state=self.known.lcm_state)
 
     async def read(self) -> tuple[VmRequest, bytes]:
-        """Return the parsed message, and the document itself.
+        """Return the parsed message, and its XML document as bytes.
 
         Raises:
-            RequestRefused: it cannot be read.
+            RequestRefused: the message cannot be parsed.
         """
         if self.known is None:
             if self._request is None:
@@ -98,7 +98,7 @@ class Content:
         return self.known, self._document
 
     def let_go(self) -> None:
-        """Release the message of a finished request, except what identifies its VM."""
+        """Release the message of a finished request, but keep the attributes that identify its VM."""
         self._backlog.held -= self._size
         self._size = 0
         self._request = None
@@ -163,14 +163,14 @@ class Backlog:
 
 
 def _is_little_kept(action: Action, *, is_verbatim: bool) -> bool:
-    """True for a request that is small once it is parsed."""
+    """True for a request of which little is kept once it is parsed, so that it is not refused."""
     return not is_verbatim and action not in TEMPLATE_ACTIONS
 
 
 def _let_memory_return() -> None:
-    """Keep glibc from putting lines of megabytes between smaller objects: the holes that they leave stay resident.
+    """Let glibc return the memory of large lines to the system: on the heap their holes would stay resident.
 
-    By itself it raises the bound up to 32 MB (mallopt(3), M_MMAP_THRESHOLD). Other libraries know no such call.
+    By itself glibc raises M_MMAP_THRESHOLD up to 32 MB (mallopt(3)). Other C libraries have no such call.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
